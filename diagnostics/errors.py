@@ -14,6 +14,15 @@ class DiagnosticsError(Exception):
     """What was given, why it does not work, and the next step, in one sentence.
 
     The command line prints the message and exits with status 2; files are written atomically.
+
+    Examples:
+        >>> import diagnostics as dx
+        >>> try:
+        ...     dx.build("dataset", "lorentz")
+        ... except dx.DiagnosticsError as error:
+        ...     print(error)
+        Unknown dataset 'lorentz': did you mean lorenz? Or path/to/file.py:function;
+        `diagnostics list` shows all.
     """
 
 

@@ -7,7 +7,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run will write and take, said before the first byte."""
+    """What a run will write and take, said before the first byte.
+
+    Examples:
+        >>> import diagnostics as dx
+        >>> costs = []
+        >>> def watch(event):
+        ...     if not isinstance(event, dx.Progress):
+        ...         costs.append(event)
+        >>> encoder, data = "objectives:lorenz-forecast", "lorenz?n=40"
+        >>> run = dx.run(encoder, data, controls=False, watch=watch)
+        >>> costs[0].samples, costs[0].taps, costs[0].token_samples
+        (40, 9, 40)
+        >>> str(costs[0]).partition(";")[0]
+        'lorenz-forecast on lorenz: 40 samples, 9 taps, no controls'
+    """
 
     encoder: str
     dataset: str
@@ -60,7 +74,17 @@ class Cost:
 
 @dataclass(frozen=True)
 class Progress:
-    """`done` of `total` steps of a named piece of work, and what is being done `now`."""
+    """`done` of `total` steps of a named piece of work, and what is being done `now`.
+
+    Examples:
+        >>> import diagnostics as dx
+        >>> def watch(event):
+        ...     if isinstance(event, dx.Progress):
+        ...         print(f"{event.step}: {event.done} of {event.total}")
+        >>> comparison = dx.compare(["runs/forecast", "runs/jepa"], watch=watch)
+        comparing taps: 0 of 1
+        comparing taps: 1 of 1
+    """
 
     step: str
     done: int
@@ -72,7 +96,12 @@ Watch = Callable[[Cost | Progress], None]
 
 
 def silent(event: Cost | Progress) -> None:
-    """Watches without a word."""
+    """Watches without a word.
+
+    Examples:
+        >>> import diagnostics as dx
+        >>> comparison = dx.compare(["runs/forecast", "runs/jepa"], watch=dx.silent)
+    """
 
 
 UNITS = ("B", "kB", "MB", "GB", "TB")

@@ -34,6 +34,23 @@ class TapFeatures(TransformerMixin, BaseEstimator):
     batch_size, device: see `Encoder.transform`.
 
     Raises DiagnosticsError for what `dx.build` and `Encoder.transform` refuse.
+
+    Examples:
+        >>> from sklearn.linear_model import RidgeCV
+        >>> from sklearn.pipeline import make_pipeline
+        >>> from sklearn.preprocessing import StandardScaler
+        >>> import diagnostics as dx
+        >>> data = dx.build("dataset", "lorenz?n=200")
+        >>> train, z = data.split != "test", data.targets["hidden_z"].values
+        >>> step = dx.sklearn.TapFeatures("objectives:lorenz-forecast", tap="blocks.1")
+        >>> pipeline = make_pipeline(step, StandardScaler(), RidgeCV())
+        >>> pipeline = pipeline.fit(data.samples[train], z[train])
+        >>> round(pipeline.score(data.samples[~train], z[~train]), 2)
+        0.9
+        >>> step.fit(data.samples).transform(data.samples).shape
+        (200, 96)
+        >>> print(step.get_feature_names_out()[[0, -1]])
+        ['blocks.1_mean_0' 'blocks.1_last_47']
     """
 
     def __init__(

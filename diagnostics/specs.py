@@ -43,6 +43,13 @@ def build(what: Literal["encoder", "dataset"], spec: str, *, trust_code: bool = 
     ----------
     trust_code: whether a Python file that a saved encoder names may be run; one that `spec` itself names is run anyway.
     named_by: the file in which `spec` stands, where the user did not give it.
+
+    Examples:
+        >>> import diagnostics as dx
+        >>> dx.build("dataset", "digits?n=300&seed=3")
+        <Dataset digits: 300 image samples, targets label>
+        >>> dx.build("encoder", "objectives:lorenz-forecast")
+        <TorchEncoder lorenz-forecast: series, 9 taps, output norm>
     """
     name, _, query = spec.partition("?")
     options = _options(spec, query)
@@ -63,6 +70,14 @@ def load_encoder(path: str | Path, *, trust_code: bool = False) -> TorchEncoder:
 
     `trust_code` lets it be built by the Python file that it names, which is run. Raises DiagnosticsError where it names one
     that is not trusted, and for what is no such file, is damaged, or does not fit what its skeleton builds now.
+
+    Examples:
+        >>> import diagnostics as dx
+        >>> encoder = dx.build("encoder", "objectives:lorenz-forecast")
+        >>> file = dx.save_encoder("models/forecast", encoder)
+        >>> again = dx.load_encoder("models/forecast")
+        >>> again.identity == encoder.identity
+        True
     """
     # Imported here, since the names of encoders and datasets must be known before torch is needed.
     from diagnostics.encoders import files

@@ -43,6 +43,17 @@ class EncoderTests:
     where pytest runs and beside the test file); or override `build`. `data` names a dataset whose samples are used in place
     of the encoder's example. A check that fails fails its test with a sentence; one that is not applicable skips it with
     the reason. The encoder is built once for all tests of a class.
+
+    Examples:
+        In the tests of a plugin, of which pytest runs one for each check:
+
+        >>> from diagnostics.testing import EncoderTests
+        >>> class TestForecast(EncoderTests):
+        ...     encoder = "objectives:lorenz-forecast"
+        >>> TestForecast().build()
+        'objectives:lorenz-forecast'
+        >>> [name for name in dir(TestForecast) if name.startswith("test_")][:3]
+        ['test_attention', 'test_batch_invariance', 'test_depth']
     """
 
     encoder: str = ""

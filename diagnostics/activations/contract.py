@@ -31,6 +31,12 @@ class StoredTarget(TargetInfo):
     part that the encoder's grid covers). A target with a value for every place (`dense`) has instead `on_grid`: grid
     shape -> float [sample, token], by cell: the mean of a `token_value` (NaN: nothing known there), the class of most
     places of a `token_label` (-1: nothing known), 1 where an `event` falls into it. The rest as in `Target`.
+
+    Examples:
+        >>> import diagnostics as dx
+        >>> target = dx.open_run("runs/forecast").store.targets()["hidden_z"]
+        >>> target.kind, target.values.shape, target.family
+        ('state', (200,), 'dynamics')
     """
 
     name: str
@@ -83,6 +89,18 @@ def _known(target: StoredTarget, samples: int) -> np.ndarray:
 class Observation(ABC):
     """Arrays that need the running model (attention, gradients): recorded after an extraction for the first `samples`
     rows of a store, a random subset, and stored there. Several measures may read the same observation.
+
+    Examples:
+        >>> import diagnostics as dx
+        >>> from diagnostics.activations.contract import Observation
+        >>> class Norms(Observation):
+        ...     name = "norms"
+        ...     def observe(self, encoder, batch, taps):
+        ...         return encoder.capture(batch, taps, lambda tap, x: x.norm(dim=-1))
+        >>> encoder = dx.build("encoder", "objectives:lorenz-forecast")
+        >>> batch = encoder.preprocess(encoder.example())[None]
+        >>> Norms().observe(encoder, batch, ["norm"])["norm"].shape
+        torch.Size([1, 32])
     """
 
     name: ClassVar[str]
@@ -102,6 +120,18 @@ class Activations(ABC):
     `taps` in order of execution, `output_tap` a name; `ids`, `split`, `groups` are object arrays [sample];
     `poolings` names what `pooled` holds side by side; tokens are stored for the first `token_samples` rows (rows are in
     random order, so they are a random subset).
+
+    Examples:
+        >>> import diagnostics as dx
+        >>> activations = dx.open_run("runs/forecast").store
+        >>> activations.pooled("blocks.1").shape, activations.pooling
+        ((200, 96), 'mean and last side by side')
+        >>> activations.pooled("blocks.1", "mean").shape
+        (200, 48)
+        >>> sum(len(tokens) for rows, tokens in activations.token_blocks("blocks.1"))
+        200
+        >>> next(activations.feature_blocks("blocks.1")).shape
+        (200, 1536)
     """
 
     taps: Sequence[Tap]

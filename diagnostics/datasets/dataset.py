@@ -43,6 +43,21 @@ class Dataset:
 
     Raises DiagnosticsError where lengths differ, ids repeat, a split is empty, a group lies in two splits, or a target does
     not fit its kind.
+
+    Examples:
+        >>> import numpy as np
+        >>> import diagnostics as dx
+        >>> series = np.random.default_rng(0).standard_normal((10, 64))
+        >>> split = ["train"] * 6 + ["val"] * 2 + ["test"] * 2
+        >>> mean = dx.Target("value", series.mean(axis=1), about="mean of the series")
+        >>> ids = [f"noise-{i}" for i in range(10)]
+        >>> data = dx.Dataset("noise", "series", series, ids, split, {"mean": mean})
+        >>> data
+        <Dataset noise: 10 series samples, targets mean>
+        >>> data.counts()
+        {'train': 6, 'val': 2, 'test': 2}
+        >>> len(data[data.split == "test"])
+        2
     """
 
     modality: Modality
@@ -189,6 +204,13 @@ def padded(samples: Sequence[np.ndarray]) -> np.ndarray:
 
     They are padded with NaN on the left, so that all end at the last step and a `state` or `future` refers to the same
     place. Raises DiagnosticsError where their numbers of axes or of variates differ.
+
+    Examples:
+        >>> import numpy as np
+        >>> import diagnostics as dx
+        >>> dx.padded([np.array([1.0, 2.0, 3.0]), np.array([4.0])])
+        array([[ 1.,  2.,  3.],
+               [nan, nan,  4.]], dtype=float32)
     """
     ranks = {np.ndim(sample) for sample in samples}
     variates = {np.shape(sample)[1:] for sample in samples}
@@ -209,6 +231,21 @@ def split_groups(
     """A random split for each sample in which no group is in two splits: an object array of `train`, `val`, `test`.
 
     `fractions` are shares of the groups, not of the samples. Raises DiagnosticsError for fewer than 3 groups.
+
+    Examples:
+        >>> import diagnostics as dx
+        >>> video = ["a", "a", "a", "b", "c", "c", "d", "e"]
+        >>> split = dx.split_groups(video, seed=0)
+        >>> for name, part in zip(video, split):
+        ...     print(name, part)
+        a val
+        a val
+        a val
+        b test
+        c train
+        c train
+        d train
+        e train
     """
     unique, inverse = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     if len(unique) < 3:

@@ -18,6 +18,18 @@ class Question:
     held_back: wordings that are never trained on, in which a test asks. Without any it asks in `wordings`.
 
     Raises DiagnosticsError without a wording.
+
+    Examples:
+        >>> import diagnostics as dx
+        >>> question = dx.Question("colour", "red", ("which colour?", "name its colour."))
+        >>> question.answer
+        'red'
+
+        Of a dataset that comes with its questions:
+
+        >>> data = dx.build("dataset", "shapes?n=24&size=32")
+        >>> {question.name: question.answer for question in data.questions[0]}
+        {'shape': 'star', 'colour': 'red', 'count': 'two', 'upper_left': 'nothing'}
     """
 
     name: str

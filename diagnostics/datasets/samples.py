@@ -13,6 +13,21 @@ class LazySamples(Sequence[Any]):
 
     An integer, from the end where it is negative, gives a sample; a slice, a mask or several integers give those samples, again
     read when they are asked for. Raises IndexError for what lies beyond the samples, as numpy does.
+
+    Examples:
+        >>> import numpy as np
+        >>> import diagnostics as dx
+        >>> def read(i):
+        ...     print(f"reading sample {i}")
+        ...     return np.full((2, 2), i)
+        >>> samples = dx.LazySamples(1000, read)
+        >>> ten = samples[100:110]
+        >>> len(ten)
+        10
+        >>> print(ten[-1])
+        reading sample 109
+        [[109 109]
+         [109 109]]
     """
 
     def __init__(self, n: int, read: Callable[[int], Any]) -> None:

@@ -41,6 +41,16 @@ class Target(TargetInfo):
     period: of a periodic `value` or `state` (2 pi of an angle): its sine and cosine are predicted.
     naive: forecasts without a model, shaped like the values of a `future` (see `dynamics.seasonal_naive`): the reference of
         its forecasting probe.
+
+    Examples:
+        A class that is not known for the last sample, and an angle, for which 0 and 2 pi are the same:
+
+        >>> import numpy as np
+        >>> import diagnostics as dx
+        >>> animal = dx.Target("label", np.array([0, 1, 1, -1]), classes=("cat", "dog"))
+        >>> angle = dx.Target("value", np.array([0.1, 3.1, 6.2, 0.0]), period=2 * np.pi)
+        >>> animal.dense, angle.dense
+        (False, False)
     """
 
     kind: Kind

@@ -39,6 +39,17 @@ class Encoder(ABC):
     Subclasses set `name`, `modality`, `taps` (in order of execution) and `output_tap` (name of the tap whose activations the
     model's authors give to users), and implement the abstract methods. A torch module needs no subclass: use
     `TorchEncoder`.
+
+    Examples:
+        >>> import diagnostics as dx
+        >>> encoder = dx.build("encoder", "objectives:lorenz-forecast")
+        >>> encoder
+        <TorchEncoder lorenz-forecast: series, 9 taps, output norm>
+        >>> print(encoder.tap("blocks.3").grid)
+        32 t
+        >>> data = dx.build("dataset", "lorenz?n=40")
+        >>> encoder.transform(data, tap="blocks.3").shape
+        (40, 96)
     """
 
     name: str
@@ -84,6 +95,22 @@ class Encoder(ABC):
 
         `reduce` is called on the device when the tap fires, before a later operation can overwrite the tensor, and must not
         keep the tensor that it is given. All taps when `taps` is None.
+
+        Examples:
+            >>> from torch.utils.data import default_collate
+            >>> import diagnostics as dx
+            >>> encoder = dx.build("encoder", "objectives:lorenz-forecast")
+            >>> batch = default_collate([encoder.preprocess(encoder.example())] * 2)
+            >>> for tap, tokens in encoder.capture(batch, ["embed", "norm"]).items():
+            ...     print(tap, tuple(tokens.shape))
+            embed (2, 32, 48)
+            norm (2, 32, 48)
+
+            Only what is wanted of each tap, computed where the model is:
+
+            >>> means = encoder.capture(batch, ["norm"], lambda tap, tokens: tokens.mean(1))
+            >>> print(tuple(means["norm"].shape))
+            (2, 48)
         """
 
     def transform(
@@ -109,6 +136,25 @@ class Encoder(ABC):
 
         Raises DiagnosticsError for samples of another modality or of a size that the model cannot take, and for those that
         give NaN or infinity, naming the sample by its place.
+
+        Examples:
+            >>> import diagnostics as dx
+            >>> encoder = dx.build("encoder", "objectives:lorenz-forecast")
+            >>> data = dx.build("dataset", "lorenz?n=40")
+            >>> encoder.transform(data, tap="blocks.1", pooling="mean").shape
+            (40, 48)
+
+            All poolings side by side, of the samples of one split:
+
+            >>> encoder.poolings
+            ('mean', 'last')
+            >>> encoder.transform(data[data.split == "test"], tap="blocks.1").shape
+            (8, 96)
+
+            A token for each of 32 places in time:
+
+            >>> encoder.transform(data, tap="blocks.1", tokens=True).shape
+            (40, 32, 48)
         """
         from diagnostics.encoders.transform import transform
 
@@ -121,6 +167,20 @@ class Encoder(ABC):
         called with parts of the batch. Taps without exactly one attention of their own are left out.
 
         Raises DiagnosticsError where no tap has one.
+
+        Examples:
+            >>> from torch.utils.data import default_collate
+            >>> import diagnostics as dx
+            >>> encoder = dx.build("encoder", "objectives:lorenz-forecast")
+            >>> batch = default_collate([encoder.preprocess(encoder.example())])
+            >>> attention = encoder.attention(batch, ["blocks.0", "blocks.5"])
+            >>> tuple(attention["blocks.5"].shape)
+            (1, 4, 32, 32)
+
+            Each row of it sums to 1:
+
+            >>> bool((attention["blocks.5"].sum(-1) - 1).abs().max() < 1e-5)
+            True
         """
         raise DiagnosticsError(f"{self.name} gives no attention.")
 
@@ -131,6 +191,20 @@ class Encoder(ABC):
         axes of the input are places are left out.
 
         Raises DiagnosticsError where all taps are left out.
+
+        Examples:
+            >>> from torch.utils.data import default_collate
+            >>> import diagnostics as dx
+            >>> encoder = dx.build("encoder", "objectives:lorenz-forecast")
+            >>> batch = default_collate([encoder.preprocess(encoder.example())])
+            >>> gradient = encoder.input_gradient(batch, ["blocks.0"])["blocks.0"]
+            >>> tuple(gradient.shape)
+            (1, 512)
+
+            The token in the middle of a causal encoder depends on no later step:
+
+            >>> gradient[0].nonzero().max().item()
+            271
         """
         raise DiagnosticsError(f"{self.name} gives no gradients.")
 
@@ -138,6 +212,14 @@ class Encoder(ABC):
         """The encoder for samples of this size, with the grids that it has then; itself where nothing differs.
 
         Raises DiagnosticsError for a size that the model cannot take.
+
+        Examples:
+            >>> import numpy as np
+            >>> import diagnostics as dx
+            >>> encoder = dx.build("encoder", "objectives:lorenz-forecast")
+            >>> shorter = encoder.sized_for(np.zeros(256))
+            >>> print(encoder.tap("norm").grid, "->", shorter.tap("norm").grid)
+            32 t -> 16 t
         """
         return self
 
@@ -156,6 +238,13 @@ class Encoder(ABC):
         """A copy with other values of these attributes (`spec`, `lineage`, ...), which shares all others, the model included.
 
         Raises TypeError for the name of no attribute.
+
+        Examples:
+            >>> import diagnostics as dx
+            >>> encoder = dx.build("encoder", "objectives:lorenz-forecast")
+            >>> renamed = encoder.replace(name="mine", maker_names={"norm": "last_state"})
+            >>> renamed, encoder.name
+            (<TorchEncoder mine: series, 9 taps, output norm>, 'lorenz-forecast')
         """
         if strange := [name for name in changes if not hasattr(self, name)]:
             raise TypeError(f"{type(self).__name__} has no {strange[0]} that could be replaced.")
@@ -180,6 +269,15 @@ class Encoder(ABC):
         """A control encoder (baseline): the same architecture with untrained weights.
 
         Raises DiagnosticsError where it has no weights to draw.
+
+        Examples:
+            >>> import diagnostics as dx
+            >>> encoder = dx.build("encoder", "objectives:lorenz-forecast")
+            >>> control = encoder.fresh(seed=0)
+            >>> control
+            <TorchEncoder lorenz-forecast (fresh weights): series, 9 taps, output norm>
+            >>> control.identity["weights"] == encoder.identity["weights"]
+            False
         """
         raise DiagnosticsError(f"{self.name} has no weights to draw afresh.")
 
@@ -187,11 +285,25 @@ class Encoder(ABC):
         """A control encoder (baseline): the same weights, shuffled within each tensor, which keeps their distribution.
 
         Raises DiagnosticsError where it has no weights to shuffle.
+
+        Examples:
+            >>> import diagnostics as dx
+            >>> encoder = dx.build("encoder", "objectives:lorenz-forecast")
+            >>> encoder.permuted(seed=0).name
+            'lorenz-forecast (permuted weights)'
         """
         raise DiagnosticsError(f"{self.name} has no weights to permute.")
 
     def tap(self, name: str) -> Tap:
-        """The tap of that name. Raises DiagnosticsError, with the nearest names, where there is none."""
+        """The tap of that name. Raises DiagnosticsError, with the nearest names, where there is none.
+
+        Examples:
+            >>> import diagnostics as dx
+            >>> encoder = dx.build("encoder", "objectives:lorenz-forecast")
+            >>> tap = encoder.tap("blocks.2")
+            >>> print(tap.depth, tap.features, tap.grid)
+            0.5 48 32 t
+        """
         for tap in self.taps:
             if tap.name == name:
                 return tap

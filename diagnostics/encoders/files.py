@@ -78,6 +78,16 @@ def save_encoder(
 
     Returns the path of the file. Raises DiagnosticsError where nothing builds the encoder again, and StorageError where the
     file cannot be written.
+
+    Examples:
+        >>> import diagnostics as dx
+        >>> encoder = dx.build("encoder", "objectives:lorenz-forecast")
+        >>> print(dx.save_encoder("models/forecast", encoder))
+        models/forecast/encoder.safetensors
+        >>> print(dx.save_encoder("models/forecast-to-3", encoder, cut="blocks.3"))
+        models/forecast-to-3/encoder.safetensors
+        >>> dx.build("encoder", "models/forecast-to-3").output_tap
+        'blocks.3'
     """
     encoder = cut_encoder(encoder, cut) if cut is not None else encoder
     if not isinstance(encoder, TorchEncoder):

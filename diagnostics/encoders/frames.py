@@ -43,6 +43,17 @@ def frames_of(encoder: TorchEncoder, count: int, sampler: str = "floor") -> Torc
 
     Raises DiagnosticsError for an encoder of other samples than images, a count below 1, an unknown sampler, and
     `endpoints` with a single frame.
+
+    Examples:
+        >>> import numpy as np
+        >>> import diagnostics as dx
+        >>> images = dx.build("encoder", "objectives:shapes-jepa")
+        >>> videos = dx.frames_of(images, 4)
+        >>> print(images.tap("norm").grid, "->", videos.tap("norm").grid)
+        8 x 8 (y, x) -> 4 x 8 x 8 (t, y, x)
+        >>> clip = np.zeros((8, 64, 64, 3), dtype=np.uint8)
+        >>> videos.transform([clip]).shape
+        (1, 48)
     """
     if encoder.modality != "image" or any(tap.site is not None and tap.site.rows > 1 for tap in encoder.taps):
         raise DiagnosticsError(

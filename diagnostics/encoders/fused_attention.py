@@ -30,7 +30,21 @@ class NotFiniteError(DiagnosticsError):
 
 @dataclass(frozen=True)
 class FusedCall:
-    """The arguments of a fused kernel: q [B, H, Q, D], k [B, H or fewer, K, D], v [B, H or fewer, K, D]."""
+    """The arguments of a fused kernel: q [B, H, Q, D], k [B, H or fewer, K, D], v [B, H or fewer, K, D].
+
+    Examples:
+        >>> import torch
+        >>> from torch.nn.functional import scaled_dot_product_attention
+        >>> from diagnostics.encoders.fused_attention import FusedCall
+        >>> q, k, v = torch.randn(3, 2, 4, 10, 8)  # 2 samples, 4 heads, 10 tokens
+        >>> out = scaled_dot_product_attention(q, k, v, is_causal=True)
+        >>> call = FusedCall.of((q, k, v), {"is_causal": True})
+        >>> weights = call.weights(slice(None))
+        >>> weights.shape == call.shape, call.error(weights, out, slice(None)) < 1e-5
+        (True, True)
+        >>> weights[0, 0, 0, :3]  # the first token sees itself alone
+        tensor([1., 0., 0.])
+    """
 
     q: Tensor
     k: Tensor
@@ -137,6 +151,19 @@ class FusedCall:
 class OfCall(NamedTuple):
     """What a reduction makes of a call without its matrix: values [B, ...], the `error` of the worst row as
     `FusedCall.error` gives it, and the largest share of a row of the tap's tokens that goes to `padding`.
+
+    Examples:
+        >>> import torch
+        >>> import diagnostics as dx
+        >>> from diagnostics.encoders.fused_attention import FusedCall
+        >>> from diagnostics.measures.locality.reduce_attention import ReduceAttention
+        >>> q = k = v = torch.zeros(1, 2, 9, 8)  # 2 heads, uniform over 3 x 3 places
+        >>> out, call = v, FusedCall.of((q, k, v), {})
+        >>> grid, site = dx.Grid((3, 3), ("y", "x")), dx.Site("blocks.0")
+        >>> tap = dx.Tap("blocks.0", 0.5, "trunk", 16, grid, site)
+        >>> made = ReduceAttention(["peak"]).of_call(tap, tap.site, call, out)
+        >>> made.values.shape, made.padding
+        (torch.Size([1, 2, 1]), 0.0)
     """
 
     values: Tensor

@@ -18,6 +18,16 @@ class Grid:
     prefix: number of tokens before the grid tokens that represent no place (class token, registers).
 
     Raises DiagnosticsError where shape and axes differ in length, an extent is below 1, or `prefix` is negative.
+
+    Examples:
+        A vision transformer that cuts 224 x 224 pixels into patches of 16, with a class token:
+
+        >>> import diagnostics as dx
+        >>> grid = dx.Grid((14, 14), ("y", "x"), prefix=1)
+        >>> grid.tokens
+        196
+        >>> print(grid)
+        14 x 14 (y, x) + 1 prefix
     """
 
     shape: tuple[int, ...]

@@ -21,7 +21,17 @@ from diagnostics.errors import DiagnosticsError
 class HeadsSeen:
     """One attention of a pass: of each head the `entropy` in nats, mean over samples of the mean over queries, and the largest
     `logit` with its mask added, float64 [head]; `keys` is what a query may look at at most. A query that may see nothing is left
-    out."""
+    out.
+
+    Examples:
+        >>> import torch
+        >>> from torch.nn.functional import scaled_dot_product_attention
+        >>> from diagnostics.encoders.head_watch import watch_heads
+        >>> q = k = v = torch.eye(4)[None, None]  # of one sample and head
+        >>> seen = watch_heads(lambda: scaled_dot_product_attention(q, k, v, scale=10))
+        >>> seen[0].keys, seen[0].logit.item(), round(seen[0].entropy.item(), 4)
+        (4, 10.0, 0.0015)
+    """
 
     entropy: Tensor
     logit: Tensor
@@ -33,6 +43,15 @@ def watch_heads(forward: Callable[[], Any]) -> list[HeadsSeen]:
 
     Without gradients; the pass itself runs as `forward` has it. A model that spells its softmax out has none. Raises
     DiagnosticsError where queries, keys or what comes of them are not finite.
+
+    Examples:
+        >>> import torch
+        >>> from torch import nn
+        >>> from diagnostics.encoders.head_watch import watch_heads
+        >>> layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+        >>> seen = watch_heads(lambda: layer(torch.zeros(2, 10, 16)))
+        >>> seen[0].entropy.exp().round(decimals=3)  # all alike: each head sees all ten
+        tensor([10., 10., 10., 10.], dtype=torch.float64)
     """
     seen: list[HeadsSeen] = []
 

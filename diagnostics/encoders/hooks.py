@@ -181,6 +181,15 @@ def as_tokens(tap: Tap, site: Site, value: Any) -> Tensor:
     """What a module took or gave, as tokens [B, T, F] in the order that the tap's site declares.
 
     Raises DiagnosticsError where it is no tensor of real numbers, or does not fit the site's layout and the tap's grid.
+
+    Examples:
+        >>> import torch
+        >>> import diagnostics as dx
+        >>> from diagnostics.encoders.hooks import as_tokens
+        >>> site = dx.Site("layer4", layout="channels_first")
+        >>> tap = dx.Tap("layer4", 1.0, "trunk", 512, dx.Grid((7, 7), ("y", "x")), site)
+        >>> as_tokens(tap, site, torch.zeros(2, 512, 7, 7)).shape
+        torch.Size([2, 49, 512])
     """
     value = dict(enumerate(tensors_in(value))).get(site.item) if site.item else first_tensor(value)
     if not isinstance(value, Tensor):

@@ -55,6 +55,16 @@ def attention_in(kernel: Kernel) -> Generator[None]:
 
     It holds for the whole process, for compiled models and for what is computed once more in a backward pass too. torch's own layers
     then leave their shortcut for a whole layer, in which no kernel can be chosen.
+
+    Examples:
+        >>> import torch
+        >>> from torch.nn.functional import scaled_dot_product_attention
+        >>> from diagnostics.encoders.kernels import attention_in
+        >>> q = k = v = torch.ones(1, 1, 4, 8)
+        >>> with attention_in("math"):
+        ...     out = scaled_dot_product_attention(q, k, v)
+        >>> out.shape
+        torch.Size([1, 1, 4, 8])
     """
     if kernel == "auto":
         yield
@@ -81,6 +91,15 @@ def explain_attention(kernel: Kernel, forward: Callable[[], Any], model: str, ha
     named kernel "" is given; of `auto` which kernels ran, and why faster ones did not, "" where the pass has no such attention.
 
     Raises DiagnosticsError where the named kernel refuses a call, with torch's reason, and where there is none to compute.
+
+    Examples:
+        >>> import torch
+        >>> from torch.nn.functional import scaled_dot_product_attention
+        >>> from diagnostics.encoders.kernels import explain_attention
+        >>> def forward():
+        ...     return scaled_dot_product_attention(*torch.ones(3, 1, 1, 4, 8))
+        >>> print(explain_attention("auto", forward, "mine", "--compute bf16"))
+        flash (1 call)
     """
     trying = _Trying(kernel, model, half)
     with random_kept(), SdpaCalls(trying.answer):

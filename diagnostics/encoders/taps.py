@@ -35,6 +35,17 @@ class Site:
     item: which tensor is read where a module takes or gives several, in their order.
 
     Raises DiagnosticsError for a call out of range, an `order` that is no permutation, and negative counts.
+
+    Examples:
+        What a block takes; a map of channels, as a ResNet gives it; and the third of ten calls of a shared block:
+
+        >>> import diagnostics as dx
+        >>> print(dx.Site("blocks.0", when="before"))
+        before blocks.0
+        >>> print(dx.Site("layer3", layout="channels_first"))
+        after layer3 as channels_first
+        >>> print(dx.Site("block", call=2, calls=10))
+        after block call 3 of 10
     """
 
     module: str
@@ -100,6 +111,13 @@ class Tap:
     site: where a torch module (or graph) is read; None for encoders that read their taps in another way.
 
     Raises DiagnosticsError for a name that cannot be stored, a depth out of range, and rows that do not fit the grid.
+
+    Examples:
+        >>> import diagnostics as dx
+        >>> grid = dx.Grid((14, 14), ("y", "x"), prefix=1)
+        >>> tap = dx.Tap("blocks.5", 0.5, "trunk", 384, grid, dx.Site("blocks.5"))
+        >>> tap.tokens
+        197
     """
 
     name: str
@@ -148,6 +166,16 @@ def stack_taps(
     norm: qualified name of the final normalisation, if any. It and the last block are both at depth 1: the trunk's output
         before and after normalisation.
     layout: of the tensors at all these sites; see `Site`.
+
+    Examples:
+        >>> import diagnostics as dx
+        >>> grid = dx.Grid((32,), ("t",))
+        >>> for tap in dx.stack_taps("model.layers", 2, 64, grid, norm="model.norm"):
+        ...     print(tap.name, tap.depth, tap.site)
+        embed 0.0 before model.layers.0
+        layers.0 0.5 after model.layers.0
+        layers.1 1.0 after model.layers.1
+        norm 1.0 after model.norm
     """
     short = stack.rsplit(".", 1)[-1]
     taps = [Tap("embed", 0.0, "embedding", features, grid, Site(f"{stack}.0", when="before", layout=layout))]

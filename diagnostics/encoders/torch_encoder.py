@@ -50,6 +50,21 @@ class TorchEncoder(Encoder):
     rate: of the samples, in Hz, where it matters; see `Encoder`.
 
     Raises DiagnosticsError without an example, for taps that do not fit the module, and where discovery is not certain.
+
+    Examples:
+        >>> import numpy as np
+        >>> from torch import nn
+        >>> import diagnostics as dx
+        >>> layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+        >>> trunk = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
+        >>> model = nn.Sequential(nn.Unflatten(1, (16, 4)), nn.Linear(4, 16), trunk)
+        >>> taps = dx.stack_taps("2.layers", 3, 16, dx.Grid((16,), ("t",)))
+        >>> example = np.zeros(64, np.float32)
+        >>> encoder = dx.TorchEncoder("mine", "series", model, taps, example=example)
+        >>> encoder
+        <TorchEncoder mine: series, 4 taps, output layers.2>
+        >>> encoder.transform([example] * 5, tap="layers.0", pooling="mean").shape
+        (5, 16)
     """
 
     module: nn.Module
@@ -117,6 +132,15 @@ class TorchEncoder(Encoder):
         `resized` applies the same change to an encoder that `sized_for` returns for samples of another size; without it
         `sized_for` returns those of the original. Raises TypeError for an unknown name, and DiagnosticsError where the
         taps do not fit the module.
+
+        Examples:
+            >>> import diagnostics as dx
+            >>> encoder = dx.build("encoder", "objectives:lorenz-forecast")
+            >>> earlier = encoder.replace(output_tap="blocks.3")
+            >>> earlier
+            <TorchEncoder lorenz-forecast: series, 9 taps, output blocks.3>
+            >>> earlier.module is encoder.module
+            True
         """
         if "taps" in changes:
             changes["taps"] = tuple(changes["taps"])
@@ -160,6 +184,12 @@ class TorchEncoder(Encoder):
         """The preprocessed example, tensors by name; a single tensor is named "".
 
         Raises DiagnosticsError where preprocessing fails.
+
+        Examples:
+            >>> import diagnostics as dx
+            >>> encoder = dx.build("encoder", "objectives:lorenz-forecast")
+            >>> {name: x.shape for name, x in encoder.prepared_example().items()}
+            {'': torch.Size([1, 512])}
         """
         with explaining(f"{self.name} cannot prepare its own example"):
             prepared = self.preprocess(self._example)
@@ -212,7 +242,16 @@ class TorchEncoder(Encoder):
             yield
 
     def with_module(self, module: nn.Module, name: str, fresh: Callable[[], nn.Module] | None = None) -> Self:
-        """The same taps and preprocessing with another module, and `fresh` where that is initialised in another way."""
+        """The same taps and preprocessing with another module, and `fresh` where that is initialised in another way.
+
+        Examples:
+            >>> import copy
+            >>> import diagnostics as dx
+            >>> encoder = dx.build("encoder", "objectives:lorenz-forecast")
+            >>> tuned = encoder.with_module(copy.deepcopy(encoder.module), "my-forecaster")
+            >>> tuned
+            <TorchEncoder my-forecaster: series, 9 taps, output norm>
+        """
         return self.replace(
             module=module,
             name=name,
@@ -221,7 +260,15 @@ class TorchEncoder(Encoder):
         )
 
     def with_taps(self, taps: Sequence[Tap]) -> Self:
-        """The same model and preprocessing with other taps; for samples of another size, with the taps of the same names."""
+        """The same model and preprocessing with other taps; for samples of another size, with the taps of the same names.
+
+        Examples:
+            >>> import diagnostics as dx
+            >>> encoder = dx.build("encoder", "objectives:lorenz-forecast")
+            >>> few = encoder.with_taps([encoder.tap("blocks.3"), encoder.tap("norm")])
+            >>> few
+            <TorchEncoder lorenz-forecast: series, 2 taps, output norm>
+        """
         names = {tap.name for tap in taps}
         return self.replace(
             taps=taps, resized=lambda sized: sized.with_taps([tap for tap in sized.taps if tap.name in names])
@@ -245,7 +292,19 @@ class TorchEncoder(Encoder):
     ) -> dict[str, Any]:
         """As `Encoder.capture`. With `gradient`, activations keep their graph, for training through taps: the module then runs
         in its current mode, as in any training step (random draws and running statistics included), and gradients reach the
-        parameters that require them."""
+        parameters that require them.
+
+        Examples:
+            >>> from torch.utils.data import default_collate
+            >>> import diagnostics as dx
+            >>> encoder = dx.build("encoder", "objectives:lorenz-forecast")
+            >>> batch = default_collate([encoder.preprocess(encoder.example())])
+            >>> tokens = encoder.capture(batch, ["blocks.3"], gradient=True)["blocks.3"]
+            >>> tokens.square().mean().backward()
+            >>> weights = encoder.module.named_parameters()
+            >>> [name for name, weight in weights if weight.grad is not None][-1]
+            'backbone.blocks.3.mlp.fc2.bias'
+        """
         wanted = self.taps if taps is None else tuple(self.tap(name) for name in taps)
         left_alone = nullcontext() if gradient else evaluating(self.module)
         reading = captured_at(self.module, wanted, self.name, reduce)

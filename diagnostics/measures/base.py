@@ -33,6 +33,27 @@ class Measure(ABC):
     drawn beside the score. The attribute `score_name` names the score where it is neither accuracy nor R2 nor the
     measure itself. Of scores named in `diagnostics.measures.statistics.SHARES` losses count wrong answers, at most the reference.
     Any other variable [tap] is a number beside the score.
+
+    Examples:
+        >>> import numpy as np
+        >>> import xarray as xr
+        >>> import diagnostics as dx
+        >>> class MeanNorm(dx.Measure):
+        ...     name, source = "mean_norm", "the Euclidean norm"
+        ...     answers = "How long are the features of a sample?"
+        ...     def compute(self, activations, target, seed):
+        ...         taps = [tap.name for tap in activations.taps]
+        ...         pooled = [activations.pooled(tap, "mean") for tap in taps]
+        ...         norms = np.stack([np.linalg.norm(x, axis=1) for x in pooled])
+        ...         mean, reach = norms.mean(1), 2 * norms.std(1) / norms.shape[1] ** 0.5
+        ...         values = {"score": mean, "low": mean - reach, "high": mean + reach}
+        ...         data = xr.Dataset({key: ("tap", x) for key, x in values.items()})
+        ...         states = {"pooling": "mean", "functional": "norm", "centring": "none"}
+        ...         return data.assign_coords(tap=taps).assign_attrs(states, seed=seed)
+        >>> encoder = dx.build("encoder", "objectives:lorenz-forecast")
+        >>> table = dx.measure(encoder, "lorenz?n=60", measures=MeanNorm())
+        >>> print(table["score"].sel(tap=["embed", "norm"]).values.ravel().round(1))
+        [4.1 6.1]
     """
 
     name: ClassVar[str]

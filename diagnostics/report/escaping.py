@@ -11,6 +11,13 @@ def printable(text: object) -> str:
 
     Control characters (C0 with ESC and newline, DEL, C1), marks that change the direction of text, what has no width and
     what is no character (a byte of a file name that is not UTF-8) become escapes like `\\x1b`; everything else stays.
+
+    Examples:
+        >>> import diagnostics as dx
+        >>> print(dx.printable("cat\\x1b[31m.png"))
+        cat\\x1b[31m.png
+        >>> print(dx.printable("Käse 奶酪.png"))
+        Käse 奶酪.png
     """
     text = str(text)
     return text if text.isprintable() else "".join(c if _shown(c) else _escape(c) for c in text)

@@ -37,7 +37,13 @@ def watching(watch: Watch | None) -> Generator[Watch]:
 @contextlib.contextmanager
 def watcher(quiet: bool = False, verbose: bool = False) -> Generator[Watch]:
     """Progress bars in a terminal and in a notebook, a line every ten seconds elsewhere; `verbose`, a line for each step; all but
-    a notebook's on stderr."""
+    a notebook's on stderr.
+
+    Examples:
+        >>> import diagnostics as dx
+        >>> with dx.watcher() as watch:  # on stderr, where it is no notebook
+        ...     comparison = dx.compare(["runs/forecast", "runs/jepa"], watch=watch)
+    """
     with contextlib.ExitStack() as stack:
         console = Console(stderr=True, highlight=False, force_jupyter=False)
         if quiet or verbose:

@@ -49,6 +49,17 @@ class FittedProbe(ShortRepr):
     is empty the tokens of `grid`. `on` is the grid that its predictions lie on, None where there is one a sample. `score` is its score on
     test with its interval, as the run recorded it; `classes` are the names (or numbers) of a label's classes, `units` those of
     a value. `readout` holds what was fitted: of a linear probe `weights` and `bias`.
+
+    Examples:
+        >>> import diagnostics as dx
+        >>> run = dx.open_run("runs/forecast")
+        >>> probe = run.probe("hidden_z")
+        >>> print(probe)
+        linear_probe of hidden_z at blocks.1 (mean and last): 0.914 [0.853, 0.961]
+        >>> probe.readout.weights.shape
+        (96, 1)
+        >>> probe.predict(run.features(probe.tap, split="test")).round()[:3]
+        array([40., 38., 22.])
     """
 
     measure: str

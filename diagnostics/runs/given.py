@@ -40,6 +40,21 @@ def encoder_of(
     ------
     DiagnosticsError: where the bytes of images have no mean and std, the module does not run, its taps cannot be discovered, or
         samples of a batch change one another's activations.
+
+    Examples:
+        >>> from torch import nn
+        >>> import diagnostics as dx
+        >>> def block(n, m):
+        ...     return nn.Sequential(nn.Conv2d(n, m, 3, stride=2, padding=1), nn.ReLU())
+        >>> model = nn.Sequential(block(3, 8), block(8, 16), block(16, 32))  # or yours
+        >>> data = dx.build("dataset", "shapes?n=24&size=32")
+        >>> encoder = dx.encoder_of(model, data, mean=0.5, std=0.25)
+        >>> for tap in encoder.taps:
+        ...     print(tap.name, tap.features, tap.grid)
+        embed 3 32 x 32 (y, x)
+        0 8 16 x 16 (y, x)
+        1 16 8 x 8 (y, x)
+        2 32 4 x 4 (y, x)
     """
     data = build("dataset", dataset) if isinstance(dataset, str) else dataset
     return wrap(module, data.modality, data[0], size=size, mean=mean, std=std)

@@ -33,6 +33,16 @@ class HandedOut:
 
     norm_ratio: mean norm at `before` over mean norm at `tap`, of grid tokens, or of their means over each sample where tokens
     are not at hand (`norms_of`). cka: debiased linear CKA of the means over tokens; None for fewer than 20 samples.
+
+    Examples:
+        >>> import diagnostics as dx
+        >>> handed_out = dx.open_run("runs/forecast").handed_out
+        >>> print(handed_out)
+        The output tap is norm. The tap before it, blocks.5, is another one: the norm of
+        its means over tokens is 5.83 times that of the output; linear CKA with it is
+        0.985 (200 samples).
+        >>> handed_out.to_json()["before"]
+        'blocks.5'
     """
 
     tap: str

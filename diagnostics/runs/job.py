@@ -96,6 +96,18 @@ def run(
     Raises
     ------
     DiagnosticsError: for what a user can cause, in one sentence that says what to do.
+
+    Examples:
+        >>> import diagnostics as dx
+        >>> encoder, data = "objectives:lorenz-forecast", "lorenz?n=200"
+        >>> run = dx.run(encoder, data, measures="linear_probe", controls=False)
+        >>> run
+        <Run lorenz-forecast on lorenz at runs/objectives-lorenz-forecast-lorenz-n-200>
+        >>> print(run.recommend("hidden_z"))
+        For hidden_z read blocks.1 (mean and last side by side): R2 0.914 [0.853, 0.961],
+        output 0.594 [0.167, 0.837]; the earliest that is as good on val as the best,
+        blocks.3; hidden by the output; 31% of resamples of val choose another tap (most
+        often blocks.3), 0.006 higher on test.
     """
     request = Request.of(
         encoder, dataset, out=out, taps=taps, measures=measures, controls=controls, control_draws=control_draws,

@@ -51,6 +51,33 @@ class LayerProfiles:
         which the step stands as `step`.
 
     Raises DiagnosticsError for what cannot be measured, before the training.
+
+    Examples:
+        >>> import torch
+        >>> from torch import nn
+        >>> import diagnostics as dx
+        >>> def block(n, m):
+        ...     return nn.Sequential(nn.Conv1d(n, m, 5, stride=2, padding=2), nn.ReLU())
+        >>> model = nn.Sequential(block(1, 8), block(8, 16), block(16, 32))
+        >>> data = dx.build("dataset", "lorenz?n=60&length=64")
+        >>> x = torch.as_tensor(data.samples)[:, None]
+        >>> y = torch.as_tensor(data.targets["x_future"].values, dtype=torch.float32)
+        >>> optimiser = torch.optim.Adam(model.parameters(), 1e-3)
+        >>> log = []
+        >>> watch = dx.LayerProfiles(model, data, every=10, log=log.append)
+        >>> for n in range(1, 21):
+        ...     loss = (model(x).mean((1, 2)) - y).square().mean()
+        ...     optimiser.zero_grad()
+        ...     loss.backward()
+        ...     optimiser.step()
+        ...     measured = watch.step(n)
+        >>> watch.profiles["score"].sizes["tap"], watch.profiles["step"].values
+        (4, array([10, 20]))
+        >>> [name for name in log[-1] if name.startswith("rankme")]
+        ['rankme/embed', 'rankme/0', 'rankme/1', 'rankme/2']
+        >>> watch.plot("linear_probe/hidden_z").write_html("steps.html")
+        >>> watch.figure("linear_probe/hidden_z").score.shape  # [tap, step]
+        (4, 2)
     """
 
     def __init__(

@@ -61,6 +61,26 @@ def measure(
     Raises
     ------
     DiagnosticsError: for what a user can cause, and where nothing can be measured.
+
+    Examples:
+        >>> import diagnostics as dx
+        >>> encoder = dx.build("encoder", "objectives:lorenz-forecast")
+        >>> table = dx.measure(encoder, "lorenz?n=200", measures="linear_probe")
+        >>> column = table.sel(measure="linear_probe/hidden_z")
+        >>> print(column["score"].to_series().round(2))
+        tap
+        embed            0.00
+        blocks.0         0.60
+        blocks.1         0.91
+        blocks.2         0.90
+        blocks.3         0.93
+        blocks.4         0.93
+        blocks.5         0.77
+        norm             0.59
+        head.forecast    0.49
+        Name: score, dtype: float64
+        >>> print(column["best_tap"].item(), table.attrs["output_tap"])
+        blocks.3 norm
     """
     return InMemoryRequest.of(
         "measure", encoder, dataset, taps=taps, measures=measures, samples=samples, seed=seed

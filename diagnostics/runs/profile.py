@@ -14,8 +14,8 @@ from diagnostics.errors import enumerated
 from diagnostics.measures.result import read_interval
 from diagnostics.measures.statistics import Interval, carried_by_few
 from diagnostics.report.figures import ControlCurve, ProfileFigure
-from diagnostics.report.numbers import SIGNIFICANT, format_interval, is_plain, number, numbers, unbroken
-from diagnostics.runs.controls.kinds import INPUTS, NAMES, WEIGHTS, control_of
+from diagnostics.report.numbers import SIGNIFICANT, format_interval, unbroken
+from diagnostics.runs.controls.kinds import INPUTS, NAMES, control_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -49,6 +49,27 @@ class Profile:
 
     `data` is the `xarray.Dataset` that the run stores: `score`, `low`, `high` over `tap`, and attributes that state n,
     pooling, centring, functional and seed. `controls` holds the same for each control encoder (baseline).
+
+    Examples:
+        >>> import diagnostics as dx
+        >>> profile = dx.open_run("runs/with-controls").profile("linear_probe/hidden_z")
+        >>> print(profile)
+        linear_probe/hidden_z (R2) at 2 taps: best tap blocks.1 0.914 [0.853, 0.961],
+        output norm 0.594 [0.167, 0.837]; hidden by the output
+        >>> print(profile.at("blocks.1"), profile.hidden_gap)
+        0.914 [0.853, 0.961] 0.320 [0.081, 0.726]
+        >>> round(profile.depth_of("blocks.1"), 2)
+        0.33
+
+        What the encoder reaches without its training, and by how much the best tap beats that:
+
+        >>> print(profile.control("fresh_weights"), profile.over("fresh_weights"))
+        0.583 [0.354, 0.739] 0.331 [0.189, 0.528]
+        >>> len(profile.drawn("fresh_weights")), profile.spread("fresh_weights")
+        (1, None)
+        >>> profile.plot().write_html("hidden_z.html")
+        >>> profile.figure().taps, profile.to_json()["best_tap"]
+        (['blocks.1', 'norm'], 'blocks.1')
     """
 
     measure: str
@@ -297,34 +318,9 @@ class Profile:
 
     def to_json(self) -> dict[str, Any]:
         """The profile as plain numbers; None for what has no value."""
-        best = self.best
-        controls = {name: self.control(name) for name in NAMES}
-        return {
-            "measure": self.measure,
-            "target": self.target,
-            "family": self.family,
-            "higher_is_better": self.higher_is_better,
-            "taps": self.taps,
-            "depth": numbers(self.data["depth"]),
-            "score": numbers(self.data["score"]),
-            "low": numbers(self.data["low"]),
-            "high": numbers(self.data["high"]),
-            "lines": {name: numbers(values) for name, values in self.lines.items()},
-            "beside": {name: numbers(values) for name, values in self.beside.items()},
-            "best_tap": self.best_tap,
-            "best_score": number(best.value) if best else None,
-            "output_tap": self.output_tap,
-            "output_score": number(self.output.value),
-            "hidden_gap": _json(self.hidden_gap) or dict.fromkeys(ENDS),
-            "cautions": self.cautions,
-            "controls": {name: number(reached.value) if reached else None for name, reached in controls.items()},
-            "over_controls": {name: _json(margin) for name in NAMES if (margin := self.over(name))},
-            "control_draws": {
-                name: [number(draw.value) for draw in self.drawn(name)] for name in WEIGHTS if name in self.controls
-            },
-            "control_intervals": {name: [number(c.low), number(c.high)] for name, c in controls.items() if c},
-            "attributes": {key: value for key, value in self.data.attrs.items() if is_plain(value)},
-        }
+        from diagnostics.runs.profile_json import profile_json
+
+        return profile_json(self)
 
     def figure(self) -> ProfileFigure:
         """What `plot` draws, as arrays."""
@@ -368,13 +364,6 @@ class Profile:
         from diagnostics.runs.tables import profile_table
 
         return profile_table(self)
-
-
-ENDS = ("value", "low", "high")
-
-
-def _json(interval: Interval | None) -> dict[str, float | None] | None:
-    return {key: number(getattr(interval, key)) for key in ENDS} if interval else None
 
 
 def _in_words(name: str) -> str:

@@ -23,6 +23,18 @@ class Recommendation:
     `score` and `output` are read on test. `reading` says what the controls (baselines) reach. `changed` is the share of
     bootstrap resamples of val in which another tap is chosen, most often `rival`; `cost` by how much these others are worse
     on test, on average. All three are None where the measure gives no losses on val.
+
+    Examples:
+        >>> import diagnostics as dx
+        >>> read = dx.open_run("runs/forecast").recommend("hidden_z")
+        >>> print(read.tap, read.pooling, read.score)
+        blocks.1 mean and last side by side 0.914 [0.853, 0.961]
+        >>> print(read.output_tap, read.output)
+        norm 0.594 [0.167, 0.837]
+        >>> read.at_output, round(read.changed, 2), read.rival
+        (False, 0.31, 'blocks.3')
+        >>> read.to_json()["tap"]
+        'blocks.1'
     """
 
     target: str

@@ -26,7 +26,31 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """One encoder on one dataset: activations, results and provenance, in one store on disk."""
+    """One encoder on one dataset: activations, results and provenance, in one store on disk.
+
+    Examples:
+        What `dx.run("objectives:lorenz-forecast", "lorenz?n=200", out="runs/forecast")` wrote:
+
+        >>> import diagnostics as dx
+        >>> run = dx.open_run("runs/forecast")
+        >>> print(run.recommend("hidden_z"))
+        For hidden_z read blocks.1 (mean and last side by side): R2 0.914 [0.853, 0.961],
+        output 0.594 [0.167, 0.837]; the earliest that is as good on val as the best,
+        blocks.3; hidden by the output; 31% of resamples of val choose another tap (most
+        often blocks.3), 0.006 higher on test.
+        >>> [read.tap for read in run.recommendations()]
+        ['blocks.1', 'norm', None, 'norm', 'norm', 'norm']
+        >>> print(run.profiles()[0])
+        linear_probe/hidden_z (R2) at 9 taps: best tap blocks.3 0.927 [0.845, 0.973],
+        output norm 0.594 [0.167, 0.837]; hidden by the output
+        >>> run.plot().write_html("targets.html")  # a notebook shows run.plot()
+        >>> print(run.report("report.html"))
+        report.html
+        >>> run.to_json()["n"]
+        {'train': 120, 'val': 40, 'test': 40}
+        >>> run.provenance("linear_probe/hidden_z")["options"]["compute"]
+        'float32'
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -45,6 +69,12 @@ class Run:
 
         Plain xarray opens it too: `xarray.open_datatree(path, group="results", engine="zarr", consolidated=False)`. Raises
         StorageError where another call has replaced them since this run was opened.
+
+        Examples:
+            >>> import diagnostics as dx
+            >>> results = dx.open_run("runs/forecast").results["linear_probe/hidden_z"]
+            >>> results["score"].sel(tap=["embed", "blocks.1", "norm"]).values.round(2)
+            array([0.  , 0.91, 0.59])
         """
         try:
             return open_results(self.path)
@@ -130,7 +160,14 @@ class Run:
         return [self._profile(key) for key in self.index.names(pairwise=False)]
 
     def profile(self, name: str) -> Profile:
-        """The profile `measure/target`, or `measure` for one without target; unknown names raise with the nearest."""
+        """The profile `measure/target`, or `measure` for one without target; unknown names raise with the nearest.
+
+        Examples:
+            >>> import diagnostics as dx
+            >>> profile = dx.open_run("runs/forecast").profile("linear_probe/hidden_z")
+            >>> print(profile.best_tap, profile.best)
+            blocks.3 0.927 [0.845, 0.973]
+        """
         _ = self.results
         known = self.index.names(pairwise=False)
         if name not in known:
@@ -148,6 +185,12 @@ class Run:
         """The tap to read for a target, by a probe that was measured: the first in the run unless `measure` names one.
 
         Raises DiagnosticsError where no probe read that target, or not the one that is named.
+
+        Examples:
+            >>> import diagnostics as dx
+            >>> read = dx.open_run("runs/forecast").recommend("hidden_z")
+            >>> print(read.tap, read.score)
+            blocks.1 0.914 [0.853, 0.961]
         """
         read = [profile for profile in self.profiles() if profile.is_probe and profile.target is not None]
         if target not in {profile.target for profile in read}:
@@ -209,6 +252,14 @@ class Run:
             as large as the run's token budget. Coordinates along `token` are its places on the grid (`y`, `x`, `t`).
 
         Raises DiagnosticsError for an unknown tap, split or pooling, and where no tokens are stored.
+
+        Examples:
+            >>> import diagnostics as dx
+            >>> run = dx.open_run("runs/forecast")
+            >>> run.features("blocks.1", split="test", pooling="mean").shape
+            (40, 48)
+            >>> run.features("blocks.1", tokens=True).shape
+            (200, 32, 48)
         """
         from diagnostics.runs.features import features
 
@@ -226,13 +277,34 @@ class Run:
         tap: by default the one recommended, or the best tap, chosen on val.
 
         Raises DiagnosticsError where the probe was not fitted in this run, and where its tokens were removed since.
+
+        Examples:
+            >>> import diagnostics as dx
+            >>> probe = dx.open_run("runs/forecast").probe("hidden_z")
+
+            On series that the run has not seen, and what is right:
+
+            >>> encoder = dx.build("encoder", "objectives:lorenz-forecast")
+            >>> new = dx.build("dataset", "lorenz?n=40&seed=7")
+            >>> x = encoder.transform(new, tap=probe.tap, pooling=probe.pooling)
+            >>> probe.predict(x).round()[:4]
+            array([24., 25., 22., 23.])
+            >>> new.targets["hidden_z"].values.round()[:4]
+            array([24., 20., 22., 29.])
         """
         from diagnostics.runs.fitted_probe import fitted_probe
 
         return fitted_probe(self, target, measure, tap)
 
     def similarity(self) -> list[xr.Dataset]:
-        """All similarities of tap pairs."""
+        """All similarities of tap pairs.
+
+        Examples:
+            >>> import diagnostics as dx
+            >>> (cka,) = dx.open_run("runs/forecast").similarity()
+            >>> round(float(cka["matrix"].sel(tap="embed", tap_other="blocks.3")), 2)
+            0.84
+        """
         _ = self.results
         return [self._node(self.results, key).to_dataset() for key in self.index.names(pairwise=True)]
 
@@ -244,6 +316,12 @@ class Run:
         `most_rows` samples, fewer where the measure itself takes fewer.
 
         Raises DiagnosticsError where the two datasets are not the same, and for a measure that does not compare taps.
+
+        Examples:
+            >>> import diagnostics as dx
+            >>> cka = dx.open_run("runs/forecast").similarity_with("runs/jepa")
+            >>> cka["matrix"].sel(tap="norm", tap_other=["embed", "norm"]).values.round(2)
+            array([0.94, 0.24])
         """
         from diagnostics.runs.suites import between
 
@@ -275,6 +353,14 @@ class Run:
         Columns `measure`, `target` (None of a measure without one), `family`, `score_name`, `control` (None of the encoder
         itself; of several draws the second is `fresh_weights.2`), `tap`, `depth`, `score`, `low`, `high`, `val_score`, and
         whether the tap is the `best` one and the `output` of what the row is about.
+
+        Examples:
+            >>> import diagnostics as dx
+            >>> table = dx.open_run("runs/forecast").to_dataframe()
+            >>> print(table[table["output"]][["target", "tap", "score"]].round(2).head(2))
+                  target   tap  score
+            7   hidden_z  norm   0.59
+            16  hidden_y  norm   0.98
         """
         from diagnostics.runs.dataframe import run_dataframe
 
@@ -304,5 +390,11 @@ class Run:
 
 
 def open_run(path: str | Path) -> Run:
-    """A finished run, read from disk; raises when it is not one, is not finished, or is damaged."""
+    """A finished run, read from disk; raises when it is not one, is not finished, or is damaged.
+
+    Examples:
+        >>> import diagnostics as dx
+        >>> dx.open_run("runs/forecast")
+        <Run lorenz-forecast on lorenz at runs/forecast>
+    """
     return Run(path)

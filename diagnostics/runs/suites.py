@@ -88,6 +88,14 @@ def between(
 
     `measure` names one that compares pairs of taps; `most_rows` limits the samples further than the measure itself does.
     Raises DiagnosticsError for any other measure, and where the sample ids of the two runs differ.
+
+    Examples:
+        >>> import diagnostics as dx
+        >>> from diagnostics.runs.suites import between
+        >>> run, other = dx.open_run("runs/forecast"), dx.open_run("runs/jepa")
+        >>> cka = between(run.store, other.store, "cka")
+        >>> cka["matrix"].sel(tap="norm", tap_other=["embed", "norm"]).values.round(2)
+        array([0.94, 0.24])
     """
     chosen = _similarity(measure)
     stated = {MEASURE: chosen.name, SOURCE: chosen.source, ABOUT: chosen.answers, FAMILY: chosen.family}

@@ -101,7 +101,20 @@ def check_encoder(
     encoder: Encoder | str, data: str | None = None, watch: Watch | None = None, *, trust_code: bool = False
 ) -> Conformance:
     """All checks of an encoder, or of what a name builds; raises as `prepare_encoder` does. Progress is shown where no
-    `watch` is given."""
+    `watch` is given.
+
+    Examples:
+        >>> import diagnostics as dx
+        >>> from diagnostics.checks.conformance import check_encoder
+        >>> conformance = check_encoder("objectives:lorenz-forecast")
+        >>> conformance.failed, len(conformance.outcomes)
+        (0, 17)
+        >>> for outcome in conformance.outcomes[2:4]:
+        ...     print(outcome.check, outcome.verdict, outcome.message)
+        grid ok tap embed, 32 t: all 32 cells changed one by one, 32 moved their own token
+        most; so do those of 8 later taps
+        depth ok taps fire as declared, from depth 0 to 1.16667
+    """
     started = time.perf_counter()
     subject = prepare_encoder(encoder, data, trust_code=trust_code)
     outcomes: list[Outcome] = []

@@ -27,6 +27,17 @@ def attention_statistics(call: FusedCall, out: Tensor, tokens: Tokens, by: Imple
 
     `auto` takes `triton` where it can read the call on a GPU, else `blocks`. Raises DiagnosticsError for one asked for by
     name that cannot read the call, and for a name of none.
+
+    Examples:
+        >>> import torch
+        >>> from diagnostics.encoders import attention_statistics as attention
+        >>> from diagnostics.encoders.fused_attention import FusedCall
+        >>> q = k = v = torch.zeros(1, 2, 9, 8)  # 2 heads, uniform over 9 tokens
+        >>> call, out = FusedCall.of((q, k, v), {}), v
+        >>> tokens = attention.Tokens.nowhere(9, 9, q.device)
+        >>> statistics = attention.attention_statistics(call, out, tokens)
+        >>> statistics.entropy.exp()  # in tokens
+        tensor([[9.0000, 9.0000]], dtype=torch.float64)
     """
     if by == "auto":
         return _automatic(call, out, tokens)

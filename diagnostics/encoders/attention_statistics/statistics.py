@@ -16,6 +16,21 @@ class Statistics:
     """Of each sample and head over the grid queries, float64 [B, H]; NaN for a head without any attention.
 
     Rows are renormalised over the grid keys, except in `prefix` and `received`.
+
+    Examples:
+        >>> import torch
+        >>> import diagnostics as dx
+        >>> from diagnostics.encoders import attention_statistics as attention
+        >>> from diagnostics.encoders.fused_attention import FusedCall
+        >>> q = k = v = torch.zeros(1, 1, 10, 8)  # uniform over a token and 3 x 3 places
+        >>> grid = dx.Grid((3, 3), ("y", "x"), prefix=1)
+        >>> tap = dx.Tap("blocks.0", 0.5, "trunk", 8, grid)
+        >>> tokens = attention.Tokens.of(tap, None, q.device)
+        >>> seen = attention.attention_statistics(FusedCall.of((q, k, v), {}), v, tokens)
+        >>> round(seen.prefix.item(), 3), round(seen.peak.item(), 3)
+        (0.1, 0.111)
+        >>> round(seen.received_by_most(0.5).item(), 3)
+        0.5
     """
 
     entropy: Tensor

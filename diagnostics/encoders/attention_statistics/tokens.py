@@ -16,6 +16,18 @@ class Tokens:
 
     `order` [token] holds their positions in the call, None where they lie in this order already; `places` [grid token, axis]
     the cells of the grid, float32. `queries` is their number where they are other tokens than the keys.
+
+    Examples:
+        >>> import torch
+        >>> import diagnostics as dx
+        >>> from diagnostics.encoders.attention_statistics import Tokens
+        >>> grid = dx.Grid((2, 2), ("y", "x"), prefix=1)
+        >>> tap = dx.Tap("blocks.0", 0.5, "trunk", 8, grid)
+        >>> tokens = Tokens.of(tap, dx.Site("blocks.0", padding=3), torch.device("cpu"))
+        >>> tokens.order  # three tokens of padding come first in the call
+        tensor([3, 4, 5, 6, 7, 0, 1, 2])
+        >>> tokens.places.tolist()
+        [[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]
     """
 
     prefix: int

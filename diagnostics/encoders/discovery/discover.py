@@ -27,6 +27,17 @@ class Discovered:
     """What discovery knows of a module.
 
     `taps` in order of execution, `output_tap` (the trunk's last), and `left_out`: why a head or a branch has no tap.
+
+    Examples:
+        >>> import torch
+        >>> from torch import nn
+        >>> import diagnostics as dx
+        >>> def block(n, m):
+        ...     return nn.Sequential(nn.Conv1d(n, m, 5, stride=2, padding=2), nn.ReLU())
+        >>> model = nn.Sequential(block(1, 8), block(8, 16), block(16, 32))
+        >>> found = dx.discover(model, torch.randn(2, 1, 64), "mine", {"t": 64})
+        >>> found.output_tap, found.taps[-1].depth, found.left_out
+        ('2', 1.0, {})
     """
 
     taps: list[Tap]
@@ -72,6 +83,17 @@ def discover(
     Raises
     ------
     DiagnosticsError: where there is no stack of blocks, a tensor fits no grid, or tokens lie in an order of no axes.
+
+    Examples:
+        >>> import torch
+        >>> from torch import nn
+        >>> import diagnostics as dx
+        >>> def block(n, m):
+        ...     return nn.Sequential(nn.Conv1d(n, m, 5, stride=2, padding=2), nn.ReLU())
+        >>> model = nn.Sequential(block(1, 8), block(8, 16), block(16, 32))
+        >>> found = dx.discover(model, torch.randn(2, 1, 64), "mine", {"t": 64})
+        >>> [(tap.name, str(tap.grid)) for tap in found.taps]
+        [('embed', '64 t'), ('0', '32 t'), ('1', '16 t'), ('2', '8 t')]
     """
     run: Forward = forward or (lambda module, batch: module(batch))
     names = list(blocks) if blocks is not None else find_blocks(module, encoder)

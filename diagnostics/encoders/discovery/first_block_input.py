@@ -19,6 +19,19 @@ class FirstBlockInput:
 
     `read`: batch -> that tensor, from one pass; None, or any exception, where the pass does not come there. What cannot be
     told (the batch has several tensors of real numbers, nothing moves, the pass fails) is None in all answers.
+
+    Examples:
+        >>> import torch
+        >>> from torch import nn
+        >>> from diagnostics.encoders.discovery import FirstBlockInput
+        >>> embed, token = nn.Linear(16, 8), torch.ones(2, 1, 8)
+        >>> def read(batch):
+        ...     return torch.cat([token, embed(batch.unflatten(1, (4, 16)))], dim=1)
+        >>> first = FirstBlockInput(torch.randn(2, 64), read)
+        >>> first.special_tokens()
+        [0]
+        >>> first.moved_by_end({"t": 64}).any(2)[0].tolist()
+        [False, False, False, False, True]
     """
 
     batch: Any

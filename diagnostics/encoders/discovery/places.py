@@ -22,7 +22,16 @@ MOST_PREFIX = 16
 
 @dataclass(frozen=True)
 class Place:
-    """How a tensor becomes tokens: the layout and rows of its `Site`, and the features and grid of its `Tap`."""
+    """How a tensor becomes tokens: the layout and rows of its `Site`, and the features and grid of its `Tap`.
+
+    Examples:
+        >>> import torch
+        >>> from diagnostics.encoders.discovery import Places
+        >>> places = Places("mine", {"y": 224, "x": 224}, samples=2)
+        >>> place = places.of(torch.zeros(2, 256, 14, 14), "layer3")
+        >>> print(place.layout, place.features, place.grid)
+        channels_first 256 14 x 14 (y, x)
+    """
 
     layout: Layout
     features: int
@@ -43,6 +52,15 @@ class Places:
     channels_last: of maps whose shape leaves it open, where the model says so itself.
     certain: whether `prefix` was given, and not only seen at the first block.
     features_first: whether places lie behind features, where shape and weights leave it open; see `FirstBlockInput`.
+
+    Examples:
+        >>> import torch
+        >>> from diagnostics.encoders.discovery import Places
+        >>> places = Places("mine", {"y": 224, "x": 224}, samples=2, prefix=1)
+        >>> print(places.of(torch.zeros(2, 197, 384), "blocks.0").grid)
+        14 x 14 (y, x) + 1 prefix
+        >>> print(places.of(torch.zeros(2, 49, 384), "stages.3").grid)
+        7 x 7 (y, x)
     """
 
     encoder: str

@@ -51,6 +51,18 @@ class Placement:
     among all handed over (prefix tokens first). `tolerance` is how far from its cell the token
     that moves most may lie, where changes reach several tokens, else 0. `order` is what the tap's `Site` needs as its `order` where tokens lie
     otherwise; empty where they are right, where it is not known for every token, or where the site folds rows.
+
+    Examples:
+        >>> import diagnostics as dx
+        >>> from diagnostics.encoders.placement import verify_grid
+        >>> encoder = dx.build("encoder", "objectives:lorenz-forecast")
+        >>> placement = verify_grid(encoder, most=8)
+        >>> placement.cells, placement.exact, placement.share
+        (8, 8, 1.0)
+        >>> placement.winners[0]
+        ((0,), 0)
+        >>> sorted(placement.to_json())[:3]
+        ['axes', 'cells', 'exact']
     """
 
     tap: str
@@ -100,6 +112,15 @@ def verify_grid(
 
     Raises NotVerifiableError where there is no such tap, where the encoder takes no such sample, or where a cell is
     smaller than a place of the sample; DiagnosticsError where the encoder fails on a changed sample.
+
+    Examples:
+        >>> import diagnostics as dx
+        >>> from diagnostics.encoders.placement import verify_grid
+        >>> placement = verify_grid(dx.build("encoder", "objectives:lorenz-forecast"))
+        >>> print(placement)
+        tap embed, 32 t: all 32 cells changed one by one, 32 moved their own token most
+        >>> placement.right
+        True
     """
     sample = encoder.example() if sample is None else sample
     encoder = encoder.sized_for(sample)

@@ -29,7 +29,15 @@ _EARLIER = 1e-3
 
 @dataclass(frozen=True)
 class TapGrid:
-    """The result for one tap: in `share` of its places, changed cells moved their own token farthest of all."""
+    """The result for one tap: in `share` of its places, changed cells moved their own token farthest of all.
+
+    Examples:
+        >>> import diagnostics as dx
+        >>> from diagnostics.encoders.placement import verify_taps
+        >>> first, later = verify_taps(dx.build("encoder", "objectives:lorenz-forecast"))
+        >>> later[0]
+        TapGrid(tap='blocks.0', verdict='right', share=1.0, explanation='')
+    """
 
     tap: str
     verdict: Literal["right", "wrong", "not verified"]
@@ -48,6 +56,17 @@ def verify_taps(
     than the first tap's are compared place by place.
 
     Takes as many passes as `verify_grid`, up to the last tap with a grid. Raises as that does.
+
+    Examples:
+        >>> import diagnostics as dx
+        >>> from diagnostics.encoders.placement import verify_taps
+        >>> first, later = verify_taps(dx.build("encoder", "objectives:lorenz-forecast"))
+        >>> print(first.tap, first.right)
+        embed True
+        >>> for tap in later[:2]:
+        ...     print(tap.tap, tap.verdict, tap.share)
+        blocks.0 right 1.0
+        blocks.1 right 1.0
     """
     sample = encoder.example() if sample is None else sample
     encoder = encoder.sized_for(sample)

@@ -68,6 +68,15 @@ class Similarity(Measure):
     `matrix` [tap, tap_other] with, against permuted samples, `p` [tap, tap_other] and the attribute `tau` (the value that
     the most alike pair of taps passes by chance once in 20 times), and `calibrated` (Groeger et al. 2026, 2602.14486):
     (s - tau) / (1 - tau) where 1 is the most alike that two taps can be.
+
+    Examples:
+        >>> import diagnostics as dx
+        >>> run = dx.open_run("runs/forecast")
+        >>> (cka,) = run.similarity()
+        >>> cka["matrix"].sel(tap="embed")[[0, 4]].values.round(2)  # embed, blocks.3
+        array([1.  , 0.84])
+        >>> round(cka.attrs["tau"], 2)
+        0.02
     """
 
     family = "similarity"

@@ -38,7 +38,31 @@ if TYPE_CHECKING:
 
 
 class Comparison(Findings):
-    """The findings of `compare`, and what can be made of them."""
+    """The findings of `compare`, and what can be made of them.
+
+    Examples:
+        >>> import diagnostics as dx
+        >>> comparison = dx.compare(["runs/forecast", "runs/jepa"], similarity=None)
+        >>> gap = comparison.differences[2]
+        >>> print(gap.profile, gap.quantity, gap.first, "-", gap.second)
+        linear_probe/hidden_z hidden gap forecast - jepa
+        >>> print(gap.estimate.over_samples)
+        0.385 [0.098, 0.932]
+        >>> round(gap.p_corrected, 1)
+        0.1
+        >>> curves = comparison.to_xarray()["score"]  # by run, target and depth
+        >>> curves.sel(target="linear_probe/hidden_z", depth=[0, 1]).values.round(2)
+        array([[0.  , 0.59],
+               [0.  , 0.86]])
+        >>> table = comparison.to_dataframe()
+        >>> table.groupby("group")["score"].count().to_dict()
+        {'forecast': 54, 'jepa': 72}
+        >>> sorted(comparison.to_json())[:4]
+        ['along_depth', 'dataset', 'depth', 'differences']
+        >>> comparison.plot().write_html("curves.html")
+        >>> print(comparison.report("comparison.html"))
+        comparison.html
+    """
 
     @property
     def default_path(self) -> Path:
@@ -115,6 +139,16 @@ def compare(
     Raises
     ------
     DiagnosticsError: where the runs differ in samples, targets, splits, pooling or protocol, naming the difference.
+
+    Examples:
+        >>> import diagnostics as dx
+        >>> comparison = dx.compare(["runs/forecast", "runs/jepa"])
+        >>> comparison
+        <Comparison of forecast, jepa on lorenz>
+        >>> for score in comparison.group_scores[:2]:  # of hidden_z
+        ...     print(score.group, score.best_tap_text, score.hidden_gap.over_samples)
+        forecast blocks.3 (0.67) 0.333 [0.115, 0.697]
+        jepa blocks.3 (0.67) -0.052 [-0.258, 0.031]
     """
     if seed < 0:
         raise DiagnosticsError(f"Seed {seed} is below 0: give 0 or more.")
