@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from diagnostics import DiagnosticsError, TorchEncoder
+from diagnostics_pretraining.batches import cut_padding
 from diagnostics_pretraining.contrast import clamp_scale
 from diagnostics_pretraining.towers import Towers
 
 if TYPE_CHECKING:
-    from diagnostics_pretraining.batches import Batches
+    from diagnostics_pretraining.feed.feed import Feed
     from diagnostics_pretraining.pair import Pair
 
 TEACHER_SCALE = 200.0
@@ -139,21 +140,21 @@ class Distillation(Objective):
 
 
 class TaughtBatches:
-    """A feed's batches without clips, with the same images (of data that are clips, first frames) and texts as the teacher reads
-    them."""
+    """A feed's batches, with the same images (of data that are clips, first frames) and texts as the teacher reads them: no clips, and
+    nothing changed or hidden in the images, of which the teacher's would know nothing."""
 
-    def __init__(self, batches: Batches, teacher: Teacher) -> None:
-        self.batches, self.teacher = batches, teacher
+    def __init__(self, feed: Feed, teacher: Teacher) -> None:
+        self.feed, self.teacher = feed, teacher
 
     def ids(self, step: int, rank: int = 0, world: int = 1) -> Sequence[str]:
         """Of the samples of that part of the batch."""
-        return self.batches.ids(step, rank, world)
+        return self.feed.ids(step, rank, world)
 
     def __call__(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
-        feed = self.batches.feed
-        rows, _, _ = feed.order.part(step, rank, world)
-        samples = [feed.dataset[int(row)] for row in rows]
-        if feed.dataset.modality == "video":
-            samples = [clip[0] for clip in samples]
-        texts = [feed.dataset.texts[int(row)] for row in rows]
-        return self.batches(step, rank, world) | self.teacher.prepared(samples, texts)
+        # Read once for both: decoding an image may take longer than all that follows.
+        samples = self.feed.samples(step, rank, world)
+        batch = self.feed.made_of(samples, step)
+        batch["tokens"] = cut_padding(batch["tokens"])
+        clips = self.feed.dataset.modality == "video"
+        images = [clip[0] for clip in samples.raw] if clips else samples.raw
+        return batch | self.teacher.prepared(images, samples.texts)

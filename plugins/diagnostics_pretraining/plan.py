@@ -115,11 +115,10 @@ def plan_of(job: Job, processes: int = 1) -> Plan:
         explain_left_out(left_out, dataset),
         *describe_texts(dataset, rows, feed.order.part(0, 0, 1)[0], vocabulary),
     ]
-    batches = Batches(feed, one.patch, recipe.mask, recipe.hidden)
+    batches = Batches(feed, one.patch, recipe.mask, recipe.hidden) if teacher is None else TaughtBatches(feed, teacher)
     return Plan(
         size, recipe, settings, spec, dataset, rows, vocabulary, base, teacher,
-        batches if teacher is None else TaughtBatches(batches, teacher),
-        tuple(note for note in notes if note), left_out,
+        batches, tuple(note for note in notes if note), left_out,
     )  # fmt: skip
 
 

@@ -29,7 +29,7 @@ from diagnostics_pretraining.train import train
 from diagnostics_pretraining.vocabulary import vocabulary_of
 from diagnostics_training.trainer.distributed import world
 
-from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder, build
+from diagnostics import DiagnosticsError, Grid, LazySamples, Site, Tap, TorchEncoder, build
 
 PAIRS, WIDTH, TAUGHT = 12, 7, 5
 DATA = "shapes?n=60&size=32&objects=1&seed=3"
@@ -178,6 +178,26 @@ def test_a_teacher_is_left_as_it_is(tmp_path: Path, teacher: Path) -> None:
     for state, part in zip(kept, (planned.teacher.image.module, planned.teacher.text.module), strict=True):
         assert all(torch.equal(value, part.state_dict()[name]) for name, value in state.items())
         assert all(parameter.grad is None for parameter in part.parameters())
+
+
+@pytest.mark.parametrize("data", [DATA, "shapes?n=30&size=32&frames=2&seed=3"])
+def test_student_and_teacher_see_one_reading_of_each_sample(tmp_path: Path, teacher: Path, data: str) -> None:
+    planned = plan_of(job(tmp_path, data=data, teacher=str(teacher)))
+    samples, read = planned.dataset.samples, list[int]()
+
+    def sample(i: int) -> np.ndarray:
+        read.append(i)
+        return samples[i]
+
+    planned.dataset.samples = LazySamples(len(samples), sample)
+    batches: Any = planned.batches
+    batch = batches(2, 0, 1)
+    assert [planned.dataset.ids[i] for i in read] == list(batches.ids(2))
+    images = [samples[i][0] if "frames" in data else samples[i] for i in read]
+    alone = planned.teacher.prepared(images, [planned.dataset.texts[i] for i in read])
+    assert {*alone} == {key for key in batch if key.startswith("teacher")}
+    assert all(torch.equal(batch[key], value) for key, value in alone.items())
+    assert torch.equal(batch["pixels"], torch.stack([load_pair(teacher).image.preprocess(image) for image in images]))
 
 
 def test_any_two_encoders_can_teach() -> None:
