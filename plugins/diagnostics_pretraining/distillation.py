@@ -15,6 +15,7 @@ from diagnostics_training.alignment.teachers import put_section, section_of
 from diagnostics_training.trainer.distributed import gathered
 from diagnostics_training.trainer.objective import Batch, Objective
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import default_collate
 
 from diagnostics import DiagnosticsError, TorchEncoder
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 TEACHER_SCALE = 200.0
 """What multiplies the teacher's cosines, whatever it was trained with: half the temperature that a student can reach."""
+BLOCK = 2**22
+"""Similarities that are held at a time, and computed once more for the gradient: all those of 16,384 pairs would take 2 GiB a matrix."""
 IMAGES, TEXTS = "teacher_images", "teacher_texts"
 """The sections of a batch that hold what the teacher reads."""
 
@@ -42,16 +45,27 @@ def divergences(
     taught_images, taught_texts: the teacher's [pair, its feature], whose cosines are multiplied by `TEACHER_SCALE`. The others of a
     softmax are those of all processes, with gradients to the student's.
     """
-    # A cosine's rounding in float32 is multiplied by 200 and more, and the two logarithms are nearly alike.
     with torch.autocast(images.device.type, enabled=False):
         student = [nn.functional.normalize(side.double(), dim=-1) for side in (images, texts)]
         teacher = [nn.functional.normalize(side.detach().double(), dim=-1) for side in (taught_images, taught_texts)]
         losses: list[Tensor] = []
         for one, other in ((0, 1), (1, 0)):
-            wanted = (TEACHER_SCALE * teacher[one] @ gathered(teacher[other]).T).log_softmax(-1)
-            given = (log_scale.double().exp() * student[one] @ gathered(student[other]).T).log_softmax(-1)
-            losses.append((wanted.exp() * (wanted - given)).sum(-1).mean())
+            given, wanted = gathered(student[other]), gathered(teacher[other])
+            rows = max(1, BLOCK // len(given))
+            blocks = [
+                checkpoint(_divergence, anchors, given, log_scale, taught, wanted, use_reentrant=False)
+                for anchors, taught in zip(student[one].split(rows), teacher[one].split(rows), strict=True)
+            ]
+            losses.append(torch.stack(blocks).sum() / len(student[one]))
         return losses[0], losses[1]
+
+
+def _divergence(anchors: Tensor, given: Tensor, log_scale: Tensor, taught: Tensor, wanted: Tensor) -> Tensor:
+    """The sum over some anchors of KL(teacher || student), of unit vectors in float64: a cosine's rounding in float32 is multiplied by
+    200 and more, and the two logarithms are nearly alike."""
+    teacher = (TEACHER_SCALE * taught @ wanted.T).log_softmax(-1)
+    student = (log_scale.double().exp() * anchors @ given.T).log_softmax(-1)
+    return (teacher.exp() * (teacher - student)).sum()
 
 
 class Teacher:

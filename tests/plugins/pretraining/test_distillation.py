@@ -19,6 +19,7 @@ from tiny import tiny_image_encoder
 
 pytest.importorskip("open_clip")
 
+from diagnostics_pretraining import distillation
 from diagnostics_pretraining.distillation import TEACHER_SCALE, Distillation, Teacher, divergences
 from diagnostics_pretraining.job import Job
 from diagnostics_pretraining.pair import Pair, encoders_of, load_pair, save_pair
@@ -67,6 +68,25 @@ def test_it_is_the_equation() -> None:
     ours = [float(one.detach()) for one in divergences(*drawn())]
     assert ours == pytest.approx(plain(*drawn()), rel=1e-6)
     assert min(ours) > 0.1 and abs(ours[0] - ours[1]) > 1e-3 and TEACHER_SCALE == 200.0
+
+
+def test_blocks_of_anchors_give_the_same_and_keep_no_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, parts = drawn(), drawn()
+    expected = torch.autograd.grad(sum(divergences(*whole)), whole[:3])
+    # Twelve pairs in blocks of five, five and two.
+    monkeypatch.setattr(distillation, "BLOCK", 5 * PAIRS, raising=False)
+    kept: list[int] = []
+
+    def packed(tensor: Tensor) -> Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(packed, lambda tensor: tensor):
+        blocked = divergences(*parts)
+    assert [float(one.detach()) for one in blocked] == pytest.approx(plain(*drawn()), rel=1e-6)
+    assert max(kept) == PAIRS * WIDTH < PAIRS**2
+    for ours, theirs in zip(torch.autograd.grad(sum(blocked), parts[:3]), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
 
 
 def test_it_is_nothing_where_the_student_finds_the_same() -> None:
