@@ -44,13 +44,13 @@ class Pretraining(Objective):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         towers, pixels = self.towers, flattened(batch)
-        tokens, images = towers.image_tokens(pixels)
+        tokens, images = towers.tokens_and_embeddings(pixels)
         loss = contrast(pooled(images, batch), towers.embed_texts(batch["tokens"]), towers.log_scale)
         values = {"loss": loss, "contrast": loss, "scale": towers.log_scale.detach().exp()}
         if HIDDEN in batch:
             hidden = batch[HIDDEN]
             every = len(pixels) // len(hidden)
-            masked, _ = towers.image_tokens(pixels[::every], hidden)
+            masked = towers.image_tokens(pixels[::every], hidden)
             values["masked"] = regularisation(masked, tokens[::every], hidden)
             values["loss"] = loss + values["masked"]
         return values
