@@ -19,7 +19,7 @@ from diagnostics_files.decode.images import check_size, picture, plain_array
 from diagnostics_files.decode.tables import SUFFIXES, column, read_table, texts_of
 from diagnostics_files.errors import Unusable, join_notes, sentence, usable
 from diagnostics_files.lazy_dataset import FileDataset
-from diagnostics_files.rows import complete, from_column
+from diagnostics_files.rows import by_id, complete, from_column
 from diagnostics_files.scan import file, safe_name
 from diagnostics_files.webdataset import Archived
 
@@ -84,7 +84,10 @@ def build(
     if left_out:
         chosen = [row for row, name in enumerate(pairs.images) if name not in left_out]
         pairs, vectors = pairs.only(chosen), None if vectors is None else vectors[chosen]
-    split, how = complete(pairs.splits, pairs.groups, seed, scheme)
+    if pairs.shards is None:
+        split, how = complete(pairs.splits, pairs.groups, seed, scheme)
+    else:
+        split, how = by_id(pairs.ids, seed, scheme)
     means = f"embeddings of {Path(embeddings).name}" if embeddings else f"hashed words in {features} features"
     targets = {} if vectors is None else {"caption": Target("caption", vectors, about=means)}
     cut = "; ".join(f"{name} is cut" for name in pairs.cut)
