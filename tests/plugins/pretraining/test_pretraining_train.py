@@ -35,6 +35,7 @@ from diagnostics import DiagnosticsError
 from diagnostics.cli.guard import guarded
 
 DATA = "shapes?n=60&size=32&objects=1&seed=3"
+CLIPS = f"{DATA}&frames=4"
 OWN = """
 batch = 16
 lr = 1e-2
@@ -89,15 +90,21 @@ def test_a_stopped_training_goes_on_bit_for_bit_across_stages(
     assert all("masked" in line for line in whole)
 
 
-def of_two(folder: str, recipe: str) -> None:
+def of_two(folder: str, recipe: str, data: str) -> None:
     """Called in subprocesses."""
     with world("cpu") as where:
-        trained(plan_of(job(Path(recipe), Path(folder)), where.size), Path(folder), None, where)
+        trained(plan_of(job(Path(recipe), Path(folder), data=data), where.size), Path(folder), None, where)
 
 
 @pytest.mark.slow
-def test_two_processes_give_one_processs_losses(tmp_path: Path, recipe: Path) -> None:
-    whole = trained(plan_of(job(recipe, tmp_path)), tmp_path / "one")
+@pytest.mark.parametrize("data", [DATA, CLIPS])
+def test_two_processes_give_one_processs_losses(tmp_path: Path, recipe: Path, data: str) -> None:
+    """Of images, some of which are seen again with patches hidden; and of images and clips, seven of sixteen."""
+    if data == CLIPS:
+        recipe.write_text(
+            OWN.replace("mask = 0.125", "clips = 0.4375\nframes = 3").replace("samples = 64", "samples = 32")
+        )
+    whole = trained(plan_of(job(recipe, tmp_path, data=data)), tmp_path / "one")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -105,16 +112,17 @@ def test_two_processes_give_one_processs_losses(tmp_path: Path, recipe: Path) ->
         [str(Path(__file__).parent), str(Path(__file__).parents[2] / "support"), os.environ.get("PYTHONPATH", "")]
     )
     known = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    script = f"import {Path(__file__).stem} as t; t.of_two({str(tmp_path / 'two')!r}, {str(recipe)!r})"
+    script = f"import {Path(__file__).stem} as t; t.of_two({str(tmp_path / 'two')!r}, {str(recipe)!r}, {data!r})"
     running = [
         subprocess.Popen([sys.executable, "-c", script], env=known | {"RANK": str(rank), "MASTER_PORT": port})
         for rank in (0, 1)
     ]
     assert [process.wait(timeout=300) for process in running] == [0, 0]
     two = lines(tmp_path / "two")
-    assert len(two) == len(whole) == 8
+    assert len(two) == len(whole) == (8 if data == DATA else 4)
     for one, other in zip(whole, two, strict=True):
-        for name in ("loss", "contrast", "masked", "scale"):
+        assert one.keys() == other.keys() and ("masked" in one) == (data == DATA)
+        for name in {"loss", "contrast", "masked", "scale"} & one.keys():
             assert one[name] == pytest.approx(other[name], abs=1e-5)
 
 
