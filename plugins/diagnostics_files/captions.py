@@ -67,6 +67,11 @@ def build(
     check_size(size, "captions")
     if features < 2 and features != 0:
         raise DiagnosticsError(f"Dataset captions cannot have features={features}: give 2 or more, or 0 for no target.")
+    if not source.exists():
+        # Patterns of many archives, as {00000..00099}.tar, are common elsewhere.
+        raise DiagnosticsError(
+            f"{scheme} does not exist: give a table, a .tar, or a folder, all of whose .tar files are read."
+        )
     if source.is_dir():
         archives = sorted(source.glob("*.tar"))
         if not archives:

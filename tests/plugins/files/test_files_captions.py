@@ -129,7 +129,7 @@ def test_webdataset_archives(tmp_path: Path, kind: str) -> None:
     np.testing.assert_array_equal(both[6], pixels(6))
     data = (tmp_path / "b.tar").read_bytes()
     (tmp_path / "b.tar").write_bytes(data.replace(png(2), png(2)[:40] + bytes(len(png(2)) - 40)))
-    with pytest.raises(DiagnosticsError, match=r"d/0002\.png cannot be decoded"):
+    with pytest.raises(DiagnosticsError, match=r"d/0002\.png of b\.tar cannot be decoded"):
         captions(tmp_path / "b.tar")[2]
     skipped = captions(tmp_path / "b.tar", "?on_error=skip")
     assert skipped.left_out.keys() == {"d/0002"}
@@ -212,6 +212,10 @@ def test_other_bad_archives_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DiagnosticsError, match=r"is a folder without \.tar files"):
         captions(tmp_path / "empty")
+    with pytest.raises(
+        DiagnosticsError, match=r"a\.tar does not exist: give a table, a \.tar, or a folder, all of whose"
+    ):
+        captions(tmp_path / "empty/{00000..00002}a.tar")
 
 
 def test_an_archive_that_ends_early_follows_on_error(tmp_path: Path) -> None:
