@@ -112,6 +112,7 @@ def plan_of(job: Job, processes: int = 1) -> Plan:
         dataset, rows, vocabulary, recipe.stages, recipe.batch, settings.seed, changes, recipe.clips, recipe.frames
     )
     notes = [
+        f"trains on {len(rows):,} of {len(dataset):,} samples, the train split",
         explain_left_out(left_out, dataset),
         *describe_texts(dataset, rows, feed.order.part(0, 0, 1)[0], vocabulary),
     ]

@@ -11,8 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 pytest.importorskip("open_clip")
@@ -246,6 +248,8 @@ def test_the_command_prints_what_is_next_and_goes_on_from_a_folder(tmp_path: Pat
     assert first.exit_code == 0, first.stderr
     assert f"{out}: loss" in first.stdout
     assert f"diagnostics run {out} --data" in first.stdout
+    assert f"diagnostics zeroshot {out} --data 'shapes?size=32&objects=1' --for label" in first.stdout
+    assert "pe: trains on 36 of 60 samples, the train split" in first.stderr
     assert json.loads(command(*words, "--json").stdout)["steps"] == 8
     more = command("--data", DATA, "--from", out, "--config", recipe, "--out", tmp_path / "more", "--json")
     assert json.loads(more.stdout)["size"] == "micro"
@@ -253,3 +257,19 @@ def test_the_command_prints_what_is_next_and_goes_on_from_a_folder(tmp_path: Pat
     assert refused.exit_code == 2
     assert refused.stderr.count("\n") == 1
     assert "--lr 0.01, not 0.5" in refused.stderr
+
+
+def test_what_is_next_can_be_typed_for_captions_alone(tmp_path: Path, recipe: Path) -> None:
+    rng, rows = np.random.default_rng(0), ["image,caption"]
+    for i in range(40):
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+        rows.append(f"{i}.png,picture {i}")
+    (tmp_path / "c.csv").write_text("\n".join(rows))
+    done = command(
+        "--data", f"captions:{tmp_path / 'c.csv'}", "--size", "micro", "--config", recipe, "--out", tmp_path / "pe"
+    )
+    assert done.exit_code == 0, done.stderr
+    assert (
+        done.stdout.splitlines()[-1]
+        == f"Or:   diagnostics zeroshot {tmp_path / 'pe'} --data captions:{tmp_path / 'c.csv'}"
+    )
