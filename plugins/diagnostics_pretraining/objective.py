@@ -11,9 +11,9 @@ import torch
 from diagnostics_training.trainer.objective import Batch, Objective
 from torch import Tensor, nn
 
-from diagnostics_pretraining.batches import HIDDEN
 from diagnostics_pretraining.contrast import clamp_scale, contrast
 from diagnostics_pretraining.feed.clips import flattened, pooled
+from diagnostics_pretraining.padding_and_masks import HIDDEN
 from diagnostics_pretraining.towers import Towers
 
 
