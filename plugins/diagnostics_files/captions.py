@@ -19,7 +19,7 @@ from diagnostics_files.decode.images import check_size, picture, plain_array
 from diagnostics_files.decode.tables import SUFFIXES, column, read_table, texts_of
 from diagnostics_files.errors import Unusable, join_notes, sentence, usable
 from diagnostics_files.lazy_dataset import FileDataset
-from diagnostics_files.rows import complete, from_column
+from diagnostics_files.rows import by_id, complete, from_column
 from diagnostics_files.scan import file, safe_name
 from diagnostics_files.webdataset import Archived
 
@@ -67,6 +67,11 @@ def build(
     check_size(size, "captions")
     if features < 2 and features != 0:
         raise DiagnosticsError(f"Dataset captions cannot have features={features}: give 2 or more, or 0 for no target.")
+    if not source.exists():
+        # Patterns of many archives, as {00000..00099}.tar, are common elsewhere.
+        raise DiagnosticsError(
+            f"{scheme} does not exist: give a table, a .tar, or a folder, all of whose .tar files are read."
+        )
     if source.is_dir():
         archives = sorted(source.glob("*.tar"))
         if not archives:
@@ -84,7 +89,10 @@ def build(
     if left_out:
         chosen = [row for row, name in enumerate(pairs.images) if name not in left_out]
         pairs, vectors = pairs.only(chosen), None if vectors is None else vectors[chosen]
-    split, how = complete(pairs.splits, pairs.groups, seed, scheme)
+    if pairs.shards is None:
+        split, how = complete(pairs.splits, pairs.groups, seed, scheme)
+    else:
+        split, how = by_id(pairs.ids, seed, scheme)
     means = f"embeddings of {Path(embeddings).name}" if embeddings else f"hashed words in {features} features"
     targets = {} if vectors is None else {"caption": Target("caption", vectors, about=means)}
     cut = "; ".join(f"{name} is cut" for name in pairs.cut)

@@ -1,8 +1,9 @@
 """Rows of files: their ids, groups, splits and targets, for all kinds of samples; and texts, a row or a line each.
 
-Splits are as given, completed where only two are there, and drawn over groups where there is none.
+Splits are as given, completed where only two are there, and drawn over groups where there is none; in archives by each sample's id.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -52,6 +53,27 @@ def complete(given: Sequence[str], groups: Sequence[str], seed: int, name: str) 
         for group, split in zip(groups, given, strict=True)
     ]
     return splits, f"test is the given {other}, val a fifth of train"
+
+
+def by_id(ids: Sequence[str], seed: int, name: str) -> tuple[list[str], str]:
+    """The split of each sample, a function of its id and the seed alone, and how it came about in words.
+
+    So what is added or left out, as archives are, moves no other sample to another split: nothing that was trained on is tested on.
+    A few samples of which some split would be empty are `complete`d.
+    """
+    splits = [_split_of(sample, seed) for sample in ids]
+    if seed < 0 or len(set(splits)) < len(_SHARES):
+        return complete([""] * len(ids), ids, seed, name)
+    return splits, "the split of each drawn by its id"
+
+
+_SHARES = {"train": 0.6, "val": 0.8, "test": 1.0}
+"""Up to which share of all numbers each split goes."""
+
+
+def _split_of(sample: str, seed: int) -> str:
+    number = int.from_bytes(hashlib.blake2b(f"{seed} {sample}".encode(), digest_size=6).digest()) / 256**6
+    return next(split for split, end in _SHARES.items() if number < end)
 
 
 def from_column(column: Sequence[object], where: str) -> list[str]:

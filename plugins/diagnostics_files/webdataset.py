@@ -99,7 +99,7 @@ class Archived:
     def picture(self, i: int, size: int | None) -> np.ndarray:
         """The image of a sample, decoded; see `decode.images.picture`."""
         member = self._member(i, 0, PICTURES[self._kinds[i, 0]])
-        return picture(io.BytesIO(member.read()), member.name, size)
+        return picture(io.BytesIO(member.read()), f"{member.name} of {member.archive.name}", size)
 
     def _read_caption(self, i: int) -> str:
         is_json = bool(self._kinds[i, 1])

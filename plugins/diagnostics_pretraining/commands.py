@@ -129,6 +129,7 @@ def _print_trained(row: Mapping[str, Any]) -> None:
     beware = f"; {describe_collapse(row)}" if row["collapse"] else ""
     lines = [f"{row['path']}: {describe_loss(row, 'untrained')} of {row['samples']:,} pairs in all{beware}"]
     lines += next_lines([row["path"]], row["run_data"])
-    lines.append(f"Or:   diagnostics zeroshot {quote(row['path'])} --data {quote(row['run_data'])} --for TARGET")
+    asked = f" --for {quote(target)}" if (target := row.get("target")) else ""
+    lines.append(f"Or:   diagnostics zeroshot {quote(row['path'])} --data {quote(row['run_data'])}{asked}")
     for line in lines:
         print(printable(line))

@@ -15,18 +15,22 @@ from diagnostics_training.alignment.teachers import put_section, section_of
 from diagnostics_training.trainer.distributed import gathered
 from diagnostics_training.trainer.objective import Batch, Objective
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import default_collate
 
 from diagnostics import DiagnosticsError, TorchEncoder
 from diagnostics_pretraining.contrast import clamp_scale
+from diagnostics_pretraining.padding_and_masks import cut_padding
 from diagnostics_pretraining.towers import Towers
 
 if TYPE_CHECKING:
-    from diagnostics_pretraining.batches import Batches
+    from diagnostics_pretraining.feed.feed import Feed
     from diagnostics_pretraining.pair import Pair
 
 TEACHER_SCALE = 200.0
 """What multiplies the teacher's cosines, whatever it was trained with: half the temperature that a student can reach."""
+BLOCK = 2**22
+"""Similarities that are held at a time, and computed once more for the gradient: all those of 16,384 pairs would take 2 GiB a matrix."""
 IMAGES, TEXTS = "teacher_images", "teacher_texts"
 """The sections of a batch that hold what the teacher reads."""
 
@@ -41,16 +45,27 @@ def divergences(
     taught_images, taught_texts: the teacher's [pair, its feature], whose cosines are multiplied by `TEACHER_SCALE`. The others of a
     softmax are those of all processes, with gradients to the student's.
     """
-    # A cosine's rounding in float32 is multiplied by 200 and more, and the two logarithms are nearly alike.
     with torch.autocast(images.device.type, enabled=False):
         student = [nn.functional.normalize(side.double(), dim=-1) for side in (images, texts)]
         teacher = [nn.functional.normalize(side.detach().double(), dim=-1) for side in (taught_images, taught_texts)]
         losses: list[Tensor] = []
         for one, other in ((0, 1), (1, 0)):
-            wanted = (TEACHER_SCALE * teacher[one] @ gathered(teacher[other]).T).log_softmax(-1)
-            given = (log_scale.double().exp() * student[one] @ gathered(student[other]).T).log_softmax(-1)
-            losses.append((wanted.exp() * (wanted - given)).sum(-1).mean())
+            given, wanted = gathered(student[other]), gathered(teacher[other])
+            rows = max(1, BLOCK // len(given))
+            blocks = [
+                checkpoint(_divergence, anchors, given, log_scale, taught, wanted, use_reentrant=False)
+                for anchors, taught in zip(student[one].split(rows), teacher[one].split(rows), strict=True)
+            ]
+            losses.append(torch.stack(blocks).sum() / len(student[one]))
         return losses[0], losses[1]
+
+
+def _divergence(anchors: Tensor, given: Tensor, log_scale: Tensor, taught: Tensor, wanted: Tensor) -> Tensor:
+    """The sum over some anchors of KL(teacher || student), of unit vectors in float64: a cosine's rounding in float32 is multiplied by
+    200 and more, and the two logarithms are nearly alike."""
+    teacher = (TEACHER_SCALE * taught @ wanted.T).log_softmax(-1)
+    student = (log_scale.double().exp() * anchors @ given.T).log_softmax(-1)
+    return (teacher.exp() * (teacher - student)).sum()
 
 
 class Teacher:
@@ -139,21 +154,21 @@ class Distillation(Objective):
 
 
 class TaughtBatches:
-    """A feed's batches without clips, with the same images (of data that are clips, first frames) and texts as the teacher reads
-    them."""
+    """A feed's batches, with the same images (of data that are clips, first frames) and texts as the teacher reads them: no clips, and
+    nothing changed or hidden in the images, of which the teacher's would know nothing."""
 
-    def __init__(self, batches: Batches, teacher: Teacher) -> None:
-        self.batches, self.teacher = batches, teacher
+    def __init__(self, feed: Feed, teacher: Teacher) -> None:
+        self.feed, self.teacher = feed, teacher
 
     def ids(self, step: int, rank: int = 0, world: int = 1) -> Sequence[str]:
         """Of the samples of that part of the batch."""
-        return self.batches.ids(step, rank, world)
+        return self.feed.ids(step, rank, world)
 
     def __call__(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
-        feed = self.batches.feed
-        rows, _, _ = feed.order.part(step, rank, world)
-        samples = [feed.dataset[int(row)] for row in rows]
-        if feed.dataset.modality == "video":
-            samples = [clip[0] for clip in samples]
-        texts = [feed.dataset.texts[int(row)] for row in rows]
-        return self.batches(step, rank, world) | self.teacher.prepared(samples, texts)
+        # Read once for both: decoding an image may take longer than all that follows.
+        samples = self.feed.samples(step, rank, world)
+        batch = self.feed.made_of(samples, step)
+        batch["tokens"] = cut_padding(batch["tokens"])
+        clips = self.feed.dataset.modality == "video"
+        images = [clip[0] for clip in samples.raw] if clips else samples.raw
+        return batch | self.teacher.prepared(images, samples.texts)

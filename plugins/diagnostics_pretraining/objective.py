@@ -11,9 +11,9 @@ import torch
 from diagnostics_training.trainer.objective import Batch, Objective
 from torch import Tensor, nn
 
-from diagnostics_pretraining.batches import HIDDEN
 from diagnostics_pretraining.contrast import clamp_scale, contrast
 from diagnostics_pretraining.feed.clips import flattened, pooled
+from diagnostics_pretraining.padding_and_masks import HIDDEN
 from diagnostics_pretraining.towers import Towers
 
 
@@ -44,13 +44,13 @@ class Pretraining(Objective):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         towers, pixels = self.towers, flattened(batch)
-        tokens, images = towers.image_tokens(pixels)
+        tokens, images = towers.tokens_and_embeddings(pixels)
         loss = contrast(pooled(images, batch), towers.embed_texts(batch["tokens"]), towers.log_scale)
         values = {"loss": loss, "contrast": loss, "scale": towers.log_scale.detach().exp()}
         if HIDDEN in batch:
             hidden = batch[HIDDEN]
             every = len(pixels) // len(hidden)
-            masked, _ = towers.image_tokens(pixels[::every], hidden)
+            masked = towers.image_tokens(pixels[::every], hidden)
             values["masked"] = regularisation(masked, tokens[::every], hidden)
             values["loss"] = loss + values["masked"]
         return values

@@ -16,13 +16,13 @@ from diagnostics_training.trainer.settings import Settings
 
 from diagnostics import Dataset, DiagnosticsError, build
 from diagnostics.errors import enumerated
-from diagnostics_pretraining.batches import Batches, check_masks
 from diagnostics_pretraining.distillation import Distillation, TaughtBatches, Teacher
 from diagnostics_pretraining.feed.augmentation import check_survives, explain_left_out, survivable
 from diagnostics_pretraining.feed.data import outline_of, without_target
 from diagnostics_pretraining.feed.feed import Feed
 from diagnostics_pretraining.job import Job
 from diagnostics_pretraining.objective import Pretraining
+from diagnostics_pretraining.padding_and_masks import Batches, check_masks
 from diagnostics_pretraining.pair import Pair, load_pair, towers_of
 from diagnostics_pretraining.recipe import Augmentation, Recipe
 from diagnostics_pretraining.stages import steps_of
@@ -112,14 +112,14 @@ def plan_of(job: Job, processes: int = 1) -> Plan:
         dataset, rows, vocabulary, recipe.stages, recipe.batch, settings.seed, changes, recipe.clips, recipe.frames
     )
     notes = [
+        f"trains on {len(rows):,} of {len(dataset):,} samples, the train split",
         explain_left_out(left_out, dataset),
         *describe_texts(dataset, rows, feed.order.part(0, 0, 1)[0], vocabulary),
     ]
-    batches = Batches(feed, one.patch, recipe.mask, recipe.hidden)
+    batches = Batches(feed, one.patch, recipe.mask, recipe.hidden) if teacher is None else TaughtBatches(feed, teacher)
     return Plan(
         size, recipe, settings, spec, dataset, rows, vocabulary, base, teacher,
-        batches if teacher is None else TaughtBatches(batches, teacher),
-        tuple(note for note in notes if note), left_out,
+        batches, tuple(note for note in notes if note), left_out,
     )  # fmt: skip
 
 

@@ -57,12 +57,16 @@ class Towers(nn.Module):
         """Of tokens int64 [b, up to context]: [b, embedding], not normalised."""
         return embedded(self.text, tokens)
 
-    def image_tokens(self, pixels: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Grid tokens [b, grid, width] after the last norm, and the embedding [b, embedding].
+    def image_tokens(self, pixels: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """Grid tokens [b, grid, width] after the last norm.
 
         hidden: bool [b, grid], patches of which the mask token takes the place, before positions are added.
         """
-        tokens = self._encode(pixels, hidden)
+        return self._encode(pixels, hidden)[:, self.architecture.prefix :]
+
+    def tokens_and_embeddings(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """What `image_tokens` and `embed_images` give, in one pass."""
+        tokens = self._encode(pixels, None)
         return tokens[:, self.architecture.prefix :], self._head(tokens)
 
     def _encode(self, pixels: Tensor, hidden: Tensor | None) -> Tensor:

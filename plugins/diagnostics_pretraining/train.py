@@ -12,7 +12,7 @@ from diagnostics_training.trainer.distributed import World, barrier, world
 from diagnostics_training.trainer.monitor import Watch, say
 from diagnostics_training.trainer.trainer import fit
 
-from diagnostics import save_encoder, watcher
+from diagnostics import Dataset, save_encoder, watcher
 from diagnostics_pretraining.job import Job
 from diagnostics_pretraining.pair import TEXT, encoders_of
 from diagnostics_pretraining.plan import Plan, plan_of
@@ -24,7 +24,8 @@ def train(job: Job) -> dict[str, Any]:
     """Trains and saves the pair of encoders, and goes on with what was interrupted; what is finished is left as it is.
 
     Gives, in the first process: `path`, `name`, `size`, `recipe`, `seed`, `steps`, `samples`, `loss`, `collapse` (None or what
-    was seen), `seconds`, `left_out` (changes of images that the texts do not survive), `data`, `run_data`.
+    was seen), `seconds`, `left_out` (changes of images that the texts do not survive), `data`, `run_data`, `target` (what `zeroshot` can
+    ask of these data, None for retrieval alone).
     """
     with world(job.device) as where, watcher() as watch:
         if where.first and (notice := rendering_notice(job.data)):
@@ -70,6 +71,7 @@ def _carried_out(job: Job, plan: Plan, where: World, watch: Watch) -> dict[str, 
         "left_out": list(plan.left_out),
         "data": describe_data(plan.data, len(plan.rows)),
         "run_data": plain(job.data),
+        "target": _target(plan.dataset),
     }
     if where.first:
         lineage = {"group": f"{plan.size} recipe {row['recipe']}"}
@@ -83,3 +85,10 @@ def _carried_out(job: Job, plan: Plan, where: World, watch: Watch) -> dict[str, 
         finish(job.out / FINISHED, pair.image, pair.image.lineage, row, plan.identity | plan.settings.identity)
     barrier()
     return row
+
+
+def _target(dataset: Dataset) -> str | None:
+    """The first label, or else the first question of the first sample."""
+    labels = [name for name, target in dataset.targets.items() if target.kind == "label"]
+    questions = [question.name for question in dataset.questions[0] if question.name != "caption"]
+    return next(iter([*labels, *questions]), None)

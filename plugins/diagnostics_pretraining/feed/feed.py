@@ -1,6 +1,7 @@
 """Batches of pictures and tokens as a function of the step: which samples, at which size, and what is changed in them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +22,15 @@ class Encodes(Protocol):
     def encode(self, texts: Sequence[str]) -> tuple[Tensor, int]:
         """int64 [text, context], and how many texts are longer than that."""
         ...
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a dataset holds of a process's part of a step's batch: images or clips, their texts, and the place of each in the batch."""
+
+    raw: list[np.ndarray]
+    texts: list[str]
+    places: np.ndarray
 
 
 class Feed:
@@ -83,12 +93,21 @@ class Feed:
         return [self.dataset.ids[row] for row in self._part(step, rank, world)[0]]
 
     def __call__(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
+        return self.made_of(self.samples(step, rank, world), step)
+
+    def samples(self, step: int, rank: int = 0, world: int = 1) -> Samples:
+        """That part of the batch as the dataset holds it, images first."""
         rows, places = self._part(step, rank, world)
-        samples = [self.dataset[int(row)] for row in rows]
+        of_rows = list(map(int, rows))
+        return Samples([self.dataset[row] for row in of_rows], [self.dataset.texts[row] for row in of_rows], places)
+
+    def made_of(self, samples: Samples, step: int) -> dict[str, Tensor]:
+        """The part of the step's batch that these samples are."""
+        raw, places = samples.raw, samples.places
         if self.dataset.modality == "video":
-            seen = [frames_seen(s, self.frames if self.clips[at] else 1) for s, at in zip(samples, places, strict=True)]
+            seen = [frames_seen(s, self.frames if self.clips[at] else 1) for s, at in zip(raw, places, strict=True)]
         else:
-            seen = [[sample] for sample in samples]
+            seen = [[sample] for sample in raw]
         size, images = self.stage(step).size, int((~self.clips[places]).sum())
         of_image = np.repeat(places, [len(frames) for frames in seen])
         pixels = pictures(
@@ -96,8 +115,8 @@ class Feed:
         )
         batch = {"pixels": pixels[:images]}
         if self.clips.any():
-            batch[FRAMES] = pixels[images:].unflatten(0, (len(rows) - images, self.frames))
-        return batch | {"tokens": self.vocabulary.encode([self.dataset.texts[int(row)] for row in rows])[0]}
+            batch[FRAMES] = pixels[images:].unflatten(0, (len(raw) - images, self.frames))
+        return batch | {"tokens": self.vocabulary.encode(samples.texts)[0]}
 
     def _part(self, step: int, rank: int, world: int) -> tuple[np.ndarray, np.ndarray]:
         """Samples of a process's part of the batch, and the place of each in the whole batch: images first."""

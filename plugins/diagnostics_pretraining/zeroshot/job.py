@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from diagnostics import Dataset, DiagnosticsError, TorchEncoder, build, frames_of
+from diagnostics import Dataset, DiagnosticsError, LazySamples, TorchEncoder, build, frames_of
 from diagnostics.errors import few, unknown
 from diagnostics_pretraining.pair import Pair, load_pair
 from diagnostics_pretraining.text_encoder import vocabulary_in
@@ -98,11 +98,12 @@ def zeroshot(job: Job) -> Result:
         )
     labels, classes = (None, ()) if job.target is None else labels_of(dataset, job.target)
     rows = np.flatnonzero(dataset.split == job.split)
-    embedded = _embedded(image, dataset[rows], job.device)
+    seen = _Seen(dataset[rows])
+    embedded = _embedded(image, seen, job.device)
     return Result(
         pair.image.name, job.data, job.split,
         None if labels is None else _classified(pair, dataset, rows, embedded, labels, classes, job),
-        _retrieved(pair, dataset, rows, embedded, job) if dataset.texts else None,
+        _retrieved(pair, dataset, rows, embedded, seen.first_of_each(), job) if dataset.texts else None,
     )  # fmt: skip
 
 
@@ -162,8 +163,9 @@ def _classified(
     )  # fmt: skip
 
 
-def _retrieved(pair: Pair, dataset: Dataset, rows: np.ndarray, embedded: np.ndarray, job: Job) -> Retrieval:
-    first = _first_of_each(dataset, rows)
+def _retrieved(
+    pair: Pair, dataset: Dataset, rows: np.ndarray, embedded: np.ndarray, first: np.ndarray, job: Job
+) -> Retrieval:  # fmt: skip
     texts = [dataset.texts[int(row)] for row in rows[first]]
     gallery = len(texts) if job.gallery is None else job.gallery
     if gallery > len(texts):
@@ -182,13 +184,24 @@ def _retrieved(pair: Pair, dataset: Dataset, rows: np.ndarray, embedded: np.ndar
     )  # fmt: skip
 
 
-def _first_of_each(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
-    """Places among the rows of samples that did not stand there before: a table of captions names an image once for each."""
-    seen: dict[bytes, int] = {}
-    for place, sample in enumerate(dataset[rows]):
-        pixels = np.ascontiguousarray(sample)
-        seen.setdefault(hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).digest(), place)
-    return np.array(sorted(seen.values()))
+class _Seen(LazySamples):
+    """Samples that are read once, by what embeds them, and known again afterwards by their pixels: reading them may be all the work."""
+
+    def __init__(self, samples: Sequence[np.ndarray] | np.ndarray) -> None:
+        self._samples, self._digests = samples, dict[int, bytes]()
+        super().__init__(len(samples), self._noted)
+
+    def _noted(self, place: int) -> np.ndarray:
+        pixels = np.ascontiguousarray(self._samples[place])
+        self._digests[place] = hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).digest()
+        return pixels
+
+    def first_of_each(self) -> np.ndarray:
+        """Places of the samples that did not stand there before: a table of captions names an image once for each."""
+        first: dict[bytes, int] = {}
+        for place in range(len(self)):
+            first.setdefault(self._digests[place], place)
+        return np.array(list(first.values()))
 
 
 def _image_encoder(pair: Pair, dataset: Dataset, frames: int) -> TorchEncoder:

@@ -129,12 +129,39 @@ def test_webdataset_archives(tmp_path: Path, kind: str) -> None:
     np.testing.assert_array_equal(both[6], pixels(6))
     data = (tmp_path / "b.tar").read_bytes()
     (tmp_path / "b.tar").write_bytes(data.replace(png(2), png(2)[:40] + bytes(len(png(2)) - 40)))
-    with pytest.raises(DiagnosticsError, match=r"d/0002\.png cannot be decoded"):
+    with pytest.raises(DiagnosticsError, match=r"d/0002\.png of b\.tar cannot be decoded"):
         captions(tmp_path / "b.tar")[2]
     skipped = captions(tmp_path / "b.tar", "?on_error=skip")
     assert skipped.left_out.keys() == {"d/0002"}
     assert isinstance(skipped.texts, LazySamples) and list(skipped.texts) == [*CAPTIONS[:2], *CAPTIONS[3:]]
     np.testing.assert_array_equal(skipped[2], pixels(3))
+
+
+def test_samples_of_archives_keep_their_split(tmp_path: Path) -> None:
+    def splits(path: Path, options: str = "") -> dict[str, str]:
+        data = captions(path, f"?features=0{options}")
+        return dict(zip(data.ids, data.split, strict=True))
+
+    (tmp_path / "s").mkdir()
+    for name, first in (("a", 0), ("b", 100)):
+        shard(tmp_path / f"s/{name}.tar", range(first, first + 100))
+    two = splits(tmp_path / "s")
+    # Another archive beside them, one that is cut, and an image that cannot be decoded.
+    shard(tmp_path / "s/c.tar", range(200, 300))
+    three = splits(tmp_path / "s")
+    assert {name: three[name] for name in two} == two
+    whole = (tmp_path / "s/a.tar").read_bytes().replace(png(7), png(7)[:40] + bytes(len(png(7)) - 40))
+    (tmp_path / "s/a.tar").write_bytes(whole[: len(whole) // 2])
+    fewer = splits(tmp_path / "s", "&on_error=skip")
+    assert 200 < len(fewer) < 299 and fewer == {name: three[name] for name in fewer}
+    # Shares within four standard deviations of theirs, and another draw by another seed.
+    for split, share in (("train", 0.6), ("val", 0.2), ("test", 0.2)):
+        assert abs(list(three.values()).count(split) / 300 - share) < 4 * (share * (1 - share) / 300) ** 0.5
+    shard(tmp_path / "s/a.tar", range(100))
+    other = splits(tmp_path / "s", "&seed=1")
+    assert 0.2 < sum(other[name] != three[name] for name in three) / 300 < 0.9
+    # So few that one would be empty.
+    assert sorted(splits(shard(tmp_path / "few.tar", range(3))).values()) == ["test", "train", "val"]
 
 
 def test_an_archive_written_by_webdataset(tmp_path: Path) -> None:
@@ -185,6 +212,10 @@ def test_other_bad_archives_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DiagnosticsError, match=r"is a folder without \.tar files"):
         captions(tmp_path / "empty")
+    with pytest.raises(
+        DiagnosticsError, match=r"a\.tar does not exist: give a table, a \.tar, or a folder, all of whose"
+    ):
+        captions(tmp_path / "empty/{00000..00002}a.tar")
 
 
 def test_an_archive_that_ends_early_follows_on_error(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from tiny import tiny_image_encoder
 
 pytest.importorskip("open_clip")
 
+from diagnostics_pretraining import distillation
 from diagnostics_pretraining.distillation import TEACHER_SCALE, Distillation, Teacher, divergences
 from diagnostics_pretraining.job import Job
 from diagnostics_pretraining.pair import Pair, encoders_of, load_pair, save_pair
@@ -29,7 +30,7 @@ from diagnostics_pretraining.train import train
 from diagnostics_pretraining.vocabulary import vocabulary_of
 from diagnostics_training.trainer.distributed import world
 
-from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder, build
+from diagnostics import DiagnosticsError, Grid, LazySamples, Site, Tap, TorchEncoder, build
 
 PAIRS, WIDTH, TAUGHT = 12, 7, 5
 DATA = "shapes?n=60&size=32&objects=1&seed=3"
@@ -67,6 +68,25 @@ def test_it_is_the_equation() -> None:
     ours = [float(one.detach()) for one in divergences(*drawn())]
     assert ours == pytest.approx(plain(*drawn()), rel=1e-6)
     assert min(ours) > 0.1 and abs(ours[0] - ours[1]) > 1e-3 and TEACHER_SCALE == 200.0
+
+
+def test_blocks_of_anchors_give_the_same_and_keep_no_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, parts = drawn(), drawn()
+    expected = torch.autograd.grad(sum(divergences(*whole)), whole[:3])
+    # Twelve pairs in blocks of five, five and two.
+    monkeypatch.setattr(distillation, "BLOCK", 5 * PAIRS, raising=False)
+    kept: list[int] = []
+
+    def packed(tensor: Tensor) -> Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(packed, lambda tensor: tensor):
+        blocked = divergences(*parts)
+    assert [float(one.detach()) for one in blocked] == pytest.approx(plain(*drawn()), rel=1e-6)
+    assert max(kept) == PAIRS * WIDTH < PAIRS**2
+    for ours, theirs in zip(torch.autograd.grad(sum(blocked), parts[:3]), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
 
 
 def test_it_is_nothing_where_the_student_finds_the_same() -> None:
@@ -178,6 +198,26 @@ def test_a_teacher_is_left_as_it_is(tmp_path: Path, teacher: Path) -> None:
     for state, part in zip(kept, (planned.teacher.image.module, planned.teacher.text.module), strict=True):
         assert all(torch.equal(value, part.state_dict()[name]) for name, value in state.items())
         assert all(parameter.grad is None for parameter in part.parameters())
+
+
+@pytest.mark.parametrize("data", [DATA, "shapes?n=30&size=32&frames=2&seed=3"])
+def test_student_and_teacher_see_one_reading_of_each_sample(tmp_path: Path, teacher: Path, data: str) -> None:
+    planned = plan_of(job(tmp_path, data=data, teacher=str(teacher)))
+    samples, read = planned.dataset.samples, list[int]()
+
+    def sample(i: int) -> np.ndarray:
+        read.append(i)
+        return samples[i]
+
+    planned.dataset.samples = LazySamples(len(samples), sample)
+    batches: Any = planned.batches
+    batch = batches(2, 0, 1)
+    assert [planned.dataset.ids[i] for i in read] == list(batches.ids(2))
+    images = [samples[i][0] if "frames" in data else samples[i] for i in read]
+    alone = planned.teacher.prepared(images, [planned.dataset.texts[i] for i in read])
+    assert {*alone} == {key for key in batch if key.startswith("teacher")}
+    assert all(torch.equal(batch[key], value) for key, value in alone.items())
+    assert torch.equal(batch["pixels"], torch.stack([load_pair(teacher).image.preprocess(image) for image in images]))
 
 
 def test_any_two_encoders_can_teach() -> None:

@@ -121,7 +121,7 @@ def test_an_image_that_cannot_be_decoded_follows_on_error(tmp_path: Path, worker
     path, number = folder / "2.tar", 2 * EACH + 3
     path.write_bytes(path.read_bytes().replace(png(number), png(number)[:30] + bytes(len(png(number)) - 30)))
     fed = feed(build("dataset", f"captions:{folder}?features=0"), samples=40)
-    with pytest.raises(DiagnosticsError, match=r"019\.png cannot be decoded .*on_error=skip"):
+    with pytest.raises(DiagnosticsError, match=r"019\.png of 2\.tar cannot be decoded .*on_error=skip"):
         run(Recorder(), fed, tmp_path / "stops", workers=workers)
     fed = feed(build("dataset", f"captions:{folder}?features=0&on_error=skip"), samples=40)
     seen = [n for step in range(9) for n in numbers(fed(step))]

@@ -10,9 +10,9 @@ from torch import Tensor
 
 pytest.importorskip("open_clip")
 
-from diagnostics_pretraining.batches import HIDDEN, Batches, check_masks, cut_padding
 from diagnostics_pretraining.contrast import contrast
 from diagnostics_pretraining.objective import Pretraining, regularisation
+from diagnostics_pretraining.padding_and_masks import HIDDEN, Batches, check_masks, cut_padding
 from diagnostics_pretraining.stages import Stage
 from diagnostics_pretraining.towers import Towers, build_towers
 from diagnostics_pretraining.vocabulary import vocabulary_of
@@ -86,11 +86,17 @@ def test_gradients_are_disjoint_but_in_the_image_tower() -> None:
 def test_the_target_has_no_gradient_and_is_the_whole_images() -> None:
     both, batch = towers(), masked_feed()(1)
     pixels = batch["pixels"][::8]
-    tokens, _ = both.image_tokens(pixels)
-    masked, _ = both.image_tokens(pixels, batch[HIDDEN])
+    tokens, masked = both.image_tokens(pixels), both.image_tokens(pixels, batch[HIDDEN])
     expected = regularisation(masked, tokens, batch[HIDDEN])
     assert float(Pretraining(both)(batch)["masked"].detach()) == pytest.approx(float(expected.detach()), abs=1e-6)
     assert torch.autograd.grad(expected, tokens, allow_unused=True) == (None,)
+
+
+def test_only_whole_images_are_pooled_and_projected() -> None:
+    both, seen = towers(), list[int]()
+    both.image.head.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    Pretraining(both)(masked_feed()(1))
+    assert seen == [16]
 
 
 def test_a_batch_without_masks_has_the_same_contrast() -> None:

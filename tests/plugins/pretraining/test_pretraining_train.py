@@ -11,16 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 pytest.importorskip("open_clip")
 
-from diagnostics_pretraining.batches import Batches
 from diagnostics_pretraining.commands import train_pe
 from diagnostics_pretraining.job import Job
 from diagnostics_pretraining.objective import Pretraining
+from diagnostics_pretraining.padding_and_masks import Batches
 from diagnostics_pretraining.pair import load_pair
 from diagnostics_pretraining.plan import Plan, plan_of
 from diagnostics_pretraining.train import train
@@ -35,6 +37,7 @@ from diagnostics import DiagnosticsError
 from diagnostics.cli.guard import guarded
 
 DATA = "shapes?n=60&size=32&objects=1&seed=3"
+CLIPS = f"{DATA}&frames=4"
 OWN = """
 batch = 16
 lr = 1e-2
@@ -89,15 +92,21 @@ def test_a_stopped_training_goes_on_bit_for_bit_across_stages(
     assert all("masked" in line for line in whole)
 
 
-def of_two(folder: str, recipe: str) -> None:
+def of_two(folder: str, recipe: str, data: str) -> None:
     """Called in subprocesses."""
     with world("cpu") as where:
-        trained(plan_of(job(Path(recipe), Path(folder)), where.size), Path(folder), None, where)
+        trained(plan_of(job(Path(recipe), Path(folder), data=data), where.size), Path(folder), None, where)
 
 
 @pytest.mark.slow
-def test_two_processes_give_one_processs_losses(tmp_path: Path, recipe: Path) -> None:
-    whole = trained(plan_of(job(recipe, tmp_path)), tmp_path / "one")
+@pytest.mark.parametrize("data", [DATA, CLIPS])
+def test_two_processes_give_one_processs_losses(tmp_path: Path, recipe: Path, data: str) -> None:
+    """Of images, some of which are seen again with patches hidden; and of images and clips, seven of sixteen."""
+    if data == CLIPS:
+        recipe.write_text(
+            OWN.replace("mask = 0.125", "clips = 0.4375\nframes = 3").replace("samples = 64", "samples = 32")
+        )
+    whole = trained(plan_of(job(recipe, tmp_path, data=data)), tmp_path / "one")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -105,16 +114,17 @@ def test_two_processes_give_one_processs_losses(tmp_path: Path, recipe: Path) ->
         [str(Path(__file__).parent), str(Path(__file__).parents[2] / "support"), os.environ.get("PYTHONPATH", "")]
     )
     known = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    script = f"import {Path(__file__).stem} as t; t.of_two({str(tmp_path / 'two')!r}, {str(recipe)!r})"
+    script = f"import {Path(__file__).stem} as t; t.of_two({str(tmp_path / 'two')!r}, {str(recipe)!r}, {data!r})"
     running = [
         subprocess.Popen([sys.executable, "-c", script], env=known | {"RANK": str(rank), "MASTER_PORT": port})
         for rank in (0, 1)
     ]
     assert [process.wait(timeout=300) for process in running] == [0, 0]
     two = lines(tmp_path / "two")
-    assert len(two) == len(whole) == 8
+    assert len(two) == len(whole) == (8 if data == DATA else 4)
     for one, other in zip(whole, two, strict=True):
-        for name in ("loss", "contrast", "masked", "scale"):
+        assert one.keys() == other.keys() and ("masked" in one) == (data == DATA)
+        for name in {"loss", "contrast", "masked", "scale"} & one.keys():
             assert one[name] == pytest.approx(other[name], abs=1e-5)
 
 
@@ -238,6 +248,8 @@ def test_the_command_prints_what_is_next_and_goes_on_from_a_folder(tmp_path: Pat
     assert first.exit_code == 0, first.stderr
     assert f"{out}: loss" in first.stdout
     assert f"diagnostics run {out} --data" in first.stdout
+    assert f"diagnostics zeroshot {out} --data 'shapes?size=32&objects=1' --for label" in first.stdout
+    assert "pe: trains on 36 of 60 samples, the train split" in first.stderr
     assert json.loads(command(*words, "--json").stdout)["steps"] == 8
     more = command("--data", DATA, "--from", out, "--config", recipe, "--out", tmp_path / "more", "--json")
     assert json.loads(more.stdout)["size"] == "micro"
@@ -245,3 +257,19 @@ def test_the_command_prints_what_is_next_and_goes_on_from_a_folder(tmp_path: Pat
     assert refused.exit_code == 2
     assert refused.stderr.count("\n") == 1
     assert "--lr 0.01, not 0.5" in refused.stderr
+
+
+def test_what_is_next_can_be_typed_for_captions_alone(tmp_path: Path, recipe: Path) -> None:
+    rng, rows = np.random.default_rng(0), ["image,caption"]
+    for i in range(40):
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+        rows.append(f"{i}.png,picture {i}")
+    (tmp_path / "c.csv").write_text("\n".join(rows))
+    done = command(
+        "--data", f"captions:{tmp_path / 'c.csv'}", "--size", "micro", "--config", recipe, "--out", tmp_path / "pe"
+    )
+    assert done.exit_code == 0, done.stderr
+    assert (
+        done.stdout.splitlines()[-1]
+        == f"Or:   diagnostics zeroshot {tmp_path / 'pe'} --data captions:{tmp_path / 'c.csv'}"
+    )

@@ -23,7 +23,7 @@ from diagnostics_pretraining.zeroshot.command import zeroshot
 from diagnostics_pretraining.zeroshot.job import labels_of, prompts_of
 from diagnostics_pretraining.zeroshot.scores import AT, chance_of_recall, classification, retrieval
 
-from diagnostics import Dataset, Question, Target
+from diagnostics import Dataset, LazySamples, Question, Target
 from diagnostics.cli.guard import guarded
 
 COLOURS = {"red": (220, 30, 30), "orange": (240, 140, 20), "blue": (30, 40, 220), "dark_green": (20, 90, 20)}
@@ -171,6 +171,23 @@ def test_clips_are_seen_by_their_frames(folder: Path, built: Any) -> None:
         for frames in (1, 3)
     )
     assert one["classification"]["n"] == two["classification"]["n"] == 20
+
+
+def test_each_sample_is_read_once(folder: Path, built: Any) -> None:
+    dataset, read = coloured(), list[int]()
+
+    def sample(i: int) -> np.ndarray:
+        read.append(i)
+        return pixels[i]
+
+    pixels = dataset.samples
+    dataset.samples = LazySamples(len(pixels), sample)
+    built["lazy"] = dataset
+    out = json.loads(called(folder, "--data", "lazy", "--for", "colour", "--json").stdout)
+    assert out["classification"]["n"] == out["retrieval"]["n"] == 20
+    # The first one also says which size the samples have.
+    test = np.flatnonzero(dataset.split == "test").tolist()
+    assert sorted(read) == [test[0], *test]
 
 
 def test_what_texts_lack_is_said(folder: Path, built: Any) -> None:
