@@ -33,9 +33,7 @@ class Shapes(Dataset):
     frame_texts: tuple[tuple[str, ...], ...]
 
 
-def build(
-    n: int, size: int, frames: int, seed: int, objects: int = MOST_OBJECTS, split: str = SPLITS_BY[0]
-) -> Shapes:
+def build(n: int, size: int, frames: int, seed: int, objects: int = MOST_OBJECTS, split: str = SPLITS_BY[0]) -> Shapes:
     """The data set, held in memory; see `diagnostics_data.images.shapes`."""
     _check(n, size, frames, seed, objects, split)
     shape = (n, frames, size, size)
