@@ -50,7 +50,8 @@ def export(folder: str | Path, out: Path, trust_code: bool = False) -> Exported:
     open_clip knows no reduced vocabulary, so that one is written as the whole (see `whole_table`). Raises DiagnosticsError for a folder
     that is there, for what is no pair, and where open_clip gives other embeddings.
     """
-    place = out.expanduser().resolve()
+    # As it was given: the configuration may name it, and a folder that is copied must not tell where it was made.
+    place = out.expanduser()
     if place.exists():
         raise DiagnosticsError(f"{out} is there already: choose another --out, or remove it.")
     pair = load_pair(folder, trust_code=trust_code)
@@ -88,7 +89,7 @@ def _describe(towers: Towers, folder: Path, place: Path) -> None:
     one, text = towers.architecture, TEXTS[towers.size]
     name = one.timm.partition(".")[0]
     if one != ARCHITECTURES[towers.size] or not name:
-        # open_clip gives timm a name and no sizes; such a name is a folder with sizes, by its path.
+        # open_clip gives timm a name and no sizes; such a name is a folder with sizes, by its path from the working directory.
         name = f"local-dir:{place / _VISION}"
         (folder / _VISION).mkdir(exist_ok=True)
         (folder / _VISION / "config.json").write_text(json.dumps(_variation(one), indent=2))

@@ -1,5 +1,6 @@
 """Data as they are read for training alone."""
 
+import numpy as np
 from diagnostics_training.trainer.data import parse_spec, spec_of
 
 from diagnostics import Dataset
@@ -19,3 +20,8 @@ def outline_of(dataset: Dataset) -> str:
     to read; of other data the fingerprint."""
     outline: str | None = getattr(dataset, "outline", None)
     return dataset.fingerprint if outline is None else outline
+
+
+def shards_of(dataset: Dataset) -> np.ndarray | None:
+    """Which of several archives each sample lies in, int [sample]; None where no order of reading is better than another."""
+    return getattr(dataset, "shards", None)

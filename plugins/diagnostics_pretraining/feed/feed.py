@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from diagnostics_files.lazy_dataset import FileDataset
 from diagnostics_training.models.picture_changes import PictureChanges
 from diagnostics_training.trainer.data import EpochOrder, check_batch
 from torch import Tensor
 
 from diagnostics import Dataset, DiagnosticsError
 from diagnostics_pretraining.feed.clips import FRAMES, clip_places, frames_seen
+from diagnostics_pretraining.feed.data import shards_of
 from diagnostics_pretraining.feed.pictures import pictures
 from diagnostics_pretraining.stages import Stage, stage_at, steps_of
 
@@ -81,8 +81,7 @@ class Feed:
         self.stages, self.batch, self.seed = tuple(stages), batch, seed
         self.steps = steps_of(stages, batch)
         self.clips, self.frames = clip_places(batch, clips), frames
-        shards = dataset.shards if isinstance(dataset, FileDataset) else None
-        self.order = EpochOrder(rows, batch, seed, shards)
+        self.order = EpochOrder(rows, batch, seed, shards_of(dataset))
 
     def stage(self, step: int) -> Stage:
         """That of a step, counted from 0."""

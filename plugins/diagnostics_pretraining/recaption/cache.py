@@ -89,7 +89,8 @@ def _writing(path: Path) -> Generator[None]:
 
 @contextlib.contextmanager
 def _held(path: Path) -> Generator[None]:
-    """Holds the file for this process; the system frees it if the process dies."""
+    """Holds the file for this process; the system frees it if the process dies. The lock's own file stays, since another process may
+    have opened it already."""
     lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
     try:
         with _writing(path):
@@ -103,4 +104,3 @@ def _held(path: Path) -> Generator[None]:
         yield
     finally:
         lock.release()
-        Path(lock.lock_file).unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from diagnostics_files.decode.tables import SUFFIXES, column, read_table
 from diagnostics_files.scan import file
 
 from diagnostics import Dataset, DiagnosticsError, build
-from diagnostics_pretraining.feed.data import outline_of
+from diagnostics_pretraining.feed.data import outline_of, shards_of
 
 COLUMNS = ("video_caption", "frame_captions", "caption")
 
@@ -60,7 +60,7 @@ class Recaptioned(Dataset):
             dataset.name, dataset.modality, dataset.samples, dataset.ids, dataset.split.tolist(), dataset.targets,
             groups=dataset.groups.tolist(), about=dataset.about, rate=dataset.rate, ragged=dataset.ragged, texts=texts, text_survives=dataset.text_survives,
         )  # fmt: skip
-        self._dataset = dataset
+        self._dataset, self.shards = dataset, shards_of(dataset)
         self._with_texts: str | None = None
 
     @property

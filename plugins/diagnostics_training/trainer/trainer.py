@@ -44,7 +44,7 @@ from diagnostics_training.trainer.optimisers import build_optimiser
 from diagnostics_training.trainer.recompute import recomputed
 from diagnostics_training.trainer.settings import Settings
 
-LOCK = "training.lock"
+LOCK = ".training.lock"
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,8 @@ def _ids_of(batches: Batches) -> Callable[[int], Sequence[str]] | None:
 
 @contextlib.contextmanager
 def _only(out: Path, name: str) -> Generator[None]:
-    """One training at a time writes to a folder."""
+    """One training at a time writes to a folder. The lock's file stays: were it removed, a process that had opened it before could hold
+    that one while another holds a new one."""
     lock = FileLock(out / LOCK)
     try:
         lock.acquire(timeout=0)
@@ -201,7 +202,6 @@ def _only(out: Path, name: str) -> Generator[None]:
         yield
     finally:
         lock.release()
-        (out / LOCK).unlink(missing_ok=True)
 
 
 def wrap(objective: Objective, settings: Settings, world: World) -> nn.Module:

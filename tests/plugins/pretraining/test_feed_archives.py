@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,15 @@ def test_an_epoch_is_a_permutation_of_shards_and_of_samples_within(tmp_path: Pat
         assert tuple(range(EACH)) not in within and len(within) == SHARDS
     assert orders[0] != orders[1] and [n // EACH for n in orders[0]] != [n // EACH for n in orders[1]]
     assert numbers(feed(data, samples=80)(epoch)) == orders[1][:BATCH] != numbers(feed(data, 1, samples=80)(epoch))
+
+
+def test_recaptioned_archives_are_read_one_after_the_other_too(tmp_path: Path) -> None:
+    data = build("dataset", f"captions:{shards(tmp_path / 'data')}")
+    rows = [json.dumps({"id": name, "caption": text}) for name, text in zip(data.ids, data.texts, strict=True)]
+    (tmp_path / "t.jsonl").write_text("\n".join(rows))
+    again = build("dataset", f"recaptioned:{tmp_path / 't.jsonl'}?data=captions:{tmp_path / 'data'}")
+    for step in range(SHARDS * EACH // BATCH):
+        assert feed(again, samples=80).ids(step) == feed(data, samples=80).ids(step)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -82,6 +82,18 @@ def test_open_clip_reads_what_is_written_for_it(more: dict[str, Any], tmp_path: 
     assert list(tmp_path.glob(".*")) == []
 
 
+def test_a_path_is_written_as_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path / "here" / "mine")
+    monkeypatch.chdir(tmp_path / "here")
+    result = export("mine", Path("models/theirs"))
+    assert (result.folder, result.name) == ("models/theirs", "local-dir:models/theirs")
+    assert not any(str(tmp_path).encode() in file.read_bytes() for file in Path().rglob("models/theirs/**/*.json"))
+    # All of it elsewhere: the same name reads it from there.
+    (tmp_path / "here").rename(tmp_path / "there")
+    monkeypatch.chdir(tmp_path / "there")
+    assert open_clip.create_model(result.name).state_dict().keys()
+
+
 @torch.no_grad()
 def test_a_reduced_vocabulary_is_written_as_the_whole_one(tmp_path: Path) -> None:
     pair = saved(tmp_path / "mine", whole=False)

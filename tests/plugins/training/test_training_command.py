@@ -186,7 +186,7 @@ def test_a_kill_before_one_of_the_last_moves_costs_nothing(
     assert result.exit_code == 0
     assert objective == "random" or "jepa: goes on from step 6 of 6" in result.stderr
     assert "is finished" in run(*words).stderr
-    left = {file.name for file in (tmp_path / objective).iterdir()} - {"metrics.jsonl", "tensorboard"}
+    left = {file.name for file in (tmp_path / objective).iterdir()} - {"metrics.jsonl", "tensorboard", ".training.lock"}
     assert left == {"encoder.safetensors", "training.json"}
 
 

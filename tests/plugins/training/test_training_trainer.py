@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -322,11 +323,19 @@ def test_a_checkpoint_holds_the_optimiser_by_name(tmp_path: Path) -> None:
 
 
 def test_one_process_at_a_time_trains_in_a_folder(tmp_path: Path) -> None:
-    held = FileLock(tmp_path / "training.lock")
+    held = FileLock(tmp_path / ".training.lock")
     with held, pytest.raises(DiagnosticsError, match=f"Another process trains training in {tmp_path}"):
         trained(tmp_path, Settings(20))
     trained(tmp_path, Settings(20))
-    assert not (tmp_path / "training.lock").exists()
+
+
+def test_a_lock_that_was_opened_before_a_training_ended_is_still_the_lock(tmp_path: Path) -> None:
+    (tmp_path / ".training.lock").touch()
+    with (tmp_path / ".training.lock").open() as early:
+        trained(tmp_path, Settings(20))
+        with FileLock(tmp_path / ".training.lock"), pytest.raises(BlockingIOError):
+            fcntl.flock(early, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(early, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 class Named:
