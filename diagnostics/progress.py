@@ -16,7 +16,7 @@ class Cost:
         ...     if not isinstance(event, dx.Progress):
         ...         costs.append(event)
         >>> encoder, data = "objectives:lorenz-forecast", "lorenz?n=40"
-        >>> run = dx.run(encoder, data, measures="rankme", controls=False, watch=watch)
+        >>> run = dx.run(encoder, data, controls=False, watch=watch)
         >>> costs[0].samples, costs[0].taps, costs[0].token_samples
         (40, 9, 40)
         >>> str(costs[0]).partition(";")[0]
