@@ -230,7 +230,7 @@ def render(found: Mapping[str, Json]) -> str:
     environment.filters.update(interval=interval, log=math.log)
     page = environment.get_template("page.md.j2").render(
         found=found, rows=ROWS, targets=TARGETS, few=FEW, many=MANY, data=DATA, asked=ASKED, measured=MEASURED, gallery=GALLERY,
-        missing=[label(row, seed) for row, seed in sorted(RUNS) if label(row, seed) not in found],
+        total=len(RUNS), missing=[label(row, seed) for row, seed in sorted(RUNS) if label(row, seed) not in found],
         train=train_command(9, 0), long=train_command(LONG, 0), zeroshot=zeroshot_command("pe9", "shape"), run=run_command("pe9"),
         above_chance=above_chance, controls=controls, fallen=fallen, spread=spread(found),
         least=round(min(map(fallen, found.values())), 2) + 0.0, most=max(map(fallen, found.values())), shown=shown(found), taught=taught(found), ends=ends,
