@@ -135,7 +135,7 @@ class Language(Alignment):
         for parameter in () if self.trained_decoder is None else self.trained_decoder.parameters():
             parameter.requires_grad_(parameter.grad is not None)
             parameter.grad = None
-        first = [projector_of(self.module)]
+        first: list[nn.Module] = [projector_of(self.module)]
         if self.decoder.random and self.trained_decoder is not None:
             first.append(self.trained_decoder)
         alone = {id(parameter) for part in first for parameter in part.parameters()}
