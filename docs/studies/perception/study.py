@@ -161,10 +161,14 @@ def controls(profile: Json) -> list[str]:
     return ["–" if value is None else f"{value:.2f}" for value in values]
 
 
-def above_chance(found: Mapping[str, Json], what: str) -> list[str]:
-    """The trainings whose interval lies above chance."""
+def above(found: Mapping[str, Json], what: str, value: float | None = None) -> list[str]:
+    """The trainings whose interval lies above a value, or above chance."""
     scores = {name: one["zeroshot"][what] for name, one in found.items()}
-    return [name for name, one in scores.items() if one["low"] is not None and one["low"] > one["chance"]]
+    return [
+        name
+        for name, one in scores.items()
+        if one["low"] is not None and one["low"] > (one["chance"] if value is None else value)
+    ]
 
 
 def shown(found: Mapping[str, Json]) -> list[str]:
@@ -224,15 +228,16 @@ def ends(one: Json, at: str) -> dict[str, Any]:
 
 def render(found: Mapping[str, Json]) -> str:
     """The page's text."""
+    baselines = json.loads((HERE / "results" / "baselines.json").read_text())
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(interval=interval, log=math.log)
     page = environment.get_template("page.md.j2").render(
         found=found, rows=ROWS, targets=TARGETS, few=FEW, many=MANY, data=DATA, asked=ASKED, measured=MEASURED, gallery=GALLERY,
-        total=len(RUNS), missing=[label(row, seed) for row, seed in sorted(RUNS) if label(row, seed) not in found],
+        total=len(RUNS), baselines=baselines, above_histograms=above(found, "colour", baselines["histograms"]["colour"]["value"]), missing=[label(row, seed) for row, seed in sorted(RUNS) if label(row, seed) not in found],
         train=train_command(9, 0), long=train_command(LONG, 0), zeroshot=zeroshot_command("pe9", "shape"), run=run_command("pe9"),
-        above_chance=above_chance, controls=controls, fallen=fallen, spread=spread(found),
+        above_chance=above, controls=controls, fallen=fallen, spread=spread(found),
         least=round(min(map(fallen, found.values())), 2) + 0.0, most=max(map(fallen, found.values())), shown=shown(found), taught=taught(found), ends=ends,
         n_asked=next(iter(found.values()))["zeroshot"]["n"], recall_chance=next(iter(found.values()))["zeroshot"]["recall"]["chance"],
     )  # fmt: skip
