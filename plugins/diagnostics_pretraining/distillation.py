@@ -167,7 +167,7 @@ class TaughtBatches:
     def __call__(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
         # Read once for both: decoding an image may take longer than all that follows.
         samples = self.feed.samples(step, rank, world)
-        batch = self.feed.made_of(samples, step)
+        batch = self.feed.collate(samples, step)
         batch["tokens"] = cut_padding(batch["tokens"])
         clips = self.feed.dataset.modality == "video"
         images = [clip[0] for clip in samples.raw] if clips else samples.raw

@@ -92,7 +92,7 @@ class Feed:
         return [self.dataset.ids[row] for row in self._part(step, rank, world)[0]]
 
     def __call__(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
-        return self.made_of(self.samples(step, rank, world), step)
+        return self.collate(self.samples(step, rank, world), step)
 
     def samples(self, step: int, rank: int = 0, world: int = 1) -> Samples:
         """That part of the batch as the dataset holds it, images first."""
@@ -100,8 +100,8 @@ class Feed:
         of_rows = list(map(int, rows))
         return Samples([self.dataset[row] for row in of_rows], [self.dataset.texts[row] for row in of_rows], places)
 
-    def made_of(self, samples: Samples, step: int) -> dict[str, Tensor]:
-        """The part of the step's batch that these samples are."""
+    def collate(self, samples: Samples, step: int) -> dict[str, Tensor]:
+        """Tensors of these samples, as the part of the step's batch that they are."""
         raw, places = samples.raw, samples.places
         if self.dataset.modality == "video":
             seen = [frames_seen(s, self.frames if self.clips[at] else 1) for s, at in zip(raw, places, strict=True)]

@@ -74,7 +74,7 @@ def _by_workers(make: Callable[[int], Batch], steps: range, workers: int, pinned
     # A generator of its own, as the loader would draw a seed for its workers from the global one.
     loader: Any = DataLoader(
         _Steps(make, steps), batch_size=None, num_workers=workers, multiprocessing_context="fork", pin_memory=pinned,
-        generator=torch.Generator(), worker_init_fn=_leave_interrupts,
+        generator=torch.Generator(), worker_init_fn=_ignore_interrupts,
     )  # fmt: skip
     coming = iter(loader)
     try:
@@ -95,7 +95,7 @@ def _by_workers(make: Callable[[int], Batch], steps: range, workers: int, pinned
         del coming
 
 
-def _leave_interrupts(worker: int) -> None:
+def _ignore_interrupts(worker: int) -> None:
     """A terminal sends Ctrl-C to workers too; a worker that ended by it would look to this process like one that was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
