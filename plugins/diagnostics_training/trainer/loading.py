@@ -82,14 +82,12 @@ def _by_workers(make: Callable[[int], Batch], steps: range, workers: int, pinned
             if isinstance(batch, DiagnosticsError):
                 raise batch
             yield batch
-    except (OSError, EOFError) as error:
-        # Of a batch that was being handed over; what a worker raises itself begins with "Caught".
-        if str(error).startswith("Caught"):
-            raise
-        raise _ended(error) from error
     except BaseException as error:
-        # Workers end with the iterator, which the frames of an interrupt would keep.
+        # Workers end with the iterator, which the frames of an error would keep.
         traceback.clear_frames(error.__traceback__)
+        # Of a batch that was being handed over; what a worker raises itself begins with "Caught".
+        if isinstance(error, OSError | EOFError) and not str(error).startswith("Caught"):
+            raise _ended(error) from error
         raise
     finally:
         del coming

@@ -108,8 +108,12 @@ def test_what_a_worker_raises_otherwise_stays_what_it_is() -> None:
         with batches_ahead(missing, range(8), World(), 1) as coming:
             list(coming)
 
-    with pytest.raises(FileNotFoundError, match=r"x\.png"):
+    before = set(multiprocessing.active_children())
+    with pytest.raises(FileNotFoundError, match=r"x\.png") as raised:
         go_through()
+    # Although the traceback is still held: a worker that is ended later, at any moment, may take a Ctrl-C with it.
+    assert raised.value.__traceback__ is not None
+    assert not set(multiprocessing.active_children()) - before
 
 
 @pytest.mark.parametrize("waiting", [True, False])
