@@ -321,7 +321,7 @@ def test_the_study_of_the_recipe_is_what_its_results_say(monkeypatch: pytest.Mon
     name, one = next(iter(changed.items()))
     one["zeroshot"]["shape"] |= {"value": 0.5, "low": 0.4}
     one["profiles"]["x"]["hidden_gap"]["low"] = 0.1
-    assert name in study.above_chance(changed, "shape")
+    assert name in study.above(changed, "shape")
     assert f"x of {name}" in study.shown(changed)
     assert study.render(changed) != study.render(found)
 
