@@ -1,4 +1,4 @@
-"""Which layer of an encoder holds what, how sure is that, and what does its output hide?
+"""Which layer of an encoder should I use for my task, and what does the output hide?
 
 Everything public is on this page; it is loaded when first used, so that importing `diagnostics` stays cheap.
 """

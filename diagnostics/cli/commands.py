@@ -27,16 +27,16 @@ from diagnostics.errors import unknown
 from diagnostics.report.escaping import printable
 
 app = typer.Typer(
-    help="Which layer of an encoder holds what, how sure is that, and what does its output hide?",
+    help="Which layer of an encoder should I use for my task, and what does the output hide?",
     no_args_is_help=True,
     cls=Commands,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
-MEASURE, RUNS, OWN = "to measure encoders", "for finished runs", "for encoders and plugins of your own"
-WHAT, HOW, COST, SCREEN = "What is measured", "How", "Cost and disk", "Output"
-DEVICES = "cpu, cuda, ... [cuda where there is one]."
+MEASURE, RUNS, OWN = "to measure encoders", "for finished runs", "for your own encoders and plugins"
+WHAT, HOW, COST, SCREEN = "What is measured", "Method", "Cost and disk", "Output"
+DEVICES = "cpu, cuda, ... [cuda if there is a GPU]."
 
 NOT_OF_RUN = ("context", "encoder", "data", "on_error", "config", "json", "full", "quiet", "verbose")
 """Parameters of the command `run`; its others are arguments of `diagnostics.run`, by the same names."""
@@ -55,72 +55,79 @@ def run(
         str,
         option(
             "DATASET",
-            "A name or scheme:path, with options as in 'lorenz?n=800&seed=3'; `diagnostics list datasets` shows which.",
+            "A name or scheme:path, with options as in 'lorenz?n=800&seed=3'; `diagnostics list datasets` shows names.",
             panel=WHAT,
             autocompletion=names_starting("dataset"),
         ),
     ],
     taps: Annotated[
-        str | None, option("NAMES", "Only these taps, with commas; the output tap always.", panel=WHAT)
+        str | None,
+        option("NAMES", "Taps to measure, separated by commas [all]; the output tap is always measured.", panel=WHAT),
     ] = None,
-    measures: Annotated[str, option("NAMES", "standard, all, or names, with commas.", panel=WHAT)] = "standard",
+    measures: Annotated[str, option("NAMES", "standard, all, or names separated by commas.", panel=WHAT)] = "standard",
     controls: Annotated[
-        bool, option(None, "Measure controls (baselines) beside it, which show what the numbers are worth.", panel=WHAT)
+        bool, option(None, "Also measure controls (baselines), to judge the scores of the encoder.", panel=WHAT)
     ] = True,
-    control_draws: Annotated[int, option("N", "Draws of fresh and permuted weights.", panel=WHAT)] = 1,
+    control_draws: Annotated[int, option("N", "Number of draws of fresh and permuted weights.", panel=WHAT)] = 1,
     pooling: Annotated[
         str | None,
         option(
-            "NAMES", "How a sample's tokens become one vector: mean, last, prefix, with commas [all it has].", panel=HOW
+            "NAMES",
+            "How to pool the tokens of a sample: mean, last, prefix, separated by commas [all that the encoder has].",
+            panel=HOW,
         ),
     ] = None,
-    seed: Annotated[int, option("N", "Of the controls and the bootstrap.", panel=HOW)] = 0,
+    seed: Annotated[int, option("N", "Seed of the controls and the bootstrap.", panel=HOW)] = 0,
     on_error: Annotated[
-        str | None, option("stop|skip", "What a file does that cannot be read [stop].", panel=HOW)
+        str | None, option("stop|skip", "What to do about a file that cannot be read [stop].", panel=HOW)
     ] = None,
     trust_code: TrustCode = False,
     config: Annotated[
         Path | None,
         option(
             "FILE.toml",
-            "Options of this command from a file, encoder and data too; those typed here win.",
+            "Read options from a file, including encoder and data; options on the command line take precedence.",
             callback=read_config,
             is_eager=True,
         ),
     ] = None,
     device: Annotated[str | None, option("NAME", DEVICES, panel=COST)] = None,
-    batch_size: Annotated[int | None, option("N", "Samples in a forward pass [16, on a GPU 128].", panel=COST)] = None,
-    workers: Annotated[int, option("N", "Processes that prepare samples.", panel=COST)] = 0,
+    batch_size: Annotated[int | None, option("N", "Samples per forward pass [16; 128 on a GPU].", panel=COST)] = None,
+    workers: Annotated[int, option("N", "Processes that load and preprocess samples.", panel=COST)] = 0,
     token_budget: Annotated[
         str | None,
         option(
             "SIZE",
-            "Room for each encoder's tokens, like 256MB, 2GB or 0 [256MB, up to 2GB for 64 samples].",
+            "Disk space for the tokens of each encoder, such as 256MB, 2GB or 0 [256MB; up to 2GB for 64 samples].",
             panel=COST,
         ),
     ] = None,
-    precision: Annotated[str, option("NAME", "Of stored tokens: float32 or float16.", panel=COST)] = "float32",
-    compute: Annotated[str, option("NAME", "Of the forward pass: float32, tf32 or bf16.", panel=COST)] = "float32",
+    precision: Annotated[
+        str, option("NAME", "Precision of stored tokens: float32 or float16.", panel=COST)
+    ] = "float32",
+    compute: Annotated[
+        str, option("NAME", "Precision of the forward pass: float32, tf32 or bf16.", panel=COST)
+    ] = "float32",
     attention: Annotated[
-        str, option("KERNEL", "Of attention: auto, flash, cudnn, efficient or math.", panel=COST)
+        str, option("KERNEL", "Attention kernel: auto, flash, cudnn, efficient or math.", panel=COST)
     ] = "auto",
     out: Annotated[
         Path | None, option("FOLDER", "Folder of the run [runs/ENCODER-DATASET].", "--out", "-o", panel=SCREEN)
     ] = None,
     fresh: Annotated[
-        bool, option(None, "Drop earlier results; without it they are added to.", "--fresh", panel=SCREEN)
+        bool, option(None, "Discard earlier results in the folder instead of adding to them.", "--fresh", panel=SCREEN)
     ] = False,
     full: Annotated[
-        bool, option(None, "Print all that the report says in words and tables.", "--full", panel=SCREEN)
+        bool, option(None, "Print all sentences and tables of the report.", "--full", panel=SCREEN)
     ] = False,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Extract an encoder's activations on a dataset, measure every tap, write the report.
+    """Extract an encoder's activations on a dataset, measure every tap, and write the report.
 
-    An interrupted run goes on from where it was when the same command is given again. Results of other measures and
-    controls in the folder stay. Exit status 1 where a measure broke and the rest stands.
+    The same command resumes an interrupted run. Earlier results of other measures and controls stay in the folder. The
+    exit status is 1 if a measure failed; all other results are complete.
     """
     options: dict[str, Any] = {name: value for name, value in locals().items() if name not in NOT_OF_RUN}
     from diagnostics.report.terminal import print_page
@@ -171,20 +178,22 @@ def report(
 @guarded
 def compare(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Folders of runs, or LABEL=FOLDER.")],
-    base: Annotated[str | None, option("LABEL", "Label that the others were aligned from [as recorded].")] = None,
-    similarity: Annotated[str, option("NAME", "Measure of pairs of taps, or none.")] = "cka",
-    out: Annotated[
-        Path | None, option("FILE", "HTML file [comparison-LABELS.html beside the first run].", "--out", "-o")
+    base: Annotated[
+        str | None, option("LABEL", "Label of the encoder from which the others were aligned [as recorded].")
     ] = None,
-    seed: Annotated[int, option("N", "Of the bootstrap and the permutations.")] = 0,
+    similarity: Annotated[str, option("NAME", "Measure that compares pairs of taps, or none.")] = "cka",
+    out: Annotated[
+        Path | None, option("FILE", "The HTML file [comparison-LABELS.html beside the first run].", "--out", "-o")
+    ] = None,
+    seed: Annotated[int, option("N", "Seed of the bootstrap and the permutations.")] = 0,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Hold runs of several encoders on one dataset against each other, by relative depth, and write an HTML comparison.
+    """Compare runs of several encoders on one dataset by relative depth, and write an HTML comparison.
 
-    Runs of one label are the seeds of one training. Where an alignment and the encoder that it started from are among
-    them, what it recovered and what it kept is shown.
+    Runs with the same label are seeds of one training. If an alignment and the encoder that it started from are among
+    the runs, the comparison shows what the alignment recovered and what it kept.
     """
     from diagnostics.report.terminal import print_page
     from diagnostics.runs.comparison import compare as compare_them
@@ -201,15 +210,17 @@ def compare(
 @guarded
 def inspect(
     encoder: EncoderName,
-    data: Annotated[str | None, option("DATASET", "Fit the grids to this dataset's samples.")] = None,
+    data: Annotated[str | None, option("DATASET", "Fit the grids to samples of this dataset.")] = None,
     device: Annotated[str | None, option("NAME", DEVICES)] = None,
-    verify_grid: Annotated[bool, option(None, "See which tokens each input cell moves.", "--verify-grid")] = False,
+    verify_grid: Annotated[
+        bool, option(None, "Change single cells of the input and check which tokens change.", "--verify-grid")
+    ] = False,
     trust_code: TrustCode = False,
     json: Json = False,
 ) -> None:
-    """Show an encoder's taps, their grids, and what a sample costs, after one forward pass.
+    """Show an encoder's taps, their grids, and the cost of a sample, after one forward pass.
 
-    Exit status 1 when --verify-grid finds that tokens lie in another order than declared.
+    The exit status is 1 if --verify-grid finds tokens in another order than declared.
     """
     from diagnostics.cli.inspection import inspect_encoder
     from diagnostics.cli.tables import print_inspection
@@ -226,16 +237,16 @@ def inspect(
 def check(
     encoder: EncoderName,
     data: Annotated[
-        str | None, option("DATASET", "Check with samples of this dataset, not with the encoder's own example.")
+        str | None, option("DATASET", "Use samples of this dataset instead of the encoder's own example.")
     ] = None,
     trust_code: TrustCode = False,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Check that an encoder's taps mean what they say: order, grid, identity and more, from about 15 forward passes.
+    """Check that an encoder is read correctly: order of taps, grids, identity and more, in about 15 forward passes.
 
-    Exit status 1 when a check fails.
+    The exit status is 1 if a check fails.
     """
     from diagnostics.checks.conformance import check_encoder
     from diagnostics.cli.tables import print_conformance
@@ -253,14 +264,14 @@ def check(
 @guarded
 def cut(
     encoder: EncoderName,
-    tap: Annotated[str, option("NAME", "The tap at which it ends: see `diagnostics inspect`.")],
-    out: Annotated[Path, option("FILE", "A folder, or a file that ends in .safetensors.", "--out", "-o")],
+    tap: Annotated[str, option("NAME", "The tap that becomes the output; `diagnostics inspect` shows all taps.")],
+    out: Annotated[Path, option("FILE", "A folder, or a file whose name ends in .safetensors.", "--out", "-o")],
     trust_code: TrustCode = False,
     json: Json = False,
 ) -> None:
-    """Save an encoder up to a tap: its pass ends there, and weights of what comes later are left out.
+    """Save an encoder up to a tap: its forward pass ends there, and the weights of later layers are left out.
 
-    The folder or file is the name of the encoder that was cut.
+    The path of the folder or file is then the name of the cut encoder.
     """
     from diagnostics.cli.cut import export
 
@@ -272,11 +283,13 @@ def cut(
 @app.command("new-plugin", cls=Command, rich_help_panel=OWN, epilog=example("diagnostics new-plugin my-plugin"))
 @guarded
 def new_plugin(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the distribution, like my-plugin.")],
-    out: Annotated[Path, option("FOLDER", "Folder in which the project's folder is made.", "--out", "-o")] = Path(),
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the distribution, such as my-plugin.")],
+    out: Annotated[
+        Path, option("FOLDER", "Folder in which to create the folder of the project.", "--out", "-o")
+    ] = Path(),
     json: Json = False,
 ) -> None:
-    """Write a small plugin project: an encoder, a dataset, and tests that they pass."""
+    """Write a small plugin project: an encoder, a dataset, and passing tests for both."""
     from diagnostics.cli.scaffold import write_plugin
 
     with working():
@@ -292,11 +305,12 @@ def new_plugin(
 @guarded
 def list_(
     what: Annotated[
-        str | None, typer.Argument(metavar="[WHAT]", help="encoders, datasets, measures or plugins [all].")
+        str | None,
+        typer.Argument(metavar="[WHAT]", help="What to list: encoders, datasets, measures or plugins [all]."),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Show encoders, datasets, measures and plugins; a plugin that cannot be loaded is named with its error."""
+    """List encoders, datasets, measures and plugins; a plugin that cannot be loaded is shown with its error."""
     from diagnostics.cli.listing import LISTED, list_all, print_list
 
     if what is not None and what not in LISTED:
@@ -310,7 +324,7 @@ def list_(
 @app.command(cls=Command, rich_help_panel=OWN, epilog=example("diagnostics selftest --json"))
 @guarded
 def selftest(json: Json = False, quiet: Quiet = False, verbose: Verbose = False) -> None:
-    """Compute every known answer on this machine and compare; exit status 1 when one is off."""
+    """Test the measures on this machine against known answers; the exit status is 1 if a result is wrong."""
     from diagnostics.checks.selftest import run_selftest
     from diagnostics.cli.tables import print_selftest
 

@@ -32,15 +32,19 @@ class Format(enum.StrEnum):
 @guarded
 def show(
     run: RunFolder,
-    full: Annotated[bool, option(None, "All that the report says in words and tables.", "--full")] = False,
+    full: Annotated[bool, option(None, "Print all sentences and tables of the report.", "--full")] = False,
     format: Annotated[
-        Format, option(None, "table: what `run` prints at its end; csv: a row for each score at a tap; json.")
+        Format,
+        option(
+            None,
+            "table: what `run` prints at its end; csv: one row per score at a tap; json: what `run --json` prints.",
+        ),
     ] = Format.table,
-    out: Annotated[Path | None, option("FILE", "Write it there and print nothing.", "--out", "-o")] = None,
+    out: Annotated[Path | None, option("FILE", "Write to this file and print nothing.", "--out", "-o")] = None,
 ) -> None:
-    """Show a finished run again, or write its scores as a table for other programs.
+    """Print a finished run again, or write its scores as a table for other programs.
 
-    The table has one row for each measure, target and tap, of controls too.
+    The table has one row for each measure, target and tap, including those of controls.
     """
     from diagnostics.cli.finished import printed
     from diagnostics.report.terminal import print_page
@@ -70,9 +74,9 @@ def card(
     run: RunFolder,
     out: Annotated[Path | None, option("FILE.md", "The Markdown file [card.md in the run].", "--out", "-o")] = None,
 ) -> None:
-    """Write a section for a model card: which layer to use for which target, with a picture and `model-index` metadata.
+    """Write a section for a model card: the layer to use for each target, with a picture and `model-index` metadata.
 
-    The picture is an SVG beside the Markdown file. The path of the Markdown file is printed.
+    The picture is an SVG file beside the Markdown file. The command prints the path of the Markdown file.
     """
     from diagnostics.runs.card import write_card
     from diagnostics.runs.run import open_run
@@ -87,13 +91,14 @@ def card(
 @guarded
 def explore(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or folders in which runs lie.")
+        list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or folders that contain runs.")
     ],
     out: Annotated[Path, option("FILE", "The HTML file.", "--out", "-o")] = Path("explore.html"),
 ) -> None:
-    """Put any number of runs onto one page to sort and filter: encoders, targets, best taps, outputs, gaps, controls.
+    """Show any number of runs on one page that you can sort and filter: encoders, targets, best taps, outputs, gaps,
+    controls.
 
-    It is one HTML file that needs no network, and links to the report of each run. Its path is printed.
+    The page is one HTML file that needs no network, and links to the report of each run. The command prints its path.
     """
     from diagnostics.cli.finished import finished_runs
     from diagnostics.runs.explorer import explore as write_explorer
@@ -108,13 +113,13 @@ def explore(
 @guarded
 def runs(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Folder in which runs lie, at any level down to 4.")
+        Path, typer.Argument(metavar="DIR", help="Folder that contains runs, at most 4 levels down.")
     ] = Path("runs"),
     json: Json = False,
 ) -> None:
-    """List the runs below a folder: what was measured on what, when, how large each is, and whether it is finished.
+    """List the runs below a folder: encoder, dataset, measures, time, size on disk, and whether the run is finished.
 
-    Folders that are no runs, and runs that are damaged or interrupted, are named with the reason.
+    Folders that are not runs, and damaged or interrupted runs, are listed with the reason.
     """
     from diagnostics.cli.finished import list_runs, print_runs
 
@@ -126,9 +131,9 @@ def runs(
 @app.command("open", cls=Command, rich_help_panel=RUNS, epilog=example("diagnostics open runs/fracast-lorenz"))
 @guarded
 def open_(run: RunFolder) -> None:
-    """Open a run's report in the browser, written anew where results are newer, and print its path.
+    """Open a run's report in the browser and print its path; if results are newer, the report is written again.
 
-    Where there is no display, as on a server, the path is all.
+    Without a display, as on a server, the command only prints the path.
     """
     from diagnostics.cli.finished import current_report, open_in_browser
     from diagnostics.runs.run import open_run
@@ -143,12 +148,14 @@ def open_(run: RunFolder) -> None:
 @guarded
 def clean(
     run: RunFolder,
-    tokens: Annotated[bool, option(None, "Remove the stored tokens, of the controls too.", "--tokens")] = False,
+    tokens: Annotated[
+        bool, option(None, "Remove the stored tokens, including those of the controls.", "--tokens")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Free the disk space of what a run no longer needs; all results and pooled activations stay.
+    """Free disk space that a run no longer needs; all results and pooled activations are kept.
 
-    A later `diagnostics run` of a measure that reads tokens extracts them anew, and says so with its cost.
+    If a later `diagnostics run` needs tokens, it extracts them again and includes this in the cost that it prints.
     """
     from diagnostics.activations.tokens import remove_tokens
     from diagnostics.progress import size

@@ -19,7 +19,7 @@ def version(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True)] = False,
     traceback: Annotated[
-        bool, typer.Option("--traceback", help="Before the command: show where an error was raised.")
+        bool, typer.Option("--traceback", help="Show where an error was raised; goes before the command.")
     ] = False,
 ) -> None:
     show_tracebacks(traceback)
@@ -42,7 +42,9 @@ def _add_plugin_commands() -> None:
             continue
         if rest and first not in groups:
             members = ", ".join(sorted(other for other in commands if other.startswith(f"{first} ")))
-            groups[first] = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=f"Of plugins: {members}.")
+            groups[first] = typer.Typer(
+                no_args_is_help=True, rich_markup_mode=None, help=f"Commands of plugins: {members}."
+            )
             app.add_typer(groups[first], name=first)
         (groups[first] if rest else app).command(rest or name, cls=Command)(guarded(command.make, plugin.name))
 

@@ -21,10 +21,12 @@ def option(value: str | None, help: str, *names: str, panel: str | None = None, 
 
 
 Json = Annotated[bool, option(None, "Print one JSON object instead of a table.", "--json")]
-TrustCode = Annotated[bool, option(None, "Run the Python file that builds a saved encoder.", "--trust-code")]
-Quiet = Annotated[bool, option(None, "No cost and no progress, only the result.", "--quiet", "-q")]
+TrustCode = Annotated[
+    bool, option(None, "Allow a saved encoder to run the Python file that builds it.", "--trust-code")
+]
+Quiet = Annotated[bool, option(None, "Print only the result, without cost and progress.", "--quiet", "-q")]
 Verbose = Annotated[
-    bool, option(None, "Say each step with its time, and show warnings of libraries.", "--verbose", "-v")
+    bool, option(None, "Print each step with its time, and show warnings of libraries.", "--verbose", "-v")
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `diagnostics run` wrote.")]
 
@@ -44,7 +46,7 @@ EncoderName = Annotated[
     str,
     typer.Argument(
         metavar="ENCODER",
-        help="A name, scheme:name, path/to/file.py:function, or a saved encoder; `diagnostics list encoders` shows which.",
+        help="A name, scheme:name, path/to/file.py:function, or a saved encoder; `diagnostics list encoders` shows names.",
         autocompletion=names_starting("encoder"),
     ),
 ]
@@ -73,7 +75,7 @@ class Commands(TyperGroup):
         for panel in sorted(groups, key=lambda panel: panel == OTHERS):
             # The first sentence, on as many lines as it takes.
             rows = [(name.ljust(widest), command.get_short_help_str(200)) for name, command in groups[panel]]
-            with formatter.section(f"Commands, {panel}"):
+            with formatter.section(f"Commands {panel}"):
                 formatter.write_dl(rows)
 
 

@@ -17,21 +17,21 @@ def export_meta(
         str,
         typer.Argument(
             metavar="ENCODER",
-            help="A Perception Encoder by any name that `diagnostics run` takes: pe:NAME, saved, cut at a block, aligned.",
+            help="A Perception Encoder by any name for `diagnostics run`: pe:NAME, or a saved, cut or aligned one.",
         ),
     ],
     out: Annotated[
         Path,
-        typer.Option(
-            "--out", "-o", metavar="FILE", help="Ends in .safetensors, or in .pt, which Meta's own code reads."
-        ),
+        typer.Option("--out", "-o", metavar="FILE", help="File to write: .safetensors, or .pt for Meta's own code."),
     ],
     trust_code: Annotated[
-        bool, typer.Option("--trust-code", help="Run a Python file that a saved encoder names to build it.")
+        bool, typer.Option("--trust-code", help="Allow a saved encoder to run the Python file that builds it.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
 ) -> None:
-    """Write a Perception Encoder's tensors under Meta's names, as its makers ship them; a file that is there is refused.
+    """Write a Perception Encoder's weights under Meta's names.
+
+    The layout is that of the published files. An existing file is refused.
 
     \b
     Example:

@@ -30,62 +30,80 @@ Option = typer.Option
 
 def train_pe(
     data: Annotated[
-        str, Option(help="A dataset of images (or clips) with texts, whose train split is used.", rich_help_panel=WHAT)
+        str,
+        Option(help="A dataset of images (or clips) with texts; training uses its train split.", rich_help_panel=WHAT),
     ],
     out: Annotated[
         Path,
         Option(
-            "--out", "-o", help="Folder of the image encoder; the text encoder's is FOLDER/text.", rich_help_panel=WHAT
+            "--out",
+            "-o",
+            help="Folder of the image encoder; the text encoder is saved in FOLDER/text.",
+            rich_help_panel=WHAT,
         ),
     ],
     size: Annotated[
-        str | None, Option(help="Of new towers: nano, micro, b16-224, l14-336, ...", rich_help_panel=WHAT)
+        str | None, Option(help="Size of new encoders: nano, micro, b16-224, l14-336, ...", rich_help_panel=WHAT)
     ] = None,
     start: Annotated[
         str | None,
-        Option("--from", metavar="FOLDER", help="Train towers further that this command made.", rich_help_panel=WHAT),
+        Option("--from", metavar="FOLDER", help="Continue from encoders saved by this command.", rich_help_panel=WHAT),
     ] = None,
     recipe: Annotated[
         str | None,
-        Option(help="1 to 9, the rows of Perception Encoder's ablation, video, or distil.", rich_help_panel=WHAT),
+        Option(help="1 to 9 (the rows of Perception Encoder's ablation), video, or distil.", rich_help_panel=WHAT),
     ] = None,
     config: Annotated[
         Path | None,
-        Option(metavar="FILE.toml", help="A recipe of your own, in place of --recipe.", rich_help_panel=WHAT),
+        Option(metavar="FILE.toml", help="Your own recipe, instead of --recipe.", rich_help_panel=WHAT),
     ] = None,
     teacher: Annotated[
         str | None,
-        Option(metavar="FOLDER", help="Of distil: the pair whose similarities are learned.", rich_help_panel=WHAT),
+        Option(
+            metavar="FOLDER",
+            help="For distil: the image and text encoder whose similarities are learned.",
+            rich_help_panel=WHAT,
+        ),
     ] = None,
     samples: Annotated[
-        int | None, Option(metavar="N", help="Pairs in all stages together [the recipe's].", rich_help_panel=TRAINING)
+        int | None, Option(metavar="N", help="Pairs over all stages [the recipe's].", rich_help_panel=TRAINING)
     ] = None,
     batch: Annotated[
         int | None,
-        Option(metavar="N", help="Pairs in a step, over all processes [the recipe's].", rich_help_panel=TRAINING),
+        Option(metavar="N", help="Pairs per step, over all processes [the recipe's].", rich_help_panel=TRAINING),
     ] = None,
     lr: Annotated[
-        float | None, Option(metavar="RATE", help="Highest learning rate [the recipe's].", rich_help_panel=TRAINING)
+        float | None, Option(metavar="RATE", help="Peak learning rate [the recipe's].", rich_help_panel=TRAINING)
     ] = None,
     optimiser: Annotated[
-        str | None, Option(metavar="NAME", help="adamw or lamb [the recipe's].", rich_help_panel=TRAINING)
+        str | None, Option(metavar="NAME", help="Optimiser: adamw or lamb [the recipe's].", rich_help_panel=TRAINING)
     ] = None,
     schedule: Annotated[
         str | None,
-        Option(metavar="NAME", help="Of the rate: cosine or constant [the recipe's].", rich_help_panel=TRAINING),
+        Option(
+            metavar="NAME",
+            help="Learning rate after the warm-up: cosine or constant [the recipe's].",
+            rich_help_panel=TRAINING,
+        ),
     ] = None,
     warmup: Annotated[
         float | None,
-        Option(metavar="SHARE|N", help="Steps in which the rate rises [the recipe's].", rich_help_panel=TRAINING),
+        Option(
+            metavar="SHARE|N",
+            help="Number of warm-up steps; below 1, their share of all steps [the recipe's].",
+            rich_help_panel=TRAINING,
+        ),
     ] = None,
     cooldown: Annotated[
         float | None,
         Option(
-            metavar="SHARE", help="Last steps in which a constant rate falls [the recipe's].", rich_help_panel=TRAINING
+            metavar="SHARE",
+            help="Last share of the steps, in which a constant learning rate falls to 0 [the recipe's].",
+            rich_help_panel=TRAINING,
         ),
     ] = None,
     clip: Annotated[
-        float | None, Option(metavar="LENGTH", help="Longest gradient [the recipe's].", rich_help_panel=TRAINING)
+        float | None, Option(metavar="LENGTH", help="Maximum gradient norm [the recipe's].", rich_help_panel=TRAINING)
     ] = None,
     seed: Seed = None,
     precision: Precision = "float32",
@@ -95,13 +113,17 @@ def train_pe(
     recompute: Recompute = False,
     workers: Workers = 0,
     device: Device = None,
-    json: Annotated[bool, Option("--json", help="Print one JSON object instead of lines.")] = False,
+    json: Annotated[bool, Option("--json", help="Print one JSON object instead of text.")] = False,
 ) -> None:
-    """Train an image and a text encoder by contrast, as Perception Encoders are; both are encoders for `run`.
+    """Train an image and a text encoder by contrastive learning.
 
-    The same command goes on with what was interrupted and leaves what is finished. Of `shapes` named without n and seed many
-    scenes are made that `diagnostics run` does not show. Several processes:
-    `torchrun --no-python --nproc-per-node N diagnostics train pe ...`.
+    The method is that of Perception Encoder. Both results are encoders for `diagnostics run`. The same command resumes
+    an interrupted training and skips a finished one. For `shapes` without n and seed, the command generates many scenes
+    that `diagnostics run` does not use.
+
+    \b
+    Several processes:
+      torchrun --no-python --nproc-per-node N diagnostics train pe ...
 
     \b
     Example:

@@ -15,15 +15,21 @@ from diagnostics import DiagnosticsError, printable
 def export_open_clip(
     folder: Annotated[
         Path,
-        typer.Argument(metavar="FOLDER", help="An image encoder with its text encoder, as `train pe` writes them."),
+        typer.Argument(
+            metavar="FOLDER", help="An image encoder with its text encoder, saved by `diagnostics train pe`."
+        ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="A new folder, which open_clip reads.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder to write, which open_clip then reads.")
+    ],
     trust_code: Annotated[
-        bool, typer.Option("--trust-code", help="Run a Python file that a saved encoder names to build it.")
+        bool, typer.Option("--trust-code", help="Allow a saved encoder to run the Python file that builds it.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
 ) -> None:
-    """Write both towers under open_clip's names, with its configuration; a folder that is there is refused.
+    """Write an image encoder and its text encoder for open_clip.
+
+    The folder gets the weights under open_clip's names and an open_clip configuration. An existing folder is refused.
 
     \b
     Example:

@@ -51,39 +51,48 @@ At = Annotated[
 To = Annotated[str, Option(metavar="TAP", help="The tap that teaches, or best-tap (with --for).", rich_help_panel=WHAT)]
 For = Annotated[
     str | None,
-    Option(
-        "--for", metavar="TARGET", help="The target that best-tap is best for, chosen on val.", rich_help_panel=WHAT
-    ),
+    Option("--for", metavar="TARGET", help="The target for which best-tap is chosen, on val.", rich_help_panel=WHAT),
 ]
 Data = Annotated[
     str | None,
-    Option(help="A dataset, whose train split is used [what the encoder was trained on].", rich_help_panel=WHAT),
+    Option(help="A dataset [the training data of the encoder]; training uses its train split.", rich_help_panel=WHAT),
 ]
 Out = Annotated[
     Path | None,
     Option(
         "--out",
         "-o",
-        help="Folder of the aligned encoder; its control's is FOLDER-control [ENCODER-aligned].",
+        help="Folder of the aligned encoder; its control is in FOLDER-control [ENCODER-aligned].",
         rich_help_panel=WHAT,
     ),
 ]
 Mask = Annotated[
-    float, Option(metavar="SHARE", help="Of the input that is hidden from the student.", rich_help_panel=TRAINING)
+    float,
+    Option(
+        metavar="SHARE",
+        help="Share of the input that is hidden from the encoder in training.",
+        rich_help_panel=TRAINING,
+    ),
 ]
 LayerScale = Annotated[
     float,
-    Option(metavar="INIT", help="Factors of the residual branches at the start; PE: 0.1.", rich_help_panel=TRAINING),
+    Option(
+        metavar="INIT",
+        help="Initial factors of the residual branches; Perception Encoder uses 0.1.",
+        rich_help_panel=TRAINING,
+    ),
 ]
 DropPath = Annotated[
     float,
-    Option(metavar="RATE", help="How often a sample skips a residual branch in training.", rich_help_panel=TRAINING),
+    Option(
+        metavar="RATE", help="Probability that a sample skips a residual branch in training.", rich_help_panel=TRAINING
+    ),
 ]
 Teachers = Annotated[
     list[str] | None,
     Option(
         metavar="NAME[:TAP][@WEIGHT]",
-        help="Another encoder that teaches too, by its output or a tap; again for more.",
+        help="Another encoder as an additional teacher, by its output or a tap; repeatable.",
         rich_help_panel=WHAT,
     ),
 ]
@@ -91,12 +100,12 @@ Control = Annotated[
     bool,
     Option(
         "--control/--no-control",
-        help="Also train a control, taught by the base's own tokens: what training by itself does.",
+        help="Also train a control, taught by the starting encoder's own tokens, to show what training does by itself.",
         rich_help_panel=WHAT,
     ),
 ]
-TrustCode = Annotated[bool, Option("--trust-code", help="Run a Python file that a saved encoder names to build it.")]
-Json = Annotated[bool, Option("--json", help="Print one JSON object instead of lines.")]
+TrustCode = Annotated[bool, Option("--trust-code", help="Allow a saved encoder to run the Python file that builds it.")]
+Json = Annotated[bool, Option("--json", help="Print one JSON object instead of text.")]
 
 
 def align_tap(
@@ -122,7 +131,7 @@ def align_tap(
         float,
         Option(
             metavar="WEIGHT",
-            help="Of the base's own output as one more teacher, so that what it holds is kept.",
+            help="Weight of the starting encoder's output as an additional teacher, to keep its information.",
             rich_help_panel=WHAT,
         ),
     ] = 0.0,
@@ -139,9 +148,11 @@ def align_tap(
     trust_code: TrustCode = False,
     json: Json = False,
 ) -> None:
-    """Lift what a tap holds to the output: the encoder learns to give the frozen tap's tokens; the result is an encoder.
+    """Teach an encoder's output what an earlier tap holds.
 
-    The same command goes on with what was interrupted and leaves what is finished.
+    A frozen copy of the encoder gives the tokens of the tap, and the encoder learns to produce them at its output. The
+    result is an encoder for `diagnostics run`. The same command resumes an interrupted alignment and skips a finished
+    one.
 
     \b
     Example:
@@ -176,7 +187,7 @@ def align_spatial(
         str | None,
         Option(
             metavar="TEACHER",
-            help="Who tells which places belong together: masks (of the data), sam2:FOLDER, or an encoder, NAME[:TAP] [nobody].",
+            help="Teacher of which places belong together: masks (of the data), sam2:FOLDER, or an encoder NAME[:TAP] [none].",
             rich_help_panel=WHAT,
         ),
     ] = None,
@@ -194,7 +205,7 @@ def align_spatial(
     mask: Mask = 0.75,
     mask_cell: Annotated[
         int,
-        Option(metavar="TOKENS", help="Along each side of what is hidden as one piece.", rich_help_panel=TRAINING),
+        Option(metavar="TOKENS", help="Tokens along each side of a hidden block.", rich_help_panel=TRAINING),
     ] = 2,
     layer_scale: LayerScale = 0.1,
     drop_path: DropPath = 0.4,
@@ -211,9 +222,10 @@ def align_spatial(
     trust_code: TrustCode = False,
     json: Json = False,
 ) -> None:
-    """Make an encoder's tokens tell what belongs together: they learn a frozen tap's tokens, and the relations of a teacher.
+    """Teach an encoder's tokens which places belong together.
 
-    Images alone, augmented. The same command goes on with what was interrupted and leaves what is finished.
+    The tokens learn to match those of a frozen tap, the similarities between a teacher's tokens, or both. The encoder
+    must read images, which are augmented. The same command resumes an interrupted alignment and skips a finished one.
 
     \b
     Example:
@@ -240,7 +252,7 @@ def align_language(
         str,
         Option(
             metavar="FOLDER",
-            help="A causal decoder as transformers saves it, or tiny (random weights, for trials).",
+            help="A causal decoder saved by transformers, or tiny (random weights, for trials).",
             rich_help_panel=WHAT,
         ),
     ],
@@ -252,14 +264,14 @@ def align_language(
         Option(metavar="N", help="Average tokens over 1 or 2 cells along each side of the grid.", rich_help_panel=WHAT),
     ] = 1,
     train_lm: Annotated[
-        bool, Option("--train-lm", help="The decoder learns too, and is saved.", rich_help_panel=WHAT)
+        bool, Option("--train-lm", help="Also train the decoder, and save it.", rich_help_panel=WHAT)
     ] = False,
     steps: Steps = 1000,
     projector_steps: Annotated[
         int | None,
         Option(
             metavar="N",
-            help="In which the encoder does not learn, at the beginning: the projector does, and a decoder tiny [a tenth].",
+            help="Number of first steps in which only the projector learns (with --lm tiny also the decoder) [a tenth of all].",
             rich_help_panel=TRAINING,
         ),
     ] = None,
@@ -286,10 +298,12 @@ def align_language(
     trust_code: TrustCode = False,
     json: Json = False,
 ) -> None:
-    """Teach an encoder by a decoder that answers questions from its tokens; the result is the encoder, cut at the tap.
+    """Align an encoder with a language model that reads its tokens.
 
-    First a projector between them learns alone, then the encoder with it. Answers are tested in other words than those of training,
-    with the samples' own tokens, with other samples' and with none. The same command goes on with what was interrupted.
+    The language model, a decoder, answers questions about samples from the encoder's tokens. First a projector between
+    the two is trained alone, then together with the encoder. At the end, test questions in held-out wordings are
+    answered from each sample's own tokens, from those of another sample, and from none. The result is the encoder, cut
+    at the tap. The same command resumes an interrupted alignment and skips a finished one.
 
     \b
     Example:

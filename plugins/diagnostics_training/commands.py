@@ -35,17 +35,23 @@ Option = typer.Option
 
 def train_objectives(
     data: Annotated[
-        str, Option(help="A dataset, as of `diagnostics run`; only its train split is used.", rich_help_panel=WHAT)
+        str, Option(help="A dataset, as for `diagnostics run`; only its train split is used.", rich_help_panel=WHAT)
     ],
     objective: Annotated[
         str,
-        Option(help=f"{', '.join(OBJECTIVES)} (random: untrained), with commas; or all.", rich_help_panel=WHAT),
+        Option(
+            help=f"Objectives separated by commas, or all: {', '.join(OBJECTIVES)}; random is untrained.",
+            rich_help_panel=WHAT,
+        ),
     ] = "all",
     modality: Annotated[
-        str | None, Option(help="series, image or video, to be sure [the data's].", rich_help_panel=WHAT)
+        str | None,
+        Option(help="series, image or video: refuse data of another modality [the data's].", rich_help_panel=WHAT),
     ] = None,
-    seeds: Annotated[int, Option(help="How many trainings of each, with seeds from 0.", rich_help_panel=WHAT)] = 1,
-    out: Annotated[Path, Option("--out", "-o", help="Folder for models, each in a folder of its own.")] = Path(
+    seeds: Annotated[
+        int, Option(help="Number of trainings per objective, with seeds from 0.", rich_help_panel=WHAT)
+    ] = 1,
+    out: Annotated[Path, Option("--out", "-o", help="Folder of the models, each in its own subfolder.")] = Path(
         "models"
     ),
     steps: Steps = 2000,
@@ -56,20 +62,23 @@ def train_objectives(
     warmup: Warmup = 0.1,
     cooldown: Cooldown = 0.0,
     clip: Clip = 1.0,
-    width: Annotated[int, Option(help="Features of a token.", rich_help_panel=WHAT)] = 64,
-    depth: Annotated[int, Option(help="Blocks.", rich_help_panel=WHAT)] = 6,
-    heads: Annotated[int, Option(help="Heads of attention.", rich_help_panel=WHAT)] = 4,
+    width: Annotated[int, Option(help="Features per token.", rich_help_panel=WHAT)] = 64,
+    depth: Annotated[int, Option(help="Number of blocks.", rich_help_panel=WHAT)] = 6,
+    heads: Annotated[int, Option(help="Attention heads per block.", rich_help_panel=WHAT)] = 4,
     patch: Annotated[
-        int | None, Option(help="Steps of a series [16], pixels along a side [8] in a patch.", rich_help_panel=WHAT)
+        int | None,
+        Option(
+            help="Patch size: steps of a series [16], or pixels along each side of an image [8].", rich_help_panel=WHAT
+        ),
     ] = None,
     likelihood: Annotated[
         str | None,
-        Option(help="Of forecast: quantile [of series] or gaussian [of images and clips].", rich_help_panel=WHAT),
+        Option(help="For forecast: quantile [for series] or gaussian [for images and clips].", rich_help_panel=WHAT),
     ] = None,
     positives: Annotated[
-        str, Option(help="Of contrastive: views, or temporal (series only).", rich_help_panel=WHAT)
+        str, Option(help="For contrastive: views, or temporal (series only).", rich_help_panel=WHAT)
     ] = "views",
-    regulariser: Annotated[str, Option(help="Of jepa: none, variance or sigreg.", rich_help_panel=WHAT)] = "none",
+    regulariser: Annotated[str, Option(help="For jepa: none, variance or sigreg.", rich_help_panel=WHAT)] = "none",
     accumulate: Accumulate = 1,
     precision: Precision = "float32",
     attention: Attention = "auto",
@@ -78,13 +87,17 @@ def train_objectives(
     recompute: Recompute = False,
     workers: Workers = 0,
     device: Device = None,
-    json: Annotated[bool, Option("--json", help="Print one JSON object instead of lines.")] = False,
+    json: Annotated[bool, Option("--json", help="Print one JSON object instead of text.")] = False,
 ) -> None:
-    """Train one backbone for several objectives on the same data, steps and optimiser; each is an encoder for `run`.
+    """Train one backbone with several objectives on the same data.
 
-    The same command goes on with what was interrupted and leaves what is finished. Of simulated data named without n and seed
-    (lorenz, shapes, ...) many fresh samples are drawn that `diagnostics run` does not show. Several processes:
-    `torchrun --no-python --nproc-per-node N diagnostics train objectives ...`.
+    All trainings have the same steps and optimiser. Each result is an encoder for `diagnostics run`. The same command
+    resumes interrupted trainings and skips finished ones. For simulated data without n and seed in the name (lorenz,
+    shapes, ...), the command draws many samples that `diagnostics run` does not use.
+
+    \b
+    Several processes:
+      torchrun --no-python --nproc-per-node N diagnostics train objectives ...
 
     \b
     Example:

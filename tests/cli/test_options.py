@@ -145,7 +145,7 @@ def test_every_command_has_an_example_that_its_options_allow() -> None:
 def test_help_shows_commands_and_options_by_what_they_are_for() -> None:
     command = [sys.executable, "-m", "diagnostics", "--help"]  # a process that knows the commands of plugins
     help = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    at = [help.index(f"Commands, {panel}:") for panel in ("to measure encoders", "for finished runs", "of plugins")]
+    at = [help.index(f"Commands {panel}:") for panel in ("to measure encoders", "for finished runs", "of plugins")]
     assert at == sorted(at)
     assert at[1] < help.index("\n  clean ") < at[2] < help.index("\n  train ")
     help = diagnose("run", "--help").out

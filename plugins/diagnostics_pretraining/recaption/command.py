@@ -15,42 +15,48 @@ Option = typer.Option
 
 
 def recaption(
-    data: Annotated[str, Option(help="Clips (or images), as of `diagnostics run`: videos:FOLDER, 'shapes?frames=8'.")],
+    data: Annotated[
+        str,
+        Option(help="A dataset of clips or images, as for `diagnostics run`: videos:FOLDER, 'shapes?frames=8', ..."),
+    ],
     captioner: Annotated[
         str,
         Option(
             metavar="FOLDER|rules",
-            help="An image- or video-text-to-text model of transformers, or rules: the truth of `shapes`.",
+            help="An image- or video-text-to-text model of transformers, or rules (true captions of `shapes`, no model).",
         ),
     ],
-    out: Annotated[Path, Option("--out", "-o", metavar="FILE.jsonl", help="The table; the same call goes on.")],
+    out: Annotated[Path, Option("--out", "-o", metavar="FILE.jsonl", help="The table of captions.")],
     table: Annotated[
         Path | None,
-        Option(help="Titles and people's captions: columns id, and title, human_caption, or both."),
+        Option(help="Table of titles and human captions, with the columns id and title, human_caption, or both."),
     ] = None,
     summary: Annotated[
         str | None,
         Option(
             metavar="FOLDER",
-            help="A causal model that writes `caption` from all others [a person's caption, else the clip's].",
+            help="Causal language model that writes the column `caption` from all others [the human caption, else the clip's].",
         ),
     ] = None,
-    prompt: Annotated[str | None, Option(help="What the captioner is asked about a clip [see the docs].")] = None,
-    frame_prompt: Annotated[str | None, Option(help="What it is asked about a frame [see the docs].")] = None,
-    tokens: Annotated[int, Option(metavar="N", help="Of a caption at most.")] = 128,
+    prompt: Annotated[str | None, Option(help="Prompt for the caption of a clip [see the docs].")] = None,
+    frame_prompt: Annotated[str | None, Option(help="Prompt for the caption of a frame [see the docs].")] = None,
+    tokens: Annotated[int, Option(metavar="N", help="Maximum number of tokens per caption.")] = 128,
     mistakes: Annotated[
         float | None,
-        Option(metavar="SHARE", help="Of rules: colours, textures and shapes that are wrong [0]."),
+        Option(
+            metavar="SHARE",
+            help="For rules: share of colours, textures and shapes that are replaced by wrong ones [0].",
+        ),
     ] = None,
-    seed: Annotated[int | None, Option(metavar="N", help="Of rules: of the mistakes [0].")] = None,
-    precision: Annotated[str, Option(metavar="NAME", help="Of the models: float32 or bf16.")] = "float32",
-    device: Annotated[str | None, Option(metavar="NAME", help="cpu, cuda, ... [cuda where there is one].")] = None,
-    json: Annotated[bool, Option("--json", help="Print one JSON object instead of lines.")] = False,
+    seed: Annotated[int | None, Option(metavar="N", help="For rules: seed of the mistakes [0].")] = None,
+    precision: Annotated[str, Option(metavar="NAME", help="Precision of the models: float32 or bf16.")] = "float32",
+    device: Annotated[str | None, Option(metavar="NAME", help="cpu, cuda, ... [cuda if there is a GPU].")] = None,
+    json: Annotated[bool, Option("--json", help="Print one JSON object instead of text.")] = False,
 ) -> None:
-    """Caption clips anew: of the whole clip, of each frame, and one caption from all that is known, as a table to train on.
+    """Write a table of new captions to train on: of each whole clip, of each frame, and one caption from all of these.
 
-    Each caption is kept beside the table as soon as it is made, by clip, model and prompt: the same command goes on with what was
-    interrupted, and another prompt or model makes only what it changes.
+    Each caption is stored beside the table as soon as it is generated, by clip, model and prompt. The same command
+    resumes interrupted work; with another prompt or model, it generates only the captions that change.
 
     \b
     Example:

@@ -21,33 +21,42 @@ Option = typer.Option
 
 
 def zeroshot(
-    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Towers that `diagnostics train pe` made.")],
-    data: Annotated[str, Option(help="Images or clips, as of `diagnostics run`; with texts for retrieval.")],
+    folder: Annotated[
+        str,
+        typer.Argument(
+            metavar="FOLDER", help="An image encoder with its text encoder, saved by `diagnostics train pe`."
+        ),
+    ],
+    data: Annotated[str, Option(help="A dataset of images or clips, as for `diagnostics run`; retrieval needs texts.")],
     target: Annotated[
         str | None,
-        Option("--for", metavar="TARGET", help="A label, or a question (shape, colour, ... of shapes): its answers."),
+        Option(
+            "--for",
+            metavar="TARGET",
+            help="What to classify: a label, or a question with answers (of `shapes`: shape, colour, ...).",
+        ),
     ] = None,
     template: Annotated[
         list[str] | None,
-        Option(
-            metavar="TEXT", help="A prompt with {} for the class, again for more ['{}', 'a {}', 'a photo of a {}']."
-        ),
+        Option(metavar="TEXT", help="A prompt with {} for the class; repeatable ['{}', 'a {}', 'a photo of a {}']."),
     ] = None,
-    split: Annotated[str, Option(help="test, or val, where prompts may be chosen.")] = "test",
+    split: Annotated[str, Option(help="Split to score: test, or val (to choose prompts).")] = "test",
     gallery: Annotated[
-        int | None, Option(metavar="N", help="Pairs among which is retrieved, drawn at random [all of the split].")
+        int | None,
+        Option(metavar="N", help="Number of pairs in a gallery for retrieval, drawn at random [all of the split]."),
     ] = None,
-    frames: Annotated[int, Option(metavar="N", help="Of a clip that are seen.")] = 8,
-    seed: Annotated[int, Option(metavar="N", help="Of galleries and intervals.")] = 0,
-    device: Annotated[str | None, Option(metavar="NAME", help="cpu, cuda, ... [cuda where there is one].")] = None,
+    frames: Annotated[int, Option(metavar="N", help="Frames read from each clip.")] = 8,
+    seed: Annotated[int, Option(metavar="N", help="Seed of galleries and intervals.")] = 0,
+    device: Annotated[str | None, Option(metavar="NAME", help="cpu, cuda, ... [cuda if there is a GPU].")] = None,
     trust_code: Annotated[
-        bool, Option("--trust-code", help="Run a Python file that a saved encoder names to build it.")
+        bool, Option("--trust-code", help="Allow a saved encoder to run the Python file that builds it.")
     ] = False,
-    json: Annotated[bool, Option("--json", help="Print one JSON object instead of lines.")] = False,
+    json: Annotated[bool, Option("--json", help="Print one JSON object instead of text.")] = False,
 ) -> None:
-    """Classify images by prompts of class names, and find texts by images and images by texts: nothing is fitted.
+    """Classify images by prompts of class names, and retrieve texts by images and images by texts, without any fitting.
 
-    The text tower is the folder's own. Scores have 95 % intervals over independent groups, and chance beside them.
+    Images and texts are embedded by the two encoders of the folder. Scores are shown with chance and with
+    95 % intervals over independent groups.
 
     \b
     Example:
