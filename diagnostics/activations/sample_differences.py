@@ -41,7 +41,7 @@ def differences(
     """What differs, the most telling first; `words` say where the first's and the second's are."""
     ids = set(first.ids), set(second.ids)
     if missing := ids[0] ^ ids[1]:
-        yield f"{len(missing)} of {len(ids[0] | ids[1])} samples are in one only, {min(missing)} say"
+        yield f"{len(missing)} of {len(ids[0] | ids[1])} samples are in one only, for example {min(missing)}"
         return
     for name, mine, theirs in (("splits", first.split, second.split), ("groups", first.groups, second.groups)):
         if (rows := np.flatnonzero(mine != theirs)).size:

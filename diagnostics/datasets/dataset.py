@@ -178,7 +178,7 @@ class Dataset:
             for column in (self.ids, self.split, self.groups):
                 digest.update("\x1f".join(map(str, column)).encode() + b"\x1e")
             for i in range(len(self)):
-                with explaining(f"Sample {self.ids[i]} of {self.name} cannot be read, mend it or leave it out"):
+                with explaining(f"Sample {self.ids[i]} of {self.name} cannot be read, repair it or leave it out"):
                     sample = self[i]
                 _digest_array(digest, sample)
             for name, target in sorted(self.targets.items()):

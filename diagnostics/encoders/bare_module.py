@@ -172,7 +172,7 @@ def _check_apart(encoder: TorchEncoder) -> None:
         # NaN where the model overflows, which extraction reports by sample.
         if bool((tokens[0] - second[tap][0]).abs().max() > SAME * tokens[0].abs().max()):
             raise DiagnosticsError(
-                f"{encoder.name} gives a sample other activations at {tap} when another stands beside it in its batch (perhaps its "
+                f"{encoder.name} gives a sample other activations at {tap} when another sample is in its batch (perhaps its "
                 "input has time before samples): declare its input and its taps yourself (docs/how-to/plugins.md)."
             )
 

@@ -114,7 +114,7 @@ def texts(path: str, text: str, values: str, seed: int) -> Dataset:
         try:
             entries: list[Any] = source.read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
-            raise DiagnosticsError(f"{source} is not UTF-8 text ({error}): save it anew.") from error
+            raise DiagnosticsError(f"{source} is not UTF-8 text ({error}): save it as UTF-8.") from error
     else:
         columns = read_table(source)
         entries = column(columns, text, source, "text")

@@ -93,7 +93,7 @@ class Recipe:
             )
         if self.objective == "distil" and (self.mask or self.augment or self.clips):
             raise DiagnosticsError(
-                "What is distilled is what a teacher finds in whole images, which a recipe with mask, augment or clips does not show: "
+                "Distillation uses a teacher's embeddings of whole images, which a recipe with mask, augment or clips does not show: "
                 "leave these out."
             )
         if self.mask and not 0 < self.hidden < 1:
@@ -172,7 +172,7 @@ def read_recipe(path: Path) -> Recipe:
         raise DiagnosticsError(f"{path} cannot be read ({error}): name a recipe, a file of TOML.") from error
     except tomllib.TOMLDecodeError as error:
         raise DiagnosticsError(
-            f"{path} is no TOML ({error}): write one as docs/how-to/pretraining.md shows."
+            f"{path} is not valid TOML ({error}): write one as docs/how-to/pretraining.md shows."
         ) from error
     sections = _Sections(path, text)
     sections.check(values, Recipe)

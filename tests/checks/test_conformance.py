@@ -116,7 +116,7 @@ class Described(TorchEncoder):
 def test_description() -> None:
     encoder = encoder_of()
     encoder = Encoder.replace(encoder, output_tap="nowhere")  # unchecked
-    breaks("description", encoder, "its output tap 'nowhere' is none of its taps")
+    breaks("description", encoder, "its output tap 'nowhere' is not one of its taps")
     encoder = encoder_of()
     encoder = encoder.replace(modality="smell")
     breaks("description", encoder, "choose one of image", alone=False)
@@ -629,7 +629,7 @@ def test_attention(other: Callable[[Tensor], Tensor], sentence: str) -> None:
     encoder = encoder_of(Attending(), kind=Weighs)
     encoder.other = other
     breaks("attention", encoder, sentence)
-    assert "no attention within" in outcome("attention", encoder_of()).message
+    assert "no attention inside" in outcome("attention", encoder_of()).message
 
 
 class Heeding(nn.Module):

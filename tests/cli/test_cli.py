@@ -586,7 +586,7 @@ def test_what_broke_is_told_last_and_by_the_exit_status(
         for form in ([], ["--json"]):
             status, printed, err = diagnose(*command, "rankme,participation_ratio", *form)
             assert status == 1
-            assert (err if form else printed).splitlines()[-1] == "Failed, and left out: rankme; the rest stands."
+            assert (err if form else printed).splitlines()[-1] == "Failed, and left out: rankme; all other results are kept."
             assert "participation_ratio" in printed
             assert "RuntimeError: broken" in " ".join(printed.split())
     # Another measure of the same run did not break.

@@ -170,7 +170,7 @@ def run_of(encoder: str, *more: str) -> tuple[str, ...]:
     )
 
 
-GO_ON = "diagnostics: Interrupted; what is done is kept in out: give the same command again to go on."
+GO_ON = "diagnostics: Interrupted; what is done is kept in out: give the same command again to continue."
 
 
 @pytest.mark.parametrize(

@@ -325,7 +325,7 @@ class ObjectDiscovery(Probe):
     that of a box in its middle with half its sides."""
 
     name = "object_discovery"
-    answers = "Do tokens mark out an object without being told?"
+    answers = "Do tokens separate an object from the background without labels?"
     source = "LOST, Simeoni et al. 2021 (2109.14279)"
     invariant_to = ("rotation", "scale")
     family = "spatial"

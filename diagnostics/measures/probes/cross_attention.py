@@ -256,7 +256,7 @@ class AttentiveProbe(protocol.Probe):
     """
 
     name = "attentive_probe"
-    answers = "What can be read out when a probe may look for the tokens that hold it?"
+    answers = "What can be read out when a probe may attend to the tokens that hold it?"
     source = "Bardes et al. 2024 (2404.08471), without perceptron; Psomas et al. 2025 (2506.10178)"
     needs = "tokens"
     standard = False

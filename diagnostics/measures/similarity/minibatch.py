@@ -147,7 +147,7 @@ class MinibatchAlignment(Products):
     """Minibatch CKA: a tap is the kernels of its batches, one vector of unit norm."""
 
     name = "minibatch_cka"
-    answers = "Which taps hold alike geometries of the samples, estimated from small batches?"
+    answers = "Which taps hold similar geometries of the samples, estimated from small batches?"
     source = f"{NGUYEN}, eq. 2; unbiased HSIC: {SONG}"
     invariant_to = ("rotation", "scale", "shift")
     most_rows = MOST_ROWS

@@ -136,7 +136,7 @@ def read_zarr(path: Path) -> tuple[Any, Columns]:
         raise
     except Exception as error:
         raise DiagnosticsError(
-            f"{path} cannot be read as a Zarr group ({type(error).__name__}): write it anew."
+            f"{path} cannot be read as a Zarr group ({type(error).__name__}): write it again."
         ) from error
 
 

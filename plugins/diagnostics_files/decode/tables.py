@@ -38,7 +38,7 @@ def read_table(path: Path) -> Columns:
         else:
             columns = _json_lines(path)
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DiagnosticsError(f"{path} cannot be read as UTF-8 text of a table ({error}): save it anew.") from error
+        raise DiagnosticsError(f"{path} cannot be read as UTF-8 text of a table ({error}): save it as UTF-8.") from error
     if not columns or not next(iter(columns.values())):
         raise DiagnosticsError(f"{path} holds no rows: give a table with a header and one row for each sample.")
     return columns
@@ -174,7 +174,7 @@ def _parquet(path: Path) -> Columns:
     try:
         table = parquet.read_table(path)
     except Exception as error:
-        raise DiagnosticsError(f"{path} cannot be read as Parquet ({type(error).__name__}): write it anew.") from error
+        raise DiagnosticsError(f"{path} cannot be read as Parquet ({type(error).__name__}): write it again.") from error
     _check_names(table.column_names, path)
     return {name: [_known(entry) for entry in table.column(name).to_pylist()] for name in table.column_names}
 

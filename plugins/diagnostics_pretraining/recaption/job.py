@@ -61,7 +61,7 @@ def recaption(job: Job) -> Captioned:
     kept_in = job.out.with_name(f"{job.out.name}.cache")
     if job.out.exists() and not kept_in.is_file():
         raise DiagnosticsError(
-            f"{job.out} is there, and {kept_in.name} is not beside it, so that it is no table of this command's: choose another file with "
+            f"{job.out} is there, and {kept_in.name} is not in that folder, so this command did not write the table: choose another file with "
             "--out."
         )
     dataset: Dataset = build("dataset", job.data)

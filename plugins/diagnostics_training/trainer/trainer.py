@@ -121,7 +121,7 @@ def fit(
         if world.first:
             monitor = stack.enter_context(contextlib.closing(Monitor(out, name, settings, first, watch, tell)))
             if kept:
-                tell(f"{name}: goes on from step {kept:,} of {settings.steps:,}")
+                tell(f"{name}: resumes from step {kept:,} of {settings.steps:,}")
             if first < settings.steps:
                 tell(describe_work(objective, name, settings, world, out))
         if settings.recompute:

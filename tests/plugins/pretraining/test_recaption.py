@@ -273,7 +273,7 @@ def test_what_people_wrote_of_a_file_is_said_of_its_clips(tmp_path: Path) -> Non
     ("options", "sentence"),
     [
         (("--data", "lorenz?n=10", "--captioner", "rules"), "lorenz holds series samples, and captions are of what can be seen"),
-        (("--data", "digits?n=60", "--captioner", "rules"), "Captioner rules knows the truth of `shapes` alone, not of digits"),
+        (("--data", "digits?n=60", "--captioner", "rules"), "Captioner rules knows the ground truth of `shapes` only, not of digits"),
         (("--mistakes", 1.5), "A share of mistakes of 1.5 does not exist"),
         (("--captioner", "nowhere", "--mistakes", 0.1), "--mistakes is of captioner rules, and nowhere is a model"),
         (("--captioner", "nowhere"), "There is no captioner nowhere: give `rules`"),

@@ -309,7 +309,7 @@ def test_attention_of_chronos_is_what_its_encoder_gives(case: str) -> None:
 def test_attention_of_mantis_v2_sums_to_one_and_the_others_say_why_not() -> None:
     sample = noise(96, 1)
     for case, why in (
-        ("v1", "read before a module"), ("chronos2", "2 attentions within"), ("tirex", "no attention within"),
+        ("v1", "read before a module"), ("chronos2", "2 attentions within"), ("tirex", "no attention inside"),
         ("timesfm3", "2 attentions within"),
     ):  # fmt: skip
         encoder = built(case).sized_for(sample)

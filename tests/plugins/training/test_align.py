@@ -629,5 +629,5 @@ def test_an_encoder_without_a_module_is_refused() -> None:
         def preprocess(self, sample: Any) -> Any: ...
         def capture(self, *args: Any, **kwargs: Any) -> Any: ...
 
-    with pytest.raises(DiagnosticsError, match="closed shows no torch module, which aligning needs"):
+    with pytest.raises(DiagnosticsError, match="closed exposes no torch module, which aligning needs"):
         with_module(Closed())
