@@ -64,7 +64,7 @@ def _other_values(name: str, ids: np.ndarray, mine: np.ndarray, theirs: np.ndarr
     same = (mine == theirs) | ((mine != mine) & (theirs != theirs))
     rows = np.flatnonzero(~same.reshape(len(ids), -1).all(axis=1))
     if rows.size:
-        yield f"the values of the target {name} differ in {rows.size} samples, {ids[rows[0]]} say"
+        yield f"the values of the target {name} differ in {rows.size} samples, for example {ids[rows[0]]}"
 
 
 def _texts(values: Sequence[str] | np.ndarray) -> np.ndarray:

@@ -60,7 +60,9 @@ class Store(Activations):
         try:
             there = path.is_dir() and (path / NAME).exists()
         except OSError as error:
-            raise StorageError(f"{path} cannot be read ({error.strerror}): do you have permission to read it?") from error
+            raise StorageError(
+                f"{path} cannot be read ({error.strerror}): do you have permission to read it?"
+            ) from error
         if not there:
             raise DiagnosticsError(f"{path} is not a run: give the folder that `diagnostics run` wrote.")
         self.attrs, self.contents = self._opened()

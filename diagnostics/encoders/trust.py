@@ -36,7 +36,9 @@ def building(spec: str, named_by: str, trust_code: bool) -> Generator[None]:
         )
     own = str(Path(named_by).resolve()) if named_by else ""
     if own in files:
-        raise DiagnosticsError(f"{named_by} names itself as the encoder that it is built from: save that encoder again.")
+        raise DiagnosticsError(
+            f"{named_by} names itself as the encoder that it is built from: save that encoder again."
+        )
     set_naming = _naming.set((*files, own) if own else files)
     set_trusted = _trusted.set(_trusted.get() or trust_code)
     set_depth = _depth.set(_depth.get() + 1)

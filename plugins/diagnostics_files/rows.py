@@ -121,7 +121,7 @@ def texts(path: str, text: str, values: str, seed: int) -> Dataset:
         del columns[text]
     texts = ["" if entry is None else str(entry) for entry in entries]
     if not texts:
-        raise DiagnosticsError(f"{source} is empty: give a text a line.")
+        raise DiagnosticsError(f"{source} is empty: give one text per line.")
     for number, entry in enumerate(texts, 1):
         if not entry.strip():
             raise DiagnosticsError(f"Text {number} of {source} is empty: fill it in or remove it.")

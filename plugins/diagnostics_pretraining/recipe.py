@@ -104,7 +104,7 @@ class Recipe:
             raise DiagnosticsError("Patches are hidden in batches of images alone: give mask = 0 or clips = 0.")
         if self.mask and abs(1 / self.mask - round(1 / self.mask)) > 1e-9:
             raise DiagnosticsError(
-                f"Every n-th image of a batch is seen again with patches hidden, which a share of {self.mask} does not say: give "
+                f"The mask share {self.mask} is not one in n: every n-th image of a batch is used again with patches hidden, so give "
                 "1 divided by a whole number, as 0.0625."
             )
 
@@ -182,7 +182,7 @@ def read_recipe(path: Path) -> Recipe:
         sections.check(values["augment"], Augmentation, "augment")
     if sections.strange:
         raise DiagnosticsError(
-            f"{path} names what is no key of a recipe: {', '.join(sections.strange)}. Correct or remove it."
+            f"{path} has keys that a recipe does not have: {', '.join(sections.strange)}. Correct or remove it."
         )
     lacking = [name for name in ("stages", "batch", "lr") if name not in values]
     lacking += [

@@ -376,5 +376,5 @@ def _ends(ends: Sequence[float | None]) -> str:
 def _line(row: dict[str, Any]) -> str:
     line, cosine = f"{row['path']}: taught by {row['to']}, {describe_loss(row, 'not trained')}", row["cosine"]
     if cosine["after"] is not None:
-        line += f"; cosine of {row['output']} to it {cosine['before']:.3f} -> {cosine['after']:.3f}"
+        line += f"; cosine of {row['output']} to the teacher {cosine['before']:.3f} -> {cosine['after']:.3f}"
     return line

@@ -90,7 +90,9 @@ def identity_stable(subject: EncoderUnderTest) -> Outcome:
     if changed := _unlike(before, subject.encoder.identity):
         return failed(f"a forward pass changes {changed} of its identity: keep no state in buffers or configuration")
     if subject.again is None:
-        return ok("passes over batches of one and of three samples do not change the identity; the encoder was not built again")
+        return ok(
+            "passes over batches of one and of three samples do not change the identity; the encoder was not built again"
+        )
     if changed := _unlike(before, subject.again().sized_for(subject.samples[0]).identity):
         return failed(f"a second build has another {changed}: seed its random weights, or load weights")
     return ok("a second build has the same identity, and passes do not change it")

@@ -268,7 +268,10 @@ def _judged(tap: Tap, changes: Changes, cells: np.ndarray, moved: np.ndarray) ->
     prefix_moved = bool((moved[:, :prefix] >= NEAR).any())
     explanation, order = "", ()
     if silent.all():
-        right, explanation = False, "no token changed: this tap does not depend on the sample, or only on its statistics"
+        right, explanation = (
+            False,
+            "no token changed: this tap does not depend on the sample, or only on its statistics",
+        )
     elif not exact.all():
         known = ~silent
         other = explained(axes, shape, cells[known], winner[known] - prefix)
@@ -277,7 +280,9 @@ def _judged(tap: Tap, changes: Changes, cells: np.ndarray, moved: np.ndarray) ->
             order = _as_site_order(tap, other.all_places()) if not changes.unchecked else ()
         elif prefix_moved and (shift := _common_shift((places - cells)[known])):
             right = False
-            explanation = f"wrong order: prefix tokens change, and most cells change the token at {shift} from their own"
+            explanation = (
+                f"wrong order: prefix tokens change, and most cells change the token at {shift} from their own"
+            )
         elif not right:
             explanation = _scattered(exact, near, silent, winner < prefix)
             if not tolerance and not changes.unchecked and len(set(winner)) == tap.grid.tokens:

@@ -178,7 +178,9 @@ def check_fits(objective: Objective, settings: Settings, name: str) -> None:
             "out."
         )
     if settings.recompute and not objective.blocks():
-        raise DiagnosticsError(f"There are no blocks of {name} that could be computed twice: leave --recompute out.")
+        raise DiagnosticsError(
+            f"There are no blocks of {name} whose activations could be recomputed: leave --recompute out."
+        )
 
 
 def _ids_of(batches: Batches) -> Callable[[int], Sequence[str]] | None:

@@ -408,7 +408,7 @@ def test_the_three_ablations_and_the_control_are_encoders_of_their_own(tmp_path:
     for row in rows.values():
         assert aligned_lines(row)[0].startswith(f"{row['path']}: taught by {row['to']}, loss")
     with pytest.raises(
-        DiagnosticsError, match=r"made otherwise \(--mask-cell 2, not 1; --relations masks, .* given now"
+        DiagnosticsError, match=r"written with other settings \(--mask-cell 2, not 1; --relations masks, .* given now"
     ):
         align_spatial(SpatialJob(**SHORT, out=tmp_path / "both", to="blocks.0", mask_cell=1))
 
