@@ -176,7 +176,7 @@ def _controls(found: Sequence[Readout], reports: Mapping[Path, Link]) -> Details
         for each in found
     ]  # fmt: skip
     notes = Notes(tuple(Note(ABOUT[name], name.replace("_", " ")) for name in names))
-    return Details("What every control reaches", Table(tuple(map(Column, columns)), tuple(rows)), notes)
+    return Details("Scores of every control", Table(tuple(map(Column, columns)), tuple(rows)), notes)
 
 
 def _matrix(data: tuple[str, str], number: int, found: Sequence[Readout], reports: Mapping[Path, Link]) -> Section:

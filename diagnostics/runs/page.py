@@ -192,7 +192,7 @@ def _others(others: Sequence[tuple[str, Profile]], brief: bool) -> Table:
     columns = (
         Column("measure without target"), Column("family"), Column("smallest"), Column("largest"), Column("output"),
         *(Column(control_heading(name, profiles, chosen=False), bare=True) for name in weights),
-        Column("lines at output"),
+        Column("reference lines at output"),
     )  # fmt: skip
     rows = [
         Row(

@@ -72,7 +72,7 @@ class _Alignment(Products):
         if not ordinary(float(upper.diagonal().sum().sqrt())):
             upper = self.upper(blocks_of(side, tap, scale_of_tap(side, tap, self.name)), side.kernel)
         unit = packed.unit(upper)
-        return unit, "all samples are equal, rounding aside, or equally far from one another" if unit is None else ""
+        return unit, "all samples are equal up to rounding, or equally far from one another" if unit is None else ""
 
     def prepared(self, x: Tensor) -> Any:
         return packed.unit(self.upper([x]))

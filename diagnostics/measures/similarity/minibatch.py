@@ -169,7 +169,7 @@ class MinibatchAlignment(Products):
             kernels = batch_kernels(map(as_tensor, blocks_of(side, tap, scale)), parts)
         if (kernel := joined(kernels)) is not None:
             return kernel, ""
-        return None, "all samples of each batch are equal, rounding aside, or equally far from one another"
+        return None, "all samples of each batch are equal up to rounding, or equally far from one another"
 
     def prepared(self, x: Tensor) -> Any:
         return joined(batch_kernels([x], batches(len(x), BATCH)))
