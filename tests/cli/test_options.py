@@ -88,7 +88,7 @@ def test_a_file_gives_options_and_the_command_line_wins(mine: Path) -> None:
         ("[taps]\nnames = 1", "Option taps in line 9 of {path} is a text or a number or a list of names, not dict."),
         ("fresh = 'no'", "Option fresh in line 9 of {path} is true or false, not 'no'."),
         ("seed = [1]", "Option seed in line 9 of {path} is a text or a number, not list."),
-        ("workers 2", "{path} is no TOML ("),
+        ("workers 2", "{path} is not valid TOML ("),
     ],
 )
 def test_what_is_wrong_in_a_file_is_told_with_its_line(mine: Path, line: str, sentence: str) -> None:

@@ -280,7 +280,7 @@ def test_a_kernel_that_computes_something_else_is_caught(monkeypatch: pytest.Mon
     [
         ("pooled", "attention of 8 queries to 4 keys, not among the tap's 8 tokens"),
         ("windows", "attention of 4 queries to 4 keys, not among the tap's 8 tokens"),
-        ("twice", "2 attentions within"),
+        ("twice", "2 attentions inside"),
         ("rescaled", "weighs no values, or is changed before it does"),
         ("talking", "weighs no values, or is changed before it does"),
         ("transposed", "weighs no values, or is changed before it does"),

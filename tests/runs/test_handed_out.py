@@ -106,7 +106,7 @@ def test_the_report_says_it_from_what_is_stored(tmp_path: Path) -> None:
     assert found.norm_ratio == pytest.approx(1 / SCALE, rel=1e-5) and found.cka == pytest.approx(1, abs=1e-6)
     text = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert (
-        "The output tap is norm, which the model's own API calls last_hidden_state. The tap before it, blocks.1 (hidden_states[-1])"
+        "The output tap is norm, which the model&#39;s own API calls last_hidden_state. The tap before it, blocks.1 (hidden_states[-1])"
         ", differs: the norm of its means over tokens is 0.1 times that of the output; linear CKA with it is 1.000 (60 samples)."
     ) in text
 

@@ -295,7 +295,7 @@ def test_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
     out = tmp_path / "c.jsonl"
     call = ("--data", DATA, "--captioner", "rules")
     out.write_text("mine\n")
-    assert "so that it is no table of this command's" in refused(*call, "--out", out)
+    assert "so this command did not write the table" in refused(*call, "--out", out)
     assert out.read_text() == "mine\n"
     assert "ends in .jsonl" in refused(*call, "--out", tmp_path / "c.csv")
     other, cache = tmp_path / "d.jsonl", tmp_path / "d.jsonl.cache"

@@ -547,7 +547,7 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.Monk
         raise KeyboardInterrupt("what is done is kept in a folder that is gone")
 
     monkeypatch.setattr(choosing, "run", stopped)
-    with pytest.raises(KeyboardInterrupt, match="Interrupted while the best tap was looked for"):
+    with pytest.raises(KeyboardInterrupt, match="Interrupted while searching for the best tap"):
         align_tap(job(tmp_path / "p", "best-tap", target="first"))
 
 
@@ -604,7 +604,7 @@ def test_what_is_probed_next_is_not_what_was_trained_on() -> None:
         ({"batch": 1}, "batches of 2 or more"),
         ({"seed": -1}, "Seed -1 is below 0"),
         ({"lr": 0.0}, "a learning rate of 0.0"),
-        ({"data": None}, "does not tell what it was trained on: name a dataset with --data"),
+        ({"data": None}, "has no record of its training data: name a dataset with --data"),
         ({"data": "digits"}, "reads series samples, but digits holds image samples"),
         ({"encoder": ERASING.replace("build", "closed")}, "No gradient can be followed through closed"),
         ({"teacher": ("nobody:blocks.0",)}, "Unknown encoder 'nobody:blocks.0'"),

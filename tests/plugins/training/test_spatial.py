@@ -459,7 +459,7 @@ def test_it_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             "reads series samples, but objects holds image",
         ),
         ({"relations": "sam2:nowhere"}, "nowhere is no folder of SAM 2"),
-        ({"relations": None}, "Nothing teaches: give --to TAP, --relations TEACHER, or both"),
+        ({"relations": None}, "There is no teacher: give --to TAP, --relations TEACHER, or both"),
         ({"to": "best-tap"}, "name that with --for"),
         ({"to": "blocks.7"}, r"Unknown tap 'blocks\.7'"),
         ({"mask_cell": 0}, "--mask-cell 0 is no number of tokens"),
