@@ -153,7 +153,7 @@ def test_what_is_printed(planted: Any) -> None:
     text = "\n".join(aligned_lines(planted[0]))
     assert "160 questions about 80 test samples, by what the decoder is shown:" in text
     assert re.search(r"^right +own tokens +other samples' +none +commonest answer$", text, re.M)
-    assert re.search(r"^shape +\d\.\d{3} \[", text, re.M) and "less from other samples': 0." in text
+    assert re.search(r"^shape +\d\.\d{3} \[", text, re.M) and "minus that with other samples': 0." in text
     assert "nats per token: own tokens 0.0" in text and "decoder: the trained decoder, as --lm takes it" in text
     json.dumps(planted[0], allow_nan=False)
 

@@ -199,7 +199,7 @@ def test_a_record_that_changed_since_is_refused(tmp_path: Path, part: str) -> No
     kept["row"][part] = 7
     record.write_text(json.dumps(kept))
     result = run(*words)
-    assert result.exit_code == 2 and "cannot be read as what a training left" in result.stderr
+    assert result.exit_code == 2 and "cannot be read as the summary of a training" in result.stderr
 
 
 def test_all_that_differs_is_named_at_once(tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_the_next_commands_find_the_runs_where_they_are_by_default() -> None:
 
 def test_an_interrupted_training_is_no_encoder_yet(tmp_path: Path) -> None:
     (tmp_path / CHECKPOINT).write_bytes(b"")
-    with pytest.raises(DiagnosticsError, match="its training is not finished: give the command that began it again"):
+    with pytest.raises(DiagnosticsError, match="its training is not finished: give the command that started it again"):
         build("encoder", str(tmp_path))
 
 
