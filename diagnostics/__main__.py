@@ -74,7 +74,7 @@ class _Results(io.FileIO):
         except OSError as error:
             self._failed = True
             raise DiagnosticsError(
-                f"What this command prints cannot be written ({error.strerror or error}): send it elsewhere; what it stored is kept."
+                f"The output of this command cannot be written ({error.strerror or error}): redirect it elsewhere; stored results are kept."
             ) from None
 
 

@@ -85,7 +85,7 @@ def unwritable(path: Path, error: OSError, when: str = "") -> StorageError:
     """The error for a folder that cannot be written, by its cause."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageError(
-            f"No space left for {path}, {when}free some and give the same command again: it goes on from there."
+            f"No space left for {path}, {when}free some and give the same command again: it resumes from there."
         )
     return StorageError(f"{path} cannot be written ({error.strerror or error}): choose another folder with --out.")
 
@@ -93,5 +93,5 @@ def unwritable(path: Path, error: OSError, when: str = "") -> StorageError:
 def damaged(path: Path, part: str) -> StorageError:
     """The error for a finished run, of which a part cannot be read."""
     return StorageError(
-        f"{path} is damaged or was copied in part, {part} cannot be read: copy it again, or remove it and run anew."
+        f"{path} is damaged or was copied in part, {part} cannot be read: copy it again, or remove it and run again."
     )

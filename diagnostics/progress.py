@@ -51,7 +51,7 @@ class Cost:
             of = f"{self.encoders} encoders with the controls" if self.encoders > 1 else "no controls"
             tokens = (
                 f"{self.encoder} on {self.dataset}: the tokens of {self.token_samples:,} samples were removed and are extracted "
-                f"anew, since measures read them ({of}); writes {size(self.bytes)} to {self.path}; "
+                f"again, since measures read them ({of}); writes {size(self.bytes)} to {self.path}; "
                 f"extraction takes about {duration(self.seconds)}."
             )
             return [*self.unprobeable, tokens]

@@ -109,7 +109,7 @@ class TapFeatures(TransformerMixin, BaseEstimator):
         if name and self.encoder == name and encoder.identity["weights"] != weights:
             raise DiagnosticsError(
                 f"'{encoder.spec}' has other weights here than when this was pickled: bring the same ones, or make "
-                "TapFeatures anew and fit what follows it again."
+                "TapFeatures again and refit what follows it."
             )
         return encoder
 

@@ -138,7 +138,7 @@ def _build_skeleton(skeleton: str, file: Path, trust_code: bool) -> TorchEncoder
         raise DiagnosticsError(f"{file} is built by '{short}', which fails here: {error}") from error
     if not isinstance(encoder, TorchEncoder):
         raise DiagnosticsError(
-            f"{file} is built by '{short}', which shows no torch module here: save the encoder again."
+            f"{file} is built by '{short}', which exposes no torch module here: save the encoder again."
         )
     return encoder
 

@@ -52,7 +52,7 @@ class _Batches(TorchDataset[Any]):
             return default_collate(samples)
         except (RuntimeError, TypeError) as error:
             return DiagnosticsError(
-                f"Samples of {self.dataset.name} do not form a batch, are they of one size? ({str(error).splitlines()[0]})"
+                f"Samples of {self.dataset.name} do not form a batch; do their sizes differ? ({str(error).splitlines()[0]})"
             )
 
 
@@ -99,7 +99,7 @@ def _worker_errors(dataset: Dataset) -> Generator[None]:
         # Its frames keep the loader's iterator.
         traceback.clear_frames(error.__traceback__)
         raise DiagnosticsError(
-            f"A process that prepares samples of {dataset.name} was ended ({describe(error)}), perhaps for want of memory: give "
+            f"A process that prepares samples of {dataset.name} was ended ({describe(error)}), perhaps because memory ran out: give "
             "fewer --workers."
         ) from error
 

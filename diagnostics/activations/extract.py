@@ -172,7 +172,7 @@ def capture_rows(
             if with_tokens and gaps.any():
                 # A store has no mask, so every measure over tokens would take them for data.
                 raise _SampleError(
-                    f"Sample {ids[int(gaps.int().argmax())]} has tokens at tap {tap.name} of {encoder.name} that stand for no data "
+                    f"Sample {ids[int(gaps.int().argmax())]} has tokens at tap {tap.name} of {encoder.name} that represent no data "
                     "(gaps or padding): keep pooled activations alone, with --token-budget 0."
                 )
         pooled = pool(tap, tokens, plan.poolings, valid)

@@ -40,9 +40,9 @@ def identity(encoder: Encoder, dataset: Dataset, plan: Plan, compute: Compute) -
 
 
 DIGESTS = {
-    "weights": "the model holds other numbers now",
-    "preprocessing": "another input is made of the encoder's example now",
-    "masks": "other tokens stand for data now",
+    "weights": "the numbers in the model have changed",
+    "preprocessing": "the encoder's example is prepared differently now",
+    "masks": "other tokens count as data (not padding) now",
 }
 """What it means when a digest differs, which itself says nothing."""
 MASKS_SEEN = 8
@@ -113,6 +113,6 @@ def refuse_other_behaviour(store: Store, statistics: Mapping[str, tuple[float, f
         then = store.contents.reference_statistics[tap]
         if not np.allclose(then, now, rtol=0.02, atol=0.02 * abs(then[1]) + 1e-6, equal_nan=True):
             raise StorageError(
-                f"{store.path} holds other activations, the same weights gave others at tap {tap}: "
+                f"{store.path} holds other activations, the same weights gave different ones at tap {tap}: "
                 "choose another --out, or --fresh, which drops them."
             )

@@ -41,7 +41,7 @@ def differences(
     """What differs, the most telling first; `words` say where the first's and the second's are."""
     ids = set(first.ids), set(second.ids)
     if missing := ids[0] ^ ids[1]:
-        yield f"{len(missing)} of {len(ids[0] | ids[1])} samples are in one only, {min(missing)} say"
+        yield f"{len(missing)} of {len(ids[0] | ids[1])} samples are in one only, for example {min(missing)}"
         return
     for name, mine, theirs in (("splits", first.split, second.split), ("groups", first.groups, second.groups)):
         if (rows := np.flatnonzero(mine != theirs)).size:
@@ -64,7 +64,7 @@ def _other_values(name: str, ids: np.ndarray, mine: np.ndarray, theirs: np.ndarr
     same = (mine == theirs) | ((mine != mine) & (theirs != theirs))
     rows = np.flatnonzero(~same.reshape(len(ids), -1).all(axis=1))
     if rows.size:
-        yield f"the values of the target {name} differ in {rows.size} samples, {ids[rows[0]]} say"
+        yield f"the values of the target {name} differ in {rows.size} samples, for example {ids[rows[0]]}"
 
 
 def _texts(values: Sequence[str] | np.ndarray) -> np.ndarray:

@@ -68,7 +68,7 @@ def write_group(folder: Path, attributes: Mapping[str, Any]) -> dict[str, Any]:
     data = json.dumps(document, indent=2).encode()
     if len(data) > MOST_BYTES:
         raise DiagnosticsError(
-            f"What is to be known of {folder} takes {len(data):,} bytes, more than {MOST_BYTES:,}: give fewer or shorter names."
+            f"The description of {folder} takes {len(data):,} bytes, more than {MOST_BYTES:,}: give fewer or shorter names."
         )
     partial = folder / f".{NAME}.partial"
     with partial.open("wb") as file:

@@ -60,7 +60,9 @@ class Store(Activations):
         try:
             there = path.is_dir() and (path / NAME).exists()
         except OSError as error:
-            raise StorageError(f"{path} cannot be read ({error.strerror}): may you read what lies there?") from error
+            raise StorageError(
+                f"{path} cannot be read ({error.strerror}): do you have permission to read it?"
+            ) from error
         if not there:
             raise DiagnosticsError(f"{path} is not a run: give the folder that `diagnostics run` wrote.")
         self.attrs, self.contents = self._opened()
@@ -80,7 +82,7 @@ class Store(Activations):
             if document["attributes"].get("diagnostics_format") != FORMAT:
                 raise DiagnosticsError(
                     f"{self.path} is a Zarr group but not a run of this version (format {FORMAT}): remove it or choose "
-                    "another folder, and run `diagnostics run` anew."
+                    "another folder, and give `diagnostics run` again."
                 )
             attrs = sealed_attributes(document)
             try:

@@ -146,7 +146,7 @@ def run(
     if finished.failed:
         # Last, where a reader looks; the reasons stand among what is left out.
         print(
-            f"Failed, and left out: {', '.join(finished.failed)}; the rest stands.",
+            f"Failed, and left out: {', '.join(finished.failed)}; all other results are kept.",
             file=sys.stderr if json else sys.stdout,
         )
         raise typer.Exit(1)

@@ -35,7 +35,7 @@ def _take(context: typer.Context, path: Path) -> None:
     if strange := [key for key in values if _spelt(key) not in names]:
         told = ", ".join(f"'{key}' in line {_line(text, key)}{_nearest(key, names)}" for key in strange)
         raise DiagnosticsError(
-            f"{path} names what is no option of this command: {told}. Correct or remove it; `diagnostics run --help` lists all."
+            f"{path} has options that this command does not have: {told}. Correct or remove it; `diagnostics run --help` lists all."
         )
     for key, value in values.items():
         name = names[_spelt(key)]
@@ -63,7 +63,7 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise DiagnosticsError(f"{path} is no text in UTF-8 ({error.reason}): write it anew.") from error
+        raise DiagnosticsError(f"{path} is not UTF-8 text ({error.reason}): save it as UTF-8.") from error
     except OSError as error:
         raise DiagnosticsError(f"{path} cannot be read ({error.strerror or error}): name a file of TOML.") from error
 
@@ -75,7 +75,7 @@ def _parsed(path: Path, text: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise DiagnosticsError(
-            f'{path} is no TOML ({error}): write a line for each option, as data = "digits".'
+            f'{path} is not valid TOML ({error}): write a line for each option, as data = "digits".'
         ) from error
 
 

@@ -76,7 +76,7 @@ def finished_runs(folders: list[Path]) -> tuple[list[Path], dict[str, str]]:
     left_out = {name: row["state"] for name, row in rows.items() if not row["finished"] and row["encoder"] is not None}
     if not finished:
         raise DiagnosticsError(
-            f"No finished run lies in {enumerated(map(str, folders))}: `diagnostics runs` says what lies in a folder."
+            f"There is no finished run in {enumerated(map(str, folders))}: `diagnostics runs` lists what a folder contains."
         )
     return finished, left_out
 
@@ -152,7 +152,7 @@ def print_runs(rows: list[dict[str, Any]], folder: Path) -> None:
             ]
             for row in runs
         ]  # fmt: skip
-        show_table(console, ["run", "encoder", "dataset", "n", "measures", "when (UTC)", "size", "of it tokens", "finished"], cells)  # fmt: skip
+        show_table(console, ["run", "encoder", "dataset", "n", "measures", "when (UTC)", "size", "tokens", "finished"], cells)  # fmt: skip
     for row in rows:
         if not row["finished"]:
             state = row["state"] if row["run"] in row["state"] else f"{row['run']}: {row['state']}"

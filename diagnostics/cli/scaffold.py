@@ -46,7 +46,7 @@ def _module(name: str) -> str:
     module = re.sub(r"[._-]+", "_", name).lower()
     if not _NAME.fullmatch(name) or not module.isidentifier() or keyword.iskeyword(module):
         raise DiagnosticsError(
-            f"{name!r} cannot be the name of a plugin: begin with a letter and go on with letters, "
+            f"{name!r} cannot be the name of a plugin: start with a letter, continue with letters, "
             "digits, '-', '_' or '.', and take no word of the language."
         )
     if module == "tests" or importlib.util.find_spec(module) is not None:

@@ -41,7 +41,7 @@ def print_inspection(inspected: dict[str, Any]) -> None:
         )  # fmt: skip
     show_table(console, ["tap", "depth", "part", "features", "grid", "read"], rows)
     if alike:
-        show(console, f"All are read{printable(alike)}.")
+        show(console, f"All taps are read{printable(alike)}.")
     show(console, printable(inspected["handed_out"]["sentence"]))
     configuration = inspected["identity"].get("configuration", "").removeprefix(inspected["encoder"]).strip()
     if configuration:
@@ -52,7 +52,7 @@ def print_inspection(inspected: dict[str, Any]) -> None:
         show(console, f"Made by: {printable(f'{how}{on}')}.")
     show(
         console,
-        f"A sample takes {inspected['seconds_per_sample'] * 1e3:.1f} ms; it leaves "
+        f"A sample takes {inspected['seconds_per_sample'] * 1e3:.1f} ms; it stores "
         f"{size(inspected['pooled_bytes_per_sample'])} pooled ({' and '.join(inspected['pooling'])}) and "
         f"{size(inspected['token_bytes_per_sample'])} of tokens; 1,000 samples take about "
         f"{duration(inspected['seconds_per_sample'] * 1000)}.",
@@ -62,7 +62,7 @@ def print_inspection(inspected: dict[str, Any]) -> None:
         verdict, style = verdicts[placement["right"]]
         show(console, f"Grid {verdict}: {printable(placement['said'])}.", style)
         if placement.get("prefix_moved"):
-            show(console, "Prefix tokens moved too: this tap has seen them mixed.")
+            show(console, "Prefix tokens changed too: tokens are already mixed at this tap.")
 
 
 def _same_for_all(reads: Sequence[str]) -> str:

@@ -119,7 +119,7 @@ class Dataset:
             raise DiagnosticsError(f"Dataset {self.name} gives the same id to several samples.")
         if odd := [name for name in (*self.ids, *self.groups) if _SURROGATE.search(str(name))]:
             raise DiagnosticsError(
-                f"Dataset {self.name} has {odd[0]!r:.80} as an id or group, which is no text in UTF-8."
+                f"Dataset {self.name} has {odd[0]!r:.80} as an id or group, which cannot be written as UTF-8."
             )
         for split in SPLITS:
             if not (self.split == split).any():
@@ -178,7 +178,7 @@ class Dataset:
             for column in (self.ids, self.split, self.groups):
                 digest.update("\x1f".join(map(str, column)).encode() + b"\x1e")
             for i in range(len(self)):
-                with explaining(f"Sample {self.ids[i]} of {self.name} cannot be read, mend it or leave it out"):
+                with explaining(f"Sample {self.ids[i]} of {self.name} cannot be read, repair it or leave it out"):
                     sample = self[i]
                 _digest_array(digest, sample)
             for name, target in sorted(self.targets.items()):

@@ -52,7 +52,7 @@ def read_attention(
     watching = _Watching(encoder, reduce)
     with at_taps(module, own, encoder, watching.begin, watching.end), watching:
         forward()
-    reason = "read before a module, so no attention is its own"
+    reason = "read before a module, so it has no attention of its own"
     left_out = {tap.name: reason for tap in taps if tap not in own} | watching.left_out
     if not watching.seen:
         raise DiagnosticsError(f"{encoder} gives no attention: {_together(left_out)}.")
@@ -96,13 +96,13 @@ class _Frame:
         if not shapes and self.idle:
             return "a softmax over its tokens weighs no values, or is changed before it does"
         if not shapes:
-            return self.reason or "no attention within"
+            return self.reason or "no attention inside"
         if len(shapes) > 1 or self.idle:
-            return f"{max(2, len(shapes))} attentions within, none is the tap's own"
+            return f"{max(2, len(shapes))} attentions inside, and none is that of the tap"
         if not self.square(shapes[0]):
             return f"attention of {shapes[0][-2]} queries to {shapes[0][-1]} keys, not among the tap's {self.tokens} tokens"
         if len(shapes[0]) != 4 or shapes[0][0] != samples:
-            return f"attention of shape {shapes[0]} for {samples} samples: its heads cannot be told"
+            return f"attention of shape {shapes[0]} for {samples} samples: its heads cannot be identified"
         return self.reason
 
 
@@ -299,7 +299,7 @@ class _Watching(TorchFunctionMode):
     def _dropped(self, share: float) -> DiagnosticsError:
         return DiagnosticsError(
             f"Attention of {self.encoder} at tap {self.open[-1].tap.name} has a dropout of {share:g} active: "
-            "make its module heed eval mode."
+            "make its module respect eval mode."
         )
 
 
@@ -317,7 +317,7 @@ def _doubtful(values: Any, axis: int) -> str:
     if not isinstance(values, Tensor) or values.ndim < 2:
         return ""
     if values.ndim == 4 and values.shape[0] == values.shape[1] and values.stride(0) < values.stride(1):
-        return f"{len(values)} samples and as many heads, and which is which cannot be told"
+        return f"{len(values)} samples and as many heads, and which is which is unclear"
     # Attention among features (XCiT, DaViT) may have this shape too; a linear map puts features innermost in memory.
     other = -2 if axis in (-1, values.ndim - 1) else -1
     if values.shape[axis] != values.shape[other] or values.stride(axis) >= values.stride(other):

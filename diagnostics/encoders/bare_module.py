@@ -77,7 +77,7 @@ def _way(owner: str, own: Mapping[str, str], modality: str, given: Mapping[str, 
     told |= {name: given[name] for name in optional if given[name] is not None}
     query = "&".join(f"{name}={value}" for name, value in {**own, "modality": modality, **told}.items())
     dots = [name for name in ("mean", "std") if told.get(name) == "..."]
-    of = f" ({' and '.join(dots)} of pixels from 0 to 1, one number or one a channel)" if dots else ""
+    of = f" ({' and '.join(dots)} of pixels from 0 to 1, one number or one per channel)" if dots else ""
     return f"{shlex.quote(f'{owner}?{query}')}{of}"
 
 
@@ -172,7 +172,7 @@ def _check_apart(encoder: TorchEncoder) -> None:
         # NaN where the model overflows, which extraction reports by sample.
         if bool((tokens[0] - second[tap][0]).abs().max() > SAME * tokens[0].abs().max()):
             raise DiagnosticsError(
-                f"{encoder.name} gives a sample other activations at {tap} when another stands beside it in its batch (perhaps its "
+                f"{encoder.name} gives a sample other activations at {tap} when another sample is in its batch (perhaps its "
                 "input has time before samples): declare its input and its taps yourself (docs/how-to/plugins.md)."
             )
 
@@ -255,7 +255,7 @@ def _listed(numbers: Numbers | None, otherwise: float) -> tuple[float, ...]:
     listed = np.atleast_1d(np.asarray(otherwise if numbers is None else numbers, dtype=np.float64))
     if listed.ndim > 1 or not np.isfinite(listed).all() or (otherwise and not listed.all()):
         raise DiagnosticsError(
-            f"{numbers} cannot be {'a std' if otherwise else 'a mean'}: give one number, or one a channel."
+            f"{numbers} cannot be {'a std' if otherwise else 'a mean'}: give one number, or one per channel."
         )
     return tuple(listed.tolist())
 
@@ -263,7 +263,7 @@ def _listed(numbers: Numbers | None, otherwise: float) -> tuple[float, ...]:
 def _by_channel(numbers: tuple[float, ...], channels: int) -> Tensor:
     if len(numbers) not in (1, channels):
         raise DiagnosticsError(
-            f"mean and std are {len(numbers)} numbers for {channels} channel(s): give one, or one a channel."
+            f"mean and std are {len(numbers)} numbers for {channels} channel(s): give one, or one per channel."
         )
     return torch.tensor(numbers, dtype=torch.float32)
 
@@ -274,7 +274,9 @@ def _numbers(text: str | None) -> list[float] | None:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise DiagnosticsError(f"'{text}' is not one number, or one a channel: separate numbers with commas.") from None
+        raise DiagnosticsError(
+            f"'{text}' is not one number, or one per channel: separate numbers with commas."
+        ) from None
 
 
 def _noise(shape: tuple[int, ...], dtype: Any, seed: int = 0) -> np.ndarray:

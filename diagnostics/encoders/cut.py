@@ -36,7 +36,7 @@ def cut_encoder(encoder: Encoder, tap: str) -> TorchEncoder:
     """
     if not isinstance(encoder, TorchEncoder):
         raise DiagnosticsError(
-            f"{encoder.name} shows no torch module, so it cannot be cut: name an encoder that has one."
+            f"{encoder.name} exposes no torch module, so it cannot be cut: name an encoder that has one."
         )
     last = encoder.tap(tap)
     batch = default_collate([encoder.preprocess(encoder.example())] * 2)
@@ -113,7 +113,7 @@ def _until(site: Site, forward: Forward, name: str) -> Forward:
             forward(module, batch)
         if not end.ended:
             raise DiagnosticsError(
-                f"The pass of {name} does not end at '{site.module}': its code goes on after an error there; choose another "
+                f"The pass of {name} does not end at '{site.module}': its code continues after an error there; choose another "
                 "tap."
             )
 

@@ -92,7 +92,7 @@ def save_encoder(
     encoder = cut_encoder(encoder, cut) if cut is not None else encoder
     if not isinstance(encoder, TorchEncoder):
         raise DiagnosticsError(
-            f"{encoder.name} shows no torch module whose weights could be saved: save another encoder."
+            f"{encoder.name} exposes no torch module whose weights could be saved: save another encoder."
         )
     skeleton, files = skeleton_of(encoder)
     tensors = _tensors(encoder)
@@ -272,7 +272,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A mapping in which nothing stands twice, so that no reader sees another value than this one."""
     mapping = dict(pairs)
     if len(mapping) < len(pairs):
-        raise ValueError("a key stands in it twice")
+        raise ValueError("a key occurs twice")
     return mapping
 
 

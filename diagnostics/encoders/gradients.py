@@ -30,8 +30,8 @@ def read_gradients(
     floating = floating_in(batch)
     if len(floating) != 1:
         raise DiagnosticsError(
-            f"{encoder} takes {len(floating)} tensors of floating point numbers, so by which to derive is unclear: a receptive "
-            "field needs a preprocessing that gives one."
+            f"{encoder} takes {len(floating)} tensors of floating point numbers, so it is unclear which to differentiate by: a "
+            "receptive field needs preprocessing that gives one."
         )
     given = floating[0]
     leaf = given.detach().clone().requires_grad_(True)

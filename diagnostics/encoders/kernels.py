@@ -78,7 +78,7 @@ def attention_in(kernel: Kernel) -> Generator[None]:
         if not _refused(error):
             raise
         raise DiagnosticsError(
-            f"The {kernel} kernel refuses attention that the first pass had not ({describe(error)}): give --attention auto."
+            f"The {kernel} kernel refuses attention that did not occur in the first pass ({describe(error)}): give --attention auto."
         ) from error
     finally:
         torch.backends.mha.set_fastpath_enabled(shortcut)

@@ -81,7 +81,7 @@ def _contents(files: Sequence[Path]) -> dict[str, str | dict[str, str]]:
         room -= file.stat().st_size
         if room < 0 or len(contents) == MOST_FILES or not _FILE_NAME.fullmatch(file.name):
             raise DiagnosticsError(
-                f"{file} cannot travel with the weights, of which it is needed to build the encoder again: its name must be "
+                f"{file} cannot be saved with the weights, and the encoder cannot be built again without it: its name must be "
                 f"plain, and such files may have {MOST_BYTES // 10**6} MB in all and be {MOST_FILES} at most."
             )
         content = file.read_bytes()

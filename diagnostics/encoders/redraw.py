@@ -133,7 +133,7 @@ def _refuse_packed(module: nn.Module) -> None:
     for name, value in module.state_dict().items():
         if not isinstance(value, (Tensor, torch.dtype)) and not name.endswith("_extra_state"):
             raise DiagnosticsError(
-                f"weights at '{name.rpartition('.')[0]}' are packed ({type(value).__name__}), where they cannot be drawn anew: "
+                f"weights at '{name.rpartition('.')[0]}' are packed ({type(value).__name__}), so they cannot be redrawn: "
                 "use the model before it was quantised, or give TorchEncoder fresh=."
             )
 
@@ -230,7 +230,7 @@ def note_of(module: nn.Module, other: nn.Module, verb: str, scales: bool = False
         low, high = f"{float(factors.min()):.3g}", f"{float(factors.max()):.3g}"
         begins = f"at {low}" if low == high else f"between {low} and {high}"
         own = f" ({float(trained.abs().mean()):.3g} on average in the encoder)" if len(trained) else ""
-        parts.append(f"its LayerScale begins {begins}{own}, and how much a block adds follows from that")
+        parts.append(f"its LayerScale starts {begins}{own}, which sets how much a block adds")
     return difference, "; ".join(parts)
 
 

@@ -277,7 +277,7 @@ class TorchEncoder(Encoder):
     def fresh(self, seed: int) -> Encoder:
         with seeded(seed):
             module = self.fresh_module() if self.fresh_module else redraw(copied(self.module))
-        return self._control(module, "fresh weights", note_of(self.module, module, "drawn anew", scales=True))
+        return self._control(module, "fresh weights", note_of(self.module, module, "redrawn", scales=True))
 
     def permuted(self, seed: int) -> Encoder:
         module = permute(copied(self.module), seed)

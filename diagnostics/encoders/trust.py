@@ -32,11 +32,13 @@ def building(spec: str, named_by: str, trust_code: bool) -> Generator[None]:
     files = _naming.get()
     if _depth.get() >= DEEPEST:
         raise DiagnosticsError(
-            f"'{spec[:80]}' stands in more than {DEEPEST} names within each other: name the innermost encoder itself."
+            f"'{spec[:80]}' is nested in more than {DEEPEST} names: name the innermost encoder itself."
         )
     own = str(Path(named_by).resolve()) if named_by else ""
     if own in files:
-        raise DiagnosticsError(f"{named_by} is built by what it is built by itself: save that encoder again.")
+        raise DiagnosticsError(
+            f"{named_by} names itself as the encoder that it is built from: save that encoder again."
+        )
     set_naming = _naming.set((*files, own) if own else files)
     set_trusted = _trusted.set(_trusted.get() or trust_code)
     set_depth = _depth.set(_depth.get() + 1)

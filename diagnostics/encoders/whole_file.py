@@ -31,7 +31,7 @@ def whole_file(file: Path) -> Generator[Path]:
         raise unwritable(file, error) from error
     except (SafetensorError, RuntimeError) as error:  # the latter is torch's
         raise StorageError(
-            f"{file} cannot be written ({describe(error)}): is there room, and may you write there?"
+            f"{file} cannot be written ({describe(error)}): is there free space, and do you have permission to write there?"
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -75,7 +75,7 @@ def measure_all(
             if measure.pairwise and (few := too_few(result)):
                 measured.skipped[key] = few
             elif not any(np.isfinite(result[name]).any() for name in ("score", "matrix") if name in result):
-                reason = result.attrs.get(attribute.REASON) or "it says no reason"
+                reason = result.attrs.get(attribute.REASON) or "it gives no reason"
                 measured.skipped[key] = f"no tap has a value: {reason}."
             else:
                 measured.results[key] = result

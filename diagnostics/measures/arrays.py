@@ -109,7 +109,7 @@ def token_samples(x: Any, name: str, grid: tuple[int, ...] | None = None) -> tup
         raise DiagnosticsError(f"{name} has shape {shape}: give [sample, token, feature] or [token, feature].")
     if grid is not None and (shape[-2] != math.prod(grid) or not 1 <= len(grid) <= 3):
         raise DiagnosticsError(
-            f"{name} of shape {shape} does not fill a grid of {grid}: give one token a cell, on one to three axes."
+            f"{name} of shape {shape} does not fill a grid of {grid}: give one token per cell, on one to three axes."
         )
     return finite(tensor if tensor.ndim == 3 else tensor[None], name), tensor.ndim == 2
 
@@ -130,12 +130,12 @@ def class_labels(labels: Any, rows: int, name: str = "labels") -> np.ndarray:
     try:
         array = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
     except ValueError as error:
-        raise DiagnosticsError(f"{name} are no array ({describe(error)}): give one integer class a row.") from error
+        raise DiagnosticsError(f"{name} are no array ({describe(error)}): give one integer class per row.") from error
     if array.dtype.kind not in "iub":
         kind = kinds.get(array.dtype.kind, f"of type {array.dtype}")
         raise DiagnosticsError(f"{name} are {kind}: give integer classes.")
     if array.shape != (rows,):
-        raise DiagnosticsError(f"{name} have shape {array.shape}: give one label a row, {rows} of them.")
+        raise DiagnosticsError(f"{name} have shape {array.shape}: give one label per row, {rows} of them.")
     if array.size and array.min() < 0:
         raise DiagnosticsError(f"{name} hold {array.min()}: negative labels are unknown, leave those rows out.")
     if array.size and array.max() > np.iinfo(np.int64).max:

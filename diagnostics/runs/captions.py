@@ -36,7 +36,7 @@ def of_profile(profile: Profile) -> list[str]:
     """Sentences under a profile."""
     captions: list[str] = []
     if reason := reasons(profile.data):
-        captions.append(f"What has no value or no interval: {reason}.")
+        captions.append(f"Missing values or intervals: {reason}.")
     figure = profile.figure()
     captions.extend(f"Reference line {line} the part shown." for line in lines_outside(figure))
     if below_floor(figure):

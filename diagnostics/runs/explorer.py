@@ -103,7 +103,7 @@ def explorer_page(found: Sequence[Readout], left_out: Mapping[str, str], folder:
                 f"{signs}. Each run chose its best tap on val and reads every score on test; {INTERVALS}. The hidden gap is the best "
                 "tap's score minus the output tap's on the same samples. Nothing is corrected for the number of rows: the largest of "
                 "many gaps is larger than it would be alone. Scores of different targets or samples are not comparable. "
-                "The name of an encoder leads to the report of its run, where there is one."
+                "The name of an encoder links to the report of its run, where there is one."
             ),
         ),
         sections=filled(
@@ -176,7 +176,7 @@ def _controls(found: Sequence[Readout], reports: Mapping[Path, Link]) -> Details
         for each in found
     ]  # fmt: skip
     notes = Notes(tuple(Note(ABOUT[name], name.replace("_", " ")) for name in names))
-    return Details("What every control reaches", Table(tuple(map(Column, columns)), tuple(rows)), notes)
+    return Details("Scores of every control", Table(tuple(map(Column, columns)), tuple(rows)), notes)
 
 
 def _matrix(data: tuple[str, str], number: int, found: Sequence[Readout], reports: Mapping[Path, Link]) -> Section:

@@ -67,7 +67,7 @@ def _tokens(store: Store, tap: str, rows: np.ndarray, split: str | None) -> tupl
         if store.tokens_removed:
             raise DiagnosticsError(
                 f"The tokens of {store.path} were removed (`diagnostics clean`): leave out tokens=True, or give the same "
-                "`diagnostics run` command again with a measure that reads tokens (as cka), which extracts them anew."
+                "`diagnostics run` command again with a measure that reads tokens (as cka), which extracts them again."
             )
         of = f"{split} samples" if split else "samples"
         raise DiagnosticsError(

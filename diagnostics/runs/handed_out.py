@@ -55,8 +55,8 @@ class HandedOut:
     why_no_cka: str = field(default="", repr=False)
 
     def __str__(self) -> str:
-        own = f", which the makers hand out as {self.names[self.tap]}" if self.tap in self.names else ""
-        behind = [f"; {tap} as {name}" for tap, name in self.names.items() if tap not in (self.tap, self.before)]
+        own = f", which the model's own API calls {self.names[self.tap]}" if self.tap in self.names else ""
+        behind = [f"; it calls {tap} {name}" for tap, name in self.names.items() if tap not in (self.tap, self.before)]
         sentence = f"The output tap is {self.tap}{own}{''.join(behind)}."
         if self.before is None or self.norm_ratio is None:
             return sentence
@@ -65,7 +65,7 @@ class HandedOut:
         count = f"{self.samples} sample{'s' if self.samples != 1 else ''}"
         ratio = format_number(self.norm_ratio, ".3g")
         return (
-            f"{sentence} The tap before it, {self.before}{before}, is another one: the norm of its {self.norms_of} is "
+            f"{sentence} The tap before it, {self.before}{before}, differs: the norm of its {self.norms_of} is "
             f"{'' if ratio == '1' else f'{ratio} times '}that of the output; {alike} ({count})."
         )
 
@@ -150,6 +150,6 @@ def _compared(
     alike = None
     if n >= FEWEST_COMPARED:
         alike = number(cka(np.stack(means[before]), np.stack(means[tap])))
-        few = "linear CKA has no value, since all samples are alike at one of them"
+        few = "linear CKA has no value, since all samples are equal at one of them"
     ratio = number(other / own) if own and math.isfinite(own) else None
     return HandedOut(tap, names, before, norms_of, ratio, alike, n, few)

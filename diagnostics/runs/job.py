@@ -124,7 +124,7 @@ def run(
                 finished.report()
         except KeyboardInterrupt:
             kept = f"what is done is kept in {request.out}"
-            raise KeyboardInterrupt(f"Interrupted; {kept}: give the same command again to go on.") from None
+            raise KeyboardInterrupt(f"Interrupted; {kept}: give the same command again to continue.") from None
     return finished
 
 
@@ -358,7 +358,7 @@ class _NoControlError(Exception):
 def _reasons(measured: Measured, measure: str) -> str:
     """Why a measure gives nothing, of all its targets; equal reasons once."""
     why = [reason for key, reason in measured.skipped.items() if key.partition("/")[0] == measure]
-    return " ".join(dict.fromkeys(why)) or "it says no reason."
+    return " ".join(dict.fromkeys(why)) or "it gives no reason."
 
 
 def _refuse_other_seed(path: Path, seed: int) -> None:

@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from diagnostics.runs.run import Run
 
 ABOUT_DASH = (
-    "the control does not apply to this row, or has no value there: those without a model make one vector of a "
-    "sample (of an image also one a cell), so what reads tokens over time, or other tokens than these, finds none. A "
-    "control that could not be made is named under what is left out"
+    "the control does not apply to this row, or has no value there. Controls without a model give one vector per sample (for an "
+    "image also one per cell), so a measure of tokens over time, or of other tokens, has no input from them. A control that could "
+    "not be built is listed under what is left out"
 )
 
 
@@ -175,10 +175,10 @@ def _about_controls(names: Sequence[str], own: dict[str, str], profiles: Sequenc
     draws = max((len(p.drawn(name)) for p in profiles for name in control.WEIGHTS), default=0)
     if draws:
         about = (
-            f"{draws} draws: the value is that of the draw whose own best tap is best on val, with the smallest and the "
-            "largest that draws reach in parentheses. What beats the control beats every draw"
+            f"{draws} draws: the value is from the draw whose best tap scores highest on val, with the lowest and the highest "
+            "value of all draws in parentheses. A score beats the control only if it beats every draw"
             if draws > 1
-            else "one draw, and another reaches more or less: --control-draws N shows by how much"
+            else "one random draw; other draws score higher or lower: --control-draws N shows by how much"
         )
         notes.append(Note(about, "fresh and permuted weights"))
     return [*notes, Note(ABOUT_DASH, "-")]
@@ -192,7 +192,7 @@ def _others(others: Sequence[tuple[str, Profile]], brief: bool) -> Table:
     columns = (
         Column("measure without target"), Column("family"), Column("smallest"), Column("largest"), Column("output"),
         *(Column(control_heading(name, profiles, chosen=False), bare=True) for name in weights),
-        Column("lines at output"),
+        Column("reference lines at output"),
     )  # fmt: skip
     rows = [
         Row(
@@ -299,7 +299,7 @@ def _provenance(run: Run) -> list[tuple[str, str]]:
     encoder, dataset = run.record.encoder, run.record.dataset
     return [
         ("encoder", encoder.asked or encoder.name),
-        ("handed out", str(run.handed_out)),
+        ("about the output tap", str(run.handed_out)),
         ("dataset", dataset.asked or dataset.name),
         ("about the dataset", dataset.about),
         ("seed of controls and bootstrap", str(run.index.calls[-1]["seed"])),

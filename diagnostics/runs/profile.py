@@ -207,7 +207,7 @@ class Profile:
         name, (few, share) = max(carried.items(), key=lambda item: np.nan_to_num(item[1][1]))
         return (
             f"{few} of {self.data.sizes['unit']} test units carry {share:.0%} of {name} in {self.name}: its intervals may be too "
-            "narrow, since a few such units decide"
+            "narrow, since these few dominate"
             if share > HEAVY
             else ""
         )
@@ -222,7 +222,7 @@ class Profile:
         """How few samples' tokens a value rests on, in words; nothing where they are enough or where it reads no tokens."""
         n = self.token_samples
         return (
-            f"{self.measure} rests on the tokens of {n} samples: more have them with a larger --token-budget, or in a larger dataset"
+            f"{self.measure} rests on the tokens of only {n} samples: a larger --token-budget or a larger dataset gives more"
             if n < FEW_WITH_TOKENS
             else ""
         )

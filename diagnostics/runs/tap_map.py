@@ -38,13 +38,13 @@ def map_captions(similarity: xr.Dataset) -> list[str]:
     attrs, matrix = similarity.attrs, similarity["matrix"].values
     captions: list[str] = []
     if reason := reasons(similarity):
-        captions.append(f"What has no value: {reason}.")
+        captions.append(f"Missing values: {reason}.")
     smaller = attrs.get("alike") == "smaller"
     if "tau" in attrs:
         tau, way = float(attrs["tau"]), "falls to" if smaller else "passes"
         shown = f"{tau:.3f}" if 0.001 <= abs(tau) < 100 else f"{tau:.3g}"
         pairs = "p and the calibrated value of each pair" if "calibrated" in similarity else "p of each pair"
-        captions.append(f"The most alike pair of permuted samples {way} {shown} once in 20; {pairs}: on hover.")
+        captions.append(f"The most similar pair of permuted samples {way} {shown} once in 20; hover for {pairs}.")
     elif attrs.get("no_null"):
         captions.append(f"No p: {attrs['no_null']}.")
     if not smaller and (matrix < 0).any():

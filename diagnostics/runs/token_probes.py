@@ -34,7 +34,7 @@ def fit_on_tokens(store: Store, target: StoredTarget, tap: Tap, measure: str, at
     if store.tokens_removed:
         raise DiagnosticsError(
             f"{measure} of {target.name} is fitted again from tokens, and those of {store.path} were removed (`diagnostics clean`): "
-            "give the same `diagnostics run` command again with another measure that reads tokens (as cka), which extracts them anew."
+            "give the same `diagnostics run` command again with another measure that reads tokens (as cka), which extracts them again."
         )
     return ON_TOKENS[measure](store, target, tap, at)
 

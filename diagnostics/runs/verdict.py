@@ -148,8 +148,8 @@ def brief_cautions(profiles: Sequence[Profile]) -> list[str]:
     if sparse:
         few = min(p.token_samples for p in profiles if p.sparse)
         cautions.append(
-            f"Beware: {enumerated(dict.fromkeys(sparse))} rest on the tokens of {few} samples: more have them with a larger "
-            "--token-budget."
+            f"Beware: {enumerated(dict.fromkeys(sparse))} rest on the tokens of only {few} samples: a larger "
+            "--token-budget gives more."
         )
     return cautions
 

@@ -176,7 +176,7 @@ def ucr(name: str, seed: int = 0) -> dx.Dataset:
     known = bundled(folder)
     if name not in known:
         raise dx.DiagnosticsError(
-            f"aeon bundles no data set '{name}': choose of {', '.join(sorted(known))}, or give your own file as ts:FILE.ts."
+            f"aeon bundles no data set '{name}': choose from {', '.join(sorted(known))}, or give your own file as ts:FILE.ts."
         )
     from diagnostics_files.series import archive
 

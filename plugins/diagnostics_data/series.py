@@ -25,7 +25,11 @@ def lorenz(n: int = 400, length: int = 512, seed: int = 0) -> dx.Dataset:
         "lorenz",
         (n, length, seed),
         {
-            "hidden_z": ("state", "", "z at the last step; x -> -x leaves it, so no linear window of x holds it"),
+            "hidden_z": (
+                "state",
+                "",
+                "z at the last step; x -> -x does not change it, so no linear function of a window of x gives it",
+            ),
             "hidden_y": ("state", "", "y at the last step"),
             "rho": ("value", "", "the parameter rho (scaled Rayleigh number)"),
             "log_switch": ("future", "log steps", "log of the steps from the last one until x changes sign"),

@@ -114,14 +114,14 @@ def texts(path: str, text: str, values: str, seed: int) -> Dataset:
         try:
             entries: list[Any] = source.read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
-            raise DiagnosticsError(f"{source} is not UTF-8 text ({error}): save it anew.") from error
+            raise DiagnosticsError(f"{source} is not UTF-8 text ({error}): save it as UTF-8.") from error
     else:
         columns = read_table(source)
         entries = column(columns, text, source, "text")
         del columns[text]
     texts = ["" if entry is None else str(entry) for entry in entries]
     if not texts:
-        raise DiagnosticsError(f"{source} is empty: give a text a line.")
+        raise DiagnosticsError(f"{source} is empty: give one text per line.")
     for number, entry in enumerate(texts, 1):
         if not entry.strip():
             raise DiagnosticsError(f"Text {number} of {source} is empty: fill it in or remove it.")

@@ -62,7 +62,7 @@ class Archived:
                 stem, _, extension = name.partition(".")
                 parts = samples.setdefault(f"{folder}/{stem}" if folder else stem, {})
                 if (kind := extension.lower()) in parts:
-                    raise DiagnosticsError(f"{archive} holds {member.name} twice: write the archive anew.")
+                    raise DiagnosticsError(f"{archive} holds {member.name} twice: write the archive again.")
                 parts[kind] = member
         except Unusable as error:
             if on_error != "skip":

@@ -199,7 +199,7 @@ def _read(path: str) -> Any:
         model = onnx.load(path)
         onnx.checker.check_model(model)
     except Exception as error:
-        raise DiagnosticsError(f"{path} is no whole ONNX file: {describe(error)}.") from error
+        raise DiagnosticsError(f"{path} is not a complete ONNX file: {describe(error)}.") from error
     return model
 
 

@@ -29,7 +29,7 @@ def block_outputs(graph: Any, encoder: str) -> tuple[str, list[tuple[str, str]]]
         leaving = [name for node in nodes for name in node.output if used_by[name] - {scope}]
         if not leaving:
             raise DiagnosticsError(
-                f"{encoder} has a block {prefix}.{scope} that hands nothing on: name its taps with ?taps=."
+                f"{encoder} has a block {prefix}.{scope} that passes nothing on: name its taps with ?taps=."
             )
         handed.append((f"{prefix.strip('/').replace('/', '.')}.{scope}", leaving[-1]))
     first = next(iter(scopes))

@@ -68,7 +68,9 @@ def export(folder: str | Path, out: Path, trust_code: bool = False) -> Exported:
         partial.replace(place)
     except (OSError, SafetensorError) as error:
         why = error.strerror if isinstance(error, OSError) else describe(error)
-        raise DiagnosticsError(f"{out} cannot be written ({why}): is there room, and may you write there?") from error
+        raise DiagnosticsError(
+            f"{out} cannot be written ({why}): is there free space, and do you have permission to write there?"
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     size = (place / WEIGHTS).stat().st_size

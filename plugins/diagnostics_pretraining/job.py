@@ -50,7 +50,7 @@ class Job:
             )
         if (self.size is None) == (self.start is None):
             raise DiagnosticsError(
-                "Towers begin with new weights of a --size, or with those of a folder (--from): give one of the two."
+                "Towers start from new weights of a --size, or from those of a folder (--from): give one of the two."
             )
 
     @property

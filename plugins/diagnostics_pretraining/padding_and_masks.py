@@ -24,7 +24,7 @@ def check_masks(batch: int, processes: int, share: float) -> None:
     every = round(1 / share)
     if batch % (every * processes):
         raise DiagnosticsError(
-            f"Every {every}-th image of a batch is seen again with patches hidden, and a batch of {batch} in {processes} "
+            f"Every {every}-th image of a batch is used again with patches hidden, and a batch of {batch} in {processes} "
             f"process{'es' if processes > 1 else ''} is no multiple of {every * processes}: give one."
         )
 

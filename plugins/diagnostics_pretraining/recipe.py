@@ -93,7 +93,7 @@ class Recipe:
             )
         if self.objective == "distil" and (self.mask or self.augment or self.clips):
             raise DiagnosticsError(
-                "What is distilled is what a teacher finds in whole images, which a recipe with mask, augment or clips does not show: "
+                "Distillation uses a teacher's embeddings of whole images, which a recipe with mask, augment or clips does not show: "
                 "leave these out."
             )
         if self.mask and not 0 < self.hidden < 1:
@@ -104,7 +104,7 @@ class Recipe:
             raise DiagnosticsError("Patches are hidden in batches of images alone: give mask = 0 or clips = 0.")
         if self.mask and abs(1 / self.mask - round(1 / self.mask)) > 1e-9:
             raise DiagnosticsError(
-                f"Every n-th image of a batch is seen again with patches hidden, which a share of {self.mask} does not say: give "
+                f"The mask share {self.mask} is not one in n: every n-th image of a batch is used again with patches hidden, so give "
                 "1 divided by a whole number, as 0.0625."
             )
 
@@ -172,7 +172,7 @@ def read_recipe(path: Path) -> Recipe:
         raise DiagnosticsError(f"{path} cannot be read ({error}): name a recipe, a file of TOML.") from error
     except tomllib.TOMLDecodeError as error:
         raise DiagnosticsError(
-            f"{path} is no TOML ({error}): write one as docs/how-to/pretraining.md shows."
+            f"{path} is not valid TOML ({error}): write one as docs/how-to/pretraining.md shows."
         ) from error
     sections = _Sections(path, text)
     sections.check(values, Recipe)
@@ -182,7 +182,7 @@ def read_recipe(path: Path) -> Recipe:
         sections.check(values["augment"], Augmentation, "augment")
     if sections.strange:
         raise DiagnosticsError(
-            f"{path} names what is no key of a recipe: {', '.join(sections.strange)}. Correct or remove it."
+            f"{path} has keys that a recipe does not have: {', '.join(sections.strange)}. Correct or remove it."
         )
     lacking = [name for name in ("stages", "batch", "lr") if name not in values]
     lacking += [

@@ -143,7 +143,7 @@ def _tspulse(name: str, module: Any, fresh: Callable[[], nn.Module]) -> SeriesMo
     layers = [i for i, part in enumerate(module.encoder_block.mixers) if type(part).__name__ == "TSPulseLayer"]
     if len(set(settings.num_patches_layerwise)) > 1:
         raise DiagnosticsError(
-            f"{name} mixes its patches into fewer, which stand for no place: use another checkpoint."
+            f"{name} mixes its patches into fewer, which have no position in the series: use another checkpoint."
         )
 
     def taps(steps: int, variates: int) -> list[Tap]:

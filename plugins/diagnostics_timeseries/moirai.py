@@ -94,7 +94,7 @@ def check_distribution(part: Any, model: str) -> None:
     target = str(part.get("_target_", _STUDENT)) if isinstance(part, Mapping) else _STUDENT
     if not _DISTRIBUTION.fullmatch(target):
         raise DiagnosticsError(
-            f"{SCHEME}{model} names {target} as its distribution, which could be any code and is never run: get its makers' config.json."
+            f"{SCHEME}{model} names {target} as its distribution, which could be any code and is never run: get the config.json that its authors published."
         )
 
 

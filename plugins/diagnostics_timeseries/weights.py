@@ -59,7 +59,7 @@ def check_files(folder: Path) -> None:
     for file in sorted(folder.iterdir()):
         if file.exists() and not file.is_file() and not file.is_dir():
             raise DiagnosticsError(
-                f"{file} is no regular file: give the folder of a checkpoint as its makers wrote it."
+                f"{file} is no regular file: give the folder of a checkpoint as its authors published it."
             )
 
 
@@ -124,7 +124,7 @@ def loading(library: str, folder: Path | str) -> Generator[None]:
         raise
     except pickle.UnpicklingError as error:
         raise DiagnosticsError(
-            f"{folder} is no checkpoint, or holds more than tensors and could run code: it is not loaded, get its makers' file."
+            f"{folder} is no checkpoint, or holds more than tensors and could run code: it is not loaded; get the file that its authors published."
         ) from error
     except Exception as error:
         raise DiagnosticsError(

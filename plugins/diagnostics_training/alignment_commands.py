@@ -342,7 +342,7 @@ def aligned_lines(row: dict[str, Any]) -> list[str]:
         if (steady := control["cosine"]["after"]) is not None and steady < STEADY:
             lines.append(
                 f"Beware: the control, which had nothing new to learn, fell to a cosine of {steady:.3f} to its own tokens: training by "
-                "itself bends the output at this rate; give a lower --lr and more --steps"
+                "itself changes the output at this learning rate; give a lower --lr and more --steps"
             )
     if probed:
         scores = best_scores(probed["val_scores"])
@@ -353,7 +353,7 @@ def aligned_lines(row: dict[str, Any]) -> list[str]:
     if row.get("decoder"):
         lines.append(f"{row['decoder']}: the trained decoder, as --lm takes it")
     if not row["blocks"]:
-        lines.append("No block keeps the shape of what it takes: there is no LayerScale")
+        lines.append("No block keeps the shape of its input, so no LayerScale was added")
     lines += [describe_collapse(one) for one in (row, control) if one and one["collapse"]]
     # What was recovered, what it cost, and what training by itself does.
     encoders = [row["base"], row["path"], *([control["path"]] if control else [])]
@@ -378,7 +378,7 @@ def answer_lines(answers: Mapping[str, Any]) -> list[str]:
     return [
         f"{answers['questions']:,} questions about {answers['samples']:,} test samples, by what the decoder is shown:",
         *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows),
-        f"Right from own tokens alone, less from other samples': {_ends(answers['from_samples'])}; nats a token: {loss}",
+        f"Accuracy with own tokens minus that with other samples': {_ends(answers['from_samples'])}; nats per token: {loss}",
     ]
 
 
@@ -390,5 +390,5 @@ def _ends(ends: Sequence[float | None]) -> str:
 def _line(row: dict[str, Any]) -> str:
     line, cosine = f"{row['path']}: taught by {row['to']}, {describe_loss(row, 'not trained')}", row["cosine"]
     if cosine["after"] is not None:
-        line += f"; cosine of {row['output']} to it {cosine['before']:.3f} -> {cosine['after']:.3f}"
+        line += f"; cosine of {row['output']} to the teacher {cosine['before']:.3f} -> {cosine['after']:.3f}"
     return line

@@ -105,7 +105,7 @@ def projected(base: str, at: str, width: int, cut: bool = False, pool: int = 1) 
 def _path_hint(path: str) -> str:
     if not os.path.isfile(os.path.join(path, "checkpoint.safetensors")):
         return ""
-    return "its training is not finished: give the command that began it again, which goes on from there"
+    return "its training is not finished: give the command that started it again, which resumes it"
 
 
 @hookimpl

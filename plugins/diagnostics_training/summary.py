@@ -29,7 +29,7 @@ def finished(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
         if encoder.is_file():
             if kept["encoder"] != _digest(encoder):
                 raise DiagnosticsError(
-                    f"{encoder} is not the encoder that {path.name} beside it tells of, and would be overwritten: give another --out."
+                    f"{encoder} is not the encoder that {path.name} in that folder describes, and would be overwritten: give another --out."
                 )
             # Of no use any more, where a kill left it.
             (folder / checkpoints.FILE).unlink(missing_ok=True)
@@ -55,7 +55,7 @@ def _read(path: Path) -> dict[str, Any]:
             raise ValueError
         return {key: kept[key] for key in ("row", "identity", "encoder")}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DiagnosticsError(f"{path} cannot be read as what a training left: give another --out.") from error
+        raise DiagnosticsError(f"{path} cannot be read as the summary of a training: give another --out.") from error
 
 
 def _digest(file: Path) -> str:

@@ -65,7 +65,7 @@ class Job:
         """The objectives by name; raises for unknown ones and what else cannot be."""
         names = list(OBJECTIVES) if self.objective == "all" else [n.strip() for n in self.objective.split(",")]
         if odd := [name for name in names if name not in OBJECTIVES]:
-            raise DiagnosticsError(f"There is no objective '{odd[0]}': choose of {', '.join(OBJECTIVES)}, or all.")
+            raise DiagnosticsError(f"There is no objective '{odd[0]}': choose from {', '.join(OBJECTIVES)}, or all.")
         if self.regulariser not in REGULARISERS:
             raise DiagnosticsError(
                 f"There is no regulariser '{self.regulariser}': choose one of {', '.join(REGULARISERS)}."

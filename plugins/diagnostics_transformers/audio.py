@@ -169,7 +169,7 @@ class Sounds:
             )
         if first and not self.masked:
             raise DiagnosticsError(
-                f"{self.encoder} cannot be told which part of a sample is sound, so shorter ones would count their padding: cut "
+                f"{self.encoder} has no input that marks which part of a sample is sound, so the padding of shorter ones would count: cut "
                 "all samples to one length."
             )
         features = torch.from_numpy(np.ascontiguousarray(self.extract(values[first:]), dtype=np.float32))

@@ -33,7 +33,7 @@ INPUTS = {
     "series": ("past_values",),
 }
 # They take one modality alone, although they have a tower of their own inside.
-_ONE_MODALITY = {"pe_video_encoder": "its frames' tower gives one vector a frame", "timm_wrapper": ""}
+_ONE_MODALITY = {"pe_video_encoder": "its frames' tower gives one vector per frame", "timm_wrapper": ""}
 # Their inputs have the names of texts or images and are something else.
 _NEITHER = {
     "imagegpt": "sequences of colour clusters",

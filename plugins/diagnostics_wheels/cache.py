@@ -70,7 +70,7 @@ def _read(kept: Path) -> dict[str, Tensor]:
     try:
         return load_file(kept)
     except (SafetensorError, OSError) as error:
-        raise DiagnosticsError(f"{kept} cannot be read ({error}): delete it, and it is converted anew.") from error
+        raise DiagnosticsError(f"{kept} cannot be read ({error}): delete it, and it is converted again.") from error
 
 
 def _write(kept: Path, tensors: Mapping[str, Tensor]) -> None:

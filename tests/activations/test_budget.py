@@ -44,7 +44,7 @@ def test_a_size_has_a_unit(text: Any, expected: int | None) -> None:
     "text", ["256", 256, 256 * 10**6, "1e9", "-1MB", "nan", "inf", "MB", "", "12 parsecs", "1,5GB", 0.5, True]
 )
 def test_a_number_without_a_unit_is_refused(text: Any) -> None:
-    with pytest.raises(DiagnosticsError, match=r"(is no size|has no unit): give .* like"):
+    with pytest.raises(DiagnosticsError, match=r"(is not a size|has no unit): give .* like"):
         parse_budget(text)
 
 
@@ -121,12 +121,16 @@ def test_what_reads_few_tokens_says_so(tmp_path: Path, capsys: pytest.CaptureFix
             encoder, dataset, out=tmp_path / str(count), measures="self_similarity,linear_probe,rankme", controls=False,
             report=False, token_budget=f"{count * each}B",
         )  # fmt: skip
-        few = {p.name for p in run.profiles() if any("rests on the tokens of 19 samples" in c for c in p.cautions)}
+        few = {p.name for p in run.profiles() if any("rests on the tokens of only 19 samples" in c for c in p.cautions)}
         assert few == ({"self_similarity", "linear_probe/height"} if count == 19 else set())
         print_page(run_page(run), Path("report.html"))
         shown = " ".join(capsys.readouterr().out.split())
-        assert ("Beware: linear_probe and self_similarity rest on the tokens of 19 samples" in shown) is (count == 19)
-        assert ("Beware: self_similarity rests on the tokens of 19" in run.report().read_text("utf-8")) is (count == 19)
+        assert ("Beware: linear_probe and self_similarity rest on the tokens of only 19 samples" in shown) is (
+            count == 19
+        )
+        assert ("Beware: self_similarity rests on the tokens of only 19" in run.report().read_text("utf-8")) is (
+            count == 19
+        )
 
 
 def test_controls_without_a_model_are_paired_with_the_samples_that_keep_tokens(tmp_path: Path) -> None:

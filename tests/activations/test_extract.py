@@ -221,7 +221,7 @@ def test_variates_folded_into_the_batch_are_refused(tmp_path: Path) -> None:
 def test_code_that_computes_something_else_with_the_same_weights_is_noticed(tmp_path: Path) -> None:
     extract(tiny_encoder(), tiny_dataset(N), tmp_path / "run", planned(tiny_encoder(), N))
     other = tiny_encoder(forward=lambda module, batch: module(1.5 * batch))
-    with pytest.raises(DiagnosticsError, match="the same weights gave others at tap embed"):
+    with pytest.raises(DiagnosticsError, match="the same weights gave different ones at tap embed"):
         extract(other, tiny_dataset(N), tmp_path / "run", planned(other, N))
 
 

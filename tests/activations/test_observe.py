@@ -306,7 +306,7 @@ def test_a_run_measures_attention_of_the_encoder_and_of_its_weight_controls(tmp_
         assert score[name] == pytest.approx(direct.mean(), rel=1e-4)
         np.testing.assert_allclose(profile.data["by_head"].sel(tap=name).values, direct.mean(0), rtol=1e-4)
     assert np.isnan([score[name] for name in ("embed", "blocks.1", "norm")]).all()
-    assert "blocks.1: no attention within" in profile.data.attrs["reason"]
+    assert "blocks.1: no attention inside" in profile.data.attrs["reason"]
     assert "attention_distance" in run.index.names("fresh_weights")
     assert "attention_distance" not in run.index.names("raw_input")
     fresh = run.controls["fresh_weights"]["attention_distance"]["score"].values
@@ -336,7 +336,7 @@ def test_without_attention_the_run_goes_on_and_says_why(tmp_path: Path) -> None:
     encoder = tiny_encoder()
     options: dict[str, Any] = {"out": tmp_path / "run", "measures": ["standard"], "report": False}
     run = dx.run(encoder, tiny_dataset(N), **options)
-    assert "no attention within" in run.skipped["attention_distance"]
+    assert "no attention inside" in run.skipped["attention_distance"]
     assert run.skipped["attention_distance"].startswith("tiny gives no attention")
     encoder.module.passes = 0
     dx.run(encoder, tiny_dataset(N), **options)
@@ -344,10 +344,10 @@ def test_without_attention_the_run_goes_on_and_says_why(tmp_path: Path) -> None:
         "over the example alone: whether it gives the same, and whether controls give it too"
     )
     # Who asks for nothing else is refused; beside others it is left out.
-    with pytest.raises(DiagnosticsError, match=r"attention_distance gives nothing for tiny on .*no attention within"):
+    with pytest.raises(DiagnosticsError, match=r"attention_distance gives nothing for tiny on .*no attention inside"):
         dx.run(encoder, tiny_dataset(N), **{**options, "measures": "attention_distance"})
     run = dx.run(encoder, tiny_dataset(N), **{**options, "measures": "rankme,attention_distance"})
-    assert "no attention within" in run.skipped["attention_distance"]
+    assert "no attention inside" in run.skipped["attention_distance"]
 
 
 class Spoilt(Looking):

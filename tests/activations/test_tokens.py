@@ -91,7 +91,7 @@ def test_a_measure_without_tokens_does_not_bring_them_back_and_one_with_tokens_d
     assert token_bytes(run) == 0
     after = measured(run, ["cka"], events.append)
     (cost,) = (event for event in events if isinstance(event, Cost))
-    assert "the tokens of 80 samples were removed and are extracted anew" in str(cost)
+    assert "the tokens of 80 samples were removed and are extracted again" in str(cost)
     np.testing.assert_array_equal(after.features("blocks.1", tokens=True), tokens)
     np.testing.assert_array_equal(after.similarity()[0]["matrix"], similarity)
     # CKA is measured on no control, so theirs stay removed.

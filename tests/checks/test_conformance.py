@@ -116,7 +116,7 @@ class Described(TorchEncoder):
 def test_description() -> None:
     encoder = encoder_of()
     encoder = Encoder.replace(encoder, output_tap="nowhere")  # unchecked
-    breaks("description", encoder, "its output tap 'nowhere' is none of its taps")
+    breaks("description", encoder, "its output tap 'nowhere' is not one of its taps")
     encoder = encoder_of()
     encoder = encoder.replace(modality="smell")
     breaks("description", encoder, "choose one of image", alone=False)
@@ -422,11 +422,11 @@ class Trains(TorchEncoder):
 
 
 def test_no_graph() -> None:
-    breaks("no_graph", encoder_of(kind=KeepsGraph), "tap embed hands over a tensor with a gradient graph", alone=False)
+    breaks("no_graph", encoder_of(kind=KeepsGraph), "tap embed returns a tensor with a gradient graph", alone=False)
     # Of frozen parameters there is no graph to keep: the check has them want gradients, and puts back what they wanted.
     encoder = encoder_of(kind=Trains)
     encoder.module.requires_grad_(False)
-    breaks("no_graph", encoder, "tap embed hands over a tensor with a gradient graph", alone=False)
+    breaks("no_graph", encoder, "tap embed returns a tensor with a gradient graph", alone=False)
     assert not any(parameter.requires_grad for parameter in encoder.module.parameters())
     encoder = encoder_of()
     encoder.module.train().requires_grad_(True)
@@ -450,7 +450,7 @@ def test_hooks() -> None:
     breaks("hooks", encoder_of(kind=LeavesHooks), "1 hook left on its modules after a pass: remove them")
     encoder = encoder_of(kind=LeavesHooks)
     encoder.always = False
-    breaks("hooks", encoder, "1 hook left on its modules after a pass that broke off")
+    breaks("hooks", encoder, "1 hook left on its modules after a pass that fails")
 
 
 class Swallows(TorchEncoder):
@@ -536,7 +536,7 @@ def test_identity_stable() -> None:
     assert outcome("identity_stable", encoder_of(Counting())).verdict == "ok"
     seeds = iter(range(10**6))
     result = outcome("identity_stable", tiny_encoder(next(seeds)), lambda: tiny_encoder(next(seeds)))
-    assert (result.verdict, "built a second time it has another weights" in result.message) == ("failed", True)
+    assert (result.verdict, "a second build has another weights" in result.message) == ("failed", True)
     result = outcome("identity_stable", tiny_encoder(), lambda: tiny_encoder(mean=1.0))
     assert "another preprocessing" in result.message
     assert outcome("identity_stable", tiny_encoder(), tiny_encoder).verdict == "ok"
@@ -589,7 +589,9 @@ def _redrawn(module: nn.Module) -> nn.Module:
 
 def test_save_and_load() -> None:
     pytest.importorskip("safetensors")
-    breaks("save_and_load", with_fresh(Hidden), "others at tap blocks.1: something that decides the activations")
+    breaks(
+        "save_and_load", with_fresh(Hidden), "other activations at tap blocks.1: something that decides the activations"
+    )
     breaks("save_and_load", with_fresh(Unsaved), "an unsaved buffer differs")
     assert outcome("save_and_load", with_fresh(Tied)).verdict == "ok"
     encoder = encoder_of()
@@ -629,7 +631,7 @@ def test_attention(other: Callable[[Tensor], Tensor], sentence: str) -> None:
     encoder = encoder_of(Attending(), kind=Weighs)
     encoder.other = other
     breaks("attention", encoder, sentence)
-    assert "no attention within" in outcome("attention", encoder_of()).message
+    assert "no attention inside" in outcome("attention", encoder_of()).message
 
 
 class Heeding(nn.Module):
@@ -668,7 +670,7 @@ def masked(heeds: bool = True, valid: bool = True, shape: int = 2) -> TorchEncod
 
 def test_padding() -> None:
     assert outcome("padding", masked()).verdict == "ok"
-    breaks("padding", masked(heeds=False), "what stands in padding changes the pooled activations of tap norm")
+    breaks("padding", masked(heeds=False), "the content of padding changes the pooled activations of tap norm")
     breaks("padding", masked(shape=3), "valid gives torch.bool of shape (1, 1, 8)", alone=False)
     assert outcome("padding", masked(valid=False)).message == "it declares no mask of valid tokens"
     assert outcome("padding", tiny_image_encoder()).message == "image samples are not padded"
@@ -800,7 +802,7 @@ def test_inspect_verifies_the_grid() -> None:
     good = diagnose("inspect", "mine.py:images", "--verify-grid")
     assert good.status == 0
     assert (
-        "Grid right: tap embed, 4 x 4 (y, x): all 16 cells changed one by one, 16 moved their own token most."
+        "Grid right: tap embed, 4 x 4 (y, x): all 16 cells changed one at a time; 16 changed their own token most."
         in good.out
     )
     bad = diagnose("inspect", "mine.py:turned", "--verify-grid")

@@ -297,8 +297,8 @@ def test_a_run_prints_one_json_object_and_writes_the_report(mine: Callable[[str]
         (["run", "{build}", "--data", "{data}", "--batch-size", "0"], "Batch size 0 is below 1."),
         (["run", "{build}", "--data", "{data}", "--workers", "-1"], "The number of workers is -1: give 0 or more."),
         (["run", "{build}", "--data", "{data}", "--token-budget", "256"], "has no unit: give one, like 256MB"),
-        (["run", "{build}", "--data", "{data}", "--token-budget", "nan"], "is no size"),
-        (["run", "{build}", "--data", "{data}", "--token-budget", "-1MB"], "is no size"),
+        (["run", "{build}", "--data", "{data}", "--token-budget", "nan"], "is not a size"),
+        (["run", "{build}", "--data", "{data}", "--token-budget", "-1MB"], "is not a size"),
         (["run", "{build}", "--data", "{data}", "--device", "gpu"], "Device 'gpu' is not there"),
         (["run", "{build}", "--data", "{data}", "--device", ""], "Device '' is not there"),
         (["run", "{build}", "--data", "{data}", "--device", "cuda:99"], "Device 'cuda:99' is not there"),
@@ -542,7 +542,7 @@ def test_no_space_in_a_shard_says_how_to_go_on_and_the_same_command_then_finishe
         in_the_store(disk, full, after=7)  # tokens of five taps: in the second of three steps
         sentence = refused(*command)
     assert "after 50 of 150 samples" in sentence
-    assert "give the same command again: it goes on from there" in sentence
+    assert "give the same command again: it resumes from there" in sentence
     assert "interrupted after 50 of 150 samples" in refused("report", out)
     assert json.loads(diagnose(*command).out)["n"] == {"train": 90, "val": 30, "test": 30}
 
@@ -586,7 +586,9 @@ def test_what_broke_is_told_last_and_by_the_exit_status(
         for form in ([], ["--json"]):
             status, printed, err = diagnose(*command, "rankme,participation_ratio", *form)
             assert status == 1
-            assert (err if form else printed).splitlines()[-1] == "Failed, and left out: rankme; the rest stands."
+            assert (err if form else printed).splitlines()[
+                -1
+            ] == "Failed, and left out: rankme; all other results are kept."
             assert "participation_ratio" in printed
             assert "RuntimeError: broken" in " ".join(printed.split())
     # Another measure of the same run did not break.
@@ -646,7 +648,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_then_finishes(
     sentence = [line for line in err.splitlines() if line.startswith("diagnostics: ")]
     assert len(sentence) == 1
     assert str(out) in sentence[0]
-    assert "give the same command again to go on" in sentence[0]
+    assert "give the same command again to continue" in sentence[0]
     with monkeypatch.context() as watched:
         # Three steps of 50 rows are 4 + 4 + 4 batches of at most 16: one was done after 6.
         count = after(watched, diagnostics.activations.extract, "capture_rows", 1000)
@@ -671,7 +673,7 @@ def test_ctrl_c_in_a_control_says_how_to_go_on(
         )  # two batches of the encoder, the second of its first control
         status, printed, err = diagnose(*command)
     assert (status, printed) == (130, "")
-    assert "give the same command again to go on" in err
+    assert "give the same command again to continue" in err
     with monkeypatch.context() as watched:
         count = after(watched, diagnostics.activations.extract, "capture_rows", 1000)
         assert diagnose(*command).status == 0
@@ -697,7 +699,10 @@ def test_a_run_of_something_else_in_the_same_folder_is_refused_with_the_differen
     assert diagnose("run", mine("build"), "--data", mine("data"), "--out", out, *QUICK).status == 0
     before = sorted(path.stat().st_mtime_ns for path in out.rglob("*"))
     sentence = refused("run", mine("build?seed=1"), "--data", mine("data"), "--out", out, *QUICK)
-    assert "holds other activations, its weights differ, the model holds other numbers now: choose" in sentence
+    assert "holds other activations, its weights differ, the numbers in the model have changed: choose" in sentence
     sentence = refused("run", mine("build"), "--data", mine("data?n=30"), "--out", out, *QUICK)
-    assert "holds other activations, its dataset differs, 6 of 30 samples are in one only, s24 say: choose" in sentence
+    assert (
+        "holds other activations, its dataset differs, 6 of 30 samples are in one only, for example s24: choose"
+        in sentence
+    )
     assert sorted(path.stat().st_mtime_ns for path in out.rglob("*")) == before

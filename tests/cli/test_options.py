@@ -81,14 +81,14 @@ def test_a_file_gives_options_and_the_command_line_wins(mine: Path) -> None:
     [
         (
             "bach-size = 5\n# a remark\nsed = 3\nzonk = 1",
-            "{path} names what is no option of this command: 'bach-size' in line 9 (did you mean batch-size?), "
+            "{path} has options that this command does not have: 'bach-size' in line 9 (did you mean batch-size?), "
             "'sed' in line 11 (did you mean seed?), 'zonk' in line 12. Correct",
         ),
-        ("config = 'other.toml'", "{path} names what is no option of this command: 'config' in line 9"),
+        ("config = 'other.toml'", "{path} has options that this command does not have: 'config' in line 9"),
         ("[taps]\nnames = 1", "Option taps in line 9 of {path} is a text or a number or a list of names, not dict."),
         ("fresh = 'no'", "Option fresh in line 9 of {path} is true or false, not 'no'."),
         ("seed = [1]", "Option seed in line 9 of {path} is a text or a number, not list."),
-        ("workers 2", "{path} is no TOML ("),
+        ("workers 2", "{path} is not valid TOML ("),
     ],
 )
 def test_what_is_wrong_in_a_file_is_told_with_its_line(mine: Path, line: str, sentence: str) -> None:

@@ -170,7 +170,7 @@ def run_of(encoder: str, *more: str) -> tuple[str, ...]:
     )
 
 
-GO_ON = "diagnostics: Interrupted; what is done is kept in out: give the same command again to go on."
+GO_ON = "diagnostics: Interrupted; what is done is kept in out: give the same command again to continue."
 
 
 @pytest.mark.parametrize(
@@ -290,7 +290,7 @@ def test_an_output_that_takes_no_more_is_one_sentence(arguments: list[str]) -> N
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
         both = subprocess.run(command, stdout=full, stderr=full)
     assert done.stderr == (
-        "diagnostics: What this command prints cannot be written (No space left on device): send it elsewhere; what it stored is "
+        "diagnostics: The output of this command cannot be written (No space left on device): redirect it elsewhere; stored results are "
         "kept.\n"
     )
     assert (done.returncode, both.returncode) == (2, 2)

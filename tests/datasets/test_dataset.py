@@ -39,7 +39,7 @@ def new_dataset(**changed: Any) -> Dataset:
         ({"split": [*SPLIT, "test"]}, "Dataset mine has 4 samples but 5 split."),
         (
             {"ids": ["a", "b\udcff", "c", "d"]},
-            r"Dataset mine has 'b\udcff' as an id or group, which is no text in UTF-8.",
+            r"Dataset mine has 'b\udcff' as an id or group, which cannot be written as UTF-8.",
         ),
         (
             {"targets": {"y": Target("value", np.arange(4, dtype=np.longdouble))}},
@@ -300,7 +300,7 @@ def test_a_sample_that_cannot_be_read_for_the_fingerprint_is_named(error: BaseEx
 
     dataset = new_dataset(samples=Samples(np.zeros((4, 3))))
     with pytest.raises(
-        DiagnosticsError, match=r"^Sample c of mine cannot be read, mend it or leave it out: \w+(: two lines|: 3)?$"
+        DiagnosticsError, match=r"^Sample c of mine cannot be read, repair it or leave it out: \w+(: two lines|: 3)?$"
     ) as caught:
         _ = dataset.fingerprint
     assert "\n" not in str(caught.value)

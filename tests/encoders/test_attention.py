@@ -209,7 +209,7 @@ def test_it_is_the_models_own(kind: str) -> None:
     # The two blocks differ, so none is another's.
     assert not torch.allclose(captured["blocks.0"], captured["blocks.1"], atol=1e-2)
     assert captured.left_out == {
-        "embed": "read before a module, so no attention is its own", "norm": "no attention within",
+        "embed": "read before a module, so it has no attention of its own", "norm": "no attention inside",
     }  # fmt: skip
 
 
@@ -280,14 +280,14 @@ def test_a_kernel_that_computes_something_else_is_caught(monkeypatch: pytest.Mon
     [
         ("pooled", "attention of 8 queries to 4 keys, not among the tap's 8 tokens"),
         ("windows", "attention of 4 queries to 4 keys, not among the tap's 8 tokens"),
-        ("twice", "2 attentions within"),
+        ("twice", "2 attentions inside"),
         ("rescaled", "weighs no values, or is changed before it does"),
         ("talking", "weighs no values, or is changed before it does"),
         ("transposed", "weighs no values, or is changed before it does"),
         ("halved_in_place", "no longer a softmax"),
         ("folded", r"attention of shape \(24, 1, 8, 8\) for 4 samples"),
         ("batch_behind", r"attention of shape \(6, 4, 8, 8\) for 4 samples"),
-        ("linear", "no attention within"),
+        ("linear", "no attention inside"),
     ],
 )
 def test_never_a_guess(kind: str, why: str) -> None:
@@ -317,7 +317,7 @@ def test_attention_among_as_many_features_as_tokens_is_not_taken_for_theirs(kind
 
 
 def test_as_many_heads_as_samples_are_not_taken_for_them() -> None:
-    with pytest.raises(DiagnosticsError, match="6 samples and as many heads, and which is which cannot be told"):
+    with pytest.raises(DiagnosticsError, match="6 samples and as many heads, and which is which is unclear"):
         encoder(self_attention("batch_behind")).attention(batch(HEADS))
     assert list(encoder(self_attention("plain")).attention(batch(HEADS))) == ["blocks.0"]
 
@@ -480,5 +480,5 @@ def test_fracast_is_convolutional_and_says_so() -> None:
 
     model = build()
     subject = {key: value[None] for key, value in model.preprocess(model.example()).items()}
-    with pytest.raises(DiagnosticsError, match=r"^fracast gives no attention: .*no attention within"):
+    with pytest.raises(DiagnosticsError, match=r"^fracast gives no attention: .*no attention inside"):
         model.attention(subject)

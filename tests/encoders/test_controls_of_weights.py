@@ -226,13 +226,13 @@ def test_where_layer_scale_begins_is_said_beside_the_control(start: float, tmp_p
     run = dx.run(encoder_of(Trunk(block)), tiny_dataset(40), out=tmp_path, measures="linear_probe")
     remarks = run.redrawn
     note = remarks["fresh_weights"]["note"]
-    assert f"its LayerScale begins at {start:.3g} (0.5 on average in the encoder)" in note
+    assert f"its LayerScale starts at {start:.3g} (0.5 on average in the encoder)" in note
     assert "LayerScale" not in remarks["permuted_weights"]["note"]
     # Of 64 numbers of a table, 3 x (72 + 8 + 16) of parameters.
     assert remarks["permuted_weights"]["redrawn"] == pytest.approx(288 / 352)
     assert "81.8% of the encoder's numbers are permuted, not pos_table" in remarks["permuted_weights"]["note"]
     page = (tmp_path / "report.html").read_text()
-    assert f"its LayerScale begins at {start:.3g}" in page and "are permuted, not pos_table" in page
+    assert f"its LayerScale starts at {start:.3g}" in page and "are permuted, not pos_table" in page
     assert run.to_json()["controls"] == remarks
     print_page(run_page(run), Path("report.html"))
     printed = " ".join(capsys.readouterr().out.split())

@@ -218,7 +218,7 @@ class Shifts(Residual):
         return super().forward(x + Shifts.count)
 
 
-@pytest.mark.parametrize(("kind", "part"), [(Swallows, "goes on after an error"), (Shifts, "gives others at tap")])
+@pytest.mark.parametrize(("kind", "part"), [(Swallows, "continues after an error"), (Shifts, "gives others at tap")])
 def test_what_cannot_be_cut_says_why(kind: Any, part: str) -> None:
     encoder = encoder_of(kind())
     with pytest.raises(DiagnosticsError) as error:

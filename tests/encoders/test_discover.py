@@ -451,9 +451,7 @@ def test_frames_of_all_samples_among_one_another_are_refused(mixed: bool) -> Non
     if not mixed:
         assert {tap.site.rows for tap in discover(module, images(2, 6, 3, 16, 16), "mine", extents).taps} == {6}
         return
-    with pytest.raises(
-        DiagnosticsError, match=r"keeps the rows of its samples among one another|in the order of its input"
-    ):
+    with pytest.raises(DiagnosticsError, match=r"interleaves the rows of its samples|in the order of its input"):
         discover(module, images(2, 6, 3, 16, 16), "mine", extents)
 
 

@@ -222,7 +222,7 @@ WRONG = {
         "from slowest to fastest they run over y in 2 steps of 3, x in 2 steps of 3, y in 3 steps of 1, x in 3 steps of 1",
     ),
     "shuffled": (lambda: images(5, 4, shuffled(20)), "in no order that could be recognised"),
-    "two swapped": (lambda: images(4, 5, [0, 1, 3, 2, *range(4, 20)]), "2 cells moved another token than declared"),
+    "two swapped": (lambda: images(4, 5, [0, 1, 3, 2, *range(4, 20)]), "2 cells changed another token than declared"),
     "steps backwards": (lambda: series(40, 1, range(39, -1, -1)), "t runs backwards"),
     "text backwards": (lambda: texts(0, range(11, -1, -1)), "t runs backwards"),
 }  # fmt: skip
@@ -391,7 +391,7 @@ def test_a_tap_that_the_sample_does_not_move_is_wrong() -> None:
 
     outcome = verify_grid(images(4, 4, stem=Constant(3, WIDTH, 4, 4)))
     assert not outcome.right
-    assert (outcome.silent, outcome.explanation[:13]) == (16, "nothing moved")
+    assert (outcome.silent, outcome.explanation[:16]) == (16, "no token changed")
 
 
 def test_of_a_large_grid_a_seeded_subset_with_its_corners_is_changed() -> None:

@@ -27,7 +27,7 @@ def test_classes_come_as_integers_of_64_bits(labels: Any) -> None:
         ([0, -1], "negative labels are unknown"),
         (np.array([2**63 + 1, 0], np.uint64), "9223372036854775809: give integer classes of 64 bits"),
         ([[0], [1, 2]], "no array"),
-        ([[0], [1]], "one label a row, 2 of them"),
+        ([[0], [1]], "one label per row, 2 of them"),
     ],
 )
 def test_what_is_no_class_is_refused_in_a_sentence(labels: Any, message: str) -> None:

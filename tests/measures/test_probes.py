@@ -490,8 +490,8 @@ def test_logistic_equals_scikit_learn_and_its_gradient_vanishes(n, d, k):
         (["cat", "dog"] * 20, "are text: give integer classes"),
         (np.array(["cat", None] * 20, dtype=object), "give integer classes"),
         (np.arange(40) % 2 - 1, "negative labels are unknown"),
-        (np.arange(39) % 2, "one label a row, 40"),
-        (np.zeros((40, 1), int), "one label a row, 40"),
+        (np.arange(39) % 2, "one label per row, 40"),
+        (np.zeros((40, 1), int), "one label per row, 40"),
     ],
 )
 def test_labels_that_are_no_integer_classes_are_refused_not_truncated(labels: object, message: str) -> None:
@@ -543,7 +543,7 @@ def test_logistic_loss_and_labels_that_skip_numbers():
     assert model.log_loss(x, labels * 10 + 3) == pytest.approx(-np.log(probability[np.arange(120), labels]).mean())
     with pytest.raises(DiagnosticsError, match="two classes"):
         logistic(x, np.zeros(120, dtype=int))
-    with pytest.raises(DiagnosticsError, match="one label a row"):
+    with pytest.raises(DiagnosticsError, match="one label per row"):
         logistic(x, labels[:-1])
     with pytest.raises(DiagnosticsError, match="NaN"):
         logistic(np.where(x > 5, np.nan, x), labels)
@@ -675,7 +675,7 @@ def test_knn_as_a_plain_function():
     assert (result == labels[150:] * 10 + 4).mean() > 0.95
     assert (knn(x[:150], labels[:150], x[:150], k=1) == labels[:150]).all()
     for arguments, message in (
-        ((x[:150], labels[:149], x), "one label a row, 150"),
+        ((x[:150], labels[:149], x), "one label per row, 150"),
         ((x[:150], labels[:150] - 1, x), "negative labels are unknown"),
         ((x[:150], labels[:150], x[:, :4]), "do not fit"),
     ):

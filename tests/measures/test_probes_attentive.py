@@ -95,7 +95,7 @@ def test_plain_function_finds_classes_and_values():
 
 def test_plain_function_bad_input():
     x, labels = needle(40)
-    with pytest.raises(DiagnosticsError, match=r"do not fit|one label a row, 40"):
+    with pytest.raises(DiagnosticsError, match=r"do not fit|one label per row, 40"):
         attentive_function(x, labels[:-1], x)
     with pytest.raises(DiagnosticsError, match="do not fit"):
         attentive_function(x, labels, x[:, :, :-1])

@@ -256,9 +256,11 @@ def test_how_all_taps_are_read_is_said_once() -> None:
 
     lines = inspection("after b call 1 of 2 without 3 of padding", "after b call 2 of 2 without 3 of padding")
     assert lines[3].endswith("4 x 4 (y, x)   after b call 1 of 2")
-    assert lines[5] == "All are read without 3 of padding."
-    assert not any("All are read" in line for line in inspection("after a as features", "after b as channels_first"))
-    assert not any("All are read" in line for line in inspection("", ""))
+    assert lines[5] == "All taps are read without 3 of padding."
+    assert not any(
+        "All taps are read" in line for line in inspection("after a as features", "after b as channels_first")
+    )
+    assert not any("All taps are read" in line for line in inspection("", ""))
 
 
 @settings(max_examples=40, deadline=None)

@@ -107,7 +107,7 @@ def test_the_svg_of_a_picture_of_targets_has_its_rows_marks_and_frame() -> None:
     )  # fmt: skip
     figure = draw(picture)
     assert [t.name for t in figure.data if t.name] == [
-        "best tap (by val)", "as knowing nothing", "best of its row", "not shown to be readable",
+        "best tap (by val)", "at chance level", "best of its row", "not shown to be readable",
     ]  # fmt: skip
     document = svg(figure)
     found = words(document)

@@ -536,9 +536,9 @@ def test_without_what_chance_reaches_no_tap_has_a_position() -> None:
     known = data.assign(p=(("tap", "tap_other"), np.array([[0.05, 1.0], [1.0, 0.01]])))
     unknown = data.assign(p=(("tap", "tap_other"), np.full((2, 2), np.nan))).assign_attrs(no_null="three samples")
     for result, expected, sentence in (
-        (known, [0.0, 1.0], "most alike, depth with depth: 0.00 (a) with 0.00, 1.00 (b) with 1.00"),
-        (data, [np.nan] * 2, "what chance reaches is not known, so no positions"),
-        (unknown, [np.nan] * 2, "what chance reaches is not known (three samples), so no positions"),
+        (known, [0.0, 1.0], "most similar depths: 0.00 (a) with 0.00, 1.00 (b) with 1.00"),
+        (data, [np.nan] * 2, "the chance level is not known, so no depths are matched"),
+        (unknown, [np.nan] * 2, "the chance level is not known (three samples), so no depths are matched"),
     ):
         sides: list[Any] = [SimpleNamespace(name=name, run=SimpleNamespace(store=SimpleNamespace(output_tap=tap), similarity_with=lambda *_, result=result: result)) for name, tap in (("x", "b"), ("y", "d"))]  # fmt: skip
         one = tap_similarity(*sides, "other", 0)
@@ -550,9 +550,11 @@ def test_without_what_chance_reaches_no_tap_has_a_position() -> None:
 
 
 def test_runs_on_different_data_are_refused_with_the_difference(make_run: Maker, base: Run) -> None:
-    with pytest.raises(DiagnosticsError, match=r"hold other data, 100 of 600 samples are in one only, s500 say"):
+    with pytest.raises(
+        DiagnosticsError, match=r"hold other data, 100 of 600 samples are in one only, for example s500"
+    ):
         dx.compare([base, make_run("fewer", data={"n": 500})])
-    with pytest.raises(DiagnosticsError, match=r"the values of the target a differ in \d+ samples, s0 say"):
+    with pytest.raises(DiagnosticsError, match=r"the values of the target a differ in \d+ samples, for example s0"):
         dx.compare([base, make_run("another seed", data={"seed": 1})])
 
 

@@ -46,8 +46,8 @@ def test_the_table_holds_every_label_and_what_its_head_drops(folder: Path) -> No
     assert any(line[:1] == ["x"] and "(0.50) 2/2" in " ".join(line) for line in lines)
     assert "end of trunk minus end of head, up <b>: a (R2) +0.4" in sentence
     assert "up <b> (from base)" in sentence
-    assert "a (R2), made for it" in sentence
-    assert "survives the correction" in sentence
+    assert "a (R2), trained for it" in sentence
+    assert "significant after correction" in sentence
     assert (folder / "comparison-base-up-b-x.html").is_file()
 
 

@@ -120,5 +120,5 @@ def test_the_command_takes_runs_and_folders_in_which_they_lie(tmp_path: Path) ->
     assert "No probe read a target." in text, "the other run is named"
     assert refused("explore", tmp_path / "other", "-o", tmp_path / "none.html").startswith("No probe read a target in")
     (tmp_path / "empty").mkdir()
-    assert refused("explore", tmp_path / "empty").startswith("No finished run lies in")
+    assert refused("explore", tmp_path / "empty").startswith("There is no finished run in")
     assert not (tmp_path / "none.html").exists()

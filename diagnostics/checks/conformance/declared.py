@@ -29,7 +29,7 @@ def description(subject: EncoderUnderTest) -> Outcome:
     if len(set(names)) < len(names) or not names:
         return failed(f"it has {len(names)} taps under {len(set(names))} names: give each a name of its own")
     if encoder.output_tap not in names:
-        return failed(f"its output tap {encoder.output_tap!r} is none of its taps")
+        return failed(f"its output tap {encoder.output_tap!r} is not one of its taps")
     identity: Any = dict(encoder.identity)
     if missing := [key for key in IDENTITY if key not in identity]:
         return failed(f"its identity lacks {', '.join(missing)}")

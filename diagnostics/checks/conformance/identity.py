@@ -14,7 +14,7 @@ from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.torch_encoder import TorchEncoder
 from diagnostics.errors import DiagnosticsError
 
-NO_MODULE = "it shows no torch module"
+NO_MODULE = "it exposes no torch module"
 SEED = 40_000_003
 
 
@@ -90,10 +90,12 @@ def identity_stable(subject: EncoderUnderTest) -> Outcome:
     if changed := _unlike(before, subject.encoder.identity):
         return failed(f"a forward pass changes {changed} of its identity: keep no state in buffers or configuration")
     if subject.again is None:
-        return ok("passes over batches of one and of three samples leave the identity; it was not built a second time")
+        return ok(
+            "passes over batches of one and of three samples do not change the identity; the encoder was not built again"
+        )
     if changed := _unlike(before, subject.again().sized_for(subject.samples[0]).identity):
-        return failed(f"built a second time it has another {changed}: seed what is drawn, or load weights")
-    return ok("built a second time it has the same identity, and passes leave it")
+        return failed(f"a second build has another {changed}: seed its random weights, or load weights")
+    return ok("a second build has the same identity, and passes do not change it")
 
 
 def _unlike(before: Mapping[str, str], after: Mapping[str, str]) -> str:
@@ -112,7 +114,7 @@ def save_and_load(subject: EncoderUnderTest) -> Outcome:
         return not_applicable(str(error))
     other: Any = getattr(fresh, "module", None)
     if not isinstance(other, nn.Module):
-        return not_applicable("its fresh encoder shows no torch module")
+        return not_applicable("its fresh encoder exposes no torch module")
     own = {p.untyped_storage().data_ptr() for p in subject.module.parameters() if p.numel()}
     if other is subject.module or any(p.untyped_storage().data_ptr() in own for p in other.parameters() if p.numel()):
         return failed("fresh weights are its own weights: let fresh build a new module")
@@ -129,7 +131,7 @@ def save_and_load(subject: EncoderUnderTest) -> Outcome:
     for name, tokens in subject.reference.items():
         if not torch.equal(again[name], tokens):
             return failed(
-                f"with its weights loaded, a fresh module gives others at tap {name}: something that decides the "
+                f"with its weights loaded, a fresh module gives other activations at tap {name}: something that decides the "
                 "activations is not in its state_dict"
             )
     if fresh.identity["weights"] != subject.encoder.identity["weights"]:

@@ -90,7 +90,7 @@ def padding(subject: EncoderUnderTest) -> Outcome:
         worst = max(worst, differs)
         if differs > tolerance(activations[tap.name]):
             return failed(
-                f"what stands in padding changes the pooled activations of tap {tap.name} by {differs:.2g} of their spread: "
+                f"the content of padding changes the pooled activations of tap {tap.name} by {differs:.2g} of their spread: "
                 "hand the mask to the model and let valid leave those tokens out, or refuse such samples"
             )
     return ok(f"padding changes pooled activations by {worst:.1g} of their spread at most", difference=worst)

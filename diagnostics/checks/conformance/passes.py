@@ -53,14 +53,14 @@ def no_graph(subject: EncoderUnderTest) -> Outcome:
     with torch.enable_grad(), training:
         subject.capture(reduce=look)
     if kept:
-        return failed(f"tap {kept[0]} hands over a tensor with a gradient graph: capture under torch.no_grad()")
+        return failed(f"tap {kept[0]} returns a tensor with a gradient graph: capture under torch.no_grad()")
     return ok("no gradient graph is kept")
 
 
 def hooks(subject: EncoderUnderTest) -> Outcome:
     """After a pass, and after one that broke off in the middle, no hook is left, and the next pass is right."""
     if subject.module is None:
-        return not_applicable("it shows no torch module")
+        return not_applicable("it exposes no torch module")
     reference = subject.reference
     before = _hooks(subject.module)
     subject.capture()
@@ -82,13 +82,13 @@ def hooks(subject: EncoderUnderTest) -> Outcome:
         return failed(f"an error at tap {middle} is swallowed: let it through")
     if left := _hooks(subject.module) - before:
         return failed(
-            f"{left} hook{'s' if left > 1 else ''} left on its modules after a pass that broke off: remove them in a "
+            f"{left} hook{'s' if left > 1 else ''} left on its modules after a pass that fails: remove them in a "
             "finally or a with block"
         )
     name, worst, within = worst_tap(subject.capture(), reference)
     if not within:
-        return failed(f"after a pass that broke off, tap {name} differs by {worst:.2g} of its spread")
-    return ok("no hook is left, not even by a pass that broke off")
+        return failed(f"after a pass that fails, tap {name} differs by {worst:.2g} of its spread")
+    return ok("no hook is left, even after a pass that fails")
 
 
 class _BreakError(Exception):

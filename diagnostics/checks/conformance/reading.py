@@ -51,7 +51,7 @@ def manual_forward(subject: EncoderUnderTest) -> Outcome:
             if differs > tolerance(captured[tap.name]):
                 return failed(f"tap {tap.name} differs by {differs:.2g} of its spread from a pass without hooks")
     return ok(
-        f"taps equal what their modules' forward took or gave; without hooks within {worst:.1g} of the spread",
+        f"taps equal the inputs or outputs of their modules; a pass without hooks differs by {worst:.1g} of the spread at most",
         difference=worst,
     )
 

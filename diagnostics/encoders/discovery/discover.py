@@ -101,7 +101,7 @@ def discover(
     earlier = earlier_stack(module, names, set(whole.early)) if blocks is None and trunk is None else ""
     if earlier:
         raise DiagnosticsError(
-            f"{encoder} runs the stack {earlier} before {names[0]}, and which is its trunk is not certain: name the blocks "
+            f"{encoder} runs the stack {earlier} before {names[0]}, and it is unclear which of them is its trunk: name the blocks "
             "(discover(blocks=)), or declare its taps yourself (docs/how-to/plugins.md)."
         )
     samples = len(tensors_in(batch)[0])
@@ -129,7 +129,7 @@ def discover(
         site = Site(name, call, calls, when=when, layout=place.layout, rows=place.rows)
         if place.rows > 1 and part == "embedding" and samples > 1 and not first_input.rows_follow_samples(place.rows):
             raise DiagnosticsError(
-                f"{encoder} keeps the rows of its samples among one another (not one sample after the other) at {name}: declare "
+                f"{encoder} interleaves the rows of its samples (not one sample after the other) at {name}: declare "
                 "its taps yourself (docs/how-to/plugins.md)."
             )
         if place.layout == "tokens" and special and place.grid.prefix == len(special):

@@ -142,7 +142,7 @@ class Places:
             return first in sizes
         if self.features_first is None:
             raise DiagnosticsError(
-                f"{self.encoder} has {first} by {last} numbers where either may be features and the other places: give it an "
+                f"{self.encoder} has {first} by {last} numbers, and it is unclear which axis is the features: give it an "
                 "example of another size, or declare its taps yourself (docs/how-to/plugins.md)."
             )
         return self.features_first

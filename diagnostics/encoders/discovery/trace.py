@@ -116,7 +116,7 @@ def dry_run(module: nn.Module, blocks: Sequence[str], batch: Any, forward: Forwa
     idle = [name for name in blocks if not trace.calls[name]]
     if idle:
         raise DiagnosticsError(
-            f"{encoder} never runs {idle[0]}, which stands among its blocks: declare its taps yourself (docs/how-to/plugins.md)."
+            f"{encoder} never runs {idle[0]}, which is one of its blocks: declare its taps yourself (docs/how-to/plugins.md)."
         )
     return trace
 
@@ -150,6 +150,6 @@ def _alike(tensor: Tensor, first: Tensor) -> bool:
 
 def _several(encoder: str, name: str) -> DiagnosticsError:
     return DiagnosticsError(
-        f"{encoder} ({name} does not hand on a tensor of activations first) cannot be tapped by itself: declare its "
+        f"{encoder} ({name} does not pass on a tensor of activations first) cannot be tapped automatically: declare its "
         "taps yourself (docs/how-to/plugins.md)."
     )

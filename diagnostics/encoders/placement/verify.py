@@ -93,9 +93,9 @@ class Placement:
 
     def __str__(self) -> str:
         many = f"{self.cells} of {math.prod(self.shape)}" if self.cells < math.prod(self.shape) else f"all {self.cells}"
-        text = f"tap {self.tap}, {spelled(self.shape, self.axes)}: {many} cells changed one by one, {self.exact} moved their own token most"
+        text = f"tap {self.tap}, {spelled(self.shape, self.axes)}: {many} cells changed one at a time; {self.exact} changed their own token most"
         if self.near:
-            beside = "one beside it" if self.tolerance == 1 else f"one up to {self.tolerance} places beside it"
+            beside = "a neighbouring one" if self.tolerance == 1 else f"one up to {self.tolerance} places away"
             text += f", {self.near} {beside} (tokens overlap, so this is right to within {self.tolerance})"
         return f"{text}; {self.explanation}" if self.explanation else text
 
@@ -268,7 +268,10 @@ def _judged(tap: Tap, changes: Changes, cells: np.ndarray, moved: np.ndarray) ->
     prefix_moved = bool((moved[:, :prefix] >= NEAR).any())
     explanation, order = "", ()
     if silent.all():
-        right, explanation = False, "nothing moved: this tap does not depend on the sample, or only on its statistics"
+        right, explanation = (
+            False,
+            "no token changed: this tap does not depend on the sample, or only on its statistics",
+        )
     elif not exact.all():
         known = ~silent
         other = explained(axes, shape, cells[known], winner[known] - prefix)
@@ -277,7 +280,9 @@ def _judged(tap: Tap, changes: Changes, cells: np.ndarray, moved: np.ndarray) ->
             order = _as_site_order(tap, other.all_places()) if not changes.unchecked else ()
         elif prefix_moved and (shift := _common_shift((places - cells)[known])):
             right = False
-            explanation = f"wrong order: prefix tokens move, and most cells the token at {shift} from their own"
+            explanation = (
+                f"wrong order: prefix tokens change, and most cells change the token at {shift} from their own"
+            )
         elif not right:
             explanation = _scattered(exact, near, silent, winner < prefix)
             if not tolerance and not changes.unchecked and len(set(winner)) == tap.grid.tokens:
@@ -308,10 +313,10 @@ def _scattered(exact: np.ndarray, near: np.ndarray, silent: np.ndarray, in_prefi
     wrong = ~(exact | near)
     many = f"{int(wrong.sum())} cell{'s' if wrong.sum() > 1 else ''}"
     if silent.sum() == wrong.sum():
-        return f"{many} moved nothing: the grid covers less of the sample than declared (see covers)"
+        return f"{many} changed no token: the grid covers less of the sample than declared (see covers)"
     where = f", {int((wrong & in_prefix).sum())} of them among the prefix tokens" if (wrong & in_prefix).any() else ""
     return (
-        f"{many} moved another token than declared{where}, in no order that could be recognised "
+        f"{many} changed another token than declared{where}, in no order that could be recognised "
         "(shuffled, or mixed before this tap)"
     )
 

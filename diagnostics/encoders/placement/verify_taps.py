@@ -88,7 +88,7 @@ def _judged(tap: Tap, moved: Movements) -> TapGrid:
     far, prefix = moved.far[tap.name], tap.grid.prefix
     known = far.max(axis=1) > 0
     if not known.any():
-        return unverified("nothing moved")
+        return unverified("no token changed")
     places, far = _by_place(_places(moved, shared, shape)[known], far[known])
     # Tokens that go far whatever changes (class tokens, sinks) show no place.
     beyond = far - far.mean(axis=0) if len(far) > 2 else far
@@ -99,18 +99,18 @@ def _judged(tap: Tap, moved: Movements) -> TapGrid:
     own = np.take_along_axis(far, prefix + declared[:, None], axis=1)[:, 0] / far.max(axis=1)
     if float(np.median(own)) < OWN and len(places) >= FEWEST:
         if (farthest < 0).mean() > OWN:
-            return unverified("tokens before the grid go farther with most cells than those in it")
+            return unverified("most cells change tokens before the grid more than those in it")
         order = _another(shared, shape, places, farthest, share) or _shuffled(places, farthest, far, share)
         if order and _lags(shared, shape, places, farthest, far[:, prefix:]):
-            return unverified("tokens behind a cell's own go farther, as those of causal models may")
+            return unverified("tokens after a cell's own change more than it, as they may in causal models")
         if order:
             return TapGrid(tap.name, "wrong", share, f"wrong order: {order}")
     if not known.all() and len(places) < FEWEST:
-        return unverified(f"changes in {len(places)} places move anything, too few to tell")
+        return unverified(f"only {len(places)} places changed a token when they changed, too few to judge")
     if share >= OWN or _nearly(shape, places, farthest):
         return TapGrid(tap.name, "right", share, "")
     return unverified(
-        f"changes in {int(exact.sum())} of {len(places)} places move their own token farthest, and no other order explains the rest"
+        f"{int(exact.sum())} of {len(places)} places changed their own token most, and no other order explains the rest"
     )
 
 
@@ -150,7 +150,7 @@ def _shuffled(places: np.ndarray, farthest: np.ndarray, far: np.ndarray, exact: 
     second = np.sort(far, axis=1)[:, -2] / far.max(axis=1)
     once = len(np.unique(farthest)) >= NEARLY * len(places) and float((farthest >= 0).mean()) >= NEARLY
     if once and exact <= CLEARLY and len(places) >= 2 * FEWEST and float(np.median(second)) < OWN:
-        return "each place moves another token than declared, in no order that could be recognised (shuffled)"
+        return "each place changes another token than declared, in no order that could be recognised (shuffled)"
     return ""
 
 

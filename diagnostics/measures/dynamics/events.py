@@ -27,7 +27,7 @@ class EventProbe(Probe):
     Samples stay whole in their split; the penalty is chosen on val."""
 
     name = "event_probe"
-    answers = "Does a token know that something happens at its time?"
+    answers = "Does a token encode whether an event happens at its time?"
     source = "Hastie, Tibshirani and Friedman 2009, section 4.3"
     needs = "tokens"
     kinds = ("event",)

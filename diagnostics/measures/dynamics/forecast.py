@@ -104,7 +104,7 @@ class ForecastProbe(Probe):
     forecast of the dataset; 0 says no better than naive, below 0 worse."""
 
     name = "forecast_probe"
-    answers = "How far ahead is the future known, beyond what a naive forecast says?"
+    answers = "How far ahead can the future be read out, beyond a naive forecast?"
     source = "Hyndman and Athanasopoulos 2021, Forecasting: principles and practice, section 5.8"
     kinds = ("future",)
     known_answers = (

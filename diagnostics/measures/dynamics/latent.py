@@ -183,7 +183,7 @@ def _polygon(corners: int) -> np.ndarray:
 
 class Straightness(_Latent):
     name = "straightness"
-    answers = "Does the representation move straight ahead in time?"
+    answers = "Does the representation move in a straight line over time?"
     source = "after Hénaff et al. 2019 (Nature Neuroscience 22, 984), as the mean cosine of successive steps"
     invariant_to = ("rotation", "scale", "shift")
     known_answers = (
@@ -233,7 +233,7 @@ _SPLIT_OF_30 = ("train", "val", "train", "test", "train") * 6
 
 class LinearPredictability(_Latent):
     name = "linear_predictability"
-    answers = "Is the next step of the representation a linear map of this one?"
+    answers = "Is the next step of the representation a linear map of the current one?"
     source = "one-step linear prediction, as in dynamic mode decomposition (Schmid 2010); ridge: Hoerl and Kennard 1970"
     invariant_to = ("scale", "shift")
     known_answers = (

@@ -199,7 +199,7 @@ class _Dimension(PooledMeasure):
     about: ClassVar[Mapping[str, str]] = {
         "half": "mean of the values for two halves of the groups: how it changes with n",
         "quarter": "mean of the values for four quarters of the groups",
-        "duplicates": "samples left out because they equal an earlier one, rounding aside",
+        "duplicates": "samples left out because they equal an earlier one, up to rounding",
     }
 
     @abstractmethod

@@ -107,8 +107,8 @@ class MassiveActivations(GeometryMeasure):
         "feature": "the feature that is largest, counted from 0",
         "peak": "largest over median magnitude of a sample's tokens, mean over samples; massive from about 1000 on",
         "peak_low": "lower end of its 95 % bootstrap interval over groups",
-        "peak_high": "upper end of it",
-        "constant": "features that never vary, rounding aside",
+        "peak_high": "upper end of its 95 % bootstrap interval over groups",
+        "constant": "features that never vary, up to rounding",
     }
     known_answers = (
         Case("massive_activations", "a feature of mean 10 and variance 4: mean squared over variance", 25, SUN, lambda: float(massive_activations([[12.0, 1.0], [8.0, -1.0]]).ratio[0])),

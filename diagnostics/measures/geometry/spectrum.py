@@ -309,7 +309,7 @@ class EffectiveRank(_OfSingularValues):
 
 class StableRank(_OfSingularValues):
     name = "stable_rank"
-    answers = "How many times the energy of the largest singular direction is there in all?"
+    answers = "How large is the total energy relative to that of the largest singular direction?"
     source = "Rudelson and Vershynin 2007 (J. ACM 54)"
     functional = "stable rank: sum(sigma^2) / sigma_1^2, singular values"
     standard = False
@@ -321,7 +321,7 @@ class StableRank(_OfSingularValues):
 
 class NeSum(_OfCovariance):
     name = "nesum"
-    answers = "How many times the variance of the first principal component is there in all?"
+    answers = "How large is the total variance relative to that of the first principal component?"
     source = "He and Ozay 2022 (ICML); 2305.16562"
     functional = "NESum: sum(lambda) / lambda_1, eigenvalues of the covariance"
     standard = False

@@ -74,7 +74,7 @@ def _of_places(values: np.ndarray) -> float:
 
 class MoransI(SampleMean):
     name = "morans_i"
-    answers = "Do neighbouring tokens deviate from their sample's mean alike?"
+    answers = "Do neighbouring tokens deviate from their sample's mean in the same way?"
     source = "Moran 1950 (Biometrika 37); Cliff and Ord 1981"
     invariant_to = ("rotation", "scale", "shift")
     functional = "Moran's I with rook neighbours, mean over features weighted by their variance, mean over samples"

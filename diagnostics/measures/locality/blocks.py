@@ -60,7 +60,7 @@ def lengths(cell: Any, axes: int) -> tuple[float, ...]:
     values = np.asarray(np.nan) if isinstance(cell, str) else np.asarray(as_tensor(given).cpu())
     sizes = tuple(np.full(axes, values).tolist()) if values.ndim == 0 else tuple(values.ravel().tolist())
     if len(sizes) != axes or values.ndim > 1 or not all(math.isfinite(x) and x > 0 for x in sizes):
-        raise DiagnosticsError(f"A grid of {axes} axes has no cells of {cell}: give a length above 0, or one an axis.")
+        raise DiagnosticsError(f"A grid of {axes} axes has no cells of {cell}: give a length above 0, or one per axis.")
     return sizes
 
 

@@ -105,7 +105,7 @@ def _on_a_line() -> np.ndarray:
 
 class NeighbourConsistency(SampleMean):
     name = "neighbour_consistency"
-    answers = "Do the tokens most like a token lie beside it?"
+    answers = "Are the most similar tokens of a token its neighbours on the grid?"
     source = "share of cosine nearest neighbours within a radius on the grid; chance by counting"
     invariant_to = ("rotation", "each token's own scale")
     functional = (

@@ -113,7 +113,9 @@ def spatial_relation(tokens: Any, mask: Any, grid: Sequence[int]) -> float | np.
     x, single = arrays.token_samples(tokens, "The array of tokens", grid)
     foreground = arrays.as_tensor(mask).to(x.device)
     if foreground.shape != (wanted := x.shape[1:2] if single else x.shape[:2]):
-        raise DiagnosticsError(f"The mask has shape {tuple(foreground.shape)}: give a value a token, {tuple(wanted)}.")
+        raise DiagnosticsError(
+            f"The mask has shape {tuple(foreground.shape)}: give one value per token, {tuple(wanted)}."
+        )
     if not bool(((foreground == 0) | (foreground == 1)).all()):
         raise DiagnosticsError(
             f"The mask of shape {tuple(foreground.shape)} holds other values than 0 and 1: decide which tokens are foreground."

@@ -184,7 +184,7 @@ def corloc(boxes: Any, truths: Sequence[Any]) -> float:
     guesses = as_array(boxes).astype(np.float64)
     if guesses.ndim != 2 or guesses.shape[1] != 4 or len(guesses) != len(truths) or len(guesses) == 0:
         raise DiagnosticsError(
-            f"boxes has shape {guesses.shape} beside the objects of {len(truths)} images: give one box (x, y, x, y) an image."
+            f"boxes has shape {guesses.shape} beside the objects of {len(truths)} images: give one box (x, y, x, y) per image."
         )
     hits = 0
     for i, (box, objects) in enumerate(zip(guesses, truths, strict=True)):
@@ -325,7 +325,7 @@ class ObjectDiscovery(Probe):
     that of a box in its middle with half its sides."""
 
     name = "object_discovery"
-    answers = "Do tokens mark out an object without being told?"
+    answers = "Do tokens separate an object from the background without labels?"
     source = "LOST, Simeoni et al. 2021 (2109.14279)"
     invariant_to = ("rotation", "scale")
     family = "spatial"

@@ -75,7 +75,7 @@ def _stripe_starts() -> float:
 
 class AttentionPeak(GatheringMeasure):
     name = "attention_peak"
-    answers = "How much of its attention does a query give to the one token that it looks at most?"
+    answers = "How much attention does a query give to the token that it attends to most?"
     source = "largest share of a row of softmax"
     statistic = "peak"
     functional = "mean over queries of max_k a_qk, rows renormalised over grid keys"
@@ -95,7 +95,7 @@ class AttentionPeak(GatheringMeasure):
 
 class AttentionLogit(GatheringMeasure):
     name = "attention_logit"
-    answers = "How large do the logits of each head become, from which softmax saturates and training fails?"
+    answers = "How large are the attention logits of each head (large ones saturate softmax, and training fails)?"
     source = "Dehghani et al. 2023 (2302.05442), section 3.1; Zhai et al. 2023 (2303.06296)"
     statistic = "logit"
     functional = "max over grid queries and grid keys of scale q k' + mask"
@@ -120,7 +120,7 @@ class AttentionLogit(GatheringMeasure):
 
 class AttentionReceived(GatheringMeasure):
     name = "attention_received"
-    answers = "From which block on does attention gather on a few tokens of the grid, whoever looks?"
+    answers = "From which block on does attention concentrate on a few grid tokens, whatever the query?"
     source = "Bolya et al. 2025 (2504.13181), global tokens; Sun et al. 2024 (2402.17762)"
     statistic = "received"
     functional = (

@@ -76,7 +76,7 @@ def attention_distance(attention: Any, grid: Sequence[int], *, cell: float | Seq
     if not 1 <= len(grid) <= 3 or weights.shape[-2:] != (tokens, tokens):
         raise DiagnosticsError(
             f"Attention of shape {tuple(weights.shape)[single:]} is not among the {tokens} cells of a grid of {grid}: give one query "
-            "and one key a cell, prefix tokens left out, on a grid of one to three axes."
+            "and one key per cell, prefix tokens left out, on a grid of one to three axes."
         )
     return _array(of_matrix(weights, 0, _places(grid, cell, weights.device)).distance, single)
 

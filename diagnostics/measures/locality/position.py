@@ -201,7 +201,7 @@ class Position(Measure):
     out anew in every sample."""
 
     name = "position_probe"
-    answers = "Do single tokens tell where they lie?"
+    answers = "Do single tokens encode their position?"
     source = "ridge: Hoerl and Kennard 1970; shuffled control after Hewitt and Liang 2019 (1909.03368)"
     invariant_to = ("scale", "shift")
     family = "spatial"

@@ -146,7 +146,7 @@ def _spread_of_stacked_ones(k: int) -> float:
 
 class ReceptiveFieldOfTaps(Measure):
     name = "receptive_field"
-    answers = "From how much of the input does the central token of each tap draw?"
+    answers = "How much of the input affects the central token of each tap?"
     source = "Luo et al. 2016 (1701.04128)"
     family = "spatial"
     higher_is_better = None

@@ -76,7 +76,7 @@ def retrieval_recall(a: Any, b: Any, *, at: Sequence[int] = AT, same: Any = None
         names = np.asarray(same.detach().cpu() if isinstance(same, Tensor) else same)
         if names.shape != groups.shape:
             raise DiagnosticsError(
-                f"same has shape {names.shape} for {len(x)} samples: give a number or name a sample."
+                f"same has shape {names.shape} for {len(x)} samples: give one number or name per sample."
             )
         groups = np.unique(names, return_inverse=True)[1]
     there, back = (

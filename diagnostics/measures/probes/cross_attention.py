@@ -202,7 +202,7 @@ def attentive(
     if y.ndim not in (1, 2) or len(y) != len(given) or fresh.shape[2] != given.shape[2]:
         raise DiagnosticsError(
             f"tokens {tuple(given.shape)}, target {tuple(y.shape)} and new {tuple(fresh.shape)} do not fit: give one target "
-            "a sample and equal features."
+            "per sample and equal features."
         )
     finite(y, "target")
     classes, codes = y.unique(return_inverse=True)
@@ -256,7 +256,7 @@ class AttentiveProbe(protocol.Probe):
     """
 
     name = "attentive_probe"
-    answers = "What can be read out when a probe may look for the tokens that hold it?"
+    answers = "What can be read out when a probe may attend to the tokens that hold it?"
     source = "Bardes et al. 2024 (2404.08471), without perceptron; Psomas et al. 2025 (2506.10178)"
     needs = "tokens"
     standard = False

@@ -294,7 +294,7 @@ class SegmentationProbe(Probe):
     """
 
     name = "segmentation_probe"
-    answers = "Does each token know what lies at its place?"
+    answers = "Does each token encode the class at its position?"
     source = "linear segmentation (Oquab et al. 2023, 2304.07193, section 7.4); mean IoU: Everingham et al. 2010"
     needs = "tokens"
     kinds = ("token_label",)

@@ -282,7 +282,7 @@ def _places(first: Activations, second: Activations, measure: str) -> np.ndarray
         example = missing[0] if missing else min(surplus)
         raise DiagnosticsError(
             f"{measure} compares the same samples, but {len(missing)} of the {len(ids)} in the first run are not in the "
-            f"second and {len(surplus)} of the {len(where)} in the second not in the first ({example}, say): extract "
+            f"second and {len(surplus)} of the {len(where)} in the second not in the first (for example {example}): extract "
             "both from the same dataset."
         )
     if not len(where) == len(second.ids) or len(set(ids)) != len(ids):

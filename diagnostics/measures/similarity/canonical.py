@@ -261,7 +261,7 @@ def _one_shared_component(n: int = 500) -> float:
 
 class Cca(_Canonical):
     name = "cca"
-    answers = "Which taps hold the same directions up to any linear map, large and small alike?"
+    answers = "Which taps hold the same directions up to any linear map, whatever their variance?"
     source = f"{RAGHU}; Hotelling 1936"
     invariant_to = ("any invertible linear map", "shift")
     functional = "mean canonical correlation over the smaller rank"
@@ -278,7 +278,7 @@ class Cca(_Canonical):
 
 class Svcca(_Canonical):
     name = "svcca"
-    answers = "Which taps hold the same principal directions up to a linear map of these?"
+    answers = "Which taps hold the same principal directions up to a linear map of them?"
     source = RAGHU
     invariant_to = ("rotation", "scale", "shift")
     functional = f"mean canonical correlation of the principal components that hold {VARIANCE:.0%} of the variance"

@@ -185,7 +185,7 @@ _COMPARED: dict[Comparison, float] = {"pearson": 0.5, "spearman": 0.5, "kendall"
 
 class Rsa(Similarity):
     name = "rsa"
-    answers = "Do two taps find the same pairs of samples unlike?"
+    answers = "Do two taps agree on which pairs of samples are dissimilar?"
     source = KRIEGESKORTE
     invariant_to = ("order of the features", "each sample's own scale and offset")
     functional = "Spearman correlation of the dissimilarities 1 - r of all pairs of samples"

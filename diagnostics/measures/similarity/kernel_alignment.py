@@ -72,7 +72,7 @@ class _Alignment(Products):
         if not ordinary(float(upper.diagonal().sum().sqrt())):
             upper = self.upper(blocks_of(side, tap, scale_of_tap(side, tap, self.name)), side.kernel)
         unit = packed.unit(upper)
-        return unit, "all samples are equal, rounding aside, or equally far from one another" if unit is None else ""
+        return unit, "all samples are equal up to rounding, or equally far from one another" if unit is None else ""
 
     def prepared(self, x: Tensor) -> Any:
         return packed.unit(self.upper([x]))
@@ -98,7 +98,7 @@ def _null_spread(n: int, draws: int = 60) -> float:
 
 class Cka(_Alignment):
     name = "cka"
-    answers = "Which taps hold alike geometries of the samples?"
+    answers = "Which taps hold similar geometries of the samples?"
     source = f"{KORNBLITH}; unbiased HSIC: {SONG}; Székely and Rizzo 2014"
     standard = True
     functional = "debiased linear CKA: HSIC_1(K,L) / sqrt(HSIC_1(K,K) HSIC_1(L,L))"
@@ -152,7 +152,7 @@ def _large_sigma_minus_linear() -> float:
 
 class RbfCka(_Alignment):
     name = "cka_rbf"
-    answers = "Which taps hold alike neighbourhoods of the samples, far distances counting little?"
+    answers = "Which taps hold similar neighbourhoods of the samples, with little weight on large distances?"
     source = f"{KORNBLITH}, section 3; unbiased HSIC: {SONG}"
     functional = "debiased RBF CKA: HSIC_1 ratio with k = exp(-d^2 / (2 sigma^2))"
     centring = "features centred over samples (which changes no distance), then the kernel U-centred"

@@ -147,7 +147,7 @@ class MinibatchAlignment(Products):
     """Minibatch CKA: a tap is the kernels of its batches, one vector of unit norm."""
 
     name = "minibatch_cka"
-    answers = "Which taps hold alike geometries of the samples, estimated from small batches?"
+    answers = "Which taps hold similar geometries of the samples, estimated from small batches?"
     source = f"{NGUYEN}, eq. 2; unbiased HSIC: {SONG}"
     invariant_to = ("rotation", "scale", "shift")
     most_rows = MOST_ROWS
@@ -169,7 +169,7 @@ class MinibatchAlignment(Products):
             kernels = batch_kernels(map(as_tensor, blocks_of(side, tap, scale)), parts)
         if (kernel := joined(kernels)) is not None:
             return kernel, ""
-        return None, "all samples of each batch are equal, rounding aside, or equally far from one another"
+        return None, "all samples of each batch are equal up to rounding, or equally far from one another"
 
     def prepared(self, x: Tensor) -> Any:
         return joined(batch_kernels([x], batches(len(x), BATCH)))

@@ -278,7 +278,7 @@ def _all_neighbours_minus_cka() -> float:
 
 class Cknna(_Nearest):
     name = "cknna"
-    answers = "Which taps hold alike geometries of near samples?"
+    answers = "Which taps hold similar geometries of near samples?"
     source = f"{HUH}, appendix A, as its authors compute it"
     invariant_to = ("rotation", "each sample's own scale")
     symmetric = False

@@ -110,7 +110,7 @@ class _Shape(Decomposed):
 
 class Procrustes(_Shape):
     name = "procrustes"
-    answers = "How far apart are two taps once one is turned onto the other?"
+    answers = "How far apart are two taps after one is rotated onto the other?"
     source = f"{DING}; {WILLIAMS}"
     functional = "sqrt(2 - 2 ||X^T Y||_*)"
     known_answers = (

@@ -22,7 +22,7 @@ HEAD, LEGEND = 20, 70
 UNREAD = "rgba(127,139,151,0.28)"
 # Those of rows that can be read are the ends of `Cividis`.
 COLOURS = (
-    ("#00224e", "as knowing nothing"), ("#fee838", "best of its row"), (UNREAD, MEANING["unread"][1]),
+    ("#00224e", "at chance level"), ("#fee838", "best of its row"), (UNREAD, MEANING["unread"][1]),
 )  # fmt: skip
 
 

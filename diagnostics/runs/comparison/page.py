@@ -154,7 +154,7 @@ def _alignments(findings: Findings, brief: Sequence[str]) -> Section:
     rows = [
         Row(
             (
-                alignment_name(row), target_name(findings, row.profile) + (", made for it" if row.purpose else ""),
+                alignment_name(row), target_name(findings, row.profile) + (", trained for it" if row.purpose else ""),
                 Number(row.gap, signed=True),
                 *(Number(value, ".2f") if (value := getattr(row, name)) else f"- ({reasons.index(row.reasons[name]) + 1})" for name in SHARES),
                 *([_over_control(row)] if controlled else []),
@@ -164,18 +164,19 @@ def _alignments(findings: Findings, brief: Sequence[str]) -> Section:
         for row in findings.shares
     ]  # fmt: skip
     return Section(
-        "What an alignment bought, and what it cost",
+        "What an alignment gained, and what it cost",
         "alignments",
         filled(
-            Sentence("Alignments against what they started from (1: all of it)", only="brief", apart=True),
+            Sentence("Alignments relative to their base encoder (1: all of it)", only="brief", apart=True),
             *shares_figures(findings, brief),
             Table(columns, tuple(rows), grouped=True),
             _notes(
                 [
-                    "Recovered: what the aligned output gained over the base's output, of the base's hidden gap. Kept: the "
-                    "aligned score over the base's, both above chance (0 of R2 and skill, the score with shuffled "
-                    "labels otherwise); over 1 where it gained. Output - control's: the aligned output's score minus that of the "
-                    "control, trained in the same way but taught by the base's own tokens; only where it is above 0 did the tap lift anything."
+                    "Recovered: the gain of the aligned output over the base's output, as a share of the base's hidden gap. Kept: the "
+                    "aligned score divided by the base's, both above chance (0 for R2 and skill, otherwise the score with shuffled "
+                    "labels); over 1 where the score rose. Output - control's: the aligned output's score minus that of the control, "
+                    "which was trained in the same way but with the base's own tokens as teacher. The tap lifted a target only where "
+                    "this difference is above 0."
                 ],
                 only="full",
             ),
@@ -218,21 +219,21 @@ def _differences(findings: Findings, brief: Sequence[str]) -> Section:
         )
         for pair, differences in by_pair.items()
     ]
-    survivors = f"* survives the correction for their number ({describe_correction(findings)})"
+    survivors = f"* significant after correction for multiple comparisons ({describe_correction(findings)})"
     return Section(
         "Paired differences",
         "differences",
         filled(
             Sentence(
-                f"Paired differences, first minus second; {survivors}. Along the trunk: where the curves of these trainings "
-                "differ most, if it is shown that they do",
+                f"Paired differences, first minus second; {survivors}. Along the trunk: where the curves of these encoders "
+                "differ most, if the difference is significant",
                 only="brief",
                 apart=True,
             ),
             Sentence(
-                f"First minus second; {survivors}. Along the trunk: the depths at which the two curves differ, against random "
-                "flips of the sign of each test unit's difference, corrected for all depths, targets and pairs together; of "
-                "the encoders as they are, not of other seeds.",
+                f"First minus second; {survivors}. Along the trunk: the depths at which the two curves differ, by a test with "
+                "random flips of the sign of each test unit's difference, corrected for all depths, targets and pairs together. "
+                "It holds for these trained encoders, not for other seeds.",
                 only="full",
             ),
             Sentence(few, "quiet", only="brief"),

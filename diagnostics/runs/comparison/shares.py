@@ -144,7 +144,7 @@ def _floor(pairs: Pairs) -> tuple[float, str]:
     levels = [profile.control("shuffled_labels") for profile in profiles]
     values = [level.value for level in levels if level is not None and math.isfinite(level.value)]
     if len(values) < len(pairs):
-        return math.nan, "what chance reaches is not known: run the base with its controls"
+        return math.nan, "the chance level is not known: run the base with its controls"
     return float(np.mean(values)), ""
 
 

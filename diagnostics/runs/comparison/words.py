@@ -165,7 +165,7 @@ def describe_uncontrolled(findings: Findings) -> list[str]:
     """Of which alignments there is no control, and why."""
     whys = {row.group: row.reasons["over_control"] for row in findings.shares if "over_control" in row.reasons}
     return [
-        f"{group}: what training by itself does is not known ({why})"
+        f"{group}: the effect of training by itself is not known ({why})"
         for group, why in whys.items()
         if "itself" not in why
     ]
@@ -179,10 +179,10 @@ def describe_correction(findings: Findings) -> str:
     both = [difference for difference in tested if difference.estimate.over_both is not None]
     kind = "over samples and, where both labels have several seeds, over seeds"
     if not both:
-        kind = "over samples alone, since a label has one training: another seed might differ"
+        kind = "over samples only, since a label has one training run: other seeds might differ"
     elif len(both) == len(tested):
         kind = "over samples and seeds"
-    return f"{sum(difference.survives for difference in tested)} of {len(tested)} do; Holm, 0.05; {kind}"
+    return f"{sum(difference.survives for difference in tested)} of {len(tested)}; Holm, 0.05; {kind}"
 
 
 def describe_curve(curve: CurveDifference) -> str:
@@ -204,13 +204,13 @@ def describe_similarity(similarity: TapSimilarity) -> str:
     outputs = "not defined" if math.isnan(similarity.at_outputs) else f"{similarity.at_outputs:.3f}"
     alike = f"{data.attrs['measure']} of {similarity.first} and {similarity.second}: {outputs} at the outputs"
     if "p" not in data:
-        return f"{alike}; what chance reaches is not known, so no positions"
+        return f"{alike}; the chance level is not known, so no depths are matched"
     if not np.isfinite(data["p"].values).any():
-        return f"{alike}; what chance reaches is not known ({data.attrs.get('no_null', 'no pair has a value')}), so no positions"
+        return f"{alike}; the chance level is not known ({data.attrs.get('no_null', 'no pair has a value')}), so no depths are matched"
     if not known.any():
-        return f"{alike}; no tap of the one is more alike a tap of the other than chance makes one"
+        return f"{alike}; no tap of one is more similar to a tap of the other than by chance"
     depths, aligned = data["depth"].values, similarity.aligned
     ends = [f"{depths[i]:.2f} ({taps[i]}) with {aligned[i]:.2f}" for i in np.flatnonzero(known)]
     shown = ends if len(ends) <= 4 else [ends[0], ends[len(ends) // 2], ends[-1]]
-    lost = f"; {int((~known).sum())} of {len(taps)} taps of {similarity.first} are like none" if not known.all() else ""
-    return f"{alike}; most alike, depth with depth: {', '.join(shown)}{lost}"
+    lost = f"; {int((~known).sum())} of {len(taps)} taps of {similarity.first} match none" if not known.all() else ""
+    return f"{alike}; most similar depths: {', '.join(shown)}{lost}"

@@ -33,19 +33,19 @@ ALIKE = 1e-3
 COMPARED = 2**16
 
 ABOUT: Mapping[str, str] = {
-    "fresh_weights": "the same architecture with newly drawn weights, those in buffers too",
+    "fresh_weights": "the same architecture with newly drawn random weights, also in buffers",
     "permuted_weights": "the trained weights, shuffled within each tensor; batch-norm statistics and tables of positions stay",
     "raw_input": f"no model: the last {inputs.RAW_STEPS} steps of a series; an image at {inputs.RAW_PIXELS} x {inputs.RAW_PIXELS} "
     f"pixels and, for dense targets, each cell at {CELL_PIXELS} x {CELL_PIXELS}; {inputs.RAW_FRAMES} frames of a video like images; "
     f"the mean log power of audio in {inputs.BANDS} bands; the words of a text in {inputs.WORDS} bins",
-    "raw_input_kernel": "no model: a nonlinear rival, kernel ridge regression with a Gaussian kernel between samples (as features, "
-    f"from {LANDMARKS} training samples or fewer) of what raw input reads, each bandwidth a tap; of a series also with the newest steps "
-    f"counting more, and between its windows of {' and '.join(map(str, inputs.WINDOWS))} steps; of an image also random patches as "
+    "raw_input_kernel": "no model: a nonlinear baseline, kernel ridge regression with a Gaussian kernel between samples (as features, "
+    f"from {LANDMARKS} training samples or fewer) on the inputs of raw input, one tap per bandwidth; for a series also with more weight "
+    f"on the newest steps, and between its windows of {' and '.join(map(str, inputs.WINDOWS))} steps; for an image also random patches as "
     f"filters at {', '.join(map(str, SIDES))} pixels and, for dense targets, in each cell. Left out below {LEAST_TRAIN} training samples",
-    "summary_statistics": f"no model: moments, quantiles {inputs.QUANTILES} and {inputs.LAGS} autocorrelations of the sample (of "
-    "images, pixels or each cell's; of texts, the lengths of words and shares of kinds of characters)",
+    "summary_statistics": f"no model: moments, quantiles {inputs.QUANTILES} and {inputs.LAGS} autocorrelations of the sample (for "
+    "images, of pixels or of each cell; for texts, the lengths of words and the shares of kinds of characters)",
     "shuffled_labels": "the encoder's own activations with the targets shuffled among the samples of each split "
-    "(a dense target's maps are swapped whole, so what depends on the place alone stays)",
+    "(whole maps of a dense target are swapped, so what depends on the position alone stays)",
 }
 
 
@@ -96,7 +96,7 @@ def _another(encoder: Encoder, own: Mapping[str, Tensor], other: Encoder) -> Enc
     if encoder.output_tap in alike or 2 * len(alike) > len(telling):
         raise DiagnosticsError(
             f"{other.name} gives what {encoder.name} itself gives on its example, at {len(alike)} of {len(telling)} taps, so it is "
-            "no control: the weights lie where none are drawn (give TorchEncoder fresh=, which builds the module anew)."
+            "no control: its weights lie where none are drawn (give TorchEncoder fresh=, which builds a new module)."
         )
     return other
 

@@ -52,7 +52,7 @@ def depth(path: Path, name: str, scale: float, size: int | None = None) -> np.nd
     if path.suffix.lower() == ".npy":
         metres = plain_array(path, name).astype(np.float32)
         if metres.ndim != 2:
-            raise Unusable(name, f"has the shape {list(metres.shape)}, not [y, x]", "store one map [y, x] a file")
+            raise Unusable(name, f"has the shape {list(metres.shape)}, not [y, x]", "store one map [y, x] per file")
     else:
         image = _opened(path, name)
         if not image.mode.startswith("I"):

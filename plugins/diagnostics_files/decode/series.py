@@ -26,8 +26,8 @@ def from_table(columns: Columns, where: Path) -> tuple[list[np.ndarray], Columns
     steps = sorted((int(match[1]), name) for name in columns if (match := _STEP.fullmatch(name)))
     if len(steps) < 2:
         raise DiagnosticsError(
-            f"{where} shows no series: give steps as columns 0, 1, 2, ... (a series a row), columns id and time (a step a "
-            "row), or lists in a column series."
+            f"{where} shows no series: give steps as columns 0, 1, 2, ... (one series per row), columns id and time (one step "
+            "per row), or lists in a column series."
         )
     names = [name for _, name in steps]
     if (text := next((n for n in names if any(isinstance(entry, str) for entry in columns[n])), None)) is not None:
@@ -136,7 +136,7 @@ def read_zarr(path: Path) -> tuple[Any, Columns]:
         raise
     except Exception as error:
         raise DiagnosticsError(
-            f"{path} cannot be read as a Zarr group ({type(error).__name__}): write it anew."
+            f"{path} cannot be read as a Zarr group ({type(error).__name__}): write it again."
         ) from error
 
 

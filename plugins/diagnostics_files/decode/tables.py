@@ -38,7 +38,9 @@ def read_table(path: Path) -> Columns:
         else:
             columns = _json_lines(path)
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DiagnosticsError(f"{path} cannot be read as UTF-8 text of a table ({error}): save it anew.") from error
+        raise DiagnosticsError(
+            f"{path} cannot be read as UTF-8 text of a table ({error}): save it as UTF-8."
+        ) from error
     if not columns or not next(iter(columns.values())):
         raise DiagnosticsError(f"{path} holds no rows: give a table with a header and one row for each sample.")
     return columns
@@ -162,7 +164,7 @@ def _json_lines(path: Path) -> Columns:
                 raise DiagnosticsError(f"Line {number} of {path} is not JSON ({error}): correct that line.") from error
             if not isinstance(row, dict):
                 raise DiagnosticsError(
-                    f'Line {number} of {path} is no JSON object: write {{"name": value, ...}} a line.'
+                    f'Line {number} of {path} is not a JSON object: write {{"name": value, ...}} on each line.'
                 )
             rows.append(row)
     names = list(dict.fromkeys(name for row in rows for name in row))
@@ -174,7 +176,7 @@ def _parquet(path: Path) -> Columns:
     try:
         table = parquet.read_table(path)
     except Exception as error:
-        raise DiagnosticsError(f"{path} cannot be read as Parquet ({type(error).__name__}): write it anew.") from error
+        raise DiagnosticsError(f"{path} cannot be read as Parquet ({type(error).__name__}): write it again.") from error
     _check_names(table.column_names, path)
     return {name: [_known(entry) for entry in table.column(name).to_pylist()] for name in table.column_names}
 

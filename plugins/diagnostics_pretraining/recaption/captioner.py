@@ -107,7 +107,7 @@ class ModelCaptioner:
         except Exception as error:
             raise DiagnosticsError(
                 f"Captioner {self.name} fails on clip {clip.id} ({describe(error)}): give clips of fewer or smaller frames, or another "
-                "captioner; captions that are made stay."
+                "captioner; captions that are already written are kept."
             ) from error
 
     def _inputs(self, clip: Clip, prompt: str, images: list[np.ndarray] | None, video: np.ndarray | None) -> Any:

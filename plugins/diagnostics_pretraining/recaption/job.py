@@ -61,7 +61,7 @@ def recaption(job: Job) -> Captioned:
     kept_in = job.out.with_name(f"{job.out.name}.cache")
     if job.out.exists() and not kept_in.is_file():
         raise DiagnosticsError(
-            f"{job.out} is there, and {kept_in.name} is not beside it, so that it is no table of this command's: choose another file with "
+            f"{job.out} is there, and {kept_in.name} is not in that folder, so this command did not write the table: choose another file with "
             "--out."
         )
     dataset: Dataset = build("dataset", job.data)
@@ -161,7 +161,7 @@ def _check(job: Job) -> None:
     if job.precision not in PRECISIONS:
         raise DiagnosticsError(f"Unknown precision '{job.precision}': give {' or '.join(PRECISIONS)}.")
     if job.out.is_dir() or job.out.suffix != ".jsonl":
-        raise DiagnosticsError(f"{job.out} is no file that ends in .jsonl, which the table is: correct --out.")
+        raise DiagnosticsError(f"The table {job.out} must have a name that ends in .jsonl: correct --out.")
     for option, prompt in (("--prompt", job.prompt), ("--frame-prompt", job.frame_prompt)):
         if not prompt.strip():
             raise DiagnosticsError(f"{option} is empty, so that nothing is asked: give a question, or leave it out.")

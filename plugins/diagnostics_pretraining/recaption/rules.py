@@ -30,7 +30,7 @@ class Rules:
     def __init__(self, dataset: Dataset, mistakes: float, seed: int) -> None:
         if not isinstance(dataset, Shapes):
             raise DiagnosticsError(
-                f"Captioner rules knows the truth of `shapes` alone, not of {dataset.name}: give --data 'shapes?frames=8', or the "
+                f"Captioner rules knows the ground truth of `shapes` only, not of {dataset.name}: give --data 'shapes?frames=8', or the "
                 "folder of a model."
             )
         if not 0 <= mistakes <= 1:

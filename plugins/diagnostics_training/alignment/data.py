@@ -28,7 +28,7 @@ def data_for(asked: str | None, base: Encoder) -> str:
         return training_spec(asked)[0]
     recorded = str(base.lineage.get("data", "")).partition(", the ")[0]
     if not recorded:
-        raise DiagnosticsError(f"{base.name} does not tell what it was trained on: name a dataset with --data.")
+        raise DiagnosticsError(f"{base.name} has no record of its training data: name a dataset with --data.")
     name, options = parse_spec(recorded)
     if name not in SIMULATED or base.modality != "series":
         return recorded
@@ -91,7 +91,7 @@ def best_tap(
         except KeyboardInterrupt:
             # The run's own words name a folder that goes with it.
             raise KeyboardInterrupt(
-                "Interrupted while the best tap was looked for: the same command begins anew."
+                "Interrupted while searching for the best tap: the same command starts again."
             ) from None
         if key not in {profile.name for profile in probed.profiles()}:
             why = "; ".join(why for name, why in probed.skipped.items() if name.startswith(probe))
@@ -105,7 +105,7 @@ def best_tap(
     assert best is not None
     if best == output:
         raise DiagnosticsError(
-            f"The best tap for {target} on val is {best} of {base.name} itself, which is to learn: nothing of it is hidden there, "
+            f"The best tap for {target} on val is {best} of {base.name} itself, the tap to be aligned: nothing of it is hidden there, "
             "so there is nothing to align."
         )
     gain = scores[best] - scores[output]

@@ -111,7 +111,7 @@ def hidden(
         return values
     y = {"image": 0, "video": 1}.get(modality)
     if y is None:
-        raise DiagnosticsError(f"Nothing stands for a hidden piece of {modality}: leave --mask out.")
+        raise DiagnosticsError(f"There is no way to mask patches of {modality}: leave --mask out.")
     which = _chosen(cells or [equal_cells(n, CELLS) for n in sample.shape[y : y + 2]], share, rng)
     pixels = np.array(sample)
     pixels[(slice(None),) * y + (which,)] = GREY

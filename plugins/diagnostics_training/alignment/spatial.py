@@ -39,7 +39,7 @@ class SpatialJob(AlignmentJob):
     def __post_init__(self) -> None:
         check_choice(self.to, self.target)
         if self.to is None and self.relations is None:
-            raise DiagnosticsError("Nothing teaches: give --to TAP, --relations TEACHER, or both.")
+            raise DiagnosticsError("There is no teacher: give --to TAP, --relations TEACHER, or both.")
         if self.mask_cell < 1:
             raise DiagnosticsError(f"--mask-cell {self.mask_cell} is no number of tokens: give 1 or more.")
         super().__post_init__()

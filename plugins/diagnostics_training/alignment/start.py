@@ -58,7 +58,7 @@ def start_of(job: AlignmentJob) -> Start:
             f"A batch of {job.batch} cannot be drawn from the {len(rows)} train samples of {dataset.name}: give a smaller --batch."
         )
     if job.mask and dataset.modality not in MODALITIES:
-        raise DiagnosticsError(f"Nothing stands for a hidden piece of {dataset.modality}: leave --mask out.")
+        raise DiagnosticsError(f"There is no way to mask patches of {dataset.modality}: leave --mask out.")
     sample = dataset[int(rows[0])]
     own = with_module(whole.sized_for(sample))
     tap = own.tap(job.at or own.output_tap)

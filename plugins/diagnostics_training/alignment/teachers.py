@@ -136,9 +136,9 @@ def _built(name: str, trust_code: bool) -> tuple[Encoder, str]:
 
 
 def with_module(encoder: Encoder) -> TorchEncoder:
-    """The encoder itself; raises where it shows no torch module."""
+    """The encoder itself; raises where it exposes no torch module."""
     if not isinstance(encoder, TorchEncoder):
-        raise DiagnosticsError(f"{encoder.name} shows no torch module, which aligning needs: name another encoder.")
+        raise DiagnosticsError(f"{encoder.name} exposes no torch module, which aligning needs: name another encoder.")
     return encoder
 
 

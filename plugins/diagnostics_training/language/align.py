@@ -57,7 +57,7 @@ class LanguageJob(AlignmentJob):
                 f"The projector cannot learn alone for {self.alone} of {self.steps} steps: give --projector-steps 0 to {self.steps}."
             )
         if self.lm == TINY and not self.train_lm:
-            raise DiagnosticsError("Decoder tiny begins with random weights and must learn too: add --train-lm.")
+            raise DiagnosticsError("Decoder tiny starts from random weights and must be trained too: add --train-lm.")
         if self.lm != TINY and Path(self.lm).expanduser().resolve().is_relative_to(self.folder.expanduser().resolve()):
             raise DiagnosticsError(
                 f"Decoder {self.lm} lies in {self.folder}, where it would be overwritten: give another --out."

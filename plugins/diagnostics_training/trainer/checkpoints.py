@@ -167,7 +167,7 @@ def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _unreadable(path: Path, why: str) -> DiagnosticsError:
-    return DiagnosticsError(f"Checkpoint {path} cannot be read ({why}): remove it to begin anew.")
+    return DiagnosticsError(f"Checkpoint {path} cannot be read ({why}): remove it to start again.")
 
 
 def make_folder(folder: Path) -> None:
@@ -185,7 +185,7 @@ def resumable(folder: Path) -> Generator[None]:
         yield
     except KeyboardInterrupt:
         kept = (folder / FILE).is_file()
-        how = "goes on from its last checkpoint" if kept else "begins anew, since there was no checkpoint yet"
+        how = "resumes from its last checkpoint" if kept else "starts again, since there was no checkpoint yet"
         raise KeyboardInterrupt(f"Interrupted; the same command {how} in {folder}.") from None
 
 
@@ -197,8 +197,8 @@ def refuse_other(subject: str, kept: Mapping[str, Any], identity: Mapping[str, A
     reported = [key for key in different if not any(key in FOLLOWS.get(other, ()) for other in different)]
     if reported:
         raise DiagnosticsError(
-            f"{subject} was made otherwise ({'; '.join(_difference(key, old.get(key), new.get(key)) for key in reported)}): give "
-            "another --out, or remove that folder to begin anew."
+            f"{subject} was written with other settings ({'; '.join(_difference(key, old.get(key), new.get(key)) for key in reported)}): give "
+            "another --out, or remove that folder to start again."
         )
 
 

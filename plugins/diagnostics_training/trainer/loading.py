@@ -51,7 +51,7 @@ def batches_ahead(batches: Batches, steps: range, world: World, workers: int) ->
 
 def _ended(error: Exception) -> DiagnosticsError:
     return DiagnosticsError(
-        f"A process that prepares batches was ended ({describe(error)}), perhaps for want of memory: give fewer --workers."
+        f"A process that prepares batches was ended ({describe(error)}), perhaps because memory ran out: give fewer --workers."
     )
 
 

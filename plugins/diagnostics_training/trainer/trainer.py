@@ -121,7 +121,7 @@ def fit(
         if world.first:
             monitor = stack.enter_context(contextlib.closing(Monitor(out, name, settings, first, watch, tell)))
             if kept:
-                tell(f"{name}: goes on from step {kept:,} of {settings.steps:,}")
+                tell(f"{name}: resumes from step {kept:,} of {settings.steps:,}")
             if first < settings.steps:
                 tell(describe_work(objective, name, settings, world, out))
         if settings.recompute:
@@ -178,7 +178,9 @@ def check_fits(objective: Objective, settings: Settings, name: str) -> None:
             "out."
         )
     if settings.recompute and not objective.blocks():
-        raise DiagnosticsError(f"There are no blocks of {name} that could be computed twice: leave --recompute out.")
+        raise DiagnosticsError(
+            f"There are no blocks of {name} whose activations could be recomputed: leave --recompute out."
+        )
 
 
 def _ids_of(batches: Batches) -> Callable[[int], Sequence[str]] | None:

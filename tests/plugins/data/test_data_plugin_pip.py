@@ -59,7 +59,7 @@ def test_every_bundled_archive_can_be_built() -> None:
     assert len(names) >= 10
     for name in names:
         assert set(build("dataset", f"ucr:{name}").targets) <= {"label", "value"}
-    with pytest.raises(DiagnosticsError, match=r"aeon bundles no data set 'Coffee': choose of ACSF1"):
+    with pytest.raises(DiagnosticsError, match=r"aeon bundles no data set 'Coffee': choose from ACSF1"):
         build("dataset", "ucr:Coffee")
     with pytest.raises(DiagnosticsError, match="aeon bundles no data set"):
         build("dataset", "ucr:../data/GunPoint")

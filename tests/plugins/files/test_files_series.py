@@ -241,7 +241,7 @@ def test_an_archive_that_would_fill_the_memory_is_refused_before_it_is_unpacked(
         series(whole)
     monkeypatch.undo()
     for shape, more in (((-1, 2**15), {}), ((8, 2**15), {"notes": b"text"})):
-        with pytest.raises(DiagnosticsError, match=r"c\.npz cannot be decoded .*: repair it or write it anew\.$"):
+        with pytest.raises(DiagnosticsError, match=r"c\.npz cannot be decoded .*: repair it or write it again\.$"):
             series(archive(tmp_path / "c.npz", shape, **more))
 
 
@@ -411,7 +411,7 @@ def test_texts_of_lines_and_tables(tmp_path: Path) -> None:
 
 def test_bad_texts_are_refused(tmp_path: Path) -> None:
     for content, message in (
-        (b"", "is empty: give a text a line"),
+        (b"", "is empty: give one text per line"),
         (b"a\n\nb", "Text 2 .* is empty"),
         (b"\xff\xfe", "is not UTF-8"),
     ):

@@ -139,7 +139,7 @@ def test_files_that_cannot_be_used(images: Path, tmp_path: Path) -> None:
     broken.write_bytes(images.read_bytes()[:500])
     for path, says in [
         (tmp_path / "none.onnx", "There is no file"),
-        (broken, "is no whole ONNX file"),
+        (broken, "is not a complete ONNX file"),
         (without_names(tmp_path / "plain.onnx", images), "names no repeated blocks"),
     ]:
         with pytest.raises(DiagnosticsError, match=says):

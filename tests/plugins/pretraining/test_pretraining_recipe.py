@@ -91,7 +91,7 @@ def written(folder: Path, text: str) -> Path:
         (f"{OWN}mask = 2", "mask = 2: give a share"),
         (f"{OWN}[augment]\nmirror = 1.5", "mirror = 1.5: give a share"),
         (OWN.replace("lr = 1e-3", "").replace(", samples = 40", ""), "lacks lr and samples of a stage"),
-        (OWN.replace("lr = ", "lr : "), "is no TOML"),
+        (OWN.replace("lr = ", "lr : "), "is not valid TOML"),
         ("batch = 1\nlr = 1.0\nstages = []", "without stages"),
     ],
 )  # fmt: skip

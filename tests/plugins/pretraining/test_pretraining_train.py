@@ -143,7 +143,7 @@ def test_a_pair_is_saved_and_finished_ones_are_left(
     assert train(job(recipe, out)) == row
     assert f"{out} is finished" in capsys.readouterr().err
     assert (out / "encoder.safetensors").read_bytes() == digest
-    with pytest.raises(DiagnosticsError, match=r"made otherwise \(--lr 0.01, not 0.5; --seed 0, not 4\)"):
+    with pytest.raises(DiagnosticsError, match=r"written with other settings \(--lr 0.01, not 0.5; --seed 0, not 4\)"):
         train(job(recipe, out, lr=0.5, seed=4))
     recipe.write_text(OWN.replace("0.125", "0.0625").replace("size = 8, samples = 64", "size = 16, samples = 32"))
     with pytest.raises(DiagnosticsError) as refused:

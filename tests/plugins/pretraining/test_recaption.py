@@ -273,7 +273,7 @@ def test_what_people_wrote_of_a_file_is_said_of_its_clips(tmp_path: Path) -> Non
     ("options", "sentence"),
     [
         (("--data", "lorenz?n=10", "--captioner", "rules"), "lorenz holds series samples, and captions are of what can be seen"),
-        (("--data", "digits?n=60", "--captioner", "rules"), "Captioner rules knows the truth of `shapes` alone, not of digits"),
+        (("--data", "digits?n=60", "--captioner", "rules"), "Captioner rules knows the ground truth of `shapes` only, not of digits"),
         (("--mistakes", 1.5), "A share of mistakes of 1.5 does not exist"),
         (("--captioner", "nowhere", "--mistakes", 0.1), "--mistakes is of captioner rules, and nowhere is a model"),
         (("--captioner", "nowhere"), "There is no captioner nowhere: give `rules`"),
@@ -295,7 +295,7 @@ def test_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
     out = tmp_path / "c.jsonl"
     call = ("--data", DATA, "--captioner", "rules")
     out.write_text("mine\n")
-    assert "so that it is no table of this command's" in refused(*call, "--out", out)
+    assert "so this command did not write the table" in refused(*call, "--out", out)
     assert out.read_text() == "mine\n"
     assert "ends in .jsonl" in refused(*call, "--out", tmp_path / "c.csv")
     other, cache = tmp_path / "d.jsonl", tmp_path / "d.jsonl.cache"

@@ -204,7 +204,7 @@ def test_what_texts_lack_is_said(folder: Path, built: Any) -> None:
     shown = called(folder, "--data", "odd", "--for", "colour").stdout
     assert "BEWARE: its vocabulary lacks words of 2 classes: mauve, teal" in shown
     assert "BEWARE: 1 texts are longer than its context and are cut" in shown
-    assert "1 samples stand there once more" in shown and "one gallery of 19 pairs" in shown
+    assert "1 samples are repeated" in shown and "one gallery of 19 pairs" in shown
     built["without"] = coloured(texts=False)
     assert "retrieval" not in called(folder, "--data", "without", "--for", "colour").stdout
 

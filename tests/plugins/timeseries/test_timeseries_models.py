@@ -309,8 +309,8 @@ def test_attention_of_chronos_is_what_its_encoder_gives(case: str) -> None:
 def test_attention_of_mantis_v2_sums_to_one_and_the_others_say_why_not() -> None:
     sample = noise(96, 1)
     for case, why in (
-        ("v1", "read before a module"), ("chronos2", "2 attentions within"), ("tirex", "no attention within"),
-        ("timesfm3", "2 attentions within"),
+        ("v1", "read before a module"), ("chronos2", "2 attentions inside"), ("tirex", "no attention inside"),
+        ("timesfm3", "2 attentions inside"),
     ):  # fmt: skip
         encoder = built(case).sized_for(sample)
         with pytest.raises(DiagnosticsError, match=why):

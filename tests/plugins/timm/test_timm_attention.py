@@ -118,5 +118,5 @@ def test_windows_say_why_they_have_none(on: bool) -> None:
 def test_networks_without_attention_say_so() -> None:
     torch.manual_seed(0)
     encoder = encoder_of(timm.create_model("resnet10t"), "resnet10t", 64)
-    with pytest.raises(DiagnosticsError, match="no attention within"):
+    with pytest.raises(DiagnosticsError, match="no attention inside"):
         encoder.attention(images(64))

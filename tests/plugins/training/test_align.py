@@ -355,7 +355,7 @@ def test_a_mask_hides_whole_windows_from_the_student_alone(tmp_path: Path) -> No
     clip = hidden("video", np.stack([picture] * 4), 0.25, rng)
     assert (clip == clip[:1]).all()
     assert (clip == 128).mean() == 0.25
-    with pytest.raises(DiagnosticsError, match="Nothing stands for a hidden piece of text"):
+    with pytest.raises(DiagnosticsError, match="There is no way to mask patches of text"):
         hidden("text", series, 0.5, rng)
 
     base = dx.build("encoder", SMALL)
@@ -451,12 +451,14 @@ def test_it_goes_on_where_it_was_and_leaves_what_is_finished(tmp_path: Path, mon
     assert one == other
     assert not (tmp_path / "cut" / "checkpoint.safetensors").exists()
     assert align_tap(job(tmp_path / "cut", "blocks.0", SMALL, SERIES, **more)) == row
-    with pytest.raises(DiagnosticsError, match=r"was made otherwise \(--mask 0\.3, not 0\.0\): give another --out"):
+    with pytest.raises(
+        DiagnosticsError, match=r"was written with other settings \(--mask 0\.3, not 0\.0\): give another --out"
+    ):
         align_tap(job(tmp_path / "cut", "blocks.0", SMALL, SERIES, **(more | {"mask": 0.0})))
 
 
 def test_no_encoder_is_overwritten_but_its_own(tmp_path: Path) -> None:
-    """Not even the base itself; and an unknown tap is told before what was made otherwise."""
+    """Not even the base itself; and an unknown tap is told before what was written with other settings."""
     base = tmp_path / "base"
     dx.save_encoder(base, dx.build("encoder", SMALL))
     before = (base / "encoder.safetensors").read_bytes()
@@ -494,7 +496,7 @@ def test_too_small_a_difference_is_said_and_it_goes_on(
     monkeypatch.setattr(tapping, "best_tap", lambda *_: ("blocks.0", probed))
     row = align_tap(job(tmp_path / "o", "best-tap", target="first", steps=0))
     record = capsys.readouterr().err
-    assert ("exceeds blocks.1 by a mere 0.0040 of R2 for first: nothing worth lifting" in record) == (gain < 0.01)
+    assert ("exceeds blocks.1 by only 0.0040 of R2 for first: nothing worth lifting" in record) == (gain < 0.01)
     last = aligned_lines(row)
     assert f"blocks.0 is the best tap for first on val of {DATA}, {gain:.3f} of R2 above blocks.1" in last[1]
     built = tmp_path / "o"
@@ -535,17 +537,17 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.Monk
         return drawn(self, step, *processes)
 
     monkeypatch.setattr(Feed, "__call__", interrupted)
-    with pytest.raises(KeyboardInterrupt, match="begins anew, since there was no checkpoint yet in"):
+    with pytest.raises(KeyboardInterrupt, match="starts again, since there was no checkpoint yet in"):
         align_tap(job(tmp_path / "o", steps=10))
     monkeypatch.setattr(training, "settings_of", lambda *asked: replace(settings_of(*asked), checkpoint_every=2))
-    with pytest.raises(KeyboardInterrupt, match="goes on from its last checkpoint in"):
+    with pytest.raises(KeyboardInterrupt, match="resumes from its last checkpoint in"):
         align_tap(job(tmp_path / "o", steps=10))
 
     def stopped(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt("what is done is kept in a folder that is gone")
 
     monkeypatch.setattr(choosing, "run", stopped)
-    with pytest.raises(KeyboardInterrupt, match="Interrupted while the best tap was looked for"):
+    with pytest.raises(KeyboardInterrupt, match="Interrupted while searching for the best tap"):
         align_tap(job(tmp_path / "p", "best-tap", target="first"))
 
 
@@ -602,7 +604,7 @@ def test_what_is_probed_next_is_not_what_was_trained_on() -> None:
         ({"batch": 1}, "batches of 2 or more"),
         ({"seed": -1}, "Seed -1 is below 0"),
         ({"lr": 0.0}, "a learning rate of 0.0"),
-        ({"data": None}, "does not tell what it was trained on: name a dataset with --data"),
+        ({"data": None}, "has no record of its training data: name a dataset with --data"),
         ({"data": "digits"}, "reads series samples, but digits holds image samples"),
         ({"encoder": ERASING.replace("build", "closed")}, "No gradient can be followed through closed"),
         ({"teacher": ("nobody:blocks.0",)}, "Unknown encoder 'nobody:blocks.0'"),
@@ -629,5 +631,5 @@ def test_an_encoder_without_a_module_is_refused() -> None:
         def preprocess(self, sample: Any) -> Any: ...
         def capture(self, *args: Any, **kwargs: Any) -> Any: ...
 
-    with pytest.raises(DiagnosticsError, match="closed shows no torch module, which aligning needs"):
+    with pytest.raises(DiagnosticsError, match="closed exposes no torch module, which aligning needs"):
         with_module(Closed())

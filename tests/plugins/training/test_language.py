@@ -153,8 +153,8 @@ def test_what_is_printed(planted: Any) -> None:
     text = "\n".join(aligned_lines(planted[0]))
     assert "160 questions about 80 test samples, by what the decoder is shown:" in text
     assert re.search(r"^right +own tokens +other samples' +none +commonest answer$", text, re.M)
-    assert re.search(r"^shape +\d\.\d{3} \[", text, re.M) and "less from other samples': 0." in text
-    assert "nats a token: own tokens 0.0" in text and "decoder: the trained decoder, as --lm takes it" in text
+    assert re.search(r"^shape +\d\.\d{3} \[", text, re.M) and "minus that with other samples': 0." in text
+    assert "nats per token: own tokens 0.0" in text and "decoder: the trained decoder, as --lm takes it" in text
     json.dumps(planted[0], allow_nan=False)
 
 
@@ -549,7 +549,7 @@ def test_nothing_is_begun_where_texts_are_missing(tmp_path: Path) -> None:
         ({"pool": 3}, "Tokens cannot be pooled by 3: give --pool 1 or 2"),
         ({"projector_steps": 201}, "cannot learn alone for 201 of 200 steps: give --projector-steps 0 to 200"),
         ({"projector_steps": -1}, "cannot learn alone for -1 of 200 steps"),
-        ({"train_lm": False}, "Decoder tiny begins with random weights and must learn too: add --train-lm"),
+        ({"train_lm": False}, "Decoder tiny starts from random weights and must be trained too: add --train-lm"),
         ({"lm": "o/decoder"}, "Decoder o/decoder lies in o, where it would be overwritten: give another --out"),
     ],
 )

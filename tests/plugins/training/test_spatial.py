@@ -408,7 +408,7 @@ def test_the_three_ablations_and_the_control_are_encoders_of_their_own(tmp_path:
     for row in rows.values():
         assert aligned_lines(row)[0].startswith(f"{row['path']}: taught by {row['to']}, loss")
     with pytest.raises(
-        DiagnosticsError, match=r"made otherwise \(--mask-cell 2, not 1; --relations masks, .* given now"
+        DiagnosticsError, match=r"written with other settings \(--mask-cell 2, not 1; --relations masks, .* given now"
     ):
         align_spatial(SpatialJob(**SHORT, out=tmp_path / "both", to="blocks.0", mask_cell=1))
 
@@ -459,7 +459,7 @@ def test_it_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             "reads series samples, but objects holds image",
         ),
         ({"relations": "sam2:nowhere"}, "nowhere is no folder of SAM 2"),
-        ({"relations": None}, "Nothing teaches: give --to TAP, --relations TEACHER, or both"),
+        ({"relations": None}, "There is no teacher: give --to TAP, --relations TEACHER, or both"),
         ({"to": "best-tap"}, "name that with --for"),
         ({"to": "blocks.7"}, r"Unknown tap 'blocks\.7'"),
         ({"mask_cell": 0}, "--mask-cell 0 is no number of tokens"),

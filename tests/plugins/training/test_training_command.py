@@ -85,7 +85,7 @@ def test_from_the_command_to_encoders_and_back_again(tmp_path: Path) -> None:
 
     other = run(*words, "--lr", "0.01")
     assert other.exit_code == 2
-    assert "was made otherwise (--lr 0.001, not 0.01): give another --out" in other.stderr
+    assert "was written with other settings (--lr 0.001, not 0.01): give another --out" in other.stderr
 
 
 def test_how_it_is_trained_is_asked_for_and_recorded(tmp_path: Path) -> None:
@@ -128,16 +128,16 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(Feed, "__call__", interrupted)
     result = run(*words)
     assert result.exit_code == 130
-    assert f"the same command begins anew, since there was no checkpoint yet in {tmp_path / 'jepa'}" in result.stderr
+    assert f"the same command starts again, since there was no checkpoint yet in {tmp_path / 'jepa'}" in result.stderr
     monkeypatch.setattr(
         "diagnostics_training.train.settings_of", lambda job, seed: replace(settings_of(job, seed), checkpoint_every=2)
     )
     result = run(*words)
-    assert "goes on from its last checkpoint" in result.stderr
+    assert "resumes from its last checkpoint" in result.stderr
     monkeypatch.setattr(Feed, "__call__", drawn)
     result = run(*words)
     assert result.exit_code == 0
-    assert "jepa: goes on from step 4 of 6" in result.stderr
+    assert "jepa: resumes from step 4 of 6" in result.stderr
 
 
 def test_no_encoder_is_overwritten_but_its_own(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_no_encoder_is_overwritten_but_its_own(tmp_path: Path) -> None:
     foreign = file.read_bytes()
     result = run(*words)
     assert result.exit_code == 2
-    assert "is not the encoder that training.json beside it tells of" in result.stderr
+    assert "is not the encoder that training.json in that folder describes" in result.stderr
     summary.unlink()
     result = run(*words)
     assert result.exit_code == 2
@@ -184,7 +184,7 @@ def test_a_kill_before_one_of_the_last_moves_costs_nothing(
         assert run(*words).exit_code == 130
     result = run(*words)
     assert result.exit_code == 0
-    assert objective == "random" or "jepa: goes on from step 6 of 6" in result.stderr
+    assert objective == "random" or "jepa: resumes from step 6 of 6" in result.stderr
     assert "is finished" in run(*words).stderr
     left = {file.name for file in (tmp_path / objective).iterdir()} - {"metrics.jsonl", "tensorboard", ".training.lock"}
     assert left == {"encoder.safetensors", "training.json"}
@@ -199,7 +199,7 @@ def test_a_record_that_changed_since_is_refused(tmp_path: Path, part: str) -> No
     kept["row"][part] = 7
     record.write_text(json.dumps(kept))
     result = run(*words)
-    assert result.exit_code == 2 and "cannot be read as what a training left" in result.stderr
+    assert result.exit_code == 2 and "cannot be read as the summary of a training" in result.stderr
 
 
 def test_all_that_differs_is_named_at_once(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_all_that_differs_is_named_at_once(tmp_path: Path) -> None:
     assert run(*words, *SMALL).exit_code == 0
     result = run("--data", "lorenz?n=50&length=64", *words[2:4], "--out", str(tmp_path), *SMALL, "--depth", "1")
     assert (
-        "was made otherwise (--data lorenz?n=40&length=96&seed=1000, not lorenz?n=50&length=96&seed=1000; --depth 2, not 1; "
+        "was written with other settings (--data lorenz?n=40&length=96&seed=1000, not lorenz?n=50&length=96&seed=1000; --depth 2, not 1; "
         "--positives temporal, which is not given now)"
     ) in result.stderr
 
@@ -243,7 +243,7 @@ def test_the_next_commands_find_the_runs_where_they_are_by_default() -> None:
 
 def test_an_interrupted_training_is_no_encoder_yet(tmp_path: Path) -> None:
     (tmp_path / CHECKPOINT).write_bytes(b"")
-    with pytest.raises(DiagnosticsError, match="its training is not finished: give the command that began it again"):
+    with pytest.raises(DiagnosticsError, match="its training is not finished: give the command that started it again"):
         build("encoder", str(tmp_path))
 
 
@@ -282,7 +282,7 @@ def test_several_variates(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--data", DATA, "--objective", "jeppa"], "no objective 'jeppa': choose of forecast"),
+        (["--data", DATA, "--objective", "jeppa"], "no objective 'jeppa': choose from forecast"),
         (["--data", DATA, "--modality", "image"], "lorenz holds series, not image"),
         (["--data", DATA, "--seeds", "0"], "0 seeds: give at least 1"),
         (["--data", DATA, "--regulariser", "x"], "no regulariser 'x'"),

@@ -95,7 +95,9 @@ def test_a_worker_that_is_killed_is_one_sentence(torn: bool, monkeypatch: pytest
         with batches_ahead(numbered if torn else killed, range(8), World(), 1) as coming:
             list(coming)
 
-    with pytest.raises(DiagnosticsError, match=r"was ended \(.*\), perhaps for want of memory: give fewer --workers"):
+    with pytest.raises(
+        DiagnosticsError, match=r"was ended \(.*\), perhaps because memory ran out: give fewer --workers"
+    ):
         go_through()
     assert not multiprocessing.active_children()
 

@@ -205,7 +205,7 @@ def test_a_killed_training_goes_on_bit_for_bit(
         file.write('{"step": 99, "lo')
     capsys.readouterr()
     tokens = job(out, name, 24, optimiser=optimiser, workers=workers)
-    assert "goes on from step" in capsys.readouterr().err
+    assert "resumes from step" in capsys.readouterr().err
     expected, result = lines(tmp_path / "whole"), lines(out)
     assert len(expected) == 24
     assert result == expected
@@ -291,7 +291,7 @@ def test_no_flipped_bit_of_a_checkpoint_is_gone_on_from(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for at in random.Random(0).sample(range(len(whole)), 60):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 7]) + whole[at + 1 :])
-        with pytest.raises(DiagnosticsError, match=f"{re.escape(str(path))}.*(remove it to begin anew|another --out)"):
+        with pytest.raises(DiagnosticsError, match=f"{re.escape(str(path))}.*(remove it to start again|another --out)"):
             trained(tmp_path, Settings(20))
 
 

@@ -136,7 +136,7 @@ def test_a_damaged_cache_is_one_sentence(installed: Path, tmp_path: Path) -> Non
     cache.load(nn.Linear(2, 3), WHEEL, _Convert())
     (kept,) = (path for path in _kept(tmp_path) if path.is_file())
     kept.write_bytes(kept.read_bytes()[:-5])
-    with pytest.raises(DiagnosticsError, match=r"cannot be read .*: delete it, and it is converted anew"):
+    with pytest.raises(DiagnosticsError, match=r"cannot be read .*: delete it, and it is converted again"):
         cache.load(nn.Linear(2, 3), WHEEL, _Convert())
 
 

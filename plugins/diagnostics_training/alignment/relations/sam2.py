@@ -94,7 +94,7 @@ class Sam2Relations(Relations):
             if maps.dtype == np.float16 and maps.shape == (SIDE * SIDE, *self.places.shape):
                 return maps
         raise DiagnosticsError(
-            f"{file} cannot be read as the relations of a sample: remove it, and it is computed anew."
+            f"{file} cannot be read as the relations of a sample: remove it, and it is computed again."
         )
 
     def _write(self, file: Path, maps: np.ndarray) -> None:
