@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 NEAR = 0.9
 
 
-CUT = "a score's interval is cut at 1 and at no lower bound"
+CUT = "the interval of a score never exceeds 1"
 INTERVALS = f"95 % intervals over independent units; {CUT}"
 """What the intervals of scores are, as terminal and report say it; `statistics.profile_intervals` makes them."""
 
