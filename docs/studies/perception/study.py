@@ -24,9 +24,10 @@ import jinja2
 import numpy as np
 
 HERE = Path(__file__).parent
-LONG = 0
-"""In place of a row: `long.toml`, with as many pairs as the recipes have."""
+SCENES, LONG = -1, 0
+"""In place of rows: `long.toml`, with as many pairs as the recipes have, of more scenes and of those of the rows."""
 ROWS = {
+    SCENES: "as `long`, with 50,210 scenes in place of 7,548",
     LONG: "all pairs at 48 pixels, batch 64, AdamW, rotary positions, attention pooling",
     1: "baseline, one size, batch 64, AdamW",
     2: "three sizes, one after the other",
@@ -39,15 +40,26 @@ ROWS = {
     9: "mask regularisation",
 }
 RUNS = (
-    [(row, 0) for row in (1, 9, 5, 7, 2, 4, 3, 6, 8)] + [(row, seed) for seed in (1, 2) for row in (1, 9)] + [(LONG, 0)]
+    [(row, 0) for row in (1, 9, 5, 7, 2, 4, 3, 6, 8)]
+    + [(row, seed) for seed in (1, 2) for row in (1, 9)]
+    + [(LONG, 0), (SCENES, 0)]
 )
 """Row and seed of each training, in the order in which they are made."""
 FEW, MANY = 98_304, 196_608
 """Pairs of rows 1 and 2 and of all others: four tenths of the recipes' own."""
 DATA = "shapes?objects=1&split=pairs&n=12000&size=48&seed=1000"
 """Whose train split teaches: scenes of 40 of the 64 pairs of colour and shape."""
+MORE_DATA = "shapes?objects=1&split=pairs&n=80000&size=48&seed=1000"
+"""That of `scenes`."""
 ASKED = "shapes?objects=1&split=pairs&n=2560&size=48"
 """Whose test split is asked by zero-shot and retrieval: other scenes, of 16 pairs that no training saw."""
+PROMPTS = {
+    "shape": [f"one object: a {kind} {{}} in the middle" for kind in ("red plain", "blue striped", "yellow checked", "green spotted")],
+    "colour": [
+        f"one object: a {{}} {kind} in the middle" for kind in ("plain disc", "striped star", "checked ring", "spotted cross")
+    ],
+}  # fmt: skip
+"""In the form of the captions: preferred on the val split of `scenes` to bare class names and to 'one object: a {} in the middle'."""
 MEASURED = "shapes?objects=1&n=1280&size=48"
 """Other scenes of all pairs, which a run reads."""
 GALLERY = 256
@@ -58,21 +70,23 @@ Json = Mapping[str, Any]
 
 def label(row: int, seed: int) -> str:
     """The folder of a training."""
-    if row == LONG:
-        return "long"
+    if row < 1:
+        return "long" if row == LONG else "scenes"
     return f"pe{row}-seed{seed}" if seed else f"pe{row}"
 
 
 def train_command(row: int, seed: int) -> str:
-    if row == LONG:
-        return f"diagnostics train pe --size nano --config long.toml --data '{DATA}' --out models/long"
+    if row < 1:
+        data = DATA if row == LONG else MORE_DATA
+        return f"diagnostics train pe --size nano --config long.toml --data '{data}' --out models/{label(row, seed)}"
     more = f" --seed {seed}" if seed else ""
     samples = FEW if row < 3 else MANY
     return f"diagnostics train pe --size nano --recipe {row} --data '{DATA}' --samples {samples}{more} --out models/{label(row, seed)}"
 
 
-def zeroshot_command(name: str, target: str) -> str:
-    return f"diagnostics zeroshot models/{name} --data '{ASKED}' --for {target} --gallery {GALLERY}"
+def zeroshot_command(name: str, target: str, prompts: Sequence[str] = ()) -> str:
+    more = "".join(f" --template '{prompt}'" for prompt in prompts)
+    return f"diagnostics zeroshot models/{name} --data '{ASKED}' --for {target} --gallery {GALLERY}{more}"
 
 
 def run_command(name: str) -> str:
@@ -103,13 +117,18 @@ def make(row: int, seed: int, work: Path) -> None:
     asked = {
         target: json.loads(give(f"{zeroshot_command(name, target)} --json", work)) for target in ("shape", "colour")
     }
+    prompted = {
+        target: json.loads(give(f"{zeroshot_command(name, target, prompts)} --json", work)) for target, prompts in PROMPTS.items()
+    }  # fmt: skip
     run = json.loads(give(f"{run_command(name)} --json", work))
     logged = [json.loads(line) for line in (work / "models" / name / "metrics.jsonl").read_text().splitlines()]
-    file.write_text(json.dumps(kept(row, trained, asked, run, logged), indent=1) + "\n")
+    file.write_text(json.dumps(kept(row, trained, asked, prompted, run, logged), indent=1) + "\n")
 
 
-def kept(row: int, trained: Json, asked: Mapping[str, Json], run: Json, logged: Sequence[Json]) -> dict[str, Any]:
-    """What the page reads of a training, of both zero-shot classifications and of a run."""
+def kept(
+    row: int, trained: Json, asked: Mapping[str, Json], prompted: Mapping[str, Json], run: Json, logged: Sequence[Json]
+) -> dict[str, Any]:
+    """What the page reads of a training, of its zero-shot classifications and of a run."""
     keys = ("taps", "depth", "score", "low", "high", "best_tap", "best_score", "output_tap", "output_score", "hidden_gap", "controls", "control_intervals")  # fmt: skip
     profiles = {one["target"]: {key: one[key] for key in keys} for one in run["profiles"] if one["target"] in TARGETS}
     zeroshot = {target: found["classification"]["accuracy"] for target, found in asked.items()}
@@ -120,6 +139,7 @@ def kept(row: int, trained: Json, asked: Mapping[str, Json], run: Json, logged: 
         "left_out": trained["left_out"], "collapse": trained["collapse"], "n": run["n"],
         "contrast": [[line["step"], line["contrast"]] for line in logged],
         "masked": logged[-1].get("masked"), "zeroshot": zeroshot, "profiles": profiles,
+        "prompted": {target: found["classification"]["accuracy"] for target, found in prompted.items()},
     })  # fmt: skip
 
 
@@ -234,7 +254,7 @@ def render(found: Mapping[str, Json]) -> str:
     )
     environment.filters.update(interval=interval, log=math.log)
     page = environment.get_template("page.md.j2").render(
-        found=found, rows=ROWS, targets=TARGETS, few=FEW, many=MANY, data=DATA, asked=ASKED, measured=MEASURED, gallery=GALLERY,
+        found=found, rows=ROWS, more_data=MORE_DATA, prompts=PROMPTS, targets=TARGETS, few=FEW, many=MANY, data=DATA, asked=ASKED, measured=MEASURED, gallery=GALLERY,
         total=len(RUNS), baselines=baselines, above_histograms=above(found, "colour", baselines["histograms"]["colour"]["value"]), missing=[label(row, seed) for row, seed in sorted(RUNS) if label(row, seed) not in found],
         train=train_command(9, 0), long=train_command(LONG, 0), zeroshot=zeroshot_command("pe9", "shape"), run=run_command("pe9"),
         above_chance=above, controls=controls, fallen=fallen, spread=spread(found),
@@ -258,7 +278,7 @@ def draw_contrast(found: Mapping[str, Json], path: Path) -> None:
         gained = smoothed([math.log(batch_of(one)) - value for value in values])
         axis.plot(
             [step * batch_of(one) / 1000 for step in steps], gained, color=colour_of(one["row"]),
-            linewidth=0.7 if one["seed"] else 1.6, label=None if one["seed"] else f"row {one['row']}",
+            linewidth=0.7 if one["seed"] else 1.6, label=None if one["seed"] else legend(one),
         )  # fmt: skip
     axis.set_xlabel("thousand pairs seen")
     axis.set_ylabel("nats below knowing nothing")
@@ -268,11 +288,16 @@ def draw_contrast(found: Mapping[str, Json], path: Path) -> None:
     plt.close(figure)
 
 
+def legend(one: Json) -> str:
+    """A training's name in figures."""
+    return f"row {one['row']}" if one["row"] > 0 else label(one["row"], 0)
+
+
 def colour_of(row: int) -> Any:
     """The same for a row in all figures."""
     import matplotlib
 
-    return matplotlib.colormaps["viridis"]((row - 1) / 9)
+    return "#c0392b" if row == SCENES else matplotlib.colormaps["viridis"](max(0, row - 1) / 9)
 
 
 def draw(found: Mapping[str, Json], path: Path) -> None:
@@ -289,7 +314,7 @@ def draw(found: Mapping[str, Json], path: Path) -> None:
         for one in first:
             profile = one["profiles"][target]
             colour = colour_of(one["row"])
-            axis.plot(profile["depth"], profile["score"], color=colour, linewidth=1.4, label=f"row {one['row']}")
+            axis.plot(profile["depth"], profile["score"], color=colour, linewidth=1.4, label=legend(one))
             axis.fill_between(profile["depth"], profile["low"], profile["high"], color=colour, alpha=0.08, linewidth=0)
         axis.axvline(1.0, color="#9aa5b1", linewidth=0.8, linestyle=":")
         axis.set_title(target, fontsize=10)
