@@ -49,7 +49,7 @@ def _finding(recommendation: Recommendation, anchor: str, profile: Profile) -> F
     where = "the output, " if recommendation.at_output else ""
     link = f"{where}{recommendation.tap}" if recommendation.tap else ""
     # After the verb: a target may have the name of a tap.
-    return Finding(str(recommendation), state_of(profile), f"read {link}" if link else "nothing to recommend", anchor)
+    return Finding(str(recommendation), state_of(profile), f"use {link}" if link else "nothing to recommend", anchor)
 
 
 def by_state(rows: Sequence[tuple[str, Profile]]) -> list[tuple[str, Profile]]:

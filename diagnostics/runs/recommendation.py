@@ -20,7 +20,8 @@ class Recommendation:
     """The tap and the pooling to read for a target, by the rule of `measures.tap_choice`; it prints as a sentence.
 
     `tap` is None where nothing is recommended: the target is not shown to be readable at `best_tap`, the best on val.
-    `score` and `output` are read on test. `reading` says what the controls (baselines) reach. `changed` is the share of
+    `score` and `output` are read on test. `reading` names the controls (baselines) that do as well, `control` is the one that
+    scores highest, and `control_score` its score on test; both are None without controls. `changed` is the share of
     bootstrap resamples of val in which another tap is chosen, most often `rival`; `cost` by how much these others are worse
     on test, on average. All three are None where the measure gives no losses on val.
 
@@ -48,6 +49,8 @@ class Recommendation:
     output: Interval
     hidden_gap: Interval | None
     reading: str
+    control: str | None
+    control_score: float | None
     changed: float | None
     rival: str | None
     cost: float | None
@@ -61,7 +64,7 @@ class Recommendation:
         if self.tap is None:
             return f"For {self.target} there is nothing to recommend: {self.reading}."
         where = f"the output, {self.tap}" if self.at_output else self.tap
-        parts = [f"For {self.target} read {where} ({self.pooling}): {self.score_name} {format_interval(self.score)}"]
+        parts = [f"For {self.target} use {where} ({self.pooling}): {self.score_name} {format_interval(self.score)}"]
         if not self.at_output:
             parts[0] += f", output {format_interval(self.output)}"
             if self.tap != self.best_tap:
@@ -75,21 +78,23 @@ class Recommendation:
     def line(self) -> str:
         """The sentence in short, as the last lines of a run give it."""
         if self.tap is None:
-            return f"for {self.target} nothing: {self.reading}"
+            return f"{self.target}: none, {self.reading}"
         where = f"the output, {self.tap}" if self.at_output else self.tap
         pooling = self.pooling.removesuffix(" side by side")
-        line = f"for {self.target} read {where} ({pooling}): {format_number(self.score.value) if self.score else '-'}"
-        if self.at_output:
-            return line
-        line += f", output {format_number(self.output.value)}"
+        line = f"{self.target}: {where} ({pooling}), {self.score_name} {format_interval(self.score)}"
+        if not self.at_output:
+            line += f", output {format_number(self.output.value)}"
+        if self.control and self.control_score is not None:
+            line += f"; best control {self.control.replace('_', ' ')} {format_number(self.control_score)}"
         return f"{line}; {self._how_sure()}" if self.changed else line
 
     def _how_sure(self) -> str:
         if not self.changed:
-            return "no resample of val chooses another tap"
+            return "no redraw of val chooses another tap"
         assert self.cost is not None
         worse = f"{format_number(abs(self.cost))} {'lower' if self.cost >= 0 else 'higher'} on test"
-        return f"{self.changed:.0%} of resamples of val choose another tap (most often {self.rival}), {worse}"
+        share = f"{self.changed:.0%}" if self.changed >= 0.005 else "under 1%"
+        return f"{share} of redraws of val choose another tap (most often {self.rival}), on average {worse}"
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain values, and the sentence."""
@@ -115,6 +120,10 @@ def recommend(profile: Profile) -> Recommendation:
     if choice is None and tap is not None and not (profile.hidden_gap and profile.hidden_gap.low > 0):
         tap = profile.output_tap
     known = choice is not None
+    reached = {
+        name: score.value for name in profile.controls if (score := profile.control(name)) and np.isfinite(score.value)
+    }
+    control = max(reached, key=reached.__getitem__, default=None)
     return Recommendation(
         target=profile.target or "",
         measure=profile.measure,
@@ -127,6 +136,8 @@ def recommend(profile: Profile) -> Recommendation:
         output=profile.output,
         hidden_gap=profile.hidden_gap,
         reading=profile.reading,
+        control=control,
+        control_score=reached[control] if control else None,
         changed=choice.changed if known else None,
         rival=profile.taps[choice.rival] if known and choice.rival is not None else None,
         cost=choice.cost if known else None,

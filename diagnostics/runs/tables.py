@@ -27,7 +27,7 @@ def recommendation_table(recommendation: Recommendation) -> str:
         recommendation.score_name: Number(recommendation.score),
         f"at the output, {recommendation.output_tap}": Number(recommendation.output),
         "hidden gap": Number(recommendation.hidden_gap, signed=True),
-        "resamples of val that choose another tap": "-" if sure is None else f"{sure:.0%}",
+        "redraws of val that choose another tap": "-" if sure is None else f"{sure:.0%}",
     }
     table = Table((Column("for"), Column(recommendation.target)), tuple(Row(row) for row in rows.items()))
     return _shown("Recommendation", str(recommendation), table)

@@ -18,7 +18,7 @@ from diagnostics.runs.profile import INTERVALS, Profile
 if TYPE_CHECKING:
     from diagnostics.runs.run import Run
 
-TAUGHT, MATCHED, KEPT, UNREADABLE = "++", "+", "o", "-"
+TAUGHT, MATCHED, KEPT, UNREADABLE = "++", "+", "=", "-"
 """Marks of a target, in characters that every terminal has."""
 
 
@@ -67,7 +67,9 @@ def verdict_blocks(run: Run) -> tuple[Block, ...]:
         Sentence(
             f"{'; '.join(legend)}. Best tap chosen on val, scores read on test; {INTERVALS}.", "quiet", only="brief"
         ),
-        Sentence(f"In short: {in_short(run.profiles(), bool(run.controls))}", "strong", only="brief", apart=True),
+        Sentence(
+            f"In short{_by(run)}: {in_short(run.profiles(), bool(run.controls))}", "strong", only="brief", apart=True
+        ),
     )
 
 
@@ -119,7 +121,7 @@ def _nothing_hidden(read: Sequence[Profile], kept: Sequence[Profile], unreadable
         return "No target is shown to be readable at the tap chosen. There is nothing to recommend."
     every = len(kept) == len(read) > 1
     which = f"any of {len(read)} targets" if every else _names(kept)
-    first = f"No hidden gap is shown for {which}, so read the output, {kept[0].output_tap}."
+    first = f"No hidden gap is shown for {which}, so use the output, {kept[0].output_tap}."
     if unreadable:
         return f"{first} No probe is shown to read {_names(unreadable)}."
     return f"{first} That is no proof that it keeps everything: the intervals say how large a gap may be."
@@ -154,22 +156,26 @@ def brief_cautions(profiles: Sequence[Profile]) -> list[str]:
     return cautions
 
 
+def _by(run: Run) -> str:
+    """By which probes the run recommends, where several read one target."""
+    several = any(count > 1 for count in Counter(p.target for p in run.profiles() if p.is_probe and p.target).values())
+    return f" (by {', '.join(dict.fromkeys(r.measure for r in run.recommendations()))})" if several else ""
+
+
 def closing_blocks(run: Run) -> tuple[Block, ...]:
     """Where the features and the disk space are, and which tap to read for each target."""
     tokens, whole = run.disk_use
     disk = f"Disk: {size(tokens)} of {size(whole)} are tokens" if tokens else f"Disk: {size(whole)}, no tokens"
     advice = run.recommendations()
-    several = any(count > 1 for count in Counter(p.target for p in run.profiles() if p.is_probe and p.target).values())
-    by = f" (by {', '.join(dict.fromkeys(r.measure for r in advice))})" if several else ""
     notes = [Note(r.line) for r in advice if r.tap is not None]
     if nothing := [r.target for r in advice if r.tap is None]:
-        notes.append(Note(f"for {enumerated(nothing)} read nothing: not shown to be readable at the tap chosen"))
+        notes.append(Note(f"{enumerated(nothing)}: none, not shown to be readable at the tap chosen"))
     tap = next((r.tap for r in advice if r.tap is not None), None)
     features = f"dx.open_run({json.dumps(str(run.path), ensure_ascii=False)}).features({json.dumps(tap)})"
     clean = f"diagnostics clean --tokens {shlex.quote(str(run.path))}"
     return filled(
         Sentence(f"Features: {unbroken(features)}", "quiet") if tap else None,
         Sentence(f"{disk}: {unbroken(clean)}" if tokens else f"{disk}.", "quiet"),
-        Sentence(f"Read{by}", "strong", apart=True) if notes else None,
+        Sentence(f"Which layer to use{_by(run)}", "strong", apart=True) if notes else None,
         Notes(tuple(notes), lead="  "),
     )

@@ -49,9 +49,7 @@ def test_the_verdict_counts_and_names_the_widest_gap() -> None:
         "The output hides 3 of 5 targets, raw most (+1.000 at blocks.0). A control does as well on raw; no hidden gap is shown for none; "
         "no probe is shown to read unread."
     )
-    assert in_short(profiles[:1], controls=True).startswith(
-        "No hidden gap is shown for none, so read the output, norm."
-    )
+    assert in_short(profiles[:1], controls=True).startswith("No hidden gap is shown for none, so use the output, norm.")
     assert in_short(profiles[1:2], controls=False) == (
         "No target is shown to be readable at the tap chosen. There is nothing to recommend."
     )
@@ -67,7 +65,7 @@ def test_the_overview_links_recommendations_and_sorts_by_gap() -> None:
         ("s3", "hidden"), ("s2", "hidden"), ("s4", "doubtful"), ("s0", "none"), ("s1", "unread"),
     ]  # fmt: skip
     assert [f.link in f.words for f in findings.findings] == [True] * 5
-    assert [f.link for f in findings.findings][3:] == ["read the output, norm", "nothing to recommend"]
+    assert [f.link for f in findings.findings][3:] == ["use the output, norm", "nothing to recommend"]
     alone = profile("rankme", TAPS, HIDDEN, {}, probe=False, target="")
     assert overview("", [("s0", alone)], [], [how]).blocks == (how,), "without a target there is no finding"
 

@@ -49,15 +49,15 @@ def test_the_planted_tap_is_recommended_with_its_reasons(kind: str) -> None:
     assert (advice.tap, advice.best_tap, advice.output_tap, advice.pooling) == ("t1", "t1", "t3", "mean")
     assert advice.score is not None and advice.score.value > advice.output.value + 0.2
     assert (advice.changed, advice.rival, advice.cost) == (0.0, None, 0.0)
-    assert str(advice).startswith(f"For y read t1 (mean): {'accuracy' if kind == 'label' else 'R2'} 0.9")
-    assert "hidden by the output; no resample of val chooses another tap." in str(advice)
+    assert str(advice).startswith(f"For y use t1 (mean): {'accuracy' if kind == 'label' else 'R2'} 0.9")
+    assert "hidden by the output; no redraw of val chooses another tap." in str(advice)
     assert advice.to_json()["score"]["value"] == advice.score.value
 
 
 def test_the_output_is_recommended_where_nothing_is_hidden() -> None:
     advice = recommendation("value", (0.2, 0.5, 1.0, 4.0))
     assert advice.tap == "t3" and advice.at_output
-    assert str(advice).startswith("For y read the output, t3 (mean): R2 0.9")
+    assert str(advice).startswith("For y use the output, t3 (mean): R2 0.9")
     assert "no hidden gap shown" in str(advice)
 
 
@@ -87,7 +87,7 @@ def test_a_measure_without_val_losses_gives_its_best_tap_and_not_how_sure() -> N
     data = done.results["linear_probe/y"].drop_vars(["val_loss", "val_reference"])
     advice = recommend(Profile.of("linear_probe", "y", data, {}))
     assert (advice.tap, advice.changed, advice.rival, advice.cost) == ("t1", None, None, None)
-    assert "resample" not in str(advice)
+    assert "redraw" not in str(advice)
 
 
 def test_a_run_recommends_for_every_target_and_says_which_there_are(tmp_path: Path) -> None:

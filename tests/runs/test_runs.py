@@ -136,7 +136,7 @@ def test_terminal_and_report_say_the_same_of_intervals_and_it_holds(
     page = run.report().read_text(encoding="utf-8").split("<body>", 1)[1]
     for text in (" ".join(capsys.readouterr().out.split()), html.unescape(page)):
         assert text.count(INTERVALS) == 1
-        assert text.count(" cut at ") == 1 + text.count(f"{CUT[0].upper()}{CUT[1:]}.")
+        assert text.count(" never exceeds 1") == 1 + text.count(f"{CUT[0].upper()}{CUT[1:]}.")
     # One unit in five misses by 0.4 in the first tap and by 4 in the second: both would pass 1, the second falls below 0.
     loss, reference = np.zeros((2, 5)), np.ones((2, 5))
     loss[:, 0] = 0.4, 4.0
@@ -380,7 +380,7 @@ def test_a_notebook_shows_the_tables_and_a_profile_its_figure(run: Run) -> None:
     shown = run._repr_html_()
     assert "linear_probe" in shown
     assert "plotly" not in shown
-    assert "For level read" in shown and "Frame: the output" not in shown, "there is no picture"
+    assert "For level use" in shown and "Frame: the output" not in shown, "there is no picture"
     figure = run.profile("linear_probe/level").plot()
     (line,) = [trace for trace in figure.data if trace.name == "linear_probe"]
     np.testing.assert_allclose(line.y, run.profile("linear_probe/level").data["score"])
