@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -280,7 +281,8 @@ def _left_out(run: Run) -> Section:
     """All that is left out in full; in brief what failed, and how much else."""
     section = left_out_section(run.skipped)
     others = len(run.skipped) - len(run.failed)
-    count = f"{others} result{'s are' if others > 1 else ' is'} left out: --full says why." if others else ""
+    why = unbroken(f"diagnostics show {shlex.quote(str(run.path))} --full")
+    count = f"{others} result{'s do' if others > 1 else ' does'} not apply here: {why} says why." if others else ""
     return replace(
         section,
         blocks=filled(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -157,9 +156,11 @@ def brief_cautions(profiles: Sequence[Profile]) -> list[str]:
 
 
 def _by(run: Run) -> str:
-    """By which probes the run recommends, where several read one target."""
-    several = any(count > 1 for count in Counter(p.target for p in run.profiles() if p.is_probe and p.target).values())
-    return f" (by {', '.join(dict.fromkeys(r.measure for r in run.recommendations()))})" if several else ""
+    """By which probes the run recommends, the first of each target, where one target has several."""
+    probes = [p for p in run.profiles() if p.is_probe and p.target]
+    first = {p.target: p for p in reversed(probes)}
+    names = dict.fromkeys(p.measure for p in probes if first[p.target] is p)
+    return f" (by {', '.join(names)})" if len(first) < len(probes) else ""
 
 
 def closing_blocks(run: Run) -> tuple[Block, ...]:
