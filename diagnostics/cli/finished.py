@@ -152,7 +152,7 @@ def print_runs(rows: list[dict[str, Any]], folder: Path) -> None:
             ]
             for row in runs
         ]  # fmt: skip
-        show_table(console, ["run", "encoder", "dataset", "n", "measures", "when (UTC)", "size", "tokens", "finished"], cells)  # fmt: skip
+        show_table(console, ["run", "encoder", "dataset", "n", "measures", "when (UTC)", "size", "token size", "finished"], cells)  # fmt: skip
     for row in rows:
         if not row["finished"]:
             state = row["state"] if row["run"] in row["state"] else f"{row['run']}: {row['state']}"

@@ -47,7 +47,7 @@ def _module(name: str) -> str:
     if not _NAME.fullmatch(name) or not module.isidentifier() or keyword.iskeyword(module):
         raise DiagnosticsError(
             f"{name!r} cannot be the name of a plugin: start with a letter, continue with letters, "
-            "digits, '-', '_' or '.', and take no word of the language."
+            "digits, '-', '_' or '.', and do not use a keyword of Python."
         )
     if module == "tests" or importlib.util.find_spec(module) is not None:
         raise DiagnosticsError(f"A module {module} is there already, which {name!r} would hide: choose another name.")

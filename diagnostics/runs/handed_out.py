@@ -38,9 +38,9 @@ class HandedOut:
         >>> import diagnostics as dx
         >>> handed_out = dx.open_run("runs/forecast").handed_out
         >>> print(handed_out)
-        The output tap is norm. The tap before it, blocks.5, is another one: the norm of
-        its means over tokens is 5.83 times that of the output; linear CKA with it is
-        0.985 (200 samples).
+        The output tap is norm. The tap before it, blocks.5, is a separate tap:
+        the norm of its means over tokens is 5.83 times that of the output; linear CKA with
+        it is 0.985 (200 samples).
         >>> handed_out.to_json()["before"]
         'blocks.5'
     """
@@ -56,7 +56,11 @@ class HandedOut:
 
     def __str__(self) -> str:
         own = f", which the model's own API calls {self.names[self.tap]}" if self.tap in self.names else ""
-        behind = [f"; it calls {tap} {name}" for tap, name in self.names.items() if tap not in (self.tap, self.before)]
+        behind = [
+            f"; the model's own API calls {tap} {name}"
+            for tap, name in self.names.items()
+            if tap not in (self.tap, self.before)
+        ]
         sentence = f"The output tap is {self.tap}{own}{''.join(behind)}."
         if self.before is None or self.norm_ratio is None:
             return sentence
@@ -65,7 +69,7 @@ class HandedOut:
         count = f"{self.samples} sample{'s' if self.samples != 1 else ''}"
         ratio = format_number(self.norm_ratio, ".3g")
         return (
-            f"{sentence} The tap before it, {self.before}{before}, differs: the norm of its {self.norms_of} is "
+            f"{sentence} The tap before it, {self.before}{before}, is a separate tap: the norm of its {self.norms_of} is "
             f"{'' if ratio == '1' else f'{ratio} times '}that of the output; {alike} ({count})."
         )
 

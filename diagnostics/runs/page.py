@@ -282,7 +282,7 @@ def _left_out(run: Run) -> Section:
     section = left_out_section(run.skipped)
     others = len(run.skipped) - len(run.failed)
     why = unbroken(f"diagnostics show {shlex.quote(str(run.path))} --full")
-    count = f"{others} result{'s do' if others > 1 else ' does'} not apply here: {why} says why." if others else ""
+    count = f"{others} result{'s are' if others > 1 else ' is'} left out: {why} says why." if others else ""
     return replace(
         section,
         blocks=filled(

@@ -20,8 +20,8 @@ class Recommendation:
     """The tap and the pooling to read for a target, by the rule of `measures.tap_choice`; it prints as a sentence.
 
     `tap` is None where nothing is recommended: the target is not shown to be readable at `best_tap`, the best on val.
-    `score` and `output` are read on test. `reading` names the controls (baselines) that do as well, `control` is the one that
-    scores highest, and `control_score` its score on test; both are None without controls. `changed` is the share of
+    `score` and `output` are read on test. `reading` names the controls (baselines) that do as well, `best_control` is the one that
+    scores highest, and `best_control_score` its score on test; both are None without controls. `changed` is the share of
     bootstrap resamples of val in which another tap is chosen, most often `rival`; `cost` by how much these others are worse
     on test, on average. All three are None where the measure gives no losses on val.
 
@@ -49,8 +49,8 @@ class Recommendation:
     output: Interval
     hidden_gap: Interval | None
     reading: str
-    control: str | None
-    control_score: float | None
+    best_control: str | None
+    best_control_score: float | None
     changed: float | None
     rival: str | None
     cost: float | None
@@ -84,8 +84,8 @@ class Recommendation:
         line = f"{self.target}: {where} ({pooling}), {self.score_name} {format_interval(self.score)}"
         if not self.at_output:
             line += f", output {format_number(self.output.value)}"
-        if self.control and self.control_score is not None:
-            line += f"; best control {self.control.replace('_', ' ')} {format_number(self.control_score)}"
+        if self.best_control and self.best_control_score is not None:
+            line += f"; best control {self.best_control.replace('_', ' ')} {format_number(self.best_control_score)}"
         return f"{line}; {self._how_sure()}" if self.changed else line
 
     def _how_sure(self) -> str:
@@ -93,8 +93,9 @@ class Recommendation:
             return "no redraw of val chooses another tap"
         assert self.cost is not None
         worse = f"{format_number(abs(self.cost))} {'lower' if self.cost >= 0 else 'higher'} on test"
-        share = f"{self.changed:.0%}" if self.changed >= 0.005 else "under 1%"
-        return f"{share} of redraws of val choose another tap (most often {self.rival}), on average {worse}"
+        return (
+            f"{share(self.changed)} of redraws of val choose another tap (most often {self.rival}), on average {worse}"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain values, and the sentence."""
@@ -111,6 +112,11 @@ class Recommendation:
         from diagnostics.runs.tables import recommendation_table
 
         return recommendation_table(self)
+
+
+def share(part: float) -> str:
+    """A share in percent; one that is not 0 is never written as 0."""
+    return f"{part:.0%}" if part == 0 or part >= 0.01 else "under 1%"
 
 
 def recommend(profile: Profile) -> Recommendation:
@@ -136,8 +142,8 @@ def recommend(profile: Profile) -> Recommendation:
         output=profile.output,
         hidden_gap=profile.hidden_gap,
         reading=profile.reading,
-        control=control,
-        control_score=reached[control] if control else None,
+        best_control=control,
+        best_control_score=reached[control] if control else None,
         changed=choice.changed if known else None,
         rival=profile.taps[choice.rival] if known and choice.rival is not None else None,
         cost=choice.cost if known else None,

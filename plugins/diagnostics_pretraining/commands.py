@@ -47,7 +47,7 @@ def train_pe(
     ] = None,
     start: Annotated[
         str | None,
-        Option("--from", metavar="FOLDER", help="Continue from encoders saved by this command.", rich_help_panel=WHAT),
+        Option("--from", metavar="FOLDER", help="Start from encoders saved by this command.", rich_help_panel=WHAT),
     ] = None,
     recipe: Annotated[
         str | None,

@@ -224,7 +224,7 @@ def align_spatial(
 ) -> None:
     """Teach an encoder's tokens which places belong together.
 
-    The tokens learn to match those of a frozen tap, the similarities between a teacher's tokens, or both. The encoder
+    The tokens learn to match those of a frozen tap, a teacher's similarities between places, or both. The encoder
     must read images, which are augmented. The same command resumes an interrupted alignment and skips a finished one.
 
     \b

@@ -74,7 +74,7 @@ def test_files_that_an_encoder_declares_travel(tmp_path: Path) -> None:
     around = encoder.replace(skeleton=f"aligned?base={quote(encoder.skeleton)}&layer_scale=1")
     assert skeleton_of(around)[0] == "aligned?base=own%3A{files}%3Fsize%3D3&layer_scale=1"
     assert skeleton_of(encoder.replace(files=()))[0] == encoder.skeleton
-    with pytest.raises(DiagnosticsError, match=r"code\.py cannot travel"):
+    with pytest.raises(DiagnosticsError, match=r"code\.py cannot be saved with the weights"):
         skeleton_of(encoder.replace(files=(*declared, tmp_path / "code.py")))
     (tmp_path / "words.txt").unlink()
     with pytest.raises(DiagnosticsError, match=r"words\.txt is gone"):

@@ -425,7 +425,7 @@ def test_files_that_are_no_text_travel_and_large_ones_do_not(tmp_path: Path, mon
     monkeypatch.setattr("diagnostics.encoders.rebuild.MOST_BYTES", 100)
     with pytest.raises(DiagnosticsError) as error:
         save_encoder(tmp_path / "two", encoder)
-    sentence(error, "cannot travel")
+    sentence(error, "cannot be saved with the weights")
     shutil.rmtree(tmp_path / "model")
     with pytest.raises(DiagnosticsError) as error:
         save_encoder(tmp_path / "two", encoder)

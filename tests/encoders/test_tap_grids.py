@@ -158,7 +158,7 @@ def test_what_cannot_be_told_does_not_fail(seed: int) -> None:
 
 def test_a_causal_model_may_lag_and_a_rolled_one_may_not() -> None:
     outcome = judged(Late())
-    assert outcome.verdict == "not verified" and "as those of causal models may" in outcome.explanation
+    assert outcome.verdict == "not verified" and "as they may in causal models" in outcome.explanation
 
     class Rolled(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

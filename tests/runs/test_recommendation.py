@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from diagnostics.measures.known_answers import Arrays
 from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.measures.statistics import Losses
 from diagnostics.runs.profile import Profile
-from diagnostics.runs.recommendation import Recommendation, recommend
+from diagnostics.runs.recommendation import Recommendation, recommend, share
 
 from planted import planted_image_encoder, planted_images, planted_series, planted_series_encoder
 from tiny import tiny_dataset, tiny_encoder
@@ -122,3 +124,33 @@ def test_every_probe_of_a_target_gives_val_losses_that_make_its_val_score(tmp_pa
             seen.add(profile.measure)
     # Which reads videos, and of which this holds by the same function.
     assert seen == set(names) - {"label_propagation"}
+
+
+def test_the_line_at_the_end_of_a_run_has_the_interval_and_the_best_control() -> None:
+    advice = recommendation("value", (0.2, 4.0, 1.0, 0.5), controls=True)
+    assert advice.best_control == "shuffled_labels" and advice.best_control_score is not None
+    assert re.fullmatch(
+        r"y: t1 \(mean\), R2 0\.9\d+ \[0\.\d+,\s0\.\d+\], output 0\.\d+; best control shuffled labels -?0\.\d+",
+        advice.line,
+    )
+    alone = recommendation("value", (0.2, 4.0, 1.0, 0.5), controls=False)
+    assert alone.best_control is None and "control" not in alone.line
+    unsure = replace(advice, changed=0.003, rival="t2", cost=0.01)
+    assert unsure.line.endswith(
+        "; under 1% of redraws of val choose another tap (most often t2), on average 0.010 lower on test"
+    )
+    nothing = recommendation(
+        "value", (0.0,) * 4, next(s for s in range(10) if recommendation("value", (0.0,) * 4, s).tap is None)
+    )
+    assert nothing.line == "y: none, not shown to be readable at the tap chosen"
+
+
+def test_a_share_that_is_not_0_is_never_written_as_0() -> None:
+    assert [share(part) for part in (0.0, 0.0005, 0.005, 0.01, 0.214, 1.0)] == [
+        "0%",
+        "under 1%",
+        "under 1%",
+        "1%",
+        "21%",
+        "100%",
+    ]

@@ -111,8 +111,8 @@ def check_encoder(
         (0, 17)
         >>> for outcome in conformance.outcomes[2:4]:
         ...     print(outcome.check, outcome.verdict, outcome.message)
-        grid ok tap embed, 32 t: all 32 cells changed one by one, 32 moved their own token
-        most; so do those of 8 later taps
+        grid ok tap embed, 32 t: all 32 cells changed one at a time; 32 changed their own
+        token most; so do those of 8 later taps
         depth ok taps fire as declared, from depth 0 to 1.16667
     """
     started = time.perf_counter()

@@ -94,7 +94,7 @@ def identity_stable(subject: EncoderUnderTest) -> Outcome:
             "passes over batches of one and of three samples do not change the identity; the encoder was not built again"
         )
     if changed := _unlike(before, subject.again().sized_for(subject.samples[0]).identity):
-        return failed(f"a second build has another {changed}: seed its random weights, or load weights")
+        return failed(f"a second build differs in {changed}: seed its random weights, or load weights")
     return ok("a second build has the same identity, and passes do not change it")
 
 

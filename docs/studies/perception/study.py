@@ -254,7 +254,7 @@ def render(found: Mapping[str, Json]) -> str:
     )
     environment.filters.update(interval=interval, log=math.log)
     page = environment.get_template("page.md.j2").render(
-        found=found, rows=ROWS, more_data=MORE_DATA, prompts=PROMPTS, targets=TARGETS, few=FEW, many=MANY, data=DATA, asked=ASKED, measured=MEASURED, gallery=GALLERY,
+        found=found, rows=ROWS, more_data=MORE_DATA, prompted=[name for name, one in found.items() if "prompted" in one], prompts=PROMPTS, targets=TARGETS, few=FEW, many=MANY, data=DATA, asked=ASKED, measured=MEASURED, gallery=GALLERY,
         total=len(RUNS), baselines=baselines, above_histograms=above(found, "colour", baselines["histograms"]["colour"]["value"]), missing=[label(row, seed) for row, seed in sorted(RUNS) if label(row, seed) not in found],
         train=train_command(9, 0), long=train_command(LONG, 0), zeroshot=zeroshot_command("pe9", "shape"), run=run_command("pe9"),
         above_chance=above, controls=controls, fallen=fallen, spread=spread(found),
@@ -297,7 +297,7 @@ def colour_of(row: int) -> Any:
     """The same for a row in all figures."""
     import matplotlib
 
-    return "#c0392b" if row == SCENES else matplotlib.colormaps["viridis"](max(0, row - 1) / 9)
+    return {SCENES: "#c0392b", LONG: "#e08e0b"}.get(row) or matplotlib.colormaps["viridis"]((row - 1) / 9)
 
 
 def draw(found: Mapping[str, Json], path: Path) -> None:

@@ -98,7 +98,7 @@ for target in ("count", "label"):
         print(f"  {name} {profile.control(name)}")
 
 # %% [markdown]
-# `fresh_weights` is the same network before training, `raw_input` the same probe on images of 16 x 16 pixels, and `raw_input_kernel` a nonlinear
+# `fresh_weights` is the same network with new random weights, `raw_input` the same probe on images of 16 x 16 pixels, and `raw_input_kernel` a nonlinear
 # model, a kernel regression on the pixels. All of them stay far below the encoder for both targets, so its training is useful here. The run names
 # under a target every control that scores as well as the encoder. Here it named none. `run.plot` draws the score at every tap, with these and [three
 # more controls](../../explanation/statistics.md#controls).
@@ -151,7 +151,7 @@ for tap in (advice.output_tap, advice.tap):
 # diagnostics run timm:vit_small_patch14_dinov2 --data images:/path/to/folder --measures linear_probe
 # ```
 #
-# Without `--token-budget 0` the run prints what it will write to disk before it starts. Class folders are enough; a table is for further targets and
+# Without `--token-budget 0` tokens are stored too; the run says beforehand how much. Class folders are enough; a table is for further targets and
 # for [groups](../../how-to/several-targets.md), such as several images of one patient. In place of `timm:NAME` (weights from a hub) give
 # `hf:/path/to/model`, a name from `diagnostics list encoders`, or your own module, as in [the next tutorial](../my-module/index.md). Images are
 # resized and normalised as the encoder needs.

@@ -53,7 +53,7 @@ def recaption(
     device: Annotated[str | None, Option(metavar="NAME", help="cpu, cuda, ... [cuda if there is a GPU].")] = None,
     json: Annotated[bool, Option("--json", help="Print one JSON object instead of text.")] = False,
 ) -> None:
-    """Write a table of new captions to train on: of each whole clip, of each frame, and one caption from all of these.
+    """Write a table of new captions to train on: of each whole clip, of each frame, and one from these and what people wrote.
 
     Each caption is stored beside the table as soon as it is generated, by clip, model and prompt. The same command
     resumes interrupted work; with another prompt or model, it generates only the captions that change.

@@ -96,7 +96,9 @@ def _lines(result: Result) -> list[str]:
         for way, scores in (("image to text", pairs.image_to_text), ("text to image", pairs.text_to_image)):
             lines += [f"  {way}, recall at {k}: {_spell(score)}" for k, score in scores.items()]
         if pairs.alike:
-            lines.append(f"  {pairs.alike:,} pairs have the same text as another pair: each of these counts as right")
+            lines.append(
+                f"  {pairs.alike:,} pairs have the same text as another pair: finding any of these counts as right"
+            )
         if pairs.repeated:
             lines.append(f"  {pairs.repeated:,} samples are repeated: the first text of each counts")
         if pairs.cut:

@@ -29,7 +29,7 @@ from diagnostics_training.trainer.distributed import World, world
 from diagnostics_training.trainer.monitor import lines
 from diagnostics_training.trainer.objective import Objective
 from diagnostics_training.trainer.settings import Settings
-from diagnostics_training.trainer.trainer import fit, number
+from diagnostics_training.trainer.trainer import fit, number, seed_step
 
 from diagnostics import DiagnosticsError, Progress
 
@@ -528,3 +528,12 @@ def test_a_planted_collapse_is_told_and_a_healthy_run_is_not(tmp_path: Path, apa
         Alike(apart), normal, Settings(400, lr=1e-2, look_every=20), tmp_path, name="alike", tell=messages.append
     )
     assert again.collapse == result.collapse
+
+
+def test_a_step_is_seeded_as_torch_seeds() -> None:
+    seed_step(Settings(9, seed=3), 5, World())
+    own = torch.rand(4)
+    torch.manual_seed(number(3, 5, 0))
+    assert torch.equal(own, torch.rand(4))
+    seed_step(Settings(9, seed=3), 6, World())
+    assert not torch.equal(own, torch.rand(4))
