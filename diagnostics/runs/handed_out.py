@@ -39,8 +39,8 @@ class HandedOut:
         >>> handed_out = dx.open_run("runs/forecast").handed_out
         >>> print(handed_out)
         The output tap is norm. The tap before it, blocks.5, is a separate tap:
-        the norm of its means over tokens is 5.83 times that of the output; linear CKA with
-        it is 0.985 (200 samples).
+        the norm of its means over tokens is 5.83 times that of the output; linear CKA
+        with it is 0.985 (200 samples).
         >>> handed_out.to_json()["before"]
         'blocks.5'
     """

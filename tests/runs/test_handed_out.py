@@ -81,7 +81,7 @@ def test_a_norm_with_a_scale_of_ten_gives_the_known_ratio() -> None:
     # CKA does not see a scale, and so cannot stand alone.
     assert found.cka == pytest.approx(1, abs=1e-6)
     assert str(found) == (
-        "The output tap is norm. The tap before it, blocks.1, differs: the norm of its tokens is 0.1 times that of the output; linear CKA "
+        "The output tap is norm. The tap before it, blocks.1, is a separate tap: the norm of its tokens is 0.1 times that of the output; linear CKA "
         "with it is 1.000 (60 samples)."
     )
 
@@ -107,7 +107,7 @@ def test_the_report_says_it_from_what_is_stored(tmp_path: Path) -> None:
     text = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert (
         "The output tap is norm, which the model&#39;s own API calls last_hidden_state. The tap before it, blocks.1 (hidden_states[-1])"
-        ", differs: the norm of its means over tokens is 0.1 times that of the output; linear CKA with it is 1.000 (60 samples)."
+        ", is a separate tap: the norm of its means over tokens is 0.1 times that of the output; linear CKA with it is 1.000 (60 samples)."
     ) in text
 
 
@@ -131,7 +131,7 @@ def test_inspect_says_it(tmp_path: Path) -> None:
     found = inspect_encoder(spec)["handed_out"]
     assert found["tap"] == "norm" and found["before"] == "blocks.2" and found["cka"] is None
     assert found["sentence"].startswith(
-        "The output tap is norm. The tap before it, blocks.2, differs: the norm of its tokens is "
+        "The output tap is norm. The tap before it, blocks.2, is a separate tap: the norm of its tokens is "
     )
 
 

@@ -118,7 +118,8 @@ def verify_grid(
         >>> from diagnostics.encoders.placement import verify_grid
         >>> placement = verify_grid(dx.build("encoder", "objectives:lorenz-forecast"))
         >>> print(placement)
-        tap embed, 32 t: all 32 cells changed one at a time; 32 changed their own token most
+        tap embed, 32 t: all 32 cells changed one at a time; 32 changed their own
+        token most
         >>> placement.right
         True
     """
