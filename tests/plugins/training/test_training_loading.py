@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,15 @@ def test_what_a_worker_raises_otherwise_stays_what_it_is() -> None:
     assert not set(multiprocessing.active_children()) - before
 
 
+@pytest.fixture
+def interrupts() -> Generator[None]:
+    """Ctrl-C raises, also where the suite was started in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 @pytest.mark.parametrize("waiting", [True, False])
 def test_an_interrupt_leaves_no_process(waiting: bool) -> None:
     """While a batch is waited for, and in the middle of a step."""
