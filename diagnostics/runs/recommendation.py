@@ -11,7 +11,7 @@ from diagnostics.measures import result as attribute
 from diagnostics.measures.result import units_fitted
 from diagnostics.measures.statistics import SHARES, Interval, Losses
 from diagnostics.measures.tap_choice import TapChoice, choose_tap
-from diagnostics.report.numbers import format_interval, format_number, number
+from diagnostics.report.numbers import format_interval, format_number, format_share, number
 from diagnostics.runs.profile import Profile
 
 
@@ -93,9 +93,7 @@ class Recommendation:
             return "no redraw of val chooses another tap"
         assert self.cost is not None
         worse = f"{format_number(abs(self.cost))} {'lower' if self.cost >= 0 else 'higher'} on test"
-        return (
-            f"{share(self.changed)} of redraws of val choose another tap (most often {self.rival}), on average {worse}"
-        )
+        return f"{format_share(self.changed)} of redraws of val choose another tap (most often {self.rival}), on average {worse}"
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain values, and the sentence."""
@@ -112,11 +110,6 @@ class Recommendation:
         from diagnostics.runs.tables import recommendation_table
 
         return recommendation_table(self)
-
-
-def share(part: float) -> str:
-    """A share in percent; one that is not 0 is never written as 0."""
-    return f"{part:.0%}" if part == 0 or part >= 0.01 else "under 1%"
 
 
 def recommend(profile: Profile) -> Recommendation:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from diagnostics.report.html import page_tables
+from diagnostics.report.numbers import format_share
 from diagnostics.report.page import Cell, Column, Number, Page, Row, Section, Sentence, Table
 from diagnostics.runs.details import details
-from diagnostics.runs.recommendation import Recommendation, share
 
 if TYPE_CHECKING:
     from diagnostics.runs.profile import Profile
+    from diagnostics.runs.recommendation import Recommendation
 
 
 def profile_table(profile: Profile) -> str:
@@ -27,7 +28,7 @@ def recommendation_table(recommendation: Recommendation) -> str:
         recommendation.score_name: Number(recommendation.score),
         f"at the output, {recommendation.output_tap}": Number(recommendation.output),
         "hidden gap": Number(recommendation.hidden_gap, signed=True),
-        "redraws of val that choose another tap": "-" if sure is None else share(sure),
+        "redraws of val that choose another tap": "-" if sure is None else format_share(sure),
     }
     table = Table((Column("for"), Column(recommendation.target)), tuple(Row(row) for row in rows.items()))
     return _shown("Recommendation", str(recommendation), table)

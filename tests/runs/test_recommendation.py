@@ -17,8 +17,9 @@ from diagnostics.measures.apply import against_control, measure_all
 from diagnostics.measures.known_answers import Arrays
 from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.measures.statistics import Losses
+from diagnostics.report.numbers import format_share
 from diagnostics.runs.profile import Profile
-from diagnostics.runs.recommendation import Recommendation, recommend, share
+from diagnostics.runs.recommendation import Recommendation, recommend
 
 from planted import planted_image_encoder, planted_images, planted_series, planted_series_encoder
 from tiny import tiny_dataset, tiny_encoder
@@ -146,7 +147,7 @@ def test_the_line_at_the_end_of_a_run_has_the_interval_and_the_best_control() ->
 
 
 def test_a_share_that_is_not_0_is_never_written_as_0() -> None:
-    assert [share(part) for part in (0.0, 0.0005, 0.005, 0.01, 0.214, 1.0)] == [
+    assert [format_share(part) for part in (0.0, 0.0005, 0.005, 0.01, 0.214, 1.0)] == [
         "0%",
         "under 1%",
         "under 1%",
