@@ -106,8 +106,8 @@ def run(
         >>> print(run.recommend("hidden_z"))
         For hidden_z use blocks.1 (mean and last side by side): R2 0.914 [0.853, 0.961],
         output 0.594 [0.167, 0.837]; the earliest that is as good on val as the best,
-        blocks.3; hidden by the output; 31% of redraws of val choose another tap (most
-        often blocks.3), on average 0.006 higher on test.
+        blocks.3; hidden by the output; 31% of resamples of val choose another tap
+        (most often blocks.3), on average 0.006 higher on test.
     """
     request = Request.of(
         encoder, dataset, out=out, taps=taps, measures=measures, controls=controls, control_draws=control_draws,

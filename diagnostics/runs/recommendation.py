@@ -90,10 +90,10 @@ class Recommendation:
 
     def _how_sure(self) -> str:
         if not self.changed:
-            return "no redraw of val chooses another tap"
+            return "no resample of val chooses another tap"
         assert self.cost is not None
         worse = f"{format_number(abs(self.cost))} {'lower' if self.cost >= 0 else 'higher'} on test"
-        return f"{format_share(self.changed)} of redraws of val choose another tap (most often {self.rival}), on average {worse}"
+        return f"{format_share(self.changed)} of resamples of val choose another tap (most often {self.rival}), on average {worse}"
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain values, and the sentence."""

@@ -28,7 +28,7 @@ def recommendation_table(recommendation: Recommendation) -> str:
         recommendation.score_name: Number(recommendation.score),
         f"at the output, {recommendation.output_tap}": Number(recommendation.output),
         "hidden gap": Number(recommendation.hidden_gap, signed=True),
-        "redraws of val that choose another tap": "-" if sure is None else format_share(sure),
+        "resamples of val that choose another tap": "-" if sure is None else format_share(sure),
     }
     table = Table((Column("for"), Column(recommendation.target)), tuple(Row(row) for row in rows.items()))
     return _shown("Recommendation", str(recommendation), table)

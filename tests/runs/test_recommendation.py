@@ -53,7 +53,7 @@ def test_the_planted_tap_is_recommended_with_its_reasons(kind: str) -> None:
     assert advice.score is not None and advice.score.value > advice.output.value + 0.2
     assert (advice.changed, advice.rival, advice.cost) == (0.0, None, 0.0)
     assert str(advice).startswith(f"For y use t1 (mean): {'accuracy' if kind == 'label' else 'R2'} 0.9")
-    assert "hidden by the output; no redraw of val chooses another tap." in str(advice)
+    assert "hidden by the output; no resample of val chooses another tap." in str(advice)
     assert advice.to_json()["score"]["value"] == advice.score.value
 
 
@@ -90,7 +90,7 @@ def test_a_measure_without_val_losses_gives_its_best_tap_and_not_how_sure() -> N
     data = done.results["linear_probe/y"].drop_vars(["val_loss", "val_reference"])
     advice = recommend(Profile.of("linear_probe", "y", data, {}))
     assert (advice.tap, advice.changed, advice.rival, advice.cost) == ("t1", None, None, None)
-    assert "redraw" not in str(advice)
+    assert "resample" not in str(advice)
 
 
 def test_a_run_recommends_for_every_target_and_says_which_there_are(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_the_line_at_the_end_of_a_run_has_the_interval_and_the_best_control() ->
     assert alone.best_control is None and "control" not in alone.line
     unsure = replace(advice, changed=0.003, rival="t2", cost=0.01)
     assert unsure.line.endswith(
-        "; under 1% of redraws of val choose another tap (most often t2), on average 0.010 lower on test"
+        "; under 1% of resamples of val choose another tap (most often t2), on average 0.010 lower on test"
     )
     nothing = recommendation(
         "value", (0.0,) * 4, next(s for s in range(10) if recommendation("value", (0.0,) * 4, s).tap is None)

@@ -74,7 +74,7 @@ table.head(3)
 # So the recommendations for the two targets differ:
 #
 # - **The number of objects: a gap is shown.** A linear model predicts the number better from `blocks.5.0` than from the output. In the last layers,
-#   the number becomes harder to read. The percentage says how stable the choice is: if the val images are redrawn at random, 21 % of the draws
+#   the number becomes harder to read. The percentage says how stable the choice is: in 21 % of bootstrap resamples of the val images, the rule would
 #   choose another layer. These others are 0.030 worse on the test images, on average.
 # - **The shape: no gap is shown.** The best tap is the last block, directly before the output, and slightly better on these 80 images, but the
 #   interval of the gap includes 0. So the recommendation is the output, which is the usual choice. The interval says how large a gap may still be:
