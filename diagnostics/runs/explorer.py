@@ -55,6 +55,7 @@ class Readout:
     output: Interval
     hidden_gap: Interval | None
     controls: Mapping[str, Interval]
+    best_control: tuple[str, Interval] | None
 
 
 def readouts(run: Run) -> list[Readout]:
@@ -84,6 +85,7 @@ def _readout(run: Run, profile: Profile, best_tap: str, first: bool) -> Readout:
         output=profile.output,
         hidden_gap=profile.hidden_gap,
         controls=controls,
+        best_control=profile.best_control,
     )
 
 
@@ -159,11 +161,10 @@ def _depth(each: Readout) -> Number:
 
 
 def _best_control(each: Readout) -> Cell:
-    if not each.controls:
+    if each.best_control is None:
         return "-"
-    name = max(each.controls, key=lambda name: each.controls[name].value)
-    reached = Interval(each.controls[name].value, NAN, NAN)
-    return Number(reached, mark=name.replace("_", " "))
+    name, reached = each.best_control
+    return Number(Interval(reached.value, NAN, NAN), mark=name.replace("_", " "))
 
 
 def _controls(found: Sequence[Readout], reports: Mapping[Path, Link]) -> Details | None:

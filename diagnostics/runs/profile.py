@@ -173,6 +173,14 @@ class Profile:
         """What a control reaches: its own best tap's score on test, or its value at its output tap."""
         return self._reached(self.controls[name]) if name in self.controls else None
 
+    @property
+    def best_control(self) -> tuple[str, Interval] | None:
+        """The control that reaches most on test, with its score; None where none has a value."""
+        reached = {
+            name: score for name in self.controls if (score := self.control(name)) and math.isfinite(score.value)
+        }
+        return max(reached.items(), key=lambda item: item[1].value, default=None)
+
     def drawn(self, name: str) -> list[Interval]:
         """The same of all draws of a control."""
         draws = self.draws.get(name, [self.controls[name]] if name in self.controls else [])
@@ -364,6 +372,15 @@ class Profile:
         from diagnostics.runs.tables import profile_table
 
         return profile_table(self)
+
+
+def first_probes(profiles: Sequence[Profile]) -> dict[str, Profile]:
+    """The probe by which a layer is recommended for each target: the first of the run that read it."""
+    first: dict[str, Profile] = {}
+    for profile in profiles:
+        if profile.is_probe and profile.target:
+            first.setdefault(profile.target, profile)
+    return first
 
 
 def _in_words(name: str) -> str:

@@ -119,10 +119,7 @@ def recommend(profile: Profile) -> Recommendation:
     if choice is None and tap is not None and not (profile.hidden_gap and profile.hidden_gap.low > 0):
         tap = profile.output_tap
     known = choice is not None
-    reached = {
-        name: score.value for name in profile.controls if (score := profile.control(name)) and np.isfinite(score.value)
-    }
-    control = max(reached, key=reached.__getitem__, default=None)
+    control, reached = profile.best_control or (None, None)
     return Recommendation(
         target=profile.target or "",
         measure=profile.measure,
@@ -136,7 +133,7 @@ def recommend(profile: Profile) -> Recommendation:
         hidden_gap=profile.hidden_gap,
         reading=profile.reading,
         best_control=control,
-        best_control_score=reached[control] if control else None,
+        best_control_score=reached.value if reached else None,
         changed=choice.changed if known else None,
         rival=profile.taps[choice.rival] if known and choice.rival is not None else None,
         cost=choice.cost if known else None,

@@ -14,7 +14,7 @@ from diagnostics.activations.store import Store
 from diagnostics.errors import DiagnosticsError, StorageError, unknown
 from diagnostics.runs.controls import kinds as control
 from diagnostics.runs.handed_out import HandedOut, handed_out_in
-from diagnostics.runs.profile import Profile
+from diagnostics.runs.profile import Profile, first_probes
 from diagnostics.runs.provenance import Call, Provenance
 from diagnostics.runs.recommendation import Recommendation, recommend
 
@@ -202,8 +202,7 @@ class Run:
 
     def recommendations(self) -> list[Recommendation]:
         """`recommend` of every target that a probe read, in the order of the run."""
-        targets = dict.fromkeys(profile.target for profile in self.profiles() if profile.is_probe and profile.target)
-        return [self.recommend(target) for target in targets]
+        return [recommend(profile) for profile in first_probes(self.profiles()).values()]
 
     def _profile(self, key: str) -> Profile:
         measure, _, target = key.partition("/")

@@ -12,7 +12,7 @@ from diagnostics.errors import enumerated
 from diagnostics.progress import size
 from diagnostics.report.numbers import format_number, unbroken
 from diagnostics.report.page import Block, Column, Note, Notes, Number, Row, Sentence, Table, filled
-from diagnostics.runs.profile import INTERVALS, Profile
+from diagnostics.runs.profile import INTERVALS, Profile, first_probes
 
 if TYPE_CHECKING:
     from diagnostics.runs.run import Run
@@ -42,7 +42,8 @@ def targets_read(profiles: Sequence[Profile]) -> list[Profile]:
 
 def verdict_blocks(run: Run) -> tuple[Block, ...]:
     """The table with its legend, and in short, for a brief page; nothing where no probe read a target."""
-    read = targets_read(run.profiles())
+    profiles = run.profiles()
+    read = targets_read(profiles)
     if not read:
         return ()
     rows = [
@@ -67,7 +68,7 @@ def verdict_blocks(run: Run) -> tuple[Block, ...]:
             f"{'; '.join(legend)}. Best tap chosen on val, scores read on test; {INTERVALS}.", "quiet", only="brief"
         ),
         Sentence(
-            f"In short{_by(run)}: {in_short(run.profiles(), bool(run.controls))}", "strong", only="brief", apart=True
+            f"In short{_by(profiles)}: {in_short(profiles, bool(run.controls))}", "strong", only="brief", apart=True
         ),
     )
 
@@ -86,9 +87,7 @@ def _legend(run: Run) -> dict[str, str]:
 
 def in_short(profiles: Sequence[Profile], controls: bool) -> str:
     """The findings of a run's profiles in two sentences; `controls`: whether any were measured. "" where no probe read a target."""
-    # Of several probes of a target the first, as `Run.recommend` takes it.
-    first = {p.target: p for p in reversed(profiles) if p.is_probe}
-    read = targets_read([p for p in profiles if first.get(p.target) is p])
+    read = targets_read(list(first_probes(profiles).values()))
     if not read:
         return ""
     by_mark = {mark: [p for p in read if verdict(p) == mark] for mark in (TAUGHT, MATCHED, KEPT, UNREADABLE)}
@@ -155,12 +154,11 @@ def brief_cautions(profiles: Sequence[Profile]) -> list[str]:
     return cautions
 
 
-def _by(run: Run) -> str:
-    """By which probes the run recommends, the first of each target, where one target has several."""
-    probes = [p for p in run.profiles() if p.is_probe and p.target]
-    first = {p.target: p for p in reversed(probes)}
-    names = dict.fromkeys(p.measure for p in probes if first[p.target] is p)
-    return f" (by {', '.join(names)})" if len(first) < len(probes) else ""
+def _by(profiles: Sequence[Profile]) -> str:
+    """By which probes a run recommends, where one target has several."""
+    first = first_probes(profiles)
+    names = dict.fromkeys(p.measure for p in first.values())
+    return f" (by {', '.join(names)})" if len(first) < len(targets_read(profiles)) else ""
 
 
 def closing_blocks(run: Run) -> tuple[Block, ...]:
@@ -177,6 +175,6 @@ def closing_blocks(run: Run) -> tuple[Block, ...]:
     return filled(
         Sentence(f"Features: {unbroken(features)}", "quiet") if tap else None,
         Sentence(f"{disk}: {unbroken(clean)}" if tokens else f"{disk}.", "quiet"),
-        Sentence(f"Which layer to use{_by(run)}", "strong", apart=True) if notes else None,
+        Sentence(f"Which layer to use{_by(run.profiles())}", "strong", apart=True) if notes else None,
         Notes(tuple(notes), lead="  "),
     )

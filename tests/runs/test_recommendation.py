@@ -16,11 +16,12 @@ from diagnostics.measures import bundled
 from diagnostics.measures.apply import against_control, measure_all
 from diagnostics.measures.known_answers import Arrays
 from diagnostics.measures.probes.linear import LinearProbe
-from diagnostics.measures.statistics import Losses
+from diagnostics.measures.statistics import Interval, Losses
 from diagnostics.report.numbers import format_share
-from diagnostics.runs.profile import Profile
+from diagnostics.runs.profile import Profile, first_probes
 from diagnostics.runs.recommendation import Recommendation, recommend
 
+import profiles
 from planted import planted_image_encoder, planted_images, planted_series, planted_series_encoder
 from tiny import tiny_dataset, tiny_encoder
 
@@ -155,3 +156,22 @@ def test_a_share_that_is_not_0_is_never_written_as_0() -> None:
         "21%",
         "100%",
     ]
+
+
+def test_the_best_control_is_the_one_that_reaches_most_and_one_without_a_value_is_none() -> None:
+    def probe(controls: dict[str, float]) -> Profile:
+        return profiles.profile("linear_probe", ["t0", "t1"], Interval(0.5, 0.4, 0.6), controls, probe=True, target="y")
+
+    kept = probe({"raw_input": np.nan, "fresh_weights": -0.2, "raw_input_kernel": 0.7, "shuffled_labels": 0.1})
+    name, score = kept.best_control or ("", None)
+    assert (name, score and score.value) == ("raw_input_kernel", 0.7)
+    assert probe({"raw_input": np.nan}).best_control is probe({}).best_control is None
+
+
+def test_the_first_probe_of_a_target_is_the_one_that_recommends() -> None:
+    def read(measure: str, target: str, is_probe: bool = True) -> Profile:
+        return profiles.profile(measure, ["t0", "t1"], Interval(0.5, 0.4, 0.6), {}, probe=is_probe, target=target)
+
+    first, second, other = read("knn_probe", "y"), read("linear_probe", "y"), read("linear_probe", "z")
+    shared = read("mean_cosine", "", is_probe=False)
+    assert first_probes([shared, first, other, second]) == {"y": first, "z": other}
