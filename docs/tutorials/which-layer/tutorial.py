@@ -99,7 +99,7 @@ for target in ("count", "label"):
 
 # %% [markdown]
 # `fresh_weights` is the same network with new random weights, `raw_input` the same probe on images of 16 x 16 pixels, and `raw_input_kernel` a nonlinear
-# model, a kernel regression on the pixels. All of them stay far below the encoder for both targets, so its training is useful here. The run names
+# model, a kernel regression on the pixels. All of them stay far below the encoder for both targets, so its training is useful here. A baseline made for your own task may be stronger than these. The run names
 # under a target every control that scores as well as the encoder. Here it named none. `run.plot` draws the score at every tap, with these and [three
 # more controls](../../explanation/statistics.md#controls).
 
