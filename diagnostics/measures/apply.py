@@ -1,7 +1,7 @@
-"""Applies measures to stored activations: scores with intervals, and the best tap (chosen on val, read on test)."""
+"""Applies measures to stored activations: scores with intervals, the tap to use (chosen without test), and the hidden gap."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,10 @@ from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError, StorageError, describe
 from diagnostics.measures import result as attribute
 from diagnostics.measures.base import Measure
-from diagnostics.measures.hidden_gap import paired_difference, select
-from diagnostics.measures.result import shorten_reasons, store_interval, units_fitted
-from diagnostics.measures.statistics import SHARES, profile_intervals
+from diagnostics.measures.hidden_gap import largest_upper_end, paired_differences
+from diagnostics.measures.result import choosing_losses, choosing_scores, losses_of, shorten_reasons, store_interval, units_fitted
+from diagnostics.measures.statistics import SHARES, Losses, profile_intervals
+from diagnostics.measures.tap_choice import FEWEST, TapChoice, choose_tap
 from diagnostics.measures.validation import bare, misfit, plain
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.vocabulary import DENSE, Family
@@ -87,6 +88,7 @@ def measure_all(
             fail(key, f"Measure {key} failed on {what}: {describe(error)}.")
     if jobs:
         watch(Progress(f"measuring {what}".strip(), len(jobs), len(jobs)))
+    measured.results = choose_taps(measured.results, seed)
     return measured
 
 
@@ -116,8 +118,8 @@ def _completed(
         depths = {tap.name: tap.depth for tap in activations.taps}
         result = result.assign_coords(depth=("tap", [depths[str(tap)] for tap in result["tap"].values]))
     if "loss" in result:
-        result, selected = _with_selection(result, activations.output_tap, str(attrs[attribute.SCORE_NAME]), seed)
-        attrs |= selected
+        result, stated = _with_intervals(result, str(attrs[attribute.SCORE_NAME]), seed)
+        attrs |= stated
     if reason := shorten_reasons(str(result.attrs.get(attribute.REASON, "")), [tap.name for tap in activations.taps]):
         attrs[attribute.REASON] = reason
     else:
@@ -137,45 +139,103 @@ def too_few(result: xr.Dataset) -> str:
     return f"{result.attrs[attribute.MEASURE]} compares taps on at least {FEWEST_COMPARED} samples, and there are {n}: use a dataset with more."
 
 
-def _with_selection(
-    result: xr.Dataset, output_tap: str, score_name: str, seed: int
-) -> tuple[xr.Dataset, dict[str, Any]]:
-    """Scores and intervals from test losses; and, as attributes, the best tap from val and its hidden gap."""
-    taps = [str(tap) for tap in result["tap"].values]
-    loss = result["loss"].transpose("tap", "unit", ...).values
-    reference = result["reference_loss"].transpose("tap", "unit", ...).values
-    fit_units = units_fitted(result)
-    share = score_name in SHARES
-    score, low, high = profile_intervals(loss, reference, fit_units, seed, share)
-    result = result.assign(score=("tap", score), low=("tap", low), high=("tap", high))
-    # The output cannot hide what lies behind it.
-    val_score = result["val_score"].where(result["depth"] <= result["depth"].sel(tap=output_tap)).values
-    selection = select(taps, output_tap, val_score, loss, reference, fit_units, seed, share)
-    if selection is None:
-        return result, {}
+LIKELY = 0.8
+"""Level of the interval whose lower end is the one-sided one at 90 %."""
+
+
+def _with_intervals(result: xr.Dataset, score_name: str, seed: int) -> tuple[xr.Dataset, dict[str, Any]]:
+    """Scores and intervals from test losses, and what the intervals are."""
+    test, fit_units, share = losses_of(result, "unit"), units_fitted(result), score_name in SHARES
+    score, low, high = profile_intervals(test.loss, test.reference, fit_units, seed, share)
     widened = ", widened for the training set's share" if fit_units else "; nothing was fitted"
     half_units = "; with half a unit that is right and half a unit that is wrong, shared out among the parts"
     border = "; where all answers are right, or all wrong, the far end is Clopper and Pearson's for as many units"
-    unanimous = share and loss.ndim == 2 and bool(np.isin(score, (0.0, 1.0)).any())
-    return result, {
-        attribute.BEST_TAP: selection.best_tap,
-        **store_interval(attribute.BEST_SCORE, selection.best),
-        **store_interval(attribute.HIDDEN_GAP, selection.hidden_gap),
-        attribute.INTERVALS: f"95 %, bootstrap over test units{half_units if share else ''}{widened}{border if unanimous else ''}",
+    unanimous = share and test.loss.ndim == 2 and bool(np.isin(score, (0.0, 1.0)).any())
+    stated = f"95 %, bootstrap over test units{half_units if share else ''}{widened}{border if unanimous else ''}"
+    result = result.assign(score=("tap", score), low=("tap", low), high=("tap", high))
+    return result, {attribute.INTERVALS: stated}
+
+
+def _choose(result: xr.Dataset, seed: int) -> TapChoice | None:
+    """The choice of a tap by the losses that choose, or by the score on val alone where the probe gives no losses."""
+    output = [str(tap) for tap in result["tap"].values].index(result.attrs[attribute.OUTPUT_TAP])
+    losses = choosing_losses(result)
+    if losses is None:
+        # One unit has no spread, so that the best score is best.
+        remaining = 1.0 - choosing_scores(result)[:, None]
+        losses = Losses(remaining, np.ones_like(remaining))
+    share = str(result.attrs[attribute.SCORE_NAME]) in SHARES
+    enough = not 0 < units_fitted(result) < FEWEST
+    return choose_tap(losses, output, np.asarray(result["depth"].values), seed, share=share, favour=enough)
+
+
+def _with_choice(result: xr.Dataset, choice: TapChoice, seed: int) -> xr.Dataset:
+    """The choice, and what test says of the gaps, as attributes."""
+    taps = [str(tap) for tap in result["tap"].values]
+    output = taps.index(result.attrs[attribute.OUTPUT_TAP])
+    test, fit_units = losses_of(result, "unit"), units_fitted(result)
+    share = str(result.attrs[attribute.SCORE_NAME]) in SHARES
+    attrs: dict[str, Any] = {
+        attribute.CHOSEN_TAP: taps[choice.tap],
+        attribute.TAP_SET: [taps[tap] for tap in choice.alike],
+    }
+    if choice.best is not None:
+        depth = result["depth"].values
+        others = [tap for tap in range(len(taps)) if tap != output and depth[tap] <= depth[output]]
+        gaps = dict(zip(others, paired_differences(test.at(others), test.at([output]), fit_units, seed, share), strict=True))
+        attrs[attribute.BEST_TAP] = taps[choice.best]
+        attrs |= store_interval(attribute.HIDDEN_GAP, gaps[choice.best])
+        attrs[attribute.GAP_BOUND] = largest_upper_end(list(gaps.values()))
+        if choice.tap != output:
+            sides = test.at([choice.tap]), test.at([output])
+            attrs[attribute.CHOSEN_GAP_LOW] = paired_differences(*sides, fit_units, seed, share, LIKELY)[0].low
+    return result.assign_attrs(attrs)
+
+
+def choose_taps(results: Mapping[str, xr.Dataset], seed: int) -> dict[str, xr.Dataset]:
+    """The results, those of probes with the tap to use and what test says of it.
+
+    A target with fewer than `FEWEST` units of train and val takes the best tap of the others that its probe reads, else its own best.
+    """
+    choices = {key: choice for key, result in results.items() if "loss" in result and (choice := _choose(result, seed))}
+    few = {key for key in choices if 0 < units_fitted(results[key]) < FEWEST}
+    for key in few:
+        others = [results[other] for other in choices.keys() - few if _alike(results[other], results[key])]
+        if (tap := common_tap(others)) is not None:
+            choices[key] = replace(choices[key], tap=tap)
+    return {
+        key: _with_choice(result, choices[key], seed) if key in choices else result for key, result in results.items()
     }
 
 
+def _alike(result: xr.Dataset, other: xr.Dataset) -> bool:
+    """Test for one probe at the same taps."""
+    same = result.attrs[attribute.MEASURE] == other.attrs[attribute.MEASURE]
+    return same and list(result["tap"].values) == list(other["tap"].values)
+
+
+def common_tap(results: Sequence[xr.Dataset]) -> int | None:
+    """Index of the one tap for several targets, up to the output: the smallest mean loss by what chooses, each target's relative to its
+    mean over the taps; None without results, and where no tap has a score for all."""
+    if not results:
+        return None
+    depth = results[0]["depth"]
+    upto = (depth <= depth.sel(tap=results[0].attrs[attribute.OUTPUT_TAP])).values
+    remaining = np.stack([np.where(upto, 1.0 - choosing_scores(result), np.nan) for result in results])
+    relative = (remaining / np.nanmean(remaining, axis=1, keepdims=True)).mean(axis=0)
+    return int(np.nanargmin(relative)) if np.isfinite(relative).any() else None
+
+
 def against_control(result: xr.Dataset, other: xr.Dataset, control: str, seed: int) -> xr.Dataset:
-    """A probe's result with by how much its best tap beats a control's best tap, paired over the same test units."""
-    if attribute.BEST_TAP not in result.attrs or attribute.BEST_TAP not in other.attrs:
+    """A probe's result with by how much its chosen tap beats a control's chosen tap, paired over the same test units."""
+    if attribute.CHOSEN_TAP not in result.attrs or attribute.CHOSEN_TAP not in other.attrs:
         return result
     ours, theirs = (
-        data[["loss", "reference_loss"]].sel(tap=data.attrs[attribute.BEST_TAP]).sortby("unit").transpose("unit", ...)
-        for data in (result, other)
+        data[["loss", "reference_loss"]].sel(tap=[data.attrs[attribute.CHOSEN_TAP]]).sortby("unit") for data in (result, other)
     )
     if list(ours["unit"].values) != list(theirs["unit"].values):
         return result
-    first, second = ((data["loss"].values, data["reference_loss"].values) for data in (ours, theirs))
     share = result.attrs[attribute.SCORE_NAME] in SHARES
-    gap = paired_difference(*first, *second, units_fitted(result), seed, share)
+    sides = losses_of(ours, "unit"), losses_of(theirs, "unit")
+    (gap,) = paired_differences(*sides, units_fitted(result), seed, share)
     return result.assign_attrs(store_interval(f"{attribute.OVER}{control}", gap))

@@ -1,55 +1,44 @@
-"""The best tap, chosen on val, and the hidden gap: its difference from the output on test, with an interval.
+"""Differences of scores on test, paired over its units: the hidden gap of a tap, and the bound on that of every tap.
 
-Score and gap are read on test, where nothing was chosen. The interval of the gap is for the tap that was chosen.
+The taps that are compared were chosen without test, so that the interval of one gap holds. The bound holds for all taps at once: the
+largest of their upper ends is above the largest gap wherever the upper end of that tap's own gap is (an intersection-union test; Berger
+1982, Technometrics 24).
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 
 from diagnostics.measures.statistics import (
+    LEVEL,
     Interval,
+    Losses,
     effective_units,
     interval,
-    profile_intervals,
     resample_counts,
     resampled_scores,
-    scores,
 )
 
 
-@dataclass(frozen=True)
-class Selection:
-    """The best tap, its score, and how much of it the output tap hides."""
+def paired_differences(
+    ours: Losses, theirs: Losses, fit_units: int, seed: int, share: bool = False, level: float = LEVEL
+) -> list[Interval]:
+    """By how much the score of each of our taps beats that of their one, on the same test units.
 
-    best_tap: str
-    best: Interval
-    hidden_gap: Interval
-
-
-def select(
-    taps: list[str],
-    output_tap: str,
-    val_score: np.ndarray,
-    loss: np.ndarray,
-    reference: np.ndarray,
-    fit_units: int,
-    seed: int,
-    share: bool = False,
-) -> Selection | None:
-    """The best tap by val and what it beats the output tap by on test, paired over units; None when no tap has a score.
-
-    `share` is that of `resampled_scores`. Where the output tap is the best tap it hides nothing: 0 with no width.
+    Losses [tap, unit] or [tap, unit, part], theirs of one tap. `fit_units` and `level` are those of `statistics.interval`, `share` that of
+    `resampled_scores`.
     """
-    if not np.isfinite(val_score).any():
-        return None
-    best = int(np.nanargmax(val_score))
-    output = taps.index(output_tap)
-    ends = profile_intervals(loss[[best]], reference[[best]], fit_units, seed, share)
-    gap = paired_difference(loss[best], reference[best], loss[output], reference[output], fit_units, seed, share)
-    if best == output and np.isfinite(gap.low):
-        gap = Interval(gap.value, gap.value, gap.value)
-    return Selection(taps[best], Interval(*(float(end[0]) for end in ends)), gap)
+    units = ours.loss.shape[1]
+    counts = resample_counts(units, seed)
+    gaps = ours.scores - theirs.scores[0]
+    first, second = (
+        resampled_scores(side.loss, side.reference, counts, seed, share, stream)
+        for stream, side in enumerate((ours, theirs))
+    )
+    found: list[Interval] = []
+    for i, gap in enumerate(gaps):
+        effective = effective_units(np.stack([ours.reference[i], theirs.reference[0]]), share)
+        low, high = interval(gap, first[:, i] - second[:, 0], units, fit_units, effective, level)
+        found.append(Interval(float(gap), float(low), float(high)))
+    return found
 
 
 def paired_difference(
@@ -61,12 +50,19 @@ def paired_difference(
     seed: int,
     share: bool = False,
 ) -> Interval:
-    """By how much one score beats another on the same test units, from losses [unit] or [unit, part] in the same order."""
-    sides = [(x[None], y[None]) for x, y in ((loss, reference), (other_loss, other_reference))]
-    gap = float(scores(*sides[0])[0] - scores(*sides[1])[0])
-    counts = resample_counts(len(loss), seed)
-    ours, theirs = (resampled_scores(*side, counts, seed, share, stream)[:, 0] for stream, side in enumerate(sides))
-    low, high = interval(
-        gap, ours - theirs, len(loss), fit_units, effective_units(np.stack([reference, other_reference]), share)
-    )
-    return Interval(gap, float(low), float(high))
+    """`paired_differences` of one tap, from losses [unit] or [unit, part] in the same order."""
+    ours, theirs = Losses(loss[None], reference[None]), Losses(other_loss[None], other_reference[None])
+    return paired_differences(ours, theirs, fit_units, seed, share)[0]
+
+
+def largest_upper_end(gaps: list[Interval]) -> float:
+    """The bound on the largest gap of all taps; NaN where no gap has a value, and where one has no interval.
+
+    Examples:
+        >>> from diagnostics.measures.hidden_gap import largest_upper_end
+        >>> from diagnostics.measures.statistics import Interval
+        >>> largest_upper_end([Interval(0.01, -0.02, 0.04), Interval(-0.3, -0.5, 0.05)])
+        0.05
+    """
+    ends = [gap.high for gap in gaps if np.isfinite(gap.value)]
+    return float(np.max(ends, initial=0.0)) if ends else float("nan")

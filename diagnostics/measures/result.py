@@ -6,9 +6,10 @@ Measures state most of them; `apply` adds those of the selection and of the targ
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
-from diagnostics.measures.statistics import Interval
+from diagnostics.measures.statistics import Interval, Losses
 
 # What a measure states of how it computed.
 FUNCTIONAL = "functional"
@@ -28,6 +29,8 @@ N = "n"
 UNITS_TRAIN = "units_train"
 """Independent groups of samples in a probe's train split."""
 UNITS_VAL = "units_val"
+CHOSEN_ON = "chosen_on"
+"""fit: losses out of fold on train and val choose taps and penalties; val: those on val."""
 REASON = "reason"
 """Why taps have no value or no interval: see `store_reasons`."""
 
@@ -59,14 +62,22 @@ TOKEN_SAMPLES = "token_samples"
 """Samples whose tokens are stored, of a measure that reads tokens."""
 
 # What `apply` adds to the result of a probe.
+CHOSEN_TAP = "chosen_tap"
+"""The tap to use, by the rule of `tap_choice`."""
 BEST_TAP = "best_tap"
-"""The tap with the best score on val."""
-BEST_SCORE = "best_score"
-"""Its score on test, an interval."""
+"""The best tap other than the output, by the losses that choose."""
+TAP_SET = "tap_set"
+"""The taps that are not shown to be worse than the best, by the losses that choose."""
 HIDDEN_GAP = "hidden_gap"
-"""By how much it beats the output tap on test, an interval."""
+"""By how much the best tap beats the output tap on test, an interval."""
+CHOSEN_GAP_LOW = "chosen_gap_low"
+"""The lower end, at 90 % on one side, of the same of the chosen tap; absent where that is the output."""
+GAP_BOUND = "gap_bound"
+"""The upper end of the largest gap over all taps."""
+MARGIN = "margin"
+"""The gap that matters, where a user named it."""
 OVER = "over_"
-"""Begins `over_CONTROL`: by how much it beats the best tap of a control, an interval."""
+"""Begins `over_CONTROL`: by how much the chosen tap beats the chosen tap of a control, an interval."""
 
 
 BY_GROUPS = "95 % bootstrap over groups"
@@ -106,6 +117,28 @@ def store_interval(key: str, interval: Interval) -> dict[str, float]:
 def read_interval(attrs: Mapping[str, Any], key: str) -> Interval | None:
     """The interval under a key; None where there is none."""
     return Interval(attrs[key], attrs[f"{key}_low"], attrs[f"{key}_high"]) if key in attrs else None
+
+
+def losses_of(result: xr.Dataset, unit: str) -> Losses:
+    """The losses of a probe [tap, unit] or [tap, unit, part]: on test (`unit`), on val (`val_unit`), out of fold (`fit_unit`)."""
+    names = {
+        "unit": ("loss", "reference_loss"),
+        "val_unit": ("val_loss", "val_reference"),
+        "fit_unit": ("oof_loss", "oof_reference"),
+    }
+    return Losses(*(result[name].transpose("tap", unit, ...).values for name in names[unit]))
+
+
+def choosing_losses(result: xr.Dataset) -> Losses | None:
+    """The losses by which a probe's tap is chosen: out of fold on train and val, else on val; None where it gives neither."""
+    unit = next((unit for unit in ("fit_unit", "val_unit") if unit in result.sizes), None)
+    return losses_of(result, unit) if unit else None
+
+
+def choosing_scores(result: xr.Dataset) -> np.ndarray:
+    """The scores [tap] by which a probe's tap is chosen."""
+    losses = choosing_losses(result)
+    return np.asarray(result["val_score"].values) if losses is None else losses.scores
 
 
 def units_fitted(result: xr.Dataset) -> int:

@@ -6,7 +6,9 @@ Its score is 1 - sum(loss) / sum(reference).
 
 import functools
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from scipy import special
@@ -45,6 +47,10 @@ class Losses:
     def scores(self) -> np.ndarray:
         """[tap]; NaN where the loss is, and where nothing is in the reference."""
         return scores(self.loss, self.reference)
+
+    def at(self, taps: Sequence[int]) -> Self:
+        """Those of some taps."""
+        return type(self)(self.loss[taps], self.reference[taps])
 
 
 @functools.lru_cache(maxsize=4)
@@ -103,8 +109,9 @@ def interval(
     units: int,
     fit_units: int | None = None,
     effective: float | None = None,
+    level: float = LEVEL,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the interval at LEVEL from bootstrap replicates [resample, ...] over `units` independent units, or the fewer
+    """Ends of the interval at a level from bootstrap replicates [resample, ...] over `units` independent units, or the fewer
     that `effective_units` counts. Replicates without a value (NaN) are left out.
 
     The expanded percentile interval: the percentile interval of few units is too narrow, and drawing its ends at the
@@ -118,7 +125,7 @@ def interval(
     if units < 2 or count <= 1:
         nothing = np.full(np.shape(value), np.nan)
         return nothing, nothing
-    t = special.stdtrit(count - 1, 0.5 + LEVEL / 2)
+    t = special.stdtrit(count - 1, 0.5 + level / 2)
     tail = special.ndtr(-np.sqrt(count / (count - 1)) * t)
     ends = [tail, 1 - tail]
     if np.isnan(replicates).any():

@@ -1,10 +1,9 @@
-"""Which tap to read: a rule over the scores on val, and how often other val units would have chosen another tap.
+"""The tap to use for a target: a rule over losses of train and val, or of val alone; no loss on test enters.
 
-The output, where no hidden gap is shown on test; else the earliest tap on the trunk whose score on val is within one standard
-error of the best (Breiman et al. 1984, Classification and Regression Trees, section 3.4.3), here the standard error of the
-difference from the best tap, paired over val units; and no more than `FREE` below it, since few or heavy-tailed val units
-make that error large, and a cheaper tap is to cost next to nothing. Taps behind the output are never chosen: it cannot hide
-them.
+The tap with the best score, unless it lies before the output and is not better than the output by more than one standard error of
+their difference: then the output, which costs no search. The error is the paired one over units, of losses that are clipped at
+each tap's 95th percentile, since one heavy-tailed unit would make it idle. Taps behind the output are no candidates: it cannot
+hide them.
 """
 
 from __future__ import annotations
@@ -13,83 +12,69 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diagnostics.measures.hidden_gap import paired_difference
-from diagnostics.measures.statistics import Losses, resample_counts, resampled_scores
+from diagnostics.measures.confidence_set import confidence_set
+from diagnostics.measures.statistics import Losses, resample_counts, scores
 
-FREE = 0.01
-"""What a cheaper tap may give up of the best score on val."""
+CLIP = 0.95
+"""Quantile of a tap's losses at which they are clipped where the error of a difference is computed."""
+FEWEST = 10
+"""Units of train and val below which a target's own losses do not choose."""
 
 
 @dataclass(frozen=True)
 class TapChoice:
-    """The tap that the rule chooses (its index), and how sure that is.
-
-    `changed`: the share of bootstrap resamples of val in which the rule chooses another tap; `rival`: the one that it chooses most
-    often then, None where it never does; `cost`: by how much the chosen tap's score on test is better than that of those
-    others, on average over these resamples (negative where they are better), 0 where there are none.
-    """
+    """Indices of taps: the one to use, the best other than the output (None where there is none), and those that are not shown to be
+    worse than the best."""
 
     tap: int
-    changed: float
-    rival: int | None
-    cost: float
+    best: int | None
+    alike: tuple[int, ...]
 
 
 def choose_tap(
-    val: Losses,
-    test: Losses,
-    output: int,
-    depth: np.ndarray,
-    fit_units: int,
-    seed: int,
-    share: bool = False,
+    losses: Losses, output: int, depth: np.ndarray, seed: int, share: bool = False, favour: bool = True
 ) -> TapChoice | None:
-    """The tap to read, from losses on val and on test; None where no tap up to the output has a score on val.
+    """The tap to use, from the losses that choose; None where no tap up to the output has a score.
 
     Parameters
     ----------
-    output: index of the output tap.
-    depth: [tap]; deeper taps than the output are not looked at. Above 1 lie heads: the best tap may lie in one, but an earlier
-        one is taken for it on the trunk only.
-    fit_units, share: those of `hidden_gap.paired_difference`.
+    losses: out of fold on train and val, or on val; [tap, unit] or [tap, unit, part].
+    output: index of the output tap; without a score it is no candidate.
+    depth: [tap]; deeper taps than the output are no candidates.
+    seed: of the resamples.
+    share: losses count wrong answers; these are not clipped.
+    favour: the output is taken within one standard error; otherwise only where it is the best.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.statistics import Losses
+        >>> from diagnostics.measures.tap_choice import choose_tap
+        >>> wrong = np.zeros((3, 40))  # of three taps on 40 units
+        >>> wrong[0, :20], wrong[2, :10] = 1, 1
+        >>> choose_tap(Losses(wrong, np.ones((3, 40))), 2, np.array([0.0, 0.5, 1.0]), 0, share=True)
+        TapChoice(tap=1, best=1, alike=(1,))
     """
-    score = val.scores
+    score = losses.scores
     candidates = np.flatnonzero(np.isfinite(score) & (depth <= depth[output]))
     if len(candidates) == 0:
         return None
-    counts = resample_counts(val.loss.shape[1], seed)
-    replicates = resampled_scores(val.loss[candidates], val.reference[candidates], counts, seed, share)
+    others = candidates[candidates != output]
+    best = int(others[score[others].argmax()]) if len(others) else None
+    tap = output if best is None else best
+    if best is not None and output in candidates:
+        gap = score[best] - score[output]
+        # What stands beside the output, as the views of raw input do, is no cheaper and no safer.
+        error = _error(losses, best, output, seed, share) if favour and depth[best] < depth[output] else 0.0
+        tap = best if gap > error else output
+    alike = {tap, *confidence_set(losses, candidates, seed)}
+    return TapChoice(tap, best, tuple(sorted(int(each) for each in alike)))
+
+
+def _error(losses: Losses, tap: int, other: int, seed: int, share: bool) -> float:
+    """The standard error of the difference of two taps' scores, paired over units, of clipped losses."""
+    pair = losses.loss[[tap, other]]
+    if not share:
+        pair = np.minimum(pair, np.quantile(pair, CLIP, axis=1, keepdims=True))
+    drawn = scores(pair, losses.reference[[tap, other]], resample_counts(pair.shape[1], seed))
     # A part (class) that a resample draws in no unit leaves it without a score.
-    replicates = replicates[np.isfinite(replicates).all(axis=1)]
-    errors = _errors_of_differences(replicates)
-    hidden: dict[int, bool] = {output: False}
-
-    def is_hidden(tap: int) -> bool:
-        if tap not in hidden:
-            sides = (test.loss[tap], test.reference[tap], test.loss[output], test.reference[output])
-            hidden[tap] = bool(paired_difference(*sides, fit_units, seed, share).low > 0)
-        return hidden[tap]
-
-    def choose(by_candidate: np.ndarray) -> int:
-        best = int(by_candidate.argmax())
-        if not is_hidden(int(candidates[best])):
-            return output
-        near = (depth[candidates] <= 1) & (by_candidate >= by_candidate[best] - np.minimum(errors[best], FREE))
-        near[best] = True
-        return int(candidates[near.argmax()])
-
-    tap = choose(score[candidates])
-    chosen = np.array([choose(row) for row in replicates])
-    others = chosen[chosen != tap]
-    if len(others) == 0:
-        return TapChoice(tap, 0.0, None, 0.0)
-    on_test = test.scores
-    cost = float(on_test[tap] - on_test[others].mean())
-    return TapChoice(tap, len(others) / len(chosen), int(np.bincount(others).argmax()), cost)
-
-
-def _errors_of_differences(replicates: np.ndarray) -> np.ndarray:
-    """[tap, tap], the standard error of the difference of two taps' scores, from resamples [resample, tap]."""
-    # Around their means, since sums of squares of scores such as -1e100 cancel.
-    around = replicates - replicates.mean(axis=0)
-    return np.stack([(around[:, [tap]] - around).std(axis=0) for tap in range(around.shape[1])])
+    return float(np.nanstd(drawn[:, 0] - drawn[:, 1]))

@@ -13,14 +13,25 @@ import xarray as xr
 
 from diagnostics.activations.contract import Activations
 from diagnostics.measures.base import Measure
-from diagnostics.measures.result import BEST_SCORE, BEST_TAP, HIDDEN_GAP, OVER, UNITS_TRAIN, UNITS_VAL
+from diagnostics.measures.result import (
+    BEST_TAP,
+    CHOSEN_GAP_LOW,
+    CHOSEN_TAP,
+    GAP_BOUND,
+    HIDDEN_GAP,
+    MARGIN,
+    OVER,
+    TAP_SET,
+    UNITS_TRAIN,
+    UNITS_VAL,
+)
 from diagnostics.vocabulary import SAFE_NAME
 
 # What a measure has to give, by kind: variables with their axes. See `Measure`.
 PAIRWISE = {"matrix": ("tap", "tap_other")}
 PROBE = {"loss": ("tap", "unit"), "reference_loss": ("tap", "unit"), "val_score": ("tap",)}
 SCORE = {"score": ("tap",), "low": ("tap",), "high": ("tap",)}
-COMPUTED = (BEST_TAP, BEST_SCORE, HIDDEN_GAP, OVER)
+COMPUTED = (CHOSEN_TAP, BEST_TAP, TAP_SET, HIDDEN_GAP, CHOSEN_GAP_LOW, GAP_BOUND, MARGIN, OVER)
 """How attributes begin that `apply` computes from what a measure gives."""
 
 LONGEST_NAME = 200

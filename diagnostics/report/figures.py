@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 
 from diagnostics.measures.statistics import Interval
+from diagnostics.measures.verdict import Verdict
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +28,7 @@ class ProfileFigure:
     """One measure by tap, in order of execution: score with its interval, [tap] each; reference lines, [tap] each.
 
     is_score: whether it is the score of a probe, which is at most 1 and may have no floor. heads: [tap, head] or None.
-    best, output: the tap that was chosen, and the encoder's output, each with its value; NaN or None is not marked.
+    chosen, output: the tap to use, and the encoder's output, each with its value; NaN or None is not marked.
     """
 
     name: str
@@ -39,7 +40,7 @@ class ProfileFigure:
     low: np.ndarray
     high: np.ndarray
     output: tuple[str, float]
-    best: tuple[str, float] | None = None
+    chosen: tuple[str, float] | None = None
     lines: Mapping[str, np.ndarray] = field(default_factory=dict[str, np.ndarray])
     heads: np.ndarray | None = None
     controls: tuple[ControlCurve, ...] = ()
@@ -61,22 +62,11 @@ class MapFigure:
     titles: tuple[str, str] = ("", "")
 
 
-State = Literal["hidden", "doubtful", "none", "unread"]
-"""What is shown of a target."""
-MEANING: Mapping[State, tuple[str, str]] = {
-    "hidden": ("●", "hidden by the output"),
-    "doubtful": ("◐", "hidden, but a control does as well"),
-    "none": ("○", "no hidden gap shown"),
-    "unread": ("–", "not shown to be readable"),
-}
-"""The sign of each and its meaning; the page's style sheet has the signs too."""
-
-
 @dataclass(frozen=True, eq=False)
 class ScoreMap:
     """Scores of targets by tap, [target, tap], in order of execution, drawn relative to the best of each row.
 
-    floor: [target], what knowing nothing reaches. best: the tap that was chosen, by target; None of one that has none.
+    floor: [target], what knowing nothing reaches. chosen: the tap to use, by target; None of one that has none.
     anchors: of the section that shows more of each target.
     """
 
@@ -87,13 +77,13 @@ class ScoreMap:
     low: np.ndarray
     high: np.ndarray
     floor: np.ndarray
-    states: list[State]
-    best: list[str | None]
+    verdicts: list[Verdict]
+    chosen: list[str | None]
     output: str
     anchors: list[str]
 
 
-MarkKind = Literal["best tap", "output"]
+MarkKind = Literal["chosen tap", "output"]
 
 
 @dataclass(frozen=True)
@@ -143,7 +133,7 @@ class SharesFigure:
 class StepsFigure:
     """One measure while a model trains, [tap, step], taps in order of execution; NaN where there is no value.
 
-    best: the tap chosen at each step, "" where none is. output: the encoder's output.
+    chosen: the tap to use at each step, "" where none is. output: the encoder's output.
     """
 
     name: str
@@ -151,7 +141,7 @@ class StepsFigure:
     taps: list[str]
     depth: np.ndarray
     score: np.ndarray
-    best: list[str]
+    chosen: list[str]
     output: str
 
 

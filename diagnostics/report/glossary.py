@@ -9,8 +9,9 @@ from markupsafe import Markup, escape
 
 GLOSSARY: Mapping[str, str] = {
     "output tap": "the tap whose activations the encoder gives its users (its usual output)",
-    "best tap": "the tap chosen on the val split; its score is read on the test split",
-    "hidden gap": "the best tap's score minus the output tap's, paired over test units",
+    "chosen tap": "the tap to use: chosen without test, by the score out of fold on train and val, or on val; the output where no other is better by one standard error",
+    "best tap": "the best tap other than the output, chosen without test",
+    "hidden gap": "the best tap's score minus the output tap's on test, paired over units",
     "tap": "a named place of the encoder where activations are read",
     "output": "the activations at the output tap, the encoder's usual output",
     "depth": "the position of a tap: 0 after the embedding, 1 at the trunk's output; taps of a head lie beyond 1",
@@ -25,7 +26,7 @@ GLOSSARY: Mapping[str, str] = {
     "summary statistics": "a control without a model: moments, quantiles and autocorrelations of a sample",
     "shuffled labels": "a control: the encoder's own activations with the targets shuffled among samples",
     "train": "the samples on which probes are fitted",
-    "val": "the samples on which penalties and the best tap are chosen",
+    "val": "samples on which penalties and taps are chosen, alone or with train out of fold",
     "test": "the samples on which every score is read",
     "unit": "samples that share a source (video, series, subject); intervals resample units",
     "R2": "share of a target's variance that is predicted: 1 is all of it, 0 is no better than the mean, below 0 is worse",

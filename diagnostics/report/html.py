@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 from urllib.parse import quote
 
-from diagnostics.report.figures import MEANING, Figure, State
+from diagnostics.measures.verdict import Verdict
+from diagnostics.report.figures import Figure
 from diagnostics.report.glossary import GLOSSARY, explained
 from diagnostics.report.names import breakable
 from diagnostics.report.page import Block, Cell, Finding, Legend, Link, MapLegend, Number, Page, Section
@@ -112,8 +113,8 @@ def _address(link: Link) -> str:
     return quote(link.path, safe="/")
 
 
-def _meaning(state: State) -> str:
-    return MEANING[state][1]
+def _meaning(verdict: Verdict) -> str:
+    return verdict.meaning
 
 
 def _drawn(figure: Figure) -> str:

@@ -8,7 +8,7 @@ from typing import get_args
 from urllib.parse import quote
 
 from diagnostics.report.escaping import printable
-from diagnostics.report.figures import MEANING, Figure
+from diagnostics.report.figures import Figure
 from diagnostics.report.numbers import NO_BREAK
 from diagnostics.report.page import Block, Cell, Finding, Findings, Note, Notes, Page, Section, Sentence, Table
 
@@ -80,5 +80,5 @@ def _table(table: Table) -> str:
 
 def _cell(cell: Cell) -> str:
     if isinstance(cell, Finding):
-        return f"{MEANING[cell.state][0]} {plain(cell.words)}"
+        return f"{cell.verdict.mark} {plain(cell.words)}"
     return plain(cell if isinstance(cell, str) else cell.text())

@@ -12,7 +12,8 @@ from typing import Literal, TypeVar
 
 from diagnostics.measures.result import taps_by_reason
 from diagnostics.measures.statistics import Interval
-from diagnostics.report.figures import Figure, State
+from diagnostics.measures.verdict import Verdict
+from diagnostics.report.figures import Figure
 from diagnostics.report.numbers import NO_BREAK, SCORE, format_interval, format_number, unbroken
 
 T = TypeVar("T")
@@ -78,13 +79,13 @@ class Number:
 
 @dataclass(frozen=True)
 class Finding:
-    """What is shown of a target, in words; `state` decides its sign and colour on full pages.
+    """What is shown of a target, in words; `verdict` decides its mark and colour on full pages.
 
     link: the part of the words that leads to the section `anchor`; "" for none.
     """
 
     words: str
-    state: State
+    verdict: Verdict
     link: str = ""
     anchor: str = ""
 
@@ -125,7 +126,7 @@ Cell = str | Number | Finding | Link
 @dataclass(frozen=True)
 class Column:
     """A column by its heading. `bare`: a brief page shows its numbers without intervals. `prose`: it holds sentences. `choice`:
-    readers of a table that they can sort choose one of its values, of findings one of their states."""
+    readers of a table that they can sort choose one of its values, of findings one of their verdicts."""
 
     name: str
     only: Length | None = None
@@ -175,20 +176,20 @@ class Details:
 @dataclass(frozen=True)
 class Legend:
     """What the figures of a section have in common: the lines of controls, by name and number of their style; on full pages
-    alone. `band`: whether they have intervals; `best`: whether a best tap is marked; `lines`: whether there are reference lines."""
+    alone. `band`: whether they have intervals; `chosen`: whether a tap to use is marked; `lines`: whether there are reference lines."""
 
     controls: tuple[tuple[str, int], ...]
     band: bool = True
-    best: bool = True
+    chosen: bool = True
     lines: bool = True
     only: Length = "full"
 
 
 @dataclass(frozen=True)
 class MapLegend:
-    """What the marks, the colours and the signs of the picture of all targets mean; `states`: those that it has."""
+    """What the marks, the colours and the signs of the picture of all targets mean; `verdicts`: those that it has."""
 
-    states: tuple[State, ...]
+    verdicts: tuple[Verdict, ...]
     only: Length = "full"
 
 

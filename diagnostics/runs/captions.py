@@ -14,7 +14,7 @@ from diagnostics.runs.profile import CUT, Profile
 _HIDDEN = {
     "measure", "target", "family", "higher_is_better", "output_tap", "best_tap", "about", "answers", "units",
     "penalties", "score_name", "reason", "alike", "tau", "permutations", "no_null",
-    "best_score", "best_score_low", "best_score_high", "hidden_gap", "hidden_gap_low", "hidden_gap_high",
+    "hidden_gap", "hidden_gap_low", "hidden_gap_high", "gap_bound", "chosen_gap_low", "margin", "chosen_tap", "tap_set",
 }  # fmt: skip
 # Scores that may be negative, so that an interval below 0 says nothing odd.
 _UNBOUNDED_BELOW = ("R2", "skill")

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.statistics import Interval
 from diagnostics.report.escaping import printable
-from diagnostics.report.figures import MEANING, ScoreMap
+from diagnostics.report.figures import ScoreMap
 from diagnostics.report.markdown import page_markdown
 from diagnostics.report.page import Column, Finding, Number, Page, Row, Section, Sentence, Table, filled
 from diagnostics.report.writing import write_whole
-from diagnostics.runs.overview import by_state, score_map, state_of
-from diagnostics.runs.profile import INTERVALS, Profile
+from diagnostics.runs.answer import answer, by_verdict, legend
+from diagnostics.runs.overview import score_map
+from diagnostics.runs.profile import Profile
 from diagnostics.runs.provenance import DISTRIBUTION
 from diagnostics.runs.recommendation import Recommendation
-from diagnostics.runs.verdict import in_short
 
 if TYPE_CHECKING:
     from diagnostics.runs.run import Run
@@ -38,7 +38,7 @@ def write_card(run: Run, path: Path) -> Path:
     from diagnostics.report.plots.still import svg
 
     picture = path.with_suffix(".svg")
-    described = {picture.name: f"Scores of {run.encoder} on {run.dataset} by layer, each row relative to its best; stars mark the best layers"}  # fmt: skip
+    described = {picture.name: f"Scores of {run.encoder} on {run.dataset} by layer, each row relative to its best; stars mark the layers to use"}  # fmt: skip
     text = f"---\n{model_index(run)}---\n\n{page_markdown(card_page(run), described)}"
     write_whole(picture, svg(draw(card_picture(run))))
     return write_whole(path, text)
@@ -51,24 +51,23 @@ def card_page(run: Run) -> Page:
         Row(
             (
                 p.label, r.tap or "-", Number(r.score), Number(p.output), p.best_tap or "-", Number(p.hidden_gap, signed=True),
-                Finding(p.reading, state_of(p)),
+                Finding(f"{r.confidence}: {p.reading}", p.verdict),
             )
         )
         for p, r in read
     ]  # fmt: skip
     columns = tuple(
-        map(Column, ("target (score)", "layer to use", "score there", "output", "best layer", "hidden gap", "what is shown"))
+        map(Column, ("target (score)", "layer to use", "score there", "output", "best other layer", "hidden gap", "how sure"))
     )  # fmt: skip
     n = run.n
-    signs = "; ".join(f"{sign} {meaning}" for sign, meaning in MEANING.values())
     return Page(
         title="Which layer to use",
         lead=filled(
             Sentence(
                 f"Every layer of {run.encoder} was read on {run.dataset}: {n['train']} samples to fit probes, {n['val']} to "
-                f"choose the layer, {n['test']} to score it."
+                f"choose with, {n['test']} to score."
             ),
-            Sentence(in_short(run.profiles(), bool(run.controls)), "strong"),
+            *(Sentence(each, "strong" if not i else "plain") for i, each in enumerate(answer(run.profiles()))),
             Sentence(run.untrained, "caution"),
         ),
         sections=(
@@ -79,9 +78,7 @@ def card_page(run: Run) -> Page:
                     card_picture(run),
                     Table(columns, tuple(rows)),
                     Sentence(
-                        f"{signs}. The best layer has the best score on the samples that choose; the layer to use is the output "
-                        "where no gap is shown, else the earliest that is as good there as the best. The hidden gap is the best "
-                        f"layer's score minus the output's. Scores are those of the {n['test']} test samples; {INTERVALS}."
+                        f"{legend([p for p, _ in read])} The hidden gap is the score of the best other layer minus the output's."
                     ),
                 ),
             ),
@@ -122,7 +119,7 @@ def model_index(run: Run) -> str:
 
 
 def _read(run: Run) -> list[tuple[Profile, Recommendation]]:
-    """The probe that each target is recommended by, hidden ones first."""
+    """The probe that each target is recommended by, in the order of their verdicts."""
     by_name = {(p.measure, p.target): p for p in run.profiles()}
     pairs = {r.target: (by_name[r.measure, r.target], r) for r in run.recommendations()}
     if not pairs:
@@ -130,7 +127,7 @@ def _read(run: Run) -> list[tuple[Profile, Recommendation]]:
             f"No probe of {run.path} read a target, so there is no layer to name: run on data with targets, and with a probe "
             "among the measures."
         )
-    return [pairs[target] for target, _ in by_state([(target, p) for target, (p, _) in pairs.items()])]
+    return [pairs[str(p.target)] for p in by_verdict([p for p, _ in pairs.values()])]
 
 
 def _provenance(run: Run) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from diagnostics.runs.run import Run
 
 COLUMNS = [
-    "measure", "target", "family", "score_name", "control", "tap", "depth", "score", "low", "high", "val_score", "best", "output",
+    "measure", "target", "family", "score_name", "control", "tap", "depth", "score", "low", "high", "val_score", "chosen", "output",
 ]  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def _rows(data: xr.Dataset, control: str | None) -> pd.DataFrame:
             "control": same(control),
             "tap": taps,
             **{key: _values(data, key) for key in ("depth", "score", "low", "high", "val_score")},
-            "best": [tap == attrs.get(attribute.BEST_TAP) for tap in taps],
+            "chosen": [tap == attrs.get(attribute.CHOSEN_TAP) for tap in taps],
             "output": [tap == attrs[attribute.OUTPUT_TAP] for tap in taps],
         }
     )

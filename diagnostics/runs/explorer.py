@@ -10,7 +10,7 @@ from pathlib import Path
 
 from diagnostics.errors import DiagnosticsError, enumerated
 from diagnostics.measures.statistics import Interval
-from diagnostics.report.figures import MEANING, State
+from diagnostics.measures.verdict import Verdict
 from diagnostics.report.html import write_page
 from diagnostics.report.numbers import format_number
 from diagnostics.report.page import (
@@ -30,7 +30,6 @@ from diagnostics.report.page import (
     filled,
 )
 from diagnostics.runs.controls.kinds import ABOUT, NAMES
-from diagnostics.runs.overview import state_of
 from diagnostics.runs.profile import INTERVALS, Profile
 from diagnostics.runs.run import Run
 
@@ -48,10 +47,11 @@ class Readout:
     n_test: int
     label: str
     first: bool
-    state: State
-    best_tap: str
+    verdict: Verdict
+    reading: str
+    tap: str
     depth: float
-    best: Interval | None
+    score: Interval | None
     output: Interval
     hidden_gap: Interval | None
     controls: Mapping[str, Interval]
@@ -63,13 +63,13 @@ def readouts(run: Run) -> list[Readout]:
     found: list[Readout] = []
     targets: set[str] = set()
     for profile in run.profiles():
-        if profile.is_probe and profile.target and profile.best_tap:
-            found.append(_readout(run, profile, profile.best_tap, profile.target not in targets))
+        if profile.is_probe and profile.target and profile.chosen_tap:
+            found.append(_readout(run, profile, profile.chosen_tap, profile.target not in targets))
             targets.add(profile.target)
     return found
 
 
-def _readout(run: Run, profile: Profile, best_tap: str, first: bool) -> Readout:
+def _readout(run: Run, profile: Profile, tap: str, first: bool) -> Readout:
     controls = {name: reached for name in NAMES if (reached := profile.control(name)) is not None}
     return Readout(
         run=run.path,
@@ -78,10 +78,11 @@ def _readout(run: Run, profile: Profile, best_tap: str, first: bool) -> Readout:
         n_test=run.n["test"],
         label=profile.label,
         first=first,
-        state=state_of(profile),
-        best_tap=best_tap,
-        depth=profile.depth_of(best_tap),
-        best=profile.best,
+        verdict=profile.verdict,
+        reading=profile.finding,
+        tap=tap,
+        depth=profile.depth_of(tap),
+        score=profile.score,
         output=profile.output,
         hidden_gap=profile.hidden_gap,
         controls=controls,
@@ -93,17 +94,17 @@ def explorer_page(found: Sequence[Readout], left_out: Mapping[str, str], folder:
     """The page of what runs read, to lie in `folder`; `left_out` says of other runs why they are not on it."""
     data = list(dict.fromkeys(each.data for each in found))
     runs = list(dict.fromkeys(each.run for each in found))
-    states = [each.state for each in found if each.first]
-    hidden = sum(state in ("hidden", "doubtful") for state in states)
+    verdicts = [each.verdict for each in found if each.first]
+    counts = [f"{verdicts.count(verdict)} {verdict}" for verdict in Verdict if verdict in verdicts]
     reports = _reports(found, folder)
-    signs = "; ".join(f"{sign} {meaning}" for sign, meaning in MEANING.values())
+    marks = "; ".join(f"{verdict.mark} {verdict.meaning}" for verdict in Verdict)
     return Page(
         title=f"{_count(runs, 'run')} of {_count({each.encoder for each in found}, 'encoder')} on {_count(data, 'dataset')}",
         lead=(
-            Sentence(f"The output hides {hidden} of the {len(states)} targets that the runs read.", "verdict"),
+            Sentence(f"Hidden gaps of the {len(verdicts)} targets that the runs read: {enumerated(counts)}.", "verdict"),
             Sentence(
-                f"{signs}. Each run chose its best tap on val and reads every score on test; {INTERVALS}. The hidden gap is the best "
-                "tap's score minus the output tap's on the same samples. Nothing is corrected for the number of rows: the largest of "
+                f"{marks}. Each run chose its layer without test and reads every score on test; {INTERVALS}. The hidden gap is the best other "
+                "layer's score minus the output tap's on the same samples. Nothing is corrected for the number of rows: the largest of "
                 "many gaps is larger than it would be alone. Scores of different targets or samples are not comparable. "
                 "The name of an encoder links to the report of its run, where there is one."
             ),
@@ -141,14 +142,14 @@ def explore(runs: Sequence[Path], left_out: Mapping[str, str], path: Path) -> Pa
 def _all_rows(found: Sequence[Readout], reports: Mapping[Path, Link]) -> Table:
     columns = (
         Column("encoder", choice=True), Column("dataset", choice=True), Column("target"), Column("finding", prose=True, choice=True),
-        Column("best tap"), Column("depth"), Column("score"), Column("output"), Column("hidden gap"), Column("best control"),
+        Column("layer to use"), Column("depth"), Column("score"), Column("output"), Column("hidden gap"), Column("best control"),
         Column("n test"),
     )  # fmt: skip
     rows = [
         Row(
             (
-                reports[each.run], each.data[0], each.label, Finding(MEANING[each.state][1], each.state), each.best_tap, _depth(each),
-                Number(each.best), Number(each.output), Number(each.hidden_gap, signed=True), _best_control(each), str(each.n_test),
+                reports[each.run], each.data[0], each.label, Finding(each.reading, each.verdict), each.tap, _depth(each),
+                Number(each.score), Number(each.output), Number(each.hidden_gap, signed=True), _best_control(each), str(each.n_test),
             )
         )
         for each in found
@@ -171,9 +172,9 @@ def _controls(found: Sequence[Readout], reports: Mapping[Path, Link]) -> Details
     names = [name for name in NAMES if any(name in each.controls for each in found)]
     if not names:
         return None
-    columns = ("encoder", "dataset", "target", "best tap", *(name.replace("_", " ") for name in names))
+    columns = ("encoder", "dataset", "target", "score", *(name.replace("_", " ") for name in names))
     rows = [
-        Row((reports[each.run], each.data[0], each.label, Number(each.best), *(Number(each.controls.get(name)) for name in names)))
+        Row((reports[each.run], each.data[0], each.label, Number(each.score), *(Number(each.controls.get(name)) for name in names)))
         for each in found
     ]  # fmt: skip
     notes = Notes(tuple(Note(ABOUT[name], name.replace("_", " ")) for name in names))
@@ -193,11 +194,11 @@ def _matrix(data: tuple[str, str], number: int, found: Sequence[Readout], report
 
 
 def _brief(each: Readout | None) -> Cell:
-    """A cell of the matrix: the best tap with its score, and that of the output."""
-    if each is None or each.best is None:
+    """A cell of the matrix: the layer to use with its score, and that of the output."""
+    if each is None or each.score is None:
         return "-"
-    words = f"{format_number(each.best.value)} at {each.best_tap}, output {format_number(each.output.value)}"
-    return Finding(words, each.state)
+    words = f"{format_number(each.score.value)} at {each.tap}, output {format_number(each.output.value)}"
+    return Finding(words, each.verdict)
 
 
 def _reports(found: Sequence[Readout], folder: Path) -> dict[Path, Link]:

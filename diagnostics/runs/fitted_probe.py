@@ -139,9 +139,9 @@ def fitted_probe(run: Run, target: str, measure: str, tap: str | None) -> Fitted
     if not pooled and measure not in ON_TOKENS:
         raise DiagnosticsError(_refusal(profile.name, measure))
     if tap is None:
-        tap = recommend(profile).tap or profile.best_tap
+        tap = profile.chosen_tap
         if tap is None:
-            raise DiagnosticsError(f"No tap of {profile.name} has a score on val: name one with tap=.")
+            raise DiagnosticsError(f"No tap of {profile.name} has a score by which to choose: name one with tap=.")
     elif tap not in profile.taps:
         raise unknown("tap", tap, profile.taps)
     at = profile.data.sel(tap=tap)

@@ -120,7 +120,7 @@ class LayerProfiles:
 
     @property
     def profiles(self) -> xr.Dataset:
-        """All measurements as of `measure`: `score`, `low`, `high` over (step, tap, measure), `best_tap` over (step, measure).
+        """All measurements as of `measure`: `score`, `low`, `high` over (step, tap, measure), `chosen_tap` over (step, measure).
 
         NaN, and "", where a measure had no value at a step. The attribute `failed` says which steps could not be measured.
 
@@ -133,13 +133,13 @@ class LayerProfiles:
             )
         steps = sorted(self._measured)
         names = list(dict.fromkeys(str(name) for n in steps for name in self._measured[n]["measure"].values))
-        whole = [self._measured[n].reset_coords("best_tap").reindex(measure=names) for n in steps]
+        whole = [self._measured[n].reset_coords("chosen_tap").reindex(measure=names) for n in steps]
         # What a measure states of itself comes from whichever step has it.
         table = xr.concat(
             whole, xr.IndexVariable("step", steps), data_vars="all", coords="minimal", compat="no_conflicts", join="exact",
             combine_attrs="override",
         )  # fmt: skip
-        table["best_tap"] = table["best_tap"].fillna("")
+        table["chosen_tap"] = table["chosen_tap"].fillna("")
         return table.assign_attrs(failed="; ".join(f"{n}: {why}" for n, why in self._failed.items()))
 
     def figure(self, measure: str | None = None) -> StepsFigure:
@@ -153,7 +153,7 @@ class LayerProfiles:
         return StepsFigure(
             chosen, [int(n) for n in column["step"].values], [str(tap) for tap in column["tap"].values],
             column["depth"].values, column["score"].transpose("tap", "step").values,
-            [str(tap) for tap in column["best_tap"].values], str(profiles.attrs["output_tap"]),
+            [str(tap) for tap in column["chosen_tap"].values], str(profiles.attrs["output_tap"]),
         )  # fmt: skip
 
     def plot(self, measure: str | None = None) -> go.Figure:

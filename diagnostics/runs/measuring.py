@@ -55,7 +55,7 @@ def measure(
     Returns
     -------
     xarray.Dataset: `score`, `low` and `high` over (tap, measure), measures named `measure/target`; with `depth` of each tap, and
-        `score_name`, `functional`, `pooling`, `centring`, `n` and `best_tap` (chosen on val; "" where none is) of each measure.
+        `score_name`, `functional`, `pooling`, `centring`, `n` and `chosen_tap` (chosen without test; "" where none is) of each measure.
         Its attributes say encoder, dataset, output tap, samples and seed, and `left_out` why measures are missing.
 
     Raises
@@ -79,7 +79,7 @@ def measure(
         norm             0.59
         head.forecast    0.49
         Name: score, dtype: float64
-        >>> print(column["best_tap"].item(), table.attrs["output_tap"])
+        >>> print(column["chosen_tap"].item(), table.attrs["output_tap"])
         blocks.3 norm
     """
     return InMemoryRequest.of(
@@ -180,7 +180,7 @@ def _table(results: Mapping[str, xr.Dataset], taps: Sequence[Tap]) -> xr.Dataset
     stated = {
         key: ("measure", np.array([str(column.attrs.get(key, "")) for column in columns], dtype=object))
         for key in (
-            attribute.SCORE_NAME, attribute.FUNCTIONAL, attribute.POOLING, attribute.CENTRING, attribute.BEST_TAP
+            attribute.SCORE_NAME, attribute.FUNCTIONAL, attribute.POOLING, attribute.CENTRING, attribute.CHOSEN_TAP
         )
     }  # fmt: skip
     return xr.Dataset(

@@ -6,61 +6,42 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from diagnostics.report.figures import ScoreMap, State
+from diagnostics.report.figures import ScoreMap
 from diagnostics.report.page import Block, Finding, Findings, Legend, MapLegend, Section, Sentence, filled
+from diagnostics.runs.answer import by_verdict
 from diagnostics.runs.controls.kinds import NAMES
 from diagnostics.runs.profile import Profile
 from diagnostics.runs.recommendation import Recommendation
 
 
 def overview(
-    verdict: str,
+    answer: Sequence[str],
     probes: Sequence[tuple[str, Profile]],
     recommendations: Sequence[Recommendation],
     more: Sequence[Sentence],
 ) -> Section:
-    """The first section of a report, from probes with the anchors of their sections; `more` is what has to be known of all."""
-    rows = by_state([(anchor, p) for anchor, p in probes if p.target])
+    """The first section of a report, from probes with the anchors of their sections; `answer` are its sentences, `more` is what has to be known of all."""
+    anchors = {id(p): anchor for anchor, p in probes}
+    rows = [(anchors[id(p)], p) for p in by_verdict([p for _, p in probes])]
     if not rows:
         return Section("In short", "short", filled(*more))
     by_name = {(p.measure, p.target): (anchor, p) for anchor, p in rows}
     findings = [_finding(r, *by_name[r.measure, r.target]) for r in recommendations if (r.measure, r.target) in by_name]
     findings.sort(key=lambda finding: [anchor for anchor, _ in rows].index(finding.anchor))
     blocks: list[Block] = [
-        Sentence(verdict, "verdict", only="full"),
+        *(Sentence(each, "verdict" if not i else "plain", only="full") for i, each in enumerate(answer)),
         score_map(rows),
-        MapLegend(tuple(dict.fromkeys(state_of(p) for _, p in rows))),
+        MapLegend(tuple(dict.fromkeys(p.verdict for _, p in rows))),
         Findings(tuple(findings)),
         *more,
     ]  # fmt: skip
     return Section("In short", "short", filled(*blocks))
 
 
-def state_of(profile: Profile) -> State:
-    """What is shown of a probe's target."""
-    if not profile.is_readable:
-        return "unread"
-    if not profile.is_hidden:
-        return "none"
-    return "doubtful" if profile.rivals else "hidden"
-
-
 def _finding(recommendation: Recommendation, anchor: str, profile: Profile) -> Finding:
-    where = "the output, " if recommendation.at_output else ""
-    link = f"{where}{recommendation.tap}" if recommendation.tap else ""
     # After the verb: a target may have the name of a tap.
-    return Finding(str(recommendation), state_of(profile), f"use {link}" if link else "nothing to recommend", anchor)
-
-
-def by_state(rows: Sequence[tuple[str, Profile]]) -> list[tuple[str, Profile]]:
-    """Rows of the first picture in their order."""
-    return sorted(rows, key=lambda row: _order(row[1]))
-
-
-def _order(profile: Profile) -> tuple[int, float]:
-    """Hidden ones first, the widest gap before the others."""
-    gap = profile.hidden_gap.value if profile.hidden_gap else 0.0
-    return ("hidden", "doubtful", "none", "unread").index(state_of(profile)), -gap if np.isfinite(gap) else 0.0
+    link = f"use {recommendation.place}" if recommendation.tap else "nothing to recommend"
+    return Finding(str(recommendation), profile.verdict, link, anchor)
 
 
 def score_map(rows: Sequence[tuple[str, Profile]]) -> ScoreMap:
@@ -78,8 +59,8 @@ def score_map(rows: Sequence[tuple[str, Profile]]) -> ScoreMap:
         low=low,
         high=high,
         floor=np.array([p.floor for _, p in rows]),
-        states=[state_of(p) for _, p in rows],
-        best=[p.best_tap for _, p in rows],
+        verdicts=[p.verdict for _, p in rows],
+        chosen=[p.chosen_tap for _, p in rows],
         output=rows[0][1].output_tap,
         anchors=[anchor for anchor, _ in rows],
     )
@@ -91,6 +72,6 @@ def legend_of(profiles: Sequence[Profile]) -> Legend:
     return Legend(
         controls=tuple(sorted(controls.items(), key=lambda entry: entry[1])),
         band=any(bool(np.isfinite(p.data["low"].values).any()) for p in profiles),
-        best=any(p.best_tap is not None for p in profiles),
+        chosen=any(p.chosen_tap is not None for p in profiles),
         lines=any(p.lines for p in profiles),
     )

@@ -31,13 +31,13 @@ from diagnostics.report.page import (
     left_out_section,
 )
 from diagnostics.runs import captions
+from diagnostics.runs.answer import answer, answer_blocks, brief_cautions, closing_blocks, legend
 from diagnostics.runs.controls import kinds as control
 from diagnostics.runs.details import details
-from diagnostics.runs.overview import legend_of, overview, state_of
+from diagnostics.runs.overview import legend_of, overview
 from diagnostics.runs.parts import parts_table
-from diagnostics.runs.profile import INTERVALS, Profile
+from diagnostics.runs.profile import Profile
 from diagnostics.runs.tap_map import map_captions, map_figure
-from diagnostics.runs.verdict import brief_cautions, closing_blocks, in_short, verdict_blocks
 
 if TYPE_CHECKING:
     from diagnostics.runs.run import Run
@@ -60,9 +60,9 @@ def run_page(run: Run) -> Page:
         title=f"{run.encoder} on {run.dataset}",
         lead=tuple(_lead(run)),
         sections=filled(
-            Section("", "", verdict_blocks(run)),
+            Section("", "", answer_blocks(run)),
             overview(
-                in_short(profiles, bool(run.controls)),
+                answer(profiles),
                 probes,
                 run.recommendations(),
                 [*(Sentence(caution, "caution", only="full") for caution in cautions), _how_read(run)],
@@ -94,8 +94,8 @@ def _how_read(run: Run) -> Sentence:
     n, groups = run.n, run.record.dataset.groups
     return Sentence(
         f"{sum(n.values())} samples ({n['train']} train, {n['val']} val, {n['test']} test) in {groups} independent groups. "
-        f"Penalties and the best tap were chosen on val; every score is read on test. Brackets are {INTERVALS}. Where units are "
-        "too few there is none. The hidden gap is paired: the tap chosen minus the output tap on the same samples.",
+        f"{legend(run.profiles())} Where units are too few there is no interval. The hidden gap is paired: the best tap other than "
+        "the output minus the output, on the same samples.",
         only="full",
     )
 
@@ -105,15 +105,17 @@ def _probes(probes: Sequence[tuple[str, Profile]]) -> Section:
         Row(
             (
                 p.name, unbroken(p.family),
-                f"{unbroken(p.best_tap)} ({p.depth_of(p.best_tap):.2f})" if p.best_tap else "-",
-                Number(p.best), Number(p.output), Number(p.hidden_gap, signed=True), Finding(p.reading, state_of(p)) if p.target else p.reading,
+                f"{unbroken(p.chosen_tap)} ({p.depth_of(p.chosen_tap):.2f})" if p.chosen_tap else "-",
+                Number(p.score), Number(p.output), unbroken(p.best_tap or "-"), Number(p.hidden_gap, signed=True),
+                Finding(p.reading, p.verdict) if p.target else p.reading,
             ),
             anchor,
         )
         for anchor, p in probes
     ]  # fmt: skip
     columns = (
-        Column("profile"), Column("family"), Column("best tap (depth)"), Column("score"), Column("output"), Column("hidden gap"),
+        Column("profile"), Column("family"), Column("chosen tap (depth)"), Column("score"), Column("output"), Column("best tap"),
+        Column("hidden gap"),
         Column("reading", prose=True),
     )  # fmt: skip
     if not rows:
@@ -131,7 +133,7 @@ def _controls(run: Run, probes: Sequence[tuple[str, Profile]]) -> Section:
     names = [name for name in control.NAMES if any(name in p.controls for p in profiles)]
     if not names:
         return Section("", "")
-    rows = [Row((p.name, Number(p.best), *(_reached(p, c) for c in names)), anchor) for anchor, p in probes]
+    rows = [Row((p.name, Number(p.score), *(_reached(p, c) for c in names)), anchor) for anchor, p in probes]
     columns = (
         Column("profile"),
         *(Column(name, bare=True) for name in ("the encoder", *(control_heading(name, profiles) for name in names))),
@@ -176,7 +178,7 @@ def _about_controls(names: Sequence[str], own: dict[str, str], profiles: Sequenc
     draws = max((len(p.drawn(name)) for p in profiles for name in control.WEIGHTS), default=0)
     if draws:
         about = (
-            f"{draws} draws: the value is from the draw whose best tap scores highest on val, with the lowest and the highest "
+            f"{draws} draws: the value is from the draw whose chosen tap scores highest by what chooses, with the lowest and the highest "
             "value of all draws in parentheses. A score beats the control only if it beats every draw"
             if draws > 1
             else "one random draw; other draws score higher or lower: --control-draws N shows by how much"
@@ -248,7 +250,7 @@ def _of_profile(profile: Profile, anchor: str) -> Section:
     drawn = bool(np.isfinite(profile.data["score"].values).any())
     figure, texts = (profile.figure(), captions.of_profile(profile)) if drawn else (None, [])
     # What has no target is no finding about one.
-    reading = Finding(profile.reading, state_of(profile)) if profile.target and profile.reading else None
+    reading = Finding(profile.reading, profile.verdict) if profile.target and profile.reading else None
     finding = Findings((reading,)) if reading else Sentence(profile.reading, "small")
     tables = (parts_table(profile), details(profile, captions.facts(profile.data)))
     return Section(profile.name, anchor, _described(profile.data, figure, texts, finding, *tables), wide=False)

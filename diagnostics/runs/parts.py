@@ -38,13 +38,13 @@ def _names(profile: Profile, axis: str) -> list[str]:
 def parts_table(profile: Profile) -> Details | None:
     """Scores of the parts at the tap chosen for the whole and at the output; None of a target without parts."""
     scores = part_scores(profile)
-    if scores is None or profile.best_tap is None:
+    if scores is None or profile.chosen_tap is None:
         return None
     part, names, values = scores
-    best, output = (values[profile.taps.index(tap)] for tap in (profile.best_tap, profile.output_tap))
+    chosen, output = (values[profile.taps.index(tap)] for tap in (profile.chosen_tap, profile.output_tap))
     rows = [
         Row((name, *map(format_compact, ends), format_number(float(ends[0] - ends[1]), "+.3g")))
-        for name, *ends in zip(names, best, output, strict=True)
+        for name, *ends in zip(names, chosen, output, strict=True)
     ]
-    columns = (part, f"at the best tap, {profile.best_tap}", f"at the output, {profile.output_tap}", "difference")
+    columns = (part, f"at the chosen tap, {profile.chosen_tap}", f"at the output, {profile.output_tap}", "difference")
     return Details(f"Score by {part}", Table(tuple(map(Column, columns)), tuple(rows)), Notes(()))

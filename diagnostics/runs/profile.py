@@ -11,10 +11,13 @@ import numpy as np
 import xarray as xr
 
 from diagnostics.errors import enumerated
-from diagnostics.measures.result import read_interval
+from diagnostics.measures import result as attribute
+from diagnostics.measures.result import choosing_scores, read_interval
 from diagnostics.measures.statistics import Interval, carried_by_few
+from diagnostics.measures.tap_choice import FEWEST
+from diagnostics.measures.verdict import MARGIN, Verdict, units_needed
 from diagnostics.report.figures import ControlCurve, ProfileFigure
-from diagnostics.report.numbers import SIGNIFICANT, format_interval, unbroken
+from diagnostics.report.numbers import SIGNIFICANT, format_interval, format_number, unbroken
 from diagnostics.runs.controls.kinds import INPUTS, NAMES, control_of
 
 if TYPE_CHECKING:
@@ -76,7 +79,7 @@ class Profile:
     target: str | None
     data: xr.Dataset
     controls: Mapping[str, xr.Dataset]
-    """Of a control with several draws, the one that is best on val (the first of a measure that chooses no tap)."""
+    """Of a control with several draws, the one that is best by what chooses (the first of a measure that chooses no tap)."""
     draws: Mapping[str, Sequence[xr.Dataset]] = field(default_factory=dict[str, Sequence[xr.Dataset]])
     """All draws of each control."""
 
@@ -86,7 +89,7 @@ class Profile:
         draws: dict[str, list[xr.Dataset]] = {}
         for name, other in controls.items():
             draws.setdefault(control_of(name), []).append(other)
-        return cls(measure, target, data, {name: max(theirs, key=_on_val) for name, theirs in draws.items()}, draws)
+        return cls(measure, target, data, {name: max(theirs, key=_choosing_score) for name, theirs in draws.items()}, draws)
 
     @property
     def name(self) -> str:
@@ -136,14 +139,35 @@ class Profile:
         return {"yes": True, "no": False}.get(self.data.attrs["higher_is_better"])
 
     @property
+    def chosen_tap(self) -> str | None:
+        """The tap to use, chosen without test; None where no tap is chosen."""
+        return self.data.attrs.get(attribute.CHOSEN_TAP)
+
+    @property
+    def score(self) -> Interval | None:
+        """The chosen tap's score on test."""
+        return self.at(self.chosen_tap) if self.chosen_tap else None
+
+    @property
+    def tap_set(self) -> list[str]:
+        """The taps that are not shown to be worse than the chosen one, by the losses that chose it; the chosen one is among them."""
+        return list(self.data.attrs.get(attribute.TAP_SET, ()))
+
+    @property
+    def chosen_on(self) -> str:
+        """The samples whose losses chose, in words."""
+        out_of_fold = self.data.attrs.get(attribute.CHOSEN_ON) == "fit"
+        return "train and val, out of fold" if out_of_fold else "val"
+
+    @property
     def best_tap(self) -> str | None:
-        """The tap with the best score on val; None where neither way is better."""
-        return self.data.attrs.get("best_tap")
+        """The best tap other than the output, chosen without test; None where there is none."""
+        return self.data.attrs.get(attribute.BEST_TAP)
 
     @property
     def best(self) -> Interval | None:
         """The best tap's score on test."""
-        return self._interval("best_score")
+        return self.at(self.best_tap) if self.best_tap else None
 
     @property
     def output_tap(self) -> str:
@@ -170,7 +194,7 @@ class Profile:
         return float(self.data["depth"].sel(tap=tap))
 
     def control(self, name: str) -> Interval | None:
-        """What a control reaches: its own best tap's score on test, or its value at its output tap."""
+        """What a control reaches: its own chosen tap's score on test, or its value at its output tap."""
         return self._reached(self.controls[name]) if name in self.controls else None
 
     @property
@@ -193,24 +217,31 @@ class Profile:
 
     def _reached(self, control: xr.Dataset) -> Interval | None:
         other = Profile(self.measure, self.target, control, {})
-        return other.best if self.best_tap is not None else other.output
+        return other.score if self.chosen_tap else other.output
+
+    @property
+    def units(self) -> dict[str, int]:
+        """Independent units in each split."""
+        counts = {split: int(self.data.attrs.get(f"units_{split}", 0)) for split in ("train", "val")}
+        return {**counts, "test": self.data.sizes.get("unit", 0)}
 
     @property
     def few(self) -> str:
-        """How few independent units a score rests on, in words; nothing where there are enough for its interval."""
-        counts = {"test": self.data.sizes.get("unit", 0), "val": int(self.data.attrs.get("units_val", 0))}
-        few = [f"{n} {split} units" for split, n in counts.items() if 0 < n < FEW]
-        return f"only {' and '.join(few)}: neither the choice of tap nor an interval means much" if few else ""
+        """How few independent units a score rests on, in words; nothing where there are enough to tell anything."""
+        units = self.units
+        few = [f"{units['test']} test units"] if units["test"] < FEW else []
+        few += [f"{n} units of train and val"] if 0 < (n := units["train"] + units["val"]) < FEWEST else []
+        return f"only {' and '.join(few)}: they cannot tell" if few and self.is_probe else ""
 
     @property
     def heavy(self) -> str:
         """How few test units carry most of what a score without lower bound is made of, in words; nothing where many do."""
-        if self.best_tap is None or self.data.attrs["score_name"] not in ("R2", "skill"):
+        if self.chosen_tap is None or self.data.attrs["score_name"] not in ("R2", "skill"):
             return ""
         units = self.data.transpose("tap", "unit", ...)
-        taps = dict.fromkeys((self.best_tap, self.output_tap))
+        taps = dict.fromkeys((self.chosen_tap, self.best_tap or self.chosen_tap, self.output_tap))
         amounts = {f"the loss at {tap}": units["loss"].sel(tap=tap).values for tap in taps}
-        amounts["the reference loss"] = units["reference_loss"].sel(tap=self.best_tap).values
+        amounts["the reference loss"] = units["reference_loss"].sel(tap=self.chosen_tap).values
         carried = {name: carried_by_few(values) for name, values in amounts.items()}
         name, (few, share) = max(carried.items(), key=lambda item: np.nan_to_num(item[1][1]))
         return (
@@ -244,7 +275,7 @@ class Profile:
         return read_interval(self.data.attrs, key)
 
     def over(self, control: str) -> Interval | None:
-        """By how much the best tap beats a control's best tap on test, paired over units.
+        """By how much the chosen tap beats a control's chosen tap on test, paired over units.
 
         Of several draws, the margin whose lower bound is smallest: who beats the control beats each of its draws.
         """
@@ -253,14 +284,56 @@ class Profile:
         return min((m for m in margins if m), key=lambda m: m.low if math.isfinite(m.low) else -math.inf, default=None)
 
     @property
+    def margin(self) -> float:
+        """The gap that matters: the one that the user named, else `MARGIN` of what lies between chance and the better score."""
+        if (named := self.data.attrs.get(attribute.MARGIN)) is not None:
+            return float(named)
+        reached = [each.value for each in (self.score, self.output) if each and math.isfinite(each.value)]
+        return MARGIN * max(max(reached, default=0.0) - self.floor, 0.0)
+
+    @property
+    def gap_bound(self) -> float:
+        """The upper end of the largest gap over all taps: larger ones are excluded; NaN where the output has no value."""
+        return float(self.data.attrs.get(attribute.GAP_BOUND, math.nan))
+
+    @property
+    def units_needed(self) -> int | None:
+        """How many test units would tell a gap of the margin from none; None where the widths do not say."""
+        return units_needed(self.hidden_gap, self.units["test"], self.margin) if self.hidden_gap else None
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict on the hidden gap; undecided wherever units are too few."""
+        if self.few:
+            return Verdict.UNDECIDED
+        if self.is_at_chance:
+            return Verdict.AT_CHANCE
+        gap, best = self.hidden_gap, self.best
+        if self.is_readable and gap and best and gap.low > 0 and best.low > self.floor:
+            return Verdict.SHOWN
+        return Verdict.EXCLUDED if self.is_readable and self.gap_bound < self.margin else Verdict.UNDECIDED
+
+    @property
     def is_readable(self) -> bool:
-        """Whether the best tap's score on test is shown to be above 0, above chance, and above the probe of shuffled labels."""
-        if self.best is None or not self.best.low > 0.0:
+        """Test for a score at the chosen tap that is shown to be above 0, above chance, and above the probe of shuffled labels."""
+        if self.score is None or not self.score.low > 0.0:
             return False
         if self._zero_is_chance:
             return True
         shuffled = self.over("shuffled_labels")
-        return self.best.low > self._chance and (shuffled is None or shuffled.low > 0.0)
+        return self.score.low > self._chance and (shuffled is None or shuffled.low > 0.0)
+
+    @property
+    def is_at_chance(self) -> bool:
+        """Test for scores that exclude, at every tap up to the output, `MARGIN` of what lies between chance and a perfect score."""
+        upto = self.data["depth"].values <= self.depth_of(self.output_tap)
+        high = self.data["high"].values[upto & np.isfinite(self.data["score"].values)]
+        return bool(high.size and high.max() < self.floor + MARGIN * (1.0 - self.floor))
+
+    @property
+    def readability(self) -> str:
+        """readable, at chance, or undecided."""
+        return "readable" if self.is_readable else "at chance" if self.is_at_chance else "undecided"
 
     @property
     def _zero_is_chance(self) -> bool:
@@ -274,29 +347,24 @@ class Profile:
 
     @property
     def _chance(self) -> float:
-        """What knowing nothing reaches at the best tap, where the measure states it; else -inf."""
-        at = self.taps.index(self.best_tap or self.output_tap)
+        """What knowing nothing reaches at the chosen tap, where the measure states it; else -inf."""
+        at = self.taps.index(self.chosen_tap or self.output_tap)
         return max((self.lines[name][at] for name in CHANCE if name in self.lines), default=-math.inf)
 
     @property
-    def is_hidden(self) -> bool:
-        """Whether the best tap is shown to hold more than the output does."""
-        return self.is_readable and self.hidden_gap is not None and self.hidden_gap.low > 0
-
-    @property
     def rivals(self) -> list[str]:
-        """Controls that the best tap is not shown to beat, in words."""
+        """Controls that the chosen tap is not shown to beat, in words."""
         return [_in_words(name) for name, margin in self._margins.items() if margin and not margin.low > 0.0]
 
     @property
     def near(self) -> list[str]:
-        """Controls of which a draw reaches nearly what the best tap does, in words."""
-        level = NEAR * self.best.value if self.best else math.inf
+        """Controls of which a draw reaches nearly what the chosen tap does, in words."""
+        level = NEAR * self.score.value if self.score else math.inf
         return [_in_words(name) for name in self._margins if any(drawn.value >= level for drawn in self.drawn(name))]
 
     @property
     def _margins(self) -> dict[str, Interval | None]:
-        """By how much the best tap beats each control that could do as well."""
+        """By how much the chosen tap beats each control that could do as well."""
         # What beats chance beats the shuffled labels. Of maps the place alone may be readable, which shuffled ones keep.
         return {name: self.over(name) for name in NAMES if name != "shuffled_labels" or self._zero_is_chance}
 
@@ -315,14 +383,29 @@ class Profile:
     @property
     def reading(self) -> str:
         """What the numbers say, in a few words."""
-        if self.best is None or self.hidden_gap is None:
+        if self.score is None:
             return ""
+        return "; ".join([self.finding, *(self.remarks if self.is_readable else [])])
+
+    @property
+    def finding(self) -> str:
+        """The verdict with its number, in words."""
+        verdict, gap = self.verdict, self.hidden_gap
+        if self.few:
+            return self.few
+        if verdict is Verdict.AT_CHANCE:
+            return verdict.meaning
+        if gap is None or math.isnan(gap.value):
+            return "the output has no value to compare with" if gap else "no other tap to compare with"
+        if verdict is Verdict.SHOWN:
+            return f"hidden by the output ({format_interval(gap, signed=True)} at {self.best_tap})"
         if not self.is_readable:
-            return "not shown to be readable at the tap chosen"
-        finding = "hidden by the output" if self.is_hidden else "no hidden gap shown"
-        if math.isnan(self.hidden_gap.value):
-            finding = "the output has no value to compare with"
-        return "; ".join([finding, *self.remarks])
+            return "not shown to be readable, nor to be at chance"
+        bound = format_number(self.gap_bound)
+        if verdict is Verdict.EXCLUDED:
+            return f"gaps above {bound} are excluded"
+        needed = f": about {self.units_needed:,} test units would tell" if self.units_needed else ""
+        return f"gaps up to {bound} are possible, above {format_number(self.margin)} they matter{needed}"
 
     def to_json(self) -> dict[str, Any]:
         """The profile as plain numbers; None for what has no value."""
@@ -333,11 +416,11 @@ class Profile:
     def figure(self) -> ProfileFigure:
         """What `plot` draws, as arrays."""
         depth, score, low, high = (self.data[key].values for key in ("depth", "score", "low", "high"))
-        best = (self.best_tap, self.best.value) if self.best_tap is not None and self.best is not None else None
+        chosen = (self.chosen_tap, self.score.value) if self.chosen_tap is not None and self.score is not None else None
         heads = self.data["by_head"].transpose("tap", "head").values if "by_head" in self.data else None
         return ProfileFigure(
             self.measure, str(self.data.attrs.get("score_name", self.measure)), self.is_probe, self.taps, depth, score, low,
-            high, (self.output_tap, self.output.value), best, self.lines, heads,
+            high, (self.output_tap, self.output.value), chosen, self.lines, heads,
             tuple(self._control_curve(name) for name in self.controls),
         )  # fmt: skip
 
@@ -360,10 +443,10 @@ class Profile:
         """The profile on a line: the best tap against the output, or the output alone."""
         score = unbroken(self.data.attrs.get("score_name", self.measure))
         output = f"output {self.output_tap} {format_interval(self.output, SIGNIFICANT)}"
-        if self.best is None:
+        if self.score is None:
             return f"{self.name} at {len(self.taps)} taps: {output}"
-        best = f"best tap {self.best_tap} {format_interval(self.best, SIGNIFICANT)}"
-        return f"{self.name} ({score}) at {len(self.taps)} taps: {best}, {output}; {self.reading}"
+        chosen = f"use {self.chosen_tap} {format_interval(self.score, SIGNIFICANT)}"
+        return f"{self.name} ({score}) at {len(self.taps)} taps: {chosen}, {output}; {self.reading}"
 
     def __repr__(self) -> str:
         return f"<Profile {self}>"
@@ -387,10 +470,10 @@ def _in_words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _on_val(data: xr.Dataset) -> float:
-    """How good its own best tap is on val; the same for all where no tap is chosen."""
-    if "val_score" not in data or "best_tap" not in data.attrs:
+def _choosing_score(data: xr.Dataset) -> float:
+    """The score by which its own tap was chosen; the same for all where no tap is chosen."""
+    if attribute.CHOSEN_TAP not in data.attrs:
         return -math.inf
-    score = float(data["val_score"].sel(tap=data.attrs["best_tap"]))
-    score = -score if data.attrs["higher_is_better"] == "no" else score
+    at = [str(tap) for tap in data["tap"].values].index(data.attrs[attribute.CHOSEN_TAP])
+    score = float(choosing_scores(data)[at])
     return score if math.isfinite(score) else -math.inf

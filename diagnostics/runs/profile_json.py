@@ -16,7 +16,7 @@ ENDS = ("value", "low", "high")
 
 def profile_json(profile: Profile) -> dict[str, Any]:
     """The numbers of a profile; None for what has no value."""
-    best = profile.best
+    score = profile.score
     controls = {name: profile.control(name) for name in NAMES}
     return {
         "measure": profile.measure,
@@ -30,11 +30,19 @@ def profile_json(profile: Profile) -> dict[str, Any]:
         "high": numbers(profile.data["high"]),
         "lines": {name: numbers(values) for name, values in profile.lines.items()},
         "beside": {name: numbers(values) for name, values in profile.beside.items()},
+        "chosen_tap": profile.chosen_tap,
+        "chosen_score": number(score.value) if score else None,
+        "chosen_on": profile.chosen_on if profile.chosen_tap else None,
+        "tap_set": profile.tap_set,
         "best_tap": profile.best_tap,
-        "best_score": number(best.value) if best else None,
         "output_tap": profile.output_tap,
         "output_score": number(profile.output.value),
         "hidden_gap": _json(profile.hidden_gap) or dict.fromkeys(ENDS),
+        "verdict": str(profile.verdict) if profile.target and profile.is_probe else None,
+        "readability": profile.readability if profile.is_probe else None,
+        "gap_bound": number(profile.gap_bound),
+        "margin": number(profile.margin) if profile.is_probe else None,
+        "units_needed": profile.units_needed,
         "cautions": profile.cautions,
         "controls": {name: number(reached.value) if reached else None for name, reached in controls.items()},
         "over_controls": {name: _json(margin) for name in NAMES if (margin := profile.over(name))},

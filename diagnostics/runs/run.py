@@ -12,6 +12,7 @@ import xarray as xr
 from diagnostics.activations.results import CONTROLS, Index, open_results, read_index, unreadable
 from diagnostics.activations.store import Store
 from diagnostics.errors import DiagnosticsError, StorageError, unknown
+from diagnostics.measures.apply import common_tap
 from diagnostics.runs.controls import kinds as control
 from diagnostics.runs.handed_out import HandedOut, handed_out_in
 from diagnostics.runs.profile import Profile, first_probes
@@ -233,18 +234,22 @@ class Run:
 
     def features(
         self,
-        tap: str,
+        tap: str | None = None,
         split: str | None = None,
         pooling: str | Sequence[str] | None = None,
         tokens: bool = False,
+        *,
+        target: str | None = None,
     ) -> xr.DataArray:
-        """A tap's stored activations, float32 [sample, feature], in the dataset's order.
+        """A tap's stored activations, float32 [sample, feature], in the dataset's order; without a tap those of the tap to use.
 
         Coordinates along `sample` are the sample's id (`sample`), `split` and `group`; along `feature` which `pooling` gave
         it. `Encoder.transform` gives the same of new samples.
 
         Parameters
         ----------
+        target: for which the tap is recommended; where neither it nor a tap is given, the one tap that is best for all targets on
+            average, by the losses that choose.
         split: `train`, `val` or `test`; all samples where None.
         pooling: one or several of those stored; all side by side where None, as the probes read them.
         tokens: the grid tokens instead, [sample, token, feature], of those samples whose tokens are stored: a random subset,
@@ -262,7 +267,26 @@ class Run:
         """
         from diagnostics.runs.features import features
 
-        return features(self.store, tap, split, pooling, tokens)
+        return features(self.store, tap or self.tap_for(target), split, pooling, tokens)
+
+    def tap_for(self, target: str | None = None) -> str:
+        """The tap to use for a target, or where it is None the one that is best for all targets on average, by the losses that choose.
+
+        Raises DiagnosticsError where no probe read the target, and where no tap has a score to choose by.
+        """
+        if target is not None:
+            tap = self.recommend(target).tap
+        else:
+            first = [p.data for p in first_probes(self.profiles()).values() if p.chosen_tap]
+            same = [data for data in first if list(data["tap"].values) == list(first[0]["tap"].values)]
+            at = common_tap(same)
+            tap = None if at is None else str(same[0]["tap"].values[at])
+        if tap is None:
+            raise DiagnosticsError(
+                f"No tap of {self.path} has a score by which to choose{f' for {target}' if target else ''}: name a tap, one of "
+                f"{', '.join(each.name for each in self.store.taps)}."
+            )
+        return tap
 
     def probe(self, target: str, measure: str = "linear_probe", tap: str | None = None) -> FittedProbe:
         """The probe of a target that was fitted, with its standardisation, for new samples: `probe.predict(features)`.

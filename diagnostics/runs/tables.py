@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from diagnostics.report.html import page_tables
-from diagnostics.report.numbers import format_share
 from diagnostics.report.page import Cell, Column, Number, Page, Row, Section, Sentence, Table
 from diagnostics.runs.details import details
 
@@ -21,14 +20,14 @@ def profile_table(profile: Profile) -> str:
 
 def recommendation_table(recommendation: Recommendation) -> str:
     """The sentence, and a row for each thing that it says."""
-    sure = recommendation.changed
     rows: dict[str, Cell] = {
         "tap": recommendation.tap or "none",
         "pooling": recommendation.pooling,
         recommendation.score_name: Number(recommendation.score),
         f"at the output, {recommendation.output_tap}": Number(recommendation.output),
         "hidden gap": Number(recommendation.hidden_gap, signed=True),
-        "resamples of val that choose another tap": "-" if sure is None else format_share(sure),
+        "how sure": recommendation.confidence,
+        "not shown to be worse": ", ".join(recommendation.also) or "-",
     }
     table = Table((Column("for"), Column(recommendation.target)), tuple(Row(row) for row in rows.items()))
     return _shown("Recommendation", str(recommendation), table)

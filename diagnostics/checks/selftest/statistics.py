@@ -3,30 +3,35 @@
 import numpy as np
 from scipy import stats
 
-from diagnostics.measures.hidden_gap import Selection, select
+from diagnostics.measures.hidden_gap import paired_difference
 from diagnostics.measures.known_answers import Case
-from diagnostics.measures.statistics import interval
+from diagnostics.measures.statistics import Losses, interval
+from diagnostics.measures.tap_choice import choose_tap
 
 HESTERBERG = "Hesterberg 2015 (1411.5279), section 5.2"
 NADEAU = "Nadeau and Bengio 2003, equation 8"
 OWN = "docs/explanation/statistics.md"
 
 
-def _chosen() -> Selection:
-    """Tap `first` has the better val score, loses 1/2 a unit on test, and tap `second` a varying part less than 0.2."""
-    varying = np.random.default_rng(0).random(40) / 5
-    loss = np.stack([np.full(40, 0.5), varying])
-    selection = select(["first", "second"], "second", np.array([0.9, 0.1]), loss, np.ones((2, 40)), 200, 0)
-    assert selection is not None
-    return selection
+def _chosen(losses: np.ndarray) -> int:
+    """The tap of three with these losses [tap, unit], the last of which is the output."""
+    choice = choose_tap(Losses(losses, np.ones_like(losses)), 2, np.array([0.0, 0.5, 1.0]), 0)
+    assert choice is not None
+    return choice.tap
+
+
+def _better_by(difference: float) -> np.ndarray:
+    """Losses of 40 units, those of the middle tap lower by this on average than the output's, with a spread of 1."""
+    rng = np.random.default_rng(0)
+    output, noise = 2 + rng.random(40), stats.norm.ppf((np.arange(40) + 0.5) / 40)
+    return np.stack([output + 3, output - difference + rng.permutation(noise) / noise.std(), output])
 
 
 def _width_of_a_constant_gap() -> float:
     """Width of the gap's interval where the output loses 1/5 more than the best tap in every unit."""
-    loss = np.random.default_rng(1).random(40)
-    selection = select(["a", "b"], "b", np.array([1.0, 0.0]), np.stack([loss, loss + 0.2]), np.ones((2, 40)), 200, 0)
-    assert selection is not None
-    return selection.hidden_gap.high - selection.hidden_gap.low
+    loss, whole = np.random.default_rng(1).random(40), np.ones(40)
+    gap = paired_difference(loss, whole, loss + 0.2, whole, 200, 0)
+    return gap.high - gap.low
 
 
 def _low(units: int, fit_units: int | None) -> float:
@@ -39,7 +44,8 @@ def cases() -> list[Case]:
     """All of them."""
     expanded = -float(np.sqrt(5 / 4) * stats.t.ppf(0.975, 4))
     return [
-        Case("best tap", "chosen on val, where it is .9 to .1, and read on test, where it is .5 to .9", 0.5, OWN, lambda: _chosen().best.value),
+        Case("chosen tap", "better than the output by three standard errors: that tap", 1, OWN, lambda: _chosen(_better_by(3 / np.sqrt(40)))),
+        Case("chosen tap", "better by a third of one: the output", 2, OWN, lambda: _chosen(_better_by(0.33 / np.sqrt(40)))),
         Case("hidden gap", "width where the output loses as much more in every unit: paired", 0, OWN, _width_of_a_constant_gap),
         Case("interval", "lower end of 5 units: t quantile times sqrt(5 / 4)", expanded, HESTERBERG, lambda: _low(5, None), 1e-2),
         Case("interval", "the same, fitted on 5 others: sqrt(1 + 5 / 5) times as far", expanded * np.sqrt(2), NADEAU, lambda: _low(5, 5), 1.5e-2),

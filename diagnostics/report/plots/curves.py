@@ -16,7 +16,7 @@ TRUNK_END = 1.0
 
 
 def draw_curves(curves: CurvesFigure) -> go.Figure:
-    """Score over relative depth: each run a thin line, each group's mean a thick one; best taps as stars, outputs as
+    """Score over relative depth: each run a thin line, each group's mean a thick one; chosen taps as stars, outputs as
     diamonds, heads beyond depth 1 on broken lines. The band of a group of one run is its interval over test units."""
     figure = go.Figure()
     drawn: list[np.ndarray] = []
@@ -76,7 +76,7 @@ def _add_line(
 def _name_marks(figure: go.Figure, kinds: Collection[MarkKind]) -> None:
     """What the symbols mean, in no group's colour."""
     for kind in sorted(kinds):
-        name = "best tap (by val)" if kind == "best tap" else kind
+        name = "layer to use" if kind == "chosen tap" else kind
         marker = {"symbol": SYMBOLS[kind], "size": 10, "color": LINE}
         figure.add_scatter(x=[None], y=[None], mode="markers", name=name, marker=marker, hoverinfo="skip")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from diagnostics.measures.verdict import Verdict
 from diagnostics.report.page import Legend, MapLegend
 from diagnostics.report.plots.profile import BAND, CONTROL_COLOURS, CONTROL_DASHES
 from diagnostics.report.plots.score_map import colours_of
@@ -29,9 +30,9 @@ def signs(legend: Legend | MapLegend) -> list[Sign]:
     """The entries of a legend."""
     if isinstance(legend, MapLegend):
         return [
-            *([Sign("best tap, chosen on val", "star", BEST)] if set(legend.states) - {"unread"} else []),
+            *([Sign("layer to use", "star", BEST)] if set(legend.verdicts) - {Verdict.AT_CHANCE} else []),
             Sign("output", "frame", FRAME),
-            *(Sign(name, "square", colour) for colour, name in colours_of(legend.states)),
+            *(Sign(name, "square", colour) for colour, name in colours_of(legend.verdicts)),
         ]
     controls = [
         Sign(name, "line", CONTROL_COLOURS[style % len(CONTROL_COLOURS)], _dashes(style))
@@ -40,7 +41,7 @@ def signs(legend: Legend | MapLegend) -> list[Sign]:
     return [
         Sign("score or value", "line", INK),
         *([Sign("95 % interval", "band", BAND)] if legend.band else []),
-        *([Sign("best tap, chosen on val", "star", BEST)] if legend.best else []),
+        *([Sign("layer to use", "star", BEST)] if legend.chosen else []),
         Sign("output", "diamond", OUTPUT),
         *controls,
         *([Sign("reference line", "line", LINE, "3,3")] if legend.lines else []),

@@ -36,7 +36,7 @@ LABEL = 15
 
 
 def draw_profile(profile: ProfileFigure, *, small: bool = False) -> go.Figure:
-    """Score of each tap with its band; heads behind it, controls as broken lines; best and output tap marked. Pointing at a
+    """Score of each tap with its band; heads behind it, controls as broken lines; the tap to use and the output marked. Pointing at a
     tap shows all of its values. `small`: without a legend, which other figures share."""
     # Plotly reads a little HTML in every text.
     taps = [escape(tap) for tap in profile.taps]
@@ -57,8 +57,8 @@ def draw_profile(profile: ProfileFigure, *, small: bool = False) -> go.Figure:
     shown = _shown(profile)
     height, top = (SMALL, 24) if small else (HEIGHT, TOP)
     _add_lines(figure, profile, taps, shown, height - top - BOTTOM, beside=not small)
-    if profile.best is not None:
-        _mark(figure, *profile.best, "best tap (by val)", BEST, "best tap")
+    if profile.chosen is not None:
+        _mark(figure, *profile.chosen, "layer to use", BEST, "chosen tap")
     _mark(figure, *profile.output, "output tap", OUTPUT, "output")
     figure.update_yaxes(range=list(shown), title_text=escape(profile.axis), zeroline=False)
     # A category axis even for taps named by numbers, with a place for taps without a value.
@@ -77,11 +77,11 @@ def draw_profile(profile: ProfileFigure, *, small: bool = False) -> go.Figure:
 
 def _intervals(profile: ProfileFigure) -> list[str]:
     """Each tap's value with its interval, and what it is marked as."""
-    best = profile.best[0] if profile.best else None
+    chosen = profile.chosen[0] if profile.chosen else None
     values: list[str] = []
     for tap, depth, *numbers in zip(profile.taps, profile.depth, profile.score, profile.low, profile.high, strict=True):
         value, low, high = (format_number(float(number), ".3g") for number in numbers)
-        marks = [mark for mark, at in (("best tap", best), ("output", profile.output[0])) if at == tap]
+        marks = [mark for mark, at in (("layer to use", chosen), ("output", profile.output[0])) if at == tap]
         interval = f"{value} [{low}, {high}]" if np.isfinite(numbers[1]) else value
         values.append(", ".join([interval, f"depth {depth:.2f}", *marks]))
     return values

@@ -8,7 +8,8 @@ from html import escape
 import numpy as np
 import plotly.graph_objects as go
 
-from diagnostics.report.figures import MEANING, ScoreMap, State
+from diagnostics.measures.verdict import Verdict
+from diagnostics.report.figures import ScoreMap
 from diagnostics.report.names import name_lines
 from diagnostics.report.numbers import format_number
 from diagnostics.report.plots.style import BEST, FRAME, MOST_TICKS, OUTLINE, SYMBOLS, dressed, tick_taps
@@ -22,26 +23,27 @@ HEAD, LEGEND = 20, 70
 UNREAD = "rgba(127,139,151,0.28)"
 # Those of rows that can be read are the ends of `Cividis`.
 COLOURS = (
-    ("#00224e", "at chance level"), ("#fee838", "best of its row"), (UNREAD, MEANING["unread"][1]),
+    ("#00224e", "at chance level"), ("#fee838", "best of its row"), (UNREAD, Verdict.AT_CHANCE.meaning),
 )  # fmt: skip
 
 
-def colours_of(states: Collection[State]) -> list[tuple[str, str]]:
-    """The colours of rows with these states, each with what it means."""
-    return [*(COLOURS[:2] if set(states) - {"unread"} else ()), *(COLOURS[2:] if "unread" in states else ())]
+def colours_of(verdicts: Collection[Verdict]) -> list[tuple[str, str]]:
+    """The colours of rows with these verdicts, each with what it means."""
+    none = Verdict.AT_CHANCE
+    return [*(COLOURS[:2] if set(verdicts) - {none} else ()), *(COLOURS[2:] if none in verdicts else ())]
 
 
 def relative_scores(scores: ScoreMap) -> np.ndarray:
     """[target, tap], 0 for what knowing nothing reaches and 1 for the best of the row; NaN where nothing can be read."""
     above = scores.score - scores.floor[:, None]
     most = np.max(above, axis=1, initial=-np.inf, where=np.isfinite(above))
-    unread = np.array([state == "unread" for state in scores.states], dtype=bool) | ~(most > 0)
+    unread = np.array([verdict is Verdict.AT_CHANCE for verdict in scores.verdicts], dtype=bool) | ~(most > 0)
     share = np.clip(above / np.where(unread, np.nan, most)[:, None], 0, 1)
     return np.where(np.isfinite(above), share, np.nan)
 
 
 def draw_score_map(scores: ScoreMap, *, small: bool = False) -> go.Figure:
-    """Score relative to the best of its row; stars at the taps that were chosen on val, a frame around the output.
+    """Score relative to the best of its row; stars at the taps to use, a frame around the output.
 
     small: without the legend, which a page has.
     """
@@ -65,13 +67,13 @@ def draw_score_map(scores: ScoreMap, *, small: bool = False) -> go.Figure:
             hovertemplate="%{customdata}<extra></extra>",
         )  # fmt: skip
     chosen = [
-        (scores.taps.index(tap), row) for row, tap in enumerate(scores.best) if tap in scores.taps and not unread[row]
+        (scores.taps.index(tap), row) for row, tap in enumerate(scores.chosen) if tap in scores.taps and not unread[row]
     ]
     if chosen:
         figure.add_scatter(
             x=[column for column, _ in chosen], y=[row for _, row in chosen], mode="markers", hoverinfo="skip",
-            name="best tap (by val)", cliponaxis=False,
-            marker={"symbol": SYMBOLS["best tap"], "size": 14, "color": BEST, "line": {"width": 1, "color": OUTLINE}},
+            name="layer to use", cliponaxis=False,
+            marker={"symbol": SYMBOLS["chosen tap"], "size": 14, "color": BEST, "line": {"width": 1, "color": OUTLINE}},
         )  # fmt: skip
     _add_frame(figure, scores)
     figure.update_xaxes(range=[-0.5, len(x) - 0.5], showgrid=False, zeroline=False)
@@ -99,7 +101,7 @@ def draw_score_map(scores: ScoreMap, *, small: bool = False) -> go.Figure:
 
 def _labels(scores: ScoreMap, most: int) -> list[str]:
     """Each row's name behind its sign, in lines."""
-    named = (f"{MEANING[state][0]} {name}" for state, name in zip(scores.states, scores.targets, strict=True))
+    named = (f"{verdict.mark} {name}" for verdict, name in zip(scores.verdicts, scores.targets, strict=True))
     return ["<br>".join(map(escape, name_lines(name, most))) for name in named]
 
 
@@ -122,10 +124,10 @@ def _add_frame(figure: go.Figure, scores: ScoreMap) -> None:
 
 def _add_legend(figure: go.Figure, scores: ScoreMap) -> None:
     """What colours and signs mean, as entries of the legend."""
-    for colour, name in colours_of(scores.states):
+    for colour, name in colours_of(scores.verdicts):
         marker = {"symbol": "square", "size": 12, "color": colour}
         figure.add_scatter(x=[None], y=[None], mode="markers", name=name, marker=marker, hoverinfo="skip")
-    signs = [" ".join(MEANING[state]) for state in MEANING if state in scores.states]
+    signs = [f"{verdict.mark} {verdict}" for verdict in Verdict if verdict in scores.verdicts]
     # Shifted by as much as the name of the frame takes.
     figure.add_annotation(
         x=1, xref="paper", xanchor="right", y=1, yref="paper", yanchor="bottom", yshift=HEAD, text="   ".join(signs),
@@ -148,7 +150,7 @@ def _hovers(scores: ScoreMap, share: np.ndarray, row: int) -> list[str]:
     def cell(at: int) -> str:
         tap = scores.taps[at]
         value, low, high = (format_number(float(a[row, at])) for a in (scores.score, scores.low, scores.high))
-        marks = [mark for mark, other in (("best tap", scores.best[row]), ("output", scores.output)) if tap == other]
+        marks = [mark for mark, other in (("layer to use", scores.chosen[row]), ("output", scores.output)) if tap == other]
         lines = [f"<b>{escape(scores.targets[row])}</b>", f"{escape(tap)}, depth {scores.depth[at]:.2f}"]
         lines.append(f"{value} [{low}, {high}]")
         if np.isfinite(share[row, at]):

@@ -15,7 +15,7 @@ ROW = 22
 
 
 def draw_steps(steps: StepsFigure) -> go.Figure:
-    """Steps from left to right, taps from the input at the bottom up; brighter is larger; a star is the best tap, the frame the output.
+    """Steps from left to right, taps from the input at the bottom up; brighter is larger; a star is the layer to use, the frame the output.
 
     Steps stand side by side, however far apart they are.
     """
@@ -32,12 +32,12 @@ def draw_steps(steps: StepsFigure) -> go.Figure:
             colorbar={"title": {"text": escape(steps.name), "side": "right"}, "thickness": 14},
         )
     )  # fmt: skip
-    starred = [(x, escape(tap)) for x, tap in zip(columns, steps.best, strict=True) if tap]
+    starred = [(x, escape(tap)) for x, tap in zip(columns, steps.chosen, strict=True) if tap]
     if starred:
         x, y = zip(*starred, strict=True)
         figure.add_scatter(
-            x=x, y=y, mode="markers", name="best tap (by val)", hoverinfo="skip", cliponaxis=False,
-            marker={"symbol": SYMBOLS["best tap"], "size": 12, "color": BEST, "line": {"width": 1, "color": OUTLINE}},
+            x=x, y=y, mode="markers", name="layer to use", hoverinfo="skip", cliponaxis=False,
+            marker={"symbol": SYMBOLS["chosen tap"], "size": 12, "color": BEST, "line": {"width": 1, "color": OUTLINE}},
         )  # fmt: skip
     if steps.output in steps.taps:
         at = steps.taps.index(steps.output)

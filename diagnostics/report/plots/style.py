@@ -18,14 +18,14 @@ FOUND = "#d55e00"
 NOT_FOUND = "#3b7fc4"
 """Of what is hidden by an output, and of what is not; the page's style sheet has the same."""
 BEST = FOUND
-"""Colour of the star that marks a best tap; in a comparison it has the colour of its group."""
+"""Colour of the star that marks a tap to use; in a comparison it has the colour of its group."""
 OUTPUT = INK
 """Colour of the diamond that marks the output; in a comparison it has the colour of its group."""
 FRAME = NOT_FOUND
 """Colour of the frame around the output in a heat map."""
 OUTLINE = "#14191f"
 """Of a star on a heat map, whose colours are dark and bright."""
-SYMBOLS = {"best tap": "star", "output": "diamond"}
+SYMBOLS = {"chosen tap": "star", "output": "diamond"}
 HEIGHT = 380
 SMALL = 290
 """Height of one figure of many."""
@@ -70,7 +70,7 @@ def tick_taps(
 def add_mark(
     figure: go.Figure, x: float | str, y: float, kind: MarkKind, colour: str, size: int, **options: Any
 ) -> None:
-    """Adds the symbol of a best tap or an output, where it has a value; `options` are those of `add_scatter`."""
+    """Adds the symbol of a chosen tap or an output, where it has a value; `options` are those of `add_scatter`."""
     if np.isfinite(y):
         marker = {"size": size, "color": colour, "symbol": SYMBOLS[kind], "line": {"width": 1, "color": "white"}}
         figure.add_scatter(x=[x], y=[y], mode="markers", marker=marker, **options)

@@ -15,7 +15,7 @@ from diagnostics.runs.comparison.tap_similarity import TapSimilarity
 from diagnostics.runs.tap_map import map_json
 
 # Key -> attribute of a finding, where they are not the same.
-GROUP_SCORE = ("profile", "group", "best", "output", "hidden_gap", "head_drop")
+GROUP_SCORE = ("profile", "group", "chosen", "output", "hidden_gap", "head_drop")
 FAMILY_GAP = ("family", "group", "profiles")
 DIFFERENCE = ("profile", "first", "second", "quantity", "p_corrected", "survives")
 CURVE = {
@@ -46,7 +46,7 @@ def findings_json(findings: Findings) -> dict[str, Any]:
         "profiles": [_profile(findings, str(name)) for name in findings.data["target"].values],
         "groups": [
             _pick(score, GROUP_SCORE)
-            | {"best_taps": [tap for tap, _ in score.best_taps], "best_depths": [depth for _, depth in score.best_taps]}
+            | {"chosen_taps": [tap for tap, _ in score.chosen_taps], "chosen_depths": [depth for _, depth in score.chosen_taps]}
             for score in findings.group_scores
         ],
         "families": [_pick(gap, FAMILY_GAP) | _plain(gap.hidden_gap) for gap in findings.family_gaps],
@@ -95,7 +95,7 @@ def _profile(findings: Findings, name: str) -> dict[str, Any]:
         row = data.sel(run=run)
         runs[str(run)] = {
             **{key: numbers(row[key]) for key in ("score", "low", "high")},
-            **{key: str(row[key].values) or None for key in ("best_tap", "head_tap")},
+            **{key: str(row[key].values) or None for key in ("chosen_tap", "head_tap")},
             **{key: numbers([row[f"{key}{end}"] for end in ENDS]) for key in SINGLE if np.isfinite(row[key])},
         }
     return {"profile": name, **{key: str(data[key].values) for key in ("family", "score_name")}, "runs": runs}

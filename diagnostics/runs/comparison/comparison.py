@@ -146,7 +146,7 @@ def compare(
         >>> comparison
         <Comparison of forecast, jepa on lorenz>
         >>> for score in comparison.group_scores[:2]:  # of hidden_z
-        ...     print(score.group, score.best_tap_text, score.hidden_gap.over_samples)
+        ...     print(score.group, score.chosen_tap_text, score.hidden_gap.over_samples)
         forecast blocks.3 (0.67) 0.333 [0.115, 0.697]
         jepa blocks.3 (0.67) -0.052 [-0.258, 0.031]
     """

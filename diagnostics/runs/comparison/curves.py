@@ -12,15 +12,15 @@ from diagnostics.runs.comparison.estimates import estimate_sum
 from diagnostics.runs.comparison.members import Member
 from diagnostics.runs.comparison.probe_losses import SAME, ProbeLosses, by_depth, shared_depths
 
-SINGLE = ("best_score", "output_score", "hidden_gap", "head_drop")
+SINGLE = ("chosen_score", "output_score", "hidden_gap", "head_drop")
 ENDS = {"": "value", "_low": "low", "_high": "high"}
-TAPS = ("best_tap", "head_tap")
+TAPS = ("chosen_tap", "head_tap")
 
 
 def curves(members: Sequence[Member], names: Sequence[str], seed: int) -> xr.Dataset:
     """`score`, `low`, `high` [run, target, depth], `tap` [run, depth] (the tap that stands there; "" where the value lies on
-    the line between two), and by [run, target] `best_score`, `output_score`, `hidden_gap` and `head_drop`, each with `_low`
-    and `_high`, `best_tap`, `head_tap`. A `target` is a profile, `measure/target`.
+    the line between two), and by [run, target] `chosen_score`, `output_score`, `hidden_gap` and `head_drop`, each with `_low`
+    and `_high`, `chosen_tap`, `head_tap`. A `target` is a profile, `measure/target`.
 
     `head_drop` is the trunk's last tap minus the head's last, paired over test units (the Guillotine curve, Bordes et al.
     2023, 2206.13378): positive where the head threw away what the trunk's end still shows.
@@ -63,9 +63,9 @@ def _cell(member: Member, name: str, depths: np.ndarray, seed: int) -> dict[str,
         key: by_depth(profile.data[key].values.astype(np.float64), own, depths) for key in ("score", "low", "high")
     }
     head, drop = _head_drop(member.losses.get(name), seed)
-    for key, interval in zip(SINGLE, (profile.best, profile.output, profile.hidden_gap, drop), strict=True):
+    for key, interval in zip(SINGLE, (profile.score, profile.output, profile.hidden_gap, drop), strict=True):
         cell |= {f"{key}{end}": getattr(interval, part, math.nan) for end, part in ENDS.items()}
-    return cell | dict(zip(TAPS, (profile.best_tap or "", head), strict=True))
+    return cell | dict(zip(TAPS, (profile.chosen_tap or "", head), strict=True))
 
 
 def _stated(members: Sequence[Member], seed: int) -> Mapping[str, Any]:

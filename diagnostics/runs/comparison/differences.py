@@ -1,4 +1,4 @@
-"""Paired differences of groups of runs on the same samples: best tap, output, hidden gap, and along depth."""
+"""Paired differences of groups of runs on the same samples: chosen tap, output, hidden gap, and along depth."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,9 +11,9 @@ from diagnostics.measures.statistics import Interval
 from diagnostics.runs.comparison.estimates import Estimate, Part, estimate_sum, flipped, holm, part_score
 from diagnostics.runs.comparison.probe_losses import ProbeLosses, by_depth, near, shared_depths
 
-Quantity = Literal["best tap", "output", "hidden gap"]
+Quantity = Literal["chosen tap", "output", "hidden gap"]
 QUANTITIES: Mapping[Quantity, Callable[[ProbeLosses], Part]] = {
-    "best tap": lambda run: (run.at_best,),
+    "chosen tap": lambda run: (run.at_chosen,),
     "output": lambda run: (run.at_output,),
     "hidden gap": lambda run: (run.at_best, run.at_output),
 }

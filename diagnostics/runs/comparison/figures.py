@@ -32,7 +32,7 @@ def curves_figure(findings: Findings, profile: str) -> CurvesFigure:
 
 def _curve(data: xr.Dataset, member: Member, profile: str) -> DepthCurve:
     row, own = data.sel(run=member.name), member.profiles[profile]
-    taps: dict[MarkKind, str | None] = {"best tap": own.best_tap, "output": own.output_tap}
+    taps: dict[MarkKind, str | None] = {"chosen tap": own.chosen_tap, "output": own.output_tap}
     marks = [
         Mark(kind, tap, own.depth_of(tap), float(own.data["score"].sel(tap=tap)))
         for kind, tap in taps.items()

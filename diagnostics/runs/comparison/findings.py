@@ -19,7 +19,7 @@ class Findings:
     data: all profiles of all runs on one axis of relative depth; see `diagnostics.runs.comparison.curves`.
     group_scores: what each group reaches in each probe, over its seeds.
     family_gaps: the mean hidden gap of each group over the targets of each family.
-    differences: of every pair of groups, at the best tap, at the output and in the hidden gap, corrected for their number.
+    differences: of every pair of groups, at the chosen tap, at the output and in the hidden gap, corrected for their number.
     curve_differences: where along the depth every pair of groups differs.
     shares: what each alignment bought and cost, where a base is among the runs.
     tap_similarities: similarity of the taps of two runs, of one run of each pair of groups and of two seeds of each group.

@@ -1,4 +1,4 @@
-"""Scores of each group of runs in each probe: best tap, output, hidden gap, and what is lost in the head."""
+"""Scores of each group of runs in each probe: chosen tap, output, hidden gap, and what is lost in the head."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from diagnostics.runs.comparison.probe_losses import ProbeLosses
 
 @dataclass(frozen=True)
 class GroupScore:
-    """One group in one profile, the mean over its seeds. `best_taps`: the tap that val chose and its depth, by seed.
+    """One group in one profile, the mean over its seeds. `chosen_taps`: the tap to use and its depth, by seed.
 
     head_drop: the trunk's last tap minus the head's last (the Guillotine curve; Bordes et al. 2023, 2206.13378); None where
     there is no head.
@@ -23,17 +23,17 @@ class GroupScore:
 
     profile: str
     group: str
-    best_taps: tuple[tuple[str, float], ...]
-    best: Estimate
+    chosen_taps: tuple[tuple[str, float], ...]
+    chosen: Estimate
     output: Estimate
     hidden_gap: Estimate
     head_drop: Estimate | None
 
     @property
-    def best_tap_text(self) -> str:
+    def chosen_tap_text(self) -> str:
         """The tap chosen, with its depth; of several seeds the most frequent one and how many of them chose it."""
-        (tap, depth), count = Counter(self.best_taps).most_common(1)[0]
-        of = f" {count}/{len(self.best_taps)}" if len(self.best_taps) > 1 else ""
+        (tap, depth), count = Counter(self.chosen_taps).most_common(1)[0]
+        of = f" {count}/{len(self.chosen_taps)}" if len(self.chosen_taps) > 1 else ""
         return f"{tap} ({depth:.2f}){of}"
 
 
@@ -53,18 +53,18 @@ def group_scores_of(by_profile: Mapping[str, Groups], seed: int) -> list[GroupSc
         _group_score(name, group, runs, seed)
         for name, groups in by_profile.items()
         for group, runs in groups.items()
-        if all(run.best is not None for run in runs)
+        if all(run.chosen is not None for run in runs)
     ]
 
 
 def _group_score(name: str, group: str, runs: Sequence[ProbeLosses], seed: int) -> GroupScore:
-    taps = tuple((run.taps[run.best], float(run.depths[run.best])) for run in runs if run.best is not None)
-    best = _score([run.at_best for run in runs], runs[0].profile.best, seed)
+    taps = tuple((run.taps[run.chosen], float(run.depths[run.chosen])) for run in runs if run.chosen is not None)
+    chosen = _score([run.at_chosen for run in runs], runs[0].profile.score, seed)
     output = _score([run.at_output for run in runs], runs[0].profile.output, seed)
     gap = estimate_sum([([(run.at_best, run.at_output) for run in runs], 1.0)], seed)
     ends = [run.ends for run in runs if run.ends is not None]
     drop = estimate_sum([(ends, 1.0)], seed) if len(ends) == len(runs) else None
-    return GroupScore(name, group, taps, best, output, gap, drop)
+    return GroupScore(name, group, taps, chosen, output, gap, drop)
 
 
 def _score(terms: Sequence[Term], own: Interval | None, seed: int) -> Estimate:
@@ -82,7 +82,7 @@ def family_gaps(by_profile: Mapping[str, Groups], chosen: Sequence[str], seed: i
         parts = {
             name: [(run.at_best, run.at_output) for run in by_profile[name][group]]
             for name in chosen
-            if families[name] == family and all(run.best is not None for run in by_profile[name][group])
+            if families[name] == family and all(run.chosen is not None for run in by_profile[name][group])
         }
         if parts:
             by_seed = zip(*(map(part_score, own) for own in parts.values()), strict=True)

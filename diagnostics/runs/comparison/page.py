@@ -58,7 +58,7 @@ def comparison_page(findings: Findings) -> Page:
             *filled(Sentence(describe_verdict(findings), "strong")),
             Sentence(describe_runs(findings), only="brief"),
             Sentence(
-                f"{describe_runs(findings)}. The best tap of each run was chosen on val, every score is read on test. "
+                f"{describe_runs(findings)}. The tap of each run was chosen without test, every score is read on test. "
                 "Brackets are 95 % intervals over independent test units and, where a label has several seeds, over its "
                 "seeds too; differences are paired on the same test samples.",
                 only="full",
@@ -103,13 +103,13 @@ def _group_scores(findings: Findings, brief: Sequence[str]) -> Section:
     seeds = " and, where a label has several seeds, over seeds; 2/3: the tap of 2 of 3 seeds" if several else ""
     heads = any(row.head_drop for row in findings.group_scores)
     anchors = _anchors(findings)
-    columns = _columns("target", "encoder", "best tap (depth)", "score", "output", "hidden gap")
+    columns = _columns("target", "encoder", "chosen tap (depth)", "score", "output", "hidden gap")
     columns += (Column("trunk - head", only="full"),) * heads
     rows = [
         Row(
             (
-                target_name(findings, row.profile), unbroken(row.group), row.best_tap_text, Number(row.best.interval),
-                Number(row.output.interval), _hidden_gap(findings, row),
+                target_name(findings, row.profile), unbroken(row.group), row.chosen_tap_text, Number(row.chosen.interval),
+                Number(row.output.interval), Number(row.hidden_gap.interval, signed=True),
                 *([Number(row.head_drop and row.head_drop.interval, signed=True)] if heads else []),
             ),
             anchors[row.profile],
@@ -122,7 +122,7 @@ def _group_scores(findings: Findings, brief: Sequence[str]) -> Section:
         "holds",
         filled(
             Sentence(
-                f"Best tap chosen on val, scores read on test; 95 % intervals over test units{seeds}", only="brief"
+                f"Taps chosen without test, scores read on test; 95 % intervals over test units{seeds}", only="brief"
             ),
             Table(columns, tuple(rows), grouped=True),
             _notes(describe_controls(findings, brief), "quiet"),
@@ -132,13 +132,6 @@ def _group_scores(findings: Findings, brief: Sequence[str]) -> Section:
         ),
         label="What each holds",
     )
-
-
-def _hidden_gap(findings: Findings, score: GroupScore) -> Cell:
-    outputs = [member.run.store.output_tap for member in findings.groups[score.group]]
-    if [tap for tap, _ in score.best_taps] == outputs:
-        return "0: the same tap"
-    return Number(score.hidden_gap.interval, signed=True)
 
 
 def _alignments(findings: Findings, brief: Sequence[str]) -> Section:

@@ -26,8 +26,10 @@ class ProbeLosses:
     depths: np.ndarray
     taps: tuple[str, ...]
     units: tuple[str, ...]
+    chosen: int | None
+    """The tap to use; None where no tap has a value."""
     best: int | None
-    """The tap that val chose; None where no tap has a value."""
+    """The best tap other than the output."""
     output: int
     fit_units: int
     profile: Profile
@@ -44,9 +46,14 @@ class ProbeLosses:
         return self._terms[tap]
 
     @property
+    def at_chosen(self) -> Term:
+        """At the tap to use."""
+        return self.at(self.chosen)
+
+    @property
     def at_best(self) -> Term:
-        """At the tap that val chose."""
-        return self.at(self.best)
+        """At the best tap other than the output; at the output where there is none, which hides nothing then."""
+        return self.at(self.output if self.best is None else self.best)
 
     @property
     def at_output(self) -> Term:
@@ -86,7 +93,7 @@ def probe_losses(profile: Profile) -> ProbeLosses:
         data["depth"].values.astype(np.float64),
         taps,
         tuple(str(unit) for unit in data["unit"].values),
-        taps.index(profile.best_tap) if profile.best_tap is not None else None,
+        *(None if tap is None else taps.index(tap) for tap in (profile.chosen_tap, profile.best_tap)),
         taps.index(profile.output_tap),
         units_fitted(data),
         profile,
