@@ -28,6 +28,8 @@ N = "n"
 UNITS_TRAIN = "units_train"
 """Independent groups of samples in a probe's train split."""
 UNITS_VAL = "units_val"
+CHOSEN_ON = "chosen_on"
+"""Where the losses lie that choose taps and penalties: "val", or "fit", train and val, out of fold."""
 REASON = "reason"
 """Why taps have no value or no interval: see `store_reasons`."""
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # A variable over taps and something else is spread over columns up to this many.
 MOST_COLUMNS = 12
 # Losses of test and val units: the score is their sum.
-_RAW = ("loss", "reference_loss", "val_loss", "val_reference")
+_RAW = ("loss", "reference_loss", "val_loss", "val_reference", "oof_loss", "oof_reference")
 
 
 def details(profile: Profile, facts: str = "") -> Details:
