@@ -9,6 +9,8 @@ KERNELS = get_args(Kernel)
 """Which kernel computes attention, the fastest first; `auto` leaves it to torch."""
 Compute = Literal["float32", "tf32", "bf16"]
 """What a forward pass computes in."""
+ChooseOn = Literal["val", "fit"]
+"""On which losses taps and penalties are chosen: on val, or out of fold on train and val."""
 
 Modality = Literal["image", "video", "series", "audio", "text"]
 Kind = Literal["label", "value", "token_label", "token_value", "event", "masks", "caption", "future", "state"]

@@ -14,7 +14,7 @@ from diagnostics.datasets.target import TargetInfo
 from diagnostics.encoders.grid import Grid
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.vocabulary import DENSE, FAMILY_OF, SPLITS, Family, Kind
+from diagnostics.vocabulary import DENSE, FAMILY_OF, SPLITS, ChooseOn, Family, Kind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -143,6 +143,9 @@ class Activations(ABC):
     token_samples: int
     device: str = "cpu"
     """Where measures may compute."""
+    choose_on: ChooseOn = "val"
+    """On which losses taps and penalties are chosen: those of val by a fit on train, or, where train and val are random parts of
+    one pool, out of fold on both (`fit`). No part of the identity of activations."""
 
     @abstractmethod
     def pooled(self, tap: str, pooling: str | None = None) -> np.ndarray:

@@ -25,6 +25,7 @@ class InMemory(Activations):
         self.plan, self.device, self.rows = plan, device, 0
         self.taps, self.output_tap, self.poolings = plan.taps, plan.output_tap, plan.poolings
         self.token_samples = plan.token_samples
+        self.choose_on = "fit" if dataset.exchangeable else "val"
         order = row_order(plan.samples)
         self.ids = np.asarray(dataset.ids, dtype=object)[order]
         self.split, self.groups = dataset.split[order], dataset.groups[order]

@@ -77,6 +77,14 @@ def run(
             panel=HOW,
         ),
     ] = None,
+    choose_on: Annotated[
+        str | None,
+        option(
+            "val|fit",
+            "Choose layers on val, or out of fold on train and val [fit if both were drawn at random from one pool].",
+            panel=HOW,
+        ),
+    ] = None,
     seed: Annotated[int, option("N", "Seed of the controls and the bootstrap.", panel=HOW)] = 0,
     on_error: Annotated[
         str | None, option("stop|skip", "What to do about a file that cannot be read [stop].", panel=HOW)

@@ -40,6 +40,8 @@ class Dataset:
     questions: what can be asked of each sample, with the answers; by default its caption is the answer to nothing asked.
     text_survives: under which changes of the image the texts stay true, of "brightness", "contrast", "crop", "hue", "mirror" and
         "saturation"; training makes no other ones. By default all, which suits captions that name no sides and no colours.
+    exchangeable: whether train and val are random parts of one pool, drawn over groups as by `split_groups`: layers and
+        penalties are then chosen on both, out of fold, else on val alone. No part of the fingerprint.
 
     Raises DiagnosticsError where lengths differ, ids repeat, a split is empty, a group lies in two splits, or a target does
     not fit its kind.
@@ -67,6 +69,8 @@ class Dataset:
     """Of each sample what can be asked, with the answers, or the caption alone; () where there is neither."""
     text_survives: frozenset[str]
     """Under which changes of the image the texts stay true."""
+    exchangeable: bool
+    """Whether train and val are random parts of one pool."""
 
     def __repr__(self) -> str:
         targets = ", ".join(self.targets) or "none"
@@ -89,9 +93,11 @@ class Dataset:
         texts: Sequence[str] = (),
         questions: Sequence[Sequence[Question]] = (),
         text_survives: Iterable[str] = CHANGES,
+        exchangeable: bool = False,
     ) -> None:
         self.name, self.modality, self.about = name, modality, about
         self.rate, self.ragged = rate, ragged or modality == "text"
+        self.exchangeable = exchangeable
         self.samples = samples
         self.ids = [str(i) for i in ids]
         self.split = np.asarray(split, dtype=object)
@@ -230,7 +236,8 @@ def split_groups(
 ) -> np.ndarray:
     """A random split for each sample in which no group is in two splits: an object array of `train`, `val`, `test`.
 
-    `fractions` are shares of the groups, not of the samples. Raises DiagnosticsError for fewer than 3 groups.
+    `fractions` are shares of the groups, not of the samples. Raises DiagnosticsError for fewer than 3 groups. Tell the `Dataset`
+    of such a split that it is `exchangeable`.
 
     Examples:
         >>> import diagnostics as dx

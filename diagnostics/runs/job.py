@@ -36,7 +36,7 @@ from diagnostics.runs.cost import cost_of
 from diagnostics.runs.provenance import Call, Provenance
 from diagnostics.runs.request import Request
 from diagnostics.runs.run import Run
-from diagnostics.vocabulary import DENSE, Compute, Kernel
+from diagnostics.vocabulary import DENSE, ChooseOn, Compute, Kernel
 
 LOG = logging.getLogger("diagnostics")
 
@@ -56,6 +56,7 @@ def run(
     workers: int = 0,
     token_budget: str | int | None = None,
     pooling: str | Sequence[str] | None = None,
+    choose_on: ChooseOn | None = None,
     precision: Precision = "float32",
     compute: Compute = "float32",
     attention: Kernel = "auto",
@@ -84,6 +85,8 @@ def run(
         for all samples. By default what 256 MB hold, at least 64 samples where 2 GB hold them, and never fewer than 8.
     pooling: how tokens are pooled, `mean`, `last`, `prefix`, side by side; all that the encoder has by default. Runs can be
         compared when they pool alike.
+    choose_on: `val`, or `fit`: train and val, out of fold; where the losses that choose layers and penalties are taken. By default
+        `fit` where the dataset says that train and val are random parts of one pool (`Dataset.exchangeable`), else `val`.
     precision: of the stored tokens.
     compute: what the forward pass computes in: `float32`, `tf32` (of a CUDA GPU) or `bf16` (autocast). It decides what is stored.
     attention: the kernel of torch's `scaled_dot_product_attention`: `auto`, or `flash`, `cudnn`, `efficient` or `math` and no other.
@@ -112,7 +115,7 @@ def run(
     request = Request.of(
         encoder, dataset, out=out, taps=taps, measures=measures, controls=controls, control_draws=control_draws,
         device=device, batch_size=batch_size, workers=workers, token_budget=token_budget, pooling=pooling,
-        precision=precision, compute=compute, attention=attention, seed=seed, fresh=fresh, trust_code=trust_code,
+        choose_on=choose_on, precision=precision, compute=compute, attention=attention, seed=seed, fresh=fresh, trust_code=trust_code,
     )  # fmt: skip
     with lock(request.folder), watching(watch) as shown:
         if not fresh:
@@ -134,7 +137,7 @@ class _Job:
     def __init__(self, request: Request, watch: Watch, report: bool) -> None:
         self.request, self.watch, self.report = request, watch, report
         options = {"device": request.device, "batch_size": request.batch_size, "workers": request.workers}
-        asked = {**options, "compute": request.compute, "attention": request.attention}
+        asked = {**options, **{key: getattr(request, key) for key in ("compute", "attention", "choose_on")}}
         self.call, self.started = Call.now(request.seed, asked), time.monotonic()
         self.passes: dict[str, Any] = {**options, "watch": watch}
         """How passes over the dataset are made, for `extract` and `observe`."""
@@ -299,7 +302,7 @@ class _Job:
                     encoder, request.dataset, path, planned, about=about, fresh=request.fresh, with_tokens=with_tokens,
                     before_first_byte=before_first_byte, compute=compute, **self.passes,
                 )  # fmt: skip
-        store.device = request.device
+        store.device, store.choose_on = request.device, request.choose_on
         return store
 
     def _explain_attention(self, encoder: Encoder, taps: Sequence[Tap]) -> None:

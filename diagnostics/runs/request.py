@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from torch import nn
 
@@ -21,7 +21,7 @@ from diagnostics.measures.base import Measure
 from diagnostics.runs.folder import default_folder
 from diagnostics.runs.given import given
 from diagnostics.runs.suites import SUITES, chosen_measures
-from diagnostics.vocabulary import Compute, Kernel
+from diagnostics.vocabulary import ChooseOn, Compute, Kernel
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Request:
     unprobeable: targets of the dataset that no probe can read, and why.
     draws: how often fresh and permuted weights are drawn; 0 for no controls at all.
     token_budget: bytes for the tokens of each encoder; None for the default rule (see `activations.plan`).
+    choose_on: see `Activations`.
     fresh: whether what the folder holds of earlier calls is dropped.
     """
 
@@ -57,6 +58,7 @@ class Request:
     unprobeable: Mapping[str, str]
     draws: int
     token_budget: int | None
+    choose_on: ChooseOn
     precision: Precision
     compute: Compute
     attention: Kernel
@@ -82,6 +84,7 @@ class Request:
         workers: int,
         token_budget: str | int | None,
         pooling: str | Sequence[str] | None,
+        choose_on: ChooseOn | None,
         precision: Precision,
         compute: Compute,
         attention: Kernel,
@@ -92,6 +95,8 @@ class Request:
         """The request that the arguments of `run` make; raises DiagnosticsError for what cannot be."""
         _check_numbers(batch_size, workers, precision, seed, control_draws)
         check_kernel(attention)
+        if choose_on is not None and choose_on not in get_args(ChooseOn):
+            raise unknown("way to choose (--choose-on)", choose_on, get_args(ChooseOn))
         where = usable_device(device)
         check_compute(compute, where)
         budget = parse_budget(token_budget)
@@ -121,6 +126,7 @@ class Request:
             draws=control_draws if controls else 0,
             # Tokens at one place of samples of unequal length have nothing in common.
             token_budget=0 if data.ragged else budget,
+            choose_on=choose_on or ("fit" if data.exchangeable else "val"),
             precision=precision,
             compute=compute,
             attention=attention,

@@ -40,7 +40,9 @@ def digits(n: int | None = None, seed: int = 0) -> dx.Dataset:
         classes=tuple(map(str, range(10))),
     )
     split = list(dx.split_groups(ids, seed))
-    return dx.Dataset("digits", "image", samples, ids, split, {"label": label}, about="8 x 8 handwritten digits")
+    return dx.Dataset(
+        "digits", "image", samples, ids, split, {"label": label}, about="8 x 8 handwritten digits", exchangeable=True
+    )
 
 
 def motorcycle(tile: int = 100) -> dx.Dataset:

@@ -162,6 +162,7 @@ def watch(length: int = 200, seed: int = 0) -> dx.Dataset:
         },
         groups=people,
         about=f"windows of {length / WATCH_RATE:g} s of a watch's acceleration and rotation during shoulder exercises",
+        exchangeable=True,
     )
 
 

@@ -142,4 +142,5 @@ def _dataset(name: str, options: tuple[int, int, int], described: Described, abo
         )
         for target, (kind, units, about) in described.items()
     }
-    return dx.Dataset(name, "series", samples, ids, list(dx.split_groups(ids, seed)), targets, about=about)
+    split = list(dx.split_groups(ids, seed))
+    return dx.Dataset(name, "series", samples, ids, split, targets, about=about, exchangeable=True)

@@ -19,6 +19,8 @@ SPECIAL = ("id", "group", "split")
 """Columns with a meaning of their own; all others become targets."""
 VAL_SHARE = 0.2
 """Of the groups of train, where val is carved out of it."""
+GIVEN = "splits as given"
+"""How all splits came about where none was drawn: train and val need not be exchangeable then."""
 
 
 def complete(given: Sequence[str], groups: Sequence[str], seed: int, name: str) -> tuple[list[str], str]:
@@ -34,7 +36,7 @@ def complete(given: Sequence[str], groups: Sequence[str], seed: int, name: str) 
     if "" in names and len(names) > 1:
         raise DiagnosticsError(f"Some samples of {name} have a split and others have none: give one to all or to none.")
     if len(names) == 3:
-        return list(given), "splits as given"
+        return list(given), GIVEN
     if len(names) == 1:
         return [str(split) for split in split_groups(groups, seed)], "splits drawn over groups"
     if "train" not in names:
@@ -103,7 +105,8 @@ def described(
     targets, note = targets_of(columns, values, source, SPECIAL)
     given = from_column(columns.get("split", [None] * len(ids)), str(source))
     split, how = complete(given, groups, seed, str(source))
-    return ids, {"split": split, "targets": targets, "groups": groups}, join_notes(how, note)
+    rows = {"split": split, "targets": targets, "groups": groups, "exchangeable": how != GIVEN}
+    return ids, rows, join_notes(how, note)
 
 
 def texts(path: str, text: str, values: str, seed: int) -> Dataset:

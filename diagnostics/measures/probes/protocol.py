@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -15,7 +15,16 @@ from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import one_thread, over_taps, samples
 from diagnostics.measures.base import Measure
-from diagnostics.measures.result import CENTRING, FUNCTIONAL, POOLING, REASON, SCORE_NAME, SEED, store_reasons
+from diagnostics.measures.result import (
+    CENTRING,
+    CHOSEN_ON,
+    FUNCTIONAL,
+    POOLING,
+    REASON,
+    SCORE_NAME,
+    SEED,
+    store_reasons,
+)
 from diagnostics.measures.statistics import Losses
 from diagnostics.vocabulary import SPLITS
 
@@ -27,7 +36,8 @@ MOST_VALUES = 2**28
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows with a known target in each split, int [row]; `units` (group names) of test and of val, and each row's unit."""
+    """Rows with a known target in each split, int [row]; `units` (group names) of test, of val and of both train and val (`fit`,
+    empty where nothing is left out of them), and each row's unit."""
 
     train: np.ndarray
     val: np.ndarray
@@ -36,12 +46,15 @@ class Rows:
     unit_of_test: np.ndarray
     val_units: np.ndarray
     unit_of_val: np.ndarray
+    fit_units: np.ndarray = field(default_factory=lambda: np.empty(0))
+    unit_of_fit: np.ndarray = field(default_factory=lambda: np.empty(0))
 
     @classmethod
     def of(cls, by_split: Mapping[str, np.ndarray], groups: np.ndarray) -> Self:
         """With the units of `groups` [sample]."""
-        test, val = (np.unique(groups[by_split[split]].astype(str), return_inverse=True) for split in ("test", "val"))
-        return cls(by_split["train"], by_split["val"], by_split["test"], *test, *val)
+        rows = by_split["test"], by_split["val"], np.concatenate([by_split["train"], by_split["val"]])
+        test, val, fit = (np.unique(groups[some].astype(str), return_inverse=True) for some in rows)
+        return cls(by_split["train"], by_split["val"], by_split["test"], *test, *val, *fit)
 
     @property
     def fit(self) -> np.ndarray:
@@ -119,9 +132,13 @@ def label_rows(activations: Activations, target: StoredTarget) -> tuple[Rows, np
     return rows, labels
 
 
-def sum_by_unit(values: np.ndarray, rows: Rows, split: Literal["test", "val"] = "test") -> np.ndarray:
-    """[unit, ...], the sums over each unit's rows of values [test or val row, ...]."""
-    units, unit_of = (rows.units, rows.unit_of_test) if split == "test" else (rows.val_units, rows.unit_of_val)
+def sum_by_unit(values: np.ndarray, rows: Rows, split: Literal["test", "val", "fit"] = "test") -> np.ndarray:
+    """[unit, ...], the sums over each unit's rows of values [test, val or fit row, ...]."""
+    units, unit_of = {
+        "test": (rows.units, rows.unit_of_test),
+        "val": (rows.val_units, rows.unit_of_val),
+        "fit": (rows.fit_units, rows.unit_of_fit),
+    }[split]
     sums = np.zeros((len(units), *values.shape[1:]))
     np.add.at(sums, unit_of, values)
     return sums
@@ -170,13 +187,15 @@ def probe_result(
     centring: str,
     seed: int,
     *,
+    oof: Losses | None = None,
     score_name: str = "",
     reasons: Iterable[tuple[str, str]] = (),
     **attrs: Any,
 ) -> xr.Dataset:
     """A probe's dataset: `loss`, `reference_loss` [tap, unit(, part)], the same of val with `val_score` [tap], and `extra` [tap].
 
-    `val`: losses on val by the fit on train, or the score [tap] alone where no tap is chosen for a target.
+    `val`: losses on val by the fit on train, or the score [tap] alone where no tap is chosen for a target. `oof`: losses of train
+    and val out of fold, [tap, fit_unit(, part)], where they choose.
     Attributes `n_train`, `n_val`, `n_test` count samples, `units_train` and so on independent groups. `reasons` are the
     pairs (tap, reason) of the taps without a value.
     """
@@ -188,6 +207,10 @@ def probe_result(
         axes = ("tap", "val_unit", "part")[: loss.ndim]
         variables |= {"val_score": val.scores, "val_loss": (axes, val.loss), "val_reference": (axes, val.reference)}
         units["val_unit"] = rows.val_units.astype(object)
+    if oof is not None:
+        axes = ("tap", "fit_unit", "part")[: loss.ndim]
+        variables |= {"oof_loss": (axes, oof.loss), "oof_reference": (axes, oof.reference)}
+        units["fit_unit"] = rows.fit_units.astype(object)
     everything = {
         FUNCTIONAL: functional,
         POOLING: activations.pooling,
@@ -195,6 +218,7 @@ def probe_result(
         **{f"n_{name}": len(chosen) for name, chosen in by_split.items()},
         **{f"units_{name}": len(set(activations.groups[chosen])) for name, chosen in by_split.items()},
         SEED: seed,
+        CHOSEN_ON: "val" if oof is None else "fit",
         **({SCORE_NAME: score_name} if score_name else {}),
         REASON: store_reasons(reasons),
         **attrs,
