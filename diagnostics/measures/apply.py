@@ -12,7 +12,14 @@ from diagnostics.errors import DiagnosticsError, StorageError, describe
 from diagnostics.measures import result as attribute
 from diagnostics.measures.base import Measure
 from diagnostics.measures.hidden_gap import largest_upper_end, paired_differences
-from diagnostics.measures.result import choosing_losses, choosing_scores, losses_of, shorten_reasons, store_interval, units_fitted
+from diagnostics.measures.result import (
+    choosing_losses,
+    choosing_scores,
+    losses_of,
+    shorten_reasons,
+    store_interval,
+    units_fitted,
+)
 from diagnostics.measures.statistics import SHARES, Losses, profile_intervals
 from diagnostics.measures.tap_choice import FEWEST, TapChoice, choose_tap
 from diagnostics.measures.validation import bare, misfit, plain
@@ -182,7 +189,9 @@ def _with_choice(result: xr.Dataset, choice: TapChoice, seed: int) -> xr.Dataset
     if choice.best is not None:
         depth = result["depth"].values
         others = [tap for tap in range(len(taps)) if tap != output and depth[tap] <= depth[output]]
-        gaps = dict(zip(others, paired_differences(test.at(others), test.at([output]), fit_units, seed, share), strict=True))
+        gaps = dict(
+            zip(others, paired_differences(test.at(others), test.at([output]), fit_units, seed, share), strict=True)
+        )
         attrs[attribute.BEST_TAP] = taps[choice.best]
         attrs |= store_interval(attribute.HIDDEN_GAP, gaps[choice.best])
         attrs[attribute.GAP_BOUND] = largest_upper_end(list(gaps.values()))
@@ -231,7 +240,8 @@ def against_control(result: xr.Dataset, other: xr.Dataset, control: str, seed: i
     if attribute.CHOSEN_TAP not in result.attrs or attribute.CHOSEN_TAP not in other.attrs:
         return result
     ours, theirs = (
-        data[["loss", "reference_loss"]].sel(tap=[data.attrs[attribute.CHOSEN_TAP]]).sortby("unit") for data in (result, other)
+        data[["loss", "reference_loss"]].sel(tap=[data.attrs[attribute.CHOSEN_TAP]]).sortby("unit")
+        for data in (result, other)
     )
     if list(ours["unit"].values) != list(theirs["unit"].values):
         return result

@@ -30,11 +30,7 @@ UNITS_TRAIN = "units_train"
 """Independent groups of samples in a probe's train split."""
 UNITS_VAL = "units_val"
 CHOSEN_ON = "chosen_on"
-<<<<<<< HEAD
 """fit: losses out of fold on train and val choose taps and penalties; val: those on val."""
-=======
-"""Where the losses lie that choose taps and penalties: "val", or "fit", train and val, out of fold."""
->>>>>>> w/oof
 REASON = "reason"
 """Why taps have no value or no interval: see `store_reasons`."""
 

@@ -72,7 +72,9 @@ def rivals_with_scores(profile: Profile) -> list[str]:
     """The controls that the chosen tap is not shown to beat, each with its score."""
     reached = {name.replace("_", " "): profile.control(name) for name in profile.controls}
     scores = {name: score.value for name in profile.rivals if (score := reached.get(name))}
-    return [f"{name} {format_number(value, SHORT)}" for name, value in sorted(scores.items(), key=lambda item: -item[1])]
+    return [
+        f"{name} {format_number(value, SHORT)}" for name, value in sorted(scores.items(), key=lambda item: -item[1])
+    ]
 
 
 def _shortened(names: Sequence[str]) -> list[str]:
@@ -133,7 +135,11 @@ def _few(profiles: Sequence[Profile]) -> str:
     p = profiles[0]
     scores = p.data["score"].values[p.data["depth"].values <= p.depth_of(p.output_tap)]
     scores = scores[~(scores != scores)]
-    between = f" ({format_number(scores.min(), SHORT)} to {format_number(scores.max(), SHORT)} over the layers)" if len(profiles) == 1 and len(scores) else ""
+    between = (
+        f" ({format_number(scores.min(), SHORT)} to {format_number(scores.max(), SHORT)} over the layers)"
+        if len(profiles) == 1 and len(scores)
+        else ""
+    )
     return f"For {_names(profiles)} the layer is a guess{between}: {p.few}."
 
 
@@ -183,6 +189,16 @@ def closing_blocks(run: Run) -> tuple[Block, ...]:
         "features": f"{open_run}.features(target={json.dumps(target, ensure_ascii=False)})" if target else "",
         "report": f"diagnostics open {path}",
         "why": f"diagnostics show {path} --full",
-        "disk": f"{size(tokens)} of {size(whole)} are tokens: {unbroken(f'diagnostics clean --tokens {path}')}" if tokens else size(whole),
+        "disk": f"{size(tokens)} of {size(whole)} are tokens: {unbroken(f'diagnostics clean --tokens {path}')}"
+        if tokens
+        else size(whole),
     }
-    return (Notes(tuple(Note(unbroken(text) if name != "disk" else text, f"{name:8}") for name, text in lines.items() if text), "quiet", lead="  "),)
+    return (
+        Notes(
+            tuple(
+                Note(unbroken(text) if name != "disk" else text, f"{name:8}") for name, text in lines.items() if text
+            ),
+            "quiet",
+            lead="  ",
+        ),
+    )

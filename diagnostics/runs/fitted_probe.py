@@ -23,7 +23,6 @@ from diagnostics.measures.probes.protocol import Rows, label_rows, rows_of, valu
 from diagnostics.measures.probes.softmax import FINAL, PENALTIES, RANKING, LogisticRows
 from diagnostics.measures.statistics import Interval
 from diagnostics.runs.readouts import LargestScore, Linear, Neighbours, Readout
-from diagnostics.runs.recommendation import recommend
 from diagnostics.runs.token_probes import ON_TOKENS, fit_on_tokens
 
 if TYPE_CHECKING:

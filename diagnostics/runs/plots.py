@@ -9,7 +9,8 @@ import plotly.graph_objects as go
 
 from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.report.plots import StillFigure, draw, multiples
-from diagnostics.runs.overview import by_state, score_map
+from diagnostics.runs.answer import by_verdict
+from diagnostics.runs.overview import score_map
 
 if TYPE_CHECKING:
     from diagnostics.runs.run import Run
@@ -25,7 +26,7 @@ def plot_run(run: Run, target: str | None = None) -> go.Figure:
             raise unknown("target", target, list(dict.fromkeys(str(p.target) for p in read)))
         return StillFigure(multiples([(p.name, draw(p.figure())) for p in chosen]))
     if read:
-        return StillFigure(draw(score_map(by_state([("", p) for p in read]))))
+        return StillFigure(draw(score_map([("", p) for p in by_verdict(read)])))
     drawn = [p for p in profiles if p.is_probe] or profiles
     if not drawn:
         raise DiagnosticsError(f"{run.path} has no profile to draw: run again with measures that give one.")

@@ -89,7 +89,9 @@ class Profile:
         draws: dict[str, list[xr.Dataset]] = {}
         for name, other in controls.items():
             draws.setdefault(control_of(name), []).append(other)
-        return cls(measure, target, data, {name: max(theirs, key=_choosing_score) for name, theirs in draws.items()}, draws)
+        return cls(
+            measure, target, data, {name: max(theirs, key=_choosing_score) for name, theirs in draws.items()}, draws
+        )
 
     @property
     def name(self) -> str:

@@ -150,7 +150,9 @@ def _hovers(scores: ScoreMap, share: np.ndarray, row: int) -> list[str]:
     def cell(at: int) -> str:
         tap = scores.taps[at]
         value, low, high = (format_number(float(a[row, at])) for a in (scores.score, scores.low, scores.high))
-        marks = [mark for mark, other in (("layer to use", scores.chosen[row]), ("output", scores.output)) if tap == other]
+        marks = [
+            mark for mark, other in (("layer to use", scores.chosen[row]), ("output", scores.output)) if tap == other
+        ]
         lines = [f"<b>{escape(scores.targets[row])}</b>", f"{escape(tap)}, depth {scores.depth[at]:.2f}"]
         lines.append(f"{value} [{low}, {high}]")
         if np.isfinite(share[row, at]):

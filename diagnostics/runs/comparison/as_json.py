@@ -46,7 +46,10 @@ def findings_json(findings: Findings) -> dict[str, Any]:
         "profiles": [_profile(findings, str(name)) for name in findings.data["target"].values],
         "groups": [
             _pick(score, GROUP_SCORE)
-            | {"chosen_taps": [tap for tap, _ in score.chosen_taps], "chosen_depths": [depth for _, depth in score.chosen_taps]}
+            | {
+                "chosen_taps": [tap for tap, _ in score.chosen_taps],
+                "chosen_depths": [depth for _, depth in score.chosen_taps],
+            }
             for score in findings.group_scores
         ],
         "families": [_pick(gap, FAMILY_GAP) | _plain(gap.hidden_gap) for gap in findings.family_gaps],

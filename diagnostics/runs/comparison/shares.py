@@ -105,7 +105,10 @@ def shares_of(
         values["recovered"] = _ratio(gained, hidden, 0.0, seed)
         if not lone:
             values["recovered_over_control"] = _ratio(beside, hidden, 0.0, seed)
-    for name, at in (("kept_best", operator.attrgetter("at_chosen")), ("kept_output", operator.attrgetter("at_output"))):
+    for name, at in (
+        ("kept_best", operator.attrgetter("at_chosen")),
+        ("kept_output", operator.attrgetter("at_output")),
+    ):
         known = _mean([(at(run),) for run in bases], seed)
         if unknown or math.isnan(known.value):
             reasons[name] = unknown or NO_VALUE
