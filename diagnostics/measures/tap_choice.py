@@ -1,9 +1,9 @@
 """The tap to use for a target: a rule over losses of train and val, or of val alone; no loss on test enters.
 
-The tap with the best score, unless it lies before the output and is not better than the output by more than one standard error of
-their difference: then the output, which costs no search. The error is the paired one over units, of losses that are clipped at
-each tap's 95th percentile, since one heavy-tailed unit would make it idle. Taps behind the output are no candidates: it cannot
-hide them.
+The best tap other than the output, unless it is ahead of the output by no more than one standard error of their difference: then the
+output, which costs no search. Both by losses that are clipped at each tap's 95th percentile, since one unit with a large loss would
+decide by itself; wrong answers are not clipped. Among eighteen rules it has the least mean regret (docs/explanation/statistics.md,
+`benchmarks/recommend.py`). Taps behind the output are no candidates: it cannot hide them.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from diagnostics.measures.confidence_set import confidence_set
-from diagnostics.measures.statistics import Losses, resample_counts, scores
+from diagnostics.measures.statistics import Losses
 
 CLIP = 0.95
-"""Quantile of a tap's losses at which they are clipped where the error of a difference is computed."""
+"""Quantile of a tap's losses at which they are clipped."""
 FEWEST = 10
 """Units of train and val below which a target's own losses do not choose."""
 
@@ -41,7 +41,7 @@ def choose_tap(
     losses: out of fold on train and val, or on val; [tap, unit] or [tap, unit, part].
     output: index of the output tap; without a score it is no candidate.
     depth: [tap]; deeper taps than the output are no candidates.
-    seed: of the resamples.
+    seed: of the resamples behind the set.
     share: losses count wrong answers; these are not clipped.
     favour: the output is taken within one standard error; otherwise only where it is the best.
 
@@ -54,6 +54,10 @@ def choose_tap(
         >>> choose_tap(Losses(wrong, np.ones((3, 40))), 2, np.array([0.0, 0.5, 1.0]), 0, share=True)
         TapChoice(tap=1, best=1, alike=(1,))
     """
+    if not share:
+        losses = Losses(
+            np.minimum(losses.loss, np.quantile(losses.loss, CLIP, axis=1, keepdims=True)), losses.reference
+        )
     score = losses.scores
     candidates = np.flatnonzero(np.isfinite(score) & (depth <= depth[output]))
     if len(candidates) == 0:
@@ -62,19 +66,23 @@ def choose_tap(
     best = int(others[score[others].argmax()]) if len(others) else None
     tap = output if best is None else best
     if best is not None and output in candidates:
-        gap = score[best] - score[output]
-        # What stands beside the output, as the views of raw input do, is no cheaper and no safer.
-        error = _error(losses, best, output, seed, share) if favour and depth[best] < depth[output] else 0.0
-        tap = best if gap > error else output
+        # A tap as deep as the output, as the views of raw input are, is no dearer to use.
+        favoured = favour and depth[best] < depth[output]
+        needed = standard_error(losses.at([best, output])) if favoured else 0.0
+        tap = best if score[best] - score[output] > needed else output
     alike = {tap, *confidence_set(losses, candidates, seed)}
-    return TapChoice(tap, best, tuple(sorted(int(each) for each in alike)))
+    return TapChoice(tap, best, tuple(sorted(alike)))
 
 
-def _error(losses: Losses, tap: int, other: int, seed: int, share: bool) -> float:
-    """The standard error of the difference of two taps' scores, paired over units, of clipped losses."""
-    pair = losses.loss[[tap, other]]
-    if not share:
-        pair = np.minimum(pair, np.quantile(pair, CLIP, axis=1, keepdims=True))
-    drawn = scores(pair, losses.reference[[tap, other]], resample_counts(pair.shape[1], seed))
-    # A part (class) that a resample draws in no unit leaves it without a score.
-    return float(np.nanstd(drawn[:, 0] - drawn[:, 1]))
+def standard_error(pair: Losses) -> float:
+    """The standard error of the difference of two taps' scores, paired over units, by the infinitesimal jackknife (Efron 1982, chapter 6);
+    infinite for one unit."""
+    units = pair.loss.shape[1]
+    if units < 2:
+        return float("inf")
+    loss, reference = (x.reshape(2, units, -1) for x in (pair.loss, pair.reference))
+    whole = reference.sum(axis=1, keepdims=True)
+    rate = np.divide(loss.sum(axis=1, keepdims=True), whole, out=np.zeros_like(whole), where=whole > 0)
+    influence = np.divide(loss - rate * reference, whole, out=np.zeros_like(loss), where=whole > 0)
+    each = influence.sum(axis=2) / (whole > 0).sum(axis=2)
+    return float(np.sqrt(units / (units - 1) * ((each[0] - each[1]) ** 2).sum()))
