@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -13,6 +14,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.pooling import chosen_poolings
 from diagnostics.errors import DiagnosticsError
+from diagnostics.runs.run import open_run
 from diagnostics.specs import build
 
 __all__ = ["TapFeatures"]
@@ -32,6 +34,8 @@ class TapFeatures(TransformerMixin, BaseEstimator):
     tap: by default the output tap.
     pooling: one pooling or several; all that the encoder has, side by side, where None.
     batch_size, device: see `Encoder.transform`.
+    run, target: the folder of a run of this encoder, and a target of it (all of them where None): in place of `tap` and `pooling`, those that
+        it recommends.
 
     Raises DiagnosticsError for what `dx.build` and `Encoder.transform` refuse.
 
@@ -60,12 +64,16 @@ class TapFeatures(TransformerMixin, BaseEstimator):
         pooling: str | Sequence[str] | None = None,
         batch_size: int | None = None,
         device: str | None = None,
+        run: str | Path | None = None,
+        target: str | None = None,
     ) -> None:
         self.encoder = encoder
         self.tap = tap
         self.pooling = pooling
         self.batch_size = batch_size
         self.device = device
+        self.run = run
+        self.target = target
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Builds the encoder; neither samples nor targets are read.
@@ -80,18 +88,38 @@ class TapFeatures(TransformerMixin, BaseEstimator):
 
     def transform(self, X: Any) -> np.ndarray:
         """float32 [sample, feature] of raw samples, as `Encoder.transform` takes them."""
-        return self._ready().transform(
-            X, tap=self.tap, pooling=self.pooling, batch_size=self.batch_size, device=self.device
-        )
+        encoder = self._ready()
+        tap, pooling = self._read(encoder)
+        return encoder.transform(X, tap=tap, pooling=pooling, batch_size=self.batch_size, device=self.device)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """`blocks.9_mean_0` and so on, one for each feature; those of what goes in are not asked for."""
         return np.array(self._names(self._ready()), dtype=object)
 
     def _names(self, encoder: Encoder) -> list[str]:
-        tap = encoder.tap(encoder.output_tap if self.tap is None else self.tap)
-        poolings = chosen_poolings(self.pooling, encoder.poolings)
+        name, pooling = self._read(encoder)
+        tap = encoder.tap(encoder.output_tap if name is None else name)
+        poolings = chosen_poolings(pooling, encoder.poolings)
         return [f"{tap.name}_{pooling}_{i}" for pooling in poolings for i in range(tap.features)]
+
+    def _read(self, encoder: Encoder) -> tuple[str | None, str | Sequence[str] | None]:
+        """The tap and the pooling: those named, or those that the run recommends."""
+        if self.run is None:
+            if self.target is not None:
+                raise DiagnosticsError(
+                    f"TapFeatures has a target, {self.target}, and no run that read it: give run=, a run's folder."
+                )
+            return self.tap, self.pooling
+        if self.tap is not None or self.pooling is not None:
+            raise DiagnosticsError(
+                "TapFeatures has a run, which names tap and pooling: leave out tap and pooling, or run."
+            )
+        run = open_run(self.run)
+        if run.store.identity["weights"] != encoder.identity["weights"]:
+            raise DiagnosticsError(
+                f"{self.run} is a run of {run.encoder} with other weights than {encoder.name}: give a run of this encoder."
+            )
+        return run.tap_for(self.target), list(run.store.poolings)
 
     def _ready(self) -> Encoder:
         """The encoder that `fit` built; built now where it was not called, since nothing is fitted."""

@@ -85,6 +85,12 @@ def run(
             panel=HOW,
         ),
     ] = None,
+    margin: Annotated[
+        float | None,
+        option(
+            "GAP", "Smallest hidden gap that matters [.05 of what lies between chance and the best score].", panel=HOW
+        ),
+    ] = None,
     seed: Annotated[int, option("N", "Seed of the controls and the bootstrap.", panel=HOW)] = 0,
     on_error: Annotated[
         str | None, option("stop|skip", "What to do about a file that cannot be read [stop].", panel=HOW)

@@ -33,6 +33,9 @@ class Format(enum.StrEnum):
 def show(
     run: RunFolder,
     full: Annotated[bool, option(None, "Print all sentences and tables of the report.", "--full")] = False,
+    margin: Annotated[
+        float | None, option("GAP", "Smallest hidden gap that matters, in place of the run's own.")
+    ] = None,
     format: Annotated[
         Format,
         option(
@@ -53,7 +56,7 @@ def show(
     from diagnostics.runs.run import open_run
 
     with working():
-        finished = open_run(run)
+        finished = open_run(run, margin)
         if format == Format.table:
             write = functools.partial(print_page, run_page(finished), finished.path / "report.html", full=full)
         elif format == Format.csv:

@@ -26,6 +26,7 @@ from diagnostics.encoders.evaluating import random_kept
 from diagnostics.encoders.kernels import attention_in, explain_attention
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, StorageError, describe, explaining
+from diagnostics.measures import result as attribute
 from diagnostics.measures.apply import Measured, against_control, measure_all
 from diagnostics.measures.base import Measure
 from diagnostics.progress import Watch
@@ -57,6 +58,7 @@ def run(
     token_budget: str | int | None = None,
     pooling: str | Sequence[str] | None = None,
     choose_on: ChooseOn | None = None,
+    margin: float | None = None,
     precision: Precision = "float32",
     compute: Compute = "float32",
     attention: Kernel = "auto",
@@ -87,6 +89,8 @@ def run(
         compared when they pool alike.
     choose_on: `val`, or `fit`: train and val, out of fold; where the losses that choose layers and penalties are taken. By default
         `fit` where the dataset says that train and val are random parts of one pool (`Dataset.exchangeable`), else `val`.
+    margin: the smallest hidden gap that matters, in units of the score: a gap that excludes it is said to be excluded. By default
+        .05 of what lies between chance and the best score.
     precision: of the stored tokens.
     compute: what the forward pass computes in: `float32`, `tf32` (of a CUDA GPU) or `bf16` (autocast). It decides what is stored.
     attention: the kernel of torch's `scaled_dot_product_attention`: `auto`, or `flash`, `cudnn`, `efficient` or `math` and no other.
@@ -115,7 +119,7 @@ def run(
     request = Request.of(
         encoder, dataset, out=out, taps=taps, measures=measures, controls=controls, control_draws=control_draws,
         device=device, batch_size=batch_size, workers=workers, token_budget=token_budget, pooling=pooling,
-        choose_on=choose_on, precision=precision, compute=compute, attention=attention, seed=seed, fresh=fresh, trust_code=trust_code,
+        choose_on=choose_on, margin=margin, precision=precision, compute=compute, attention=attention, seed=seed, fresh=fresh, trust_code=trust_code,
     )  # fmt: skip
     with lock(request.folder), watching(watch) as shown:
         if not fresh:
@@ -157,6 +161,8 @@ class _Job:
         readable = {name: target for name, target in targets.items() if name not in request.unprobeable}
         name, seed = request.encoder.name, request.seed
         main = measure_all(self.measures, store, readable, seed, asked=request.named, what=name, watch=self.watch)
+        for result in main.results.values() if request.margin is not None else ():
+            result.attrs[attribute.MARGIN] = request.margin
         self._state_skipped(main, targets)
         self._refuse_nothing(main)
         measured: dict[str, Measured] = {}

@@ -156,6 +156,11 @@ class Profile:
         return list(self.data.attrs.get(attribute.TAP_SET, ()))
 
     @property
+    def choosing_scores(self) -> dict[str, float]:
+        """The score of each tap by which one was chosen; no score of the tap, since it was looked at to choose."""
+        return dict(zip(self.taps, map(float, choosing_scores(self.data)), strict=True))
+
+    @property
     def chosen_on(self) -> str:
         """The samples whose losses chose, in words."""
         out_of_fold = self.data.attrs.get(attribute.CHOSEN_ON) == "fit"

@@ -42,6 +42,7 @@ class Request:
     draws: how often fresh and permuted weights are drawn; 0 for no controls at all.
     token_budget: bytes for the tokens of each encoder; None for the default rule (see `activations.plan`).
     choose_on: see `Activations`.
+    margin: see `run`.
     fresh: whether what the folder holds of earlier calls is dropped.
     """
 
@@ -59,6 +60,7 @@ class Request:
     draws: int
     token_budget: int | None
     choose_on: ChooseOn
+    margin: float | None
     precision: Precision
     compute: Compute
     attention: Kernel
@@ -85,6 +87,7 @@ class Request:
         token_budget: str | int | None,
         pooling: str | Sequence[str] | None,
         choose_on: ChooseOn | None,
+        margin: float | None,
         precision: Precision,
         compute: Compute,
         attention: Kernel,
@@ -95,6 +98,8 @@ class Request:
         """The request that the arguments of `run` make; raises DiagnosticsError for what cannot be."""
         _check_numbers(batch_size, workers, precision, seed, control_draws)
         check_kernel(attention)
+        if margin is not None and not margin > 0:
+            raise DiagnosticsError(f"The margin is {margin}: give the smallest hidden gap that matters, above 0.")
         if choose_on is not None and choose_on not in get_args(ChooseOn):
             raise unknown("way to choose (--choose-on)", choose_on, get_args(ChooseOn))
         where = usable_device(device)
@@ -126,6 +131,7 @@ class Request:
             draws=control_draws if controls else 0,
             # Tokens at one place of samples of unequal length have nothing in common.
             token_budget=0 if data.ragged else budget,
+            margin=margin,
             choose_on=choose_on or ("fit" if data.exchangeable else "val"),
             precision=precision,
             compute=compute,

@@ -12,6 +12,7 @@ import xarray as xr
 from diagnostics.activations.results import CONTROLS, Index, open_results, read_index, unreadable
 from diagnostics.activations.store import Store
 from diagnostics.errors import DiagnosticsError, StorageError, unknown
+from diagnostics.measures import result as attribute
 from diagnostics.measures.apply import common_tap
 from diagnostics.runs.controls import kinds as control
 from diagnostics.runs.handed_out import HandedOut, handed_out_in
@@ -53,8 +54,8 @@ class Run:
         'float32'
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, margin: float | None = None) -> None:
+        self.path, self.margin = Path(path), margin
         self.store = Store(self.path)
         self.store.check_whole()
         index = read_index(self.path)
@@ -209,7 +210,10 @@ class Run:
         measure, _, target = key.partition("/")
         trees = {name: tree for name, tree in self.controls.items() if key in self.index.names(name)}
         controls = {name: self._node(tree, key).to_dataset() for name, tree in trees.items()}
-        return Profile.of(measure, target or None, self._node(self.results, key).to_dataset(), controls)
+        data = self._node(self.results, key).to_dataset()
+        if self.margin is not None:
+            data = data.assign_attrs({attribute.MARGIN: self.margin})
+        return Profile.of(measure, target or None, data, controls)
 
     def _node(self, tree: xr.DataTree, key: str) -> xr.DataTree:
         try:
@@ -412,12 +416,14 @@ class Run:
         return page_tables(run_page(self))
 
 
-def open_run(path: str | Path) -> Run:
+def open_run(path: str | Path, margin: float | None = None) -> Run:
     """A finished run, read from disk; raises when it is not one, is not finished, or is damaged.
+
+    `margin` is the hidden gap that matters, in units of the score, in place of the run's own (see `Profile.margin`).
 
     Examples:
         >>> import diagnostics as dx
         >>> dx.open_run("runs/forecast")
         <Run lorenz-forecast on lorenz at runs/forecast>
     """
-    return Run(path)
+    return Run(path, margin)

@@ -51,7 +51,9 @@ At = Annotated[
 To = Annotated[str, Option(metavar="TAP", help="The tap that teaches, or best-tap (with --for).", rich_help_panel=WHAT)]
 For = Annotated[
     str | None,
-    Option("--for", metavar="TARGET", help="The target for which best-tap is chosen, on val.", rich_help_panel=WHAT),
+    Option(
+        "--for", metavar="TARGET", help="The target for which best-tap is chosen, without test.", rich_help_panel=WHAT
+    ),
 ]
 Data = Annotated[
     str | None,
@@ -345,8 +347,8 @@ def aligned_lines(row: dict[str, Any]) -> list[str]:
                 "itself changes the output at this learning rate; give a lower --lr and more --steps"
             )
     if probed:
-        scores = best_scores(probed["val_scores"])
-        best = f"{probed['tap']} is the best tap for {row['for']} on val of {probed['data']}"
+        scores = best_scores(probed["scores"])
+        best = f"{probed['tap']} is the tap to use for {row['for']}, by {probed['chosen_on']} of {probed['data']}"
         lines.append(f"{best}, {probed['gain']:.3f} of {probed['score']} above {row['output']} ({scores})")
     if answers := row.get("answers"):
         lines += answer_lines(answers)

@@ -57,7 +57,7 @@ def best_tap(
     base: TorchEncoder, target: str, spec: str, device: str, watch: Callable[[Any], None]
 ) -> tuple[str, dict[str, Any]]:
     """The tap of an encoder, up to its output, from which the target's own probe reads it best, fitted on train and chosen on val; and what was
-    seen: `tap`, `data`, `probe`, `n` of each split, `val_scores`, `score` (what they are: R2, accuracy, mean IoU), `gain` (the best
+    seen: `tap`, `data`, `probe`, `n` of each split, `chosen_on`, `scores` (by which it was chosen), `score` (what they are: R2, accuracy, mean IoU), `gain` (the best
     one's minus the output's).
 
     Of simulated data of more samples than `PROBED`, as many of the next seed are probed. Of targets with a value for every
@@ -99,14 +99,13 @@ def best_tap(
                 f"{probe} cannot read {target} of {dataset.name}, so no tap is its best: {why or 'name the tap itself'}."
             )
         profile = probed.profile(key)
-        best, taps = profile.best_tap, profile.taps
-        scores = dict(zip(taps, (float(score) for score in profile.data["val_score"].values), strict=True))
+        best, scores, chosen_on = profile.chosen_tap, profile.choosing_scores, profile.chosen_on
         score = str(profile.data.attrs["score_name"])
     assert best is not None
     if best == output:
         raise DiagnosticsError(
-            f"The best tap for {target} on val is {best} of {base.name} itself, the tap to be aligned: nothing of it is hidden there, "
-            "so there is nothing to align."
+            f"The tap to use for {target} is {best} of {base.name} itself, the tap to be aligned: by {chosen_on} no other is better by "
+            "one standard error, so there is nothing to align. Name a tap with --to if you know one."
         )
     gain = scores[best] - scores[output]
     return best, {
@@ -114,7 +113,8 @@ def best_tap(
         "data": spec,
         "probe": probe,
         "n": dataset.counts(),
-        "val_scores": scores,
+        "chosen_on": chosen_on,
+        "scores": scores,
         "score": score,
         "gain": gain,
     }

@@ -114,7 +114,7 @@ def chosen_tap(
     tap, probed = best_tap(start.base, target, start.spec, where.device, watch)
     if where.first and probed["gain"] < LEAST:
         say(
-            f"BEWARE: on val the best tap {tap} exceeds {start.tap.name} by only {probed['gain']:.4f} of {probed['score']} for "
+            f"BEWARE: the tap {tap} exceeds {start.tap.name} by only {probed['gain']:.4f} of {probed['score']} for "
             f"{target}: nothing worth lifting is shown"
         )
     return tap, probed
