@@ -40,6 +40,7 @@ class Request:
     unusable: measures of a suite that cannot be made, and why.
     unprobeable: targets of the dataset that no probe can read, and why.
     draws: how often fresh and permuted weights are drawn; 0 for no controls at all.
+    redraws: how often the split is drawn again; `redraw_controls`: whether that is done for all controls.
     token_budget: bytes for the tokens of each encoder; None for the default rule (see `activations.plan`).
     choose_on: see `Activations`.
     fresh: whether what the folder holds of earlier calls is dropped.
@@ -57,6 +58,8 @@ class Request:
     unusable: Mapping[str, str]
     unprobeable: Mapping[str, str]
     draws: int
+    redraws: int
+    redraw_controls: bool
     token_budget: int | None
     choose_on: ChooseOn
     precision: Precision
@@ -79,6 +82,8 @@ class Request:
         measures: str | Measure | Sequence[str | Measure] | None,
         controls: bool,
         control_draws: int,
+        redraws: int,
+        redraw_controls: bool,
         device: str | None,
         batch_size: int | None,
         workers: int,
@@ -93,7 +98,7 @@ class Request:
         trust_code: bool,
     ) -> Self:
         """The request that the arguments of `run` make; raises DiagnosticsError for what cannot be."""
-        _check_numbers(batch_size, workers, precision, seed, control_draws)
+        _check_numbers(batch_size, workers, precision, seed, control_draws, redraws)
         check_kernel(attention)
         if choose_on is not None and choose_on not in get_args(ChooseOn):
             raise unknown("way to choose (--choose-on)", choose_on, get_args(ChooseOn))
@@ -108,6 +113,11 @@ class Request:
         names = encoder if isinstance(encoder, str) else model.name, dataset if isinstance(dataset, str) else data.name
         path = Path(out) if out is not None else default_folder(*names)
         _check_out(path)
+        if redraws and not data.exchangeable:
+            raise DiagnosticsError(
+                f"{redraws} redraws were asked for, and the splits of {data.name} are given: leave out --redraws, or give data "
+                "without splits, which are then drawn (in Python, Dataset(exchangeable=True) says that yours were)."
+            )
         unprobeable = unprobeable_targets(data)
         if chosen and all(_reads_only(measure, data, unprobeable) for measure in chosen):
             raise DiagnosticsError(f"Nothing can be measured on {data.name}: {' '.join(unprobeable.values())}")
@@ -124,6 +134,8 @@ class Request:
             unusable=unusable,
             unprobeable=unprobeable,
             draws=control_draws if controls else 0,
+            redraws=redraws,
+            redraw_controls=redraw_controls,
             # Tokens at one place of samples of unequal length have nothing in common.
             token_budget=0 if data.ragged else budget,
             choose_on=choose_on or ("fit" if data.exchangeable else "val"),
@@ -150,9 +162,10 @@ def listed(names: str | Sequence[Any] | None) -> list[Any] | None:
     return None if names is None else list(names)
 
 
-def _check_numbers(batch_size: int | None, workers: int, precision: str, seed: int, draws: int) -> None:
+def _check_numbers(batch_size: int | None, workers: int, precision: str, seed: int, draws: int, redraws: int) -> None:
     for wrong, sentence in (
         (draws < 1, f"The number of draws of a control is {draws}: give 1 or more, or --no-controls."),
+        (redraws < 0, f"The number of redraws is {redraws}: give 0 or more."),
         (seed < 0, f"Seed {seed} is below 0: give 0 or more."),
         (batch_size is not None and batch_size < 1, f"Batch size {batch_size} is below 1."),
         (workers < 0, f"The number of workers is {workers}: give 0 or more."),
