@@ -113,10 +113,13 @@ class Request:
         names = encoder if isinstance(encoder, str) else model.name, dataset if isinstance(dataset, str) else data.name
         path = Path(out) if out is not None else default_folder(*names)
         _check_out(path)
-        if redraws and not data.exchangeable:
+        if redraw_controls and not redraws:
+            raise DiagnosticsError("--redraw-controls redraws nothing without --redraws N: give both.")
+        if redraws and data.exchangeable is not True:
+            given_splits = "test split of {} is" if data.exchangeable else "splits of {} are"
             raise DiagnosticsError(
-                f"{redraws} redraws were asked for, and the splits of {data.name} are given: leave out --redraws, or give data "
-                "without splits, which are then drawn (in Python, Dataset(exchangeable=True) says that yours were)."
+                f"The split cannot be redrawn, since the {given_splits.format(data.name)} given: leave out --redraws, or give "
+                "data without splits, which are then drawn (in Python, Dataset(exchangeable=True) says that yours were)."
             )
         unprobeable = unprobeable_targets(data)
         if chosen and all(_reads_only(measure, data, unprobeable) for measure in chosen):

@@ -153,15 +153,18 @@ def test_probes_that_read_tokens_are_not_redrawn(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("redraws", "exchangeable", "says"),
     [
-        (2, False, "2 redraws were asked for, and the splits of graded are given: leave out --redraws"),
+        (2, False, "The split cannot be redrawn, since the splits of graded are given: leave out --redraws"),
+        (1, "fit", "The split cannot be redrawn, since the test split of graded is given: leave out --redraws"),
         (-1, True, "The number of redraws is -1: give 0 or more."),
     ],
 )
-def test_given_splits_are_not_redrawn(tmp_path: Path, redraws: int, exchangeable: bool, says: str) -> None:
+def test_given_splits_are_not_redrawn(tmp_path: Path, redraws: int, exchangeable: Any, says: str) -> None:
     data = drawn()
     data.exchangeable = exchangeable
     with pytest.raises(DiagnosticsError, match=says):
         measured(tmp_path / "run", graded_encoder("e", GAINS, GAINS), data, redraws=redraws)
+    with pytest.raises(DiagnosticsError, match="--redraw-controls redraws nothing without --redraws N"):
+        measured(tmp_path / "run", graded_encoder("e", GAINS, GAINS), drawn(), redraw_controls=True)
     assert not (tmp_path / "run").exists()
 
 
