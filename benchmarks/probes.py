@@ -14,7 +14,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from diagnostics.measures.arrays import one_thread
-from diagnostics.measures.probes.softmax import FINAL, LogisticRows, choose_logistic
+from diagnostics.measures.probes.logistic_choice import choose_logistic
+from diagnostics.measures.probes.softmax import FINAL, LogisticRows
 
 from _common import cpu, finish, verdict
 

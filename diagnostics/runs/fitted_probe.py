@@ -21,6 +21,7 @@ from diagnostics.measures.arrays import ShortRepr, as_tensor, finite, one_thread
 from diagnostics.measures.probes.least_squares import ridge
 from diagnostics.measures.probes.protocol import Rows, label_rows, rows_of, value_rows
 from diagnostics.measures.probes.softmax import FINAL, PENALTIES, RANKING, LogisticRows
+from diagnostics.measures.result import CHOSEN_ON
 from diagnostics.measures.statistics import Interval
 from diagnostics.runs.readouts import LargestScore, Linear, Neighbours, Readout
 from diagnostics.runs.recommendation import recommend
@@ -208,25 +209,30 @@ def _profile(run: Run, name: str) -> Profile:
 def _linear(run: Run, target: StoredTarget, x: np.ndarray, at: xr.Dataset) -> tuple[tuple[int, ...], Readout]:
     penalty = float(at["penalty"])
     if target.kind == "label":
-        return _logistic(run, target, x, penalty)
+        return _logistic(run, target, x, penalty, whole=at.attrs.get(CHOSEN_ON) == "fit")
     rows, values = value_rows(run.store, target)
     return (), _ridge(x, values, rows, penalty)
 
 
-def _logistic(run: Run, target: StoredTarget, x: np.ndarray, penalty: float) -> tuple[tuple[int, ...], Readout]:
+def _logistic(
+    run: Run, target: StoredTarget, x: np.ndarray, penalty: float, whole: bool
+) -> tuple[tuple[int, ...], Readout]:
     """Along the measure's own way: through the stronger penalties on train to the chosen one, and from there on train and val.
 
-    So the last fit starts where the measure's did, and ends at the same place to the last digits.
+    So the last fit starts where the measure's did, and ends at the same place to the last digits. `whole`: whether features were
+    standardised with train and val throughout, as where losses out of fold choose.
     """
     rows, labels = label_rows(run.store, target)
     numbers, codes = np.unique(labels[rows.train]), np.searchsorted(np.unique(labels[rows.train]), labels)
     stack = torch.from_numpy(x)[None]
-    train = LogisticRows(stack[:, rows.train], codes[rows.train])
+    again = LogisticRows(stack[:, rows.fit], codes[rows.fit]) if whole else None
+    first = torch.arange(len(rows.fit)) < len(rows.train)
+    train = again.only(first, codes[rows.train]) if again else LogisticRows(stack[:, rows.train], codes[rows.train])
     fits = None
     for stronger in sorted(PENALTIES, reverse=True):
         if stronger >= penalty:
             fits = train.fit([[stronger]], decrease=RANKING, start=fits)
-    again = LogisticRows(stack[:, rows.fit], codes[rows.fit], like=fits)
+    again = again or LogisticRows(stack[:, rows.fit], codes[rows.fit], like=fits)
     fits = again.fit([[penalty]], decrease=FINAL, start=fits)
     return tuple(numbers.tolist()), LargestScore.of(fits)
 

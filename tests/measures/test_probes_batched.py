@@ -16,8 +16,9 @@ from diagnostics.measures.probes import protocol
 from diagnostics.measures.probes.cross_attention import AttentiveProbe
 from diagnostics.measures.probes.least_squares import PENALTIES, RidgeStack, refit
 from diagnostics.measures.probes.linear import LinearProbe
+from diagnostics.measures.probes.logistic_choice import _best, choose_logistic
 from diagnostics.measures.probes.nearest import KnnProbe
-from diagnostics.measures.probes.softmax import LogisticRows, _best, choose_logistic
+from diagnostics.measures.probes.softmax import LogisticRows
 
 from memory import MemoryActivations, label_target
 
@@ -170,7 +171,7 @@ def test_ridge_of_several_taps_equals_scikit_learn(shape):
     stack = RidgeStack.from_data(torch.from_numpy(x), torch.from_numpy(y))
     result = stack.predict(torch.from_numpy(new))
     by_tap = torch.tensor([PENALTIES[2], PENALTIES[9], PENALTIES[15]])
-    one = refit(torch.from_numpy(x), torch.from_numpy(y), by_tap.double(), torch.from_numpy(new))
+    one = refit(torch.from_numpy(x), torch.from_numpy(y), by_tap.double()[:, None], torch.from_numpy(new))[:, 0]
     np.testing.assert_allclose(stack.predict(torch.from_numpy(new), by_tap.double()[:, None])[:, 0], one, atol=1e-7)
     for tap in range(3):
         scaler = StandardScaler().fit(x[tap])

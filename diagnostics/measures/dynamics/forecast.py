@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import torch
 import xarray as xr
 
 from diagnostics.activations.contract import Activations, StoredTarget
@@ -10,6 +11,7 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import as_tensor, samples
 from diagnostics.measures.known_answers import Case, normal
 from diagnostics.measures.probes.least_squares import PENALTIES, RidgePath, choose
+from diagnostics.measures.probes.out_of_fold import RidgeOutOfFold
 from diagnostics.measures.probes.protocol import Probe, probe_result, rows_of, sum_by_unit
 from diagnostics.measures.statistics import Losses, scores
 
@@ -132,17 +134,23 @@ class ForecastProbe(Probe):
         val_loss, chosen = np.zeros((taps, len(rows.val_units), horizons)), np.full(taps, np.nan)
         away = np.abs(naive - values)
         val_naive = away[rows.val].mean(axis=0)
+        out = None
+        if activations.choose_on == "fit":
+            out = RidgeOutOfFold(rows, values[rows.fit], abs, seed, taps, away[rows.fit])
         for i, tap in enumerate(activations.taps):
             x = samples(activations.pooled(tap.name), f"Tap {tap.name} for {self.name}").numpy()
-            tried = RidgePath.from_data(x[rows.train], values[rows.train]).predict(x[rows.val])
+            if out is not None:
+                (chosen[i],), _ = out.choose(slice(i, i + 1), torch.from_numpy(x[None, rows.fit]))
+            grid = PENALTIES if out is None else (chosen[i],)
+            tried = RidgePath.from_data(x[rows.train], values[rows.train]).predict(x[rows.val], grid)
             off = np.abs(tried - values[rows.val])
             errors = off.mean(axis=1)
             relative = np.divide(errors, val_naive, out=np.full(errors.shape, np.nan), where=val_naive > 0)
             # Over the horizons at which the naive forecast errs, as the score.
             errs = val_naive > 0
             relative = relative[:, errs].mean(axis=1) if errs.any() else np.full(len(errors), np.inf)
-            chosen[i] = choose(relative)
-            val_loss[i] = sum_by_unit(off[PENALTIES.index(chosen[i])], rows, "val")
+            chosen[i] = choose(relative, grid)
+            val_loss[i] = sum_by_unit(off[grid.index(chosen[i])], rows, "val")
             fitted = RidgePath.from_data(x[rows.fit], values[rows.fit])
             error = np.abs(fitted.predict(x[rows.test], (chosen[i],))[0] - values[rows.test])
             loss[i] = sum_by_unit(error, rows)
@@ -151,7 +159,8 @@ class ForecastProbe(Probe):
         result = probe_result(
             activations, rows, loss, reference, val, {"penalty": chosen},
             "skill: mean over horizons of 1 - MAE / MAE of the naive forecast; ridge to all horizons",
-            "features standardised with the rows fitted", seed, penalties=list(PENALTIES), score_name="skill",
+            "features standardised with the rows fitted", seed, oof=None if out is None else out.losses, penalties=list(PENALTIES),
+            score_name="skill",
         )  # fmt: skip
         whole = reference.sum(axis=1)
         by_horizon = 1 - np.divide(loss.sum(axis=1), whole, out=np.full(whole.shape, np.nan), where=whole > 0)

@@ -165,7 +165,7 @@ class CaptionProbe(Probe):
                 hits = recall_hits(guess - path.mean_y, y[rows.val] - path.mean_y, of_val, of_val, AT[:1])[0]
                 val_loss[i] = sum_by_unit(1 - hits, rows, "val")
                 penalty = torch.as_tensor(chosen[i : i + 1], device=x.device)
-                guess = refit(x[None, rows.fit], y[rows.fit], penalty, x[None, rows.test])[0] - mean
+                guess = refit(x[None, rows.fit], y[rows.fit], penalty[:, None], x[None, rows.test])[0, 0] - mean
                 wanted = y[rows.test] - mean
                 to_text, to_sample = (
                     recall_hits(q, g, captions, captions, AT) for q, g in ((guess, wanted), (wanted, guess))
@@ -174,7 +174,7 @@ class CaptionProbe(Probe):
                 for name, hits in zip(names, (*to_text[1:], *to_sample), strict=True):
                     beside[name][i] = hits.mean()
                 beside["balanced_accuracy"][i] = (np.bincount(captions, weights=to_text[0]) / sizes).mean()
-        reference, val = answers(rows, loss, val_loss)
+        reference, val, _ = answers(rows, loss, val_loss)
         n = len(rows.test)
         return probe_result(
             activations, rows, loss, reference, val,

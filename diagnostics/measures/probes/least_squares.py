@@ -105,6 +105,8 @@ class RidgeStack(ShortRepr):
     left: Tensor
     eigenvalues: Tensor
     right: Tensor
+    u: Tensor | None = None
+    """Eigenvectors [tap, row, k] of z zT, where there are fewer rows than features."""
 
     @classmethod
     def from_data(cls, x: Tensor, y: Tensor) -> RidgeStack:
@@ -117,14 +119,18 @@ class RidgeStack(ShortRepr):
             )
         _check_finite(x, y)
         mean_x, scale, z = standardised(x)
-        mean_y = y.mean(dim=0)
+        mean_y, u = y.mean(dim=0), None
         if n >= d:
             eigenvalues, left = _decomposed(z)
             right = left.mT @ (z.mT @ (y - mean_y))
         else:
             eigenvalues, u = _decomposed(z.mT)
             left, right = z.mT @ u, u.mT @ (y - mean_y)
-        return cls(n, mean_x, mean_y, scale[..., None] * left, eigenvalues.clamp(min=0.0), right)
+        return cls(n, mean_x, mean_y, scale[..., None] * left, eigenvalues.clamp(min=0.0), right, u)
+
+    def coordinates(self, x: Tensor) -> Tensor:
+        """The rows fitted, x, in `u`, or [tap, row, k] in the principal axes of z."""
+        return (x - self.mean_x[:, None]) @ self.left if self.u is None else self.u
 
     def predict(self, x: Tensor, penalties: Sequence[float] | Tensor = PENALTIES) -> Tensor:
         """[tap, penalty, row, target] for x [tap, row, feature] and penalties [penalty] or [tap, penalty]."""
@@ -140,18 +146,23 @@ class RidgeStack(ShortRepr):
 
 
 def refit(x: Tensor, y: Tensor, penalties: Tensor, new: Tensor) -> Tensor:
-    """[tap, new row, target]: `RidgeStack`'s predictions for one penalty [tap] of each tap, from a Cholesky factor at a tenth
-    of the cost of an eigendecomposition."""
+    """[tap, penalty, new row, target]: `RidgeStack`'s predictions for a few penalties [tap, penalty], from a Cholesky factor
+    each, at a tenth of the cost of an eigendecomposition."""
     n, d = x.shape[1:]
     mean_x, scale, z = standardised(x)
     mean_y = y.mean(dim=0)
     wide = n < d
     system = products(z.mT if wide else z)
-    system.diagonal(dim1=1, dim2=2).add_(n * penalties[:, None])
-    factor = cholesky(system)
     away = (y - mean_y).expand(len(x), -1, -1)
-    weights = z.mT @ torch.cholesky_solve(away, factor) if wide else torch.cholesky_solve(z.mT @ away, factor)
-    return (new - mean_x[:, None]) @ (scale[..., None] * weights) + mean_y
+    towards = away if wide else z.mT @ away
+    predictions: list[Tensor] = []
+    for penalty in penalties.T:
+        shifted = system.clone()
+        shifted.diagonal(dim1=1, dim2=2).add_(n * penalty[:, None])
+        weights = torch.cholesky_solve(towards, cholesky(shifted))
+        weights = z.mT @ weights if wide else weights
+        predictions.append((new - mean_x[:, None]) @ (scale[..., None] * weights) + mean_y)
+    return torch.stack(predictions, dim=1)
 
 
 @dataclass(frozen=True, repr=False)

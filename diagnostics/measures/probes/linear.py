@@ -1,5 +1,7 @@
 """The linear probe: ridge regression for values, logistic regression for classes."""
 
+from typing import Any
+
 import numpy as np
 import torch
 import xarray as xr
@@ -8,8 +10,10 @@ from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.measures.known_answers import Arrays, Case, normal
 from diagnostics.measures.probes import protocol
 from diagnostics.measures.probes.dense import dense_ridge, depth_metrics
-from diagnostics.measures.probes.least_squares import PENALTIES, RidgePath, RidgeStack, choose, leave_one_out, refit
-from diagnostics.measures.probes.softmax import FINAL, LogisticRows, choose_logistic, logistic
+from diagnostics.measures.probes.least_squares import PENALTIES, RidgePath, RidgeStack, leave_one_out, refit
+from diagnostics.measures.probes.logistic_choice import choose_logistic, choose_out_of_fold
+from diagnostics.measures.probes.out_of_fold import RidgeOutOfFold, choose_index, folds
+from diagnostics.measures.probes.softmax import FINAL, LogisticRows, logistic
 from diagnostics.measures.probes.softmax import PENALTIES as LOGISTIC_PENALTIES
 from diagnostics.measures.statistics import Losses
 
@@ -125,37 +129,53 @@ class LinearProbe(protocol.Probe):
         rows, values = protocol.value_rows(activations, target)
         circular = target.period is not None
 
-        def by_part(squares: np.ndarray) -> np.ndarray:
+        def by_part(squares: Any) -> Any:
             """Squared errors [..., column] -> [..., part]: cosine and sine are one, horizons each their own."""
-            return squares.sum(axis=-1, keepdims=True) if circular else squares
+            return squares.sum(-1, keepdims=True) if circular else squares
 
         count, units, parts = len(activations.taps), len(rows.units), 1 if circular else values.shape[1]
         loss, val_loss = np.zeros((count, units, parts)), np.zeros((count, len(rows.val_units), parts))
         chosen, error = np.zeros(count), np.zeros(count)
         around_train = by_part((values[rows.val] - values[rows.train].mean(axis=0)) ** 2)
+        out = None
+        if activations.choose_on == "fit":
+            out = RidgeOutOfFold(rows, values[rows.fit], lambda errors: by_part(errors**2), seed, count)
         for taps, x in protocol.tap_stacks(activations, self.name):
             y = torch.tensor(values, device=x.device)
-            tried = RidgeStack.from_data(x[:, rows.train], y[rows.train]).predict(x[:, rows.val])
-            squares = (tried - y[rows.val]) ** 2
-            best = [_choose(errors, around_train.sum(axis=0)) for errors in by_part(squares.sum(dim=2).cpu().numpy())]
-            for i, (of_tap, at) in enumerate(zip(squares, best, strict=True), taps.start):
-                chosen[i] = PENALTIES[at]
-                val_loss[i] = protocol.sum_by_unit(by_part(of_tap[at].cpu().numpy()), rows, "val")
-            penalties = torch.as_tensor(chosen[taps], device=x.device)
-            predictions = refit(x[:, rows.fit], y[rows.fit], penalties, x[:, rows.test])
-            for i, prediction in enumerate(predictions.cpu().numpy(), taps.start):
+            if out is None:
+                tried = RidgeStack.from_data(x[:, rows.train], y[rows.train]).predict(x[:, rows.val])
+                squares = (tried - y[rows.val]) ** 2
+                sums = by_part(squares.sum(dim=2).cpu().numpy())
+                best = [choose_index(errors, around_train.sum(axis=0)) for errors in sums]
+                chosen[taps] = np.array(PENALTIES)[best]
+                squares, stack = squares[torch.arange(len(x)), best], None
+            else:
+                chosen[taps], stack = out.choose(taps, x[:, rows.fit])
+                penalties = torch.as_tensor(chosen[taps, None], device=x.device)
+                squares = (refit(x[:, rows.train], y[rows.train], penalties, x[:, rows.val])[:, 0] - y[rows.val]) ** 2
+            for i, of_tap in enumerate(squares.cpu().numpy(), taps.start):
+                val_loss[i] = protocol.sum_by_unit(by_part(of_tap), rows, "val")
+            penalties = torch.as_tensor(chosen[taps, None], device=x.device)
+            if stack is None:
+                predictions = refit(x[:, rows.fit], y[rows.fit], penalties, x[:, rows.test])
+            else:
+                predictions = stack.predict(x[:, rows.test], penalties)
+            for i, prediction in enumerate(predictions[:, 0].cpu().numpy(), taps.start):
                 loss[i] = protocol.sum_by_unit(by_part((prediction - values[rows.test]) ** 2), rows)
                 error[i] = protocol.angular_error(target, prediction, rows.test) if circular else np.nan
         away = by_part((values[rows.test] - values[rows.fit].mean(axis=0)) ** 2)
         reference = np.broadcast_to(protocol.sum_by_unit(away, rows), loss.shape)
         val_reference = np.broadcast_to(protocol.sum_by_unit(around_train, rows, "val"), val_loss.shape)
+        val, oof = Losses(val_loss, val_reference), None if out is None else out.losses
         if parts == 1:
-            loss, reference, val_loss, val_reference = (x[..., 0] for x in (loss, reference, val_loss, val_reference))
+            loss, reference = loss[..., 0], reference[..., 0]
+            val, oof = (each and Losses(each.loss[..., 0], each.reference[..., 0]) for each in (val, oof))
+        assert val is not None
         extra = {"penalty": chosen} | ({"angular_error": error} if circular else {})
         mean = ", over the angle's cosine and sine" if circular else ", mean of columns" if parts > 1 else ""
         return protocol.probe_result(
-            activations, rows, loss, reference, Losses(val_loss, val_reference), extra, R2 + mean, STANDARDISED, seed,
-            penalties=list(PENALTIES),
+            activations, rows, loss, reference, val, extra, R2 + mean, STANDARDISED, seed,
+            oof=oof, penalties=list(PENALTIES),
         )  # fmt: skip
 
     def _classes(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
@@ -165,29 +185,30 @@ class LinearProbe(protocol.Probe):
         count = len(activations.taps)
         loss, val_loss = np.zeros((count, len(rows.units))), np.zeros((count, len(rows.val_units)))
         chosen = np.zeros(count)
+        oof_loss = fold = None
+        if activations.choose_on == "fit":
+            oof_loss, fold = np.zeros((count, len(rows.fit_units))), folds(rows, codes[rows.fit], seed)
         for taps, x in protocol.tap_stacks(activations, self.name):
-            val = x[:, rows.val]
-            chosen[taps], fits = choose_logistic(x[:, rows.train], codes[rows.train], val, codes[rows.val])
-            val_loss[taps] = protocol.sum_by_unit((_read(fits.scores(val)) != codes[rows.val]).T, rows, "val").T
-            again = LogisticRows(x[:, rows.fit], codes[rows.fit], like=fits)
-            fits = again.fit(chosen[taps, None], decrease=FINAL, start=fits)
+            if oof_loss is None or fold is None:
+                val = x[:, rows.val]
+                chosen[taps], fits = choose_logistic(x[:, rows.train], codes[rows.train], val, codes[rows.val])
+                wrong = _read(fits.scores(val)) != codes[rows.val]
+                again = LogisticRows(x[:, rows.fit], codes[rows.fit], like=fits)
+                fits = again.fit(chosen[taps, None], decrease=FINAL, start=fits)
+            else:
+                out = choose_out_of_fold(x[:, rows.fit], codes[rows.fit], fold)
+                chosen[taps], fits, wrong = out.penalty, out.fits, out.wrong[:, fold == 0]
+                oof_loss[taps] = protocol.sum_by_unit(out.wrong.T, rows, "fit").T
+            val_loss[taps] = protocol.sum_by_unit(wrong.T, rows, "val").T
             wrong = _read(fits.scores(x[:, rows.test])) != codes[rows.test]
             loss[taps] = protocol.sum_by_unit(wrong.T, rows).T
-        reference, val = protocol.answers(rows, loss, val_loss)
+        reference, val, oof = protocol.answers(rows, loss, val_loss, oof_loss)
         extra = {"penalty": chosen, **protocol.commonest(labels, rows, count)}
         functional = "accuracy of multinomial logistic regression with an L2 penalty"
         return protocol.probe_result(
             activations, rows, loss, reference, val, extra, functional, STANDARDISED, seed,
-            penalties=list(LOGISTIC_PENALTIES),
+            oof=oof, penalties=list(LOGISTIC_PENALTIES),
         )  # fmt: skip
-
-
-def _choose(errors: np.ndarray, around: np.ndarray) -> int:
-    """The index of the penalty with the best mean R2 over the parts that vary on val, from squared errors [penalty, part]."""
-    varies = around > 0
-    return PENALTIES.index(
-        choose((errors[:, varies] / around[varies]).mean(axis=1) if varies.any() else errors.sum(axis=1))
-    )
 
 
 def _read(scores: torch.Tensor) -> np.ndarray:

@@ -12,6 +12,7 @@ from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import as_tensor, class_labels, one_thread, samples, unit_rows
 from diagnostics.measures.known_answers import Case
+from diagnostics.measures.probes.out_of_fold import folds
 from diagnostics.measures.probes.protocol import (
     Probe,
     answers,
@@ -169,16 +170,29 @@ class KnnProbe(Probe):
         count = len(activations.taps)
         loss, val_loss = np.zeros((count, len(rows.units))), np.zeros((count, len(rows.val_units)))
         chosen = np.zeros(count)
+        oof_loss = fold = None
+        if activations.choose_on == "fit":
+            oof_loss, fold = np.zeros((count, len(rows.fit_units))), folds(rows, labels[rows.fit], seed)
         for taps, stack in tap_stacks(activations, self.name):
             for i, x in enumerate(stack, taps.start):
                 votes = knn_votes(x[rows.train], labels[rows.train], x[rows.val])
-                wrong = _winner(votes) != labels[rows.val]
-                best = int(wrong.sum(axis=1).argmin())
-                val_loss[i] = sum_by_unit(wrong[best], rows, "val")
+                on_val = _winner(votes) != labels[rows.val]
+                best = int(on_val.sum(axis=1).argmin())
+                if oof_loss is not None and fold is not None:
+                    wrong = np.zeros((len(NEIGHBOURS), len(fold)), dtype=bool)
+                    wrong[:, fold == 0] = on_val
+                    for number in range(1, int(fold.max()) + 1):
+                        out, others = rows.fit[fold == number], rows.fit[fold != number]
+                        votes = knn_votes(x[others], labels[others], x[out])
+                        wrong[:, fold == number] = _winner(votes) != labels[out]
+                    best = int(wrong.sum(axis=1).argmin())
+                    oof_loss[i] = sum_by_unit(wrong[best], rows, "fit")
+                val_loss[i] = sum_by_unit(on_val[best], rows, "val")
                 chosen[i] = min(NEIGHBOURS[best], len(rows.train))
                 votes = knn_votes(x[rows.fit], labels[rows.fit], x[rows.test], (NEIGHBOURS[best],))[0]
                 loss[i] = sum_by_unit(_winner(votes) != labels[rows.test], rows)
-        reference, val = answers(rows, loss, val_loss)
+        reference, val, oof = answers(rows, loss, val_loss, oof_loss)
         extra = {"k": chosen, **commonest(labels, rows, count)}
         functional = f"accuracy of cosine k nearest neighbours, votes weighted by softmax(cosine / {TEMPERATURE})"
-        return probe_result(activations, rows, loss, reference, val, extra, functional, "none; rows of length 1", seed)
+        centring = "none; rows of length 1"
+        return probe_result(activations, rows, loss, reference, val, extra, functional, centring, seed, oof=oof)

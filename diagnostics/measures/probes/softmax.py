@@ -12,6 +12,7 @@ makes products and softmax up to four times as fast on a CPU as classes last.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -131,49 +132,6 @@ def logistic(
     return [models[penalty] for penalty in penalties]
 
 
-def choose_logistic(
-    x: Tensor, labels: np.ndarray, val: Tensor, val_labels: np.ndarray, penalties: Sequence[float] = PENALTIES
-) -> tuple[np.ndarray, LogisticFits]:
-    """The penalty [tap] that val chooses (see `_best`) and its fits [tap, 1] on x; labels are codes from 0.
-
-    x [tap, row, feature] and val [tap, val row, feature]. On a GPU, and for several taps, all are fitted together. Of one tap
-    on a CPU the path runs from strong to weak (the slowest to fit) and ends where neither accuracy nor loss gets better twice
-    in a row, or once where the loss is worse by more than two standard errors of the paired difference.
-    """
-    rows = LogisticRows(x, labels)
-    order = sorted(penalties, reverse=True)
-    if x.is_cuda or len(x) > 1:
-        fits = rows.fit(np.tile(order, (len(x), 1)), decrease=RANKING)
-        best = _best(*fits.judged(val, val_labels))
-        return np.array(order)[best.cpu().numpy()], fits.at(best)
-    tried, judged, worse = list[LogisticFits](), list[tuple[Tensor, Tensor]](), 0
-    for penalty in order:
-        tried.append(rows.fit([[penalty]], decrease=RANKING, start=tried[-1] if tried else None))
-        right, losses = tried[-1].judged(val, val_labels)
-        certain = False
-        if judged:
-            least = min((before[1] for before in judged), key=lambda before: float(before.mean()))
-            lost = (losses - least)[0, 0]
-            better = lost.mean() < 0 or right.sum() > max(int(before[0].sum()) for before in judged)
-            worse = 0 if better else worse + 1
-            certain = bool(lost.mean() > 2 * lost.std() / len(lost) ** 0.5)
-        judged.append((right, losses))
-        if worse == 2 or (worse and certain):
-            break
-    best = int(_best(*(torch.cat(parts, dim=1) for parts in zip(*judged, strict=True))))
-    return np.array([order[best]]), tried[best]
-
-
-def _best(right: Tensor, losses: Tensor) -> Tensor:
-    """Index [tap] of the penalty of least loss [tap, penalty, row] among those within half a standard error of the best."""
-    right = right.double()
-    top = right.mean(dim=2).argmax(dim=1)
-    short = right[torch.arange(len(right), device=right.device), top][:, None] - right
-    error = (short.square().mean(dim=2) - short.mean(dim=2) ** 2).clamp(min=0).sqrt() / right.shape[2] ** 0.5
-    near = short.mean(dim=2) <= error / 2
-    return losses.mean(dim=2).masked_fill(~near, torch.inf).argmin(dim=1)
-
-
 @dataclass(frozen=True)
 class LogisticFits:
     """Fitted models, float64: class scores `weights` [tap, penalty, class, feature] @ (x - `mean` [tap, feature]) +
@@ -186,6 +144,12 @@ class LogisticFits:
     principal: tuple[Tensor, Tensor] | None
     steps: int
     converged: bool
+
+    @classmethod
+    def beside(cls, fits: Sequence[LogisticFits]) -> LogisticFits:
+        """Fits of several penalties on the same rows as one; steps and convergence as of the last."""
+        weights, bias = (torch.cat(parts, dim=1) for parts in zip(*((f.weights, f.bias) for f in fits), strict=True))
+        return replace(fits[-1], weights=weights, bias=bias)
 
     def at(self, index: Tensor) -> LogisticFits:
         """One penalty [tap] of each tap."""
@@ -227,9 +191,7 @@ class LogisticRows:
         self.basis = qr(z.mT)[0] if z.shape[1] < z.shape[2] else None
         if self.basis is not None:
             z = z @ self.basis
-        codes = torch.as_tensor(labels, device=x.device)
-        onehot = torch.nn.functional.one_hot(codes, int(codes.max()) + 1).T
-        self.shares = onehot.to(torch.float64).mean(dim=1)
+        onehot, self.shares = _onehot(labels, x.device)
         dtypes = (torch.float32, torch.float64) if exact else (torch.float32,)
         if like is not None and like.principal is not None and self.basis is None and not exact:
             self.variance, self.axes = like.principal
@@ -239,6 +201,14 @@ class LogisticRows:
             variance, self.axes = eigh(products(some) / some.shape[1])
             self.variance = variance.clamp(min=0)
         self.problems = [_Problem(z.to(t), onehot.to(t), self.variance.to(t), self.axes.to(t)) for t in dtypes]
+
+    def only(self, rows: Tensor, labels: np.ndarray) -> LogisticRows:
+        """Some of the rows, bool [row], with their labels [those rows], as coded as in `LogisticRows`, and the features' mean,
+        scale and axes of all rows."""
+        part = copy.copy(self)
+        onehot, part.shares = _onehot(labels, rows.device)
+        part.problems = [each.only(rows, onehot) for each in self.problems]
+        return part
 
     def fit(
         self,
@@ -279,6 +249,13 @@ class LogisticRows:
         return w
 
 
+def _onehot(labels: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
+    """[class, row], and the share of each class."""
+    codes = torch.as_tensor(labels, device=device)
+    onehot = torch.nn.functional.one_hot(codes, int(codes.max()) + 1).T
+    return onehot, onehot.to(torch.float64).mean(dim=1)
+
+
 class _Problem:
     """The objective in one precision, and its minimiser."""
 
@@ -286,6 +263,11 @@ class _Problem:
         self.z, self.onehot, self.axes, self.n = z, onehot, axes, z.shape[1]
         # The intercept's "feature" is 1 everywhere.
         self.variance = torch.cat([variance, torch.ones_like(variance[:, :1])], dim=1)[:, None, None]
+
+    def only(self, rows: Tensor, onehot: Tensor) -> _Problem:
+        part = copy.copy(self)
+        part.z, part.onehot, part.n = self.z[:, rows], onehot.to(self.z.dtype), int(rows.sum())
+        return part
 
     def minimise(
         self, penalties: Tensor, w: Tensor, tolerance: float, decrease: float, most: int

@@ -1,0 +1,133 @@
+"""The penalty of logistic regression that val chooses, or that losses out of fold on train and val choose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diagnostics.measures.probes.softmax import FINAL, PENALTIES, RANKING, LogisticFits, LogisticRows
+
+Judge = Callable[[LogisticFits], tuple[Tensor, Tensor]]
+"""Fits [tap, penalty] -> whether they are right, and losses, of rows that they were not fitted on, [tap, penalty, row]."""
+
+
+def choose_logistic(
+    x: Tensor, labels: np.ndarray, val: Tensor, val_labels: np.ndarray, penalties: Sequence[float] = PENALTIES
+) -> tuple[np.ndarray, LogisticFits]:
+    """The penalty [tap] that val chooses (see `_best`) and its fits [tap, 1] on x; labels are codes from 0.
+
+    x [tap, row, feature] and val [tap, val row, feature]. On a GPU, and for several taps, all are fitted together. Of one tap
+    on a CPU the path runs from strong to weak (the slowest to fit) and ends where neither accuracy nor loss gets better twice
+    in a row, or once where the loss is worse by more than two standard errors of the paired difference.
+    """
+    order = sorted(penalties, reverse=True)
+    together = x.is_cuda or len(x) > 1
+    rows = LogisticRows(x, labels)
+    fits, right, losses = _path(rows, order, lambda fits: fits.judged(val, val_labels), together)
+    best = _best(right, losses)
+    return np.array(order)[best.cpu().numpy()], fits.at(best)
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """The penalty [tap] that losses out of fold choose, where its fits are wrong about rows left out, bool [tap, row], and its
+    fits [tap, 1] on all rows."""
+
+    penalty: np.ndarray
+    wrong: np.ndarray
+    fits: LogisticFits
+
+
+def choose_out_of_fold(
+    x: Tensor, labels: np.ndarray, fold: np.ndarray, penalties: Sequence[float] = PENALTIES
+) -> OutOfFold:
+    """The penalty by rows left out, `fold` [row] after fold; x [tap, row, feature], labels codes from 0.
+
+    The whole path as of `choose_logistic` without the first fold, and without the others the penalty that is best there and its
+    neighbours. These never start from fits that have seen the fold: weak penalties would not forget it. A row whose class only its
+    own fold shows is wrong at every penalty.
+    """
+    order = sorted(penalties, reverse=True)
+    together = x.is_cuda or len(x) > 1
+    rows = LogisticRows(x, labels)
+
+    def without(number: int) -> tuple[LogisticRows, Judge]:
+        out = fold == number
+        present = np.unique(labels[~out])
+        codes = np.minimum(np.searchsorted(present, labels), len(present) - 1)
+        known = torch.as_tensor((present[codes] == labels)[out], device=x.device)
+
+        def judge(fits: LogisticFits) -> tuple[Tensor, Tensor]:
+            right, losses = fits.judged(x[:, out], codes[out])
+            return right & known, losses * known
+
+        return rows.only(torch.as_tensor(~out, device=x.device), codes[~out]), judge
+
+    part, judge = without(0)
+    fits, of_first, losses_of_first = _path(part, order, judge, together)
+    near = (_best(of_first, losses_of_first)[:, None] + torch.arange(-1, 2, device=x.device)).clamp(
+        0, of_first.shape[1] - 1
+    )
+    near = near if together else near.unique(dim=1)
+    taps = torch.arange(len(x), device=x.device)
+    right = torch.zeros((*near.shape, len(labels)), dtype=torch.bool, device=x.device)
+    losses = x.new_zeros(right.shape)
+    right[:, :, fold == 0], losses[:, :, fold == 0] = (
+        each[taps[:, None], near] for each in (of_first, losses_of_first)
+    )
+    grid = np.array(order)[near.cpu().numpy()]
+    for number in range(1, int(fold.max()) + 1):
+        part, judge = without(number)
+        tried = part.fit(grid, decrease=RANKING) if together else _each(part, grid[0])
+        right[:, :, fold == number], losses[:, :, fold == number] = judge(tried)
+    best = _best(right, losses)
+    penalty = grid[np.arange(len(x)), best.cpu().numpy()]
+    final = rows.fit(penalty[:, None], decrease=FINAL, start=fits.at(near[taps, best]))
+    return OutOfFold(penalty, ~right[taps, best].cpu().numpy(), final)
+
+
+def _path(
+    rows: LogisticRows, order: Sequence[float], judge: Judge, together: bool
+) -> tuple[LogisticFits, Tensor, Tensor]:
+    """Fits [tap, penalty] from the strongest penalty on, together or until they get no better, and what `judge` says of them."""
+    if together:
+        fits = rows.fit(np.tile(order, (len(rows.mean), 1)), decrease=RANKING)
+        return fits, *judge(fits)
+    tried, judged, worse = list[LogisticFits](), list[tuple[Tensor, Tensor]](), 0
+    for penalty in order:
+        tried.append(rows.fit([[penalty]], decrease=RANKING, start=tried[-1] if tried else None))
+        right, losses = judge(tried[-1])
+        certain = False
+        if judged:
+            least = min((before[1] for before in judged), key=lambda before: float(before.mean()))
+            lost = (losses - least)[0, 0]
+            better = lost.mean() < 0 or right.sum() > max(int(before[0].sum()) for before in judged)
+            worse = 0 if better else worse + 1
+            certain = bool(lost.mean() > 2 * lost.std() / len(lost) ** 0.5)
+        judged.append((right, losses))
+        if worse == 2 or (worse and certain):
+            break
+    right, losses = (torch.cat(parts, dim=1) for parts in zip(*judged, strict=True))
+    return LogisticFits.beside(tried), right, losses
+
+
+def _each(rows: LogisticRows, penalties: np.ndarray) -> LogisticFits:
+    """Fits [1, penalty] of one tap, each started from the next stronger one's."""
+    tried = list[LogisticFits]()
+    for penalty in penalties:
+        tried.append(rows.fit([[penalty]], decrease=RANKING, start=tried[-1] if tried else None))
+    return LogisticFits.beside(tried)
+
+
+def _best(right: Tensor, losses: Tensor) -> Tensor:
+    """Index [tap] of the penalty of least loss [tap, penalty, row] among those within half a standard error of the best."""
+    right = right.double()
+    top = right.mean(dim=2).argmax(dim=1)
+    short = right[torch.arange(len(right), device=right.device), top][:, None] - right
+    error = (short.square().mean(dim=2) - short.mean(dim=2) ** 2).clamp(min=0).sqrt() / right.shape[2] ** 0.5
+    near = short.mean(dim=2) <= error / 2
+    return losses.mean(dim=2).masked_fill(~near, torch.inf).argmin(dim=1)
