@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -163,6 +164,12 @@ class Activations(ABC):
     @abstractmethod
     def observed(self, name: str) -> Mapping[str, np.ndarray]:
         """What an `Observation` recorded: tap -> [row, ...] for the first rows; raises, with the reason, where it has not."""
+
+    def with_split(self, split: np.ndarray) -> Self:
+        """The same stored activations with another split [sample]."""
+        other = copy.copy(self)
+        other.split = split
+        return other
 
     @property
     def pooling(self) -> str:

@@ -69,6 +69,13 @@ def run(
         bool, option(None, "Also measure controls (baselines), to judge the scores of the encoder.", panel=WHAT)
     ] = True,
     control_draws: Annotated[int, option("N", "Number of draws of fresh and permuted weights.", panel=WHAT)] = 1,
+    redraws: Annotated[
+        int, option("N", "Number of other random splits on which probes are fitted again.", panel=WHAT)
+    ] = 0,
+    redraw_controls: Annotated[
+        bool,
+        option(None, "Fit all controls again on these splits, not only raw_input.", "--redraw-controls", panel=WHAT),
+    ] = False,
     pooling: Annotated[
         str | None,
         option(

@@ -5,7 +5,7 @@ import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple
-from typing import Any, SupportsIndex, get_args, overload
+from typing import Any, Literal, SupportsIndex, get_args, overload
 
 import numpy as np
 
@@ -41,7 +41,8 @@ class Dataset:
     text_survives: under which changes of the image the texts stay true, of "brightness", "contrast", "crop", "hue", "mirror" and
         "saturation"; training makes no other ones. By default all, which suits captions that name no sides and no colours.
     exchangeable: whether train and val are random parts of one pool, drawn over groups as by `split_groups`: layers and
-        penalties are then chosen on both, out of fold, else on val alone. No part of the fingerprint.
+        penalties are then chosen on both, out of fold, else on val alone. "fit" where test was given and is another pool:
+        such splits are not drawn again (`--redraws`). No part of the fingerprint.
 
     Raises DiagnosticsError where lengths differ, ids repeat, a split is empty, a group lies in two splits, or a target does
     not fit its kind.
@@ -69,8 +70,8 @@ class Dataset:
     """Of each sample what can be asked, with the answers, or the caption alone; () where there is neither."""
     text_survives: frozenset[str]
     """Under which changes of the image the texts stay true."""
-    exchangeable: bool
-    """Whether train and val are random parts of one pool."""
+    exchangeable: bool | Literal["fit"]
+    """Whether train and val are random parts of one pool; True where test is too, "fit" where it was given."""
 
     def __repr__(self) -> str:
         targets = ", ".join(self.targets) or "none"
@@ -93,7 +94,7 @@ class Dataset:
         texts: Sequence[str] = (),
         questions: Sequence[Sequence[Question]] = (),
         text_survives: Iterable[str] = CHANGES,
-        exchangeable: bool = False,
+        exchangeable: bool | Literal["fit"] = False,
     ) -> None:
         self.name, self.modality, self.about = name, modality, about
         self.rate, self.ragged = rate, ragged or modality == "text"

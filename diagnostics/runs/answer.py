@@ -63,6 +63,8 @@ def _notes(profile: Profile, read: Recommendation) -> list[str]:
         notes.append(f"{profile.best_tap} shows {format_number(profile.hidden_gap.value, f'+{SHORT}')}")
     if profile.is_readable and (rivals := rivals_with_scores(profile)):
         notes.append(f"a control does as well: {enumerated(rivals)}")
+    if profile.redraws:
+        notes.append(profile.redraws.line)
     if read.also:
         notes.append(f"also {enumerated(_shortened(read.also))}")
     return notes

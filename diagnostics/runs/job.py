@@ -35,6 +35,7 @@ from diagnostics.report.progress_bars import watching
 from diagnostics.runs.controls import kinds as control
 from diagnostics.runs.cost import cost_of
 from diagnostics.runs.provenance import Call, Provenance
+from diagnostics.runs.redraws import add_redraws
 from diagnostics.runs.request import Request
 from diagnostics.runs.run import Run
 from diagnostics.vocabulary import DENSE, ChooseOn, Compute, Kernel
@@ -52,6 +53,8 @@ def run(
     measures: str | Measure | Sequence[str | Measure] | None = None,
     controls: bool = True,
     control_draws: int = 1,
+    redraws: int = 0,
+    redraw_controls: bool = False,
     device: str | None = None,
     batch_size: int | None = None,
     workers: int = 0,
@@ -82,6 +85,9 @@ def run(
     measures: names (a list, or one text with commas) or measures themselves; `standard` (the default; see docs/explanation/measures.md) or `all`; those whose needs are met are done.
     controls: whether control encoders (baselines) are measured beside it.
     control_draws: how often fresh and permuted weights are drawn; an encoder beats them where it beats every draw.
+    redraws: how often the split is drawn again at random and the probes of pooled activations are fitted again, which shows how
+        much the answer depends on the draw; the pass over the data is not repeated. Refused where the splits are given.
+    redraw_controls: whether that is done for all controls and not for `raw_input` alone.
     device: `cuda` when there is one, else `cpu`. Device, batch size and workers never decide what is stored.
     token_budget: room for the tokens of each encoder, with a unit, like "256MB" or "2GB", or 0; pooled activations are stored
         for all samples. By default what 256 MB hold, at least 64 samples where 2 GB hold them, and never fewer than 8.
@@ -118,8 +124,9 @@ def run(
     """
     request = Request.of(
         encoder, dataset, out=out, taps=taps, measures=measures, controls=controls, control_draws=control_draws,
-        device=device, batch_size=batch_size, workers=workers, token_budget=token_budget, pooling=pooling,
-        choose_on=choose_on, margin=margin, precision=precision, compute=compute, attention=attention, seed=seed, fresh=fresh, trust_code=trust_code,
+        redraws=redraws, redraw_controls=redraw_controls, device=device, batch_size=batch_size, workers=workers,
+        token_budget=token_budget, pooling=pooling, choose_on=choose_on, margin=margin, precision=precision, compute=compute,
+        attention=attention, seed=seed, fresh=fresh, trust_code=trust_code,
     )  # fmt: skip
     with lock(request.folder), watching(watch) as shown:
         if not fresh:
@@ -165,6 +172,7 @@ class _Job:
             result.attrs[attribute.MARGIN] = request.margin
         self._state_skipped(main, targets)
         self._refuse_nothing(main)
+        self._redraw(main, store, readable)
         measured: dict[str, Measured] = {}
         omissions: list[Omission] = []
         for name in self.controls:
@@ -261,6 +269,7 @@ class _Job:
         measured = measure_all(measures, stored, readable, request.seed, what=name, watch=self.watch)
         for result in measured.results.values() if has_weights else ():
             result.attrs |= {"redrawn": encoder.redrawn, "note": encoder.note}
+        self._redraw(measured, stored, readable, name)
         return measured
 
     def _measure_shuffled(self, store: Store, targets: Mapping[str, StoredTarget]) -> Measured:
@@ -268,7 +277,18 @@ class _Job:
         seed = self.request.seed
         permuted = {name: shuffled(target, store.split, seed) for name, target in targets.items()}
         probes = [m for m in self.measures if m.kinds]
-        return measure_all(probes, store, permuted, seed, what="shuffled_labels", watch=self.watch)
+        measured = measure_all(probes, store, permuted, seed, what="shuffled_labels", watch=self.watch)
+        self._redraw(measured, store, targets, "shuffled_labels")
+        return measured
+
+    def _redraw(self, measured: Measured, store: Store, targets: Mapping[str, StoredTarget], of: str = "") -> None:
+        """Adds the redraws of the split to the results of the encoder, or `of` a control, where they are asked for."""
+        request = self.request
+        if request.redraws and (request.redraw_controls or of in ("", "raw_input")):
+            add_redraws(
+                measured, self.measures, store, targets, request.redraws, request.seed,
+                what=of or request.encoder.name, watch=self.watch, shuffle=of == "shuffled_labels",
+            )  # fmt: skip
 
     def _extract(
         self,

@@ -19,6 +19,7 @@ from diagnostics.measures.verdict import MARGIN, Verdict, units_needed
 from diagnostics.report.figures import ControlCurve, ProfileFigure
 from diagnostics.report.numbers import SIGNIFICANT, format_interval, format_number, unbroken
 from diagnostics.runs.controls.kinds import INPUTS, NAMES, control_of
+from diagnostics.runs.redraws import Redraws, redraws_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -231,6 +232,11 @@ class Profile:
         """Independent units in each split."""
         counts = {split: int(self.data.attrs.get(f"units_{split}", 0)) for split in ("train", "val")}
         return {**counts, "test": self.data.sizes.get("unit", 0)}
+
+    @property
+    def redraws(self) -> Redraws | None:
+        """What other random splits of the same samples gave; None without `--redraws`."""
+        return redraws_of(self.data, self.controls.get("raw_input"))
 
     @property
     def few(self) -> str:

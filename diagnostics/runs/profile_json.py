@@ -44,6 +44,7 @@ def profile_json(profile: Profile) -> dict[str, Any]:
         "margin": number(profile.margin) if profile.is_probe else None,
         "units_needed": profile.units_needed,
         "cautions": profile.cautions,
+        "redraws": profile.redraws.to_json() if profile.redraws else None,
         "controls": {name: number(reached.value) if reached else None for name, reached in controls.items()},
         "over_controls": {name: _json(margin) for name in NAMES if (margin := profile.over(name))},
         "control_draws": {

@@ -40,6 +40,7 @@ class Request:
     unusable: measures of a suite that cannot be made, and why.
     unprobeable: targets of the dataset that no probe can read, and why.
     draws: how often fresh and permuted weights are drawn; 0 for no controls at all.
+    redraws: how often the split is drawn again; `redraw_controls`: whether that is done for all controls.
     token_budget: bytes for the tokens of each encoder; None for the default rule (see `activations.plan`).
     choose_on: see `Activations`.
     margin: see `run`.
@@ -58,6 +59,8 @@ class Request:
     unusable: Mapping[str, str]
     unprobeable: Mapping[str, str]
     draws: int
+    redraws: int
+    redraw_controls: bool
     token_budget: int | None
     choose_on: ChooseOn
     margin: float | None
@@ -81,6 +84,8 @@ class Request:
         measures: str | Measure | Sequence[str | Measure] | None,
         controls: bool,
         control_draws: int,
+        redraws: int,
+        redraw_controls: bool,
         device: str | None,
         batch_size: int | None,
         workers: int,
@@ -96,7 +101,7 @@ class Request:
         trust_code: bool,
     ) -> Self:
         """The request that the arguments of `run` make; raises DiagnosticsError for what cannot be."""
-        _check_numbers(batch_size, workers, precision, seed, control_draws)
+        _check_numbers(batch_size, workers, precision, seed, control_draws, redraws)
         check_kernel(attention)
         if margin is not None and not margin > 0:
             raise DiagnosticsError(f"The margin is {margin}: give the smallest hidden gap that matters, above 0.")
@@ -113,6 +118,14 @@ class Request:
         names = encoder if isinstance(encoder, str) else model.name, dataset if isinstance(dataset, str) else data.name
         path = Path(out) if out is not None else default_folder(*names)
         _check_out(path)
+        if redraw_controls and not redraws:
+            raise DiagnosticsError("--redraw-controls redraws nothing without --redraws N: give both.")
+        if redraws and data.exchangeable is not True:
+            given_splits = "test split of {} is" if data.exchangeable else "splits of {} are"
+            raise DiagnosticsError(
+                f"The split cannot be redrawn, since the {given_splits.format(data.name)} given: leave out --redraws, or give "
+                "data without splits, which are then drawn (in Python, Dataset(exchangeable=True) says that yours were)."
+            )
         unprobeable = unprobeable_targets(data)
         if chosen and all(_reads_only(measure, data, unprobeable) for measure in chosen):
             raise DiagnosticsError(f"Nothing can be measured on {data.name}: {' '.join(unprobeable.values())}")
@@ -129,6 +142,8 @@ class Request:
             unusable=unusable,
             unprobeable=unprobeable,
             draws=control_draws if controls else 0,
+            redraws=redraws,
+            redraw_controls=redraw_controls,
             # Tokens at one place of samples of unequal length have nothing in common.
             token_budget=0 if data.ragged else budget,
             margin=margin,
@@ -156,9 +171,10 @@ def listed(names: str | Sequence[Any] | None) -> list[Any] | None:
     return None if names is None else list(names)
 
 
-def _check_numbers(batch_size: int | None, workers: int, precision: str, seed: int, draws: int) -> None:
+def _check_numbers(batch_size: int | None, workers: int, precision: str, seed: int, draws: int, redraws: int) -> None:
     for wrong, sentence in (
         (draws < 1, f"The number of draws of a control is {draws}: give 1 or more, or --no-controls."),
+        (redraws < 0, f"The number of redraws is {redraws}: give 0 or more."),
         (seed < 0, f"Seed {seed} is below 0: give 0 or more."),
         (batch_size is not None and batch_size < 1, f"Batch size {batch_size} is below 1."),
         (workers < 0, f"The number of workers is {workers}: give 0 or more."),

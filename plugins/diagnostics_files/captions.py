@@ -19,7 +19,7 @@ from diagnostics_files.decode.images import check_size, picture, plain_array
 from diagnostics_files.decode.tables import SUFFIXES, column, read_table, texts_of
 from diagnostics_files.errors import Unusable, join_notes, sentence, usable
 from diagnostics_files.lazy_dataset import FileDataset
-from diagnostics_files.rows import GIVEN, by_id, complete, from_column
+from diagnostics_files.rows import by_id, complete, from_column, of_one_pool
 from diagnostics_files.scan import file, safe_name
 from diagnostics_files.webdataset import Archived
 
@@ -114,7 +114,7 @@ def build(
         shards=pairs.shards,
         scanned=pairs.scanned,
         texts=pairs.captions,
-        exchangeable=how != GIVEN,
+        exchangeable=of_one_pool(how),
     )  # fmt: skip
 
 

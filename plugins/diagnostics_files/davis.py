@@ -10,7 +10,7 @@ from diagnostics_files.decode.images import check_size, mask, picture
 from diagnostics_files.errors import alone, join_notes, sentence, usable, utf8_name, warn
 from diagnostics_files.lazy_dataset import FileDataset
 from diagnostics_files.pairs import check_memory, class_numbers, common_extent, one_size
-from diagnostics_files.rows import GIVEN, complete
+from diagnostics_files.rows import complete, of_one_pool
 from diagnostics_files.scan import folder, safe_name
 
 
@@ -76,7 +76,7 @@ def build(path: str, frames: int, size: int | None, sets: str | None, seed: int,
         files={utf8_name(name): root / name for clip in clips for pair in clip.frames for name in pair},
         options=f"frames={frames} size={size}",
         left_out=left_out,
-        exchangeable=drawn != GIVEN,
+        exchangeable=of_one_pool(drawn),
     )  # fmt: skip
 
 

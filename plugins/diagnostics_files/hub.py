@@ -14,7 +14,7 @@ from diagnostics_files.decode.series import listed
 from diagnostics_files.decode.tables import Columns, targets_of
 from diagnostics_files.errors import Unusable, check_tree, damaged, join_notes, need, sentence, usable
 from diagnostics_files.lazy_dataset import FileDataset, pad_left
-from diagnostics_files.rows import GIVEN, complete
+from diagnostics_files.rows import complete, of_one_pool
 from diagnostics_files.scan import SPLIT_OF, find, folder
 from diagnostics_files.series import dataset as of_series
 
@@ -102,7 +102,7 @@ def build(
         files={f.name: f.path for f in find(root, (".arrow",), "Arrow files")},
         options=f"input={column} size={size} rate={hertz}",
         left_out=left_out,
-        exchangeable=how != GIVEN,
+        exchangeable=of_one_pool(how),
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from diagnostics import DiagnosticsError, LazySamples, Target
 from diagnostics_files.decode.tables import Columns, column, read_table, target, targets_of, texts_of
 from diagnostics_files.errors import Unusable, join_notes, sentence, usable, warn
 from diagnostics_files.lazy_dataset import FileDataset
-from diagnostics_files.rows import GIVEN, complete, from_column
+from diagnostics_files.rows import complete, from_column, of_one_pool
 from diagnostics_files.scan import File, classes
 
 
@@ -37,8 +37,8 @@ class Labelled:
     targets: dict[str, Target]
     about: str
     left_out: dict[str, Unusable]
-    drawn: bool
-    """Whether train and val are random parts of one pool."""
+    exchangeable: bool | Literal["fit"]
+    """As in `Dataset`."""
 
     def dataset(
         self,
@@ -63,7 +63,7 @@ class Labelled:
             about=join_notes(about, self.about),
             files={file.name: file.path for file in self.files},
             options=options,
-            exchangeable=self.drawn,
+            exchangeable=self.exchangeable,
             left_out=self.left_out,
             **more,
         )
@@ -112,7 +112,7 @@ def labelled(
         notes.append(note)
     split, how = complete(given, groups, labels.seed, source)
     about = join_notes(how, *notes, sentence(left_out, len(every)))
-    return Labelled(root.resolve().name, files, split, groups, targets, about, left_out, how != GIVEN)
+    return Labelled(root.resolve().name, files, split, groups, targets, about, left_out, of_one_pool(how))
 
 
 def _table_path(text: str, root: Path) -> Path:

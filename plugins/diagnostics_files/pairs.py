@@ -12,7 +12,7 @@ from diagnostics import DiagnosticsError, LazySamples, Target
 from diagnostics_files.decode.images import check_size, depth, extent, mask, picture
 from diagnostics_files.errors import Unusable, alone, check_bytes, join_notes, sentence, usable, utf8_name, warn
 from diagnostics_files.lazy_dataset import FileDataset
-from diagnostics_files.rows import GIVEN, complete
+from diagnostics_files.rows import complete, of_one_pool
 from diagnostics_files.scan import PICTURES, SPLIT_OF, File, find, folder
 
 IMAGES = ("images", "rgb")
@@ -200,5 +200,5 @@ def _dataset(
         files={n: p for pair in pairs for n, p in ((pair.name, pair.image), (pair.map_name, pair.map))},
         options=f"size={size}",
         left_out=left_out,
-        exchangeable=how != GIVEN,
+        exchangeable=of_one_pool(how),
     )

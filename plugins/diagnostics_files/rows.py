@@ -6,7 +6,7 @@ Splits are as given, completed where only two are there, and drawn over groups w
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,6 +21,8 @@ VAL_SHARE = 0.2
 """Of the groups of train, where val is carved out of it."""
 GIVEN = "splits as given"
 """How all splits came about where none was drawn: train and val need not be exchangeable then."""
+GIVEN_TEST = "test is the given"
+"""How they begin where only val was drawn, from train."""
 
 
 def complete(given: Sequence[str], groups: Sequence[str], seed: int, name: str) -> tuple[list[str], str]:
@@ -54,7 +56,12 @@ def complete(given: Sequence[str], groups: Sequence[str], seed: int, name: str) 
         "test" if split == other else "val" if group in val else "train"
         for group, split in zip(groups, given, strict=True)
     ]
-    return splits, f"test is the given {other}, val a fifth of train"
+    return splits, f"{GIVEN_TEST} {other}, val a fifth of train"
+
+
+def of_one_pool(how: str) -> bool | Literal["fit"]:
+    """`Dataset.exchangeable` of splits that came about in this way, as `complete` and `by_id` put it in words."""
+    return how != GIVEN and ("fit" if how.startswith(GIVEN_TEST) else True)
 
 
 def by_id(ids: Sequence[str], seed: int, name: str) -> tuple[list[str], str]:
@@ -105,7 +112,7 @@ def described(
     targets, note = targets_of(columns, values, source, SPECIAL)
     given = from_column(columns.get("split", [None] * len(ids)), str(source))
     split, how = complete(given, groups, seed, str(source))
-    rows = {"split": split, "targets": targets, "groups": groups, "exchangeable": how != GIVEN}
+    rows = {"split": split, "targets": targets, "groups": groups, "exchangeable": of_one_pool(how)}
     return ids, rows, join_notes(how, note)
 
 

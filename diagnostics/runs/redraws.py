@@ -1,0 +1,165 @@
+"""Redraws of the split: probes fitted again on other random splits of the same stored activations.
+
+They show how much scores, gaps and the choice of a tap depend on the one draw of the split that a run reports. The pass over the
+data is not repeated. Draws share their samples, so their spread is no interval.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from diagnostics.activations.contract import Activations, StoredTarget, shuffled
+from diagnostics.datasets.dataset import split_groups
+from diagnostics.measures import result as attribute
+from diagnostics.measures.apply import Measured, measure_all
+from diagnostics.measures.base import Measure
+from diagnostics.progress import Watch, silent
+from diagnostics.report.numbers import format_number, number
+from diagnostics.vocabulary import SPLITS
+
+SCORE, GAP, TAP = "redraw_score", "redraw_gap", "redraw_tap"
+"""Of each draw the scores on its test [redraw, tap], best tap minus output there [redraw], and the tap to use [redraw]."""
+NO_REDRAWS = "no_redraws"
+"""Attribute: why a probe, or some of its draws, has no value."""
+TOKENS = "it reads tokens, and tokens are stored for some of the samples only"
+
+
+def redraw_splits(groups: np.ndarray, split: np.ndarray, count: int, seed: int) -> list[np.ndarray]:
+    """Other random splits [sample] that keep groups whole, each split with as many groups as it has in `split`.
+
+    The first of them do not depend on `count`.
+    """
+    first = np.unique(groups.astype(str), return_index=True)[1]
+    train, val, test = ((split[first] == name).mean() for name in SPLITS)
+    seeds = np.random.SeedSequence(seed).generate_state(count)
+    return [split_groups(groups.tolist(), int(each), (train, val, test)) for each in seeds]
+
+
+def add_redraws(
+    measured: Measured,
+    measures: Sequence[Measure],
+    activations: Activations,
+    targets: Mapping[str, StoredTarget],
+    count: int,
+    seed: int,
+    *,
+    what: str,
+    watch: Watch = silent,
+    shuffle: bool = False,
+) -> None:
+    """Adds `SCORE`, `GAP` and `TAP` of `count` draws to the results of probes that read pooled activations.
+
+    `measured` is what `measures` gave for `activations` and `targets`. `shuffle`: whether targets are shuffled within each drawn
+    split. A draw in which a probe has no value (a class that its train lacks) is NaN, and its tap "".
+    """
+    probes = {key: result for key, result in measured.results.items() if "loss" in result}
+    pooled = {key for key, result in probes.items() if attribute.TOKEN_SAMPLES not in result.attrs}
+    for key in probes.keys() - pooled:
+        measured.results[key] = probes[key].assign_attrs({NO_REDRAWS: TOKENS})
+    again = [m for m in measures if m.needs == "pooled" and any(key.startswith(f"{m.name}/") for key in pooled)]
+    read = {name: target for name, target in targets.items() if any(key.endswith(f"/{name}") for key in pooled)}
+    draws: list[Measured] = []
+    for i, split in enumerate(redraw_splits(activations.groups, activations.split, count, seed), 1):
+        asked = {name: shuffled(target, split, seed) for name, target in read.items()} if shuffle else read
+        there = activations.with_split(split)
+        draws.append(measure_all(again, there, asked, seed, what=f"{what}, redraw {i} of {count}", watch=watch))
+    for key in pooled:
+        measured.results[key] = _with_draws(probes[key], key, draws)
+
+
+def _with_draws(result: xr.Dataset, key: str, draws: Sequence[Measured]) -> xr.Dataset:
+    """The result of a probe with what its draws gave."""
+    score, gap = np.full((len(draws), result.sizes["tap"]), np.nan), np.full(len(draws), np.nan)
+    tap = np.full(len(draws), "", dtype=object)
+    for i, draw in enumerate(draws):
+        if key in draw.results:
+            attrs: Mapping[str, Any] = draw.results[key].attrs
+            score[i], gap[i] = draw.results[key]["score"].values, attrs.get(attribute.HIDDEN_GAP, np.nan)
+            tap[i] = attrs.get(attribute.CHOSEN_TAP, "")
+    missing = [draw.skipped[key] for draw in draws if key in draw.skipped]
+    return result.assign({SCORE: (("redraw", "tap"), score), GAP: ("redraw", gap), TAP: ("redraw", tap)}).assign_attrs(
+        {NO_REDRAWS: missing[0]} if missing else {}
+    )
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean, lowest and highest over draws."""
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> Spread:
+        """Over the draws that have a value; NaN where none has."""
+        known = values[np.isfinite(values)]
+        return cls(*map(float, (known.mean(), known.min(), known.max()))) if len(known) else cls(*[np.nan] * 3)
+
+    def format(self, sign: str = "") -> str:
+        """As `0.90 (0.86 to 0.94)`."""
+        low, high = (format_number(end, ".2f") for end in (self.low, self.high))
+        return f"{format_number(self.mean, f'{sign}.2f')} ({low} to {high})"
+
+
+@dataclass(frozen=True)
+class Redraws:
+    """What redraws of the split gave: `count` draws have a value, of those that were `asked` for.
+
+    `score` is that of the tap that each draw chose, `gap` of its best tap against the output, both on the draw's own test;
+    `choices` counts the draws that chose each tap. `raw_input` is the mean score of that control in the same draws, NaN without it.
+    """
+
+    count: int
+    asked: int
+    score: Spread
+    gap: Spread
+    choices: Counter[str]
+    raw_input: float
+
+    @property
+    def line(self) -> str:
+        """The draws in words."""
+        tap, times = self.choices.most_common(1)[0]
+        gap = "" if np.isnan(self.gap.mean) else f", gap {self.gap.format('+')}"
+        control = "" if np.isnan(self.raw_input) else f", raw input {format_number(self.raw_input, '.2f')}"
+        draws = f"{self.count} redraws" if self.count == self.asked else f"{self.count} of {self.asked} redraws"
+        return (
+            f"over {draws} of the split: score {self.score.format()}{gap}, {tap} in {times} of {self.count}"
+            f"{control}; draws overlap, so this is a spread and no interval"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain values; None for what has no value."""
+        spreads = {
+            name: {key: number(end) for key, end in vars(getattr(self, name)).items()} for name in ("score", "gap")
+        }
+        counts = {"count": self.count, "asked": self.asked}
+        return counts | spreads | {"choices": dict(self.choices.most_common()), "raw_input": number(self.raw_input)}
+
+
+def redraws_of(data: xr.Dataset, raw_input: xr.Dataset | None = None) -> Redraws | None:
+    """The redraws that a probe's result holds, beside those of the control `raw_input`; None where no draw has a value."""
+    if SCORE not in data or not (chosen := data[TAP].values != "").any():
+        return None
+    control = _chosen_scores(raw_input) if raw_input is not None and SCORE in raw_input else np.empty(0)
+    return Redraws(
+        int(chosen.sum()),
+        len(chosen),
+        Spread.of(_chosen_scores(data)),
+        Spread.of(data[GAP].values),
+        Counter(map(str, data[TAP].values[chosen])),
+        Spread.of(control).mean,
+    )
+
+
+def _chosen_scores(data: xr.Dataset) -> np.ndarray:
+    """[redraw], the score of the tap that each draw chose; NaN where it chose none."""
+    score, taps = data[SCORE].transpose("redraw", "tap").values, [str(tap) for tap in data["tap"].values]
+    return np.array([score[i, taps.index(tap)] if tap else np.nan for i, tap in enumerate(map(str, data[TAP].values))])

@@ -1,0 +1,199 @@
+"""Redraws of the split: planted answers come back in every draw, and nothing but the split is drawn again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from typer.testing import CliRunner
+
+import diagnostics as dx
+from diagnostics.cli.main import app
+from diagnostics.errors import DiagnosticsError
+from diagnostics.runs.redraws import GAP, NO_REDRAWS, SCORE, TAP, Redraws, redraw_splits, redraws_of
+
+from graded import graded_data, graded_encoder, known_r2
+from planted import planted_series, planted_series_encoder
+
+GAINS = [0.2, 3.0, 0.5, 0.5]
+
+
+def drawn(n: int = 200, split: Any = None) -> dx.Dataset:
+    """Graded data of which the software drew the splits, or with another split."""
+    data = graded_data(n)
+    data.exchangeable = True
+    data.split = data.split if split is None else split
+    return data
+
+
+def measured(out: Path, encoder: Any, data: dx.Dataset, **options: Any) -> dx.Run:
+    options = {"measures": "linear_probe", "controls": False, "report": False, "token_budget": 0} | options
+    return dx.run(encoder, data, out=out, **options)
+
+
+def found(run: dx.Run, name: str = "linear_probe/a") -> Redraws:
+    profile = run.profile(name)
+    redraws = redraws_of(profile.data, profile.controls.get("raw_input"))
+    assert redraws is not None
+    return redraws
+
+
+def test_every_redraw_finds_the_planted_tap_and_raw_input(tmp_path: Path) -> None:
+    run = measured(tmp_path / "run", graded_encoder("e", GAINS, GAINS), drawn(), redraws=4, controls=True, report=True)
+    redraws = found(run)
+    assert redraws.count == redraws.asked == 4
+    assert redraws.choices == Counter({"stage.1": 4})
+    assert redraws.score.mean == pytest.approx(known_r2(3.0), abs=0.05)
+    assert redraws.gap.mean == pytest.approx(known_r2(3.0) - known_r2(0.5), abs=0.1)
+    assert redraws.score.low < redraws.score.mean < redraws.score.high
+    assert redraws.raw_input > 0.99  # the target is one of the sample's numbers
+    controls = run.profile("linear_probe/a").controls
+    assert {name for name, data in controls.items() if SCORE in data} == {"raw_input"}
+    # Nothing that reads results takes the draws for something of its own.
+    before = measured(tmp_path / "plain", graded_encoder("e", GAINS, GAINS), drawn(), controls=True)
+    assert before.to_dataframe().equals(run.to_dataframe())
+    assert redraws_of(before.profile("linear_probe/a").data) is None
+    assert run.profile("linear_probe/a").beside.keys() == before.profile("linear_probe/a").beside.keys()
+
+
+def test_all_controls_are_redrawn_where_asked(tmp_path: Path) -> None:
+    run = measured(tmp_path, graded_encoder("e", GAINS, GAINS), drawn(), redraws=2, redraw_controls=True, controls=True)
+    controls = run.profile("linear_probe/a").controls
+    assert {name for name, data in controls.items() if SCORE in data} == set(controls) >= {
+        "raw_input_kernel", "summary_statistics", "shuffled_labels",
+    }  # fmt: skip
+    assert (controls["shuffled_labels"][SCORE] < 0.3).all()
+
+
+def test_without_a_signal_gaps_spread_around_0(tmp_path: Path) -> None:
+    alike = graded_encoder("e", [1.0] * 4, [1.0] * 4, [2, 4, 6, 8])
+    gap = found(measured(tmp_path, alike, drawn(600), redraws=12)).gap
+    assert gap.low < 0 < gap.high
+    assert abs(gap.mean) < 0.05
+
+
+def test_a_draw_is_what_a_run_with_that_split_measures(tmp_path: Path) -> None:
+    encoder, data = graded_encoder("e", GAINS, GAINS[::-1]), drawn()
+    run = measured(tmp_path / "redrawn", encoder, data, redraws=2, seed=3)
+    second = redraw_splits(run.store.groups, run.store.split, 2, seed=3)[1]
+    split = dict(zip(run.store.ids, second, strict=True))
+    other = measured(tmp_path / "drawn", encoder, drawn(split=np.array([split[i] for i in data.ids], object)), seed=3)
+    for name in ("linear_probe/a", "linear_probe/b"):
+        ours, theirs = run.profile(name), other.profile(name)
+        np.testing.assert_array_equal(ours.data[SCORE][1], theirs.data["score"])
+        assert ours.data[GAP][1] == theirs.data.attrs["hidden_gap"]
+        assert ours.data[TAP][1] == theirs.data.attrs.get("chosen_tap", theirs.best_tap)
+
+
+def test_splits_differ_and_keep_groups_whole() -> None:
+    groups = np.repeat([f"g{i}" for i in range(40)], [1, 2, 3, 4] * 10).astype(object)
+    split = np.repeat(["train"] * 20 + ["val"] * 4 + ["test"] * 16, [1, 2, 3, 4] * 10).astype(object)
+    splits = redraw_splits(groups, split, 5, seed=0)
+    for other in (split, *splits):
+        of = {group: set(other[groups == group]) for group in groups}
+        assert Counter(name for (name,) in of.values()) == {"train": 20, "val": 4, "test": 16}
+    assert len({tuple(each) for each in (split, *splits, *redraw_splits(groups, split, 5, seed=1))}) == 11
+    for ours, again in zip(splits, redraw_splits(groups, split, 2, seed=0), strict=False):
+        np.testing.assert_array_equal(ours, again)
+
+
+def test_a_folder_is_measured_again_without_another_pass(tmp_path: Path) -> None:
+    encoder, data = graded_encoder("e", GAINS, GAINS), drawn()
+    plain = measured(tmp_path, encoder, data)
+    score = plain.profile("linear_probe/a").data["score"]
+    steps: list[str] = []
+
+    def stop(event: Any) -> None:
+        if isinstance(event, dx.Progress):
+            steps.append(event.step)
+            if "redraw 2" in event.step:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match="give the same command again"):
+        measured(tmp_path, encoder, data, redraws=3, watch=stop)
+    assert steps[-1] == "measuring e, redraw 2 of 3"
+    assert not any(step.startswith("extracting") for step in steps)
+    np.testing.assert_array_equal(dx.open_run(tmp_path).profile("linear_probe/a").data["score"], score)
+    first = measured(tmp_path, encoder, data, redraws=3)
+    assert found(first).count == 3
+    np.testing.assert_array_equal(first.profile("linear_probe/a").data["score"], score)
+    values = first.profile("linear_probe/a").data.load()
+    xr.testing.assert_identical(measured(tmp_path, encoder, data, redraws=3).profile("linear_probe/a").data, values)
+
+
+def test_a_draw_without_a_value_is_counted(tmp_path: Path) -> None:
+    data = drawn(60)
+    rare = np.arange(60) % 2
+    rare[[0, 6]] = 2  # in train and in val
+    data.targets["rare"] = dx.Target("label", rare, classes=("even", "odd", "rare"))
+    run = measured(tmp_path, graded_encoder("e", GAINS, GAINS), data, redraws=12)
+    values, redraws = run.profile("linear_probe/rare").data, found(run, "linear_probe/rare")
+    assert 0 < redraws.count < redraws.asked == 12
+    assert f"over {redraws.count} of 12 redraws" in redraws.line
+    assert np.isfinite(values[SCORE].values).all(axis=1).sum() == redraws.count
+    assert "no train sample of class rare" in values.attrs[NO_REDRAWS]
+
+
+def test_probes_that_read_tokens_are_not_redrawn(tmp_path: Path) -> None:
+    data = planted_series()
+    data.exchangeable = True
+    run = measured(
+        tmp_path, planted_series_encoder(), data, measures="event_probe,linear_probe", redraws=2, token_budget=None
+    )
+    events = run.profile("event_probe/event").data
+    assert redraws_of(events) is None
+    assert "reads tokens" in events.attrs[NO_REDRAWS]
+    assert found(run, "linear_probe/ahead").count == 2
+
+
+@pytest.mark.parametrize(
+    ("redraws", "exchangeable", "says"),
+    [
+        (2, False, "The split cannot be redrawn, since the splits of graded are given: leave out --redraws"),
+        (1, "fit", "The split cannot be redrawn, since the test split of graded is given: leave out --redraws"),
+        (-1, True, "The number of redraws is -1: give 0 or more."),
+    ],
+)
+def test_given_splits_are_not_redrawn(tmp_path: Path, redraws: int, exchangeable: Any, says: str) -> None:
+    data = drawn()
+    data.exchangeable = exchangeable
+    with pytest.raises(DiagnosticsError, match=says):
+        measured(tmp_path / "run", graded_encoder("e", GAINS, GAINS), data, redraws=redraws)
+    with pytest.raises(DiagnosticsError, match="--redraw-controls redraws nothing without --redraws N"):
+        measured(tmp_path / "run", graded_encoder("e", GAINS, GAINS), drawn(), redraw_controls=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_command_redraws(tmp_path: Path) -> None:
+    command = ["run", "objectives:lorenz-forecast", "--data", "lorenz?n=60", "--no-controls", "--quiet"]
+    options = ["--measures", "linear_probe", "--redraws", "2", "--out", str(tmp_path / "run")]
+    done = CliRunner().invoke(app, [*command, *options])
+    assert done.exit_code == 0, done.output
+    assert found(dx.open_run(tmp_path / "run"), "linear_probe/hidden_z").count == 2
+
+
+def test_the_line_says_spreads_and_not_intervals() -> None:
+    score = [[0.5, 0.9, 0.6], [0.5, 0.8, 0.7], [0.6, 0.5, 0.7]]
+    data = xr.Dataset(
+        {
+            SCORE: (("redraw", "tap"), score),
+            GAP: ("redraw", [0.3, 0.1, -0.1]),
+            TAP: ("redraw", np.array(["t1", "t1", "t2"], object)),
+        },
+        {"tap": ["t0", "t1", "t2"]},
+    )
+    redraws = redraws_of(data, data.isel(tap=[0]).assign({TAP: ("redraw", np.array(["t0"] * 3, object))}))
+    assert redraws is not None
+    assert redraws.line == (
+        "over 3 redraws of the split: score 0.80 (0.70 to 0.90), gap +0.10 (-0.10 to 0.30), t1 in 2 of 3, raw input 0.53; "
+        "draws overlap, so this is a spread and no interval"
+    )
+    assert redraws.to_json() == {
+        "count": 3, "asked": 3, "choices": {"t1": 2, "t2": 1}, "raw_input": pytest.approx(1.6 / 3),
+        "score": {"mean": pytest.approx(0.8), "low": 0.7, "high": 0.9},
+        "gap": {"mean": pytest.approx(0.1), "low": -0.1, "high": 0.3},
+    }  # fmt: skip
