@@ -177,8 +177,8 @@ def brief_cautions(profiles: Sequence[Profile]) -> list[str]:
 def legend(profiles: Sequence[Profile]) -> str:
     """What the marks mean, and what chose and what scored."""
     marks = "; ".join(f"{verdict.mark} {verdict.meaning}" for verdict in Verdict)
-    chosen = enumerated(dict.fromkeys(p.chosen_on for p in profiles if p.chosen_tap))
-    return f"{marks}. Layers were chosen on {chosen}, without test; scores are read on test; {INTERVALS}."
+    chosen = " or ".join(dict.fromkeys(p.chosen_on for p in profiles if p.chosen_tap))
+    return f"{marks}. Layers were chosen without test{f' ({chosen})' if chosen else ''}; scores are read on test; {INTERVALS}."
 
 
 def closing_blocks(run: Run) -> tuple[Block, ...]:
