@@ -92,10 +92,15 @@ def answer(profiles: Sequence[Profile]) -> list[str]:
     readable = [p for p in undecided if p.is_readable and math.isfinite(p.gap_bound)]
     unread = [p for p in undecided if not p.is_readable]
     alone = [p for p in undecided if p.is_readable and not math.isfinite(p.gap_bound)]
+    without = [p for p in alone if math.isnan(p.output.value)]
+    alone = [p for p in alone if not math.isnan(p.output.value)]
     sentences = (
         _shown(groups[Verdict.SHOWN]), _matched(read), _possible(readable), _excluded(groups[Verdict.EXCLUDED]),
-        _few(few), _named("Cannot tell whether any layer reads {}.", unread),
-        _named("The output has no score for {}, so there is nothing to compare with.", alone),
+        *(_few([p for p in few if p.few == words]) for words in dict.fromkeys(p.few for p in few)),
+        _named("Cannot tell whether any layer reads {}.", unread),
+        _named("The output has no score for {}, so there is nothing to compare with.", without),
+        _named("Only the output was read for {}, so there is nothing to compare with.", [p for p in alone if not p.best_tap]),
+        _named("Cannot tell for {}: the gaps have no interval.", [p for p in alone if p.best_tap]),
         _named("{} is at chance at every layer.", groups[Verdict.AT_CHANCE], "{} are at chance at every layer."),
     )  # fmt: skip
     return [sentence for sentence in sentences if sentence]
@@ -185,7 +190,8 @@ def closing_blocks(run: Run) -> tuple[Block, ...]:
     """Where the features, the report and the rest are."""
     tokens, whole = run.disk_use
     path = shlex.quote(str(run.path))
-    target = next((r.target for r in run.recommendations() if r.tap is not None), None)
+    read = by_verdict(list(first_probes(run.profiles()).values()))
+    target = next((profile.target for profile in read if profile.chosen_tap), None)
     open_run = f"dx.open_run({json.dumps(str(run.path), ensure_ascii=False)})"
     lines = {
         "features": f"{open_run}.features(target={json.dumps(target, ensure_ascii=False)})" if target else "",
