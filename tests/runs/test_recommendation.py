@@ -266,7 +266,7 @@ def test_the_command_takes_a_margin(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "from tiny import tiny_dataset, tiny_encoder\ndef data(): return tiny_dataset(40)\n"
     )
-    options = ("--measures", "linear_probe", "--no-controls", "--no-report", "--margin", "0.3", "--json")
+    options = ("--measures", "linear_probe", "--no-controls", "--margin", "0.3", "--json")
     names = f"{tmp_path}/mine.py:tiny_encoder", "--data", f"{tmp_path}/mine.py:data", "--out", tmp_path / "run"
     shown = json.loads(diagnose("run", *names, *options).out)
     assert [profile["margin"] for profile in shown["profiles"]] == [0.3, 0.3]
