@@ -28,11 +28,14 @@ from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, StorageError, describe, explaining
 from diagnostics.measures.apply import Measured, against_control, measure_all
 from diagnostics.measures.base import Measure
+from diagnostics.measures.probes.kernel import KernelProbe
+from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.progress import Watch
 from diagnostics.registry import offered
 from diagnostics.report.progress_bars import watching
 from diagnostics.runs.controls import kinds as control
 from diagnostics.runs.cost import cost_of
+from diagnostics.runs.nonlinear import measure_nonlinear
 from diagnostics.runs.provenance import Call, Provenance
 from diagnostics.runs.request import Request
 from diagnostics.runs.run import Run
@@ -154,6 +157,7 @@ class _Job:
         readable = {name: target for name, target in targets.items() if name not in request.unprobeable}
         name, seed = request.encoder.name, request.seed
         main = measure_all(self.measures, store, readable, seed, asked=request.named, what=name, watch=self.watch)
+        self._add_nonlinear(main, store, readable)
         self._state_skipped(main, targets)
         self._refuse_nothing(main)
         measured: dict[str, Measured] = {}
@@ -176,6 +180,17 @@ class _Job:
             folder = request.folder / CONTROLS
             for unread in {*folder.glob("*/")} - {folder / name for name in self.controls}:
                 shutil.rmtree(unread, ignore_errors=True)
+
+    def _add_nonlinear(self, main: Measured, store: Store, targets: Mapping[str, StoredTarget]) -> None:
+        """Adds what a kernel reads of what the linear probe read, unless all taps are asked for."""
+        names = [measure.name for measure in self.measures]
+        if LinearProbe.name not in names or KernelProbe.name in names:
+            return
+        request = self.request
+        more = measure_nonlinear(main, store, targets, request.seed, what=request.encoder.name, watch=self.watch)
+        main.results |= more.results
+        main.skipped |= more.skipped
+        main.failed |= more.failed
 
     def _extract_encoder(self) -> Store:
         request = self.request
@@ -328,7 +343,8 @@ class _Job:
     def _write(self, main: Measured, measured: Mapping[str, Measured], omissions: Sequence[Omission]) -> None:
         """Merges the results of this call with those that are there, with the margins over every control's."""
         request = self.request
-        names = [measure.name for measure in (*self.measures, *self.by_place)]
+        asked = [measure.name for measure in (*self.measures, *self.by_place)]
+        names = list(dict.fromkeys([*asked, *(key.partition("/")[0] for key in (*main.results, *main.skipped))]))
         controls = [*self.controls, *measured]
         results = {name: of_control.results for name, of_control in measured.items()}
         for name, theirs in (self._kept_results(controls, names) | results).items():

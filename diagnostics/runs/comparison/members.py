@@ -8,6 +8,7 @@ from typing import Any
 
 from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.runs.comparison.probe_losses import ProbeLosses, probe_losses
+from diagnostics.runs.nonlinear import without_nonlinear
 from diagnostics.runs.profile import Profile
 from diagnostics.runs.run import Run, open_run
 
@@ -26,8 +27,8 @@ class Member:
 
     @cached_property
     def profiles(self) -> dict[str, Profile]:
-        """By `measure/target`, or the measure alone."""
-        return {profile.name: profile for profile in self.run.profiles()}
+        """By `measure/target`, or the measure alone; none of a kernel at two taps."""
+        return {profile.name: profile for profile in without_nonlinear(self.run.profiles())}
 
     @cached_property
     def losses(self) -> dict[str, ProbeLosses]:
