@@ -51,6 +51,11 @@ class Member:
         return str(lineage_of(self.run).get("control_of", "") or "")
 
     @property
+    def cut_at(self) -> str:
+        """The tap of its base that an alignment lifted to the output; "" of one that names none, and of a control."""
+        return "" if self.control_of else str(lineage_of(self.run).get("to", "") or "")
+
+    @property
     def target(self) -> str:
         """The target whose best tap an alignment lifted; "" where it was made for none."""
         return str(lineage_of(self.run).get("for", "") or "")
