@@ -28,8 +28,6 @@ from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, StorageError, describe, explaining
 from diagnostics.measures.apply import Measured, against_control, measure_all
 from diagnostics.measures.base import Measure
-from diagnostics.measures.probes.kernel import KernelProbe
-from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.progress import Watch
 from diagnostics.registry import offered
 from diagnostics.report.progress_bars import watching
@@ -157,7 +155,7 @@ class _Job:
         readable = {name: target for name, target in targets.items() if name not in request.unprobeable}
         name, seed = request.encoder.name, request.seed
         main = measure_all(self.measures, store, readable, seed, asked=request.named, what=name, watch=self.watch)
-        self._add_nonlinear(main, store, readable)
+        measure_nonlinear(main, store, readable, seed, name, self.watch)
         self._state_skipped(main, targets)
         self._refuse_nothing(main)
         measured: dict[str, Measured] = {}
@@ -180,17 +178,6 @@ class _Job:
             folder = request.folder / CONTROLS
             for unread in {*folder.glob("*/")} - {folder / name for name in self.controls}:
                 shutil.rmtree(unread, ignore_errors=True)
-
-    def _add_nonlinear(self, main: Measured, store: Store, targets: Mapping[str, StoredTarget]) -> None:
-        """Adds what a kernel reads of what the linear probe read, unless all taps are asked for."""
-        names = [measure.name for measure in self.measures]
-        if LinearProbe.name not in names or KernelProbe.name in names:
-            return
-        request = self.request
-        more = measure_nonlinear(main, store, targets, request.seed, what=request.encoder.name, watch=self.watch)
-        main.results |= more.results
-        main.skipped |= more.skipped
-        main.failed |= more.failed
 
     def _extract_encoder(self) -> Store:
         request = self.request

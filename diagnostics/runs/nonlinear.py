@@ -11,42 +11,35 @@ from diagnostics.measures.probes.kernel import KernelProbe, OtherTaps, too_few
 from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.measures.result import BEST_TAP
 from diagnostics.measures.statistics import Interval
-from diagnostics.progress import Watch, silent
+from diagnostics.progress import Watch
 from diagnostics.report.numbers import format_number, unbroken
 from diagnostics.runs.profile import Profile
 
 
 def measure_nonlinear(
-    linear: Measured,
-    activations: Activations,
-    targets: Mapping[str, StoredTarget],
-    seed: int,
-    *,
-    what: str = "",
-    watch: Watch = silent,
-) -> Measured:
-    """`kernel_probe` at the output and at the linear probe's best tap, for each target that it read at another tap too.
+    main: Measured, activations: Activations, targets: Mapping[str, StoredTarget], seed: int, what: str, watch: Watch
+) -> None:
+    """Adds `kernel_probe` at the output and at the linear probe's best tap, for each target that it read at another tap too.
 
-    From too few training samples it is left out once, not for each target.
+    Where it is asked for at all taps it stays. From too few training samples it is left out once, not for each target.
     """
-    measured, probe = Measured(), KernelProbe()
+    probe = KernelProbe()
     for name, target in targets.items():
-        result = linear.results.get(f"{LinearProbe.name}/{name}")
-        if result is None or not probe.reads(target):
+        linear = main.results.get(f"{LinearProbe.name}/{name}")
+        if linear is None or not probe.reads(target) or f"{probe.name}/{name}" in main.results | main.skipped:
             continue
-        ends = {activations.output_tap, result.attrs.get(BEST_TAP, activations.output_tap)}
+        ends = {activations.output_tap, linear.attrs.get(BEST_TAP)}
         taps = [tap for tap in activations.taps if tap.name in ends]
         if len(taps) < 2:
             continue
         if why := too_few(int((activations.split == "train").sum())):
-            measured.skipped[probe.name] = why
-            break
+            main.skipped[probe.name] = why
+            return
         two = OtherTaps(activations, taps, activations.pooled)
         read = measure_all([probe], two, {name: target}, seed, what=what, watch=watch)
-        measured.results |= read.results
-        measured.skipped |= read.skipped
-        measured.failed |= read.failed
-    return measured
+        main.results |= read.results
+        main.skipped |= read.skipped
+        main.failed |= read.failed
 
 
 @dataclass(frozen=True)

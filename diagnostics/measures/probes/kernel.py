@@ -1,7 +1,7 @@
 """The kernel probe: what a nonlinear readout reads, where the linear one may read less."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -25,26 +25,17 @@ NYSTROM = "Williams and Seeger 2001 (NeurIPS)"
 _KEPT = Kept(2**28)
 
 
-class OtherTaps(Activations):
+class OtherTaps(Arrays):
     """Some taps of activations, or features made of one: the same rows, pooled by `read` (a tap and a pooling), no tokens."""
 
     def __init__(self, like: Activations, taps: Sequence[Tap], read: Callable[[str, str | None], np.ndarray]) -> None:
         # All that the contract names.
         for name in Activations.__annotations__:
             setattr(self, name, getattr(like, name))
-        self.taps, self.read = taps, read
+        self.taps, self.read = list(taps), read
 
     def pooled(self, tap: str, pooling: str | None = None) -> np.ndarray:
         return self.read(tap, pooling)
-
-    def token_blocks(self, tap: str) -> Iterator[tuple[slice, np.ndarray]]:
-        return iter(())
-
-    def feature_blocks(self, tap: str) -> Iterator[np.ndarray]:
-        return iter(())
-
-    def observed(self, name: str) -> Mapping[str, np.ndarray]:
-        return {}
 
 
 def _product() -> tuple[Arrays, StoredTarget]:
