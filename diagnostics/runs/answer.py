@@ -13,6 +13,7 @@ from diagnostics.measures.verdict import Verdict
 from diagnostics.progress import size
 from diagnostics.report.numbers import format_interval, format_number, unbroken
 from diagnostics.report.page import Block, Column, Note, Notes, Number, Row, Sentence, Table, filled
+from diagnostics.runs.nonlinear import nonlinear_reading
 from diagnostics.runs.profile import INTERVALS, Profile, first_probes
 from diagnostics.runs.recommendation import Recommendation, recommend
 
@@ -44,7 +45,7 @@ def answer_blocks(run: Run) -> tuple[Block, ...]:
     columns = (Column("  target"), Column("use"), Column("score"), Column("at output", bare=True))
     return filled(
         Table(columns, tuple(rows), only="brief"),
-        *(Sentence(each, only="brief", apart=not i) for i, each in enumerate(answer(read))),
+        *(Sentence(each, only="brief", apart=not i) for i, each in enumerate(answer(run.profiles()))),
     )
 
 
@@ -93,7 +94,7 @@ def answer(profiles: Sequence[Profile]) -> list[str]:
     unread = [p for p in undecided if not p.is_readable]
     alone = [p for p in undecided if p.is_readable and not math.isfinite(p.gap_bound)]
     sentences = (
-        _shown(groups[Verdict.SHOWN]), _matched(read), _possible(readable), _excluded(groups[Verdict.EXCLUDED]),
+        _shown(groups[Verdict.SHOWN]), _nonlinear(groups[Verdict.SHOWN], profiles), _matched(read), _possible(readable), _excluded(groups[Verdict.EXCLUDED]),
         _few(few), _named("Cannot tell whether any layer reads {}.", unread),
         _named("The output has no score for {}, so there is nothing to compare with.", alone),
         _named("{} is at chance at every layer.", groups[Verdict.AT_CHANCE], "{} are at chance at every layer."),
@@ -106,6 +107,13 @@ def _shown(profiles: Sequence[Profile]) -> str:
         return ""
     gaps = [f"{p.target} ({format_interval(p.hidden_gap, f'{SHORT}', signed=True)} at {p.best_tap})" for p in profiles]
     return f"The output hides {enumerated(_shortened(gaps))} from a linear readout."
+
+
+def _nonlinear(profiles: Sequence[Profile], every: Sequence[Profile]) -> str:
+    """What a kernel reads where the output hides something from a linear readout: hidden, or harder to read."""
+    read = [(p.target, nonlinear_reading(every, str(p.target))) for p in profiles]
+    words = [f"{target}: {reading.words}" for target, reading in read if reading]
+    return f"Hidden, or harder to read? {'; '.join(_shortened(words))}." if words else ""
 
 
 def _matched(profiles: Sequence[Profile]) -> str:

@@ -138,17 +138,25 @@ def _alignments(findings: Findings, brief: Sequence[str]) -> Section:
         return Section("", "")
     # A share without a value names its reason by its place among them, from 1.
     reasons = list(
-        dict.fromkeys(row.reasons[name] for row in findings.shares for name in SHARES if name in row.reasons)
+        dict.fromkeys(row.reasons[name] for row in findings.shares for name in (*SHARES, "cut") if name in row.reasons)
     )
+
+    def cell(row: Shares, name: str, mark: str = "") -> Cell:
+        if (value := getattr(row, name)) is not None:
+            return Number(value, ".2f", mark=mark)
+        return f"- ({reasons.index(row.reasons[name]) + 1})" if name in row.reasons else "-"
+
     columns = _columns("alignment", "target", "base's hidden gap", "recovered", "kept at best tap", "kept at output")
     controlled = any(row.over_control for row in findings.shares)
-    columns += (Column("output - control's"),) * controlled
+    cut = any(row.cut or "cut" in row.reasons for row in findings.shares)
+    columns += (Column("cut"),) * cut + (Column("output - control's"),) * controlled
     rows = [
         Row(
             (
                 alignment_name(row), target_name(findings, row.profile) + (", trained for it" if row.purpose else ""),
                 Number(row.gap, signed=True),
-                *(Number(value, ".2f") if (value := getattr(row, name)) else f"- ({reasons.index(row.reasons[name]) + 1})" for name in SHARES),
+                *(cell(row, name) for name in SHARES),
+                *([cell(row, "cut", row.cut_is or "")] if cut else []),
                 *([_over_control(row)] if controlled else []),
             ),
             only=_length(row.profile, brief),
@@ -166,7 +174,8 @@ def _alignments(findings: Findings, brief: Sequence[str]) -> Section:
                 [
                     "Recovered: the gain of the aligned output over the base's output, as a share of the base's hidden gap. Kept: the "
                     "aligned score divided by the base's, both above chance (0 for R2 and skill, otherwise the score with shuffled "
-                    "labels); over 1 where the score rose. Output - control's: the aligned output's score minus that of the control, "
+                    "labels); over 1 where the score rose. Cut: the same share, recovered or kept, of the base read at the tap that the "
+                    "alignment names, without any training. Output - control's: the aligned output's score minus that of the control, "
                     "which was trained in the same way but with the base's own tokens as teacher. The tap lifted a target only where "
                     "this difference is above 0."
                 ],
