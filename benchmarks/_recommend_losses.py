@@ -56,7 +56,7 @@ def population(setting: Setting, draws: int, rng: np.random.Generator) -> np.nda
         elif setting.shape == "ramp":
             # Up from .3 below the output to the peak, then down to the output; at gap 0 the output is the peak.
             peak = rng.integers(setting.taps // 3, last) if setting.gap else last
-            row[:] = np.interp(at, [0, peak, last], [OUTPUT - 0.3, best, OUTPUT])
+            row[:] = np.interp(at, np.array([0, peak, last]), [OUTPUT - 0.3, best, OUTPUT])
             row[peak] = best
         elif setting.shape == "plateau":
             # Half of the taps, neighbours, have the gap; the others are .1 below the output.
@@ -90,7 +90,7 @@ def losses(setting: Setting, score: np.ndarray, units: int, rng: np.random.Gener
     square = error**2
     if setting.family == "t":
         # Multivariate t: a hard unit is hard at every tap. Scaled to variance 1.
-        square *= ((HEAVY_FREEDOM - 2) / rng.chisquare(HEAVY_FREEDOM, (draws, 1, units)))
+        square *= (HEAVY_FREEDOM - 2) / rng.chisquare(HEAVY_FREEDOM, (draws, 1, units))
     if setting.family == "lognormal":
         square *= np.exp(_alike(setting.alike, (draws, taps, units), rng) - 0.5)
     loss = square * (1 - score)[:, :, None]

@@ -15,6 +15,8 @@ from diagnostics.measures.hidden_gap import paired_difference
 
 CLIP = 0.95
 CAP = 0.01
+RULE = "out of fold, 1 SE, clipped"
+"""The one that is used, whose verdicts are printed."""
 
 
 def score_of(loss: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -96,10 +98,12 @@ def today(
     near = earliest(val, val_reference, 1.0, CAP)
     chosen = np.full(len(val), output)
     for i in np.flatnonzero(top != output):
-        sides = (test[i, top[i]], test_reference[i], test[i, output], test_reference[i])
-        if val.shape[3] == 1:
-            sides = tuple(side[..., 0] for side in sides)
-        if paired_difference(*sides, fit_units, 0, share).low > 0:
+        # Without the axis of parts where there is one.
+        ours, theirs, whole = (
+            side[..., 0] if val.shape[3] == 1 else side
+            for side in (test[i, top[i]], test[i, output], test_reference[i])
+        )
+        if paired_difference(ours, whole, theirs, whole, fit_units, 0, share).low > 0:
             chosen[i] = near[i]
     return chosen
 
