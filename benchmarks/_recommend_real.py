@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from _recommend_rules import RULE, choices, clipped, favour, today
+from _recommend_sets import of_draw
 
 import diagnostics as dx
+from diagnostics.measures.confidence_set import confidence_set
 from diagnostics.measures.probes.least_squares import PENALTIES, standardised
 
 from _common import verdict
@@ -190,6 +192,19 @@ def pooled(drawn: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
     return found
 
 
+def held_sets(drawn: dict[str, np.ndarray], column: str) -> np.ndarray:
+    """[draw, plain or clipped, 2]: whether the set of taps not worse holds the best one, and its size."""
+    size, target = column.split(" ")
+    t = TARGETS.index(target)
+    loss, reference = (drawn[f"{size} {name}"][:, t, ..., None] for name in ("oof_both", "oof_reference"))
+    best, found = drawn[f"{size} score_both"][:, t].argmax(axis=1), np.empty((len(loss), 2, 2))
+    for k, losses in enumerate((loss, clipped(loss))):
+        for i, each in enumerate(losses):
+            kept = confidence_set(of_draw(each, reference[i]), np.arange(len(each)), 0)
+            found[i, k] = best[i] in kept, len(kept)
+    return found
+
+
 def judge_real(drawn: dict[str, np.ndarray]) -> bool:
     """Prints the tables; False where the rule gives up more than best on val on average over targets."""
     found = real_regrets(drawn)
@@ -206,7 +221,13 @@ def judge_real(drawn: dict[str, np.ndarray]) -> bool:
     for name, of in pooled(drawn).items():
         cells = ("{:.3f}, {:.3f}".format(*of[column].mean(axis=0)) for column in columns)
         print(f"| {name} | " + " | ".join(cells) + " |")
-    held = [
+    print("\n| set of taps not worse: holds the best, size | plain | clipped |\n|---|---|---|")
+    sets = {column: held_sets(drawn, column) for column in columns}
+    for column, rows in sets.items():
+        print(f"| {column} | " + " | ".join("{:.2f}, {:.1f}".format(*mean) for mean in rows.mean(axis=0)) + " |")
+    share = float(np.mean([rows[:, 0, 0] for rows in sets.values()]))
+    held = [verdict("sets of plain losses that hold the best tap", share, 0.9, at_least=True)]
+    held += [
         verdict(f"{size} series: regret less that of best on val", ours - val, 0.0)
         for size, ours, val in zip(SIZES, mean[RULE], mean["val"], strict=True)
     ]
