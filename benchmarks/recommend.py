@@ -143,13 +143,13 @@ def judge_sets(draws: int) -> bool:
 
 
 def judge_bounds(draws: int) -> bool:
-    """No gap is excluded that is there; by family and number of units, up to three standard errors of as many draws."""
+    """No gap is excluded that is there; by family and number of units, up to two standard errors of as many draws."""
     table = exclusions(draws)
     print_means("excluded: family, test units, gap", ("each tap's own", "bootstrap of the largest"), table)
     held = True
     for family, units in dict.fromkeys(key[:2] for key in table):
         rows = np.concatenate([rows for key, rows in table.items() if key[:2] == (family, units) and key[2]])[:, 0]
-        limit = 0.025 + 3 * np.sqrt(0.025 * 0.975 / len(rows))
+        limit = 0.025 + 2 * np.sqrt(0.025 * 0.975 / len(rows))
         held &= verdict(f"{family}, {units} test units: excluded though it is there", rows.mean(), limit)
     return held
 
