@@ -14,6 +14,21 @@ if TYPE_CHECKING:
     from diagnostics.measures.base import Measure
 
 LISTED = ("encoders", "datasets", "measures", "plugins")
+FIRST = (
+    "timm:",
+    "hf:",
+    "wheel:dinov2-small",
+    "fracast",
+    "images:",
+    "series:",
+    "texts:",
+    "audio:",
+    "videos:",
+    "shapes",
+    "lorenz",
+)
+"""Names that stand before others: models and files of one's own are named more often than anything else."""
+OWN_FILE = "path/to/file.py:function", "Your own file."
 
 
 def list_all() -> dict[str, list[dict[str, Any]]]:
@@ -71,7 +86,7 @@ def _measure(entry: Entry) -> dict[str, Any]:
 
 
 def print_list(listed: dict[str, list[dict[str, Any]]]) -> None:
-    """Prints rows of `list_all`, with what each encoder and dataset is."""
+    """Prints rows of `list_all` in full, with what each encoder and dataset is."""
     console = terminal()
     for heading, rows in listed.items():
         if heading == "measures":
@@ -87,14 +102,48 @@ def print_list(listed: dict[str, list[dict[str, Any]]]) -> None:
             show_table(console, columns, cells)
         else:
             show(console, heading, "bold")
-            for row in rows:
+            for row in sorted(rows, key=_place):
                 _print_builder(console, row)
             if heading == "encoders":
-                _print_entry(console, "path/to/file.py:function", "Your own file.", "")
+                _print_entry(console, *OWN_FILE)
         show(console, "")
 
 
-def _print_entry(console: Console, name: str, about: str, details: str) -> None:
+def print_overview(listed: dict[str, list[dict[str, Any]]]) -> None:
+    """Prints names of all rows of `list_all`, and what those in `FIRST` are."""
+    console = terminal()
+    for kind in ("encoders", "datasets"):
+        show(console, kind, "bold")
+        rows = sorted(listed[kind], key=_place)
+        for row in rows:
+            if row["name"] in FIRST:
+                _print_entry(console, row["name"] + row["takes"].upper(), row["about"])
+        _print_entry(console, *OWN_FILE)
+        _print_names(console, "also", [row for row in rows if row["name"] not in FIRST])
+        show(console, "")
+    show(console, "measures", "bold")
+    for standard, title in ((True, "standard"), (False, "added by --measures")):
+        _print_names(console, title, [row for row in listed["measures"] if row["standard"] is standard])
+    show(console, "")
+    show(console, "plugins", "bold")
+    _print_names(console, "loaded", [row for row in listed["plugins"] if not row["error"]])
+    for row in listed["plugins"]:
+        if row["error"]:
+            show(console, f"{whole(row['name'])} {_offers(row)}", "bold red", hanging=2)
+    show(console, "")
+    show(console, "Options, targets and sources: `diagnostics list encoders` (or datasets, measures, plugins)")
+
+
+def _place(row: dict[str, Any]) -> int:
+    return FIRST.index(row["name"]) if row["name"] in FIRST else len(FIRST)
+
+
+def _print_names(console: Console, title: str, rows: list[dict[str, Any]]) -> None:
+    if rows:
+        show(console, f"{title}: {', '.join(whole(row['name']) for row in rows)}", hanging=2)
+
+
+def _print_entry(console: Console, name: str, about: str, details: str = "") -> None:
     """A name and what it stands for, and the details below."""
     show(console, f"{whole(name):22}  {printable(about)}", hanging=24)
     if details:
