@@ -317,11 +317,10 @@ def list_(
         raise unknown("list", what, LISTED)
     with working():
         rows = list_all()
-    shown = rows if what is None else {what: rows[what]}
     if json:
-        print_json(shown)
+        print_json(rows if what is None else {what: rows[what]})
     else:
-        print_list(shown) if what else print_overview(rows)
+        print_list(what, rows[what]) if what else print_overview(rows)
 
 
 @app.command(cls=Command, rich_help_panel=OWN, epilog=example("diagnostics selftest --json"))

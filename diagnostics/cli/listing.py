@@ -85,28 +85,25 @@ def _measure(entry: Entry) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def print_list(listed: dict[str, list[dict[str, Any]]]) -> None:
-    """Prints rows of `list_all` in full, with what each encoder and dataset is."""
+def print_list(kind: str, rows: list[dict[str, Any]]) -> None:
+    """Prints the rows of one kind of `list_all` in full, with what each encoder and dataset is."""
     console = terminal()
-    for heading, rows in listed.items():
-        if heading == "measures":
-            for standard, title in ((True, "standard: what a run measures"), (False, "all: what --measures adds")):
-                show(console, f"measures, {title}", "bold")
-                for row in (row for row in rows if row["standard"] is standard):
-                    _print_measure(console, row)
-                show(console, "")
-            continue
-        if heading == "plugins":
-            columns = ["plugins", "version", "module", "offers"]
-            cells = [[*(whole(row[key]) for key in ("name", "version", "module")), _offers(row)] for row in rows]
-            show_table(console, columns, cells)
-        else:
-            show(console, heading, "bold")
-            for row in sorted(rows, key=_place):
-                _print_builder(console, row)
-            if heading == "encoders":
-                _print_entry(console, *OWN_FILE)
-        show(console, "")
+    if kind == "measures":
+        for standard, title in ((True, "standard: what a run measures"), (False, "all: what --measures adds")):
+            show(console, f"measures, {title}", "bold")
+            for row in (row for row in rows if row["standard"] is standard):
+                _print_measure(console, row)
+            show(console, "")
+    elif kind == "plugins":
+        cells = [[*(whole(row[key]) for key in ("name", "version", "module")), _offers(row)] for row in rows]
+        show_table(console, ["plugins", "version", "module", "offers"], cells)
+    else:
+        show(console, kind, "bold")
+        for row in sorted(rows, key=_place):
+            _print_builder(console, row)
+        _print_entry(console, *OWN_FILE)
+        if kind == "datasets":
+            show(console, "Each also takes log=TARGET, which replaces a target by its logarithm.", "dim")
 
 
 def print_overview(listed: dict[str, list[dict[str, Any]]]) -> None:
@@ -125,13 +122,10 @@ def print_overview(listed: dict[str, list[dict[str, Any]]]) -> None:
     for standard, title in ((True, "standard"), (False, "added by --measures")):
         _print_names(console, title, [row for row in listed["measures"] if row["standard"] is standard])
     show(console, "")
-    show(console, "plugins", "bold")
-    _print_names(console, "loaded", [row for row in listed["plugins"] if not row["error"]])
-    for row in listed["plugins"]:
-        if row["error"]:
-            show(console, f"{whole(row['name'])} {_offers(row)}", "bold red", hanging=2)
-    show(console, "")
-    show(console, "Options, targets and sources: `diagnostics list encoders` (or datasets, measures, plugins)")
+    _print_names(console, "plugins", listed["plugins"])
+    show(
+        console, "Options, targets and sources: `diagnostics list encoders` (or datasets, measures, plugins)", hanging=2
+    )
 
 
 def _place(row: dict[str, Any]) -> int:
@@ -139,8 +133,8 @@ def _place(row: dict[str, Any]) -> int:
 
 
 def _print_names(console: Console, title: str, rows: list[dict[str, Any]]) -> None:
-    if rows:
-        show(console, f"{title}: {', '.join(whole(row['name']) for row in rows)}", hanging=2)
+    names = [whole(row["name"]) + (f" ({_offers(row)})" if row.get("error") else "") for row in rows]
+    show(console, f"{title}: {', '.join(names)}", hanging=2)
 
 
 def _print_entry(console: Console, name: str, about: str, details: str = "") -> None:
