@@ -19,8 +19,8 @@ SHARES = ("accuracy", "recall at 1", "CorLoc", "balanced accuracy", "mIoU")
 """Names of scores that are shares of right answers, or means of such shares over parts (classes)."""
 
 
-SKEWED = 0.55
-"""What `share_of_largest` is above where R2 and its interval miss what is rare and large."""
+OUTLYING = 0.55
+"""What a twentieth of the units carries (`carried_by_few`) where R2 and its interval miss what is rare and large."""
 
 
 @dataclass(frozen=True)
@@ -173,22 +173,6 @@ def carried_by_few(amount: np.ndarray) -> tuple[int, float]:
         return few, float("nan")
     by_unit = np.sort((amount[:, whole > 0] / whole[whole > 0]).sum(axis=1))
     return few, float(by_unit[-few:].sum() / by_unit.sum())
-
-
-def share_of_largest(values: np.ndarray, unit_of: Sequence[str] | np.ndarray | None = None) -> float:
-    """The share of the squared distance of values [sample] or [sample, part] from their mean that the twentieth of the units
-    carries which is farthest from it, by `carried_by_few`; NaN for fewer than 40 units.
-
-    `unit_of` names the independent unit of each sample; by default each is its own. Samples that are not known (NaN) do not
-    count. Above `SKEWED` the interval of an R2 does not hold: see docs/explanation/statistics.md.
-    """
-    values = values.reshape(len(values), -1)
-    known = np.isfinite(values).all(axis=1)
-    unit = np.arange(len(values)) if unit_of is None else np.asarray(unit_of)
-    _, at = np.unique(unit[known], return_inverse=True)
-    distance = np.zeros((len(np.unique(at)), values.shape[1]))
-    np.add.at(distance, at, (values[known] - values[known].mean(axis=0)) ** 2)
-    return carried_by_few(distance)[1]
 
 
 def rank_correlation(

@@ -165,13 +165,13 @@ def _names(profiles: Sequence[Profile]) -> str:
 
 def brief_cautions(profiles: Sequence[Profile]) -> list[str]:
     """Why values or intervals are not to be believed, each reason once for all that it concerns."""
-    heavy = [str(p.target or p.measure) for p in profiles if p.heavy]
+    skewed = [str(p.target or p.measure) for p in profiles if "carry" in p.skewed]
     sparse = [p.measure for p in profiles if p.sparse]
     cautions: list[str] = []
-    if heavy:
-        names = enumerated(dict.fromkeys(heavy))
+    if skewed:
+        names = enumerated(dict.fromkeys(skewed))
         cautions.append(
-            f"Beware: intervals of {names} may be too narrow, since a few test units carry most of the loss."
+            f"Beware: a few units decide {names}, so intervals may be too narrow. `?log=TARGET` reads a logarithm."
         )
     if sparse:
         few = min(p.token_samples for p in profiles if p.sparse)

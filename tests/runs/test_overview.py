@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from diagnostics.runs.verdict import in_short
 
 from diagnostics.measures.statistics import Interval
 from diagnostics.report.figures import State
@@ -12,7 +13,6 @@ from diagnostics.runs.overview import overview, score_map, state_of
 from diagnostics.runs.parts import part_scores, parts_table
 from diagnostics.runs.profile import Profile
 from diagnostics.runs.recommendation import recommend
-from diagnostics.runs.verdict import in_short
 
 from profiles import profile
 

@@ -90,8 +90,8 @@ def cautions(findings: Findings) -> list[str]:
     """How few units scores rest on, where they do; and of which run's loss a few carry most."""
     members = [(member, score.profile) for score in findings.group_scores for member in findings.members]
     few = [member.profiles[name].few for member, name in members]
-    heavy = [f"{member.name}: {why}" for member, name in members if (why := member.profiles[name].heavy)]
-    return list(dict.fromkeys([*filter(None, few), *heavy]))
+    skewed = [f"{member.name}: {why}" for member, name in members if "carry" in (why := member.profiles[name].skewed)]
+    return list(dict.fromkeys([*filter(None, few), *skewed]))
 
 
 def target_name(findings: Findings, profile: str) -> str:
