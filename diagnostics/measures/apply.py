@@ -167,12 +167,12 @@ def _choose(result: xr.Dataset, seed: int) -> TapChoice | None:
     """The choice of a tap by the losses that choose, or by the score on val alone where the probe gives no losses."""
     output = [str(tap) for tap in result["tap"].values].index(result.attrs[attribute.OUTPUT_TAP])
     losses = choosing_losses(result)
+    # Scores alone have no standard error, so that the best is taken.
+    enough = losses is not None and not 0 < units_fitted(result) < FEWEST
     if losses is None:
-        # One unit has no spread, so that the best score is best.
         remaining = 1.0 - choosing_scores(result)[:, None]
         losses = Losses(remaining, np.ones_like(remaining))
     share = str(result.attrs[attribute.SCORE_NAME]) in SHARES
-    enough = not 0 < units_fitted(result) < FEWEST
     return choose_tap(losses, output, np.asarray(result["depth"].values), seed, share=share, favour=enough)
 
 

@@ -244,7 +244,7 @@ def test_measure_points_at_the_planted_tap():
         "object_discovery/objects"
     ]
     score = dict(zip(result.tap.values, result.score.values, strict=True))
-    assert result.attrs["best_tap"] == "seen" and result.attrs["score_name"] == "CorLoc"
+    assert result.attrs["chosen_tap"] == "seen" and result.attrs["score_name"] == "CorLoc"
     assert score["seen"] > 0.9 and score["erased"] < 0.2 and score["scrambled"] < 0.2
     assert "keys" in result.attrs["functional"] and "border pixels" in result.attrs["functional"]
     assert result.line_whole_image.values.tolist() == [0, 0, 0]

@@ -80,7 +80,7 @@ def test_forecast_skill_is_found_where_the_future_was_planted() -> None:
     taps, target = _future()
     result = ForecastProbe().compute(MemoryActivations(taps), target, 0)
     done = measure_all([ForecastProbe()], MemoryActivations(taps), {"ahead": target}, 0).results["forecast_probe/ahead"]
-    assert done.attrs["best_tap"] == "knows" and done.attrs["score_name"] == "skill"
+    assert done.attrs["chosen_tap"] == "knows" and done.attrs["score_name"] == "skill"
     score = dict(zip(["none", "knows", "naive"], done["score"].values, strict=True))
     assert score["knows"] > 0.95
     # Predicting the mean, |y| = .8 on average, against naive errors of .5, 1 and 2.
@@ -239,7 +239,7 @@ def test_events_are_found_at_the_planted_tap_and_nowhere_else() -> None:
     activations = MemoryActivations(taps)
     done = measure_all([EventProbe()], activations, {"change": target}, 0).results["event_probe/change"]
     score = done["score"].values
-    assert done.attrs["best_tap"] == "holds" and score[1] > 0.9 and done.auc[1] > 0.95
+    assert done.attrs["chosen_tap"] == "holds" and score[1] > 0.9 and done.auc[1] > 0.95
     for i in (0, 3):
         assert 0.35 < score[i] < 0.65 and 0.3 < done.auc[i] < 0.7
     assert np.isnan(score[2]) and "other_grid" in done.attrs["reason"]

@@ -159,11 +159,11 @@ def test_the_tap_that_holds_places_is_found_and_no_other():
     measured = measure_all([Position()], activations(), {}, 0)
     assert not measured.skipped
     result = measured.results["position_probe"]
-    assert result.attrs["best_tap"] == "place"
+    assert result.attrs["chosen_tap"] == "place"
     assert result.attrs["score_name"] == "R2"
     assert result.attrs["family"] == "spatial"
     assert result.attrs["target"] == ""
-    assert result.attrs["best_score_low"] > 0.6
+    assert result.low.sel(tap="place").item() > 0.6
     for tap in ("noise", "scrambled"):
         assert abs(result.score.sel(tap=tap).item()) < 0.05
     assert np.abs(result.line_shuffled.values[:3]).max() < 0.05

@@ -147,10 +147,10 @@ def test_numbers_are_read_as_they_were_given_whatever_a_measure_says_of_their_st
     def marked(data: xr.Dataset, _: Activations) -> xr.Dataset:
         data["score"].attrs |= {"_FillValue": 1.0, "scale_factor": 3.0}
         data["low"].encoding |= {"dtype": "int8", "scale_factor": 10.0}
-        return data.assign_attrs(x=np.arange(3), best_tap="nowhere", hidden_gap=3.0)
+        return data.assign_attrs(x=np.arange(3), chosen_tap="nowhere", hidden_gap=3.0)
 
     result = measured(store, marked).results["odd"]
-    assert "best_tap" not in result.attrs and "hidden_gap" not in result.attrs and result.attrs["x"] == [0, 1, 2]
+    assert "chosen_tap" not in result.attrs and "hidden_gap" not in result.attrs and result.attrs["x"] == [0, 1, 2]
     options: dict[str, Any] = {"measures": ["odd"], "pairwise": (), "controls": (), "order": ["odd"], "fresh": False}
     (tmp_path / "run").mkdir()
     merge_results(tmp_path / "run", {ENCODER: {"odd": result}}, [], {"seed": 0}, **options)

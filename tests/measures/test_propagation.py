@@ -222,7 +222,7 @@ def test_measure_points_at_the_planted_tap(tubelet):
     measured = measure_all([LabelPropagation()], activations(taps), {"objects": target}, 0)
     result = measured.results["label_propagation/objects"]
     score = dict(zip(result.tap.values, result.score.values, strict=True))
-    assert result.attrs["best_tap"] == "seen"
+    assert result.attrs["chosen_tap"] == "seen"
     assert score["seen"] > 0.9
     assert score["erased"] < 0.3 and score["scrambled"] < 0.3
     assert result.line_still.values == pytest.approx(np.full(3, result.line_still.values[0]))

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from diagnostics.measures.hidden_gap import paired_difference, select
+from diagnostics.measures.hidden_gap import largest_upper_end, paired_difference, paired_differences
 from diagnostics.measures.probes import RidgePath
 from diagnostics.measures.statistics import (
     OUTLYING,
+    Interval,
+    Losses,
     carried_by_few,
     effective_units,
     interval,
@@ -19,6 +21,7 @@ from diagnostics.measures.statistics import (
     resampled_scores,
     scores,
 )
+from diagnostics.measures.tap_choice import choose_tap
 
 
 def test_score_is_r2_and_accuracy() -> None:
@@ -197,13 +200,6 @@ def test_two_taps_that_agree_on_few_units_are_not_shown_to_be_alike() -> None:
     assert missed / draws <= limit
     assert wrongly / draws <= limit
     assert plain / draws > 0.1, "the test would not notice that agreement is taken for certainty"
-    # The output as its own best tap is no comparison: it hides nothing.
-    chosen = select(["a", "b"], "b", np.ones(2), np.zeros((2, 16)), np.ones((2, 16)), 64, 0, share=True)
-    itself = select(["a", "b"], "a", np.ones(2), np.zeros((2, 16)), np.ones((2, 16)), 64, 0, share=True)
-    assert chosen is not None
-    assert itself is not None
-    assert chosen.hidden_gap.low < 0 == chosen.hidden_gap.value < chosen.hidden_gap.high
-    assert (itself.hidden_gap.low, itself.hidden_gap.high) == (0, 0)
 
 
 def test_coverage_of_a_share_near_the_border() -> None:
@@ -276,30 +272,44 @@ def test_a_draw_without_a_reference_is_left_out() -> None:
     assert low[0] < score[0] < high[0]
 
 
-def test_gap_is_paired_and_best_is_chosen_on_val() -> None:
-    rng = np.random.default_rng(3)
-    reference = np.ones((3, 80))
-    shared = rng.uniform(0, 1, 80)
-    loss = np.stack([shared * 0.5, shared * 0.9, shared])
-    result = select(["a", "b", "c"], "c", np.array([0.1, 0.9, 0.2]), loss, reference, 10**9, 0)
-    assert result is not None
-    assert result.best_tap == "b", "tap a is best on test, and test may not choose"
-    assert result.hidden_gap.value == pytest.approx(0.1 * shared.mean())
+def test_gaps_are_paired() -> None:
+    shared = np.random.default_rng(3).uniform(0, 1, 80)
+    sides = Losses(np.stack([shared * 0.5, shared * 0.9, shared]), np.ones((3, 80)))
+    gaps = paired_differences(sides.at([0, 1]), sides.at([2]), 10**9, 0)
+    assert [gap.value for gap in gaps] == pytest.approx([0.5 * shared.mean(), 0.1 * shared.mean()])
     # The units vary far more than the difference between taps: only a paired interval excludes 0.
-    assert result.hidden_gap.low > 0
-    assert result.best.low < result.best.value - result.hidden_gap.value
+    assert gaps[1].low > 0
+    score, low, _ = profile_intervals(sides.loss[[1]], sides.reference[[1]], 10**9, 0)
+    assert low[0] < score[0] - gaps[1].value
 
 
-def test_the_output_as_best_tap_hides_nothing() -> None:
-    loss = np.random.default_rng(0).uniform(size=(2, 30))
-    result = select(["a", "b"], "b", np.array([0.1, 0.2]), loss, np.ones((2, 30)), 60, 0)
-    assert result is not None
-    assert (result.hidden_gap.value, result.hidden_gap.low, result.hidden_gap.high) == (0, 0, 0)
+def test_the_bound_of_all_gaps_is_the_largest_upper_end_and_not_below_0() -> None:
+    below, wide, unknown = Interval(-0.5, -0.6, -0.4), Interval(-0.1, -0.4, 0.2), Interval(0.3, np.nan, np.nan)
+    assert largest_upper_end([below, wide]) == 0.2
+    assert largest_upper_end([below]) == 0, "the output itself is a tap"
+    assert largest_upper_end([wide, Interval(np.nan, np.nan, np.nan)]) == 0.2, "a tap without a score has no gap"
+    assert np.isnan(largest_upper_end([wide, unknown])) and np.isnan(largest_upper_end([]))
 
 
-def test_no_score_no_selection() -> None:
-    nothing = np.full(2, np.nan)
-    assert select(["a", "b"], "b", nothing, np.ones((2, 9)), np.ones((2, 9)), 9, 0) is None
+@pytest.mark.slow
+def test_the_bound_is_below_the_largest_gap_in_at_most_2_5_percent_of_draws() -> None:
+    """Taps whose gaps are 0 but one, which is .1; which tap is best on 20 other units is often another."""
+    rng = np.random.default_rng(0)
+    runs, wrong, naive = 400, 0, 0
+    gaps = np.array([0.1, *[0.0] * 10])
+    for run in range(runs):
+        losses = []
+        for units in (20, 80):
+            shared, own = rng.standard_normal((1, units)), rng.standard_normal((12, units))
+            scale = np.sqrt(0.5 * (1 - np.append(gaps, 0) / 0.5))[:, None]
+            losses.append(Losses((scale * (0.8 * shared + 0.6 * own)) ** 2, np.ones((12, units))))
+        val, test = losses
+        found = paired_differences(test.at(range(11)), test.at([11]), 0, run)
+        wrong += largest_upper_end(found) < 0.1
+        naive += found[int(val.scores[:-1].argmax())].high < 0.1
+    # 2.5 % and two standard errors of 400 runs.
+    assert wrong / runs <= 0.025 + 2 * np.sqrt(0.025 * 0.975 / runs)
+    assert naive / runs > 0.1, "the test would not notice a bound by the gap of one tap"
 
 
 # The winner's curse: 12 taps that carry the same signal with the same noise, through the whole protocol.
@@ -317,34 +327,36 @@ def equal_taps(rng: np.random.Generator, n: int = 200) -> tuple[np.ndarray, list
     return y, taps
 
 
-def probe(
-    y: np.ndarray, taps: list[np.ndarray], penalties: tuple[float, ...]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Val score, test losses and reference losses: fit on 60 %, choose on 20 %, refit, read once on 20 %."""
+def probe(y: np.ndarray, taps: list[np.ndarray], penalties: tuple[float, ...]) -> tuple[Losses, Losses]:
+    """Losses on val and on test: fit on 60 %, choose on 20 %, refit, read once on 20 %."""
     train, val, fit, test = (slice(0, 120), slice(120, 160), slice(0, 160), slice(160, 200))
-    val_score, loss = [], []
+    chosen, loss = [], []
     for x in taps:
         tried = RidgePath.from_data(x[train], y[train, None]).predict(x[val], penalties)[..., 0]
-        errors = ((tried - y[val]) ** 2).mean(axis=1)
-        val_score.append(1 - errors.min() / ((y[val] - y[train].mean()) ** 2).mean())
-        again = RidgePath.from_data(x[fit], y[fit, None]).predict(x[test], (penalties[int(errors.argmin())],))
+        errors = (tried - y[val]) ** 2
+        best = int(errors.mean(axis=1).argmin())
+        chosen.append(errors[best])
+        again = RidgePath.from_data(x[fit], y[fit, None]).predict(x[test], (penalties[best],))
         loss.append((again[0, :, 0] - y[test]) ** 2)
-    reference = np.tile((y[test] - y[fit].mean()) ** 2, (TAPS, 1))
-    return np.array(val_score), np.array(loss), reference
+    references = ((y[rows] - y[of].mean()) ** 2 for rows, of in ((val, train), (test, fit)))
+    on_val, on_test = (
+        Losses(np.array(each), np.tile(reference, (TAPS, 1)))
+        for each, reference in zip((chosen, loss), references, strict=True)
+    )
+    return on_val, on_test
 
 
 def test_equal_taps_show_a_hidden_gap_in_at_most_about_5_percent_of_runs() -> None:
     rng = np.random.default_rng(4)
-    names = [str(i) for i in range(TAPS)]
     excluded = naive = 0
     for run in range(RUNS):
-        val_score, loss, reference = probe(*equal_taps(rng), penalties=(1e-3, 1e-2, 1e-1))
-        result = select(names, names[-1], val_score, loss, reference, 160, run)
-        assert result is not None
-        excluded += not result.hidden_gap.low <= 0 <= result.hidden_gap.high
+        val, test = probe(*equal_taps(rng), penalties=(1e-3, 1e-2, 1e-1))
+        choice = choose_tap(val, TAPS - 1, np.linspace(0, 1, TAPS), run)
+        assert choice is not None and choice.best is not None
         # The negative control: choosing on test, as layer searches by hand do, finds gaps that are not there.
-        best = int(scores(loss, reference).argmax())
-        cursed = paired_difference(loss[best], reference[best], loss[-1], reference[-1], 160, run)
+        pair = [choice.best, int(test.scores.argmax())]
+        gap, cursed = paired_differences(test.at(pair), test.at([TAPS - 1]), 160, run)
+        excluded += not gap.low <= 0 <= gap.high
         naive += cursed.low > 0
     # 5 % and two standard errors of 400 runs.
     assert excluded / RUNS <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / RUNS)
