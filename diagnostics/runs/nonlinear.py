@@ -12,7 +12,7 @@ from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.measures.result import BEST_TAP
 from diagnostics.measures.statistics import Interval
 from diagnostics.progress import Watch
-from diagnostics.report.numbers import format_number, unbroken
+from diagnostics.report.numbers import format_number
 from diagnostics.runs.profile import Profile
 
 
@@ -59,11 +59,9 @@ class NonlinearReading:
 
     @property
     def words(self) -> str:
-        """What it reads, as half a sentence."""
-        output, best, linear_output, linear_best = (
-            format_number(each.value, ".2f") for each in (self.output, self.best, self.linear_output, self.linear_best)
-        )
-        return f"a kernel reads {output} of the output and {best} of {unbroken(self.tap)} (linear {linear_output} and {linear_best})"
+        """What it reads, beside what the linear probe does not, as half a sentence."""
+        output, best = (format_number(each.value, ".2f") for each in (self.output, self.best))
+        return f"a kernel reads {output} of {best} from the output"
 
 
 def nonlinear_reading(profiles: Sequence[Profile], target: str) -> NonlinearReading | None:

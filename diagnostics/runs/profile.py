@@ -370,13 +370,13 @@ class Profile:
     @property
     def rivals(self) -> list[str]:
         """Controls that the chosen tap is not shown to beat, in words."""
-        return [_in_words(name) for name, margin in self._margins.items() if margin and not margin.low > 0.0]
+        return [in_words(name) for name, margin in self._margins.items() if margin and not margin.low > 0.0]
 
     @property
     def near(self) -> list[str]:
         """Controls of which a draw reaches nearly what the chosen tap does, in words."""
         level = NEAR * self.score.value if self.score else math.inf
-        return [_in_words(name) for name in self._margins if any(drawn.value >= level for drawn in self.drawn(name))]
+        return [in_words(name) for name in self._margins if any(drawn.value >= level for drawn in self.drawn(name))]
 
     @property
     def _margins(self) -> dict[str, Interval | None]:
@@ -420,7 +420,7 @@ class Profile:
         bound = format_number(self.gap_bound)
         if verdict is Verdict.EXCLUDED:
             return f"gaps above {bound} are excluded"
-        needed = f": about {self.units_needed:,} test units would tell" if self.units_needed else ""
+        needed = f": about {rounded(self.units_needed):,} test units would tell" if self.units_needed else ""
         return f"gaps up to {bound} are possible, above {format_number(self.margin)} they matter{needed}"
 
     def to_json(self) -> dict[str, Any]:
@@ -482,7 +482,13 @@ def first_probes(profiles: Sequence[Profile]) -> dict[str, Profile]:
     return first
 
 
-def _in_words(name: str) -> str:
+def rounded(count: int) -> int:
+    """A count to two significant digits, as an estimate is sure of."""
+    return int(float(f"{count:.2g}"))
+
+
+def in_words(name: str) -> str:
+    """The name of a control as people write it."""
     return name.replace("_", " ")
 
 

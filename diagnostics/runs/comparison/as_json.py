@@ -17,7 +17,7 @@ from diagnostics.runs.tap_map import map_json
 # Key -> attribute of a finding, where they are not the same.
 GROUP_SCORE = ("profile", "group", "chosen", "output", "hidden_gap", "head_drop")
 FAMILY_GAP = ("family", "group", "profiles")
-DIFFERENCE = ("profile", "first", "second", "quantity", "p_corrected", "survives")
+DIFFERENCE = ("profile", "first", "second", "quantity", "p_corrected", "survives", "outcome")
 CURVE = {
     "profile": "profile",
     "first": "first",

@@ -33,6 +33,7 @@ from diagnostics.runs.comparison.words import (
     describe_families,
     describe_heads,
     describe_lifts,
+    describe_outcomes,
     describe_runs,
     describe_similarity,
     describe_uncontrolled,
@@ -213,32 +214,36 @@ def _differences(findings: Findings, brief: Sequence[str]) -> Section:
             (
                 target_name(findings, pair[0]),
                 f"{unbroken(pair[1])} - {unbroken(pair[2])}",
-                *(Number(row.estimate.interval, signed=True, mark="*" if row.survives else "") for row in differences),
+                *(
+                    Number(row.estimate.interval, signed=True, mark=row.outcome if row.survives else "")
+                    for row in differences
+                ),
                 describe_curve(curves[pair]),
             ),
             only=None if pair in kept else "full",
         )
         for pair, differences in by_pair.items()
     ]
-    survivors = f"* significant after correction for multiple comparisons ({describe_correction(findings)})"
+    survivors = f"gained, lost: significant after correction for multiple comparisons ({describe_correction(findings)}); else cannot tell"
     return Section(
         "Paired differences",
         "differences",
         filled(
             Sentence(
-                f"Paired differences, first minus second; {survivors}. Along the trunk: where the curves of these encoders "
+                f"Paired differences, after minus before; {survivors}. Along the trunk: where the curves of these encoders "
                 "differ most, if the difference is significant",
                 only="brief",
                 apart=True,
             ),
             Sentence(
-                f"First minus second; {survivors}. Along the trunk: the depths at which the two curves differ, by a test with "
+                f"After minus before, in the order that the runs were named in; {survivors}. Along the trunk: the depths at which the two curves differ, by a test with "
                 "random flips of the sign of each test unit's difference, corrected for all depths, targets and pairs together. "
                 "It holds for these trained encoders, not for other seeds.",
                 only="full",
             ),
+            _notes(describe_outcomes(findings, brief)),
             Sentence(few, "quiet", only="brief"),
-            Table(_columns("target", "first - second", *QUANTITIES, "along the trunk"), tuple(rows), grouped=True),
+            Table(_columns("target", "after - before", *QUANTITIES, "along the trunk"), tuple(rows), grouped=True),
         ),
         label="Differences",
     )
