@@ -80,5 +80,5 @@ def _table(table: Table) -> str:
 
 def _cell(cell: Cell) -> str:
     if isinstance(cell, Finding):
-        return f"{cell.verdict.mark} {plain(cell.words)}"
+        return plain(f"{cell.verdict.mark} {cell.words}")  # at its start a mark would open a list
     return plain(cell if isinstance(cell, str) else cell.text())

@@ -106,10 +106,15 @@ def answer(profiles: Sequence[Profile]) -> list[str]:
     readable = [p for p in undecided if p.is_readable and math.isfinite(p.gap_bound)]
     unread = [p for p in undecided if not p.is_readable]
     alone = [p for p in undecided if p.is_readable and not math.isfinite(p.gap_bound)]
+    without = [p for p in alone if math.isnan(p.output.value)]
+    alone = [p for p in alone if not math.isnan(p.output.value)]
     sentences = (
         _shown(groups[Verdict.SHOWN], profiles), _matched(read), _possible(readable), _excluded(groups[Verdict.EXCLUDED]),
-        _few(few), _named("Cannot tell whether any layer reads {}.", unread),
-        _named("The output has no score for {}, so there is nothing to compare with.", alone),
+        *(_few([p for p in few if p.few == words]) for words in dict.fromkeys(p.few for p in few)),
+        _named("Cannot tell whether any layer reads {}.", unread),
+        _named("The output has no score for {}, so there is nothing to compare with.", without),
+        _named("Only the output was read for {}, so there is nothing to compare with.", [p for p in alone if not p.best_tap]),
+        _named("Cannot tell for {}: the gaps have no interval.", [p for p in alone if p.best_tap]),
         _named("{} is at chance at every layer.", groups[Verdict.AT_CHANCE], "{} are at chance at every layer."),
     )  # fmt: skip
     return [sentence for sentence in sentences if sentence]
@@ -205,7 +210,7 @@ def closing_blocks(run: Run) -> tuple[Block, ...]:
     tokens, whole = run.disk_use
     path = shlex.quote(str(run.path))
     read = by_verdict(list(first_probes(run.profiles()).values()))
-    target = next((p.target for p in read if p.chosen_tap), None)
+    target = next((profile.target for profile in read if profile.chosen_tap), None)
     open_run = f"dx.open_run({json.dumps(str(run.path), ensure_ascii=False)})"
     lines = {
         "features": f"{open_run}.features(target={json.dumps(target, ensure_ascii=False)})" if target else "",

@@ -184,7 +184,7 @@ def test_a_run_is_shown_with_every_name_and_number_at_any_width(
     wanted = Counter[str]()
     for p in probes:
         for shown in (
-            format_interval(p.best),
+            format_interval(p.score),
             format_interval(p.output),
             format_interval(p.hidden_gap, signed=True),
         ):
@@ -201,7 +201,10 @@ def test_a_path_and_a_command_can_be_copied(width: int) -> None:
     probe = profile("linear_probe", ["embed", "norm"], Interval(0.5, 0.4, 0.6), {}, probe=True, target="y")
     run = finished_run([probe], "it", "data", disk_use=(3, 4), recommendations=lambda: [recommend(probe)])
     run.path = folder
-    words = {f'dx.open_run("{folder}").features("embed")', f"diagnostics clean --tokens '{folder}'"}
+    words = {
+        f'dx.open_run("{folder}").features(target="y")', f"diagnostics open '{folder}'", f"diagnostics show '{folder}' --full",
+        f"diagnostics clean --tokens '{folder}'",
+    }  # fmt: skip
     lines = shown_by(
         width, lambda: report_terminal.print_page(run_page(run), folder / "report.html"), [*words, str(folder)]
     )

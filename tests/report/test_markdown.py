@@ -6,30 +6,33 @@ import numpy as np
 import pytest
 
 from diagnostics.measures.statistics import Interval
+from diagnostics.measures.verdict import Verdict
 from diagnostics.report.figures import ScoreMap
 from diagnostics.report.markdown import page_markdown, plain
-from diagnostics.report.page import Column, Finding, Note, Notes, Number, Page, Row, Section, Sentence, Table
+from diagnostics.report.page import Column, Finding, Findings, Note, Notes, Number, Page, Row, Section, Sentence, Table
 
 HALF = Interval(0.5, 0.4, 0.6)
 MAP = ScoreMap(
     targets=["z"], taps=["a"], depth=np.zeros(1), score=np.ones((1, 1)), low=np.ones((1, 1)), high=np.ones((1, 1)),
-    floor=np.zeros(1), states=["none"], best=["a"], output="a", anchors=[""],
+    floor=np.zeros(1), verdicts=[Verdict.EXCLUDED], chosen=["a"], output="a", anchors=[""],
 )  # fmt: skip
 
 
 def test_a_page_becomes_headings_sentences_a_table_a_picture_and_a_list() -> None:
     table = Table(
         (Column("target"), Column("gap"), Column("brief", only="brief"), Column("finding")),
-        (Row(("z|y", Number(HALF, signed=True), "no", Finding("hidden", "hidden"))),),
+        (Row(("z|y", Number(HALF, signed=True), "no", Finding("hidden", Verdict.SHOWN))),),
     )
-    blocks = (MAP, table, Sentence("nowhere", only="brief"), Notes((Note("it is so", "why"),)))
+    chance = Findings((Finding("nothing", Verdict.AT_CHANCE),))
+    blocks = (MAP, table, Sentence("nowhere", only="brief"), chance, Notes((Note("it is so", "why"),)))
     page = Page("A title", (Sentence("lead", "strong"),), (Section("Part", "part", blocks),), (("seed", "7"),))
     assert page_markdown(page, {"my one.svg": "all targets"}).split("\n\n") == [
         "## A title",
         "**lead**",
         "### Part",
         "![all targets](my%20one.svg)",
-        "| target | gap | finding |\n| --- | --- | --- |\n| z\\|y | \\+0.500 \\[0.400, 0.600\\] | ● hidden |",
+        "| target | gap | finding |\n| --- | --- | --- |\n| z\\|y | \\+0.500 \\[0.400, 0.600\\] | \\+ hidden |",
+        "- \\- nothing",
         "- **why**: it is so",
         "- seed: 7\n",
     ]

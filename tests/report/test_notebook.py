@@ -18,6 +18,7 @@ from matplotlib.image import imread
 
 import diagnostics as dx
 from diagnostics.measures.statistics import Interval
+from diagnostics.measures.verdict import Verdict
 from diagnostics.report.figures import MapFigure, ScoreMap
 from diagnostics.report.plots import StillFigure, draw, multiples
 from diagnostics.report.plots.still import svg
@@ -103,16 +104,16 @@ def test_the_svg_of_a_picture_of_targets_has_its_rows_marks_and_frame() -> None:
     anchors = ["s0", "s1", "s2"]
     picture = ScoreMap(
         targets, ["embed", "mid", "norm"], np.array([0.0, 0.5, 1.0]), scores, scores, scores, np.zeros(3),
-        ["hidden", "unread", "none"], ["mid", "embed", "embed"], "norm", anchors,
+        [Verdict.SHOWN, Verdict.AT_CHANCE, Verdict.EXCLUDED], ["mid", "embed", "embed"], "norm", anchors,
     )  # fmt: skip
     figure = draw(picture)
     assert [t.name for t in figure.data if t.name] == [
-        "best tap (by val)", "at chance level", "best of its row", "not shown to be readable",
+        "layer to use", "at chance level", "best of its row", "at chance at every layer",
     ]  # fmt: skip
     document = svg(figure)
     found = words(document)
-    assert {"● a_target_with_a_long_name_that_takes_", "two_lines", "– b", "○ c", "norm (1.00)", "output"} <= set(found)
-    assert any("hidden by the output" in text and "no hidden gap shown" in text for text in found)
+    assert {"+ a_target_with_a_long_name_that_takes_", "two_lines", "- b", "= c", "norm (1.00)", "output"} <= set(found)
+    assert any("+ shown" in text and "- at chance" in text and "= excluded" in text for text in found)
     # The row that cannot be read lies between the two that can, grey from end to end.
     (image,) = ElementTree.fromstring(document).iter(f"{SVG}image")
     address = image.get("{http://www.w3.org/1999/xlink}href", "")
@@ -128,13 +129,13 @@ def test_the_svg_of_a_picture_of_targets_has_its_rows_marks_and_frame() -> None:
 def test_a_run_is_the_picture_of_its_targets_and_a_target_its_probes(runs: list[dx.Run], tmp_path: Path) -> None:
     figure = runs[0].plot()
     (shades,) = [trace for trace in figure.data if trace.type == "heatmap"]
-    (stars,) = [trace for trace in figure.data if trace.name == "best tap (by val)"]
-    names = [str(text).strip("●◐○– ") for text in figure.layout.yaxis.ticktext]
+    (stars,) = [trace for trace in figure.data if trace.name == "layer to use"]
+    names = [str(text).strip("+?=- ") for text in figure.layout.yaxis.ticktext]
     assert sorted(names) == ["a (R2)", "b (R2)"]
     for row, name in enumerate(names):
         profile = runs[0].profile(f"linear_probe/{name[0]}")
         assert int(np.argmax(shades.z[row])) == int(np.argmax(profile.data["score"].values))
-        assert profile.taps[stars.x[list(stars.y).index(row)]] == profile.best_tap
+        assert profile.taps[stars.x[list(stars.y).index(row)]] == profile.chosen_tap
     one = runs[0].plot("a")
     assert [note.text for note in one.layout.annotations] == ["linear_probe/a"]
     (score,) = [trace for trace in one.data if trace.name == "linear_probe"]
@@ -154,7 +155,7 @@ def test_a_comparison_names_the_probe_of_each_panel(runs: list[dx.Run]) -> None:
     titles = [note.text for note in compared.layout.annotations if note.text != " head"]
     assert titles == ["linear_probe/a", "linear_probe/b"]
     assert {trace.name for trace in compared.data if trace.showlegend} == {
-        "base", "other", "best tap (by val)", "output",
+        "base", "other", "layer to use", "output",
     }  # fmt: skip
     assert "linear_probe/a" in words(svg(compared))
 

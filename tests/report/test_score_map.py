@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from diagnostics.measures.statistics import Interval
+from diagnostics.measures.verdict import Verdict
 from diagnostics.report.figures import ProfileFigure, ScoreMap
 from diagnostics.report.glossary import GLOSSARY, explained
 from diagnostics.report.html import write_page
@@ -33,8 +34,8 @@ MAP = ScoreMap(
     low=SCORES - 0.1,
     high=SCORES + 0.1,
     floor=np.array([0.5, 0.0, 0.0]),
-    states=["hidden", "none", "unread"],
-    best=["blocks.0", "norm", "embed"],
+    verdicts=[Verdict.SHOWN, Verdict.EXCLUDED, Verdict.AT_CHANCE],
+    chosen=["blocks.0", "norm", "embed"],
     output="norm",
     anchors=["s1", "s0", "s2"],
 )
@@ -43,7 +44,7 @@ MAP = ScoreMap(
 def test_a_row_goes_from_knowing_nothing_to_its_best_and_noise_has_no_shades() -> None:
     expected = [[0, 1, 0.5], [0, 1, 0.5], [NAN, NAN, NAN]]
     np.testing.assert_allclose(relative_scores(MAP), expected, atol=1e-12)
-    nothing = replace(MAP, score=np.zeros((3, 3)), states=["hidden"] * 3)
+    nothing = replace(MAP, score=np.zeros((3, 3)), verdicts=[Verdict.SHOWN] * 3)
     assert np.isnan(relative_scores(nothing)).all(), "a best of 0 has no share"
 
 
@@ -52,11 +53,11 @@ def test_the_picture_marks_what_was_chosen_and_the_output_and_reads_names_as_tex
     grey, shades, marks = figure.data
     assert [*grey.y] == [2] and [*shades.y] == [0, 1]
     assert "shape &lt;b&gt;" in shades.customdata[0][0] and "<b>shape <b>" not in html(figure)
-    assert "0.900 [0.800, 1.000]" in shades.customdata[0][1] and shades.customdata[0][1].endswith("best tap")
-    assert "100% of the best" in shades.customdata[1][1] and shades.customdata[1][2].endswith("best tap and output")
+    assert "0.900 [0.800, 1.000]" in shades.customdata[0][1] and shades.customdata[0][1].endswith("layer to use")
+    assert "100% of the best" in shades.customdata[1][1] and shades.customdata[1][2].endswith("layer to use and output")
     # One mark for one thing: whether the tap is hidden is said by the sign before the row's name.
     assert (marks.x, marks.y, marks.marker.symbol) == ((1, 2), (0, 1), "star")
-    assert [name[0] for name in figure.layout.yaxis.ticktext] == ["●", "○", "–"]
+    assert [name[0] for name in figure.layout.yaxis.ticktext] == ["+", "=", "-"]
     assert [(shape.x0, shape.x1) for shape in figure.layout.shapes] == [(1.5, 2.5)]
     assert figure.layout.meta["rows"] == ["s1", "s0", "s2"]
 
@@ -107,19 +108,21 @@ def test_words_are_explained_once_and_names_stay_as_they_are() -> None:
 
 
 def test_findings_have_signs_and_lead_to_their_figures_and_numbers_keep_their_digits(tmp_path: Path) -> None:
-    finding = Finding("For <x> read a&b (mean): it is.", "doubtful", "read a&b", "s0")
+    finding = Finding("For <x> read a&b (mean): it is.", Verdict.AT_CHANCE, "read a&b", "s0")
     number = Number(Interval(1 / 3, NAN, 0.5))
     table = Table((Column("reading"), Column("score")), (Row((finding, number)),))
     figure = replace(MAP, targets=["</script><script>alert(1)</script>"] * 3)
     section = Section(
-        "Short", "short", (Findings((finding,)), table, figure, MapLegend(("doubtful",)), Legend((("raw input", 2),)))
+        "Short",
+        "short",
+        (Findings((finding,)), table, figure, MapLegend((Verdict.AT_CHANCE,)), Legend((("raw input", 2),))),
     )
     page = write_page(Page("t", (), (section,), ()), tmp_path / "page.html").read_text(encoding="utf-8")
     own = page[page.index("<body>") :]
-    assert '<li class="doubtful">For &lt;x&gt; <a href="#s0">read a&amp;b</a> (mean): it is.</li>' in own
-    assert '<td class="prose doubtful">For &lt;x&gt; read a&amp;b' in own
+    assert '<li class="at chance">For &lt;x&gt; <a href="#s0">read a&amp;b</a> (mean): it is.</li>' in own
+    assert '<td class="prose at chance">For &lt;x&gt; read a&amp;b' in own
     assert f'data-numbers="{1 / 3!r}  0.5"' in own
-    assert "alert(1)</script>" not in own and "hidden, but a control does as well</span>" in own
+    assert "alert(1)</script>" not in own and "at chance at every layer</span>" in own
     data = re.findall(r'<div class="figure.*?<script type="application/json">(.*?)</script>', own, re.DOTALL)
     assert len(json.loads(data[0])["data"]) == 3
     assert re.search(
@@ -135,7 +138,7 @@ def test_fifty_taps_have_labels_that_do_not_touch(tmp_path: Path) -> None:
     profile = ProfileFigure("m", "R2", True, taps, values, values, values, values, (taps[-1], 1.0))
     rows = np.stack([values] * 3)
     picture = replace(
-        MAP, taps=taps, depth=values, score=rows, low=rows, high=rows, best=[None] * 3, output=taps[-1], targets=["a target"] * 3
+        MAP, taps=taps, depth=values, score=rows, low=rows, high=rows, chosen=[None] * 3, output=taps[-1], targets=["a target"] * 3
     )  # fmt: skip
     sections = (Section("Short", "short", (picture,)), Section("All", "f", sections=(Section("m", "s0", (profile,)),)))
     path = write_page(Page("t", (), sections, ()), tmp_path / "page.html")

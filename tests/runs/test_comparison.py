@@ -125,7 +125,8 @@ def test_what_an_alignment_costs_another_target_is_its_kept_share(bought: Compar
     one = shares(bought, "copy", "b")
     known = known_r2(0.5) / known_r2(1)
     assert one.kept_output.low < known < one.kept_output.high
-    assert one.kept_best.value == pytest.approx(1.0, abs=1e-6)
+    # The base reads `b` alike at every tap, so that its output is chosen; the copy at an earlier one, beside other features.
+    assert one.kept_best.value == pytest.approx(1.0, abs=0.02)
     assert one.recovered is None
     assert "not shown to hide" in one.reasons["recovered"]
 
@@ -168,7 +169,7 @@ def test_two_encoders_that_differ_at_one_tap_only(make_run: Maker) -> None:
     assert curve.difference[2] == pytest.approx(known_r2(1) - known_r2(2.2), abs=0.06)
     assert difference(result, "one tap", "other tap", "output").estimate.value == pytest.approx(0.0, abs=1e-3)
     assert not difference(result, "one tap", "other tap", "output").survives
-    best = difference(result, "one tap", "other tap", "best tap")
+    best = difference(result, "one tap", "other tap", "chosen tap")
     assert best.survives
     assert best.estimate.interval.low < known_r2(2) - known_r2(2.2) < best.estimate.interval.high
     assert all(not one.survives for one in result.differences if one.profile == "linear_probe/b")
@@ -194,7 +195,8 @@ def drawn_readout(
         depths=np.linspace(0, 1, len(level)),
         taps=tuple(f"t{i}" for i in range(len(level))),
         units=tuple(f"u{i}" for i in range(units)),
-        best=int(level.argmax()),
+        chosen=int(level.argmax()),
+        best=int(level[:-1].argmax()) if len(level) > 1 else None,
         output=len(level) - 1,
         fit_units=10**9,
         profile=NO_PROFILE,
@@ -229,11 +231,11 @@ def test_all_right_against_all_wrong_on_few_units_is_no_certainty() -> None:
     units = ("u0", "u1")
     ones = np.ones((1, 2, 1))
     right, wrong = (
-        ProbeLosses(loss, ones, np.ones(1), ("t",), units, 0, 0, 4, NO_PROFILE) for loss in (0 * ones, ones)
+        ProbeLosses(loss, ones, np.ones(1), ("t",), units, 0, None, 0, 4, NO_PROFILE) for loss in (0 * ones, ones)
     )
-    best, output, gap = differences_of({"p/t": {"right": [right], "wrong": [wrong]}}, 0, {})
-    assert (best.estimate.value, best.estimate.p) == (1.0, 0.5)
-    assert np.isnan(best.estimate.interval.low)
+    chosen, output, gap = differences_of({"p/t": {"right": [right], "wrong": [wrong]}}, 0, {})
+    assert (chosen.estimate.value, chosen.estimate.p) == (1.0, 0.5)
+    assert np.isnan(chosen.estimate.interval.low)
     assert not output.survives
     assert gap.estimate.p == 1.0
 
@@ -310,7 +312,7 @@ def test_intervals_over_seeds_hold_the_truth_where_those_over_samples_do_not() -
 
 def test_one_seed_leaves_its_variance_unknown() -> None:
     one, other = (drawn_readout(np.random.default_rng(i), 20, np.array([0.5])) for i in range(2))
-    result = estimate(lambda x: x[..., 0] - x[..., 1], [one.at_best, other.at_best], [[0.1], [0.2]], 0)
+    result = estimate(lambda x: x[..., 0] - x[..., 1], [one.at_chosen, other.at_chosen], [[0.1], [0.2]], 0)
     assert result.over_both is None
 
 
@@ -319,7 +321,7 @@ def test_a_tap_minus_itself_is_0_for_any_number_of_seeds() -> None:
     rng = np.random.default_rng(0)
     weights = np.array([1.0, -1.0] * 3) / 3
     for _ in range(20):
-        terms = [drawn_readout(rng, 40, rng.random(1)).at_best for _ in range(3)]
+        terms = [drawn_readout(rng, 40, rng.random(1)).at_chosen for _ in range(3)]
         doubled = [term for term in terms for _ in range(2)]
         result = estimate(lambda x: x @ weights, doubled, [[0.0, 0.0, 0.0]], 0)
         assert result.over_both is not None
@@ -422,7 +424,7 @@ def small_gap(share: float) -> ProbeLosses:
     loss = np.stack([best, best / share])
     profile: Any = SimpleNamespace(data=SimpleNamespace(attrs={"score_name": "R2"}), over=lambda _: None)
     units = tuple(f"u{i}" for i in range(40))
-    return ProbeLosses(loss, np.ones_like(loss), np.array([0.5, 1.0]), ("a", "b"), units, 0, 1, 100, profile)
+    return ProbeLosses(loss, np.ones_like(loss), np.array([0.5, 1.0]), ("a", "b"), units, 0, 0, 1, 100, profile)
 
 
 def test_an_alignment_is_held_against_its_own_base_run_by_run(make_run: Maker) -> None:
@@ -469,13 +471,13 @@ def test_seeds_are_grouped_and_named(make_run: Maker) -> None:
         "x": [0, 1, 2],
     }
     assert result.members[0].name == "y seed 2"
-    best = difference(result, "y", "x", "best tap")
+    best = difference(result, "y", "x", "chosen tap")
     assert best.estimate.over_both is not None
     assert best.survives
     standing = next(one for one in result.group_scores if (one.group, one.profile) == ("x", LINEAR))
-    alone = [run.profile(LINEAR).best.value for run in runs[:3]]
-    assert standing.best.value == pytest.approx(np.mean(alone), abs=1e-12)
-    assert standing.best_tap_text == "stage.1 (0.50) 3/3"
+    alone = [run.profile(LINEAR).score.value for run in runs[:3]]
+    assert standing.chosen.value == pytest.approx(np.mean(alone), abs=1e-12)
+    assert standing.chosen_tap_text == "stage.1 (0.50) 3/3"
     # One pair between the groups and one within each.
     assert [(one.first, one.second) for one in result.tap_similarities] == [
         ("y seed 0", "x seed 0"), ("y seed 0", "y seed 1"), ("x seed 0", "x seed 1"),

@@ -99,9 +99,9 @@ def test_no_number_and_no_label_is_cut_off_however_narrow_the_terminal(
     assert max(map(cell_len, shown.splitlines())) <= max(width, cell_len(label))
     assert label in shown
     for one in result.group_scores:
-        ends = one.best.interval
+        ends = one.chosen.interval
         assert f"[{ends.low:.3f}, {ends.high:.3f}]" in shown
-        assert one.best_tap_text.split()[0] in shown
+        assert one.chosen_tap_text.split()[0] in shown
     for one in result.differences:
         ends = (f"{end:.3f}" for end in (one.estimate.interval.low, one.estimate.interval.high))
         low, high = ("0.000" if end == "-0.000" else end for end in ends)

@@ -89,11 +89,11 @@ def test_standings_are_the_runs_own_numbers_whatever_the_score(make_run: Callabl
     runs = {"base": base, "up": up}
     for one in result.group_scores:
         own = runs[one.group].profile(one.profile)
-        assert (one.best.interval, one.output.interval) == (own.best, own.output)
+        assert (one.chosen.interval, one.output.interval) == (own.score, own.output)
         assert one.hidden_gap.value == pytest.approx(own.hidden_gap.value, abs=1e-12)
         assert one.hidden_gap.interval.low == pytest.approx(own.hidden_gap.low, abs=1e-12)
     for one in result.differences:
-        quantity = {"best tap": "best", "output": "output", "hidden gap": "hidden_gap"}[one.quantity]
+        quantity = {"chosen tap": "score", "output": "output", "hidden gap": "hidden_gap"}[one.quantity]
         mine, theirs = (getattr(run.profile(one.profile), quantity).value for run in (base, up))
         assert one.estimate.value == pytest.approx(mine - theirs, abs=1e-12)
     for one in result.shares:
@@ -184,7 +184,7 @@ def test_few_units_are_told(tmp_path: Path) -> None:
         for name, noise in (("x", 2), ("y", 4))
     ]  # fmt: skip
     (sentence,) = cautions(dx.compare(runs, similarity=None))
-    assert sentence.startswith("only 4 test units and 4 val units")
+    assert sentence.startswith("only 4 test units: they cannot tell")
 
 
 def test_families_mean_their_targets(tmp_path: Path) -> None:

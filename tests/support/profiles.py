@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from diagnostics.measures.result import store_interval
 from diagnostics.measures.statistics import Interval
 from diagnostics.runs.controls.kinds import NAMES
 from diagnostics.runs.profile import Profile
@@ -18,33 +20,73 @@ from diagnostics.runs.provenance import DatasetRecord, EncoderRecord, Provenance
 def profile(
     name: str, taps: list[str], value: Interval, others: dict[str, float], *, probe: bool, target: str
 ) -> Profile:
-    """A profile with these numbers, as a run would hold it."""
+    """A profile with these numbers at every tap, as a run would hold it; of a probe the first tap is chosen, and they are its gap too."""
     attrs = {
         "family": "dynamics", "pooling": "mean", "output_tap": taps[-1], "score_name": "R2", "higher_is_better": "yes", "measure": name,
         "units_val": 80,
     }  # fmt: skip
     if probe:
-        for key in ("best_score", "hidden_gap"):
-            attrs |= {key: value.value, f"{key}_low": value.low, f"{key}_high": value.high}
-        attrs["best_tap"] = taps[0]
+        attrs |= store_interval("hidden_gap", value)
+        attrs |= {"chosen_tap": taps[0], "best_tap": taps[0], "tap_set": [taps[0]], "gap_bound": value.high}
     each = {
         key: ("tap", [getattr(value, end)] * len(taps))
-        for key, end in (("score", "value"), ("low", "low"), ("high", "high"))
+        for key, end in (("score", "value"), ("low", "low"), ("high", "high"), ("val_score", "value"))
     }
     losses = (("tap", "unit"), np.ones((len(taps), 80)))
     loss = {"loss": losses, "reference_loss": losses} if probe else {"line_noise": ("tap", [0.25] * len(taps))}
     data = xr.Dataset({**each, **loss, "depth": ("tap", np.linspace(0, 1, len(taps)))}, {"tap": taps}, attrs)
-    known = {
-        control: data.assign(score=("tap", [other] * len(taps))).assign_attrs({"best_score": other} if probe else {})
-        for control, other in others.items()
-    }
+    known = {control: data.assign(score=("tap", [other] * len(taps))) for control, other in others.items()}
     return Profile(name, target or None, data, known)
+
+
+def planted(
+    target: str,
+    *,
+    gap: float,
+    bound: float | None = None,
+    score: float = 0.6,
+    width: float = 0.05,
+    chosen: str = "blocks.0",
+    units: tuple[int, int] = (320, 80),
+    controls: Mapping[str, tuple[float, float]] | None = None,
+    name: str = "linear_probe",
+    **attrs: Any,
+) -> Profile:
+    """A linear probe at `blocks.0`, `blocks.1` and the output `norm`, whose best tap other than the output is `blocks.0`.
+
+    Parameters
+    ----------
+    gap: of `blocks.0`, with ends `width` away. bound: the largest upper end of all gaps; without it that of this gap.
+    score: at `blocks.0`; the output has it less the gap, both with the same width.
+    chosen: the tap to use.
+    units: of train and val, and of test.
+    controls: their scores, each with the lower end of what the chosen tap beats it by.
+    attrs: further attributes, or others than these.
+    """
+    made = profile(name, ["blocks.0", "blocks.1", "norm"], Interval(score, score, score), {}, probe=True, target=target)
+    values = np.array([score, score - 2 * abs(gap), score - gap])
+    train, test = units
+    losses = (("tap", "unit"), np.ones((3, test)))
+    data = made.data.drop_vars(("loss", "reference_loss")).assign(
+        score=("tap", values), low=("tap", values - width), high=("tap", values + width), val_score=("tap", values),
+        loss=losses, reference_loss=losses,
+    )  # fmt: skip
+    interval = Interval(gap, gap - width, gap + width)
+    stated = {
+        **store_interval("hidden_gap", interval), "gap_bound": interval.high if bound is None else bound, "chosen_tap": chosen,
+        "tap_set": [chosen], "units_train": train - train // 4, "units_val": train // 4,
+    }  # fmt: skip
+    known: dict[str, xr.Dataset] = {}
+    for control, (reached, low) in (controls or {}).items():
+        stated |= store_interval(f"over_{control}", Interval(low + 0.1, low, low + 0.2))
+        known[control] = data.assign(score=("tap", [reached] * 3)).assign_attrs(chosen_tap=chosen)
+    return Profile.of(name, target, data.assign_attrs(stated | attrs), known)
 
 
 def uneven_probes(targets: list[str], taps: list[str], readable: int | None = None) -> list[Profile]:
     """A linear probe of each target with every control, whose scores differ at each tap and have all digits, as of a run.
 
-    The best tap, a third of the way in, hides what the output has not; of those after the first `readable` nothing is shown.
+    The tap chosen, a third of the way in, holds what the output hides; those after the first `readable` are at chance.
     """
     rng = np.random.default_rng(0)
     curve = np.sin(np.linspace(0.5, 3, len(taps)))
@@ -54,15 +96,14 @@ def uneven_probes(targets: list[str], taps: list[str], readable: int | None = No
         made = profile(
             "linear_probe", taps, Interval(0.5, 0.4, 0.6), dict.fromkeys(NAMES, 0.1), probe=True, target=target
         )
-        level = curve + 0.1 * rng.random(len(taps))
+        level = 0.1 * rng.random(len(taps)) + (curve if readable is None or i < readable else -0.2)
         score = {
             "score": ("tap", level),
             "low": ("tap", level - 0.1),
             "high": ("tap", level + 0.1),
             "val_score": ("tap", level),
         }
-        unread = readable is not None and i >= readable
-        attrs = {"best_tap": best, "pooling": "mean"} | ({"best_score_low": -0.1} if unread else {})
+        attrs = {"chosen_tap": best, "best_tap": best, "tap_set": [best], "pooling": "mean"}
         controls = {
             name: data.assign(score=("tap", rng.random(len(taps))), **{k: v for k, v in score.items() if k != "score"})
             for name, data in made.controls.items()

@@ -87,7 +87,9 @@ def describe_outcomes(findings: Findings, profiles: Sequence[str]) -> list[str]:
             what: [target_name(findings, d.profile) for d in rows if d.outcome == what]
             for what in ("lost", "gained", "cannot tell")
         }
-        parts = [f"{what}{' for' * (what == 'cannot tell')} {enumerated(names)}" for what, names in named.items() if names]
+        parts = [
+            f"{what}{' for' * (what == 'cannot tell')} {enumerated(names)}" for what, names in named.items() if names
+        ]
         lines += [f"{rows[0].first} minus {rows[0].second} at {at}: {'; '.join(parts)}"] if parts else []
     return lines
 
