@@ -15,8 +15,7 @@ import numpy as np
 from scipy import stats
 
 from diagnostics.measures.hidden_gap import paired_difference
-from diagnostics.measures.statistics import carried_by_few, profile_intervals
-from diagnostics.runs.profile import HEAVY
+from diagnostics.measures.statistics import OUTLYING, carried_by_few, profile_intervals
 
 from _common import finish, verdict
 
@@ -161,7 +160,7 @@ def coverage(setting: Setting, share: bool) -> tuple[float, float]:
 def noticed(setting: Setting) -> float:
     """How often "Beware" is said of a loss that few units carry."""
     rng = np.random.default_rng(0)
-    return float(np.mean([max(carried_by_few(x)[1] for x in setting.draw(rng)) > HEAVY for _ in range(DRAWS)]))
+    return float(np.mean([max(carried_by_few(x)[1] for x in setting.draw(rng)) > OUTLYING for _ in range(DRAWS)]))
 
 
 def two(

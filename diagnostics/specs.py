@@ -37,7 +37,8 @@ def build(what: Literal["encoder", "dataset"], spec: str, *, trust_code: bool = 
     """The encoder or dataset that a specification names.
 
     `name`, `scheme:rest` or `path/to/file.py:function`, each with options as in `lorenz?n=800&seed=3`; an encoder also by
-    the folder or file that `save_encoder` wrote.
+    the folder or file that `save_encoder` wrote. Every dataset takes `log=TARGET`, or several with commas: `log_TARGET`, the
+    natural logarithm, then stands in the target's place.
 
     Parameters
     ----------
@@ -55,6 +56,7 @@ def build(what: Literal["encoder", "dataset"], spec: str, *, trust_code: bool = 
     options = _options(spec, query)
     with building(spec, named_by, trust_code):
         owner, make, args = _find(what, name)
+        logs = options.pop("log", "") if what == "dataset" and "log" not in _parameters(make, len(args)) else ""
         build_it = _call_for_encoder if what == "encoder" and owner.endswith(".py") else call
         built = build_it(make, args, options, owner, what)
     expected = _expected(what)
@@ -62,7 +64,13 @@ def build(what: Literal["encoder", "dataset"], spec: str, *, trust_code: bool = 
         raise DiagnosticsError(
             f"{owner} gave a {type(built).__name__} for '{spec}', not a diagnostics.{expected.__name__}."
         )
-    return built.replace(spec=spec) if what == "encoder" else built
+    if what == "encoder":
+        return built.replace(spec=spec)
+    if not logs:
+        return built
+    from diagnostics.datasets.logarithm import with_logarithms
+
+    return with_logarithms(built, logs.split(","))
 
 
 def load_encoder(path: str | Path, *, trust_code: bool = False) -> TorchEncoder:

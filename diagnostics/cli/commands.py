@@ -327,24 +327,31 @@ def new_plugin(
 def list_(
     what: Annotated[
         str | None,
-        typer.Argument(metavar="[WHAT]", help="What to list: encoders, datasets, measures or plugins [all]."),
+        typer.Argument(metavar="[WHAT]", help="What to list in full: encoders, datasets, measures or plugins."),
     ] = None,
     json: Json = False,
 ) -> None:
     """List encoders, datasets, measures and plugins; a plugin that cannot be loaded is shown with its error."""
-    from diagnostics.cli.listing import LISTED, list_all, print_list
+    from diagnostics.cli.listing import LISTED, list_all, print_list, print_overview
 
     if what is not None and what not in LISTED:
         raise unknown("list", what, LISTED)
     with working():
         rows = list_all()
-    shown = rows if what is None else {what: rows[what]}
-    print_json(shown) if json else print_list(shown)
+    if json:
+        print_json(rows if what is None else {what: rows[what]})
+    else:
+        print_list(what, rows[what]) if what else print_overview(rows)
 
 
 @app.command(cls=Command, rich_help_panel=OWN, epilog=example("diagnostics selftest --json"))
 @guarded
-def selftest(json: Json = False, quiet: Quiet = False, verbose: Verbose = False) -> None:
+def selftest(
+    full: Annotated[bool, option(None, "Print every known answer with its source.", "--full")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
     """Test the measures on this machine against known answers; the exit status is 1 if a result is wrong."""
     from diagnostics.checks.selftest import run_selftest
     from diagnostics.cli.tables import print_selftest
@@ -355,7 +362,7 @@ def selftest(json: Json = False, quiet: Quiet = False, verbose: Verbose = False)
     if json:
         print_json({"cases": [outcome.to_json() for outcome in outcomes], "wrong": wrong})
     else:
-        print_selftest(outcomes)
+        print_selftest(outcomes, full=full)
     if wrong:
         raise typer.Exit(1)
 

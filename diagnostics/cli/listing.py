@@ -14,6 +14,21 @@ if TYPE_CHECKING:
     from diagnostics.measures.base import Measure
 
 LISTED = ("encoders", "datasets", "measures", "plugins")
+FIRST = (
+    "timm:",
+    "hf:",
+    "wheel:dinov2-small",
+    "fracast",
+    "images:",
+    "series:",
+    "texts:",
+    "audio:",
+    "videos:",
+    "shapes",
+    "lorenz",
+)
+"""Names that stand before others: models and files of one's own are named more often than anything else."""
+OWN_FILE = "path/to/file.py:function", "Your own file."
 
 
 def list_all() -> dict[str, list[dict[str, Any]]]:
@@ -70,31 +85,59 @@ def _measure(entry: Entry) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def print_list(listed: dict[str, list[dict[str, Any]]]) -> None:
-    """Prints rows of `list_all`, with what each encoder and dataset is."""
+def print_list(kind: str, rows: list[dict[str, Any]]) -> None:
+    """Prints the rows of one kind of `list_all` in full, with what each encoder and dataset is."""
     console = terminal()
-    for heading, rows in listed.items():
-        if heading == "measures":
-            for standard, title in ((True, "standard: what a run measures"), (False, "all: what --measures adds")):
-                show(console, f"measures, {title}", "bold")
-                for row in (row for row in rows if row["standard"] is standard):
-                    _print_measure(console, row)
-                show(console, "")
-            continue
-        if heading == "plugins":
-            columns = ["plugins", "version", "module", "offers"]
-            cells = [[*(whole(row[key]) for key in ("name", "version", "module")), _offers(row)] for row in rows]
-            show_table(console, columns, cells)
-        else:
-            show(console, heading, "bold")
-            for row in rows:
-                _print_builder(console, row)
-            if heading == "encoders":
-                _print_entry(console, "path/to/file.py:function", "Your own file.", "")
+    if kind == "measures":
+        for standard, title in ((True, "standard: what a run measures"), (False, "all: what --measures adds")):
+            show(console, f"measures, {title}", "bold")
+            for row in (row for row in rows if row["standard"] is standard):
+                _print_measure(console, row)
+            show(console, "")
+    elif kind == "plugins":
+        cells = [[*(whole(row[key]) for key in ("name", "version", "module")), _offers(row)] for row in rows]
+        show_table(console, ["plugins", "version", "module", "offers"], cells)
+    else:
+        show(console, kind, "bold")
+        for row in sorted(rows, key=_place):
+            _print_builder(console, row)
+        _print_entry(console, *OWN_FILE)
+        if kind == "datasets":
+            show(console, "Each also takes log=TARGET, which replaces a target by its logarithm.", "dim")
+
+
+def print_overview(listed: dict[str, list[dict[str, Any]]]) -> None:
+    """Prints names of all rows of `list_all`, and what those in `FIRST` are."""
+    console = terminal()
+    for kind in ("encoders", "datasets"):
+        show(console, kind, "bold")
+        rows = sorted(listed[kind], key=_place)
+        for row in rows:
+            if row["name"] in FIRST:
+                _print_entry(console, row["name"] + row["takes"].upper(), row["about"])
+        _print_entry(console, *OWN_FILE)
+        _print_names(console, "also", [row for row in rows if row["name"] not in FIRST])
         show(console, "")
+    show(console, "measures", "bold")
+    for standard, title in ((True, "standard"), (False, "added by --measures")):
+        _print_names(console, title, [row for row in listed["measures"] if row["standard"] is standard])
+    show(console, "")
+    _print_names(console, "plugins", listed["plugins"])
+    show(
+        console, "Options, targets and sources: `diagnostics list encoders` (or datasets, measures, plugins)", hanging=2
+    )
 
 
-def _print_entry(console: Console, name: str, about: str, details: str) -> None:
+def _place(row: dict[str, Any]) -> int:
+    return FIRST.index(row["name"]) if row["name"] in FIRST else len(FIRST)
+
+
+def _print_names(console: Console, title: str, rows: list[dict[str, Any]]) -> None:
+    names = [whole(row["name"]) + (f" ({_offers(row)})" if row.get("error") else "") for row in rows]
+    show(console, f"{title}: {', '.join(names)}", hanging=2)
+
+
+def _print_entry(console: Console, name: str, about: str, details: str = "") -> None:
     """A name and what it stands for, and the details below."""
     show(console, f"{whole(name):22}  {printable(about)}", hanging=24)
     if details:

@@ -90,27 +90,36 @@ def print_conformance(conformance: Conformance) -> None:
     )
 
 
-def print_selftest(outcomes: list[Outcome]) -> None:
-    """Every known answer with what came out and how near it must be, and how many are right, by family of measures."""
+def print_selftest(outcomes: list[Outcome], *, full: bool = False) -> None:
+    """How many known answers each family of measures has, how many are right and how near; then those that are not.
+
+    With `full` also every known answer with what came out, how near it must be, and its source.
+    """
     console = terminal()
+    families: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        families.setdefault(outcome.family, []).append(outcome)
+    counts = [
+        [family, str(len(own)), str(sum(outcome.right for outcome in own)), f"{max(o.deviation for o in own):.2g}"]
+        for family, own in families.items()
+    ]
+    show_table(console, ["family", "known answers", "right", "largest deviation / tolerance"], counts)
+    show(console, "")
     rows = [
         [
             whole(outcome.case.measure), printable(outcome.case.what), f"{outcome.case.expected:.6g}",
             f"{outcome.case.tolerance:.2g}", printable(outcome.error) if outcome.error else f"{outcome.computed:.6g}",
             Text("right", "green") if outcome.right else Text("OFF", "bold red"), printable(outcome.case.source),
         ]
-        for outcome in outcomes
+        for outcome in outcomes if full
     ]  # fmt: skip
-    show_table(console, ["measure", "known answer", "expected", "within", "found", "verdict", "source"], rows)
-    families: dict[str, list[bool]] = {}
-    for outcome in outcomes:
-        families.setdefault(outcome.family, []).append(outcome.right)
-    show(console, ", ".join(f"{family} {sum(right)} of {len(right)} right" for family, right in families.items()) + ".")
+    if full:
+        show_table(console, ["measure", "known answer", "expected", "within", "found", "verdict", "source"], rows)
     wrong = [outcome for outcome in outcomes if not outcome.right]
     for outcome in wrong:
-        # Again below the table, where a reader who scrolled past looks.
         case, instead = outcome.case, outcome.error or f"found {outcome.computed:.9g}"
         expected = f"expected {case.expected:.9g} within {case.tolerance:g}"
         show(console, f"OFF  {printable(f'{case.measure}, {case.what}: {expected}, {instead}')}", "bold red", hanging=2)
     off = f", {len(wrong)} off: please report them with the output of `diagnostics selftest --json`" if wrong else ""
-    show(console, f"{len(outcomes)} known answers, {len(outcomes) - len(wrong)} right{off}.")
+    each = "" if full else " Each with its source: `diagnostics selftest --full`"
+    show(console, f"{len(outcomes)} known answers, {len(outcomes) - len(wrong)} right{off}.{each}")

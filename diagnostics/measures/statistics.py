@@ -19,6 +19,10 @@ SHARES = ("accuracy", "recall at 1", "CorLoc", "balanced accuracy", "mIoU")
 """Names of scores that are shares of right answers, or means of such shares over parts (classes)."""
 
 
+OUTLYING = 0.55
+"""What a twentieth of the units carries (`carried_by_few`) where R2 and its interval miss what is rare and large."""
+
+
 @dataclass(frozen=True)
 class Interval:
     """An estimate with its interval; `low` and `high` are NaN where fewer than two units leave it unknown."""
@@ -169,6 +173,44 @@ def carried_by_few(amount: np.ndarray) -> tuple[int, float]:
         return few, float("nan")
     by_unit = np.sort((amount[:, whole > 0] / whole[whole > 0]).sum(axis=1))
     return few, float(by_unit[-few:].sum() / by_unit.sum())
+
+
+def rank_correlation(
+    prediction: np.ndarray,
+    truth: np.ndarray,
+    unit_of: Sequence[str] | np.ndarray,
+    seed: int,
+    fit_units: int | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Spearman's rank correlation of predictions [tap, sample] with the truth [sample], low and high; [tap] each.
+
+    It is no sum of losses, so each resample of the units that `unit_of` [sample] names ranks anew, ties by their mean rank.
+    NaN where all predictions are equal or one is not finite.
+    """
+    units, at = np.unique(unit_of, return_inverse=True)
+    # The cost grows with samples and resamples, and the interval of many samples is narrow anyway.
+    resamples = min(RESAMPLES, max(200, 2**21 // len(at)))
+    counts = np.concatenate([np.ones((1, len(units))), resample_counts(len(units), seed, resamples)])
+    found: list[np.ndarray] = []
+    # Sixteen megabytes of float64 for each column of ranks.
+    for part in np.array_split(counts, -(-len(counts) * len(at) // 2**21)):
+        weights = part[:, at]
+        true, *guesses = (_ranks(column, weights) for column in (truth, *prediction))
+        spread = [np.sqrt((weights * x**2).sum(axis=1)) for x in (true, *guesses)]
+        shared = [(weights * true * x).sum(axis=1) for x in guesses]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found.append(np.stack(shared, axis=1) / np.stack(spread[1:], axis=1) / spread[0][:, None])
+    drawn = np.where(np.isfinite(prediction).all(axis=1), np.concatenate(found), np.nan)
+    low, high = interval(drawn[0], drawn[1:], len(units), fit_units)
+    return drawn[0], np.maximum(low, -1.0), np.minimum(high, 1.0)
+
+
+def _ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Ranks less their mean, [resample, sample], where a sample counts as often as `weights` [resample, sample] says."""
+    distinct, at = np.unique(values, return_inverse=True)
+    order = np.argsort(at, kind="stable")
+    count = np.add.reduceat(weights[:, order], np.searchsorted(at[order], np.arange(len(distinct))), axis=1)
+    return (count.cumsum(axis=1) - (count + count.sum(axis=1, keepdims=True)) / 2)[:, at]
 
 
 def scores(loss: np.ndarray, reference: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:

@@ -29,7 +29,8 @@ def print_page(page: Page, report: Path, full: bool = False) -> None:
         for name, value in page.provenance:
             show(console, printable(f"{name}: {value}"), hanging=2)
     show(console, "")
-    show(console, f"Report: {whole(report)}")
+    if not page.closing:
+        show(console, f"Report: {whole(report)}")
     for block in page.closing:
         _print_block(console, block, False)
 

@@ -13,7 +13,9 @@ from diagnostics.measures.verdict import Verdict
 from diagnostics.progress import size
 from diagnostics.report.numbers import format_interval, format_number, unbroken
 from diagnostics.report.page import Block, Column, Note, Notes, Number, Row, Sentence, Table, filled
-from diagnostics.runs.profile import INTERVALS, Profile, first_probes
+from diagnostics.runs.controls.kinds import INPUTS
+from diagnostics.runs.nonlinear import nonlinear_reading
+from diagnostics.runs.profile import INTERVALS, Profile, first_probes, in_words, rounded
 from diagnostics.runs.recommendation import Recommendation, recommend
 
 if TYPE_CHECKING:
@@ -21,8 +23,10 @@ if TYPE_CHECKING:
 
 SHORT = ".2f"
 """Format of the scores of a first screen."""
-MOST_NAMED = 4
+MOST_NAMED = 6
 """Targets that a sentence names."""
+MOST_TAPS = 3
+"""Other taps that a row names."""
 
 
 def by_verdict(profiles: Sequence[Profile]) -> list[Profile]:
@@ -44,7 +48,7 @@ def answer_blocks(run: Run) -> tuple[Block, ...]:
     columns = (Column("  target"), Column("use"), Column("score"), Column("at output", bare=True))
     return filled(
         Table(columns, tuple(rows), only="brief"),
-        *(Sentence(each, only="brief", apart=not i) for i, each in enumerate(answer(read))),
+        *(Sentence(each, only="brief", apart=not i) for i, each in enumerate(answer(run.profiles()))),
     )
 
 
@@ -61,21 +65,31 @@ def _notes(profile: Profile, read: Recommendation) -> list[str]:
     notes = [profile.few.removeprefix("only ").replace(": they", "")] if profile.few else []
     if profile.verdict is Verdict.SHOWN and read.at_output and profile.hidden_gap:
         notes.append(f"{profile.best_tap} shows {format_number(profile.hidden_gap.value, f'+{SHORT}')}")
-    if profile.is_readable and (rivals := rivals_with_scores(profile)):
-        notes.append(f"a control does as well: {enumerated(rivals)}")
+    if read.confidence == "likely":
+        notes.append("likely better than the output")
+    notes += _controls(profile)
+    if read.also:
+        several = len(read.also) > MOST_TAPS
+        notes.append(f"{len(read.also)} other taps are not told apart" if several else f"also {enumerated(read.also)}")
     if profile.redraws:
         notes.append(profile.redraws.line)
-    if read.also:
-        notes.append(f"also {enumerated(_shortened(read.also))}")
     return notes
 
 
-def rivals_with_scores(profile: Profile) -> list[str]:
-    """The controls that the chosen tap is not shown to beat, each with its score."""
-    reached = {name.replace("_", " "): profile.control(name) for name in profile.controls}
-    scores = {name: score.value for name in profile.rivals if (score := reached.get(name))}
+def _controls(profile: Profile) -> list[str]:
+    """The best control that the chosen tap is not shown to beat, with its score: it needs no model, or no training, where it reaches as
+    much."""
+    rivals = {
+        name: score
+        for name in profile.controls
+        if (score := profile.control(name)) and in_words(name) in profile.rivals
+    }
+    if not (profile.is_readable and profile.score and rivals):
+        return []
+    name, score = max(rivals.items(), key=lambda item: item[1].value)
+    needless = "no model needed" if name in INPUTS else "no training needed"
     return [
-        f"{name} {format_number(value, SHORT)}" for name, value in sorted(scores.items(), key=lambda item: -item[1])
+        f"{needless if score.value >= profile.score.value else 'not shown to beat'}: {in_words(name)} {format_number(score.value, SHORT)}"
     ]
 
 
@@ -95,7 +109,7 @@ def answer(profiles: Sequence[Profile]) -> list[str]:
     without = [p for p in alone if math.isnan(p.output.value)]
     alone = [p for p in alone if not math.isnan(p.output.value)]
     sentences = (
-        _shown(groups[Verdict.SHOWN]), _matched(read), _possible(readable), _excluded(groups[Verdict.EXCLUDED]),
+        _shown(groups[Verdict.SHOWN], profiles), _matched(read), _possible(readable), _excluded(groups[Verdict.EXCLUDED]),
         *(_few([p for p in few if p.few == words]) for words in dict.fromkeys(p.few for p in few)),
         _named("Cannot tell whether any layer reads {}.", unread),
         _named("The output has no score for {}, so there is nothing to compare with.", without),
@@ -106,17 +120,22 @@ def answer(profiles: Sequence[Profile]) -> list[str]:
     return [sentence for sentence in sentences if sentence]
 
 
-def _shown(profiles: Sequence[Profile]) -> str:
-    if not profiles:
-        return ""
-    gaps = [f"{p.target} ({format_interval(p.hidden_gap, f'{SHORT}', signed=True)} at {p.best_tap})" for p in profiles]
-    return f"The output hides {enumerated(_shortened(gaps))} from a linear readout."
+def _shown(profiles: Sequence[Profile], every: Sequence[Profile]) -> str:
+    """Each hidden gap, and in the same breath what a nonlinear readout still reads from the output."""
+    gaps = [
+        f"{p.target}, {format_interval(p.hidden_gap, SHORT, signed=True)} at {unbroken(p.best_tap)}"
+        + (f" ({reading.words})" if (reading := nonlinear_reading(every, str(p.target))) else "")
+        for p in profiles
+    ]
+    return f"The output hides from a linear readout: {'; '.join(_shortened(gaps))}." if gaps else ""
 
 
 def _matched(profiles: Sequence[Profile]) -> str:
-    """Targets that need no encoder, since a control without the trained weights reads them as well."""
-    matched = [p for p in profiles if p.is_readable and p.rivals]
-    return _named("A control reads {} as well, so a high score there says nothing for the encoder.", matched)
+    """Targets for which no score shows that the encoder is needed: a control that lacks it, or its training, is not beaten."""
+    return _named(
+        "A control is not beaten for {}: no score there shows that this encoder is needed.",
+        [p for p in profiles if p.is_readable and p.rivals],
+    )
 
 
 def _possible(profiles: Sequence[Profile]) -> str:
@@ -128,7 +147,7 @@ def _possible(profiles: Sequence[Profile]) -> str:
 
 def _needed(profile: Profile) -> str:
     needed, units = profile.units_needed, profile.units["test"]
-    return f"; about {needed:,} test units would tell, {units:,} now" if needed and needed > units else ""
+    return f"; about {rounded(needed):,} test units would tell, {units:,} now" if needed and needed > units else ""
 
 
 def _excluded(profiles: Sequence[Profile]) -> str:
@@ -162,13 +181,13 @@ def _names(profiles: Sequence[Profile]) -> str:
 
 def brief_cautions(profiles: Sequence[Profile]) -> list[str]:
     """Why values or intervals are not to be believed, each reason once for all that it concerns."""
-    heavy = [str(p.target or p.measure) for p in profiles if p.heavy]
+    skewed = [str(p.target or p.measure) for p in profiles if "carry" in p.skewed]
     sparse = [p.measure for p in profiles if p.sparse]
     cautions: list[str] = []
-    if heavy:
-        names = enumerated(dict.fromkeys(heavy))
+    if skewed:
+        names = enumerated(dict.fromkeys(skewed))
         cautions.append(
-            f"Beware: intervals of {names} may be too narrow, since a few test units carry most of the loss."
+            f"Beware: a few units decide {names}, so intervals may be too narrow. `?log=TARGET` reads a logarithm."
         )
     if sparse:
         few = min(p.token_samples for p in profiles if p.sparse)
@@ -182,8 +201,8 @@ def brief_cautions(profiles: Sequence[Profile]) -> list[str]:
 def legend(profiles: Sequence[Profile]) -> str:
     """What the marks mean, and what chose and what scored."""
     marks = "; ".join(f"{verdict.mark} {verdict.meaning}" for verdict in Verdict)
-    chosen = " or ".join(dict.fromkeys(p.chosen_on for p in profiles if p.chosen_tap))
-    return f"{marks}. Layers were chosen without test{f' ({chosen})' if chosen else ''}; scores are read on test; {INTERVALS}."
+    chosen = ", or on ".join(dict.fromkeys(p.chosen_on for p in profiles if p.chosen_tap))
+    return f"{marks}. Layers were chosen without test{f' (on {chosen})' if chosen else ''}; scores are read on test; {INTERVALS}."
 
 
 def closing_blocks(run: Run) -> tuple[Block, ...]:
@@ -203,9 +222,7 @@ def closing_blocks(run: Run) -> tuple[Block, ...]:
     }
     return (
         Notes(
-            tuple(
-                Note(unbroken(text) if name != "disk" else text, f"{name:8}") for name, text in lines.items() if text
-            ),
+            tuple(Note(unbroken(text) if name != "disk" else text, name) for name, text in lines.items() if text),
             "quiet",
             lead="  ",
         ),

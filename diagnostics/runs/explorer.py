@@ -30,6 +30,7 @@ from diagnostics.report.page import (
     filled,
 )
 from diagnostics.runs.controls.kinds import ABOUT, NAMES
+from diagnostics.runs.nonlinear import without_nonlinear
 from diagnostics.runs.profile import INTERVALS, Profile
 from diagnostics.runs.run import Run
 
@@ -62,7 +63,7 @@ def readouts(run: Run) -> list[Readout]:
     """What all probes of a run read of targets."""
     found: list[Readout] = []
     targets: set[str] = set()
-    for profile in run.profiles():
+    for profile in without_nonlinear(run.profiles()):
         if profile.is_probe and profile.target and profile.chosen_tap:
             found.append(_readout(run, profile, profile.chosen_tap, profile.target not in targets))
             targets.add(profile.target)

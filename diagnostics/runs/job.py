@@ -34,6 +34,7 @@ from diagnostics.registry import offered
 from diagnostics.report.progress_bars import watching
 from diagnostics.runs.controls import kinds as control
 from diagnostics.runs.cost import cost_of
+from diagnostics.runs.nonlinear import measure_nonlinear
 from diagnostics.runs.provenance import Call, Provenance
 from diagnostics.runs.redraws import add_redraws
 from diagnostics.runs.request import Request
@@ -168,6 +169,7 @@ class _Job:
         readable = {name: target for name, target in targets.items() if name not in request.unprobeable}
         name, seed = request.encoder.name, request.seed
         main = measure_all(self.measures, store, readable, seed, asked=request.named, what=name, watch=self.watch)
+        measure_nonlinear(main, store, readable, seed, name, self.watch)
         for result in main.results.values() if request.margin is not None else ():
             result.attrs[attribute.MARGIN] = request.margin
         self._state_skipped(main, targets)
@@ -357,7 +359,8 @@ class _Job:
     def _write(self, main: Measured, measured: Mapping[str, Measured], omissions: Sequence[Omission]) -> None:
         """Merges the results of this call with those that are there, with the margins over every control's."""
         request = self.request
-        names = [measure.name for measure in (*self.measures, *self.by_place)]
+        asked = [measure.name for measure in (*self.measures, *self.by_place)]
+        names = list(dict.fromkeys([*asked, *(key.partition("/")[0] for key in (*main.results, *main.skipped))]))
         controls = [*self.controls, *measured]
         results = {name: of_control.results for name, of_control in measured.items()}
         for name, theirs in (self._kept_results(controls, names) | results).items():

@@ -34,6 +34,7 @@ from diagnostics.runs import captions
 from diagnostics.runs.answer import answer, answer_blocks, brief_cautions, closing_blocks, legend
 from diagnostics.runs.controls import kinds as control
 from diagnostics.runs.details import details
+from diagnostics.runs.nonlinear import without_nonlinear
 from diagnostics.runs.overview import legend_of, overview
 from diagnostics.runs.parts import parts_table
 from diagnostics.runs.profile import Profile
@@ -55,6 +56,7 @@ def run_page(run: Run) -> Page:
     # The sections of profiles are numbered as they stand in the run.
     probes = [(f"s{i}", p) for i, p in enumerate(profiles) if p.is_probe]
     others = [(f"s{i}", p) for i, p in enumerate(profiles) if not p.is_probe]
+    own = without_nonlinear(profiles)
     cautions = [f"Beware: {caution}." for caution in dict.fromkeys(each for p in profiles for each in p.cautions)]
     return Page(
         title=f"{run.encoder} on {run.dataset}",
@@ -63,7 +65,7 @@ def run_page(run: Run) -> Page:
             Section("", "", answer_blocks(run)),
             overview(
                 answer(profiles),
-                probes,
+                [(anchor, p) for anchor, p in probes if any(p is each for each in own)],
                 run.recommendations(),
                 [*(Sentence(caution, "caution", only="full") for caution in cautions), _how_read(run)],
             ),

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.report.plots import StillFigure, draw, multiples
 from diagnostics.runs.answer import by_verdict
+from diagnostics.runs.nonlinear import without_nonlinear
 from diagnostics.runs.overview import score_map
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 def plot_run(run: Run, target: str | None = None) -> go.Figure:
     """What `Run.plot` returns."""
     profiles = [p for p in run.profiles() if np.isfinite(p.data["score"].values).any()]
-    read = [p for p in profiles if p.is_probe and p.target]
+    read = [p for p in without_nonlinear(profiles) if p.is_probe and p.target]
     if target is not None:
         chosen = [p for p in read if p.target == target]
         if not chosen:

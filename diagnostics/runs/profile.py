@@ -12,8 +12,8 @@ import xarray as xr
 
 from diagnostics.errors import enumerated
 from diagnostics.measures import result as attribute
-from diagnostics.measures.result import choosing_scores, read_interval
-from diagnostics.measures.statistics import Interval, carried_by_few
+from diagnostics.measures.result import choosing_losses, choosing_scores, read_interval
+from diagnostics.measures.statistics import OUTLYING, Interval, carried_by_few
 from diagnostics.measures.tap_choice import FEWEST
 from diagnostics.measures.verdict import MARGIN, Verdict, units_needed
 from diagnostics.report.figures import ControlCurve, ProfileFigure
@@ -42,9 +42,6 @@ FEW_WITH_TOKENS = 20
 
 CHANCE = ("chance", "commonest")
 """Reference lines that say what knowing nothing reaches."""
-
-HEAVY = 0.45
-"""Share of the loss that, carried by a twentieth of the test units, says that its tails are heavy."""
 
 
 @dataclass(frozen=True)
@@ -247,20 +244,26 @@ class Profile:
         return f"only {' and '.join(few)}: they cannot tell" if few and self.is_probe else ""
 
     @property
-    def heavy(self) -> str:
-        """How few test units carry most of what a score without lower bound is made of, in words; nothing where many do."""
-        if self.chosen_tap is None or self.data.attrs["score_name"] not in ("R2", "skill"):
+    def skewed(self) -> str:
+        """The few units of train and val that carry most of the target's spread, or of its errors, in words; nothing where many do.
+
+        Test is not looked at: where it has an outlier too few, its interval shows nothing of it.
+        """
+        losses = choosing_losses(self.data) if self.chosen_tap and self._zero_is_chance else None
+        if losses is None:
             return ""
-        units = self.data.transpose("tap", "unit", ...)
-        taps = dict.fromkeys((self.chosen_tap, self.best_tap or self.chosen_tap, self.output_tap))
-        amounts = {f"the loss at {tap}": units["loss"].sel(tap=tap).values for tap in taps}
-        amounts["the reference loss"] = units["reference_loss"].sel(tap=self.chosen_tap).values
-        carried = {name: carried_by_few(values) for name, values in amounts.items()}
-        name, (few, share) = max(carried.items(), key=lambda item: np.nan_to_num(item[1][1]))
+        at = self.taps.index(str(self.chosen_tap))
+        amounts = {"spread": losses.reference[at], "error": losses.loss[at]}
+        name, (few, share) = max(
+            ((name, carried_by_few(amount)) for name, amount in amounts.items()),
+            key=lambda item: np.nan_to_num(item[1][1], nan=-1.0),
+        )
+        if math.isnan(share):
+            return f"{losses.loss.shape[1]} units are too few to see outliers of {self.name}"
         return (
-            f"{few} of {self.data.sizes['unit']} test units carry {share:.0%} of {name} in {self.name}: its intervals may be too "
-            "narrow, since these few dominate"
-            if share > HEAVY
+            f"{few} of {losses.loss.shape[1]} units carry {share:.0%} of the {name} of {self.name}: intervals of its scores, and of the "
+            "size of a gap, may be too narrow"
+            if share > OUTLYING
             else ""
         )
 
@@ -282,7 +285,7 @@ class Profile:
     @property
     def cautions(self) -> list[str]:
         """Why a value or its interval is not to be believed, each in words."""
-        return [caution for caution in (self.few, self.heavy, self.sparse) if caution]
+        return [caution for caution in (self.few, self.skewed, self.sparse) if caution]
 
     def _interval(self, key: str) -> Interval | None:
         return read_interval(self.data.attrs, key)
@@ -367,13 +370,13 @@ class Profile:
     @property
     def rivals(self) -> list[str]:
         """Controls that the chosen tap is not shown to beat, in words."""
-        return [_in_words(name) for name, margin in self._margins.items() if margin and not margin.low > 0.0]
+        return [in_words(name) for name, margin in self._margins.items() if margin and not margin.low > 0.0]
 
     @property
     def near(self) -> list[str]:
         """Controls of which a draw reaches nearly what the chosen tap does, in words."""
         level = NEAR * self.score.value if self.score else math.inf
-        return [_in_words(name) for name in self._margins if any(drawn.value >= level for drawn in self.drawn(name))]
+        return [in_words(name) for name in self._margins if any(drawn.value >= level for drawn in self.drawn(name))]
 
     @property
     def _margins(self) -> dict[str, Interval | None]:
@@ -417,7 +420,7 @@ class Profile:
         bound = format_number(self.gap_bound)
         if verdict is Verdict.EXCLUDED:
             return f"gaps above {bound} are excluded"
-        needed = f": about {self.units_needed:,} test units would tell" if self.units_needed else ""
+        needed = f": about {rounded(self.units_needed):,} test units would tell" if self.units_needed else ""
         return f"gaps up to {bound} are possible, above {format_number(self.margin)} they matter{needed}"
 
     def to_json(self) -> dict[str, Any]:
@@ -479,7 +482,13 @@ def first_probes(profiles: Sequence[Profile]) -> dict[str, Profile]:
     return first
 
 
-def _in_words(name: str) -> str:
+def rounded(count: int) -> int:
+    """A count to two significant digits, as an estimate is sure of."""
+    return int(float(f"{count:.2g}"))
+
+
+def in_words(name: str) -> str:
+    """The name of a control as people write it."""
     return name.replace("_", " ")
 
 

@@ -93,8 +93,8 @@ class Recommendation:
         return recommendation_table(self)
 
 
-def recommend(profile: Profile) -> Recommendation:
-    """The recommendation that a probe's profile gives."""
+def recommend(profile: Profile, nonlinear: str = "") -> Recommendation:
+    """The recommendation that a probe's profile gives; `nonlinear`: what a kernel reads of its target."""
     control, reached = profile.best_control or (None, None)
     return Recommendation(
         target=profile.target or "",
@@ -111,7 +111,9 @@ def recommend(profile: Profile) -> Recommendation:
         output=profile.output,
         best_tap=profile.best_tap,
         hidden_gap=profile.hidden_gap,
-        reading=profile.reading,
+        reading=f"{profile.reading}; {nonlinear}"
+        if nonlinear and profile.verdict is Verdict.SHOWN
+        else profile.reading,
         best_control=control,
         best_control_score=reached.value if reached else None,
     )

@@ -202,11 +202,17 @@ class Run:
         of_target = {profile.measure: profile for profile in read if profile.target == target}
         if measure is not None and measure not in of_target:
             raise unknown(f"probe of {target}", measure, of_target)
-        return recommend(of_target[measure] if measure else next(iter(of_target.values())))
+        return self._recommend(of_target[measure] if measure else next(iter(of_target.values())))
 
     def recommendations(self) -> list[Recommendation]:
         """`recommend` of every target that a probe read, in the order of the run."""
-        return [recommend(profile) for profile in first_probes(self.profiles()).values()]
+        return [self._recommend(profile) for profile in first_probes(self.profiles()).values()]
+
+    def _recommend(self, profile: Profile) -> Recommendation:
+        from diagnostics.runs.nonlinear import nonlinear_reading
+
+        reading = nonlinear_reading(self.profiles(), str(profile.target))
+        return recommend(profile, reading.words if reading else "")
 
     def _profile(self, key: str) -> Profile:
         measure, _, target = key.partition("/")

@@ -32,7 +32,9 @@ def test_known_answer(family: str, case: Case) -> None:
 
 def test_there_are_well_over_a_hundred_and_each_says_where_it_comes_from() -> None:
     assert len(CASES) > 120
-    assert all(case.source and case.what and math.isfinite(case.expected) and case.tolerance < 1 for _, case in CASES)
+    assert all(
+        case.source and case.what and math.isfinite(case.expected) and 0 < case.tolerance < 1 for _, case in CASES
+    )
     names = [(case.measure, case.what) for _, case in CASES]
     assert len(set(names)) == len(names)
 
@@ -71,6 +73,7 @@ def test_a_value_that_is_off_not_a_number_or_raises_is_not_right() -> None:
 
 def test_the_command_ends_with_1_when_one_is_off_and_names_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
     good = Case("cka", "right one", 1.0, "a paper", lambda: 1.0)
+    near = Case("cka", "near one", 1.0, "a paper", lambda: 1 - 5e-7)
     bad = Case("cka", "wrong one", 1.0, "a paper", lambda: 0.5)
 
     def few(watch: object) -> list[Outcome]:
@@ -80,11 +83,24 @@ def test_the_command_ends_with_1_when_one_is_off_and_names_it_again(monkeypatch:
     chosen = [good]
     done = CliRunner().invoke(cli.app, ["selftest"])
     assert done.exit_code == 0 and "1 known answers, 1 right." in done.stdout
-    assert "within" in done.stdout and "1e-06" in done.stdout and "similarity 1 of 1 right." in done.stdout
-    chosen = [good, bad]
+    assert done.stdout.splitlines()[2].split() == ["similarity", "1", "1", "0"]
+    assert "right one" not in done.stdout
+    done = CliRunner().invoke(cli.app, ["selftest", "--full"])
+    assert "right one" in done.stdout and "within" in done.stdout and "a paper" in done.stdout
+    chosen = [good, near, bad]
     done = CliRunner().invoke(cli.app, ["selftest"])
-    assert done.exit_code == 1 and "similarity 1 of 2 right." in done.stdout
+    assert done.exit_code == 1
+    # Half a millionth off where a millionth is allowed, and half a million times that.
+    assert done.stdout.splitlines()[2].split() == ["similarity", "3", "2", "5e+05"]
     assert "OFF" in done.stdout and "expected 1 within 1e-06, found 0.5" in done.stdout
+    assert "right one" not in done.stdout and "near one" not in done.stdout
+    chosen = [near, good]
+    done = CliRunner().invoke(cli.app, ["selftest"])
+    assert done.stdout.splitlines()[2].split() == ["similarity", "2", "2", "0.5"]
+    chosen = [good, dataclasses.replace(bad, compute=lambda: math.nan), near]
+    done = CliRunner().invoke(cli.app, ["selftest"])
+    assert done.stdout.splitlines()[2].split() == ["similarity", "3", "2", "inf"]
+    chosen = [good, bad]
     done = CliRunner().invoke(cli.app, ["selftest", "--json"])
     assert done.exit_code == 1
     result = json.loads(done.stdout)

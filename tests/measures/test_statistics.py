@@ -9,18 +9,19 @@ from scipy import stats
 from diagnostics.measures.hidden_gap import largest_upper_end, paired_difference, paired_differences
 from diagnostics.measures.probes import RidgePath
 from diagnostics.measures.statistics import (
+    OUTLYING,
     Interval,
     Losses,
     carried_by_few,
     effective_units,
     interval,
     profile_intervals,
+    rank_correlation,
     resample_counts,
     resampled_scores,
     scores,
 )
 from diagnostics.measures.tap_choice import choose_tap
-from diagnostics.runs.profile import HEAVY
 
 
 def test_score_is_r2_and_accuracy() -> None:
@@ -264,34 +265,6 @@ def test_what_the_few_carry() -> None:
         assert np.isnan(carried_by_few(unknown)[1])
 
 
-@pytest.mark.parametrize(("units", "heavy"), [(40, None), (100, None), (400, 0.8), (1000, 0.95)])
-def test_heavy_tails_are_noticed_where_an_interval_misses_and_normal_ones_are_not(
-    units: int, heavy: float | None
-) -> None:
-    """R2 .5 of a fixed readout; noise with 2.5 degrees of freedom has no fourth moment, and its square no variance."""
-    rng, draws = np.random.default_rng(0), 400
-    signal = rng.standard_normal((draws, units)) * np.sqrt(5)
-    noises = rng.standard_normal((draws, units)) * np.sqrt(5), rng.standard_t(2.5, (draws, units))
-    noticed = [
-        np.mean(
-            [
-                max(carried_by_few(x)[1] for x in (e**2, (s + e) ** 2)) > HEAVY
-                for e, s in zip(noise, signal, strict=True)
-            ]
-        )
-        for noise in noises
-    ]
-    assert noticed[0] < 0.02
-    if heavy is None:
-        return
-    assert noticed[1] > heavy
-    missed = []
-    for noise in noises:
-        _, low, high = profile_intervals(noise**2, (signal + noise) ** 2, 4 * units, 0)
-        missed.append(np.mean((low > 0.5) | (high < 0.5)))
-    assert missed[0] < 0.05 < 0.1 < missed[1], "then there would be nothing to notice"
-
-
 def test_a_draw_without_a_reference_is_left_out() -> None:
     loss, reference = np.array([[0.0, 0.5, 0.2, 0.1]]), np.array([[0.0, 1.0, 1.0, 0.0]])
     score, low, high = profile_intervals(loss, reference, 10, 0)
@@ -388,3 +361,56 @@ def test_equal_taps_show_a_hidden_gap_in_at_most_about_5_percent_of_runs() -> No
     # 5 % and two standard errors of 400 runs.
     assert excluded / RUNS <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / RUNS)
     assert naive / RUNS > 0.1, "the test would not notice the winner's curse"
+
+
+def test_a_skewed_target_is_known_by_its_values_before_its_interval_fails() -> None:
+    """A fixed readout of R2 .75 with errors of one size; the same readout of the logarithm's values is not flagged."""
+    rng, draws, units = np.random.default_rng(0), 300, 320
+    for values, flagged, held in (
+        (rng.standard_normal((2, draws, units)), (0, 0.01), (0.93, 1)),
+        (rng.lognormal(0, 1.5, (2, draws, units)), (0.99, 1), (0, 0.7)),
+    ):
+        share = np.array([carried_by_few((row - row.mean()) ** 2)[1] for row in values[0]])
+        assert flagged[0] <= np.mean(share > OUTLYING) <= flagged[1]
+        variance = 1.0 if held[1] == 1 else (np.exp(2.25) - 1) * np.exp(2.25)
+        test = values[1, :, : units // 4]
+        loss = 0.25 * variance * rng.standard_normal(test.shape) ** 2
+        _, low, high = profile_intervals(loss, (test - values[0].mean(axis=1, keepdims=True)) ** 2, units, 0)
+        assert held[0] <= np.mean((low <= 0.75) & (high >= 0.75)) <= held[1]
+
+
+def test_the_rank_correlation_is_spearmans_in_every_resample() -> None:
+    rng = np.random.default_rng(0)
+    unit = np.repeat(np.arange(12), 3)
+    truth = rng.integers(0, 8, 36).astype(float)  # ties
+    prediction = np.stack([truth + rng.standard_normal(36), rng.integers(0, 3, 36), np.zeros(36), np.full(36, np.nan)])
+    value, low, high = rank_correlation(prediction, truth, unit, seed=3)
+    counts = resample_counts(12, 3).astype(int)
+    for tap in (0, 1):
+        assert value[tap] == pytest.approx(stats.spearmanr(prediction[tap], truth)[0])
+        drawn = [
+            stats.spearmanr(np.repeat(prediction[tap], times), np.repeat(truth, times))[0] for times in counts[:, unit]
+        ]
+        ends = interval(value[tap], np.array(drawn), 12)
+        assert (low[tap], high[tap]) == pytest.approx((float(ends[0]), min(1.0, float(ends[1]))))
+    assert np.isnan([*value[2:], *low[2:], *high[2:]]).all()
+    # Neither a scale nor a logarithm matters.
+    again = rank_correlation(np.exp(prediction[:1]), truth**3, unit, seed=3)
+    assert [float(x[0]) for x in again] == pytest.approx([value[0], low[0], high[0]])
+    one = rank_correlation(truth[None], truth, np.zeros(36), seed=0)
+    assert one[0][0] == pytest.approx(1) and np.isnan([one[1][0], one[2][0]]).all()
+    perfect = rank_correlation(np.stack([truth, -truth]), truth, unit, seed=0)
+    assert np.array(perfect) == pytest.approx(np.array([[1, -1]] * 3))
+
+
+def test_coverage_of_the_rank_correlation() -> None:
+    """Normal values: Spearman's population value is 6 / pi asin(r / 2); of their exponentials it is the same."""
+    rng, held, runs = np.random.default_rng(0), 0, 200
+    truth = 6 / np.pi * np.arcsin(np.sqrt(0.75) / 2)
+    for _ in range(runs):
+        values = rng.standard_normal(60)
+        guess = np.exp(values + rng.standard_normal(60) / np.sqrt(3))
+        _, low, high = rank_correlation(guess[None], values, np.arange(60), 0)
+        held += bool(low[0] <= truth <= high[0])
+    # A standard error of .015 at .95.
+    assert held / runs > 0.9

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,16 @@ from planted import planted_images
 from tiny import tiny_dataset, tiny_encoder
 
 READ_FEATURES = {name: measure for name, measure in bundled().items() if measure.needs in ("pooled", "tokens")}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def kernels_from_few_samples() -> Iterator[None]:
+    """Otherwise the kernel probe would be left out of all."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("diagnostics.measures.probes.kernel.LEAST_TRAIN", 3)
+        yield
+
+
 # Plain functions by what a shift of all samples does to them; those that are measures say it themselves.
 CENTRED = {name for name, measure in READ_FEATURES.items() if name in FUNCTIONS and "shift" in measure.invariant_to} | {
     "hsic", "canonical_correlations", "rdm", "distinct_samples", "dense_classification",
@@ -609,6 +619,7 @@ AT_CHANCE = {
     "linear_probe/kind": 0.5, "linear_probe/value": 0.01, "linear_probe/ahead": 0.01, "linear_probe/depth": 0.02,
     "knn_probe/kind": 0.5, "attentive_probe/kind": 0.5, "attentive_probe/value": 0.2, "attentive_probe/ahead": 0.2,
     "caption_probe/caption": 0.2, "forecast_probe/ahead": 0.05, "segmentation_probe/thing": 0.45,
+    "kernel_probe/kind": 0.5, "kernel_probe/value": 0.01, "kernel_probe/ahead": 0.01,
 }  # fmt: skip
 
 

@@ -353,14 +353,14 @@ def test_names_and_errors_of_plugins_are_shown_and_not_obeyed(
     hostile = "\x1b[31m\u202e\x9b2J"
     install(raising=f"@hookimpl\ndef encoders(): raise RuntimeError({hostile!r})")
     install(naming=f"def make(x={hostile!r}): ...\n@hookimpl\ndef datasets(): return {{{hostile!r}: make}}")
-    monkeypatch.setattr(sys, "argv", ["diagnostics", "list"])
-    with pytest.raises(SystemExit):
-        cli.main()
-    out, err = capsys.readouterr()
-    assert not set(out + err) & set(hostile[:1] + hostile[5:7])
-    assert (
-        out.count("\\x1b[31m\\u202e\\x9b2J") == 4
-    )  # twice where it is offered, in the error and among the plugin's offers
+    # Its name, and the error of the other plugin or the default of an option.
+    for what, times in (([], 2), (["datasets"], 2), (["plugins"], 2)):
+        monkeypatch.setattr(sys, "argv", ["diagnostics", "list", *what])
+        with pytest.raises(SystemExit):
+            cli.main()
+        out, err = capsys.readouterr()
+        assert not set(out + err) & set(hostile[:1] + hostile[5:7])
+        assert out.count("\\x1b[31m\\u202e\\x9b2J") == times
     assert "plugin raising unknown could not be loaded (RuntimeError: \\x1b[31m" in err
 
 

@@ -230,7 +230,13 @@ def test_an_error_is_one_line_in_a_pipe_and_broken_between_words_in_a_terminal(
 def test_what_plugins_offer_and_what_an_encoder_is_fit_the_width(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
     offers = json.loads(diagnose("list", "--json").out)
-    lines = diagnose("list").out.splitlines()
+    overview = diagnose("list").out.splitlines()
+    for name in (row["name"] for rows in offers.values() for row in rows):
+        assert any(name in line for line in overview)
+    lines = [line for what in offers for line in diagnose("list", what).out.splitlines()]
+    assert len(overview) < len(lines) / 3
+    assert overview[1].startswith("timm:MODEL ") and lines[1].startswith("timm:MODEL ")
+    lines += overview
     for name in (row["name"] for rows in offers.values() for row in rows):
         assert any(name in line for line in lines)
     encoder = f"{Path(__file__).parents[1] / 'support' / 'tiny.py'}:tiny_image_encoder"
@@ -275,7 +281,7 @@ def test_known_answers_are_shown_whole_at_any_width(
         Outcome("family", Case(measure, what, expected, "a source", lambda: 0.0), value, "it broke" if broken else "")
         for measure, what, expected, value, broken in rows
     ]
-    lines = shown_by(width, lambda: console.print_selftest(outcomes), [measure for measure, *_ in rows])
+    lines = shown_by(width, lambda: console.print_selftest(outcomes, full=True), [measure for measure, *_ in rows])
     for measure, _, expected, value, broken in rows:
         assert any(measure in line for line in lines)
         numbers = [number for line in lines for number in NUMBER.findall(line)]

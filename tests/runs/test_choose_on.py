@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import xarray as xr
 
@@ -103,3 +104,21 @@ def test_another_way_to_choose_is_refused(tmp_path: Path) -> None:
 def test_results_say_on_what_they_were_chosen(tmp_path: Path) -> None:
     run = dx.run(tiny_encoder(), drawn(False), out=tmp_path, measures="linear_probe", controls=False, report=False)
     assert run.profile("linear_probe/level").data.attrs[CHOSEN_ON] == "val"
+
+
+@pytest.mark.parametrize("target", ["kind", "level"])
+def test_a_probe_that_was_chosen_out_of_fold_is_fitted_again_as_it_was_measured(tmp_path: Path, target: str) -> None:
+    data = tiny_dataset(60)
+    run = dx.run(
+        tiny_encoder(), data, out=tmp_path, measures="linear_probe", controls=False, report=False, choose_on="fit"
+    )
+    measured = run.profile(f"linear_probe/{target}").data
+    units = [str(unit) for unit in measured["unit"].values]
+    # Each sample is a group of its own.
+    rows = [list(run.store.groups).index(unit) for unit in units]
+    stored = run.store.targets()[target]
+    truth = np.array(stored.classes)[stored.values[rows]] if stored.classes else stored.values[rows]
+    for tap in map(str, measured["tap"].values):
+        guess = run.probe(target, tap=tap).predict(run.store.pooled(tap)[rows])
+        lost = guess != truth if target == "kind" else (guess - truth) ** 2
+        np.testing.assert_allclose(lost, measured["loss"].sel(tap=tap), rtol=1e-6, atol=1e-9)

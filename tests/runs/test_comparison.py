@@ -16,8 +16,10 @@ import xarray as xr
 import diagnostics as dx
 from diagnostics import Comparison, DiagnosticsError, Run
 from diagnostics.measures.statistics import scores
+from diagnostics.report.page import Number, Table
 from diagnostics.runs.comparison.differences import curve_differences, differences_of, score_influence
 from diagnostics.runs.comparison.estimates import Term, estimate, flipped, holm
+from diagnostics.runs.comparison.page import comparison_page
 from diagnostics.runs.comparison.probe_losses import ProbeLosses, by_depth, probe_losses, shared_depths
 from diagnostics.runs.comparison.shares import shares_of
 from diagnostics.runs.comparison.tap_similarity import tap_similarity
@@ -376,9 +378,40 @@ def test_what_training_does_by_itself_is_taken_off(make_run: Maker) -> None:
     assert "lifted" not in " ".join(describe_lifts(alone, [LINEAR]))
 
 
+def test_reading_the_tap_itself_stands_beside_what_training_did(make_run: Maker) -> None:
+    base = make_run("base of cut", (0.5, 2, 0.5), (1, 1, 0.5), lineage={"group": "base"}, data=MANY)
+    about = {"base": base.store.attrs["identity"]["weights"], "seed": 0, "training": "one"}
+    up = make_run("lifted", (0.5, 2, 1.5), (1, 1, 1), lineage=about | {"group": "up", "to": "stage.0"}, data=MANY)
+    of_it = about | {"group": "control", "control_of": "one", "to": "stage.2"}
+    control = make_run("control of lifted", (0.5, 2, 1), (1, 1, 1), lineage=of_it, data=MANY)
+    result = dx.compare([base, up, control], similarity=None)
+    # Of `a` stage.0 holds no more than the output, of `b` all that it hides.
+    a, b = (shares(result, "up", target) for target in ("a", "b"))
+    assert (a.cut_is, b.cut_is) == ("recovered", "recovered") and a.cut.value == pytest.approx(0, abs=2e-3)
+    assert b.cut.value == pytest.approx(1, abs=2e-3)
+    assert shares(result, "control", "a").cut is None and "cut" not in shares(result, "control", "a").reasons
+    row = next(one for one in result.to_json()["shares"] if one["profile"] == LINEAR and one["alignment"] == "up")
+    assert row["cut_is"] == "recovered" and row["cut"]["value"] == a.cut.value
+    # Where nothing is hidden it is what is kept: of `a` at stage.0 a known share of the output.
+    base = make_run("base of kept", (0.5, 2, 2), lineage={"group": "base"}, data=MANY)
+    about |= {"base": base.store.attrs["identity"]["weights"], "group": "up"}
+    for to, known in (("stage.0", known_r2(0.5) / known_r2(2)), ("stage.9", None)):
+        up = make_run(f"to {to}", (0.5, 2, 1.5), lineage=about | {"to": to}, data=MANY)
+        one = shares(result := dx.compare([base, up], similarity=None), "up", "a")
+        if known is None:
+            assert one.cut is None and one.reasons["cut"] == "the run of the base has no tap stage.9"
+        else:
+            assert one.cut_is == "kept" and one.cut.low < known < one.cut.high
+            assert one.cut.value == pytest.approx(known, abs=0.1)
+            section = next(each for each in comparison_page(result).sections if each.anchor == "alignments")
+            (table,) = (block for block in section.blocks if isinstance(block, Table))
+            cells = dict(zip([column.name for column in table.columns], table.rows[0].cells, strict=True))
+            assert isinstance(cells["cut"], Number) and cells["cut"].text().endswith("kept")
+
+
 def test_a_gap_too_small_for_a_share_is_not_called_unknown() -> None:
     one, other = (small_gap(gap) for gap in (0.995, 0.999))
-    result = shares_of("linear_probe/a", "up", "base", 1, False, [(one, other)], ["none"], 0)
+    result = shares_of("linear_probe/a", "up", "base", 1, False, [(one, other)], ["none"], [""], 0)
     assert result.gap.low > 0
     assert result.recovered is None
     assert result.reasons["recovered"] == "what the base's output hides of it is below 0.01, too little for a share"

@@ -23,9 +23,9 @@ from diagnostics.activations.extract import extract
 from diagnostics.activations.plan import plan
 from diagnostics.datasets.dataset import padded
 from diagnostics.measures.apply import measure_all
+from diagnostics.measures.kernel_features import BANDWIDTHS, LANDMARKS, LEAST_TRAIN, KernelFeatures
 from diagnostics.runs.controls.kinds import NAMES, control_encoders
-from diagnostics.runs.controls.random_features import BANDWIDTHS, LANDMARKS, KernelFeatures
-from diagnostics.runs.controls.raw_kernel import LEAST_TRAIN, RawKernel
+from diagnostics.runs.controls.raw_kernel import RawKernel
 from diagnostics.runs.suites import chosen_measures
 from diagnostics.specs import build
 

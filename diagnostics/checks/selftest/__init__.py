@@ -4,6 +4,7 @@ A measure states its own on its class (`known_answers`); those that no measure o
 stand here.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,12 @@ class Outcome:
     def right(self) -> bool:
         """Whether it is within the tolerance."""
         return bool(abs(self.computed - self.case.expected) <= self.case.tolerance)
+
+    @property
+    def deviation(self) -> float:
+        """How far it is off in tolerances, above 1 where it is not right; infinite where there is no number."""
+        off = abs(self.computed - self.case.expected) / self.case.tolerance
+        return float("inf") if math.isnan(off) else off
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""

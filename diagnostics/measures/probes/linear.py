@@ -15,7 +15,7 @@ from diagnostics.measures.probes.logistic_choice import choose_logistic, choose_
 from diagnostics.measures.probes.out_of_fold import RidgeOutOfFold, choose_index, folds
 from diagnostics.measures.probes.softmax import FINAL, LogisticRows, logistic
 from diagnostics.measures.probes.softmax import PENALTIES as LOGISTIC_PENALTIES
-from diagnostics.measures.statistics import Losses
+from diagnostics.measures.statistics import OUTLYING, Losses, carried_by_few, rank_correlation
 
 R2 = "R2 against the mean of the rows fitted: 1 - sum (y - prediction)^2 / sum (y - mean)^2"
 STANDARDISED = "features standardised with the rows fitted"
@@ -95,7 +95,8 @@ class LinearProbe(protocol.Probe):
 
     Reads pooled activations; for a `token_value` target the tokens that are kept. The score of a target with several
     columns (horizons) is the mean R2 of the columns. A target that goes round is read as its cosine and sine, with one
-    R2 over both, and `angular_error` beside it.
+    R2 over both, and `angular_error` beside it. Where a few units carry most of a target's spread in train and val (see
+    `statistics.carried_by_few`), `spearman` stands beside R2, with its interval: they decide R2, and not ranks.
     """
 
     name = "linear_probe"
@@ -135,7 +136,7 @@ class LinearProbe(protocol.Probe):
 
         count, units, parts = len(activations.taps), len(rows.units), 1 if circular else values.shape[1]
         loss, val_loss = np.zeros((count, units, parts)), np.zeros((count, len(rows.val_units), parts))
-        chosen, error = np.zeros(count), np.zeros(count)
+        chosen, error, guess = np.zeros(count), np.zeros(count), np.zeros((count, len(rows.test)))
         around_train = by_part((values[rows.val] - values[rows.train].mean(axis=0)) ** 2)
         out = None
         if activations.choose_on == "fit":
@@ -161,6 +162,7 @@ class LinearProbe(protocol.Probe):
             else:
                 predictions = stack.predict(x[:, rows.test], penalties)
             for i, prediction in enumerate(predictions[:, 0].cpu().numpy(), taps.start):
+                guess[i] = prediction[:, 0]
                 loss[i] = protocol.sum_by_unit(by_part((prediction - values[rows.test]) ** 2), rows)
                 error[i] = protocol.angular_error(target, prediction, rows.test) if circular else np.nan
         away = by_part((values[rows.test] - values[rows.fit].mean(axis=0)) ** 2)
@@ -172,6 +174,10 @@ class LinearProbe(protocol.Probe):
             val, oof = (each and Losses(each.loss[..., 0], each.reference[..., 0]) for each in (val, oof))
         assert val is not None
         extra = {"penalty": chosen} | ({"angular_error": error} if circular else {})
+        around = protocol.sum_by_unit(by_part((values[rows.fit] - values[rows.fit].mean(axis=0)) ** 2), rows, "fit")
+        if parts == 1 and not circular and carried_by_few(around)[1] > OUTLYING:
+            rank = rank_correlation(guess, values[rows.test, 0], rows.unit_of_test, seed, len(rows.fit_units))
+            extra |= dict(zip(("spearman", "spearman_low", "spearman_high"), rank, strict=True))
         mean = ", over the angle's cosine and sine" if circular else ", mean of columns" if parts > 1 else ""
         return protocol.probe_result(
             activations, rows, loss, reference, val, extra, R2 + mean, STANDARDISED, seed,

@@ -25,9 +25,7 @@ def choose_logistic(
     in a row, or once where the loss is worse by more than two standard errors of the paired difference.
     """
     order = sorted(penalties, reverse=True)
-    together = x.is_cuda or len(x) > 1
-    rows = LogisticRows(x, labels)
-    fits, right, losses = _path(rows, order, lambda fits: fits.judged(val, val_labels), together)
+    fits, right, losses = _path(LogisticRows(x, labels), _of_taps(order, x), lambda fits: fits.judged(val, val_labels))
     best = _best(right, losses)
     return np.array(order)[best.cpu().numpy()], fits.at(best)
 
@@ -52,7 +50,6 @@ def choose_out_of_fold(
     own fold shows is wrong at every penalty.
     """
     order = sorted(penalties, reverse=True)
-    together = x.is_cuda or len(x) > 1
     rows = LogisticRows(x, labels)
 
     def without(number: int) -> tuple[LogisticRows, Judge]:
@@ -68,11 +65,11 @@ def choose_out_of_fold(
         return rows.only(torch.as_tensor(~out, device=x.device), codes[~out]), judge
 
     part, judge = without(0)
-    fits, of_first, losses_of_first = _path(part, order, judge, together)
+    fits, of_first, losses_of_first = _path(part, _of_taps(order, x), judge)
     near = (_best(of_first, losses_of_first)[:, None] + torch.arange(-1, 2, device=x.device)).clamp(
         0, of_first.shape[1] - 1
     )
-    near = near if together else near.unique(dim=1)
+    near = near.unique(dim=1) if len(near) == 1 else near
     taps = torch.arange(len(x), device=x.device)
     right = torch.zeros((*near.shape, len(labels)), dtype=torch.bool, device=x.device)
     losses = x.new_zeros(right.shape)
@@ -82,23 +79,27 @@ def choose_out_of_fold(
     grid = np.array(order)[near.cpu().numpy()]
     for number in range(1, int(fold.max()) + 1):
         part, judge = without(number)
-        tried = part.fit(grid, decrease=RANKING) if together else _each(part, grid[0])
-        right[:, :, fold == number], losses[:, :, fold == number] = judge(tried)
+        _, right[:, :, fold == number], losses[:, :, fold == number] = _path(part, grid, judge, whole=True)
     best = _best(right, losses)
     penalty = grid[np.arange(len(x)), best.cpu().numpy()]
     final = rows.fit(penalty[:, None], decrease=FINAL, start=fits.at(near[taps, best]))
     return OutOfFold(penalty, ~right[taps, best].cpu().numpy(), final)
 
 
+def _of_taps(order: Sequence[float], x: Tensor) -> np.ndarray:
+    return np.tile(order, (len(x), 1))
+
+
 def _path(
-    rows: LogisticRows, order: Sequence[float], judge: Judge, together: bool
+    rows: LogisticRows, grid: np.ndarray, judge: Judge, whole: bool = False
 ) -> tuple[LogisticFits, Tensor, Tensor]:
-    """Fits [tap, penalty] from the strongest penalty on, together or until they get no better, and what `judge` says of them."""
-    if together:
-        fits = rows.fit(np.tile(order, (len(rows.mean), 1)), decrease=RANKING)
+    """Fits of penalties [tap, penalty], strong to weak, together or one by one until (unless `whole`) they get no better; and what
+    `judge` says of them."""
+    if rows.mean.is_cuda or len(grid) > 1:
+        fits = rows.fit(grid, decrease=RANKING)
         return fits, *judge(fits)
     tried, judged, worse = list[LogisticFits](), list[tuple[Tensor, Tensor]](), 0
-    for penalty in order:
+    for penalty in grid[0]:
         tried.append(rows.fit([[penalty]], decrease=RANKING, start=tried[-1] if tried else None))
         right, losses = judge(tried[-1])
         certain = False
@@ -109,18 +110,10 @@ def _path(
             worse = 0 if better else worse + 1
             certain = bool(lost.mean() > 2 * lost.std() / len(lost) ** 0.5)
         judged.append((right, losses))
-        if worse == 2 or (worse and certain):
+        if not whole and (worse == 2 or (worse and certain)):
             break
     right, losses = (torch.cat(parts, dim=1) for parts in zip(*judged, strict=True))
     return LogisticFits.beside(tried), right, losses
-
-
-def _each(rows: LogisticRows, penalties: np.ndarray) -> LogisticFits:
-    """Fits [1, penalty] of one tap, each started from the next stronger one's."""
-    tried = list[LogisticFits]()
-    for penalty in penalties:
-        tried.append(rows.fit([[penalty]], decrease=RANKING, start=tried[-1] if tried else None))
-    return LogisticFits.beside(tried)
 
 
 def _best(right: Tensor, losses: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from diagnostics.runs.tap_map import map_json
 # Key -> attribute of a finding, where they are not the same.
 GROUP_SCORE = ("profile", "group", "chosen", "output", "hidden_gap", "head_drop")
 FAMILY_GAP = ("family", "group", "profiles")
-DIFFERENCE = ("profile", "first", "second", "quantity", "p_corrected", "survives")
+DIFFERENCE = ("profile", "first", "second", "quantity", "p_corrected", "survives", "outcome")
 CURVE = {
     "profile": "profile",
     "first": "first",
@@ -30,7 +30,7 @@ SHARES = {
     "profile": "profile", "alignment": "group", "base": "base", "seeds": "seeds", "seeds_of_base": "of_seeds",
     "made_for_it": "purpose", "floor": "floor", "hidden_gap_of_base": "gap", "recovered": "recovered",
     "kept_best": "kept_best", "kept_output": "kept_output", "over_control": "over_control",
-    "recovered_over_control": "recovered_over_control", "lifted": "lifted", "reasons": "reasons",
+    "recovered_over_control": "recovered_over_control", "cut": "cut", "cut_is": "cut_is", "lifted": "lifted", "reasons": "reasons",
 }  # fmt: skip
 
 

@@ -203,10 +203,11 @@ def _all_shares(
     for group, matched in pairs.items():
         base = matched[0][1].group
         controls = [control_of(aligned, members) for aligned, _ in matched]
+        cut_at = [aligned.cut_at for aligned, _ in matched]
         for name in probes:
             target = name.partition("/")[2]
             purpose = bool(target) and any(target == aligned.target for aligned, _ in matched)
             losses = [(aligned.losses[name], own.losses[name]) for aligned, own in matched]
             beside = [one if isinstance(one, str) else one.losses[name] for one in controls]
-            shares.append(shares_of(name, group, base, len(groups[base]), purpose, losses, beside, seed))
+            shares.append(shares_of(name, group, base, len(groups[base]), purpose, losses, beside, cut_at, seed))
     return shares

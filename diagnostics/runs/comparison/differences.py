@@ -1,6 +1,6 @@
 """Paired differences of groups of runs on the same samples: chosen tap, output, hidden gap, and along depth."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal
@@ -22,7 +22,7 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class Difference:
-    """By how much the first group beats the second in one quantity of one profile."""
+    """By how much the first group, named later, beats the second in one quantity of one profile."""
 
     profile: str
     first: str
@@ -36,6 +36,13 @@ class Difference:
     def survives(self) -> bool:
         """Whether it is shown, all comparisons together (0.05)."""
         return bool(self.p_corrected < ALPHA)
+
+    @property
+    def outcome(self) -> Literal["gained", "lost", "cannot tell"]:
+        """What the later group is shown to have gained or lost, all comparisons together."""
+        if not self.survives:
+            return "cannot tell"
+        return "gained" if self.estimate.value > 0 else "lost"
 
 
 @dataclass(frozen=True)
@@ -74,11 +81,16 @@ def differences_of(by_profile: Mapping[str, Groups], seed: int, matched: Matched
     differences = [
         Difference(profile, *pair, quantity, _between(groups, pair, quantity, seed, matched))
         for profile, groups in by_profile.items()
-        for pair in combinations(groups, 2)
+        for pair in pairs_of(groups)
         for quantity in QUANTITIES
     ]
     corrected = holm(np.array([difference.estimate.p for difference in differences]))
     return [replace(difference, p_corrected=float(p)) for difference, p in zip(differences, corrected, strict=True)]
+
+
+def pairs_of(groups: Iterable[str]) -> list[tuple[str, str]]:
+    """All pairs of groups, the one named later first: differences read after minus before."""
+    return [(after, before) for before, after in combinations(groups, 2)]
 
 
 def _runs_to_compare(groups: Groups, pair: tuple[str, str], matched: Matched) -> tuple[list[ProbeLosses], ...]:
@@ -117,7 +129,7 @@ def curve_differences(by_profile: Mapping[str, Groups], seed: int, matched: Matc
         others = [run.common_reference for run in runs]
         able = reference is not None and all(own is not None and near(own, reference) for own in others)
         drawn = {id(run): by_depth(run.loss, run.depths, depths) for run in runs}
-        for pair in combinations(groups, 2):
+        for pair in pairs_of(groups):
             if able and reference is not None:
                 ours, theirs = (
                     np.mean([drawn[id(run)] for run in side], axis=0)

@@ -8,6 +8,7 @@ from typing import Any
 
 from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.runs.comparison.probe_losses import ProbeLosses, probe_losses
+from diagnostics.runs.nonlinear import without_nonlinear
 from diagnostics.runs.profile import Profile
 from diagnostics.runs.run import Run, open_run
 
@@ -26,8 +27,8 @@ class Member:
 
     @cached_property
     def profiles(self) -> dict[str, Profile]:
-        """By `measure/target`, or the measure alone."""
-        return {profile.name: profile for profile in self.run.profiles()}
+        """By `measure/target`, or the measure alone; none of a kernel at two taps."""
+        return {profile.name: profile for profile in without_nonlinear(self.run.profiles())}
 
     @cached_property
     def losses(self) -> dict[str, ProbeLosses]:
@@ -48,6 +49,11 @@ class Member:
     def control_of(self) -> str:
         """Digest of the training whose control it is; "" where it is none."""
         return str(lineage_of(self.run).get("control_of", "") or "")
+
+    @property
+    def cut_at(self) -> str:
+        """The tap of its base that an alignment lifted to the output; "" of one that names none, and of a control."""
+        return "" if self.control_of else str(lineage_of(self.run).get("to", "") or "")
 
     @property
     def target(self) -> str:

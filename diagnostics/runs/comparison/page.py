@@ -33,6 +33,7 @@ from diagnostics.runs.comparison.words import (
     describe_families,
     describe_heads,
     describe_lifts,
+    describe_outcomes,
     describe_runs,
     describe_similarity,
     describe_uncontrolled,
@@ -138,17 +139,25 @@ def _alignments(findings: Findings, brief: Sequence[str]) -> Section:
         return Section("", "")
     # A share without a value names its reason by its place among them, from 1.
     reasons = list(
-        dict.fromkeys(row.reasons[name] for row in findings.shares for name in SHARES if name in row.reasons)
+        dict.fromkeys(row.reasons[name] for row in findings.shares for name in (*SHARES, "cut") if name in row.reasons)
     )
+
+    def cell(row: Shares, name: str, mark: str = "") -> Cell:
+        if (value := getattr(row, name)) is not None:
+            return Number(value, ".2f", mark=mark)
+        return f"- ({reasons.index(row.reasons[name]) + 1})" if name in row.reasons else "-"
+
     columns = _columns("alignment", "target", "base's hidden gap", "recovered", "kept at best tap", "kept at output")
     controlled = any(row.over_control for row in findings.shares)
-    columns += (Column("output - control's"),) * controlled
+    cut = any(row.cut or "cut" in row.reasons for row in findings.shares)
+    columns += (Column("cut"),) * cut + (Column("output - control's"),) * controlled
     rows = [
         Row(
             (
                 alignment_name(row), target_name(findings, row.profile) + (", trained for it" if row.purpose else ""),
                 Number(row.gap, signed=True),
-                *(Number(value, ".2f") if (value := getattr(row, name)) else f"- ({reasons.index(row.reasons[name]) + 1})" for name in SHARES),
+                *(cell(row, name) for name in SHARES),
+                *([cell(row, "cut", row.cut_is or "")] if cut else []),
                 *([_over_control(row)] if controlled else []),
             ),
             only=_length(row.profile, brief),
@@ -166,7 +175,8 @@ def _alignments(findings: Findings, brief: Sequence[str]) -> Section:
                 [
                     "Recovered: the gain of the aligned output over the base's output, as a share of the base's hidden gap. Kept: the "
                     "aligned score divided by the base's, both above chance (0 for R2 and skill, otherwise the score with shuffled "
-                    "labels); over 1 where the score rose. Output - control's: the aligned output's score minus that of the control, "
+                    "labels); over 1 where the score rose. Cut: the same share, recovered or kept, of the base read at the tap that the "
+                    "alignment names, without any training. Output - control's: the aligned output's score minus that of the control, "
                     "which was trained in the same way but with the base's own tokens as teacher. The tap lifted a target only where "
                     "this difference is above 0."
                 ],
@@ -204,32 +214,36 @@ def _differences(findings: Findings, brief: Sequence[str]) -> Section:
             (
                 target_name(findings, pair[0]),
                 f"{unbroken(pair[1])} - {unbroken(pair[2])}",
-                *(Number(row.estimate.interval, signed=True, mark="*" if row.survives else "") for row in differences),
+                *(
+                    Number(row.estimate.interval, signed=True, mark=row.outcome if row.survives else "")
+                    for row in differences
+                ),
                 describe_curve(curves[pair]),
             ),
             only=None if pair in kept else "full",
         )
         for pair, differences in by_pair.items()
     ]
-    survivors = f"* significant after correction for multiple comparisons ({describe_correction(findings)})"
+    survivors = f"gained, lost: significant after correction for multiple comparisons ({describe_correction(findings)}); else cannot tell"
     return Section(
         "Paired differences",
         "differences",
         filled(
             Sentence(
-                f"Paired differences, first minus second; {survivors}. Along the trunk: where the curves of these encoders "
+                f"Paired differences, after minus before; {survivors}. Along the trunk: where the curves of these encoders "
                 "differ most, if the difference is significant",
                 only="brief",
                 apart=True,
             ),
             Sentence(
-                f"First minus second; {survivors}. Along the trunk: the depths at which the two curves differ, by a test with "
+                f"After minus before, in the order that the runs were named in; {survivors}. Along the trunk: the depths at which the two curves differ, by a test with "
                 "random flips of the sign of each test unit's difference, corrected for all depths, targets and pairs together. "
                 "It holds for these trained encoders, not for other seeds.",
                 only="full",
             ),
+            _notes(describe_outcomes(findings, brief)),
             Sentence(few, "quiet", only="brief"),
-            Table(_columns("target", "first - second", *QUANTITIES, "along the trunk"), tuple(rows), grouped=True),
+            Table(_columns("target", "after - before", *QUANTITIES, "along the trunk"), tuple(rows), grouped=True),
         ),
         label="Differences",
     )

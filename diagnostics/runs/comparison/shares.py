@@ -23,6 +23,8 @@ class Shares:
     over_control: the aligned output's score minus that of its control, which was trained in the same way but taught by the
         base itself: what the tap added to what training did. Paired.
     recovered_over_control: the same, of the base's hidden gap.
+    cut: what reading the base at the tap that the alignment names does without any training: the recovered share where there
+        is one of the target, else the kept share at the output (`cut_is`).
     floor: the score at chance: 0 of R2 and skill, the base's score with shuffled labels otherwise.
     reasons: name of a share -> why it has no value.
     """
@@ -43,7 +45,13 @@ class Shares:
     kept_output: Interval | None
     over_control: Interval | None
     recovered_over_control: Interval | None
+    cut: Interval | None
     reasons: Mapping[str, str]
+
+    @property
+    def cut_is(self) -> str | None:
+        """Which share `cut` is: "recovered" or "kept"; None where there is none."""
+        return self.cut and ("kept" if self.recovered is None else "recovered")
 
     @property
     def lifted(self) -> bool:
@@ -68,10 +76,11 @@ def shares_of(
     purpose: bool,
     pairs: Pairs,
     controls: Sequence[ProbeLosses | str],
+    cut_at: Sequence[str],
     seed: int,
 ) -> Shares:
     """The shares of an alignment, its seeds together: each run against its own base and its control (or why it has none), then
-    the ratio of the means.
+    the ratio of the means. `cut_at`: the tap of its base that each run names, "" of one that names none.
 
     A share of nothing means nothing: `recovered` needs a hidden gap of the base that its interval shows to be above 0 and that is
     `LEAST_GAP` or more, and what is kept needs a base that is shown to know something there.
@@ -81,7 +90,7 @@ def shares_of(
     gap = _mean([(run.at_best, run.at_output) for run in bases], seed)
     reasons: dict[str, str] = {}
     values: dict[str, Interval | None] = dict.fromkeys(
-        ("recovered", "kept_best", "kept_output", "over_control", "recovered_over_control")
+        ("recovered", "kept_best", "kept_output", "over_control", "recovered_over_control", "cut")
     )
     lone = [control for control in controls if isinstance(control, str)]
     beside = [
@@ -117,6 +126,15 @@ def shares_of(
         else:
             over, under = ([(at(run),) for run in runs] for runs in zip(*pairs, strict=True))
             values[name] = _ratio(over, under, floor, seed)
+    if missing := [tap for tap, (_, own) in zip(cut_at, pairs, strict=True) if tap not in ("", *own.taps)]:
+        reasons["cut"] = f"the run of the base has no tap {missing[0]}"
+    elif all(cut_at):
+        cut = [own.at(own.taps.index(tap)) for tap, (_, own) in zip(cut_at, pairs, strict=True)]
+        if values["recovered"] is not None:
+            gained = [(at, own.at_output) for at, (_, own) in zip(cut, pairs, strict=True)]
+            values["cut"] = _ratio(gained, [(own.at_best, own.at_output) for _, own in pairs], 0.0, seed)
+        elif values["kept_output"] is not None:
+            values["cut"] = _ratio([(at,) for at in cut], [(own.at_output,) for _, own in pairs], floor, seed)
     return Shares(profile, group, base, len(pairs), of_seeds, purpose, floor, gap, reasons=reasons, **values)
 
 

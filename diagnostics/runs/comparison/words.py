@@ -76,6 +76,24 @@ def _describe_differences(findings: Findings) -> str:
     return f"{len(shown)} of {count} differences are shown on these {n} test samples{more}: {'; '.join(named)}."
 
 
+def describe_outcomes(findings: Findings, profiles: Sequence[str]) -> list[str]:
+    """Of two labels, what the later one gained and lost against the earlier one, and for which targets that cannot be told."""
+    if len(findings.groups) != 2:
+        return []
+    lines: list[str] = []
+    for quantity, at in (("chosen tap", "the layer to use"), ("output", "the output")):
+        rows = [d for d in findings.differences if d.quantity == quantity and d.profile in profiles]
+        named = {
+            what: [target_name(findings, d.profile) for d in rows if d.outcome == what]
+            for what in ("lost", "gained", "cannot tell")
+        }
+        parts = [
+            f"{what}{' for' * (what == 'cannot tell')} {enumerated(names)}" for what, names in named.items() if names
+        ]
+        lines += [f"{rows[0].first} minus {rows[0].second} at {at}: {'; '.join(parts)}"] if parts else []
+    return lines
+
+
 def _describe_difference(findings: Findings, difference: Difference) -> str:
     above, below = difference.first, difference.second
     if difference.estimate.value < 0:
@@ -90,8 +108,8 @@ def cautions(findings: Findings) -> list[str]:
     """How few units scores rest on, where they do; and of which run's loss a few carry most."""
     members = [(member, score.profile) for score in findings.group_scores for member in findings.members]
     few = [member.profiles[name].few for member, name in members]
-    heavy = [f"{member.name}: {why}" for member, name in members if (why := member.profiles[name].heavy)]
-    return list(dict.fromkeys([*filter(None, few), *heavy]))
+    skewed = [f"{member.name}: {why}" for member, name in members if "carry" in (why := member.profiles[name].skewed)]
+    return list(dict.fromkeys([*filter(None, few), *skewed]))
 
 
 def target_name(findings: Findings, profile: str) -> str:

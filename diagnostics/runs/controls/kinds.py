@@ -17,9 +17,9 @@ from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.grid import Grid
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.kernel_features import LANDMARKS, LEAST_TRAIN
 from diagnostics.runs.controls import raw_features as inputs
-from diagnostics.runs.controls.random_features import LANDMARKS
-from diagnostics.runs.controls.raw_kernel import LEAST_TRAIN, SIDES, RawKernel, largest_taps
+from diagnostics.runs.controls.raw_kernel import SIDES, RawKernel, largest_taps
 
 WEIGHTS = ("fresh_weights", "permuted_weights")
 INPUTS = ("raw_input", "raw_input_kernel", "summary_statistics")

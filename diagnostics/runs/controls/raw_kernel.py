@@ -16,12 +16,11 @@ from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.grid import Grid
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.kernel_features import BANDWIDTHS, LANDMARKS, LEAST_TRAIN, KernelFeatures
 from diagnostics.runs.controls import raw_features as inputs
-from diagnostics.runs.controls.random_features import BANDWIDTHS, FILTERS, LANDMARKS, KernelFeatures, PatchFeatures
+from diagnostics.runs.controls.random_features import FILTERS, PatchFeatures
 from diagnostics.vocabulary import DENSE
 
-LEAST_TRAIN = 100
-"""Training samples below which the control is left out: a kernel learnt from fewer says little either way."""
 FILTERED = 128
 """Training images that patches are cut from."""
 SIDES = (16, 32, 64)

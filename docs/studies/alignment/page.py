@@ -46,10 +46,10 @@ def render(found: Mapping[str, Json]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"interval": interval, "ends": ends}
+    environment.filters |= {"interval": interval, "ends": ends, "plain": plain}
     page = environment.get_template("page.md.j2").render(
         found=found, study=study, kinds=[kind for kind in ALIGNED if kind in found], aligned=ALIGNED, names=NAMES, goals=GOALS,
-        targets=TARGETS, control=CONTROL, share=share, standing=standing, over_control=over_control, verdict=verdict,
+        targets=TARGETS, control=CONTROL, share=share, standing=standing, cut=cut, over_control=over_control, verdict=verdict,
         unrecovered=unrecovered, cosines=cosines, minutes=minutes, followed=followed, followed_over_control=followed_over_control, missing=[part for part in PARTS if part not in found], kept=kept_rows(found.get("tap")),
     )  # fmt: skip
     return page.rstrip() + "\n"
@@ -69,6 +69,21 @@ def standing(part: Json, label: str, target: str) -> Json:
     """What a label reaches of a target: `best`, `output`, `hidden_gap`, `best_taps`."""
     name = profile(part, target)
     return next(one for one in part["groups"] if (one["profile"], one["group"]) == (name, label))
+
+
+def cut(part: Json, label: str, target: str) -> tuple[float | None, float | None]:
+    """The recovered and the kept share of the base read at the tap that was lifted, with no training; None as of an alignment.
+
+    Both None where an alignment names no tap.
+    """
+    own, name = share(part, label, target), profile(part, target)
+    at = [tap for tap, _ in part["taps"]].index(study.TAP)
+    here, output = part["curves"][name][at], best(standing(part, "base", target)["output"])["value"]
+    if label == ALIGNED["language"]:
+        return None, None
+    recovered = None if own["recovered"] is None else (here - output) / own["hidden_gap_of_base"]["value"]
+    kept = None if own["kept_output"] is None else (here - own["floor"]) / (output - own["floor"])
+    return recovered, kept
 
 
 def over_control(part: Json, label: str, target: str) -> dict[str, float]:
@@ -106,6 +121,11 @@ def interval(one: Json | None, digits: int = 2, signed: bool = False) -> str:
         return "–"
     own = one if "low" in one else best(one)
     return ends([own["value"], own["low"], own["high"]], digits, signed)
+
+
+def plain(value: float | None) -> str:
+    """A number without an interval; a dash where there is none."""
+    return "–" if value is None else f"{value:.2f}"
 
 
 def ends(three: Sequence[float | None], digits: int = 2, signed: bool = False) -> str:

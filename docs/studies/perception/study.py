@@ -27,7 +27,7 @@ HERE = Path(__file__).parent
 SCENES, LONG = -1, 0
 """In place of rows: `long.toml`, with as many pairs as the recipes have, of more scenes and of those of the rows."""
 ROWS = {
-    SCENES: "as `long`, with 50,210 scenes in place of 7,548",
+    SCENES: "as `long`, of more scenes",
     LONG: "all pairs at 48 pixels, batch 64, AdamW, rotary positions, attention pooling",
     1: "baseline, one size, batch 64, AdamW",
     2: "three sizes, one after the other",
@@ -255,7 +255,7 @@ def render(found: Mapping[str, Json]) -> str:
     environment.filters.update(interval=interval, log=math.log)
     page = environment.get_template("page.md.j2").render(
         found=found, rows=ROWS, more_data=MORE_DATA, prompted=[name for name, one in found.items() if "prompted" in one], prompts=PROMPTS, targets=TARGETS, few=FEW, many=MANY, data=DATA, asked=ASKED, measured=MEASURED, gallery=GALLERY,
-        total=len(RUNS), baselines=baselines, above_histograms=above(found, "colour", baselines["histograms"]["colour"]["value"]), missing=[label(row, seed) for row, seed in sorted(RUNS) if label(row, seed) not in found],
+        total=len(RUNS), baselines=baselines, above_trees=above(found, "colour", baselines["trees"]["colour"]["value"]), missing=[label(row, seed) for row, seed in sorted(RUNS) if label(row, seed) not in found],
         train=train_command(9, 0), long=train_command(LONG, 0), zeroshot=zeroshot_command("pe9", "shape"), run=run_command("pe9"),
         above_chance=above, controls=controls, fallen=fallen, spread=spread(found),
         least=round(min(map(fallen, found.values())), 2) + 0.0, most=max(map(fallen, found.values())), shown=shown(found), taught=taught(found), ends=ends,
