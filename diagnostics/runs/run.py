@@ -14,6 +14,7 @@ from diagnostics.activations.store import Store
 from diagnostics.errors import DiagnosticsError, StorageError, unknown
 from diagnostics.measures import result as attribute
 from diagnostics.measures.apply import common_tap, with_choice
+from diagnostics.measures.verdict import check_margin
 from diagnostics.runs.controls import kinds as control
 from diagnostics.runs.handed_out import HandedOut, handed_out_in
 from diagnostics.runs.profile import Profile, first_probes
@@ -55,6 +56,7 @@ class Run:
     """
 
     def __init__(self, path: str | Path, margin: float | None = None) -> None:
+        check_margin(margin)
         self.path, self.margin = Path(path), margin
         self.store = Store(self.path)
         self.store.check_whole()
