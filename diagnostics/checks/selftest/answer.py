@@ -16,16 +16,16 @@ from diagnostics.checks.selftest.by_hand import SEED
 from diagnostics.checks.selftest.planted import OUTPUT, PLANTED, SPLIT, TAPS, Planted, encoder, losses, profile, results, target, truth
 from diagnostics.measures import result as attribute
 from diagnostics.measures import statistics
-from diagnostics.measures.apply import common_tap, measure_all
+from diagnostics.measures.apply import common_tap, measure_all, too_few
 from diagnostics.measures.confidence_set import confidence_set
 from diagnostics.measures.known_answers import Case
 from diagnostics.measures.probes import logistic_choice, out_of_fold
 from diagnostics.measures.probes.least_squares import PENALTIES
 from diagnostics.measures.probes.protocol import Rows
 from diagnostics.measures.probes.softmax import LogisticRows
-from diagnostics.measures.result import choosing_losses, losses_of, shorten_reasons
+from diagnostics.measures.result import choosing_losses, losses_of, shorten_reasons, store_interval
 from diagnostics.measures.statistics import Interval, Losses
-from diagnostics.measures.tap_choice import choose_tap
+from diagnostics.measures.tap_choice import choose_tap, standard_error
 from diagnostics.measures.verdict import units_needed
 from diagnostics.runs.comparison import differences, estimates, shares
 from diagnostics.runs.comparison.group_scores import family_gaps, group_scores_of
@@ -135,10 +135,23 @@ def words() -> Fact:
     skewed, calm, tested = (Profile("planted", "hidden", data, {}) for data in (rough, even, far))
     given = [profile(name).few for name in ("nine", "ten", "young", "hidden")]
     known = ["only 9 test units: they cannot tell", "", "only 9 units of train and val: they cannot tell", ""]
-    share = 6 * 40 / (6 * 40)
+    counted = profile("class").data
+    without = counted.copy()
+    without.attrs = {key: value for key, value in counted.attrs.items() if "shuffled" not in key}
+    tried = [
+        Profile("planted", "class", data, {})
+        for data in (counted, counted.assign_attrs(over_shuffled_labels_low=-0.1), without, without.drop_vars("line_chance"), counted.assign(line_chance=("tap", np.full(5, 0.9))))
+    ]
+    given += [each.readability for each in tried] + [str(len(each.remarks)) for each in tried]
+    known += ["readable", "undecided", "readable", "readable", "undecided"]
+    known += [str(bool(tried[0].rivals) + at) for at in (0, 0, 0, 1, 0)]
+    twice = shown.data.assign_attrs(store_interval("over_a", Interval(0.3, 0.1, 0.4)) | store_interval("over_a.2", Interval(0.3, 0.0, 0.9)))
+    given += [str("Clopper" in data.attrs[attribute.INTERVALS]) for data in (counted, shown.data)]
+    given.append(str(Profile("planted", "hidden", twice, {}).over("a")))
+    known += ["True", "False", "0.300 [0.000, 0.900]"]
     return (
         (given, bool(plain.sparse), bool(shown.sparse), shown.token_samples, len(plain.cautions), skewed.skewed[:8], calm.skewed, tested.skewed == shown.skewed),
-        (known, True, False, 20, 1 + bool(shown.skewed), "6 of 120" if share else "", "", True),
+        (known, True, False, 20, 1 + bool(shown.skewed), "6 of 120", "", True),
     )
 
 
@@ -146,11 +159,11 @@ def words() -> Fact:
 
 
 def parts() -> tuple[np.ndarray, np.ndarray]:
-    """Wrong answers and answers [tap, unit, part] of 12 units: three parts, of which one lies in two units and one in none."""
+    """Wrong answers and answers [tap, unit, part] of 12 units: three parts, of which one lies in two units and one in none; small numbers."""
     rng = np.random.default_rng(SEED)
     whole = np.stack([rng.integers(1, 4, 12), np.where(np.arange(12) < 2, 2, 0), np.zeros(12, int), rng.integers(0, 3, 12)], axis=1)
     lost = rng.binomial(whole, np.array([0.2, 0.4, 0.6, 0.3])[:, None, None])
-    return lost.astype(float), np.broadcast_to(whole, lost.shape).astype(float)
+    return lost / 32, np.broadcast_to(whole, lost.shape) / 32
 
 
 def scores_of_parts(share: bool) -> Fact:
@@ -316,10 +329,11 @@ def folds() -> Fact:
     rest = out_of_fold.choose_index(np.array([[2.0, 1.0], [1.0, 9.0], [1.0, 9.0]]), np.array([1.0, 0.0])), out_of_fold.choose_index(np.ones((4, 2)), np.zeros(2))
     y = np.array([[1.0], [2.0], [6.0], [7.0]])
     mean = out_of_fold.mean_of_others(y, np.array([0, 0, 1, 2]))
-    sizes = [fold[np.isin(rows.unit_of_fit, some)].tolist() for some in (range(8, 24),)]
+    few = Rows.of({"train": np.arange(12), "val": np.arange(12, 14), "test": np.arange(1)}, np.repeat(list("abcdefg"), 2))
+    dealt = [out_of_fold.folds(few, np.array([1, 7, 1, 1, 2, 2, 2, 2, 3, 7, 3, 3, 0, 0]), seed)[[1, 9]] for seed in range(8)]
     spread = [max(c) - min(c) for c in (counts[0][1:], counts[1][1:])]
-    return (known_folds, counts[2].tolist(), counts[:2, 0].tolist(), [s <= 3 for s in spread], len(pair), rest, mean, len(sizes)), (
-        [1] * 28, [len(rows.val), 0, 0, 0, 0], [0, 0], [True, True], 2, (2, 3), [[6.5], [6.5], [10 / 3], [3.0]], 1,
+    return (known_folds, counts[2].tolist(), counts[:2, 0].tolist(), [s <= 3 for s in spread], len(pair), rest, mean, [bool(a != b) for a, b in dealt]), (
+        [1] * 28, [len(rows.val), 0, 0, 0, 0], [0, 0], [True, True], 2, (2, 3), [[6.5], [6.5], [10 / 3], [3.0]], [True] * 8,
     )  # fmt: skip
 
 
@@ -438,6 +452,44 @@ def shares_of_base() -> Fact:
     return ([ends(each) for each in found], made.floor, made.cut_is, made.lifted, made.seeds), (known, 0.0, "recovered", known[5][1] > 0, len(SEEDS))
 
 
+def shares_above_chance() -> Fact:
+    """Kept shares where answers are counted: of what lies above the mean of what shuffled labels reach, over seeds."""
+    of_class = runs_of("class")
+    other = [probe_losses(replace(run.profile, data=run.profile.data.assign(loss=1.0 - 0.9 * (1.0 - run.profile.data["loss"])))) for run in of_class]
+    made = shares.shares_of("linear", "a", "b", 3, False, list(zip(other, of_class, strict=True)), ["none", "x", "x"], [""] * 3, SEED)
+    floor = float(np.mean([by_hand.score(losses("class", "test", 10, (1.5,))[0])[0] for _ in SEEDS]))
+    test = [losses("class", "test", draw)[OUTPUT] for draw in SEEDS]
+    below = np.array([by_hand.score(pair)[0] for pair in test]) - floor
+    above = 0.9 * (below + floor) - floor
+    value = above.mean() / below.mean()
+    fewer = [(1 - 0.9 * (1 - loss), whole) for loss, whole in test]
+    up, down = (np.mean([by_hand.resample(pair, True, at * 3 + i) for i, pair in enumerate(side)], axis=0) - floor for at, side in enumerate((fewer, test)))
+    spread = ((above - value * below) / below.mean()).tolist()
+    assert made.kept_output is not None
+    return (made.reasons["over_control"], made.floor, ends(made.kept_output)), ("none", floor, by_hand.estimate(float(value), up / down, [spread], 120)[3:6])
+
+
+def losses_for_comparison() -> Fact:
+    """Losses with parts, units in the order of their names, a run's taps, and the terms at them."""
+    lost, whole = parts()
+    lost = np.concatenate([lost, lost[:1]])
+    data = profile("hidden").data.drop_dims(("unit", "val_unit", "fit_unit"))
+    order = np.random.default_rng(SEED).permutation(12)
+    units = [f"u{at:02}" for at in order]
+    axes = ("part", "unit", "tap")
+    shuffled = data.assign(loss=(axes, lost[:, order].T), reference_loss=(axes, np.broadcast_to(whole[0], lost.shape)[:, order].T), unit=units)
+    run = probe_losses(Profile("planted", "hidden", shuffled, {}))
+    alone = probe_losses(Profile("planted", "hidden", shuffled.isel(tap=[0, 1, 2, 3]).assign_attrs(score_name="accuracy"), {}))
+    nowhere = run.at(None)
+    assert run.ends is not None and run.common_reference is not None
+    pair = Losses(lost[[0, 2]], np.broadcast_to(whole[0], lost.shape)[[0, 2]])
+    similar = [xr.Dataset(attrs={"n": n, "measure": "cka"}) for n in (19, 20)]
+    return (
+        (run.loss, run.units == tuple(sorted(units)), run.at_chosen.loss, run.at_best.loss, run.at_output.loss, run.ends[0].loss, run.ends[1].loss, alone.ends is None, run.share, alone.share, run.fit_units, nowhere.loss, run.common_reference, standard_error(pair), [bool(too_few(each)) for each in similar]),
+        (lost, True, lost[1], lost[1], lost[3], lost[3], lost[4], True, False, True, 120, np.full((12, 4), np.nan), whole[0], by_hand.standard_error(*zip(pair.loss, pair.reference, strict=True)), [True, False]),
+    )
+
+
 def shares_without_value() -> Fact:
     """Why a share has no value, chance where answers are counted, and the cut where nothing is hidden."""
     pairs = {name: [(run, run) for run in runs_of(name, (0,))] for name in ("alike", "noise", "class", "hidden")}
@@ -516,9 +568,10 @@ def certain() -> Fact:
     other = estimates.Term(np.full((6, 1), 0.75), np.ones((6, 1)), tuple("abcdef"), 12)
     same, apart, less, lone = (estimates.estimate_sum([([pair], 1.0)], SEED) for pair in ((term, term), (term, other), (other, term), (estimates.Term(*[np.ones((1, 1))] * 2, ("a",), 12),)))
     (difference,) = (each for each in differences.differences_of({"p": {"a": [_flat(0.75)], "b": [_flat(0.5)]}}, SEED, {}) if each.quantity == "output")
+    told = [differences.Difference("", "", "", "output", estimate, p).outcome for estimate, p in ((apart, 0.04), (less, 0.04), (less, 0.05))]
     return (
-        (same.p, apart.p, less.p, lone.p, estimates.holm(np.array([0.01, np.nan, 0.04, 0.03, 0.9])), near(np.ones(3), np.ones(3) + 1e-8), near(np.ones(3), np.ones(3) + 1e-12), ends(difference.estimate.interval)),
-        (1.0, 2.0**-5, 2.0**-5, np.nan, [0.04, np.nan, 0.09, 0.09, 0.9], False, True, (0.25, np.nan, np.nan)),
+        (told, same.p, apart.p, less.p, lone.p, estimates.holm(np.array([0.01, np.nan, 0.04, 0.03, 0.9])), near(np.ones(3), np.ones(3) + 1e-8), near(np.ones(3), np.ones(3) + 1e-12), ends(difference.estimate.interval)),
+        (["gained", "lost", "cannot tell"], 1.0, 2.0**-5, 2.0**-5, np.nan, [0.04, np.nan, 0.09, 0.09, 0.9], False, True, (0.25, np.nan, np.nan)),
     )
 
 
@@ -597,6 +650,7 @@ def cases() -> list[Case]:
         ("RidgeOutOfFold", "penalties and losses by fits without the group", left_out), ("folds", "even", folds),
         ("choose_out_of_fold", "penalties, paths and wrong answers by fits without the fold", logistic),
         ("differences_of", "after minus before", difference_of_groups), ("shares_of", "recovered, kept, over the control, cut", shares_of_base),
+        ("shares_of", "above chance", shares_above_chance), ("probe_losses", "parts, order of units, places", losses_for_comparison),
         ("shares_of", "without value", shares_without_value), ("group_scores_of", "by seed, and of a family", scores_of_groups),
         ("curve_differences", "p by flips; lines between taps", along_depth), ("estimate", "all units alike; Holm", certain),
         ("add_redraws", "three draws", redraws), ("common_tap", "three targets", several_targets),

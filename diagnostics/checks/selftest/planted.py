@@ -116,7 +116,7 @@ def profile(name: str, draw: int = 0, choose_on: ChooseOn = "fit") -> Profile:
     ((key, data),) = results(name, draw, choose_on).results.items()
     others = {
         control: measure_all([Planted()], encoder(name, (error,), 7 + i), {(read := target(name)).name: read}, SEED).results[key]
-        for i, (control, error) in enumerate(zip(CONTROLS, PLANTED[name].controls if draw == 0 else (), strict=False))
+        for i, (control, error) in enumerate(zip(CONTROLS, PLANTED[name].controls if draw == 0 or PLANTED[name].classes else (), strict=False))
     }
     for control, other in others.items():
         data = against_control(data, other, control, SEED)
