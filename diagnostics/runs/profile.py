@@ -34,6 +34,8 @@ CUT = "the interval of a score never exceeds 1"
 INTERVALS = f"95 % intervals over independent units; {CUT}"
 """What the intervals of scores are, as terminal and report say it; `statistics.profile_intervals` makes them."""
 
+OLDER = "val, by an older version: run again"
+"""What chose the tap of a run that holds no losses out of fold and does not say that it chose on val."""
 FEW = 10
 """Independent units, below which a bootstrap interval is too narrow to be believed."""
 FEW_WITH_TOKENS = 20
@@ -154,15 +156,11 @@ class Profile:
         return list(self.data.attrs.get(attribute.TAP_SET, ()))
 
     @property
-    def choosing_scores(self) -> dict[str, float]:
-        """The score of each tap by which one was chosen; no score of the tap, since it was looked at to choose."""
-        return dict(zip(self.taps, map(float, choosing_scores(self.data)), strict=True))
-
-    @property
     def chosen_on(self) -> str:
         """The samples whose losses chose, in words."""
-        out_of_fold = self.data.attrs.get(attribute.CHOSEN_ON) == "fit"
-        return "train and val, out of fold" if out_of_fold else "val"
+        if attribute.OLDER in self.data.attrs:
+            return OLDER
+        return "train and val, out of fold" if self.data.attrs.get(attribute.CHOSEN_ON) == "fit" else "val"
 
     @property
     def best_tap(self) -> str | None:

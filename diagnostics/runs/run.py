@@ -13,7 +13,8 @@ from diagnostics.activations.results import CONTROLS, Index, open_results, read_
 from diagnostics.activations.store import Store
 from diagnostics.errors import DiagnosticsError, StorageError, unknown
 from diagnostics.measures import result as attribute
-from diagnostics.measures.apply import common_tap
+from diagnostics.measures.apply import common_tap, with_choice
+from diagnostics.measures.verdict import check_margin
 from diagnostics.runs.controls import kinds as control
 from diagnostics.runs.handed_out import HandedOut, handed_out_in
 from diagnostics.runs.profile import Profile, first_probes
@@ -55,6 +56,7 @@ class Run:
     """
 
     def __init__(self, path: str | Path, margin: float | None = None) -> None:
+        check_margin(margin)
         self.path, self.margin = Path(path), margin
         self.store = Store(self.path)
         self.store.check_whole()
@@ -215,8 +217,8 @@ class Run:
     def _profile(self, key: str) -> Profile:
         measure, _, target = key.partition("/")
         trees = {name: tree for name, tree in self.controls.items() if key in self.index.names(name)}
-        controls = {name: self._node(tree, key).to_dataset() for name, tree in trees.items()}
-        data = self._node(self.results, key).to_dataset()
+        controls = {name: with_choice(self._node(tree, key).to_dataset()) for name, tree in trees.items()}
+        data = with_choice(self._node(self.results, key).to_dataset())
         if self.margin is not None:
             data = data.assign_attrs({attribute.MARGIN: self.margin})
         return Profile.of(measure, target or None, data, controls)
