@@ -14,7 +14,9 @@ Pair = tuple[np.ndarray, np.ndarray]
 """Loss and reference."""
 
 
-def score(pair: Pair, weights: np.ndarray | None = None, added: tuple[np.ndarray, np.ndarray] | None = None) -> np.ndarray:
+def score(
+    pair: Pair, weights: np.ndarray | None = None, added: tuple[np.ndarray, np.ndarray] | None = None
+) -> np.ndarray:
     """[resample], of units drawn as often as `weights` [resample, unit] says; `added`: wrong and right answers [resample, part]."""
     loss, whole = (x.reshape(len(x), -1) for x in pair)
     weights = np.ones((1, len(loss))) if weights is None else weights
@@ -54,7 +56,9 @@ def effective(whole: np.ndarray, share: bool = False) -> float:
     return len(whole) if share else min(freedom + 1, len(whole))
 
 
-def ends(value: float, replicates: np.ndarray, units: int, fit: int, n: float, level: float = 0.95) -> tuple[float, float]:
+def ends(
+    value: float, replicates: np.ndarray, units: int, fit: int, n: float, level: float = 0.95
+) -> tuple[float, float]:
     """Of the expanded percentile interval, widened for the training set."""
     tail = stats.norm.cdf(-np.sqrt(n / (n - 1)) * stats.t.ppf(0.5 + level / 2, n - 1))
     low, high = np.nanquantile(replicates, tail), np.nanquantile(replicates, 1 - tail)
@@ -142,7 +146,9 @@ def weighted_ranks(values: np.ndarray, truth: np.ndarray, weights: np.ndarray) -
     return np.array([np.corrcoef(stats.rankdata(values[at]), stats.rankdata(truth[at]))[0, 1] for at in rows])
 
 
-def estimate(value: float, replicates: np.ndarray, members: Sequence[Sequence[float]], fit: int, units: int = 80) -> list[float]:
+def estimate(
+    value: float, replicates: np.ndarray, members: Sequence[Sequence[float]], fit: int, units: int = 80
+) -> list[float]:
     """A number with its ends over samples, over seeds too where there are any, and its p."""
     low, high = ends(value, replicates, units, fit, units)
     if any(len(spread) < 2 for spread in members):

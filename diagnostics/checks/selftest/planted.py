@@ -65,7 +65,9 @@ class Planted(protocol.Probe):
         rows, wrong = protocol.rows_of(activations, target.name, known), target.kind == "label"
         read = np.stack([activations.pooled(tap.name)[:, 0] for tap in activations.taps])
         loss = (np.round(read) != target.values).astype(float) if wrong else (read - target.values) ** 2
-        whole = np.broadcast_to(np.ones(len(known)) if wrong else (target.values - target.values[rows.fit].mean()) ** 2, loss.shape)
+        whole = np.broadcast_to(
+            np.ones(len(known)) if wrong else (target.values - target.values[rows.fit].mean()) ** 2, loss.shape
+        )
         test, val, fit = (
             Losses(*(protocol.sum_by_unit(each[:, at].T, rows, split).T for each in (loss, whole)))
             for split, at in (("test", rows.test), ("val", rows.val), ("fit", rows.fit))
@@ -82,7 +84,12 @@ def truth(name: str) -> np.ndarray:
     planting = PLANTED[name]
     rng = np.random.default_rng([*map(ord, planting.of or name)])
     values = rng.integers(0, planting.classes, 200).astype(float) if planting.classes else rng.standard_normal(200)
-    known = np.concatenate([np.arange((SPLIT == split).sum()) < n for split, n in zip(("train", "val", "test"), planting.known, strict=True)])
+    known = np.concatenate(
+        [
+            np.arange((split == SPLIT).sum()) < n
+            for split, n in zip(("train", "val", "test"), planting.known, strict=True)
+        ]
+    )
     return np.where(known, values, -1 if planting.classes else np.nan)
 
 
@@ -92,8 +99,13 @@ def encoder(name: str, errors: tuple[float, ...], draw: int, choose_on: ChooseOn
     shared = rng.standard_normal(200)
     noise = [0.6 * shared + 0.8 * rng.standard_normal(200) for _ in errors]
     taps = TAPS if len(errors) == len(TAPS) else TAPS[OUTPUT : OUTPUT + 1]
-    made = Arrays({tap: (np.nan_to_num(truth(name)) + e * x)[:, None] for tap, e, x in zip(taps, errors, noise, strict=True)}, SPLIT.tolist())
-    made.taps = [replace(tap, depth=at / OUTPUT, part="head" if at > OUTPUT else "trunk") for at, tap in enumerate(made.taps)]
+    made = Arrays(
+        {tap: (np.nan_to_num(truth(name)) + e * x)[:, None] for tap, e, x in zip(taps, errors, noise, strict=True)},
+        SPLIT.tolist(),
+    )
+    made.taps = [
+        replace(tap, depth=at / OUTPUT, part="head" if at > OUTPUT else "trunk") for at, tap in enumerate(made.taps)
+    ]
     made.output_tap, made.choose_on = TAPS[OUTPUT], choose_on
     return made
 
@@ -107,7 +119,9 @@ def target(name: str) -> StoredTarget:
 @cache
 def results(name: str, draw: int = 0, choose_on: ChooseOn = "fit") -> Measured:
     """What measuring gives."""
-    return measure_all([Planted()], encoder(name, PLANTED[name].errors, draw, choose_on), {(read := target(name)).name: read}, SEED)
+    return measure_all(
+        [Planted()], encoder(name, PLANTED[name].errors, draw, choose_on), {(read := target(name)).name: read}, SEED
+    )
 
 
 @cache
@@ -115,15 +129,21 @@ def profile(name: str, draw: int = 0, choose_on: ChooseOn = "fit") -> Profile:
     """The profile with its controls, each of one tap."""
     ((key, data),) = results(name, draw, choose_on).results.items()
     others = {
-        control: measure_all([Planted()], encoder(name, (error,), 7 + i), {(read := target(name)).name: read}, SEED).results[key]
-        for i, (control, error) in enumerate(zip(CONTROLS, PLANTED[name].controls if draw == 0 or PLANTED[name].classes else (), strict=False))
+        control: measure_all(
+            [Planted()], encoder(name, (error,), 7 + i), {(read := target(name)).name: read}, SEED
+        ).results[key]
+        for i, (control, error) in enumerate(
+            zip(CONTROLS, PLANTED[name].controls if draw == 0 or PLANTED[name].classes else (), strict=False)
+        )
     }
     for control, other in others.items():
         data = against_control(data, other, control, SEED)
     return Profile.of("planted", key.partition("/")[2], data, others)
 
 
-def losses(name: str, split: str, draw: int = 0, errors: tuple[float, ...] = (), made: Arrays | None = None) -> list[Pair]:
+def losses(
+    name: str, split: str, draw: int = 0, errors: tuple[float, ...] = (), made: Arrays | None = None
+) -> list[Pair]:
     """By hand: the losses and references [unit] of each tap on a split, or on train and val together ("fit")."""
     made = made or encoder(name, errors or PLANTED[name].errors, draw)
     y, classes = truth(name), PLANTED[name].classes
@@ -133,4 +153,3 @@ def losses(name: str, split: str, draw: int = 0, errors: tuple[float, ...] = (),
     read = [values[:, 0] for values in made.values.values()]
     wrong = [np.where(np.round(x) != y, 1.0, 0.0) if classes else (x - y) ** 2 for x in read]
     return [(loss[of], np.ones(of.sum()) if classes else (y[of] - mean) ** 2) for loss in wrong]
-
