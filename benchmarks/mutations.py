@@ -65,7 +65,19 @@ SWAPS = {
     "train": "val", "val": "test", "test": "val",
 }  # fmt: skip
 SWAPS |= {new: old for old, new in SWAPS.items() if new not in SWAPS}
-WORDS = {"__str__", "__repr__", "_repr_html_", "to_json", "figure", "plot", "_control_curve", "format", "line", "mark", "meaning"}
+WORDS = {
+    "__str__",
+    "__repr__",
+    "_repr_html_",
+    "to_json",
+    "figure",
+    "plot",
+    "_control_curve",
+    "format",
+    "line",
+    "mark",
+    "meaning",
+}
 MEMORY = {"maxsize", "_BLOCK", "step"}
 ROUNDING = 1e-5
 
@@ -144,7 +156,11 @@ def _without_effect(node: ast.AST, field: str, child: object) -> bool:
     if isinstance(child, (ast.If, ast.IfExp, ast.BoolOp)) and "is_cuda" in ast.unparse(getattr(child, "test", child)):
         return isinstance(child, ast.BoolOp)
     if isinstance(child, ast.BinOp):
-        power = isinstance(child.op, ast.Pow) and isinstance(child.left, ast.Constant) and isinstance(child.right, ast.Constant)
+        power = (
+            isinstance(child.op, ast.Pow)
+            and isinstance(child.left, ast.Constant)
+            and isinstance(child.right, ast.Constant)
+        )
         return power or any(_is_text(side) for side in (child.left, child.right))
     return False
 
@@ -172,7 +188,9 @@ def _changed(old: object, parent: ast.AST, field: str, counts: set[str]) -> Iter
 
 
 def _is_count(node: ast.expr, counts: set[str]) -> bool:
-    return (isinstance(node, ast.Constant) and type(node.value) is int) or (isinstance(node, ast.Name) and node.id in counts)
+    return (isinstance(node, ast.Constant) and type(node.value) is int) or (
+        isinstance(node, ast.Name) and node.id in counts
+    )
 
 
 def _other_constant(old: ast.Constant, parent: ast.AST, field: str) -> Iterator[ast.Constant]:
@@ -242,7 +260,9 @@ def main() -> None:
             place = copied / "diagnostics" / mutation.file
             place.write_text(mutation.source)
             seen, why = noticed_by_selftest(copied)
-            tested = "" if seen or not asked.tests else "tests" if noticed_by_tests(copied, mutation.file) else "nothing"
+            tested = (
+                "" if seen or not asked.tests else "tests" if noticed_by_tests(copied, mutation.file) else "nothing"
+            )
             counts["selftest"] += seen
             counts["tests"] += tested == "tests"
             by = f"selftest ({why})" if seen else tested or "not selftest"

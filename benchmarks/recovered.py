@@ -52,7 +52,9 @@ def main() -> None:
                 found = np.array([draw(rng, gap, share, units) for _ in range(draws)])
                 shown = found[:, 0] == 1
                 often.append(shown.mean())
-                cells.append(f"{np.median(found[shown, 1]):.2f} ({found[shown, 1].mean():.2f})" if shown.sum() > 9 else "too few")
+                cells.append(
+                    f"{np.median(found[shown, 1]):.2f} ({found[shown, 1].mean():.2f})" if shown.sum() > 9 else "too few"
+                )
             print(f"| {gap:.2f} | {units} | {np.mean(often):.0%} | {' | '.join(cells)} |", flush=True)
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import xarray as xr
 
 from diagnostics.activations.contract import StoredTarget
-from diagnostics.checks.selftest.by_hand import SEED, Pair
 from diagnostics.measures.apply import Measured, against_control, measure_all
 from diagnostics.measures.known_answers import Arrays
 from diagnostics.measures.probes import protocol
@@ -19,6 +18,8 @@ from diagnostics.measures.statistics import Losses
 from diagnostics.runs.profile import Profile
 from diagnostics.vocabulary import ChooseOn
 
+SEED, SEEDS = 3, (0, 1, 2)
+"""Of resamples; of the runs of a training."""
 TAPS = ("embed", "middle", "late", "norm", "head")
 OUTPUT = 3
 SPLIT = np.repeat(["train", "val", "test"], [80, 40, 80])
@@ -42,7 +43,7 @@ class Planting:
 PLANTED = {
     "hidden": Planting((1.1, 0.3, 0.35, 0.6, 0.01), ("shown", "shown"), controls=(0.8, 0.7, 1.5, 1.5)),
     "late": Planting((1.1, 0.5, 0.3, 0.8, 0.01), ("shown", "shown"), controls=(0.25, 0.35, 0.25, 1.5)),
-    "alike": Planting((0.9, 0.101, 0.1, 0.1, 0.5), ("excluded", "no gap")),
+    "alike": Planting((0.9, 0.101, 0.1, 0.1, 0.5), ("excluded", "no gap"), controls=(0.2, 0.22, 0.3, 1.5)),
     "perhaps": Planting((1.1, 0.7, 0.54, 0.66, 0.5), ("undecided", "likely")),
     "unsure": Planting((1.1, 0.7, 0.56, 0.66, 0.5), ("undecided", "undecided"), of="perhaps"),
     "noise": Planting((9.0, 8.0, 9.0, 7.0, 5.0), ("at chance", "at chance")),
@@ -86,7 +87,7 @@ def truth(name: str) -> np.ndarray:
     values = rng.integers(0, planting.classes, 200).astype(float) if planting.classes else rng.standard_normal(200)
     known = np.concatenate(
         [
-            np.arange((SPLIT == split).sum()) < n
+            np.arange((split == SPLIT).sum()) < n
             for split, n in zip(("train", "val", "test"), planting.known, strict=True)
         ]
     )
@@ -139,17 +140,3 @@ def profile(name: str, draw: int = 0, choose_on: ChooseOn = "fit") -> Profile:
     for control, other in others.items():
         data = against_control(data, other, control, SEED)
     return Profile.of("planted", key.partition("/")[2], data, others)
-
-
-def losses(
-    name: str, split: str, draw: int = 0, errors: tuple[float, ...] = (), made: Arrays | None = None
-) -> list[Pair]:
-    """By hand: the losses and references [unit] of each tap on a split, or on train and val together ("fit")."""
-    made = made or encoder(name, errors or PLANTED[name].errors, draw)
-    y, classes = truth(name), PLANTED[name].classes
-    known = y >= 0 if classes else np.isfinite(y)
-    of = known & ((made.split != "test") if split == "fit" else (made.split == split))
-    mean = y[known & (made.split != "test")].mean()
-    read = [values[:, 0] for values in made.values.values()]
-    wrong = [np.where(np.round(x) != y, 1.0, 0.0) if classes else (x - y) ** 2 for x in read]
-    return [(loss[of], np.ones(of.sum()) if classes else (y[of] - mean) ** 2) for loss in wrong]

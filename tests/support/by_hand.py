@@ -147,13 +147,14 @@ def weighted_ranks(values: np.ndarray, truth: np.ndarray, weights: np.ndarray) -
 
 
 def estimate(
-    value: float, replicates: np.ndarray, members: Sequence[Sequence[float]], fit: int, units: int = 80
+    value: float, replicates: np.ndarray, members: Sequence[Sequence[float]], fit: int, units: int = 80, n: float = 0
 ) -> list[float]:
     """A number with its ends over samples, over seeds too where there are any, and its p."""
-    low, high = ends(value, replicates, units, fit, units)
+    n = n or units
+    low, high = ends(value, replicates, units, fit, n)
     if any(len(spread) < 2 for spread in members):
         reach = value - low if value > 0 else high - value
-        return [value, low, high, value, low, high, p_value(value, reach, units - 1)]
-    below, above = (with_seeds(reach, units - 1, members) for reach in (value - low, high - value))
+        return [value, low, high, value, low, high, p_value(value, reach, n - 1)]
+    below, above = (with_seeds(reach, n - 1, members) for reach in (value - low, high - value))
     reach, freedom = below if value > 0 else above
     return [value, low, high, value, value - below[0], value + above[0], p_value(value, reach, freedom)]

@@ -1,0 +1,414 @@
+"""What each case of `checks/selftest/answer.py` should find, by hand; running this file writes `answers.json`."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+
+import by_hand
+from by_hand import Pair
+from diagnostics.checks.selftest import answer
+from diagnostics.checks.selftest.answer import digest
+from diagnostics.checks.selftest.planted import OUTPUT, PLANTED, SEED, SEEDS, SPLIT, TAPS, encoder, truth
+from diagnostics.measures.known_answers import Arrays
+from diagnostics.measures.probes.least_squares import PENALTIES
+from diagnostics.measures.probes.softmax import LogisticRows
+
+Terms = list[tuple[float, Pair]]
+"""A weighted sum of scores."""
+
+
+@cache
+def losses(name: str, split: str, draw: int = 0, errors: tuple[float, ...] = ()) -> list[Pair]:
+    """The losses and references [unit] of each tap on a split, or on train and val together ("fit")."""
+    return losses_of(name, encoder(name, errors or PLANTED[name].errors, draw), split)
+
+
+def losses_of(name: str, made: Arrays, split: str) -> list[Pair]:
+    y, classes = truth(name), PLANTED[name].classes
+    known = y >= 0 if classes else np.isfinite(y)
+    of = known & ((made.split != "test") if split == "fit" else (made.split == split))
+    mean = y[known & (made.split != "test")].mean()
+    read = [values[:, 0] for values in made.values.values()]
+    wrong = [np.where(np.round(x) != y, 1.0, 0.0) if classes else (x - y) ** 2 for x in read]
+    return [(loss[of], np.ones(of.sum()) if classes else (y[of] - mean) ** 2) for loss in wrong]
+
+
+@cache
+def chosen(name: str, on: str = "fit", draw: int = 0) -> tuple[int, int, list[int]]:
+    """The tap, the best one, the set; of the target with nine units of train and val the output is in no favour."""
+    return by_hand.choose(losses(name, on, draw), OUTPUT, PLANTED[name].classes > 0, sum(PLANTED[name].known[:2]) >= 10)
+
+
+def value(pair: Pair) -> float:
+    return float(by_hand.score(pair)[0])
+
+
+def choice(name: str, on: str) -> list[Any]:
+    share, fit, test = PLANTED[name].classes > 0, sum(PLANTED[name].known[:2]), losses(name, "test")
+    tap, best, alike = chosen(name, on)
+    gaps = [by_hand.gap(test[each], test[OUTPUT], fit, share) for each in range(OUTPUT)]
+    low = by_hand.gap(test[tap], test[OUTPUT], fit, share, 0.8)[1] if tap != OUTPUT else None
+    return [TAPS[tap], TAPS[best], [TAPS[each] for each in alike], gaps[best], max(0.0, *(high for _, _, high in gaps)), low]
+
+
+def score_ends(pair: Pair, fit: int, share: bool) -> list[float]:
+    units, at = len(pair[0]), value(pair)
+    low, high = by_hand.ends(at, by_hand.resample(pair, share), units, fit, by_hand.effective(pair[1], share))
+    all_right = 1 - np.sqrt(1 + units / fit) * (1 - 0.025 ** (1 / units))
+    return [at, all_right if share and at == 1 and pair[0].ndim == 1 else low, min(high, 1.0)]
+
+
+def finding(name: str) -> list[Any]:
+    share, fit, floor = PLANTED[name].classes > 0, sum(PLANTED[name].known[:2]), 0.4 if PLANTED[name].classes else 0.0
+    every = [score_ends(pair, fit, share) for pair in losses(name, "test")]
+    tap, best, alike = chosen(name)
+    _, low, high = by_hand.gap(losses(name, "test")[best], losses(name, "test")[OUTPUT], fit, share)
+    margin = 0.05 * max(max(every[tap][0], every[OUTPUT][0]) - floor, 0.0)
+    needed = int(np.ceil(PLANTED[name].known[2] * ((high - low) / 2 / margin) ** 2)) if margin else None
+    few = {"nine": "only 9 test units: they cannot tell", "young": "only 9 units of train and val: they cannot tell"}.get(name, "")
+    also = [TAPS[each] for each in alike if each != tap]
+    return [*PLANTED[name].finding, TAPS[tap], also, few, margin, floor, needed, tap == OUTPUT, every[tap], every[OUTPUT], every]
+
+
+def controls(name: str) -> list[Any]:
+    share, own = PLANTED[name].classes > 0, losses(name, "test")[chosen(name)[0]]
+    errors = [(error,) for error in PLANTED[name].controls]
+    beside = [losses(name, "test", 7 + i, error)[0] for i, error in enumerate(errors)]
+    margins, scores = [by_hand.gap(own, other, 120, share) for other in beside], [value(other) for other in beside]
+    # Of two draws the one that chooses better is the control; the smaller lower end counts.
+    first = max((0, 1), key=lambda i: value(losses(name, "fit", 7 + i, errors[i])[0]))
+    smallest = [min(margins[:2], key=lambda margin: margin[1]), *margins[2:]]
+    reach = [score_ends(beside[i], 120, share) for i in (first, 2, 3)]
+    asked = [("fresh weights", scores[:2]), ("raw input", scores[2:3]), *([] if share else [("shuffled labels", scores[3:])])]
+    rivals = [words for (words, _), margin in zip(asked, smallest, strict=False) if not margin[1] > 0]
+    near = [words for words, reached in asked if max(reached) >= 0.9 * value(own)]
+    best = ("fresh_weights", "raw_input", "shuffled_labels")[int(np.argmax([each[0] for each in reach]))]
+    return [smallest, reach, rivals, near, best, [[min(scores[:2]), max(scores[:2])], None, None]]
+
+
+def cautions() -> list[Any]:
+    rivals = len(controls("class")[2]) > 0
+    states = ["readable", "undecided", "readable", "readable", "undecided"]
+    # 6 * 40 of 6 * 40 + 114 is more than .55; equal amounts are not; test is not looked at.
+    return [["6 of 120", "", ""], states, [rivals, rivals, rivals, rivals + 1, rivals], [0.3, 0.0, 0.9], [True, False], [[19, True, 1], [20, False, 0]], 0.2]
+
+
+def of_parts(share: bool) -> list[Any]:
+    made = answer.parts()
+    pairs = list(zip(made.loss, made.reference, strict=True))
+    n = by_hand.effective(pairs[0][1], share)
+    again = np.stack([by_hand.resample(pair, share, 2) for pair in pairs], axis=1)[::400]
+    tap, best, alike = by_hand.choose(pairs, 2, share)
+    return [[score_ends(pair, 7, share) for pair in pairs], again, n, [tap, best, alike]]
+
+
+TIES: Mapping[str, list[Any] | None] = {
+    "equal taps": [2, 0, [0, 1, 2]], "an output without a score": [0, 0, [0, 1]], "no scores": None, "one unit": [2, 1, [0, 1, 2]],
+    "one unit, not in the output's favour": [1, 1, [0, 1, 2]], "no other tap": [0, None, [0]], "a tap as deep as the output": [1, 1, [1, 2]],
+    "ahead by less than a standard error": [2, 1, [1, 2]],
+}  # fmt: skip
+
+
+def sets(units: int) -> list[list[int]]:
+    loss = np.random.default_rng(SEED).random((30, 5, units)) * np.linspace(1, 2.5, 5)[:, None]
+    return [by_hand.alike([(each, np.ones(units)) for each in taps], range(5)) if units > 1 else list(range(5)) for taps in loss]
+
+
+def amounts() -> list[Any]:
+    def tail(n: int, level: float = 0.95) -> float:
+        return float(stats.norm.cdf(-np.sqrt(n / (n - 1)) * stats.t.ppf(0.5 + level / 2, n - 1)))
+
+    def even(n: int, wide: float = 1.0, level: float = 0.95) -> list[float]:
+        return [wide * (2 * tail(n, level) - 1), wide * (1 - 2 * tail(n, level))]
+
+    satterthwaite = (1 / 6 + 1 / 2 + 1) ** 2 / (1 / (36 * 5) + 1 / 4 + 1 / 0.5) + 1
+    taken = [even(4), even(4, 2), even(4), [tail(4) - 0.5, 0.5 - tail(4)], [2 * tail(4) - 1, 2], [-2, 1 - 2 * tail(4)], [np.nan] * 2, [np.nan] * 2, even(2), even(9, 1, 0.8)]
+    exact = 1 - 0.025 ** (1 / 9)
+    made = answer.parts()
+    pair = [(made.loss[i], made.reference[i]) for i in (0, 2)]
+    texts = ["a and 2 others: x; y; c: z; b: z; a: q; c: q", "x; y"]
+    drawn = by_hand.draws(5)
+    return [
+        taken, [1 - exact, 1 - 2 * exact, exact, 2 * exact, 1, 0], [satterthwaite, 6, 0, 0, 0], [[2, 20 / 39], [1, np.nan], [2, np.nan]],
+        [30 * 16, None, None, 12000, 7], [True, False], texts, by_hand.standard_error(*pair), digest(drawn), drawn.size, [1],
+    ]  # fmt: skip
+
+
+def ranks(samples: int) -> list[Any]:
+    rng, unit_of = np.random.default_rng(SEED), np.arange(samples) * 20 // samples
+    truth = np.round(rng.standard_normal(samples), 1)
+    guesses = [truth + rng.standard_normal(samples), np.round(-truth + 0.5 * rng.standard_normal(samples))]
+    # 2**21 samples in all, and 200 resamples at least.
+    resamples = min(2000, max(200, 2**21 // samples))
+    weights = np.random.default_rng(SEED).multinomial(20, [1 / 20] * 20, size=resamples)[:, unit_of]
+    found: list[list[float]] = []
+    for guess in guesses:
+        at = by_hand.weighted_ranks(guess, truth, np.ones((1, samples)))[0]
+        low, high = by_hand.ends(at, by_hand.weighted_ranks(guess, truth, weights), 20, 10, 20)
+        found.append([at, max(low, -1.0), min(high, 1.0)])
+    return [*found, [np.nan] * 3, [np.nan] * 3]
+
+
+def left_out(most: int) -> list[Any]:
+    rows, x, y = answer.ridge_data(most)
+    if most > 256:
+        from diagnostics.measures.probes.out_of_fold import folds
+
+        part = folds(rows, None, SEED)
+    else:
+        part = rows.unit_of_fit
+    known = [ridge_left_out(each, y, part, most > 256) for each in x]
+    sums = [
+        digest(np.stack([[np.bincount(rows.unit_of_fit, w) for w in each[which].T] for each in known]).transpose(0, 2, 1)) for which in (1, 2)
+    ]
+    by_tap = [[digest(np.stack([np.bincount(rows.unit_of_fit, w) for w in each[which].T], axis=1)) for each in known] for which in (1, 2)]
+    assert len(sums) == 2
+    return [[[each[0]] for each in known], *by_tap]
+
+
+def ridge_left_out(x: np.ndarray, y: np.ndarray, part: np.ndarray, folds: bool) -> tuple[float, np.ndarray, np.ndarray]:
+    """The penalty with the best mean score of y [row, target], its losses, and those of the mean of the others.
+
+    Without a group, features keep the mean and scale of all rows, and the penalty their number; without a fold they have their own, and
+    of all penalties those near the best one on the first fold are tried.
+    """
+    lost, whole = np.zeros((len(PENALTIES), *y.shape)), np.zeros(y.shape)
+    for out in (part == each for each in np.unique(part)):
+        base = ~out if folds else np.ones(len(x), dtype=bool)
+        z = (x - x[base].mean(axis=0)) / x[base].std(axis=0)
+        own, mean = z[~out] - z[~out].mean(axis=0), y[~out].mean(axis=0)
+        whole[out] = (y[out] - mean) ** 2
+        for i, penalty in enumerate(PENALTIES):
+            w = np.linalg.solve(own.T @ own + base.sum() * penalty * np.eye(x.shape[1]), own.T @ (y[~out] - mean))
+            lost[i, out] = (y[out] - mean - (z[out] - z[~out].mean(axis=0)) @ w) ** 2
+    first = part == 0 if folds else np.ones(len(x), dtype=bool)
+    at, every = ((lost[:, of].sum(axis=1) / whole[of].sum(axis=0)).mean(axis=1) for of in (first, first | True))
+    best = int(np.where(np.abs(np.arange(len(at)) - at.argmin()) <= (1 if folds else len(at)), every, np.inf).argmin())
+    return PENALTIES[best], lost[best], whole
+
+
+def folds() -> list[Any]:
+    return [[1] * 18, [[0, 1, 1, 1, 1], [0, 2, 2, 2, 2], [0, 0, 0, 0, 6]], [True] * 8, [2, 3, 1], [[6.5], [6.5], [10 / 3], [3.0]]]
+
+
+def classes() -> list[Any]:
+    x, labels, fold = answer.class_data()
+    grid = answer.GRID
+    wrong, lost = np.ones((2, 3, 90), dtype=bool), np.zeros((2, 3, 90))
+    for out in (fold == each for each in range(5)):
+        codes = np.unique(labels[~out], return_inverse=True)[1]
+        rows = LogisticRows(torch.tensor(x), labels).only(torch.tensor(~out), codes)
+        seen = np.isin(labels[out], labels[~out])
+        right, loss = rows.fit([grid] * 2, tolerance=1e-7).judged(torch.tensor(x[:, out]), np.minimum(labels[out], codes.max()))
+        wrong[:, :, out], lost[:, :, out] = ~(right.numpy() & seen), loss.numpy() * seen
+    # Penalties are no further than a share of a row's rightness from the best: they are right of the same rows.
+    short = wrong.mean(axis=2) - wrong.mean(axis=2).min(axis=1, keepdims=True)
+    at = np.where(short == 0, lost.mean(axis=2), np.inf).argmin(axis=1)
+    picked, penalties = wrong[np.arange(2), at], np.array(grid)[at]
+    train, val = fold > 0, fold == 0
+    fits = LogisticRows(torch.tensor(x[:, train]), labels[train].clip(max=2)).fit([grid] * 2, tolerance=1e-7)
+    right, loss = (each.numpy() for each in fits.judged(torch.tensor(x[:, val]), labels[val]))
+    level = right.mean(axis=2)
+    on_val = np.where(level == level.max(axis=1, keepdims=True), loss.mean(axis=2), np.inf).argmin(axis=1)
+    # A penalty that is worse by .9 ends a path where two standard errors are .85 (spread 2), not .98.
+    # Half a standard error of 100 paired answers: 1 and .5 of the best are within it, 8 more wrong are not.
+    return [[3], [4, 6, 5, 3, 3, 4], [penalties, penalties[:1], penalties[1:]], [digest(picked), digest(picked[:1]), digest(picked[1:])], np.array(grid)[on_val]]
+
+
+@cache
+def places(name: str, quantity: str) -> list[Terms]:
+    """By seed: weights and losses of what a quantity is made of."""
+    found: list[Terms] = []
+    for draw in SEEDS:
+        test, (tap, best, _) = losses(name, "test", draw), chosen(name, "fit", draw)
+        signs = {"chosen tap": {tap: 1}, "output": {OUTPUT: 1}, "hidden gap": {best: 1, OUTPUT: -1}, "head": {OUTPUT: 1, OUTPUT + 1: -1}}
+        found.append([(sign, test[at]) for at, sign in signs[quantity].items()])
+    return found
+
+
+def total(terms: Terms, of: Callable[[Pair], np.ndarray]) -> Any:
+    return sum(weight * of(pair) for weight, pair in terms)
+
+
+def values(side: list[Terms]) -> list[float]:
+    return [float(total(terms, by_hand.score)[0]) for terms in side]
+
+
+def resamples(side: list[Terms]) -> np.ndarray:
+    return np.mean([total(terms, by_hand.resample) for terms in side], axis=0)
+
+
+def three(estimate: list[float], most: float = np.inf) -> list[Any]:
+    """Ends over samples, ends to believe, and p."""
+    at, low, high, _, below, above, p = estimate
+    return [[at, low, min(high, most)], [at, below, min(above, most)], p]
+
+
+def after_minus_before() -> list[Any]:
+    rows: list[list[Any]] = []
+    for before, after in (("before", "after"), ("before", "taught"), ("after", "taught")):
+        for quantity in ("chosen tap", "output", "hidden gap"):
+            sides = [places(answer.GROUPS[group], quantity) for group in (after, before)]
+            each = [values(side) for side in sides]
+            members = [np.subtract(*each).tolist()] if after == "after" else each
+            at = float(np.mean(each[0]) - np.mean(each[1]))
+            rows.append([after, before, quantity, three(by_hand.estimate(at, resamples(sides[0]) - resamples(sides[1]), members, 120))])
+    p = by_hand.holm([row[3][-1] for row in rows])
+    return [[*row, each, "cannot tell" if each >= 0.05 else "gained" if row[3][0][0] > 0 else "lost"] for row, each in zip(rows, p, strict=True)]
+
+
+def less(ours: list[Terms], theirs: list[Terms]) -> list[Terms]:
+    return [own + [(-weight, pair) for weight, pair in other] for own, other in zip(ours, theirs, strict=True)]
+
+
+def ratio(over: list[Terms], under: list[Terms]) -> list[float]:
+    above, below = np.array(values(over)), np.array(values(under))
+    at = float(above.mean() / below.mean())
+    return by_hand.estimate(at, resamples(over) / resamples(under), [((above - at * below) / below.mean()).tolist()], 120)[3:6]
+
+
+def of_base() -> list[Any]:
+    at = {(group, quantity): places(name, quantity) for group, name in answer.GROUPS.items() for quantity in ("chosen tap", "output", "hidden gap")}
+    cut: list[Terms] = [[(1.0, losses("hidden", "test", draw)[tap])] for draw, tap in zip(SEEDS, (2, 1, 2), strict=True)]
+    gap, output = at["before", "hidden gap"], at["before", "output"]
+    lifted = less(at["after", "output"], at["taught", "output"])
+    shares = [
+        (less(at["after", "output"], output), gap), (at["after", "chosen tap"], at["before", "chosen tap"]), (at["after", "output"], output),
+        (lifted, gap), (less(cut, output), gap),
+    ]  # fmt: skip
+    means = [by_hand.estimate(float(np.mean(values(side))), resamples(side), [values(side)], 120)[3:6] for side in (lifted, gap)]
+    return [[*(ratio(*pair) for pair in shares), *means], 0.0, "recovered", means[0][1] > 0, []]
+
+
+def above_chance() -> list[Any]:
+    floor = float(np.mean([value(losses("class", "test", 10, (1.5,))[0]) for _ in SEEDS]))
+    found: list[list[float]] = []
+    for at in ([OUTPUT] * 3, [chosen("class", "fit", draw)[0] for draw in SEEDS]):
+        test = [losses("class", "test", draw)[tap] for draw, tap in zip(SEEDS, at, strict=True)]
+        fewer = [(1 - 0.9 * (1 - loss), whole) for loss, whole in test]
+        above, below = (np.array([value(pair) for pair in side]) - floor for side in (fewer, test))
+        share = float(above.mean() / below.mean())
+        up, down = (np.mean([by_hand.resample(pair, True, k * 3 + i) for i, pair in enumerate(side)], axis=0) - floor for k, side in enumerate((fewer, test)))
+        found.append(by_hand.estimate(share, up / down, [((above - share * below) / below.mean()).tolist()], 120)[3:6])
+    return [floor, *found, "none"]
+
+
+def without_value(name: str) -> list[Any]:
+    reasons = {"alike": ["over_control", "recovered"], "noise": ["cut", "kept_best", "kept_output", "over_control", "recovered"]}
+    floor = value(losses("class", "test", 10, (1.5,))[0]) if name == "class" else 0.0
+    return [floor, "kept" if name == "alike" else None, False, reasons.get(name, ["over_control"])]
+
+
+def of_groups() -> list[Any]:
+    rows: list[list[Any]] = []
+    for name in ("hidden", "aligned"):
+        sides = [(places(name, quantity), most) for quantity, most in (("chosen tap", 1.0), ("output", 1.0), ("hidden gap", np.inf), ("head", np.inf))]
+        taps = Counter(chosen(name, "fit", draw)[0] for draw in SEEDS)
+        tap, count = taps.most_common(1)[0]
+        known = [three(by_hand.estimate(float(np.mean(values(side))), resamples(side), [values(side)], 120), most) for side, most in sides]
+        rows.append(["linear", f"{TAPS[tap]} ({tap / OUTPUT:.2f}) {count}/3", *known])
+    test, (tap, best, _) = losses("class", "test"), chosen("class")
+    gap = by_hand.gap(test[best], test[OUTPUT], 120, True)
+    at = [score_ends(test[each], 120, True) for each in (tap, OUTPUT)]
+    apart = test[OUTPUT], test[OUTPUT + 1]
+    drop = by_hand.gap(*apart, 120, True)
+    lone = ["alone", f"{TAPS[tap]} ({tap / OUTPUT:.2f})", *([each, each, np.nan] for each in at), [gap, gap, p_of(gap, 80)], [drop, drop, p_of(drop, 80)]]
+    family: list[Any] = []
+    for group, first in (("hidden", "hidden"), ("aligned", "aligned")):
+        gaps = [places(name, "hidden gap") for name in (first, "ten", "young")]
+        each = np.mean([values(side) for side in gaps], axis=0).tolist()
+        # Of the units of all, those with ten are the first.
+        counts = by_hand.draws(80)
+        again = np.mean([total(terms, lambda pair: by_hand.score(pair, counts[:, : len(pair[0])])) for side in gaps for terms in side], axis=0)
+        family.append([group, ["linear", "ten", "young"], three(by_hand.estimate(float(np.mean(each)), again, [each], 9, 80, 10))])
+    return [[*rows, lone], 7, family]
+
+
+def p_of(gap: tuple[float, float, float], units: int) -> float:
+    return by_hand.p_value(gap[0], gap[0] - gap[1] if gap[0] > 0 else gap[2] - gap[0], units - 1)
+
+
+def along_depth() -> list[Any]:
+    pairs = ((losses("hidden", "test"), losses("aligned", "test")), (losses("ten", "test"), losses("ten", "test", 1)))
+    rows = [np.array([(b[0] - a[0]) / b[1].sum() for a, b in zip(after[:-1], before[:-1], strict=True)]) for before, after in pairs]
+    p = by_hand.flip_test(rows, [120, 120])
+    at = [int(np.where(each < 0.05, np.abs(row.sum(axis=1)), -1).argmax()) if (each < 0.05).any() else None for each, row in zip(p, rows, strict=True)]
+    signs = np.random.default_rng(SEED).integers(0, 2, (1999, 6)) * 2 - 1
+    six, two = np.abs(signs[:, :6].sum(axis=1)) / np.sqrt(6), np.abs(signs[:, :2].sum(axis=1)) / np.sqrt(2)
+    most = np.maximum(six, two)
+    p_six, p_two = ((1 + (most >= np.sqrt(n) - 1e-12).sum()) / 2000 for n in (6, 2))
+    line = [np.nan, 0, 0.5, 4.5, 7, np.nan, 9, np.nan]
+    return [[[row.sum(axis=1), each, first] for row, each, first in zip(rows, p, at, strict=True)], line, [[0.375, 0.625], [0, 0]], [0, None], [[np.nan], [1, 1], [p_six], [p_two]], [0.0, 0.5, 0.5 + 2e-6]]
+
+
+def losses_by_name() -> list[Any]:
+    made = answer.parts()
+    loss, whole = (np.concatenate([x, x[:1]]) for x in (made.loss, made.reference))
+    at = (1, 1, 3, 3, 4)
+    return [[digest(loss[tap]) for tap in at], [digest(whole[tap]) for tap in at], True, np.nan, 120, False, True, True, True, digest(whole[0])]
+
+
+def drawn_again() -> list[Any]:
+    from diagnostics.runs.redraws import redraw_splits
+
+    made = encoder("hidden", PLANTED["hidden"].errors, 0)
+    scores, gaps, taps = [], [], []
+    for split in redraw_splits(made.groups, made.split, 3, SEED):
+        there = made.with_split(split)
+        tap, best, _ = by_hand.choose(losses_of("hidden", there, "fit"), OUTPUT)
+        scores.append([value(pair) for pair in losses_of("hidden", there, "test")])
+        gaps.append(scores[-1][best] - scores[-1][OUTPUT])
+        taps.append(tap)
+    own = [each[tap] for each, tap in zip(scores, taps, strict=True)]
+    spread = [{"mean": float(np.mean(x)), "low": min(x), "high": max(x)} for x in (own, gaps)]
+    choices = dict(Counter(TAPS[tap] for tap in taps).most_common())
+    found = {"count": 3, "asked": 3, "score": spread[0], "gap": spread[1], "choices": choices, "raw_input": spread[0]["mean"]}
+    return [scores, gaps, [TAPS[tap] for tap in taps], found, [[(SPLIT == each).sum() for each in ("train", "val", "test")]] * 3, True]
+
+
+def several() -> list[Any]:
+    remaining = np.array([[1 - value(pair) for pair in losses(name, "fit")[: OUTPUT + 1]] for name in ("hidden", "late", "alike")])
+    common = int((remaining / remaining.mean(axis=1, keepdims=True)).mean(axis=0).argmin())
+    both = [losses_of(name, encoder("young", PLANTED["young"].errors, 0), "fit") for name in ("late",)]
+    tap = by_hand.choose(both[0], OUTPUT)[0]
+    best = int(np.argmax([value(pair) for pair in both[0][: OUTPUT + 1]]))
+    return [common, None, [TAPS[best], TAPS[tap]], [[], ["planted"]], ["planted"]]
+
+
+BY_HAND: Mapping[str, Callable[[], Any]] = {
+    **{f"choice of {name} on {on}": partial(choice, name, on) for name in PLANTED for on in ("fit", "val")},
+    **{f"finding of {name}": partial(finding, name) for name in PLANTED},
+    **{f"controls of {name}": partial(controls, name) for name in ("hidden", "late", "alike", "class")},
+    "cautions": cautions, "parts, R2": partial(of_parts, False), "parts, share": partial(of_parts, True),
+    **{f"choice with {name}": partial(TIES.get, name) for name in TIES}, **{f"sets of {units} units": partial(sets, units) for units in (1, 3, 8, 40)},
+    "closed forms": amounts, **{f"ranks of {samples} samples": partial(ranks, samples) for samples in (60, 12000)},
+    **{f"ridge without groups of {most}": partial(left_out, most) for most in (1, 3, 256, 257)}, "folds": folds, "classes out of fold": classes,
+    "after minus before": after_minus_before, "shares of the base": of_base, "shares above chance": above_chance,
+    **{f"shares of {name}": partial(without_value, name) for name in ("alike", "noise", "class", "hidden")},
+    "scores of groups": of_groups, "along depth": along_depth, "certain differences": lambda: [[1, 2.0**-5, 2.0**-5, np.nan], ["gained", "lost", "cannot tell"], [0.25, np.nan, np.nan], [0.04, np.nan, 0.09, 0.09, 0.9], [False, True]],
+    "losses by name": losses_by_name, "redraws": drawn_again, "several targets": several,
+}  # fmt: skip
+
+
+def plain(known: Any) -> Any:
+    """As JSON holds it."""
+    if isinstance(known, dict):
+        return {key: plain(each) for key, each in known.items()}
+    if isinstance(known, (list, tuple, np.ndarray)):
+        return [plain(each) for each in known]
+    return known.item() if isinstance(known, np.generic) else known
+
+
+if __name__ == "__main__":
+    place = Path(str(files("diagnostics.checks.selftest") / "answers.json"))
+    place.write_text("{\n" + ",\n".join(f"{json.dumps(name)}: {json.dumps(plain(known()))}" for name, known in BY_HAND.items()) + "\n}\n")
