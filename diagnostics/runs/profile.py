@@ -57,21 +57,22 @@ class Profile:
         >>> import diagnostics as dx
         >>> profile = dx.open_run("runs/with-controls").profile("linear_probe/hidden_z")
         >>> print(profile)
-        linear_probe/hidden_z (R2) at 2 taps: best tap blocks.1 0.914 [0.853, 0.961],
-        output norm 0.594 [0.167, 0.837]; hidden by the output
+        linear_probe/hidden_z (R2) at 2 taps: use blocks.1 0.905 [0.836, 0.96],
+        output norm 0.594 [0.167, 0.837]; hidden by the output (+0.311 [0.075, 0.713] at
+        blocks.1)
         >>> print(profile.at("blocks.1"), profile.hidden_gap)
-        0.914 [0.853, 0.961] 0.320 [0.081, 0.726]
+        0.905 [0.836, 0.960] 0.311 [0.075, 0.713]
         >>> round(profile.depth_of("blocks.1"), 2)
         0.33
 
-        What the encoder reaches without its training, and by how much the best tap beats that:
+        What the encoder reaches without its training, and by how much the chosen tap beats that:
 
         >>> print(profile.control("fresh_weights"), profile.over("fresh_weights"))
-        0.583 [0.354, 0.739] 0.331 [0.189, 0.528]
+        0.556 [0.176, 0.766] 0.349 [0.136, 0.712]
         >>> len(profile.drawn("fresh_weights")), profile.spread("fresh_weights")
         (1, None)
         >>> profile.plot().write_html("hidden_z.html")
-        >>> profile.figure().taps, profile.to_json()["best_tap"]
+        >>> profile.figure().taps, profile.to_json()["chosen_tap"]
         (['blocks.1', 'norm'], 'blocks.1')
     """
 
