@@ -43,7 +43,7 @@ def choose_tap(
     depth: [tap]; deeper taps than the output are no candidates.
     seed: of the resamples behind the set.
     share: losses count wrong answers; these are not clipped.
-    favour: the output is taken within one standard error; otherwise only where it is the best.
+    favour: the output is taken within one standard error of a tap before it; otherwise only where it is the best.
 
     Examples:
         >>> import numpy as np
@@ -66,8 +66,8 @@ def choose_tap(
     best = int(others[score[others].argmax()]) if len(others) else None
     tap = output if best is None else best
     if best is not None and output in candidates:
-        # A tap as deep as the output, as the views of raw input are, is no dearer to use.
-        favoured = favour and depth[best] < depth[output]
+        # What comes after the output, as the other views of raw input do, is no dearer to use.
+        favoured = favour and best < output
         needed = standard_error(losses.at([best, output])) if favoured else 0.0
         tap = best if score[best] - score[output] > needed else output
     alike = {tap, *confidence_set(losses, candidates, seed)}

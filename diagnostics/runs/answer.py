@@ -15,7 +15,7 @@ from diagnostics.report.numbers import format_interval, format_number, unbroken
 from diagnostics.report.page import Block, Column, Note, Notes, Number, Row, Sentence, Table, filled
 from diagnostics.runs.controls.kinds import INPUTS
 from diagnostics.runs.nonlinear import nonlinear_reading
-from diagnostics.runs.profile import INTERVALS, Profile, first_probes, in_words, rounded
+from diagnostics.runs.profile import INTERVALS, OLDER, Profile, first_probes, in_words, rounded
 from diagnostics.runs.recommendation import Recommendation, recommend
 
 if TYPE_CHECKING:
@@ -115,6 +115,7 @@ def answer(profiles: Sequence[Profile]) -> list[str]:
         _named("The output has no score for {}, so there is nothing to compare with.", without),
         _named("Only the output was read for {}, so there is nothing to compare with.", [p for p in alone if not p.best_tap]),
         _named("Cannot tell for {}: the gaps have no interval.", [p for p in alone if p.best_tap]),
+        _named(f"{{}}: the layer was chosen on {OLDER}.", [p for p in read if p.chosen_on == OLDER]),
         _named("{} is at chance at every layer.", groups[Verdict.AT_CHANCE], "{} are at chance at every layer."),
     )  # fmt: skip
     return [sentence for sentence in sentences if sentence]
@@ -141,7 +142,7 @@ def _matched(profiles: Sequence[Profile]) -> str:
 def _possible(profiles: Sequence[Profile]) -> str:
     if not profiles:
         return ""
-    bounds = [f"{p.target} (gaps up to {format_number(p.gap_bound, SHORT)} are possible{_needed(p)})" for p in profiles]
+    bounds = [f"{p.target} (gaps up to {format_number(p.gap_bound)} are possible{_needed(p)})" for p in profiles]
     return f"Cannot tell for {enumerated(_shortened(bounds))}."
 
 
@@ -151,7 +152,7 @@ def _needed(profile: Profile) -> str:
 
 
 def _excluded(profiles: Sequence[Profile]) -> str:
-    bounds = [f"{p.target} (gaps above {format_number(p.gap_bound, SHORT)} are excluded)" for p in profiles]
+    bounds = [f"{p.target} (gaps above {format_number(p.gap_bound)} are excluded)" for p in profiles]
     return f"The output is as good as any layer for {enumerated(_shortened(bounds))}." if bounds else ""
 
 

@@ -34,6 +34,8 @@ CUT = "the interval of a score never exceeds 1"
 INTERVALS = f"95 % intervals over independent units; {CUT}"
 """What the intervals of scores are, as terminal and report say it; `statistics.profile_intervals` makes them."""
 
+OLDER = "val, by an older version: run again"
+"""What chose the tap of a run that holds no losses out of fold and does not say that it chose on val."""
 FEW = 10
 """Independent units, below which a bootstrap interval is too narrow to be believed."""
 FEW_WITH_TOKENS = 20
@@ -55,21 +57,22 @@ class Profile:
         >>> import diagnostics as dx
         >>> profile = dx.open_run("runs/with-controls").profile("linear_probe/hidden_z")
         >>> print(profile)
-        linear_probe/hidden_z (R2) at 2 taps: best tap blocks.1 0.914 [0.853, 0.961],
-        output norm 0.594 [0.167, 0.837]; hidden by the output
+        linear_probe/hidden_z (R2) at 2 taps: use blocks.1 0.905 [0.836, 0.96],
+        output norm 0.594 [0.167, 0.837]; hidden by the output (+0.311 [0.075, 0.713] at
+        blocks.1)
         >>> print(profile.at("blocks.1"), profile.hidden_gap)
-        0.914 [0.853, 0.961] 0.320 [0.081, 0.726]
+        0.905 [0.836, 0.960] 0.311 [0.075, 0.713]
         >>> round(profile.depth_of("blocks.1"), 2)
         0.33
 
-        What the encoder reaches without its training, and by how much the best tap beats that:
+        What the encoder reaches without its training, and by how much the chosen tap beats that:
 
         >>> print(profile.control("fresh_weights"), profile.over("fresh_weights"))
-        0.583 [0.354, 0.739] 0.331 [0.189, 0.528]
+        0.556 [0.176, 0.766] 0.349 [0.136, 0.712]
         >>> len(profile.drawn("fresh_weights")), profile.spread("fresh_weights")
         (1, None)
         >>> profile.plot().write_html("hidden_z.html")
-        >>> profile.figure().taps, profile.to_json()["best_tap"]
+        >>> profile.figure().taps, profile.to_json()["chosen_tap"]
         (['blocks.1', 'norm'], 'blocks.1')
     """
 
@@ -154,15 +157,11 @@ class Profile:
         return list(self.data.attrs.get(attribute.TAP_SET, ()))
 
     @property
-    def choosing_scores(self) -> dict[str, float]:
-        """The score of each tap by which one was chosen; no score of the tap, since it was looked at to choose."""
-        return dict(zip(self.taps, map(float, choosing_scores(self.data)), strict=True))
-
-    @property
     def chosen_on(self) -> str:
         """The samples whose losses chose, in words."""
-        out_of_fold = self.data.attrs.get(attribute.CHOSEN_ON) == "fit"
-        return "train and val, out of fold" if out_of_fold else "val"
+        if attribute.OLDER in self.data.attrs:
+            return OLDER
+        return "train and val, out of fold" if self.data.attrs.get(attribute.CHOSEN_ON) == "fit" else "val"
 
     @property
     def best_tap(self) -> str | None:

@@ -33,10 +33,14 @@ class Recommendation:
     Examples:
         >>> import diagnostics as dx
         >>> read = dx.open_run("runs/forecast").recommend("hidden_z")
-        >>> print(read.tap, read.pooling, read.score)
+        >>> print(read.tap, read.score)
+        blocks.3 0.917 [0.833, 0.968]
         >>> print(read.output_tap, read.output)
+        norm 0.594 [0.167, 0.837]
         >>> read.at_output, read.confidence, read.also
-        >>> read.to_json()["tap"]
+        (False, 'shown', ('blocks.1', 'blocks.2', 'blocks.4'))
+        >>> read.pooling, read.to_json()["tap"]
+        ('mean and last side by side', 'blocks.3')
     """
 
     target: str

@@ -129,8 +129,9 @@ BROKEN = [
     ("measures.probes.nearest", "keepdim=True)) / temperature).exp()", "keepdim=True))).exp()"),
     ("measures.probes.least_squares", "[..., None] + self.n * shares", "[..., None] + shares"),
     ("measures.probes.linear", "refit(x[:, rows.fit], y[rows.fit],", "refit(x[:, rows.train], y[rows.train],"),
-    ("measures.hidden_gap", "np.nanargmax(val_score)", "np.nanargmax(scores(loss, reference))"),
-    ("measures.hidden_gap", "gap, ours - theirs,", "gap, ours - theirs[::-1],"),
+    ("measures.tap_choice", "score[others].argmax()", "score[others].argmin()"),
+    ("measures.tap_choice", "> needed else", "> 0 else"),
+    ("measures.hidden_gap", "first[:, i] - second[:, 0]", "first[:, i] - second[::-1, 0]"),
     ("measures.statistics", "special.ndtr(-np.sqrt(count / (count - 1)) * t)", "(1 - LEVEL) / 2"),
     ("measures.statistics", "np.sqrt(1 + units / fit_units) if fit_units else 1.0", "1.0"),
     ("measures.locality.heads", "lengths(cell, len(grid)), dtype", "lengths(cell, len(grid))[::-1], dtype"),
@@ -184,5 +185,5 @@ def test_a_measure_broken_in_one_line_is_noticed(
     for function, code in broken_functions(importlib.import_module(f"diagnostics.{module}"), old, new):
         monkeypatch.setattr(function, "__code__", code)
     room = module.removeprefix("measures.").partition(".")[0]
-    family = "statistics" if room == "hidden_gap" else room
+    family = "statistics" if room in ("hidden_gap", "tap_choice") else room
     assert any(not check(family, case).right for of, case in CASES if of == family)

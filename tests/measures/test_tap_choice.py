@@ -61,9 +61,12 @@ def test_of_equal_taps_the_output_is_taken(favour: bool) -> None:
     assert (choice.tap, choice.alike) == (3, (2, 3))
 
 
-def test_an_output_as_deep_as_the_best_tap_gets_no_favour() -> None:
-    depth = np.array([0.0, 0.0, 1.0, 1.0])
-    assert chosen(answers(20, 16), depth=depth).tap == 2
+def test_the_output_is_favoured_over_what_comes_before_it_alone() -> None:
+    # The last block before a norm is as deep as that; the other views of raw input come after the first.
+    assert chosen(answers(20, 16), depth=np.array([0.0, 0.0, 1.0, 1.0])).tap == 3
+    assert chosen(answers(20, 16), depth=np.zeros(4)).tap == 3
+    behind = Losses(answers(20, 16).loss[[3, 0, 1, 2]], np.ones((4, UNITS)))
+    assert chosen(behind, output=0, depth=np.zeros(4)).tap == 3
 
 
 def test_taps_behind_the_output_are_no_candidates() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from diagnostics.runs.verdict import in_short
 
 from diagnostics.measures.statistics import Interval
 from diagnostics.measures.verdict import Verdict
