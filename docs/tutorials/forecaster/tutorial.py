@@ -97,5 +97,5 @@ for recommendation in run.recommendations():
 # - `shown: hidden by the output` means that the interval of the hidden gap is above 0. `undecided` means that the data cannot tell.
 # - `not shown to beat` names the controls that may score as well. For these targets, no score shows that you need this model.
 # - `a kernel reads 0.53 of 0.85 from the output` compares [a nonlinear readout](../../explanation/statistics.md#hidden-or-harder-to-read) of the output with
-#   the same readout of the chosen tap. For `hidden_z` it does not close the gap.
+#   the same readout of the best tap. For `hidden_z` it does not close the gap.
 # - `block.3 not shown to be worse` names the other taps that train and validation series do not distinguish from the chosen one.
