@@ -73,8 +73,7 @@ print(scores.loc[run.profile("linear_probe/tense").taps].round(2))
 
 # %% [markdown]
 # A probe reads all three properties at every layer, also at the output, with an accuracy of 0.83 or more. 12 nouns cannot tell which layer is better:
-# the run recommends `encoder.layer.2` for the number and the topic, but the topic is read a little better at the output on these test sentences. So the
-# choice matters little here.
+# the run recommends `encoder.layer.2` for the number and the topic, but the topic is read a little better at the output on these test sentences.
 #
 # ## 4. Use the features
 #
