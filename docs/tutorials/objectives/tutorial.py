@@ -41,7 +41,7 @@
 #
 # - **score**: that of the [chosen tap](../../explanation/words.md#chosen-tap), the one to use. It is chosen without the test series and scored on them.
 # - **output**: the score at the [output tap](../../explanation/words.md#output-tap).
-# - [**hidden gap**](../../explanation/words.md#hidden-gap): the score of the best tap other than the output, minus the output's.
+# - [**hidden gap**](../../explanation/words.md#hidden-gap): the score of the [best tap](../../explanation/words.md#best-tap), the best one other than the output, minus the output's.
 
 # %% language="bash"
 # diagnostics compare runs/forecast runs/reconstruct runs/contrastive runs/jepa --similarity none | head -n 27
