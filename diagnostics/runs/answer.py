@@ -17,6 +17,7 @@ from diagnostics.runs.controls.kinds import INPUTS
 from diagnostics.runs.nonlinear import nonlinear_reading
 from diagnostics.runs.profile import INTERVALS, OLDER, Profile, first_probes, in_words, rounded
 from diagnostics.runs.recommendation import Recommendation, recommend
+from diagnostics.runs.redraws import SPREAD
 
 if TYPE_CHECKING:
     from diagnostics.runs.run import Run
@@ -115,6 +116,7 @@ def answer(profiles: Sequence[Profile]) -> list[str]:
         _named("The output has no score for {}, so there is nothing to compare with.", without),
         _named("Only the output was read for {}, so there is nothing to compare with.", [p for p in alone if not p.best_tap]),
         _named("Cannot tell for {}: the gaps have no interval.", [p for p in alone if p.best_tap]),
+        SPREAD if any(p.redraws for p in read) else "",
         _named(f"{{}}: the layer was chosen on {OLDER}.", [p for p in read if p.chosen_on == OLDER]),
         _named("{} is at chance at every layer.", groups[Verdict.AT_CHANCE], "{} are at chance at every layer."),
     )  # fmt: skip

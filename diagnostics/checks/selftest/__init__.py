@@ -1,14 +1,14 @@
 """Known answers, computed on this machine: closed forms and published constants that measures must return.
 
-A measure states its own on its class (`known_answers`); those that no measure owns, of intervals and of the choice of a tap,
-stand here.
+A measure states its own on its class (`known_answers`); those that no measure owns, of intervals, of the choice of a tap
+and of all that follows from it, stand here.
 """
 
 import math
 from dataclasses import dataclass
 from typing import Any
 
-from diagnostics.checks.selftest import statistics
+from diagnostics.checks.selftest import answer, statistics
 from diagnostics.errors import describe
 from diagnostics.measures.arrays import one_thread
 from diagnostics.measures.known_answers import Case
@@ -50,7 +50,11 @@ class Outcome:
 def all_cases() -> list[tuple[str, Case]]:
     """(family, case) of everything: what the bundled measures state, then what stands here."""
     known = [(measure.__module__.split(".")[2], measure.known_answers) for measure in bundled().values()]
-    return [(family, case) for family, cases in [*known, ("statistics", statistics.cases())] for case in cases]
+    return [
+        (family, case)
+        for family, cases in [*known, ("statistics", statistics.cases()), ("answer", answer.cases())]
+        for case in cases
+    ]
 
 
 def check(family: str, case: Case) -> Outcome:

@@ -195,12 +195,10 @@ def compared(part: str, work: Path) -> dict[str, Any]:
     runs = ["base=runs/base", *(shlex.quote(f"{label}=runs/{name}") for label, _, name, _ in finished(part, work))]
     command = f"diagnostics compare {' '.join(runs)} --base base --similarity none --out {part}.html --json"
     found = json.loads(give(command, work))
-    profiles = [name for name in (one["profile"] for one in found["profiles"]) if name.split("/")[1] in TARGETS]
-    groups = [
-        {key: one[given] for key, given in KEPT.items()}
-        for one in found["groups"]
-        if one["profile"] in profiles
-    ]
+    # What a kernel reads of a target stands beside what the other probes read.
+    names = [one["profile"] for one in found["profiles"] if not one["profile"].startswith("kernel_probe/")]
+    profiles = [name for name in names if name.split("/")[1] in TARGETS]
+    groups = [{key: one[given] for key, given in KEPT.items()} for one in found["groups"] if one["profile"] in profiles]
     differences = [
         one
         for one in found["differences"]

@@ -158,7 +158,9 @@ def _kept(found: Mapping[str, Any]) -> dict[str, Any]:
 def _controls(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What a run's best taps reach, and its controls."""
     keys = ("target", "chosen_score", "controls", "control_intervals", "over_controls")
-    return _renamed(_rounded([{key: one[key] for key in keys} for one in found["profiles"] if one["target"]]))
+    return _renamed(
+        _rounded([{key: one[key] for key in keys} for one in found["profiles"] if one["measure"] == "linear_probe"])
+    )
 
 
 def _renamed(value: Any) -> Any:
