@@ -232,6 +232,9 @@ def _alike(result: xr.Dataset, other: xr.Dataset) -> bool:
     return same and list(result["tap"].values) == list(other["tap"].values)
 
 
+TINY = 1e-12
+
+
 def common_tap(results: Sequence[xr.Dataset]) -> int | None:
     """Index of the one tap for several targets, up to the output: the smallest mean loss by what chooses, each target's relative to its
     mean over the taps; None without results, and where no tap has a score for all."""
@@ -240,7 +243,8 @@ def common_tap(results: Sequence[xr.Dataset]) -> int | None:
     depth = results[0]["depth"]
     upto = (depth <= depth.sel(tap=results[0].attrs[attribute.OUTPUT_TAP])).values
     remaining = np.stack([np.where(upto, 1.0 - choosing_scores(result), np.nan) for result in results])
-    relative = (remaining / np.nanmean(remaining, axis=1, keepdims=True)).mean(axis=0)
+    # A target that all taps read without an error has nothing to say.
+    relative = (remaining / np.maximum(np.nanmean(remaining, axis=1, keepdims=True), TINY)).mean(axis=0)
     return int(np.nanargmin(relative)) if np.isfinite(relative).any() else None
 
 

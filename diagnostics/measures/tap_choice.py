@@ -17,6 +17,8 @@ from diagnostics.measures.statistics import Losses
 
 CLIP = 0.95
 """Quantile of a tap's losses at which they are clipped."""
+TIE = 0.001
+"""Score that a tap must be ahead of the output at least: a smaller difference is shown by no printed score, and may be of rounding."""
 FEWEST = 10
 """Units of train and val below which a target's own losses do not choose."""
 
@@ -69,7 +71,7 @@ def choose_tap(
         # What comes after the output, as the other views of raw input do, is no dearer to use.
         favoured = favour and best < output
         needed = standard_error(losses.at([best, output])) if favoured else 0.0
-        tap = best if score[best] - score[output] > needed else output
+        tap = best if score[best] - score[output] > max(needed, TIE if favoured else 0.0) else output
     alike = {tap, *confidence_set(losses, candidates, seed)}
     return TapChoice(tap, best, tuple(sorted(alike)))
 

@@ -330,8 +330,9 @@ class Profile:
 
     @property
     def is_readable(self) -> bool:
-        """Test for a score at the chosen tap that is shown to be above 0, above chance, and above the probe of shuffled labels."""
-        if self.score is None or not self.score.low > 0.0:
+        """Test for a score at the chosen tap that is shown to be above 0, above chance, and above the probe of shuffled labels; a score
+        that is next to nothing at every tap is none, however sure it is."""
+        if self.score is None or not self.score.low > 0.0 or self.is_at_chance:
             return False
         if self._zero_is_chance:
             return True
@@ -341,9 +342,14 @@ class Profile:
     @property
     def is_at_chance(self) -> bool:
         """Test for scores that exclude, at every tap up to the output, `MARGIN` of what lies between chance and a perfect score."""
+        return self.ceiling < self.floor + MARGIN * (1.0 - self.floor)
+
+    @property
+    def ceiling(self) -> float:
+        """The upper end of the best score over all taps up to the output: larger ones are excluded; NaN without intervals."""
         upto = self.data["depth"].values <= self.depth_of(self.output_tap)
         high = self.data["high"].values[upto & np.isfinite(self.data["score"].values)]
-        return bool(high.size and high.max() < self.floor + MARGIN * (1.0 - self.floor))
+        return float(high.max()) if high.size else math.nan
 
     @property
     def readability(self) -> str:
@@ -370,6 +376,31 @@ class Profile:
     def rivals(self) -> list[str]:
         """Controls that the chosen tap is not shown to beat, in words."""
         return [in_words(name) for name, margin in self._margins.items() if margin and not margin.low > 0.0]
+
+    @property
+    def rival(self) -> tuple[str, Interval] | None:
+        """The control that the chosen tap is not shown to beat and that says most: it reaches as much, to the margin, and of those it lacks
+        the model; else the highest. None where no such control is above chance."""
+        level = self.score.value - self.margin if self.score else math.inf
+        floor = self.floor + MARGIN * (1.0 - self.floor)
+        rivals = [
+            (name, reached)
+            for name in self.controls
+            if in_words(name) in self.rivals and (reached := self.control(name)) and reached.value > floor
+        ]
+
+        def says(rival: tuple[str, Interval]) -> tuple[bool, bool, float]:
+            name, reached = rival
+            return reached.value >= level, reached.value >= level and name in INPUTS, reached.value
+
+        return max(rivals, key=says, default=None)
+
+    @property
+    def needless(self) -> str:
+        """What the best rival does without, where it reaches as much to the margin: `model` or `training`; else nothing."""
+        if not (self.rival and self.score and self.rival[1].value >= self.score.value - self.margin):
+            return ""
+        return "model" if self.rival[0] in INPUTS else "training"
 
     @property
     def near(self) -> list[str]:

@@ -74,6 +74,9 @@ class Recommendation:
     def __str__(self) -> str:
         if self.tap is None:
             return f"For {self.target} there is nothing to recommend: no tap has a score by which to choose."
+        if self.confidence == "at chance":
+            at = f"{self.score_name} {format_interval(self.score)} at {self.place}"
+            return f"For {self.target} no layer is of use: {self.reading} ({at}, {self.pooling})."
         text = f"For {self.target} use {self.place} ({self.pooling}): {self.score_name} {format_interval(self.score)}"
         if not self.at_output:
             text += f", output {format_interval(self.output)}"

@@ -58,7 +58,7 @@ def test_the_first_screen_has_a_row_a_target_in_the_order_of_verdicts(
     # What a reader of the row must know, under it.
     for row, note in (
         (2, "blocks.0 shows +0.06"), (3, "4 test units cannot tell"), (4, "also blocks.0 and blocks.1"),
-        (6, "a control does as well: raw input 0.90"),
+        (6, "no model needed: raw input 0.90"),
     ):  # fmt: skip
         assert lines[lines.index(rows[row].strip()) + 1] == note
     assert "best tap" not in printed.lower() and "hidden gap" not in printed.lower()
@@ -75,7 +75,7 @@ def test_the_legend_stands_on_the_full_page_alone(
     for verdict in Verdict:
         assert f"{verdict.mark} {verdict.meaning}" in full
         assert verdict.meaning not in brief.replace("hue is at chance at every layer.", "")
-    assert "chosen without test (val)" in full and "chosen without test" not in brief
+    assert "chosen without test (on val)" in full and "chosen without test" not in brief
 
 
 def test_long_names_are_not_cut(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,31 +92,31 @@ def test_long_names_are_not_cut(capsys: pytest.CaptureFixture[str], monkeypatch:
 
 def test_sentences_are_true_of_what_was_planted() -> None:
     assert answer(PLANTED) == [
-        "The output hides much (+0.30 [0.25,\N{NO-BREAK SPACE}0.35] at blocks.0), little (+0.10 [0.05,\N{NO-BREAK SPACE}0.15] at blocks.0) "
-        "and kept (+0.06 [0.01,\N{NO-BREAK SPACE}0.11] at blocks.0) from a linear readout.",
-        "A control reads flat as well, so a high score there says nothing for the encoder.",
+        "The output hides from a linear readout: much, +0.30 [0.25,\N{NO-BREAK SPACE}0.35] at blocks.0; little, +0.10 "
+        "[0.05,\N{NO-BREAK SPACE}0.15] at blocks.0; kept, +0.06 [0.01,\N{NO-BREAK SPACE}0.11] at blocks.0.",
+        "flat is read no worse without a model: no score there shows that an encoder is needed.",
         # (.1 / .0295)², of 80.
-        "Cannot tell for open (gaps up to 0.11 are possible; about 920 test units would tell, 80 now).",
-        "The output is as good as any layer for flat (gaps above 0.02 are excluded).",
-        "For rare the layer is a guess (0.20 to 0.60 over the layers): only 4 test units: they cannot tell.",
-        "Cannot tell whether any layer reads vague.",
+        "Cannot tell for open (gaps up to 0.110 are possible; about 920 test units would tell, 80 now).",
+        "The output is as good as any layer for flat (gaps above 0.020 are excluded).",
+        "With only 4 test units the layer is a guess for rare (0.20 to 0.60 over the layers): at least 10 are needed.",
+        "Cannot tell whether any layer reads vague (scores up to 0.09 are possible, 0.00 is chance).",
         "hue is at chance at every layer.",
     ]
-    noise = [planted(f"noise{i}", gap=0.0, score=0.0, width=0.04) for i in range(6)]
-    assert answer(noise) == ["noise0, noise1, noise2, noise3 and 2 more are at chance at every layer."]
+    noise = [planted(f"noise{i}", gap=0.0, score=0.0, width=0.04) for i in range(8)]
+    assert answer(noise) == ["noise0, noise1, noise2, noise3, noise4, noise5 and 2 more are at chance at every layer."]
     assert answer([]) == []
 
 
 def test_units_are_promised_only_where_more_would_tell() -> None:
     # 80 tell a gap as wide as its interval; what is missing is that the gap is small.
     wide = planted("y", gap=0.025, width=0.028)
-    assert answer([wide]) == ["Cannot tell for y (gaps up to 0.05 are possible)."]
+    assert answer([wide]) == ["Cannot tell for y (gaps up to 0.053 are possible)."]
 
 
 def test_each_target_with_few_units_has_its_own_number() -> None:
     assert answer([planted("a", gap=0.2, units=(12, 4)), planted("b", gap=0.2, units=(8, 40))]) == [
-        "For a the layer is a guess (0.20 to 0.60 over the layers): only 4 test units: they cannot tell.",
-        "For b the layer is a guess (0.20 to 0.60 over the layers): only 8 units of train and val: they cannot tell.",
+        "With only 4 test units the layer is a guess for a (0.20 to 0.60 over the layers): at least 10 are needed.",
+        "With only 8 units of train and val the layer is a guess for b (0.20 to 0.60 over the layers): at least 10 are needed.",
     ]
 
 
