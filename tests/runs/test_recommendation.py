@@ -16,6 +16,7 @@ from diagnostics.measures import bundled
 from diagnostics.measures.apply import against_control, measure_all
 from diagnostics.measures.known_answers import Arrays
 from diagnostics.measures.probes.linear import LinearProbe
+from diagnostics.measures.result import choosing_scores
 from diagnostics.measures.statistics import Interval, Losses
 from diagnostics.measures.verdict import Verdict
 from diagnostics.runs.profile import Profile, first_probes
@@ -215,7 +216,7 @@ def test_features_without_a_tap_are_those_recommended(pooled: dx.Run) -> None:
     # One tap for all: of those that read both targets of pooled values and the dense one, the least mean loss.
     losses = []
     for profile in pooled.profiles():
-        remaining = 1 - np.array(list(profile.choosing_scores.values()))
+        remaining = 1 - choosing_scores(profile.data)
         losses.append(remaining / np.nanmean(remaining))
     common = pooled.store.taps[int(np.nanargmin(np.mean(losses, axis=0)))].name
     assert pooled.tap_for() == common
@@ -249,7 +250,7 @@ def test_a_user_names_the_gap_that_matters(tiny: dx.Run, tmp_path: Path) -> None
     assert own.verdict is Verdict.EXCLUDED and 0 < less < own.margin
     again = dx.open_run(tiny.path, margin=less).profile("linear_probe/level")
     assert (again.margin, again.verdict) == (less, Verdict.UNDECIDED)
-    excluded = f"level (gaps above {own.gap_bound:.2f} are excluded)"
+    excluded = f"level (gaps above {own.gap_bound:.3f} are excluded)"
     assert excluded in " ".join(diagnose("show", tiny.path).out.split())
     assert excluded not in " ".join(diagnose("show", tiny.path, "--margin", less).out.split())
     # What a run was given stays with it, and gives way to what is asked.
