@@ -10,7 +10,8 @@ import pytest
 
 from diagnostics.measures.verdict import Verdict
 from diagnostics.report import terminal
-from diagnostics.runs.answer import answer
+from diagnostics.report.page import Notes, Table
+from diagnostics.runs.answer import answer, answer_blocks, by_verdict, closing_blocks
 from diagnostics.runs.page import run_page
 from diagnostics.runs.profile import Profile
 
@@ -88,6 +89,56 @@ def test_long_names_are_not_cut(capsys: pytest.CaptureFixture[str], monkeypatch:
         60, capsys, monkeypatch, finished_run([Profile("linear_probe", target, named, {})], "enc", "data")
     )
     assert f"+ {target} (R2)" in printed and tap in printed and "…" not in printed
+
+
+NO_WORSE, NOT_SHOWN = (0.58, -0.1), (0.4, -0.1)
+"""What a control reaches, of .60 with a margin of .03, and the lower end of what it is beaten by."""
+
+
+@pytest.mark.parametrize(
+    ("controls", "units", "note", "sentence"),
+    [
+        ({"fresh_weights": NO_WORSE}, 80, "no training needed: fresh weights 0.58", "y is read no worse without training: "),
+        ({"fresh_weights": NO_WORSE}, 9, "9 test units cannot tell; without training: fresh weights 0.58", ""),
+        ({"fresh_weights": (0.56, -0.1)}, 80, "not shown to beat: fresh weights 0.56", "A control is not beaten for y: "),
+        # The one without a model says most where it reaches as much, and else the one that does.
+        ({"raw_input": NO_WORSE, "fresh_weights": (0.7, -0.2)}, 80, "no model needed: raw input 0.58", "y is read no worse without a model: "),
+        ({"raw_input": NOT_SHOWN, "fresh_weights": NO_WORSE}, 80, "no training needed: fresh weights 0.58", "y is read no worse without training: "),
+        ({"raw_input": (0.04, -0.1), "fresh_weights": (0.5, 0.1)}, 80, "", ""),  # at chance itself, and beaten
+    ],
+)  # fmt: skip
+def test_a_control_that_is_not_beaten_is_named_with_what_it_does_without(
+    controls: dict[str, tuple[float, float]], units: int, note: str, sentence: str
+) -> None:
+    probe = planted("y", gap=0.2, controls=controls, units=(320, units))
+    assert notes_of(probe) == note
+    assert [each for each in answer([probe]) if sentence and each.startswith(sentence)] or not sentence
+    assert any("is needed" in each for each in answer([probe])) == bool(note)
+
+
+def notes_of(probe: Profile) -> str:
+    """What stands below the row of a target."""
+    table = answer_blocks(finished_run([probe], "enc", "data"))[0]
+    assert isinstance(table, Table)
+    return table.rows[0].note
+
+
+def test_a_row_says_what_is_likely_and_how_many_layers_may_be_as_good() -> None:
+    assert notes_of(planted("y", gap=0.04, chosen_gap_low=0.001)) == "likely better than the output"
+    assert notes_of(planted("y", gap=0.04, chosen_gap_low=0.0)) == ""
+    taps = ["blocks.0", "blocks.1", "a", "b", "norm"]
+    assert notes_of(planted("y", gap=0.2, tap_set=taps[:4])) == "also blocks.1, a and b"
+    assert notes_of(planted("y", gap=0.2, tap_set=taps)) == "4 other layers may be as good"
+    assert notes_of(planted("y", gap=0.0, score=0.0, width=0.04, tap_set=taps)) == "", "none is good"
+
+
+def test_of_what_is_undecided_the_readable_goes_first_and_gives_the_features() -> None:
+    vague, open_ = planted("vague", gap=0.03, score=0.04), planted("open", gap=0.01, width=0.1)
+    assert [p.target for p in by_verdict([vague, open_])] == ["open", "vague"]
+    few, flat = planted("few", gap=0.0, score=0.0, width=0.04, units=(320, 9)), planted("flat", gap=-0.1, bound=0.02)
+    assert [p.target for p in by_verdict([flat, few])] == ["few", "flat"]
+    (closing,) = closing_blocks(finished_run([few, flat], "enc", "data"))
+    assert isinstance(closing, Notes) and closing.notes[0].text.endswith('features(target="flat")')
 
 
 def test_sentences_are_true_of_what_was_planted() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from torch import Tensor, nn
 
 import diagnostics as dx
@@ -185,6 +186,7 @@ class Mean(nn.Module):
 @pytest.fixture(scope="module")
 def pooled(tmp_path_factory: pytest.TempPathFactory) -> dx.Run:
     whole = tiny_image_encoder()
+    torch.manual_seed(0)
     grid = dx.Grid((4, 4), ("y", "x"))
     taps = [
         *dx.stack_taps("blocks", 2, 8, grid, norm="norm"),
@@ -200,7 +202,7 @@ def test_an_output_that_cannot_be_read_is_no_candidate_and_is_said(pooled: dx.Ru
     assert np.isnan(height.output.value) and height.chosen_tap in ("blocks.0", "blocks.1", "norm", "embed")
     advice = pooled.recommend("height")
     assert (advice.tap, advice.confidence) == (height.chosen_tap, "undecided")
-    assert str(advice).endswith("output -; undecided: the output has no value to compare with.")
+    assert "output -; undecided: the output has no value to compare with" in str(advice)
     printed = " ".join(diagnose("show", pooled.path).out.split())
     assert "The output has no score for height, so there is nothing to compare with." in printed
     for command in (("show", pooled.path, "--full"), ("show", pooled.path, "--format", "json"), ("card", pooled.path)):
