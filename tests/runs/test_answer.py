@@ -104,6 +104,7 @@ NO_WORSE, NOT_SHOWN = (0.58, -0.1), (0.4, -0.1)
         # The one without a model says most where it reaches as much, and else the one that does.
         ({"raw_input": NO_WORSE, "fresh_weights": (0.7, -0.2)}, 80, "no model needed: raw input 0.58", "y is read no worse without a model: "),
         ({"raw_input": NOT_SHOWN, "fresh_weights": NO_WORSE}, 80, "no training needed: fresh weights 0.58", "y is read no worse without training: "),
+        ({"raw_input": NOT_SHOWN, "fresh_weights": (0.5, -0.1)}, 80, "not shown to beat: fresh weights 0.50", "A control is not beaten for y: "),
         ({"raw_input": (0.04, -0.1), "fresh_weights": (0.5, 0.1)}, 80, "", ""),  # at chance itself, and beaten
     ],
 )  # fmt: skip
