@@ -146,17 +146,17 @@ def _matched(profiles: Sequence[Profile]) -> list[str]:
 def _possible(profiles: Sequence[Profile]) -> str:
     if not profiles:
         return ""
-    bounds = [f"{p.target} (gaps up to {format_number(p.gap_bound)} are possible{_needed(p)})" for p in profiles]
+    bounds = [f"{p.target} (gaps up to {p.gap_bound_text} are possible{_needed(p)})" for p in profiles]
     return f"Cannot tell for {enumerated(_shortened(bounds))}."
 
 
 def _needed(profile: Profile) -> str:
     needed, units = profile.units_needed, profile.units["test"]
-    return f"; about {rounded(needed):,} test units would tell, {units:,} now" if needed and needed > units else ""
+    return f"; about {rounded(needed):,} test units would tell, {units:,} now" if needed else ""
 
 
 def _excluded(profiles: Sequence[Profile]) -> str:
-    bounds = [f"{p.target} (gaps above {format_number(p.gap_bound)} are excluded)" for p in profiles]
+    bounds = [f"{p.target} (gaps above {p.gap_bound_text} are excluded)" for p in profiles]
     return f"The output is as good as any layer for {enumerated(_shortened(bounds))}." if bounds else ""
 
 

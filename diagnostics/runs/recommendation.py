@@ -103,6 +103,7 @@ class Recommendation:
 def recommend(profile: Profile, nonlinear: str = "") -> Recommendation:
     """The recommendation that a probe's profile gives; `nonlinear`: what a kernel reads of its target."""
     control, reached = profile.best_control or (None, None)
+    redraws = profile.redraws.line if profile.redraws else ""
     return Recommendation(
         target=profile.target or "",
         measure=profile.measure,

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from diagnostics.checks.selftest.planted import OUTPUT, PLANTED, SEED, SEEDS, Planted, encoder, profile, results, target
+from diagnostics.checks.selftest.planted import PLANTED, SEED, SEEDS, Planted, encoder, profile, results, target
 from diagnostics.measures import apply, result, statistics, verdict
 from diagnostics.measures import result as attribute
 from diagnostics.measures.confidence_set import confidence_set
@@ -61,13 +61,28 @@ def deviation(found: Any, known: Any) -> float:
 def choice(name: str, choose_on: Any = "fit") -> list[Any]:
     """The tap to use, the best one, the set, the gap, the bound, and the lower end of the gap on one side."""
     made = profile(name, 0, choose_on)
-    return [made.chosen_tap, made.best_tap, made.tap_set, ends(made.hidden_gap), made.gap_bound, made.data.attrs.get(attribute.CHOSEN_GAP_LOW)]
+    return [
+        made.chosen_tap,
+        made.best_tap,
+        made.tap_set,
+        ends(made.hidden_gap),
+        made.gap_bound,
+        made.data.attrs.get(attribute.CHOSEN_GAP_LOW),
+    ]
 
 
 def finding(name: str) -> list[Any]:
     """Verdict and confidence, with the numbers behind them, and the scores of all taps."""
     made, said = profile(name), recommend(profile(name))
-    numbers = [made.margin, made.floor, made.units_needed, said.at_output, ends(said.score), ends(said.output), [ends(made.at(tap)) for tap in made.taps]]
+    numbers = [
+        made.margin,
+        made.floor,
+        made.units_needed,
+        said.at_output,
+        ends(said.score),
+        ends(said.output),
+        [ends(made.at(tap)) for tap in made.taps],
+    ]
     return [said.verdict.value, said.confidence, said.tap, list(said.also), made.few, *numbers]
 
 
@@ -75,7 +90,14 @@ def controls(name: str) -> list[Any]:
     """By how much the chosen tap beats controls, what they reach, and which do as well or nearly."""
     made, names = profile(name), ("fresh_weights", "raw_input", "shuffled_labels")
     best, spreads = made.best_control, [made.spread(each) for each in names]
-    return [[ends(made.over(each)) for each in names], [ends(made.control(each)) for each in names], made.rivals, made.near, best and best[0], spreads]
+    return [
+        [ends(made.over(each)) for each in names],
+        [ends(made.control(each)) for each in names],
+        made.rivals,
+        made.near,
+        best and best[0],
+        spreads,
+    ]
 
 
 def changed(name: str, variables: Mapping[str, Any] = {}, without: str = "none", **attrs: Any) -> Profile:
@@ -89,12 +111,34 @@ def cautions() -> list[Any]:
     """Skew of train and val and never of test, few tokens, readability and remarks, and the margin that a user named."""
     few, loss = np.where(np.arange(120) < 6, 40.0, 1.0), profile("hidden").data["loss"]
     even = {name: xr.ones_like(profile("hidden").data[name]) for name in ("oof_loss", "oof_reference")}
-    skewed = [changed("hidden", {"oof_reference": even["oof_reference"] * few, "oof_loss": even["oof_loss"]}), changed("hidden", even), changed("hidden", even | {"loss": loss * 0 + np.where(np.arange(80) < 2, 1e3, 1.0)})]
-    of_class = [changed("class"), changed("class", over_shuffled_labels_low=-0.1), changed("class", without="shuffled"), changed("class", {"line_chance": ("tap", np.full(5, -np.inf))}, "shuffled"), changed("class", {"line_chance": ("tap", np.full(5, 0.9))})]
-    twice = changed("hidden", **result.store_interval("over_a", Interval(0.3, 0.1, 0.4)), **result.store_interval("over_a.2", Interval(0.3, 0.0, 0.9)))
+    skewed = [
+        changed("hidden", {"oof_reference": even["oof_reference"] * few, "oof_loss": even["oof_loss"]}),
+        changed("hidden", even),
+        changed("hidden", even | {"loss": loss * 0 + np.where(np.arange(80) < 2, 1e3, 1.0)}),
+    ]
+    of_class = [
+        changed("class"),
+        changed("class", over_shuffled_labels_low=-0.1),
+        changed("class", without="shuffled"),
+        changed("class", {"line_chance": ("tap", np.full(5, -np.inf))}, "shuffled"),
+        changed("class", {"line_chance": ("tap", np.full(5, 0.9))}),
+    ]
+    twice = changed(
+        "hidden",
+        **result.store_interval("over_a", Interval(0.3, 0.1, 0.4)),
+        **result.store_interval("over_a.2", Interval(0.3, 0.0, 0.9)),
+    )
     stated = ["Clopper" in profile(name).data.attrs[attribute.INTERVALS] for name in ("class", "hidden")]
     sparse = [changed("hidden", token_samples=n) for n in (19, 20)]
-    return [[each.skewed[:8] for each in skewed], [each.readability for each in of_class], [len(each.remarks) for each in of_class], ends(twice.over("a")), stated, [(each.token_samples, bool(each.sparse), len(each.cautions)) for each in sparse], changed("hidden", margin=0.2).margin]
+    return [
+        [each.skewed[:8] for each in skewed],
+        [each.readability for each in of_class],
+        [len(each.remarks) for each in of_class],
+        ends(twice.over("a")),
+        stated,
+        [(each.token_samples, bool(each.sparse), len(each.cautions)) for each in sparse],
+        changed("hidden", margin=0.2).margin,
+    ]
 
 
 # Losses with parts, few units and ties
@@ -111,9 +155,16 @@ def parts(units: int = 12) -> Losses:
 def of_parts(share: bool) -> list[Any]:
     """Scores with ends, resamples, units that count, and the choice."""
     losses, chosen = parts(), choose_tap(parts(), 2, np.array([0.0, 0.5, 1.0, 2.0]), SEED, share=share)
-    again = statistics.resampled_scores(losses.loss, losses.reference, statistics.resample_counts(12, SEED), SEED, share, 2)
+    again = statistics.resampled_scores(
+        losses.loss, losses.reference, statistics.resample_counts(12, SEED), SEED, share, 2
+    )
     ends_of = np.array(statistics.profile_intervals(losses.loss, losses.reference, 7, SEED, share)).T.tolist()
-    return [ends_of, again[::400].tolist(), statistics.effective_units(losses.reference, share), chosen and [chosen.tap, chosen.best, list(chosen.alike)]]
+    return [
+        ends_of,
+        again[::400].tolist(),
+        statistics.effective_units(losses.reference, share),
+        chosen and [chosen.tap, chosen.best, list(chosen.alike)],
+    ]
 
 
 FLAT = np.arange(1.0, 22.0)
@@ -142,25 +193,80 @@ def sets(units: int) -> list[list[int]]:
 
 def amounts() -> list[Any]:
     """Closed forms: units that count, what few carry, units needed, ends of intervals, exact ends, standard errors, reasons."""
-    holds, most, ramp, right, ones = np.zeros((1, 6, 3)), np.full((40, 2), 1e-3), np.linspace(-1, 1, 2001), np.zeros((1, 9)), np.ones((1, 9))
+    holds, most, ramp, right, ones = (
+        np.zeros((1, 6, 3)),
+        np.full((40, 2), 1e-3),
+        np.linspace(-1, 1, 2001),
+        np.zeros((1, 9)),
+        np.ones((1, 9)),
+    )
     holds[0, :, 0], holds[0, :2, 1], holds[0, :1, 2], most[:2, 0], most[:, 1] = 1, 1, 1, 0.02, 0
-    interval, exact, gap = statistics.interval, partial(statistics.profile_intervals, seed=SEED, share=True), Interval(0.4, 0.1, 0.5)
-    taken = [interval(0.0, ramp, 4), interval(0.0, ramp, 9, 3, 4.0), interval(0.0, ramp, 4, None, 9.0), interval(0.0, np.where(np.abs(ramp) > 0.5, np.nan, ramp), 4), interval(2.0, ramp, 4), interval(-2.0, ramp, 4), interval(0.0, ramp, 1), interval(0.0, ramp, 9, None, 1.0), interval(0.0, ramp, 2), interval(0.0, ramp, 9, level=0.8)]
-    borders = [exact(right + x, ones, fit)[end][0] for x, fit, end in ((0, 0, 1), (0, 3, 1), (1, 0, 2), (1, 3, 2), (0, 0, 2), (1, 0, 1))]
-    counted = [statistics.effective_units(*each) for each in ((holds,), (holds, True), (np.eye(3)[None],), (np.eye(3)[None], True), (np.zeros((1, 3)),))]
+    interval, exact, gap = (
+        statistics.interval,
+        partial(statistics.profile_intervals, seed=SEED, share=True),
+        Interval(0.4, 0.1, 0.5),
+    )
+    taken = [
+        interval(0.0, ramp, 4),
+        interval(0.0, ramp, 9, 3, 4.0),
+        interval(0.0, ramp, 4, None, 9.0),
+        interval(0.0, np.where(np.abs(ramp) > 0.5, np.nan, ramp), 4),
+        interval(2.0, ramp, 4),
+        interval(-2.0, ramp, 4),
+        interval(0.0, ramp, 1),
+        interval(0.0, ramp, 9, None, 1.0),
+        interval(0.0, ramp, 2),
+        interval(0.0, ramp, 9, level=0.8),
+    ]
+    borders = [
+        exact(right + x, ones, fit)[end][0]
+        for x, fit, end in ((0, 0, 1), (0, 3, 1), (1, 0, 2), (1, 3, 2), (0, 0, 2), (1, 0, 1))
+    ]
+    counted = [
+        statistics.effective_units(*each)
+        for each in ((holds,), (holds, True), (np.eye(3)[None],), (np.eye(3)[None], True), (np.zeros((1, 3)),))
+    ]
     carried = [list(statistics.carried_by_few(each)) for each in (most, most[:39], 0 * most)]
-    needed = [verdict.units_needed(gap, 30, 0.05), verdict.units_needed(gap, 30, 0.0), verdict.units_needed(replace(gap, low=np.nan), 30, 0.05), rounded(12345), rounded(7)]
+    needed = [
+        verdict.units_needed(gap, 30, 0.05),
+        verdict.units_needed(gap, 30, 0.0),
+        verdict.units_needed(replace(gap, low=np.nan), 30, 0.05),
+        rounded(12345),
+        rounded(7),
+    ]
     few = [bool(apply.too_few(xr.Dataset(attrs={"n": n, "measure": "cka"}))) for n in (19, 20)]
-    texts = [result.shorten_reasons(text, ["a", "b", "a.b", "c"]) for text in ("a: x; y; b: x; y; a.b: x; y; c: z; b: z; a: q; c: q", "x; y")]
+    texts = [
+        result.shorten_reasons(text, ["a", "b", "a.b", "c"])
+        for text in ("a: x; y; b: x; y; a.b: x; y; c: z; b: z; a: q; c: q", "x; y")
+    ]
     drawn = statistics.resample_counts(5, SEED)
-    return [np.array(taken).tolist(), borders, counted, carried, needed, few, texts, standard_error(parts().at([0, 2])), digest(drawn), drawn.size, statistics.profile_intervals(right, ones, 0, SEED)[1].tolist()]
+    return [
+        np.array(taken).tolist(),
+        borders,
+        counted,
+        carried,
+        needed,
+        few,
+        texts,
+        standard_error(parts().at([0, 2])),
+        digest(drawn),
+        drawn.size,
+        statistics.profile_intervals(right, ones, 0, SEED)[1].tolist(),
+    ]
 
 
 def ranks(samples: int) -> list[Any]:
     """Spearman's correlation with ends, of tied samples in groups of three, of equal values, and of one that is not finite."""
     rng, unit_of = np.random.default_rng(SEED), np.arange(samples) * 20 // samples
     truth = np.round(rng.standard_normal(samples), 1)
-    guesses = np.stack([truth + rng.standard_normal(samples), np.round(-truth + 0.5 * rng.standard_normal(samples)), truth * 0, truth + np.inf])
+    guesses = np.stack(
+        [
+            truth + rng.standard_normal(samples),
+            np.round(-truth + 0.5 * rng.standard_normal(samples)),
+            truth * 0,
+            truth + np.inf,
+        ]
+    )
     return np.array(statistics.rank_correlation(guesses, truth, unit_of, SEED, 10)).T.tolist()
 
 
@@ -191,13 +297,36 @@ def left_out(most: int) -> list[Any]:
 
 def folds() -> list[Any]:
     """Groups whole, val in fold 0, groups and classes even over the others; a class of two groups in two folds; means and penalties."""
-    rows, few = rows_in_groups(3), Rows.of({"train": np.arange(12), "val": np.arange(12, 14), "test": np.arange(1)}, np.repeat(list("abcdefg"), 2))
+    rows, few = (
+        rows_in_groups(3),
+        Rows.of(
+            {"train": np.arange(12), "val": np.arange(12, 14), "test": np.arange(1)}, np.repeat(list("abcdefg"), 2)
+        ),
+    )
     fold = out_of_fold.folds(rows, np.where(rows.unit_of_fit < 4, 0, 1), SEED)
     of_group = [sorted(set(fold[rows.unit_of_fit == group].tolist())) for group in range(18)]
-    dealt = [out_of_fold.folds(few, np.array([1, 7, 1, 1, 2, 2, 2, 2, 3, 7, 3, 3, 0, 0]), seed)[[1, 9]] for seed in range(8)]
-    best = [out_of_fold.choose_index(np.array(lost), np.array(whole)) for lost, whole in (([[2, 1], [1, 9], [1, 9]], [1, 0]), (np.ones((4, 2)), [0, 0]), ([[0.02, 0.9], [0.03, 0.3]], [0.1, 0.9]))]
-    counts = [sorted(np.bincount([each[0] for each in some], minlength=5).tolist()) for some in (of_group[:4], of_group[4:12], of_group[12:])]
-    return [[len(each) for each in of_group], counts, [bool(a != b) for a, b in dealt], best, out_of_fold.mean_of_others(np.array([[1.0], [2.0], [6.0], [7.0]]), np.array([0, 0, 1, 2])).tolist()]
+    dealt = [
+        out_of_fold.folds(few, np.array([1, 7, 1, 1, 2, 2, 2, 2, 3, 7, 3, 3, 0, 0]), seed)[[1, 9]] for seed in range(8)
+    ]
+    best = [
+        out_of_fold.choose_index(np.array(lost), np.array(whole))
+        for lost, whole in (
+            ([[2, 1], [1, 9], [1, 9]], [1, 0]),
+            (np.ones((4, 2)), [0, 0]),
+            ([[0.02, 0.9], [0.03, 0.3]], [0.1, 0.9]),
+        )
+    ]
+    counts = [
+        sorted(np.bincount([each[0] for each in some], minlength=5).tolist())
+        for some in (of_group[:4], of_group[4:12], of_group[12:])
+    ]
+    return [
+        [len(each) for each in of_group],
+        counts,
+        [bool(a != b) for a, b in dealt],
+        best,
+        out_of_fold.mean_of_others(np.array([[1.0], [2.0], [6.0], [7.0]]), np.array([0, 0, 1, 2])).tolist(),
+    ]
 
 
 def class_data() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -217,7 +346,15 @@ PATHS: Sequence[tuple[Sequence[float], float, bool]] = (
 
 def path(worth: Sequence[float], spread: float, whole: bool) -> int:
     """How many penalties are tried."""
-    told = iter([(torch.zeros((1, 1, 10), dtype=torch.bool), (w + i * spread * torch.linspace(-1, 1, 10).double())[None, None]) for i, w in enumerate(worth)])
+    told = iter(
+        [
+            (
+                torch.zeros((1, 1, 10), dtype=torch.bool),
+                (w + i * spread * torch.linspace(-1, 1, 10).double())[None, None],
+            )
+            for i, w in enumerate(worth)
+        ]
+    )
     rows = LogisticRows(torch.tensor([[[-1.0], [1.0], [2.0]]]).double(), np.array([0, 1, 1]))
     return logistic_choice._path(rows, 10.0 ** -np.arange(len(worth))[None], lambda _: next(told), whole)[1].shape[1]  # pyright: ignore[reportPrivateUsage]
 
@@ -228,9 +365,24 @@ def classes() -> list[Any]:
     right, level = torch.ones((1, 4, 100), dtype=torch.bool), torch.tensor([0.5, 0.9, 0.7, 0.6]).double()
     right[0, 0, :30], right[0, 1, 30:50], right[0, 2, :22], right[0, 3, :23] = False, False, False, False
     best = logistic_choice._best(right, level[None, :, None].expand(1, 4, 100))  # pyright: ignore[reportPrivateUsage]
-    made = [logistic_choice.choose_out_of_fold(torch.tensor(x[taps]), labels, fold, GRID) for taps in (slice(0, 2), slice(0, 1), slice(1, 2))]
-    val = logistic_choice.choose_logistic(torch.tensor(x[:, fold > 0]), labels[fold > 0].clip(max=2), torch.tensor(x[:, fold == 0]), labels[fold == 0], GRID)[0]
-    return [best.tolist(), [path(*each) for each in PATHS], [each.penalty.tolist() for each in made], [digest(each.wrong) for each in made], val.tolist()]
+    made = [
+        logistic_choice.choose_out_of_fold(torch.tensor(x[taps]), labels, fold, GRID)
+        for taps in (slice(0, 2), slice(0, 1), slice(1, 2))
+    ]
+    val = logistic_choice.choose_logistic(
+        torch.tensor(x[:, fold > 0]),
+        labels[fold > 0].clip(max=2),
+        torch.tensor(x[:, fold == 0]),
+        labels[fold == 0],
+        GRID,
+    )[0]
+    return [
+        best.tolist(),
+        [path(*each) for each in PATHS],
+        [each.penalty.tolist() for each in made],
+        [digest(each.wrong) for each in made],
+        val.tolist(),
+    ]
 
 
 # Comparison
@@ -257,21 +409,48 @@ def after_minus_before() -> list[Any]:
 
 def numbers_of_shares(made: shares.Shares) -> list[Any]:
     """The shares with their ends, and what is said of them."""
-    values = (made.recovered, made.kept_best, made.kept_output, made.recovered_over_control, made.cut, made.over_control, made.gap)
+    values = (
+        made.recovered,
+        made.kept_best,
+        made.kept_output,
+        made.recovered_over_control,
+        made.cut,
+        made.over_control,
+        made.gap,
+    )
     return [[ends(each) for each in values], made.floor, made.cut_is, made.lifted, sorted(made.reasons)]
 
 
 def of_base() -> list[Any]:
     """Shares of an alignment with its control and cut, over seeds."""
     base, aligned, taught = (runs_of(name) for name in GROUPS.values())
-    return numbers_of_shares(shares.shares_of("linear", "after", "before", 3, True, list(zip(aligned, base, strict=True)), taught, ["late", "middle", "late"], SEED))
+    return numbers_of_shares(
+        shares.shares_of(
+            "linear",
+            "after",
+            "before",
+            3,
+            True,
+            list(zip(aligned, base, strict=True)),
+            taught,
+            ["late", "middle", "late"],
+            SEED,
+        )
+    )
 
 
 def above_chance() -> list[Any]:
     """Kept shares where answers are counted, of an encoder that is right nine times in ten of those of the base."""
     base = runs_of("class")
-    other = [probe_losses.probe_losses(replace(run.profile, data=run.profile.data.assign(loss=1.0 - 0.9 * (1.0 - run.profile.data["loss"])))) for run in base]
-    made = shares.shares_of("linear", "a", "b", 3, False, list(zip(other, base, strict=True)), ["none", "x", "x"], [""] * 3, SEED)
+    other = [
+        probe_losses.probe_losses(
+            replace(run.profile, data=run.profile.data.assign(loss=1.0 - 0.9 * (1.0 - run.profile.data["loss"])))
+        )
+        for run in base
+    ]
+    made = shares.shares_of(
+        "linear", "a", "b", 3, False, list(zip(other, base, strict=True)), ["none", "x", "x"], [""] * 3, SEED
+    )
     return [made.floor, ends(made.kept_output), ends(made.kept_best), made.reasons["over_control"]]
 
 
@@ -283,24 +462,56 @@ def without_value(name: str, cut: str) -> list[Any]:
 
 def of_groups() -> list[Any]:
     """Scores of groups with the drop in the head, a run's own score, and the mean gap of a family of unequal units."""
-    profiles = {"linear": {name: runs_of(name) for name in ("hidden", "aligned")}, "ten": {name: runs_of("ten") for name in ("hidden", "aligned")}, "young": {name: runs_of("young") for name in ("hidden", "aligned")}, "alone": {"hidden": runs_of("class", (0,))}}
+    profiles = {
+        "linear": {name: runs_of(name) for name in ("hidden", "aligned")},
+        "ten": {name: runs_of("ten") for name in ("hidden", "aligned")},
+        "young": {name: runs_of("young") for name in ("hidden", "aligned")},
+        "alone": {"hidden": runs_of("class", (0,))},
+    }
     made = group_scores.group_scores_of(profiles, SEED)
     family = group_scores.family_gaps(profiles, ["linear", "ten", "young"], SEED)
-    found = [[each.profile, each.chosen_tap_text, *map(numbers, (each.chosen, each.output, each.hidden_gap, each.head_drop))] for each in (*made[:2], made[-1])]
+    found = [
+        [each.profile, each.chosen_tap_text, *map(numbers, (each.chosen, each.output, each.hidden_gap, each.head_drop))]
+        for each in (*made[:2], made[-1])
+    ]
     return [found, len(made), [[each.group, list(each.profiles), numbers(each.hidden_gap)] for each in family]]
 
 
 def along_depth() -> list[Any]:
     """Differences along depth with p by flips of signs; lines between taps; what each unit adds; where they differ most."""
-    groups = {"linear": {"before": runs_of("hidden", (0,)), "after": runs_of("aligned", (0,))}, "ten": {"before": runs_of("ten", (0,)), "after": runs_of("ten", (1,))}}
+    groups = {
+        "linear": {"before": runs_of("hidden", (0,)), "after": runs_of("aligned", (0,))},
+        "ten": {"before": runs_of("ten", (0,)), "after": runs_of("ten", (1,))},
+    }
     curves = differences.curve_differences(groups, SEED, {})
-    line = probe_losses.by_depth(np.array([[0.0], [2.0], [6.0], [7.0], [9.0]]), np.array([0.1, 0.5, 1.0, 1.0, 1.2]), np.array([0.0, 0.1, 0.2, 0.75, 1.0, 1.1, 1.2, 1.3]))
-    adds = [differences.score_influence(np.array([[1.0, 5.0, 2.0], [3.0, 5.0, 2.0]]), np.array([[2.0, 0.0, 1.0], [2.0, 0.0, 3.0]])).tolist(), differences.score_influence(np.ones((2, 1)), np.zeros((2, 1))).tolist()]
-    most = [differences.CurveDifference("", "", "", np.arange(3), np.array([-3.0, 1.0, 9.0]), np.array(p)).at for p in ([0.01, 0.04, 0.05], [0.05, 0.06, 0.07])]
+    line = probe_losses.by_depth(
+        np.array([[0.0], [2.0], [6.0], [7.0], [9.0]]),
+        np.array([0.1, 0.5, 1.0, 1.0, 1.2]),
+        np.array([0.0, 0.1, 0.2, 0.75, 1.0, 1.1, 1.2, 1.3]),
+    )
+    adds = [
+        differences.score_influence(
+            np.array([[1.0, 5.0, 2.0], [3.0, 5.0, 2.0]]), np.array([[2.0, 0.0, 1.0], [2.0, 0.0, 3.0]])
+        ).tolist(),
+        differences.score_influence(np.ones((2, 1)), np.zeros((2, 1))).tolist(),
+    ]
+    most = [
+        differences.CurveDifference("", "", "", np.arange(3), np.array([-3.0, 1.0, 9.0]), np.array(p)).at
+        for p in ([0.01, 0.04, 0.05], [0.05, 0.06, 0.07])
+    ]
     units = [["a"], list("abcdef"), list("abcdef"), list("ab")]
-    flips = estimates.flipped([np.ones((1, 1)), np.zeros((2, 6)), np.ones((1, 6)), np.ones((1, 2))], units, [0, 0, 0, 0], SEED)
+    flips = estimates.flipped(
+        [np.ones((1, 1)), np.zeros((2, 6)), np.ones((1, 6)), np.ones((1, 2))], units, [0, 0, 0, 0], SEED
+    )
     depths = probe_losses.shared_depths([np.array([0.5, 1e-9]), np.array([0.0, 0.5 + 2e-6])])
-    return [[[each.difference.tolist(), each.p.tolist(), each.at] for each in curves], line[:, 0].tolist(), adds, most, [each.tolist() for each in flips], depths.tolist()]
+    return [
+        [[each.difference.tolist(), each.p.tolist(), each.at] for each in curves],
+        line[:, 0].tolist(),
+        adds,
+        most,
+        [each.tolist() for each in flips],
+        depths.tolist(),
+    ]
 
 
 def constant(*lost: float) -> list[estimates.Term]:
@@ -311,12 +522,43 @@ def constant(*lost: float) -> list[estimates.Term]:
 def certain() -> list[Any]:
     """p where all units say the same, or nothing differs; outcomes; Holm's beside what is no test; references that are the same."""
     less, more = constant(0.5, 0.75)
-    made = [estimates.estimate_sum([([pair], 1.0)], SEED) for pair in ((less, less), (less, more), (more, less), (replace(less, loss=np.ones((1, 1)), reference=np.ones((1, 1)), units=("a",)),))]
-    told = [differences.Difference("", "", "", "output", each, p).outcome for each, p in ((made[1], 0.04), (made[2], 0.04), (made[2], 0.05))]
-    flat = [probe_losses.probe_losses(changed("ten", {"loss": 0 * profile("ten").data["loss"] + each, "reference_loss": 0 * profile("ten").data["loss"] + 1.0})) for each in (0.75, 0.5)]
-    sure = [ends(each.estimate.interval) for each in differences.differences_of({"p": {"a": flat[:1], "b": flat[1:]}}, SEED, {})][1]
+    made = [
+        estimates.estimate_sum([([pair], 1.0)], SEED)
+        for pair in (
+            (less, less),
+            (less, more),
+            (more, less),
+            (replace(less, loss=np.ones((1, 1)), reference=np.ones((1, 1)), units=("a",)),),
+        )
+    ]
+    told = [
+        differences.Difference("", "", "", "output", each, p).outcome
+        for each, p in ((made[1], 0.04), (made[2], 0.04), (made[2], 0.05))
+    ]
+    flat = [
+        probe_losses.probe_losses(
+            changed(
+                "ten",
+                {
+                    "loss": 0 * profile("ten").data["loss"] + each,
+                    "reference_loss": 0 * profile("ten").data["loss"] + 1.0,
+                },
+            )
+        )
+        for each in (0.75, 0.5)
+    ]
+    sure = [
+        ends(each.estimate.interval)
+        for each in differences.differences_of({"p": {"a": flat[:1], "b": flat[1:]}}, SEED, {})
+    ][1]
     near = [probe_losses.near(np.ones(3), np.ones(3) + each) for each in (1e-8, 1e-12)]
-    return [[each.p for each in made], told, sure, estimates.holm(np.array([0.01, np.nan, 0.04, 0.03, 0.9])).tolist(), near]
+    return [
+        [each.p for each in made],
+        told,
+        sure,
+        estimates.holm(np.array([0.01, np.nan, 0.04, 0.03, 0.9])).tolist(),
+        near,
+    ]
 
 
 def losses_by_name() -> list[Any]:
@@ -324,10 +566,33 @@ def losses_by_name() -> list[Any]:
     made, order = parts(), np.random.default_rng(SEED).permutation(12)
     loss, whole = (np.concatenate([x, x[:1]])[:, order].T for x in (made.loss, made.reference))
     bare = profile("hidden").data.drop_dims(("unit", "val_unit", "fit_unit"))
-    data = bare.assign(loss=(("part", "unit", "tap"), loss), reference_loss=(("part", "unit", "tap"), whole), unit=[f"u{at:02}" for at in order])
-    run, other = (probe_losses.probe_losses(Profile("planted", "hidden", each, {})) for each in (data, data.isel(tap=[0, 1, 2, 3]).assign_attrs(score_name="accuracy").assign(reference_loss=data["reference_loss"] * np.arange(1, 6))))
+    data = bare.assign(
+        loss=(("part", "unit", "tap"), loss),
+        reference_loss=(("part", "unit", "tap"), whole),
+        unit=[f"u{at:02}" for at in order],
+    )
+    run, other = (
+        probe_losses.probe_losses(Profile("planted", "hidden", each, {}))
+        for each in (
+            data,
+            data.isel(tap=[0, 1, 2, 3])
+            .assign_attrs(score_name="accuracy")
+            .assign(reference_loss=data["reference_loss"] * np.arange(1, 6)),
+        )
+    )
     terms = run.at_chosen, run.at_best, run.at_output, *(run.ends or ())
-    return [[digest(each.loss) for each in terms], [digest(each.reference) for each in terms], run.units == tuple(sorted(run.units)), run.at(None).score, run.fit_units, run.share, other.share, other.ends is None, other.common_reference is None, digest(run.common_reference)]
+    return [
+        [digest(each.loss) for each in terms],
+        [digest(each.reference) for each in terms],
+        run.units == tuple(sorted(run.units)),
+        run.at(None).score,
+        run.fit_units,
+        run.share,
+        other.share,
+        other.ends is None,
+        other.common_reference is None,
+        digest(run.common_reference),
+    ]
 
 
 # Redraws, and several targets
@@ -340,17 +605,49 @@ def drawn_again() -> list[Any]:
     redraws.add_redraws(measured, [Planted()], made, read, 3, SEED, what="planted")
     data = measured.results["planted/hidden"]
     found = redraws.redraws_of(data, data)
-    counts = [[int((split == each).sum()) for each in ("train", "val", "test")] for split in redraws.redraw_splits(made.groups, made.split, 3, SEED)]
-    return [data[redraws.SCORE].values.tolist(), data[redraws.GAP].values.tolist(), data[redraws.TAP].values.tolist(), found and found.to_json(), counts, redraws.redraws_of(profile("hidden").data) is None]
+    counts = [
+        [int((split == each).sum()) for each in ("train", "val", "test")]
+        for split in redraws.redraw_splits(made.groups, made.split, 3, SEED)
+    ]
+    return [
+        data[redraws.SCORE].values.tolist(),
+        data[redraws.GAP].values.tolist(),
+        data[redraws.TAP].values.tolist(),
+        found and found.to_json(),
+        counts,
+        redraws.redraws_of(profile("hidden").data) is None,
+    ]
 
 
 def several() -> list[Any]:
     """One tap for several targets, and for one with few units; the first probe of a target; a target that no measure reads."""
     three = [results(name).results[f"planted/{name}"] for name in ("hidden", "late", "alike")]
-    both = apply.measure_all([Planted()], encoder("young", PLANTED["young"].errors, 0), {name: target(name) for name in ("young", "late")}, SEED)
-    none = [list(apply.measure_all([Planted()], encoder("young", PLANTED["young"].errors, 0), {}, SEED, asked=asked).skipped) for asked in ((), ("planted",))]
-    firsts = first_probes([profile("hidden"), Profile("other", "hidden", three[0], {}), Profile("cka", None, three[0].drop_vars("loss"), {})])
-    return [apply.common_tap(three), apply.common_tap([]), [both.results[f"planted/{name}"].attrs["chosen_tap"] for name in ("young", "late")], none, [each.measure for each in firsts.values()]]
+    both = apply.measure_all(
+        [Planted()],
+        encoder("young", PLANTED["young"].errors, 0),
+        {name: target(name) for name in ("young", "late")},
+        SEED,
+    )
+    none = [
+        list(
+            apply.measure_all([Planted()], encoder("young", PLANTED["young"].errors, 0), {}, SEED, asked=asked).skipped
+        )
+        for asked in ((), ("planted",))
+    ]
+    firsts = first_probes(
+        [
+            profile("hidden"),
+            Profile("other", "hidden", three[0], {}),
+            Profile("cka", None, three[0].drop_vars("loss"), {}),
+        ]
+    )
+    return [
+        apply.common_tap(three),
+        apply.common_tap([]),
+        [both.results[f"planted/{name}"].attrs["chosen_tap"] for name in ("young", "late")],
+        none,
+        [each.measure for each in firsts.values()],
+    ]
 
 
 ASKED: Mapping[str, Callable[[], Any]] = {
@@ -376,4 +673,7 @@ def known() -> dict[str, Any]:
 
 def cases() -> list[Case]:
     """All of them: 0 each, where what is found is what is known."""
-    return [Case("answer", name, 0.0, BY_HAND, lambda name=name: deviation(ASKED[name](), known()[name]), 1e-7) for name in ASKED]
+    return [
+        Case("answer", name, 0.0, BY_HAND, lambda name=name: deviation(ASKED[name](), known()[name]), 1e-7)
+        for name in ASKED
+    ]
