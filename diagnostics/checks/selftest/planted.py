@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 import xarray as xr
 
-from diagnostics.activations.contract import StoredTarget
+from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.measures.apply import Measured, against_control, measure_all
 from diagnostics.measures.known_answers import Arrays
 from diagnostics.measures.probes import protocol
@@ -61,7 +61,7 @@ class Planted(protocol.Probe):
 
     name, answers, source, kinds = "planted", "What was planted?", "checks/selftest", ("value", "label")
 
-    def read_out(self, activations: Arrays, target: StoredTarget, seed: int) -> xr.Dataset:
+    def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         known = np.isfinite(target.values) if target.kind == "value" else target.values >= 0
         rows, wrong = protocol.rows_of(activations, target.name, known), target.kind == "label"
         read = np.stack([activations.pooled(tap.name)[:, 0] for tap in activations.taps])
@@ -70,8 +70,8 @@ class Planted(protocol.Probe):
             np.ones(len(known)) if wrong else (target.values - target.values[rows.fit].mean()) ** 2, loss.shape
         )
         test, val, fit = (
-            Losses(*(protocol.sum_by_unit(each[:, at].T, rows, split).T for each in (loss, whole)))
-            for split, at in (("test", rows.test), ("val", rows.val), ("fit", rows.fit))
+            Losses(loss[:, some], whole[:, some])  # each sample is a unit of its own, in order
+            for some in (rows.test, rows.val, np.sort(rows.fit))
         )
         oof = fit if activations.choose_on == "fit" else None
         extra = {"line_chance": np.full(len(read), 0.4)} if wrong else {}
@@ -85,12 +85,7 @@ def truth(name: str) -> np.ndarray:
     planting = PLANTED[name]
     rng = np.random.default_rng([*map(ord, planting.of or name)])
     values = rng.integers(0, planting.classes, 200).astype(float) if planting.classes else rng.standard_normal(200)
-    known = np.concatenate(
-        [
-            np.arange((split == SPLIT).sum()) < n
-            for split, n in zip(("train", "val", "test"), planting.known, strict=True)
-        ]
-    )
+    known = np.concatenate([np.arange(n) < m for n, m in zip((80, 40, 80), planting.known, strict=True)])
     return np.where(known, values, -1 if planting.classes else np.nan)
 
 
