@@ -87,12 +87,14 @@ def finding(name: str) -> list[Any]:
         "nine": "only 9 test units: they cannot tell",
         "young": "only 9 units of train and val: they cannot tell",
     }.get(name, "")
+    said = {"shown": "hidden b", "excluded": "gaps abo", "at chance": "at chanc", "undecided": few[:8] or "gaps up "}
     also = [TAPS[each] for each in alike if each != tap]
     return [
         *PLANTED[name].finding,
         TAPS[tap],
         also,
         few,
+        said[PLANTED[name].finding[0]],
         margin,
         floor,
         needed,

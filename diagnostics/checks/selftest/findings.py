@@ -45,7 +45,7 @@ def finding(name: str) -> list[Any]:
         ends(said.output),
         [ends(made.at(tap)) for tap in made.taps],
     ]
-    return [said.verdict.value, said.confidence, said.tap, list(said.also), made.few, *numbers]
+    return [said.verdict.value, said.confidence, said.tap, list(said.also), made.few, made.reading[:8], *numbers]
 
 
 def controls(name: str) -> list[Any]:
@@ -67,7 +67,7 @@ def changed(
 ) -> Profile:
     """A planted profile with other variables and attributes, and without the attributes that name something."""
     data = profile(name).data.assign(variables)
-    data.attrs = {key: value for key, value in data.attrs.items() if without not in key} | attrs
+    data.attrs = {key: value for key, value in data.attrs.items() if without not in key} | dict(attrs)
     return Profile("planted", name, data, {})
 
 
