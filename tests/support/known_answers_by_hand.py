@@ -289,7 +289,7 @@ def classes() -> list[Any]:
     # Half a standard error of 100 paired answers: 1 and .5 of the best are within it, 8 more wrong are not.
     return [
         [3],
-        [4, 6, 5, 3, 3, 4],
+        [4, 6, 5, 3, 3, 4, 5],
         [penalties, penalties[:1], penalties[1:]],
         [digest(picked), digest(picked[:1]), digest(picked[1:])],
         np.array(grid)[on_val],
@@ -306,7 +306,7 @@ def places(name: str, quantity: str) -> list[Terms]:
             "chosen tap": {tap: 1},
             "output": {OUTPUT: 1},
             "hidden gap": {best: 1, OUTPUT: -1},
-            "head": {OUTPUT: 1, OUTPUT + 1: -1},
+            "head": {OUTPUT: 1, OUTPUT + 2: -1},
         }
         found.append([(sign, test[at]) for at, sign in signs[quantity].items()])
     return found
@@ -429,7 +429,7 @@ def of_groups() -> list[Any]:
     test, (tap, best, _) = losses("class", "test"), chosen("class")
     gap = by_hand.gap(test[best], test[OUTPUT], 120, True)
     at = [score_ends(test[each], 120, True) for each in (tap, OUTPUT)]
-    apart = test[OUTPUT], test[OUTPUT + 1]
+    apart = test[OUTPUT], test[OUTPUT + 2]
     drop = by_hand.gap(*apart, 120, True)
     lone = [
         "alone",
@@ -464,7 +464,7 @@ def p_of(gap: tuple[float, float, float], units: int) -> float:
 def along_depth() -> list[Any]:
     pairs = ((losses("hidden", "test"), losses("aligned", "test")), (losses("ten", "test"), losses("ten", "test", 1)))
     rows = [
-        np.array([(b[0] - a[0]) / b[1].sum() for a, b in zip(after[:-1], before[:-1], strict=True)])
+        np.array([(b[0] - a[0]) / b[1].sum() for a, b in zip(after[: OUTPUT + 1], before[: OUTPUT + 1], strict=True)])
         for before, after in pairs
     ]
     p = by_hand.flip_test(rows, [120, 120])
@@ -489,8 +489,8 @@ def along_depth() -> list[Any]:
 
 def losses_by_name() -> list[Any]:
     made = planted_losses.parts()
-    loss, whole = (np.concatenate([x, x[:1]]) for x in (made.loss, made.reference))
-    at = (1, 1, 3, 3, 4)
+    loss, whole = (np.concatenate([x, x[:2]]) for x in (made.loss, made.reference))
+    at = (1, 1, 3, 3, 5)
     return [
         [digest(loss[tap]) for tap in at],
         [digest(whole[tap]) for tap in at],
@@ -501,7 +501,7 @@ def losses_by_name() -> list[Any]:
         True,
         True,
         True,
-        [5, 12, 4],
+        [6, 12, 4],
         digest(whole[0]),
     ]
 

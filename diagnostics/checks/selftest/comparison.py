@@ -189,7 +189,7 @@ def certain() -> list[Any]:
 def losses_by_name() -> list[Any]:
     """Losses with parts whose units come in another order, a run's places, and what all taps are compared with."""
     made, order = parts(), np.random.default_rng(SEED).permutation(12)
-    loss, whole = (np.concatenate([x, x[:1]])[:, order].T for x in (made.loss, made.reference))
+    loss, whole = (np.concatenate([x, x[:2]])[:, order].T for x in (made.loss, made.reference))
     bare = profile("hidden").data.drop_dims(("unit", "val_unit", "fit_unit"))
     data = bare.assign(
         loss=(("part", "unit", "tap"), loss),
@@ -202,7 +202,7 @@ def losses_by_name() -> list[Any]:
             data,
             data.isel(tap=[0, 1, 2, 3])
             .assign_attrs(score_name="accuracy")
-            .assign(reference_loss=data["reference_loss"] * np.arange(1, 6)),
+            .assign(reference_loss=data["reference_loss"] * np.arange(1, 7)),
         )
     )
     terms = run.at_chosen, run.at_best, run.at_output, *(run.ends or ())

@@ -84,8 +84,8 @@ def cautions() -> list[Any]:
         changed("class"),
         changed("class", attrs={"over_shuffled_labels_low": -0.1}),
         changed("class", without="shuffled"),
-        changed("class", {"line_chance": ("tap", np.full(5, -np.inf))}, without="shuffled"),
-        changed("class", {"line_chance": ("tap", np.full(5, 0.9))}),
+        changed("class", {"line_chance": ("tap", np.full(6, -np.inf))}, without="shuffled"),
+        changed("class", {"line_chance": ("tap", np.full(6, 0.9))}),
     ]
     twice = changed(
         "hidden",

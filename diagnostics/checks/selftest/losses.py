@@ -223,23 +223,20 @@ def class_data() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 GRID = (0.1, 1.0, 10.0)
-PATHS: Sequence[tuple[Sequence[float], float, bool]] = (
-    ((5, 4, 4.5, 4.6, 1), 9, False), ((5, 4, 4.5, 3, 3.5, 3.6, 1), 9, False), ((5, 4, 4.5, 4.6, 1), 9, True), ((5, 4, 9, 1), 0, False), ((5, 4, 4.9, 1), 2, False), ((5, 4, 4.9, 1), 2.3, False),
+PATHS: Sequence[tuple[Sequence[float], Sequence[int], float, bool]] = (
+    ((5, 4, 4.5, 4.6, 1), (0,) * 5, 9, False), ((5, 4, 4.5, 3, 3.5, 3.6, 1), (0,) * 7, 9, False), ((5, 4, 4.5, 4.6, 1), (0,) * 5, 9, True),
+    ((5, 4, 9, 1), (0,) * 4, 0, False), ((5, 4, 4.9, 1), (0,) * 4, 2, False), ((5, 4, 4.9, 1), (0,) * 4, 2.3, False),
+    ((5, 6, 7, 7, 7, 7), (1, 2, 3, 3, 3, 9), 9, False),
 )  # fmt: skip
-"""Losses of penalties, strong to weak; their spread over rows beside those before; and whether the path is asked for as a whole."""
+"""Losses of penalties, strong to weak, and right answers; the spread of losses over rows beside those before; and whether the path is
+asked for as a whole."""
 
 
-def path(worth: Sequence[float], spread: float, whole: bool) -> int:
+def path(worth: Sequence[float], right: Sequence[int], spread: float, whole: bool) -> int:
     """How many penalties are tried."""
-    told = iter(
-        [
-            (
-                torch.zeros((1, 1, 10), dtype=torch.bool),
-                (w + i * spread * torch.linspace(-1, 1, 10).double())[None, None],
-            )
-            for i, w in enumerate(worth)
-        ]
-    )
+    answers = (torch.arange(10)[None, None] < n for n in right)
+    lost = ((w + i * spread * torch.linspace(-1, 1, 10).double())[None, None] for i, w in enumerate(worth))
+    told = zip(answers, lost, strict=True)
     rows = LogisticRows(torch.tensor([[[-1.0], [1.0], [2.0]]]).double(), np.array([0, 1, 1]))
     return logistic_choice._path(rows, 10.0 ** -np.arange(len(worth))[None], lambda _: next(told), whole)[1].shape[1]  # pyright: ignore[reportPrivateUsage]
 
