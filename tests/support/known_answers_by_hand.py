@@ -400,7 +400,7 @@ def above_chance() -> list[Any]:
             for k, side in enumerate((fewer, test))
         )
         found.append(by_hand.estimate(share, up / down, [((above - share * below) / below.mean()).tolist()], 120)[3:6])
-    return [floor, *found, "none"]
+    return [floor, *found, "none", np.nan, ["kept_best", "kept_output", "over_control"]]
 
 
 def without_value(name: str) -> list[Any]:

@@ -76,7 +76,16 @@ def above_chance() -> list[Any]:
     made = shares.shares_of(
         "linear", "a", "b", 3, False, list(zip(other, base, strict=True)), ["none", "x", "x"], [""] * 3, SEED
     )
-    return [made.floor, ends(made.kept_output), ends(made.kept_best), made.reasons["over_control"]]
+    bare = [probe_losses.probe_losses(changed("class"))] * 2
+    unknown = shares.shares_of("linear", "a", "b", 1, False, [(bare[0], bare[1])], ["none"], [""], SEED)
+    return [
+        made.floor,
+        ends(made.kept_output),
+        ends(made.kept_best),
+        made.reasons["over_control"],
+        unknown.floor,
+        sorted(unknown.reasons),
+    ]
 
 
 def without_value(name: str, cut: str) -> list[Any]:
