@@ -16,8 +16,9 @@ import torch
 from by_hand import Pair
 from scipy import stats
 
-from diagnostics.checks.selftest import answer
-from diagnostics.checks.selftest.answer import digest
+from diagnostics.checks.selftest import comparison
+from diagnostics.checks.selftest import losses as planted_losses
+from diagnostics.checks.selftest.losses import digest
 from diagnostics.checks.selftest.planted import OUTPUT, PLANTED, SEED, SEEDS, SPLIT, TAPS, encoder, truth
 from diagnostics.measures.known_answers import Arrays
 from diagnostics.measures.probes.least_squares import PENALTIES
@@ -86,12 +87,14 @@ def finding(name: str) -> list[Any]:
         "nine": "only 9 test units: they cannot tell",
         "young": "only 9 units of train and val: they cannot tell",
     }.get(name, "")
+    said = {"shown": "hidden b", "excluded": "gaps abo", "at chance": "at chanc", "undecided": few[:8] or "gaps up "}
     also = [TAPS[each] for each in alike if each != tap]
     return [
         *PLANTED[name].finding,
         TAPS[tap],
         also,
         few,
+        said[PLANTED[name].finding[0]],
         margin,
         floor,
         needed,
@@ -138,7 +141,7 @@ def cautions() -> list[Any]:
 
 
 def of_parts(share: bool) -> list[Any]:
-    made = answer.parts()
+    made = planted_losses.parts()
     pairs = list(zip(made.loss, made.reference, strict=True))
     n = by_hand.effective(pairs[0][1], share)
     again = np.stack([by_hand.resample(pair, share, 2) for pair in pairs], axis=1)[::400]
@@ -182,7 +185,7 @@ def amounts() -> list[Any]:
         even(9, 1, 0.8),
     ]
     exact = 1 - 0.025 ** (1 / 9)
-    made = answer.parts()
+    made = planted_losses.parts()
     pair = [(made.loss[i], made.reference[i]) for i in (0, 2)]
     texts = ["a and 2 others: x; y; c: z; b: z; a: q; c: q", "x; y"]
     drawn = by_hand.draws(5)
@@ -208,7 +211,7 @@ def ranks(samples: int) -> list[Any]:
 
 
 def left_out(most: int) -> list[Any]:
-    rows, x, y = answer.ridge_data(most)
+    rows, x, y = planted_losses.ridge_data(most)
     if most > 256:
         from diagnostics.measures.probes.out_of_fold import folds
 
@@ -262,8 +265,8 @@ def folds() -> list[Any]:
 
 
 def classes() -> list[Any]:
-    x, labels, fold = answer.class_data()
-    grid = answer.GRID
+    x, labels, fold = planted_losses.class_data()
+    grid = planted_losses.GRID
     wrong, lost = np.ones((2, 3, 90), dtype=bool), np.zeros((2, 3, 90))
     for out in (fold == each for each in range(5)):
         codes = np.unique(labels[~out], return_inverse=True)[1]
@@ -286,7 +289,7 @@ def classes() -> list[Any]:
     # Half a standard error of 100 paired answers: 1 and .5 of the best are within it, 8 more wrong are not.
     return [
         [3],
-        [4, 6, 5, 3, 3, 4],
+        [4, 6, 5, 3, 3, 4, 5],
         [penalties, penalties[:1], penalties[1:]],
         [digest(picked), digest(picked[:1]), digest(picked[1:])],
         np.array(grid)[on_val],
@@ -303,7 +306,7 @@ def places(name: str, quantity: str) -> list[Terms]:
             "chosen tap": {tap: 1},
             "output": {OUTPUT: 1},
             "hidden gap": {best: 1, OUTPUT: -1},
-            "head": {OUTPUT: 1, OUTPUT + 1: -1},
+            "head": {OUTPUT: 1, OUTPUT + 2: -1},
         }
         found.append([(sign, test[at]) for at, sign in signs[quantity].items()])
     return found
@@ -331,7 +334,7 @@ def after_minus_before() -> list[Any]:
     rows: list[list[Any]] = []
     for before, after in (("before", "after"), ("before", "taught"), ("after", "taught")):
         for quantity in ("chosen tap", "output", "hidden gap"):
-            sides = [places(answer.GROUPS[group], quantity) for group in (after, before)]
+            sides = [places(comparison.GROUPS[group], quantity) for group in (after, before)]
             each = [values(side) for side in sides]
             members = [np.subtract(*each).tolist()] if after == "after" else each
             at = float(np.mean(each[0]) - np.mean(each[1]))
@@ -365,7 +368,7 @@ def ratio(over: list[Terms], under: list[Terms]) -> list[float]:
 def of_base() -> list[Any]:
     at = {
         (group, quantity): places(name, quantity)
-        for group, name in answer.GROUPS.items()
+        for group, name in comparison.GROUPS.items()
         for quantity in ("chosen tap", "output", "hidden gap")
     }
     cut: list[Terms] = [
@@ -397,7 +400,7 @@ def above_chance() -> list[Any]:
             for k, side in enumerate((fewer, test))
         )
         found.append(by_hand.estimate(share, up / down, [((above - share * below) / below.mean()).tolist()], 120)[3:6])
-    return [floor, *found, "none"]
+    return [floor, *found, "none", np.nan, ["kept_best", "kept_output", "over_control"]]
 
 
 def without_value(name: str) -> list[Any]:
@@ -426,7 +429,7 @@ def of_groups() -> list[Any]:
     test, (tap, best, _) = losses("class", "test"), chosen("class")
     gap = by_hand.gap(test[best], test[OUTPUT], 120, True)
     at = [score_ends(test[each], 120, True) for each in (tap, OUTPUT)]
-    apart = test[OUTPUT], test[OUTPUT + 1]
+    apart = test[OUTPUT], test[OUTPUT + 2]
     drop = by_hand.gap(*apart, 120, True)
     lone = [
         "alone",
@@ -440,10 +443,9 @@ def of_groups() -> list[Any]:
         gaps = [places(name, "hidden gap") for name in (first, "ten", "young")]
         each = np.mean([values(side) for side in gaps], axis=0).tolist()
         # Of the units of all, those with ten are the first.
-        counts = by_hand.draws(80)
         again = np.mean(
             [
-                total(terms, lambda pair: by_hand.score(pair, counts[:, : len(pair[0])]))
+                total(terms, lambda pair: by_hand.score(pair, by_hand.draws(80)[:, : len(pair[0])]))
                 for side in gaps
                 for terms in side
             ],
@@ -462,7 +464,7 @@ def p_of(gap: tuple[float, float, float], units: int) -> float:
 def along_depth() -> list[Any]:
     pairs = ((losses("hidden", "test"), losses("aligned", "test")), (losses("ten", "test"), losses("ten", "test", 1)))
     rows = [
-        np.array([(b[0] - a[0]) / b[1].sum() for a, b in zip(after[:-1], before[:-1], strict=True)])
+        np.array([(b[0] - a[0]) / b[1].sum() for a, b in zip(after[: OUTPUT + 1], before[: OUTPUT + 1], strict=True)])
         for before, after in pairs
     ]
     p = by_hand.flip_test(rows, [120, 120])
@@ -486,9 +488,9 @@ def along_depth() -> list[Any]:
 
 
 def losses_by_name() -> list[Any]:
-    made = answer.parts()
-    loss, whole = (np.concatenate([x, x[:1]]) for x in (made.loss, made.reference))
-    at = (1, 1, 3, 3, 4)
+    made = planted_losses.parts()
+    loss, whole = (np.concatenate([x, x[:2]]) for x in (made.loss, made.reference))
+    at = (1, 1, 3, 3, 5)
     return [
         [digest(loss[tap]) for tap in at],
         [digest(whole[tap]) for tap in at],
@@ -499,6 +501,7 @@ def losses_by_name() -> list[Any]:
         True,
         True,
         True,
+        [6, 12, 4],
         digest(whole[0]),
     ]
 
