@@ -122,6 +122,10 @@ def test_the_standard_error_is_that_of_units_left_out_and_of_resamples() -> None
     assert standard_error(pair) == pytest.approx(jackknife, rel=0.02)
     resampled = resampled_scores(pair.loss, pair.reference, resample_counts(80, 0), 0)
     assert standard_error(pair) == pytest.approx(np.diff(resampled, axis=1).std(), rel=0.1)
+    means = Losses(pair.loss[:, :12, 0], np.ones((2, 12)))
+    assert standard_error(means) == pytest.approx(np.subtract(*means.loss).std(ddof=1) / np.sqrt(12)), (
+        "of a mean exactly"
+    )
     assert standard_error(unequal_parts(1)) == np.inf, "one unit has no spread"
 
 
