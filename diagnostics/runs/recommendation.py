@@ -119,9 +119,7 @@ def recommend(profile: Profile, nonlinear: str = "") -> Recommendation:
         output=profile.output,
         best_tap=profile.best_tap,
         hidden_gap=profile.hidden_gap,
-        reading=f"{profile.reading}; {nonlinear}"
-        if nonlinear and profile.verdict is Verdict.SHOWN
-        else profile.reading,
+        reading="; ".join(filter(None, (profile.reading, nonlinear if profile.verdict is Verdict.SHOWN else "", redraws))),
         best_control=control,
         best_control_score=reached.value if reached else None,
     )
