@@ -451,7 +451,7 @@ class Profile:
             return "the output has no value to compare with" if gap else "no other tap to compare with"
         if verdict is Verdict.SHOWN:
             return (
-                f"hidden by the output from a linear readout ({format_interval(gap, signed=True)} at {self.best_tap})"
+                f"hidden by the output ({format_interval(gap, signed=True)} at {self.best_tap})"
             )
         if not self.is_readable:
             return "not shown to be readable, nor to be at chance"
