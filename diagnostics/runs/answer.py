@@ -66,8 +66,8 @@ def _row(profile: Profile, read: Recommendation) -> Row:
 def _notes(profile: Profile, read: Recommendation) -> list[str]:
     """What a reader of the row must know: too few units, a gap that the rule did not follow, controls, other taps."""
     notes = [profile.few.removeprefix("only ").replace(": they", "")] if profile.few else []
-    if profile.verdict is Verdict.SHOWN and read.at_output and profile.hidden_gap:
-        notes.append(f"{profile.best_tap} shows {format_number(profile.hidden_gap.value, f'+{SHORT}')}")
+    if read.at_output and profile.hidden_gap and profile.hidden_gap.low > 0 and not profile.few:
+        notes.append(f"{profile.best_tap} shows {format_number(profile.hidden_gap.value, '+.3f')}")
     if read.confidence == "likely":
         notes.append("likely better than the output")
     notes += _controls(profile)
@@ -182,7 +182,7 @@ def _unread(profiles: Sequence[Profile]) -> str:
         f"{p.target} (scores up to {format_number(p.ceiling, SHORT)} are possible, {format_number(p.floor, SHORT)} is chance)"
         for p in profiles
     ]
-    return f"Cannot tell whether any layer reads {enumerated(_shortened(upto))}."
+    return f"Cannot tell whether the layer chosen reads {enumerated(_shortened(upto))}."
 
 
 def _named(sentence: str, profiles: Sequence[Profile], plural: str = "") -> str:

@@ -324,15 +324,17 @@ class Profile:
 
     @property
     def verdict(self) -> Verdict:
-        """The verdict on the hidden gap; undecided wherever units are too few."""
+        """The verdict on the hidden gap: undecided wherever units are too few, and excluded where it is shown but smaller than matters."""
         if self.few:
             return Verdict.UNDECIDED
         if self.is_at_chance:
             return Verdict.AT_CHANCE
         gap, best = self.hidden_gap, self.best
+        if self.is_readable and self.gap_bound < self.margin:
+            return Verdict.EXCLUDED
         if self.is_readable and gap and best and gap.low > 0 and best.low > self.floor:
             return Verdict.SHOWN
-        return Verdict.EXCLUDED if self.is_readable and self.gap_bound < self.margin else Verdict.UNDECIDED
+        return Verdict.UNDECIDED
 
     @property
     def is_readable(self) -> bool:

@@ -81,7 +81,8 @@ class Recommendation:
         if not self.at_output:
             text += f", output {format_interval(self.output)}"
         also = f"; {enumerated(self.also)} not shown to be worse" if self.also else ""
-        return f"{text}; {self.confidence}: {self.reading}{also}."
+        sure = "" if self.reading.startswith(self.confidence) else f"{self.confidence}: "
+        return f"{text}; {sure}{self.reading}{also}."
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain values, and the sentence."""
