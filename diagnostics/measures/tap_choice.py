@@ -1,6 +1,6 @@
 """The tap to use for a target: a rule over losses of train and val, or of val alone; no loss on test enters.
 
-The best tap other than the output, unless it is ahead of the output by no more than one standard error of their difference: then the
+The best tap other than the output, unless it is ahead of the output by no more than one standard error of their difference (and `TIE`): then the
 output, which costs no search. Both by losses that are clipped at each tap's 95th percentile, since one unit with a large loss would
 decide by itself; wrong answers are not clipped. Among eighteen rules it has the least mean regret (docs/explanation/statistics.md,
 `benchmarks/recommend.py`). Taps behind the output are no candidates: it cannot hide them.

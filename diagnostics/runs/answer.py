@@ -66,8 +66,8 @@ def _row(profile: Profile, read: Recommendation) -> Row:
 def _notes(profile: Profile, read: Recommendation) -> list[str]:
     """What a reader of the row must know: too few units, a gap that the rule did not follow, controls, other taps."""
     notes = [profile.few.removeprefix("only ").replace(": they", "")] if profile.few else []
-    if profile.verdict is Verdict.SHOWN and read.at_output and profile.hidden_gap:
-        notes.append(f"{profile.best_tap} shows {format_number(profile.hidden_gap.value, f'+{SHORT}')}")
+    if read.at_output and profile.hidden_gap and profile.hidden_gap.low > 0 and not profile.few:
+        notes.append(f"{profile.best_tap} shows {format_number(profile.hidden_gap.value, '+.3f')}")
     if read.confidence == "likely":
         notes.append("likely better than the output")
     notes += _controls(profile)
@@ -146,17 +146,17 @@ def _matched(profiles: Sequence[Profile]) -> list[str]:
 def _possible(profiles: Sequence[Profile]) -> str:
     if not profiles:
         return ""
-    bounds = [f"{p.target} (gaps up to {format_number(p.gap_bound)} are possible{_needed(p)})" for p in profiles]
+    bounds = [f"{p.target} (gaps up to {p.gap_bound_text} are possible{_needed(p)})" for p in profiles]
     return f"Cannot tell for {enumerated(_shortened(bounds))}."
 
 
 def _needed(profile: Profile) -> str:
     needed, units = profile.units_needed, profile.units["test"]
-    return f"; about {rounded(needed):,} test units would tell, {units:,} now" if needed and needed > units else ""
+    return f"; about {rounded(needed):,} test units would tell, {units:,} now" if needed else ""
 
 
 def _excluded(profiles: Sequence[Profile]) -> str:
-    bounds = [f"{p.target} (gaps above {format_number(p.gap_bound)} are excluded)" for p in profiles]
+    bounds = [f"{p.target} (gaps above {p.gap_bound_text} are excluded)" for p in profiles]
     return f"The output is as good as any layer for {enumerated(_shortened(bounds))}." if bounds else ""
 
 
@@ -182,7 +182,7 @@ def _unread(profiles: Sequence[Profile]) -> str:
         f"{p.target} (scores up to {format_number(p.ceiling, SHORT)} are possible, {format_number(p.floor, SHORT)} is chance)"
         for p in profiles
     ]
-    return f"Cannot tell whether any layer reads {enumerated(_shortened(upto))}."
+    return f"Cannot tell whether the layer chosen reads {enumerated(_shortened(upto))}."
 
 
 def _named(sentence: str, profiles: Sequence[Profile], plural: str = "") -> str:

@@ -312,21 +312,29 @@ class Profile:
         return float(self.data.attrs.get(attribute.GAP_BOUND, math.nan))
 
     @property
+    def gap_bound_text(self) -> str:
+        """The bound to three decimals, upwards: a rounded one excludes nothing that it does not."""
+        return format_number(math.ceil(1000 * self.gap_bound) / 1000) if math.isfinite(self.gap_bound) else "-"
+
+    @property
     def units_needed(self) -> int | None:
-        """How many test units would tell a gap of the margin from none; None where the widths do not say."""
-        return units_needed(self.hidden_gap, self.units["test"], self.margin) if self.hidden_gap else None
+        """How many test units would tell a gap of the margin from none; None where the widths do not say, or say that these do."""
+        needed = units_needed(self.hidden_gap, self.units["test"], self.margin) if self.hidden_gap else None
+        return needed if needed and needed > self.units["test"] else None
 
     @property
     def verdict(self) -> Verdict:
-        """The verdict on the hidden gap; undecided wherever units are too few."""
+        """The verdict on the hidden gap: undecided wherever units are too few, and excluded where it is shown but smaller than matters."""
         if self.few:
             return Verdict.UNDECIDED
         if self.is_at_chance:
             return Verdict.AT_CHANCE
         gap, best = self.hidden_gap, self.best
+        if self.is_readable and self.gap_bound < self.margin:
+            return Verdict.EXCLUDED
         if self.is_readable and gap and best and gap.low > 0 and best.low > self.floor:
             return Verdict.SHOWN
-        return Verdict.EXCLUDED if self.is_readable and self.gap_bound < self.margin else Verdict.UNDECIDED
+        return Verdict.UNDECIDED
 
     @property
     def is_readable(self) -> bool:
@@ -444,10 +452,12 @@ class Profile:
         if gap is None or math.isnan(gap.value):
             return "the output has no value to compare with" if gap else "no other tap to compare with"
         if verdict is Verdict.SHOWN:
-            return f"hidden by the output ({format_interval(gap, signed=True)} at {self.best_tap})"
+            return (
+                f"hidden by the output ({format_interval(gap, signed=True)} at {self.best_tap})"
+            )
         if not self.is_readable:
             return "not shown to be readable, nor to be at chance"
-        bound = format_number(self.gap_bound)
+        bound = self.gap_bound_text
         if verdict is Verdict.EXCLUDED:
             return f"gaps above {bound} are excluded"
         needed = f": about {rounded(self.units_needed):,} test units would tell" if self.units_needed else ""

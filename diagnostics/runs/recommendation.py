@@ -81,7 +81,8 @@ class Recommendation:
         if not self.at_output:
             text += f", output {format_interval(self.output)}"
         also = f"; {enumerated(self.also)} not shown to be worse" if self.also else ""
-        return f"{text}; {self.confidence}: {self.reading}{also}."
+        sure = "" if self.reading.startswith(self.confidence) else f"{self.confidence}: "
+        return f"{text}; {sure}{self.reading}{also}."
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain values, and the sentence."""
@@ -103,6 +104,7 @@ class Recommendation:
 def recommend(profile: Profile, nonlinear: str = "") -> Recommendation:
     """The recommendation that a probe's profile gives; `nonlinear`: what a kernel reads of its target."""
     control, reached = profile.best_control or (None, None)
+    redraws = profile.redraws.line if profile.redraws else ""
     return Recommendation(
         target=profile.target or "",
         measure=profile.measure,
@@ -118,9 +120,7 @@ def recommend(profile: Profile, nonlinear: str = "") -> Recommendation:
         output=profile.output,
         best_tap=profile.best_tap,
         hidden_gap=profile.hidden_gap,
-        reading=f"{profile.reading}; {nonlinear}"
-        if nonlinear and profile.verdict is Verdict.SHOWN
-        else profile.reading,
+        reading="; ".join(filter(None, (profile.reading, nonlinear if profile.verdict is Verdict.SHOWN else "", redraws))),
         best_control=control,
         best_control_score=reached.value if reached else None,
     )

@@ -132,7 +132,7 @@ BROKEN = [
     ("measures.tap_choice", "score[best] - score[output] > needed", "score[best] > score[output]"),
     ("measures.confidence_set", "stdtrit(units - 1, COVERAGE)", "stdtrit(units - 1, 0.8)"),
     ("measures.hidden_gap", "first[:, i] - second[:, 0]", "first[:, i] - second[::-1, 0]"),
-    ("measures.apply", "others = [tap for tap in range(len(taps)) if tap != output and", "others = [tap for tap in range(len(taps)) if"),
+    ("measures.apply", " and depth[tap] <= depth[output]]", "]"),
     ("measures.probes.out_of_fold", "y - mean_of_others(y, self.part)", "y - y.mean(axis=0)"),
     ("measures.probes.logistic_choice", "short.mean(dim=2) <= error / 2", "short.mean(dim=2) <= error"),
     ("runs.profile", "self.gap_bound < self.margin", "gap and gap.value < self.margin"),

@@ -151,7 +151,7 @@ def test_sentences_are_true_of_what_was_planted() -> None:
         "Cannot tell for open (gaps up to 0.110 are possible; about 920 test units would tell, 80 now).",
         "The output is as good as any layer for flat (gaps above 0.020 are excluded).",
         "With only 4 test units the layer is a guess for rare (0.20 to 0.60 over the layers): at least 10 are needed.",
-        "Cannot tell whether any layer reads vague (scores up to 0.09 are possible, 0.00 is chance).",
+        "Cannot tell whether the layer chosen reads vague (scores up to 0.09 are possible, 0.00 is chance).",
         "hue is at chance at every layer.",
     ]
     noise = [planted(f"noise{i}", gap=0.0, score=0.0, width=0.04) for i in range(8)]

@@ -10,14 +10,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import by_hand
 import numpy as np
 import torch
+from by_hand import Pair
 from scipy import stats
 
-import by_hand
-from by_hand import Pair
-from diagnostics.checks.selftest import answer
-from diagnostics.checks.selftest.answer import digest
+from diagnostics.checks.selftest import comparison
+from diagnostics.checks.selftest import losses as planted_losses
+from diagnostics.checks.selftest.losses import digest
 from diagnostics.checks.selftest.planted import OUTPUT, PLANTED, SEED, SEEDS, SPLIT, TAPS, encoder, truth
 from diagnostics.measures.known_answers import Arrays
 from diagnostics.measures.probes.least_squares import PENALTIES
@@ -58,7 +59,14 @@ def choice(name: str, on: str) -> list[Any]:
     tap, best, alike = chosen(name, on)
     gaps = [by_hand.gap(test[each], test[OUTPUT], fit, share) for each in range(OUTPUT)]
     low = by_hand.gap(test[tap], test[OUTPUT], fit, share, 0.8)[1] if tap != OUTPUT else None
-    return [TAPS[tap], TAPS[best], [TAPS[each] for each in alike], gaps[best], max(0.0, *(high for _, _, high in gaps)), low]
+    return [
+        TAPS[tap],
+        TAPS[best],
+        [TAPS[each] for each in alike],
+        gaps[best],
+        max(0.0, *(high for _, _, high in gaps)),
+        low,
+    ]
 
 
 def score_ends(pair: Pair, fit: int, share: bool) -> list[float]:
@@ -75,9 +83,26 @@ def finding(name: str) -> list[Any]:
     _, low, high = by_hand.gap(losses(name, "test")[best], losses(name, "test")[OUTPUT], fit, share)
     margin = 0.05 * max(max(every[tap][0], every[OUTPUT][0]) - floor, 0.0)
     needed = int(np.ceil(PLANTED[name].known[2] * ((high - low) / 2 / margin) ** 2)) if margin else None
-    few = {"nine": "only 9 test units: they cannot tell", "young": "only 9 units of train and val: they cannot tell"}.get(name, "")
+    few = {
+        "nine": "only 9 test units: they cannot tell",
+        "young": "only 9 units of train and val: they cannot tell",
+    }.get(name, "")
+    said = {"shown": "hidden b", "excluded": "gaps abo", "at chance": "at chanc", "undecided": few[:8] or "gaps up "}
     also = [TAPS[each] for each in alike if each != tap]
-    return [*PLANTED[name].finding, TAPS[tap], also, few, margin, floor, needed, tap == OUTPUT, every[tap], every[OUTPUT], every]
+    return [
+        *PLANTED[name].finding,
+        TAPS[tap],
+        also,
+        few,
+        said[PLANTED[name].finding[0]],
+        margin,
+        floor,
+        needed,
+        tap == OUTPUT,
+        every[tap],
+        every[OUTPUT],
+        every,
+    ]
 
 
 def controls(name: str) -> list[Any]:
@@ -89,7 +114,11 @@ def controls(name: str) -> list[Any]:
     first = max((0, 1), key=lambda i: value(losses(name, "fit", 7 + i, errors[i])[0]))
     smallest = [min(margins[:2], key=lambda margin: margin[1]), *margins[2:]]
     reach = [score_ends(beside[i], 120, share) for i in (first, 2, 3)]
-    asked = [("fresh weights", scores[:2]), ("raw input", scores[2:3]), *([] if share else [("shuffled labels", scores[3:])])]
+    asked = [
+        ("fresh weights", scores[:2]),
+        ("raw input", scores[2:3]),
+        *([] if share else [("shuffled labels", scores[3:])]),
+    ]
     rivals = [words for (words, _), margin in zip(asked, smallest, strict=False) if not margin[1] > 0]
     near = [words for words, reached in asked if max(reached) >= 0.9 * value(own)]
     best = ("fresh_weights", "raw_input", "shuffled_labels")[int(np.argmax([each[0] for each in reach]))]
@@ -100,11 +129,19 @@ def cautions() -> list[Any]:
     rivals = len(controls("class")[2]) > 0
     states = ["readable", "undecided", "readable", "readable", "undecided"]
     # 6 * 40 of 6 * 40 + 114 is more than .55; equal amounts are not; test is not looked at.
-    return [["6 of 120", "", ""], states, [rivals, rivals, rivals, rivals + 1, rivals], [0.3, 0.0, 0.9], [True, False], [[19, True, 1], [20, False, 0]], 0.2]
+    return [
+        ["6 of 120", "", ""],
+        states,
+        [rivals, rivals, rivals, rivals + 1, rivals],
+        [0.3, 0.0, 0.9],
+        [True, False],
+        [[19, True, 1], [20, False, 0]],
+        0.2,
+    ]
 
 
 def of_parts(share: bool) -> list[Any]:
-    made = answer.parts()
+    made = planted_losses.parts()
     pairs = list(zip(made.loss, made.reference, strict=True))
     n = by_hand.effective(pairs[0][1], share)
     again = np.stack([by_hand.resample(pair, share, 2) for pair in pairs], axis=1)[::400]
@@ -121,7 +158,10 @@ TIES: Mapping[str, list[Any] | None] = {
 
 def sets(units: int) -> list[list[int]]:
     loss = np.random.default_rng(SEED).random((30, 5, units)) * np.linspace(1, 2.5, 5)[:, None]
-    return [by_hand.alike([(each, np.ones(units)) for each in taps], range(5)) if units > 1 else list(range(5)) for taps in loss]
+    return [
+        by_hand.alike([(each, np.ones(units)) for each in taps], range(5)) if units > 1 else list(range(5))
+        for taps in loss
+    ]
 
 
 def amounts() -> list[Any]:
@@ -132,9 +172,20 @@ def amounts() -> list[Any]:
         return [wide * (2 * tail(n, level) - 1), wide * (1 - 2 * tail(n, level))]
 
     satterthwaite = (1 / 6 + 1 / 2 + 1) ** 2 / (1 / (36 * 5) + 1 / 4 + 1 / 0.5) + 1
-    taken = [even(4), even(4, 2), even(4), [tail(4) - 0.5, 0.5 - tail(4)], [2 * tail(4) - 1, 2], [-2, 1 - 2 * tail(4)], [np.nan] * 2, [np.nan] * 2, even(2), even(9, 1, 0.8)]
+    taken = [
+        even(4),
+        even(4, 2),
+        even(4),
+        [tail(4) - 0.5, 0.5 - tail(4)],
+        [2 * tail(4) - 1, 2],
+        [-2, 1 - 2 * tail(4)],
+        [np.nan] * 2,
+        [np.nan] * 2,
+        even(2),
+        even(9, 1, 0.8),
+    ]
     exact = 1 - 0.025 ** (1 / 9)
-    made = answer.parts()
+    made = planted_losses.parts()
     pair = [(made.loss[i], made.reference[i]) for i in (0, 2)]
     texts = ["a and 2 others: x; y; c: z; b: z; a: q; c: q", "x; y"]
     drawn = by_hand.draws(5)
@@ -160,7 +211,7 @@ def ranks(samples: int) -> list[Any]:
 
 
 def left_out(most: int) -> list[Any]:
-    rows, x, y = answer.ridge_data(most)
+    rows, x, y = planted_losses.ridge_data(most)
     if most > 256:
         from diagnostics.measures.probes.out_of_fold import folds
 
@@ -169,9 +220,15 @@ def left_out(most: int) -> list[Any]:
         part = rows.unit_of_fit
     known = [ridge_left_out(each, y, part, most > 256) for each in x]
     sums = [
-        digest(np.stack([[np.bincount(rows.unit_of_fit, w) for w in each[which].T] for each in known]).transpose(0, 2, 1)) for which in (1, 2)
+        digest(
+            np.stack([[np.bincount(rows.unit_of_fit, w) for w in each[which].T] for each in known]).transpose(0, 2, 1)
+        )
+        for which in (1, 2)
     ]
-    by_tap = [[digest(np.stack([np.bincount(rows.unit_of_fit, w) for w in each[which].T], axis=1)) for each in known] for which in (1, 2)]
+    by_tap = [
+        [digest(np.stack([np.bincount(rows.unit_of_fit, w) for w in each[which].T], axis=1)) for each in known]
+        for which in (1, 2)
+    ]
     assert len(sums) == 2
     return [[[each[0]] for each in known], *by_tap]
 
@@ -198,18 +255,26 @@ def ridge_left_out(x: np.ndarray, y: np.ndarray, part: np.ndarray, folds: bool) 
 
 
 def folds() -> list[Any]:
-    return [[1] * 18, [[0, 1, 1, 1, 1], [0, 2, 2, 2, 2], [0, 0, 0, 0, 6]], [True] * 8, [2, 3, 1], [[6.5], [6.5], [10 / 3], [3.0]]]
+    return [
+        [1] * 18,
+        [[0, 1, 1, 1, 1], [0, 2, 2, 2, 2], [0, 0, 0, 0, 6]],
+        [True] * 8,
+        [2, 3, 1],
+        [[6.5], [6.5], [10 / 3], [3.0]],
+    ]
 
 
 def classes() -> list[Any]:
-    x, labels, fold = answer.class_data()
-    grid = answer.GRID
+    x, labels, fold = planted_losses.class_data()
+    grid = planted_losses.GRID
     wrong, lost = np.ones((2, 3, 90), dtype=bool), np.zeros((2, 3, 90))
     for out in (fold == each for each in range(5)):
         codes = np.unique(labels[~out], return_inverse=True)[1]
         rows = LogisticRows(torch.tensor(x), labels).only(torch.tensor(~out), codes)
         seen = np.isin(labels[out], labels[~out])
-        right, loss = rows.fit([grid] * 2, tolerance=1e-7).judged(torch.tensor(x[:, out]), np.minimum(labels[out], codes.max()))
+        right, loss = rows.fit([grid] * 2, tolerance=1e-7).judged(
+            torch.tensor(x[:, out]), np.minimum(labels[out], codes.max())
+        )
         wrong[:, :, out], lost[:, :, out] = ~(right.numpy() & seen), loss.numpy() * seen
     # Penalties are no further than a share of a row's rightness from the best: they are right of the same rows.
     short = wrong.mean(axis=2) - wrong.mean(axis=2).min(axis=1, keepdims=True)
@@ -222,7 +287,13 @@ def classes() -> list[Any]:
     on_val = np.where(level == level.max(axis=1, keepdims=True), loss.mean(axis=2), np.inf).argmin(axis=1)
     # A penalty that is worse by .9 ends a path where two standard errors are .85 (spread 2), not .98.
     # Half a standard error of 100 paired answers: 1 and .5 of the best are within it, 8 more wrong are not.
-    return [[3], [4, 6, 5, 3, 3, 4], [penalties, penalties[:1], penalties[1:]], [digest(picked), digest(picked[:1]), digest(picked[1:])], np.array(grid)[on_val]]
+    return [
+        [3],
+        [4, 6, 5, 3, 3, 4, 5],
+        [penalties, penalties[:1], penalties[1:]],
+        [digest(picked), digest(picked[:1]), digest(picked[1:])],
+        np.array(grid)[on_val],
+    ]
 
 
 @cache
@@ -231,7 +302,12 @@ def places(name: str, quantity: str) -> list[Terms]:
     found: list[Terms] = []
     for draw in SEEDS:
         test, (tap, best, _) = losses(name, "test", draw), chosen(name, "fit", draw)
-        signs = {"chosen tap": {tap: 1}, "output": {OUTPUT: 1}, "hidden gap": {best: 1, OUTPUT: -1}, "head": {OUTPUT: 1, OUTPUT + 1: -1}}
+        signs = {
+            "chosen tap": {tap: 1},
+            "output": {OUTPUT: 1},
+            "hidden gap": {best: 1, OUTPUT: -1},
+            "head": {OUTPUT: 1, OUTPUT + 2: -1},
+        }
         found.append([(sign, test[at]) for at, sign in signs[quantity].items()])
     return found
 
@@ -258,13 +334,23 @@ def after_minus_before() -> list[Any]:
     rows: list[list[Any]] = []
     for before, after in (("before", "after"), ("before", "taught"), ("after", "taught")):
         for quantity in ("chosen tap", "output", "hidden gap"):
-            sides = [places(answer.GROUPS[group], quantity) for group in (after, before)]
+            sides = [places(comparison.GROUPS[group], quantity) for group in (after, before)]
             each = [values(side) for side in sides]
             members = [np.subtract(*each).tolist()] if after == "after" else each
             at = float(np.mean(each[0]) - np.mean(each[1]))
-            rows.append([after, before, quantity, three(by_hand.estimate(at, resamples(sides[0]) - resamples(sides[1]), members, 120))])
+            rows.append(
+                [
+                    after,
+                    before,
+                    quantity,
+                    three(by_hand.estimate(at, resamples(sides[0]) - resamples(sides[1]), members, 120)),
+                ]
+            )
     p = by_hand.holm([row[3][-1] for row in rows])
-    return [[*row, each, "cannot tell" if each >= 0.05 else "gained" if row[3][0][0] > 0 else "lost"] for row, each in zip(rows, p, strict=True)]
+    return [
+        [*row, each, "cannot tell" if each >= 0.05 else "gained" if row[3][0][0] > 0 else "lost"]
+        for row, each in zip(rows, p, strict=True)
+    ]
 
 
 def less(ours: list[Terms], theirs: list[Terms]) -> list[Terms]:
@@ -274,19 +360,30 @@ def less(ours: list[Terms], theirs: list[Terms]) -> list[Terms]:
 def ratio(over: list[Terms], under: list[Terms]) -> list[float]:
     above, below = np.array(values(over)), np.array(values(under))
     at = float(above.mean() / below.mean())
-    return by_hand.estimate(at, resamples(over) / resamples(under), [((above - at * below) / below.mean()).tolist()], 120)[3:6]
+    return by_hand.estimate(
+        at, resamples(over) / resamples(under), [((above - at * below) / below.mean()).tolist()], 120
+    )[3:6]
 
 
 def of_base() -> list[Any]:
-    at = {(group, quantity): places(name, quantity) for group, name in answer.GROUPS.items() for quantity in ("chosen tap", "output", "hidden gap")}
-    cut: list[Terms] = [[(1.0, losses("hidden", "test", draw)[tap])] for draw, tap in zip(SEEDS, (2, 1, 2), strict=True)]
+    at = {
+        (group, quantity): places(name, quantity)
+        for group, name in comparison.GROUPS.items()
+        for quantity in ("chosen tap", "output", "hidden gap")
+    }
+    cut: list[Terms] = [
+        [(1.0, losses("hidden", "test", draw)[tap])] for draw, tap in zip(SEEDS, (2, 1, 2), strict=True)
+    ]
     gap, output = at["before", "hidden gap"], at["before", "output"]
     lifted = less(at["after", "output"], at["taught", "output"])
     shares = [
         (less(at["after", "output"], output), gap), (at["after", "chosen tap"], at["before", "chosen tap"]), (at["after", "output"], output),
         (lifted, gap), (less(cut, output), gap),
     ]  # fmt: skip
-    means = [by_hand.estimate(float(np.mean(values(side))), resamples(side), [values(side)], 120)[3:6] for side in (lifted, gap)]
+    means = [
+        by_hand.estimate(float(np.mean(values(side))), resamples(side), [values(side)], 120)[3:6]
+        for side in (lifted, gap)
+    ]
     return [[*(ratio(*pair) for pair in shares), *means], 0.0, "recovered", means[0][1] > 0, []]
 
 
@@ -298,13 +395,19 @@ def above_chance() -> list[Any]:
         fewer = [(1 - 0.9 * (1 - loss), whole) for loss, whole in test]
         above, below = (np.array([value(pair) for pair in side]) - floor for side in (fewer, test))
         share = float(above.mean() / below.mean())
-        up, down = (np.mean([by_hand.resample(pair, True, k * 3 + i) for i, pair in enumerate(side)], axis=0) - floor for k, side in enumerate((fewer, test)))
+        up, down = (
+            np.mean([by_hand.resample(pair, True, k * 3 + i) for i, pair in enumerate(side)], axis=0) - floor
+            for k, side in enumerate((fewer, test))
+        )
         found.append(by_hand.estimate(share, up / down, [((above - share * below) / below.mean()).tolist()], 120)[3:6])
-    return [floor, *found, "none"]
+    return [floor, *found, "none", np.nan, ["kept_best", "kept_output", "over_control"]]
 
 
 def without_value(name: str) -> list[Any]:
-    reasons = {"alike": ["over_control", "recovered"], "noise": ["cut", "kept_best", "kept_output", "over_control", "recovered"]}
+    reasons = {
+        "alike": ["over_control", "recovered"],
+        "noise": ["cut", "kept_best", "kept_output", "over_control", "recovered"],
+    }
     floor = value(losses("class", "test", 10, (1.5,))[0]) if name == "class" else 0.0
     return [floor, "kept" if name == "alike" else None, False, reasons.get(name, ["over_control"])]
 
@@ -312,25 +415,45 @@ def without_value(name: str) -> list[Any]:
 def of_groups() -> list[Any]:
     rows: list[list[Any]] = []
     for name in ("hidden", "aligned"):
-        sides = [(places(name, quantity), most) for quantity, most in (("chosen tap", 1.0), ("output", 1.0), ("hidden gap", np.inf), ("head", np.inf))]
+        sides = [
+            (places(name, quantity), most)
+            for quantity, most in (("chosen tap", 1.0), ("output", 1.0), ("hidden gap", np.inf), ("head", np.inf))
+        ]
         taps = Counter(chosen(name, "fit", draw)[0] for draw in SEEDS)
         tap, count = taps.most_common(1)[0]
-        known = [three(by_hand.estimate(float(np.mean(values(side))), resamples(side), [values(side)], 120), most) for side, most in sides]
+        known = [
+            three(by_hand.estimate(float(np.mean(values(side))), resamples(side), [values(side)], 120), most)
+            for side, most in sides
+        ]
         rows.append(["linear", f"{TAPS[tap]} ({tap / OUTPUT:.2f}) {count}/3", *known])
     test, (tap, best, _) = losses("class", "test"), chosen("class")
     gap = by_hand.gap(test[best], test[OUTPUT], 120, True)
     at = [score_ends(test[each], 120, True) for each in (tap, OUTPUT)]
-    apart = test[OUTPUT], test[OUTPUT + 1]
+    apart = test[OUTPUT], test[OUTPUT + 2]
     drop = by_hand.gap(*apart, 120, True)
-    lone = ["alone", f"{TAPS[tap]} ({tap / OUTPUT:.2f})", *([each, each, np.nan] for each in at), [gap, gap, p_of(gap, 80)], [drop, drop, p_of(drop, 80)]]
+    lone = [
+        "alone",
+        f"{TAPS[tap]} ({tap / OUTPUT:.2f})",
+        *([each, each, np.nan] for each in at),
+        [gap, gap, p_of(gap, 80)],
+        [drop, drop, p_of(drop, 80)],
+    ]
     family: list[Any] = []
     for group, first in (("hidden", "hidden"), ("aligned", "aligned")):
         gaps = [places(name, "hidden gap") for name in (first, "ten", "young")]
         each = np.mean([values(side) for side in gaps], axis=0).tolist()
         # Of the units of all, those with ten are the first.
-        counts = by_hand.draws(80)
-        again = np.mean([total(terms, lambda pair: by_hand.score(pair, counts[:, : len(pair[0])])) for side in gaps for terms in side], axis=0)
-        family.append([group, ["linear", "ten", "young"], three(by_hand.estimate(float(np.mean(each)), again, [each], 9, 80, 10))])
+        again = np.mean(
+            [
+                total(terms, lambda pair: by_hand.score(pair, by_hand.draws(80)[:, : len(pair[0])]))
+                for side in gaps
+                for terms in side
+            ],
+            axis=0,
+        )
+        family.append(
+            [group, ["linear", "ten", "young"], three(by_hand.estimate(float(np.mean(each)), again, [each], 9, 80, 10))]
+        )
     return [[*rows, lone], 7, family]
 
 
@@ -340,22 +463,47 @@ def p_of(gap: tuple[float, float, float], units: int) -> float:
 
 def along_depth() -> list[Any]:
     pairs = ((losses("hidden", "test"), losses("aligned", "test")), (losses("ten", "test"), losses("ten", "test", 1)))
-    rows = [np.array([(b[0] - a[0]) / b[1].sum() for a, b in zip(after[:-1], before[:-1], strict=True)]) for before, after in pairs]
+    rows = [
+        np.array([(b[0] - a[0]) / b[1].sum() for a, b in zip(after[: OUTPUT + 1], before[: OUTPUT + 1], strict=True)])
+        for before, after in pairs
+    ]
     p = by_hand.flip_test(rows, [120, 120])
-    at = [int(np.where(each < 0.05, np.abs(row.sum(axis=1)), -1).argmax()) if (each < 0.05).any() else None for each, row in zip(p, rows, strict=True)]
+    at = [
+        int(np.where(each < 0.05, np.abs(row.sum(axis=1)), -1).argmax()) if (each < 0.05).any() else None
+        for each, row in zip(p, rows, strict=True)
+    ]
     signs = np.random.default_rng(SEED).integers(0, 2, (1999, 6)) * 2 - 1
     six, two = np.abs(signs[:, :6].sum(axis=1)) / np.sqrt(6), np.abs(signs[:, :2].sum(axis=1)) / np.sqrt(2)
     most = np.maximum(six, two)
     p_six, p_two = ((1 + (most >= np.sqrt(n) - 1e-12).sum()) / 2000 for n in (6, 2))
     line = [np.nan, 0, 0.5, 4.5, 7, np.nan, 9, np.nan]
-    return [[[row.sum(axis=1), each, first] for row, each, first in zip(rows, p, at, strict=True)], line, [[0.375, 0.625], [0, 0]], [0, None], [[np.nan], [1, 1], [p_six], [p_two]], [0.0, 0.5, 0.5 + 2e-6]]
+    return [
+        [[row.sum(axis=1), each, first] for row, each, first in zip(rows, p, at, strict=True)],
+        line,
+        [[0.375, 0.625], [0, 0]],
+        [0, None],
+        [[np.nan], [1, 1], [p_six], [p_two]],
+        [0.0, 0.5, 0.5 + 2e-6],
+    ]
 
 
 def losses_by_name() -> list[Any]:
-    made = answer.parts()
-    loss, whole = (np.concatenate([x, x[:1]]) for x in (made.loss, made.reference))
-    at = (1, 1, 3, 3, 4)
-    return [[digest(loss[tap]) for tap in at], [digest(whole[tap]) for tap in at], True, np.nan, 120, False, True, True, True, digest(whole[0])]
+    made = planted_losses.parts()
+    loss, whole = (np.concatenate([x, x[:2]]) for x in (made.loss, made.reference))
+    at = (1, 1, 3, 3, 5)
+    return [
+        [digest(loss[tap]) for tap in at],
+        [digest(whole[tap]) for tap in at],
+        True,
+        np.nan,
+        120,
+        False,
+        True,
+        True,
+        True,
+        [6, 12, 4],
+        digest(whole[0]),
+    ]
 
 
 def drawn_again() -> list[Any]:
@@ -372,12 +520,28 @@ def drawn_again() -> list[Any]:
     own = [each[tap] for each, tap in zip(scores, taps, strict=True)]
     spread = [{"mean": float(np.mean(x)), "low": min(x), "high": max(x)} for x in (own, gaps)]
     choices = dict(Counter(TAPS[tap] for tap in taps).most_common())
-    found = {"count": 3, "asked": 3, "score": spread[0], "gap": spread[1], "choices": choices, "raw_input": spread[0]["mean"]}
-    return [scores, gaps, [TAPS[tap] for tap in taps], found, [[(SPLIT == each).sum() for each in ("train", "val", "test")]] * 3, True]
+    found = {
+        "count": 3,
+        "asked": 3,
+        "score": spread[0],
+        "gap": spread[1],
+        "choices": choices,
+        "raw_input": spread[0]["mean"],
+    }
+    return [
+        scores,
+        gaps,
+        [TAPS[tap] for tap in taps],
+        found,
+        [[(each == SPLIT).sum() for each in ("train", "val", "test")]] * 3,
+        True,
+    ]
 
 
 def several() -> list[Any]:
-    remaining = np.array([[1 - value(pair) for pair in losses(name, "fit")[: OUTPUT + 1]] for name in ("hidden", "late", "alike")])
+    remaining = np.array(
+        [[1 - value(pair) for pair in losses(name, "fit")[: OUTPUT + 1]] for name in ("hidden", "late", "alike")]
+    )
     common = int((remaining / remaining.mean(axis=1, keepdims=True)).mean(axis=0).argmin())
     both = [losses_of(name, encoder("young", PLANTED["young"].errors, 0), "fit") for name in ("late",)]
     tap = by_hand.choose(both[0], OUTPUT)[0]
@@ -411,4 +575,8 @@ def plain(known: Any) -> Any:
 
 if __name__ == "__main__":
     place = Path(str(files("diagnostics.checks.selftest") / "answers.json"))
-    place.write_text("{\n" + ",\n".join(f"{json.dumps(name)}: {json.dumps(plain(known()))}" for name, known in BY_HAND.items()) + "\n}\n")
+    place.write_text(
+        "{\n"
+        + ",\n".join(f"{json.dumps(name)}: {json.dumps(plain(known()))}" for name, known in BY_HAND.items())
+        + "\n}\n"
+    )

@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 import xarray as xr
 
-from diagnostics.activations.contract import StoredTarget
+from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.measures.apply import Measured, against_control, measure_all
 from diagnostics.measures.known_answers import Arrays
 from diagnostics.measures.probes import protocol
@@ -20,7 +20,7 @@ from diagnostics.vocabulary import ChooseOn
 
 SEED, SEEDS = 3, (0, 1, 2)
 """Of resamples; of the runs of a training."""
-TAPS = ("embed", "middle", "late", "norm", "head")
+TAPS = ("embed", "middle", "late", "norm", "head", "last")
 OUTPUT = 3
 SPLIT = np.repeat(["train", "val", "test"], [80, 40, 80])
 CONTROLS = ("fresh_weights", "fresh_weights.2", "raw_input", "shuffled_labels")
@@ -28,7 +28,7 @@ CONTROLS = ("fresh_weights", "fresh_weights.2", "raw_input", "shuffled_labels")
 
 @dataclass(frozen=True)
 class Planting:
-    """A target: `errors` of the five taps, and of the controls at their only tap; how many samples of train, val and test know it;
+    """A target: `errors` of the six taps, and of the controls at their only tap; how many samples of train, val and test know it;
     classes, if any. A `finding` is the verdict and the confidence that are planted."""
 
     errors: tuple[float, ...]
@@ -41,18 +41,18 @@ class Planting:
 
 
 PLANTED = {
-    "hidden": Planting((1.1, 0.3, 0.35, 0.6, 0.01), ("shown", "shown"), controls=(0.8, 0.7, 1.5, 1.5)),
-    "late": Planting((1.1, 0.5, 0.3, 0.8, 0.01), ("shown", "shown"), controls=(0.25, 0.35, 0.25, 1.5)),
-    "alike": Planting((0.9, 0.101, 0.1, 0.1, 0.5), ("excluded", "no gap"), controls=(0.2, 0.22, 0.3, 1.5)),
-    "perhaps": Planting((1.1, 0.7, 0.54, 0.66, 0.5), ("undecided", "likely")),
-    "unsure": Planting((1.1, 0.7, 0.56, 0.66, 0.5), ("undecided", "undecided"), of="perhaps"),
-    "noise": Planting((9.0, 8.0, 9.0, 7.0, 5.0), ("at chance", "at chance")),
-    "nine": Planting((1.1, 0.3, 0.35, 0.8, 0.01), ("undecided", "undecided"), known=(80, 40, 9)),
-    "ten": Planting((1.1, 0.1, 0.35, 0.99, 0.01), ("shown", "shown"), known=(80, 40, 10)),
-    "young": Planting((1.1, 0.3, 0.35, 0.8, 0.01), ("undecided", "undecided"), known=(5, 4, 80)),
-    "aligned": Planting((1.1, 0.35, 0.3, 0.5, 0.4), ("shown", "shown"), of="hidden"),
-    "control": Planting((1.1, 0.35, 0.5, 0.75, 0.9), ("shown", "shown"), of="hidden"),
-    "class": Planting((0.9, 0.2, 0.25, 0.5, 0.01), ("shown", "shown"), classes=3, controls=(0.2, 0.8, 0.9, 1.5)),
+    "hidden": Planting((1.1, 0.3, 0.35, 0.6, 0.01, 0.9), ("shown", "shown"), controls=(0.8, 0.7, 1.5, 1.5)),
+    "late": Planting((1.1, 0.5, 0.3, 0.8, 0.01, 0.9), ("shown", "shown"), controls=(0.25, 0.35, 0.25, 1.5)),
+    "alike": Planting((0.9, 0.101, 0.1, 0.1, 0.5, 0.9), ("excluded", "no gap"), controls=(0.2, 0.22, 0.3, 1.5)),
+    "perhaps": Planting((1.1, 0.7, 0.54, 0.66, 0.5, 0.9), ("undecided", "likely")),
+    "unsure": Planting((1.1, 0.7, 0.56, 0.66, 0.5, 0.9), ("undecided", "undecided"), of="perhaps"),
+    "noise": Planting((9.0, 8.0, 9.0, 7.0, 5.0, 0.9), ("at chance", "at chance")),
+    "nine": Planting((1.1, 0.3, 0.35, 0.8, 0.01, 0.9), ("undecided", "undecided"), known=(80, 40, 9)),
+    "ten": Planting((1.1, 0.1, 0.35, 0.99, 0.01, 0.9), ("shown", "shown"), known=(80, 40, 10)),
+    "young": Planting((1.1, 0.3, 0.35, 0.8, 0.01, 0.9), ("undecided", "undecided"), known=(5, 4, 80)),
+    "aligned": Planting((1.1, 0.35, 0.3, 0.5, 0.4, 0.9), ("shown", "shown"), of="hidden"),
+    "control": Planting((1.1, 0.35, 0.5, 0.75, 0.9, 0.9), ("shown", "shown"), of="hidden"),
+    "class": Planting((0.9, 0.2, 0.25, 0.5, 0.01, 0.9), ("shown", "shown"), classes=3, controls=(0.2, 0.8, 0.9, 1.5)),
 }  # fmt: skip
 
 
@@ -61,7 +61,7 @@ class Planted(protocol.Probe):
 
     name, answers, source, kinds = "planted", "What was planted?", "checks/selftest", ("value", "label")
 
-    def read_out(self, activations: Arrays, target: StoredTarget, seed: int) -> xr.Dataset:
+    def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         known = np.isfinite(target.values) if target.kind == "value" else target.values >= 0
         rows, wrong = protocol.rows_of(activations, target.name, known), target.kind == "label"
         read = np.stack([activations.pooled(tap.name)[:, 0] for tap in activations.taps])
@@ -70,8 +70,8 @@ class Planted(protocol.Probe):
             np.ones(len(known)) if wrong else (target.values - target.values[rows.fit].mean()) ** 2, loss.shape
         )
         test, val, fit = (
-            Losses(*(protocol.sum_by_unit(each[:, at].T, rows, split).T for each in (loss, whole)))
-            for split, at in (("test", rows.test), ("val", rows.val), ("fit", rows.fit))
+            Losses(loss[:, some], whole[:, some])  # each sample is a unit of its own, in order
+            for some in (rows.test, rows.val, np.sort(rows.fit))
         )
         oof = fit if activations.choose_on == "fit" else None
         extra = {"line_chance": np.full(len(read), 0.4)} if wrong else {}
@@ -85,12 +85,7 @@ def truth(name: str) -> np.ndarray:
     planting = PLANTED[name]
     rng = np.random.default_rng([*map(ord, planting.of or name)])
     values = rng.integers(0, planting.classes, 200).astype(float) if planting.classes else rng.standard_normal(200)
-    known = np.concatenate(
-        [
-            np.arange((split == SPLIT).sum()) < n
-            for split, n in zip(("train", "val", "test"), planting.known, strict=True)
-        ]
-    )
+    known = np.concatenate([np.arange(n) < m for n, m in zip((80, 40, 80), planting.known, strict=True)])
     return np.where(known, values, -1 if planting.classes else np.nan)
 
 

@@ -155,5 +155,6 @@ for tap in (advice.output_tap, advice.tap):
 # `hf:/path/to/model`, a name from `diagnostics list encoders`, or your own module, as in [the next tutorial](../my-module/index.md). Images are
 # resized and normalised as the encoder needs.
 #
-# This example was chosen because its two targets have different answers. In the [gallery](../../studies/gallery/index.md) of encoders and data, most
-# targets show no hidden gap, and for many a control scores as well as the encoder. So run it on your own task.
+# This example was chosen because its two targets have different answers. In the [gallery](../../studies/gallery/index.md) of encoders and data, a hidden
+# gap is shown for fewer than half of the targets, for most others the samples cannot tell, and for many a control scores as well as the encoder. So run
+# it on your own task.

@@ -1,0 +1,157 @@
+"""What is found of the planted encoder: choice, verdict, controls, cautions, and redraws."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from diagnostics.checks.selftest.planted import PLANTED, SEED, Planted, encoder, profile, results, target
+from diagnostics.measures import apply, result
+from diagnostics.measures import result as attribute
+from diagnostics.measures.statistics import Interval
+from diagnostics.runs import redraws
+from diagnostics.runs.profile import Profile, first_probes
+from diagnostics.runs.recommendation import recommend
+
+
+def ends(interval: Interval | None) -> list[float] | None:
+    """An interval as three numbers."""
+    return interval and [interval.value, interval.low, interval.high]
+
+
+def choice(name: str, choose_on: Any = "fit") -> list[Any]:
+    """The tap to use, the best one, the set, the gap, the bound, and the lower end of the gap on one side."""
+    made = profile(name, 0, choose_on)
+    return [
+        made.chosen_tap,
+        made.best_tap,
+        made.tap_set,
+        ends(made.hidden_gap),
+        made.gap_bound,
+        made.data.attrs.get(attribute.CHOSEN_GAP_LOW),
+    ]
+
+
+def finding(name: str) -> list[Any]:
+    """Verdict and confidence, with the numbers behind them, and the scores of all taps."""
+    made, said = profile(name), recommend(profile(name))
+    numbers = [
+        made.margin,
+        made.floor,
+        made.units_needed,
+        said.at_output,
+        ends(said.score),
+        ends(said.output),
+        [ends(made.at(tap)) for tap in made.taps],
+    ]
+    return [said.verdict.value, said.confidence, said.tap, list(said.also), made.few, made.reading[:8], *numbers]
+
+
+def controls(name: str) -> list[Any]:
+    """By how much the chosen tap beats controls, what they reach, and which do as well or nearly."""
+    made, names = profile(name), ("fresh_weights", "raw_input", "shuffled_labels")
+    best, spreads = made.best_control, [made.spread(each) for each in names]
+    return [
+        [ends(made.over(each)) for each in names],
+        [ends(made.control(each)) for each in names],
+        made.rivals,
+        made.near,
+        best and best[0],
+        spreads,
+    ]
+
+
+def changed(
+    name: str, variables: Mapping[str, Any] = {}, attrs: Mapping[str, Any] = {}, without: str = "none"
+) -> Profile:
+    """A planted profile with other variables and attributes, and without the attributes that name something."""
+    data = profile(name).data.assign(variables)
+    data.attrs = {key: value for key, value in data.attrs.items() if without not in key} | dict(attrs)
+    return Profile("planted", name, data, {})
+
+
+def cautions() -> list[Any]:
+    """Skew of train and val and never of test, few tokens, readability and remarks, and the margin that a user named."""
+    few, loss = np.where(np.arange(120) < 6, 40.0, 1.0), profile("hidden").data["loss"]
+    even = {name: xr.ones_like(profile("hidden").data[name]) for name in ("oof_loss", "oof_reference")}
+    skewed = [
+        changed("hidden", {"oof_reference": even["oof_reference"] * few, "oof_loss": even["oof_loss"]}),
+        changed("hidden", even),
+        changed("hidden", even | {"loss": loss * 0 + np.where(np.arange(80) < 2, 1e3, 1.0)}),
+    ]
+    of_class = [
+        changed("class"),
+        changed("class", attrs={"over_shuffled_labels_low": -0.1}),
+        changed("class", without="shuffled"),
+        changed("class", {"line_chance": ("tap", np.full(6, -np.inf))}, without="shuffled"),
+        changed("class", {"line_chance": ("tap", np.full(6, 0.9))}),
+    ]
+    twice = changed(
+        "hidden",
+        attrs=result.store_interval("over_a", Interval(0.3, 0.1, 0.4))
+        | result.store_interval("over_a.2", Interval(0.3, 0.0, 0.9)),
+    )
+    stated = ["Clopper" in profile(name).data.attrs[attribute.INTERVALS] for name in ("class", "hidden")]
+    sparse = [changed("hidden", attrs={"token_samples": n}) for n in (19, 20)]
+    return [
+        [each.skewed[:8] for each in skewed],
+        [each.readability for each in of_class],
+        [len(each.remarks) for each in of_class],
+        ends(twice.over("a")),
+        stated,
+        [(each.token_samples, bool(each.sparse), len(each.cautions)) for each in sparse],
+        changed("hidden", attrs={"margin": 0.2}).margin,
+    ]
+
+
+def drawn_again() -> list[Any]:
+    """Scores, gaps and choices on other splits, and their spread."""
+    made, read = encoder("hidden", PLANTED["hidden"].errors, 0), {"hidden": target("hidden")}
+    measured = apply.measure_all([Planted()], made, read, SEED)
+    redraws.add_redraws(measured, [Planted()], made, read, 3, SEED, what="planted")
+    data = measured.results["planted/hidden"]
+    found = redraws.redraws_of(data, data)
+    counts = [
+        [int((split == each).sum()) for each in ("train", "val", "test")]
+        for split in redraws.redraw_splits(made.groups, made.split, 3, SEED)
+    ]
+    return [
+        data[redraws.SCORE].values.tolist(),
+        data[redraws.GAP].values.tolist(),
+        data[redraws.TAP].values.tolist(),
+        found and found.to_json(),
+        counts,
+        redraws.redraws_of(profile("hidden").data) is None,
+    ]
+
+
+def several() -> list[Any]:
+    """One tap for several targets, and for one with few units; the first probe of a target; a target that no measure reads."""
+    three = [results(name).results[f"planted/{name}"] for name in ("hidden", "late", "alike")]
+    both = apply.measure_all(
+        [Planted()],
+        encoder("young", PLANTED["young"].errors, 0),
+        {name: target(name) for name in ("young", "late")},
+        SEED,
+    )
+    none = [
+        list(
+            apply.measure_all([Planted()], encoder("young", PLANTED["young"].errors, 0), {}, SEED, asked=asked).skipped
+        )
+        for asked in ((), ("planted",))
+    ]
+    firsts = first_probes(
+        [
+            profile("hidden"),
+            Profile("other", "hidden", three[0], {}),
+            Profile("cka", None, three[0].drop_vars("loss"), {}),
+        ]
+    )
+    return [
+        apply.common_tap(three),
+        apply.common_tap([]),
+        [both.results[f"planted/{name}"].attrs["chosen_tap"] for name in ("young", "late")],
+        none,
+        [each.measure for each in firsts.values()],
+    ]
