@@ -61,6 +61,12 @@ def test_of_equal_taps_the_output_is_taken(favour: bool) -> None:
     assert (choice.tap, choice.alike) == (3, (2, 3))
 
 
+def test_a_tap_that_is_ahead_by_rounding_alone_is_not_taken() -> None:
+    same = answers(0, 0)
+    same.loss[2] -= 1e-13  # in every unit, so that the standard error is 0
+    assert chosen(same).tap == 3
+
+
 def test_the_output_is_favoured_over_what_comes_before_it_alone() -> None:
     # The last block before a norm is as deep as that; the other views of raw input come after the first.
     assert chosen(answers(20, 16), depth=np.array([0.0, 0.0, 1.0, 1.0])).tap == 3

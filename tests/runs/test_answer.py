@@ -58,7 +58,7 @@ def test_the_first_screen_has_a_row_a_target_in_the_order_of_verdicts(
     lines = [line.strip() for line in printed.splitlines()]
     # What a reader of the row must know, under it.
     for row, note in (
-        (2, "blocks.0 shows +0.06"), (3, "4 test units cannot tell"), (4, "also blocks.0 and blocks.1"),
+        (2, "blocks.0 shows +0.060"), (3, "4 test units cannot tell"), (4, "also blocks.0 and blocks.1"),
         (6, "no model needed: raw input 0.90"),
     ):  # fmt: skip
         assert lines[lines.index(rows[row].strip()) + 1] == note
@@ -162,7 +162,7 @@ def test_sentences_are_true_of_what_was_planted() -> None:
 def test_units_are_promised_only_where_more_would_tell() -> None:
     # 80 tell a gap as wide as its interval; what is missing is that the gap is small.
     wide = planted("y", gap=0.025, width=0.028)
-    assert answer([wide]) == ["Cannot tell for y (gaps up to 0.053 are possible)."]
+    assert answer([wide]) == ["Cannot tell for y (gaps up to 0.054 are possible)."]
 
 
 def test_each_target_with_few_units_has_its_own_number() -> None:

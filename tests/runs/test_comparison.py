@@ -166,12 +166,12 @@ def test_two_encoders_that_differ_at_one_tap_only(make_run: Maker) -> None:
     curve = next(c for c in result.curve_differences if c.profile == LINEAR)
     assert curve.depths[curve.at] == pytest.approx(2 / 3)
     assert list(curve.p < 0.05) == [False, False, True, False]
-    assert curve.difference[2] == pytest.approx(known_r2(1) - known_r2(2.2), abs=0.06)
-    assert difference(result, "one tap", "other tap", "output").estimate.value == pytest.approx(0.0, abs=1e-3)
-    assert not difference(result, "one tap", "other tap", "output").survives
-    best = difference(result, "one tap", "other tap", "chosen tap")
+    assert curve.difference[2] == pytest.approx(known_r2(2.2) - known_r2(1), abs=0.06)
+    assert difference(result, "other tap", "one tap", "output").estimate.value == pytest.approx(0.0, abs=1e-3)
+    assert not difference(result, "other tap", "one tap", "output").survives
+    best = difference(result, "other tap", "one tap", "chosen tap")
     assert best.survives
-    assert best.estimate.interval.low < known_r2(2) - known_r2(2.2) < best.estimate.interval.high
+    assert best.estimate.interval.low < known_r2(2.2) - known_r2(2) < best.estimate.interval.high
     assert all(not one.survives for one in result.differences if one.profile == "linear_probe/b")
 
 
@@ -233,7 +233,7 @@ def test_all_right_against_all_wrong_on_few_units_is_no_certainty() -> None:
     right, wrong = (
         ProbeLosses(loss, ones, np.ones(1), ("t",), units, 0, None, 0, 4, NO_PROFILE) for loss in (0 * ones, ones)
     )
-    chosen, output, gap = differences_of({"p/t": {"right": [right], "wrong": [wrong]}}, 0, {})
+    chosen, output, gap = differences_of({"p/t": {"wrong": [wrong], "right": [right]}}, 0, {})
     assert (chosen.estimate.value, chosen.estimate.p) == (1.0, 0.5)
     assert np.isnan(chosen.estimate.interval.low)
     assert not output.survives
@@ -388,7 +388,8 @@ def test_reading_the_tap_itself_stands_beside_what_training_did(make_run: Maker)
     # Of `a` stage.0 holds no more than the output, of `b` all that it hides.
     a, b = (shares(result, "up", target) for target in ("a", "b"))
     assert (a.cut_is, b.cut_is) == ("recovered", "recovered") and a.cut.value == pytest.approx(0, abs=2e-3)
-    assert b.cut.value == pytest.approx(1, abs=2e-3)
+    # Its best tap is this one or stage.1, which holds `b` alike.
+    assert b.cut.value == pytest.approx(1, abs=0.02)
     assert shares(result, "control", "a").cut is None and "cut" not in shares(result, "control", "a").reasons
     row = next(one for one in result.to_json()["shares"] if one["profile"] == LINEAR and one["alignment"] == "up")
     assert row["cut_is"] == "recovered" and row["cut"]["value"] == a.cut.value
@@ -441,8 +442,8 @@ def test_an_alignment_is_held_against_its_own_base_run_by_run(make_run: Maker) -
             lineage={"group": "to", "seed": seed, "base": weights},
         )
         sides += [base, up]
-    paired = difference(dx.compare(sides, similarity=None), "from", "to", "output").estimate
-    assert paired.interval.high < 0
+    paired = difference(dx.compare(sides, similarity=None), "to", "from", "output").estimate
+    assert paired.interval.low > 0
     groups = {
         "f": [probe_losses(side.profile(LINEAR)) for side in sides[::2]],
         "t": [probe_losses(side.profile(LINEAR)) for side in sides[1::2]],
@@ -452,9 +453,9 @@ def test_an_alignment_is_held_against_its_own_base_run_by_run(make_run: Maker) -
     width = [one.interval.high - one.interval.low for one in (paired, loose.estimate)]
     assert width[0] < 0.5 * width[1]
     fewer = dx.compare([*sides[:2], sides[2]], similarity=None)
-    only = difference(fewer, "from", "to", "output").estimate.value
+    only = difference(fewer, "to", "from", "output").estimate.value
     outputs = [side.profile(LINEAR).output.value for side in sides[:2]]
-    assert only == pytest.approx(outputs[0] - outputs[1])
+    assert only == pytest.approx(outputs[1] - outputs[0])
 
 
 @pytest.mark.slow
@@ -471,7 +472,7 @@ def test_seeds_are_grouped_and_named(make_run: Maker) -> None:
         "x": [0, 1, 2],
     }
     assert result.members[0].name == "y seed 2"
-    best = difference(result, "y", "x", "chosen tap")
+    best = difference(result, "x", "y", "chosen tap")
     assert best.estimate.over_both is not None
     assert best.survives
     standing = next(one for one in result.group_scores if (one.group, one.profile) == ("x", LINEAR))

@@ -18,6 +18,7 @@ from profiles import planted
     ("profile", "verdict"),
     [
         (planted("y", gap=0.1), Verdict.SHOWN),
+        (planted("y", gap=0.01, width=0.005), Verdict.EXCLUDED),  # shown, and less than the margin of .03
         (planted("y", gap=0.04), Verdict.UNDECIDED),  # its interval reaches below 0
         (planted("y", gap=-0.1, bound=0.029), Verdict.EXCLUDED),  # .05 of .6 or .7 is more
         (planted("y", gap=-0.1, bound=0.036), Verdict.UNDECIDED),  # and this is more than .035
