@@ -45,7 +45,19 @@ def finding(name: str) -> list[Any]:
         ends(said.output),
         [ends(made.at(tap)) for tap in made.taps],
     ]
-    return [said.verdict.value, said.confidence, said.tap, list(said.also), made.few, made.reading[:8], *numbers]
+    return [
+        said.verdict.value,
+        said.confidence,
+        said.tap,
+        list(said.also),
+        made.few,
+        made.reading[:8],
+        made.token_samples,
+        sorted(made.beside),
+        sorted(made.lines),
+        made.chosen_on,
+        *numbers,
+    ]
 
 
 def controls(name: str) -> list[Any]:
@@ -93,6 +105,29 @@ def cautions() -> list[Any]:
         | result.store_interval("over_a.2", Interval(0.3, 0.0, 0.9)),
     )
     stated = ["Clopper" in profile(name).data.attrs[attribute.INTERVALS] for name in ("class", "hidden")]
+    low = [
+        changed(name, {"low": ("tap", np.full(6, x))}).readability
+        for name, x in (("hidden", 0.05), ("hidden", 0.0), ("class", 0.39), ("class", 0.41))
+    ]
+    high = [
+        changed(name, {"high": ("tap", np.full(6, x))}).is_at_chance
+        for name, x in (("hidden", 0.049), ("hidden", 0.051), ("class", 0.429), ("class", 0.431))
+    ]
+    margins = [
+        changed("class", attrs={"over_shuffled_labels_low": 0.05}).is_readable,
+        changed(
+            "late", attrs={f"over_{each}_low": 0.05 for each in ("fresh_weights", "fresh_weights.2", "raw_input")}
+        ).rivals,
+        changed("hidden", attrs={"hidden_gap_low": 0.0}).verdict.value,
+        ends(
+            changed(
+                "hidden",
+                attrs=result.store_interval("over_a", Interval(0.3, 0.1, 0.4))
+                | result.store_interval("over_a.2", Interval(0.3, np.nan, 0.9)),
+            ).over("a")
+        ),
+    ]
+    fitted = [changed("hidden", attrs={"units_train": n, "units_val": 0}).few[:6] for n in (0, 1, 9, 10)]
     sparse = [changed("hidden", attrs={"token_samples": n}) for n in (19, 20)]
     return [
         [each.skewed[:8] for each in skewed],
@@ -102,16 +137,21 @@ def cautions() -> list[Any]:
         stated,
         [(each.token_samples, bool(each.sparse), len(each.cautions)) for each in sparse],
         changed("hidden", attrs={"margin": 0.2}).margin,
+        low,
+        high,
+        margins,
+        fitted,
+        list(changed("hidden", without="units_").units.values()),
     ]
 
 
 def drawn_again() -> list[Any]:
     """Scores, gaps and choices on other splits, and their spread."""
-    made, read = encoder("hidden", PLANTED["hidden"].errors, 0), {"hidden": target("hidden")}
+    made, read = encoder("perhaps", PLANTED["perhaps"].errors, 0), {"perhaps": target("perhaps")}
     measured = apply.measure_all([Planted()], made, read, SEED)
     redraws.add_redraws(measured, [Planted()], made, read, 3, SEED, what="planted")
-    data = measured.results["planted/hidden"]
-    found = redraws.redraws_of(data, data)
+    data = measured.results["planted/perhaps"]
+    found, bare = redraws.redraws_of(data, data), redraws.redraws_of(data)
     counts = [
         [int((split == each).sum()) for each in ("train", "val", "test")]
         for split in redraws.redraw_splits(made.groups, made.split, 3, SEED)
@@ -122,7 +162,8 @@ def drawn_again() -> list[Any]:
         data[redraws.TAP].values.tolist(),
         found and found.to_json(),
         counts,
-        redraws.redraws_of(profile("hidden").data) is None,
+        redraws.redraws_of(profile("perhaps").data) is None,
+        bare and bare.raw_input,
     ]
 
 
@@ -141,6 +182,24 @@ def several() -> list[Any]:
         )
         for asked in ((), ("planted",))
     ]
+    lower = type("Lower", (Planted,), {"higher_is_better": False})
+    ways = [
+        apply.measure_all([kind()], encoder("ten", PLANTED["ten"].errors, 0), {"ten": target("ten")}, SEED)
+        .results["planted/ten"]
+        .attrs[attribute.HIGHER_IS_BETTER]
+        for kind in (Planted, lower)
+    ]
+    unsure, other = results("unsure").results["planted/perhaps"], results("ten").results["planted/ten"]
+    favours = [
+        apply.choose_taps({"p": unsure.assign_attrs(units_train=n, units_val=0)}, SEED)["p"].attrs["chosen_tap"]
+        for n in (0, 1, 9, 10)
+    ]
+    untaken = unsure.copy()
+    untaken.attrs = {key: value for key, value in unsure.attrs.items() if key != "chosen_tap"}
+    beside = [
+        "over_c" in apply.against_control(*pair, "c", SEED).attrs
+        for pair in ((unsure, unsure), (untaken, unsure), (unsure, untaken), (unsure, other))
+    ]
     firsts = first_probes(
         [
             profile("hidden"),
@@ -154,4 +213,7 @@ def several() -> list[Any]:
         [both.results[f"planted/{name}"].attrs["chosen_tap"] for name in ("young", "late")],
         none,
         [each.measure for each in firsts.values()],
+        ways,
+        favours,
+        beside,
     ]
