@@ -114,6 +114,7 @@ def amounts() -> list[Any]:
             (np.zeros((1, 3)), False),
         )
     ]
+    counted.append(statistics.effective_units(holds))
     carried = [list(statistics.carried_by_few(each)) for each in (most, most[:39], 0 * most)]
     needed = [
         verdict.units_needed(gap, 30, 0.05),
