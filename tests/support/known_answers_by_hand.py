@@ -145,6 +145,7 @@ def cautions() -> list[Any]:
         [True, False, True, False],
         [True, [], "undecided", [0.3, np.nan, 0.9]],
         ["", "only 1", "only 9", ""],
+        [0.6, 0, True, True],
         [0, 0, 80],
     ]
 
@@ -567,9 +568,9 @@ def several() -> list[Any]:
     both = [losses_of(name, encoder("young", PLANTED["young"].errors, 0), "fit") for name in ("alike",)]
     tap = by_hand.choose(both[0], OUTPUT)[0]
     best = int(np.argmax([value(pair) for pair in both[0][: OUTPUT + 1]]))
-    # Nothing is fitted, or on ten units and more: the output, which is within a standard error; on fewer: the best.
-    favoured, best_of = (by_hand.choose(losses("unsure", "fit"), OUTPUT, favour=favour)[0] for favour in (True, False))
-    unsure = [TAPS[favoured], TAPS[best_of], TAPS[best_of], TAPS[favoured]]
+    # Nothing is fitted, or on ten units and more: the output, which is within a standard error; on fewer: the best of the other target.
+    own, of_other = TAPS[chosen("unsure")[0]], TAPS[chosen("hidden")[1]]
+    unsure = [own, of_other, of_other, own]
     return [
         common,
         None,

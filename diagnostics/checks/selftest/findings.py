@@ -130,6 +130,21 @@ def cautions() -> list[Any]:
             ).over("a")
         ),
     ]
+    own = profile("hidden").controls["fresh_weights"]
+    blind, untaken = (
+        own.assign(score=own["score"] * 0, oof_loss=own["oof_loss"] * np.nan),
+        own.assign(score=own["score"] * 0),
+    )
+    untaken.attrs = {key: value for key, value in own.attrs.items() if key != "chosen_tap"}
+    drawn = [
+        Profile.of("planted", "hidden", own, {"fresh_weights": each, "fresh_weights.2": own}).control("fresh_weights")
+        for each in (blind, untaken)
+    ]
+    levels = [
+        changed("class", {"line_commonest": ("tap", np.full(6, 0.6))}).floor,
+        changed("hidden", {"score": ("tap", np.full(6, np.nan))}).margin,
+        *(ends(each) == ends(profile("hidden").control("fresh_weights")) for each in drawn),
+    ]
     fitted = [changed("hidden", attrs={"units_train": n, "units_val": 0}).few[:6] for n in (0, 1, 9, 10)]
     sparse = [changed("hidden", attrs={"token_samples": n}) for n in (19, 20)]
     return [
@@ -144,6 +159,7 @@ def cautions() -> list[Any]:
         high,
         margins,
         fitted,
+        levels,
         list(changed("hidden", without="units_").units.values()),
     ]
 
@@ -194,7 +210,9 @@ def several() -> list[Any]:
     ]
     unsure, other = results("unsure").results["planted/perhaps"], results("ten").results["planted/ten"]
     favours = [
-        apply.choose_taps({"p": unsure.assign_attrs(units_train=n, units_val=0)}, SEED)["p"].attrs["chosen_tap"]
+        apply.choose_taps({"p": unsure.assign_attrs(units_train=n, units_val=0), "q": three[0]}, SEED)["p"].attrs[
+            "chosen_tap"
+        ]
         for n in (0, 1, 9, 10)
     ]
     untaken = unsure.copy()
