@@ -12,7 +12,8 @@ All mutations of `FILES` are enumerated, `--draws` of them are drawn by the seed
 
 Left out by rule, since they cannot change a number or a finding: annotations, docstrings, decorators and imports; words (f-strings,
 what is raised, `format`, sums of text, and methods that print or draw, `WORDS`); checks (`strict=`, `assert`); layout of memory
-(powers of 2, what `MEMORY` names, `dtype`); rounding (numbers below 1e-5); what only a GPU runs (tests of `is_cuda`).
+(powers of 2, what `MEMORY` names, `dtype`); rounding (numbers below 1e-5 and what they are multiplied by); what only a GPU runs (tests
+of `is_cuda`); and which of several is taken that are refused unless they agree (`AGREEING`).
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ WORDS = {
     "meaning",
 }
 MEMORY = {"maxsize", "_BLOCK", "step"}
+AGREEING = {"runs", "known", "profiles", "results"}
 ROUNDING = 1e-5
 
 
@@ -168,13 +170,20 @@ def _without_effect(node: ast.AST, field: str, child: object) -> bool:
             return True
     if isinstance(child, (ast.If, ast.IfExp, ast.BoolOp)) and "is_cuda" in ast.unparse(getattr(child, "test", child)):
         return isinstance(child, ast.BoolOp)
+    if field == "slice" and isinstance(node, ast.Subscript) and getattr(node.value, "id", "") in AGREEING:
+        return isinstance(child, ast.Constant)
     if isinstance(child, ast.BinOp):
         power = (
             isinstance(child.op, ast.Pow)
             and isinstance(child.left, ast.Constant)
             and isinstance(child.right, ast.Constant)
         )
-        return power or any(_is_text(side) for side in (child.left, child.right))
+        rounds = (
+            isinstance(child.left, ast.Constant)
+            and isinstance(child.left.value, float)
+            and 0 < child.left.value < ROUNDING
+        )
+        return power or rounds or any(_is_text(side) for side in (child.left, child.right))
     return False
 
 

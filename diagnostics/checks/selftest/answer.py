@@ -20,6 +20,7 @@ from diagnostics.checks.selftest.comparison import (
     losses_by_name,
     of_base,
     of_groups,
+    of_little,
     without_value,
 )
 from diagnostics.checks.selftest.findings import cautions, choice, controls, drawn_again, finding, several
@@ -51,7 +52,7 @@ ASKED: Mapping[str, Callable[[], Any]] = {
     **{f"ridge without groups of {most}": partial(left_out, most) for most in (1, 3, 256, 257)}, "folds": folds, "classes out of fold": classes,
     "after minus before": after_minus_before, "shares of the base": of_base, "shares above chance": above_chance,
     **{f"shares of {name}": partial(without_value, name, cut) for name, cut in (("alike", "late"), ("noise", "gone"), ("class", ""), ("hidden", ""))},
-    "scores of groups": of_groups, "along depth": along_depth, "certain differences": certain, "losses by name": losses_by_name,
+    **{f"shares of a gap of {gap}": partial(of_little, gap) for gap in (0.0095, 0.0105)}, "scores of groups": of_groups, "along depth": along_depth, "certain differences": certain, "losses by name": losses_by_name,
     "redraws": drawn_again, "several targets": several,
 }  # fmt: skip
 

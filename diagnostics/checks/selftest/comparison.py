@@ -77,6 +77,11 @@ def above_chance() -> list[Any]:
         "linear", "a", "b", 3, False, list(zip(other, base, strict=True)), ["none", "x", "x"], [""] * 3, SEED
     )
     bare = [probe_losses.probe_losses(changed("class"))] * 2
+    lone = [
+        replace(run, profile=replace(run.profile, data=run.profile.data.assign_attrs(over_shuffled_labels_low=-0.1)))
+        for run in base[:1]
+    ]
+    weak = shares.shares_of("linear", "a", "b", 1, False, [(lone[0], lone[0])], ["none"], [""], SEED)
     unknown = shares.shares_of("linear", "a", "b", 1, False, [(bare[0], bare[1])], ["none"], [""], SEED)
     return [
         made.floor,
@@ -84,8 +89,22 @@ def above_chance() -> list[Any]:
         ends(made.kept_best),
         made.reasons["over_control"],
         unknown.floor,
-        sorted(unknown.reasons),
+        sorted((name, why[:9]) for name, why in unknown.reasons.items()),
+        sorted(weak.reasons),
     ]
+
+
+def of_little(gap: float) -> list[str]:
+    """Shares without a value of a base whose best tap is better by so much in all units."""
+    data = profile("ten").data
+    loss = np.stack(
+        [
+            data["loss"].values[3] - (gap if tap == "middle" else 0) * data["reference_loss"].values[3]
+            for tap in data["tap"].values
+        ]
+    )
+    run = probe_losses.probe_losses(changed("ten", {"loss": (("tap", "unit"), loss)}))
+    return sorted(shares.shares_of("linear", "a", "b", 1, False, [(run, run)], ["none"], [""], SEED).reasons)
 
 
 def without_value(name: str, cut: str) -> list[Any]:
@@ -114,10 +133,13 @@ def of_groups() -> list[Any]:
 def along_depth() -> list[Any]:
     """Differences along depth with p by flips of signs; lines between taps; what each unit adds; where they differ most."""
     groups = {
-        "linear": {"before": runs_of("hidden", (0,)), "after": runs_of("aligned", (0,))},
+        "linear": {"before": runs_of("hidden", (0, 1)), "after": runs_of("aligned", (0, 1))},
         "ten": {"before": runs_of("ten", (0,)), "after": runs_of("ten", (1,))},
     }
     curves = differences.curve_differences(groups, SEED, {})
+    ten = runs_of("ten", (0,))
+    twice = probe_losses.probe_losses(changed("ten", {"reference_loss": 2 * profile("ten").data["reference_loss"]}))
+    (apart,) = differences.curve_differences({"ten": {"before": ten, "after": [twice]}}, SEED, {})
     line = probe_losses.by_depth(
         np.array([[0.0], [2.0], [6.0], [7.0], [9.0]]),
         np.array([0.1, 0.5, 1.0, 1.0, 1.2]),
@@ -145,6 +167,8 @@ def along_depth() -> list[Any]:
         most,
         [each.tolist() for each in flips],
         depths.tolist(),
+        apart.difference.tolist(),
+        apart.p.tolist(),
     ]
 
 
@@ -185,11 +209,16 @@ def certain() -> list[Any]:
         ends(each.estimate.interval)
         for each in differences.differences_of({"p": {"a": flat[:1], "b": flat[1:]}}, SEED, {})
     ][1]
+    nothing = [
+        ends(each.estimate.interval)
+        for each in differences.differences_of({"p": {"a": flat[:1], "b": flat[:1]}}, SEED, {})
+    ][1]
     near = [probe_losses.near(np.ones(3), np.ones(3) + each) for each in (1e-8, 1e-12)]
     return [
         [each.p for each in made],
         told,
         sure,
+        nothing,
         estimates.holm(np.array([0.01, np.nan, 0.04, 0.03, 0.9])).tolist(),
         near,
     ]

@@ -114,6 +114,7 @@ def amounts() -> list[Any]:
             (np.zeros((1, 3)), False),
         )
     ]
+    counted.append(statistics.effective_units(holds))
     carried = [list(statistics.carried_by_few(each)) for each in (most, most[:39], 0 * most)]
     needed = [
         verdict.units_needed(gap, 30, 0.05),
@@ -253,7 +254,7 @@ def classes() -> list[Any]:
     """The penalty within half a standard error of the best, where paths end, and wrong answers and penalties out of fold and on val."""
     x, labels, fold = class_data()
     right, level = torch.ones((1, 4, 100), dtype=torch.bool), torch.tensor([0.5, 0.9, 0.7, 0.6]).double()
-    right[0, 0, :30], right[0, 1, 30:50], right[0, 2, :22], right[0, 3, :23] = False, False, False, False
+    right[0, 0, :25], right[0, 1, 30:50], right[0, 2, :22], right[0, 3, :23] = False, False, False, False
     best = logistic_choice._best(right, level[None, :, None].expand(1, 4, 100))  # pyright: ignore[reportPrivateUsage]
     made = [
         logistic_choice.choose_out_of_fold(torch.tensor(x[taps]), labels, fold, GRID)

@@ -45,7 +45,7 @@ PLANTED = {
     "late": Planting((1.1, 0.5, 0.3, 0.8, 0.01, 0.9), ("shown", "shown"), controls=(0.25, 0.35, 0.25, 1.5)),
     "alike": Planting((0.9, 0.101, 0.1, 0.1, 0.5, 0.9), ("excluded", "no gap"), controls=(0.2, 0.22, 0.3, 1.5)),
     "perhaps": Planting((1.1, 0.7, 0.54, 0.66, 0.5, 0.9), ("undecided", "likely")),
-    "unsure": Planting((1.1, 0.7, 0.56, 0.66, 0.5, 0.9), ("undecided", "undecided"), of="perhaps"),
+    "unsure": Planting((1.1, 0.7, 0.65, 0.66, 0.5, 0.9), ("undecided", "undecided"), of="perhaps"),
     "noise": Planting((9.0, 8.0, 9.0, 7.0, 5.0, 0.9), ("at chance", "at chance")),
     "nine": Planting((1.1, 0.3, 0.35, 0.8, 0.01, 0.9), ("undecided", "undecided"), known=(80, 40, 9)),
     "ten": Planting((1.1, 0.1, 0.35, 0.99, 0.01, 0.9), ("shown", "shown"), known=(80, 40, 10)),
@@ -74,9 +74,9 @@ class Planted(protocol.Probe):
             for some in (rows.test, rows.val, np.sort(rows.fit))
         )
         oof = fit if activations.choose_on == "fit" else None
-        extra = {"line_chance": np.full(len(read), 0.4)} if wrong else {}
+        extra = {"number": np.arange(len(read))} | ({"line_chance": np.full(len(read), 0.4)} if wrong else {})
         return protocol.probe_result(
-            activations, rows, test.loss, test.reference, val, extra, "planted", "none", seed, oof=oof, score_name="accuracy" if wrong else "R2"
+            activations, rows, test.loss, test.reference, val, extra, "planted", "none", seed, oof=oof
         )  # fmt: skip
 
 
