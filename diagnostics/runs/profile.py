@@ -387,9 +387,9 @@ class Profile:
 
     @property
     def rival(self) -> tuple[str, Interval] | None:
-        """The control that the chosen tap is not shown to beat and that says most: it reaches as much, to the margin, and of those it lacks
-        the model; else the highest. None where no such control is above chance."""
-        level = self.score.value - self.margin if self.score else math.inf
+        """The control that the chosen tap is not shown to beat and that says most: it reaches as much, and of those it lacks the model;
+        else the highest. None where no such control is above chance."""
+        level = self.score.value if self.score else math.inf
         floor = self.floor + MARGIN * (1.0 - self.floor)
         rivals = [
             (name, reached)
@@ -452,9 +452,7 @@ class Profile:
         if gap is None or math.isnan(gap.value):
             return "the output has no value to compare with" if gap else "no other tap to compare with"
         if verdict is Verdict.SHOWN:
-            return (
-                f"hidden by the output ({format_interval(gap, signed=True)} at {self.best_tap})"
-            )
+            return f"hidden by the output ({format_interval(gap, signed=True)} at {self.best_tap})"
         if not self.is_readable:
             return "not shown to be readable, nor to be at chance"
         bound = self.gap_bound_text
