@@ -387,9 +387,9 @@ class Profile:
 
     @property
     def rival(self) -> tuple[str, Interval] | None:
-        """The control that the chosen tap is not shown to beat and that says most: it reaches as much, and of those it lacks the model;
-        else the highest. None where no such control is above chance."""
-        level = self.score.value if self.score else math.inf
+        """The control that the chosen tap is not shown to beat and that says most: it reaches as much to two decimals, and of those it
+        lacks the model; else the highest. None where no such control is above chance."""
+        level = round(self.score.value, 2) if self.score else math.inf
         floor = self.floor + MARGIN * (1.0 - self.floor)
         rivals = [
             (name, reached)
@@ -399,14 +399,15 @@ class Profile:
 
         def says(rival: tuple[str, Interval]) -> tuple[bool, bool, float]:
             name, reached = rival
-            return reached.value >= level, reached.value >= level and name in INPUTS, reached.value
+            as_much = round(reached.value, 2) >= level
+            return as_much, as_much and name in INPUTS, reached.value
 
         return max(rivals, key=says, default=None)
 
     @property
     def needless(self) -> str:
-        """What the best rival does without, where it reaches as much: `model` or `training`; else nothing."""
-        if not (self.rival and self.score and self.rival[1].value >= self.score.value):
+        """What the best rival does without, where it reaches as much to two decimals: `model` or `training`; else nothing."""
+        if not (self.rival and self.score and round(self.rival[1].value, 2) >= round(self.score.value, 2)):
             return ""
         return "model" if self.rival[0] in INPUTS else "training"
 

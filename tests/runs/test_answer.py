@@ -91,19 +91,19 @@ def test_long_names_are_not_cut(capsys: pytest.CaptureFixture[str], monkeypatch:
     assert f"+ {target} (R2)" in printed and tap in printed and "…" not in printed
 
 
-NO_WORSE, NOT_SHOWN = (0.61, -0.1), (0.4, -0.1)
-"""What a control reaches, of .60, and the lower end of what it is beaten by."""
+NO_WORSE, NOT_SHOWN = (0.596, -0.1), (0.4, -0.1)
+"""What a control reaches, of .60 to two decimals, and the lower end of what it is beaten by."""
 
 
 @pytest.mark.parametrize(
     ("controls", "units", "note", "sentence"),
     [
-        ({"fresh_weights": NO_WORSE}, 80, "no training needed: fresh weights 0.61", "y is read no worse without training: "),
-        ({"fresh_weights": NO_WORSE}, 9, "9 test units cannot tell; without training: fresh weights 0.61", ""),
-        ({"fresh_weights": (0.59, -0.1)}, 80, "not shown to beat: fresh weights 0.59", "A control is not beaten for y: "),
+        ({"fresh_weights": NO_WORSE}, 80, "no training needed: fresh weights 0.60", "y is read no worse without training: "),
+        ({"fresh_weights": NO_WORSE}, 9, "9 test units cannot tell; without training: fresh weights 0.60", ""),
+        ({"fresh_weights": (0.56, -0.1)}, 80, "not shown to beat: fresh weights 0.56", "A control is not beaten for y: "),
         # The one without a model says most where it reaches as much, and else the one that does.
-        ({"raw_input": NO_WORSE, "fresh_weights": (0.7, -0.2)}, 80, "no model needed: raw input 0.61", "y is read no worse without a model: "),
-        ({"raw_input": (0.59, -0.1), "fresh_weights": NO_WORSE}, 80, "no training needed: fresh weights 0.61", "y is read no worse without training: "),
+        ({"raw_input": NO_WORSE, "fresh_weights": (0.7, -0.2)}, 80, "no model needed: raw input 0.60", "y is read no worse without a model: "),
+        ({"raw_input": (0.59, -0.1), "fresh_weights": NO_WORSE}, 80, "no training needed: fresh weights 0.60", "y is read no worse without training: "),
         ({"raw_input": NOT_SHOWN, "fresh_weights": (0.5, -0.1)}, 80, "not shown to beat: fresh weights 0.50", "A control is not beaten for y: "),
         ({"raw_input": (0.04, -0.1), "fresh_weights": (0.5, 0.1)}, 80, "", ""),  # at chance itself, and beaten
     ],
