@@ -397,6 +397,11 @@ def of_base() -> list[Any]:
     return [[*(ratio(*pair) for pair in shares), *means], 0.0, "recovered", means[0][1] > 0, []]
 
 
+def of_one() -> list[Any]:
+    gap = by_hand.gap(losses("aligned", "test")[OUTPUT], losses("control", "test")[OUTPUT], 120)
+    return [gap, gap[1] > 0]
+
+
 def above_chance() -> list[Any]:
     floor = float(np.mean([value(losses("class", "test", 10, (1.5,))[0]) for _ in SEEDS]))
     found: list[list[float]] = []
@@ -591,7 +596,7 @@ BY_HAND: Mapping[str, Callable[[], Any]] = {
     **{f"choice with {name}": partial(TIES.get, name) for name in TIES}, **{f"sets of {units} units": partial(sets, units) for units in (1, 3, 8, 40)},
     "closed forms": amounts, **{f"ranks of {samples} samples": partial(ranks, samples) for samples in (60, 12000)},
     **{f"ridge without groups of {most}": partial(left_out, most) for most in (1, 3, 256, 257)}, "folds": folds, "classes out of fold": classes,
-    "after minus before": after_minus_before, "shares of the base": of_base, "shares above chance": above_chance,
+    "after minus before": after_minus_before, "shares of the base": of_base, "shares of one seed": of_one, "shares above chance": above_chance,
     **{f"shares of {name}": partial(without_value, name) for name in ("alike", "noise", "class", "hidden")},
     "shares of a gap of 0.0095": lambda: ["kept_best", "kept_output", "over_control", "recovered"], "shares of a gap of 0.0105": lambda: ["kept_best", "kept_output", "over_control"],
     "scores of groups": of_groups, "along depth": along_depth, "certain differences": lambda: [[1, 2.0**-5, 2.0**-5, np.nan], ["gained", "lost", "cannot tell"], [0.25, np.nan, np.nan], [0, 0, 0], [0.04, np.nan, 0.09, 0.09, 0.9], [False, True]],
