@@ -136,7 +136,7 @@ BROKEN = [
     ("measures.probes.out_of_fold", "y - mean_of_others(y, self.part)", "y - y.mean(axis=0)"),
     ("measures.probes.logistic_choice", "short.mean(dim=2) <= error / 2", "short.mean(dim=2) <= error"),
     ("runs.profile", "self.gap_bound < self.margin", "gap and gap.value < self.margin"),
-    ("runs.recommendation", "attribute.CHOSEN_GAP_LOW, 0.0) > 0", "attribute.HIDDEN_GAP, 0.0) > 0"),
+    ("runs.recommendation", "if profile.few or at_output", "if at_output"),
     ("runs.redraws", "attrs.get(attribute.CHOSEN_TAP, \"\")", "attrs.get(attribute.BEST_TAP, \"\")"),
     ("runs.comparison.differences", "(theirs, -1.0)", "(theirs, 1.0)"),
     ("runs.comparison.estimates", "np.arange(len(order), 0, -1) * p[order]", "len(order) * p[order]"),
