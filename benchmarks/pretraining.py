@@ -119,7 +119,11 @@ def rates_of(towers: Towers, batch: int, side: int, device: str, wait: Callable[
     settings = Settings(10, 2e-3, "lamb", precision="bf16", compile=True)
     objective, world = Pretraining(towers), World(device=device)
     optimiser, module = build_optimiser(objective, settings), wrap(objective, settings, world)
-    step = timed(lambda: train_step(objective, module, shown, optimiser, settings, 1, world), time.perf_counter, wait)
+    step = timed(
+        lambda: train_step(module, list(objective.parameters()), shown, optimiser, settings, 1, world),
+        time.perf_counter,
+        wait,
+    )
     return counter.get_total_flops() / seconds, batch / step
 
 
@@ -139,8 +143,8 @@ def demonstrate(device: str, size: str, pairs: int, scenes: int) -> list[bool]:
         run = json.loads(command("run", towers, "--data", "shapes?objects=1&n=1280&size=48", "--measures", "linear_probe", "--token-budget", "0", "--json", "--out", f"{folder}/run"))  # fmt: skip
     shape = asked["classification"]["accuracy"]
     print(f"zero-shot, pairs never seen: {json.dumps(asked)}")
-    for one in run["profiles"]:
-        print(json.dumps({key: one[key] for key in ("target", "taps", "depth", "score", "low", "high", "best_tap", "hidden_gap", "controls")}))  # fmt: skip
+    for one in (one for one in run["profiles"] if one["measure"] == "linear_probe"):
+        print(json.dumps({key: one[key] for key in ("target", "taps", "depth", "score", "low", "high", "chosen_tap", "best_tap", "hidden_gap", "verdict", "controls")}))  # fmt: skip
     return [
         verdict(f"seconds of {pairs:,} pairs at {size}", seconds, SECONDS),
         verdict("shape by zero-shot on unseen pairs (its interval above)", shape["value"], SHAPE, at_least=True),

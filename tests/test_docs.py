@@ -223,7 +223,7 @@ def test_readme_holds_its_two_commands_each_first_of_its_kind() -> None:
     run = next(text for text in consoles if "diagnostics run" in text)
     assert run == (
         "python3 -m venv .venv && .venv/bin/pip install -e '.[demo]' && "
-        ".venv/bin/diagnostics run fracast --data lorenz\n"
+        ".venv/bin/diagnostics run fracast --data lorenz --redraws 20\n"
     )
     test = next(text for text in consoles if "pytest" in text)
     assert test.startswith("python3 -m venv .venv-test && ")
@@ -233,13 +233,13 @@ def test_readme_holds_its_two_commands_each_first_of_its_kind() -> None:
 def test_readme_blocks_belong_to_the_command_above_them(readme: Any) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [found["arguments"] for found in readme.BLOCK.finditer(text)] == [
-        "fracast --data lorenz",
-        "fracast --data damped_oscillator",
+        "fracast --data lorenz --redraws 20",
+        "fracast --data damped_oscillator --redraws 20",
     ]
     new = readme.replaced(text, lambda arguments: f"of {arguments}\n")
     assert [found["printed"] for found in readme.BLOCK.finditer(new)] == [
-        "of fracast --data lorenz\n",
-        "of fracast --data damped_oscillator\n",
+        "of fracast --data lorenz --redraws 20\n",
+        "of fracast --data damped_oscillator --redraws 20\n",
     ]
     old = iter(printed_in(readme, text))
     assert readme.replaced(new, lambda arguments: next(old)) == text
@@ -276,7 +276,7 @@ def test_readme_shows_what_is_printed_today(
         lines = block.splitlines()
         assert all(len(line) <= readme.WIDTH and line == line.rstrip() for line in lines)
         assert lines[0].partition(",")[2] == wanted[0].partition(",")[2]
-        upto = next(i for i, line in enumerate(wanted) if line.startswith("   target"))
+        upto = next(i for i, line in enumerate(wanted) if line.startswith("  target"))
         assert lines[1:upto] == wanted[1:upto]
         assert headers(lines) == headers(wanted)
 

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.skipif(not (ROOT / "diagnostics").is_dir(), reason="tests run without the sources beside them")
 PACKAGES = [ROOT / "diagnostics", *sorted((ROOT / "plugins").glob("diagnostics_*"))]
-LONGEST = 400
+LONGEST = 600
 
 
 def modules(package: Path) -> dict[str, Path]:
@@ -96,7 +96,7 @@ def test_the_ground_floor_has_at_most_ten_files_and_eight_rooms() -> None:
     assert len([path for path in entries if path.is_dir()]) <= 8
 
 
-def test_no_module_is_longer_than_400_lines() -> None:
+def test_no_module_is_longer_than_600_lines() -> None:
     lengths = {
         str(path): len(path.read_text(encoding="utf-8").splitlines()) for p in PACKAGES for path in p.rglob("*.py")
     }

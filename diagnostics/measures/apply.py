@@ -217,10 +217,22 @@ def choose_taps(results: Mapping[str, xr.Dataset], seed: int) -> dict[str, xr.Da
     }
 
 
+def with_choice(result: xr.Dataset) -> xr.Dataset:
+    """A stored result; a probe's of an older version, which chose by another rule, with the choice by its losses on val."""
+    if "loss" not in result or attribute.CHOSEN_ON in result.attrs:
+        return result
+    kept = {key: value for key, value in result.attrs.items() if key != attribute.BEST_TAP}
+    older = result.drop_attrs(deep=False).assign_attrs({**kept, attribute.OLDER: 1})
+    return choose_taps({"": older}, int(older.attrs[attribute.SEED]))[""]
+
+
 def _alike(result: xr.Dataset, other: xr.Dataset) -> bool:
     """Test for one probe at the same taps."""
     same = result.attrs[attribute.MEASURE] == other.attrs[attribute.MEASURE]
     return same and list(result["tap"].values) == list(other["tap"].values)
+
+
+TINY = 1e-12
 
 
 def common_tap(results: Sequence[xr.Dataset]) -> int | None:
@@ -231,7 +243,8 @@ def common_tap(results: Sequence[xr.Dataset]) -> int | None:
     depth = results[0]["depth"]
     upto = (depth <= depth.sel(tap=results[0].attrs[attribute.OUTPUT_TAP])).values
     remaining = np.stack([np.where(upto, 1.0 - choosing_scores(result), np.nan) for result in results])
-    relative = (remaining / np.nanmean(remaining, axis=1, keepdims=True)).mean(axis=0)
+    # A target that all taps read without an error has nothing to say.
+    relative = (remaining / np.maximum(np.nanmean(remaining, axis=1, keepdims=True), TINY)).mean(axis=0)
     return int(np.nanargmin(relative)) if np.isfinite(relative).any() else None
 
 

@@ -31,6 +31,8 @@ UNITS_TRAIN = "units_train"
 UNITS_VAL = "units_val"
 CHOSEN_ON = "chosen_on"
 """fit: losses out of fold on train and val choose taps and penalties; val: those on val."""
+OLDER = "older"
+"""Present where a run of an older version did not choose out of fold."""
 REASON = "reason"
 """Why taps have no value or no interval: see `store_reasons`."""
 

@@ -1,6 +1,6 @@
 """The tap to use for a target: a rule over losses of train and val, or of val alone; no loss on test enters.
 
-The best tap other than the output, unless it is ahead of the output by no more than one standard error of their difference: then the
+The best tap other than the output, unless it is ahead of the output by no more than one standard error of their difference (and `TIE`): then the
 output, which costs no search. Both by losses that are clipped at each tap's 95th percentile, since one unit with a large loss would
 decide by itself; wrong answers are not clipped. Among eighteen rules it has the least mean regret (docs/explanation/statistics.md,
 `benchmarks/recommend.py`). Taps behind the output are no candidates: it cannot hide them.
@@ -17,6 +17,8 @@ from diagnostics.measures.statistics import Losses
 
 CLIP = 0.95
 """Quantile of a tap's losses at which they are clipped."""
+TIE = 0.001
+"""Score that a tap must be ahead of the output at least: a smaller difference is shown by no printed score, and may be of rounding."""
 FEWEST = 10
 """Units of train and val below which a target's own losses do not choose."""
 
@@ -43,7 +45,7 @@ def choose_tap(
     depth: [tap]; deeper taps than the output are no candidates.
     seed: of the resamples behind the set.
     share: losses count wrong answers; these are not clipped.
-    favour: the output is taken within one standard error; otherwise only where it is the best.
+    favour: the output is taken within one standard error of a tap before it; otherwise only where it is the best.
 
     Examples:
         >>> import numpy as np
@@ -66,10 +68,10 @@ def choose_tap(
     best = int(others[score[others].argmax()]) if len(others) else None
     tap = output if best is None else best
     if best is not None and output in candidates:
-        # A tap as deep as the output, as the views of raw input are, is no dearer to use.
-        favoured = favour and depth[best] < depth[output]
+        # What comes after the output, as the other views of raw input do, is no dearer to use.
+        favoured = favour and best < output
         needed = standard_error(losses.at([best, output])) if favoured else 0.0
-        tap = best if score[best] - score[output] > needed else output
+        tap = best if score[best] - score[output] > max(needed, TIE if favoured else 0.0) else output
     alike = {tap, *confidence_set(losses, candidates, seed)}
     return TapChoice(tap, best, tuple(sorted(alike)))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from enum import StrEnum
 
+from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.statistics import Interval
 
 
@@ -40,6 +41,12 @@ class Verdict(StrEnum):
 
 MARGIN = 0.05
 """The gap that is excluded unless a user names another: this share of what lies between chance and the best score."""
+
+
+def check_margin(margin: float | None) -> None:
+    """Raises DiagnosticsError for a margin that a user named and that is no gap."""
+    if margin is not None and not margin > 0:
+        raise DiagnosticsError(f"The margin is {margin}: give the smallest hidden gap that matters, above 0.")
 
 
 def units_needed(gap: Interval, units: int, margin: float) -> int | None:

@@ -13,10 +13,10 @@ from diagnostics.measures.verdict import Verdict
 from diagnostics.progress import size
 from diagnostics.report.numbers import format_interval, format_number, unbroken
 from diagnostics.report.page import Block, Column, Note, Notes, Number, Row, Sentence, Table, filled
-from diagnostics.runs.controls.kinds import INPUTS
 from diagnostics.runs.nonlinear import nonlinear_reading
-from diagnostics.runs.profile import INTERVALS, Profile, first_probes, in_words, rounded
+from diagnostics.runs.profile import FEW, INTERVALS, OLDER, Profile, first_probes, in_words, rounded
 from diagnostics.runs.recommendation import Recommendation, recommend
+from diagnostics.runs.redraws import SPREAD
 
 if TYPE_CHECKING:
     from diagnostics.runs.run import Run
@@ -25,16 +25,18 @@ SHORT = ".2f"
 """Format of the scores of a first screen."""
 MOST_NAMED = 6
 """Targets that a sentence names."""
+WITHOUT = {"model": "a model", "training": "training"}
 MOST_TAPS = 3
 """Other taps that a row names."""
 
 
 def by_verdict(profiles: Sequence[Profile]) -> list[Profile]:
-    """Probes of targets in the order of their verdicts, the largest gap first."""
+    """Probes of targets in the order of their verdicts, those that can be read first, then the largest gap."""
 
-    def order(profile: Profile) -> tuple[int, float]:
+    def order(profile: Profile) -> tuple[int, int, float]:
         gap = profile.hidden_gap.value if profile.hidden_gap else math.nan
-        return list(Verdict).index(profile.verdict), 0.0 if math.isnan(gap) else -gap
+        read = ("readable", "undecided", "at chance").index(profile.readability)
+        return list(Verdict).index(profile.verdict), read, 0.0 if math.isnan(gap) else -gap
 
     return sorted((profile for profile in profiles if profile.is_probe and profile.target), key=order)
 
@@ -53,8 +55,9 @@ def answer_blocks(run: Run) -> tuple[Block, ...]:
 
 
 def _row(profile: Profile, read: Recommendation) -> Row:
+    place = "none: at chance" if profile.verdict is Verdict.AT_CHANCE else read.place
     cells = (
-        unbroken(f"{profile.verdict.mark} {profile.label}"), unbroken(read.place),
+        unbroken(f"{profile.verdict.mark} {profile.label}"), unbroken(place),
         Number(read.score, SHORT), Number(read.output, SHORT),
     )  # fmt: skip
     return Row(cells, note="; ".join(_notes(profile, read)))
@@ -63,34 +66,29 @@ def _row(profile: Profile, read: Recommendation) -> Row:
 def _notes(profile: Profile, read: Recommendation) -> list[str]:
     """What a reader of the row must know: too few units, a gap that the rule did not follow, controls, other taps."""
     notes = [profile.few.removeprefix("only ").replace(": they", "")] if profile.few else []
-    if profile.verdict is Verdict.SHOWN and read.at_output and profile.hidden_gap:
-        notes.append(f"{profile.best_tap} shows {format_number(profile.hidden_gap.value, f'+{SHORT}')}")
+    if read.at_output and profile.hidden_gap and profile.hidden_gap.low > 0 and not profile.few:
+        notes.append(f"{profile.best_tap} shows {format_number(profile.hidden_gap.value, '+.3f')}")
     if read.confidence == "likely":
         notes.append("likely better than the output")
     notes += _controls(profile)
-    if read.also:
+    if read.also and profile.verdict is not Verdict.AT_CHANCE:
         several = len(read.also) > MOST_TAPS
-        notes.append(f"{len(read.also)} other taps are not told apart" if several else f"also {enumerated(read.also)}")
+        notes.append(f"{len(read.also)} other layers may be as good" if several else f"also {enumerated(read.also)}")
     if profile.redraws:
         notes.append(profile.redraws.line)
     return notes
 
 
 def _controls(profile: Profile) -> list[str]:
-    """The best control that the chosen tap is not shown to beat, with its score: it needs no model, or no training, where it reaches as
-    much."""
-    rivals = {
-        name: score
-        for name in profile.controls
-        if (score := profile.control(name)) and in_words(name) in profile.rivals
-    }
-    if not (profile.is_readable and profile.score and rivals):
+    """The control that says most of those that the chosen tap is not shown to beat, with its score: it needs no model, or no training,
+    where it reaches as much. Of too few units it is a number beside a number."""
+    if profile.rival is None:
         return []
-    name, score = max(rivals.items(), key=lambda item: item[1].value)
-    needless = "no model needed" if name in INPUTS else "no training needed"
-    return [
-        f"{needless if score.value >= profile.score.value else 'not shown to beat'}: {in_words(name)} {format_number(score.value, SHORT)}"
-    ]
+    name, score = profile.rival
+    says = "not shown to beat"
+    if without := profile.needless:
+        says = f"without {WITHOUT[without]}" if profile.few else f"no {without} needed"
+    return [f"{says}: {in_words(name)} {format_number(score.value, SHORT)}"]
 
 
 def _shortened(names: Sequence[str]) -> list[str]:
@@ -109,12 +107,14 @@ def answer(profiles: Sequence[Profile]) -> list[str]:
     without = [p for p in alone if math.isnan(p.output.value)]
     alone = [p for p in alone if not math.isnan(p.output.value)]
     sentences = (
-        _shown(groups[Verdict.SHOWN], profiles), _matched(read), _possible(readable), _excluded(groups[Verdict.EXCLUDED]),
+        _shown(groups[Verdict.SHOWN], profiles), *_matched(read), _possible(readable), _excluded(groups[Verdict.EXCLUDED]),
         *(_few([p for p in few if p.few == words]) for words in dict.fromkeys(p.few for p in few)),
-        _named("Cannot tell whether any layer reads {}.", unread),
+        _unread(unread),
         _named("The output has no score for {}, so there is nothing to compare with.", without),
         _named("Only the output was read for {}, so there is nothing to compare with.", [p for p in alone if not p.best_tap]),
         _named("Cannot tell for {}: the gaps have no interval.", [p for p in alone if p.best_tap]),
+        SPREAD if any(p.redraws for p in read) else "",
+        _named(f"{{}}: the layer was chosen on {OLDER}.", [p for p in read if p.chosen_on == OLDER]),
         _named("{} is at chance at every layer.", groups[Verdict.AT_CHANCE], "{} are at chance at every layer."),
     )  # fmt: skip
     return [sentence for sentence in sentences if sentence]
@@ -130,28 +130,33 @@ def _shown(profiles: Sequence[Profile], every: Sequence[Profile]) -> str:
     return f"The output hides from a linear readout: {'; '.join(_shortened(gaps))}." if gaps else ""
 
 
-def _matched(profiles: Sequence[Profile]) -> str:
+def _matched(profiles: Sequence[Profile]) -> list[str]:
     """Targets for which no score shows that the encoder is needed: a control that lacks it, or its training, is not beaten."""
-    return _named(
-        "A control is not beaten for {}: no score there shows that this encoder is needed.",
-        [p for p in profiles if p.is_readable and p.rivals],
-    )
+    sentences: list[str] = []
+    for what, needed in {"model": "an encoder", "training": "the training"}.items():
+        rest = f"read no worse without {WITHOUT[what]}: no score there shows that {needed} is needed."
+        sentences.append(_named(f"{{}} is {rest}", [p for p in profiles if p.needless == what], f"{{}} are {rest}"))
+    others = [p for p in profiles if p.rival and not p.needless]
+    return [
+        *sentences,
+        _named("A control is not beaten for {}: no score there shows that this encoder is needed.", others),
+    ]
 
 
 def _possible(profiles: Sequence[Profile]) -> str:
     if not profiles:
         return ""
-    bounds = [f"{p.target} (gaps up to {format_number(p.gap_bound, SHORT)} are possible{_needed(p)})" for p in profiles]
+    bounds = [f"{p.target} (gaps up to {p.gap_bound_text} are possible{_needed(p)})" for p in profiles]
     return f"Cannot tell for {enumerated(_shortened(bounds))}."
 
 
 def _needed(profile: Profile) -> str:
     needed, units = profile.units_needed, profile.units["test"]
-    return f"; about {rounded(needed):,} test units would tell, {units:,} now" if needed and needed > units else ""
+    return f"; about {rounded(needed):,} test units would tell, {units:,} now" if needed else ""
 
 
 def _excluded(profiles: Sequence[Profile]) -> str:
-    bounds = [f"{p.target} (gaps above {format_number(p.gap_bound, SHORT)} are excluded)" for p in profiles]
+    bounds = [f"{p.target} (gaps above {p.gap_bound_text} are excluded)" for p in profiles]
     return f"The output is as good as any layer for {enumerated(_shortened(bounds))}." if bounds else ""
 
 
@@ -166,7 +171,18 @@ def _few(profiles: Sequence[Profile]) -> str:
         if len(profiles) == 1 and len(scores)
         else ""
     )
-    return f"For {_names(profiles)} the layer is a guess{between}: {p.few}."
+    return f"With {p.few.removesuffix(': they cannot tell')} the layer is a guess for {_names(profiles)}{between}: at least {FEW} are needed."
+
+
+def _unread(profiles: Sequence[Profile]) -> str:
+    """Targets that may be read or not, each with what may still be read of it."""
+    if not profiles:
+        return ""
+    upto = [
+        f"{p.target} (scores up to {format_number(p.ceiling, SHORT)} are possible, {format_number(p.floor, SHORT)} is chance)"
+        for p in profiles
+    ]
+    return f"Cannot tell whether the layer chosen reads {enumerated(_shortened(upto))}."
 
 
 def _named(sentence: str, profiles: Sequence[Profile], plural: str = "") -> str:
@@ -210,7 +226,8 @@ def closing_blocks(run: Run) -> tuple[Block, ...]:
     tokens, whole = run.disk_use
     path = shlex.quote(str(run.path))
     read = by_verdict(list(first_probes(run.profiles()).values()))
-    target = next((profile.target for profile in read if profile.chosen_tap), None)
+    targets = [profile for profile in read if profile.chosen_tap]
+    target = next((p.target for p in sorted(targets, key=lambda p: p.readability == "at chance")), None)
     open_run = f"dx.open_run({json.dumps(str(run.path), ensure_ascii=False)})"
     lines = {
         "features": f"{open_run}.features(target={json.dumps(target, ensure_ascii=False)})" if target else "",

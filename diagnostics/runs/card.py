@@ -51,7 +51,7 @@ def card_page(run: Run) -> Page:
         Row(
             (
                 p.label, r.tap or "-", Number(r.score), Number(p.output), p.best_tap or "-", Number(p.hidden_gap, signed=True),
-                Finding(f"{r.confidence}: {p.reading}", p.verdict),
+                Finding(p.reading if p.reading.startswith(r.confidence) else f"{r.confidence}: {p.reading}", p.verdict),
             )
         )
         for p, r in read
@@ -64,8 +64,8 @@ def card_page(run: Run) -> Page:
         title="Which layer to use",
         lead=filled(
             Sentence(
-                f"Every layer of {run.encoder} was read on {run.dataset}: {n['train']} samples to fit probes, {n['val']} to "
-                f"choose with, {n['test']} to score."
+                f"Every layer of {run.encoder} was read on {run.dataset}: {n['train'] + n['val']} samples to fit probes and to choose "
+                f"with, {n['test']} to score."
             ),
             *(Sentence(each, "strong" if not i else "plain") for i, each in enumerate(answer(run.profiles()))),
             Sentence(run.untrained, "caution"),

@@ -55,11 +55,11 @@ class FittedProbe(ShortRepr):
         >>> run = dx.open_run("runs/forecast")
         >>> probe = run.probe("hidden_z")
         >>> print(probe)
-        linear_probe of hidden_z at blocks.1 (mean and last): 0.914 [0.853, 0.961]
+        linear_probe of hidden_z at blocks.3 (mean and last): 0.917 [0.833, 0.968]
         >>> probe.readout.weights.shape
         (96, 1)
         >>> probe.predict(run.features(probe.tap, split="test")).round()[:3]
-        array([40., 38., 22.])
+        array([38., 41., 23.])
     """
 
     measure: str

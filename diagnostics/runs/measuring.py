@@ -70,14 +70,14 @@ def measure(
         >>> print(column["score"].to_series().round(2))
         tap
         embed            0.00
-        blocks.0         0.60
+        blocks.0         0.56
         blocks.1         0.91
         blocks.2         0.90
-        blocks.3         0.93
+        blocks.3         0.92
         blocks.4         0.93
         blocks.5         0.77
         norm             0.59
-        head.forecast    0.49
+        head.forecast    0.55
         Name: score, dtype: float64
         >>> print(column["chosen_tap"].item(), table.attrs["output_tap"])
         blocks.3 norm

@@ -56,12 +56,14 @@ class NonlinearReading:
     gap: Interval | None
     tap: str
     n_train: int
+    floor: float
 
     @property
     def words(self) -> str:
         """What it reads, beside what the linear probe does not, as half a sentence."""
         output, best = (format_number(each.value, ".2f") for each in (self.output, self.best))
-        return f"a kernel reads {output} of {best} from the output"
+        chance = f"; {format_number(self.floor, '.2f')} is chance" if self.floor > 0 else ""
+        return f"a kernel reads {output} of {best} from the output{chance}"
 
 
 def nonlinear_reading(profiles: Sequence[Profile], target: str) -> NonlinearReading | None:
@@ -73,7 +75,7 @@ def nonlinear_reading(profiles: Sequence[Profile], target: str) -> NonlinearRead
         return None
     return NonlinearReading(
         kernel.output, kernel.at(linear.best_tap), linear.output, linear.at(linear.best_tap),
-        kernel.hidden_gap if kernel.best_tap == linear.best_tap else None, linear.best_tap, int(kernel.data.attrs["n_train"]),
+        kernel.hidden_gap if kernel.best_tap == linear.best_tap else None, linear.best_tap, int(kernel.data.attrs["n_train"]), linear.floor,
     )  # fmt: skip
 
 

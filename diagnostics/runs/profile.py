@@ -34,6 +34,8 @@ CUT = "the interval of a score never exceeds 1"
 INTERVALS = f"95 % intervals over independent units; {CUT}"
 """What the intervals of scores are, as terminal and report say it; `statistics.profile_intervals` makes them."""
 
+OLDER = "val, by an older version: run again"
+"""What chose the tap of a run that holds no losses out of fold and does not say that it chose on val."""
 FEW = 10
 """Independent units, below which a bootstrap interval is too narrow to be believed."""
 FEW_WITH_TOKENS = 20
@@ -55,21 +57,22 @@ class Profile:
         >>> import diagnostics as dx
         >>> profile = dx.open_run("runs/with-controls").profile("linear_probe/hidden_z")
         >>> print(profile)
-        linear_probe/hidden_z (R2) at 2 taps: best tap blocks.1 0.914 [0.853, 0.961],
-        output norm 0.594 [0.167, 0.837]; hidden by the output
+        linear_probe/hidden_z (R2) at 2 taps: use blocks.1 0.905 [0.836, 0.96],
+        output norm 0.594 [0.167, 0.837]; hidden by the output (+0.311 [0.075, 0.713] at
+        blocks.1)
         >>> print(profile.at("blocks.1"), profile.hidden_gap)
-        0.914 [0.853, 0.961] 0.320 [0.081, 0.726]
+        0.905 [0.836, 0.960] 0.311 [0.075, 0.713]
         >>> round(profile.depth_of("blocks.1"), 2)
         0.33
 
-        What the encoder reaches without its training, and by how much the best tap beats that:
+        What the encoder reaches without its training, and by how much the chosen tap beats that:
 
         >>> print(profile.control("fresh_weights"), profile.over("fresh_weights"))
-        0.583 [0.354, 0.739] 0.331 [0.189, 0.528]
+        0.556 [0.176, 0.766] 0.349 [0.136, 0.712]
         >>> len(profile.drawn("fresh_weights")), profile.spread("fresh_weights")
         (1, None)
         >>> profile.plot().write_html("hidden_z.html")
-        >>> profile.figure().taps, profile.to_json()["best_tap"]
+        >>> profile.figure().taps, profile.to_json()["chosen_tap"]
         (['blocks.1', 'norm'], 'blocks.1')
     """
 
@@ -154,15 +157,11 @@ class Profile:
         return list(self.data.attrs.get(attribute.TAP_SET, ()))
 
     @property
-    def choosing_scores(self) -> dict[str, float]:
-        """The score of each tap by which one was chosen; no score of the tap, since it was looked at to choose."""
-        return dict(zip(self.taps, map(float, choosing_scores(self.data)), strict=True))
-
-    @property
     def chosen_on(self) -> str:
         """The samples whose losses chose, in words."""
-        out_of_fold = self.data.attrs.get(attribute.CHOSEN_ON) == "fit"
-        return "train and val, out of fold" if out_of_fold else "val"
+        if attribute.OLDER in self.data.attrs:
+            return OLDER
+        return "train and val, out of fold" if self.data.attrs.get(attribute.CHOSEN_ON) == "fit" else "val"
 
     @property
     def best_tap(self) -> str | None:
@@ -313,26 +312,35 @@ class Profile:
         return float(self.data.attrs.get(attribute.GAP_BOUND, math.nan))
 
     @property
+    def gap_bound_text(self) -> str:
+        """The bound to three decimals, upwards: a rounded one excludes nothing that it does not."""
+        return format_number(math.ceil(1000 * self.gap_bound) / 1000) if math.isfinite(self.gap_bound) else "-"
+
+    @property
     def units_needed(self) -> int | None:
-        """How many test units would tell a gap of the margin from none; None where the widths do not say."""
-        return units_needed(self.hidden_gap, self.units["test"], self.margin) if self.hidden_gap else None
+        """How many test units would tell a gap of the margin from none; None where the widths do not say, or say that these do."""
+        needed = units_needed(self.hidden_gap, self.units["test"], self.margin) if self.hidden_gap else None
+        return needed if needed and needed > self.units["test"] else None
 
     @property
     def verdict(self) -> Verdict:
-        """The verdict on the hidden gap; undecided wherever units are too few."""
+        """The verdict on the hidden gap: undecided wherever units are too few, and excluded where it is shown but smaller than matters."""
         if self.few:
             return Verdict.UNDECIDED
         if self.is_at_chance:
             return Verdict.AT_CHANCE
         gap, best = self.hidden_gap, self.best
+        if self.is_readable and self.gap_bound < self.margin:
+            return Verdict.EXCLUDED
         if self.is_readable and gap and best and gap.low > 0 and best.low > self.floor:
             return Verdict.SHOWN
-        return Verdict.EXCLUDED if self.is_readable and self.gap_bound < self.margin else Verdict.UNDECIDED
+        return Verdict.UNDECIDED
 
     @property
     def is_readable(self) -> bool:
-        """Test for a score at the chosen tap that is shown to be above 0, above chance, and above the probe of shuffled labels."""
-        if self.score is None or not self.score.low > 0.0:
+        """Test for a score at the chosen tap that is shown to be above 0, above chance, and above the probe of shuffled labels; a score
+        that is next to nothing at every tap is none, however sure it is."""
+        if self.score is None or not self.score.low > 0.0 or self.is_at_chance:
             return False
         if self._zero_is_chance:
             return True
@@ -342,9 +350,14 @@ class Profile:
     @property
     def is_at_chance(self) -> bool:
         """Test for scores that exclude, at every tap up to the output, `MARGIN` of what lies between chance and a perfect score."""
+        return self.ceiling < self.floor + MARGIN * (1.0 - self.floor)
+
+    @property
+    def ceiling(self) -> float:
+        """The upper end of the best score over all taps up to the output: larger ones are excluded; NaN without intervals."""
         upto = self.data["depth"].values <= self.depth_of(self.output_tap)
         high = self.data["high"].values[upto & np.isfinite(self.data["score"].values)]
-        return bool(high.size and high.max() < self.floor + MARGIN * (1.0 - self.floor))
+        return float(high.max()) if high.size else math.nan
 
     @property
     def readability(self) -> str:
@@ -371,6 +384,31 @@ class Profile:
     def rivals(self) -> list[str]:
         """Controls that the chosen tap is not shown to beat, in words."""
         return [in_words(name) for name, margin in self._margins.items() if margin and not margin.low > 0.0]
+
+    @property
+    def rival(self) -> tuple[str, Interval] | None:
+        """The control that the chosen tap is not shown to beat and that says most: it reaches as much, to the margin, and of those it lacks
+        the model; else the highest. None where no such control is above chance."""
+        level = self.score.value - self.margin if self.score else math.inf
+        floor = self.floor + MARGIN * (1.0 - self.floor)
+        rivals = [
+            (name, reached)
+            for name in self.controls
+            if in_words(name) in self.rivals and (reached := self.control(name)) and reached.value > floor
+        ]
+
+        def says(rival: tuple[str, Interval]) -> tuple[bool, bool, float]:
+            name, reached = rival
+            return reached.value >= level, reached.value >= level and name in INPUTS, reached.value
+
+        return max(rivals, key=says, default=None)
+
+    @property
+    def needless(self) -> str:
+        """What the best rival does without, where it reaches as much: `model` or `training`; else nothing."""
+        if not (self.rival and self.score and self.rival[1].value >= self.score.value):
+            return ""
+        return "model" if self.rival[0] in INPUTS else "training"
 
     @property
     def near(self) -> list[str]:
@@ -414,10 +452,12 @@ class Profile:
         if gap is None or math.isnan(gap.value):
             return "the output has no value to compare with" if gap else "no other tap to compare with"
         if verdict is Verdict.SHOWN:
-            return f"hidden by the output ({format_interval(gap, signed=True)} at {self.best_tap})"
+            return (
+                f"hidden by the output ({format_interval(gap, signed=True)} at {self.best_tap})"
+            )
         if not self.is_readable:
             return "not shown to be readable, nor to be at chance"
-        bound = format_number(self.gap_bound)
+        bound = self.gap_bound_text
         if verdict is Verdict.EXCLUDED:
             return f"gaps above {bound} are excluded"
         needed = f": about {rounded(self.units_needed):,} test units would tell" if self.units_needed else ""

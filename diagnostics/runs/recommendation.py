@@ -33,10 +33,14 @@ class Recommendation:
     Examples:
         >>> import diagnostics as dx
         >>> read = dx.open_run("runs/forecast").recommend("hidden_z")
-        >>> print(read.tap, read.pooling, read.score)
+        >>> print(read.tap, read.score)
+        blocks.3 0.917 [0.833, 0.968]
         >>> print(read.output_tap, read.output)
+        norm 0.594 [0.167, 0.837]
         >>> read.at_output, read.confidence, read.also
-        >>> read.to_json()["tap"]
+        (False, 'shown', ('blocks.1', 'blocks.2', 'blocks.4'))
+        >>> read.pooling, read.to_json()["tap"]
+        ('mean and last side by side', 'blocks.3')
     """
 
     target: str
@@ -70,11 +74,15 @@ class Recommendation:
     def __str__(self) -> str:
         if self.tap is None:
             return f"For {self.target} there is nothing to recommend: no tap has a score by which to choose."
+        if self.confidence == "at chance":
+            at = f"{self.score_name} {format_interval(self.score)} at {self.place}"
+            return f"For {self.target} no layer is of use: {self.reading} ({at}, {self.pooling})."
         text = f"For {self.target} use {self.place} ({self.pooling}): {self.score_name} {format_interval(self.score)}"
         if not self.at_output:
             text += f", output {format_interval(self.output)}"
         also = f"; {enumerated(self.also)} not shown to be worse" if self.also else ""
-        return f"{text}; {self.confidence}: {self.reading}{also}."
+        sure = "" if self.reading.startswith(self.confidence) else f"{self.confidence}: "
+        return f"{text}; {sure}{self.reading}{also}."
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain values, and the sentence."""
@@ -96,6 +104,7 @@ class Recommendation:
 def recommend(profile: Profile, nonlinear: str = "") -> Recommendation:
     """The recommendation that a probe's profile gives; `nonlinear`: what a kernel reads of its target."""
     control, reached = profile.best_control or (None, None)
+    redraws = profile.redraws.line if profile.redraws else ""
     return Recommendation(
         target=profile.target or "",
         measure=profile.measure,
@@ -111,9 +120,7 @@ def recommend(profile: Profile, nonlinear: str = "") -> Recommendation:
         output=profile.output,
         best_tap=profile.best_tap,
         hidden_gap=profile.hidden_gap,
-        reading=f"{profile.reading}; {nonlinear}"
-        if nonlinear and profile.verdict is Verdict.SHOWN
-        else profile.reading,
+        reading="; ".join(filter(None, (profile.reading, nonlinear if profile.verdict is Verdict.SHOWN else "", redraws))),
         best_control=control,
         best_control_score=reached.value if reached else None,
     )

@@ -25,6 +25,7 @@ from diagnostics.vocabulary import SPLITS
 
 SCORE, GAP, TAP = "redraw_score", "redraw_gap", "redraw_tap"
 """Of each draw the scores on its test [redraw, tap], best tap minus output there [redraw], and the tap to use [redraw]."""
+SPREAD = "Redraws are other random splits of the same samples: mean (lowest to highest), a spread and no interval."
 NO_REDRAWS = "no_redraws"
 """Attribute: why a probe, or some of its draws, has no value."""
 TOKENS = "it reads tokens, and tokens are stored for some of the samples only"
@@ -130,10 +131,7 @@ class Redraws:
         gap = "" if np.isnan(self.gap.mean) else f", gap {self.gap.format('+')}"
         control = "" if np.isnan(self.raw_input) else f", raw input {format_number(self.raw_input, '.2f')}"
         draws = f"{self.count} redraws" if self.count == self.asked else f"{self.count} of {self.asked} redraws"
-        return (
-            f"over {draws} of the split: score {self.score.format()}{gap}, {tap} in {times} of {self.count}"
-            f"{control}; draws overlap, so this is a spread and no interval"
-        )
+        return f"{draws}: {self.score.format()}{gap}, {tap} in {times}{control}"
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain values; None for what has no value."""

@@ -18,6 +18,7 @@ from diagnostics.encoders.kernels import check_kernel
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, describe, unknown
 from diagnostics.measures.base import Measure
+from diagnostics.measures.verdict import check_margin
 from diagnostics.runs.folder import default_folder
 from diagnostics.runs.given import given
 from diagnostics.runs.suites import SUITES, chosen_measures
@@ -103,8 +104,7 @@ class Request:
         """The request that the arguments of `run` make; raises DiagnosticsError for what cannot be."""
         _check_numbers(batch_size, workers, precision, seed, control_draws, redraws)
         check_kernel(attention)
-        if margin is not None and not margin > 0:
-            raise DiagnosticsError(f"The margin is {margin}: give the smallest hidden gap that matters, above 0.")
+        check_margin(margin)
         if choose_on is not None and choose_on not in get_args(ChooseOn):
             raise unknown("way to choose (--choose-on)", choose_on, get_args(ChooseOn))
         where = usable_device(device)

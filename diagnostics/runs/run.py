@@ -13,7 +13,8 @@ from diagnostics.activations.results import CONTROLS, Index, open_results, read_
 from diagnostics.activations.store import Store
 from diagnostics.errors import DiagnosticsError, StorageError, unknown
 from diagnostics.measures import result as attribute
-from diagnostics.measures.apply import common_tap
+from diagnostics.measures.apply import common_tap, with_choice
+from diagnostics.measures.verdict import check_margin
 from diagnostics.runs.controls import kinds as control
 from diagnostics.runs.handed_out import HandedOut, handed_out_in
 from diagnostics.runs.profile import Profile, first_probes
@@ -36,15 +37,16 @@ class Run:
         >>> import diagnostics as dx
         >>> run = dx.open_run("runs/forecast")
         >>> print(run.recommend("hidden_z"))
-        For hidden_z use blocks.1 (mean and last side by side): R2 0.914 [0.853, 0.961],
-        output 0.594 [0.167, 0.837]; the earliest that is as good on val as the best,
-        blocks.3; hidden by the output; 31% of resamples of val choose another tap
-        (most often blocks.3), on average 0.006 higher on test.
+        For hidden_z use blocks.3 (mean and last side by side): R2 0.917 [0.833, 0.968],
+        output 0.594 [0.167, 0.837]; shown: hidden by the output (+0.323 [0.106, 0.687]
+        at blocks.3); a kernel reads 0.91 of 0.94 from the output; blocks.1, blocks.2 and
+        blocks.4 not shown to be worse.
         >>> [read.tap for read in run.recommendations()]
-        ['blocks.1', 'norm', None, 'norm', 'norm', 'norm']
+        ['blocks.3', 'blocks.3', 'blocks.3', 'blocks.2', 'norm', 'blocks.4']
         >>> print(run.profiles()[0])
-        linear_probe/hidden_z (R2) at 9 taps: best tap blocks.3 0.927 [0.845, 0.973],
-        output norm 0.594 [0.167, 0.837]; hidden by the output
+        linear_probe/hidden_z (R2) at 9 taps: use blocks.3 0.917 [0.833, 0.968],
+        output norm 0.594 [0.167, 0.837]; hidden by the output (+0.323 [0.106, 0.687] at
+        blocks.3)
         >>> run.plot().write_html("targets.html")  # a notebook shows run.plot()
         >>> print(run.report("report.html"))
         report.html
@@ -55,6 +57,7 @@ class Run:
     """
 
     def __init__(self, path: str | Path, margin: float | None = None) -> None:
+        check_margin(margin)
         self.path, self.margin = Path(path), margin
         self.store = Store(self.path)
         self.store.check_whole()
@@ -167,8 +170,8 @@ class Run:
         Examples:
             >>> import diagnostics as dx
             >>> profile = dx.open_run("runs/forecast").profile("linear_probe/hidden_z")
-            >>> print(profile.best_tap, profile.best)
-            blocks.3 0.927 [0.845, 0.973]
+            >>> print(profile.chosen_tap, profile.score)
+            blocks.3 0.917 [0.833, 0.968]
         """
         _ = self.results
         known = self.index.names(pairwise=False)
@@ -192,7 +195,7 @@ class Run:
             >>> import diagnostics as dx
             >>> read = dx.open_run("runs/forecast").recommend("hidden_z")
             >>> print(read.tap, read.score)
-            blocks.1 0.914 [0.853, 0.961]
+            blocks.3 0.917 [0.833, 0.968]
         """
         read = [profile for profile in self.profiles() if profile.is_probe and profile.target is not None]
         if target not in {profile.target for profile in read}:
@@ -215,8 +218,8 @@ class Run:
     def _profile(self, key: str) -> Profile:
         measure, _, target = key.partition("/")
         trees = {name: tree for name, tree in self.controls.items() if key in self.index.names(name)}
-        controls = {name: self._node(tree, key).to_dataset() for name, tree in trees.items()}
-        data = self._node(self.results, key).to_dataset()
+        controls = {name: with_choice(self._node(tree, key).to_dataset()) for name, tree in trees.items()}
+        data = with_choice(self._node(self.results, key).to_dataset())
         if self.margin is not None:
             data = data.assign_attrs({attribute.MARGIN: self.margin})
         return Profile.of(measure, target or None, data, controls)
@@ -283,6 +286,12 @@ class Run:
         """The tap to use for a target, or where it is None the one that is best for all targets on average, by the losses that choose.
 
         Raises DiagnosticsError where no probe read the target, and where no tap has a score to choose by.
+
+        Examples:
+            >>> import diagnostics as dx
+            >>> run = dx.open_run("runs/forecast")
+            >>> run.tap_for("hidden_y"), run.tap_for()
+            ('blocks.3', 'blocks.4')
         """
         if target is not None:
             tap = self.recommend(target).tap
@@ -321,7 +330,7 @@ class Run:
             >>> new = dx.build("dataset", "lorenz?n=40&seed=7")
             >>> x = encoder.transform(new, tap=probe.tap, pooling=probe.pooling)
             >>> probe.predict(x).round()[:4]
-            array([24., 25., 22., 23.])
+            array([26., 23., 24., 22.])
             >>> new.targets["hidden_z"].values.round()[:4]
             array([24., 20., 22., 29.])
         """

@@ -43,6 +43,10 @@ def file(text: str, scheme: str, suffixes: Collection[str]) -> Path:
     path = Path(text).expanduser()
     if not path.exists():
         raise DiagnosticsError(f"{scheme}:{text} does not exist: give the path of a file after '{scheme}:'.")
+    if path.is_dir() and not path.suffix:
+        raise DiagnosticsError(
+            f"{scheme}:{text} is a folder: give a file, {', '.join(sorted(suffixes))}; a table may have a row for each file of the folder."
+        )
     if path.suffix.lower() not in suffixes:
         raise DiagnosticsError(f"{scheme}:{text} is not one of {', '.join(sorted(suffixes))}: convert it first.")
     if path.suffix.lower() == ".zarr" and path.is_dir():

@@ -36,7 +36,7 @@ def test_show_prints_the_brief_page_and_with_full_the_titles_and_provenance(whol
     status, brief, err = diagnose("show", whole)
     assert (status, err) == (0, "")
     assert brief.startswith("tiny-image on tiny-image, n = 24 train, 8 val, 8 test\n")
-    assert f"Report: {whole / 'report.html'}\n" in brief
+    assert f"  report: diagnostics open {whole}\n" in brief
     full = diagnose("show", whole, "--full").out
     assert "What the taps hold, and what the output hides" in full
     assert "What the taps hold, and what the output hides" not in brief

@@ -127,7 +127,7 @@ for name in sys.argv[1:]:
     assert len(plain.splitlines()) == 1  # the cost
     assert "FutureWarning: an old spelling" in verbose
     assert " s  measuring tiny: 0 of 1, now rankme\n" in verbose
-    assert all(f"Report: runs/mine{name}/report.html" in done.stdout for name in ("-q", "-v"))
+    assert all(f"diagnostics open runs/mine{name}\n" in done.stdout for name in ("-q", "-v"))
 
 
 def test_every_command_has_an_example_that_its_options_allow() -> None:

@@ -61,9 +61,12 @@ def test_of_equal_taps_the_output_is_taken(favour: bool) -> None:
     assert (choice.tap, choice.alike) == (3, (2, 3))
 
 
-def test_an_output_as_deep_as_the_best_tap_gets_no_favour() -> None:
-    depth = np.array([0.0, 0.0, 1.0, 1.0])
-    assert chosen(answers(20, 16), depth=depth).tap == 2
+def test_the_output_is_favoured_over_what_comes_before_it_alone() -> None:
+    # The last block before a norm is as deep as that; the other views of raw input come after the first.
+    assert chosen(answers(20, 16), depth=np.array([0.0, 0.0, 1.0, 1.0])).tap == 3
+    assert chosen(answers(20, 16), depth=np.zeros(4)).tap == 3
+    behind = Losses(answers(20, 16).loss[[3, 0, 1, 2]], np.ones((4, UNITS)))
+    assert chosen(behind, output=0, depth=np.zeros(4)).tap == 3
 
 
 def test_taps_behind_the_output_are_no_candidates() -> None:
@@ -119,6 +122,10 @@ def test_the_standard_error_is_that_of_units_left_out_and_of_resamples() -> None
     assert standard_error(pair) == pytest.approx(jackknife, rel=0.02)
     resampled = resampled_scores(pair.loss, pair.reference, resample_counts(80, 0), 0)
     assert standard_error(pair) == pytest.approx(np.diff(resampled, axis=1).std(), rel=0.1)
+    means = Losses(pair.loss[:, :12, 0], np.ones((2, 12)))
+    assert standard_error(means) == pytest.approx(np.subtract(*means.loss).std(ddof=1) / np.sqrt(12)), (
+        "of a mean exactly"
+    )
     assert standard_error(unequal_parts(1)) == np.inf, "one unit has no spread"
 
 

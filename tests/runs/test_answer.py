@@ -10,7 +10,8 @@ import pytest
 
 from diagnostics.measures.verdict import Verdict
 from diagnostics.report import terminal
-from diagnostics.runs.answer import answer
+from diagnostics.report.page import Notes, Table
+from diagnostics.runs.answer import answer, answer_blocks, by_verdict, closing_blocks
 from diagnostics.runs.page import run_page
 from diagnostics.runs.profile import Profile
 
@@ -58,7 +59,7 @@ def test_the_first_screen_has_a_row_a_target_in_the_order_of_verdicts(
     # What a reader of the row must know, under it.
     for row, note in (
         (2, "blocks.0 shows +0.06"), (3, "4 test units cannot tell"), (4, "also blocks.0 and blocks.1"),
-        (6, "a control does as well: raw input 0.90"),
+        (6, "no model needed: raw input 0.90"),
     ):  # fmt: skip
         assert lines[lines.index(rows[row].strip()) + 1] == note
     assert "best tap" not in printed.lower() and "hidden gap" not in printed.lower()
@@ -75,7 +76,7 @@ def test_the_legend_stands_on_the_full_page_alone(
     for verdict in Verdict:
         assert f"{verdict.mark} {verdict.meaning}" in full
         assert verdict.meaning not in brief.replace("hue is at chance at every layer.", "")
-    assert "chosen without test (val)" in full and "chosen without test" not in brief
+    assert "chosen without test (on val)" in full and "chosen without test" not in brief
 
 
 def test_long_names_are_not_cut(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,33 +91,84 @@ def test_long_names_are_not_cut(capsys: pytest.CaptureFixture[str], monkeypatch:
     assert f"+ {target} (R2)" in printed and tap in printed and "…" not in printed
 
 
+NO_WORSE, NOT_SHOWN = (0.58, -0.1), (0.4, -0.1)
+"""What a control reaches, of .60 with a margin of .03, and the lower end of what it is beaten by."""
+
+
+@pytest.mark.parametrize(
+    ("controls", "units", "note", "sentence"),
+    [
+        ({"fresh_weights": NO_WORSE}, 80, "no training needed: fresh weights 0.58", "y is read no worse without training: "),
+        ({"fresh_weights": NO_WORSE}, 9, "9 test units cannot tell; without training: fresh weights 0.58", ""),
+        ({"fresh_weights": (0.56, -0.1)}, 80, "not shown to beat: fresh weights 0.56", "A control is not beaten for y: "),
+        # The one without a model says most where it reaches as much, and else the one that does.
+        ({"raw_input": NO_WORSE, "fresh_weights": (0.7, -0.2)}, 80, "no model needed: raw input 0.58", "y is read no worse without a model: "),
+        ({"raw_input": NOT_SHOWN, "fresh_weights": NO_WORSE}, 80, "no training needed: fresh weights 0.58", "y is read no worse without training: "),
+        ({"raw_input": NOT_SHOWN, "fresh_weights": (0.5, -0.1)}, 80, "not shown to beat: fresh weights 0.50", "A control is not beaten for y: "),
+        ({"raw_input": (0.04, -0.1), "fresh_weights": (0.5, 0.1)}, 80, "", ""),  # at chance itself, and beaten
+    ],
+)  # fmt: skip
+def test_a_control_that_is_not_beaten_is_named_with_what_it_does_without(
+    controls: dict[str, tuple[float, float]], units: int, note: str, sentence: str
+) -> None:
+    probe = planted("y", gap=0.2, controls=controls, units=(320, units))
+    assert notes_of(probe) == note
+    assert [each for each in answer([probe]) if sentence and each.startswith(sentence)] or not sentence
+    assert any("is needed" in each for each in answer([probe])) == bool(note)
+
+
+def notes_of(probe: Profile) -> str:
+    """What stands below the row of a target."""
+    table = answer_blocks(finished_run([probe], "enc", "data"))[0]
+    assert isinstance(table, Table)
+    return table.rows[0].note
+
+
+def test_a_row_says_what_is_likely_and_how_many_layers_may_be_as_good() -> None:
+    assert notes_of(planted("y", gap=0.04, chosen_gap_low=0.001)) == "likely better than the output"
+    assert notes_of(planted("y", gap=0.04, chosen_gap_low=0.0)) == ""
+    taps = ["blocks.0", "blocks.1", "a", "b", "norm"]
+    assert notes_of(planted("y", gap=0.2, tap_set=taps[:4])) == "also blocks.1, a and b"
+    assert notes_of(planted("y", gap=0.2, tap_set=taps)) == "4 other layers may be as good"
+    assert notes_of(planted("y", gap=0.0, score=0.0, width=0.04, tap_set=taps)) == "", "none is good"
+
+
+def test_of_what_is_undecided_the_readable_goes_first_and_gives_the_features() -> None:
+    vague, open_ = planted("vague", gap=0.03, score=0.04), planted("open", gap=0.01, width=0.1)
+    assert [p.target for p in by_verdict([vague, open_])] == ["open", "vague"]
+    few, flat = planted("few", gap=0.0, score=0.0, width=0.04, units=(320, 9)), planted("flat", gap=-0.1, bound=0.02)
+    assert [p.target for p in by_verdict([flat, few])] == ["few", "flat"]
+    (closing,) = closing_blocks(finished_run([few, flat], "enc", "data"))
+    assert isinstance(closing, Notes) and closing.notes[0].text.endswith('features(target="flat")')
+
+
 def test_sentences_are_true_of_what_was_planted() -> None:
     assert answer(PLANTED) == [
-        "The output hides much (+0.30 [0.25,\N{NO-BREAK SPACE}0.35] at blocks.0), little (+0.10 [0.05,\N{NO-BREAK SPACE}0.15] at blocks.0) "
-        "and kept (+0.06 [0.01,\N{NO-BREAK SPACE}0.11] at blocks.0) from a linear readout.",
-        "A control reads flat as well, so a high score there says nothing for the encoder.",
+        "The output hides from a linear readout: much, +0.30 [0.25,\N{NO-BREAK SPACE}0.35] at blocks.0; little, +0.10 "
+        "[0.05,\N{NO-BREAK SPACE}0.15] at blocks.0; kept, +0.06 [0.01,\N{NO-BREAK SPACE}0.11] at blocks.0.",
+        "flat is read no worse without a model: no score there shows that an encoder is needed.",
         # (.1 / .0295)², of 80.
-        "Cannot tell for open (gaps up to 0.11 are possible; about 920 test units would tell, 80 now).",
-        "The output is as good as any layer for flat (gaps above 0.02 are excluded).",
-        "For rare the layer is a guess (0.20 to 0.60 over the layers): only 4 test units: they cannot tell.",
-        "Cannot tell whether any layer reads vague.",
+        "Cannot tell for open (gaps up to 0.110 are possible; about 920 test units would tell, 80 now).",
+        "The output is as good as any layer for flat (gaps above 0.020 are excluded).",
+        "With only 4 test units the layer is a guess for rare (0.20 to 0.60 over the layers): at least 10 are needed.",
+        "Cannot tell whether the layer chosen reads vague (scores up to 0.09 are possible, 0.00 is chance).",
         "hue is at chance at every layer.",
     ]
-    noise = [planted(f"noise{i}", gap=0.0, score=0.0, width=0.04) for i in range(6)]
-    assert answer(noise) == ["noise0, noise1, noise2, noise3 and 2 more are at chance at every layer."]
+    noise = [planted(f"noise{i}", gap=0.0, score=0.0, width=0.04) for i in range(8)]
+    assert answer(noise) == ["noise0, noise1, noise2, noise3, noise4, noise5 and 2 more are at chance at every layer."]
     assert answer([]) == []
 
 
 def test_units_are_promised_only_where_more_would_tell() -> None:
     # 80 tell a gap as wide as its interval; what is missing is that the gap is small.
     wide = planted("y", gap=0.025, width=0.028)
-    assert answer([wide]) == ["Cannot tell for y (gaps up to 0.05 are possible)."]
+    assert answer([wide]) == ["Cannot tell for y (gaps up to 0.053 are possible)."]
 
 
 def test_each_target_with_few_units_has_its_own_number() -> None:
     assert answer([planted("a", gap=0.2, units=(12, 4)), planted("b", gap=0.2, units=(8, 40))]) == [
-        "For a the layer is a guess (0.20 to 0.60 over the layers): only 4 test units: they cannot tell.",
-        "For b the layer is a guess (0.20 to 0.60 over the layers): only 8 units of train and val: they cannot tell.",
+        "With only 4 test units the layer is a guess for a (0.20 to 0.60 over the layers): at least 10 are needed.",
+        "With only 8 units of train and val the layer is a guess for b (0.20 to 0.60 over the layers): at least 10 are needed.",
     ]
 
 

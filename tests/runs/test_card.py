@@ -25,7 +25,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> dx.Run:
 def test_a_card_names_the_layer_of_each_target_with_the_runs_numbers(run: dx.Run, tmp_path: Path) -> None:
     path = write_card(run, tmp_path / "card.md")
     text = path.read_text(encoding="utf-8")
-    assert "24 samples to fit probes, 8 to choose the layer, 8 to score it" in text
+    assert "32 samples to fit probes and to choose with, 8 to score" in text
     assert "(card.svg)" in text
     assert (tmp_path / "card.svg").read_text(encoding="utf-8").startswith("<?xml")
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ") and "---" not in line][1:]

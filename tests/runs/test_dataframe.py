@@ -24,7 +24,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_a_row_is_a_value_at_a_tap(run: Run) -> None:
     table = run.to_dataframe()
     assert list(table.columns) == [
-        "measure", "target", "family", "score_name", "control", "tap", "depth", "score", "low", "high", "val_score", "best",
+        "measure", "target", "family", "score_name", "control", "tap", "depth", "score", "low", "high", "val_score", "chosen",
         "output",
     ]  # fmt: skip
     assert not table.duplicated(["measure", "target", "control", "tap"]).any()
@@ -38,7 +38,7 @@ def test_a_row_is_a_value_at_a_tap(run: Run) -> None:
         assert list(rows.tap) == profile.taps
         for key in ("depth", "score", "low", "high"):
             np.testing.assert_array_equal(rows[key], profile.data[key])
-        assert list(rows.tap[rows.best]) == ([profile.best_tap] if profile.best_tap else [])
+        assert list(rows.tap[rows.chosen]) == ([profile.chosen_tap] if profile.chosen_tap else [])
         assert list(rows.tap[rows.output]) == ["norm"]
         assert rows.val_score.isna().all() != profile.is_probe
         for control, tree in run.controls.items():

@@ -52,7 +52,9 @@ def page(tmp_path: Path) -> Path:
 def test_the_page_has_a_row_for_each_probe_of_a_target_and_a_matrix_for_each_dataset(page: Path) -> None:
     text = page.read_text(encoding="utf-8").split("<body>", 1)[1]
     assert "3 runs of 2 encoders on 2 datasets" in text
-    assert "hides 3 of the 4 targets" in text, "the first probe of each counts"
+    assert "Hidden gaps of the 4 targets that the runs read: 3 shown and 1 undecided." in text, (
+        "the first probe of each counts"
+    )
     (table,) = re.findall(r'<table class="sortable">.*?</table>', text, re.S)
     assert table.count("<tr>") == 1 + 4 + 3
     assert text.count('<section id="d') == 2

@@ -34,7 +34,7 @@ def test_the_numbers_are_those_of_a_run_on_the_same_samples(tmp_path: Path) -> N
         assert list(column["tap"].values) == profile.taps
         for key in ("score", "low", "high", "depth"):
             np.testing.assert_allclose(column[key], profile.data[key], rtol=1e-6, atol=1e-9, err_msg=profile.name)
-        assert column["best_tap"].item() == (profile.best_tap or "")
+        assert column["chosen_tap"].item() == (profile.chosen_tap or "")
         assert column["functional"].item() == profile.data.attrs["functional"]
         assert column["pooling"].item() == profile.data.attrs["pooling"]
     assert found.attrs["samples"] == 70 and found.attrs["output_tap"] == "norm"

@@ -72,7 +72,7 @@ def test_each_multiple_is_measured_once_and_the_training_does_not_notice() -> No
     assert list(profiles["step"].values) == [2, 4]
     assert list(profiles["measure"].values) == ["linear_probe/kind", "linear_probe/level", "rankme"]
     for n, found in kept.items():
-        for key in ("score", "low", "high", "best_tap"):
+        for key in ("score", "low", "high", "chosen_tap"):
             np.testing.assert_array_equal(profiles[key].sel(step=n), found[key])
     assert not np.array_equal(profiles["score"].sel(step=2), profiles["score"].sel(step=4))
     assert profiles["functional"].sel(measure="rankme").item().startswith("RankMe")
@@ -131,10 +131,10 @@ def test_a_measure_without_value_at_one_step_is_nan_there() -> None:
     assert np.isnan(column["score"].sel(step=1)).all() and np.isfinite(column["score"].sel(step=2)).all()
     assert column["functional"].item()
     figure = watch.figure("two_nn")
-    assert figure.score.shape == (5, 2) and figure.best == ["", ""]
+    assert figure.score.shape == (5, 2) and figure.chosen == ["", ""]
 
 
-def test_the_heat_map_shows_steps_by_depth_with_the_best_tap() -> None:
+def test_the_heat_map_shows_steps_by_depth_with_the_chosen_tap() -> None:
     encoder = tiny_encoder()
     watch = dx.LayerProfiles(encoder, tiny_dataset(40), every=1000)
     for n in (1000, 3000):
@@ -149,9 +149,9 @@ def test_the_heat_map_shows_steps_by_depth_with_the_best_tap() -> None:
     assert (
         list(heat.y) == ["embed", "blocks.0", "blocks.1", "blocks.2", "norm"] == list(figure.layout.yaxis.categoryarray)
     )
-    assert list(stars.y) == list(column["best_tap"].values)
+    assert list(stars.y) == list(column["chosen_tap"].values)
     # What is marked is named, and the frame lies around the row of the output.
-    assert [trace.name for trace in (stars, output)] == ["best tap (by val)", "output"] and figure.layout.showlegend
+    assert [trace.name for trace in (stars, output)] == ["layer to use", "output"] and figure.layout.showlegend
     (frame,) = figure.layout.shapes
     assert (frame.x0, frame.x1) == (-0.5, 1.5) and list(heat.y)[int(frame.y0 + 0.5)] == "norm" == list(heat.y)[
         int(frame.y1)

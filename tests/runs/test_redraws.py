@@ -188,10 +188,7 @@ def test_the_line_says_spreads_and_not_intervals() -> None:
     )
     redraws = redraws_of(data, data.isel(tap=[0]).assign({TAP: ("redraw", np.array(["t0"] * 3, object))}))
     assert redraws is not None
-    assert redraws.line == (
-        "over 3 redraws of the split: score 0.80 (0.70 to 0.90), gap +0.10 (-0.10 to 0.30), t1 in 2 of 3, raw input 0.53; "
-        "draws overlap, so this is a spread and no interval"
-    )
+    assert redraws.line == ("3 redraws: 0.80 (0.70 to 0.90), gap +0.10 (-0.10 to 0.30), t1 in 2, raw input 0.53")
     assert redraws.to_json() == {
         "count": 3, "asked": 3, "choices": {"t1": 2, "t2": 1}, "raw_input": pytest.approx(1.6 / 3),
         "score": {"mean": pytest.approx(0.8), "low": 0.7, "high": 0.9},

@@ -24,6 +24,7 @@ from torch import nn
 import diagnostics as dx
 from diagnostics import Dataset, DiagnosticsError, Encoder, Run, Target, TorchEncoder
 from diagnostics.measures.statistics import profile_intervals
+from diagnostics.measures.verdict import Verdict
 from diagnostics.report.terminal import print_page
 from diagnostics.runs.comparison.words import cautions
 from diagnostics.runs.page import run_page
@@ -86,7 +87,7 @@ def test_a_factor_erased_at_a_known_tap_is_found_there(tmp_path: Path, at: int) 
     # The negative control: what is not erased shows no gap.
     assert kept.hidden_gap is not None
     assert kept.hidden_gap.low <= 0 <= kept.hidden_gap.high
-    assert "no hidden gap shown" in kept.reading
+    assert kept.verdict in (Verdict.EXCLUDED, Verdict.UNDECIDED)
     # The raw input holds both, so nothing here is evidence of learning.
     assert "raw input" in gone.reading
     shuffled = gone.control("shuffled_labels")
@@ -116,23 +117,23 @@ def easy(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_sixteen_of_sixteen_right_is_no_certainty(easy: Run) -> None:
     result = easy.profile("linear_probe/side")
     exact = stats.binomtest(16, 16).proportion_ci(0.95, "exact").low
-    for interval in (result.best, result.output):
+    for interval in (result.score, result.output):
         assert interval is not None
         assert (interval.value, interval.high) == (1, 1)
         # Spread for the training set's share, of 16 test units to 64 that were fitted.
         assert interval.low == pytest.approx(1 - np.sqrt(1.25) * (1 - exact))
     assert "Clopper and Pearson" in result.data.attrs["intervals"]
-    # Two taps that are right on the same 16 units may differ on others; the output tap and itself may not.
+    # Two taps that are right on the same 16 units may differ on others.
     assert result.hidden_gap is not None
-    assert result.best_tap != result.output_tap
+    assert result.chosen_tap == result.output_tap != result.best_tap
     assert result.hidden_gap.low < -0.1 < 0 == result.hidden_gap.value < 0.1 < result.hidden_gap.high
-    assert "no hidden gap shown" in result.reading
+    assert result.verdict is Verdict.UNDECIDED
 
 
 def test_terminal_and_report_say_the_same_of_intervals_and_it_holds(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    print_page(run_page(run), Path("report.html"))
+    print_page(run_page(run), Path("report.html"), full=True)
     page = run.report().read_text(encoding="utf-8").split("<body>", 1)[1]
     for text in (" ".join(capsys.readouterr().out.split()), html.unescape(page)):
         assert text.count(INTERVALS) == 1
@@ -164,7 +165,7 @@ def test_a_loss_that_few_units_carry_is_told_wherever_few_units_are(
     result = dx.run(encoder, dataset, out=tmp_path / "run", measures=["linear_probe"], controls=False)
     profile = result.profile("linear_probe/heavy")
     (caution,) = profile.cautions
-    loss = np.sort(profile.data["loss"].sel(tap=[profile.best_tap, profile.output_tap]).values)
+    loss = np.sort(profile.data["loss"].sel(tap=[profile.chosen_tap, profile.best_tap, profile.output_tap]).values)
     share = (loss[:, -3:].sum(axis=1) / loss.sum(axis=1)).max()
     assert caution.startswith(f"3 of 60 test units carry {share:.0%} of the loss at ")
     assert result.profile("linear_probe/normal").cautions == []
@@ -220,8 +221,9 @@ def test_json_has_what_was_promised(run: Run) -> None:
     assert {("knn_probe", "kind"), ("rankme", None), ("participation_ratio", None)} <= set(by_name)
     for profile in result["profiles"]:
         assert set(profile) >= {
-            "measure", "target", "family", "higher_is_better", "taps", "depth", "score", "low", "high", "best_tap",
-            "best_score", "output_tap", "output_score", "hidden_gap", "controls",
+            "measure", "target", "family", "higher_is_better", "taps", "depth", "score", "low", "high", "chosen_tap",
+            "chosen_score", "chosen_on", "tap_set", "best_tap", "output_tap", "output_score", "hidden_gap", "gap_bound", "margin",
+            "verdict", "readability", "units_needed", "controls",
         }  # fmt: skip
         assert profile["taps"] == ["embed", "blocks.0", "blocks.1", "blocks.2", "norm"]
         assert set(profile["hidden_gap"]) == {"value", "low", "high"}
@@ -235,20 +237,23 @@ def test_json_has_what_was_promised(run: Run) -> None:
         assert any(key.startswith("n") for key in facts)
         if profile["target"]:
             assert all(value is not None for value in profile["controls"].values()), profile["target"]
-            best = profile["taps"].index(profile["best_tap"])
-            assert profile["best_score"] == pytest.approx(profile["score"][best])
-            gap = profile["best_score"] - profile["output_score"]
+            chosen, best = (profile["taps"].index(profile[key]) for key in ("chosen_tap", "best_tap"))
+            assert profile["chosen_score"] == pytest.approx(profile["score"][chosen])
+            gap = profile["score"][best] - profile["output_score"]
             assert profile["hidden_gap"]["value"] == pytest.approx(gap, abs=1e-12)
+            assert profile["gap_bound"] >= profile["hidden_gap"]["high"]
+            # Of 8 test units.
+            assert profile["verdict"] == "undecided"
     (cka,) = [s for s in result["similarity"] if s["measure"] == "cka"]
     assert np.allclose(np.diag(cka["matrix"]), 1)
 
 
 def test_a_planted_value_is_read_and_a_dense_one_per_cell(run: Run) -> None:
     level, height = run.profile("linear_probe/level"), run.profile("linear_probe/height")
-    assert level.best is not None
-    assert level.best.value > 0.9
-    assert height.best is not None
-    assert height.best.value > 0.5
+    assert level.score is not None
+    assert level.score.value > 0.9
+    assert height.score is not None
+    assert height.score.value > 0.5
     assert height.data.attrs["n_test"] == 8
 
 
@@ -477,11 +482,11 @@ def test_the_report_in_the_dark_on_a_phone_on_paper_and_as_csv(run: Run) -> None
     assert name == "What-the-taps-hold-and-what-the-output-hides.csv"
     assert address is not None and address.startswith("data:text/csv")
     header, *rows = csv.reader(unquote(address.partition(",")[2]).lstrip("\ufeff").splitlines())
-    assert header[:7] == ["profile", "family", "best tap (depth)", "score", "score low", "score high", "output"]
+    assert header[:7] == ["profile", "family", "chosen tap (depth)", "score", "score low", "score high", "output"]
     by_name = {row[0]: row for row in rows}
-    best = run.profile("linear_probe/level").best
-    assert best is not None
-    assert [float(x) for x in by_name["linear_probe/level"][3:6]] == [best.value, best.low, best.high]
+    score = run.profile("linear_probe/level").score
+    assert score is not None
+    assert [float(x) for x in by_name["linear_probe/level"][3:6]] == [score.value, score.low, score.high]
 
 
 @pytest.mark.slow
@@ -494,9 +499,9 @@ def test_lorenz_through_fracast_has_the_known_shape(tmp_path: Path) -> None:
     )  # fmt: skip
     z = run.profile("linear_probe/hidden_z")
     assert [p.target for p in run.profiles()] == ["hidden_z", "hidden_y", "rho", "log_switch", "x_future", "x_ahead"]
-    assert z.best_tap == "block.3"
-    assert z.best is not None
-    assert z.best.value > 0.8
+    assert z.chosen_tap == "block.3"
+    assert z.score is not None
+    assert z.score.value > 0.8
     assert z.hidden_gap is not None
     assert z.hidden_gap.low > 0.1
     for name, most in (("fresh_weights", 0.1), ("permuted_weights", 0.3), ("raw_input", 0.1), ("shuffled_labels", 0.1)):

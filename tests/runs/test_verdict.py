@@ -98,7 +98,7 @@ def test_at_chance_is_every_tap_up_to_the_output() -> None:
         (planted("y", gap=0.1, chosen="norm"), "undecided"),  # the rule did not take the tap whose gap is shown
         (planted("y", gap=-0.1, bound=0.01), "no gap"),
         (planted("y", gap=0.04, chosen_gap_low=0.001), "likely"),
-        (planted("y", gap=0.04, chosen_gap_low=-0.001), "undecided"),
+        (planted("y", gap=0.04, chosen_gap_low=0.0), "undecided"),
         (planted("y", gap=0.0, score=0.0, width=0.04), "at chance"),
     ],
 )

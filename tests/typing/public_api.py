@@ -38,7 +38,10 @@ def a_run_is_read() -> None:
     assert_type(run.report(), Path)
     assert_type(run.to_json(), dict[str, Any])
     profile = run.profile("linear_probe/hidden_z")
+    assert_type(profile.chosen_tap, str | None)
     assert_type(profile.best_tap, str | None)
+    assert_type(profile.units_needed, int | None)
+    assert_type(dx.open_run(run.path, margin=0.1).tap_for("hidden_z"), str)
     assert_type(profile.depth_of(profile.output_tap), float)
     if profile.hidden_gap is not None:
         low: float = profile.hidden_gap.low
@@ -57,7 +60,9 @@ def a_layer_is_used(run: dx.Run, encoder: dx.Encoder, images: Sequence[np.ndarra
     encoder.transform(images, tap=probe.tap, pooling=probe.pooling)
     assert_type(probe.score.low, float)
     assert_type(run.to_dataframe(), pd.DataFrame)
+    assert_type(run.features(target="label"), xr.DataArray)
     step = dx.sklearn.TapFeatures("timm:vit", tap="blocks.9").fit(images)
+    dx.sklearn.TapFeatures("timm:vit", run=run.path, target="label").fit(images)
     assert_type(step, TapFeatures)
     assert_type(TapFeatures(encoder, pooling=("mean",)).transform(images), np.ndarray)
 

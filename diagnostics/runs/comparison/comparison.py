@@ -45,15 +45,15 @@ class Comparison(Findings):
         >>> comparison = dx.compare(["runs/forecast", "runs/jepa"], similarity=None)
         >>> gap = comparison.differences[2]
         >>> print(gap.profile, gap.quantity, gap.first, "-", gap.second)
-        linear_probe/hidden_z hidden gap forecast - jepa
+        linear_probe/hidden_z hidden gap jepa - forecast
         >>> print(gap.estimate.over_samples)
-        0.385 [0.098, 0.932]
+        -0.356 [-0.883, -0.084]
         >>> round(gap.p_corrected, 1)
-        0.1
+        0.2
         >>> curves = comparison.to_xarray()["score"]  # by run, target and depth
         >>> curves.sel(target="linear_probe/hidden_z", depth=[0, 1]).values.round(2)
         array([[0.  , 0.59],
-               [0.  , 0.86]])
+               [0.  , 0.85]])
         >>> table = comparison.to_dataframe()
         >>> table.groupby("group")["score"].count().to_dict()
         {'forecast': 54, 'jepa': 72}
@@ -147,8 +147,8 @@ def compare(
         <Comparison of forecast, jepa on lorenz>
         >>> for score in comparison.group_scores[:2]:  # of hidden_z
         ...     print(score.group, score.chosen_tap_text, score.hidden_gap.over_samples)
-        forecast blocks.3 (0.67) 0.333 [0.115, 0.697]
-        jepa blocks.3 (0.67) -0.052 [-0.258, 0.031]
+        forecast blocks.3 (0.67) 0.323 [0.106, 0.687]
+        jepa norm (1.00) -0.033 [-0.211, 0.046]
     """
     if seed < 0:
         raise DiagnosticsError(f"Seed {seed} is below 0: give 0 or more.")

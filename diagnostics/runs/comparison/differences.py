@@ -38,11 +38,12 @@ class Difference:
         return bool(self.p_corrected < ALPHA)
 
     @property
-    def outcome(self) -> Literal["gained", "lost", "cannot tell"]:
-        """What the later group is shown to have gained or lost, all comparisons together."""
+    def outcome(self) -> Literal["gained", "lost", "grew", "shrank", "cannot tell"]:
+        """What the later group is shown to have gained or lost, all comparisons together; a hidden gap, which is no gain, grew or shrank."""
         if not self.survives:
             return "cannot tell"
-        return "gained" if self.estimate.value > 0 else "lost"
+        more, less = ("grew", "shrank") if self.quantity == "hidden gap" else ("gained", "lost")
+        return more if self.estimate.value > 0 else less
 
 
 @dataclass(frozen=True)

@@ -49,12 +49,14 @@ MOST_ROWS = 30
 def comparison_page(findings: Findings) -> Page:
     """The findings of a comparison. A brief page has one probe of each target."""
     brief = first_of_each_target([row.profile for row in findings.group_scores])
+    outcomes = [Sentence(f"{line}.", "strong") for line in describe_outcomes(findings, brief)]
     beware = [Sentence(f"Beware: {caution}.", "caution", only="full") for caution in cautions(findings)]
     return Page(
         title=f"{len(findings.members)} runs on {findings.data.attrs['dataset']}",
         lead=(
             # What an alignment is made for comes before all that was compared.
             *(Sentence(f"{line}.", "strong") for line in describe_lifts(findings, brief)),
+            *(outcomes if any(difference.survives for difference in findings.differences) else ()),
             *filled(Sentence(describe_verdict(findings), "strong")),
             Sentence(describe_runs(findings), only="brief"),
             Sentence(
@@ -224,7 +226,7 @@ def _differences(findings: Findings, brief: Sequence[str]) -> Section:
         )
         for pair, differences in by_pair.items()
     ]
-    survivors = f"gained, lost: significant after correction for multiple comparisons ({describe_correction(findings)}); else cannot tell"
+    survivors = f"gained, lost (a hidden gap: grew, shrank): significant after correction for multiple comparisons ({describe_correction(findings)}); else cannot tell"
     return Section(
         "Paired differences",
         "differences",
@@ -241,7 +243,6 @@ def _differences(findings: Findings, brief: Sequence[str]) -> Section:
                 "It holds for these trained encoders, not for other seeds.",
                 only="full",
             ),
-            _notes(describe_outcomes(findings, brief)),
             Sentence(few, "quiet", only="brief"),
             Table(_columns("target", "after - before", *QUANTITIES, "along the trunk"), tuple(rows), grouped=True),
         ),

@@ -99,9 +99,10 @@ def _describe_difference(findings: Findings, difference: Difference) -> str:
     if difference.estimate.value < 0:
         above, below = below, above
     amount = format_number(abs(difference.estimate.value), "+.3f")
-    return (
-        f"{above} is above {below} in {target_name(findings, difference.profile)}, {difference.quantity}, by {amount}"
-    )
+    target = target_name(findings, difference.profile)
+    if difference.quantity == "hidden gap":
+        return f"{above} has a larger hidden gap of {target} than {below}, by {amount}"
+    return f"{above} is above {below} in {target}, {difference.quantity}, by {amount}"
 
 
 def cautions(findings: Findings) -> list[str]:

@@ -27,7 +27,7 @@ import numpy as np
 HERE = Path(__file__).parent
 BASE = "wheel:dinov2-small?size=112"
 OUTPUT, TAP = "layernorm", "encoder.layer.8"
-"""The base's output, and the tap that is the best one for depth on val, as `best_tap_command` says."""
+"""The base's output, and the tap that was the best one for depth on val, as `best_tap_command` said when this page was made."""
 TRAINED_ON = "shapes?n=500&size=112&seed=1000"
 """Whose train split teaches, and whose val split chooses the rate and the best tap."""
 MEASURED_ON = "shapes?n=800&size=112"
@@ -46,6 +46,8 @@ TARGETS = ("label", "count", "y", "segmentation", "depth")
 SPATIAL = {"tap alone": f"--to {TAP}", "relations alone": "--relations masks", "both": f"--to {TAP} --relations masks"}
 """The three ablations of figure 16 of the paper."""
 CONTROL = "control"
+KEPT = {"profile": "profile", "group": "group", "best": "chosen", "output": "output", "hidden_gap": "hidden_gap", "best_taps": "chosen_taps"}  # fmt: skip
+"""Key in results/ -> key of a comparison: the results are older than the rule that chooses a tap, and keep their keys."""
 
 
 def best_tap_command() -> str:
@@ -193,12 +195,10 @@ def compared(part: str, work: Path) -> dict[str, Any]:
     runs = ["base=runs/base", *(shlex.quote(f"{label}=runs/{name}") for label, _, name, _ in finished(part, work))]
     command = f"diagnostics compare {' '.join(runs)} --base base --similarity none --out {part}.html --json"
     found = json.loads(give(command, work))
-    profiles = [name for name in (one["profile"] for one in found["profiles"]) if name.split("/")[1] in TARGETS]
-    groups = [
-        {key: one[key] for key in ("profile", "group", "best", "output", "hidden_gap", "best_taps")}
-        for one in found["groups"]
-        if one["profile"] in profiles
-    ]
+    # What a kernel reads of a target stands beside what the other probes read.
+    names = [one["profile"] for one in found["profiles"] if not one["profile"].startswith("kernel_probe/")]
+    profiles = [name for name in names if name.split("/")[1] in TARGETS]
+    groups = [{key: one[given] for key, given in KEPT.items()} for one in found["groups"] if one["profile"] in profiles]
     differences = [
         one
         for one in found["differences"]

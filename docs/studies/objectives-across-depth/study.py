@@ -80,7 +80,9 @@ FRACAST = (
 )
 
 
-NOTHING_HIDDEN = "nothing of it is hidden"
+NOTHING_HIDDEN = "there is nothing to align"
+KEPT = {"chosen": "best", "chosen_taps": "best_taps", "chosen_depths": "best_depths", "chosen_tap": "best_tap", "chosen_score": "best_score"}  # fmt: skip
+"""Key of a comparison or a profile -> key in results/: the results are older than the rule that chooses a tap, and keep their keys."""
 
 
 def give(command: str, work: Path, *, may_refuse: bool = False) -> str:
@@ -150,13 +152,22 @@ def _kept(found: Mapping[str, Any]) -> dict[str, Any]:
         {key: one[key] for key in ("first", "second", "measure", "taps", "aligned_depth", "at_outputs")}
         for one in found["similarity"]
     ]
-    return _rounded(parts | {"runs": runs, "shares": found["shares"], "similarity": likeness})
+    return _renamed(_rounded(parts | {"runs": runs, "shares": found["shares"], "similarity": likeness}))
 
 
 def _controls(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What a run's best taps reach, and its controls."""
-    keys = ("target", "best_score", "controls", "control_intervals", "over_controls")
-    return _rounded([{key: one[key] for key in keys} for one in found["profiles"] if one["target"]])
+    keys = ("target", "chosen_score", "controls", "control_intervals", "over_controls")
+    return _renamed(
+        _rounded([{key: one[key] for key in keys} for one in found["profiles"] if one["measure"] == "linear_probe"])
+    )
+
+
+def _renamed(value: Any) -> Any:
+    """With the keys of `KEPT` at every level."""
+    if isinstance(value, dict):
+        return {KEPT.get(key, key): _renamed(each) for key, each in value.items()}
+    return [_renamed(each) for each in value] if isinstance(value, list) else value
 
 
 def _rounded(value: Any) -> Any:

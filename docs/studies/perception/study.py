@@ -65,6 +65,8 @@ MEASURED = "shapes?objects=1&n=1280&size=48"
 GALLERY = 256
 TARGETS = ("label", "y", "x")
 CONTROLS = ("fresh_weights", "permuted_weights", "raw_input_kernel")
+KEPT = {"best_tap": "chosen_tap", "best_score": "chosen_score"}
+"""Key in results/ -> key of a profile, where they differ: the results are older than the rule that chooses a tap, and keep their keys."""
 Json = Mapping[str, Any]
 
 
@@ -130,7 +132,11 @@ def kept(
 ) -> dict[str, Any]:
     """What the page reads of a training, of its zero-shot classifications and of a run."""
     keys = ("taps", "depth", "score", "low", "high", "best_tap", "best_score", "output_tap", "output_score", "hidden_gap", "controls", "control_intervals")  # fmt: skip
-    profiles = {one["target"]: {key: one[key] for key in keys} for one in run["profiles"] if one["target"] in TARGETS}
+    profiles = {
+        one["target"]: {key: one[KEPT.get(key, key)] for key in keys}
+        for one in run["profiles"]
+        if one["measure"] == "linear_probe" and one["target"] in TARGETS
+    }
     zeroshot = {target: found["classification"]["accuracy"] for target, found in asked.items()}
     zeroshot["recall"] = asked["shape"]["retrieval"]["image_to_text"]["1"]
     zeroshot["n"] = asked["shape"]["classification"]["n"]

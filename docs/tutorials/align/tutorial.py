@@ -16,8 +16,8 @@
 # [hidden gap](../../explanation/words.md#hidden-gap) is the score of the [best tap](../../explanation/words.md#best-tap) minus that of the
 # [output](../../explanation/words.md#output-tap).
 #
-# This encoder is so small that 30 test series show no hidden gap. So there is nothing to recover, and the tutorial shows what the commands report in
-# this case.
+# This encoder is so small, and 30 test series are so few, that they cannot tell whether the output hides `hidden_z`. So a gain may not be shown
+# either. The tutorial shows what the commands report in this case.
 
 # %% language="bash"
 # diagnostics train objectives --data 'lorenz?n=200&length=256' --objective forecast --steps 80 --batch 32 --width 32 --depth 4 --out models
@@ -26,8 +26,9 @@
 # %% [markdown]
 # ## 2. Align the output with the best layer
 #
-# `--to best-tap --for hidden_z` finds the layer from which a probe predicts `hidden_z` best on validation series. It then trains a copy of the encoder
-# until its output resembles that layer. It measures the layers on series of its own, so it may choose another layer than the run in step 1.
+# `--to best-tap --for hidden_z` finds the layer to use for `hidden_z`, by [the same rule](../../explanation/statistics.md#which-tap-to-use) as a run. It
+# then trains a copy of the encoder until its output resembles that layer. It measures the layers on series of its own, so it may choose another layer
+# than the run in step 1.
 #
 # The command also trains a [*control*](../../explanation/words.md#control): a second copy, trained in the same way on the same series, whose
 # teacher is the encoder's own output. A gain of the control comes from the further training and not from the layer.
@@ -49,15 +50,16 @@
 
 # %% [markdown]
 # The first lines report that no difference is shown. The output of the aligned encoder has become similar to the first block: its cosine to that block
-# rose in step 2. But a probe does not predict `hidden_z` better from it. The control scores like the original encoder. Without the control and the
-# intervals, a number that happened to rise would have looked like a success.
+# rose in step 2. But a probe is not shown to predict `hidden_z` better from it; on these series it scores lower. The control scores like the original
+# encoder. Without the control and the intervals, a number that happened to rise would have looked like a success.
 #
-# If the original encoder has a hidden gap, the comparison has three more columns:
+# Further down, which `head` cuts here, the comparison has a table of shares:
 #
 # - **recovered** is the [recovered share](../../explanation/words.md#recovered-share): how much of the hidden gap the output has gained. It is printed only for
 #   targets whose hidden gap is shown to be above 0.
-# - **kept** is the [kept share](../../explanation/words.md#kept-share): how much of the output's original score above chance is left. The rest is
-#   the cost.
+# - **kept** is the [kept share](../../explanation/words.md#kept-share): how much of the original score above chance is left, at the chosen tap and at the
+#   output. The rest is the cost.
+# - **cut** is what you get without any training, by reading the original encoder at that layer.
 # - **output - control's** is the output's score minus that of the control's output. The layer is shown to lift a target only if the interval of this
 #   difference is above 0.
 #

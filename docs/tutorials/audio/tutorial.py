@@ -44,12 +44,10 @@ run = dx.open_run("speech")
 run.plot("language")
 
 # %% [markdown]
-# The [best tap](../../explanation/words.md#best-tap) is chosen on validation windows. On test windows its accuracy is higher than that of the
-# [output](../../explanation/words.md#output-tap). The difference is the [hidden gap](../../explanation/words.md#hidden-gap). Its 95 % confidence interval
-# includes 0, so these recordings do not show that the output is worse.
-#
-# The line "Beware" gives the reason: the windows come from only 9 independent test recordings. More recordings would narrow the interval; longer ones
-# would not. The score also has another explanation: each language seems to have a single speaker, so the probe may recognise voices.
+# The first layer, `layers.0`, is the [chosen tap](../../explanation/words.md#chosen-tap): it was chosen on train and validation windows. On test windows
+# its accuracy is higher than that of the [output](../../explanation/words.md#output-tap). But the mark `?` says that these recordings cannot answer the
+# question: the test windows come from only 9 independent recordings, and the interval of the accuracy is wide. More recordings would narrow it; longer
+# ones would not. The score also has another explanation: each language seems to have a single speaker, so the probe may recognise voices.
 #
 # ## 4. Your own recordings
 #

@@ -27,8 +27,8 @@ for name, target in data.targets.items():
 # ## 2. Measure every layer
 #
 # `dx.run` reads the activations at 12 [*taps*](../../explanation/words.md#tap): the embedding, the ten blocks and the final norm. At each tap it fits
-# the same ridge regression, called a *probe*, for each target. The penalty is chosen on validation series. The score is R² on test series: 1 is
-# perfect, and 0 is no better than predicting the mean.
+# the same ridge regression, called a *probe*, for each target. The penalty is chosen [out of fold](../../explanation/words.md#out-of-fold) on train and
+# validation series. The score is R² on test series: 1 is perfect, and 0 is no better than predicting the mean.
 
 # %%
 run = dx.run("fracast", data, out="lorenz", measures="linear_probe", token_budget=0)
@@ -45,31 +45,35 @@ profile.plot()
 # ## 3. The numbers
 
 # %%
-print("best tap, chosen on val: ", profile.best_tap)
-print("its score on test:       ", profile.best)
-print("the output's score:      ", profile.output)
-print("hidden gap:              ", profile.hidden_gap)
+print("chosen tap:         ", profile.chosen_tap)
+print("its score on test:  ", profile.score)
+print("the output's score: ", profile.output)
+print("best tap:           ", profile.best_tap)
+print("hidden gap:         ", profile.hidden_gap)
 
 # %% [markdown]
-# - [**best tap**](../../explanation/words.md#best-tap): the tap with the highest score on the validation series. The test series have no part in
-#   this choice.
-# - **its score on test**: R² at the best tap, on the test series. The brackets are a 95 % confidence interval over series: it shows how much the score
+# - [**chosen tap**](../../explanation/words.md#chosen-tap): the tap to use, chosen out of fold on the train and validation series. The test series have no
+#   part in this choice.
+# - **its score on test**: R² at the chosen tap, on the test series. The brackets are a 95 % confidence interval over series: it shows how much the score
 #   may change with other test series.
 # - **the output's score**: R² at the [output tap](../../explanation/words.md#output-tap), here the final norm. These are the features that users
 #   of the model normally get.
-# - [**hidden gap**](../../explanation/words.md#hidden-gap): the first score minus the second, on the same test series, with its own interval.
+# - [**best tap**](../../explanation/words.md#best-tap): the best tap other than the output. Here it is the chosen tap. If the rule chooses the output, the
+#   two differ.
+# - [**hidden gap**](../../explanation/words.md#hidden-gap): the best tap's score minus the output's, on the same test series, with its own interval.
 #
-# The interval of the hidden gap is above 0. So the model represents z better in the middle than at its output. This is what "hidden" means
-# here: a probe can read z at `block.2` but less well at the output. A likely reason is that the last blocks no longer need z to forecast x.
+# The interval of the hidden gap is above 0. This is what "hidden" means here: a linear probe reads z at `block.2`, but less well at the output. It does
+# not mean that z is gone from the output: step 5 says what a nonlinear readout still finds there. A likely reason for the gap is that the last blocks no
+# longer need z to forecast x.
 #
 # ## 4. Could something simpler score as well?
 #
 # A high score does not prove that the model is needed. [Controls](../../explanation/words.md#control) are baselines that are measured in the
-# same way. This table shows the model (`none`) and each control, at its own best tap:
+# same way. This table shows the model (`none`) and each control, at its own chosen tap:
 
 # %%
 table = run.to_dataframe()
-chosen = table[(table["target"] == "hidden_z") & table["best"]]
+chosen = table[(table["measure"] == "linear_probe") & (table["target"] == "hidden_z") & table["chosen"]]
 print(chosen[["control", "tap", "score", "low", "high"]].fillna("none").round(2).to_string(index=False))
 
 # %% [markdown]
@@ -88,7 +92,10 @@ for recommendation in run.recommendations():
     print(recommendation)
 
 # %% [markdown]
-# Each line names the tap to use, its score, and the score of the output if that is another tap. `hidden by the output` means that the
-# interval of the hidden gap is above 0. `not shown to beat` names the controls that score about as well. The end of the line shows how stable the choice
-# is: in which share of bootstrap resamples of the validation series another tap is chosen, and by how much the test score is then
-# lower or higher on average.
+# Each line names the tap to use, its score, and the score of the output if that is another tap. Then it says how sure this is:
+#
+# - `shown: hidden by the output` means that the interval of the hidden gap is above 0. `undecided` means that the data cannot tell.
+# - `not shown to beat` names the controls that may score as well. For these targets, no score shows that you need this model.
+# - `a kernel reads 0.53 of 0.85 from the output` compares [a nonlinear readout](../../explanation/statistics.md#hidden-or-harder-to-read) of the output with
+#   the same readout of the best tap. For `hidden_z` it does not close the gap.
+# - `block.3 not shown to be worse` names the other taps that train and validation series do not distinguish from the chosen one.

@@ -39,9 +39,9 @@
 # here the other variables (`hidden_z`, `hidden_y`), a constant of the system (`rho`), and the future. A
 # [*tap*](../../explanation/words.md#tap) is a place in the encoder where they are read.
 #
-# - **score**: that of the [best tap](../../explanation/words.md#best-tap), which is chosen on validation series and scored on test series.
+# - **score**: that of the [chosen tap](../../explanation/words.md#chosen-tap), the one to use. It is chosen without the test series and scored on them.
 # - **output**: the score at the [output tap](../../explanation/words.md#output-tap).
-# - [**hidden gap**](../../explanation/words.md#hidden-gap): the first minus the second.
+# - [**hidden gap**](../../explanation/words.md#hidden-gap): the score of the [best tap](../../explanation/words.md#best-tap), the best one other than the output, minus the output's.
 
 # %% language="bash"
 # diagnostics compare runs/forecast runs/reconstruct runs/contrastive runs/jepa --similarity none | head -n 27
@@ -53,7 +53,8 @@ comparison = dx.compare(["runs/forecast", "runs/reconstruct", "runs/contrastive"
 comparison.plot()
 
 # %% [markdown]
-# The table continues for every target; `head` cuts it here. The HTML page that `compare` writes contains all of it.
+# The first lines answer the question: 30 test series cannot tell whether the objectives differ. The table continues for every target; `head` cuts it
+# here. The HTML page that `compare` writes contains all of it.
 #
 # In the figure, each curve is one objective. The horizontal axis is the [relative depth](../../explanation/words.md#depth), from the
 # embedding to the output.

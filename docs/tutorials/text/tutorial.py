@@ -21,9 +21,12 @@ import random
 import pandas as pd
 
 NOUNS = {
-    "music": "violin flute drum choir singer cello trumpet guitar piano organ harp banjo tenor melody concert",
-    "weather": "storm cloud breeze tornado blizzard shower monsoon cyclone hailstone raindrop snowflake sunbeam icicle rainbow gust",
-    "kitchen": "oven spoon kettle fork saucepan ladle whisk teapot grater toaster blender bowl plate skillet spatula",
+    "music": "violin flute drum choir singer cello trumpet guitar piano organ harp banjo tenor melody concert "
+    "viola oboe clarinet bassoon ballad",
+    "weather": "storm cloud breeze tornado blizzard shower monsoon cyclone hailstone raindrop snowflake sunbeam icicle rainbow gust "
+    "gale drizzle hurricane squall heatwave",
+    "kitchen": "oven spoon kettle fork saucepan ladle whisk teapot grater toaster blender bowl plate skillet spatula "
+    "stove freezer colander tray jug",
 }
 random.seed(0)
 rows = []
@@ -48,12 +51,12 @@ print(len(table), "sentences, such as:", *table["text"][:3], sep="\n  ")
 # diagnostics run wheel:minilm --data texts:sentences.csv --measures linear_probe --no-controls --token-budget 0 --out sentences
 
 # %% [markdown]
-# The [best tap](../../explanation/words.md#best-tap) is the layer with the highest accuracy on the validation split. The
-# [hidden gap](../../explanation/words.md#hidden-gap) is its accuracy minus that of the [output](../../explanation/words.md#output-tap), on the test
-# split, with a 95 % confidence interval. Here all gaps are 0.
+# The column `use` names the [chosen tap](../../explanation/words.md#chosen-tap), the layer to use: it is chosen on the train and validation splits. The
+# scores are accuracies on the test split, with a 95 % confidence interval, and beside them those of the [output](../../explanation/words.md#output-tap).
+# The mark `?` says that this split cannot tell whether another layer is better than the output.
 #
-# The line "Beware" is about the nouns. Sentences with the same noun are not independent, so the intervals count nouns, and the test split
-# has only 9 of them. For narrower intervals, add more nouns rather than more sentences per noun.
+# The reason is the number of nouns. Sentences with the same noun are not independent, so the intervals count nouns, and the test split has only 12 of
+# them. For narrower intervals, add more nouns rather than more sentences per noun.
 #
 # ## 3. Accuracy at each layer
 #
@@ -64,12 +67,13 @@ print(len(table), "sentences, such as:", *table["text"][:3], sep="\n  ")
 import diagnostics as dx
 
 run = dx.open_run("sentences")
-scores = run.to_dataframe().pivot(index="tap", columns="target", values="score")
+table = run.to_dataframe()
+scores = table[table["measure"] == "linear_probe"].pivot(index="tap", columns="target", values="score")
 print(scores.loc[run.profile("linear_probe/tense").taps].round(2))
 
 # %% [markdown]
-# A probe reads all three properties at nearly every layer, and also at the output. No earlier layer is better, as far as 36 sentences with 9 nouns
-# can show. So the recommendation is the output.
+# A probe reads all three properties at every layer, also at the output, with an accuracy of 0.83 or more. 12 nouns cannot tell which layer is better:
+# the run recommends `encoder.layer.2` for the number and the topic, but the topic is read a little better at the output on these test sentences.
 #
 # ## 4. Use the features
 #

@@ -55,30 +55,29 @@ table.head(3)
 #   --measures linear_probe --token-budget 0 --out scenes-run
 
 # %% [markdown]
-# **The answer** is in the last lines. To count objects, use the features of `blocks.5.0`: a linear model reaches R² 0.84 there and 0.68 at the
-# encoder's output. For the shape, use the output. The lines above say why. From the top:
+# **The answer** is in the first rows. To count objects, use the features of `blocks.5.0`: a linear model reaches R² 0.84 there and 0.68 at the
+# encoder's output. For the shape, use the output. From the top:
 #
-# - **n** is the number of images in each split. The probes are fitted on the *train* split. The layer is chosen on the *val* split. All scores are
-#   computed on the *test* split, so choosing the best of many layers does not inflate its score.
-# - [**best tap**](../../explanation/words.md#best-tap) is the layer with the highest score on the val split. A
-#   [*tap*](../../explanation/words.md#tap) is any place in the network where activations are read. `blocks.5.0` is the first block of the sixth
-#   stage; blocks and stages are counted from 0.
-# - **score** is how well the best tap's probe predicts the test images: for a number R², where 1 is perfect and 0 is no better than the mean; for a
-#   class the accuracy, where 0.125 is chance, because there are eight shapes.
-# - [**output**](../../explanation/words.md#output-tap) is the score of the same probe at the encoder's usual output, `bn2`: its last feature map,
+# - **n** is the number of images in each split. The layer is chosen by a [rule](../../explanation/statistics.md#which-tap-to-use) on the *train* and *val*
+#   splits, by predictions for images that a probe has not seen. All scores are computed on the *test* split, so choosing the best of many layers does
+#   not inflate its score.
+# - **use** is the layer to use. A [*tap*](../../explanation/words.md#tap) is any place in the network where activations are read. `blocks.5.0` is the first
+#   block of the sixth stage; blocks and stages are counted from 0.
+# - **score** is how well that layer's probe predicts the test images, with a 95 % confidence interval: for a number R², where 1 is perfect and 0 is no
+#   better than the mean; for a class the accuracy, where 0.125 is chance, because there are eight shapes.
+# - [**at output**](../../explanation/words.md#output-tap) is the score of the same probe at the encoder's usual output, `bn2`: its last feature map,
 #   before the classifier of photographs.
-# - [**hidden gap**](../../explanation/words.md#hidden-gap) is the difference between the two scores, with a 95 % confidence interval over test
-#   images. It is *shown* if its interval lies above 0. The sign at the beginning of a line (`++`, `+`, `=` or `-`) says whether it is, and the lines
-#   below the table say what each sign means.
+# - **The sign** at the beginning of a row is the [verdict](../../explanation/words.md#verdict) on the
+#   [hidden gap](../../explanation/words.md#hidden-gap), the score of the best layer other than the output minus the output's. `+` means that the gap is
+#   shown: its interval lies above 0. `?` means that these images cannot tell. `=` would mean that larger gaps than a margin are excluded.
+# - **The line below a row** names other layers that are not distinguished from the one to use.
 #
-# So the recommendations for the two targets differ:
+# So the answers for the two targets differ:
 #
-# - **The number of objects: a gap is shown.** A linear model predicts the number better from `blocks.5.0` than from the output. In the last layers,
-#   the number becomes harder to read. The percentage says how stable the choice is: in 21 % of bootstrap resamples of the val images, the rule would
-#   choose another layer. These others are 0.030 worse on the test images, on average.
-# - **The shape: no gap is shown.** The best tap is the last block, directly before the output, and slightly better on these 80 images, but the
-#   interval of the gap includes 0. So the recommendation is the output, which is the usual choice. The interval says how large a gap may still be:
-#   up to 0.12. More images make it narrower: [how many are enough?](../../how-to/sample-size.md)
+# - **The number of objects: a gap is shown.** A linear model predicts the number better from `blocks.5.0` than from the output. So does a nonlinear one:
+#   a kernel reads 0.68 from the output and 0.84 from `blocks.5.0`. In the last layers, the number becomes harder to read.
+# - **The shape: 80 test images cannot tell.** No layer is shown to be better than the output, so the output, the usual choice, is recommended. But a gap of
+#   up to 0.14 is possible. To tell a gap that matters from none would take about 2,400 test images: [how many are enough?](../../how-to/sample-size.md)
 
 
 # %% [markdown]
@@ -86,21 +85,21 @@ table.head(3)
 #
 # A high score alone does not show that the encoder's training produced it: an untrained network or the raw pixels may score as well. So the command
 # also measures [controls](../../explanation/statistics.md#controls). In Python, a run is an object, and its profiles have the scores of a target at
-# every tap and the score of each control at its own best tap.
+# every tap and the score of each control at its own chosen tap.
 
 
 # %%
 run = dx.open_run("scenes-run")
 for target in ("count", "label"):
     profile = run.profile(f"linear_probe/{target}")
-    print(f"{target}: the encoder {profile.best.value:.2f}")
+    print(f"{target}: the encoder {profile.score.value:.2f}")
     for name in ("fresh_weights", "raw_input", "raw_input_kernel"):
         print(f"  {name} {profile.control(name)}")
 
 # %% [markdown]
 # `fresh_weights` is the same network with new random weights, `raw_input` the same probe on images of 16 x 16 pixels, and `raw_input_kernel` a nonlinear
 # model, a kernel regression on the pixels. All of them stay far below the encoder for both targets, so its training is useful here. A baseline made for your own task may be stronger than these. The run names
-# under a target every control that scores as well as the encoder. Here it named none. `run.plot` draws the score at every tap, with these and [three
+# under a target the best control that the encoder is not shown to beat. Here it named none. `run.plot` draws the score at every tap, with these and [three
 # more controls](../../explanation/statistics.md#controls).
 
 
@@ -108,7 +107,7 @@ for target in ("count", "label"):
 run.plot("count")
 
 # %% [markdown]
-# The band is the 95 % confidence interval at each tap, the star the best tap, and the diamond the output. The number beside a tap is its depth: 0 is
+# The band is the 95 % confidence interval at each tap, the star the chosen tap, and the diamond the output. The number beside a tap is its depth: 0 is
 # before the first block, and 1 is the end of the last block and the output that follows it. The classifier of photographs and what is pooled for it
 # lie beyond 1.
 
@@ -156,5 +155,6 @@ for tap in (advice.output_tap, advice.tap):
 # `hf:/path/to/model`, a name from `diagnostics list encoders`, or your own module, as in [the next tutorial](../my-module/index.md). Images are
 # resized and normalised as the encoder needs.
 #
-# This example was chosen because its two targets have different answers. In the [gallery](../../studies/gallery/index.md) of encoders and data, most
-# targets show no hidden gap, and for many a control scores as well as the encoder. So run it on your own task.
+# This example was chosen because its two targets have different answers. In the [gallery](../../studies/gallery/index.md) of encoders and data, a hidden
+# gap is shown for fewer than half of the targets, for most others the samples cannot tell, and for many a control scores as well as the encoder. So run
+# it on your own task.

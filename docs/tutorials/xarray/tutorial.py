@@ -23,11 +23,10 @@ print({key: node.attrs[key] for key in ("functional", "pooling", "seed") if key 
 # ## The loss of each series
 #
 # All confidence intervals are computed from these losses. You can compute other statistics from them. For example, these are the three series
-# with the largest loss at the tap with the highest score:
+# with the largest loss at the [chosen tap](../../explanation/words.md#chosen-tap), the one to use:
 
 # %%
-best = node["score"].to_series().idxmax()
-loss = node["loss"].sel(tap=best).to_series().sort_values()
+loss = node["loss"].sel(tap=node.attrs["chosen_tap"]).to_series().sort_values()
 print(loss.tail(3).round(2))
 
 # %% [markdown]

@@ -57,7 +57,7 @@ def best_tap(
     base: TorchEncoder, target: str, spec: str, device: str, watch: Callable[[Any], None]
 ) -> tuple[str, dict[str, Any]]:
     """The tap of an encoder, up to its output, from which the target's own probe reads it best, fitted on train and chosen on val; and what was
-    seen: `tap`, `data`, `probe`, `n` of each split, `chosen_on`, `scores` (by which it was chosen), `score` (what they are: R2, accuracy, mean IoU), `gain` (the best
+    seen: `tap`, `data`, `probe`, `n` of each split, `chosen_on`, `scores` (on test), `score` (what they are: R2, accuracy, mean IoU), `gain` (the best
     one's minus the output's).
 
     Of simulated data of more samples than `PROBED`, as many of the next seed are probed. Of targets with a value for every
@@ -99,7 +99,8 @@ def best_tap(
                 f"{probe} cannot read {target} of {dataset.name}, so no tap is its best: {why or 'name the tap itself'}."
             )
         profile = probed.profile(key)
-        best, scores, chosen_on = profile.chosen_tap, profile.choosing_scores, profile.chosen_on
+        best, chosen_on = profile.chosen_tap, profile.chosen_on
+        scores = dict(zip(profile.taps, map(float, profile.data["score"].values), strict=True))
         score = str(profile.data.attrs["score_name"])
     assert best is not None
     if best == output:

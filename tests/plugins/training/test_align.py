@@ -92,10 +92,8 @@ def test_what_the_last_block_erases_comes_back_to_the_output(planted: Any) -> No
     # Embedding and first block hold it alike.
     assert row["to"] in ("embed", "blocks.0")
     assert row["probed"]["score"] == "R2"
-    assert (
-        row["probed"]["gain"] == row["probed"]["val_scores"][row["to"]] - row["probed"]["val_scores"]["blocks.1"] > 0.8
-    )
-    assert row["probed"]["val_scores"]["blocks.1"] < 0.1 < 0.9 < row["probed"]["val_scores"][row["to"]]
+    assert row["probed"]["gain"] == row["probed"]["scores"][row["to"]] - row["probed"]["scores"]["blocks.1"] > 0.8
+    assert row["probed"]["scores"]["blocks.1"] < 0.1 < 0.9 < row["probed"]["scores"][row["to"]]
     lifted = shares(result, "lifted", "first")
     assert lifted.recovered.value > 0.9
     assert lifted.recovered.low > 0.8
@@ -489,16 +487,22 @@ def test_too_small_a_difference_is_said_and_it_goes_on(
         "tap": "blocks.0",
         "data": DATA,
         "n": {},
-        "val_scores": {"blocks.0": 0.5 + gain, "blocks.1": 0.5},
+        "chosen_on": "train and val, out of fold",
+        "scores": {"blocks.0": 0.5 + gain, "blocks.1": 0.5},
         "score": "R2",
         "gain": gain,
     }
     monkeypatch.setattr(tapping, "best_tap", lambda *_: ("blocks.0", probed))
     row = align_tap(job(tmp_path / "o", "best-tap", target="first", steps=0))
     record = capsys.readouterr().err
-    assert ("exceeds blocks.1 by only 0.0040 of R2 for first: nothing worth lifting" in record) == (gain < 0.01)
+    assert ("exceeds blocks.1 by only 0.0040 of R2 for first: nothing worth lifting is shown" in record) == (
+        gain < 0.01
+    )
     last = aligned_lines(row)
-    assert f"blocks.0 is the best tap for first on val of {DATA}, {gain:.3f} of R2 above blocks.1" in last[1]
+    assert (
+        f"blocks.0 is the tap to use for first, by train and val, out of fold of {DATA}, {gain:.3f} of R2 above blocks.1"
+        in last[1]
+    )
     built = tmp_path / "o"
     assert last[-2:] == [
         f"Next: diagnostics run {ERASING} --data {DATA} && diagnostics run {built} --trust-code --data {DATA}",
@@ -593,7 +597,7 @@ def test_what_is_probed_next_is_not_what_was_trained_on() -> None:
         ({"to": "best-tap", "target": "frist"}, "planted has no target 'frist': choose one of first, second"),
         (
             {"to": "best-tap", "target": "first", "encoder": ERASING.replace("build", "early")},
-            "nothing of it is hidden",
+            "so there is nothing to align",
         ),
         ({"to": "best-tap"}, "name that with --for"),
         ({"target": "first"}, "leave one of them out"),
