@@ -82,7 +82,8 @@ def finding(name: str) -> list[Any]:
     tap, best, alike = chosen(name)
     _, low, high = by_hand.gap(losses(name, "test")[best], losses(name, "test")[OUTPUT], fit, share)
     margin = 0.05 * max(max(every[tap][0], every[OUTPUT][0]) - floor, 0.0)
-    needed = int(np.ceil(PLANTED[name].known[2] * ((high - low) / 2 / margin) ** 2)) if margin else None
+    needed = int(np.ceil(PLANTED[name].known[2] * ((high - low) / 2 / margin) ** 2)) if margin else 0
+    needed = needed if needed > PLANTED[name].known[2] else None
     few = {
         "nine": "only 9 test units: they cannot tell",
         "young": "only 9 units of train and val: they cannot tell",
@@ -103,6 +104,7 @@ def finding(name: str) -> list[Any]:
         floor,
         needed,
         tap == OUTPUT,
+        max(high for _, _, high in every[: OUTPUT + 1]),
         every[tap],
         every[OUTPUT],
         every,
@@ -126,7 +128,29 @@ def controls(name: str) -> list[Any]:
     rivals = [words for (words, _), margin in zip(asked, smallest, strict=False) if not margin[1] > 0]
     near = [words for words, reached in asked if max(reached) >= 0.9 * value(own)]
     best = ("fresh_weights", "raw_input", "shuffled_labels")[int(np.argmax([each[0] for each in reach]))]
-    return [smallest, reach, rivals, near, best, [[min(scores[:2]), max(scores[:2])], None, None]]
+    score, chance = value(own), 0.4 if share else 0.0
+    # Of rivals above chance one that reaches as much to the margin, of those one without the model, else the highest.
+    level, inputs = score - 0.05 * (max(score, value(losses(name, "test")[OUTPUT])) - chance), ("raw_input",)
+    keys = {"fresh weights": "fresh_weights", "raw input": "raw_input", "shuffled labels": "shuffled_labels"}
+    able = [
+        (keys[words], at)
+        for (words, _), (at, _, _) in zip(asked, reach, strict=False)
+        if words in rivals and at > chance + 0.05 * (1 - chance)
+    ]
+    rival = max(
+        able, key=lambda each: (each[1] >= level, each[1] >= level and each[0] in inputs, each[1]), default=None
+    )
+    needless = "" if rival is None or rival[1] < score else "model" if rival[0] in inputs else "training"
+    return [
+        smallest,
+        reach,
+        rivals,
+        near,
+        best,
+        rival and rival[0],
+        needless,
+        [[min(scores[:2]), max(scores[:2])], None, None],
+    ]
 
 
 def cautions() -> list[Any]:
@@ -161,7 +185,7 @@ def of_parts(share: bool) -> list[Any]:
 
 TIES: Mapping[str, list[Any] | None] = {
     "equal taps": [2, 0, [0, 1, 2]], "an output without a score": [0, 0, [0, 1]], "no scores": None, "one unit": [2, 1, [0, 1, 2]],
-    "one unit, not in the output's favour": [1, 1, [0, 1, 2]], "no other tap": [0, None, [0]], "a tap as deep as the output": [1, 1, [1, 2]],
+    "one unit, not in the output's favour": [1, 1, [0, 1, 2]], "no other tap": [0, None, [0]], "a tap after the output": [2, 2, [1, 2]], "ahead by .0005 in all units": [2, 1, [0, 1, 2]], "ahead by .0015 in all units": [1, 1, [0, 1, 2]],
     "ahead by less than a standard error": [2, 1, [1, 2]],
 }  # fmt: skip
 

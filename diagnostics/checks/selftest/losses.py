@@ -55,7 +55,9 @@ TIES: Mapping[str, tuple[np.ndarray, int, Sequence[float], bool]] = {
     "equal taps": (np.stack([FLAT] * 3), 2, (0, 0.5, 1), True), "an output without a score": (np.stack([FLAT, FLAT, FLAT * np.nan]), 2, (0, 0.5, 1), True),
     "no scores": (np.full((3, 21), np.nan), 2, (0, 0.5, 1), True), "one unit": (np.array([[0.3], [0.2], [0.25]]), 2, (0, 0.5, 1), True),
     "one unit, not in the output's favour": (np.array([[0.3], [0.2], [0.25]]), 2, (0, 0.5, 1), False), "no other tap": (np.stack([FLAT] * 3), 0, (0, 0.5, 1), True),
-    "a tap as deep as the output": (np.stack([FLAT + 1, FLAT - np.resize([5, -6, 2, 0], 21) / 4, FLAT]), 2, (0, 1, 1), True),
+    "a tap after the output": (np.stack([FLAT + 1, FLAT, FLAT - np.resize([5, -6, 2, 0], 21) / 4]), 1, (0, 1, 1), True),
+    "ahead by .0005 in all units": (np.stack([FLAT + 1, FLAT - 0.008, FLAT]), 2, (0, 0.5, 1), True),
+    "ahead by .0015 in all units": (np.stack([FLAT + 1, FLAT - 0.024, FLAT]), 2, (0, 0.5, 1), True),
     "ahead by less than a standard error": (np.stack([FLAT + 1, FLAT - np.resize([5, -6, 2, 0], 21) / 4, FLAT]), 2, (0, 0.5, 1), True),
 }  # fmt: skip
 
