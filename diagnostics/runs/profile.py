@@ -405,8 +405,8 @@ class Profile:
 
     @property
     def needless(self) -> str:
-        """What the best rival does without, where it reaches as much: `model` or `training`; else nothing."""
-        if not (self.rival and self.score and self.rival[1].value >= self.score.value):
+        """What the best rival does without, where it reaches as much to two decimals: `model` or `training`; else nothing."""
+        if not (self.rival and self.score and round(self.rival[1].value, 2) >= round(self.score.value, 2)):
             return ""
         return "model" if self.rival[0] in INPUTS else "training"
 

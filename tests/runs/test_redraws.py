@@ -73,7 +73,7 @@ def test_without_a_signal_gaps_spread_around_0(tmp_path: Path) -> None:
     alike = graded_encoder("e", [1.0] * 4, [1.0] * 4, [2, 4, 6, 8])
     gap = found(measured(tmp_path, alike, drawn(600), redraws=12)).gap
     assert gap.low < 0 < gap.high
-    assert abs(gap.mean) < 0.05
+    assert abs(gap.mean) < 0.1
 
 
 def test_a_draw_is_what_a_run_with_that_split_measures(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_a_draw_without_a_value_is_counted(tmp_path: Path) -> None:
     run = measured(tmp_path, graded_encoder("e", GAINS, GAINS), data, redraws=12)
     values, redraws = run.profile("linear_probe/rare").data, found(run, "linear_probe/rare")
     assert 0 < redraws.count < redraws.asked == 12
-    assert f"over {redraws.count} of 12 redraws" in redraws.line
+    assert f"{redraws.count} of 12 redraws" in redraws.line
     assert np.isfinite(values[SCORE].values).all(axis=1).sum() == redraws.count
     assert "no train sample of class rare" in values.attrs[NO_REDRAWS]
 
