@@ -103,7 +103,7 @@ def choose(pairs: Sequence[Pair], output: int, share: bool = False, favour: bool
     clipped = [(loss if share else np.minimum(loss, np.quantile(loss, 0.95, axis=0)), whole) for loss, whole in pairs]
     best = max(range(output), key=lambda tap: score(clipped[tap])[0])
     ahead = (score(clipped[best]) - score(clipped[output]))[0]
-    tap = best if ahead > favour * standard_error(clipped[best], clipped[output]) else output
+    tap = best if ahead > favour * max(standard_error(clipped[best], clipped[output]), 0.001) else output
     return tap, best, sorted({tap, *alike(clipped, range(output + 1))})
 
 

@@ -21,6 +21,7 @@ from diagnostics.checks.selftest.comparison import (
     of_base,
     of_groups,
     of_little,
+    of_one,
     without_value,
 )
 from diagnostics.checks.selftest.findings import cautions, choice, controls, drawn_again, finding, several
@@ -50,7 +51,7 @@ ASKED: Mapping[str, Callable[[], Any]] = {
     **{f"choice with {name}": partial(ties, name) for name in TIES}, **{f"sets of {units} units": partial(sets, units) for units in (1, 3, 8, 40)},
     "closed forms": amounts, **{f"ranks of {samples} samples": partial(ranks, samples) for samples in (60, 12000)},
     **{f"ridge without groups of {most}": partial(left_out, most) for most in (1, 3, 256, 257)}, "folds": folds, "classes out of fold": classes,
-    "after minus before": after_minus_before, "shares of the base": of_base, "shares above chance": above_chance,
+    "after minus before": after_minus_before, "shares of the base": of_base, "shares of one seed": of_one, "shares above chance": above_chance,
     **{f"shares of {name}": partial(without_value, name, cut) for name, cut in (("alike", "late"), ("noise", "gone"), ("class", ""), ("hidden", ""))},
     **{f"shares of a gap of {gap}": partial(of_little, gap) for gap in (0.0095, 0.0105)}, "scores of groups": of_groups, "along depth": along_depth, "certain differences": certain, "losses by name": losses_by_name,
     "redraws": drawn_again, "several targets": several,

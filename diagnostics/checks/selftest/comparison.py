@@ -64,6 +64,13 @@ def of_base() -> list[Any]:
     )
 
 
+def of_one() -> list[Any]:
+    """What an alignment of one seed holds above its control."""
+    base, aligned, taught = (runs_of(name, (0,)) for name in GROUPS.values())
+    made = shares.shares_of("linear", "after", "before", 1, True, [(aligned[0], base[0])], taught, [""], SEED)
+    return [ends(made.over_control), made.lifted]
+
+
 def above_chance() -> list[Any]:
     """Kept shares where answers are counted, of an encoder that is right nine times in ten of those of the base."""
     base = runs_of("class")

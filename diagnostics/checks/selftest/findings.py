@@ -41,6 +41,7 @@ def finding(name: str) -> list[Any]:
         made.floor,
         made.units_needed,
         said.at_output,
+        made.ceiling,
         ends(said.score),
         ends(said.output),
         [ends(made.at(tap)) for tap in made.taps],
@@ -70,6 +71,8 @@ def controls(name: str) -> list[Any]:
         made.rivals,
         made.near,
         best and best[0],
+        made.rival and made.rival[0],
+        made.needless,
         spreads,
     ]
 
@@ -113,7 +116,7 @@ def cautions() -> list[Any]:
         for name, x in (("hidden", 0.05), ("hidden", 0.0), ("class", 0.39), ("class", 0.41))
     ]
     high = [
-        changed(name, {"high": ("tap", np.full(6, x))}).is_at_chance
+        bool(changed(name, {"high": ("tap", np.full(6, x))}).is_at_chance)
         for name, x in (("hidden", 0.049), ("hidden", 0.051), ("class", 0.429), ("class", 0.431))
     ]
     margins = [

@@ -55,7 +55,9 @@ TIES: Mapping[str, tuple[np.ndarray, int, Sequence[float], bool]] = {
     "equal taps": (np.stack([FLAT] * 3), 2, (0, 0.5, 1), True), "an output without a score": (np.stack([FLAT, FLAT, FLAT * np.nan]), 2, (0, 0.5, 1), True),
     "no scores": (np.full((3, 21), np.nan), 2, (0, 0.5, 1), True), "one unit": (np.array([[0.3], [0.2], [0.25]]), 2, (0, 0.5, 1), True),
     "one unit, not in the output's favour": (np.array([[0.3], [0.2], [0.25]]), 2, (0, 0.5, 1), False), "no other tap": (np.stack([FLAT] * 3), 0, (0, 0.5, 1), True),
-    "a tap as deep as the output": (np.stack([FLAT + 1, FLAT - np.resize([5, -6, 2, 0], 21) / 4, FLAT]), 2, (0, 1, 1), True),
+    "a tap after the output": (np.stack([FLAT + 1, FLAT, FLAT - np.resize([5, -6, 2, 0], 21) / 4]), 1, (0, 1, 1), True),
+    "ahead by .0005 in all units": (np.stack([FLAT + 1, FLAT - 0.008, FLAT]), 2, (0, 0.5, 1), True),
+    "ahead by .0015 in all units": (np.stack([FLAT + 1, FLAT - 0.024, FLAT]), 2, (0, 0.5, 1), True),
     "ahead by less than a standard error": (np.stack([FLAT + 1, FLAT - np.resize([5, -6, 2, 0], 21) / 4, FLAT]), 2, (0, 0.5, 1), True),
 }  # fmt: skip
 
@@ -220,15 +222,15 @@ def folds() -> list[Any]:
 
 
 def class_data() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features [tap, row, feature] that show the class of most rows, labels, the last of which no other row has, and folds."""
+    """Features [tap, row, feature] that show the class of most rows, at the last tap of those outside the first fold; labels, of which no
+    other row has the last; and folds."""
     rng = np.random.default_rng(SEED)
     labels = np.append(rng.integers(0, 3, 89), 3)
+    fold = np.resize([0, 1, 2, 3, 4, 1, 2], 90)
     shown = np.where(rng.random((2, 90)) < [[0.1], [0.3]], rng.integers(0, 4, (2, 90)), labels)
-    return (
-        np.eye(4)[shown][..., :3] + 0.1 * rng.standard_normal((2, 90, 3)),
-        labels,
-        np.resize([0, 1, 2, 3, 4, 1, 2], 90),
-    )
+    x = np.eye(4)[shown][..., :3] + 0.1 * rng.standard_normal((2, 90, 3))
+    misled = np.where((fold == 0)[:, None], np.roll(x[0], 7, axis=0), x[0])
+    return np.stack([*x, misled]), labels, fold
 
 
 GRID = (0.1, 1.0, 10.0)
@@ -258,7 +260,7 @@ def classes() -> list[Any]:
     best = logistic_choice._best(right, level[None, :, None].expand(1, 4, 100))  # pyright: ignore[reportPrivateUsage]
     made = [
         logistic_choice.choose_out_of_fold(torch.tensor(x[taps]), labels, fold, GRID)
-        for taps in (slice(0, 2), slice(0, 1), slice(1, 2))
+        for taps in (slice(0, 3), slice(0, 1), slice(1, 2))
     ]
     val = logistic_choice.choose_logistic(
         torch.tensor(x[:, fold > 0]),
