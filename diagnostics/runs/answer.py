@@ -127,7 +127,8 @@ def _shown(profiles: Sequence[Profile], every: Sequence[Profile]) -> str:
         + (f" ({reading.words})" if (reading := nonlinear_reading(every, str(p.target))) else "")
         for p in profiles
     ]
-    return f"The output hides from a linear readout: {'; '.join(_shortened(gaps))}." if gaps else ""
+    readout = "a linear readout" if all(p.measure == "linear_probe" for p in profiles) else "its probe"
+    return f"The output hides from {readout}: {'; '.join(_shortened(gaps))}." if gaps else ""
 
 
 def _matched(profiles: Sequence[Profile]) -> list[str]:

@@ -120,7 +120,9 @@ def recommend(profile: Profile, nonlinear: str = "") -> Recommendation:
         output=profile.output,
         best_tap=profile.best_tap,
         hidden_gap=profile.hidden_gap,
-        reading="; ".join(filter(None, (profile.reading, nonlinear if profile.verdict is Verdict.SHOWN else "", redraws))),
+        reading="; ".join(
+            filter(None, (profile.reading, nonlinear if profile.verdict is Verdict.SHOWN else "", redraws))
+        ),
         best_control=control,
         best_control_score=reached.value if reached else None,
     )

@@ -11,7 +11,7 @@ from diagnostics.runs.comparison.words import target_name
 
 SHARES = {
     "recovered": "recovered share of the base's hidden gap",
-    "kept_best": "kept share at the best tap",
+    "kept_best": "kept share at the chosen tap",
     "kept_output": "kept share at the output",
 }
 

@@ -149,7 +149,7 @@ def _alignments(findings: Findings, brief: Sequence[str]) -> Section:
             return Number(value, ".2f", mark=mark)
         return f"- ({reasons.index(row.reasons[name]) + 1})" if name in row.reasons else "-"
 
-    columns = _columns("alignment", "target", "base's hidden gap", "recovered", "kept at best tap", "kept at output")
+    columns = _columns("alignment", "target", "base's hidden gap", "recovered", "kept at chosen tap", "kept at output")
     controlled = any(row.over_control for row in findings.shares)
     cut = any(row.cut or "cut" in row.reasons for row in findings.shares)
     columns += (Column("cut"),) * cut + (Column("output - control's"),) * controlled

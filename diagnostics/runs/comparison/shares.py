@@ -18,7 +18,7 @@ class Shares:
 
     recovered: (output of the aligned - output of the base) / (hidden gap of the base): 0 when the output shows no more of
         what was hidden, 1 when it shows all.
-    kept_best, kept_output: the aligned encoder's best tap and output over the base's, above chance: 1 when
+    kept_best, kept_output: the aligned encoder's chosen tap and output over the base's, above chance: 1 when
         nothing was lost.
     over_control: the aligned output's score minus that of its control, which was trained in the same way but taught by the
         base itself: what the tap added to what training did. Paired.
