@@ -219,7 +219,7 @@ def choose_taps(results: Mapping[str, xr.Dataset], seed: int) -> dict[str, xr.Da
 
 def with_choice(result: xr.Dataset) -> xr.Dataset:
     """A stored result; a probe's of an older version, which chose by another rule, with the choice by its losses on val."""
-    if "loss" not in result or attribute.CHOSEN_ON in result.attrs:
+    if "loss" not in result or attribute.CHOSEN_TAP in result.attrs:
         return result
     kept = {key: value for key, value in result.attrs.items() if key != attribute.BEST_TAP}
     older = result.drop_attrs(deep=False).assign_attrs({**kept, attribute.OLDER: 1})

@@ -10,7 +10,7 @@ import xarray as xr
 
 from diagnostics.activations.contract import StoredTarget
 from diagnostics.encoders.grid import Grid
-from diagnostics.measures.apply import choose_taps, common_tap, measure_all
+from diagnostics.measures.apply import choose_taps, common_tap, measure_all, with_choice
 from diagnostics.measures.base import Measure
 from diagnostics.measures.confidence_set import confidence_set
 from diagnostics.measures.dynamics.forecast import ForecastProbe
@@ -19,6 +19,8 @@ from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.measures.probes.nearest import KnnProbe
 from diagnostics.measures.statistics import Losses, resample_counts, resampled_scores
 from diagnostics.measures.tap_choice import TapChoice, choose_tap, standard_error
+from diagnostics.runs.answer import answer
+from diagnostics.runs.profile import Profile
 from diagnostics.vocabulary import Kind
 
 UNITS = 400
@@ -317,3 +319,27 @@ def test_the_bound_is_the_largest_upper_end_of_the_taps_that_the_output_can_hide
     assert result.attrs["gap_bound"] == pytest.approx(0.3), "the same in every unit, so that it has no width"
     behind = measured([0.2, 0.9, 0.5], 40, [0.55, 0.5, 0.9]).assign_attrs(output_tap="t1")
     assert choose_taps({"y": behind}, 0)["y"].attrs["gap_bound"] == pytest.approx(0.05), "without what lies behind"
+
+
+def test_a_result_of_an_older_version_is_chosen_on_val_and_says_so() -> None:
+    rng = np.random.default_rng(0)
+    y = rng.standard_normal(300)
+    taps = {
+        name: (size * y + rng.standard_normal(300))[:, None] for name, size in {"a": 0.3, "b": 3.0, "c": 1.0}.items()
+    }
+    activations = Arrays(taps, np.repeat(["train", "val", "test"], [180, 60, 60]).tolist())
+    new = measure_all([LinearProbe()], activations, {"y": StoredTarget("y", "value", y)}, 0).results["linear_probe/y"]
+    stated = ("chosen_tap", "tap_set", "chosen_on", "hidden_gap", "gap_bound")
+    kept = {key: value for key, value in new.attrs.items() if key not in stated}
+    old = new.drop_attrs(deep=False).assign_attrs(kept | {"best_tap": "a"})
+    read = Profile.of("linear_probe", "y", with_choice(old), {})
+    assert (read.chosen_tap, read.best_tap, read.hidden_gap) == (
+        "b",
+        "b",
+        Profile.of("linear_probe", "y", new, {}).hidden_gap,
+    )
+    assert read.chosen_on == "val, by an older version: run again"
+    assert "y: the layer was chosen on val, by an older version: run again." in answer([read])
+    # A plugin's probe need not say on what it chose.
+    strange = new.drop_attrs(deep=False).assign_attrs({k: v for k, v in new.attrs.items() if k != "chosen_on"})
+    assert Profile.of("linear_probe", "y", with_choice(strange), {}).chosen_on == "val"
