@@ -94,8 +94,8 @@ def test_standings_are_the_runs_own_numbers_whatever_the_score(make_run: Callabl
         assert one.hidden_gap.interval.low == pytest.approx(own.hidden_gap.low, abs=1e-12)
     for one in result.differences:
         quantity = {"chosen tap": "score", "output": "output", "hidden gap": "hidden_gap"}[one.quantity]
-        mine, theirs = (getattr(run.profile(one.profile), quantity).value for run in (base, up))
-        assert one.estimate.value == pytest.approx(mine - theirs, abs=1e-12)
+        before, after = (getattr(run.profile(one.profile), quantity).value for run in (base, up))
+        assert one.estimate.value == pytest.approx(after - before, abs=1e-12)
     for one in result.shares:
         assert one.recovered.value == pytest.approx(1.0, abs=1e-6)
         assert not one.purpose
