@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from scipy import special
 
-from diagnostics.measures.statistics import Losses, resample_counts, resampled_scores
+from diagnostics.measures.statistics import DrawnScores, Losses
 
 COVERAGE = 0.9
 """How often the set holds a tap that none is better than."""
 
 
-def confidence_set(losses: Losses, candidates: np.ndarray, seed: int) -> list[int]:
+def confidence_set(losses: Losses | DrawnScores, candidates: np.ndarray, seed: int) -> list[int]:
     """The `candidates` (indices of taps) that are not shown to be worse than the others that stay, in their order.
 
     Hansen, Lunde and Nason (2011, Econometrica 79, T_max): of the taps that remain, the one that is worst against their mean,
@@ -29,11 +29,10 @@ def confidence_set(losses: Losses, candidates: np.ndarray, seed: int) -> list[in
     """
     score = losses.scores
     left = np.asarray(candidates)[np.isfinite(score[candidates])]
-    units = losses.loss.shape[1]
+    units = losses.units
     if len(left) < 2 or units < 2:
         return left.tolist()
-    counts = resample_counts(units, seed)
-    away = resampled_scores(losses.loss[left], losses.reference[left], counts, seed) - score[left]
+    away = losses.at(left.tolist()).resampled(seed) - score[left]
     # A part (class) that a resample draws in no unit leaves it without a score.
     away = away[np.isfinite(away).all(axis=1)]
     level = special.ndtr(np.sqrt(units / (units - 1)) * special.stdtrit(units - 1, COVERAGE))

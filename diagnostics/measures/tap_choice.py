@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from diagnostics.measures.confidence_set import confidence_set
-from diagnostics.measures.statistics import Losses
+from diagnostics.measures.statistics import DrawnScores, Losses
 
 CLIP = 0.95
 """Quantile of a tap's losses at which they are clipped."""
@@ -34,17 +34,16 @@ class TapChoice:
 
 
 def choose_tap(
-    losses: Losses, output: int, depth: np.ndarray, seed: int, share: bool = False, favour: bool = True
+    losses: Losses | DrawnScores, output: int, depth: np.ndarray, seed: int, favour: bool = True
 ) -> TapChoice | None:
     """The tap to use, from the losses that choose; None where no tap up to the output has a score.
 
     Parameters
     ----------
-    losses: out of fold on train and val, or on val; [tap, unit] or [tap, unit, part].
+    losses: out of fold on train and val, or on val; [tap, unit] or [tap, unit, part]. Those that count wrong answers are not clipped.
     output: index of the output tap; without a score it is no candidate.
     depth: [tap]; deeper taps than the output are no candidates.
     seed: of the resamples behind the set.
-    share: losses count wrong answers; these are not clipped.
     favour: the output is taken within one standard error of a tap before it; otherwise only where it is the best.
 
     Examples:
@@ -53,13 +52,12 @@ def choose_tap(
         >>> from diagnostics.measures.tap_choice import choose_tap
         >>> wrong = np.zeros((3, 40))  # of three taps on 40 units
         >>> wrong[0, :20], wrong[2, :10] = 1, 1
-        >>> choose_tap(Losses(wrong, np.ones((3, 40))), 2, np.array([0.0, 0.5, 1.0]), 0, share=True)
+        >>> choose_tap(Losses(wrong, np.ones((3, 40)), counts=True), 2, np.array([0.0, 0.5, 1.0]), 0)
         TapChoice(tap=1, best=1, alike=(1,))
     """
-    if not share:
-        losses = Losses(
-            np.minimum(losses.loss, np.quantile(losses.loss, CLIP, axis=1, keepdims=True)), losses.reference
-        )
+    if isinstance(losses, Losses):
+        most = np.inf if losses.counts else np.quantile(losses.loss, CLIP, axis=1, keepdims=True)
+        losses = Losses(np.minimum(losses.loss, most), losses.reference)
     score = losses.scores
     candidates = np.flatnonzero(np.isfinite(score) & (depth <= depth[output]))
     if len(candidates) == 0:
@@ -76,12 +74,14 @@ def choose_tap(
     return TapChoice(tap, best, tuple(sorted(alike)))
 
 
-def standard_error(pair: Losses) -> float:
-    """The standard error of the difference of two taps' scores, paired over units, by the infinitesimal jackknife (Efron 1982, chapter 6);
-    infinite for one unit."""
-    units = pair.loss.shape[1]
+def standard_error(pair: Losses | DrawnScores) -> float:
+    """The standard error of the difference of two taps' scores, paired over units, by the infinitesimal jackknife (Efron 1982, chapter 6),
+    of drawn scores by the draws; infinite for one unit."""
+    units = pair.units
     if units < 2:
         return float("inf")
+    if isinstance(pair, DrawnScores):
+        return float(np.nanstd(pair.values[0, 1:] - pair.values[1, 1:]))
     loss, reference = (x.reshape(2, units, -1) for x in (pair.loss, pair.reference))
     whole = reference.sum(axis=1, keepdims=True)
     rate = np.divide(loss.sum(axis=1, keepdims=True), whole, out=np.zeros_like(whole), where=whole > 0)

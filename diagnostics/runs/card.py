@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.result import METRIC, SCORE_NAME
 from diagnostics.measures.statistics import Interval
 from diagnostics.report.escaping import printable
 from diagnostics.report.figures import ScoreMap
@@ -22,9 +23,6 @@ from diagnostics.runs.recommendation import Recommendation
 
 if TYPE_CHECKING:
     from diagnostics.runs.run import Run
-
-METRICS = {"R2": "r_squared", "accuracy": "accuracy", "balanced accuracy": "balanced_accuracy", "mIoU": "mean_iou"}
-"""Name of a score -> the type of metric that model hubs know it by; other scores go by their own name."""
 
 
 def write_card(run: Run, path: Path) -> Path:
@@ -97,7 +95,8 @@ def model_index(run: Run) -> str:
     data = run.record.dataset
     lines = ["model-index:", f"- name: {_quoted(run.encoder)}", "  results:"]
     for profile, recommendation in _read(run):
-        name = str(profile.data.attrs["score_name"])
+        name = str(profile.data.attrs[SCORE_NAME])
+        metric = profile.data.attrs.get(METRIC, name)
         scores = {f"{name} at the output, {profile.output_tap}": profile.output}
         if recommendation.tap and recommendation.score and not recommendation.at_output:
             scores = {f"{name} at {recommendation.tap}": recommendation.score, **scores}
@@ -113,7 +112,7 @@ def model_index(run: Run) -> str:
             "    metrics:",
         ]
         for label, score in scores.items():
-            lines += [f"    - type: {_quoted(METRICS.get(name, name))}", f"      name: {_quoted(label)}"]
+            lines += [f"    - type: {_quoted(metric)}", f"      name: {_quoted(label)}"]
             lines += [f"      value: {_value(score)}"]
     return "\n".join(lines) + "\n"
 

@@ -12,8 +12,8 @@ import xarray as xr
 
 from diagnostics.errors import enumerated
 from diagnostics.measures import result as attribute
-from diagnostics.measures.result import choosing_losses, choosing_scores, read_interval
-from diagnostics.measures.statistics import OUTLYING, Interval, carried_by_few
+from diagnostics.measures.result import choosing_losses, choosing_scores, is_probe, read_interval
+from diagnostics.measures.statistics import OUTLYING, Interval, Losses, carried_by_few
 from diagnostics.measures.tap_choice import FEWEST
 from diagnostics.measures.verdict import MARGIN, Verdict, units_needed
 from diagnostics.report.figures import ControlCurve, ProfileFigure
@@ -112,7 +112,7 @@ class Profile:
     @property
     def is_probe(self) -> bool:
         """Whether something was fitted, chosen on val and read on test."""
-        return "loss" in self.data
+        return is_probe(self.data)
 
     @property
     def label(self) -> str:
@@ -248,8 +248,8 @@ class Profile:
 
         Test is not looked at: where it has an outlier too few, its interval shows nothing of it.
         """
-        losses = choosing_losses(self.data) if self.chosen_tap and self._zero_is_chance else None
-        if losses is None:
+        losses = choosing_losses(self.data) if self.chosen_tap else None
+        if not isinstance(losses, Losses) or losses.counts:
             return ""
         at = self.taps.index(str(self.chosen_tap))
         amounts = {"spread": losses.reference[at], "error": losses.loss[at]}
@@ -342,9 +342,7 @@ class Profile:
         that is next to nothing at every tap is none, however sure it is."""
         if self.score is None or not self.score.low > 0.0 or self.is_at_chance:
             return False
-        if self._zero_is_chance:
-            return True
-        shuffled = self.over("shuffled_labels")
+        shuffled = None if self._chance_is_declared else self.over("shuffled_labels")
         return self.score.low > self._chance and (shuffled is None or shuffled.low > 0.0)
 
     @property
@@ -365,18 +363,20 @@ class Profile:
         return "readable" if self.is_readable else "at chance" if self.is_at_chance else "undecided"
 
     @property
-    def _zero_is_chance(self) -> bool:
-        """R2 and skill are 0 where nothing is known; what counts right answers is not."""
-        return self.data.attrs["score_name"] in ("R2", "skill")
+    def _chance_is_declared(self) -> bool:
+        """What knows nothing has a fixed score, as R2 has 0; of what counts right answers it depends on the data."""
+        return attribute.CHANCE in self.data.attrs
 
     @property
     def floor(self) -> float:
-        """The score of knowing nothing: what the measure states of chance, else 0."""
+        """The score of knowing nothing: what the measure declares or draws as a line, at least 0."""
         return max(self._chance, 0.0)
 
     @property
     def _chance(self) -> float:
-        """What knowing nothing reaches at the chosen tap, where the measure states it; else -inf."""
+        """What knowing nothing reaches at the chosen tap, where the measure declares it or draws a line of it; else -inf."""
+        if self._chance_is_declared:
+            return float(self.data.attrs[attribute.CHANCE])
         at = self.taps.index(self.chosen_tap or self.output_tap)
         return max((self.lines[name][at] for name in CHANCE if name in self.lines), default=-math.inf)
 
@@ -421,13 +421,13 @@ class Profile:
     def _margins(self) -> dict[str, Interval | None]:
         """By how much the chosen tap beats each control that could do as well."""
         # What beats chance beats the shuffled labels. Of maps the place alone may be readable, which shuffled ones keep.
-        return {name: self.over(name) for name in NAMES if name != "shuffled_labels" or self._zero_is_chance}
+        return {name: self.over(name) for name in NAMES if name != "shuffled_labels" or self._chance_is_declared}
 
     @property
     def remarks(self) -> list[str]:
         """What stands behind the finding: whether chance was tested, and which controls do as well, or nearly."""
         remarks: list[str] = []
-        if not self._zero_is_chance and self.over("shuffled_labels") is None and self._chance == -math.inf:
+        if self.over("shuffled_labels") is None and self._chance == -math.inf:
             remarks.append("chance not tested without the shuffled labels")
         if self.rivals:
             remarks.append(f"not shown to beat {enumerated(self.rivals)}")

@@ -20,6 +20,7 @@ from diagnostics.runs.handed_out import HandedOut, handed_out_in
 from diagnostics.runs.profile import Profile, first_probes
 from diagnostics.runs.provenance import Call, Provenance
 from diagnostics.runs.recommendation import Recommendation, recommend
+from diagnostics.runs.suites import with_declaration
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -218,8 +219,11 @@ class Run:
     def _profile(self, key: str) -> Profile:
         measure, _, target = key.partition("/")
         trees = {name: tree for name, tree in self.controls.items() if key in self.index.names(name)}
-        controls = {name: with_choice(self._node(tree, key).to_dataset()) for name, tree in trees.items()}
-        data = with_choice(self._node(self.results, key).to_dataset())
+        data, *others = (
+            with_choice(with_declaration(self._node(tree, key).to_dataset(), self.store))
+            for tree in (self.results, *trees.values())
+        )
+        controls = dict(zip(trees, others, strict=True))
         if self.margin is not None:
             data = data.assign_attrs({attribute.MARGIN: self.margin})
         return Profile.of(measure, target or None, data, controls)

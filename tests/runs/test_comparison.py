@@ -423,7 +423,7 @@ def small_gap(share: float) -> ProbeLosses:
     rng = np.random.default_rng(0)
     best = 0.1 + 0.001 * rng.random((40, 1))
     loss = np.stack([best, best / share])
-    profile: Any = SimpleNamespace(data=SimpleNamespace(attrs={"score_name": "R2"}), over=lambda _: None)
+    profile: Any = SimpleNamespace(data=SimpleNamespace(attrs={"chance": 0.0}), over=lambda _: None)
     units = tuple(f"u{i}" for i in range(40))
     return ProbeLosses(loss, np.ones_like(loss), np.array([0.5, 1.0]), ("a", "b"), units, 0, 0, 1, 100, profile)
 

@@ -22,7 +22,7 @@ def profile(
 ) -> Profile:
     """A profile with these numbers at every tap, as a run would hold it; of a probe the first tap is chosen, and they are its gap too."""
     attrs = {
-        "family": "dynamics", "pooling": "mean", "output_tap": taps[-1], "score_name": "R2", "higher_is_better": "yes", "measure": name,
+        "family": "dynamics", "pooling": "mean", "output_tap": taps[-1], "score_name": "R2", "losses": "squares", "chance": 0.0, "higher_is_better": "yes", "measure": name,
         "units_val": 80,
     }  # fmt: skip
     if probe:
@@ -61,7 +61,7 @@ def planted(
     chosen: the tap to use.
     units: of train and val, and of test.
     controls: their scores, each with the lower end of what the chosen tap beats it by.
-    attrs: further attributes, or others than these.
+    attrs: further attributes, or others than these; None for none.
     """
     made = profile(name, ["blocks.0", "blocks.1", "norm"], Interval(score, score, score), {}, probe=True, target=target)
     values = np.array([score, score - 2 * abs(gap), score - gap])
@@ -80,7 +80,8 @@ def planted(
     for control, (reached, low) in (controls or {}).items():
         stated |= store_interval(f"over_{control}", Interval(low + 0.1, low, low + 0.2))
         known[control] = data.assign(score=("tap", [reached] * 3)).assign_attrs(chosen_tap=chosen)
-    return Profile.of(name, target, data.assign_attrs(stated | attrs), known)
+    data.attrs = {key: value for key, value in (data.attrs | stated | attrs).items() if value is not None}
+    return Profile.of(name, target, data, known)
 
 
 def uneven_probes(targets: list[str], taps: list[str], readable: int | None = None) -> list[Profile]:

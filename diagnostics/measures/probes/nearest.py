@@ -154,6 +154,7 @@ class KnnProbe(Probe):
     source = "Wu et al. 2018 (1805.01978), eq. 7; DINO (2104.14294)"
     invariant_to = ("rotation", "each sample's own scale")
     kinds = ("label",)
+    losses, score_name, metric = "counts", "accuracy", "accuracy"
     known_answers = (
         *(
             Case("knn_probe", f"weight {i + 1} of similarities (.9, .8, .8), temperature .07", value, WU, lambda i=i: float(knn_weights([0.9, 0.8, 0.8])[i]))
