@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from scipy import stats
 
 import diagnostics as dx
 from diagnostics import Comparison, DiagnosticsError, Run
@@ -308,6 +309,19 @@ def test_intervals_over_seeds_hold_the_truth_where_those_over_samples_do_not() -
     both, samples = seed_simulation(300, 3, 0.1)
     assert both > 0.93
     assert samples < 0.7
+
+
+def test_seeds_add_the_variance_of_a_sample_of_them() -> None:
+    """By hand, of three seeds whose samples say nothing more: t(2) s / sqrt(3), with the s of n - 1."""
+    spread = [0.1, 0.2, 0.6]
+    terms = [
+        Term(np.full((40, 1), 1 - each), np.ones((40, 1)), tuple(f"u{i}" for i in range(40)), 0) for each in spread
+    ]
+    result = estimate(lambda x: x.mean(axis=-1), terms, [spread], 0)
+    assert result.over_both is not None and result.over_samples.low == pytest.approx(0.3)
+    reach = stats.t.ppf(0.975, 2) * np.std(spread, ddof=1) / 3**0.5
+    assert result.over_both.low == pytest.approx(0.3 - reach, rel=1e-6)
+    assert result.over_both.high == pytest.approx(0.3 + reach, rel=1e-6)
 
 
 def test_one_seed_leaves_its_variance_unknown() -> None:

@@ -73,6 +73,9 @@ def test_what_counts_right_answers_is_readable_above_chance_and_above_shuffled_l
     assert accuracy(0.58).readability == "undecided" and accuracy(0.58).verdict is Verdict.UNDECIDED
     assert accuracy(0.5, shuffled_labels=(0.5, -0.01)).readability == "undecided"
     assert accuracy(0.5, shuffled_labels=(0.5, 0.01)).readability == "readable"
+    # By the lower end and not by the value, also where scores themselves lie apart.
+    assert accuracy(0.5, shuffled_labels=(0.3, -0.001)).readability == "undecided"
+    assert accuracy(0.5, shuffled_labels=(0.65, 0.001)).readability == "readable"
     # .61 [.56, .66] excludes .05 of what lies between .65 and 1, and not of what lies between .6 and 1.
     assert accuracy(0.65).readability == "at chance" and accuracy(0.61).readability == "undecided"
 
