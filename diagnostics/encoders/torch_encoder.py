@@ -18,8 +18,9 @@ from diagnostics.encoders.discovery import Discovered, discover, extents_of
 from diagnostics.encoders.encoder import Captured, Encoder, Reduce, keep
 from diagnostics.encoders.evaluating import device_of, evaluating, placed, seeded, wanting_gradients
 from diagnostics.encoders.gradients import read_gradients
+from diagnostics.encoders.hidden_weights import HiddenReads
 from diagnostics.encoders.hooks import captured_at
-from diagnostics.encoders.redraw import Redrawn, copied, note_of, permute, redraw
+from diagnostics.encoders.redraw import copied, note_of, permute, redraw, redrawn
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, explaining, unknown
 from diagnostics.vocabulary import Modality
@@ -277,15 +278,23 @@ class TorchEncoder(Encoder):
     def fresh(self, seed: int) -> Encoder:
         with seeded(seed):
             module = self.fresh_module() if self.fresh_module else redraw(copied(self.module))
-        return self._control(module, "fresh weights", note_of(self.module, module, "redrawn", scales=True))
+        return self._control(module, "fresh weights", "redrawn", scales=True)
 
     def permuted(self, seed: int) -> Encoder:
         module = permute(copied(self.module), seed)
-        return self._control(module, "permuted weights", note_of(self.module, module, "permuted"))
+        return self._control(module, "permuted weights", "permuted")
 
-    def _control(self, module: nn.Module, name: str, changed: tuple[Redrawn, str]) -> TorchEncoder:
+    def _control(self, module: nn.Module, name: str, verb: str, scales: bool = False) -> TorchEncoder:
         control = self.with_module(module.to(device_of(self.module)), f"{self.name} ({name})")
-        return control.replace(redrawn=changed[0].share, note=changed[1])
+        difference = redrawn(self.module, module, self._hidden_weights(), control._hidden_weights())
+        return control.replace(redrawn=difference.share, note=note_of(self.module, module, difference, verb, scales))
+
+    def _hidden_weights(self) -> Mapping[str, Tensor]:
+        """What its pass over the example reads, and no control draws."""
+        batch = to_device(default_collate([self.preprocess(self.example())]), device_of(self.module))
+        with evaluating(self.module), torch.no_grad(), HiddenReads(self.module, batch) as reads:
+            self.forward(self.module, batch)
+        return reads.weights
 
     def capture(
         self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep, *, gradient: bool = False

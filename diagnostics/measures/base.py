@@ -107,10 +107,10 @@ class Measure(ABC):
     @classmethod
     def undeclared(cls) -> str:
         """What a probe of this class lacks, and what to write, as the end of a sentence; empty where it declares all."""
-        lacks = [] if cls.losses in KINDS_OF_LOSSES else ["losses"]
-        lacks += [] if cls.score_name else ["score_name"]
         # Of drawn scores the largest is chosen.
-        lacks += ["higher_is_better"] if cls.losses == "resampled" and not cls.higher_is_better else []
+        largest = cls.losses != "resampled" or cls.higher_is_better
+        has = {"losses": cls.losses in KINDS_OF_LOSSES, "score_name": cls.score_name, "higher_is_better": largest}
+        lacks = [name for name, there in has.items() if not there]
         return f"{enumerated(lacks)}: {DECLARE}" if lacks else ""
 
     def declaration(self, target: StoredTarget | None) -> dict[str, Any]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from scipy import special
 
-from diagnostics.measures.statistics import DrawnScores, Losses
+from diagnostics.measures.statistics import Losses
 
 COVERAGE = 0.9
 """How often the set holds a tap that none is better than."""
 
 
-def confidence_set(losses: Losses | DrawnScores, candidates: np.ndarray, seed: int) -> list[int]:
+def confidence_set(losses: Losses, candidates: np.ndarray, seed: int) -> list[int]:
     """The `candidates` (indices of taps) that are not shown to be worse than the others that stay, in their order.
 
     Hansen, Lunde and Nason (2011, Econometrica 79, T_max): of the taps that remain, the one that is worst against their mean,
@@ -29,7 +29,7 @@ def confidence_set(losses: Losses | DrawnScores, candidates: np.ndarray, seed: i
     """
     score = losses.scores
     left = np.asarray(candidates)[np.isfinite(score[candidates])]
-    units = losses.units
+    units = losses.loss.shape[1]
     if len(left) < 2 or units < 2:
         return left.tolist()
     away = losses.at(left.tolist()).resampled(seed) - score[left]

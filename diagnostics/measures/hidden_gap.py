@@ -9,16 +9,14 @@ import numpy as np
 
 from diagnostics.measures.statistics import (
     LEVEL,
-    DrawnScores,
     Interval,
     Losses,
+    effective_units,
     interval,
 )
 
 
-def paired_differences(
-    ours: Losses | DrawnScores, theirs: Losses | DrawnScores, fit_units: int, seed: int, level: float = LEVEL
-) -> list[Interval]:
+def paired_differences(ours: Losses, theirs: Losses, fit_units: int, seed: int, level: float = LEVEL) -> list[Interval]:
     """By how much the score of each of our taps beats that of their one, on the same test units.
 
     Theirs are of one tap. `fit_units` and `level` are those of `statistics.interval`.
@@ -27,8 +25,8 @@ def paired_differences(
     first, second = (side.resampled(seed, stream) for stream, side in enumerate((ours, theirs)))
     found: list[Interval] = []
     for i, gap in enumerate(gaps):
-        effective = min(ours.at([i]).effective, theirs.effective)
-        low, high = interval(gap, first[:, i] - second[:, 0], ours.units, fit_units, effective, level)
+        effective = effective_units(np.stack([ours.reference[i], theirs.reference[0]]), ours.counts)
+        low, high = interval(gap, first[:, i] - second[:, 0], ours.loss.shape[1], fit_units, effective, level)
         found.append(Interval(float(gap), float(low), float(high)))
     return found
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from diagnostics.measures.statistics import DrawnScores, Interval, Losses
+from diagnostics.measures.statistics import Interval, Losses
 
 # What a measure states of how it computed.
 FUNCTIONAL = "functional"
@@ -131,7 +131,7 @@ def is_probe(result: xr.Dataset) -> bool:
     return "loss" in result or "drawn" in result
 
 
-def losses_of(result: xr.Dataset, unit: str) -> Losses | DrawnScores:
+def losses_of(result: xr.Dataset, unit: str) -> Losses:
     """The losses of a probe [tap, unit] or [tap, unit, part]: on test (`unit`), on val (`val_unit`), out of fold (`fit_unit`)."""
     *names, drawn = {
         "unit": ("loss", "reference_loss", "drawn"),
@@ -139,12 +139,14 @@ def losses_of(result: xr.Dataset, unit: str) -> Losses | DrawnScores:
         "fit_unit": ("oof_loss", "oof_reference", "oof_drawn"),
     }[unit]
     if drawn in result:
-        return DrawnScores(result[drawn].transpose("tap", ...).values, result.sizes[unit])
+        values = result[drawn].transpose("tap", ...).values
+        ones = np.ones((len(values), result.sizes[unit]))
+        return Losses(0 * ones, ones, drawn=values)
     loss, reference = (result[name].transpose("tap", unit, ...).values for name in names)
     return Losses(loss, reference, result.attrs[LOSSES] == "counts")
 
 
-def choosing_losses(result: xr.Dataset) -> Losses | DrawnScores | None:
+def choosing_losses(result: xr.Dataset) -> Losses | None:
     """The losses by which a probe's tap is chosen: out of fold on train and val, else on val; None where it gives neither."""
     unit = next((unit for unit in ("fit_unit", "val_unit") if unit in result.sizes), None)
     return losses_of(result, unit) if unit else None

@@ -7,7 +7,7 @@ Its score is 1 - sum(loss) / sum(reference).
 import functools
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -39,70 +39,39 @@ class Interval:
 
 @dataclass(frozen=True)
 class Losses:
-    """`loss` and `reference` of each tap and independent unit of a split, [tap, unit] or [tap, unit, part]."""
+    """`loss` and `reference` of each tap and independent unit of a split, [tap, unit] or [tap, unit, part].
+
+    Of a score that is no sum of losses they are 0 and 1, and `drawn` [tap, draw] is what `drawn_scores` gave.
+    """
 
     loss: np.ndarray
     reference: np.ndarray
     counts: bool = False
     """Losses count wrong answers among the reference's."""
-
-    @property
-    def units(self) -> int:
-        """Independent units."""
-        return self.loss.shape[1]
+    drawn: np.ndarray | None = None
 
     @property
     def scores(self) -> np.ndarray:
         """[tap]; NaN where the loss is, and where nothing is in the reference."""
-        return scores(self.loss, self.reference)
-
-    @property
-    def effective(self) -> float:
-        """The units that the scores rest on."""
-        return effective_units(self.reference, self.counts)
+        return scores(self.loss, self.reference) if self.drawn is None else self.drawn[:, 0]
 
     def at(self, taps: Sequence[int]) -> Self:
         """Those of some taps."""
-        return type(self)(self.loss[taps], self.reference[taps], self.counts)
+        some = None if self.drawn is None else self.drawn[taps]
+        return replace(self, loss=self.loss[taps], reference=self.reference[taps], drawn=some)
 
     def resampled(self, seed: int, stream: int = 0) -> np.ndarray:
-        """Scores in each resample of the units, [resample, tap]."""
-        counts = resample_counts(self.units, seed)
+        """Scores in each resample of the units, [resample, tap]; those of `drawn` are the same whatever the seed."""
+        if self.drawn is not None:
+            return self.drawn[:, 1:].T
+        counts = resample_counts(self.loss.shape[1], seed)
         return resampled_scores(self.loss, self.reference, counts, seed, self.counts, stream)
 
     def intervals(self, fit_units: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Score, low and high of each tap."""
-        return profile_intervals(self.loss, self.reference, fit_units, seed, self.counts)
-
-
-@dataclass(frozen=True)
-class DrawnScores:
-    """In place of losses the scores of drawn units, of a score that is no sum; `values` [tap, draw] are those of `drawn_scores`."""
-
-    values: np.ndarray
-    units: int
-
-    @property
-    def scores(self) -> np.ndarray:
-        """[tap], of all units once."""
-        return self.values[:, 0]
-
-    @property
-    def effective(self) -> float:
-        """The units that the scores rest on."""
-        return float(self.units)
-
-    def at(self, taps: Sequence[int]) -> Self:
-        """Those of some taps."""
-        return type(self)(self.values[taps], self.units)
-
-    def resampled(self, seed: int, stream: int = 0) -> np.ndarray:
-        """Scores in each resample, [resample, tap]: the same resamples whatever the seed, so that taps and runs are paired."""
-        return self.values[:, 1:].T
-
-    def intervals(self, fit_units: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Score, low and high of each tap."""
-        return self.scores, *interval(self.scores, self.resampled(seed), self.units, fit_units)
+        if self.drawn is None:
+            return profile_intervals(self.loss, self.reference, fit_units, seed, self.counts)
+        return self.scores, *interval(self.scores, self.resampled(seed), self.loss.shape[1], fit_units)
 
 
 @functools.lru_cache(maxsize=4)

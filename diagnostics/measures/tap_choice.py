@@ -8,12 +8,12 @@ decide by itself; wrong answers are not clipped. Among eighteen rules it has the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from diagnostics.measures.confidence_set import confidence_set
-from diagnostics.measures.statistics import DrawnScores, Losses
+from diagnostics.measures.statistics import Losses
 
 CLIP = 0.95
 """Quantile of a tap's losses at which they are clipped."""
@@ -33,9 +33,7 @@ class TapChoice:
     alike: tuple[int, ...]
 
 
-def choose_tap(
-    losses: Losses | DrawnScores, output: int, depth: np.ndarray, seed: int, favour: bool = True
-) -> TapChoice | None:
+def choose_tap(losses: Losses, output: int, depth: np.ndarray, seed: int, favour: bool = True) -> TapChoice | None:
     """The tap to use, from the losses that choose; None where no tap up to the output has a score.
 
     Parameters
@@ -55,9 +53,8 @@ def choose_tap(
         >>> choose_tap(Losses(wrong, np.ones((3, 40)), counts=True), 2, np.array([0.0, 0.5, 1.0]), 0)
         TapChoice(tap=1, best=1, alike=(1,))
     """
-    if isinstance(losses, Losses):
-        most = np.inf if losses.counts else np.quantile(losses.loss, CLIP, axis=1, keepdims=True)
-        losses = Losses(np.minimum(losses.loss, most), losses.reference)
+    most = np.inf if losses.counts else np.quantile(losses.loss, CLIP, axis=1, keepdims=True)
+    losses = replace(losses, loss=np.minimum(losses.loss, most), counts=False)
     score = losses.scores
     candidates = np.flatnonzero(np.isfinite(score) & (depth <= depth[output]))
     if len(candidates) == 0:
@@ -74,14 +71,14 @@ def choose_tap(
     return TapChoice(tap, best, tuple(sorted(alike)))
 
 
-def standard_error(pair: Losses | DrawnScores) -> float:
+def standard_error(pair: Losses) -> float:
     """The standard error of the difference of two taps' scores, paired over units, by the infinitesimal jackknife (Efron 1982, chapter 6),
     of drawn scores by the draws; infinite for one unit."""
-    units = pair.units
+    units = pair.loss.shape[1]
     if units < 2:
         return float("inf")
-    if isinstance(pair, DrawnScores):
-        return float(np.nanstd(pair.values[0, 1:] - pair.values[1, 1:]))
+    if pair.drawn is not None:
+        return float(np.nanstd(pair.drawn[0, 1:] - pair.drawn[1, 1:]))
     loss, reference = (x.reshape(2, units, -1) for x in (pair.loss, pair.reference))
     whole = reference.sum(axis=1, keepdims=True)
     rate = np.divide(loss.sum(axis=1, keepdims=True), whole, out=np.zeros_like(whole), where=whole > 0)

@@ -13,7 +13,7 @@ import xarray as xr
 from diagnostics.errors import enumerated
 from diagnostics.measures import result as attribute
 from diagnostics.measures.result import choosing_losses, choosing_scores, is_probe, read_interval
-from diagnostics.measures.statistics import OUTLYING, Interval, Losses, carried_by_few
+from diagnostics.measures.statistics import OUTLYING, Interval, carried_by_few
 from diagnostics.measures.tap_choice import FEWEST
 from diagnostics.measures.verdict import MARGIN, Verdict, units_needed
 from diagnostics.report.figures import ControlCurve, ProfileFigure
@@ -248,8 +248,10 @@ class Profile:
 
         Test is not looked at: where it has an outlier too few, its interval shows nothing of it.
         """
-        losses = choosing_losses(self.data) if self.chosen_tap else None
-        if not isinstance(losses, Losses) or losses.counts:
+        losses = (
+            choosing_losses(self.data) if self.chosen_tap and self.data.attrs[attribute.LOSSES] == "squares" else None
+        )
+        if losses is None:
             return ""
         at = self.taps.index(str(self.chosen_tap))
         amounts = {"spread": losses.reference[at], "error": losses.loss[at]}
