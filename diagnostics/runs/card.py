@@ -15,7 +15,7 @@ from diagnostics.report.figures import ScoreMap
 from diagnostics.report.markdown import page_markdown
 from diagnostics.report.page import Column, Finding, Number, Page, Row, Section, Sentence, Table, filled
 from diagnostics.report.writing import write_whole
-from diagnostics.runs.answer import answer, by_verdict, legend
+from diagnostics.runs.answer import answer, legend
 from diagnostics.runs.overview import score_map
 from diagnostics.runs.profile import Profile
 from diagnostics.runs.provenance import DISTRIBUTION
@@ -118,15 +118,15 @@ def model_index(run: Run) -> str:
 
 
 def _read(run: Run) -> list[tuple[Profile, Recommendation]]:
-    """The probe that each target is recommended by, in the order of their verdicts."""
+    """The probe that each target is recommended by, with what it recommends."""
     by_name = {(p.measure, p.target): p for p in run.profiles()}
-    pairs = {r.target: (by_name[r.measure, r.target], r) for r in run.recommendations()}
+    pairs = [(by_name[r.measure, r.target], r) for r in run.recommendations()]
     if not pairs:
         raise DiagnosticsError(
             f"No probe of {run.path} read a target, so there is no layer to name: run on data with targets, and with a probe "
             "among the measures."
         )
-    return [pairs[str(p.target)] for p in by_verdict([p for p, _ in pairs.values()])]
+    return pairs
 
 
 def _provenance(run: Run) -> list[tuple[str, str]]:

@@ -389,9 +389,8 @@ class Profile:
 
     @property
     def rival(self) -> tuple[str, Interval] | None:
-        """The control that the chosen tap is not shown to beat and that says most: it reaches as much to two decimals, and of those it
+        """The control that the chosen tap is not shown to beat and that says most: gains over it that matter are excluded, and of those it
         lacks the model; else the highest. None where no such control is above chance."""
-        level = round(self.score.value, 2) if self.score else math.inf
         floor = self.floor + MARGIN * (1.0 - self.floor)
         rivals = [
             (name, reached)
@@ -401,15 +400,19 @@ class Profile:
 
         def says(rival: tuple[str, Interval]) -> tuple[bool, bool, float]:
             name, reached = rival
-            as_much = round(reached.value, 2) >= level
-            return as_much, as_much and name in INPUTS, reached.value
+            return self._adds_nothing(name), self._adds_nothing(name) and name in INPUTS, reached.value
 
         return max(rivals, key=says, default=None)
 
+    def _adds_nothing(self, control: str) -> bool:
+        """Test for an advantage over a control whose upper end lies below the margin, as that of an excluded gap."""
+        over = self.over(control)
+        return not self.few and over is not None and over.high < self.margin
+
     @property
     def needless(self) -> str:
-        """What the best rival does without, where it reaches as much to two decimals: `model` or `training`; else nothing."""
-        if not (self.rival and self.score and round(self.rival[1].value, 2) >= round(self.score.value, 2)):
+        """What the best rival does without, where gains over it that matter are excluded: `model` or `training`; else nothing."""
+        if not (self.rival and self._adds_nothing(self.rival[0])):
             return ""
         return "model" if self.rival[0] in INPUTS else "training"
 
@@ -515,12 +518,23 @@ class Profile:
 
 
 def first_probes(profiles: Sequence[Profile]) -> dict[str, Profile]:
-    """The probe by which a layer is recommended for each target: the first of the run that read it."""
+    """The probe by which a layer is recommended for each target, the first of the run that read it; in the order of `by_verdict`."""
     first: dict[str, Profile] = {}
     for profile in profiles:
         if profile.is_probe and profile.target:
             first.setdefault(profile.target, profile)
-    return first
+    return {str(profile.target): profile for profile in by_verdict([*first.values()])}
+
+
+def by_verdict(profiles: Sequence[Profile]) -> list[Profile]:
+    """Probes of targets in the order of their verdicts, those that can be read first, then the largest gap."""
+
+    def order(profile: Profile) -> tuple[int, int, float]:
+        gap = profile.hidden_gap.value if profile.hidden_gap else math.nan
+        read = ("readable", "undecided", "at chance").index(profile.readability)
+        return list(Verdict).index(profile.verdict), read, 0.0 if math.isnan(gap) else -gap
+
+    return sorted((profile for profile in profiles if profile.is_probe and profile.target), key=order)
 
 
 def rounded(count: int) -> int:

@@ -207,7 +207,7 @@ class Run:
         return self._recommend(of_target[measure] if measure else next(iter(of_target.values())))
 
     def recommendations(self) -> list[Recommendation]:
-        """`recommend` of every target that a probe read, in the order of the run."""
+        """`recommend` of every target that a probe read, in the order of the first screen."""
         return [self._recommend(profile) for profile in first_probes(self.profiles()).values()]
 
     def _recommend(self, profile: Profile) -> Recommendation:

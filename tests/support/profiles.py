@@ -48,7 +48,7 @@ def planted(
     width: float = 0.05,
     chosen: str = "blocks.0",
     units: tuple[int, int] = (320, 80),
-    controls: Mapping[str, tuple[float, float]] | None = None,
+    controls: Mapping[str, tuple[float, ...]] | None = None,
     name: str = "linear_probe",
     **attrs: Any,
 ) -> Profile:
@@ -60,7 +60,7 @@ def planted(
     score: at `blocks.0`; the output has it less the gap, both with the same width.
     chosen: the tap to use.
     units: of train and val, and of test.
-    controls: their scores, each with the lower end of what the chosen tap beats it by.
+    controls: their scores, each with the lower end of what the chosen tap beats it by, and the upper one (.2 above where it is not given).
     attrs: further attributes, or others than these; None for none.
     """
     made = profile(name, ["blocks.0", "blocks.1", "norm"], Interval(score, score, score), {}, probe=True, target=target)
@@ -77,8 +77,9 @@ def planted(
         "tap_set": [chosen], "units_train": train - train // 4, "units_val": train // 4,
     }  # fmt: skip
     known: dict[str, xr.Dataset] = {}
-    for control, (reached, low) in (controls or {}).items():
-        stated |= store_interval(f"over_{control}", Interval(low + 0.1, low, low + 0.2))
+    for control, (reached, low, *high) in (controls or {}).items():
+        most = high[0] if high else low + 0.2
+        stated |= store_interval(f"over_{control}", Interval((low + most) / 2, low, most))
         known[control] = data.assign(score=("tap", [reached] * 3)).assign_attrs(chosen_tap=chosen)
     data.attrs = {key: value for key, value in (data.attrs | stated | attrs).items() if value is not None}
     return Profile.of(name, target, data, known)
