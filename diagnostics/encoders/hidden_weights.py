@@ -22,48 +22,29 @@ class HiddenReads(TorchDispatchMode):
 
     def __init__(self, module: nn.Module, given: Any) -> None:
         super().__init__()
-        self._names = _names(module)
-        self._seen = {
-            _place(tensor) for tensor in _kept([module.state_dict(keep_vars=True), [*module.parameters()], given])
-        }
         self.weights: dict[str, Tensor] = {}
+        self._known = _places([module.state_dict(keep_vars=True), [*module.parameters()], given]).keys()
+        parts = {name: {**vars(part), **part._buffers} for name, part in module.named_modules()}
+        names = {f"{name}.{key}".lstrip("."): value for name, kept in parts.items() for key, value in kept.items()}
+        self._names = {place: name for name, value in names.items() for place in _places(value)}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         # A constant that the pass makes is given to one function, which lifts it.
-        for tensor in [] if "lift_fresh" in str(func) else _kept((args, kwargs)):
-            if _place(tensor) not in self._seen:
-                shape = " x ".join(map(str, tensor.shape))
-                name = self._names.get(_place(tensor), f"a tensor of {shape} outside the module")
-                self._seen.add(_place(tensor))
-                if may_be_weights(tensor, name) and not is_table(name):
-                    self.weights[name if name not in self.weights else f"{name}, {len(self.weights)}"] = (
-                        tensor.detach().clone()
-                    )
+        given = {} if "lift_fresh" in str(func) else _places((args, kwargs))
+        for place in given.keys() - self._known:
+            tensor, shape = given[place], " x ".join(map(str, given[place].shape))
+            name = self._names.get(place, f"a tensor of {shape} outside the module")
+            if may_be_weights(tensor, name) and not is_table(name):
+                self.weights[name if name not in self.weights else f"{name} ({len(self.weights)})"] = tensor.clone()
         made = func(*args, **(kwargs or {}))
-        self._seen |= {_place(tensor) for tensor in _kept(made)}
+        self._known |= given.keys() | _places(made).keys()
         return made
 
 
-def _place(tensor: Tensor) -> int:
-    """Of its memory, which views share."""
-    return tensor.untyped_storage().data_ptr()
-
-
-def _kept(value: object) -> list[Tensor]:
-    """Tensors in containers, and in modules that lie in them."""
+def _places(value: object) -> dict[int, Tensor]:
+    """Tensors in containers, and in modules that lie in them, by their memory, which views share."""
     leaves = tree_leaves(value)
     leaves += [
         tensor for leaf in leaves if isinstance(leaf, nn.Module) for tensor in leaf.state_dict(keep_vars=True).values()
     ]
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-
-
-def _names(module: nn.Module) -> dict[int, str]:
-    """The names of tensors that a module's attributes keep, by their memory."""
-    kept = {
-        f"{path}.{key}".lstrip("."): value
-        for path, part in module.named_modules()
-        for key, value in {**vars(part), **part._buffers}.items()
-        if not key.startswith("_")
-    }
-    return {_place(tensor): name for name, value in kept.items() for tensor in _kept(value)}
+    return {leaf.untyped_storage().data_ptr(): leaf for leaf in leaves if isinstance(leaf, Tensor)}

@@ -20,7 +20,6 @@ _TABLE = re.compile(
 )
 _VECTOR = re.compile(r"(^|_)[uv]$")
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-EMPTY: Mapping[str, Tensor] = {}
 POWER_ITERATIONS = 50
 """After which the spectral norm of a random matrix is known to about a percent, from whatever start."""
 
@@ -46,8 +45,8 @@ class Redrawn:
 def redrawn(
     module: nn.Module,
     other: nn.Module,
-    hidden: Mapping[str, Tensor] = EMPTY,
-    other_hidden: Mapping[str, Tensor] = EMPTY,
+    hidden: Mapping[str, Tensor],
+    other_hidden: Mapping[str, Tensor],
 ) -> Redrawn:
     """Compares the weights of two modules of the same kind, and what of each lies beside; names that only one of them has are ignored."""
     theirs = {**dict(other.named_parameters()), **dict(other.named_buffers()), **other_hidden}

@@ -139,9 +139,8 @@ def losses_of(result: xr.Dataset, unit: str) -> Losses:
         "fit_unit": ("oof_loss", "oof_reference", "oof_drawn"),
     }[unit]
     if drawn in result:
-        values = result[drawn].transpose("tap", ...).values
-        ones = np.ones((len(values), result.sizes[unit]))
-        return Losses(0 * ones, ones, drawn=values)
+        ones = np.ones((result.sizes["tap"], result.sizes[unit]))
+        return Losses(0 * ones, ones, drawn=result[drawn].transpose("tap", ...).values)
     loss, reference = (result[name].transpose("tap", unit, ...).values for name in names)
     return Losses(loss, reference, result.attrs[LOSSES] == "counts")
 

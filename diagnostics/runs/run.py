@@ -43,7 +43,7 @@ class Run:
         at blocks.3); a kernel reads 0.91 of 0.94 from the output; blocks.1, blocks.2 and
         blocks.4 not shown to be worse.
         >>> [read.tap for read in run.recommendations()]
-        ['blocks.3', 'blocks.3', 'blocks.3', 'blocks.2', 'norm', 'blocks.4']
+        ['blocks.3', 'blocks.2', 'blocks.4', 'blocks.3', 'blocks.3', 'norm']
         >>> print(run.profiles()[0])
         linear_probe/hidden_z (R2) at 9 taps: use blocks.3 0.917 [0.833, 0.968],
         output norm 0.594 [0.167, 0.837]; hidden by the output (+0.323 [0.106, 0.687] at

@@ -85,10 +85,8 @@ def with_declaration(result: xr.Dataset, store: Store) -> xr.Dataset:
     """A result in a store; a probe's of an older version with what its measure declares now, the least where that is not here."""
     if LOSSES in result.attrs or not is_probe(result):
         return result
-    name, known = str(result.attrs[MEASURE]), offered("measure")
-    target = store.targets().get(result.attrs[TARGET])
-    declared = known[name][1]().declaration(target) if name in known else {LOSSES: "squares"}
-    return result.assign_attrs(declared)
+    target, known = store.targets().get(result.attrs[TARGET]), offered("measure").get(result.attrs[MEASURE])
+    return result.assign_attrs(known[1]().declaration(target) if known else {LOSSES: "squares"})
 
 
 def between(

@@ -303,9 +303,9 @@ def test_the_share_of_numbers_drawn_is_counted() -> None:
     module = Mixed()
     other = redraw(Mixed().requires_grad_(False))
     other.pe.copy_(module.pe)
-    captured = redrawn(module, other)
+    captured = redrawn(module, other, {}, {})
     assert (captured.numbers, captured.whole, captured.alike) == (200, 300, ("pe",))
-    assert redrawn(module, module).share == pytest.approx(100 / 300)
+    assert redrawn(module, module, {}, {}).share == pytest.approx(100 / 300)
 
 
 def test_the_first_draw_of_parameters_is_what_it_was() -> None:
