@@ -57,7 +57,7 @@ def main(recompute: bool) -> None:
     with recomputed(objective.blocks() if recompute else ()):
         # The first one makes the optimiser's state.
         for step in range(2):
-            train_step(objective, list(objective.parameters()), batch(), optimiser, settings, step, World())
+            train_step(objective, batch(), optimiser, settings, step, World())
     print(most() - before)
 
 

@@ -78,7 +78,7 @@ def step_of(objective: Alignment, feed: SpatialFeed, settings: Settings, device:
     objective.train()
     optimiser, world = build_optimiser(objective, settings), World(device=device)
     module = wrap(objective, settings, world)
-    return lambda: train_step(module, list(objective.parameters()), batch, optimiser, settings, 1, world)
+    return lambda: train_step(module, batch, optimiser, settings, 1, world)
 
 
 def check_pairs() -> list[bool]:

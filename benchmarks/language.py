@@ -39,7 +39,7 @@ def throughput() -> float:
     objective.before_step(0)
     began = cpu()
     for step in range(STEPS):
-        train_step(objective, list(objective.parameters()), feed(step), optimiser, settings, step, World())
+        train_step(objective, feed(step), optimiser, settings, step, World())
     return STEPS * BATCH / (cpu() - began)
 
 

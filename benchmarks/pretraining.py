@@ -120,7 +120,7 @@ def rates_of(towers: Towers, batch: int, side: int, device: str, wait: Callable[
     objective, world = Pretraining(towers), World(device=device)
     optimiser, module = build_optimiser(objective, settings), wrap(objective, settings, world)
     step = timed(
-        lambda: train_step(module, list(objective.parameters()), shown, optimiser, settings, 1, world),
+        lambda: train_step(module, shown, optimiser, settings, 1, world),
         time.perf_counter,
         wait,
     )
