@@ -377,10 +377,9 @@ class Profile:
     @property
     def _chance(self) -> float:
         """What knowing nothing reaches at the chosen tap, where the measure declares it or draws a line of it; else -inf."""
-        if self._chance_is_declared:
-            return float(self.data.attrs[attribute.CHANCE])
         at = self.taps.index(self.chosen_tap or self.output_tap)
-        return max((self.lines[name][at] for name in CHANCE if name in self.lines), default=-math.inf)
+        drawn = max((self.lines[name][at] for name in CHANCE if name in self.lines), default=-math.inf)
+        return float(self.data.attrs.get(attribute.CHANCE, drawn))
 
     @property
     def rivals(self) -> list[str]:
@@ -399,8 +398,8 @@ class Profile:
         ]
 
         def says(rival: tuple[str, Interval]) -> tuple[bool, bool, float]:
-            name, reached = rival
-            return self._adds_nothing(name), self._adds_nothing(name) and name in INPUTS, reached.value
+            nothing = self._adds_nothing(rival[0])
+            return nothing, nothing and rival[0] in INPUTS, rival[1].value
 
         return max(rivals, key=says, default=None)
 
