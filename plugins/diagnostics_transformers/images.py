@@ -38,8 +38,9 @@ _FURTHER: dict[str, Callable[[Any, Tensor], dict[str, Any]]] = {
 def prepare_images(tower: nn.Module, source: str | None, name: str, size: int | None) -> Prepared:
     """Image [y, x] or [y, x, channel] as `pixel_values` [channel, y, x]."""
     config: Any = tower.config
-    preprocess = Processed.of(tower, source, name) if size is None else None
-    preprocess = preprocess or Squashed.of(tower, source, name, size)
+    processor = from_directory("image processor", source)
+    preprocess = Processed.of(tower, processor, name) if size is None else None
+    preprocess = preprocess or Squashed.of(tower, processor, name, size)
     pixels = preprocess(example())["pixel_values"]
     height, width = (int(n) for n in pixels.shape[-2:])
     further = _FURTHER.get(model_type(tower))
@@ -66,6 +67,7 @@ def prepare_images(tower: nn.Module, source: str | None, name: str, size: int | 
         arguments=of,
         covers=preprocess.covers if isinstance(preprocess, Processed) else whole,
         special=_special(config, places),
+        guessed="" if processor is not None else "image processor",
     )
 
 
@@ -125,9 +127,8 @@ class Processed:
     channels: int
 
     @classmethod
-    def of(cls, tower: nn.Module, source: str | None, name: str) -> Processed | None:
+    def of(cls, tower: nn.Module, processor: Any, name: str) -> Processed | None:
         """None where there is no processor, or where it cuts images into tiles or keeps their proportions."""
-        processor = from_directory("AutoImageProcessor", source)
         if processor is None:
             return None
         processed = cls(name, processor, int(setting(tower.config, "num_channels", default=3)))
@@ -202,12 +203,11 @@ class Squashed:
     owner: str
 
     @classmethod
-    def of(cls, tower: nn.Module, source: str | None, name: str, size: int | None) -> Squashed:
-        """At `size`, or at the model's own; mean and spread of the directory's processor, or 0.5."""
+    def of(cls, tower: nn.Module, processor: Any, name: str, size: int | None) -> Squashed:
+        """At `size`, or at the model's own; mean and spread of the processor, or 0.5."""
         config: Any = tower.config
         if size is not None and size < 1:
             raise DiagnosticsError(f"{name} cannot take size={size}: give a number of pixels of at least 1.")
-        processor = from_directory("AutoImageProcessor", source)
         own = _own(config) or side_of(_plain(getattr(processor, "size", None)))
         channels = setting(config, "num_channels", "in_channels", "in_chans", default=3)
         channels = channels if channels in (1, 3) else 3

@@ -60,7 +60,8 @@ def prepare_patches(tower: nn.Module, source: str | None, name: str, size: int |
             f"not fit: choose a size that is a multiple of {patch * merge}."
         )
     side = size // patch
-    cut = Patches.of(tower, source, name, size, patch, _merge(config, sizes))
+    processor = from_directory("image processor", source)
+    cut = Patches.of(tower, processor, name, size, patch, _merge(config, sizes))
     packed = sizes not in _A_ROW_EACH
 
     channels = cut.squash.channels
@@ -103,6 +104,7 @@ def prepare_patches(tower: nn.Module, source: str | None, name: str, size: int |
         packed=packed,
         description=f"input {size}x{size} in patches of {patch}, {cut.description}",
         forms=[partial(of, shape=shape) for shape in (_STRIP if sizes == "target_sizes" else _FORMS)],
+        guessed="" if processor is not None else "image processor",
     )
 
 
@@ -135,10 +137,10 @@ class Patches:
     processor: Any = None
 
     @classmethod
-    def of(cls, tower: nn.Module, source: str | None, name: str, size: int, patch: int, merge: int) -> Patches:
+    def of(cls, tower: nn.Module, processor: Any, name: str, size: int, patch: int, merge: int) -> Patches:
         frames = int(setting(tower.config, "temporal_patch_size", "patch_temporal", default=1))
-        here = cls(name, Squashed.of(tower, source, name, size), size, patch, merge, frames)
-        processed = replace(here, processor=from_directory("AutoImageProcessor", source))
+        here = cls(name, Squashed.of(tower, processor, name, size), size, patch, merge, frames)
+        processed = replace(here, processor=processor)
         with contextlib.suppress(DiagnosticsError):
             if processed.processor is not None and len(processed(example())["patches"]) == (size // patch) ** 2:
                 return processed

@@ -31,7 +31,9 @@ def is_video(tower: nn.Module) -> bool:
 def prepare_videos(tower: nn.Module, source: str | None, name: str, wanted: Wanted) -> Prepared:
     """Video [t, y, x, channel] as [t, channel, y, x] under the tower's own name for it."""
     config: Any = tower.config
-    squash = Squashed.of(tower, source, name, wanted.size or setting(config, "crop_size"))
+    processor = from_directory("video processor", source)
+    of_frames = processor if processor is not None else from_directory("image processor", source)
+    squash = Squashed.of(tower, of_frames, name, wanted.size or setting(config, "crop_size"))
     frames = wanted.frames or int(setting(config, "num_frames", "frames_per_clip", default=FRAMES))
     tubelet = setting(config, "tubelet_size", default=1)
     step, *cut = tubelet if isinstance(tubelet, (list, tuple)) else (tubelet,)
@@ -40,7 +42,7 @@ def prepare_videos(tower: nn.Module, source: str | None, name: str, wanted: Want
         raise DiagnosticsError(
             f"{name} takes frames {step} at a time, so not {frames}: choose a multiple with ?frames=."
         )
-    clips = Clips.of(squash, frames, source if wanted.size is None else None)
+    clips = Clips.of(squash, frames, processor if wanted.size is None else None)
     height, width = clips.size
     if height % patch[0] or width % patch[1]:
         raise DiagnosticsError(
@@ -64,6 +66,7 @@ def prepare_videos(tower: nn.Module, source: str | None, name: str, wanted: Want
         description=f"{frames} frames drawn evenly, {height}x{width}, {clips.description}",
         arguments=of,
         covers=clips.covers,
+        guessed="" if of_frames is not None else "video processor",
     )
 
 
@@ -85,8 +88,7 @@ class Clips:
     processor: Any = None
 
     @classmethod
-    def of(cls, squash: Squashed, frames: int, source: str | None) -> Clips:
-        processor = from_directory("AutoVideoProcessor", source)
+    def of(cls, squash: Squashed, frames: int, processor: Any) -> Clips:
         with contextlib.suppress(Exception):  # a processor that fails, or None: each frame is prepared as an image
             trial = cls(squash, frames, (0, 0), processor)
             first, second = (tuple(trial._processed(_example(frames)[:, :y]).shape) for y in (60, 50))
