@@ -17,8 +17,9 @@ from diagnostics.activations.extract import extract
 from diagnostics.activations.lock import check_room, lock
 from diagnostics.activations.observe import observe
 from diagnostics.activations.plan import Precision, plan
+from diagnostics.activations.repeating import find_difference
 from diagnostics.activations.results import CONTROLS, ENCODER, Omission, merge_results, open_results, read_index
-from diagnostics.activations.store import Store
+from diagnostics.activations.store import Store, is_run
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.computing import computing
 from diagnostics.encoders.encoder import Encoder
@@ -325,6 +326,9 @@ class _Job:
         with encoder.on(request.device), computing(compute, request.device):
             if announced:
                 self._explain_attention(encoder, taps)
+                if request.fresh or not is_run(path):
+                    why = find_difference(encoder, request.dataset, taps, compute)
+                    about = {**about, "repeatable": not why, "unrepeatable": why}
             with attention_in(request.attention if computed else "auto"):
                 store = extract(
                     encoder, request.dataset, path, planned, about=about, fresh=request.fresh, with_tokens=with_tokens,
