@@ -200,12 +200,19 @@ class TorchEncoder(Encoder):
         return self._example
 
     def preprocess(self, sample: np.ndarray) -> Any:
-        return self._preprocess(sample)
+        # A function of texts takes strings, as everywhere else, and no arrays of one.
+        given: Any = str(sample) if self.modality == "text" else sample
+        return self._preprocess(given)
 
     @property
     def resizable(self) -> bool:
         """Whether `sized_for` may return another encoder for samples of another size."""
         return self._sized_for is not None or self._first_example is not None
+
+    @property
+    def pinned(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]  (read alone)
+        """Where taps were discovered: a network of convolutions runs at any size, and gives other features at each."""
+        return self._sized_for is None and self._first_example is not None
 
     def sized_for(self, sample: np.ndarray) -> Encoder:
         sized = (self._sized_for(sample) if self._sized_for else self._rediscovered(sample)) or self

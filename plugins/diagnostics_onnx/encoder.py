@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from diagnostics_timm.pixels import example, image_of
+from diagnostics_timm.pixels import example, image_of, resized
 from PIL import Image
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from diagnostics import DiagnosticsError, Encoder, Grid, Site, Tap
 from diagnostics.encoders.discovery import FirstBlockInput, Places
 from diagnostics.encoders.encoder import Reduce, keep
 from diagnostics.encoders.hooks import as_tokens
+from diagnostics.encoders.pictures import central_part
 from diagnostics.errors import describe, unknown
 from diagnostics.vocabulary import Modality
 from diagnostics_onnx.graph import block_outputs
@@ -61,6 +62,10 @@ class OnnxEncoder(Encoder):
 
     def preprocess(self, sample: np.ndarray) -> Tensor:
         return self._preprocess(sample)
+
+    def covers(self, shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
+        size = np.shape(self.preprocess(self._example))[-2:]
+        return central_part(shape, size) if self.modality == "image" else super().covers(shape)
 
     def capture(self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep) -> dict[str, Any]:
         wanted = self.taps if taps is None else tuple(self.tap(name) for name in taps)
@@ -215,7 +220,7 @@ def _image(
 
     def preprocess(sample: np.ndarray) -> Tensor:
         image = image_of(sample, name, "RGB" if channels == 3 else "L")
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
+        image = resized(image, (height, width), Image.Resampling.BILINEAR)
         pixels = torch.from_numpy(np.array(image, dtype=np.float32).reshape(height, width, channels) / 255)
         return ((pixels - centre) / spread).permute(2, 0, 1).contiguous()
 

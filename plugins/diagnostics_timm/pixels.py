@@ -4,6 +4,7 @@ import numpy as np
 from PIL import Image
 
 from diagnostics import DiagnosticsError
+from diagnostics.encoders.pictures import central_part
 
 
 def image_of(sample: np.ndarray, encoder: str, mode: str = "RGB") -> Image.Image:
@@ -16,6 +17,12 @@ def image_of(sample: np.ndarray, encoder: str, mode: str = "RGB") -> Image.Image
             f"not {sample.dtype} of shape {list(sample.shape)}: convert the samples."
         )
     return Image.fromarray(np.ascontiguousarray(sample.reshape(sample.shape[:2]) if grey else sample)).convert(mode)
+
+
+def resized(image: Image.Image, size: tuple[int, int], how: Image.Resampling) -> Image.Image:
+    """The middle of an image with the proportions of `size` (y, x), at that size: Pillow smooths where it makes smaller."""
+    (top, bottom), (left, right) = central_part((image.height, image.width), size)
+    return image.crop((left, top, right, bottom)).resize((size[1], size[0]), how)
 
 
 def example() -> np.ndarray:

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from diagnostics_timm.pixels import example, image_of
+from diagnostics_timm.pixels import example, image_of, resized
 from PIL import Image
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError
+from diagnostics.encoders.pictures import central_part
 from diagnostics.errors import describe
-from diagnostics_transformers.prepared import Prepared, from_directory, setting, whole
+from diagnostics_transformers.prepared import Prepared, from_directory, setting
 from diagnostics_transformers.towers import arguments, model_type
 
 SIZE = 224
@@ -40,7 +41,7 @@ def prepare_images(tower: nn.Module, source: str | None, name: str, size: int | 
     config: Any = tower.config
     processor = from_directory("image processor", source)
     preprocess = Processed.of(tower, processor, name) if size is None else None
-    preprocess = preprocess or Squashed.of(tower, processor, name, size)
+    preprocess = preprocess or Resized.of(tower, processor, name, size)
     pixels = preprocess(example())["pixel_values"]
     height, width = (int(n) for n in pixels.shape[-2:])
     further = _FURTHER.get(model_type(tower))
@@ -65,7 +66,7 @@ def prepare_images(tower: nn.Module, source: str | None, name: str, size: int | 
         places=places,
         description=f"input {height}x{width}, {preprocess.description}",
         arguments=of,
-        covers=preprocess.covers if isinstance(preprocess, Processed) else whole,
+        covers=preprocess.covers,
         special=_special(config, places),
         guessed="" if processor is not None else "image processor",
     )
@@ -192,8 +193,8 @@ def _resized(processor: Any, height: int, width: int) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class Squashed:
-    """A resize to the model's size without regard to proportions (bicubic), then a normalisation."""
+class Resized:
+    """The middle of an image with the proportions of the model's size, brought to it (bicubic), then a normalisation."""
 
     encoder: str
     size: tuple[int, int]
@@ -203,7 +204,7 @@ class Squashed:
     owner: str
 
     @classmethod
-    def of(cls, tower: nn.Module, processor: Any, name: str, size: int | None) -> Squashed:
+    def of(cls, tower: nn.Module, processor: Any, name: str, size: int | None) -> Resized:
         """At `size`, or at the model's own; mean and spread of the processor, or 0.5."""
         config: Any = tower.config
         if size is not None and size < 1:
@@ -225,14 +226,18 @@ class Squashed:
 
     def __call__(self, sample: np.ndarray) -> dict[str, Tensor]:
         image = image_of(sample, self.encoder, "RGB" if self.channels == 3 else "L")
-        resized = image.resize((self.size[1], self.size[0]), Image.Resampling.BICUBIC)
-        pixels = torch.from_numpy(np.array(resized, dtype=np.float32) / 255).reshape(*self.size, self.channels)
+        middle = resized(image, self.size, Image.Resampling.BICUBIC)
+        pixels = torch.from_numpy(np.array(middle, dtype=np.float32) / 255).reshape(*self.size, self.channels)
         normal = (pixels - torch.tensor(self.mean)) / torch.tensor(self.spread)
         return {"pixel_values": normal.permute(2, 0, 1).contiguous()}
 
     @property
     def description(self) -> str:
-        return f"squashed, mean and spread {f'of {self.owner}' if self.owner else '0.5'}"
+        return f"the middle resized, mean and spread {f'of {self.owner}' if self.owner else '0.5'}"
+
+    def covers(self, shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
+        """(start, stop) along each axis of an image or a video, of the middle."""
+        return central_part(shape, self.size)
 
 
 def _in_order(config: Any, images: Tensor) -> Tensor:

@@ -7,22 +7,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from diagnostics_timm.pixels import example, image_of
+from diagnostics_timm.pixels import example, image_of, resized
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from diagnostics import TorchEncoder, discover
+from diagnostics.encoders.pictures import central_part
 from diagnostics_wheels.cache import load
 from diagnostics_wheels.wheels import Wheel
 
 
 @dataclass(frozen=True)
-class Squash:
-    """uint8 [y, x] or [y, x, 1 or 3] -> normalised float32 [3, side, side], resized (bicubic) without a crop.
-
-    The whole image is seen, so that a grid covers all of it; an image that is not square changes its proportions.
-    """
+class Square:
+    """uint8 [y, x] or [y, x, 1 or 3] -> normalised float32 [3, side, side]: the middle, as wide as it is high, bicubic."""
 
     encoder: str
     side: int
@@ -30,14 +28,14 @@ class Squash:
     std: tuple[float, float, float]
 
     def __call__(self, sample: np.ndarray) -> Tensor:
-        resized = image_of(sample, self.encoder).resize((self.side, self.side), Image.Resampling.BICUBIC)
-        pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1) / 255
+        image = resized(image_of(sample, self.encoder), (self.side, self.side), Image.Resampling.BICUBIC)
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
         return (pixels - torch.tensor(self.mean)[:, None, None]) / torch.tensor(self.std)[:, None, None]
 
 
 def image_encoder(
     wheel: Wheel,
-    preprocess: Squash,
+    preprocess: Square,
     untrained: Callable[[], nn.Module],
     convert: Callable[[Path], dict[str, Tensor]],
     **reading: Any,
@@ -60,4 +58,5 @@ def image_encoder(
         example(),
         fresh=untrained,
         configuration=wheel.about,
+        covers=central_part,
     )

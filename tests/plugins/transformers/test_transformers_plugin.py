@@ -15,7 +15,7 @@ transformers = pytest.importorskip("transformers")
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks" / "coverage"))
 
 # Below the skip and the path, since these imports need transformers or the zoo of models beside the benchmarks.
-from diagnostics_transformers.images import Squashed  # noqa: E402
+from diagnostics_transformers.images import Resized  # noqa: E402
 from diagnostics_transformers.load import load, quiet  # noqa: E402
 from diagnostics_transformers.plugin import build  # noqa: E402
 from diagnostics_transformers.towers import arguments  # noqa: E402
@@ -83,7 +83,7 @@ def save_preparation(model: Any, directory: Path) -> None:
     elif "input_values" in takes:
         transformers.Wav2Vec2FeatureExtractor().save_pretrained(directory)
     elif is_video(model):
-        side = Squashed.of(model, None, "", getattr(config, "crop_size", None)).size[0]
+        side = Resized.of(model, None, "", getattr(config, "crop_size", None)).size[0]
         size = {"height": side, "width": side}
         transformers.VideoMAEVideoProcessor(size=size, do_center_crop=False).save_pretrained(directory)
     elif "pixel_values" in takes:
