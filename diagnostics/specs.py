@@ -145,9 +145,10 @@ def _build_skeleton(skeleton: str, file: Path, trust_code: bool) -> TorchEncoder
     except UntrustedCodeError:
         raise
     except DiagnosticsError as error:
-        remedy = f" Build '{short}' once by its name, which fetches it, or give --trust-code." if not_called else ""
-        why = f" without {not_called[0]}, since a saved encoder is built offline" if not_called else ""
-        raise DiagnosticsError(f"{file} is built by '{short}', which fails here{why}: {error}{remedy}") from error
+        why = " (a saved encoder is built offline: build that name once by itself, which fetches it, or give --trust-code)"
+        raise DiagnosticsError(
+            f"{file} is built by '{short}', which fails here{why if not_called else ''}: {error}"
+        ) from error
     if not isinstance(encoder, TorchEncoder):
         raise DiagnosticsError(
             f"{file} is built by '{short}', which exposes no torch module here: save the encoder again."

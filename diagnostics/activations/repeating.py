@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch.utils.data import default_collate
 
 from diagnostics.activations.plan import row_order
 from diagnostics.datasets.dataset import Dataset
+from diagnostics.encoders.batches import by_name
 from diagnostics.encoders.digests import digest_of
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.evaluating import seeded
@@ -27,65 +27,56 @@ TOLERANCE: Mapping[Compute, float] = {"float32": 1e-5, "tf32": 1e-5, "bf16": 1e-
 """Share of a tap's norm up to which two passes are the same: kernels may add in another order."""
 
 
+class _SampleChangedError(DiagnosticsError):
+    """Preparation wrote into the sample."""
+
+
 def find_difference(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap], compute: Compute) -> str:
     """Where `SAMPLES` samples, read, prepared and passed twice, are not the same, as a sentence; "" where they are.
 
     What fails here is left to the extraction, which names the sample. Raises DiagnosticsError where preparation changes the
     sample itself, which is put back.
     """
+    try:
+        where = _difference(encoder, dataset, [tap.name for tap in taps], TOLERANCE[compute])
+    except _SampleChangedError:
+        raise
+    except Exception:
+        return ""
+    remedy = "so all numbers are of one draw of it. Take what is random out of it (a crop, noise) and give --fresh."
+    return f"Not repeatable: {where}, {remedy}" if where else ""
+
+
+def _difference(encoder: Encoder, dataset: Dataset, taps: Sequence[str], tolerance: float) -> str:
     rows = row_order(len(dataset))[:SAMPLES].tolist()
-    name, where = encoder.name, ""
-    try:
-        first, second = ([dataset[i] for i in rows] for _ in range(2))
-        before = [np.array(sample) for sample in first]
-        same = all(_bits(a) == _bits(b) for a, b in zip(before, second, strict=True))
-        prepared, again = ([encoder.preprocess(sample) for sample in samples] for samples in (first, second))
-        digests = [[_digest(each) for each in inputs] for inputs in (prepared, again)]
-    except Exception:
-        return ""
-    changed = [k for k, copy in enumerate(before) if _bits(first[k]) != _bits(copy)]
-    for k in changed:
-        first[k][...] = before[k]
+    first, second = ([dataset[i] for i in rows] for _ in range(2))
+    kept = [np.array(sample) for sample in first]
+    if list(map(_bits, kept)) != list(map(_bits, second)):
+        return f"{dataset.name} gives another sample when it is read again"
+    prepared, again = ([encoder.preprocess(sample) for sample in samples] for samples in (first, second))
+    changed = [i for i, sample, before in zip(rows, first, kept, strict=True) if _bits(sample) != _bits(before)]
+    for sample, before in zip(first, kept, strict=True) if changed else ():
+        sample[...] = before
     if changed:
-        raise DiagnosticsError(
-            f"Preparing sample {dataset.ids[rows[changed[0]]]} for {name} changes the sample itself, so that whoever reads it next "
-            "gets another one: let preprocess work on a copy, np.array(sample)."
+        raise _SampleChangedError(
+            f"Preparing sample {dataset.ids[changed[0]]} for {encoder.name} changes the sample itself, so that whoever reads it "
+            "next gets another one: let preprocess work on a copy, np.array(sample)."
         )
-    if not same:
-        where = f"{dataset.name} gives another sample when it is read again"
-    elif digests[0] != digests[1]:
-        where = f"the preprocessing of {name} gives another input for the same sample"
-    elif tap := _differing_tap(encoder, prepared, taps, TOLERANCE[compute]):
-        where = f"{name} gives other activations for the same input, first at {tap}"
-    return (
-        f"Not repeatable: {where}, so all numbers are of one draw of it. Take what is random out of it (a crop, noise) and "
-        "give --fresh."
-        if where
-        else ""
-    )
-
-
-def _differing_tap(encoder: Encoder, prepared: Sequence[Any], taps: Sequence[Tap], tolerance: float) -> str:
-    """The first tap at which two passes differ; "" where none does, or the samples form no batch or do not pass."""
-
-    def few(_: Tap, tokens: Tensor) -> Tensor:
-        return tokens[:, :: -(-tokens.shape[1] // MOST_TOKENS)].to("cpu", torch.float64, copy=True)
-
-    passes: list[dict[str, Tensor]] = []
-    try:
-        batch = default_collate(list(prepared))
-        for seed in (1, 2):
-            # A pass leaves random states as they were, so that two in a row would draw the same.
-            with seeded(seed):
-                random.seed(seed)
-                np.random.seed(seed)
-                passes.append(encoder.capture(batch, [tap.name for tap in taps], few))
-    except Exception:
-        return ""
-    for tap, values in passes[0].items():
-        if (values - passes[1][tap]).norm() > tolerance * values.norm():
-            return tap
+    if list(map(_digest, prepared)) != list(map(_digest, again)):
+        return f"the preprocessing of {encoder.name} gives another input for the same sample"
+    batch, passes = default_collate(prepared), list[dict[str, Tensor]]()
+    for seed in (1, 2):
+        # A pass leaves random states as they were, so that two in a row would draw the same.
+        with seeded(seed):
+            passes.append(encoder.capture(batch, taps, _some_tokens))
+    for tap in taps:
+        if (passes[0][tap] - passes[1][tap]).norm() > tolerance * passes[0][tap].norm():
+            return f"{encoder.name} gives other activations for the same input, first at {tap}"
     return ""
+
+
+def _some_tokens(_: Tap, tokens: Tensor) -> Tensor:
+    return tokens[:, :: -(-tokens.shape[1] // MOST_TOKENS)].to("cpu", torch.float64, copy=True)
 
 
 def _bits(sample: np.ndarray) -> tuple[Any, ...]:
@@ -93,5 +84,4 @@ def _bits(sample: np.ndarray) -> tuple[Any, ...]:
 
 
 def _digest(prepared: Any) -> str:
-    items = prepared.items() if isinstance(prepared, Mapping) else [("", prepared)]
-    return digest_of({str(key): torch.as_tensor(value) for key, value in items})
+    return digest_of({key: torch.as_tensor(value) for key, value in by_name(prepared).items()})

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from diagnostics.encoders.attention import read_attention
-from diagnostics.encoders.batches import to_device
+from diagnostics.encoders.batches import by_name, to_device
 from diagnostics.encoders.digests import digest_of, state_tensors
 from diagnostics.encoders.discovery import Discovered, discover, extents_of
 from diagnostics.encoders.encoder import Captured, Encoder, Reduce, keep
@@ -193,8 +193,7 @@ class TorchEncoder(Encoder):
         """
         with explaining(f"{self.name} cannot prepare its own example"):
             prepared = self.preprocess(self._example)
-        items = prepared.items() if isinstance(prepared, Mapping) else [("", prepared)]
-        return {str(key): torch.as_tensor(value) for key, value in items}
+        return {key: torch.as_tensor(value) for key, value in by_name(prepared).items()}
 
     def example(self) -> np.ndarray:
         return self._example

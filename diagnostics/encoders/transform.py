@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from diagnostics.encoders.batches import by_name
 from diagnostics.encoders.computing import computing
 from diagnostics.encoders.devices import BATCH, usable_device
 from diagnostics.encoders.fitting import channels_first, check_channels_last, check_modality, sized
@@ -52,8 +53,8 @@ def transform(
     names = chosen_poolings(pooling, encoder.poolings)
     given = _listed(encoder, samples)
     fitting = encoder
-    pinned = _shapes(encoder.preprocess(encoder.example())) if encoder.pinned else None
-    if len(given) and pinned is None:
+    pinned = _shown_shapes(encoder.preprocess(encoder.example())) if encoder.pinned else ""
+    if len(given) and not pinned:
         first = _checked(encoder, given, 0)
         fitting = sized(encoder, first, f"Samples of shape {first.shape}")
     read = fitting.tap(wanted.name)
@@ -140,12 +141,11 @@ def _shown(sample: Any) -> str:
     return f"{array.dtype} of shape {array.shape}"
 
 
-def _shapes(prepared: Any) -> dict[str, list[int]]:
-    items = prepared.items() if isinstance(prepared, Mapping) else [("", prepared)]
-    return {str(key): list(np.shape(value)) for key, value in items}
+def _shown_shapes(prepared: Any) -> str:
+    return " and ".join(str(list(np.shape(value))) for value in by_name(prepared).values())
 
 
-def _batch(encoder: Encoder, samples: Sequence[np.ndarray], start: int, pinned: Mapping[str, list[int]] | None) -> Any:
+def _batch(encoder: Encoder, samples: Sequence[np.ndarray], start: int, pinned: str) -> Any:
     """Preprocessed and collated samples; `start` is the place of the first among all, `pinned` the shapes that they must have."""
     prepared: list[Any] = []
     for index, sample in enumerate(samples, start):
@@ -157,11 +157,10 @@ def _batch(encoder: Encoder, samples: Sequence[np.ndarray], start: int, pinned: 
             raise DiagnosticsError(
                 f"Sample {index} ({_shown(sample)}) cannot be prepared for {encoder.name}: {describe(error)}"
             ) from error
-        if pinned is not None and (shapes := _shapes(prepared[-1])) != pinned:
-            here, there = (" and ".join(map(str, each.values())) for each in (shapes, pinned))
+        if pinned and (here := _shown_shapes(prepared[-1])) != pinned:
             remedy = "make it with size=, which brings images to one size, or " if encoder.modality == "image" else ""
             raise DiagnosticsError(
-                f"Sample {index} ({_shown(sample)}) is prepared to shape {here}, and {encoder.name} was made for {there}, so its "
+                f"Sample {index} ({_shown(sample)}) is prepared to shape {here}, and {encoder.name} was made for {pinned}, so its "
                 f"features would be others: {remedy}read samples of this size apart, with encoder.sized_for(sample)."
             )
     try:

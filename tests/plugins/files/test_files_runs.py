@@ -113,5 +113,5 @@ def test_listing_loads_nothing_heavy() -> None:
 
 
 def test_unknown_options_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DiagnosticsError, match="Unknown option of this dataset 'sise': did you mean size"):
-        build("dataset", f"images:{tmp_path}?sise=3")
+    with pytest.raises(DiagnosticsError, match="Unknown option of this dataset 'sede': did you mean seed"):
+        build("dataset", f"images:{tmp_path}?sede=3")
