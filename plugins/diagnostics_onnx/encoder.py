@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from diagnostics_timm.pixels import example, image_of, resized
+from diagnostics_timm.pixels import Middle, example
 from PIL import Image
 from torch import Tensor
 
@@ -218,13 +218,8 @@ def _image(
         )
     centre, spread = (_numbers(text, channels) for text in (mean, std))
 
-    def preprocess(sample: np.ndarray) -> Tensor:
-        image = image_of(sample, name, "RGB" if channels == 3 else "L")
-        image = resized(image, (height, width), Image.Resampling.BILINEAR)
-        pixels = torch.from_numpy(np.array(image, dtype=np.float32).reshape(height, width, channels) / 255)
-        return ((pixels - centre) / spread).permute(2, 0, 1).contiguous()
-
-    return example(), preprocess, {"y": height, "x": width}
+    middle = Middle(name, (height, width), channels, centre, spread, Image.Resampling.BILINEAR)
+    return example(), middle.pixels, {"y": height, "x": width}
 
 
 def _series(
@@ -245,7 +240,7 @@ def _series(
     return np.random.default_rng(0).standard_normal(steps).astype(np.float32), preprocess, {"t": steps}
 
 
-def _numbers(text: str, channels: int) -> Tensor:
+def _numbers(text: str, channels: int) -> list[float]:
     try:
         values = [float(part) for part in text.split(",")]
     except ValueError:
@@ -256,4 +251,4 @@ def _numbers(text: str, channels: int) -> Tensor:
         raise DiagnosticsError(
             f"'{text}' is not one number, or one for each of {channels} channels: separate them with commas."
         )
-    return torch.tensor(values)
+    return values

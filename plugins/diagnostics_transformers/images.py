@@ -8,12 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from diagnostics_timm.pixels import example, image_of, resized
-from PIL import Image
+from diagnostics_timm.pixels import Middle, example, image_of
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError
-from diagnostics.encoders.pictures import central_part
 from diagnostics.errors import describe
 from diagnostics_transformers.prepared import Prepared, from_directory, setting
 from diagnostics_transformers.towers import arguments, model_type
@@ -193,19 +191,14 @@ def _resized(processor: Any, height: int, width: int) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class Resized:
-    """The middle of an image with the proportions of the model's size, brought to it (bicubic), then a normalisation."""
+class Resized(Middle):
+    """By the one resize rule, with the mean and std of the processor that `owner` names, or 0.5."""
 
-    encoder: str
-    size: tuple[int, int]
-    channels: int
-    mean: tuple[float, ...]
-    spread: tuple[float, ...]
-    owner: str
+    owner: str = ""
 
     @classmethod
     def of(cls, tower: nn.Module, processor: Any, name: str, size: int | None) -> Resized:
-        """At `size`, or at the model's own; mean and spread of the processor, or 0.5."""
+        """At `size`, or at the model's own; mean and std of the processor, or 0.5."""
         config: Any = tower.config
         if size is not None and size < 1:
             raise DiagnosticsError(f"{name} cannot take size={size}: give a number of pixels of at least 1.")
@@ -221,23 +214,15 @@ class Resized:
             channels,
             tuple(mean) if known and mean else half,
             tuple(spread) if known and spread else half,
-            type(processor).__name__ if known else "",
+            owner=type(processor).__name__ if known else "",
         )
 
     def __call__(self, sample: np.ndarray) -> dict[str, Tensor]:
-        image = image_of(sample, self.encoder, "RGB" if self.channels == 3 else "L")
-        middle = resized(image, self.size, Image.Resampling.BICUBIC)
-        pixels = torch.from_numpy(np.array(middle, dtype=np.float32) / 255).reshape(*self.size, self.channels)
-        normal = (pixels - torch.tensor(self.mean)) / torch.tensor(self.spread)
-        return {"pixel_values": normal.permute(2, 0, 1).contiguous()}
+        return {"pixel_values": self.pixels(sample)}
 
     @property
     def description(self) -> str:
         return f"the middle resized, mean and spread {f'of {self.owner}' if self.owner else '0.5'}"
-
-    def covers(self, shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
-        """(start, stop) along each axis of an image or a video, of the middle."""
-        return central_part(shape, self.size)
 
 
 def _in_order(config: Any, images: Tensor) -> Tensor:
