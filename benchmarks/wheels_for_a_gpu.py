@@ -23,11 +23,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 WHEELS = ROOT / ".wheels"
 OURS = "encoder-diagnostics"
-BESIDE = ("timm", "open_clip_torch", "pytest")
-"""What the scripts import beyond what the package asks for."""
+BESIDE = ("timm", "open_clip_torch", "pytest", "hypothesis")
+"""What the scripts and tests import beyond what the package asks for."""
 UNUSED = {
     "matplotlib", "contourpy", "cycler", "fonttools", "kiwisolver", "pyparsing", "torch_cka", "plotly", "narwhals", "hf_xet",
-    "pydantic", "pydantic_core", "annotated_types", "typing_inspection",
 }  # fmt: skip
 FIRST, LAST = ("numpy", "pandas"), ("scikit_learn", "scipy")
 OF_ONE_TORCH = re.compile(r"^torchvision(\.libs/|.*\.so(\.\d+)*$|/_meta_registrations\.py$)")
