@@ -2,39 +2,274 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import combinations
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import xarray as xr
 
+from diagnostics.activations.sample_differences import SampleFacts, differences
 from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.statistics import Interval
 from diagnostics.progress import Progress, Watch
+from diagnostics.report.numbers import number, numbers
 from diagnostics.report.progress_bars import watching
-from diagnostics.runs.comparison.agreement import check_agreement
-from diagnostics.runs.comparison.as_json import findings_json
-from diagnostics.runs.comparison.curves import curves
+from diagnostics.runs.comparison.curves import ENDS, SINGLE, curves
 from diagnostics.runs.comparison.differences import curve_differences, differences_of
+from diagnostics.runs.comparison.estimates import Estimate
 from diagnostics.runs.comparison.findings import Findings, first_of_each_target
 from diagnostics.runs.comparison.group_scores import family_gaps, group_scores_of
 from diagnostics.runs.comparison.members import (
     Member,
     by_group,
     control_of,
+    lineage_of,
     open_members,
     pairs_with_base,
     places,
     without_base,
 )
+from diagnostics.runs.comparison.probe_losses import near
 from diagnostics.runs.comparison.shares import Shares, shares_of
 from diagnostics.runs.comparison.tap_similarity import TapSimilarity, tap_similarity
 from diagnostics.runs.folder import slug
 from diagnostics.runs.run import Run
+from diagnostics.runs.tap_map import map_json
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
+
+# The findings of a comparison as JSON values.
+
+# Key -> attribute of a finding, where they are not the same.
+GROUP_SCORE = ("profile", "group", "chosen", "output", "hidden_gap", "head_drop")
+FAMILY_GAP = ("family", "group", "profiles")
+DIFFERENCE = ("profile", "first", "second", "quantity", "p_corrected", "survives", "outcome")
+CURVE = {
+    "profile": "profile",
+    "first": "first",
+    "second": "second",
+    "depth": "depths",
+    "difference": "difference",
+    "p": "p",
+}
+SHARES = {
+    "profile": "profile", "alignment": "group", "base": "base", "seeds": "seeds", "seeds_of_base": "of_seeds",
+    "made_for_it": "purpose", "floor": "floor", "hidden_gap_of_base": "gap", "recovered": "recovered",
+    "kept_best": "kept_best", "kept_output": "kept_output", "over_control": "over_control",
+    "recovered_over_control": "recovered_over_control", "cut": "cut", "cut_is": "cut_is", "lifted": "lifted", "reasons": "reasons",
+}  # fmt: skip
+
+
+def findings_json(findings: Findings) -> dict[str, Any]:
+    """The findings as plain numbers; None for what has no value."""
+    return {
+        "dataset": findings.data.attrs["dataset"],
+        "n": findings.members[0].run.n,
+        "pooling": findings.data.attrs["pooling"],
+        "seed": findings.data.attrs["seed"],
+        "runs": [_member(member) for member in findings.members],
+        "depth": numbers(findings.data["depth"]),
+        "profiles": [_profile(findings, str(name)) for name in findings.data["target"].values],
+        "groups": [
+            _pick(score, GROUP_SCORE)
+            | {
+                "chosen_taps": [tap for tap, _ in score.chosen_taps],
+                "chosen_depths": [depth for _, depth in score.chosen_taps],
+            }
+            for score in findings.group_scores
+        ],
+        "families": [_pick(gap, FAMILY_GAP) | _plain(gap.hidden_gap) for gap in findings.family_gaps],
+        "differences": [_pick(each, DIFFERENCE) | _plain(each.estimate) for each in findings.differences],
+        "along_depth": [
+            _pick(curve, CURVE) | {"at": None if curve.at is None else number(curve.depths[curve.at])}
+            for curve in findings.curve_differences
+        ],
+        "shares": [_pick(shares, SHARES) for shares in findings.shares],
+        "similarity": [_tap_similarity(similarity) for similarity in findings.tap_similarities],
+        "left_out": findings.left_out,
+    }
+
+
+def _pick(finding: Any, keys: Mapping[str, str] | tuple[str, ...]) -> dict[str, Any]:
+    """Attributes of a finding by key."""
+    attributes = keys if isinstance(keys, Mapping) else {key: key for key in keys}
+    return {key: _plain(getattr(finding, attribute)) for key, attribute in attributes.items()}
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case Estimate():
+            return {
+                "value": number(value.value), "over_samples": _plain(value.over_samples),
+                "over_samples_and_seeds": _plain(value.over_both), "p": number(value.p),
+            }  # fmt: skip
+        case Interval():
+            return {key: number(getattr(value, key)) for key in ("value", "low", "high")}
+        case np.ndarray():
+            return numbers(value)
+        case float():
+            return number(value)
+        case tuple():
+            return list(value)
+        case Mapping():
+            return dict(value)
+        case _:
+            return value
+
+
+def _profile(findings: Findings, name: str) -> dict[str, Any]:
+    data = findings.data.sel(target=name)
+    runs: dict[str, Any] = {}
+    for run in data["run"].values:
+        row = data.sel(run=run)
+        runs[str(run)] = {
+            **{key: numbers(row[key]) for key in ("score", "low", "high")},
+            **{key: str(row[key].values) or None for key in ("chosen_tap", "head_tap")},
+            **{key: numbers([row[f"{key}{end}"] for end in ENDS]) for key in SINGLE if np.isfinite(row[key])},
+        }
+    return {"profile": name, **{key: str(data[key].values) for key in ("family", "score_name")}, "runs": runs}
+
+
+def _member(member: Member) -> dict[str, Any]:
+    run = member.run
+    return {
+        "name": member.name, "group": member.group, "seed": member.seed, "run": str(run.path), "encoder": run.encoder,
+        "output_tap": run.store.output_tap, "weights": member.weights, "lineage": dict(lineage_of(run)),
+        "taps": [{"name": tap.name, "depth": tap.depth, "part": tap.part} for tap in run.store.taps],
+    }  # fmt: skip
+
+
+def _tap_similarity(similarity: TapSimilarity) -> dict[str, Any]:
+    return {
+        "first": similarity.first, "second": similarity.second, **map_json(similarity.data),
+        "taps_other": [str(tap) for tap in similarity.data["tap_other"].values],
+        "aligned_depth": numbers(similarity.aligned), "at_outputs": number(similarity.at_outputs),
+    }  # fmt: skip
+
+
+# Whether runs are comparable: the same samples, targets, splits, pooling and protocol.
+
+PROTOCOL = ("functional", "centring", "pooling")
+"""Attributes of a result that say how a number was computed."""
+COUNTS = ("n", "n_train", "n_val", "n_test", "units_train", "units_val")
+"""Attributes that say how much it rests on."""
+
+
+def check_agreement(members: Sequence[Member]) -> dict[str, str]:
+    """Raises where two runs differ in samples, targets, splits, pooling or protocol, naming the difference.
+
+    Returns the profiles that are left out, and why: those that some run lacks, and those of tokens that two encoders lay
+    on grids of their own.
+    """
+    first, *others = members
+    for other in others:
+        for reason, remedy in chain(_other_data(first, other), _other_storage(first, other), _other_taps(first, other)):
+            raise _refused(first, other, reason, remedy)
+    left_out: dict[str, str] = {}
+    names = list(dict.fromkeys(name for member in members for name in member.profiles))
+    for name in names:
+        lacking = [member.name for member in members if name not in member.profiles]
+        if lacking:
+            left_out[name] = f"not measured in {', '.join(lacking)}"
+            continue
+        for other in others:
+            if why := _same_protocol(name, first, other):
+                left_out[name] = why
+                break
+    if not names:
+        raise DiagnosticsError(f"{first.run.path} holds no measure by depth: run all with --measures standard.")
+    if len(left_out) == len(names):
+        reasons = "; ".join(f"{name}: {why}" for name, why in list(left_out.items())[:3])
+        unmeasured = all(why.startswith("not measured") for why in left_out.values())
+        remedy = "Give all the same --measures." if unmeasured else "Run all with the same data and options."
+        raise DiagnosticsError(f"The runs have no measure in common that can be compared ({reasons}). {remedy}")
+    return left_out
+
+
+def _refused(first: Member, other: Member, reason: str, remedy: str) -> DiagnosticsError:
+    return DiagnosticsError(f"{first.run.path} and {other.run.path} cannot be compared: {reason}. {remedy}")
+
+
+Problems = Iterator[tuple[str, str]]
+"""Why two runs cannot be compared, each reason with its remedy."""
+
+
+def _other_data(first: Member, other: Member) -> Problems:
+    data = first.run.record.dataset, other.run.record.dataset
+    names = f" ({data[0].name} and {data[1].name})" if data[0].name != data[1].name else ""
+    for reason in differences(SampleFacts.of(first.run.store), SampleFacts.of(other.run.store)):
+        yield f"they hold other data{names}, {reason}", "Run both encoders on one dataset."
+    if data[0].fingerprint != data[1].fingerprint:
+        yield (
+            "they hold other data under the same sample ids (the datasets' fingerprints differ)",
+            "Run both encoders on one dataset.",
+        )
+
+
+def _texts(values: Sequence[str] | np.ndarray) -> np.ndarray:
+    return np.array([str(value) for value in values])
+
+
+def _other_storage(first: Member, other: Member) -> Problems:
+    """Another pooling, precision (of what is stored, or of the pass) or version."""
+    mine, theirs = first.run.store, other.run.store
+    if tuple(mine.poolings) != tuple(theirs.poolings):
+        both = [name for name in mine.poolings if name in theirs.poolings] or ["mean"]
+        remedy = f"Run both with --pooling {','.join(both)}."
+        yield f"one pools tokens by {mine.pooling}, the other by {theirs.pooling}", remedy
+    precisions = mine.plan.precision, theirs.plan.precision
+    if precisions[0] != precisions[1]:
+        yield "one keeps tokens in {}, the other in {}".format(*precisions), "Run both with one --precision."
+    computed = [store.identity.get("compute", "float32") for store in (mine, theirs)]
+    if computed[0] != computed[1]:
+        yield "one was computed in {}, the other in {}".format(*computed), "Run both with one --compute."
+    if len(versions := first.run.versions | other.run.versions) > 1:
+        reason = f"they were measured by versions {' and '.join(sorted(versions))} of diagnostics"
+        yield reason, "Give the `diagnostics run` command of the older one again."
+
+
+def _other_taps(first: Member, other: Member) -> Problems:
+    """Of one encoder other taps: its curve would differ from itself between them."""
+    mine, theirs = ({tap.name for tap in member.run.store.taps} for member in (first, other))
+    if first.weights == other.weights and mine != theirs:
+        reason = f"both are of one encoder, and only one of them has its tap {min(mine ^ theirs)}"
+        yield reason, "Run both with the same --taps."
+
+
+def _same_protocol(name: str, first: Member, other: Member) -> str:
+    """Why a profile is left out ("" where it is not); raises where pooled activations were measured in different ways."""
+    results, other_results = (member.profiles[name].data for member in (first, other))
+    for key in ("seed", "penalties"):
+        mine, theirs = results.attrs.get(key), other_results.attrs.get(key)
+        if not np.array_equal(np.asarray(mine), np.asarray(theirs)):
+            reason = f"{name} was computed with another {key} ({mine} and {theirs})"
+            raise _refused(first, other, reason, "Give both the same options.")
+    pooled = all(data.attrs.get("pooling") == first.run.store.pooling for data in (results, other_results))
+    for key in PROTOCOL:
+        mine, theirs = results.attrs.get(key), other_results.attrs.get(key)
+        if mine != theirs and pooled:
+            reason = f"{name} was computed with another {key} ({mine} and {theirs})"
+            raise _refused(first, other, reason, "Run both again.")
+        if mine != theirs:
+            # Each encoder has tokens of its own.
+            return f"{first.name} and {other.name} were read with another {key} ({mine}; {theirs})"
+    for key in COUNTS:
+        mine, theirs = results.attrs.get(key), other_results.attrs.get(key)
+        if mine != theirs:
+            return f"{key} is {mine} in {first.name} and {theirs} in {other.name}"
+    if not first.profiles[name].is_probe:
+        return ""
+    units = [sorted(_texts(data["unit"].values)) for data in (results, other_results)]
+    if units[0] != units[1]:
+        return f"read on other test units in {first.name} and {other.name}"
+    reference = [member.losses[name].common_reference for member in (first, other)]
+    if reference[0] is not None and reference[1] is not None and not near(reference[0], reference[1]):
+        return f"{first.name} and {other.name} are scored against other references"
+    return ""
 
 
 class Comparison(Findings):
