@@ -38,9 +38,8 @@ from diagnostics_training.objectives import OBJECTIVES, objective_class
 from diagnostics_training.train import Job
 from diagnostics_training.trainer.data import Feed, TrainingData, load
 from diagnostics_training.trainer.objective import Objective
-from diagnostics_training.trainer.recompute import recomputed
 from diagnostics_training.trainer.settings import CHOICES, Settings
-from diagnostics_training.trainer.trainer import fit
+from diagnostics_training.trainer.trainer import fit, recomputed
 from open_clip.loss import ClipLoss
 from timm.optim.lamb import Lamb
 from torch import nn

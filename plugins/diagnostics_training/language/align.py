@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,18 +16,37 @@ from torch import Tensor
 from diagnostics import DiagnosticsError, Question, TorchEncoder
 from diagnostics.encoders.cut import cut_encoder
 from diagnostics_training.alignment.course import Course, Row, with_control
+from diagnostics_training.alignment.feed import Feed
 from diagnostics_training.alignment.job import AlignmentJob
 from diagnostics_training.alignment.objective import Alignment
 from diagnostics_training.alignment.start import Start, start_of
 from diagnostics_training.alignment.tap import uncontrolled
 from diagnostics_training.language.answers import answers
 from diagnostics_training.language.decoder import TINY, Decoder, decoder_named
-from diagnostics_training.language.feed import QuestionFeed
 from diagnostics_training.language.objective import Language
-from diagnostics_training.language.pairs import Pairs, check_texts
+from diagnostics_training.language.pairs import Pairs, check_texts, laid_out
 from diagnostics_training.language.projector import pooled, with_projector
 from diagnostics_training.trainer.distributed import World
 from diagnostics_training.trainer.monitor import Watch
+
+# Language alignment's batches: samples, and of each a question with its answer.
+
+
+class QuestionFeed(Feed):
+    """`feed(step, rank, world)`: a process's part of a step's batch; which question of a sample, and in which of its wordings, is a
+    function of the step and of where the sample stands in the batch."""
+
+    def __init__(self, start: Start, pairs: Pairs, batch: int) -> None:
+        super().__init__(start.dataset, start.rows, start.own, (), batch, 0.0, start.seed)
+        self.pairs = pairs
+
+    def __call__(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
+        rows, own, first = self.order.part(step, rank, world)
+        places: Sequence[int] = range(first + own.start, first + own.stop)
+        rngs = [np.random.default_rng([self.seed, 2, step, place]) for place in places]
+        drawn = [self.pairs.drawn(int(row), rng) for row, rng in zip(rows, rngs, strict=True)]
+        return super().__call__(step, rank, world) | laid_out(drawn)
+
 
 EVALUATED = 64
 """Samples of val at most, of each of which one question is asked while it trains."""
