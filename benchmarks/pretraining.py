@@ -22,8 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from diagnostics_pretraining.contrast import contrast
-from diagnostics_pretraining.objective import Pretraining
+from diagnostics_pretraining.objective import Pretraining, contrast
 from diagnostics_pretraining.text import context_of
 from diagnostics_pretraining.towers import Towers, build_towers
 from diagnostics_pretraining.vocabulary import Vocabulary

@@ -14,8 +14,7 @@ from diagnostics.report.figures import ScoreMap
 from diagnostics.report.markdown import page_markdown
 from diagnostics.report.page import Column, Finding, Number, Page, Row, Section, Sentence, Table, filled
 from diagnostics.report.writing import write_whole
-from diagnostics.runs.answer import answer, by_verdict, legend
-from diagnostics.runs.overview import score_map
+from diagnostics.runs.answer import answer, by_verdict, legend, score_map
 from diagnostics.runs.profile import Profile
 from diagnostics.runs.provenance import DISTRIBUTION
 from diagnostics.runs.recommendation import Recommendation

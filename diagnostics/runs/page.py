@@ -33,11 +33,10 @@ from diagnostics.report.page import (
     left_out_section,
 )
 from diagnostics.runs import captions
-from diagnostics.runs.answer import answer, answer_blocks, brief_cautions, closing_blocks, legend
+from diagnostics.runs.answer import answer, answer_blocks, brief_cautions, closing_blocks, legend, legend_of, overview
 from diagnostics.runs.controls import kinds as control
 from diagnostics.runs.details import details
 from diagnostics.runs.nonlinear import without_nonlinear
-from diagnostics.runs.overview import legend_of, overview
 from diagnostics.runs.profile import Profile
 from diagnostics.runs.tap_map import map_captions, map_figure
 

@@ -541,7 +541,7 @@ class Profile:
         return f"<Profile {self}>"
 
     def _repr_html_(self) -> str:
-        from diagnostics.runs.tables import profile_table
+        from diagnostics.runs.details import profile_table
 
         return profile_table(self)
 

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from diagnostics import DiagnosticsError
-from diagnostics_perception.layout import BLOCK, as_it_is, meta_source
+from diagnostics_perception.layout import BLOCK, as_it_is, meta_source, recognised
 from diagnostics_perception.models import Architecture, Positions, fitted_positions, skeleton
-from diagnostics_perception.recognition import recognised
 
 TEXT_TOWER = (
     "token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection", "logit_scale",

@@ -19,8 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import default_collate
 
 from diagnostics import DiagnosticsError, TorchEncoder
-from diagnostics_pretraining.contrast import clamp_scale
-from diagnostics_pretraining.padding_and_masks import cut_padding
+from diagnostics_pretraining.objective import clamp_scale, cut_padding
 from diagnostics_pretraining.towers import Towers
 
 if TYPE_CHECKING:

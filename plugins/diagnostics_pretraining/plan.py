@@ -16,13 +16,11 @@ from diagnostics_training.trainer.settings import Settings
 
 from diagnostics import Dataset, DiagnosticsError, LazySamples, build
 from diagnostics.errors import enumerated
-from diagnostics_pretraining.contrast import equal_texts
 from diagnostics_pretraining.distillation import Distillation, TaughtBatches, Teacher
 from diagnostics_pretraining.feed.data import outline_of, without_target
 from diagnostics_pretraining.feed.feed import Feed
 from diagnostics_pretraining.job import Job
-from diagnostics_pretraining.objective import Pretraining
-from diagnostics_pretraining.padding_and_masks import Batches, check_masks
+from diagnostics_pretraining.objective import Batches, Pretraining, check_masks, equal_texts
 from diagnostics_pretraining.pair import Pair, load_pair, towers_of
 from diagnostics_pretraining.recipe import Augmentation, Recipe
 from diagnostics_pretraining.stages import steps_of

@@ -19,7 +19,7 @@ from diagnostics.report.progress_bars import watching
 from diagnostics.runs.comparison.curves import ENDS, SINGLE, curves
 from diagnostics.runs.comparison.differences import curve_differences, differences_of
 from diagnostics.runs.comparison.estimates import Estimate
-from diagnostics.runs.comparison.findings import Findings, first_of_each_target
+from diagnostics.runs.comparison.findings import Findings, TapSimilarity, first_of_each_target, tap_similarity
 from diagnostics.runs.comparison.group_scores import family_gaps, group_scores_of
 from diagnostics.runs.comparison.members import (
     Member,
@@ -33,7 +33,6 @@ from diagnostics.runs.comparison.members import (
 )
 from diagnostics.runs.comparison.probe_losses import near
 from diagnostics.runs.comparison.shares import Shares, shares_of
-from diagnostics.runs.comparison.tap_similarity import TapSimilarity, tap_similarity
 from diagnostics.runs.folder import slug
 from diagnostics.runs.run import Run
 from diagnostics.runs.tap_map import map_json

@@ -20,8 +20,7 @@ from diagnostics.report.page import (
     left_out_section,
 )
 from diagnostics.runs.comparison.differences import QUANTITIES, Difference
-from diagnostics.runs.comparison.figures import SHARES, curves_figure, shares_figures
-from diagnostics.runs.comparison.findings import Findings, first_of_each_target
+from diagnostics.runs.comparison.findings import SHARES, Findings, curves_figure, first_of_each_target, shares_figures
 from diagnostics.runs.comparison.members import lineage_of
 from diagnostics.runs.comparison.shares import Shares
 from diagnostics.runs.comparison.words import (

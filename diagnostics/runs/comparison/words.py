@@ -8,10 +8,9 @@ import numpy as np
 from diagnostics.errors import enumerated
 from diagnostics.report.numbers import format_interval, format_number
 from diagnostics.runs.comparison.differences import ALPHA, QUANTITIES, CurveDifference, Difference
-from diagnostics.runs.comparison.findings import Findings
+from diagnostics.runs.comparison.findings import Findings, TapSimilarity
 from diagnostics.runs.comparison.members import Member
 from diagnostics.runs.comparison.shares import Shares
-from diagnostics.runs.comparison.tap_similarity import TapSimilarity
 
 
 def describe_runs(findings: Findings) -> str:

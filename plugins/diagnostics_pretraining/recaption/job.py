@@ -22,8 +22,15 @@ from diagnostics_training.language.folder import quiet
 from diagnostics import Dataset, DiagnosticsError, Progress, build, watcher
 from diagnostics.errors import describe
 from diagnostics_pretraining.recaption.cache import Cache, key_of
-from diagnostics_pretraining.recaption.captioner import Captioner, ModelCaptioner, folder_digest
-from diagnostics_pretraining.recaption.clips import Clip, check_clips, clip_of, digest_of
+from diagnostics_pretraining.recaption.captioner import (
+    Captioner,
+    Clip,
+    ModelCaptioner,
+    check_clips,
+    clip_of,
+    digest_of,
+    folder_digest,
+)
 from diagnostics_pretraining.recaption.table import COLUMNS, write_table
 
 # One caption made of all that is known of a clip, by a causal model, or by a rule where there is none.
