@@ -165,10 +165,10 @@ class Activations(ABC):
     def observed(self, name: str) -> Mapping[str, np.ndarray]:
         """What an `Observation` recorded: tap -> [row, ...] for the first rows; raises, with the reason, where it has not."""
 
-    def with_split(self, split: np.ndarray) -> Self:
-        """The same stored activations with another split [sample]."""
+    def with_other(self, **members: Any) -> Self:
+        """The same rows with other members, as another `split` [sample], fewer `taps`, or `pooled` of features made of a tap's."""
         other = copy.copy(self)
-        other.split = split
+        vars(other).update(members)
         return other
 
     @property

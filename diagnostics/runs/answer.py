@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -194,15 +194,17 @@ def answer(profiles: Sequence[Profile]) -> list[str]:
     without = [p for p in alone if math.isnan(p.output.value)]
     alone = [p for p in alone if not math.isnan(p.output.value)]
     sentences = (
-        _shown(groups[Verdict.SHOWN], profiles), *_matched(read), _possible(readable), _excluded(groups[Verdict.EXCLUDED]),
+        _shown(groups[Verdict.SHOWN], profiles), *_matched(read),
+        _named("Cannot tell for {}.", readable, lambda p: f"{p.target} (gaps up to {p.gap_bound_text} are possible{_needed(p)})"),
+        _named("The output is as good as any layer for {}.", groups[Verdict.EXCLUDED], lambda p: f"{p.target} (gaps above {p.gap_bound_text} are excluded)"),
         *(_few([p for p in few if p.few == words]) for words in dict.fromkeys(p.few for p in few)),
-        _unread(unread),
+        _named("Cannot tell whether the layer chosen reads {}.", unread, _scores_left),
         _named("The output has no score for {}, so there is nothing to compare with.", without),
         _named("Only the output was read for {}, so there is nothing to compare with.", [p for p in alone if not p.best_tap]),
         _named("Cannot tell for {}: the gaps have no interval.", [p for p in alone if p.best_tap]),
         SPREAD if any(p.redraws for p in read) else "",
         _named(f"{{}}: the layer was chosen on {OLDER}.", [p for p in read if p.chosen_on == OLDER]),
-        _named("{} is at chance at every layer.", groups[Verdict.AT_CHANCE], "{} are at chance at every layer."),
+        _named("{} is at chance at every layer.", groups[Verdict.AT_CHANCE], plural="{} are at chance at every layer."),
     )  # fmt: skip
     return [sentence for sentence in sentences if sentence]
 
@@ -223,7 +225,9 @@ def _matched(profiles: Sequence[Profile]) -> list[str]:
     sentences: list[str] = []
     for what, needed in {"model": "an encoder", "training": "the training"}.items():
         rest = f"read no worse without {WITHOUT[what]}: no score there shows that {needed} is needed."
-        sentences.append(_named(f"{{}} is {rest}", [p for p in profiles if p.needless == what], f"{{}} are {rest}"))
+        sentences.append(
+            _named(f"{{}} is {rest}", [p for p in profiles if p.needless == what], plural=f"{{}} are {rest}")
+        )
     others = [p for p in profiles if p.rival and not p.needless]
     return [
         *sentences,
@@ -231,21 +235,9 @@ def _matched(profiles: Sequence[Profile]) -> list[str]:
     ]
 
 
-def _possible(profiles: Sequence[Profile]) -> str:
-    if not profiles:
-        return ""
-    bounds = [f"{p.target} (gaps up to {p.gap_bound_text} are possible{_needed(p)})" for p in profiles]
-    return f"Cannot tell for {enumerated(_shortened(bounds))}."
-
-
 def _needed(profile: Profile) -> str:
     needed, units = profile.units_needed, profile.units["test"]
     return f"; about {rounded(needed):,} test units would tell, {units:,} now" if needed else ""
-
-
-def _excluded(profiles: Sequence[Profile]) -> str:
-    bounds = [f"{p.target} (gaps above {p.gap_bound_text} are excluded)" for p in profiles]
-    return f"The output is as good as any layer for {enumerated(_shortened(bounds))}." if bounds else ""
 
 
 def _few(profiles: Sequence[Profile]) -> str:
@@ -259,28 +251,25 @@ def _few(profiles: Sequence[Profile]) -> str:
         if len(profiles) == 1 and len(scores)
         else ""
     )
-    return f"With {p.few.removesuffix(': they cannot tell')} the layer is a guess for {_names(profiles)}{between}: at least {FEW} are needed."
+    return f"With {p.few.removesuffix(': they cannot tell')} the layer is a guess for {_named('{}', profiles)}{between}: at least {FEW} are needed."
 
 
-def _unread(profiles: Sequence[Profile]) -> str:
-    """Targets that may be read or not, each with what may still be read of it."""
+def _scores_left(p: Profile) -> str:
+    """A target that may be read or not, with what may still be read of it."""
+    return f"{p.target} (scores up to {format_number(p.ceiling, SHORT)} are possible, {format_number(p.floor, SHORT)} is chance)"
+
+
+def _named(
+    sentence: str,
+    profiles: Sequence[Profile],
+    words: Callable[[Profile], str] = lambda p: str(p.target),
+    plural: str = "",
+) -> str:
+    """A sentence of the targets, each in `words`; "" without any."""
     if not profiles:
         return ""
-    upto = [
-        f"{p.target} (scores up to {format_number(p.ceiling, SHORT)} are possible, {format_number(p.floor, SHORT)} is chance)"
-        for p in profiles
-    ]
-    return f"Cannot tell whether the layer chosen reads {enumerated(_shortened(upto))}."
-
-
-def _named(sentence: str, profiles: Sequence[Profile], plural: str = "") -> str:
-    if not profiles:
-        return ""
-    return (plural if plural and len(profiles) > 1 else sentence).format(_names(profiles))
-
-
-def _names(profiles: Sequence[Profile]) -> str:
-    return enumerated(_shortened([str(p.target) for p in profiles]))
+    names = enumerated(_shortened([words(p) for p in profiles]))
+    return (plural if plural and len(profiles) > 1 else sentence).format(names)
 
 
 def brief_cautions(profiles: Sequence[Profile]) -> list[str]:
