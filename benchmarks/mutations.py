@@ -34,7 +34,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 NEAREST = {
     "measures/statistics.py": "tests/measures/test_statistics.py",
-    "measures/tap_choice.py": "tests/measures/test_tap_choice.py tests/measures/test_confidence_set.py",
+    "measures/tap_choice.py": "tests/measures/test_tap_choice.py",
+    "measures/confidence_set.py": "tests/measures/test_confidence_set.py",
     "measures/hidden_gap.py": "tests/measures/test_statistics.py tests/measures/test_tap_choice.py",
     "measures/verdict.py": "tests/runs/test_verdict.py",
     "measures/apply.py": "tests/measures/test_tap_choice.py tests/measures/test_misfits.py tests/runs/test_verdict.py",

@@ -23,9 +23,8 @@ from pathlib import Path
 
 import torch
 from diagnostics_pretraining.objective import Pretraining, contrast
-from diagnostics_pretraining.text import context_of
+from diagnostics_pretraining.text import Vocabulary, context_of
 from diagnostics_pretraining.towers import Towers, build_towers
-from diagnostics_pretraining.vocabulary import Vocabulary
 from diagnostics_training.trainer.distributed import World
 from diagnostics_training.trainer.settings import Settings
 from diagnostics_training.trainer.trainer import build_optimiser, train_step, wrap

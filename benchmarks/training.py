@@ -30,8 +30,7 @@ import torch
 from diagnostics_pretraining.job import Job as PeJob
 from diagnostics_pretraining.objective import Pretraining
 from diagnostics_pretraining.plan import plan_of
-from diagnostics_pretraining.recipe import named_recipe
-from diagnostics_pretraining.stages import Stage
+from diagnostics_pretraining.recipe import Stage, named_recipe
 from diagnostics_pretraining.towers import Towers
 from diagnostics_training.models.inputs import Views
 from diagnostics_training.objectives import OBJECTIVES, objective_class

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,45 +19,6 @@ from diagnostics.runs.measuring import MEASURES, SAMPLES, InMemoryRequest
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-
-# Calls a function after each step of other libraries' trainers, by the process that measures for all.
-
-Step = Callable[[int], Any]
-
-
-def transformers_callback(step: Step) -> Any:
-    """A `transformers.TrainerCallback`; raises DiagnosticsError where transformers is not installed."""
-    try:
-        from transformers import TrainerCallback
-    except ImportError as error:
-        raise DiagnosticsError("transformers is not installed: pip install transformers.") from error
-
-    class AfterEachStep(TrainerCallback):  # pyright: ignore[reportUntypedBaseClass] # untyped where it is not installed
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.is_world_process_zero:
-                step(int(state.global_step))
-
-    return AfterEachStep()
-
-
-def lightning_callback(step: Step) -> Any:
-    """A Lightning `Callback`, of `lightning` or `pytorch_lightning`; raises DiagnosticsError where neither is installed."""
-    for package in ("lightning.pytorch", "pytorch_lightning"):
-        try:
-            base: Any = importlib.import_module(package).Callback
-            break
-        except ImportError:
-            continue
-    else:
-        raise DiagnosticsError("Lightning is not installed: pip install 'encoder-diagnostics[lightning]'.")
-
-    class AfterEachStep(base):
-        def on_train_batch_end(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
-            # Batches whose gradients are accumulated repeat the step before them, which is measured once.
-            if trainer.is_global_zero:
-                step(int(trainer.global_step))
-
-    return AfterEachStep()
 
 
 class ScalarLog(Protocol):
@@ -204,11 +164,13 @@ class LayerProfiles:
 
     def for_transformers(self) -> Any:
         """A `transformers.TrainerCallback` that calls `step` after each step of the optimiser."""
+        from diagnostics.runs.callbacks import transformers_callback
 
         return transformers_callback(self.step)
 
     def for_lightning(self) -> Any:
         """A Lightning `Callback` that calls `step` after each step of the optimiser."""
+        from diagnostics.runs.callbacks import lightning_callback
 
         return lightning_callback(self.step)
 

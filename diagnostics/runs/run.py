@@ -15,13 +15,11 @@ from diagnostics.errors import DiagnosticsError, StorageError, unknown
 from diagnostics.measures import result as attribute
 from diagnostics.measures.apply import common_tap, with_choice
 from diagnostics.measures.verdict import check_margin
-from diagnostics.report.numbers import is_plain
 from diagnostics.runs.controls import kinds as control
 from diagnostics.runs.handed_out import HandedOut, handed_out_in
 from diagnostics.runs.profile import Profile, first_probes
 from diagnostics.runs.provenance import Call, Provenance
 from diagnostics.runs.recommendation import Recommendation, recommend
-from diagnostics.runs.tap_map import map_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -412,24 +410,9 @@ class Run:
 
     def to_json(self) -> dict[str, Any]:
         """The findings as plain numbers; None for what has no value."""
-        return {
-            "run": str(self.path),
-            "encoder": self.encoder,
-            "dataset": self.dataset,
-            "n": self.n,
-            "profiles": [profile.to_json() for profile in self.profiles()],
-            "similarity": [
-                map_json(result)
-                | {"attributes": {key: value for key, value in result.attrs.items() if is_plain(value)}}
-                for result in self.similarity()
-            ],
-            "recommendations": [recommendation.to_json() for recommendation in self.recommendations()],
-            "controls": self.redrawn,
-            "skipped": self.skipped,
-            "failed": self.failed,
-            "provenance": {key: self.provenance(key) for key in self.index.names()},
-            "report": str(self.path / "report.html"),
-        }
+        from diagnostics.runs.as_json import run_json
+
+        return run_json(self)
 
     def report(self, path: str | Path | None = None) -> Path:
         """Writes the run as one self-contained HTML file, by default `report.html` inside the run."""

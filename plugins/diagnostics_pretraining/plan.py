@@ -22,11 +22,9 @@ from diagnostics_pretraining.feed.feed import Feed
 from diagnostics_pretraining.job import Job
 from diagnostics_pretraining.objective import Batches, Pretraining, check_masks, equal_texts
 from diagnostics_pretraining.pair import Pair, load_pair, towers_of
-from diagnostics_pretraining.recipe import Augmentation, Recipe
-from diagnostics_pretraining.stages import steps_of
-from diagnostics_pretraining.text import context_of, known_size
+from diagnostics_pretraining.recipe import Augmentation, Recipe, steps_of
+from diagnostics_pretraining.text import WHOLE, Vocabulary, context_of, known_size, vocabulary_of
 from diagnostics_pretraining.towers import Towers, build_towers
-from diagnostics_pretraining.vocabulary import WHOLE, Vocabulary, vocabulary_of
 
 # What can be wrong with the texts that are trained on, and what people are told of them.
 

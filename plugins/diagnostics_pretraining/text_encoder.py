@@ -19,8 +19,17 @@ from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder
 from diagnostics.errors import few
-from diagnostics_pretraining.text import TEXTS, context_of, initial_text, known_size
-from diagnostics_pretraining.vocabulary import END, PADDING, START, Vocabulary, tokenizer
+from diagnostics_pretraining.text import (
+    END,
+    PADDING,
+    START,
+    TEXTS,
+    Vocabulary,
+    context_of,
+    initial_text,
+    known_size,
+    tokenizer,
+)
 
 if TYPE_CHECKING:
     from open_clip.transformer import TextTransformer

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from open_clip.transformer import TextTransformer
     from timm.models.eva import Eva
 
-    from diagnostics_pretraining.vocabulary import Vocabulary
+    from diagnostics_pretraining.text import Vocabulary
 
 
 class Towers(nn.Module):

@@ -11,11 +11,12 @@ import xarray as xr
 
 from diagnostics.checks.selftest.planted import SEED
 from diagnostics.measures import apply, result, statistics, verdict
+from diagnostics.measures.confidence_set import confidence_set
 from diagnostics.measures.probes import logistic_choice, out_of_fold
 from diagnostics.measures.probes.protocol import Rows
 from diagnostics.measures.probes.softmax import LogisticRows
 from diagnostics.measures.statistics import Interval, Losses
-from diagnostics.measures.tap_choice import choose_tap, confidence_set, standard_error
+from diagnostics.measures.tap_choice import choose_tap, standard_error
 from diagnostics.runs.profile import rounded
 
 

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, combinations
+import math
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
-from diagnostics.activations.sample_differences import SampleFacts, differences
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.statistics import Interval
 from diagnostics.progress import Progress, Watch
 from diagnostics.report.numbers import number, numbers
 from diagnostics.report.progress_bars import watching
-from diagnostics.runs.comparison.curves import ENDS, SINGLE, curves
+from diagnostics.runs.comparison.agreement import check_agreement
 from diagnostics.runs.comparison.differences import curve_differences, differences_of
-from diagnostics.runs.comparison.estimates import Estimate
+from diagnostics.runs.comparison.estimates import Estimate, estimate_sum
 from diagnostics.runs.comparison.findings import Findings, TapSimilarity, first_of_each_target, tap_similarity
 from diagnostics.runs.comparison.group_scores import family_gaps, group_scores_of
 from diagnostics.runs.comparison.members import (
@@ -31,7 +31,7 @@ from diagnostics.runs.comparison.members import (
     places,
     without_base,
 )
-from diagnostics.runs.comparison.probe_losses import near
+from diagnostics.runs.comparison.probe_losses import SAME, ProbeLosses, by_depth, shared_depths
 from diagnostics.runs.comparison.shares import Shares, shares_of
 from diagnostics.runs.folder import slug
 from diagnostics.runs.run import Run
@@ -40,6 +40,93 @@ from diagnostics.runs.tap_map import map_json
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
+
+# All profiles of all runs on one axis of relative depth, heads beyond 1, as an `xarray.Dataset`.
+
+SINGLE = ("chosen_score", "output_score", "hidden_gap", "head_drop")
+ENDS = {"": "value", "_low": "low", "_high": "high"}
+TAPS = ("chosen_tap", "head_tap")
+
+
+def curves(members: Sequence[Member], names: Sequence[str], seed: int) -> xr.Dataset:
+    """`score`, `low`, `high` [run, target, depth], `tap` [run, depth] (the tap that stands there; "" where the value lies on
+    the line between two), and by [run, target] `chosen_score`, `output_score`, `hidden_gap` and `head_drop`, each with `_low`
+    and `_high`, `chosen_tap`, `head_tap`. A `target` is a profile, `measure/target`.
+
+    `head_drop` is the trunk's last tap minus the head's last, paired over test units (the Guillotine curve, Bordes et al.
+    2023, 2206.13378): positive where the head threw away what the trunk's end still shows.
+    """
+    depths = shared_depths([_depths(member, name) for name in names for member in members])
+    cells = [[_cell(member, name, depths, seed) for name in names] for member in members]
+    variables = {
+        key: np.array([[cell[key] for cell in row] for row in cells], dtype=object if key in TAPS else np.float64)
+        for key in cells[0][0]
+    }
+    return xr.Dataset(
+        {
+            **{key: (("run", "target", "depth")[: values.ndim], values) for key, values in variables.items()},
+            "tap": (("run", "depth"), np.array([_taps_at(member, depths) for member in members], dtype=object)),
+        },
+        coords={
+            "run": [member.name for member in members],
+            "target": list(names),
+            "depth": depths,
+            "group": ("run", [member.group for member in members]),
+            "seed": ("run", [math.nan if member.seed is None else float(member.seed) for member in members]),
+            "output_tap": ("run", [member.run.store.output_tap for member in members]),
+            **{
+                key: ("target", [str(members[0].profiles[name].data.attrs[key]) for name in names])
+                for key in ("family", "score_name")
+            },
+        },
+        attrs=_stated(members, seed),
+    )
+
+
+def _depths(member: Member, name: str) -> np.ndarray:
+    return member.profiles[name].data["depth"].values.astype(np.float64)
+
+
+def _cell(member: Member, name: str, depths: np.ndarray, seed: int) -> dict[str, Any]:
+    """All variables of one run in one profile."""
+    profile, own = member.profiles[name], _depths(member, name)
+    cell: dict[str, Any] = {
+        key: by_depth(profile.data[key].values.astype(np.float64), own, depths) for key in ("score", "low", "high")
+    }
+    head, drop = _head_drop(member.losses.get(name), seed)
+    for key, interval in zip(SINGLE, (profile.score, profile.output, profile.hidden_gap, drop), strict=True):
+        cell |= {f"{key}{end}": getattr(interval, part, math.nan) for end, part in ENDS.items()}
+    return cell | dict(zip(TAPS, (profile.chosen_tap or "", head), strict=True))
+
+
+def _stated(members: Sequence[Member], seed: int) -> Mapping[str, Any]:
+    run = members[0].run
+    return {
+        "dataset": run.dataset,
+        **{f"n_{split}": n for split, n in run.n.items()},
+        "pooling": run.store.pooling,
+        "seed": seed,
+        "interpolation": "between two taps of the trunk a straight line; a head's taps only where they stand",
+        "intervals": "95 %, over independent test units",
+    }
+
+
+def _taps_at(member: Member, depths: np.ndarray) -> list[str]:
+    names = [""] * len(depths)
+    for tap in member.run.store.taps:
+        near = np.flatnonzero(np.abs(depths - tap.depth) < SAME)
+        if near.size:
+            names[int(near[0])] = tap.name
+    return names
+
+
+def _head_drop(losses: ProbeLosses | None, seed: int) -> tuple[str, Interval | None]:
+    """The last tap of the head, and by how much the trunk's last tap beats it."""
+    if losses is None or losses.ends is None:
+        return "", None
+    last = losses.taps[int(np.flatnonzero(losses.depths > 1 + SAME)[-1])]
+    return last, estimate_sum([([losses.ends], 1.0)], seed).over_samples
+
 
 # The findings of a comparison as JSON values.
 
@@ -148,127 +235,6 @@ def _tap_similarity(similarity: TapSimilarity) -> dict[str, Any]:
         "taps_other": [str(tap) for tap in similarity.data["tap_other"].values],
         "aligned_depth": numbers(similarity.aligned), "at_outputs": number(similarity.at_outputs),
     }  # fmt: skip
-
-
-# Whether runs are comparable: the same samples, targets, splits, pooling and protocol.
-
-PROTOCOL = ("functional", "centring", "pooling")
-"""Attributes of a result that say how a number was computed."""
-COUNTS = ("n", "n_train", "n_val", "n_test", "units_train", "units_val")
-"""Attributes that say how much it rests on."""
-
-
-def check_agreement(members: Sequence[Member]) -> dict[str, str]:
-    """Raises where two runs differ in samples, targets, splits, pooling or protocol, naming the difference.
-
-    Returns the profiles that are left out, and why: those that some run lacks, and those of tokens that two encoders lay
-    on grids of their own.
-    """
-    first, *others = members
-    for other in others:
-        for reason, remedy in chain(_other_data(first, other), _other_storage(first, other), _other_taps(first, other)):
-            raise _refused(first, other, reason, remedy)
-    left_out: dict[str, str] = {}
-    names = list(dict.fromkeys(name for member in members for name in member.profiles))
-    for name in names:
-        lacking = [member.name for member in members if name not in member.profiles]
-        if lacking:
-            left_out[name] = f"not measured in {', '.join(lacking)}"
-            continue
-        for other in others:
-            if why := _same_protocol(name, first, other):
-                left_out[name] = why
-                break
-    if not names:
-        raise DiagnosticsError(f"{first.run.path} holds no measure by depth: run all with --measures standard.")
-    if len(left_out) == len(names):
-        reasons = "; ".join(f"{name}: {why}" for name, why in list(left_out.items())[:3])
-        unmeasured = all(why.startswith("not measured") for why in left_out.values())
-        remedy = "Give all the same --measures." if unmeasured else "Run all with the same data and options."
-        raise DiagnosticsError(f"The runs have no measure in common that can be compared ({reasons}). {remedy}")
-    return left_out
-
-
-def _refused(first: Member, other: Member, reason: str, remedy: str) -> DiagnosticsError:
-    return DiagnosticsError(f"{first.run.path} and {other.run.path} cannot be compared: {reason}. {remedy}")
-
-
-Problems = Iterator[tuple[str, str]]
-"""Why two runs cannot be compared, each reason with its remedy."""
-
-
-def _other_data(first: Member, other: Member) -> Problems:
-    data = first.run.record.dataset, other.run.record.dataset
-    names = f" ({data[0].name} and {data[1].name})" if data[0].name != data[1].name else ""
-    for reason in differences(SampleFacts.of(first.run.store), SampleFacts.of(other.run.store)):
-        yield f"they hold other data{names}, {reason}", "Run both encoders on one dataset."
-    if data[0].fingerprint != data[1].fingerprint:
-        yield (
-            "they hold other data under the same sample ids (the datasets' fingerprints differ)",
-            "Run both encoders on one dataset.",
-        )
-
-
-def _texts(values: Sequence[str] | np.ndarray) -> np.ndarray:
-    return np.array([str(value) for value in values])
-
-
-def _other_storage(first: Member, other: Member) -> Problems:
-    """Another pooling, precision (of what is stored, or of the pass) or version."""
-    mine, theirs = first.run.store, other.run.store
-    if tuple(mine.poolings) != tuple(theirs.poolings):
-        both = [name for name in mine.poolings if name in theirs.poolings] or ["mean"]
-        remedy = f"Run both with --pooling {','.join(both)}."
-        yield f"one pools tokens by {mine.pooling}, the other by {theirs.pooling}", remedy
-    precisions = mine.plan.precision, theirs.plan.precision
-    if precisions[0] != precisions[1]:
-        yield "one keeps tokens in {}, the other in {}".format(*precisions), "Run both with one --precision."
-    computed = [store.identity.get("compute", "float32") for store in (mine, theirs)]
-    if computed[0] != computed[1]:
-        yield "one was computed in {}, the other in {}".format(*computed), "Run both with one --compute."
-    if len(versions := first.run.versions | other.run.versions) > 1:
-        reason = f"they were measured by versions {' and '.join(sorted(versions))} of diagnostics"
-        yield reason, "Give the `diagnostics run` command of the older one again."
-
-
-def _other_taps(first: Member, other: Member) -> Problems:
-    """Of one encoder other taps: its curve would differ from itself between them."""
-    mine, theirs = ({tap.name for tap in member.run.store.taps} for member in (first, other))
-    if first.weights == other.weights and mine != theirs:
-        reason = f"both are of one encoder, and only one of them has its tap {min(mine ^ theirs)}"
-        yield reason, "Run both with the same --taps."
-
-
-def _same_protocol(name: str, first: Member, other: Member) -> str:
-    """Why a profile is left out ("" where it is not); raises where pooled activations were measured in different ways."""
-    results, other_results = (member.profiles[name].data for member in (first, other))
-    for key in ("seed", "penalties"):
-        mine, theirs = results.attrs.get(key), other_results.attrs.get(key)
-        if not np.array_equal(np.asarray(mine), np.asarray(theirs)):
-            reason = f"{name} was computed with another {key} ({mine} and {theirs})"
-            raise _refused(first, other, reason, "Give both the same options.")
-    pooled = all(data.attrs.get("pooling") == first.run.store.pooling for data in (results, other_results))
-    for key in PROTOCOL:
-        mine, theirs = results.attrs.get(key), other_results.attrs.get(key)
-        if mine != theirs and pooled:
-            reason = f"{name} was computed with another {key} ({mine} and {theirs})"
-            raise _refused(first, other, reason, "Run both again.")
-        if mine != theirs:
-            # Each encoder has tokens of its own.
-            return f"{first.name} and {other.name} were read with another {key} ({mine}; {theirs})"
-    for key in COUNTS:
-        mine, theirs = results.attrs.get(key), other_results.attrs.get(key)
-        if mine != theirs:
-            return f"{key} is {mine} in {first.name} and {theirs} in {other.name}"
-    if not first.profiles[name].is_probe:
-        return ""
-    units = [sorted(_texts(data["unit"].values)) for data in (results, other_results)]
-    if units[0] != units[1]:
-        return f"read on other test units in {first.name} and {other.name}"
-    reference = [member.losses[name].common_reference for member in (first, other)]
-    if reference[0] is not None and reference[1] is not None and not near(reference[0], reference[1]):
-        return f"{first.name} and {other.name} are scored against other references"
-    return ""
 
 
 class Comparison(Findings):

@@ -116,7 +116,7 @@ def tap_similarity(first: Member, second: Member, measure: str, seed: int) -> Ta
 class Findings:
     """What `compare` found.
 
-    data: all profiles of all runs on one axis of relative depth; see `diagnostics.runs.comparison.curves`.
+    data: all profiles of all runs on one axis of relative depth; see `diagnostics.runs.comparison.comparison`.
     group_scores: what each group reaches in each probe, over its seeds.
     family_gaps: the mean hidden gap of each group over the targets of each family.
     differences: of every pair of groups, at the chosen tap, at the output and in the hidden gap, corrected for their number.

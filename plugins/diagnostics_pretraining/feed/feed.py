@@ -15,7 +15,7 @@ from torch import Tensor
 from diagnostics import Dataset, DiagnosticsError
 from diagnostics_pretraining.feed.clips import FRAMES, clip_places, frames_seen
 from diagnostics_pretraining.feed.data import shards_of
-from diagnostics_pretraining.stages import Stage, stage_at, steps_of
+from diagnostics_pretraining.recipe import Stage, stage_at, steps_of
 
 # Raw images as what the image tower reads, whole or changed at random.
 

@@ -27,8 +27,8 @@ from diagnostics import DiagnosticsError
 from diagnostics.encoders.head_watch import watch_heads
 from diagnostics.encoders.kernels import attention_in, explain_attention
 from diagnostics_training.trainer import checkpoints, collapse
+from diagnostics_training.trainer.data import Batches, batches_ahead
 from diagnostics_training.trainer.distributed import World, barrier
-from diagnostics_training.trainer.loading import Batches, batches_ahead
 from diagnostics_training.trainer.monitor import (
     ESTIMATE_AFTER,
     Finite,

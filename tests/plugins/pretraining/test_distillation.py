@@ -24,10 +24,9 @@ from diagnostics_pretraining.distillation import TEACHER_SCALE, Distillation, Te
 from diagnostics_pretraining.job import Job
 from diagnostics_pretraining.pair import Pair, encoders_of, load_pair, save_pair
 from diagnostics_pretraining.plan import plan_of
-from diagnostics_pretraining.text import context_of
+from diagnostics_pretraining.text import context_of, vocabulary_of
 from diagnostics_pretraining.towers import build_towers
 from diagnostics_pretraining.train import train
-from diagnostics_pretraining.vocabulary import vocabulary_of
 from diagnostics_training.trainer.distributed import world
 
 from diagnostics import DiagnosticsError, Grid, LazySamples, Site, Tap, TorchEncoder, build

@@ -19,9 +19,9 @@ from diagnostics_pretraining.objective import (
     cut_padding,
     regularisation,
 )
-from diagnostics_pretraining.stages import Stage
+from diagnostics_pretraining.recipe import Stage
+from diagnostics_pretraining.text import vocabulary_of
 from diagnostics_pretraining.towers import Towers, build_towers
-from diagnostics_pretraining.vocabulary import vocabulary_of
 
 from diagnostics import DiagnosticsError
 
