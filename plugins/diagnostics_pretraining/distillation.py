@@ -24,7 +24,7 @@ from diagnostics_pretraining.towers import Towers
 
 if TYPE_CHECKING:
     from diagnostics_pretraining.feed.feed import Feed
-    from diagnostics_pretraining.pair import Pair
+    from diagnostics_pretraining.towers import Pair
 
 TEACHER_SCALE = 200.0
 """What multiplies the teacher's cosines, whatever it was trained with: half the temperature that a student can reach."""

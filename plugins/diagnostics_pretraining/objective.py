@@ -17,7 +17,7 @@ from diagnostics_training.trainer.objective import Batch, Objective
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError
-from diagnostics_pretraining.feed.clips import flattened, pooled
+from diagnostics_pretraining.feed.feed import flattened, pooled
 from diagnostics_pretraining.towers import Towers
 
 if TYPE_CHECKING:

@@ -17,14 +17,12 @@ from diagnostics_training.trainer.settings import Settings
 from diagnostics import Dataset, DiagnosticsError, LazySamples, build
 from diagnostics.errors import enumerated
 from diagnostics_pretraining.distillation import Distillation, TaughtBatches, Teacher
-from diagnostics_pretraining.feed.data import outline_of, without_target
-from diagnostics_pretraining.feed.feed import Feed
+from diagnostics_pretraining.feed.feed import Feed, outline_of, without_target
 from diagnostics_pretraining.job import Job
 from diagnostics_pretraining.objective import Batches, Pretraining, check_masks, equal_texts
-from diagnostics_pretraining.pair import Pair, load_pair, towers_of
 from diagnostics_pretraining.recipe import Augmentation, Recipe, steps_of
 from diagnostics_pretraining.text import WHOLE, Vocabulary, context_of, known_size, vocabulary_of
-from diagnostics_pretraining.towers import Towers, build_towers
+from diagnostics_pretraining.towers import Pair, Towers, build_towers, load_pair, towers_of
 
 # What can be wrong with the texts that are trained on, and what people are told of them.
 

@@ -21,7 +21,8 @@ from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder
 from diagnostics.encoders.attention_statistics import Statistics, Tokens, attention_statistics, choice
 from diagnostics.encoders.fused_attention import FusedCall
 from diagnostics.measures.locality.gathering import AttentionLogit, Gathering
-from diagnostics.measures.locality.heads import Attention, ReduceAttention
+from diagnostics.measures.locality.heads import Attention
+from diagnostics.measures.locality.reduce_attention import ReduceAttention
 
 WIDTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256)
 GRIDS = ((37,), (6, 7), (3, 4, 5))

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diagnostics_data.shapes.patterns import SHAPES, level, reach
-from diagnostics_data.shapes.world import FOCAL, MOST_OBJECTS, Plane, Surface, World, draw
+from diagnostics_data.shapes.world import FOCAL, MOST_OBJECTS, SHAPES, Plane, Surface, World, draw, level, reach
 
 # A surface seen through the pixels of an image: rays, where they hit, and where a point seen now is seen next.
 

@@ -18,8 +18,7 @@ import filelock
 import numpy as np
 import torch
 from diagnostics_data.shapes.dataset import Shapes
-from diagnostics_data.shapes.patterns import SHAPES, TEXTURES
-from diagnostics_data.shapes.world import COLOURS
+from diagnostics_data.shapes.world import COLOURS, SHAPES, TEXTURES
 from diagnostics_files.decode.tables import column, read_table
 from diagnostics_training.language.decoder import decoder_named
 from diagnostics_training.language.folder import quiet
