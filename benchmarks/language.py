@@ -7,9 +7,8 @@ thread.
 from __future__ import annotations
 
 from diagnostics_training.alignment.start import make_student, start_of
-from diagnostics_training.language.align import LanguageJob, QuestionFeed
+from diagnostics_training.language.align import Language, LanguageJob, QuestionFeed
 from diagnostics_training.language.decoder import decoder_named
-from diagnostics_training.language.objective import Language
 from diagnostics_training.language.pairs import Pairs
 from diagnostics_training.language.projector import with_projector
 from diagnostics_training.trainer.distributed import World

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 from diagnostics_pretraining.objective import Pretraining, contrast
-from diagnostics_pretraining.text import Vocabulary, context_of
+from diagnostics_pretraining.text_encoder import Vocabulary, context_of
 from diagnostics_pretraining.towers import Towers, build_towers
 from diagnostics_training.trainer.distributed import World
 from diagnostics_training.trainer.settings import Settings

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from diagnostics.encoders.encoder import Encoder
     from diagnostics.encoders.files import save_encoder
     from diagnostics.encoders.frames import frames_of
-    from diagnostics.encoders.grid import Grid
-    from diagnostics.encoders.taps import Site, Tap, stack_taps
+    from diagnostics.encoders.taps import Grid, Site, Tap, stack_taps
     from diagnostics.encoders.torch_encoder import TorchEncoder
     from diagnostics.hookspecs import hookimpl
     from diagnostics.measures.base import Measure

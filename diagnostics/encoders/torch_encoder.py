@@ -18,11 +18,10 @@ from diagnostics.encoders.digests import digest_of, state_tensors
 from diagnostics.encoders.discovery import Discovered, discover, extents_of
 from diagnostics.encoders.encoder import Captured, Encoder, Reduce, keep
 from diagnostics.encoders.evaluating import device_of, evaluating, placed, seeded, wanting_gradients
-from diagnostics.encoders.grid import Grid
 from diagnostics.encoders.hooks import captured_at
 from diagnostics.encoders.perturbation import floating_in, replaced
 from diagnostics.encoders.redraw import Redrawn, copied, note_of, permute, redraw
-from diagnostics.encoders.taps import Tap
+from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError, explaining, unknown
 from diagnostics.vocabulary import Modality
 

@@ -15,9 +15,8 @@ from urllib.parse import quote
 from markupsafe import Markup, escape
 
 from diagnostics.measures.verdict import Verdict
-from diagnostics.report.figures import Figure
 from diagnostics.report.names import breakable
-from diagnostics.report.page import Block, Cell, Finding, Legend, Link, MapLegend, Number, Page, Section
+from diagnostics.report.page import Block, Cell, Figure, Finding, Legend, Link, MapLegend, Number, Page, Section
 from diagnostics.report.writing import write_whole
 
 if TYPE_CHECKING:

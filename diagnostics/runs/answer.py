@@ -13,7 +13,6 @@ import numpy as np
 from diagnostics.errors import enumerated
 from diagnostics.measures.verdict import Verdict
 from diagnostics.progress import size
-from diagnostics.report.figures import ScoreMap
 from diagnostics.report.numbers import format_interval, format_number, unbroken
 from diagnostics.report.page import (
     Block,
@@ -26,6 +25,7 @@ from diagnostics.report.page import (
     Notes,
     Number,
     Row,
+    ScoreMap,
     Section,
     Sentence,
     Table,

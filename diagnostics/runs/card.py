@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.statistics import Interval
 from diagnostics.report.escaping import printable
-from diagnostics.report.figures import ScoreMap
 from diagnostics.report.markdown import page_markdown
-from diagnostics.report.page import Column, Finding, Number, Page, Row, Section, Sentence, Table, filled
+from diagnostics.report.page import Column, Finding, Number, Page, Row, ScoreMap, Section, Sentence, Table, filled
 from diagnostics.report.writing import write_whole
 from diagnostics.runs.answer import answer, by_verdict, legend, score_map
 from diagnostics.runs.profile import Profile

@@ -13,12 +13,12 @@ import xarray as xr
 
 from diagnostics.measures.result import FUNCTIONAL
 from diagnostics.progress import duration
-from diagnostics.report.figures import Figure
 from diagnostics.report.numbers import SIGNIFICANT, format_compact, format_number, unbroken
 from diagnostics.report.page import (
     Block,
     Column,
     Details,
+    Figure,
     Finding,
     Findings,
     Note,

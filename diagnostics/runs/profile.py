@@ -16,8 +16,8 @@ from diagnostics.measures.result import choosing_losses, choosing_scores, read_i
 from diagnostics.measures.statistics import OUTLYING, Interval, carried_by_few
 from diagnostics.measures.tap_choice import FEWEST
 from diagnostics.measures.verdict import MARGIN, Verdict, units_needed
-from diagnostics.report.figures import ControlCurve, ProfileFigure
 from diagnostics.report.numbers import SIGNIFICANT, format_interval, format_number, is_plain, number, numbers, unbroken
+from diagnostics.report.page import ControlCurve, ProfileFigure
 from diagnostics.runs.controls.kinds import INPUTS, NAMES, WEIGHTS, control_of
 from diagnostics.runs.redraws import Redraws, redraws_of
 

@@ -21,7 +21,7 @@ from diagnostics_pretraining.feed.feed import Feed, outline_of, without_target
 from diagnostics_pretraining.job import Job
 from diagnostics_pretraining.objective import Batches, Pretraining, check_masks, equal_texts
 from diagnostics_pretraining.recipe import Augmentation, Recipe, steps_of
-from diagnostics_pretraining.text import WHOLE, Vocabulary, context_of, known_size, vocabulary_of
+from diagnostics_pretraining.text_encoder import WHOLE, Vocabulary, context_of, known_size, vocabulary_of
 from diagnostics_pretraining.towers import Pair, Towers, build_towers, load_pair, towers_of
 
 # What can be wrong with the texts that are trained on, and what people are told of them.

@@ -14,14 +14,20 @@ from diagnostics_perception.models import ARCHITECTURES, Architecture, fitted_po
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, TorchEncoder, build, save_encoder
-from diagnostics_pretraining.text import embedded, initial_text, known_size, seed_of
-from diagnostics_pretraining.text_encoder import text_encoder_of, vocabulary_in
+from diagnostics_pretraining.text_encoder import (
+    embedded,
+    initial_text,
+    known_size,
+    seed_of,
+    text_encoder_of,
+    vocabulary_in,
+)
 
 if TYPE_CHECKING:
     from open_clip.transformer import TextTransformer
     from timm.models.eva import Eva
 
-    from diagnostics_pretraining.text import Vocabulary
+    from diagnostics_pretraining.text_encoder import Vocabulary
 
 # Two towers as two encoders, saved side by side: the image encoder in a folder, the text encoder in `text/` in it.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diagnostics_pretraining.text import Vocabulary, context_of, vocabulary_of
+from diagnostics_pretraining.text_encoder import Vocabulary, context_of, vocabulary_of
 from diagnostics_pretraining.towers import Pair, Towers, build_towers
 from torch import Tensor
 

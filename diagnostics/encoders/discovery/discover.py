@@ -13,10 +13,9 @@ from diagnostics.encoders.discovery.first_block_input import LOCAL, FirstBlockIn
 from diagnostics.encoders.discovery.places import MOST_PREFIX, Places
 from diagnostics.encoders.discovery.stacks import earlier_stack, find_blocks
 from diagnostics.encoders.discovery.trace import Step, Trace, dry_run
-from diagnostics.encoders.grid import Grid
 from diagnostics.encoders.hooks import as_tokens, tensors_in
 from diagnostics.encoders.perturbation import Forward, floating_in, moved_most, part_of, replaced, tensor_at, tokens_at
-from diagnostics.encoders.taps import Part, Site, Tap
+from diagnostics.encoders.taps import Grid, Part, Site, Tap
 from diagnostics.errors import DiagnosticsError
 
 # The order in which the tokens of a grid lie, determined by changing one cell of the input at a time.

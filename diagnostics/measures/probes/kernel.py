@@ -8,8 +8,7 @@ import xarray as xr
 
 from diagnostics.activations.cache import Kept
 from diagnostics.activations.contract import Activations, StoredTarget
-from diagnostics.encoders.grid import Grid
-from diagnostics.encoders.taps import Tap
+from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import samples
 from diagnostics.measures.kernel_features import BANDWIDTHS, LANDMARKS, LEAST_TRAIN, KernelFeatures

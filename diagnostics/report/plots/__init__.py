@@ -2,7 +2,7 @@
 
 import plotly.graph_objects as go
 
-from diagnostics.report.figures import CurvesFigure, Figure, MapFigure, ProfileFigure, ScoreMap, StepsFigure
+from diagnostics.report.page import CurvesFigure, Figure, MapFigure, ProfileFigure, ScoreMap, StepsFigure
 from diagnostics.report.plots.curves import draw_curves, draw_map, draw_shares, draw_steps
 from diagnostics.report.plots.multiples import multiples
 from diagnostics.report.plots.profile import draw_profile

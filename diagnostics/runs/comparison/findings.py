@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from diagnostics.report.figures import CurvesFigure, DepthCurve, Mark, MarkKind, SharesFigure
+from diagnostics.report.page import CurvesFigure, DepthCurve, Mark, MarkKind, SharesFigure
 from diagnostics.runs.comparison.differences import CurveDifference, Difference
 from diagnostics.runs.comparison.group_scores import FamilyGap, GroupScore
 from diagnostics.runs.comparison.members import Member, by_group
 from diagnostics.runs.comparison.shares import Shares
-from diagnostics.runs.comparison.words import target_name
 
 # Figures of a comparison as arrays: curves of all runs by relative depth, and matrices of alignments by target.
 
@@ -148,3 +147,8 @@ def first_of_each_target(profiles: Sequence[str]) -> list[str]:
     for name in profiles:
         first.setdefault(name.partition("/")[2] or name, name)
     return list(first.values())
+
+
+def target_name(findings: Findings, profile: str) -> str:
+    """The label of a profile, which all runs share."""
+    return findings.members[0].profiles[profile].label

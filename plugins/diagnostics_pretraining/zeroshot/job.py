@@ -17,8 +17,7 @@ from diagnostics import Dataset, DiagnosticsError, LazySamples, TorchEncoder, bu
 from diagnostics.errors import few, unknown
 from diagnostics.measures.probes.caption import recall_hits
 from diagnostics.measures.statistics import profile_intervals
-from diagnostics_pretraining.text import Vocabulary
-from diagnostics_pretraining.text_encoder import vocabulary_in
+from diagnostics_pretraining.text_encoder import Vocabulary, vocabulary_in
 from diagnostics_pretraining.towers import Pair, load_pair
 
 # Zero-shot classification and retrieval by embeddings, with intervals over independent groups and chance beside each.

@@ -7,7 +7,7 @@ import pytest
 import torch
 from diagnostics_pretraining.feed.feed import FRAMES, Feed, clip_places, flattened, pooled
 from diagnostics_pretraining.recipe import Stage
-from diagnostics_pretraining.text import vocabulary_of
+from diagnostics_pretraining.text_encoder import vocabulary_of
 from diagnostics_pretraining.towers import build_towers
 from diagnostics_training.models.picture_changes import PictureChanges
 

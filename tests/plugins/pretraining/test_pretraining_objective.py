@@ -20,7 +20,7 @@ from diagnostics_pretraining.objective import (
     regularisation,
 )
 from diagnostics_pretraining.recipe import Stage
-from diagnostics_pretraining.text import vocabulary_of
+from diagnostics_pretraining.text_encoder import vocabulary_of
 from diagnostics_pretraining.towers import Towers, build_towers
 
 from diagnostics import DiagnosticsError
