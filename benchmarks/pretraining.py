@@ -24,15 +24,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from diagnostics_pretraining.contrast import contrast
-from diagnostics_pretraining.objective import Pretraining
-from diagnostics_pretraining.text import context_of
+from diagnostics_pretraining.objective import Pretraining, contrast
+from diagnostics_pretraining.text_encoder import Vocabulary, context_of
 from diagnostics_pretraining.towers import Towers, build_towers
-from diagnostics_pretraining.vocabulary import Vocabulary
 from diagnostics_training.trainer.distributed import World
-from diagnostics_training.trainer.optimisers import build_optimiser
 from diagnostics_training.trainer.settings import Settings
-from diagnostics_training.trainer.trainer import train_step, wrap
+from diagnostics_training.trainer.trainer import build_optimiser, train_step, wrap
 from open_clip.loss import ClipLoss
 from torch.utils.flop_counter import FlopCounterMode
 
