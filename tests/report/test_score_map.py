@@ -13,7 +13,8 @@ import pytest
 
 from diagnostics.measures.statistics import Interval
 from diagnostics.measures.verdict import Verdict
-from diagnostics.report.html import GLOSSARY, explained, write_page
+from diagnostics.report.glossary import GLOSSARY, explained
+from diagnostics.report.html import write_page
 from diagnostics.report.page import (
     Column,
     Finding,
