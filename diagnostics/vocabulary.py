@@ -17,6 +17,12 @@ Kind = Literal["label", "value", "token_label", "token_value", "event", "masks",
 Family = Literal["semantic", "language", "spatial", "dynamics", "geometry", "similarity"]
 
 SPLITS = ("train", "val", "test")
+SPLIT_OF: Mapping[str, str] = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+"""What folders, columns and other libraries call a split, in lower case -> the split."""
 DENSE = ("token_label", "token_value", "event")
 """Kinds of target with a value for every place of a sample."""
 

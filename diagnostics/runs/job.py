@@ -19,7 +19,6 @@ from diagnostics.activations.observe import observe
 from diagnostics.activations.plan import Precision, plan
 from diagnostics.activations.results import CONTROLS, ENCODER, Omission, merge_results, open_results, read_index
 from diagnostics.activations.store import Store
-from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.computing import computing
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.evaluating import random_kept
@@ -34,6 +33,7 @@ from diagnostics.registry import offered
 from diagnostics.report.progress_bars import watching
 from diagnostics.runs.controls import kinds as control
 from diagnostics.runs.cost import cost_of
+from diagnostics.runs.given import Data
 from diagnostics.runs.nonlinear import measure_nonlinear
 from diagnostics.runs.provenance import Call, Provenance
 from diagnostics.runs.redraws import add_redraws
@@ -47,7 +47,7 @@ LOG = logging.getLogger("diagnostics")
 @random_kept()
 def run(
     encoder: str | Encoder | nn.Module,
-    dataset: str | Dataset,
+    dataset: Data,
     *,
     out: str | Path | None = None,
     taps: str | Sequence[str] | None = None,

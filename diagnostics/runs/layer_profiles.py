@@ -10,11 +10,11 @@ import numpy as np
 import xarray as xr
 from torch import nn
 
-from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.measures.base import Measure
 from diagnostics.report.figures import StepsFigure
+from diagnostics.runs.given import Data
 from diagnostics.runs.measuring import MEASURES, SAMPLES, InMemoryRequest
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class LayerProfiles:
     def __init__(
         self,
         module: str | Encoder | nn.Module,
-        dataset: str | Dataset,
+        dataset: Data,
         *,
         every: int = 1000,
         log: Log | None = None,

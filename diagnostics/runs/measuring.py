@@ -22,7 +22,7 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures import result as attribute
 from diagnostics.measures.apply import measure_all
 from diagnostics.measures.base import Measure
-from diagnostics.runs.given import given
+from diagnostics.runs.given import Data, given
 from diagnostics.runs.request import chosen_taps, listed
 from diagnostics.runs.suites import chosen_measures
 from diagnostics.vocabulary import DENSE
@@ -33,7 +33,7 @@ SAMPLES = 256
 
 def measure(
     encoder: str | Encoder | nn.Module,
-    dataset: str | Dataset,
+    dataset: Data,
     *,
     taps: str | Sequence[str] | None = None,
     measures: str | Measure | Sequence[str | Measure] = MEASURES,
@@ -106,7 +106,7 @@ class InMemoryRequest:
         cls,
         caller: str,
         encoder: str | Encoder | nn.Module,
-        dataset: str | Dataset,
+        dataset: Data,
         *,
         taps: str | Sequence[str] | None,
         measures: str | Measure | Sequence[str | Measure],

@@ -20,7 +20,7 @@ from diagnostics.errors import DiagnosticsError, describe, unknown
 from diagnostics.measures.base import Measure
 from diagnostics.measures.verdict import check_margin
 from diagnostics.runs.folder import default_folder
-from diagnostics.runs.given import given
+from diagnostics.runs.given import Data, given
 from diagnostics.runs.suites import SUITES, chosen_measures
 from diagnostics.vocabulary import ChooseOn, Compute, Kernel
 
@@ -78,7 +78,7 @@ class Request:
     def of(
         cls,
         encoder: str | Encoder | nn.Module,
-        dataset: str | Dataset,
+        dataset: Data,
         *,
         out: str | Path | None,
         taps: str | Sequence[str] | None,

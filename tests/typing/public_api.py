@@ -136,6 +136,19 @@ def a_dataset_is_made() -> dx.Dataset:
     return data
 
 
+def what_there_is_goes_in(module: nn.Module, pixels: Tensor, names: Sequence[str], table: pd.DataFrame) -> None:
+    assert_type(dx.encoder("fracast", trust_code=False), dx.Encoder)
+    assert_type(dx.dataset("lorenz?n=40"), dx.Dataset)
+    assert_type(dx.dataset(pixels, {"species": names}, groups=names, splits=names, modality="image"), dx.Dataset)
+    assert_type(dx.dataset(table, ["a", "b"], groups="machine"), dx.Dataset)
+    torch_dataset: torch.utils.data.Dataset[tuple[Tensor, int]] = torch.utils.data.TensorDataset(pixels)  # type: ignore[assignment]
+    assert_type(dx.run(module, (pixels, names)), dx.Run)
+    assert_type(dx.measure(module, torch_dataset), xr.Dataset)
+    assert_type(dx.encoder_of(module, (table, "a")), dx.TorchEncoder)
+    assert_type(dx.LayerProfiles(module, (pixels, names, names)).step(1), xr.Dataset | None)
+    assert_type(dx.complete_splits(["train", "test"], names, seed=0, name="mine").split, list[str])
+
+
 @dx.hookimpl
 def encoders() -> Mapping[str, Callable[..., dx.Encoder]]:
     return {"mine": lambda: an_encoder_is_declared(nn.Identity())}
