@@ -74,7 +74,7 @@ def _readout(run: Run, profile: Profile, tap: str, first: bool) -> Readout:
     controls = {name: reached for name in NAMES if (reached := profile.control(name)) is not None}
     return Readout(
         run=run.path,
-        encoder=run.encoder,
+        encoder=run.encoder_name,
         data=(run.dataset, run.record.dataset.fingerprint),
         n_test=run.n["test"],
         label=profile.label,

@@ -80,7 +80,7 @@ def run(
     Parameters
     ----------
     encoder, dataset: a name as on the command line (`fracast`, `timm:...`, `file.py:build`), or the object itself; a bare torch
-        module too, which stays as it is (see `encoder_of`).
+        module too, which stays as it is (see `encoder_of`), and arrays, (X, y) or (X, y, groups) (see `dataset`).
     out: folder of the run; `runs/<encoder>-<dataset>` by default. An interrupted run goes on from there.
     taps: names of the taps; all by default. The output tap is always among them.
     measures: names (a list, or one text with commas) or measures themselves; `standard` (the default; see docs/explanation/measures.md) or `all`; those whose needs are met are done.
@@ -135,6 +135,7 @@ def run(
         try:
             _Job(request, shown, report).do()
             finished = Run(request.out)
+            finished.encoder = request.encoder
             if report:
                 finished.report()
         except KeyboardInterrupt:

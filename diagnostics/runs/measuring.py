@@ -47,7 +47,7 @@ def measure(
 
     Parameters
     ----------
-    encoder: a bare torch module too (see `encoder_of`).
+    encoder, dataset: a bare torch module, and arrays (X, y), too (see `encoder_of`, `dataset`).
     taps, measures: names or a suite, as in `run`. Measures that compare taps, or need attention or gradients, need a run.
     samples: of the dataset are read at most: a random subset in which splits keep their shares and train shows every class.
     seed: of that subset and of the bootstrap.

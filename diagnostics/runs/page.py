@@ -59,7 +59,7 @@ def run_page(run: Run) -> Page:
     own = without_nonlinear(profiles)
     cautions = [f"Beware: {caution}." for caution in dict.fromkeys(each for p in profiles for each in p.cautions)]
     return Page(
-        title=f"{run.encoder} on {run.dataset}",
+        title=f"{run.encoder_name} on {run.dataset}",
         lead=tuple(_lead(run)),
         sections=filled(
             Section("", "", answer_blocks(run)),
@@ -87,7 +87,9 @@ def _lead(run: Run) -> list[Sentence]:
     splits = f"{n['train']} train, {n['val']} val, {n['test']} test"
     units = f" (samples of {groups} independent groups)" if groups != total else ""
     lead = [
-        Sentence(f"{unbroken(run.encoder)} on {unbroken(run.dataset)}, n = {splits}{units}", "strong", only="brief"),
+        Sentence(
+            f"{unbroken(run.encoder_name)} on {unbroken(run.dataset)}, n = {splits}{units}", "strong", only="brief"
+        ),
     ]
     return [*lead, Sentence(run.untrained, "caution")] if run.untrained else lead
 

@@ -35,6 +35,13 @@ def a_run_is_read() -> None:
     dx.compare([run, run.path], watch=dx.silent)
     assert_type(dx.open_run(run.path), dx.Run)
     assert_type(run.n, dict[str, int])
+    assert_type(run.encoder, dx.Encoder)
+    assert_type(run.encoder_name, str)
+    for measure in ("linear_probe", None):
+        run.recommend(target="hidden_z", measure=measure)
+        run.probe(target="hidden_z", measure=measure)
+        run.profile(target="hidden_z", measure=measure)
+        run.plot(target="hidden_z", measure=measure)
     assert_type(run.report(), Path)
     assert_type(run.to_json(), dict[str, Any])
     profile = run.profile("linear_probe/hidden_z")
