@@ -35,7 +35,7 @@ class Cost:
     encoders: int
     path: str
     token_bytes_of_64: int = 0
-    """What the tokens of 64 samples would take in all these encoders, where fewer keep theirs; else 0."""
+    """What the tokens of 64 samples would take in each encoder, where fewer keep theirs; else 0."""
     again: int = 0
     """Samples whose tokens were removed and are extracted again; 0 where all is extracted for the first time."""
     unprobeable: tuple[str, ...] = ()
@@ -55,9 +55,12 @@ class Cost:
                 f"extraction takes about {duration(self.seconds)}."
             )
             return [*self.unprobeable, tokens]
-        # The budget is that of each encoder.
-        budget = f"--token-budget {math.ceil(self.token_bytes_of_64 / self.encoders / 1e6)}MB"
-        more = f", of 64 they would take {size(self.token_bytes_of_64)}: {budget}" if self.token_bytes_of_64 else ""
+        budget = f"--token-budget {math.ceil(self.token_bytes_of_64 / 1e6)}MB"
+        more = (
+            f", of 64 they would take {size(self.token_bytes_of_64)} an encoder: {budget}"
+            if self.token_bytes_of_64
+            else ""
+        )
         tokens = (
             f"tokens of {self.token_samples:,} samples: {size(self.token_bytes)}{more}"
             if self.token_samples

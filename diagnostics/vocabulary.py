@@ -12,6 +12,9 @@ Compute = Literal["float32", "tf32", "bf16"]
 ChooseOn = Literal["val", "fit"]
 """On which losses taps and penalties are chosen: on val, or out of fold on train and val."""
 
+ControlMeasures = Literal["probes", "all"]
+"""What is measured of controls with other weights: measures of targets, or all that are measured of the encoder."""
+
 Modality = Literal["image", "video", "series", "audio", "text"]
 Kind = Literal["label", "value", "token_label", "token_value", "event", "masks", "caption", "future", "state"]
 Family = Literal["semantic", "language", "spatial", "dynamics", "geometry", "similarity"]

@@ -5,7 +5,7 @@ import re
 from diagnostics.errors import DiagnosticsError
 from diagnostics.progress import UNITS
 
-# By the rule: all that PLENTY bytes hold, and WANTED samples where MOST bytes hold them; FEWEST whatever they take.
+# By the rule: WANTED samples where MOST bytes hold them, and for probes all that PLENTY bytes hold; FEWEST whatever they take.
 PLENTY, MOST = 256 * 10**6, 2 * 10**9
 WANTED, FEWEST = 64, 8
 
@@ -31,7 +31,7 @@ def parse_budget(text: str | int | None) -> int | None:
     return round(number * sizes.get(unit, 1))
 
 
-def samples_with_tokens(samples: int, each: int, budget: int | None) -> int:
-    """How many of the samples keep their tokens, of `each` bytes a sample."""
-    affordable = max(PLENTY // each, min(WANTED, MOST // each), FEWEST) if budget is None else budget // each
-    return min(samples, affordable)
+def samples_with_tokens(samples: int, each: int, budget: int | None, probes: bool = True) -> int:
+    """How many of the samples keep their tokens, of `each` bytes a sample; `probes`: whether probes are fitted on them."""
+    by_rule = max(PLENTY // each if probes else 0, min(WANTED, MOST // each), FEWEST)
+    return min(samples, by_rule if budget is None else budget // each)

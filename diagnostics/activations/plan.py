@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 import numpy as np
 
@@ -48,6 +48,11 @@ class Plan:
     poolings: tuple[str, ...]
     taps: tuple[Tap, ...]
     output_tap: str
+
+    @property
+    def without_tokens(self) -> Self:
+        """The same pooled values alone, in the same shards."""
+        return replace(self, token_samples=0)
 
     @property
     def pooled_shards(self) -> int:
@@ -124,14 +129,15 @@ def plan(
     precision: Precision,
     poolings: Sequence[str] | None = None,
     with_tokens: int | None = None,
+    probes: bool = True,
 ) -> Plan:
     """Shard rows so that one shard of all taps' tokens fits in memory, and as many token rows as `token_budget` allows.
 
     Pooled values have shards of their own, near 4 MiB at the widest tap. `poolings`: all that the encoder has when None.
-    `with_tokens`: how many samples keep tokens, whatever the budget.
+    `with_tokens`: how many samples keep tokens, whatever the budget; `probes`: whether probes are fitted on tokens.
     """
     each = _token_bytes(taps, precision)
-    token_samples = samples_with_tokens(samples, each, token_budget) if with_tokens is None else with_tokens
+    token_samples = samples_with_tokens(samples, each, token_budget, probes) if with_tokens is None else with_tokens
     # Of tokens that are not kept, which cut nothing, 1.
     shard = _dealt_out(token_samples, max(1, min(MAX_SHARD, SHARD_BYTES // each))) if token_samples else 1
     kinds = tuple(poolings or encoder.poolings)

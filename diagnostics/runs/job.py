@@ -1,5 +1,6 @@
 """One call of `run`: extracts and measures an encoder and its controls, then writes all results atomically."""
 
+import contextlib
 import dataclasses
 import logging
 import shutil
@@ -39,7 +40,8 @@ from diagnostics.runs.provenance import Call, Provenance
 from diagnostics.runs.redraws import add_redraws
 from diagnostics.runs.request import Request
 from diagnostics.runs.run import Run
-from diagnostics.vocabulary import DENSE, ChooseOn, Compute, Kernel
+from diagnostics.runs.suites import read_tokens
+from diagnostics.vocabulary import ChooseOn, Compute, ControlMeasures, Kernel
 
 LOG = logging.getLogger("diagnostics")
 
@@ -54,6 +56,7 @@ def run(
     measures: str | Measure | Sequence[str | Measure] | None = None,
     controls: bool = True,
     control_draws: int = 1,
+    control_measures: ControlMeasures = "probes",
     redraws: int = 0,
     redraw_controls: bool = False,
     device: str | None = None,
@@ -86,12 +89,14 @@ def run(
     measures: names (a list, or one text with commas) or measures themselves; `standard` (the default; see docs/explanation/measures.md) or `all`; those whose needs are met are done.
     controls: whether control encoders (baselines) are measured beside it.
     control_draws: how often fresh and permuted weights are drawn; an encoder beats them where it beats every draw.
+    control_measures: what is measured of controls with other weights: `probes`, or `all`, measures without a target too.
     redraws: how often the split is drawn again at random and the probes of pooled activations are fitted again, which shows how
         much the answer depends on the draw; the pass over the data is not repeated. Refused where the splits are given.
     redraw_controls: whether that is done for all controls and not for `raw_input` alone.
     device: `cuda` when there is one, else `cpu`. Device, batch size and workers never decide what is stored.
     token_budget: room for the tokens of each encoder, with a unit, like "256MB" or "2GB", or 0; pooled activations are stored
-        for all samples. By default what 256 MB hold, at least 64 samples where 2 GB hold them, and never fewer than 8.
+        for all samples. By default none where no measure reads them, else those of 64 samples where 2 GB hold them, and never of
+        fewer than 8; where a probe reads them (of a dense target), of what 256 MB hold if that is more.
     pooling: how tokens are pooled, `mean`, `last`, `prefix`, side by side; all that the encoder has by default. Runs can be
         compared when they pool alike.
     choose_on: `val`, or `fit`: train and val, out of fold; where the losses that choose layers and penalties are taken. By default
@@ -125,7 +130,7 @@ def run(
     """
     request = Request.of(
         encoder, dataset, out=out, taps=taps, measures=measures, controls=controls, control_draws=control_draws,
-        redraws=redraws, redraw_controls=redraw_controls, device=device, batch_size=batch_size, workers=workers,
+        control_measures=control_measures, redraws=redraws, redraw_controls=redraw_controls, device=device, batch_size=batch_size, workers=workers,
         token_budget=token_budget, pooling=pooling, choose_on=choose_on, margin=margin, precision=precision, compute=compute,
         attention=attention, seed=seed, fresh=fresh, trust_code=trust_code,
     )  # fmt: skip
@@ -203,20 +208,10 @@ class _Job:
             request.encoder, request.dataset, request.seed,
             encoder_spec=request.encoder_spec, dataset_spec=request.dataset_spec,
         ).to_attrs()  # fmt: skip
-        store = self._extract(
-            request.encoder, request.folder, request.taps, about, self._read_tokens(self.measures), announced=True
-        )
+        store = self._extract(request.encoder, request.folder, request.taps, about, self.measures, announced=True)
         store.set_attrs(seed=request.seed)
         self._observe(request.encoder, store, self.measures)
         return store
-
-    def _read_tokens(self, measures: Sequence[Measure]) -> bool:
-        """Whether any of the measures reads tokens."""
-        kinds = {target.kind for target in self.request.dataset.targets.values()}
-        by_place = kinds & {*DENSE, "masks"}
-        return any(
-            by_place & set(m.kinds) or (m.needs == "tokens" and (not m.kinds or kinds & set(m.kinds))) for m in measures
-        )
 
     def _state_skipped(self, main: Measured, targets: Mapping[str, StoredTarget]) -> None:
         """Adds the reasons for what was not tried: measures over tokens of ragged samples, and targets without a probe."""
@@ -238,8 +233,8 @@ class _Job:
 
     def _measures_of(self, control_name: str) -> list[Measure]:
         """The measures that apply to a control."""
-        has_weights = control.control_of(control_name) in control.WEIGHTS
-        return [m for m in self.measures if not m.pairwise and (m.kinds or has_weights)]
+        whole = self.request.control_measures == "all" and control.control_of(control_name) in control.WEIGHTS
+        return [m for m in self.measures if not m.pairwise and (m.kinds or whole)]
 
     def _measure_control(self, name: str, store: Store, targets: Mapping[str, StoredTarget]) -> Measured | None:
         """The results of a control encoder, None where no measure applies to it.
@@ -255,9 +250,8 @@ class _Job:
             encoder = encoder if has_weights else encoder.sized_for(request.dataset[0])
             taps = request.taps if has_weights else encoder.taps
             # Test units can only be paired where the same samples keep their tokens.
-            with_tokens = self._read_tokens(measures)
             stored = self._extract(
-                encoder, request.folder / CONTROLS / name, taps, {}, with_tokens, token_samples=store.plan.token_samples,
+                encoder, request.folder / CONTROLS / name, taps, {}, measures, token_samples=store.plan.token_samples,
                 computed=has_weights,
             )  # fmt: skip
         except StorageError:
@@ -299,7 +293,7 @@ class _Job:
         path: Path,
         taps: Sequence[Tap],
         about: Mapping[str, Any],
-        with_tokens: bool,
+        measures: Sequence[Measure],
         *,
         announced: bool = False,
         token_samples: int | None = None,
@@ -307,18 +301,25 @@ class _Job:
     ) -> Store:
         """The store of an encoder's activations; `announced`: whether the cost of it and of its controls is told first.
 
-        `with_tokens`: whether tokens that were removed are extracted anew. `computed`: whether it is a model, whose pass is
+        Tokens are kept where `measures` read them. `computed`: whether it is a model, whose pass is
         computed as was asked for.
         """
         request, samples = self.request, len(self.request.dataset)
         # What controls without the encoder give has one token and one pooling.
         poolings = [name for name in request.poolings or () if name in encoder.poolings] or None
-        planned = plan(encoder, taps, samples, request.token_budget, request.precision, poolings, token_samples)
+        with_tokens, probes = read_tokens(measures, request.dataset)
+        rule = (encoder, taps, samples, request.token_budget, request.precision, poolings)
+        planned = plan(*rule, token_samples, probes)
+        if token_samples is None and request.token_budget is None and not request.fresh:
+            # An earlier call may have kept more, of which measures without a probe read as many.
+            planned = plan(*rule, max(planned.token_samples, _token_samples(path, samples)))
 
         def before_first_byte(seconds: float, again: int) -> None:
             if announced:
-                measured = [name for name in self.controls if self._measures_of(name)]
-                cost = cost_of(request, planned, measured, seconds=seconds, again=again, report=self.report)
+                measured = {name: self._measures_of(name) for name in self.controls}
+                read = {name: read_tokens(theirs, request.dataset)[0] for name, theirs in measured.items() if theirs}
+                kept = planned if with_tokens else planned.without_tokens
+                cost = cost_of(request, kept, read, seconds=seconds, again=again, report=self.report)
                 self.watch(cost)
                 check_room(path, cost.bytes)
 
@@ -392,6 +393,14 @@ def _reasons(measured: Measured, measure: str) -> str:
     """Why a measure gives nothing, of all its targets; equal reasons once."""
     why = [reason for key, reason in measured.skipped.items() if key.partition("/")[0] == measure]
     return " ".join(dict.fromkeys(why)) or "it gives no reason."
+
+
+def _token_samples(path: Path, samples: int) -> int:
+    """How many of as many samples keep tokens in the store that is there; 0 where none is."""
+    with contextlib.suppress(DiagnosticsError):
+        there = Store(path).plan
+        return there.token_samples if there.samples == samples else 0
+    return 0
 
 
 def _refuse_other_seed(path: Path, seed: int) -> None:

@@ -7,13 +7,14 @@ import xarray as xr
 
 from diagnostics.activations.contract import Activations
 from diagnostics.activations.results import CONTROLS
+from diagnostics.datasets.dataset import Dataset
 from diagnostics.errors import DiagnosticsError, explaining, unknown
 from diagnostics.measures.apply import too_few
 from diagnostics.measures.base import Measure
 from diagnostics.measures.result import ABOUT, FAMILY, MEASURE, SOURCE
 from diagnostics.measures.similarity.base import Similarity
 from diagnostics.registry import offered
-from diagnostics.vocabulary import SAFE_NAME
+from diagnostics.vocabulary import DENSE, SAFE_NAME
 
 SUITES = ("standard", "all")
 
@@ -49,6 +50,17 @@ def chosen_measures(chosen: Sequence[str | Measure] | None) -> tuple[list[Measur
                 measures[name] = measure
     # In the order in which they are listed, whatever the order they were asked for.
     return [*(measures[name] for name in known if name in measures), *own], unusable
+
+
+def read_tokens(measures: Sequence[Measure], dataset: Dataset) -> tuple[bool, bool]:
+    """Whether any of the measures reads tokens of a dataset, and whether a probe may, for which more samples count.
+
+    A target for every place has such probes, whether or not they are among the measures: others may follow in the same run.
+    """
+    kinds = {target.kind for target in dataset.targets.values()}
+    by_place = kinds & {*DENSE, "masks"}
+    probes = any(by_place & set(m.kinds) or (m.needs == "tokens" and kinds & set(m.kinds)) for m in measures)
+    return probes or any(m.needs == "tokens" and not m.kinds for m in measures), probes or bool(by_place)
 
 
 def _check_own(own: Sequence[Measure], known: Collection[str]) -> None:
