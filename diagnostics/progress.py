@@ -37,7 +37,7 @@ class Cost:
     token_bytes_of_64: int = 0
     """What the tokens of 64 samples would take in each encoder, where fewer keep theirs; else 0."""
     again: int = 0
-    """Samples whose tokens were removed and are extracted again; 0 where all is extracted for the first time."""
+    """Samples that are extracted again for their tokens, which are not stored; 0 where all is extracted for the first time."""
     unprobeable: tuple[str, ...] = ()
     """Why targets of the dataset cannot be probed, a sentence each."""
 
@@ -50,8 +50,8 @@ class Cost:
         if self.again:
             of = f"{self.encoders} encoders with the controls" if self.encoders > 1 else "no controls"
             tokens = (
-                f"{self.encoder} on {self.dataset}: the tokens of {self.token_samples:,} samples were removed and are extracted "
-                f"again, since measures read them ({of}); writes {size(self.bytes)} to {self.path}; "
+                f"{self.encoder} on {self.dataset}: the tokens of {self.token_samples:,} samples are not stored and are "
+                f"extracted now, since measures read them ({of}); writes {size(self.bytes)} to {self.path}; "
                 f"extraction takes about {duration(self.seconds)}."
             )
             return [*self.unprobeable, tokens]

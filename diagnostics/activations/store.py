@@ -45,7 +45,7 @@ from diagnostics.vocabulary import DENSE
 
 FORMAT = 4
 TOKENS_REMOVED = "tokens_removed"
-"""Attribute of a root: whether the tokens that its plan tells of were removed."""
+"""Attribute of a root: whether the tokens that its plan tells of were removed, or never written."""
 # Pooled values of all open runs together, in bytes: PE-G's 50 taps of 3,400 samples.
 KEPT = Kept(2**30)
 

@@ -307,7 +307,7 @@ class Run:
             >>> run.features("blocks.1", split="test", pooling="mean").shape
             (40, 48)
             >>> run.features("blocks.1", tokens=True).shape
-            (200, 32, 48)
+            (64, 32, 48)
         """
         from diagnostics.runs.features import features
 
