@@ -59,13 +59,13 @@ def card_page(run: Run) -> Page:
     columns = tuple(
         map(Column, ("target (score)", "layer to use", "score there", "output", "best other layer", "hidden gap", "how sure"))
     )  # fmt: skip
-    n = run.n
+    n, units = run.n, max(p.units["test"] for p, _ in read)
     return Page(
         title="Which layer to use",
         lead=filled(
             Sentence(
                 f"Every layer of {run.encoder_name} was read on {run.dataset}: {n['train'] + n['val']} samples to fit probes and to choose "
-                f"with, {n['test']} to score."
+                f"with, {n['test']} to score{f', of {units} independent units' if units != n['test'] else ''}."
             ),
             *(Sentence(each, "strong" if not i else "plain") for i, each in enumerate(answer(run.profiles()))),
             Sentence(run.untrained, "caution"),

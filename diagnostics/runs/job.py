@@ -308,6 +308,8 @@ class _Job:
         # What controls without the encoder give has one token and one pooling.
         poolings = [name for name in request.poolings or () if name in encoder.poolings] or None
         with_tokens, probes = read_tokens(measures, request.dataset)
+        # Who names a budget wants the encoder's.
+        with_tokens = with_tokens or (announced and bool(request.token_budget))
         rule = (encoder, taps, samples, request.token_budget, request.precision, poolings)
         planned = plan(*rule, token_samples, probes)
         if token_samples is None and request.token_budget is None and not request.fresh:

@@ -75,19 +75,21 @@ def labelled(
     source: str,
     labels: Labels,
     index: Callable[[File], object] = lambda file: None,
+    group: Callable[[File], str] = lambda file: file.name,
 ) -> Labelled:
     """The files that can be used, with what folders and table say about them.
 
     `check` decodes a file (see `usable`), `index` reads its header. The folder of a file is its `label`. The table names files
     in the column `key`; columns `split` and `group` are used as such, all others become targets. A file that the table does
-    not name has unknown targets, and a name that is no file raises. Without a column `group` every file is one.
+    not name has unknown targets, and a name that is no file raises. Without a column `group` every file is one, or what `group`
+    says of it.
     """
     kept, left_out = usable([file.name for file in every], lambda i: check(every[i]), labels.on_error, source)
     files = [every[i] for i in kept]
     for file in files:
         index(file)
     given: list[Any] = [file.split for file in files]
-    groups = [file.name for file in files]
+    groups = [group(file) for file in files]
     targets: dict[str, Target] = {}
     notes: list[str] = []
     if (of_file := classes(files)) is not None:
