@@ -105,6 +105,10 @@ class LayerProfiles:
         self._measured: dict[int, xr.Dataset] = {}
         self._failed: dict[int, str] = {}
 
+    def __repr__(self) -> str:
+        of, done = self._request, f"{len(self._measured)} measured, {len(self._failed)} failed"
+        return f"<{type(self).__name__} of {of.encoder.name} on {of.dataset.name}, every {self.every} steps: {done}>"
+
     def step(self, n: int) -> xr.Dataset | None:
         """Measures after step `n` where that is a multiple of `every`, once; what `measure` gives, or None."""
         if n % self.every or n in self._measured or n in self._failed:

@@ -54,8 +54,8 @@ def run_page(run: Run) -> Page:
     """The findings of a run."""
     profiles, maps = run.profiles(), run.similarity()
     # The sections of profiles are numbered as they stand in the run.
-    probes = [(f"s{i}", p) for i, p in enumerate(profiles) if p.is_probe]
-    others = [(f"s{i}", p) for i, p in enumerate(profiles) if not p.is_probe]
+    probes = [(f"s{i}", p) for i, p in enumerate(profiles) if p.is_probe and p.target]
+    others = [(f"s{i}", p) for i, p in enumerate(profiles) if not (p.is_probe and p.target)]
     own = without_nonlinear(profiles)
     cautions = [f"Beware: {caution}." for caution in dict.fromkeys(each for p in profiles for each in p.cautions)]
     return Page(
@@ -71,7 +71,7 @@ def run_page(run: Run) -> Page:
             ),
             _probes(probes),
             _controls(run, probes),
-            Section("Without a target", "others", filled(_others(others, brief=not any(p.target for _, p in probes)))),
+            Section("Without a target", "others", filled(_others(others, brief=not probes))),
             Section("", "", tuple(Sentence(each, "caution", only="brief") for each in brief_cautions(profiles))),
             _left_out(run),
             *_families(profiles, maps),
@@ -111,7 +111,7 @@ def _probes(probes: Sequence[tuple[str, Profile]]) -> Section:
                 p.name, unbroken(p.family),
                 f"{unbroken(p.chosen_tap)} ({p.depth_of(p.chosen_tap):.2f})" if p.chosen_tap else "-",
                 Number(p.score), Number(p.output), unbroken(p.best_tap or "-"), Number(p.hidden_gap, signed=True),
-                Finding(p.reading, p.verdict) if p.target else p.reading,
+                Finding(p.reading, p.verdict),
             ),
             anchor,
         )
