@@ -63,6 +63,7 @@ class Table:
     """FLOP/s of the product of part (a)."""
 
     lines: list[tuple[str, str, str, str, str]] = field(default_factory=list)
+    failed: int = 0
 
     def note(self, part: str, what: str, figure: str) -> None:
         """A figure without a goal."""
@@ -77,6 +78,7 @@ class Table:
 
     def fail(self, part: str, error: Exception) -> None:
         """A part that could not be done."""
+        self.failed += 1
         self._add("MISS", part, f"fails: {type(error).__name__}: {str(error).strip().splitlines()[0][:100]}", "", "")
 
     def _add(self, *line: str) -> None:

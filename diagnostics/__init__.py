@@ -4,11 +4,12 @@ Everything public is on this page; it is loaded when first used, so that importi
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
-from diagnostics.errors import DiagnosticsError
-
+# As `typing` has it, which is not imported: `__main__` has to come before all that a current folder could hold.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from diagnostics import sklearn as sklearn
     from diagnostics.datasets.dataset import Dataset, padded, split_groups
     from diagnostics.datasets.question import Question
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from diagnostics.encoders.grid import Grid
     from diagnostics.encoders.taps import Site, Tap, stack_taps
     from diagnostics.encoders.torch_encoder import TorchEncoder
+    from diagnostics.errors import DiagnosticsError
     from diagnostics.hookspecs import hookimpl
     from diagnostics.measures.base import Measure
     from diagnostics.progress import Progress, silent
@@ -50,6 +52,7 @@ _NAMES = {
     "encoders.grid": ("Grid",),
     "encoders.taps": ("Site", "Tap", "stack_taps"),
     "encoders.torch_encoder": ("TorchEncoder",),
+    "errors": ("DiagnosticsError",),
     "hookspecs": ("hookimpl",),
     "measures.base": ("Measure",),
     "progress": ("Progress", "silent"),
@@ -106,7 +109,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     # A module, and not among the names of `import *`: it would hide scikit-learn.
     if name == "sklearn":
         return importlib.import_module("diagnostics.sklearn")

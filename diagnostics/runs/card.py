@@ -142,8 +142,10 @@ def _provenance(run: Run) -> list[tuple[str, str]]:
 
 
 def _quoted(text: str) -> str:
-    """A text as a scalar of YAML, in which JSON's are all valid."""
-    return json.dumps(printable(text), ensure_ascii=False)
+    """A text as a scalar of YAML, in which JSON's are all valid; without what HTML would read as a tag, since pages show the card."""
+    return json.dumps(printable(text), ensure_ascii=False).translate(
+        {ord(mark): f"\\u{ord(mark):04x}" for mark in "<>&"}
+    )
 
 
 def _value(score: Interval) -> str:

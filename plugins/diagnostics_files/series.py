@@ -64,7 +64,7 @@ def trimmed(series: np.ndarray, name: str, where: object) -> np.ndarray:
         raise DiagnosticsError(
             f"Series {name} of {where} is infinite somewhere: leave a gap (NaN) where nothing is known."
         )
-    known = np.flatnonzero(~np.isnan(values).reshape(len(values), -1).all(axis=1))
+    known = np.flatnonzero(~np.isnan(values).all(axis=tuple(range(1, values.ndim))))
     if len(known) == 0:
         raise DiagnosticsError(f"Series {name} of {where} has no known value: remove it.")
     return values[known[0] : known[-1] + 1]

@@ -26,7 +26,7 @@ CONFIGURATION, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 _VISION = "vision"
 _ANY_CORE = "vit_pe_core_tiny_patch16_384"
 """timm's architecture of which sizes that timm does not know are variations."""
-_UPDATE = "update it and timm with pip install -U 'encoder-diagnostics[pretraining]'"
+_UPDATE = "update it and timm with pip install -U -e '.[pretraining]'"
 _APART = 1e-4
 """Of embeddings, as a share of their spread: more than another order of sums explains."""
 

@@ -237,6 +237,6 @@ def test_a_missing_trainer_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DiagnosticsError, match="transformers is not installed: pip install transformers"):
         watch.for_transformers()
     with pytest.raises(
-        DiagnosticsError, match=r"Lightning is not installed: pip install 'encoder-diagnostics\[lightning\]'"
+        DiagnosticsError, match=r"Lightning is not installed: pip install -e '\.\[lightning\]'"
     ):
         watch.for_lightning()

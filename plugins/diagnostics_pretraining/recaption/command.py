@@ -64,7 +64,7 @@ def recaption(
     """
     if (captioner != "rules" or summary is not None) and importlib.util.find_spec("transformers") is None:
         raise DiagnosticsError(
-            "Captioners are models of transformers: pip install 'encoder-diagnostics[transformers]'."
+            "Captioners are models of transformers: pip install -e '.[transformers]'."
         )
     from diagnostics_training.trainer.distributed import world
 

@@ -126,7 +126,7 @@ def fit(
                 tell(describe_work(objective, name, settings, world, out))
         if settings.recompute:
             stack.enter_context(recomputed(objective.blocks()))
-        module, parameters = wrap(objective, settings, world), list(objective.parameters())
+        module = wrap(objective, settings, world)
         started, measured = time.perf_counter(), 0.0
         steps, finite = range(first, settings.steps), Finite(world.device)
         ids = _ids_of(batches)
@@ -138,7 +138,7 @@ def fit(
                 seed_step(settings, step, world)
                 part = split(batch, settings.accumulate)[0][1]
                 check_attention(objective, part, settings, name, tell if world.first else lambda _: None)
-            values = train_step(module, parameters, batch, optimiser, settings, step, world)
+            values = train_step(module, batch, optimiser, settings, step, world)
             done = step + 1
             finite.note(values, done)
             objective.after_step(done, settings.steps)
@@ -218,13 +218,13 @@ def wrap(objective: Objective, settings: Settings, world: World) -> nn.Module:
 
 def train_step(
     module: nn.Module,
-    parameters: Sequence[nn.Parameter],
     batch: Batch,
     optimiser: torch.optim.Optimizer,
     settings: Settings,
     step: int,
     world: World,
 ) -> dict[str, Tensor]:
+    """One step of the optimiser's own parameters; what the module gave, averaged over parts, and the length of their gradient."""
     seed_step(settings, step, world)
     for group in optimiser.param_groups:
         group["lr"] = settings.rate(step)
@@ -241,7 +241,8 @@ def train_step(
             (values["loss"] * share).backward()
         for key, value in values.items():
             totals[key] = totals.get(key, 0) + value.detach() * share
-    length = nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], settings.clip)
+    trained = [p for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
+    length = nn.utils.clip_grad_norm_(trained, settings.clip)
     optimiser.step()
     return totals | {"gradient": length}
 

@@ -138,7 +138,7 @@ def load(folder: Path) -> tuple[Any, Any]:
         from transformers.utils import logging
     except ImportError as error:
         raise DiagnosticsError(
-            "SAM 2 is read by transformers: pip install 'encoder-diagnostics[transformers]'."
+            "SAM 2 is read by transformers: pip install -e '.[transformers]'."
         ) from error
     folder = folder.expanduser()
     try:
