@@ -308,13 +308,15 @@ class _Job:
         # What controls without the encoder give has one token and one pooling.
         poolings = [name for name in request.poolings or () if name in encoder.poolings] or None
         with_tokens, probes = read_tokens(measures, request.dataset)
-        # Who names a budget wants the encoder's.
-        with_tokens = with_tokens or (announced and bool(request.token_budget))
+        there = _store_at(path)
+        # Who names a budget wants the encoder's, but for those that were removed since.
+        asked = announced and bool(request.token_budget) and not (there and there.complete)
+        with_tokens = with_tokens or asked
         rule = (encoder, taps, samples, request.token_budget, request.precision, poolings)
         planned = plan(*rule, token_samples, probes)
-        if token_samples is None and request.token_budget is None and not request.fresh:
+        if there and there.plan.samples == samples and token_samples is None and request.token_budget is None:
             # An earlier call may have kept more, of which measures without a probe read as many.
-            planned = plan(*rule, max(planned.token_samples, _token_samples(path, samples)))
+            planned = plan(*rule, max(planned.token_samples, there.plan.token_samples))
 
         def before_first_byte(seconds: float, again: int) -> None:
             if announced:
@@ -397,12 +399,11 @@ def _reasons(measured: Measured, measure: str) -> str:
     return " ".join(dict.fromkeys(why)) or "it gives no reason."
 
 
-def _token_samples(path: Path, samples: int) -> int:
-    """How many of as many samples keep tokens in the store that is there; 0 where none is."""
+def _store_at(path: Path) -> Store | None:
+    """The store that is there; None where none is, or none that can be read, which is said when it is extracted."""
     with contextlib.suppress(DiagnosticsError):
-        there = Store(path).plan
-        return there.token_samples if there.samples == samples else 0
-    return 0
+        return Store(path)
+    return None
 
 
 def _refuse_other_seed(path: Path, seed: int) -> None:
