@@ -1,7 +1,7 @@
 """Splits as they are given, completed where only some are there, and drawn over groups where there is none."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
@@ -13,16 +13,10 @@ VAL_SHARE = 0.2
 """Of the groups of train, where val is carved out of it."""
 
 
-class Splits(NamedTuple):
-    """The split of each sample, how it came about in words, and what `Dataset(exchangeable=)` says of such splits."""
-
-    split: list[str]
-    how: str
-    exchangeable: bool | Literal["fit"]
-
-
-def complete_splits(given: Sequence[object], groups: Sequence[str], seed: int, name: str) -> Splits:
-    """The split of each sample of the data called `name`, from those given.
+def complete_splits(
+    given: Sequence[object], groups: Sequence[str], seed: int, name: str
+) -> tuple[list[str], str, bool | Literal["fit"]]:
+    """The split of each sample of the data called `name`, how it came about in words, and `exchangeable` as `Dataset` takes it.
 
     `given` holds names like `train`, `val`, `test`, or None or `""` for no split. With three splits they stay. With train and one other, that
     other is test, since what is reported must not have chosen anything, and a fifth of the groups of train becomes val.
@@ -32,10 +26,10 @@ def complete_splits(given: Sequence[object], groups: Sequence[str], seed: int, n
         >>> import diagnostics as dx
         >>> series = [f"series-{i}" for i in range(6)]
         >>> given = ["train"] * 4 + ["test"] * 2
-        >>> done = dx.complete_splits(given, series, seed=0, name="mine")
-        >>> done.split, done.exchangeable
+        >>> split, how, exchangeable = dx.complete_splits(given, series, 0, "mine")
+        >>> split, exchangeable
         (['train', 'train', 'val', 'train', 'test', 'test'], 'fit')
-        >>> done.how
+        >>> how
         'test is the given test, val a fifth of train'
     """
     if seed < 0:
@@ -49,9 +43,9 @@ def complete_splits(given: Sequence[object], groups: Sequence[str], seed: int, n
     if "" in names and len(names) > 1:
         raise DiagnosticsError(f"Some samples of {name} have a split and others have none: give one to all or to none.")
     if len(names) == 3:
-        return Splits(parts, "splits as given", False)
+        return parts, "splits as given", False
     if len(names) == 1:
-        return Splits([str(split) for split in split_groups(groups, seed)], "splits drawn over groups", True)
+        return [str(split) for split in split_groups(groups, seed)], "splits drawn over groups", True
     if "train" not in names:
         raise DiagnosticsError(f"{name} has {' and '.join(sorted(names))} and no train samples: add a train split.")
     (other,) = names - {"train"}
@@ -67,4 +61,4 @@ def complete_splits(given: Sequence[object], groups: Sequence[str], seed: int, n
         "test" if split == other else "val" if group in val else "train"
         for group, split in zip(groups, parts, strict=True)
     ]
-    return Splits(splits, f"test is the given {other}, val a fifth of train", "fit")
+    return splits, f"test is the given {other}, val a fifth of train", "fit"

@@ -153,7 +153,7 @@ def what_there_is_goes_in(module: nn.Module, pixels: Tensor, names: Sequence[str
     assert_type(dx.measure(module, torch_dataset), xr.Dataset)
     assert_type(dx.encoder_of(module, (table, "a")), dx.TorchEncoder)
     assert_type(dx.LayerProfiles(module, (pixels, names, names)).step(1), xr.Dataset | None)
-    assert_type(dx.complete_splits(["train", "test"], names, seed=0, name="mine").split, list[str])
+    assert_type(dx.complete_splits(["train", "test"], names, 0, "mine"), tuple[list[str], str, bool | Literal["fit"]])
 
 
 @dx.hookimpl
