@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from diagnostics.encoders.attention import read_attention
-from diagnostics.encoders.batches import to_device
+from diagnostics.encoders.batches import by_name, to_device
 from diagnostics.encoders.digests import digest_of, state_tensors
 from diagnostics.encoders.discovery import Discovered, discover, extents_of
 from diagnostics.encoders.encoder import Captured, Encoder, Reduce, keep
 from diagnostics.encoders.evaluating import device_of, evaluating, placed, seeded, wanting_gradients
 from diagnostics.encoders.gradients import read_gradients
+from diagnostics.encoders.hidden_weights import HiddenReads
 from diagnostics.encoders.hooks import captured_at
-from diagnostics.encoders.redraw import Redrawn, copied, note_of, permute, redraw
+from diagnostics.encoders.redraw import copied, note_of, permute, redraw, redrawn
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, explaining, unknown
 from diagnostics.vocabulary import Modality
@@ -193,19 +194,25 @@ class TorchEncoder(Encoder):
         """
         with explaining(f"{self.name} cannot prepare its own example"):
             prepared = self.preprocess(self._example)
-        items = prepared.items() if isinstance(prepared, Mapping) else [("", prepared)]
-        return {str(key): torch.as_tensor(value) for key, value in items}
+        return {key: torch.as_tensor(value) for key, value in by_name(prepared).items()}
 
     def example(self) -> np.ndarray:
         return self._example
 
     def preprocess(self, sample: np.ndarray) -> Any:
-        return self._preprocess(sample)
+        # A function of texts takes strings, as everywhere else, and no arrays of one.
+        given: Any = str(sample) if self.modality == "text" else sample
+        return self._preprocess(given)
 
     @property
     def resizable(self) -> bool:
         """Whether `sized_for` may return another encoder for samples of another size."""
         return self._sized_for is not None or self._first_example is not None
+
+    @property
+    def pinned(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]  (read alone)
+        """Where taps were discovered: a network of convolutions runs at any size, and gives other features at each."""
+        return self._sized_for is None and self._first_example is not None
 
     def sized_for(self, sample: np.ndarray) -> Encoder:
         sized = (self._sized_for(sample) if self._sized_for else self._rediscovered(sample)) or self
@@ -277,15 +284,23 @@ class TorchEncoder(Encoder):
     def fresh(self, seed: int) -> Encoder:
         with seeded(seed):
             module = self.fresh_module() if self.fresh_module else redraw(copied(self.module))
-        return self._control(module, "fresh weights", note_of(self.module, module, "redrawn", scales=True))
+        return self._control(module, "fresh weights", "redrawn", scales=True)
 
     def permuted(self, seed: int) -> Encoder:
         module = permute(copied(self.module), seed)
-        return self._control(module, "permuted weights", note_of(self.module, module, "permuted"))
+        return self._control(module, "permuted weights", "permuted")
 
-    def _control(self, module: nn.Module, name: str, changed: tuple[Redrawn, str]) -> TorchEncoder:
+    def _control(self, module: nn.Module, name: str, verb: str, scales: bool = False) -> TorchEncoder:
         control = self.with_module(module.to(device_of(self.module)), f"{self.name} ({name})")
-        return control.replace(redrawn=changed[0].share, note=changed[1])
+        difference = redrawn(self.module, module, self._hidden_weights(), control._hidden_weights())
+        return control.replace(redrawn=difference.share, note=note_of(self.module, module, difference, verb, scales))
+
+    def _hidden_weights(self) -> Mapping[str, Tensor]:
+        """What its pass over the example reads, and no control draws."""
+        batch = to_device(default_collate([self.preprocess(self.example())]), device_of(self.module))
+        with evaluating(self.module), torch.no_grad(), HiddenReads(self.module, batch) as reads:
+            self.forward(self.module, batch)
+        return reads.weights
 
     def capture(
         self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep, *, gradient: bool = False

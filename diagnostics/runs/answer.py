@@ -25,25 +25,13 @@ SHORT = ".2f"
 """Format of the scores of a first screen."""
 MOST_NAMED = 6
 """Targets that a sentence names."""
-WITHOUT = {"model": "a model", "training": "training"}
 MOST_TAPS = 3
 """Other taps that a row names."""
 
 
-def by_verdict(profiles: Sequence[Profile]) -> list[Profile]:
-    """Probes of targets in the order of their verdicts, those that can be read first, then the largest gap."""
-
-    def order(profile: Profile) -> tuple[int, int, float]:
-        gap = profile.hidden_gap.value if profile.hidden_gap else math.nan
-        read = ("readable", "undecided", "at chance").index(profile.readability)
-        return list(Verdict).index(profile.verdict), read, 0.0 if math.isnan(gap) else -gap
-
-    return sorted((profile for profile in profiles if profile.is_probe and profile.target), key=order)
-
-
 def answer_blocks(run: Run) -> tuple[Block, ...]:
     """The rows and the sentences of a brief page; nothing where no probe read a target."""
-    read = by_verdict(list(first_probes(run.profiles()).values()))
+    read = list(first_probes(run.profiles()).values())
     if not read:
         return ()
     rows = [_row(profile, recommend(profile)) for profile in read]
@@ -80,14 +68,12 @@ def _notes(profile: Profile, read: Recommendation) -> list[str]:
 
 
 def _controls(profile: Profile) -> list[str]:
-    """The control that says most of those that the chosen tap is not shown to beat, with its score: it needs no model, or no training,
-    where it reaches as much. Of too few units it is a number beside a number."""
+    """The control that says most of those that the chosen tap is not shown to beat, with its score: no model, or no training, is needed
+    where gains over it that matter are excluded."""
     if profile.rival is None:
         return []
     name, score = profile.rival
-    says = "not shown to beat"
-    if without := profile.needless:
-        says = f"without {WITHOUT[without]}" if profile.few else f"no {without} needed"
+    says = f"no {profile.needless} needed" if profile.needless else "not shown to beat"
     return [f"{says}: {in_words(name)} {format_number(score.value, SHORT)}"]
 
 
@@ -97,7 +83,7 @@ def _shortened(names: Sequence[str]) -> list[str]:
 
 def answer(profiles: Sequence[Profile]) -> list[str]:
     """The findings of probes of targets, one sentence a verdict; empty where no probe read a target."""
-    read = by_verdict(list(first_probes(profiles).values()))
+    read = list(first_probes(profiles).values())
     groups = {verdict: [p for p in read if p.verdict is verdict] for verdict in Verdict}
     few = [p for p in groups[Verdict.UNDECIDED] if p.few]
     undecided = [p for p in groups[Verdict.UNDECIDED] if not p.few]
@@ -134,8 +120,11 @@ def _shown(profiles: Sequence[Profile], every: Sequence[Profile]) -> str:
 def _matched(profiles: Sequence[Profile]) -> list[str]:
     """Targets for which no score shows that the encoder is needed: a control that lacks it, or its training, is not beaten."""
     sentences: list[str] = []
-    for what, needed in {"model": "an encoder", "training": "the training"}.items():
-        rest = f"read no worse without {WITHOUT[what]}: no score there shows that {needed} is needed."
+    for what, (without, needed) in {
+        "model": ("a model", "an encoder"),
+        "training": ("training", "the training"),
+    }.items():
+        rest = f"read no worse without {without}: no score there shows that {needed} is needed."
         sentences.append(_named(f"{{}} is {rest}", [p for p in profiles if p.needless == what], f"{{}} are {rest}"))
     others = [p for p in profiles if p.rival and not p.needless]
     return [
@@ -226,7 +215,7 @@ def closing_blocks(run: Run) -> tuple[Block, ...]:
     """Where the features, the report and the rest are."""
     tokens, whole = run.disk_use
     path = shlex.quote(str(run.path))
-    read = by_verdict(list(first_probes(run.profiles()).values()))
+    read = list(first_probes(run.profiles()).values())
     targets = [profile for profile in read if profile.chosen_tap]
     target = next((p.target for p in sorted(targets, key=lambda p: p.readability == "at chance")), None)
     open_run = f"dx.open_run({json.dumps(str(run.path), ensure_ascii=False)})"

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.result import METRIC, SCORE_NAME
 from diagnostics.measures.statistics import Interval
 from diagnostics.report.escaping import printable
 from diagnostics.report.figures import ScoreMap
 from diagnostics.report.markdown import page_markdown
 from diagnostics.report.page import Column, Finding, Number, Page, Row, Section, Sentence, Table, filled
 from diagnostics.report.writing import write_whole
-from diagnostics.runs.answer import answer, by_verdict, legend
+from diagnostics.runs.answer import answer, legend
 from diagnostics.runs.overview import score_map
 from diagnostics.runs.profile import Profile
 from diagnostics.runs.provenance import DISTRIBUTION
@@ -22,9 +23,6 @@ from diagnostics.runs.recommendation import Recommendation
 
 if TYPE_CHECKING:
     from diagnostics.runs.run import Run
-
-METRICS = {"R2": "r_squared", "accuracy": "accuracy", "balanced accuracy": "balanced_accuracy", "mIoU": "mean_iou"}
-"""Name of a score -> the type of metric that model hubs know it by; other scores go by their own name."""
 
 
 def write_card(run: Run, path: Path) -> Path:
@@ -69,6 +67,7 @@ def card_page(run: Run) -> Page:
             ),
             *(Sentence(each, "strong" if not i else "plain") for i, each in enumerate(answer(run.profiles()))),
             Sentence(run.untrained, "caution"),
+            Sentence(run.record.unrepeatable, "caution"),
         ),
         sections=(
             Section(
@@ -97,7 +96,8 @@ def model_index(run: Run) -> str:
     data = run.record.dataset
     lines = ["model-index:", f"- name: {_quoted(run.encoder_name)}", "  results:"]
     for profile, recommendation in _read(run):
-        name = str(profile.data.attrs["score_name"])
+        name = str(profile.data.attrs[SCORE_NAME])
+        metric = profile.data.attrs.get(METRIC, name)
         scores = {f"{name} at the output, {profile.output_tap}": profile.output}
         if recommendation.tap and recommendation.score and not recommendation.at_output:
             scores = {f"{name} at {recommendation.tap}": recommendation.score, **scores}
@@ -113,21 +113,21 @@ def model_index(run: Run) -> str:
             "    metrics:",
         ]
         for label, score in scores.items():
-            lines += [f"    - type: {_quoted(METRICS.get(name, name))}", f"      name: {_quoted(label)}"]
+            lines += [f"    - type: {_quoted(metric)}", f"      name: {_quoted(label)}"]
             lines += [f"      value: {_value(score)}"]
     return "\n".join(lines) + "\n"
 
 
 def _read(run: Run) -> list[tuple[Profile, Recommendation]]:
-    """The probe that each target is recommended by, in the order of their verdicts."""
+    """The probe that each target is recommended by, with what it recommends."""
     by_name = {(p.measure, p.target): p for p in run.profiles()}
-    pairs = {r.target: (by_name[r.measure, r.target], r) for r in run.recommendations()}
+    pairs = [(by_name[r.measure, r.target], r) for r in run.recommendations()]
     if not pairs:
         raise DiagnosticsError(
             f"No probe of {run.path} read a target, so there is no layer to name: run on data with targets, and with a probe "
             "among the measures."
         )
-    return [pairs[str(p.target)] for p in by_verdict([p for p, _ in pairs.values()])]
+    return pairs
 
 
 def _provenance(run: Run) -> list[tuple[str, str]]:

@@ -15,7 +15,17 @@ if TYPE_CHECKING:
 # A variable over taps and something else is spread over columns up to this many.
 MOST_COLUMNS = 12
 # Losses of units: a score is their sum, and one out of fold is no score.
-_RAW = ("loss", "reference_loss", "val_loss", "val_reference", "oof_loss", "oof_reference")
+_RAW = (
+    "loss",
+    "reference_loss",
+    "val_loss",
+    "val_reference",
+    "oof_loss",
+    "oof_reference",
+    "drawn",
+    "val_drawn",
+    "oof_drawn",
+)
 
 
 def details(profile: Profile, facts: str = "") -> Details:

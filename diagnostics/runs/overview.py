@@ -8,9 +8,8 @@ import numpy as np
 
 from diagnostics.report.figures import ScoreMap
 from diagnostics.report.page import Block, Finding, Findings, Legend, MapLegend, Section, Sentence, filled
-from diagnostics.runs.answer import by_verdict
 from diagnostics.runs.controls.kinds import NAMES
-from diagnostics.runs.profile import Profile
+from diagnostics.runs.profile import Profile, by_verdict
 from diagnostics.runs.recommendation import Recommendation
 
 

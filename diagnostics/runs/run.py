@@ -20,6 +20,7 @@ from diagnostics.runs.handed_out import HandedOut, handed_out_in
 from diagnostics.runs.profile import Profile, first_probes
 from diagnostics.runs.provenance import Call, Provenance
 from diagnostics.runs.recommendation import Recommendation, recommend
+from diagnostics.runs.suites import with_declaration
 from diagnostics.specs import build
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Run:
         at blocks.3); a kernel reads 0.91 of 0.94 from the output; blocks.1, blocks.2 and
         blocks.4 not shown to be worse.
         >>> [read.tap for read in run.recommendations()]
-        ['blocks.3', 'blocks.3', 'blocks.3', 'blocks.2', 'norm', 'blocks.4']
+        ['blocks.3', 'blocks.2', 'blocks.4', 'blocks.3', 'blocks.3', 'norm']
         >>> print(run.profiles()[0])
         linear_probe/hidden_z (R2) at 9 taps: use blocks.3 0.917 [0.833, 0.968],
         output norm 0.594 [0.167, 0.837]; hidden by the output (+0.323 [0.106, 0.687] at
@@ -237,7 +238,7 @@ class Run:
         return self._recommend(of_target[measure] if measure else next(iter(of_target.values())))
 
     def recommendations(self) -> list[Recommendation]:
-        """`recommend` of every target that a probe read, in the order of the run."""
+        """`recommend` of every target that a probe read, in the order of the first screen."""
         return [self._recommend(profile) for profile in first_probes(self.profiles()).values()]
 
     def _recommend(self, profile: Profile) -> Recommendation:
@@ -249,8 +250,11 @@ class Run:
     def _profile(self, key: str) -> Profile:
         measure, _, target = key.partition("/")
         trees = {name: tree for name, tree in self.controls.items() if key in self.index.names(name)}
-        controls = {name: with_choice(self._node(tree, key).to_dataset()) for name, tree in trees.items()}
-        data = with_choice(self._node(self.results, key).to_dataset())
+        data, *others = (
+            with_choice(with_declaration(self._node(tree, key).to_dataset(), self.store))
+            for tree in (self.results, *trees.values())
+        )
+        controls = dict(zip(trees, others, strict=True))
         if self.margin is not None:
             data = data.assign_attrs({attribute.MARGIN: self.margin})
         return Profile.of(measure, target or None, data, controls)

@@ -7,11 +7,12 @@ import xarray as xr
 
 from diagnostics.activations.contract import Activations
 from diagnostics.activations.results import CONTROLS
+from diagnostics.activations.store import Store
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.errors import DiagnosticsError, explaining, unknown
 from diagnostics.measures.apply import too_few
 from diagnostics.measures.base import Measure
-from diagnostics.measures.result import ABOUT, FAMILY, MEASURE, SOURCE
+from diagnostics.measures.result import ABOUT, FAMILY, LOSSES, MEASURE, SOURCE, TARGET, is_probe
 from diagnostics.measures.similarity.base import Similarity
 from diagnostics.registry import offered
 from diagnostics.vocabulary import DENSE, SAFE_NAME
@@ -90,6 +91,14 @@ def _check_name(name: str, what: str) -> None:
             f"{what} {name!r}: give it a name of letters, digits, '_', '-' and '.', other than {CONTROLS}, since results are "
             "stored under it."
         )
+
+
+def with_declaration(result: xr.Dataset, store: Store) -> xr.Dataset:
+    """A result in a store; a probe's of an older version with what its measure declares now, the least where that is not here."""
+    if LOSSES in result.attrs or not is_probe(result):
+        return result
+    target, known = store.targets().get(result.attrs[TARGET]), offered("measure").get(result.attrs[MEASURE])
+    return result.assign_attrs(known[1]().declaration(target) if known else {LOSSES: "squares"})
 
 
 def between(

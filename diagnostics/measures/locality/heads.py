@@ -190,7 +190,6 @@ class HeadMeasure(Measure):
     statistic: ClassVar[str]
     beside: ClassVar[tuple[str, ...]] = ()
     functional: ClassVar[str]
-    unit: ClassVar[str]
 
     @abstractmethod
     def uniform(self, grid: Grid) -> float:
@@ -247,7 +246,7 @@ class HeadMeasure(Measure):
             **beside,
         }
         attrs = stated(
-            functional=self.functional, unit=self.unit,
+            functional=self.functional,
             pooling="none: grid queries, mean over queries, heads and samples", centring="none",
             reasons=reasons, n=n, seed=seed,
         )  # fmt: skip

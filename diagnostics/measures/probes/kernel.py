@@ -56,7 +56,7 @@ def _squared_distance() -> float:
     return float(((first - second) ** 2).sum())
 
 
-class KernelProbe(protocol.Probe):
+class KernelProbe(protocol.ClassOrValueProbe):
     """What kernel ridge regression, or kernel logistic regression, reads out at every tap: R2, or accuracy.
 
     The linear probe, of `KernelFeatures` of the pooled activations in place of these; the bandwidth is chosen as the linear
@@ -99,7 +99,7 @@ class KernelProbe(protocol.Probe):
             OtherTaps(activations, taps, lambda name, _: widest[name].astype(np.float64)), target, seed
         )
         kind = "oof" if "oof_loss" in read else "val"
-        scores = Losses(*(read[f"{kind}_{name}"].values for name in ("loss", "reference"))).scores
+        scores = Losses(read[f"{kind}_loss"].values, read[f"{kind}_reference"].values).scores
         best = int(np.nan_to_num(scores, nan=-np.inf).argmax())
         at = {"tap": [tap.name], "bandwidth": ("tap", [BANDWIDTHS[::-1][best]])}
         return read.isel(tap=[best]).assign_coords(at).reset_coords("bandwidth")

@@ -33,7 +33,7 @@ class Member:
     @cached_property
     def losses(self) -> dict[str, ProbeLosses]:
         """Those of its probes, by the names of their profiles."""
-        return {name: probe_losses(profile) for name, profile in self.profiles.items() if profile.is_probe}
+        return {name: probe_losses(profile) for name, profile in self.profiles.items() if "loss" in profile.data}
 
     @property
     def weights(self) -> str:

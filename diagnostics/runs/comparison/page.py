@@ -176,7 +176,7 @@ def _alignments(findings: Findings, brief: Sequence[str]) -> Section:
             _notes(
                 [
                     "Recovered: the gain of the aligned output over the base's output, as a share of the base's hidden gap. Kept: the "
-                    "aligned score divided by the base's, both above chance (0 for R2 and skill, otherwise the score with shuffled "
+                    "aligned score divided by the base's, both above chance (0 for R2, otherwise what the measure declares or the score with shuffled "
                     "labels); over 1 where the score rose. Cut: the same share, recovered or kept, of the base read at the tap that the "
                     "alignment names, without any training. Output - control's: the aligned output's score minus that of the control, "
                     "which was trained in the same way but with the base's own tokens as teacher. The tap lifted a target only where "
