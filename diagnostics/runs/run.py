@@ -134,9 +134,9 @@ class Run:
 
         Examples:
             >>> import diagnostics as dx
-            >>> run, new = dx.open_run("runs/forecast"), dx.dataset("lorenz?n=4&seed=7")
+            >>> run, new = dx.open_run("runs/forecast"), dx.dataset("lorenz?n=40&seed=7")
             >>> run.encoder.transform(new, tap=run.recommend("hidden_z").tap).shape
-            (4, 96)
+            (40, 96)
         """
         name = self.record.encoder.asked
         if not name:
@@ -380,7 +380,7 @@ class Run:
             >>> import diagnostics as dx
             >>> (cka,) = dx.open_run("runs/forecast").similarity()
             >>> round(float(cka["matrix"].sel(tap="embed", tap_other="blocks.3")), 2)
-            0.84
+            0.83
         """
         _ = self.results
         return [self._node(self.results, key).to_dataset() for key in self.index.names(pairwise=True)]
@@ -398,7 +398,7 @@ class Run:
             >>> import diagnostics as dx
             >>> cka = dx.open_run("runs/forecast").similarity_with("runs/jepa")
             >>> cka["matrix"].sel(tap="norm", tap_other=["embed", "norm"]).values.round(2)
-            array([0.94, 0.24])
+            array([0.94, 0.27])
         """
         from diagnostics.runs.suites import between
 
