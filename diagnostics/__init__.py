@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from diagnostics.datasets.dataset import Dataset, padded, split_groups
     from diagnostics.datasets.question import Question
     from diagnostics.datasets.samples import LazySamples
+    from diagnostics.datasets.splits import complete_splits
     from diagnostics.datasets.target import Target
     from diagnostics.encoders.discovery import discover
     from diagnostics.encoders.encoder import Encoder
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from diagnostics.report.escaping import printable
     from diagnostics.report.progress_bars import watcher
     from diagnostics.runs.comparison import Comparison, compare
-    from diagnostics.runs.given import encoder_of
+    from diagnostics.runs.given import dataset, encoder, encoder_of
     from diagnostics.runs.job import run
     from diagnostics.runs.layer_profiles import LayerProfiles
     from diagnostics.runs.measuring import measure
@@ -41,6 +42,7 @@ _NAMES = {
     "datasets.dataset": ("Dataset", "padded", "split_groups"),
     "datasets.question": ("Question",),
     "datasets.samples": ("LazySamples",),
+    "datasets.splits": ("complete_splits",),
     "datasets.target": ("Target",),
     "encoders.discovery": ("discover",),
     "encoders.encoder": ("Encoder",),
@@ -55,7 +57,7 @@ _NAMES = {
     "report.escaping": ("printable",),
     "report.progress_bars": ("watcher",),
     "runs.comparison": ("Comparison", "compare"),
-    "runs.given": ("encoder_of",),
+    "runs.given": ("dataset", "encoder", "encoder_of"),
     "runs.job": ("run",),
     "runs.layer_profiles": ("LayerProfiles",),
     "runs.measuring": ("measure",),
@@ -84,7 +86,10 @@ __all__ = [
     "__version__",
     "build",
     "compare",
+    "complete_splits",
+    "dataset",
     "discover",
+    "encoder",
     "encoder_of",
     "frames_of",
     "hookimpl",

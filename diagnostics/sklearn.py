@@ -128,7 +128,7 @@ class TapFeatures(TransformerMixin, BaseEstimator):
         run = open_run(self.run)
         if run.store.identity["weights"] != encoder.identity["weights"]:
             raise DiagnosticsError(
-                f"{self.run} is a run of {run.encoder} with other weights than {encoder.name}: give a run of this encoder."
+                f"{self.run} is a run of {run.encoder_name} with other weights than {encoder.name}: give a run of this encoder."
             )
         tap = run.tap_for(self.target)
         stored = next(each for each in run.store.taps if each.name == tap)

@@ -45,7 +45,7 @@ from diagnostics.vocabulary import DENSE
 
 FORMAT = 4
 TOKENS_REMOVED = "tokens_removed"
-"""Attribute of a root: whether the tokens that its plan tells of were removed."""
+"""Attribute of a root: whether the tokens that its plan tells of were removed, or never written."""
 # Pooled values of all open runs together, in bytes: PE-G's 50 taps of 3,400 samples.
 KEPT = Kept(2**30)
 
@@ -231,11 +231,13 @@ class Store(Activations):
     @property
     def rows_done(self) -> int:
         """Number of samples of which everything is there."""
-        return self.plan.samples - sum(len(step) for step in self.todo(self.plan.samples))
+        # Their tokens, if any are kept, were written before.
+        return self.plan.samples - sum(len(step) for step in self.todo(self.plan.samples, with_tokens=False))
 
-    def todo(self, batch: int) -> list[Step]:
+    def todo(self, batch: int, with_tokens: bool = True) -> list[Step]:
         """What is not there yet, with so many samples in a forward pass."""
-        return list(self.plan.steps(batch, self._pooled_rows, self._has_tokens))
+        plan = self.plan if with_tokens else self.plan.without_tokens
+        return list(plan.steps(batch, self._pooled_rows, self._has_tokens))
 
     def _has(self, layout: Layout, shard: int) -> bool:
         """Whether a shard has its file, of the right length."""
@@ -320,7 +322,7 @@ class Store(Activations):
 
     @property
     def tokens_removed(self) -> bool:
-        """Whether its tokens were removed to free their space: see `activations.tokens`."""
+        """Whether its tokens were removed, or never written since nothing read them: see `activations.tokens`."""
         return bool(self.attrs.get(TOKENS_REMOVED, False))
 
     @property
@@ -330,10 +332,10 @@ class Store(Activations):
         files = (self.path / layout.file(shard) for layout in layouts for shard in range(layout.shards))
         return [file for file in files if file.is_file()]
 
-    def finish(self) -> None:
-        """Marks the extraction as complete, with its tokens: from now on a missing file is damage."""
-        self.set_attrs(complete=True, **{TOKENS_REMOVED: False})
-        self.token_samples = self.plan.token_samples
+    def finish(self, with_tokens: bool = True) -> None:
+        """Marks the extraction as complete, with its tokens or as one without: from now on a missing file is damage."""
+        self.set_attrs(complete=True, **{TOKENS_REMOVED: not with_tokens and self.plan.token_samples > 0})
+        self.token_samples = self.plan.token_samples if with_tokens else 0
 
     def set_attrs(self, **attrs: Any) -> None:
         """Adds to the attributes, on disk and here."""

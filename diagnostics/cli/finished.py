@@ -129,9 +129,9 @@ def _row(path: Path) -> dict[str, Any]:
         # Whatever stands in a folder that only looks like a run.
         return row | {"state": f"{path} cannot be read ({type(error).__name__}): remove it or copy it again."}
     measures = {name.partition("/")[0] for name in run.index.names()}
-    removed = ", its tokens removed" if run.store.tokens_removed else ""
+    without = ", without tokens" if run.store.tokens_removed else ""
     return row | {
-        "measures": len(measures), "when": run.calls[-1].created, "finished": True, "state": f"finished{removed}",
+        "measures": len(measures), "when": run.calls[-1].created, "finished": True, "state": f"finished{without}",
     }  # fmt: skip
 
 

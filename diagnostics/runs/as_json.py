@@ -15,7 +15,7 @@ def run_json(run: Run) -> dict[str, Any]:
     """The findings of a run; None for what has no value."""
     return {
         "run": str(run.path),
-        "encoder": run.encoder,
+        "encoder": run.encoder_name,
         "dataset": run.dataset,
         "n": run.n,
         "repeatable": not run.record.unrepeatable,

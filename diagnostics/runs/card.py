@@ -34,7 +34,7 @@ def write_card(run: Run, path: Path) -> Path:
     from diagnostics.report.plots.still import svg
 
     picture = path.with_suffix(".svg")
-    described = {picture.name: f"Scores of {run.encoder} on {run.dataset} by layer, each row relative to its best; stars mark the layers to use"}  # fmt: skip
+    described = {picture.name: f"Scores of {run.encoder_name} on {run.dataset} by layer, each row relative to its best; stars mark the layers to use"}  # fmt: skip
     text = f"---\n{model_index(run)}---\n\n{page_markdown(card_page(run), described)}"
     write_whole(picture, svg(draw(card_picture(run))))
     return write_whole(path, text)
@@ -55,13 +55,13 @@ def card_page(run: Run) -> Page:
     columns = tuple(
         map(Column, ("target (score)", "layer to use", "score there", "output", "best other layer", "hidden gap", "how sure"))
     )  # fmt: skip
-    n = run.n
+    n, units = run.n, max(p.units["test"] for p, _ in read)
     return Page(
         title="Which layer to use",
         lead=filled(
             Sentence(
-                f"Every layer of {run.encoder} was read on {run.dataset}: {n['train'] + n['val']} samples to fit probes and to choose "
-                f"with, {n['test']} to score."
+                f"Every layer of {run.encoder_name} was read on {run.dataset}: {n['train'] + n['val']} samples to fit probes and to choose "
+                f"with, {n['test']} to score{f', of {units} independent units' if units != n['test'] else ''}."
             ),
             *(Sentence(each, "strong" if not i else "plain") for i, each in enumerate(answer(run.profiles()))),
             Sentence(run.untrained, "caution"),
@@ -92,7 +92,7 @@ def card_picture(run: Run) -> ScoreMap:
 def model_index(run: Run) -> str:
     """The scores as YAML that model hubs read: for each target those at the layer to use and at the output."""
     data = run.record.dataset
-    lines = ["model-index:", f"- name: {_quoted(run.encoder)}", "  results:"]
+    lines = ["model-index:", f"- name: {_quoted(run.encoder_name)}", "  results:"]
     for profile, recommendation in _read(run):
         name = str(profile.data.attrs[SCORE_NAME])
         metric = profile.data.attrs.get(METRIC, name)

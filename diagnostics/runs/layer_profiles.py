@@ -10,12 +10,12 @@ import numpy as np
 import xarray as xr
 from torch import nn
 
-from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.bare_module import Numbers
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.measures.base import Measure
 from diagnostics.report.page import StepsFigure
+from diagnostics.runs.given import Data
 from diagnostics.runs.measuring import MEASURES, SAMPLES, InMemoryRequest
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class LayerProfiles:
     def __init__(
         self,
         module: str | Encoder | nn.Module,
-        dataset: str | Dataset,
+        dataset: Data,
         *,
         every: int = 1000,
         log: Log | None = None,
@@ -109,6 +109,10 @@ class LayerProfiles:
         )  # fmt: skip
         self._measured: dict[int, xr.Dataset] = {}
         self._failed: dict[int, str] = {}
+
+    def __repr__(self) -> str:
+        of, done = self._request, f"{len(self._measured)} measured, {len(self._failed)} failed"
+        return f"<{type(self).__name__} of {of.encoder.name} on {of.dataset.name}, every {self.every} steps: {done}>"
 
     def step(self, n: int) -> xr.Dataset | None:
         """Measures after step `n` where that is a multiple of `every`, once; what `measure` gives, or None."""

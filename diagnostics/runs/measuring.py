@@ -23,10 +23,9 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures import result as attribute
 from diagnostics.measures.apply import measure_all
 from diagnostics.measures.base import Measure
-from diagnostics.runs.given import given
+from diagnostics.runs.given import Data, given
 from diagnostics.runs.request import chosen_taps, listed
-from diagnostics.runs.suites import chosen_measures
-from diagnostics.vocabulary import DENSE
+from diagnostics.runs.suites import chosen_measures, read_tokens
 
 MEASURES = ("linear_probe", "rankme")
 SAMPLES = 256
@@ -34,7 +33,7 @@ SAMPLES = 256
 
 def measure(
     encoder: str | Encoder | nn.Module,
-    dataset: str | Dataset,
+    dataset: Data,
     *,
     taps: str | Sequence[str] | None = None,
     measures: str | Measure | Sequence[str | Measure] = MEASURES,
@@ -51,7 +50,7 @@ def measure(
 
     Parameters
     ----------
-    encoder: a bare torch module too (see `encoder_of`).
+    encoder, dataset: a bare torch module, and arrays (X, y), too (see `encoder_of`, `dataset`).
     taps, measures: names or a suite, as in `run`. Measures that compare taps, or need attention or gradients, need a run.
     samples: of the dataset are read at most: a random subset in which splits keep their shares and train shows every class.
     seed: of that subset and of the bootstrap.
@@ -112,7 +111,7 @@ class InMemoryRequest:
         cls,
         caller: str,
         encoder: str | Encoder | nn.Module,
-        dataset: str | Dataset,
+        dataset: Data,
         *,
         taps: str | Sequence[str] | None,
         measures: str | Measure | Sequence[str | Measure],
@@ -143,8 +142,11 @@ class InMemoryRequest:
         at = device_of(self.encoder.module) if isinstance(self.encoder, TorchEncoder) else None
         # Other accelerators have no float64, which measures compute in.
         device = str(at) if at is not None and at.type == "cuda" else "cpu"
-        tokens = not self.dataset.ragged and any(self._reads_tokens(each) for each in self.measures)
-        activations, targets = read_into_memory(self.encoder, self.dataset, self.taps, device, tokens=tokens)
+        tokens, probes = read_tokens(self.measures, self.dataset)
+        tokens = tokens and not self.dataset.ragged
+        activations, targets = read_into_memory(
+            self.encoder, self.dataset, self.taps, device, tokens=tokens, probes=probes
+        )
         readable = {name: target for name, target in targets.items() if name not in self.unprobeable}
         measured = measure_all(
             self.measures, activations, readable, self.seed, asked=[each.name for each in self.measures],
@@ -167,11 +169,6 @@ class InMemoryRequest:
             encoder=self.encoder.name, dataset=self.dataset.name, output_tap=self.encoder.output_tap,
             samples=len(self.dataset), seed=self.seed, left_out="; ".join(f"{key}: {why}" for key, why in left_out.items()),
         )  # fmt: skip
-
-    def _reads_tokens(self, measure: Measure) -> bool:
-        places = (*DENSE, "masks")
-        kinds = {target.kind for target in self.dataset.targets.values()}
-        return measure.needs == "tokens" or any(kind in measure.kinds and kind in places for kind in kinds)
 
 
 def _needs_a_run(measure: Measure) -> str:

@@ -97,12 +97,12 @@ def run_page(run: Run) -> Page:
     """The findings of a run."""
     profiles, maps = run.profiles(), run.similarity()
     # The sections of profiles are numbered as they stand in the run.
-    probes = [(f"s{i}", p) for i, p in enumerate(profiles) if p.is_probe]
-    others = [(f"s{i}", p) for i, p in enumerate(profiles) if not p.is_probe]
+    probes = [(f"s{i}", p) for i, p in enumerate(profiles) if p.is_probe and p.target]
+    others = [(f"s{i}", p) for i, p in enumerate(profiles) if not (p.is_probe and p.target)]
     own = without_nonlinear(profiles)
     cautions = [f"Beware: {caution}." for caution in dict.fromkeys(each for p in profiles for each in p.cautions)]
     return Page(
-        title=f"{run.encoder} on {run.dataset}",
+        title=f"{run.encoder_name} on {run.dataset}",
         lead=tuple(_lead(run)),
         sections=filled(
             Section("", "", answer_blocks(run)),
@@ -114,7 +114,7 @@ def run_page(run: Run) -> Page:
             ),
             _probes(probes),
             _controls(run, probes),
-            Section("Without a target", "others", filled(_others(others, brief=not any(p.target for _, p in probes)))),
+            Section("Without a target", "others", filled(_others(others, brief=not probes))),
             Section("", "", tuple(Sentence(each, "caution", only="brief") for each in brief_cautions(profiles))),
             _left_out(run),
             *_families(profiles, maps),
@@ -130,7 +130,9 @@ def _lead(run: Run) -> list[Sentence]:
     splits = f"{n['train']} train, {n['val']} val, {n['test']} test"
     units = f" (samples of {groups} independent groups)" if groups != total else ""
     lead = [
-        Sentence(f"{unbroken(run.encoder)} on {unbroken(run.dataset)}, n = {splits}{units}", "strong", only="brief"),
+        Sentence(
+            f"{unbroken(run.encoder_name)} on {unbroken(run.dataset)}, n = {splits}{units}", "strong", only="brief"
+        ),
     ]
     return [*lead, *(Sentence(each, "caution") for each in (run.untrained, run.record.unrepeatable) if each)]
 
@@ -152,7 +154,7 @@ def _probes(probes: Sequence[tuple[str, Profile]]) -> Section:
                 p.name, unbroken(p.family),
                 f"{unbroken(p.chosen_tap)} ({p.depth_of(p.chosen_tap):.2f})" if p.chosen_tap else "-",
                 Number(p.score), Number(p.output), unbroken(p.best_tap or "-"), Number(p.hidden_gap, signed=True),
-                Finding(p.reading, p.verdict) if p.target else p.reading,
+                Finding(p.reading, p.verdict),
             ),
             anchor,
         )

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from diagnostics import DiagnosticsError, LazySamples, Target
+from diagnostics import DiagnosticsError, LazySamples, Target, complete_splits
 from diagnostics_files.decode.images import picture, plain_array
 from diagnostics_files.decode.tables import SUFFIXES, column, read_table, texts_of
 from diagnostics_files.errors import Unusable, join_notes, sentence, usable
 from diagnostics_files.lazy_dataset import FileDataset
-from diagnostics_files.rows import by_id, complete, from_column, of_one_pool
+from diagnostics_files.rows import by_id
 from diagnostics_files.scan import file, safe_name
 from diagnostics_files.webdataset import Archived
 
@@ -89,9 +89,9 @@ def build(
         chosen = [row for row, name in enumerate(pairs.images) if name not in left_out]
         pairs, vectors = pairs.only(chosen), None if vectors is None else vectors[chosen]
     if pairs.shards is None:
-        split, how = complete(pairs.splits, pairs.groups, seed, scheme)
+        split, how, exchangeable = complete_splits(pairs.splits, pairs.groups, seed, scheme)
     else:
-        split, how = by_id(pairs.ids, seed, scheme)
+        split, how, exchangeable = by_id(pairs.ids, seed, scheme)
     means = f"embeddings of {Path(embeddings).name}" if embeddings else f"hashed words in {features} features"
     targets = {} if vectors is None else {"caption": Target("caption", vectors, about=means)}
     cut = "; ".join(f"{name} is cut" for name in pairs.cut)
@@ -113,7 +113,7 @@ def build(
         shards=pairs.shards,
         scanned=pairs.scanned,
         texts=pairs.captions,
-        exchangeable=of_one_pool(how),
+        exchangeable=exchangeable,
     )  # fmt: skip
 
 
@@ -130,7 +130,7 @@ def _from_table(path: Path, image: str, caption: str, root: Path) -> Pairs:
     names = [str(safe_name(str(entry or ""), str(path))) for entry in column(columns, image, path, "image")]
     texts = column(columns, caption, path, "caption")
     groups = texts_of(columns, "group", names)
-    splits = from_column(columns.get("split", [None] * len(names)), str(path))
+    splits = columns.get("split", [None] * len(names))
     files = {name: root / name for name in names}
     if missing := [name for name, at in files.items() if not os.path.lexists(at)]:
         raise DiagnosticsError(

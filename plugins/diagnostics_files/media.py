@@ -1,6 +1,7 @@
-"""Folders of images, of videos cut into clips, and of sound files, whole or cut into windows."""
+"""Folders of images, of texts, of videos cut into clips, and of sound files, whole or cut into windows."""
 
 import functools
+import hashlib
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from diagnostics_files.decode import video as videos_of
 from diagnostics_files.decode.audio import FASTEST, SOUNDS, Sound, one_rate
 from diagnostics_files.decode.images import picture
 from diagnostics_files.decode.video import VIDEOS, Video
-from diagnostics_files.errors import Unusable
+from diagnostics_files.errors import Unusable, check_regular, damaged, decoding
 from diagnostics_files.labelled import Labels, labelled
 from diagnostics_files.lazy_dataset import FileDataset, pad_left
 from diagnostics_files.scan import PICTURES, File, find, folder
@@ -28,6 +29,37 @@ def images(path: str, labels: Labels) -> FileDataset:
     samples = LazySamples(len(files), lambda i: read(files[i]))
     about = f"{len(files)} images of a folder"
     return known.dataset("image", samples, [f.name for f in files], range(len(files)), about, "")
+
+
+LONGEST_TEXT = 10 * 2**20
+"""Bytes of a file that is one text."""
+
+
+def texts(path: str, labels: Labels) -> FileDataset:
+    """See `plugin.texts`; equal texts are a group, since the same words in train and test would be a test of memory."""
+    root = folder(path, "texts")
+
+    def read(file: File) -> str:
+        check_regular(file.path, file.name)
+        if (length := file.path.stat().st_size) > LONGEST_TEXT:
+            raise Unusable(file.name, f"has {length:,} bytes, more than the {LONGEST_TEXT:,} of a text", "split it")
+        with decoding(file.name):
+            text = file.path.read_text(encoding="utf-8-sig").strip()
+        if not text:
+            raise damaged(file.name, "it is an empty text")
+        return text
+
+    first: dict[bytes, str] = {}
+
+    def group(file: File) -> str:
+        return first.setdefault(hashlib.sha256(read(file).encode()).digest(), file.name)
+
+    known = labelled(find(root, (".txt",), "texts"), read, root, f"texts:{path}", labels, group=group)
+    files = known.files
+    samples = LazySamples(len(files), lambda i: np.asarray(read(files[i])))
+    return known.dataset(
+        "text", samples, [f.name for f in files], range(len(files)), f"{len(files)} texts of a folder", ""
+    )
 
 
 def videos(path: str, frames: int, every: int, clips: int | None, labels: Labels) -> FileDataset:

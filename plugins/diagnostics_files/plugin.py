@@ -7,6 +7,7 @@ beforehand, says on stderr which are left out, and goes on without them.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import diagnostics as dx
 from diagnostics.hookspecs import Entry
@@ -138,27 +139,39 @@ def audio(
     return audio(path, rate, seconds, Labels(table, file, values, seed, on_error))
 
 
-def texts(path: str, text: str = "text", values: str = "", seed: int = 0) -> dx.Dataset:
-    """Texts of a file: one a line of a .txt, or the column `text` of a table; equal texts are a group.
+def texts(
+    path: str,
+    text: str = "text",
+    table: str = "",
+    file: str = "file",
+    values: str = "",
+    seed: int = 0,
+    on_error: str = "stop",
+) -> dx.Dataset:
+    """Texts of a file: one a line of a .txt, or the column `text` of a table; or .txt files of a folder, a text each.
 
-    Columns `id`, `split` and `group` are used as such; others are targets as for `images:`.
+    Equal texts are a group. Of a folder, classes, table and splits are as for `images:`. Of a file, columns `id`, `split` and `group`
+    are used as such; others are targets as for `images:`.
     """
-    from diagnostics_files.rows import texts
+    from diagnostics_files import media, rows
 
-    return texts(path, text, values, seed)
+    if Path(path).expanduser().is_dir():
+        return media.texts(path, media.Labels(table, file, values, seed, on_error))
+    return rows.texts(path, text, values, seed)
 
 
-def series(path: str, values: str = "", seed: int = 0) -> dx.Dataset:
+def series(path: str, values: str = "", steps: str = "", id: str = "", group: str = "", seed: int = 0) -> dx.Dataset:
     """Series of an .npz, Zarr, Parquet, CSV or JSON lines file, float32 [time] or [time, variate].
 
     Arrays: `series` (or `X`, beside `y` and `groups`) [sample, time] or [sample, time, variate]. Tables: steps as columns 0, 1, 2, ... (a series a row), lists
     in a column `series`, or columns `id` and `time` (a step a row; what never changes within a series is its target, the
-    rest are variates). `id`, `split` and `group` are used as such; other arrays and columns are targets as for `images:`.
+    rest are variates). `steps=v*` names the columns of steps by a pattern, in the order of their numbers, `id=NAME` and `group=NAME`
+    these columns. `id`, `split` and `group` are used as such; other arrays and columns are targets as for `images:`.
     Unequal lengths are padded with NaN on the left; NaN between known values is a gap.
     """
     from diagnostics_files.series import series
 
-    return series(path, values, seed)
+    return series(path, values, steps, {"id": id, "group": group}, seed)
 
 
 def ts(path: str, seed: int = 0) -> dx.Dataset:

@@ -41,7 +41,7 @@ def test_the_metadata_is_yaml_with_the_scores_at_the_layer_and_at_the_output(run
     yaml = pytest.importorskip("yaml", reason="needs PyYAML, which packages of the docs and of hubs bring")
     _, metadata, _ = write_card(run, tmp_path / "card.md").read_text(encoding="utf-8").split("---\n", 2)
     (model,) = yaml.safe_load(metadata)["model-index"]
-    assert model["name"] == run.encoder
+    assert model["name"] == run.encoder_name
     advice = run.recommendations()
     named = {result["task"]["name"]: result for result in model["results"]}
     assert set(named) == {f"{r.measure} of {r.target}" for r in advice}

@@ -48,7 +48,7 @@ def test_a_run_takes_the_module_itself(tmp_path: Path) -> None:
     options = {"measures": "linear_probe", "controls": False, "report": False}
     declared = dx.run(encoder, data, out=tmp_path / "declared", **options)
     bare = dx.run(encoder.module, data, out=tmp_path / "bare", **options)
-    assert bare.encoder == "Trunk"
+    assert bare.encoder_name == "Trunk"
     for one, other in zip(declared.profiles(), bare.profiles(), strict=True):
         np.testing.assert_array_equal(one.data["score"], other.data["score"])
     images = tiny_dataset(40, "image")

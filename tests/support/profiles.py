@@ -133,7 +133,7 @@ def finished_run(
         "disk_use": (0, 0),
     }
     return SimpleNamespace(
-        **empty | others, path=Path("run"), profiles=lambda: profiles, encoder=encoder, dataset=dataset,
+        **empty | others, path=Path("run"), profiles=lambda: profiles, encoder_name=encoder, dataset=dataset,
         n=sizes, record=record, store=SimpleNamespace(identity={}),
         index=SimpleNamespace(calls=[call], entries={}),
     )  # fmt: skip

@@ -223,7 +223,7 @@ def _profile(findings: Findings, name: str) -> dict[str, Any]:
 def _member(member: Member) -> dict[str, Any]:
     run = member.run
     return {
-        "name": member.name, "group": member.group, "seed": member.seed, "run": str(run.path), "encoder": run.encoder,
+        "name": member.name, "group": member.group, "seed": member.seed, "run": str(run.path), "encoder": run.encoder_name,
         "output_tap": run.store.output_tap, "weights": member.weights, "lineage": dict(lineage_of(run)),
         "taps": [{"name": tap.name, "depth": tap.depth, "part": tap.part} for tap in run.store.taps],
     }  # fmt: skip

@@ -78,7 +78,7 @@ def open_members(runs: Sequence[Run | str | Path]) -> list[Member]:
     for i, place in enumerate(places):
         if place in places[:i]:
             raise DiagnosticsError(f"{opened[i][1].path} is given twice: name each run once.")
-    groups = [label or str(lineage_of(run).get("group", "")) or run.encoder for label, run in opened]
+    groups = [label or str(lineage_of(run).get("group", "")) or run.encoder_name for label, run in opened]
     seeds = [_seed(run) for _, run in opened]
     if len(set(groups)) < len(groups):
         groups = _distinguish(groups, seeds, opened)

@@ -268,7 +268,7 @@ def _runs(findings: Findings) -> Table:
     rows = [
         Row(
             (
-                member.name, member.run.encoder, member.run.store.output_tap, "-" if member.seed is None else str(member.seed),
+                member.name, member.run.encoder_name, member.run.store.output_tap, "-" if member.seed is None else str(member.seed),
                 str(lineage_of(member.run).get("how", "-")), str(member.run.path),
             )
         )

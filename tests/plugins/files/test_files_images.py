@@ -10,10 +10,9 @@ from typing import Any
 import diagnostics_files.decode.images
 import numpy as np
 import pytest
-from diagnostics_files.rows import complete
 from PIL import Image
 
-from diagnostics import Dataset, DiagnosticsError
+from diagnostics import Dataset, DiagnosticsError, complete_splits
 from diagnostics.specs import build
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
@@ -281,7 +280,7 @@ def test_a_table_gives_targets_splits_and_groups(tmp_path: Path) -> None:
         ("file,a\n0.png,1.5\n1.png,inf\n", "", "Column a .* is infinite in row 2"),
         ("file,a,a\n0.png,1,2\n", "", "the same name"),
         ("file,a\n", "", "holds no rows"),
-        ("file,split\n0.png,holdout\n", "", "Column split .* holds 'holdout': give train, val or test"),
+        ("file,split\n0.png,holdout\n", "", "has a split named holdout: name splits train, val and test"),
         ("file,split\n0.png,train\n", "", "have a split and others have none"),
         ("file,a\n0.png,1.5\n", "&values=b", "has no column 'b' but a: correct"),
     ],
@@ -307,15 +306,15 @@ def test_a_missing_table_and_a_clash_with_class_folders_are_refused(tmp_path: Pa
 def test_splits_are_completed_over_groups() -> None:
     groups = [f"g{i // 3}" for i in range(30)]
     given = ["train"] * 15 + ["val"] * 15
-    completed, how = complete(given, groups, 0, "x")
-    assert completed[15:] == ["test"] * 15 and how == "test is the given val, val a fifth of train"
+    completed, how, pool = complete_splits(given, groups, 0, "x")
+    assert completed[15:] == ["test"] * 15 and how == "test is the given val, val a fifth of train" and pool == "fit"
     of = {group: {s for g, s in zip(groups, completed, strict=True) if g == group} for group in groups}
     assert all(len(splits) == 1 for splits in of.values()) and completed[:15].count("val") == 3
-    assert complete(given, groups, 0, "x")[0] == completed
-    assert any(complete(given, groups, seed, "x")[0] != completed for seed in range(1, 5))
-    drawn, how = complete(["train"] * 30, groups, 0, "x")
-    assert set(drawn) == {"train", "val", "test"} and how == "splits drawn over groups"
+    assert complete_splits(given, groups, 0, "x")[0] == completed
+    assert any(complete_splits(given, groups, seed, "x")[0] != completed for seed in range(1, 5))
+    drawn, how, pool = complete_splits(["train"] * 30, groups, 0, "x")
+    assert set(drawn) == {"train", "val", "test"} and how == "splits drawn over groups" and pool is True
     with pytest.raises(DiagnosticsError, match="train split of x is one group, so no val can be carved out"):
-        complete(["train", "train", "test"], ["a", "a", "b"], 0, "x")
+        complete_splits(["train", "train", "test"], ["a", "a", "b"], 0, "x")
     with pytest.raises(DiagnosticsError, match="cannot have seed=-1"):
-        complete(given, groups, -1, "x")
+        complete_splits(given, groups, -1, "x")
