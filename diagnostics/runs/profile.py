@@ -389,7 +389,7 @@ class Profile:
     @property
     def rival(self) -> tuple[str, Interval] | None:
         """The control that the chosen tap is not shown to beat and that says most: gains over it that matter are excluded, and of those it
-        lacks the model; else the highest. None where no such control is above chance."""
+        lacks the model; else the highest, of equals again that. None where no such control is above chance."""
         floor = self.floor + MARGIN * (1.0 - self.floor)
         rivals = [
             (name, reached)
@@ -397,9 +397,9 @@ class Profile:
             if in_words(name) in self.rivals and (reached := self.control(name)) and reached.value > floor
         ]
 
-        def says(rival: tuple[str, Interval]) -> tuple[bool, bool, float]:
-            nothing = self._adds_nothing(rival[0])
-            return nothing, nothing and rival[0] in INPUTS, rival[1].value
+        def says(rival: tuple[str, Interval]) -> tuple[bool, bool, float, bool]:
+            nothing, alone = self._adds_nothing(rival[0]), rival[0] in INPUTS
+            return nothing, nothing and alone, rival[1].value, alone
 
         return max(rivals, key=says, default=None)
 
