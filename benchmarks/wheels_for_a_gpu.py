@@ -23,12 +23,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 WHEELS = ROOT / ".wheels"
 OURS = "encoder-diagnostics"
-BESIDE = ("timm", "open_clip_torch", "pytest")
-"""What the scripts import beyond what the package asks for."""
+BESIDE = ("timm", "open_clip_torch", "pytest", "hypothesis")
+"""What the scripts and tests import beyond what the package asks for."""
 UNUSED = {
     "matplotlib", "contourpy", "cycler", "fonttools", "kiwisolver", "pyparsing", "torch_cka", "plotly", "narwhals", "hf_xet",
 }  # fmt: skip
-LAST = ("scikit_learn", "scipy")
+FIRST, LAST = ("numpy", "pandas"), ("scikit_learn", "scipy")
+OF_ONE_TORCH = re.compile(r"^torchvision(\.libs/|.*\.so(\.\d+)*$|/_meta_registrations\.py$)")
+"""What of torchvision fits one build of torch alone, with the registration of it; its transforms, which timm imports, need none of it."""
 LEFT_OUT = re.compile(r"(^|/)tests?/|\.(pyi|pyx|pxd|h|a|map)$")
 GLIBC = (28, 27, 24, 17)
 
@@ -65,7 +67,8 @@ def download(folder: Path, python: str) -> list[Path]:
     ]  # fmt: skip
     subprocess.run([*command, *asked, *BESIDE], check=True)
     wheels = [path for path in (folder / "taken").iterdir() if path.name.partition("-")[0] not in UNUSED | {"torch"}]
-    return sorted(wheels, key=lambda path: (path.name.partition("-")[0] in LAST, path.stat().st_size))
+    names = {path: path.name.partition("-")[0] for path in wheels}
+    return sorted(wheels, key=lambda path: (names[path] in LAST, names[path] not in FIRST, path.stat().st_size))
 
 
 def pack_again(wheel: Path, folder: Path) -> Path:
@@ -73,8 +76,10 @@ def pack_again(wheel: Path, folder: Path) -> Path:
     path = folder / wheel.name
     with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as new:
         for name in old.namelist():
-            if not LEFT_OUT.search(name):
+            if not LEFT_OUT.search(name) and not OF_ONE_TORCH.search(name):
                 new.writestr(name, old.read(name))
+        if wheel.name.startswith("torchvision-"):
+            new.writestr("torchvision/_meta_registrations.py", "")
     return path
 
 
@@ -105,13 +110,13 @@ def main() -> None:
         left = given.megabytes * 2**20 - travelling()
         out: list[str] = []
         for wheel in [write_own(folder), *download(folder, given.python)]:
-            packed = pack_again(wheel, folder / "again")
-            fits = packed.stat().st_size <= left
-            if fits:
+            # Half of its size is less than LZMA makes of any: the largest take a minute.
+            packed = pack_again(wheel, folder / "again") if wheel.stat().st_size / 2 <= left else wheel
+            if packed is not wheel and packed.stat().st_size <= left:
                 left -= packed.stat().st_size
                 shutil.move(packed, WHEELS)
             else:
-                out.append(f"{wheel.name.partition('-')[0]} ({packed.stat().st_size / 2**20:.1f})")
+                out.append(f"{wheel.name.partition('-')[0]} (of {wheel.stat().st_size / 2**20:.1f})")
     size = sum(path.stat().st_size for path in WHEELS.iterdir())
     print(
         f"{len(list(WHEELS.iterdir()))} wheels of {size / 2**20:.1f} MB in {WHEELS.name}; {left / 2**20:.1f} MB are left of {given.megabytes:g}"

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import resource
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -63,3 +64,20 @@ def test_a_script_ends_at_its_smallest_size(
     seconds = float(Path(f"{log}.seconds").read_text())
     print(f"{script}: {seconds:.1f} CPU-s")
     assert seconds < MOST
+
+
+ON_A_GPU = """
+import importlib, sys
+sys.modules |= dict.fromkeys(("scipy", "sklearn", "matplotlib", "plotly", "torch_cka", "hf_xet"))
+for script in ("attention", "align", "pretraining", "on_a_gpu"):
+    importlib.import_module(script)
+"""
+
+
+@pytest.mark.slow
+def test_scripts_for_a_gpu_import_nothing_that_is_too_large_to_carry() -> None:
+    pytest.importorskip("timm")
+    pytest.importorskip("open_clip")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(BENCHMARKS), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", ON_A_GPU], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from diagnostics.encoders.attention import read_attention
-from diagnostics.encoders.batches import to_device
+from diagnostics.encoders.batches import by_name, to_device
 from diagnostics.encoders.digests import digest_of, state_tensors
 from diagnostics.encoders.discovery import Discovered, discover, extents_of
 from diagnostics.encoders.encoder import Captured, Encoder, Reduce, keep
@@ -194,19 +194,25 @@ class TorchEncoder(Encoder):
         """
         with explaining(f"{self.name} cannot prepare its own example"):
             prepared = self.preprocess(self._example)
-        items = prepared.items() if isinstance(prepared, Mapping) else [("", prepared)]
-        return {str(key): torch.as_tensor(value) for key, value in items}
+        return {key: torch.as_tensor(value) for key, value in by_name(prepared).items()}
 
     def example(self) -> np.ndarray:
         return self._example
 
     def preprocess(self, sample: np.ndarray) -> Any:
-        return self._preprocess(sample)
+        # A function of texts takes strings, as everywhere else, and no arrays of one.
+        given: Any = str(sample) if self.modality == "text" else sample
+        return self._preprocess(given)
 
     @property
     def resizable(self) -> bool:
         """Whether `sized_for` may return another encoder for samples of another size."""
         return self._sized_for is not None or self._first_example is not None
+
+    @property
+    def pinned(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]  (read alone)
+        """Where taps were discovered: a network of convolutions runs at any size, and gives other features at each."""
+        return self._sized_for is None and self._first_example is not None
 
     def sized_for(self, sample: np.ndarray) -> Encoder:
         sized = (self._sized_for(sample) if self._sized_for else self._rediscovered(sample)) or self

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import special
 
 from diagnostics.measures.statistics import Losses
 
@@ -27,6 +26,8 @@ def confidence_set(losses: Losses, candidates: np.ndarray, seed: int) -> list[in
         >>> confidence_set(Losses(loss, np.ones((3, 80))), np.arange(3), seed=0)
         [0, 1]
     """
+    from scipy import special
+
     score = losses.scores
     left = np.asarray(candidates)[np.isfinite(score[candidates])]
     units = losses.loss.shape[1]

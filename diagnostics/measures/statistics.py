@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
-from scipy import special
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -166,6 +165,8 @@ def interval(
     (Nadeau and Bengio 2003, Machine Learning 52, equation 8), so the replicates are spread about the value by the root of one
     plus that share. An interval holds its value.
     """
+    from scipy import special
+
     count = units if effective is None else min(effective, units)
     if units < 2 or count <= 1:
         nothing = np.full(np.shape(value), np.nan)

@@ -18,6 +18,7 @@ def run_json(run: Run) -> dict[str, Any]:
         "encoder": run.encoder,
         "dataset": run.dataset,
         "n": run.n,
+        "repeatable": not run.record.unrepeatable,
         "profiles": [profile.to_json() for profile in run.profiles()],
         "similarity": [
             map_json(result) | {"attributes": {key: value for key, value in result.attrs.items() if is_plain(value)}}

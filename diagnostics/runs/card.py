@@ -67,6 +67,7 @@ def card_page(run: Run) -> Page:
             ),
             *(Sentence(each, "strong" if not i else "plain") for i, each in enumerate(answer(run.profiles()))),
             Sentence(run.untrained, "caution"),
+            Sentence(run.record.unrepeatable, "caution"),
         ),
         sections=(
             Section(

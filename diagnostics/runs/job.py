@@ -17,9 +17,11 @@ from diagnostics.activations.extract import extract
 from diagnostics.activations.lock import check_room, lock
 from diagnostics.activations.observe import observe
 from diagnostics.activations.plan import Precision, plan
+from diagnostics.activations.repeating import find_difference
 from diagnostics.activations.results import CONTROLS, ENCODER, Omission, merge_results, open_results, read_index
-from diagnostics.activations.store import Store
+from diagnostics.activations.store import Store, is_run
 from diagnostics.datasets.dataset import Dataset
+from diagnostics.encoders.bare_module import Numbers
 from diagnostics.encoders.computing import computing
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.evaluating import random_kept
@@ -70,6 +72,9 @@ def run(
     report: bool = True,
     fresh: bool = False,
     trust_code: bool = False,
+    mean: Numbers | None = None,
+    std: Numbers | None = None,
+    size: int | None = None,
     watch: Watch | None = None,
 ) -> Run:
     """Extracts the activations of an encoder on a dataset, measures them at every tap, and writes the report.
@@ -104,6 +109,7 @@ def run(
     seed: of the controls and of the bootstrap; the splits are the dataset's.
     fresh: whether the folder's results are dropped, and its activations where they are not those asked for now.
     trust_code: whether a Python file that a saved encoder names is run to build it.
+    mean, std, size: of a bare module, see `encoder_of`: how the pixels of its images become numbers, and to what size they are brought.
     watch: is given the cost and the progress. By default bars are shown in a terminal and in a notebook, and a line every ten
         seconds where stderr is a file or a pipe; `diagnostics.silent` shows nothing.
 
@@ -128,6 +134,7 @@ def run(
         redraws=redraws, redraw_controls=redraw_controls, device=device, batch_size=batch_size, workers=workers,
         token_budget=token_budget, pooling=pooling, choose_on=choose_on, margin=margin, precision=precision, compute=compute,
         attention=attention, seed=seed, fresh=fresh, trust_code=trust_code,
+        fed={"mean": mean, "std": std, "size": size},
     )  # fmt: skip
     with lock(request.folder), watching(watch) as shown:
         if not fresh:
@@ -325,6 +332,9 @@ class _Job:
         with encoder.on(request.device), computing(compute, request.device):
             if announced:
                 self._explain_attention(encoder, taps)
+                if request.fresh or not is_run(path):
+                    why = find_difference(encoder, request.dataset, taps, compute)
+                    about = {**about, "repeatable": not why, "unrepeatable": why}
             with attention_in(request.attention if computed else "auto"):
                 store = extract(
                     encoder, request.dataset, path, planned, about=about, fresh=request.fresh, with_tokens=with_tokens,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import xarray as xr
@@ -14,6 +14,7 @@ from diagnostics.activations.fit import fit
 from diagnostics.activations.in_memory import read_into_memory
 from diagnostics.datasets.dataset import Dataset, unprobeable_targets
 from diagnostics.datasets.subset import subset
+from diagnostics.encoders.bare_module import Numbers
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.evaluating import device_of, random_kept
 from diagnostics.encoders.taps import Tap
@@ -39,6 +40,9 @@ def measure(
     measures: str | Measure | Sequence[str | Measure] = MEASURES,
     samples: int = SAMPLES,
     seed: int = 0,
+    mean: Numbers | None = None,
+    std: Numbers | None = None,
+    size: int | None = None,
 ) -> xr.Dataset:
     """Measures a model at every tap, in memory: nothing is written, and the model stays as it was.
 
@@ -51,6 +55,7 @@ def measure(
     taps, measures: names or a suite, as in `run`. Measures that compare taps, or need attention or gradients, need a run.
     samples: of the dataset are read at most: a random subset in which splits keep their shares and train shows every class.
     seed: of that subset and of the bootstrap.
+    mean, std, size: of a bare module, see `encoder_of`: how the pixels of its images become numbers, and to what size they are brought.
 
     Returns
     -------
@@ -83,8 +88,9 @@ def measure(
         blocks.3 norm
     """
     return InMemoryRequest.of(
-        "measure", encoder, dataset, taps=taps, measures=measures, samples=samples, seed=seed
-    ).measured()
+        "measure", encoder, dataset, taps=taps, measures=measures, samples=samples, seed=seed,
+        fed={"mean": mean, "std": std, "size": size},
+    ).measured()  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -112,6 +118,7 @@ class InMemoryRequest:
         measures: str | Measure | Sequence[str | Measure],
         samples: int,
         seed: int,
+        fed: Mapping[str, Any],
     ) -> Self:
         """Raises DiagnosticsError for what cannot be."""
         if seed < 0:
@@ -124,7 +131,7 @@ class InMemoryRequest:
                 if each in asked or each.name in asked:
                     raise DiagnosticsError(f"{each.name} {why}: diagnostics.run(..., measures=[{each.name!r}]).")
         with random_kept():
-            model, data = given(caller, encoder, dataset)
+            model, data = given(caller, encoder, dataset, fed)
             model = fit(model, data)
         few = subset(data, samples, seed)
         able = [each for each in chosen if each.name not in left_out]

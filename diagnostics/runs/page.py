@@ -89,7 +89,7 @@ def _lead(run: Run) -> list[Sentence]:
     lead = [
         Sentence(f"{unbroken(run.encoder)} on {unbroken(run.dataset)}, n = {splits}{units}", "strong", only="brief"),
     ]
-    return [*lead, Sentence(run.untrained, "caution")] if run.untrained else lead
+    return [*lead, *(Sentence(each, "caution") for each in (run.untrained, run.record.unrepeatable) if each)]
 
 
 def _how_read(run: Run) -> Sentence:

@@ -100,6 +100,7 @@ class Request:
         seed: int,
         fresh: bool,
         trust_code: bool,
+        fed: Mapping[str, Any],
     ) -> Self:
         """The request that the arguments of `run` make; raises DiagnosticsError for what cannot be."""
         _check_numbers(batch_size, workers, precision, seed, control_draws, redraws)
@@ -113,7 +114,7 @@ class Request:
         taps, pooling = listed(taps), listed(pooling)
         asked = [measures] if isinstance(measures, Measure) else listed(measures)
         chosen, unusable = chosen_measures(asked)
-        model, data = given("run", encoder, dataset, trust_code=trust_code)
+        model, data = given("run", encoder, dataset, fed, trust_code=trust_code)
         model = fit(model, data)
         names = encoder if isinstance(encoder, str) else model.name, dataset if isinstance(dataset, str) else data.name
         path = Path(out) if out is not None else default_folder(*names)

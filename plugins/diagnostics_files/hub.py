@@ -9,7 +9,7 @@ import numpy as np
 
 from diagnostics import Dataset, DiagnosticsError, LazySamples, Target
 from diagnostics_files.decode.audio import Sound, index, one_rate, read
-from diagnostics_files.decode.images import check_size, picture
+from diagnostics_files.decode.images import picture
 from diagnostics_files.decode.series import listed
 from diagnostics_files.decode.tables import Columns, targets_of
 from diagnostics_files.errors import Unusable, check_tree, damaged, join_notes, need, sentence, usable
@@ -24,13 +24,10 @@ def _entries(parts: dict[str, Any], column: str) -> list[Any]:
     return [entry for part in parts.values() for entry in part[column]]
 
 
-def build(
-    path: str, input: str | None, values: str, size: int | None, rate: int | None, seed: int, on_error: str
-) -> Dataset:
+def build(path: str, input: str | None, values: str, rate: int | None, seed: int, on_error: str) -> Dataset:
     """See `plugin.datasets_on_disk`."""
     scheme = f"datasets:{path}"
     root = folder(path, "datasets")
-    check_size(size, "datasets")
     library = need("datasets", "datasets", f"Reading {scheme}")
     check_tree(root)
     try:
@@ -73,7 +70,7 @@ def build(
         if modality == "text":
             return _text(entry(row), ids[row])
         if modality == "image":
-            return picture(_bytes(entry(row), ids[row]), ids[row], size)
+            return picture(_bytes(entry(row), ids[row]), ids[row])
         heard = sound(row)
         return read(heard, rate or heard.rate)
 
@@ -100,7 +97,7 @@ def build(
         rate=None if hertz is None else float(hertz),
         ragged=len(lengths) > 1,
         files={f.name: f.path for f in find(root, (".arrow",), "Arrow files")},
-        options=f"input={column} size={size} rate={hertz}",
+        options=f"input={column} rate={hertz}",
         left_out=left_out,
         exchangeable=of_one_pool(how),
     )

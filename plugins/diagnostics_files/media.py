@@ -8,7 +8,7 @@ from diagnostics import DiagnosticsError, LazySamples
 from diagnostics_files.decode import audio as sounds
 from diagnostics_files.decode import video as videos_of
 from diagnostics_files.decode.audio import FASTEST, SOUNDS, Sound, one_rate
-from diagnostics_files.decode.images import check_size, picture
+from diagnostics_files.decode.images import picture
 from diagnostics_files.decode.video import VIDEOS, Video
 from diagnostics_files.errors import Unusable
 from diagnostics_files.labelled import Labels, labelled
@@ -16,27 +16,23 @@ from diagnostics_files.lazy_dataset import FileDataset, pad_left
 from diagnostics_files.scan import PICTURES, File, find, folder
 
 
-def images(path: str, size: int | None, labels: Labels) -> FileDataset:
+def images(path: str, labels: Labels) -> FileDataset:
     """See `plugin.images`."""
     root = folder(path, "images")
-    check_size(size, "images")
 
     def read(file: File) -> np.ndarray:
-        return picture(file.path, file.name, size)
+        return picture(file.path, file.name)
 
     known = labelled(find(root, PICTURES, "images"), read, root, f"images:{path}", labels)
     files = known.files
     samples = LazySamples(len(files), lambda i: read(files[i]))
     about = f"{len(files)} images of a folder"
-    return known.dataset("image", samples, [f.name for f in files], range(len(files)), about, f"size={size}")
+    return known.dataset("image", samples, [f.name for f in files], range(len(files)), about, "")
 
 
-def videos(
-    path: str, frames: int, every: int, clips: int | None, size: int | None, labels: Labels
-) -> FileDataset:  # fmt: skip
+def videos(path: str, frames: int, every: int, clips: int | None, labels: Labels) -> FileDataset:
     """See `plugin.videos`."""
     root = folder(path, "videos")
-    check_size(size, "videos")
     if frames < 1 or every < 1 or (clips is not None and clips < 1):
         raise DiagnosticsError(
             f"Dataset videos cannot have frames={frames}, every={every}, clips={clips}: give 1 or more."
@@ -52,7 +48,7 @@ def videos(
         return video
 
     def read(video: Video, start: int) -> np.ndarray:
-        return videos_of.read(video, range(start, start + span, every), size)
+        return videos_of.read(video, range(start, start + span, every))
 
     def check(file: File) -> None:
         for start in index(file).starts(span, clips):
@@ -69,7 +65,7 @@ def videos(
         [f"{indexed[i].name}@{start:06d}" for i, start in cut],
         [i for i, _ in cut],
         f"{len(cut)} clips of {frames} frames from {len(indexed)} videos",
-        f"frames={frames} every={every} clips={clips} size={size}",
+        f"frames={frames} every={every} clips={clips}",
         rate=rate / every if rate else None,
     )
 

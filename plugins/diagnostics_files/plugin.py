@@ -17,7 +17,6 @@ def images(
     table: str = "",
     file: str = "file",
     values: str = "",
-    size: int | None = None,
     seed: int = 0,
     on_error: str = "stop",
 ) -> dx.Dataset:
@@ -26,11 +25,11 @@ def images(
     Splits are folders train, val and test above the class folders, a column `split` of the table, or drawn (`seed`).
     `table` is a CSV, JSON lines or Parquet file whose column `file` (or another, `file=NAME`) names images as they lie below
     the folder; `split` and `group` are used as such, and other columns are targets: text and whole numbers a label, other
-    numbers a value, and whole numbers too that `values=a,b` names. `size=N` cuts the central square and resizes it.
+    numbers a value, and whole numbers too that `values=a,b` names. Images keep their size: the encoder brings them to its own.
     """
     from diagnostics_files.media import Labels, images
 
-    return images(path, size, Labels(table, file, values, seed, on_error))
+    return images(path, Labels(table, file, values, seed, on_error))
 
 
 def segmentation(
@@ -39,7 +38,8 @@ def segmentation(
     """Images with a class for each pixel: `images/` and `annotations/` (or `masks/`) with files of the same names.
 
     Target `segmentation`. Splits are folders below both (ADE20k: training and validation) or above both. `unknown` is the
-    number that means no class: 0 in ADE20k's layout, else 255, unless given. Sizes that differ need `size=N`.
+    number that means no class: 0 in ADE20k's layout, else 255, unless given. Maps of sizes that differ need `size=N`: the middle
+    of image and map, as wide as it is high, at N pixels a side.
     """
     from diagnostics_files.pairs import segmentation
 
@@ -83,7 +83,6 @@ def captions(
     images: str | None = None,
     embeddings: str | None = None,
     features: int = 512,
-    size: int | None = None,
     seed: int = 0,
     on_error: str = "stop",
 ) -> dx.Dataset:
@@ -95,7 +94,7 @@ def captions(
     """
     from diagnostics_files.captions import build
 
-    return build(path, image, caption, images, embeddings, features, size, seed, on_error)
+    return build(path, image, caption, images, embeddings, features, seed, on_error)
 
 
 def videos(
@@ -106,18 +105,17 @@ def videos(
     table: str = "",
     file: str = "file",
     values: str = "",
-    size: int | None = None,
     seed: int = 0,
     on_error: str = "stop",
 ) -> dx.Dataset:
     """Video files of a folder, in clips uint8 [t, y, x, 3] of `frames` frames, each `every`-th; a file is a group.
 
-    All clips that follow one another, or at most `clips` of each file, spread over it. Classes, table, splits and `size` as
-    for `images:`.
+    All clips that follow one another, or at most `clips` of each file, spread over it. Classes, table and splits as for
+    `images:`.
     """
     from diagnostics_files.media import Labels, videos
 
-    return videos(path, frames, every, clips, size, Labels(table, file, values, seed, on_error))
+    return videos(path, frames, every, clips, Labels(table, file, values, seed, on_error))
 
 
 def audio(
@@ -174,7 +172,6 @@ def datasets_on_disk(
     path: str,
     input: str | None = None,
     values: str = "",
-    size: int | None = None,
     rate: int | None = None,
     seed: int = 0,
     on_error: str = "stop",
@@ -185,7 +182,7 @@ def datasets_on_disk(
     """
     from diagnostics_files.hub import build
 
-    return build(path, input, values, size, rate, seed, on_error)
+    return build(path, input, values, rate, seed, on_error)
 
 
 @dx.hookimpl

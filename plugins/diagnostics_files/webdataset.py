@@ -96,10 +96,10 @@ class Archived:
         offset, size = self._places[i, 2 * part : 2 * part + 2].tolist()
         return Member(archive, f"{key}{extension}", offset, size)
 
-    def picture(self, i: int, size: int | None) -> np.ndarray:
+    def picture(self, i: int) -> np.ndarray:
         """The image of a sample, decoded; see `decode.images.picture`."""
         member = self._member(i, 0, PICTURES[self._kinds[i, 0]])
-        return picture(io.BytesIO(member.read()), f"{member.name} of {member.archive.name}", size)
+        return picture(io.BytesIO(member.read()), f"{member.name} of {member.archive.name}")
 
     def _read_caption(self, i: int) -> str:
         is_json = bool(self._kinds[i, 1])

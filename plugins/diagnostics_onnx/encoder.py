@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from diagnostics_timm.pixels import example, image_of
+from diagnostics_timm.pixels import Middle, example
 from PIL import Image
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from diagnostics import DiagnosticsError, Encoder, Grid, Site, Tap
 from diagnostics.encoders.discovery import FirstBlockInput, Places
 from diagnostics.encoders.encoder import Reduce, keep
 from diagnostics.encoders.hooks import as_tokens
+from diagnostics.encoders.pictures import central_part
 from diagnostics.errors import describe, unknown
 from diagnostics.vocabulary import Modality
 from diagnostics_onnx.graph import block_outputs
@@ -61,6 +62,10 @@ class OnnxEncoder(Encoder):
 
     def preprocess(self, sample: np.ndarray) -> Tensor:
         return self._preprocess(sample)
+
+    def covers(self, shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
+        size = np.shape(self.preprocess(self._example))[-2:]
+        return central_part(shape, size) if self.modality == "image" else super().covers(shape)
 
     def capture(self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep) -> dict[str, Any]:
         wanted = self.taps if taps is None else tuple(self.tap(name) for name in taps)
@@ -213,13 +218,8 @@ def _image(
         )
     centre, spread = (_numbers(text, channels) for text in (mean, std))
 
-    def preprocess(sample: np.ndarray) -> Tensor:
-        image = image_of(sample, name, "RGB" if channels == 3 else "L")
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-        pixels = torch.from_numpy(np.array(image, dtype=np.float32).reshape(height, width, channels) / 255)
-        return ((pixels - centre) / spread).permute(2, 0, 1).contiguous()
-
-    return example(), preprocess, {"y": height, "x": width}
+    middle = Middle(name, (height, width), channels, centre, spread, Image.Resampling.BILINEAR)
+    return example(), middle.pixels, {"y": height, "x": width}
 
 
 def _series(
@@ -240,7 +240,7 @@ def _series(
     return np.random.default_rng(0).standard_normal(steps).astype(np.float32), preprocess, {"t": steps}
 
 
-def _numbers(text: str, channels: int) -> Tensor:
+def _numbers(text: str, channels: int) -> list[float]:
     try:
         values = [float(part) for part in text.split(",")]
     except ValueError:
@@ -251,4 +251,4 @@ def _numbers(text: str, channels: int) -> Tensor:
         raise DiagnosticsError(
             f"'{text}' is not one number, or one for each of {channels} channels: separate them with commas."
         )
-    return torch.tensor(values)
+    return values

@@ -36,7 +36,7 @@ _KEYS = ("input_features", "input_values", "audio_mel")
 def prepare_audio(tower: nn.Module, source: str | None, name: str, length: int | None) -> Prepared:
     """Audio float [time], missing samples at its start NaN, as `sound` and `heard`, the mask of its frames."""
     config: Any = tower.config
-    extractor = from_directory("AutoFeatureExtractor", source)
+    extractor = from_directory("feature extractor", source)
     extract, rate, note = _of_directory(extractor) if extractor is not None else _fallback(tower, config)
     whole = int(setting(config, "samples_per_token", default=1))
     length = length or -(-SECONDS * rate // whole) * whole
@@ -64,6 +64,7 @@ def prepare_audio(tower: nn.Module, source: str | None, name: str, length: int |
         rate=float(rate),
         special=_SPECIAL.get(model_type(tower), 0),
         any_length=True,
+        guessed="" if extractor is not None else "feature extractor",
     )
 
 

@@ -18,7 +18,7 @@ from diagnostics_transformers.further_stacks import layers_of_head, over_levels,
 from diagnostics_transformers.handed_out import maker_names
 from diagnostics_transformers.load import Loaded, lacking, refuse_missing
 from diagnostics_transformers.orders import TRAILING, check_places, packed_taps, with_order
-from diagnostics_transformers.prepared import Prepared, Wanted
+from diagnostics_transformers.prepared import Prepared, Wanted, refuse_guess
 from diagnostics_transformers.stacks import CHAINS, FIRST, children, is_side, stacks
 from diagnostics_transformers.towers import Tower, arguments, choose, kind_of, model_type
 from diagnostics_transformers.trial import Trial, prepare
@@ -36,6 +36,7 @@ def encoder_of(loaded: Loaded, name: str, tower: str | None = None, wanted: Want
         # An encoder that is no model of its own goes by the configuration of the whole.
         part.config = loaded.model.config
     prepared = prepare(part, loaded.source, name, wanted or Wanted())
+    refuse_guess(loaded, prepared)
     module = Tower(part, projection).eval()
     trial = Trial(name, module, prepared)
     taps, output, left_out = _taps_of(trial)

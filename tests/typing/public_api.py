@@ -71,9 +71,14 @@ def a_model_is_measured_while_it_trains(module: nn.Module, data: dx.Dataset) -> 
     encoder = dx.encoder_of(module, data, size=96, mean=(0.5, 0.5, 0.5), std=0.25)
     assert_type(encoder, dx.TorchEncoder)
     assert_type(dx.run(module, data), dx.Run)
+    assert_type(dx.run(module, data, size=96, mean=(0.5, 0.5, 0.5), std=0.25), dx.Run)
+    assert_type(dx.measure(module, data, size=96, mean=0.5, std=0.25), xr.Dataset)
+    step = TapFeatures(module, size=96, mean=0.5, std=0.25).fit(["a.jpg", Path("b.jpg")])
+    assert_type(step.encoder_.transform(["a.jpg", Path("b.jpg")]), np.ndarray)
     assert_type(dx.measure(module, data, taps="norm", measures=["rankme"], samples=64, seed=1), xr.Dataset)
     logged: list[dict[str, float]] = []
     watch = dx.LayerProfiles(encoder, data, every=500, log=logged.append)
+    dx.LayerProfiles(module, data, size=96, mean=0.5, std=0.25)
     assert_type(watch.step(500), xr.Dataset | None)
     assert_type(watch.profiles, xr.Dataset)
 

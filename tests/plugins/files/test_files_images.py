@@ -94,15 +94,13 @@ def test_a_test_folder_without_train_is_refused(tmp_path: Path) -> None:
         images(tmp_path)
 
 
-def test_size_cuts_the_central_square(tmp_path: Path) -> None:
-    wide = np.zeros((4, 8, 3), np.uint8)
-    wide[:, 2:6] = np.random.default_rng(0).integers(0, 256, (4, 4, 3))
-    for i in range(3):
-        Image.fromarray(wide).save(tmp_path / f"{i}.png")
-    np.testing.assert_array_equal(images(tmp_path, "?size=4")[0], wide[:, 2:6])
-    assert images(tmp_path, "?size=7")[0].shape == (7, 7, 3) and images(tmp_path)[0].shape == (4, 8, 3)
-    with pytest.raises(DiagnosticsError, match="cannot have size=0: give 1 to"):
-        images(tmp_path, "?size=0")
+def test_images_keep_their_size_which_is_the_encoders_to_change(tmp_path: Path) -> None:
+    for i, shape in enumerate(((4, 8, 3), (6, 5, 3), (4, 4, 3))):
+        Image.fromarray(np.zeros(shape, np.uint8)).save(tmp_path / f"{i}.png")
+    assert [sample.shape for sample in images(tmp_path)[:]] == [(4, 8, 3), (6, 5, 3), (4, 4, 3)]
+    for scheme in ("images", "videos", "captions", "datasets"):
+        with pytest.raises(DiagnosticsError, match="Unknown option of this dataset 'size'"):
+            build("dataset", f"{scheme}:{tmp_path}?size=4")
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK"])
@@ -159,7 +157,6 @@ def test_fingerprints_see_pixels_options_and_splits_and_not_where_the_folder_lie
     first = images(tmp_path / "a").fingerprint
     (tmp_path / "a").rename(tmp_path / "b")
     assert images(tmp_path / "b").fingerprint == first
-    assert images(tmp_path / "b", "?size=4").fingerprint != first
     assert images(tmp_path / "b", "?seed=1").fingerprint != first
     pixels = np.array(Image.open(tmp_path / "b/red/0.png"))
     pixels[0, 0, 0] -= 1
