@@ -15,8 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from diagnostics.encoders.attention_statistics import Tokens
 from diagnostics.encoders.fused_attention import FusedCall
-from diagnostics.encoders.grid import Grid
-from diagnostics.encoders.taps import Tap
+from diagnostics.encoders.taps import Grid, Tap
 
 
 @dataclass(frozen=True)

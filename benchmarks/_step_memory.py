@@ -12,10 +12,8 @@ import timm
 import torch
 from diagnostics_training.trainer.distributed import World
 from diagnostics_training.trainer.objective import Batch, Objective
-from diagnostics_training.trainer.optimisers import build_optimiser
-from diagnostics_training.trainer.recompute import recomputed
 from diagnostics_training.trainer.settings import Settings
-from diagnostics_training.trainer.trainer import train_step
+from diagnostics_training.trainer.trainer import build_optimiser, recomputed, train_step
 
 BATCH = 16
 

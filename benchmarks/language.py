@@ -7,16 +7,13 @@ thread.
 from __future__ import annotations
 
 from diagnostics_training.alignment.start import make_student, start_of
-from diagnostics_training.language.align import LanguageJob
+from diagnostics_training.language.align import Language, LanguageJob, QuestionFeed
 from diagnostics_training.language.decoder import decoder_named
-from diagnostics_training.language.feed import QuestionFeed
-from diagnostics_training.language.objective import Language
 from diagnostics_training.language.pairs import Pairs
 from diagnostics_training.language.projector import with_projector
 from diagnostics_training.trainer.distributed import World
-from diagnostics_training.trainer.optimisers import build_optimiser
 from diagnostics_training.trainer.settings import Settings
-from diagnostics_training.trainer.trainer import train_step
+from diagnostics_training.trainer.trainer import build_optimiser, train_step
 
 from _common import SMALLEST, cpu, finish, verdict
 

@@ -24,15 +24,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from diagnostics_pretraining.contrast import contrast
-from diagnostics_pretraining.objective import Pretraining
-from diagnostics_pretraining.text import context_of
+from diagnostics_pretraining.objective import Pretraining, contrast
+from diagnostics_pretraining.text_encoder import Vocabulary, context_of
 from diagnostics_pretraining.towers import Towers, build_towers
-from diagnostics_pretraining.vocabulary import Vocabulary
 from diagnostics_training.trainer.distributed import World
-from diagnostics_training.trainer.optimisers import build_optimiser
 from diagnostics_training.trainer.settings import Settings
-from diagnostics_training.trainer.trainer import train_step, wrap
+from diagnostics_training.trainer.trainer import build_optimiser, train_step, wrap
 from open_clip.loss import ClipLoss
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -179,7 +176,7 @@ def invoked(*words: str) -> str:
 
 
 def main() -> None:
-    shown = "--demonstration" in ARGUMENTS or SMALLEST
+    shown = "--demonstration" in ARGUMENTS
     device = "cpu" if "cpu" in ARGUMENTS or SMALLEST else "cuda"
     if device == "cuda" and not torch.cuda.is_available():
         sys.exit("No GPU with CUDA is here, so nothing is checked or timed: run it where there is one.")

@@ -144,7 +144,11 @@ def judge_sets(draws: int) -> bool:
 def judge_bounds(draws: int) -> bool:
     """No gap is excluded that is there; by family and number of units, up to two standard errors of as many draws."""
     table = exclusions(draws)
-    print_means("excluded: family, test units, gap", ("each tap's own", "bootstrap of the largest"), table)
+    print_means(
+        "excluded: family, test units, gap",
+        ("each tap's own", "bootstrap of the largest", "each tap's own, not below t's"),
+        table,
+    )
     held = True
     for family, units in dict.fromkeys(key[:2] for key in table):
         rows = np.concatenate([rows for key, rows in table.items() if key[:2] == (family, units) and key[2]])[:, 0]

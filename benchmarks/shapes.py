@@ -5,7 +5,7 @@ Limit: half of the 10,000 images a minute that two cores are asked for, so that 
 
 from __future__ import annotations
 
-from diagnostics_data.shapes.captions import caption
+from diagnostics_data.shapes.dataset import caption
 from diagnostics_data.shapes.render import render
 
 from _common import SMALLEST, cpu, finish, verdict

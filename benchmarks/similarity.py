@@ -13,8 +13,7 @@ import numpy as np
 import torch
 
 from diagnostics.activations.contract import Activations
-from diagnostics.encoders.grid import Grid
-from diagnostics.encoders.taps import Tap
+from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.measures.arrays import centre
 from diagnostics.measures.similarity.kernel_alignment import Cka
 

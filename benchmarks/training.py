@@ -30,17 +30,15 @@ import torch
 from diagnostics_pretraining.job import Job as PeJob
 from diagnostics_pretraining.objective import Pretraining
 from diagnostics_pretraining.plan import plan_of
-from diagnostics_pretraining.recipe import named_recipe
-from diagnostics_pretraining.stages import Stage
+from diagnostics_pretraining.recipe import Stage, named_recipe
 from diagnostics_pretraining.towers import Towers
 from diagnostics_training.models.inputs import Views
 from diagnostics_training.objectives import OBJECTIVES, objective_class
 from diagnostics_training.train import Job
 from diagnostics_training.trainer.data import Feed, TrainingData, load
 from diagnostics_training.trainer.objective import Objective
-from diagnostics_training.trainer.recompute import recomputed
 from diagnostics_training.trainer.settings import CHOICES, Settings
-from diagnostics_training.trainer.trainer import fit
+from diagnostics_training.trainer.trainer import fit, recomputed
 from open_clip.loss import ClipLoss
 from timm.optim.lamb import Lamb
 from torch import nn

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from diagnostics.encoders.encoder import Encoder
     from diagnostics.encoders.files import save_encoder
     from diagnostics.encoders.frames import frames_of
-    from diagnostics.encoders.grid import Grid
-    from diagnostics.encoders.taps import Site, Tap, stack_taps
+    from diagnostics.encoders.taps import Grid, Site, Tap, stack_taps
     from diagnostics.encoders.torch_encoder import TorchEncoder
     from diagnostics.errors import DiagnosticsError
     from diagnostics.hookspecs import hookimpl
@@ -49,8 +48,7 @@ _NAMES = {
     "encoders.encoder": ("Encoder",),
     "encoders.files": ("save_encoder",),
     "encoders.frames": ("frames_of",),
-    "encoders.grid": ("Grid",),
-    "encoders.taps": ("Site", "Tap", "stack_taps"),
+    "encoders.taps": ("Grid", "Site", "Tap", "stack_taps"),
     "encoders.torch_encoder": ("TorchEncoder",),
     "errors": ("DiagnosticsError",),
     "hookspecs": ("hookimpl",),

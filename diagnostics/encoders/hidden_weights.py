@@ -24,7 +24,9 @@ class HiddenReads(TorchDispatchMode):
         super().__init__()
         self.weights: dict[str, Tensor] = {}
         self._known = _places([module.state_dict(keep_vars=True), [*module.parameters()], given]).keys()
-        parts = {name: {**vars(part), **dict(part.named_buffers(recurse=False))} for name, part in module.named_modules()}
+        parts = {
+            name: {**vars(part), **dict(part.named_buffers(recurse=False))} for name, part in module.named_modules()
+        }
         names = {f"{name}.{key}".lstrip("."): value for name, kept in parts.items() for key, value in kept.items()}
         self._names = {place: name for name, value in names.items() for place in _places(value)}
 

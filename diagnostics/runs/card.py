@@ -11,12 +11,10 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.result import METRIC, SCORE_NAME
 from diagnostics.measures.statistics import Interval
 from diagnostics.report.escaping import printable
-from diagnostics.report.figures import ScoreMap
 from diagnostics.report.markdown import page_markdown
-from diagnostics.report.page import Column, Finding, Number, Page, Row, Section, Sentence, Table, filled
+from diagnostics.report.page import Column, Finding, Number, Page, Row, ScoreMap, Section, Sentence, Table, filled
 from diagnostics.report.writing import write_whole
-from diagnostics.runs.answer import answer, legend
-from diagnostics.runs.overview import score_map
+from diagnostics.runs.answer import answer, legend, score_map
 from diagnostics.runs.profile import Profile
 from diagnostics.runs.provenance import DISTRIBUTION
 from diagnostics.runs.recommendation import Recommendation

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 
-from diagnostics.activations.budget import WANTED
-from diagnostics.activations.plan import ARRAY_BYTES, Plan, plan
+from diagnostics.activations.plan import ARRAY_BYTES, WANTED, Plan, plan
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.measures.base import Measure

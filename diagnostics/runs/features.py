@@ -9,8 +9,8 @@ import xarray as xr
 
 from diagnostics.activations.plan import row_order
 from diagnostics.activations.store import Store
-from diagnostics.encoders.grid import Grid
 from diagnostics.encoders.pooling import chosen_poolings
+from diagnostics.encoders.taps import Grid
 from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.vocabulary import SPLITS
 

@@ -14,7 +14,7 @@ from diagnostics.encoders.bare_module import Numbers
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.measures.base import Measure
-from diagnostics.report.figures import StepsFigure
+from diagnostics.report.page import StepsFigure
 from diagnostics.runs.given import Data
 from diagnostics.runs.measuring import MEASURES, SAMPLES, InMemoryRequest
 

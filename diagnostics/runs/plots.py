@@ -9,8 +9,8 @@ import plotly.graph_objects as go
 
 from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.report.plots import StillFigure, draw, multiples
+from diagnostics.runs.answer import score_map
 from diagnostics.runs.nonlinear import without_nonlinear
-from diagnostics.runs.overview import score_map
 from diagnostics.runs.profile import by_verdict
 
 if TYPE_CHECKING:

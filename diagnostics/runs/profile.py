@@ -16,14 +16,13 @@ from diagnostics.measures.result import choosing_losses, choosing_scores, is_pro
 from diagnostics.measures.statistics import OUTLYING, Interval, carried_by_few
 from diagnostics.measures.tap_choice import FEWEST
 from diagnostics.measures.verdict import MARGIN, Verdict, units_needed
-from diagnostics.report.figures import ControlCurve, ProfileFigure
-from diagnostics.report.numbers import SIGNIFICANT, format_interval, format_number, unbroken
-from diagnostics.runs.controls.kinds import INPUTS, NAMES, control_of
+from diagnostics.report.numbers import SIGNIFICANT, format_interval, format_number, is_plain, number, numbers, unbroken
+from diagnostics.report.page import ControlCurve, ProfileFigure
+from diagnostics.runs.controls.kinds import INPUTS, NAMES, WEIGHTS, control_of
 from diagnostics.runs.redraws import Redraws, redraws_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-
 
 # A control that reaches this share of the best score is named even where the encoder is shown to beat it: what fresh
 # weights solve almost as well says little about training.
@@ -42,6 +41,7 @@ FEW_WITH_TOKENS = 20
 """Samples with tokens, below which what is read of tokens says little of other samples."""
 
 
+ENDS = ("value", "low", "high")
 CHANCE = ("chance", "commonest")
 """Reference lines that say what knowing nothing reaches."""
 
@@ -468,9 +468,43 @@ class Profile:
 
     def to_json(self) -> dict[str, Any]:
         """The profile as plain numbers; None for what has no value."""
-        from diagnostics.runs.profile_json import profile_json
-
-        return profile_json(self)
+        score = self.score
+        controls = {name: self.control(name) for name in NAMES}
+        return {
+            "measure": self.measure,
+            "target": self.target,
+            "family": self.family,
+            "higher_is_better": self.higher_is_better,
+            "taps": self.taps,
+            "depth": numbers(self.data["depth"]),
+            "score": numbers(self.data["score"]),
+            "low": numbers(self.data["low"]),
+            "high": numbers(self.data["high"]),
+            "lines": {name: numbers(values) for name, values in self.lines.items()},
+            "beside": {name: numbers(values) for name, values in self.beside.items()},
+            "chosen_tap": self.chosen_tap,
+            "chosen_score": number(score.value) if score else None,
+            "chosen_on": self.chosen_on if self.chosen_tap else None,
+            "tap_set": self.tap_set,
+            "best_tap": self.best_tap,
+            "output_tap": self.output_tap,
+            "output_score": number(self.output.value),
+            "hidden_gap": _json(self.hidden_gap) or dict.fromkeys(ENDS),
+            "verdict": str(self.verdict) if self.target and self.is_probe else None,
+            "readability": self.readability if self.is_probe else None,
+            "gap_bound": number(self.gap_bound),
+            "margin": number(self.margin) if self.is_probe else None,
+            "units_needed": self.units_needed,
+            "cautions": self.cautions,
+            "redraws": self.redraws.to_json() if self.redraws else None,
+            "controls": {name: number(reached.value) if reached else None for name, reached in controls.items()},
+            "over_controls": {name: _json(margin) for name in NAMES if (margin := self.over(name))},
+            "control_draws": {
+                name: [number(draw.value) for draw in self.drawn(name)] for name in WEIGHTS if name in self.controls
+            },
+            "control_intervals": {name: [number(c.low), number(c.high)] for name, c in controls.items() if c},
+            "attributes": {key: value for key, value in self.data.attrs.items() if is_plain(value)},
+        }
 
     def figure(self) -> ProfileFigure:
         """What `plot` draws, as arrays."""
@@ -511,7 +545,7 @@ class Profile:
         return f"<Profile {self}>"
 
     def _repr_html_(self) -> str:
-        from diagnostics.runs.tables import profile_table
+        from diagnostics.runs.details import profile_table
 
         return profile_table(self)
 
@@ -553,3 +587,7 @@ def _choosing_score(data: xr.Dataset) -> float:
     at = [str(tap) for tap in data["tap"].values].index(data.attrs[attribute.CHOSEN_TAP])
     score = float(choosing_scores(data)[at])
     return score if math.isfinite(score) else -math.inf
+
+
+def _json(interval: Interval | None) -> dict[str, float | None] | None:
+    return {key: number(getattr(interval, key)) for key in ENDS} if interval else None

@@ -7,9 +7,8 @@ from typing import Any, Self, get_args
 
 from torch import nn
 
-from diagnostics.activations.budget import parse_budget
 from diagnostics.activations.fit import fit
-from diagnostics.activations.plan import Precision
+from diagnostics.activations.plan import Precision, parse_budget
 from diagnostics.datasets.dataset import Dataset, unprobeable_targets
 from diagnostics.encoders.computing import check_compute
 from diagnostics.encoders.devices import usable_device

@@ -17,10 +17,8 @@ from torch.utils.data import default_collate
 
 from diagnostics import DiagnosticsError, TorchEncoder
 from diagnostics.errors import describe
-from diagnostics_pretraining.pair import Pair, load_pair, towers_of
-from diagnostics_pretraining.text import TEXTS, whole_table
-from diagnostics_pretraining.towers import Towers
-from diagnostics_pretraining.vocabulary import WHOLE
+from diagnostics_pretraining.text_encoder import TEXTS, WHOLE, whole_table
+from diagnostics_pretraining.towers import Pair, Towers, load_pair, towers_of
 
 CONFIGURATION, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 _VISION = "vision"

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import transformers
-from diagnostics_timm.hub import is_fetching, quick_offline
+from diagnostics_timm.weights import is_fetching, quick_offline
 from torch import nn
 from transformers import AutoConfig
 from transformers.utils import logging as transformers_logging

@@ -9,8 +9,7 @@ import pytest
 
 import diagnostics as dx
 from diagnostics import DiagnosticsError, Grid, Tap
-from diagnostics.activations.budget import parse_budget, samples_with_tokens
-from diagnostics.activations.plan import plan
+from diagnostics.activations.plan import parse_budget, plan, samples_with_tokens
 from diagnostics.progress import Cost, size
 from diagnostics.report.terminal import print_page
 from diagnostics.runs.page import run_page

@@ -848,5 +848,8 @@ def test_two_tokens_of_a_large_grid_that_are_exchanged_fail(pair: tuple[int, int
     one, other = (tuple(map(int, np.unravel_index(place, (12, 12)))) for place in pair)
     assert result.verdict == "failed"
     # Of corners, which are always changed, the cells tell it, in other words.
-    said = [f"tap blocks.1 has the tokens of {one} and {other} exchanged against", "(y 0, x 0) and (y 11, x 11) are exchanged"]
+    said = [
+        f"tap blocks.1 has the tokens of {one} and {other} exchanged against",
+        "(y 0, x 0) and (y 11, x 11) are exchanged",
+    ]
     assert any(words in result.message for words in said[: 1 + (pair == (0, 143))]), result.message

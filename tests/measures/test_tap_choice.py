@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 
 from diagnostics.activations.contract import StoredTarget
-from diagnostics.encoders.grid import Grid
+from diagnostics.encoders.taps import Grid
 from diagnostics.measures.apply import choose_taps, common_tap, measure_all, with_choice
 from diagnostics.measures.base import Measure
 from diagnostics.measures.confidence_set import confidence_set

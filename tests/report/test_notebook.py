@@ -19,7 +19,7 @@ from matplotlib.image import imread
 import diagnostics as dx
 from diagnostics.measures.statistics import Interval
 from diagnostics.measures.verdict import Verdict
-from diagnostics.report.figures import MapFigure, ScoreMap
+from diagnostics.report.page import MapFigure, ScoreMap
 from diagnostics.report.plots import StillFigure, draw, multiples
 from diagnostics.report.plots.still import svg
 from diagnostics.runs.page import run_page

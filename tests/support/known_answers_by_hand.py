@@ -567,7 +567,7 @@ def drawn_again() -> list[Any]:
     made = encoder("perhaps", PLANTED["perhaps"].errors, 0)
     scores, gaps, taps = [], [], []
     for split in redraw_splits(made.groups, made.split, 3, SEED):
-        there = made.with_split(split)
+        there = made.with_other(split=split)
         tap, best, _ = by_hand.choose(losses_of("perhaps", there, "fit"), OUTPUT)
         scores.append([value(pair) for pair in losses_of("perhaps", there, "test")])
         gaps.append(scores[-1][best] - scores[-1][OUTPUT])

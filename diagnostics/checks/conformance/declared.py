@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diagnostics.checks.conformance.encoder_under_test import EncoderUnderTest, NoPassError
 from diagnostics.checks.conformance.outcome import Outcome, failed, not_applicable, ok
-from diagnostics.encoders.placement.changes import NotVerifiableError
+from diagnostics.encoders.placement.verify import NotVerifiableError
 from diagnostics.encoders.placement.verify_taps import exchanged_between, verify_taps
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, describe

@@ -15,7 +15,7 @@ from torch import Tensor
 from diagnostics.activations.contract import Activations, Observation, StoredTarget
 from diagnostics.encoders.attention_statistics import of_matrix
 from diagnostics.encoders.encoder import Captured, Encoder
-from diagnostics.encoders.grid import Grid
+from diagnostics.encoders.taps import Grid
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, one_thread, over_taps
 from diagnostics.measures.base import Measure

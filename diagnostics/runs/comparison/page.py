@@ -20,8 +20,14 @@ from diagnostics.report.page import (
     left_out_section,
 )
 from diagnostics.runs.comparison.differences import QUANTITIES, Difference
-from diagnostics.runs.comparison.figures import SHARES, curves_figure, shares_figures
-from diagnostics.runs.comparison.findings import Findings, first_of_each_target
+from diagnostics.runs.comparison.findings import (
+    SHARES,
+    Findings,
+    curves_figure,
+    first_of_each_target,
+    shares_figures,
+    target_name,
+)
 from diagnostics.runs.comparison.members import lineage_of
 from diagnostics.runs.comparison.shares import Shares
 from diagnostics.runs.comparison.words import (
@@ -38,7 +44,6 @@ from diagnostics.runs.comparison.words import (
     describe_similarity,
     describe_uncontrolled,
     describe_verdict,
-    target_name,
 )
 from diagnostics.runs.tap_map import map_figure
 
