@@ -97,7 +97,9 @@ def drawn_scores(score: Callable[[np.ndarray], np.ndarray], unit_of: Sequence[st
         >>> import numpy as np
         >>> from diagnostics.measures.statistics import drawn_scores
         >>> values = np.array([[0.0, 1.0, 5.0], [2.0, 2.0, 2.0]])  # of two taps
-        >>> medians = drawn_scores(lambda times: np.array([np.median(np.repeat(x, times.astype(int))) for x in values]), ["a", "b", "c"])
+        >>> def medians_of(times):
+        ...     return np.array([np.median(np.repeat(x, times.astype(int))) for x in values])
+        >>> medians = drawn_scores(medians_of, ["a", "b", "c"])
         >>> medians.shape, medians[:, 0]
         ((2, 2001), array([1., 2.]))
     """

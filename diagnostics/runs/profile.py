@@ -388,24 +388,25 @@ class Profile:
 
     @property
     def rival(self) -> tuple[str, Interval] | None:
-        """The control that the chosen tap is not shown to beat and that says most: gains over it that matter are excluded, and of those it
-        lacks the model; else the highest. None where no such control is above chance."""
+        """The control that says most of those that the chosen tap is not shown to beat, or by no more than the margin: gains over it that
+        matter are excluded, and of those it lacks the model; else the highest, of equals again that. None where none is above chance."""
         floor = self.floor + MARGIN * (1.0 - self.floor)
         rivals = [
             (name, reached)
-            for name in self.controls
-            if in_words(name) in self.rivals and (reached := self.control(name)) and reached.value > floor
+            for name, over in self._margins.items()
+            if over and (not over.low > 0.0 or self._adds_nothing(name)) and (reached := self.control(name))
+            if reached.value > floor
         ]
 
-        def says(rival: tuple[str, Interval]) -> tuple[bool, bool, float]:
-            nothing = self._adds_nothing(rival[0])
-            return nothing, nothing and rival[0] in INPUTS, rival[1].value
+        def says(rival: tuple[str, Interval]) -> tuple[bool, bool, float, bool]:
+            nothing, alone = self._adds_nothing(rival[0]), rival[0] in INPUTS
+            return nothing, nothing and alone, rival[1].value, alone
 
         return max(rivals, key=says, default=None)
 
     def _adds_nothing(self, control: str) -> bool:
         """Test for an advantage over a control whose upper end lies below the margin, as that of an excluded gap."""
-        over = self.over(control)
+        over = self._margins[control]
         return not self.few and over is not None and over.high < self.margin
 
     @property

@@ -105,9 +105,13 @@ NO_WORSE, NOT_SHOWN = (0.596, -0.1, 0.02), (0.6, -0.1, 0.04)
         ({"raw_input": NO_WORSE, "fresh_weights": (0.7, -0.2)}, 80, "no model needed: raw input 0.60", "y is read no worse without a model: "),
         ({"raw_input": (0.7, -0.1), "fresh_weights": NO_WORSE}, 80, "no training needed: fresh weights 0.60", "y is read no worse without training: "),
         ({"raw_input": NOT_SHOWN, "fresh_weights": (0.65, -0.1)}, 80, "not shown to beat: fresh weights 0.65", "A control is not beaten for y: "),
+        ({"fresh_weights": NOT_SHOWN, "raw_input": NOT_SHOWN}, 80, "not shown to beat: raw input 0.60", "A control is not beaten for y: "),
         # As high to two decimals, and gains of .03 are possible; or lower by a hair, and they are not.
         ({"raw_input": NOT_SHOWN}, 80, "not shown to beat: raw input 0.60", "A control is not beaten for y: "),
         ({"raw_input": (0.59, -0.01, 0.029)}, 80, "no model needed: raw input 0.59", "y is read no worse without a model: "),
+        # Beaten, by less than matters: as a gap that is shown and smaller than the margin is excluded.
+        ({"raw_input": (0.58, 0.01, 0.029)}, 80, "no model needed: raw input 0.58", "y is read no worse without a model: "),
+        ({"raw_input": (0.58, 0.01, 0.031)}, 80, "", ""),
         ({"raw_input": (0.04, -0.1), "fresh_weights": (0.5, 0.1)}, 80, "", ""),  # at chance itself, and beaten
     ],
 )  # fmt: skip

@@ -129,13 +129,13 @@ def controls(name: str) -> list[Any]:
     near = [words for words, reached in asked if max(reached) >= 0.9 * value(own)]
     best = ("fresh_weights", "raw_input", "shuffled_labels")[int(np.argmax([each[0] for each in reach]))]
     score, chance = value(own), 0.4 if share else 0.0
-    # Of rivals above chance one over which gains of the margin are excluded, of those one without the model, else the highest.
+    # Of those not beaten by more than the margin, above chance, one over which gains of it are excluded, of those one without the model, else the highest.
     most, inputs = 0.05 * (max(score, value(losses(name, "test")[OUTPUT])) - chance), ("raw_input",)
     keys = {"fresh weights": "fresh_weights", "raw input": "raw_input", "shuffled labels": "shuffled_labels"}
     able = [
         (margin[2] < most, keys[words], at)
         for (words, _), (at, _, _), margin in zip(asked, reach, smallest, strict=False)
-        if words in rivals and at > chance + 0.05 * (1 - chance)
+        if (words in rivals or margin[2] < most) and at > chance + 0.05 * (1 - chance)
     ]
     rival = max(able, key=lambda each: (each[0], each[0] and each[1] in inputs, each[2]), default=None)
     needless = "" if rival is None or not rival[0] else "model" if rival[1] in inputs else "training"

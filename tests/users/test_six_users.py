@@ -376,12 +376,13 @@ def thirty_samples(shown: Screen) -> None:
 def texts(shown: Screen) -> None:
     opinion = shown.row("label", "?", "blocks.2, the output", (0.95, 1.0), (0.95, 1.0))
     assert "not shown to beat: fresh weights" in opinion.note, "its blocks multiply, whatever their weights"
-    assert "raw input" in shown.row("thing", "?", "blocks.2, the output", (0.9, 1.0), (0.9, 1.0)).note
+    assert (
+        "not shown to beat: raw input" in shown.row("thing", "?", "blocks.2, the output", (0.9, 1.0), (0.9, 1.0)).note
+    )
     shown.says(
-        "thing is read no worse without a model: no score there shows that an encoder is needed.",
-        "label is read no worse without training: no score there shows that the training is needed.", "test units would tell",
+        "A control is not beaten for", "no score there shows that this encoder is needed.", "test units would tell",
     )  # fmt: skip
-    shown.never("no model needed: raw input 0.5", "hides", "guess", "as good as any layer for label")
+    shown.never("needed: ", "no worse", "hides", "guess", "as good as any layer for label")
     assert shown.confidence["label"] == "undecided"
 
 

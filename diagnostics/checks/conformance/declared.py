@@ -86,12 +86,8 @@ def grid(subject: EncoderUnderTest) -> Outcome:
         more = f"; so do {', '.join(tap.tap for tap in wrong[1:4])}{', ...' * (len(wrong) > 4)}" if wrong[1:] else ""
         return failed(f"tap {wrong[0].tap} has a {wrong[0].explanation}{more}; {placement}", **figures)
     for before, after in pairwise(subject.encoder.taps):
-        if before.grid.shape == after.grid.shape and before.features == after.features:
-            grids = (subject.reference[tap.name][:, tap.grid.prefix :] for tap in (before, after))
-            if pair := exchanged_between(*grids):
-                one, other = (tuple(map(int, np.unravel_index(place, after.grid.shape))) for place in pair)
-                change = f"tap {after.name} has the tokens of {one} and {other} exchanged against tap {before.name}"
-                return failed(change, **figures)
+        if change := exchanged_between(before, after, subject.reference):
+            return failed(change, **figures)
     parts = [str(placement)]
     if right:
         parts.append(f"so do those of {len(right)} later tap{'s' * (len(right) > 1)}")

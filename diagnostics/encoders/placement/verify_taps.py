@@ -6,7 +6,7 @@ residuals, maps whose every place sees everything) the grid is reported as not v
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -173,17 +173,22 @@ def _exchanged(declared: np.ndarray, farthest: np.ndarray, odd: np.ndarray) -> l
     return pairs if len(others) >= FEWEST and others.mean() >= NEARLY else []
 
 
-def exchanged_between(before: Tensor, after: Tensor) -> tuple[int, int] | None:
-    """Two places whose tokens are exchanged between two taps of one grid in a residual trunk, None where none are seen.
+def exchanged_between(before: Tap, after: Tap, activations: Mapping[str, Tensor]) -> str:
+    """Two places whose tokens are exchanged between two taps of one grid in a residual trunk, in words; nothing where none are seen.
 
-    Of grid tokens [sample, place, feature] at both, each is most alike to itself, less the mean over places, in nearly all places; the two
+    Of `activations` [sample, token, feature], less the mean over places, each token is most alike to itself in nearly all places; the two
     are clearly more alike to one another.
     """
-    x, y = (normalize(tokens.float() - tokens.float().mean(1, keepdim=True), dim=2) for tokens in (before, after))
+    if before.grid.shape != after.grid.shape or before.features != after.features:
+        return ""
+    grids = (activations[tap.name][:, tap.grid.prefix :].float() for tap in (before, after))
+    x, y = (normalize(tokens - tokens.mean(1, keepdim=True), dim=2) for tokens in grids)
     alike = (y @ x.mT).mean(0)
-    own, best = alike.diagonal().numpy(), alike.argmax(1).numpy()
-    pairs = _exchanged(np.arange(len(best)), best, own < alike.amax(1).numpy() - CLEARLY)
-    return pairs[0] if pairs else None
+    own, most = alike.diagonal().numpy(), alike.max(1)
+    for pair in _exchanged(np.arange(len(own)), most.indices.numpy(), own < most.values.numpy() - CLEARLY):
+        one, other = (tuple(map(int, np.unravel_index(place, after.grid.shape))) for place in pair)
+        return f"tap {after.name} has the tokens of {one} and {other} exchanged against tap {before.name}"
+    return ""
 
 
 def _lags(
