@@ -176,7 +176,7 @@ def invoked(*words: str) -> str:
 
 
 def main() -> None:
-    shown = "--demonstration" in ARGUMENTS or SMALLEST
+    shown = "--demonstration" in ARGUMENTS
     device = "cpu" if "cpu" in ARGUMENTS or SMALLEST else "cuda"
     if device == "cuda" and not torch.cuda.is_available():
         sys.exit("No GPU with CUDA is here, so nothing is checked or timed: run it where there is one.")

@@ -5,7 +5,7 @@
 Our own wheel holds names and entry points alone, since the checkout travels too. The others are those that pip would take beside the
 torch that is installed here, for 64-bit Linux on x86 and for the Python named, without what no part imports (`UNUSED`) and without tests; they are
 packed again with LZMA. At most `--megabytes` travel: the files under version control and the wheels. What does not fit is left out and named, last of
-all `LAST`, without which `tests` and `extraction`'s probes cannot run where they are not installed.
+all `LAST`, without which most of `tests` and the demonstration fail where they are not installed: `--megabytes 96` has them too.
 """
 
 from __future__ import annotations

@@ -323,7 +323,8 @@ def call(make: Callable[..., Any], args: tuple[str, ...], options: Mapping[str, 
     converted: dict[str, Any] = {}
     for key, text in options.items():
         if key not in known:
-            raise unknown(f"option of this {what}", key, known)
+            hint = "The encoder brings samples to its size." if (what, key) == ("dataset", "size") else ""
+            raise unknown(f"option of this {what}", key, known, hint)
         converted[key] = _convert(key, text, _annotation(make, key))
     with explaining(f"{owner} failed to make the {what}"):
         return make(*args, **converted)

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 # For the processes that tests start too (kernels of tutorials, commands): side by side, their threads wait for each other's, which
-# takes as much CPU time again.
+# takes up to as much CPU time again.
 os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", "1")
 
 import pytest

@@ -209,10 +209,7 @@ def _shown(profiles: Sequence[Profile], every: Sequence[Profile]) -> str:
 def _matched(profiles: Sequence[Profile]) -> list[str]:
     """Targets for which no score shows that the encoder is needed: a control that lacks it, or its training, is not beaten."""
     sentences: list[str] = []
-    for what, (without, needed) in {
-        "model": ("a model", "an encoder"),
-        "training": ("training", "the training"),
-    }.items():
+    for what, without, needed in (("model", "a model", "an encoder"), ("training", "training", "the training")):
         rest = f"read no worse without {without}: no score there shows that {needed} is needed."
         sentences.append(
             _named(f"{{}} is {rest}", [p for p in profiles if p.needless == what], plural=f"{{}} are {rest}")

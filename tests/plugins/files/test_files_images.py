@@ -99,7 +99,9 @@ def test_images_keep_their_size_which_is_the_encoders_to_change(tmp_path: Path) 
         Image.fromarray(np.zeros(shape, np.uint8)).save(tmp_path / f"{i}.png")
     assert [sample.shape for sample in images(tmp_path)[:]] == [(4, 8, 3), (6, 5, 3), (4, 4, 3)]
     for scheme in ("images", "videos", "captions", "datasets"):
-        with pytest.raises(DiagnosticsError, match="Unknown option of this dataset 'size'"):
+        with pytest.raises(
+            DiagnosticsError, match=r"option of this dataset 'size'.* The encoder brings samples to its size"
+        ):
             build("dataset", f"{scheme}:{tmp_path}?size=4")
 
 
