@@ -20,7 +20,6 @@ twentieth of draws as well; in no other case (family or target, and size) does t
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,7 +29,7 @@ from _recommend_rules import CLIP
 
 from diagnostics.measures.probes.least_squares import PENALTIES
 
-from _common import finish, verdict
+from _common import ARGUMENTS, SMALLEST, finish, verdict
 
 DRAWS, ROWS, OTHERS = 60, (80, 160, 320), 2000
 TAPS, FEATURES, FREEDOM = 6, 64, 2.5
@@ -114,9 +113,8 @@ def worst(values: np.ndarray) -> float:
 
 def main() -> bool:
     """Prints the table; False where clipping does not meet the criterion."""
-    smallest = "--smallest" in sys.argv
-    kept = [Path(argument) for argument in sys.argv[1:] if not argument.startswith("-")]
-    found = cases(1 if smallest else DRAWS, kept[0] if kept else None, not smallest)
+    kept = [Path(argument) for argument in ARGUMENTS]
+    found = cases(1 if SMALLEST else DRAWS, kept[0] if kept else None, not SMALLEST)
     print("| case, rows | today: mean | worst twentieth | clipped: mean | worst twentieth |\n|---|---|---|---|---|")
     for case, of in found.items():
         print(f"| {case} | " + " | ".join(f"{each:.3f}" for x in of.values() for each in (x.mean(), worst(x))) + " |")

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 from urllib.parse import quote
 
-from diagnostics.measures.verdict import Verdict
 from diagnostics.report.glossary import GLOSSARY, explained
 from diagnostics.report.names import breakable
 from diagnostics.report.page import Block, Cell, Figure, Finding, Legend, Link, MapLegend, Number, Page, Section
@@ -72,7 +71,7 @@ def templates() -> Environment:
     environment = Environment(loader=PackageLoader("diagnostics.report"), autoescape=True, undefined=StrictUndefined)
     filters: dict[str, Callable[..., Any]] = {
         "kind": _kind, "text": _text, "drawn": _drawn, "signs": _signs, "numbers": _numbers, "explained": explained,
-        "linked": _linked, "breakable": breakable, "meaning": _meaning, "address": _address,
+        "linked": _linked, "breakable": breakable, "address": _address,
     }  # fmt: skip
     for name, function in filters.items():
         environment.filters[name] = function
@@ -110,10 +109,6 @@ def _linked(finding: Finding) -> Markup:
 def _address(link: Link) -> str:
     """Of a file beside the page: whatever its path holds is no address of another kind."""
     return quote(link.path, safe="/")
-
-
-def _meaning(verdict: Verdict) -> str:
-    return verdict.meaning
 
 
 def _drawn(figure: Figure) -> str:

@@ -132,3 +132,11 @@ def test_of_as_many_units_the_gaps_interval_is_as_wide_as_the_margin_each_way() 
     assert needed is not None and needed > 400
     reached = gap(needed)
     assert (reached.high - reached.low) / 2 == pytest.approx(0.05, rel=0.25)
+
+
+def test_a_probe_that_states_no_chance_is_read_against_0() -> None:
+    known = planted("x", gap=0.3)
+    data = known.data.assign_attrs()
+    del data.attrs["chance"]
+    silent = Profile(known.measure, known.target, data, known.controls)
+    assert (silent.floor, silent.margin, silent.is_at_chance) == (0.0, known.margin, known.is_at_chance)
