@@ -89,7 +89,8 @@ def _lead(run: Run) -> list[Sentence]:
     lead = [
         Sentence(f"{unbroken(run.encoder)} on {unbroken(run.dataset)}, n = {splits}{units}", "strong", only="brief"),
     ]
-    return [*lead, Sentence(run.untrained, "caution")] if run.untrained else lead
+    older = "An older version wrote this run: it is read, and not resumed." if run.store.older else ""
+    return [*lead, *(Sentence(caution, "caution") for caution in (run.untrained, older) if caution)]
 
 
 def _how_read(run: Run) -> Sentence:
