@@ -123,7 +123,7 @@ def test_on_a_disk_that_is_read_only_clean_advises_no_option_that_it_lacks(
     def read_only(*_: Any, **__: Any) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
-    for module, name in (("filelock.FileLock", "acquire"), ("os", "unlink"), ("os", "rename")):
+    for module, name in (("filelock.FileLock", "acquire"), ("os", "rename"), ("os", "unlink")):
         with monkeypatch.context() as disk:
             disk.setattr(f"{module}.{name}", read_only)
             sentence = refused("clean", run, "--tokens")
