@@ -15,8 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from diagnostics.encoders.attention_statistics import Tokens
 from diagnostics.encoders.fused_attention import FusedCall
-from diagnostics.encoders.grid import Grid
-from diagnostics.encoders.taps import Tap
+from diagnostics.encoders.taps import Grid, Tap
 
 
 @dataclass(frozen=True)
@@ -63,6 +62,7 @@ class Table:
     """FLOP/s of the product of part (a)."""
 
     lines: list[tuple[str, str, str, str, str]] = field(default_factory=list)
+    failed: int = 0
 
     def note(self, part: str, what: str, figure: str) -> None:
         """A figure without a goal."""
@@ -77,6 +77,7 @@ class Table:
 
     def fail(self, part: str, error: Exception) -> None:
         """A part that could not be done."""
+        self.failed += 1
         self._add("MISS", part, f"fails: {type(error).__name__}: {str(error).strip().splitlines()[0][:100]}", "", "")
 
     def _add(self, *line: str) -> None:

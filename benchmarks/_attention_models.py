@@ -44,11 +44,12 @@ class Model:
 LARGE = Model("vit_pe_core_large_patch14_336", 336, 14)
 GIANT = Model("vit_pe_core_gigantic_patch14_448", 448, 14)
 TINY = Model("vit_pe_core_tiny_patch16_384", 128, 16, (("depth", 1),))
+SMALLEST = Model("vit_pe_core_tiny_patch16_384", 32, 16, (("depth", 1),))
 LONGER = Model("vit_pe_core_tiny_patch16_384", 384, 16)
 BATCHES = (256, 192, 128, 96, 64, 48, 32, 16, 8, 4)
 
 
-def time_training(device: str, model: Model, rounds: int, table: Table, batch: int = 0) -> None:
+def time_training(device: str, model: Model, rounds: int, table: Table, batch: int = 0, compiles: bool = True) -> None:
     """(e) A step of AdamW in bf16: eager, compiled, and with activations recomputed, at `batch` images or as many as fit.
 
     On a GPU the compiled step must reach half of the FLOP/s of part (a).
@@ -63,7 +64,7 @@ def time_training(device: str, model: Model, rounds: int, table: Table, batch: i
     operations = 3 * counted.get_total_flops() * batch
 
     took, memory = {}, {}
-    for how in ("eager", "recomputed", "compiled"):
+    for how in ("eager", "recomputed", *(["compiled"] if compiles else [])):
         module.set_grad_checkpointing(how == "recomputed")  # type: ignore[operator]  # a method of timm's models
         forward: Any = module
         if how == "compiled":

@@ -113,7 +113,7 @@ def by_matrix(call: FusedCall, out: Tensor, tokens: Tokens) -> Statistics:
     return of_matrix(weights[..., tokens.grid, :], tokens.prefix, tokens.places.double())
 
 
-def time_rope(device: str, shapes: Sequence[Shape], rounds: int, table: Table) -> None:
+def time_rope(device: str, shapes: Sequence[Shape], rounds: int, table: Table, compiles: bool = True) -> None:
     """(d) Queries and keys turned as timm's attention does it, as it is and compiled, beside the attention that follows."""
     from timm.layers import RotaryEmbeddingCat, apply_rot_embed_cat
 
@@ -136,7 +136,7 @@ def time_rope(device: str, shapes: Sequence[Shape], rounds: int, table: Table) -
             "attention": lambda _, x=(q, k, v): scaled_dot_product_attention(*x),
             "eager": lambda _, turn=turn, q=q, k=k: turn(q, k),
         }
-        if compiled := compiled_or_none(turn, lambda turn, q=q, k=k: turn(q, k)):
+        if compiles and (compiled := compiled_or_none(turn, lambda turn, q=q, k=k: turn(q, k))):
             runs["compiled"] = lambda _, turn=compiled, q=q, k=k: turn(q, k)
         with torch.no_grad():
             took = in_turn(runs, device, rounds)

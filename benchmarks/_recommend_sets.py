@@ -8,6 +8,7 @@ from collections import defaultdict
 import numpy as np
 from _recommend_losses import SHAPES, Setting, losses, population
 from _recommend_rules import clipped, favour
+from scipy import stats
 
 from diagnostics.measures.confidence_set import confidence_set
 from diagnostics.measures.hidden_gap import paired_difference
@@ -20,6 +21,7 @@ from diagnostics.measures.statistics import (
     resampled_scores,
     scores,
 )
+from diagnostics.measures.tap_choice import standard_error
 
 MARGIN = 0.05
 Table = dict[tuple[str | int | float, ...], np.ndarray]
@@ -55,8 +57,9 @@ def sets(draws: int) -> Table:
     return {key: np.array(rows, dtype=float) for key, rows in found.items()}
 
 
-def bounds(test: Losses, fit_units: int, share: bool) -> tuple[float, float]:
-    """The largest gap's upper end: the largest of each tap's own, and that of one bootstrap of the largest."""
+def bounds(test: Losses, fit_units: int, share: bool) -> tuple[float, float, float]:
+    """The largest gap's upper end: the largest of each tap's own, that of one bootstrap of the largest, and the first where no tap's
+    own lies below that of a t interval, with the standard error of the infinitesimal jackknife."""
     units, output = test.loss.shape[1], len(test.loss) - 1
     counts = resample_counts(units, 0)
     ours = resampled_scores(test.loss[:output], test.reference[:output], counts, 0, share)
@@ -65,11 +68,13 @@ def bounds(test: Losses, fit_units: int, share: bool) -> tuple[float, float]:
     gap, drawn = score[:output] - score[output], ours - theirs
     _, each = interval(gap, drawn, units, fit_units, effective)
     _, at_once = interval(gap.max(), drawn.max(axis=1), units, fit_units, effective)
-    return float(each.max()), float(at_once)
+    error = [standard_error(test.at([tap, output])) for tap in range(output)]
+    by_t = gap + stats.t.ppf(0.975, units - 1) * np.sqrt(1 + units / fit_units) * np.array(error)
+    return float(each.max()), float(at_once), float(np.maximum(each, by_t).max())
 
 
 def exclusions(draws: int) -> Table:
-    """By family, test units and largest gap: how often a bound lies below the margin, of each tap's own and of one bootstrap."""
+    """By family, test units and largest gap: how often each of `bounds` lies below the margin."""
     found = defaultdict(list)
     varied = itertools.product(
         ("normal", "lognormal", "classes", "rare"),

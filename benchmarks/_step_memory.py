@@ -12,10 +12,8 @@ import timm
 import torch
 from diagnostics_training.trainer.distributed import World
 from diagnostics_training.trainer.objective import Batch, Objective
-from diagnostics_training.trainer.optimisers import build_optimiser
-from diagnostics_training.trainer.recompute import recomputed
 from diagnostics_training.trainer.settings import Settings
-from diagnostics_training.trainer.trainer import train_step
+from diagnostics_training.trainer.trainer import build_optimiser, recomputed, train_step
 
 BATCH = 16
 
@@ -35,12 +33,12 @@ class Small(Objective):
         return list(self.model.blocks)
 
 
-def batch() -> Batch:
+def batch(samples: int = BATCH) -> Batch:
     """Noise, the same each time."""
     rng = torch.Generator().manual_seed(0)
     return {
-        "x": torch.randn(BATCH, 3, 224, 224, generator=rng),
-        "y": torch.randint(10, (BATCH,), generator=rng),
+        "x": torch.randn(samples, 3, 224, 224, generator=rng),
+        "y": torch.randint(10, (samples,), generator=rng),
     }
 
 
@@ -49,7 +47,8 @@ def most() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def main(recompute: bool) -> None:
+def grown(recompute: bool, samples: int = BATCH) -> int:
+    """What two steps add to this process."""
     torch.set_num_threads(1)
     before = most()
     objective, settings = Small(), Settings(10)
@@ -57,9 +56,9 @@ def main(recompute: bool) -> None:
     with recomputed(objective.blocks() if recompute else ()):
         # The first one makes the optimiser's state.
         for step in range(2):
-            train_step(objective, list(objective.parameters()), batch(), optimiser, settings, step, World())
-    print(most() - before)
+            train_step(objective, batch(samples), optimiser, settings, step, World())
+    return most() - before
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] == "recomputed")
+    print(grown(sys.argv[1] == "recomputed"))

@@ -8,7 +8,6 @@ Without a GPU that part is left out, and says so. `align.py cpu` puts the CPU an
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,19 +18,16 @@ from diagnostics_training.alignment.augmentation import draw_view, places_of
 from diagnostics_training.alignment.layer_scale import put_drops, scaled
 from diagnostics_training.alignment.objective import Alignment
 from diagnostics_training.alignment.relations.masks import MaskRelations
-from diagnostics_training.alignment.spatial_feed import SpatialFeed
-from diagnostics_training.alignment.spatial_objective import SpatialAlignment, relation_loss
+from diagnostics_training.alignment.spatial import SpatialAlignment, SpatialFeed, relation_loss
 from diagnostics_training.alignment.teachers import Teacher
 from diagnostics_training.trainer.distributed import World
-from diagnostics_training.trainer.optimisers import build_optimiser
-from diagnostics_training.trainer.recompute import recomputed
 from diagnostics_training.trainer.settings import Settings
-from diagnostics_training.trainer.trainer import train_step, wrap
+from diagnostics_training.trainer.trainer import build_optimiser, recomputed, train_step, wrap
 from torch.utils.flop_counter import FlopCounterMode
 
 from diagnostics import Dataset, Target, build
 
-from _common import cpu, finish, product_rate, timed, verdict
+from _common import ARGUMENTS, SMALLEST, cpu, finish, product_rate, timed, verdict
 
 TOKENS, KEPT = 1024, 4
 SHARE, RATE, BATCH = 0.05, 0.4, 8
@@ -78,7 +74,7 @@ def step_of(objective: Alignment, feed: SpatialFeed, settings: Settings, device:
     objective.train()
     optimiser, world = build_optimiser(objective, settings), World(device=device)
     module = wrap(objective, settings, world)
-    return lambda: train_step(module, list(objective.parameters()), batch, optimiser, settings, 1, world)
+    return lambda: train_step(module, batch, optimiser, settings, 1, world)
 
 
 def check_pairs() -> list[bool]:
@@ -104,9 +100,10 @@ def check_pairs() -> list[bool]:
 
 
 def on_one_core() -> list[bool]:
-    """Shares of a step of DINOv2's size S at 224 pixels, and of making a batch, in CPU time."""
-    data = scenes(224)
-    spec, settings = "timm:vit_small_patch14_dinov2?pretrained=false&img_size=224", Settings(10, 5e-4, "lamb")
+    """Shares of a step of DINOv2's size S, and of making a batch, in CPU time."""
+    size = 56 if SMALLEST else 224
+    data = scenes(size)
+    spec, settings = f"timm:vit_small_patch14_dinov2?pretrained=false&img_size={size}", Settings(10, 5e-4, "lamb")
     objective, feed = made(spec, "blocks.7", data, 4, True)
     step = timed(step_of(objective, feed, settings, "cpu"), cpu, lambda: None)
     batch = feed(0)
@@ -118,7 +115,7 @@ def on_one_core() -> list[bool]:
     images = timed(lambda: [view.image(data[0]) for view in views], cpu, lambda: None) / 20
     masks = timed(lambda: [relations.inputs(0, data[0], view) for view in views], cpu, lambda: None) / 20
     print(
-        f"ViT-S/14 at 224 pixels, 4 images: {step:.2f} CPU-s a step, {pairs:.4f} of it pairs; a view {images:.4f}, its masks {masks:.4f}"
+        f"ViT-S/14 at {size} pixels, 4 images: {step:.2f} CPU-s a step, {pairs:.4f} of it pairs; a view {images:.4f}, its masks {masks:.4f}"
     )
     return [
         verdict("relations by masks to a step, CPU time", pairs / step, SHARE),
@@ -135,7 +132,7 @@ def on_device(device: str, large: str, tap: str, size: int, batch: int) -> list[
         step_of(*made(large, tap, data, batch, True), settings, device)()
     # The first pass of `free`, which is one more, has been counted with the step.
     products = counter.get_total_flops() / 2
-    compiled = replace(settings, compile=True)
+    compiled = replace(settings, compile=not SMALLEST)
     plain, related = (
         timed(step_of(*made(large, tap, data, batch, with_it), compiled, device), time.perf_counter, wait)
         for with_it in (False, True)
@@ -166,7 +163,7 @@ def fits(device: str, largest: str, tap: str, size: int) -> bool:
 
 
 def main() -> None:
-    device = sys.argv[1] if len(sys.argv) > 1 else "cuda"
+    device = ARGUMENTS[0] if ARGUMENTS else "cpu" if SMALLEST else "cuda"
     held = [*check_pairs(), *on_one_core()]
     if device == "cuda" and not torch.cuda.is_available():
         print("No GPU with CUDA is here, so PE-L/14 is not timed and PE-G/14 not tried: run it where there is one.")

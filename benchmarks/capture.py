@@ -1,7 +1,6 @@
 """Capturing all taps of a small ViT into the store, against plain forward passes of the same images, batch by batch.
 
-Each batch that `extract` has finished is prepared and passed through the bare model once more, so both see the same state
-of the machine; the ratio is all the CPU time of the extraction (taps, pooling, identity, writing) to that of these passes.
+The ratio is all the CPU time of the extraction (taps, pooling, identity, writing) to that of passes beside it.
 """
 
 from __future__ import annotations
@@ -11,38 +10,25 @@ import statistics
 import tempfile
 from pathlib import Path
 
-import torch
-from torch.utils.data import default_collate
-
 from diagnostics.activations.extract import extract
-from diagnostics.activations.plan import plan, row_order
-from diagnostics.encoders.devices import BATCH
+from diagnostics.activations.plan import plan
 
-from _common import cpu, finish, images, verdict, vit_tiny
+from _common import SMALLEST, BesideExtraction, cpu, finish, images, verdict, vit_tiny
 
-COUNT, ROUNDS = 512, 3
+COUNT, ROUNDS = (5, 1) if SMALLEST else (512, 3)
 KINDS = ((0, "float32"), (None, "float32"), (10**12, "float16"), (10**12, "float32"))
 
 
 def ratio(budget: int, precision: str) -> tuple[float, float]:
     """CPU time of an extraction to that of plain passes, and the GB of tokens it wrote."""
-    encoder, dataset, order = vit_tiny(), images(COUNT), row_order(COUNT)
-    size, plain, seen = BATCH["cpu"], 0.0, 0
-
-    def watch(event: object) -> None:
-        nonlocal plain, seen
-        start = cpu()
-        batch = default_collate([encoder.preprocess(dataset[int(j)]) for j in order[seen : seen + size]])
-        with torch.inference_mode():
-            encoder.module.forward_features(batch)  # type: ignore[attr-defined]
-        seen += size
-        plain += cpu() - start
-
+    encoder, dataset = vit_tiny(), images(COUNT)
+    beside = BesideExtraction(encoder, dataset)
     with tempfile.TemporaryDirectory() as folder:
         wanted = plan(encoder, encoder.taps, COUNT, budget, precision)  # type: ignore[arg-type]
         start = cpu()
-        extract(encoder, dataset, Path(folder) / "run", wanted, watch=watch)
+        extract(encoder, dataset, Path(folder) / "run", wanted, watch=beside)
         whole = cpu() - start
+    plain = beside.preparing + beside.forward
     return (whole - plain) / plain, wanted.token_bytes / 1e9
 
 
@@ -60,13 +46,14 @@ def main() -> None:
     ratio(0, "float32")  # warms up
     found = {key: [ratio(*key) for _ in range(ROUNDS)] for key in KINDS}
     for (budget, precision), rounds in found.items():
-        print(f"budget {budget:,} bytes of {precision}: " + ", ".join(f"{r:.3f}" for r, _ in rounds))
+        tokens = "the default budget" if budget is None else f"a budget of {budget:,} bytes"
+        print(f"{tokens} of {precision}: " + ", ".join(f"{r:.3f}" for r, _ in rounds))
     (pooled, _), (default, some), (half, half_size), (single, single_size) = (
         (statistics.median(r for r, _ in rounds), rounds[0][1]) for rounds in found.values()
     )
-    for what, found, written in (("float16", half, half_size), ("float32", single, single_size)):
+    for what, taken, written in (("float16", half, half_size), ("float32", single, single_size)):
         print(
-            f"all tokens as {what}, {written:.2f} GB: {found:.3f}; a bare write of it takes {bare_write(written):.2f} s"
+            f"all tokens as {what}, {written:.2f} GB: {taken:.3f}; a bare write of it takes {bare_write(written):.2f} s"
         )
     finish(
         verdict("all taps pooled, no tokens, to plain forward, CPU", pooled, 1.05),
@@ -74,4 +61,5 @@ def main() -> None:
     )
 
 
-main()
+if __name__ == "__main__":
+    main()

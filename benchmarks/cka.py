@@ -1,8 +1,8 @@
 """Exact CKA of 12 x 12 taps of two models on 512 images of 197 x 192: capture and comparison, against two bare forward
 passes, direct float64, torch-cka and, where it is installed, pytorch-cka (the `cka` of PyPI's pytorch-cka).
 
-Each batch that `extract` has finished is prepared and passed through the bare model once more, in the same process with the
-same allocator, so both see the same state of the machine; the rivals' bare passes likewise run in the rival's process. What
+Each batch that `extract` has finished is passed through the bare model once more, in the same process with the
+same allocator; the rivals' bare passes likewise run in the rival's process. What
 is counted is CPU time without preparing images: extraction into a store of all tokens, reading it again, and the matrix (the
 median of three times; the store is read past the page cache each time). The rivals have no null, so it is left out of the
 first limit and in the second, which is what users of this package pay. Each package runs in a process of its own, for its
@@ -15,10 +15,8 @@ import contextlib
 import importlib
 import importlib.util
 import io
-import json
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import warnings
@@ -33,14 +31,16 @@ from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from diagnostics import Encoder
 from diagnostics.activations.extract import extract
-from diagnostics.activations.plan import plan, row_order
+from diagnostics.activations.plan import plan
 from diagnostics.activations.store import Store
 from diagnostics.encoders.devices import BATCH
 from diagnostics.measures.similarity.kernel_alignment import Cka
 
-from _common import cpu, finish, images, verdict, vit_tiny
+from _common import SMALLEST, BesideExtraction, apart, cpu, finish, images, verdict, vit_tiny
 
-COUNT, RIVAL_COUNT, RIVAL_BATCH, ROUNDS = 512, 64, 64, 3
+COUNT, RIVAL_COUNT, RIVAL_BATCH, ROUNDS = (5, 5, 5, 1) if SMALLEST else (512, 64, 64, 3)
+FEW, SHIFTED = (5, 5) if SMALLEST else (64, 128)
+"""Images that warm up, and those whose activations are shifted."""
 LAYERS = [*(f"blocks.{i}" for i in range(1, 12)), "norm"]
 
 
@@ -65,24 +65,13 @@ def peak() -> float:
 
 def captured(encoder: Encoder, path: Path, spent: Spent, count: int = COUNT, taps: int = 12) -> Store:
     """A store of all tokens of the last taps, and what it took."""
-    dataset, order, size, seen = images(count), row_order(count), BATCH["cpu"], 0
-    prepare = forward = 0.0
-
-    def watch(event: object) -> None:
-        nonlocal prepare, forward, seen
-        start = cpu()
-        batch = default_collate([encoder.preprocess(dataset[int(j)]) for j in order[seen : seen + size]])
-        prepared = cpu()
-        with torch.inference_mode():
-            encoder.module.forward_features(batch)  # type: ignore[attr-defined]
-        prepare, forward = prepare + prepared - start, forward + cpu() - prepared
-        seen += size
-
+    dataset = images(count)
+    beside = BesideExtraction(encoder, dataset)
     last = [tap for tap in encoder.taps if tap.name in LAYERS][-taps:]
     start = cpu()
-    store = extract(encoder, dataset, path, plan(encoder, last, count, 10**12, "float32"), watch=watch)
-    spent.extract += cpu() - start - forward - 2 * prepare
-    spent.forward += forward
+    store = extract(encoder, dataset, path, plan(encoder, last, count, 10**12, "float32"), watch=beside)
+    spent.extract += cpu() - start - beside.forward - 2 * beside.preparing
+    spent.forward += beside.forward
     return store
 
 
@@ -130,7 +119,7 @@ def ours() -> dict[str, Any]:
     """What this package takes, and how far it is from direct float64."""
     models, measure, spent = encoders(), WithoutNull(), Spent()
     with tempfile.TemporaryDirectory() as folder:
-        captured(models[0], Path(folder) / "warm", Spent(), 64)
+        captured(models[0], Path(folder) / "warm", Spent(), FEW)
         first, second = (captured(encoder, Path(folder) / str(i), spent) for i, encoder in enumerate(models))
         times, matrix = [], np.empty(0)
         for _ in range(ROUNDS):
@@ -144,7 +133,7 @@ def ours() -> dict[str, Any]:
         off = largest_difference(first, second, matrix, [(0, 11), (3, 4), (11, 11)])
     # The same activations shifted by 1e4 before they are stored: what float32 then rounds away is gone for both.
     with tempfile.TemporaryDirectory() as folder:
-        shifted = captured(Shifted(models[0]), Path(folder) / "run", Spent(), 128, taps=2)  # type: ignore[arg-type]
+        shifted = captured(Shifted(models[0]), Path(folder) / "run", Spent(), SHIFTED, taps=2)  # type: ignore[arg-type]
         of_shifted = measure.compute(shifted, None, 0)["matrix"].values
         off_shifted = largest_difference(shifted, shifted, of_shifted, [(0, 1), (0, 0)])
     print(
@@ -213,22 +202,8 @@ def pytorch_cka() -> dict[str, Any] | None:
     return {"ratio": spent / batches.forward, "memory": peak(), "matrix": matrix.tolist()}
 
 
-PARTS = {part.__name__: part for part in (ours, torch_cka, pytorch_cka)}
-
-
-def apart(part: str) -> Any:
-    """What one of the parts finds in a process of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder) / "result.json"
-        subprocess.run([sys.executable, __file__, part, str(result)], check=True)
-        return json.loads(result.read_text())
-
-
 def main() -> None:
-    if len(sys.argv) == 3:
-        Path(sys.argv[2]).write_text(json.dumps(PARTS[sys.argv[1]]()))
-        return
-    found, first, second = (apart(part) for part in PARTS)
+    found, first, second = (apart(part) for part in (ours, torch_cka, pytorch_cka))
     print(
         f"torch-cka on {RIVAL_COUNT} images in one batch of {RIVAL_BATCH}, an estimate: {first['ratio']:.2f} of its two bare "
         f"passes, peak memory {first['memory']:.2f} GB"
@@ -268,4 +243,5 @@ class Shifted:
         return self._encoder.capture(batch, taps, lambda tap, tokens: reduce(tap, tokens + 1e4))
 
 
-main()
+if __name__ == "__main__":
+    main()

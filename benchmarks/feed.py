@@ -14,21 +14,19 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from diagnostics_pretraining.feed.augmentation import survivable
 from diagnostics_pretraining.feed.feed import Feed
-from diagnostics_pretraining.plan import changes_of
-from diagnostics_pretraining.recipe import named_recipe
-from diagnostics_pretraining.stages import Stage
-from diagnostics_pretraining.vocabulary import vocabulary_of
+from diagnostics_pretraining.plan import changes_of, survivable
+from diagnostics_pretraining.recipe import Stage, named_recipe
+from diagnostics_pretraining.text_encoder import vocabulary_of
 from PIL import Image
 
 from diagnostics import Dataset, build
 
-from _common import cpu, finish, verdict
+from _common import SMALLEST, cpu, finish, verdict
 
-BATCH, STEPS, ROUNDS = 128, 4, 5
-SHARDS, EACH = 4, 256
-TINY = 25_600
+BATCH, STEPS, ROUNDS = (4, 1, 1) if SMALLEST else (128, 4, 5)
+SHARDS, EACH, TINY = (1, 16, 32) if SMALLEST else (4, 256, 25_600)
+SCENES = 20 if SMALLEST else 1000
 SHARE, BYTES = 0.8, 600
 WORDS = ("a", "red", "striped", "star", "at", "the", "left", "of", "blue", "plain", "disc", "in", "room", "wall")
 
@@ -107,7 +105,7 @@ def bytes_a_sample(folder: Path) -> float:
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         held = [verdict("bytes in memory a sample of a tar", bytes_a_sample(Path(folder)), BYTES)]
-    held += timed("shapes, 48 pixels", build("dataset", "shapes?n=1000&size=64"), 48)
+    held += timed("shapes, 48 pixels", build("dataset", f"shapes?n={SCENES}&size=64"), 48)
     with tempfile.TemporaryDirectory() as folder:
         for shard in range(SHARDS):
             first = shard * EACH

@@ -7,7 +7,6 @@ Beside each: the bootstrap alone, without what `diagnostics.measures.statistics.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,9 +16,9 @@ from scipy import stats
 from diagnostics.measures.hidden_gap import paired_difference
 from diagnostics.measures.statistics import OUTLYING, carried_by_few, profile_intervals
 
-from _common import finish, verdict
+from _common import ARGUMENTS, SMALLEST, finish, verdict
 
-DRAWS = 1000
+DRAWS, MANY = (5, 2000) if SMALLEST else (1000, 200_000)
 Losses = tuple[np.ndarray, np.ndarray]
 Draw = Callable[[np.random.Generator], Losses]
 """Loss and reference of one test split, [unit] or [unit, part]."""
@@ -131,7 +130,7 @@ SETTINGS = [
             (30, EVEN, "alike", 0.03, 2.0),
             (100, EVEN, "alike", 0.15, 3.0),
         )
-        for truth in [limit_of(overlap(error, concentration, 200_000, classes))]
+        for truth in [limit_of(overlap(error, concentration, MANY, classes))]
         for draw in [overlap(error, concentration, images, classes)]
     ),
     Setting("R2 .75 of 20", 0.75, r2(0.75, 20), share=False),
@@ -235,7 +234,7 @@ def chosen(units: int) -> tuple[float, float, float]:
 
 def main() -> None:
     """All settings, or those whose name holds an argument."""
-    asked = sys.argv[1:] or [""]
+    asked = ARGUMENTS or [""]
     held: list[bool] = []
     for setting in SETTINGS:
         if not any(name in setting.name for name in asked):

@@ -7,20 +7,18 @@ chunks too): the same neighbours without votes or ratios.
 from __future__ import annotations
 
 import resource
-import subprocess
-import sys
 
 import numpy as np
-import torch
 
-from _common import cpu, finish, verdict
+from _common import SMALLEST, apart, cpu, finish, verdict
 
-N, FEATURES, CLASSES, K = 20_000, 384, 10, 20
+N = 300 if SMALLEST else 20_000
+FEATURES, CLASSES, K = 384, 10, 20
 SQUARE = N * N * 8 / 2**20
 
 
-def one(what: str) -> None:
-    """The child: prints the CPU seconds and the growth of peak memory in MiB."""
+def one(what: str) -> tuple[float, float, float]:
+    """CPU seconds, growth of peak memory in MiB, and the result."""
     rng = np.random.default_rng(0)
     # Of 10 dimensions, in 384.
     x = rng.normal(size=(N, 10)) @ rng.normal(size=(10, FEATURES)) + 0.01 * rng.normal(size=(N, FEATURES))
@@ -28,7 +26,7 @@ def one(what: str) -> None:
     _run(what, x[:64], labels[:64])
     before, start = _peak(), cpu()
     found = _run(what, x, labels)
-    print(cpu() - start, _peak() - before, found)
+    return cpu() - start, _peak() - before, found
 
 
 def _run(what: str, x: np.ndarray, labels: np.ndarray) -> float:
@@ -52,8 +50,7 @@ def _peak() -> float:
 def main() -> None:
     found: dict[str, tuple[float, float]] = {}
     for what in ("scikit-learn", "knn", "two_nn"):
-        done = subprocess.run([sys.executable, __file__, what], check=True, capture_output=True, text=True)
-        seconds, memory, value = map(float, done.stdout.split())
+        seconds, memory, value = apart(one, what)
         found[what] = seconds, memory
         print(f"{what}: {seconds:.1f} s of CPU, {memory:.0f} MiB beyond the data, result {value:.4g}", flush=True)
     finish(
@@ -68,8 +65,5 @@ def main() -> None:
     )
 
 
-if len(sys.argv) > 1:
-    torch.set_num_threads(1)
-    one(sys.argv[1])
-else:
+if __name__ == "__main__":
     main()

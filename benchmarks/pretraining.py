@@ -4,8 +4,8 @@
 2. PE-L/14 with random weights at 98, 154 and 336 pixels, bf16 and compiled, with the largest batch of `BATCHES` that fits: products of
    matrices of a step of the image tower a second to those of one large product measured beside it; pairs a second of both towers with
    contrast and optimiser.
-3. `train pe --size nano --recipe 9` with 5 million pairs of `shapes?objects=1&split=pairs`, its wall time, and shape by zero-shot on pairs of colour
-   and shape that it never saw; then its profile over depth.
+3. With `--demonstration`: `train pe --size nano --recipe 9` with 5 million pairs of `shapes?objects=1&split=pairs`, its wall time, and shape by
+   zero-shot on pairs of colour and shape that it never saw; then its profile over depth.
 
 Wall time, since a GPU's work is in no process's CPU time. `pretraining.py cpu` puts the CPU and small models in the GPU's place, to
 try this script; its limits are then not meant.
@@ -13,6 +13,8 @@ try this script; its limits are then not meant.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -22,19 +24,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from diagnostics_pretraining.contrast import contrast
-from diagnostics_pretraining.objective import Pretraining
-from diagnostics_pretraining.text import context_of
+from diagnostics_pretraining.objective import Pretraining, contrast
+from diagnostics_pretraining.text_encoder import Vocabulary, context_of
 from diagnostics_pretraining.towers import Towers, build_towers
-from diagnostics_pretraining.vocabulary import Vocabulary
 from diagnostics_training.trainer.distributed import World
-from diagnostics_training.trainer.optimisers import build_optimiser
 from diagnostics_training.trainer.settings import Settings
-from diagnostics_training.trainer.trainer import train_step, wrap
+from diagnostics_training.trainer.trainer import build_optimiser, train_step, wrap
 from open_clip.loss import ClipLoss
 from torch.utils.flop_counter import FlopCounterMode
 
-from _common import finish, product_rate, timed, verdict
+from _common import ARGUMENTS, SMALLEST, apart, finish, product_rate, timed, verdict
 
 EQUAL, RATE = 1e-5, 0.5
 SECONDS, SHAPE = 600.0, 0.625
@@ -42,6 +41,8 @@ BATCHES = (2048, 1024, 512, 256, 128, 64)
 PAIRS = 5_013_504
 """The whole batches nearest to 5 million."""
 DATA = "shapes?objects=1&split=pairs&size=48"
+ASKED = 96 if SMALLEST else 2560
+"""Scenes of the zero-shot; half as many of the profile."""
 
 
 def check_contrast(device: str) -> list[bool]:
@@ -114,13 +115,13 @@ def rates_of(towers: Towers, batch: int, side: int, device: str, wait: Callable[
 
     with FlopCounterMode(display=False) as counter:
         image_step(towers.embed_images)
-    compiled = torch.compile(towers.embed_images)
+    compiled = towers.embed_images if SMALLEST else torch.compile(towers.embed_images)
     seconds = timed(lambda: image_step(compiled), time.perf_counter, wait)
-    settings = Settings(10, 2e-3, "lamb", precision="bf16", compile=True)
+    settings = Settings(10, 2e-3, "lamb", precision="bf16", compile=not SMALLEST)
     objective, world = Pretraining(towers), World(device=device)
     optimiser, module = build_optimiser(objective, settings), wrap(objective, settings, world)
     step = timed(
-        lambda: train_step(module, list(objective.parameters()), shown, optimiser, settings, 1, world),
+        lambda: train_step(module, shown, optimiser, settings, 1, world),
         time.perf_counter,
         wait,
     )
@@ -134,13 +135,13 @@ def demonstrate(device: str, size: str, pairs: int, scenes: int) -> list[bool]:
         begun = time.perf_counter()
         command(
             "train", "pe", "--size", size, "--recipe", "9", "--data", f"{DATA}&n={scenes}&seed=1000", "--samples", str(pairs), "--out", towers,
-            "--device", device, "--precision", "bf16", "--workers", "8" if device == "cuda" else "0",
+            "--device", device, "--precision", "bf16", "--workers", "8" if device == "cuda" else "0", *(["--batch", "16"] if SMALLEST else []),
         )  # fmt: skip
         seconds = time.perf_counter() - begun
         asked = json.loads(
-            command("zeroshot", towers, "--data", f"{DATA}&n=2560", "--for", "shape", "--gallery", "256" if scenes > 2000 else "16", "--json")
+            command("zeroshot", towers, "--data", f"{DATA}&n={ASKED}", "--for", "shape", "--gallery", "256" if scenes > 2000 else "16", "--json")
         )  # fmt: skip
-        run = json.loads(command("run", towers, "--data", "shapes?objects=1&n=1280&size=48", "--measures", "linear_probe", "--token-budget", "0", "--json", "--out", f"{folder}/run"))  # fmt: skip
+        run = json.loads(command("run", towers, "--data", f"shapes?objects=1&n={ASKED // 2}&size=48", "--measures", "linear_probe", "--token-budget", "0", *(["--no-controls"] if SMALLEST else []), "--json", "--out", f"{folder}/run"))  # fmt: skip
     shape = asked["classification"]["accuracy"]
     print(f"zero-shot, pairs never seen: {json.dumps(asked)}")
     for one in (one for one in run["profiles"] if one["measure"] == "linear_probe"):
@@ -153,22 +154,42 @@ def demonstrate(device: str, size: str, pairs: int, scenes: int) -> list[bool]:
 
 def command(*words: str) -> str:
     """What a command prints; a failing one ends the benchmark."""
+    if SMALLEST:
+        return apart(invoked, *words)
     return subprocess.run(
         [sys.executable, "-m", "diagnostics", *words], stdout=subprocess.PIPE, text=True, check=True
     ).stdout
 
 
+def invoked(*words: str) -> str:
+    """The same in this process."""
+    from diagnostics.cli.main import main as run
+
+    said, sys.argv = io.StringIO(), ["diagnostics", *words]
+    with contextlib.redirect_stdout(said):
+        try:
+            run()
+        except SystemExit as left:
+            if left.code:
+                raise RuntimeError(f"{words[0]} ended with status {left.code}") from None
+    return said.getvalue()
+
+
 def main() -> None:
-    device = sys.argv[1] if len(sys.argv) > 1 else "cuda"
+    shown = "--demonstration" in ARGUMENTS
+    device = "cpu" if "cpu" in ARGUMENTS or SMALLEST else "cuda"
     if device == "cuda" and not torch.cuda.is_available():
         sys.exit("No GPU with CUDA is here, so nothing is checked or timed: run it where there is one.")
     if device == "cuda":
         print(torch.cuda.get_device_name())
         held = [*check_contrast(device), *rates("l14-336", (98, 154, 336), device, torch.cuda.synchronize, BATCHES)]
-        held += demonstrate(device, "nano", PAIRS, 60_000)
     else:
-        held = [*check_contrast(device), *rates("micro", (16,), device, lambda: None, (16,))]
-        held += demonstrate(device, "micro", 4096, 400)
+        held = [*check_contrast(device), *rates("micro", (16,), device, lambda: None, (4 if SMALLEST else 16,))]
+    if shown:
+        size, pairs, scenes = (
+            ("micro", 64, 160) if SMALLEST else ("micro", 4096, 400) if device == "cpu" else ("nano", PAIRS, 60_000)
+        )
+        held += demonstrate(device, size, pairs, scenes)
     finish(*held)
 
 

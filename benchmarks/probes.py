@@ -17,10 +17,9 @@ from diagnostics.measures.arrays import one_thread
 from diagnostics.measures.probes.logistic_choice import choose_logistic
 from diagnostics.measures.probes.softmax import FINAL, LogisticRows
 
-from _common import cpu, finish, verdict
+from _common import SMALLEST, cpu, finish, verdict
 
-TAPS, ROWS, FEATURES, CLASSES = 12, 3000, 384, 20
-VAL = 1000
+TAPS, ROWS, FEATURES, CLASSES, VAL = (2, 60, 8, 3, 30) if SMALLEST else (12, 3000, 384, 20, 1000)
 CS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 PENALTIES = tuple(1 / (ROWS * c) for c in CS)
 
@@ -91,4 +90,5 @@ def main() -> None:
     finish(*held)
 
 
-main()
+if __name__ == "__main__":
+    main()

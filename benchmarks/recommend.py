@@ -32,7 +32,6 @@ out of fold (.93 to .985). `recommend.py real [KEPT.npz]` confirms the rule on r
 from __future__ import annotations
 
 import itertools
-import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -42,10 +41,10 @@ from _recommend_real import judge_real, redraws
 from _recommend_rules import RULE, choices, today
 from _recommend_sets import Table, coverages, exclusions, sets
 
-from _common import finish, verdict
+from _common import ARGUMENTS, SMALLEST, finish, verdict
 
 DRAWS = 20
-UNITS = (20, 40, 80, 200, 400)
+UNITS = (20, 80) if SMALLEST else (20, 40, 80, 200, 400)
 GROUPS = {"normal": ("normal",), "heavy": ("t", "lognormal"), "classes": ("classes",), "rare": ("rare",)}
 
 
@@ -145,7 +144,11 @@ def judge_sets(draws: int) -> bool:
 def judge_bounds(draws: int) -> bool:
     """No gap is excluded that is there; by family and number of units, up to two standard errors of as many draws."""
     table = exclusions(draws)
-    print_means("excluded: family, test units, gap", ("each tap's own", "bootstrap of the largest"), table)
+    print_means(
+        "excluded: family, test units, gap",
+        ("each tap's own", "bootstrap of the largest", "each tap's own, not below t's"),
+        table,
+    )
     held = True
     for family, units in dict.fromkeys(key[:2] for key in table):
         rows = np.concatenate([rows for key, rows in table.items() if key[:2] == (family, units) and key[2]])[:, 0]
@@ -172,10 +175,10 @@ def judge_coverage(draws: int) -> bool:
 
 def main() -> bool:
     """Prints the tables; False where a limit is missed."""
-    if "real" in sys.argv:
-        cache = [Path(argument) for argument in sys.argv if argument.endswith(".npz")]
+    if "real" in ARGUMENTS:
+        cache = [Path(argument) for argument in ARGUMENTS if argument.endswith(".npz")]
         return judge_real(redraws(*cache))
-    quick = "--quick" in sys.argv or "--smallest" in sys.argv
+    quick = "--quick" in ARGUMENTS or SMALLEST
     drawn = table(1 if quick else DRAWS, quick)
     print_regret(drawn)
     for rule in drawn[0][1]:

@@ -5,12 +5,11 @@ target has in train and val. Errors are of one size everywhere, or grow with the
 symmetric about its mean, to its distance from that). Errors of two taps on a unit are correlated by .7. Gaps are 0 between two taps
 whose errors are of one size, 0 between one of each kind, and .2 between two of one size.
 
-    python benchmarks/skew.py [--quick]
+    python benchmarks/skew.py [--quick] [--smallest]
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -24,9 +23,9 @@ from diagnostics.measures.statistics import (
     scores,
 )
 
-from _common import finish, verdict
+from _common import ARGUMENTS, SMALLEST, finish, verdict
 
-UNITS = (80, 320, 1280)
+UNITS = (80,) if SMALLEST else (80, 320, 1280)
 """In train and val."""
 ASKED = ("score", "score, growing", "gap 0", "gap 0, one of each", "gap .2")
 Draw = Callable[[np.random.Generator, tuple[int, int]], np.ndarray]
@@ -82,7 +81,7 @@ def simulate(target: str, units: int, draws: int) -> tuple[np.ndarray, np.ndarra
 
 
 def main() -> None:
-    draws = 200 if "--quick" in sys.argv else 1000
+    draws = 5 if SMALLEST else 200 if "--quick" in ARGUMENTS else 1000
     print(
         f"| target | train and val | share of the largest | flagged | {' | '.join(ASKED)} |\n|{'---|' * (4 + len(ASKED))}"
     )

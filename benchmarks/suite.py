@@ -6,7 +6,6 @@ machine takes at least.
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections import defaultdict
 from pathlib import Path
@@ -16,9 +15,10 @@ import numpy as np
 import diagnostics as dx
 from diagnostics.progress import Cost, Progress
 
-from _common import cpu, finish, verdict, vit_tiny
+from _common import ARGUMENTS, SMALLEST, cpu, finish, verdict, vit_tiny
 
-SAMPLES, CLASSES, SIZE = 1000, 10, 224
+SAMPLES, CLASSES = (20, 2) if SMALLEST else (1000, 10)
+SIZE = 224
 REST = "reading, observing, writing"
 
 
@@ -73,17 +73,25 @@ class Clock:
 
 
 def main() -> None:
-    suite = "all" if "--all" in sys.argv else "standard"
+    suite = "all" if "--all" in ARGUMENTS else "standard"
     encoder = vit_tiny()
     # 12 taps: all blocks but two, embed and norm.
-    taps = ["embed", *(f"blocks.{i}" for i in range(1, 11)), "norm"]
+    taps = ["embed", *(f"blocks.{i}" for i in range(1, 2 if SMALLEST else 11)), "norm"]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         start = cpu()
         dx.run(encoder, data(), out=out, taps=taps, measures=["knn_probe"], report=False)
         print(f"extraction with controls, and the kNN probe: {cpu() - start:.1f} CPU-s", flush=True)
         clock, start = Clock(encoder.name), cpu()
-        run = dx.run(encoder, data(), out=out, taps=taps, measures=[suite], report=False, watch=clock)
+        run = dx.run(
+            encoder,
+            data(),
+            out=out,
+            taps=taps,
+            measures=["linear_probe", "rankme"] if SMALLEST else [suite],
+            report=False,
+            watch=clock,
+        )
         clock(Progress("", 0, 0))
         whole = cpu() - start
     for what, why in run.skipped.items():
@@ -96,4 +104,5 @@ def main() -> None:
     print(f"suite {suite}: {whole:.1f} CPU-s")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -30,27 +30,26 @@ import torch
 from diagnostics_pretraining.job import Job as PeJob
 from diagnostics_pretraining.objective import Pretraining
 from diagnostics_pretraining.plan import plan_of
-from diagnostics_pretraining.recipe import named_recipe
-from diagnostics_pretraining.stages import Stage
+from diagnostics_pretraining.recipe import Stage, named_recipe
 from diagnostics_pretraining.towers import Towers
 from diagnostics_training.models.inputs import Views
 from diagnostics_training.objectives import OBJECTIVES, objective_class
 from diagnostics_training.train import Job
 from diagnostics_training.trainer.data import Feed, TrainingData, load
 from diagnostics_training.trainer.objective import Objective
-from diagnostics_training.trainer.recompute import recomputed
 from diagnostics_training.trainer.settings import CHOICES, Settings
-from diagnostics_training.trainer.trainer import fit
+from diagnostics_training.trainer.trainer import fit, recomputed
 from open_clip.loss import ClipLoss
 from timm.optim.lamb import Lamb
 from torch import nn
 
-from _common import cpu, finish, verdict
+from _common import ARGUMENTS, SMALLEST, apart, cpu, finish, verdict
 
-STEPS, ROUNDS, BATCH = 60, 3, 64
+STEPS, ROUNDS, BATCH, SERIES = (2, 1, 4, 20) if SMALLEST else (60, 3, 64, 2000)
 SHARE, SECONDS = 0.9, 0.2
 # More steps and rounds than above: what a training does once, as its check of the kernel of attention, is 1 % of 60 steps.
-PE_STEPS, PE_ROUNDS, PE_BATCH, PE_SHARE = 120, 5, 64, 0.95
+PE_STEPS, PE_ROUNDS, PE_BATCH, SCENES = (2, 1, 16, 40) if SMALLEST else (120, 5, 64, 400)
+PE_SHARE = 0.95
 MEMORY, APART = 0.5, 1e-6
 
 
@@ -104,7 +103,7 @@ def perception() -> list[bool]:
     recipe = replace(named_recipe("9"), batch=PE_BATCH, stages=(Stage(336, PE_BATCH * PE_STEPS),))
     held: list[bool] = []
     for what, mask in (("a bare loop's", recipe.mask), ("a loop's over open_clip's ClipLoss", 0.0)):
-        job = PeJob(data="shapes?n=400&objects=1&seed=1000", out=Path("unused"), size="nano", recipe="9", lr=1e-3)
+        job = PeJob(data=f"shapes?n={SCENES}&objects=1&seed=1000", out=Path("unused"), size="nano", recipe="9", lr=1e-3)
         with mock.patch.object(PeJob, "asked", replace(recipe, mask=mask, lr=1e-3)):
             plan = plan_of(job)
         ratios: list[float] = []
@@ -139,17 +138,21 @@ def gradients(objective: _step_memory.Small, blocks: Sequence[nn.Module]) -> lis
     """Of a pass in which these blocks are computed twice."""
     objective.zero_grad()
     with recomputed(blocks):
-        objective(_step_memory.batch())["loss"].backward()
+        objective(_step_memory.batch(1 if SMALLEST else _step_memory.BATCH))["loss"].backward()
     return [p.grad.clone() for p in objective.parameters() if p.grad is not None]
+
+
+def memory_of(how: str) -> int:
+    """Bytes of a step in a process of its own, one that has not imported `_common`."""
+    if SMALLEST:
+        return apart(_step_memory.grown, how == "recomputed", 1)
+    command = [sys.executable, _step_memory.__file__, how]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def recomputing() -> list[bool]:
     """What it saves, and that it changes nothing."""
-    command = [sys.executable, _step_memory.__file__]
-    plain, saved = (
-        int(subprocess.run([*command, how], capture_output=True, text=True, check=True).stdout)
-        for how in ("plain", "recomputed")
-    )
+    plain, saved = (memory_of(how) for how in ("plain", "recomputed"))
     shown = f"{saved / 2**20:.0f} MiB to {plain / 2**20:.0f} MiB"
     objective = _step_memory.Small()
     pairs = zip(gradients(objective, ()), gradients(objective, objective.blocks()), strict=True)
@@ -163,11 +166,11 @@ def recomputing() -> list[bool]:
 
 
 def main() -> None:
-    if sys.argv[1:] == ["pe"]:
+    if ARGUMENTS == ["pe"]:
         finish(*perception())
         return
     held: list[bool] = []
-    series = {True: load("lorenz?n=2000&seed=1000"), False: load("lorenz?n=2000&seed=1000", windows=False)}
+    series = {True: load(f"lorenz?n={SERIES}&seed=1000"), False: load(f"lorenz?n={SERIES}&seed=1000", windows=False)}
     trained("forecast", series[True], "adamw")  # warms up
     # Every objective with one optimiser, and every optimiser with the objective of the shortest step.
     trainable = [name for name in OBJECTIVES if objective_class(name).trained]

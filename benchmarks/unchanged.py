@@ -1,8 +1,9 @@
-"""Whether two checkouts offer the same and find the same: `python benchmarks/unchanged.py BEFORE AFTER`.
+"""Whether two checkouts offer the same and find the same: `python benchmarks/unchanged.py BEFORE AFTER` [--smallest].
 
 Of each it reads the help of every command, `list --json`, and the JSON of three small runs and of a comparison, on the same
 seed and one thread. A command, option or key that is gone or of another kind, and any number that differs in its last digit,
 is printed, and the status is 1. What is new, and sentences that say the same numbers in other words, are printed and pass.
+`--smallest` compares this checkout with itself, by the help of one command and by `list --json`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ RUNS = {
     "images": ("timm:vit_tiny_patch16_224?pretrained=false&img_size=64", "shapes?n=60&size=64"),
 }
 COMPARED = ("series", "trained")
+SMALLEST = "--smallest" in sys.argv
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w])")
 
 
@@ -56,6 +58,8 @@ class Checkout:
 
     def findings(self) -> dict[str, Any]:
         """Everything that is compared, by name."""
+        if SMALLEST:
+            return {"commands": dict(self._help("show")), "list --json": json.loads(self.says("list", "--json"))}
         findings: dict[str, Any] = {
             "commands": dict(self._help()),
             "list --json": json.loads(self.says("list", "--json")),
@@ -122,13 +126,14 @@ def _named(items: list[Any]) -> dict[str, Any] | None:
 
 def main() -> int:
     """Both checkouts side by side; 1 where something is gone or another."""
-    if len(sys.argv) != 3:
+    paths = [str(Path(__file__).parents[1])] * 2 if SMALLEST else sys.argv[1:]
+    if len(paths) != 2:
         sys.exit(__doc__)
     with tempfile.TemporaryDirectory() as name:
         folders = [Path(name, side) for side in ("before", "after")]
         for folder in folders:
             folder.mkdir()
-        sides = [Checkout(path, folder) for path, folder in zip(sys.argv[1:], folders, strict=True)]
+        sides = [Checkout(path, folder) for path, folder in zip(paths, folders, strict=True)]
         with ThreadPoolExecutor(2) as pool:
             before, after = pool.map(Checkout.findings, sides)
     rows = sorted(differences(before, after), key=lambda row: (row[0], row[1]))

@@ -21,9 +21,10 @@ from torch.nn.functional import cross_entropy
 
 import diagnostics as dx
 
-from _common import cpu, finish, images, verdict
+from _common import ARGUMENTS, SMALLEST, cpu, finish, images, verdict
 
-STEPS, QUICK, EVERY, BATCH, CLASSES = 50, 4, 1000, 64, 10
+STEPS, BATCH, IMAGES, SIZE = (1, 2, 20, "tiny") if SMALLEST else (50, 64, 512, "small")
+QUICK, EVERY, CLASSES = 4, 1000, 10
 SHARE = 0.02
 
 
@@ -31,13 +32,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--log", type=Path, help="file with the CPU seconds of each step, one a line")
-    args = parser.parse_args()
+    args = parser.parse_args(ARGUMENTS)
     steps = QUICK if args.quick else STEPS
     torch.manual_seed(0)
-    model = timm.create_model("vit_small_patch16_224", num_classes=CLASSES)
+    model = timm.create_model(f"vit_{SIZE}_patch16_224", num_classes=CLASSES)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4)
     pixels, labels = torch.randn(BATCH, 3, 224, 224), torch.arange(BATCH) % CLASSES
-    data = images(512)
+    data = images(IMAGES)
     data.targets["label"] = dx.Target("label", np.arange(len(data)) % CLASSES)
 
     start = cpu()

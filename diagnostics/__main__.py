@@ -1,9 +1,14 @@
 """Entry point of the command line: `diagnostics`, or `python -m diagnostics`."""
 
-import contextlib
-import io
 import os
 import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path and sys.path[0] != os.path.dirname(os.path.dirname(__file__)):
+    # The current folder, which Python puts first for `-m`: a stranger may have left a torch.py there.
+    del sys.path[0]
+
+import contextlib
+import io
 from typing import Any
 
 from diagnostics.cli.stopping import stop_requested, watch_signals

@@ -26,6 +26,10 @@ class DiagnosticsError(Exception):
         `diagnostics list` shows all.
     """
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in place of a traceback."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class Stopped(KeyboardInterrupt):
     """Raised where a signal asks to stop, to tell it from a KeyboardInterrupt that other code raises by itself."""

@@ -35,9 +35,9 @@ class Cost:
     encoders: int
     path: str
     token_bytes_of_64: int = 0
-    """What the tokens of 64 samples would take in all these encoders, where fewer keep theirs; else 0."""
+    """What the tokens of 64 samples would take in each encoder, where fewer keep theirs; else 0."""
     again: int = 0
-    """Samples whose tokens were removed and are extracted again; 0 where all is extracted for the first time."""
+    """Samples that are extracted again for their tokens, which are not stored; 0 where all is extracted for the first time."""
     unprobeable: tuple[str, ...] = ()
     """Why targets of the dataset cannot be probed, a sentence each."""
 
@@ -50,14 +50,17 @@ class Cost:
         if self.again:
             of = f"{self.encoders} encoders with the controls" if self.encoders > 1 else "no controls"
             tokens = (
-                f"{self.encoder} on {self.dataset}: the tokens of {self.token_samples:,} samples were removed and are extracted "
-                f"again, since measures read them ({of}); writes {size(self.bytes)} to {self.path}; "
+                f"{self.encoder} on {self.dataset}: the tokens of {self.token_samples:,} samples are not stored and are "
+                f"extracted now, since measures read them ({of}); writes {size(self.bytes)} to {self.path}; "
                 f"extraction takes about {duration(self.seconds)}."
             )
             return [*self.unprobeable, tokens]
-        # The budget is that of each encoder.
-        budget = f"--token-budget {math.ceil(self.token_bytes_of_64 / self.encoders / 1e6)}MB"
-        more = f", of 64 they would take {size(self.token_bytes_of_64)}: {budget}" if self.token_bytes_of_64 else ""
+        budget = f"--token-budget {math.ceil(self.token_bytes_of_64 / 1e6)}MB"
+        more = (
+            f", of 64 they would take {size(self.token_bytes_of_64)} an encoder: {budget}"
+            if self.token_bytes_of_64
+            else ""
+        )
         tokens = (
             f"tokens of {self.token_samples:,} samples: {size(self.token_bytes)}{more}"
             if self.token_samples

@@ -10,10 +10,14 @@ from typing import Any, Self
 import numpy as np
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, TransformerMixin
+from torch import nn
 
+from diagnostics.encoders.bare_module import Numbers, wrap
 from diagnostics.encoders.encoder import Encoder
+from diagnostics.encoders.pictures import to_pixels
 from diagnostics.encoders.pooling import chosen_poolings
 from diagnostics.errors import DiagnosticsError
+from diagnostics.runs.given import refuse_fed
 from diagnostics.runs.run import open_run
 from diagnostics.specs import build
 
@@ -23,19 +27,20 @@ __all__ = ["TapFeatures"]
 class TapFeatures(TransformerMixin, BaseEstimator):
     """An encoder's features at a tap, as a step of a scikit-learn pipeline.
 
-    Nothing is fitted: `fit` builds the encoder and checks that it has the tap. `transform` takes raw samples as
+    Nothing is fitted: `fit` makes the encoder and checks that it has the tap. `transform` takes raw samples as
     `Encoder.transform` does, and gives float32 [sample, feature]. A pickle holds the encoder's name and never its weights:
     the name is built again where it is read, and refused there if its weights are others.
 
     Parameters
     ----------
-    encoder: a name as on the command line (`timm:...`, `file.py:build`, a folder of `save_encoder`), or a diagnostics.Encoder;
-        one that was made in Python has no name, so it cannot be pickled.
+    encoder: a name as on the command line (`timm:...`, `file.py:build`, a folder of `save_encoder`), a diagnostics.Encoder, or a
+        bare torch module, which `fit` wraps for samples like the first; what was made in Python has no name, so it cannot be pickled.
     tap: by default the output tap.
     pooling: one pooling or several; all that the encoder has, side by side, where None.
     batch_size, device: see `Encoder.transform`.
     run, target: the folder of a run of this encoder, and a target of it (all of them where None): in place of `tap` and `pooling`, those that
-        it recommends.
+        it recommends. Refused where the run prepared its samples otherwise, or to another shape.
+    mean, std, size: of a bare module, as in `dx.run`.
 
     Raises DiagnosticsError for what `dx.build` and `Encoder.transform` refuse.
 
@@ -59,13 +64,16 @@ class TapFeatures(TransformerMixin, BaseEstimator):
 
     def __init__(
         self,
-        encoder: str | Encoder,
+        encoder: str | Encoder | nn.Module,
         tap: str | None = None,
         pooling: str | Sequence[str] | None = None,
         batch_size: int | None = None,
         device: str | None = None,
         run: str | Path | None = None,
         target: str | None = None,
+        mean: Numbers | None = None,
+        std: Numbers | None = None,
+        size: int | None = None,
     ) -> None:
         self.encoder = encoder
         self.tap = tap
@@ -74,21 +82,24 @@ class TapFeatures(TransformerMixin, BaseEstimator):
         self.device = device
         self.run = run
         self.target = target
+        self.mean = mean
+        self.std = std
+        self.size = size
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Builds the encoder; neither samples nor targets are read.
+        """Makes the encoder; of the samples only the first is read, and that for a bare module alone.
 
         Raises DiagnosticsError for a sparse matrix: no encoder reads one.
         """
         if issparse(X):
             raise DiagnosticsError("TapFeatures was given a sparse matrix: give raw samples, or X.toarray().")
-        self.encoder_ = self._built()
+        self.encoder_ = self._built(X)
         self._names(self.encoder_)
         return self
 
     def transform(self, X: Any) -> np.ndarray:
         """float32 [sample, feature] of raw samples, as `Encoder.transform` takes them."""
-        encoder = self._ready()
+        encoder = self._ready(X)
         tap, pooling = self._read(encoder)
         return encoder.transform(X, tap=tap, pooling=pooling, batch_size=self.batch_size, device=self.device)
 
@@ -117,18 +128,39 @@ class TapFeatures(TransformerMixin, BaseEstimator):
         run = open_run(self.run)
         if run.store.identity["weights"] != encoder.identity["weights"]:
             raise DiagnosticsError(
-                f"{self.run} is a run of {run.encoder} with other weights than {encoder.name}: give a run of this encoder."
+                f"{self.run} is a run of {run.encoder_name} with other weights than {encoder.name}: give a run of this encoder."
             )
-        return run.tap_for(self.target), list(run.store.poolings)
+        tap = run.tap_for(self.target)
+        stored = next(each for each in run.store.taps if each.name == tap)
+        here = f"{encoder.identity['configuration']}, tokens {encoder.tap(tap).grid}"
+        there = f"{run.store.identity['configuration']}, tokens {stored.grid}"
+        if (encoder.pinned or isinstance(self.encoder, nn.Module)) and here != there:
+            raise DiagnosticsError(
+                f"{self.run} is a run of samples that were prepared otherwise ({there}) than for this encoder ({here}), so its layer "
+                "and what was fitted there do not hold: give mean, std and size, and samples of the size, as that run had them."
+            )
+        return tap, list(run.store.poolings)
 
-    def _ready(self) -> Encoder:
-        """The encoder that `fit` built; built now where it was not called, since nothing is fitted."""
+    def _ready(self, X: Any = None) -> Encoder:
+        """The encoder that `fit` made; made now where it was not called, since nothing is fitted."""
         if not hasattr(self, "encoder_"):
-            self.encoder_ = self._built()
+            self.encoder_ = self._built(X)
         return self.encoder_
 
-    def _built(self) -> Encoder:
+    def _built(self, X: Any) -> Encoder:
         encoder = build("encoder", self.encoder) if isinstance(self.encoder, str) else self.encoder
+        fed: dict[str, Any] = {"mean": self.mean, "std": self.std, "size": self.size}
+        if isinstance(encoder, nn.Module):
+            if X is None:
+                raise DiagnosticsError(
+                    "TapFeatures of a bare torch module needs samples to see what it takes: call fit(X)."
+                )
+            sample = np.asarray(to_pixels(X[0], grey=False))
+            encoder = wrap(
+                encoder, "image" if sample.dtype == np.uint8 or sample.ndim == 3 else "series", sample, **fed
+            )
+        elif isinstance(encoder, Encoder):
+            refuse_fed("TapFeatures", encoder, fed)
         if not isinstance(encoder, Encoder):
             raise DiagnosticsError(
                 f"TapFeatures was given a {type(encoder).__name__}: give the name of an encoder or a diagnostics.Encoder."
@@ -143,12 +175,13 @@ class TapFeatures(TransformerMixin, BaseEstimator):
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = {**super().__getstate__()}  # pyright: ignore[reportGeneralTypeIssues]  (a dict of scikit-learn's)
-        encoder = state.pop("encoder_", None)
+        encoder: Any = state.pop("encoder_", None)
         if not isinstance(self.encoder, str):
             encoder = self.encoder
-            if not encoder.spec:
+            if not getattr(encoder, "spec", ""):
+                name = getattr(encoder, "name", type(encoder).__name__)
                 raise DiagnosticsError(
-                    f"The encoder {encoder.name} was made in Python and has no name, so it cannot be pickled, and weights never "
+                    f"The encoder {name} was made in Python and has no name, so it cannot be pickled, and weights never "
                     "are: save it with diagnostics.save_encoder and give TapFeatures that folder's name."
                 )
             state["encoder"] = encoder.spec

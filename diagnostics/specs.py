@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote
 
-from diagnostics.encoders.trust import UntrustedCodeError, building, check_code, trusting
+from diagnostics.encoders.trust import UntrustedCodeError, building, check_code, check_options, offline, trusting
 from diagnostics.errors import DiagnosticsError, explaining, few, unknown
 from diagnostics.registry import ClaimedTwice, offered, plugins
 
@@ -55,6 +55,7 @@ def build(what: Literal["encoder", "dataset"], spec: str, *, trust_code: bool = 
     name, _, query = spec.partition("?")
     options = _options(spec, query)
     with building(spec, named_by, trust_code):
+        check_options(options)
         owner, make, args = _find(what, name)
         logs = options.pop("log", "") if what == "dataset" and "log" not in _parameters(make, len(args)) else ""
         build_it = _call_for_encoder if what == "encoder" and owner.endswith(".py") else call
@@ -137,13 +138,17 @@ def _build_skeleton(skeleton: str, file: Path, trust_code: bool) -> TorchEncoder
     from diagnostics.encoders.torch_encoder import TorchEncoder
 
     short = skeleton if len(skeleton) <= 300 else f"{skeleton[:300]}..."
+    not_called: list[str] = []
     try:
-        with limit_size():
+        with limit_size(), contextlib.nullcontext(not_called) if trust_code else offline() as not_called:
             encoder = build("encoder", skeleton, trust_code=trust_code, named_by=str(file))
     except UntrustedCodeError:
         raise
     except DiagnosticsError as error:
-        raise DiagnosticsError(f"{file} is built by '{short}', which fails here: {error}") from error
+        why = " (a saved encoder is built offline: build that name once by itself, which fetches it, or give --trust-code)"
+        raise DiagnosticsError(
+            f"{file} is built by '{short}', which fails here{why if not_called else ''}: {error}"
+        ) from error
     if not isinstance(encoder, TorchEncoder):
         raise DiagnosticsError(
             f"{file} is built by '{short}', which exposes no torch module here: save the encoder again."
@@ -318,7 +323,8 @@ def call(make: Callable[..., Any], args: tuple[str, ...], options: Mapping[str, 
     converted: dict[str, Any] = {}
     for key, text in options.items():
         if key not in known:
-            raise unknown(f"option of this {what}", key, known)
+            hint = "The encoder brings samples to its size." if (what, key) == ("dataset", "size") else ""
+            raise unknown(f"option of this {what}", key, known, hint)
         converted[key] = _convert(key, text, _annotation(make, key))
     with explaining(f"{owner} failed to make the {what}"):
         return make(*args, **converted)

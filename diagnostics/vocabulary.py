@@ -12,11 +12,20 @@ Compute = Literal["float32", "tf32", "bf16"]
 ChooseOn = Literal["val", "fit"]
 """On which losses taps and penalties are chosen: on val, or out of fold on train and val."""
 
+ControlMeasures = Literal["probes", "all"]
+"""What is measured of controls with other weights: measures of targets, or all that are measured of the encoder."""
+
 Modality = Literal["image", "video", "series", "audio", "text"]
 Kind = Literal["label", "value", "token_label", "token_value", "event", "masks", "caption", "future", "state"]
 Family = Literal["semantic", "language", "spatial", "dynamics", "geometry", "similarity"]
 
 SPLITS = ("train", "val", "test")
+SPLIT_OF: Mapping[str, str] = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+"""What folders, columns and other libraries call a split, in lower case -> the split."""
 DENSE = ("token_label", "token_value", "event")
 """Kinds of target with a value for every place of a sample."""
 

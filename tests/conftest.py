@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
+# For the processes that tests start too (kernels of tutorials, commands): side by side, their threads wait for each other's, which
+# takes up to as much CPU time again.
+os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 from hypothesis import settings
@@ -14,6 +18,9 @@ os.environ["COLUMNS"] = "140"
 
 # Threads of tiny models wait for each other more than they work, most of all where tests run side by side.
 torch.set_num_threads(1)
+
+LONGEST = "test_it_runs_and_prints_what_the_page_shows"
+"""Of each tutorial; most take longer than any other test."""
 
 # The same cases everywhere, so that what passes here passes in CI; `--hypothesis-profile=default` looks for others.
 settings.register_profile("settled", derandomize=True, database=None)
@@ -26,3 +33,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from xdist.scheduler import WorkStealingScheduling
 
     return WorkStealingScheduling(config, log) if config.getoption("dist") == "load" else None
+
+
+@pytest.hookimpl(trylast=True)  # behind what `-k` and `-m` leave out
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In a process of `-n`: the longest tests first, every other one at the half, where the part of a second process begins. So none
+    of them runs alone at the end."""
+    if not hasattr(config, "workerinput"):
+        return
+    longest = [item for item in items if getattr(item, "originalname", "") == LONGEST]
+    others = [item for item in items if item not in longest]
+    half = len(items) // 2 - len(longest[::2])
+    items[:] = [*longest[::2], *others[:half], *longest[1::2], *others[half:]]

@@ -71,6 +71,7 @@ def _write_own_model(folder: Path) -> None:
         for i in range(30):
             image = np.clip(rng.normal(level, 30, (70, 80, 3)), 0, 255).astype(np.uint8)
             imsave(folder / "flowers" / name / f"{i}.png", image, check_contrast=False)
+    imsave(folder / "new.jpg", np.zeros((90, 70, 3), np.uint8), check_contrast=False)
 
 
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.name)

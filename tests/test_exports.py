@@ -15,7 +15,7 @@ from functions import exported
 NAMES = {
     "diagnostics": """
         Comparison Dataset DiagnosticsError Encoder Grid LayerProfiles LazySamples Measure Progress Question Run Site Tap
-        Target TorchEncoder __version__ build compare discover encoder_of frames_of hookimpl load_encoder measure open_run padded printable run
+        Target TorchEncoder __version__ build compare complete_splits dataset discover encoder encoder_of frames_of hookimpl load_encoder measure open_run padded printable run
         save_encoder silent split_groups stack_taps watcher
     """,
     "diagnostics.measures.dynamics": """

@@ -52,7 +52,8 @@ class _Batches(TorchDataset[Any]):
             return default_collate(samples)
         except (RuntimeError, TypeError) as error:
             return DiagnosticsError(
-                f"Samples of {self.dataset.name} do not form a batch; do their sizes differ? ({str(error).splitlines()[0]})"
+                f"Samples of {self.dataset.name} do not form a batch ({str(error).splitlines()[0]}): if their sizes differ, let the "
+                "encoder bring them to one (size= beside a bare module)."
             )
 
 

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from diagnostics.datasets.target import TargetInfo
-from diagnostics.encoders.grid import Grid
-from diagnostics.encoders.taps import Tap
+from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.vocabulary import DENSE, FAMILY_OF, SPLITS, ChooseOn, Family, Kind
 
@@ -165,10 +164,10 @@ class Activations(ABC):
     def observed(self, name: str) -> Mapping[str, np.ndarray]:
         """What an `Observation` recorded: tap -> [row, ...] for the first rows; raises, with the reason, where it has not."""
 
-    def with_split(self, split: np.ndarray) -> Self:
-        """The same stored activations with another split [sample]."""
+    def with_other(self, **members: Any) -> Self:
+        """The same rows with other members, as another `split` [sample], fewer `taps`, or `pooled` of features made of a tap's."""
         other = copy.copy(self)
-        other.split = split
+        vars(other).update(members)
         return other
 
     @property

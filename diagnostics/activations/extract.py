@@ -56,7 +56,7 @@ def extract(
     not finite or overflows the precision; StorageError where the disk is full. `before_first_byte` is called once, with
     the seconds that a sample of the first batch took and the number of samples whose removed tokens are extracted again,
     before anything is written. `compute`: what passes compute in here, which is the caller's to see to. Without `with_tokens`
-    tokens that were removed from a store are not missed. With `fresh` a run that holds other activations, or that cannot be read,
+    no tokens are written, nor missed where they were removed. With `fresh` a run that holds other activations, or that cannot be read,
     is not refused: the store is made `beside` it. `about` is added to the attributes of a new store.
     """
     keep_freed_memory()
@@ -89,16 +89,17 @@ def extract(
     if store is not None and store.complete and not (with_tokens and store.tokens_removed):
         return store
     size = min(batch_size or BATCH.get(device.partition(":")[0], 16), plan.samples)
-    todo = list(plan.steps(size)) if store is None else store.todo(size)
+    kept_plan = plan if with_tokens else plan.without_tokens
+    todo = list(kept_plan.steps(size)) if store is None else store.todo(size, with_tokens)
     started = time.perf_counter()
     done = plan.samples - sum(len(step) for step in todo)
     again = sum(len(step) for step in todo) if store is not None and store.tokens_removed else 0
     announced = done > 0 and not again
-    buffers, created, kept = ShardBuffers(plan, size), None, 0
+    buffers, created, kept = ShardBuffers(kept_plan, size), None, 0
     try:
         with contextlib.closing(step_batches(encoder, dataset, todo, size, workers)) as batches:
             for step, positions, batch in batches:
-                capture_rows(encoder, batch, positions, plan, dataset, buffers)
+                capture_rows(encoder, batch, positions, kept_plan, dataset, buffers)
                 if not announced:
                     before_first_byte((time.perf_counter() - started) / len(positions), again)
                     announced = True
@@ -119,7 +120,7 @@ def extract(
             remove(folder)
         raise
     assert store is not None
-    store.finish()
+    store.finish(with_tokens)
     return store
 
 

@@ -74,16 +74,16 @@ class InMemory(Activations):
 
 
 def read_into_memory(
-    encoder: Encoder, dataset: Dataset, taps: Sequence[Tap], device: str, *, tokens: bool
+    encoder: Encoder, dataset: Dataset, taps: Sequence[Tap], device: str, *, tokens: bool, probes: bool
 ) -> tuple[InMemory, dict[str, StoredTarget]]:
     """Activations at some taps of an encoder, wherever it is, and the dataset's targets by name.
 
-    `device` is where measures compute, in batches of a size for it. `tokens` says whether tokens are kept, of as many samples as a run keeps by default.
+    `device` is where measures compute, in batches of a size for it. `tokens` says whether tokens are kept, of as many samples as a run keeps by default; `probes` whether probes read them.
 
     Raises DiagnosticsError where a sample does not fit, a tap does not fire, or a value is not finite.
     """
     size = BATCH.get(device.partition(":")[0], BATCH["cpu"])
-    planned = plan(encoder, taps, len(dataset), None if tokens else 0, "float32")
+    planned = plan(encoder, taps, len(dataset), None if tokens else 0, "float32", probes=probes)
     read = InMemory(planned, dataset, device)
     for _, positions, batch in step_batches(encoder, dataset, list(planned.steps(size)), size, 0):
         capture_rows(encoder, batch, positions, planned, dataset, read)

@@ -1,16 +1,52 @@
 """The plan of a store: rows, shards, arrays and their bytes, and how many samples keep their tokens; pure arithmetic."""
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 import numpy as np
 
-from diagnostics.activations.budget import samples_with_tokens
 from diagnostics.activations.shards import Layout
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.taps import Tap
+from diagnostics.errors import DiagnosticsError
+from diagnostics.progress import UNITS
+
+# The number of samples that keep their tokens: a default rule, or a size given by the user (256MB, 2GB).
+
+# By the rule: WANTED samples where MOST bytes hold them, and for probes all that PLENTY bytes hold; FEWEST whatever they take.
+PLENTY, MOST = 256 * 10**6, 2 * 10**9
+WANTED, FEWEST = 64, 8
+
+
+def parse_budget(text: str | int | None) -> int | None:
+    """Bytes from a number with a unit (kB, MB, GB, TB: powers of 1,000), or 0; None, the rule, stays None.
+
+    Raises DiagnosticsError for a number without a unit, which could mean bytes or megabytes.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(text), re.IGNORECASE | re.ASCII)
+    sizes = {unit.lower(): 1000**power for power, unit in enumerate(UNITS)}
+    if match is None or match[2].lower() not in (*sizes, ""):
+        raise DiagnosticsError(
+            f"A token budget of {text!r} is not a size: give a number with a unit, like 256MB or 2GB, or 0."
+        )
+    number, unit = float(match[1]), match[2].lower()
+    if number and not unit:
+        raise DiagnosticsError(
+            f"A token budget of {text} has no unit: give one, like {text}MB or 2GB, or 0 for no tokens."
+        )
+    return round(number * sizes.get(unit, 1))
+
+
+def samples_with_tokens(samples: int, each: int, budget: int | None, probes: bool = True) -> int:
+    """How many of the samples keep their tokens, of `each` bytes a sample; `probes`: whether probes are fitted on them."""
+    by_rule = max(PLENTY // each if probes else 0, min(WANTED, MOST // each), FEWEST)
+    return min(samples, by_rule if budget is None else budget // each)
+
 
 Precision = Literal["float32", "float16"]
 MAX_SHARD = 64
@@ -48,6 +84,11 @@ class Plan:
     poolings: tuple[str, ...]
     taps: tuple[Tap, ...]
     output_tap: str
+
+    @property
+    def without_tokens(self) -> Self:
+        """The same pooled values alone, in the same shards."""
+        return replace(self, token_samples=0)
 
     @property
     def pooled_shards(self) -> int:
@@ -124,14 +165,15 @@ def plan(
     precision: Precision,
     poolings: Sequence[str] | None = None,
     with_tokens: int | None = None,
+    probes: bool = True,
 ) -> Plan:
     """Shard rows so that one shard of all taps' tokens fits in memory, and as many token rows as `token_budget` allows.
 
     Pooled values have shards of their own, near 4 MiB at the widest tap. `poolings`: all that the encoder has when None.
-    `with_tokens`: how many samples keep tokens, whatever the budget.
+    `with_tokens`: how many samples keep tokens, whatever the budget; `probes`: whether probes are fitted on tokens.
     """
     each = _token_bytes(taps, precision)
-    token_samples = samples_with_tokens(samples, each, token_budget) if with_tokens is None else with_tokens
+    token_samples = samples_with_tokens(samples, each, token_budget, probes) if with_tokens is None else with_tokens
     # Of tokens that are not kept, which cut nothing, 1.
     shard = _dealt_out(token_samples, max(1, min(MAX_SHARD, SHARD_BYTES // each))) if token_samples else 1
     kinds = tuple(poolings or encoder.poolings)

@@ -54,7 +54,7 @@ FORMAT = 5
 READABLE = (4, FORMAT)
 """Formats that are read. A store of an older one is not gone on with: its results do not say whose they are."""
 TOKENS_REMOVED = "tokens_removed"
-"""Attribute of a root: whether the tokens that its plan tells of were removed."""
+"""Attribute of a root: whether the tokens that its plan tells of were removed, or never written."""
 # Pooled values of all open runs together, in bytes: PE-G's 50 taps of 3,400 samples.
 KEPT = Kept(2**30)
 
@@ -245,11 +245,13 @@ class Store(Activations):
     @property
     def rows_done(self) -> int:
         """Number of samples of which everything is there."""
-        return self.plan.samples - sum(len(step) for step in self.todo(self.plan.samples))
+        # Their tokens, if any are kept, were written before.
+        return self.plan.samples - sum(len(step) for step in self.todo(self.plan.samples, with_tokens=False))
 
-    def todo(self, batch: int) -> list[Step]:
+    def todo(self, batch: int, with_tokens: bool = True) -> list[Step]:
         """What is not there yet, with so many samples in a forward pass."""
-        return list(self.plan.steps(batch, self._pooled_rows, self._has_tokens))
+        plan = self.plan if with_tokens else self.plan.without_tokens
+        return list(plan.steps(batch, self._pooled_rows, self._has_tokens))
 
     def _has(self, layout: Layout, shard: int) -> bool:
         """Whether a shard has its file, of the right length."""
@@ -338,7 +340,7 @@ class Store(Activations):
 
     @property
     def tokens_removed(self) -> bool:
-        """Whether its tokens were removed to free their space: see `activations.tokens`."""
+        """Whether its tokens were removed, or never written since nothing read them: see `activations.tokens`."""
         return bool(self.attrs.get(TOKENS_REMOVED, False))
 
     @property
@@ -354,10 +356,10 @@ class Store(Activations):
         journals = (self._journal_of(shard).name for shard in range(self.plan.pooled_shards))
         return {NAME, *self.contents.files, *shards, *journals, *observed_names(self.folder)}
 
-    def finish(self) -> None:
-        """Marks the extraction as complete, with its tokens: from now on a missing file is damage."""
-        self.set_attrs(complete=True, **{TOKENS_REMOVED: False})
-        self.token_samples = self.plan.token_samples
+    def finish(self, with_tokens: bool = True) -> None:
+        """Marks the extraction as complete, with its tokens or as one without: from now on a missing file is damage."""
+        self.set_attrs(complete=True, **{TOKENS_REMOVED: not with_tokens and self.plan.token_samples > 0})
+        self.token_samples = self.plan.token_samples if with_tokens else 0
 
     def set_attrs(self, **attrs: Any) -> None:
         """Adds to the attributes, on disk and here."""

@@ -69,6 +69,9 @@ def run(
         bool, option(None, "Also measure controls (baselines), to judge the scores of the encoder.", panel=WHAT)
     ] = True,
     control_draws: Annotated[int, option("N", "Number of draws of fresh and permuted weights.", panel=WHAT)] = 1,
+    control_measures: Annotated[
+        str, option("probes|all", "Measure targets alone of controls with other weights, or everything.", panel=WHAT)
+    ] = "probes",
     redraws: Annotated[
         int, option("N", "Number of other random splits on which probes are fitted again.", panel=WHAT)
     ] = 0,
@@ -119,7 +122,7 @@ def run(
         str | None,
         option(
             "SIZE",
-            "Disk space for the tokens of each encoder, such as 256MB, 2GB or 0 [256MB; up to 2GB for 64 samples].",
+            "Disk space for the tokens of each encoder, such as 256MB, 2GB or 0 [64 samples, up to 2GB, if a measure reads them].",
             panel=COST,
         ),
     ] = None,

@@ -129,7 +129,7 @@ def _row(path: Path) -> dict[str, Any]:
         # Whatever stands in a folder that only looks like a run.
         return row | {"state": f"{path} cannot be read ({type(error).__name__}): remove it or copy it again."}
     measures = {name.partition("/")[0] for name in run.index.names()}
-    remarks = {", its tokens removed": store.tokens_removed, ", older, not resumed": store.older}
+    remarks = {", without tokens": store.tokens_removed, ", older, not resumed": store.older}
     return row | {
         "measures": len(measures), "when": run.calls[-1].created, "finished": True, "state": "finished" + "".join(remark for remark, true in remarks.items() if true),
     }  # fmt: skip

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from diagnostics.encoders.grid import Grid
+from diagnostics.encoders.taps import Grid
 from diagnostics.progress import duration, size
 from diagnostics.report.escaping import printable
 from diagnostics.report.layout import show, show_table, terminal, whole

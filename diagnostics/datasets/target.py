@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from diagnostics.errors import few
 from diagnostics.vocabulary import DENSE, Family, Kind
 
 
@@ -48,6 +49,8 @@ class Target(TargetInfo):
         >>> import numpy as np
         >>> import diagnostics as dx
         >>> animal = dx.Target("label", np.array([0, 1, 1, -1]), classes=("cat", "dog"))
+        >>> animal
+        <Target label: 4, classes cat, dog>
         >>> angle = dx.Target("value", np.array([0.1, 3.1, 6.2, 0.0]), period=2 * np.pi)
         >>> animal.dense, angle.dense
         (False, False)
@@ -64,6 +67,10 @@ class Target(TargetInfo):
         if values.dtype.kind in "ub" or (values.dtype.kind == "i" and not (classes and values.ndim > 1)):
             values = values.astype(np.int64 if classes else np.float64)
         object.__setattr__(self, "values", values)
+
+    def __repr__(self) -> str:
+        of = f", classes {few(self.classes)}" if self.classes else f", in {self.units}" if self.units else ""
+        return f"<{type(self).__name__} {self.kind}: {' x '.join(map(str, self.values.shape))}{of}>"
 
     @property
     def dense(self) -> bool:

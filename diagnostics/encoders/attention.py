@@ -18,7 +18,7 @@ from diagnostics.encoders.computing import whole
 from diagnostics.encoders.encoder import Captured, Reduce
 from diagnostics.encoders.fused_attention import TOLERANCE, FusedCall, ReduceCall
 from diagnostics.encoders.hooks import as_tokens, at_taps
-from diagnostics.encoders.sdpa_calls import multi_head_in_steps
+from diagnostics.encoders.kernels import multi_head_in_steps
 from diagnostics.encoders.taps import Site, Tap
 from diagnostics.errors import DiagnosticsError
 

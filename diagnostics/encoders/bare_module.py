@@ -14,6 +14,7 @@ from torch.nn.functional import interpolate
 
 from diagnostics.encoders.evaluating import device_of, evaluating
 from diagnostics.encoders.fitting import check_channels_last
+from diagnostics.encoders.pictures import central_part
 from diagnostics.encoders.torch_encoder import TorchEncoder
 from diagnostics.errors import DiagnosticsError, describe, enumerated, unknown
 from diagnostics.vocabulary import Modality
@@ -44,7 +45,7 @@ def declared(
     Parameters
     ----------
     modality: image or series.
-    size: side in pixels of the square that images are resized to.
+    size: pixels of a side of the square that images are brought to: their middle, as wide as it is high, antialiased.
     length, variates: of a series; one variate is [time].
     mean, std: one number or one a channel, with commas; of pixels from 0 to 1, or of a series, which goes in as it is
         without them.
@@ -93,7 +94,8 @@ def wrap(
     """A module as the encoder of samples like this one, with discovered taps; the module stays as it is.
 
     Images go in as [channel, y, x]: bytes as (pixel / 255 - mean) / std, which has to be given, other numbers as they are;
-    grey ones three times where the module takes three channels; resized to `size` pixels a side where that is given. Series
+    grey ones three times where the module takes three channels; their middle, as wide as it is high, resized to `size` pixels a
+    side where that is given. Series
     go in as they are, [time] or [time, variate], or where the module runs on that alone with an axis for one channel, or
     with the variates first.
 
@@ -141,8 +143,8 @@ def _wrapped(module: nn.Module, modality: Modality, tries: Iterable[tuple[np.nda
         resized = isinstance(prepare, Pixels) and prepare.size is not None
         try:
             encoder = TorchEncoder(
-                name, modality, module, preprocess=prepare, example=example, forward=_call, sized_for=_same_size if resized else None,
-                configuration=str(prepare),
+                name, modality, module, preprocess=prepare, example=example, forward=_call, configuration=str(prepare),
+                sized_for=_same_size if resized else None, covers=central_part if resized else None,
             )  # fmt: skip
             _check_apart(encoder)
         except DiagnosticsError as error:
@@ -201,9 +203,8 @@ class Pixels:
         raw = example.dtype == np.uint8
         if raw and (mean is None or std is None):
             raise DiagnosticsError(
-                f"How the bytes of an image become the input of a bare {type(module).__name__} cannot be known: give "
-                "diagnostics.encoder_of(module, dataset, mean=..., std=...) in its place, of its pixels from 0 to 1 (mean=0, std=1 "
-                "where it takes them so)."
+                f"How the bytes of an image become the input of a bare {type(module).__name__} cannot be known: give mean= and std= "
+                "beside it, of its pixels from 0 to 1 (mean=0, std=1 where it takes them so)."
             )
         channels = example.shape[2] if example.ndim == 3 else 1
         if size is not None and size < 1:
@@ -224,7 +225,10 @@ class Pixels:
             raise DiagnosticsError(
                 f"it has shape {list(np.shape(sample))}, and the module takes {self.channels} channel(s): convert the images."
             )
-        if self.size and image.shape[1:] != (self.size, self.size):
+        if self.size:
+            (top, bottom), (left, right) = central_part(tuple(image.shape[1:]))
+            image = image[:, top:bottom, left:right]
+        if self.size not in (None, image.shape[1]):
             image = interpolate(image[None], (self.size, self.size), mode="bilinear", antialias=True)[0]
         mean, std = (_by_channel(numbers, self.channels)[:, None, None] for numbers in (self.mean, self.std))
         return ((image - mean) / std).contiguous()

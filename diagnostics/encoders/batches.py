@@ -19,3 +19,9 @@ def map_tensors(change: Callable[[Tensor], Tensor], batch: Any) -> Any:
 def to_device(batch: Any, device: torch.device) -> Any:
     """The batch on a device."""
     return map_tensors(lambda tensor: tensor.to(device, non_blocking=True), batch)
+
+
+def by_name(prepared: Any) -> dict[str, Any]:
+    """A model's input for one sample as its parts by name; a single one is named ""."""
+    items = prepared.items() if isinstance(prepared, Mapping) else [("", prepared)]
+    return {str(key): value for key, value in items}

@@ -71,6 +71,8 @@ class Encoder(ABC):
     """How the weights were made, as plain JSON values. Comparisons read `group` (a label), `seed` (of the training) and `base`
     (the weights' identity of the encoder that an alignment started from)."""
 
+    pinned: bool = False
+    """Whether `transform` takes only samples that are prepared to the shape of the example: nobody says that others mean the same."""
     redrawn: float = 1.0
     """Of a control encoder with redrawn weights: the share of the encoder's weights that differ in it."""
     note: str = ""
@@ -127,15 +129,16 @@ class Encoder(ABC):
 
         Parameters
         ----------
-        samples: raw, as a `Dataset` of the encoder's modality holds them, or such a dataset. Their size is that of the first.
+        samples: raw, as a `Dataset` of the encoder's modality holds them, or such a dataset; images also as paths or Pillow images.
+            Their size is that of the first, and where `pinned` that of the example.
         tap: by default the output tap.
         pooling: one or several of `poolings`; all side by side where None, as a run stores them.
         batch_size: samples of a forward pass; by default 16 on a CPU, 128 on a GPU. It does not decide the result.
         device: `cuda` when there is one, else `cpu`. The model is afterwards where it was, in the mode that it was in.
         tokens: the grid tokens instead, [sample, token, feature], without prefix tokens.
 
-        Raises DiagnosticsError for samples of another modality or of a size that the model cannot take, and for those that
-        give NaN or infinity, naming the sample by its place.
+        Raises DiagnosticsError for samples of another modality, of a size that the model cannot take or that is prepared to
+        another shape than the example where it is `pinned`, and for those that give NaN or infinity, naming the sample by its place.
 
         Examples:
             >>> import diagnostics as dx

@@ -104,8 +104,11 @@ def random_kept(device: torch.device | None = None) -> Generator[None]:
 
 @contextmanager
 def seeded(seed: int) -> Generator[None]:
-    """A context in which torch draws from this seed, one thread at a time, and after which random states are as before."""
+    """A context in which Python, numpy and torch draw from this seed, one thread at a time, and after which random states are as
+    before."""
     with _DRAWING, random_kept():
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
         # `torch.manual_seed` would also seed CUDA where that is not used yet, which cannot be taken back.
         torch.default_generator.manual_seed(seed)
         if torch.cuda.is_initialized():

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from diagnostics.encoders.batches import map_tensors
-from diagnostics.encoders.grid import Grid
-from diagnostics.encoders.taps import Tap
+from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.encoders.torch_encoder import TorchEncoder
 from diagnostics.errors import DiagnosticsError, unknown
 

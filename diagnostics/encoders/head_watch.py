@@ -13,7 +13,7 @@ from torch import Tensor
 from diagnostics.encoders.attention_statistics import Tokens, attention_statistics
 from diagnostics.encoders.computing import whole
 from diagnostics.encoders.fused_attention import FusedCall
-from diagnostics.encoders.sdpa_calls import SdpaCall, SdpaCalls
+from diagnostics.encoders.kernels import SdpaCall, SdpaCalls
 from diagnostics.errors import DiagnosticsError
 
 

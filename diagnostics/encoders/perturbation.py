@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from diagnostics.encoders.batches import map_tensors
 from diagnostics.encoders.evaluating import evaluating
-from diagnostics.encoders.grid import Grid
 from diagnostics.encoders.hooks import as_tokens, tensors_in, until
-from diagnostics.encoders.taps import Site, Tap
+from diagnostics.encoders.taps import Grid, Site, Tap
 
 Forward = Callable[[nn.Module, Any], Any]
 """`(module, batch)`: one forward pass."""

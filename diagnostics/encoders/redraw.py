@@ -2,6 +2,7 @@
 
 import copy
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,10 +42,15 @@ class Redrawn:
         return self.numbers / self.whole if self.whole else 1.0
 
 
-def redrawn(module: nn.Module, other: nn.Module) -> Redrawn:
-    """Compares the weights of two modules of the same kind; names that only one of them has are ignored."""
-    theirs = {**dict(other.named_parameters()), **dict(other.named_buffers())}
-    own: dict[str, Tensor] = {**dict(module.named_parameters()), **_number_buffers(module)}
+def redrawn(
+    module: nn.Module,
+    other: nn.Module,
+    hidden: Mapping[str, Tensor],
+    other_hidden: Mapping[str, Tensor],
+) -> Redrawn:
+    """Compares the weights of two modules of the same kind, and what of each lies beside; names that only one of them has are ignored."""
+    theirs = {**dict(other.named_parameters()), **dict(other.named_buffers()), **other_hidden}
+    own: dict[str, Tensor] = {**dict(module.named_parameters()), **_number_buffers(module), **hidden}
     alike = {
         name: tensor.numel()
         for name, tensor in own.items()
@@ -143,23 +149,32 @@ def _number_buffers(module: nn.Module) -> dict[str, Tensor]:
     saved = module.state_dict(keep_vars=True)
     buffers: dict[str, Tensor] = {}
     for name, buffer in module.named_buffers():
-        last = name.rpartition(".")[2]
-        real = buffer.is_floating_point() or buffer.is_complex()
-        # Other integers are places and counts.
-        integers = buffer.dtype in (torch.int8, torch.uint8) or (buffer.dtype != torch.bool and "weight" in last)
-        if name not in saved or last in _STATISTICS or not (real or integers) or buffer.is_quantized:
-            continue
-        if ".parametrizations." in f".{name}" or (buffer.ndim == 1 and _VECTOR.search(last)):
-            continue  # what a parametrization keeps follows from the weights, or must keep its form
-        if _several(buffer, 3) and bool(buffer.isfinite().all()):
+        if name in saved and may_be_weights(buffer, name):
             buffers[name] = buffer
     return buffers
 
 
+def may_be_weights(tensor: Tensor, name: str) -> bool:
+    """Test for numbers that may be weights: finite, of three values or more, and no statistics by their name."""
+    last = name.rpartition(".")[2]
+    real = tensor.is_floating_point() or tensor.is_complex()
+    # Other integers are places and counts.
+    integers = tensor.dtype in (torch.int8, torch.uint8) or (tensor.dtype != torch.bool and "weight" in last)
+    if last in _STATISTICS or not (real or integers) or tensor.is_quantized:
+        return False
+    if ".parametrizations." in f".{name}" or (tensor.ndim == 1 and _VECTOR.search(last)):
+        return False  # what a parametrization keeps follows from the weights, or must keep its form
+    return _several(tensor, 3) and bool(tensor.isfinite().all())
+
+
+def is_table(name: str) -> bool:
+    """Test for the name of what is computed once and never learnt."""
+    return _TABLE.search(".".join(name.lower().split(".")[-2:])) is not None
+
+
 def _weight_buffers(module: nn.Module) -> dict[str, Tensor]:
     """Those of them that are not tables by their names."""
-    buffers = _number_buffers(module)
-    return {name: b for name, b in buffers.items() if not _TABLE.search(".".join(name.lower().split(".")[-2:]))}
+    return {name: buffer for name, buffer in _number_buffers(module).items() if not is_table(name)}
 
 
 def _several(tensor: Tensor, count: int) -> bool:
@@ -215,12 +230,11 @@ def _is_scale(kind: str, name: str) -> bool:
     return "norm" not in kind and (own or name == "gamma")
 
 
-def note_of(module: nn.Module, other: nn.Module, verb: str, scales: bool = False) -> tuple[Redrawn, str]:
-    """How a control encoder's weights differ from the module's, and a remark for reports where not all of them do.
+def note_of(module: nn.Module, other: nn.Module, difference: Redrawn, verb: str, scales: bool = False) -> str:
+    """A remark for reports on a control encoder where not all of its weights differ from the module's.
 
     `verb` is what was done to them. With `scales`, the remark also says at which values the control's LayerScale begins.
     """
-    difference = redrawn(module, other)
     parts: list[str] = []
     if difference.alike:
         few = ", ".join(difference.alike[:3]) + (", ..." if len(difference.alike) > 3 else "")
@@ -231,7 +245,7 @@ def note_of(module: nn.Module, other: nn.Module, verb: str, scales: bool = False
         begins = f"at {low}" if low == high else f"between {low} and {high}"
         own = f" ({float(trained.abs().mean()):.3g} on average in the encoder)" if len(trained) else ""
         parts.append(f"its LayerScale starts {begins}{own}, which sets how much a block adds")
-    return difference, "; ".join(parts)
+    return "; ".join(parts)
 
 
 def _percent(share: float) -> str:

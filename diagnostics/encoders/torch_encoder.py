@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Self
@@ -12,17 +13,108 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from diagnostics.encoders.attention import read_attention
-from diagnostics.encoders.batches import to_device
+from diagnostics.encoders.batches import by_name, to_device
 from diagnostics.encoders.digests import digest_of, state_tensors
 from diagnostics.encoders.discovery import Discovered, discover, extents_of
 from diagnostics.encoders.encoder import Captured, Encoder, Reduce, keep
 from diagnostics.encoders.evaluating import device_of, evaluating, placed, seeded, wanting_gradients
-from diagnostics.encoders.gradients import read_gradients
+from diagnostics.encoders.hidden_weights import HiddenReads
 from diagnostics.encoders.hooks import captured_at
-from diagnostics.encoders.redraw import Redrawn, copied, note_of, permute, redraw
-from diagnostics.encoders.taps import Tap
+from diagnostics.encoders.perturbation import floating_in, replaced
+from diagnostics.encoders.redraw import copied, note_of, permute, redraw, redrawn
+from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError, explaining, unknown
 from diagnostics.vocabulary import Modality
+
+# How a tap's central token depends on each place of the input: gradients through a torch module.
+
+SEED = 0
+
+
+def read_gradients(
+    module: nn.Module, taps: Sequence[Tap], encoder: str, batch: Any, forward: Callable[[Any], Any]
+) -> Captured:
+    """`{tap: [sample, *places]}`: |gradient| of the tap's central grid token by the input, summed over channels.
+
+    Of a token's features the gradient is taken through one projection on random signs (the same in all samples): the sum
+    itself is constant behind a layer norm. Its expected square is the sum over features of the squared derivatives. For
+    an even extent the central token is the one just behind the middle. Float32, on the batch's device.
+    """
+    floating = floating_in(batch)
+    if len(floating) != 1:
+        raise DiagnosticsError(
+            f"{encoder} takes {len(floating)} tensors of floating point numbers, so it is unclear which to differentiate by: a "
+            "receptive field needs preprocessing that gives one."
+        )
+    given = floating[0]
+    leaf = given.detach().clone().requires_grad_(True)
+
+    def reduce(tap: Tap, tokens: Tensor) -> Tensor:
+        signs = torch.randint(0, 2, (tap.features,), generator=torch.Generator().manual_seed(SEED)) * 2 - 1
+        return (tokens[:, tap.grid.prefix + centre(tap.grid)] * signs.to(tokens)).sum()
+
+    with torch.inference_mode(False), torch.enable_grad(), captured_at(module, taps, encoder, reduce) as signals:
+        # A copy, since a model may change its input in place.
+        forward(replaced(batch, given, leaf.clone()))
+    result = Captured({}, {})
+    axes = _place_axes(tuple(leaf.shape), taps)
+    for tap in taps:
+        where = axes.get(len(tap.grid.shape), [])
+        if len(where) != 1:
+            shape = tuple(leaf.shape)
+            reason = "does not show which axes are places" if where else "has no axes that its cells divide evenly"
+            result.left_out[tap.name] = f"the input of shape {shape} {reason} for a grid of {tap.grid}"
+        elif not signals[tap.name].requires_grad:
+            result.left_out[tap.name] = "no gradient comes through"
+        else:
+            (gradient,) = torch.autograd.grad(signals[tap.name], leaf, retain_graph=True, materialize_grads=True)
+            result[tap.name] = _on_places(gradient, where[0], tap)
+    if not result:
+        reasons = "; ".join(f"{tap}: {reason}" for tap, reason in list(result.left_out.items())[:2])
+        raise DiagnosticsError(f"{encoder} gives no gradients: {reasons}.")
+    return result
+
+
+def centre(grid: Grid) -> int:
+    """The central grid token; of an even extent the one just behind the middle."""
+    return int(np.ravel_multi_index(tuple(n // 2 for n in grid.shape), grid.shape))
+
+
+def _place_axes(shape: tuple[int, ...], taps: Sequence[Tap]) -> dict[int, list[tuple[int, ...]]]:
+    """For grids of so many axes: the choices of input axes, in order, that the cells of all such taps divide evenly."""
+    choices: dict[int, list[tuple[int, ...]]] = {}
+    # Cells that are as many as an axis is long may stand on another, longer axis with overlap: variates against steps.
+    for count in {len(tap.grid.shape) for tap in taps}:
+        grids = [_cells(tap) for tap in taps if len(tap.grid.shape) == count]
+        able = list(itertools.combinations(range(1, len(shape)), count))
+        even = [axes for axes in able if all(shape[axis] % n == 0 for axis, n in _pairs(axes, grids))]
+        if len(even) == 1 and any(shape[axis] == n for axis, n in _pairs(even[0], grids)):
+            even += [
+                axes for axes in able if axes not in even and all(shape[axis] > n for axis, n in _pairs(axes, grids))
+            ]
+        choices[count] = even
+    return choices
+
+
+def _pairs(axes: tuple[int, ...], grids: Sequence[tuple[int, ...]]) -> list[tuple[int, int]]:
+    return [pair for grid in grids for pair in zip(axes, grid, strict=True)]
+
+
+def _cells(tap: Tap) -> tuple[int, ...]:
+    """Extents of the grid with the padding that its site leaves out."""
+    dropped = tap.site.dropped if tap.site else 0
+    return (tap.grid.shape[0] + dropped,) if dropped else tap.grid.shape
+
+
+def _on_places(gradient: Tensor, axes: tuple[int, ...], tap: Tap) -> Tensor:
+    """[sample, *places] of the part that the grid covers."""
+    channels = [axis for axis in range(1, gradient.ndim) if axis not in axes]
+    size = gradient.abs().float()
+    size = size.sum(channels) if channels else size
+    if tap.site and tap.site.dropped:
+        step = size.shape[1] // _cells(tap)[0]
+        size = size[:, tap.site.padding * step : size.shape[1] - tap.site.trailing * step]
+    return size
 
 
 class TorchEncoder(Encoder):
@@ -193,19 +285,25 @@ class TorchEncoder(Encoder):
         """
         with explaining(f"{self.name} cannot prepare its own example"):
             prepared = self.preprocess(self._example)
-        items = prepared.items() if isinstance(prepared, Mapping) else [("", prepared)]
-        return {str(key): torch.as_tensor(value) for key, value in items}
+        return {key: torch.as_tensor(value) for key, value in by_name(prepared).items()}
 
     def example(self) -> np.ndarray:
         return self._example
 
     def preprocess(self, sample: np.ndarray) -> Any:
-        return self._preprocess(sample)
+        # A function of texts takes strings, as everywhere else, and no arrays of one.
+        given: Any = str(sample) if self.modality == "text" else sample
+        return self._preprocess(given)
 
     @property
     def resizable(self) -> bool:
         """Whether `sized_for` may return another encoder for samples of another size."""
         return self._sized_for is not None or self._first_example is not None
+
+    @property
+    def pinned(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]  (read alone)
+        """Where taps were discovered: a network of convolutions runs at any size, and gives other features at each."""
+        return self._sized_for is None and self._first_example is not None
 
     def sized_for(self, sample: np.ndarray) -> Encoder:
         sized = (self._sized_for(sample) if self._sized_for else self._rediscovered(sample)) or self
@@ -277,15 +375,23 @@ class TorchEncoder(Encoder):
     def fresh(self, seed: int) -> Encoder:
         with seeded(seed):
             module = self.fresh_module() if self.fresh_module else redraw(copied(self.module))
-        return self._control(module, "fresh weights", note_of(self.module, module, "redrawn", scales=True))
+        return self._control(module, "fresh weights", "redrawn", scales=True)
 
     def permuted(self, seed: int) -> Encoder:
         module = permute(copied(self.module), seed)
-        return self._control(module, "permuted weights", note_of(self.module, module, "permuted"))
+        return self._control(module, "permuted weights", "permuted")
 
-    def _control(self, module: nn.Module, name: str, changed: tuple[Redrawn, str]) -> TorchEncoder:
+    def _control(self, module: nn.Module, name: str, verb: str, scales: bool = False) -> TorchEncoder:
         control = self.with_module(module.to(device_of(self.module)), f"{self.name} ({name})")
-        return control.replace(redrawn=changed[0].share, note=changed[1])
+        difference = redrawn(self.module, module, self._hidden_weights(), control._hidden_weights())
+        return control.replace(redrawn=difference.share, note=note_of(self.module, module, difference, verb, scales))
+
+    def _hidden_weights(self) -> Mapping[str, Tensor]:
+        """What its pass over the example reads, and no control draws."""
+        batch = to_device(default_collate([self.preprocess(self.example())]), device_of(self.module))
+        with evaluating(self.module), torch.no_grad(), HiddenReads(self.module, batch) as reads:
+            self.forward(self.module, batch)
+        return reads.weights
 
     def capture(
         self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep, *, gradient: bool = False

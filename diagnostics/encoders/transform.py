@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from diagnostics.encoders.batches import by_name
 from diagnostics.encoders.computing import computing
 from diagnostics.encoders.devices import BATCH, usable_device
 from diagnostics.encoders.fitting import channels_first, check_channels_last, check_modality, sized
+from diagnostics.encoders.pictures import to_pixels
 from diagnostics.encoders.pooling import chosen_poolings, pool
 from diagnostics.errors import DiagnosticsError, describe
 from diagnostics.vocabulary import Modality
@@ -50,7 +53,8 @@ def transform(
     names = chosen_poolings(pooling, encoder.poolings)
     given = _listed(encoder, samples)
     fitting = encoder
-    if len(given):
+    pinned = _shown_shapes(encoder.preprocess(encoder.example())) if encoder.pinned else ""
+    if len(given) and not pinned:
         first = _checked(encoder, given, 0)
         fitting = sized(encoder, first, f"Samples of shape {first.shape}")
     read = fitting.tap(wanted.name)
@@ -63,7 +67,7 @@ def transform(
     with fitting.on(where), computing("float32", where):
         for start in range(0, len(given), size):
             rows = range(start, min(start + size, len(given)))
-            batch = _batch(fitting, [_checked(encoder, given, i) for i in rows], start)
+            batch = _batch(fitting, [_checked(encoder, given, i) for i in rows], start, pinned)
             reduce = _grid_tokens if tokens else _pooling(fitting, batch, names)
             features[start : rows.stop] = (
                 _read(fitting, batch, read, reduce, rows).reshape(len(rows), *shape).cpu().numpy()
@@ -73,8 +77,10 @@ def transform(
 
 def _listed(encoder: Encoder, samples: Any) -> Any:
     """The samples as something with a length whose items are samples; raises for a single sample and another modality."""
-    if isinstance(samples, str):
-        raise DiagnosticsError(f"{encoder.name}.transform was given a single text: give a list of samples.")
+    if isinstance(samples, (str, os.PathLike)) or hasattr(samples, "getbands"):
+        raise DiagnosticsError(
+            f"{encoder.name}.transform was given a single {type(samples).__name__}: give a list of samples."
+        )
     check_modality(encoder, samples)
     if hasattr(samples, "to_numpy"):  # a table's rows, where its items would be columns
         samples = samples.to_numpy()
@@ -99,13 +105,14 @@ def _is_one(samples: Any, example: np.ndarray) -> bool:
 
 def _checked(encoder: Encoder, samples: Any, index: int) -> np.ndarray:
     """A sample as an array that may be written to; raises where it is of no shape or type that the modality has."""
+    axes, example = AXES[encoder.modality], np.asarray(encoder.example())
     try:
-        sample = np.asarray(samples[index])
+        raw = samples[index]
+        sample = np.asarray(to_pixels(raw, example.ndim == 2) if encoder.modality == "image" else raw)
     except DiagnosticsError:
         raise
     except Exception as error:
         raise DiagnosticsError(f"Sample {index} for {encoder.name} cannot be read ({describe(error)}).") from error
-    axes, example = AXES[encoder.modality], np.asarray(encoder.example())
     if encoder.modality == "text":
         fits = sample.ndim == 0 and isinstance(sample.item(), str)
     else:
@@ -134,8 +141,12 @@ def _shown(sample: Any) -> str:
     return f"{array.dtype} of shape {array.shape}"
 
 
-def _batch(encoder: Encoder, samples: Sequence[np.ndarray], start: int) -> Any:
-    """Preprocessed and collated samples; `start` is the place of the first among all."""
+def _shown_shapes(prepared: Any) -> str:
+    return " and ".join(str(list(np.shape(value))) for value in by_name(prepared).values())
+
+
+def _batch(encoder: Encoder, samples: Sequence[np.ndarray], start: int, pinned: str) -> Any:
+    """Preprocessed and collated samples; `start` is the place of the first among all, `pinned` the shapes that they must have."""
     prepared: list[Any] = []
     for index, sample in enumerate(samples, start):
         try:
@@ -146,6 +157,12 @@ def _batch(encoder: Encoder, samples: Sequence[np.ndarray], start: int) -> Any:
             raise DiagnosticsError(
                 f"Sample {index} ({_shown(sample)}) cannot be prepared for {encoder.name}: {describe(error)}"
             ) from error
+        if pinned and (here := _shown_shapes(prepared[-1])) != pinned:
+            remedy = "make it with size=, which brings images to one size, or " if encoder.modality == "image" else ""
+            raise DiagnosticsError(
+                f"Sample {index} ({_shown(sample)}) is prepared to shape {here}, and {encoder.name} was made for {pinned}, so its "
+                f"features would be others: {remedy}read samples of this size apart, with encoder.sized_for(sample)."
+            )
     try:
         return default_collate(prepared)
     except (RuntimeError, TypeError) as error:

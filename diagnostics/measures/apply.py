@@ -15,12 +15,13 @@ from diagnostics.measures.hidden_gap import largest_upper_end, paired_difference
 from diagnostics.measures.result import (
     choosing_losses,
     choosing_scores,
+    is_probe,
     losses_of,
     shorten_reasons,
     store_interval,
     units_fitted,
 )
-from diagnostics.measures.statistics import SHARES, Losses, profile_intervals
+from diagnostics.measures.statistics import Losses
 from diagnostics.measures.tap_choice import FEWEST, TapChoice, choose_tap
 from diagnostics.measures.validation import bare, misfit, plain
 from diagnostics.progress import Progress, Watch, silent
@@ -104,7 +105,6 @@ def _completed(
 ) -> xr.Dataset:
     """The result with intervals, selection and the attributes that every result has."""
     family: Family | None = measure.family or (target.family if target else None)
-    score_name = measure.name if target is None else "accuracy" if target.kind == "label" else "R2"
     attrs: dict[str, Any] = {
         attribute.MEASURE: measure.name,
         attribute.TARGET: target.name if target else "",
@@ -114,7 +114,7 @@ def _completed(
         attribute.HIGHER_IS_BETTER: {True: "yes", False: "no", None: "neither"}[measure.higher_is_better],
         attribute.OUTPUT_TAP: activations.output_tap,
         attribute.SOURCE: measure.source,
-        attribute.SCORE_NAME: result.attrs.get(attribute.SCORE_NAME, score_name),
+        **measure.declaration(target),
     }
     if not measure.pairwise and (
         measure.needs == "tokens" or (target is not None and target.kind in (*DENSE, "masks"))
@@ -124,14 +124,14 @@ def _completed(
     if "tap" in result.coords and "depth" not in result.coords and not measure.pairwise:
         depths = {tap.name: tap.depth for tap in activations.taps}
         result = result.assign_coords(depth=("tap", [depths[str(tap)] for tap in result["tap"].values]))
-    if "loss" in result:
-        result, stated = _with_intervals(result, str(attrs[attribute.SCORE_NAME]), seed)
-        attrs |= stated
+    result = result.assign_attrs(attrs)
+    if is_probe(result):
+        result = _with_intervals(result, seed)
     if reason := shorten_reasons(str(result.attrs.get(attribute.REASON, "")), [tap.name for tap in activations.taps]):
-        attrs[attribute.REASON] = reason
+        result.attrs[attribute.REASON] = reason
     else:
         result.attrs.pop(attribute.REASON, None)
-    result.attrs = {key: plain(value) for key, value in (result.attrs | attrs).items()}
+    result.attrs = {key: plain(value) for key, value in result.attrs.items()}
     return result
 
 
@@ -150,17 +150,18 @@ LIKELY = 0.8
 """Level of the interval whose lower end is the one-sided one at 90 %."""
 
 
-def _with_intervals(result: xr.Dataset, score_name: str, seed: int) -> tuple[xr.Dataset, dict[str, Any]]:
-    """Scores and intervals from test losses, and what the intervals are."""
-    test, fit_units, share = losses_of(result, "unit"), units_fitted(result), score_name in SHARES
-    score, low, high = profile_intervals(test.loss, test.reference, fit_units, seed, share)
+def _with_intervals(result: xr.Dataset, seed: int) -> xr.Dataset:
+    """The result with scores and intervals from test losses, and what the intervals are."""
+    test, fit_units = losses_of(result, "unit"), units_fitted(result)
+    score, low, high = test.intervals(fit_units, seed)
+    counts = result.attrs[attribute.LOSSES] == "counts"
     widened = ", widened for the training set's share" if fit_units else "; nothing was fitted"
     half_units = "; with half a unit that is right and half a unit that is wrong, shared out among the parts"
     border = "; where all answers are right, or all wrong, the far end is Clopper and Pearson's for as many units"
-    unanimous = share and test.loss.ndim == 2 and bool(np.isin(score, (0.0, 1.0)).any())
-    stated = f"95 %, bootstrap over test units{half_units if share else ''}{widened}{border if unanimous else ''}"
+    unanimous = counts and "part" not in result["loss"].dims and bool(np.isin(score, (0.0, 1.0)).any())
+    stated = f"95 %, bootstrap over test units{half_units if counts else ''}{widened}{border if unanimous else ''}"
     result = result.assign(score=("tap", score), low=("tap", low), high=("tap", high))
-    return result, {attribute.INTERVALS: stated}
+    return result.assign_attrs({attribute.INTERVALS: stated})
 
 
 def _choose(result: xr.Dataset, seed: int) -> TapChoice | None:
@@ -172,8 +173,7 @@ def _choose(result: xr.Dataset, seed: int) -> TapChoice | None:
     if losses is None:
         remaining = 1.0 - choosing_scores(result)[:, None]
         losses = Losses(remaining, np.ones_like(remaining))
-    share = str(result.attrs[attribute.SCORE_NAME]) in SHARES
-    return choose_tap(losses, output, np.asarray(result["depth"].values), seed, share=share, favour=enough)
+    return choose_tap(losses, output, np.asarray(result["depth"].values), seed, favour=enough)
 
 
 def _with_choice(result: xr.Dataset, choice: TapChoice, seed: int) -> xr.Dataset:
@@ -181,7 +181,6 @@ def _with_choice(result: xr.Dataset, choice: TapChoice, seed: int) -> xr.Dataset
     taps = [str(tap) for tap in result["tap"].values]
     output = taps.index(result.attrs[attribute.OUTPUT_TAP])
     test, fit_units = losses_of(result, "unit"), units_fitted(result)
-    share = str(result.attrs[attribute.SCORE_NAME]) in SHARES
     attrs: dict[str, Any] = {
         attribute.CHOSEN_TAP: taps[choice.tap],
         attribute.TAP_SET: [taps[tap] for tap in choice.alike],
@@ -189,15 +188,13 @@ def _with_choice(result: xr.Dataset, choice: TapChoice, seed: int) -> xr.Dataset
     if choice.best is not None:
         depth = result["depth"].values
         others = [tap for tap in range(len(taps)) if tap != output and depth[tap] <= depth[output]]
-        gaps = dict(
-            zip(others, paired_differences(test.at(others), test.at([output]), fit_units, seed, share), strict=True)
-        )
+        gaps = dict(zip(others, paired_differences(test.at(others), test.at([output]), fit_units, seed), strict=True))
         attrs[attribute.BEST_TAP] = taps[choice.best]
         attrs |= store_interval(attribute.HIDDEN_GAP, gaps[choice.best])
         attrs[attribute.GAP_BOUND] = largest_upper_end(list(gaps.values()))
         if choice.tap != output:
             sides = test.at([choice.tap]), test.at([output])
-            attrs[attribute.CHOSEN_GAP_LOW] = paired_differences(*sides, fit_units, seed, share, LIKELY)[0].low
+            attrs[attribute.CHOSEN_GAP_LOW] = paired_differences(*sides, fit_units, seed, LIKELY)[0].low
     return result.assign_attrs(attrs)
 
 
@@ -206,7 +203,7 @@ def choose_taps(results: Mapping[str, xr.Dataset], seed: int) -> dict[str, xr.Da
 
     A target with fewer than `FEWEST` units of train and val takes the best tap of the others that its probe reads, else its own best.
     """
-    choices = {key: choice for key, result in results.items() if "loss" in result and (choice := _choose(result, seed))}
+    choices = {key: choice for key, result in results.items() if is_probe(result) and (choice := _choose(result, seed))}
     few = {key for key in choices if 0 < units_fitted(results[key]) < FEWEST}
     for key in few:
         others = [results[other] for other in choices.keys() - few if _alike(results[other], results[key])]
@@ -219,7 +216,7 @@ def choose_taps(results: Mapping[str, xr.Dataset], seed: int) -> dict[str, xr.Da
 
 def with_choice(result: xr.Dataset) -> xr.Dataset:
     """A stored result; a probe's of an older version, which chose by another rule, with the choice by its losses on val."""
-    if "loss" not in result or attribute.CHOSEN_TAP in result.attrs:
+    if not is_probe(result) or attribute.CHOSEN_TAP in result.attrs:
         return result
     kept = {key: value for key, value in result.attrs.items() if key != attribute.BEST_TAP}
     older = result.drop_attrs(deep=False).assign_attrs({**kept, attribute.OLDER: 1})
@@ -252,13 +249,9 @@ def against_control(result: xr.Dataset, other: xr.Dataset, control: str, seed: i
     """A probe's result with by how much its chosen tap beats a control's chosen tap, paired over the same test units."""
     if attribute.CHOSEN_TAP not in result.attrs or attribute.CHOSEN_TAP not in other.attrs:
         return result
-    ours, theirs = (
-        data[["loss", "reference_loss"]].sel(tap=[data.attrs[attribute.CHOSEN_TAP]]).sortby("unit")
-        for data in (result, other)
-    )
+    ours, theirs = (data.sel(tap=[data.attrs[attribute.CHOSEN_TAP]]).sortby("unit") for data in (result, other))
     if list(ours["unit"].values) != list(theirs["unit"].values):
         return result
-    share = result.attrs[attribute.SCORE_NAME] in SHARES
     sides = losses_of(ours, "unit"), losses_of(theirs, "unit")
-    (gap,) = paired_differences(*sides, units_fitted(result), seed, share)
+    (gap,) = paired_differences(*sides, units_fitted(result), seed)
     return result.assign_attrs(store_interval(f"{attribute.OVER}{control}", gap))

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import xarray as xr
 
+from diagnostics.errors import DiagnosticsError, enumerated
+from diagnostics.measures import result as attribute
 from diagnostics.vocabulary import Family, Kind
 
 if TYPE_CHECKING:
     from diagnostics.activations.contract import Activations, Observation, StoredTarget
     from diagnostics.measures.known_answers import Case
+
+KINDS_OF_LOSSES = ("counts", "squares", "resampled")
+DECLARE = (
+    'write losses = "counts" (of wrong answers), "squares" (or other amounts that add up) or "resampled" (of a score that is no sum; larger '
+    'is better), score_name = "...", and chance = 0.0 where the score of knowing nothing is a fixed number, in its class.'
+)
+"""What an author writes in the class of a probe."""
 
 
 class Measure(ABC):
@@ -25,14 +34,14 @@ class Measure(ABC):
       and `val_score` [tap] (where it can also `val_loss`, `val_reference` [tap, val_unit], which say how sure a choice of tap is), with the attributes `units_train` and `units_val` (0 where nothing is fitted); its score is
       1 - sum(loss) / sum(reference_loss): accuracy (reference 1 a sample), R2 (reference: squared error of the train mean).
       With a third dimension `part` (classes) the score is the mean of that over the parts that have a reference: mean
-      intersection over union, balanced accuracy;
+      intersection over union, balanced accuracy. Its class declares what its losses are; where they are "resampled", it gives in place
+      of losses `drawn`, `val_drawn` [tap, draw] of `statistics.drawn_scores`, and the units' names as coordinates `unit`, `val_unit`;
     - a measure without target gives `score` [tap] with `low` and `high`;
     - a similarity gives `matrix` [tap, tap_other].
 
     Variables `line_<name>` [tap] are reference lines (uniform attention, the value of noise, the largest that n allows),
-    drawn beside the score. The attribute `score_name` names the score where it is neither accuracy nor R2 nor the
-    measure itself. Of scores named in `diagnostics.measures.statistics.SHARES` losses count wrong answers, at most the reference.
-    Any other variable [tap] is a number beside the score.
+    drawn beside the score; `line_chance` and `line_commonest` say what knowing nothing reaches where `chance` does not. Any other variable
+    [tap] is a number beside the score.
 
     Examples:
         >>> import numpy as np
@@ -73,11 +82,44 @@ class Measure(ABC):
     """What must be recorded with the model at hand; `compute` reads it with `activations.observed`."""
     kinds: ClassVar[tuple[Kind, ...]] = ()
     """Target kinds that it reads; none: it needs no target."""
+    losses: ClassVar[Literal["counts", "squares", "resampled"] | None] = None
+    """Of a probe, what the loss of a unit is, which decides how its intervals are made: "counts" of wrong answers, at most the reference;
+    "squares", or other amounts that add up; "resampled" of a score that is no sum of losses, which is computed anew from drawn units."""
+    chance: ClassVar[float | None] = None
+    """The score of knowing nothing (R2: 0); None where it depends on the data, and the control of shuffled labels tells it."""
+    score_name: ClassVar[str] = ""
+    """What the score is called; empty: as the measure. Nothing is decided by it."""
+    metric: ClassVar[str] = ""
+    """The type of metric by which model hubs know the score; empty: its name."""
+    unit: ClassVar[str] = ""
+    """The unit of the score, if it has one."""
     higher_is_better: ClassVar[bool | None] = True
     """None: neither way is better by itself."""
     pairwise: ClassVar[bool] = False
     known_answers: ClassVar[Sequence[Case]] = ()
     """Closed forms and published values, which `diagnostics selftest` computes for the bundled ones."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if cls.kinds and (missing := cls.undeclared()):
+            raise DiagnosticsError(f"Probe {getattr(cls, 'name', cls.__name__)} does not declare {missing}")
+
+    @classmethod
+    def undeclared(cls) -> str:
+        """What a probe of this class lacks, and what to write, as the end of a sentence; empty where it declares all."""
+        # Of drawn scores the largest is chosen.
+        largest = cls.losses != "resampled" or cls.higher_is_better
+        has = {"losses": cls.losses in KINDS_OF_LOSSES, "score_name": cls.score_name, "higher_is_better": largest}
+        lacks = [name for name, there in has.items() if not there]
+        return f"{enumerated(lacks)}: {DECLARE}" if lacks else ""
+
+    def declaration(self, target: StoredTarget | None) -> dict[str, Any]:
+        """The attributes that say what the numbers of its result on a target are; override it where that depends on the target."""
+        stated = {
+            attribute.LOSSES: self.losses, attribute.CHANCE: self.chance, attribute.SCORE_NAME: self.score_name or self.name,
+            attribute.METRIC: self.metric, attribute.UNIT: self.unit,
+        }  # fmt: skip
+        return {key: value for key, value in stated.items() if value not in (None, "")}
 
     def reads(self, target: StoredTarget) -> bool:
         """Whether it can say anything about this target."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import special
 
-from diagnostics.measures.statistics import Losses, resample_counts, resampled_scores
+from diagnostics.measures.statistics import Losses
 
 COVERAGE = 0.9
 """How often the set holds a tap that none is better than."""
@@ -27,13 +26,14 @@ def confidence_set(losses: Losses, candidates: np.ndarray, seed: int) -> list[in
         >>> confidence_set(Losses(loss, np.ones((3, 80))), np.arange(3), seed=0)
         [0, 1]
     """
+    from scipy import special
+
     score = losses.scores
     left = np.asarray(candidates)[np.isfinite(score[candidates])]
     units = losses.loss.shape[1]
     if len(left) < 2 or units < 2:
         return left.tolist()
-    counts = resample_counts(units, seed)
-    away = resampled_scores(losses.loss[left], losses.reference[left], counts, seed) - score[left]
+    away = losses.at(left.tolist()).resampled(seed) - score[left]
     # A part (class) that a resample draws in no unit leaves it without a score.
     away = away[np.isfinite(away).all(axis=1)]
     level = special.ndtr(np.sqrt(units / (units - 1)) * special.stdtrit(units - 1, COVERAGE))

@@ -13,30 +13,20 @@ from diagnostics.measures.statistics import (
     Losses,
     effective_units,
     interval,
-    resample_counts,
-    resampled_scores,
 )
 
 
-def paired_differences(
-    ours: Losses, theirs: Losses, fit_units: int, seed: int, share: bool = False, level: float = LEVEL
-) -> list[Interval]:
+def paired_differences(ours: Losses, theirs: Losses, fit_units: int, seed: int, level: float = LEVEL) -> list[Interval]:
     """By how much the score of each of our taps beats that of their one, on the same test units.
 
-    Losses [tap, unit] or [tap, unit, part], theirs of one tap. `fit_units` and `level` are those of `statistics.interval`, `share` that of
-    `resampled_scores`.
+    Theirs are of one tap. `fit_units` and `level` are those of `statistics.interval`.
     """
-    units = ours.loss.shape[1]
-    counts = resample_counts(units, seed)
     gaps = ours.scores - theirs.scores[0]
-    first, second = (
-        resampled_scores(side.loss, side.reference, counts, seed, share, stream)
-        for stream, side in enumerate((ours, theirs))
-    )
+    first, second = (side.resampled(seed, stream) for stream, side in enumerate((ours, theirs)))
     found: list[Interval] = []
     for i, gap in enumerate(gaps):
-        effective = effective_units(np.stack([ours.reference[i], theirs.reference[0]]), share)
-        low, high = interval(gap, first[:, i] - second[:, 0], units, fit_units, effective, level)
+        effective = effective_units(np.stack([ours.reference[i], theirs.reference[0]]), ours.counts)
+        low, high = interval(gap, first[:, i] - second[:, 0], ours.loss.shape[1], fit_units, effective, level)
         found.append(Interval(float(gap), float(low), float(high)))
     return found
 
@@ -50,9 +40,9 @@ def paired_difference(
     seed: int,
     share: bool = False,
 ) -> Interval:
-    """`paired_differences` of one tap, from losses [unit] or [unit, part] in the same order."""
-    ours, theirs = Losses(loss[None], reference[None]), Losses(other_loss[None], other_reference[None])
-    return paired_differences(ours, theirs, fit_units, seed, share)[0]
+    """`paired_differences` of one tap, from losses [unit] or [unit, part] in the same order; `share`: they count wrong answers."""
+    ours, theirs = (Losses(x[None], y[None], share) for x, y in ((loss, reference), (other_loss, other_reference)))
+    return paired_differences(ours, theirs, fit_units, seed)[0]
 
 
 def largest_upper_end(gaps: list[Interval]) -> float:

@@ -7,7 +7,6 @@ import math
 
 import numpy as np
 import torch
-from scipy.linalg import hadamard
 from torch import Tensor
 
 from diagnostics.measures.decompositions import eigh
@@ -66,6 +65,8 @@ def _squared_distances(x: Tensor, marks: Tensor) -> Tensor:
 
 def _components(kernel: Tensor) -> Tensor:
     """[landmark, feature]: from kernel values to turned principal components; a constant is left out."""
+    from scipy.linalg import hadamard
+
     centred = kernel - kernel.mean(dim=0)
     values, axes = eigh(centred - centred.mean(dim=1, keepdim=True))
     kept = values > SMALLEST * max(1.0, float(values[-1]))

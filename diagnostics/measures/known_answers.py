@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from diagnostics.activations.contract import Activations
-from diagnostics.encoders.grid import Grid
-from diagnostics.encoders.taps import Tap
+from diagnostics.encoders.taps import Grid, Tap
 
 
 @dataclass(frozen=True)

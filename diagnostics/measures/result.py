@@ -17,8 +17,6 @@ FUNCTIONAL = "functional"
 POOLING = "pooling"
 """Which activations were read."""
 CENTRING = "centring"
-SCORE_NAME = "score_name"
-"""What the score is called where it is neither accuracy nor R2 nor the measure itself."""
 INTERVAL = "interval"
 """How the interval was computed, of a measure without losses."""
 INTERVALS = "intervals"
@@ -35,6 +33,15 @@ OLDER = "older"
 """Present where a run of an older version did not choose out of fold."""
 REASON = "reason"
 """Why taps have no value or no interval: see `store_reasons`."""
+
+# What the class of a measure declares of its numbers; see `Measure`.
+LOSSES = "losses"
+"""counts, squares or resampled, of a probe."""
+CHANCE = "chance"
+"""The score of knowing nothing; absent where it depends on the data."""
+SCORE_NAME = "score_name"
+METRIC = "metric"
+UNIT = "unit"
 
 # What a similarity states beside.
 ALIKE = "alike"
@@ -93,14 +100,12 @@ def stated(
     reasons: Iterable[tuple[str, str]],
     n: int,
     seed: int,
-    unit: str = "",
     interval: str = BY_GROUPS,
     **more: Any,
 ) -> dict[str, Any]:
     """The attributes of a measure without losses; `reasons` are pairs (tap, reason), as of `store_reasons`."""
     return {
         FUNCTIONAL: functional,
-        **({"unit": unit} if unit else {}),
         POOLING: pooling,
         CENTRING: centring,
         INTERVAL: interval,
@@ -121,14 +126,23 @@ def read_interval(attrs: Mapping[str, Any], key: str) -> Interval | None:
     return Interval(attrs[key], attrs[f"{key}_low"], attrs[f"{key}_high"]) if key in attrs else None
 
 
+def is_probe(result: xr.Dataset) -> bool:
+    """Test for the result of a probe: losses, or the scores of drawn units."""
+    return "loss" in result or "drawn" in result
+
+
 def losses_of(result: xr.Dataset, unit: str) -> Losses:
     """The losses of a probe [tap, unit] or [tap, unit, part]: on test (`unit`), on val (`val_unit`), out of fold (`fit_unit`)."""
-    names = {
-        "unit": ("loss", "reference_loss"),
-        "val_unit": ("val_loss", "val_reference"),
-        "fit_unit": ("oof_loss", "oof_reference"),
-    }
-    return Losses(*(result[name].transpose("tap", unit, ...).values for name in names[unit]))
+    *names, drawn = {
+        "unit": ("loss", "reference_loss", "drawn"),
+        "val_unit": ("val_loss", "val_reference", "val_drawn"),
+        "fit_unit": ("oof_loss", "oof_reference", "oof_drawn"),
+    }[unit]
+    if drawn in result:
+        ones = np.ones((result.sizes["tap"], result.sizes[unit]))
+        return Losses(0 * ones, ones, drawn=result[drawn].transpose("tap", ...).values)
+    loss, reference = (result[name].transpose("tap", unit, ...).values for name in names)
+    return Losses(loss, reference, result.attrs[LOSSES] == "counts")
 
 
 def choosing_losses(result: xr.Dataset) -> Losses | None:

@@ -6,18 +6,14 @@ Its score is 1 - sum(loss) / sum(reference).
 
 import functools
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
-from scipy import special
 
 RESAMPLES = 2000
 LEVEL = 0.95
-SHARES = ("accuracy", "recall at 1", "CorLoc", "balanced accuracy", "mIoU")
-"""Names of scores that are shares of right answers, or means of such shares over parts (classes)."""
-
 
 OUTLYING = 0.55
 """What a twentieth of the units carries (`carried_by_few`) where R2 and its interval miss what is rare and large."""
@@ -42,19 +38,39 @@ class Interval:
 
 @dataclass(frozen=True)
 class Losses:
-    """`loss` and `reference` of each tap and independent unit of a split, [tap, unit] or [tap, unit, part]."""
+    """`loss` and `reference` of each tap and independent unit of a split, [tap, unit] or [tap, unit, part].
+
+    Of a score that is no sum of losses they are 0 and 1, and `drawn` [tap, draw] is what `drawn_scores` gave.
+    """
 
     loss: np.ndarray
     reference: np.ndarray
+    counts: bool = False
+    """Losses count wrong answers among the reference's."""
+    drawn: np.ndarray | None = None
 
     @property
     def scores(self) -> np.ndarray:
         """[tap]; NaN where the loss is, and where nothing is in the reference."""
-        return scores(self.loss, self.reference)
+        return scores(self.loss, self.reference) if self.drawn is None else self.drawn[:, 0]
 
     def at(self, taps: Sequence[int]) -> Self:
         """Those of some taps."""
-        return type(self)(self.loss[taps], self.reference[taps])
+        some = None if self.drawn is None else self.drawn[taps]
+        return replace(self, loss=self.loss[taps], reference=self.reference[taps], drawn=some)
+
+    def resampled(self, seed: int, stream: int = 0) -> np.ndarray:
+        """Scores in each resample of the units, [resample, tap]; those of `drawn` are the same whatever the seed."""
+        if self.drawn is not None:
+            return self.drawn[:, 1:].T
+        counts = resample_counts(self.loss.shape[1], seed)
+        return resampled_scores(self.loss, self.reference, counts, seed, self.counts, stream)
+
+    def intervals(self, fit_units: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Score, low and high of each tap."""
+        if self.drawn is None:
+            return profile_intervals(self.loss, self.reference, fit_units, seed, self.counts)
+        return self.scores, *interval(self.scores, self.resampled(seed), self.loss.shape[1], fit_units)
 
 
 @functools.lru_cache(maxsize=4)
@@ -64,6 +80,32 @@ def resample_counts(units: int, seed: int, resamples: int = RESAMPLES) -> np.nda
     counts = rng.multinomial(units, np.full(units, 1 / units), size=resamples).astype(np.float64)
     counts.setflags(write=False)
     return counts
+
+
+def drawn_scores(score: Callable[[np.ndarray], np.ndarray], unit_of: Sequence[str] | np.ndarray) -> np.ndarray:
+    """A score that is no sum of losses (average precision, Spearman's correlation) in `RESAMPLES` resamples of the units, [tap, 1 + draw].
+
+    Parameters
+    ----------
+    score: how often each row is drawn, float64 [row], whole numbers -> the score at every tap, [tap]; larger is better.
+    unit_of: [row], the independent unit of each row, as `Activations.groups`; rows of one unit are drawn together.
+
+    The first column has each row once: the score itself. Units of the same names are drawn alike, so that differences of taps, of
+    runs and of controls are paired.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.statistics import drawn_scores
+        >>> values = np.array([[0.0, 1.0, 5.0], [2.0, 2.0, 2.0]])  # of two taps
+        >>> def medians_of(times):
+        ...     return np.array([np.median(np.repeat(x, times.astype(int))) for x in values])
+        >>> medians = drawn_scores(medians_of, ["a", "b", "c"])
+        >>> medians.shape, medians[:, 0]
+        ((2, 2001), array([1., 2.]))
+    """
+    units, at = np.unique(np.asarray(unit_of).astype(str), return_inverse=True)
+    counts = resample_counts(len(units), 0)
+    return np.stack([score(times[at]) for times in (np.ones(len(units)), *counts)], axis=1)
 
 
 def resampled_scores(
@@ -125,6 +167,8 @@ def interval(
     (Nadeau and Bengio 2003, Machine Learning 52, equation 8), so the replicates are spread about the value by the root of one
     plus that share. An interval holds its value.
     """
+    from scipy import special
+
     count = units if effective is None else min(effective, units)
     if units < 2 or count <= 1:
         nothing = np.full(np.shape(value), np.nan)

@@ -8,7 +8,7 @@ decide by itself; wrong answers are not clipped. Among eighteen rules it has the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -33,18 +33,15 @@ class TapChoice:
     alike: tuple[int, ...]
 
 
-def choose_tap(
-    losses: Losses, output: int, depth: np.ndarray, seed: int, share: bool = False, favour: bool = True
-) -> TapChoice | None:
+def choose_tap(losses: Losses, output: int, depth: np.ndarray, seed: int, favour: bool = True) -> TapChoice | None:
     """The tap to use, from the losses that choose; None where no tap up to the output has a score.
 
     Parameters
     ----------
-    losses: out of fold on train and val, or on val; [tap, unit] or [tap, unit, part].
+    losses: out of fold on train and val, or on val; [tap, unit] or [tap, unit, part]. Those that count wrong answers are not clipped.
     output: index of the output tap; without a score it is no candidate.
     depth: [tap]; deeper taps than the output are no candidates.
     seed: of the resamples behind the set.
-    share: losses count wrong answers; these are not clipped.
     favour: the output is taken within one standard error of a tap before it; otherwise only where it is the best.
 
     Examples:
@@ -53,13 +50,11 @@ def choose_tap(
         >>> from diagnostics.measures.tap_choice import choose_tap
         >>> wrong = np.zeros((3, 40))  # of three taps on 40 units
         >>> wrong[0, :20], wrong[2, :10] = 1, 1
-        >>> choose_tap(Losses(wrong, np.ones((3, 40))), 2, np.array([0.0, 0.5, 1.0]), 0, share=True)
+        >>> choose_tap(Losses(wrong, np.ones((3, 40)), counts=True), 2, np.array([0.0, 0.5, 1.0]), 0)
         TapChoice(tap=1, best=1, alike=(1,))
     """
-    if not share:
-        losses = Losses(
-            np.minimum(losses.loss, np.quantile(losses.loss, CLIP, axis=1, keepdims=True)), losses.reference
-        )
+    most = np.inf if losses.counts else np.quantile(losses.loss, CLIP, axis=1, keepdims=True)
+    losses = replace(losses, loss=np.minimum(losses.loss, most), counts=False)
     score = losses.scores
     candidates = np.flatnonzero(np.isfinite(score) & (depth <= depth[output]))
     if len(candidates) == 0:
@@ -77,11 +72,13 @@ def choose_tap(
 
 
 def standard_error(pair: Losses) -> float:
-    """The standard error of the difference of two taps' scores, paired over units, by the infinitesimal jackknife (Efron 1982, chapter 6);
-    infinite for one unit."""
+    """The standard error of the difference of two taps' scores, paired over units, by the infinitesimal jackknife (Efron 1982, chapter 6),
+    of drawn scores by the draws; infinite for one unit."""
     units = pair.loss.shape[1]
     if units < 2:
         return float("inf")
+    if pair.drawn is not None:
+        return float(np.nanstd(pair.drawn[0, 1:] - pair.drawn[1, 1:]))
     loss, reference = (x.reshape(2, units, -1) for x in (pair.loss, pair.reference))
     whole = reference.sum(axis=1, keepdims=True)
     rate = np.divide(loss.sum(axis=1, keepdims=True), whole, out=np.zeros_like(whole), where=whole > 0)

@@ -24,12 +24,14 @@ from diagnostics.measures.result import (
     TAP_SET,
     UNITS_TRAIN,
     UNITS_VAL,
+    is_probe,
 )
 from diagnostics.vocabulary import SAFE_NAME
 
 # What a measure has to give, by kind: variables with their axes. See `Measure`.
 PAIRWISE = {"matrix": ("tap", "tap_other")}
 PROBE = {"loss": ("tap", "unit"), "reference_loss": ("tap", "unit"), "val_score": ("tap",)}
+DRAWN = {"drawn": ("tap", "draw"), "unit": ("unit",), "val_score": ("tap",)}
 SCORE = {"score": ("tap",), "low": ("tap",), "high": ("tap",)}
 COMPUTED = (CHOSEN_TAP, BEST_TAP, TAP_SET, HIDDEN_GAP, CHOSEN_GAP_LOW, GAP_BOUND, MARGIN, OVER)
 """How attributes begin that `apply` computes from what a measure gives."""
@@ -43,13 +45,16 @@ def misfit(result: Any, measure: Measure, activations: Activations) -> str:
     if not isinstance(result, xr.Dataset):
         return f"Measure {measure.name} gives a {type(result).__name__}: return an xarray.Dataset."
     # A probe may need no target, as one of places does not.
-    is_probe = "loss" in result or (measure.kinds and "score" not in result)
-    wanted = PAIRWISE if measure.pairwise else PROBE if is_probe else SCORE
+    gives_losses = is_probe(result) or (measure.kinds and "score" not in result)
+    if gives_losses and (missing := measure.undeclared()):
+        return f"Measure {measure.name} gives losses and does not declare {missing}"
+    probe = DRAWN if measure.losses == "resampled" else PROBE
+    wanted = PAIRWISE if measure.pairwise else probe if gives_losses else SCORE
     for name, axes in wanted.items():
         if name not in result or not set(axes) <= set(result[name].dims):
             given = ", ".join(f"{key} {_axes(v.dims)}" for key, v in result.data_vars.items()) or "no variables"
             return f"Measure {measure.name} gives {given}, and no {name} {_axes(axes)}: return {', '.join(wanted)} by these names."
-    if missing := [name for name in (UNITS_TRAIN, UNITS_VAL) if wanted is PROBE and name not in result.attrs]:
+    if missing := [name for name in (UNITS_TRAIN, UNITS_VAL) if wanted is probe and name not in result.attrs]:
         return f"Measure {measure.name} does not state {' and '.join(missing)}: give these attributes."
     taps = [tap.name for tap in activations.taps]
     if not measure.pairwise and ("tap" not in result.coords or list(result["tap"].values) != taps):
@@ -67,8 +72,9 @@ def _odd_variable(result: xr.Dataset, measure: Measure, wanted: Mapping[str, tup
         if axes is not None and set(variable.dims) - ({"part"} if "unit" in axes else set()) != set(axes):
             return f"Measure {measure.name} gives {name} {_axes(variable.dims)}: return it as {_axes(axes)}."
         is_numeric = variable.dtype.kind in "biuf" and variable.dtype.itemsize <= 8
-        if not (is_numeric or (axes is None and _is_text(variable))):
-            kinds = "numbers" if axes is not None else "numbers or texts"
+        texts = axes in (None, ("unit",))
+        if not (is_numeric or (texts and _is_text(variable))):
+            kinds = "numbers or texts" if texts else "numbers"
             return f"Measure {measure.name} gives {name} of type {variable.dtype}: return {kinds}, of 64 bits at most."
     return ""
 

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any, get_args
 from urllib.parse import quote
 
 from diagnostics.measures.verdict import Verdict
-from diagnostics.report.figures import Figure
 from diagnostics.report.glossary import GLOSSARY, explained
 from diagnostics.report.names import breakable
-from diagnostics.report.page import Block, Cell, Finding, Legend, Link, MapLegend, Number, Page, Section
+from diagnostics.report.page import Block, Cell, Figure, Finding, Legend, Link, MapLegend, Number, Page, Section
 from diagnostics.report.writing import write_whole
 
 if TYPE_CHECKING:

@@ -8,9 +8,8 @@ from typing import get_args
 from urllib.parse import quote
 
 from diagnostics.report.escaping import printable
-from diagnostics.report.figures import Figure
 from diagnostics.report.numbers import NO_BREAK
-from diagnostics.report.page import Block, Cell, Finding, Findings, Note, Notes, Page, Section, Sentence, Table
+from diagnostics.report.page import Block, Cell, Figure, Finding, Findings, Note, Notes, Page, Section, Sentence, Table
 
 # What Markdown takes for markup within a line (a dollar begins a formula for some readers), and what begins a list or a heading.
 _MARKUP = re.compile(r"[\\`*_\[\]|~$]")

@@ -40,11 +40,6 @@ def format_number(value: float, spec: str = SCORE) -> str:
     return text if float(text) else text.lstrip("+-")
 
 
-def format_share(share: float) -> str:
-    """A share in percent; one that is not 0 is never written as 0."""
-    return f"{share:.0%}" if share == 0 or share >= 0.01 else "under 1%"
-
-
 def format_interval(interval: Interval | None, spec: str = SCORE, *, signed: bool = False) -> str:
     """A value with its interval where it has one, as `0.907 [0.834, 0.950]`; a dash for None and NaN.
 

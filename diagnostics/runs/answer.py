@@ -5,45 +5,120 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from diagnostics.errors import enumerated
 from diagnostics.measures.verdict import Verdict
 from diagnostics.progress import size
 from diagnostics.report.numbers import format_interval, format_number, unbroken
-from diagnostics.report.page import Block, Column, Note, Notes, Number, Row, Sentence, Table, filled
+from diagnostics.report.page import (
+    Block,
+    Column,
+    Finding,
+    Findings,
+    Legend,
+    MapLegend,
+    Note,
+    Notes,
+    Number,
+    Row,
+    ScoreMap,
+    Section,
+    Sentence,
+    Table,
+    filled,
+)
+from diagnostics.runs.controls.kinds import NAMES
 from diagnostics.runs.nonlinear import nonlinear_reading
-from diagnostics.runs.profile import FEW, INTERVALS, OLDER, Profile, first_probes, in_words, rounded
+from diagnostics.runs.profile import FEW, INTERVALS, OLDER, Profile, by_verdict, first_probes, in_words, rounded
 from diagnostics.runs.recommendation import Recommendation, recommend
 from diagnostics.runs.redraws import SPREAD
 
 if TYPE_CHECKING:
     from diagnostics.runs.run import Run
 
+# What opens a run's report: a verdict in a few sentences, one picture of all targets, and what to read for each.
+
+
+def overview(
+    answer: Sequence[str],
+    probes: Sequence[tuple[str, Profile]],
+    recommendations: Sequence[Recommendation],
+    more: Sequence[Sentence],
+) -> Section:
+    """The first section of a report, from probes with the anchors of their sections; `answer` are its sentences, `more` is what has to be known of all."""
+    anchors = {id(p): anchor for anchor, p in probes}
+    rows = [(anchors[id(p)], p) for p in by_verdict([p for _, p in probes])]
+    if not rows:
+        return Section("In short", "short", filled(*more))
+    by_name = {(p.measure, p.target): (anchor, p) for anchor, p in rows}
+    findings = [_finding(r, *by_name[r.measure, r.target]) for r in recommendations if (r.measure, r.target) in by_name]
+    findings.sort(key=lambda finding: [anchor for anchor, _ in rows].index(finding.anchor))
+    blocks: list[Block] = [
+        *(Sentence(each, "verdict" if not i else "plain", only="full") for i, each in enumerate(answer)),
+        score_map(rows),
+        MapLegend(tuple(dict.fromkeys(p.verdict for _, p in rows))),
+        Findings(tuple(findings)),
+        *more,
+    ]  # fmt: skip
+    return Section("In short", "short", filled(*blocks))
+
+
+def _finding(recommendation: Recommendation, anchor: str, profile: Profile) -> Finding:
+    # After the verb: a target may have the name of a tap.
+    link = f"use {recommendation.place}" if recommendation.tap else "nothing to recommend"
+    if recommendation.confidence == "at chance":
+        link = "no layer is of use"
+    return Finding(str(recommendation), profile.verdict, link, anchor)
+
+
+def score_map(rows: Sequence[tuple[str, Profile]]) -> ScoreMap:
+    """The first picture as arrays. A tap that only some probes read has no value for the others."""
+    taps = max((p.taps for _, p in rows), key=len)
+    taps = [*taps, *dict.fromkeys(tap for _, p in rows for tap in p.taps if tap not in taps)]
+    data = [p.data.reindex(tap=taps) for _, p in rows]
+    depths = {tap: float(at) for _, p in rows for tap, at in zip(p.taps, p.data["depth"].values, strict=True)}
+    score, low, high = (np.stack([each[key].values for each in data]) for key in ("score", "low", "high"))
+    return ScoreMap(
+        targets=[p.label for _, p in rows],
+        taps=taps,
+        depth=np.array([depths[tap] for tap in taps]),
+        score=score,
+        low=low,
+        high=high,
+        floor=np.array([p.floor for _, p in rows]),
+        verdicts=[p.verdict for _, p in rows],
+        chosen=[p.chosen_tap for _, p in rows],
+        output=rows[0][1].output_tap,
+        anchors=[anchor for anchor, _ in rows],
+    )
+
+
+def legend_of(profiles: Sequence[Profile]) -> Legend:
+    """What the figures of a family have in common."""
+    controls = {name.replace("_", " "): NAMES.index(name) for p in profiles for name in p.controls}
+    return Legend(
+        controls=tuple(sorted(controls.items(), key=lambda entry: entry[1])),
+        band=any(bool(np.isfinite(p.data["low"].values).any()) for p in profiles),
+        chosen=any(p.chosen_tap is not None for p in profiles),
+        lines=any(p.lines for p in profiles),
+    )
+
+
 SHORT = ".2f"
 """Format of the scores of a first screen."""
 MOST_NAMED = 6
 """Targets that a sentence names."""
-WITHOUT = {"model": "a model", "training": "training"}
 MOST_TAPS = 3
 """Other taps that a row names."""
 
 
-def by_verdict(profiles: Sequence[Profile]) -> list[Profile]:
-    """Probes of targets in the order of their verdicts, those that can be read first, then the largest gap."""
-
-    def order(profile: Profile) -> tuple[int, int, float]:
-        gap = profile.hidden_gap.value if profile.hidden_gap else math.nan
-        read = ("readable", "undecided", "at chance").index(profile.readability)
-        return list(Verdict).index(profile.verdict), read, 0.0 if math.isnan(gap) else -gap
-
-    return sorted((profile for profile in profiles if profile.is_probe and profile.target), key=order)
-
-
 def answer_blocks(run: Run) -> tuple[Block, ...]:
     """The rows and the sentences of a brief page; nothing where no probe read a target."""
-    read = by_verdict(list(first_probes(run.profiles()).values()))
+    read = list(first_probes(run.profiles()).values())
     if not read:
         return ()
     rows = [_row(profile, recommend(profile)) for profile in read]
@@ -80,14 +155,12 @@ def _notes(profile: Profile, read: Recommendation) -> list[str]:
 
 
 def _controls(profile: Profile) -> list[str]:
-    """The control that says most of those that the chosen tap is not shown to beat, with its score: it needs no model, or no training,
-    where it reaches as much. Of too few units it is a number beside a number."""
+    """The control that says most of those that the chosen tap is not shown to beat, with its score: no model, or no training, is needed
+    where gains over it that matter are excluded."""
     if profile.rival is None:
         return []
     name, score = profile.rival
-    says = "not shown to beat"
-    if without := profile.needless:
-        says = f"without {WITHOUT[without]}" if profile.few else f"no {without} needed"
+    says = f"no {profile.needless} needed" if profile.needless else "not shown to beat"
     return [f"{says}: {in_words(name)} {format_number(score.value, SHORT)}"]
 
 
@@ -97,7 +170,7 @@ def _shortened(names: Sequence[str]) -> list[str]:
 
 def answer(profiles: Sequence[Profile]) -> list[str]:
     """The findings of probes of targets, one sentence a verdict; empty where no probe read a target."""
-    read = by_verdict(list(first_probes(profiles).values()))
+    read = list(first_probes(profiles).values())
     groups = {verdict: [p for p in read if p.verdict is verdict] for verdict in Verdict}
     few = [p for p in groups[Verdict.UNDECIDED] if p.few]
     undecided = [p for p in groups[Verdict.UNDECIDED] if not p.few]
@@ -107,15 +180,17 @@ def answer(profiles: Sequence[Profile]) -> list[str]:
     without = [p for p in alone if math.isnan(p.output.value)]
     alone = [p for p in alone if not math.isnan(p.output.value)]
     sentences = (
-        _shown(groups[Verdict.SHOWN], profiles), *_matched(read), _possible(readable), _excluded(groups[Verdict.EXCLUDED]),
+        _shown(groups[Verdict.SHOWN], profiles), *_matched(read),
+        _named("Cannot tell for {}.", readable, lambda p: f"{p.target} (gaps up to {p.gap_bound_text} are possible{_needed(p)})"),
+        _named("The output is as good as any layer for {}.", groups[Verdict.EXCLUDED], lambda p: f"{p.target} (gaps above {p.gap_bound_text} are excluded)"),
         *(_few([p for p in few if p.few == words]) for words in dict.fromkeys(p.few for p in few)),
-        _unread(unread),
+        _named("Cannot tell whether the layer chosen reads {}.", unread, _scores_left),
         _named("The output has no score for {}, so there is nothing to compare with.", without),
         _named("Only the output was read for {}, so there is nothing to compare with.", [p for p in alone if not p.best_tap]),
         _named("Cannot tell for {}: the gaps have no interval.", [p for p in alone if p.best_tap]),
         SPREAD if any(p.redraws for p in read) else "",
         _named(f"{{}}: the layer was chosen on {OLDER}.", [p for p in read if p.chosen_on == OLDER]),
-        _named("{} is at chance at every layer.", groups[Verdict.AT_CHANCE], "{} are at chance at every layer."),
+        _named("{} is at chance at every layer.", groups[Verdict.AT_CHANCE], plural="{} are at chance at every layer."),
     )  # fmt: skip
     return [sentence for sentence in sentences if sentence]
 
@@ -134,9 +209,11 @@ def _shown(profiles: Sequence[Profile], every: Sequence[Profile]) -> str:
 def _matched(profiles: Sequence[Profile]) -> list[str]:
     """Targets for which no score shows that the encoder is needed: a control that lacks it, or its training, is not beaten."""
     sentences: list[str] = []
-    for what, needed in {"model": "an encoder", "training": "the training"}.items():
-        rest = f"read no worse without {WITHOUT[what]}: no score there shows that {needed} is needed."
-        sentences.append(_named(f"{{}} is {rest}", [p for p in profiles if p.needless == what], f"{{}} are {rest}"))
+    for what, without, needed in (("model", "a model", "an encoder"), ("training", "training", "the training")):
+        rest = f"read no worse without {without}: no score there shows that {needed} is needed."
+        sentences.append(
+            _named(f"{{}} is {rest}", [p for p in profiles if p.needless == what], plural=f"{{}} are {rest}")
+        )
     others = [p for p in profiles if p.rival and not p.needless]
     return [
         *sentences,
@@ -144,21 +221,9 @@ def _matched(profiles: Sequence[Profile]) -> list[str]:
     ]
 
 
-def _possible(profiles: Sequence[Profile]) -> str:
-    if not profiles:
-        return ""
-    bounds = [f"{p.target} (gaps up to {p.gap_bound_text} are possible{_needed(p)})" for p in profiles]
-    return f"Cannot tell for {enumerated(_shortened(bounds))}."
-
-
 def _needed(profile: Profile) -> str:
     needed, units = profile.units_needed, profile.units["test"]
     return f"; about {rounded(needed):,} test units would tell, {units:,} now" if needed else ""
-
-
-def _excluded(profiles: Sequence[Profile]) -> str:
-    bounds = [f"{p.target} (gaps above {p.gap_bound_text} are excluded)" for p in profiles]
-    return f"The output is as good as any layer for {enumerated(_shortened(bounds))}." if bounds else ""
 
 
 def _few(profiles: Sequence[Profile]) -> str:
@@ -172,28 +237,25 @@ def _few(profiles: Sequence[Profile]) -> str:
         if len(profiles) == 1 and len(scores)
         else ""
     )
-    return f"With {p.few.removesuffix(': they cannot tell')} the layer is a guess for {_names(profiles)}{between}: at least {FEW} are needed."
+    return f"With {p.few.removesuffix(': they cannot tell')} the layer is a guess for {_named('{}', profiles)}{between}: at least {FEW} are needed."
 
 
-def _unread(profiles: Sequence[Profile]) -> str:
-    """Targets that may be read or not, each with what may still be read of it."""
+def _scores_left(p: Profile) -> str:
+    """A target that may be read or not, with what may still be read of it."""
+    return f"{p.target} (scores up to {format_number(p.ceiling, SHORT)} are possible, {format_number(p.floor, SHORT)} is chance)"
+
+
+def _named(
+    sentence: str,
+    profiles: Sequence[Profile],
+    words: Callable[[Profile], str] = lambda p: str(p.target),
+    plural: str = "",
+) -> str:
+    """A sentence of the targets, each in `words`; "" without any."""
     if not profiles:
         return ""
-    upto = [
-        f"{p.target} (scores up to {format_number(p.ceiling, SHORT)} are possible, {format_number(p.floor, SHORT)} is chance)"
-        for p in profiles
-    ]
-    return f"Cannot tell whether the layer chosen reads {enumerated(_shortened(upto))}."
-
-
-def _named(sentence: str, profiles: Sequence[Profile], plural: str = "") -> str:
-    if not profiles:
-        return ""
-    return (plural if plural and len(profiles) > 1 else sentence).format(_names(profiles))
-
-
-def _names(profiles: Sequence[Profile]) -> str:
-    return enumerated(_shortened([str(p.target) for p in profiles]))
+    names = enumerated(_shortened([words(p) for p in profiles]))
+    return (plural if plural and len(profiles) > 1 else sentence).format(names)
 
 
 def brief_cautions(profiles: Sequence[Profile]) -> list[str]:
@@ -226,7 +288,7 @@ def closing_blocks(run: Run) -> tuple[Block, ...]:
     """Where the features, the report and the rest are."""
     tokens, whole = run.disk_use
     path = shlex.quote(str(run.path))
-    read = by_verdict(list(first_probes(run.profiles()).values()))
+    read = list(first_probes(run.profiles()).values())
     targets = [profile for profile in read if profile.chosen_tap]
     target = next((p.target for p in sorted(targets, key=lambda p: p.readability == "at chance")), None)
     open_run = f"dx.open_run({json.dumps(str(run.path), ensure_ascii=False)})"

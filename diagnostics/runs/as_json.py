@@ -15,9 +15,10 @@ def run_json(run: Run) -> dict[str, Any]:
     """The findings of a run; None for what has no value."""
     return {
         "run": str(run.path),
-        "encoder": run.encoder,
+        "encoder": run.encoder_name,
         "dataset": run.dataset,
         "n": run.n,
+        "repeatable": not run.record.unrepeatable,
         "profiles": [profile.to_json() for profile in run.profiles()],
         "similarity": [
             map_json(result) | {"attributes": {key: value for key, value in result.attrs.items() if is_plain(value)}}

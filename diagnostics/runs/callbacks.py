@@ -35,7 +35,7 @@ def lightning_callback(step: Step) -> Any:
         except ImportError:
             continue
     else:
-        raise DiagnosticsError("Lightning is not installed: pip install 'encoder-diagnostics[lightning]'.")
+        raise DiagnosticsError("Lightning is not installed: pip install -e '.[lightning]'.")
 
     class AfterEachStep(base):
         def on_train_batch_end(self, trainer: Any, *args: Any, **kwargs: Any) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from diagnostics.measures.result import read_reasons
+from diagnostics.measures.result import LOSSES, read_reasons
 from diagnostics.report.numbers import format_compact, format_reasons
 from diagnostics.report.plots.profile import FLOOR, below_floor, lines_outside
 from diagnostics.runs.profile import CUT, Profile
@@ -13,11 +13,9 @@ from diagnostics.runs.profile import CUT, Profile
 # Attributes of a result that stand elsewhere in the report or say nothing to a reader.
 _HIDDEN = {
     "measure", "target", "family", "higher_is_better", "output_tap", "best_tap", "about", "answers", "units",
-    "penalties", "score_name", "reason", "alike", "tau", "permutations", "no_null",
+    "penalties", "losses", "chance", "score_name", "metric", "reason", "alike", "tau", "permutations", "no_null",
     "hidden_gap", "hidden_gap_low", "hidden_gap_high", "gap_bound", "chosen_gap_low", "margin", "chosen_tap", "tap_set",
 }  # fmt: skip
-# Scores that may be negative, so that an interval below 0 says nothing odd.
-_UNBOUNDED_BELOW = ("R2", "skill")
 
 
 def questions(attrs: dict[str, Any]) -> str:
@@ -41,10 +39,9 @@ def of_profile(profile: Profile) -> list[str]:
     captions.extend(f"Reference line {line} the part shown." for line in lines_outside(figure))
     if below_floor(figure):
         captions.append(f"Values below {FLOOR} are not drawn; the table below has them.")
-    if profile.is_probe:
-        proportion = str(profile.data.attrs.get("score_name", "")) not in _UNBOUNDED_BELOW
-        if proportion and (profile.data["low"].values < 0).any():
-            captions.append(f"{CUT[0].upper()}{CUT[1:]}.")
+    # Of other scores, which may be negative, an interval below 0 says nothing odd.
+    if profile.data.attrs.get(LOSSES) == "counts" and (profile.data["low"].values < 0).any():
+        captions.append(f"{CUT[0].upper()}{CUT[1:]}.")
     return captions
 
 

@@ -8,23 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.result import METRIC, SCORE_NAME
 from diagnostics.measures.statistics import Interval
 from diagnostics.report.escaping import printable
-from diagnostics.report.figures import ScoreMap
 from diagnostics.report.markdown import page_markdown
-from diagnostics.report.page import Column, Finding, Number, Page, Row, Section, Sentence, Table, filled
+from diagnostics.report.page import Column, Finding, Number, Page, Row, ScoreMap, Section, Sentence, Table, filled
 from diagnostics.report.writing import write_whole
-from diagnostics.runs.answer import answer, by_verdict, legend
-from diagnostics.runs.overview import score_map
+from diagnostics.runs.answer import answer, legend, score_map
 from diagnostics.runs.profile import Profile
 from diagnostics.runs.provenance import DISTRIBUTION
 from diagnostics.runs.recommendation import Recommendation
 
 if TYPE_CHECKING:
     from diagnostics.runs.run import Run
-
-METRICS = {"R2": "r_squared", "accuracy": "accuracy", "balanced accuracy": "balanced_accuracy", "mIoU": "mean_iou"}
-"""Name of a score -> the type of metric that model hubs know it by; other scores go by their own name."""
 
 
 def write_card(run: Run, path: Path) -> Path:
@@ -38,7 +34,7 @@ def write_card(run: Run, path: Path) -> Path:
     from diagnostics.report.plots.still import svg
 
     picture = path.with_suffix(".svg")
-    described = {picture.name: f"Scores of {run.encoder} on {run.dataset} by layer, each row relative to its best; stars mark the layers to use"}  # fmt: skip
+    described = {picture.name: f"Scores of {run.encoder_name} on {run.dataset} by layer, each row relative to its best; stars mark the layers to use"}  # fmt: skip
     text = f"---\n{model_index(run)}---\n\n{page_markdown(card_page(run), described)}"
     write_whole(picture, svg(draw(card_picture(run))))
     return write_whole(path, text)
@@ -59,16 +55,17 @@ def card_page(run: Run) -> Page:
     columns = tuple(
         map(Column, ("target (score)", "layer to use", "score there", "output", "best other layer", "hidden gap", "how sure"))
     )  # fmt: skip
-    n = run.n
+    n, units = run.n, max(p.units["test"] for p, _ in read)
     return Page(
         title="Which layer to use",
         lead=filled(
             Sentence(
-                f"Every layer of {run.encoder} was read on {run.dataset}: {n['train'] + n['val']} samples to fit probes and to choose "
-                f"with, {n['test']} to score."
+                f"Every layer of {run.encoder_name} was read on {run.dataset}: {n['train'] + n['val']} samples to fit probes and to choose "
+                f"with, {n['test']} to score{f', of {units} independent units' if units != n['test'] else ''}."
             ),
             *(Sentence(each, "strong" if not i else "plain") for i, each in enumerate(answer(run.profiles()))),
             Sentence(run.untrained, "caution"),
+            Sentence(run.record.unrepeatable, "caution"),
         ),
         sections=(
             Section(
@@ -95,9 +92,10 @@ def card_picture(run: Run) -> ScoreMap:
 def model_index(run: Run) -> str:
     """The scores as YAML that model hubs read: for each target those at the layer to use and at the output."""
     data = run.record.dataset
-    lines = ["model-index:", f"- name: {_quoted(run.encoder)}", "  results:"]
+    lines = ["model-index:", f"- name: {_quoted(run.encoder_name)}", "  results:"]
     for profile, recommendation in _read(run):
-        name = str(profile.data.attrs["score_name"])
+        name = str(profile.data.attrs[SCORE_NAME])
+        metric = profile.data.attrs.get(METRIC, name)
         scores = {f"{name} at the output, {profile.output_tap}": profile.output}
         if recommendation.tap and recommendation.score and not recommendation.at_output:
             scores = {f"{name} at {recommendation.tap}": recommendation.score, **scores}
@@ -113,21 +111,21 @@ def model_index(run: Run) -> str:
             "    metrics:",
         ]
         for label, score in scores.items():
-            lines += [f"    - type: {_quoted(METRICS.get(name, name))}", f"      name: {_quoted(label)}"]
+            lines += [f"    - type: {_quoted(metric)}", f"      name: {_quoted(label)}"]
             lines += [f"      value: {_value(score)}"]
     return "\n".join(lines) + "\n"
 
 
 def _read(run: Run) -> list[tuple[Profile, Recommendation]]:
-    """The probe that each target is recommended by, in the order of their verdicts."""
+    """The probe that each target is recommended by, with what it recommends."""
     by_name = {(p.measure, p.target): p for p in run.profiles()}
-    pairs = {r.target: (by_name[r.measure, r.target], r) for r in run.recommendations()}
+    pairs = [(by_name[r.measure, r.target], r) for r in run.recommendations()]
     if not pairs:
         raise DiagnosticsError(
             f"No probe of {run.path} read a target, so there is no layer to name: run on data with targets, and with a probe "
             "among the measures."
         )
-    return [pairs[str(p.target)] for p in by_verdict([p for p, _ in pairs.values()])]
+    return pairs
 
 
 def _provenance(run: Run) -> list[tuple[str, str]]:
@@ -142,8 +140,10 @@ def _provenance(run: Run) -> list[tuple[str, str]]:
 
 
 def _quoted(text: str) -> str:
-    """A text as a scalar of YAML, in which JSON's are all valid."""
-    return json.dumps(printable(text), ensure_ascii=False)
+    """A text as a scalar of YAML, in which JSON's are all valid; without what HTML would read as a tag, since pages show the card."""
+    return json.dumps(printable(text), ensure_ascii=False).translate(
+        {ord(mark): f"\\u{ord(mark):04x}" for mark in "<>&"}
+    )
 
 
 def _value(score: Interval) -> str:

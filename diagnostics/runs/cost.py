@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
-from diagnostics.activations.budget import WANTED
-from diagnostics.activations.plan import ARRAY_BYTES, Plan, plan
+from diagnostics.activations.plan import ARRAY_BYTES, WANTED, Plan, plan
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.measures.base import Measure
@@ -24,26 +23,27 @@ ID_BYTES = 25
 
 
 def cost_of(
-    request: Request, planned: Plan, controls: Collection[str], *, seconds: float, again: int, report: bool
+    request: Request, planned: Plan, controls: Mapping[str, bool], *, seconds: float, again: int, report: bool
 ) -> Cost:
     """The cost of extracting the encoder, planned so, and its controls, and of measuring them.
 
-    `seconds` is what a sample takes, `again` how many samples' tokens were removed and are extracted anew: nothing else is
+    `controls` says of each whether it keeps tokens, `seconds` is what a sample takes, `again` how many samples' tokens were removed and are extracted anew: nothing else is
     then written. Results and what shrinks on disk (maps of classes) are estimated; the rest is known to the byte.
     """
     encoder, dataset = request.encoder, request.dataset
-    alike = 1 + sum(_has_weights(name, encoder) for name in controls)
-    inputs = [_planned(name, request, planned) for name in controls if name in control.INPUTS]
-    others = [other for other in inputs if other is not None]
-    token_bytes = alike * planned.token_bytes + sum(other.token_bytes for other in others)
-    stores = alike * planned.bytes + sum(other.bytes for other in others)
-    samples = (alike + len(others)) * _sample_bytes(dataset, planned)
-    written = stores + samples + _result_bytes(request, controls) + PAGE_BYTES * report
+    controls = {name: tokens for name, tokens in controls.items() if tokens or not again}
+    weights = [name for name in controls if _has_weights(name, encoder)]
+    inputs = {name: _planned(name, request, planned) for name in controls if name in control.INPUTS}
+    plans = {name: other for name, other in (inputs | dict.fromkeys(weights, planned)).items() if other is not None}
+    stores = [planned, *(other if controls[name] else other.without_tokens for name, other in plans.items())]
+    token_bytes, alike = sum(each.token_bytes for each in stores), 1 + len(weights)
+    written = sum(each.bytes + _sample_bytes(dataset, planned) for each in stores)
+    written += _result_bytes(request, controls) + PAGE_BYTES * report
     enough = planned.token_samples >= min(WANTED, planned.samples)
     return Cost(
         encoder.name, dataset.name, planned.samples, len(planned.taps), token_bytes if again else written, token_bytes,
         planned.token_samples, alike * seconds * (again or planned.samples), alike, str(request.out),
-        0 if enough else alike * WANTED * planned.token_bytes_per_sample, again, tuple(request.unprobeable.values()),
+        0 if enough else WANTED * planned.token_bytes_per_sample, again, tuple(request.unprobeable.values()),
     )  # fmt: skip
 
 
@@ -81,6 +81,7 @@ def _result_bytes(request: Request, controls: Collection[str]) -> int:
     probes = sum(_targets_read(measure, request.dataset) for measure in request.measures)
     others = [measure for measure in request.measures if not measure.kinds]
     weights = sum(_has_weights(name, request.encoder) for name in controls)
+    weights *= request.control_measures == "all"
     measured = len(others) + weights * sum(not measure.pairwise for measure in others)
     shuffled = bool(request.draws)
     of_probe = PROBE_BYTES + UNIT_BYTES * len(request.taps) * int(units)

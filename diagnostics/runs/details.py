@@ -6,16 +6,55 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from diagnostics.report.html import page_tables
 from diagnostics.report.numbers import format_compact
-from diagnostics.report.page import Column, Details, Note, Notes, Row, Table
+from diagnostics.report.page import Cell, Column, Details, Note, Notes, Number, Page, Row, Section, Sentence, Table
 
 if TYPE_CHECKING:
     from diagnostics.runs.profile import Profile
+    from diagnostics.runs.recommendation import Recommendation
+
+# Profiles and recommendations as tables for notebooks; the templates of the report escape them.
+
+
+def profile_table(profile: Profile) -> str:
+    """A row for each tap: depth, score and interval, and what the measure gives beside them."""
+    return _shown(profile.name, str(profile), details(profile).table)
+
+
+def recommendation_table(recommendation: Recommendation) -> str:
+    """The sentence, and a row for each thing that it says."""
+    rows: dict[str, Cell] = {
+        "tap": recommendation.tap or "none",
+        "pooling": recommendation.pooling,
+        recommendation.score_name: Number(recommendation.score),
+        f"at the output, {recommendation.output_tap}": Number(recommendation.output),
+        "hidden gap": Number(recommendation.hidden_gap, signed=True),
+        "how sure": recommendation.confidence,
+        "not shown to be worse": ", ".join(recommendation.also) or "-",
+    }
+    table = Table((Column("for"), Column(recommendation.target)), tuple(Row(row) for row in rows.items()))
+    return _shown("Recommendation", str(recommendation), table)
+
+
+def _shown(title: str, sentence: str, table: Table) -> str:
+    return page_tables(Page("", (Sentence(sentence),), (Section(title, "shown", (table,)),), ()))
+
 
 # A variable over taps and something else is spread over columns up to this many.
 MOST_COLUMNS = 12
 # Losses of units: a score is their sum, and one out of fold is no score.
-_RAW = ("loss", "reference_loss", "val_loss", "val_reference", "oof_loss", "oof_reference")
+_RAW = (
+    "loss",
+    "reference_loss",
+    "val_loss",
+    "val_reference",
+    "oof_loss",
+    "oof_reference",
+    "drawn",
+    "val_drawn",
+    "oof_drawn",
+)
 
 
 def details(profile: Profile, facts: str = "") -> Details:

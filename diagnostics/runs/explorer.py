@@ -40,12 +40,12 @@ NAN = float("nan")
 @dataclass(frozen=True)
 class Readout:
     """What a probe of a run read of a target. `data` is the dataset's name and fingerprint; `first`: whether it is the first probe
-    of its target, by which a layer is recommended."""
+    of its target, by which a layer is recommended; `test_units`: the independent units (groups) on which its score rests."""
 
     run: Path
     encoder: str
     data: tuple[str, str]
-    n_test: int
+    test_units: int
     label: str
     first: bool
     verdict: Verdict
@@ -74,9 +74,9 @@ def _readout(run: Run, profile: Profile, tap: str, first: bool) -> Readout:
     controls = {name: reached for name in NAMES if (reached := profile.control(name)) is not None}
     return Readout(
         run=run.path,
-        encoder=run.encoder,
+        encoder=run.encoder_name,
         data=(run.dataset, run.record.dataset.fingerprint),
-        n_test=run.n["test"],
+        test_units=profile.units["test"],
         label=profile.label,
         first=first,
         verdict=profile.verdict,
@@ -144,13 +144,13 @@ def _all_rows(found: Sequence[Readout], reports: Mapping[Path, Link]) -> Table:
     columns = (
         Column("encoder", choice=True), Column("dataset", choice=True), Column("target"), Column("finding", prose=True, choice=True),
         Column("layer to use"), Column("depth"), Column("score"), Column("output"), Column("hidden gap"), Column("best control"),
-        Column("n test"),
+        Column("test units"),
     )  # fmt: skip
     rows = [
         Row(
             (
                 reports[each.run], each.data[0], each.label, Finding(each.reading, each.verdict), each.tap, _depth(each),
-                Number(each.score), Number(each.output), Number(each.hidden_gap, signed=True), _best_control(each), str(each.n_test),
+                Number(each.score), Number(each.output), Number(each.hidden_gap, signed=True), _best_control(each), str(each.test_units),
             )
         )
         for each in found

@@ -9,8 +9,8 @@ import xarray as xr
 
 from diagnostics.activations.plan import row_order
 from diagnostics.activations.store import Store
-from diagnostics.encoders.grid import Grid
 from diagnostics.encoders.pooling import chosen_poolings
+from diagnostics.encoders.taps import Grid
 from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.vocabulary import SPLITS
 
@@ -66,8 +66,8 @@ def _tokens(store: Store, tap: str, rows: np.ndarray, split: str | None) -> tupl
     if not len(kept):
         if store.tokens_removed:
             raise DiagnosticsError(
-                f"The tokens of {store.path} were removed (`diagnostics clean`): leave out tokens=True, or give the same "
-                "`diagnostics run` command again with a measure that reads tokens (as cka), which extracts them again."
+                f"{store.path} stores no tokens (no measure read them, or `diagnostics clean` removed them): leave out tokens=True, or "
+                "give the same `diagnostics run` command again with a measure that reads tokens (as cka), which extracts them."
             )
         of = f"{split} samples" if split else "samples"
         raise DiagnosticsError(

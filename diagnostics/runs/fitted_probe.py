@@ -15,7 +15,7 @@ import torch
 import xarray as xr
 
 from diagnostics.activations.contract import StoredTarget
-from diagnostics.encoders.grid import Grid
+from diagnostics.encoders.taps import Grid
 from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.measures.arrays import ShortRepr, as_tensor, finite, one_thread
 from diagnostics.measures.probes.least_squares import ridge

@@ -1,5 +1,6 @@
 """One call of `run`: extracts and measures an encoder and its controls, then writes all results atomically."""
 
+import contextlib
 import dataclasses
 import logging
 import time
@@ -17,10 +18,11 @@ from diagnostics.activations.folder import Folder
 from diagnostics.activations.lock import check_room, lock
 from diagnostics.activations.observe import observe
 from diagnostics.activations.plan import Precision, plan
+from diagnostics.activations.repeating import find_difference
 from diagnostics.activations.replacing import beside, listed, recover, remove, replace
 from diagnostics.activations.results import CONTROLS, ENCODER, Omission, merge_results, open_results, read_index
-from diagnostics.activations.store import Store
-from diagnostics.datasets.dataset import Dataset
+from diagnostics.activations.store import Store, is_run
+from diagnostics.encoders.bare_module import Numbers
 from diagnostics.encoders.computing import computing
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.evaluating import random_kept
@@ -35,12 +37,14 @@ from diagnostics.registry import offered
 from diagnostics.report.progress_bars import watching
 from diagnostics.runs.controls import kinds as control
 from diagnostics.runs.cost import cost_of
+from diagnostics.runs.given import Data
 from diagnostics.runs.nonlinear import measure_nonlinear
 from diagnostics.runs.provenance import Call, Provenance
 from diagnostics.runs.redraws import add_redraws
 from diagnostics.runs.request import Request
 from diagnostics.runs.run import Run
-from diagnostics.vocabulary import DENSE, ChooseOn, Compute, Kernel
+from diagnostics.runs.suites import read_tokens
+from diagnostics.vocabulary import ChooseOn, Compute, ControlMeasures, Kernel
 
 LOG = logging.getLogger("diagnostics")
 
@@ -48,13 +52,14 @@ LOG = logging.getLogger("diagnostics")
 @random_kept()
 def run(
     encoder: str | Encoder | nn.Module,
-    dataset: str | Dataset,
+    dataset: Data,
     *,
     out: str | Path | None = None,
     taps: str | Sequence[str] | None = None,
     measures: str | Measure | Sequence[str | Measure] | None = None,
     controls: bool = True,
     control_draws: int = 1,
+    control_measures: ControlMeasures = "probes",
     redraws: int = 0,
     redraw_controls: bool = False,
     device: str | None = None,
@@ -71,6 +76,9 @@ def run(
     report: bool = True,
     fresh: bool = False,
     trust_code: bool = False,
+    mean: Numbers | None = None,
+    std: Numbers | None = None,
+    size: int | None = None,
     watch: Watch | None = None,
 ) -> Run:
     """Extracts the activations of an encoder on a dataset, measures them at every tap, and writes the report.
@@ -81,18 +89,20 @@ def run(
     Parameters
     ----------
     encoder, dataset: a name as on the command line (`fracast`, `timm:...`, `file.py:build`), or the object itself; a bare torch
-        module too, which stays as it is (see `encoder_of`).
+        module too, which stays as it is (see `encoder_of`), and arrays, (X, y) or (X, y, groups) (see `dataset`).
     out: folder of the run; `runs/<encoder>-<dataset>` by default. An interrupted run goes on from there.
     taps: names of the taps; all by default. The output tap is always among them.
     measures: names (a list, or one text with commas) or measures themselves; `standard` (the default; see docs/explanation/measures.md) or `all`; those whose needs are met are done.
     controls: whether control encoders (baselines) are measured beside it.
     control_draws: how often fresh and permuted weights are drawn; an encoder beats them where it beats every draw.
+    control_measures: what is measured of controls with other weights: `probes`, or `all`, measures without a target too.
     redraws: how often the split is drawn again at random and the probes of pooled activations are fitted again, which shows how
         much the answer depends on the draw; the pass over the data is not repeated. Refused where the splits are given.
     redraw_controls: whether that is done for all controls and not for `raw_input` alone.
     device: `cuda` when there is one, else `cpu`. Device, batch size and workers never decide what is stored.
     token_budget: room for the tokens of each encoder, with a unit, like "256MB" or "2GB", or 0; pooled activations are stored
-        for all samples. By default what 256 MB hold, at least 64 samples where 2 GB hold them, and never fewer than 8.
+        for all samples. By default none where no measure reads them, else those of 64 samples where 2 GB hold them, and never of
+        fewer than 8; where a probe reads them (of a dense target), of what 256 MB hold if that is more.
     pooling: how tokens are pooled, `mean`, `last`, `prefix`, side by side; all that the encoder has by default. Runs can be
         compared when they pool alike.
     choose_on: `val`, or `fit`: train and val, out of fold; where the losses that choose layers and penalties are taken. By default
@@ -106,6 +116,7 @@ def run(
     fresh: whether the folder's results are replaced, and its activations where they are not those asked for now: the new run is made
         beside it and takes its place at the end.
     trust_code: whether a Python file that a saved encoder names is run to build it.
+    mean, std, size: of a bare module, see `encoder_of`: how the pixels of its images become numbers, and to what size they are brought.
     watch: is given the cost and the progress. By default bars are shown in a terminal and in a notebook, and a line every ten
         seconds where stderr is a file or a pipe; `diagnostics.silent` shows nothing.
 
@@ -127,9 +138,10 @@ def run(
     """
     request = Request.of(
         encoder, dataset, out=out, taps=taps, measures=measures, controls=controls, control_draws=control_draws,
-        redraws=redraws, redraw_controls=redraw_controls, device=device, batch_size=batch_size, workers=workers,
+        control_measures=control_measures, redraws=redraws, redraw_controls=redraw_controls, device=device, batch_size=batch_size, workers=workers,
         token_budget=token_budget, pooling=pooling, choose_on=choose_on, margin=margin, precision=precision, compute=compute,
         attention=attention, seed=seed, fresh=fresh, trust_code=trust_code,
+        fed={"mean": mean, "std": std, "size": size},
     )  # fmt: skip
     with lock(request.folder), watching(watch) as shown:
         folder = recover(request.folder)
@@ -141,6 +153,7 @@ def run(
         try:
             _Job(request, folder, shown, report).do()
             finished = Run(request.out)
+            finished.encoder = request.encoder
             if report:
                 finished.report()
         except KeyboardInterrupt:
@@ -215,7 +228,7 @@ class _Job:
             encoder_spec=request.encoder_spec, dataset_spec=request.dataset_spec,
         ).to_attrs()  # fmt: skip
         store = self._extract(
-            request.encoder, self.folder, request.taps, about, self._read_tokens(self.measures), announced=True
+            request.encoder, self.folder, request.taps, about, self.measures, announced=True
         )
         self.folder = store.folder
         # Before any of them is there: what is not listed is never removed.
@@ -224,14 +237,6 @@ class _Job:
         )
         self._observe(request.encoder, store, self.measures)
         return store
-
-    def _read_tokens(self, measures: Sequence[Measure]) -> bool:
-        """Whether any of the measures reads tokens."""
-        kinds = {target.kind for target in self.request.dataset.targets.values()}
-        by_place = kinds & {*DENSE, "masks"}
-        return any(
-            by_place & set(m.kinds) or (m.needs == "tokens" and (not m.kinds or kinds & set(m.kinds))) for m in measures
-        )
 
     def _state_skipped(self, main: Measured, targets: Mapping[str, StoredTarget]) -> None:
         """Adds the reasons for what was not tried: measures over tokens of ragged samples, and targets without a probe."""
@@ -253,8 +258,8 @@ class _Job:
 
     def _measures_of(self, control_name: str) -> list[Measure]:
         """The measures that apply to a control."""
-        has_weights = control.control_of(control_name) in control.WEIGHTS
-        return [m for m in self.measures if not m.pairwise and (m.kinds or has_weights)]
+        whole = self.request.control_measures == "all" and control.control_of(control_name) in control.WEIGHTS
+        return [m for m in self.measures if not m.pairwise and (m.kinds or whole)]
 
     def _measure_control(self, name: str, store: Store, targets: Mapping[str, StoredTarget]) -> Measured | None:
         """The results of a control encoder, None where no measure applies to it.
@@ -270,9 +275,8 @@ class _Job:
             encoder = encoder if has_weights else encoder.sized_for(request.dataset[0])
             taps = request.taps if has_weights else encoder.taps
             # Test units can only be paired where the same samples keep their tokens.
-            with_tokens = self._read_tokens(measures)
             stored = self._extract(
-                encoder, self.folder.inside(f"{CONTROLS}/{name}"), taps, {}, with_tokens, token_samples=store.plan.token_samples,
+                encoder, self.folder.inside(f"{CONTROLS}/{name}"), taps, {}, measures, token_samples=store.plan.token_samples,
                 computed=has_weights,
             )  # fmt: skip
         except StorageError:
@@ -314,7 +318,7 @@ class _Job:
         place: Folder,
         taps: Sequence[Tap],
         about: Mapping[str, Any],
-        with_tokens: bool,
+        measures: Sequence[Measure],
         *,
         announced: bool = False,
         token_samples: int | None = None,
@@ -322,18 +326,29 @@ class _Job:
     ) -> Store:
         """The store of an encoder's activations; `announced`: whether the cost of it and of its controls is told first.
 
-        `with_tokens`: whether tokens that were removed are extracted anew. `computed`: whether it is a model, whose pass is
+        Tokens are kept where `measures` read them. `computed`: whether it is a model, whose pass is
         computed as was asked for.
         """
         request, samples = self.request, len(self.request.dataset)
         # What controls without the encoder give has one token and one pooling.
         poolings = [name for name in request.poolings or () if name in encoder.poolings] or None
-        planned = plan(encoder, taps, samples, request.token_budget, request.precision, poolings, token_samples)
+        with_tokens, probes = read_tokens(measures, request.dataset)
+        there = _store_at(place)
+        # Who names a budget wants the encoder's, but for those that were removed since.
+        asked = announced and bool(request.token_budget) and not (there and there.complete)
+        with_tokens = with_tokens or asked
+        rule = (encoder, taps, samples, request.token_budget, request.precision, poolings)
+        planned = plan(*rule, token_samples, probes)
+        if there and there.plan.samples == samples and token_samples is None and request.token_budget is None:
+            # An earlier call may have kept more, of which measures without a probe read as many.
+            planned = plan(*rule, max(planned.token_samples, there.plan.token_samples))
 
         def before_first_byte(seconds: float, again: int) -> None:
             if announced:
-                measured = [name for name in self.controls if self._measures_of(name)]
-                cost = cost_of(request, planned, measured, seconds=seconds, again=again, report=self.report)
+                measured = {name: self._measures_of(name) for name in self.controls}
+                read = {name: read_tokens(theirs, request.dataset)[0] for name, theirs in measured.items() if theirs}
+                kept = planned if with_tokens else planned.without_tokens
+                cost = cost_of(request, kept, read, seconds=seconds, again=again, report=self.report)
                 self.watch(cost)
                 check_room(place.path, cost.bytes)
 
@@ -341,6 +356,9 @@ class _Job:
         with encoder.on(request.device), computing(compute, request.device):
             if announced:
                 self._explain_attention(encoder, taps)
+                if request.fresh or not is_run(place):
+                    why = find_difference(encoder, request.dataset, taps, compute)
+                    about = {**about, "repeatable": not why, "unrepeatable": why}
             with attention_in(request.attention if computed else "auto"):
                 store = extract(
                     encoder, request.dataset, place, planned, about=about, fresh=request.fresh, with_tokens=with_tokens,
@@ -413,6 +431,13 @@ def _reasons(measured: Measured, measure: str) -> str:
     """Why a measure gives nothing, of all its targets; equal reasons once."""
     why = [reason for key, reason in measured.skipped.items() if key.partition("/")[0] == measure]
     return " ".join(dict.fromkeys(why)) or "it gives no reason."
+
+
+def _store_at(place: Folder) -> Store | None:
+    """The store that is there; None where none is, or none that can be read, which is said when it is extracted."""
+    with contextlib.suppress(DiagnosticsError):
+        return Store(place)
+    return None
 
 
 def _refuse_other_seed(folder: Folder, seed: int) -> None:

@@ -10,11 +10,12 @@ import numpy as np
 import xarray as xr
 from torch import nn
 
-from diagnostics.datasets.dataset import Dataset
+from diagnostics.encoders.bare_module import Numbers
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.measures.base import Measure
-from diagnostics.report.figures import StepsFigure
+from diagnostics.report.page import StepsFigure
+from diagnostics.runs.given import Data
 from diagnostics.runs.measuring import MEASURES, SAMPLES, InMemoryRequest
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class LayerProfiles:
     ----------
     module: the module that trains, or an encoder of it (see `encoder_of`). Not what `torch.compile` made of it: its parts
         cannot be read, and it shares its weights with the module.
-    dataset, taps, measures, samples, seed: as in `measure`; the same samples at every step.
+    dataset, taps, measures, samples, seed, mean, std, size: as in `measure`; the same samples at every step.
     every: steps from one measurement to the next.
     log: takes scalars named `measure/target/tap`: an object with `add_scalar(name, value, step)`, or a function of a dict, in
         which the step stands as `step`.
@@ -83,7 +84,7 @@ class LayerProfiles:
     def __init__(
         self,
         module: str | Encoder | nn.Module,
-        dataset: str | Dataset,
+        dataset: Data,
         *,
         every: int = 1000,
         log: Log | None = None,
@@ -91,6 +92,9 @@ class LayerProfiles:
         measures: str | Measure | Sequence[str | Measure] = MEASURES,
         samples: int = SAMPLES,
         seed: int = 0,
+        mean: Numbers | None = None,
+        std: Numbers | None = None,
+        size: int | None = None,
     ) -> None:
         if every < 1:
             raise DiagnosticsError(f"every={every} is no number of steps: give 1 or more.")
@@ -100,10 +104,15 @@ class LayerProfiles:
             )
         self.every, self.log = every, log
         self._request = InMemoryRequest.of(
-            "LayerProfiles", module, dataset, taps=taps, measures=measures, samples=samples, seed=seed
-        )
+            "LayerProfiles", module, dataset, taps=taps, measures=measures, samples=samples, seed=seed,
+            fed={"mean": mean, "std": std, "size": size},
+        )  # fmt: skip
         self._measured: dict[int, xr.Dataset] = {}
         self._failed: dict[int, str] = {}
+
+    def __repr__(self) -> str:
+        of, done = self._request, f"{len(self._measured)} measured, {len(self._failed)} failed"
+        return f"<{type(self).__name__} of {of.encoder.name} on {of.dataset.name}, every {self.every} steps: {done}>"
 
     def step(self, n: int) -> xr.Dataset | None:
         """Measures after step `n` where that is a multiple of `every`, once; what `measure` gives, or None."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import xarray as xr
@@ -14,6 +14,7 @@ from diagnostics.activations.fit import fit
 from diagnostics.activations.in_memory import read_into_memory
 from diagnostics.datasets.dataset import Dataset, unprobeable_targets
 from diagnostics.datasets.subset import subset
+from diagnostics.encoders.bare_module import Numbers
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.evaluating import device_of, random_kept
 from diagnostics.encoders.taps import Tap
@@ -22,10 +23,9 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures import result as attribute
 from diagnostics.measures.apply import measure_all
 from diagnostics.measures.base import Measure
-from diagnostics.runs.given import given
+from diagnostics.runs.given import Data, given
 from diagnostics.runs.request import chosen_taps, listed
-from diagnostics.runs.suites import chosen_measures
-from diagnostics.vocabulary import DENSE
+from diagnostics.runs.suites import chosen_measures, read_tokens
 
 MEASURES = ("linear_probe", "rankme")
 SAMPLES = 256
@@ -33,12 +33,15 @@ SAMPLES = 256
 
 def measure(
     encoder: str | Encoder | nn.Module,
-    dataset: str | Dataset,
+    dataset: Data,
     *,
     taps: str | Sequence[str] | None = None,
     measures: str | Measure | Sequence[str | Measure] = MEASURES,
     samples: int = SAMPLES,
     seed: int = 0,
+    mean: Numbers | None = None,
+    std: Numbers | None = None,
+    size: int | None = None,
 ) -> xr.Dataset:
     """Measures a model at every tap, in memory: nothing is written, and the model stays as it was.
 
@@ -47,10 +50,11 @@ def measure(
 
     Parameters
     ----------
-    encoder: a bare torch module too (see `encoder_of`).
+    encoder, dataset: a bare torch module, and arrays (X, y), too (see `encoder_of`, `dataset`).
     taps, measures: names or a suite, as in `run`. Measures that compare taps, or need attention or gradients, need a run.
     samples: of the dataset are read at most: a random subset in which splits keep their shares and train shows every class.
     seed: of that subset and of the bootstrap.
+    mean, std, size: of a bare module, see `encoder_of`: how the pixels of its images become numbers, and to what size they are brought.
 
     Returns
     -------
@@ -83,8 +87,9 @@ def measure(
         blocks.3 norm
     """
     return InMemoryRequest.of(
-        "measure", encoder, dataset, taps=taps, measures=measures, samples=samples, seed=seed
-    ).measured()
+        "measure", encoder, dataset, taps=taps, measures=measures, samples=samples, seed=seed,
+        fed={"mean": mean, "std": std, "size": size},
+    ).measured()  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -106,12 +111,13 @@ class InMemoryRequest:
         cls,
         caller: str,
         encoder: str | Encoder | nn.Module,
-        dataset: str | Dataset,
+        dataset: Data,
         *,
         taps: str | Sequence[str] | None,
         measures: str | Measure | Sequence[str | Measure],
         samples: int,
         seed: int,
+        fed: Mapping[str, Any],
     ) -> Self:
         """Raises DiagnosticsError for what cannot be."""
         if seed < 0:
@@ -124,7 +130,7 @@ class InMemoryRequest:
                 if each in asked or each.name in asked:
                     raise DiagnosticsError(f"{each.name} {why}: diagnostics.run(..., measures=[{each.name!r}]).")
         with random_kept():
-            model, data = given(caller, encoder, dataset)
+            model, data = given(caller, encoder, dataset, fed)
             model = fit(model, data)
         few = subset(data, samples, seed)
         able = [each for each in chosen if each.name not in left_out]
@@ -136,8 +142,11 @@ class InMemoryRequest:
         at = device_of(self.encoder.module) if isinstance(self.encoder, TorchEncoder) else None
         # Other accelerators have no float64, which measures compute in.
         device = str(at) if at is not None and at.type == "cuda" else "cpu"
-        tokens = not self.dataset.ragged and any(self._reads_tokens(each) for each in self.measures)
-        activations, targets = read_into_memory(self.encoder, self.dataset, self.taps, device, tokens=tokens)
+        tokens, probes = read_tokens(self.measures, self.dataset)
+        tokens = tokens and not self.dataset.ragged
+        activations, targets = read_into_memory(
+            self.encoder, self.dataset, self.taps, device, tokens=tokens, probes=probes
+        )
         readable = {name: target for name, target in targets.items() if name not in self.unprobeable}
         measured = measure_all(
             self.measures, activations, readable, self.seed, asked=[each.name for each in self.measures],
@@ -160,11 +169,6 @@ class InMemoryRequest:
             encoder=self.encoder.name, dataset=self.dataset.name, output_tap=self.encoder.output_tap,
             samples=len(self.dataset), seed=self.seed, left_out="; ".join(f"{key}: {why}" for key, why in left_out.items()),
         )  # fmt: skip
-
-    def _reads_tokens(self, measure: Measure) -> bool:
-        places = (*DENSE, "masks")
-        kinds = {target.kind for target in self.dataset.targets.values()}
-        return measure.needs == "tokens" or any(kind in measure.kinds and kind in places for kind in kinds)
 
 
 def _needs_a_run(measure: Measure) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.measures.apply import Measured, measure_all
-from diagnostics.measures.probes.kernel import KernelProbe, OtherTaps, too_few
+from diagnostics.measures.probes.kernel import KernelProbe, too_few
 from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.measures.result import BEST_TAP
 from diagnostics.measures.statistics import Interval
@@ -35,8 +35,7 @@ def measure_nonlinear(
         if why := too_few(int((activations.split == "train").sum())):
             main.skipped[probe.name] = why
             return
-        two = OtherTaps(activations, taps, activations.pooled)
-        read = measure_all([probe], two, {name: target}, seed, what=what, watch=watch)
+        read = measure_all([probe], activations.with_other(taps=taps), {name: target}, seed, what=what, watch=watch)
         main.results |= read.results
         main.skipped |= read.skipped
         main.failed |= read.failed

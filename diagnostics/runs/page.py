@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from diagnostics.measures.result import FUNCTIONAL
 from diagnostics.progress import duration
-from diagnostics.report.figures import Figure
-from diagnostics.report.numbers import SIGNIFICANT, format_number, unbroken
+from diagnostics.report.numbers import SIGNIFICANT, format_compact, format_number, unbroken
 from diagnostics.report.page import (
     Block,
     Column,
+    Details,
+    Figure,
     Finding,
     Findings,
     Note,
@@ -31,17 +33,58 @@ from diagnostics.report.page import (
     left_out_section,
 )
 from diagnostics.runs import captions
-from diagnostics.runs.answer import answer, answer_blocks, brief_cautions, closing_blocks, legend
+from diagnostics.runs.answer import answer, answer_blocks, brief_cautions, closing_blocks, legend, legend_of, overview
 from diagnostics.runs.controls import kinds as control
 from diagnostics.runs.details import details
 from diagnostics.runs.nonlinear import without_nonlinear
-from diagnostics.runs.overview import legend_of, overview
-from diagnostics.runs.parts import parts_table
 from diagnostics.runs.profile import Profile
 from diagnostics.runs.tap_map import map_captions, map_figure
 
 if TYPE_CHECKING:
     from diagnostics.runs.run import Run
+
+# The scores of a target's parts, its classes or horizons, of which the score of the whole is the mean.
+
+# Scores by part that a measure stores itself, and what a part of them is.
+STORED = {"iou": "class", "skill_by_horizon": "horizon"}
+
+
+def part_scores(profile: Profile) -> tuple[str, list[str], np.ndarray] | None:
+    """What a part is, the names of the parts, and their scores [tap, part] on test; None of a target without parts."""
+    data = profile.data
+    for name, part in STORED.items():
+        if name in data and data[name].ndim == 2:
+            (axis,) = (str(axis) for axis in data[name].dims if axis != "tap")
+            return part, _names(profile, axis), data[name].transpose("tap", axis).values
+    if "part" not in data.dims or "part" not in data["loss"].dims:
+        return None
+    loss, reference = (data[key].sum("unit").transpose("tap", "part").values for key in ("loss", "reference_loss"))
+    # A part that no test sample has, or that does not vary, has no score.
+    score = 1 - np.divide(loss, reference, out=np.full(loss.shape, np.nan), where=reference > 0)
+    part = "column" if "column" in str(data.attrs.get(FUNCTIONAL, "")) else "part"
+    return part, _names(profile, "part"), score
+
+
+def _names(profile: Profile, axis: str) -> list[str]:
+    if axis in profile.data.coords:
+        return [str(name) for name in profile.data[axis].values]
+    return [str(i + 1) for i in range(profile.data.sizes[axis])]
+
+
+def parts_table(profile: Profile) -> Details | None:
+    """Scores of the parts at the tap chosen for the whole and at the output; None of a target without parts."""
+    scores = part_scores(profile)
+    if scores is None or profile.chosen_tap is None:
+        return None
+    part, names, values = scores
+    chosen, output = (values[profile.taps.index(tap)] for tap in (profile.chosen_tap, profile.output_tap))
+    rows = [
+        Row((name, *map(format_compact, ends), format_number(float(ends[0] - ends[1]), "+.3g")))
+        for name, *ends in zip(names, chosen, output, strict=True)
+    ]
+    columns = (part, f"at the chosen tap, {profile.chosen_tap}", f"at the output, {profile.output_tap}", "difference")
+    return Details(f"Score by {part}", Table(tuple(map(Column, columns)), tuple(rows)), Notes(()))
+
 
 ABOUT_DASH = (
     "the control does not apply to this row, or has no value there. Controls without a model give one vector per sample (for an "
@@ -54,12 +97,12 @@ def run_page(run: Run) -> Page:
     """The findings of a run."""
     profiles, maps = run.profiles(), run.similarity()
     # The sections of profiles are numbered as they stand in the run.
-    probes = [(f"s{i}", p) for i, p in enumerate(profiles) if p.is_probe]
-    others = [(f"s{i}", p) for i, p in enumerate(profiles) if not p.is_probe]
+    probes = [(f"s{i}", p) for i, p in enumerate(profiles) if p.is_probe and p.target]
+    others = [(f"s{i}", p) for i, p in enumerate(profiles) if not (p.is_probe and p.target)]
     own = without_nonlinear(profiles)
     cautions = [f"Beware: {caution}." for caution in dict.fromkeys(each for p in profiles for each in p.cautions)]
     return Page(
-        title=f"{run.encoder} on {run.dataset}",
+        title=f"{run.encoder_name} on {run.dataset}",
         lead=tuple(_lead(run)),
         sections=filled(
             Section("", "", answer_blocks(run)),
@@ -71,7 +114,7 @@ def run_page(run: Run) -> Page:
             ),
             _probes(probes),
             _controls(run, probes),
-            Section("Without a target", "others", filled(_others(others, brief=not any(p.target for _, p in probes)))),
+            Section("Without a target", "others", filled(_others(others, brief=not probes))),
             Section("", "", tuple(Sentence(each, "caution", only="brief") for each in brief_cautions(profiles))),
             _left_out(run),
             *_families(profiles, maps),
@@ -87,10 +130,12 @@ def _lead(run: Run) -> list[Sentence]:
     splits = f"{n['train']} train, {n['val']} val, {n['test']} test"
     units = f" (samples of {groups} independent groups)" if groups != total else ""
     lead = [
-        Sentence(f"{unbroken(run.encoder)} on {unbroken(run.dataset)}, n = {splits}{units}", "strong", only="brief"),
+        Sentence(
+            f"{unbroken(run.encoder_name)} on {unbroken(run.dataset)}, n = {splits}{units}", "strong", only="brief"
+        ),
     ]
     older = "An older version wrote this run: it is read, and not resumed." if run.store.older else ""
-    return [*lead, *(Sentence(caution, "caution") for caution in (run.untrained, older) if caution)]
+    return [*lead, *(Sentence(caution, "caution") for caution in (run.untrained, run.record.unrepeatable, older) if caution)]
 
 
 def _how_read(run: Run) -> Sentence:
@@ -110,7 +155,7 @@ def _probes(probes: Sequence[tuple[str, Profile]]) -> Section:
                 p.name, unbroken(p.family),
                 f"{unbroken(p.chosen_tap)} ({p.depth_of(p.chosen_tap):.2f})" if p.chosen_tap else "-",
                 Number(p.score), Number(p.output), unbroken(p.best_tap or "-"), Number(p.hidden_gap, signed=True),
-                Finding(p.reading, p.verdict) if p.target else p.reading,
+                Finding(p.reading, p.verdict),
             ),
             anchor,
         )

@@ -12,18 +12,17 @@ import xarray as xr
 
 from diagnostics.errors import enumerated
 from diagnostics.measures import result as attribute
-from diagnostics.measures.result import choosing_losses, choosing_scores, read_interval
+from diagnostics.measures.result import choosing_losses, choosing_scores, is_probe, read_interval
 from diagnostics.measures.statistics import OUTLYING, Interval, carried_by_few
 from diagnostics.measures.tap_choice import FEWEST
 from diagnostics.measures.verdict import MARGIN, Verdict, units_needed
-from diagnostics.report.figures import ControlCurve, ProfileFigure
-from diagnostics.report.numbers import SIGNIFICANT, format_interval, format_number, unbroken
-from diagnostics.runs.controls.kinds import INPUTS, NAMES, control_of
+from diagnostics.report.numbers import SIGNIFICANT, format_interval, format_number, is_plain, number, numbers, unbroken
+from diagnostics.report.page import ControlCurve, ProfileFigure
+from diagnostics.runs.controls.kinds import INPUTS, NAMES, WEIGHTS, control_of
 from diagnostics.runs.redraws import Redraws, redraws_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-
 
 # A control that reaches this share of the best score is named even where the encoder is shown to beat it: what fresh
 # weights solve almost as well says little about training.
@@ -42,6 +41,7 @@ FEW_WITH_TOKENS = 20
 """Samples with tokens, below which what is read of tokens says little of other samples."""
 
 
+ENDS = ("value", "low", "high")
 CHANCE = ("chance", "commonest")
 """Reference lines that say what knowing nothing reaches."""
 
@@ -112,7 +112,7 @@ class Profile:
     @property
     def is_probe(self) -> bool:
         """Whether something was fitted, chosen on val and read on test."""
-        return "loss" in self.data
+        return is_probe(self.data)
 
     @property
     def label(self) -> str:
@@ -248,7 +248,9 @@ class Profile:
 
         Test is not looked at: where it has an outlier too few, its interval shows nothing of it.
         """
-        losses = choosing_losses(self.data) if self.chosen_tap and self._zero_is_chance else None
+        losses = (
+            choosing_losses(self.data) if self.chosen_tap and self.data.attrs[attribute.LOSSES] == "squares" else None
+        )
         if losses is None:
             return ""
         at = self.taps.index(str(self.chosen_tap))
@@ -342,9 +344,7 @@ class Profile:
         that is next to nothing at every tap is none, however sure it is."""
         if self.score is None or not self.score.low > 0.0 or self.is_at_chance:
             return False
-        if self._zero_is_chance:
-            return True
-        shuffled = self.over("shuffled_labels")
+        shuffled = None if self._chance_is_declared else self.over("shuffled_labels")
         return self.score.low > self._chance and (shuffled is None or shuffled.low > 0.0)
 
     @property
@@ -365,20 +365,21 @@ class Profile:
         return "readable" if self.is_readable else "at chance" if self.is_at_chance else "undecided"
 
     @property
-    def _zero_is_chance(self) -> bool:
-        """R2 and skill are 0 where nothing is known; what counts right answers is not."""
-        return self.data.attrs["score_name"] in ("R2", "skill")
+    def _chance_is_declared(self) -> bool:
+        """What knows nothing has a fixed score, as R2 has 0; of what counts right answers it depends on the data."""
+        return attribute.CHANCE in self.data.attrs
 
     @property
     def floor(self) -> float:
-        """The score of knowing nothing: what the measure states of chance, else 0."""
+        """The score of knowing nothing: what the measure declares or draws as a line, at least 0."""
         return max(self._chance, 0.0)
 
     @property
     def _chance(self) -> float:
-        """What knowing nothing reaches at the chosen tap, where the measure states it; else -inf."""
+        """What knowing nothing reaches at the chosen tap, where the measure declares it or draws a line of it; else -inf."""
         at = self.taps.index(self.chosen_tap or self.output_tap)
-        return max((self.lines[name][at] for name in CHANCE if name in self.lines), default=-math.inf)
+        drawn = max((self.lines[name][at] for name in CHANCE if name in self.lines), default=-math.inf)
+        return float(self.data.attrs.get(attribute.CHANCE, drawn))
 
     @property
     def rivals(self) -> list[str]:
@@ -387,27 +388,31 @@ class Profile:
 
     @property
     def rival(self) -> tuple[str, Interval] | None:
-        """The control that the chosen tap is not shown to beat and that says most: it reaches as much to two decimals, and of those it
-        lacks the model; else the highest. None where no such control is above chance."""
-        level = round(self.score.value, 2) if self.score else math.inf
+        """The control that says most of those that the chosen tap is not shown to beat, or by no more than the margin: gains over it that
+        matter are excluded, and of those it lacks the model; else the highest, of equals again that. None where none is above chance."""
         floor = self.floor + MARGIN * (1.0 - self.floor)
         rivals = [
             (name, reached)
-            for name in self.controls
-            if in_words(name) in self.rivals and (reached := self.control(name)) and reached.value > floor
+            for name, over in self._margins.items()
+            if over and (not over.low > 0.0 or self._adds_nothing(name)) and (reached := self.control(name))
+            if reached.value > floor
         ]
 
-        def says(rival: tuple[str, Interval]) -> tuple[bool, bool, float]:
-            name, reached = rival
-            as_much = round(reached.value, 2) >= level
-            return as_much, as_much and name in INPUTS, reached.value
+        def says(rival: tuple[str, Interval]) -> tuple[bool, bool, float, bool]:
+            nothing, alone = self._adds_nothing(rival[0]), rival[0] in INPUTS
+            return nothing, nothing and alone, rival[1].value, alone
 
         return max(rivals, key=says, default=None)
 
+    def _adds_nothing(self, control: str) -> bool:
+        """Test for an advantage over a control whose upper end lies below the margin, as that of an excluded gap."""
+        over = self._margins[control]
+        return not self.few and over is not None and over.high < self.margin
+
     @property
     def needless(self) -> str:
-        """What the best rival does without, where it reaches as much to two decimals: `model` or `training`; else nothing."""
-        if not (self.rival and self.score and round(self.rival[1].value, 2) >= round(self.score.value, 2)):
+        """What the best rival does without, where gains over it that matter are excluded: `model` or `training`; else nothing."""
+        if not (self.rival and self._adds_nothing(self.rival[0])):
             return ""
         return "model" if self.rival[0] in INPUTS else "training"
 
@@ -421,13 +426,13 @@ class Profile:
     def _margins(self) -> dict[str, Interval | None]:
         """By how much the chosen tap beats each control that could do as well."""
         # What beats chance beats the shuffled labels. Of maps the place alone may be readable, which shuffled ones keep.
-        return {name: self.over(name) for name in NAMES if name != "shuffled_labels" or self._zero_is_chance}
+        return {name: self.over(name) for name in NAMES if name != "shuffled_labels" or self._chance_is_declared}
 
     @property
     def remarks(self) -> list[str]:
         """What stands behind the finding: whether chance was tested, and which controls do as well, or nearly."""
         remarks: list[str] = []
-        if not self._zero_is_chance and self.over("shuffled_labels") is None and self._chance == -math.inf:
+        if self.over("shuffled_labels") is None and self._chance == -math.inf:
             remarks.append("chance not tested without the shuffled labels")
         if self.rivals:
             remarks.append(f"not shown to beat {enumerated(self.rivals)}")
@@ -464,9 +469,43 @@ class Profile:
 
     def to_json(self) -> dict[str, Any]:
         """The profile as plain numbers; None for what has no value."""
-        from diagnostics.runs.profile_json import profile_json
-
-        return profile_json(self)
+        score = self.score
+        controls = {name: self.control(name) for name in NAMES}
+        return {
+            "measure": self.measure,
+            "target": self.target,
+            "family": self.family,
+            "higher_is_better": self.higher_is_better,
+            "taps": self.taps,
+            "depth": numbers(self.data["depth"]),
+            "score": numbers(self.data["score"]),
+            "low": numbers(self.data["low"]),
+            "high": numbers(self.data["high"]),
+            "lines": {name: numbers(values) for name, values in self.lines.items()},
+            "beside": {name: numbers(values) for name, values in self.beside.items()},
+            "chosen_tap": self.chosen_tap,
+            "chosen_score": number(score.value) if score else None,
+            "chosen_on": self.chosen_on if self.chosen_tap else None,
+            "tap_set": self.tap_set,
+            "best_tap": self.best_tap,
+            "output_tap": self.output_tap,
+            "output_score": number(self.output.value),
+            "hidden_gap": _json(self.hidden_gap) or dict.fromkeys(ENDS),
+            "verdict": str(self.verdict) if self.target and self.is_probe else None,
+            "readability": self.readability if self.is_probe else None,
+            "gap_bound": number(self.gap_bound),
+            "margin": number(self.margin) if self.is_probe else None,
+            "units_needed": self.units_needed,
+            "cautions": self.cautions,
+            "redraws": self.redraws.to_json() if self.redraws else None,
+            "controls": {name: number(reached.value) if reached else None for name, reached in controls.items()},
+            "over_controls": {name: _json(margin) for name in NAMES if (margin := self.over(name))},
+            "control_draws": {
+                name: [number(draw.value) for draw in self.drawn(name)] for name in WEIGHTS if name in self.controls
+            },
+            "control_intervals": {name: [number(c.low), number(c.high)] for name, c in controls.items() if c},
+            "attributes": {key: value for key, value in self.data.attrs.items() if is_plain(value)},
+        }
 
     def figure(self) -> ProfileFigure:
         """What `plot` draws, as arrays."""
@@ -507,18 +546,29 @@ class Profile:
         return f"<Profile {self}>"
 
     def _repr_html_(self) -> str:
-        from diagnostics.runs.tables import profile_table
+        from diagnostics.runs.details import profile_table
 
         return profile_table(self)
 
 
 def first_probes(profiles: Sequence[Profile]) -> dict[str, Profile]:
-    """The probe by which a layer is recommended for each target: the first of the run that read it."""
+    """The probe by which a layer is recommended for each target, the first of the run that read it; in the order of `by_verdict`."""
     first: dict[str, Profile] = {}
     for profile in profiles:
         if profile.is_probe and profile.target:
             first.setdefault(profile.target, profile)
-    return first
+    return {str(profile.target): profile for profile in by_verdict([*first.values()])}
+
+
+def by_verdict(profiles: Sequence[Profile]) -> list[Profile]:
+    """Probes of targets in the order of their verdicts, those that can be read first, then the largest gap."""
+
+    def order(profile: Profile) -> tuple[int, int, float]:
+        gap = profile.hidden_gap.value if profile.hidden_gap else math.nan
+        read = ("readable", "undecided", "at chance").index(profile.readability)
+        return list(Verdict).index(profile.verdict), read, 0.0 if math.isnan(gap) else -gap
+
+    return sorted((profile for profile in profiles if profile.is_probe and profile.target), key=order)
 
 
 def rounded(count: int) -> int:
@@ -538,3 +588,7 @@ def _choosing_score(data: xr.Dataset) -> float:
     at = [str(tap) for tap in data["tap"].values].index(data.attrs[attribute.CHOSEN_TAP])
     score = float(choosing_scores(data)[at])
     return score if math.isfinite(score) else -math.inf
+
+
+def _json(interval: Interval | None) -> dict[str, float | None] | None:
+    return {key: number(getattr(interval, key)) for key in ENDS} if interval else None

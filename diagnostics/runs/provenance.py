@@ -49,11 +49,15 @@ class DatasetRecord:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What was measured on what: written when a store is made, and read wherever a run is shown or compared."""
+    """What was measured on what: written when a store is made, and read wherever a run is shown or compared.
+
+    `unrepeatable` says what differed when samples were prepared and passed twice, "" where nothing did.
+    """
 
     encoder: EncoderRecord
     dataset: DatasetRecord
     seed: int
+    unrepeatable: str = ""
 
     @classmethod
     def of(cls, encoder: Encoder, dataset: Dataset, seed: int, *, encoder_spec: str, dataset_spec: str) -> Self:
@@ -69,7 +73,7 @@ class Provenance:
 
     def to_attrs(self) -> dict[str, Any]:
         """The same as attributes of a store: plain JSON values."""
-        return dataclasses.asdict(self)
+        return {key: value for key, value in dataclasses.asdict(self).items() if value != ""}
 
     @classmethod
     def read(cls, store: Store) -> Self:
@@ -82,7 +86,8 @@ class Provenance:
     @classmethod
     def from_attrs(cls, attrs: Mapping[str, Any]) -> Self:
         """Of the attributes of a store, among which others may stand; raises KeyError or TypeError where one is missing."""
-        return cls(EncoderRecord(**attrs["encoder"]), DatasetRecord(**attrs["dataset"]), int(attrs["seed"]))
+        encoder, dataset = EncoderRecord(**attrs["encoder"]), DatasetRecord(**attrs["dataset"])
+        return cls(encoder, dataset, int(attrs["seed"]), attrs.get("unrepeatable", ""))
 
 
 _TYPED: ContextVar[tuple[str, Mapping[str, Any]]] = ContextVar("_TYPED", default=("", {}))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from diagnostics.datasets.grid_targets import resample
-from diagnostics.encoders.grid import Grid
+from diagnostics.encoders.taps import Grid
 from diagnostics.measures.arrays import ShortRepr
 from diagnostics.measures.probes.cross_attention import Attentive
 from diagnostics.measures.probes.nearest import knn

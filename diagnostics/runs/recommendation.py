@@ -96,7 +96,7 @@ class Recommendation:
         return f"<Recommendation: {self}>"
 
     def _repr_html_(self) -> str:
-        from diagnostics.runs.tables import recommendation_table
+        from diagnostics.runs.details import recommendation_table
 
         return recommendation_table(self)
 

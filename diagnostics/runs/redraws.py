@@ -68,7 +68,7 @@ def add_redraws(
     draws: list[Measured] = []
     for i, split in enumerate(redraw_splits(activations.groups, activations.split, count, seed), 1):
         asked = {name: shuffled(target, split, seed) for name, target in read.items()} if shuffle else read
-        there = activations.with_split(split)
+        there = activations.with_other(split=split)
         draws.append(measure_all(again, there, asked, seed, what=f"{what}, redraw {i} of {count}", watch=watch))
     for key in pooled:
         measured.results[key] = _with_draws(probes[key], key, draws)

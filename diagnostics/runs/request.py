@@ -7,9 +7,8 @@ from typing import Any, Self, get_args
 
 from torch import nn
 
-from diagnostics.activations.budget import parse_budget
 from diagnostics.activations.fit import fit
-from diagnostics.activations.plan import Precision
+from diagnostics.activations.plan import Precision, parse_budget
 from diagnostics.datasets.dataset import Dataset, unprobeable_targets
 from diagnostics.encoders.computing import check_compute
 from diagnostics.encoders.devices import usable_device
@@ -20,9 +19,9 @@ from diagnostics.errors import DiagnosticsError, describe, unknown
 from diagnostics.measures.base import Measure
 from diagnostics.measures.verdict import check_margin
 from diagnostics.runs.folder import default_folder
-from diagnostics.runs.given import given
+from diagnostics.runs.given import Data, given
 from diagnostics.runs.suites import SUITES, chosen_measures
-from diagnostics.vocabulary import ChooseOn, Compute, Kernel
+from diagnostics.vocabulary import ChooseOn, Compute, ControlMeasures, Kernel
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,7 @@ class Request:
     unusable: measures of a suite that cannot be made, and why.
     unprobeable: targets of the dataset that no probe can read, and why.
     draws: how often fresh and permuted weights are drawn; 0 for no controls at all.
+    control_measures: see `run`.
     redraws: how often the split is drawn again; `redraw_controls`: whether that is done for all controls.
     token_budget: bytes for the tokens of each encoder; None for the default rule (see `activations.plan`).
     choose_on: see `Activations`.
@@ -60,6 +60,7 @@ class Request:
     unusable: Mapping[str, str]
     unprobeable: Mapping[str, str]
     draws: int
+    control_measures: ControlMeasures
     redraws: int
     redraw_controls: bool
     token_budget: int | None
@@ -78,13 +79,14 @@ class Request:
     def of(
         cls,
         encoder: str | Encoder | nn.Module,
-        dataset: str | Dataset,
+        dataset: Data,
         *,
         out: str | Path | None,
         taps: str | Sequence[str] | None,
         measures: str | Measure | Sequence[str | Measure] | None,
         controls: bool,
         control_draws: int,
+        control_measures: ControlMeasures,
         redraws: int,
         redraw_controls: bool,
         device: str | None,
@@ -100,6 +102,7 @@ class Request:
         seed: int,
         fresh: bool,
         trust_code: bool,
+        fed: Mapping[str, Any],
     ) -> Self:
         """The request that the arguments of `run` make; raises DiagnosticsError for what cannot be."""
         _check_numbers(batch_size, workers, precision, seed, control_draws, redraws)
@@ -107,13 +110,17 @@ class Request:
         check_margin(margin)
         if choose_on is not None and choose_on not in get_args(ChooseOn):
             raise unknown("way to choose (--choose-on)", choose_on, get_args(ChooseOn))
+        if control_measures not in get_args(ControlMeasures):
+            raise unknown(
+                "choice of measures of controls (--control-measures)", control_measures, get_args(ControlMeasures)
+            )
         where = usable_device(device)
         check_compute(compute, where)
         budget = parse_budget(token_budget)
         taps, pooling = listed(taps), listed(pooling)
         asked = [measures] if isinstance(measures, Measure) else listed(measures)
         chosen, unusable = chosen_measures(asked)
-        model, data = given("run", encoder, dataset, trust_code=trust_code)
+        model, data = given("run", encoder, dataset, fed, trust_code=trust_code)
         model = fit(model, data)
         names = encoder if isinstance(encoder, str) else model.name, dataset if isinstance(dataset, str) else data.name
         path = Path(out) if out is not None else default_folder(*names)
@@ -142,6 +149,7 @@ class Request:
             unusable=unusable,
             unprobeable=unprobeable,
             draws=control_draws if controls else 0,
+            control_measures=control_measures,
             redraws=redraws,
             redraw_controls=redraw_controls,
             # Tokens at one place of samples of unequal length have nothing in common.

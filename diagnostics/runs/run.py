@@ -21,11 +21,14 @@ from diagnostics.runs.handed_out import HandedOut, handed_out_in
 from diagnostics.runs.profile import Profile, first_probes
 from diagnostics.runs.provenance import Call, Provenance
 from diagnostics.runs.recommendation import Recommendation, recommend
+from diagnostics.runs.suites import with_declaration
+from diagnostics.specs import build
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
+    from diagnostics.encoders.encoder import Encoder
     from diagnostics.runs.fitted_probe import FittedProbe
 
 
@@ -43,7 +46,7 @@ class Run:
         at blocks.3); a kernel reads 0.91 of 0.94 from the output; blocks.1, blocks.2 and
         blocks.4 not shown to be worse.
         >>> [read.tap for read in run.recommendations()]
-        ['blocks.3', 'blocks.3', 'blocks.3', 'blocks.2', 'norm', 'blocks.4']
+        ['blocks.3', 'blocks.2', 'blocks.4', 'blocks.3', 'blocks.3', 'norm']
         >>> print(run.profiles()[0])
         linear_probe/hidden_z (R2) at 9 taps: use blocks.3 0.917 [0.833, 0.968],
         output norm 0.594 [0.167, 0.837]; hidden by the output (+0.323 [0.106, 0.687] at
@@ -120,14 +123,39 @@ class Run:
         return [Call.from_attrs(call) for call in self.index.calls]
 
     @property
-    def encoder(self) -> str:
+    def encoder_name(self) -> str:
         """Name of the encoder."""
         return self.record.encoder.name
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The encoder: the one that was just run, else built again by the name under which it was.
+
+        Raises DiagnosticsError where it was made in Python, and has no name, and where that name has other weights now.
+
+        Examples:
+            >>> import diagnostics as dx
+            >>> run, new = dx.open_run("runs/forecast"), dx.dataset("lorenz?n=40&seed=7")
+            >>> run.encoder.transform(new, tap=run.recommend("hidden_z").tap).shape
+            (40, 96)
+        """
+        name = self.record.encoder.asked
+        if not name:
+            raise DiagnosticsError(
+                f"The encoder {self.encoder_name} of {self.path} was made in Python and has no name to build it by: make it again, "
+                "or save it with diagnostics.save_encoder and run that folder."
+            )
+        encoder = build("encoder", name)
+        if encoder.identity["weights"] != self.store.identity["weights"]:
+            raise DiagnosticsError(
+                f"'{name}' has other weights now than in {self.path}: bring those back, or run it again."
+            )
+        return encoder
 
     @property
     def untrained(self) -> str:
         """A sentence that the encoder's weights were never trained, where its name says so; "" otherwise."""
-        if "pretrained=false" not in self.encoder.partition("?")[2].split("&"):
+        if "pretrained=false" not in self.encoder_name.partition("?")[2].split("&"):
             return ""
         return (
             "This encoder's weights are random: pretrained=false, so nothing that it reaches was learnt, and fresh weights are "
@@ -165,8 +193,10 @@ class Run:
         _ = self.results  # with which the index is of one time
         return [self._profile(key) for key in self.index.names(pairwise=False)]
 
-    def profile(self, name: str) -> Profile:
-        """The profile `measure/target`, or `measure` for one without target; unknown names raise with the nearest.
+    def profile(self, target: str, measure: str | None = None) -> Profile:
+        """The profile of a target, of the first probe that read it unless `measure` names one.
+
+        `measure/target` in one text does too, and `rankme` for a measure without a target. Unknown names raise with the nearest.
 
         Examples:
             >>> import diagnostics as dx
@@ -176,6 +206,8 @@ class Run:
         """
         _ = self.results
         known = self.index.names(pairwise=False)
+        name = target if measure is None else f"{measure}/{target}"
+        name = name if name in known else next((key for key in known if key.partition("/")[2] == name), name)
         if name not in known:
             raise unknown("profile", name, known)
         return self._profile(name)
@@ -207,7 +239,7 @@ class Run:
         return self._recommend(of_target[measure] if measure else next(iter(of_target.values())))
 
     def recommendations(self) -> list[Recommendation]:
-        """`recommend` of every target that a probe read, in the order of the run."""
+        """`recommend` of every target that a probe read, in the order of the first screen."""
         return [self._recommend(profile) for profile in first_probes(self.profiles()).values()]
 
     def _recommend(self, profile: Profile) -> Recommendation:
@@ -219,8 +251,11 @@ class Run:
     def _profile(self, key: str) -> Profile:
         measure, _, target = key.partition("/")
         trees = {name: tree for name, tree in self.controls.items() if key in self.index.names(name)}
-        controls = {name: with_choice(self._node(tree, key).to_dataset()) for name, tree in trees.items()}
-        data = with_choice(self._node(self.results, key).to_dataset())
+        data, *others = (
+            with_choice(with_declaration(self._node(tree, key).to_dataset(), self.store))
+            for tree in (self.results, *trees.values())
+        )
+        controls = dict(zip(trees, others, strict=True))
         if self.margin is not None:
             data = data.assign_attrs({attribute.MARGIN: self.margin})
         return Profile.of(measure, target or None, data, controls)
@@ -277,7 +312,7 @@ class Run:
             >>> run.features("blocks.1", split="test", pooling="mean").shape
             (40, 48)
             >>> run.features("blocks.1", tokens=True).shape
-            (200, 32, 48)
+            (64, 32, 48)
         """
         from diagnostics.runs.features import features
 
@@ -308,14 +343,14 @@ class Run:
             )
         return tap
 
-    def probe(self, target: str, measure: str = "linear_probe", tap: str | None = None) -> FittedProbe:
+    def probe(self, target: str, measure: str | None = None, tap: str | None = None) -> FittedProbe:
         """The probe of a target that was fitted, with its standardisation, for new samples: `probe.predict(features)`.
 
         It is fitted again from the stored activations, on train and val with the stored choice, as the measure did it.
 
         Parameters
         ----------
-        measure: `linear_probe`, `knn_probe` or `forecast_probe`; of those that read tokens `linear_probe` (of a value for every
+        measure: by default the one by which the target is recommended; `linear_probe`, `knn_probe` or `forecast_probe`; of those that read tokens `linear_probe` (of a value for every
             place), `segmentation_probe`, `event_probe` or `attentive_probe`, whose `predict` takes [sample, token, feature].
         tap: by default the one recommended, or the best tap, chosen on val.
 
@@ -337,7 +372,7 @@ class Run:
         """
         from diagnostics.runs.fitted_probe import fitted_probe
 
-        return fitted_probe(self, target, measure, tap)
+        return fitted_probe(self, target, measure or self.recommend(target).measure, tap)
 
     def similarity(self) -> list[xr.Dataset]:
         """All similarities of tap pairs.
@@ -346,7 +381,7 @@ class Run:
             >>> import diagnostics as dx
             >>> (cka,) = dx.open_run("runs/forecast").similarity()
             >>> round(float(cka["matrix"].sel(tap="embed", tap_other="blocks.3")), 2)
-            0.84
+            0.83
         """
         _ = self.results
         return [self._node(self.results, key).to_dataset() for key in self.index.names(pairwise=True)]
@@ -364,7 +399,7 @@ class Run:
             >>> import diagnostics as dx
             >>> cka = dx.open_run("runs/forecast").similarity_with("runs/jepa")
             >>> cka["matrix"].sel(tap="norm", tap_other=["embed", "norm"]).values.round(2)
-            array([0.94, 0.24])
+            array([0.94, 0.27])
         """
         from diagnostics.runs.suites import between
 
@@ -378,17 +413,17 @@ class Run:
             )
         return between(self.store, second.store, measure, seed, most_rows)
 
-    def plot(self, target: str | None = None) -> go.Figure:
+    def plot(self, target: str | None = None, measure: str | None = None) -> go.Figure:
         """Which tap holds which target, as a plotly heat map of targets and taps: the first picture of the report.
 
-        Of one target the score by tap instead, a panel for each probe that read it. Where no probe read a target, a panel for each
+        Of one target the score by tap instead, a panel for each probe that read it, or for the one that `measure` names. Where no probe read a target, a panel for each
         measure.
 
         Raises DiagnosticsError for an unknown target, and where no profile has a value.
         """
         from diagnostics.runs.plots import plot_run
 
-        return plot_run(self, target)
+        return plot_run(self, target, measure)
 
     def to_dataframe(self) -> pd.DataFrame:
         """All profiles as one tidy table, a row for each value at a tap; those of controls too.
@@ -423,7 +458,7 @@ class Run:
         return write_page(run_page(self), Path(path) if path else self.path / REPORT)
 
     def __repr__(self) -> str:
-        return f"<Run {self.encoder} on {self.dataset} at {self.path}>"
+        return f"<Run {self.encoder_name} on {self.dataset} at {self.path}>"
 
     def _repr_html_(self) -> str:
         from diagnostics.report.html import page_tables

@@ -7,13 +7,15 @@ import xarray as xr
 
 from diagnostics.activations.contract import Activations
 from diagnostics.activations.results import CONTROLS
+from diagnostics.activations.store import Store
+from diagnostics.datasets.dataset import Dataset
 from diagnostics.errors import DiagnosticsError, explaining, unknown
 from diagnostics.measures.apply import too_few
 from diagnostics.measures.base import Measure
-from diagnostics.measures.result import ABOUT, FAMILY, MEASURE, SOURCE
+from diagnostics.measures.result import ABOUT, FAMILY, LOSSES, MEASURE, SOURCE, TARGET, is_probe
 from diagnostics.measures.similarity.base import Similarity
 from diagnostics.registry import offered
-from diagnostics.vocabulary import SAFE_NAME
+from diagnostics.vocabulary import DENSE, SAFE_NAME
 
 SUITES = ("standard", "all")
 
@@ -51,6 +53,17 @@ def chosen_measures(chosen: Sequence[str | Measure] | None) -> tuple[list[Measur
     return [*(measures[name] for name in known if name in measures), *own], unusable
 
 
+def read_tokens(measures: Sequence[Measure], dataset: Dataset) -> tuple[bool, bool]:
+    """Whether any of the measures reads tokens of a dataset, and whether a probe may, for which more samples count.
+
+    A target for every place has such probes, whether or not they are among the measures: others may follow in the same run.
+    """
+    kinds = {target.kind for target in dataset.targets.values()}
+    by_place = kinds & {*DENSE, "masks"}
+    probes = any(by_place & set(m.kinds) or (m.needs == "tokens" and kinds & set(m.kinds)) for m in measures)
+    return probes or any(m.needs == "tokens" and not m.kinds for m in measures), probes or bool(by_place)
+
+
 def _check_own(own: Sequence[Measure], known: Collection[str]) -> None:
     names = [measure.name for measure in own]
     for name in names:
@@ -80,6 +93,14 @@ def _check_name(name: str, what: str) -> None:
         )
 
 
+def with_declaration(result: xr.Dataset, store: Store) -> xr.Dataset:
+    """A result in a store; a probe's of an older version with what its measure declares now, the least where that is not here."""
+    if LOSSES in result.attrs or not is_probe(result):
+        return result
+    target, known = store.targets().get(result.attrs[TARGET]), offered("measure").get(result.attrs[MEASURE])
+    return result.assign_attrs(known[1]().declaration(target) if known else {LOSSES: "squares"})
+
+
 def between(
     first: Activations, second: Activations, measure: str = "cka", seed: int = 0, most_rows: int | None = None
 ) -> xr.Dataset:
@@ -95,7 +116,7 @@ def between(
         >>> run, other = dx.open_run("runs/forecast"), dx.open_run("runs/jepa")
         >>> cka = between(run.store, other.store, "cka")
         >>> cka["matrix"].sel(tap="norm", tap_other=["embed", "norm"]).values.round(2)
-        array([0.94, 0.24])
+        array([0.94, 0.27])
     """
     chosen = _similarity(measure)
     stated = {MEASURE: chosen.name, SOURCE: chosen.source, ABOUT: chosen.answers, FAMILY: chosen.family}

@@ -4,8 +4,8 @@ from typing import Any
 
 import xarray as xr
 
-from diagnostics.report.figures import MapFigure
 from diagnostics.report.numbers import numbers
+from diagnostics.report.page import MapFigure
 from diagnostics.runs.captions import reasons
 
 

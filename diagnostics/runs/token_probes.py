@@ -10,8 +10,7 @@ import torch
 import xarray as xr
 
 from diagnostics.activations.contract import StoredTarget
-from diagnostics.encoders.grid import Grid
-from diagnostics.encoders.taps import Tap
+from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures import result as attribute
 from diagnostics.measures.dynamics.events import class_moments, linear_rules

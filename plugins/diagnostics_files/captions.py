@@ -14,19 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from diagnostics import DiagnosticsError, LazySamples, Target
-from diagnostics_files.decode.images import check_size, picture, plain_array
+from diagnostics import DiagnosticsError, LazySamples, Target, complete_splits
+from diagnostics_files.decode.images import picture, plain_array
 from diagnostics_files.decode.tables import SUFFIXES, column, read_table, texts_of
 from diagnostics_files.errors import Unusable, join_notes, sentence, usable
 from diagnostics_files.lazy_dataset import FileDataset
-from diagnostics_files.rows import by_id, complete, from_column, of_one_pool
+from diagnostics_files.rows import by_id
 from diagnostics_files.scan import file, safe_name
 from diagnostics_files.webdataset import Archived
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Images with captions, one of each in a row. `read(row, size)` decodes an image, and captions may be read like it.
+    """Images with captions, one of each in a row. `read(row)` decodes an image, and captions may be read like it.
 
     cut: what is wrong with archives that end early. shards: which archive each row lies in; None without archives. scanned: see
     `FileDataset`.
@@ -37,7 +37,7 @@ class Pairs:
     captions: Sequence[str]
     groups: Sequence[str]
     splits: Sequence[str]
-    read: Callable[[int, int | None], np.ndarray]
+    read: Callable[[int], np.ndarray]
     files: Mapping[str, Path]
     cut: Mapping[str, Unusable]
     shards: np.ndarray | None = None
@@ -53,18 +53,17 @@ class Pairs:
         shards = None if self.shards is None else self.shards[rows]
         return replace(
             self, ids=ids, images=images, captions=captions, groups=groups, splits=splits, shards=shards,
-            read=lambda i, size: self.read(rows[i], size),
+            read=lambda i: self.read(rows[i]),
         )  # fmt: skip
 
 
 def build(
     path: str, image: str, caption: str, images: str | None, embeddings: str | None, features: int,
-    size: int | None, seed: int, on_error: str,
+    seed: int, on_error: str,
 ) -> FileDataset:  # fmt: skip
     """See `plugin.captions`."""
     scheme = f"captions:{path}"
     source = Path(path).expanduser()
-    check_size(size, "captions")
     if features < 2 and features != 0:
         raise DiagnosticsError(f"Dataset captions cannot have features={features}: give 2 or more, or 0 for no target.")
     if not source.exists():
@@ -85,21 +84,21 @@ def build(
     first = {name: row for row, name in zip(range(len(pairs.ids) - 1, -1, -1), reversed(pairs.images), strict=True)}
     names = list(dict.fromkeys(pairs.images))
     vectors = _vectors(pairs.captions, embeddings, features, scheme)
-    kept, left_out = usable(names, lambda i: pairs.read(first[names[i]], size), on_error, scheme)
+    kept, left_out = usable(names, lambda i: pairs.read(first[names[i]]), on_error, scheme)
     if left_out:
         chosen = [row for row, name in enumerate(pairs.images) if name not in left_out]
         pairs, vectors = pairs.only(chosen), None if vectors is None else vectors[chosen]
     if pairs.shards is None:
-        split, how = complete(pairs.splits, pairs.groups, seed, scheme)
+        split, how, exchangeable = complete_splits(pairs.splits, pairs.groups, seed, scheme)
     else:
-        split, how = by_id(pairs.ids, seed, scheme)
+        split, how, exchangeable = by_id(pairs.ids, seed, scheme)
     means = f"embeddings of {Path(embeddings).name}" if embeddings else f"hashed words in {features} features"
     targets = {} if vectors is None else {"caption": Target("caption", vectors, about=means)}
     cut = "; ".join(f"{name} is cut" for name in pairs.cut)
     return FileDataset(
         source.resolve().stem,
         "image",
-        LazySamples(len(pairs.ids), lambda i: pairs.read(i, size)),
+        LazySamples(len(pairs.ids), pairs.read),
         pairs.ids,
         split,
         targets,
@@ -109,12 +108,12 @@ def build(
             sentence(left_out, len(names)),
         ),
         files={name: at for name, at in pairs.files.items() if name not in left_out},
-        options=f"size={size}" + ("" if pairs.shards is None else f" caption={caption}"),
+        options="" if pairs.shards is None else f"caption={caption}",
         left_out={**left_out, **pairs.cut},
         shards=pairs.shards,
         scanned=pairs.scanned,
         texts=pairs.captions,
-        exchangeable=of_one_pool(how),
+        exchangeable=exchangeable,
     )  # fmt: skip
 
 
@@ -131,7 +130,7 @@ def _from_table(path: Path, image: str, caption: str, root: Path) -> Pairs:
     names = [str(safe_name(str(entry or ""), str(path))) for entry in column(columns, image, path, "image")]
     texts = column(columns, caption, path, "caption")
     groups = texts_of(columns, "group", names)
-    splits = from_column(columns.get("split", [None] * len(names)), str(path))
+    splits = columns.get("split", [None] * len(names))
     files = {name: root / name for name in names}
     if missing := [name for name, at in files.items() if not os.path.lexists(at)]:
         raise DiagnosticsError(
@@ -146,8 +145,8 @@ def _from_table(path: Path, image: str, caption: str, root: Path) -> Pairs:
         number = seen[name] = seen.get(name, -1) + 1
         ids.append(f"{name}#{number}")
 
-    def read(row: int, size: int | None) -> np.ndarray:
-        return picture(files[names[row]], names[row], size)
+    def read(row: int) -> np.ndarray:
+        return picture(files[names[row]], names[row])
 
     return Pairs(ids, names, [text.strip() for text in texts], groups, splits, read, files, {})
 

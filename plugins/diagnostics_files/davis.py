@@ -5,12 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from diagnostics import DiagnosticsError, LazySamples, Target
+from diagnostics import DiagnosticsError, LazySamples, Target, complete_splits
 from diagnostics_files.decode.images import check_size, mask, picture
 from diagnostics_files.errors import alone, join_notes, sentence, usable, utf8_name, warn
 from diagnostics_files.lazy_dataset import FileDataset
 from diagnostics_files.pairs import check_memory, class_numbers, common_extent, one_size
-from diagnostics_files.rows import complete, of_one_pool
 from diagnostics_files.scan import folder, safe_name
 
 
@@ -60,7 +59,7 @@ def build(path: str, frames: int, size: int | None, sets: str | None, seed: int,
     if not (values > 0).any():
         raise DiagnosticsError(f"The masks of {scheme} show no object: give masks that number objects from 1.")
     groups = [utf8_name(clip.video) for clip in clips]
-    split, drawn = complete([clip.split for clip in clips], groups, seed, scheme)
+    split, drawn, exchangeable = complete_splits([clip.split for clip in clips], groups, seed, scheme)
     return FileDataset(
         root.resolve().name,
         "video",
@@ -76,7 +75,7 @@ def build(path: str, frames: int, size: int | None, sets: str | None, seed: int,
         files={utf8_name(name): root / name for clip in clips for pair in clip.frames for name in pair},
         options=f"frames={frames} size={size}",
         left_out=left_out,
-        exchangeable=of_one_pool(drawn),
+        exchangeable=exchangeable,
     )  # fmt: skip
 
 

@@ -7,15 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from diagnostics import Dataset, DiagnosticsError, LazySamples, Target
+from diagnostics import Dataset, DiagnosticsError, LazySamples, Target, complete_splits
 from diagnostics_files.decode.audio import Sound, index, one_rate, read
-from diagnostics_files.decode.images import check_size, picture
+from diagnostics_files.decode.images import picture
 from diagnostics_files.decode.series import listed
 from diagnostics_files.decode.tables import Columns, targets_of
 from diagnostics_files.errors import Unusable, check_tree, damaged, join_notes, need, sentence, usable
 from diagnostics_files.lazy_dataset import FileDataset, pad_left
-from diagnostics_files.rows import complete, of_one_pool
-from diagnostics_files.scan import SPLIT_OF, find, folder
+from diagnostics_files.scan import find, folder
 from diagnostics_files.series import dataset as of_series
 
 
@@ -24,13 +23,10 @@ def _entries(parts: dict[str, Any], column: str) -> list[Any]:
     return [entry for part in parts.values() for entry in part[column]]
 
 
-def build(
-    path: str, input: str | None, values: str, size: int | None, rate: int | None, seed: int, on_error: str
-) -> Dataset:
+def build(path: str, input: str | None, values: str, rate: int | None, seed: int, on_error: str) -> Dataset:
     """See `plugin.datasets_on_disk`."""
     scheme = f"datasets:{path}"
     root = folder(path, "datasets")
-    check_size(size, "datasets")
     library = need("datasets", "datasets", f"Reading {scheme}")
     check_tree(root)
     try:
@@ -51,7 +47,7 @@ def build(
         raise DiagnosticsError(f"{scheme} holds no rows: save a dataset that has some.")
     targets, groups, note = _targets(parts, features, column, values, scheme, library)
     ids = [f"{name or 'row'}-{i:06d}" for name, i in places]
-    given = [_split(name, scheme) for name, _ in places]
+    given = [name for name, _ in places]
     if modality == "series":
         columns: Columns = {"id": list(ids), "split": [s or None for s in given], "group": groups or [None] * len(ids)}
         steps = [listed(entry, i, scheme) for i, entry in enumerate(_entries(samples, column), 1)]
@@ -73,13 +69,13 @@ def build(
         if modality == "text":
             return _text(entry(row), ids[row])
         if modality == "image":
-            return picture(_bytes(entry(row), ids[row]), ids[row], size)
+            return picture(_bytes(entry(row), ids[row]), ids[row])
         heard = sound(row)
         return read(heard, rate or heard.rate)
 
     kept, left_out = usable(ids, sample, on_error, scheme)
     units = groups or (_entries(samples, column) if modality == "text" else ids)
-    split, how = complete([given[i] for i in kept], [units[i] for i in kept], seed, scheme)
+    split, how, exchangeable = complete_splits([given[i] for i in kept], [units[i] for i in kept], seed, scheme)
     hertz, lengths = None, {0}
     if modality == "audio":
         sounds = [sound(i) for i in kept]
@@ -100,9 +96,9 @@ def build(
         rate=None if hertz is None else float(hertz),
         ragged=len(lengths) > 1,
         files={f.name: f.path for f in find(root, (".arrow",), "Arrow files")},
-        options=f"input={column} size={size} rate={hertz}",
+        options=f"input={column} rate={hertz}",
         left_out=left_out,
-        exchangeable=of_one_pool(how),
+        exchangeable=exchangeable,
     )
 
 
@@ -156,12 +152,6 @@ def _targets(
     groups = [str(entry) for entry in columns.pop("group")] if "group" in columns else None
     more, note = targets_of(columns, values, scheme)
     return targets | more, groups, note
-
-
-def _split(name: str, scheme: str) -> str:
-    if name and name.lower() not in SPLIT_OF:
-        raise DiagnosticsError(f"{scheme} has a split named {name}: name splits train, validation and test.")
-    return SPLIT_OF.get(name.lower(), "")
 
 
 def _text(entry: Any, name: str) -> np.ndarray:

@@ -7,11 +7,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from diagnostics import DiagnosticsError, LazySamples, Target
+from diagnostics import DiagnosticsError, LazySamples, Target, complete_splits
 from diagnostics_files.decode.tables import Columns, column, read_table, target, targets_of, texts_of
 from diagnostics_files.errors import Unusable, join_notes, sentence, usable, warn
 from diagnostics_files.lazy_dataset import FileDataset
-from diagnostics_files.rows import complete, from_column, of_one_pool
 from diagnostics_files.scan import File, classes
 
 
@@ -76,18 +75,21 @@ def labelled(
     source: str,
     labels: Labels,
     index: Callable[[File], object] = lambda file: None,
+    group: Callable[[File], str] = lambda file: file.name,
 ) -> Labelled:
     """The files that can be used, with what folders and table say about them.
 
     `check` decodes a file (see `usable`), `index` reads its header. The folder of a file is its `label`. The table names files
     in the column `key`; columns `split` and `group` are used as such, all others become targets. A file that the table does
-    not name has unknown targets, and a name that is no file raises. Without a column `group` every file is one.
+    not name has unknown targets, and a name that is no file raises. Without a column `group` every file is one, or what `group`
+    says of it.
     """
     kept, left_out = usable([file.name for file in every], lambda i: check(every[i]), labels.on_error, source)
     files = [every[i] for i in kept]
     for file in files:
         index(file)
-    given, groups = [file.split for file in files], [file.name for file in files]
+    given: list[Any] = [file.split for file in files]
+    groups = [group(file) for file in files]
     targets: dict[str, Target] = {}
     notes: list[str] = []
     if (of_file := classes(files)) is not None:
@@ -101,7 +103,7 @@ def labelled(
         path = _table_path(labels.table, root)
         columns = _joined(read_table(path), every, kept, labels.key, path)
         if any(entry is not None for entry in columns.get("split", ())):
-            given = from_column(columns["split"], str(path))
+            given = columns["split"]
         groups = texts_of(columns, "group", groups)
         more, note = targets_of(columns, labels.values, path, ("split", "group"))
         if clash := set(more) & set(targets):
@@ -110,9 +112,9 @@ def labelled(
             )
         targets |= more
         notes.append(note)
-    split, how = complete(given, groups, labels.seed, source)
+    split, how, exchangeable = complete_splits(given, groups, labels.seed, source)
     about = join_notes(how, *notes, sentence(left_out, len(every)))
-    return Labelled(root.resolve().name, files, split, groups, targets, about, left_out, of_one_pool(how))
+    return Labelled(root.resolve().name, files, split, groups, targets, about, left_out, exchangeable)
 
 
 def _table_path(text: str, root: Path) -> Path:

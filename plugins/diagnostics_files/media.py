@@ -1,6 +1,7 @@
-"""Folders of images, of videos cut into clips, and of sound files, whole or cut into windows."""
+"""Folders of images, of texts, of videos cut into clips, and of sound files, whole or cut into windows."""
 
 import functools
+import hashlib
 
 import numpy as np
 
@@ -8,35 +9,62 @@ from diagnostics import DiagnosticsError, LazySamples
 from diagnostics_files.decode import audio as sounds
 from diagnostics_files.decode import video as videos_of
 from diagnostics_files.decode.audio import FASTEST, SOUNDS, Sound, one_rate
-from diagnostics_files.decode.images import check_size, picture
+from diagnostics_files.decode.images import picture
 from diagnostics_files.decode.video import VIDEOS, Video
-from diagnostics_files.errors import Unusable
+from diagnostics_files.errors import Unusable, check_regular, damaged, decoding
 from diagnostics_files.labelled import Labels, labelled
 from diagnostics_files.lazy_dataset import FileDataset, pad_left
 from diagnostics_files.scan import PICTURES, File, find, folder
 
 
-def images(path: str, size: int | None, labels: Labels) -> FileDataset:
+def images(path: str, labels: Labels) -> FileDataset:
     """See `plugin.images`."""
     root = folder(path, "images")
-    check_size(size, "images")
 
     def read(file: File) -> np.ndarray:
-        return picture(file.path, file.name, size)
+        return picture(file.path, file.name)
 
     known = labelled(find(root, PICTURES, "images"), read, root, f"images:{path}", labels)
     files = known.files
     samples = LazySamples(len(files), lambda i: read(files[i]))
     about = f"{len(files)} images of a folder"
-    return known.dataset("image", samples, [f.name for f in files], range(len(files)), about, f"size={size}")
+    return known.dataset("image", samples, [f.name for f in files], range(len(files)), about, "")
 
 
-def videos(
-    path: str, frames: int, every: int, clips: int | None, size: int | None, labels: Labels
-) -> FileDataset:  # fmt: skip
+LONGEST_TEXT = 10 * 2**20
+"""Bytes of a file that is one text."""
+
+
+def texts(path: str, labels: Labels) -> FileDataset:
+    """See `plugin.texts`; equal texts are a group, since the same words in train and test would be a test of memory."""
+    root = folder(path, "texts")
+
+    def read(file: File) -> str:
+        check_regular(file.path, file.name)
+        if (length := file.path.stat().st_size) > LONGEST_TEXT:
+            raise Unusable(file.name, f"has {length:,} bytes, more than the {LONGEST_TEXT:,} of a text", "split it")
+        with decoding(file.name):
+            text = file.path.read_text(encoding="utf-8-sig").strip()
+        if not text:
+            raise damaged(file.name, "it is an empty text")
+        return text
+
+    first: dict[bytes, str] = {}
+
+    def group(file: File) -> str:
+        return first.setdefault(hashlib.sha256(read(file).encode()).digest(), file.name)
+
+    known = labelled(find(root, (".txt",), "texts"), read, root, f"texts:{path}", labels, group=group)
+    files = known.files
+    samples = LazySamples(len(files), lambda i: np.asarray(read(files[i])))
+    return known.dataset(
+        "text", samples, [f.name for f in files], range(len(files)), f"{len(files)} texts of a folder", ""
+    )
+
+
+def videos(path: str, frames: int, every: int, clips: int | None, labels: Labels) -> FileDataset:
     """See `plugin.videos`."""
     root = folder(path, "videos")
-    check_size(size, "videos")
     if frames < 1 or every < 1 or (clips is not None and clips < 1):
         raise DiagnosticsError(
             f"Dataset videos cannot have frames={frames}, every={every}, clips={clips}: give 1 or more."
@@ -52,7 +80,7 @@ def videos(
         return video
 
     def read(video: Video, start: int) -> np.ndarray:
-        return videos_of.read(video, range(start, start + span, every), size)
+        return videos_of.read(video, range(start, start + span, every))
 
     def check(file: File) -> None:
         for start in index(file).starts(span, clips):
@@ -69,7 +97,7 @@ def videos(
         [f"{indexed[i].name}@{start:06d}" for i, start in cut],
         [i for i, _ in cut],
         f"{len(cut)} clips of {frames} frames from {len(indexed)} videos",
-        f"frames={frames} every={every} clips={clips} size={size}",
+        f"frames={frames} every={every} clips={clips}",
         rate=rate / every if rate else None,
     )
 

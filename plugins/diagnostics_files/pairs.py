@@ -8,12 +8,12 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from diagnostics import DiagnosticsError, LazySamples, Target
+from diagnostics import DiagnosticsError, LazySamples, Target, complete_splits
+from diagnostics.vocabulary import SPLIT_OF
 from diagnostics_files.decode.images import check_size, depth, extent, mask, picture
 from diagnostics_files.errors import Unusable, alone, check_bytes, join_notes, sentence, usable, utf8_name, warn
 from diagnostics_files.lazy_dataset import FileDataset
-from diagnostics_files.rows import complete, of_one_pool
-from diagnostics_files.scan import PICTURES, SPLIT_OF, File, find, folder
+from diagnostics_files.scan import PICTURES, File, find, folder
 
 IMAGES = ("images", "rgb")
 MASKS = ("annotations", "masks")
@@ -188,7 +188,7 @@ def _dataset(
     notes: Sequence[str], left_out: dict[str, Unusable], of: int,
 ) -> FileDataset:  # fmt: skip
     ids = [pair.name for pair in pairs]
-    split, how = complete([pair.split for pair in pairs], ids, seed, name)
+    split, how, exchangeable = complete_splits([pair.split for pair in pairs], ids, seed, name)
     return FileDataset(
         root.resolve().name,
         "image",
@@ -200,5 +200,5 @@ def _dataset(
         files={n: p for pair in pairs for n, p in ((pair.name, pair.image), (pair.map_name, pair.map))},
         options=f"size={size}",
         left_out=left_out,
-        exchangeable=of_one_pool(how),
+        exchangeable=exchangeable,
     )

@@ -7,6 +7,7 @@ beforehand, says on stderr which are left out, and goes on without them.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import diagnostics as dx
 from diagnostics.hookspecs import Entry
@@ -17,7 +18,6 @@ def images(
     table: str = "",
     file: str = "file",
     values: str = "",
-    size: int | None = None,
     seed: int = 0,
     on_error: str = "stop",
 ) -> dx.Dataset:
@@ -26,11 +26,11 @@ def images(
     Splits are folders train, val and test above the class folders, a column `split` of the table, or drawn (`seed`).
     `table` is a CSV, JSON lines or Parquet file whose column `file` (or another, `file=NAME`) names images as they lie below
     the folder; `split` and `group` are used as such, and other columns are targets: text and whole numbers a label, other
-    numbers a value, and whole numbers too that `values=a,b` names. `size=N` cuts the central square and resizes it.
+    numbers a value, and whole numbers too that `values=a,b` names. Images keep their size: the encoder brings them to its own.
     """
     from diagnostics_files.media import Labels, images
 
-    return images(path, size, Labels(table, file, values, seed, on_error))
+    return images(path, Labels(table, file, values, seed, on_error))
 
 
 def segmentation(
@@ -39,7 +39,8 @@ def segmentation(
     """Images with a class for each pixel: `images/` and `annotations/` (or `masks/`) with files of the same names.
 
     Target `segmentation`. Splits are folders below both (ADE20k: training and validation) or above both. `unknown` is the
-    number that means no class: 0 in ADE20k's layout, else 255, unless given. Sizes that differ need `size=N`.
+    number that means no class: 0 in ADE20k's layout, else 255, unless given. Maps of sizes that differ need `size=N`: the middle
+    of image and map, as wide as it is high, at N pixels a side.
     """
     from diagnostics_files.pairs import segmentation
 
@@ -83,7 +84,6 @@ def captions(
     images: str | None = None,
     embeddings: str | None = None,
     features: int = 512,
-    size: int | None = None,
     seed: int = 0,
     on_error: str = "stop",
 ) -> dx.Dataset:
@@ -95,7 +95,7 @@ def captions(
     """
     from diagnostics_files.captions import build
 
-    return build(path, image, caption, images, embeddings, features, size, seed, on_error)
+    return build(path, image, caption, images, embeddings, features, seed, on_error)
 
 
 def videos(
@@ -106,18 +106,17 @@ def videos(
     table: str = "",
     file: str = "file",
     values: str = "",
-    size: int | None = None,
     seed: int = 0,
     on_error: str = "stop",
 ) -> dx.Dataset:
     """Video files of a folder, in clips uint8 [t, y, x, 3] of `frames` frames, each `every`-th; a file is a group.
 
-    All clips that follow one another, or at most `clips` of each file, spread over it. Classes, table, splits and `size` as
-    for `images:`.
+    All clips that follow one another, or at most `clips` of each file, spread over it. Classes, table and splits as for
+    `images:`.
     """
     from diagnostics_files.media import Labels, videos
 
-    return videos(path, frames, every, clips, size, Labels(table, file, values, seed, on_error))
+    return videos(path, frames, every, clips, Labels(table, file, values, seed, on_error))
 
 
 def audio(
@@ -140,27 +139,39 @@ def audio(
     return audio(path, rate, seconds, Labels(table, file, values, seed, on_error))
 
 
-def texts(path: str, text: str = "text", values: str = "", seed: int = 0) -> dx.Dataset:
-    """Texts of a file: one a line of a .txt, or the column `text` of a table; equal texts are a group.
+def texts(
+    path: str,
+    text: str = "text",
+    table: str = "",
+    file: str = "file",
+    values: str = "",
+    seed: int = 0,
+    on_error: str = "stop",
+) -> dx.Dataset:
+    """Texts of a file: one a line of a .txt, or the column `text` of a table; or .txt files of a folder, a text each.
 
-    Columns `id`, `split` and `group` are used as such; others are targets as for `images:`.
+    Equal texts are a group. Of a folder, classes, table and splits are as for `images:`. Of a file, columns `id`, `split` and `group`
+    are used as such; others are targets as for `images:`.
     """
-    from diagnostics_files.rows import texts
+    from diagnostics_files import media, rows
 
-    return texts(path, text, values, seed)
+    if Path(path).expanduser().is_dir():
+        return media.texts(path, media.Labels(table, file, values, seed, on_error))
+    return rows.texts(path, text, values, seed)
 
 
-def series(path: str, values: str = "", seed: int = 0) -> dx.Dataset:
+def series(path: str, values: str = "", steps: str = "", id: str = "", group: str = "", seed: int = 0) -> dx.Dataset:
     """Series of an .npz, Zarr, Parquet, CSV or JSON lines file, float32 [time] or [time, variate].
 
     Arrays: `series` (or `X`, beside `y` and `groups`) [sample, time] or [sample, time, variate]. Tables: steps as columns 0, 1, 2, ... (a series a row), lists
     in a column `series`, or columns `id` and `time` (a step a row; what never changes within a series is its target, the
-    rest are variates). `id`, `split` and `group` are used as such; other arrays and columns are targets as for `images:`.
+    rest are variates). `steps=v*` names the columns of steps by a pattern, in the order of their numbers, `id=NAME` and `group=NAME`
+    these columns. `id`, `split` and `group` are used as such; other arrays and columns are targets as for `images:`.
     Unequal lengths are padded with NaN on the left; NaN between known values is a gap.
     """
     from diagnostics_files.series import series
 
-    return series(path, values, seed)
+    return series(path, values, steps, {"id": id, "group": group}, seed)
 
 
 def ts(path: str, seed: int = 0) -> dx.Dataset:
@@ -174,7 +185,6 @@ def datasets_on_disk(
     path: str,
     input: str | None = None,
     values: str = "",
-    size: int | None = None,
     rate: int | None = None,
     seed: int = 0,
     on_error: str = "stop",
@@ -185,7 +195,7 @@ def datasets_on_disk(
     """
     from diagnostics_files.hub import build
 
-    return build(path, input, values, size, rate, seed, on_error)
+    return build(path, input, values, rate, seed, on_error)
 
 
 @dx.hookimpl

@@ -6,15 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from diagnostics import DiagnosticsError
+from diagnostics.vocabulary import SPLIT_OF
 from diagnostics_files.errors import check_regular, check_tree, utf8_name
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-SPLIT_OF = {
-    "train": "train", "training": "train",
-    "val": "val", "valid": "val", "validation": "val", "dev": "val",
-    "test": "test", "testing": "test",
-}  # fmt: skip
-"""Folder or column entry, in lower case -> split."""
 
 
 @dataclass(frozen=True, slots=True)

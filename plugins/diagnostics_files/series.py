@@ -1,7 +1,7 @@
 """Files of series: arrays (`.npz`, Zarr), tables (CSV, Parquet, JSON lines), and `.ts` files of the UCR and UEA archives."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from diagnostics import Dataset, DiagnosticsError, LazySamples, padded
 from diagnostics_files.decode.series import from_table, read_npz, read_zarr
-from diagnostics_files.decode.tables import SUFFIXES, Columns, read_table
+from diagnostics_files.decode.tables import SUFFIXES, Columns, column, read_table
 from diagnostics_files.errors import check_bytes, join_notes, need, warn
 from diagnostics_files.lazy_dataset import pad_left
 from diagnostics_files.rows import described
@@ -18,17 +18,24 @@ from diagnostics_files.scan import file
 _ROWS = 256
 
 
-def series(path: str, values: str, seed: int) -> Dataset:
+def series(path: str, values: str, steps: str, roles: Mapping[str, str], seed: int) -> Dataset:
     """See `plugin.series`."""
     source = file(path, "series", (*SUFFIXES, ".npz", ".zarr"))
     suffix = source.suffix.lower()
+    if suffix in (".npz", ".zarr") and (steps or any(roles.values())):
+        raise DiagnosticsError(f"{source} holds arrays and no columns: leave out ?steps=, ?id= and ?group=.")
     if suffix == ".zarr":
         array, columns = read_zarr(source)
         return _streamed(source, array, columns, values, seed)
     if suffix == ".npz":
         rows, columns = read_npz(source)
     else:
-        rows, columns = from_table(read_table(source), source)
+        table = read_table(source)
+        for role, name in roles.items():
+            if name:
+                column(table, name, source, role)
+                table[role] = table.pop(name)
+        rows, columns = from_table(table, source, steps)
     return dataset(source.resolve().stem, rows, columns, values, seed, source)
 
 
@@ -57,7 +64,7 @@ def trimmed(series: np.ndarray, name: str, where: object) -> np.ndarray:
         raise DiagnosticsError(
             f"Series {name} of {where} is infinite somewhere: leave a gap (NaN) where nothing is known."
         )
-    known = np.flatnonzero(~np.isnan(values).reshape(len(values), -1).all(axis=1))
+    known = np.flatnonzero(~np.isnan(values).all(axis=tuple(range(1, values.ndim))))
     if len(known) == 0:
         raise DiagnosticsError(f"Series {name} of {where} has no known value: remove it.")
     return values[known[0] : known[-1] + 1]

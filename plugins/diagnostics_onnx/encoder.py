@@ -1,6 +1,8 @@
 """An ONNX file as an encoder: the tensors to read become outputs of its graph, which onnxruntime computes."""
 
 import hashlib
+import re
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -9,7 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from diagnostics_timm.pixels import example, image_of
+from diagnostics_timm.pixels import Middle, example
 from PIL import Image
 from torch import Tensor
 
@@ -17,9 +19,68 @@ from diagnostics import DiagnosticsError, Encoder, Grid, Site, Tap
 from diagnostics.encoders.discovery import FirstBlockInput, Places
 from diagnostics.encoders.encoder import Reduce, keep
 from diagnostics.encoders.hooks import as_tokens
+from diagnostics.encoders.pictures import central_part
 from diagnostics.errors import describe, unknown
 from diagnostics.vocabulary import Modality
-from diagnostics_onnx.graph import block_outputs
+
+# The blocks of an ONNX graph, by the scopes that exporters leave in the names of its nodes.
+
+# `/encoder/layer.0/norm1/Add` as PyTorch writes it: the scope that ends in a number, and which number.
+_NUMBERED = re.compile(r"((?:^|.*?[/.])[A-Za-z_]+)[./](\d+)(?=[/.]|$)")
+_FEWEST = 2
+
+
+def block_outputs(graph: Any, encoder: str) -> tuple[str, list[tuple[str, str]]]:
+    """The tensor that enters the first block, and (block, tensor that it gives) in order of execution.
+
+    Raises DiagnosticsError where no scope is repeated, since the exporter kept no names then.
+    """
+    prefix, scopes = _largest_series(graph, encoder)
+    inside = {node.name: scope for scope, nodes in scopes.items() for node in nodes}
+    used_by: dict[str, set[Any]] = defaultdict(set)
+    for node in graph.node:
+        for name in node.input:
+            used_by[name].add(inside.get(node.name))
+    for out in graph.output:
+        used_by[out.name].add(None)
+    handed: list[tuple[str, str]] = []
+    for scope, nodes in scopes.items():
+        leaving = [name for node in nodes for name in node.output if used_by[name] - {scope}]
+        if not leaving:
+            raise DiagnosticsError(
+                f"{encoder} has a block {prefix}.{scope} that passes nothing on: name its taps with ?taps=."
+            )
+        handed.append((f"{prefix.strip('/').replace('/', '.')}.{scope}", leaving[-1]))
+    first = next(iter(scopes))
+    outside = {
+        name
+        for node in graph.node
+        if node.op_type != "Constant" and inside.get(node.name) != first
+        for name in node.output
+    }
+    outside |= {value.name for value in graph.input}
+    entering = [name for node in scopes[first] for name in node.input if name in outside]
+    if not entering:
+        raise DiagnosticsError(f"{encoder} has a first block that takes nothing: name its taps with ?taps=.")
+    return entering[0], handed
+
+
+def _largest_series(graph: Any, encoder: str) -> tuple[str, dict[int, list[Any]]]:
+    """The prefix whose numbered scopes hold the most nodes, and these nodes by number, in order of execution."""
+    series: dict[str, dict[int, list[Any]]] = defaultdict(dict)
+    for node in graph.node:
+        if node.op_type == "Constant":
+            continue
+        for match in _NUMBERED.finditer(node.name):
+            series[node.name[: match.end(1)]].setdefault(int(match[2]), []).append(node)
+    able = {prefix: scopes for prefix, scopes in series.items() if len(scopes) >= _FEWEST}
+    if not able:
+        raise DiagnosticsError(
+            f"{encoder} names no repeated blocks in its graph: name the tensors to read with ?taps=, with commas."
+        )
+    best = max(able, key=lambda prefix: (sum(map(len, able[prefix].values())), -len(prefix)))
+    return best, able[best]
+
 
 Preprocess = Callable[[np.ndarray], Tensor]
 
@@ -61,6 +122,10 @@ class OnnxEncoder(Encoder):
 
     def preprocess(self, sample: np.ndarray) -> Tensor:
         return self._preprocess(sample)
+
+    def covers(self, shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
+        size = np.shape(self.preprocess(self._example))[-2:]
+        return central_part(shape, size) if self.modality == "image" else super().covers(shape)
 
     def capture(self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep) -> dict[str, Any]:
         wanted = self.taps if taps is None else tuple(self.tap(name) for name in taps)
@@ -213,13 +278,8 @@ def _image(
         )
     centre, spread = (_numbers(text, channels) for text in (mean, std))
 
-    def preprocess(sample: np.ndarray) -> Tensor:
-        image = image_of(sample, name, "RGB" if channels == 3 else "L")
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-        pixels = torch.from_numpy(np.array(image, dtype=np.float32).reshape(height, width, channels) / 255)
-        return ((pixels - centre) / spread).permute(2, 0, 1).contiguous()
-
-    return example(), preprocess, {"y": height, "x": width}
+    middle = Middle(name, (height, width), channels, centre, spread, Image.Resampling.BILINEAR)
+    return example(), middle.pixels, {"y": height, "x": width}
 
 
 def _series(
@@ -240,7 +300,7 @@ def _series(
     return np.random.default_rng(0).standard_normal(steps).astype(np.float32), preprocess, {"t": steps}
 
 
-def _numbers(text: str, channels: int) -> Tensor:
+def _numbers(text: str, channels: int) -> list[float]:
     try:
         values = [float(part) for part in text.split(",")]
     except ValueError:
@@ -251,4 +311,4 @@ def _numbers(text: str, channels: int) -> Tensor:
         raise DiagnosticsError(
             f"'{text}' is not one number, or one for each of {channels} channels: separate them with commas."
         )
-    return torch.tensor(values)
+    return values

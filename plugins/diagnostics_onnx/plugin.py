@@ -31,7 +31,8 @@ def build(
     path: of the .onnx file.
     modality: image or series; by the rank of the input where it is left out.
     taps: names of tensors to read, with commas and in order of execution, instead of what is found.
-    mean, std: of the pixels' normalisation, from 0 to 1, one number or one a channel; squashed to the model's size before.
+    mean, std: of the pixels' normalisation, from 0 to 1, one number or one a channel; before that their middle is
+        brought to the model's size.
     length: steps of a series where the model leaves it open.
     """
     # Imported here: listing the encoders must not cost the import of torch.

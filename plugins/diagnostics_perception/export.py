@@ -20,10 +20,8 @@ from diagnostics import DiagnosticsError, Encoder, TorchEncoder, build
 from diagnostics.encoders.cut import cut_encoder
 from diagnostics.encoders.whole_file import whole_file
 from diagnostics.errors import few
-from diagnostics_perception.checkpoint import TEXT_TOWER, fitted
-from diagnostics_perception.layout import HEAD, PARTS, meta_tensors
+from diagnostics_perception.checkpoint import HEAD, PARTS, TEXT_TOWER, Known, fitted, meta_tensors, recognised
 from diagnostics_perception.models import skeleton
-from diagnostics_perception.recognition import Known, recognised
 
 ENDINGS = (".safetensors", ".pt")
 _VOCABULARY = 49_408

@@ -19,13 +19,12 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import default_collate
 
 from diagnostics import DiagnosticsError, TorchEncoder
-from diagnostics_pretraining.contrast import clamp_scale
-from diagnostics_pretraining.padding_and_masks import cut_padding
+from diagnostics_pretraining.objective import clamp_scale, cut_padding
 from diagnostics_pretraining.towers import Towers
 
 if TYPE_CHECKING:
     from diagnostics_pretraining.feed.feed import Feed
-    from diagnostics_pretraining.pair import Pair
+    from diagnostics_pretraining.towers import Pair
 
 TEACHER_SCALE = 200.0
 """What multiplies the teacher's cosines, whatever it was trained with: half the temperature that a student can reach."""

@@ -17,16 +17,14 @@ from torch.utils.data import default_collate
 
 from diagnostics import DiagnosticsError, TorchEncoder
 from diagnostics.errors import describe
-from diagnostics_pretraining.pair import Pair, load_pair, towers_of
-from diagnostics_pretraining.text import TEXTS, whole_table
-from diagnostics_pretraining.towers import Towers
-from diagnostics_pretraining.vocabulary import WHOLE
+from diagnostics_pretraining.text_encoder import TEXTS, WHOLE, whole_table
+from diagnostics_pretraining.towers import Pair, Towers, load_pair, towers_of
 
 CONFIGURATION, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 _VISION = "vision"
 _ANY_CORE = "vit_pe_core_tiny_patch16_384"
 """timm's architecture of which sizes that timm does not know are variations."""
-_UPDATE = "update it and timm with pip install -U 'encoder-diagnostics[pretraining]'"
+_UPDATE = "update it and timm with pip install -U -e '.[pretraining]'"
 _APART = 1e-4
 """Of embeddings, as a share of their spread: more than another order of sums explains."""
 

@@ -56,5 +56,5 @@ def needs_open_clip() -> None:
             importlib.import_module(needed)
     except ImportError as error:
         raise DiagnosticsError(
-            f"Text towers of Perception Encoders need {error.name}: pip install 'encoder-diagnostics[pretraining]'."
+            f"Text towers of Perception Encoders need {error.name}: pip install -e '.[pretraining]'."
         ) from error

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,22 +14,117 @@ from diagnostics_training.trainer.data import training_spec
 from diagnostics_training.trainer.objective import Batch
 from diagnostics_training.trainer.settings import Settings
 
-from diagnostics import Dataset, DiagnosticsError, build
+from diagnostics import Dataset, DiagnosticsError, LazySamples, build
 from diagnostics.errors import enumerated
 from diagnostics_pretraining.distillation import Distillation, TaughtBatches, Teacher
-from diagnostics_pretraining.feed.augmentation import check_survives, explain_left_out, survivable
-from diagnostics_pretraining.feed.data import outline_of, without_target
-from diagnostics_pretraining.feed.feed import Feed
+from diagnostics_pretraining.feed.feed import Feed, outline_of, without_target
 from diagnostics_pretraining.job import Job
-from diagnostics_pretraining.objective import Pretraining
-from diagnostics_pretraining.padding_and_masks import Batches, check_masks
-from diagnostics_pretraining.pair import Pair, load_pair, towers_of
-from diagnostics_pretraining.recipe import Augmentation, Recipe
-from diagnostics_pretraining.stages import steps_of
-from diagnostics_pretraining.text import context_of, known_size
-from diagnostics_pretraining.texts import check_texts, describe_texts
-from diagnostics_pretraining.towers import Towers, build_towers
-from diagnostics_pretraining.vocabulary import Vocabulary, vocabulary_of
+from diagnostics_pretraining.objective import Batches, Pretraining, check_masks, equal_texts
+from diagnostics_pretraining.recipe import Augmentation, Recipe, steps_of
+from diagnostics_pretraining.text_encoder import WHOLE, Vocabulary, context_of, known_size, vocabulary_of
+from diagnostics_pretraining.towers import Pair, Towers, build_towers, load_pair, towers_of
+
+# What can be wrong with the texts that are trained on, and what people are told of them.
+
+LOOKED_AT = 20_000
+"""Texts whose length is counted at most; of more, as many at equal distances. Of texts that are read on demand no others are read."""
+
+
+def check_texts(dataset: Dataset, rows: np.ndarray) -> None:
+    """Raises where there are no texts, some are empty, or all are equal."""
+    if not dataset.texts:
+        raise DiagnosticsError(
+            f"{dataset.name} has no texts to train with: give data with captions, as captions:FILE or shapes."
+        )
+    looked_at = _some(rows) if isinstance(dataset.texts, LazySamples) else rows
+    empty = [str(dataset.ids[row]) for row in looked_at if not dataset.texts[row].strip()]
+    if empty:
+        shown = ", ".join(empty[:3]) + (", ..." if len(empty) > 3 else "")
+        raise DiagnosticsError(
+            f"{len(empty):,} of the {len(looked_at):,} train texts of {dataset.name} are empty ({shown}): fill them, or leave those samples out."
+        )
+    first = dataset.texts[rows[0]]
+    if all(dataset.texts[row] == first for row in looked_at):
+        raise DiagnosticsError(
+            f"All {len(looked_at):,} train texts of {dataset.name} are equal, so there is nothing to tell apart: give other texts."
+        )
+
+
+def _some(rows: np.ndarray) -> np.ndarray:
+    """Of many samples some at equal distances."""
+    return rows[:: -(-len(rows) // LOOKED_AT)]
+
+
+def describe_texts(
+    dataset: Dataset, rows: np.ndarray, batch: Sequence[int] | np.ndarray, vocabulary: Vocabulary
+) -> list[str]:
+    """Lines for people: a vocabulary that is not whole, or lacks words, texts that are cut, and equal ones in the first batch."""
+    lines: list[str] = []
+    seen = _some(rows)
+    tokens, cut = vocabulary.encode([dataset.texts[row] for row in seen])
+    if vocabulary.kept is not None:
+        strange = int((tokens == vocabulary.unknown).any(1).sum())
+        of_rows = f"{vocabulary.size - 1:,} rows of {WHOLE:,} of CLIP's vocabulary"
+        lines.append(
+            f"has {of_rows}, which lack words of {strange:,} of {len(seen):,} texts: all these are one word to it"
+            if strange
+            else f"keeps the {of_rows} that the texts use, and one for all others"
+        )
+    if cut:
+        lines.append(f"cuts {cut:,} of {len(seen):,} texts, which are longer than {vocabulary.context} tokens")
+    if equal := equal_texts(vocabulary.encode([dataset.texts[row] for row in batch])[0]):
+        lines.append(
+            f"has {equal:,} texts in its first batch of {len(batch):,} that are equal to another one there: each is a false negative of it"
+        )
+    return lines
+
+
+# Which changes of its images a dataset's texts survive, and what is left of an augmentation.
+#
+# A caption that says left and right is false of a mirrored scene, and one that says red of a scene in another hue.
+
+UNCHANGED: Mapping[str, Mapping[str, float | tuple[float, float]]] = {
+    "crop": {"area": (1.0, 1.0), "aspect": (1.0, 1.0)},
+    "mirror": {"mirror": 0.0},
+    "brightness": {"brightness": 0.0},
+    "contrast": {"contrast": 0.0},
+    "saturation": {"saturation": 0.0},
+    "hue": {"grey": 0.0},
+}
+"""Each change of an image, as of `Dataset.text_survives` -> the ranges in which nothing of the kind is drawn."""
+
+
+def changes_in(changes: PictureChanges) -> frozenset[str]:
+    """The names of what these ranges change."""
+    return frozenset(
+        name for name, kept in UNCHANGED.items() if any(getattr(changes, key) != value for key, value in kept.items())
+    )
+
+
+def survivable(changes: PictureChanges, dataset: Dataset) -> tuple[PictureChanges | None, tuple[str, ...]]:
+    """What is left of an augmentation when the changes are left out that the dataset's texts do not survive, None for nothing;
+    and the names of these."""
+    left_out = tuple(sorted(changes_in(changes) - dataset.text_survives))
+    kept = replace(changes, **{key: value for name in left_out for key, value in UNCHANGED[name].items()})
+    return (kept if changes_in(kept) else None), left_out
+
+
+def explain_left_out(left_out: tuple[str, ...], dataset: Dataset) -> str:
+    """One line for people; "" where nothing is left out."""
+    if not left_out:
+        return ""
+    return f"leaves {enumerated(left_out)} of the augmentation out, under which texts of {dataset.name} would be false"
+
+
+def check_survives(changes: PictureChanges, dataset: Dataset) -> None:
+    """Raises where one of the changes, asked for by name, would make the dataset's texts false."""
+    if false := sorted(changes_in(changes) - dataset.text_survives):
+        left = sorted(dataset.text_survives)
+        raise DiagnosticsError(
+            f"Texts of {dataset.name} would be false under a change of {enumerated(false)}: "
+            f"{f'augment by {enumerated(left)}, or not at all' if left else 'leave augmentation out'}."
+        )
+
 
 SMALL = ("nano", "micro")
 """Sizes whose text tower keeps the rows of the vocabulary that its texts use, since the whole table would be most of it."""

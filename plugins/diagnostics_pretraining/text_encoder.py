@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +18,209 @@ from diagnostics_perception.models import ARCHITECTURES
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder
-from diagnostics.errors import few
-from diagnostics_pretraining.text import TEXTS, context_of, initial_text, known_size
-from diagnostics_pretraining.vocabulary import END, PADDING, START, Vocabulary, tokenizer
+from diagnostics.errors import few, unknown
 
 if TYPE_CHECKING:
+    from open_clip.tokenizer import SimpleTokenizer
     from open_clip.transformer import TextTransformer
+
+# The text tower: open_clip's, with the sizes of the published ones and of the small ones, over a whole or a reduced vocabulary.
+
+# CLIP's byte-pair encoding of texts, whole, or kept to the rows that some texts use and one for all others.
+
+WHOLE = 49_408
+"""Rows of the whole table; the last two are the start and the end of a text."""
+START, END = WHOLE - 2, WHOLE - 1
+PADDING = 0
+"""What follows the end of a text. It is also the row of "!", as in CLIP, whose readers stop at the end."""
+
+
+_LONGEST = 4096
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """How texts become tokens.
+
+    context: tokens of a text, start and end included. kept: rows of the whole table that are kept, in order, with padding,
+    start and end among them; None for all of them. Of a reduced table the row before the start stands for every token that is
+    not kept.
+    """
+
+    context: int
+    kept: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not 3 <= self.context <= _LONGEST:
+            raise DiagnosticsError(
+                f"Texts have 3 to {_LONGEST:,} tokens, start and end included, not {self.context}: choose a context in that range."
+            )
+        kept = self.kept
+        if kept is not None and (list(kept) != sorted({*kept, PADDING, START, END}) or kept[-1] != END or kept[0] < 0):
+            raise DiagnosticsError(
+                f"The rows that a vocabulary keeps are in order, from {PADDING} to {END}, with {START}: make it of texts."
+            )
+
+    @property
+    def size(self) -> int:
+        """Number of rows."""
+        return WHOLE if self.kept is None else len(self.kept) + 1
+
+    @property
+    def unknown(self) -> int | None:
+        """The row of tokens that are not kept; None where all are."""
+        return None if self.kept is None else self.size - 3
+
+    def rows(self) -> list[int | None]:
+        """For each row, which one of the whole table it is; None for that of all others."""
+        kept = range(WHOLE) if self.kept is None else self.kept
+        return [*kept] if self.kept is None else [*kept[:-2], None, START, END]
+
+    def encode(self, texts: Sequence[str]) -> tuple[Tensor, int]:
+        """Tokens int64 [text, context], zeros after the end, and how many texts were longer and are cut before their end."""
+        tokens, cut = np.zeros((len(texts), self.context), np.int64), 0
+        places = None if self.kept is None else _places(self.kept)
+        for row, text in zip(tokens, texts, strict=True):
+            whole = _tokens(text)
+            cut += len(whole) > self.context
+            whole = whole if len(whole) <= self.context else (*whole[: self.context - 1], END)
+            row[: len(whole)] = whole if places is None else [places.get(token, self.size - 3) for token in whole]
+        return torch.from_numpy(tokens), cut
+
+
+def vocabulary_of(texts: Iterable[str], context: int) -> Vocabulary:
+    """Kept to the rows that these texts use."""
+    used = {PADDING, START, END}
+    for text in texts:
+        used.update(_tokens(text))
+    return Vocabulary(context, tuple(sorted(used)))
+
+
+@functools.lru_cache(2**16)
+def _tokens(text: str) -> tuple[int, ...]:
+    # Taking a text apart costs as much as reading a small image, and small data show the same texts in every epoch.
+    return (START, *tokenizer().encode(text), END)
+
+
+@functools.cache
+def tokenizer() -> SimpleTokenizer:
+    """open_clip's; its vocabulary lies in its wheel."""
+    from open_clip.tokenizer import SimpleTokenizer
+
+    return SimpleTokenizer()
+
+
+@functools.cache
+def _places(kept: tuple[int, ...]) -> dict[int, int]:
+    """Row of the whole table -> row of the reduced one."""
+    return {row: i + (row >= START) for i, row in enumerate(kept)}
+
+
+@dataclass(frozen=True)
+class TextArchitecture:
+    """One size: tokens of a text, width, blocks and heads. Its embedding has the width of the image's."""
+
+    context: int
+    width: int
+    depth: int
+    heads: int
+
+
+_SMALL, _LARGE = TextArchitecture(32, 512, 12, 8), TextArchitecture(32, 1024, 24, 16)
+TEXTS = {
+    "core-t16-384": _SMALL,
+    "core-s16-384": _SMALL,
+    "core-b16-224": _LARGE,
+    "core-l14-336": _LARGE,
+    "core-g14-448": TextArchitecture(72, 1280, 24, 20),
+    "nano": TextArchitecture(72, 96, 3, 3),
+    "micro": TextArchitecture(16, 32, 2, 2),
+}
+"""By the size of the image tower that is trained with it."""
+PARTS = ("text", "mask", "positions")
+"""What is drawn beside the image tower, each from a seed of its own."""
+
+
+def known_size(size: str) -> str:
+    """A size by its whole name (`core-b16-224` of `b16-224`); raises DiagnosticsError for one that has no text tower."""
+    whole = size if size in TEXTS else f"core-{size}"
+    if whole not in TEXTS:
+        raise unknown("size", size, [name.removeprefix("core-") for name in TEXTS])
+    return whole
+
+
+def context_of(size: str) -> int:
+    """Tokens of a text, start and end included."""
+    return TEXTS[known_size(size)].context
+
+
+def text_tower(size: str, vocabulary: Vocabulary) -> TextTransformer:
+    """With weights drawn from torch's global generator as open_clip draws them, and the context of the vocabulary.
+
+    The whole table is drawn and a reduced one keeps its rows of it, so that a seed gives a word the same start whatever other
+    words there are. The row for all others is drawn last.
+    """
+    from open_clip.transformer import TextTransformer
+
+    one = TEXTS[known_size(size)]
+    tower = TextTransformer(
+        vocabulary.context, WHOLE, one.width, one.heads, one.depth, output_dim=ARCHITECTURES[known_size(size)].embedding
+    )
+    if vocabulary.kept is not None:
+        tower.vocab_size, tower.token_embedding = vocabulary.size, _kept_rows(tower.token_embedding, vocabulary)
+    return tower
+
+
+def initial_text(size: str, vocabulary: Vocabulary, seed: int) -> TextTransformer:
+    """The text tower that training of this seed starts from; torch's generators are afterwards as before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of("text", seed))
+        return text_tower(size, vocabulary)
+
+
+def seed_of(part: str, seed: int) -> int:
+    """The seed from which a part of the towers beside the image tower is drawn, so that parts have nothing in common.
+
+    Torch's generator on the CPU knows the lowest 32 bits of its seed alone.
+    """
+    return int(np.random.SeedSequence([PARTS.index(part), seed]).generate_state(1)[0])
+
+
+@torch.no_grad()
+def _kept_rows(table: nn.Embedding, vocabulary: Vocabulary) -> nn.Embedding:
+    kept = nn.Embedding(vocabulary.size, table.embedding_dim, device=table.weight.device)
+    for row, whole in enumerate(vocabulary.rows()):
+        if whole is None:
+            kept.weight[row].normal_(std=0.02)
+        else:
+            kept.weight[row] = table.weight[whole]
+    return kept
+
+
+def whole_table(rows: Tensor, vocabulary: Vocabulary) -> Tensor:
+    """A reduced table [row, width] as CLIP's whole one: all tokens that are not kept have the row of the unknown.
+
+    With it every text has the embedding that the reduced one gives.
+    """
+    if vocabulary.kept is None:
+        return rows
+    whole = rows[vocabulary.unknown].repeat(WHOLE, 1)
+    for row, token in enumerate(vocabulary.rows()):
+        if token is not None:
+            whole[token] = rows[row]
+    return whole
+
+
+def embedded(tower: TextTransformer, tokens: Tensor) -> Tensor:
+    """What the tower gives of tokens int64 [text, token], also of fewer than its context, which it itself refuses: [text, embedding]."""
+    count, mask = tokens.shape[1], tower.attn_mask
+    assert mask is not None  # a causal tower has one
+    x = tower.token_embedding(tokens) + tower.positional_embedding[:count]
+    x = tower.transformer(x, attn_mask=mask[:count, :count])
+    # The end of a text is its largest token.
+    ends = tower.ln_final(x[torch.arange(len(x), device=x.device), tokens.argmax(1)])
+    return ends @ tower.text_projection
+
 
 DESCRIPTION = "text.json"
 """The file that says how a tower with a vocabulary of its own is built; it travels with saved weights."""

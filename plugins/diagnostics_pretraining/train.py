@@ -14,8 +14,8 @@ from diagnostics_training.trainer.trainer import fit
 
 from diagnostics import Dataset, save_encoder, watcher
 from diagnostics_pretraining.job import Job
-from diagnostics_pretraining.pair import TEXT, encoders_of
 from diagnostics_pretraining.plan import Plan, plan_of
+from diagnostics_pretraining.towers import TEXT, encoders_of
 
 FINISHED = "training.json"
 

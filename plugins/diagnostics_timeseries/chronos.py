@@ -19,13 +19,19 @@ from diagnostics_timeseries.series import (
     Batch,
     SeriesModel,
     any_observed,
+    called,
+    check_fits,
+    importing,
+    loading,
     patches,
     places,
+    quiet,
+    seeded,
+    settings_of,
     special_last,
     stack,
     whole_patches,
 )
-from diagnostics_timeseries.weights import called, check_fits, importing, loading, quiet, seeded, settings_of
 
 SCHEME = "chronos:"
 _FILES = ("*.json", "*.safetensors")

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder
-from diagnostics_timeseries.weights import check_files, importing
+from diagnostics_timeseries.series import check_files, importing
 
 # The package refuses fewer observed steps, since their range says nothing.
 FEWEST_STEPS = 8

@@ -25,13 +25,19 @@ from diagnostics_timeseries.series import (
     SeriesModel,
     any_observed,
     by_variate,
+    called,
+    check_fits,
+    importing,
+    loading,
     patches,
     places,
+    quiet,
+    seeded,
+    settings_of,
     special_last,
     stack,
     whole_patches,
 )
-from diagnostics_timeseries.weights import called, check_fits, importing, loading, quiet, seeded, settings_of
 
 SCHEME = "granite:"
 _FILES = ("*.json", "*.safetensors")

@@ -15,8 +15,19 @@ from typing import Any
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder
-from diagnostics_timeseries.series import SeriesModel, places, special_last, stack
-from diagnostics_timeseries.weights import called, folder_of, importing, loading, read_config, seeded, tensors_of
+from diagnostics_timeseries.series import (
+    SeriesModel,
+    called,
+    folder_of,
+    importing,
+    loading,
+    places,
+    read_config,
+    seeded,
+    special_last,
+    stack,
+    tensors_of,
+)
 
 SCHEME = "mantis:"
 _FILES = ("*.json", "*.safetensors")

@@ -16,8 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, TorchEncoder
-from diagnostics_timeseries.series import SeriesModel, patches, places, special_last, stack, whole_patches
-from diagnostics_timeseries.weights import called, importing, settings_of, with_weights
+from diagnostics_timeseries.series import (
+    SeriesModel,
+    called,
+    importing,
+    patches,
+    places,
+    settings_of,
+    special_last,
+    stack,
+    whole_patches,
+    with_weights,
+)
 
 SCHEME = "moirai:"
 _FILES = ("config.json", "*.safetensors")

@@ -15,8 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, TorchEncoder
-from diagnostics_timeseries.series import SeriesModel, places, stack
-from diagnostics_timeseries.weights import called, importing, settings_of, with_weights
+from diagnostics_timeseries.series import SeriesModel, called, importing, places, settings_of, stack, with_weights
 
 SCHEME = "moment:"
 _FILES = ("config.json", "*.safetensors")

@@ -13,8 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import TorchEncoder
-from diagnostics_timeseries.series import SeriesModel, any_observed, by_variate, patches, places, stack, whole_patches
-from diagnostics_timeseries.weights import called, importing, settings_of, with_weights
+from diagnostics_timeseries.series import (
+    SeriesModel,
+    any_observed,
+    by_variate,
+    called,
+    importing,
+    patches,
+    places,
+    settings_of,
+    stack,
+    whole_patches,
+    with_weights,
+)
 
 SCHEME = "timesfm3:"
 _FILES = ("config.json", "*.safetensors")

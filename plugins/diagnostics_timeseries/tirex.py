@@ -13,8 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, TorchEncoder
-from diagnostics_timeseries.series import SeriesModel, any_observed, patches, places, stack, whole_patches
-from diagnostics_timeseries.weights import called, folder_of, importing, loading, seeded
+from diagnostics_timeseries.series import (
+    SeriesModel,
+    any_observed,
+    called,
+    folder_of,
+    importing,
+    loading,
+    patches,
+    places,
+    seeded,
+    stack,
+    whole_patches,
+)
 
 SCHEME = "tirex:"
 _CHECKPOINT = "model.ckpt"

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from diagnostics_timm.pixels import example, image_of
-from PIL import Image
+from diagnostics_timm.pixels import Middle, example, image_of
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError
 from diagnostics.errors import describe
-from diagnostics_transformers.prepared import Prepared, from_directory, setting, whole
+from diagnostics_transformers.prepared import Prepared, from_directory, setting
 from diagnostics_transformers.towers import arguments, model_type
 
 SIZE = 224
@@ -38,8 +37,9 @@ _FURTHER: dict[str, Callable[[Any, Tensor], dict[str, Any]]] = {
 def prepare_images(tower: nn.Module, source: str | None, name: str, size: int | None) -> Prepared:
     """Image [y, x] or [y, x, channel] as `pixel_values` [channel, y, x]."""
     config: Any = tower.config
-    preprocess = Processed.of(tower, source, name) if size is None else None
-    preprocess = preprocess or Squashed.of(tower, source, name, size)
+    processor = from_directory("image processor", source)
+    preprocess = Processed.of(tower, processor, name) if size is None else None
+    preprocess = preprocess or Resized.of(tower, processor, name, size)
     pixels = preprocess(example())["pixel_values"]
     height, width = (int(n) for n in pixels.shape[-2:])
     further = _FURTHER.get(model_type(tower))
@@ -64,8 +64,9 @@ def prepare_images(tower: nn.Module, source: str | None, name: str, size: int | 
         places=places,
         description=f"input {height}x{width}, {preprocess.description}",
         arguments=of,
-        covers=preprocess.covers if isinstance(preprocess, Processed) else whole,
+        covers=preprocess.covers,
         special=_special(config, places),
+        guessed="" if processor is not None else "image processor",
     )
 
 
@@ -125,9 +126,8 @@ class Processed:
     channels: int
 
     @classmethod
-    def of(cls, tower: nn.Module, source: str | None, name: str) -> Processed | None:
+    def of(cls, tower: nn.Module, processor: Any, name: str) -> Processed | None:
         """None where there is no processor, or where it cuts images into tiles or keeps their proportions."""
-        processor = from_directory("AutoImageProcessor", source)
         if processor is None:
             return None
         processed = cls(name, processor, int(setting(tower.config, "num_channels", default=3)))
@@ -191,23 +191,17 @@ def _resized(processor: Any, height: int, width: int) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class Squashed:
-    """A resize to the model's size without regard to proportions (bicubic), then a normalisation."""
+class Resized(Middle):
+    """By the one resize rule, with the mean and std of the processor that `owner` names, or 0.5."""
 
-    encoder: str
-    size: tuple[int, int]
-    channels: int
-    mean: tuple[float, ...]
-    spread: tuple[float, ...]
-    owner: str
+    owner: str = ""
 
     @classmethod
-    def of(cls, tower: nn.Module, source: str | None, name: str, size: int | None) -> Squashed:
-        """At `size`, or at the model's own; mean and spread of the directory's processor, or 0.5."""
+    def of(cls, tower: nn.Module, processor: Any, name: str, size: int | None) -> Resized:
+        """At `size`, or at the model's own; mean and std of the processor, or 0.5."""
         config: Any = tower.config
         if size is not None and size < 1:
             raise DiagnosticsError(f"{name} cannot take size={size}: give a number of pixels of at least 1.")
-        processor = from_directory("AutoImageProcessor", source)
         own = _own(config) or side_of(_plain(getattr(processor, "size", None)))
         channels = setting(config, "num_channels", "in_channels", "in_chans", default=3)
         channels = channels if channels in (1, 3) else 3
@@ -220,19 +214,15 @@ class Squashed:
             channels,
             tuple(mean) if known and mean else half,
             tuple(spread) if known and spread else half,
-            type(processor).__name__ if known else "",
+            owner=type(processor).__name__ if known else "",
         )
 
     def __call__(self, sample: np.ndarray) -> dict[str, Tensor]:
-        image = image_of(sample, self.encoder, "RGB" if self.channels == 3 else "L")
-        resized = image.resize((self.size[1], self.size[0]), Image.Resampling.BICUBIC)
-        pixels = torch.from_numpy(np.array(resized, dtype=np.float32) / 255).reshape(*self.size, self.channels)
-        normal = (pixels - torch.tensor(self.mean)) / torch.tensor(self.spread)
-        return {"pixel_values": normal.permute(2, 0, 1).contiguous()}
+        return {"pixel_values": self.pixels(sample)}
 
     @property
     def description(self) -> str:
-        return f"squashed, mean and spread {f'of {self.owner}' if self.owner else '0.5'}"
+        return f"the middle resized, mean and spread {f'of {self.owner}' if self.owner else '0.5'}"
 
 
 def _in_order(config: Any, images: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import transformers
-from diagnostics_timm.hub import is_fetching, quick_offline
+from diagnostics_timm.weights import is_fetching, quick_offline
 from torch import nn
 from transformers import AutoConfig
 from transformers.utils import logging as transformers_logging
@@ -36,6 +36,8 @@ class Loaded:
     missing: set[str] = field(default_factory=set[str])
     whole: bool = False
     """Whether the model is the architecture that its configuration names, not the bare encoder."""
+    stored: bool = False
+    """Whether its weights were read, not drawn, so that its samples have to be prepared as its makers did."""
 
     def fresh(self) -> nn.Module:
         """The same architecture with weights as its makers initialise them, drawn from torch's generator."""
@@ -49,7 +51,7 @@ def load(name: str, pretrained: bool = True, seed: int = 0, whole: bool = False)
         config = _config(source, name)
         if pretrained:
             model, missing = _with_weights(source, config, name, whole)
-            return Loaded(name, model, config, source, missing, whole)
+            return Loaded(name, model, config, source, missing, whole, stored=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Loaded(name, initial(config, name, whole), config, source, whole=whole)

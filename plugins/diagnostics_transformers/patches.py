@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from diagnostics_timm.pixels import example, image_of
+from diagnostics_timm.pixels import example, image_of, resized
 from PIL import Image
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError
 from diagnostics.errors import describe
-from diagnostics_transformers.images import Squashed, side_of
+from diagnostics_transformers.images import Resized, side_of
 from diagnostics_transformers.prepared import Prepared, from_directory, setting
 from diagnostics_transformers.towers import arguments, model_type
 
@@ -60,10 +60,11 @@ def prepare_patches(tower: nn.Module, source: str | None, name: str, size: int |
             f"not fit: choose a size that is a multiple of {patch * merge}."
         )
     side = size // patch
-    cut = Patches.of(tower, source, name, size, patch, _merge(config, sizes))
+    processor = from_directory("image processor", source)
+    cut = Patches.of(tower, processor, name, size, patch, _merge(config, sizes))
     packed = sizes not in _A_ROW_EACH
 
-    channels = cut.squash.channels
+    channels = cut.resize.channels
 
     def of(batch: Mapping[str, Tensor], shape: str = "flat") -> dict[str, Any]:
         patches = batch["patches"]
@@ -101,8 +102,10 @@ def prepare_patches(tower: nn.Module, source: str | None, name: str, size: int |
         {"y": size, "x": size},
         places=[(side, side)],
         packed=packed,
+        covers=cut.resize.covers,
         description=f"input {size}x{size} in patches of {patch}, {cut.description}",
         forms=[partial(of, shape=shape) for shape in (_STRIP if sizes == "target_sizes" else _FORMS)],
+        guessed="" if processor is not None else "image processor",
     )
 
 
@@ -127,7 +130,7 @@ class Patches:
     """A square image as `patches` [N, D]: by the directory's processor where it has one, otherwise cut here."""
 
     encoder: str
-    squash: Squashed
+    resize: Resized
     size: int
     patch: int
     merge: int
@@ -135,10 +138,10 @@ class Patches:
     processor: Any = None
 
     @classmethod
-    def of(cls, tower: nn.Module, source: str | None, name: str, size: int, patch: int, merge: int) -> Patches:
+    def of(cls, tower: nn.Module, processor: Any, name: str, size: int, patch: int, merge: int) -> Patches:
         frames = int(setting(tower.config, "temporal_patch_size", "patch_temporal", default=1))
-        here = cls(name, Squashed.of(tower, source, name, size), size, patch, merge, frames)
-        processed = replace(here, processor=from_directory("AutoImageProcessor", source))
+        here = cls(name, Resized.of(tower, processor, name, size), size, patch, merge, frames)
+        processed = replace(here, processor=processor)
         with contextlib.suppress(DiagnosticsError):
             if processed.processor is not None and len(processed(example())["patches"]) == (size // patch) ** 2:
                 return processed
@@ -146,12 +149,12 @@ class Patches:
 
     @property
     def description(self) -> str:
-        return type(self.processor).__name__ if self.processor is not None else self.squash.description
+        return type(self.processor).__name__ if self.processor is not None else self.resize.description
 
     def __call__(self, sample: np.ndarray) -> dict[str, Tensor]:
         if self.processor is None:
-            return {"patches": self._cut(self.squash(sample)["pixel_values"])}
-        image = image_of(sample, self.encoder).resize((self.size, self.size), Image.Resampling.BICUBIC)
+            return {"patches": self._cut(self.resize(sample)["pixel_values"])}
+        image = resized(image_of(sample, self.encoder), (self.size, self.size), Image.Resampling.BICUBIC)
         try:
             patches = self.processor(images=image, return_tensors="pt")["pixel_values"].float()
         except Exception as error:

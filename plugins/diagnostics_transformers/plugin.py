@@ -27,6 +27,7 @@ def build(
     frames: int | None = None,
     seed: int = 0,
     heads: bool = False,
+    tokenizer: str | None = None,
 ) -> Any:
     """A transformers model as an encoder with taps at its embedding, its layers, its final norm and its heads.
 
@@ -41,6 +42,7 @@ def build(
     seed: of the initial weights where `pretrained` is false.
     heads: the whole architecture that the config.json names, with its decoder or prediction head, instead of the bare
         encoder.
+    tokenizer: `bytes`, where the model reads the bytes of a text and the directory has no tokenizer.
     """
     # Annotated Any and imported here: listing the encoders must not cost the import of torch.
     from diagnostics import DiagnosticsError
@@ -56,8 +58,9 @@ def build(
 
     loaded = load(model, pretrained, seed, heads)
     options = {"pretrained": pretrained or None, "tower": tower, "size": size, "length": length, "frames": frames}
+    options |= {"tokenizer": tokenizer}
     name = _name(model, pretrained, seed, heads, options)
-    encoder, folder = encoder_of(loaded, name, tower, Wanted(size, length, frames)), folder_of(loaded)
+    encoder, folder = encoder_of(loaded, name, tower, Wanted(size, length, frames, tokenizer)), folder_of(loaded)
     return encoder.replace(skeleton=_name(str(folder), False, 0, heads, options), files=data_files(folder))
 
 

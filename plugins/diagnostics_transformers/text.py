@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Tap
-from diagnostics_transformers.prepared import Prepared, from_directory, setting
+from diagnostics_transformers.prepared import Prepared, Wanted, from_directory, setting
 from diagnostics_transformers.towers import arguments, model_type
 
 LENGTH = 128
@@ -70,10 +70,14 @@ class Texts:
         return words if words.shape[1] == tap.grid.tokens else None
 
 
-def prepare_text(tower: nn.Module, source: str | None, name: str, length: int | None) -> Prepared:
-    """Tokens of the directory's tokenizer, or bytes where there is none (for initial weights only)."""
+def prepare_text(tower: nn.Module, source: str | None, name: str, wanted: Wanted) -> Prepared:
+    """Tokens of the directory's tokenizer, or bytes where there is none or they are asked for."""
     config: Any = tower.config
-    tokenizer = from_directory("AutoTokenizer", source)
+    length = wanted.length
+    tokenizer = None if wanted.tokenizer else from_directory("tokenizer", source)
+    # One made from nothing, for a directory without its files, knows special tokens alone.
+    if tokenizer is not None and len(tokenizer) <= len(tokenizer.all_special_tokens):
+        tokenizer = None
     vocabulary = int(setting(config, "vocab_size", "src_vocab_size", "text_vocab_size", default=256))
     most = _most(tower, config, tokenizer)
     if length is not None and not 1 <= length <= most:
@@ -82,8 +86,7 @@ def prepare_text(tower: nn.Module, source: str | None, name: str, length: int | 
     window = setting(config, "attention_window", default=1)
     window = max(window) if isinstance(window, (list, tuple)) else int(window)
     length = min(-(-(length or min(LENGTH, most)) // window) * window, most)
-    # One made from nothing, for a directory without its files, knows special tokens alone.
-    if tokenizer is not None and len(tokenizer) > len(tokenizer.all_special_tokens):
+    if tokenizer is not None:
         encode, pad, description = _by_tokenizer(tokenizer, name, vocabulary)
     else:
         pad, description = _padding(config, vocabulary), "bytes as tokens"
@@ -109,6 +112,7 @@ def prepare_text(tower: nn.Module, source: str | None, name: str, length: int | 
         arguments=of,
         valid=texts.valid,
         special=int(setting(config, "prompt_length", default=0)),
+        guessed="" if tokenizer is not None or wanted.tokenizer else "tokenizer",
     )
 
 

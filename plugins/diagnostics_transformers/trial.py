@@ -27,7 +27,7 @@ def prepare(tower: nn.Module, source: str | None, name: str, wanted: Wanted) -> 
     """The preprocessing of a tower: that of its own directory where it has one, otherwise the configuration's sizes."""
     kind, takes = kind_of(tower), arguments(tower)
     if kind == "text":
-        return prepare_text(tower, source, name, wanted.length)
+        return prepare_text(tower, source, name, wanted)
     if kind == "audio":
         return prepare_audio(tower, source, name, wanted.length)
     if kind == "series":

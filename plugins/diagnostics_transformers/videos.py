@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError
-from diagnostics_transformers.images import Squashed, cropped, interpolating, side_of
-from diagnostics_transformers.prepared import Prepared, Wanted, from_directory, setting, whole
+from diagnostics_transformers.images import Resized, cropped, interpolating, side_of
+from diagnostics_transformers.prepared import Prepared, Wanted, from_directory, setting
 from diagnostics_transformers.towers import arguments, model_type
 
 FRAMES = 16
@@ -31,7 +31,9 @@ def is_video(tower: nn.Module) -> bool:
 def prepare_videos(tower: nn.Module, source: str | None, name: str, wanted: Wanted) -> Prepared:
     """Video [t, y, x, channel] as [t, channel, y, x] under the tower's own name for it."""
     config: Any = tower.config
-    squash = Squashed.of(tower, source, name, wanted.size or setting(config, "crop_size"))
+    processor = from_directory("video processor", source)
+    of_frames = processor if processor is not None else from_directory("image processor", source)
+    resize = Resized.of(tower, of_frames, name, wanted.size or setting(config, "crop_size"))
     frames = wanted.frames or int(setting(config, "num_frames", "frames_per_clip", default=FRAMES))
     tubelet = setting(config, "tubelet_size", default=1)
     step, *cut = tubelet if isinstance(tubelet, (list, tuple)) else (tubelet,)
@@ -40,7 +42,7 @@ def prepare_videos(tower: nn.Module, source: str | None, name: str, wanted: Want
         raise DiagnosticsError(
             f"{name} takes frames {step} at a time, so not {frames}: choose a multiple with ?frames=."
         )
-    clips = Clips.of(squash, frames, source if wanted.size is None else None)
+    clips = Clips.of(resize, frames, processor if wanted.size is None else None)
     height, width = clips.size
     if height % patch[0] or width % patch[1]:
         raise DiagnosticsError(
@@ -64,6 +66,7 @@ def prepare_videos(tower: nn.Module, source: str | None, name: str, wanted: Want
         description=f"{frames} frames drawn evenly, {height}x{width}, {clips.description}",
         arguments=of,
         covers=clips.covers,
+        guessed="" if of_frames is not None else "video processor",
     )
 
 
@@ -79,31 +82,30 @@ class Clips:
     By the directory's video processor where it gives one size, otherwise each as an image.
     """
 
-    squash: Squashed
+    resize: Resized
     frames: int
     size: tuple[int, int]
     processor: Any = None
 
     @classmethod
-    def of(cls, squash: Squashed, frames: int, source: str | None) -> Clips:
-        processor = from_directory("AutoVideoProcessor", source)
+    def of(cls, resize: Resized, frames: int, processor: Any) -> Clips:
         with contextlib.suppress(Exception):  # a processor that fails, or None: each frame is prepared as an image
-            trial = cls(squash, frames, (0, 0), processor)
+            trial = cls(resize, frames, (0, 0), processor)
             first, second = (tuple(trial._processed(_example(frames)[:, :y]).shape) for y in (60, 50))
             if len(first) == 4 and first == second and first[0] == frames:
-                return cls(squash, frames, first[2:], processor)
-        return cls(squash, frames, squash.size)
+                return cls(resize, frames, first[2:], processor)
+        return cls(resize, frames, resize.size)
 
     def __call__(self, sample: np.ndarray) -> dict[str, Tensor]:
         if sample.dtype != np.uint8 or sample.ndim != 4 or sample.shape[-1] not in (1, 3) or 0 in sample.shape:
             raise DiagnosticsError(
-                f"{self.squash.encoder} takes videos of dtype uint8 and shape [t, y, x, 1 or 3 channels], not {sample.dtype} of "
+                f"{self.resize.encoder} takes videos of dtype uint8 and shape [t, y, x, 1 or 3 channels], not {sample.dtype} of "
                 f"shape {list(sample.shape)}: convert the samples."
             )
         if self.processor is not None:
             return {"pixel_values": self._processed(sample)}
         drawn = self._drawn(len(sample))
-        frames = {i: self.squash(sample[i])["pixel_values"] for i in set(drawn)}
+        frames = {i: self.resize(sample[i])["pixel_values"] for i in set(drawn)}
         return {"pixel_values": torch.stack([frames[i] for i in drawn])}
 
     def _drawn(self, count: int) -> list[int]:
@@ -118,10 +120,10 @@ class Clips:
 
     @property
     def description(self) -> str:
-        return type(self.processor).__name__ if self.processor is not None else self.squash.description
+        return type(self.processor).__name__ if self.processor is not None else self.resize.description
 
     def covers(self, shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
         """All frames, and of each what the crop leaves."""
         if self.processor is None:
-            return whole(shape)
+            return self.resize.covers(shape)
         return ((0.0, float(shape[0])), *cropped(self.processor, shape[1:]))

@@ -4,13 +4,14 @@ import re
 from pathlib import Path
 
 import numpy as np
+from diagnostics_timm.pixels import Middle
 from diagnostics_transformers.handed_out import maker_names
 from torch import Tensor
 from transformers import Dinov2Config, Dinov2Model
 
 from diagnostics import DiagnosticsError, Grid, TorchEncoder
 from diagnostics_wheels.cache import to_tensors
-from diagnostics_wheels.images import Squash, image_encoder
+from diagnostics_wheels.images import image_encoder
 from diagnostics_wheels.wheels import Wheel, needs
 
 WHEEL = Wheel(
@@ -34,7 +35,7 @@ def build(size: int = SIDE) -> TorchEncoder:
         raise DiagnosticsError(
             f"{WHEEL.encoder} cannot read images of {size} pixels, since its patches have {PATCH}: give a multiple, as {near}."
         )
-    preprocess = Squash(WHEEL.encoder, size, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    preprocess = Middle(WHEEL.encoder, (size, size), 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     grid = Grid((size // PATCH, size // PATCH), ("y", "x"), prefix=1)
     encoder = image_encoder(WHEEL, preprocess, untrained, convert, grid=grid)
     name = WHEEL.encoder if size == SIDE else f"{WHEEL.encoder}?size={size}"

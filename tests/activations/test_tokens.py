@@ -56,7 +56,7 @@ def test_the_space_is_free_and_the_run_opens_with_all_its_results(run: Path) -> 
     np.testing.assert_array_equal(after.features("norm"), features)
     assert after.report().is_file()
     assert after.store.token_samples == 0
-    with pytest.raises(DiagnosticsError, match=r"were removed .* leave out tokens=True, or give the same"):
+    with pytest.raises(DiagnosticsError, match=r"stores no tokens .* leave out tokens=True, or give the same"):
         after.features("norm", tokens=True)
     assert (remove_tokens(run), token_bytes(Folder(run))) == (0, 0)
 
@@ -93,7 +93,7 @@ def test_a_measure_without_tokens_does_not_bring_them_back_and_one_with_tokens_d
     assert token_bytes(Folder(run)) == 0
     after = measured(run, ["cka"], events.append)
     (cost,) = (event for event in events if isinstance(event, Cost))
-    assert "the tokens of 80 samples were removed and are extracted again" in str(cost)
+    assert "the tokens of 80 samples are not stored and are extracted now" in str(cost)
     np.testing.assert_array_equal(after.features("blocks.1", tokens=True), tokens)
     np.testing.assert_array_equal(after.similarity()[0]["matrix"], similarity)
     # CKA is measured on no control, so theirs stay removed.

@@ -812,3 +812,44 @@ def test_inspect_verifies_the_grid() -> None:
     result = json.loads(diagnose("inspect", "mine.py:turned", "--verify-grid", "--json").out)["placement"]
     assert (result["right"], result["share"], len(result["found"]), len(result["order"])) == (False, 0.25, 16, 18)
     assert "placement" not in json.loads(diagnose("inspect", "mine.py:images", "--json").out)
+
+
+class Exchanging(nn.Module):
+    """Exchanges two tokens, in front of a block."""
+
+    def __init__(self, block: nn.Module, one: int, other: int) -> None:
+        super().__init__()
+        self.block, self.pair = block, (one, other)
+
+    def forward(self, x: Tensor) -> Tensor:
+        order = torch.arange(x.shape[1])
+        order[list(self.pair)] = order[list(reversed(self.pair))]
+        return self.block(x[:, order])
+
+
+@pytest.mark.parametrize("block", [nn.Linear(8, 8), Attending()], ids=["no residuals", "residuals"])
+@pytest.mark.parametrize("pair", [(2, 3), (0, 7)])
+def test_two_tokens_that_are_exchanged_after_a_later_block_fail(block: nn.Module, pair: tuple[int, int]) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = encoder_of(nn.Linear(8, 8), Exchanging(block, *pair), Attending())
+    result = outcome("grid", made)
+    assert result.verdict == "failed" and "exchanged" in result.message, result.message
+    assert str(pair[0]) in result.message and str(pair[1]) in result.message
+
+
+@pytest.mark.parametrize("pair", [(17, 140), (100, 101), (0, 143)])
+def test_two_tokens_of_a_large_grid_that_are_exchanged_fail(pair: tuple[int, int]) -> None:
+    made = tiny_image_encoder(side=48, prefix=0)
+    blocks = made.module.blocks
+    assert outcome("grid", made).verdict == "ok"
+    blocks[1] = Exchanging(blocks[1], *pair)
+    result = outcome("grid", made)
+    one, other = (tuple(map(int, np.unravel_index(place, (12, 12)))) for place in pair)
+    assert result.verdict == "failed"
+    # Of corners, which are always changed, the cells tell it, in other words.
+    said = [
+        f"tap blocks.1 has the tokens of {one} and {other} exchanged against",
+        "(y 0, x 0) and (y 11, x 11) are exchanged",
+    ]
+    assert any(words in result.message for words in said[: 1 + (pair == (0, 143))]), result.message

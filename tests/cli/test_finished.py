@@ -137,6 +137,6 @@ def test_clean_says_what_it_freed_and_refuses_what_it_may_not_touch(run: Path) -
     size = json.loads(diagnose("runs", run, "--json").out)["runs"][0]["token_bytes"]
     assert json.loads(diagnose("clean", run, "--tokens", "--json").out) == {"run": str(run), "freed_bytes": size}
     assert diagnose("clean", run, "--tokens").out == f"{run}: it holds no tokens, so nothing was removed.\n"
-    assert json.loads(diagnose("runs", run, "--json").out)["runs"][0]["state"] == "finished, its tokens removed"
+    assert json.loads(diagnose("runs", run, "--json").out)["runs"][0]["state"] == "finished, without tokens"
     assert diagnose("show", run).status == 0
     assert "is not a run" in refused("clean", run.parent, "--tokens")

@@ -31,6 +31,7 @@ def test_its_files_are_there_and_nothing_else(project: Path) -> None:
         "my_own_plugin/__init__.py",
         "my_own_plugin/data.py",
         "my_own_plugin/encoder.py",
+        "my_own_plugin/measure.py",
         "my_own_plugin/plugin.py",
         "pyproject.toml",
         "tests/test_encoder.py",

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder
-from diagnostics.encoders.attention_statistics import Statistics, Tokens, attention_statistics, choice
+from diagnostics.encoders.attention_statistics import Statistics, Tokens, attention_statistics, choice, of_matrix
 from diagnostics.encoders.fused_attention import FusedCall
 from diagnostics.measures.locality.gathering import AttentionLogit, Gathering
 from diagnostics.measures.locality.heads import Attention
@@ -74,6 +74,40 @@ def test_at_logits_of_several_hundred(seed: int) -> None:
     plain = attention_statistics(call, out, tokens, "plain")
     assert float(plain.logit.max()) > 200
     assert_same(attention_statistics(call, out, tokens, "blocks"), plain, 1e-3)
+
+
+@pytest.mark.parametrize("by", ["plain", "blocks"])
+@pytest.mark.parametrize("loud", ["prefix", "padding"])
+@pytest.mark.parametrize("above", [700.0, 735.0, 1000.0])
+def test_keys_whose_logits_lie_far_above_the_grid_cost_no_row(by: Any, loud: str, above: float) -> None:
+    tap = Tap("a", 1, "trunk", 8, Grid((6,), ("t",), 1), Site("m", trailing=2))
+    draw = torch.Generator().manual_seed(0)
+    bias = torch.randn(1, 1, 9, 9, generator=draw, dtype=torch.float64)
+    bias[..., {"prefix": slice(1), "padding": slice(7, None)}[loud]] += above
+    q = k = torch.zeros(1, 1, 9, 8, dtype=torch.float64)
+    v = torch.randn(1, 1, 9, 8, generator=draw, dtype=torch.float64)
+    out = F.scaled_dot_product_attention(q, k, v, bias)
+    found = attention_statistics(FusedCall.of((q, k, v, bias), {}), out, Tokens.of(tap, tap.site, q.device), by)
+    grid = bias[0, 0, 1:7, 1:7].softmax(-1)
+    places = torch.arange(6.0, dtype=torch.float64)
+    assert float(found.entropy) == pytest.approx(float(-(grid * grid.log()).sum(-1).mean()), rel=1e-9)
+    assert float(found.peak) == pytest.approx(float(grid.amax(-1).mean()), rel=1e-9)
+    apart = (places[:, None] - places).abs()
+    assert float(found.distance) == pytest.approx(float((grid * apart).sum(-1).mean()), rel=1e-9)
+    own = bias[0, 0, 1:7, :7].softmax(-1)
+    assert float(found.prefix) == pytest.approx(float(own[:, 0].mean()), rel=1e-9)
+    assert np.allclose(found.received[0, 0], own[:, 1:].mean(0), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-300, 1e-309, 1e-314])
+def test_a_matrix_whose_rows_are_tiny_loses_none(size: float) -> None:
+    rows = torch.rand(1, 1, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected, found = (of_matrix(each, 0, torch.arange(6.0)[:, None].double()) for each in (rows, size * rows))
+    for field in ("entropy", "distance", "peak", "prefix", "received"):
+        # As much as the smallest numbers of the type hold.
+        np.testing.assert_allclose(
+            getattr(found, field), getattr(expected, field), rtol=max(1e-9, 1e-322 / size), err_msg=field
+        )
 
 
 @pytest.mark.parametrize("by", ["plain", "blocks"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -117,6 +118,117 @@ def test_a_run_leaves_such_controls_out(tmp_path: Path) -> None:
     assert "fresh weights" not in run.profile("linear_probe/level").reading
 
 
+def as_listed_tensors(module: Any, weight: Tensor) -> None:
+    module.kernels = [weight]
+
+
+def as_listed_module(module: Any, weight: Tensor) -> None:
+    inner = nn.Linear(WIDTH, WIDTH, bias=False)
+    inner.weight.data = weight
+    module.inner = [inner]
+
+
+def as_module_in_a_mapping(module: Any, weight: Tensor) -> None:
+    as_listed_module(module, weight)
+    module.inner = {"a": {"b": module.inner[0]}}
+
+
+def as_object(module: Any, weight: Tensor) -> None:
+    module.settings = SimpleNamespace(weight=weight)
+
+
+def as_closure(module: Any, weight: Tensor) -> None:
+    module.read = lambda: weight
+
+
+def as_listed_parameter(module: Any, weight: Tensor) -> None:
+    module.kernels = [nn.Parameter(weight)]
+
+
+HIDDEN = [
+    as_unsaved_buffer,
+    as_attribute,
+    as_listed_tensors,
+    as_listed_module,
+    as_module_in_a_mapping,
+    as_object,
+    as_closure,
+    as_listed_parameter,
+]
+
+
+class Beside(nn.Module):
+    """A linear map of a known weight, and one of a weight that `keep` puts where no control draws it."""
+
+    def __init__(self, keep: Any) -> None:
+        super().__init__()
+        self.known = nn.Linear(WIDTH, WIDTH, bias=False)
+        keep(self, torch.randn(WIDTH, WIDTH) / WIDTH**0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        match vars(self) | vars(self)["_buffers"]:
+            case {"kernel": weight}:
+                pass
+            case {"kernels": [weight]}:
+                pass
+            case {"inner": [module]} | {"inner": {"a": {"b": module}}}:
+                weight = module.weight
+            case {"settings": settings}:
+                weight = settings.weight
+            case {"read": read}:
+                weight = read()
+        # Made in the pass: no weight.
+        made = torch.tensor([0.5, 1.0, 2.0, 3.0] * 2) + torch.arange(8.0)
+        return x + torch.tanh(nn.functional.linear(self.known(x), weight)) + 0.1 * made
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+@pytest.mark.parametrize("where", ["every block", "one block"])
+@pytest.mark.parametrize("keep", HIDDEN)
+def test_weights_that_no_control_draws_are_counted_and_said(keep: Any, where: str, control: str) -> None:
+    module = Trunk(lambda: Beside(keep))
+    if where == "one block":
+        for i in (0, 2):
+            module.blocks[i] = Linear(lambda module, weight: setattr(module, "kernel", nn.Parameter(weight)))
+    other = made(module, control)
+    # Of a table of 64 numbers, 64 of each map, drawn or not.
+    drawn, hidden = (192, 192) if where == "every block" else (192, 64)
+    assert other.redrawn == pytest.approx(drawn / (drawn + hidden + 64))
+    assert "not pos_table, " in other.note
+    named = {
+        as_closure: "a tensor of 8 x 8 outside the module",
+        as_unsaved_buffer: "kernel",
+        as_attribute: "kernel",
+        as_listed_tensors: "kernels",
+        as_listed_parameter: "kernels",
+        as_object: "a tensor of 8 x 8 outside the module",
+    }
+    assert named.get(keep, "inner") in other.note
+
+
+def test_what_is_computed_or_never_read_is_no_hidden_weight() -> None:
+    class Rotary(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.map = nn.Linear(WIDTH, WIDTH)
+            self.register_buffer("inv_freq", torch.rand(WIDTH), persistent=False)
+            self.cos_cached, self.teacher = torch.rand(WIDTH), [nn.Linear(WIDTH, WIDTH)]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.map(x * self.cos_cached * self.inv_freq)
+
+    other = made(Trunk(Rotary), "fresh_weights")
+    assert other.redrawn == pytest.approx(216 / 280) and other.note.endswith("redrawn, not pos_table")
+
+
+def test_a_fresh_module_draws_what_its_constructor_draws() -> None:
+    def fresh() -> nn.Module:
+        return redraw(Trunk(lambda: Beside(lambda module, weight: as_attribute(module, 2 * weight))))
+
+    other = encoder_of(Trunk(lambda: Beside(as_attribute)), fresh=fresh).fresh(0)
+    assert other.redrawn == pytest.approx(384 / 448) and other.note.endswith("redrawn, not pos_table")
+
+
 @pytest.mark.parametrize("layer", [nn.Linear(WIDTH, WIDTH), nn.LSTM(WIDTH, WIDTH)])
 def test_packed_weights_have_an_identity_and_no_control(layer: nn.Module) -> None:
     class Block(nn.Module):
@@ -191,9 +303,9 @@ def test_the_share_of_numbers_drawn_is_counted() -> None:
     module = Mixed()
     other = redraw(Mixed().requires_grad_(False))
     other.pe.copy_(module.pe)
-    captured = redrawn(module, other)
+    captured = redrawn(module, other, {}, {})
     assert (captured.numbers, captured.whole, captured.alike) == (200, 300, ("pe",))
-    assert redrawn(module, module).share == pytest.approx(100 / 300)
+    assert redrawn(module, module, {}, {}).share == pytest.approx(100 / 300)
 
 
 def test_the_first_draw_of_parameters_is_what_it_was() -> None:

@@ -440,6 +440,7 @@ def test_checkpoint_directories_are_cut_too(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
     transformers.ViTModel(transformers.ViTConfig(image_size=32, patch_size=8, **sizes)).save_pretrained(tmp_path / "m")
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "m")
     whole = build("encoder", f"hf:{tmp_path / 'm'}")
     tap = whole.taps[1].name
     save_encoder(tmp_path / "cut", whole, cut=tap)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Grid, TorchEncoder, discover
 from diagnostics.encoders.discovery import extents_of
-from diagnostics.encoders.discovery.axis_order import raster
+from diagnostics.encoders.discovery.discover import raster
 
 
 class Block(nn.Module):

@@ -195,11 +195,12 @@ def test_a_run_on_samples_of_unequal_length_pools_their_own_steps(tmp_path: Any)
     encoder = masked_encoder(data[0].shape[0])
     run = dx.run(encoder, data, out=tmp_path / "run", controls=False, report=False)
     store = run.store
-    pooled = store.pooled("second", "mean")
+    pooled, last = (store.pooled("second", pooling) for pooling in ("mean", "last"))
     for row, i in enumerate(row_order(len(data))):
         single = masked_encoder(len(cut[i]))
         alone = single.capture({k: v[None] for k, v in single.preprocess(cut[i]).items()})["second"]
         np.testing.assert_allclose(pooled[row], alone.mean(1)[0], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(last[row], alone[0, -1], rtol=1e-5, atol=1e-6)
     assert store.token_samples == 0
     skipped = run.to_json()["skipped"]
     assert any("unequal length" in reason for reason in skipped.values())
@@ -227,3 +228,18 @@ def test_audio_of_another_rate_is_refused(tmp_path: Any) -> None:
         dx.run(encoder, data, out=tmp_path / "run")
     same = dx.Dataset("sound", "series", whole.samples, whole.ids, list(whole.split), whole.targets, rate=16000.0)
     assert same.fingerprint != data.fingerprint
+
+
+@pytest.mark.parametrize("missing", [1, 11, 30])
+def test_the_last_token_under_left_padding_is_the_last_of_the_data(missing: int) -> None:
+    """By what the unpadded series gives, alone and in a batch with a whole one; no count of tokens is a place here."""
+    series = np.sin(np.arange(32, dtype=np.float32))
+    padded = np.where(np.arange(32) < missing, np.nan, series)
+    alone = masked_encoder(32 - missing).transform([series[missing:]], "second", pooling=("mean", "last"))
+    batch = masked_encoder(32).transform([padded, series], "second", pooling=("mean", "last"))
+    np.testing.assert_allclose(batch[0], alone[0], rtol=1e-5)
+    valid = torch.from_numpy(np.isfinite(padded))[None]
+    tap = Tap("here", 0.5, "trunk", 1, Grid((32,), ("t",)))
+    places = torch.arange(32.0)[None, :, None]
+    mean, last = pool(tap, places, ("mean", "last"), valid)[0, :, 0].tolist()
+    assert (mean, last) == (pytest.approx((missing + 31) / 2), 31.0)

@@ -105,7 +105,7 @@ class NotFinite(torch.nn.Module):
         (tiny_encoder, [np.zeros(32), np.zeros(36)], r"Sample 1 does not fit tiny: it has shape \(36,\)"),
         (tiny_encoder, np.zeros((2, 4, 4, 3)), r"tiny reads series samples \(\[time\] or \[time, variate\], as its example float32 of shape \(32,\)\), and sample 0 is float64 of shape \(4, 4, 3\)"),
         (tiny_encoder, ["text"], "sample 0 is a str"),
-        (tiny_encoder, "text", "a single text: give a list"),
+        (tiny_encoder, "text", "a single str: give a list"),
         (tiny_encoder, np.zeros(32), r"float64 of shape \(32,\), which is one sample: give \[sample, \.\.\.\]"),
         (tiny_image_encoder, np.zeros((8, 20, 3), np.uint8), r"uint8 of shape \(8, 20, 3\), which is one sample"),
         (tiny_encoder, lambda: tiny_dataset(8, "image"), "tiny reads series samples, but tiny-image holds image samples"),

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+import os
 import pickle
-from collections.abc import Callable
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,7 +27,7 @@ from diagnostics.checks.conformance import check_encoder, prepare_encoder
 from diagnostics.cli.cut import export
 from diagnostics.cli.inspection import inspect_encoder
 from diagnostics.cli.main import app
-from diagnostics.encoders.trust import DEEPEST
+from diagnostics.encoders.trust import DEEPEST, UntrustedCodeError
 
 SENTINEL = "code-has-run"
 EVIL = f"""
@@ -146,8 +152,8 @@ HOSTILE: dict[str, tuple[Callable[[Path], tuple[str, dict[str, Any]]], str]] = {
         "evil/kernel",
     ),
     "pickled weights": (lambda p: (f"hf:{p}/pickled", {}), "never unpickled"),
-    "a pickled checkpoint": (lambda p: (f"timm:resnet10t?checkpoint={p}/evil.pt", {}), "cannot be read"),
-    "a pickle among weights": (lambda p: (f"timm:resnet10t?checkpoint={p}/weights.pt", {}), "cannot be read"),
+    "a pickled checkpoint": (lambda p: (f"timm:resnet10t?checkpoint={p}/evil.pt", {}), "names the checkpoint"),
+    "a pickle among weights": (lambda p: (f"timm:resnet10t?checkpoint={p}/weights.pt", {}), "names the checkpoint"),
     "a pickle for another": (lambda p: (f"pe:core-t16-384?checkpoint={p}/weights.pt", {}), "weights.pt"),
     "a million blocks": (lambda p: (f"objective:random?depth={LARGE}", {}), f"depth={LARGE}"),
     "a million features": (lambda p: (f"objective:random?width={LARGE}", {}), f"width={LARGE}"),
@@ -181,6 +187,66 @@ HOSTILE: dict[str, tuple[Callable[[Path], tuple[str, dict[str, Any]]], str]] = {
     "taps that are none": (lambda p: ("x", {"taps": [["norm"]]}), "taps are no names"),
     "odd spread": (lambda p: ("x", {"prepared": {"": [[1], "a", None]}}), "no shape, mean and spread"),
 }  # fmt: skip
+
+
+OF_A_HUB = {
+    "transformers": "hf:evil/x",
+    "transformers, its random weights": "hf:evil/x?pretrained=false",
+    "timm": "timm:resnet10t.c3_in1k?pretrained=true",
+    "Perception Encoder": "pe:core-t16-384",
+    "chronos": "chronos:evil/x",
+    "in a base": "aligned?base=hf%3Aevil/x",
+}
+
+
+@pytest.fixture
+def hub() -> Iterator[tuple[str, list[Any]]]:
+    """The address of a server that answers nothing but notes each connection."""
+    calls: list[Any] = []
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def note() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, address = server.accept()
+                calls.append(address)
+                connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                connection.close()
+
+    threading.Thread(target=note, daemon=True).start()
+    yield f"http://127.0.0.1:{server.getsockname()[1]}", calls
+    server.close()
+
+
+def test_opening_a_saved_encoder_calls_no_host(here: Path, hub: tuple[str, list[Any]]) -> None:
+    """The author of a file chose what was asked of the hub, by whom it was opened and when."""
+    pytest.importorskip("transformers")
+    address, calls = hub
+    for i, skeleton in enumerate(OF_A_HUB.values()):
+        written(f"{i}.safetensors", skeleton)
+    code = (
+        "import sys, diagnostics as dx\nfor name in sys.argv[1:]:\n"
+        "    try: dx.build('encoder', name)\n    except dx.DiagnosticsError as error: print(error)"
+    )
+
+    def built(*names: str) -> list[str]:
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+        environment |= {"HF_ENDPOINT": address, "HF_HOME": str(here / "hf"), "NO_PROXY": "127.0.0.1"}
+        command = [sys.executable, "-c", code, *names]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
+
+    said = built(*(f"{i}.safetensors" for i in range(len(OF_A_HUB))))
+    assert not calls and len(said) == len(OF_A_HUB), said
+    assert "a saved encoder is built offline: build that name once by itself, which fetches it" in said[0]
+    built("hf:evil/x")
+    assert calls  # what the user names herself is asked for
+
+
+def test_a_saved_encoder_reads_no_checkpoint_but_its_own(here: Path) -> None:
+    pytest.importorskip("timm")
+    for skeleton in (f"timm:resnet10t?checkpoint={here}/weights.pt", nested(f"pe:core-t16-384?checkpoint={here}/x", 2)):
+        with pytest.raises(UntrustedCodeError, match=r"names the checkpoint .*, which is not read, .*--trust-code"):
+            dx.load_encoder(written("x.safetensors", skeleton))
 
 
 def none_has_run(folder: Path) -> None:

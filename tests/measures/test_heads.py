@@ -203,7 +203,7 @@ def test_the_measure_reads_what_was_recorded() -> None:
     np.testing.assert_array_equal(result["line_identity"].values, [np.nan, 0, 0])
     assert (result["low"] < result["score"]).values[1:].all() and (result["score"] < result["high"]).values[1:].all()
     assert result.attrs["reason"] == "embed: read before a module"
-    assert (result.attrs["n"], result.attrs["seed"], result.attrs["unit"]) == (12, 3, "cells of the tap's grid")
+    assert (result.attrs["n"], result.attrs["seed"], AttentionDistance.unit) == (12, 3, "cells of the tap's grid")
 
 
 def test_entropy_and_global_mass_read_theirs() -> None:

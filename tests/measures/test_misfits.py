@@ -117,7 +117,7 @@ def test_a_measure_that_ends_the_process_is_left_out(store: Store) -> None:
 
 def test_a_measure_that_fails_to_say_what_it_reads_is_left_out(store: Store) -> None:
     class Unsure(After):
-        name, kinds = "unsure", ("value",)
+        name, kinds, losses, score_name = "unsure", ("value",), "squares", "R2"
 
         def reads(self, target: Any) -> bool:
             raise RuntimeError("no idea")

@@ -18,7 +18,7 @@ from diagnostics.measures.apply import measure_all
 from diagnostics.measures.kernel_features import BANDWIDTHS, LEAST_TRAIN, KernelFeatures
 from diagnostics.measures.known_answers import Arrays
 from diagnostics.measures.probes import kernel
-from diagnostics.measures.probes.kernel import KernelProbe, OtherTaps
+from diagnostics.measures.probes.kernel import KernelProbe
 from diagnostics.measures.probes.linear import LinearProbe
 
 N = 500
@@ -130,7 +130,7 @@ def test_taps_do_not_depend_on_each_other_and_keep_their_places() -> None:
 
 def test_a_part_of_the_taps_is_measured_like_all_and_completed() -> None:
     store = taps(noise=NOISE, held=X, last=np.c_[X[:, :1], NOISE])
-    some = OtherTaps(store, store.taps[1:], store.pooled)
+    some = store.with_other(taps=store.taps[1:])
     result = measure_all([KernelProbe()], some, {"planted": PRODUCT}, 0).results["kernel_probe/planted"]
     assert result.attrs["best_tap"] == "held" and result.attrs["hidden_gap_low"] > 0.5
     assert result["depth"].values.tolist() == [0.5, 1]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder
 from diagnostics.encoders.encoder import Captured
-from diagnostics.encoders.gradients import centre
+from diagnostics.encoders.torch_encoder import centre
 from diagnostics.measures.locality import receptive_field
 from diagnostics.measures.locality.receptive import Gradients, ReceptiveFieldOfTaps
 

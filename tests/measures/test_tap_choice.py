@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import xarray as xr
 
 from diagnostics.activations.contract import StoredTarget
-from diagnostics.encoders.grid import Grid
+from diagnostics.encoders.taps import Grid
 from diagnostics.measures.apply import choose_taps, common_tap, measure_all, with_choice
 from diagnostics.measures.base import Measure
 from diagnostics.measures.confidence_set import confidence_set
@@ -40,7 +41,7 @@ def answers(ahead: int, behind: int) -> Losses:
 def chosen(
     losses: Losses, output: int = 3, depth: np.ndarray = DEPTH, share: bool = True, favour: bool = True
 ) -> TapChoice:
-    choice = choose_tap(losses, output, depth, 0, share=share, favour=favour)
+    choice = choose_tap(replace(losses, counts=share), output, depth, 0, favour=favour)
     assert choice is not None
     return choice
 
@@ -270,7 +271,7 @@ def measured(
         for name, values in zip(names, (loss, np.ones_like(loss)), strict=True)
     }
     attrs = {
-        "measure": measure, "output_tap": "t2", "score_name": "R2", "units_train": units - units // 4, "units_val": units // 4,
+        "measure": measure, "output_tap": "t2", "losses": "squares", "units_train": units - units // 4, "units_val": units // 4,
     }  # fmt: skip
     return xr.Dataset(data, {"tap": ["t0", "t1", "t2"], "depth": ("tap", [0.0, 0.5, 1.0])}, attrs)
 

@@ -7,9 +7,21 @@ import pytest
 
 from diagnostics.measures.statistics import Interval
 from diagnostics.measures.verdict import Verdict
-from diagnostics.report.figures import ScoreMap
 from diagnostics.report.markdown import page_markdown, plain
-from diagnostics.report.page import Column, Finding, Findings, Note, Notes, Number, Page, Row, Section, Sentence, Table
+from diagnostics.report.page import (
+    Column,
+    Finding,
+    Findings,
+    Note,
+    Notes,
+    Number,
+    Page,
+    Row,
+    ScoreMap,
+    Section,
+    Sentence,
+    Table,
+)
 
 HALF = Interval(0.5, 0.4, 0.6)
 MAP = ScoreMap(

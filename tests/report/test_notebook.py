@@ -19,12 +19,13 @@ from matplotlib.image import imread
 import diagnostics as dx
 from diagnostics.measures.statistics import Interval
 from diagnostics.measures.verdict import Verdict
-from diagnostics.report.figures import MapFigure, ScoreMap
+from diagnostics.report.page import MapFigure, ScoreMap
 from diagnostics.report.plots import StillFigure, draw, multiples
 from diagnostics.report.plots.still import svg
+from diagnostics.runs.page import run_page
 
 from graded import graded_data, graded_encoder
-from profiles import profile
+from profiles import finished_run, profile
 
 HOSTILE = "$a$ <b>&"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -176,3 +177,39 @@ def test_tables_escape_what_users_named() -> None:
     hostile = profile("probe", ["<script>", "out"], Interval(0.5, 0.4, 0.6), {}, probe=True, target="<script>")
     shown = hostile._repr_html_()
     assert "<script>" not in shown and shown.count("&lt;script&gt;") >= 3
+
+
+def test_an_error_is_its_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    shell = pytest.importorskip("IPython.core.interactiveshell").InteractiveShell()
+    shell.history_manager.enabled = False
+    shell.run_cell("import diagnostics as dx\ndx.build('dataset', 'lorentz')")
+    assert capsys.readouterr().out.strip() == (
+        "DiagnosticsError: Unknown dataset 'lorentz': did you mean lorenz? Or path/to/file.py:function; `diagnostics list` shows all."
+    )
+    shell.run_cell("1 / 0")
+    assert "Traceback" in capsys.readouterr().out, "of what is no error of ours"
+
+
+def test_a_target_and_a_watch_are_a_line() -> None:
+    label = dx.Target("label", np.zeros((60,), int), classes=("none", "bearing", "gear", "belt"))
+    assert repr(label) == "<Target label: 60, classes bearing, belt, gear, ...>"
+    assert repr(dx.Target("token_value", np.zeros((6, 4, 4)), units="m")) == "<Target token_value: 6 x 4 x 4, in m>"
+    watch = dx.LayerProfiles(graded_encoder("base", (0.5, 2, 0.5), (1, 1, 1)), graded_data(), every=5)
+    watch.step(5)
+    assert re.fullmatch(r"<LayerProfiles of base on \w+, every 5 steps: 1 measured, 0 failed>", repr(watch))
+
+
+def test_a_probe_without_a_target_is_no_row_of_what_the_output_hides() -> None:
+    ends = Interval(0.5, 0.4, 0.6)
+    place, read = (
+        profile(name, ["embed", "norm"], ends, {"fresh_weights": 0.1}, probe=True, target=target)
+        for name, target in (("position_probe", ""), ("linear_probe", "level"))
+    )
+    page = run_page(finished_run([read, place], "e", "d"))
+    (hides,) = [section for section in page.sections if section.title.startswith("What the taps hold")]
+    (others,) = [section for section in page.sections if section.title == "Without a target"]
+    assert "linear_probe" in str(hides) and "position_probe" not in str(hides)
+    assert "position_probe" in str(others)

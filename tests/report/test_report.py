@@ -14,9 +14,8 @@ import pytest
 import xarray as xr
 from jinja2 import DictLoader, Environment
 
-from diagnostics.report.figures import ProfileFigure
 from diagnostics.report.html import write_page
-from diagnostics.report.page import Page
+from diagnostics.report.page import Page, ProfileFigure
 from diagnostics.report.plots import draw, html
 from diagnostics.report.plots.profile import draw_profile, lines_outside
 from diagnostics.report.plots.style import settings

@@ -13,10 +13,22 @@ import pytest
 
 from diagnostics.measures.statistics import Interval
 from diagnostics.measures.verdict import Verdict
-from diagnostics.report.figures import ProfileFigure, ScoreMap
 from diagnostics.report.glossary import GLOSSARY, explained
 from diagnostics.report.html import write_page
-from diagnostics.report.page import Column, Finding, Findings, Legend, MapLegend, Number, Page, Row, Section, Table
+from diagnostics.report.page import (
+    Column,
+    Finding,
+    Findings,
+    Legend,
+    MapLegend,
+    Number,
+    Page,
+    ProfileFigure,
+    Row,
+    ScoreMap,
+    Section,
+    Table,
+)
 from diagnostics.report.plots import draw, html
 from diagnostics.report.plots.curves import COLOURS
 from diagnostics.report.plots.profile import CONTROL_COLOURS

@@ -41,7 +41,7 @@ def test_the_metadata_is_yaml_with_the_scores_at_the_layer_and_at_the_output(run
     yaml = pytest.importorskip("yaml", reason="needs PyYAML, which packages of the docs and of hubs bring")
     _, metadata, _ = write_card(run, tmp_path / "card.md").read_text(encoding="utf-8").split("---\n", 2)
     (model,) = yaml.safe_load(metadata)["model-index"]
-    assert model["name"] == run.encoder
+    assert model["name"] == run.encoder_name
     advice = run.recommendations()
     named = {result["task"]["name"]: result for result in model["results"]}
     assert set(named) == {f"{r.measure} of {r.target}" for r in advice}
@@ -51,6 +51,19 @@ def test_the_metadata_is_yaml_with_the_scores_at_the_layer_and_at_the_output(run
         values = {metric["name"]: metric["value"] for metric in result["metrics"]}
         assert values[f"{r.score_name} at the output, {r.output_tap}"] == pytest.approx(r.output.value, abs=1e-4)
         assert len(values) == 1 + bool(r.tap and not r.at_output)
+
+
+def test_names_in_the_metadata_cannot_be_read_as_html(tmp_path: Path) -> None:
+    yaml = pytest.importorskip("yaml", reason="needs PyYAML, which packages of the docs and of hubs bring")
+    name = 'a <script>alert("&")</script> b'
+    data = dx.Dataset(
+        name, "image", **{k: getattr(tiny_dataset(40, "image"), k) for k in ("samples", "ids", "split", "targets")}
+    )
+    options = {"measures": ["linear_probe"], "controls": False, "report": False}
+    run = dx.run(tiny_image_encoder(), data, out=tmp_path / "run", **options)
+    _, metadata, _ = write_card(run, tmp_path / "card.md").read_text(encoding="utf-8").split("---\n", 2)
+    assert not set("<>&") & set(metadata)
+    assert yaml.safe_load(metadata)["model-index"][0]["results"][0]["dataset"]["name"] == name
 
 
 def test_the_command_writes_it_into_the_run_or_where_it_is_asked_to(run: dx.Run, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from scipy import stats
 
 import diagnostics as dx
 from diagnostics import Comparison, DiagnosticsError, Run
@@ -19,10 +20,10 @@ from diagnostics.measures.statistics import scores
 from diagnostics.report.page import Number, Table
 from diagnostics.runs.comparison.differences import curve_differences, differences_of, score_influence
 from diagnostics.runs.comparison.estimates import Term, estimate, flipped, holm
+from diagnostics.runs.comparison.findings import tap_similarity
 from diagnostics.runs.comparison.page import comparison_page
 from diagnostics.runs.comparison.probe_losses import ProbeLosses, by_depth, probe_losses, shared_depths
 from diagnostics.runs.comparison.shares import shares_of
-from diagnostics.runs.comparison.tap_similarity import tap_similarity
 from diagnostics.runs.comparison.words import alignment_name, describe_lifts, describe_similarity
 
 from graded import GRID, graded_data, graded_encoder, known_r2
@@ -310,6 +311,19 @@ def test_intervals_over_seeds_hold_the_truth_where_those_over_samples_do_not() -
     assert samples < 0.7
 
 
+def test_seeds_add_the_variance_of_a_sample_of_them() -> None:
+    """By hand, of three seeds whose samples say nothing more: t(2) s / sqrt(3), with the s of n - 1."""
+    spread = [0.1, 0.2, 0.6]
+    terms = [
+        Term(np.full((40, 1), 1 - each), np.ones((40, 1)), tuple(f"u{i}" for i in range(40)), 0) for each in spread
+    ]
+    result = estimate(lambda x: x.mean(axis=-1), terms, [spread], 0)
+    assert result.over_both is not None and result.over_samples.low == pytest.approx(0.3)
+    reach = stats.t.ppf(0.975, 2) * np.std(spread, ddof=1) / 3**0.5
+    assert result.over_both.low == pytest.approx(0.3 - reach, rel=1e-6)
+    assert result.over_both.high == pytest.approx(0.3 + reach, rel=1e-6)
+
+
 def test_one_seed_leaves_its_variance_unknown() -> None:
     one, other = (drawn_readout(np.random.default_rng(i), 20, np.array([0.5])) for i in range(2))
     result = estimate(lambda x: x[..., 0] - x[..., 1], [one.at_chosen, other.at_chosen], [[0.1], [0.2]], 0)
@@ -423,7 +437,7 @@ def small_gap(share: float) -> ProbeLosses:
     rng = np.random.default_rng(0)
     best = 0.1 + 0.001 * rng.random((40, 1))
     loss = np.stack([best, best / share])
-    profile: Any = SimpleNamespace(data=SimpleNamespace(attrs={"score_name": "R2"}), over=lambda _: None)
+    profile: Any = SimpleNamespace(data=SimpleNamespace(attrs={"chance": 0.0}), over=lambda _: None)
     units = tuple(f"u{i}" for i in range(40))
     return ProbeLosses(loss, np.ones_like(loss), np.array([0.5, 1.0]), ("a", "b"), units, 0, 0, 1, 100, profile)
 

@@ -29,7 +29,7 @@ def result(val: list[float], test: list[float], **over: Any) -> Any:
     """Of a probe at three taps with these values on val, by which the best is chosen, and on test."""
     best = int(np.argmax(val))
     attrs: dict[str, Any] = {
-        "chosen_tap": f"t{best}", "output_tap": "t2", "higher_is_better": "yes", "score_name": "R2", "family": "semantic",
+        "chosen_tap": f"t{best}", "output_tap": "t2", "higher_is_better": "yes", "score_name": "R2", "losses": "squares", "chance": 0.0, "family": "semantic",
     }  # fmt: skip
     for name, (value, low, high) in over.items():
         key = f"over_{name.replace('__', '.')}"

@@ -87,7 +87,7 @@ def test_what_is_not_stored_is_refused_in_a_sentence(images: Run, tmp_path: Path
 
 
 def test_tokens_in_half_precision_come_back_as_float32(tmp_path: Path) -> None:
-    options = {"measures": ["rankme"], "controls": False, "report": False, "precision": "float16"}
+    options = {"measures": ["self_similarity"], "controls": False, "report": False, "precision": "float16"}
     run = dx.run(tiny_encoder(), tiny_dataset(20), out=tmp_path / "half", **options)
     tokens = run.features("norm", tokens=True)
     assert tokens.dtype == np.float32

@@ -48,15 +48,15 @@ def test_a_run_takes_the_module_itself(tmp_path: Path) -> None:
     options = {"measures": "linear_probe", "controls": False, "report": False}
     declared = dx.run(encoder, data, out=tmp_path / "declared", **options)
     bare = dx.run(encoder.module, data, out=tmp_path / "bare", **options)
-    assert bare.encoder == "Trunk"
+    assert bare.encoder_name == "Trunk"
     for one, other in zip(declared.profiles(), bare.profiles(), strict=True):
         np.testing.assert_array_equal(one.data["score"], other.data["score"])
     images = tiny_dataset(40, "image")
-    with pytest.raises(DiagnosticsError, match=r"give diagnostics.encoder_of\(module, dataset, mean=..., std=...\)"):
+    with pytest.raises(DiagnosticsError, match="give mean= and std= beside it"):
         dx.run(tiny_image_encoder().module, images, out=tmp_path / "images", **options)
     assert not (tmp_path / "images").exists()
-    ready = dx.encoder_of(tiny_image_encoder().module, images, mean=0.5, std=0.25)
-    assert dx.run(ready, images, out=tmp_path / "images", **options).profiles()
+    fed = {"mean": 0.5, "std": 0.25}
+    assert dx.run(tiny_image_encoder().module, images, out=tmp_path / "images", **fed, **options).profiles()
 
 
 def test_a_folder_of_its_own_is_named_after_the_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -236,7 +236,5 @@ def test_a_missing_trainer_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     watch = dx.LayerProfiles(tiny_encoder(), tiny_dataset(40), measures="rankme")
     with pytest.raises(DiagnosticsError, match="transformers is not installed: pip install transformers"):
         watch.for_transformers()
-    with pytest.raises(
-        DiagnosticsError, match=r"Lightning is not installed: pip install 'encoder-diagnostics\[lightning\]'"
-    ):
+    with pytest.raises(DiagnosticsError, match=r"Lightning is not installed: pip install -e '\.\[lightning\]'"):
         watch.for_lightning()

@@ -20,7 +20,9 @@ from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.measures.result import choosing_scores
 from diagnostics.measures.statistics import Interval, Losses
 from diagnostics.measures.verdict import Verdict
-from diagnostics.runs.profile import Profile, first_probes
+from diagnostics.report.page import Table
+from diagnostics.runs.answer import answer_blocks
+from diagnostics.runs.profile import Profile, by_verdict, first_probes
 from diagnostics.runs.recommendation import Recommendation, recommend
 from diagnostics.sklearn import TapFeatures
 from diagnostics.vocabulary import ChooseOn
@@ -105,9 +107,12 @@ def test_without_a_score_to_choose_by_there_is_nothing_to_recommend() -> None:
 def test_a_run_recommends_for_every_target_and_says_which_there_are(tmp_path: Path) -> None:
     run = dx.run(tiny_encoder(), tiny_dataset(), out=tmp_path / "run", report=False, controls=False)
     targets = {profile.target for profile in run.profiles() if profile.is_probe and profile.target}
-    assert targets and [advice.target for advice in run.recommendations()] == [
-        target for target in dict.fromkeys(p.target for p in run.profiles() if p.is_probe) if target
-    ]
+    # In the order of the first screen, of the picture and of the card.
+    table, recommended = answer_blocks(run)[0], [advice.target for advice in run.recommendations()]
+    assert isinstance(table, Table)
+    assert targets and recommended == [str(row.cells[0]).split()[1] for row in table.rows]
+    assert recommended == [p.target for p in by_verdict(list(first_probes(run.profiles()).values()))]
+    assert recommended != list(dict.fromkeys(p.target for p in run.profiles() if p.is_probe)), "not that of the run"
     again = dx.open_run(tmp_path / "run")
     for target in targets:
         assert again.recommend(target) == run.recommend(target), "the same from disk"

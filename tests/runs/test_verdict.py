@@ -45,7 +45,7 @@ def test_the_margin_is_the_users_or_a_share_of_what_lies_above_chance() -> None:
     own = Profile(open_.measure, open_.target, open_.data.assign_attrs(margin=0.2), {})
     assert (own.margin, own.verdict) == (0.2, Verdict.EXCLUDED)
     assert own.reading == "gaps above 0.150 are excluded"
-    accuracy = planted("y", gap=0.0, score=0.9, score_name="accuracy")
+    accuracy = planted("y", gap=0.0, score=0.9, losses="counts", chance=None)
     above = Profile("linear_probe", "y", accuracy.data.assign(line_chance=("tap", [0.5] * 3)), {})
     assert above.margin == pytest.approx(0.05 * 0.4)
 
@@ -66,13 +66,16 @@ def test_few_units_leave_everything_undecided(units: tuple[int, int], few: str) 
 
 def test_what_counts_right_answers_is_readable_above_chance_and_above_shuffled_labels() -> None:
     def accuracy(chance: float, **controls: tuple[float, float]) -> Profile:
-        made = planted("y", gap=0.1, controls=controls, score_name="accuracy")
+        made = planted("y", gap=0.1, controls=controls, losses="counts", chance=None)
         return Profile("linear_probe", "y", made.data.assign(line_chance=("tap", [chance] * 3)), made.controls)
 
     assert accuracy(0.5).readability == "readable" and accuracy(0.5).verdict is Verdict.SHOWN
     assert accuracy(0.58).readability == "undecided" and accuracy(0.58).verdict is Verdict.UNDECIDED
     assert accuracy(0.5, shuffled_labels=(0.5, -0.01)).readability == "undecided"
     assert accuracy(0.5, shuffled_labels=(0.5, 0.01)).readability == "readable"
+    # By the lower end and not by the value, also where scores themselves lie apart.
+    assert accuracy(0.5, shuffled_labels=(0.3, -0.001)).readability == "undecided"
+    assert accuracy(0.5, shuffled_labels=(0.65, 0.001)).readability == "readable"
     # .61 [.56, .66] excludes .05 of what lies between .65 and 1, and not of what lies between .6 and 1.
     assert accuracy(0.65).readability == "at chance" and accuracy(0.61).readability == "undecided"
 

@@ -129,25 +129,23 @@ def controls(name: str) -> list[Any]:
     near = [words for words, reached in asked if max(reached) >= 0.9 * value(own)]
     best = ("fresh_weights", "raw_input", "shuffled_labels")[int(np.argmax([each[0] for each in reach]))]
     score, chance = value(own), 0.4 if share else 0.0
-    # Of rivals above chance one that reaches as much to the margin, of those one without the model, else the highest.
-    level, inputs = score - 0.05 * (max(score, value(losses(name, "test")[OUTPUT])) - chance), ("raw_input",)
+    # Of those not beaten by more than the margin, above chance, one over which gains of it are excluded, of those one without the model, else the highest.
+    most, inputs = 0.05 * (max(score, value(losses(name, "test")[OUTPUT])) - chance), ("raw_input",)
     keys = {"fresh weights": "fresh_weights", "raw input": "raw_input", "shuffled labels": "shuffled_labels"}
     able = [
-        (keys[words], at)
-        for (words, _), (at, _, _) in zip(asked, reach, strict=False)
-        if words in rivals and at > chance + 0.05 * (1 - chance)
+        (margin[2] < most, keys[words], at)
+        for (words, _), (at, _, _), margin in zip(asked, reach, smallest, strict=False)
+        if (words in rivals or margin[2] < most) and at > chance + 0.05 * (1 - chance)
     ]
-    rival = max(
-        able, key=lambda each: (each[1] >= level, each[1] >= level and each[0] in inputs, each[1]), default=None
-    )
-    needless = "" if rival is None or rival[1] < score else "model" if rival[0] in inputs else "training"
+    rival = max(able, key=lambda each: (each[0], each[0] and each[1] in inputs, each[2]), default=None)
+    needless = "" if rival is None or not rival[0] else "model" if rival[1] in inputs else "training"
     return [
         smallest,
         reach,
         rivals,
         near,
         best,
-        rival and rival[0],
+        rival and rival[1],
         needless,
         [[min(scores[:2]), max(scores[:2])], None, None],
     ]
@@ -569,7 +567,7 @@ def drawn_again() -> list[Any]:
     made = encoder("perhaps", PLANTED["perhaps"].errors, 0)
     scores, gaps, taps = [], [], []
     for split in redraw_splits(made.groups, made.split, 3, SEED):
-        there = made.with_split(split)
+        there = made.with_other(split=split)
         tap, best, _ = by_hand.choose(losses_of("perhaps", there, "fit"), OUTPUT)
         scores.append([value(pair) for pair in losses_of("perhaps", there, "test")])
         gaps.append(scores[-1][best] - scores[-1][OUTPUT])

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from diagnostics.activations.contract import Activations, StoredTarget
-from diagnostics.encoders.grid import Grid
-from diagnostics.encoders.taps import Tap
+from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diagnostics_pretraining.pair import Pair
-from diagnostics_pretraining.text import context_of
-from diagnostics_pretraining.towers import Towers, build_towers
-from diagnostics_pretraining.vocabulary import Vocabulary, vocabulary_of
+from diagnostics_pretraining.text_encoder import Vocabulary, context_of, vocabulary_of
+from diagnostics_pretraining.towers import Pair, Towers, build_towers
 from torch import Tensor
 
 CAPTIONS = ("a red striped star", "two blue circles left of a square", "a green square")

@@ -22,7 +22,7 @@ def profile(
 ) -> Profile:
     """A profile with these numbers at every tap, as a run would hold it; of a probe the first tap is chosen, and they are its gap too."""
     attrs = {
-        "family": "dynamics", "pooling": "mean", "output_tap": taps[-1], "score_name": "R2", "higher_is_better": "yes", "measure": name,
+        "family": "dynamics", "pooling": "mean", "output_tap": taps[-1], "score_name": "R2", "losses": "squares", "chance": 0.0, "higher_is_better": "yes", "measure": name,
         "units_val": 80,
     }  # fmt: skip
     if probe:
@@ -48,7 +48,7 @@ def planted(
     width: float = 0.05,
     chosen: str = "blocks.0",
     units: tuple[int, int] = (320, 80),
-    controls: Mapping[str, tuple[float, float]] | None = None,
+    controls: Mapping[str, tuple[float, ...]] | None = None,
     name: str = "linear_probe",
     **attrs: Any,
 ) -> Profile:
@@ -60,8 +60,8 @@ def planted(
     score: at `blocks.0`; the output has it less the gap, both with the same width.
     chosen: the tap to use.
     units: of train and val, and of test.
-    controls: their scores, each with the lower end of what the chosen tap beats it by.
-    attrs: further attributes, or others than these.
+    controls: their scores, each with the lower end of what the chosen tap beats it by, and the upper one (.2 above where it is not given).
+    attrs: further attributes, or others than these; None for none.
     """
     made = profile(name, ["blocks.0", "blocks.1", "norm"], Interval(score, score, score), {}, probe=True, target=target)
     values = np.array([score, score - 2 * abs(gap), score - gap])
@@ -77,10 +77,12 @@ def planted(
         "tap_set": [chosen], "units_train": train - train // 4, "units_val": train // 4,
     }  # fmt: skip
     known: dict[str, xr.Dataset] = {}
-    for control, (reached, low) in (controls or {}).items():
-        stated |= store_interval(f"over_{control}", Interval(low + 0.1, low, low + 0.2))
+    for control, (reached, low, *high) in (controls or {}).items():
+        most = high[0] if high else low + 0.2
+        stated |= store_interval(f"over_{control}", Interval((low + most) / 2, low, most))
         known[control] = data.assign(score=("tap", [reached] * 3)).assign_attrs(chosen_tap=chosen)
-    return Profile.of(name, target, data.assign_attrs(stated | attrs), known)
+    data.attrs = {key: value for key, value in (data.attrs | stated | attrs).items() if value is not None}
+    return Profile.of(name, target, data, known)
 
 
 def uneven_probes(targets: list[str], taps: list[str], readable: int | None = None) -> list[Profile]:
@@ -131,7 +133,7 @@ def finished_run(
         "disk_use": (0, 0),
     }
     return SimpleNamespace(
-        **empty | others, path=Path("run"), profiles=lambda: profiles, encoder=encoder, dataset=dataset,
+        **empty | others, path=Path("run"), profiles=lambda: profiles, encoder_name=encoder, dataset=dataset,
         n=sizes, record=record, store=SimpleNamespace(identity={}),
         index=SimpleNamespace(calls=[call], entries={}),
     )  # fmt: skip

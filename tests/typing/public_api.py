@@ -35,6 +35,13 @@ def a_run_is_read() -> None:
     dx.compare([run, run.path], watch=dx.silent)
     assert_type(dx.open_run(run.path), dx.Run)
     assert_type(run.n, dict[str, int])
+    assert_type(run.encoder, dx.Encoder)
+    assert_type(run.encoder_name, str)
+    for measure in ("linear_probe", None):
+        run.recommend(target="hidden_z", measure=measure)
+        run.probe(target="hidden_z", measure=measure)
+        run.profile(target="hidden_z", measure=measure)
+        run.plot(target="hidden_z", measure=measure)
     assert_type(run.report(), Path)
     assert_type(run.to_json(), dict[str, Any])
     profile = run.profile("linear_probe/hidden_z")
@@ -71,9 +78,14 @@ def a_model_is_measured_while_it_trains(module: nn.Module, data: dx.Dataset) -> 
     encoder = dx.encoder_of(module, data, size=96, mean=(0.5, 0.5, 0.5), std=0.25)
     assert_type(encoder, dx.TorchEncoder)
     assert_type(dx.run(module, data), dx.Run)
+    assert_type(dx.run(module, data, size=96, mean=(0.5, 0.5, 0.5), std=0.25), dx.Run)
+    assert_type(dx.measure(module, data, size=96, mean=0.5, std=0.25), xr.Dataset)
+    step = TapFeatures(module, size=96, mean=0.5, std=0.25).fit(["a.jpg", Path("b.jpg")])
+    assert_type(step.encoder_.transform(["a.jpg", Path("b.jpg")]), np.ndarray)
     assert_type(dx.measure(module, data, taps="norm", measures=["rankme"], samples=64, seed=1), xr.Dataset)
     logged: list[dict[str, float]] = []
     watch = dx.LayerProfiles(encoder, data, every=500, log=logged.append)
+    dx.LayerProfiles(module, data, size=96, mean=0.5, std=0.25)
     assert_type(watch.step(500), xr.Dataset | None)
     assert_type(watch.profiles, xr.Dataset)
 
@@ -134,6 +146,19 @@ def a_dataset_is_made() -> dx.Dataset:
     assert_type(data.texts, tuple[str, ...] | dx.LazySamples)
     assert_type(data.questions, tuple[tuple[dx.Question, ...], ...] | dx.LazySamples)
     return data
+
+
+def what_there_is_goes_in(module: nn.Module, pixels: Tensor, names: Sequence[str], table: pd.DataFrame) -> None:
+    assert_type(dx.encoder("fracast", trust_code=False), dx.Encoder)
+    assert_type(dx.dataset("lorenz?n=40"), dx.Dataset)
+    assert_type(dx.dataset(pixels, {"species": names}, groups=names, splits=names, modality="image"), dx.Dataset)
+    assert_type(dx.dataset(table, ["a", "b"], groups="machine"), dx.Dataset)
+    torch_dataset: torch.utils.data.Dataset[tuple[Tensor, int]] = torch.utils.data.TensorDataset(pixels)  # type: ignore[assignment]
+    assert_type(dx.run(module, (pixels, names)), dx.Run)
+    assert_type(dx.measure(module, torch_dataset), xr.Dataset)
+    assert_type(dx.encoder_of(module, (table, "a")), dx.TorchEncoder)
+    assert_type(dx.LayerProfiles(module, (pixels, names, names)).step(1), xr.Dataset | None)
+    assert_type(dx.complete_splits(["train", "test"], names, 0, "mine"), tuple[list[str], str, bool | Literal["fit"]])
 
 
 @dx.hookimpl

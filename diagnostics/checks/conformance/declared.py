@@ -1,6 +1,7 @@
 """Checks of what an encoder declares: description, shapes, grid, order by depth, sizes."""
 
 import json
+from itertools import pairwise
 from typing import Any, get_args
 
 import numpy as np
@@ -9,8 +10,8 @@ from torch import Tensor
 
 from diagnostics.checks.conformance.encoder_under_test import EncoderUnderTest, NoPassError
 from diagnostics.checks.conformance.outcome import Outcome, failed, not_applicable, ok
-from diagnostics.encoders.placement.changes import NotVerifiableError
-from diagnostics.encoders.placement.verify_taps import verify_taps
+from diagnostics.encoders.placement.verify import NotVerifiableError
+from diagnostics.encoders.placement.verify_taps import exchanged_between, verify_taps
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, describe
 from diagnostics.vocabulary import Modality
@@ -64,7 +65,10 @@ def shapes(subject: EncoderUnderTest) -> Outcome:
 
 
 def grid(subject: EncoderUnderTest) -> Outcome:
-    """Tokens of every tap stand for the places that its grid declares: see `diagnostics.encoders.placement.verify_taps`."""
+    """Tokens of every tap stand for the places that its grid declares: see `diagnostics.encoders.placement.verify_taps`.
+
+    Of grids larger than `CELLS`, two tokens that are exchanged are also looked for between taps, in a plain pass.
+    """
     try:
         placement, later = verify_taps(subject.encoder, subject.samples[0], most=CELLS)
     except NotVerifiableError as error:
@@ -81,6 +85,9 @@ def grid(subject: EncoderUnderTest) -> Outcome:
     if wrong:
         more = f"; so do {', '.join(tap.tap for tap in wrong[1:4])}{', ...' * (len(wrong) > 4)}" if wrong[1:] else ""
         return failed(f"tap {wrong[0].tap} has a {wrong[0].explanation}{more}; {placement}", **figures)
+    for before, after in pairwise(subject.encoder.taps):
+        if change := exchanged_between(before, after, subject.reference):
+            return failed(change, **figures)
     parts = [str(placement)]
     if right:
         parts.append(f"so do those of {len(right)} later tap{'s' * (len(right) > 1)}")

@@ -246,7 +246,7 @@ def losses_by_name() -> list[Any]:
         for each in (
             data,
             data.isel(tap=[0, 1, 2, 3])
-            .assign_attrs(score_name="accuracy")
+            .assign_attrs(losses="counts")
             .assign(reference_loss=data["reference_loss"] * np.arange(1, 7)),
         )
     )

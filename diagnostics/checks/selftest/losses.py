@@ -36,7 +36,7 @@ def parts(units: int = 12) -> Losses:
 
 def of_parts(share: bool) -> list[Any]:
     """Scores with ends, resamples, units that count, and the choice."""
-    losses, chosen = parts(), choose_tap(parts(), 2, np.array([0.0, 0.5, 1.0, 2.0]), SEED, share=share)
+    losses, chosen = parts(), choose_tap(replace(parts(), counts=share), 2, np.array([0.0, 0.5, 1.0, 2.0]), SEED)
     again = statistics.resampled_scores(
         losses.loss, losses.reference, statistics.resample_counts(12, SEED), SEED, share, 2
     )

@@ -56,7 +56,7 @@ PLANTED = {
 }  # fmt: skip
 
 
-class Planted(protocol.Probe):
+class Planted(protocol.ClassOrValueProbe):
     """Reads the one feature of a tap as it is."""
 
     name, answers, source, kinds = "planted", "What was planted?", "checks/selftest", ("value", "label")

@@ -15,7 +15,8 @@ BLOCK_BYTES = 32 * 2**20
 def of_matrix(weights: Tensor, prefix: int, places: Tensor | None) -> Statistics:
     """Of attention [sample, head, grid query, key], prefix keys first; in blocks of queries, float64.
 
-    `places` [grid token, axis] in the unit of the distance, which is NaN where there are none. There are no logits.
+    `places` [grid token, axis] in the unit of the distance, which is NaN where there are none. There are no logits. A row whose grid keys
+    have nothing, masked or rounded to 0, counts for `prefix` and `received` alone.
     """
     samples, heads, queries, keys = weights.shape
 
@@ -29,9 +30,10 @@ def of_matrix(weights: Tensor, prefix: int, places: Tensor | None) -> Statistics
         rows = weights[:, :, start : start + step].to(torch.float64)
         grid = rows[..., prefix:]
         mass, total = grid.sum(-1), rows.sum(-1)
-        share = torch.where(total > 0, 1 / total, 0.0)
-        to_prefix += (rows[..., :prefix].sum(-1) * share).sum(-1)
-        received += torch.einsum("shqk,shq->shk", grid, share)
+        # Of a sum that is next to nothing, where padding has the rest, the inverse is infinite.
+        whole = torch.where(total > 0, total, 1.0)
+        to_prefix += (rows[..., :prefix].sum(-1) / whole).sum(-1)
+        received += (grid / whole[..., None]).sum(-2)
         anywhere += (total > 0).sum(-1)
         known = mass > 0
         on_grid += known.sum(-1)

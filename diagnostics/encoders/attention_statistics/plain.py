@@ -19,13 +19,23 @@ def plain(call: FusedCall, out: torch.Tensor, tokens: Tokens) -> Statistics:
     call = replace(call, q=call.q.double(), k=call.k.double(), v=call.v.double(), mask=mask)
     every = slice(None)
     weights = call.weights(every)
-    own = tokens.ordered(tokens.ordered(weights, -1), -2)[..., : tokens.own, :]
-    kept = own[..., : tokens.own]
-    scores = [tokens.ordered(tokens.ordered(call.scores(every, head), -1), -2) for head in range(call.shape[1])]
-    logit = torch.stack([score[..., tokens.grid, tokens.grid].amax((-2, -1)) for score in scores], 1)
+    padding = tokens.ordered(tokens.ordered(weights, -1), -2)[..., : tokens.own, tokens.own :]
+    scores = torch.stack([call.scores(every, head) for head in range(call.shape[1])], 1)
+    scores = tokens.ordered(tokens.ordered(scores, -1), -2)[..., tokens.grid, : tokens.own]
+    grid = scores[..., tokens.grid]
+    logit = grid.amax((-2, -1))
+    # Each by itself: next to a prefix token or padding whose logit lies 745 above, a grid key has a share of 0.
+    shares = of_matrix(_softmax(scores), tokens.prefix, None)
     return replace(
-        of_matrix(kept[..., tokens.grid, :], tokens.prefix, tokens.places.double()),
+        of_matrix(_softmax(grid), 0, tokens.places.double()),
+        prefix=shares.prefix,
+        received=shares.received,
         logit=torch.where(logit == -math.inf, math.nan, logit),
         error=call.error(weights, out, every),
-        padding=float(own[..., tokens.own :].sum(-1).amax()),
+        padding=float(padding.sum(-1).amax()),
     )
+
+
+def _softmax(scores: torch.Tensor) -> torch.Tensor:
+    """Over the keys; zeros of a query that may see none."""
+    return scores.softmax(-1).masked_fill((scores == -math.inf).all(-1, keepdim=True), 0)

@@ -10,9 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from diagnostics.encoders.grid import Grid, spelled
 from diagnostics.encoders.hooks import tensors_in
-from diagnostics.encoders.taps import Layout
+from diagnostics.encoders.taps import Grid, Layout, spelled
 from diagnostics.errors import DiagnosticsError
 from diagnostics.vocabulary import Modality
 

@@ -6,11 +6,13 @@ residuals, maps whose every place sees everything) the grid is reported as not v
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from torch import Tensor
+from torch.nn.functional import normalize
 
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.placement.token_order import all_cells, explained
@@ -105,6 +107,11 @@ def _judged(tap: Tap, moved: Movements) -> TapGrid:
             return unverified("tokens after a cell's own change more than it, as they may in causal models")
         if order:
             return TapGrid(tap.name, "wrong", share, f"wrong order: {order}")
+    names = [", ".join(f"{axis} {n}" for axis, n in zip(shared, place, strict=True)) for place in places]
+    for one, other in _exchanged(declared, farthest, own < OWN):
+        return TapGrid(
+            tap.name, "wrong", share, f"wrong order: the tokens of ({names[one]}) and ({names[other]}) are exchanged"
+        )
     if not known.all() and len(places) < FEWEST:
         return unverified(f"only {len(places)} places changed a token when they changed, too few to judge")
     if share >= OWN or _nearly(shape, places, farthest):
@@ -151,6 +158,36 @@ def _shuffled(places: np.ndarray, farthest: np.ndarray, far: np.ndarray, exact: 
     once = len(np.unique(farthest)) >= NEARLY * len(places) and float((farthest >= 0).mean()) >= NEARLY
     if once and exact <= CLEARLY and len(places) >= 2 * FEWEST and float(np.median(second)) < OWN:
         return "each place changes another token than declared, in no order that could be recognised (shuffled)"
+    return ""
+
+
+def _exchanged(declared: np.ndarray, farthest: np.ndarray, odd: np.ndarray) -> list[tuple[int, int]]:
+    """Pairs of `declared` tokens (indices) that each change the other and hardly themselves (`odd`), where nearly all others change themselves."""
+    at = {int(token): i for i, token in enumerate(declared)}
+    pairs = [
+        (i, j)
+        for i, token in enumerate(farthest)
+        if (j := at.get(int(token), i)) > i and odd[i] and odd[j] and farthest[j] == declared[i]
+    ]
+    others = np.delete(farthest == declared, np.ravel(pairs).astype(int))
+    return pairs if len(others) >= FEWEST and others.mean() >= NEARLY else []
+
+
+def exchanged_between(before: Tap, after: Tap, activations: Mapping[str, Tensor]) -> str:
+    """Two places whose tokens are exchanged between two taps of one grid in a residual trunk, in words; nothing where none are seen.
+
+    Of `activations` [sample, token, feature], less the mean over places, each token is most alike to itself in nearly all places; the two
+    are clearly more alike to one another.
+    """
+    if before.grid.shape != after.grid.shape or before.features != after.features:
+        return ""
+    grids = (activations[tap.name][:, tap.grid.prefix :].float() for tap in (before, after))
+    x, y = (normalize(tokens - tokens.mean(1, keepdim=True), dim=2) for tokens in grids)
+    alike = (y @ x.mT).mean(0)
+    own, most = alike.diagonal().numpy(), alike.max(1)
+    for pair in _exchanged(np.arange(len(own)), most.indices.numpy(), own < most.values.numpy() - CLEARLY):
+        one, other = (tuple(map(int, np.unravel_index(place, after.grid.shape))) for place in pair)
+        return f"tap {after.name} has the tokens of {one} and {other} exchanged against tap {before.name}"
     return ""
 
 

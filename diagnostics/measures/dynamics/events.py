@@ -31,6 +31,7 @@ class EventProbe(Probe):
     source = "Hastie, Tibshirani and Friedman 2009, section 4.3"
     needs = "tokens"
     kinds = ("event",)
+    losses, score_name, metric, chance = "counts", "balanced accuracy", "balanced_accuracy", 0.5
     known_answers = (
         Case("event_probe", "balanced accuracy, 1 of 4 events missed: (1 + 3/4) / 2", 0.875, BRODERSEN, lambda: _balanced(1, 0)),
         Case("event_probe", "balanced accuracy, 2 of 4 events missed, 24 of 96 others taken for one", 0.625, BRODERSEN, lambda: _balanced(2, 24)),
@@ -56,7 +57,7 @@ class EventProbe(Probe):
             activations, rows, loss, reference, Losses(val_loss, val_reference), extra,
             "balanced accuracy: mean of the shares of event tokens and of other tokens that are told right",
             "features standardised with the tokens fitted", seed,
-            penalties=list(PENALTIES), score_name="balanced accuracy", **dense.attrs(),
+            penalties=list(PENALTIES), **dense.attrs(),
         )  # fmt: skip
 
 

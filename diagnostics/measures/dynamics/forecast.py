@@ -109,6 +109,7 @@ class ForecastProbe(Probe):
     answers = "How far ahead can the future be read out, beyond a naive forecast?"
     source = "Hyndman and Athanasopoulos 2021, Forecasting: principles and practice, section 5.8"
     kinds = ("future",)
+    losses, score_name, chance = "squares", "skill", 0.0
     known_answers = (
         Case("forecast_probe", "MASE: naive forecast of a straight trend", 1, HYNDMAN, _naive_on_a_trend),
         Case("forecast_probe", "MASE: truth shifted by 2.5, steps of 1", 2.5, HYNDMAN, _shifted_trend),
@@ -160,7 +161,6 @@ class ForecastProbe(Probe):
             activations, rows, loss, reference, val, {"penalty": chosen},
             "skill: mean over horizons of 1 - MAE / MAE of the naive forecast; ridge to all horizons",
             "features standardised with the rows fitted", seed, oof=None if out is None else out.losses, penalties=list(PENALTIES),
-            score_name="skill",
         )  # fmt: skip
         whole = reference.sum(axis=1)
         by_horizon = 1 - np.divide(loss.sum(axis=1), whole, out=np.full(whole.shape, np.nan), where=whole > 0)

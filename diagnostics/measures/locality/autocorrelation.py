@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diagnostics.encoders.grid import Grid
+from diagnostics.encoders.taps import Grid
 from diagnostics.measures.arrays import as_tensor, token_samples
 from diagnostics.measures.known_answers import Case, normal
 from diagnostics.measures.locality.blocks import SampleMean, deviations, extents, rook_pairs, sample_blocks, scalar

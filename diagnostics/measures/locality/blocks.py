@@ -18,8 +18,7 @@ import xarray as xr
 from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
-from diagnostics.encoders.grid import Grid
-from diagnostics.encoders.taps import Tap
+from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import as_tensor, first_tokens, gram, one_thread, over_taps, rounding, token_count
 from diagnostics.measures.base import Measure

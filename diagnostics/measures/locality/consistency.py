@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diagnostics.encoders.grid import Grid
+from diagnostics.encoders.taps import Grid
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import token_samples
 from diagnostics.measures.known_answers import Case

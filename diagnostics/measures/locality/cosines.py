@@ -245,6 +245,7 @@ class SelfSimilarity(Measure):
     family = "spatial"
     needs = "tokens"
     higher_is_better = None
+    score_name = "LDS"
     known_answers = tuple(
         Case("self_similarity", f"{kind.upper()} of {name}, 16 x 16", value, "iREPA (2512.10794)", lambda n=name, k=kind: float(getattr(self_similarity(_patterns()[n], (16, 16)), k)))
         for name, values in _OF_PATTERNS.items()
@@ -281,7 +282,7 @@ class SelfSimilarity(Measure):
             variables["low" + ending], variables["high" + ending] = ends
         attrs = stated(
             functional="LDS: mean cosine of neighbouring tokens minus that of tokens at Manhattan distance >= 6",
-            score_name="LDS", pooling="none: grid tokens",
+            pooling="none: grid tokens",
             centring="none; with the sample's mean token removed in variables ending in _centred",
             distance="Manhattan, in tokens of the tap's grid", reasons=reasons, n=n, seed=seed,
         )  # fmt: skip

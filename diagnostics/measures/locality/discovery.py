@@ -331,6 +331,7 @@ class ObjectDiscovery(Probe):
     family = "spatial"
     needs = "tokens"
     kinds = ("masks",)
+    losses, score_name = "counts", "CorLoc"
     standard = False
     known_answers = (
         Case("box_iou", "boxes of 10 px shifted by half, both border pixels counted", 1 / 3, "PASCAL VOC", lambda: box_iou([0, 0, 9, 9], [5, 0, 14, 9])),
@@ -379,7 +380,7 @@ class ObjectDiscovery(Probe):
             {"iou": mean(iou), "centred": mean((centred >= HIT).astype(float)), **lines},
             "CorLoc: share of images whose box, by LOST on tokens (the paper takes keys), has an IoU of at least .5 with "
             "an object's; boxes count both border pixels (VOC)",
-            seed, score_name="CorLoc", reasons=reasons,
+            seed, reasons=reasons,
         )  # fmt: skip
 
 

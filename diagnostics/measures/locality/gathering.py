@@ -9,8 +9,7 @@ import torch
 
 from diagnostics.encoders.attention_statistics import Statistics, Tokens, attention_statistics
 from diagnostics.encoders.fused_attention import FusedCall
-from diagnostics.encoders.grid import Grid
-from diagnostics.encoders.taps import Tap
+from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.measures.known_answers import Case
 from diagnostics.measures.locality.heads import Attention, HeadMeasure
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from diagnostics.activations.contract import Activations, Observation, StoredTarget
 from diagnostics.encoders.attention_statistics import of_matrix
 from diagnostics.encoders.encoder import Captured, Encoder
-from diagnostics.encoders.grid import Grid
+from diagnostics.encoders.taps import Grid
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, one_thread, over_taps
 from diagnostics.measures.base import Measure
@@ -190,7 +190,6 @@ class HeadMeasure(Measure):
     statistic: ClassVar[str]
     beside: ClassVar[tuple[str, ...]] = ()
     functional: ClassVar[str]
-    unit: ClassVar[str]
 
     @abstractmethod
     def uniform(self, grid: Grid) -> float:
@@ -247,7 +246,7 @@ class HeadMeasure(Measure):
             **beside,
         }
         attrs = stated(
-            functional=self.functional, unit=self.unit,
+            functional=self.functional,
             pooling="none: grid queries, mean over queries, heads and samples", centring="none",
             reasons=reasons, n=n, seed=seed,
         )  # fmt: skip

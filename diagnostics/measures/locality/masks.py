@@ -204,15 +204,15 @@ def unfitted_result(
     functional: str,
     seed: int,
     *,
-    score_name: str,
     reasons: Iterable[tuple[str, str]],
     **attrs: Any,
 ) -> xr.Dataset:
     """A probe's dataset from loss and reference loss [tap, row] of the activations' rows (0 in rows that are not read), with
     `units_train` and `units_val` 0, so that no interval is widened for a training set's share."""
     of_test, reference_of_test = (sum_by_unit(x[:, rows.test].T, rows).T for x in (loss, reference))
-    val = Losses(*(sum_by_unit(x[:, rows.val].T, rows, "val").T for x in (loss, reference)))
+    val_loss, val_reference = (sum_by_unit(x[:, rows.val].T, rows, "val").T for x in (loss, reference))
+    val = Losses(val_loss, val_reference)
     return probe_result(
         activations, rows, of_test, reference_of_test, val, extra, functional, "none", seed,
-        score_name=score_name, reasons=reasons, units_train=0, units_val=0, pooling="none: grid tokens", **attrs,
+        reasons=reasons, units_train=0, units_val=0, pooling="none: grid tokens", **attrs,
     )  # fmt: skip

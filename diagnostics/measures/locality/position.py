@@ -206,6 +206,7 @@ class Position(Measure):
     invariant_to = ("scale", "shift")
     family = "spatial"
     needs = "tokens"
+    losses, score_name, metric, chance = "squares", "R2", "r_squared", 0.0
     known_answers = (
         Case("position_probe", "sine and cosine code with the places", 1, "read linearly", _code_and_places_r2, 1e-4),
         Case("position_probe", "noise, OLS, n = 200, d = 100: -d / (n - d - 1) (mean of 40)", -1.01, "out-of-sample R2 of OLS", lambda: _noise_r2(100, 200), 0.1),
@@ -239,7 +240,7 @@ class Position(Measure):
             activations, rows, loss, reference, val_score, numbers,
             "R2 of a token's coordinates against the mean place of the tokens fitted, mean over axes",
             "features standardised with the tokens fitted", seed,
-            score_name="R2", pooling="none: grid tokens", penalties=list(PENALTIES), tokens_of_a_sample=MOST_TOKENS,
+            pooling="none: grid tokens", penalties=list(PENALTIES), tokens_of_a_sample=MOST_TOKENS,
             error="mean Euclidean distance between a place and the place predicted, in tokens", reasons=reasons,
         )  # fmt: skip
 

@@ -249,6 +249,7 @@ class LabelPropagation(Probe):
     family = "spatial"
     needs = "tokens"
     kinds = ("masks",)
+    losses, score_name = "squares", "J&F"
     known_answers = (
         Case("jaccard", "10 x 10 squares shifted by 5", 1 / 3, DAVIS, lambda: jaccard(*_two_squares())),
         Case("boundary_f", "a mask with itself", 1, DAVIS, lambda: boundary_f(_two_squares()[0], _two_squares()[0])),
@@ -293,7 +294,7 @@ class LabelPropagation(Probe):
             {"j": j, "f": f, "objects": objects, "line_still": lines[:, 0], "line_uniform": lines[:, 1]},
             "mean of J and F over objects, first and last frame left out; first frame's labels carried on by the 5 most "
             "similar tokens within 12 cells, of the first and the 7 frames before",
-            seed, score_name="J&F", reasons=reasons.items(),
+            seed, reasons=reasons.items(),
             frames="of masks with several frames a grid step, the middle one (the earlier of two)",
         )  # fmt: skip
 

@@ -150,6 +150,7 @@ class ReceptiveFieldOfTaps(Measure):
     source = "Luo et al. 2016 (1701.04128)"
     family = "spatial"
     higher_is_better = None
+    unit = "share of the input's extent along each axis"
     needs = "gradients"
     standard = False
     observation = Gradients()
@@ -184,7 +185,7 @@ class ReceptiveFieldOfTaps(Measure):
         attrs = stated(
             functional="radius about the central grid token of half of |d token / d input|, summed over channels; the token "
             "by one projection of its features on random signs",
-            unit="share of the input's extent along each axis", pooling="none: the central grid token",
+            pooling="none: the central grid token",
             centring="none", reasons=reasons, n=n, seed=seed,
         )  # fmt: skip
         return over_taps(activations, variables, attrs)

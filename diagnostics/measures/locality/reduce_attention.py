@@ -15,8 +15,7 @@ from diagnostics.encoders.attention_statistics import (
     of_matrix,
 )
 from diagnostics.encoders.fused_attention import FusedCall, OfCall
-from diagnostics.encoders.grid import Grid
-from diagnostics.encoders.taps import Site, Tap
+from diagnostics.encoders.taps import Grid, Site, Tap
 from diagnostics.measures.locality.blocks import places
 
 

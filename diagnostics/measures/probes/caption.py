@@ -133,6 +133,7 @@ class CaptionProbe(Probe):
     source = "retrieval: Karpathy and Fei-Fei 2015 (1412.2306); zero-shot classification: CLIP (2103.00020); linear map: Merullo et al. 2022 (2209.15162)"
     family = "language"
     kinds = ("caption",)
+    losses, score_name = "counts", "recall at 1"
     known_answers = (
         Case("caption_probe", "recall at 1 of partners that are alike", 1, KARPATHY, lambda: retrieval_recall(np.eye(6), np.eye(6)).a_to_b[1]),
         Case("caption_probe", "recall at 1 where all are alike: chance", 1 / 6, KARPATHY, lambda: retrieval_recall(np.ones((6, 2)), np.ones((6, 2))).a_to_b[1]),
@@ -182,7 +183,7 @@ class CaptionProbe(Probe):
             f"recall at 1 of the own caption among {n} test captions, {len(distinct)} of them distinct, by cosine of ridge's "
             "prediction and text embedding; it falls as their number grows",
             "features standardised with the rows fitted, text embeddings less the mean of those fitted", seed,
-            penalties=list(PENALTIES), score_name="recall at 1", gallery=n, distinct_captions=len(distinct),
+            penalties=list(PENALTIES), gallery=n, distinct_captions=len(distinct),
         )  # fmt: skip
 
 

@@ -248,7 +248,7 @@ def _accuracy_where_one_token_tells() -> float:
     return float((guess == labels[120:]).mean())
 
 
-class AttentiveProbe(protocol.Probe):
+class AttentiveProbe(protocol.ClassOrValueProbe):
     """What attention over the tokens of a sample reads out at every tap: accuracy, or R2.
 
     Grid tokens only. Learning rate, weight decay and number of epochs are chosen on val (by accuracy, or squared error),

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.datasets.grid_targets import resample
-from diagnostics.encoders.grid import Grid
-from diagnostics.encoders.taps import Tap
+from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import as_tensor, require_finite_tap
 from diagnostics.measures.probes.least_squares import PENALTIES, Moments, RidgePath, choose

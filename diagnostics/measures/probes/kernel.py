@@ -1,7 +1,6 @@
 """The kernel probe: what a nonlinear readout reads, where the linear one may read less."""
 
 import hashlib
-from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -9,8 +8,7 @@ import xarray as xr
 
 from diagnostics.activations.cache import Kept
 from diagnostics.activations.contract import Activations, StoredTarget
-from diagnostics.encoders.grid import Grid
-from diagnostics.encoders.taps import Tap
+from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import samples
 from diagnostics.measures.kernel_features import BANDWIDTHS, LANDMARKS, LEAST_TRAIN, KernelFeatures
@@ -23,19 +21,6 @@ from diagnostics.measures.statistics import Losses
 NYSTROM = "Williams and Seeger 2001 (NeurIPS)"
 # Features in bytes: of five thousand samples at six taps. The next target is read from the same ones.
 _KEPT = Kept(2**28)
-
-
-class OtherTaps(Arrays):
-    """Some taps of activations, or features made of one: the same rows, pooled by `read` (a tap and a pooling), no tokens."""
-
-    def __init__(self, like: Activations, taps: Sequence[Tap], read: Callable[[str, str | None], np.ndarray]) -> None:
-        # All that the contract names.
-        for name in Activations.__annotations__:
-            setattr(self, name, getattr(like, name))
-        self.taps, self.read = list(taps), read
-
-    def pooled(self, tap: str, pooling: str | None = None) -> np.ndarray:
-        return self.read(tap, pooling)
 
 
 def _product() -> tuple[Arrays, StoredTarget]:
@@ -56,7 +41,7 @@ def _squared_distance() -> float:
     return float(((first - second) ** 2).sum())
 
 
-class KernelProbe(protocol.Probe):
+class KernelProbe(protocol.ClassOrValueProbe):
     """What kernel ridge regression, or kernel logistic regression, reads out at every tap: R2, or accuracy.
 
     The linear probe, of `KernelFeatures` of the pooled activations in place of these; the bandwidth is chosen as the linear
@@ -95,11 +80,10 @@ class KernelProbe(protocol.Probe):
         features = _features(x, x[activations.split == "train"], seed)
         widest = dict(zip(map(str, BANDWIDTHS[::-1]), features[::-1], strict=True))
         taps = [Tap(name, tap.depth, tap.part, features.shape[2], Grid((1,), ("t",))) for name in widest]
-        read = LinearProbe().read_out(
-            OtherTaps(activations, taps, lambda name, _: widest[name].astype(np.float64)), target, seed
-        )
+        there = activations.with_other(taps=taps, pooled=lambda name: widest[name].astype(np.float64))
+        read = LinearProbe().read_out(there, target, seed)
         kind = "oof" if "oof_loss" in read else "val"
-        scores = Losses(*(read[f"{kind}_{name}"].values for name in ("loss", "reference"))).scores
+        scores = Losses(read[f"{kind}_loss"].values, read[f"{kind}_reference"].values).scores
         best = int(np.nan_to_num(scores, nan=-np.inf).argmax())
         at = {"tap": [tap.name], "bandwidth": ("tap", [BANDWIDTHS[::-1][best]])}
         return read.isel(tap=[best]).assign_coords(at).reset_coords("bandwidth")

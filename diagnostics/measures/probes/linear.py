@@ -90,7 +90,7 @@ def _aligned_depth_rmse() -> float:
     return depth_metrics(factor * truth + offset, truth, align="scale_shift").rmse
 
 
-class LinearProbe(protocol.Probe):
+class LinearProbe(protocol.ClassOrValueProbe):
     """What a linear map reads out at every tap: R2 of ridge, or accuracy of multinomial logistic regression.
 
     Reads pooled activations; for a `token_value` target the tokens that are kept. The score of a target with several

@@ -14,7 +14,7 @@ from diagnostics.measures.arrays import as_tensor, class_labels, one_thread, sam
 from diagnostics.measures.known_answers import Case
 from diagnostics.measures.probes.out_of_fold import folds
 from diagnostics.measures.probes.protocol import (
-    Probe,
+    ClassOrValueProbe,
     answers,
     commonest,
     label_rows,
@@ -148,7 +148,7 @@ def _first_vote_alone() -> float:
     return float(knn_votes(bank, np.array([0, 1, 1]), np.array([[5.0, 0.0]]), (1,))[0, 0, 0])
 
 
-class KnnProbe(Probe):
+class KnnProbe(ClassOrValueProbe):
     name = "knn_probe"
     answers = "Do samples of one class lie together?"
     source = "Wu et al. 2018 (1805.01978), eq. 7; DINO (2104.14294)"

@@ -19,6 +19,8 @@ from diagnostics.measures.result import (
     CENTRING,
     CHOSEN_ON,
     FUNCTIONAL,
+    LOSSES,
+    METRIC,
     POOLING,
     REASON,
     SCORE_NAME,
@@ -78,6 +80,17 @@ class Probe(Measure):
     @abstractmethod
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         """What `compute` returns for a target."""
+
+
+class ClassOrValueProbe(Probe):
+    """A probe whose score is accuracy of classes, and R2 of everything else."""
+
+    losses, score_name, metric, chance = "squares", "R2", "r_squared", 0.0
+
+    def declaration(self, target: StoredTarget | None) -> dict[str, Any]:
+        if target is not None and target.kind == "label":
+            return {LOSSES: "counts", SCORE_NAME: "accuracy", METRIC: "accuracy"}
+        return super().declaration(target)
 
 
 def rows_of(
@@ -192,7 +205,6 @@ def probe_result(
     seed: int,
     *,
     oof: Losses | None = None,
-    score_name: str = "",
     reasons: Iterable[tuple[str, str]] = (),
     **attrs: Any,
 ) -> xr.Dataset:
@@ -223,7 +235,6 @@ def probe_result(
         **{f"units_{name}": len(set(activations.groups[chosen])) for name, chosen in by_split.items()},
         SEED: seed,
         CHOSEN_ON: "val" if oof is None else "fit",
-        **({SCORE_NAME: score_name} if score_name else {}),
         REASON: store_reasons(reasons),
         **attrs,
     }

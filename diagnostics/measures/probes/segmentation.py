@@ -298,6 +298,7 @@ class SegmentationProbe(Probe):
     source = "linear segmentation (Oquab et al. 2023, 2304.07193, section 7.4); mean IoU: Everingham et al. 2010"
     needs = "tokens"
     kinds = ("token_label",)
+    losses, score_name, metric = "counts", "mIoU", "mean_iou"
     known_answers = (
         Case("segmentation_probe", "mIoU of confusion ((3, 1), (1, 3))", 0.6, VOC, lambda: mean_iou([[3, 1], [1, 3]])),
         Case("segmentation_probe", "off-diagonal count of truth 0 taken for 1", 1, VOC, lambda: float(confusion(np.array([0, 1, 1]), np.array([0, 0, 1]), 2)[0, 1])),
@@ -347,7 +348,7 @@ class SegmentationProbe(Probe):
             "mean over classes of intersection over union, from one confusion matrix of all test tokens; multinomial "
             "logistic regression with an L2 penalty on tokens drawn from train and val",
             "features standardised with the tokens fitted", seed,
-            penalties=list(PENALTIES), score_name="mIoU", tokens_fitted=fitted, fits=_FITS,
+            penalties=list(PENALTIES), tokens_fitted=fitted, fits=_FITS,
             converged=f"not in {_MOST_FINAL} steps: {', '.join(short)}" if short else "yes", **dense.attrs(),
         )  # fmt: skip
         names = [target.classes[c] if c < len(target.classes) else str(c) for c in classes]

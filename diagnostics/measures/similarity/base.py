@@ -74,9 +74,9 @@ class Similarity(Measure):
         >>> run = dx.open_run("runs/forecast")
         >>> (cka,) = run.similarity()
         >>> cka["matrix"].sel(tap="embed")[[0, 4]].values.round(2)  # embed, blocks.3
-        array([1.  , 0.84])
+        array([1.  , 0.83])
         >>> round(cka.attrs["tau"], 2)
-        0.02
+        0.06
     """
 
     family = "similarity"

@@ -7,8 +7,8 @@ from itertools import groupby
 import numpy as np
 import plotly.graph_objects as go
 
-from diagnostics.report.figures import ControlCurve, MarkKind, ProfileFigure
 from diagnostics.report.numbers import format_number
+from diagnostics.report.page import ControlCurve, MarkKind, ProfileFigure
 from diagnostics.report.plots.style import (
     BEST,
     BOTTOM,

@@ -9,9 +9,9 @@ import numpy as np
 import plotly.graph_objects as go
 
 from diagnostics.measures.verdict import Verdict
-from diagnostics.report.figures import ScoreMap
 from diagnostics.report.names import name_lines
 from diagnostics.report.numbers import format_number
+from diagnostics.report.page import ScoreMap
 from diagnostics.report.plots.style import BEST, FRAME, MOST_TICKS, OUTLINE, SYMBOLS, dressed, tick_taps
 
 LINE_HEIGHT, BETWEEN = 16, 10

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from diagnostics.report.figures import MarkKind
 from diagnostics.report.names import short_names
+from diagnostics.report.page import MarkKind
 
 # Of the palette of Okabe and Ito, which colour-blind readers tell apart, in shades that stand out on white and on black.
 INK = "#3b7fc4"

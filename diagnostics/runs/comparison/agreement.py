@@ -5,7 +5,7 @@ from itertools import chain
 
 import numpy as np
 
-from diagnostics.activations.sample_differences import SampleFacts, differences
+from diagnostics.activations.identity import SampleFacts, differences
 from diagnostics.errors import DiagnosticsError
 from diagnostics.runs.comparison.members import Member
 from diagnostics.runs.comparison.probe_losses import near
@@ -120,6 +120,8 @@ def _same_protocol(name: str, first: Member, other: Member) -> str:
             return f"{key} is {mine} in {first.name} and {theirs} in {other.name}"
     if not first.profiles[name].is_probe:
         return ""
+    if name not in first.losses:
+        return "its score is no sum of losses, by which runs are compared"
     units = [sorted(_texts(data["unit"].values)) for data in (results, other_results)]
     if units[0] != units[1]:
         return f"read on other test units in {first.name} and {other.name}"

@@ -2,39 +2,239 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import xarray as xr
 
 from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.statistics import Interval
 from diagnostics.progress import Progress, Watch
+from diagnostics.report.numbers import number, numbers
 from diagnostics.report.progress_bars import watching
 from diagnostics.runs.comparison.agreement import check_agreement
-from diagnostics.runs.comparison.as_json import findings_json
-from diagnostics.runs.comparison.curves import curves
 from diagnostics.runs.comparison.differences import curve_differences, differences_of
-from diagnostics.runs.comparison.findings import Findings, first_of_each_target
+from diagnostics.runs.comparison.estimates import Estimate, estimate_sum
+from diagnostics.runs.comparison.findings import Findings, TapSimilarity, first_of_each_target, tap_similarity
 from diagnostics.runs.comparison.group_scores import family_gaps, group_scores_of
 from diagnostics.runs.comparison.members import (
     Member,
     by_group,
     control_of,
+    lineage_of,
     open_members,
     pairs_with_base,
     places,
     without_base,
 )
+from diagnostics.runs.comparison.probe_losses import SAME, ProbeLosses, by_depth, shared_depths
 from diagnostics.runs.comparison.shares import Shares, shares_of
-from diagnostics.runs.comparison.tap_similarity import TapSimilarity, tap_similarity
 from diagnostics.runs.folder import slug
 from diagnostics.runs.run import Run
+from diagnostics.runs.tap_map import map_json
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
+
+# All profiles of all runs on one axis of relative depth, heads beyond 1, as an `xarray.Dataset`.
+
+SINGLE = ("chosen_score", "output_score", "hidden_gap", "head_drop")
+ENDS = {"": "value", "_low": "low", "_high": "high"}
+TAPS = ("chosen_tap", "head_tap")
+
+
+def curves(members: Sequence[Member], names: Sequence[str], seed: int) -> xr.Dataset:
+    """`score`, `low`, `high` [run, target, depth], `tap` [run, depth] (the tap that stands there; "" where the value lies on
+    the line between two), and by [run, target] `chosen_score`, `output_score`, `hidden_gap` and `head_drop`, each with `_low`
+    and `_high`, `chosen_tap`, `head_tap`. A `target` is a profile, `measure/target`.
+
+    `head_drop` is the trunk's last tap minus the head's last, paired over test units (the Guillotine curve, Bordes et al.
+    2023, 2206.13378): positive where the head threw away what the trunk's end still shows.
+    """
+    depths = shared_depths([_depths(member, name) for name in names for member in members])
+    cells = [[_cell(member, name, depths, seed) for name in names] for member in members]
+    variables = {
+        key: np.array([[cell[key] for cell in row] for row in cells], dtype=object if key in TAPS else np.float64)
+        for key in cells[0][0]
+    }
+    return xr.Dataset(
+        {
+            **{key: (("run", "target", "depth")[: values.ndim], values) for key, values in variables.items()},
+            "tap": (("run", "depth"), np.array([_taps_at(member, depths) for member in members], dtype=object)),
+        },
+        coords={
+            "run": [member.name for member in members],
+            "target": list(names),
+            "depth": depths,
+            "group": ("run", [member.group for member in members]),
+            "seed": ("run", [math.nan if member.seed is None else float(member.seed) for member in members]),
+            "output_tap": ("run", [member.run.store.output_tap for member in members]),
+            **{
+                key: ("target", [str(members[0].profiles[name].data.attrs[key]) for name in names])
+                for key in ("family", "score_name")
+            },
+        },
+        attrs=_stated(members, seed),
+    )
+
+
+def _depths(member: Member, name: str) -> np.ndarray:
+    return member.profiles[name].data["depth"].values.astype(np.float64)
+
+
+def _cell(member: Member, name: str, depths: np.ndarray, seed: int) -> dict[str, Any]:
+    """All variables of one run in one profile."""
+    profile, own = member.profiles[name], _depths(member, name)
+    cell: dict[str, Any] = {
+        key: by_depth(profile.data[key].values.astype(np.float64), own, depths) for key in ("score", "low", "high")
+    }
+    head, drop = _head_drop(member.losses.get(name), seed)
+    for key, interval in zip(SINGLE, (profile.score, profile.output, profile.hidden_gap, drop), strict=True):
+        cell |= {f"{key}{end}": getattr(interval, part, math.nan) for end, part in ENDS.items()}
+    return cell | dict(zip(TAPS, (profile.chosen_tap or "", head), strict=True))
+
+
+def _stated(members: Sequence[Member], seed: int) -> Mapping[str, Any]:
+    run = members[0].run
+    return {
+        "dataset": run.dataset,
+        **{f"n_{split}": n for split, n in run.n.items()},
+        "pooling": run.store.pooling,
+        "seed": seed,
+        "interpolation": "between two taps of the trunk a straight line; a head's taps only where they stand",
+        "intervals": "95 %, over independent test units",
+    }
+
+
+def _taps_at(member: Member, depths: np.ndarray) -> list[str]:
+    names = [""] * len(depths)
+    for tap in member.run.store.taps:
+        near = np.flatnonzero(np.abs(depths - tap.depth) < SAME)
+        if near.size:
+            names[int(near[0])] = tap.name
+    return names
+
+
+def _head_drop(losses: ProbeLosses | None, seed: int) -> tuple[str, Interval | None]:
+    """The last tap of the head, and by how much the trunk's last tap beats it."""
+    if losses is None or losses.ends is None:
+        return "", None
+    last = losses.taps[int(np.flatnonzero(losses.depths > 1 + SAME)[-1])]
+    return last, estimate_sum([([losses.ends], 1.0)], seed).over_samples
+
+
+# The findings of a comparison as JSON values.
+
+# Key -> attribute of a finding, where they are not the same.
+GROUP_SCORE = ("profile", "group", "chosen", "output", "hidden_gap", "head_drop")
+FAMILY_GAP = ("family", "group", "profiles")
+DIFFERENCE = ("profile", "first", "second", "quantity", "p_corrected", "survives", "outcome")
+CURVE = {
+    "profile": "profile",
+    "first": "first",
+    "second": "second",
+    "depth": "depths",
+    "difference": "difference",
+    "p": "p",
+}
+SHARES = {
+    "profile": "profile", "alignment": "group", "base": "base", "seeds": "seeds", "seeds_of_base": "of_seeds",
+    "made_for_it": "purpose", "floor": "floor", "hidden_gap_of_base": "gap", "recovered": "recovered",
+    "kept_best": "kept_best", "kept_output": "kept_output", "over_control": "over_control",
+    "recovered_over_control": "recovered_over_control", "cut": "cut", "cut_is": "cut_is", "lifted": "lifted", "reasons": "reasons",
+}  # fmt: skip
+
+
+def findings_json(findings: Findings) -> dict[str, Any]:
+    """The findings as plain numbers; None for what has no value."""
+    return {
+        "dataset": findings.data.attrs["dataset"],
+        "n": findings.members[0].run.n,
+        "pooling": findings.data.attrs["pooling"],
+        "seed": findings.data.attrs["seed"],
+        "runs": [_member(member) for member in findings.members],
+        "depth": numbers(findings.data["depth"]),
+        "profiles": [_profile(findings, str(name)) for name in findings.data["target"].values],
+        "groups": [
+            _pick(score, GROUP_SCORE)
+            | {
+                "chosen_taps": [tap for tap, _ in score.chosen_taps],
+                "chosen_depths": [depth for _, depth in score.chosen_taps],
+            }
+            for score in findings.group_scores
+        ],
+        "families": [_pick(gap, FAMILY_GAP) | _plain(gap.hidden_gap) for gap in findings.family_gaps],
+        "differences": [_pick(each, DIFFERENCE) | _plain(each.estimate) for each in findings.differences],
+        "along_depth": [
+            _pick(curve, CURVE) | {"at": None if curve.at is None else number(curve.depths[curve.at])}
+            for curve in findings.curve_differences
+        ],
+        "shares": [_pick(shares, SHARES) for shares in findings.shares],
+        "similarity": [_tap_similarity(similarity) for similarity in findings.tap_similarities],
+        "left_out": findings.left_out,
+    }
+
+
+def _pick(finding: Any, keys: Mapping[str, str] | tuple[str, ...]) -> dict[str, Any]:
+    """Attributes of a finding by key."""
+    attributes = keys if isinstance(keys, Mapping) else {key: key for key in keys}
+    return {key: _plain(getattr(finding, attribute)) for key, attribute in attributes.items()}
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case Estimate():
+            return {
+                "value": number(value.value), "over_samples": _plain(value.over_samples),
+                "over_samples_and_seeds": _plain(value.over_both), "p": number(value.p),
+            }  # fmt: skip
+        case Interval():
+            return {key: number(getattr(value, key)) for key in ("value", "low", "high")}
+        case np.ndarray():
+            return numbers(value)
+        case float():
+            return number(value)
+        case tuple():
+            return list(value)
+        case Mapping():
+            return dict(value)
+        case _:
+            return value
+
+
+def _profile(findings: Findings, name: str) -> dict[str, Any]:
+    data = findings.data.sel(target=name)
+    runs: dict[str, Any] = {}
+    for run in data["run"].values:
+        row = data.sel(run=run)
+        runs[str(run)] = {
+            **{key: numbers(row[key]) for key in ("score", "low", "high")},
+            **{key: str(row[key].values) or None for key in ("chosen_tap", "head_tap")},
+            **{key: numbers([row[f"{key}{end}"] for end in ENDS]) for key in SINGLE if np.isfinite(row[key])},
+        }
+    return {"profile": name, **{key: str(data[key].values) for key in ("family", "score_name")}, "runs": runs}
+
+
+def _member(member: Member) -> dict[str, Any]:
+    run = member.run
+    return {
+        "name": member.name, "group": member.group, "seed": member.seed, "run": str(run.path), "encoder": run.encoder_name,
+        "output_tap": run.store.output_tap, "weights": member.weights, "lineage": dict(lineage_of(run)),
+        "taps": [{"name": tap.name, "depth": tap.depth, "part": tap.part} for tap in run.store.taps],
+    }  # fmt: skip
+
+
+def _tap_similarity(similarity: TapSimilarity) -> dict[str, Any]:
+    return {
+        "first": similarity.first, "second": similarity.second, **map_json(similarity.data),
+        "taps_other": [str(tap) for tap in similarity.data["tap_other"].values],
+        "aligned_depth": numbers(similarity.aligned), "at_outputs": number(similarity.at_outputs),
+    }  # fmt: skip
 
 
 class Comparison(Findings):

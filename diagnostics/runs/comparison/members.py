@@ -33,7 +33,7 @@ class Member:
     @cached_property
     def losses(self) -> dict[str, ProbeLosses]:
         """Those of its probes, by the names of their profiles."""
-        return {name: probe_losses(profile) for name, profile in self.profiles.items() if profile.is_probe}
+        return {name: probe_losses(profile) for name, profile in self.profiles.items() if "loss" in profile.data}
 
     @property
     def weights(self) -> str:
@@ -78,7 +78,7 @@ def open_members(runs: Sequence[Run | str | Path]) -> list[Member]:
     for i, place in enumerate(places):
         if place in places[:i]:
             raise DiagnosticsError(f"{opened[i][1].path} is given twice: name each run once.")
-    groups = [label or str(lineage_of(run).get("group", "")) or run.encoder for label, run in opened]
+    groups = [label or str(lineage_of(run).get("group", "")) or run.encoder_name for label, run in opened]
     seeds = [_seed(run) for _, run in opened]
     if len(set(groups)) < len(groups):
         groups = _distinguish(groups, seeds, opened)

@@ -20,8 +20,14 @@ from diagnostics.report.page import (
     left_out_section,
 )
 from diagnostics.runs.comparison.differences import QUANTITIES, Difference
-from diagnostics.runs.comparison.figures import SHARES, curves_figure, shares_figures
-from diagnostics.runs.comparison.findings import Findings, first_of_each_target
+from diagnostics.runs.comparison.findings import (
+    SHARES,
+    Findings,
+    curves_figure,
+    first_of_each_target,
+    shares_figures,
+    target_name,
+)
 from diagnostics.runs.comparison.members import lineage_of
 from diagnostics.runs.comparison.shares import Shares
 from diagnostics.runs.comparison.words import (
@@ -38,7 +44,6 @@ from diagnostics.runs.comparison.words import (
     describe_similarity,
     describe_uncontrolled,
     describe_verdict,
-    target_name,
 )
 from diagnostics.runs.tap_map import map_figure
 
@@ -176,7 +181,7 @@ def _alignments(findings: Findings, brief: Sequence[str]) -> Section:
             _notes(
                 [
                     "Recovered: the gain of the aligned output over the base's output, as a share of the base's hidden gap. Kept: the "
-                    "aligned score divided by the base's, both above chance (0 for R2 and skill, otherwise the score with shuffled "
+                    "aligned score divided by the base's, both above chance (0 for R2, otherwise what the measure declares or the score with shuffled "
                     "labels); over 1 where the score rose. Cut: the same share, recovered or kept, of the base read at the tap that the "
                     "alignment names, without any training. Output - control's: the aligned output's score minus that of the control, "
                     "which was trained in the same way but with the base's own tokens as teacher. The tap lifted a target only where "
@@ -263,7 +268,7 @@ def _runs(findings: Findings) -> Table:
     rows = [
         Row(
             (
-                member.name, member.run.encoder, member.run.store.output_tap, "-" if member.seed is None else str(member.seed),
+                member.name, member.run.encoder_name, member.run.store.output_tap, "-" if member.seed is None else str(member.seed),
                 str(lineage_of(member.run).get("how", "-")), str(member.run.path),
             )
         )

@@ -6,8 +6,7 @@ import plotly.graph_objects as go
 
 from diagnostics.errors import DiagnosticsError
 from diagnostics.report.plots import StillFigure, draw, multiples
-from diagnostics.runs.comparison.figures import curves_figure
-from diagnostics.runs.comparison.findings import Findings
+from diagnostics.runs.comparison.findings import Findings, curves_figure
 
 
 def plot_comparison(findings: Findings) -> go.Figure:

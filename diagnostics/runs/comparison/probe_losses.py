@@ -5,8 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
-from diagnostics.measures.result import SCORE_NAME, units_fitted
-from diagnostics.measures.statistics import SHARES
+from diagnostics.measures.result import LOSSES, units_fitted
 from diagnostics.runs.comparison.estimates import Term
 from diagnostics.runs.profile import Profile
 
@@ -34,7 +33,7 @@ class ProbeLosses:
     fit_units: int
     profile: Profile
     share: bool = False
-    """Whether the score is a share of right answers."""
+    """Losses count wrong answers."""
     _terms: dict[int | None, Term] = field(default_factory=dict[int | None, Term])
 
     def at(self, tap: int | None) -> Term:
@@ -98,7 +97,7 @@ def probe_losses(profile: Profile) -> ProbeLosses:
         taps.index(profile.output_tap),
         units_fitted(data),
         profile,
-        str(data.attrs[SCORE_NAME]) in SHARES,
+        data.attrs[LOSSES] == "counts",
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from diagnostics.measures.result import CHANCE
 from diagnostics.measures.statistics import Interval
 from diagnostics.runs.comparison.estimates import Part, estimate, estimate_sum, part_score, part_weights
 from diagnostics.runs.comparison.probe_losses import ProbeLosses
@@ -25,7 +26,7 @@ class Shares:
     recovered_over_control: the same, of the base's hidden gap.
     cut: what reading the base at the tap that the alignment names does without any training: the recovered share where there
         is one of the target, else the kept share at the output (`cut_is`).
-    floor: the score at chance: 0 of R2 and skill, the base's score with shuffled labels otherwise.
+    floor: the score at chance: what the measure declares, the base's score with shuffled labels otherwise.
     reasons: name of a share -> why it has no value.
     """
 
@@ -160,8 +161,8 @@ def _ratio(over: Sequence[Part], under: Sequence[Part], floor: float, seed: int)
 def _floor(pairs: Pairs) -> tuple[float, str]:
     """The score at chance, and why it is not known ("" where it is)."""
     profiles = [base.profile for _, base in pairs]
-    if profiles[0].data.attrs["score_name"] in ("R2", "skill"):
-        return 0.0, ""
+    if CHANCE in profiles[0].data.attrs:
+        return float(profiles[0].data.attrs[CHANCE]), ""
     levels = [profile.control("shuffled_labels") for profile in profiles]
     values = [level.value for level in levels if level is not None and math.isfinite(level.value)]
     if len(values) < len(pairs):

@@ -8,10 +8,9 @@ import numpy as np
 from diagnostics.errors import enumerated
 from diagnostics.report.numbers import format_interval, format_number
 from diagnostics.runs.comparison.differences import ALPHA, QUANTITIES, CurveDifference, Difference
-from diagnostics.runs.comparison.findings import Findings
+from diagnostics.runs.comparison.findings import Findings, TapSimilarity, target_name
 from diagnostics.runs.comparison.members import Member
 from diagnostics.runs.comparison.shares import Shares
-from diagnostics.runs.comparison.tap_similarity import TapSimilarity
 
 
 def describe_runs(findings: Findings) -> str:
@@ -111,11 +110,6 @@ def cautions(findings: Findings) -> list[str]:
     few = [member.profiles[name].few for member, name in members]
     skewed = [f"{member.name}: {why}" for member, name in members if "carry" in (why := member.profiles[name].skewed)]
     return list(dict.fromkeys([*filter(None, few), *skewed]))
-
-
-def target_name(findings: Findings, profile: str) -> str:
-    """The label of a profile, which all runs share."""
-    return findings.members[0].profiles[profile].label
 
 
 def describe_families(findings: Findings) -> list[str]:

@@ -14,8 +14,7 @@ from torch.utils.data import default_collate
 
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.encoder import Encoder
-from diagnostics.encoders.grid import Grid
-from diagnostics.encoders.taps import Tap
+from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.kernel_features import LANDMARKS, LEAST_TRAIN
 from diagnostics.runs.controls import raw_features as inputs

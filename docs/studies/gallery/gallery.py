@@ -83,8 +83,8 @@ def main(folder: Path) -> None:
     for i, run in enumerate(runs):
         picture = f"{i:02}.svg"
         (HERE / picture).write_text(svg(draw(card_picture(run))), encoding="utf-8")
-        card = dataclasses.replace(card_page(run), title=f"{run.encoder} on {run.dataset}")
-        page += page_markdown(card, {picture: f"Scores of {run.encoder} on {run.dataset} by layer"}) + "\n"
+        card = dataclasses.replace(card_page(run), title=f"{run.encoder_name} on {run.dataset}")
+        page += page_markdown(card, {picture: f"Scores of {run.encoder_name} on {run.dataset} by layer"}) + "\n"
     made = {(run.record.encoder.asked, run.record.dataset.asked) for run in runs}
     if missing := [f"- {encoder} on {data}" for encoder, data in RUNS if (encoder, data) not in made]:
         page += "\n".join(["## Not run where this page was made", "", *missing, ""])

@@ -36,7 +36,7 @@ print(table.iloc[:3, [0, 1, 2, -2, -1]])
 # - **Which layer?** The [output](../../explanation/words.md#output-tap), `norm`: no other layer is better on the train and validation series by more than
 #   one standard error. The mark `?` says that 40 test series cannot tell whether another layer is a little better: gaps up to 0.06 are possible. All 40
 #   are classified correctly at the output, so little can be gained.
-# - **Do you need the model?** No. [Controls](../../explanation/words.md#control) are baselines without the trained model. The line below the row names the
+# - **Do you need the model?** No score shows it. [Controls](../../explanation/words.md#control) are baselines without the trained model. The line below the row names the
 #   best one that the model is not shown to beat: a kernel regression on the raw values is right for all test series too. So you can classify these
 #   recordings with a classical method and without a foundation model.
 #

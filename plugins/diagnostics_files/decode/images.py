@@ -1,7 +1,7 @@
-"""Decoding images, masks and depth, and bringing them to one size.
+"""Decoding images, masks and depth, and bringing those that need one size to it, by the one resize rule.
 
-`size=N` takes the central square whose side is the shorter one and resizes it to N x N: images bilinearly with
-antialiasing, masks and depth to the nearest pixel. One box serves image and target, so places stay where they are.
+`size=N` takes the middle, as wide as it is high, and resizes it to N x N: images bilinearly with antialiasing, masks and depth to
+the nearest pixel. One part serves image and target, so places stay where they are.
 """
 
 from pathlib import Path
@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from diagnostics import DiagnosticsError
+from diagnostics.encoders.pictures import central_part
 from diagnostics_files.errors import Unusable, check_regular, damaged, decoding, too_large
 
 LARGEST = 4096
@@ -93,10 +94,8 @@ def resized(image: Image.Image, size: int | None, how: Image.Resampling) -> Imag
     """The central square at `size` x `size`, or the image as it is."""
     if size is None:
         return image
-    width, height = image.size
-    side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    return image.resize((size, size), how, box=(left, top, left + side, top + side))
+    (top, bottom), (left, right) = central_part((image.height, image.width))
+    return image.crop((left, top, right, bottom)).resize((size, size), how)
 
 
 def _opened(source: Path | IO[bytes], name: str) -> Image.Image:

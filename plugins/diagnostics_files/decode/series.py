@@ -1,5 +1,6 @@
 """Series and their columns: from tables, a series or a step a row; from the arrays of `.npz` and Zarr."""
 
+import fnmatch
 import io
 import math
 import re
@@ -17,19 +18,20 @@ from diagnostics_files.scan import safe_name
 _STEP = re.compile(r"t?(\d+)")
 
 
-def from_table(columns: Columns, where: Path) -> tuple[list[np.ndarray], Columns]:
-    """Series and their columns, in the layout that the column names show: `series`, `id` and `time`, or steps."""
-    if "series" in columns:
+def from_table(columns: Columns, where: Path, steps: str) -> tuple[list[np.ndarray], Columns]:
+    """Series and their columns, in the layout that the column names show: `series`, `id` and `time`, or steps, like `steps` if given."""
+    if "series" in columns and not steps:
         return [listed(entry, i, where) for i, entry in enumerate(columns["series"], 1)], _without(columns, {"series"})
-    if "time" in columns:
+    if "time" in columns and not steps:
         return _long(columns, where)
-    steps = sorted((int(match[1]), name) for name in columns if (match := _STEP.fullmatch(name)))
-    if len(steps) < 2:
+    names = fnmatch.filter(columns, steps) if steps else [name for name in columns if _STEP.fullmatch(name)]
+    # By their number, since a table may have v10 before v2.
+    names.sort(key=lambda name: int((re.findall(r"\d+", name) or ["0"])[-1]))
+    if len(names) < 2:
         raise DiagnosticsError(
-            f"{where} shows no series: give steps as columns 0, 1, 2, ... (one series per row), columns id and time (one step "
-            "per row), or lists in a column series."
+            f"{where} shows no series{f' in columns like {steps}' if steps else ''}: give steps as columns 0, 1, 2, ... (one series per "
+            "row), or of other names, as ?steps=v*; columns id and time (one step per row), or lists in a column series."
         )
-    names = [name for _, name in steps]
     if (text := next((n for n in names if any(isinstance(entry, str) for entry in columns[n])), None)) is not None:
         raise DiagnosticsError(f"Column {text} of {where} holds text, not the numbers of a step: correct it.")
     values = np.array([[np.nan if entry is None else entry for entry in columns[n]] for n in names], dtype=np.float64)

@@ -127,6 +127,8 @@ def _csv(path: Path, delimiter: str) -> Columns:
         rows = csv.reader(file, delimiter=delimiter, strict=True)
         header = [name.strip() for name in next(rows, [])]
         _check_names(header, path)
+        if len(header) == 1 and (other := next((mark for mark in ";\t|," if mark in header[0]), "")):
+            raise DiagnosticsError(f"The cells of {path} are separated by {other!r}, not {delimiter!r}: save it so.")
         cells: list[list[str]] = []
         for row in filter(None, rows):
             if len(row) != len(header):

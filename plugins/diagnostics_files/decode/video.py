@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from diagnostics_files.decode.declared_size import check_declared_size
 from diagnostics_files.decode.images import resized
 from diagnostics_files.errors import check_regular, damaged, decoding, need
 
@@ -40,6 +41,7 @@ def index(path: Path, name: str) -> Video:
     """The frames of the first video stream, from the packets' times; reads the file and decodes nothing."""
     av = need("av", "av", "Reading video files")
     check_regular(path, name)
+    check_declared_size(path, name)
     with decoding(name), av.open(str(path)) as container:
         stream = container.streams.video[0]
         packets = [p for p in container.demux(stream) if p.pts is not None]

@@ -1,19 +1,126 @@
 """Batches of pictures and tokens as a function of the step: which samples, at which size, and what is changed in them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from diagnostics_training.models.picture_changes import PictureChanges
-from diagnostics_training.trainer.data import EpochOrder, check_batch
+import torch
+from diagnostics_timm.pixels import image_of
+from diagnostics_training.models.picture_changes import PictureChanges, recoloured
+from diagnostics_training.trainer.data import EpochOrder, check_batch, parse_spec, spec_of
+from diagnostics_training.trainer.objective import Batch
+from PIL import Image
 from torch import Tensor
 
 from diagnostics import Dataset, DiagnosticsError
-from diagnostics_pretraining.feed.clips import FRAMES, clip_places, frames_seen
-from diagnostics_pretraining.feed.data import shards_of
-from diagnostics_pretraining.feed.pictures import pictures
-from diagnostics_pretraining.stages import Stage, stage_at, steps_of
+from diagnostics.encoders.frames import sampled_frames
+from diagnostics_pretraining.recipe import Stage, stage_at, steps_of
+
+# Data as they are read for training alone.
+
+
+def without_target(spec: str) -> str:
+    """The specification of the same data, captions without the embeddings that `diagnostics run` probes: 2 kB a sample, which are
+    held in memory and that nothing here reads."""
+    name, options = parse_spec(spec)
+    if not name.startswith("captions:") or "embeddings" in options:
+        return spec
+    return spec_of(name, {**options, "features": 0})
+
+
+def outline_of(dataset: Dataset) -> str:
+    """A digest by which data are known again: of files by names, sizes and texts (`FileDataset.outline`), since their bytes take hours
+    to read; of other data the fingerprint."""
+    outline: str | None = getattr(dataset, "outline", None)
+    return dataset.fingerprint if outline is None else outline
+
+
+def shards_of(dataset: Dataset) -> np.ndarray | None:
+    """Which of several archives each sample lies in, int [sample]; None where no order of reading is better than another."""
+    return getattr(dataset, "shards", None)
+
+
+# Clips among a batch's images: their frames join the images, and a clip's embedding is the mean of its frames'.
+#
+# As in Perception Encoder (arXiv 2504.13181, section 2.2). Neither the towers nor this mean know of time: the order of frames
+# changes nothing, so what is learned tells what is in a clip and never in which direction it moves.
+
+FRAMES = "frames"
+"""Of a batch's clips, float32 [clip, frame, 3, size, size]; its `pixels` are those of its images, which come first."""
+
+
+def clip_places(batch: int, share: float) -> np.ndarray:
+    """Which samples of a batch are clips, bool [sample]: the share as nearly as whole samples allow, spread evenly, so that
+    processes have as many each as they can.
+
+    Raises for a share that is none.
+    """
+    if not 0 <= share <= 1:
+        raise DiagnosticsError(f"A batch cannot have a share of {share} clips: give 0 to 1.")
+    return np.diff(np.arange(batch + 1) * round(share * batch) // batch) > 0
+
+
+def frames_seen(clip: np.ndarray, count: int) -> list[np.ndarray]:
+    """The first frame of each of `count` equal parts of a clip [t, y, x, channel]; a single one is its first frame."""
+    return [clip[frame] for frame in sampled_frames(len(clip), count, "floor")]
+
+
+def flattened(batch: Batch) -> Tensor:
+    """All images of a batch, float32 [image, 3, size, size]: its own, then the frames of its clips."""
+    pixels = batch["pixels"]
+    return torch.cat([pixels, batch[FRAMES].flatten(0, 1)]) if FRAMES in batch else pixels
+
+
+def pooled(embeddings: Tensor, batch: Batch) -> Tensor:
+    """Embeddings [image, feature] of `flattened` images as those of the batch's samples [sample, feature]: images, then clips."""
+    if FRAMES not in batch:
+        return embeddings
+    images, (clips, frames) = len(batch["pixels"]), batch[FRAMES].shape[:2]
+    return torch.cat([embeddings[:images], embeddings[images:].unflatten(0, (clips, frames)).mean(1)])
+
+
+# Raw images as what the image tower reads, whole or changed at random.
+
+CACHED = 2**18
+"""Numbers that are worked on at a time."""
+
+
+def pictures(
+    samples: Sequence[np.ndarray], size: int, reader: str, drawn: Mapping[str, np.ndarray] | None = None
+) -> Tensor:
+    """Images uint8 [y, x] or [y, x, channel] as float32 [image, 3, size, size] from -1 to 1.
+
+    Whole images are squashed, as the encoder reads them in use: bilinear, with Pillow's antialiasing. `drawn`
+    (`PictureChanges.draw`) says which box of each is seen instead, mirrored or not, and in which colours. `reader` is who
+    refuses other arrays.
+    """
+    pixels = torch.empty(len(samples), 3, size, size)
+    # Some at a time, whose numbers stay in the processor's cache.
+    for first in range(0, len(samples), some := max(1, CACHED // (3 * size * size))):
+        part = pixels[first : first + some]
+        squashed = np.empty((len(part), size, size, 3), np.uint8)
+        for i, sample in enumerate(samples[first : first + some], first):
+            image = image_of(sample, reader)
+            box = None if drawn is None else _box(image, drawn["half"][i], drawn["centre"][i])
+            seen = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box))
+            squashed[i - first] = seen[:, ::-1] if drawn is not None and drawn["mirror"][i] < 0 else seen
+        part.copy_(torch.from_numpy(squashed).permute(0, 3, 1, 2)).div_(255)
+        if drawn is not None:
+            part.copy_(recoloured(part, torch.from_numpy(drawn["colour"][first : first + some]).float()))
+        part.sub_(0.5).div_(0.5)
+    return pixels
+
+
+def _box(image: Image.Image, half: np.ndarray, centre: np.ndarray) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom in pixels; half and centre are (y, x)."""
+    places: list[tuple[float, float]] = []
+    for extent, reach, middle in zip((image.height, image.width), half.tolist(), centre.tolist(), strict=True):
+        first, last = ((1 + middle + side * reach) / 2 * extent for side in (-1, 1))
+        # Rounding may lead out of the image, which Pillow refuses.
+        places.append((max(0.0, first), min(float(extent), last)))
+    (top, bottom), (left, right) = places
+    return left, top, right, bottom
 
 
 class Encodes(Protocol):

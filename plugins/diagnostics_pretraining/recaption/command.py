@@ -63,9 +63,7 @@ def recaption(
       diagnostics recaption --data 'shapes?frames=8' --captioner rules --mistakes 0.1 --out clips.jsonl
     """
     if (captioner != "rules" or summary is not None) and importlib.util.find_spec("transformers") is None:
-        raise DiagnosticsError(
-            "Captioners are models of transformers: pip install 'encoder-diagnostics[transformers]'."
-        )
+        raise DiagnosticsError("Captioners are models of transformers: pip install -e '.[transformers]'.")
     from diagnostics_training.trainer.distributed import world
 
     from diagnostics_pretraining.recaption.captioner import CLIP_PROMPT, FRAME_PROMPT

@@ -14,8 +14,7 @@ from diagnostics import printable
 from diagnostics_pretraining.export_commands import needs_open_clip
 
 if TYPE_CHECKING:
-    from diagnostics_pretraining.zeroshot.job import Result
-    from diagnostics_pretraining.zeroshot.scores import Score
+    from diagnostics_pretraining.zeroshot.job import Result, Score
 
 Option = typer.Option
 

@@ -2,22 +2,145 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from diagnostics import DiagnosticsError, TorchEncoder
-from diagnostics_training.alignment.augmentation import places_of
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import default_collate
+
+from diagnostics import Dataset, DiagnosticsError, Encoder, TorchEncoder
+from diagnostics_training.alignment.augmentation import Places, View, draw_view, places_of
 from diagnostics_training.alignment.course import Course, Row, with_control
+from diagnostics_training.alignment.feed import Feed, hidden, token_blocks
 from diagnostics_training.alignment.job import AlignmentJob
 from diagnostics_training.alignment.objective import Alignment
+from diagnostics_training.alignment.relations.base import Relations
 from diagnostics_training.alignment.relations.named import relations_of
-from diagnostics_training.alignment.spatial_feed import SpatialFeed
-from diagnostics_training.alignment.spatial_objective import SpatialAlignment
 from diagnostics_training.alignment.start import Start, start_of
 from diagnostics_training.alignment.tap import check_choice, check_tap, check_width, chosen_tap, uncontrolled
-from diagnostics_training.alignment.teachers import Teacher
+from diagnostics_training.alignment.teachers import OWN, Teacher
 from diagnostics_training.trainer.distributed import World
 from diagnostics_training.trainer.monitor import Watch
+from diagnostics_training.trainer.objective import Batch
+
+# The objective of spatial alignment: an output taught by an earlier tap, and by a teacher of which places belong together.
+#
+# Perception Encoder (Bolya et al., arXiv 2504.13181, section 5). Equation 2 is printed with the wrong sign, as its authors confirmed:
+# the cosine to the tap is raised. Equation 3 compares the cosines of all pairs of the student's tokens with those of the teacher,
+# which alone are sharpened.
+#
+# Shape suffixes: B sample, T token, F feature, M what a teacher of relations tells of a token.
+
+SHARPNESS = 20.0
+"""Of the teacher's cosines: one of 0.95 counts as 0.37, one of 0.5 as nothing."""
+BLOCK_BYTES = 2**28
+"""What the pairs of a block of samples may take in one matrix."""
+
+
+class SpatialAlignment(Alignment):
+    """Minus the mean cosine to each teacher's tokens, plus how far the cosines of all pairs of grid tokens are from the relations
+    that a further teacher tells; each with weight 1, over all tokens, hidden or not.
+
+    Nothing is trained but the student, and maps where a teacher has another width.
+
+    teachers: none, where relations alone teach.
+    relations: a teacher of relations, which is no part of this module.
+    """
+
+    def __init__(
+        self, student: TorchEncoder, teachers: Sequence[Teacher], relations: Relations, section: str = OWN
+    ) -> None:
+        super().__init__(student, teachers, section)
+        self.relations = relations
+
+    def values(self, tokens: Tensor, batch: Batch) -> dict[str, Tensor]:
+        values = super().values(tokens, batch)
+        grid = tokens[:, self.tap.grid.prefix :]
+        off = relation_loss(grid, self.relations.relations(batch), self.valid(batch))
+        return {**values, "loss": values["loss"] + off, "relations": off}
+
+
+def sharpened(cosine: Tensor) -> Tensor:
+    """A teacher's cosines, brought nearer to 0 the further they are from 1: exp(20 (cosine - 1))."""
+    return torch.exp(SHARPNESS * (cosine - 1))
+
+
+def relation_loss(tokens_BTF: Tensor, relations_BTM: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Mean over samples of the mean over pairs of tokens of (cos(S_i, S_j) - g(cos(M_i, M_j)))^2, g `sharpened`; in float32.
+
+    Pairs of a token with itself count too. A token that is not `valid` (bool [B, T]), or of which the teacher knows nothing (all
+    its numbers are 0), is in no pair. One float32 matrix [T, T] of each sample is kept for the gradient, and two more for each
+    sample of a block while it is computed. It is 0 only where groups are clear: a student that is its own teacher pays for
+    every cosine between 0 and 1.
+    """
+    with torch.autocast(tokens_BTF.device.type, enabled=False):
+        relations = relations_BTM.detach().float()
+        known = (relations != 0).any(-1)
+        if valid is not None:
+            known = known & valid
+        student, teacher = (
+            nn.functional.normalize(tokens_BTF.float(), dim=-1),
+            nn.functional.normalize(relations, dim=-1),
+        )
+        size = max(1, BLOCK_BYTES // (4 * student.shape[1] ** 2))
+        blocks = zip(student.split(size), teacher.split(size), known.split(size), strict=True)
+        return torch.cat([_of_block(*block) for block in blocks]).mean()
+
+
+def _of_block(student_BTF: Tensor, teacher_BTM: Tensor, known_BT: Tensor) -> Tensor:
+    """The mean over pairs of each sample, [B]."""
+    with torch.no_grad():
+        wanted = teacher_BTM @ teacher_BTM.mT
+        wanted = wanted.sub_(1).mul_(SHARPNESS).exp_()
+    off = (student_BTF @ student_BTF.mT).sub_(wanted)
+    weight = known_BT.to(off.dtype)
+    # Weights of pairs are products, so that no matrix of them is needed.
+    total = (weight[:, None] @ off.square() @ weight[..., None]).flatten()
+    return total / weight.sum(1).square().clamp(min=1)
+
+
+# The batches of spatial alignment: images in one view each, which all teachers see whole and the student in part.
+
+
+class SpatialFeed(Feed):
+    """A `Feed` of images that are augmented, and of which blocks of `cell` x `cell` tokens are hidden, with what a teacher of
+    relations reads. A sample's view and its hidden blocks follow from seed, step and its place alone.
+
+    places: of the student's tokens.
+    augmented: whether views are drawn, or each image is seen as it is.
+    """
+
+    def __init__(
+        self, dataset: Dataset, rows: np.ndarray, student: Encoder, teachers: Sequence[Teacher], relations: Relations | None,
+        places: Places, batch: int, mask: float, cell: int, seed: int, augmented: bool = True,
+    ) -> None:  # fmt: skip
+        super().__init__(dataset, rows, student, teachers, batch, mask, seed)
+        self.relations, self.places, self.cell, self.augmented = relations, places, cell, augmented
+
+    def read_by(self, teachers: Sequence[Teacher]) -> SpatialFeed:
+        feed = super().read_by(teachers)
+        assert isinstance(feed, SpatialFeed)
+        feed.relations = None
+        return feed
+
+    def read(self, rows: np.ndarray, step: int, places: Sequence[int]) -> dict[str, Tensor]:
+        views = [self.view(step, place) for place in places]
+        images = [view.image(self.dataset[int(row)]) for row, view in zip(rows, views, strict=True)]
+        batch = self.sections(images, step, places)
+        if self.relations is not None:
+            seen = zip(rows, images, views, strict=True)
+            batch |= default_collate([self.relations.inputs(int(row), image, view) for row, image, view in seen])
+        return batch
+
+    def view(self, step: int, place: int) -> View:
+        """The one in which a sample is seen."""
+        return draw_view(np.random.default_rng([self.seed, 2, step, place])) if self.augmented else View()
+
+    def less(self, sample: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return hidden("image", sample, self.mask, rng, token_blocks(self.places, sample.shape[:2], self.cell))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -109,7 +109,7 @@ def needs_transformers() -> None:
     import importlib.util
 
     if importlib.util.find_spec("transformers") is None:
-        raise DiagnosticsError("Decoders are models of transformers: pip install 'encoder-diagnostics[transformers]'.")
+        raise DiagnosticsError("Decoders are models of transformers: pip install -e '.[transformers]'.")
 
 
 def _tiny(texts: Sequence[str], seed: int) -> Decoder:

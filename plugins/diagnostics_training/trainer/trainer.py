@@ -6,9 +6,11 @@ a run that was not.
 """
 
 import contextlib
+import functools
+import importlib.util
 import math
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +21,14 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 
 from diagnostics import DiagnosticsError
-from diagnostics.encoders.kernels import attention_in
+from diagnostics.encoders.head_watch import watch_heads
+from diagnostics.encoders.kernels import attention_in, explain_attention
 from diagnostics_training.trainer import checkpoints, collapse
-from diagnostics_training.trainer.attention import check_attention, see_heads
+from diagnostics_training.trainer.data import Batches, batches_ahead
 from diagnostics_training.trainer.distributed import World, barrier
-from diagnostics_training.trainer.loading import Batches, batches_ahead
 from diagnostics_training.trainer.monitor import (
     ESTIMATE_AFTER,
     Finite,
@@ -35,14 +38,117 @@ from diagnostics_training.trainer.monitor import (
     evaluate,
     format_duration,
     look_at_output,
+    looking,
     say,
     silent,
     to_numbers,
 )
 from diagnostics_training.trainer.objective import Batch, Objective
-from diagnostics_training.trainer.optimisers import build_optimiser
-from diagnostics_training.trainer.recompute import recomputed
 from diagnostics_training.trainer.settings import Settings
+
+# Memory against time: what a block computes is not kept for the backward pass, but computed once more in it.
+#
+# Chen et al., Training deep nets with sublinear memory cost (arXiv 1604.06174); torch calls it activation checkpointing.
+
+
+@contextlib.contextmanager
+def recomputed(blocks: Iterable[nn.Module]) -> Generator[None]:
+    """A context in which passes keep only what each block is given, and draw the same random numbers the second time.
+
+    Gradients are those of a pass that keeps everything. Hooks on a block fire once a pass; hooks on its parts fire again in the
+    backward pass if they are still there then. Modules, names and parameters stay as they are.
+    """
+    with contextlib.ExitStack() as undone:
+        # On the instance, since hooks and names belong to the module itself.
+        for block in dict.fromkeys(blocks):
+            undone.callback(_restore, block, vars(block).get("forward"))
+            block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+        yield
+
+
+def _restore(block: nn.Module, forward: Any) -> None:
+    if forward is None:
+        del block.forward
+    else:
+        block.forward = forward
+
+
+# The optimisers by name, over all parameters of an objective that require gradients.
+
+
+def build_optimiser(objective: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    """The optimiser of the settings; no decay where a parameter has fewer than two axes.
+
+    LAMB (You et al., arXiv 1904.00962) is timm's: the trainer alone clips gradients, and what has no decay has no trust ratio.
+    Raises DiagnosticsError where nothing requires a gradient, and for LAMB without timm.
+    """
+    trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    if not trained:
+        raise DiagnosticsError("There is nothing to train: no parameter of the objective requires a gradient.")
+    # A mask token and the like are vectors, with leading axes of one.
+    decayed = [p for p in trained if sum(n > 1 for n in p.shape) > 1]
+    others = [p for p in trained if sum(n > 1 for n in p.shape) <= 1]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if settings.optimiser == "adamw":
+        return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
+    if importlib.util.find_spec("timm") is None:
+        raise DiagnosticsError("The optimiser lamb is timm's: pip install timm, or leave --optimiser out.")
+    from timm.optim.lamb import Lamb
+
+    return Lamb(groups, lr=settings.lr, betas=settings.betas, max_grad_norm=None)
+
+
+# Attention while training: the kernel that computes it, told once, and how sharp each head's is, every so many steps.
+#
+# A head whose entropy falls to nothing, or whose logits grow without end, comes before many a loss that diverges (Zhai et al.,
+# Stabilizing transformer training by preventing attention entropy collapse, arXiv 2303.06296; Dehghani et al., arXiv 2302.05442).
+
+
+def check_attention(
+    objective: Objective, batch: Batch, settings: Settings, name: str, tell: Callable[[str], None]
+) -> None:
+    """The forward pass of the first step, once before it: tells which kernel `auto` comes to.
+
+    Raises where the named one cannot compute the pass, and where attention is to be watched that cannot be seen. Buffers and
+    random states are afterwards as before.
+    """
+    device = next(objective.parameters()).device.type
+    before = [(buffer, buffer.clone()) for buffer in objective.buffers()]
+    try:
+        with torch.autocast(device, torch.bfloat16, enabled=settings.precision == "bf16"):
+            # Not as a call, which would be the compiled one.
+            ran = explain_attention(settings.attention, lambda: objective.forward(batch), name, "--precision bf16")
+    finally:
+        with torch.no_grad():
+            for buffer, values in before:
+                buffer.copy_(values)
+    if ran:
+        tell(f"{name}: attention in {ran}")
+    if settings.watch_attention and not see_heads(objective, batch, settings):
+        raise DiagnosticsError(
+            f"The output of {name} comes from no call of torch's scaled_dot_product_attention, so no head can be watched: leave "
+            "--watch-attention out."
+        )
+
+
+def see_heads(objective: Objective, batch: Batch, settings: Settings) -> dict[str, float]:
+    """Scalars to log of the pass to the objective's output: `attention/BLOCK/entropy/HEAD`, `.../logit/HEAD`, `.../keys`.
+
+    Blocks are attentions in the order in which they are computed.
+    """
+    with looking(objective, settings):
+        blocks = watch_heads(lambda: objective.output(batch))
+    scalars: dict[str, float] = {}
+    for i, seen in enumerate(blocks):
+        scalars[f"attention/{i}/keys"] = seen.keys
+        for kind, values in (("entropy", seen.entropy), ("logit", seen.logit)):
+            scalars |= {f"attention/{i}/{kind}/{head}": value for head, value in enumerate(values.tolist())}
+    return scalars
+
 
 LOCK = ".training.lock"
 
@@ -126,7 +232,7 @@ def fit(
                 tell(describe_work(objective, name, settings, world, out))
         if settings.recompute:
             stack.enter_context(recomputed(objective.blocks()))
-        module, parameters = wrap(objective, settings, world), list(objective.parameters())
+        module = wrap(objective, settings, world)
         started, measured = time.perf_counter(), 0.0
         steps, finite = range(first, settings.steps), Finite(world.device)
         ids = _ids_of(batches)
@@ -138,7 +244,7 @@ def fit(
                 seed_step(settings, step, world)
                 part = split(batch, settings.accumulate)[0][1]
                 check_attention(objective, part, settings, name, tell if world.first else lambda _: None)
-            values = train_step(module, parameters, batch, optimiser, settings, step, world)
+            values = train_step(module, batch, optimiser, settings, step, world)
             done = step + 1
             finite.note(values, done)
             objective.after_step(done, settings.steps)
@@ -218,13 +324,13 @@ def wrap(objective: Objective, settings: Settings, world: World) -> nn.Module:
 
 def train_step(
     module: nn.Module,
-    parameters: Sequence[nn.Parameter],
     batch: Batch,
     optimiser: torch.optim.Optimizer,
     settings: Settings,
     step: int,
     world: World,
 ) -> dict[str, Tensor]:
+    """One step of the optimiser's own parameters; what the module gave, averaged over parts, and the length of their gradient."""
     seed_step(settings, step, world)
     for group in optimiser.param_groups:
         group["lr"] = settings.rate(step)
@@ -241,7 +347,8 @@ def train_step(
             (values["loss"] * share).backward()
         for key, value in values.items():
             totals[key] = totals.get(key, 0) + value.detach() * share
-    length = nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], settings.clip)
+    trained = [p for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
+    length = nn.utils.clip_grad_norm_(trained, settings.clip)
     optimiser.step()
     return totals | {"gradient": length}
 

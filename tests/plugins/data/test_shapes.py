@@ -14,11 +14,9 @@ import pytest
 import torch
 from diagnostics_data.plugin import datasets
 from diagnostics_data.shapes import dataset as dataset_module
-from diagnostics_data.shapes.captions import WORDS, caption, embedded, motion, place
-from diagnostics_data.shapes.patterns import SHAPES, TEXTURES, level, reach
-from diagnostics_data.shapes.questions import WORDINGS, questions
+from diagnostics_data.shapes.dataset import WORDINGS, WORDS, caption, embedded, motion, place, questions
 from diagnostics_data.shapes.render import Scene, render
-from diagnostics_data.shapes.world import COLOURS, Surface, World
+from diagnostics_data.shapes.world import COLOURS, SHAPES, TEXTURES, Surface, World, level, reach
 from torch import nn
 
 import diagnostics as dx

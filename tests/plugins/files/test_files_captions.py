@@ -10,8 +10,8 @@ from pathlib import Path
 import diagnostics_files.errors
 import numpy as np
 import pytest
-from diagnostics_files.archives import members
 from diagnostics_files.captions import hashed
+from diagnostics_files.webdataset import members
 from PIL import Image
 
 from diagnostics import DiagnosticsError, LazySamples

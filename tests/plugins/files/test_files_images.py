@@ -10,10 +10,9 @@ from typing import Any
 import diagnostics_files.decode.images
 import numpy as np
 import pytest
-from diagnostics_files.rows import complete
 from PIL import Image
 
-from diagnostics import Dataset, DiagnosticsError
+from diagnostics import Dataset, DiagnosticsError, complete_splits
 from diagnostics.specs import build
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
@@ -94,15 +93,15 @@ def test_a_test_folder_without_train_is_refused(tmp_path: Path) -> None:
         images(tmp_path)
 
 
-def test_size_cuts_the_central_square(tmp_path: Path) -> None:
-    wide = np.zeros((4, 8, 3), np.uint8)
-    wide[:, 2:6] = np.random.default_rng(0).integers(0, 256, (4, 4, 3))
-    for i in range(3):
-        Image.fromarray(wide).save(tmp_path / f"{i}.png")
-    np.testing.assert_array_equal(images(tmp_path, "?size=4")[0], wide[:, 2:6])
-    assert images(tmp_path, "?size=7")[0].shape == (7, 7, 3) and images(tmp_path)[0].shape == (4, 8, 3)
-    with pytest.raises(DiagnosticsError, match="cannot have size=0: give 1 to"):
-        images(tmp_path, "?size=0")
+def test_images_keep_their_size_which_is_the_encoders_to_change(tmp_path: Path) -> None:
+    for i, shape in enumerate(((4, 8, 3), (6, 5, 3), (4, 4, 3))):
+        Image.fromarray(np.zeros(shape, np.uint8)).save(tmp_path / f"{i}.png")
+    assert [sample.shape for sample in images(tmp_path)[:]] == [(4, 8, 3), (6, 5, 3), (4, 4, 3)]
+    for scheme in ("images", "videos", "captions", "datasets"):
+        with pytest.raises(
+            DiagnosticsError, match=r"option of this dataset 'size'.* The encoder brings samples to its size"
+        ):
+            build("dataset", f"{scheme}:{tmp_path}?size=4")
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK"])
@@ -159,7 +158,6 @@ def test_fingerprints_see_pixels_options_and_splits_and_not_where_the_folder_lie
     first = images(tmp_path / "a").fingerprint
     (tmp_path / "a").rename(tmp_path / "b")
     assert images(tmp_path / "b").fingerprint == first
-    assert images(tmp_path / "b", "?size=4").fingerprint != first
     assert images(tmp_path / "b", "?seed=1").fingerprint != first
     pixels = np.array(Image.open(tmp_path / "b/red/0.png"))
     pixels[0, 0, 0] -= 1
@@ -282,7 +280,7 @@ def test_a_table_gives_targets_splits_and_groups(tmp_path: Path) -> None:
         ("file,a\n0.png,1.5\n1.png,inf\n", "", "Column a .* is infinite in row 2"),
         ("file,a,a\n0.png,1,2\n", "", "the same name"),
         ("file,a\n", "", "holds no rows"),
-        ("file,split\n0.png,holdout\n", "", "Column split .* holds 'holdout': give train, val or test"),
+        ("file,split\n0.png,holdout\n", "", "has a split named holdout: name splits train, val and test"),
         ("file,split\n0.png,train\n", "", "have a split and others have none"),
         ("file,a\n0.png,1.5\n", "&values=b", "has no column 'b' but a: correct"),
     ],
@@ -308,15 +306,15 @@ def test_a_missing_table_and_a_clash_with_class_folders_are_refused(tmp_path: Pa
 def test_splits_are_completed_over_groups() -> None:
     groups = [f"g{i // 3}" for i in range(30)]
     given = ["train"] * 15 + ["val"] * 15
-    completed, how = complete(given, groups, 0, "x")
-    assert completed[15:] == ["test"] * 15 and how == "test is the given val, val a fifth of train"
+    completed, how, pool = complete_splits(given, groups, 0, "x")
+    assert completed[15:] == ["test"] * 15 and how == "test is the given val, val a fifth of train" and pool == "fit"
     of = {group: {s for g, s in zip(groups, completed, strict=True) if g == group} for group in groups}
     assert all(len(splits) == 1 for splits in of.values()) and completed[:15].count("val") == 3
-    assert complete(given, groups, 0, "x")[0] == completed
-    assert any(complete(given, groups, seed, "x")[0] != completed for seed in range(1, 5))
-    drawn, how = complete(["train"] * 30, groups, 0, "x")
-    assert set(drawn) == {"train", "val", "test"} and how == "splits drawn over groups"
+    assert complete_splits(given, groups, 0, "x")[0] == completed
+    assert any(complete_splits(given, groups, seed, "x")[0] != completed for seed in range(1, 5))
+    drawn, how, pool = complete_splits(["train"] * 30, groups, 0, "x")
+    assert set(drawn) == {"train", "val", "test"} and how == "splits drawn over groups" and pool is True
     with pytest.raises(DiagnosticsError, match="train split of x is one group, so no val can be carved out"):
-        complete(["train", "train", "test"], ["a", "a", "b"], 0, "x")
+        complete_splits(["train", "train", "test"], ["a", "a", "b"], 0, "x")
     with pytest.raises(DiagnosticsError, match="cannot have seed=-1"):
-        complete(given, groups, -1, "x")
+        complete_splits(given, groups, -1, "x")

@@ -27,7 +27,7 @@ def image_folder(root: Path) -> Path:
     for i in range(60):
         path = root / kind.classes[kind.values[i]] / f"{i:03d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.pad(tiny[i], ((0, 0), (2, 2), (0, 0)))).save(path)
+        Image.fromarray(tiny[i]).save(path)
     return root
 
 
@@ -36,7 +36,7 @@ def test_an_image_folder_runs_and_goes_on_after_it_was_moved(tmp_path: Path) -> 
     out = tmp_path / "run"
     run = dx.run(
         tiny_image_encoder(),
-        f"images:{tmp_path / 'waves'}?size=16",
+        f"images:{tmp_path / 'waves'}",
         out=out,
         measures="linear_probe",
         controls=False,
@@ -46,14 +46,12 @@ def test_an_image_folder_runs_and_goes_on_after_it_was_moved(tmp_path: Path) -> 
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "waves").rename(tmp_path / "elsewhere/waves")
     stamps = {path: path.stat().st_mtime_ns for path in (out / "taps").rglob("c*")}
-    dx.run(
-        tiny_image_encoder(), f"images:{tmp_path / 'elsewhere/waves'}?size=16", out=out, controls=False, report=False
-    )
+    dx.run(tiny_image_encoder(), f"images:{tmp_path / 'elsewhere/waves'}", out=out, controls=False, report=False)
     assert stamps and stamps == {path: path.stat().st_mtime_ns for path in (out / "taps").rglob("c*")}
     first = next((tmp_path / "elsewhere/waves").rglob("*.png"))
     Image.fromarray(255 - np.array(Image.open(first))).save(first)
     with pytest.raises(DiagnosticsError, match="holds other activations"):
-        dx.run(tiny_image_encoder(), f"images:{tmp_path / 'elsewhere/waves'}?size=16", out=out, controls=False)
+        dx.run(tiny_image_encoder(), f"images:{tmp_path / 'elsewhere/waves'}", out=out, controls=False)
 
 
 def test_a_segmentation_folder_runs(tmp_path: Path) -> None:
@@ -91,9 +89,9 @@ def test_a_damaged_file_ends_a_run_by_name(tmp_path: Path) -> None:
     first.write_text("no image")
     name = first.relative_to(tmp_path / "waves").as_posix()
     with pytest.raises(DiagnosticsError, match=rf"{name}.* cannot be decoded .*on_error=skip"):
-        dx.run(tiny_image_encoder(), f"images:{tmp_path / 'waves'}?size=16", out=tmp_path / "run", controls=False)
+        dx.run(tiny_image_encoder(), f"images:{tmp_path / 'waves'}", out=tmp_path / "run", controls=False)
     run = dx.run(
-        tiny_image_encoder(), f"images:{tmp_path / 'waves'}?size=16&on_error=skip", out=tmp_path / "run", controls=False,
+        tiny_image_encoder(), f"images:{tmp_path / 'waves'}?on_error=skip", out=tmp_path / "run", controls=False,
         report=False, measures="linear_probe",
     )  # fmt: skip
     assert "1 of 60 left out as damaged" in run.store.attrs["dataset"]["about"]
@@ -115,5 +113,5 @@ def test_listing_loads_nothing_heavy() -> None:
 
 
 def test_unknown_options_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DiagnosticsError, match="Unknown option of this dataset 'sise': did you mean size"):
-        build("dataset", f"images:{tmp_path}?sise=3")
+    with pytest.raises(DiagnosticsError, match="Unknown option of this dataset 'sede': did you mean seed"):
+        build("dataset", f"images:{tmp_path}?sede=3")

@@ -409,6 +409,74 @@ def test_texts_of_lines_and_tables(tmp_path: Path) -> None:
     assert dataset.targets["stars"].values.tolist() == [0, 0.5, 1, 1.5, 2, 2.5]
 
 
+def test_steps_group_and_id_are_named(tmp_path: Path) -> None:
+    table = tmp_path / "machines.csv"
+    steps = [f"v{t}" for t in (0, 1, 10, 2, 3)]
+    rows = [
+        ["rec,machine,fault,v_max," + ",".join(steps)],
+        *([f"r{i},m{i // 2},{'ab'[i // 2 % 2]},7.5," + ",".join(map(str, VALUES[i]))] for i in range(N)),
+    ]
+    table.write_text("\n".join(row for (row,) in rows))
+    dataset = series(table, "?steps=v[0-9]*&group=machine&id=rec")
+    assert dataset.ids == [f"r{i}" for i in range(N)] and len(set(dataset.groups)) == N // 2
+    assert list(dataset.targets) == ["fault"]
+    np.testing.assert_allclose(dataset[1], VALUES[1][[0, 1, 3, 4, 2]], rtol=1e-6)  # v10 last
+    with pytest.raises(DiagnosticsError, match=r"shows no series in columns like w\*: .* as \?steps=v\*"):
+        series(table, "?steps=w*")
+    with pytest.raises(DiagnosticsError, match=r"has no column 'machin' but rec, .*: name yours with \?group="):
+        series(table, "?steps=v[0-9]*&group=machin")
+    with pytest.raises(DiagnosticsError, match=r"holds arrays and no columns: leave out \?steps="):
+        series(store(tmp_path / "a.npz", VALUES, COLUMNS), "?id=kind")
+
+
+def text_folder(folder: Path, texts: dict[str, str | bytes]) -> Path:
+    for name, text in texts.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    return folder
+
+
+def test_texts_of_class_folders(tmp_path: Path) -> None:
+    texts = {f"{kind}/{i}.txt": f"\ufeff{kind} thing {i // 2}\n" for kind in ("good", "bad") for i in range(8)}
+    folder = text_folder(tmp_path / "reviews", {**texts, "bad/.hidden.txt": "x", "bad/notes.md": "x"})
+    dataset = build("dataset", f"texts:{folder}")
+    assert (dataset.modality, dataset.name, dataset.ids) == ("text", "reviews", sorted(texts))
+    assert dataset[0].item() == "bad thing 0" and dataset.targets["label"].classes == ("bad", "good")
+    assert dataset.split[0] == dataset.split[1] and dataset.groups[0] == dataset.groups[1], "equal texts stay together"
+    (folder / "bad/0.txt").write_text("another")
+    assert build("dataset", f"texts:{folder}").fingerprint != dataset.fingerprint
+    parts = text_folder(
+        tmp_path / "parts",
+        {f"{part}/{name}": f"{text} {part}" for part in ("train", "test") for name, text in texts.items()},
+    )
+    assert build("dataset", f"texts:{parts}").exchangeable == "fit"
+    (tmp_path / "levels.csv").write_text("file,level\n" + "".join(f"{name},{i}.5\n" for i, name in enumerate(texts)))
+    assert "level" in build("dataset", f"texts:{folder}?table={tmp_path}/levels.csv").targets
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (b"\xff\xfe\x00", r"bad/x\.txt cannot be decoded \(UnicodeDecodeError"),
+        (b" \n", r"bad/x\.txt cannot be decoded \(it is an empty text\)"),
+        (
+            b"x" * (10 * 2**20 + 1),
+            r"bad/x\.txt has 10,485,761 bytes, more than the 10,485,760 of a text: split it, or leave",
+        ),
+        (None, r"bad/x\.txt is a link to what is not there: remove it"),
+    ],
+)
+def test_bad_text_files_are_refused_or_left_out(tmp_path: Path, text: bytes | None, sentence: str) -> None:
+    folder = text_folder(tmp_path, {f"{kind}/{i}.txt": f"{kind} {i}" for kind in ("good", "bad") for i in range(6)})
+    if text is None:
+        (folder / "bad/x.txt").symlink_to(folder / "nothing")
+    else:
+        (folder / "bad/x.txt").write_bytes(text)
+    with pytest.raises(DiagnosticsError, match=sentence):
+        build("dataset", f"texts:{folder}")
+    assert len(build("dataset", f"texts:{folder}?on_error=skip")) == 12
+
+
 def test_bad_texts_are_refused(tmp_path: Path) -> None:
     for content, message in (
         (b"", "is empty: give one text per line"),

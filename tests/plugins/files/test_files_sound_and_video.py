@@ -172,8 +172,8 @@ def test_clips_hold_the_frames_that_decoding_from_the_start_gives(tmp_path: Path
             np.testing.assert_array_equal(diagnostics_files.decode.video.read(video, [k])[0], frames[k])
     assert len({int(f.mean()) for f in whole["a/x.mp4"]}) > 20  # frames can be told apart
     assert dataset.targets["label"].classes == ("a", "b")
-    few = videos(tmp_path, "?frames=4&clips=2&size=16")
-    assert few.ids == [f"{n}@{s:06d}" for n in whole for s in (0, len(whole[n]) - 4)] and few[0].shape == (4, 16, 16, 3)
+    few = videos(tmp_path, "?frames=4&clips=2")
+    assert few.ids == [f"{n}@{s:06d}" for n in whole for s in (0, len(whole[n]) - 4)]
 
 
 @pytest.mark.parametrize(

@@ -98,8 +98,14 @@ def test_series(tmp_path: Path) -> None:
         encoder.preprocess(np.zeros(31))
 
 
-def test_preprocessing_squashes_and_normalises(images: Path) -> None:
+def test_preprocessing_takes_the_middle_and_normalises(images: Path) -> None:
     encoder = build(str(images))
+    # Of 100 x 60 pixels as many as have the proportions of 16 x 24.
+    assert encoder.covers((100, 60)) == ((30, 70), (0, 60))
+    high = np.zeros((100, 60, 3), dtype=np.uint8)
+    blank = encoder.preprocess(high)
+    high[:30], high[70:] = 255, 255
+    assert torch.equal(encoder.preprocess(high), blank)
     subject = encoder.preprocess(np.full((7, 9, 3), [0, 255, 51], dtype=np.uint8))
     assert subject.shape == (3, 16, 24)
     expected = (torch.tensor([0, 1, 0.2]) - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])

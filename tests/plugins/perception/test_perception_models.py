@@ -13,9 +13,8 @@ from torch import Tensor
 timm = pytest.importorskip("timm")
 
 # Below the skip, since these imports need timm.
-from diagnostics_perception.checkpoint import fitted  # noqa: E402  (below the skip of a missing package)
+from diagnostics_perception.checkpoint import fitted, meta_tensors  # noqa: E402  (below the skip of a missing package)
 from diagnostics_perception.encoder import encoder_of  # noqa: E402  (below the skip of a missing package)
-from diagnostics_perception.layout import meta_tensors  # noqa: E402  (below the skip of a missing package)
 from diagnostics_perception.models import (  # noqa: E402  (below the skip of a missing package)
     ARCHITECTURES,
     Architecture,

@@ -22,12 +22,10 @@ pytest.importorskip("open_clip")
 from diagnostics_pretraining import distillation
 from diagnostics_pretraining.distillation import TEACHER_SCALE, Distillation, Teacher, divergences
 from diagnostics_pretraining.job import Job
-from diagnostics_pretraining.pair import Pair, encoders_of, load_pair, save_pair
 from diagnostics_pretraining.plan import plan_of
-from diagnostics_pretraining.text import context_of
-from diagnostics_pretraining.towers import build_towers
+from diagnostics_pretraining.text_encoder import context_of, vocabulary_of
+from diagnostics_pretraining.towers import Pair, build_towers, encoders_of, load_pair, save_pair
 from diagnostics_pretraining.train import train
-from diagnostics_pretraining.vocabulary import vocabulary_of
 from diagnostics_training.trainer.distributed import world
 
 from diagnostics import DiagnosticsError, Grid, LazySamples, Site, Tap, TorchEncoder, build

@@ -9,7 +9,7 @@ import pytest
 import torch
 from diagnostics_perception.encoder import Preprocess
 from diagnostics_pretraining.feed.feed import Feed
-from diagnostics_pretraining.stages import Stage
+from diagnostics_pretraining.recipe import Stage
 from diagnostics_training.models.picture_changes import PictureChanges
 
 from diagnostics import Dataset, DiagnosticsError

@@ -24,10 +24,8 @@ from diagnostics_perception.models import ARCHITECTURES, Architecture
 from diagnostics_pretraining import export as exporting
 from diagnostics_pretraining.export import export
 from diagnostics_pretraining.export_commands import export_open_clip
-from diagnostics_pretraining.pair import Pair, encoders_of, load_pair, save_pair
-from diagnostics_pretraining.text import context_of
-from diagnostics_pretraining.text_encoder import vocabulary_in
-from diagnostics_pretraining.vocabulary import Vocabulary
+from diagnostics_pretraining.text_encoder import Vocabulary, context_of, vocabulary_in
+from diagnostics_pretraining.towers import Pair, encoders_of, load_pair, save_pair
 
 import diagnostics.cli.main as cli
 from diagnostics import DiagnosticsError, build, save_encoder

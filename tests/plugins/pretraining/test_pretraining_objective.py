@@ -10,12 +10,18 @@ from torch import Tensor
 
 pytest.importorskip("open_clip")
 
-from diagnostics_pretraining.contrast import contrast
-from diagnostics_pretraining.objective import Pretraining, regularisation
-from diagnostics_pretraining.padding_and_masks import HIDDEN, Batches, check_masks, cut_padding
-from diagnostics_pretraining.stages import Stage
+from diagnostics_pretraining.objective import (
+    HIDDEN,
+    Batches,
+    Pretraining,
+    check_masks,
+    contrast,
+    cut_padding,
+    regularisation,
+)
+from diagnostics_pretraining.recipe import Stage
+from diagnostics_pretraining.text_encoder import vocabulary_of
 from diagnostics_pretraining.towers import Towers, build_towers
-from diagnostics_pretraining.vocabulary import vocabulary_of
 
 from diagnostics import DiagnosticsError
 

@@ -14,7 +14,7 @@ pytest.importorskip("open_clip")
 
 from diagnostics_pretraining import plan
 from diagnostics_pretraining.job import Job
-from diagnostics_pretraining.pair import Pair
+from diagnostics_pretraining.towers import Pair
 from diagnostics_pretraining.train import train
 from diagnostics_pretraining.zeroshot.job import Job as Comparison
 from diagnostics_pretraining.zeroshot.job import zeroshot

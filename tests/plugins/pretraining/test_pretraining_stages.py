@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from diagnostics_pretraining.stages import Stage, scaled, stage_at, steps_of
+from diagnostics_pretraining.recipe import Stage, scaled, stage_at, steps_of
 
 from diagnostics import DiagnosticsError
 

@@ -7,8 +7,8 @@ import pytest
 
 pytest.importorskip("open_clip")
 
-from diagnostics_pretraining.texts import check_texts, describe_texts
-from diagnostics_pretraining.vocabulary import vocabulary_of
+from diagnostics_pretraining.plan import check_texts, describe_texts
+from diagnostics_pretraining.text_encoder import vocabulary_of
 
 from diagnostics import Dataset, DiagnosticsError
 

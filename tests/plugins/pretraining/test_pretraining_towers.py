@@ -17,9 +17,17 @@ pytest.importorskip("open_clip")
 
 # Below the skip, since these imports need open_clip and timm.
 from diagnostics_perception.models import ARCHITECTURES, fitted_positions, skeleton
-from diagnostics_pretraining.text import PARTS, TEXTS, context_of, seed_of, text_tower
+from diagnostics_pretraining.text_encoder import (
+    PARTS,
+    TEXTS,
+    WHOLE,
+    Vocabulary,
+    context_of,
+    seed_of,
+    text_tower,
+    vocabulary_of,
+)
 from diagnostics_pretraining.towers import Towers, build_towers
-from diagnostics_pretraining.vocabulary import WHOLE, Vocabulary, vocabulary_of
 from open_clip.model import CustomTextCLIP
 from open_clip.tokenizer import SimpleTokenizer
 

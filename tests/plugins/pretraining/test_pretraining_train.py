@@ -21,10 +21,9 @@ pytest.importorskip("open_clip")
 
 from diagnostics_pretraining.commands import train_pe
 from diagnostics_pretraining.job import Job
-from diagnostics_pretraining.objective import Pretraining
-from diagnostics_pretraining.padding_and_masks import Batches
-from diagnostics_pretraining.pair import load_pair
+from diagnostics_pretraining.objective import Batches, Pretraining
 from diagnostics_pretraining.plan import Plan, plan_of
+from diagnostics_pretraining.towers import load_pair
 from diagnostics_pretraining.train import train
 from diagnostics_training.trainer.distributed import World, world
 from diagnostics_training.trainer.monitor import lines

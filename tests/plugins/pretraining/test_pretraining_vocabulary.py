@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("open_clip")
 
 # Below the skip, since these imports need open_clip.
-from diagnostics_pretraining.vocabulary import END, PADDING, START, WHOLE, Vocabulary, vocabulary_of
+from diagnostics_pretraining.text_encoder import END, PADDING, START, WHOLE, Vocabulary, vocabulary_of
 from open_clip.tokenizer import SimpleTokenizer
 
 from diagnostics import DiagnosticsError

@@ -15,13 +15,10 @@ from typer.testing import CliRunner
 
 pytest.importorskip("open_clip")
 
-from diagnostics_pretraining.pair import encoders_of, load_pair, save_pair
-from diagnostics_pretraining.text import context_of
-from diagnostics_pretraining.towers import Towers, build_towers
-from diagnostics_pretraining.vocabulary import vocabulary_of
+from diagnostics_pretraining.text_encoder import context_of, vocabulary_of
+from diagnostics_pretraining.towers import Towers, build_towers, encoders_of, load_pair, save_pair
 from diagnostics_pretraining.zeroshot.command import zeroshot
-from diagnostics_pretraining.zeroshot.job import labels_of, prompts_of
-from diagnostics_pretraining.zeroshot.scores import AT, chance_of_recall, classification, retrieval
+from diagnostics_pretraining.zeroshot.job import AT, chance_of_recall, classification, labels_of, prompts_of, retrieval
 
 from diagnostics import Dataset, LazySamples, Question, Target
 from diagnostics.cli.guard import guarded

@@ -28,10 +28,8 @@ pytest.importorskip("transformers")
 from answering import COLOURS, SHAPES, WORDINGS
 from diagnostics_training.alignment.start import make_student, start_of
 from diagnostics_training.alignment_commands import aligned_lines
-from diagnostics_training.language.align import LanguageJob, align_language, held_out
+from diagnostics_training.language.align import Language, LanguageJob, QuestionFeed, align_language, held_out
 from diagnostics_training.language.decoder import Decoder, decoder_named
-from diagnostics_training.language.feed import QuestionFeed
-from diagnostics_training.language.objective import Language
 from diagnostics_training.language.pairs import Pair, Pairs, check_texts, laid_out
 from diagnostics_training.language.projector import TAP, Projector, with_projector
 from diagnostics_training.trainer import checkpoints

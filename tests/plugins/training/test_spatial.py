@@ -15,12 +15,16 @@ from diagnostics_training.alignment.augmentation import Places, View, draw_view,
 from diagnostics_training.alignment.feed import GREY, hidden, token_blocks
 from diagnostics_training.alignment.layer_scale import scaled
 from diagnostics_training.alignment.objective import Alignment
-from diagnostics_training.alignment.relations.encoder import EncoderRelations
 from diagnostics_training.alignment.relations.masks import MaskRelations
-from diagnostics_training.alignment.relations.named import relations_of
-from diagnostics_training.alignment.spatial import SpatialJob, align_spatial
-from diagnostics_training.alignment.spatial_feed import SpatialFeed
-from diagnostics_training.alignment.spatial_objective import SpatialAlignment, relation_loss, sharpened
+from diagnostics_training.alignment.relations.named import EncoderRelations, relations_of
+from diagnostics_training.alignment.spatial import (
+    SpatialAlignment,
+    SpatialFeed,
+    SpatialJob,
+    align_spatial,
+    relation_loss,
+    sharpened,
+)
 from diagnostics_training.alignment.start import Start, start_of
 from diagnostics_training.alignment.teachers import Teacher
 from diagnostics_training.alignment_commands import aligned_lines
@@ -60,7 +64,7 @@ def test_the_loss_is_equation_three_and_so_is_its_gradient(monkeypatch: pytest.M
     expected = by_hand(tokens, relations)
     (slope,) = torch.autograd.grad(expected, tokens)
     for block in (2**28, 4 * 12**2 * 2, 1):
-        monkeypatch.setattr("diagnostics_training.alignment.spatial_objective.BLOCK_BYTES", block)
+        monkeypatch.setattr("diagnostics_training.alignment.spatial.BLOCK_BYTES", block)
         loss = relation_loss(tokens, relations)
         assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
         assert torch.allclose(torch.autograd.grad(loss, tokens)[0], slope, atol=1e-7)

@@ -15,9 +15,8 @@ pytest.importorskip("timm")
 from diagnostics_training.models.backbone import Backbone, Patches
 from diagnostics_training.trainer.monitor import lines
 from diagnostics_training.trainer.objective import Objective
-from diagnostics_training.trainer.recompute import recomputed
 from diagnostics_training.trainer.settings import Settings
-from diagnostics_training.trainer.trainer import fit, split
+from diagnostics_training.trainer.trainer import fit, recomputed, split
 from live_memory import LiveMemory
 
 from diagnostics import DiagnosticsError, Site, Tap, TorchEncoder

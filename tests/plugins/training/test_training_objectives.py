@@ -28,8 +28,8 @@ from diagnostics_training.objectives.forecast import LEVELS, gaussian, pinball
 from diagnostics_training.objectives.jepa import MOMENTUM, Jepa, momentum, sigreg, variance
 from diagnostics_training.objectives.reconstruct import Reconstruct
 from diagnostics_training.objectives.supervised import Supervised
-from diagnostics_training.trainer.optimisers import build_optimiser
 from diagnostics_training.trainer.settings import Settings
+from diagnostics_training.trainer.trainer import build_optimiser
 
 from diagnostics import DiagnosticsError, Target
 

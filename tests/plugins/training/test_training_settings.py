@@ -13,8 +13,8 @@ from torch import nn
 pytest.importorskip("timm")
 
 from diagnostics_training.options import settings_of
-from diagnostics_training.trainer.optimisers import build_optimiser
 from diagnostics_training.trainer.settings import Settings
+from diagnostics_training.trainer.trainer import build_optimiser
 
 from diagnostics import DiagnosticsError
 

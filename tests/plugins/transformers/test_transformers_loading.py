@@ -117,11 +117,41 @@ def test_weights_of_another_architecture(copied: Path) -> None:
     sentence(error, "lack", "another architecture")
 
 
+@pytest.mark.parametrize(
+    ("kind", "part", "file"),
+    [
+        ("bert", "tokenizer", "tokenizer.json"),
+        ("vit", "image processor", "preprocessor_config.json"),
+        ("videomae", "video processor", "video_preprocessor_config.json"),
+        ("wav2vec2", "feature extractor", "preprocessor_config.json"),
+    ],
+)
+def test_stored_weights_are_not_fed_by_a_guess(kind: str, part: str, file: str, tmp_path: Path) -> None:
+    """A directory saved without what prepares its samples: texts were read as bytes, and a whole verdict came out."""
+    with quiet():
+        tiny(kind).save_pretrained(tmp_path)
+    with pytest.raises(DiagnosticsError) as error:
+        build(str(tmp_path))
+    sentence(error, f"no {part}", "copy", file, *(["?tokenizer=bytes"] if part == "tokenizer" else []))
+    assert build(str(tmp_path), pretrained=False).taps
+    if part == "tokenizer":
+        # transformers makes a tokenizer of special tokens alone for it, and one may lie there too.
+        specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+        transformers.BertTokenizer(vocab={word: i for i, word in enumerate(specials)}).save_pretrained(tmp_path)
+        with pytest.raises(DiagnosticsError) as error:
+            build(str(tmp_path))
+        sentence(error, "special tokens alone", "?tokenizer=bytes")
+        asked = build(str(tmp_path), tokenizer="bytes")
+        assert "bytes as tokens" in asked.identity["configuration"] and "tokenizer=bytes" in asked.skeleton
+        with pytest.raises(DiagnosticsError, match="Unknown tokenizer 'words'"):
+            build(str(tmp_path), tokenizer="words")
+
+
 def test_a_head_without_weights_is_no_tap(tmp_path: Path) -> None:
     with quiet():
         torch.manual_seed(0)
         transformers.BertForMaskedLM(tiny_config("bert")).save_pretrained(tmp_path)
-    subject = build(str(tmp_path), length=40)
+    subject = build(str(tmp_path), length=40, tokenizer="bytes")
     assert [tap.name for tap in subject.taps] == ["embed", "encoder.layer.0", "encoder.layer.1"]
 
 
@@ -176,6 +206,7 @@ def test_the_decoder_of_a_whole_architecture(tmp_path: Path) -> None:
     with quiet():
         torch.manual_seed(0)
         transformers.ViTMAEForPreTraining(config).save_pretrained(tmp_path)
+    transformers.ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path)
     subject = build(str(tmp_path), heads=True)
     names = {tap.name: tap.part for tap in subject.taps}
     assert names["vit.layers.1"] == "trunk" and subject.output_tap == "vit.layernorm"
@@ -247,6 +278,7 @@ def test_speech_is_read_by_the_architecture_that_has_a_prenet_for_it(tmp_path: P
     for name in ("SpeechT5ForSpeechToText", "SpeechT5ForTextToSpeech"):
         with quiet():
             getattr(transformers, name)(config).save_pretrained(tmp_path / name)
+        transformers.Wav2Vec2FeatureExtractor().save_pretrained(tmp_path / name)
     subject = build(str(tmp_path / "SpeechT5ForSpeechToText"))
     assert subject.modality == "audio" and subject.output_tap == "wrapped_encoder.layers.1"
     batch = default_collate([subject.preprocess(subject.example())])

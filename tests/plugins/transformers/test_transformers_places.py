@@ -17,7 +17,7 @@ pytest.importorskip("transformers")
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks" / "coverage"))
 
 # Below the skip and the path, since these imports need transformers or the zoo of models beside the benchmarks.
-from diagnostics_transformers.spans import Convolution, convolutions, span
+from diagnostics_transformers.audio import Convolution, convolutions, span
 from transformers_zoo import encoder, tiny_config
 
 from diagnostics import DiagnosticsError, TorchEncoder

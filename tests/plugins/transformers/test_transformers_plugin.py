@@ -15,8 +15,11 @@ transformers = pytest.importorskip("transformers")
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks" / "coverage"))
 
 # Below the skip and the path, since these imports need transformers or the zoo of models beside the benchmarks.
+from diagnostics_transformers.images import Resized  # noqa: E402
 from diagnostics_transformers.load import load, quiet  # noqa: E402
 from diagnostics_transformers.plugin import build  # noqa: E402
+from diagnostics_transformers.towers import arguments  # noqa: E402
+from diagnostics_transformers.videos import is_video  # noqa: E402
 from transformers_zoo import build as tiny  # noqa: E402
 
 from diagnostics import DiagnosticsError  # noqa: E402
@@ -61,15 +64,37 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Any:
         if kind not in subject:
             subject[kind] = tmp_path_factory.mktemp("models") / kind
             with quiet():
-                tiny(kind).save_pretrained(subject[kind])
+                model = tiny(kind)
+                model.save_pretrained(subject[kind])
+            save_preparation(model, subject[kind])
         return subject[kind]
 
     return of
 
 
+def save_preparation(model: Any, directory: Path) -> None:
+    """What prepares images and sounds, beside a model of random weights; texts have the bytes that are asked for."""
+    takes, config = arguments(model), model.config
+    if "input_features" in takes:
+        transformers.WhisperFeatureExtractor(feature_size=config.num_mel_bins).save_pretrained(directory)
+    elif config.model_type == "audio-spectrogram-transformer":
+        extractor = transformers.ASTFeatureExtractor(num_mel_bins=config.num_mel_bins, max_length=config.max_length)
+        extractor.save_pretrained(directory)
+    elif "input_values" in takes:
+        transformers.Wav2Vec2FeatureExtractor().save_pretrained(directory)
+    elif is_video(model):
+        side = Resized.of(model, None, "", getattr(config, "crop_size", None)).size[0]
+        size = {"height": side, "width": side}
+        transformers.VideoMAEVideoProcessor(size=size, do_center_crop=False).save_pretrained(directory)
+    elif "pixel_values" in takes:
+        side = getattr(getattr(config, "vision_config", config), "image_size", 64)
+        transformers.ViTImageProcessor(size={"height": side, "width": side}).save_pretrained(directory)
+
+
 def encoder(directory: Path, kind: str, **options: Any) -> Any:
-    text = kind in ("bert", "llama", "qwen3", "xlnet")
-    return build(str(directory), **({"length": LENGTH} if text else {}), **options)
+    text = kind in ("bert", "llama", "qwen3", "xlnet") or options.get("tower") == "text"
+    given = {"length": LENGTH, "tokenizer": "bytes"} if text else {}
+    return build(str(directory), **(given | options))
 
 
 def batch_of(subject: Any, *samples: np.ndarray) -> Any:
@@ -220,7 +245,7 @@ def test_what_stands_in_the_padding_does_not_matter(kind: str, saved: Any) -> No
     texts = [np.asarray("The dog."), np.asarray("A cat sleeps on the warm roof.")]
     batch = batch_of(subject, *texts)
     other = {**batch, "input_ids": torch.where(batch["attention_mask"] == 1, batch["input_ids"], 77)}
-    longer = build(str(subject.name.removeprefix("hf:").partition("?")[0]), length=60)
+    longer = build(str(subject.name.removeprefix("hf:").partition("?")[0]), length=60, tokenizer="bytes")
     assert not torch.equal(batch["input_ids"], other["input_ids"])
 
     def pooled(encoder: Any, given: Any) -> dict[str, Any]:

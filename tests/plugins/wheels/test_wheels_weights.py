@@ -266,7 +266,8 @@ def test_efficientnet_taps_its_blocks_its_trunk_and_its_head(efficientnet: Any) 
     assert efficientnet.tap("blocks.0.0").grid.shape == (112, 112) and efficientnet.tap("bn2").grid.shape == (7, 7)
 
 
-def test_images_of_any_shape_are_squashed_and_others_refused(efficientnet: Any) -> None:
+def test_images_of_any_shape_are_cut_to_a_square_and_others_refused(efficientnet: Any) -> None:
+    assert efficientnet.covers((30, 50)) == ((0, 30), (10, 40))
     grey = np.random.default_rng(0).integers(0, 256, (30, 50), dtype=np.uint8)
     built = efficientnet.preprocess(grey)
     assert built.shape == (3, 224, 224) and built.dtype == torch.float32

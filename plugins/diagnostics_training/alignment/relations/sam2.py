@@ -137,9 +137,7 @@ def load(folder: Path) -> tuple[Any, Any]:
         from transformers import Sam2ImageProcessor, Sam2Model
         from transformers.utils import logging
     except ImportError as error:
-        raise DiagnosticsError(
-            "SAM 2 is read by transformers: pip install 'encoder-diagnostics[transformers]'."
-        ) from error
+        raise DiagnosticsError("SAM 2 is read by transformers: pip install -e '.[transformers]'.") from error
     folder = folder.expanduser()
     try:
         kind = json.loads((folder / "config.json").read_text())["model_type"]

@@ -1,0 +1,158 @@
+"""Everything that needs a GPU, in one call, on a machine that has torch and perhaps nothing else, and no network.
+
+    python benchmarks/wheels_for_a_gpu.py --python 3.12     # here: what that machine lacks, into .wheels/
+    python3 benchmarks/on_a_gpu.py                          # there, in a copy of this checkout with .wheels/
+
+Each wheel in `.wheels/` whose package is not there is unpacked into a temporary folder, which the parts below import from too. A part
+is a process with a time limit of its own, and no part goes on after `--minutes` in all. One line of JSON is printed at the start
+(the machine) and after each part: its `status`, `seconds`, and what it printed (`lines`, the last ones). Status is `held`, `missed` (a limit),
+`failed`, or `out of time`. What the parts print as they go is on stderr.
+
+Parts: `attention`, `extraction` (here: PE-L/14 at 336 pixels in bf16 beside bare passes), `align`, `pretraining` (its rates; with
+`--demonstration` its 5 million pairs too, for which `--minutes` has to be 25 or so), `tests` (those marked `gpu`). Some can be named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zipfile
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+WHEELS = ROOT / ".wheels"
+LIMITS = {"attention": 150, "extraction": 90, "align": 150, "pretraining": 150, "tests": 150}
+"""Seconds of each part."""
+DEMONSTRATION = 1200
+KEPT = 60
+"""Lines of a part's output in the JSON."""
+
+
+def command(part: str, demonstration: bool, smallest: bool) -> list[str]:
+    """What runs a part."""
+    files = sorted(str(path) for path in (ROOT / "tests").rglob("test_*.py") if "mark.gpu\n" in path.read_text() or "mark.gpu," in path.read_text())  # fmt: skip
+    scripts = ROOT / "benchmarks"
+    asked = {
+        "attention": [f"{scripts}/attention.py"],
+        "extraction": [__file__, "--extract"],
+        "align": [f"{scripts}/align.py"],
+        "pretraining": [f"{scripts}/pretraining.py", *(["--demonstration"] if demonstration else [])],
+        "tests": ["-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *files],
+    }[part]
+    return [sys.executable, *asked, *(["--smallest"] if smallest and part != "tests" else [])]
+
+
+def unpack_missing(folder: Path) -> tuple[list[str], list[str]]:
+    """Unpacks the wheels whose packages are not there; their names, and those made for another Python."""
+    here = f"cp{sys.version_info[0]}{sys.version_info[1]}-"
+    unpacked: list[str] = []
+    others: list[str] = []
+    for wheel in sorted(WHEELS.glob("*.whl")):
+        name, _, tags = wheel.name.split("-", 2)
+        try:
+            importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            fits = here in tags or "-abi3-" in tags or "-none-any" in tags
+            (unpacked if fits else others).append(name)
+            if fits:
+                zipfile.ZipFile(wheel).extractall(folder)
+    return unpacked, others
+
+
+def run_part(words: list[str], site: str, limit: float) -> dict[str, object]:
+    """Runs a part and passes on what it prints; ends it with all its processes at the limit."""
+    paths = [str(ROOT), str(ROOT / "plugins"), site, *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+    begun, lines, late = time.perf_counter(), list[str](), threading.Event()
+    process = subprocess.Popen(
+        words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True
+    )  # fmt: skip
+
+    def end() -> None:
+        late.set()
+        os.killpg(process.pid, signal.SIGKILL)
+
+    timer = threading.Timer(max(limit, 0), end)
+    timer.start()
+    assert process.stdout is not None
+    for line in process.stdout:
+        print(line, end="", file=sys.stderr, flush=True)
+        lines.append(line.rstrip("\n"))
+    status = process.wait()
+    timer.cancel()
+    failed = status not in (0, 1) or any(line.startswith("Traceback") or "ERROR" in line for line in lines)
+    word = "out of time" if late.is_set() else "failed" if failed else "missed" if status else "held"
+    return {"status": word, "seconds": round(time.perf_counter() - begun, 1), "lines": lines[-KEPT:]}
+
+
+def extract_beside_passes(smallest: bool) -> None:
+    """Images a second of an extraction of all taps, pooled, beside those of bare passes over batches that are on the device."""
+    import diagnostics as dx
+    from diagnostics.activations.extract import extract
+    from diagnostics.activations.plan import plan
+    from diagnostics.encoders.computing import computing
+
+    from _common import images, timed
+
+    spec, count, batch, device = "pe:core-l14-336?pretrained=false", 2048, 128, "cuda"
+    if smallest:
+        spec, count, batch, device = "pe:spatial-t16-512?pretrained=false&img_size=64", 10, 5, "cpu"
+    encoder, data = dx.build("encoder", spec), images(count)
+    wanted = plan(encoder, encoder.taps, count, 0, "float32")
+    with tempfile.TemporaryDirectory() as folder, computing("bf16", device):
+        begun = time.perf_counter()
+        extract(encoder, data, Path(folder) / "run", wanted, batch_size=batch, workers=0 if smallest else os.cpu_count() or 1, device=device, compute="bf16")  # fmt: skip
+        whole = count / (time.perf_counter() - begun)
+        shown = torch.stack([torch.as_tensor(encoder.preprocess(data[i])) for i in range(batch)]).to(device)
+        with torch.inference_mode():
+            alone = batch / timed(
+                lambda: encoder.module.forward_features(shown), time.perf_counter, torch.cuda.synchronize if device == "cuda" else lambda: None
+            )  # fmt: skip
+    print(f"{spec} in bf16, {len(encoder.taps)} taps, batches of {batch}: {whole:.1f} images a second with preparing and writing, bare passes {alone:.1f}")  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(LIMITS)}; all by default")
+    parser.add_argument("--minutes", type=float, default=9, metavar="M", help="in all")
+    parser.add_argument("--demonstration", action="store_true", help="of pretraining: 5 million pairs")
+    parser.add_argument("--smallest", action="store_true", help="on the CPU, to see that each part ends")
+    parser.add_argument("--extract", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.extract:
+        extract_beside_passes(given.smallest)
+        return
+    if unknown := set(given.parts) - set(LIMITS):
+        parser.error(f"there is no part {', '.join(sorted(unknown))}")
+    if not torch.cuda.is_available() and not given.smallest:
+        sys.exit("No GPU with CUDA is here: run it where there is one, or with --smallest on the CPU.")
+    begun, statuses = time.perf_counter(), list[object]()
+    with tempfile.TemporaryDirectory() as site:
+        unpacked, others = unpack_missing(Path(site))
+        machine = {
+            "python": sys.version.split()[0], "torch": torch.__version__, "cuda": torch.version.cuda,
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            "unpacked": unpacked, "made for another Python": others,
+        }  # fmt: skip
+        print(json.dumps(machine), flush=True)
+        for part in given.parts or LIMITS:
+            limit = DEMONSTRATION if part == "pretraining" and given.demonstration else LIMITS[part]
+            rest = 60 * given.minutes - (time.perf_counter() - begun)
+            found = run_part(command(part, given.demonstration, given.smallest), site, min(limit, rest))
+            statuses.append(found["status"])
+            print(json.dumps({"part": part, **found}), flush=True)
+    sys.exit(0 if all(status == "held" for status in statuses) else 1)
+
+
+if __name__ == "__main__":
+    main()

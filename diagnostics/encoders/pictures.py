@@ -1,0 +1,45 @@
+"""Images as arrays, and the one rule by which they are brought to a size: the shorter side, antialiased, cut in the middle."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from diagnostics.errors import DiagnosticsError
+
+
+def central_part(shape: tuple[int, ...], size: Sequence[int] = (1, 1)) -> tuple[tuple[int, int], ...]:
+    """(start, stop) along each axis of an image [y, x] or a video [t, y, x], of the largest middle with the proportions of `size`.
+
+    That part is brought to `size` by a resize with antialiasing. It is what `covers` of an encoder gives that resizes so, by which
+    dense targets are cut as the image is.
+
+    Examples:
+        >>> from diagnostics.encoders.pictures import central_part
+        >>> central_part((240, 320))
+        ((0, 240), (40, 280))
+    """
+    scale = min(n / wanted for n, wanted in zip(shape[-2:], size, strict=True))
+    part = [(n, max(1, round(scale * wanted))) for n, wanted in zip(shape[-2:], size, strict=True)]
+    return (*((0, n) for n in shape[:-2]), *(((n - kept) // 2, (n - kept) // 2 + kept) for n, kept in part))
+
+
+def to_pixels(sample: Any, grey: bool) -> Any:
+    """The path of an image or a Pillow image as uint8 [y, x, 3], or `grey` [y, x], as the folders of datasets hold them;
+    anything else as it is.
+
+    Raises DiagnosticsError for pixels of more than 8 bits a channel.
+    """
+    if isinstance(sample, (str, os.PathLike)):
+        from PIL import Image
+
+        with Image.open(sample) as image:
+            return to_pixels(image, grey)
+    if not hasattr(sample, "getbands"):
+        return sample
+    if sample.mode.startswith(("I", "F")):
+        raise DiagnosticsError(f"it has pixels of {sample.mode}, not of 8 bits a channel: convert it to 8 bits.")
+    return np.array(sample.convert("L" if grey else "RGB"))

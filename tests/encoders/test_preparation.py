@@ -1,0 +1,151 @@
+"""Preprocessing belongs to the encoder: one resize rule, for images, dense targets and new samples alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import diagnostics as dx
+from diagnostics import DiagnosticsError
+from diagnostics.encoders.pictures import central_part
+
+Image = pytest.importorskip("PIL.Image")
+FED: dict[str, Any] = {"mean": 0.5, "std": 0.25}
+
+
+def block(before: int, after: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(before, after, 3, stride=2, padding=1), nn.ReLU())
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(block(3, 4), block(4, 8), block(8, 8))
+
+
+@pytest.fixture
+def scenes() -> dx.Dataset:
+    return dx.build("dataset", "shapes?n=30&size=64")
+
+
+def photos(scenes: dx.Dataset, height: int, width: int) -> list[np.ndarray]:
+    """Scenes at another size, with grey bars beside a square where they are not square."""
+    side = min(height, width)
+    plain = [
+        np.asarray(Image.fromarray(scene).resize((side, side), Image.Resampling.BICUBIC))
+        for scene in scenes.samples[:12]
+    ]
+    top, left = (height - side) // 2, (width - side) // 2
+    padding = ((top, height - side - top), (left, width - side - left), (0, 0))
+    return [np.pad(photo, padding, constant_values=90) for photo in plain]
+
+
+def spread(found: np.ndarray, wanted: np.ndarray) -> float:
+    """How far features are apart, in units of their spread over samples."""
+    return float(np.abs(found - wanted).mean() / wanted.std(0).mean())
+
+
+def test_a_network_of_convolutions_takes_no_photos_of_another_size(model: nn.Module, scenes: dx.Dataset) -> None:
+    """It did, and its features were others: it runs at any size."""
+    encoder, large = dx.encoder_of(model, scenes, **FED), photos(scenes, 256, 256)
+    wanted = encoder.transform(scenes[:12])
+    with pytest.raises(
+        DiagnosticsError, match=r"prepared to shape \[3, 256, 256\].* made for \[3, 64, 64\].*size=.*sized_for"
+    ):
+        encoder.transform(large)
+    assert spread(encoder.sized_for(large[0]).transform(large), wanted) > 0.2  # as was given without a word
+    resizing = dx.encoder_of(model, scenes, size=64, **FED)
+    np.testing.assert_array_equal(resizing.transform(scenes[:12]), wanted)
+    for height, width in ((256, 256), (256, 400), (300, 128)):
+        assert spread(resizing.transform(photos(scenes, height, width)), wanted) < 0.1, (height, width)
+
+
+def test_dense_targets_are_cut_as_the_image_is(model: nn.Module) -> None:
+    wide = np.zeros((1, 64, 96, 3), np.uint8)
+    wide[:, :, 80:] = 255
+    encoder = dx.encoder_of(model, dx.build("dataset", "shapes?n=30&size=64"), size=32, **FED)
+    assert encoder.covers((64, 96)) == central_part((64, 96)) == ((0, 64), (16, 80))
+    blank = encoder.preprocess(np.zeros((64, 96, 3), np.uint8))
+    assert torch.equal(encoder.preprocess(wide[0]), blank)  # what is cut away is not seen
+    wide[:, :, 76:] = 255
+    assert not torch.equal(encoder.preprocess(wide[0]), blank)
+    assert central_part((5, 7, 4)) == ((0, 5), (1, 5), (0, 4))
+    assert central_part((100, 90), (2, 3)) == ((20, 80), (0, 90))
+
+
+def test_paths_and_pillow_images_are_what_their_arrays_are(
+    model: nn.Module, scenes: dx.Dataset, tmp_path: Path
+) -> None:
+    encoder = dx.encoder_of(model, scenes, **FED)
+    images = [Image.fromarray(scene) for scene in scenes.samples[:4]]
+    paths = [tmp_path / f"{i}.png" for i in range(4)]
+    for image, path in zip(images, paths, strict=True):
+        image.save(path)
+    wanted = encoder.transform(scenes[:4])
+    for samples in (images, paths, [str(path) for path in paths], np.array([str(path) for path in paths])):
+        np.testing.assert_array_equal(encoder.transform(samples), wanted)
+    for one in (images[0], paths[0], str(paths[0])):
+        with pytest.raises(DiagnosticsError, match=r"a single \w+: give a list"):
+            encoder.transform(one)
+    with pytest.raises(DiagnosticsError, match=r"Sample 0 .* cannot be read"):
+        encoder.transform([tmp_path / "none.png"])
+    Image.fromarray(np.zeros((64, 64), np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(DiagnosticsError, match="convert it to 8 bits"):
+        encoder.transform([tmp_path / "deep.png"])
+
+
+def test_a_bare_module_is_fed_by_whoever_takes_it(model: nn.Module, scenes: dx.Dataset, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"measures": "rankme"}
+    run = dx.run(model, scenes, out=tmp_path / "run", controls=False, report=False, size=32, **FED, **options)
+    assert "size=32" in run.store.identity["configuration"]
+    table = dx.measure(model, scenes, size=32, **FED, **options)
+    watch = dx.LayerProfiles(model, scenes, every=1, size=32, **FED, **options)
+    measured = watch.step(1)
+    assert measured is not None
+    np.testing.assert_array_equal(measured["score"].values, table["score"].values)
+    step = dx.sklearn.TapFeatures(model, tap="1", size=32, **FED).fit(scenes.samples)
+    wanted = dx.encoder_of(model, scenes, size=32, **FED).transform(scenes, tap="1")
+    np.testing.assert_array_equal(step.transform(scenes.samples), wanted)
+    np.testing.assert_array_equal(run.features("1").values, wanted)
+    encoder = dx.encoder_of(model, scenes, **FED)
+    for call in (
+        lambda: dx.run(encoder, scenes, out=tmp_path / "other", size=32),
+        lambda: dx.measure(encoder, scenes, size=32),
+        lambda: dx.sklearn.TapFeatures(encoder, size=32).fit(scenes.samples),
+    ):
+        with pytest.raises(
+            DiagnosticsError, match="was given size beside Sequential, which prepares its samples itself"
+        ):
+            call()
+
+
+def test_a_run_is_used_with_samples_prepared_as_its_own(model: nn.Module, scenes: dx.Dataset, tmp_path: Path) -> None:
+    run = dx.run(model, scenes, out=tmp_path / "run", measures="linear_probe", controls=False, report=False, **FED)
+    used: dict[str, Any] = {"run": run.path, "target": "label"}
+    features = dx.sklearn.TapFeatures(model, **used, **FED).fit(scenes.samples).transform(scenes.samples)
+    np.testing.assert_array_equal(features, run.features(target="label").values)
+    for other, samples in (({"mean": 0.4, "std": 0.25}, scenes.samples), (FED, photos(scenes, 128, 128))):
+        with pytest.raises(DiagnosticsError, match=r"prepared otherwise .* give mean, std and size"):
+            dx.sklearn.TapFeatures(model, **used, **other).fit(samples)
+
+
+def test_a_function_of_texts_takes_strings() -> None:
+    seen: list[Any] = []
+
+    def letters(text: str) -> torch.Tensor:
+        seen.append(text)
+        return torch.tensor([float(ord(letter)) for letter in f"{text:8.8}"])[:, None]
+
+    module = nn.Sequential(nn.Linear(1, 4), nn.Linear(4, 4))
+    taps = [dx.Tap("0", 0.0, "embedding", 4, dx.Grid((8,), ("t",)), dx.Site("0"))]
+    encoder = dx.TorchEncoder("letters", "text", module, taps, preprocess=letters, example=np.asarray("a text"))
+    texts = [f"text {i}" for i in range(10)]
+    data = dx.Dataset("texts", "text", np.array(texts), texts, ["train"] * 6 + ["val"] * 2 + ["test"] * 2, {})
+    encoder.transform(texts)
+    dx.measure(encoder, data, measures="rankme")
+    assert seen and all(type(text) is str for text in seen)

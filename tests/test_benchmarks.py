@@ -1,0 +1,119 @@
+"""Every script of `benchmarks/` ends without error at its smallest size.
+
+Each runs as `python benchmarks/SCRIPT --smallest` does, but in a copy of one process that has imported what they share, which is
+most of what they would take.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import runpy
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("*.py") if not path.name.startswith("_"))
+ASKED = {"on_a_gpu.py": ["extraction"], "pretraining.py": ["--demonstration"]}
+"""Of a script that runs others, which are run by themselves, the part that is its own; and what runs by a flag alone."""
+MOST = 10
+"""CPU seconds of a script with the processes that it starts."""
+
+
+def run_script(script: str, folder: str, log: str) -> None:
+    """In a process of its own: as if Python had been given the script."""
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1) for stream in (1, 2))
+    os.chdir(folder)
+    path = BENCHMARKS / script
+    sys.argv = [str(path), "--smallest", *ASKED.get(script, [])]
+    sys.path.insert(0, str(path if path.is_dir() else path.parent))
+    try:
+        runpy.run_path(str(path), run_name="__main__")
+    finally:
+        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        Path(f"{log}.seconds").write_text(str(sum(each.ru_utime + each.ru_stime for each in used)))
+
+
+@pytest.fixture(scope="module")
+def context() -> multiprocessing.context.ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["torch._dynamo", "timm", "xarray", "sklearn.linear_model", "diagnostics.cli.main", "diagnostics.runs.job"]
+    )
+    return context
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", [*SCRIPTS, "coverage"])
+def test_a_script_ends_at_its_smallest_size(
+    script: str, context: multiprocessing.context.ForkServerContext, tmp_path: Path
+) -> None:
+    pytest.importorskip("timm")
+    log = tmp_path / "log"
+    process = context.Process(target=run_script, args=(script, str(tmp_path), str(log)))
+    process.start()
+    process.join(300)
+    assert process.exitcode == 0, log.read_text()[-3000:]
+    seconds = float(Path(f"{log}.seconds").read_text())
+    print(f"{script}: {seconds:.1f} CPU-s")
+    assert seconds < MOST
+
+
+ON_A_GPU = """
+import importlib, sys
+sys.modules |= dict.fromkeys(("scipy", "sklearn", "matplotlib", "plotly", "torch_cka", "hf_xet"))
+for script in ("attention", "align", "pretraining", "on_a_gpu"):
+    importlib.import_module(script)
+"""
+
+
+@pytest.mark.slow
+def test_scripts_for_a_gpu_import_nothing_that_is_too_large_to_carry() -> None:
+    pytest.importorskip("timm")
+    pytest.importorskip("open_clip")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(BENCHMARKS), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", ON_A_GPU], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_a_part_on_a_gpu_ends_at_its_limit_and_its_status_says_how_it_went(tmp_path: Path) -> None:
+    run_part = runpy.run_path(str(BENCHMARKS / "on_a_gpu.py"))["run_part"]
+
+    def status(code: str, limit: float = 60) -> tuple[str, list[str]]:
+        found = run_part([sys.executable, "-c", code], str(tmp_path), limit)
+        return found["status"], found["lines"]
+
+    assert status("print('seen')") == ("held", ["seen"])
+    assert status("print('MISS speed'); raise SystemExit(1)") == ("missed", ["MISS speed"])
+    assert status("import absent")[0] == "failed"
+    began = time.perf_counter()
+    assert status("import time; print('seen', flush=True); time.sleep(100)", 2)[0] == "out of time"
+    assert time.perf_counter() - began < 50
+
+
+def test_a_wheel_is_carried_without_tests_and_unpacked_where_its_package_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, carried, site = (tmp_path / name for name in ("made", "carried", "site"))
+    for folder in (made, carried):
+        folder.mkdir()
+    names = ("absent-1-py3-none-any.whl", "other-1-cp39-cp39-manylinux_2_17_x86_64.whl", "numpy-1-py3-none-any.whl")
+    pack_again = runpy.run_path(str(BENCHMARKS / "wheels_for_a_gpu.py"))["pack_again"]
+    for name in names:
+        with zipfile.ZipFile(made / name, "w") as wheel:
+            for file in ("module.py", "tests/test_module.py", "testing/tools.py"):
+                wheel.writestr(f"{name.partition('-')[0]}/{file}", "")
+        pack_again(made / name, carried)
+    module = runpy.run_path(str(BENCHMARKS / "on_a_gpu.py"))
+    monkeypatch.setitem(module["unpack_missing"].__globals__, "WHEELS", carried)
+    assert module["unpack_missing"](site) == (["absent"], ["other"])
+    assert {path.relative_to(site).as_posix() for path in site.rglob("*.py")} == {"absent/module.py", "absent/testing/tools.py"}  # fmt: skip
