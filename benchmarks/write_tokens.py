@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from diagnostics import Dataset, Grid, Tap, Target
+from diagnostics.activations.folder import Folder
 from diagnostics.activations.plan import Plan
 from diagnostics.activations.writing import ShardBuffers, create
 
@@ -51,7 +52,7 @@ def stored(folder: Path, block: np.ndarray) -> float:
     pooled = block.mean(axis=1, keepdims=True)
     start = time.perf_counter()
     filled, tokens = ShardBuffers(wanted, SHARD), torch.from_numpy(block)
-    store = create(folder / "run", wanted, {}, {"blocks.0": (0.0, 1.0)}, dataset, {}, {})
+    store = create(Folder(folder / "run"), wanted, {}, {"blocks.0": (0.0, 1.0)}, dataset, {}, {})
     for step in wanted.steps(SHARD):
         filled.rows = 0
         filled.put_tokens(tap, tokens)

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import errno
+import os
 from collections.abc import Generator, Iterable
 from pathlib import Path
 
@@ -91,7 +92,10 @@ def unwritable(path: Path, error: OSError, when: str = "") -> StorageError:
         return StorageError(
             f"No space left for {path}, {when}free some and give the same command again: it resumes from there."
         )
-    return StorageError(f"{path} cannot be written ({error.strerror or error}): choose another folder with --out.")
+    return StorageError(
+        f"{path} cannot be written ({error.strerror or error}): "
+        f"{'make it writable' if os.path.exists(path) else 'choose another folder with --out'}."
+    )
 
 
 def damaged(path: Path, part: str) -> StorageError:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import multiprocessing
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Generator, Sequence
@@ -63,8 +63,9 @@ def prepared_batches(encoder: Encoder, dataset: Dataset, batches: Sequence[np.nd
     Raises DiagnosticsError for a sample that cannot be prepared, where samples do not form a batch, and where a worker process is
     ended from outside.
     """
-    if workers and "fork" not in multiprocessing.get_all_start_methods():
-        raise DiagnosticsError("This system cannot fork, which workers need here: leave --workers out.")
+    if workers and sys.platform != "linux":
+        # Elsewhere system libraries may hang or crash after a fork, and what encoders prepare with seldom can be pickled.
+        raise DiagnosticsError("Workers are forked, which only Linux does safely: leave --workers out.")
     context = "fork" if workers else None
     # A generator of its own, as the loader would draw a seed for its workers from the global one.
     loader: Any = DataLoader(

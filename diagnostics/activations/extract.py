@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diagnostics.activations.batches import keep_freed_memory, prepared_batches
 from diagnostics.activations.contents import COVERED
+from diagnostics.activations.folder import Folder, StrangeFileError
 from diagnostics.activations.identity import (
     identity,
     masks_digest,
@@ -18,8 +19,8 @@ from diagnostics.activations.identity import (
     refuse_other_behaviour,
     refuse_other_identity,
 )
-from diagnostics.activations.lock import drop
 from diagnostics.activations.plan import Plan, Step, row_order
+from diagnostics.activations.replacing import beside, remove
 from diagnostics.activations.store import Store, is_run
 from diagnostics.activations.writing import ShardBuffers, create
 from diagnostics.datasets.dataset import Dataset
@@ -36,7 +37,7 @@ from diagnostics.vocabulary import Compute
 def extract(
     encoder: Encoder,
     dataset: Dataset,
-    path: Path,
+    place: Path | Folder,
     plan: Plan,
     *,
     batch_size: int | None = None,
@@ -49,30 +50,45 @@ def extract(
     compute: Compute = "float32",
     before_first_byte: Callable[[float, int], None] = lambda seconds_per_sample, again: None,
 ) -> Store:
-    """The store at `path`, buffers; goes on where an earlier extraction stopped, and does nothing when it is whole.
+    """The store at a place; goes on where an earlier extraction stopped, and does nothing when it is whole.
 
-    Raises DiagnosticsError where `path` holds other activations, a sample does not fit, a tap does not fire, or a value is
+    Raises DiagnosticsError where the place holds other activations, a sample does not fit, a tap does not fire, or a value is
     not finite or overflows the precision; StorageError where the disk is full. `before_first_byte` is called once, with
     the seconds that a sample of the first batch took and the number of samples whose removed tokens are extracted again,
-    before anything is written. `compute`: what passes compute in here, which is the caller's to see to. Without `with_tokens` no tokens are written, nor missed where they were removed. `fresh` removes a run that holds other
-    activations, or that cannot be read, instead of refusing it. `about` is added to the attributes of a new store.
+    before anything is written. `compute`: what passes compute in here, which is the caller's to see to. Without `with_tokens`
+    no tokens are written, nor missed where they were removed. With `fresh` a run that holds other activations, or that cannot be read,
+    is not refused: the store is made `beside` it. `about` is added to the attributes of a new store.
     """
     keep_freed_memory()
     wanted = identity(encoder, dataset, plan, compute) | {"masks": masks_digest(encoder, dataset, plan)}
-    store = None
-    with _dropping(path, fresh):
-        store = _existing(path, wanted, dataset)
-    encoder.to(device)
-    statistics = reference_statistics(encoder, plan)
-    if store is not None:
-        with _dropping(path, fresh):
+    statistics: dict[str, tuple[float, float]] = {}
+
+    def usable(folder: Folder) -> Store | None:
+        """What is there and can be gone on with; raises where it cannot."""
+        store = _existing(folder, wanted, dataset)
+        encoder.to(device)
+        statistics.update(reference_statistics(encoder, plan))
+        if store is not None:
             refuse_other_behaviour(store, statistics)
             if store.complete and not (with_tokens and store.tokens_removed):
                 store.check_whole()
-                return store
-    if not path.exists():
-        store = None
-    size = batch_size or BATCH.get(device.partition(":")[0], 16)
+        return store
+
+    folder = place if isinstance(place, Folder) else Folder(place)
+    try:
+        store = usable(folder)
+    except StorageError as error:
+        if isinstance(error, StrangeFileError) or not (fresh and is_run(folder)):
+            raise
+        folder = beside(folder)
+        try:
+            store = usable(folder)
+        except StorageError:  # of other options, by a call that was cut off
+            remove(folder)
+            store = usable(folder)
+    if store is not None and store.complete and not (with_tokens and store.tokens_removed):
+        return store
+    size = min(batch_size or BATCH.get(device.partition(":")[0], 16), plan.samples)
     kept_plan = plan if with_tokens else plan.without_tokens
     todo = list(kept_plan.steps(size)) if store is None else store.todo(size, with_tokens)
     started = time.perf_counter()
@@ -89,7 +105,7 @@ def extract(
                     announced = True
                 if store is None:
                     dense = dense_targets(encoder, dataset, plan.taps)
-                    store = created = create(path, plan, wanted, statistics, dataset, dense, about or {})
+                    store = created = create(folder, plan, wanted, statistics, dataset, dense, about or {})
                 done += len(positions)
                 watch(Progress(f"extracting {encoder.name}", done, plan.samples))
                 if buffers.rows == len(step):
@@ -101,34 +117,29 @@ def extract(
         # A store that cannot be continued is removed. Whole steps stay where the same command may succeed later, with a
         # smaller batch or when a disk answers again.
         if created is not None and (isinstance(error, _SampleError) or not kept):
-            drop(path)
+            remove(folder)
         raise
     assert store is not None
     store.finish(with_tokens)
     return store
 
 
-@contextlib.contextmanager
-def _dropping(path: Path, fresh: bool) -> Generator[None]:
-    """Removes a run that is refused inside, where `fresh` allows it; raises the refusal otherwise."""
-    try:
-        yield
-    except DiagnosticsError:
-        if not (fresh and is_run(path)):
-            raise
-        drop(path)
-
-
 class _SampleError(DiagnosticsError):
     """NaN, infinity, overflow or gaps: the same command would meet it at the same sample again."""
 
 
-def _existing(path: Path, wanted: Mapping[str, str], dataset: Dataset) -> Store | None:
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+def _existing(folder: Folder, wanted: Mapping[str, str], dataset: Dataset) -> Store | None:
+    path = folder.path
+    if folder.head("zarr.json") is None:
+        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            raise StorageError(f"{path} is not a run, so nothing is written there: choose another --out.")
         return None
-    if not (path / "zarr.json").exists():
-        raise StorageError(f"{path} is not a run, so nothing is written there: choose another --out.")
-    store = Store(path)
+    store = Store(folder)
+    if store.older:
+        raise StorageError(
+            f"{path} was written by an older version: it can be read but not gone on with, so choose another --out, or --fresh, which "
+            "replaces it."
+        )
     refuse_other_identity(store, wanted, dataset)
     store.tidy()
     return store

@@ -11,12 +11,12 @@ cut off by a kill, damaged, or written by another run counts as not there, and w
 import contextlib
 import struct
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import google_crc32c
 import numpy as np
 import torch
 
+from diagnostics.activations.folder import Folder
 from diagnostics.activations.shards import Layout, ShardBuffer
 
 HEAD = struct.Struct("<II")
@@ -28,9 +28,9 @@ class Journal:
     One process writes at a time. After a kill at any moment, all that was appended before is there.
     """
 
-    def __init__(self, folder: Path, run: bytes, shard: int, layouts: Sequence[Layout]) -> None:
+    def __init__(self, folder: Folder, run: bytes, shard: int, layouts: Sequence[Layout]) -> None:
         self.folder, self.run, self.shard, self.layouts = folder, run, shard, layouts
-        self.path = folder / f".pooled.{shard}.partial"
+        self.name = f".pooled.{shard}.partial"
         first = layouts[0]
         self.size = min(first.rows, first.samples - shard * first.rows)
         """Rows of the whole shard."""
@@ -52,19 +52,17 @@ class Journal:
             return
         data = [np.ascontiguousarray(part[-rows:], dtype="<f4").reshape(-1).view(np.uint8) for part in values]
         place = self._place(len(self._records))
-        with self.path.open("r+b" if self.path.exists() else "wb") as file:
-            file.truncate(place)  # what a kill or a full disk cut off
-            file.seek(place)
-            file.write(HEAD.pack(rows, self._checksum(here, rows, data)))
-            for part in data:
-                file.write(part.data)
+        # In place of what a kill or a full disk cut off.
+        self.folder.append(
+            self.name, place, [HEAD.pack(rows, self._checksum(here, rows, data)), *(part.data for part in data)]
+        )
         self._records.append(rows)
 
     def store(self) -> None:
         """All rows into the taps' shards, then the journal away; raises ValueError where it was damaged meanwhile."""
         if list(self._whole_records()) != self._records or self.rows != self.size:
             raise ValueError("a damaged journal")
-        with self.path.open("rb") as file:
+        with self.folder.reading(self.name) as file:
             before = 0
             for layout in self.layouts:
                 buffer, row = ShardBuffer(layout), 0
@@ -79,7 +77,7 @@ class Journal:
 
     def remove(self) -> None:
         """Nothing is kept."""
-        self.path.unlink(missing_ok=True)
+        self.folder.delete([self.name])
         self._records = []
 
     def _place(self, record: int) -> int:
@@ -89,7 +87,7 @@ class Journal:
     def _whole_records(self) -> Iterator[int]:
         """The rows of each record in the file, as far as they are as they were written."""
         here = 0
-        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
+        with contextlib.suppress(FileNotFoundError), self.folder.reading(self.name) as file:
             while len(head := file.read(HEAD.size)) == HEAD.size:
                 rows, value = HEAD.unpack(head)
                 if not 0 < rows <= self.size - here:

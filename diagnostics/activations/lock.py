@@ -1,6 +1,7 @@
-"""The lock by which one process writes a run's folder; its free space, and its removal in one move."""
+"""The lock by which one process writes a run's folder, and the free space there."""
 
 import contextlib
+import os
 import shutil
 from collections.abc import Generator
 from pathlib import Path
@@ -19,6 +20,10 @@ def lock(path: Path, remedy: str = "wait for it, or choose another folder with -
         path.parent.mkdir(parents=True, exist_ok=True)
         held = filelock.FileLock(holder, timeout=0)
         held.acquire()
+        # Whoever held it may have removed its file since it was opened here.
+        while not (holder.exists() and os.path.samestat(holder.stat(), os.fstat(held._context.lock_file_fd))):  # pyright: ignore[reportPrivateUsage, reportArgumentType]
+            held.release()
+            held.acquire()
     except filelock.Timeout as error:
         raise StorageError(f"Another process is writing {path}: {remedy}.") from error
     except OSError as error:
@@ -26,8 +31,8 @@ def lock(path: Path, remedy: str = "wait for it, or choose another folder with -
     try:
         yield
     finally:
-        if not path.exists():
-            holder.unlink(missing_ok=True)  # nothing was written, so nothing stays
+        with contextlib.suppress(OSError):
+            holder.unlink()
         held.release()
 
 
@@ -39,24 +44,3 @@ def check_room(path: Path, needed: int) -> None:
             f"{path.parent} has {size(free)} free and the run needs {size(needed)}: "
             "free some, lower --token-budget, or choose another --out."
         )
-
-
-def partial(path: Path) -> Path:
-    """Where a run lies while it is made or removed: beside its place."""
-    return path.with_name(f".{path.name}.partial")
-
-
-def drop(path: Path) -> None:
-    """Removes a run: out of its place in one move first, since a kill in between would leave what is no run and in the way."""
-    aside = partial(path)
-    try:
-        shutil.rmtree(aside, ignore_errors=True)
-        path.rename(aside)
-        try:
-            shutil.rmtree(aside)
-        except OSError:
-            if (aside / "zarr.json").is_file():  # nothing of it may be removed: it goes back
-                aside.rename(path)
-            raise
-    except OSError as error:
-        raise unwritable(path, error) from error

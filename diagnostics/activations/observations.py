@@ -1,27 +1,25 @@
 """Stored observations (attention, gradients) of the first rows, by tap: a group of small arrays."""
 
-import shutil
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 from zarr.codecs import Crc32cCodec
 
 from diagnostics.activations.contents import valid
+from diagnostics.activations.folder import Folder, writing
 from diagnostics.activations.sealed import (
     NAME,
     DamagedError,
-    files_below,
+    Sealing,
+    listed_files,
     read_array,
     read_document,
     read_files,
     sealed_attributes,
-    write_group,
 )
-from diagnostics.errors import unwritable
 from diagnostics.vocabulary import SAFE_NAME
 
 WHOLE: Any = {"write_empty_chunks": True}
@@ -43,39 +41,41 @@ class Observed:
     files: dict[str, str]
 
 
-def write_observed(run: Path, key: str, name: str, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
+def write_observed(
+    run: Folder, key: str, name: str, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]
+) -> None:
     """Arrays by tap in place of an earlier observation of that name; whole or not at all.
 
     `about` has the rest of `Observed`; `key` is the run's, which is kept so that another run's is noticed.
     """
-    folder = run / "observed"
-    partial, final = folder / f".{name}.partial", folder / name
-    try:
-        if not (folder / NAME).is_file():
-            zarr.open_group(folder, mode="a", zarr_format=3)
-        shutil.rmtree(partial, ignore_errors=True)
-        group = zarr.open_group(partial, mode="w-", zarr_format=3)
+    observed, folder = run.inside("observed"), run.inside(f"observed/{name}")
+    with writing(run.path, f"while writing {name}; "):
+        if observed.head(NAME) is None:
+            observed.put(NAME, json.dumps({"attributes": {}, "zarr_format": 3, "node_type": "group"}).encode())
+        earlier = listed_files(folder)
+        folder.delete([NAME])  # without its index it is not there
+        folder.delete(earlier)
+        new = Sealing(folder)
         for tap, values in arrays.items():
-            group.create_array(
+            new.root.create_array(
                 tap, data=np.ascontiguousarray(values), chunks=values.shape, compressors=Crc32cCodec(),
                 fill_value=np.nan, config=WHOLE,
                 dimension_names=("sample", *(f"{tap}_{i}" for i in range(1, values.ndim))),
             )  # fmt: skip
-        files = files_below(partial)
-        write_group(partial, {**about, "name": name, "run": key, "taps": list(arrays), "files": files})
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise unwritable(run, error, f"while writing {name}; ") from error
-        raise
+        new.seal({**about, "name": name, "run": key, "taps": list(arrays)})
 
 
-def read_observed(run: Path, key: str, name: str) -> Observed | None:
+def observed_names(run: Folder) -> set[str]:
+    """The files of all observations."""
+    there = run.list("observed") if run.has_folder("observed") else ()
+    folders = {name.rpartition("/")[0] for name in there if name.endswith(f"/{NAME}") and name.count("/") < 3}
+    return {f"{folder}/{file}" for folder in folders for file in listed_files(run.inside(folder)) | {NAME}}
+
+
+def read_observed(run: Folder, key: str, name: str) -> Observed | None:
     """The observation of a name, None where there is none; raises DamagedError where this run did not write it."""
-    folder = run / "observed" / name
-    if not SAFE_NAME.fullmatch(name) or not folder.is_dir():
+    folder = run.inside(f"observed/{name}")
+    if not SAFE_NAME.fullmatch(name) or folder.head(NAME) is None:
         return None
     attributes = sealed_attributes(read_document(folder))
     try:
@@ -90,6 +90,6 @@ def read_observed(run: Path, key: str, name: str) -> Observed | None:
     return observed
 
 
-def observed_arrays(run: Path, name: str, observed: Observed) -> dict[str, np.ndarray]:
+def observed_arrays(run: Folder, name: str, observed: Observed) -> dict[str, np.ndarray]:
     """The arrays by tap; raises DamagedError where one is not what was written."""
-    return {tap: read_array(run / "observed" / name, tap, observed.files) for tap in observed.taps}
+    return {tap: read_array(run.inside(f"observed/{name}"), tap, observed.files) for tap in observed.taps}

@@ -9,30 +9,33 @@ Whoever opens a run between the two renames of a replacement, or after a kill th
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
-import zarr
 import zarr.errors
 from zarr.buffer.cpu import Buffer
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
+from diagnostics.activations.folder import Folder, writing
 from diagnostics.activations.sealed import (
     NAME,
     DamagedError,
-    files_below,
+    digest,
+    listed_files,
     read_document,
     read_files,
     sealed_attributes,
     write_group,
 )
-from diagnostics.errors import StorageError, unwritable
+from diagnostics.activations.store import Store
+from diagnostics.errors import StorageError
 
+RESULTS = "results"
 CONTROLS = "controls"
 """The group of the controls' results; no measure may have this name."""
 ENCODER = ""
@@ -92,54 +95,63 @@ class Index:
         return self.calls[next(e.call for e in self.entries[owner] if e.key == key)]
 
 
-def results_folder(path: Path) -> Path | None:
+def results_folder(run: Folder) -> Folder | None:
     """Where the results of a run lie: in their place, or as before where a replacement was cut off in between."""
     # Asked for again: a replacement that ends between two looks moves them.
-    places = [path / "results", path / ".results.previous", path / "results"]
-    return next((place for place in places if (place / "zarr.json").is_file()), None)
+    places = (RESULTS, f".{RESULTS}.previous", RESULTS)
+    return next((run.inside(place) for place in places if run.head(f"{place}/{NAME}") is not None), None)
 
 
-def read_index(path: Path) -> Index | None:
-    """Which results a run has; None where there are none yet. Raises where that cannot be read."""
-    folder = results_folder(path)
+def read_index(store: Store) -> Index | None:
+    """Which results a run has; None where there are none yet. Raises where that cannot be read, or another run's lie there."""
+    folder = results_folder(store.folder)
     if folder is None:
         return None
     try:
         attributes = sealed_attributes(read_document(folder))
         entries = {owner: [Entry(**entry) for entry in rows] for owner, rows in attributes["entries"].items()}
-        return Index(entries, [Omission(**row) for row in attributes["omissions"]], attributes["calls"])
-    except (DamagedError, TypeError, KeyError, AttributeError) as error:
-        raise unreadable(path) from error
+        index = Index(entries, [Omission(**row) for row in attributes["omissions"]], attributes["calls"])
+        calls = [each.call for each in (*chain(*entries.values()), *index.omissions)]
+        if not index.calls or not all(type(call) is int and 0 <= call < len(index.calls) for call in calls):
+            raise ValueError("calls")
+    except (DamagedError, TypeError, KeyError, AttributeError, ValueError) as error:
+        raise unreadable(store.path) from error
+    if attributes.get("run") != store.mark:
+        raise StorageError(
+            f"The results in {store.path} are those of another run: copy its own there, or give the `diagnostics run` command again "
+            "with --fresh."
+        )
+    return index
 
 
-def open_results(path: Path) -> xr.DataTree:
+def open_results(store: Store) -> xr.DataTree:
     """All results of a run, the controls' below `controls`, in memory; raises where they cannot be read."""
     # Each file is read to be verified, and xarray reads many small files much faster from memory.
-    store = MemoryStore({name: Buffer.from_bytes(data) for name, data in _read(path).items()}, read_only=True)
+    files = MemoryStore({name: Buffer.from_bytes(data) for name, data in _read(store).items()}, read_only=True)
     try:
-        groups = xr.open_groups(store, engine="zarr", consolidated=False)  # pyright: ignore[reportArgumentType]
+        groups = xr.open_groups(files, engine="zarr", consolidated=False)  # pyright: ignore[reportArgumentType]
         # Zarr lists what a folder holds in another order each time.
         ordered = {name: group[sorted(map(str, group.data_vars))].load() for name, group in sorted(groups.items())}
         return xr.DataTree.from_dict(ordered)
     except (OSError, ValueError, KeyError, RuntimeError, zarr.errors.BaseZarrError) as error:
-        raise unreadable(path) from error
+        raise unreadable(store.path) from error
 
 
-def _read(path: Path) -> dict[str, bytes]:
+def _read(store: Store) -> dict[str, bytes]:
     """The files of the results by their path, each as it was written; raises where one is not."""
-    folder = results_folder(path)
+    folder = results_folder(store.folder)
     if folder is None:
-        raise unreadable(path)
+        raise unreadable(store.path)
     try:
         document = read_document(folder)
         files = read_files(folder, sealed_attributes(document)["files"])
     except (DamagedError, KeyError, TypeError, AttributeError) as error:
-        raise unreadable(path) from error
+        raise unreadable(store.path) from error
     return {NAME: json.dumps(document).encode(), **files}
 
 
 def merge_results(
-    path: Path,
+    store: Store,
     results: Mapping[str, Mapping[str, xr.Dataset]],
     omissions: Sequence[Omission],
     call: Mapping[str, Any],
@@ -160,10 +172,10 @@ def merge_results(
     order: of all measures, in which results are listed.
     fresh: whether nothing of what is there stays.
     """
-    recover(path)
-    old = Index() if fresh else read_index(path) or Index()
-    if old.entries:
-        _read(path)
+    run = store.folder
+    run.settle(RESULTS, listed_files)
+    old = Index() if fresh else read_index(store) or Index()
+    there = _read(store) if old.entries else {}
     calls = [*old.calls, call]
     entries: dict[str, list[Entry]] = {}
     kept: dict[str, list[Entry]] = {}
@@ -180,17 +192,18 @@ def merge_results(
     stay = [o for o in old.omissions if not _is_answered(o, measures, controls)]
     new_omissions = [dataclasses.replace(o, call=len(calls) - 1) for o in omissions]
     index = _without_unused_calls(Index(entries, [*stay, *new_omissions], calls))
-    partial = path / ".results.partial"
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        _write_tree(partial, results)
-        for owner, staying in kept.items():
-            _copy_measures(path / "results", partial, owner, {entry.measure for entry in staying})
-        write_group(partial, dataclasses.asdict(index) | {"files": files_below(partial)})
-        _swap(path, partial)
-    except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise unwritable(path, error, "while writing results; ") from error
+    groups = {f"{_group(owner)}/{entry.measure}/".lstrip("/") for owner, rows in kept.items() for entry in rows}
+    around = {
+        f"{'/'.join(group.split('/')[:depth])}/{NAME}" for group in groups for depth in range(1, group.count("/"))
+    }
+    files = {name: data for name, data in there.items() if name in around or name.startswith(tuple(groups))}
+    files |= _written(results)
+    with writing(store.path, "while writing results; "), run.making(RESULTS) as unfinished:
+        for name, data in files.items():
+            run.put_new(f"{unfinished}/{name}", data)
+        digests = {name: digest(data) for name, data in files.items()}
+        write_group(run.inside(unfinished), dataclasses.asdict(index) | {"run": store.mark, "files": digests})
+        run.swap(unfinished, RESULTS, listed_files)
 
 
 def _is_answered(omission: Omission, measures: Collection[str], controls: Collection[str]) -> bool:
@@ -216,7 +229,8 @@ def _group(owner: str) -> str:
     return f"{CONTROLS}/{owner}" if owner else ""
 
 
-def _write_tree(folder: Path, results: Mapping[str, Mapping[str, xr.Dataset]]) -> None:
+def _written(results: Mapping[str, Mapping[str, xr.Dataset]]) -> dict[str, bytes]:
+    """The files of results by their path below the root group."""
     tree = {
         f"{_group(owner)}/{key}": _storable(value) for owner, by_key in results.items() for key, value in by_key.items()
     }  # fmt: skip
@@ -230,34 +244,7 @@ def _write_tree(folder: Path, results: Mapping[str, Mapping[str, xr.Dataset]]) -
     xr.DataTree.from_dict(tree).to_zarr(
         MemoryStore(written), zarr_format=3, consolidated=False, mode="w", encoding=encoding
     )
-    for name, data in written.items():
-        file = folder / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data.to_bytes())
-
-
-def _copy_measures(old: Path, new: Path, owner: str, measures: Collection[str]) -> None:
-    if not measures:
-        return
-    zarr.open_group(new, mode="a", zarr_format=3).require_group(_group(owner) or "/")
-    for measure in sorted(measures):
-        shutil.copytree(old / _group(owner) / measure, new / _group(owner) / measure)
-
-
-def _swap(path: Path, partial: Path) -> None:
-    previous, final = path / ".results.previous", path / "results"
-    shutil.rmtree(previous, ignore_errors=True)
-    if final.exists():
-        final.rename(previous)
-    partial.rename(final)
-    shutil.rmtree(previous, ignore_errors=True)
-
-
-def recover(path: Path) -> None:
-    """Puts old results back in their place where a replacement was cut off in between; by the process that holds the run."""
-    previous, final = path / ".results.previous", path / "results"
-    if previous.is_dir() and not final.exists():
-        previous.rename(final)
+    return {name: data.to_bytes() for name, data in written.items() if name != NAME}
 
 
 def _storable(data: xr.Dataset) -> xr.Dataset:

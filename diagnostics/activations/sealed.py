@@ -4,60 +4,86 @@ A sealed group has two attributes of this kind: `files`, a digest for each file 
 of its own `zarr.json` without that entry. Plain Zarr reads it like any other group.
 """
 
+import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 import zarr.errors
+from zarr.buffer.cpu import Buffer
+from zarr.storage import MemoryStore
 
+from diagnostics.activations.folder import Folder
 from diagnostics.errors import DiagnosticsError
 
 NAME = "zarr.json"
 MOST_BYTES = 32 * 2**20
 """Of a group's metadata: what is larger is not read."""
+MOST_UNSTATED = 2**32
+"""Bytes of a file of a run of format 4, which does not state them."""
 
 
 class DamagedError(Exception):
     """What lies on disk is not what was written."""
 
 
-def files_below(folder: Path) -> dict[str, str]:
-    """Digests of the files below a folder, by their path from there; its own metadata is not among them."""
-    files = sorted({path for path in folder.rglob("*") if path.is_file()} - {folder / NAME})
-    return {path.relative_to(folder).as_posix(): _digest(path.read_bytes()) for path in files}
+class Sealing:
+    """A sealed group while it is written: Zarr writes into `root`, in memory, and the folder's owner to the disk."""
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder, self.files = folder, dict[str, str]()
+        self._written = dict[str, Any]()
+        self.root = zarr.open_group(MemoryStore(self._written), mode="w-", zarr_format=3)
+
+    def put(self, *, metadata: bool = False) -> None:
+        """Writes the chunks that are in memory to the disk, and `metadata` where that will not change any more."""
+        for name in [name for name in self._written if name != NAME and (metadata or not name.endswith(NAME))]:
+            data = self._written.pop(name).to_bytes()
+            self.folder.put(name, data)
+            self.files[name] = digest(data)
+
+    def seal(self, attributes: Mapping[str, Any]) -> None:
+        """Writes the rest, the group's own metadata last."""
+        self.put(metadata=True)
+        write_group(self.folder, {**attributes, "files": self.files})
 
 
-def read_files(folder: Path, files: Mapping[str, str]) -> dict[str, bytes]:
+def listed_files(folder: Folder) -> set[str]:
+    """The files of a sealed group that it lists itself, as far as it can be read."""
+    with contextlib.suppress(DamagedError, KeyError, TypeError):
+        return {NAME, *map(str, sealed_attributes(read_document(folder))["files"])}
+    return set()
+
+
+def read_files(folder: Folder, files: Mapping[str, str]) -> dict[str, bytes]:
     """The bytes of files; raises DamagedError, naming the file, where one is missing or is not the one that was written."""
     contents: dict[str, bytes] = {}
-    for name, digest in files.items():
+    for name, written in files.items():
         try:
-            contents[name] = (folder / name).read_bytes()
-        except OSError as error:
+            contents[name] = folder.get(name, int(written.partition(" ")[2] or MOST_UNSTATED))
+        except (OSError, ValueError) as error:
             raise DamagedError(name) from error
-        if _digest(contents[name]) != digest:
+        if written not in (found := digest(contents[name]), found.partition(" ")[0]):
             raise DamagedError(name)
     return contents
 
 
-def read_array(folder: Path, name: str, files: Mapping[str, str]) -> np.ndarray:
+def read_array(folder: Folder, name: str, files: Mapping[str, str]) -> np.ndarray:
     """An array below a sealed group, all of it; raises DamagedError where it is not the one that was written."""
     if f"{name}/{NAME}" not in files:
         raise DamagedError(name)
-    read_files(folder, {file: digest for file, digest in files.items() if file.startswith(f"{name}/")})
+    read = read_files(folder, {file: written for file, written in files.items() if file.startswith(f"{name}/")})
+    store = MemoryStore({file.removeprefix(f"{name}/"): Buffer.from_bytes(data) for file, data in read.items()})
     try:
-        array = zarr.open_array(folder / name, mode="r", zarr_format=3)
-        return np.asarray(array[...])
+        return np.asarray(zarr.open_array(store, mode="r", zarr_format=3)[...])
     except (ValueError, TypeError, KeyError, RuntimeError, OSError, MemoryError, zarr.errors.BaseZarrError) as error:
         raise DamagedError(name) from error
 
 
-def write_group(folder: Path, attributes: Mapping[str, Any]) -> dict[str, Any]:
+def write_group(folder: Folder, attributes: Mapping[str, Any]) -> dict[str, Any]:
     """A group's metadata, in place of what is there: the old or the new, whole; gives the attributes as they are read.
 
     It reaches the disk before it takes the old one's place: without it a run cannot be opened at all.
@@ -68,24 +94,16 @@ def write_group(folder: Path, attributes: Mapping[str, Any]) -> dict[str, Any]:
     data = json.dumps(document, indent=2).encode()
     if len(data) > MOST_BYTES:
         raise DiagnosticsError(
-            f"The description of {folder} takes {len(data):,} bytes, more than {MOST_BYTES:,}: give fewer or shorter names."
+            f"The description of {folder.path} takes {len(data):,} bytes, more than {MOST_BYTES:,}: give fewer or shorter names."
         )
-    partial = folder / f".{NAME}.partial"
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(folder / NAME)
+    folder.put(NAME, data, flushed=True)
     return document["attributes"]
 
 
-def read_document(folder: Path) -> dict[str, Any]:
+def read_document(folder: Folder) -> dict[str, Any]:
     """A group's metadata, sealed or not; raises DamagedError where it is no mapping, or too large or deep to be one."""
-    path = folder / NAME
     try:
-        if not path.is_file() or path.stat().st_size > MOST_BYTES:
-            raise DamagedError(NAME)
-        document = json.loads(path.read_bytes())
+        document = json.loads(folder.get(NAME, MOST_BYTES))
         return {**document, "attributes": dict(document.get("attributes", {}))}
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(NAME) from error
@@ -108,8 +126,13 @@ def _plain(value: Any) -> Any:
 def _digest_of(document: Mapping[str, Any]) -> str:
     attributes = {key: value for key, value in document["attributes"].items() if key != "digest"}
     text = json.dumps({**document, "attributes": attributes}, sort_keys=True)
-    return _digest(text.encode())
+    return _blake(text.encode())
 
 
-def _digest(data: bytes) -> str:
+def digest(data: bytes) -> str:
+    """What a group keeps of a file of its: a digest, and its length in bytes."""
+    return f"{_blake(data)} {len(data)}"
+
+
+def _blake(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()

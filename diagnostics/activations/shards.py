@@ -7,20 +7,16 @@ times, which at the rate of a small encoder costs a third of the forward pass to
 neither run nor place.
 """
 
-import contextlib
-import errno
 import hashlib
-import mmap
-import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import google_crc32c
 import numpy as np
 import torch
 from torch import Tensor
+
+from diagnostics.activations.folder import PAGE, Folder, pages
 
 CRC = 4
 MARK = 16
@@ -89,18 +85,6 @@ def checksum(data: np.ndarray) -> np.ndarray:
     return np.array([value], dtype="<u4").view(np.uint8)
 
 
-# What direct reads and writes must be aligned to, in memory and in length, on any common disk.
-PAGE = 4096
-DIRECT = getattr(os, "O_DIRECT", 0)
-# Of systems that would else translate line ends.
-BINARY = getattr(os, "O_BINARY", 0)
-
-
-def pages(length: int) -> np.ndarray:
-    """Memory for at least so many bytes, aligned in place and in length as direct input and output want it."""
-    return np.frombuffer(mmap.mmap(-1, -(-length // PAGE) * PAGE), dtype=np.uint8)
-
-
 class ShardBuffer:
     """The bytes of a shard [row, token, feature], filled row by row.
 
@@ -130,7 +114,7 @@ class ShardBuffer:
         """The first `count` rows as [row, token, feature]; a copy."""
         return torch.cat([part[:count] for part in self.parts], dim=1)[:, : self.layout.tokens].numpy()
 
-    def write(self, folder: Path, run: bytes, shard: int) -> None:
+    def write(self, folder: Folder, run: bytes, shard: int) -> None:
         """The shard with its checksums into its place in the store of a run, whole or not at all."""
         layout = self.layout
         rows = min(layout.rows, layout.samples - shard * layout.rows)
@@ -139,44 +123,7 @@ class ShardBuffer:
             stop = layout.start(chunk) + layout.size
             self.bytes[stop : stop + CRC] = checksum(self.bytes[layout.start(chunk) : stop])
         self.bytes[layout.start(layout.chunks) : layout.length] = layout.end(run, shard)
-        _write(folder / layout.file(shard), self.bytes, layout.length)
-
-
-def _write(path: Path, data: np.ndarray, length: int) -> None:
-    """Writes the first `length` bytes of page-aligned data atomically."""
-    partial = path.with_name(f"{path.name}.partial")
-
-    def write(flag: int) -> None:
-        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | BINARY | flag, 0o666)
-        try:
-            rest = data.data
-            while len(rest):
-                rest = rest[os.write(handle, rest) :]
-            os.ftruncate(handle, length)
-        finally:
-            os.close(handle)
-
-    try:
-        _past_page_cache(write)
-        partial.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise
-
-
-def _past_page_cache(access: Callable[[int], None]) -> None:
-    """Calls `access` with the flag that passes the page cache, or without it where system or disk cannot.
-
-    Much more is written than is soon read, so the cache would cost ten times the CPU time, and drive out what others keep.
-    """
-    if DIRECT:
-        try:
-            return access(DIRECT)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
-                raise
-    return access(0)
+        folder.put(layout.file(shard), self.bytes, layout.length)
 
 
 class ShardReader:
@@ -186,9 +133,8 @@ class ShardReader:
     time may use a reader.
     """
 
-    def __init__(self, folder: Path, run: bytes, layout: Layout, memory: np.ndarray | None = None) -> None:
-        self.layout, self.run = layout, run
-        self.paths = [folder / layout.file(shard) for shard in range(layout.shards)]
+    def __init__(self, folder: Folder, run: bytes, layout: Layout, memory: np.ndarray | None = None) -> None:
+        self.folder, self.layout, self.run = folder, layout, run
         self.memory = np.empty(0, np.uint8) if memory is None else memory
         """What is read lies here; another reader may have it afterwards, since memory from the kernel costs as much as
         reading."""
@@ -207,9 +153,9 @@ class ShardReader:
         """All rows of an inner chunk [row, token, feature], in memory of their own."""
         layout = self.layout
         each = layout.rows, layout.block, layout.features
-        values = np.empty((len(self.paths), *each), dtype=layout.dtype)
+        values = np.empty((layout.shards, *each), dtype=layout.dtype)
         end = layout.start(layout.chunks)
-        for shard in range(len(self.paths)):
+        for shard in range(layout.shards):
             if shard not in self._whole:
                 self._check_end(shard, self._read(shard, end, layout.length))
                 self._whole.add(shard)
@@ -229,25 +175,7 @@ class ShardReader:
 
     def _read(self, shard: int, start: int, stop: int) -> np.ndarray:
         """Bytes [start, stop) of a shard, in memory that the next call overwrites."""
-        path = self.paths[shard]
-        if path.stat().st_size != self.layout.length:
-            raise ValueError("a wrong length")
-        first = start // PAGE * PAGE
-        length = -(-(stop - first) // PAGE) * PAGE
-        if len(self.memory) < length:
-            self.memory = pages(length)
-
-        def read(flag: int) -> None:
-            done = 0
-            handle = os.open(path, os.O_RDONLY | BINARY | flag)
-            with os.fdopen(handle, "rb", buffering=0) as file:
-                file.seek(first)
-                while done < stop - first:
-                    # A read that stops within a page leaves the next one unaligned, so that it fails and the cache serves.
-                    count = file.readinto(self.memory[done:length].data)
-                    if not count:
-                        raise ValueError("it ends too soon")
-                    done += count
-
-        _past_page_cache(read)
-        return self.memory[start - first : stop - first]
+        needed = stop - start // PAGE * PAGE + PAGE
+        if len(self.memory) < needed:
+            self.memory = pages(needed)
+        return self.folder.get_range(self.layout.file(shard), start, stop, self.layout.length, self.memory)

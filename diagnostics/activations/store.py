@@ -14,7 +14,6 @@ was written with it; all are verified when they are read.
 """
 
 import math
-import shutil
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -26,10 +25,18 @@ import numpy as np
 from diagnostics.activations.cache import Kept
 from diagnostics.activations.contents import COVERED, Contents, TargetFacts
 from diagnostics.activations.contract import Activations, StoredTarget
+from diagnostics.activations.folder import Folder, StrangeFileError, pages, writing
 from diagnostics.activations.journal import Journal
-from diagnostics.activations.observations import Observed, observed_arrays, read_observed, write_observed
+from diagnostics.activations.observations import (
+    Observed,
+    observed_arrays,
+    observed_names,
+    read_observed,
+    write_observed,
+)
 from diagnostics.activations.plan import Step
 from diagnostics.activations.sealed import (
+    MOST_BYTES,
     NAME,
     DamagedError,
     read_array,
@@ -38,12 +45,14 @@ from diagnostics.activations.sealed import (
     sealed_attributes,
     write_group,
 )
-from diagnostics.activations.shards import Layout, ShardBuffer, ShardReader, pages
+from diagnostics.activations.shards import Layout, ShardBuffer, ShardReader
 from diagnostics.encoders.encoder import Captured
 from diagnostics.errors import DiagnosticsError, StorageError, damaged, unwritable
 from diagnostics.vocabulary import DENSE
 
-FORMAT = 4
+FORMAT = 5
+READABLE = (4, FORMAT)
+"""Formats that are read. A store of an older one is not gone on with: its results do not say whose they are."""
 TOKENS_REMOVED = "tokens_removed"
 """Attribute of a root: whether the tokens that its plan tells of were removed, or never written."""
 # Pooled values of all open runs together, in bytes: PE-G's 50 taps of 3,400 samples.
@@ -53,24 +62,30 @@ KEPT = Kept(2**30)
 class Store(Activations):
     """A store on disk."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, place: Path | Folder) -> None:
+        self.folder = place if isinstance(place, Folder) else Folder(place)
+        self.path = self.folder.path
         self.unobserved: dict[str, str] = {}
         """Observations that failed in a way that may not come again, and why; never written."""
         try:
-            there = path.is_dir() and (path / NAME).exists()
+            there = self.folder.head(NAME) is not None
         except OSError as error:
             raise StorageError(
-                f"{path} cannot be read ({error.strerror}): do you have permission to read it?"
+                f"{self.path} cannot be read ({error.strerror}): do you have permission to read it?"
             ) from error
         if not there:
-            raise DiagnosticsError(f"{path} is not a run: give the folder that `diagnostics run` wrote.")
+            raise DiagnosticsError(f"{self.path} is not a run: give the folder that `diagnostics run` wrote.")
         self.attrs, self.contents = self._opened()
+        self.older = self.attrs["diagnostics_format"] != FORMAT
+        """Whether a version of this package wrote it that is not gone on with."""
+        self.mark = None if self.older else self.contents.run.hex()
+        """What says that results are this run's; those of an older format say nothing."""
         self.plan, self.identity = self.contents.plan, dict(self.contents.identity)
         self.taps, self.output_tap, self.poolings = self.plan.taps, self.plan.output_tap, self.plan.poolings
         self.token_samples = 0 if self.tokens_removed else self.plan.token_samples
         self.ids, self.split, self.groups = (self._column(name) for name in ("id", "split", "group"))
         self._layouts = {tap.name: self.plan.layouts(tap) for tap in self.taps}
+        self._arrays = [layout for layouts in self._layouts.values() for layout in layouts.values()]
         self._journal: Journal | None = None
         self._owner = object()  # and not its id, which another store may have later
         weakref.finalize(self, KEPT.forget, self._owner)
@@ -78,9 +93,9 @@ class Store(Activations):
 
     def _opened(self) -> tuple[dict[str, Any], Contents]:
         try:
-            document = read_document(self.path)
-            if document["attributes"].get("diagnostics_format") != FORMAT:
-                raise DiagnosticsError(
+            document = read_document(self.folder)
+            if document["attributes"].get("diagnostics_format") not in READABLE:
+                raise StorageError(
                     f"{self.path} is a Zarr group but not a run of this version (format {FORMAT}): remove it or choose "
                     "another folder, and give `diagnostics run` again."
                 )
@@ -89,7 +104,7 @@ class Store(Activations):
                 contents = Contents.from_attrs(attrs)
             except (KeyError, ValueError, TypeError, DiagnosticsError) as error:
                 raise DamagedError(NAME) from error
-            read_files(self.path, {file: digest for file, digest in contents.files.items() if file.endswith(NAME)})
+            read_files(self.folder, {file: digest for file, digest in contents.files.items() if file.endswith(NAME)})
         except DamagedError as error:
             raise damaged(self.path, str(error)) from error
         return attrs, contents
@@ -123,7 +138,7 @@ class Store(Activations):
         spare = None
         with suppress(IndexError):
             spare = self._spare.pop()
-        reader = ShardReader(self.path, self.contents.run, layout, spare)
+        reader = ShardReader(self.folder, self.contents.run, layout, spare)
         try:
             for shard in range(layout.shards):
                 try:
@@ -139,7 +154,7 @@ class Store(Activations):
         for layout in self._layouts[tap].values():
             if layout.kind == "pooled" or not self.token_samples:
                 continue
-            reader = ShardReader(self.path, self.contents.run, layout)
+            reader = ShardReader(self.folder, self.contents.run, layout)
             # Whole chunks, so that nothing is read twice.
             for chunk in range(layout.chunks):
                 try:
@@ -176,7 +191,7 @@ class Store(Activations):
     def _sampled(self, name: str) -> np.ndarray:
         """An array below `samples`, one row a sample."""
         try:
-            values = read_array(self.path, f"samples/{name}", self.contents.files)
+            values = read_array(self.folder, f"samples/{name}", self.contents.files)
         except DamagedError as error:
             raise damaged(self.path, f"samples/{name}") from error
         if values.ndim == 0 or len(values) != self.plan.samples:
@@ -192,7 +207,7 @@ class Store(Activations):
         if stored.reason:
             raise DiagnosticsError(stored.reason)
         try:
-            return Captured(observed_arrays(self.path, name, stored), stored.left_out)
+            return Captured(observed_arrays(self.folder, name, stored), stored.left_out)
         except DamagedError as error:
             raise damaged(self.path, f"observed/{name}/{error}") from error
 
@@ -211,7 +226,7 @@ class Store(Activations):
 
     def _observation(self, name: str) -> Observed | None:
         try:
-            return read_observed(self.path, self.contents.run.hex(), name)
+            return read_observed(self.folder, self.contents.run.hex(), name)
         except DamagedError as error:
             raise damaged(self.path, f"observed/{name}") from error
 
@@ -222,11 +237,10 @@ class Store(Activations):
                 f"The extraction into {self.path} was interrupted after {self.rows_done:,} of {self.plan.samples:,} samples: "
                 "give the same `diagnostics run` command again to finish it."
             )
-        for layouts in self._layouts.values():
-            for layout in layouts.values():
-                for shard in range(layout.shards):
-                    if not self._has(layout, shard) and (layout.kind == "pooled" or not self.tokens_removed):
-                        raise damaged(self.path, layout.file(shard))
+        for layout in self._arrays:
+            for shard in range(layout.shards):
+                if not self._has(layout, shard) and (layout.kind == "pooled" or not self.tokens_removed):
+                    raise damaged(self.path, layout.file(shard))
 
     @property
     def rows_done(self) -> int:
@@ -241,14 +255,11 @@ class Store(Activations):
 
     def _has(self, layout: Layout, shard: int) -> bool:
         """Whether a shard has its file, of the right length."""
-        try:
-            return (self.path / layout.file(shard)).stat().st_size == layout.length
-        except OSError:
-            return False
+        file = self.folder.head(layout.file(shard))
+        return file is not None and file.st_size == layout.length
 
     def _has_tokens(self, shard: int) -> bool:
-        tokens = [layout for tap in self._layouts.values() for layout in tap.values() if layout.kind != "pooled"]
-        return all(self._has(layout, shard) for layout in tokens)
+        return all(self._has(layout, shard) for layout in self._arrays if layout.kind != "pooled")
 
     def _pooled_rows(self, shard: int) -> int:
         """How many of the first rows of a shard of pooled values are there, in the taps' shards or in the journal."""
@@ -259,7 +270,7 @@ class Store(Activations):
         return all(self._has(tap["pooled"], shard) for tap in self._layouts.values())
 
     def _journal_of(self, shard: int) -> Journal:
-        return Journal(self.path, self.contents.run, shard, [tap["pooled"] for tap in self._layouts.values()])
+        return Journal(self.folder, self.contents.run, shard, [tap["pooled"] for tap in self._layouts.values()])
 
     # Writing
 
@@ -271,7 +282,7 @@ class Store(Activations):
             if step.shard is not None:
                 for buffers in tokens.values():
                     for buffer in buffers.values():
-                        buffer.write(self.path, self.contents.run, step.shard)
+                        buffer.write(self.folder, self.contents.run, step.shard)
             # Last, since it says that the rows are done.
             self._append(step.rows.start, [pooled[tap.name] for tap in self.taps])
         except OSError as error:
@@ -292,28 +303,35 @@ class Store(Activations):
                 journal.store()
             except ValueError as error:
                 raise StorageError(
-                    f"{self.path} was damaged while it was written ({journal.path.name}): give the same command again."
+                    f"{self.path} was damaged while it was written ({journal.name}): give the same command again."
                 ) from error
 
     def tidy(self) -> None:
-        """Takes away what a kill left of files that were being written, and finishes shards whose last row is there."""
-        try:
-            for leftover in [*self.path.glob("taps/*/*/*.partial"), *self.path.glob(f".{NAME}.partial")]:
-                leftover.unlink()
-            for leftover in self.path.glob("observed/.*.partial"):
-                shutil.rmtree(leftover)
+        """Takes away what a kill left of files that were being written, and shards that are not as they were written, which are then
+        done again; finishes shards whose last row is there."""
+        with writing(self.path):
+            self.folder.tidy()
+            for layout in self._arrays:
+                if not self.complete or (self.tokens_removed and layout.kind != "pooled"):
+                    self._delete_damaged(layout)
             for shard in range(self.plan.pooled_shards):
                 journal = self._journal_of(shard)
                 if self._has_pooled(shard):
                     journal.remove()
                 elif journal.rows:
                     self._store_if_whole(journal)
-        except OSError as error:
-            raise unwritable(self.path, error) from error
+
+    def _delete_damaged(self, layout: Layout) -> None:
+        reader = ShardReader(self.folder, self.contents.run, layout)
+        for shard in range(layout.shards):
+            try:
+                reader.shard(shard) if self._has(layout, shard) else None
+            except (OSError, ValueError):
+                self.folder.delete([layout.file(shard)])
 
     def put_observed(self, name: str, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
         """An observation by tap, in place of an earlier one of that name; whole or not at all."""
-        write_observed(self.path, self.contents.run.hex(), name, arrays, about)
+        write_observed(self.folder, self.contents.run.hex(), name, arrays, about)
 
     @property
     def complete(self) -> bool:
@@ -326,11 +344,17 @@ class Store(Activations):
         return bool(self.attrs.get(TOKENS_REMOVED, False))
 
     @property
-    def token_files(self) -> list[Path]:
-        """The files that tokens are stored in, as far as they are there."""
-        layouts = [layout for tap in self._layouts.values() for layout in tap.values() if layout.kind != "pooled"]
-        files = (self.path / layout.file(shard) for layout in layouts for shard in range(layout.shards))
-        return [file for file in files if file.is_file()]
+    def token_files(self) -> dict[str, int]:
+        """The files that tokens are stored in, as far as they are there, with their bytes."""
+        names = (layout.file(i) for layout in self._arrays if layout.kind != "pooled" for i in range(layout.shards))
+        return {name: file.st_size for name in names if (file := self.folder.head(name)) is not None}
+
+    @property
+    def names(self) -> set[str]:
+        """The files that it lists as its own, whether or not they are there."""
+        shards = (layout.file(shard) for layout in self._arrays for shard in range(layout.shards))
+        journals = (self._journal_of(shard).name for shard in range(self.plan.pooled_shards))
+        return {NAME, *self.contents.files, *shards, *journals, *observed_names(self.folder)}
 
     def finish(self, with_tokens: bool = True) -> None:
         """Marks the extraction as complete, with its tokens or as one without: from now on a missing file is damage."""
@@ -339,16 +363,13 @@ class Store(Activations):
 
     def set_attrs(self, **attrs: Any) -> None:
         """Adds to the attributes, on disk and here."""
-        try:
-            self.attrs = write_group(self.path, {**self._opened()[0], **attrs})
-        except OSError as error:
-            raise unwritable(self.path, error) from error
+        with writing(self.path):
+            self.attrs = write_group(self.folder, {**self._opened()[0], **attrs})
 
 
-def is_run(path: Path) -> bool:
-    """Whether a folder is a run, of whatever version and in whatever state: what may be dropped where that is asked for."""
-    try:
+def is_run(folder: Folder) -> bool:
+    """Whether a folder is a run, of whatever version and in whatever state: what may be replaced where that is asked for."""
+    with suppress(OSError, StrangeFileError):
         # As a key: not read as JSON, which it may be no more.
-        return b'"diagnostics_format":' in (path / NAME).read_bytes()
-    except OSError:
-        return False
+        return b'"diagnostics_format":' in folder.get(NAME, MOST_BYTES)
+    return False

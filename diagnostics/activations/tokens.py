@@ -10,10 +10,10 @@ import contextlib
 import os
 from pathlib import Path
 
+from diagnostics.activations.folder import Folder, writing
 from diagnostics.activations.lock import lock
-from diagnostics.activations.results import CONTROLS
+from diagnostics.activations.replacing import stores
 from diagnostics.activations.store import TOKENS_REMOVED, Store
-from diagnostics.errors import unwritable
 
 
 def bytes_below(folder: Path) -> int:
@@ -27,9 +27,9 @@ def bytes_below(folder: Path) -> int:
     return count
 
 
-def token_bytes(path: Path) -> int:
+def token_bytes(folder: Folder) -> int:
     """Bytes of the files that hold the tokens of a run and of its controls."""
-    return sum(file.stat().st_size for store in _stores(path) for file in store.token_files)
+    return sum(sum(store.token_files.values()) for store in stores(folder).values())
 
 
 def remove_tokens(path: Path) -> int:
@@ -38,31 +38,16 @@ def remove_tokens(path: Path) -> int:
     Raises DiagnosticsError where `path` is no run, or one whose extraction was interrupted, and StorageError where another process
     writes it.
     """
-    path = path.resolve()
-    store, freed = Store(path), 0
+    path, freed = path.resolve(), 0
+    store = Store(path)
     with lock(path, "wait for it, and then clean the run"):
         store.check_whole()
-        for store in _stores(path):
-            # What an interrupted extraction of a control holds is needed to go on with it.
-            if store.plan.token_samples and store.complete:
-                freed += _remove(store)
-    return freed
-
-
-def _stores(path: Path) -> list[Store]:
-    """The store of the encoder, and those of its controls."""
-    return [Store(path), *(Store(root.parent) for root in sorted(path.glob(f"{CONTROLS}/*/zarr.json")))]
-
-
-def _remove(store: Store) -> int:
-    if not store.tokens_removed:
-        store.set_attrs(**{TOKENS_REMOVED: True})
-    freed = 0
-    try:
-        for file in store.token_files:
-            length = file.stat().st_size
-            file.unlink()
-            freed += length
-    except OSError as error:
-        raise unwritable(store.path, error) from error
+        # What an interrupted extraction of a control holds is needed to go on with it.
+        for each in (each for each in stores(store.folder).values() if each.plan.token_samples and each.complete):
+            if not each.tokens_removed:
+                each.set_attrs(**{TOKENS_REMOVED: True})
+            files = each.token_files
+            with writing(each.path):
+                each.folder.delete(files)
+            freed += sum(files.values())
     return freed

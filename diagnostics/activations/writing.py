@@ -1,8 +1,6 @@
 """A new store with its samples and targets, and the buffers through which its activations are written."""
 
-import shutil
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,16 +10,15 @@ from torch import Tensor
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from diagnostics.activations.contents import Contents, TargetFacts
-from diagnostics.activations.lock import partial
+from diagnostics.activations.folder import Folder, writing
 from diagnostics.activations.observations import WHOLE
 from diagnostics.activations.plan import Plan, row_order
-from diagnostics.activations.sealed import files_below, write_group
+from diagnostics.activations.sealed import Sealing
 from diagnostics.activations.shards import ShardBuffer
 from diagnostics.activations.store import FORMAT, Store
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.datasets.target import Target
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import unwritable
 
 
 class ShardBuffers:
@@ -61,7 +58,7 @@ class ShardBuffers:
 
 
 def create(
-    path: Path,
+    folder: Folder,
     plan: Plan,
     identity: Mapping[str, str],
     reference_statistics: Mapping[str, tuple[float, float]],
@@ -69,29 +66,24 @@ def create(
     dense: Mapping[str, Mapping[str, np.ndarray]],
     about: Mapping[str, Any],
 ) -> Store:
-    """An empty store, written beside `path` and renamed, so that its creation is atomic.
+    """An empty store, written beside its place and renamed, so that its creation is atomic.
 
     `dense` holds the targets that are stored on grids: name -> grid key -> [sample, token] in the dataset's order.
     """
-    unfinished = partial(path)
-    try:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        root = zarr.open_group(unfinished, mode="w-", zarr_format=3)
-        _write_samples(root.create_group("samples"), plan, dataset, dense)
-        taps = root.create_group("taps")
+    around, name = folder.around()
+    with writing(folder.path), around.making(name) as unfinished:
+        new = Sealing(around.inside(unfinished))
+        _write_samples(new, plan, dataset, dense)
+        taps = new.root.create_group("taps")
         for tap in plan.taps:
             facts = {"depth": tap.depth, "part": tap.part, "pooling": list(plan.poolings), "grid": str(tap.grid)}
             _create_arrays(taps.create_group(tap.name, attributes=facts), tap, plan)
+        new.put(metadata=True)
         targets = {name: _target_facts(target, dense.get(name, {})) for name, target in dataset.targets.items()}
-        contents = Contents(identity, plan, reference_statistics, targets, files_below(unfinished), complete=False)
-        write_group(unfinished, {"diagnostics_format": FORMAT, **contents.to_attrs(), **about})
-        unfinished.rename(path)
-    except BaseException as error:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise unwritable(path, error) from error
-        raise
-    return Store(path)
+        contents = Contents(identity, plan, reference_statistics, targets, new.files, complete=False)
+        new.seal({"diagnostics_format": FORMAT, **contents.to_attrs(), **about})
+        around.move(unfinished, name)
+    return Store(folder)
 
 
 def _create_arrays(group: zarr.Group, tap: Tap, plan: Plan) -> None:
@@ -106,10 +98,8 @@ def _create_arrays(group: zarr.Group, tap: Tap, plan: Plan) -> None:
         )  # fmt: skip
 
 
-def _write_samples(
-    group: zarr.Group, plan: Plan, dataset: Dataset, dense: Mapping[str, Mapping[str, np.ndarray]]
-) -> None:
-    order = row_order(plan.samples)
+def _write_samples(new: Sealing, plan: Plan, dataset: Dataset, dense: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    group, order = new.root.create_group("samples"), row_order(plan.samples)
     columns = {"id": np.asarray(dataset.ids, dtype=object), "split": dataset.split, "group": dataset.groups}
     for name, values in columns.items():
         array = group.create_array(
@@ -132,6 +122,7 @@ def _write_samples(
                 compressors=(*squeezed, Crc32cCodec()), fill_value=np.nan if values.dtype.kind == "f" else -1, config=WHOLE,
                 dimension_names=("sample", *(f"{name}_{i}" for i in range(1, values.ndim))),
             )  # fmt: skip
+            new.put()  # one at a time is in memory
 
 
 def _target_facts(target: Target, grids: Mapping[str, np.ndarray]) -> TargetFacts:

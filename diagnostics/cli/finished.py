@@ -31,13 +31,11 @@ def printed(show: Callable[[], None]) -> str:
 
 def current_report(run: Run) -> Path:
     """The report of a run, written where there is none or results are newer."""
-    from diagnostics.activations.results import results_folder
+    from diagnostics.activations.replacing import REPORT
+    from diagnostics.activations.results import RESULTS
 
-    report, folder = run.path / "report.html", results_folder(run.path)
-    assert folder is not None  # a run that is open has results
-    if report.is_file() and report.stat().st_mtime >= (folder / "zarr.json").stat().st_mtime:
-        return report
-    return run.report(report)
+    report, results = (run.store.folder.head(name) for name in (REPORT, f"{RESULTS}/zarr.json"))
+    return run.path / REPORT if report and results and report.st_mtime >= results.st_mtime else run.report()
 
 
 def open_in_browser(path: Path) -> bool:
@@ -82,9 +80,10 @@ def finished_runs(folders: list[Path]) -> tuple[list[Path], dict[str, str]]:
 
 
 def _is_run(folder: Path) -> bool:
+    from diagnostics.activations.folder import Folder
     from diagnostics.activations.store import is_run
 
-    return is_run(folder)
+    return is_run(Folder(folder))
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -119,9 +118,10 @@ def _row(path: Path) -> dict[str, Any]:
 
     row = _named(path)
     try:
-        record = Provenance.read(Store(path))
+        store = Store(path)
+        record = Provenance.read(store)
         row |= {"encoder": record.encoder.name, "dataset": record.dataset.name, "n": sum(record.dataset.n.values())}
-        row["token_bytes"] = token_bytes(path)
+        row["token_bytes"] = token_bytes(store.folder)
         run = Run(path)
     except DiagnosticsError as error:
         return row | {"state": str(error)}
@@ -129,9 +129,9 @@ def _row(path: Path) -> dict[str, Any]:
         # Whatever stands in a folder that only looks like a run.
         return row | {"state": f"{path} cannot be read ({type(error).__name__}): remove it or copy it again."}
     measures = {name.partition("/")[0] for name in run.index.names()}
-    without = ", without tokens" if run.store.tokens_removed else ""
+    remarks = {", without tokens": store.tokens_removed, ", older, not resumed": store.older}
     return row | {
-        "measures": len(measures), "when": run.calls[-1].created, "finished": True, "state": f"finished{without}",
+        "measures": len(measures), "when": run.calls[-1].created, "finished": True, "state": "finished" + "".join(remark for remark, true in remarks.items() if true),
     }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import random
 import threading
+import weakref
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
@@ -10,13 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from diagnostics.errors import DiagnosticsError
+
 _DRAWING = threading.RLock()
 """Held while weights are drawn, so that no other thread's pass sets the generators back in between."""
+_RUNNING: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
+"""For each module a lock, held during a pass: hooks and modes are the module's, whichever thread set them."""
 
 
 @contextmanager
 def evaluating(module: nn.Module) -> Generator[None]:
-    """A context in which the module is in eval mode, and after which modes, buffers and random state are as before.
+    """A context of one thread in which the module is in eval mode, and after which modes, buffers and random state are as before.
 
     They are restored after an exception too. Only the flags are set, since `eval()` may be overridden to do more (merge
     weights, for example), which `train()` undoes up to rounding.
@@ -24,7 +29,9 @@ def evaluating(module: nn.Module) -> Generator[None]:
     training: list[nn.Module] = []
     buffers: list[tuple[nn.Module, str, Tensor, Tensor]] = []
     part: Any
-    with random_kept(device_of(module)):
+    with _DRAWING:
+        running = _RUNNING.setdefault(module, threading.RLock())
+    with running, random_kept(device_of(module)):
         try:
             for part in _parts(module):
                 if part.training:
@@ -123,9 +130,14 @@ def wanting_gradients(module: nn.Module, wanted: bool) -> Generator[None]:
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """The device of the module's first tensor; the CPU where it has none."""
+    """The device of the module's first tensor; the CPU where it has none. Raises DiagnosticsError where that holds no numbers."""
     for tensors in (module.parameters(), module.buffers()):
         for tensor in tensors:
+            if tensor.is_meta:
+                raise DiagnosticsError(
+                    f"The weights of {type(module).__name__} lie on the device meta, which holds no numbers: load them first, as with "
+                    "module.to_empty(device='cpu') and module.load_state_dict(...)."
+                )
             return tensor.device
     return torch.device("cpu")
 
@@ -133,6 +145,7 @@ def device_of(module: nn.Module) -> torch.device:
 @contextmanager
 def placed(module: nn.Module, device: str | torch.device) -> Generator[None]:
     """A context in which the module is on a device, and after which it has the same tensors (and gradients) as before."""
+    device_of(module)  # raises
     wanted, parts = torch.device(device), list(module.modules())
     parameters = [(part, *item) for part in parts for item in part.named_parameters(recurse=False)]
     buffers = [(part, *item) for part in parts for item in part.named_buffers(recurse=False)]

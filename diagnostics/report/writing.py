@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
-from diagnostics.errors import DiagnosticsError, unwritable
+from diagnostics.activations.folder import Folder, writing
+from diagnostics.errors import DiagnosticsError
 
 
 def write_whole(path: Path, text: str) -> Path:
@@ -15,14 +15,7 @@ def write_whole(path: Path, text: str) -> Path:
     """
     if not path.parent.is_dir():
         raise DiagnosticsError(f"There is no folder {path.parent} for {path.name}: make it, or name another place.")
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with writing(path):
         # A folder's name may hold bytes that are no text.
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
-        partial.replace(path)
-    except OSError as error:
-        raise unwritable(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+        Folder(path.parent).put(path.name, text.encode(errors="backslashreplace"))
     return path

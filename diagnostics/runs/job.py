@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import logging
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,10 +14,12 @@ from torch.utils.data import default_collate
 
 from diagnostics.activations.contract import StoredTarget, shuffled
 from diagnostics.activations.extract import extract
+from diagnostics.activations.folder import Folder
 from diagnostics.activations.lock import check_room, lock
 from diagnostics.activations.observe import observe
 from diagnostics.activations.plan import Precision, plan
 from diagnostics.activations.repeating import find_difference
+from diagnostics.activations.replacing import beside, listed, recover, remove, replace
 from diagnostics.activations.results import CONTROLS, ENCODER, Omission, merge_results, open_results, read_index
 from diagnostics.activations.store import Store, is_run
 from diagnostics.encoders.bare_module import Numbers
@@ -112,7 +113,8 @@ def run(
     compute: what the forward pass computes in: `float32`, `tf32` (of a CUDA GPU) or `bf16` (autocast). It decides what is stored.
     attention: the kernel of torch's `scaled_dot_product_attention`: `auto`, or `flash`, `cudnn`, `efficient` or `math` and no other.
     seed: of the controls and of the bootstrap; the splits are the dataset's.
-    fresh: whether the folder's results are dropped, and its activations where they are not those asked for now.
+    fresh: whether the folder's results are replaced, and its activations where they are not those asked for now: the new run is made
+        beside it and takes its place at the end.
     trust_code: whether a Python file that a saved encoder names is run to build it.
     mean, std, size: of a bare module, see `encoder_of`: how the pixels of its images become numbers, and to what size they are brought.
     watch: is given the cost and the progress. By default bars are shown in a terminal and in a notebook, and a line every ten
@@ -142,10 +144,14 @@ def run(
         fed={"mean": mean, "std": std, "size": size},
     )  # fmt: skip
     with lock(request.folder), watching(watch) as shown:
-        if not fresh:
-            _refuse_other_seed(request.out, seed)
+        folder = recover(request.folder)
+        if fresh:
+            listed(folder)
+        else:
+            remove(beside(folder))
+            _refuse_other_seed(folder, seed)
         try:
-            _Job(request, shown, report).do()
+            _Job(request, folder, shown, report).do()
             finished = Run(request.out)
             finished.encoder = request.encoder
             if report:
@@ -159,8 +165,10 @@ def run(
 class _Job:
     """The encoder and its controls through the same extraction and the same measures."""
 
-    def __init__(self, request: Request, watch: Watch, report: bool) -> None:
-        self.request, self.watch, self.report = request, watch, report
+    def __init__(self, request: Request, folder: Folder, watch: Watch, report: bool) -> None:
+        self.request, self.folder, self.watch, self.report = request, folder, watch, report
+        self.made_beside: list[Folder] = []
+        """The places of stores that were made beside them."""
         options = {"device": request.device, "batch_size": request.batch_size, "workers": request.workers}
         asked = {**options, **{key: getattr(request, key) for key in ("compute", "attention", "choose_on")}}
         self.call, self.started = Call.now(request.seed, asked), time.monotonic()
@@ -203,11 +211,15 @@ class _Job:
         for name, of_control in measured.items():
             broken = [key for key in of_control.failed if key in main.results]
             omissions += [Omission(of_control.skipped[key], key, name, failed=True) for key in sorted(broken)]
-        self._write(main, measured, omissions)
+        self._write(store, main, measured, omissions)
         if request.fresh:  # without their results nobody reads them
-            folder = request.folder / CONTROLS
-            for unread in {*folder.glob("*/")} - {folder / name for name in self.controls}:
-                shutil.rmtree(unread, ignore_errors=True)
+            for name in {*store.attrs[CONTROLS]} - {*self.controls}:
+                place = self.folder.inside(f"{CONTROLS}/{name}")
+                place.delete(listed(place))
+                self.folder.prune(f"{CONTROLS}/{name}")
+            store.set_attrs(**{CONTROLS: [*self.controls]})
+        for place in self.made_beside:
+            replace(place)
 
     def _extract_encoder(self) -> Store:
         request = self.request
@@ -215,8 +227,14 @@ class _Job:
             request.encoder, request.dataset, request.seed,
             encoder_spec=request.encoder_spec, dataset_spec=request.dataset_spec,
         ).to_attrs()  # fmt: skip
-        store = self._extract(request.encoder, request.folder, request.taps, about, self.measures, announced=True)
-        store.set_attrs(seed=request.seed)
+        store = self._extract(
+            request.encoder, self.folder, request.taps, about, self.measures, announced=True
+        )
+        self.folder = store.folder
+        # Before any of them is there: what is not listed is never removed.
+        store.set_attrs(
+            seed=request.seed, **{CONTROLS: [*dict.fromkeys([*store.attrs.get(CONTROLS, ()), *self.controls])]}
+        )
         self._observe(request.encoder, store, self.measures)
         return store
 
@@ -258,7 +276,7 @@ class _Job:
             taps = request.taps if has_weights else encoder.taps
             # Test units can only be paired where the same samples keep their tokens.
             stored = self._extract(
-                encoder, request.folder / CONTROLS / name, taps, {}, measures, token_samples=store.plan.token_samples,
+                encoder, self.folder.inside(f"{CONTROLS}/{name}"), taps, {}, measures, token_samples=store.plan.token_samples,
                 computed=has_weights,
             )  # fmt: skip
         except StorageError:
@@ -297,7 +315,7 @@ class _Job:
     def _extract(
         self,
         encoder: Encoder,
-        path: Path,
+        place: Folder,
         taps: Sequence[Tap],
         about: Mapping[str, Any],
         measures: Sequence[Measure],
@@ -315,7 +333,7 @@ class _Job:
         # What controls without the encoder give has one token and one pooling.
         poolings = [name for name in request.poolings or () if name in encoder.poolings] or None
         with_tokens, probes = read_tokens(measures, request.dataset)
-        there = _store_at(path)
+        there = _store_at(place)
         # Who names a budget wants the encoder's, but for those that were removed since.
         asked = announced and bool(request.token_budget) and not (there and there.complete)
         with_tokens = with_tokens or asked
@@ -332,20 +350,22 @@ class _Job:
                 kept = planned if with_tokens else planned.without_tokens
                 cost = cost_of(request, kept, read, seconds=seconds, again=again, report=self.report)
                 self.watch(cost)
-                check_room(path, cost.bytes)
+                check_room(place.path, cost.bytes)
 
         compute: Compute = request.compute if computed else "float32"
         with encoder.on(request.device), computing(compute, request.device):
             if announced:
                 self._explain_attention(encoder, taps)
-                if request.fresh or not is_run(path):
+                if request.fresh or not is_run(place):
                     why = find_difference(encoder, request.dataset, taps, compute)
                     about = {**about, "repeatable": not why, "unrepeatable": why}
             with attention_in(request.attention if computed else "auto"):
                 store = extract(
-                    encoder, request.dataset, path, planned, about=about, fresh=request.fresh, with_tokens=with_tokens,
+                    encoder, request.dataset, place, planned, about=about, fresh=request.fresh, with_tokens=with_tokens,
                     before_first_byte=before_first_byte, compute=compute, **self.passes,
                 )  # fmt: skip
+        if store.path != place.path:
+            self.made_beside.append(place)
         store.device, store.choose_on = request.device, request.choose_on
         return store
 
@@ -372,29 +392,33 @@ class _Job:
         ):
             observe(encoder, request.dataset, store, observations, version=self.call.version, **self.passes)
 
-    def _write(self, main: Measured, measured: Mapping[str, Measured], omissions: Sequence[Omission]) -> None:
+    def _write(
+        self, store: Store, main: Measured, measured: Mapping[str, Measured], omissions: Sequence[Omission]
+    ) -> None:
         """Merges the results of this call with those that are there, with the margins over every control's."""
         request = self.request
         asked = [measure.name for measure in (*self.measures, *self.by_place)]
         names = list(dict.fromkeys([*asked, *(key.partition("/")[0] for key in (*main.results, *main.skipped))]))
         controls = [*self.controls, *measured]
         results = {name: of_control.results for name, of_control in measured.items()}
-        for name, theirs in (self._kept_results(controls, names) | results).items():
+        for name, theirs in (self._kept_results(store, controls, names) | results).items():
             for key in set(main.results) & set(theirs):
                 main.results[key] = against_control(main.results[key], theirs[key], name, request.seed)
         call = dataclasses.replace(self.call, seconds=round(time.monotonic() - self.started, 1))
         merge_results(
-            request.folder, {ENCODER: main.results, **results}, omissions, call.to_attrs(),
+            store, {ENCODER: main.results, **results}, omissions, call.to_attrs(),
             measures=[*names, *request.unusable], pairwise={m.name for m in request.measures if m.pairwise},
             controls=controls, order=list(offered("measure")), fresh=request.fresh,
         )  # fmt: skip
 
-    def _kept_results(self, controls: Sequence[str], measures: Sequence[str]) -> dict[str, dict[str, xr.Dataset]]:
+    def _kept_results(
+        self, store: Store, controls: Sequence[str], measures: Sequence[str]
+    ) -> dict[str, dict[str, xr.Dataset]]:
         """Results of these measures of controls that this call does not make, by control."""
-        index = None if self.request.fresh else read_index(self.request.folder)
+        index = None if self.request.fresh else read_index(store)
         if index is None or not (kept := [name for name in index.controls if name not in controls]):
             return {}
-        tree = open_results(self.request.folder)
+        tree = open_results(store)
         keys = {name: [key for key in index.names(name) if key.partition("/")[0] in measures] for name in kept}
         return {name: {key: tree[f"{CONTROLS}/{name}/{key}"].to_dataset() for key in keys[name]} for name in kept}
 
@@ -409,23 +433,23 @@ def _reasons(measured: Measured, measure: str) -> str:
     return " ".join(dict.fromkeys(why)) or "it gives no reason."
 
 
-def _store_at(path: Path) -> Store | None:
+def _store_at(place: Folder) -> Store | None:
     """The store that is there; None where none is, or none that can be read, which is said when it is extracted."""
     with contextlib.suppress(DiagnosticsError):
-        return Store(path)
+        return Store(place)
     return None
 
 
-def _refuse_other_seed(path: Path, seed: int) -> None:
+def _refuse_other_seed(folder: Folder, seed: int) -> None:
     """Raises before any work where what is there was drawn and resampled with another seed."""
-    if not (path / "zarr.json").is_file():
+    if folder.head("zarr.json") is None or (store := Store(folder)).older:
         return
-    index = read_index(path)
+    index = read_index(store)
     # Without results yet, controls may have been drawn.
     calls = [Call.from_attrs(call) for call in index.calls] if index else []
-    seeds = {call.seed for call in calls} or {Provenance.read(Store(path)).seed}
+    seeds = {call.seed for call in calls} or {Provenance.read(store).seed}
     if seeds != {seed}:
         raise StorageError(
-            f"{path} holds results and controls of seed {min(seeds)}, not {seed}: choose another --out, that seed, or --fresh, "
+            f"{folder.path} holds results and controls of seed {min(seeds)}, not {seed}: choose another --out, that seed, or --fresh, "
             "which drops them."
         )

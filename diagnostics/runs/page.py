@@ -134,7 +134,8 @@ def _lead(run: Run) -> list[Sentence]:
             f"{unbroken(run.encoder_name)} on {unbroken(run.dataset)}, n = {splits}{units}", "strong", only="brief"
         ),
     ]
-    return [*lead, *(Sentence(each, "caution") for each in (run.untrained, run.record.unrepeatable) if each)]
+    older = "An older version wrote this run: it is read, and not resumed." if run.store.older else ""
+    return [*lead, *(Sentence(caution, "caution") for caution in (run.untrained, run.record.unrepeatable, older) if caution)]
 
 
 def _how_read(run: Run) -> Sentence:

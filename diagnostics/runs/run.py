@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
+from diagnostics.activations.replacing import REPORT
 from diagnostics.activations.results import CONTROLS, Index, open_results, read_index, unreadable
 from diagnostics.activations.store import Store
 from diagnostics.errors import DiagnosticsError, StorageError, unknown
@@ -64,7 +65,7 @@ class Run:
         self.path, self.margin = Path(path), margin
         self.store = Store(self.path)
         self.store.check_whole()
-        index = read_index(self.path)
+        index = read_index(self.store)
         if index is None:
             again = "give the same `diagnostics run` command again"
             raise DiagnosticsError(f"{self.path} holds activations but no results yet: {again}.")
@@ -85,10 +86,10 @@ class Run:
             array([0.  , 0.91, 0.59])
         """
         try:
-            return open_results(self.path)
+            return open_results(self.store)
         finally:
             # Compared afterwards, since they may be replaced while they are read.
-            if read_index(self.path) != self.index:
+            if read_index(self.store) != self.index:
                 raise StorageError(
                     f"The results in {self.path} have been replaced since this run was opened: open it again (diagnostics.open_run)."
                 )
@@ -216,7 +217,7 @@ class Run:
         """Bytes of the files that hold tokens, and of all files of the run."""
         from diagnostics.activations.tokens import bytes_below, token_bytes
 
-        return token_bytes(self.path), bytes_below(self.path)
+        return token_bytes(self.store.folder), bytes_below(self.path)
 
     def recommend(self, target: str, measure: str | None = None) -> Recommendation:
         """The tap to read for a target, by a probe that was measured: the first in the run unless `measure` names one.
@@ -454,7 +455,7 @@ class Run:
         from diagnostics.report.html import write_page
         from diagnostics.runs.page import run_page
 
-        return write_page(run_page(self), Path(path) if path else self.path / "report.html")
+        return write_page(run_page(self), Path(path) if path else self.path / REPORT)
 
     def __repr__(self) -> str:
         return f"<Run {self.encoder_name} on {self.dataset} at {self.path}>"

@@ -102,6 +102,20 @@ def test_a_whole_store_costs_no_forward_pass(tmp_path: Path) -> None:
     assert encoder.module.passes == 1, "over the example, to see that the encoder still does the same"
 
 
+def test_a_batch_is_never_larger_than_the_data(tmp_path: Path) -> None:
+    """Memory is taken for a batch before the first one: 51 TB of it were asked for."""
+    encoder, dataset = tiny_encoder(), tiny_dataset(N)
+    calm = extract(encoder, dataset, tmp_path / "calm", planned(encoder, N, budget=0), batch_size=N)
+    large = extract(encoder, dataset, tmp_path / "large", planned(encoder, N, budget=0), batch_size=99_999_999_999)
+    assert digests(large.path) == digests(calm.path)
+
+
+def test_workers_are_not_forked_where_that_is_not_safe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(DiagnosticsError, match="only Linux does safely: leave --workers out"):
+        extract(tiny_encoder(), tiny_dataset(N), tmp_path / "run", planned(tiny_encoder(), N), workers=1)
+
+
 def test_workers_give_the_same_bytes(tmp_path: Path) -> None:
     encoder, dataset = tiny_encoder(), tiny_dataset(N)
     for name, workers in (("none", 0), ("two", 2)):

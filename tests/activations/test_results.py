@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,14 +18,19 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 import diagnostics as dx
 from diagnostics import Dataset, DiagnosticsError, Run, Target
+from diagnostics.activations.folder import Folder
+from diagnostics.activations.replacing import listed
 from diagnostics.activations.results import ENCODER, merge_results
 from diagnostics.activations.sealed import write_group
+from diagnostics.activations.store import Store
+from diagnostics.errors import StorageError
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.progress import Cost
 from diagnostics.runs import job
 from diagnostics.runs import request as requests
 
+from commands import diagnose, refused
 from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
 QUICK: dict[str, Any] = {"taps": ["blocks.1"]}
@@ -153,17 +160,17 @@ def test_killed_while_results_are_replaced_the_old_ones_are_there_whole(
     path: Path, rename: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = findings(dx.open_run(path))
-    real, count = Path.rename, [0]
+    real, count = os.rename, [0]
 
-    def killed(self: Path, target: Path) -> Path:
-        if ".results" in f"{self.name} {Path(target).name}":
+    def killed(name: str, target: str, **at: int) -> None:
+        if ".results" in f"{name} {target}":
             count[0] += 1
             if count[0] > rename:
                 raise KeyboardInterrupt
-        return real(self, target)
+        real(name, target, **at)
 
     with monkeypatch.context() as context:
-        context.setattr(Path, "rename", killed)
+        context.setattr(os, "rename", killed)
         with pytest.raises(KeyboardInterrupt):
             again(path, "participation_ratio", controls=False)
     assert (path / "results").exists() is (rename == 0), "the planted moment"
@@ -216,7 +223,7 @@ def test_what_was_damaged_is_not_carried_into_new_results(path: Path) -> None:
     assert findings(again(path, "participation_ratio", controls=False, fresh=True))
 
 
-def test_results_lie_in_the_folder_as_xarray_would_write_them_there(tmp_path: Path) -> None:
+def test_results_lie_in_the_folder_as_xarray_would_write_them_there(path: Path) -> None:
     rng = np.random.default_rng(0)
     data = xr.Dataset(
         {"score": ("tap", rng.normal(size=3)), "matrix": (("tap", "unit"), rng.normal(size=(3, 40)))},
@@ -224,16 +231,16 @@ def test_results_lie_in_the_folder_as_xarray_would_write_them_there(tmp_path: Pa
         attrs={"measure": "odd"},
     )
     merge_results(
-        tmp_path, {ENCODER: {"odd/x": data}, "fresh_weights": {"odd/x": data * 2}}, [], {"seed": 0}, measures=["odd"],
+        Store(path), {ENCODER: {"odd/x": data}, "fresh_weights": {"odd/x": data * 2}}, [], {"seed": 0}, measures=["odd"],
         pairwise=(), controls=["fresh_weights"], order=["odd"], fresh=True,
     )  # fmt: skip
     tree = {"/odd/x": data, "/controls/fresh_weights/odd/x": data * 2}
     codecs = {name: {"compressors": (ZstdCodec(level=1), Crc32cCodec())} for name in data.variables}
     xr.DataTree.from_dict(tree).to_zarr(
-        tmp_path / "plain", zarr_format=3, consolidated=False, encoding=dict.fromkeys(tree, codecs)
+        path / "plain", zarr_format=3, consolidated=False, encoding=dict.fromkeys(tree, codecs)
     )
     ours, plain = (
-        {file.relative_to(tmp_path / name).as_posix(): file.read_bytes() for file in (tmp_path / name).rglob("*") if file.is_file()}
+        {file.relative_to(path / name).as_posix(): file.read_bytes() for file in (path / name).rglob("*") if file.is_file()}
         for name in ("results", "plain")
     )  # fmt: skip
     assert len(plain) > 20
@@ -245,6 +252,70 @@ def test_what_a_run_did_not_write_among_its_results_is_not_read(path: Path) -> N
     assert (
         {"rankme", "linear_probe"} <= set(dx.open_run(path).results.children) <= {"rankme", "linear_probe", "controls"}
     )
+
+
+# Whose they are
+
+
+def test_the_results_of_another_run_are_refused(path: Path, tmp_path: Path) -> None:
+    """They were shown under this one's name; of the same activations they are as good."""
+    other = dx.run(
+        tiny_encoder(seed=1), tiny_dataset(40), out=tmp_path / "other", measures="rankme", controls=False, report=False, **QUICK
+    )  # fmt: skip
+    shutil.rmtree(path / "results")
+    shutil.copytree(other.path / "results", path / "results")
+    with pytest.raises(StorageError, match=r"results in .*run are those of another run: .* --fresh"):
+        dx.open_run(path)
+    with pytest.raises(StorageError, match="those of another run"):
+        again(path, "rankme", controls=False)
+    assert findings(again(path, "rankme", controls=False, fresh=True)).keys() == {"rankme/None"}
+
+
+@pytest.fixture
+def of_format_4(tmp_path: Path) -> Path:
+    """A run that version 2.0 of the format 4 wrote, and what that version showed of it in `shown.json`."""
+    with tarfile.open(Path(__file__).parents[1] / "support" / "run_of_format_4.tar.xz") as archive:
+        archive.extractall(tmp_path / "old", filter="data")
+    return tmp_path / "old" / "run"
+
+
+def test_a_run_of_format_4_is_read_and_marked_and_not_resumed(of_format_4: Path, tmp_path: Path) -> None:
+    run = dx.open_run(of_format_4)
+    keys = ("measure", "target", "taps", "score", "low", "high", "chosen_tap", "hidden_gap")
+    shown = json.loads((of_format_4.parent / "shown.json").read_text())
+    for now, then in zip(run.to_json()["profiles"], shown, strict=True):
+        assert {key: now[key] for key in keys} == {key: then[key] for key in keys}
+    assert np.isfinite(run.features("embed", tokens=True)).all()
+    options: dict[str, Any] = {"measures": "rankme,knn_probe", "controls": False, "report": False}
+    data, encoder = tiny_dataset(24), tiny_encoder(blocks=1)
+    now = dx.run(encoder, data, out=tmp_path / "now", taps=["embed"], pooling="mean", **options)
+    assert dx.compare([run, now]).to_json()
+    assert "An older version wrote this run: it is read, and not resumed." in diagnose("show", of_format_4).out
+    rows = json.loads(diagnose("runs", of_format_4.parent, "--json").out)["runs"]
+    assert [(row["finished"], row["state"]) for row in rows if row["run"] == str(of_format_4)] == [
+        (True, "finished, older, not resumed")
+    ]
+    before = {file: file.read_bytes() for file in of_format_4.rglob("*") if file.is_file()}
+    with pytest.raises(StorageError, match=r"written by an older version: it can be read but not gone on with, .* --fresh"):
+        dx.run(encoder, data, out=of_format_4, **options)
+    assert {file: file.read_bytes() for file in of_format_4.rglob("*") if file.is_file()} == before
+    again = dx.run(encoder, data, out=of_format_4, fresh=True, taps=["embed"], pooling="mean", **options)
+    assert not again.store.older and findings(again) == findings(now)
+    assert set(Folder(of_format_4).list()) <= listed(Folder(of_format_4))
+
+
+def test_an_index_whose_results_are_of_no_call_is_unreadable(path: Path) -> None:
+    document = json.loads((path / "results" / "zarr.json").read_text())
+    right = document["attributes"]
+    for call in (7, -1, 1.0, "0", None):
+        entries = {owner: [entry | {"call": call} for entry in rows] for owner, rows in right["entries"].items()}
+        write_group(Folder(path / "results"), right | {"entries": entries})
+        with pytest.raises(DiagnosticsError, match="cannot be read"):
+            dx.open_run(path)
+        assert "cannot be read" in refused("show", path)
+    write_group(Folder(path / "results"), right | {"calls": [], "entries": {}, "omissions": []})
+    with pytest.raises(DiagnosticsError, match="cannot be read"):
+        dx.open_run(path)
 
 
 # What fails alone
@@ -445,7 +516,7 @@ def test_an_index_that_is_not_one_is_unreadable(path: Path) -> None:
         with pytest.raises(DiagnosticsError, match="cannot be read"):
             dx.open_run(path).to_json()
     for sealed in (content, {}, {**right, "files": []}):
-        write_group(path / "results", sealed)
+        write_group(Folder(path / "results"), sealed)
         with pytest.raises(DiagnosticsError, match="cannot be read"):
             dx.open_run(path).to_json()
 
@@ -453,23 +524,21 @@ def test_an_index_that_is_not_one_is_unreadable(path: Path) -> None:
 # What --fresh drops
 
 
-def test_a_kill_while_a_run_is_dropped_leaves_a_folder_that_the_same_command_goes_on_in(
+def test_a_kill_while_stores_of_controls_are_replaced_leaves_a_folder_that_the_same_command_goes_on_in(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With another seed the stores of controls are dropped, the main one is not."""
+    """With another seed the stores of controls are made anew, the main one is not."""
 
-    def killed(folder: Path, **_: Any) -> None:
-        for file in Path(folder).glob("zarr.json"):  # a kill after the first file
-            file.unlink()
-            raise KeyboardInterrupt
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("diagnostics.activations.lock.shutil.rmtree", killed)
+        patched.setattr(os, "unlink", killed)
         with pytest.raises(KeyboardInterrupt):
             again(path, "rankme", fresh=True, seed=7)
     run = again(path, "rankme", fresh=True, seed=7)
     assert set(run.controls) >= WEIGHTS and not run.skipped
-    assert not [file for file in path.rglob(".*") if "partial" in file.name]
+    assert not list(path.rglob(".*"))
 
 
 def test_fresh_drops_a_run_of_which_a_shard_is_gone(path: Path) -> None:
@@ -508,12 +577,11 @@ def test_what_may_not_be_removed_stays_a_run_and_a_link_to_itself_is_none(
 ) -> None:
     before = findings(dx.open_run(path))
 
-    def forbidden(*_: Any, ignore_errors: bool = False) -> None:
-        if not ignore_errors:
-            raise PermissionError(13, "Permission denied")
+    def forbidden(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patched:
-        patched.setattr("diagnostics.activations.lock.shutil.rmtree", forbidden)
+        patched.setattr(os, "rename", forbidden)
         with pytest.raises(DiagnosticsError, match="cannot be written"):
             again(path, "rankme", fresh=True, token_budget=0)
     assert findings(dx.open_run(path)) == before
@@ -522,6 +590,6 @@ def test_what_may_not_be_removed_stays_a_run_and_a_link_to_itself_is_none(
     with pytest.raises(DiagnosticsError, match="choose another"):
         again(loop, "rankme")
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "exists", lambda _: forbidden())
+        patched.setattr(os, "lstat", forbidden)
         with pytest.raises(DiagnosticsError, match=r"cannot be read \(Permission denied\)"):
             dx.open_run(path)

@@ -21,9 +21,10 @@ from diagnostics import Target, split_groups
 from diagnostics.activations import shards
 from diagnostics.activations.contract import shuffled
 from diagnostics.activations.extract import extract
+from diagnostics.activations.folder import Folder, pages
 from diagnostics.activations.lock import check_room, lock
 from diagnostics.activations.plan import row_order
-from diagnostics.activations.shards import Layout, ShardBuffer, ShardReader, pages
+from diagnostics.activations.shards import Layout, ShardBuffer, ShardReader
 from diagnostics.activations.store import Store
 from diagnostics.errors import DiagnosticsError
 
@@ -48,6 +49,7 @@ def test_zarr_reads_shards_as_written(
     block = min(block, tokens)
     values = np.random.default_rng(0).standard_normal((n, tokens, features)).astype(dtype)
     folder = tmp_path_factory.mktemp("shard")
+    owner = Folder(folder)
     array = zarr.create_array(
         folder / "a", shape=values.shape, dtype=dtype, chunks=(rows, block, features),
         shards=(rows, -(-tokens // block) * block, features), compressors=Crc32cCodec(), fill_value=np.nan,
@@ -60,9 +62,9 @@ def test_zarr_reads_shards_as_written(
         for row in range(len(part)):
             buffer.put(row, torch.from_numpy(part[row : row + 1].astype(np.float32)))
         np.testing.assert_array_equal(buffer.rows(len(part)), part)
-        buffer.write(folder, b"run", shard)
+        buffer.write(owner, b"run", shard)
     np.testing.assert_array_equal(array[:], values)
-    reader = ShardReader(folder, b"run", layout)
+    reader = ShardReader(owner, b"run", layout)
     by_chunk = [reader.chunk(chunk) for chunk in range(layout.chunks)]
     np.testing.assert_array_equal(np.concatenate(by_chunk, axis=1), values)
     by_shard = [reader.shard(shard).copy() for shard in range(layout.shards)]
@@ -76,11 +78,11 @@ def test_reading_past_the_cache_is_reading(stored: Store, monkeypatch: pytest.Mo
     flag = getattr(os, "O_DIRECT", 0)
     opened, kept = [], os.open
 
-    def refusing(path: Path, flags: int, *mode: int) -> int:
+    def refusing(path: Path, flags: int, *mode: int, **at: int) -> int:
         opened.append(flags)
         if flag and flags & flag and not direct:
             raise OSError(errno.EINVAL, "no direct reading here")
-        return kept(path, flags, *mode)
+        return kept(path, flags, *mode, **at)
 
     monkeypatch.setattr(os, "open", refusing)
     for result, values in zip(stored.feature_blocks("norm"), expected, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ import diagnostics.activations.writing
 import diagnostics.report.html
 import diagnostics.runs.given
 import diagnostics.runs.job
+from diagnostics.activations.folder import Folder
 
 from commands import diagnose, refused
 
@@ -487,7 +489,7 @@ def test_a_folder_without_permission_cannot_be_written(
     elif place == "make the store":
         monkeypatch.setattr(diagnostics.activations.writing, "_write_samples", denied)
     else:
-        monkeypatch.setattr(Path, "rename", denied)
+        monkeypatch.setattr(os, "rename", denied)
     sentence = refused("run", mine("build"), "--data", mine("data"), "--out", out, *QUICK)
     assert "run cannot be written (Permission denied): choose another folder with --out." in sentence
     assert not out.exists()
@@ -527,13 +529,13 @@ def test_no_space_for_the_store_leaves_nothing(
 
 def in_the_store(monkeypatch: pytest.MonkeyPatch, error: Callable[..., Any], after: int) -> None:
     """Of the shards that are written from now on, all but the first `after` fail."""
-    real, calls = diagnostics.activations.shards._write, [0]
+    real, calls = Folder.put, [0]
 
-    def write(*args: Any) -> None:
-        calls[0] += 1
-        return error() if calls[0] > after else real(*args)
+    def put(self: Folder, name: str, data: Any, length: int | None = None, **options: Any) -> None:
+        calls[0] += length is not None
+        return error() if calls[0] > after else real(self, name, data, length, **options)
 
-    monkeypatch.setattr(diagnostics.activations.shards, "_write", write)
+    monkeypatch.setattr(Folder, "put", put)
 
 
 def test_no_space_in_a_shard_says_how_to_go_on_and_the_same_command_then_finishes(
@@ -554,25 +556,25 @@ def test_no_space_in_a_shard_says_how_to_go_on_and_the_same_command_then_finishe
 def test_no_space_after_the_extraction_is_told_and_the_same_command_then_finishes(
     mine: Callable[[str], str], out: Path, monkeypatch: pytest.MonkeyPatch, place: str, error: Callable[..., Any]
 ) -> None:
-    with_controls = place == "control"
+    with_controls, put = place == "control", Folder.put
     command = [
         "run", mine("build"), "--data", mine("data"), "--out", out, "--json",
         *(["--measures", "knn_probe"] if with_controls else QUICK),
     ]  # fmt: skip
     with monkeypatch.context() as disk:
         if place == "report":
-            disk.setattr(Path, "write_text", error)
+            disk.setattr(Folder, "put", lambda self, name, *rest, **options: error() if name == "report.html" else put(self, name, *rest, **options))
         elif place == "results":
-            disk.setattr(diagnostics.activations.results.xr.DataTree, "to_zarr", error)
+            disk.setattr(Folder, "swap", error)
         else:
-            real = Path.mkdir
+            real = os.mkdir
 
-            def mkdir(self: Path, *args: Any, **kwargs: Any) -> None:
-                if self.name == "shuffled_labels":
+            def mkdir(name: str, *args: Any, **kwargs: Any) -> None:
+                if name == "shuffled_labels":
                     error()
-                real(self, *args, **kwargs)
+                real(name, *args, **kwargs)
 
-            disk.setattr(Path, "mkdir", mkdir)
+            disk.setattr(os, "mkdir", mkdir)
         sentence = refused(*command)
     assert ("No space left for" if error is full else "cannot be written (Permission denied)") in sentence
     assert diagnose(*command).status == 0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
 import shutil
 import webbrowser
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -113,6 +115,19 @@ def test_open_writes_a_report_where_results_are_newer_and_shows_it(run: Path, mo
     os.utime(report, (0, 0))
     assert diagnose("open", run).status == 0
     assert "tiny-image" in report.read_text(encoding="utf-8")
+
+
+def test_on_a_disk_that_is_read_only_clean_advises_no_option_that_it_lacks(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    for module, name in (("filelock.FileLock", "acquire"), ("os", "rename"), ("os", "unlink")):
+        with monkeypatch.context() as disk:
+            disk.setattr(f"{module}.{name}", read_only)
+            sentence = refused("clean", run, "--tokens")
+        assert sentence == f"{run} cannot be written (Read-only file system): make it writable."
 
 
 def test_clean_says_what_it_freed_and_refuses_what_it_may_not_touch(run: Path) -> None:

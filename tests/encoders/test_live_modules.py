@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import random
 import tempfile
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from diagnostics.encoders.evaluating import evaluating, placed, random_kept, see
 from diagnostics.encoders.placement import verify_grid
 from diagnostics.errors import DiagnosticsError, StorageError
 
-from tiny import LENGTH, tiny_dataset
+from tiny import LENGTH, tiny_dataset, tiny_encoder
 
 WIDTH, PATCH = 8, 4
 
@@ -320,3 +322,30 @@ def test_modes_are_kept_where_eval_is_overridden() -> None:
     with evaluating(module):
         assert not module.training
     assert module.training and module.merged == 0
+
+
+def test_a_module_without_numbers_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Linear(LENGTH, WIDTH), nn.Linear(WIDTH, WIDTH)).to("meta")
+    options: dict[str, Any] = {"measures": "rankme", "controls": False, "report": False, "out": tmp_path / "run"}
+    encoder = tiny_encoder()
+    on_meta = encoder.with_module(copy.deepcopy(encoder.module).to("meta"), "empty")
+    for empty in (module, on_meta):
+        with pytest.raises(DiagnosticsError, match="on the device meta, which holds no numbers: load them first"):
+            dx.run(empty, tiny_dataset(40), **options)
+    with pytest.raises(DiagnosticsError, match="holds no numbers"):
+        on_meta.transform(tiny_dataset(40)[:2])
+
+
+def test_two_threads_read_one_module_as_one_thread_does() -> None:
+    """They counted each other's calls, and were advised to correct the tap's Site."""
+    encoder, data = tiny_encoder(blocks=6), tiny_dataset(40)
+    encoder.module.train()
+    expected = encoder.transform(data[:], tap="blocks.5")
+
+    def read(_: int) -> np.ndarray:
+        return np.asarray(encoder.transform(data[:], tap="blocks.5", batch_size=1))
+
+    with ThreadPoolExecutor(4) as pool:
+        for features in pool.map(read, range(8)):
+            np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-6)
+    assert encoder.module.training

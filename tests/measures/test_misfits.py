@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -152,8 +153,8 @@ def test_numbers_are_read_as_they_were_given_whatever_a_measure_says_of_their_st
     result = measured(store, marked).results["odd"]
     assert "chosen_tap" not in result.attrs and "hidden_gap" not in result.attrs and result.attrs["x"] == [0, 1, 2]
     options: dict[str, Any] = {"measures": ["odd"], "pairwise": (), "controls": (), "order": ["odd"], "fresh": False}
-    (tmp_path / "run").mkdir()
-    merge_results(tmp_path / "run", {ENCODER: {"odd": result}}, [], {"seed": 0}, **options)
-    read = open_results(tmp_path / "run")["odd"]
+    own = Store(Path(shutil.copytree(store.path, tmp_path / "run")))
+    merge_results(own, {ENCODER: {"odd": result}}, [], {"seed": 0}, **options)
+    read = open_results(own)["odd"]
     for name in ("score", "low", "high"):
         assert list(read[name].values) == list(range(len(store.taps)))

@@ -9,6 +9,7 @@ import pytest
 
 import diagnostics as dx
 from diagnostics import Dataset, Grid, Tap
+from diagnostics.activations.folder import Folder
 from diagnostics.activations.plan import plan
 from diagnostics.activations.tokens import bytes_below, token_bytes
 from diagnostics.progress import Cost
@@ -24,7 +25,7 @@ def said_and_written(encoder: Any, dataset: Dataset, out: Path, **options: Any) 
     events: list[Any] = []
     dx.run(encoder, dataset, out=out, watch=events.append, **options)
     (cost,) = (event for event in events if isinstance(event, Cost))
-    return cost, bytes_below(out), token_bytes(out)
+    return cost, bytes_below(out), token_bytes(Folder(out))
 
 
 @pytest.mark.parametrize(

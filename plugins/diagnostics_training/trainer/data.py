@@ -8,8 +8,8 @@ own.
 
 import contextlib
 import functools
-import multiprocessing
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -44,10 +44,11 @@ def batches_ahead(batches: Batches, steps: range, world: World, workers: int) ->
     """The batches of the steps, in order, in pinned memory where they go to a GPU; all that makes them ends with the context.
 
     With 0 workers a thread makes the next one, otherwise each worker makes two ahead. Raises what a batch raises, and
-    DiagnosticsError where a worker is ended from outside, or this system cannot fork.
+    DiagnosticsError where a worker is ended from outside, or on a system other than Linux.
     """
-    if workers and "fork" not in multiprocessing.get_all_start_methods():
-        raise DiagnosticsError("This system cannot fork, which workers need here: leave --workers out.")
+    if workers and sys.platform != "linux":
+        # Elsewhere system libraries may hang or crash after a fork, and what encoders prepare with seldom can be pickled.
+        raise DiagnosticsError("Workers are forked, which only Linux does safely: leave --workers out.")
     pinned = world.device.startswith("cuda")
 
     def make(step: int) -> Batch:

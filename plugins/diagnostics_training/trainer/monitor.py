@@ -208,14 +208,20 @@ def format_duration(seconds: float) -> str:
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
-    """What was logged, in order; a last line that a kill cut short is left out."""
+    """What was logged, in order; a last line that a kill cut short is left out. Raises DiagnosticsError for another that is none."""
     path = folder / METRICS
     if not path.is_file():
         return []
     entries: list[dict[str, Any]] = []
-    for line in path.read_text().splitlines():
+    logged = path.read_text(errors="replace").splitlines()
+    for number, line in enumerate(logged, 1):
         try:
-            entries.append(json.loads(line))
-        except ValueError:
-            break
+            entry = json.loads(line)
+            entries.append({**entry, "step": int(entry["step"]), "loss": float(entry["loss"])})
+        except (ValueError, TypeError, KeyError) as error:
+            if number < len(logged):
+                raise DiagnosticsError(
+                    f"Line {number} of {path} is damaged: remove that line, or the file, and give the same command again; the training "
+                    "goes on from its checkpoint."
+                ) from error
     return entries

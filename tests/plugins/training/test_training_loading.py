@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Generator
@@ -162,7 +163,7 @@ def test_an_interrupt_leaves_no_process(waiting: bool) -> None:
     assert time.monotonic() - started < 300
 
 
-def test_a_system_that_cannot_fork_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
-    with pytest.raises(DiagnosticsError, match="cannot fork"), batches_ahead(numbered, range(2), World(), 1):
+def test_nothing_is_forked_where_that_is_not_safe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(DiagnosticsError, match="only Linux does safely: leave --workers out"), batches_ahead(numbered, range(2), World(), 1):
         pass

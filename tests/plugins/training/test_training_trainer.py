@@ -232,6 +232,27 @@ def test_lamb_goes_on_with_the_count_of_its_group(tmp_path: Path, group: str, mo
     assert (lines(tmp_path / "stopped") == lines(tmp_path / "whole")) == (group == "group/")
 
 
+@pytest.mark.parametrize("damage", [b"\xff\xfe{}", b"[]", b"7", b'{"step": 3}', b'{"step": "a", "loss": 1}', b"{"])
+def test_a_damaged_log_says_how_to_go_on(tmp_path: Path, damage: bytes) -> None:
+    settings = Settings(12, lr=0.01, log_every=1, checkpoint_every=6)
+
+    def until(step: int, rank: int, world: int) -> dict[str, Tensor]:
+        if step == 8:
+            raise KeyboardInterrupt
+        return batches(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(Line(), until, settings, tmp_path)
+    log = tmp_path / "metrics.jsonl"
+    whole = log.read_bytes().splitlines()
+    log.write_bytes(b"\n".join([*whole[:2], damage, *whole[3:], b""]))
+    with pytest.raises(DiagnosticsError, match=r"Line 3 of .*metrics\.jsonl is damaged: remove that line, or the file"):
+        trained(tmp_path, settings)
+    log.write_bytes(b"\n".join([*whole[:2], *whole[3:], b""]))
+    trained(tmp_path, settings)
+    assert lines(tmp_path)[-1]["step"] == 12
+
+
 def test_lines_after_the_checkpoint_are_cut_off(tmp_path: Path) -> None:
     trained(tmp_path, Settings(20, log_every=1, checkpoint_every=20))
     with (tmp_path / "metrics.jsonl").open("a") as file:
