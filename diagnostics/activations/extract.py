@@ -21,6 +21,7 @@ from diagnostics.activations.identity import (
 )
 from diagnostics.activations.plan import Plan, Step, row_order
 from diagnostics.activations.replacing import beside, remove
+from diagnostics.activations.sealed import NAME
 from diagnostics.activations.store import Store, is_run
 from diagnostics.activations.writing import ShardBuffers, create
 from diagnostics.datasets.dataset import Dataset
@@ -128,11 +129,17 @@ class _SampleError(DiagnosticsError):
     """NaN, infinity, overflow or gaps: the same command would meet it at the same sample again."""
 
 
-def _existing(folder: Folder, wanted: Mapping[str, str], dataset: Dataset) -> Store | None:
+def refuse_other_folder(folder: Folder) -> None:
+    """Raises where a place is neither a run nor empty."""
     path = folder.path
-    if folder.head("zarr.json") is None:
-        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-            raise StorageError(f"{path} is not a run, so nothing is written there: choose another --out.")
+    if folder.head(NAME) is None and path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise StorageError(f"{path} is not a run, so nothing is written there: choose another --out.")
+
+
+def _existing(folder: Folder, wanted: Mapping[str, str], dataset: Dataset) -> Store | None:
+    refuse_other_folder(folder)
+    path = folder.path
+    if folder.head(NAME) is None:
         return None
     store = Store(folder)
     if store.older:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import default_collate
 
 from diagnostics.activations.contract import StoredTarget, shuffled
-from diagnostics.activations.extract import extract
+from diagnostics.activations.extract import extract, refuse_other_folder
 from diagnostics.activations.folder import Folder
 from diagnostics.activations.lock import check_room, lock
 from diagnostics.activations.observe import observe
@@ -227,9 +227,7 @@ class _Job:
             request.encoder, request.dataset, request.seed,
             encoder_spec=request.encoder_spec, dataset_spec=request.dataset_spec,
         ).to_attrs()  # fmt: skip
-        store = self._extract(
-            request.encoder, self.folder, request.taps, about, self.measures, announced=True
-        )
+        store = self._extract(request.encoder, self.folder, request.taps, about, self.measures, announced=True)
         self.folder = store.folder
         # Before any of them is there: what is not listed is never removed.
         store.set_attrs(
@@ -357,6 +355,7 @@ class _Job:
             if announced:
                 self._explain_attention(encoder, taps)
                 if request.fresh or not is_run(place):
+                    refuse_other_folder(place)
                     why = find_difference(encoder, request.dataset, taps, compute)
                     about = {**about, "repeatable": not why, "unrepeatable": why}
             with attention_in(request.attention if computed else "auto"):

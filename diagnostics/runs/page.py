@@ -135,7 +135,10 @@ def _lead(run: Run) -> list[Sentence]:
         ),
     ]
     older = "An older version wrote this run: it is read, and not resumed." if run.store.older else ""
-    return [*lead, *(Sentence(caution, "caution") for caution in (run.untrained, run.record.unrepeatable, older) if caution)]
+    return [
+        *lead,
+        *(Sentence(caution, "caution") for caution in (run.untrained, run.record.unrepeatable, older) if caution),
+    ]
 
 
 def _how_read(run: Run) -> Sentence:

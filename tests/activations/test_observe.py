@@ -342,8 +342,8 @@ def test_without_attention_the_run_goes_on_and_says_why(tmp_path: Path) -> None:
     assert run.skipped["attention_distance"].startswith("tiny gives no attention")
     encoder.module.passes = 0
     dx.run(encoder, tiny_dataset(N), **options)
-    assert encoder.module.passes == 2, (
-        "over the example alone: whether it gives the same, and whether controls give it too"
+    assert encoder.module.passes == 4, (
+        "over the example alone: whether it gives the same, whether controls give it too, and what weights each of two controls leaves"
     )
     # Who asks for nothing else is refused; beside others it is left out.
     with pytest.raises(DiagnosticsError, match=r"attention_distance gives nothing for tiny on .*no attention inside"):

@@ -296,7 +296,9 @@ def test_a_run_of_format_4_is_read_and_marked_and_not_resumed(of_format_4: Path,
         (True, "finished, older, not resumed")
     ]
     before = {file: file.read_bytes() for file in of_format_4.rglob("*") if file.is_file()}
-    with pytest.raises(StorageError, match=r"written by an older version: it can be read but not gone on with, .* --fresh"):
+    with pytest.raises(
+        StorageError, match=r"written by an older version: it can be read but not gone on with, .* --fresh"
+    ):
         dx.run(encoder, data, out=of_format_4, **options)
     assert {file: file.read_bytes() for file in of_format_4.rglob("*") if file.is_file()} == before
     again = dx.run(encoder, data, out=of_format_4, fresh=True, taps=["embed"], pooling="mean", **options)
@@ -535,8 +537,8 @@ def test_a_kill_while_stores_of_controls_are_replaced_leaves_a_folder_that_the_s
     with monkeypatch.context() as patched:
         patched.setattr(os, "unlink", killed)
         with pytest.raises(KeyboardInterrupt):
-            again(path, "rankme", fresh=True, seed=7)
-    run = again(path, "rankme", fresh=True, seed=7)
+            again(path, "rankme", fresh=True, seed=7, control_measures="all")
+    run = again(path, "rankme", fresh=True, seed=7, control_measures="all")
     assert set(run.controls) >= WEIGHTS and not run.skipped
     assert not list(path.rglob(".*"))
 

@@ -563,7 +563,13 @@ def test_no_space_after_the_extraction_is_told_and_the_same_command_then_finishe
     ]  # fmt: skip
     with monkeypatch.context() as disk:
         if place == "report":
-            disk.setattr(Folder, "put", lambda self, name, *rest, **options: error() if name == "report.html" else put(self, name, *rest, **options))
+            disk.setattr(
+                Folder,
+                "put",
+                lambda self, name, *rest, **options: (
+                    error() if name == "report.html" else put(self, name, *rest, **options)
+                ),
+            )
         elif place == "results":
             disk.setattr(Folder, "swap", error)
         else:

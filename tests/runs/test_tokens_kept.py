@@ -79,7 +79,9 @@ def test_controls_of_weights_are_measured_by_probes_alone_unless_asked(tmp_path:
     measures = "linear_probe,rankme,self_similarity"
     probes = run(tmp_path / "a", measures, controls=True)
     assert list(probes.controls["fresh_weights"].children) == ["linear_probe"]
-    stores = {path.parent.name: token_bytes(Folder(path.parent)) for path in (tmp_path / "a" / "controls").glob("*/zarr.json")}
+    stores = {
+        path.parent.name: token_bytes(Folder(path.parent)) for path in (tmp_path / "a" / "controls").glob("*/zarr.json")
+    }
     assert stores["fresh_weights"] == stores["permuted_weights"] == 0 < probes.disk_use[0]
     whole = run(tmp_path / "b", measures, controls=True, control_measures="all")
     assert set(whole.controls["fresh_weights"].children) == set(measures.split(","))

@@ -165,5 +165,8 @@ def test_an_interrupt_leaves_no_process(waiting: bool) -> None:
 
 def test_nothing_is_forked_where_that_is_not_safe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
-    with pytest.raises(DiagnosticsError, match="only Linux does safely: leave --workers out"), batches_ahead(numbered, range(2), World(), 1):
+    with (
+        pytest.raises(DiagnosticsError, match="only Linux does safely: leave --workers out"),
+        batches_ahead(numbered, range(2), World(), 1),
+    ):
         pass
