@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import stat
+import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -173,10 +174,16 @@ class Folder:
                 self.delete_prefix(temporary)
             raise
 
-    def tidy(self, of: str = "") -> None:
-        """Removes what a dead process left under temporary names, of all or `of` one name."""
+    def tidy(self, of: str = "", age: float = 0.0) -> None:
+        """Removes what a dead process left under temporary names, of all or `of` one name.
+
+        Without the lock a file of another process is told from that by its `age` in seconds.
+        """
         for name, _ in self._entries(""):
-            if (found := re.fullmatch(r"\.(.+)\.[0-9a-f]{16}\.partial", name)) and of in ("", found[1]):
+            found = re.fullmatch(r"\.(.+)\.[0-9a-f]{16}\.partial", name)
+            if not found or of not in ("", found[1]):
+                continue
+            if not age or ((status := self.head(name)) and time.time() - status.st_mtime > age):
                 self.delete_prefix(name)
 
     def move(self, name: str, to: str) -> None:

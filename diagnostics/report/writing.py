@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from diagnostics.activations.folder import Folder, writing
-from diagnostics.errors import DiagnosticsError
+from diagnostics.errors import DiagnosticsError, StorageError
+
+LONGEST_WRITE = 600.0
+"""Seconds after which whoever wrote a temporary file is dead: a text takes much less."""
 
 
 def write_whole(path: Path, text: str) -> Path:
@@ -16,6 +20,9 @@ def write_whole(path: Path, text: str) -> Path:
     if not path.parent.is_dir():
         raise DiagnosticsError(f"There is no folder {path.parent} for {path.name}: make it, or name another place.")
     with writing(path):
+        folder = Folder(path.parent)
+        with contextlib.suppress(OSError, StorageError):
+            folder.tidy(path.name, age=LONGEST_WRITE)
         # A folder's name may hold bytes that are no text.
-        Folder(path.parent).put(path.name, text.encode(errors="backslashreplace"))
+        folder.put(path.name, text.encode(errors="backslashreplace"))
     return path

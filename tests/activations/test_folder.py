@@ -21,6 +21,7 @@ from diagnostics.activations.replacing import listed
 from diagnostics.activations.store import Store
 from diagnostics.activations.tokens import remove_tokens
 from diagnostics.errors import StorageError
+from diagnostics.report.writing import write_whole
 from diagnostics.runs.card import write_card
 from diagnostics.runs.explorer import explore
 
@@ -398,3 +399,13 @@ def test_a_store_lists_each_of_its_files(run: Path) -> None:
     on_disk = {name for name in Folder(run).list() if not name.startswith(("results/", "controls/", "report"))}
     assert on_disk <= names
     assert set(Folder(run).list()) <= listed(Folder(run))
+
+
+def test_a_page_beside_runs_takes_away_what_a_dead_process_left_of_it(tmp_path: Path) -> None:
+    old, young, other = (tmp_path / f".{name}.{'0' * 15}{i}.partial" for i, name in enumerate(("a.md", "a.md", "b.md")))
+    for path in (old, young, other):
+        path.write_text("half")
+    for path in (old, other):
+        os.utime(path, (0, 0))
+    write_whole(tmp_path / "a.md", "whole")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.md", young.name, other.name}
