@@ -129,9 +129,9 @@ class Activations(ABC):
         >>> activations.pooled("blocks.1", "mean").shape
         (200, 48)
         >>> sum(len(tokens) for rows, tokens in activations.token_blocks("blocks.1"))
-        200
+        64
         >>> next(activations.feature_blocks("blocks.1")).shape
-        (200, 1536)
+        (64, 1536)
     """
 
     taps: Sequence[Tap]

@@ -71,6 +71,7 @@ def create(
     `dense` holds the targets that are stored on grids: name -> grid key -> [sample, token] in the dataset's order.
     """
     around, name = folder.around()
+    around.root.mkdir(parents=True, exist_ok=True)
     with writing(folder.path), around.making(name) as unfinished:
         new = Sealing(around.inside(unfinished))
         _write_samples(new, plan, dataset, dense)

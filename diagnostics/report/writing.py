@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 from pathlib import Path
 
 from diagnostics.activations.folder import Folder, writing
@@ -20,6 +22,8 @@ def write_whole(path: Path, text: str) -> Path:
     if not path.parent.is_dir():
         raise DiagnosticsError(f"There is no folder {path.parent} for {path.name}: make it, or name another place.")
     with writing(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         folder = Folder(path.parent)
         with contextlib.suppress(OSError, StorageError):
             folder.tidy(path.name, age=LONGEST_WRITE)

@@ -356,7 +356,8 @@ class _Job:
                 self._explain_attention(encoder, taps)
                 if request.fresh or not is_run(place):
                     refuse_other_folder(place)
-                    why = find_difference(encoder, request.dataset, taps, compute)
+                    with attention_in(request.attention):
+                        why = find_difference(encoder, request.dataset, taps, compute)
                     about = {**about, "repeatable": not why, "unrepeatable": why}
             with attention_in(request.attention if computed else "auto"):
                 store = extract(

@@ -372,7 +372,8 @@ class Run:
         """
         from diagnostics.runs.fitted_probe import fitted_probe
 
-        return fitted_probe(self, target, measure or self.recommend(target).measure, tap)
+        recommended = {each.target: each.measure for each in self.recommendations()}
+        return fitted_probe(self, target, measure or recommended.get(target, "linear_probe"), tap)
 
     def similarity(self) -> list[xr.Dataset]:
         """All similarities of tap pairs.

@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -166,10 +167,10 @@ def test_an_interrupt_leaves_the_page_of_before_and_nothing_beside_it(
     page = tmp_path / "page.html"
     page.write_text("before")
 
-    def interrupted(*_: Any) -> Any:
+    def interrupted(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Path, "replace", interrupted)
+    monkeypatch.setattr(os, "rename", interrupted)
     monkeypatch.setattr(
         "diagnostics.report.html.templates", lambda: Environment(loader=DictLoader({"page.html.j2": "after"}))
     )

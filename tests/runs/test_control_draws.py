@@ -99,6 +99,7 @@ def test_draws_are_added_to_the_first_which_stays(tmp_path: Path, capsys: Any, m
     monkeypatch.setenv("COLUMNS", "300")
     encoder, data = tiny_encoder(), tiny_dataset(60)
     options: dict[str, Any] = {"out": tmp_path / "run", "measures": ["linear_probe", "rankme"]}
+    options["control_measures"] = "all"
     one = dx.run(encoder, data, **options)
     print_page(run_page(one), Path("report.html"), full=True)
     page = unexplained(tmp_path / "run" / "report.html")

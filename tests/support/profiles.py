@@ -134,6 +134,6 @@ def finished_run(
     }
     return SimpleNamespace(
         **empty | others, path=Path("run"), profiles=lambda: profiles, encoder_name=encoder, dataset=dataset,
-        n=sizes, record=record, store=SimpleNamespace(identity={}),
+        n=sizes, record=record, store=SimpleNamespace(identity={}, older=False),
         index=SimpleNamespace(calls=[call], entries={}),
     )  # fmt: skip

@@ -46,7 +46,8 @@ def test_an_image_folder_runs_and_goes_on_after_it_was_moved(tmp_path: Path) -> 
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "waves").rename(tmp_path / "elsewhere/waves")
     stamps = {path: path.stat().st_mtime_ns for path in (out / "taps").rglob("c*")}
-    dx.run(tiny_image_encoder(), f"images:{tmp_path / 'elsewhere/waves'}", out=out, controls=False, report=False)
+    options = {"out": out, "measures": "linear_probe", "controls": False, "report": False}
+    dx.run(tiny_image_encoder(), f"images:{tmp_path / 'elsewhere/waves'}", **options)
     assert stamps and stamps == {path: path.stat().st_mtime_ns for path in (out / "taps").rglob("c*")}
     first = next((tmp_path / "elsewhere/waves").rglob("*.png"))
     Image.fromarray(255 - np.array(Image.open(first))).save(first)
