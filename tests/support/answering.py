@@ -18,8 +18,14 @@ from diagnostics import Dataset, DiagnosticsError, Grid, Question, Target, Torch
 COLOURS, SHAPES = ("red", "green", "blue", "grey"), ("disc", "star", "ring", "cross")
 SIDE, WIDTH = 4, 8
 WORDINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "colour": (("which colour is it?", "name the colour."), ("it is which colour?",)),
-    "shape": (("which shape is it?", "name the shape."), ("it is which shape?",)),
+    "colour": (
+        ("which colour is it?", "name the colour.", "it has which colour?", "is it of which colour?"),
+        ("it is which colour?",),
+    ),
+    "shape": (
+        ("which shape is it?", "name the shape.", "it has which shape?", "is it of which shape?"),
+        ("it is which shape?",),
+    ),
 }
 
 

@@ -95,7 +95,7 @@ def test_clips_are_the_videos_with_a_gap_between_splits() -> None:
         with av.open(str(at / f"{name}.mp4")) as container:
             frames = [frame.to_image() for frame in container.decode(video=0)]
         side = min(frames[0].size)
-        left, top = (frames[0].width - side) / 2, (frames[0].height - side) / 2
+        left, top = (frames[0].width - side) // 2, (frames[0].height - side) // 2  # whole pixels
         starts: dict[str, list[int]] = {}
         for i, key in enumerate(dataset.ids):
             video, rest = key.split("@")
@@ -105,7 +105,10 @@ def test_clips_are_the_videos_with_a_gap_between_splits() -> None:
             starts.setdefault(dataset.split[i], []).append(first)
             box = (left, top, left + side, top + side)
             wanted = np.stack(
-                [np.asarray(f.resize((32, 32), Image.Resampling.BILINEAR, box)) for f in frames[first : first + 8]]
+                [
+                    np.asarray(f.crop(box).resize((32, 32), Image.Resampling.BILINEAR))
+                    for f in frames[first : first + 8]
+                ]
             )
             np.testing.assert_array_equal(dataset[i], wanted[::-1] if way == "backwards" else wanted)
             assert order[i] == (way == "backwards")
