@@ -105,10 +105,7 @@ def test_clips_are_the_videos_with_a_gap_between_splits() -> None:
             starts.setdefault(dataset.split[i], []).append(first)
             box = (left, top, left + side, top + side)
             wanted = np.stack(
-                [
-                    np.asarray(f.crop(box).resize((32, 32), Image.Resampling.BILINEAR))
-                    for f in frames[first : first + 8]
-                ]
+                [np.asarray(f.crop(box).resize((32, 32), Image.Resampling.BILINEAR)) for f in frames[first : first + 8]]
             )
             np.testing.assert_array_equal(dataset[i], wanted[::-1] if way == "backwards" else wanted)
             assert order[i] == (way == "backwards")
