@@ -195,8 +195,13 @@ def _samples(given: Any, modality: Modality | None) -> tuple[Any, Modality, bool
 def _pixels(rows: Any, first: np.ndarray, i: int) -> np.ndarray:
     """An image or a video with its channels last, whole numbers from 0 to 255 as bytes; `first` is the first of all."""
     sample = np.moveaxis(rows[i], -3, -1) if channels_first(first) else np.asarray(rows[i])
-    small = first.dtype.kind in "iu" and first.min() >= 0 and first.max() < 256
-    return sample.astype(np.uint8) if small else sample
+    if first.dtype.kind not in "iu" or first.min() < 0 or first.max() > 255:
+        return sample
+    if sample.min() < 0 or sample.max() > 255:
+        raise DiagnosticsError(
+            f"Sample {i} of X holds {sample.min()} to {sample.max()}, and sample 0 bytes, 0 to 255: give all as numpy.uint8, or all as fractions."
+        )
+    return sample.astype(np.uint8)
 
 
 def _entries(entries: Any, name: str, n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -110,6 +110,14 @@ def test_the_samples_say_their_modality() -> None:
     assert dx.dataset(SERIES, modality="audio").modality == "audio"
 
 
+@pytest.mark.parametrize("odd", [300, -3])
+def test_whole_numbers_beyond_a_byte_are_refused_and_not_wrapped(odd: int) -> None:
+    pixels = PIXELS.astype(np.int64)
+    pixels[5, 0, 0, 0] = odd
+    with pytest.raises(DiagnosticsError, match=rf"^Sample 5 of X holds .*{odd}.*give all as numpy\.uint8"):
+        list(dx.dataset(pixels))
+
+
 def test_series_of_unequal_length_are_padded_and_equal_texts_are_a_group() -> None:
     data = dx.dataset([SERIES[i, : 8 + i % 5] for i in range(N)], LEVEL)
     assert data.ragged and np.isnan(data[0][0]) and data[4][-1] == SERIES[4, 11]
