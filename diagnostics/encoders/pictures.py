@@ -10,6 +10,9 @@ import numpy as np
 
 from diagnostics.errors import DiagnosticsError
 
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
+"""What is decoded, whatever a file is called; other formats start programs (EPS) or are no pictures."""
+
 
 def central_part(shape: tuple[int, ...], size: Sequence[int] = (1, 1)) -> tuple[tuple[int, int], ...]:
     """(start, stop) along each axis of an image [y, x] or a video [t, y, x], of the largest middle with the proportions of `size`.
@@ -36,7 +39,7 @@ def to_pixels(sample: Any, grey: bool) -> Any:
     if isinstance(sample, (str, os.PathLike)):
         from PIL import Image
 
-        with Image.open(sample) as image:
+        with Image.open(sample, formats=FORMATS) as image:
             return to_pixels(image, grey)
     if not hasattr(sample, "getbands"):
         return sample

@@ -149,3 +149,12 @@ def test_a_function_of_texts_takes_strings() -> None:
     encoder.transform(texts)
     dx.measure(encoder, data, measures="rankme")
     assert seen and all(type(text) is str for text in seen)
+
+
+def test_a_new_photo_starts_no_program(model: nn.Module, scenes: dx.Dataset, tmp_path: Path) -> None:
+    """Pillow gives EPS to Ghostscript, which runs what the file says."""
+    Image.fromarray(scenes[0]).save(tmp_path / "photo.eps")
+    (tmp_path / "photo.eps").rename(tmp_path / "photo.png")
+    encoder = dx.encoder_of(model, scenes, **FED)
+    with pytest.raises(DiagnosticsError, match=r"cannot be read \(UnidentifiedImageError"):
+        encoder.transform([tmp_path / "photo.png"], tap="0")

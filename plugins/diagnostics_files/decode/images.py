@@ -11,14 +11,12 @@ import numpy as np
 from PIL import Image
 
 from diagnostics import DiagnosticsError
-from diagnostics.encoders.pictures import central_part
+from diagnostics.encoders.pictures import FORMATS, central_part
 from diagnostics_files.errors import Unusable, check_regular, damaged, decoding, too_large
 
 LARGEST = 4096
 MOST_PIXELS = 100_000_000
 """Of one image: decoding holds several copies of them, of 4 bytes a pixel."""
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
-"""What is decoded, whatever a file is called; other formats start programs (EPS) or are no pictures."""
 
 
 def check_size(size: int | None, dataset: str) -> None:
