@@ -83,7 +83,7 @@ class BesideExtraction:
         batch = default_collate([self.encoder.preprocess(self.dataset[int(row)]) for row in rows])
         prepared = cpu()
         with torch.inference_mode():
-            self.encoder.module.forward_features(batch)  # type: ignore[attr-defined]
+            self.encoder.module.forward_features(batch)  # type: ignore[attr-defined]  (a module of timm)
         self.seen = event.done
         self.preparing += prepared - start
         self.forward += cpu() - prepared

@@ -133,7 +133,7 @@ def ours() -> dict[str, Any]:
         off = largest_difference(first, second, matrix, [(0, 11), (3, 4), (11, 11)])
     # The same activations shifted by 1e4 before they are stored: what float32 then rounds away is gone for both.
     with tempfile.TemporaryDirectory() as folder:
-        shifted = captured(Shifted(models[0]), Path(folder) / "run", Spent(), SHIFTED, taps=2)  # type: ignore[arg-type]
+        shifted = captured(Shifted(models[0]), Path(folder) / "run", Spent(), SHIFTED, taps=2)  # type: ignore[arg-type]  (what a pass asks of it, and no more)
         of_shifted = measure.compute(shifted, None, 0)["matrix"].values
         off_shifted = largest_difference(shifted, shifted, of_shifted, [(0, 1), (0, 0)])
     print(

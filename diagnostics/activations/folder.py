@@ -115,7 +115,7 @@ class Folder:
                 file.seek(first)
                 while done < stop - first:
                     # A read that stops within a page leaves the next one unaligned, so that it fails and the cache serves.
-                    count = file.readinto(memory[done : -(-(stop - first) // PAGE) * PAGE].data)  # pyright: ignore[reportAttributeAccessIssue]
+                    count = file.readinto(memory[done : -(-(stop - first) // PAGE) * PAGE].data)  # pyright: ignore[reportAttributeAccessIssue]  (raw and buffered files have it)
                     if not count:
                         raise ValueError("it ends too soon")
                     done += count
@@ -133,7 +133,7 @@ class Folder:
         def write(flag: int) -> None:
             handle = os.open(last, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | flag, dir_fd=folder)
             with os.fdopen(handle, "wb", buffering=0) as file:
-                rest = memoryview(data)  # pyright: ignore[reportArgumentType]
+                rest = memoryview(data)  # pyright: ignore[reportArgumentType]  (arrays are buffers; numpy types them so from 3.12)
                 while len(rest):
                     rest = rest[file.write(rest) :]
                 file.truncate(length)

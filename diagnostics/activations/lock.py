@@ -21,7 +21,7 @@ def lock(path: Path, remedy: str = "wait for it, or choose another folder with -
         held = filelock.FileLock(holder, timeout=0)
         held.acquire()
         # Whoever held it may have removed its file since it was opened here.
-        while not (holder.exists() and os.path.samestat(holder.stat(), os.fstat(held._context.lock_file_fd))):  # pyright: ignore[reportPrivateUsage, reportArgumentType]
+        while not (holder.exists() and os.path.samestat(holder.stat(), os.fstat(held._context.lock_file_fd))):  # pyright: ignore[reportPrivateUsage, reportArgumentType]  (filelock shows its handle nowhere else)
             held.release()
             held.acquire()
     except filelock.Timeout as error:

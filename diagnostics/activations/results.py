@@ -129,7 +129,7 @@ def open_results(store: Store) -> xr.DataTree:
     # Each file is read to be verified, and xarray reads many small files much faster from memory.
     files = MemoryStore({name: Buffer.from_bytes(data) for name, data in _read(store).items()}, read_only=True)
     try:
-        groups = xr.open_groups(files, engine="zarr", consolidated=False)  # pyright: ignore[reportArgumentType]
+        groups = xr.open_groups(files, engine="zarr", consolidated=False)  # pyright: ignore[reportArgumentType]  (stores are taken, paths alone are typed)
         # Zarr lists what a folder holds in another order each time.
         ordered = {name: group[sorted(map(str, group.data_vars))].load() for name, group in sorted(groups.items())}
         return xr.DataTree.from_dict(ordered)

@@ -91,4 +91,4 @@ def test_controls_of_weights_are_measured_by_probes_alone_unless_asked(tmp_path:
         DiagnosticsError, match=r"Unknown choice of measures of controls .*'some': there are all, probes"
     ):
         run(tmp_path / "c", measures, control_measures="some")
-    assert "control_measures" in command.__wrapped__.__annotations__  # type: ignore[attr-defined]
+    assert "control_measures" in command.__wrapped__.__annotations__  # type: ignore[attr-defined]  (set by functools.wraps)

@@ -153,7 +153,7 @@ def what_there_is_goes_in(module: nn.Module, pixels: Tensor, names: Sequence[str
     assert_type(dx.dataset("lorenz?n=40"), dx.Dataset)
     assert_type(dx.dataset(pixels, {"species": names}, groups=names, splits=names, modality="image"), dx.Dataset)
     assert_type(dx.dataset(table, ["a", "b"], groups="machine"), dx.Dataset)
-    torch_dataset: torch.utils.data.Dataset[tuple[Tensor, int]] = torch.utils.data.TensorDataset(pixels)  # type: ignore[assignment]
+    torch_dataset: torch.utils.data.Dataset[tuple[Tensor, int]] = torch.utils.data.TensorDataset(pixels)  # type: ignore[assignment]  (pairs by what is checked here alone)
     assert_type(dx.run(module, (pixels, names)), dx.Run)
     assert_type(dx.measure(module, torch_dataset), xr.Dataset)
     assert_type(dx.encoder_of(module, (table, "a")), dx.TorchEncoder)
