@@ -12,6 +12,9 @@ from diagnostics.measures.verdict import Verdict
 from diagnostics.report.numbers import format_interval, number
 from diagnostics.runs.profile import Profile
 
+MOST_NAMED = 10
+"""Other taps up to which the sentence names each; all are in `also`."""
+
 Confidence = Literal["shown", "no gap", "likely", "undecided", "at chance"]
 
 
@@ -80,7 +83,10 @@ class Recommendation:
         text = f"For {self.target} use {self.place} ({self.pooling}): {self.score_name} {format_interval(self.score)}"
         if not self.at_output:
             text += f", output {format_interval(self.output)}"
-        also = f"; {enumerated(self.also)} not shown to be worse" if self.also else ""
+        also = ""
+        if self.also:
+            others = enumerated(self.also) if len(self.also) <= MOST_NAMED else f"{len(self.also)} other taps"
+            also = f"; {others} not shown to be worse"
         sure = "" if self.reading.startswith(self.confidence) else f"{self.confidence}: "
         return f"{text}; {sure}{self.reading}{also}."
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,8 @@ def test_taps_that_are_alike_are_named_beside_the_one_chosen() -> None:
     advice = recommendation("value", (0.2, 50.0, 50.0, 1.0))
     assert {advice.tap, *advice.also} == {"t1", "t2"}
     assert str(advice).endswith(f"; {advice.also[0]} not shown to be worse.")
+    many = replace(advice, also=tuple(f"blocks.{i}" for i in range(49)))
+    assert str(many).endswith("; 49 other taps not shown to be worse.") and len(many.to_json()["also"]) == 49
 
 
 @pytest.mark.parametrize("controls", [True, False], ids=["controls", "no controls"])
