@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from diagnostics import DiagnosticsError, LazySamples, Target, complete_splits
-from diagnostics.datasets.target import one_by_one
+from diagnostics.plugin import DiagnosticsError, LazySamples, Target, complete_splits
 from diagnostics_files.decode.images import mask, picture
 from diagnostics_files.errors import Unusable, alone, join_notes, sentence, usable, utf8_name, warn
 from diagnostics_files.lazy_dataset import FileDataset
@@ -54,7 +54,7 @@ def build(path: str, frames: int, sets: str | None, seed: int, on_error: str) ->
     read, present, how = class_numbers(map(masks, clips), 255)
     if not any(present):
         raise DiagnosticsError(f"The masks of {scheme} show no object: give masks that number objects from 1.")
-    maps = one_by_one(LazySamples(len(clips), lambda i: read(masks(clips[i]))))
+    maps: Any = LazySamples(len(clips), lambda i: read(masks(clips[i])))
     groups = [utf8_name(clip.video) for clip in clips]
     split, drawn, exchangeable = complete_splits([clip.split for clip in clips], groups, seed, scheme)
     return FileDataset(

@@ -4,12 +4,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
-from diagnostics import DiagnosticsError, LazySamples, Target, complete_splits
-from diagnostics.datasets.target import one_by_one
-from diagnostics.vocabulary import SPLIT_OF
+from diagnostics.plugin import SPLIT_OF, DiagnosticsError, LazySamples, Target, complete_splits
 from diagnostics_files.decode.images import depth, extent, mask, picture
 from diagnostics_files.errors import Unusable, alone, join_notes, sentence, usable, utf8_name, warn
 from diagnostics_files.lazy_dataset import FileDataset
@@ -55,7 +54,7 @@ def segmentation(path: str, unknown: int | None, seed: int, on_error: str) -> Fi
             f"The masks of {scheme} hold one class only ({', '.join(map(str, present)) or 'none'}; {unknown} is unknown): "
             f"give masks with at least two, or another{' or no' if asked else ''} ?unknown=."
         )
-    maps = one_by_one(LazySamples(len(kept), lambda i: read(numbers(kept[i]))))
+    maps: Any = LazySamples(len(kept), lambda i: read(numbers(kept[i])))
     target = Target("token_label", maps, about=f"class of each pixel; {how}")
     return _dataset(root, kept, target, "segmentation", how, seed, (note, how), left_out, len(pairs))
 
@@ -78,7 +77,7 @@ def depths(path: str, scale: float, seed: int, on_error: str) -> FileDataset:
         raise DiagnosticsError(
             f"The maps of {scheme} hold no depth above 0: give depth in metres, or 16-bit steps of ?scale=."
         )
-    maps = one_by_one(LazySamples(len(kept), lambda i: metres(kept[i])))
+    maps: Any = LazySamples(len(kept), lambda i: metres(kept[i]))
     target = Target("token_value", maps, units="m", about="distance of each pixel; NaN where unknown")
     return _dataset(root, kept, target, "depth", f"scale={scale}", seed, (note,), left_out, len(pairs))
 

@@ -6,7 +6,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
-from diagnostics.encoders.pictures import FORMATS
+from diagnostics.plugin import FORMATS
 from diagnostics_files.errors import Unusable, check_regular, damaged, decoding, too_large
 
 MOST_PIXELS = 100_000_000
