@@ -72,7 +72,8 @@ class Encoder(ABC):
     (the weights' identity of the encoder that an alignment started from)."""
 
     pinned: bool = False
-    """Whether `transform` takes only samples that are prepared to the shape of the example: nobody says that others mean the same."""
+    """Whether `transform` takes only samples that are prepared to the shape of the example, since others need not mean the same: where
+    taps were discovered, and of the encoder that a run or `TapFeatures` was fitted with."""
     redrawn: float = 1.0
     """Of a control encoder with redrawn weights: the share of the encoder's weights that differ in it."""
     note: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +36,15 @@ def sized(encoder: Encoder, sample: np.ndarray, whose: str) -> Encoder:
         raise DiagnosticsError(f"{whose} do not fit {encoder.name}: {error}") from error
     except Exception as error:
         raise DiagnosticsError(f"{whose} cannot be read for {encoder.name}: {describe(error)}") from error
+
+
+def pinned_to(encoder: Encoder, shape: Sequence[int]) -> Encoder:
+    """The encoder sized for samples of a shape, whose `transform` takes only what is prepared as they are; as it is for texts, and
+    where no shape is known."""
+    if not shape:
+        return encoder
+    like = np.zeros(tuple(shape), np.asarray(encoder.example()).dtype)
+    return sized(encoder, like, f"Samples of shape {tuple(shape)}").replace(pinned=True)
 
 
 def check_channels_last(sample: np.ndarray, example: np.ndarray | None = None) -> None:

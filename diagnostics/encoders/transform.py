@@ -51,11 +51,11 @@ def transform(
         raise DiagnosticsError(f"Batch size {batch_size} is below 1.")
     wanted = encoder.tap(encoder.output_tap if tap is None else tap)
     names = chosen_poolings(pooling, encoder.poolings)
-    given = _listed(encoder, samples)
+    given = listed_samples(encoder, samples)
     fitting = encoder
     pinned = _shown_shapes(encoder.preprocess(encoder.example())) if encoder.pinned else ""
     if len(given) and not pinned:
-        first = _checked(encoder, given, 0)
+        first = checked_sample(encoder, given, 0)
         fitting = sized(encoder, first, f"Samples of shape {first.shape}")
     read = fitting.tap(wanted.name)
     shape = (read.grid.tokens, read.features) if tokens else (len(names) * read.features,)
@@ -67,7 +67,7 @@ def transform(
     with fitting.on(where), computing("float32", where):
         for start in range(0, len(given), size):
             rows = range(start, min(start + size, len(given)))
-            batch = _batch(fitting, [_checked(encoder, given, i) for i in rows], start, pinned)
+            batch = _batch(fitting, [checked_sample(encoder, given, i) for i in rows], start, pinned)
             reduce = _grid_tokens if tokens else _pooling(fitting, batch, names)
             features[start : rows.stop] = (
                 _read(fitting, batch, read, reduce, rows).reshape(len(rows), *shape).cpu().numpy()
@@ -75,7 +75,7 @@ def transform(
     return features
 
 
-def _listed(encoder: Encoder, samples: Any) -> Any:
+def listed_samples(encoder: Encoder, samples: Any) -> Any:
     """The samples as something with a length whose items are samples; raises for a single sample and another modality."""
     if isinstance(samples, (str, os.PathLike)) or hasattr(samples, "getbands"):
         raise DiagnosticsError(
@@ -103,7 +103,7 @@ def _is_one(samples: Any, example: np.ndarray) -> bool:
     return len(shape) == 1 or (len(shape) == example.ndim and (shape[-1] == example.shape[-1] or colours))
 
 
-def _checked(encoder: Encoder, samples: Any, index: int) -> np.ndarray:
+def checked_sample(encoder: Encoder, samples: Any, index: int) -> np.ndarray:
     """A sample as an array that may be written to; raises where it is of no shape or type that the modality has."""
     axes, example = AXES[encoder.modality], np.asarray(encoder.example())
     try:
@@ -158,10 +158,14 @@ def _batch(encoder: Encoder, samples: Sequence[np.ndarray], start: int, pinned: 
                 f"Sample {index} ({_shown(sample)}) cannot be prepared for {encoder.name}: {describe(error)}"
             ) from error
         if pinned and (here := _shown_shapes(prepared[-1])) != pinned:
-            remedy = "make it with size=, which brings images to one size, or " if encoder.modality == "image" else ""
+            remedy = (
+                "make it with size=, which brings images to one size"
+                if encoder.modality == "image"
+                else "give samples of that size"
+            )
             raise DiagnosticsError(
                 f"Sample {index} ({_shown(sample)}) is prepared to shape {here}, and {encoder.name} was made for {pinned}, so its "
-                f"features would be others: {remedy}read samples of this size apart, with encoder.sized_for(sample)."
+                f"features would be others: {remedy}, or read samples of this size apart, with encoder.sized_for(sample)."
             )
     try:
         return default_collate(prepared)

@@ -26,6 +26,7 @@ from diagnostics.encoders.bare_module import Numbers
 from diagnostics.encoders.computing import computing
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.evaluating import random_kept
+from diagnostics.encoders.fitting import pinned_to
 from diagnostics.encoders.kernels import attention_in, explain_attention
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, StorageError, describe, explaining
@@ -153,7 +154,7 @@ def run(
         try:
             _Job(request, folder, shown, report).do()
             finished = Run(request.out)
-            finished.encoder = request.encoder
+            finished.encoder = pinned_to(request.encoder, finished.record.sample)
             if report:
                 finished.report()
         except KeyboardInterrupt:

@@ -6,10 +6,12 @@ import datetime
 import importlib.metadata
 import platform
 import sys
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Self
+
+import numpy as np
 
 from diagnostics.activations.store import Store
 from diagnostics.datasets.dataset import Dataset
@@ -51,13 +53,15 @@ class DatasetRecord:
 class Provenance:
     """What was measured on what: written when a store is made, and read wherever a run is shown or compared.
 
-    `unrepeatable` says what differed when samples were prepared and passed twice, "" where nothing did.
+    `unrepeatable` says what differed when samples were prepared and passed twice, "" where nothing did. `sample` is the shape of the first
+    sample, for which the encoder was sized; () of a text, and where it was not recorded.
     """
 
     encoder: EncoderRecord
     dataset: DatasetRecord
     seed: int
     unrepeatable: str = ""
+    sample: Sequence[int] = ()
 
     @classmethod
     def of(cls, encoder: Encoder, dataset: Dataset, seed: int, *, encoder_spec: str, dataset_spec: str) -> Self:
@@ -68,12 +72,12 @@ class Provenance:
                 encoder.name, encoder_spec, encoder.modality, encoder.output_tap, lineage, dict(encoder.maker_names)
             ),
             DatasetRecord(dataset.name, dataset_spec, dataset.about, dataset.fingerprint, dataset.counts(), groups),
-            seed,
-        )
+            seed, sample=np.shape(dataset[0]),
+        )  # fmt: skip
 
     def to_attrs(self) -> dict[str, Any]:
         """The same as attributes of a store: plain JSON values."""
-        return {key: value for key, value in dataclasses.asdict(self).items() if value != ""}
+        return {key: value for key, value in dataclasses.asdict(self).items() if value not in ("", ())}
 
     @classmethod
     def read(cls, store: Store) -> Self:
@@ -87,7 +91,7 @@ class Provenance:
     def from_attrs(cls, attrs: Mapping[str, Any]) -> Self:
         """Of the attributes of a store, among which others may stand; raises KeyError or TypeError where one is missing."""
         encoder, dataset = EncoderRecord(**attrs["encoder"]), DatasetRecord(**attrs["dataset"])
-        return cls(encoder, dataset, int(attrs["seed"]), attrs.get("unrepeatable", ""))
+        return cls(encoder, dataset, int(attrs["seed"]), attrs.get("unrepeatable", ""), attrs.get("sample", ()))
 
 
 _TYPED: ContextVar[tuple[str, Mapping[str, Any]]] = ContextVar("_TYPED", default=("", {}))

@@ -12,6 +12,7 @@ import xarray as xr
 from diagnostics.activations.replacing import REPORT
 from diagnostics.activations.results import CONTROLS, Index, open_results, read_index, unreadable
 from diagnostics.activations.store import Store
+from diagnostics.encoders.fitting import pinned_to
 from diagnostics.errors import DiagnosticsError, StorageError, unknown
 from diagnostics.measures import result as attribute
 from diagnostics.measures.apply import common_tap, with_choice
@@ -129,7 +130,9 @@ class Run:
 
     @cached_property
     def encoder(self) -> Encoder:
-        """The encoder: the one that was just run, else built again by the name under which it was.
+        """The encoder: the one that was just run, else built again by the name under which it was, at the size of the run's samples.
+
+        Its `transform` refuses samples that are prepared to another shape than those of the run.
 
         Raises DiagnosticsError where it was made in Python, and has no name, and where that name has other weights now.
 
@@ -150,7 +153,7 @@ class Run:
             raise DiagnosticsError(
                 f"'{name}' has other weights now than in {self.path}: bring those back, or run it again."
             )
-        return encoder
+        return pinned_to(encoder, self.record.sample)
 
     @property
     def untrained(self) -> str:
