@@ -123,8 +123,10 @@ def deciding(job: type[DataclassInstance]) -> list[str]:
     return [each.name for each in fields(job) if each.name not in apart]
 
 
-def options_of(job: type[DataclassInstance]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def options_of(job: type[DataclassInstance] | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a command of a function: the job's options, then those of its own parameters behind the first, which is the job.
+
+    Without a job it has the options of all its parameters.
 
     Text stands for a type that only Python can give (of `str | Encoder`, the command line gives a `str`).
 
@@ -141,11 +143,11 @@ def options_of(job: type[DataclassInstance]) -> Callable[[Callable[..., None]], 
         >>> greet(name="her", loud=True)
         HELLO her
     """
-    ours = {name: row for name, row in _declared(job).items() if row[1].help}
+    ours = {name: row for name, row in _declared(job).items() if row[1].help} if job else {}
 
     def command_of(act: Callable[..., None]) -> Callable[..., None]:
-        own = list(inspect.signature(act).parameters.values())[1:]
-        defaults = {each.name: each.default for each in (*fields(job), *own)}
+        own = list(inspect.signature(act).parameters.values())[job is not None :]
+        defaults = {each.name: each.default for each in (*(fields(job) if job else ()), *own)}
         hints = _hints(act)
         rows = ours | {each.name: _read(each.name, hints[each.name]) for each in own}
         typed = {name: kind if option is None else _annotation(kind, option) for name, (kind, option) in rows.items()}
@@ -154,7 +156,7 @@ def options_of(job: type[DataclassInstance]) -> Callable[[Callable[..., None]], 
         def command(**given: Any) -> None:
             asked = {name: given.pop(name) for name in ours if name in given}
             lists = {name: tuple(value) for name, value in asked.items() if isinstance(value, list)}
-            act(job(**asked | lists), **given)
+            act(*([job(**asked | lists)] if job else ()), **given)
 
         required = (MISSING, inspect.Parameter.empty)
         command.__signature__ = inspect.Signature(  # pyright: ignore[reportAttributeAccessIssue]

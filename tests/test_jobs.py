@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.testing import CliRunner
 
+import diagnostics as dx
 from diagnostics.hookspecs import Option, deciding, options, options_of
+from diagnostics.runs import job, request
 
 if TYPE_CHECKING:
     from torch import nn
@@ -87,3 +92,36 @@ def test_the_help_shows_what_the_fields_declare() -> None:
 def test_what_does_not_decide_stands_in_no_identity() -> None:
     assert deciding(Mine) == ["model", "steps", "target", "out", "taps", "kind", "teacher", "control", "mean"]
     assert [option.typed for option in options(Mine).values()][:4] == ["", "--steps", "--device", "--for"]
+
+
+def test_run_has_the_parameters_of_its_request() -> None:
+    """Names, types and defaults as they are written, and a row of the docstring for each."""
+    (function,) = [node for node in parsed(job) if isinstance(node, ast.FunctionDef) and node.name == "run"]
+    (declared,) = [node for node in parsed(request) if isinstance(node, ast.ClassDef) and node.name == "Request"]
+    given = [*function.args.args, *function.args.kwonlyargs]
+    defaults = [None] * len(function.args.args) + function.args.kw_defaults
+    signature = {
+        each.arg: (ast.unparse(each.annotation or each), default and ast.unparse(default))
+        for each, default in zip(given, defaults, strict=True)
+    }
+    assert signature.pop("watch") == ("Watch | None", "None")
+    rows = [node for node in declared.body if isinstance(node, ast.AnnAssign)]
+    assert signature == {
+        ast.unparse(row.target): (written(row.annotation), row.value and ast.unparse(row.value)) for row in rows
+    }
+    documented = re.findall(r"^    (\w[\w, ]*): ", (dx.run.__doc__ or "").split("------")[1], re.M)
+    assert {name for names in documented for name in names.split(", ")} == {*signature, "watch"}
+
+
+def parsed(module: Any) -> list[ast.stmt]:
+    return ast.parse(inspect.getsource(module)).body
+
+
+def written(annotation: ast.expr) -> str:
+    """The type of a field, without its `Option`; aliases of both as they are resolved."""
+    if isinstance(annotation, ast.Name) and (alias := getattr(request, annotation.id, None)) is not None:
+        return alias.__origin__.__name__
+    if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Annotated":
+        assert isinstance(annotation.slice, ast.Tuple)
+        return ast.unparse(annotation.slice.elts[0])
+    return ast.unparse(annotation)

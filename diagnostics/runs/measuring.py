@@ -24,7 +24,7 @@ from diagnostics.measures import result as attribute
 from diagnostics.measures.apply import measure_all
 from diagnostics.measures.base import Measure
 from diagnostics.runs.given import Data, given
-from diagnostics.runs.request import chosen_taps, listed
+from diagnostics.runs.setup import chosen_taps, listed
 from diagnostics.runs.suites import chosen_measures, read_tokens
 
 MEASURES = ("linear_probe", "rankme")
