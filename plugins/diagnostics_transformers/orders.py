@@ -10,9 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diagnostics import DiagnosticsError, Grid, Site, Tap
-from diagnostics.encoders.hooks import first_tensor
-from diagnostics.encoders.perturbation import moved_most, part_of, tokens_at
+from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, first_tensor, moved_most, part_of, tokens_at
 from diagnostics_transformers.prepared import Prepared
 from diagnostics_transformers.towers import model_type
 from diagnostics_transformers.trial import Trial
