@@ -208,7 +208,7 @@ class _Names(dict[str, Any]):
 
 
 def _hints(of: Any) -> dict[str, Any]:
-    names = _Names(vars(sys.modules[of.__module__]))
+    names = _Names(vars(sys.modules.get(of.__module__, builtins)))
     return {
         key: eval(hint, {}, names) if isinstance(hint, str) else hint
         for key, hint in inspect.get_annotations(of).items()
