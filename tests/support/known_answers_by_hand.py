@@ -57,14 +57,14 @@ def value(pair: Pair) -> float:
 def choice(name: str, on: str) -> list[Any]:
     share, fit, test = PLANTED[name].classes > 0, sum(PLANTED[name].known[:2]), losses(name, "test")
     tap, best, alike = chosen(name, on)
-    gaps = [by_hand.gap(test[each], test[OUTPUT], fit, share) for each in range(OUTPUT)]
+    ends = [by_hand.upper_end(test[each], test[OUTPUT], fit, share) for each in range(OUTPUT)]
     low = by_hand.gap(test[tap], test[OUTPUT], fit, share, 0.8)[1] if tap != OUTPUT else None
     return [
         TAPS[tap],
         TAPS[best],
         [TAPS[each] for each in alike],
-        gaps[best],
-        max(0.0, *(high for _, _, high in gaps)),
+        by_hand.gap(test[best], test[OUTPUT], fit, share),
+        max(0.0, *ends),
         low,
     ]
 
