@@ -30,7 +30,8 @@ def paired_differences(
         effective = effective_units(np.stack([ours.reference[i], theirs.reference[0]]), ours.counts)
         drawn, units = first[:, i] - second[:, 0], ours.loss.shape[1]
         low, high = interval(gap, drawn, units, fit_units, effective, level, student=student)
-        found.append(Interval(float(gap), float(low), float(high)))
+        most = 1.0 if ours.counts else np.inf
+        found.append(Interval(float(gap), float(np.maximum(low, -most)), float(np.minimum(high, most))))
     return found
 
 

@@ -300,5 +300,5 @@ def profile_intervals(
         known = np.isfinite(low)
         low = np.where(known & (score == 1), 1 - reach, low)
         high = np.where(known & (score == 0), reach, high)
-    # A loss is never negative, so no score passes 1.
-    return score, low, np.minimum(high, 1.0)
+    # A loss is never negative, so no score passes 1; wrong answers are at most all of them.
+    return score, np.maximum(low, 0.0) if share else low, np.minimum(high, 1.0)

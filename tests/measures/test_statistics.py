@@ -86,6 +86,20 @@ def test_a_share_at_the_border_has_the_exact_end(units: int) -> None:
     assert spread[2][1] == pytest.approx(1 - spread[1][0])
 
 
+@pytest.mark.parametrize("right", range(5))
+def test_ends_of_a_share_and_of_a_difference_of_two_stop_at_their_bounds(right: int) -> None:
+    """Of 4 units, whose ends are widened by what was fitted on few."""
+    wrong = np.stack([np.arange(4) >= right, np.arange(4) < right]).astype(float)
+    for losses in (wrong, np.stack([wrong, 0 * wrong], axis=2)):
+        sides = Losses(losses, np.ones_like(losses), counts=True)
+        score, low, high = sides.intervals(3, 0)
+        assert (low >= 0).all() and (high <= 1).all() and (low <= score).all()
+        gap = paired_differences(sides.at([0]), sides.at([1]), 3, 0)[0]
+        assert -1 <= gap.low <= gap.value <= gap.high <= 1
+    # Squared errors have no lower bound.
+    assert profile_intervals(np.array([[0.0, 1.0, 1.0, 2.0]]), np.ones((1, 4)), 3, 0)[1][0] < 0
+
+
 def test_what_is_no_share_has_the_bootstraps_interval() -> None:
     _, low, high = profile_intervals(np.zeros((1, 20)), np.ones((1, 20)), 60, 0)
     assert (low[0], high[0]) == (1, 1)

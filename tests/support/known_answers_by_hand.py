@@ -73,7 +73,8 @@ def score_ends(pair: Pair, fit: int, share: bool) -> list[float]:
     units, at = len(pair[0]), value(pair)
     low, high = by_hand.ends(at, by_hand.resample(pair, share), units, fit, by_hand.effective(pair[1], share))
     all_right = 1 - np.sqrt(1 + units / fit) * (1 - 0.025 ** (1 / units))
-    return [at, all_right if share and at == 1 and pair[0].ndim == 1 else low, min(high, 1.0)]
+    low = all_right if share and at == 1 and pair[0].ndim == 1 else low
+    return [at, max(low, 0.0) if share else low, min(high, 1.0)]
 
 
 def finding(name: str) -> list[Any]:
