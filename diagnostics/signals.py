@@ -1,4 +1,6 @@
-"""Handling of Ctrl-C, SIGTERM, SIGHUP, and of an output that nobody reads: each ends a command in order, without a traceback."""
+"""Signals: Ctrl-C, SIGTERM, SIGHUP, and an output that nobody reads end a command in order, without a traceback; the end of a worker is heard of
+only while a batch is waited for, and Ctrl-C passes through the import of plugins.
+"""
 
 import contextlib
 import os
@@ -6,8 +8,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Generator
-from typing import Any
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager
+from typing import Any, NoReturn
 
 from diagnostics.errors import Stopped
 
@@ -65,6 +68,19 @@ def exit_status() -> int:
     return 128 + (_State.number or signal.SIGINT)
 
 
+def end_if_stopped(status: Any) -> None:
+    """Ends this process with that status where a signal has asked it to stop and all is kept and said.
+
+    What Python does at its end may take long, and a further signal there has another status.
+    """
+    if stop_requested() and isinstance(status, int):
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                if stream is not None:
+                    stream.flush()
+        os._exit(status)
+
+
 def _on_signal(number: int, _: object) -> None:
     if os.getpid() != _State.process:
         _in_worker(number)
@@ -102,3 +118,63 @@ def _on_unraisable(unraisable: Any) -> None:
     again = threading.Timer(0.05, os.kill, (os.getpid(), number))
     again.daemon = True
     again.start()
+
+
+@contextlib.contextmanager
+def stoppable() -> Generator[None]:
+    """Within this context Ctrl-C raises `Stopped`, also in a program that imports the package as a library."""
+
+    def stop(*_: object) -> NoReturn:
+        raise Stopped
+
+    with _handled(signal.SIGINT, stop, lambda before: before is signal.default_int_handler):
+        yield
+
+
+@contextlib.contextmanager
+def hold_worker_ends() -> Generator[Callable[[], AbstractContextManager[None]]]:
+    """Within this context torch hears of a worker's end only while a batch is waited for, in the context that is handed over.
+
+    Its handler of SIGCHLD raises wherever this process is at that moment: in an encoder's pass, which then seems to have failed,
+    while a store is written, or in a `__del__`, where the error is lost. torch sets it when the first workers start, in the main thread
+    alone.
+    """
+    handler: Any = signal.getsignal(signal.SIGCHLD)
+    now = missed = False
+
+    def hold(number: int, frame: Any) -> None:
+        nonlocal missed
+        if now:
+            handler(number, frame)
+        else:
+            missed = True
+
+    @contextlib.contextmanager
+    def waiting() -> Generator[None]:
+        nonlocal now, missed
+        try:
+            now = True
+            # torch hears at once of an end that came before.
+            if missed:
+                missed = False
+                handler(signal.SIGCHLD, None)
+            yield
+        finally:
+            now = False
+
+    with _handled(signal.SIGCHLD, hold, callable):
+        yield waiting
+
+
+@contextlib.contextmanager
+def _handled(number: int, handler: Callable[..., None], where: Callable[[Any], bool]) -> Generator[None]:
+    """A handler for a while, in the main thread and where the one before it is such a one."""
+    before = signal.getsignal(number)
+    ours = where(before) and threading.current_thread() is threading.main_thread()
+    if ours:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(number, before)
