@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from diagnostics.datasets.samples import LazySamples
     from diagnostics.datasets.splits import complete_splits
     from diagnostics.datasets.target import Target
-    from diagnostics.encoders.discovery import discover
     from diagnostics.encoders.encoder import Encoder
     from diagnostics.encoders.files import save_encoder
     from diagnostics.encoders.frames import frames_of
+    from diagnostics.encoders.places import discover
     from diagnostics.encoders.taps import Grid, Site, Tap, stack_taps
     from diagnostics.encoders.torch_encoder import TorchEncoder
     from diagnostics.errors import DiagnosticsError
@@ -44,7 +44,7 @@ _NAMES = {
     "datasets.samples": ("LazySamples",),
     "datasets.splits": ("complete_splits",),
     "datasets.target": ("Target",),
-    "encoders.discovery": ("discover",),
+    "encoders.places": ("discover",),
     "encoders.encoder": ("Encoder",),
     "encoders.files": ("save_encoder",),
     "encoders.frames": ("frames_of",),

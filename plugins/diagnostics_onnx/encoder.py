@@ -16,10 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from diagnostics import DiagnosticsError, Encoder, Grid, Site, Tap
-from diagnostics.encoders.discovery import FirstBlockInput, Places
 from diagnostics.encoders.encoder import Reduce, keep
 from diagnostics.encoders.hooks import as_tokens
 from diagnostics.encoders.pictures import central_part
+from diagnostics.encoders.places import FirstBlockInput, Places
 from diagnostics.errors import describe, unknown
 from diagnostics.vocabulary import Modality
 

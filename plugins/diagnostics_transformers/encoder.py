@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from diagnostics import DiagnosticsError, Encoder, Grid, Site, Tap, TorchEncoder
 from diagnostics.encoders.hooks import first_tensor
-from diagnostics.encoders.perturbation import Forward, tokens_of_cells
+from diagnostics.encoders.places.perturb import Forward, tokens_of_cells
 from diagnostics.errors import describe
 from diagnostics_transformers.handed_out import maker_names
 from diagnostics_transformers.load import Loaded, lacking, refuse_missing

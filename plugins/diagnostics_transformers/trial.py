@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from diagnostics import DiagnosticsError, Site, discover
-from diagnostics.encoders.discovery import Discovered
 from diagnostics.encoders.hooks import Call, recorded
-from diagnostics.encoders.perturbation import tensor_at
+from diagnostics.encoders.places import Discovered
+from diagnostics.encoders.places.perturb import tensor_at
 from diagnostics.errors import describe
 from diagnostics_transformers.audio import prepare_audio
 from diagnostics_transformers.images import prepare_images
