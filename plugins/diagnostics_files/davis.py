@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diagnostics import DiagnosticsError, LazySamples, Target, complete_splits
+from diagnostics.plugin import DiagnosticsError, LazySamples, Target, complete_splits
 from diagnostics_files.decode.images import check_size, mask, picture
 from diagnostics_files.errors import alone, join_notes, sentence, usable, utf8_name, warn
 from diagnostics_files.lazy_dataset import FileDataset

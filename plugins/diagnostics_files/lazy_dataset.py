@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from diagnostics import Dataset, LazySamples
+from diagnostics.plugin import Dataset, LazySamples
 from diagnostics_files.errors import Unusable, check_regular
 
 

@@ -8,8 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from diagnostics import DiagnosticsError, LazySamples, Target, complete_splits
-from diagnostics.vocabulary import SPLIT_OF
+from diagnostics.plugin import SPLIT_OF, DiagnosticsError, LazySamples, Target, complete_splits
 from diagnostics_files.decode.images import check_size, depth, extent, mask, picture
 from diagnostics_files.errors import Unusable, alone, check_bytes, join_notes, sentence, usable, utf8_name, warn
 from diagnostics_files.lazy_dataset import FileDataset

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import diagnostics as dx
-from diagnostics.hookspecs import Entry
+from diagnostics.plugin import Entry
 
 
 def images(

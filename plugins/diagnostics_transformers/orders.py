@@ -11,10 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diagnostics import DiagnosticsError, Grid, Site, Tap
-from diagnostics.encoders.hooks import first_tensor
-from diagnostics.encoders.places.judge import order_of_axes
-from diagnostics.encoders.places.perturb import moved_most, part_of, tokens_at
+from diagnostics.plugin import (
+    DiagnosticsError,
+    Grid,
+    Site,
+    Tap,
+    first_tensor,
+    moved_most,
+    order_of_axes,
+    part_of,
+    tokens_at,
+)
 from diagnostics_transformers.prepared import Prepared
 from diagnostics_transformers.towers import model_type
 from diagnostics_transformers.trial import Trial

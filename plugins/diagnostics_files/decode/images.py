@@ -10,8 +10,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
-from diagnostics import DiagnosticsError
-from diagnostics.encoders.pictures import FORMATS, central_part
+from diagnostics.plugin import FORMATS, DiagnosticsError, central_part
 from diagnostics_files.errors import Unusable, check_regular, damaged, decoding, too_large
 
 LARGEST = 4096

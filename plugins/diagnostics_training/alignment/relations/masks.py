@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diagnostics import Dataset, DiagnosticsError
-from diagnostics.datasets.grid_targets import on_grid
+from diagnostics.plugin import Dataset, DiagnosticsError, on_grid
 from diagnostics_training.alignment.augmentation import Places, View
 from diagnostics_training.alignment.relations.base import SECTION, Relations
 from diagnostics_training.trainer.distributed import World
