@@ -186,13 +186,12 @@ def _with_choice(result: xr.Dataset, choice: TapChoice, seed: int) -> xr.Dataset
     if choice.best is not None:
         depth = result["depth"].values
         others = [tap for tap in range(len(taps)) if tap != output and depth[tap] <= depth[output]]
-        gaps = dict(zip(others, paired_differences(test.at(others), test.at([output]), fit_units, seed), strict=True))
+        against = test.at([output]), fit_units, seed
         attrs[attribute.BEST_TAP] = taps[choice.best]
-        attrs |= store_interval(attribute.HIDDEN_GAP, gaps[choice.best])
-        attrs[attribute.GAP_BOUND] = largest_upper_end(list(gaps.values()))
+        attrs |= store_interval(attribute.HIDDEN_GAP, paired_differences(test.at([choice.best]), *against)[0])
+        attrs[attribute.GAP_BOUND] = largest_upper_end(paired_differences(test.at(others), *against, student=True))
         if choice.tap != output:
-            sides = test.at([choice.tap]), test.at([output])
-            attrs[attribute.CHOSEN_GAP_LOW] = paired_differences(*sides, fit_units, seed, LIKELY)[0].low
+            attrs[attribute.CHOSEN_GAP_LOW] = paired_differences(test.at([choice.tap]), *against, LIKELY)[0].low
     return result.assign_attrs(attrs)
 
 
