@@ -21,6 +21,8 @@ from diagnostics.encoders.maker_names import last_taps as last_taps
 from diagnostics.encoders.maker_names import names_of_outputs as names_of_outputs
 from diagnostics.encoders.pictures import FORMATS as FORMATS
 from diagnostics.encoders.pictures import central_part as central_part
+from diagnostics.encoders.pictures import turn as turn
+from diagnostics.encoders.pictures import upright as upright
 from diagnostics.encoders.places import Discovered as Discovered
 from diagnostics.encoders.places import FirstBlockInput as FirstBlockInput
 from diagnostics.encoders.places import Places as Places

@@ -18,6 +18,7 @@ from diagnostics.datasets.samples import LazySamples
 from diagnostics.datasets.splits import complete_splits
 from diagnostics.datasets.target import Target
 from diagnostics.encoders.fitting import channels_first
+from diagnostics.encoders.pictures import upright
 from diagnostics.encoders.transform import AXES
 from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.vocabulary import Modality
@@ -160,6 +161,8 @@ def _array(entry: Any) -> np.ndarray:
     if isinstance(entry, torch.Tensor):
         entry = entry.detach().cpu()
         return (entry.float() if entry.dtype == torch.bfloat16 else entry).numpy()
+    if hasattr(entry, "getbands"):
+        entry = upright(entry)
     mode = getattr(entry, "mode", "")
     # Palettes hold numbers of colours.
     return np.asarray(entry.convert("RGB") if isinstance(mode, str) and mode not in ("", "RGB", "L") else entry)

@@ -160,6 +160,39 @@ def test_a_run_is_used_with_samples_of_its_own_length(tmp_path: Path) -> None:
         alone.transform(short)
 
 
+@pytest.mark.parametrize("form", ["png", "tif", "webp", "jpg"])
+def test_photos_are_read_upright(tmp_path: Path, form: str) -> None:
+    """By folders, `transform` of paths and of Pillow images and `dx.dataset` alike; masks fit what viewers show."""
+    seen = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
+    for noted in range(1, 9):
+        # What a camera stores, so that the turn that it notes gives what was seen.
+        undo = [None, 0, 3, 1, 5, 2, 6, 4][noted - 1]
+        lying = Image.fromarray(seen) if undo is None else Image.fromarray(seen).transpose(undo)
+        notes = Image.Exif()
+        notes[0x0112] = noted
+        (tmp_path / "data/images").mkdir(parents=True, exist_ok=True)
+        lying.save(
+            tmp_path / f"data/images/{noted}.{form}", exif=notes, **({"lossless": True} if form == "webp" else {})
+        )
+        (tmp_path / "data/masks").mkdir(exist_ok=True)
+        Image.fromarray(seen[..., 0] // 128).save(tmp_path / f"data/masks/{noted}.png")
+    near = 60 if form == "jpg" else 0
+    paths = sorted((tmp_path / "data/images").iterdir())
+    dense, plain = (
+        dx.build("dataset", f"{name}{tmp_path}/data{end}")
+        for name, end in (("segmentation:", ""), ("images:", "/images"))
+    )
+    opened = dx.dataset([Image.open(path) for path in paths], np.arange(8.0))
+    encoder = dx.encoder_of(nn.Sequential(block(3, 4), block(4, 8)), plain, **FED)
+    for data in (dense, plain, opened):
+        for i in range(8):
+            assert np.abs(data[i].astype(int) - seen).mean() <= near, (i, form)
+    assert dense.fingerprint and {np.shape(each) for each in dense.targets["segmentation"].values} == {(16, 24)}
+    wanted = encoder.transform(plain)
+    for samples in (paths, [Image.open(path) for path in paths]):
+        np.testing.assert_array_equal(encoder.transform(samples), wanted)
+
+
 def test_a_function_of_texts_takes_strings() -> None:
     seen: list[Any] = []
 
