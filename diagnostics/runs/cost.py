@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 
+import numpy as np
+
 from diagnostics.activations.plan import ARRAY_BYTES, WANTED, Plan, plan
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.encoder import Encoder
@@ -67,11 +69,12 @@ def _sample_bytes(dataset: Dataset, planned: Plan) -> int:
     grids = {tap.grid.shape for tap in planned.taps if tap.grid.tokens > 1}
     targets = 0
     for target in dataset.targets.values():
+        first = np.asarray(target.values[0])
         if not target.dense:
-            targets += target.values.nbytes + (0 if target.naive is None else target.naive.nbytes)
-        elif target.values.dtype.kind == "f":
-            of_each = sum(math.prod(grid) for grid in grids if len(grid) == target.values.ndim - 1)
-            targets += len(dataset) * of_each * target.values.itemsize
+            targets += len(dataset) * first.nbytes + (0 if target.naive is None else target.naive.nbytes)
+        elif first.dtype.kind == "f":
+            of_each = sum(math.prod(grid) for grid in grids if len(grid) == first.ndim)
+            targets += len(dataset) * of_each * first.itemsize
     return targets + ID_BYTES * len(dataset) + ARRAY_BYTES * (3 + len(dataset.targets))
 
 
