@@ -69,7 +69,7 @@ def inspect_encoder(
 
 
 def _placement(encoder: Encoder, sample: np.ndarray) -> dict[str, Any]:
-    from diagnostics.encoders.placement.verify import NotVerifiableError, verify_grid
+    from diagnostics.encoders.places.verify import NotVerifiableError, verify_grid
 
     try:
         verification = verify_grid(encoder, sample)
