@@ -6,7 +6,8 @@ from diagnostics.activations.contract import Observation as Observation
 from diagnostics.activations.contract import StoredTarget as StoredTarget
 from diagnostics.checks.encoder_tests import EncoderTests as EncoderTests
 from diagnostics.datasets.grid_targets import on_grid as on_grid
-from diagnostics.encoders.cut import cut_encoder as cut_encoder
+from diagnostics.encoders.attention.kernels import attention_in as attention_in
+from diagnostics.encoders.attention.kernels import explain_attention as explain_attention
 from diagnostics.encoders.encoder import Reduce as Reduce
 from diagnostics.encoders.encoder import keep as keep
 from diagnostics.encoders.frames import sampled_frames as sampled_frames
@@ -15,8 +16,6 @@ from diagnostics.encoders.hooks import Call as Call
 from diagnostics.encoders.hooks import as_tokens as as_tokens
 from diagnostics.encoders.hooks import first_tensor as first_tensor
 from diagnostics.encoders.hooks import recorded as recorded
-from diagnostics.encoders.kernels import attention_in as attention_in
-from diagnostics.encoders.kernels import explain_attention as explain_attention
 from diagnostics.encoders.maker_names import last_taps as last_taps
 from diagnostics.encoders.maker_names import names_of_outputs as names_of_outputs
 from diagnostics.encoders.pictures import FORMATS as FORMATS
@@ -31,8 +30,9 @@ from diagnostics.encoders.places.perturb import part_of as part_of
 from diagnostics.encoders.places.perturb import tensor_at as tensor_at
 from diagnostics.encoders.places.perturb import tokens_at as tokens_at
 from diagnostics.encoders.places.perturb import tokens_of_cells as tokens_of_cells
-from diagnostics.encoders.trust import UntrustedCodeError as UntrustedCodeError
-from diagnostics.encoders.whole_file import whole_file as whole_file
+from diagnostics.encoders.saved.cut import cut_encoder as cut_encoder
+from diagnostics.encoders.saved.files import whole_file as whole_file
+from diagnostics.encoders.saved.trust import UntrustedCodeError as UntrustedCodeError
 from diagnostics.errors import StorageError as StorageError
 from diagnostics.errors import describe as describe
 from diagnostics.errors import enumerated as enumerated

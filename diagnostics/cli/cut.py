@@ -9,10 +9,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import default_collate
 from torch.utils.flop_counter import FlopCounterMode
 
-from diagnostics.encoders.cut import cut_encoder
 from diagnostics.encoders.encoder import Encoder
-from diagnostics.encoders.evaluating import wanting_gradients
-from diagnostics.encoders.files import SAVED, save_encoder
+from diagnostics.encoders.modes import wanting_gradients
+from diagnostics.encoders.saved.cut import cut_encoder
+from diagnostics.encoders.saved.files import SAVED, save_encoder
 from diagnostics.encoders.torch_encoder import TorchEncoder
 from diagnostics.errors import DiagnosticsError
 from diagnostics.report.escaping import printable

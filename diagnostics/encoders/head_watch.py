@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diagnostics.encoders.attention_statistics import Tokens, attention_statistics
-from diagnostics.encoders.computing import whole
-from diagnostics.encoders.fused_attention import FusedCall
-from diagnostics.encoders.kernels import SdpaCall, SdpaCalls
+from diagnostics.encoders.attention import Tokens, attention_statistics
+from diagnostics.encoders.attention.fused import FusedCall
+from diagnostics.encoders.attention.kernels import SdpaCall, SdpaCalls
+from diagnostics.encoders.devices import whole
 from diagnostics.errors import DiagnosticsError
 
 

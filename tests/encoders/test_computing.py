@@ -11,7 +11,7 @@ from torch import nn
 
 from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder
 from diagnostics.encoders import computing as module
-from diagnostics.encoders.computing import check_compute, computing, whole
+from diagnostics.encoders.devices import check_compute, computing, whole
 from diagnostics.measures.locality import attention_entropy
 
 
