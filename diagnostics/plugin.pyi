@@ -6,12 +6,12 @@ from diagnostics.activations.contract import Observation as Observation
 from diagnostics.activations.contract import StoredTarget as StoredTarget
 from diagnostics.checks.encoder_tests import EncoderTests as EncoderTests
 from diagnostics.datasets.grid_targets import on_grid as on_grid
+from diagnostics.encoders.attention.heads import watch_heads as watch_heads
 from diagnostics.encoders.attention.kernels import attention_in as attention_in
 from diagnostics.encoders.attention.kernels import explain_attention as explain_attention
 from diagnostics.encoders.encoder import Reduce as Reduce
 from diagnostics.encoders.encoder import keep as keep
 from diagnostics.encoders.frames import sampled_frames as sampled_frames
-from diagnostics.encoders.head_watch import watch_heads as watch_heads
 from diagnostics.encoders.hooks import Call as Call
 from diagnostics.encoders.hooks import as_tokens as as_tokens
 from diagnostics.encoders.hooks import first_tensor as first_tensor

@@ -3,8 +3,9 @@
 import hashlib
 import operator
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple
+from types import MappingProxyType
 from typing import Any, Literal, SupportsIndex, get_args, overload
 
 import numpy as np
@@ -12,8 +13,8 @@ import numpy as np
 from diagnostics.datasets.question import Question, captioned
 from diagnostics.datasets.samples import LazySamples
 from diagnostics.datasets.target import Target, misfit
-from diagnostics.errors import DiagnosticsError, explaining, unknown
-from diagnostics.vocabulary import CHANGES, SAFE_NAME, SPLITS, Kind, Modality
+from diagnostics.errors import DiagnosticsError, explaining
+from diagnostics.vocabulary import SAFE_NAME, SPLITS, Kind, Modality
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -38,8 +39,8 @@ class Dataset:
         nothing in common; only pooled activations are stored then. Always true for texts.
     texts: what is said of each sample, its caption; `LazySamples` of strings where they are read on demand.
     questions: what can be asked of each sample, with the answers; by default its caption is the answer to nothing asked.
-    text_survives: under which changes of the image the texts stay true, of "brightness", "contrast", "crop", "hue", "mirror" and
-        "saturation"; training makes no other ones. By default all, which suits captions that name no sides and no colours.
+    extras: what plugins alone read, by name, as `text_survives` of the training of image and text towers: the changes of an image
+        under which the texts stay true.
     exchangeable: whether train and val are random parts of one pool, drawn over groups as by `split_groups`: layers and
         penalties are then chosen on both, out of fold, else on val alone. "fit" where test was given and is another pool:
         such splits are not drawn again (`--redraws`). No part of the fingerprint.
@@ -68,8 +69,8 @@ class Dataset:
     """The caption of each sample; () where there are none."""
     questions: tuple[tuple[Question, ...], ...] | LazySamples
     """Of each sample what can be asked, with the answers, or the caption alone; () where there is neither."""
-    text_survives: frozenset[str]
-    """Under which changes of the image the texts stay true."""
+    extras: Mapping[str, Any]
+    """What plugins alone read, by name."""
     exchangeable: bool | Literal["fit"]
     """Whether train and val are random parts of one pool; True where test is too, "fit" where it was given."""
 
@@ -93,7 +94,7 @@ class Dataset:
         ragged: bool = False,
         texts: Sequence[str] = (),
         questions: Sequence[Sequence[Question]] = (),
-        text_survives: Iterable[str] = CHANGES,
+        extras: Mapping[str, Any] = MappingProxyType({}),
         exchangeable: bool | Literal["fit"] = False,
     ) -> None:
         self.name, self.modality, self.about = name, modality, about
@@ -106,7 +107,7 @@ class Dataset:
         self.targets = dict(targets)
         self.texts = texts if isinstance(texts, LazySamples) else tuple(texts)
         self.questions = tuple(map(tuple, questions)) if len(questions) else captioned(self.texts)
-        self.text_survives = frozenset(text_survives)
+        self.extras = extras
         self._check()
         self._fingerprint = fingerprint
 
@@ -120,8 +121,6 @@ class Dataset:
         for name, column in columns.items():
             if len(column) != n:
                 raise DiagnosticsError(f"Dataset {self.name} has {n} samples but {len(column)} {name}.")
-        if odd := sorted(self.text_survives - CHANGES):
-            raise unknown(f"change of an image in text_survives of dataset {self.name}", odd[0], CHANGES)
         if len(set(self.ids)) != n:
             raise DiagnosticsError(f"Dataset {self.name} gives the same id to several samples.")
         if odd := [name for name in (*self.ids, *self.groups) if _SURROGATE.search(str(name))]:
