@@ -89,7 +89,7 @@ def load_encoder(path: str | Path, *, trust_code: bool = False) -> TorchEncoder:
         True
     """
     # Imported here, since the names of encoders and datasets must be known before torch is needed.
-    from diagnostics.encoders import files
+    from diagnostics.encoders.saved import files
     from diagnostics.encoders.saved.cut import shortened
     from diagnostics.encoders.saved.rebuild import FILES, unpack_files
     from diagnostics.encoders.torch_encoder import TorchEncoder

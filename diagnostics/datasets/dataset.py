@@ -1,22 +1,109 @@
-"""The dataset contract: samples with stable ids, splits, groups and targets; and which targets no probe can predict."""
+"""The dataset contract: samples with stable ids, splits, groups, targets and questions; and which targets no probe can predict."""
+
+from __future__ import annotations
 
 import hashlib
 import operator
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import astuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from types import MappingProxyType
 from typing import Any, Literal, SupportsIndex, get_args, overload
 
 import numpy as np
 
-from diagnostics.datasets.question import Question, captioned
-from diagnostics.datasets.samples import LazySamples
 from diagnostics.datasets.target import Target, misfit
 from diagnostics.errors import DiagnosticsError, explaining
 from diagnostics.vocabulary import SAFE_NAME, SPLITS, Kind, Modality
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class LazySamples(Sequence[Any]):
+    """`n` samples, the i-th of which is `read(i)`; nothing is kept.
+
+    An integer, from the end where it is negative, gives a sample; a slice, a mask or several integers give those samples, again
+    read when they are asked for. Raises IndexError for what lies beyond the samples, as numpy does.
+
+    Examples:
+        >>> import numpy as np
+        >>> import diagnostics as dx
+        >>> def read(i):
+        ...     print(f"reading sample {i}")
+        ...     return np.full((2, 2), i)
+        >>> samples = dx.LazySamples(1000, read)
+        >>> ten = samples[100:110]
+        >>> len(ten)
+        10
+        >>> print(ten[-1])
+        reading sample 109
+        [[109 109]
+         [109 109]]
+    """
+
+    def __init__(self, n: int, read: Callable[[int], Any]) -> None:
+        self._rows, self._read = np.arange(n), read
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        rows = self._rows[index]
+        if np.ndim(rows) == 0:
+            return self._read(int(rows))
+        if np.ndim(rows) > 1:
+            raise IndexError(f"samples lie along one axis, and the index asks for {np.ndim(rows)}")
+        chosen = LazySamples(0, self._read)
+        chosen._rows = rows
+        return chosen
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {len(self)} samples>"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question about a sample and its answer.
+
+    Parameters
+    ----------
+    name: which question it is (`colour`), alike for all samples: scores are told apart by it.
+    answer: one text.
+    wordings: the question in one or several wordings; a wording of "" asks nothing, so that the answer is a caption.
+    held_back: wordings that are never trained on, in which a test asks. Without any it asks in `wordings`.
+
+    Raises DiagnosticsError without a wording.
+
+    Examples:
+        >>> import diagnostics as dx
+        >>> question = dx.Question("colour", "red", ("which colour?", "name its colour."))
+        >>> question.answer
+        'red'
+
+        Of a dataset that comes with its questions:
+
+        >>> data = dx.build("dataset", "shapes?n=24&size=32")
+        >>> {question.name: question.answer for question in data.questions[0]}
+        {'shape': 'star', 'colour': 'red', 'count': 'two', 'upper_left': 'nothing'}
+    """
+
+    name: str
+    answer: str
+    wordings: tuple[str, ...] = ("",)
+    held_back: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.wordings:
+            raise DiagnosticsError(
+                f"Question {self.name} has no wording: give one, or leave `wordings` out for a caption."
+            )
+
+
+def captioned(texts: tuple[str, ...] | LazySamples) -> tuple[tuple[Question, ...], ...] | LazySamples:
+    """Captions [sample] as the answers to a question that asks nothing, one for each sample; read on demand as they are."""
+    if isinstance(texts, LazySamples):
+        return LazySamples(len(texts), lambda i: (Question("caption", texts[i]),))
+    return tuple((Question("caption", text),) for text in texts)
 
 
 class Dataset:
