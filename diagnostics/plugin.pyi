@@ -39,6 +39,10 @@ from diagnostics.errors import enumerated as enumerated
 from diagnostics.errors import few as few
 from diagnostics.errors import unknown as unknown
 from diagnostics.hookspecs import Entry as Entry
+from diagnostics.hookspecs import Option as Option
+from diagnostics.hookspecs import deciding as deciding
+from diagnostics.hookspecs import options as options
+from diagnostics.hookspecs import options_of as options_of
 from diagnostics.measures.decompositions import svdvals as svdvals
 from diagnostics.measures.probes.caption import recall_hits as recall_hits
 from diagnostics.measures.probes.protocol import Probe as Probe

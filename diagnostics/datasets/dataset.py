@@ -5,60 +5,19 @@ from __future__ import annotations
 import hashlib
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal, SupportsIndex, get_args, overload
 
 import numpy as np
 
+from diagnostics.datasets.samples import LazySamples
 from diagnostics.datasets.target import Target, misfit
 from diagnostics.errors import DiagnosticsError, explaining
 from diagnostics.vocabulary import SAFE_NAME, SPLITS, Kind, Modality
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-class LazySamples(Sequence[Any]):
-    """`n` samples, the i-th of which is `read(i)`; nothing is kept.
-
-    An integer, from the end where it is negative, gives a sample; a slice, a mask or several integers give those samples, again
-    read when they are asked for. Raises IndexError for what lies beyond the samples, as numpy does.
-
-    Examples:
-        >>> import numpy as np
-        >>> import diagnostics as dx
-        >>> def read(i):
-        ...     print(f"reading sample {i}")
-        ...     return np.full((2, 2), i)
-        >>> samples = dx.LazySamples(1000, read)
-        >>> ten = samples[100:110]
-        >>> len(ten)
-        10
-        >>> print(ten[-1])
-        reading sample 109
-        [[109 109]
-         [109 109]]
-    """
-
-    def __init__(self, n: int, read: Callable[[int], Any]) -> None:
-        self._rows, self._read = np.arange(n), read
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: Any) -> Any:
-        rows = self._rows[index]
-        if np.ndim(rows) == 0:
-            return self._read(int(rows))
-        if np.ndim(rows) > 1:
-            raise IndexError(f"samples lie along one axis, and the index asks for {np.ndim(rows)}")
-        chosen = LazySamples(0, self._read)
-        chosen._rows = rows
-        return chosen
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__}: {len(self)} samples>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +153,7 @@ class Dataset:
         self.targets = dict(targets)
         self.texts = texts if isinstance(texts, LazySamples) else tuple(texts)
         self.questions = tuple(map(tuple, questions)) if len(questions) else captioned(self.texts)
-        self.extras = extras
+        self.extras = dict(extras)
         self._check()
         self._fingerprint = fingerprint
 
@@ -278,7 +237,8 @@ class Dataset:
                 digest.update(
                     f"{name} {target.kind} {target.classes} {target.period} {target.units} {target.family}".encode()
                 )
-                _digest_array(digest, target.values)
+                for values in target.blocks():
+                    _digest_array(digest, values)
                 if target.naive is not None:
                     _digest_array(digest, np.asarray(target.naive))
             digest.update("".join(f"\x1f{text}" for text in self.texts).encode())
@@ -376,8 +336,9 @@ def unprobeable_targets(dataset: Dataset) -> dict[str, str]:
 def _why_not(name: str, target: Target, split: np.ndarray) -> str:
     if target.kind == "masks":
         return ""  # what reads masks is not fitted
-    values = target.values.reshape(len(target.values), -1)
-    classes = values.dtype.kind in "iu"
+    lazy = target.values.dtype == object
+    values = _extremes(target, split) if lazy else target.values.reshape(len(target.values), -1)
+    classes = target.kind.endswith("label")
     known = np.asarray(values >= 0 if classes else np.isfinite(values))
     # A map may be known in part; a value, a forecast or a caption only as a whole.
     rows: np.ndarray = np.asarray(known.any(axis=1) if target.dense else known.all(axis=1))
@@ -395,6 +356,24 @@ def _why_not(name: str, target: Target, split: np.ndarray) -> str:
         if new:
             return f"Target {name} has no train sample of {_named(new, target)}: use more samples or mark them unknown (-1)."
     return ""
+
+
+def _extremes(target: Target, split: np.ndarray) -> np.ndarray:
+    """[sample, 2], the lowest and highest known value of maps that are read one by one: of each split until two values differ, and
+    the others count as unknown.
+    """
+    classes = target.kind == "token_label"
+    ends = np.full((len(split), 2), -1 if classes else np.nan)
+    for part in SPLITS:
+        rows, low, high = np.flatnonzero(split == part), np.inf, -np.inf
+        for row, maps in zip(rows, replace(target, values=target.values[rows]).blocks(), strict=False):
+            known = maps[maps >= 0 if classes else np.isfinite(maps)]
+            if known.size:
+                ends[row] = known.min(), known.max()
+                low, high = min(low, ends[row, 0]), max(high, ends[row, 1])
+            if low < high:
+                break
+    return ends
 
 
 def _named(classes: list[int], target: Target) -> str:

@@ -13,7 +13,8 @@ import pandas as pd
 import torch
 from torch.utils.data import Dataset as TorchDataset
 
-from diagnostics.datasets.dataset import Dataset, LazySamples, padded
+from diagnostics.datasets.dataset import Dataset, padded
+from diagnostics.datasets.samples import LazySamples
 from diagnostics.datasets.splits import complete_splits
 from diagnostics.datasets.target import Target
 from diagnostics.encoders.encoder import AXES, channels_first
