@@ -13,7 +13,7 @@ from diagnostics.checks.selftest.planted import SEED
 from diagnostics.measures import apply, result, statistics, verdict
 from diagnostics.measures.confidence_set import confidence_set
 from diagnostics.measures.probes import logistic_choice, out_of_fold
-from diagnostics.measures.probes.protocol import Rows
+from diagnostics.measures.probes.protocol import Rows, sum_by_unit
 from diagnostics.measures.probes.softmax import LogisticRows
 from diagnostics.measures.statistics import Interval, Losses
 from diagnostics.measures.tap_choice import choose_tap, standard_error
@@ -182,9 +182,13 @@ def ridge_data(most: int) -> tuple[Rows, np.ndarray, np.ndarray]:
 def left_out(most: int) -> list[Any]:
     """Ridge without each group, or in folds where one has more than 256 rows: penalties, losses and references."""
     rows, x, y = ridge_data(most)
-    made = out_of_fold.RidgeOutOfFold(rows, y, lambda errors: errors**2, SEED, 2)
-    penalties = [made.choose(slice(i, i + 1), torch.tensor(x[i : i + 1]))[0].tolist() for i in (0, 1)]
-    return [penalties, *([digest(each) for each in sums] for sums in (made.losses.loss, made.losses.reference))]
+    made = out_of_fold.RidgeOutOfFold(rows, y, lambda errors: errors**2, SEED)
+    chosen = [made.choose(torch.tensor(x[i : i + 1])) for i in (0, 1)]
+    sums = [
+        [digest(sum_by_unit(each, rows, "fit")) for each in losses]
+        for losses in ([lost[0] for _, lost, _ in chosen], [made.reference] * 2)
+    ]
+    return [[penalty.tolist() for penalty, _, _ in chosen], *sums]
 
 
 def folds() -> list[Any]:
