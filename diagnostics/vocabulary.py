@@ -28,6 +28,8 @@ SPLIT_OF: Mapping[str, str] = {
 """What folders, columns and other libraries call a split, in lower case -> the split."""
 DENSE = ("token_label", "token_value", "event")
 """Kinds of target with a value for every place of a sample."""
+BY_PLACE = (*DENSE, "masks")
+"""Kinds of target whose values are maps over a sample's own axes."""
 
 FAMILY_OF: Mapping[str, Family] = {
     "label": "semantic",

@@ -4,7 +4,7 @@ import hashlib
 import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from typing import Any, Literal, SupportsIndex, get_args, overload
 
 import numpy as np
@@ -192,7 +192,8 @@ class Dataset:
                 digest.update(
                     f"{name} {target.kind} {target.classes} {target.period} {target.units} {target.family}".encode()
                 )
-                _digest_array(digest, target.values)
+                for values in target.blocks():
+                    _digest_array(digest, values)
                 if target.naive is not None:
                     _digest_array(digest, np.asarray(target.naive))
             digest.update("".join(f"\x1f{text}" for text in self.texts).encode())
@@ -290,8 +291,9 @@ def unprobeable_targets(dataset: Dataset) -> dict[str, str]:
 def _why_not(name: str, target: Target, split: np.ndarray) -> str:
     if target.kind == "masks":
         return ""  # what reads masks is not fitted
-    values = target.values.reshape(len(target.values), -1)
-    classes = values.dtype.kind in "iu"
+    lazy = target.values.dtype == object
+    values = _extremes(target, split) if lazy else target.values.reshape(len(target.values), -1)
+    classes = target.kind.endswith("label")
     known = np.asarray(values >= 0 if classes else np.isfinite(values))
     # A map may be known in part; a value, a forecast or a caption only as a whole.
     rows: np.ndarray = np.asarray(known.any(axis=1) if target.dense else known.all(axis=1))
@@ -309,6 +311,24 @@ def _why_not(name: str, target: Target, split: np.ndarray) -> str:
         if new:
             return f"Target {name} has no train sample of {_named(new, target)}: use more samples or mark them unknown (-1)."
     return ""
+
+
+def _extremes(target: Target, split: np.ndarray) -> np.ndarray:
+    """[sample, 2], the lowest and highest known value of maps that are read one by one: of each split until two values differ, and
+    the others count as unknown.
+    """
+    classes = target.kind == "token_label"
+    ends = np.full((len(split), 2), -1 if classes else np.nan)
+    for part in SPLITS:
+        rows, low, high = np.flatnonzero(split == part), np.inf, -np.inf
+        for row, maps in zip(rows, replace(target, values=target.values[rows]).blocks(), strict=False):
+            known = maps[maps >= 0 if classes else np.isfinite(maps)]
+            if known.size:
+                ends[row] = known.min(), known.max()
+                low, high = min(low, ends[row, 0]), max(high, ends[row, 1])
+            if low < high:
+                break
+    return ends
 
 
 def _named(classes: list[int], target: Target) -> str:

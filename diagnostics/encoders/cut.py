@@ -18,7 +18,7 @@ from torch.utils.data import default_collate
 
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.hooks import hooked, until
-from diagnostics.encoders.perturbation import Forward
+from diagnostics.encoders.places.perturb import Forward
 from diagnostics.encoders.taps import Site, Tap
 from diagnostics.encoders.torch_encoder import TorchEncoder
 from diagnostics.errors import DiagnosticsError, describe

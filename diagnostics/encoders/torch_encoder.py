@@ -15,12 +15,12 @@ from torch.utils.data import default_collate
 from diagnostics.encoders.attention import read_attention
 from diagnostics.encoders.batches import by_name, to_device
 from diagnostics.encoders.digests import digest_of, state_tensors
-from diagnostics.encoders.discovery import Discovered, discover, extents_of
 from diagnostics.encoders.encoder import Captured, Encoder, Reduce, keep
 from diagnostics.encoders.evaluating import device_of, evaluating, placed, seeded, wanting_gradients
 from diagnostics.encoders.hidden_weights import HiddenReads
 from diagnostics.encoders.hooks import captured_at
-from diagnostics.encoders.perturbation import floating_in, replaced
+from diagnostics.encoders.places import Discovered, discover, extents_of
+from diagnostics.encoders.places.perturb import floating_in, replaced
 from diagnostics.encoders.redraw import copied, note_of, permute, redraw, redrawn
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError, explaining, unknown

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diagnostics import DiagnosticsError
+from diagnostics.plugin import DiagnosticsError
 from diagnostics_perception.models import (
     ARCHITECTURES,
     LAYER_SCALE,

@@ -14,8 +14,7 @@ from diagnostics_training.trainer.data import training_spec
 from diagnostics_training.trainer.objective import Batch
 from diagnostics_training.trainer.settings import Settings
 
-from diagnostics import Dataset, DiagnosticsError, LazySamples, build
-from diagnostics.errors import enumerated
+from diagnostics.plugin import Dataset, DiagnosticsError, LazySamples, build, enumerated
 from diagnostics_pretraining.distillation import Distillation, TaughtBatches, Teacher
 from diagnostics_pretraining.feed.feed import Feed, outline_of, without_target
 from diagnostics_pretraining.job import Job

@@ -17,8 +17,7 @@ from diagnostics_perception.checkpoint import tensors_in
 from diagnostics_perception.models import ARCHITECTURES
 from torch import Tensor, nn
 
-from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder
-from diagnostics.errors import few, unknown
+from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, TorchEncoder, few, unknown
 
 if TYPE_CHECKING:
     from open_clip.tokenizer import SimpleTokenizer

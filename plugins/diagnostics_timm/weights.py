@@ -9,8 +9,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from diagnostics import DiagnosticsError
-from diagnostics.errors import describe, few, unknown
+from diagnostics.plugin import DiagnosticsError, describe, few, unknown
 
 # The hub of weights, asked once whether it answers; shared by the plugins that fetch from it. Imports neither timm nor torch.
 

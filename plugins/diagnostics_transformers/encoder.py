@@ -11,10 +11,18 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 from transformers import PreTrainedModel
 
-from diagnostics import DiagnosticsError, Encoder, Grid, Site, Tap, TorchEncoder
-from diagnostics.encoders.hooks import first_tensor
-from diagnostics.encoders.perturbation import Forward, tokens_of_cells
-from diagnostics.errors import describe
+from diagnostics.plugin import (
+    DiagnosticsError,
+    Encoder,
+    Forward,
+    Grid,
+    Site,
+    Tap,
+    TorchEncoder,
+    describe,
+    first_tensor,
+    tokens_of_cells,
+)
 from diagnostics_transformers.handed_out import maker_names
 from diagnostics_transformers.load import Loaded, lacking, refuse_missing
 from diagnostics_transformers.orders import TRAILING, check_places, packed_taps, with_order

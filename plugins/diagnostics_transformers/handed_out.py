@@ -6,8 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from diagnostics import TorchEncoder
-from diagnostics.encoders.maker_names import last_taps, names_of_outputs
+from diagnostics.plugin import TorchEncoder, last_taps, names_of_outputs
 
 
 def maker_names(encoder: TorchEncoder, within: str = "tower") -> dict[str, str]:

@@ -7,12 +7,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diagnostics import DiagnosticsError, Grid, Site, Tap
-from diagnostics.encoders.hooks import first_tensor
-from diagnostics.encoders.perturbation import moved_most, part_of, tokens_at
+from diagnostics.plugin import (
+    DiagnosticsError,
+    Grid,
+    Site,
+    Tap,
+    first_tensor,
+    moved_most,
+    order_of_axes,
+    part_of,
+    tokens_at,
+)
 from diagnostics_transformers.prepared import Prepared
 from diagnostics_transformers.towers import model_type
 from diagnostics_transformers.trial import Trial
@@ -120,10 +129,10 @@ def check_places(trial: Trial, tap: Tap) -> None:
         place = None if tokens is None else moved_most(tokens, rest, grid, ("t",))
         if place is None:
             return
-        low, high = start * steps, stop * steps
         # Frames overlap and convolutions reach further.
         slack = 1.0 if prepared.modality == "text" else 2.0 + 0.05 * steps + prepared.reach
-        if not low - slack <= place <= high + slack:
+        middle, reach = steps * (start + stop) / 2, slack + steps * (stop - start) / 2
+        if order_of_axes((steps,), np.array([[middle]]), np.array([place]), [reach]) is None:
             raise DiagnosticsError(
                 f"{name} does not keep its tokens in the order of time (a change between {start:.0%} and {stop:.0%} of the "
                 f"{prepared.modality} moved token {place} of {steps}): it is not supported yet."

@@ -8,11 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from diagnostics import DiagnosticsError, Site, discover
-from diagnostics.encoders.discovery import Discovered
-from diagnostics.encoders.hooks import Call, recorded
-from diagnostics.encoders.perturbation import tensor_at
-from diagnostics.errors import describe
+from diagnostics.plugin import Call, DiagnosticsError, Discovered, Site, describe, discover, recorded, tensor_at
 from diagnostics_transformers.audio import prepare_audio
 from diagnostics_transformers.images import prepare_images
 from diagnostics_transformers.patches import prepare_patches, takes_patches

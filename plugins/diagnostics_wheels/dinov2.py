@@ -9,7 +9,7 @@ from diagnostics_transformers.handed_out import maker_names
 from torch import Tensor
 from transformers import Dinov2Config, Dinov2Model
 
-from diagnostics import DiagnosticsError, Grid, TorchEncoder
+from diagnostics.plugin import DiagnosticsError, Grid, TorchEncoder
 from diagnostics_wheels.cache import to_tensors
 from diagnostics_wheels.images import image_encoder
 from diagnostics_wheels.wheels import Wheel, needs

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 from transformers import BertConfig, BertModel
 
-from diagnostics import DiagnosticsError, Grid, TorchEncoder, discover
+from diagnostics.plugin import DiagnosticsError, Grid, TorchEncoder, discover
 from diagnostics_wheels.cache import fill
 from diagnostics_wheels.wheels import Wheel
 

@@ -13,7 +13,7 @@ from torch.utils.data import default_collate
 from transformers import WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from diagnostics import DiagnosticsError, Grid, Tap, TorchEncoder, discover
+from diagnostics.plugin import DiagnosticsError, Grid, Tap, TorchEncoder, discover
 from diagnostics_wheels import ctranslate2
 from diagnostics_wheels.cache import load, to_tensors
 from diagnostics_wheels.wheels import Wheel

@@ -57,14 +57,14 @@ def value(pair: Pair) -> float:
 def choice(name: str, on: str) -> list[Any]:
     share, fit, test = PLANTED[name].classes > 0, sum(PLANTED[name].known[:2]), losses(name, "test")
     tap, best, alike = chosen(name, on)
-    gaps = [by_hand.gap(test[each], test[OUTPUT], fit, share) for each in range(OUTPUT)]
+    ends = [by_hand.upper_end(test[each], test[OUTPUT], fit, share) for each in range(OUTPUT)]
     low = by_hand.gap(test[tap], test[OUTPUT], fit, share, 0.8)[1] if tap != OUTPUT else None
     return [
         TAPS[tap],
         TAPS[best],
         [TAPS[each] for each in alike],
-        gaps[best],
-        max(0.0, *(high for _, _, high in gaps)),
+        by_hand.gap(test[best], test[OUTPUT], fit, share),
+        max(0.0, *ends),
         low,
     ]
 
@@ -73,7 +73,8 @@ def score_ends(pair: Pair, fit: int, share: bool) -> list[float]:
     units, at = len(pair[0]), value(pair)
     low, high = by_hand.ends(at, by_hand.resample(pair, share), units, fit, by_hand.effective(pair[1], share))
     all_right = 1 - np.sqrt(1 + units / fit) * (1 - 0.025 ** (1 / units))
-    return [at, all_right if share and at == 1 and pair[0].ndim == 1 else low, min(high, 1.0)]
+    low = all_right if share and at == 1 and pair[0].ndim == 1 else low
+    return [at, max(low, 0.0) if share else low, min(high, 1.0)]
 
 
 def finding(name: str) -> list[Any]:

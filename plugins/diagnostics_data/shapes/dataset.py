@@ -5,8 +5,7 @@ import re
 
 import numpy as np
 
-from diagnostics import Dataset, DiagnosticsError, Question, Target, split_groups
-from diagnostics.errors import unknown
+from diagnostics.plugin import Dataset, DiagnosticsError, Question, Target, split_groups, unknown
 from diagnostics_data.shapes.render import RENDERER_VERSION, Scene, render
 from diagnostics_data.shapes.world import COLOURS, MOST_OBJECTS, SHAPES, TEXTURES
 

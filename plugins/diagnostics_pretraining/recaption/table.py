@@ -12,7 +12,7 @@ from typing import Any
 from diagnostics_files.decode.tables import SUFFIXES, column, read_table
 from diagnostics_files.scan import file
 
-from diagnostics import Dataset, DiagnosticsError, build
+from diagnostics.plugin import Dataset, DiagnosticsError, build
 from diagnostics_pretraining.feed.feed import outline_of, shards_of
 
 COLUMNS = ("video_caption", "frame_captions", "caption")

@@ -1,6 +1,5 @@
 """Discovers the taps of a torch module in one dry pass: `embed`, its blocks, the end of the trunk, and its heads."""
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -9,12 +8,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diagnostics.encoders.discovery.first_block_input import LOCAL, FirstBlockInput
-from diagnostics.encoders.discovery.places import MOST_PREFIX, Places
-from diagnostics.encoders.discovery.stacks import earlier_stack, find_blocks
-from diagnostics.encoders.discovery.trace import Step, Trace, dry_run
 from diagnostics.encoders.hooks import as_tokens, tensors_in
-from diagnostics.encoders.perturbation import Forward, floating_in, moved_most, part_of, replaced, tensor_at, tokens_at
+from diagnostics.encoders.places.judge import LOCAL, order_of_axes
+from diagnostics.encoders.places.perturb import (
+    FirstBlockInput,
+    Forward,
+    floating_in,
+    moved_most,
+    part_of,
+    replaced,
+    tensor_at,
+    tokens_at,
+)
+from diagnostics.encoders.places.shapes import MOST_PREFIX, Places
+from diagnostics.encoders.places.trunk import Step, Trace, dry_run, earlier_stack, find_blocks
 from diagnostics.encoders.taps import Grid, Part, Site, Tap
 from diagnostics.errors import DiagnosticsError
 
@@ -27,8 +34,6 @@ CHANGE = 3.0
 """What is added to a cell of a normalised input."""
 
 RANDOM_CELLS = 6
-LEAST_SHARE = 0.8
-"""Of the cells changed: what a random stem makes of a single one may show elsewhere."""
 
 
 def axis_order(
@@ -48,26 +53,18 @@ def axis_order(
     if rest is None:
         return None
     cells = _cells(grid.shape)
-    moved: list[int | None] = []
+    moved: list[int] = []
     for cell in cells:
         changed = tokens(_changed(batch, *given, cell, grid.shape))
         if changed is None or changed.shape != rest.shape:
             return None
-        moved.append(moved_most(changed, rest, grid, grid.axes))
-    if all(token is None for token in moved):
+        token = moved_most(changed, rest, grid, grid.axes)
+        moved.append(-1 if token is None else token)
+    if max(moved) < 0:
         return None
-    orders = list(itertools.permutations(range(len(grid.shape))))
-    aways = [
-        [_away(cell, token, grid.shape, axes) for cell, token in zip(cells, moved, strict=True)] for axes in orders
-    ]
-    # Raster order comes first; on small grids a stem may blur so far that another fits a little better.
-    best = min(range(len(orders)), key=lambda i: int(np.sum(aways[i])))
-    best = 0 if int(np.sum(aways[0])) <= 2 * int(np.sum(aways[best])) else best
-    # A convolutional stem reaches further on a fine grid.
-    reach = [max(1, n // 16) for n in grid.shape]
-    if np.mean([all(d <= most for d, most in zip(away, reach, strict=True)) for away in aways[best]]) >= LEAST_SHARE:
-        return orders[best]
-    first = "none" if moved[0] is None else [int(n) for n in np.unravel_index(moved[0], grid.shape)]
+    if (order := order_of_axes(grid.shape, np.array(cells), np.array(moved))) is not None:
+        return order
+    first = "none" if moved[0] < 0 else [int(n) for n in np.unravel_index(moved[0], grid.shape)]
     raise DiagnosticsError(
         f"{encoder} does not keep its tokens in the order of its input (cell {list(cells[0])} moved token {first}): declare the taps yourself, with the order of their tokens (docs/how-to/plugins.md)."
     )
@@ -114,14 +111,6 @@ def _changed(batch: Any, given: Tensor, axes: Sequence[int], cell: Sequence[int]
     changed = given.clone()
     part_of(changed, spans).add_(CHANGE)
     return replaced(batch, given, changed)
-
-
-def _away(cell: Sequence[int], token: int | None, shape: Sequence[int], axes: Sequence[int]) -> list[int]:
-    """How far along each axis the token's place is from the cell, with the axes in this order; the whole axis for none."""
-    if token is None:
-        return list(shape)
-    place = np.unravel_index(token, [shape[axis] for axis in axes])
-    return [abs(int(place[list(axes).index(axis)]) - cell[axis]) for axis in range(len(shape))]
 
 
 # They change no activations while a model is evaluated.

@@ -1,6 +1,6 @@
 """Conformance tests for plugin authors, as a pytest plugin: a base class for a test file, and a fixture.
 
-    from diagnostics.testing import EncoderTests
+    from diagnostics.plugin import EncoderTests
 
     class TestMine(EncoderTests):
         encoder = "my_encoder.py:build"
@@ -47,7 +47,7 @@ class EncoderTests:
     Examples:
         In the tests of a plugin, of which pytest runs one for each check:
 
-        >>> from diagnostics.testing import EncoderTests
+        >>> from diagnostics.plugin import EncoderTests
         >>> class TestForecast(EncoderTests):
         ...     encoder = "objectives:lorenz-forecast"
         >>> TestForecast().build()

@@ -25,7 +25,7 @@ class Place:
 
     Examples:
         >>> import torch
-        >>> from diagnostics.encoders.discovery import Places
+        >>> from diagnostics.encoders.places import Places
         >>> places = Places("mine", {"y": 224, "x": 224}, samples=2)
         >>> place = places.of(torch.zeros(2, 256, 14, 14), "layer3")
         >>> print(place.layout, place.features, place.grid)
@@ -54,7 +54,7 @@ class Places:
 
     Examples:
         >>> import torch
-        >>> from diagnostics.encoders.discovery import Places
+        >>> from diagnostics.encoders.places import Places
         >>> places = Places("mine", {"y": 224, "x": 224}, samples=2, prefix=1)
         >>> print(places.of(torch.zeros(2, 197, 384), "blocks.0").grid)
         14 x 14 (y, x) + 1 prefix
