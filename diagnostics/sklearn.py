@@ -13,11 +13,9 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from torch import nn
 
 from diagnostics.encoders.bare_module import Numbers, wrap
-from diagnostics.encoders.encoder import Encoder
-from diagnostics.encoders.fitting import pinned_to
+from diagnostics.encoders.encoder import Encoder, first_shape, pinned_to
 from diagnostics.encoders.pictures import to_pixels
 from diagnostics.encoders.pooling import chosen_poolings
-from diagnostics.encoders.transform import checked_sample, listed_samples
 from diagnostics.errors import DiagnosticsError
 from diagnostics.runs.given import refuse_fed
 from diagnostics.runs.run import open_run
@@ -98,8 +96,7 @@ class TapFeatures(TransformerMixin, BaseEstimator):
         if issparse(X):
             raise DiagnosticsError("TapFeatures was given a sparse matrix: give raw samples, or X.toarray().")
         encoder = self._built(X)
-        given = () if X is None else listed_samples(encoder, X)
-        self.shape_ = np.shape(checked_sample(encoder, given, 0)) if len(given) else ()
+        self.shape_ = () if X is None else first_shape(encoder, X)
         self.encoder_ = pinned_to(encoder, self.shape_)
         self._names(self.encoder_)
         return self
