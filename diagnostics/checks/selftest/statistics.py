@@ -44,9 +44,9 @@ def cases() -> list[Case]:
     """All of them."""
     expanded = -float(np.sqrt(5 / 4) * stats.t.ppf(0.975, 4))
     return [
-        Case("chosen tap", "better than the output by three standard errors: that tap", 1, OWN, lambda: _chosen(_better_by(3 / np.sqrt(40)))),
-        Case("chosen tap", "better by a third of one: the output", 2, OWN, lambda: _chosen(_better_by(0.33 / np.sqrt(40)))),
-        Case("hidden gap", "width where the output loses as much more in every unit: paired", 0, OWN, _width_of_a_constant_gap),
-        Case("interval", "lower end of 5 units: t quantile times sqrt(5 / 4)", expanded, HESTERBERG, lambda: _low(5, None), 1e-2),
-        Case("interval", "the same, fitted on 5 others: sqrt(1 + 5 / 5) times as far", expanded * np.sqrt(2), NADEAU, lambda: _low(5, 5), 1.5e-2),
+        Case("better than the output by three standard errors: that tap", 1, OWN, lambda: _chosen(_better_by(3 / np.sqrt(40))), measure="chosen tap"),
+        Case("better by a third of one: the output", 2, OWN, lambda: _chosen(_better_by(0.33 / np.sqrt(40))), measure="chosen tap"),
+        Case("width where the output loses as much more in every unit: paired", 0, OWN, _width_of_a_constant_gap, measure="hidden gap"),
+        Case("lower end of 5 units: t quantile times sqrt(5 / 4)", expanded, HESTERBERG, lambda: _low(5, None), 1e-2, measure="interval"),
+        Case("the same, fitted on 5 others: sqrt(1 + 5 / 5) times as far", expanded * np.sqrt(2), NADEAU, lambda: _low(5, 5), 1.5e-2, measure="interval"),
     ]  # fmt: skip
