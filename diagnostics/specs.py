@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote
 
-from diagnostics.encoders.trust import UntrustedCodeError, building, check_code, check_options, offline, trusting
+from diagnostics.encoders.saved.trust import UntrustedCodeError, building, check_code, check_options, offline, trusting
 from diagnostics.errors import DiagnosticsError, explaining, few, unknown
 from diagnostics.hookspecs import hints_of
 from diagnostics.registry import ClaimedTwice, offered, plugins
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from diagnostics.encoders.encoder import Encoder
-    from diagnostics.encoders.files import Description
+    from diagnostics.encoders.saved.files import Description
     from diagnostics.encoders.torch_encoder import TorchEncoder
 
 
@@ -90,9 +90,9 @@ def load_encoder(path: str | Path, *, trust_code: bool = False) -> TorchEncoder:
         True
     """
     # Imported here, since the names of encoders and datasets must be known before torch is needed.
-    from diagnostics.encoders import files
-    from diagnostics.encoders.cut import shortened
-    from diagnostics.encoders.rebuild import FILES, unpack_files
+    from diagnostics.encoders.saved import files
+    from diagnostics.encoders.saved.cut import shortened
+    from diagnostics.encoders.saved.rebuild import FILES, unpack_files
     from diagnostics.encoders.torch_encoder import TorchEncoder
 
     file, trust_code = files.encoder_file(path), trust_code or trusting()
@@ -135,7 +135,7 @@ def _as_saved(encoder: TorchEncoder, module: nn.Module, about: Description) -> T
 
 def _build_skeleton(skeleton: str, file: Path, trust_code: bool) -> TorchEncoder:
     """What the name in a saved file builds, with whatever weights."""
-    from diagnostics.encoders.rebuild import limit_size
+    from diagnostics.encoders.saved.rebuild import limit_size
     from diagnostics.encoders.torch_encoder import TorchEncoder
 
     short = skeleton if len(skeleton) <= 300 else f"{skeleton[:300]}..."

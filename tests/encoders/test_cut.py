@@ -19,9 +19,9 @@ from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder, build, 
 from diagnostics.checks.conformance import check_encoder
 from diagnostics.cli.encoders import export, flops_of
 from diagnostics.cli.main import app
-from diagnostics.encoders.cut import cut_encoder
 from diagnostics.encoders.encoder import Encoder, keep
 from diagnostics.encoders.hooks import captured_at
+from diagnostics.encoders.saved.cut import cut_encoder
 
 from tiny import tiny_encoder, tiny_image_encoder
 from unusual import Stack, as_floats
