@@ -22,6 +22,7 @@ from urllib.parse import unquote
 
 from diagnostics.encoders.saved.trust import UntrustedCodeError, building, check_code, check_options, offline, trusting
 from diagnostics.errors import DiagnosticsError, explaining, few, unknown
+from diagnostics.hookspecs import hints_of
 from diagnostics.registry import ClaimedTwice, offered, plugins
 
 if TYPE_CHECKING:
@@ -331,21 +332,12 @@ def call(make: Callable[..., Any], args: tuple[str, ...], options: Mapping[str, 
 
 
 def _annotation(make: Callable[..., Any], key: str) -> Any:
-    """The type of an option: its default's where there is no annotation, `str` where there is none or one that only a type checker
-    can read."""
+    """The type of an option: its default's where there is no annotation that can be read, else `str`."""
     function: Any = make.func if isinstance(make, functools.partial) else make
-    function = function.__init__ if isinstance(function, type) else function
-    annotations = getattr(function, "__annotations__", {})
-    if key not in annotations:
-        default = inspect.signature(make).parameters[key].default
-        return type(default) if isinstance(default, bool | int | float) else str
-    written = {key: annotations[key]}
-    try:
-        # Each by itself: another's, or that of the return value, may name what is imported for type checkers alone.
-        holder = types.SimpleNamespace(__annotations__=written)
-        return typing.get_type_hints(holder, getattr(function, "__globals__", None))[key]
-    except Exception:
-        return str
+    with contextlib.suppress(Exception):
+        return hints_of(function.__init__ if isinstance(function, type) else function)[key]
+    default = inspect.signature(make).parameters[key].default
+    return type(default) if isinstance(default, bool | int | float) else str
 
 
 def _convert(key: str, text: str, hint: Any) -> Any:

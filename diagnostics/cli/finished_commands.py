@@ -40,20 +40,21 @@ def show(
 
     The table has one row for each measure, target and tap, including those of controls.
     """
-    from diagnostics.cli.finished import printed
+    from diagnostics.cli.finished import page_of, printed
     from diagnostics.report.terminal import print_page
     from diagnostics.report.writing import write_whole
-    from diagnostics.runs.page import run_page
-    from diagnostics.runs.run import open_run
 
     with working():
-        finished = open_run(run, margin)
         if format == Format.table:
-            write = functools.partial(print_page, run_page(finished), finished.path / "report.html", full=full)
-        elif format == Format.csv:
-            write = functools.partial(print, finished.to_dataframe().to_csv(index=False), end="")
+            write = functools.partial(print_page, page_of(run, margin), run / "report.html", full=full)
         else:
-            write = functools.partial(print_json, finished.to_json())
+            from diagnostics.runs.run import open_run
+
+            finished = open_run(run, margin)
+            if format == Format.csv:
+                write = functools.partial(print, finished.to_dataframe().to_csv(index=False), end="")
+            else:
+                write = functools.partial(print_json, finished.to_json())
         if out is not None:
             write_whole(out, printed(write))
             return

@@ -20,7 +20,7 @@ from diagnostics.activations.observe import observe
 from diagnostics.activations.plan import Precision, plan
 from diagnostics.activations.repeating import find_difference
 from diagnostics.activations.replacing import beside, listed, recover, remove, replace
-from diagnostics.activations.results import CONTROLS, ENCODER, Omission, merge_results, open_results, read_index
+from diagnostics.activations.results import CONTROLS, ENCODER, Omission, merge_results, read_index, read_results
 from diagnostics.activations.store import Store, is_run
 from diagnostics.encoders.attention.kernels import attention_in, explain_attention
 from diagnostics.encoders.bare_module import Numbers
@@ -423,9 +423,9 @@ class _Job:
         index = None if self.request.fresh else read_index(store)
         if index is None or not (kept := [name for name in index.controls if name not in controls]):
             return {}
-        tree = open_results(store)
+        results = read_results(store, index)
         keys = {name: [key for key in index.names(name) if key.partition("/")[0] in measures] for name in kept}
-        return {name: {key: tree[f"{CONTROLS}/{name}/{key}"].to_dataset() for key in keys[name]} for name in kept}
+        return {name: {key: results[name][key] for key in keys[name]} for name in kept}
 
 
 class _NoControlError(Exception):
