@@ -2,16 +2,16 @@
 
 from diagnostics import sklearn as sklearn
 from diagnostics.datasets.dataset import Dataset as Dataset
+from diagnostics.datasets.dataset import Question as Question
 from diagnostics.datasets.dataset import padded as padded
 from diagnostics.datasets.dataset import split_groups as split_groups
-from diagnostics.datasets.question import Question as Question
 from diagnostics.datasets.samples import LazySamples as LazySamples
 from diagnostics.datasets.splits import complete_splits as complete_splits
 from diagnostics.datasets.target import Target as Target
 from diagnostics.encoders.encoder import Encoder as Encoder
-from diagnostics.encoders.files import save_encoder as save_encoder
 from diagnostics.encoders.frames import frames_of as frames_of
 from diagnostics.encoders.places import discover as discover
+from diagnostics.encoders.saved.files import save_encoder as save_encoder
 from diagnostics.encoders.taps import Grid as Grid
 from diagnostics.encoders.taps import Site as Site
 from diagnostics.encoders.taps import Tap as Tap

@@ -44,9 +44,6 @@ FAMILY_OF: Mapping[str, Family] = {
 }
 """Kind of target -> the family that its probes belong to, unless the target names another."""
 
-CHANGES = frozenset(("brightness", "contrast", "crop", "hue", "mirror", "saturation"))
-"""What may be changed of an image that is trained on."""
-
 # Names of taps and targets become folders of the store, in which Zarr keeps one file of its own.
 SAFE_NAME = re.compile(r"(?!zarr\.json$)[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 """What the name of a tap or target may look like."""

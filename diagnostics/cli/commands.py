@@ -129,8 +129,7 @@ def inspect(
 
     The exit status is 1 if --verify-grid finds tokens in another order than declared.
     """
-    from diagnostics.cli.inspection import inspect_encoder
-    from diagnostics.cli.tables import print_inspection
+    from diagnostics.cli.encoders import inspect_encoder, print_inspection
 
     with working():
         inspected = inspect_encoder(encoder, data, device, verify=verify_grid, trust_code=trust_code)
@@ -176,11 +175,11 @@ def cut(
 
     The path of the folder or file is then the name of the cut encoder.
     """
-    from diagnostics.cli.cut import export
+    from diagnostics.cli.encoders import export, print_export
 
     with working():
         exported = export(encoder, tap, out, trust_code=trust_code)
-    print_json(exported.to_json()) if json else print(exported)
+    print_json(exported) if json else print_export(exported)
 
 
 @command(OWN, "diagnostics new-plugin my-plugin", name="new-plugin")

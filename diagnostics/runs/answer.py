@@ -144,9 +144,7 @@ def _notes(profile: Profile, read: Recommendation) -> list[str]:
     if read.also and profile.verdict is not Verdict.AT_CHANCE:
         several = len(read.also) > MOST_TAPS
         notes.append(f"{len(read.also)} other layers may be as good" if several else f"also {enumerated(read.also)}")
-    if profile.redraws:
-        notes.append(profile.redraws.line)
-    return notes
+    return notes + [profile.redrawn] * bool(profile.redrawn)
 
 
 def _controls(profile: Profile) -> list[str]:

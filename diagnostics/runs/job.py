@@ -22,11 +22,11 @@ from diagnostics.activations.repeating import find_difference
 from diagnostics.activations.replacing import beside, listed, recover, remove, replace
 from diagnostics.activations.results import CONTROLS, ENCODER, Omission, merge_results, read_index, read_results
 from diagnostics.activations.store import Store, is_run
+from diagnostics.encoders.attention.kernels import attention_in, explain_attention
 from diagnostics.encoders.bare_module import Numbers
-from diagnostics.encoders.computing import computing
+from diagnostics.encoders.devices import computing
 from diagnostics.encoders.encoder import Encoder
-from diagnostics.encoders.evaluating import random_kept
-from diagnostics.encoders.kernels import attention_in, explain_attention
+from diagnostics.encoders.modes import random_kept
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, StorageError, describe, explaining
 from diagnostics.measures import result as attribute
@@ -293,7 +293,7 @@ class _Job:
         readable = {key: value for key, value in stored.targets().items() if key in targets}
         measured = measure_all(measures, stored, readable, request.seed, what=name, watch=self.watch)
         for result in measured.results.values() if has_weights else ():
-            result.attrs |= {"redrawn": encoder.redrawn, "note": encoder.note}
+            result.attrs |= {"redrawn": getattr(encoder, "redrawn", 1.0), "note": getattr(encoder, "note", "")}
         self._redraw(measured, stored, readable, name)
         return measured
 

@@ -15,7 +15,7 @@ from diagnostics.datasets.dataset import unprobeable_targets
 from diagnostics.datasets.subset import subset
 from diagnostics.encoders.bare_module import Numbers
 from diagnostics.encoders.encoder import Encoder
-from diagnostics.encoders.evaluating import device_of, random_kept
+from diagnostics.encoders.modes import device_of, random_kept
 from diagnostics.encoders.taps import Tap
 from diagnostics.encoders.torch_encoder import TorchEncoder
 from diagnostics.errors import DiagnosticsError

@@ -20,7 +20,7 @@ from diagnostics.measures.verdict import MARGIN, Verdict, units_needed
 from diagnostics.report.numbers import SIGNIFICANT, format_interval, format_number, is_plain, number, numbers, unbroken
 from diagnostics.report.page import ControlCurve, ProfileFigure
 from diagnostics.runs.controls.kinds import INPUTS, NAMES, WEIGHTS, control_of
-from diagnostics.runs.redraws import Redraws, redraws_of
+from diagnostics.runs.redraws import NO_REDRAWS, Redraws, redraws_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -235,6 +235,13 @@ class Profile:
     def redraws(self) -> Redraws | None:
         """What other random splits of the same samples gave; None without `--redraws`."""
         return redraws_of(self.data, self.controls.get("raw_input"))
+
+    @property
+    def redrawn(self) -> str:
+        """The redraws in words, or why there are none; "" where none were asked for."""
+        if self.redraws:
+            return self.redraws.line
+        return f"not redrawn: {why}" if (why := self.data.attrs.get(NO_REDRAWS)) else ""
 
     @cached_property
     def few(self) -> str:

@@ -7,10 +7,9 @@ from typing import Any, get_args
 from diagnostics.activations.fit import fit
 from diagnostics.activations.plan import Precision, parse_budget
 from diagnostics.datasets.dataset import Dataset, unprobeable_targets
-from diagnostics.encoders.computing import check_compute
-from diagnostics.encoders.devices import usable_device
+from diagnostics.encoders.attention.kernels import check_kernel
+from diagnostics.encoders.devices import check_compute, usable_device
 from diagnostics.encoders.encoder import Encoder
-from diagnostics.encoders.kernels import check_kernel
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, describe, unknown
 from diagnostics.measures.base import Measure

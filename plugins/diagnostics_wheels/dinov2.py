@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from diagnostics_timm.pixels import Middle
-from diagnostics_transformers.handed_out import maker_names
+from diagnostics_transformers.maker_names import maker_names
 from torch import Tensor
 from transformers import Dinov2Config, Dinov2Model
 

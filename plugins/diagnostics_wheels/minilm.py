@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diagnostics_transformers.handed_out import maker_names
+from diagnostics_transformers.maker_names import maker_names
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diagnostics_transformers.handed_out import maker_names
+from diagnostics_transformers.maker_names import maker_names
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 from transformers import WhisperConfig, WhisperFeatureExtractor

@@ -352,15 +352,9 @@ def test_texts_may_be_read_on_demand() -> None:
     assert data.fingerprint == new_dataset(texts=texts).fingerprint
 
 
-def test_texts_survive_all_changes_of_an_image_unless_the_dataset_says_otherwise() -> None:
-    assert new_dataset().text_survives == {"brightness", "contrast", "crop", "hue", "mirror", "saturation"}
-    data = new_dataset(texts=list("rstu"), text_survives=("mirror", "crop"))
-    assert data.text_survives == subset(data, 3, 0).text_survives == {"crop", "mirror"}
-    with pytest.raises(
-        DiagnosticsError,
-        match="Unknown change of an image in text_survives of dataset mine 'miror': did you mean mirror",
-    ):
-        new_dataset(text_survives=["miror"])
+def test_what_plugins_alone_read_stays_with_a_subset() -> None:
+    data = new_dataset(extras={"text_survives": ("mirror",)})
+    assert data.extras == subset(data, 3, 0).extras == {"text_survives": ("mirror",)} and not new_dataset().extras
 
 
 @pytest.mark.parametrize("column", [{"texts": ["one"]}, {"questions": [()]}])

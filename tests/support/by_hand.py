@@ -71,7 +71,8 @@ def gap(ours: Pair, theirs: Pair, fit: int, share: bool = False, level: float = 
     value = float((score(ours) - score(theirs))[0])
     apart = resample(ours, share) - resample(theirs, share, 1)
     n = max(2.0, min(effective(side[1], share) for side in (ours, theirs)))
-    return value, *ends(value, apart, len(ours[0]), fit, n, level)
+    low, high = ends(value, apart, len(ours[0]), fit, n, level)
+    return (value, max(low, -1.0), min(high, 1.0)) if share else (value, low, high)
 
 
 def upper_end(ours: Pair, theirs: Pair, fit: int, share: bool = False) -> float:

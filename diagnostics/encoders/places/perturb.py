@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diagnostics.encoders.batches import map_tensors
-from diagnostics.encoders.evaluating import evaluating
 from diagnostics.encoders.hooks import as_tokens, tensors_in, until
+from diagnostics.encoders.modes import evaluating
 from diagnostics.encoders.places.judge import LOCAL
 from diagnostics.encoders.taps import Grid, Site, Tap
+from diagnostics.encoders.tensors import map_tensors
 
 Forward = Callable[[nn.Module, Any], Any]
 """`(module, batch)`: one forward pass."""

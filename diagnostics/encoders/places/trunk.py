@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diagnostics.encoders.evaluating import evaluating
 from diagnostics.encoders.hooks import Call, first_tensor, hooked, tensors_in
+from diagnostics.encoders.modes import evaluating
 from diagnostics.encoders.places.perturb import Forward
 from diagnostics.errors import DiagnosticsError, describe
 

@@ -212,7 +212,7 @@ def build(n: int, size: int, frames: int, seed: int, objects: int = MOST_OBJECTS
         questions=asked,
         groups=[f"{colour} {shape}" for shape, colour in pairs] if by_pair else None,
         # Captions name sides, and colours that other hues or contrasts would make false.
-        text_survives=("brightness", "saturation"),
+        extras={"text_survives": ("brightness", "saturation")},
         exchangeable=not by_pair,
     )
     dataset.centres, dataset.visible, dataset.frame_texts = centres, visible, tuple(frame_texts)

@@ -35,7 +35,7 @@ class FusedCall:
     Examples:
         >>> import torch
         >>> from torch.nn.functional import scaled_dot_product_attention
-        >>> from diagnostics.encoders.fused_attention import FusedCall
+        >>> from diagnostics.encoders.attention.fused import FusedCall
         >>> q, k, v = torch.randn(3, 2, 4, 10, 8)  # 2 samples, 4 heads, 10 tokens
         >>> out = scaled_dot_product_attention(q, k, v, is_causal=True)
         >>> call = FusedCall.of((q, k, v), {"is_causal": True})
@@ -155,7 +155,7 @@ class OfCall(NamedTuple):
     Examples:
         >>> import torch
         >>> import diagnostics as dx
-        >>> from diagnostics.encoders.fused_attention import FusedCall
+        >>> from diagnostics.encoders.attention.fused import FusedCall
         >>> from diagnostics.measures.locality.reduce_attention import ReduceAttention
         >>> q = k = v = torch.zeros(1, 2, 9, 8)  # 2 heads, uniform over 3 x 3 places
         >>> out, call = v, FusedCall.of((q, k, v), {})

@@ -4,10 +4,14 @@ What is loaded is built by that name first (its skeleton, with whatever weights)
 text files that a skeleton needs (a checkpoint directory's configuration and tokenizer) travel in the metadata.
 """
 
+from __future__ import annotations
+
+import contextlib
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+import shutil
+from collections.abc import Generator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import UnionType
@@ -18,13 +22,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from diagnostics.encoders.cut import cut_encoder
-from diagnostics.encoders.digests import digest_of
 from diagnostics.encoders.encoder import Encoder
-from diagnostics.encoders.rebuild import MOST_TEXT, skeleton_of
+from diagnostics.encoders.saved.cut import cut_encoder
+from diagnostics.encoders.saved.rebuild import MOST_TEXT, skeleton_of
+from diagnostics.encoders.tensors import digest_of
 from diagnostics.encoders.torch_encoder import TorchEncoder
-from diagnostics.encoders.whole_file import whole_file
-from diagnostics.errors import DiagnosticsError, describe, few
+from diagnostics.errors import DiagnosticsError, StorageError, describe, few, unwritable
 
 SAVED = "encoder.safetensors"
 """Filename of a saved encoder in its folder."""
@@ -71,7 +74,7 @@ def save_encoder(
     path: a folder, in which it is `encoder.safetensors`, or a file that ends in `.safetensors`. What is there is replaced,
         in one move.
     encoder: a `TorchEncoder` that was built by a name, or has a `skeleton`.
-    cut: only up to this tap; see `diagnostics.encoders.cut.cut_encoder`.
+    cut: only up to this tap; see `diagnostics.encoders.saved.cut.cut_encoder`.
     lineage: what made the weights, instead of the encoder's own.
     half: float32 weights are rounded to float16 in the file, half its size; what is loaded from it is the rounded encoder, with an
         identity of its own. Raises where one lies beyond float16.
@@ -280,3 +283,30 @@ def _unreadable(file: Path, error: Exception) -> DiagnosticsError:
     return DiagnosticsError(
         f"{file} cannot be read as safetensors ({describe(error)}): it is cut short, damaged, or something else under that name; copy or save it again."
     )
+
+
+@contextlib.contextmanager
+def whole_file(file: Path) -> Generator[Path]:
+    """Gives a path of the same suffix to write to, and makes it `file` in one move at the end; after an error nothing is left of it.
+
+    Raises StorageError where it cannot be written, by the system or by the library that writes it.
+    """
+    # A folder, since safetensors writes to a file of another name first, which a kill leaves.
+    partial = file.with_name(f".{file.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        written = partial / file.name
+        written.touch()
+        mode = written.stat().st_mode
+        yield written
+        written.chmod(mode)  # safetensors leaves a file that nobody else may read, whatever the umask allows
+        written.replace(file)
+    except OSError as error:
+        raise unwritable(file, error) from error
+    except (SafetensorError, RuntimeError) as error:  # the latter is torch's
+        raise StorageError(
+            f"{file} cannot be written ({describe(error)}): is there free space, and do you have permission to write there?"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

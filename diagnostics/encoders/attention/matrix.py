@@ -1,13 +1,15 @@
-"""Statistics of attention that is there as a matrix."""
+"""Statistics of attention that is there as a matrix; of a fused call by the matrix itself, against which the others are held."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from diagnostics.encoders.attention_statistics.statistics import Statistics
+from diagnostics.encoders.attention.fused import FusedCall
+from diagnostics.encoders.attention.statistics import Statistics, Tokens
 
 BLOCK_BYTES = 32 * 2**20
 
@@ -53,3 +55,31 @@ def of_matrix(weights: Tensor, prefix: int, places: Tensor | None) -> Statistics
         logit=torch.full_like(peak, math.nan),
         received=received / anywhere[..., None],
     )
+
+
+def plain(call: FusedCall, out: torch.Tensor, tokens: Tokens) -> Statistics:
+    """Of a call whose kernel gave `out` [B, H, Q, D]."""
+    mask = call.mask if call.mask is None or call.mask.dtype == torch.bool else call.mask.double()
+    call = replace(call, q=call.q.double(), k=call.k.double(), v=call.v.double(), mask=mask)
+    every = slice(None)
+    weights = call.weights(every)
+    padding = tokens.ordered(tokens.ordered(weights, -1), -2)[..., : tokens.own, tokens.own :]
+    scores = torch.stack([call.scores(every, head) for head in range(call.shape[1])], 1)
+    scores = tokens.ordered(tokens.ordered(scores, -1), -2)[..., tokens.grid, : tokens.own]
+    grid = scores[..., tokens.grid]
+    logit = grid.amax((-2, -1))
+    # Each by itself: next to a prefix token or padding whose logit lies 745 above, a grid key has a share of 0.
+    shares = of_matrix(_softmax(scores), tokens.prefix, None)
+    return replace(
+        of_matrix(_softmax(grid), 0, tokens.places.double()),
+        prefix=shares.prefix,
+        received=shares.received,
+        logit=torch.where(logit == -math.inf, math.nan, logit),
+        error=call.error(weights, out, every),
+        padding=float(padding.sum(-1).amax()),
+    )
+
+
+def _softmax(scores: torch.Tensor) -> torch.Tensor:
+    """Over the keys; zeros of a query that may see none."""
+    return scores.softmax(-1).masked_fill((scores == -math.inf).all(-1, keepdim=True), 0)

@@ -21,7 +21,7 @@ from torch.nn.functional import multi_head_attention_forward
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from diagnostics.encoders.evaluating import random_kept
+from diagnostics.encoders.modes import random_kept
 from diagnostics.errors import DiagnosticsError, describe, unknown
 from diagnostics.vocabulary import KERNELS, Kernel
 
@@ -114,7 +114,7 @@ def attention_in(kernel: Kernel) -> Generator[None]:
     Examples:
         >>> import torch
         >>> from torch.nn.functional import scaled_dot_product_attention
-        >>> from diagnostics.encoders.kernels import attention_in
+        >>> from diagnostics.encoders.attention.kernels import attention_in
         >>> q = k = v = torch.ones(1, 1, 4, 8)
         >>> with attention_in("math"):
         ...     out = scaled_dot_product_attention(q, k, v)
@@ -150,7 +150,7 @@ def explain_attention(kernel: Kernel, forward: Callable[[], Any], model: str, ha
     Examples:
         >>> import torch
         >>> from torch.nn.functional import scaled_dot_product_attention
-        >>> from diagnostics.encoders.kernels import explain_attention
+        >>> from diagnostics.encoders.attention.kernels import explain_attention
         >>> def forward():
         ...     return scaled_dot_product_attention(*torch.ones(3, 1, 1, 4, 8))
         >>> print(explain_attention("auto", forward, "mine", "--compute bf16"))

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn.functional import multi_head_attention_forward
 from torch.overrides import TorchFunctionMode
 
-from diagnostics.encoders.computing import whole
+from diagnostics.encoders.attention.fused import TOLERANCE, FusedCall, ReduceCall
+from diagnostics.encoders.attention.kernels import multi_head_in_steps
+from diagnostics.encoders.devices import whole
 from diagnostics.encoders.encoder import Captured, Reduce
-from diagnostics.encoders.fused_attention import TOLERANCE, FusedCall, ReduceCall
 from diagnostics.encoders.hooks import as_tokens, at_taps
-from diagnostics.encoders.kernels import multi_head_in_steps
 from diagnostics.encoders.taps import Site, Tap
 from diagnostics.errors import DiagnosticsError
 

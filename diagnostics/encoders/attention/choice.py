@@ -1,18 +1,22 @@
-"""Statistics by two kernels of triton: on a GPU, or on a CPU under its interpreter (`TRITON_INTERPRET=1`)."""
+"""Which implementation reads a call: chosen by what it can do, and told once. One of them is two kernels of triton, on a GPU or under its interpreter."""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import logging
 import math
 import os
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from diagnostics.encoders.attention_statistics.statistics import Rows, Statistics
-from diagnostics.encoders.attention_statistics.tokens import Tokens
-from diagnostics.encoders.fused_attention import FusedCall
+from diagnostics.encoders.attention.blocks import blocks
+from diagnostics.encoders.attention.fused import FusedCall
+from diagnostics.encoders.attention.matrix import plain
+from diagnostics.encoders.attention.statistics import Rows, Statistics, Tokens
+from diagnostics.errors import DiagnosticsError, describe
 
 WIDEST = 256
 AXES = 3
@@ -41,10 +45,10 @@ def refused(call: FusedCall, tokens: Tokens) -> str:
 
 def by_triton(call: FusedCall, out: Tensor, tokens: Tokens) -> Statistics:
     """Of a call that is not `refused`, whose kernel gave `out` [B, H, Q, D]."""
-    from diagnostics.encoders.attention_statistics import kernels
+    from diagnostics.encoders.attention import triton_kernels
 
-    rows_kernel: Any = kernels.rows_kernel
-    received_kernel: Any = kernels.received_kernel
+    rows_kernel: Any = triton_kernels.rows_kernel
+    received_kernel: Any = triton_kernels.received_kernel
 
     samples, heads, queries, width = call.q.shape
     q, k, v = (x.expand(samples, *x.shape[1:]) for x in (call.q, call.k, call.v))
@@ -75,3 +79,55 @@ def by_triton(call: FusedCall, out: Tensor, tokens: Tokens) -> Statistics:
         received_kernel[grid](q, k, kind, lse, received, *sizes, *q.stride(), *k.stride(), **common)
     in_order = Rows(*(tokens.ordered(values, -1) for values in vars(rows).values()))
     return in_order.reduced(tokens, received[..., order[tokens.grid]])
+
+
+Implementation = Literal["auto", "plain", "blocks", "triton"]
+IMPLEMENTATIONS = {"plain": plain, "blocks": blocks, "triton": by_triton}
+
+
+@torch.no_grad()
+def attention_statistics(call: FusedCall, out: Tensor, tokens: Tokens, by: Implementation = "auto") -> Statistics:
+    """Of a call of a fused kernel that gave `out` [B, H, Q, D]; without gradients.
+
+    `auto` takes `triton` where it can read the call on a GPU, else `blocks`. Raises DiagnosticsError for one asked for by
+    name that cannot read the call, and for a name of none.
+
+    Examples:
+        >>> import torch
+        >>> from diagnostics.encoders import attention
+        >>> from diagnostics.encoders.attention.fused import FusedCall
+        >>> q = k = v = torch.zeros(1, 2, 9, 8)  # 2 heads, uniform over 9 tokens
+        >>> call, out = FusedCall.of((q, k, v), {}), v
+        >>> tokens = attention.Tokens.nowhere(9, 9, q.device)
+        >>> statistics = attention.attention_statistics(call, out, tokens)
+        >>> statistics.entropy.exp()  # in tokens
+        tensor([[9.0000, 9.0000]], dtype=torch.float64)
+    """
+    if by == "auto":
+        return _automatic(call, out, tokens)
+    if by not in IMPLEMENTATIONS:
+        raise DiagnosticsError(
+            f"No attention statistics are called {by!r}: choose among auto, {', '.join(IMPLEMENTATIONS)}."
+        )
+    if by == "triton" and (reason := refused(call, tokens)):
+        raise DiagnosticsError(f"Attention statistics by triton cannot be had here: {reason}; choose auto or blocks.")
+    return IMPLEMENTATIONS[by](call, out, tokens)
+
+
+def _automatic(call: FusedCall, out: Tensor, tokens: Tokens) -> Statistics:
+    reason = refused(call, tokens) if call.q.is_cuda else "on a CPU"
+    if not reason:
+        try:
+            statistics = by_triton(call, out, tokens)
+        except Exception as error:  # a compiler, a driver and a card that may not know each other
+            reason = f"triton failed: {describe(error)}"
+        else:
+            _log_choice("triton", "")
+            return statistics
+    _log_choice("blocks", reason)
+    return blocks(call, out, tokens)
+
+
+@functools.cache
+def _log_choice(chosen: str, reason: str) -> None:
+    logging.getLogger("diagnostics").info("attention statistics by %s%s", chosen, f" ({reason})" if reason else "")

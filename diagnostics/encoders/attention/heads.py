@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diagnostics.encoders.attention_statistics import Tokens, attention_statistics
-from diagnostics.encoders.computing import whole
-from diagnostics.encoders.fused_attention import FusedCall
-from diagnostics.encoders.kernels import SdpaCall, SdpaCalls
+from diagnostics.encoders.attention import Tokens, attention_statistics
+from diagnostics.encoders.attention.fused import FusedCall
+from diagnostics.encoders.attention.kernels import SdpaCall, SdpaCalls
+from diagnostics.encoders.devices import whole
 from diagnostics.errors import DiagnosticsError
 
 
@@ -26,7 +26,7 @@ class HeadsSeen:
     Examples:
         >>> import torch
         >>> from torch.nn.functional import scaled_dot_product_attention
-        >>> from diagnostics.encoders.head_watch import watch_heads
+        >>> from diagnostics.encoders.attention.heads import watch_heads
         >>> q = k = v = torch.eye(4)[None, None]  # of one sample and head
         >>> seen = watch_heads(lambda: scaled_dot_product_attention(q, k, v, scale=10))
         >>> seen[0].keys, seen[0].logit.item(), round(seen[0].entropy.item(), 4)
@@ -47,7 +47,7 @@ def watch_heads(forward: Callable[[], Any]) -> list[HeadsSeen]:
     Examples:
         >>> import torch
         >>> from torch import nn
-        >>> from diagnostics.encoders.head_watch import watch_heads
+        >>> from diagnostics.encoders.attention.heads import watch_heads
         >>> layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
         >>> seen = watch_heads(lambda: layer(torch.zeros(2, 10, 16)))
         >>> seen[0].entropy.exp().round(decimals=3)  # all alike: each head sees all ten

@@ -11,9 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-from diagnostics.encoders.attention_statistics.statistics import Rows, Statistics
-from diagnostics.encoders.attention_statistics.tokens import Tokens
-from diagnostics.encoders.fused_attention import FusedCall
+from diagnostics.encoders.attention.fused import FusedCall
+from diagnostics.encoders.attention.statistics import Rows, Statistics, Tokens
 
 BLOCK = {"cpu": 2**19, "cuda": 2**24}
 """Logits in a block at most, where it has more than one query: what stays in a core's cache, and what fills a GPU."""

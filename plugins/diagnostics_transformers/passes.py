@@ -40,7 +40,7 @@ def prepare(tower: nn.Module, source: str | None, name: str, wanted: Wanted) -> 
     )
 
 
-class Trial:
+class Passes:
     """A tower with its preprocessing, run on a batch of the example and of another sample.
 
     Raises DiagnosticsError where it runs with none of the forms of its input.
