@@ -103,7 +103,10 @@ def on_one_core() -> list[bool]:
     """Shares of a step of DINOv2's size S, and of making a batch, in CPU time."""
     size = 56 if SMALLEST else 224
     data = scenes(size)
-    spec, settings = f"timm:vit_small_patch14_dinov2?pretrained=false&img_size={size}", Settings(10, 5e-4, "lamb")
+    spec, settings = (
+        f"timm:vit_small_patch14_dinov2?pretrained=false&img_size={size}",
+        Settings(steps=10, lr=5e-4, optimiser="lamb"),
+    )
     objective, feed = made(spec, "blocks.7", data, 4, True)
     step = timed(step_of(objective, feed, settings, "cpu"), cpu, lambda: None)
     batch = feed(0)
@@ -126,7 +129,7 @@ def on_one_core() -> list[bool]:
 def on_device(device: str, large: str, tap: str, size: int, batch: int) -> list[bool]:
     """Rate and share of a step of a large encoder, bf16 and compiled."""
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    settings = Settings(10, 5e-4, "lamb", precision="bf16")
+    settings = Settings(steps=10, lr=5e-4, optimiser="lamb", precision="bf16")
     data = scenes(size)
     with FlopCounterMode(display=False) as counter:
         step_of(*made(large, tap, data, batch, True), settings, device)()
@@ -149,7 +152,7 @@ def on_device(device: str, large: str, tap: str, size: int, batch: int) -> list[
 
 def fits(device: str, largest: str, tap: str, size: int) -> bool:
     """Whether the largest encoder trains with a batch of 8, its blocks computed twice."""
-    settings = Settings(10, 5e-4, "lamb", precision="bf16", recompute=True)
+    settings = Settings(steps=10, lr=5e-4, optimiser="lamb", precision="bf16", recompute=True)
     objective, feed = made(largest, tap, scenes(size), BATCH, True)
     with recomputed(objective.blocks()):
         step = step_of(objective, feed, settings, device)

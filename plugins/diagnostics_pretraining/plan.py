@@ -12,13 +12,13 @@ from diagnostics_training.models.picture_changes import PictureChanges
 from diagnostics_training.trainer.checkpoints import digest_of_json
 from diagnostics_training.trainer.data import training_spec
 from diagnostics_training.trainer.objective import Batch
-from diagnostics_training.trainer.settings import Settings
+from diagnostics_training.trainer.settings import Computation, Optimisation, Settings, part_of
 
 from diagnostics import Dataset, DiagnosticsError, LazySamples, build
 from diagnostics.errors import enumerated
 from diagnostics_pretraining.distillation import Distillation, TaughtBatches, Teacher
 from diagnostics_pretraining.feed.feed import Feed, outline_of, without_target
-from diagnostics_pretraining.job import Job
+from diagnostics_pretraining.jobs import PretrainJob
 from diagnostics_pretraining.objective import Batches, Pretraining, check_masks, equal_texts
 from diagnostics_pretraining.recipe import Augmentation, Recipe, steps_of
 from diagnostics_pretraining.text_encoder import WHOLE, Vocabulary, context_of, known_size, vocabulary_of
@@ -154,18 +154,18 @@ class Plan:
     @property
     def identity(self) -> dict[str, Any]:
         """All that decides the numbers, but for the settings: another one in the folder is refused."""
-        return self.recipe.spoken | {
+        return self.recipe.identity | {
+            "--data": self.data,
             "towers": self.size,
-            "data": self.data,
-            "fingerprint": outline_of(self.dataset),
-            "vocabulary": digest_of_json(asdict(self.vocabulary)),
-            "base": None if self.base is None else self.base.image.identity["weights"],
-            "taught_by": None if self.teacher is None else self.teacher.weights,
+            "other samples of these data": outline_of(self.dataset),
+            "other vocabulary of texts": digest_of_json(asdict(self.vocabulary)),
+            "other weights of the base encoder": None if self.base is None else self.base.image.identity["weights"],
+            "other teacher": None if self.teacher is None else self.teacher.weights,
         }
 
     def towers(self) -> Towers:
         """New towers, or the base's."""
-        masked, seed = self.recipe.mask > 0, self.settings.seed
+        masked, seed = self.recipe.mask > 0, self.settings.seed or 0
         if self.base is not None:
             return towers_of(self.base, masked=masked, seed=seed)
         return build_towers(
@@ -178,7 +178,7 @@ class Plan:
         return Pretraining(towers) if self.teacher is None else Distillation(towers, self.teacher.to(device))
 
 
-def plan_of(job: Job, processes: int = 1) -> Plan:
+def plan_of(job: PretrainJob, processes: int = 1) -> Plan:
     """Reads recipe, data and starting weights; raises for what does not fit, before anything is written."""
     base = None if job.start is None else load_pair(job.start)
     begun = None if base is None else towers_of(base)
@@ -204,7 +204,7 @@ def plan_of(job: Job, processes: int = 1) -> Plan:
         vocabulary = Vocabulary(context_of(size))
     changes, left_out = _changes(job, recipe, dataset)
     feed = Feed(
-        dataset, rows, vocabulary, recipe.stages, recipe.batch, settings.seed, changes, recipe.clips, recipe.frames
+        dataset, rows, vocabulary, recipe.stages, recipe.batch, seed, changes, recipe.clips, recipe.frames
     )
     notes = [
         f"trains on {len(rows):,} of {len(dataset):,} samples, the train split",
@@ -218,16 +218,16 @@ def plan_of(job: Job, processes: int = 1) -> Plan:
     )  # fmt: skip
 
 
-def _settings(job: Job, recipe: Recipe, seed: int) -> Settings:
+def _settings(job: PretrainJob, recipe: Recipe, seed: int) -> Settings:
     return Settings(
-        steps_of(recipe.stages, recipe.batch), lr=recipe.lr, optimiser=recipe.optimiser, schedule=recipe.schedule,
-        warmup=recipe.warmup, cooldown=recipe.cooldown, clip=recipe.clip, weight_decay=recipe.weight_decay, seed=seed,
-        precision=job.precision, attention=job.attention, watch_attention=job.watch_attention, compile=job.compile,  # type: ignore[arg-type]  (checked there)
-        recompute=job.recompute, workers=job.workers,
-    )  # fmt: skip
+        steps=steps_of(recipe.stages, recipe.batch),
+        **part_of(recipe, Optimisation),
+        **part_of(job, Computation),
+        seed=seed,
+    )
 
 
-def _teacher(job: Job, recipe: Recipe) -> Teacher | None:
+def _teacher(job: PretrainJob, recipe: Recipe) -> Teacher | None:
     """Raises where a recipe that distils has none, and where another one has."""
     if (recipe.objective == "distil") != (job.teacher is not None):
         raise DiagnosticsError(
@@ -260,7 +260,7 @@ def _plain(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _changes(job: Job, recipe: Recipe, dataset: Dataset) -> tuple[PictureChanges | None, tuple[str, ...]]:
+def _changes(job: PretrainJob, recipe: Recipe, dataset: Dataset) -> tuple[PictureChanges | None, tuple[str, ...]]:
     """What is changed at random in images, and what of it is left out: a recipe that is here asks for all, a file by name."""
     if recipe.augment is None:
         return None, ()

@@ -7,10 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from diagnostics import hookimpl
 from diagnostics.hookspecs import Entry
-from diagnostics_pretraining.commands import train_pe
-from diagnostics_pretraining.export_commands import export_open_clip, needs_open_clip
-from diagnostics_pretraining.recaption.command import recaption
-from diagnostics_pretraining.zeroshot.command import zeroshot
+from diagnostics_pretraining.commands import export_open_clip, needs_open_clip, recaption, train_pe, zeroshot
 
 if TYPE_CHECKING:
     from diagnostics import Encoder

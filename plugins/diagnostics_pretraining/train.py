@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from diagnostics_training.jobs import command_of
 from diagnostics_training.summary import finish, finished
 from diagnostics_training.trainer.checkpoints import make_folder, resumable
 from diagnostics_training.trainer.data import describe_data, plain, rendering_notice
@@ -13,14 +14,14 @@ from diagnostics_training.trainer.monitor import Watch, say
 from diagnostics_training.trainer.trainer import fit
 
 from diagnostics import Dataset, save_encoder, watcher
-from diagnostics_pretraining.job import Job
+from diagnostics_pretraining.jobs import PretrainJob
 from diagnostics_pretraining.plan import Plan, plan_of
 from diagnostics_pretraining.towers import TEXT, encoders_of
 
 FINISHED = "training.json"
 
 
-def train(job: Job) -> dict[str, Any]:
+def train(job: PretrainJob) -> dict[str, Any]:
     """Trains and saves the pair of encoders, and goes on with what was interrupted; what is finished is left as it is.
 
     Gives, in the first process: `path`, `name`, `size`, `recipe`, `seed`, `steps`, `samples`, `loss`, `collapse` (None or what
@@ -42,7 +43,7 @@ def train(job: Job) -> dict[str, Any]:
         return row if where.first else {}
 
 
-def _carried_out(job: Job, plan: Plan, where: World, watch: Watch) -> dict[str, Any]:
+def _carried_out(job: PretrainJob, plan: Plan, where: World, watch: Watch) -> dict[str, Any]:
     label = job.out.name
     make_folder(job.out)
     if where.first:
@@ -76,7 +77,7 @@ def _carried_out(job: Job, plan: Plan, where: World, watch: Watch) -> dict[str, 
     if where.first:
         lineage = {"group": f"{plan.size} recipe {row['recipe']}"}
         lineage |= {key: row[key] for key in ("seed", "recipe", "data", "steps", "samples")}
-        lineage |= {"how": job.typed, "left_out": " ".join(plan.left_out)} | (
+        lineage |= {"how": command_of("train pe", job), "left_out": " ".join(plan.left_out)} | (
             {"collapse": row["collapse"]} if row["collapse"] else {}
         )
         pair = encoders_of(towers.to(torch.device("cpu")), row["name"], lineage)

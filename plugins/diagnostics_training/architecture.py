@@ -128,6 +128,11 @@ def extent(modality: str, length: int, size: int, frames: int) -> tuple[int, ...
     return known[modality]
 
 
+def default_likelihood(modality: str) -> str:
+    """Likelihood of a forecast: quantiles of a series, moments of pixels."""
+    return "quantile" if modality == "series" else "gaussian"
+
+
 def bundled(name: str, training_seed: int = 0) -> TorchEncoder:
     """Trained weights that came with this plugin, of the first training seed or another."""
     known = {path.stem: path for path in sorted(WEIGHTS.glob("*.safetensors"))}

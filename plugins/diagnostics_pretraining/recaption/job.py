@@ -25,7 +25,10 @@ from diagnostics_training.language.folder import quiet
 
 from diagnostics import Dataset, DiagnosticsError, Progress, build, watcher
 from diagnostics.errors import describe
+from diagnostics_pretraining.jobs import RecaptionJob
 from diagnostics_pretraining.recaption.captioner import (
+    CLIP_PROMPT,
+    FRAME_PROMPT,
     Captioner,
     Clip,
     ModelCaptioner,
@@ -303,24 +306,6 @@ PRECISIONS = ("float32", "bf16")
 
 
 @dataclass(frozen=True)
-class Job:
-    """What `diagnostics recaption` is asked for; fields are its options."""
-
-    data: str
-    captioner: str
-    out: Path
-    table: Path | None
-    summary: str | None
-    prompt: str
-    frame_prompt: str
-    tokens: int
-    mistakes: float | None
-    seed: int | None
-    precision: str
-    device: str
-
-
-@dataclass(frozen=True)
 class Captioned:
     """What came of it: captions that were made now and taken from the cache, and clips whose column stayed empty."""
 
@@ -333,7 +318,7 @@ class Captioned:
     summary: str
 
 
-def recaption(job: Job) -> Captioned:
+def recaption(job: RecaptionJob) -> Captioned:
     """Captions all clips of a dataset, goes on with what was interrupted, and writes the table at the end.
 
     Captions stand in the file beside the table from the moment that they are made. Raises DiagnosticsError before any work where
@@ -351,7 +336,9 @@ def recaption(job: Job) -> Captioned:
     notes = notes_on(dataset, job.table)
     captioner = _captioner(job, dataset)
     summariser: Summariser = (
-        FirstKnown() if job.summary is None else ModelSummariser(job.summary, job.tokens, job.device, job.precision)
+        FirstKnown()
+        if job.summary is None
+        else ModelSummariser(job.summary, job.tokens, job.device or "cpu", job.precision)
     )
     rows: list[dict[str, Any]] = []
     with Cache(kept_in) as cache, watcher() as watch:
@@ -369,7 +356,7 @@ def recaption(job: Job) -> Captioned:
 class Columns:
     """The columns of one clip after the other; counts captions that were made and that were there."""
 
-    def __init__(self, job: Job, captioner: Captioner, summariser: Summariser, cache: Cache) -> None:
+    def __init__(self, job: RecaptionJob, captioner: Captioner, summariser: Summariser, cache: Cache) -> None:
         self.job, self.captioner, self.summariser, self.cache = job, captioner, summariser, cache
         self.new = self.kept = 0
 
@@ -394,14 +381,14 @@ class Columns:
     def _of_clip(self, clip: Clip) -> str | None:
         if not self.captioner.videos:
             return None
-        prompt = self.job.prompt
+        prompt = self.job.prompt or CLIP_PROMPT
         return self._once(
             clip, "video_caption", self.captioner, key_of(digest_of(clip.frames), prompt),
             lambda: self.captioner.caption_clip(clip, prompt),
         )  # fmt: skip
 
     def _of_frame(self, clip: Clip, frame: int) -> str:
-        prompt = self.job.frame_prompt
+        prompt = self.job.frame_prompt or FRAME_PROMPT
         return self._once(
             clip, f"frame_captions[{frame}]", self.captioner, key_of(digest_of(clip.frames[frame]), prompt),
             lambda: self.captioner.caption_frame(clip, frame, prompt),
@@ -426,7 +413,7 @@ def _lacks(entry: Any) -> bool:
     return not (all(entry) if isinstance(entry, list) else entry)
 
 
-def _captioner(job: Job, dataset: Dataset) -> Captioner:
+def _captioner(job: RecaptionJob, dataset: Dataset) -> Captioner:
     if job.captioner == NAME:
         return Rules(dataset, job.mistakes or 0.0, job.seed or 0)
     given = [f"--{name}" for name in ("mistakes", "seed") if getattr(job, name) is not None]
@@ -434,10 +421,10 @@ def _captioner(job: Job, dataset: Dataset) -> Captioner:
         raise DiagnosticsError(
             f"{' and '.join(given)} is of captioner {NAME}, and {job.captioner} is a model that answers alike each time: leave it out."
         )
-    return ModelCaptioner(job.captioner, job.tokens, job.device, job.precision)
+    return ModelCaptioner(job.captioner, job.tokens, job.device or "cpu", job.precision)
 
 
-def _check(job: Job) -> None:
+def _check(job: RecaptionJob) -> None:
     if not 1 <= job.tokens < math.inf:
         raise DiagnosticsError(f"A caption of {job.tokens} tokens does not exist: give --tokens 1 or more.")
     if job.precision not in PRECISIONS:
@@ -445,5 +432,5 @@ def _check(job: Job) -> None:
     if job.out.is_dir() or job.out.suffix != ".jsonl":
         raise DiagnosticsError(f"The table {job.out} must have a name that ends in .jsonl: correct --out.")
     for option, prompt in (("--prompt", job.prompt), ("--frame-prompt", job.frame_prompt)):
-        if not prompt.strip():
+        if prompt is not None and not prompt.strip():
             raise DiagnosticsError(f"{option} is empty, so that nothing is asked: give a question, or leave it out.")

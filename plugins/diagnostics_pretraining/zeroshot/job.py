@@ -17,6 +17,7 @@ from diagnostics import Dataset, DiagnosticsError, LazySamples, TorchEncoder, bu
 from diagnostics.errors import few, unknown
 from diagnostics.measures.probes.caption import recall_hits
 from diagnostics.measures.statistics import profile_intervals
+from diagnostics_pretraining.jobs import ZeroshotJob
 from diagnostics_pretraining.text_encoder import Vocabulary, vocabulary_in
 from diagnostics_pretraining.towers import Pair, load_pair
 
@@ -116,22 +117,6 @@ _ARTICLE = re.compile(r"\ba \{\}")
 
 
 @dataclass(frozen=True)
-class Job:
-    """What `diagnostics zeroshot` is asked for; fields are its options."""
-
-    folder: str
-    data: str
-    target: str | None
-    templates: tuple[str, ...] | None
-    split: str
-    gallery: int | None
-    frames: int
-    seed: int
-    device: str | None
-    trust_code: bool
-
-
-@dataclass(frozen=True)
 class Classification:
     """`commonest`: the share of samples of the class that is commonest in train; `strange`: classes of whose words the vocabulary
     lacks some."""
@@ -173,7 +158,7 @@ class Result:
     retrieval: Retrieval | None
 
 
-def zeroshot(job: Job) -> Result:
+def zeroshot(job: ZeroshotJob) -> Result:
     """Classifies by prompts of class names, and retrieves texts by images and images by texts, on one split.
 
     Nothing is fitted and no prompt is chosen. Raises DiagnosticsError for a folder without its text tower, data of another modality,
@@ -231,7 +216,7 @@ def _all_known(text: str, vocabulary: Vocabulary) -> bool:
 
 
 def _classified(
-    pair: Pair, dataset: Dataset, rows: np.ndarray, embedded: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], job: Job
+    pair: Pair, dataset: Dataset, rows: np.ndarray, embedded: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], job: ZeroshotJob
 ) -> Classification:  # fmt: skip
     known = np.flatnonzero(labels[rows] >= 0)
     if len(classes) < 2 or not len(known):
@@ -240,7 +225,7 @@ def _classified(
             "one of at least two."
         )
     vocabulary = vocabulary_in(pair.text)[1]
-    templates = known_templates(vocabulary) if job.templates is None else job.templates
+    templates = job.template or known_templates(vocabulary)
     prompts = [prompt for name in classes for prompt in prompts_of(name, templates)]
     each = _unit(_embedded(pair.text, prompts, job.device)).reshape(len(classes), len(templates), -1)
     of_rows, groups = labels[rows][known], dataset.groups[rows][known]
@@ -255,7 +240,7 @@ def _classified(
 
 
 def _retrieved(
-    pair: Pair, dataset: Dataset, rows: np.ndarray, embedded: np.ndarray, first: np.ndarray, job: Job
+    pair: Pair, dataset: Dataset, rows: np.ndarray, embedded: np.ndarray, first: np.ndarray, job: ZeroshotJob
 ) -> Retrieval:  # fmt: skip
     texts = [dataset.texts[int(row)] for row in rows[first]]
     gallery = len(texts) if job.gallery is None else job.gallery
@@ -314,10 +299,10 @@ def _unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-300)
 
 
-def _check(job: Job) -> None:
+def _check(job: ZeroshotJob) -> None:
     if job.split not in SPLITS:
         raise unknown("split", job.split, SPLITS, "Towers were trained on train.")
-    if bad := [template for template in job.templates or () if "{}" not in template]:
+    if bad := [template for template in job.template if "{}" not in template]:
         raise DiagnosticsError(
             f"Template {few(bad)!r} has no place for the class: write {{}} there, as 'a photo of a {{}}'."
         )

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from diagnostics import Dataset, DiagnosticsError, Encoder, TorchEncoder
+from diagnostics import Dataset, Encoder, TorchEncoder
 from diagnostics_training.alignment.augmentation import Places, View, draw_view, places_of
-from diagnostics_training.alignment.course import Course, Row, with_control
 from diagnostics_training.alignment.feed import Feed, hidden, token_blocks
-from diagnostics_training.alignment.job import AlignmentJob
 from diagnostics_training.alignment.objective import Alignment
 from diagnostics_training.alignment.relations.base import Relations
 from diagnostics_training.alignment.relations.named import relations_of
-from diagnostics_training.alignment.start import Start, start_of
-from diagnostics_training.alignment.tap import check_choice, check_tap, check_width, chosen_tap, uncontrolled
+from diagnostics_training.alignment.student import Course, Row, Start, start_of, with_control
+from diagnostics_training.alignment.tap import check_tap, check_width, chosen_tap, uncontrolled
 from diagnostics_training.alignment.teachers import OWN, Teacher
+from diagnostics_training.jobs import SpatialJob
 from diagnostics_training.trainer.distributed import World
 from diagnostics_training.trainer.monitor import Watch
 from diagnostics_training.trainer.objective import Batch
@@ -143,33 +141,8 @@ class SpatialFeed(Feed):
         return hidden("image", sample, self.mask, rng, token_blocks(self.places, sample.shape[:2], self.cell))
 
 
-@dataclass(frozen=True, kw_only=True)
-class SpatialJob(AlignmentJob):
-    """What `diagnostics align spatial` was asked for; see its options."""
-
-    command: ClassVar[str] = "align spatial"
-
-    to: str | None = None
-    target: str | None = None
-    relations: str | None = None
-    optimiser: str = "lamb"
-    warmup: float = 0.0
-    mask: float = 0.75
-    mask_cell: int = 2
-    layer_scale: float = 0.1
-    drop_path: float = 0.4
-
-    def __post_init__(self) -> None:
-        check_choice(self.to, self.target)
-        if self.to is None and self.relations is None:
-            raise DiagnosticsError("There is no teacher: give --to TAP, --relations TEACHER, or both.")
-        if self.mask_cell < 1:
-            raise DiagnosticsError(f"--mask-cell {self.mask_cell} is no number of tokens: give 1 or more.")
-        super().__post_init__()
-
-
 def align_spatial(job: SpatialJob) -> dict[str, Any]:
-    """Aligns and saves an encoder and its control (see `course.with_control`), with `for` and `probed` as `align_tap` has them,
+    """Aligns and saves an encoder and its control (see `student.with_control`), with `for` and `probed` as `align_tap` has them,
     and `relations`: what teaches them, or None."""
     start = start_of(job)
     places = places_of(start.own, start.tap)
@@ -177,7 +150,7 @@ def align_spatial(job: SpatialJob) -> dict[str, Any]:
     if job.to is not None:
         check_tap(start, job.to, job.target)
     relations = None if job.relations is None else relations_of(job.relations, start, job.trust_code)
-    asked = job.identity(start) | {"relations_by": relations.about if relations else None}
+    asked = start.identity(job) | {"other teacher of relations": relations.about if relations else None}
 
     def plan(where: World, watch: Watch, done: Row | None) -> Course:
         tap, probed = (None, None) if job.to is None else chosen_tap(start, job.to, job.target, where, watch, done)

@@ -3,42 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from diagnostics import DiagnosticsError, TorchEncoder
-from diagnostics_training.alignment.course import Course, Row, with_control
 from diagnostics_training.alignment.data import LEAST, best_tap, check_target
 from diagnostics_training.alignment.feed import Feed
-from diagnostics_training.alignment.job import AlignmentJob
 from diagnostics_training.alignment.objective import Alignment
-from diagnostics_training.alignment.start import Start, start_of
-from diagnostics_training.alignment.teachers import Teacher, check_grids, check_weight, comparable, named_teacher
+from diagnostics_training.alignment.student import Course, Row, Start, named_teacher, start_of, with_control
+from diagnostics_training.alignment.teachers import Teacher, check_grids, comparable
+from diagnostics_training.jobs import AlignmentJob, TapJob
 from diagnostics_training.trainer.distributed import World
 from diagnostics_training.trainer.monitor import Watch, say
 
-BEST = "best-tap"
-
-
-@dataclass(frozen=True, kw_only=True)
-class TapJob(AlignmentJob):
-    """What `diagnostics align tap` was asked for; see its options."""
-
-    command: ClassVar[str] = "align tap"
-
-    to: str
-    target: str | None = None
-    teacher: tuple[str, ...] = ()
-    keep: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_choice(self.to, self.target)
-        check_weight("--keep", self.keep, self.keep)
-        super().__post_init__()
-
 
 def align_tap(job: TapJob) -> dict[str, Any]:
-    """Aligns and saves an encoder and its control (see `course.with_control`), with `for` and `probed`: data, and score of
+    """Aligns and saves an encoder and its control (see `student.with_control`), with `for` and `probed`: data, and score of
     each tap on val, where the best one was chosen."""
     start = start_of(job)
     # What cannot be, before what is there.
@@ -54,12 +33,12 @@ def align_tap(job: TapJob) -> dict[str, Any]:
         teachers = [Teacher(start.own, start.own.tap(tap)), *(one for one in others if one.weight)]
         check_width(start, teachers[0])
         return Course(
-            job.folder, job.identity(start), tap, teachers[0], batches_for(start, job, teachers),
+            job.folder, start.identity(job), tap, teachers[0], batches_for(start, job, teachers),
             {"group": group_of(start, job.to, job.target), "to": tap, "for": job.target or "", **uncontrolled(job)},
             {"for": job.target, "probed": probed}, itself=teachers == [start.itself],
         )  # fmt: skip
 
-    return with_control(job, start, job.identity(start), plan)
+    return with_control(job, start, start.identity(job), plan)
 
 
 def batches_for(
@@ -72,16 +51,6 @@ def batches_for(
         return Alignment(student, teachers, feed.section), feed
 
     return make
-
-
-def check_choice(to: str | None, target: str | None) -> None:
-    """Raises unless a target is named where the best tap is asked for, and nowhere else."""
-    if to == BEST and target is None:
-        raise DiagnosticsError(f"--to {BEST} is the best tap for a target: name that with --for.")
-    if to != BEST and target is not None:
-        raise DiagnosticsError(
-            f"--for names the target of --to {BEST}, and --to names the tap {to}: leave one of them out."
-        )
 
 
 def check_tap(start: Start, to: str, target: str | None) -> None:

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from diagnostics import DiagnosticsError, Encoder, Grid, Tap, TorchEncoder, build
-from diagnostics.encoders.trust import UntrustedCodeError
-from diagnostics_training.alignment.data import check_modality
-
-if TYPE_CHECKING:
-    from diagnostics_training.alignment.start import Start
-    from diagnostics_training.trainer.objective import Batch
+from diagnostics import DiagnosticsError, Encoder, Grid, Tap, TorchEncoder
+from diagnostics_training.trainer.objective import Batch
 
 OWN = "clean"
 """The section of a batch that holds whole samples as the student's base reads them."""
@@ -88,51 +83,6 @@ def comparable(tap: Tap, other: Tap) -> bool:
     """Whether the grids of two taps have the same axes, and none is one token for the whole sample where the other is not."""
     same = tap.grid.axes == other.grid.axes
     return same and (tap.grid.shape == other.grid.shape or min(tap.grid.tokens, other.grid.tokens) > 1)
-
-
-def named_teacher(text: str, start: Start, section: str, trust_code: bool = False) -> Teacher:
-    """The teacher that `NAME[:TAP][@WEIGHT]` names: an encoder, its output or that tap, and a weight of 1 or that.
-
-    Another tap of the student's own base, and an encoder of another width, are met through a linear map.
-    """
-    name, weight = text, 1.0
-    before, at, number = text.rpartition("@")
-    if at:
-        try:
-            name, weight = before, float(number)
-        except ValueError:
-            name = text
-    check_weight("--teacher", text, weight)
-    encoder, tap_name = _built(name, trust_code)
-    check_modality(encoder, start.dataset)
-    sized = with_module(with_module(encoder).sized_for(start.sample))
-    own = sized.identity == start.own.identity
-    if own:
-        sized, section = start.own, OWN
-    tap = sized.tap(tap_name or sized.output_tap)
-    return Teacher(sized, tap, section, weight, mapped=own or tap.features != start.tap.features)
-
-
-def check_weight(option: str, given: object, weight: float) -> None:
-    """Raises for weights that a term of the loss cannot have."""
-    if not 0 <= weight < float("inf"):
-        raise DiagnosticsError(f"{option} {given} has a weight of {weight:g}: give 0 or more.")
-
-
-def _built(name: str, trust_code: bool) -> tuple[Encoder, str]:
-    """The encoder of `NAME` or `NAME:TAP`, and the tap ("" where none is named)."""
-    try:
-        return build("encoder", name, trust_code=trust_code), ""
-    except DiagnosticsError as error:
-        whole, colon, tap = name.rpartition(":")
-        if not colon or isinstance(error, UntrustedCodeError):
-            raise
-        try:
-            return build("encoder", whole, trust_code=trust_code), tap
-        except UntrustedCodeError:
-            raise
-        except DiagnosticsError:
-            raise error from None
 
 
 def with_module(encoder: Encoder) -> TorchEncoder:

@@ -7,9 +7,9 @@ import math
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,15 +19,14 @@ from torch.utils.data import default_collate
 from diagnostics import Dataset, DiagnosticsError, Question, TorchEncoder
 from diagnostics.encoders.cut import cut_encoder
 from diagnostics.measures.statistics import interval, profile_intervals, resample_counts, resampled_scores
-from diagnostics_training.alignment.course import Course, Row, with_control
 from diagnostics_training.alignment.feed import Feed
-from diagnostics_training.alignment.job import AlignmentJob
 from diagnostics_training.alignment.layer_scale import DropPath
 from diagnostics_training.alignment.objective import Alignment
-from diagnostics_training.alignment.start import Start, start_of
+from diagnostics_training.alignment.student import Course, Row, Start, start_of, with_control
 from diagnostics_training.alignment.tap import uncontrolled
 from diagnostics_training.alignment.teachers import OWN, put_section, section_of
-from diagnostics_training.language.decoder import TINY, Decoder, decoder_named
+from diagnostics_training.jobs import TINY, LanguageJob
+from diagnostics_training.language.decoder import Decoder, decoder_named
 from diagnostics_training.language.pairs import IGNORED, Pair, Pairs, check_texts, laid_out
 from diagnostics_training.language.projector import TAP, pooled, projector_of, with_projector
 from diagnostics_training.trainer.distributed import World
@@ -329,42 +328,8 @@ DECODER = "decoder"
 """Folder beside the encoder with a decoder that was trained."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class LanguageJob(AlignmentJob):
-    """What `diagnostics align language` was asked for; see its options."""
-
-    command: ClassVar[str] = "align language"
-
-    lm: str
-    pool: int = 1
-    projector_steps: int | None = None
-    train_lm: bool = False
-    drop_path: float = 0.1
-    evaluate_every: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.pool not in (1, 2):
-            raise DiagnosticsError(f"Tokens cannot be pooled by {self.pool}: give --pool 1 or 2.")
-        if not 0 <= self.alone <= self.steps:
-            raise DiagnosticsError(
-                f"The projector cannot learn alone for {self.alone} of {self.steps} steps: give --projector-steps 0 to {self.steps}."
-            )
-        if self.lm == TINY and not self.train_lm:
-            raise DiagnosticsError("Decoder tiny starts from random weights and must be trained too: add --train-lm.")
-        if self.lm != TINY and Path(self.lm).expanduser().resolve().is_relative_to(self.folder.expanduser().resolve()):
-            raise DiagnosticsError(
-                f"Decoder {self.lm} lies in {self.folder}, where it would be overwritten: give another --out."
-            )
-
-    @property
-    def alone(self) -> int:
-        """Steps in which the projector learns alone: a tenth, unless they are given."""
-        return self.steps // 10 if self.projector_steps is None else self.projector_steps
-
-
 def align_language(job: LanguageJob) -> dict[str, Any]:
-    """Aligns and saves an encoder and its control (see `course.with_control`), and the decoder where it is trained.
+    """Aligns and saves an encoder and its control (see `student.with_control`), and the decoder where it is trained.
 
     Gives in addition `answers` (see `answers.answers`), of the test samples, and `decoder`, the folder of the trained one or None.
     """
@@ -374,7 +339,10 @@ def align_language(job: LanguageJob) -> dict[str, Any]:
     decoder = decoder_named(job.lm, _texts(start), start.seed, half)
     pairs = Pairs(start.dataset, decoder, 1 + pooled(start.tap.grid, job.pool).tokens)
     test = np.flatnonzero(start.dataset.split == "test")
-    asked = job.identity(start) | {"projector_steps": job.alone, "decoder": digest_of_weights(job.lm)}
+    asked = start.identity(job) | {
+        "--projector-steps": job.alone,
+        "other weights of the decoder": digest_of_weights(job.lm),
+    }
     group = start.own.lineage.get("group") or start.own.name
     name = Path(job.lm).name
     saved = str(job.folder / DECODER) if job.train_lm and job.steps else None

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError
+from diagnostics_training.jobs import TINY
 from diagnostics_training.language.folder import LOCAL, check_weights, checked_folder, quiet, why_not_loaded
 
-TINY = "tiny"
 LAYERS, WIDTH, HEADS, CONTEXT = 3, 96, 4, 4096
 """Of the tiny decoder."""
 END, UNKNOWN = "<end>", "<unknown>"

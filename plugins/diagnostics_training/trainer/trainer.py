@@ -371,7 +371,7 @@ def seed_step(settings: Settings, step: int, world: World) -> None:
 
     On a CPU not by `torch.manual_seed`, which writes down a stack for each kind of device that is not in use: 1 % of a small step.
     """
-    seeded = number(settings.seed, step, world.rank)
+    seeded = number(settings.seed or 0, step, world.rank)
     if world.device == "cpu":
         torch.default_generator.manual_seed(seeded)
     else:

@@ -13,7 +13,7 @@ import flat_colours
 pytest.importorskip("open_clip")
 
 from diagnostics_pretraining import plan
-from diagnostics_pretraining.job import Job
+from diagnostics_pretraining.jobs import PretrainJob
 from diagnostics_pretraining.towers import Pair
 from diagnostics_pretraining.train import train
 from diagnostics_pretraining.zeroshot.job import Job as Comparison
@@ -32,7 +32,7 @@ pool = "attention"
 def learned(tmp_path: Path, recipe: str = RECIPE, **more: Any) -> Any:
     """The result of zero-shot classification on the test split after 200 steps."""
     (tmp_path / "own.toml").write_text(recipe)
-    row = train(Job(data=DATA, out=tmp_path / "m", size="micro", config=tmp_path / "own.toml", **more))
+    row = train(PretrainJob(data=DATA, out=tmp_path / "m", size="micro", config=tmp_path / "own.toml", **more))
     assert row["steps"] == 200
     return zeroshot(
         Comparison(

@@ -479,7 +479,7 @@ def test_a_row_and_a_module_make_an_objective(monkeypatch: pytest.MonkeyPatch) -
     module = types.ModuleType("diagnostics_training.objectives.energy")
     vars(module)["Energy"] = Energy
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(objectives, "OBJECTIVES", {**objectives.OBJECTIVES, "energy": "Energy"})
+    monkeypatch.setattr(objectives, "OBJECTIVES", (*objectives.OBJECTIVES, "energy"))
     monkeypatch.setattr("diagnostics_training.architecture.OBJECTIVES", objectives.OBJECTIVES)
     falls("energy", "series", {"outputs": 3})
     built = architecture("energy", outputs=3)

@@ -12,8 +12,8 @@ from diagnostics_training.alignment.augmentation import Places, View, places_of,
 from diagnostics_training.alignment.relations.base import SECTION, Relations
 from diagnostics_training.alignment.relations.masks import MaskRelations
 from diagnostics_training.alignment.relations.sam2 import Sam2Relations
-from diagnostics_training.alignment.start import Start
-from diagnostics_training.alignment.teachers import Teacher, named_teacher, on_grid, put_section, taught
+from diagnostics_training.alignment.student import Start, named_teacher
+from diagnostics_training.alignment.teachers import Teacher, on_grid, put_section, taught
 from diagnostics_training.trainer.distributed import World
 from diagnostics_training.trainer.monitor import Watch, silent
 from diagnostics_training.trainer.objective import Batch

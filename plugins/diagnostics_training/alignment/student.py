@@ -1,28 +1,43 @@
-"""One student's training, from a start to the encoder in its folder; and beside it the control, taught by the base itself."""
+"""A student of an alignment, from a base and its data to the encoder in its folder; beside it the control, taught by the base itself."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from diagnostics import TorchEncoder, watcher
-from diagnostics_training.alignment.feed import Feed
-from diagnostics_training.alignment.job import AlignmentJob
+from diagnostics import (
+    Dataset,
+    DiagnosticsError,
+    Encoder,
+    Tap,
+    TorchEncoder,
+    build,
+    load_encoder,
+    save_encoder,
+    watcher,
+)
+from diagnostics.encoders.cut import cut_encoder
+from diagnostics.encoders.trust import UntrustedCodeError
+from diagnostics_training.alignment.data import check_modality, data_for
+from diagnostics_training.alignment.feed import MODALITIES, Feed
+from diagnostics_training.alignment.layer_scale import Block, put_drops, scaled
 from diagnostics_training.alignment.objective import Alignment
-from diagnostics_training.alignment.start import Start, make_student
 from diagnostics_training.alignment.teachers import OWN, Teacher, agreement, section_of, taught, with_module
-from diagnostics_training.options import settings_of
+from diagnostics_training.jobs import AlignmentJob, check_weight, command_of
 from diagnostics_training.summary import finish, finished
 from diagnostics_training.trainer.checkpoints import digest_of_json, make_folder, resumable
 from diagnostics_training.trainer.data import describe_data, plain
 from diagnostics_training.trainer.distributed import World, barrier, world
 from diagnostics_training.trainer.monitor import Watch, say, silent
+from diagnostics_training.trainer.settings import asked_of
 from diagnostics_training.trainer.trainer import UNTRAINED, fit
 
 FINISHED = "alignment.json"
@@ -33,6 +48,152 @@ Plan = Callable[[World, Watch, Row | None], "Course"]
 """The course of an alignment, and what it came to where it is finished and its control alone is left."""
 Make = Callable[[TorchEncoder], tuple[Alignment, Feed]]
 """A student, sized for the samples -> its objective and its batches."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """The base and the data of an alignment.
+
+    base: as it was named, cut at the tap where the student learns if that is not its output.
+    own: the whole base, frozen, sized for the samples.
+    tap: where the student learns, as `own` has it.
+    rows: the train samples.
+    """
+
+    base: TorchEncoder
+    own: TorchEncoder
+    tap: Tap
+    dataset: Dataset
+    spec: str
+    rows: np.ndarray
+    sample: np.ndarray
+    seed: int
+
+    def identity(self, job: AlignmentJob) -> dict[str, Any]:
+        """All that decides the numbers, as plain values: what was made otherwise is refused."""
+        asked = {key: value for key, value in asked_of(job).items() if key not in ("--encoder", "--control")}
+        return asked | {
+            "--data": self.spec,
+            "--seed": self.seed,
+            "other weights of the base encoder": self.own.identity["weights"],
+            "other samples of these data": self.dataset.fingerprint,
+        }
+
+    @property
+    def itself(self) -> Teacher:
+        """The base as its own teacher, at the tap where the student learns."""
+        return Teacher(self.own, self.tap)
+
+
+def start_of(job: AlignmentJob) -> Start:
+    """Builds the base and opens the data; raises where they do not fit."""
+    whole = with_module(build("encoder", job.encoder, trust_code=job.trust_code))
+    spec = data_for(job.data, whole)
+    # Data that the encoder's file names are trusted as little as what else it names.
+    recorded = "" if job.data is not None else job.encoder
+    dataset: Dataset = build("dataset", spec, trust_code=job.trust_code, named_by=recorded)
+    check_modality(whole, dataset)
+    rows = np.flatnonzero(dataset.split == "train")
+    if job.batch > len(rows):
+        raise DiagnosticsError(
+            f"A batch of {job.batch} cannot be drawn from the {len(rows)} train samples of {dataset.name}: give a smaller --batch."
+        )
+    if job.mask and dataset.modality not in MODALITIES:
+        raise DiagnosticsError(f"There is no way to mask patches of {dataset.modality}: leave --mask out.")
+    sample = dataset[int(rows[0])]
+    own = with_module(whole.sized_for(sample))
+    tap = own.tap(job.at or own.output_tap)
+    base = whole if tap.name == whole.output_tap else cut_encoder(whole, tap.name)
+    seed = int(whole.lineage.get("seed", 0)) if job.seed is None else job.seed
+    return Start(base, own, tap, dataset, spec, rows, sample, seed)
+
+
+@dataclass(frozen=True)
+class Student:
+    """An encoder that begins as the base, with LayerScale and DropPath in its blocks.
+
+    trusts: whether it can be loaded again only by a Python file that it names.
+    """
+
+    encoder: TorchEncoder
+    blocks: Sequence[Block]
+    trusts: bool
+
+
+def make_student(
+    start: Start, job: AlignmentJob, head: Callable[[TorchEncoder], TorchEncoder] | None = None
+) -> Student:
+    """A student, with a `head` where one is put on it; raises where it could not be saved and built again, or has no place for
+    what was asked for."""
+    encoder, blocks = scaled(start.base, job.layer_scale)
+    encoder = head(encoder) if head else encoder
+    with tempfile.TemporaryDirectory(prefix="diagnostics-") as folder:
+        trusts = _names_code(save_encoder(folder, encoder))
+    if job.drop_path:
+        _check_drops(encoder, blocks)
+        put_drops(encoder.module, blocks, job.drop_path)
+    return Student(encoder, blocks, trusts)
+
+
+def _names_code(file: Path) -> bool:
+    """Whether an encoder can be loaded again only by a Python file that it names: one that has built it here."""
+    try:
+        load_encoder(file)
+    except UntrustedCodeError:
+        load_encoder(file, trust_code=True)
+        return True
+    return False
+
+
+def _check_drops(student: TorchEncoder, blocks: Sequence[Block]) -> None:
+    if odd := [block.name for block in blocks if not block.drops]:
+        raise DiagnosticsError(
+            f"Block {odd[0]} of {student.name} takes the tokens of all samples in one row, so DropPath cannot leave it out for "
+            "some of them: leave --drop-path out."
+        )
+    if not blocks:
+        raise DiagnosticsError(
+            f"{student.name} has no blocks that keep the shape of what they take, so DropPath has no place: leave --drop-path out."
+        )
+
+
+def named_teacher(text: str, start: Start, section: str, trust_code: bool = False) -> Teacher:
+    """The teacher that `NAME[:TAP][@WEIGHT]` names: an encoder, its output or that tap, and a weight of 1 or that.
+
+    Another tap of the student's own base, and an encoder of another width, are met through a linear map.
+    """
+    name, weight = text, 1.0
+    before, at, number = text.rpartition("@")
+    if at:
+        try:
+            name, weight = before, float(number)
+        except ValueError:
+            name = text
+    check_weight("--teacher", text, weight)
+    encoder, tap_name = _built(name, trust_code)
+    check_modality(encoder, start.dataset)
+    sized = with_module(with_module(encoder).sized_for(start.sample))
+    own = sized.identity == start.own.identity
+    if own:
+        sized, section = start.own, OWN
+    tap = sized.tap(tap_name or sized.output_tap)
+    return Teacher(sized, tap, section, weight, mapped=own or tap.features != start.tap.features)
+
+
+def _built(name: str, trust_code: bool) -> tuple[Encoder, str]:
+    """The encoder of `NAME` or `NAME:TAP`, and the tap ("" where none is named)."""
+    try:
+        return build("encoder", name, trust_code=trust_code), ""
+    except DiagnosticsError as error:
+        whole, colon, tap = name.rpartition(":")
+        if not colon or isinstance(error, UntrustedCodeError):
+            raise
+        try:
+            return build("encoder", whole, trust_code=trust_code), tap
+        except UntrustedCodeError:
+            raise
+        except DiagnosticsError:
+            raise error from None
 
 
 def _nothing(objective: Alignment, where: World) -> dict[str, Any]:
@@ -149,7 +310,7 @@ def carry_out(course: Course, job: AlignmentJob, start: Start, where: World, wat
     if job.steps:
         with resumable(course.folder):
             outcome = fit(
-                objective, feed, settings_of(job, start.seed), course.folder, watch, name=course.folder.name,
+                objective, feed, replace(job, seed=start.seed), course.folder, watch, name=course.folder.name,
                 identity=dict(course.asked) | {"tap": course.to}, world=where, begin=course.begin,
             ).outcome  # fmt: skip
     after = cosine(objective.student, objective.tap.name, course.teacher, first)
@@ -159,12 +320,12 @@ def carry_out(course: Course, job: AlignmentJob, start: Start, where: World, wat
         student.encoder.to("cpu")
         make_folder(course.folder)
         lineage = {
-            "base": course.asked["base"],
+            "base": start.own.identity["weights"],
             "data": row["data"],
             "steps": job.steps,
             "training": digest_of_json(course.asked),
             "seed": start.seed,
-            "how": job.typed,
+            "how": command_of(job.command, job),
         }
         finish(course.folder / FINISHED, student.encoder, lineage | dict(course.lineage), row, course.asked)
     barrier()
