@@ -29,9 +29,9 @@ import _step_memory
 import torch
 from diagnostics_pretraining.jobs import PretrainJob as PeJob
 from diagnostics_pretraining.objective import Pretraining
-from diagnostics_pretraining.plan import plan_of
 from diagnostics_pretraining.recipe import Stage, named_recipe
 from diagnostics_pretraining.towers import Towers
+from diagnostics_pretraining.train import plan_of
 from diagnostics_training.jobs import TrainJob
 from diagnostics_training.models.inputs import Views
 from diagnostics_training.objectives import OBJECTIVES, objective_class

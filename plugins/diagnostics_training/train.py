@@ -113,7 +113,7 @@ def _plan(job: TrainJob, name: str, seed: int, data: TrainingData) -> _Plan:
     read = {*kind.options, *kind.training_options}
     unread = {option.typed for field, option in options(ObjectiveOptions).items() if field not in read}
     identity = {key: value for key, value in asked_of(own).items() if key not in unread}
-    identity |= {"architecture": architecture.spec, "other samples of these data": data.fingerprint}
+    identity |= {"other architecture": architecture.spec, "other samples of these data": data.fingerprint}
     done = finished(folder / FINISHED, identity)
     if done is None:
         make_folder(folder)

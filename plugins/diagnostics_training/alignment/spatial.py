@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from diagnostics import Dataset, Encoder, TorchEncoder
+from diagnostics import Dataset, DiagnosticsError, Encoder, TorchEncoder
+from diagnostics.encoders.trust import UntrustedCodeError
 from diagnostics_training.alignment.augmentation import Places, View, draw_view, places_of
 from diagnostics_training.alignment.feed import Feed, hidden, token_blocks
-from diagnostics_training.alignment.objective import Alignment
-from diagnostics_training.alignment.relations.base import Relations
-from diagnostics_training.alignment.relations.named import relations_of
-from diagnostics_training.alignment.student import Course, Row, Start, start_of, with_control
+from diagnostics_training.alignment.objective import OWN, Alignment, Teacher
+from diagnostics_training.alignment.relations import SECTION, EncoderRelations, MaskRelations, Relations
+from diagnostics_training.alignment.sam2 import Sam2Relations
+from diagnostics_training.alignment.student import Course, Row, Start, named_teacher, start_of, with_control
 from diagnostics_training.alignment.tap import check_tap, check_width, chosen_tap, uncontrolled
-from diagnostics_training.alignment.teachers import OWN, Teacher
 from diagnostics_training.jobs import SpatialJob
 from diagnostics_training.trainer.distributed import World
 from diagnostics_training.trainer.monitor import Watch
@@ -180,6 +180,29 @@ def align_spatial(job: SpatialJob) -> dict[str, Any]:
         )  # fmt: skip
 
     return with_control(job, start, asked, plan)
+
+
+def relations_of(name: str, start: Start, trust_code: bool = False) -> Relations:
+    """The teacher of that name, for the samples of an alignment and the tokens of the tap that learns.
+
+    Raises DiagnosticsError for an unknown name, and where the teacher cannot teach these data or this grid.
+    """
+    places = places_of(start.own, start.tap)
+    if name == "masks":
+        return MaskRelations(start.dataset, places)
+    if name.startswith("sam2:"):
+        return Sam2Relations(name.removeprefix("sam2:"), start.dataset, places)
+    try:
+        teacher = named_teacher(name, start, SECTION, trust_code)
+    except UntrustedCodeError:
+        raise
+    except DiagnosticsError as error:
+        raise DiagnosticsError(
+            f"'{name}' is no teacher of relations: give masks, sam2:FOLDER, or an encoder. As an encoder: {error}"
+        ) from error
+    if teacher.weight != 1:
+        raise DiagnosticsError(f"Relations have no weight but 1: give --relations {name.rpartition('@')[0]}.")
+    return EncoderRelations(name, teacher, places)
 
 
 def rows_of(feed: SpatialFeed, steps: int) -> list[int]:

@@ -26,15 +26,13 @@ from diagnostics import (
 )
 from diagnostics.encoders.cut import cut_encoder
 from diagnostics.encoders.trust import UntrustedCodeError
-from diagnostics_training.alignment.data import check_modality, data_for
 from diagnostics_training.alignment.feed import MODALITIES, Feed
 from diagnostics_training.alignment.layer_scale import Block, put_drops, scaled
-from diagnostics_training.alignment.objective import Alignment
-from diagnostics_training.alignment.teachers import OWN, Teacher, agreement, section_of, taught, with_module
+from diagnostics_training.alignment.objective import OWN, Alignment, Teacher, agreement, section_of, taught, with_module
 from diagnostics_training.jobs import AlignmentJob, check_weight, command_of
 from diagnostics_training.summary import finish, finished
 from diagnostics_training.trainer.checkpoints import digest_of_json, make_folder, resumable
-from diagnostics_training.trainer.data import describe_data, plain
+from diagnostics_training.trainer.data import SIMULATED, describe_data, parse_spec, plain, spec_of, training_spec
 from diagnostics_training.trainer.distributed import World, barrier, world
 from diagnostics_training.trainer.monitor import Watch, say, silent
 from diagnostics_training.trainer.settings import asked_of
@@ -48,6 +46,32 @@ Plan = Callable[[World, Watch, Row | None], "Course"]
 """The course of an alignment, and what it came to where it is finished and its control alone is left."""
 Make = Callable[[TorchEncoder], tuple[Alignment, Feed]]
 """A student, sized for the samples -> its objective and its batches."""
+
+
+def data_for(asked: str | None, base: Encoder) -> str:
+    """The specification of the data to align on: as asked for, or those that the encoder was trained on, in its own length.
+
+    Simulated data named without number and seed are many fresh samples, as in `diagnostics train`.
+    """
+    if asked is not None:
+        return training_spec(asked)[0]
+    recorded = str(base.lineage.get("data", "")).partition(", the ")[0]
+    if not recorded:
+        raise DiagnosticsError(f"{base.name} has no record of its training data: name a dataset with --data.")
+    name, options = parse_spec(recorded)
+    if name not in SIMULATED or base.modality != "series":
+        return recorded
+    # Training draws windows from longer series than the encoder reads.
+    return spec_of(name, options | {"length": len(base.example())})
+
+
+def check_modality(encoder: Encoder, dataset: Dataset) -> None:
+    """Raises where an encoder cannot read a dataset."""
+    if encoder.modality != dataset.modality:
+        raise DiagnosticsError(
+            f"{encoder.name} reads {encoder.modality} samples, but {dataset.name} holds {dataset.modality} samples: give other "
+            "--data."
+        )
 
 
 @dataclass(frozen=True)
@@ -311,7 +335,7 @@ def carry_out(course: Course, job: AlignmentJob, start: Start, where: World, wat
         with resumable(course.folder):
             outcome = fit(
                 objective, feed, replace(job, seed=start.seed), course.folder, watch, name=course.folder.name,
-                identity=dict(course.asked) | {"tap": course.to}, world=where, begin=course.begin,
+                identity=dict(course.asked) | {"other tap that teaches": course.to}, world=where, begin=course.begin,
             ).outcome  # fmt: skip
     after = cosine(objective.student, objective.tap.name, course.teacher, first)
     row |= outcome | {"cosine": {"before": before, "after": after}}

@@ -162,12 +162,12 @@ def resumable(folder: Path) -> Generator[None]:
 def refuse_other(subject: str, kept: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
     """Raises where what is there was made with other settings or data than are asked for, and names them all.
 
-    Keys of an identity are options as they are typed, or say in words what else decides; a key of words that begins with "other" says
-    all that there is to say. These follow from options, and are named where no option differs.
+    Keys of an identity are options as they are typed, or words. Words that begin with "other" say all that there is to say of a
+    value, and since they may follow from something else, they are said only where nothing else differs.
     """
     new = json.loads(json.dumps(dict(identity)))
     different = [key for key in sorted(kept.keys() | new.keys()) if kept.get(key) != new.get(key)]
-    reported = [key for key in different if key.startswith("--")] or different
+    reported = [key for key in different if not key.startswith("other ")] or different
     if reported:
         raise DiagnosticsError(
             f"{subject} was written with other settings ({'; '.join(_difference(key, kept.get(key), new.get(key)) for key in reported)}): "

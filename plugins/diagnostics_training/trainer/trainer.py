@@ -26,12 +26,13 @@ from torch.utils.checkpoint import checkpoint
 from diagnostics import DiagnosticsError
 from diagnostics.encoders.head_watch import watch_heads
 from diagnostics.encoders.kernels import attention_in, explain_attention
-from diagnostics_training.trainer import checkpoints, collapse
+from diagnostics_training.trainer import checkpoints
 from diagnostics_training.trainer.data import Batches, batches_ahead
 from diagnostics_training.trainer.distributed import World, barrier
 from diagnostics_training.trainer.monitor import (
     ESTIMATE_AFTER,
     Finite,
+    Look,
     Monitor,
     Watch,
     describe_work,
@@ -162,10 +163,10 @@ class Fitted:
     resumed_from: int
     loss: float
     seconds: float
-    looks: tuple[collapse.Look, ...] = field(default=())
+    looks: tuple[Look, ...] = field(default=())
 
     @property
-    def collapse(self) -> collapse.Look | None:
+    def collapse(self) -> Look | None:
         """The first collapsed look of those up to the end, where the output is still collapsed there."""
         if not self.looks or not self.looks[-1].collapsed:
             return None

@@ -12,7 +12,7 @@ import flat_colours
 
 pytest.importorskip("open_clip")
 
-from diagnostics_pretraining import plan
+import diagnostics_pretraining.train as training
 from diagnostics_pretraining.jobs import PretrainJob
 from diagnostics_pretraining.towers import Pair
 from diagnostics_pretraining.train import train
@@ -61,6 +61,6 @@ def test_colours_are_learned_from_their_names(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_colours_are_learned_from_a_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The names are never held against their own images: only the teacher says which go together."""
-    monkeypatch.setattr(plan, "load_pair", lambda folder: Pair(*flat_colours.knowing(), scale=1.0))
+    monkeypatch.setattr(training, "load_pair", lambda folder: Pair(*flat_colours.knowing(), scale=1.0))
     result = learned(tmp_path, f'objective = "distil"{RECIPE}', teacher="knowing")
     assert result.classification.accuracy.value >= 0.95

@@ -10,14 +10,13 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from diagnostics_training.alignment import data as choosing
+from diagnostics_training.alignment import tap as choosing
 from diagnostics_training.alignment import tap as tapping
-from diagnostics_training.alignment.data import data_for
 from diagnostics_training.alignment.feed import Feed, hidden
 from diagnostics_training.alignment.layer_scale import DropPath, put_drops, scaled
-from diagnostics_training.alignment.objective import Alignment
+from diagnostics_training.alignment.objective import Alignment, Teacher, on_grid, put_section, with_module
+from diagnostics_training.alignment.student import data_for
 from diagnostics_training.alignment.tap import align_tap
-from diagnostics_training.alignment.teachers import Teacher, on_grid, put_section, with_module
 from diagnostics_training.commands import aligned_lines, best_scores
 from diagnostics_training.jobs import TapJob
 from diagnostics_training.trainer.data import plain

@@ -29,9 +29,17 @@ from answering import COLOURS, SHAPES, WORDINGS
 from diagnostics_training.alignment.student import make_student, start_of
 from diagnostics_training.commands import aligned_lines
 from diagnostics_training.jobs import LanguageJob
-from diagnostics_training.language.align import Language, QuestionFeed, align_language, held_out
+from diagnostics_training.language.align import (
+    Language,
+    Pair,
+    Pairs,
+    QuestionFeed,
+    align_language,
+    check_texts,
+    held_out,
+    laid_out,
+)
 from diagnostics_training.language.decoder import Decoder, decoder_named
-from diagnostics_training.language.pairs import Pair, Pairs, check_texts, laid_out
 from diagnostics_training.language.projector import TAP, Projector, with_projector
 from diagnostics_training.trainer import checkpoints
 from diagnostics_training.trainer.monitor import lines, silent

@@ -12,9 +12,8 @@ import torch
 from diagnostics_training.alignment.augmentation import Places, View, draw_view, places_of, sampled
 from diagnostics_training.alignment.feed import GREY, hidden, token_blocks
 from diagnostics_training.alignment.layer_scale import scaled
-from diagnostics_training.alignment.objective import Alignment
-from diagnostics_training.alignment.relations.masks import MaskRelations
-from diagnostics_training.alignment.relations.named import EncoderRelations, relations_of
+from diagnostics_training.alignment.objective import Alignment, Teacher
+from diagnostics_training.alignment.relations import EncoderRelations, MaskRelations, relations_of
 from diagnostics_training.alignment.spatial import (
     SpatialAlignment,
     SpatialFeed,
@@ -23,7 +22,6 @@ from diagnostics_training.alignment.spatial import (
     sharpened,
 )
 from diagnostics_training.alignment.student import Start, start_of
-from diagnostics_training.alignment.teachers import Teacher
 from diagnostics_training.commands import aligned_lines
 from diagnostics_training.jobs import SpatialJob
 from diagnostics_training.trainer.monitor import lines

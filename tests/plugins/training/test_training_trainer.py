@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 pytest.importorskip("timm")
 
-from diagnostics_training.trainer import checkpoints, collapse
+from diagnostics_training.trainer import checkpoints, monitor
 from diagnostics_training.trainer.distributed import World, world
 from diagnostics_training.trainer.monitor import lines
 from diagnostics_training.trainer.objective import Objective
@@ -482,27 +482,27 @@ def free_port() -> int:
 @pytest.mark.parametrize("rank", [1, 3, 8])
 def test_effective_rank_of_equal_singular_values_is_their_number(rank: int) -> None:
     left, right = (torch.linalg.qr(torch.randn(n, 8, dtype=torch.float64)).Q[:, :rank] for n in (20, 8))
-    assert collapse.effective_rank(5 * left @ right.T) == pytest.approx(rank, rel=1e-9)
+    assert monitor.effective_rank(5 * left @ right.T) == pytest.approx(rank, rel=1e-9)
 
 
 def test_effective_rank_by_hand() -> None:
     shares = np.array([4.0, 3.0, 1.0]) / 8
     expected = math.exp(-(shares * np.log(shares)).sum())
-    assert collapse.effective_rank(torch.diag(torch.tensor([4.0, 3.0, 1.0]))) == pytest.approx(expected)
-    assert collapse.effective_rank(torch.zeros(4, 3)) == 0.0
+    assert monitor.effective_rank(torch.diag(torch.tensor([4.0, 3.0, 1.0]))) == pytest.approx(expected)
+    assert monitor.effective_rank(torch.zeros(4, 3)) == 0.0
 
 
 def test_what_is_seen_of_an_output() -> None:
     healthy = torch.randn(64, 16)
-    assert not collapse.look(1, healthy).collapsed
-    assert collapse.look(1, healthy).spread == pytest.approx(float(healthy.std(0, correction=0).square().mean().sqrt() / healthy.square().mean().sqrt()), rel=1e-5)  # fmt: skip
-    constant = collapse.look(1, torch.ones(64, 16))
+    assert not monitor.look(1, healthy).collapsed
+    assert monitor.look(1, healthy).spread == pytest.approx(float(healthy.std(0, correction=0).square().mean().sqrt() / healthy.square().mean().sqrt()), rel=1e-5)  # fmt: skip
+    constant = monitor.look(1, torch.ones(64, 16))
     assert (constant.rank, constant.spread, constant.collapsed) == (0.0, 0.0, True)
-    assert collapse.look(1, torch.ones(64, 16) + 0.001 * healthy).collapsed
+    assert monitor.look(1, torch.ones(64, 16) + 0.001 * healthy).collapsed
     along_a_line = torch.randn(64, 1) * torch.randn(1, 16)
-    assert collapse.look(1, along_a_line).rank == pytest.approx(1, abs=1e-4)
-    assert collapse.look(1, along_a_line).collapsed
-    assert collapse.look(1, torch.full((4, 3), math.nan)).collapsed
+    assert monitor.look(1, along_a_line).rank == pytest.approx(1, abs=1e-4)
+    assert monitor.look(1, along_a_line).collapsed
+    assert monitor.look(1, torch.full((4, 3), math.nan)).collapsed
 
 
 class Alike(Objective):
