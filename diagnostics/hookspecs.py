@@ -8,16 +8,14 @@ docs/how-to/plugins.md.
 
 from __future__ import annotations
 
-import builtins
 import functools
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from enum import Enum
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import pluggy
 
@@ -123,8 +121,10 @@ def deciding(job: type[DataclassInstance]) -> list[str]:
     return [each.name for each in fields(job) if each.name not in apart]
 
 
-def options_of(job: type[DataclassInstance]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def options_of(job: type[DataclassInstance] | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a command of a function: the job's options, then those of its own parameters behind the first, which is the job.
+
+    Without a job it has the options of all its parameters.
 
     Text stands for a type that only Python can give (of `str | Encoder`, the command line gives a `str`).
 
@@ -141,12 +141,11 @@ def options_of(job: type[DataclassInstance]) -> Callable[[Callable[..., None]], 
         >>> greet(name="her", loud=True)
         HELLO her
     """
-    ours = {name: row for name, row in _declared(job).items() if row[1].help}
+    ours = {name: row for name, row in _declared(job).items() if row[1].help} if job else {}
 
     def command_of(act: Callable[..., None]) -> Callable[..., None]:
-        own = list(inspect.signature(act).parameters.values())[1:]
-        defaults = {each.name: each.default for each in (*fields(job), *own)}
-        hints = _hints(act)
+        own = list(inspect.signature(act).parameters.values())[job is not None :]
+        hints = hints_of(act)
         rows = ours | {each.name: _read(each.name, hints[each.name]) for each in own}
         typed = {name: kind if option is None else _annotation(kind, option) for name, (kind, option) in rows.items()}
 
@@ -154,14 +153,15 @@ def options_of(job: type[DataclassInstance]) -> Callable[[Callable[..., None]], 
         def command(**given: Any) -> None:
             asked = {name: given.pop(name) for name in ours if name in given}
             lists = {name: tuple(value) for name, value in asked.items() if isinstance(value, list)}
-            act(job(**asked | lists), **given)
+            act(*([job(**asked | lists)] if job else ()), **given)
 
-        required = (MISSING, inspect.Parameter.empty)
+        empty, keyword = inspect.Parameter.empty, inspect.Parameter.KEYWORD_ONLY
+        defaults = {each.name: each.default for each in (*(fields(job) if job else ()), *own)}
         command.__signature__ = inspect.Signature(  # pyright: ignore[reportAttributeAccessIssue]
             [
-                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=hint)
-                if defaults[name] in required
-                else inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=hint, default=defaults[name])
+                inspect.Parameter(
+                    name, keyword, annotation=hint, default=empty if defaults[name] is MISSING else defaults[name]
+                )
                 for name, hint in typed.items()
             ]
         )
@@ -171,9 +171,29 @@ def options_of(job: type[DataclassInstance]) -> Callable[[Callable[..., None]], 
     return command_of
 
 
+def hints_of(of: Any) -> dict[str, Any]:
+    """Annotations of a function, or of a class and its bases, as types; a class that nothing else is stands for each that is
+    imported for type checkers alone."""
+
+    class OfPython(metaclass=_Unknown):
+        pass
+
+    unknown: dict[str, Any] = {}
+    while True:
+        try:
+            return get_type_hints(of, localns=unknown, include_extras=True)
+        except NameError as error:
+            unknown[str(error.name)] = OfPython
+
+
+class _Unknown(type):
+    def __getattr__(cls, name: str) -> type:
+        return cls
+
+
 def _declared(job: type[DataclassInstance]) -> dict[str, tuple[Any, Option]]:
     """Field -> its type and `Option`, of those that have one."""
-    hints = {name: hint for base in reversed(job.__mro__) for name, hint in _hints(base).items()}
+    hints = hints_of(job)
     rows = {each.name: _read(each.name, hints[each.name]) for each in fields(job)}
     return {name: (kind, option) for name, (kind, option) in rows.items() if option is not None}
 
@@ -188,29 +208,6 @@ def _read(name: str, hint: Any) -> tuple[Any, Option | None]:
         return kind, option
     flag = name.replace("_", "-")
     return kind, replace(option, names=(f"--{flag}/--no-{flag}" if kind is bool else f"--{flag}",))
-
-
-class _Unknown(type):
-    def __getattr__(cls, name: str) -> type:
-        return cls
-
-
-class _Names(dict[str, Any]):
-    """Names of a module, as its annotations mean them."""
-
-    class OfPython(metaclass=_Unknown):
-        """Stands for a type that the module imports for type checkers alone."""
-
-    def __missing__(self, name: str) -> Any:
-        return getattr(builtins, name, self.OfPython)
-
-
-def _hints(of: Any) -> dict[str, Any]:
-    names = _Names(vars(sys.modules[of.__module__]))
-    return {
-        key: eval(hint, {}, names) if isinstance(hint, str) else hint
-        for key, hint in inspect.get_annotations(of).items()
-    }
 
 
 def _annotation(kind: Any, option: Option) -> Any:

@@ -25,7 +25,7 @@ from diagnostics.measures.statistics import Losses
 from diagnostics.measures.tap_choice import FEWEST, TapChoice, choose_tap
 from diagnostics.measures.validation import bare, misfit, plain
 from diagnostics.progress import Progress, Watch, silent
-from diagnostics.vocabulary import DENSE, Family
+from diagnostics.vocabulary import BY_PLACE, Family
 
 
 @dataclass
@@ -116,9 +116,7 @@ def _completed(
         attribute.SOURCE: measure.source,
         **measure.declaration(target),
     }
-    if not measure.pairwise and (
-        measure.needs == "tokens" or (target is not None and target.kind in (*DENSE, "masks"))
-    ):
+    if not measure.pairwise and (measure.needs == "tokens" or (target is not None and target.kind in BY_PLACE)):
         attrs[attribute.TOKEN_SAMPLES] = activations.token_samples
     result = bare(result)
     if "tap" in result.coords and "depth" not in result.coords and not measure.pairwise:
@@ -188,13 +186,12 @@ def _with_choice(result: xr.Dataset, choice: TapChoice, seed: int) -> xr.Dataset
     if choice.best is not None:
         depth = result["depth"].values
         others = [tap for tap in range(len(taps)) if tap != output and depth[tap] <= depth[output]]
-        gaps = dict(zip(others, paired_differences(test.at(others), test.at([output]), fit_units, seed), strict=True))
+        against = test.at([output]), fit_units, seed
         attrs[attribute.BEST_TAP] = taps[choice.best]
-        attrs |= store_interval(attribute.HIDDEN_GAP, gaps[choice.best])
-        attrs[attribute.GAP_BOUND] = largest_upper_end(list(gaps.values()))
+        attrs |= store_interval(attribute.HIDDEN_GAP, paired_differences(test.at([choice.best]), *against)[0])
+        attrs[attribute.GAP_BOUND] = largest_upper_end(paired_differences(test.at(others), *against, student=True))
         if choice.tap != output:
-            sides = test.at([choice.tap]), test.at([output])
-            attrs[attribute.CHOSEN_GAP_LOW] = paired_differences(*sides, fit_units, seed, LIKELY)[0].low
+            attrs[attribute.CHOSEN_GAP_LOW] = paired_differences(test.at([choice.tap]), *against, LIKELY)[0].low
     return result.assign_attrs(attrs)
 
 

@@ -2,7 +2,7 @@
 
 The taps that are compared were chosen without test, so that the interval of one gap holds. The bound holds for all taps at once: the
 largest of their upper ends is above the largest gap wherever the upper end of that tap's own gap is (an intersection-union test; Berger
-1982, Technometrics 24).
+1982, Technometrics 24). Of two taps alone nothing else makes it err on the wide side, so there each end is also Student's.
 """
 
 import numpy as np
@@ -16,18 +16,22 @@ from diagnostics.measures.statistics import (
 )
 
 
-def paired_differences(ours: Losses, theirs: Losses, fit_units: int, seed: int, level: float = LEVEL) -> list[Interval]:
+def paired_differences(
+    ours: Losses, theirs: Losses, fit_units: int, seed: int, level: float = LEVEL, *, student: bool = False
+) -> list[Interval]:
     """By how much the score of each of our taps beats that of their one, on the same test units.
 
-    Theirs are of one tap. `fit_units` and `level` are those of `statistics.interval`.
+    Theirs are of one tap. `fit_units`, `level` and `student` are those of `statistics.interval`.
     """
     gaps = ours.scores - theirs.scores[0]
     first, second = (side.resampled(seed, stream) for stream, side in enumerate((ours, theirs)))
     found: list[Interval] = []
     for i, gap in enumerate(gaps):
         effective = effective_units(np.stack([ours.reference[i], theirs.reference[0]]), ours.counts)
-        low, high = interval(gap, first[:, i] - second[:, 0], ours.loss.shape[1], fit_units, effective, level)
-        found.append(Interval(float(gap), float(low), float(high)))
+        drawn, units = first[:, i] - second[:, 0], ours.loss.shape[1]
+        low, high = interval(gap, drawn, units, fit_units, effective, level, student=student)
+        most = 1.0 if ours.counts else np.inf
+        found.append(Interval(float(gap), float(np.maximum(low, -most)), float(np.minimum(high, most))))
     return found
 
 

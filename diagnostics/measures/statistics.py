@@ -156,9 +156,12 @@ def interval(
     fit_units: int | None = None,
     effective: float | None = None,
     level: float = LEVEL,
+    *,
+    student: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ends of the interval at a level from bootstrap replicates [resample, ...] over `units` independent units, or the fewer
-    that `effective_units` counts. Replicates without a value (NaN) are left out.
+    that `effective_units` counts. Replicates without a value (NaN) are left out. With `student` the ends are also no nearer than
+    those of Student's interval, whose standard error is that of the replicates: of few skewed units the percentiles miss a tail.
 
     The expanded percentile interval: the percentile interval of few units is too narrow, and drawing its ends at the
     level that a t interval with the same n needs mends it (Hesterberg 2015, arXiv 1411.5279, section 5.2).
@@ -182,6 +185,9 @@ def interval(
             low, high = np.nanquantile(replicates, ends, axis=0)
     else:
         low, high = np.quantile(replicates, ends, axis=0)
+    if student:
+        reach = t * np.sqrt(count / (count - 1)) * np.nanstd(replicates, axis=0)
+        low, high = np.minimum(low, value - reach), np.maximum(high, value + reach)
     spread = np.sqrt(1 + units / fit_units) if fit_units else 1.0
     return value + spread * np.minimum(low - value, 0.0), value + spread * np.maximum(high - value, 0.0)
 
@@ -294,5 +300,5 @@ def profile_intervals(
         known = np.isfinite(low)
         low = np.where(known & (score == 1), 1 - reach, low)
         high = np.where(known & (score == 0), reach, high)
-    # A loss is never negative, so no score passes 1.
-    return score, low, np.minimum(high, 1.0)
+    # A loss is never negative, so no score passes 1; wrong answers are at most all of them.
+    return score, np.maximum(low, 0.0) if share else low, np.minimum(high, 1.0)

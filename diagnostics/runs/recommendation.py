@@ -110,7 +110,6 @@ class Recommendation:
 def recommend(profile: Profile, nonlinear: str = "") -> Recommendation:
     """The recommendation that a probe's profile gives; `nonlinear`: what a kernel reads of its target."""
     control, reached = profile.best_control or (None, None)
-    redraws = profile.redraws.line if profile.redraws else ""
     return Recommendation(
         target=profile.target or "",
         measure=profile.measure,
@@ -127,7 +126,7 @@ def recommend(profile: Profile, nonlinear: str = "") -> Recommendation:
         best_tap=profile.best_tap,
         hidden_gap=profile.hidden_gap,
         reading="; ".join(
-            filter(None, (profile.reading, nonlinear if profile.verdict is Verdict.SHOWN else "", redraws))
+            filter(None, (profile.reading, nonlinear if profile.verdict is Verdict.SHOWN else "", profile.redrawn))
         ),
         best_control=control,
         best_control_score=reached.value if reached else None,

@@ -59,7 +59,7 @@ def add_redraws(
     `measured` is what `measures` gave for `activations` and `targets`. `shuffle`: whether targets are shuffled within each drawn
     split. A draw in which a probe has no value (a class that its train lacks) is NaN, and its tap "".
     """
-    probes = {key: result for key, result in measured.results.items() if "loss" in result}
+    probes = {key: result for key, result in measured.results.items() if attribute.is_probe(result)}
     pooled = {key for key, result in probes.items() if attribute.TOKEN_SAMPLES not in result.attrs}
     for key in probes.keys() - pooled:
         measured.results[key] = probes[key].assign_attrs({NO_REDRAWS: TOKENS})

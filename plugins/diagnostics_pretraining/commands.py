@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from diagnostics_training.commands import Json, describe_collapse, describe_loss, next_lines, show
 
-from diagnostics import DiagnosticsError
-from diagnostics.hookspecs import options_of
+from diagnostics.plugin import DiagnosticsError, options_of
 from diagnostics_pretraining.jobs import ExportJob, PretrainJob, RecaptionJob, ZeroshotJob
 
 if TYPE_CHECKING:

@@ -10,8 +10,7 @@ from typing import Annotated, Any
 from diagnostics_training.jobs import WHAT
 from diagnostics_training.trainer.settings import TRAINING, Computation, Seed
 
-from diagnostics import DiagnosticsError
-from diagnostics.hookspecs import Option, options
+from diagnostics.plugin import DiagnosticsError, Option, options
 from diagnostics_pretraining.recipe import Recipe, named_recipe, read_recipe
 
 TrustCode = Annotated[

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from diagnostics import hookimpl
-from diagnostics.hookspecs import Entry
+from diagnostics.plugin import Entry, hookimpl
 from diagnostics_pretraining.commands import export_open_clip, needs_open_clip, recaption, train_pe, zeroshot
 
 if TYPE_CHECKING:
-    from diagnostics import Encoder
+    from diagnostics.plugin import Encoder
 
 PACKAGES = {"timm": "timm", "open_clip_torch": "open_clip"}
 """Distribution -> module of the code that its encoders come from; runs record their versions."""

@@ -5,9 +5,7 @@ from collections.abc import Mapping, Sequence
 from json import dumps as to_json
 from typing import Annotated, Any
 
-from diagnostics import DiagnosticsError, printable
-from diagnostics.hookspecs import Option, options_of
-from diagnostics.runs.folder import default_folder
+from diagnostics.plugin import DiagnosticsError, Option, default_folder, options_of, printable
 from diagnostics_training.jobs import LanguageJob, SpatialJob, TapJob, TrainJob
 
 MOST_NAMED = 8

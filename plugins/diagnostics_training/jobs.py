@@ -9,8 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from diagnostics import DiagnosticsError
-from diagnostics.hookspecs import Option, deciding, options
+from diagnostics.plugin import DiagnosticsError, Option, deciding, options
 from diagnostics_training.objectives import OBJECTIVES
 from diagnostics_training.trainer.settings import (
     TRAINING,

@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from diagnostics import DiagnosticsError, watcher
-from diagnostics.hookspecs import options
+from diagnostics.plugin import DiagnosticsError, options, watcher
 from diagnostics_training.architecture import Architecture, default_likelihood
 from diagnostics_training.jobs import ObjectiveOptions, TrainJob, command_of
 from diagnostics_training.models.inputs import Views

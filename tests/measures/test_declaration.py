@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import xarray as xr
+from declared import Ranks
 from scipy.stats import spearmanr
 
 import diagnostics as dx
@@ -17,7 +18,7 @@ from diagnostics.activations.contract import StoredTarget
 from diagnostics.measures import bundled
 from diagnostics.measures.apply import against_control, measure_all
 from diagnostics.measures.known_answers import Arrays
-from diagnostics.measures.statistics import drawn_scores, interval, resample_counts
+from diagnostics.measures.statistics import interval, resample_counts
 from diagnostics.runs.profile import Profile
 from diagnostics.runs.suites import with_declaration
 
@@ -50,32 +51,6 @@ class Guess(dx.Measure):
 
 class TopFive(Guess):
     score_name = "top-5 accuracy"
-
-
-class Ranks(dx.Measure):
-    """A stranger's probe whose score is no sum of losses: Spearman's correlation of a tap's only feature with the target."""
-
-    name, answers, source, kinds = "ranks", "Is it in the right order?", "a stranger", ("value",)
-    losses, score_name, chance = "resampled", "Spearman", 0.0
-
-    def compute(self, activations: Any, target: Any, seed: int) -> xr.Dataset:
-        taps = [tap.name for tap in activations.taps]
-        read = np.stack([activations.pooled(tap)[:, 0] for tap in taps])
-        variables: dict[str, Any] = {}
-        coords: dict[str, Any] = {"tap": taps}
-        for prefix, split in (("", "test"), ("val_", "val")):
-            rows = activations.split == split
-            units = activations.groups[rows]
-
-            def score(times: np.ndarray, rows: np.ndarray = rows) -> np.ndarray:
-                each = np.repeat(np.flatnonzero(rows), times.astype(int))
-                return np.array([spearmanr(row[each], target.values[each]).statistic for row in read])
-
-            variables[f"{prefix}drawn"] = (("tap", "draw"), drawn_scores(score, units))
-            coords[f"{prefix}unit"] = np.unique(units)
-        variables["val_score"] = variables["val_drawn"][0][:1], variables["val_drawn"][1][:, 0]
-        attrs = {"functional": "rank correlation", "pooling": "mean", "centring": "none", "seed": seed}
-        return xr.Dataset(variables, coords, attrs | {"units_train": 0, "units_val": 0})
 
 
 def classes(right: int = TEST) -> tuple[Arrays, StoredTarget]:
@@ -173,7 +148,8 @@ def test_a_score_that_is_no_sum_gets_interval_gap_and_tap_from_its_draws() -> No
     assert (profile.chosen_tap, profile.best_tap) == ("best", "best")
     gap = profile.hidden_gap
     assert gap is not None and (gap.low, gap.high) == pytest.approx(tuple(map(float, ends[1])))
-    assert profile.gap_bound == pytest.approx(max(float(high) for _, high in ends))
+    widest = [interval(tests[i] - tests[2], drawn[:, i] - drawn[:, 2], 80, student=True) for i in range(2)]
+    assert profile.gap_bound == pytest.approx(max(float(high) for _, high in widest))
     assert (data["low"].values[0], data["high"].values[0]) == pytest.approx(
         tuple(map(float, interval(tests[0], drawn[:, 0], 80)))
     )

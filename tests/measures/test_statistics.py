@@ -86,6 +86,20 @@ def test_a_share_at_the_border_has_the_exact_end(units: int) -> None:
     assert spread[2][1] == pytest.approx(1 - spread[1][0])
 
 
+@pytest.mark.parametrize("right", range(5))
+def test_ends_of_a_share_and_of_a_difference_of_two_stop_at_their_bounds(right: int) -> None:
+    """Of 4 units, whose ends are widened by what was fitted on few."""
+    wrong = np.stack([np.arange(4) >= right, np.arange(4) < right]).astype(float)
+    for losses in (wrong, np.stack([wrong, 0 * wrong], axis=2)):
+        sides = Losses(losses, np.ones_like(losses), counts=True)
+        score, low, high = sides.intervals(3, 0)
+        assert (low >= 0).all() and (high <= 1).all() and (low <= score).all()
+        gap = paired_differences(sides.at([0]), sides.at([1]), 3, 0)[0]
+        assert -1 <= gap.low <= gap.value <= gap.high <= 1
+    # Squared errors have no lower bound.
+    assert profile_intervals(np.array([[0.0, 1.0, 1.0, 2.0]]), np.ones((1, 4)), 3, 0)[1][0] < 0
+
+
 def test_what_is_no_share_has_the_bootstraps_interval() -> None:
     _, low, high = profile_intervals(np.zeros((1, 20)), np.ones((1, 20)), 60, 0)
     assert (low[0], high[0]) == (1, 1)
@@ -310,6 +324,26 @@ def test_the_bound_is_below_the_largest_gap_in_at_most_2_5_percent_of_draws() ->
     # 2.5 % and two standard errors of 400 runs.
     assert wrong / runs <= 0.025 + 2 * np.sqrt(0.025 * 0.975 / runs)
     assert naive / runs > 0.1, "the test would not notice a bound by the gap of one tap"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["lognormal", "classes"])
+def test_the_bound_is_below_the_gap_of_two_taps_in_at_most_2_5_percent_of_draws(kind: str) -> None:
+    """The hardest case: one tap beside the output, .05 better, whose errors on a unit go together (.9)."""
+    rng, runs, wrong, plain = np.random.default_rng(1), 1500, 0, 0
+    scores_of, counts = np.array([0.65, 0.6])[:, None], kind == "classes"
+    for _ in range(runs):
+        shared, own = rng.standard_normal((2, 1, 30)), rng.standard_normal((2, 2, 30))
+        error, scale = np.sqrt(0.9) * shared + np.sqrt(0.1) * own
+        square = error**2 * np.exp(scale - 0.5) * (1 - scores_of)
+        loss = (error > stats.norm.ppf(scores_of)).astype(float) if counts else square
+        sides = Losses(loss, np.broadcast_to(np.ones(30) if counts else rng.chisquare(1, 30), loss.shape), counts)
+        pair = sides.at([0]), sides.at([1]), 120, 0
+        wrong += largest_upper_end(paired_differences(*pair, student=True)) < 0.05
+        plain += paired_differences(*pair)[0].high < 0.05
+    limit = 0.025 + 2 * np.sqrt(0.025 * 0.975 / runs)
+    assert wrong / runs <= limit
+    assert plain / runs > limit, "the test would not notice that the bound is the bootstrap's alone"
 
 
 # The winner's curse: 12 taps that carry the same signal with the same noise, through the whole protocol.

@@ -19,7 +19,7 @@ from diagnostics import Comparison, DiagnosticsError, Run
 from diagnostics.measures.statistics import scores
 from diagnostics.report.page import Number, Table
 from diagnostics.runs.comparison.differences import curve_differences, differences_of, score_influence
-from diagnostics.runs.comparison.estimates import Term, estimate, flipped, holm
+from diagnostics.runs.comparison.estimates import Term, estimate, estimate_sum, flipped, holm
 from diagnostics.runs.comparison.findings import tap_similarity
 from diagnostics.runs.comparison.page import comparison_page
 from diagnostics.runs.comparison.probe_losses import ProbeLosses, by_depth, probe_losses, shared_depths
@@ -322,6 +322,21 @@ def test_seeds_add_the_variance_of_a_sample_of_them() -> None:
     reach = stats.t.ppf(0.975, 2) * np.std(spread, ddof=1) / 3**0.5
     assert result.over_both.low == pytest.approx(0.3 - reach, rel=1e-6)
     assert result.over_both.high == pytest.approx(0.3 + reach, rel=1e-6)
+
+
+@pytest.mark.parametrize(("share", "least"), [(True, 0.0), (False, -np.inf)])
+def test_ends_of_sums_stop_where_scores_do(share: bool, least: float) -> None:
+    """Two runs with 1 and 3 right answers of 4: a mean of shares lies in [0, 1], their difference in [-1, 1]; R2 has no lower bound."""
+    terms = [
+        Term(np.arange(4)[:, None] >= right, np.ones((4, 1)), tuple("abcd"), 3, share=share) for right in (1, 3)
+    ]
+    mean = estimate_sum([([(term,) for term in terms], 1.0)], 0)
+    apart = estimate_sum([([(terms[1],)], 1.0), ([(terms[0],)], -1.0)], 0)
+    alone = estimate_sum([([(terms[0],)], 1.0)], 0)
+    for made in (mean.over_samples, mean.interval, alone.interval):
+        assert least <= made.low <= made.value <= made.high <= 1
+    assert mean.interval.high == 1 and (apart.interval.high == 1) == share
+    assert (mean.interval.low == 0) == (alone.interval.low == 0) == share
 
 
 def test_one_seed_leaves_its_variance_unknown() -> None:

@@ -9,12 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from declared import Ranks
 from typer.testing import CliRunner
 
 import diagnostics as dx
+from diagnostics.activations.contract import StoredTarget
 from diagnostics.cli.main import app
 from diagnostics.errors import DiagnosticsError
-from diagnostics.runs.redraws import GAP, NO_REDRAWS, SCORE, TAP, Redraws, redraw_splits, redraws_of
+from diagnostics.measures.apply import measure_all
+from diagnostics.measures.known_answers import Arrays
+from diagnostics.runs.redraws import GAP, NO_REDRAWS, SCORE, TAP, Redraws, add_redraws, redraw_splits, redraws_of
 
 from graded import graded_data, graded_encoder, known_r2
 from planted import planted_series, planted_series_encoder
@@ -145,10 +149,29 @@ def test_probes_that_read_tokens_are_not_redrawn(tmp_path: Path) -> None:
     run = measured(
         tmp_path, planted_series_encoder(), data, measures="event_probe,linear_probe", redraws=2, token_budget=None
     )
-    events = run.profile("event_probe/event").data
-    assert redraws_of(events) is None
-    assert "reads tokens" in events.attrs[NO_REDRAWS]
+    events = run.profile("event_probe/event")
+    assert redraws_of(events.data) is None
+    assert "reads tokens" in events.data.attrs[NO_REDRAWS]
+    said = f"not redrawn: {events.data.attrs[NO_REDRAWS]}"
+    assert said in str(run.recommend("event")) and said in run.recommend("event").reading
+    screen = CliRunner().invoke(app, ["show", str(tmp_path)]).stdout
+    assert said in " ".join(screen.split())
     assert found(run, "linear_probe/ahead").count == 2
+
+
+def test_scores_that_are_no_sums_are_redrawn_too() -> None:
+    """In each draw they are what the measure gives of that split."""
+    rng = np.random.default_rng(0)
+    truth = rng.standard_normal(160)
+    taps = {name: (truth + noise * rng.standard_normal(160))[:, None] for name, noise in (("best", 0.3), ("last", 1))}
+    made, read = Arrays(taps, np.repeat(["val", "test"], 80).tolist()), {"y": StoredTarget("y", "value", truth)}
+    measured = measure_all([Ranks()], made, read, 0)
+    add_redraws(measured, [Ranks()], made, read, 2, 0, what="planted")
+    redraws = redraws_of(measured.results["ranks/y"])
+    assert redraws is not None and redraws.count == 2 and redraws.choices == Counter(best=2)
+    other = made.with_other(split=redraw_splits(made.groups, made.split, 2, 0)[1])
+    alone = measure_all([Ranks()], other, read, 0).results["ranks/y"]
+    np.testing.assert_array_equal(measured.results["ranks/y"][SCORE][1], alone["score"])
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,17 @@ def gap(ours: Pair, theirs: Pair, fit: int, share: bool = False, level: float = 
     value = float((score(ours) - score(theirs))[0])
     apart = resample(ours, share) - resample(theirs, share, 1)
     n = max(2.0, min(effective(side[1], share) for side in (ours, theirs)))
-    return value, *ends(value, apart, len(ours[0]), fit, n, level)
+    low, high = ends(value, apart, len(ours[0]), fit, n, level)
+    return (value, max(low, -1.0), min(high, 1.0)) if share else (value, low, high)
+
+
+def upper_end(ours: Pair, theirs: Pair, fit: int, share: bool = False) -> float:
+    """The upper end of the same, and no lower than Student's with the standard deviation of the resamples."""
+    value, _, high = gap(ours, theirs, fit, share)
+    units, n = len(ours[0]), max(2.0, min(effective(side[1], share) for side in (ours, theirs)))
+    apart = resample(ours, share) - resample(theirs, share, 1)
+    error = np.nanstd(apart) * np.sqrt(n / (n - 1)) * np.sqrt(1 + units / fit if fit else 1.0)
+    return max(high, value + float(stats.t.ppf(0.975, n - 1) * error))
 
 
 def standard_error(ours: Pair, theirs: Pair) -> float:

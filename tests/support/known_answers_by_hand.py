@@ -16,9 +16,8 @@ import torch
 from by_hand import Pair
 from scipy import stats
 
-from diagnostics.checks.selftest import comparison
-from diagnostics.checks.selftest import losses as planted_losses
-from diagnostics.checks.selftest.losses import digest
+from diagnostics.checks.selftest import planted as planted_losses
+from diagnostics.checks.selftest.answer import GRID, GROUPS, digest
 from diagnostics.checks.selftest.planted import OUTPUT, PLANTED, SEED, SEEDS, SPLIT, TAPS, encoder, truth
 from diagnostics.measures.known_answers import Arrays
 from diagnostics.measures.probes.least_squares import PENALTIES
@@ -31,7 +30,7 @@ Terms = list[tuple[float, Pair]]
 @cache
 def losses(name: str, split: str, draw: int = 0, errors: tuple[float, ...] = ()) -> list[Pair]:
     """The losses and references [unit] of each tap on a split, or on train and val together ("fit")."""
-    return losses_of(name, encoder(name, errors or PLANTED[name].errors, draw), split)
+    return losses_of(name, encoder(name, errors, draw), split)
 
 
 def losses_of(name: str, made: Arrays, split: str) -> list[Pair]:
@@ -57,14 +56,14 @@ def value(pair: Pair) -> float:
 def choice(name: str, on: str) -> list[Any]:
     share, fit, test = PLANTED[name].classes > 0, sum(PLANTED[name].known[:2]), losses(name, "test")
     tap, best, alike = chosen(name, on)
-    gaps = [by_hand.gap(test[each], test[OUTPUT], fit, share) for each in range(OUTPUT)]
+    ends = [by_hand.upper_end(test[each], test[OUTPUT], fit, share) for each in range(OUTPUT)]
     low = by_hand.gap(test[tap], test[OUTPUT], fit, share, 0.8)[1] if tap != OUTPUT else None
     return [
         TAPS[tap],
         TAPS[best],
         [TAPS[each] for each in alike],
-        gaps[best],
-        max(0.0, *(high for _, _, high in gaps)),
+        by_hand.gap(test[best], test[OUTPUT], fit, share),
+        max(0.0, *ends),
         low,
     ]
 
@@ -73,7 +72,8 @@ def score_ends(pair: Pair, fit: int, share: bool) -> list[float]:
     units, at = len(pair[0]), value(pair)
     low, high = by_hand.ends(at, by_hand.resample(pair, share), units, fit, by_hand.effective(pair[1], share))
     all_right = 1 - np.sqrt(1 + units / fit) * (1 - 0.025 ** (1 / units))
-    return [at, all_right if share and at == 1 and pair[0].ndim == 1 else low, min(high, 1.0)]
+    low = all_right if share and at == 1 and pair[0].ndim == 1 else low
+    return [at, max(low, 0.0) if share else low, min(high, 1.0)]
 
 
 def finding(name: str) -> list[Any]:
@@ -304,7 +304,7 @@ def least(wrong: np.ndarray, lost: np.ndarray, allowed: np.ndarray) -> np.ndarra
 
 def classes() -> list[Any]:
     x, labels, fold = planted_losses.class_data()
-    grid = planted_losses.GRID
+    grid = GRID
     wrong, lost = np.ones((3, 3, 90), dtype=bool), np.zeros((3, 3, 90))
     for out in (fold == each for each in range(5)):
         codes = np.unique(labels[~out], return_inverse=True)[1]
@@ -373,7 +373,7 @@ def after_minus_before() -> list[Any]:
     rows: list[list[Any]] = []
     for before, after in (("before", "after"), ("before", "taught"), ("after", "taught")):
         for quantity in ("chosen tap", "output", "hidden gap"):
-            sides = [places(comparison.GROUPS[group], quantity) for group in (after, before)]
+            sides = [places(GROUPS[group], quantity) for group in (after, before)]
             each = [values(side) for side in sides]
             members = [np.subtract(*each).tolist()] if after == "after" else each
             at = float(np.mean(each[0]) - np.mean(each[1]))
@@ -407,7 +407,7 @@ def ratio(over: list[Terms], under: list[Terms]) -> list[float]:
 def of_base() -> list[Any]:
     at = {
         (group, quantity): places(name, quantity)
-        for group, name in comparison.GROUPS.items()
+        for group, name in GROUPS.items()
         for quantity in ("chosen tap", "output", "hidden gap")
     }
     cut: list[Terms] = [
@@ -564,7 +564,7 @@ def losses_by_name() -> list[Any]:
 def drawn_again() -> list[Any]:
     from diagnostics.runs.redraws import redraw_splits
 
-    made = encoder("perhaps", PLANTED["perhaps"].errors, 0)
+    made = encoder("perhaps")
     scores, gaps, taps = [], [], []
     for split in redraw_splits(made.groups, made.split, 3, SEED):
         there = made.with_other(split=split)
@@ -599,7 +599,7 @@ def several() -> list[Any]:
         [[1 - value(pair) for pair in losses(name, "fit")[: OUTPUT + 1]] for name in ("hidden", "late", "alike")]
     )
     common = int((remaining / remaining.mean(axis=1, keepdims=True)).mean(axis=0).argmin())
-    both = [losses_of(name, encoder("young", PLANTED["young"].errors, 0), "fit") for name in ("alike",)]
+    both = [losses_of(name, encoder("young"), "fit") for name in ("alike",)]
     tap = by_hand.choose(both[0], OUTPUT)[0]
     best = int(np.argmax([value(pair) for pair in both[0][: OUTPUT + 1]]))
     # Nothing is fitted, or on ten units and more: the output, which is within a standard error; on fewer: the best of the other target.
@@ -617,19 +617,80 @@ def several() -> list[Any]:
     ]
 
 
+def quarters() -> list[Any]:
+    """Ends of one and three right answers of four, fitted on three units, of their difference, and of sums over runs."""
+    pairs = [(np.array(lost, dtype=float), np.ones(4)) for lost in ([0, 1, 1, 1], [1, 0, 0, 0])]
+    own = np.transpose([score_ends(pair, 3, True) for pair in pairs])
+    again = [by_hand.resample(pair, True, stream) for stream, pair in enumerate(pairs)]
+    sums: list[Any] = []
+    for weights in ((1, 0), (0.5, 0.5), (-1, 1)):
+        drawn = sum(weight * each for weight, each in zip(weights, again, strict=True))
+        at, p = float(np.dot(weights, [0.25, 0.75])), 0.0
+        low, high = by_hand.ends(at, np.asarray(drawn), 4, 3, 4)
+        p = by_hand.p_value(at, at - low, 3)
+        ends = [at, max(low, min(weights[0], 0)), min(high, sum(max(each, 0) for each in weights))]
+        sums.append([ends, ends, p])
+    return [[own, [by_hand.gap(*pairs, 3, True)]], sums]
+
+
+def students() -> list[Any]:
+    """No nearer than the t quantile times the standard deviation of the resamples, as of n units."""
+    ramp = np.linspace(-1, 1, 2001)
+    found: list[list[float]] = []
+    for at, drawn, n, wide in ((0.0, ramp**9, 4, 1.0), (0.5, ramp**9, 4, 2.0), (0.0, ramp, 9, 1.0)):
+        reach = float(stats.t.ppf(0.975, n - 1) * np.sqrt(n / (n - 1)) * drawn.std())
+        low, high = by_hand.ends(at, drawn, n, 0, n)
+        found.append([at + wide * (min(low, at - reach) - at), at + wide * (max(high, at + reach) - at)])
+    return found
+
+
+def named(of: Callable[[], list[Any]], places: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
+    """Parts of what a function gives, by name: the one in a place, or a list of those in several; of a part in it a pair of places."""
+
+    def pick(at: Any) -> Any:
+        if isinstance(at, list):
+            return [pick(each) for each in at]
+        return of()[at] if isinstance(at, int) else of()[at[0]][at[1]]
+
+    return {name: partial(pick, at) for name, at in places.items()}
+
+
 BY_HAND: Mapping[str, Callable[[], Any]] = {
-    **{f"choice of {name} on {on}": partial(choice, name, on) for name in PLANTED for on in ("fit", "val")},
-    **{f"finding of {name}": partial(finding, name) for name in PLANTED},
+    **{f"choice of {name} on {on}": lambda name=name, on=on: choice(name, on)[:5] for name in PLANTED for on in ("fit", "val")},
+    **{f"gap of the chosen tap of {name}": lambda name=name: choice(name, "fit")[5] for name in PLANTED},
+    **{f"recommendation of {name}": lambda name=name: [finding(name)[i] for i in (0, 1, 2, 3, 13, 15, 16)] for name in PLANTED},
+    **{f"finding of {name}": lambda name=name: [finding(name)[i] for i in (4, 6, 9, 10, 11, 12, 14)] for name in PLANTED},
+    **{f"words on {name}": lambda name=name: [finding(name)[i] for i in (5, 7, 8)] for name in PLANTED},
+    **{f"scores of {name}": lambda name=name: finding(name)[17] for name in PLANTED},
     **{f"controls of {name}": partial(controls, name) for name in ("hidden", "late", "alike", "class")},
-    "cautions": cautions, "parts, R2": partial(of_parts, False), "parts, share": partial(of_parts, True),
+    **named(cautions, {
+        "skew of train and val": 0, "readability of classes": 1, "remarks on classes": 2, "margin over two draws": [3, (9, 3)], "exact ends stated": 4,
+        "few tokens": 5, "margin named": 6, "readable": 7, "at chance": 8, "ahead of shuffled labels": (9, 0), "ahead of all controls": (9, 1), "a gap that ends at 0": (9, 2),
+        "units of train and val": 10, "floor and margin": [(11, 0), (11, 1)], "draws of a control": [(11, 2), (11, 3)], "units": 12,
+    }),
+    "parts, R2": partial(of_parts, False), "parts, share": partial(of_parts, True),
     **{f"choice with {name}": partial(TIES.get, name) for name in TIES}, **{f"sets of {units} units": partial(sets, units) for units in (1, 3, 8, 40)},
-    "closed forms": amounts, **{f"ranks of {samples} samples": partial(ranks, samples) for samples in (60, 12000)},
-    **{f"ridge without groups of {most}": partial(left_out, most) for most in (1, 3, 256, 257)}, "folds": folds, "classes out of fold": classes,
+    **named(amounts, {"ends of intervals": 0}), "Student's ends": students, **named(amounts, {"ends where all are right or wrong": 1}),
+    **named(quarters, {"ends of quarters": 0, "sums of quarters": 1}),
+    **named(amounts, {
+        "units that count": 2, "what few carry": 3, "units needed": 4, "too few to compare": 5, "reasons": 6, "standard error": 7, "resamples": [8, 9], "nothing fitted": 10,
+    }),
+    **{f"ranks of {samples} samples": partial(ranks, samples) for samples in (60, 12000)},
+    **{f"ridge without groups of {most}": partial(left_out, most) for most in (1, 3, 256, 257)},
+    **named(folds, {"folds": [0, 1], "a class in two folds": 2, "penalty of several parts": 3, "mean of others": 4}),
+    **named(classes, {"penalty within half an error": 0, "paths": 1, "classes out of fold": [2, 3, 4]}),
     "after minus before": after_minus_before, "shares of the base": of_base, "shares of one seed": of_one, "shares above chance": above_chance,
     **{f"shares of {name}": partial(without_value, name) for name in ("alike", "noise", "class", "hidden")},
     "shares of a gap of 0.0095": lambda: ["kept_best", "kept_output", "over_control", "recovered"], "shares of a gap of 0.0105": lambda: ["kept_best", "kept_output", "over_control"],
-    "scores of groups": of_groups, "along depth": along_depth, "certain differences": lambda: [[1, 2.0**-5, 2.0**-5, np.nan], ["gained", "lost", "cannot tell"], [0.25, np.nan, np.nan], [0, 0, 0], [0.04, np.nan, 0.09, 0.09, 0.9], [False, True]],
-    "losses by name": losses_by_name, "redraws": drawn_again, "several targets": several,
+    "scores of groups": of_groups,
+    **named(along_depth, {"differences along depth": 0, "lines between taps": 1, "what units add": 2, "where curves differ most": 3, "flips": 4, "shared depths": 5}),
+    "curves of other references": lambda: [along_depth()[6:]],
+    "p of certain differences": lambda: [1, 2.0**-5, 2.0**-5, np.nan], "outcomes": lambda: ["gained", "lost", "cannot tell"],
+    "certain differences": lambda: [[0.25, np.nan, np.nan], [0, 0, 0]], "Holm": lambda: [0.04, np.nan, 0.09, 0.09, 0.9], "the same but for rounding": lambda: [False, True],
+    "losses by name": losses_by_name, "redraws": drawn_again,
+    **named(several, {
+        "one tap for several targets": [0, 1], "few units beside another target": 2, "a target that no probe reads": 3, "first probes": 4, "ways": 5, "favours": 6, "beside a control": 7,
+    }),
 }  # fmt: skip
 
 

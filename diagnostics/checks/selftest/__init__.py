@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from diagnostics.checks.selftest import answer, statistics
+from diagnostics.checks.selftest import answer
 from diagnostics.errors import describe
 from diagnostics.measures.arrays import one_thread
 from diagnostics.measures.known_answers import Case
@@ -52,7 +52,7 @@ def all_cases() -> list[tuple[str, Case]]:
     known = [(measure.__module__.split(".")[2], measure.known_answers) for measure in bundled().values()]
     return [
         (family, case)
-        for family, cases in [*known, ("statistics", statistics.cases()), ("answer", answer.cases())]
+        for family, cases in [*known, ("answer", answer.cases())]
         for case in cases
     ]
 

@@ -1,25 +1,28 @@
 """A planted encoder, in memory, whose whole answer is known: at every tap one feature, which is the target and an error of a known size.
 
 The planted probe reads that feature as it is, so that losses are the squared errors (of a class: whether the rounded feature is
-another), and all that follows from them can be computed by hand.
+another), and all that follows from them can be computed by hand. Beside it, planted losses and rows.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from diagnostics.activations.contract import Activations, StoredTarget
-from diagnostics.measures.apply import Measured, against_control, measure_all
+from diagnostics.measures.apply import against_control, measure_all
 from diagnostics.measures.known_answers import Arrays
 from diagnostics.measures.probes import protocol
 from diagnostics.measures.statistics import Losses
+from diagnostics.runs.comparison.probe_losses import ProbeLosses, probe_losses
 from diagnostics.runs.profile import Profile
 from diagnostics.vocabulary import ChooseOn
 
+# Of resamples; of the runs of a training.
 SEED, SEEDS = 3, (0, 1, 2)
-"""Of resamples; of the runs of a training."""
 TAPS = ("embed", "middle", "late", "norm", "head", "last")
 OUTPUT = 3
 SPLIT = np.repeat(["train", "val", "test"], [80, 40, 80])
@@ -53,7 +56,7 @@ PLANTED = {
     "aligned": Planting((1.1, 0.35, 0.3, 0.5, 0.4, 0.9), ("shown", "shown"), of="hidden"),
     "control": Planting((1.1, 0.35, 0.5, 0.75, 0.9, 0.9), ("shown", "shown"), of="hidden"),
     "class": Planting((0.9, 0.2, 0.25, 0.5, 0.01, 0.9), ("shown", "shown"), classes=3, controls=(0.2, 0.8, 0.9, 1.5)),
-}  # fmt: skip
+}
 
 
 class Planted(protocol.ClassOrValueProbe):
@@ -66,18 +69,16 @@ class Planted(protocol.ClassOrValueProbe):
         rows, wrong = protocol.rows_of(activations, target.name, known), target.kind == "label"
         read = np.stack([activations.pooled(tap.name)[:, 0] for tap in activations.taps])
         loss = (np.round(read) != target.values).astype(float) if wrong else (read - target.values) ** 2
-        whole = np.broadcast_to(
-            np.ones(len(known)) if wrong else (target.values - target.values[rows.fit].mean()) ** 2, loss.shape
-        )
+        whole = (target.values * 0 + 1.0) if wrong else (target.values - target.values[rows.fit].mean()) ** 2
         test, val, fit = (
-            Losses(loss[:, some], whole[:, some])  # each sample is a unit of its own, in order
+            Losses(loss[:, some], np.broadcast_to(whole, loss.shape)[:, some])  # each sample is a unit of its own, in order
             for some in (rows.test, rows.val, np.sort(rows.fit))
         )
-        oof = fit if activations.choose_on == "fit" else None
         extra = {"number": np.arange(len(read))} | ({"line_chance": np.full(len(read), 0.4)} if wrong else {})
+        oof = fit if activations.choose_on == "fit" else None
         return protocol.probe_result(
             activations, rows, test.loss, test.reference, val, extra, "planted", "none", seed, oof=oof
-        )  # fmt: skip
+        )
 
 
 def truth(name: str) -> np.ndarray:
@@ -89,16 +90,14 @@ def truth(name: str) -> np.ndarray:
     return np.where(known, values, -1 if planting.classes else np.nan)
 
 
-def encoder(name: str, errors: tuple[float, ...], draw: int, choose_on: ChooseOn = "fit") -> Arrays:
+def encoder(name: str, errors: tuple[float, ...] = (), draw: int = 0, choose_on: ChooseOn = "fit") -> Arrays:
     """That of a target: errors that all taps share with others of their own."""
-    rng = np.random.default_rng([draw, *map(ord, name)])
+    rng, errors = np.random.default_rng([draw, *map(ord, name)]), errors or PLANTED[name].errors
     shared = rng.standard_normal(200)
     noise = [0.6 * shared + 0.8 * rng.standard_normal(200) for _ in errors]
     taps = TAPS if len(errors) == len(TAPS) else TAPS[OUTPUT : OUTPUT + 1]
-    made = Arrays(
-        {tap: (np.nan_to_num(truth(name)) + e * x)[:, None] for tap, e, x in zip(taps, errors, noise, strict=True)},
-        SPLIT.tolist(),
-    )
+    read = {tap: np.nan_to_num(truth(name)) + e * x for tap, e, x in zip(taps, errors, noise, strict=True)}
+    made = Arrays({tap: values[:, None] for tap, values in read.items()}, SPLIT.tolist())
     made.taps = [
         replace(tap, depth=at / OUTPUT, part="head" if at > OUTPUT else "trunk") for at, tap in enumerate(made.taps)
     ]
@@ -106,32 +105,81 @@ def encoder(name: str, errors: tuple[float, ...], draw: int, choose_on: ChooseOn
     return made
 
 
-def target(name: str) -> StoredTarget:
-    """The target as a run stores it."""
-    kind = "label" if PLANTED[name].classes else "value"
-    return StoredTarget(PLANTED[name].of or name, kind, truth(name).astype(int) if kind == "label" else truth(name))
+def target(name: str) -> dict[str, StoredTarget]:
+    """The target as a run stores it, by its name."""
+    own, values = PLANTED[name].of or name, truth(name)
+    return {own: StoredTarget(own, "label", values.astype(int)) if PLANTED[name].classes else StoredTarget(own, "value", values)}
 
 
 @cache
-def results(name: str, draw: int = 0, choose_on: ChooseOn = "fit") -> Measured:
+def result(name: str, errors: tuple[float, ...] = (), draw: int = 0, choose_on: ChooseOn = "fit") -> xr.Dataset:
     """What measuring gives."""
-    return measure_all(
-        [Planted()], encoder(name, PLANTED[name].errors, draw, choose_on), {(read := target(name)).name: read}, SEED
-    )
+    (data,) = measure_all([Planted()], encoder(name, errors, draw, choose_on), target(name), SEED).results.values()
+    return data
 
 
 @cache
 def profile(name: str, draw: int = 0, choose_on: ChooseOn = "fit") -> Profile:
     """The profile with its controls, each of one tap."""
-    ((key, data),) = results(name, draw, choose_on).results.items()
-    others = {
-        control: measure_all(
-            [Planted()], encoder(name, (error,), 7 + i), {(read := target(name)).name: read}, SEED
-        ).results[key]
-        for i, (control, error) in enumerate(
-            zip(CONTROLS, PLANTED[name].controls if draw == 0 or PLANTED[name].classes else (), strict=False)
-        )
-    }
+    data, has_controls = result(name, (), draw, choose_on), draw == 0 or PLANTED[name].classes
+    errors = dict(zip(CONTROLS, PLANTED[name].controls if has_controls else (), strict=False))
+    others = {control: result(name, (error,), 7 + i) for i, (control, error) in enumerate(errors.items())}
     for control, other in others.items():
         data = against_control(data, other, control, SEED)
-    return Profile.of("planted", key.partition("/")[2], data, others)
+    return Profile.of("planted", PLANTED[name].of or name, data, others)
+
+
+def without(data: xr.Dataset, words: str) -> xr.Dataset:
+    """A result without the attributes whose names hold these words."""
+    return data.drop_attrs(deep=False).assign_attrs({key: value for key, value in data.attrs.items() if words not in key})
+
+
+def changed(
+    name: str, variables: Mapping[str, Any] = {}, attrs: Mapping[str, Any] = {}, lacks: str = "none"
+) -> Profile:
+    """A planted profile with other variables and attributes, and without the attributes that name something."""
+    data = without(profile(name).data, lacks).assign(variables).assign_attrs(attrs)
+    return Profile("planted", name, data, {})
+
+
+def runs_of(name: str, draws: Sequence[int] = SEEDS) -> list[ProbeLosses]:
+    """The runs of a training: of each seed the planted encoder."""
+    return [probe_losses(profile(name, draw)) for draw in draws]
+
+
+def parts(units: int = 12) -> Losses:
+    """Wrong answers and answers [tap, unit, part]: one part lies in two units and one in none; small numbers."""
+    rng, at = np.random.default_rng(SEED), np.arange(units)
+    whole = np.stack([1 + at % 3, np.where(at < 2, 2, 0), np.zeros(units, int), at % 4 // 2], axis=1)
+    lost = rng.binomial(whole, np.array([0.2, 0.4, 0.6, 0.3])[:, None, None])
+    return Losses(lost / 32, np.broadcast_to(whole, lost.shape) / 32)
+
+
+def rows_in_groups(most: int) -> protocol.Rows:
+    """Rows of train (12 groups), of val (6 groups) and one of test, in groups of one to three rows, the first of `most`."""
+    groups = np.repeat(np.arange(18), [most, *np.resize([1, 2, 3], 17).clip(max=most)])
+    by_split = {"train": np.flatnonzero(groups < 12), "val": np.flatnonzero(groups >= 12), "test": np.array([0])}
+    return protocol.Rows.of(by_split, np.array([f"{group:04}" for group in groups]))
+
+
+# Of data for which the first fold prefers other penalties than all of them together.
+RIDGE_SEED = 14
+
+
+def ridge_data(most: int) -> tuple[protocol.Rows, np.ndarray, np.ndarray]:
+    """Rows, features [tap, row, feature] and targets [row, target]; wide where all groups are of one row."""
+    rows, rng = rows_in_groups(most), np.random.default_rng(RIDGE_SEED)
+    x = rng.standard_normal((2, len(rows.fit), 30 if most == 1 else 3)) + 1
+    return rows, x, x[0, :, :2] + rng.standard_normal((len(rows.fit), 2)) * [0.5, 3.0] + 2
+
+
+def class_data() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features [tap, row, feature] that show the class of most rows, at the last tap of those outside the first fold; labels, of which no
+    other row has the last; and folds."""
+    rng = np.random.default_rng(SEED)
+    labels = np.append(rng.integers(0, 3, 89), 3)
+    fold = np.resize([0, 1, 2, 3, 4, 1, 2], 90)
+    shown = np.where(rng.random((2, 90)) < [[0.1], [0.3]], rng.integers(0, 4, (2, 90)), labels)
+    x = np.eye(4)[shown][..., :3] + 0.1 * rng.standard_normal((2, 90, 3))
+    misled = np.where((fold == 0)[:, None], np.roll(x[0], 7, axis=0), x[0])
+    return np.stack([*x, misled]), labels, fold

@@ -9,7 +9,7 @@ and sample too, which the resampling counts once more: the interval errs on the 
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy import special
@@ -87,8 +87,6 @@ def estimate(
     terms: Sequence[Term],
     members: Sequence[Sequence[float]],
     seed: int,
-    *,
-    most: float = math.inf,
 ) -> Estimate:
     """A function of the scores of terms, with its intervals.
 
@@ -97,7 +95,6 @@ def estimate(
     combine: scores [..., term] -> the number [...]; smooth.
     members: for each independent set of seeds, what each seed adds to the number: its spread is the variance of one seed.
         Sets of one seed have no variance to see; then there is no interval over seeds.
-    most: what the number cannot pass.
     """
     names = list(dict.fromkeys(name for term in terms for name in term.units))
     at = np.array([term.score for term in terms])
@@ -113,7 +110,7 @@ def estimate(
     fit_units = min(term.fit_units for term in terms)
     effective = min(effective_units(term.reference[None], term.share) for term in terms)
     low, high = interval(value, replicates, units, fit_units, effective)
-    samples = Interval(value, float(low), min(float(high), most))
+    samples = Interval(value, float(low), float(high))
     if not all(math.isfinite(float(number)) for number in (value, low, high)):
         return Estimate(samples, None, float("nan"))
     freedom = min(effective, units) - 1
@@ -122,7 +119,7 @@ def estimate(
     if members and all(len(spread) > 1 for spread in members):
         below, freedom_below = _with_seeds(value - samples.low, freedom, members)
         above, freedom_above = _with_seeds(samples.high - value, freedom, members)
-        ends = both = Interval(value, value - below, min(value + above, most))
+        ends = both = Interval(value, value - below, value + above)
         freedom = freedom_below if value > 0 else freedom_above
     return Estimate(samples, both, _p(value, ends, freedom, units))
 
@@ -145,15 +142,21 @@ def estimate_sum(
     groups: Sequence[tuple[Sequence[Part], float]],
     seed: int,
     members: Sequence[Sequence[float]] | None = None,
-    most: float = math.inf,
 ) -> Estimate:
-    """The sum over groups of (mean of a group's parts, times its weight); `members` and `most` as of `estimate`, where by
-    default each group is a set of seeds."""
+    """The sum over groups of (mean of a group's parts, times its weight); `members` as of `estimate`, where by default each group is a
+    set of seeds. No score passes 1, and none that is a share of right answers 0, so intervals stop there."""
     weights = np.concatenate([part_weights(parts, weight) for parts, weight in groups])
     terms = [term for parts, _ in groups for part in parts for term in part]
     if members is None:
         members = [[part_score(part) for part in parts] for parts, _ in groups]
-    return estimate(lambda x: x @ weights, terms, members, seed, most=most)
+    made = estimate(lambda x: x @ weights, terms, members, seed)
+    shares, least, most = all(term.share for term in terms), weights.clip(max=0).sum(), weights.clip(min=0).sum()
+
+    def within(ends: Interval) -> Interval:
+        low = max(ends.low, least) if shares else ends.low
+        return Interval(ends.value, low, min(ends.high, most) if shares or least == 0 else ends.high)
+
+    return replace(made, over_samples=within(made.over_samples), over_both=made.over_both and within(made.over_both))
 
 
 def _unrounded(values: np.ndarray, of: np.ndarray) -> np.ndarray:

@@ -71,7 +71,7 @@ def _score(terms: Sequence[Term], own: Interval | None, seed: int) -> Estimate:
     """Of one run its `own` score: a run knows where a score is a share of right answers, whose ends are exact."""
     if len(terms) == 1 and own is not None:
         return Estimate(own, None, float("nan"))
-    return estimate_sum([([(term,) for term in terms], 1.0)], seed, most=1.0)
+    return estimate_sum([([(term,) for term in terms], 1.0)], seed)
 
 
 def family_gaps(by_profile: Mapping[str, Groups], chosen: Sequence[str], seed: int) -> list[FamilyGap]:

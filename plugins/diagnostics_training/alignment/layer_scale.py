@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from diagnostics import DiagnosticsError, Encoder, TorchEncoder
+from diagnostics.plugin import DiagnosticsError, Encoder, TorchEncoder
 from diagnostics_training.jobs import check_start
 
 SLOTS, GAMMAS, DROPS = ("ls1", "ls2"), ("gamma_1", "gamma_2"), ("drop_path1", "drop_path2")

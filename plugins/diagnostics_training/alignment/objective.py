@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diagnostics import DiagnosticsError, Encoder, Grid, Tap, TorchEncoder
+from diagnostics.plugin import DiagnosticsError, Encoder, Grid, Tap, TorchEncoder
 from diagnostics_training.alignment.layer_scale import DropPath
 from diagnostics_training.trainer.objective import Batch, Objective
 

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from diagnostics import Dataset, DiagnosticsError, Encoder, TorchEncoder
-from diagnostics.encoders.trust import UntrustedCodeError
+from diagnostics.plugin import Dataset, DiagnosticsError, Encoder, TorchEncoder, UntrustedCodeError
 from diagnostics_training.alignment.augmentation import Places, View, draw_view, places_of
 from diagnostics_training.alignment.feed import Feed, hidden, token_blocks
 from diagnostics_training.alignment.objective import OWN, Alignment, Teacher

@@ -13,19 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diagnostics import (
+from diagnostics.plugin import (
     Dataset,
     DiagnosticsError,
     Encoder,
     Tap,
     TorchEncoder,
+    UntrustedCodeError,
     build,
+    cut_encoder,
     load_encoder,
     save_encoder,
     watcher,
 )
-from diagnostics.encoders.cut import cut_encoder
-from diagnostics.encoders.trust import UntrustedCodeError
 from diagnostics_training.alignment.feed import MODALITIES, Feed
 from diagnostics_training.alignment.layer_scale import Block, put_drops, scaled
 from diagnostics_training.alignment.objective import OWN, Alignment, Teacher, agreement, section_of, taught, with_module

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from diagnostics import Dataset, DiagnosticsError, TorchEncoder, build, run
+from diagnostics.plugin import Dataset, DiagnosticsError, TorchEncoder, build, run
 from diagnostics_training.alignment.feed import Feed
 from diagnostics_training.alignment.objective import Alignment, Teacher, check_grids, comparable
 from diagnostics_training.alignment.student import Course, Row, Start, named_teacher, start_of, with_control

@@ -6,9 +6,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from diagnostics import DiagnosticsError
-from diagnostics.hookspecs import Option, deciding, options
-from diagnostics.vocabulary import Kernel
+from diagnostics.plugin import DiagnosticsError, Kernel, Option, deciding, options
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
