@@ -132,9 +132,11 @@ class Distillation(Objective):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         towers = self.towers
         texts, images = divergences(
-            towers.embed_images(batch["pixels"]), towers.embed_texts(batch["tokens"]), towers.log_scale,
+            towers.embed_images(batch["pixels"]),
+            towers.embed_texts(batch["tokens"]),
+            towers.log_scale,
             *self.teacher.embeddings(batch),
-        )  # fmt: skip
+        )
         return {
             "loss": (texts + images) / 2,
             "over_texts": texts.detach(),

@@ -184,9 +184,14 @@ class Plan:
         if self.base is not None:
             return towers_of(self.base, masked=masked, seed=seed)
         return build_towers(
-            self.size, rope=self.recipe.rope, pool=self.recipe.pool, vocabulary=self.vocabulary, seed=seed, masked=masked,
+            self.size,
+            rope=self.recipe.rope,
+            pool=self.recipe.pool,
+            vocabulary=self.vocabulary,
+            seed=seed,
+            masked=masked,
             image=self.recipe.largest,
-        )  # fmt: skip
+        )
 
     def objective(self, towers: Towers, device: str) -> Pretraining | Distillation:
         """What is trained; a teacher is on the device then."""
@@ -218,7 +223,17 @@ def plan_of(job: PretrainJob, processes: int = 1) -> Plan:
     else:
         vocabulary = Vocabulary(context_of(size))
     changes, left_out = _changes(job, recipe, dataset)
-    feed = Feed(dataset, rows, vocabulary, recipe.stages, recipe.batch, seed, changes, recipe.clips, recipe.frames)
+    feed = Feed(
+        dataset=dataset,
+        rows=rows,
+        vocabulary=vocabulary,
+        stages=recipe.stages,
+        batch=recipe.batch,
+        seed=seed,
+        changes=changes,
+        clips=recipe.clips,
+        frames=recipe.frames,
+    )
     notes = [
         f"trains on {len(rows):,} of {len(dataset):,} samples, the train split",
         explain_left_out(left_out, dataset),
@@ -226,9 +241,19 @@ def plan_of(job: PretrainJob, processes: int = 1) -> Plan:
     ]
     batches = Batches(feed, one.patch, recipe.mask, recipe.hidden) if teacher is None else TaughtBatches(feed, teacher)
     return Plan(
-        size, recipe, settings, spec, dataset, rows, vocabulary, base, teacher,
-        batches, tuple(note for note in notes if note), left_out,
-    )  # fmt: skip
+        size=size,
+        recipe=recipe,
+        settings=settings,
+        data=spec,
+        dataset=dataset,
+        rows=rows,
+        vocabulary=vocabulary,
+        base=base,
+        teacher=teacher,
+        batches=batches,
+        notes=tuple(note for note in notes if note),
+        left_out=left_out,
+    )
 
 
 def _settings(job: PretrainJob, recipe: Recipe, seed: int) -> Settings:
@@ -286,9 +311,14 @@ def _changes(job: PretrainJob, recipe: Recipe, dataset: Dataset) -> tuple[Pictur
 def changes_of(augment: Augmentation) -> PictureChanges:
     """The ranges of a recipe's augmentation; what it does not name stays as it is."""
     return PictureChanges(
-        area=augment.crop or (1.0, 1.0), aspect=augment.aspect or (1.0, 1.0), mirror=augment.mirror,
-        brightness=augment.brightness, contrast=augment.contrast, saturation=augment.saturation, grey=0.0,
-    )  # fmt: skip
+        area=augment.crop or (1.0, 1.0),
+        aspect=augment.aspect or (1.0, 1.0),
+        mirror=augment.mirror,
+        brightness=augment.brightness,
+        contrast=augment.contrast,
+        saturation=augment.saturation,
+        grey=0.0,
+    )
 
 
 FINISHED = "training.json"

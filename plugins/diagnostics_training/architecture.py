@@ -72,13 +72,13 @@ class Architecture(Sizes):
         if model.head is not None:
             taps += model.head.taps(self.depth, grid)
         encoder = TorchEncoder(
-            name,
-            self.modality,  # pyright: ignore[reportArgumentType]
-            model.eval(),
-            taps,
-            "norm",
-            self.preprocess,
-            self._example(),
+            name=name,
+            modality=self.modality,  # pyright: ignore[reportArgumentType]
+            module=model.eval(),
+            taps=taps,
+            output_tap="norm",
+            preprocess=self.preprocess,
+            example=self._example(),
             fresh=self.model,
             configuration=self.spec,
             sized_for=lambda sample: self._sized(sample, model, name),

@@ -150,9 +150,11 @@ class Base:
         Path | None,
         Option(
             "Folder of the aligned encoder; its control is in FOLDER-control [ENCODER-aligned].",
-            names=("--out", "-o"), group=WHAT, decides=False,
+            names=("--out", "-o"),
+            group=WHAT,
+            decides=False,
         ),
-    ] = None  # fmt: skip
+    ] = None
     control: Annotated[
         bool,
         Option(
@@ -222,17 +224,19 @@ class TapJob(AlignmentJob):
     teacher: Annotated[
         tuple[str, ...],
         Option(
-            "Another encoder as an additional teacher, by its output or a tap; repeatable.", "NAME[:TAP][@WEIGHT]",
+            "Another encoder as an additional teacher, by its output or a tap; repeatable.",
+            "NAME[:TAP][@WEIGHT]",
             group=WHAT,
         ),
-    ] = ()  # fmt: skip
+    ] = ()
     keep: Annotated[
         float,
         Option(
-            "Weight of the starting encoder's output as an additional teacher, to keep its information.", "WEIGHT",
+            "Weight of the starting encoder's output as an additional teacher, to keep its information.",
+            "WEIGHT",
             group=WHAT,
         ),
-    ] = 0.0  # fmt: skip
+    ] = 0.0
 
     def __post_init__(self) -> None:
         check_choice(self.to, self.target)
@@ -255,9 +259,10 @@ class SpatialJob(AlignmentJob):
         str | None,
         Option(
             "Teacher of which places belong together: masks (of the data), sam2:FOLDER, or an encoder NAME[:TAP] [none].",
-            "TEACHER", group=WHAT,
+            "TEACHER",
+            group=WHAT,
         ),
-    ] = None  # fmt: skip
+    ] = None
     optimiser: Optimiser = "lamb"
     warmup: Warmup = 0.0
     mask: Mask = 0.75
@@ -290,9 +295,10 @@ class LanguageJob(AlignmentJob):
         int | None,
         Option(
             "Number of first steps in which only the projector learns (with --lm tiny also the decoder) [a tenth of all].",
-            "N", group=TRAINING,
+            "N",
+            group=TRAINING,
         ),
-    ] = None  # fmt: skip
+    ] = None
     drop_path: DropPath = 0.1
     evaluate_every: Annotated[
         int | None,

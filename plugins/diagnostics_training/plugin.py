@@ -48,11 +48,18 @@ def objective(
     from diagnostics_training.trainer.data import default_patch
 
     architecture = Architecture(
-        objective=name, modality=modality, extent=extent(modality, length, size, frames),
-        channels=variates if modality == "series" else 3, width=width, depth=depth, heads=heads,
-        patch=default_patch(modality) if patch is None else patch, likelihood=likelihood or default_likelihood(modality),
-        positives=positives, outputs=outputs,
-    )  # fmt: skip
+        objective=name,
+        modality=modality,
+        extent=extent(modality, length, size, frames),
+        channels=variates if modality == "series" else 3,
+        width=width,
+        depth=depth,
+        heads=heads,
+        patch=default_patch(modality) if patch is None else patch,
+        likelihood=likelihood or default_likelihood(modality),
+        positives=positives,
+        outputs=outputs,
+    )
     return untrained(architecture, seed)
 
 

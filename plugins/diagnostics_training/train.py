@@ -39,11 +39,18 @@ def check_job(job: TrainJob) -> None:
 def architecture_of(job: TrainJob, name: str, data: TrainingData, outputs: int) -> Architecture:
     """Encoder of an objective for these data."""
     return Architecture(
-        objective=name, modality=data.modality, extent=data.extent, channels=data.channels, width=job.width,
-        depth=job.depth, heads=job.heads, patch=default_patch(data.modality) if job.patch is None else job.patch,
+        objective=name,
+        modality=data.modality,
+        extent=data.extent,
+        channels=data.channels,
+        width=job.width,
+        depth=job.depth,
+        heads=job.heads,
+        patch=default_patch(data.modality) if job.patch is None else job.patch,
         likelihood=job.likelihood or default_likelihood(data.modality),
-        positives=job.positives if "positives" in objective_class(name).options else "views", outputs=outputs,
-    )  # fmt: skip
+        positives=job.positives if "positives" in objective_class(name).options else "views",
+        outputs=outputs,
+    )
 
 
 def train(job: TrainJob) -> list[dict[str, Any]]:
@@ -107,8 +114,14 @@ def _plan(job: TrainJob, name: str, seed: int, data: TrainingData) -> _Plan:
     answers = kind.answers(data.targets, data.rows, data.name)
     architecture = architecture_of(job, name, data, answers.outputs)
     own = replace(
-        job, data=data.spec, objective=name, seeds=1, seed=seed, patch=architecture.patch, likelihood=architecture.likelihood
-    )  # fmt: skip
+        job,
+        data=data.spec,
+        objective=name,
+        seeds=1,
+        seed=seed,
+        patch=architecture.patch,
+        likelihood=architecture.likelihood,
+    )
     read = {*kind.options, *kind.training_options}
     unread = {option.typed for field, option in options(ObjectiveOptions).items() if field not in read}
     identity = {key: value for key, value in asked_of(own).items() if key not in unread}
@@ -131,7 +144,15 @@ def _one(job: TrainJob, plan: _Plan, data: TrainingData, where: World, watch: Wa
     outcome = UNTRAINED
     if objective is not None:
         views = Views(data.modality, data.extent, objective.moves, objective.noise)
-        feed = Feed(data.samples, views, objective, own.batch, seed, plan.answers.arrays, data.ids)
+        feed = Feed(
+            samples=data.samples,
+            views=views,
+            objective=objective,
+            batch=own.batch,
+            seed=seed,
+            beside=plan.answers.arrays,
+            ids=data.ids,
+        )
         with resumable(plan.folder):
             outcome = fit(
                 objective, feed, own, plan.folder, watch, name=label, identity=plan.identity, world=where

@@ -197,9 +197,14 @@ class ModelSummariser:
         try:
             with quiet(), torch.no_grad():
                 answer = self._model.generate(
-                    input_ids=given, attention_mask=torch.ones_like(given), max_new_tokens=self._tokens, do_sample=False,
-                    num_beams=1, eos_token_id=self._decoder.end, pad_token_id=self._decoder.end,
-                )  # fmt: skip
+                    input_ids=given,
+                    attention_mask=torch.ones_like(given),
+                    max_new_tokens=self._tokens,
+                    do_sample=False,
+                    num_beams=1,
+                    eos_token_id=self._decoder.end,
+                    pad_token_id=self._decoder.end,
+                )
         except Exception as error:
             raise DiagnosticsError(
                 f"{self.name} fails on the notes on clip {clip.id} ({describe(error)}): give another --summary; captions that are made "
@@ -349,7 +354,15 @@ def recaption(job: RecaptionJob) -> Captioned:
         watch(Progress("captioning", len(dataset), len(dataset)))
         write_table(job.out, rows)
     empty = {name: count for name in COLUMNS if (count := sum(_lacks(row[name]) for row in rows))}
-    return Captioned(str(job.out), len(rows), columns.new, columns.kept, empty, captioner.name, summariser.name)
+    return Captioned(
+        out=str(job.out),
+        clips=len(rows),
+        new=columns.new,
+        kept=columns.kept,
+        empty=empty,
+        captioner=captioner.name,
+        summary=summariser.name,
+    )
 
 
 class Columns:
@@ -364,10 +377,17 @@ class Columns:
         frames = [self._of_frame(clip, frame) for frame in range(len(clip.frames))]
         whole = self._of_clip(clip) if len(frames) > 1 else frames[0]
         notes = notes_text(clip, whole, frames if len(frames) > 1 else ())
-        caption = self._once(
-            clip, "caption", self.summariser, key_of(notes, ASKED),
-            lambda: self.summariser.summarise(clip, notes, whole or ""),
-        ) if notes else ""  # fmt: skip
+        caption = (
+            self._once(
+                clip,
+                "caption",
+                self.summariser,
+                key_of(notes, ASKED),
+                lambda: self.summariser.summarise(clip, notes, whole or ""),
+            )
+            if notes
+            else ""
+        )
         written = {"title": clip.title, "human_caption": clip.human_caption}
         return {
             "id": clip.id,
@@ -382,16 +402,22 @@ class Columns:
             return None
         prompt = self.job.prompt or CLIP_PROMPT
         return self._once(
-            clip, "video_caption", self.captioner, key_of(digest_of(clip.frames), prompt),
+            clip,
+            "video_caption",
+            self.captioner,
+            key_of(digest_of(clip.frames), prompt),
             lambda: self.captioner.caption_clip(clip, prompt),
-        )  # fmt: skip
+        )
 
     def _of_frame(self, clip: Clip, frame: int) -> str:
         prompt = self.job.frame_prompt or FRAME_PROMPT
         return self._once(
-            clip, f"frame_captions[{frame}]", self.captioner, key_of(digest_of(clip.frames[frame]), prompt),
+            clip,
+            f"frame_captions[{frame}]",
+            self.captioner,
+            key_of(digest_of(clip.frames[frame]), prompt),
             lambda: self.captioner.caption_frame(clip, frame, prompt),
-        )  # fmt: skip
+        )
 
     def _once(
         self, clip: Clip, column: str, model: Captioner | Summariser, asked: str, answer: Callable[[], str]

@@ -185,10 +185,16 @@ def zeroshot(job: ZeroshotJob) -> Result:
     seen = _Seen(dataset[rows])
     embedded = _embedded(image, seen, job.device)
     return Result(
-        pair.image.name, job.data, job.split,
-        None if labels is None else _classified(pair, dataset, rows, embedded, labels, classes, job),
+        pair.image.name,
+        job.data,
+        job.split,
+        None
+        if labels is None
+        else _classified(
+            pair=pair, dataset=dataset, rows=rows, embedded=embedded, labels=labels, classes=classes, job=job
+        ),
         _retrieved(pair, dataset, rows, embedded, seen.first_of_each(), job) if dataset.texts else None,
-    )  # fmt: skip
+    )
 
 
 def labels_of(dataset: Dataset, target: str) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -224,8 +230,14 @@ def _all_known(text: str, vocabulary: Vocabulary) -> bool:
 
 
 def _classified(
-    pair: Pair, dataset: Dataset, rows: np.ndarray, embedded: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], job: ZeroshotJob
-) -> Classification:  # fmt: skip
+    pair: Pair,
+    dataset: Dataset,
+    rows: np.ndarray,
+    embedded: np.ndarray,
+    labels: np.ndarray,
+    classes: tuple[str, ...],
+    job: ZeroshotJob,
+) -> Classification:
     known = np.flatnonzero(labels[rows] >= 0)
     if len(classes) < 2 or not len(known):
         raise DiagnosticsError(
@@ -241,15 +253,20 @@ def _classified(
     commonest = int(np.bincount(train[train >= 0], minlength=len(classes)).argmax())
     strange = tuple(name for name in classes if not _all_known(name, vocabulary))
     return Classification(
-        job.target or "", classes, templates, len(known), len(set(groups)),
-        classification(embedded[known], each.mean(axis=1), of_rows, groups, job.seed),
-        float((of_rows == commonest).mean()), strange,
-    )  # fmt: skip
+        target=job.target or "",
+        classes=classes,
+        templates=templates,
+        n=len(known),
+        groups=len(set(groups)),
+        accuracy=classification(embedded[known], each.mean(axis=1), of_rows, groups, job.seed),
+        commonest=float((of_rows == commonest).mean()),
+        strange=strange,
+    )
 
 
 def _retrieved(
     pair: Pair, dataset: Dataset, rows: np.ndarray, embedded: np.ndarray, first: np.ndarray, job: ZeroshotJob
-) -> Retrieval:  # fmt: skip
+) -> Retrieval:
     texts = [dataset.texts[int(row)] for row in rows[first]]
     gallery = len(texts) if job.gallery is None else job.gallery
     if gallery > len(texts):
@@ -262,10 +279,15 @@ def _retrieved(
     galleries = dealt(len(texts), gallery, job.seed)
     ways = retrieval(embedded[first], _embedded(pair.text, texts, job.device), wanted, groups, gallery, job.seed)
     return Retrieval(
-        galleries.size, len(set(groups[galleries.ravel()])), gallery, len(galleries), **ways,
-        alike=int((counts[wanted] > 1).sum()), cut=vocabulary_in(pair.text)[1].encode(texts)[1],
+        galleries.size,
+        len(set(groups[galleries.ravel()])),
+        gallery,
+        len(galleries),
+        **ways,
+        alike=int((counts[wanted] > 1).sum()),
+        cut=vocabulary_in(pair.text)[1].encode(texts)[1],
         repeated=len(rows) - len(first),
-    )  # fmt: skip
+    )
 
 
 class _Seen(LazySamples):

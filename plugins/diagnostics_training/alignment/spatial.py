@@ -111,10 +111,22 @@ class SpatialFeed(Feed):
     """
 
     def __init__(
-        self, dataset: Dataset, rows: np.ndarray, student: Encoder, teachers: Sequence[Teacher], relations: Relations | None,
-        places: Places, batch: int, mask: float, cell: int, seed: int, augmented: bool = True,
-    ) -> None:  # fmt: skip
-        super().__init__(dataset, rows, student, teachers, batch, mask, seed)
+        self,
+        dataset: Dataset,
+        rows: np.ndarray,
+        student: Encoder,
+        teachers: Sequence[Teacher],
+        relations: Relations | None,
+        places: Places,
+        batch: int,
+        mask: float,
+        cell: int,
+        seed: int,
+        augmented: bool = True,
+    ) -> None:
+        super().__init__(
+            dataset=dataset, rows=rows, student=student, teachers=teachers, batch=batch, mask=mask, seed=seed
+        )
         self.relations, self.places, self.cell, self.augmented = relations, places, cell, augmented
 
     def read_by(self, teachers: Sequence[Teacher]) -> SpatialFeed:
@@ -159,9 +171,17 @@ def align_spatial(job: SpatialJob) -> dict[str, Any]:
 
         def make(student: TorchEncoder) -> tuple[Alignment, SpatialFeed]:
             feed = SpatialFeed(
-                start.dataset, start.rows, start.own, teachers, relations, places, job.batch, job.mask, job.mask_cell,
-                start.seed,
-            )  # fmt: skip
+                dataset=start.dataset,
+                rows=start.rows,
+                student=start.own,
+                teachers=teachers,
+                relations=relations,
+                places=places,
+                batch=job.batch,
+                mask=job.mask,
+                cell=job.mask_cell,
+                seed=start.seed,
+            )
             if relations is None:
                 return Alignment(student, teachers, feed.section), feed
             relations.prepare(rows_of(feed, job.steps), where, watch)
@@ -169,14 +189,21 @@ def align_spatial(job: SpatialJob) -> dict[str, Any]:
 
         by = [*([tap] if tap else []), *([f"relations of {job.relations}"] if relations else [])]
         return Course(
-            job.folder, asked, " and ".join(by), teachers[0] if teachers else None, make,
-            {
-                "group": group_of(start, job), "to": tap or "", "for": job.target or "",
-                "relations": relations.about if relations else "", **uncontrolled(job),
+            folder=job.folder,
+            asked=asked,
+            to=" and ".join(by),
+            teacher=teachers[0] if teachers else None,
+            make=make,
+            lineage={
+                "group": group_of(start, job),
+                "to": tap or "",
+                "for": job.target or "",
+                "relations": relations.about if relations else "",
+                **uncontrolled(job),
             },
-            {"for": job.target, "probed": probed, "relations": relations.about if relations else None},
+            row={"for": job.target, "probed": probed, "relations": relations.about if relations else None},
             itself=teachers == [start.itself] and relations is None,
-        )  # fmt: skip
+        )
 
     return with_control(job, start, asked, plan)
 

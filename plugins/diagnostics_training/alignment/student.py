@@ -129,7 +129,7 @@ def start_of(job: AlignmentJob) -> Start:
     tap = own.tap(job.at or own.output_tap)
     base = whole if tap.name == whole.output_tap else cut_encoder(whole, tap.name)
     seed = int(whole.lineage.get("seed", 0)) if job.seed is None else job.seed
-    return Start(base, own, tap, dataset, spec, rows, sample, seed)
+    return Start(base=base, own=own, tap=tap, dataset=dataset, spec=spec, rows=rows, sample=sample, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -306,9 +306,18 @@ def control_of(job: AlignmentJob, start: Start, asked: Mapping[str, Any], course
         "to": start.tap.name,
     }
     return replace(
-        course, folder=job.control_folder, asked=asked, to=start.tap.name, teacher=start.itself, make=make, lineage=lineage,
-        row=dict.fromkeys(course.row), head=None, begin=course.alone, conclude=_nothing,
-    )  # fmt: skip
+        course,
+        folder=job.control_folder,
+        asked=asked,
+        to=start.tap.name,
+        teacher=start.itself,
+        make=make,
+        lineage=lineage,
+        row=dict.fromkeys(course.row),
+        head=None,
+        begin=course.alone,
+        conclude=_nothing,
+    )
 
 
 def carry_out(course: Course, job: AlignmentJob, start: Start, where: World, watch: Watch) -> dict[str, Any]:
@@ -325,18 +334,33 @@ def carry_out(course: Course, job: AlignmentJob, start: Start, where: World, wat
     objective.parts = [student.encoder.module.get_submodule(block.name) for block in student.blocks]
     trusting = [*([job.encoder] if job.trust_code else []), *([str(course.folder)] if student.trusts else [])]
     row: dict[str, Any] = {
-        "path": str(course.folder), "name": student.encoder.name, "to": course.to, "output": start.tap.name,
-        "blocks": len(student.blocks), "data": describe_data(start.spec, len(start.rows)), "seed": start.seed,
-        "base": job.encoder, "run_data": plain(job.data or start.spec), "trust_code": trusting, **course.row,
-    }  # fmt: skip
+        "path": str(course.folder),
+        "name": student.encoder.name,
+        "to": course.to,
+        "output": start.tap.name,
+        "blocks": len(student.blocks),
+        "data": describe_data(start.spec, len(start.rows)),
+        "seed": start.seed,
+        "base": job.encoder,
+        "run_data": plain(job.data or start.spec),
+        "trust_code": trusting,
+        **course.row,
+    }
     before = cosine(start.own, start.tap.name, course.teacher, first)
     outcome = UNTRAINED
     if job.steps:
         with resumable(course.folder):
             outcome = fit(
-                objective, feed, replace(job, seed=start.seed), course.folder, watch, name=course.folder.name,
-                identity=dict(course.asked) | {"other tap that teaches": course.to}, world=where, begin=course.begin,
-            ).outcome  # fmt: skip
+                objective,
+                feed,
+                replace(job, seed=start.seed),
+                course.folder,
+                watch,
+                name=course.folder.name,
+                identity=dict(course.asked) | {"other tap that teaches": course.to},
+                world=where,
+                begin=course.begin,
+            ).outcome
     after = cosine(objective.student, objective.tap.name, course.teacher, first)
     row |= outcome | {"cosine": {"before": before, "after": after}}
     if where.first:

@@ -44,10 +44,20 @@ def align_tap(job: TapJob) -> dict[str, Any]:
         teachers = [Teacher(start.own, start.own.tap(tap)), *(one for one in others if one.weight)]
         check_width(start, teachers[0])
         return Course(
-            job.folder, start.identity(job), tap, teachers[0], batches_for(start, job, teachers),
-            {"group": group_of(start, job.to, job.target), "to": tap, "for": job.target or "", **uncontrolled(job)},
-            {"for": job.target, "probed": probed}, itself=teachers == [start.itself],
-        )  # fmt: skip
+            folder=job.folder,
+            asked=start.identity(job),
+            to=tap,
+            teacher=teachers[0],
+            make=batches_for(start, job, teachers),
+            lineage={
+                "group": group_of(start, job.to, job.target),
+                "to": tap,
+                "for": job.target or "",
+                **uncontrolled(job),
+            },
+            row={"for": job.target, "probed": probed},
+            itself=teachers == [start.itself],
+        )
 
     return with_control(job, start, start.identity(job), plan)
 
@@ -58,7 +68,15 @@ def batches_for(
     """What a `Course` makes of a student, where teachers' tokens are all that it learns."""
 
     def make(student: TorchEncoder) -> tuple[Alignment, Feed]:
-        feed = Feed(start.dataset, start.rows, start.own, teachers, job.batch, job.mask, start.seed)
+        feed = Feed(
+            dataset=start.dataset,
+            rows=start.rows,
+            student=start.own,
+            teachers=teachers,
+            batch=job.batch,
+            mask=job.mask,
+            seed=start.seed,
+        )
         return Alignment(student, teachers, feed.section), feed
 
     return make
@@ -161,9 +179,17 @@ def best_tap(
     with tempfile.TemporaryDirectory(prefix="diagnostics-") as folder:
         try:
             probed = run(
-                base, alone, out=Path(folder, "run"), taps=able, measures=probe, controls=False, report=False,
-                device=device, token_budget=budget, watch=watch,
-            )  # fmt: skip
+                base,
+                alone,
+                out=Path(folder, "run"),
+                taps=able,
+                measures=probe,
+                controls=False,
+                report=False,
+                device=device,
+                token_budget=budget,
+                watch=watch,
+            )
         except KeyboardInterrupt:
             # The run's own words name a folder that goes with it.
             raise KeyboardInterrupt(

@@ -314,7 +314,15 @@ def answers(
     for first in range(0, len(rows), batch):
         part = slice(first, first + batch)
         asked = [(i, pair) for i, row in enumerate(rows[part]) for pair in pairs.tested(int(row))]
-        lost, right = _asked(objective, dataset, rows[part], partners[part], asked, batch, device)
+        lost, right = _asked(
+            objective=objective,
+            dataset=dataset,
+            rows=rows[part],
+            partners=partners[part],
+            asked=asked,
+            batch=batch,
+            device=device,
+        )
         losses.append(lost)
         questions = [pair.question for _, pair in asked]
         constant = [question.answer == common.get(question.name) for question in questions]
@@ -325,9 +333,14 @@ def answers(
 
 
 def _asked(
-    objective: Language, dataset: Dataset, rows: np.ndarray, partners: np.ndarray, asked: Sequence[tuple[int, Pair]],
-    batch: int, device: str,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    objective: Language,
+    dataset: Dataset,
+    rows: np.ndarray,
+    partners: np.ndarray,
+    asked: Sequence[tuple[int, Pair]],
+    batch: int,
+    device: str,
+) -> tuple[np.ndarray, np.ndarray]:
     """Loss and whether right, [condition, question] each."""
     student = objective.student
     with torch.no_grad():
@@ -423,7 +436,15 @@ class QuestionFeed(Feed):
     function of the step and of where the sample stands in the batch."""
 
     def __init__(self, start: Start, pairs: Pairs, batch: int) -> None:
-        super().__init__(start.dataset, start.rows, start.own, (), batch, 0.0, start.seed)
+        super().__init__(
+            dataset=start.dataset,
+            rows=start.rows,
+            student=start.own,
+            teachers=(),
+            batch=batch,
+            mask=0.0,
+            seed=start.seed,
+        )
         self.pairs = pairs
 
     def __call__(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
@@ -465,17 +486,32 @@ def align_language(job: LanguageJob) -> dict[str, Any]:
 
     def conclude(objective: Alignment, where: World) -> dict[str, Any]:
         assert isinstance(objective, Language)
-        found = answers(objective, pairs, start.rows, test, job.batch, where.device, start.seed)
+        found = answers(
+            objective=objective,
+            pairs=pairs,
+            train=start.rows,
+            rows=test,
+            batch=job.batch,
+            device=where.device,
+            seed=start.seed,
+        )
         if saved:
             save_decoder(Path(saved), decoder)
         return {"answers": found, "decoder": saved}
 
     def plan(where: World, watch: Watch, done: Row | None) -> Course:
         return Course(
-            job.folder, asked, name, None, make,
-            {"group": f"{group} aligned with {name}", "to": name, "for": "", **uncontrolled(job)},
-            {"for": None, "probed": None}, head=_head(start, job, decoder), alone=job.alone, conclude=conclude,
-        )  # fmt: skip
+            folder=job.folder,
+            asked=asked,
+            to=name,
+            teacher=None,
+            make=make,
+            lineage={"group": f"{group} aligned with {name}", "to": name, "for": "", **uncontrolled(job)},
+            row={"for": None, "probed": None},
+            head=_head(start, job, decoder),
+            alone=job.alone,
+            conclude=conclude,
+        )
 
     return with_control(job, start, asked, plan)
 

@@ -96,10 +96,12 @@ class Computation:
     watch_attention: Annotated[
         int | None,
         Option(
-            "Log the entropy and largest logit of each attention head every N steps [never].", "N",
-            group=TRAINING, decides=False,
+            "Log the entropy and largest logit of each attention head every N steps [never].",
+            "N",
+            group=TRAINING,
+            decides=False,
         ),
-    ] = None  # fmt: skip
+    ] = None
     compile: Annotated[
         bool, Option("Compile the model with torch.compile.", names=("--compile",), group=COST, decides=False)
     ] = False
@@ -107,9 +109,11 @@ class Computation:
         bool,
         Option(
             "Activation checkpointing: keep only the input of each block, and recompute it for the gradient.",
-            names=("--recompute",), group=COST, decides=False,
+            names=("--recompute",),
+            group=COST,
+            decides=False,
         ),
-    ] = False  # fmt: skip
+    ] = False
     workers: Annotated[int, Option("Processes that prepare batches.", "N", group=COST, decides=False)] = 0
     device: Annotated[
         str | None, Option("cpu, cuda, ... [cuda if there is a GPU].", "NAME", group=COST, decides=False)
@@ -144,9 +148,16 @@ class Settings(Computation, Optimisation, Duration):
 
     def __post_init__(self) -> None:
         for name, least in (
-            ("steps", 1), ("accumulate", 1), ("workers", 0), ("log_every", 1), ("look_every", 1), ("evaluate_every", 1),
-            ("checkpoint_every", 1), ("watch_attention", 1), ("seed", 0),
-        ):  # fmt: skip
+            ("steps", 1),
+            ("accumulate", 1),
+            ("workers", 0),
+            ("log_every", 1),
+            ("look_every", 1),
+            ("evaluate_every", 1),
+            ("checkpoint_every", 1),
+            ("watch_attention", 1),
+            ("seed", 0),
+        ):
             if (value := getattr(self, name)) is not None and value < least:
                 raise DiagnosticsError(f"Training cannot have {name} {value}: give at least {least}.")
         if not (self.lr > 0 and math.isfinite(self.lr)):
@@ -202,7 +213,5 @@ class Settings(Computation, Optimisation, Duration):
         return asked_of(self, Settings) | {"--seed": self.seed or 0}
 
 
-CHOICES = {
-    name: get_args(hint) for name, hint in get_type_hints(Settings).items() if get_origin(hint) is Literal
-}  # fmt: skip
+CHOICES = {name: get_args(hint) for name, hint in get_type_hints(Settings).items() if get_origin(hint) is Literal}
 """Values that an option has; what is typed is no `Literal` yet."""

@@ -250,10 +250,13 @@ def fit(
             logs, looks, evaluates, watches, saves = (
                 every is not None and (done == settings.steps or not done % every)
                 for every in (
-                    settings.log_every, settings.look_every, settings.evaluate_every, settings.watch_attention,
+                    settings.log_every,
+                    settings.look_every,
+                    settings.evaluate_every,
+                    settings.watch_attention,
                     settings.checkpoint_every,
                 )
-            )  # fmt: skip
+            )
             if logs or looks or evaluates or watches or saves:
                 finite.check(done, out, name, ids)
                 scalars = to_numbers(values)
