@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from diagnostics_training.alignment.teachers import put_section, section_of
+from diagnostics_training.alignment.objective import put_section, section_of
 from diagnostics_training.trainer.distributed import gathered
 from diagnostics_training.trainer.objective import Batch, Objective
 from torch import Tensor, nn
@@ -132,9 +132,11 @@ class Distillation(Objective):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         towers = self.towers
         texts, images = divergences(
-            towers.embed_images(batch["pixels"]), towers.embed_texts(batch["tokens"]), towers.log_scale,
+            towers.embed_images(batch["pixels"]),
+            towers.embed_texts(batch["tokens"]),
+            towers.log_scale,
             *self.teacher.embeddings(batch),
-        )  # fmt: skip
+        )
         return {
             "loss": (texts + images) / 2,
             "over_texts": texts.detach(),

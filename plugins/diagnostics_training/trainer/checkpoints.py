@@ -20,41 +20,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from diagnostics.plugin import DiagnosticsError, describe
-from diagnostics_training.trainer.data import parse_spec
 
 FILE = "checkpoint.safetensors"
 KEY = "diagnostics_checkpoint"
 WEIGHTS, STATE, GROUP = "weights/", "optimiser/", "group/"
 DAMAGED = "its bytes are not those that were written"
-
-OPTIONS = frozenset({
-    "data", "batch", "steps", "lr", "optimiser", "schedule", "warmup", "cooldown", "accumulate", "clip", "seed", "precision",
-    "width", "depth", "heads", "patch", "likelihood", "positives", "regulariser", "to", "for", "mask", "layer_scale", "drop_path", "teacher", "keep", "at",
-    "lm", "pool", "projector_steps", "train_lm",
-    "relations", "mask_cell",
-})  # fmt: skip
-"""Parts of an identity that are options of a command."""
-UNTELLING = {
-    "fingerprint": "other samples of these data",
-    "base": "other weights of the base encoder",
-    "decoder": "other weights of the decoder",
-    "relations_by": "another teacher of relations",
-    "vocabulary": "another vocabulary of texts",
-    "taught_by": "another teacher",
-}
-"""Parts whose values tell people nothing."""
-FOLLOWS = {
-    "data": ("fingerprint", "modality", "length", "variates", "size", "frames", "outputs", "vocabulary"),
-    "fingerprint": ("outputs",),
-    "to": ("tap",),
-    "for": ("tap",),
-    "base": ("tap",),
-    "lm": ("decoder", "tap"),
-    "steps": ("projector_steps",),
-    "relations": ("tap", "relations_by"),
-    "towers": ("vocabulary",),
-}
-"""What differs because something else does."""
 
 
 def save(
@@ -189,28 +159,24 @@ def resumable(folder: Path) -> Generator[None]:
 
 
 def refuse_other(subject: str, kept: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
-    """Raises where what is there was made with other settings or data than are asked for, and names them all."""
-    old, new = _parts(kept), _parts(json.loads(json.dumps(dict(identity))))
-    different = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-    # What follows from something else that is named is no news.
-    reported = [key for key in different if not any(key in FOLLOWS.get(other, ()) for other in different)]
+    """Raises where what is there was made with other settings or data than are asked for, and names them all.
+
+    Keys of an identity are options as they are typed, or words. Words that begin with "other" say all that there is to say of a
+    value, and since they may follow from something else, they are said only where nothing else differs.
+    """
+    new = json.loads(json.dumps(dict(identity)))
+    different = [key for key in sorted(kept.keys() | new.keys()) if kept.get(key) != new.get(key)]
+    reported = [key for key in different if not key.startswith("other ")] or different
     if reported:
         raise DiagnosticsError(
-            f"{subject} was written with other settings ({'; '.join(_difference(key, old.get(key), new.get(key)) for key in reported)}): give "
-            "another --out, or remove that folder to start again."
+            f"{subject} was written with other settings ({'; '.join(_difference(key, kept.get(key), new.get(key)) for key in reported)}): "
+            "give another --out, or remove that folder to start again."
         )
 
 
-def _parts(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """An identity with the options that an architecture's name holds each by itself."""
-    name, options = parse_spec(str(identity.get("architecture") or ""))
-    return {**identity, **options, "architecture": name or None}
-
-
 def _difference(key: str, old: Any, new: Any) -> str:
-    if key in UNTELLING:
-        return UNTELLING[key]
-    option = f"--{key.replace('_', '-')}" if key in OPTIONS else key
+    if key.startswith("other "):
+        return key
     if old is None:
-        return f"{option} was not given"
-    return f"{option} {old}, which is not given now" if new is None else f"{option} {old}, not {new}"
+        return f"{key} was not given"
+    return f"{key} {old}, which is not given now" if new is None else f"{key} {old}, not {new}"

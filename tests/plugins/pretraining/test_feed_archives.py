@@ -84,7 +84,7 @@ class Recorder(Objective):
 
 
 def run(objective: Recorder, fed: Feed, folder: Path, **settings: Any) -> None:
-    fit(objective, fed, Settings(fed.steps, checkpoint_every=1, **settings), folder, tell=lambda line: None)
+    fit(objective, fed, Settings(steps=fed.steps, checkpoint_every=1, **settings), folder, tell=lambda line: None)
 
 
 def test_an_epoch_is_a_permutation_of_shards_and_of_samples_within(tmp_path: Path) -> None:
