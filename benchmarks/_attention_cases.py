@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from diagnostics.encoders.attention_statistics import Tokens
-from diagnostics.encoders.fused_attention import FusedCall
+from diagnostics.encoders.attention import Tokens
+from diagnostics.encoders.attention.fused import FusedCall
 from diagnostics.encoders.taps import Grid, Tap
 
 

@@ -17,9 +17,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from diagnostics import DiagnosticsError
-from diagnostics.encoders.attention_statistics import Statistics, Tokens, attention_statistics
-from diagnostics.encoders.fused_attention import FusedCall
-from diagnostics.encoders.kernels import explain_attention
+from diagnostics.encoders.attention import Statistics, Tokens, attention_statistics
+from diagnostics.encoders.attention.fused import FusedCall
+from diagnostics.encoders.attention.kernels import explain_attention
 
 KERNELS = {
     "flash": SDPBackend.FLASH_ATTENTION,

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from diagnostics import Grid, Site, Tap, TorchEncoder, stack_taps
-from diagnostics.encoders.attention_statistics import Tokens, attention_statistics, of_matrix
-from diagnostics.encoders.computing import computing
-from diagnostics.encoders.fused_attention import FusedCall, OfCall
+from diagnostics.encoders.attention import Tokens, attention_statistics, of_matrix
+from diagnostics.encoders.attention.fused import FusedCall, OfCall
+from diagnostics.encoders.devices import computing
 
 
 @dataclass(frozen=True)

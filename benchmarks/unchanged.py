@@ -1,7 +1,7 @@
 """Whether two checkouts offer the same and find the same: `python benchmarks/unchanged.py BEFORE AFTER` [--smallest].
 
-Of each it reads the help of every command, `list --json`, and the JSON of three small runs and of a comparison, on the same
-seed and one thread. A command, option or key that is gone or of another kind, and any number that differs in its last digit,
+Of each it reads the help of every command, `list --json`, and the JSON of three small runs, of a comparison, and of trainings
+and alignments of a few steps, on the same seed and one thread. A command, option or key that is gone or of another kind, and any number that differs in its last digit,
 is printed, and the status is 1. What is new, and sentences that say the same numbers in other words, are printed and pass.
 `--smallest` compares this checkout with itself, by the help of one command and by `list --json`.
 """
@@ -25,6 +25,21 @@ RUNS = {
     "images": ("timm:vit_tiny_patch16_224?pretrained=false&img_size=64", "shapes?n=60&size=64"),
 }
 COMPARED = ("series", "trained")
+SERIES, SCENES = "lorenz?n=40&seed=3&length=64", "shapes?n=40&seed=3&size=32"
+FEW_STEPS = ("--steps", "3", "--batch", "4")
+TRAININGS: tuple[tuple[str, ...], ...] = (
+    ("train", "objectives", "--data", SERIES, "--width", "16", "--depth", "2", "--heads", "2", "--out", "objectives", *FEW_STEPS),
+    ("train", "pe", "--data", SCENES, "--size", "nano", "--recipe", "8", "--samples", "64", "--batch", "8", "--out", "pair"),
+    (
+        "align", "tap", "--encoder", "objectives/jepa", "--to", "blocks.0", "--data", SERIES, "--teacher", "objectives/forecast", "--keep",
+        "0.5", "--mask", "0.2", "--drop-path", "0.1", "--layer-scale", "0.5", "--out", "tap", *FEW_STEPS,
+    ),
+    ("align", "spatial", "--encoder", "./pair", "--to", "blocks.1", "--relations", "masks", "--data", SCENES, "--out", "spatial", *FEW_STEPS),
+    ("align", "language", "--encoder", "./pair", "--lm", "tiny", "--train-lm", "--data", SCENES, "--out", "language", *FEW_STEPS),
+    ("zeroshot", "./pair", "--data", SCENES, "--for", "shape"),
+)  # fmt: skip
+"""One after the other, since each takes an encoder of those before it."""
+TIMES = re.compile(r'"seconds": [\d.e-]+')
 SMALLEST = "--smallest" in sys.argv
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w])")
 
@@ -68,6 +83,10 @@ class Checkout:
             print(f"{self.path}: run {encoder} --data {dataset}", file=sys.stderr)
             findings[f"run {name}"] = json.loads(self.says("run", encoder, "--data", dataset, "--out", name, "--json"))
         findings["compare"] = json.loads(self.says("compare", *COMPARED, "--json"))
+        for words in TRAININGS:
+            name = " ".join(words[:2])
+            print(f"{self.path}: {name}", file=sys.stderr)
+            findings[name] = json.loads(TIMES.sub('"seconds": 0', self.says(*words, "--json")))
         return findings
 
     def _help(self, *command: str) -> Iterator[tuple[str, Any]]:

@@ -7,12 +7,10 @@ if __name__ == "__main__" and not sys.flags.safe_path and sys.path[0] != os.path
     # The current folder, which Python puts first for `-m`: a stranger may have left a torch.py there.
     del sys.path[0]
 
-import contextlib
 import io
 from typing import Any
 
-from diagnostics.cli.stopping import stop_requested, watch_signals
-from diagnostics.errors import DiagnosticsError
+from diagnostics.errors import DiagnosticsError, end_if_stopped, watch_signals
 
 
 def main() -> None:
@@ -34,14 +32,8 @@ def main() -> None:
         say(str(error))
         sys.exit(2)
     except SystemExit as left:
-        if not stop_requested() or not isinstance(left.code, int):
-            raise
-        # All is kept and said: what Python does at its end may take long, and a further signal there has another status.
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError):
-                if stream is not None:
-                    stream.flush()
-        os._exit(left.code)
+        end_if_stopped(left.code)
+        raise
 
 
 def _keep_results_alone() -> None:

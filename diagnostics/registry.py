@@ -3,18 +3,16 @@
 import contextlib
 import functools
 import importlib.metadata
-import signal
 import sys
-import threading
 import typing
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NoReturn
 
 import pluggy
 
 from diagnostics import hookspecs
-from diagnostics.errors import DiagnosticsError, Stopped
+from diagnostics.errors import DiagnosticsError, Stopped, stoppable
 from diagnostics.hookspecs import Entry
 
 GROUP = "diagnostics"
@@ -47,26 +45,8 @@ def plugins() -> tuple[Plugin, ...]:
     A plugin that cannot be loaded carries its error, and does not affect the others.
     """
     points = sorted(importlib.metadata.entry_points(group=GROUP), key=lambda point: point.name)
-    with _apart_from_ctrl_c():
+    with stoppable():
         return tuple(_load(point) for point in points)
-
-
-@contextlib.contextmanager
-def _apart_from_ctrl_c() -> Generator[None]:
-    """Within this context Ctrl-C raises `Stopped`, also in a program that imports the package as a library."""
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
-    signal.signal(signal.SIGINT, _stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _stop(*_: object) -> NoReturn:
-    raise Stopped
 
 
 def offered(kind: EntryKind) -> dict[str, tuple[Plugin, Entry]]:

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote
 
-from diagnostics.encoders.trust import UntrustedCodeError, building, check_code, check_options, offline, trusting
+from diagnostics.encoders.saved.trust import UntrustedCodeError, building, check_code, check_options, offline, trusting
 from diagnostics.errors import DiagnosticsError, explaining, few, unknown
+from diagnostics.hookspecs import hints_of
 from diagnostics.registry import ClaimedTwice, offered, plugins
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from diagnostics.encoders.encoder import Encoder
-    from diagnostics.encoders.files import Description
+    from diagnostics.encoders.saved.files import Description
     from diagnostics.encoders.torch_encoder import TorchEncoder
 
 
@@ -89,9 +90,9 @@ def load_encoder(path: str | Path, *, trust_code: bool = False) -> TorchEncoder:
         True
     """
     # Imported here, since the names of encoders and datasets must be known before torch is needed.
-    from diagnostics.encoders import files
-    from diagnostics.encoders.cut import shortened
-    from diagnostics.encoders.rebuild import FILES, unpack_files
+    from diagnostics.encoders.saved import files
+    from diagnostics.encoders.saved.cut import shortened
+    from diagnostics.encoders.saved.rebuild import FILES, unpack_files
     from diagnostics.encoders.torch_encoder import TorchEncoder
 
     file, trust_code = files.encoder_file(path), trust_code or trusting()
@@ -134,7 +135,7 @@ def _as_saved(encoder: TorchEncoder, module: nn.Module, about: Description) -> T
 
 def _build_skeleton(skeleton: str, file: Path, trust_code: bool) -> TorchEncoder:
     """What the name in a saved file builds, with whatever weights."""
-    from diagnostics.encoders.rebuild import limit_size
+    from diagnostics.encoders.saved.rebuild import limit_size
     from diagnostics.encoders.torch_encoder import TorchEncoder
 
     short = skeleton if len(skeleton) <= 300 else f"{skeleton[:300]}..."
@@ -331,21 +332,12 @@ def call(make: Callable[..., Any], args: tuple[str, ...], options: Mapping[str, 
 
 
 def _annotation(make: Callable[..., Any], key: str) -> Any:
-    """The type of an option: its default's where there is no annotation, `str` where there is none or one that only a type checker
-    can read."""
+    """The type of an option: its default's where there is no annotation that can be read, else `str`."""
     function: Any = make.func if isinstance(make, functools.partial) else make
-    function = function.__init__ if isinstance(function, type) else function
-    annotations = getattr(function, "__annotations__", {})
-    if key not in annotations:
-        default = inspect.signature(make).parameters[key].default
-        return type(default) if isinstance(default, bool | int | float) else str
-    written = {key: annotations[key]}
-    try:
-        # Each by itself: another's, or that of the return value, may name what is imported for type checkers alone.
-        holder = types.SimpleNamespace(__annotations__=written)
-        return typing.get_type_hints(holder, getattr(function, "__globals__", None))[key]
-    except Exception:
-        return str
+    with contextlib.suppress(Exception):
+        return hints_of(function.__init__ if isinstance(function, type) else function)[key]
+    default = inspect.signature(make).parameters[key].default
+    return type(default) if isinstance(default, bool | int | float) else str
 
 
 def _convert(key: str, text: str, hint: Any) -> Any:

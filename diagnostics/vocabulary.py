@@ -28,6 +28,8 @@ SPLIT_OF: Mapping[str, str] = {
 """What folders, columns and other libraries call a split, in lower case -> the split."""
 DENSE = ("token_label", "token_value", "event")
 """Kinds of target with a value for every place of a sample."""
+BY_PLACE = (*DENSE, "masks")
+"""Kinds of target whose values are maps over a sample's own axes."""
 
 FAMILY_OF: Mapping[str, Family] = {
     "label": "semantic",
@@ -41,9 +43,6 @@ FAMILY_OF: Mapping[str, Family] = {
     "state": "dynamics",
 }
 """Kind of target -> the family that its probes belong to, unless the target names another."""
-
-CHANGES = frozenset(("brightness", "contrast", "crop", "hue", "mirror", "saturation"))
-"""What may be changed of an image that is trained on."""
 
 # Names of taps and targets become folders of the store, in which Zarr keeps one file of its own.
 SAFE_NAME = re.compile(r"(?!zarr\.json$)[A-Za-z0-9_][A-Za-z0-9_.\-]*")

@@ -93,7 +93,7 @@ def test_every_python_block_runs(page: Path, tmp_path: Path, monkeypatch: pytest
         if block["language"] == "python" and block["mark"] != "not run":
             line = page.read_text(encoding="utf-8")[: block.start("text")].count("\n")
             # Blank lines before it give errors the line of the page.
-            exec(compile("\n" * line + block["text"], str(page), "exec"), namespace)
+            exec(compile("\n" * line + block["text"], str(page), "exec", dont_inherit=True), namespace)
 
 
 def test_the_encoder_dataset_and_measure_of_the_plugin_page_work_together(

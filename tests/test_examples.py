@@ -50,8 +50,8 @@ NOT_CALLED = {
     # `Run.profile` makes one.
     "diagnostics.runs.profile.Profile.of",
     # pytest calls them.
-    "diagnostics.testing.EncoderTests.subject",
-    "diagnostics.testing.EncoderTests.teardown_class",
+    "diagnostics.checks.encoder_tests.EncoderTests.subject",
+    "diagnostics.checks.encoder_tests.EncoderTests.teardown_class",
 }
 """Methods without an example."""
 WIDTH = 82

@@ -8,7 +8,7 @@ import pytest
 
 from diagnostics import hookspecs
 from diagnostics.measures import bundled
-from diagnostics.testing import EncoderTests
+from diagnostics.plugin import EncoderTests
 
 from functions import exported
 

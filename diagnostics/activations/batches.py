@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import signal
 import sys
-import threading
 import traceback
 from collections.abc import Generator, Sequence
 from contextlib import suppress
@@ -20,7 +18,7 @@ from torch.utils.data import Dataset as TorchDataset
 from diagnostics.activations.plan import row_order
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.encoder import Encoder
-from diagnostics.errors import DiagnosticsError, describe
+from diagnostics.errors import DiagnosticsError, describe, hold_worker_ends
 
 
 class _Batches(TorchDataset[Any]):
@@ -74,10 +72,10 @@ def prepared_batches(encoder: Encoder, dataset: Dataset, batches: Sequence[np.nd
     )  # fmt: skip
     with _worker_errors(dataset):
         batches_in_order = iter(loader)
-    with _WorkerWatch() if workers else contextlib.nullcontext() as watch:
+    with hold_worker_ends() if workers else contextlib.nullcontext(contextlib.ExitStack) as waiting:
         try:
             while True:
-                with _worker_errors(dataset), watch.waiting() if watch else contextlib.nullcontext():
+                with _worker_errors(dataset), waiting():
                     batch = next(batches_in_order, None)
                 if batch is None:
                     return
@@ -104,45 +102,6 @@ def _worker_errors(dataset: Dataset) -> Generator[None]:
             f"A process that prepares samples of {dataset.name} was ended ({describe(error)}), perhaps because memory ran out: give "
             "fewer --workers."
         ) from error
-
-
-class _WorkerWatch:
-    """Within this context torch hears of a worker's end only while a batch is waited for.
-
-    Its handler of SIGCHLD raises wherever this process is at that moment: in an encoder's pass, which then seems to have failed,
-    while a store is written, or in a `__del__`, where the error is lost.
-    """
-
-    def __enter__(self) -> _WorkerWatch:
-        self._now = self._missed = False
-        # torch sets it when the first workers start, in the main thread alone.
-        self._handler: Any = signal.getsignal(signal.SIGCHLD)
-        self._set = callable(self._handler) and threading.current_thread() is threading.main_thread()
-        if self._set:
-            signal.signal(signal.SIGCHLD, self._on_signal)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._set:
-            signal.signal(signal.SIGCHLD, self._handler)
-
-    def _on_signal(self, number: int, frame: Any) -> None:
-        if self._now:
-            self._handler(number, frame)
-        else:
-            self._missed = True
-
-    @contextlib.contextmanager
-    def waiting(self) -> Generator[None]:
-        """While a batch is waited for; torch hears at once of an end that came before."""
-        try:
-            self._now = True
-            if self._missed:
-                self._missed = False
-                self._handler(signal.SIGCHLD, None)
-            yield
-        finally:
-            self._now = False
 
 
 # Of glibc's malloc.h.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import re
@@ -90,11 +91,14 @@ class Contents:
         return cls(identity, plan, statistics, targets, files, valid(bool, attrs["complete"]))
 
 
+_hints = functools.cache(get_type_hints)
+
+
 def valid(kind: Any, value: Any) -> Any:
     """A JSON value as the type that an annotation names; raises TypeError, ValueError or KeyError where it is another."""
     origin, arguments = get_origin(kind), get_args(kind)
     if dataclasses.is_dataclass(kind):
-        hints, attrs = get_type_hints(kind), valid(dict, value)
+        hints, attrs = _hints(kind), valid(dict, value)
         # Where a tap is read is for its encoder to say.
         names = [field.name for field in dataclasses.fields(kind) if field.name != "site"]
         return cast("Any", kind)(**{name: valid(hints[name], attrs[name]) for name in names})

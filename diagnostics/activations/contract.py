@@ -14,7 +14,7 @@ import numpy as np
 from diagnostics.datasets.target import TargetInfo
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.vocabulary import DENSE, FAMILY_OF, SPLITS, ChooseOn, Family, Kind
+from diagnostics.vocabulary import BY_PLACE, FAMILY_OF, SPLITS, ChooseOn, Family, Kind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,7 +79,7 @@ def shuffled(target: StoredTarget, split: np.ndarray, seed: int) -> StoredTarget
 
 def _known(target: StoredTarget, samples: int) -> np.ndarray:
     """Whether a sample's value is known, bool [sample]; maps are swapped whole, known or not."""
-    if target.kind in (*DENSE, "masks"):
+    if target.kind in BY_PLACE:
         return np.ones(samples, dtype=bool)
     if target.kind == "label":
         return np.asarray(target.values >= 0)

@@ -25,7 +25,7 @@ from diagnostics.activations.sealed import NAME
 from diagnostics.activations.store import Store, is_run
 from diagnostics.activations.writing import ShardBuffers, create
 from diagnostics.datasets.dataset import Dataset
-from diagnostics.datasets.grid_targets import classes_on_grid, covered_part, events_on_grid, on_grid
+from diagnostics.datasets.grid_targets import classes_on_grid, covered_part, events_on_grid, joined, on_grid
 from diagnostics.encoders.devices import BATCH
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.pooling import pool
@@ -239,22 +239,23 @@ def step_batches(
 def dense_targets(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap]) -> dict[str, dict[str, np.ndarray]]:
     """What is stored of each target that lies on a sample's own axes: name -> key -> array.
 
-    Dense ones by the cells of each distinct grid, under `16x16`; masks as they are, under `covered`.
+    Dense ones by the cells of each distinct grid, under `16x16`; masks as they are, under `covered`, those of unequal extents by
+    the nearest pixels of the smallest.
     """
     shapes = {tap.grid.shape for tap in taps if tap.grid.tokens > 1}
     by_cell = {"token_value": on_grid, "token_label": classes_on_grid, "event": events_on_grid}
     dense: dict[str, dict[str, np.ndarray]] = {}
     for name, target in dataset.targets.items():
-        extent = target.values.shape[1:]
         if target.kind == "masks":
-            masks = covered_part(target.values, encoder.covers(extent))
+            masks = joined([covered_part(maps, encoder.covers(maps.shape[1:])) for maps in target.blocks()])
             # A panoptic number (class x 1000 + object) may not fit into 16 bits.
             fits = masks.size == 0 or (masks.min() >= -1 and masks.max() <= np.iinfo(np.int16).max)
             dense[name] = {COVERED: masks.astype(np.int16) if fits else masks}
         elif target.dense:
-            dense[name] = {
-                "x".join(map(str, shape)): by_cell[target.kind](target.values, encoder.covers(extent), shape)
-                for shape in shapes
-                if len(shape) == len(extent)
-            }
+            fitting = {"x".join(map(str, shape)): shape for shape in shapes if len(shape) == np.ndim(target.values[0])}
+            blocks = [
+                [by_cell[target.kind](maps, encoder.covers(maps.shape[1:]), shape) for shape in fitting.values()]
+                for maps in target.blocks()
+            ]
+            dense[name] = {key: joined(cells) for key, cells in zip(fitting, zip(*blocks, strict=True), strict=True)}
     return dense

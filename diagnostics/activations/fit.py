@@ -1,8 +1,7 @@
 """Whether an encoder and a dataset are compatible: modality, sampling rate and sample size."""
 
 from diagnostics.datasets.dataset import Dataset
-from diagnostics.encoders.encoder import Encoder
-from diagnostics.encoders.fitting import check_modality, sized
+from diagnostics.encoders.encoder import Encoder, check_modality, size_for
 from diagnostics.errors import DiagnosticsError, explaining
 
 
@@ -20,4 +19,4 @@ def fit(encoder: Encoder, dataset: Dataset) -> Encoder:
         )
     with explaining(f"Samples of {dataset.name} cannot be read for {encoder.name}"):
         sample = dataset[0]
-    return sized(encoder, sample, f"Samples of {dataset.name}")
+    return size_for(encoder, sample, f"Samples of {dataset.name}")

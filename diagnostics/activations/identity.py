@@ -18,7 +18,7 @@ from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import StorageError, explaining
-from diagnostics.vocabulary import DENSE, Compute
+from diagnostics.vocabulary import BY_PLACE, Compute
 
 # In what two sets of samples differ, in words, as far as what is stored of them tells.
 
@@ -36,7 +36,7 @@ class SampleFacts:
     def of(cls, data: Dataset | Store) -> Self:
         targets = data.targets() if isinstance(data, Store) else data.targets
         # Dense ones are stored as each encoder's grid sees them.
-        whole = {name: None if each.kind in (*DENSE, "masks") else each.values for name, each in targets.items()}
+        whole = {name: None if each.kind in BY_PLACE else each.values for name, each in targets.items()}
         ids = np.array([str(name) for name in data.ids])
         order = np.argsort(ids, kind="stable")
         return cls(
@@ -91,9 +91,9 @@ def identity(encoder: Encoder, dataset: Dataset, plan: Plan, compute: Compute) -
         ),
         "output tap": plan.output_tap,
         "seen of dense targets": "; ".join(
-            f"{name} {encoder.covers(target.values.shape[1:])}"
+            f"{name} {encoder.covers(np.shape(target.values[0]))}"
             for name, target in sorted(dataset.targets.items())
-            if target.dense or target.kind == "masks"
+            if target.kind in BY_PLACE
         ),
         "pooling": " and ".join(plan.poolings),
         "precision": plan.precision,

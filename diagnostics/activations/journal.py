@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 
 import google_crc32c
 import numpy as np
-import torch
 
 from diagnostics.activations.folder import Folder
 from diagnostics.activations.shards import Layout, ShardBuffer
@@ -60,6 +59,8 @@ class Journal:
 
     def store(self) -> None:
         """All rows into the taps' shards, then the journal away; raises ValueError where it was damaged meanwhile."""
+        import torch
+
         if list(self._whole_records()) != self._records or self.rows != self.size:
             raise ValueError("a damaged journal")
         with self.folder.reading(self.name) as file:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from zarr.codecs import Crc32cCodec
 
 from diagnostics.activations.contents import valid
 from diagnostics.activations.folder import Folder, writing
@@ -48,6 +47,8 @@ def write_observed(
 
     `about` has the rest of `Observed`; `key` is the run's, which is kept so that another run's is noticed.
     """
+    from zarr.codecs import Crc32cCodec
+
     observed, folder = run.inside("observed"), run.inside(f"observed/{name}")
     with writing(run.path, f"while writing {name}; "):
         if observed.head(NAME) is None:

@@ -12,9 +12,9 @@ from diagnostics.activations.batches import prepared_batches
 from diagnostics.activations.contract import Observation
 from diagnostics.activations.store import Store
 from diagnostics.datasets.dataset import Dataset
+from diagnostics.encoders.attention.fused import NotFiniteError
 from diagnostics.encoders.devices import BATCH
 from diagnostics.encoders.encoder import Captured, Encoder
-from diagnostics.encoders.fused_attention import NotFiniteError
 from diagnostics.errors import DiagnosticsError, describe
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.vocabulary import SAFE_NAME

@@ -1,18 +1,22 @@
 """The plan of a store: rows, shards, arrays and their bytes, and how many samples keep their tokens; pure arithmetic."""
 
+from __future__ import annotations
+
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 
 from diagnostics.activations.shards import Layout
-from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.progress import UNITS
+
+if TYPE_CHECKING:
+    from diagnostics.encoders.encoder import Encoder
 
 # The number of samples that keep their tokens: a default rule, or a size given by the user (256MB, 2GB).
 

@@ -12,11 +12,10 @@ from torch.utils.data import default_collate
 
 from diagnostics.activations.plan import row_order
 from diagnostics.datasets.dataset import Dataset
-from diagnostics.encoders.batches import by_name
-from diagnostics.encoders.digests import digest_of
 from diagnostics.encoders.encoder import Encoder
-from diagnostics.encoders.evaluating import seeded
+from diagnostics.encoders.modes import seeded
 from diagnostics.encoders.taps import Tap
+from diagnostics.encoders.tensors import by_name, digest_of
 from diagnostics.errors import DiagnosticsError
 from diagnostics.vocabulary import Compute
 

@@ -10,8 +10,8 @@ import contextlib
 from pathlib import Path
 
 from diagnostics.activations.folder import Folder, StrangeFileError, writing
-from diagnostics.activations.results import CONTROLS, RESULTS, Index, read_index
-from diagnostics.activations.sealed import NAME, listed_files
+from diagnostics.activations.results import CONTROLS, Index, read_index, result_files
+from diagnostics.activations.sealed import NAME
 from diagnostics.activations.store import Store
 from diagnostics.errors import DiagnosticsError
 
@@ -19,10 +19,9 @@ REPORT = "report.html"
 """Name of a run's report."""
 
 
-def stores(folder: Folder) -> dict[str, Store]:
-    """The stores of a run's encoder, under "", and of its controls by their names, as far as they are there."""
-    store = Store(folder)
-    places = {name: folder.inside(f"{CONTROLS}/{name}") for name in _controls(store)}
+def stores(store: Store) -> dict[str, Store]:
+    """The store of a run's encoder, under "", and those of its controls by their names, as far as they are there."""
+    places = {name: store.folder.inside(f"{CONTROLS}/{name}") for name in _controls(store)}
     return {"": store} | {name: Store(place) for name, place in places.items() if place.head(NAME) is not None}
 
 
@@ -37,9 +36,9 @@ def _controls(store: Store) -> list[str]:
 def listed(folder: Folder) -> set[str]:
     """Every file that a run lists; what can be read of its lists. Raises StrangeFileError where one of them is none."""
     folder.has_folder(CONTROLS)  # also where it lists none
-    names = {REPORT, *(f"{RESULTS}/{name}" for name in listed_files(folder.inside(RESULTS)))}
+    names = {REPORT, *result_files(folder)}
     try:
-        store = Store(folder)
+        store = Store(folder, verified=False)  # half of it may be removed already
     except DiagnosticsError as error:
         if isinstance(error, StrangeFileError):
             raise

@@ -1,45 +1,57 @@
-"""The results of a run on disk: one tree for the encoder and its controls, merged and replaced atomically.
+"""The results of a run: labelled arrays of each measure, merged call by call, and replaced as a whole.
 
-    results/                                attributes: which results there are, which call gave each, what is left out
-    results/<measure>[/<target>]            of the encoder
-    results/controls/<control>/<measure>[/<target>]
+    results.json                which results are the run's: the digest of an index, written last
+    results/<digest>/index.json what there is, which call gave each, what is left out; of each array where its numbers are
+    results/<digest>/numbers    the numbers of all arrays, one after the other, little-endian
+    results/<digest>/page.json  the page of these results, as the report shows it, without its figures
 
-Whoever opens a run between the two renames of a replacement, or after a kill there, reads the old results, whole.
+Whoever opens a run while results are replaced, or after a kill there, reads the old ones or the new ones, whole.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import xarray as xr
-import zarr.errors
-from zarr.buffer.cpu import Buffer
-from zarr.codecs import Crc32cCodec, ZstdCodec
-from zarr.storage import MemoryStore
+import numpy as np
 
 from diagnostics.activations.folder import Folder, writing
 from diagnostics.activations.sealed import (
+    MOST_BYTES,
     NAME,
     DamagedError,
     digest,
     listed_files,
+    plain,
     read_document,
     read_files,
+    seal,
     sealed_attributes,
-    write_group,
+    unseal,
 )
 from diagnostics.activations.store import Store
-from diagnostics.errors import StorageError
+from diagnostics.errors import DiagnosticsError, StorageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import xarray as xr
 
 RESULTS = "results"
+CURRENT = f"{RESULTS}.json"
+INDEX, NUMBERS, PAGE = "index.json", "numbers", "page.json"
+_FILE = re.compile(rf"{RESULTS}/[0-9a-f]{{32}}/({INDEX}|{NUMBERS}|{PAGE})")
 CONTROLS = "controls"
-"""The group of the controls' results; no measure may have this name."""
+"""Where the controls lie; no measure may have this name."""
 ENCODER = ""
 """The owner of the encoder's own results, beside the names of controls."""
+Results = Mapping[str, Mapping[str, "xr.Dataset"]]
+"""The results of the encoder (`ENCODER`) and of controls by owner and key."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +87,17 @@ class Omission:
 
 @dataclass(frozen=True)
 class Index:
-    """Which results there are, by encoder and control; what is left out; and the calls that gave them, the latest last."""
+    """Which results there are, by encoder and control; what is left out; and the calls that gave them, the latest last.
+
+    `id` names them on disk; `arrays` says by owner and key where the numbers lie, and `numbers` is the digest of their file.
+    """
 
     entries: Mapping[str, Sequence[Entry]] = field(default_factory=dict[str, Sequence[Entry]])
     omissions: Sequence[Omission] = ()
     calls: Sequence[Mapping[str, Any]] = ()
+    id: str = ""
+    numbers: str = ""
+    arrays: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Any], repr=False)
 
     def names(self, owner: str = ENCODER, *, pairwise: bool | None = None) -> list[str]:
         """Keys of the encoder's results, or a control's; only those (not) of pairs of taps where that is asked."""
@@ -95,28 +113,26 @@ class Index:
         return self.calls[next(e.call for e in self.entries[owner] if e.key == key)]
 
 
-def results_folder(run: Folder) -> Folder | None:
-    """Where the results of a run lie: in their place, or as before where a replacement was cut off in between."""
-    # Asked for again: a replacement that ends between two looks moves them.
-    places = (RESULTS, f".{RESULTS}.previous", RESULTS)
-    return next((run.inside(place) for place in places if run.head(f"{place}/{NAME}") is not None), None)
+def index_file(store: Store) -> str:
+    """The file that says which results are the run's."""
+    return f"{RESULTS}/{NAME}" if store.older else CURRENT
 
 
 def read_index(store: Store) -> Index | None:
     """Which results a run has; None where there are none yet. Raises where that cannot be read, or another run's lie there."""
-    folder = results_folder(store.folder)
-    if folder is None:
+    if store.folder.head(index_file(store)) is None:
         return None
     try:
-        attributes = sealed_attributes(read_document(folder))
-        entries = {owner: [Entry(**entry) for entry in rows] for owner, rows in attributes["entries"].items()}
-        index = Index(entries, [Omission(**row) for row in attributes["omissions"]], attributes["calls"])
-        calls = [each.call for each in (*chain(*entries.values()), *index.omissions)]
-        if not index.calls or not all(type(call) is int and 0 <= call < len(index.calls) for call in calls):
+        content = _older_content(store) if store.older else _content(store.folder)
+        entries = {owner: [Entry(**entry) for entry in rows] for owner, rows in content["entries"].items()}
+        omissions, calls = [Omission(**row) for row in content["omissions"]], content["calls"]
+        used = [each.call for each in (*chain(*entries.values()), *omissions)]
+        if not calls or not all(type(call) is int and 0 <= call < len(calls) for call in used):
             raise ValueError("calls")
-    except (DamagedError, TypeError, KeyError, AttributeError, ValueError) as error:
+        index = Index(entries, omissions, calls, *(content.get(key, "") for key in ("id", "numbers", "arrays")))
+    except (DamagedError, TypeError, KeyError, AttributeError, ValueError, OSError) as error:
         raise unreadable(store.path) from error
-    if attributes.get("run") != store.mark:
+    if content.get("run") != store.mark:
         raise StorageError(
             f"The results in {store.path} are those of another run: copy its own there, or give the `diagnostics run` command again "
             "with --fresh."
@@ -124,35 +140,73 @@ def read_index(store: Store) -> Index | None:
     return index
 
 
-def open_results(store: Store) -> xr.DataTree:
-    """All results of a run, the controls' below `controls`, in memory; raises where they cannot be read."""
-    # Each file is read to be verified, and xarray reads many small files much faster from memory.
-    files = MemoryStore({name: Buffer.from_bytes(data) for name, data in _read(store).items()}, read_only=True)
-    try:
-        groups = xr.open_groups(files, engine="zarr", consolidated=False)  # pyright: ignore[reportArgumentType]  (stores are taken, paths alone are typed)
-        # Zarr lists what a folder holds in another order each time.
-        ordered = {name: group[sorted(map(str, group.data_vars))].load() for name, group in sorted(groups.items())}
-        return xr.DataTree.from_dict(ordered)
-    except (OSError, ValueError, KeyError, RuntimeError, zarr.errors.BaseZarrError) as error:
-        raise unreadable(store.path) from error
+def finished_index(store: Store) -> Index:
+    """The same of a run that is to be whole: raises where its extraction was interrupted, its files are gone, or it has no results."""
+    store.check_whole()
+    if (index := read_index(store)) is None:
+        again = "give the same `diagnostics run` command again"
+        raise DiagnosticsError(f"{store.path} holds activations but no results yet: {again}.")
+    return index
 
 
-def _read(store: Store) -> dict[str, bytes]:
-    """The files of the results by their path, each as it was written; raises where one is not."""
-    folder = results_folder(store.folder)
-    if folder is None:
-        raise unreadable(store.path)
+def _content(run: Folder) -> dict[str, Any]:
+    """The index that is the run's as it lies on disk, with its `id`; raises DamagedError where it is not what was written."""
+    while True:
+        current = run.get(CURRENT, MOST_BYTES)
+        try:
+            written = str(unseal(current)["index"])
+            place = written.partition(" ")[0]
+            if not _FILE.fullmatch(f"{RESULTS}/{place}/{INDEX}"):
+                raise DamagedError(CURRENT)
+            return {**json.loads(read_files(_place(run, place), {INDEX: written})[INDEX]), "id": place}
+        except DamagedError:
+            # Another process may have replaced them between the two looks.
+            if run.get(CURRENT, MOST_BYTES) == current:
+                raise
+
+
+def _place(run: Folder, place: str) -> Folder:
+    return run.inside(f"{RESULTS}/{place}")
+
+
+def read_results(store: Store, index: Index) -> Results:
+    """All results of an index, in memory; raises StorageError where they are not as they were written, or were replaced since."""
+    import xarray as xr
+
+    def variable(about: Mapping[str, Any]) -> xr.Variable:
+        if "texts" in about:
+            values = np.array(about["texts"], dtype=object)
+        else:
+            values = np.ndarray(about["shape"], about["dtype"], numbers, about["start"]).copy()
+        return xr.Variable(about["dims"], values)
+
     try:
-        document = read_document(folder)
-        files = read_files(folder, sealed_attributes(document)["files"])
-    except (DamagedError, KeyError, TypeError, AttributeError) as error:
+        if store.older:
+            return _older_results(store, index)
+        numbers = read_files(_place(store.folder, index.id), {NUMBERS: index.numbers})[NUMBERS]
+        return {
+            owner: {
+                key: xr.Dataset(
+                    {name: variable(each) for name, each in about["data"].items()},
+                    {name: variable(each) for name, each in about["coords"].items()},
+                    about["attrs"],
+                )
+                for key in index.names(owner)
+                for about in (index.arrays[owner][key],)
+            }
+            for owner in index.entries
+        }  # fmt: skip
+    except (DamagedError, ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+        if read_index(store) != index:
+            raise StorageError(
+                f"The results in {store.path} have been replaced since this run was opened: open it again (diagnostics.open_run)."
+            ) from error
         raise unreadable(store.path) from error
-    return {NAME: json.dumps(document).encode(), **files}
 
 
 def merge_results(
     store: Store,
-    results: Mapping[str, Mapping[str, xr.Dataset]],
+    results: Results,
     omissions: Sequence[Omission],
     call: Mapping[str, Any],
     *,
@@ -173,37 +227,35 @@ def merge_results(
     fresh: whether nothing of what is there stays.
     """
     run = store.folder
-    run.settle(RESULTS, listed_files)
     old = Index() if fresh else read_index(store) or Index()
-    there = _read(store) if old.entries else {}
+    there = read_results(store, old) if old.entries else {}
     calls = [*old.calls, call]
     entries: dict[str, list[Entry]] = {}
-    kept: dict[str, list[Entry]] = {}
     for owner in dict.fromkeys([*old.entries, *results]):
         replaced = measures if owner == ENCODER or owner in controls else ()
-        kept[owner] = [entry for entry in old.entries.get(owner, ()) if entry.measure not in replaced]
-        new = [
-            Entry(key, key.partition("/")[0] in pairwise, len(calls) - 1)
-            for key in results.get(owner, {})
-        ]  # fmt: skip
-        listed = [*order, *(entry.measure for entry in (*kept[owner], *new) if entry.measure not in order)]
-        if ordered := sorted((*kept[owner], *new), key=lambda entry: listed.index(entry.measure)):
+        kept = [entry for entry in old.entries.get(owner, ()) if entry.measure not in replaced]
+        new = [Entry(key, key.partition("/")[0] in pairwise, len(calls) - 1) for key in results.get(owner, {})]
+        listed = [*order, *(entry.measure for entry in (*kept, *new) if entry.measure not in order)]
+        if ordered := sorted((*kept, *new), key=lambda entry: listed.index(entry.measure)):
             entries[owner] = ordered
     stay = [o for o in old.omissions if not _is_answered(o, measures, controls)]
     new_omissions = [dataclasses.replace(o, call=len(calls) - 1) for o in omissions]
     index = _without_unused_calls(Index(entries, [*stay, *new_omissions], calls))
-    groups = {f"{_group(owner)}/{entry.measure}/".lstrip("/") for owner, rows in kept.items() for entry in rows}
-    around = {
-        f"{'/'.join(group.split('/')[:depth])}/{NAME}" for group in groups for depth in range(1, group.count("/"))
-    }
-    files = {name: data for name, data in there.items() if name in around or name.startswith(tuple(groups))}
-    files |= _written(results)
-    with writing(store.path, "while writing results; "), run.making(RESULTS) as unfinished:
-        for name, data in files.items():
-            run.put_new(f"{unfinished}/{name}", data)
-        digests = {name: digest(data) for name, data in files.items()}
-        write_group(run.inside(unfinished), dataclasses.asdict(index) | {"run": store.mark, "files": digests})
-        run.swap(unfinished, RESULTS, listed_files)
+    both = {owner: {**there.get(owner, {}), **results.get(owner, {})} for owner in entries}
+    arrays, numbers = _encoded({owner: {key: both[owner][key] for key in index.names(owner)} for owner in entries})
+    content = {**dataclasses.asdict(index), "run": store.mark, "numbers": digest(numbers), "arrays": arrays}
+    del content["id"]
+    data = json.dumps(content, default=plain).encode()
+    written = digest(data)
+    place = f"{RESULTS}/{written.partition(' ')[0]}/"
+    with writing(store.path, "while writing results; "):
+        run.put(f"{place}{NUMBERS}", numbers, flushed=True)
+        run.put(f"{place}{INDEX}", data, flushed=True)
+        run.put(CURRENT, seal({"index": written}), flushed=True)
+        gone = {name for name in result_files(run) if not name.startswith((CURRENT, place))}
+        run.delete(gone)
+        for folder in {name.rpartition("/")[0] for name in gone}:
+            run.prune(folder)
 
 
 def _is_answered(omission: Omission, measures: Collection[str], controls: Collection[str]) -> bool:
@@ -225,34 +277,78 @@ def _without_unused_calls(index: Index) -> Index:
     return Index(entries, omissions, [index.calls[call] for call in used])
 
 
-def _group(owner: str) -> str:
-    return f"{CONTROLS}/{owner}" if owner else ""
+def _encoded(results: Results) -> tuple[dict[str, dict[str, Any]], bytes]:
+    """What `read_results` reads: of each array its texts, or type, shape and first byte among the numbers of all."""
+    numbers = bytearray()
+
+    def variable(data: xr.Variable) -> dict[str, Any]:
+        if data.dtype.kind in "OUT":
+            return {"dims": data.dims, "texts": data.values.tolist()}
+        values = data.values.astype(data.dtype.newbyteorder("<"))
+        numbers.extend(values.tobytes())
+        start = len(numbers) - values.nbytes
+        return {"dims": data.dims, "dtype": values.dtype.str, "shape": values.shape, "start": start}
+
+    def dataset(data: xr.Dataset) -> dict[str, Any]:
+        names = {"data": sorted(data.data_vars, key=str), "coords": list(data.coords)}
+        parts = {part: {name: variable(data[name].variable) for name in names[part]} for part in names}
+        return {**parts, "attrs": data.attrs}
+
+    arrays = {owner: {key: dataset(data) for key, data in by_key.items()} for owner, by_key in results.items()}
+    return arrays, bytes(numbers)
 
 
-def _written(results: Mapping[str, Mapping[str, xr.Dataset]]) -> dict[str, bytes]:
-    """The files of results by their path below the root group."""
-    tree = {
-        f"{_group(owner)}/{key}": _storable(value) for owner, by_key in results.items() for key, value in by_key.items()
-    }  # fmt: skip
-    # As the rest of the store: whoever reads a chunk whose bytes changed is stopped.
-    checked = (ZstdCodec(level=1), Crc32cCodec())
-    encoding = {
-        f"/{node.strip('/')}": {name: {"compressors": checked} for name in data.variables} for node, data in tree.items()
-    }  # fmt: skip
-    # Through memory: xarray writes straight into a folder at twice the cost, going back to each array for its attributes.
-    written: dict[str, Any] = {}
-    xr.DataTree.from_dict(tree).to_zarr(
-        MemoryStore(written), zarr_format=3, consolidated=False, mode="w", encoding=encoding
-    )
-    return {name: data.to_bytes() for name, data in written.items() if name != NAME}
+def result_files(run: Folder) -> set[str]:
+    """The files of results, those that a dead process left behind too."""
+    below = run.list(RESULTS) if run.has_folder(RESULTS) else ()
+    older = {f"{RESULTS}/{name}" for name in listed_files(run.inside(RESULTS))}
+    return {CURRENT, *older, *filter(_FILE.fullmatch, below)}
 
 
-def _storable(data: xr.Dataset) -> xr.Dataset:
-    """Names as variable-length strings, which Zarr can store in a settled way."""
-    texts = {key: values.astype(object) for key, values in data.variables.items() if values.dtype.kind in "UT"}
-    return data.assign_coords({k: v for k, v in texts.items() if k in data.coords}).assign(
-        {k: v for k, v in texts.items() if k not in data.coords}
-    )
+def write_page(store: Store, index: Index, page: Mapping[str, Any]) -> None:
+    """Keeps a page of results beside them."""
+    with writing(store.path, "while writing its page; "):
+        store.folder.put(f"{RESULTS}/{index.id}/{PAGE}", seal(page))
+
+
+def read_page(store: Store, index: Index) -> dict[str, Any] | None:
+    """The page that is kept of results; None where there is none, or not as it was written."""
+    try:
+        return unseal(_place(store.folder, index.id).get(PAGE, MOST_BYTES))
+    except (OSError, DamagedError):
+        return None
+
+
+# Results of the formats 4 and 5: a Zarr group each.
+
+
+def _older_content(store: Store) -> dict[str, Any]:
+    return sealed_attributes(read_document(store.folder.inside(RESULTS)))
+
+
+def _older_results(store: Store, index: Index) -> Results:
+    import xarray as xr
+    from zarr.buffer.cpu import Buffer
+    from zarr.storage import MemoryStore
+
+    folder = store.folder.inside(RESULTS)
+    files = read_files(folder, _older_content(store)["files"]) | {NAME: folder.get(NAME, MOST_BYTES)}
+    memory = MemoryStore({name: Buffer.from_bytes(data) for name, data in files.items()}, read_only=True)
+    groups = xr.open_groups(memory, engine="zarr", consolidated=False)  # pyright: ignore[reportArgumentType]  (stores are taken, paths alone are typed)
+    # Zarr lists what a folder holds in another order each time.
+    return {
+        owner: {
+            key: data[sorted(map(str, data.data_vars))].load()
+            for key in index.names(owner)
+            for data in (groups[f"/{group_of(owner)}{key}"],)
+        }
+        for owner in index.entries
+    }
+
+
+def group_of(owner: str) -> str:
+    """Where the results of an owner lie in a tree, with a slash at the end."""
+    return f"{CONTROLS}/{owner}/" if owner else ""
 
 
 def unreadable(path: Path) -> StorageError:

@@ -11,10 +11,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import zarr
-import zarr.errors
-from zarr.buffer.cpu import Buffer
-from zarr.storage import MemoryStore
 
 from diagnostics.activations.folder import Folder
 from diagnostics.errors import DiagnosticsError
@@ -34,6 +30,9 @@ class Sealing:
     """A sealed group while it is written: Zarr writes into `root`, in memory, and the folder's owner to the disk."""
 
     def __init__(self, folder: Folder) -> None:
+        import zarr  # which takes as long as all the rest to start, and few read arrays
+        from zarr.storage import MemoryStore
+
         self.folder, self.files = folder, dict[str, str]()
         self._written = dict[str, Any]()
         self.root = zarr.open_group(MemoryStore(self._written), mode="w-", zarr_format=3)
@@ -73,6 +72,10 @@ def read_files(folder: Folder, files: Mapping[str, str]) -> dict[str, bytes]:
 
 def read_array(folder: Folder, name: str, files: Mapping[str, str]) -> np.ndarray:
     """An array below a sealed group, all of it; raises DamagedError where it is not the one that was written."""
+    import zarr.errors
+    from zarr.buffer.cpu import Buffer
+    from zarr.storage import MemoryStore
+
     if f"{name}/{NAME}" not in files:
         raise DamagedError(name)
     read = read_files(folder, {file: written for file, written in files.items() if file.startswith(f"{name}/")})
@@ -89,7 +92,7 @@ def write_group(folder: Folder, attributes: Mapping[str, Any]) -> dict[str, Any]
     It reaches the disk before it takes the old one's place: without it a run cannot be opened at all.
     """
     document = {"attributes": dict(attributes), "zarr_format": 3, "node_type": "group"}
-    document = json.loads(json.dumps(document, default=_plain))
+    document = json.loads(json.dumps(document, default=plain))
     document["attributes"]["digest"] = _digest_of(document)
     data = json.dumps(document, indent=2).encode()
     if len(data) > MOST_BYTES:
@@ -117,10 +120,28 @@ def sealed_attributes(document: Mapping[str, Any]) -> dict[str, Any]:
     return attributes
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        return value.item()
+def plain(value: Any) -> Any:
+    """A number or an array of numpy as plain JSON."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
     raise TypeError(f"{type(value).__name__} cannot be stored")
+
+
+def seal(values: Mapping[str, Any]) -> bytes:
+    """A JSON file that holds a digest of itself; `unseal` reads it."""
+    return json.dumps({**values, "digest": _blake(json.dumps(values, sort_keys=True).encode())}).encode()
+
+
+def unseal(data: bytes) -> dict[str, Any]:
+    """What a sealed file says; raises DamagedError where it is not what was written."""
+    try:
+        values: dict[str, Any] = json.loads(data)
+        written = values.pop("digest")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise DamagedError("JSON") from error
+    if written != _blake(json.dumps(values, sort_keys=True).encode()):
+        raise DamagedError("JSON")
+    return values
 
 
 def _digest_of(document: Mapping[str, Any]) -> str:

@@ -7,16 +7,21 @@ times, which at the rate of a small encoder costs a third of the forward pass to
 neither run nor place.
 """
 
+from __future__ import annotations
+
 import hashlib
+import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import google_crc32c
 import numpy as np
-import torch
-from torch import Tensor
 
 from diagnostics.activations.folder import PAGE, Folder, pages
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CRC = 4
 MARK = 16
@@ -92,6 +97,8 @@ class ShardBuffer:
     """
 
     def __init__(self, layout: Layout) -> None:
+        import torch  # which whoever reads does without
+
         self.layout = layout
         self.bytes = pages(layout.length)
         self.parts: list[Tensor] = []
@@ -112,14 +119,14 @@ class ShardBuffer:
 
     def rows(self, count: int) -> np.ndarray:
         """The first `count` rows as [row, token, feature]; a copy."""
-        return torch.cat([part[:count] for part in self.parts], dim=1)[:, : self.layout.tokens].numpy()
+        return np.concatenate([part[:count].numpy() for part in self.parts], axis=1)[:, : self.layout.tokens]
 
     def write(self, folder: Folder, run: bytes, shard: int) -> None:
         """The shard with its checksums into its place in the store of a run, whole or not at all."""
         layout = self.layout
         rows = min(layout.rows, layout.samples - shard * layout.rows)
         for chunk, part in enumerate(self.parts):
-            part[rows:] = torch.nan
+            part[rows:] = math.nan
             stop = layout.start(chunk) + layout.size
             self.bytes[stop : stop + CRC] = checksum(self.bytes[layout.start(chunk) : stop])
         self.bytes[layout.start(layout.chunks) : layout.length] = layout.end(run, shard)

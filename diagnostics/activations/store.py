@@ -5,7 +5,7 @@
     taps/<tap>/tokens       [token_sample, token, feature], and prefix [token_sample, prefix, feature] where there are any
     observed/<name>/<tap>   [row, ...] float32: what an observation (attention, gradients) saw for the first rows, or why not
     controls/<name>/        the same for a control encoder
-    results/                what the measures gave
+    results.json, results/  what the measures gave: see `results`
 
 Rows are in a random order fixed by the sample count, so the token rows, the first `token_samples`, are a random subset.
 Shards have few rows of tokens and many of pooled values, which lie in a journal until their shard is whole. Writes are
@@ -13,12 +13,15 @@ atomic. Every chunk carries a CRC-32C, every shard a mark of its run, tap and pl
 was written with it; all are verified when they are read.
 """
 
+from __future__ import annotations
+
 import math
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -46,13 +49,15 @@ from diagnostics.activations.sealed import (
     write_group,
 )
 from diagnostics.activations.shards import Layout, ShardBuffer, ShardReader
-from diagnostics.encoders.encoder import Captured
 from diagnostics.errors import DiagnosticsError, StorageError, damaged, unwritable
 from diagnostics.vocabulary import DENSE
 
-FORMAT = 5
-READABLE = (4, FORMAT)
-"""Formats that are read. A store of an older one is not gone on with: its results do not say whose they are."""
+if TYPE_CHECKING:
+    from diagnostics.encoders.encoder import Captured
+
+FORMAT = 6
+READABLE = (4, 5, FORMAT)
+"""Formats that are read. A store of an older one is not gone on with: its results lie otherwise, and those of 4 do not say whose they are."""
 TOKENS_REMOVED = "tokens_removed"
 """Attribute of a root: whether the tokens that its plan tells of were removed, or never written."""
 # Pooled values of all open runs together, in bytes: PE-G's 50 taps of 3,400 samples.
@@ -60,9 +65,9 @@ KEPT = Kept(2**30)
 
 
 class Store(Activations):
-    """A store on disk."""
+    """A store on disk; `verified`: whether its metadata is compared with what was written."""
 
-    def __init__(self, place: Path | Folder) -> None:
+    def __init__(self, place: Path | Folder, *, verified: bool = True) -> None:
         self.folder = place if isinstance(place, Folder) else Folder(place)
         self.path = self.folder.path
         self.unobserved: dict[str, str] = {}
@@ -75,15 +80,14 @@ class Store(Activations):
             ) from error
         if not there:
             raise DiagnosticsError(f"{self.path} is not a run: give the folder that `diagnostics run` wrote.")
-        self.attrs, self.contents = self._opened()
+        self.attrs, self.contents = self._opened(verified)
         self.older = self.attrs["diagnostics_format"] != FORMAT
         """Whether a version of this package wrote it that is not gone on with."""
-        self.mark = None if self.older else self.contents.run.hex()
-        """What says that results are this run's; those of an older format say nothing."""
+        self.mark = None if self.attrs["diagnostics_format"] == 4 else self.contents.run.hex()
+        """What says that results are this run's; those of format 4 say nothing."""
         self.plan, self.identity = self.contents.plan, dict(self.contents.identity)
         self.taps, self.output_tap, self.poolings = self.plan.taps, self.plan.output_tap, self.plan.poolings
         self.token_samples = 0 if self.tokens_removed else self.plan.token_samples
-        self.ids, self.split, self.groups = (self._column(name) for name in ("id", "split", "group"))
         self._layouts = {tap.name: self.plan.layouts(tap) for tap in self.taps}
         self._arrays = [layout for layouts in self._layouts.values() for layout in layouts.values()]
         self._journal: Journal | None = None
@@ -91,7 +95,7 @@ class Store(Activations):
         weakref.finalize(self, KEPT.forget, self._owner)
         self._spare: list[np.ndarray] = []
 
-    def _opened(self) -> tuple[dict[str, Any], Contents]:
+    def _opened(self, verified: bool = True) -> tuple[dict[str, Any], Contents]:
         try:
             document = read_document(self.folder)
             if document["attributes"].get("diagnostics_format") not in READABLE:
@@ -104,7 +108,9 @@ class Store(Activations):
                 contents = Contents.from_attrs(attrs)
             except (KeyError, ValueError, TypeError, DiagnosticsError) as error:
                 raise DamagedError(NAME) from error
-            read_files(self.folder, {file: digest for file, digest in contents.files.items() if file.endswith(NAME)})
+            at_once = (NAME, *(f"samples/{name}/c/0" for name in ("id", "split", "group")))
+            described = {file: digest for file, digest in contents.files.items() if file.endswith(at_once)}
+            read_files(self.folder, described if verified else {})
         except DamagedError as error:
             raise damaged(self.path, str(error)) from error
         return attrs, contents
@@ -183,6 +189,18 @@ class Store(Activations):
             naive=naive, family_override=facts.family, on_grid=on_grid,
         )  # fmt: skip
 
+    @cached_property
+    def ids(self) -> np.ndarray:  # pyright: ignore[reportIncompatibleVariableOverride]  (read when it is asked for)
+        return self._column("id")
+
+    @cached_property
+    def split(self) -> np.ndarray:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._column("split")
+
+    @cached_property
+    def groups(self) -> np.ndarray:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._column("group")
+
     def _column(self, name: str) -> np.ndarray:
         column = self._sampled(name).astype(object)
         column.flags.writeable = False
@@ -201,6 +219,8 @@ class Store(Activations):
         return values
 
     def observed(self, name: str) -> Captured:
+        from diagnostics.encoders.encoder import Captured
+
         stored = self._observation(name)
         if stored is None:
             raise DiagnosticsError(self.unobserved.get(name, f"No {name} was recorded."))

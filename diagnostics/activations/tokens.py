@@ -10,7 +10,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from diagnostics.activations.folder import Folder, writing
+from diagnostics.activations.folder import writing
 from diagnostics.activations.lock import lock
 from diagnostics.activations.replacing import stores
 from diagnostics.activations.store import TOKENS_REMOVED, Store
@@ -27,9 +27,9 @@ def bytes_below(folder: Path) -> int:
     return count
 
 
-def token_bytes(folder: Folder) -> int:
-    """Bytes of the files that hold the tokens of a run and of its controls."""
-    return sum(sum(store.token_files.values()) for store in stores(folder).values())
+def disk_use(store: Store) -> tuple[int, int]:
+    """Bytes of the files that hold the tokens of a run and of its controls, and of all its files."""
+    return sum(sum(each.token_files.values()) for each in stores(store).values()), bytes_below(store.path)
 
 
 def remove_tokens(path: Path) -> int:
@@ -43,7 +43,7 @@ def remove_tokens(path: Path) -> int:
     with lock(path, "wait for it, and then clean the run"):
         store.check_whole()
         # What an interrupted extraction of a control holds is needed to go on with it.
-        for each in (each for each in stores(store.folder).values() if each.plan.token_samples and each.complete):
+        for each in (each for each in stores(store).values() if each.plan.token_samples and each.complete):
             if not each.tokens_removed:
                 each.set_attrs(**{TOKENS_REMOVED: True})
             files = each.token_files

@@ -2,147 +2,39 @@
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from diagnostics.cli.config import CONFIG, read_config
-from diagnostics.cli.guard import guarded, working
-from diagnostics.cli.options import (
-    TYPED,
-    Command,
-    Commands,
-    EncoderName,
-    Json,
-    Quiet,
-    RunFolder,
-    TrustCode,
-    Verbose,
-    example,
-    names_starting,
-    option,
-)
+from diagnostics.cli.guard import working
+from diagnostics.cli.options import MEASURE, OWN, RUNS, TYPED, EncoderName, Json, Quiet, RunFolder, Verbose, command
 from diagnostics.errors import unknown
+from diagnostics.hookspecs import Option
 from diagnostics.report.escaping import printable
-
-app = typer.Typer(
-    help="Which layer of an encoder should I use for my task, and what does the output hide?",
-    no_args_is_help=True,
-    cls=Commands,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-
-MEASURE, RUNS, OWN = "to measure encoders", "for finished runs", "for your own encoders and plugins"
-WHAT, HOW, COST, SCREEN = "What is measured", "Method", "Cost and disk", "Output"
-DEVICES = "cpu, cuda, ... [cuda if there is a GPU]."
-
-NOT_OF_RUN = ("context", "encoder", "data", "on_error", "config", "json", "full", "quiet", "verbose")
-"""Parameters of the command `run`; its others are arguments of `diagnostics.run`, by the same names."""
+from diagnostics.runs.request import DEVICES, HOW, SCREEN, Request, TrustCode
 
 
-@app.command(
-    cls=Command,
-    rich_help_panel=MEASURE,
-    epilog=example("diagnostics run fracast --data lorenz --measures linear_probe"),
-)
-@guarded
+@command(MEASURE, "diagnostics run fracast --data lorenz --measures linear_probe", Request)
 def run(
+    request: Request,
     context: typer.Context,
-    encoder: EncoderName,
-    data: Annotated[
-        str,
-        option(
-            "DATASET",
-            "A name or scheme:path, with options as in 'lorenz?n=800&seed=3'; `diagnostics list datasets` shows names.",
-            panel=WHAT,
-            autocompletion=names_starting("dataset"),
-        ),
-    ],
-    taps: Annotated[
-        str | None,
-        option("NAMES", "Taps to measure, separated by commas [all]; the output tap is always measured.", panel=WHAT),
-    ] = None,
-    measures: Annotated[str, option("NAMES", "standard, all, or names separated by commas.", panel=WHAT)] = "standard",
-    controls: Annotated[
-        bool, option(None, "Also measure controls (baselines), to judge the scores of the encoder.", panel=WHAT)
-    ] = True,
-    control_draws: Annotated[int, option("N", "Number of draws of fresh and permuted weights.", panel=WHAT)] = 1,
-    control_measures: Annotated[
-        str, option("probes|all", "Measure targets alone of controls with other weights, or everything.", panel=WHAT)
-    ] = "probes",
-    redraws: Annotated[
-        int, option("N", "Number of other random splits on which probes are fitted again.", panel=WHAT)
-    ] = 0,
-    redraw_controls: Annotated[
-        bool,
-        option(None, "Fit all controls again on these splits, not only raw_input.", "--redraw-controls", panel=WHAT),
-    ] = False,
-    pooling: Annotated[
-        str | None,
-        option(
-            "NAMES",
-            "How to pool the tokens of a sample: mean, last, prefix, separated by commas [all that the encoder has].",
-            panel=HOW,
-        ),
-    ] = None,
-    choose_on: Annotated[
-        str | None,
-        option(
-            "val|fit",
-            "Choose layers on val, or out of fold on train and val [fit if both were drawn at random from one pool].",
-            panel=HOW,
-        ),
-    ] = None,
-    margin: Annotated[
-        float | None,
-        option(
-            "GAP", "Smallest hidden gap that matters [.05 of what lies between chance and the best score].", panel=HOW
-        ),
-    ] = None,
-    seed: Annotated[int, option("N", "Seed of the controls and the bootstrap.", panel=HOW)] = 0,
     on_error: Annotated[
-        str | None, option("stop|skip", "What to do about a file that cannot be read [stop].", panel=HOW)
+        str | None, Option("What to do about a file that cannot be read [stop].", "stop|skip", group=HOW)
     ] = None,
-    trust_code: TrustCode = False,
     config: Annotated[
         Path | None,
-        option(
-            "FILE.toml",
-            "Read options from a file, including encoder and data; options on the command line take precedence.",
+        typer.Option(
+            metavar="FILE.toml",
+            help="Read options from a file, including encoder and data; options on the command line take precedence.",
             callback=read_config,
             is_eager=True,
         ),
     ] = None,
-    device: Annotated[str | None, option("NAME", DEVICES, panel=COST)] = None,
-    batch_size: Annotated[int | None, option("N", "Samples per forward pass [16; 128 on a GPU].", panel=COST)] = None,
-    workers: Annotated[int, option("N", "Processes that load and preprocess samples.", panel=COST)] = 0,
-    token_budget: Annotated[
-        str | None,
-        option(
-            "SIZE",
-            "Disk space for the tokens of each encoder, such as 256MB, 2GB or 0 [64 samples, up to 2GB, if a measure reads them].",
-            panel=COST,
-        ),
-    ] = None,
-    precision: Annotated[
-        str, option("NAME", "Precision of stored tokens: float32 or float16.", panel=COST)
-    ] = "float32",
-    compute: Annotated[
-        str, option("NAME", "Precision of the forward pass: float32, tf32 or bf16.", panel=COST)
-    ] = "float32",
-    attention: Annotated[
-        str, option("KERNEL", "Attention kernel: auto, flash, cudnn, efficient or math.", panel=COST)
-    ] = "auto",
-    out: Annotated[
-        Path | None, option("FOLDER", "Folder of the run [runs/ENCODER-DATASET].", "--out", "-o", panel=SCREEN)
-    ] = None,
-    fresh: Annotated[
-        bool, option(None, "Discard earlier results in the folder instead of adding to them.", "--fresh", panel=SCREEN)
-    ] = False,
     full: Annotated[
-        bool, option(None, "Print all sentences and tables of the report.", "--full", panel=SCREEN)
+        bool, Option("Print all sentences and tables of the report.", names=("--full",), group=SCREEN)
     ] = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -153,16 +45,16 @@ def run(
     The same command resumes an interrupted run. Earlier results of other measures and controls stay in the folder. The
     exit status is 1 if a measure failed; all other results are complete.
     """
-    options: dict[str, Any] = {name: value for name, value in locals().items() if name not in NOT_OF_RUN}
     from diagnostics.report.terminal import print_page
-    from diagnostics.runs.job import run as run_it
+    from diagnostics.runs.job import perform
     from diagnostics.runs.page import run_page
     from diagnostics.runs.provenance import typed
 
     if on_error is not None:
-        data += f"{'&' if '?' in data else '?'}on_error={on_error}"
+        data = str(request.dataset)
+        request = replace(request, dataset=f"{data}{'&' if '?' in data else '?'}on_error={on_error}")
     with working(quiet, verbose) as watch, typed(context.meta.get(TYPED, ""), context.meta.get(CONFIG, {})):
-        finished = run_it(encoder, data, **options, watch=watch)
+        finished = perform(request, watch)
     if json:
         print_json(finished.to_json())
     else:
@@ -176,13 +68,10 @@ def run(
         raise typer.Exit(1)
 
 
-@app.command(
-    cls=Command, rich_help_panel=RUNS, epilog=example("diagnostics report runs/fracast-lorenz -o fracast.html")
-)
-@guarded
+@command(RUNS, "diagnostics report runs/fracast-lorenz -o fracast.html")
 def report(
     run: RunFolder,
-    out: Annotated[Path | None, option("FILE", "The HTML file [report.html in the run].", "--out", "-o")] = None,
+    out: Annotated[Path | None, Option("The HTML file [report.html in the run].", "FILE", ("--out", "-o"))] = None,
     json: Json = False,
 ) -> None:
     """Write the report of a finished run: one HTML file that needs no network."""
@@ -194,22 +83,17 @@ def report(
     print_json(finished.to_json() | {"report": str(path)}) if json else print(printable(path))
 
 
-@app.command(
-    cls=Command,
-    rich_help_panel=RUNS,
-    epilog=example("diagnostics compare fracast=runs/fracast-lorenz chronos=runs/chronos-lorenz"),
-)
-@guarded
+@command(RUNS, "diagnostics compare fracast=runs/fracast-lorenz chronos=runs/chronos-lorenz")
 def compare(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Folders of runs, or LABEL=FOLDER.")],
+    runs: Annotated[list[str], Option("Folders of runs, or LABEL=FOLDER.", "RUN...", argument=True)],
     base: Annotated[
-        str | None, option("LABEL", "Label of the encoder from which the others were aligned [as recorded].")
+        str | None, Option("Label of the encoder from which the others were aligned [as recorded].", "LABEL")
     ] = None,
-    similarity: Annotated[str, option("NAME", "Measure that compares pairs of taps, or none.")] = "cka",
+    similarity: Annotated[str, Option("Measure that compares pairs of taps, or none.", "NAME")] = "cka",
     out: Annotated[
-        Path | None, option("FILE", "The HTML file [comparison-LABELS.html beside the first run].", "--out", "-o")
+        Path | None, Option("The HTML file [comparison-LABELS.html beside the first run].", "FILE", ("--out", "-o"))
     ] = None,
-    seed: Annotated[int, option("N", "Seed of the bootstrap and the permutations.")] = 0,
+    seed: Annotated[int, Option("Seed of the bootstrap and the permutations.", "N")] = 0,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -230,14 +114,13 @@ def compare(
     print_json(comparison.to_json() | {"report": str(path)}) if json else print_page(comparison_page(comparison), path)
 
 
-@app.command(cls=Command, rich_help_panel=MEASURE, epilog=example("diagnostics inspect timm:resnet18 --data digits"))
-@guarded
+@command(MEASURE, "diagnostics inspect timm:resnet18 --data digits")
 def inspect(
     encoder: EncoderName,
-    data: Annotated[str | None, option("DATASET", "Fit the grids to samples of this dataset.")] = None,
-    device: Annotated[str | None, option("NAME", DEVICES)] = None,
+    data: Annotated[str | None, Option("Fit the grids to samples of this dataset.", "DATASET")] = None,
+    device: Annotated[str | None, Option(DEVICES, "NAME")] = None,
     verify_grid: Annotated[
-        bool, option(None, "Change single cells of the input and check which tokens change.", "--verify-grid")
+        bool, Option("Change single cells of the input and check which tokens change.", names=("--verify-grid",))
     ] = False,
     trust_code: TrustCode = False,
     json: Json = False,
@@ -246,8 +129,7 @@ def inspect(
 
     The exit status is 1 if --verify-grid finds tokens in another order than declared.
     """
-    from diagnostics.cli.inspection import inspect_encoder
-    from diagnostics.cli.tables import print_inspection
+    from diagnostics.cli.encoders import inspect_encoder, print_inspection
 
     with working():
         inspected = inspect_encoder(encoder, data, device, verify=verify_grid, trust_code=trust_code)
@@ -256,12 +138,11 @@ def inspect(
         raise typer.Exit(1)
 
 
-@app.command(cls=Command, rich_help_panel=MEASURE, epilog=example("diagnostics check my_encoder.py:build"))
-@guarded
+@command(MEASURE, "diagnostics check my_encoder.py:build")
 def check(
     encoder: EncoderName,
     data: Annotated[
-        str | None, option("DATASET", "Use samples of this dataset instead of the encoder's own example.")
+        str | None, Option("Use samples of this dataset instead of the encoder's own example.", "DATASET")
     ] = None,
     trust_code: TrustCode = False,
     json: Json = False,
@@ -282,14 +163,11 @@ def check(
         raise typer.Exit(1)
 
 
-@app.command(
-    cls=Command, rich_help_panel=OWN, epilog=example("diagnostics cut timm:resnet18 --tap layer3.1 -o models/short")
-)
-@guarded
+@command(OWN, "diagnostics cut timm:resnet18 --tap layer3.1 -o models/short")
 def cut(
     encoder: EncoderName,
-    tap: Annotated[str, option("NAME", "The tap that becomes the output; `diagnostics inspect` shows all taps.")],
-    out: Annotated[Path, option("FILE", "A folder, or a file whose name ends in .safetensors.", "--out", "-o")],
+    tap: Annotated[str, Option("The tap that becomes the output; `diagnostics inspect` shows all taps.", "NAME")],
+    out: Annotated[Path, Option("A folder, or a file whose name ends in .safetensors.", "FILE", ("--out", "-o"))],
     trust_code: TrustCode = False,
     json: Json = False,
 ) -> None:
@@ -297,19 +175,18 @@ def cut(
 
     The path of the folder or file is then the name of the cut encoder.
     """
-    from diagnostics.cli.cut import export
+    from diagnostics.cli.encoders import export, print_export
 
     with working():
         exported = export(encoder, tap, out, trust_code=trust_code)
-    print_json(exported.to_json()) if json else print(exported)
+    print_json(exported) if json else print_export(exported)
 
 
-@app.command("new-plugin", cls=Command, rich_help_panel=OWN, epilog=example("diagnostics new-plugin my-plugin"))
-@guarded
+@command(OWN, "diagnostics new-plugin my-plugin", name="new-plugin")
 def new_plugin(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the distribution, such as my-plugin.")],
+    name: Annotated[str, Option("Name of the distribution, such as my-plugin.", "NAME", argument=True)],
     out: Annotated[
-        Path, option("FOLDER", "Folder in which to create the folder of the project.", "--out", "-o")
+        Path, Option("Folder in which to create the folder of the project.", "FOLDER", ("--out", "-o"))
     ] = Path(),
     json: Json = False,
 ) -> None:
@@ -325,12 +202,11 @@ def new_plugin(
         print(f"{printable(folder)}: {', '.join(files)}\nNext: pip install -e {path} pytest && python -m pytest {path}")
 
 
-@app.command("list", cls=Command, rich_help_panel=MEASURE, epilog=example("diagnostics list datasets"))
-@guarded
+@command(MEASURE, "diagnostics list datasets", name="list")
 def list_(
     what: Annotated[
         str | None,
-        typer.Argument(metavar="[WHAT]", help="What to list in full: encoders, datasets, measures or plugins."),
+        Option("What to list in full: encoders, datasets, measures or plugins.", "[WHAT]", argument=True),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -347,10 +223,9 @@ def list_(
         print_list(what, rows[what]) if what else print_overview(rows)
 
 
-@app.command(cls=Command, rich_help_panel=OWN, epilog=example("diagnostics selftest --json"))
-@guarded
+@command(OWN, "diagnostics selftest --json")
 def selftest(
-    full: Annotated[bool, option(None, "Print every known answer with its source.", "--full")] = False,
+    full: Annotated[bool, Option("Print every known answer with its source.", names=("--full",))] = False,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,

@@ -15,6 +15,7 @@ from diagnostics.errors import DiagnosticsError, enumerated
 from diagnostics.report.escaping import printable
 
 if TYPE_CHECKING:
+    from diagnostics.report.page import Page
     from diagnostics.runs.run import Run
 
 DEEPEST = 4
@@ -29,12 +30,24 @@ def printed(show: Callable[[], None]) -> str:
     return text.getvalue()
 
 
+def page_of(path: Path, margin: float | None) -> Page:
+    """The page of a run: the one that lies there, unless another margin is asked for."""
+    from diagnostics.runs.page_store import stored_page
+
+    if margin is None and (page := stored_page(path)):
+        return page
+    from diagnostics.runs.page import run_page
+    from diagnostics.runs.run import open_run
+
+    return run_page(open_run(path, margin))
+
+
 def current_report(run: Run) -> Path:
     """The report of a run, written where there is none or results are newer."""
     from diagnostics.activations.replacing import REPORT
-    from diagnostics.activations.results import RESULTS
+    from diagnostics.activations.results import index_file
 
-    report, results = (run.store.folder.head(name) for name in (REPORT, f"{RESULTS}/zarr.json"))
+    report, results = map(run.store.folder.head, (REPORT, index_file(run.store)))
     return run.path / REPORT if report and results and report.st_mtime >= results.st_mtime else run.report()
 
 
@@ -111,27 +124,27 @@ def _named(path: Path) -> dict[str, Any]:
 
 
 def _row(path: Path) -> dict[str, Any]:
+    from diagnostics.activations.results import finished_index
     from diagnostics.activations.store import Store
-    from diagnostics.activations.tokens import token_bytes
+    from diagnostics.activations.tokens import disk_use
     from diagnostics.runs.provenance import Provenance
-    from diagnostics.runs.run import Run
 
     row = _named(path)
     try:
         store = Store(path)
         record = Provenance.read(store)
         row |= {"encoder": record.encoder.name, "dataset": record.dataset.name, "n": sum(record.dataset.n.values())}
-        row["token_bytes"] = token_bytes(store.folder)
-        run = Run(path)
+        row["token_bytes"], _ = disk_use(store)
+        index = finished_index(store)
     except DiagnosticsError as error:
         return row | {"state": str(error)}
     except (OSError, ValueError, TypeError, KeyError) as error:
         # Whatever stands in a folder that only looks like a run.
         return row | {"state": f"{path} cannot be read ({type(error).__name__}): remove it or copy it again."}
-    measures = {name.partition("/")[0] for name in run.index.names()}
+    measures = {name.partition("/")[0] for name in index.names()}
     remarks = {", without tokens": store.tokens_removed, ", older, not resumed": store.older}
     return row | {
-        "measures": len(measures), "when": run.calls[-1].created, "finished": True, "state": "finished" + "".join(remark for remark, true in remarks.items() if true),
+        "measures": len(measures), "when": index.calls[-1]["created"], "finished": True, "state": "finished" + "".join(remark for remark, true in remarks.items() if true),
     }  # fmt: skip
 
 

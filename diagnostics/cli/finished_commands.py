@@ -7,12 +7,11 @@ import functools
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from diagnostics.cli.commands import RUNS, app, print_json
-from diagnostics.cli.guard import guarded, working
-from diagnostics.cli.options import Command, Json, RunFolder, example, option
+from diagnostics.cli.commands import print_json
+from diagnostics.cli.guard import working
+from diagnostics.cli.options import RUNS, Json, RunFolder, command
 from diagnostics.errors import DiagnosticsError
+from diagnostics.hookspecs import Option
 from diagnostics.report.escaping import printable
 
 
@@ -24,58 +23,48 @@ class Format(enum.StrEnum):
     json = "json"
 
 
-@app.command(
-    cls=Command,
-    rich_help_panel=RUNS,
-    epilog=example("diagnostics show runs/fracast-lorenz --format csv -o scores.csv"),
-)
-@guarded
+@command(RUNS, "diagnostics show runs/fracast-lorenz --format csv -o scores.csv")
 def show(
     run: RunFolder,
-    full: Annotated[bool, option(None, "Print all sentences and tables of the report.", "--full")] = False,
+    full: Annotated[bool, Option("Print all sentences and tables of the report.", names=("--full",))] = False,
     margin: Annotated[
-        float | None, option("GAP", "Smallest hidden gap that matters, in place of the run's own.")
+        float | None, Option("Smallest hidden gap that matters, in place of the run's own.", "GAP")
     ] = None,
     format: Annotated[
         Format,
-        option(
-            None,
-            "table: what `run` prints at its end; csv: one row per score at a tap; json: what `run --json` prints.",
-        ),
+        Option("table: what `run` prints at its end; csv: one row per score at a tap; json: what `run --json` prints."),
     ] = Format.table,
-    out: Annotated[Path | None, option("FILE", "Write to this file and print nothing.", "--out", "-o")] = None,
+    out: Annotated[Path | None, Option("Write to this file and print nothing.", "FILE", ("--out", "-o"))] = None,
 ) -> None:
     """Print a finished run again, or write its scores as a table for other programs.
 
     The table has one row for each measure, target and tap, including those of controls.
     """
-    from diagnostics.cli.finished import printed
+    from diagnostics.cli.finished import page_of, printed
     from diagnostics.report.terminal import print_page
     from diagnostics.report.writing import write_whole
-    from diagnostics.runs.page import run_page
-    from diagnostics.runs.run import open_run
 
     with working():
-        finished = open_run(run, margin)
         if format == Format.table:
-            write = functools.partial(print_page, run_page(finished), finished.path / "report.html", full=full)
-        elif format == Format.csv:
-            write = functools.partial(print, finished.to_dataframe().to_csv(index=False), end="")
+            write = functools.partial(print_page, page_of(run, margin), run / "report.html", full=full)
         else:
-            write = functools.partial(print_json, finished.to_json())
+            from diagnostics.runs.run import open_run
+
+            finished = open_run(run, margin)
+            if format == Format.csv:
+                write = functools.partial(print, finished.to_dataframe().to_csv(index=False), end="")
+            else:
+                write = functools.partial(print_json, finished.to_json())
         if out is not None:
             write_whole(out, printed(write))
             return
     write()
 
 
-@app.command(
-    cls=Command, rich_help_panel=RUNS, epilog=example("diagnostics card runs/fracast-lorenz -o model/layers.md")
-)
-@guarded
+@command(RUNS, "diagnostics card runs/fracast-lorenz -o model/layers.md")
 def card(
     run: RunFolder,
-    out: Annotated[Path | None, option("FILE.md", "The Markdown file [card.md in the run].", "--out", "-o")] = None,
+    out: Annotated[Path | None, Option("The Markdown file [card.md in the run].", "FILE.md", ("--out", "-o"))] = None,
 ) -> None:
     """Write a section for a model card: the layer to use for each target, with a picture and `model-index` metadata.
 
@@ -90,13 +79,10 @@ def card(
     print(printable(path))
 
 
-@app.command(cls=Command, rich_help_panel=RUNS, epilog=example("diagnostics explore runs -o runs.html"))
-@guarded
+@command(RUNS, "diagnostics explore runs -o runs.html")
 def explore(
-    runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or folders that contain runs.")
-    ],
-    out: Annotated[Path, option("FILE", "The HTML file.", "--out", "-o")] = Path("explore.html"),
+    runs: Annotated[list[Path], Option("Folders of runs, or folders that contain runs.", "RUN...", argument=True)],
+    out: Annotated[Path, Option("The HTML file.", "FILE", ("--out", "-o"))] = Path("explore.html"),
 ) -> None:
     """Show any number of runs on one page that you can sort and filter: encoders, targets, best taps, outputs, gaps,
     controls.
@@ -112,12 +98,11 @@ def explore(
     print(printable(path))
 
 
-@app.command(cls=Command, rich_help_panel=RUNS, epilog=example("diagnostics runs runs"))
-@guarded
+@command(RUNS, "diagnostics runs runs")
 def runs(
-    folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Folder that contains runs, at most 4 levels down.")
-    ] = Path("runs"),
+    folder: Annotated[Path, Option("Folder that contains runs, at most 4 levels down.", "DIR", argument=True)] = Path(
+        "runs"
+    ),
     json: Json = False,
 ) -> None:
     """List the runs below a folder: encoder, dataset, measures, time, size on disk, and whether the run is finished.
@@ -131,8 +116,7 @@ def runs(
     print_json({"folder": str(folder), "runs": rows}) if json else print_runs(rows, folder)
 
 
-@app.command("open", cls=Command, rich_help_panel=RUNS, epilog=example("diagnostics open runs/fracast-lorenz"))
-@guarded
+@command(RUNS, "diagnostics open runs/fracast-lorenz", name="open")
 def open_(run: RunFolder) -> None:
     """Open a run's report in the browser and print its path; if results are newer, the report is written again.
 
@@ -147,12 +131,11 @@ def open_(run: RunFolder) -> None:
     print(printable(path))
 
 
-@app.command(cls=Command, rich_help_panel=RUNS, epilog=example("diagnostics clean runs/fracast-lorenz --tokens"))
-@guarded
+@command(RUNS, "diagnostics clean runs/fracast-lorenz --tokens")
 def clean(
     run: RunFolder,
     tokens: Annotated[
-        bool, option(None, "Remove the stored tokens, including those of the controls.", "--tokens")
+        bool, Option("Remove the stored tokens, including those of the controls.", names=("--tokens",))
     ] = False,
     json: Json = False,
 ) -> None:

@@ -1,56 +1,28 @@
-"""Options that several commands have, and help that groups commands and options and shows an example of each."""
+"""The app, options that several commands have, and help that groups commands and options and shows an example of each."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-if TYPE_CHECKING:
-    from diagnostics.registry import EntryKind
+from diagnostics.cli.guard import guarded
+from diagnostics.hookspecs import Option, options_of
+from diagnostics.runs.request import ENCODER
 
-
-def option(value: str | None, help: str, *names: str, panel: str | None = None, **more: Any) -> Any:
-    """An option of a command: what its value stands for, its help, how it is typed where that is not the parameter's name, and
-    the group of the command's options that it is shown in."""
-    return typer.Option(*names, metavar=value, help=help, rich_help_panel=panel, **more)
-
-
-Json = Annotated[bool, option(None, "Print one JSON object instead of a table.", "--json")]
-TrustCode = Annotated[
-    bool, option(None, "Allow a saved encoder to run the Python file that builds it.", "--trust-code")
-]
-Quiet = Annotated[bool, option(None, "Print only the result, without cost and progress.", "--quiet", "-q")]
+Json = Annotated[bool, Option("Print one JSON object instead of a table.", names=("--json",))]
+Quiet = Annotated[bool, Option("Print only the result, without cost and progress.", names=("--quiet", "-q"))]
 Verbose = Annotated[
-    bool, option(None, "Print each step with its time, and show warnings of libraries.", "--verbose", "-v")
+    bool, Option("Print each step with its time, and show warnings of libraries.", names=("--verbose", "-v"))
 ]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `diagnostics run` wrote.")]
+RunFolder = Annotated[Path, Option("Folder that `diagnostics run` wrote.", "RUN", argument=True)]
+EncoderName = Annotated[str, ENCODER]
 
-
-def names_starting(kind: EntryKind) -> Callable[[str], list[str]]:
-    """Completion by a shell: what is offered of a kind (`encoder`, `dataset`) and begins as typed."""
-
-    def complete(incomplete: str) -> list[str]:
-        from diagnostics.registry import offered
-
-        return sorted(name for name in offered(kind) if name.startswith(incomplete))
-
-    return complete
-
-
-EncoderName = Annotated[
-    str,
-    typer.Argument(
-        metavar="ENCODER",
-        help="A name, scheme:name, path/to/file.py:function, or a saved encoder; `diagnostics list encoders` shows names.",
-        autocompletion=names_starting("encoder"),
-    ),
-]
-
+MEASURE, RUNS, OWN = "to measure encoders", "for finished runs", "for your own encoders and plugins"
 TYPED = "diagnostics.typed"
 """Key of a context's `meta`: the command line as it was typed."""
 OTHERS = "of plugins"
@@ -96,6 +68,22 @@ class Command(TyperCommand):
                 formatter.write_dl(groups[panel])
 
 
-def example(line: str) -> str:
-    """The end of a command's help: how it is typed."""
-    return f"\b\nExample:\n  {line}"
+app = typer.Typer(
+    help="Which layer of an encoder should I use for my task, and what does the output hide?",
+    no_args_is_help=True,
+    cls=Commands,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def command(
+    group: str, example: str, job: type | None = None, name: str | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Adds a function to the commands, of a group of them and with its example, with the options of its job and its own."""
+
+    def add(act: Callable[..., None]) -> Callable[..., None]:
+        epilog = f"\b\nExample:\n  {example}"
+        return app.command(name, cls=Command, rich_help_panel=group, epilog=epilog)(guarded(options_of(job)(act)))
+
+    return add

@@ -1,74 +1,17 @@
-"""Terminal tables of commands without a page: an encoder, its checks, the self-test, and the list of plugins."""
+"""Terminal tables of commands without a page: the checks of an encoder, and the self-test."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from diagnostics.encoders.taps import Grid
-from diagnostics.progress import duration, size
 from diagnostics.report.escaping import printable
 from diagnostics.report.layout import show, show_table, terminal, whole
 
 if TYPE_CHECKING:
     from diagnostics.checks.conformance import Conformance
     from diagnostics.checks.selftest import Outcome
-
-_HOW = re.compile(r"(?: as |, \d+ rows | without ).*$")
-"""What stands behind the place in the text of a `Site`."""
-
-
-def print_inspection(inspected: dict[str, Any]) -> None:
-    """An encoder's taps, and what a sample costs."""
-    console = terminal()
-    parameters = f", {inspected['parameters']:,} parameters" if inspected["parameters"] else ""
-    show(console, f"{whole(inspected['encoder'])}: {inspected['modality']}{parameters}", "bold")
-    alike = _same_for_all([tap["read"] for tap in inspected["taps"]])
-    rows: list[list[str]] = []
-    for tap in inspected["taps"]:
-        # One token stands for the whole sample, and not for a place in it.
-        placeless = not tap["prefix"] and set(tap["grid"]) == {1}
-        grid = "-" if placeless else str(Grid(tuple(tap["grid"]), tuple(tap["axes"]), tap["prefix"]))
-        mark = " (output)" if tap["name"] == inspected["output_tap"] else ""
-        rows.append(
-            [
-                whole(tap["name"]) + mark, f"{tap['depth']:.2f}", printable(tap["part"]), str(tap["features"]),
-                whole(grid), printable(tap["read"].removesuffix(alike)),
-            ]
-        )  # fmt: skip
-    show_table(console, ["tap", "depth", "part", "features", "grid", "read"], rows)
-    if alike:
-        show(console, f"All taps are read{printable(alike)}.")
-    show(console, printable(inspected["handed_out"]["sentence"]))
-    configuration = inspected["identity"].get("configuration", "").removeprefix(inspected["encoder"]).strip()
-    if configuration:
-        show(console, f"Configuration: {printable(configuration)}.")
-    lineage = inspected["lineage"]
-    if how := lineage.get("how"):
-        on = f", on {lineage['data']}" if lineage.get("data") else ""
-        show(console, f"Made by: {printable(f'{how}{on}')}.")
-    show(
-        console,
-        f"A sample takes {inspected['seconds_per_sample'] * 1e3:.1f} ms; it stores "
-        f"{size(inspected['pooled_bytes_per_sample'])} pooled ({' and '.join(inspected['pooling'])}) and "
-        f"{size(inspected['token_bytes_per_sample'])} of tokens; 1,000 samples take about "
-        f"{duration(inspected['seconds_per_sample'] * 1000)}.",
-    )
-    if placement := inspected.get("placement"):
-        verdicts = {True: ("right", "green"), False: ("WRONG", "bold red"), None: ("not verified", "")}
-        verdict, style = verdicts[placement["right"]]
-        show(console, f"Grid {verdict}: {printable(placement['said'])}.", style)
-        if placement.get("prefix_moved"):
-            show(console, "Prefix tokens changed too: tokens are already mixed at this tap.")
-
-
-def _same_for_all(reads: Sequence[str]) -> str:
-    """How the tensors of several taps become tokens (their layout, and what is dropped of them), where that is the same."""
-    texts = {way[0] if (way := _HOW.search(read)) else "" for read in reads}
-    return texts.pop() if len(texts) == 1 and len(reads) > 1 else ""
 
 
 def print_conformance(conformance: Conformance) -> None:

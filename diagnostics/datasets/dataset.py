@@ -1,21 +1,68 @@
-"""The dataset contract: samples with stable ids, splits, groups and targets; and which targets no probe can predict."""
+"""The dataset contract: samples with stable ids, splits, groups, targets and questions; and which targets no probe can predict."""
+
+from __future__ import annotations
 
 import hashlib
 import operator
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
+from types import MappingProxyType
 from typing import Any, Literal, SupportsIndex, get_args, overload
 
 import numpy as np
 
-from diagnostics.datasets.question import Question, captioned
 from diagnostics.datasets.samples import LazySamples
 from diagnostics.datasets.target import Target, misfit
-from diagnostics.errors import DiagnosticsError, explaining, unknown
-from diagnostics.vocabulary import CHANGES, SAFE_NAME, SPLITS, Kind, Modality
+from diagnostics.errors import DiagnosticsError, explaining
+from diagnostics.vocabulary import SAFE_NAME, SPLITS, Kind, Modality
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question about a sample and its answer.
+
+    Parameters
+    ----------
+    name: which question it is (`colour`), alike for all samples: scores are told apart by it.
+    answer: one text.
+    wordings: the question in one or several wordings; a wording of "" asks nothing, so that the answer is a caption.
+    held_back: wordings that are never trained on, in which a test asks. Without any it asks in `wordings`.
+
+    Raises DiagnosticsError without a wording.
+
+    Examples:
+        >>> import diagnostics as dx
+        >>> question = dx.Question("colour", "red", ("which colour?", "name its colour."))
+        >>> question.answer
+        'red'
+
+        Of a dataset that comes with its questions:
+
+        >>> data = dx.build("dataset", "shapes?n=24&size=32")
+        >>> {question.name: question.answer for question in data.questions[0]}
+        {'shape': 'star', 'colour': 'red', 'count': 'two', 'upper_left': 'nothing'}
+    """
+
+    name: str
+    answer: str
+    wordings: tuple[str, ...] = ("",)
+    held_back: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.wordings:
+            raise DiagnosticsError(
+                f"Question {self.name} has no wording: give one, or leave `wordings` out for a caption."
+            )
+
+
+def captioned(texts: tuple[str, ...] | LazySamples) -> tuple[tuple[Question, ...], ...] | LazySamples:
+    """Captions [sample] as the answers to a question that asks nothing, one for each sample; read on demand as they are."""
+    if isinstance(texts, LazySamples):
+        return LazySamples(len(texts), lambda i: (Question("caption", texts[i]),))
+    return tuple((Question("caption", text),) for text in texts)
 
 
 class Dataset:
@@ -38,8 +85,8 @@ class Dataset:
         nothing in common; only pooled activations are stored then. Always true for texts.
     texts: what is said of each sample, its caption; `LazySamples` of strings where they are read on demand.
     questions: what can be asked of each sample, with the answers; by default its caption is the answer to nothing asked.
-    text_survives: under which changes of the image the texts stay true, of "brightness", "contrast", "crop", "hue", "mirror" and
-        "saturation"; training makes no other ones. By default all, which suits captions that name no sides and no colours.
+    extras: what plugins alone read, by name, as `text_survives` of the training of image and text towers: the changes of an image
+        under which the texts stay true.
     exchangeable: whether train and val are random parts of one pool, drawn over groups as by `split_groups`: layers and
         penalties are then chosen on both, out of fold, else on val alone. "fit" where test was given and is another pool:
         such splits are not drawn again (`--redraws`). No part of the fingerprint.
@@ -68,8 +115,8 @@ class Dataset:
     """The caption of each sample; () where there are none."""
     questions: tuple[tuple[Question, ...], ...] | LazySamples
     """Of each sample what can be asked, with the answers, or the caption alone; () where there is neither."""
-    text_survives: frozenset[str]
-    """Under which changes of the image the texts stay true."""
+    extras: Mapping[str, Any]
+    """What plugins alone read, by name."""
     exchangeable: bool | Literal["fit"]
     """Whether train and val are random parts of one pool; True where test is too, "fit" where it was given."""
 
@@ -93,7 +140,7 @@ class Dataset:
         ragged: bool = False,
         texts: Sequence[str] = (),
         questions: Sequence[Sequence[Question]] = (),
-        text_survives: Iterable[str] = CHANGES,
+        extras: Mapping[str, Any] = MappingProxyType({}),
         exchangeable: bool | Literal["fit"] = False,
     ) -> None:
         self.name, self.modality, self.about = name, modality, about
@@ -106,7 +153,7 @@ class Dataset:
         self.targets = dict(targets)
         self.texts = texts if isinstance(texts, LazySamples) else tuple(texts)
         self.questions = tuple(map(tuple, questions)) if len(questions) else captioned(self.texts)
-        self.text_survives = frozenset(text_survives)
+        self.extras = dict(extras)
         self._check()
         self._fingerprint = fingerprint
 
@@ -120,8 +167,6 @@ class Dataset:
         for name, column in columns.items():
             if len(column) != n:
                 raise DiagnosticsError(f"Dataset {self.name} has {n} samples but {len(column)} {name}.")
-        if odd := sorted(self.text_survives - CHANGES):
-            raise unknown(f"change of an image in text_survives of dataset {self.name}", odd[0], CHANGES)
         if len(set(self.ids)) != n:
             raise DiagnosticsError(f"Dataset {self.name} gives the same id to several samples.")
         if odd := [name for name in (*self.ids, *self.groups) if _SURROGATE.search(str(name))]:
@@ -192,7 +237,8 @@ class Dataset:
                 digest.update(
                     f"{name} {target.kind} {target.classes} {target.period} {target.units} {target.family}".encode()
                 )
-                _digest_array(digest, target.values)
+                for values in target.blocks():
+                    _digest_array(digest, values)
                 if target.naive is not None:
                     _digest_array(digest, np.asarray(target.naive))
             digest.update("".join(f"\x1f{text}" for text in self.texts).encode())
@@ -290,8 +336,9 @@ def unprobeable_targets(dataset: Dataset) -> dict[str, str]:
 def _why_not(name: str, target: Target, split: np.ndarray) -> str:
     if target.kind == "masks":
         return ""  # what reads masks is not fitted
-    values = target.values.reshape(len(target.values), -1)
-    classes = values.dtype.kind in "iu"
+    lazy = target.values.dtype == object
+    values = _extremes(target, split) if lazy else target.values.reshape(len(target.values), -1)
+    classes = target.kind.endswith("label")
     known = np.asarray(values >= 0 if classes else np.isfinite(values))
     # A map may be known in part; a value, a forecast or a caption only as a whole.
     rows: np.ndarray = np.asarray(known.any(axis=1) if target.dense else known.all(axis=1))
@@ -309,6 +356,24 @@ def _why_not(name: str, target: Target, split: np.ndarray) -> str:
         if new:
             return f"Target {name} has no train sample of {_named(new, target)}: use more samples or mark them unknown (-1)."
     return ""
+
+
+def _extremes(target: Target, split: np.ndarray) -> np.ndarray:
+    """[sample, 2], the lowest and highest known value of maps that are read one by one: of each split until two values differ, and
+    the others count as unknown.
+    """
+    classes = target.kind == "token_label"
+    ends = np.full((len(split), 2), -1 if classes else np.nan)
+    for part in SPLITS:
+        rows, low, high = np.flatnonzero(split == part), np.inf, -np.inf
+        for row, maps in zip(rows, replace(target, values=target.values[rows]).blocks(), strict=False):
+            known = maps[maps >= 0 if classes else np.isfinite(maps)]
+            if known.size:
+                ends[row] = known.min(), known.max()
+                low, high = min(low, ends[row, 0]), max(high, ends[row, 1])
+            if low < high:
+                break
+    return ends
 
 
 def _named(classes: list[int], target: Target) -> str:

@@ -85,6 +85,23 @@ def covered_part(maps: np.ndarray, covered: tuple[tuple[float, float], ...]) -> 
     return np.pad(inside, [(0, 0), *beyond], constant_values=-1) if np.any(beyond) else inside
 
 
+def joined(blocks: Sequence[np.ndarray]) -> np.ndarray:
+    """Blocks of maps [sample, *extent] as one array; where their extents differ, by the nearest places on the smallest along each axis."""
+    smallest = np.min([maps.shape[1:] for maps in blocks], axis=0)
+    near = [
+        [
+            ((np.arange(least) + 0.5) * n / least).astype(np.intp)
+            for least, n in zip(smallest, maps.shape[1:], strict=True)
+        ]
+        for maps in blocks
+    ]
+    alike = [
+        maps if maps.shape[1:] == tuple(smallest) else maps[np.ix_(range(len(maps)), *places)]
+        for maps, places in zip(blocks, near, strict=True)
+    ]
+    return alike[0] if len(alike) == 1 else np.concatenate(alike)
+
+
 def resample(tokens: np.ndarray, grid: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
     """Tokens [row, token, feature] of a grid on another grid over the same part of the input, averaged by shared area."""
     shares = [_overlap(0.0, float(old), new, old) * (new / old) for old, new in zip(grid, shape, strict=True)]

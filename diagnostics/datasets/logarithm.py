@@ -6,11 +6,13 @@ import copy
 import dataclasses
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from diagnostics.datasets.dataset import Dataset
-from diagnostics.datasets.target import Target
+from diagnostics.datasets.samples import LazySamples
+from diagnostics.datasets.target import Target, one_by_one
 from diagnostics.errors import DiagnosticsError, unknown
 
 NUMBERS = ("value", "state", "future", "token_value")
@@ -42,13 +44,19 @@ def _logarithm(name: str, dataset: Dataset) -> Target:
     if target.kind not in NUMBERS or target.period is not None:
         what = f"of kind {target.kind}" if target.period is None else f"periodic ({target.period:g})"
         raise DiagnosticsError(f"Target {name} of {dataset.name} is {what}: leave out log={name}, which takes numbers.")
-    for values in (target.values, target.naive):
-        if values is not None and (np.asarray(values) <= 0).any():
+
+    def log(values: Any) -> np.ndarray:
+        array = np.asarray(values)
+        if (array <= 0).any():
             raise DiagnosticsError(
-                f"Target {name} of {dataset.name} has values down to {np.nanmin(values):g}, but log={name} needs values "
+                f"Target {name} of {dataset.name} has values down to {np.nanmin(array):g}, but log={name} needs values "
                 "above 0: leave it out, or mark those values as unknown."
             )
+        return np.log(array)
+
+    maps = LazySamples(len(target.values), lambda i: log(target.values[i]))
     return dataclasses.replace(
-        target, values=np.log(target.values), naive=None if target.naive is None else np.log(target.naive),
+        target, values=one_by_one(maps) if target.values.dtype == object else log(target.values),
+        naive=None if target.naive is None else log(target.naive),
         units=f"log {target.units}".rstrip(), about=f"natural logarithm of {target.about or name}",
     )  # fmt: skip

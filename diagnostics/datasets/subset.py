@@ -40,7 +40,7 @@ def subset(dataset: Dataset, samples: int, seed: int) -> Dataset:
         targets, groups=dataset.groups[rows].tolist(), about=dataset.about, rate=dataset.rate, ragged=dataset.ragged,
         texts=[dataset.texts[i] for i in rows if dataset.texts],
         questions=[dataset.questions[i] for i in rows if dataset.questions],
-        text_survives=dataset.text_survives, exchangeable=dataset.exchangeable,
+        extras=dataset.extras, exchangeable=dataset.exchangeable,
     )  # fmt: skip
 
 

@@ -1,11 +1,16 @@
 """Targets of a dataset: the labels and values that probes predict from activations."""
 
-from dataclasses import dataclass, field
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
-from diagnostics.errors import few
-from diagnostics.vocabulary import DENSE, Family, Kind
+from diagnostics.datasets.samples import LazySamples
+from diagnostics.errors import DiagnosticsError, few
+from diagnostics.vocabulary import BY_PLACE, DENSE, Family, Kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +39,9 @@ class Target(TargetInfo):
         `masks`: int [sample, *extent], which object a place belongs to (from 1; 0 background);
         `caption`: float [sample, feature], text embeddings of each sample's caption, equal rows for equal captions.
         Unknown values are NaN; unknown labels and masks are -1.
-    values: the array; its first axis is the dataset's samples, in order.
+    values: the array; its first axis is the dataset's samples, in order. Maps of unequal extents are given as a list, those that
+        are read when they are asked for as `LazySamples`; both are kept as an object array [sample], of which
+        `np.asarray(values[i])` is a map.
     units: of the values, `""` where they have none.
     about: a description in a few words.
     classes: names of the classes of a `label`.
@@ -61,7 +68,9 @@ class Target(TargetInfo):
     family: Family | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        values = np.asarray(self.values)
+        given: Any = self.values
+        lazy = isinstance(given, LazySamples) or (isinstance(given, list) and len(set(map(np.shape, given))) > 1)
+        values = one_by_one(given) if lazy and self.kind in BY_PLACE else np.asarray(given)
         classes = self.kind.endswith(("label", "masks"))
         # Maps of classes and objects stay as small as they come: eight bytes a pixel may be too much.
         if values.dtype.kind in "ub" or (values.dtype.kind == "i" and not (classes and values.ndim > 1)):
@@ -76,6 +85,42 @@ class Target(TargetInfo):
     def dense(self) -> bool:
         """Whether the target has a value for every place of a sample."""
         return self.kind in DENSE
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """The values in order, by blocks [sample, ...] of one shape: all at once, or map by map where they are kept so.
+
+        Raises DiagnosticsError for a map that does not fit the kind.
+        """
+        if self.values.dtype != object:
+            yield self.values
+            return
+        axes = np.ndim(self.values[0])
+        for i in range(len(self.values)):
+            one = self._alone(i)
+            wrong = misfit(one)
+            if wrong or one.values.ndim != 1 + axes:
+                wrong = wrong or f"it has the shape {one.values.shape[1:]} and the first one {axes} axes"
+                raise DiagnosticsError(f"Map {i} of a target is of kind {self.kind}, but {wrong}.")
+            yield one.values
+
+    def _alone(self, sample: int) -> Target:
+        return replace(self, values=np.asarray(self.values[sample])[None])
+
+
+@dataclass(frozen=True, slots=True)
+class _Map:
+    """A map that is read when an array is made of it."""
+
+    maps: Sequence[Any]
+    sample: int
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.maps[self.sample], dtype=dtype)
+
+
+def one_by_one(maps: Sequence[Any]) -> np.ndarray:
+    """Maps of unequal extents, or read when they are asked for, as the values of a `Target`: an object array [sample]."""
+    return np.fromiter((_Map(maps, i) for i in range(len(maps))), dtype=object, count=len(maps))
 
 
 _FORMS = {
@@ -92,6 +137,8 @@ _FORMS = {
 
 def misfit(target: Target) -> str:
     """Why a target's values do not fit its kind, in words; "" where they do."""
+    if target.values.dtype == object and target.kind in BY_PLACE and len(target.values):
+        return misfit(target._alone(0))  # pyright: ignore[reportPrivateUsage]
     values, kind = target.values, target.kind
     ranks, form = _FORMS.get(kind, ((2, 3, 4), "a number for each place of each sample"))
     if values.ndim not in ranks or values.dtype.kind not in ("iu" if kind.endswith(("label", "masks")) else "fiu"):

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from diagnostics.encoders.evaluating import device_of, evaluating
-from diagnostics.encoders.fitting import check_channels_last
+from diagnostics.encoders.encoder import check_channels_last
+from diagnostics.encoders.modes import device_of, evaluating
 from diagnostics.encoders.pictures import central_part
 from diagnostics.encoders.torch_encoder import TorchEncoder
 from diagnostics.errors import DiagnosticsError, describe, enumerated, unknown

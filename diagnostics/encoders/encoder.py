@@ -1,23 +1,40 @@
-"""The encoder contract: attributes and methods that every encoder has, in any framework."""
+"""The encoder contract: attributes and methods that every encoder has, in any framework, and which samples fit one."""
 
 from __future__ import annotations
 
 import copy
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
+import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
+from diagnostics.encoders.devices import BATCH, computing, usable_device
+from diagnostics.encoders.pictures import to_pixels
+from diagnostics.encoders.pooling import chosen_poolings, pool
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError, unknown
+from diagnostics.encoders.tensors import by_name
+from diagnostics.errors import DiagnosticsError, describe, unknown
 from diagnostics.vocabulary import Modality
 
 Reduce = Callable[[Tap, Tensor], Any]
+
+AXES: dict[Modality, tuple[str, ...]] = {
+    "image": ("[y, x]", "[y, x, channel]"),
+    "video": ("[t, y, x, channel]",),
+    "series": ("[time]", "[time, variate]"),
+    "audio": ("[time]",),
+    "text": (),
+}
+"""The axes that a sample of each modality may have; a text is a string."""
+COLOURS = (1, 3)
+"""Channels of an image that is taken for one where they come first: fewer than any side has pixels."""
 
 
 def keep(tap: Tap, tokens: Tensor) -> Tensor:
@@ -60,11 +77,6 @@ class Encoder(ABC):
     """Sampling rate (Hz) that audio must have, or frames per second of a video; None where it does not matter."""
     spec: str = ""
     """The name by which it was built, as on the command line; "" for an object made in Python."""
-    skeleton: str = ""
-    """A name that builds the same architecture, preprocessing and taps, with whatever weights; "" means `spec`."""
-    files: tuple[Path, ...] = ()
-    """Small data files (.json, .txt, .model) in the folder that `skeleton` names and that building it reads. A saved encoder
-    contains them, so that loading it does not need the folder."""
     maker_names: Mapping[str, str] = MappingProxyType({})
     """Tap -> what the makers of the model call what stands there, as `{"norm": "last_hidden_state"}`."""
     lineage: Mapping[str, Any] = MappingProxyType({})
@@ -73,10 +85,6 @@ class Encoder(ABC):
 
     pinned: bool = False
     """Whether `transform` takes only samples that are prepared to the shape of the example: nobody says that others mean the same."""
-    redrawn: float = 1.0
-    """Of a control encoder with redrawn weights: the share of the encoder's weights that differ in it."""
-    note: str = ""
-    """A remark for reports: of a control encoder, which weights are not redrawn."""
 
     @property
     @abstractmethod
@@ -159,9 +167,33 @@ class Encoder(ABC):
             >>> encoder.transform(data, tap="blocks.1", tokens=True).shape
             (40, 32, 48)
         """
-        from diagnostics.encoders.transform import transform
-
-        return transform(self, samples, tap, pooling, batch_size, device, tokens)
+        if tokens and pooling is not None:
+            raise DiagnosticsError(f"Tokens are not pooled: leave out either pooling={pooling!r} or tokens=True.")
+        where = usable_device(device)
+        if batch_size is not None and batch_size < 1:
+            raise DiagnosticsError(f"Batch size {batch_size} is below 1.")
+        wanted = self.tap(self.output_tap if tap is None else tap)
+        names = chosen_poolings(pooling, self.poolings)
+        given = _listed(self, samples)
+        sized = self
+        pinned = _shown_shapes(self.preprocess(self.example())) if self.pinned else ""
+        if len(given) and not pinned:
+            first = _checked(self, given, 0)
+            sized = size_for(self, first, f"Samples of shape {first.shape}")
+        read = sized.tap(wanted.name)
+        shape = (read.grid.tokens, read.features) if tokens else (len(names) * read.features,)
+        features = np.empty((len(given), *shape), dtype=np.float32)
+        if not len(given):
+            return features
+        size = batch_size or BATCH.get(where.partition(":")[0], BATCH["cpu"])
+        # As a run does unless it was asked for less: a GPU's TF32 is off.
+        with sized.on(where), computing("float32", where):
+            for start in range(0, len(given), size):
+                rows = range(start, min(start + size, len(given)))
+                batch = _batch(sized, [_checked(self, given, i) for i in rows], start, pinned)
+                values = _read(sized, batch, read, _grid_tokens if tokens else _pooling(sized, batch, names), rows)
+                features[start : rows.stop] = values.reshape(len(rows), *shape).cpu().numpy()
+        return features
 
     def attention(self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep) -> Captured:
         """`{tap name: reduce(tap, attention [sample, head, query, key])}` of the blocks whose outputs the taps read.
@@ -324,3 +356,178 @@ class Encoder(ABC):
         last = ("last",) if any(grid.axes == ("t",) and grid.tokens > 1 for grid in grids) else ()
         prefix = ("prefix",) if any(grid.prefix for grid in grids) else ()
         return ("mean", *last, *prefix)
+
+
+def check_modality(encoder: Encoder, samples: Any) -> None:
+    """Raises where samples, as those of a dataset do, say that they are of another modality."""
+    modality = getattr(samples, "modality", encoder.modality)
+    if modality != encoder.modality:
+        raise DiagnosticsError(
+            f"{encoder.name} reads {encoder.modality} samples, but {getattr(samples, 'name', 'what was given')} holds {modality} "
+            f"samples: give {encoder.modality} samples."
+        )
+
+
+def size_for(encoder: Encoder, sample: np.ndarray, whose: str) -> Encoder:
+    """The encoder sized for a sample; raises where it takes none like it, of which `whose` says in words what they are."""
+    try:
+        if encoder.modality in ("image", "video"):
+            check_channels_last(sample, encoder.example())
+        return encoder.sized_for(sample)
+    except DiagnosticsError as error:
+        raise DiagnosticsError(f"{whose} do not fit {encoder.name}: {error}") from error
+    except Exception as error:
+        raise DiagnosticsError(f"{whose} cannot be read for {encoder.name}: {describe(error)}") from error
+
+
+def check_channels_last(sample: np.ndarray, example: np.ndarray | None = None) -> None:
+    """Raises for an image or a video whose channels come before its pixels, unless those of the example do too."""
+    if channels_first(sample) and (example is None or not channels_first(example)):
+        raise DiagnosticsError(
+            f"it has shape {list(np.shape(sample))}, and channels come last, as in {_moved(np.shape(sample))}: give "
+            "np.moveaxis(images, -3, -1), or images.movedim(-3, -1) of a tensor."
+        )
+
+
+def channels_first(sample: Any) -> bool:
+    """Whether it can only be [..., channel, y, x]."""
+    shape = tuple(np.shape(sample))
+    return len(shape) in (3, 4) and shape[-3] in COLOURS and min(shape[-2:]) > max(COLOURS) + 1
+
+
+def _moved(shape: tuple[int, ...]) -> list[int]:
+    return [*shape[:-3], *shape[-2:], shape[-3]]
+
+
+def _listed(encoder: Encoder, samples: Any) -> Any:
+    """The samples as something with a length whose items are samples; raises for a single sample and another modality."""
+    if isinstance(samples, (str, os.PathLike)) or hasattr(samples, "getbands"):
+        raise DiagnosticsError(
+            f"{encoder.name}.transform was given a single {type(samples).__name__}: give a list of samples."
+        )
+    check_modality(encoder, samples)
+    if hasattr(samples, "to_numpy"):  # a table's rows, where its items would be columns
+        samples = samples.to_numpy()
+    elif not (hasattr(samples, "__len__") and hasattr(samples, "__getitem__")):
+        samples = list(samples)
+    if _is_one(samples, np.asarray(encoder.example())):
+        raise DiagnosticsError(
+            f"{encoder.name}.transform was given {_shown(samples)}, which is one sample: give [sample, ...], or a list of samples."
+        )
+    return samples
+
+
+def _is_one(samples: Any, example: np.ndarray) -> bool:
+    """Whether an array is a sample where several are wanted: an image in colour would pass for as many grey ones as it has rows."""
+    shape = tuple(getattr(samples, "shape", ()))
+    if not shape or example.ndim == 0 or np.asarray(samples).dtype.kind not in "biuf":
+        return False
+    # With its channels first it would pass for three grey ones; one grey image in an axis of its own is a list of one.
+    colours = channels_first(samples) and shape[0] > 1 and not channels_first(example)
+    return len(shape) == 1 or (len(shape) == example.ndim and (shape[-1] == example.shape[-1] or colours))
+
+
+def _checked(encoder: Encoder, samples: Any, index: int) -> np.ndarray:
+    """A sample as an array that may be written to; raises where it is of no shape or type that the modality has."""
+    axes, example = AXES[encoder.modality], np.asarray(encoder.example())
+    try:
+        raw = samples[index]
+        sample = np.asarray(to_pixels(raw, example.ndim == 2) if encoder.modality == "image" else raw)
+    except DiagnosticsError:
+        raise
+    except Exception as error:
+        raise DiagnosticsError(f"Sample {index} for {encoder.name} cannot be read ({describe(error)}).") from error
+    if encoder.modality == "text":
+        fits = sample.ndim == 0 and isinstance(sample.item(), str)
+    else:
+        fits = sample.ndim in {axis.count(",") + 1 for axis in axes} and sample.dtype.kind in "biuf"
+        # Fractions read as bytes are black: an encoder that takes fractions has an example of them.
+        fits = fits and (sample.dtype.kind == "f") <= (example.dtype.kind == "f")
+    if encoder.modality in ("image", "video"):
+        try:
+            check_channels_last(sample, example)
+        except DiagnosticsError as error:
+            raise DiagnosticsError(f"Sample {index} does not fit {encoder.name}: {error}") from error
+    if not fits:
+        like = f"{' or '.join(axes)}, as its example {_shown(example)}" if axes else "a string each"
+        raise DiagnosticsError(
+            f"{encoder.name} reads {encoder.modality} samples ({like}), and sample {index} is {_shown(sample)}: give samples as "
+            "the run's dataset holds them."
+        )
+    # Torch warns of arrays that cannot be written to.
+    return sample if sample.flags.writeable else sample.copy()
+
+
+def _shown(sample: Any) -> str:
+    array = np.asarray(sample)
+    if array.dtype.kind in "USO" and array.ndim == 0:
+        return f"a {type(array.item()).__name__}"
+    return f"{array.dtype} of shape {array.shape}"
+
+
+def _shown_shapes(prepared: Any) -> str:
+    return " and ".join(str(list(np.shape(value))) for value in by_name(prepared).values())
+
+
+def _batch(encoder: Encoder, samples: Sequence[np.ndarray], start: int, pinned: str) -> Any:
+    """Preprocessed and collated samples; `start` is the place of the first among all, `pinned` the shapes that they must have."""
+    prepared: list[Any] = []
+    for index, sample in enumerate(samples, start):
+        try:
+            prepared.append(encoder.preprocess(sample))
+        except DiagnosticsError as error:
+            raise DiagnosticsError(f"Sample {index} does not fit {encoder.name}: {error}") from error
+        except Exception as error:
+            raise DiagnosticsError(
+                f"Sample {index} ({_shown(sample)}) cannot be prepared for {encoder.name}: {describe(error)}"
+            ) from error
+        if pinned and (here := _shown_shapes(prepared[-1])) != pinned:
+            remedy = "make it with size=, which brings images to one size, or " if encoder.modality == "image" else ""
+            raise DiagnosticsError(
+                f"Sample {index} ({_shown(sample)}) is prepared to shape {here}, and {encoder.name} was made for {pinned}, so its "
+                f"features would be others: {remedy}read samples of this size apart, with encoder.sized_for(sample)."
+            )
+    try:
+        return default_collate(prepared)
+    except (RuntimeError, TypeError) as error:
+        shapes = " and ".join(dict.fromkeys(str(sample.shape) for sample in samples))
+        raise DiagnosticsError(
+            f"Samples {start} to {start + len(samples) - 1}, of shape {shapes}, do not form a batch for {encoder.name}: give "
+            "samples of one size in a call, or batch_size=1."
+        ) from error
+
+
+def _pooling(encoder: Encoder, batch: Any, poolings: Sequence[str]) -> Callable[[Tap, Tensor], Tensor]:
+    """What makes float32 [sample, pooling, feature] of a batch's tokens."""
+
+    def pooled(tap: Tap, tokens: Tensor) -> Tensor:
+        valid = encoder.valid(batch, tap)
+        return pool(tap, tokens, poolings, None if valid is None else valid.to(tokens.device))
+
+    return pooled
+
+
+def _grid_tokens(tap: Tap, tokens: Tensor) -> Tensor:
+    """float32 [sample, grid token, feature], a copy: a later operation may overwrite the tokens."""
+    return tokens[:, tap.grid.prefix :].to(torch.float32, copy=True)
+
+
+def _read(encoder: Encoder, batch: Any, tap: Tap, reduce: Callable[[Tap, Tensor], Tensor], rows: range) -> Tensor:
+    """What `reduce` makes of a batch's tokens at a tap, from one pass."""
+    try:
+        values = encoder.capture(batch, [tap.name], reduce)[tap.name]
+    except DiagnosticsError:
+        raise
+    except Exception as error:
+        raise DiagnosticsError(
+            f"{encoder.name} fails on the batch from sample {rows.start} on: {describe(error)}"
+        ) from error
+    if len(values) != len(rows):
+        raise DiagnosticsError(f"Tap {tap.name} of {encoder.name} gives {len(values)} rows for {len(rows)} samples.")
+    finite = values.isfinite().flatten(1).all(1)
+    if not bool(finite.all()):
+        raise DiagnosticsError(
+            f"{encoder.name} gives NaN or infinity at tap {tap.name} for sample {rows[int(finite.int().argmin())]}: look at that "
+            "sample, which may be empty, or at the precision the model runs in."
+        )
+    return values

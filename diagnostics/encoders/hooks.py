@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from diagnostics.encoders.computing import whole
+from diagnostics.encoders.devices import whole
 from diagnostics.encoders.encoder import Reduce
 from diagnostics.encoders.taps import Site, Tap
 from diagnostics.errors import DiagnosticsError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -12,17 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from diagnostics.encoders.attention import read_attention
-from diagnostics.encoders.batches import by_name, to_device
-from diagnostics.encoders.digests import digest_of, state_tensors
-from diagnostics.encoders.discovery import Discovered, discover, extents_of
+from diagnostics.encoders.attention.capture import read_attention
 from diagnostics.encoders.encoder import Captured, Encoder, Reduce, keep
-from diagnostics.encoders.evaluating import device_of, evaluating, placed, seeded, wanting_gradients
-from diagnostics.encoders.hidden_weights import HiddenReads
 from diagnostics.encoders.hooks import captured_at
-from diagnostics.encoders.perturbation import floating_in, replaced
-from diagnostics.encoders.redraw import copied, note_of, permute, redraw, redrawn
+from diagnostics.encoders.modes import device_of, evaluating, placed, seeded, wanting_gradients
+from diagnostics.encoders.places import Discovered, discover, extents_of
+from diagnostics.encoders.places.perturb import floating_in, replaced
+from diagnostics.encoders.redraw import HiddenReads, copied, note_of, permute, redraw, redrawn
 from diagnostics.encoders.taps import Grid, Tap
+from diagnostics.encoders.tensors import by_name, digest_of, state_tensors, to_device
 from diagnostics.errors import DiagnosticsError, explaining, unknown
 from diagnostics.vocabulary import Modality
 
@@ -166,8 +165,17 @@ class TorchEncoder(Encoder):
     configuration: str
     left_out: Mapping[str, str]
     """Modules where discovery placed no tap, and the reason."""
+    skeleton: str = ""
+    """A name that builds the same architecture, preprocessing and taps, with whatever weights; "" means `spec`."""
+    files: tuple[Path, ...] = ()
+    """Small data files (.json, .txt, .model) in the folder that `skeleton` names and that building it reads. A saved encoder
+    contains them, so that loading it does not need the folder."""
+    redrawn: float = 1.0
+    """Of a control encoder: the share of the encoder's weights that differ in it."""
+    note: str = ""
+    """Of a control encoder, for reports: which weights do not differ."""
     cut: str = ""
-    """Name of the tap at which its forward pass ends, where it was cut (see `diagnostics.encoders.cut`)."""
+    """Name of the tap at which its forward pass ends, where it was cut (see `diagnostics.encoders.saved.cut`)."""
     absent: tuple[str, ...] = ()
     """Names of the modules that were removed when it was cut, since none of them runs before that tap."""
 

@@ -25,7 +25,7 @@ from diagnostics.measures.statistics import Losses
 from diagnostics.measures.tap_choice import FEWEST, TapChoice, choose_tap
 from diagnostics.measures.validation import bare, misfit, plain
 from diagnostics.progress import Progress, Watch, silent
-from diagnostics.vocabulary import DENSE, Family
+from diagnostics.vocabulary import BY_PLACE, Family
 
 
 @dataclass
@@ -116,9 +116,7 @@ def _completed(
         attribute.SOURCE: measure.source,
         **measure.declaration(target),
     }
-    if not measure.pairwise and (
-        measure.needs == "tokens" or (target is not None and target.kind in (*DENSE, "masks"))
-    ):
+    if not measure.pairwise and (measure.needs == "tokens" or (target is not None and target.kind in BY_PLACE)):
         attrs[attribute.TOKEN_SAMPLES] = activations.token_samples
     result = bare(result)
     if "tap" in result.coords and "depth" not in result.coords and not measure.pairwise:

@@ -3,13 +3,17 @@
 Measures state most of them; `apply` adds those of the selection and of the target; profiles, pages and comparisons read them.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
 from diagnostics.measures.statistics import Interval, Losses
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 # What a measure states of how it computed.
 FUNCTIONAL = "functional"

@@ -7,8 +7,8 @@ No-break spaces hold together what a line must not break (`numbers.unbroken`); t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 
@@ -374,6 +374,35 @@ class Page:
 def filled(*parts: T | None) -> tuple[T, ...]:
     """The blocks, or the sections, that hold anything."""
     return tuple(part for part in parts if part)
+
+
+_PARTS: dict[str, Any] = {
+    part.__name__: part
+    for part in (
+        Page, Section, Sentence, Notes, Note, Findings, Finding, Table, Column, Row, Number, Link, Details, Interval, Verdict
+    )
+}  # fmt: skip
+
+
+def page_values(part: Any) -> Any:
+    """A page, or a part of one, as JSON values without its figures and their legends."""
+    if isinstance(part, Verdict):
+        return {"is": "Verdict", "value": str(part)}
+    if is_dataclass(part):
+        values = {each.name: page_values(getattr(part, each.name)) for each in fields(part)}
+        return {"is": type(part).__name__, **values}
+    if isinstance(part, tuple):
+        return [page_values(each) for each in part if not isinstance(each, (*get_args(Figure), Legend, MapLegend))]
+    return part
+
+
+def page_of(values: Any) -> Any:
+    """The page, or the part of one, that `page_values` gave."""
+    if isinstance(values, list):
+        return tuple(page_of(each) for each in values)
+    if isinstance(values, dict):
+        return _PARTS[values["is"]](**{name: page_of(each) for name, each in values.items() if name != "is"})
+    return values
 
 
 def left_out_section(reasons: Mapping[str, str]) -> Section:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import shlex
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,7 +10,6 @@ import numpy as np
 
 from diagnostics.errors import enumerated
 from diagnostics.measures.verdict import Verdict
-from diagnostics.progress import size
 from diagnostics.report.numbers import format_interval, format_number, unbroken
 from diagnostics.report.page import (
     Block,
@@ -21,8 +18,6 @@ from diagnostics.report.page import (
     Findings,
     Legend,
     MapLegend,
-    Note,
-    Notes,
     Number,
     Row,
     ScoreMap,
@@ -282,26 +277,7 @@ def legend(profiles: Sequence[Profile]) -> str:
     return f"{marks}. Layers were chosen without test{f' (on {chosen})' if chosen else ''}; scores are read on test; {INTERVALS}."
 
 
-def closing_blocks(run: Run) -> tuple[Block, ...]:
-    """Where the features, the report and the rest are."""
-    tokens, whole = run.disk_use
-    path = shlex.quote(str(run.path))
-    read = list(first_probes(run.profiles()).values())
-    targets = [profile for profile in read if profile.chosen_tap]
-    target = next((p.target for p in sorted(targets, key=lambda p: p.readability == "at chance")), None)
-    open_run = f"dx.open_run({json.dumps(str(run.path), ensure_ascii=False)})"
-    lines = {
-        "features": f"{open_run}.features(target={json.dumps(target, ensure_ascii=False)})" if target else "",
-        "report": f"diagnostics open {path}",
-        "why": f"diagnostics show {path} --full",
-        "disk": f"{size(tokens)} of {size(whole)} are tokens: {unbroken(f'diagnostics clean --tokens {path}')}"
-        if tokens
-        else size(whole),
-    }
-    return (
-        Notes(
-            tuple(Note(unbroken(text) if name != "disk" else text, name) for name, text in lines.items() if text),
-            "quiet",
-            lead="  ",
-        ),
-    )
+def example_target(profiles: Sequence[Profile]) -> str | None:
+    """The target that an example of reading features names: the first with a tap to use, of those that some tap reads if there are."""
+    targets = [profile for profile in first_probes(profiles).values() if profile.chosen_tap]
+    return next((p.target for p in sorted(targets, key=lambda p: p.readability == "at chance")), None)

@@ -17,8 +17,7 @@ from diagnostics.datasets.dataset import Dataset, padded
 from diagnostics.datasets.samples import LazySamples
 from diagnostics.datasets.splits import complete_splits
 from diagnostics.datasets.target import Target
-from diagnostics.encoders.fitting import channels_first
-from diagnostics.encoders.transform import AXES
+from diagnostics.encoders.encoder import AXES, channels_first
 from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.vocabulary import Modality
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 
+import numpy as np
+
 from diagnostics.activations.plan import ARRAY_BYTES, WANTED, Plan, plan
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.encoder import Encoder
@@ -12,7 +14,7 @@ from diagnostics.measures.base import Measure
 from diagnostics.progress import Cost
 from diagnostics.report.html import PAGE_BYTES
 from diagnostics.runs.controls import kinds as control
-from diagnostics.runs.request import Request
+from diagnostics.runs.setup import Setup
 
 # As measured: files of the result of a probe, beside what it has of every unit and tap, and of another measure.
 PROBE_BYTES, RESULT_BYTES = 16_000, 8_000
@@ -22,28 +24,26 @@ ID_BYTES = 25
 """Id, group and split of a sample, about."""
 
 
-def cost_of(
-    request: Request, planned: Plan, controls: Mapping[str, bool], *, seconds: float, again: int, report: bool
-) -> Cost:
+def cost_of(setup: Setup, planned: Plan, controls: Mapping[str, bool], *, seconds: float, again: int) -> Cost:
     """The cost of extracting the encoder, planned so, and its controls, and of measuring them.
 
     `controls` says of each whether it keeps tokens, `seconds` is what a sample takes, `again` how many samples' tokens were removed and are extracted anew: nothing else is
     then written. Results and what shrinks on disk (maps of classes) are estimated; the rest is known to the byte.
     """
-    encoder, dataset = request.encoder, request.dataset
+    encoder, dataset = setup.encoder, setup.dataset
     controls = {name: tokens for name, tokens in controls.items() if tokens or not again}
     weights = [name for name in controls if _has_weights(name, encoder)]
-    inputs = {name: _planned(name, request, planned) for name in controls if name in control.INPUTS}
+    inputs = {name: _planned(name, setup, planned) for name in controls if name in control.INPUTS}
     plans = {name: other for name, other in (inputs | dict.fromkeys(weights, planned)).items() if other is not None}
     stores = [planned, *(other if controls[name] else other.without_tokens for name, other in plans.items())]
     token_bytes, alike = sum(each.token_bytes for each in stores), 1 + len(weights)
     written = sum(each.bytes + _sample_bytes(dataset, planned) for each in stores)
-    written += _result_bytes(request, controls) + PAGE_BYTES * report
+    written += _result_bytes(setup, controls) + PAGE_BYTES * setup.request.report
     enough = planned.token_samples >= min(WANTED, planned.samples)
     return Cost(
         encoder.name, dataset.name, planned.samples, len(planned.taps), token_bytes if again else written, token_bytes,
-        planned.token_samples, alike * seconds * (again or planned.samples), alike, str(request.out),
-        0 if enough else WANTED * planned.token_bytes_per_sample, again, tuple(request.unprobeable.values()),
+        planned.token_samples, alike * seconds * (again or planned.samples), alike, str(setup.out),
+        0 if enough else WANTED * planned.token_bytes_per_sample, again, tuple(setup.unprobeable.values()),
     )  # fmt: skip
 
 
@@ -53,13 +53,15 @@ def _has_weights(name: str, encoder: Encoder) -> bool:
     return bool(method) and getattr(type(encoder), method) is not getattr(Encoder, method)
 
 
-def _planned(name: str, request: Request, planned: Plan) -> Plan | None:
+def _planned(name: str, setup: Setup, planned: Plan) -> Plan | None:
     """The plan of a control without the encoder; None for one that cannot be made."""
     try:
-        like, taps = control.planned_taps(name, request.encoder, request.dataset)
+        like, taps = control.planned_taps(name, setup.encoder, setup.dataset)
     except Exception:  # then it is left out with the reason when its turn comes
         return None
-    return plan(like, taps, planned.samples, request.token_budget, request.precision, with_tokens=planned.token_samples)
+    return plan(
+        like, taps, planned.samples, setup.token_budget, setup.request.precision, with_tokens=planned.token_samples
+    )
 
 
 def _sample_bytes(dataset: Dataset, planned: Plan) -> int:
@@ -67,24 +69,25 @@ def _sample_bytes(dataset: Dataset, planned: Plan) -> int:
     grids = {tap.grid.shape for tap in planned.taps if tap.grid.tokens > 1}
     targets = 0
     for target in dataset.targets.values():
+        first = np.asarray(target.values[0])
         if not target.dense:
-            targets += target.values.nbytes + (0 if target.naive is None else target.naive.nbytes)
-        elif target.values.dtype.kind == "f":
-            of_each = sum(math.prod(grid) for grid in grids if len(grid) == target.values.ndim - 1)
-            targets += len(dataset) * of_each * target.values.itemsize
+            targets += len(dataset) * first.nbytes + (0 if target.naive is None else target.naive.nbytes)
+        elif first.dtype.kind == "f":
+            of_each = sum(math.prod(grid) for grid in grids if len(grid) == first.ndim)
+            targets += len(dataset) * of_each * first.itemsize
     return targets + ID_BYTES * len(dataset) + ARRAY_BYTES * (3 + len(dataset.targets))
 
 
-def _result_bytes(request: Request, controls: Collection[str]) -> int:
+def _result_bytes(setup: Setup, controls: Collection[str]) -> int:
     """Of the results of all measures on the encoder and on its controls."""
-    units = sum((request.dataset.split == part).sum() for part in ("val", "test"))
-    probes = sum(_targets_read(measure, request.dataset) for measure in request.measures)
-    others = [measure for measure in request.measures if not measure.kinds]
-    weights = sum(_has_weights(name, request.encoder) for name in controls)
-    weights *= request.control_measures == "all"
+    units = sum((setup.dataset.split == part).sum() for part in ("val", "test"))
+    probes = sum(_targets_read(measure, setup.dataset) for measure in setup.measures)
+    others = [measure for measure in setup.measures if not measure.kinds]
+    weights = sum(_has_weights(name, setup.encoder) for name in controls)
+    weights *= setup.request.control_measures == "all"
     measured = len(others) + weights * sum(not measure.pairwise for measure in others)
-    shuffled = bool(request.draws)
-    of_probe = PROBE_BYTES + UNIT_BYTES * len(request.taps) * int(units)
+    shuffled = bool(setup.draws)
+    of_probe = PROBE_BYTES + UNIT_BYTES * len(setup.taps) * int(units)
     return probes * (1 + len(controls) + shuffled) * of_probe + measured * RESULT_BYTES
 
 

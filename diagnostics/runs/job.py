@@ -20,13 +20,13 @@ from diagnostics.activations.observe import observe
 from diagnostics.activations.plan import Precision, plan
 from diagnostics.activations.repeating import find_difference
 from diagnostics.activations.replacing import beside, listed, recover, remove, replace
-from diagnostics.activations.results import CONTROLS, ENCODER, Omission, merge_results, open_results, read_index
+from diagnostics.activations.results import CONTROLS, ENCODER, Omission, merge_results, read_index, read_results
 from diagnostics.activations.store import Store, is_run
+from diagnostics.encoders.attention.kernels import attention_in, explain_attention
 from diagnostics.encoders.bare_module import Numbers
-from diagnostics.encoders.computing import computing
+from diagnostics.encoders.devices import computing
 from diagnostics.encoders.encoder import Encoder
-from diagnostics.encoders.evaluating import random_kept
-from diagnostics.encoders.kernels import attention_in, explain_attention
+from diagnostics.encoders.modes import random_kept
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, StorageError, describe, explaining
 from diagnostics.measures import result as attribute
@@ -43,20 +43,20 @@ from diagnostics.runs.provenance import Call, Provenance
 from diagnostics.runs.redraws import add_redraws
 from diagnostics.runs.request import Request
 from diagnostics.runs.run import Run
+from diagnostics.runs.setup import Setup
 from diagnostics.runs.suites import read_tokens
 from diagnostics.vocabulary import ChooseOn, Compute, ControlMeasures, Kernel
 
 LOG = logging.getLogger("diagnostics")
 
 
-@random_kept()
 def run(
     encoder: str | Encoder | nn.Module,
     dataset: Data,
     *,
     out: str | Path | None = None,
     taps: str | Sequence[str] | None = None,
-    measures: str | Measure | Sequence[str | Measure] | None = None,
+    measures: str | Measure | Sequence[str | Measure] | None = "standard",
     controls: bool = True,
     control_draws: int = 1,
     control_measures: ControlMeasures = "probes",
@@ -100,6 +100,8 @@ def run(
         much the answer depends on the draw; the pass over the data is not repeated. Refused where the splits are given.
     redraw_controls: whether that is done for all controls and not for `raw_input` alone.
     device: `cuda` when there is one, else `cpu`. Device, batch size and workers never decide what is stored.
+    batch_size: samples per forward pass; 16 by default, 128 on a GPU.
+    workers: processes that load and preprocess samples; with 0 this one does.
     token_budget: room for the tokens of each encoder, with a unit, like "256MB" or "2GB", or 0; pooled activations are stored
         for all samples. By default none where no measure reads them, else those of 64 samples where 2 GB hold them, and never of
         fewer than 8; where a probe reads them (of a dense target), of what 256 MB hold if that is more.
@@ -113,6 +115,7 @@ def run(
     compute: what the forward pass computes in: `float32`, `tf32` (of a CUDA GPU) or `bf16` (autocast). It decides what is stored.
     attention: the kernel of torch's `scaled_dot_product_attention`: `auto`, or `flash`, `cudnn`, `efficient` or `math` and no other.
     seed: of the controls and of the bootstrap; the splits are the dataset's.
+    report: whether the report is written.
     fresh: whether the folder's results are replaced, and its activations where they are not those asked for now: the new run is made
         beside it and takes its place at the end.
     trust_code: whether a Python file that a saved encoder names is run to build it.
@@ -136,28 +139,29 @@ def run(
         at blocks.3); a kernel reads 0.91 of 0.94 from the output; blocks.1, blocks.2 and
         blocks.4 not shown to be worse.
     """
-    request = Request.of(
-        encoder, dataset, out=out, taps=taps, measures=measures, controls=controls, control_draws=control_draws,
-        control_measures=control_measures, redraws=redraws, redraw_controls=redraw_controls, device=device, batch_size=batch_size, workers=workers,
-        token_budget=token_budget, pooling=pooling, choose_on=choose_on, margin=margin, precision=precision, compute=compute,
-        attention=attention, seed=seed, fresh=fresh, trust_code=trust_code,
-        fed={"mean": mean, "std": std, "size": size},
-    )  # fmt: skip
-    with lock(request.folder), watching(watch) as shown:
-        folder = recover(request.folder)
-        if fresh:
+    given: dict[str, Any] = locals()
+    return perform(Request(**{name: value for name, value in given.items() if name != "watch"}), watch)
+
+
+@random_kept()
+def perform(request: Request, watch: Watch | None = None) -> Run:
+    """`run` of what is asked for."""
+    setup = Setup(request)
+    with lock(setup.folder), watching(watch) as shown:
+        folder = recover(setup.folder)
+        if request.fresh:
             listed(folder)
         else:
             remove(beside(folder))
-            _refuse_other_seed(folder, seed)
+            _refuse_other_seed(folder, request.seed)
         try:
-            _Job(request, folder, shown, report).do()
-            finished = Run(request.out)
-            finished.encoder = request.encoder
-            if report:
+            _Job(setup, folder, shown).do()
+            finished = Run(setup.out)
+            finished.encoder = setup.encoder
+            if request.report:
                 finished.report()
         except KeyboardInterrupt:
-            kept = f"what is done is kept in {request.out}"
+            kept = f"what is done is kept in {setup.out}"
             raise KeyboardInterrupt(f"Interrupted; {kept}: give the same command again to continue.") from None
     return finished
 
@@ -165,31 +169,32 @@ def run(
 class _Job:
     """The encoder and its controls through the same extraction and the same measures."""
 
-    def __init__(self, request: Request, folder: Folder, watch: Watch, report: bool) -> None:
-        self.request, self.folder, self.watch, self.report = request, folder, watch, report
+    def __init__(self, setup: Setup, folder: Folder, watch: Watch) -> None:
+        self.setup, self.request, self.folder, self.watch = setup, setup.request, folder, watch
         self.made_beside: list[Folder] = []
         """The places of stores that were made beside them."""
-        options = {"device": request.device, "batch_size": request.batch_size, "workers": request.workers}
-        asked = {**options, **{key: getattr(request, key) for key in ("compute", "attention", "choose_on")}}
-        self.call, self.started = Call.now(request.seed, asked), time.monotonic()
+        request = setup.request
+        options = {"device": setup.device, "batch_size": request.batch_size, "workers": request.workers}
+        asked = {"compute": request.compute, "attention": request.attention, "choose_on": setup.choose_on}
+        self.call, self.started = Call.now(request.seed, options | asked), time.monotonic()
         self.passes: dict[str, Any] = {**options, "watch": watch}
         """How passes over the dataset are made, for `extract` and `observe`."""
-        by_place = [m for m in request.measures if m.needs != "pooled"] if request.dataset.ragged else []
+        by_place = [m for m in setup.measures if m.needs != "pooled"] if setup.dataset.ragged else []
         self.by_place: Sequence[Measure] = by_place
         """Measures over tokens, left out where samples of unequal length have no common places."""
-        self.measures = [m for m in request.measures if m not in by_place]
+        self.measures = [m for m in setup.measures if m not in by_place]
         self.controls: dict[str, Callable[[], Encoder]] = {}
-        if request.draws:
-            self.controls = control.control_encoders(request.encoder, request.dataset, request.seed, request.draws)
+        if setup.draws:
+            self.controls = control.control_encoders(setup.encoder, setup.dataset, request.seed, setup.draws)
 
     def do(self) -> None:
         """The encoder, then each control, then the results of all in one move."""
-        request = self.request
+        request, setup = self.request, self.setup
         store = self._extract_encoder()
         targets = store.targets()
-        readable = {name: target for name, target in targets.items() if name not in request.unprobeable}
-        name, seed = request.encoder.name, request.seed
-        main = measure_all(self.measures, store, readable, seed, asked=request.named, what=name, watch=self.watch)
+        readable = {name: target for name, target in targets.items() if name not in setup.unprobeable}
+        name, seed = setup.encoder.name, request.seed
+        main = measure_all(self.measures, store, readable, seed, asked=setup.named, what=name, watch=self.watch)
         measure_nonlinear(main, store, readable, seed, name, self.watch)
         for result in main.results.values() if request.margin is not None else ():
             result.attrs[attribute.MARGIN] = request.margin
@@ -204,9 +209,9 @@ class _Job:
                     measured[name] = of_control
             except _NoControlError as error:
                 omissions.append(Omission(str(error), control=name))
-        if request.draws:
+        if setup.draws:
             measured["shuffled_labels"] = self._measure_shuffled(store, readable)
-        skipped = {**main.skipped, **request.unusable}
+        skipped = {**main.skipped, **setup.unusable}
         omissions += [Omission(why, key, failed=key in main.failed) for key, why in skipped.items()]
         for name, of_control in measured.items():
             broken = [key for key in of_control.failed if key in main.results]
@@ -222,36 +227,36 @@ class _Job:
             replace(place)
 
     def _extract_encoder(self) -> Store:
-        request = self.request
+        request, setup = self.request, self.setup
         about = Provenance.of(
-            request.encoder, request.dataset, request.seed,
-            encoder_spec=request.encoder_spec, dataset_spec=request.dataset_spec,
+            setup.encoder, setup.dataset, request.seed,
+            encoder_spec=setup.encoder_spec, dataset_spec=setup.dataset_spec,
         ).to_attrs()  # fmt: skip
-        store = self._extract(request.encoder, self.folder, request.taps, about, self.measures, announced=True)
+        store = self._extract(setup.encoder, self.folder, setup.taps, about, self.measures, announced=True)
         self.folder = store.folder
         # Before any of them is there: what is not listed is never removed.
         store.set_attrs(
             seed=request.seed, **{CONTROLS: [*dict.fromkeys([*store.attrs.get(CONTROLS, ()), *self.controls])]}
         )
-        self._observe(request.encoder, store, self.measures)
+        self._observe(setup.encoder, store, self.measures)
         return store
 
     def _state_skipped(self, main: Measured, targets: Mapping[str, StoredTarget]) -> None:
         """Adds the reasons for what was not tried: measures over tokens of ragged samples, and targets without a probe."""
-        unequal = f"{self.request.dataset.name} holds samples of unequal length, whose tokens have no common places"
+        unequal = f"{self.setup.dataset.name} holds samples of unequal length, whose tokens have no common places"
         main.skipped.update({measure.name: unequal for measure in self.by_place})
         for measure in self.measures:
-            for name, why in self.request.unprobeable.items():
+            for name, why in self.setup.unprobeable.items():
                 # One that fails to say so is left out already.
                 if measure.kinds and measure.name not in main.failed and measure.reads(targets[name]):
                     main.skipped[f"{measure.name}/{name}"] = why
 
     def _refuse_nothing(self, main: Measured) -> None:
         """Raises where measures were named and none of them gives anything."""
-        if not self.request.named or main.results:
+        if not self.setup.named or main.results:
             return
-        nothing = f"gives nothing for {self.request.encoder.name} on {self.request.dataset.name}"
-        missing = [f"{name} {nothing}: {_reasons(main, name)}" for name in sorted(self.request.named)]
+        nothing = f"gives nothing for {self.setup.encoder.name} on {self.setup.dataset.name}"
+        missing = [f"{name} {nothing}: {_reasons(main, name)}" for name in sorted(self.setup.named)]
         raise DiagnosticsError(" ".join(missing))
 
     def _measures_of(self, control_name: str) -> list[Measure]:
@@ -264,14 +269,14 @@ class _Job:
 
         Raises _NoControlError, with the reason, where it cannot be made or extracted, StorageError where the disk fails.
         """
-        request, has_weights = self.request, control.control_of(name) in control.WEIGHTS
+        request, setup, has_weights = self.request, self.setup, control.control_of(name) in control.WEIGHTS
         measures = self._measures_of(name)
         if not measures:
             return None
         try:
             encoder = self.controls[name]()
-            encoder = encoder if has_weights else encoder.sized_for(request.dataset[0])
-            taps = request.taps if has_weights else encoder.taps
+            encoder = encoder if has_weights else encoder.sized_for(setup.dataset[0])
+            taps = setup.taps if has_weights else encoder.taps
             # Test units can only be paired where the same samples keep their tokens.
             stored = self._extract(
                 encoder, self.folder.inside(f"{CONTROLS}/{name}"), taps, {}, measures, token_samples=store.plan.token_samples,
@@ -282,13 +287,13 @@ class _Job:
         except DiagnosticsError as error:
             raise _NoControlError(str(error)) from error
         except Exception as error:  # whatever a strange module does when it is copied or drawn afresh
-            raise _NoControlError(f"it cannot be made from {request.encoder.name}: {describe(error)}.") from error
+            raise _NoControlError(f"it cannot be made from {setup.encoder.name}: {describe(error)}.") from error
         if has_weights:
             self._observe(encoder, stored, measures)
         readable = {key: value for key, value in stored.targets().items() if key in targets}
         measured = measure_all(measures, stored, readable, request.seed, what=name, watch=self.watch)
         for result in measured.results.values() if has_weights else ():
-            result.attrs |= {"redrawn": encoder.redrawn, "note": encoder.note}
+            result.attrs |= {"redrawn": getattr(encoder, "redrawn", 1.0), "note": getattr(encoder, "note", "")}
         self._redraw(measured, stored, readable, name)
         return measured
 
@@ -303,11 +308,11 @@ class _Job:
 
     def _redraw(self, measured: Measured, store: Store, targets: Mapping[str, StoredTarget], of: str = "") -> None:
         """Adds the redraws of the split to the results of the encoder, or `of` a control, where they are asked for."""
-        request = self.request
+        request, setup = self.request, self.setup
         if request.redraws and (request.redraw_controls or of in ("", "raw_input")):
             add_redraws(
                 measured, self.measures, store, targets, request.redraws, request.seed,
-                what=of or request.encoder.name, watch=self.watch, shuffle=of == "shuffled_labels",
+                what=of or setup.encoder.name, watch=self.watch, shuffle=of == "shuffled_labels",
             )  # fmt: skip
 
     def _extract(
@@ -327,46 +332,46 @@ class _Job:
         Tokens are kept where `measures` read them. `computed`: whether it is a model, whose pass is
         computed as was asked for.
         """
-        request, samples = self.request, len(self.request.dataset)
+        request, setup, samples = self.request, self.setup, len(self.setup.dataset)
         # What controls without the encoder give has one token and one pooling.
-        poolings = [name for name in request.poolings or () if name in encoder.poolings] or None
-        with_tokens, probes = read_tokens(measures, request.dataset)
+        poolings = [name for name in setup.poolings or () if name in encoder.poolings] or None
+        with_tokens, probes = read_tokens(measures, setup.dataset)
         there = _store_at(place)
         # Who names a budget wants the encoder's, but for those that were removed since.
-        asked = announced and bool(request.token_budget) and not (there and there.complete)
+        asked = announced and bool(setup.token_budget) and not (there and there.complete)
         with_tokens = with_tokens or asked
-        rule = (encoder, taps, samples, request.token_budget, request.precision, poolings)
+        rule = (encoder, taps, samples, setup.token_budget, request.precision, poolings)
         planned = plan(*rule, token_samples, probes)
-        if there and there.plan.samples == samples and token_samples is None and request.token_budget is None:
+        if there and there.plan.samples == samples and token_samples is None and setup.token_budget is None:
             # An earlier call may have kept more, of which measures without a probe read as many.
             planned = plan(*rule, max(planned.token_samples, there.plan.token_samples))
 
         def before_first_byte(seconds: float, again: int) -> None:
             if announced:
                 measured = {name: self._measures_of(name) for name in self.controls}
-                read = {name: read_tokens(theirs, request.dataset)[0] for name, theirs in measured.items() if theirs}
+                read = {name: read_tokens(theirs, setup.dataset)[0] for name, theirs in measured.items() if theirs}
                 kept = planned if with_tokens else planned.without_tokens
-                cost = cost_of(request, kept, read, seconds=seconds, again=again, report=self.report)
+                cost = cost_of(setup, kept, read, seconds=seconds, again=again)
                 self.watch(cost)
                 check_room(place.path, cost.bytes)
 
         compute: Compute = request.compute if computed else "float32"
-        with encoder.on(request.device), computing(compute, request.device):
+        with encoder.on(setup.device), computing(compute, setup.device):
             if announced:
                 self._explain_attention(encoder, taps)
                 if request.fresh or not is_run(place):
                     refuse_other_folder(place)
                     with attention_in(request.attention):
-                        why = find_difference(encoder, request.dataset, taps, compute)
+                        why = find_difference(encoder, setup.dataset, taps, compute)
                     about = {**about, "repeatable": not why, "unrepeatable": why}
             with attention_in(request.attention if computed else "auto"):
                 store = extract(
-                    encoder, request.dataset, place, planned, about=about, fresh=request.fresh, with_tokens=with_tokens,
+                    encoder, setup.dataset, place, planned, about=about, fresh=request.fresh, with_tokens=with_tokens,
                     before_first_byte=before_first_byte, compute=compute, **self.passes,
                 )  # fmt: skip
         if store.path != place.path:
             self.made_beside.append(place)
-        store.device, store.choose_on = request.device, request.choose_on
+        store.device, store.choose_on = setup.device, setup.choose_on
         return store
 
     def _explain_attention(self, encoder: Encoder, taps: Sequence[Tap]) -> None:
@@ -383,20 +388,20 @@ class _Job:
             LOG.info("attention of %s: %s", encoder.name, ran)
 
     def _observe(self, encoder: Encoder, store: Store, measures: Sequence[Measure]) -> None:
-        request = self.request
+        request, setup = self.request, self.setup
         observations = [measure.observation for measure in measures if measure.observation is not None]
         with (
-            encoder.on(request.device),
-            computing(request.compute, request.device),
+            encoder.on(setup.device),
+            computing(request.compute, setup.device),
             attention_in(request.attention),
         ):
-            observe(encoder, request.dataset, store, observations, version=self.call.version, **self.passes)
+            observe(encoder, setup.dataset, store, observations, version=self.call.version, **self.passes)
 
     def _write(
         self, store: Store, main: Measured, measured: Mapping[str, Measured], omissions: Sequence[Omission]
     ) -> None:
         """Merges the results of this call with those that are there, with the margins over every control's."""
-        request = self.request
+        request, setup = self.request, self.setup
         asked = [measure.name for measure in (*self.measures, *self.by_place)]
         names = list(dict.fromkeys([*asked, *(key.partition("/")[0] for key in (*main.results, *main.skipped))]))
         controls = [*self.controls, *measured]
@@ -407,7 +412,7 @@ class _Job:
         call = dataclasses.replace(self.call, seconds=round(time.monotonic() - self.started, 1))
         merge_results(
             store, {ENCODER: main.results, **results}, omissions, call.to_attrs(),
-            measures=[*names, *request.unusable], pairwise={m.name for m in request.measures if m.pairwise},
+            measures=[*names, *setup.unusable], pairwise={m.name for m in setup.measures if m.pairwise},
             controls=controls, order=list(offered("measure")), fresh=request.fresh,
         )  # fmt: skip
 
@@ -418,9 +423,9 @@ class _Job:
         index = None if self.request.fresh else read_index(store)
         if index is None or not (kept := [name for name in index.controls if name not in controls]):
             return {}
-        tree = open_results(store)
+        results = read_results(store, index)
         keys = {name: [key for key in index.names(name) if key.partition("/")[0] in measures] for name in kept}
-        return {name: {key: tree[f"{CONTROLS}/{name}/{key}"].to_dataset() for key in keys[name]} for name in kept}
+        return {name: {key: results[name][key] for key in keys[name]} for name in kept}
 
 
 class _NoControlError(Exception):

@@ -103,10 +103,8 @@ class LayerProfiles:
                 f"log is a {type(log).__name__}: give an object with add_scalar(name, value, step), or a function of a dict."
             )
         self.every, self.log = every, log
-        self._request = InMemoryRequest.of(
-            "LayerProfiles", module, dataset, taps=taps, measures=measures, samples=samples, seed=seed,
-            fed={"mean": mean, "std": std, "size": size},
-        )  # fmt: skip
+        options: dict[str, Any] = {"taps": taps, "measures": measures, "samples": samples, "seed": seed}
+        self._request = InMemoryRequest("LayerProfiles", module, dataset, **options, mean=mean, std=std, size=size)
         self._measured: dict[int, xr.Dataset] = {}
         self._failed: dict[int, str] = {}
 

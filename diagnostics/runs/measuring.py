@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -12,11 +11,11 @@ from torch import nn
 
 from diagnostics.activations.fit import fit
 from diagnostics.activations.in_memory import read_into_memory
-from diagnostics.datasets.dataset import Dataset, unprobeable_targets
+from diagnostics.datasets.dataset import unprobeable_targets
 from diagnostics.datasets.subset import subset
 from diagnostics.encoders.bare_module import Numbers
 from diagnostics.encoders.encoder import Encoder
-from diagnostics.encoders.evaluating import device_of, random_kept
+from diagnostics.encoders.modes import device_of, random_kept
 from diagnostics.encoders.taps import Tap
 from diagnostics.encoders.torch_encoder import TorchEncoder
 from diagnostics.errors import DiagnosticsError
@@ -24,7 +23,7 @@ from diagnostics.measures import result as attribute
 from diagnostics.measures.apply import measure_all
 from diagnostics.measures.base import Measure
 from diagnostics.runs.given import Data, given
-from diagnostics.runs.request import chosen_taps, listed
+from diagnostics.runs.setup import chosen_taps, listed
 from diagnostics.runs.suites import chosen_measures, read_tokens
 
 MEASURES = ("linear_probe", "rankme")
@@ -86,29 +85,18 @@ def measure(
         >>> print(column["chosen_tap"].item(), table.attrs["output_tap"])
         blocks.3 norm
     """
-    return InMemoryRequest.of(
-        "measure", encoder, dataset, taps=taps, measures=measures, samples=samples, seed=seed,
-        fed={"mean": mean, "std": std, "size": size},
-    ).measured()  # fmt: skip
+    return InMemoryRequest("measure", **locals()).measured()
 
 
-@dataclass(frozen=True)
 class InMemoryRequest:
-    """The validated arguments of `measure`, which can be measured again when the weights have changed."""
+    """The checked arguments of `measure`, which can be measured again when the weights have changed.
 
-    encoder: Encoder
-    dataset: Dataset
-    """The subset that is read."""
-    taps: Sequence[Tap]
-    measures: Sequence[Measure]
-    left_out: Mapping[str, str]
-    """Measures of a suite that cannot be done here, and why."""
-    unprobeable: Mapping[str, str]
-    seed: int
+    `dataset` is the subset that is read, and `left_out` says why measures of a suite cannot be done here. Raises DiagnosticsError
+    for what cannot be.
+    """
 
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         caller: str,
         encoder: str | Encoder | nn.Module,
         dataset: Data,
@@ -117,24 +105,24 @@ class InMemoryRequest:
         measures: str | Measure | Sequence[str | Measure],
         samples: int,
         seed: int,
-        fed: Mapping[str, Any],
-    ) -> Self:
-        """Raises DiagnosticsError for what cannot be."""
+        **fed: Any,
+    ) -> None:
         if seed < 0:
             raise DiagnosticsError(f"Seed {seed} is below 0: give 0 or more.")
         asked = ([measures] if isinstance(measures, Measure) else listed(measures)) or []
-        chosen, left_out = chosen_measures(asked)
+        chosen, self.left_out = chosen_measures(asked)
         for each in chosen:
             if why := _needs_a_run(each):
-                left_out[each.name] = why
+                self.left_out[each.name] = why
                 if each in asked or each.name in asked:
                     raise DiagnosticsError(f"{each.name} {why}: diagnostics.run(..., measures=[{each.name!r}]).")
         with random_kept():
             model, data = given(caller, encoder, dataset, fed)
-            model = fit(model, data)
-        few = subset(data, samples, seed)
-        able = [each for each in chosen if each.name not in left_out]
-        return cls(model, few, chosen_taps(model, listed(taps)), able, left_out, unprobeable_targets(few), seed)
+            self.encoder = fit(model, data)
+        self.dataset, self.seed = subset(data, samples, seed), seed
+        self.measures = [each for each in chosen if each.name not in self.left_out]
+        self.taps = chosen_taps(self.encoder, listed(taps))
+        self.unprobeable = unprobeable_targets(self.dataset)
 
     @random_kept()
     def measured(self) -> xr.Dataset:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 
+from diagnostics.activations.replacing import REPORT
 from diagnostics.measures.result import FUNCTIONAL
 from diagnostics.progress import duration
 from diagnostics.report.numbers import SIGNIFICANT, format_compact, format_number, unbroken
@@ -33,10 +34,11 @@ from diagnostics.report.page import (
     left_out_section,
 )
 from diagnostics.runs import captions
-from diagnostics.runs.answer import answer, answer_blocks, brief_cautions, closing_blocks, legend, legend_of, overview
+from diagnostics.runs.answer import answer, answer_blocks, brief_cautions, example_target, legend, legend_of, overview
 from diagnostics.runs.controls import kinds as control
 from diagnostics.runs.details import details
 from diagnostics.runs.nonlinear import without_nonlinear
+from diagnostics.runs.page_store import store_page, with_folder
 from diagnostics.runs.profile import Profile
 from diagnostics.runs.tap_map import map_captions, map_figure
 
@@ -95,6 +97,25 @@ ABOUT_DASH = (
 
 def run_page(run: Run) -> Page:
     """The findings of a run."""
+    return with_folder(_findings(run), run.path, run.disk_use, *_example_and_omissions(run))
+
+
+def write_report(run: Run, path: Path | None) -> Path:
+    """Writes the findings as one HTML file; where none is named, into the run, which keeps them for `show` too."""
+    from diagnostics.report.html import write_page
+
+    page = _findings(run)
+    if path is None:
+        store_page(run, page, *_example_and_omissions(run))
+    return write_page(page, path or run.path / REPORT)
+
+
+def _example_and_omissions(run: Run) -> tuple[str | None, int]:
+    return example_target(run.profiles()), len(run.skipped) - len(run.failed)
+
+
+def _findings(run: Run) -> Page:
+    """What depends on the results alone."""
     profiles, maps = run.profiles(), run.similarity()
     # The sections of profiles are numbered as they stand in the run.
     probes = [(f"s{i}", p) for i, p in enumerate(profiles) if p.is_probe and p.target]
@@ -120,7 +141,6 @@ def run_page(run: Run) -> Page:
             *_families(profiles, maps),
         ),
         provenance=tuple(_provenance(run)),
-        closing=closing_blocks(run),
     )
 
 
@@ -331,11 +351,8 @@ def _described(
 
 
 def _left_out(run: Run) -> Section:
-    """All that is left out in full; in brief what failed, and how much else."""
+    """All that is left out in full; in brief what failed."""
     section = left_out_section(run.skipped)
-    others = len(run.skipped) - len(run.failed)
-    why = unbroken(f"diagnostics show {shlex.quote(str(run.path))} --full")
-    count = f"{others} result{'s are' if others > 1 else ' is'} left out: {why} says why." if others else ""
     return replace(
         section,
         blocks=filled(
@@ -345,7 +362,6 @@ def _left_out(run: Run) -> Section:
                 lead="left out: ",
                 only="brief",
             ),
-            Sentence(count, "quiet", only="brief"),
         ),
     )
 

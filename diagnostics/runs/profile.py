@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -99,7 +100,7 @@ class Profile:
         """`measure/target`, or the measure alone."""
         return f"{self.measure}/{self.target}" if self.target else self.measure
 
-    @property
+    @cached_property
     def taps(self) -> list[str]:
         """Tap names in order of execution."""
         return [str(tap) for tap in self.data["tap"].values]
@@ -120,19 +121,20 @@ class Profile:
         probe = "" if self.measure == "linear_probe" or not self.target else f"{unbroken(self.measure)} "
         return f"{unbroken(self.target or self.measure)} ({probe}{self.data.attrs['score_name']})"
 
-    @property
+    @cached_property
     def lines(self) -> dict[str, np.ndarray]:
         """Reference lines: name -> [tap], as `uniform` for what uniform attention would give."""
-        lines = {name: data.values for name, data in self._variables().items() if name.startswith("line_")}
+        lines = {name: data.values for name, data in self._variables.items() if name.startswith("line_")}
         return {name.removeprefix("line_").replace("_", " "): values for name, values in lines.items()}
 
     @property
     def beside(self) -> dict[str, np.ndarray]:
         """Numbers beside the score, name -> [tap]."""
-        numeric = {name: data.values for name, data in self._variables().items() if data.dtype.kind in "fiu"}
+        numeric = {name: data.values for name, data in self._variables.items() if data.dtype.kind in "fiu"}
         known = ("score", "low", "high", "val_score")
         return {name: v for name, v in numeric.items() if name not in known and not name.startswith("line_")}
 
+    @cached_property
     def _variables(self) -> dict[str, xr.DataArray]:
         return {str(name): data for name, data in self.data.data_vars.items() if data.dims == ("tap",)}
 
@@ -146,7 +148,7 @@ class Profile:
         """The tap to use, chosen without test; None where no tap is chosen."""
         return self.data.attrs.get(attribute.CHOSEN_TAP)
 
-    @property
+    @cached_property
     def score(self) -> Interval | None:
         """The chosen tap's score on test."""
         return self.at(self.chosen_tap) if self.chosen_tap else None
@@ -168,7 +170,7 @@ class Profile:
         """The best tap other than the output, chosen without test; None where there is none."""
         return self.data.attrs.get(attribute.BEST_TAP)
 
-    @property
+    @cached_property
     def best(self) -> Interval | None:
         """The best tap's score on test."""
         return self.at(self.best_tap) if self.best_tap else None
@@ -178,24 +180,24 @@ class Profile:
         """The tap that the encoder's makers hand to users."""
         return self.data.attrs["output_tap"]
 
-    @property
+    @cached_property
     def output(self) -> Interval:
         """The output tap's value."""
         return self.at(self.output_tap)
 
     def at(self, tap: str) -> Interval:
         """The value at one of the taps."""
-        row = self.data.sel(tap=tap)
-        return Interval(*(float(row[key]) for key in ("score", "low", "high")))
+        at = self.taps.index(tap)
+        return Interval(*(float(self._variables[key].values[at]) for key in ("score", "low", "high")))
 
-    @property
+    @cached_property
     def hidden_gap(self) -> Interval | None:
         """By how much the best tap beats the output tap on test, paired over units."""
         return self._interval("hidden_gap")
 
     def depth_of(self, tap: str) -> float:
         """Depth of one of the taps."""
-        return float(self.data["depth"].sel(tap=tap))
+        return float(self.data["depth"].values[self.taps.index(tap)])
 
     def control(self, name: str) -> Interval | None:
         """What a control reaches: its own chosen tap's score on test, or its value at its output tap."""
@@ -229,7 +231,7 @@ class Profile:
         counts = {split: int(self.data.attrs.get(f"units_{split}", 0)) for split in ("train", "val")}
         return {**counts, "test": self.data.sizes.get("unit", 0)}
 
-    @property
+    @cached_property
     def redraws(self) -> Redraws | None:
         """What other random splits of the same samples gave; None without `--redraws`."""
         return redraws_of(self.data, self.controls.get("raw_input"))
@@ -241,7 +243,7 @@ class Profile:
             return self.redraws.line
         return f"not redrawn: {why}" if (why := self.data.attrs.get(NO_REDRAWS)) else ""
 
-    @property
+    @cached_property
     def few(self) -> str:
         """How few independent units a score rests on, in words; nothing where there are enough to tell anything."""
         units = self.units
@@ -307,7 +309,7 @@ class Profile:
         margins = [self._interval(key) for key in keys if control_of(key.removeprefix("over_")) == control]
         return min((m for m in margins if m), key=lambda m: m.low if math.isfinite(m.low) else -math.inf, default=None)
 
-    @property
+    @cached_property
     def margin(self) -> float:
         """The gap that matters: the one that the user named, else `MARGIN` of what lies between chance and the better score."""
         if (named := self.data.attrs.get(attribute.MARGIN)) is not None:
@@ -331,7 +333,7 @@ class Profile:
         needed = units_needed(self.hidden_gap, self.units["test"], self.margin) if self.hidden_gap else None
         return needed if needed and needed > self.units["test"] else None
 
-    @property
+    @cached_property
     def verdict(self) -> Verdict:
         """The verdict on the hidden gap: undecided wherever units are too few, and excluded where it is shown but smaller than matters."""
         if self.few:
@@ -345,7 +347,7 @@ class Profile:
             return Verdict.SHOWN
         return Verdict.UNDECIDED
 
-    @property
+    @cached_property
     def is_readable(self) -> bool:
         """Test for a score at the chosen tap that is shown to be above 0, above chance, and above the probe of shuffled labels; a score
         that is next to nothing at every tap is none, however sure it is."""
@@ -354,12 +356,12 @@ class Profile:
         shuffled = None if self._chance_is_declared else self.over("shuffled_labels")
         return self.score.low > self._chance and (shuffled is None or shuffled.low > 0.0)
 
-    @property
+    @cached_property
     def is_at_chance(self) -> bool:
         """Test for scores that exclude, at every tap up to the output, `MARGIN` of what lies between chance and a perfect score."""
         return self.ceiling < self.floor + MARGIN * (1.0 - self.floor)
 
-    @property
+    @cached_property
     def ceiling(self) -> float:
         """The upper end of the best score over all taps up to the output: larger ones are excluded; NaN without intervals."""
         upto = self.data["depth"].values <= self.depth_of(self.output_tap)
@@ -376,12 +378,12 @@ class Profile:
         """What knows nothing has a fixed score, as R2 has 0; of what counts right answers it depends on the data."""
         return attribute.CHANCE in self.data.attrs
 
-    @property
+    @cached_property
     def floor(self) -> float:
         """The score of knowing nothing: what the measure declares or draws as a line, at least 0."""
         return max(self._chance, 0.0)
 
-    @property
+    @cached_property
     def _chance(self) -> float:
         """What knowing nothing reaches at the chosen tap, where the measure declares it or draws a line of it; else -inf."""
         at = self.taps.index(self.chosen_tap or self.output_tap)
@@ -393,7 +395,7 @@ class Profile:
         """Controls that the chosen tap is not shown to beat, in words."""
         return [in_words(name) for name, margin in self._margins.items() if margin and not margin.low > 0.0]
 
-    @property
+    @cached_property
     def rival(self) -> tuple[str, Interval] | None:
         """The control that says most of those that the chosen tap is not shown to beat, or by no more than the margin: gains over it that
         matter are excluded, and of those it lacks the model; else the highest, of equals again that. None where none is above chance."""
@@ -429,7 +431,7 @@ class Profile:
         level = NEAR * self.score.value if self.score else math.inf
         return [in_words(name) for name in self._margins if any(drawn.value >= level for drawn in self.drawn(name))]
 
-    @property
+    @cached_property
     def _margins(self) -> dict[str, Interval | None]:
         """By how much the chosen tap beats each control that could do as well."""
         # What beats chance beats the shuffled labels. Of maps the place alone may be readable, which shuffled ones keep.

@@ -1,5 +1,7 @@
 """The provenance of a run: encoder, dataset and seed in the store's attributes, and each call beside its results."""
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import datetime
@@ -9,13 +11,15 @@ import sys
 from collections.abc import Generator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from diagnostics.activations.store import Store
-from diagnostics.datasets.dataset import Dataset
-from diagnostics.encoders.encoder import Encoder
 from diagnostics.errors import damaged
 from diagnostics.registry import plugins
+
+if TYPE_CHECKING:
+    from diagnostics.datasets.dataset import Dataset
+    from diagnostics.encoders.encoder import Encoder
 
 DISTRIBUTION = "encoder-diagnostics"
 """The distribution of this package, under which its version is recorded."""

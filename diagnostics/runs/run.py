@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from diagnostics.activations.replacing import REPORT
-from diagnostics.activations.results import CONTROLS, Index, open_results, read_index, unreadable
+from diagnostics.activations.results import CONTROLS, ENCODER, Index, Results, finished_index, group_of, read_results
 from diagnostics.activations.store import Store
-from diagnostics.errors import DiagnosticsError, StorageError, unknown
+from diagnostics.activations.tokens import disk_use
+from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.measures import result as attribute
 from diagnostics.measures.apply import common_tap, with_choice
 from diagnostics.measures.verdict import check_margin
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from diagnostics.encoders.encoder import Encoder
+    from diagnostics.measures.base import Measure
     from diagnostics.runs.fitted_probe import FittedProbe
 
 
@@ -64,20 +65,14 @@ class Run:
         check_margin(margin)
         self.path, self.margin = Path(path), margin
         self.store = Store(self.path)
-        self.store.check_whole()
-        index = read_index(self.store)
-        if index is None:
-            again = "give the same `diagnostics run` command again"
-            raise DiagnosticsError(f"{self.path} holds activations but no results yet: {again}.")
-        self.index: Index = index
+        self.index: Index = finished_index(self.store)
         """The results that are stored, the call that gave each, and what is left out."""
 
     @cached_property
     def results(self) -> xr.DataTree:
         """All results, `measure/target`, as one tree; those of controls below `controls`.
 
-        Plain xarray opens it too: `xarray.open_datatree(path, group="results", engine="zarr", consolidated=False)`. Raises
-        StorageError where another call has replaced them since this run was opened.
+        Raises StorageError where another call has replaced them since this run was opened.
 
         Examples:
             >>> import diagnostics as dx
@@ -85,20 +80,24 @@ class Run:
             >>> results["score"].sel(tap=["embed", "blocks.1", "norm"]).values.round(2)
             array([0.  , 0.91, 0.59])
         """
-        try:
-            return open_results(self.store)
-        finally:
-            # Compared afterwards, since they may be replaced while they are read.
-            if read_index(self.store) != self.index:
-                raise StorageError(
-                    f"The results in {self.path} have been replaced since this run was opened: open it again (diagnostics.open_run)."
-                )
+        each = {
+            f"{group_of(owner)}{key}": data for owner, by_key in self._results.items() for key, data in by_key.items()
+        }
+        return xr.DataTree.from_dict(dict(sorted(each.items())))
+
+    @cached_property
+    def _results(self) -> Results:
+        return read_results(self.store, self.index)
 
     @cached_property
     def controls(self) -> dict[str, xr.DataTree]:
         """The results of each control, by its name; of several draws of weights the second is `fresh_weights.2`."""
-        names = [name for kind in control.NAMES for name in self.index.controls if control.control_of(name) == kind]
-        return {name: self._node(self.results, f"{CONTROLS}/{name}") for name in names}
+        trees = self.results[CONTROLS].children if self._control_names else {}
+        return {name: trees[name] for name in self._control_names}
+
+    @property
+    def _control_names(self) -> list[str]:
+        return [name for kind in control.NAMES for name in self.index.controls if control.control_of(name) == kind]
 
     @property
     def redrawn(self) -> dict[str, dict[str, Any]]:
@@ -106,9 +105,8 @@ class Run:
         those that do not; "" where all differ and there is nothing to add."""
         redrawn: dict[str, dict[str, Any]] = {}
         for name in control.WEIGHTS:
-            tree = self.controls.get(name, xr.DataTree())
-            attrs = next((node.attrs for node in tree.leaves if "redrawn" in node.attrs), None)
-            if attrs is not None:
+            results = self._results.get(name, {}).values()
+            if (attrs := next((data.attrs for data in results if "redrawn" in data.attrs), None)) is not None:
                 redrawn[name] = {key: attrs[key] for key in ("redrawn", "note")}
         return redrawn
 
@@ -190,8 +188,11 @@ class Run:
 
     def profiles(self) -> list[Profile]:
         """All profiles, probes first."""
-        _ = self.results  # with which the index is of one time
-        return [self._profile(key) for key in self.index.names(pairwise=False)]
+        return list(self._profiles.values())
+
+    @cached_property
+    def _profiles(self) -> dict[str, Profile]:
+        return {key: self._profile(key) for key in self.index.names(pairwise=False)}
 
     def profile(self, target: str, measure: str | None = None) -> Profile:
         """The profile of a target, of the first probe that read it unless `measure` names one.
@@ -204,20 +205,17 @@ class Run:
             >>> print(profile.chosen_tap, profile.score)
             blocks.3 0.917 [0.833, 0.968]
         """
-        _ = self.results
-        known = self.index.names(pairwise=False)
+        known = self._profiles
         name = target if measure is None else f"{measure}/{target}"
         name = name if name in known else next((key for key in known if key.partition("/")[2] == name), name)
         if name not in known:
             raise unknown("profile", name, known)
-        return self._profile(name)
+        return known[name]
 
     @property
     def disk_use(self) -> tuple[int, int]:
         """Bytes of the files that hold tokens, and of all files of the run."""
-        from diagnostics.activations.tokens import bytes_below, token_bytes
-
-        return token_bytes(self.store.folder), bytes_below(self.path)
+        return disk_use(self.store)
 
     def recommend(self, target: str, measure: str | None = None) -> Recommendation:
         """The tap to read for a target, by a probe that was measured: the first in the run unless `measure` names one.
@@ -250,23 +248,14 @@ class Run:
 
     def _profile(self, key: str) -> Profile:
         measure, _, target = key.partition("/")
-        trees = {name: tree for name, tree in self.controls.items() if key in self.index.names(name)}
+        owners = [name for name in self._control_names if key in self.index.names(name)]
         data, *others = (
-            with_choice(with_declaration(self._node(tree, key).to_dataset(), self.store))
-            for tree in (self.results, *trees.values())
+            with_choice(with_declaration(self._results[owner][key], self.store)) for owner in (ENCODER, *owners)
         )
-        controls = dict(zip(trees, others, strict=True))
+        controls = dict(zip(owners, others, strict=True))
         if self.margin is not None:
             data = data.assign_attrs({attribute.MARGIN: self.margin})
         return Profile.of(measure, target or None, data, controls)
-
-    def _node(self, tree: xr.DataTree, key: str) -> xr.DataTree:
-        try:
-            node = tree[key]
-        except KeyError as error:
-            raise unreadable(self.path) from error
-        assert isinstance(node, xr.DataTree)
-        return node
 
     def provenance(self, name: str) -> dict[str, Any]:
         """The seed, options, versions, Python and machine that a result was measured with, and the command that was typed."""
@@ -343,15 +332,15 @@ class Run:
             )
         return tap
 
-    def probe(self, target: str, measure: str | None = None, tap: str | None = None) -> FittedProbe:
+    def probe(self, target: str, measure: str | Measure | None = None, tap: str | None = None) -> FittedProbe:
         """The probe of a target that was fitted, with its standardisation, for new samples: `probe.predict(features)`.
 
         It is fitted again from the stored activations, on train and val with the stored choice, as the measure did it.
 
         Parameters
         ----------
-        measure: by default the one by which the target is recommended; `linear_probe`, `knn_probe` or `forecast_probe`; of those that read tokens `linear_probe` (of a value for every
-            place), `segmentation_probe`, `event_probe` or `attentive_probe`, whose `predict` takes [sample, token, feature].
+        measure: by default the one by which the target is recommended; any probe with a `fit`, by its name, or itself where no plugin offers
+            it. Of one that reads tokens `predict` takes [sample, token, feature].
         tap: by default the one recommended, or the best tap, chosen on val.
 
         Raises DiagnosticsError where the probe was not fitted in this run, and where its tokens were removed since.
@@ -384,8 +373,7 @@ class Run:
             >>> round(float(cka["matrix"].sel(tap="embed", tap_other="blocks.3")), 2)
             0.83
         """
-        _ = self.results
-        return [self._node(self.results, key).to_dataset() for key in self.index.names(pairwise=True)]
+        return [self._results[ENCODER][key] for key in self.index.names(pairwise=True)]
 
     def similarity_with(
         self, other: Run | str | Path, measure: str = "cka", seed: int = 0, most_rows: int | None = None
@@ -453,10 +441,9 @@ class Run:
 
     def report(self, path: str | Path | None = None) -> Path:
         """Writes the run as one self-contained HTML file, by default `report.html` inside the run."""
-        from diagnostics.report.html import write_page
-        from diagnostics.runs.page import run_page
+        from diagnostics.runs.page import write_report
 
-        return write_page(run_page(self), Path(path) if path else self.path / REPORT)
+        return write_report(self, Path(path) if path else None)
 
     def __repr__(self) -> str:
         return f"<Run {self.encoder_name} on {self.dataset} at {self.path}>"

@@ -15,7 +15,7 @@ from diagnostics.measures.base import Measure
 from diagnostics.measures.result import ABOUT, FAMILY, LOSSES, MEASURE, SOURCE, TARGET, is_probe
 from diagnostics.measures.similarity.base import Similarity
 from diagnostics.registry import offered
-from diagnostics.vocabulary import DENSE, SAFE_NAME
+from diagnostics.vocabulary import BY_PLACE, SAFE_NAME
 
 SUITES = ("standard", "all")
 
@@ -59,7 +59,7 @@ def read_tokens(measures: Sequence[Measure], dataset: Dataset) -> tuple[bool, bo
     A target for every place has such probes, whether or not they are among the measures: others may follow in the same run.
     """
     kinds = {target.kind for target in dataset.targets.values()}
-    by_place = kinds & {*DENSE, "masks"}
+    by_place = kinds & set(BY_PLACE)
     probes = any(by_place & set(m.kinds) or (m.needs == "tokens" and kinds & set(m.kinds)) for m in measures)
     return probes or any(m.needs == "tokens" and not m.kinds for m in measures), probes or bool(by_place)
 

@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping
 
-from diagnostics import hookimpl
-from diagnostics.hookspecs import Entry
+from diagnostics.plugin import Entry, hookimpl
 from diagnostics_data import images, recordings, series
 
 

@@ -6,7 +6,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from diagnostics import DiagnosticsError
+from diagnostics.plugin import DiagnosticsError
 
 
 def module_of(dataset: str, module: str, package: str) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from diagnostics import DiagnosticsError, LazySamples, Target, complete_splits
+from diagnostics.plugin import DiagnosticsError, LazySamples, Target, complete_splits
 from diagnostics_files.decode.images import picture, plain_array
 from diagnostics_files.decode.tables import SUFFIXES, column, read_table, texts_of
 from diagnostics_files.errors import Unusable, join_notes, sentence, usable

@@ -2,14 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from diagnostics import DiagnosticsError, LazySamples, Target, complete_splits
-from diagnostics_files.decode.images import check_size, mask, picture
-from diagnostics_files.errors import alone, join_notes, sentence, usable, utf8_name, warn
+from diagnostics.plugin import DiagnosticsError, LazySamples, Target, complete_splits
+from diagnostics_files.decode.images import mask, picture
+from diagnostics_files.errors import Unusable, alone, join_notes, sentence, usable, utf8_name, warn
 from diagnostics_files.lazy_dataset import FileDataset
-from diagnostics_files.pairs import check_memory, class_numbers, common_extent, one_size
+from diagnostics_files.pairs import class_numbers, common_extent
 from diagnostics_files.scan import folder, safe_name
 
 
@@ -27,37 +28,33 @@ class Clip:
         return f"{utf8_name(self.video)}/{self.first:05d}"
 
 
-def build(path: str, frames: int, size: int | None, sets: str | None, seed: int, on_error: str) -> FileDataset:
+def build(path: str, frames: int, sets: str | None, seed: int, on_error: str) -> FileDataset:
     """See `plugin.davis`."""
     scheme = f"davis:{path}"
     root = folder(path, "davis")
-    check_size(size, "davis")
     if frames < 1:
         raise DiagnosticsError(f"Dataset davis cannot have frames={frames}: give the frames of a clip, 1 or more.")
     every, note = _clips(root, frames, sets, scheme)
 
     def images(clip: Clip) -> np.ndarray:
-        return np.stack([picture(root / image, image, size) for image, _ in clip.frames])
+        return np.stack([picture(root / image, image) for image, _ in clip.frames])
 
     def masks(clip: Clip) -> np.ndarray:
-        return np.stack([mask(root / name, name, size) for _, name in clip.frames])
+        return np.stack([mask(root / name, name) for _, name in clip.frames])
 
     def check(i: int) -> None:
-        _extents(root, every[i])
+        _check_extents(root, every[i])
         images(every[i])
         masks(every[i])
 
     kept, left_out = usable([clip.id for clip in every], check, on_error, scheme)
     clips = [every[i] for i in kept]
-    sizes = [(extents, clip.id) for clip in clips for extents in _extents(root, clip)]
-    shape = one_size([extents for extents, _ in sizes], [name for _, name in sizes], size, scheme)
-    check_memory(len(clips), (frames, *shape), 8, scheme)
-    maps = np.empty((len(clips), frames, *shape), np.int32)
-    for i, clip in enumerate(clips):
-        maps[i] = masks(clip)
-    values, how = class_numbers(maps, 255)
-    if not (values > 0).any():
+    for clip in clips:
+        _check_extents(root, clip)
+    read, present, how = class_numbers(map(masks, clips), 255)
+    if not any(present):
         raise DiagnosticsError(f"The masks of {scheme} show no object: give masks that number objects from 1.")
+    maps: Any = LazySamples(len(clips), lambda i: read(masks(clips[i])))
     groups = [utf8_name(clip.video) for clip in clips]
     split, drawn, exchangeable = complete_splits([clip.split for clip in clips], groups, seed, scheme)
     return FileDataset(
@@ -66,14 +63,14 @@ def build(path: str, frames: int, size: int | None, sets: str | None, seed: int,
         LazySamples(len(clips), lambda i: images(clips[i])),
         [clip.id for clip in clips],
         split,
-        {"objects": Target("masks", values, about=f"which object each pixel of each frame belongs to; {how}")},
+        {"objects": Target("masks", maps, about=f"which object each pixel of each frame belongs to; {how}")},
         groups=groups,
         about=join_notes(
             f"{len(clips)} clips of {frames} frames from {len(set(groups))} videos", drawn, how,
             note, sentence(left_out, len(every)),
         ),
         files={utf8_name(name): root / name for clip in clips for pair in clip.frames for name in pair},
-        options=f"frames={frames} size={size}",
+        options=f"frames={frames} {how}",
         left_out=left_out,
         exchangeable=exchangeable,
     )  # fmt: skip
@@ -141,5 +138,10 @@ def _sets(root: Path, sets: str, scheme: str) -> dict[str, str]:
     return split_of
 
 
-def _extents(root: Path, clip: Clip) -> list[tuple[int, int]]:
-    return [common_extent((root / image, image), (root / name, name), "frame") for image, name in clip.frames]
+def _check_extents(root: Path, clip: Clip) -> None:
+    """Raises where a mask is not as large as its frame, or a frame not as large as the first of its clip."""
+    sizes = [common_extent((root / image, image), (root / name, name), "frame") for image, name in clip.frames]
+    for (image, _), (y, x) in zip(clip.frames, sizes, strict=True):
+        if (y, x) != sizes[0]:
+            why = f"is {y} x {x} pixels and {clip.frames[0][0]} of the same clip {sizes[0][0]} x {sizes[0][1]}"
+            raise Unusable(image, why, "give the frames of a video one size")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diagnostics import DiagnosticsError, printable
+from diagnostics.plugin import DiagnosticsError, printable
 
 MOST_BYTES = 4 * 2**30
 """Of what one dataset holds in memory before the first sample is read."""

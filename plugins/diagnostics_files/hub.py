@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from diagnostics import Dataset, DiagnosticsError, LazySamples, Target, complete_splits
+from diagnostics.plugin import Dataset, DiagnosticsError, LazySamples, Target, complete_splits
 from diagnostics_files.decode.audio import Sound, index, one_rate, read
 from diagnostics_files.decode.images import picture
 from diagnostics_files.decode.series import listed

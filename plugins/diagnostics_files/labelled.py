@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from diagnostics import DiagnosticsError, LazySamples, Target, complete_splits
+from diagnostics.plugin import DiagnosticsError, LazySamples, Target, complete_splits
 from diagnostics_files.decode.tables import Columns, column, read_table, target, targets_of, texts_of
 from diagnostics_files.errors import Unusable, join_notes, sentence, usable, warn
 from diagnostics_files.lazy_dataset import FileDataset

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from diagnostics import Dataset, LazySamples
+from diagnostics.plugin import Dataset, LazySamples
 from diagnostics_files.errors import Unusable, check_regular
 
 
@@ -59,7 +59,8 @@ class FileDataset(Dataset):
                 values = np.ascontiguousarray(target.values)
                 facts = (name, target.kind, target.classes, target.units, target.period, values.dtype.str, values.shape)
                 digest.update(repr(facts).encode())
-                digest.update(values.data)
+                if values.dtype != object:  # maps that are read on demand are the files' bytes
+                    digest.update(values.data)
             self._of_files = str(digest.hexdigest())
         return self._of_files
 

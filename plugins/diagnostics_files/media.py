@@ -5,7 +5,7 @@ import hashlib
 
 import numpy as np
 
-from diagnostics import DiagnosticsError, LazySamples
+from diagnostics.plugin import DiagnosticsError, LazySamples
 from diagnostics_files.decode import audio as sounds
 from diagnostics_files.decode import video as videos_of
 from diagnostics_files.decode.audio import FASTEST, SOUNDS, Sound, one_rate

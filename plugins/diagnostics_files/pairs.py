@@ -1,17 +1,16 @@
-"""Folders of images with a mask or a depth map for each: pairs, one size, dense targets."""
+"""Folders of images with a mask or a depth map for each: pairs and dense targets, whose maps are read on demand."""
 
-import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
-from diagnostics import DiagnosticsError, LazySamples, Target, complete_splits
-from diagnostics.vocabulary import SPLIT_OF
-from diagnostics_files.decode.images import check_size, depth, extent, mask, picture
-from diagnostics_files.errors import Unusable, alone, check_bytes, join_notes, sentence, usable, utf8_name, warn
+from diagnostics.plugin import SPLIT_OF, DiagnosticsError, LazySamples, Target, complete_splits
+from diagnostics_files.decode.images import depth, extent, mask, picture
+from diagnostics_files.errors import Unusable, alone, join_notes, sentence, usable, utf8_name, warn
 from diagnostics_files.lazy_dataset import FileDataset
 from diagnostics_files.scan import PICTURES, File, find, folder
 
@@ -35,44 +34,52 @@ class Pair:
         return common_extent((self.image, self.name), (self.map, self.map_name))
 
 
-def segmentation(path: str, unknown: int | None, size: int | None, seed: int, on_error: str) -> FileDataset:
+def segmentation(path: str, unknown: int | None, seed: int, on_error: str) -> FileDataset:
     """See `plugin.segmentation`."""
     scheme = f"segmentation:{path}"
     root = folder(path, "segmentation")
-    check_size(size, "segmentation")
     pairs, note = pairs_of(root, MASKS, PICTURES, scheme)
     if not (asked := unknown is not None):
         # ADE20k's layout numbers its classes from 1; elsewhere 255 is what annotators leave out.
         ade = any(pair.map_name.startswith("annotations/training/") for pair in pairs)
         unknown = 0 if ade else 255
-    kept, maps, left_out = _maps(pairs, lambda p: mask(p.map, p.map_name, size), size, on_error, scheme, 8)
-    values, how = class_numbers(maps, unknown, drawings=not asked)
-    if len(present := np.unique(values[values >= 0])) < 2:
+
+    def numbers(pair: Pair) -> np.ndarray:
+        return mask(pair.map, pair.map_name)
+
+    kept, left_out = _usable(pairs, numbers, on_error, scheme)
+    read, present, how = class_numbers(map(numbers, kept), unknown, drawings=not asked)
+    if len(present) < 2:
         raise DiagnosticsError(
             f"The masks of {scheme} hold one class only ({', '.join(map(str, present)) or 'none'}; {unknown} is unknown): "
             f"give masks with at least two, or another{' or no' if asked else ''} ?unknown=."
         )
-    target = Target("token_label", values, about=f"class of each pixel; {how}")
-    return _dataset(root, kept, target, "segmentation", size, seed, (note, how), left_out, len(pairs))
+    maps: Any = LazySamples(len(kept), lambda i: read(numbers(kept[i])))
+    target = Target("token_label", maps, about=f"class of each pixel; {how}")
+    return _dataset(root, kept, target, "segmentation", how, seed, (note, how), left_out, len(pairs))
 
 
-def depths(path: str, scale: float, size: int | None, seed: int, on_error: str) -> FileDataset:
+def depths(path: str, scale: float, seed: int, on_error: str) -> FileDataset:
     """See `plugin.depth`."""
     scheme = f"depth:{path}"
     root = folder(path, "depth")
-    check_size(size, "depth")
     if not 0 < scale < np.inf:
         raise DiagnosticsError(
             f"Dataset depth cannot have scale={scale}: give the metres that one step of the PNG means."
         )
     pairs, note = pairs_of(root, DEPTHS, (".png", ".npy"), scheme)
-    kept, maps, left_out = _maps(pairs, lambda p: depth(p.map, p.map_name, scale, size), size, on_error, scheme, 4)
-    if not np.isfinite(maps).any():
+
+    def metres(pair: Pair) -> np.ndarray:
+        return depth(pair.map, pair.map_name, scale)
+
+    kept, left_out = _usable(pairs, metres, on_error, scheme)
+    if not any(np.isfinite(metres(pair)).any() for pair in kept):
         raise DiagnosticsError(
             f"The maps of {scheme} hold no depth above 0: give depth in metres, or 16-bit steps of ?scale=."
         )
+    maps: Any = LazySamples(len(kept), lambda i: metres(kept[i]))
     target = Target("token_value", maps, units="m", about="distance of each pixel; NaN where unknown")
-    return _dataset(root, kept, target, "depth", size, seed, (note,), left_out, len(pairs))
+    return _dataset(root, kept, target, "depth", f"scale={scale}", seed, (note,), left_out, len(pairs))
 
 
 def pairs_of(root: Path, map_folders: Sequence[str], suffixes: Sequence[str], scheme: str) -> tuple[list[Pair], str]:
@@ -117,54 +124,34 @@ def _by_stem(files: Sequence[File], folder: Path, kind: str) -> dict[PurePosixPa
     return by_stem
 
 
-def class_numbers(maps: np.ndarray, unknown: int, drawings: bool = True) -> tuple[np.ndarray, str]:
-    """Numbers as they lie in the files with -1 for what is unknown, and in words what was done.
+def class_numbers(
+    maps: Iterable[np.ndarray], unknown: int, drawings: bool = True
+) -> tuple[Callable[[np.ndarray], np.ndarray], list[int], str]:
+    """What makes classes of the numbers as they lie in the files, -1 for what is unknown; which classes there are; in words what was done.
 
     With `drawings`, masks that hold 0 and 255 alone are drawings of one object: 0 and 1.
     """
-    if drawings and np.isin(maps, (0, 255)).all() and (maps == 0).any() and (maps == 255).any():
-        return (maps == 255).astype(np.int16), "masks of 0 and 255 read as 0 and 1"
-    return np.where(maps == unknown, -1, maps), f"{unknown} is unknown"
+    held = {number for numbers in maps for number in np.unique(numbers).tolist()}
+    if drawings and held == {0, 255}:
+        return lambda numbers: (numbers == 255).astype(np.int16), [0, 1], "masks of 0 and 255 read as 0 and 1"
+    present = sorted(number for number in held if number >= 0 and number != unknown)
+    return lambda numbers: np.where(numbers == unknown, -1, numbers), present, f"{unknown} is unknown"
 
 
-def one_size(sizes: Sequence[tuple[int, int]], names: Sequence[str], size: int | None, scheme: str) -> tuple[int, int]:
-    """The (y, x) that all maps have, or a sentence for those that have not."""
-    if size is not None:
-        return size, size
-    for name, shape in zip(names, sizes, strict=True):
-        if shape != sizes[0]:
-            raise DiagnosticsError(
-                f"{name} of {scheme} is {shape[0]} x {shape[1]} pixels and {names[0]} {sizes[0][0]} x {sizes[0][1]}: targets "
-                "on pixels need one size, so add ?size=224 or the like."
-            )
-    return sizes[0]
-
-
-def check_memory(count: int, shape: Sequence[int], width: int, scheme: str) -> None:
-    """Raises where the maps of all samples would not fit into memory."""
-    contents = f"{count} maps of {' x '.join(map(str, shape))} of {scheme}"
-    check_bytes(count * math.prod(shape) * width, contents, "add a smaller ?size=, or give fewer files")
-
-
-def _maps(
-    pairs: Sequence[Pair], read: Callable[[Pair], np.ndarray], size: int | None, on_error: str, scheme: str, width: int
-) -> tuple[list[Pair], np.ndarray, dict[str, Unusable]]:
-    """The pairs that can be used and their maps [sample, y, x]; maps are targets, so they are decoded now."""
+def _usable(
+    pairs: Sequence[Pair], read: Callable[[Pair], np.ndarray], on_error: str, scheme: str
+) -> tuple[list[Pair], dict[str, Unusable]]:
+    """The pairs that can be used; raises where a map is not as large as its image."""
 
     def check(i: int) -> None:
         pairs[i].extent()
-        picture(pairs[i].image, pairs[i].name, size)
+        picture(pairs[i].image, pairs[i].name)
         read(pairs[i])
 
     kept, left_out = usable([pair.name for pair in pairs], check, on_error, scheme)
-    chosen = [pairs[i] for i in kept]
-    shape = one_size([pair.extent() for pair in chosen], [pair.name for pair in chosen], size, scheme)
-    check_memory(len(chosen), shape, width, scheme)
-    first = read(chosen[0])
-    maps = np.empty((len(chosen), *shape), first.dtype)
-    for i, pair in enumerate(chosen):
-        maps[i] = read(pair)
-    return chosen, maps, left_out
+    for i in kept:
+        pairs[i].extent()
+    return [pairs[i] for i in kept], left_out
 
 
 def common_extent(image: tuple[Path, str], of_map: tuple[Path, str], kind: str = "image") -> tuple[int, int]:
@@ -184,7 +171,7 @@ def _one_of(base: Path, names: Sequence[str], scheme: str) -> Path:
 
 
 def _dataset(
-    root: Path, pairs: Sequence[Pair], target: Target, name: str, size: int | None, seed: int,
+    root: Path, pairs: Sequence[Pair], target: Target, name: str, options: str, seed: int,
     notes: Sequence[str], left_out: dict[str, Unusable], of: int,
 ) -> FileDataset:  # fmt: skip
     ids = [pair.name for pair in pairs]
@@ -192,13 +179,13 @@ def _dataset(
     return FileDataset(
         root.resolve().name,
         "image",
-        LazySamples(len(pairs), lambda i: picture(pairs[i].image, pairs[i].name, size)),
+        LazySamples(len(pairs), lambda i: picture(pairs[i].image, pairs[i].name)),
         ids,
         split,
         {name: target},
         about=join_notes(f"{len(pairs)} images with {name} of each pixel", how, *notes, sentence(left_out, of)),
         files={n: p for pair in pairs for n, p in ((pair.name, pair.image), (pair.map_name, pair.map))},
-        options=f"size={size}",
+        options=options,
         left_out=left_out,
         exchangeable=exchangeable,
     )

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import diagnostics as dx
-from diagnostics.hookspecs import Entry
+from diagnostics.plugin import Entry
 
 
 def images(
@@ -33,36 +33,31 @@ def images(
     return images(path, Labels(table, file, values, seed, on_error))
 
 
-def segmentation(
-    path: str, unknown: int | None = None, size: int | None = None, seed: int = 0, on_error: str = "stop"
-) -> dx.Dataset:
+def segmentation(path: str, unknown: int | None = None, seed: int = 0, on_error: str = "stop") -> dx.Dataset:
     """Images with a class for each pixel: `images/` and `annotations/` (or `masks/`) with files of the same names.
 
     Target `segmentation`. Splits are folders below both (ADE20k: training and validation) or above both. `unknown` is the
-    number that means no class: 0 in ADE20k's layout, else 255, unless given. Maps of sizes that differ need `size=N`: the middle
-    of image and map, as wide as it is high, at N pixels a side.
+    number that means no class: 0 in ADE20k's layout, else 255, unless given. Images and maps keep their size: an encoder brings
+    images to its own, and maps are cut as it cuts them.
     """
     from diagnostics_files.pairs import segmentation
 
-    return segmentation(path, unknown, size, seed, on_error)
+    return segmentation(path, unknown, seed, on_error)
 
 
-def depth(
-    path: str, scale: float = 0.001, size: int | None = None, seed: int = 0, on_error: str = "stop"
-) -> dx.Dataset:
+def depth(path: str, scale: float = 0.001, seed: int = 0, on_error: str = "stop") -> dx.Dataset:
     """Images with the depth of each pixel: `rgb/` (or `images/`) and `depth/` with files of the same names.
 
     Target `depth` in metres: 16-bit PNG times `scale` (millimetres by default), `.npy` of metres [y, x]; 0 is unknown.
     """
     from diagnostics_files.pairs import depths
 
-    return depths(path, scale, size, seed, on_error)
+    return depths(path, scale, seed, on_error)
 
 
 def davis(
     path: str,
     frames: int = 8,
-    size: int | None = None,
     sets: str | None = None,
     seed: int = 0,
     on_error: str = "stop",
@@ -74,7 +69,7 @@ def davis(
     """
     from diagnostics_files.davis import build
 
-    return build(path, frames, size, sets, seed, on_error)
+    return build(path, frames, sets, seed, on_error)
 
 
 def captions(

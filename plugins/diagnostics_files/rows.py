@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from diagnostics import Dataset, DiagnosticsError, LazySamples, complete_splits
+from diagnostics.plugin import Dataset, DiagnosticsError, LazySamples, complete_splits
 from diagnostics_files.decode.tables import SUFFIXES, Columns, column, read_table, targets_of, texts_of
 from diagnostics_files.errors import join_notes
 from diagnostics_files.scan import file

@@ -5,8 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from diagnostics import DiagnosticsError
-from diagnostics.vocabulary import SPLIT_OF
+from diagnostics.plugin import SPLIT_OF, DiagnosticsError
 from diagnostics_files.errors import check_regular, check_tree, utf8_name
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from diagnostics import Dataset, DiagnosticsError, LazySamples, padded
+from diagnostics.plugin import Dataset, DiagnosticsError, LazySamples, padded
 from diagnostics_files.decode.series import from_table, read_npz, read_zarr
 from diagnostics_files.decode.tables import SUFFIXES, Columns, column, read_table
 from diagnostics_files.errors import check_bytes, join_notes, need, warn

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diagnostics import DiagnosticsError, LazySamples
+from diagnostics.plugin import DiagnosticsError, LazySamples
 from diagnostics_files.decode.images import picture
 from diagnostics_files.errors import Unusable, check_regular, damaged, utf8_name, warn
 from diagnostics_files.scan import PICTURES, safe_name

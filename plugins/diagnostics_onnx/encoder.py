@@ -15,13 +15,22 @@ from diagnostics_timm.pixels import Middle, example
 from PIL import Image
 from torch import Tensor
 
-from diagnostics import DiagnosticsError, Encoder, Grid, Site, Tap
-from diagnostics.encoders.discovery import FirstBlockInput, Places
-from diagnostics.encoders.encoder import Reduce, keep
-from diagnostics.encoders.hooks import as_tokens
-from diagnostics.encoders.pictures import central_part
-from diagnostics.errors import describe, unknown
-from diagnostics.vocabulary import Modality
+from diagnostics.plugin import (
+    DiagnosticsError,
+    Encoder,
+    FirstBlockInput,
+    Grid,
+    Modality,
+    Places,
+    Reduce,
+    Site,
+    Tap,
+    as_tokens,
+    central_part,
+    describe,
+    keep,
+    unknown,
+)
 
 # The blocks of an ONNX graph, by the scopes that exporters leave in the names of its nodes.
 

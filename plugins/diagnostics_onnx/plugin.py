@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from diagnostics import hookimpl
-from diagnostics.hookspecs import Entry
+from diagnostics.plugin import Entry, hookimpl
 
 PACKAGES = {"onnxruntime": "onnxruntime"}
 """Distribution -> module of the code that its encoders come from; runs record their versions."""
@@ -36,7 +35,7 @@ def build(
     length: steps of a series where the model leaves it open.
     """
     # Imported here: listing the encoders must not cost the import of torch.
-    from diagnostics import DiagnosticsError
+    from diagnostics.plugin import DiagnosticsError
 
     try:
         import onnx

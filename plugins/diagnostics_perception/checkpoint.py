@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diagnostics_timm.weights import read_tensors as tensors_in
 from torch import Tensor
 
-from diagnostics import DiagnosticsError
+from diagnostics.plugin import DiagnosticsError
 from diagnostics_perception.models import (
     ARCHITECTURES,
     LAYER_SCALE,
@@ -286,30 +287,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             "Meta's files nor patch_embed.proj.weight as in timm's): give the file of a vision tower."
         )
     return tensors
-
-
-def tensors_in(path: Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint by name, without wrappers' prefixes; never unpickles anything but tensors."""
-    if not path.is_file():
-        raise DiagnosticsError(f"There is no checkpoint {path}: give Meta's .pt, or a .safetensors, .pth or .bin file.")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            content: Any = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise DiagnosticsError(
-            f"Checkpoint {path} cannot be read: it is damaged, cut short, or holds more than tensors "
-            f"({type(error).__name__}); copy it again or save its state_dict() as .safetensors."
-        ) from error
-    for wrapper in ("state_dict", "weights", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-            break
-    items = content.items() if isinstance(content, Mapping) else ()
-    return {str(name).removeprefix("module."): value for name, value in items if isinstance(value, Tensor)}
 
 
 def _advice(tensors: Mapping[str, Tensor]) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from diagnostics import DiagnosticsError, printable
+from diagnostics.plugin import DiagnosticsError, printable
 
 
 def export_meta(

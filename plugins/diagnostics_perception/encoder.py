@@ -12,8 +12,7 @@ from diagnostics_timm.pixels import example, image_of
 from PIL import Image
 from torch import Tensor, nn
 
-from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder, stack_taps
-from diagnostics.errors import unknown
+from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, TorchEncoder, stack_taps, unknown
 from diagnostics_perception.checkpoint import fitted, from_file
 from diagnostics_perception.models import ARCHITECTURES, Architecture, Positions, initial, skeleton, varied
 

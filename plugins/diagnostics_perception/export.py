@@ -16,10 +16,7 @@ from timm.models.eva import Eva
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from diagnostics import DiagnosticsError, Encoder, TorchEncoder, build
-from diagnostics.encoders.cut import cut_encoder
-from diagnostics.encoders.whole_file import whole_file
-from diagnostics.errors import few
+from diagnostics.plugin import DiagnosticsError, Encoder, TorchEncoder, build, cut_encoder, few, whole_file
 from diagnostics_perception.checkpoint import HEAD, PARTS, TEXT_TOWER, Known, fitted, meta_tensors, recognised
 from diagnostics_perception.models import skeleton
 

@@ -10,8 +10,7 @@ from timm.layers.pos_embed_sincos import RotaryEmbeddingCat
 from timm.models.eva import Eva
 from torch import Tensor, nn
 
-from diagnostics import DiagnosticsError
-from diagnostics.errors import unknown
+from diagnostics.plugin import DiagnosticsError, unknown
 
 Positions = Literal["index", "rescaled"]
 Pool = Literal["attention", "class"]

@@ -3,8 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from diagnostics import hookimpl
-from diagnostics.hookspecs import Entry
+from diagnostics.plugin import Entry, hookimpl
 from diagnostics_perception.commands import export_meta, needs_timm
 
 PACKAGES = {"timm": "timm"}
@@ -85,7 +84,7 @@ def build_video(
     frames: how many of a clip are seen.
     sampler: which: `floor` (int(i T / n)) or `endpoints` (int(i (T - 1) / (n - 1))). All others: as of `pe:`.
     """
-    from diagnostics import frames_of
+    from diagnostics.plugin import frames_of
 
     image = build(model, pretrained, checkpoint, partial, img_size, positions, seed, depth, layer_scale, rope, pool)
     name = f"pe-video:{model}?frames={frames}&sampler={sampler}"

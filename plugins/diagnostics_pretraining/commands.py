@@ -22,7 +22,7 @@ from diagnostics_training.options import (
     Workers,
 )
 
-from diagnostics import printable
+from diagnostics.plugin import printable
 from diagnostics_pretraining.export_commands import needs_open_clip
 
 Option = typer.Option

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import default_collate
 
-from diagnostics import DiagnosticsError, TorchEncoder
+from diagnostics.plugin import DiagnosticsError, TorchEncoder
 from diagnostics_pretraining.objective import clamp_scale, cut_padding
 from diagnostics_pretraining.towers import Towers
 

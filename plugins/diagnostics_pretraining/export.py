@@ -15,8 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from diagnostics import DiagnosticsError, TorchEncoder
-from diagnostics.errors import describe
+from diagnostics.plugin import DiagnosticsError, TorchEncoder, describe
 from diagnostics_pretraining.text_encoder import TEXTS, WHOLE, whole_table
 from diagnostics_pretraining.towers import Pair, Towers, load_pair, towers_of
 

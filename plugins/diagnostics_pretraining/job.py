@@ -8,7 +8,7 @@ from pathlib import Path
 from diagnostics_training.next_steps import command_of
 from diagnostics_training.options import APART
 
-from diagnostics import DiagnosticsError
+from diagnostics.plugin import DiagnosticsError
 from diagnostics_pretraining.recipe import Recipe, named_recipe, read_recipe
 
 OVERRIDDEN = ("batch", "lr", "optimiser", "schedule", "warmup", "cooldown", "clip")

@@ -16,7 +16,7 @@ from diagnostics_training.trainer.distributed import gathered, own
 from diagnostics_training.trainer.objective import Batch, Objective
 from torch import Tensor, nn
 
-from diagnostics import DiagnosticsError
+from diagnostics.plugin import DiagnosticsError
 from diagnostics_pretraining.feed.feed import flattened, pooled
 from diagnostics_pretraining.towers import Towers
 

@@ -14,8 +14,7 @@ from diagnostics_training.trainer.data import training_spec
 from diagnostics_training.trainer.objective import Batch
 from diagnostics_training.trainer.settings import Settings
 
-from diagnostics import Dataset, DiagnosticsError, LazySamples, build
-from diagnostics.errors import enumerated
+from diagnostics.plugin import Dataset, DiagnosticsError, LazySamples, build, enumerated, unknown
 from diagnostics_pretraining.distillation import Distillation, TaughtBatches, Teacher
 from diagnostics_pretraining.feed.feed import Feed, outline_of, without_target
 from diagnostics_pretraining.job import Job
@@ -91,7 +90,15 @@ UNCHANGED: Mapping[str, Mapping[str, float | tuple[float, float]]] = {
     "saturation": {"saturation": 0.0},
     "hue": {"grey": 0.0},
 }
-"""Each change of an image, as of `Dataset.text_survives` -> the ranges in which nothing of the kind is drawn."""
+"""Each change of an image -> the ranges in which nothing of the kind is drawn."""
+
+
+def survived(dataset: Dataset) -> frozenset[str]:
+    """The changes of an image under which a dataset's texts stay true: its extra `text_survives`, by default all."""
+    names = frozenset(dataset.extras.get("text_survives", UNCHANGED))
+    if odd := sorted(names - UNCHANGED.keys()):
+        raise unknown(f"change of an image in text_survives of dataset {dataset.name}", odd[0], UNCHANGED)
+    return names
 
 
 def changes_in(changes: PictureChanges) -> frozenset[str]:
@@ -104,7 +111,7 @@ def changes_in(changes: PictureChanges) -> frozenset[str]:
 def survivable(changes: PictureChanges, dataset: Dataset) -> tuple[PictureChanges | None, tuple[str, ...]]:
     """What is left of an augmentation when the changes are left out that the dataset's texts do not survive, None for nothing;
     and the names of these."""
-    left_out = tuple(sorted(changes_in(changes) - dataset.text_survives))
+    left_out = tuple(sorted(changes_in(changes) - survived(dataset)))
     kept = replace(changes, **{key: value for name in left_out for key, value in UNCHANGED[name].items()})
     return (kept if changes_in(kept) else None), left_out
 
@@ -118,8 +125,8 @@ def explain_left_out(left_out: tuple[str, ...], dataset: Dataset) -> str:
 
 def check_survives(changes: PictureChanges, dataset: Dataset) -> None:
     """Raises where one of the changes, asked for by name, would make the dataset's texts false."""
-    if false := sorted(changes_in(changes) - dataset.text_survives):
-        left = sorted(dataset.text_survives)
+    if false := sorted(changes_in(changes) - survived(dataset)):
+        left = sorted(survived(dataset))
         raise DiagnosticsError(
             f"Texts of {dataset.name} would be false under a change of {enumerated(false)}: "
             f"{f'augment by {enumerated(left)}, or not at all' if left else 'leave augmentation out'}."

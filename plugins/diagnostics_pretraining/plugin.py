@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from diagnostics import hookimpl
-from diagnostics.hookspecs import Entry
+from diagnostics.plugin import Entry, hookimpl
 from diagnostics_pretraining.commands import train_pe
 from diagnostics_pretraining.export_commands import export_open_clip, needs_open_clip
 from diagnostics_pretraining.recaption.command import recaption
 from diagnostics_pretraining.zeroshot.command import zeroshot
 
 if TYPE_CHECKING:
-    from diagnostics import Encoder
+    from diagnostics.plugin import Encoder
 
 PACKAGES = {"timm": "timm", "open_clip_torch": "open_clip"}
 """Distribution -> module of the code that its encoders come from; runs record their versions."""

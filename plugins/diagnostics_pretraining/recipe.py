@@ -15,8 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from diagnostics import DiagnosticsError
-from diagnostics.errors import enumerated, unknown
+from diagnostics.plugin import DiagnosticsError, enumerated, unknown
 
 # Stages of a training: images of one size for so many samples, then of the next; counted to the last sample.
 

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from diagnostics_perception.checkpoint import tensors_in
 from diagnostics_perception.models import ARCHITECTURES
+from diagnostics_timm.weights import read_tensors
 from torch import Tensor, nn
 
-from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder
-from diagnostics.errors import few, unknown
+from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, TorchEncoder, few, unknown
 
 if TYPE_CHECKING:
     from open_clip.tokenizer import SimpleTokenizer
@@ -377,7 +376,7 @@ def _described(folder: Path) -> tuple[str, Vocabulary]:
 
 def _fill(module: nn.Module, file: Path, size: str) -> None:
     """The text tower of a whole CLIP in Meta's layout; raises where it is missing or does not fit."""
-    own, tensors = module.state_dict(), tensors_in(file)
+    own, tensors = module.state_dict(), read_tensors(file)
     missing = [name for name in own if name not in tensors]
     other = [
         f"{name} {list(tensors[name].shape)}"

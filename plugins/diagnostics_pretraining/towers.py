@@ -13,7 +13,7 @@ from diagnostics_perception.encoder import encoder_of, name_of, variation
 from diagnostics_perception.models import ARCHITECTURES, Architecture, fitted_positions, initial, skeleton, varied
 from torch import Tensor, nn
 
-from diagnostics import DiagnosticsError, TorchEncoder, build, save_encoder
+from diagnostics.plugin import DiagnosticsError, TorchEncoder, build, save_encoder
 from diagnostics_pretraining.text_encoder import (
     embedded,
     initial_text,

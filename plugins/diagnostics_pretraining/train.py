@@ -12,7 +12,7 @@ from diagnostics_training.trainer.distributed import World, barrier, world
 from diagnostics_training.trainer.monitor import Watch, say
 from diagnostics_training.trainer.trainer import fit
 
-from diagnostics import Dataset, save_encoder, watcher
+from diagnostics.plugin import Dataset, save_encoder, watcher
 from diagnostics_pretraining.job import Job
 from diagnostics_pretraining.plan import Plan, plan_of
 from diagnostics_pretraining.towers import TEXT, encoders_of

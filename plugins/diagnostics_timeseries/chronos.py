@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diagnostics import DiagnosticsError, Tap, TorchEncoder
+from diagnostics.plugin import DiagnosticsError, Tap, TorchEncoder
 from diagnostics_timeseries.series import (
     Batch,
     SeriesModel,

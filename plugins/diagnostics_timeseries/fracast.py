@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder
+from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, TorchEncoder
 from diagnostics_timeseries.series import check_files, importing
 
 # The package refuses fewer observed steps, since their range says nothing.

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diagnostics import DiagnosticsError, Site, Tap, TorchEncoder
+from diagnostics.plugin import DiagnosticsError, Site, Tap, TorchEncoder
 from diagnostics_timeseries.series import (
     SeriesModel,
     any_observed,

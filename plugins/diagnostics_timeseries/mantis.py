@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder
+from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, TorchEncoder
 from diagnostics_timeseries.series import (
     SeriesModel,
     called,

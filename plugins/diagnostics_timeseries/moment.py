@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from diagnostics import DiagnosticsError, TorchEncoder
+from diagnostics.plugin import DiagnosticsError, TorchEncoder
 from diagnostics_timeseries.series import SeriesModel, called, importing, places, settings_of, stack, with_weights
 
 SCHEME = "moment:"

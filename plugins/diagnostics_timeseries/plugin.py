@@ -7,11 +7,10 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from diagnostics import hookimpl
-from diagnostics.hookspecs import Entry
+from diagnostics.plugin import Entry, hookimpl
 
 if TYPE_CHECKING:
-    from diagnostics import Encoder
+    from diagnostics.plugin import Encoder
 
 PACKAGES = {
     "fracast": "fracast", "chronos-forecasting": "chronos", "tirex-ts": "tirex", "mantis-tsfm": "mantis",

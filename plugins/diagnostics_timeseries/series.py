@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diagnostics import DiagnosticsError, Encoder, Grid, Tap, TorchEncoder, stack_taps
-from diagnostics.errors import describe, few
+from diagnostics.plugin import DiagnosticsError, Encoder, Grid, Tap, TorchEncoder, describe, few, stack_taps
 
 # Weights on disk or from the hub, seeds, and the errors when they do not come.
 #

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diagnostics import TorchEncoder
+from diagnostics.plugin import TorchEncoder
 from diagnostics_timeseries.series import (
     SeriesModel,
     any_observed,

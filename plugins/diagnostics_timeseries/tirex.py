@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diagnostics import DiagnosticsError, TorchEncoder
+from diagnostics.plugin import DiagnosticsError, TorchEncoder
 from diagnostics_timeseries.series import (
     SeriesModel,
     any_observed,

@@ -7,9 +7,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from diagnostics import DiagnosticsError, Grid, Tap, TorchEncoder, discover
-from diagnostics.encoders.discovery import Discovered
-from diagnostics.encoders.maker_names import last_taps, names_of_outputs
+from diagnostics.plugin import (
+    DiagnosticsError,
+    Discovered,
+    Grid,
+    Tap,
+    TorchEncoder,
+    discover,
+    last_taps,
+    names_of_outputs,
+)
 from diagnostics_timm.images import Preprocess
 from diagnostics_timm.pixels import example
 

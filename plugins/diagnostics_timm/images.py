@@ -12,7 +12,7 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 from torchvision import transforms
 
-from diagnostics import DiagnosticsError
+from diagnostics.plugin import DiagnosticsError
 from diagnostics_timm.pixels import image_of
 
 

@@ -8,8 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diagnostics import DiagnosticsError
-from diagnostics.encoders.pictures import central_part
+from diagnostics.plugin import DiagnosticsError, central_part
 
 
 def image_of(sample: np.ndarray, encoder: str, mode: str = "RGB") -> Image.Image:

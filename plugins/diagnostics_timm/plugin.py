@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from diagnostics import hookimpl
-from diagnostics.hookspecs import Entry
+from diagnostics.plugin import Entry, hookimpl
 
 PACKAGES = {"timm": "timm"}
 """Distribution -> module of the code that its encoders come from; runs record their versions."""
@@ -37,7 +36,7 @@ def build(
     seed: of the initial weights where `pretrained` is false.
     """
     # Annotated Any and imported here: listing the encoders must not cost the import of torch.
-    from diagnostics import DiagnosticsError
+    from diagnostics.plugin import DiagnosticsError
 
     try:
         for needed in ("timm", "torchvision", "PIL"):

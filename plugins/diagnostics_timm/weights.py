@@ -9,8 +9,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from diagnostics import DiagnosticsError
-from diagnostics.errors import describe, few, unknown
+from diagnostics.plugin import DiagnosticsError, describe, few, unknown
 
 # The hub of weights, asked once whether it answers; shared by the plugins that fetch from it. Imports neither timm nor torch.
 
@@ -134,7 +133,7 @@ def _from_file(name: str, path: Path, img_size: int | None) -> nn.Module:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by name; never unpickles anything but tensors."""
+    """The tensors of a checkpoint by name, without wrappers' prefixes; never unpickles anything but tensors."""
     if not path.is_file():
         raise DiagnosticsError(f"There is no checkpoint {path}: give a .safetensors, .pth, .pt or .bin file.")
     try:
@@ -148,14 +147,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             f"Checkpoint {path} cannot be read: it is damaged, cut short, or holds more than tensors "
             f"({type(error).__name__}); copy it again or save its state_dict() as .safetensors."
         ) from error
-    for key in ("state_dict", "model"):
+    for key in ("state_dict", "weights", "model"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
-    tensors = {str(k): v for k, v in loaded.items() if isinstance(v, Tensor)} if isinstance(loaded, Mapping) else {}
+    items = loaded.items() if isinstance(loaded, Mapping) else ()
+    tensors = {str(key).removeprefix("module."): value for key, value in items if isinstance(value, Tensor)}
     if not tensors:
         raise DiagnosticsError(f"Checkpoint {path} holds no tensors: save the model's state_dict() into it.")
-    if all(key.startswith("module.") for key in tensors):
-        tensors = {key.removeprefix("module."): tensor for key, tensor in tensors.items()}
     return tensors
 
 

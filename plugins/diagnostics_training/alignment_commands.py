@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from diagnostics import printable
+from diagnostics.plugin import printable
 from diagnostics_training.commands import describe_collapse, describe_loss
 from diagnostics_training.next_steps import next_lines
 from diagnostics_training.options import (

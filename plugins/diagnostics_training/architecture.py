@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diagnostics import DiagnosticsError, Grid, TorchEncoder, load_encoder, stack_taps
+from diagnostics.plugin import DiagnosticsError, Grid, TorchEncoder, load_encoder, stack_taps
 from diagnostics_training.models.backbone import AXES, Backbone
 from diagnostics_training.models.heads import Model
 from diagnostics_training.models.inputs import channels_of, extent_of, prepare

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from diagnostics import DiagnosticsError, printable
+from diagnostics.plugin import DiagnosticsError, printable
 from diagnostics_training.next_steps import next_lines
 from diagnostics_training.objectives import OBJECTIVES
 from diagnostics_training.options import (

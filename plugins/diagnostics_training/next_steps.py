@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from diagnostics.runs.folder import default_folder
+from diagnostics.plugin import default_folder
 
 
 def command_of(words: str, job: Any, unsaid: Sequence[str]) -> str:

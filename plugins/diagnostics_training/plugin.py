@@ -6,13 +6,12 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from diagnostics import hookimpl
-from diagnostics.hookspecs import Entry
+from diagnostics.plugin import Entry, hookimpl
 from diagnostics_training.alignment_commands import align_language, align_spatial, align_tap
 from diagnostics_training.commands import needs_timm, train_objectives
 
 if TYPE_CHECKING:
-    from diagnostics import Encoder
+    from diagnostics.plugin import Encoder
 
 PACKAGES = {"timm": "timm"}
 """Distribution -> module of the code that its encoders come from; runs record their versions."""
@@ -78,7 +77,7 @@ def aligned(base: str, layer_scale: float = 1.0) -> Encoder:
 
     layer_scale: the factors at the start.
     """
-    from diagnostics import build
+    from diagnostics.plugin import build
     from diagnostics_training.alignment.layer_scale import scaled
 
     return scaled(build("encoder", base), layer_scale)[0]
@@ -89,8 +88,7 @@ def projected(base: str, at: str, width: int, cut: bool = False, pool: int = 1) 
 
     width: features of the decoder's tokens. cut: whether it is cut at that tap. pool: 1 or 2, along each side of the grid.
     """
-    from diagnostics import DiagnosticsError, TorchEncoder, build
-    from diagnostics.encoders.cut import cut_encoder
+    from diagnostics.plugin import DiagnosticsError, TorchEncoder, build, cut_encoder
     from diagnostics_training.language.projector import with_projector
 
     encoder = build("encoder", base)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diagnostics import DiagnosticsError, Encoder, save_encoder
+from diagnostics.plugin import DiagnosticsError, Encoder, save_encoder
 from diagnostics_training.trainer import checkpoints
 from diagnostics_training.trainer.checkpoints import refuse_other
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from diagnostics import DiagnosticsError, watcher
+from diagnostics.plugin import DiagnosticsError, watcher
 from diagnostics_training.architecture import Architecture
 from diagnostics_training.models.inputs import Views
 from diagnostics_training.models.sizes import check_choices, check_sizes

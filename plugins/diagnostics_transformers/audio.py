@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diagnostics import DiagnosticsError, Tap
-from diagnostics.errors import describe
+from diagnostics.plugin import DiagnosticsError, Tap, describe
 from diagnostics_transformers.prepared import Arguments, Prepared, from_directory, setting
 from diagnostics_transformers.towers import arguments, model_type
 

@@ -11,17 +11,25 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 from transformers import PreTrainedModel
 
-from diagnostics import DiagnosticsError, Encoder, Grid, Site, Tap, TorchEncoder
-from diagnostics.encoders.hooks import first_tensor
-from diagnostics.encoders.perturbation import Forward, tokens_of_cells
-from diagnostics.errors import describe
-from diagnostics_transformers.handed_out import maker_names
+from diagnostics.plugin import (
+    DiagnosticsError,
+    Encoder,
+    Forward,
+    Grid,
+    Site,
+    Tap,
+    TorchEncoder,
+    describe,
+    first_tensor,
+    tokens_of_cells,
+)
 from diagnostics_transformers.load import Loaded, lacking, refuse_missing
+from diagnostics_transformers.maker_names import maker_names
 from diagnostics_transformers.orders import TRAILING, check_places, packed_taps, with_order
+from diagnostics_transformers.passes import Passes, prepare
 from diagnostics_transformers.prepared import Prepared, Wanted, refuse_guess
 from diagnostics_transformers.stacks import CHAINS, FIRST, children, inner_layers, is_side, stacks
 from diagnostics_transformers.towers import Tower, arguments, choose, kind_of, model_type
-from diagnostics_transformers.trial import Trial, prepare
 
 # Taps of further stacks: a detector's encoder over the maps of its backbone (DETR, RT-DETR and kin), a head's layers.
 #
@@ -34,12 +42,12 @@ _SHAPES = "spatial_shapes"
 """What layers take whose tokens are those of several maps, one behind the other: their sizes."""
 
 
-def trunk_of_detector(trial: Trial) -> tuple[list[str], list[str]]:
+def trunk_of_detector(passes: Passes) -> tuple[list[str], list[str]]:
     """Qualified names of the blocks of a tower's backbone, and of its encoder's layers; nothing where it has not both.
 
     Those of the backbone are what discovery finds in it alone.
     """
-    parts = dict(trial.module.tower.named_children())
+    parts = dict(passes.module.tower.named_children())
     backbone = next((key for key in _BACKBONES if key in parts), None)
     lists = dict(parts["encoder"].named_children()) if "encoder" in parts else {}
     layers = [f"tower.encoder.{key}.{i}" for key in _LISTS if key in lists for i, _ in lists[key].named_children()]
@@ -47,7 +55,7 @@ def trunk_of_detector(trial: Trial) -> tuple[list[str], list[str]]:
         return [], []
     backbone = _without_shell(f"tower.{backbone}", parts[backbone])
     try:
-        discovered = trial.discover(backbone, trial.prepared.extents)
+        discovered = passes.discover(backbone, passes.prepared.extents)
     except DiagnosticsError:
         return [], []
     trunk = [(tap, tap.site) for tap in discovered.taps if tap.part == "trunk" and tap.site is not None]
@@ -65,14 +73,14 @@ def _without_shell(name: str, module: nn.Module) -> str:
     return name
 
 
-def over_levels(trial: Trial, layers: Sequence[str]) -> bool:
+def over_levels(passes: Passes, layers: Sequence[str]) -> bool:
     """Whether an encoder's layers take the tokens of several maps at once (Deformable DETR)."""
-    return bool(layers) and _SHAPES in arguments(trial.module.get_submodule(layers[0]))
+    return bool(layers) and _SHAPES in arguments(passes.module.get_submodule(layers[0]))
 
 
-def with_levels(trial: Trial, taps: Sequence[Tap], layers: Sequence[str], blocks: int) -> list[Tap]:
+def with_levels(passes: Passes, taps: Sequence[Tap], layers: Sequence[str], blocks: int) -> list[Tap]:
     """The backbone's taps, of so many `blocks`, and behind them one of every map at every layer: `encoder.layers.0.level1`."""
-    of_layer = {call.name: call for call in trial.calls(layers)}
+    of_layer = {call.name: call for call in passes.calls(layers)}
     whole = blocks + len(layers)
     levels = [replace(tap, depth=tap.depth * blocks / whole) for tap in taps if tap.part != "head"]
     for i, name in enumerate(layers):
@@ -89,20 +97,20 @@ def with_levels(trial: Trial, taps: Sequence[Tap], layers: Sequence[str], blocks
     return levels
 
 
-def layers_of_head(trial: Trial, head: str, between: tuple[float, float]) -> list[Tap]:
+def layers_of_head(passes: Passes, head: str, between: tuple[float, float]) -> list[Tap]:
     """Taps of the layers that a head stacks, evenly between two depths; nothing where their tokens fit no grid.
 
     Tokens of a grid that the configuration names, after at most a few special ones; or two for each place, as a predictor
     has that is given the context and asked for its targets: the targets are the grid then, the context its prefix.
     """
-    names = [f"{head}.{name}" for name in inner_layers(trial.module.get_submodule(head))]
-    calls = trial.calls(names) if names else []
+    names = [f"{head}.{name}" for name in inner_layers(passes.module.get_submodule(head))]
+    calls = passes.calls(names) if names else []
     low, high = between
     taps: list[Tap] = []
     for i, name in enumerate(names):
         outputs = [first_tensor(call.output) for call in calls if call.name == name]
         outputs = [output for output in outputs if isinstance(output, Tensor)]
-        places = _places(outputs[0], trial.prepared) if len(outputs) == 1 else None
+        places = _places(outputs[0], passes.prepared) if len(outputs) == 1 else None
         if places is None:
             return []
         grid, order = places
@@ -143,8 +151,8 @@ def encoder_of(loaded: Loaded, name: str, tower: str | None = None, wanted: Want
     prepared = prepare(part, loaded.source, name, wanted or Wanted())
     refuse_guess(loaded, prepared)
     module = Tower(part, projection).eval()
-    trial = Trial(name, module, prepared)
-    taps, output, left_out = _taps_of(trial)
+    passes = Passes(name, module, prepared)
+    taps, output, left_out = _taps_of(passes)
     taps = _without_silence(_with_all_weights(loaded, place, taps), prepared)
 
     drawn = next((n for n, m in loaded.model.named_modules() if m is projection), None)
@@ -168,7 +176,7 @@ def encoder_of(loaded: Loaded, name: str, tower: str | None = None, wanted: Want
         output,
         prepared.preprocess,
         prepared.example,
-        forward=trial.forward,
+        forward=passes.forward,
         fresh=fresh,
         configuration="; ".join(part for part in (prepared.description, *left_out) if part),
         sized_for=sized_for if prepared.any_length else None,
@@ -220,47 +228,47 @@ def _covered(
     return ((start, start + (stop - start) * tap.grid.tokens / whole.grid.tokens),)
 
 
-def _taps_of(trial: Trial) -> tuple[list[Tap], str, list[str]]:
+def _taps_of(passes: Passes) -> tuple[list[Tap], str, list[str]]:
     """Taps, the output tap's name, and what has no tap, in words."""
-    tower = trial.module.tower
+    tower = passes.module.tower
     if (kind := model_type(tower)) in CHAINS:
-        return _of_chain(trial, CHAINS[kind])
-    blocks, layers = trunk_of_detector(trial)
-    if over_levels(trial, layers):
-        taps, _, left_out = _of_stack(trial, blocks)
-        taps = with_levels(trial, taps, layers, len(blocks))
+        return _of_chain(passes, CHAINS[kind])
+    blocks, layers = trunk_of_detector(passes)
+    if over_levels(passes, layers):
+        taps, _, left_out = _of_stack(passes, blocks)
+        taps = with_levels(passes, taps, layers, len(blocks))
         finest = next(tap for tap in taps if tap.site is not None and tap.site.module == layers[-1])
         return taps, finest.name, [part for part in left_out if not part.endswith(" encoder")]
     errors: list[DiagnosticsError] = []
-    for names in [*([[*blocks, *layers]] if layers else []), *stacks(trial.module)]:
+    for names in [*([[*blocks, *layers]] if layers else []), *stacks(passes.module)]:
         try:
-            return _of_stack(trial, names)
+            return _of_stack(passes, names)
         except DiagnosticsError as error:
             errors.append(error)
         except Exception as error:
             # Layers that hand on something of their own shape fail wherever it is read.
             why = describe(error)
-            errors.append(DiagnosticsError(f"{trial.name} cannot be tapped ({why}): it is not supported yet."))
+            errors.append(DiagnosticsError(f"{passes.name} cannot be tapped ({why}): it is not supported yet."))
     raise errors[0]
 
 
-def _of_stack(trial: Trial, names: Sequence[str] | None) -> tuple[list[Tap], str, list[str]]:
-    tower, prepared = trial.module.tower, trial.prepared
-    grid, packed = _grid(trial, names)
+def _of_stack(passes: Passes, names: Sequence[str] | None) -> tuple[list[Tap], str, list[str]]:
+    tower, prepared = passes.module.tower, passes.prepared
+    grid, packed = _grid(passes, names)
     if packed:
         assert names is not None and grid is not None
-        taps = _named(packed_taps(trial, names, grid, _order_of_packed(trial, names[0], grid)))
+        taps = _named(packed_taps(passes, names, grid, _order_of_packed(passes, names[0], grid)))
         return taps, taps[-1].name, []
     # Without a stack of its own there is no first layer to count tokens at: one special token or none is tried.
     likely = [Grid(shape, tuple(prepared.extents), 1) for shape in prepared.places if names is None]
     # By itself, discovery looks at the model as its makers wrote it.
     place = "tower" if names is None else ""
     place = next((f"{place}.{key}" for key in _WRAPPED if names is None and hasattr(tower, key)), place)
-    discovered = trial.discover(
+    discovered = passes.discover(
         place,
         prepared.extents,
         blocks=names,
-        trunk=_trunk(trial),
+        trunk=_trunk(passes),
         grid=grid or next(iter(likely), None),
         prefix=grid.prefix if grid is not None else None,
         with_order=partial(with_order, tower),
@@ -273,33 +281,33 @@ def _of_stack(trial: Trial, names: Sequence[str] | None) -> tuple[list[Tap], str
     kind = model_type(tower)
     if kind in FIRST and taps[0].site is not None:
         taps[0] = replace(taps[0], site=replace(taps[0].site, module=FIRST[kind], item=0))
-    check_places(trial, taps[0])
+    check_places(passes, taps[0])
     known = {tap.grid.shape for tap in taps if tap.part != "head"} | set(prepared.places)
     placeless = [tap.name for tap in taps if tap.part == "head" and not _has_places(tap, known)]
-    taps = _with_inner_layers(trial, [tap for tap in taps if tap.name not in placeless])
+    taps = _with_inner_layers(passes, [tap for tap in taps if tap.name not in placeless])
     left_out = [f"no tap at {_short(tap)}" for tap in (*discovered.left_out, *placeless)]
     return _ended(taps, _short(discovered.output_tap), left_out)
 
 
-def _trunk(trial: Trial) -> Forward | None:
+def _trunk(passes: Passes) -> Forward | None:
     """The bare encoder's own pass, where the tower is one with a decoder or a head behind it."""
-    tower = trial.module.tower
+    tower = passes.module.tower
     base = getattr(tower, "base_model", tower)
     if base is tower or not isinstance(base, PreTrainedModel) or kind_of(base) != kind_of(tower):
         return None
     takes = arguments(base)
-    return lambda _, batch: base(**{key: value for key, value in trial.arguments(batch).items() if key in takes})
+    return lambda _, batch: base(**{key: value for key, value in passes.arguments(batch).items() if key in takes})
 
 
-def _of_chain(trial: Trial, parts: Sequence[tuple[str, tuple[str, ...], int]]) -> tuple[list[Tap], str, list[str]]:
+def _of_chain(passes: Passes, parts: Sequence[tuple[str, tuple[str, ...], int]]) -> tuple[list[Tap], str, list[str]]:
     """Taps of stacks that run one after the other, each with its own grid: (list of layers, axes, special tokens)."""
     taps: list[Tap] = []
     output = ""
     for i, (place, axes, special) in enumerate(parts):
-        extents = {axis: n for axis, n in trial.prepared.extents.items() if axis in axes}
+        extents = {axis: n for axis, n in passes.prepared.extents.items() if axis in axes}
         grid = Grid(tuple(extents.values()), axes, special) if axes == ("t",) else None
-        blocks = children(trial.module, place)
-        discovered = trial.discover("", extents, blocks=blocks, grid=grid, prefix=special)
+        blocks = children(passes.module, place)
+        discovered = passes.discover("", extents, blocks=blocks, grid=grid, prefix=special)
         last = i == len(parts) - 1
         for tap in discovered.taps:
             if (tap.part == "embedding" and i) or (tap.part == "head" and not last):
@@ -309,12 +317,12 @@ def _of_chain(trial: Trial, parts: Sequence[tuple[str, tuple[str, ...], int]]) -
     return _named(taps), output, []
 
 
-def _grid(trial: Trial, names: Sequence[str] | None) -> tuple[Grid | None, bool]:
+def _grid(passes: Passes, names: Sequence[str] | None) -> tuple[Grid | None, bool]:
     """The trunk's grid by the configuration, if as many tokens enter the first layer, and whether all samples lie in one row."""
-    seen = trial.entering(names[0], trial.batch) if names else None
+    seen = passes.entering(names[0], passes.batch) if names else None
     if seen is None:
         return None, False
-    prepared = trial.prepared
+    prepared = passes.prepared
     axes = tuple(prepared.extents)
     if prepared.modality == "image" and (seen.ndim == 2 or (seen.ndim == 3 and len(seen) == 1)):
         side = prepared.places[0]
@@ -323,7 +331,7 @@ def _grid(trial: Trial, names: Sequence[str] | None) -> tuple[Grid | None, bool]
     if axes == ("t",) and not prepared.places and seen.ndim == 3 and len(seen) == 2:
         # Frames of convolutions, whose number says nothing else.
         return Grid((seen.shape[1] - prepared.special,), axes, prepared.special), False
-    if model_type(trial.module.tower) in TRAILING:
+    if model_type(passes.module.tower) in TRAILING:
         # Left to discovery, which looks where the special tokens stand.
         return None, False
     for shape in prepared.places:
@@ -334,31 +342,31 @@ def _grid(trial: Trial, names: Sequence[str] | None) -> tuple[Grid | None, bool]
     return None, False
 
 
-def _order_of_packed(trial: Trial, first: str, grid: Grid) -> tuple[int, ...]:
+def _order_of_packed(passes: Passes, first: str, grid: Grid) -> tuple[int, ...]:
     """Where the tokens of an image that is packed into patches lie; nothing for raster order."""
 
     def tokens(changed: np.ndarray) -> Tensor:
-        cell = trial.prepared.extents["y"] // len(changed)
+        cell = passes.prepared.extents["y"] // len(changed)
         image = np.kron(changed, np.full((cell, cell), 255)).astype(np.uint8)
-        seen = trial.entering(first, default_collate([trial.prepared.preprocess(image)]))
+        seen = passes.entering(first, default_collate([passes.prepared.preprocess(image)]))
         assert seen is not None
         return seen.flatten(0, -2)
 
     order = tokens_of_cells(grid, tokens)
     if order is None:
         raise DiagnosticsError(
-            f"The patches of an image do not give one token each in {trial.name}: it is not supported yet."
+            f"The patches of an image do not give one token each in {passes.name}: it is not supported yet."
         )
     return () if order == sorted(order) else (*range(grid.prefix), *order)
 
 
-def _with_inner_layers(trial: Trial, taps: list[Tap]) -> list[Tap]:
+def _with_inner_layers(passes: Passes, taps: list[Tap]) -> list[Tap]:
     """Taps of the layers that a head stacks (a predictor, a decoder), before the head's own."""
     with_inner: list[Tap] = []
     for tap in taps:
         if tap.part == "head" and tap.site is not None and tap.site.when == "after":
             with_inner += layers_of_head(
-                trial, tap.site.module, (with_inner[-1].depth if with_inner else 0.0, tap.depth)
+                passes, tap.site.module, (with_inner[-1].depth if with_inner else 0.0, tap.depth)
             )
         with_inner.append(tap)
     return with_inner

@@ -11,8 +11,7 @@ import torch
 from diagnostics_timm.pixels import Middle, example, image_of
 from torch import Tensor, nn
 
-from diagnostics import DiagnosticsError
-from diagnostics.errors import describe
+from diagnostics.plugin import DiagnosticsError, describe
 from diagnostics_transformers.prepared import Prepared, from_directory, setting
 from diagnostics_transformers.towers import arguments, model_type
 

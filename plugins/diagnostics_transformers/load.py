@@ -16,8 +16,7 @@ from torch import nn
 from transformers import AutoConfig
 from transformers.utils import logging as transformers_logging
 
-from diagnostics import DiagnosticsError
-from diagnostics.errors import describe, few
+from diagnostics.plugin import DiagnosticsError, describe, few
 
 _DATA_FILES = (
     "*config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model",

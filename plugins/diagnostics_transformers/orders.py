@@ -7,15 +7,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diagnostics import DiagnosticsError, Grid, Site, Tap
-from diagnostics.encoders.hooks import first_tensor
-from diagnostics.encoders.perturbation import moved_most, part_of, tokens_at
+from diagnostics.plugin import (
+    DiagnosticsError,
+    Grid,
+    Site,
+    Tap,
+    first_tensor,
+    moved_most,
+    order_of_axes,
+    part_of,
+    tokens_at,
+)
+from diagnostics_transformers.passes import Passes
 from diagnostics_transformers.prepared import Prepared
 from diagnostics_transformers.towers import model_type
-from diagnostics_transformers.trial import Trial
 
 SHARES = (0.3, 0.8)
 """Of a sample's length: where it is changed."""
@@ -58,15 +67,15 @@ def _queries_last(_: Any, tap: Tap) -> tuple[int, ...]:
 _ORDERS = {"hiera": _rolled, "yolos": _queries_last}
 
 
-def packed_taps(trial: Trial, names: Sequence[str], grid: Grid, order: tuple[int, ...]) -> list[Tap]:
+def packed_taps(passes: Passes, names: Sequence[str], grid: Grid, order: tuple[int, ...]) -> list[Tap]:
     """`embed`, the layers, and the first norm behind them that keeps all tokens, of a tower that keeps the patches of all
     images of a batch behind one another, [B * T, F] or [1, B * T, F].
     """
     layers = tuple(f"{name}." for name in names)
-    modules = trial.module.named_modules()
+    modules = passes.module.named_modules()
     norms = [n for n, part in modules if "norm" in type(part).__name__.lower() and not n.startswith(layers)]
-    calls = trial.calls((*names, *norms))
-    entered = trial.entering(names[0], trial.batch)
+    calls = passes.calls((*names, *norms))
+    entered = passes.entering(names[0], passes.batch)
     assert entered is not None
     seen = [(names[0], entered), *((call.name, first_tensor(call.output)) for call in calls)]
     seen = [entry for entry in seen if isinstance(entry[1], Tensor)]
@@ -81,7 +90,7 @@ def packed_taps(trial: Trial, names: Sequence[str], grid: Grid, order: tuple[int
             grid = Grid(tuple(n // 2 for n in grid.shape), grid.axes)
         if _tokens(tensor) != 2 * (grid.prefix + grid.tokens):
             raise DiagnosticsError(
-                f"{trial.name} has {_tokens(tensor)} tokens at {name} for two images of {grid.tokens} patches: it merges them on "
+                f"{passes.name} has {_tokens(tensor)} tokens at {name} for two images of {grid.tokens} patches: it merges them on "
                 "its way, which is not supported yet."
             )
         depth = min(1.0, i / len(names))
@@ -89,7 +98,9 @@ def packed_taps(trial: Trial, names: Sequence[str], grid: Grid, order: tuple[int
         tap = Tap(name, depth, "trunk", tensor.shape[-1], grid, site)
         taps.append(tap if i else replace(tap, name="embed", part="embedding"))
     if len(steps) < len(names) + 1:
-        raise DiagnosticsError(f"{trial.name} does not run all its layers once on two images: it is not supported yet.")
+        raise DiagnosticsError(
+            f"{passes.name} does not run all its layers once on two images: it is not supported yet."
+        )
     return taps
 
 
@@ -100,10 +111,10 @@ def _tokens(tensor: Tensor) -> int:
     return len(tensor) if tensor.ndim == 2 else 0
 
 
-def check_places(trial: Trial, tap: Tap) -> None:
+def check_places(passes: Passes, tap: Tap) -> None:
     """Raises DiagnosticsError where the first tap's tokens do not stand for the places that its grid declares."""
-    site, grid, prepared, name = tap.site, tap.grid, trial.prepared, trial.name
-    rest = tokens_at(trial.module, tap, trial.batch, trial.forward)
+    site, grid, prepared, name = tap.site, tap.grid, passes.prepared, passes.name
+    rest = tokens_at(passes.module, tap, passes.batch, passes.forward)
     if site is None or rest is None:
         return
     if site.rows == 1 and len(rest) == 2 and torch.equal(rest[0], rest[1]):
@@ -115,15 +126,15 @@ def check_places(trial: Trial, tap: Tap) -> None:
         return
     steps = grid.shape[grid.axes.index("t")]
     for share in SHARES:
-        changed, start, stop = _changed(trial.batch, prepared, share)
-        tokens = tokens_at(trial.module, tap, changed, trial.forward)
+        changed, start, stop = _changed(passes.batch, prepared, share)
+        tokens = tokens_at(passes.module, tap, changed, passes.forward)
         place = None if tokens is None else moved_most(tokens, rest, grid, ("t",))
         if place is None:
             return
-        low, high = start * steps, stop * steps
         # Frames overlap and convolutions reach further.
         slack = 1.0 if prepared.modality == "text" else 2.0 + 0.05 * steps + prepared.reach
-        if not low - slack <= place <= high + slack:
+        middle, reach = steps * (start + stop) / 2, slack + steps * (stop - start) / 2
+        if order_of_axes((steps,), np.array([[middle]]), np.array([place]), [reach]) is None:
             raise DiagnosticsError(
                 f"{name} does not keep its tokens in the order of time (a change between {start:.0%} and {stop:.0%} of the "
                 f"{prepared.modality} moved token {place} of {steps}): it is not supported yet."

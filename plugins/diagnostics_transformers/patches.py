@@ -17,8 +17,7 @@ from diagnostics_timm.pixels import example, image_of, resized
 from PIL import Image
 from torch import Tensor, nn
 
-from diagnostics import DiagnosticsError
-from diagnostics.errors import describe
+from diagnostics.plugin import DiagnosticsError, describe
 from diagnostics_transformers.images import Resized, side_of
 from diagnostics_transformers.prepared import Prepared, from_directory, setting
 from diagnostics_transformers.towers import arguments, model_type

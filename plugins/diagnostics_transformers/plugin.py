@@ -5,8 +5,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from diagnostics import hookimpl
-from diagnostics.hookspecs import Entry
+from diagnostics.plugin import Entry, hookimpl
 
 PACKAGES = {"transformers": "transformers"}
 """Distribution -> module of the code that its encoders come from; runs record their versions."""
@@ -45,7 +44,7 @@ def build(
     tokenizer: `bytes`, where the model reads the bytes of a text and the directory has no tokenizer.
     """
     # Annotated Any and imported here: listing the encoders must not cost the import of torch.
-    from diagnostics import DiagnosticsError
+    from diagnostics.plugin import DiagnosticsError
 
     try:
         importlib.import_module("transformers")

@@ -8,8 +8,7 @@ import numpy as np
 import transformers
 from torch import Tensor
 
-from diagnostics import DiagnosticsError, Tap
-from diagnostics.errors import describe, unknown
+from diagnostics.plugin import DiagnosticsError, Tap, describe, unknown
 from diagnostics_transformers.load import Loaded, quiet
 
 _PARTS = {

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diagnostics import DiagnosticsError, Tap
+from diagnostics.plugin import DiagnosticsError, Tap
 from diagnostics_transformers.prepared import Arguments, Prepared, setting, whole
 from diagnostics_transformers.towers import arguments
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diagnostics import DiagnosticsError
+from diagnostics.plugin import DiagnosticsError
 from diagnostics_transformers.images import Resized, cropped, interpolating, side_of
 from diagnostics_transformers.prepared import Prepared, Wanted, from_directory, setting
 from diagnostics_transformers.towers import arguments, model_type

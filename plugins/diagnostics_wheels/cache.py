@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from diagnostics import DiagnosticsError, printable
+from diagnostics.plugin import DiagnosticsError, printable
 from diagnostics_wheels.wheels import Wheel
 
 CONVERSION = 1

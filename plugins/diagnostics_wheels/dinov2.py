@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 from diagnostics_timm.pixels import Middle
-from diagnostics_transformers.handed_out import maker_names
+from diagnostics_transformers.maker_names import maker_names
 from torch import Tensor
 from transformers import Dinov2Config, Dinov2Model
 
-from diagnostics import DiagnosticsError, Grid, TorchEncoder
+from diagnostics.plugin import DiagnosticsError, Grid, TorchEncoder
 from diagnostics_wheels.cache import to_tensors
 from diagnostics_wheels.images import image_encoder
 from diagnostics_wheels.wheels import Wheel, needs

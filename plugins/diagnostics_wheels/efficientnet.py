@@ -7,8 +7,7 @@ import torch
 from diagnostics_timm.pixels import Middle
 from torch import Tensor, nn
 
-from diagnostics import DiagnosticsError, TorchEncoder
-from diagnostics.encoders.maker_names import names_of_outputs
+from diagnostics.plugin import DiagnosticsError, TorchEncoder, names_of_outputs
 from diagnostics_wheels.images import image_encoder
 from diagnostics_wheels.wheels import Wheel
 

@@ -8,7 +8,7 @@ from diagnostics_timm.pixels import Middle, example
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from diagnostics import TorchEncoder, discover
+from diagnostics.plugin import TorchEncoder, discover
 from diagnostics_wheels.cache import load
 from diagnostics_wheels.wheels import Wheel
 

@@ -4,14 +4,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from diagnostics_transformers.handed_out import maker_names
+from diagnostics_transformers.maker_names import maker_names
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 from transformers import BertConfig, BertModel
 
-from diagnostics import DiagnosticsError, Grid, TorchEncoder, discover
+from diagnostics.plugin import DiagnosticsError, Grid, TorchEncoder, discover
 from diagnostics_wheels.cache import fill
 from diagnostics_wheels.wheels import Wheel
 

@@ -7,12 +7,11 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from diagnostics import hookimpl
-from diagnostics.hookspecs import Entry
+from diagnostics.plugin import Entry, hookimpl
 from diagnostics_wheels.wheels import needs
 
 if TYPE_CHECKING:
-    from diagnostics import Encoder
+    from diagnostics.plugin import Encoder
 
 PACKAGES = {"timm": "timm", "transformers": "transformers"}
 """Distribution -> module of the code that its encoders come from; runs record their versions."""

@@ -5,7 +5,7 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-from diagnostics import DiagnosticsError
+from diagnostics.plugin import DiagnosticsError
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from diagnostics_transformers.handed_out import maker_names
+from diagnostics_transformers.maker_names import maker_names
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 from transformers import WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from diagnostics import DiagnosticsError, Grid, Tap, TorchEncoder, discover
+from diagnostics.plugin import DiagnosticsError, Grid, Tap, TorchEncoder, discover
 from diagnostics_wheels import ctranslate2
 from diagnostics_wheels.cache import load, to_tensors
 from diagnostics_wheels.wheels import Wheel

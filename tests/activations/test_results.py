@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,14 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-from zarr.codecs import Crc32cCodec, ZstdCodec
 
 import diagnostics as dx
 from diagnostics import Dataset, DiagnosticsError, Run, Target
 from diagnostics.activations.folder import Folder
 from diagnostics.activations.replacing import listed
-from diagnostics.activations.results import ENCODER, merge_results
-from diagnostics.activations.sealed import write_group
+from diagnostics.activations.results import ENCODER, merge_results, read_index, read_results
+from diagnostics.activations.sealed import digest, seal
 from diagnostics.activations.store import Store
 from diagnostics.errors import StorageError
 from diagnostics.measures.base import Measure
@@ -155,100 +156,141 @@ def interrupted(*_: Any, **__: Any) -> Any:
 # Whole, whatever happens
 
 
-@pytest.mark.parametrize("rename", [0, 1])
-def test_killed_while_results_are_replaced_the_old_ones_are_there_whole(
-    path: Path, rename: int, monkeypatch: pytest.MonkeyPatch
+def killed_at(monkeypatch: pytest.MonkeyPatch, name: str, count: int) -> None:
+    """From the so-manieth call of a function of the system on, on a file of results, the process is killed."""
+    real, seen = getattr(os, name), [0]
+
+    def killed(first: str, *others: Any, **at: int) -> None:
+        if any(part in f"{first} {others}" for part in (*INSIDE, "results.json")):
+            seen[0] += 1
+            if seen[0] > count:
+                raise KeyboardInterrupt
+        real(first, *others, **at)
+
+    monkeypatch.setattr(os, name, killed)
+
+
+INSIDE = ("index.json", "numbers", "page.json")
+
+
+@pytest.mark.parametrize(("call", "count"), [("rename", 0), ("rename", 1), ("rename", 2), ("unlink", 0), ("unlink", 1)])
+def test_killed_while_results_are_replaced_the_old_or_the_new_ones_are_there_whole(
+    path: Path, call: str, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = findings(dx.open_run(path))
-    real, count = os.rename, [0]
-
-    def killed(name: str, target: str, **at: int) -> None:
-        if ".results" in f"{name} {target}":
-            count[0] += 1
-            if count[0] > rename:
-                raise KeyboardInterrupt
-        real(name, target, **at)
-
     with monkeypatch.context() as context:
-        context.setattr(os, "rename", killed)
+        killed_at(context, call, count)
         with pytest.raises(KeyboardInterrupt):
             again(path, "participation_ratio", controls=False)
-    assert (path / "results").exists() is (rename == 0), "the planted moment"
-    assert findings(dx.open_run(path)) == before
+    both = set(before) | {"participation_ratio/None"}
+    assert set(findings(dx.open_run(path))) == (both if call == "unlink" else set(before))
     after = findings(again(path, "participation_ratio", controls=False))
-    assert set(after) == set(before) | {"participation_ratio/None"}
-    assert not list(path.glob(".results*"))
+    assert set(after) == both and {key: after[key] for key in before} == before
+    assert [file.name for file in sorted(path.glob("results/*/*"))] == ["index.json", "numbers"]
 
 
-def flips(folder: Path, count: int) -> list[tuple[Path, int, int]]:
-    """Bits to flip, evenly over all files of a folder's results: file, byte, bit."""
-    rng = np.random.default_rng(0)
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    chosen = rng.choice(len(files), count, replace=False)
-    return [(files[i], int(rng.integers(files[i].stat().st_size)), int(rng.integers(8))) for i in chosen]
+def results_of(path: Path) -> Path:
+    """The folder of a run's results."""
+    (folder,) = (path / "results").iterdir()
+    return folder
 
 
 def test_a_flipped_bit_in_any_result_is_noticed(first: Path, tmp_path: Path) -> None:
     path = Path(shutil.copytree(first, tmp_path / "run"))
-    whole = findings(dx.open_run(path))
-    cases = [*flips(path / "results", 60), *((path / "results" / "zarr.json", byte, 1) for byte in (400, 4000))]
-    assert {file.name == "zarr.json" for file, _, _ in cases} == {True, False}
-    for file, byte, bit in cases:
+    dx.open_run(path).report()
+    whole, shown, rng = findings(dx.open_run(path)), diagnose("show", path).out, np.random.default_rng(0)
+    for file in (path / "results.json", *(results_of(path) / name for name in INSIDE)):
         intact = file.read_bytes()
-        damaged = bytearray(intact)
-        damaged[byte] ^= 1 << bit
-        file.write_bytes(damaged)
-        with pytest.raises(DiagnosticsError, match="cannot be read"):
-            findings(dx.open_run(path))
+        for byte, bit in zip(rng.integers(len(intact), size=20), rng.integers(8, size=20), strict=True):
+            damaged = bytearray(intact)
+            damaged[byte] ^= 1 << bit
+            file.write_bytes(damaged)
+            if file.name == "page.json":
+                assert diagnose("show", path).out == shown, "made anew"
+            else:
+                with pytest.raises(DiagnosticsError, match="cannot be read"):
+                    findings(dx.open_run(path))
         file.write_bytes(intact)
     assert findings(dx.open_run(path)) == whole
 
 
-def test_plain_xarray_notices_a_flipped_bit_in_a_chunk(path: Path) -> None:
-    chunk = next(
-        file for file in (path / "results" / "linear_probe" / "level" / "score").rglob("*") if file.name == "0"
-    )
-    data = bytearray(chunk.read_bytes())
-    data[len(data) // 2] ^= 1
-    chunk.write_bytes(data)
-    with pytest.raises(Exception, match=r"(?i)checksum|crc"):
-        xr.open_datatree(path, group="results", engine="zarr", consolidated=False)["linear_probe/level"]["score"].load()
-
-
 def test_what_was_damaged_is_not_carried_into_new_results(path: Path) -> None:
-    damaged = path / "results" / "rankme" / "zarr.json"
-    damaged.write_bytes(damaged.read_bytes().replace(b"rankme", b"rankmf"))
+    damaged = results_of(path) / "numbers"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"\xaa")
     with pytest.raises(DiagnosticsError, match=r"cannot be read.*--fresh"):
         again(path, "participation_ratio", controls=False)
     assert findings(again(path, "participation_ratio", controls=False, fresh=True))
 
 
-def test_results_lie_in_the_folder_as_xarray_would_write_them_there(path: Path) -> None:
-    rng = np.random.default_rng(0)
+def test_results_are_stored_to_the_bit(path: Path) -> None:
+    odd = np.array([-0.0, np.nan, np.inf, -np.inf, 5e-324, 0.1])
     data = xr.Dataset(
-        {"score": ("tap", rng.normal(size=3)), "matrix": (("tap", "unit"), rng.normal(size=(3, 40)))},
-        coords={"tap": np.array(["a", "b", "c"], dtype=object), "unit": np.arange(40)},
-        attrs={"measure": "odd"},
-    )
+        {"score": ("tap", odd), "half": ("tap", odd.astype(np.float32)), "matrix": (("tap", "unit"), np.outer(odd, [1, 2])),
+         "none": (("tap", "nothing"), np.empty((6, 0))), "one": ((), 7), "yes": ("tap", odd > 0), "count": ("unit", [2**62, -1]),
+         "word": ("unit", np.array(["Größe", ""], dtype=object))},
+        coords={"tap": list("abcdef"), "unit": ["u", "v"], "depth": ("tap", odd)},
+        attrs={"measure": "odd", "gap": np.float64(0.1), "low": np.nan, "taps": ("a", "b"), "n": np.int64(3), "chance": None},
+    )  # fmt: skip
     merge_results(
         Store(path), {ENCODER: {"odd/x": data}, "fresh_weights": {"odd/x": data * 2}}, [], {"seed": 0}, measures=["odd"],
         pairwise=(), controls=["fresh_weights"], order=["odd"], fresh=True,
     )  # fmt: skip
-    tree = {"/odd/x": data, "/controls/fresh_weights/odd/x": data * 2}
-    codecs = {name: {"compressors": (ZstdCodec(level=1), Crc32cCodec())} for name in data.variables}
-    xr.DataTree.from_dict(tree).to_zarr(
-        path / "plain", zarr_format=3, consolidated=False, encoding=dict.fromkeys(tree, codecs)
-    )
-    ours, plain = (
-        {file.relative_to(path / name).as_posix(): file.read_bytes() for file in (path / name).rglob("*") if file.is_file()}
-        for name in ("results", "plain")
-    )  # fmt: skip
-    assert len(plain) > 20
-    assert {k: v for k, v in ours.items() if k != "zarr.json"} == {k: v for k, v in plain.items() if k != "zarr.json"}
+    index = read_index(Store(path))
+    assert index is not None
+    stored = read_results(Store(path), index)
+    for owner, there in ((ENCODER, data), ("fresh_weights", data * 2)):
+        read = stored[owner]["odd/x"]
+        assert set(read.variables) == set(there.variables) and set(read.coords) == set(there.coords)
+        for name, values in there.variables.items():
+            ours = read.variables[name]
+            assert ours.dims == values.dims and ours.shape == values.shape
+            if values.dtype.kind in "OU":
+                assert ours.values.tolist() == values.values.tolist()
+            else:
+                assert ours.dtype == values.dtype and ours.values.tobytes() == values.values.tobytes()
+    attrs = stored[ENCODER]["odd/x"].attrs
+    assert np.isnan(attrs.pop("low")) and attrs == {
+        "measure": "odd",
+        "gap": 0.1,
+        "taps": ["a", "b"],
+        "n": 3,
+        "chance": None,
+    }
+
+
+def test_a_run_has_few_files_of_results(path: Path) -> None:
+    assert [file.name for file in sorted(results_of(path).iterdir())] == ["index.json", "numbers"]
+    dx.open_run(path).report()
+    assert [file.name for file in sorted(results_of(path).iterdir())] == ["index.json", "numbers", "page.json"]
+
+
+def test_show_and_runs_start_nothing_heavy(path: Path) -> None:
+    dx.open_run(path).report()
+    for command in (["show", str(path)], ["show", str(path), "--full"], ["runs", str(path)]):
+        code = (
+            "import sys; from diagnostics.cli.main import app\n"
+            f"try: app({command!r})\n"
+            "finally: print({'torch', 'zarr', 'xarray', 'pandas', 'sklearn', 'plotly', 'jinja2'} & {*sys.modules})"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.endswith("\nset()\n"), done.stdout[-200:]
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_the_stored_page_is_printed_as_it_was_made(path: Path, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    made = [diagnose("show", path, *full).out for full in ([], ["--full"])]
+    dx.open_run(path).report()
+    page = results_of(path) / "page.json"
+    # Those of other bytes alone differ: the page itself takes some.
+    page.write_bytes(page.read_bytes())
+    assert [re.sub(r"disk: .*", "", diagnose("show", path, *full).out) for full in ([], ["--full"])] == [
+        re.sub(r"disk: .*", "", each) for each in made
+    ]
 
 
 def test_what_a_run_did_not_write_among_its_results_is_not_read(path: Path) -> None:
-    shutil.copytree(path / "results" / "rankme", path / "results" / "stranger")
+    shutil.copytree(results_of(path), path / "results" / "stranger")
     assert (
         {"rankme", "linear_probe"} <= set(dx.open_run(path).results.children) <= {"rankme", "linear_probe", "controls"}
     )
@@ -264,6 +306,7 @@ def test_the_results_of_another_run_are_refused(path: Path, tmp_path: Path) -> N
     )  # fmt: skip
     shutil.rmtree(path / "results")
     shutil.copytree(other.path / "results", path / "results")
+    shutil.copy(other.path / "results.json", path)
     with pytest.raises(StorageError, match=r"results in .*run are those of another run: .* --fresh"):
         dx.open_run(path)
     with pytest.raises(StorageError, match="those of another run"):
@@ -307,17 +350,28 @@ def test_a_run_of_format_4_is_read_and_marked_and_not_resumed(of_format_4: Path,
 
 
 def test_an_index_whose_results_are_of_no_call_is_unreadable(path: Path) -> None:
-    document = json.loads((path / "results" / "zarr.json").read_text())
-    right = document["attributes"]
+    right = index_of(path)
     for call in (7, -1, 1.0, "0", None):
         entries = {owner: [entry | {"call": call} for entry in rows] for owner, rows in right["entries"].items()}
-        write_group(Folder(path / "results"), right | {"entries": entries})
+        put_index(path, right | {"entries": entries})
         with pytest.raises(DiagnosticsError, match="cannot be read"):
             dx.open_run(path)
         assert "cannot be read" in refused("show", path)
-    write_group(Folder(path / "results"), right | {"calls": [], "entries": {}, "omissions": []})
+    put_index(path, right | {"calls": [], "entries": {}, "omissions": []})
     with pytest.raises(DiagnosticsError, match="cannot be read"):
         dx.open_run(path)
+
+
+def index_of(path: Path) -> dict[str, Any]:
+    return json.loads((results_of(path) / "index.json").read_text())
+
+
+def put_index(path: Path, index: Any) -> None:
+    """Another index, as if it had been written as the run's."""
+    data = json.dumps(index).encode()
+    folder = results_of(path).rename(path / "results" / digest(data).partition(" ")[0])
+    (folder / "index.json").write_bytes(data)
+    (path / "results.json").write_bytes(seal({"index": digest(data)}))
 
 
 # What fails alone
@@ -510,15 +564,15 @@ def test_fresh_leaves_no_activations_of_controls_that_it_does_not_make(path: Pat
 
 
 def test_an_index_that_is_not_one_is_unreadable(path: Path) -> None:
-    content = {"entries": [], "omissions": {}, "calls": 3, "files": {}}
-    right = json.loads((path / "results" / "zarr.json").read_text())["attributes"]
-    for wrong in (content, {}):
-        text = json.dumps({"zarr_format": 3, "node_type": "group", "attributes": wrong})
-        (path / "results" / "zarr.json").write_text(text)
+    right = index_of(path)
+    strange: dict[str, Any] = {"entries": [], "omissions": {}, "calls": 3, "arrays": {}}
+    some = {owner: {} for owner in right["arrays"]}
+    for wrong in (strange, {}, [], 3, {**right, "arrays": []}, {**right, "arrays": some}, {**right, "numbers": 3}):
+        put_index(path, wrong)
         with pytest.raises(DiagnosticsError, match="cannot be read"):
             dx.open_run(path).to_json()
-    for sealed in (content, {}, {**right, "files": []}):
-        write_group(Folder(path / "results"), sealed)
+    for current in (b"", b"{}", b"[]", seal({}), seal({"index": "../.. 3"}), seal({"index": "0" * 32})):
+        (path / "results.json").write_bytes(current)
         with pytest.raises(DiagnosticsError, match="cannot be read"):
             dx.open_run(path).to_json()
 

@@ -128,7 +128,7 @@ BROKEN = [
     ("measures.probes.nearest", "(top[:, :k] / temperature)", "top[:, :k]"),
     ("measures.probes.nearest", "keepdim=True)) / temperature).exp()", "keepdim=True))).exp()"),
     ("measures.probes.least_squares", "[..., None] + self.n * shares", "[..., None] + shares"),
-    ("measures.probes.linear", "refit(x[:, rows.fit], y[rows.fit],", "refit(x[:, rows.train], y[rows.train],"),
+    ("measures.probes.samples", "fitted = task.rows.fit", "fitted = task.rows.train"),
     ("measures.tap_choice", "score[best] - score[output] > max(needed, TIE if favoured else 0.0)", "score[best] > score[output]"),
     ("measures.confidence_set", "stdtrit(units - 1, COVERAGE)", "stdtrit(units - 1, 0.8)"),
     ("measures.hidden_gap", "first[:, i] - second[:, 0]", "first[:, i] - second[::-1, 0]"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from diagnostics.checks.conformance import CHECKS
-from diagnostics.testing import EncoderTests
+from diagnostics.plugin import EncoderTests
 
 SUPPORT = Path(__file__).parents[1] / "support"
 
@@ -31,7 +31,7 @@ def turned():
 TESTS = """
 import pytest
 from tiny import tiny_dataset, tiny_encoder
-from diagnostics.testing import EncoderTests
+from diagnostics.plugin import EncoderTests
 
 class TestGood(EncoderTests):
     encoder = "mine.py:build"
@@ -123,7 +123,7 @@ def test_the_fixture_checks_many_encoders_at_once(session: dict[str, dict[str, s
 
 def test_importing_the_kit_is_light() -> None:
     code = (
-        "import sys, diagnostics.testing; "
+        "import sys, diagnostics.checks.encoder_tests; "
         "heavy = {'torch', 'numpy', 'diagnostics.encoders.taps', 'diagnostics.registry', 'rich', 'typer'} & set(sys.modules); "
         "assert not heavy, heavy"
     )

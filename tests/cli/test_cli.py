@@ -562,16 +562,13 @@ def test_no_space_after_the_extraction_is_told_and_the_same_command_then_finishe
         *(["--measures", "knn_probe"] if with_controls else QUICK),
     ]  # fmt: skip
     with monkeypatch.context() as disk:
-        if place == "report":
+        if place != "control":
+            file = {"report": "report.html", "results": "results.json"}[place]
             disk.setattr(
                 Folder,
                 "put",
-                lambda self, name, *rest, **options: (
-                    error() if name == "report.html" else put(self, name, *rest, **options)
-                ),
+                lambda self, name, *rest, **options: error() if name == file else put(self, name, *rest, **options),
             )
-        elif place == "results":
-            disk.setattr(Folder, "swap", error)
         else:
             real = os.mkdir
 

@@ -69,7 +69,7 @@ def test_runs_has_a_row_for_each_run_and_names_what_is_none(run: Path) -> None:
     shutil.copytree(run, folder / "damaged")
     (folder / "damaged" / "samples" / "id" / "zarr.json").unlink()
     shutil.copytree(run, folder / "halved")
-    shutil.rmtree(folder / "halved" / "results")
+    (folder / "halved" / "results.json").unlink()
     (folder / "broken").mkdir()
     (folder / "broken" / "zarr.json").write_bytes(b'{"diagnostics_format": \xff')
     (folder / "thesis").mkdir()

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diagnostics import Dataset, DiagnosticsError, LazySamples, Question, Target, split_groups
+from diagnostics.datasets.dataset import unprobeable_targets
 from diagnostics.datasets.subset import subset
 
 from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
@@ -351,15 +352,9 @@ def test_texts_may_be_read_on_demand() -> None:
     assert data.fingerprint == new_dataset(texts=texts).fingerprint
 
 
-def test_texts_survive_all_changes_of_an_image_unless_the_dataset_says_otherwise() -> None:
-    assert new_dataset().text_survives == {"brightness", "contrast", "crop", "hue", "mirror", "saturation"}
-    data = new_dataset(texts=list("rstu"), text_survives=("mirror", "crop"))
-    assert data.text_survives == subset(data, 3, 0).text_survives == {"crop", "mirror"}
-    with pytest.raises(
-        DiagnosticsError,
-        match="Unknown change of an image in text_survives of dataset mine 'miror': did you mean mirror",
-    ):
-        new_dataset(text_survives=["miror"])
+def test_what_plugins_alone_read_stays_with_a_subset() -> None:
+    data = new_dataset(extras={"text_survives": ("mirror",)})
+    assert data.extras == subset(data, 3, 0).extras == {"text_survives": ("mirror",)} and not new_dataset().extras
 
 
 @pytest.mark.parametrize("column", [{"texts": ["one"]}, {"questions": [()]}])
@@ -371,3 +366,49 @@ def test_a_column_of_another_length_is_refused(column: Any) -> None:
 def test_a_question_has_a_wording() -> None:
     with pytest.raises(DiagnosticsError, match="Question colour has no wording: give one"):
         Question("colour", "red", ())
+
+
+MAPS = [np.arange(n * 4).reshape(n, 4) % 3 for n in (2, 3, 4, 5)]
+
+
+def maps_of(values: Any, kind: Any = "token_label", **options: Any) -> Dataset:
+    return new_dataset(targets={"parts": Target(kind, values, **options)})
+
+
+def test_maps_of_unequal_extents_are_kept_apart_and_read_one_by_one() -> None:
+    read = list[int]()
+    lazy = LazySamples(4, lambda i: (read.append(i), MAPS[i])[1])
+    data = maps_of(lazy)
+    assert read == [0]  # what it is, is seen of the first
+    for i, each in enumerate(maps_of(MAPS).targets["parts"].values):
+        np.testing.assert_array_equal(each, MAPS[i])
+    assert [maps.shape for maps in data.targets["parts"].blocks()] == [(1, n, 4) for n in (2, 3, 4, 5)]
+    assert data.fingerprint == maps_of(MAPS).fingerprint != maps_of([*MAPS[:3], MAPS[3] + 1]).fingerprint
+    read.clear()
+    assert unprobeable_targets(data) == {} and sorted(set(read)) == [0, 2, 3]  # two classes are in the first of train
+    few = subset(data, 3, 0).targets["parts"]
+    assert [np.shape(each) for each in few.values][1:] == [(4, 4), (5, 4)]
+
+
+def test_maps_of_unequal_extents_that_tell_nothing_are_named() -> None:
+    constant = maps_of([np.zeros((n, 4), int) for n in (2, 3, 4, 5)])
+    assert "only one class in its 2 train samples" in unprobeable_targets(constant)["parts"]
+    unknown = maps_of([*MAPS[:3], np.full((5, 4), -1)])
+    assert "known for no test sample" in unprobeable_targets(unknown)["parts"]
+    metres = maps_of([np.full((n, 4), np.nan if n == 4 else n) for n in (2, 3, 4, 5)], "token_value")
+    assert "known for no val sample" in unprobeable_targets(metres)["parts"]
+    assert unprobeable_targets(maps_of([np.full((n, 4), float(n)) for n in (2, 3, 4, 5)], "token_value")) == {}
+
+
+def test_maps_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(DiagnosticsError, match="parts of mine is of kind token_label, but its values are float64"):
+        maps_of([labels + 0.5 for labels in MAPS])
+
+
+def test_a_later_map_that_does_not_fit_is_named_when_it_is_read() -> None:
+    data = maps_of([*MAPS[:3], MAPS[3][:, 0]])
+    with pytest.raises(
+        DiagnosticsError,
+        match=r"Map 3 of a target is of kind token_label, but it has the shape \(5,\) and the first one 2 axes",
+    ):
+        list(data.targets["parts"].blocks())

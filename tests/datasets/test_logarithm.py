@@ -89,3 +89,16 @@ def test_a_target_of_that_name_is_kept() -> None:
     both = data(x=dx.Target("value", np.ones(4)), log_x=dx.Target("value", np.zeros(4)))
     with pytest.raises(DiagnosticsError, match="Dataset four has a target log_x already: leave out log=x"):
         with_logarithms(both, ["x"])
+
+
+def test_maps_that_are_read_one_by_one_are_too() -> None:
+    metres = [np.full((n, 2), np.nan if n == 3 else n) for n in (1, 2, 3, 4)]
+    logged = with_logarithms(data(depth=dx.Target("token_value", metres, units="m")), ["depth"]).targets["log_depth"]
+    for found, wanted in zip(logged.values, metres, strict=True):
+        np.testing.assert_array_equal(found, np.log(wanted))
+    metres[3][0] = 0
+    late = with_logarithms(data(depth=dx.Target("token_value", metres)), ["depth"]).targets["log_depth"]
+    with pytest.raises(
+        DiagnosticsError, match=r"depth of four has values down to 0, but log=depth needs values above 0"
+    ):
+        np.asarray(late.values[3])

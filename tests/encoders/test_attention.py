@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder, stack_taps
-from diagnostics.encoders import attention
+from diagnostics.encoders.attention import capture as attention
 from diagnostics.measures.locality.heads import Attention, attention_distance, global_token_mass
 
 from tiny import tiny_encoder

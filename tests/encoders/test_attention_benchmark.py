@@ -18,7 +18,7 @@ import torch
 import attention
 from _attention_cases import SMALL, Table, call_of, projected
 from _attention_equality import _exact, _rows_apart, kernels_equal, statistics_apart, statistics_equal
-from diagnostics.encoders.attention_statistics import attention_statistics
+from diagnostics.encoders.attention import attention_statistics
 
 table = Table()
 kernels_equal("cpu", SMALL, table)

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder
-from diagnostics.encoders import computing as module
-from diagnostics.encoders.computing import check_compute, computing, whole
+from diagnostics.encoders import devices as module
+from diagnostics.encoders.devices import check_compute, computing, whole
 from diagnostics.measures.locality import attention_entropy
 
 

@@ -17,11 +17,11 @@ from typer.testing import CliRunner
 
 from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder, build, load_encoder, save_encoder, stack_taps
 from diagnostics.checks.conformance import check_encoder
-from diagnostics.cli.cut import export, flops_of
+from diagnostics.cli.encoders import export, flops_of
 from diagnostics.cli.main import app
-from diagnostics.encoders.cut import cut_encoder
 from diagnostics.encoders.encoder import Encoder, keep
 from diagnostics.encoders.hooks import captured_at
+from diagnostics.encoders.saved.cut import cut_encoder
 
 from tiny import tiny_encoder, tiny_image_encoder
 from unusual import Stack, as_floats
@@ -392,7 +392,7 @@ def test_the_command(own: Path) -> None:
 
 
 def test_at_the_output_tap_nothing_but_heads_goes(own: Path) -> None:
-    summary = export("own.py:build", "norm", "a").to_json()
+    summary = export("own.py:build", "norm", "a")
     assert summary["parameters_saved"] == 0 and summary["flops_saved"] == 0 and len(summary["taps"]) == 5
 
 
@@ -430,10 +430,10 @@ def test_timm(tmp_path: Path) -> None:
     found = export(spec, "layer2.0", tmp_path / "cut")
     cut = load_encoder(tmp_path / "cut")
     assert_part(cut, whole, ["embed", "layer1.0", "layer1.1", "layer2.0"])
-    stages = [name for name in load_file(found.file) if name.startswith(("layer2.1", "layer3", "layer4", "fc"))]
-    assert not stages and found.whole_parameters == 11_689_512
+    stages = [name for name in load_file(found["file"]) if name.startswith(("layer2.1", "layer3", "layer4", "fc"))]
+    assert not stages and found["whole_parameters"] == 11_689_512
     # Published for 224 x 224: 1.8 G multiply-adds.
-    assert found.whole_flops == pytest.approx(2 * 1.814e9, rel=1e-3)
+    assert found["whole_flops"] == pytest.approx(2 * 1.814e9, rel=1e-3)
 
 
 def test_checkpoint_directories_are_cut_too(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Grid, TorchEncoder, discover
-from diagnostics.encoders.discovery import extents_of
-from diagnostics.encoders.discovery.discover import raster
+from diagnostics.encoders.places import extents_of
+from diagnostics.encoders.places.propose import raster
 
 
 class Block(nn.Module):

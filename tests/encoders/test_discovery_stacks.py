@@ -8,7 +8,7 @@ import pytest
 from torch import nn
 
 from diagnostics import DiagnosticsError
-from diagnostics.encoders.discovery import find_blocks
+from diagnostics.encoders.places import find_blocks
 
 
 class Block(nn.Module):

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention as attend
 
 from diagnostics import DiagnosticsError
-from diagnostics.encoders import kernels
-from diagnostics.encoders.kernels import attention_in, explain_attention
+from diagnostics.encoders.attention import kernels
+from diagnostics.encoders.attention.kernels import attention_in, explain_attention
 from diagnostics.vocabulary import Kernel
 
 

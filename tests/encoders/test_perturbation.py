@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import Grid, Site, Tap
-from diagnostics.encoders.discovery import FirstBlockInput
 from diagnostics.encoders.hooks import EarlyEnd, recorded, until
-from diagnostics.encoders.perturbation import aggregate, moved_most, replaced, tensor_at, tokens_at, tokens_of_cells
+from diagnostics.encoders.places import FirstBlockInput
+from diagnostics.encoders.places.perturb import aggregate, moved_most, replaced, tensor_at, tokens_at, tokens_of_cells
 
 
 class Twice(nn.Module):

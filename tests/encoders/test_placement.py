@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder
-from diagnostics.encoders.placement import NotVerifiableError, Placement, verify_grid
-from diagnostics.encoders.placement.token_order import all_cells, explained
+from diagnostics.encoders.places import NotVerifiableError, Placement, verify_grid
+from diagnostics.encoders.places.judge import all_cells, explained
 
 WIDTH = 16
 

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from diagnostics import DiagnosticsError, TorchEncoder, build, load_encoder, save_encoder
 from diagnostics.cli.main import app
-from diagnostics.encoders.files import _rounded  # pyright: ignore[reportPrivateUsage]
+from diagnostics.encoders.saved.files import _rounded  # pyright: ignore[reportPrivateUsage]
 from diagnostics.errors import StorageError
 
 from tiny import tiny_encoder
@@ -183,7 +183,7 @@ def test_a_write_that_fails_leaves_the_old_file(own: Path, monkeypatch: pytest.M
         file.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("diagnostics.encoders.files.save_file", full)
+    monkeypatch.setattr("diagnostics.encoders.saved.files.save_file", full)
     with pytest.raises(StorageError) as error:
         save_encoder("one", encoder)
     sentence(error, "No space left")
@@ -422,7 +422,7 @@ def test_files_that_are_no_text_travel_and_large_ones_do_not(tmp_path: Path, mon
     loaded = load_encoder(save_encoder(tmp_path / "one", encoder))
     folder = Path(loaded.skeleton.partition(":")[2].partition("?")[0])
     assert (folder / "spiece.model").read_bytes() == bytes(range(256))
-    monkeypatch.setattr("diagnostics.encoders.rebuild.MOST_BYTES", 100)
+    monkeypatch.setattr("diagnostics.encoders.saved.rebuild.MOST_BYTES", 100)
     with pytest.raises(DiagnosticsError) as error:
         save_encoder(tmp_path / "two", encoder)
     sentence(error, "cannot be saved with the weights")

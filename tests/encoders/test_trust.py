@@ -24,10 +24,9 @@ from typer.testing import CliRunner
 import diagnostics as dx
 from diagnostics import DiagnosticsError
 from diagnostics.checks.conformance import check_encoder, prepare_encoder
-from diagnostics.cli.cut import export
-from diagnostics.cli.inspection import inspect_encoder
+from diagnostics.cli.encoders import export, inspect_encoder
 from diagnostics.cli.main import app
-from diagnostics.encoders.trust import DEEPEST, UntrustedCodeError
+from diagnostics.encoders.saved.trust import DEEPEST, UntrustedCodeError
 
 SENTINEL = "code-has-run"
 EVIL = f"""

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diagnostics.encoders.attention_statistics import matrix
+from diagnostics.encoders.attention import matrix
 from diagnostics.encoders.encoder import Captured
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.locality import (

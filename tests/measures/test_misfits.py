@@ -15,7 +15,7 @@ import xarray as xr
 
 import diagnostics as dx
 from diagnostics.activations.contract import Activations
-from diagnostics.activations.results import ENCODER, merge_results, open_results
+from diagnostics.activations.results import ENCODER, merge_results, read_index, read_results
 from diagnostics.activations.store import Store
 from diagnostics.measures.apply import Measured, measure_all
 from diagnostics.measures.base import Measure
@@ -155,6 +155,8 @@ def test_numbers_are_read_as_they_were_given_whatever_a_measure_says_of_their_st
     options: dict[str, Any] = {"measures": ["odd"], "pairwise": (), "controls": (), "order": ["odd"], "fresh": False}
     own = Store(Path(shutil.copytree(store.path, tmp_path / "run")))
     merge_results(own, {ENCODER: {"odd": result}}, [], {"seed": 0}, **options)
-    read = open_results(own)["odd"]
+    index = read_index(own)
+    assert index is not None
+    read = read_results(own, index)[ENCODER]["odd"]
     for name in ("score", "low", "high"):
         assert list(read[name].values) == list(range(len(store.taps)))

@@ -11,7 +11,7 @@ import pytest
 from diagnostics.measures.verdict import Verdict
 from diagnostics.report import terminal
 from diagnostics.report.page import Notes, Table
-from diagnostics.runs.answer import answer, answer_blocks, closing_blocks
+from diagnostics.runs.answer import answer, answer_blocks
 from diagnostics.runs.page import run_page
 from diagnostics.runs.profile import Profile, by_verdict
 
@@ -145,7 +145,7 @@ def test_of_what_is_undecided_the_readable_goes_first_and_gives_the_features() -
     assert [p.target for p in by_verdict([vague, open_])] == ["open", "vague"]
     few, flat = planted("few", gap=0.0, score=0.0, width=0.04, units=(320, 9)), planted("flat", gap=-0.1, bound=0.02)
     assert [p.target for p in by_verdict([flat, few])] == ["few", "flat"]
-    (closing,) = closing_blocks(finished_run([few, flat], "enc", "data"))
+    (closing,) = run_page(finished_run([few, flat], "enc", "data")).closing
     assert isinstance(closing, Notes) and closing.notes[0].text.endswith('features(target="flat")')
 
 

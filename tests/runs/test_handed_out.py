@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import diagnostics as dx
-from diagnostics.cli.inspection import inspect_encoder
+from diagnostics.cli.encoders import inspect_encoder
 from diagnostics.encoders.maker_names import last_taps, names_of_outputs
 from diagnostics.runs.handed_out import HandedOut, handed_out
 

@@ -24,8 +24,8 @@ from diagnostics.measures.geometry import two_nn
 from diagnostics.measures.locality import TokenSimilarity, self_similarity
 from diagnostics.measures.probes import RidgePath, ridge
 from diagnostics.measures.similarity import MinibatchCka, canonical_correlations, cka
+from diagnostics.plugin import EncoderTests
 from diagnostics.sklearn import TapFeatures
-from diagnostics.testing import EncoderTests
 
 
 def a_run_is_read() -> None:

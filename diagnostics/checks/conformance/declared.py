@@ -10,8 +10,8 @@ from torch import Tensor
 
 from diagnostics.checks.conformance.encoder_under_test import EncoderUnderTest, NoPassError
 from diagnostics.checks.conformance.outcome import Outcome, failed, not_applicable, ok
-from diagnostics.encoders.placement.verify import NotVerifiableError
-from diagnostics.encoders.placement.verify_taps import exchanged_between, verify_taps
+from diagnostics.encoders.places.judge import exchanged_between
+from diagnostics.encoders.places.verify import NotVerifiableError, verify_taps
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, describe
 from diagnostics.vocabulary import Modality
@@ -65,7 +65,7 @@ def shapes(subject: EncoderUnderTest) -> Outcome:
 
 
 def grid(subject: EncoderUnderTest) -> Outcome:
-    """Tokens of every tap stand for the places that its grid declares: see `diagnostics.encoders.placement.verify_taps`.
+    """Tokens of every tap stand for the places that its grid declares: see `diagnostics.encoders.places.verify_taps`.
 
     Of grids larger than `CELLS`, two tokens that are exchanged are also looked for between taps, in a plain pass.
     """

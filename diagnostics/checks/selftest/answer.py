@@ -196,9 +196,13 @@ def ranks(samples: int) -> np.ndarray:
 def left_out(most: int) -> list[Any]:
     """Ridge without each group, or in folds where one has more than 256 rows: penalties, losses and references."""
     rows, x, y = ridge_data(most)
-    made = out_of_fold.RidgeOutOfFold(rows, y, lambda errors: errors**2, SEED, 2)
-    penalties = [made.choose(slice(i, i + 1), torch.tensor(x[i : i + 1]))[0] for i in (0, 1)]
-    return [penalties, *(list(map(digest, sums)) for sums in (made.losses.loss, made.losses.reference))]
+    made = out_of_fold.RidgeOutOfFold(rows, y, lambda errors: errors**2, SEED)
+    chosen = [made.choose(torch.tensor(x[i : i + 1])) for i in (0, 1)]
+    sums = [
+        [digest(protocol.sum_by_unit(each, rows, "fit")) for each in losses]
+        for losses in ([lost[0] for _, lost, _ in chosen], [made.reference] * 2)
+    ]
+    return [[penalty for penalty, _, _ in chosen], *sums]
 
 
 def folds() -> list[Any]:

@@ -332,6 +332,7 @@ class ObjectDiscovery(Probe):
     needs = "tokens"
     kinds = ("masks",)
     losses, score_name = "counts", "CorLoc"
+    instead = "it fits nothing: call diagnostics.measures.locality.object_discovery on run.features(tap, tokens=True)"
     standard = False
     known_answers = (
         Case("box_iou", "boxes of 10 px shifted by half, both border pixels counted", 1 / 3, "PASCAL VOC", lambda: box_iou([0, 0, 9, 9], [5, 0, 14, 9])),

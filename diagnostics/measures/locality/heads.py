@@ -13,7 +13,7 @@ import xarray as xr
 from torch import Tensor
 
 from diagnostics.activations.contract import Activations, Observation, StoredTarget
-from diagnostics.encoders.attention_statistics import of_matrix
+from diagnostics.encoders.attention import of_matrix
 from diagnostics.encoders.encoder import Captured, Encoder
 from diagnostics.encoders.taps import Grid
 from diagnostics.errors import DiagnosticsError

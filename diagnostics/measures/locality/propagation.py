@@ -250,6 +250,7 @@ class LabelPropagation(Probe):
     needs = "tokens"
     kinds = ("masks",)
     losses, score_name = "squares", "J&F"
+    instead = "it fits nothing: call diagnostics.measures.locality.label_propagation on the tokens of a video"
     known_answers = (
         Case("jaccard", "10 x 10 squares shifted by 5", 1 / 3, DAVIS, lambda: jaccard(*_two_squares())),
         Case("boundary_f", "a mask with itself", 1, DAVIS, lambda: boundary_f(_two_squares()[0], _two_squares()[0])),

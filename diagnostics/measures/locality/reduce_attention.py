@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diagnostics.encoders.attention_statistics import (
+from diagnostics.encoders.attention import (
     Implementation,
     Statistics,
     Tokens,
     attention_statistics,
     of_matrix,
 )
-from diagnostics.encoders.fused_attention import FusedCall, OfCall
+from diagnostics.encoders.attention.fused import FusedCall, OfCall
 from diagnostics.encoders.taps import Grid, Site, Tap
 from diagnostics.measures.locality.blocks import places
 

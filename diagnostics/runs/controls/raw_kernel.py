@@ -19,7 +19,7 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.decompositions import eigh
 from diagnostics.measures.kernel_features import BANDWIDTHS, LANDMARKS, LEAST_TRAIN, KernelFeatures
 from diagnostics.runs.controls import raw_features as inputs
-from diagnostics.vocabulary import DENSE
+from diagnostics.vocabulary import BY_PLACE
 
 # Untrained features of images: random patches as filters, drawn from images that are handed over.
 
@@ -182,7 +182,7 @@ def _training(dataset: Dataset) -> np.ndarray:
 
 
 def _has_dense(dataset: Dataset) -> bool:
-    return any(target.kind in (*DENSE, "masks") for target in dataset.targets.values())
+    return any(target.kind in BY_PLACE for target in dataset.targets.values())
 
 
 def largest_taps(like: inputs.SampleEncoder, dataset: Dataset) -> list[Tap]:

@@ -5,8 +5,7 @@ import re
 
 import numpy as np
 
-from diagnostics import Dataset, DiagnosticsError, Question, Target, split_groups
-from diagnostics.errors import unknown
+from diagnostics.plugin import Dataset, DiagnosticsError, Question, Target, split_groups, unknown
 from diagnostics_data.shapes.render import RENDERER_VERSION, Scene, render
 from diagnostics_data.shapes.world import COLOURS, MOST_OBJECTS, SHAPES, TEXTURES
 
@@ -213,7 +212,7 @@ def build(n: int, size: int, frames: int, seed: int, objects: int = MOST_OBJECTS
         questions=asked,
         groups=[f"{colour} {shape}" for shape, colour in pairs] if by_pair else None,
         # Captions name sides, and colours that other hues or contrasts would make false.
-        text_survives=("brightness", "saturation"),
+        extras={"text_survives": ("brightness", "saturation")},
         exchangeable=not by_pair,
     )
     dataset.centres, dataset.visible, dataset.frame_texts = centres, visible, tuple(frame_texts)

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from diagnostics import DiagnosticsError
+from diagnostics.plugin import DiagnosticsError
 from diagnostics_files.decode.declared_size import check_declared_size
 from diagnostics_files.errors import Unusable, check_regular, damaged, decoding, need, too_large
 

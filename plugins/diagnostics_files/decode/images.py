@@ -1,8 +1,4 @@
-"""Decoding images, masks and depth, and bringing those that need one size to it, by the one resize rule.
-
-`size=N` takes the middle, as wide as it is high, and resizes it to N x N: images bilinearly with antialiasing, masks and depth to
-the nearest pixel. One part serves image and target, so places stay where they are.
-"""
+"""Decoding images, masks and depth, at the size that they have: encoders bring them to theirs."""
 
 from pathlib import Path
 from typing import IO, Any
@@ -10,30 +6,22 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
-from diagnostics import DiagnosticsError
-from diagnostics.encoders.pictures import FORMATS, central_part
+from diagnostics.plugin import FORMATS
 from diagnostics_files.errors import Unusable, check_regular, damaged, decoding, too_large
 
-LARGEST = 4096
 MOST_PIXELS = 100_000_000
 """Of one image: decoding holds several copies of them, of 4 bytes a pixel."""
 
 
-def check_size(size: int | None, dataset: str) -> None:
-    """Raises for a size that no image can be brought to."""
-    if size is not None and not 1 <= size <= LARGEST:
-        raise DiagnosticsError(f"Dataset {dataset} cannot have size={size}: give 1 to {LARGEST} pixels.")
-
-
-def picture(source: Path | IO[bytes], name: str, size: int | None = None) -> np.ndarray:
+def picture(source: Path | IO[bytes], name: str) -> np.ndarray:
     """An image as uint8 [y, x, 3]: of grey three equal channels, transparency dropped, only the first frame."""
     image = _opened(source, name)
     if image.mode.startswith(("I", "F")):
         raise Unusable(name, f"has pixels of {image.mode}, not of 8 bits a channel", "convert it to 8 bits")
-    return np.asarray(resized(image.convert("RGB"), size, Image.Resampling.BILINEAR))
+    return np.asarray(image.convert("RGB"))
 
 
-def mask(source: Path | IO[bytes], name: str, size: int | None = None) -> np.ndarray:
+def mask(source: Path | IO[bytes], name: str) -> np.ndarray:
     """The numbers of a mask, int32 [y, x], from one channel of 1, 8 or 16 bits or palette indices."""
     image = _opened(source, name)
     if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
@@ -42,11 +30,10 @@ def mask(source: Path | IO[bytes], name: str, size: int | None = None) -> np.nda
             name, f"has {kind} ({image.mode}) instead of class numbers",
             "convert masks to one channel of class numbers or to a palette", skip=False,
         )  # fmt: skip
-    numbers = Image.fromarray(np.asarray(image).astype(np.int32))
-    return np.asarray(resized(numbers, size, Image.Resampling.NEAREST))
+    return np.asarray(image).astype(np.int32)
 
 
-def depth(path: Path, name: str, scale: float, size: int | None = None) -> np.ndarray:
+def depth(path: Path, name: str, scale: float) -> np.ndarray:
     """Depth in metres, float32 [y, x], NaN where unknown: `.npy` as it is, a 16-bit PNG times `scale`; 0 is unknown."""
     if path.suffix.lower() == ".npy":
         metres = plain_array(path, name).astype(np.float32)
@@ -59,8 +46,7 @@ def depth(path: Path, name: str, scale: float, size: int | None = None) -> np.nd
                 name, f"has pixels of {image.mode}, not depth of 16 bits", "store depth as 16-bit PNG or .npy"
             )
         metres = np.asarray(image).astype(np.float32) * np.float32(scale)
-    metres = np.where(np.isfinite(metres) & (metres > 0), metres, np.float32(np.nan))
-    return np.asarray(resized(Image.fromarray(metres), size, Image.Resampling.NEAREST))
+    return np.where(np.isfinite(metres) & (metres > 0), metres, np.float32(np.nan))
 
 
 def extent(path: Path, name: str) -> tuple[int, int]:
@@ -86,14 +72,6 @@ def plain_array(path: Path, name: str, skip: bool = True) -> np.ndarray:
     if why := too_large(array.size * max(array.itemsize, 4)):
         raise Unusable(name, why, "store a smaller array", skip)
     return array
-
-
-def resized(image: Image.Image, size: int | None, how: Image.Resampling) -> Image.Image:
-    """The central square at `size` x `size`, or the image as it is."""
-    if size is None:
-        return image
-    (top, bottom), (left, right) = central_part((image.height, image.width))
-    return image.crop((left, top, right, bottom)).resize((size, size), how)
 
 
 def _opened(source: Path | IO[bytes], name: str) -> Image.Image:

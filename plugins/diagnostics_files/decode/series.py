@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from diagnostics import DiagnosticsError
+from diagnostics.plugin import DiagnosticsError
 from diagnostics_files.decode.tables import Columns
 from diagnostics_files.errors import check_bytes, damaged
 from diagnostics_files.scan import safe_name

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from diagnostics import DiagnosticsError, Target
+from diagnostics.plugin import DiagnosticsError, Target
 from diagnostics_files.errors import need, warn
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")

@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from diagnostics_files.decode.declared_size import check_declared_size
-from diagnostics_files.decode.images import resized
 from diagnostics_files.errors import check_regular, damaged, decoding, need
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg")
@@ -56,8 +54,8 @@ def index(path: Path, name: str) -> Video:
     return Video(path, name, np.unique(np.asarray(times, dtype=np.int64)), rate)
 
 
-def read(video: Video, wanted: Sequence[int], size: int | None = None) -> np.ndarray:
-    """Frames by their numbers, ascending, as uint8 [t, y, x, 3]; `size` as for images.
+def read(video: Video, wanted: Sequence[int]) -> np.ndarray:
+    """Frames by their numbers, ascending, as uint8 [t, y, x, 3].
 
     Decoding begins at a key frame. Some formats look for the time of decoding and land too late, others make up the times of
     what follows; so frames must come one after another at the times of the index, from one at or before the first wanted.
@@ -71,7 +69,7 @@ def read(video: Video, wanted: Sequence[int], size: int | None = None) -> np.nda
             with av.open(str(video.path)) as container:
                 if searched := first > back:
                     container.seek(int(video.times[first - back]), stream=container.streams.video[0], backward=True)
-                frames = _decoded(container, video, wanted, size, strict=searched)
+                frames = _decoded(container, video, wanted, strict=searched)
             if frames is not None:
                 return frames
             if not searched:
@@ -79,7 +77,7 @@ def read(video: Video, wanted: Sequence[int], size: int | None = None) -> np.nda
             back = 2 * back + 1
 
 
-def _decoded(container: Any, video: Video, wanted: Sequence[int], size: int | None, strict: bool) -> np.ndarray | None:
+def _decoded(container: Any, video: Video, wanted: Sequence[int], strict: bool) -> np.ndarray | None:
     """The wanted frames; None where some do not come, or with `strict` where any comes at another time than the index says."""
     frames: dict[int, np.ndarray] = {}
     last = None
@@ -90,8 +88,7 @@ def _decoded(container: Any, video: Video, wanted: Sequence[int], size: int | No
             return None
         last = number
         if there and number in wanted:
-            image = Image.fromarray(frame.to_ndarray(format="rgb24"))
-            frames[number] = np.asarray(resized(image, size, Image.Resampling.BILINEAR))
+            frames[number] = frame.to_ndarray(format="rgb24")
         if len(frames) == len(wanted):
             return np.stack([frames[i] for i in wanted])
     return None

@@ -13,8 +13,7 @@ from diagnostics_training.trainer.objective import Batch
 from PIL import Image
 from torch import Tensor
 
-from diagnostics import Dataset, DiagnosticsError
-from diagnostics.encoders.frames import sampled_frames
+from diagnostics.plugin import Dataset, DiagnosticsError, sampled_frames
 from diagnostics_pretraining.recipe import Stage, stage_at, steps_of
 
 # Data as they are read for training alone.

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from diagnostics_training.language.folder import LOCAL, check_weights, checked_folder, quiet, why_not_loaded
 
-from diagnostics import Dataset, DiagnosticsError
-from diagnostics.errors import describe
+from diagnostics.plugin import Dataset, DiagnosticsError, describe
 
 # A clip and what is known of it besides its pixels.
 

@@ -23,8 +23,7 @@ from diagnostics_files.decode.tables import column, read_table
 from diagnostics_training.language.decoder import decoder_named
 from diagnostics_training.language.folder import quiet
 
-from diagnostics import Dataset, DiagnosticsError, Progress, build, watcher
-from diagnostics.errors import describe
+from diagnostics.plugin import Dataset, DiagnosticsError, Progress, build, describe, watcher
 from diagnostics_pretraining.recaption.captioner import (
     Captioner,
     Clip,

@@ -12,7 +12,7 @@ from typing import Any
 from diagnostics_files.decode.tables import SUFFIXES, column, read_table
 from diagnostics_files.scan import file
 
-from diagnostics import Dataset, DiagnosticsError, build
+from diagnostics.plugin import Dataset, DiagnosticsError, build
 from diagnostics_pretraining.feed.feed import outline_of, shards_of
 
 COLUMNS = ("video_caption", "frame_captions", "caption")
@@ -58,7 +58,7 @@ class Recaptioned(Dataset):
     def __init__(self, dataset: Dataset, texts: Sequence[str]) -> None:
         super().__init__(
             dataset.name, dataset.modality, dataset.samples, dataset.ids, dataset.split.tolist(), dataset.targets,
-            groups=dataset.groups.tolist(), about=dataset.about, rate=dataset.rate, ragged=dataset.ragged, texts=texts, text_survives=dataset.text_survives,
+            groups=dataset.groups.tolist(), about=dataset.about, rate=dataset.rate, ragged=dataset.ragged, texts=texts, extras=dataset.extras,
         )  # fmt: skip
         self._dataset, self.shards = dataset, shards_of(dataset)
         self._with_texts: str | None = None

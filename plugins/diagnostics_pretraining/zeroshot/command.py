@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diagnostics import printable
+from diagnostics.plugin import printable
 from diagnostics_pretraining.export_commands import needs_open_clip
 
 if TYPE_CHECKING:

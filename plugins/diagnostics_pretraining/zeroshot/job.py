@@ -13,10 +13,18 @@ import numpy as np
 import torch
 from scipy.special import gammaln
 
-from diagnostics import Dataset, DiagnosticsError, LazySamples, TorchEncoder, build, frames_of
-from diagnostics.errors import few, unknown
-from diagnostics.measures.probes.caption import recall_hits
-from diagnostics.measures.statistics import profile_intervals
+from diagnostics.plugin import (
+    Dataset,
+    DiagnosticsError,
+    LazySamples,
+    TorchEncoder,
+    build,
+    few,
+    frames_of,
+    profile_intervals,
+    recall_hits,
+    unknown,
+)
 from diagnostics_pretraining.text_encoder import Vocabulary, vocabulary_in
 from diagnostics_pretraining.towers import Pair, load_pair
 

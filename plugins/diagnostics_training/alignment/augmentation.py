@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diagnostics import DiagnosticsError, Encoder, Tap
+from diagnostics.plugin import DiagnosticsError, Encoder, Tap
 
 ASPECT, COLOUR = 4 / 3, 0.32
 GREY_OF = (0.299, 0.587, 0.114)

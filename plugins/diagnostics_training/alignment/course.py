@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diagnostics import TorchEncoder, watcher
+from diagnostics.plugin import TorchEncoder, watcher
 from diagnostics_training.alignment.feed import Feed
 from diagnostics_training.alignment.job import AlignmentJob
 from diagnostics_training.alignment.objective import Alignment

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from diagnostics import Dataset, DiagnosticsError, Encoder, TorchEncoder, build, run
+from diagnostics.plugin import Dataset, DiagnosticsError, Encoder, TorchEncoder, build, run
 from diagnostics_training.trainer.data import SIMULATED, parse_spec, spec_of, training_spec
 
 PROBED = 2_000

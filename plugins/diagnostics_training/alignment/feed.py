@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from diagnostics import Dataset, DiagnosticsError, Encoder
+from diagnostics.plugin import Dataset, DiagnosticsError, Encoder
 from diagnostics_training.alignment.augmentation import Places
 from diagnostics_training.alignment.teachers import OWN, Teacher, put_section
 from diagnostics_training.trainer.data import EpochOrder

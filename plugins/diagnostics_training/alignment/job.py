@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from diagnostics import DiagnosticsError
+from diagnostics.plugin import DiagnosticsError
 from diagnostics_training.alignment.layer_scale import check_start
 from diagnostics_training.next_steps import command_of
 from diagnostics_training.options import APART, settings_of

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from diagnostics import DiagnosticsError, Encoder, TorchEncoder
+from diagnostics.plugin import DiagnosticsError, Encoder, TorchEncoder
 
 SLOTS, GAMMAS, DROPS = ("ls1", "ls2"), ("gamma_1", "gamma_2"), ("drop_path1", "drop_path2")
 _BATCH_AXIS = {"tokens": 0, "channels_first": 0, "channels_last": 0, "time_first": 1}

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from diagnostics import DiagnosticsError, TorchEncoder
+from diagnostics.plugin import DiagnosticsError, TorchEncoder
 from diagnostics_training.alignment.layer_scale import DropPath
 from diagnostics_training.alignment.teachers import OWN, Teacher, agreement, check_grids, section_of, taught
 from diagnostics_training.trainer.objective import Batch, Objective

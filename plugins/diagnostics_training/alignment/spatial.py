@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from diagnostics import Dataset, DiagnosticsError, Encoder, TorchEncoder
+from diagnostics.plugin import Dataset, DiagnosticsError, Encoder, TorchEncoder
 from diagnostics_training.alignment.augmentation import Places, View, draw_view, places_of
 from diagnostics_training.alignment.course import Course, Row, with_control
 from diagnostics_training.alignment.feed import Feed, hidden, token_blocks

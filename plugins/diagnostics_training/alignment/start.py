@@ -9,9 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-from diagnostics import Dataset, DiagnosticsError, Tap, TorchEncoder, build, load_encoder, save_encoder
-from diagnostics.encoders.cut import cut_encoder
-from diagnostics.encoders.trust import UntrustedCodeError
+from diagnostics.plugin import (
+    Dataset,
+    DiagnosticsError,
+    Tap,
+    TorchEncoder,
+    UntrustedCodeError,
+    build,
+    cut_encoder,
+    load_encoder,
+    save_encoder,
+)
 from diagnostics_training.alignment.data import check_modality, data_for
 from diagnostics_training.alignment.feed import MODALITIES
 from diagnostics_training.alignment.job import AlignmentJob

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from diagnostics import DiagnosticsError, TorchEncoder
+from diagnostics.plugin import DiagnosticsError, TorchEncoder
 from diagnostics_training.alignment.course import Course, Row, with_control
 from diagnostics_training.alignment.data import LEAST, best_tap, check_target
 from diagnostics_training.alignment.feed import Feed

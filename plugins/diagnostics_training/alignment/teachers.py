@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from diagnostics import DiagnosticsError, Encoder, Grid, Tap, TorchEncoder, build
-from diagnostics.encoders.trust import UntrustedCodeError
+from diagnostics.plugin import DiagnosticsError, Encoder, Grid, Tap, TorchEncoder, UntrustedCodeError, build
 from diagnostics_training.alignment.data import check_modality
 
 if TYPE_CHECKING:

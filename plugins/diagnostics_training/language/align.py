@@ -16,9 +16,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from diagnostics import Dataset, DiagnosticsError, Question, TorchEncoder
-from diagnostics.encoders.cut import cut_encoder
-from diagnostics.measures.statistics import interval, profile_intervals, resample_counts, resampled_scores
+from diagnostics.plugin import (
+    Dataset,
+    DiagnosticsError,
+    Question,
+    TorchEncoder,
+    cut_encoder,
+    interval,
+    profile_intervals,
+    resample_counts,
+    resampled_scores,
+)
 from diagnostics_training.alignment.course import Course, Row, with_control
 from diagnostics_training.alignment.feed import Feed
 from diagnostics_training.alignment.job import AlignmentJob

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diagnostics import DiagnosticsError
+from diagnostics.plugin import DiagnosticsError
 from diagnostics_training.language.folder import LOCAL, check_weights, checked_folder, quiet, why_not_loaded
 
 TINY = "tiny"

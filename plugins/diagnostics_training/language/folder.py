@@ -8,8 +8,7 @@ from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
-from diagnostics import DiagnosticsError
-from diagnostics.errors import describe, few
+from diagnostics.plugin import DiagnosticsError, describe, few
 
 LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 """Options of every `from_pretrained`; that of a model takes `use_safetensors` too, which a configuration would keep."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diagnostics import Dataset, DiagnosticsError, Question
+from diagnostics.plugin import Dataset, DiagnosticsError, Question
 from diagnostics_training.language.decoder import Decoder
 
 IGNORED = -100

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import torch
 from torch import Tensor, nn
 
-from diagnostics import Grid, Site, Tap, TorchEncoder
+from diagnostics.plugin import Grid, Site, Tap, TorchEncoder
 
 MODULE = "language_projector"
 """Name of the projector in the module of its encoder."""

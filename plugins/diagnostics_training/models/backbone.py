@@ -11,7 +11,7 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from diagnostics import DiagnosticsError
+from diagnostics.plugin import DiagnosticsError
 
 AXES = {"series": ("t",), "image": ("y", "x"), "video": ("t", "y", "x")}
 

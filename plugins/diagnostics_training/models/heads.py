@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diagnostics import Grid, Site, Tap
+from diagnostics.plugin import Grid, Site, Tap
 from diagnostics_training.models.backbone import Backbone, initialise, positions, stack
 from diagnostics_training.models.sizes import Sizes
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diagnostics import DiagnosticsError
+from diagnostics.plugin import DiagnosticsError
 from diagnostics_training.models.picture_changes import PictureChanges, recoloured
 
 SCALE, NOISE = 0.1, 0.05

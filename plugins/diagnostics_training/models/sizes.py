@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from diagnostics import DiagnosticsError
+from diagnostics.plugin import DiagnosticsError
 from diagnostics_training.models.backbone import AXES, Patches
 
 TUBE = 2

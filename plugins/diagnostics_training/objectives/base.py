@@ -8,7 +8,7 @@ import numpy as np
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from diagnostics import Target
+from diagnostics.plugin import Target
 from diagnostics_training.models.heads import Head, Model
 from diagnostics_training.models.sizes import Sizes
 from diagnostics_training.trainer.objective import Batch, Objective

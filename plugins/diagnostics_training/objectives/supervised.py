@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diagnostics import DiagnosticsError, Target
+from diagnostics.plugin import DiagnosticsError, Target
 from diagnostics_training.models.heads import Head, Readout
 from diagnostics_training.models.sizes import Sizes
 from diagnostics_training.objectives.base import Answers, EncoderObjective

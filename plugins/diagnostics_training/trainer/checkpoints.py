@@ -19,8 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from diagnostics import DiagnosticsError
-from diagnostics.errors import describe
+from diagnostics.plugin import DiagnosticsError, describe
 from diagnostics_training.trainer.data import parse_spec
 
 FILE = "checkpoint.safetensors"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diagnostics.measures.decompositions import svdvals
+from diagnostics.plugin import svdvals
 
 LEAST_SPREAD = 0.01
 LEAST_RANK = 1.5

@@ -22,8 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from diagnostics import Dataset, DiagnosticsError, Target, build
-from diagnostics.errors import StorageError, describe
+from diagnostics.plugin import Dataset, DiagnosticsError, StorageError, Target, build, describe
 from diagnostics_training.models.backbone import AXES
 from diagnostics_training.models.inputs import Views, channels_of, extent_of
 from diagnostics_training.models.sizes import TUBE

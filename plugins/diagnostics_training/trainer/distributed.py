@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from diagnostics import DiagnosticsError
+from diagnostics.plugin import DiagnosticsError
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diagnostics import DiagnosticsError, Progress, printable
+from diagnostics.plugin import DiagnosticsError, Progress, printable
 from diagnostics_training.trainer import checkpoints, collapse
 from diagnostics_training.trainer.distributed import World, least, mean
 from diagnostics_training.trainer.objective import Batch, Objective

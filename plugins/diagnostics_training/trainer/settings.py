@@ -4,8 +4,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from diagnostics import DiagnosticsError
-from diagnostics.vocabulary import KERNELS, Kernel
+from diagnostics.plugin import KERNELS, DiagnosticsError, Kernel
 
 CHOICES = {
     "optimiser": ("adamw", "lamb"),

@@ -23,9 +23,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from diagnostics import DiagnosticsError
-from diagnostics.encoders.head_watch import watch_heads
-from diagnostics.encoders.kernels import attention_in, explain_attention
+from diagnostics.plugin import DiagnosticsError, attention_in, explain_attention, watch_heads
 from diagnostics_training.trainer import checkpoints, collapse
 from diagnostics_training.trainer.data import Batches, batches_ahead
 from diagnostics_training.trainer.distributed import World, barrier

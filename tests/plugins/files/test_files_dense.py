@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import diagnostics as dx
 from diagnostics import Dataset, DiagnosticsError
+from diagnostics.activations.extract import dense_targets
+from diagnostics.datasets.subset import subset
+from diagnostics.encoders.pictures import central_part
 from diagnostics.specs import build
 
 SHAPE = (6, 8)
@@ -54,21 +61,54 @@ def test_masks_are_read_to_the_pixel(tmp_path: Path, palette: bool) -> None:
         np.testing.assert_array_equal(target.values[i], classes(i))
 
 
-def test_size_moves_image_and_mask_alike(tmp_path: Path) -> None:
-    """A mask that follows from the pixel (red above 127) still does after cutting and enlarging or keeping size."""
-    for i in range(4):
-        image = np.where(np.random.default_rng(i).random((*SHAPE, 1)) > 0.5, 255, 0).astype(np.uint8).repeat(3, axis=2)
-        save(tmp_path / "images" / f"{i}.png", image)
-        save(tmp_path / "masks" / f"{i}.png", 1 + (image[..., 0] > 127).astype(np.uint8))
-    dataset = segmentation(tmp_path, "?size=6")
-    for i in range(4):
-        np.testing.assert_array_equal(dataset[i][..., 0] > 127, dataset.targets["segmentation"].values[i] == 2)
-    large = segmentation(tmp_path, "?size=60")
-    for i in range(4):
-        assert np.unique(large.targets["segmentation"].values[i]).tolist() == [1, 2]
-        agree = (large[i][..., 0] > 127) == (large.targets["segmentation"].values[i] == 2)
-        # Bilinear and nearest differ only beside edges: at the middle of each former pixel they are the same.
-        assert agree.reshape(6, 10, 6, 10)[:, 4:6, :, 4:6].all()
+def test_images_of_unequal_size_are_read_as_their_middles_are(tmp_path: Path) -> None:
+    """Each image and map keeps its size; activations, classes and metres on the grid are those of the middles cut out by hand."""
+    for i in range(10):
+        shape = (16, 16 + 2 * i) if i % 2 else (16 + 2 * i, 16)
+        image, mask, metres = pixels(i, shape), classes(i, shape), classes(i, shape, 9).astype(np.uint16) * 100
+        top, left = (shape[0] - 16) // 2, (shape[1] - 16) // 2
+        middle = slice(top, top + 16), slice(left, left + 16)
+        for root, part in (("whole", (slice(None), slice(None))), ("middle", middle)):
+            for kind, array in (("images", image), ("masks", mask), ("depth", metres)):
+                save(tmp_path / root / kind / f"{i}.png", array[part])
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        *(torch.nn.Sequential(torch.nn.Conv2d(n, 4, 2, stride=2), torch.nn.ReLU()) for n in (3, 4))
+    )
+    for scheme, reader in (("segmentation", "segmentation_probe"), ("depth", "linear_probe")):
+        runs = [
+            dx.run(
+                model, f"{scheme}:{tmp_path / root}?log=depth" if scheme == "depth" else f"{scheme}:{tmp_path / root}",
+                out=tmp_path / f"{root}-{scheme}", controls=False, report=False, mean=0.5, std=0.25, size=16,
+                measures=reader,
+            )
+            for root in ("whole", "middle")
+        ]  # fmt: skip
+        whole, middle = (run.store for run in runs)
+        name = "segmentation" if scheme == "segmentation" else "log_depth"
+        assert len(whole.targets()[name].on_grid[4, 4]) == 10
+        np.testing.assert_array_equal(whole.targets()[name].on_grid[4, 4], middle.targets()[name].on_grid[4, 4])
+        np.testing.assert_array_equal(whole.pooled("1"), middle.pooled("1"))
+        scores = [run.profile(f"{reader}/{name}").output.value for run in runs]
+        assert scores[0] == scores[1]
+    data = segmentation(tmp_path / "whole")
+    assert len({np.shape(each) for each in data.targets["segmentation"].values}) == 10
+    few = subset(data, 6, 0)
+    assert (
+        len(
+            {
+                few.fingerprint,
+                subset(data, 7, 0).fingerprint,
+                subset(segmentation(tmp_path / "middle"), 6, 0).fingerprint,
+            }
+        )
+        == 3
+    )
+    for scheme in ("segmentation", "depth", "davis"):
+        with pytest.raises(
+            DiagnosticsError, match=r"option of this dataset 'size'.*encoder brings samples to its size"
+        ):
+            build("dataset", f"{scheme}:{tmp_path / 'whole'}?size=6")
 
 
 def test_ade20k_layout(tmp_path: Path) -> None:
@@ -81,9 +121,9 @@ def test_ade20k_layout(tmp_path: Path) -> None:
     assert dataset.ids[0] == "images/training/00.jpg" and dataset.counts() == {"train": 6, "val": 2, "test": 3}
     assert all((s == "test") == ("validation" in name) for s, name in zip(dataset.split, dataset.ids, strict=True))
     np.testing.assert_array_equal(values[0], np.where(classes(0) == 0, -1, classes(0).astype(int)))
-    np.testing.assert_array_equal(
-        segmentation(tmp_path, "?unknown=2").targets["segmentation"].values[0] == -1, classes(0) == 2
-    )
+    other = segmentation(tmp_path, "?unknown=2")
+    np.testing.assert_array_equal(np.asarray(other.targets["segmentation"].values[0]) == -1, classes(0) == 2)
+    assert other.fingerprint != dataset.fingerprint
 
 
 def test_split_folders_above_and_images_without_a_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,7 +142,7 @@ def test_255_is_unknown_except_in_masks_of_one_object(tmp_path: Path) -> None:
     pairs(tmp_path / "a")
     save(tmp_path / "a/masks/0.png", np.where(classes(0) == 3, 255, classes(0)).astype(np.uint8))
     values = segmentation(tmp_path / "a").targets["segmentation"].values
-    assert ((values == -1).sum(axis=(1, 2)) > 0).tolist() == [True] + [False] * 5
+    assert [bool((np.asarray(each) == -1).any()) for each in values] == [True] + [False] * 5
     for i in range(6):
         save(tmp_path / "b/images" / f"{i}.png", pixels(i))
         save(tmp_path / "b/masks" / f"{i}.png", np.where(classes(i) > 1, 255, 0).astype(np.uint8))
@@ -123,26 +163,24 @@ def test_bad_masks_are_refused(tmp_path: Path) -> None:
     message = "masks/2.png is 6 x 7 pixels and its image images/2.png 6 x 8"
     remedy = r": give maps of their images' size, or leave such files out with \?on_error=skip\.$"
     with pytest.raises(DiagnosticsError, match=message + remedy):
-        segmentation(tmp_path, "?size=6")
+        segmentation(tmp_path)
     skipped = segmentation(tmp_path, "?on_error=skip")
     assert f"1 of 6 left out: {message}" in skipped.about and "damaged" not in skipped.about
     assert skipped.left_out == {"images/2.png": f"{message}."}  # pyright: ignore
     for name, shape in (("images", (5, 7)), ("masks", (5, 7))):
         save(tmp_path / name / "2.png", pixels(2, shape) if name == "images" else classes(2, shape))
-    with pytest.raises(DiagnosticsError, match=r"need one size, so add \?size=224"):
-        segmentation(tmp_path)
-    assert segmentation(tmp_path, "?size=5")[2].shape == (5, 5, 3)
+    assert segmentation(tmp_path)[2].shape == (5, 7, 3)
     save(tmp_path / "masks/2.png", pixels(2, (5, 7)))
     message, remedy = "has colours (RGB) instead of class numbers", "convert masks to one channel of class numbers"
     with pytest.raises(DiagnosticsError) as raised:
-        segmentation(tmp_path, "?size=5")
+        segmentation(tmp_path)
     assert str(raised.value) == f"masks/2.png {message}: {remedy} or to a palette."
-    skipped = segmentation(tmp_path, "?size=5&on_error=skip")
+    skipped = segmentation(tmp_path, "?on_error=skip")
     assert "images/2.png" not in skipped.ids and len(skipped) == 5
     assert f"1 of 6 left out: masks/2.png {message}" in skipped.about
     (tmp_path / "images/3.png").write_text("no image")
     (tmp_path / "masks/4.png").write_text("no image")
-    about = segmentation(tmp_path, "?size=5&on_error=skip").about
+    about = segmentation(tmp_path, "?on_error=skip").about
     assert f"2 of 6 left out as damaged: images/3.png, masks/4.png; 1 of 6 left out: masks/2.png {message}" in about
     for i in range(6):
         save(tmp_path / "images" / f"{i}.png", pixels(i))
@@ -194,10 +232,8 @@ def test_depth_of_png_and_npy_is_in_metres_and_zero_is_unknown(tmp_path: Path) -
     expected = np.where(millimetres == 0, np.nan, millimetres * np.float32(0.001)).astype(np.float32)
     for root, options in (("png", ""), ("png", "?scale=0.001"), ("npy", "")):
         target = build("dataset", f"depth:{tmp_path / root}{options}").targets["depth"]
-        assert (target.kind, target.units, target.values.dtype) == ("token_value", "m", np.float32)
-        np.testing.assert_allclose(target.values, expected, rtol=1e-6)
-    cut = build("dataset", f"depth:{tmp_path / 'npy'}?size=6").targets["depth"]
-    np.testing.assert_allclose(cut.values, expected[:, :, 1:7], rtol=1e-6)
+        assert (target.kind, target.units, np.asarray(target.values[0]).dtype) == ("token_value", "m", np.float32)
+        np.testing.assert_allclose([np.asarray(each) for each in target.values], expected, rtol=1e-6)
     with pytest.raises(DiagnosticsError, match="cannot have scale=0"):
         build("dataset", f"depth:{tmp_path / 'png'}?scale=0")
 
@@ -236,10 +272,36 @@ def test_davis_clips_hold_frames_and_their_masks(tmp_path: Path) -> None:
     for i, (v, start) in enumerate([(0, 0), (0, 3), (1, 0), (1, 3), (2, 0)]):
         np.testing.assert_array_equal(dataset[i], [pixels(10 * v + start + t) for t in range(3)])
         np.testing.assert_array_equal(target.values[i], [classes(10 * v + start + t, most=3) for t in range(3)])
-    sized = build("dataset", f"davis:{tmp_path}?frames=3&size=6")
-    assert sized[0].shape == (3, 6, 6, 3)
-    np.testing.assert_array_equal(sized.targets["objects"].values, target.values[..., 1:7])
-    assert sized.fingerprint != dataset.fingerprint
+    assert build("dataset", f"davis:{tmp_path}?frames=2").fingerprint != dataset.fingerprint
+
+
+def test_videos_of_unequal_size_are_read_as_their_middles_are(tmp_path: Path) -> None:
+    for v, width in enumerate((6, 8, 10, 7, 6)):
+        left = (width - 6) // 2
+        for t in range(2):
+            frame, mask = pixels(10 * v + t, (6, width)), classes(10 * v + t, (6, width), most=3)
+            for root, part in (("whole", slice(None)), ("middle", slice(left, left + 6))):
+                save(tmp_path / root / "JPEGImages" / f"v{v}" / f"{t}.png", frame[:, part])
+                save(tmp_path / root / "Annotations" / f"v{v}" / f"{t}.png", mask[:, part])
+    data = {root: build("dataset", f"davis:{tmp_path / root}?frames=2") for root in ("whole", "middle")}
+    encoder: Any = SimpleNamespace(covers=central_part)
+    stored = [dense_targets(encoder, each, [])["objects"]["covered"] for each in data.values()]
+    assert stored[0].shape == (5, 2, 6, 6) and stored[0].dtype == np.int16
+    np.testing.assert_array_equal(*stored)
+    # An encoder that squeezes whole frames has no common part of them: the nearest pixels of the narrowest.
+    squeezing: Any = SimpleNamespace(covers=lambda extent: tuple((0.0, float(n)) for n in extent))
+    squeezed = dense_targets(squeezing, data["whole"], [])["objects"]["covered"]
+    assert squeezed.shape == (5, 2, 6, 6)
+    wide = np.asarray(data["whole"].targets["objects"].values[2])
+    np.testing.assert_array_equal(squeezed[2], wide[..., [0, 2, 4, 5, 7, 9]])
+    save(tmp_path / "whole/JPEGImages/v1/1.png", pixels(1))
+    save(tmp_path / "whole/Annotations/v1/1.png", classes(1))
+    save(tmp_path / "whole/JPEGImages/v1/0.png", pixels(1, (6, 9)))
+    save(tmp_path / "whole/Annotations/v1/0.png", classes(1, (6, 9)))
+    with pytest.raises(
+        DiagnosticsError, match=r"v1/1\.png is 6 x 8 pixels and .*v1/0\.png of the same clip 6 x 9: give"
+    ):
+        build("dataset", f"davis:{tmp_path / 'whole'}?frames=2")
 
 
 def test_davis_videos_without_masks_are_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from diagnostics.testing import EncoderTests
+from diagnostics.plugin import EncoderTests
 
 pytest.importorskip("timm")
 

@@ -15,7 +15,14 @@ ROW_8 = PictureChanges((0.08, 1), (3 / 4, 4 / 3), mirror=0.5, brightness=0.32, c
 def dataset(*survives: str) -> Dataset:
     pixels = np.zeros((3, 8, 8, 3), np.uint8)
     return Dataset(
-        "mine", "image", pixels, list("abc"), ["train", "val", "test"], {}, texts=list("abc"), text_survives=survives
+        "mine",
+        "image",
+        pixels,
+        list("abc"),
+        ["train", "val", "test"],
+        {},
+        texts=list("abc"),
+        extras={"text_survives": survives},
     )
 
 
@@ -48,3 +55,11 @@ def test_captions_of_ones_own_survive_all_unless_they_say_otherwise() -> None:
     with pytest.raises(DiagnosticsError, match="of brightness, crop, mirror and saturation: leave augmentation out"):
         check_survives(ROW_8, dataset())
     assert explain_left_out((), dataset()) == ""
+
+
+def test_a_change_that_there_is_not_is_refused() -> None:
+    with pytest.raises(
+        DiagnosticsError,
+        match="Unknown change of an image in text_survives of dataset mine 'miror': did you mean mirror",
+    ):
+        check_survives(ROW_8, dataset("miror"))

@@ -17,7 +17,7 @@ pytest.importorskip("open_clip")
 from diagnostics_pretraining.towers import Pair, encoders_of, load_pair, save_pair, towers_of
 
 from diagnostics import DiagnosticsError, Grid, build, run, save_encoder
-from diagnostics.encoders.cut import cut_encoder
+from diagnostics.encoders.saved.cut import cut_encoder
 
 from pairs import batch_of, trained
 

@@ -15,7 +15,7 @@ timm = pytest.importorskip("timm")
 from diagnostics_timm.encoder import encoder_of  # noqa: E402
 
 from diagnostics import DiagnosticsError, Grid  # noqa: E402
-from diagnostics.encoders.placement import verify_grid  # noqa: E402
+from diagnostics.encoders.places import verify_grid  # noqa: E402
 
 
 @pytest.fixture(scope="module", autouse=True)

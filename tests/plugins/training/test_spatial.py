@@ -189,6 +189,17 @@ def test_masks_and_maps_go_where_the_image_goes(crop: float) -> None:
         assert np.array_equal(same.argmax(1).numpy()[sure], shares.argmax(1)[sure])
 
 
+def test_masks_of_unequal_size_are_a_teacher() -> None:
+    _, labels = scene()
+    maps = [labels, labels[:24], labels[:, :20]]
+    data = Dataset("three", "image", [np.zeros((*each.shape, 3), np.uint8) for each in maps], ["a", "b", "c"], ["train", "val", "test"], {"masks": Target("masks", maps)})  # fmt: skip
+    teacher = MaskRelations(data, Places((8, 8), covering))
+    for row, each in enumerate(maps):
+        image = np.zeros((*each.shape, 3), np.uint8)
+        found = next(iter(teacher.inputs(row, image, View()).values()))
+        assert np.allclose(found, teacher.shares(each, View())) and np.allclose(found.sum(1), 1)
+
+
 def test_cells_of_which_less_than_half_is_known_are_unknown() -> None:
     _, labels = scene()
     labels = np.where(np.arange(32)[:, None] < 7, -1, labels)

@@ -20,7 +20,7 @@ from diagnostics_training.trainer.trainer import fit, recomputed, split
 from live_memory import LiveMemory
 
 from diagnostics import DiagnosticsError, Site, Tap, TorchEncoder
-from diagnostics.encoders.cut import cut_encoder
+from diagnostics.encoders.saved.cut import cut_encoder
 
 from objectives import architecture, feed, objective
 

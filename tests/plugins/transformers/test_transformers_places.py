@@ -21,7 +21,7 @@ from diagnostics_transformers.audio import Convolution, convolutions, span
 from transformers_zoo import encoder, tiny_config
 
 from diagnostics import DiagnosticsError, TorchEncoder
-from diagnostics.encoders.placement import verify_grid
+from diagnostics.encoders.places import verify_grid
 
 STACKS = {
     "wav2vec2": ([Convolution(10, 5), *[Convolution(3, 2)] * 4, *[Convolution(2, 2)] * 2], 16_000),

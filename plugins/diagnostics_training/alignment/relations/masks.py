@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diagnostics import Dataset, DiagnosticsError
-from diagnostics.datasets.grid_targets import on_grid
+from diagnostics.plugin import Dataset, DiagnosticsError, on_grid
 from diagnostics_training.alignment.augmentation import Places, View
 from diagnostics_training.alignment.relations.base import SECTION, Relations
 from diagnostics_training.trainer.distributed import World
@@ -32,13 +31,13 @@ class MaskRelations(Relations):
             )
         self.target, self.maps = target, dataset.targets[target].values
         self.about = f"exact masks, target {target} of {dataset.name}"
-        self.most = max(len(present(labels)) for labels in self.maps)
+        self.most = max(len(present(np.asarray(labels))) for labels in self.maps)
 
     def prepare(self, rows: Sequence[int], world: World, watch: Watch = silent) -> None:
         """Nothing: shares are counted as they are asked for."""
 
     def inputs(self, row: int, image: np.ndarray, view: View) -> dict[str, Tensor]:
-        return {SECTION: torch.from_numpy(self.shares(self.maps[row], view)).float()}
+        return {SECTION: torch.from_numpy(self.shares(np.asarray(self.maps[row]), view)).float()}
 
     def shares(self, labels: np.ndarray, view: View) -> np.ndarray:
         """Float64 [T, M] of a map int [y, x] (-1 unknown), in a view of it."""

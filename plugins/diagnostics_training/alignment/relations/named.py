@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diagnostics import DiagnosticsError, Grid
-from diagnostics.encoders.trust import UntrustedCodeError
+from diagnostics.plugin import DiagnosticsError, Grid, UntrustedCodeError
 from diagnostics_training.alignment.augmentation import Places, View, places_of, sampled
 from diagnostics_training.alignment.relations.base import SECTION, Relations
 from diagnostics_training.alignment.relations.masks import MaskRelations

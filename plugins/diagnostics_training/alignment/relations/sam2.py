@@ -17,8 +17,7 @@ import torch
 from platformdirs import user_cache_path
 from torch import Tensor, nn
 
-from diagnostics import Dataset, DiagnosticsError, Progress
-from diagnostics.errors import describe
+from diagnostics.plugin import Dataset, DiagnosticsError, Progress, describe
 from diagnostics_training.alignment.augmentation import Places, View, sampled
 from diagnostics_training.alignment.relations.base import SECTION, Relations
 from diagnostics_training.trainer.checkpoints import digest_of_tensors

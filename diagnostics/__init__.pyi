@@ -1,0 +1,42 @@
+"""The public names of `diagnostics` and where they stand: this list is read by type checkers and by `diagnostics` itself."""
+
+from diagnostics import sklearn as sklearn
+from diagnostics.datasets.dataset import Dataset as Dataset
+from diagnostics.datasets.dataset import Question as Question
+from diagnostics.datasets.dataset import padded as padded
+from diagnostics.datasets.dataset import split_groups as split_groups
+from diagnostics.datasets.samples import LazySamples as LazySamples
+from diagnostics.datasets.splits import complete_splits as complete_splits
+from diagnostics.datasets.target import Target as Target
+from diagnostics.encoders.encoder import Encoder as Encoder
+from diagnostics.encoders.frames import frames_of as frames_of
+from diagnostics.encoders.places import discover as discover
+from diagnostics.encoders.saved.files import save_encoder as save_encoder
+from diagnostics.encoders.taps import Grid as Grid
+from diagnostics.encoders.taps import Site as Site
+from diagnostics.encoders.taps import Tap as Tap
+from diagnostics.encoders.taps import stack_taps as stack_taps
+from diagnostics.encoders.torch_encoder import TorchEncoder as TorchEncoder
+from diagnostics.errors import DiagnosticsError as DiagnosticsError
+from diagnostics.hookspecs import hookimpl as hookimpl
+from diagnostics.measures.base import Measure as Measure
+from diagnostics.progress import Progress as Progress
+from diagnostics.progress import silent as silent
+from diagnostics.report.escaping import printable as printable
+from diagnostics.report.progress_bars import watcher as watcher
+from diagnostics.runs.comparison import Comparison as Comparison
+from diagnostics.runs.comparison import compare as compare
+from diagnostics.runs.given import dataset as dataset
+from diagnostics.runs.given import encoder as encoder
+from diagnostics.runs.given import encoder_of as encoder_of
+from diagnostics.runs.job import run as run
+from diagnostics.runs.layer_profiles import LayerProfiles as LayerProfiles
+from diagnostics.runs.measuring import measure as measure
+from diagnostics.runs.run import Run as Run
+from diagnostics.runs.run import open_run as open_run
+from diagnostics.specs import build as build
+from diagnostics.specs import load_encoder as load_encoder
+
+__version__: str
+
+def read_stub(source: str) -> dict[str, str]: ...

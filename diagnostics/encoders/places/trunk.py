@@ -1,0 +1,312 @@
+"""Finds a model's stack of blocks from its module structure alone, and records what each takes and gives in a dry pass, in order of execution."""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diagnostics.encoders.hooks import Call, first_tensor, hooked, tensors_in
+from diagnostics.encoders.modes import evaluating
+from diagnostics.encoders.places.perturb import Forward
+from diagnostics.errors import DiagnosticsError, describe
+
+_ROOTS = ("blocks", "stages", "layers", "levels", "network")
+_WITHIN_STAGE = ("blocks", "layers")
+_SIDE = ("decoder", "predictor", "quantizer", "feature_extractor", "head", "attn_pool", "cls_attn_blocks")
+_HEADS = (
+    *("head", "head_dist", "fc", "classifier", "classif", "last_linear", "attn_pool", "pre_logits"),
+    *("conv_head", "final_conv", "final_layer", "incre_modules", "downsamp_modules"),
+)
+# Their blocks see only part of the channels or one branch, so the stage is the smallest part that holds all the model knows.
+_WHOLE_STAGES = ("CrossStage", "CrossStage3", "MultiScaleBlock")
+# Below this share of the trunk's parameters, what was guessed is a side branch or one stage of many.
+_MUCH = 0.25
+"""Of the parameters of a stack: another one of that size is no stem."""
+_LEAST_SHARE = 0.5
+_NEARLY_ALL = 0.9
+_LEAST_OF_STAGE = 0.8
+_LEAST_CHAIN = 3
+
+_Named = tuple[str, nn.Module]
+
+
+def find_blocks(model: nn.Module, encoder: str) -> list[str]:
+    """Qualified names of the blocks, in the order in which they stand; raises when there is no stack of them."""
+    blocks = _named_root(model)
+    for search in (_numbered_roots, _largest_container, _chain):
+        if not blocks:
+            candidates = search(model)
+            blocks = candidates if _share(model, candidates) >= _LEAST_SHARE else []
+    blocks = blocks or _plain_layers(model)
+    if not blocks:
+        raise DiagnosticsError(
+            f"{encoder} ({type(model).__name__}) has no stack of blocks that could be found: declare its taps yourself "
+            "(docs/how-to/plugins.md)."
+        )
+    return [name for name, _ in blocks]
+
+
+def earlier_stack(model: nn.Module, blocks: Sequence[str], early: Collection[str]) -> str:
+    """The name of another stack of blocks that ran before the first of `blocks` and holds much of the weights, or ""."""
+    chosen = _size([(name, model.get_submodule(name)) for name in blocks])
+    for name, module in model.named_modules():
+        children = _children(name, module) if isinstance(module, (nn.Sequential, nn.ModuleList)) else []
+        same = len(children) > 1 and len({type(child) for _, child in children}) == 1
+        ran = same and all(_composite(child) and key in early for key, child in children)
+        if ran and _size(children) >= _MUCH * chosen:
+            return name
+    return ""
+
+
+def _named_root(model: nn.Module) -> list[_Named]:
+    for name in _ROOTS:
+        root = getattr(model, name, None)
+        if isinstance(root, (nn.Sequential, nn.ModuleList)) and len(_children(name, root)) > 0:
+            return [block for child in _children(name, root) for block in _stage(*child)]
+    return []
+
+
+def _numbered_roots(model: nn.Module) -> list[_Named]:
+    """`layer1` ... `layer4` of a ResNet, `s1` ... `s4` of a RegNet, `repeat`, `repeat_1`, `repeat_2`."""
+    series: dict[str, list[_Named]] = {}
+    for name, child in _core(model):
+        match = re.fullmatch(r"([a-z_]+?)(_?\d+)?", name.rsplit(".", 1)[-1])
+        if match and _stage(name, child) != [(name, child)]:
+            series.setdefault(match[1], []).append((name, child))
+    most = max((parts for parts in series.values() if len(parts) > 1), key=_size, default=[])
+    return [block for child in most for block in _stage(*child)]
+
+
+def _chain(model: nn.Module) -> list[_Named]:
+    """Stages and blocks of different kinds, one after the other: `denseblock1` ..., `Mixed_5b` ..., `cell_0` ..."""
+    parts = [part for part in _core(model) if part[0].split(".")[0] not in (*_SIDE, *_HEADS) and _deep(part[1])]
+    blocks = [block for part in parts for block in _stage(*part)]
+    return blocks if len(blocks) >= _LEAST_CHAIN else []
+
+
+def _plain_layers(model: nn.Module) -> list[_Named]:
+    """The activations of a network of single layers, each the end of one: VGG."""
+    core = _core(model)
+    layers = [child for _, child in core if _weighted(child)]
+    if len(layers) < _LEAST_CHAIN or any(_composite(child) for _, child in core):
+        return []
+    return [(name, child) for name, child in core if type(child).__module__ == "torch.nn.modules.activation"]
+
+
+def _core(model: nn.Module) -> list[_Named]:
+    """The model's own children, or those of the one container among them that holds nearly all of the trunk."""
+    for name, child in model.named_children():
+        if name not in _HEADS and isinstance(child, nn.Sequential) and _share(model, [(name, child)]) >= _NEARLY_ALL:
+            return _children(name, child)
+    return _children("", model)
+
+
+def _largest_container(model: nn.Module) -> list[_Named]:
+    best: list[_Named] = []
+    for name, module in model.named_modules():
+        if not isinstance(module, (nn.Sequential, nn.ModuleList)) or any(part in _SIDE for part in name.split(".")):
+            continue
+        children = _children(name, module)
+        if len(children) < 2 or not all(_composite(child) for _, child in children):
+            continue
+        kinds = Counter(type(child) for _, child in children)
+        if kinds.most_common(1)[0][1] >= 0.8 * len(children) and _size(children) > _size(best):
+            best = children
+    return [block for child in best for block in _stage(*child)]
+
+
+def _stage(name: str, module: nn.Module) -> list[_Named]:
+    """The blocks of a stage, or the module itself where it is a block."""
+    if type(module).__name__ in _WHOLE_STAGES:
+        return [(name, module)]
+    children = _children(name, module)
+    if not isinstance(module, (nn.Sequential, nn.ModuleList)):
+        parts = [(f"{name}.{key}", child) for key, child in module.named_children() if key in _WITHIN_STAGE]
+        parts = [part for part in parts if isinstance(part[1], (nn.Sequential, nn.ModuleList))]
+        if parts:
+            children = _children(*parts[0])
+        elif not all(re.fullmatch(r"b\d+", key) for key, _ in module.named_children()):
+            return [(name, module)]
+    blocks = [child for child in children if _composite(child[1])]
+    # What else stands in a stage (a norm, a reduction before its blocks) may not be most of it.
+    return blocks if blocks and _size(blocks) >= _LEAST_OF_STAGE * _size(children) else [(name, module)]
+
+
+def _children(name: str, module: nn.Module) -> list[_Named]:
+    before = f"{name}." if name else ""
+    return [(f"{before}{key}", c) for key, c in module.named_children() if not isinstance(c, nn.Identity)]
+
+
+def _composite(module: nn.Module) -> bool:
+    """Whether it could be a block: has parts, and is more than one of torch's own layers."""
+    own = type(module).__module__.startswith("torch.nn.") and not isinstance(module, (nn.Sequential, nn.ModuleList))
+    return not own and next(module.children(), None) is not None
+
+
+_WEIGHTED = (
+    nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
+)  # fmt: skip
+
+
+def _weighted(module: nn.Module) -> int:
+    """How many convolutions and linear layers it has."""
+    return sum(isinstance(part, _WEIGHTED) for part in module.modules())
+
+
+def _deep(module: nn.Module) -> bool:
+    """Whether it is more than one layer with its norm and activation: a stem, a reduction, a separable convolution."""
+    return _weighted(module) > 1 and any("norm" in type(part).__name__.lower() for part in module.modules())
+
+
+def _size(modules: list[_Named]) -> int:
+    return sum(p.numel() for _, module in modules for p in module.parameters())
+
+
+def _share(model: nn.Module, blocks: list[_Named]) -> float:
+    heads = [(name, child) for name, child in model.named_children() if name in _HEADS]
+    return _size(blocks) / max(1, _size([("", model)]) - _size(heads))
+
+
+@dataclass(eq=False)
+class Step:
+    """One call of a module: the first tensor that it took and gave, as they were at that moment.
+
+    Of a block, `branches` are the activations that it gives side by side, each by its place among all tensors that it
+    gives; without those that it hands on unchanged.
+    """
+
+    name: str
+    call: int
+    took: Tensor | None
+    gave: Tensor
+    branches: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
+
+
+@dataclass
+class Trace:
+    """A dry pass: the blocks in order of execution, and every module that ended after the last of them."""
+
+    calls: Counter[str] = field(default_factory=Counter[str])
+    blocks: list[Step] = field(default_factory=list[Step])
+    tail: list[Step] = field(default_factory=list[Step])
+    early: list[str] = field(default_factory=list[str])
+    """Modules that ended before the first block began."""
+    finals: list[Tensor] = field(default_factory=list[Tensor])
+    """All that the pass gave."""
+    taken: list[Tensor] = field(default_factory=list[Tensor])
+    """All that the first block took."""
+
+    @property
+    def entered(self) -> dict[int, Tensor]:
+        """The activations that the first block took: of each branch where it takes as many as it gives, else the first."""
+        gave = self.blocks[0].branches
+        taken = {i: tensor for i, tensor in enumerate(self.taken) if i in gave and tensor.shape == gave[i].shape}
+        if list(taken) == list(gave):
+            return taken
+        # A mask or a bias may stand before the activations, which most blocks hand on in their own shape.
+        like = [i for i, tensor in enumerate(self.taken) if tensor.shape == self.blocks[0].gave.shape]
+        first = like[0] if like and self.taken[0].shape != self.blocks[0].gave.shape else 0
+        return {first: self.taken[first]}
+
+
+def dry_run(module: nn.Module, blocks: Sequence[str], batch: Any, forward: Forward, encoder: str) -> Trace:
+    """The trace of one pass; raises when it fails, or when blocks do not run or run inside one another."""
+    trace = Trace()
+    samples = len(tensors_in(batch)[0])
+    inside = tuple(f"{name}." for name in blocks)
+    open_blocks: list[tuple[str, Any, list[Tensor]]] = []
+    entering: dict[str, Tensor | None] = {}
+
+    def begin(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if name not in blocks and not trace.blocks:
+            return
+        given = args or tuple(kwargs.values())
+        taken = first_tensor(given[:1])
+        took = taken.clone() if isinstance(taken, Tensor) else None
+        if name not in blocks:
+            entering[name] = took
+            return
+        if open_blocks:
+            raise DiagnosticsError(
+                f"{encoder} runs {name} inside {open_blocks[-1][0]}: declare its taps yourself (docs/how-to/plugins.md)."
+            )
+        # What else a block takes (position codes, a map's size, global queries) is no activation of the trunk.
+        if not trace.blocks and (took is None or took.ndim < 3):
+            raise _several(encoder, name)
+        # Cloned, as a later operation may work in place.
+        every = [tensor.clone() for tensor in tensors_in(given)]
+        if not trace.blocks:
+            trace.taken = every
+        open_blocks.append((name, took, every))
+
+    def end(call: Call) -> None:
+        name = call.name
+        number = trace.calls[name]
+        trace.calls[name] += 1
+        if not trace.blocks and not open_blocks:
+            trace.early.append(name)
+        if name in blocks:
+            _, took, every = open_blocks.pop()
+            trace.tail.clear()
+            branches = {i: t.clone() for i, t in _branches(call.output, every, name, encoder, samples).items()}
+            trace.blocks.append(Step(name, number, took, next(iter(branches.values())), branches))
+        elif trace.blocks:
+            gave = first_tensor(call.output)
+            if isinstance(gave, Tensor):
+                trace.tail.append(Step(name, number, entering.pop(name, None), gave.clone()))
+
+    names = [name for name, _ in module.named_modules() if name and not name.startswith(inside)]
+    try:
+        # Not inference mode: some models keep tables that they make in their first pass.
+        with hooked(module, names, begin, end), evaluating(module), torch.no_grad():
+            trace.finals = tensors_in(forward(module, batch))
+    except DiagnosticsError:
+        raise
+    except Exception as error:
+        raise DiagnosticsError(
+            f"{encoder} does not run on an example ({describe(error)}): try another size."
+        ) from error
+    idle = [name for name in blocks if not trace.calls[name]]
+    if idle:
+        raise DiagnosticsError(
+            f"{encoder} never runs {idle[0]}, which is one of its blocks: declare its taps yourself (docs/how-to/plugins.md)."
+        )
+    return trace
+
+
+def _branches(value: Any, taken: Sequence[Tensor], name: str, encoder: str, samples: int) -> dict[int, Tensor]:
+    """The activations among what a block gives: its first tensor, and others like it (no recurrent state) that it changed."""
+    first = first_tensor(value)
+    if not isinstance(first, Tensor) or first.ndim < 3:
+        raise _several(encoder, name)
+    beside: list[Any] = list(value) if isinstance(value, (tuple, list)) else []  # pyright: ignore
+    branches = {
+        i: tensor
+        for i, tensor in enumerate(tensors_in(value))
+        if tensor is first
+        or (any(tensor is part for part in beside) and len(tensor) % samples == 0 and _alike(tensor, first))
+    }
+    if len(branches) > 1:
+        branches = {
+            i: t for i, t in branches.items() if not any(t.shape == u.shape and torch.equal(t, u) for u in taken)
+        }
+    return branches or {0: first}
+
+
+def _alike(tensor: Tensor, first: Tensor) -> bool:
+    """Whether it is activations as the first tensor is (other resolutions too), not the square attention beside a map."""
+    if not tensor.is_floating_point() or tensor.ndim != first.ndim:
+        return False
+    large, small = max(first.shape[-1], tensor.shape[-1]), min(first.shape[-1], tensor.shape[-1])
+    return first.ndim == 3 or tensor.shape[-1] != tensor.shape[-2] or large % small == 0
+
+
+def _several(encoder: str, name: str) -> DiagnosticsError:
+    return DiagnosticsError(
+        f"{encoder} ({name} does not pass on a tensor of activations first) cannot be tapped automatically: declare its "
+        "taps yourself (docs/how-to/plugins.md)."
+    )

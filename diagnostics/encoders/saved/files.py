@@ -1,0 +1,312 @@
+"""Saved encoders: a safetensors file with the weights, and in its metadata the name that builds the rest.
+
+What is loaded is built by that name first (its skeleton, with whatever weights), then given the file's tensors. The small
+text files that a skeleton needs (a checkpoint directory's configuration and tokenizer) travel in the metadata.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Generator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_origin, get_type_hints
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from diagnostics.encoders.encoder import Encoder
+from diagnostics.encoders.saved.cut import cut_encoder
+from diagnostics.encoders.saved.rebuild import MOST_TEXT, skeleton_of
+from diagnostics.encoders.tensors import digest_of
+from diagnostics.encoders.torch_encoder import TorchEncoder
+from diagnostics.errors import DiagnosticsError, StorageError, describe, few, unwritable
+
+SAVED = "encoder.safetensors"
+"""Filename of a saved encoder in its folder."""
+KEY = "diagnostics"
+"""Of the metadata under which its description stands."""
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the metadata says: how to build the encoder, and what it must then be like."""
+
+    name: str
+    modality: str
+    skeleton: str
+    configuration: str
+    cut: str | None
+    absent: list[str]
+    """Modules that a cut encoder does without."""
+    taps: list[str]
+    output_tap: str
+    prepared: dict[str, list[Any]]
+    """Shape, mean and spread of what preprocessing made of the example."""
+    sha256: str
+    """Of the tensors in the file."""
+    lineage: dict[str, Any]
+    files: dict[str, str | dict[str, str]]
+    """Name -> text, or bytes as `{"base64": ...}`."""
+    format: int = FORMAT
+
+
+def save_encoder(
+    path: str | Path,
+    encoder: Encoder,
+    *,
+    cut: str | None = None,
+    lineage: Mapping[str, Any] | None = None,
+    half: bool = False,
+) -> Path:
+    """Writes an encoder to one safetensors file, from which its name on the command line is the file's or folder's.
+
+    Parameters
+    ----------
+    path: a folder, in which it is `encoder.safetensors`, or a file that ends in `.safetensors`. What is there is replaced,
+        in one move.
+    encoder: a `TorchEncoder` that was built by a name, or has a `skeleton`.
+    cut: only up to this tap; see `diagnostics.encoders.saved.cut.cut_encoder`.
+    lineage: what made the weights, instead of the encoder's own.
+    half: float32 weights are rounded to float16 in the file, half its size; what is loaded from it is the rounded encoder, with an
+        identity of its own. Raises where one lies beyond float16.
+
+    Returns the path of the file. Raises DiagnosticsError where nothing builds the encoder again, and StorageError where the
+    file cannot be written.
+
+    Examples:
+        >>> import diagnostics as dx
+        >>> encoder = dx.build("encoder", "objectives:lorenz-forecast")
+        >>> print(dx.save_encoder("models/forecast", encoder))
+        models/forecast/encoder.safetensors
+        >>> print(dx.save_encoder("models/forecast-to-3", encoder, cut="blocks.3"))
+        models/forecast-to-3/encoder.safetensors
+        >>> dx.build("encoder", "models/forecast-to-3").output_tap
+        'blocks.3'
+    """
+    encoder = cut_encoder(encoder, cut) if cut is not None else encoder
+    if not isinstance(encoder, TorchEncoder):
+        raise DiagnosticsError(
+            f"{encoder.name} exposes no torch module whose weights could be saved: save another encoder."
+        )
+    skeleton, files = skeleton_of(encoder)
+    tensors = _tensors(encoder)
+    if half:
+        tensors = {name: _rounded(name, tensor, encoder.name) for name, tensor in tensors.items()}
+    about = Description(
+        encoder.name, encoder.modality, skeleton, encoder.configuration, encoder.cut or None, list(encoder.absent),
+        [tap.name for tap in encoder.taps], encoder.output_tap, _prepared(encoder), digest_of(tensors),
+        dict(encoder.lineage if lineage is None else lineage), files,
+    )  # fmt: skip
+    try:
+        text = json.dumps({**asdict(about), "digest": _digest(asdict(about))})
+    except TypeError as error:
+        raise DiagnosticsError(
+            f"The lineage of {encoder.name} cannot be written as JSON ({error}): use plain values."
+        ) from error
+    file = encoder_file(path)
+    with whole_file(file) as written:
+        save_file(tensors, written, metadata={KEY: text})
+    return file
+
+
+def encoder_file(path: str | Path) -> Path:
+    """The file of a saved encoder: the path itself where it ends in `.safetensors`, else `encoder.safetensors` in it."""
+    file = Path(path).expanduser()
+    return file if file.suffix == ".safetensors" else file / SAVED
+
+
+def _prepared(encoder: TorchEncoder) -> dict[str, list[Any]]:
+    summaries: dict[str, list[Any]] = {}
+    for key, tensor in encoder.prepared_example().items():
+        known = tensor[~tensor.isnan()] if tensor.is_floating_point() else tensor
+        values = known.double() if known.numel() else torch.zeros(1, dtype=torch.float64)
+        summaries[key] = [list(tensor.shape), float(values.mean()), float(values.std(correction=0))]
+    return summaries
+
+
+def check_prepared(encoder: TorchEncoder, about: Description, file: Path) -> None:
+    """Raises where preprocessing is another than when the file was written, beyond what another version rounds."""
+    now = _prepared(encoder)
+    for key in about.prepared.keys() | now.keys():
+        then, here = about.prepared.get(key), now.get(key)
+        if then is None or here is None or then[0] != here[0] or not _near(then, here):
+            raise DiagnosticsError(
+                f"{file} was saved with another preprocessing than '{about.skeleton}' has here (shape, mean and spread of "
+                f"{key or 'the example'} were {then} and are {here}): install the packages that it was saved with."
+            )
+
+
+def _near(then: list[Any], here: list[Any]) -> bool:
+    most = 0.02 * abs(then[2]) + 1e-6
+    return all(math.isclose(a, b, rel_tol=0.02, abs_tol=most) for a, b in zip(then[1:], here[1:], strict=True))
+
+
+def _tensors(encoder: TorchEncoder) -> dict[str, Tensor]:
+    """The module's state by name, tensors that it has under several names once."""
+    first, memories = _first_names(encoder.module, encoder.name), set[int]()
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in encoder.module.state_dict().items():
+        if first[name] == name:
+            memory = tensor.untyped_storage().data_ptr()
+            # Two views into one memory are no one tensor, and the format has no views.
+            tensors[name] = (tensor.clone() if memory in memories else tensor).detach().cpu().contiguous()
+            memories |= {memory} if tensor.numel() else set()
+    return tensors
+
+
+def _rounded(name: str, tensor: Tensor, encoder: str) -> Tensor:
+    if tensor.dtype != torch.float32:
+        return tensor
+    rounded = tensor.half()
+    if not torch.equal(rounded.isfinite(), tensor.isfinite()):  # masks hold -inf as they should
+        raise DiagnosticsError(f"'{name}' of {encoder} has values beyond float16: save it without half.")
+    return rounded
+
+
+def _first_names(module: nn.Module, encoder: str) -> dict[str, str]:
+    """Name of each tensor of the state -> the first name of the same one."""
+    first: dict[Any, str] = {}
+    names: dict[str, str] = {}
+    for name, value in module.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise DiagnosticsError(
+                f"{encoder} keeps something that is no tensor in its state ('{name}'), which no safetensors file can hold: save another encoder."
+            )
+        place = value.untyped_storage().data_ptr(), value.storage_offset(), value.shape, value.stride(), value.dtype
+        names[name] = first.setdefault(place if value.numel() else name, name)
+    return names
+
+
+def fill(module: nn.Module, about: Description, file: Path) -> None:
+    """The file's tensors as the module's state; raises where one lacks, is left over, or is of another kind."""
+    try:
+        tensors = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(file, error) from error
+    if digest_of(tensors) != about.sha256:
+        raise DiagnosticsError(f"The weights in {file} are not those that were saved: it is damaged, copy it again.")
+    own, first = module.state_dict(), _first_names(module, about.name)
+    wanted = {name for name in own if first[name] == name}
+    both = wanted & tensors.keys()
+    for name in both:
+        if (tensors[name].dtype, own[name].dtype) == (torch.float16, torch.float32):
+            tensors[name] = tensors[name].float()
+    other = {n for n in both if own[n].shape != tensors[n].shape or own[n].dtype != tensors[n].dtype}
+    groups = {
+        "missing": wanted - tensors.keys(),
+        "left over": tensors.keys() - wanted,
+        "of another shape or type": other,
+    }
+    odd = [f"{len(names)} tensors {kind}: {few(names)}" for kind, names in groups.items() if names]
+    if odd:
+        raise DiagnosticsError(
+            f"Weights in {file} do not fit '{about.skeleton}' ({'; '.join(odd)}): what it builds has changed since they were "
+            "saved, install or restore that version."
+        )
+    module.load_state_dict({name: tensors[first[name]] for name in own}, strict=True)
+
+
+def read_description(file: Path) -> Description | None:
+    """The description in a saved encoder's file; None where the file holds tensors alone.
+
+    Raises DiagnosticsError where it cannot be read, is damaged, or is of another format.
+    """
+    try:
+        with safe_open(file, framework="pt") as opened:
+            text = (opened.metadata() or {}).get(KEY)
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(file, error) from error
+    if text is None:
+        return None
+    if len(text) > MOST_TEXT:
+        raise DiagnosticsError(
+            f"The description in {file} has {len(text) / 1e6:,.0f} MB, more than the {MOST_TEXT // 10**6} MB that one may have: "
+            "do not use it."
+        )
+    try:
+        fields = json.loads(text, object_pairs_hook=_once)
+        # What is written by hand, or was before there was one, lacks it.
+        if "digest" in fields and fields.pop("digest") != _digest(fields):
+            raise ValueError("it is not what was written")
+        if fields["format"] != FORMAT:
+            raise DiagnosticsError(
+                f"{file} is of format {fields['format']}, not {FORMAT}: use the version that wrote it."
+            )
+        return _checked(Description(**fields))
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DiagnosticsError(
+            f"The description in {file} is damaged ({describe(error)}): copy or save it again."
+        ) from error
+
+
+def _digest(about: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+def _checked(about: Description) -> Description:
+    """Raises TypeError where a part of the description is of another type than is written."""
+    for key, kind in get_type_hints(Description).items():
+        plain = kind if isinstance(kind, UnionType) else get_origin(kind) or kind
+        if not isinstance(getattr(about, key), plain):
+            raise TypeError(f"{key} is no {getattr(plain, '__name__', plain)}")
+    for key in ("taps", "absent"):
+        if not all(isinstance(name, str) for name in getattr(about, key)):
+            raise TypeError(f"{key} are no names")
+    if not all(_is_prepared(value) for value in about.prepared.values()):
+        raise TypeError("prepared is no shape, mean and spread")
+    return about
+
+
+def _is_prepared(value: Any) -> bool:
+    numbers: list[Any] = value[1:] if isinstance(value, list) and len(value) == 3 else []  # pyright: ignore[reportUnknownVariableType]
+    return len(numbers) == 2 and all(isinstance(number, (int, float)) for number in numbers)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A mapping in which nothing stands twice, so that no reader sees another value than this one."""
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
+        raise ValueError("a key occurs twice")
+    return mapping
+
+
+def _unreadable(file: Path, error: Exception) -> DiagnosticsError:
+    return DiagnosticsError(
+        f"{file} cannot be read as safetensors ({describe(error)}): it is cut short, damaged, or something else under that name; copy or save it again."
+    )
+
+
+@contextlib.contextmanager
+def whole_file(file: Path) -> Generator[Path]:
+    """Gives a path of the same suffix to write to, and makes it `file` in one move at the end; after an error nothing is left of it.
+
+    Raises StorageError where it cannot be written, by the system or by the library that writes it.
+    """
+    # A folder, since safetensors writes to a file of another name first, which a kill leaves.
+    partial = file.with_name(f".{file.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        written = partial / file.name
+        written.touch()
+        mode = written.stat().st_mode
+        yield written
+        written.chmod(mode)  # safetensors leaves a file that nobody else may read, whatever the umask allows
+        written.replace(file)
+    except OSError as error:
+        raise unwritable(file, error) from error
+    except (SafetensorError, RuntimeError) as error:  # the latter is torch's
+        raise StorageError(
+            f"{file} cannot be written ({describe(error)}): is there free space, and do you have permission to write there?"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
