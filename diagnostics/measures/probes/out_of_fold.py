@@ -15,8 +15,7 @@ from torch import Tensor
 
 from diagnostics.measures.decompositions import cholesky
 from diagnostics.measures.probes.least_squares import PENALTIES, RidgeStack, refit
-from diagnostics.measures.probes.protocol import Rows, sum_by_unit
-from diagnostics.measures.statistics import Losses
+from diagnostics.measures.probes.protocol import Rows
 
 FOLDS = 5
 MOST_ROWS = 256
@@ -42,18 +41,13 @@ def folds(rows: Rows, labels: np.ndarray | None, seed: int) -> np.ndarray:
     # A class with groups in val too is never left without a row.
     at_risk = ~np.isin(np.arange(has.shape[1]), codes[~inside]) & (has.sum(axis=0) > 1)
     rarest, sizes = np.where(has, has.sum(axis=0), len(units) + 1).argmin(axis=1), np.bincount(unit_of)
-    rng = np.random.default_rng(seed)
-    fewest, chosen = len(at_risk) + 1, np.zeros(len(units), dtype=np.int64)
-    for _ in range(_DRAWS):
-        dealt = np.zeros(len(units), dtype=np.int64)
-        dealt[np.lexsort((rng.random(len(units)), -sizes, rarest))] = np.arange(len(units)) % (FOLDS - 1) + 1
-        in_folds = sum(has[dealt == fold].any(axis=0).astype(int) for fold in range(1, FOLDS))
-        if (alone := int((at_risk & (in_folds == 1)).sum())) < fewest:
-            fewest, chosen = alone, dealt
-        if not alone:
-            break
+    drawn = np.random.default_rng(seed).random((_DRAWS if at_risk.any() else 1, len(units)))
+    # The place of each group in an order gives its fold.
+    dealt = [np.argsort(np.lexsort((each, -sizes, rarest))) % (FOLDS - 1) + 1 for each in drawn]
+    in_folds = [sum(has[each == fold].any(axis=0).astype(int) for fold in range(1, FOLDS)) for each in dealt]
+    alone = [(at_risk & (each == 1)).sum() for each in in_folds]
     result = np.zeros(len(rows.fit), dtype=np.int64)
-    result[inside] = chosen[unit_of]
+    result[inside] = dealt[int(np.argmin(alone))][unit_of]
     return result
 
 
@@ -66,7 +60,7 @@ def mean_of_others(y: np.ndarray, part: np.ndarray) -> np.ndarray:
 
 
 class RidgeOutOfFold:
-    """Chooses the penalty of ridge for tap after tap, by losses out of fold, and holds those of the chosen ones.
+    """Chooses the penalty of ridge by losses out of fold.
 
     Parameters
     ----------
@@ -76,34 +70,28 @@ class RidgeOutOfFold:
     """
 
     def __init__(
-        self, rows: Rows, y: np.ndarray, loss: Callable[[Any], Any], seed: int, taps: int, reference: Any = None
+        self, rows: Rows, y: np.ndarray, loss: Callable[[Any], Any], seed: int, reference: np.ndarray | None = None
     ) -> None:
-        largest = np.bincount(rows.unit_of_fit).max()
-        self.rows, self.y, self.loss = rows, y, loss
-        self.part = rows.unit_of_fit if largest <= MOST_ROWS else folds(rows, None, seed)
+        self.y, self.loss = y, loss
+        self.by_unit = np.bincount(rows.unit_of_fit).max() <= MOST_ROWS
+        self.part = rows.unit_of_fit if self.by_unit else folds(rows, None, seed)
         """What is left out together, [fit row]."""
         self.reference = loss(y - mean_of_others(y, self.part)) if reference is None else reference
-        self._lost = np.zeros((taps, len(rows.fit_units), self.reference.shape[1]))
 
-    @property
-    def losses(self) -> Losses:
-        """[tap, fit_unit, part]."""
-        return Losses(self._lost, np.broadcast_to(sum_by_unit(self.reference, self.rows, "fit"), self._lost.shape))
-
-    def choose(self, taps: slice, x: Tensor) -> tuple[np.ndarray, RidgeStack | None]:
-        """The penalties [tap] of taps x [tap, fit row, feature], and the fits on all these rows where they were made."""
+    def choose(self, x: Tensor) -> tuple[np.ndarray, np.ndarray, RidgeStack | None]:
+        """The penalties [tap] of x [tap, fit row, feature], their losses [tap, fit row, part], and the fits on all these rows where they
+        were made."""
         y = torch.tensor(self.y, device=x.device)
-        if self.part is self.rows.unit_of_fit:
+        if self.by_unit:
             stack = RidgeStack.from_data(x, y)
             grid, errors = np.tile(PENALTIES, (len(x), 1)), left_out_errors(stack, x, y, self.part)
         else:
             stack, (grid, errors) = None, self._in_folds(x, y)
         losses = self.loss(errors)
-        sums = losses.sum(dim=2).cpu().numpy()
-        best = [choose_index(of_tap, self.reference.sum(axis=0)) for of_tap in sums]
-        for i, (of_tap, at) in enumerate(zip(losses, best, strict=True), taps.start):
-            self._lost[i] = sum_by_unit(of_tap[at].cpu().numpy(), self.rows, "fit")
-        return grid[np.arange(len(x)), best], stack
+        around = self.reference.sum(axis=0)
+        best = [choose_index(of_tap, around) for of_tap in losses.sum(dim=2).cpu().numpy()]
+        taps = np.arange(len(x))
+        return grid[taps, best], losses[taps, best].cpu().numpy(), stack
 
     def _in_folds(self, x: Tensor, y: Tensor) -> tuple[np.ndarray, Tensor]:
         """A few penalties [tap, penalty], and the errors [tap, penalty, row, target] of fits without each fold.
@@ -119,7 +107,8 @@ class RidgeOutOfFold:
         for fold in np.unique(self.part):
             out = torch.as_tensor(self.part == fold, device=x.device)
             penalties = torch.as_tensor(grid, device=x.device)
-            errors[:, :, out] = refit(x[:, ~out], y[~out], penalties, x[:, out]) - y[out]
+            maps = refit(x[:, ~out], y[~out], penalties)
+            errors[:, :, out] = torch.stack([each.values(x[:, out]) for each in maps], dim=1) - y[out]
         return grid, errors
 
 
