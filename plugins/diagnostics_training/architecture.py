@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from diagnostics.plugin import DiagnosticsError, Grid, TorchEncoder, load_encoder, stack_taps
-from diagnostics_training.models.backbone import AXES, Backbone
+from diagnostics_training.models.backbone import AXES, TUBE, Backbone, Sizes
 from diagnostics_training.models.heads import Model
 from diagnostics_training.models.inputs import channels_of, extent_of, prepare
-from diagnostics_training.models.sizes import TUBE, Sizes
 from diagnostics_training.objectives import OBJECTIVES, objective_class
 from diagnostics_training.objectives.base import EncoderObjective
 

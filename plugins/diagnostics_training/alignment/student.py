@@ -30,8 +30,7 @@ from diagnostics_training.alignment.feed import MODALITIES, Feed
 from diagnostics_training.alignment.layer_scale import Block, put_drops, scaled
 from diagnostics_training.alignment.objective import OWN, Alignment, Teacher, agreement, section_of, taught, with_module
 from diagnostics_training.jobs import AlignmentJob, check_weight, command_of
-from diagnostics_training.summary import finish, finished
-from diagnostics_training.trainer.checkpoints import digest_of_json, make_folder, resumable
+from diagnostics_training.trainer.checkpoints import digest_of_json, finish, finished, make_folder, resumable
 from diagnostics_training.trainer.data import SIMULATED, describe_data, parse_spec, plain, spec_of, training_spec
 from diagnostics_training.trainer.distributed import World, barrier, world
 from diagnostics_training.trainer.monitor import Watch, say, silent

@@ -23,9 +23,8 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from diagnostics.plugin import Dataset, DiagnosticsError, StorageError, Target, build, describe
-from diagnostics_training.models.backbone import AXES
+from diagnostics_training.models.backbone import AXES, TUBE
 from diagnostics_training.models.inputs import Views, channels_of, extent_of
-from diagnostics_training.models.sizes import TUBE
 from diagnostics_training.trainer.distributed import World
 from diagnostics_training.trainer.objective import Batch, Objective
 
