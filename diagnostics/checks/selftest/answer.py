@@ -17,7 +17,20 @@ import torch
 import xarray as xr
 
 from diagnostics.checks.selftest.planted import (
-    PLANTED, SEED, Planted, changed, class_data, encoder, parts, profile, result, ridge_data, rows_in_groups, runs_of, target, without,
+    PLANTED,
+    SEED,
+    Planted,
+    changed,
+    class_data,
+    encoder,
+    parts,
+    profile,
+    result,
+    ridge_data,
+    rows_in_groups,
+    runs_of,
+    target,
+    without,
 )  # fmt: skip
 from diagnostics.measures import apply, confidence_set, hidden_gap, known_answers, statistics, tap_choice, verdict
 from diagnostics.measures import result as attribute
