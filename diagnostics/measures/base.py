@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import xarray as xr
@@ -13,7 +14,10 @@ from diagnostics.measures import result as attribute
 from diagnostics.vocabulary import Family, Kind
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from diagnostics.activations.contract import Activations, Observation, StoredTarget
+    from diagnostics.encoders.taps import Grid, Tap
     from diagnostics.measures.known_answers import Case
 
 KINDS_OF_LOSSES = ("counts", "squares", "resampled")
@@ -22,6 +26,24 @@ DECLARE = (
     'is better), score_name = "...", and chance = 0.0 where the score of knowing nothing is a fixed number, in its class.'
 )
 """What an author writes in the class of a probe."""
+
+
+class Readout(ABC):
+    """What a probe fitted at one tap, for samples that it has not seen.
+
+    `on` is the grid that predictions lie on, None where there is one a sample.
+    """
+
+    on: Grid | None = None
+
+    @abstractmethod
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """The class of each sample as the target numbers it, [sample], or its values, [sample, column].
+
+        Reads float64 x [sample, feature], pooled as the activations are; of a probe that reads tokens x [sample, token, feature], where it
+        predicts for every place of `on` [sample, place] or [sample, place, column]. Of a target that goes round (`period`) the columns
+        are cosine and sine.
+        """
 
 
 class Measure(ABC):
@@ -96,11 +118,15 @@ class Measure(ABC):
     higher_is_better: ClassVar[bool | None] = True
     """None: neither way is better by itself."""
     pairwise: ClassVar[bool] = False
+    instead: ClassVar[str] = "it hands over no readout: fit one of your own on run.features(tap)"
+    """Why `Run.probe` has nothing to hand over, and what to do in its place; of a probe without `fit`."""
     known_answers: ClassVar[Sequence[Case]] = ()
     """Closed forms and published values, which `diagnostics selftest` computes for the bundled ones."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        if cases := vars(cls).get("known_answers"):
+            cls.known_answers = [case if case.measure else replace(case, measure=cls.name) for case in cases]
         if cls.kinds and (missing := cls.undeclared()):
             raise DiagnosticsError(f"Probe {getattr(cls, 'name', cls.__name__)} does not declare {missing}")
 
@@ -128,3 +154,11 @@ class Measure(ABC):
     @abstractmethod
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
         """The measure at every tap of the activations."""
+
+    def fit(self, activations: Activations, target: StoredTarget, tap: Tap, choice: Mapping[str, float]) -> Readout:
+        """Of a probe, the readout of a tap fitted with a choice that was made: what `compute` reads on test, and `Run.probe` hands over.
+
+        `choice` holds the numbers that the result has at the tap, such as `penalty`, and its `seed`. Raises DiagnosticsError where nothing
+        can be handed over.
+        """
+        raise DiagnosticsError(f"{self.name} of {target.name} cannot be fitted again here, since {self.instead}.")

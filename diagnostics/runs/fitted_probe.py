@@ -1,7 +1,7 @@
 """The probe behind a score, fitted again from stored activations: with its standardisation, for new samples.
 
 A run stores what a probe lost on test and the penalty (or number of neighbours) that val chose, not its coefficients. They
-follow from the activations, which are there: the same rows, the same solver, the stored choice.
+follow from the activations, which are there, by the `fit` of the measure.
 """
 
 from __future__ import annotations
@@ -11,34 +11,22 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 import xarray as xr
 
-from diagnostics.activations.contract import StoredTarget
 from diagnostics.encoders.taps import Grid
 from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.measures.arrays import ShortRepr, as_tensor, finite, one_thread
-from diagnostics.measures.probes.least_squares import ridge
-from diagnostics.measures.probes.protocol import Rows, label_rows, rows_of, value_rows
-from diagnostics.measures.probes.softmax import FINAL, PENALTIES, RANKING, LogisticRows
-from diagnostics.measures.result import CHOSEN_ON
+from diagnostics.measures.base import Measure, Readout
+from diagnostics.measures.result import CHOSEN_ON, SEED
 from diagnostics.measures.statistics import Interval
-from diagnostics.runs.readouts import LargestScore, Linear, Neighbours, Readout
-from diagnostics.runs.token_probes import ON_TOKENS, fit_on_tokens
+from diagnostics.registry import offered
+from diagnostics.vocabulary import DENSE
 
 if TYPE_CHECKING:
     from diagnostics.runs.profile import Profile
-    from diagnostics.runs.run import Run
-
-POOLED = ("label", "value", "state", "future")
-"""Kinds of target that are read from pooled activations."""
-_NOT_FITTED = {
-    "position_probe": "its targets are places: call diagnostics.measures.locality.position_probe on run.features(tap, tokens=True)",
-    "label_propagation": "it fits nothing: call diagnostics.measures.locality.label_propagation on the tokens of a video",
-    "object_discovery": "it fits nothing: call diagnostics.measures.locality.object_discovery on run.features(tap, tokens=True)",
-    "caption_probe": "it predicts embeddings of captions, and no caption: fit diagnostics.measures.probes.ridge on run.features(tap)",
-}
-"""Why there is nothing to hand over, and what to call instead."""
+    from diagnostics.runs.run_data import RunData
+CLASSES = ("label", "token_label", "event")
+"""Kinds of target of which a class is predicted."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -74,6 +62,8 @@ class FittedProbe(ShortRepr):
     readout: Readout = field(repr=False)
     grid: Grid | None = None
     on: Grid | None = None
+    numbers: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64), repr=False)
+    """The numbers by which the target holds `classes`."""
 
     @one_thread()
     def predict(self, features: Any) -> np.ndarray:
@@ -91,14 +81,15 @@ class FittedProbe(ShortRepr):
 
         Raises DiagnosticsError for another shape, for a `Run.features` of another tap, and for NaN or infinity.
         """
-        read = self.readout(self._checked(features))
+        read = self.readout.predict(self._checked(features))
         if self.classes:
-            return _as_given(self.classes)[read]
+            return _as_given(self.classes)[np.searchsorted(self.numbers, read)]
         if self.period is not None:
             turns = np.arctan2(read[..., 1], read[..., 0]) / (2 * np.pi)
             # The remainder of a tiny negative number is the divisor itself.
             return (turns % 1.0) % 1.0 * self.period
-        return read[..., 0] if read.shape[-1] == 1 else read
+        several = read.ndim > (1 if self.on is None else 2)
+        return read[..., 0] if several and read.shape[-1] == 1 else read
 
     def _checked(self, features: Any) -> np.ndarray:
         """float64 [sample, feature] or [sample, token, feature] of the probe's tap."""
@@ -131,41 +122,48 @@ class FittedProbe(ShortRepr):
 
 
 @one_thread()
-def fitted_probe(run: Run, target: str, measure: str, tap: str | None) -> FittedProbe:
+def fitted_probe(run: RunData, target: str, measure: str | Measure, tap: str | None) -> FittedProbe:
     """What `Run.probe` returns."""
-    profile = _profile(run, f"{measure}/{target}")
-    stored = run.store.targets()[target]
-    pooled = measure in _FIT and stored.kind in POOLED
-    if not pooled and measure not in ON_TOKENS:
-        raise DiagnosticsError(_refusal(profile.name, measure))
+    name = measure if isinstance(measure, str) else measure.name
+    profile = _profile(run, name, target, measure)
+    probe, stored, store = _measure(measure), run.store.targets()[target], run.store
     if tap is None:
         tap = profile.chosen_tap
         if tap is None:
             raise DiagnosticsError(f"No tap of {profile.name} has a score by which to choose: name one with tap=.")
     elif tap not in profile.taps:
         raise unknown("tap", tap, profile.taps)
+    tokens = probe.needs == "tokens" or stored.kind in DENSE
+    if tokens and store.tokens_removed:
+        raise DiagnosticsError(
+            f"{profile.measure} of {target} is fitted again from tokens, and those of {store.path} were removed (`diagnostics clean`): "
+            "give the same `diagnostics run` command again with another measure that reads tokens (as cka), which extracts them again."
+        )
+    (read,) = (each for each in store.taps if each.name == tap)
     at = profile.data.sel(tap=tap)
-    grid = on = None
-    if pooled:
-        x = run.store.pooled(tap)
-        numbers, readout = _FIT[measure](run, stored, x, at)
-        features = x.shape[1]
-    else:
-        read = next(read for read in run.store.taps if read.name == tap)
-        numbers, readout, on = fit_on_tokens(run.store, stored, read, measure, at)
-        grid, features = read.grid, read.features
-    classes = tuple(stored.classes[c] if stored.classes else c for c in numbers)
+    choice = {str(key): float(value) for key, value in at.data_vars.items() if value.ndim == 0}
+    activations = store.with_other(device="cpu", choose_on=at.attrs.get(CHOSEN_ON, "val"))
+    readout = probe.fit(activations, stored, read, choice | {"seed": int(at.attrs[SEED])})
+    on = getattr(readout, "on", None)
+    values = stored.values if on is None else stored.tokens(on)[: store.token_samples]
+    numbers = np.unique(values[values >= 0]).astype(np.int64) if stored.kind in CLASSES else np.zeros(0, dtype=np.int64)
     return FittedProbe(
-        measure, target, tap, tuple(run.store.poolings) if pooled else (), features,
-        Interval(*(float(at[key]) for key in ("score", "low", "high"))),
-        stored.units, classes, stored.period, readout, grid, on,
+        name, target, tap, () if tokens else tuple(store.poolings),
+        read.features if tokens else activations.pooled(tap).shape[1],
+        Interval(*(float(at[key]) for key in ("score", "low", "high"))), stored.units,
+        tuple(stored.classes[c] if stored.classes else c for c in numbers.tolist()), stored.period, readout,
+        read.grid if tokens else None, on, numbers,
     )  # fmt: skip
 
 
-def _refusal(name: str, measure: str) -> str:
-    """Why a probe of no measure that is known here is handed over."""
-    others = f"only those of {', '.join(sorted(_FIT | ON_TOKENS))} can: fit one of your own on run.features(tap)"
-    return f"{name} cannot be fitted again here, since {_NOT_FITTED.get(measure, others)}."
+def _measure(measure: str | Measure) -> Measure:
+    """The measure of a name; raises where no plugin offers it."""
+    if isinstance(measure, Measure):
+        return measure
+    known = offered("measure")
+    if measure not in known:
+        raise unknown("measure", measure, known)
+    return known[measure][1]()
 
 
 def _as_given(classes: Sequence[Any]) -> np.ndarray:
@@ -175,15 +173,9 @@ def _as_given(classes: Sequence[Any]) -> np.ndarray:
     return names.astype(np.int64) if all(numbers) else names
 
 
-def _measures() -> list[str]:
-    from diagnostics.registry import offered
-
-    return list(offered("measure"))
-
-
-def _profile(run: Run, name: str) -> Profile:
+def _profile(run: RunData, measure: str, target: str, given: str | Measure) -> Profile:
     """The profile of a probe; where it was not measured, the refusal says why and how to."""
-    measure, _, target = name.partition("/")
+    name = f"{measure}/{target}"
     known = [profile.name for profile in run.profiles() if profile.is_probe]
     if name in known:
         return run.profile(name)
@@ -193,68 +185,12 @@ def _profile(run: Run, name: str) -> Profile:
     targets = run.store.targets()
     if target not in targets:
         raise unknown("target", target, targets)
-    if measure not in (bundled := _measures()):
-        raise unknown("measure", measure, bundled)
-    if measure not in _FIT and measure not in ON_TOKENS:
-        raise DiagnosticsError(_refusal(f"{measure} of {target}", measure))
+    probe = _measure(given)
+    if type(probe).fit is Measure.fit:
+        probe.fit(run.store, targets[target], run.store.taps[0], {})
     fitted = [other.partition("/")[0] for other in known if other.partition("/")[2] == target]
     there = f"{' and '.join(fitted)} of it {'was' if len(fitted) == 1 else 'were'}" if fitted else "no probe of it was"
     raise DiagnosticsError(
         f"{measure} of {target} was not fitted in {run.path}, {there}: give the same run with --measures {measure}, which adds it "
         "without a new extraction."
     )
-
-
-def _linear(run: Run, target: StoredTarget, x: np.ndarray, at: xr.Dataset) -> tuple[tuple[int, ...], Readout]:
-    penalty = float(at["penalty"])
-    if target.kind == "label":
-        return _logistic(run, target, x, penalty, whole=at.attrs.get(CHOSEN_ON) == "fit")
-    rows, values = value_rows(run.store, target)
-    return (), _ridge(x, values, rows, penalty)
-
-
-def _logistic(
-    run: Run, target: StoredTarget, x: np.ndarray, penalty: float, whole: bool
-) -> tuple[tuple[int, ...], Readout]:
-    """Along the measure's own way: through the stronger penalties on train to the chosen one, and from there on train and val.
-
-    So the last fit starts where the measure's did, and ends at the same place to the last digits. `whole`: whether features were
-    standardised with train and val throughout, as where losses out of fold choose.
-    """
-    rows, labels = label_rows(run.store, target)
-    numbers, codes = np.unique(labels[rows.train]), np.searchsorted(np.unique(labels[rows.train]), labels)
-    stack = torch.from_numpy(x)[None]
-    again = LogisticRows(stack[:, rows.fit], codes[rows.fit]) if whole else None
-    first = torch.arange(len(rows.fit)) < len(rows.train)
-    train = again.only(first, codes[rows.train]) if again else LogisticRows(stack[:, rows.train], codes[rows.train])
-    fits = None
-    for stronger in sorted(PENALTIES, reverse=True):
-        if stronger >= penalty:
-            fits = train.fit([[stronger]], decrease=RANKING, start=fits)
-    again = again or LogisticRows(stack[:, rows.fit], codes[rows.fit], like=fits)
-    fits = again.fit([[penalty]], decrease=FINAL, start=fits)
-    return tuple(numbers.tolist()), LargestScore.of(fits)
-
-
-def _ridge(x: np.ndarray, values: np.ndarray, rows: Rows, penalty: float) -> Linear:
-    path = ridge(x[rows.fit], values[rows.fit])
-    return Linear(path.weights(penalty), path.intercept(penalty))
-
-
-def _forecast(run: Run, target: StoredTarget, x: np.ndarray, at: xr.Dataset) -> tuple[tuple[int, ...], Readout]:
-    """As `ForecastProbe`: of the rows whose naive forecasts are known too."""
-    assert target.naive is not None  # which it was measured with
-    values, naive = (np.asarray(y, dtype=np.float64).reshape(len(y), -1) for y in (target.values, target.naive))
-    known = np.asarray(np.isfinite(values).all(axis=1) & np.isfinite(naive).all(axis=1))
-    rows = rows_of(run.store, target.name, known, ": leave it out or use more samples")
-    return (), _ridge(x, values, rows, float(at["penalty"]))
-
-
-def _nearest(run: Run, target: StoredTarget, x: np.ndarray, at: xr.Dataset) -> tuple[tuple[int, ...], Readout]:
-    rows, labels = label_rows(run.store, target)
-    numbers, codes = np.unique(labels[rows.fit], return_inverse=True)
-    return tuple(numbers.tolist()), Neighbours(x[rows.fit], codes, int(at["k"]))
-
-
-_FIT = {"linear_probe": _linear, "knn_probe": _nearest, "forecast_probe": _forecast}
-"""How each measure whose probe can be fitted again from pooled activations is."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from diagnostics.activations.store import Store
 from diagnostics.errors import damaged
+from diagnostics.hookspecs import decode
 from diagnostics.registry import plugins
 
 if TYPE_CHECKING:
@@ -90,8 +91,7 @@ class Provenance:
     @classmethod
     def from_attrs(cls, attrs: Mapping[str, Any]) -> Self:
         """Of the attributes of a store, among which others may stand; raises KeyError or TypeError where one is missing."""
-        encoder, dataset = EncoderRecord(**attrs["encoder"]), DatasetRecord(**attrs["dataset"])
-        return cls(encoder, dataset, int(attrs["seed"]), attrs.get("unrepeatable", ""))
+        return decode(cls, attrs)
 
 
 _TYPED: ContextVar[tuple[str, Mapping[str, Any]]] = ContextVar("_TYPED", default=("", {}))
@@ -156,7 +156,7 @@ class Call:
     @classmethod
     def from_attrs(cls, attrs: Mapping[str, Any]) -> Self:
         """Of what `to_attrs` gave; raises TypeError where something is missing."""
-        return cls(**attrs)
+        return decode(cls, attrs)
 
 
 def _version(distribution: str) -> str:

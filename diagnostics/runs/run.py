@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from diagnostics.encoders.encoder import Encoder
+    from diagnostics.measures.base import Measure
     from diagnostics.runs.fitted_probe import FittedProbe
 
 
@@ -114,15 +115,15 @@ class Run(RunData):
 
         return features(self.store, tap or self.tap_for(target), split, pooling, tokens)
 
-    def probe(self, target: str, measure: str | None = None, tap: str | None = None) -> FittedProbe:
+    def probe(self, target: str, measure: str | Measure | None = None, tap: str | None = None) -> FittedProbe:
         """The probe of a target that was fitted, with its standardisation, for new samples: `probe.predict(features)`.
 
         It is fitted again from the stored activations, on train and val with the stored choice, as the measure did it.
 
         Parameters
         ----------
-        measure: by default the one by which the target is recommended; `linear_probe`, `knn_probe` or `forecast_probe`; of those that read tokens `linear_probe` (of a value for every
-            place), `segmentation_probe`, `event_probe` or `attentive_probe`, whose `predict` takes [sample, token, feature].
+        measure: by default the one by which the target is recommended; any probe with a `fit`, by its name, or itself where no plugin offers
+            it. Of one that reads tokens `predict` takes [sample, token, feature].
         tap: by default the one recommended, or the best tap, chosen on val.
 
         Raises DiagnosticsError where the probe was not fitted in this run, and where its tokens were removed since.

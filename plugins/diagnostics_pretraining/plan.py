@@ -93,7 +93,7 @@ UNCHANGED: Mapping[str, Mapping[str, float | tuple[float, float]]] = {
 """Each change of an image -> the ranges in which nothing of the kind is drawn."""
 
 
-def survived(dataset: Dataset) -> frozenset[str]:
+def harmless_changes(dataset: Dataset) -> frozenset[str]:
     """The changes of an image under which a dataset's texts stay true: its extra `text_survives`, by default all."""
     names = frozenset(dataset.extras.get("text_survives", UNCHANGED))
     if odd := sorted(names - UNCHANGED.keys()):
@@ -111,7 +111,7 @@ def changes_in(changes: PictureChanges) -> frozenset[str]:
 def survivable(changes: PictureChanges, dataset: Dataset) -> tuple[PictureChanges | None, tuple[str, ...]]:
     """What is left of an augmentation when the changes are left out that the dataset's texts do not survive, None for nothing;
     and the names of these."""
-    left_out = tuple(sorted(changes_in(changes) - survived(dataset)))
+    left_out = tuple(sorted(changes_in(changes) - harmless_changes(dataset)))
     kept = replace(changes, **{key: value for name in left_out for key, value in UNCHANGED[name].items()})
     return (kept if changes_in(kept) else None), left_out
 
@@ -125,8 +125,8 @@ def explain_left_out(left_out: tuple[str, ...], dataset: Dataset) -> str:
 
 def check_survives(changes: PictureChanges, dataset: Dataset) -> None:
     """Raises where one of the changes, asked for by name, would make the dataset's texts false."""
-    if false := sorted(changes_in(changes) - survived(dataset)):
-        left = sorted(survived(dataset))
+    if false := sorted(changes_in(changes) - harmless_changes(dataset)):
+        left = sorted(harmless_changes(dataset))
         raise DiagnosticsError(
             f"Texts of {dataset.name} would be false under a change of {enumerated(false)}: "
             f"{f'augment by {enumerated(left)}, or not at all' if left else 'leave augmentation out'}."

@@ -63,7 +63,7 @@ def test_a_bundled_measure_states_known_answers_on_its_class(name: str, measure:
 
 
 def test_a_value_that_is_off_not_a_number_or_raises_is_not_right() -> None:
-    case = Case("cka", "x", 1.0, "somewhere", lambda: 1.0 + 2e-6)
+    case = Case("x", 1.0, "somewhere", lambda: 1.0 + 2e-6, measure="cka")
     assert not check("similarity", case).right
     assert check("similarity", dataclasses.replace(case, tolerance=3e-6)).right
     assert not check("similarity", dataclasses.replace(case, compute=lambda: math.nan)).right
@@ -72,9 +72,9 @@ def test_a_value_that_is_off_not_a_number_or_raises_is_not_right() -> None:
 
 
 def test_the_command_ends_with_1_when_one_is_off_and_names_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    good = Case("cka", "right one", 1.0, "a paper", lambda: 1.0)
-    near = Case("cka", "near one", 1.0, "a paper", lambda: 1 - 5e-7)
-    bad = Case("cka", "wrong one", 1.0, "a paper", lambda: 0.5)
+    good = Case("right one", 1.0, "a paper", lambda: 1.0, measure="cka")
+    near = Case("near one", 1.0, "a paper", lambda: 1 - 5e-7, measure="cka")
+    bad = Case("wrong one", 1.0, "a paper", lambda: 0.5, measure="cka")
 
     def few(watch: object) -> list[Outcome]:
         return [check("similarity", case) for case in chosen]
@@ -128,7 +128,7 @@ BROKEN = [
     ("measures.probes.nearest", "(top[:, :k] / temperature)", "top[:, :k]"),
     ("measures.probes.nearest", "keepdim=True)) / temperature).exp()", "keepdim=True))).exp()"),
     ("measures.probes.least_squares", "[..., None] + self.n * shares", "[..., None] + shares"),
-    ("measures.probes.linear", "refit(x[:, rows.fit], y[rows.fit],", "refit(x[:, rows.train], y[rows.train],"),
+    ("measures.probes.samples", "fitted = task.rows.fit", "fitted = task.rows.train"),
     ("measures.tap_choice", "score[best] - score[output] > max(needed, TIE if favoured else 0.0)", "score[best] > score[output]"),
     ("measures.confidence_set", "stdtrit(units - 1, COVERAGE)", "stdtrit(units - 1, 0.8)"),
     ("measures.hidden_gap", "first[:, i] - second[:, 0]", "first[:, i] - second[::-1, 0]"),

@@ -327,9 +327,7 @@ def test_seeds_add_the_variance_of_a_sample_of_them() -> None:
 @pytest.mark.parametrize(("share", "least"), [(True, 0.0), (False, -np.inf)])
 def test_ends_of_sums_stop_where_scores_do(share: bool, least: float) -> None:
     """Two runs with 1 and 3 right answers of 4: a mean of shares lies in [0, 1], their difference in [-1, 1]; R2 has no lower bound."""
-    terms = [
-        Term(np.arange(4)[:, None] >= right, np.ones((4, 1)), tuple("abcd"), 3, share=share) for right in (1, 3)
-    ]
+    terms = [Term(np.arange(4)[:, None] >= right, np.ones((4, 1)), tuple("abcd"), 3, share=share) for right in (1, 3)]
     mean = estimate_sum([([(term,) for term in terms], 1.0)], 0)
     apart = estimate_sum([([(terms[1],)], 1.0), ([(terms[0],)], -1.0)], 0)
     alone = estimate_sum([([(terms[0],)], 1.0)], 0)

@@ -50,11 +50,7 @@ class Outcome:
 def all_cases() -> list[tuple[str, Case]]:
     """(family, case) of everything: what the bundled measures state, then what stands here."""
     known = [(measure.__module__.split(".")[2], measure.known_answers) for measure in bundled().values()]
-    return [
-        (family, case)
-        for family, cases in [*known, ("answer", answer.cases())]
-        for case in cases
-    ]
+    return [(family, case) for family, cases in [*known, ("answer", answer.cases())] for case in cases]
 
 
 def check(family: str, case: Case) -> Outcome:

@@ -100,7 +100,10 @@ def ends_changed(end: str, *cases: tuple[str, float]) -> list[Profile]:
 
 def over_draws(low: float) -> Interval | None:
     """The margin over a control of two draws."""
-    two = [attribute.store_interval(f"over_a{i}", Interval(0.3, *ends)) for i, ends in (("", (0.1, 0.4)), (".2", (low, 0.9)))]
+    two = [
+        attribute.store_interval(f"over_a{i}", Interval(0.3, *ends))
+        for i, ends in (("", (0.1, 0.4)), (".2", (low, 0.9)))
+    ]
     return changed("hidden", attrs=two[0] | two[1]).over("a")
 
 
@@ -123,7 +126,13 @@ def drawn_again() -> list[Any]:
     splits = redraws.redraw_splits(made.groups, made.split, 3, SEED)
     counts = [[(split == each).sum() for each in ("train", "val", "test")] for split in splits]
     nothing = redraws.redraws_of(profile("perhaps").data) is None
-    return [*(data[key].values for key in (redraws.SCORE, redraws.GAP, redraws.TAP)), found and found.to_json(), counts, nothing, bare and bare.raw_input]
+    return [
+        *(data[key].values for key in (redraws.SCORE, redraws.GAP, redraws.TAP)),
+        found and found.to_json(),
+        counts,
+        nothing,
+        bare and bare.raw_input,
+    ]
 
 
 def three() -> list[xr.Dataset]:
@@ -192,9 +201,13 @@ def ranks(samples: int) -> np.ndarray:
 def left_out(most: int) -> list[Any]:
     """Ridge without each group, or in folds where one has more than 256 rows: penalties, losses and references."""
     rows, x, y = ridge_data(most)
-    made = out_of_fold.RidgeOutOfFold(rows, y, lambda errors: errors**2, SEED, 2)
-    penalties = [made.choose(slice(i, i + 1), torch.tensor(x[i : i + 1]))[0] for i in (0, 1)]
-    return [penalties, *(list(map(digest, sums)) for sums in (made.losses.loss, made.losses.reference))]
+    made = out_of_fold.RidgeOutOfFold(rows, y, lambda errors: errors**2, SEED)
+    chosen = [made.choose(torch.tensor(x[i : i + 1])) for i in (0, 1)]
+    sums = [
+        [digest(protocol.sum_by_unit(each, rows, "fit")) for each in losses]
+        for losses in ([lost[0] for _, lost, _ in chosen], [made.reference] * 2)
+    ]
+    return [[penalty for penalty, _, _ in chosen], *sums]
 
 
 def folds() -> list[Any]:
@@ -208,7 +221,9 @@ def folds() -> list[Any]:
 
 def dealt(seed: int) -> bool:
     """Test for a class of two groups in two folds."""
-    rows = protocol.Rows.of({"train": np.arange(12), "val": np.arange(12, 14), "test": np.arange(1)}, np.repeat(list("abcdefg"), 2))
+    rows = protocol.Rows.of(
+        {"train": np.arange(12), "val": np.arange(12, 14), "test": np.arange(1)}, np.repeat(list("abcdefg"), 2)
+    )
     fold = out_of_fold.folds(rows, np.array([1, 7, 1, 1, 2, 2, 2, 2, 3, 7, 3, 3, 0, 0]), seed)
     return bool(fold[1] != fold[9])
 
@@ -225,7 +240,9 @@ PATHS: Sequence[tuple[Sequence[float], Sequence[int], float, bool]] = (
     ((5, 4, 4.9, 1), (0,) * 4, 2.3, False),
     ((5, 6, 7, 7, 7, 7), (1, 2, 3, 3, 3, 9), 9, False),
 )
-RIGHT = torch.tensor([[(at < start) | (at >= end) for start, end in ((0, 25), (30, 50), (0, 22), (0, 23))] for at in range(100)]).T[None]
+RIGHT = torch.tensor(
+    [[(at < start) | (at >= end) for start, end in ((0, 25), (30, 50), (0, 22), (0, 23))] for at in range(100)]
+).T[None]
 LEVEL = torch.tensor([0.5, 0.9, 0.7, 0.6]).double()[None, :, None].expand(1, 4, 100)
 
 
@@ -244,7 +261,11 @@ def classes() -> list[Any]:
     some = torch.tensor(x), torch.tensor(x[:1]), torch.tensor(x[1:2])
     made = [logistic_choice.choose_out_of_fold(each, labels, fold, GRID) for each in some]
     train, val = ((torch.tensor(x[:, of]), labels[of].clip(max=2)) for of in (fold > 0, fold == 0))
-    return [[each.penalty for each in made], [digest(each.wrong) for each in made], logistic_choice.choose_logistic(*train, *val, GRID)[0]]
+    return [
+        [each.penalty for each in made],
+        [digest(each.wrong) for each in made],
+        logistic_choice.choose_logistic(*train, *val, GRID)[0],
+    ]
 
 
 # Comparisons.
@@ -264,7 +285,9 @@ def of_differences() -> list[Any]:
     return [[d.first, d.second, d.quantity, d.estimate, d.p_corrected, d.outcome] for d in made]
 
 
-def shared(pairs: Iterable[Any], controls: Sequence[Any] = ("none",), cut: Sequence[str] = ("",), purpose: bool = False) -> shares.Shares:
+def shared(
+    pairs: Iterable[Any], controls: Sequence[Any] = ("none",), cut: Sequence[str] = ("",), purpose: bool = False
+) -> shares.Shares:
     """Shares of runs, each with its base."""
     pairs = list(pairs)
     return shares.shares_of("linear", "after", "before", len(pairs), purpose, pairs, controls, cut, SEED)
@@ -272,7 +295,15 @@ def shared(pairs: Iterable[Any], controls: Sequence[Any] = ("none",), cut: Seque
 
 def told(made: shares.Shares) -> list[Any]:
     """The shares with their ends, and what is said of them."""
-    values = made.recovered, made.kept_best, made.kept_output, made.recovered_over_control, made.cut, made.over_control, made.gap
+    values = (
+        made.recovered,
+        made.kept_best,
+        made.kept_output,
+        made.recovered_over_control,
+        made.cut,
+        made.over_control,
+        made.gap,
+    )
     return [values, made.floor, made.cut_is, made.lifted, sorted(made.reasons)]
 
 
@@ -286,12 +317,16 @@ def above_chance() -> list[Any]:
     """Kept shares where answers are counted, of an encoder that is right nine times in ten of those of the base."""
     base = runs_of("class")
     other = [
-        probe_losses.probe_losses(replace(run.profile, data=run.profile.data.assign(loss=0.1 + 0.9 * run.profile.data["loss"])))
+        probe_losses.probe_losses(
+            replace(run.profile, data=run.profile.data.assign(loss=0.1 + 0.9 * run.profile.data["loss"]))
+        )
         for run in base
     ]
     made = shared(zip(other, base, strict=True), ["none", "x", "x"], [""] * 3)
     unknown = shared([(scored("class", {}),) * 2])
-    weak = replace(base[0], profile=replace(base[0].profile, data=base[0].profile.data.assign_attrs(over_shuffled_labels_low=-0.1)))
+    weak = replace(
+        base[0], profile=replace(base[0].profile, data=base[0].profile.data.assign_attrs(over_shuffled_labels_low=-0.1))
+    )
     return [
         made.floor, made.kept_output, made.kept_best, made.reasons["over_control"], unknown.floor,
         sorted((name, why[:9]) for name, why in unknown.reasons.items()), sorted(shared([(weak, weak)]).reasons),
@@ -309,7 +344,11 @@ def of_groups() -> list[Any]:
     """Scores of groups with the drop in the head, a run's own score, and the mean gap of a family of unequal units."""
     profiles = {
         profile: {"hidden": runs_of(first), "aligned": runs_of(second)}
-        for profile, first, second in (("linear", "hidden", "aligned"), ("ten", "ten", "ten"), ("young", "young", "young"))
+        for profile, first, second in (
+            ("linear", "hidden", "aligned"),
+            ("ten", "ten", "ten"),
+            ("young", "young", "young"),
+        )
     } | {"alone": {"hidden": runs_of("class", (0,))}}
     made = group_scores.group_scores_of(profiles, SEED)
     family = group_scores.family_gaps(profiles, ["linear", "ten", "young"], SEED)
@@ -344,7 +383,10 @@ def flat_difference(*lost: float) -> Interval:
 
 def quarters(*weights: float) -> estimates.Estimate:
     """A sum of the shares of one and of three right answers of four."""
-    terms = [estimates.Term(*(x[:, None] for x in pair), tuple("abcd"), 3, share=True) for pair in zip(QUARTERS.loss, QUARTERS.reference, strict=True)]
+    terms = [
+        estimates.Term(*(x[:, None] for x in pair), tuple("abcd"), 3, share=True)
+        for pair in zip(QUARTERS.loss, QUARTERS.reference, strict=True)
+    ]
     return estimates.estimate_sum([([(term,)], weight) for term, weight in zip(terms, weights, strict=True)], SEED)
 
 
@@ -354,7 +396,11 @@ def losses_by_name() -> list[Any]:
     loss, whole = (np.concatenate([x, x[:2]])[:, order].T for x in (made.loss, made.reference))
     axes, bare = ("part", "unit", "tap"), profile("hidden").data.drop_dims(("unit", "val_unit", "fit_unit"))
     data = bare.assign(loss=(axes, loss), reference_loss=(axes, whole), unit=[f"u{at:02}" for at in order])
-    uneven = data.isel(tap=[0, 1, 2, 3]).assign_attrs(losses="counts").assign(reference_loss=data["reference_loss"] * np.arange(1, 7))
+    uneven = (
+        data.isel(tap=[0, 1, 2, 3])
+        .assign_attrs(losses="counts")
+        .assign(reference_loss=data["reference_loss"] * np.arange(1, 7))
+    )
     run, other = (probe_losses.probe_losses(Profile("planted", "hidden", each, {})) for each in (data, uneven))
     terms = run.at_chosen, run.at_best, run.at_output, *(run.ends or ())
     return [
@@ -479,4 +525,9 @@ def known() -> dict[str, Any]:
 
 def cases() -> list[known_answers.Case]:
     """All of them: 0 each, where what is found is what is known."""
-    return [known_answers.Case("answer", name, 0.0, BY_HAND, lambda name=name: deviation(found(name), known()[name]), 1e-7) for name in ASKED]
+    return [
+        known_answers.Case(
+            name, 0.0, BY_HAND, lambda name=name: deviation(found(name), known()[name]), 1e-7, measure="answer"
+        )
+        for name in ASKED
+    ]

@@ -71,7 +71,9 @@ class Planted(protocol.ClassOrValueProbe):
         loss = (np.round(read) != target.values).astype(float) if wrong else (read - target.values) ** 2
         whole = (target.values * 0 + 1.0) if wrong else (target.values - target.values[rows.fit].mean()) ** 2
         test, val, fit = (
-            Losses(loss[:, some], np.broadcast_to(whole, loss.shape)[:, some])  # each sample is a unit of its own, in order
+            Losses(
+                loss[:, some], np.broadcast_to(whole, loss.shape)[:, some]
+            )  # each sample is a unit of its own, in order
             for some in (rows.test, rows.val, np.sort(rows.fit))
         )
         extra = {"number": np.arange(len(read))} | ({"line_chance": np.full(len(read), 0.4)} if wrong else {})
@@ -108,7 +110,11 @@ def encoder(name: str, errors: tuple[float, ...] = (), draw: int = 0, choose_on:
 def target(name: str) -> dict[str, StoredTarget]:
     """The target as a run stores it, by its name."""
     own, values = PLANTED[name].of or name, truth(name)
-    return {own: StoredTarget(own, "label", values.astype(int)) if PLANTED[name].classes else StoredTarget(own, "value", values)}
+    return {
+        own: StoredTarget(own, "label", values.astype(int))
+        if PLANTED[name].classes
+        else StoredTarget(own, "value", values)
+    }
 
 
 @cache
@@ -131,7 +137,9 @@ def profile(name: str, draw: int = 0, choose_on: ChooseOn = "fit") -> Profile:
 
 def without(data: xr.Dataset, words: str) -> xr.Dataset:
     """A result without the attributes whose names hold these words."""
-    return data.drop_attrs(deep=False).assign_attrs({key: value for key, value in data.attrs.items() if words not in key})
+    return data.drop_attrs(deep=False).assign_attrs(
+        {key: value for key, value in data.attrs.items() if words not in key}
+    )
 
 
 def changed(

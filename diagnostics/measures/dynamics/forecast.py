@@ -1,18 +1,17 @@
 """Forecasts from a representation, compared with a naive forecast that uses no model."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
-import xarray as xr
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import as_tensor, samples
+from diagnostics.measures.arrays import as_tensor
 from diagnostics.measures.known_answers import Case, normal
-from diagnostics.measures.probes.least_squares import PENALTIES, RidgePath, choose
-from diagnostics.measures.probes.out_of_fold import RidgeOutOfFold
-from diagnostics.measures.probes.protocol import Probe, probe_result, rows_of, sum_by_unit
+from diagnostics.measures.probes.least_squares import PENALTIES
+from diagnostics.measures.probes.protocol import rows_of
+from diagnostics.measures.probes.samples import RidgeProbe, Task
 from diagnostics.measures.statistics import Losses, scores
 
 HYNDMAN = "Hyndman and Koehler 2006"
@@ -101,7 +100,7 @@ def _skill(share: float) -> float:
     return float(scores(np.abs(guess - truth)[None], np.abs(naive - truth)[None])[0])
 
 
-class ForecastProbe(Probe):
+class ForecastProbe(RidgeProbe):
     """Skill of ridge from pooled activations to all horizons at once: the mean over horizons of 1 - MAE / MAE of the naive
     forecast of the dataset; 0 says no better than naive, below 0 worse."""
 
@@ -109,59 +108,35 @@ class ForecastProbe(Probe):
     answers = "How far ahead can the future be read out, beyond a naive forecast?"
     source = "Hyndman and Athanasopoulos 2021, Forecasting: principles and practice, section 5.8"
     kinds = ("future",)
-    losses, score_name, chance = "squares", "skill", 0.0
+    losses, score_name, chance, exact = "squares", "skill", 0.0, True
     known_answers = (
-        Case("forecast_probe", "MASE: naive forecast of a straight trend", 1, HYNDMAN, _naive_on_a_trend),
-        Case("forecast_probe", "MASE: truth shifted by 2.5, steps of 1", 2.5, HYNDMAN, _shifted_trend),
-        Case("forecast_probe", "MASE: off by 2, steps of 1 over a season of 2 (and of 5 and 4 in it)", 2, HYNDMAN, lambda: float(mase([[6.0]], [[4.0]], [[0.0, 5.0, 1.0, 6.0, 2.0, 7.0, 3.0, 8.0]], season=2)[0])),
-        Case("forecast_probe", "seasonal naive: third value of a season of 4 after 0 ... 19", 18, HYNDMAN, lambda: float(seasonal_naive(np.arange(20.0), 4, 4)[2])),
-        Case("forecast_probe", "skill of the naive forecast itself", 0, SKILL, lambda: _skill(0)),
-        Case("forecast_probe", "skill half way from the naive forecast to the truth", 0.5, SKILL, lambda: _skill(0.5)),
+        Case("MASE: naive forecast of a straight trend", 1, HYNDMAN, _naive_on_a_trend),
+        Case("MASE: truth shifted by 2.5, steps of 1", 2.5, HYNDMAN, _shifted_trend),
+        Case("MASE: off by 2, steps of 1 over a season of 2 (and of 5 and 4 in it)", 2, HYNDMAN, lambda: float(mase([[6.0]], [[4.0]], [[0.0, 5.0, 1.0, 6.0, 2.0, 7.0, 3.0, 8.0]], season=2)[0])),
+        Case("seasonal naive: third value of a season of 4 after 0 ... 19", 18, HYNDMAN, lambda: float(seasonal_naive(np.arange(20.0), 4, 4)[2])),
+        Case("skill of the naive forecast itself", 0, SKILL, lambda: _skill(0)),
+        Case("skill half way from the naive forecast to the truth", 0.5, SKILL, lambda: _skill(0.5)),
     )  # fmt: skip
 
     def reads(self, target: StoredTarget) -> bool:
         return super().reads(target) and target.naive is not None
 
-    def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
+    def task(self, activations: Activations, target: StoredTarget, seed: int) -> Task:
         if target.naive is None:
             raise DiagnosticsError(
                 f"Target {target.name} comes without naive forecasts, which {self.name} compares with: give Target(naive=...)."
             )
         values, naive = (np.asarray(x, dtype=np.float64).reshape(len(x), -1) for x in (target.values, target.naive))
-        known = np.asarray(np.isfinite(values).all(axis=1) & np.isfinite(naive).all(axis=1))
+        known: np.ndarray = np.asarray(np.isfinite(np.hstack([values, naive])).all(axis=1))
         rows = rows_of(activations, target.name, known)
-        taps, horizons = len(activations.taps), values.shape[1]
-        loss = np.zeros((taps, len(rows.units), horizons))
-        val_loss, chosen = np.zeros((taps, len(rows.val_units), horizons)), np.full(taps, np.nan)
-        away = np.abs(naive - values)
-        val_naive = away[rows.val].mean(axis=0)
-        out = None
-        if activations.choose_on == "fit":
-            out = RidgeOutOfFold(rows, values[rows.fit], abs, seed, taps, away[rows.fit])
-        for i, tap in enumerate(activations.taps):
-            x = samples(activations.pooled(tap.name), f"Tap {tap.name} for {self.name}").numpy()
-            if out is not None:
-                (chosen[i],), _ = out.choose(slice(i, i + 1), torch.from_numpy(x[None, rows.fit]))
-            grid = PENALTIES if out is None else (chosen[i],)
-            tried = RidgePath.from_data(x[rows.train], values[rows.train]).predict(x[rows.val], grid)
-            off = np.abs(tried - values[rows.val])
-            errors = off.mean(axis=1)
-            relative = np.divide(errors, val_naive, out=np.full(errors.shape, np.nan), where=val_naive > 0)
-            # Over the horizons at which the naive forecast errs, as the score.
-            errs = val_naive > 0
-            relative = relative[:, errs].mean(axis=1) if errs.any() else np.full(len(errors), np.inf)
-            chosen[i] = choose(relative, grid)
-            val_loss[i] = sum_by_unit(off[grid.index(chosen[i])], rows, "val")
-            fitted = RidgePath.from_data(x[rows.fit], values[rows.fit])
-            error = np.abs(fitted.predict(x[rows.test], (chosen[i],))[0] - values[rows.test])
-            loss[i] = sum_by_unit(error, rows)
-        reference = np.broadcast_to(sum_by_unit(away[rows.test], rows), loss.shape)
-        val = Losses(val_loss, np.broadcast_to(sum_by_unit(away[rows.val], rows, "val"), val_loss.shape))
-        result = probe_result(
-            activations, rows, loss, reference, val, {"penalty": chosen},
-            "skill: mean over horizons of 1 - MAE / MAE of the naive forecast; ridge to all horizons",
-            "features standardised with the rows fitted", seed, oof=None if out is None else out.losses, penalties=list(PENALTIES),
-        )  # fmt: skip
-        whole = reference.sum(axis=1)
-        by_horizon = 1 - np.divide(loss.sum(axis=1), whole, out=np.full(whole.shape, np.nan), where=whole > 0)
-        return result.assign(skill_by_horizon=(("tap", "horizon"), by_horizon))
+        return Task(target, rows, values, seed, activations.choose_on == "fit", abs, np.abs(naive - values))
+
+    def stated(self, task: Task) -> dict[str, Any]:
+        functional = "skill: mean over horizons of 1 - MAE / MAE of the naive forecast; ridge to all horizons"
+        centring = "features standardised with the rows fitted"
+        return {"functional": functional, "centring": centring, "penalties": list(PENALTIES)}
+
+    def beside(self, task: Task, read: Mapping[int, np.ndarray], losses: Losses) -> dict[str, Any]:
+        lost, whole = losses.loss.sum(axis=1), losses.reference.sum(axis=1)
+        skill = 1 - np.divide(lost, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
+        return {"skill_by_horizon": (("tap", "horizon"), skill)}

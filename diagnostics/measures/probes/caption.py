@@ -134,9 +134,12 @@ class CaptionProbe(Probe):
     family = "language"
     kinds = ("caption",)
     losses, score_name = "counts", "recall at 1"
+    instead = (
+        "it predicts embeddings of captions, and no caption: fit diagnostics.measures.probes.ridge on run.features(tap)"
+    )
     known_answers = (
-        Case("caption_probe", "recall at 1 of partners that are alike", 1, KARPATHY, lambda: retrieval_recall(np.eye(6), np.eye(6)).a_to_b[1]),
-        Case("caption_probe", "recall at 1 where all are alike: chance", 1 / 6, KARPATHY, lambda: retrieval_recall(np.ones((6, 2)), np.ones((6, 2))).a_to_b[1]),
+        Case("recall at 1 of partners that are alike", 1, KARPATHY, lambda: retrieval_recall(np.eye(6), np.eye(6)).a_to_b[1]),
+        Case("recall at 1 where all are alike: chance", 1 / 6, KARPATHY, lambda: retrieval_recall(np.ones((6, 2)), np.ones((6, 2))).a_to_b[1]),
     )  # fmt: skip
 
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
@@ -166,7 +169,8 @@ class CaptionProbe(Probe):
                 hits = recall_hits(guess - path.mean_y, y[rows.val] - path.mean_y, of_val, of_val, AT[:1])[0]
                 val_loss[i] = sum_by_unit(1 - hits, rows, "val")
                 penalty = torch.as_tensor(chosen[i : i + 1], device=x.device)
-                guess = refit(x[None, rows.fit], y[rows.fit], penalty[:, None], x[None, rows.test])[0, 0] - mean
+                (maps,) = refit(x[None, rows.fit], y[rows.fit], penalty[:, None])
+                guess = maps.values(x[None, rows.test])[0] - mean
                 wanted = y[rows.test] - mean
                 to_text, to_sample = (
                     recall_hits(q, g, captions, captions, AT) for q, g in ((guess, wanted), (wanted, guess))

@@ -14,14 +14,13 @@ on the same batches, and on a GPU all taps of one shape too.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import islice, product
 from typing import Any
 
 import numpy as np
 import torch
-import xarray as xr
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -30,8 +29,8 @@ from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, class_labels, finite, require_finite_tap, token_samples
 from diagnostics.measures.known_answers import Case, normal
-from diagnostics.measures.probes import protocol
-from diagnostics.measures.statistics import Losses
+from diagnostics.measures.probes.protocol import ClassOrValueProbe, TapReadouts
+from diagnostics.measures.probes.samples import Choice, SampleProbe, Task
 
 HEADS = 4
 SETTINGS: tuple[tuple[float, float], ...] = tuple(product((1e-2, 3e-2), (1e-2, 1.0)))
@@ -74,6 +73,25 @@ class Attentive(ShortRepr):
         blocks = ((block - mean) * scale for block in tokens.split(BATCH, dim=1))
         outputs = [attend(block, self.queries, self.weights, self.bias) for block in blocks]
         return torch.cat(outputs, dim=2) * self.spread + self.centre
+
+
+@dataclass(frozen=True, repr=False)
+class Settings(ShortRepr, TapReadouts):
+    """Readouts of several settings: [tap, setting, sample(, output)]; of scores the class, one of `numbers` [class]."""
+
+    fitted: Attentive
+    numbers: np.ndarray | None
+
+    def __call__(self, x: Tensor) -> np.ndarray:
+        outputs = self.fitted.outputs(x.float()).double().cpu().numpy()
+        return outputs if self.numbers is None else self.numbers[outputs.argmax(axis=-1)]
+
+
+class OneSetting(Settings):
+    """The readouts of one setting for each tap."""
+
+    def __call__(self, x: Tensor) -> np.ndarray:
+        return super().__call__(x)[:, 0]
 
 
 def attend(tokens: Tensor, queries: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
@@ -248,7 +266,7 @@ def _accuracy_where_one_token_tells() -> float:
     return float((guess == labels[120:]).mean())
 
 
-class AttentiveProbe(protocol.ClassOrValueProbe):
+class AttentiveProbe(ClassOrValueProbe, SampleProbe):
     """What attention over the tokens of a sample reads out at every tap: accuracy, or R2.
 
     Grid tokens only. Learning rate, weight decay and number of epochs are chosen on val (by accuracy, or squared error),
@@ -262,89 +280,64 @@ class AttentiveProbe(protocol.ClassOrValueProbe):
     standard = False
     kinds = ("label", "value", "state", "future")
     known_answers = (
-        Case("attentive_probe", "queries of zero minus a linear map of mean-pooled tokens", 0, BARDES, _less_pooled),
-        Case("attentive_probe", "tokens in another order minus the same in their own", 0, BARDES, _less_reordered),
-        Case("attentive_probe", "accuracy where one of 12 tokens, in any place, holds the class", 1, BARDES, _accuracy_where_one_token_tells, 0.1),
+        Case("queries of zero minus a linear map of mean-pooled tokens", 0, BARDES, _less_pooled),
+        Case("tokens in another order minus the same in their own", 0, BARDES, _less_reordered),
+        Case("accuracy where one of 12 tokens, in any place, holds the class", 1, BARDES, _accuracy_where_one_token_tells, 0.1),
     )  # fmt: skip
 
-    def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
-        target = kept_target(activations, target)
-        label = target.kind == "label"
-        rows, values = (protocol.label_rows if label else protocol.value_rows)(activations, target)
-        if label:
-            values = np.searchsorted(np.unique(values[rows.train]), values)
-        circular = target.period is not None
-        shape = (len(activations.taps), len(rows.units), 1 if label or circular else values.shape[1])
-        loss, val_loss = (np.full((shape[0], len(units), shape[2]), np.nan) for units in (rows.units, rows.val_units))
-        extra = {name: np.full(shape[0], np.nan) for name in ("learning_rate", "weight_decay", "epochs")}
-        if circular:
-            extra["angular_error"] = np.full(shape[0], np.nan)
+    def task(self, activations: Activations, target: StoredTarget, seed: int) -> Task:
+        largest = max(tap.grid.tokens * tap.features for tap in activations.taps)
+        count = min(activations.token_samples, MOST_SAMPLES, max(1, MOST_VALUES // largest))
+        return super().task(activations, replace(target, values=target.values[:count]), seed)
 
-        def lost(outputs: np.ndarray, at: np.ndarray) -> np.ndarray:
-            """[..., row, part] from outputs [..., row, output]."""
-            if label:
-                return (outputs.argmax(axis=-1) != values[at]).astype(np.float64)[..., None]
-            squares = (outputs - values[at]) ** 2
-            return squares.sum(axis=-1, keepdims=True) if circular else squares
-
-        def reference(fitted: np.ndarray, at: np.ndarray) -> np.ndarray:
-            return np.ones((len(at), 1)) if label else lost(values[fitted].mean(axis=0)[None], at)
-
-        around_train = reference(rows.train, rows.val)
-        around = around_train.sum(axis=0)
-        varies = around > 0
+    def stacks(self, activations: Activations, task: Task) -> Iterator[tuple[Sequence[int], Tensor]]:
         device = activations.device if activations.device.startswith("cuda") else "cpu"
-        y = torch.tensor(values, device=device)
         for taps in _alike(activations.taps, device):
-            tokens = torch.stack(
-                [kept_tokens(activations, activations.taps[i], len(target.values), self.name) for i in taps]
-            ).to(device)
-            off: list[np.ndarray] = []
-            settings = [list(SETTINGS)] * len(taps)
-            for fitted in train(tokens[:, rows.train], y[rows.train], settings, EPOCHS, seed):
-                outputs = fitted.outputs(tokens[:, rows.val]).double().cpu().numpy()
-                off.append(lost(outputs, rows.val))
-            scores = [1 - (errors.sum(axis=2)[..., varies] / around[varies]).mean(axis=2) for errors in off]
-            by_tap = np.stack(scores, axis=2) if varies.any() else np.zeros((len(taps), len(SETTINGS), EPOCHS))
-            best = [np.unravel_index(int(of_tap.argmax()), of_tap.shape) for of_tap in by_tap]
-            again = train(tokens[:, rows.fit], y[rows.fit], [[SETTINGS[s]] for s, _ in best], EPOCHS, seed)
-            wanted = max(int(epoch) for _, epoch in best)
-            for epoch, fitted in zip(range(wanted + 1), again, strict=False):
-                ready = [j for j, (_, at) in enumerate(best) if at == epoch]
-                if not ready:
-                    continue
-                outputs = fitted.outputs(tokens[:, rows.test])[:, 0].double().cpu().numpy()
-                for j in ready:
-                    i, (s, _) = taps[j], best[j]
-                    loss[i] = protocol.sum_by_unit(lost(outputs[j], rows.test), rows)
-                    val_loss[i] = protocol.sum_by_unit(off[epoch][j, s], rows, "val")
-                    extra["learning_rate"][i], extra["weight_decay"][i] = SETTINGS[s]
-                    extra["epochs"][i] = epoch + 1
-                    if circular:
-                        extra["angular_error"][i] = protocol.angular_error(target, outputs[j], rows.test)
-        away = np.broadcast_to(protocol.sum_by_unit(reference(rows.fit, rows.test), rows), shape)
-        val_reference = np.broadcast_to(protocol.sum_by_unit(around_train, rows, "val"), val_loss.shape)
-        if shape[2] == 1:
-            loss, away, val_loss, val_reference = (x[..., 0] for x in (loss, away, val_loss, val_reference))
-        if label:
-            extra |= protocol.commonest(values, rows, shape[0])
-        return protocol.probe_result(
-            activations, rows, loss, away, Losses(val_loss, val_reference), extra,
-            ("accuracy" if label else "R2 against the mean of the rows fitted") + f" of {HEADS} learned queries and a linear map",
-            "tokens standardised with the samples fitted", seed,
-            pooling="attention over grid tokens", settings=[list(map(float, pair)) for pair in SETTINGS],
-            batch=BATCH, most_epochs=EPOCHS,
-        )  # fmt: skip
+            tokens = [_kept_tokens(activations, activations.taps[i], len(task.values), self.name) for i in taps]
+            yield taps, torch.stack(tokens).to(device)
+
+    def choose(self, task: Task, x: Tensor) -> Choice:
+        rows, taps = task.rows, np.arange(len(x))
+        around = task.around(rows.train, rows.val).sum(axis=0)
+        varies = around > 0
+        epochs = _trained(task, x, rows.train, [list(SETTINGS)] * len(x))
+        lost = np.stack([task.lost(each(x[:, rows.val]), rows.val) for each in epochs], axis=2)
+        scores = np.zeros(lost.shape[:3])
+        if varies.any():
+            scores = 1 - (lost.sum(axis=3)[..., varies] / around[varies]).mean(axis=3)
+        setting, epoch = np.unravel_index(scores.reshape(len(x), -1).argmax(axis=1), scores.shape[1:])
+        rate, decay = np.array(SETTINGS)[setting].T
+        numbers = {"learning_rate": rate, "weight_decay": decay, "epochs": epoch + 1.0}
+        return Choice(numbers, lost[taps, setting, epoch])
+
+    def fits(self, task: Task, x: Tensor, numbers: Mapping[str, np.ndarray], start: Any = None) -> TapReadouts:
+        settings = np.stack([numbers["learning_rate"], numbers["weight_decay"]], axis=1)[:, None].tolist()
+        last = numbers["epochs"].astype(int) - 1
+        epochs = list(islice(_trained(task, x, task.rows.fit, settings), int(last.max()) + 1))
+        fitted = [epochs[at].fitted for at in last]
+        own = {
+            name: torch.stack([getattr(each, name)[i] for i, each in enumerate(fitted)])
+            for name in ("queries", "weights", "bias")
+        }
+        return OneSetting(replace(fitted[0], **own), epochs[0].numbers)
+
+    def stated(self, task: Task) -> dict[str, Any]:
+        score = "accuracy" if task.label else "R2 against the mean of the rows fitted"
+        return {
+            "functional": f"{score} of {HEADS} learned queries and a linear map",
+            "centring": "tokens standardised with the samples fitted", "pooling": "attention over grid tokens",
+            "settings": [list(map(float, pair)) for pair in SETTINGS], "batch": BATCH, "most_epochs": EPOCHS,
+        }  # fmt: skip
 
 
-def kept_target(activations: Activations, target: StoredTarget) -> StoredTarget:
-    """The target of the first samples: as many as have tokens and as are read."""
-    largest = max(tap.grid.tokens * tap.features for tap in activations.taps)
-    count = min(activations.token_samples, MOST_SAMPLES, max(1, MOST_VALUES // largest))
-    return replace(target, values=target.values[:count])
+def _trained(task: Task, x: Tensor, rows: np.ndarray, settings: Any) -> Iterator[Settings]:
+    """The readouts after each epoch on some rows, for settings [tap][setting]."""
+    wanted = torch.tensor((task.codes if task.label else task.values)[rows], device=x.device)
+    for fitted in train(x[:, rows], wanted, settings, EPOCHS, task.seed):
+        yield Settings(fitted, task.numbers if task.label else None)
 
 
-def kept_tokens(activations: Activations, tap: Tap, count: int, measure: str) -> Tensor:
+def _kept_tokens(activations: Activations, tap: Tap, count: int, measure: str) -> Tensor:
     """The first samples' tokens, float32 [sample, token, feature]."""
     tokens = torch.empty(count, tap.grid.tokens, tap.features, device="cpu")
     for rows, block in activations.token_blocks(tap.name):

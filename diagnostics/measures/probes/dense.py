@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import operator
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -16,8 +19,8 @@ from diagnostics.datasets.grid_targets import resample
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import as_tensor, require_finite_tap
-from diagnostics.measures.probes.least_squares import PENALTIES, Moments, RidgePath, choose
-from diagnostics.measures.probes.protocol import KEEP_TOKENS, Rows, probe_result, rows_of
+from diagnostics.measures.probes.least_squares import PENALTIES, LinearMaps, Moments, RidgePath, choose
+from diagnostics.measures.probes.protocol import KEEP_TOKENS, Probe, Readout, Rows, probe_result, rows_of
 from diagnostics.measures.statistics import Losses
 
 Align = Literal["scale", "scale_shift"]
@@ -115,6 +118,7 @@ class DenseRows:
 
     measure: str
     activations: Activations
+    target: StoredTarget
     grid: Grid
     values: np.ndarray
     known: np.ndarray
@@ -135,7 +139,12 @@ class DenseRows:
         known: np.ndarray = np.asarray(values >= 0 if target.kind == "token_label" else np.isfinite(values))
         rows = rows_of(activations, target.name, np.asarray(known.any(axis=1)), KEEP_TOKENS)
         reads = tuple(name for name, has in grids.items() if len(has.shape) == len(grid.shape))
-        return cls(measure, activations, grid, values, known, rows, reads)
+        return cls(measure, activations, target, grid, values, known, rows, reads)
+
+    @cached_property
+    def classes(self) -> np.ndarray:
+        """The numbers of the classes that known tokens have, [class]."""
+        return np.unique(self.values[self.known])
 
     def mask(self, rows: np.ndarray) -> np.ndarray:
         """The known tokens of some rows, bool [sample, token]."""
@@ -178,42 +187,173 @@ class DenseRows:
         }
 
 
-def dense_ridge(activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
-    """R2 of ridge from each tap's grid tokens to a `token_value` target; see `LinearProbe` and `DenseRows`.
+@dataclass(frozen=True)
+class TokenRead:
+    """What a readout says of the known tokens of test or val, the truth and the row of each, [token]; loss and reference [unit, part]."""
+
+    guess: np.ndarray
+    truth: np.ndarray
+    rows: np.ndarray
+    loss: np.ndarray
+    reference: np.ndarray
+
+
+@dataclass(frozen=True)
+class TokenChoice:
+    """What is chosen for a tap: numbers, their loss and reference on val [unit, part], and what the last fit may start from."""
+
+    numbers: dict[str, float]
+    val: tuple[np.ndarray, np.ndarray]
+    start: Any = None
+
+
+@dataclass(frozen=True)
+class EachToken(Readout):
+    """A readout of single tokens: of those of a tap's `grid`, once they are averaged over the cells of the grid `on`."""
+
+    readout: Readout
+    grid: Grid
+    on: Grid  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        if self.grid.shape != self.on.shape:
+            # As the probe read them.
+            x = resample(x.astype(np.float32), self.grid.shape, self.on.shape).astype(np.float64)
+        read = self.readout.predict(x.reshape(-1, x.shape[2]))
+        return read.reshape(*x.shape[:2], *read.shape[1:])
+
+
+class DenseProbe(Probe):
+    """A probe from single tokens to a target with a value for every place: a subclass chooses, fits and judges, tap by tap."""
+
+    def rows(self, activations: Activations, target: StoredTarget) -> DenseRows:
+        """The tokens that are read; raises where a target does not do."""
+        return DenseRows.of(self.name, activations, target)
+
+    @abstractmethod
+    def choose(self, dense: DenseRows, tap: Tap, seed: int) -> TokenChoice:
+        """What train and val choose for a tap."""
+
+    @abstractmethod
+    def fits(self, dense: DenseRows, tap: Tap, numbers: Mapping[str, float], start: Any = None) -> Readout:
+        """The readout of single tokens fitted on train and val with chosen numbers; `start`: of the `TokenChoice`, where it was made here."""
+
+    @abstractmethod
+    def judge(
+        self, dense: DenseRows, readout: Any, guess: np.ndarray, truth: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Loss and reference [token, part] of guesses [token]."""
+
+    @abstractmethod
+    def stated(self, dense: DenseRows, readouts: Mapping[str, Any]) -> dict[str, Any]:
+        """Attributes of a result, `functional` among them, from the readouts of taps by name."""
+
+    def says(self, readout: Any, x: np.ndarray) -> np.ndarray:
+        """What is judged of tokens x [token, feature], [token]."""
+        return readout.predict(x).reshape(len(x))
+
+    def beside(self, dense: DenseRows, readout: Any, test: TokenRead) -> dict[str, Any]:
+        """Further numbers of a tap, or arrays [part]."""
+        return {}
+
+    def read(
+        self, dense: DenseRows, tap: Tap, split: Literal["test", "val"], readouts: Sequence[Any]
+    ) -> list[TokenRead]:
+        """What each readout says of a split, in one pass."""
+        of = dense.rows
+        rows, units = (of.test, len(of.units)) if split == "test" else (of.val, len(of.val_units))
+        sums: list[Any] = [0.0] * len(readouts)
+        said: list[list[np.ndarray]] = [[] for _ in readouts]
+        truths: list[tuple[np.ndarray, np.ndarray]] = []
+        for x, truth, samples in dense.blocks(tap, dense.mask(rows)):
+            truths.append((truth, samples))
+            for i, readout in enumerate(readouts):
+                said[i].append(self.says(readout, x))
+                judged = np.stack(self.judge(dense, readout, said[i][-1], truth))
+                of_block = np.zeros((units, 2, judged.shape[2]))
+                np.add.at(of_block, dense.unit_of(samples, split), judged.swapaxes(0, 1))
+                sums[i] = sums[i] + of_block
+        truth, samples = (np.concatenate(parts) for parts in zip(*truths, strict=True))
+        return [
+            TokenRead(np.concatenate(guess), truth, samples, *each.swapaxes(0, 1))
+            for guess, each in zip(said, sums, strict=True)
+        ]
+
+    def fit(self, activations: Activations, target: StoredTarget, tap: Tap, choice: Mapping[str, float]) -> Readout:
+        dense = self.rows(activations, target)
+        if tap.name not in dense.reads:
+            raise DiagnosticsError(
+                f"Tap {tap.name} has a grid of {tap.grid}, on which target {target.name} does not lie, so {self.name} was not fitted "
+                f"there: choose {', '.join(dense.reads)}."
+            )
+        return EachToken(self.fits(dense, tap, choice), tap.grid, dense.grid)
+
+    def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
+        dense, taps = self.rows(activations, target), activations.taps
+        numbers, readouts = dict[str, np.ndarray](), dict[str, Any]()
+        losses: dict[int, tuple[np.ndarray, ...]] = {}
+        for i, tap in enumerate(taps):
+            if tap.name not in dense.reads:
+                continue
+            choice = self.choose(dense, tap, seed)
+            readout = readouts[tap.name] = self.fits(dense, tap, choice.numbers | {"seed": seed}, choice.start)
+            (test,) = self.read(dense, tap, "test", [readout])
+            losses[i] = test.loss, test.reference, *choice.val
+            for name, value in (choice.numbers | self.beside(dense, readout, test)).items():
+                numbers.setdefault(name, np.full((len(taps), *np.shape(value)), np.nan))[i] = value
+        unread = [np.full_like(each, np.nan) for each in next(iter(losses.values()))]
+        loss, reference, *val = (
+            np.stack(each) for each in zip(*(losses.get(i, unread) for i in range(len(taps))), strict=True)
+        )
+        if loss.shape[2] == 1:
+            loss, reference, *val = (each[..., 0] for each in (loss, reference, *val))
+        stated = self.stated(dense, readouts)
+        lines = {name: np.full(len(taps), stated.pop(name)) for name in list(stated) if name.startswith("line_")}
+        extra = {
+            name: (("tap", "part")[: values.ndim], values)
+            for name, values in (numbers | lines | dense.counts()).items()
+        }
+        return probe_result(
+            activations, dense.rows, loss, reference, Losses(val[0], val[1]), extra, seed=seed,
+            centring="features standardised with the tokens fitted", **stated, **dense.attrs(),
+        )  # fmt: skip
+
+
+class TokenRidge(DenseProbe):
+    """R2 of ridge from each tap's grid tokens to a `token_value` target; see `DenseRows`.
 
     Of a target that is positive everywhere, as depth is, also the numbers of `depth_metrics`, and under `aligned_` those
     after aligning factor and offset of each sample. Taps without a grid that has the target get NaN.
     """
-    dense = DenseRows.of("linear_probe", activations, target)
-    rows, positive = dense.rows, bool((dense.values[dense.known] > 0).all())
-    count = len(activations.taps)
-    loss, reference = (np.full((count, len(rows.units)), np.nan) for _ in range(2))
-    val_loss, val_reference = (np.full((count, len(rows.val_units)), np.nan) for _ in range(2))
-    chosen = np.full(count, np.nan)
-    depth: dict[str, np.ndarray] = {}
-    for i, tap in enumerate(activations.taps):
-        if tap.name not in dense.reads:
-            continue
+
+    def choose(self, dense: DenseRows, tap: Tap, seed: int) -> TokenChoice:
         train, val = split_moments(dense, tap)
         path = RidgePath.from_moments(train)
-        errors = np.array([float(val.squared_error(path, penalty)[0]) for penalty in PENALTIES])
-        chosen[i] = choose(errors)
-        _, val_loss[i], val_reference[i] = _read_tokens(dense, tap, path, float(chosen[i]), "val")
-        final = RidgePath.from_moments(train + val)
-        prediction, loss[i], reference[i] = _read_tokens(dense, tap, final, float(chosen[i]), "test")
-        if positive:
-            truth = np.where(dense.known, dense.values, np.nan)[rows.test]
-            aligned = asdict(depth_metrics(prediction, truth, align="scale_shift"))
-            metrics = asdict(depth_metrics(prediction, truth)) | {f"aligned_{k}": v for k, v in aligned.items()}
-            for name, value in metrics.items():
-                depth.setdefault(name, np.full(count, np.nan))[i] = value
-    extra: dict[str, Any] = {"penalty": chosen, **dense.counts(), **depth}
-    return probe_result(
-        activations, rows, loss, reference, Losses(val_loss, val_reference), extra,
-        "R2 against the mean of the tokens fitted: 1 - sum (y - prediction)^2 / sum (y - mean)^2",
-        "features standardised with the tokens fitted", seed,
-        penalties=list(PENALTIES), **dense.attrs(),
-    )  # fmt: skip
+        penalty = choose([float(val.squared_error(path, each)[0]) for each in PENALTIES])
+        (read,) = self.read(dense, tap, "val", [path.at(penalty)])
+        return TokenChoice({"penalty": penalty}, (read.loss, read.reference), train + val)
+
+    def fits(self, dense: DenseRows, tap: Tap, numbers: Mapping[str, float], start: Any = None) -> LinearMaps:
+        return RidgePath.from_moments(start or operator.add(*split_moments(dense, tap))).at(numbers["penalty"])
+
+    def judge(
+        self, dense: DenseRows, readout: LinearMaps, guess: np.ndarray, truth: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return (truth - guess)[:, None] ** 2, (truth[:, None] - readout.mean_y.numpy()) ** 2
+
+    def beside(self, dense: DenseRows, readout: LinearMaps, test: TokenRead) -> dict[str, float]:
+        if not (dense.values[dense.known] > 0).all():
+            return {}
+        rows = dense.rows.test
+        truth = np.where(dense.known, dense.values, np.nan)[rows]
+        prediction = np.full_like(truth, np.nan)
+        prediction[dense.known[rows]] = test.guess
+        aligned = asdict(depth_metrics(prediction, truth, align="scale_shift"))
+        return asdict(depth_metrics(prediction, truth)) | {f"aligned_{k}": v for k, v in aligned.items()}
+
+    def stated(self, dense: DenseRows, readouts: Mapping[str, Any]) -> dict[str, Any]:
+        functional = "R2 against the mean of the tokens fitted: 1 - sum (y - prediction)^2 / sum (y - mean)^2"
+        return {"functional": functional, "penalties": list(PENALTIES)}
 
 
 def split_moments(dense: DenseRows, tap: Tap) -> tuple[Moments, Moments]:
@@ -228,23 +368,3 @@ def split_moments(dense: DenseRows, tap: Tap) -> tuple[Moments, Moments]:
             moments.update(x[mine], y[mine][:, None])
     assert train is not None and val is not None  # no split is without tokens
     return train, val
-
-
-def _read_tokens(
-    dense: DenseRows, tap: Tap, path: RidgePath, penalty: float, split: Literal["test", "val"]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Predictions [row of the split, token], NaN where the target is not known; loss and reference loss [unit]."""
-    of = dense.rows
-    rows, units = (of.test, len(of.units)) if split == "test" else (of.val, len(of.val_units))
-    prediction = np.full(dense.known.shape, np.nan)
-    loss, reference, mean = np.zeros(units), np.zeros(units), float(path.mean_y[0])
-    for x, y, samples in dense.blocks(tap, dense.mask(rows)):
-        guess = np.asarray(path.predict(x, (penalty,)))[0, :, 0]
-        unit = dense.unit_of(samples, split)
-        loss += np.bincount(unit, weights=(y - guess) ** 2, minlength=units)
-        reference += np.bincount(unit, weights=(y - mean) ** 2, minlength=units)
-        here = np.unique(samples)
-        part = np.full((len(here), dense.known.shape[1]), np.nan)
-        part[dense.known[here]] = guess
-        prediction[here] = part
-    return prediction[rows], loss, reference

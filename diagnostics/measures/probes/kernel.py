@@ -1,6 +1,8 @@
 """The kernel probe: what a nonlinear readout reads, where the linear one may read less."""
 
 import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,7 +12,8 @@ from diagnostics.activations.cache import Kept
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import samples
+from diagnostics.measures.arrays import ShortRepr, samples
+from diagnostics.measures.base import Readout
 from diagnostics.measures.kernel_features import BANDWIDTHS, LANDMARKS, LEAST_TRAIN, KernelFeatures
 from diagnostics.measures.known_answers import Arrays, Case, normal
 from diagnostics.measures.probes import protocol
@@ -41,6 +44,20 @@ def _squared_distance() -> float:
     return float(((first - second) ** 2).sum())
 
 
+@dataclass(frozen=True, repr=False)
+class KernelReadout(ShortRepr, Readout):
+    """A `readout` of a Gaussian kernel's features at one bandwidth (a `share` of the median distance), filled up to a `width`."""
+
+    features: KernelFeatures
+    share: float
+    width: int
+    readout: Readout
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        features = self.features(torch.from_numpy(x)[:, None])[self.share][:, 0].double().numpy()
+        return self.readout.predict(np.pad(features, ((0, 0), (0, self.width - features.shape[1]))))
+
+
 class KernelProbe(protocol.ClassOrValueProbe):
     """What kernel ridge regression, or kernel logistic regression, reads out at every tap: R2, or accuracy.
 
@@ -54,9 +71,9 @@ class KernelProbe(protocol.ClassOrValueProbe):
     kinds = ("label", "value", "state", "future")
     standard = False
     known_answers = (
-        Case("kernel_probe", "squared distance of the features of two landmarks, at a bandwidth of their distance: 2 - 2 / sqrt(e)", 2 - 2 * np.exp(-0.5), NYSTROM, _squared_distance),
-        Case("kernel_probe", "R2 of a product of two features, which a linear map reads nothing of", 1, NYSTROM, lambda: _r2(KernelProbe().compute(*_product(), 0)), 0.02),
-        Case("kernel_probe", "the same by the linear probe", 0, NYSTROM, lambda: _r2(LinearProbe().compute(*_product(), 0)), 0.05),
+        Case("squared distance of the features of two landmarks, at a bandwidth of their distance: 2 - 2 / sqrt(e)", 2 - 2 * np.exp(-0.5), NYSTROM, _squared_distance),
+        Case("R2 of a product of two features, which a linear map reads nothing of", 1, NYSTROM, lambda: _r2(KernelProbe().compute(*_product(), 0)), 0.02),
+        Case("the same by the linear probe", 0, NYSTROM, lambda: _r2(LinearProbe().compute(*_product(), 0)), 0.05),
     )  # fmt: skip
 
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
@@ -74,14 +91,25 @@ class KernelProbe(protocol.ClassOrValueProbe):
         }
         return xr.concat(results, "tap", combine_attrs="override").assign_attrs(stated)
 
-    def _at(self, tap: Tap, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
-        """The probe of one tap, at the bandwidth with the best score where penalties are chosen; the widest of equals."""
+    def fit(self, activations: Activations, target: StoredTarget, tap: Tap, choice: Mapping[str, float]) -> Readout:
+        there, share = self._there(tap, activations, int(choice["seed"])), choice["bandwidth"]
+        (read,) = (each for each in there.taps if each.name == str(share))
+        x = activations.pooled(tap.name)[activations.split == "train"]
+        return KernelReadout(
+            KernelFeatures(x, int(choice["seed"])), share, read.features, LinearProbe().fit(there, target, read, choice)
+        )
+
+    def _there(self, tap: Tap, activations: Activations, seed: int) -> Activations:
+        """The features of a tap's pooled activations as taps, one for each bandwidth, the widest first."""
         x = samples(activations.pooled(tap.name), f"Tap {tap.name} for {self.name}").numpy()
         features = _features(x, x[activations.split == "train"], seed)
         widest = dict(zip(map(str, BANDWIDTHS[::-1]), features[::-1], strict=True))
         taps = [Tap(name, tap.depth, tap.part, features.shape[2], Grid((1,), ("t",))) for name in widest]
-        there = activations.with_other(taps=taps, pooled=lambda name: widest[name].astype(np.float64))
-        read = LinearProbe().read_out(there, target, seed)
+        return activations.with_other(taps=taps, pooled=lambda name: widest[name].astype(np.float64))
+
+    def _at(self, tap: Tap, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
+        """The probe of one tap, at the bandwidth with the best score where penalties are chosen; the widest of equals."""
+        read = LinearProbe().read_out(self._there(tap, activations, seed), target, seed)
         kind = "oof" if "oof_loss" in read else "val"
         scores = Losses(read[f"{kind}_loss"].values, read[f"{kind}_reference"].values).scores
         best = int(np.nan_to_num(scores, nan=-np.inf).argmax())

@@ -22,6 +22,7 @@ from diagnostics.activations.cache import Kept
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, finite, gram, samples
 from diagnostics.measures.decompositions import cholesky, eigh, svd
+from diagnostics.measures.probes.protocol import TapReadouts
 
 PENALTIES: tuple[float, ...] = tuple(10 ** (k / 2) for k in range(-10, 9))
 """The grid for every tap: half decades from 1e-5 to 1e4, relative to n and to features of variance 1."""
@@ -92,6 +93,33 @@ class Moments:
 
 
 @dataclass(frozen=True, repr=False)
+class LinearMaps(ShortRepr, TapReadouts):
+    """(x - `mean_x` [tap, feature]) @ weights + `mean_y` [target]; the weights [tap, feature, target] are `left`, or `left` @ `right`."""
+
+    mean_x: Tensor
+    mean_y: Tensor
+    left: Tensor
+    right: Tensor | None = None
+
+    @property
+    def weights(self) -> np.ndarray:
+        """[feature, target] of the first tap, in units of target a unit of feature; 0 for features that are constant where fitted."""
+        return (self.left if self.right is None else self.left @ self.right)[0].cpu().numpy()
+
+    @property
+    def bias(self) -> np.ndarray:
+        """[target] of the first tap: what is predicted for features of zero."""
+        return self.mean_y.cpu().numpy() - self.mean_x[0].cpu().numpy() @ self.weights
+
+    def __call__(self, x: Tensor) -> np.ndarray:
+        return self.values(x).cpu().numpy()
+
+    def values(self, x: Tensor) -> Tensor:
+        """[tap, row, target] of x [tap, row, feature], where x lies."""
+        return _mapped(x - self.mean_x[:, None], self.left, self.right) + self.mean_y
+
+
+@dataclass(frozen=True, repr=False)
 class RidgeStack(ShortRepr):
     """Ridge fits of one target from several taps, for all penalties from one decomposition a tap, all on one device.
 
@@ -136,18 +164,30 @@ class RidgeStack(ShortRepr):
         """[tap, penalty, row, target] for x [tap, row, feature] and penalties [penalty] or [tap, penalty]."""
         taps, k, targets = self.right.shape
         shares = torch.as_tensor(penalties, dtype=x.dtype, device=x.device).expand(taps, -1)
-        shrunk = self.right[:, :, None] / (self.eigenvalues[..., None] + self.n * shares[:, None])[..., None]
-        columns = shrunk.reshape(taps, k, -1)
-        away = x - self.mean_x[:, None]
-        # In whichever order multiplies the smaller matrices.
-        few = columns.shape[2] < min(x.shape[1], k)
-        fitted = away @ (self.left @ columns) if few else (away @ self.left) @ columns
+        fitted = _mapped(x - self.mean_x[:, None], self.left, self._columns(shares).reshape(taps, k, -1))
         return fitted.reshape(taps, x.shape[1], shares.shape[1], targets).transpose(1, 2) + self.mean_y
 
+    def at(self, penalties: Any) -> LinearMaps:
+        """The maps at one penalty [tap] of each tap."""
+        shares = torch.as_tensor(penalties, dtype=self.left.dtype, device=self.left.device)
+        return LinearMaps(self.mean_x, self.mean_y, self.left, self._columns(shares[:, None])[:, :, 0])
 
-def refit(x: Tensor, y: Tensor, penalties: Tensor, new: Tensor) -> Tensor:
-    """[tap, penalty, new row, target]: `RidgeStack`'s predictions for a few penalties [tap, penalty], from a Cholesky factor
-    each, at a tenth of the cost of an eigendecomposition."""
+    def _columns(self, shares: Tensor) -> Tensor:
+        """[tap, k, penalty, target], for penalties [tap, penalty]."""
+        return self.right[:, :, None] / (self.eigenvalues[..., None] + self.n * shares[:, None])[..., None]
+
+
+def _mapped(away: Tensor, left: Tensor, right: Tensor | None) -> Tensor:
+    """away @ left (@ right), in whichever order multiplies the smaller matrices."""
+    if right is None:
+        return away @ left
+    few = right.shape[2] < min(away.shape[1], right.shape[1])
+    return away @ (left @ right) if few else (away @ left) @ right
+
+
+def refit(x: Tensor, y: Tensor, penalties: Tensor) -> list[LinearMaps]:
+    """`RidgeStack`'s maps for each of a few penalties [tap, penalty], from a Cholesky factor each, at a tenth of the cost of an
+    eigendecomposition."""
     n, d = x.shape[1:]
     mean_x, scale, z = standardised(x)
     mean_y = y.mean(dim=0)
@@ -155,14 +195,14 @@ def refit(x: Tensor, y: Tensor, penalties: Tensor, new: Tensor) -> Tensor:
     system = products(z.mT if wide else z)
     away = (y - mean_y).expand(len(x), -1, -1)
     towards = away if wide else z.mT @ away
-    predictions: list[Tensor] = []
+    maps: list[LinearMaps] = []
     for penalty in penalties.T:
         shifted = system.clone()
         shifted.diagonal(dim1=1, dim2=2).add_(n * penalty[:, None])
         weights = torch.cholesky_solve(towards, cholesky(shifted))
         weights = z.mT @ weights if wide else weights
-        predictions.append((new - mean_x[:, None]) @ (scale[..., None] * weights) + mean_y)
-    return torch.stack(predictions, dim=1)
+        maps.append(LinearMaps(mean_x, mean_y, scale[..., None] * weights))
+    return maps
 
 
 @dataclass(frozen=True, repr=False)
@@ -213,6 +253,15 @@ class RidgePath(ShortRepr):
         """[target]."""
         return self.mean_y - self.mean_x @ self.weights(penalty)
 
+    def at(self, penalty: float) -> LinearMaps:
+        """The map at one penalty."""
+        return self._stack.at([penalty])
+
+    @property
+    def _stack(self) -> RidgeStack:
+        fields = (as_tensor(field)[None] for field in (self.left, self.eigenvalues, self.right))
+        return RidgeStack(self.n, as_tensor(self.mean_x)[None], as_tensor(self.mean_y), *fields)
+
     def predict(self, x: Any, penalties: float | Sequence[float] = PENALTIES) -> np.ndarray:
         """[penalty, row, target] for x [row, feature], numpy or torch; of one penalty too, [1, row, target]."""
         new, chosen = as_tensor(x).cpu(), several(penalties)
@@ -221,9 +270,7 @@ class RidgePath(ShortRepr):
             raise DiagnosticsError(
                 f"x has shape {tuple(new.shape)}: give [row, feature] with the {count} features fitted."
             )
-        fields = (as_tensor(field)[None] for field in (self.left, self.eigenvalues, self.right))
-        stack = RidgeStack(self.n, as_tensor(self.mean_x)[None], as_tensor(self.mean_y), *fields)
-        return stack.predict(new[None], chosen)[0].numpy()
+        return self._stack.predict(new[None], chosen)[0].numpy()
 
 
 def _standardised_moments(moments: Moments) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

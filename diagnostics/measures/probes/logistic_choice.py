@@ -13,6 +13,8 @@ from diagnostics.measures.probes.softmax import FINAL, PENALTIES, RANKING, Logis
 
 Judge = Callable[[LogisticFits], tuple[Tensor, Tensor]]
 """Fits [tap, penalty] -> whether they are right, and losses, of rows that they were not fitted on, [tap, penalty, row]."""
+Start = tuple[LogisticRows, LogisticFits]
+"""Rows to fit on, and fits [tap, 1] to start from."""
 
 
 def choose_logistic(
@@ -32,12 +34,17 @@ def choose_logistic(
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """The penalty [tap] that losses out of fold choose, where its fits are wrong about rows left out, bool [tap, row], and its
-    fits [tap, 1] on all rows."""
+    """The penalty [tap] that losses out of fold choose, where its fits are wrong about rows left out, bool [tap, row], and what its fits on
+    all rows start from."""
 
     penalty: np.ndarray
     wrong: np.ndarray
-    fits: LogisticFits
+    start: Start
+
+    @property
+    def fits(self) -> LogisticFits:
+        """[tap, 1], on all rows."""
+        return last_fits(self.start, self.penalty)
 
 
 def choose_out_of_fold(
@@ -82,8 +89,30 @@ def choose_out_of_fold(
         _, right[:, :, fold == number], losses[:, :, fold == number] = _path(part, grid, judge, whole=True)
     best = _best(right, losses)
     penalty = grid[np.arange(len(x)), best.cpu().numpy()]
-    final = rows.fit(penalty[:, None], decrease=FINAL, start=fits.at(near[taps, best]))
-    return OutOfFold(penalty, ~right[taps, best].cpu().numpy(), final)
+    return OutOfFold(penalty, ~right[taps, best].cpu().numpy(), (rows, fits.at(near[taps, best])))
+
+
+def start_of_last(x: Tensor, labels: np.ndarray, val: np.ndarray, penalty: np.ndarray, whole: bool) -> Start:
+    """What the last fits of train and val start from once penalties [tap] are chosen: the fits on train, through stronger penalties.
+
+    x [tap, fit row, feature], labels [fit row], `val` bool [fit row]. `whole`: features are standardised with val throughout, as where
+    losses out of fold choose.
+    """
+    rows = LogisticRows(x, labels) if whole else None
+    train = torch.as_tensor(~val, device=x.device)
+    part = rows.only(train, labels[~val]) if rows else LogisticRows(x[:, ~val], labels[~val])
+    fits = None
+    for stronger in sorted(PENALTIES, reverse=True):
+        if stronger >= penalty.max():
+            fits = part.fit(np.full((len(x), 1), stronger), decrease=RANKING, start=fits)
+    assert fits is not None
+    return rows or LogisticRows(x, labels, like=fits), fits
+
+
+def last_fits(start: Start, penalty: np.ndarray) -> LogisticFits:
+    """Fits [tap, 1] at a penalty [tap], as far as what is read on test goes."""
+    rows, fits = start
+    return rows.fit(penalty[:, None], decrease=FINAL, start=fits)
 
 
 def _of_taps(order: Sequence[float], x: Tensor) -> np.ndarray:

@@ -1,27 +1,19 @@
 """k-nearest-neighbour classification by cosine, with votes weighted by similarity (Wu et al. 2018; DINO)."""
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-import xarray as xr
 from torch import Tensor
 
-from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import as_tensor, class_labels, one_thread, samples, unit_rows
+from diagnostics.measures.arrays import ShortRepr, as_tensor, class_labels, one_thread, samples, unit_rows
 from diagnostics.measures.known_answers import Case
-from diagnostics.measures.probes.out_of_fold import folds
-from diagnostics.measures.probes.protocol import (
-    ClassOrValueProbe,
-    answers,
-    commonest,
-    label_rows,
-    probe_result,
-    sum_by_unit,
-    tap_stacks,
-)
+from diagnostics.measures.probes.protocol import ClassOrValueProbe, TapReadouts
+from diagnostics.measures.probes.samples import Choice, SampleProbe, Task
 
 TEMPERATURE = 0.07
 NEIGHBOURS = (5, 10, 20, 50)
@@ -148,7 +140,20 @@ def _first_vote_alone() -> float:
     return float(knn_votes(bank, np.array([0, 1, 1]), np.array([[5.0, 0.0]]), (1,))[0, 0, 0])
 
 
-class KnnProbe(ClassOrValueProbe):
+@dataclass(frozen=True, repr=False)
+class Neighbours(ShortRepr, TapReadouts):
+    """The class of the nearest rows of a `bank` [tap, row, feature] with `labels` [row]; `neighbours`: how many, of each tap."""
+
+    bank: Tensor
+    labels: np.ndarray
+    neighbours: tuple[int, ...]
+
+    def __call__(self, x: Tensor) -> np.ndarray:
+        of_taps = zip(self.bank, x, self.neighbours, strict=True)
+        return np.stack([_winner(knn_votes(bank, self.labels, asked, (k,))[0]) for bank, asked, k in of_taps])
+
+
+class KnnProbe(ClassOrValueProbe, SampleProbe):
     name = "knn_probe"
     answers = "Do samples of one class lie together?"
     source = "Wu et al. 2018 (1805.01978), eq. 7; DINO (2104.14294)"
@@ -156,43 +161,42 @@ class KnnProbe(ClassOrValueProbe):
     kinds = ("label",)
     known_answers = (
         *(
-            Case("knn_probe", f"weight {i + 1} of similarities (.9, .8, .8), temperature .07", value, WU, lambda i=i: float(knn_weights([0.9, 0.8, 0.8])[i]))
+            Case(f"weight {i + 1} of similarities (.9, .8, .8), temperature .07", value, WU, lambda i=i: float(knn_weights([0.9, 0.8, 0.8])[i]))
             for i, value in enumerate((0.675994, 0.162003, 0.162003))
         ),
-        Case("knn_probe", "votes of the nearest alone", 1, WU, _first_vote_alone),
-        Case("knn_probe", "votes of similarities (.9, .8, .8), temperature .07", 0.675994, WU, lambda: _first_votes(3)),
-        Case("knn_probe", "the same, temperature .5", 1 / (1 + 2 * math.exp(-0.2)), WU, lambda: _first_votes(3, 0.5)),
-        Case("knn_probe", "2 neighbours of similarities (.9, .8, .8): the last two share a place", 1 / (1 + math.exp(-0.1 / 0.07)), WU, lambda: _first_votes(2)),
+        Case("votes of the nearest alone", 1, WU, _first_vote_alone),
+        Case("votes of similarities (.9, .8, .8), temperature .07", 0.675994, WU, lambda: _first_votes(3)),
+        Case("the same, temperature .5", 1 / (1 + 2 * math.exp(-0.2)), WU, lambda: _first_votes(3, 0.5)),
+        Case("2 neighbours of similarities (.9, .8, .8): the last two share a place", 1 / (1 + math.exp(-0.1 / 0.07)), WU, lambda: _first_votes(2)),
     )  # fmt: skip
 
-    def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
-        rows, labels = label_rows(activations, target)
-        count = len(activations.taps)
-        loss, val_loss = np.zeros((count, len(rows.units))), np.zeros((count, len(rows.val_units)))
-        chosen = np.zeros(count)
-        oof_loss = fold = None
-        if activations.choose_on == "fit":
-            oof_loss, fold = np.zeros((count, len(rows.fit_units))), folds(rows, labels[rows.fit], seed)
-        for taps, stack in tap_stacks(activations, self.name):
-            for i, x in enumerate(stack, taps.start):
-                votes = knn_votes(x[rows.train], labels[rows.train], x[rows.val])
-                on_val = _winner(votes) != labels[rows.val]
-                best = int(on_val.sum(axis=1).argmin())
-                if oof_loss is not None and fold is not None:
-                    wrong = np.zeros((len(NEIGHBOURS), len(fold)), dtype=bool)
-                    wrong[:, fold == 0] = on_val
-                    for number in range(1, int(fold.max()) + 1):
-                        out, others = rows.fit[fold == number], rows.fit[fold != number]
-                        votes = knn_votes(x[others], labels[others], x[out])
-                        wrong[:, fold == number] = _winner(votes) != labels[out]
-                    best = int(wrong.sum(axis=1).argmin())
-                    oof_loss[i] = sum_by_unit(wrong[best], rows, "fit")
-                val_loss[i] = sum_by_unit(on_val[best], rows, "val")
-                chosen[i] = min(NEIGHBOURS[best], len(rows.train))
-                votes = knn_votes(x[rows.fit], labels[rows.fit], x[rows.test], (NEIGHBOURS[best],))[0]
-                loss[i] = sum_by_unit(_winner(votes) != labels[rows.test], rows)
-        reference, val, oof = answers(rows, loss, val_loss, oof_loss)
-        extra = {"k": chosen, **commonest(labels, rows, count)}
+    def choose(self, task: Task, x: Tensor) -> Choice:
+        rows, labels = task.rows, task.values
+        chosen, val, out_of_fold = list[int](), list[np.ndarray](), list[np.ndarray]()
+
+        def wrong(features: Tensor, bank: np.ndarray, asked: np.ndarray) -> np.ndarray:
+            """[k, row asked]."""
+            return _winner(knn_votes(features[bank], labels[bank], features[asked])) != labels[asked]
+
+        for features in x:
+            judged = on_val = wrong(features, rows.train, rows.val)
+            if task.whole:
+                judged = np.zeros((len(NEIGHBOURS), len(task.fold)), dtype=bool)
+                judged[:, task.fold == 0] = on_val
+                for number in range(1, int(task.fold.max()) + 1):
+                    out = task.fold == number
+                    judged[:, out] = wrong(features, rows.fit[~out], rows.fit[out])
+            best = int(judged.sum(axis=1).argmin())
+            chosen.append(min(NEIGHBOURS[best], len(rows.train)))
+            val.append(on_val[best, :, None])
+            out_of_fold.append(judged[best, :, None])
+        return Choice({"k": np.array(chosen)}, np.stack(val), np.stack(out_of_fold) if task.whole else None)
+
+    def fits(self, task: Task, x: Tensor, numbers: Mapping[str, np.ndarray], start: Any = None) -> TapReadouts:
+        # What was lowered to the rows of train is lowered to those of train and val instead.
+        neighbours = tuple(next(n for n in NEIGHBOURS if n >= k) for k in numbers["k"])
+        return Neighbours(x[:, task.rows.fit], task.values[task.rows.fit], neighbours)
+
+    def stated(self, task: Task) -> dict[str, Any]:
         functional = f"accuracy of cosine k nearest neighbours, votes weighted by softmax(cosine / {TEMPERATURE})"
-        centring = "none; rows of length 1"
-        return probe_result(activations, rows, loss, reference, val, extra, functional, centring, seed, oof=oof)
+        return {"functional": functional, "centring": "none; rows of length 1"}

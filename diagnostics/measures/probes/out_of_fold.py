@@ -15,8 +15,7 @@ from torch import Tensor
 
 from diagnostics.measures.decompositions import cholesky
 from diagnostics.measures.probes.least_squares import PENALTIES, RidgeStack, refit
-from diagnostics.measures.probes.protocol import Rows, sum_by_unit
-from diagnostics.measures.statistics import Losses
+from diagnostics.measures.probes.protocol import Rows
 
 FOLDS = 5
 MOST_ROWS = 256
@@ -66,7 +65,7 @@ def mean_of_others(y: np.ndarray, part: np.ndarray) -> np.ndarray:
 
 
 class RidgeOutOfFold:
-    """Chooses the penalty of ridge for tap after tap, by losses out of fold, and holds those of the chosen ones.
+    """Chooses the penalty of ridge by losses out of fold.
 
     Parameters
     ----------
@@ -76,34 +75,28 @@ class RidgeOutOfFold:
     """
 
     def __init__(
-        self, rows: Rows, y: np.ndarray, loss: Callable[[Any], Any], seed: int, taps: int, reference: Any = None
+        self, rows: Rows, y: np.ndarray, loss: Callable[[Any], Any], seed: int, reference: np.ndarray | None = None
     ) -> None:
-        largest = np.bincount(rows.unit_of_fit).max()
-        self.rows, self.y, self.loss = rows, y, loss
-        self.part = rows.unit_of_fit if largest <= MOST_ROWS else folds(rows, None, seed)
+        self.y, self.loss = y, loss
+        self.by_unit = np.bincount(rows.unit_of_fit).max() <= MOST_ROWS
+        self.part = rows.unit_of_fit if self.by_unit else folds(rows, None, seed)
         """What is left out together, [fit row]."""
         self.reference = loss(y - mean_of_others(y, self.part)) if reference is None else reference
-        self._lost = np.zeros((taps, len(rows.fit_units), self.reference.shape[1]))
 
-    @property
-    def losses(self) -> Losses:
-        """[tap, fit_unit, part]."""
-        return Losses(self._lost, np.broadcast_to(sum_by_unit(self.reference, self.rows, "fit"), self._lost.shape))
-
-    def choose(self, taps: slice, x: Tensor) -> tuple[np.ndarray, RidgeStack | None]:
-        """The penalties [tap] of taps x [tap, fit row, feature], and the fits on all these rows where they were made."""
+    def choose(self, x: Tensor) -> tuple[np.ndarray, np.ndarray, RidgeStack | None]:
+        """The penalties [tap] of x [tap, fit row, feature], their losses [tap, fit row, part], and the fits on all these rows where they
+        were made."""
         y = torch.tensor(self.y, device=x.device)
-        if self.part is self.rows.unit_of_fit:
+        if self.by_unit:
             stack = RidgeStack.from_data(x, y)
             grid, errors = np.tile(PENALTIES, (len(x), 1)), left_out_errors(stack, x, y, self.part)
         else:
             stack, (grid, errors) = None, self._in_folds(x, y)
         losses = self.loss(errors)
-        sums = losses.sum(dim=2).cpu().numpy()
-        best = [choose_index(of_tap, self.reference.sum(axis=0)) for of_tap in sums]
-        for i, (of_tap, at) in enumerate(zip(losses, best, strict=True), taps.start):
-            self._lost[i] = sum_by_unit(of_tap[at].cpu().numpy(), self.rows, "fit")
-        return grid[np.arange(len(x)), best], stack
+        around = self.reference.sum(axis=0)
+        best = [choose_index(of_tap, around) for of_tap in losses.sum(dim=2).cpu().numpy()]
+        taps = np.arange(len(x))
+        return grid[taps, best], losses[taps, best].cpu().numpy(), stack
 
     def _in_folds(self, x: Tensor, y: Tensor) -> tuple[np.ndarray, Tensor]:
         """A few penalties [tap, penalty], and the errors [tap, penalty, row, target] of fits without each fold.
@@ -119,7 +112,8 @@ class RidgeOutOfFold:
         for fold in np.unique(self.part):
             out = torch.as_tensor(self.part == fold, device=x.device)
             penalties = torch.as_tensor(grid, device=x.device)
-            errors[:, :, out] = refit(x[:, ~out], y[~out], penalties, x[:, out]) - y[out]
+            maps = refit(x[:, ~out], y[~out], penalties)
+            errors[:, :, out] = torch.stack([each.values(x[:, out]) for each in maps], dim=1) - y[out]
         return grid, errors
 
 

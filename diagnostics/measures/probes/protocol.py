@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import one_thread, over_taps, samples
-from diagnostics.measures.base import Measure
+from diagnostics.measures.base import Measure, Readout
 from diagnostics.measures.result import (
     CENTRING,
     CHOSEN_ON,
@@ -32,6 +32,8 @@ from diagnostics.vocabulary import SPLITS
 
 KEEP_TOKENS = " whose tokens are kept: raise the token budget (--token-budget)"
 """What `rows_of` advises where a split has no sample with tokens."""
+Split = Literal["test", "val", "fit"]
+"""Rows whose losses are summed; `fit`: train and val."""
 MOST_VALUES = 2**28
 """Values of the taps that a GPU computes on together: 2 GiB in float64, and several times that while it computes."""
 
@@ -62,6 +64,17 @@ class Rows:
     def fit(self) -> np.ndarray:
         """Train and val, on which the chosen hyperparameter is fitted again."""
         return np.concatenate([self.train, self.val])
+
+
+class TapReadouts(Readout):
+    """Readouts of several taps side by side; `predict` is that of the first."""
+
+    @abstractmethod
+    def __call__(self, x: Tensor) -> np.ndarray:
+        """[tap, row] or [tap, row, column], from float64 x [tap, row, feature], or [tap, row, token, feature]."""
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        return self(torch.tensor(x, device="cpu")[None])[0]
 
 
 class Probe(Measure):
@@ -145,7 +158,7 @@ def label_rows(activations: Activations, target: StoredTarget) -> tuple[Rows, np
     return rows, labels
 
 
-def sum_by_unit(values: np.ndarray, rows: Rows, split: Literal["test", "val", "fit"] = "test") -> np.ndarray:
+def sum_by_unit(values: np.ndarray, rows: Rows, split: Split = "test") -> np.ndarray:
     """[unit, ...], the sums over each unit's rows of values [test, val or fit row, ...]."""
     units, unit_of = {
         "test": (rows.units, rows.unit_of_test),
@@ -203,7 +216,6 @@ def probe_result(
     functional: str,
     centring: str,
     seed: int,
-    *,
     oof: Losses | None = None,
     reasons: Iterable[tuple[str, str]] = (),
     **attrs: Any,

@@ -1,8 +1,8 @@
 """Dense classification: a linear classifier on single tokens, scored by mean intersection over union."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Self
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +13,8 @@ from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import one_thread, token_samples
 from diagnostics.measures.known_answers import Case
-from diagnostics.measures.probes.dense import DenseRows
-from diagnostics.measures.probes.protocol import Probe, probe_result
-from diagnostics.measures.probes.softmax import FINAL, PENALTIES, LogisticFits, LogisticRows
-from diagnostics.measures.statistics import Losses
+from diagnostics.measures.probes.dense import DenseProbe, DenseRows, TokenChoice, TokenRead
+from diagnostics.measures.probes.softmax import FINAL, PENALTIES, Classifiers, LogisticFits, LogisticRows
 from diagnostics.vocabulary import SPLITS
 
 MOST_TOKENS = 8192
@@ -160,58 +158,36 @@ def dense_classification(tokens: Any, labels: Any, split: Any, *, seed: int = 0)
     for name, mask in masks.items():
         if not mask.any():
             raise DiagnosticsError(f"labels of shape {y.shape} are known for no {name} token: give some in each split.")
-    classes, numbered = numbered_classes(y, known)
+    classes, numbered = np.unique(y[known]), np.full(y.shape, -1)
+    numbered[known] = np.searchsorted(classes, y[known])
 
     def read(mask: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         yield x[mask], numbered[mask], np.nonzero(mask)[0]
 
-    fit = fit_classifier(read, masks["train"], masks["val"], numbered, len(classes), "labels", seed, str(given.device))
-    prediction, guess = np.full(y.shape, -1), np.concatenate([fit.predict(x) for x, _, _ in read(masks["test"])])
+    fit = _fit_classifier(read, masks["train"], masks["val"], numbered, len(classes), "labels", seed, str(given.device))
+    prediction, guess = np.full(y.shape, -1), np.concatenate([fit.model.predict(x) for x, _, _ in read(masks["test"])])
     prediction[masks["test"]] = classes[guess]
     matrix = confusion(guess, numbered[masks["test"]], len(classes))
     accuracy = float(np.trace(matrix) / matrix.sum())
     return DenseClassification(
-        classes, matrix, prediction, mean_iou(matrix), accuracy, fit.val_mean_iou, fit.penalty, fit.model.converged
+        classes, matrix, prediction, mean_iou(matrix), accuracy, fit.val_mean_iou, fit.penalty, fit.model.fits.converged
     )
 
 
-def numbered_classes(labels: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The classes [class] of the known labels, and for each label the number of its class, -1 where it is not known."""
-    numbered = np.full(labels.shape, -1)
-    classes, numbered[known] = np.unique(labels[known], return_inverse=True)
-    return classes, numbered
-
-
 @dataclass(frozen=True)
-class TokenClassifier:
-    """A classifier, the classes (codes) that it knows, and how it did on val."""
+class _TokenClassifier:
+    """A classifier (of codes), and how it did on val."""
 
-    model: LogisticFits
-    classes: np.ndarray
+    model: Classifiers
     penalty: float
     val_mean_iou: float
     val: tuple[np.ndarray, np.ndarray, np.ndarray]
     """Class predicted, class, and row of each val token that was read."""
-    tokens: int
-
-    def predict(self, x: np.ndarray) -> np.ndarray:
-        """[token], the code of the most probable class."""
-        return _predict(self.model, self.classes, torch.as_tensor(x, device=self.model.mean.device))
 
 
-def reading(dense: DenseRows, tap: Tap, classes: np.ndarray) -> _Read:
-    """What reads a tap's tokens with the numbers of their classes."""
-
-    def read(mask: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        for x, y, samples in dense.blocks(tap, mask):
-            yield x, np.searchsorted(classes, y), samples
-
-    return read
-
-
-def fit_classifier(
+def _fit_classifier(
     read: _Read, train: np.ndarray, val: np.ndarray, labels: np.ndarray, classes: int, name: str, seed: int, device: str
-) -> TokenClassifier:
+) -> _TokenClassifier:
     """The classifier of train and val tokens, masks [sample, token], of best mean IoU on val (of equal ones, least loss)."""
     drawn = np.random.default_rng(seed).permutation(np.flatnonzero(train | val))
     of_train, of_val, of_both = (np.zeros_like(train) for _ in range(3))
@@ -234,20 +210,21 @@ def fit_classifier(
     # The weakest are the slowest to fit.
     for penalty in sorted(PENALTIES, reverse=True):
         fits = rows.fit([[penalty]], decrease=_RANKING, start=fits, most=_MOST_RANKING)
-        score = mean_iou(confusion(_predict(fits, known, held_out), truth, classes))
+        guess = Classifiers(fits, known)(held_out[None])[0]
+        score = mean_iou(confusion(guess, truth, classes))
         loss = float(fits.judged(_some(held_out, seen)[None], codes)[1].sum())
         worse = 0 if not tried or (score, -loss) > max(trial[0] for trial in tried) else worse + 1
         tried.append(((score, -loss), penalty, fits))
         if worse == 2:
             break
     (best, _), penalty, fits = max(tried, key=lambda trial: trial[0])
-    guess = _predict(fits, known, held_out)
+    guess = Classifiers(fits, known)(held_out[None])[0]
     without = -float(rows.shares.log()[torch.as_tensor(codes, device=device)].sum())
     little = -max(loss for (_, loss), *_ in tried) > (1 - _SHARE) * without
     rows, both = _rows(x, y, of_both[any_], fits)
     start = fits if np.array_equal(both, known) else None
     model = rows.fit([[penalty]], decrease=_LITTLE if little else FINAL, start=start, most=_MOST_FINAL)
-    return TokenClassifier(model, both, penalty, best, (guess, truth, samples), int(of_both.sum()))
+    return _TokenClassifier(Classifiers(model, both), penalty, best, (guess, truth, samples))
 
 
 def _rows(
@@ -262,31 +239,7 @@ def _some(x: torch.Tensor, mask: np.ndarray) -> torch.Tensor:
     return x[torch.as_tensor(mask, device=x.device)]
 
 
-def _predict(fits: LogisticFits, classes: np.ndarray, x: torch.Tensor) -> np.ndarray:
-    return classes[fits.scores(x[None])[0, 0].argmax(dim=0).cpu().numpy()]
-
-
-@dataclass(frozen=True)
-class _Overlap:
-    """Tokens in both truth and prediction (`inside`), and in either, [unit, class]."""
-
-    inside: np.ndarray
-    either: np.ndarray
-
-    @classmethod
-    def of(cls, units: int, classes: int) -> Self:
-        """Of no tokens."""
-        return cls(np.zeros((units, classes)), np.zeros((units, classes)))
-
-    def add(self, guess: np.ndarray, truth: np.ndarray, unit: np.ndarray) -> None:
-        """Counts more tokens: their classes, and their units."""
-        hit = guess == truth
-        np.add.at(self.inside, (unit[hit], truth[hit]), 1.0)
-        np.add.at(self.either, (unit, truth), 1.0)
-        np.add.at(self.either, (unit[~hit], guess[~hit]), 1.0)
-
-
-class SegmentationProbe(Probe):
+class SegmentationProbe(DenseProbe):
     """Mean intersection over union of a linear classifier on each tap's grid tokens, as in `dense_classification`.
 
     From one confusion matrix of all test tokens: `loss` and `reference_loss` are union less intersection, and union, of
@@ -300,56 +253,65 @@ class SegmentationProbe(Probe):
     kinds = ("token_label",)
     losses, score_name, metric = "counts", "mIoU", "mean_iou"
     known_answers = (
-        Case("segmentation_probe", "mIoU of confusion ((3, 1), (1, 3))", 0.6, VOC, lambda: mean_iou([[3, 1], [1, 3]])),
-        Case("segmentation_probe", "off-diagonal count of truth 0 taken for 1", 1, VOC, lambda: float(confusion(np.array([0, 1, 1]), np.array([0, 0, 1]), 2)[0, 1])),
+        Case("mIoU of confusion ((3, 1), (1, 3))", 0.6, VOC, lambda: mean_iou([[3, 1], [1, 3]])),
+        Case("off-diagonal count of truth 0 taken for 1", 1, VOC, lambda: float(confusion(np.array([0, 1, 1]), np.array([0, 0, 1]), 2)[0, 1])),
     )  # fmt: skip
 
-    def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
-        dense = DenseRows.of(self.name, activations, target)
-        rows, known = dense.rows, dense.known
-        classes, labels = numbered_classes(dense.values, known)
-        device = activations.device if activations.device.startswith("cuda") else "cpu"
-        train, val, test = (dense.mask(part) for part in (rows.train, rows.val, rows.test))
-        shape = (len(activations.taps), len(rows.units), len(classes))
-        loss, reference = np.full(shape, np.nan), np.full(shape, np.nan)
-        val_loss, val_reference = (np.full((shape[0], len(rows.val_units), shape[2]), np.nan) for _ in range(2))
-        chosen, accuracy, steps = (np.full(shape[0], np.nan) for _ in range(3))
-        by_class = np.full((shape[0], shape[2]), np.nan)
-        fitted, short = 0, list[str]()
-        for i, tap in enumerate(activations.taps):
-            if tap.name not in dense.reads:
-                continue
+    def choose(self, dense: DenseRows, tap: Tap, seed: int) -> TokenChoice:
+        fit = self._fitted(dense, tap, seed)
+        guess, truth, samples = fit.val
+        judged = np.stack(self.judge(dense, None, dense.classes[guess], dense.classes[truth]), axis=1)
+        sums = np.zeros((len(dense.rows.val_units), *judged.shape[1:]))
+        np.add.at(sums, dense.unit_of(samples, "val"), judged)
+        return TokenChoice({"penalty": fit.penalty}, (sums[:, 0], sums[:, 1]), fit)
 
-            read = reading(dense, tap, classes)
-            fit = fit_classifier(read, train, val, labels, len(classes), f"Target {target.name}", seed, device)
-            chosen[i], fitted, steps[i] = fit.penalty, fit.tokens, fit.model.steps
-            guess, truth, samples = fit.val
-            overlap = _Overlap.of(len(rows.val_units), len(classes))
-            overlap.add(guess, truth, dense.unit_of(samples, "val"))
-            val_loss[i], val_reference[i] = overlap.either - overlap.inside, overlap.either
-            if not fit.model.converged:
-                short.append(tap.name)
-            overlap, matrix = _Overlap.of(*shape[1:]), np.zeros((len(classes),) * 2, np.int64)
-            for x, truth, samples in read(test):
-                guess = fit.predict(x)
-                overlap.add(guess, truth, dense.unit_of(samples))
-                matrix += confusion(guess, truth, len(classes))
-            loss[i], reference[i] = overlap.either - overlap.inside, overlap.either
-            by_class[i], accuracy[i] = iou(matrix), np.trace(matrix) / matrix.sum()
+    def fits(self, dense: DenseRows, tap: Tap, numbers: Mapping[str, float], start: Any = None) -> Classifiers:
+        # Through all penalties where there is no start: each fit begins where the one before it ended.
+        model = (start or self._fitted(dense, tap, int(numbers["seed"]))).model
+        return replace(model, numbers=dense.classes[model.numbers])
+
+    def _fitted(self, dense: DenseRows, tap: Tap, seed: int) -> _TokenClassifier:
+        def read(mask: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+            for x, y, samples in dense.blocks(tap, mask):
+                yield x, np.searchsorted(dense.classes, y), samples
+
+        labels = np.where(dense.known, np.searchsorted(dense.classes, dense.values), -1)
+        device = dense.activations.device if dense.activations.device.startswith("cuda") else "cpu"
+        train, val = (dense.mask(rows) for rows in (dense.rows.train, dense.rows.val))
+        return _fit_classifier(
+            read, train, val, labels, len(dense.classes), f"Target {dense.target.name}", seed, device
+        )
+
+    def judge(
+        self, dense: DenseRows, readout: Any, guess: np.ndarray, truth: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        inside, told = (np.eye(len(dense.classes))[np.searchsorted(dense.classes, of)] for of in (truth, guess))
+        missed = (guess != truth)[:, None]
+        return (inside + told) * missed, inside + told * missed
+
+    def beside(self, dense: DenseRows, readout: Classifiers, test: TokenRead) -> dict[str, Any]:
+        matrix = _confusion(dense, test.guess, test.truth)
+        return {"token_accuracy": np.trace(matrix) / matrix.sum(), "steps": readout.fits.steps, "iou": iou(matrix)}
+
+    def stated(self, dense: DenseRows, readouts: Mapping[str, Classifiers]) -> dict[str, Any]:
+        short = [tap for tap, readout in readouts.items() if not readout.fits.converged]
+        truth, fitted = (dense.values[dense.mask(rows)] for rows in (dense.rows.test, dense.rows.fit))
         # The class that most tokens fitted have.
-        commonest = np.full(int(test.sum()), np.bincount(labels[train | val]).argmax())
-        result = probe_result(
-            activations, rows, loss, reference, Losses(val_loss, val_reference),
-            {
-                "penalty": chosen, "token_accuracy": accuracy, "steps": steps,
-                "line_commonest": np.full(shape[0], mean_iou(confusion(commonest, labels[test], len(classes)))),
-                **dense.counts(),
-            },
-            "mean over classes of intersection over union, from one confusion matrix of all test tokens; multinomial "
+        commonest = np.full_like(truth, np.bincount(fitted).argmax())
+        return {
+            "functional": "mean over classes of intersection over union, from one confusion matrix of all test tokens; multinomial "
             "logistic regression with an L2 penalty on tokens drawn from train and val",
-            "features standardised with the tokens fitted", seed,
-            penalties=list(PENALTIES), tokens_fitted=fitted, fits=_FITS,
-            converged=f"not in {_MOST_FINAL} steps: {', '.join(short)}" if short else "yes", **dense.attrs(),
-        )  # fmt: skip
-        names = [target.classes[c] if c < len(target.classes) else str(c) for c in classes]
-        return result.assign(iou=(("tap", "part"), by_class)).assign_coords(part=np.array(names, dtype=object))
+            "penalties": list(PENALTIES), "tokens_fitted": min(MOST_TOKENS, len(fitted)), "fits": _FITS,
+            "converged": f"not in {_MOST_FINAL} steps: {', '.join(short)}" if short else "yes",
+            "line_commonest": mean_iou(_confusion(dense, commonest, truth)),
+        }  # fmt: skip
+
+    def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
+        numbers = self.rows(activations, target).classes
+        names = [target.classes[c] if c < len(target.classes) else str(c) for c in numbers]
+        return super().read_out(activations, target, seed).assign_coords(part=np.array(names, dtype=object))
+
+
+def _confusion(dense: DenseRows, guess: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    told, true = (np.searchsorted(dense.classes, of) for of in (guess, truth))
+    return confusion(told, true, len(dense.classes))

@@ -25,6 +25,7 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, class_labels, one_thread, samples
 from diagnostics.measures.decompositions import eigh, qr
 from diagnostics.measures.probes.least_squares import products, several, standardised
+from diagnostics.measures.probes.protocol import TapReadouts
 
 PENALTIES: tuple[float, ...] = tuple(10.0**k for k in range(-5, 2))
 """The grid for every tap: decades from 1e-5 to 10, beside the mean loss and for features of variance 1."""
@@ -169,6 +170,27 @@ class LogisticFits:
         truth = torch.as_tensor(labels, device=x.device)
         own = scores.gather(2, truth.expand(*scores.shape[:2], 1, -1))[:, :, 0]
         return scores.argmax(dim=2) == truth, scores.logsumexp(dim=2) - own
+
+
+@dataclass(frozen=True, repr=False)
+class Classifiers(ShortRepr, TapReadouts):
+    """The class, one of `numbers` [class], whose score is largest by fits [tap, 1]."""
+
+    fits: LogisticFits
+    numbers: np.ndarray
+
+    @property
+    def weights(self) -> np.ndarray:
+        """[feature, class] of the first tap."""
+        return self.fits.weights[0, 0].cpu().numpy().T
+
+    @property
+    def bias(self) -> np.ndarray:
+        """[class] of the first tap: the scores for features of zero."""
+        return self.fits.bias[0, 0].cpu().numpy() - self.fits.mean[0].cpu().numpy() @ self.weights
+
+    def __call__(self, x: Tensor) -> np.ndarray:
+        return self.numbers[self.fits.scores(x.to(self.fits.mean.device))[:, 0].argmax(dim=1).cpu().numpy()]
 
 
 class LogisticRows:
