@@ -228,7 +228,7 @@ def stoppable() -> Generator[None]:
     def stop(*_: object) -> NoReturn:
         raise Stopped
 
-    with _handled(signal.SIGINT, stop, lambda before: before is signal.default_int_handler):
+    with _swap_handler(signal.SIGINT, stop, lambda before: before is signal.default_int_handler):
         yield
 
 
@@ -263,12 +263,12 @@ def hold_worker_ends() -> Generator[Callable[[], AbstractContextManager[None]]]:
         finally:
             now = False
 
-    with _handled(signal.SIGCHLD, hold, callable):
+    with _swap_handler(signal.SIGCHLD, hold, callable):
         yield waiting
 
 
 @contextlib.contextmanager
-def _handled(number: int, handler: Callable[..., None], where: Callable[[Any], bool]) -> Generator[None]:
+def _swap_handler(number: int, handler: Callable[..., None], where: Callable[[Any], bool]) -> Generator[None]:
     """A handler for a while, in the main thread and where the one before it is such a one."""
     before = signal.getsignal(number)
     ours = where(before) and threading.current_thread() is threading.main_thread()

@@ -8,14 +8,15 @@ docs/how-to/plugins.md.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from enum import Enum
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 import pluggy
 
@@ -235,3 +236,47 @@ def _kind(kind: Any) -> Any:
 
 def _is_typed(kind: Any) -> bool:
     return kind in TYPED or (isinstance(kind, type) and issubclass(kind, Enum))
+
+
+def decode(kind: Any, value: Any) -> Any:
+    """A value of JSON as the type that an annotation names: a dataclass of a mapping, a tuple of a list.
+
+    Of a mapping, keys that the dataclass does not have are passed over. Raises TypeError, ValueError or KeyError for what is of
+    another type, or lacks a field without a default.
+
+    Examples:
+        >>> from dataclasses import dataclass
+        >>> from diagnostics.hookspecs import decode
+        >>> @dataclass(frozen=True)
+        ... class Point:
+        ...     at: tuple[float, float]
+        ...     name: str | None = None
+        >>> decode(list[Point], [{"at": [1, 2.5]}])
+        [Point(at=(1.0, 2.5), name=None)]
+    """
+    origin, arguments = get_origin(kind), get_args(kind)
+    if is_dataclass(kind):
+        given, hints = decode(dict, value), _cached_hints(kind)
+        read = [
+            each.name for each in fields(kind) if each.name in given or each.default is each.default_factory is MISSING
+        ]
+        return cast("Any", kind)(**{name: decode(hints[name], given[name]) for name in read})
+    if origin in (list, tuple, Sequence):
+        items = decode(list, value)
+        kinds = arguments if origin is tuple and ... not in arguments else arguments[:1] * len(items)
+        decoded = [decode(*pair) for pair in zip(kinds, items, strict=True)]
+        return tuple(decoded) if origin is tuple else decoded
+    if origin in (dict, Mapping):
+        return {key: decode(arguments[1], item) for key, item in decode(dict, value).items()}
+    if origin in (Union, UnionType):
+        for each in arguments:
+            with contextlib.suppress(TypeError, ValueError, KeyError):
+                return decode(each, value)
+    if kind is Any or type(value) is kind or (origin is Literal and value in arguments):
+        return value
+    if kind is float and type(value) is int:
+        return float(value)
+    raise TypeError(f"{value!r:.60}")
+
+
+_cached_hints = functools.cache(hints_of)

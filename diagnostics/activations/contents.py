@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import NoneType
-from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
+from typing import Any
 
 from diagnostics.activations.plan import Plan
+from diagnostics.hookspecs import decode
 from diagnostics.vocabulary import SAFE_NAME, Family, Kind
 
 COVERED = "covered"
@@ -66,7 +65,10 @@ class Contents:
 
         Raises ValueError, TypeError, KeyError or DiagnosticsError where one of these is missing or invalid.
         """
-        plan: Plan = valid(Plan, attrs["plan"])
+        contents: Contents = decode(cls, {**attrs, "reference_statistics": attrs["witness"]})
+        # Where a tap is read is for its encoder to say.
+        taps = tuple(dataclasses.replace(tap, site=None) for tap in contents.plan.taps)
+        plan = dataclasses.replace(contents.plan, taps=taps)
         names = [tap.name for tap in plan.taps]
         if plan.output_tap not in names or len(set(names)) < len(names):
             raise ValueError("taps")
@@ -78,38 +80,10 @@ class Contents:
             raise ValueError("shards")
         if not 0 <= plan.token_samples <= plan.samples:
             raise ValueError("rows with tokens")
-        witness = valid(dict[str, tuple[float, ...]], attrs["witness"])
-        statistics = {name: (mean, deviation) for name, (mean, deviation) in witness.items()}
-        if statistics.keys() != set(names):
+        if set(contents.reference_statistics) != set(names):
             raise ValueError("reference statistics for each tap")
-        targets: dict[str, TargetFacts] = valid(dict[str, TargetFacts], attrs["targets"])
-        if not all(SAFE_NAME.fullmatch(name) for name in targets):
+        if not all(SAFE_NAME.fullmatch(name) for name in contents.targets):
             raise ValueError("a name that no folder has")
-        if not all(_GRID.fullmatch(key) for facts in targets.values() for key in facts.grids):
+        if not all(_GRID.fullmatch(key) for facts in contents.targets.values() for key in facts.grids):
             raise ValueError("the key of a grid")
-        identity, files = (valid(dict[str, str], attrs[key]) for key in ("identity", "files"))
-        return cls(identity, plan, statistics, targets, files, valid(bool, attrs["complete"]))
-
-
-_hints = functools.cache(get_type_hints)
-
-
-def valid(kind: Any, value: Any) -> Any:
-    """A JSON value as the type that an annotation names; raises TypeError, ValueError or KeyError where it is another."""
-    origin, arguments = get_origin(kind), get_args(kind)
-    if dataclasses.is_dataclass(kind):
-        hints, attrs = _hints(kind), valid(dict, value)
-        # Where a tap is read is for its encoder to say.
-        names = [field.name for field in dataclasses.fields(kind) if field.name != "site"]
-        return cast("Any", kind)(**{name: valid(hints[name], attrs[name]) for name in names})
-    if origin is tuple:
-        return tuple(valid(arguments[0], item) for item in valid(list, value))
-    if origin is dict:
-        return {key: valid(arguments[1], item) for key, item in valid(dict, value).items()}
-    if NoneType in arguments:
-        return None if value is None else valid(arguments[0], value)
-    if kind is float and type(value) is int:
-        return float(value)
-    if value not in arguments if origin is Literal else type(value) is not kind:
-        raise TypeError(f"{value!r:.60}")
-    return value
+        return dataclasses.replace(contents, plan=plan)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from diagnostics.activations.contents import valid
 from diagnostics.activations.folder import Folder, writing
 from diagnostics.activations.sealed import (
     NAME,
@@ -19,6 +18,7 @@ from diagnostics.activations.sealed import (
     read_files,
     sealed_attributes,
 )
+from diagnostics.hookspecs import decode
 from diagnostics.vocabulary import SAFE_NAME
 
 WHOLE: Any = {"write_empty_chunks": True}
@@ -82,7 +82,7 @@ def read_observed(run: Folder, key: str, name: str) -> Observed | None:
     try:
         if attributes["name"] != name or attributes["run"] != key:
             raise DamagedError(name)
-        observed: Observed = valid(Observed, attributes)
+        observed: Observed = decode(Observed, attributes)
     except (KeyError, ValueError, TypeError) as error:
         raise DamagedError(name) from error
     if not all(SAFE_NAME.fullmatch(tap) for tap in observed.taps):

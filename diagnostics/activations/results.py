@@ -36,6 +36,7 @@ from diagnostics.activations.sealed import (
 )
 from diagnostics.activations.store import Store
 from diagnostics.errors import DiagnosticsError, StorageError
+from diagnostics.hookspecs import decode
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -124,12 +125,10 @@ def read_index(store: Store) -> Index | None:
         return None
     try:
         content = _older_content(store) if store.older else _content(store.folder)
-        entries = {owner: [Entry(**entry) for entry in rows] for owner, rows in content["entries"].items()}
-        omissions, calls = [Omission(**row) for row in content["omissions"]], content["calls"]
-        used = [each.call for each in (*chain(*entries.values()), *omissions)]
-        if not calls or not all(type(call) is int and 0 <= call < len(calls) for call in used):
+        index: Index = decode(Index, content)
+        used = [each.call for each in (*chain(*index.entries.values()), *index.omissions)]
+        if not index.calls or not all(0 <= call < len(index.calls) for call in used):
             raise ValueError("calls")
-        index = Index(entries, omissions, calls, *(content.get(key, "") for key in ("id", "numbers", "arrays")))
     except (DamagedError, TypeError, KeyError, AttributeError, ValueError, OSError) as error:
         raise unreadable(store.path) from error
     if content.get("run") != store.mark:

@@ -15,8 +15,6 @@ from diagnostics.errors import DiagnosticsError
 
 CONFIG = "diagnostics.config"
 """Key of a context's `meta`: what the file said, by option."""
-LISTS = ("taps", "measures", "pooling")
-"""Options of several names, which may be a list in the file."""
 
 
 def read_config(context: typer.Context, path: Path | None) -> Path | None:
@@ -91,9 +89,10 @@ def _valid(value: Any, param: Any, where: str) -> Any:
         if isinstance(value, bool):
             return value
         raise DiagnosticsError(f"Option {where} is true or false, not {value!r}.")
-    if param.name in LISTS and isinstance(value, list) and all(isinstance(one, str) for one in value):
+    several = param.metavar == "NAMES"
+    if several and isinstance(value, list) and all(isinstance(one, str) for one in value):
         return ",".join(value)
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        several = " or a list of names" if param.name in LISTS else ""
-        raise DiagnosticsError(f"Option {where} is a text or a number{several}, not {type(value).__name__}.")
+        of_names = " or a list of names" if several else ""
+        raise DiagnosticsError(f"Option {where} is a text or a number{of_names}, not {type(value).__name__}.")
     return str(value)

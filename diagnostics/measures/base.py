@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import xarray as xr
@@ -124,6 +125,8 @@ class Measure(ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        if cases := vars(cls).get("known_answers"):
+            cls.known_answers = [case if case.measure else replace(case, measure=cls.name) for case in cases]
         if cls.kinds and (missing := cls.undeclared()):
             raise DiagnosticsError(f"Probe {getattr(cls, 'name', cls.__name__)} does not declare {missing}")
 

@@ -12,14 +12,15 @@ from diagnostics.encoders.taps import Grid, Tap
 @dataclass(frozen=True)
 class Case:
     """A closed form or a published constant, and the computation of it. `tolerance` is absolute: rounding for closed forms,
-    several standard errors where `what` says that the value is a mean over random draws."""
+    several standard errors where `what` says that the value is a mean over random draws. `measure` is that in whose class it stands
+    unless it says otherwise."""
 
-    measure: str
     what: str
     expected: float
     source: str
     compute: Callable[[], float]
     tolerance: float = 1e-6
+    measure: str = ""
 
 
 def centred_axes(n: int, count: int) -> np.ndarray:

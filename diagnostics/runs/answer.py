@@ -33,7 +33,7 @@ from diagnostics.runs.recommendation import Recommendation, recommend
 from diagnostics.runs.redraws import SPREAD
 
 if TYPE_CHECKING:
-    from diagnostics.runs.run import Run
+    from diagnostics.runs.run_data import RunData
 
 # What opens a run's report: a verdict in a few sentences, one picture of all targets, and what to read for each.
 
@@ -111,7 +111,7 @@ MOST_TAPS = 3
 """Other taps that a row names."""
 
 
-def answer_blocks(run: Run) -> tuple[Block, ...]:
+def answer_blocks(run: RunData) -> tuple[Block, ...]:
     """The rows and the sentences of a brief page; nothing where no probe read a target."""
     read = list(first_probes(run.profiles()).values())
     if not read:

@@ -41,10 +41,20 @@ def cost_of(setup: Setup, planned: Plan, controls: Mapping[str, bool], *, second
     written += _result_bytes(setup, controls) + PAGE_BYTES * setup.request.report
     enough = planned.token_samples >= min(WANTED, planned.samples)
     return Cost(
-        encoder.name, dataset.name, planned.samples, len(planned.taps), token_bytes if again else written, token_bytes,
-        planned.token_samples, alike * seconds * (again or planned.samples), alike, str(setup.out),
-        0 if enough else WANTED * planned.token_bytes_per_sample, again, tuple(setup.unprobeable.values()),
-    )  # fmt: skip
+        encoder=encoder.name,
+        dataset=dataset.name,
+        samples=planned.samples,
+        taps=len(planned.taps),
+        bytes=token_bytes if again else written,
+        token_bytes=token_bytes,
+        token_samples=planned.token_samples,
+        seconds=alike * seconds * (again or planned.samples),
+        encoders=alike,
+        path=str(setup.out),
+        token_bytes_of_64=0 if enough else WANTED * planned.token_bytes_per_sample,
+        again=again,
+        unprobeable=tuple(setup.unprobeable.values()),
+    )
 
 
 def _has_weights(name: str, encoder: Encoder) -> bool:

@@ -158,10 +158,14 @@ class LayerProfiles:
             raise unknown("measure of these profiles", chosen, names)
         column = profiles.sel(measure=chosen)
         return StepsFigure(
-            chosen, [int(n) for n in column["step"].values], [str(tap) for tap in column["tap"].values],
-            column["depth"].values, column["score"].transpose("tap", "step").values,
-            [str(tap) for tap in column["chosen_tap"].values], str(profiles.attrs["output_tap"]),
-        )  # fmt: skip
+            name=chosen,
+            steps=[int(n) for n in column["step"].values],
+            taps=[str(tap) for tap in column["tap"].values],
+            depth=column["depth"].values,
+            score=column["score"].transpose("tap", "step").values,
+            chosen=[str(tap) for tap in column["chosen_tap"].values],
+            output=str(profiles.attrs["output_tap"]),
+        )
 
     def plot(self, measure: str | None = None) -> go.Figure:
         """One measure (`linear_probe/label`; the first by default) as a plotly heat map of steps x depth."""

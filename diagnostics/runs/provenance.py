@@ -8,7 +8,7 @@ import datetime
 import importlib.metadata
 import platform
 import sys
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
@@ -17,6 +17,7 @@ import numpy as np
 
 from diagnostics.activations.store import Store
 from diagnostics.errors import damaged
+from diagnostics.hookspecs import decode
 from diagnostics.registry import plugins
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Provenance:
     dataset: DatasetRecord
     seed: int
     unrepeatable: str = ""
-    sample: Sequence[int] = ()
+    sample: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, encoder: Encoder, dataset: Dataset, seed: int, *, encoder_spec: str, dataset_spec: str) -> Self:
@@ -94,8 +95,7 @@ class Provenance:
     @classmethod
     def from_attrs(cls, attrs: Mapping[str, Any]) -> Self:
         """Of the attributes of a store, among which others may stand; raises KeyError or TypeError where one is missing."""
-        encoder, dataset = EncoderRecord(**attrs["encoder"]), DatasetRecord(**attrs["dataset"])
-        return cls(encoder, dataset, int(attrs["seed"]), attrs.get("unrepeatable", ""), attrs.get("sample", ()))
+        return decode(cls, attrs)
 
 
 _TYPED: ContextVar[tuple[str, Mapping[str, Any]]] = ContextVar("_TYPED", default=("", {}))
@@ -160,7 +160,7 @@ class Call:
     @classmethod
     def from_attrs(cls, attrs: Mapping[str, Any]) -> Self:
         """Of what `to_attrs` gave; raises TypeError where something is missing."""
-        return cls(**attrs)
+        return decode(cls, attrs)
 
 
 def _version(distribution: str) -> str:

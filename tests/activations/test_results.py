@@ -28,8 +28,7 @@ from diagnostics.errors import StorageError
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.progress import Cost
-from diagnostics.runs import job
-from diagnostics.runs import request as requests
+from diagnostics.runs import job, setup
 
 from commands import diagnose, refused
 from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
@@ -448,8 +447,8 @@ class OtherTaps(Misnamed):
 def test_a_measure_that_misnames_its_variable_is_told_in_a_sentence(
     path: Path, monkeypatch: pytest.MonkeyPatch, measure: Measure, sentence: str
 ) -> None:
-    standard = requests.chosen_measures(["rankme"])[0]
-    monkeypatch.setattr(requests, "chosen_measures", lambda names: ([*standard, measure], {}))
+    standard = setup.chosen_measures(["rankme"])[0]
+    monkeypatch.setattr(setup, "chosen_measures", lambda names: ([*standard, measure], {}))
     run = again(path, "standard", controls=False)
     assert list(run.failed) == [measure.name]
     assert measure.name not in [p.measure for p in run.profiles()]

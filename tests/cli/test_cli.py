@@ -552,32 +552,19 @@ def test_no_space_in_a_shard_says_how_to_go_on_and_the_same_command_then_finishe
 
 
 @pytest.mark.parametrize("error", [full, denied])
-@pytest.mark.parametrize("place", ["results", "control", "report"])
+@pytest.mark.parametrize("place", ["results", "numbers", "report"])
 def test_no_space_after_the_extraction_is_told_and_the_same_command_then_finishes(
     mine: Callable[[str], str], out: Path, monkeypatch: pytest.MonkeyPatch, place: str, error: Callable[..., Any]
 ) -> None:
-    with_controls, put = place == "control", Folder.put
-    command = [
-        "run", mine("build"), "--data", mine("data"), "--out", out, "--json",
-        *(["--measures", "knn_probe"] if with_controls else QUICK),
-    ]  # fmt: skip
+    put = Folder.put
+    command = ["run", mine("build"), "--data", mine("data"), "--out", out, "--json", *QUICK]
     with monkeypatch.context() as disk:
-        if place != "control":
-            file = {"report": "report.html", "results": "results.json"}[place]
-            disk.setattr(
-                Folder,
-                "put",
-                lambda self, name, *rest, **options: error() if name == file else put(self, name, *rest, **options),
-            )
-        else:
-            real = os.mkdir
-
-            def mkdir(name: str, *args: Any, **kwargs: Any) -> None:
-                if name == "shuffled_labels":
-                    error()
-                real(name, *args, **kwargs)
-
-            disk.setattr(os, "mkdir", mkdir)
+        file = {"report": "report.html", "results": "results.json", "numbers": "numbers"}[place]
+        disk.setattr(
+            Folder,
+            "put",
+            lambda self, name, *rest, **options: error() if name.endswith(file) else put(self, name, *rest, **options),
+        )
         sentence = refused(*command)
     assert ("No space left for" if error is full else "cannot be written (Permission denied)") in sentence
     assert diagnose(*command).status == 0

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder
 from diagnostics.encoders.places import NotVerifiableError, Placement, verify_grid
-from diagnostics.encoders.places.judge import all_cells, explained
+from diagnostics.encoders.places.judge import all_cells, find_order, order_of_axes
 
 WIDTH = 16
 
@@ -456,7 +456,7 @@ def test_any_order_of_axes_backwards_or_not_is_explained(data: st.DataObject) ->
     cells = all_cells(shape)
     turned = np.where(flipped, np.array(shape) - 1 - cells, cells)[:, order]
     places = np.ravel_multi_index(tuple(turned.T), tuple(shape[i] for i in order))
-    outcome = explained(axes, shape, cells, places)
+    outcome = find_order(axes, shape, cells, places)
     if len(cells) > len(shape) + 1:
         assert outcome is not None
         assert (outcome.all_places() == places).all()
@@ -466,14 +466,28 @@ def test_any_order_of_axes_backwards_or_not_is_explained(data: st.DataObject) ->
 @given(seed=st.integers(0, 1000))
 def test_no_order_is_seen_in_a_shuffle(seed: int) -> None:
     places = np.random.default_rng(seed).permutation(25)
-    assert explained(("y", "x"), (5, 5), all_cells((5, 5)), places) is None
+    assert find_order(("y", "x"), (5, 5), all_cells((5, 5)), places) is None
+
+
+def test_the_order_of_axes_is_the_one_whose_tokens_lie_near_their_cells() -> None:
+    cells = all_cells((20, 32))
+    raster = cells @ (32, 1)
+    assert order_of_axes((20, 32), cells, raster) == (0, 1)
+    assert order_of_axes((20, 32), cells, cells @ (1, 20)) == (1, 0)
+    assert order_of_axes((20, 32), cells, raster[::-1]) is None
+    # Of the cells a fifth may move another token or none.
+    some = np.arange(len(cells)) % 5 == 0
+    assert order_of_axes((20, 32), cells, np.where(some, -1, raster)) == (0, 1)
+    assert order_of_axes((20, 32), cells, np.where(some | np.roll(some, 1), -1, raster)) is None
+    assert order_of_axes((9,), np.array([[2.0]]), np.array([5]), [3]) == (0,)
+    assert order_of_axes((9,), np.array([[2.0]]), np.array([6]), [3]) is None
 
 
 def test_some_places_may_be_off() -> None:
     cells = all_cells((8, 8))
     places = cells[:, 1] * 8 + cells[:, 0]
     places[::5] = np.random.default_rng(0).integers(0, 64, len(places[::5]))
-    outcome = explained(("y", "x"), (8, 8), cells, places)
+    outcome = find_order(("y", "x"), (8, 8), cells, places)
     assert outcome is not None
     assert outcome.description == "tokens lie in the order x, y (last fastest), not y, x"
 

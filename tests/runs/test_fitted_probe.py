@@ -13,6 +13,10 @@ from sklearn.preprocessing import StandardScaler
 
 import diagnostics as dx
 from diagnostics import Dataset, DiagnosticsError, Run, Target
+from diagnostics.measures import bundled
+from diagnostics.measures.probes.protocol import sum_by_unit
+from diagnostics.measures.probes.samples import SampleProbe
+from diagnostics.measures.statistics import scores
 
 from tiny import tiny_dataset, tiny_encoder
 
@@ -87,6 +91,24 @@ def test_its_predictions_on_test_give_the_recorded_score(run: Run, name: str) ->
             float(profile.data[key].sel(tap=tap)), abs=1e-3
         )
     assert run.probe(target, measure).tap == (run.recommend(target, measure).tap or profile.best_tap)
+
+
+@pytest.mark.parametrize("choose_on", ["val", "fit"])
+def test_its_readout_gives_the_losses_of_the_score_to_the_last_digit(tmp_path: Path, choose_on: str) -> None:
+    """Of the rows of test, in the order in which the measure read them."""
+    options = {"measures": ["linear_probe", "knn_probe", "forecast_probe"], "controls": False, "report": False}
+    run = dx.run(tiny_encoder(), dataset(), out=tmp_path / "run", choose_on=choose_on, **options)
+    for name in NAMES:
+        measure, _, target = name.partition("/")
+        probe, result = bundled()[measure](), run.results[name]
+        assert isinstance(probe, SampleProbe)
+        task = probe.task(run.store, run.store.targets()[target], 0)
+        test = task.rows.test
+        readouts = {tap: run.probe(target, measure, tap).readout for tap in run.profile(name).taps}
+        read = [readout.predict(run.store.pooled(tap)[test]) for tap, readout in readouts.items()]
+        lost = np.stack([sum_by_unit(task.lost(each, test), task.rows) for each in read]).reshape(result["loss"].shape)
+        np.testing.assert_array_equal(lost, result["loss"].values)
+        np.testing.assert_array_equal(scores(lost, result["reference_loss"].values), result["score"].values)
 
 
 def test_predictions_are_in_the_targets_own_terms(run: Run) -> None:

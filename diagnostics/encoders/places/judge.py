@@ -131,7 +131,7 @@ def all_cells(shape: Sequence[int]) -> np.ndarray:
     return np.stack(np.unravel_index(np.arange(math.prod(shape)), tuple(shape)), axis=1)
 
 
-def explained(
+def find_order(
     axes: Sequence[str], shape: Sequence[int], cells: np.ndarray, tokens: np.ndarray, seed: int = 0
 ) -> Ordering | None:
     """The order in which the tokens of a grid lie, from the index of the `tokens` [n] of some `cells` [n, axis].
@@ -147,7 +147,7 @@ def explained(
         digits = [
             (axis, math.prod(sizes[:i]), size) for axis, sizes in enumerate(radices) for i, size in enumerate(sizes)
         ]
-        order = _fitted(tuple(axes), tuple(shape), digits, cells, tokens, rng)
+        order = _fit_order(tuple(axes), tuple(shape), digits, cells, tokens, rng)
         if order is not None:
             return order
     return None
@@ -167,7 +167,7 @@ def _factorings(n: int) -> list[tuple[int, ...]]:
     return sorted(set(itertools.permutations(primes)))
 
 
-def _fitted(
+def _fit_order(
     axes: tuple[str, ...],
     shape: tuple[int, ...],
     digits: Sequence[tuple[int, int, int]],
@@ -195,13 +195,13 @@ def _fitted(
         return None
     start, *strides = (int(w) for w in best)
     strided = [Digit(*digit, stride) for digit, stride in zip(digits, strides, strict=True)]
-    order = Ordering(axes, shape, start, tuple(_merged(strided)), agree / len(cells))
+    order = Ordering(axes, shape, start, tuple(_merge(strided)), agree / len(cells))
     places = order.all_places()
     # Each token of a block of neighbours exactly once, or it is no order of tokens.
     return order if len(set(places)) == np.ptp(places) + 1 == len(places) else None
 
 
-def _merged(digits: Sequence[Digit]) -> list[Digit]:
+def _merge(digits: Sequence[Digit]) -> list[Digit]:
     """Neighbouring digits of one axis as one where a step of the upper is as long as all steps of the lower."""
     merged: list[Digit] = []
     for digit in digits:
@@ -264,7 +264,7 @@ class _Moved:
 
     def another_order(self) -> Ordering | None:
         """The order that explains the farthest tokens clearly better than the declared one."""
-        other = explained(self.axes, self.shape, self.places, self.farthest)
+        other = find_order(self.axes, self.shape, self.places, self.farthest)
         if other is None or other.share <= self.exact.mean() + CLEARLY:
             return None
         # Windows centred on a cell's edge (log-mel frames) may move the neighbour most: after a shift, their own hardly moves.

@@ -48,8 +48,8 @@ class EventProbe(DenseProbe):
     kinds = ("event",)
     losses, score_name, metric, chance = "counts", "balanced accuracy", "balanced_accuracy", 0.5
     known_answers = (
-        Case("event_probe", "balanced accuracy, 1 of 4 events missed: (1 + 3/4) / 2", 0.875, BRODERSEN, lambda: _balanced(1, 0)),
-        Case("event_probe", "balanced accuracy, 2 of 4 events missed, 24 of 96 others taken for one", 0.625, BRODERSEN, lambda: _balanced(2, 24)),
+        Case("balanced accuracy, 1 of 4 events missed: (1 + 3/4) / 2", 0.875, BRODERSEN, lambda: _balanced(1, 0)),
+        Case("balanced accuracy, 2 of 4 events missed, 24 of 96 others taken for one", 0.625, BRODERSEN, lambda: _balanced(2, 24)),
     )  # fmt: skip
 
     def rows(self, activations: Activations, target: StoredTarget) -> DenseRows:

@@ -110,12 +110,12 @@ class ForecastProbe(RidgeProbe):
     kinds = ("future",)
     losses, score_name, chance, exact = "squares", "skill", 0.0, True
     known_answers = (
-        Case("forecast_probe", "MASE: naive forecast of a straight trend", 1, HYNDMAN, _naive_on_a_trend),
-        Case("forecast_probe", "MASE: truth shifted by 2.5, steps of 1", 2.5, HYNDMAN, _shifted_trend),
-        Case("forecast_probe", "MASE: off by 2, steps of 1 over a season of 2 (and of 5 and 4 in it)", 2, HYNDMAN, lambda: float(mase([[6.0]], [[4.0]], [[0.0, 5.0, 1.0, 6.0, 2.0, 7.0, 3.0, 8.0]], season=2)[0])),
-        Case("forecast_probe", "seasonal naive: third value of a season of 4 after 0 ... 19", 18, HYNDMAN, lambda: float(seasonal_naive(np.arange(20.0), 4, 4)[2])),
-        Case("forecast_probe", "skill of the naive forecast itself", 0, SKILL, lambda: _skill(0)),
-        Case("forecast_probe", "skill half way from the naive forecast to the truth", 0.5, SKILL, lambda: _skill(0.5)),
+        Case("MASE: naive forecast of a straight trend", 1, HYNDMAN, _naive_on_a_trend),
+        Case("MASE: truth shifted by 2.5, steps of 1", 2.5, HYNDMAN, _shifted_trend),
+        Case("MASE: off by 2, steps of 1 over a season of 2 (and of 5 and 4 in it)", 2, HYNDMAN, lambda: float(mase([[6.0]], [[4.0]], [[0.0, 5.0, 1.0, 6.0, 2.0, 7.0, 3.0, 8.0]], season=2)[0])),
+        Case("seasonal naive: third value of a season of 4 after 0 ... 19", 18, HYNDMAN, lambda: float(seasonal_naive(np.arange(20.0), 4, 4)[2])),
+        Case("skill of the naive forecast itself", 0, SKILL, lambda: _skill(0)),
+        Case("skill half way from the naive forecast to the truth", 0.5, SKILL, lambda: _skill(0.5)),
     )  # fmt: skip
 
     def reads(self, target: StoredTarget) -> bool:

@@ -187,12 +187,12 @@ class Straightness(_Latent):
     source = "after Hénaff et al. 2019 (Nature Neuroscience 22, 984), as the mean cosine of successive steps"
     invariant_to = ("rotation", "scale", "shift")
     known_answers = (
-        Case("straightness", "straight line", 1, HENAFF, lambda: straightness(_line(9))),
-        Case("straightness", "regular polygon of 12: cos(2 pi / 12)", math.cos(math.pi / 6), HENAFF, lambda: straightness(_polygon(12))),
-        Case("straightness", "steps of lengths 1, 2, 3, 1 with one right angle: every turn counts alike", 2 / 3, HENAFF, lambda: straightness([[0.0, 0.0], [1.0, 0.0], [3.0, 0.0], [3.0, 3.0], [3.0, 4.0]])),
-        Case("straightness", "of two paths the second", 1, HENAFF, lambda: straightness(np.stack([_polygon(12), _line(14)]))[1]),
-        Case("straightness", "there and back", -1, HENAFF, lambda: straightness([[0.0], [1.0], [0.0], [1.0]])),
-        Case("straightness", "independent points in 64 dimensions (mean of 100)", -0.5, HENAFF, lambda: float(np.mean(straightness(normal(100, 30, 64, seed=0)))), 0.01),
+        Case("straight line", 1, HENAFF, lambda: straightness(_line(9))),
+        Case("regular polygon of 12: cos(2 pi / 12)", math.cos(math.pi / 6), HENAFF, lambda: straightness(_polygon(12))),
+        Case("steps of lengths 1, 2, 3, 1 with one right angle: every turn counts alike", 2 / 3, HENAFF, lambda: straightness([[0.0, 0.0], [1.0, 0.0], [3.0, 0.0], [3.0, 3.0], [3.0, 4.0]])),
+        Case("of two paths the second", 1, HENAFF, lambda: straightness(np.stack([_polygon(12), _line(14)]))[1]),
+        Case("there and back", -1, HENAFF, lambda: straightness([[0.0], [1.0], [0.0], [1.0]])),
+        Case("independent points in 64 dimensions (mean of 100)", -0.5, HENAFF, lambda: float(np.mean(straightness(normal(100, 30, 64, seed=0)))), 0.01),
     )  # fmt: skip
 
     @arrays.one_thread()
@@ -237,8 +237,8 @@ class LinearPredictability(_Latent):
     source = "one-step linear prediction, as in dynamic mode decomposition (Schmid 2010); ridge: Hoerl and Kennard 1970"
     invariant_to = ("scale", "shift")
     known_answers = (
-        Case("linear_predictability", "rotation, shifted by 100", 1, DMD, lambda: linear_predictability(_turning(), _SPLIT_OF_30)[0], 1e-4),
-        Case("linear_predictability", "noise (R2 of persistence is 1 - 2)", -1, DMD, lambda: linear_predictability(normal(30, 200, 4, seed=1), _SPLIT_OF_30)[1], 0.05),
+        Case("rotation, shifted by 100", 1, DMD, lambda: linear_predictability(_turning(), _SPLIT_OF_30)[0], 1e-4),
+        Case("noise (R2 of persistence is 1 - 2)", -1, DMD, lambda: linear_predictability(normal(30, 200, 4, seed=1), _SPLIT_OF_30)[1], 0.05),
     )  # fmt: skip
 
     @arrays.one_thread()

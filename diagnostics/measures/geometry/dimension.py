@@ -261,11 +261,11 @@ class TwoNn(_Dimension):
     least_part = 15
     about: ClassVar[Mapping[str, str]] = {"mle": "(N - 1) / sum(log(r2 / r1)) over all samples", **_Dimension.about}
     known_answers = (
-        Case("two_nn", "unit cube of 2 dimensions, n = 1000 (mean of 8)", 1.97, FACCO, lambda: _of_cube(2, 8), 0.09),
-        Case("two_nn", "unit cube of 5 dimensions, n = 1000 (mean of 8)", 4.65, FACCO, lambda: _of_cube(5, 8), 0.22),
-        Case("two_nn", "unit cube of 10 dimensions, n = 1000 (mean of 8)", 8.49, FACCO, lambda: _of_cube(10, 8), 0.4),
-        Case("two_nn", "the smallest nine tenths of 60 draws minus a fit by hand", 0, FACCO, lambda: two_nn(normal(60, 3, seed=5)) - _fit_by_hand(normal(60, 3, seed=5))),
-        Case("two_nn", "each point twice minus once", 0, FACCO, lambda: two_nn(np.repeat(normal(300, 3, seed=0), 2, axis=0)) - two_nn(normal(300, 3, seed=0))),
+        Case("unit cube of 2 dimensions, n = 1000 (mean of 8)", 1.97, FACCO, lambda: _of_cube(2, 8), 0.09),
+        Case("unit cube of 5 dimensions, n = 1000 (mean of 8)", 4.65, FACCO, lambda: _of_cube(5, 8), 0.22),
+        Case("unit cube of 10 dimensions, n = 1000 (mean of 8)", 8.49, FACCO, lambda: _of_cube(10, 8), 0.4),
+        Case("the smallest nine tenths of 60 draws minus a fit by hand", 0, FACCO, lambda: two_nn(normal(60, 3, seed=5)) - _fit_by_hand(normal(60, 3, seed=5))),
+        Case("each point twice minus once", 0, FACCO, lambda: two_nn(np.repeat(normal(300, 3, seed=0), 2, axis=0)) - two_nn(normal(300, 3, seed=0))),
     )  # fmt: skip
 
     def dimension(self, x: Tensor) -> dict[str, float]:
@@ -283,7 +283,7 @@ class MleDimension(_Dimension):
     least = needed = NEIGHBOURS + 1
     least_part = 3 * needed
     known_answers = (
-        Case("mle_dimension", "Gaussian on a plane in 6 dimensions, n = 2000", 2, LEVINA, lambda: mle_dimension(normal(2000, 2, seed=1) @ rotation(6, 3)[:2]), 0.12),
+        Case("Gaussian on a plane in 6 dimensions, n = 2000", 2, LEVINA, lambda: mle_dimension(normal(2000, 2, seed=1) @ rotation(6, 3)[:2]), 0.12),
     )  # fmt: skip
 
     def dimension(self, x: Tensor) -> dict[str, float]:

@@ -111,7 +111,7 @@ class MassiveActivations(GeometryMeasure):
         "constant": "features that never vary, up to rounding",
     }
     known_answers = (
-        Case("massive_activations", "a feature of mean 10 and variance 4: mean squared over variance", 25, SUN, lambda: float(massive_activations([[12.0, 1.0], [8.0, -1.0]]).ratio[0])),
+        Case("a feature of mean 10 and variance 4: mean squared over variance", 25, SUN, lambda: float(massive_activations([[12.0, 1.0], [8.0, -1.0]]).ratio[0])),
     )  # fmt: skip
 
     @one_thread()

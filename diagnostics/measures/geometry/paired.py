@@ -104,9 +104,9 @@ class Lidar(_Views):
     groups_needed = 3
     known_answers = (
         # 2.2763 of the squared eigenvalues.
-        Case("lidar", "eigenvalues (4, 2, 1, 1): 2^1.75", 3.363586, THILAK, lambda: views.lidar(_between(4, 2, 1, 1)), 1e-3),
-        *(Case("lidar", f"{c} equally distant means: c - 1", c - 1, THILAK, lambda c=c: views.lidar(_simplex(c)), 1e-3) for c in (3, 6)),
-        Case("lidar", "between (4, 1), within (1, 0), delta 1: eigenvalues (2, 1)", 3 / 2 ** (2 / 3), THILAK, lambda: views.lidar(_crossed(), delta=1.0), 2e-6),
+        Case("eigenvalues (4, 2, 1, 1): 2^1.75", 3.363586, THILAK, lambda: views.lidar(_between(4, 2, 1, 1)), 1e-3),
+        *(Case(f"{c} equally distant means: c - 1", c - 1, THILAK, lambda c=c: views.lidar(_simplex(c)), 1e-3) for c in (3, 6)),
+        Case("between (4, 1), within (1, 0), delta 1: eigenvalues (2, 1)", 3 / 2 ** (2 / 3), THILAK, lambda: views.lidar(_crossed(), delta=1.0), 2e-6),
     )  # fmt: skip
 
     def rows(self, activations: Activations) -> np.ndarray:
@@ -157,8 +157,8 @@ class Alignment(_Pairs):
     interval = "95 % bootstrap over groups"
     about: ClassVar[Mapping[str, str]] = {"line_unpaired": "the same for samples of different groups"}
     known_answers = (
-        Case("alignment", "identical views", 0, WANG, lambda: views.alignment(normal(20, 4, seed=2), normal(20, 4, seed=2))),
-        Case("alignment", "orthogonal views", 2, WANG, lambda: views.alignment(np.eye(6)[:3], np.eye(6)[3:])),
+        Case("identical views", 0, WANG, lambda: views.alignment(normal(20, 4, seed=2), normal(20, 4, seed=2))),
+        Case("orthogonal views", 2, WANG, lambda: views.alignment(np.eye(6)[:3], np.eye(6)[3:])),
     )  # fmt: skip
 
     def of_pairs(self, x: Tensor, y: Tensor, groups: np.ndarray, seed: int) -> TapNumbers:
@@ -211,9 +211,9 @@ class InfoNce(_Recomputed):
     }
     lacks = "fewer than two pairs have two samples of length above zero"
     known_answers = (
-        Case("infonce", "4 orthonormal samples, temperature 0.1", 0.000272, f"SimCLR, {CHEN}", lambda: views.infonce(np.eye(4), np.eye(4), temperature=0.1)),
-        Case("infonce", "8 orthonormal samples, temperature 0.5", 1.062879, f"SimCLR, {CHEN}", lambda: views.infonce(np.eye(8), np.eye(8), temperature=0.5)),
-        Case("infonce", "8 equal samples: ln 15", 2.708050, f"SimCLR, {CHEN}", lambda: views.infonce(np.ones((8, 3)), np.ones((8, 3)))),
+        Case("4 orthonormal samples, temperature 0.1", 0.000272, f"SimCLR, {CHEN}", lambda: views.infonce(np.eye(4), np.eye(4), temperature=0.1)),
+        Case("8 orthonormal samples, temperature 0.5", 1.062879, f"SimCLR, {CHEN}", lambda: views.infonce(np.eye(8), np.eye(8), temperature=0.5)),
+        Case("8 equal samples: ln 15", 2.708050, f"SimCLR, {CHEN}", lambda: views.infonce(np.ones((8, 3)), np.ones((8, 3)))),
     )  # fmt: skip
 
     def value(self, x: Tensor, y: Tensor, seed: int) -> float:
@@ -242,7 +242,7 @@ class Dime(_Recomputed):
     lacks = "all first or all second samples are equal"
     about: ClassVar[Mapping[str, str]] = {"line_unpaired": "0, views that share nothing"}
     known_answers = (
-        Case("dime", "two pairs of identical samples, all 24 permutations: 2/3 ln 2", 0.462098, SKEAN, lambda: dime(column(0, 0, 1e3, 1e3), column(0, 0, 1e3, 1e3), bandwidth=1.0)),
+        Case("two pairs of identical samples, all 24 permutations: 2/3 ln 2", 0.462098, SKEAN, lambda: dime(column(0, 0, 1e3, 1e3), column(0, 0, 1e3, 1e3), bandwidth=1.0)),
     )  # fmt: skip
 
     def value(self, x: Tensor, y: Tensor, seed: int) -> float:

@@ -132,8 +132,8 @@ class Uniformity(_Directional):
     }
     known_answers = (
         # -3.0161 with the pairs of a sample and itself.
-        Case("uniformity", "orthonormal vectors", -4, WANG, lambda: uniformity(np.eye(32))),
-        Case("uniformity", "unit circle: ln I0(4) - 4 (2000 points)", -1.575027204484541, WANG, lambda: uniformity(circle(2000)), 2e-3),
+        Case("orthonormal vectors", -4, WANG, lambda: uniformity(np.eye(32))),
+        Case("unit circle: ln I0(4) - 4 (2000 points)", -1.575027204484541, WANG, lambda: uniformity(circle(2000)), 2e-3),
     )  # fmt: skip
 
     def value(self, u: Tensor) -> tuple[float, np.ndarray]:
@@ -155,8 +155,8 @@ class MeanCosine(_Directional):
     functional = "mean cosine similarity over pairs i < j of samples"
     about: ClassVar[Mapping[str, str]] = {"line_noise": "0, the value of independent, evenly spread directions"}
     known_answers = (
-        Case("mean_cosine", "orthonormal vectors", 0, ETHAYARAJH, lambda: mean_cosine(np.eye(8))),
-        Case("mean_cosine", "the same vector", 1, ETHAYARAJH, lambda: mean_cosine(np.ones((8, 3)))),
+        Case("orthonormal vectors", 0, ETHAYARAJH, lambda: mean_cosine(np.eye(8))),
+        Case("the same vector", 1, ETHAYARAJH, lambda: mean_cosine(np.ones((8, 3)))),
     )  # fmt: skip
 
     def value(self, u: Tensor) -> tuple[float, np.ndarray]:

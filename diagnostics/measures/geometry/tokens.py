@@ -117,10 +117,10 @@ class MatrixEntropy(_TokenMeasure):
     of_samples = staticmethod(matrix_entropy)
     about: ClassVar[Mapping[str, str]] = {"line_ceiling": "the logarithm of the smaller of tokens and features"}
     known_answers = (
-        Case("matrix_entropy", "16 orthonormal tokens: ln 16", math.log(16), SKEAN, lambda: matrix_entropy(np.eye(16))),
-        Case("matrix_entropy", "tokens a, a, -a, -a of 3 features: rank 1", 0, SKEAN, lambda: matrix_entropy(np.outer([1.0, 1.0, -1.0, -1.0], [3.0, -1.0, 2.0]))),
-        Case("matrix_entropy", "tokens a, a, -a and b at right angles: shares 3/4 and 1/4", 0.562335, SKEAN, lambda: matrix_entropy([[0.6, 0.8], [0.6, 0.8], [-0.6, -0.8], [0.8, -0.6]])),
-        Case("matrix_entropy", "16 orthonormal tokens, normalised", 1, SKEAN, lambda: matrix_entropy(np.eye(16), normalised=True)),
+        Case("16 orthonormal tokens: ln 16", math.log(16), SKEAN, lambda: matrix_entropy(np.eye(16))),
+        Case("tokens a, a, -a, -a of 3 features: rank 1", 0, SKEAN, lambda: matrix_entropy(np.outer([1.0, 1.0, -1.0, -1.0], [3.0, -1.0, 2.0]))),
+        Case("tokens a, a, -a and b at right angles: shares 3/4 and 1/4", 0.562335, SKEAN, lambda: matrix_entropy([[0.6, 0.8], [0.6, 0.8], [-0.6, -0.8], [0.8, -0.6]])),
+        Case("16 orthonormal tokens, normalised", 1, SKEAN, lambda: matrix_entropy(np.eye(16), normalised=True)),
     )  # fmt: skip
 
     def lines(self, tokens: int, features: int) -> dict[str, float]:
@@ -142,8 +142,8 @@ class Curvature(_TokenMeasure):
     of_samples = staticmethod(curvature)
     about: ClassVar[Mapping[str, str]] = {"line_noise": "2 pi / 3, independent tokens in many dimensions"}
     known_answers = (
-        Case("curvature", "equally spaced points on a line beside the origin", 0, HOSSEINI, lambda: curvature(np.outer(np.arange(10.0), [1.0, 2.0, -1.0]) + np.array([0.0, 9.0, 5.0])), 1e-6),
-        Case("curvature", "regular polygon of 12 beside the origin: 2 pi / 12", 0.523599, HOSSEINI, lambda: curvature(np.vstack([circle(12)] * 2)[:14] + np.array([3.0, -1.0]))),
+        Case("equally spaced points on a line beside the origin", 0, HOSSEINI, lambda: curvature(np.outer(np.arange(10.0), [1.0, 2.0, -1.0]) + np.array([0.0, 9.0, 5.0])), 1e-6),
+        Case("regular polygon of 12 beside the origin: 2 pi / 12", 0.523599, HOSSEINI, lambda: curvature(np.vstack([circle(12)] * 2)[:14] + np.array([3.0, -1.0]))),
     )  # fmt: skip
 
     def lines(self, tokens: int, features: int) -> dict[str, float]:

@@ -84,9 +84,9 @@ class MoransI(SampleMean):
     of_samples = staticmethod(morans_i)
     of_no_order = staticmethod(null_morans_i)
     known_answers = (
-        Case("morans_i", "checkerboard", -1, "Moran 1950", lambda: _of_places((-1.0) ** np.indices((16, 16)).sum(axis=0))),
-        Case("morans_i", "column ramp, 16 x 16", 0.933333, "Moran 1950", lambda: _of_places(np.indices((16, 16))[1].astype(np.float64))),
-        Case("morans_i", "noise, -1 / (T - 1) (mean of 2000 features)", -0.003922, "Moran 1950", lambda: float(morans_i(normal(256, 2000, seed=0), (16, 16))), 4e-3),
+        Case("checkerboard", -1, "Moran 1950", lambda: _of_places((-1.0) ** np.indices((16, 16)).sum(axis=0))),
+        Case("column ramp, 16 x 16", 0.933333, "Moran 1950", lambda: _of_places(np.indices((16, 16))[1].astype(np.float64))),
+        Case("noise, -1 / (T - 1) (mean of 2000 features)", -0.003922, "Moran 1950", lambda: float(morans_i(normal(256, 2000, seed=0), (16, 16))), 4e-3),
     )  # fmt: skip
 
     def lacks(self, grid: Grid) -> str:

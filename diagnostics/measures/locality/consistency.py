@@ -118,8 +118,8 @@ class NeighbourConsistency(SampleMean):
     of_samples = staticmethod(neighbour_consistency)
     of_no_order = staticmethod(neighbour_chance)
     known_answers = (
-        Case("neighbour_consistency", "equal tokens minus chance", 0, "share of tokens within the radius", lambda: float(neighbour_consistency(np.ones((64, 3)), (8, 8))) - neighbour_chance((8, 8))),
-        Case("neighbour_consistency", "points on a line, both neighbours, but for the ends", (2 * 0.5 + 14) / 16, "counted", lambda: float(neighbour_consistency(_on_a_line(), (16,), k=2))),
+        Case("equal tokens minus chance", 0, "share of tokens within the radius", lambda: float(neighbour_consistency(np.ones((64, 3)), (8, 8))) - neighbour_chance((8, 8))),
+        Case("points on a line, both neighbours, but for the ends", (2 * 0.5 + 14) / 16, "counted", lambda: float(neighbour_consistency(_on_a_line(), (16,), k=2))),
     )  # fmt: skip
 
     def lacks(self, grid: Grid) -> str:

@@ -247,7 +247,7 @@ class SelfSimilarity(Measure):
     higher_is_better = None
     score_name = "LDS"
     known_answers = tuple(
-        Case("self_similarity", f"{kind.upper()} of {name}, 16 x 16", value, "iREPA (2512.10794)", lambda n=name, k=kind: float(getattr(self_similarity(_patterns()[n], (16, 16)), k)))
+        Case(f"{kind.upper()} of {name}, 16 x 16", value, "iREPA (2512.10794)", lambda n=name, k=kind: float(getattr(self_similarity(_patterns()[n], (16, 16)), k)))
         for name, values in _OF_PATTERNS.items()
         for kind, value in zip(("lds", "cds", "rmsc"), values, strict=True)
     )  # fmt: skip

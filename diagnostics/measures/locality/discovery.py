@@ -335,10 +335,10 @@ class ObjectDiscovery(Probe):
     instead = "it fits nothing: call diagnostics.measures.locality.object_discovery on run.features(tap, tokens=True)"
     standard = False
     known_answers = (
-        Case("box_iou", "boxes of 10 px shifted by half, both border pixels counted", 1 / 3, "PASCAL VOC", lambda: box_iou([0, 0, 9, 9], [5, 0, 14, 9])),
-        Case("lost", "IoU of a planted square", 1, LOST, lambda: _overlap(lost)),
-        Case("tokencut", "IoU of a planted square", 1, "Wang et al. 2022 (2202.11539)", lambda: _overlap(tokencut)),
-        Case("object_discovery", "CorLoc of a planted square", 1, LOST, lambda: object_discovery(_planted_square()[0], (8, 8), _planted_square()[1]).corloc),
+        Case("boxes of 10 px shifted by half, both border pixels counted", 1 / 3, "PASCAL VOC", lambda: box_iou([0, 0, 9, 9], [5, 0, 14, 9]), measure="box_iou"),
+        Case("IoU of a planted square", 1, LOST, lambda: _overlap(lost), measure="lost"),
+        Case("IoU of a planted square", 1, "Wang et al. 2022 (2202.11539)", lambda: _overlap(tokencut), measure="tokencut"),
+        Case("CorLoc of a planted square", 1, LOST, lambda: object_discovery(_planted_square()[0], (8, 8), _planted_square()[1]).corloc),
     )  # fmt: skip
 
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:

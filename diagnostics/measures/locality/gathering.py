@@ -80,9 +80,9 @@ class AttentionPeak(GatheringMeasure):
     functional = "mean over queries of max_k a_qk, rows renormalised over grid keys"
     unit = "share of attention"
     known_answers = (
-        Case("attention_peak", "uniform over 64 keys: 1 / 64", 1 / 64, CLOSED, lambda: float(_uniform(64).peak)),
-        Case("attention_peak", "one key", 1, CLOSED, lambda: float(_keys(16, 1.0).peak)),
-        Case("attention_peak", "two keys, .7 and .3", 0.7, CLOSED, lambda: float(_keys(16, 0.7, 0.3).peak)),
+        Case("uniform over 64 keys: 1 / 64", 1 / 64, CLOSED, lambda: float(_uniform(64).peak)),
+        Case("one key", 1, CLOSED, lambda: float(_keys(16, 1.0).peak)),
+        Case("two keys, .7 and .3", 0.7, CLOSED, lambda: float(_keys(16, 0.7, 0.3).peak)),
     )
 
     def uniform(self, grid: Grid) -> float:
@@ -100,9 +100,9 @@ class AttentionLogit(GatheringMeasure):
     functional = "max over grid queries and grid keys of scale q k' + mask"
     unit = "logit"
     known_answers = (
-        Case("attention_logit", "logits of 0", 0, CLOSED, lambda: float(_uniform(64).logit)),
-        Case("attention_logit", "two keys, logits ln .7 and ln .3", math.log(0.7), CLOSED, lambda: float(_keys(16, 0.7, 0.3).logit)),
-        Case("attention_logit", "uniform with logits of 300", 300, CLOSED, lambda: float(_of_logits(torch.full((16, 16), 300.0)).logit)),
+        Case("logits of 0", 0, CLOSED, lambda: float(_uniform(64).logit)),
+        Case("two keys, logits ln .7 and ln .3", math.log(0.7), CLOSED, lambda: float(_keys(16, 0.7, 0.3).logit)),
+        Case("uniform with logits of 300", 300, CLOSED, lambda: float(_of_logits(torch.full((16, 16), 300.0)).logit)),
     )  # fmt: skip
 
     def uniform(self, grid: Grid) -> float:
@@ -129,15 +129,15 @@ class AttentionReceived(GatheringMeasure):
     unit = "share of attention to the grid"
     known_answers = (
         *(
-            Case("attention_received", f"uniform over {n} keys", FEW, CLOSED, lambda n=n: float(_uniform(n).received_by_most(FEW)))
+            Case(f"uniform over {n} keys", FEW, CLOSED, lambda n=n: float(_uniform(n).received_by_most(FEW)))
             for n in (7, 100, 250)
         ),
-        Case("attention_received", "one of 100 keys", 1, CLOSED, lambda: float(_keys(100, 1.0).received_by_most(FEW))),
-        Case("attention_received", "one of 50 keys, counted by half", 0.5, CLOSED, lambda: float(_keys(50, 1.0).received_by_most(FEW))),
-        Case("attention_received", "two of 100 keys, .7 and .3", 0.7, CLOSED, lambda: float(_keys(100, 0.7, 0.3).received_by_most(FEW))),
-        Case("attention_received", "two of 200 keys, .7 and .3", 1, CLOSED, lambda: float(_keys(200, 0.7, 0.3).received_by_most(FEW))),
-        Case("attention_received", "every query looks at itself", FEW, CLOSED, lambda: float(_of_logits(1e4 * torch.eye(64)).received_by_most(FEW))),
-        Case("attention_received", "a stripe of global tokens from block 5 on", 5, BOLYA, _stripe_starts),
+        Case("one of 100 keys", 1, CLOSED, lambda: float(_keys(100, 1.0).received_by_most(FEW))),
+        Case("one of 50 keys, counted by half", 0.5, CLOSED, lambda: float(_keys(50, 1.0).received_by_most(FEW))),
+        Case("two of 100 keys, .7 and .3", 0.7, CLOSED, lambda: float(_keys(100, 0.7, 0.3).received_by_most(FEW))),
+        Case("two of 200 keys, .7 and .3", 1, CLOSED, lambda: float(_keys(200, 0.7, 0.3).received_by_most(FEW))),
+        Case("every query looks at itself", FEW, CLOSED, lambda: float(_of_logits(1e4 * torch.eye(64)).received_by_most(FEW))),
+        Case("a stripe of global tokens from block 5 on", 5, BOLYA, _stripe_starts),
     )  # fmt: skip
 
     def uniform(self, grid: Grid) -> float:

@@ -293,17 +293,17 @@ class AttentionDistance(HeadMeasure):
     unit = "cells of the tap's grid"
     known_answers = (
         *(
-            Case("attention_distance", f"uniform, {n} x {n} cells of {cell} px", value, VIT, lambda n=n, cell=cell: _distance(_uniform(n * n), (n, n), cell))
+            Case(f"uniform, {n} x {n} cells of {cell} px", value, VIT, lambda n=n, cell=cell: _distance(_uniform(n * n), (n, n), cell))
             for n, cell, value in ((14, 16, 116.492227), (16, 14, 116.565053), (24, 14, 175.041985), (7, 32, 115.502894))
         ),
-        Case("attention_distance", "uniform query in a corner of 14 x 14 cells of 16 px", 161.030167, VIT, lambda: _distance_of_one_query(0, 14), 1e-5),
-        Case("attention_distance", "uniform query beside the centre of 14 x 14 cells of 16 px", 86.018933, VIT, lambda: _distance_of_one_query(7 * 14 + 7, 14), 1e-5),
-        Case("attention_distance", "every query attends to itself", 0, VIT, lambda: _distance(np.eye(49)[None], (7, 7))),
-        Case("attention_distance", "right neighbour with wrap, 14 columns of 16 px", 29.714286, VIT, lambda: _distance(_next_with_wrap(14), (14, 14), 16)),
-        Case("attention_distance", "the other of 2 rows of 6 cells, 3 high and 5 wide", 3, VIT, lambda: _distance(np.roll(np.eye(12), 6, axis=1)[None], (2, 6), (3.0, 5.0))),
-        Case("attention_distance", "Gaussian of 32 px on 14 x 14 cells of 16 px", 36.679733, VIT, lambda: _distance(_gaussian(14, 16, 32), (14, 14), 16)),
-        Case("attention_distance", "uniform, 512 steps: (T^2 - 1) / 3T", 170.666016, VIT, lambda: _distance(_uniform(512), (512,))),
-        Case("attention_distance", "uniform, 40 % of the mass on keys outside the grid", 116.492227, VIT, lambda: _distance(0.6 * _uniform(196), (14, 14), 16)),
+        Case("uniform query in a corner of 14 x 14 cells of 16 px", 161.030167, VIT, lambda: _distance_of_one_query(0, 14), 1e-5),
+        Case("uniform query beside the centre of 14 x 14 cells of 16 px", 86.018933, VIT, lambda: _distance_of_one_query(7 * 14 + 7, 14), 1e-5),
+        Case("every query attends to itself", 0, VIT, lambda: _distance(np.eye(49)[None], (7, 7))),
+        Case("right neighbour with wrap, 14 columns of 16 px", 29.714286, VIT, lambda: _distance(_next_with_wrap(14), (14, 14), 16)),
+        Case("the other of 2 rows of 6 cells, 3 high and 5 wide", 3, VIT, lambda: _distance(np.roll(np.eye(12), 6, axis=1)[None], (2, 6), (3.0, 5.0))),
+        Case("Gaussian of 32 px on 14 x 14 cells of 16 px", 36.679733, VIT, lambda: _distance(_gaussian(14, 16, 32), (14, 14), 16)),
+        Case("uniform, 512 steps: (T^2 - 1) / 3T", 170.666016, VIT, lambda: _distance(_uniform(512), (512,))),
+        Case("uniform, 40 % of the mass on keys outside the grid", 116.492227, VIT, lambda: _distance(0.6 * _uniform(196), (14, 14), 16)),
     )  # fmt: skip
 
     def uniform(self, grid: Grid) -> float:
@@ -320,8 +320,8 @@ class AttentionEntropy(HeadMeasure):
     functional = "mean over queries of -sum_k a_qk ln a_qk, rows renormalised over grid keys"
     unit = "nats"
     known_answers = (
-        Case("attention_entropy", "uniform over 197 keys: ln 197", 5.283204, VIT, lambda: float(attention_entropy(_uniform(197))[0])),
-        Case("attention_entropy", "one key", 0, VIT, lambda: float(attention_entropy(np.eye(9)[None])[0])),
+        Case("uniform over 197 keys: ln 197", 5.283204, VIT, lambda: float(attention_entropy(_uniform(197))[0])),
+        Case("one key", 0, VIT, lambda: float(attention_entropy(np.eye(9)[None])[0])),
     )  # fmt: skip
 
     def uniform(self, grid: Grid) -> float:
@@ -340,7 +340,7 @@ class GlobalTokenMass(HeadMeasure):
     )
     unit = "share of attention"
     known_answers = (
-        Case("global_token_mass", "uniform over 196 tokens and 1 class token", 1 / 197, DARCET, lambda: float(global_token_mass(_uniform(197), 1).prefix[0])),
+        Case("uniform over 196 tokens and 1 class token", 1 / 197, DARCET, lambda: float(global_token_mass(_uniform(197), 1).prefix[0])),
     )  # fmt: skip
 
     def lacks(self, grid: Grid) -> str:

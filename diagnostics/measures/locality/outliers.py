@@ -168,9 +168,9 @@ class OutlierTokenShare(Measure):
     needs = "tokens"
     higher_is_better = None
     known_answers = (
-        Case("outlier_tokens", "2 % planted at ten times the median: share", 0.02, DARCET, lambda: outlier_tokens(_planted_norms()).share),
-        Case("outlier_tokens", "recall of the planted", 1, DARCET, lambda: float(outlier_tokens(_planted_norms()).mask[:40].mean())),
-        Case("outlier_tokens", "Gaussian norms", 0, DARCET, lambda: outlier_tokens(10 + normal(5000, seed=1)).share),
+        Case("2 % planted at ten times the median: share", 0.02, DARCET, lambda: outlier_tokens(_planted_norms()).share),
+        Case("recall of the planted", 1, DARCET, lambda: float(outlier_tokens(_planted_norms()).mask[:40].mean())),
+        Case("Gaussian norms", 0, DARCET, lambda: outlier_tokens(10 + normal(5000, seed=1)).share),
     )  # fmt: skip
 
     @arrays.one_thread()

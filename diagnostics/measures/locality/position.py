@@ -211,8 +211,8 @@ class Position(Measure):
         "its targets are places: call diagnostics.measures.locality.position_probe on run.features(tap, tokens=True)"
     )
     known_answers = (
-        Case("position_probe", "sine and cosine code with the places", 1, "read linearly", _code_and_places_r2, 1e-4),
-        Case("position_probe", "noise, OLS, n = 200, d = 100: -d / (n - d - 1) (mean of 40)", -1.01, "out-of-sample R2 of OLS", lambda: _noise_r2(100, 200), 0.1),
+        Case("sine and cosine code with the places", 1, "read linearly", _code_and_places_r2, 1e-4),
+        Case("noise, OLS, n = 200, d = 100: -d / (n - d - 1) (mean of 40)", -1.01, "out-of-sample R2 of OLS", lambda: _noise_r2(100, 200), 0.1),
     )  # fmt: skip
 
     @arrays.one_thread()

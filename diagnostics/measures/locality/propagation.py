@@ -252,14 +252,14 @@ class LabelPropagation(Probe):
     losses, score_name = "squares", "J&F"
     instead = "it fits nothing: call diagnostics.measures.locality.label_propagation on the tokens of a video"
     known_answers = (
-        Case("jaccard", "10 x 10 squares shifted by 5", 1 / 3, DAVIS, lambda: jaccard(*_two_squares())),
-        Case("boundary_f", "a mask with itself", 1, DAVIS, lambda: boundary_f(_two_squares()[0], _two_squares()[0])),
+        Case("10 x 10 squares shifted by 5", 1 / 3, DAVIS, lambda: jaccard(*_two_squares()), measure="jaccard"),
+        Case("a mask with itself", 1, DAVIS, lambda: boundary_f(_two_squares()[0], _two_squares()[0]), measure="boundary_f"),
         *(
-            Case("boundary_f", f"edge off by {off} px at 480 x 854, tolerance 8 px", value, DAVIS, lambda off=off: boundary_f(_upper(240), _upper(240 + off)))
+            Case(f"edge off by {off} px at 480 x 854, tolerance 8 px", value, DAVIS, lambda off=off: boundary_f(_upper(240), _upper(240 + off)), measure="boundary_f")
             for off, value in ((8, 1), (9, 0))
         ),
-        Case("label_propagation", "J, features that name the object", 1, DAVIS, lambda: _followed().j),
-        Case("label_propagation", "F, features that name the object", 1, DAVIS, lambda: _followed().f),
+        Case("J, features that name the object", 1, DAVIS, lambda: _followed().j),
+        Case("F, features that name the object", 1, DAVIS, lambda: _followed().f),
     )  # fmt: skip
 
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:

@@ -155,7 +155,7 @@ class ReceptiveFieldOfTaps(Measure):
     standard = False
     observation = Gradients()
     known_answers = tuple(
-        Case("receptive_field", f"{k} convolutions of 3 x 3 ones, spread on an axis: sqrt(2 k / 3)", math.sqrt(2 * k / 3), "Luo et al. 2016 (1701.04128)", lambda k=k: _spread_of_stacked_ones(k))
+        Case(f"{k} convolutions of 3 x 3 ones, spread on an axis: sqrt(2 k / 3)", math.sqrt(2 * k / 3), "Luo et al. 2016 (1701.04128)", lambda k=k: _spread_of_stacked_ones(k))
         for k in (1, 2, 3, 5)
     )  # fmt: skip
 

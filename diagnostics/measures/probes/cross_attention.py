@@ -280,9 +280,9 @@ class AttentiveProbe(ClassOrValueProbe, SampleProbe):
     standard = False
     kinds = ("label", "value", "state", "future")
     known_answers = (
-        Case("attentive_probe", "queries of zero minus a linear map of mean-pooled tokens", 0, BARDES, _less_pooled),
-        Case("attentive_probe", "tokens in another order minus the same in their own", 0, BARDES, _less_reordered),
-        Case("attentive_probe", "accuracy where one of 12 tokens, in any place, holds the class", 1, BARDES, _accuracy_where_one_token_tells, 0.1),
+        Case("queries of zero minus a linear map of mean-pooled tokens", 0, BARDES, _less_pooled),
+        Case("tokens in another order minus the same in their own", 0, BARDES, _less_reordered),
+        Case("accuracy where one of 12 tokens, in any place, holds the class", 1, BARDES, _accuracy_where_one_token_tells, 0.1),
     )  # fmt: skip
 
     def task(self, activations: Activations, target: StoredTarget, seed: int) -> Task:

@@ -71,9 +71,9 @@ class KernelProbe(protocol.ClassOrValueProbe):
     kinds = ("label", "value", "state", "future")
     standard = False
     known_answers = (
-        Case("kernel_probe", "squared distance of the features of two landmarks, at a bandwidth of their distance: 2 - 2 / sqrt(e)", 2 - 2 * np.exp(-0.5), NYSTROM, _squared_distance),
-        Case("kernel_probe", "R2 of a product of two features, which a linear map reads nothing of", 1, NYSTROM, lambda: _r2(KernelProbe().compute(*_product(), 0)), 0.02),
-        Case("kernel_probe", "the same by the linear probe", 0, NYSTROM, lambda: _r2(LinearProbe().compute(*_product(), 0)), 0.05),
+        Case("squared distance of the features of two landmarks, at a bandwidth of their distance: 2 - 2 / sqrt(e)", 2 - 2 * np.exp(-0.5), NYSTROM, _squared_distance),
+        Case("R2 of a product of two features, which a linear map reads nothing of", 1, NYSTROM, lambda: _r2(KernelProbe().compute(*_product(), 0)), 0.02),
+        Case("the same by the linear probe", 0, NYSTROM, lambda: _r2(LinearProbe().compute(*_product(), 0)), 0.05),
     )  # fmt: skip
 
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:

@@ -107,19 +107,19 @@ class LinearProbe(protocol.ClassOrValueProbe, RidgeProbe):
     source = "Alain and Bengio 2016 (1610.01644); ridge: Hoerl and Kennard 1970"
     kinds = ("label", "value", "state", "future", "token_value")
     known_answers = (
-        Case("linear_probe", "ridge: one feature of spread 1, penalty 1/2 a row: 1 / (1 + 1/2)", 2 / 3, HOERL, lambda: _shrunk(10, 1)),
-        Case("linear_probe", "ridge: the same feature 6 times in 4 rows: 6 / (6 + 1/2)", 12 / 13, HOERL, lambda: _shrunk(4, 6)),
-        Case("linear_probe", "slope 1 in train and 3 in val: fitted on both again, a slope of 2 is right on test", 1, OWN, _refitted, 1e-3),
-        Case("linear_probe", "the same, best slope on val: the one with the smallest penalty", PENALTIES[0], OWN, lambda: float(_two_slopes()["penalty"][0])),
-        Case("linear_probe", "ridge: R2 of y = x w, penalty near 0", 1, HOERL, lambda: _ridge_r2(0)),
-        Case("linear_probe", "ridge: the same, features shifted by 1e4", 1, HOERL, lambda: _ridge_r2(1e4)),
-        Case("linear_probe", "ridge: leave-one-out from the hat matrix minus fits without the row", 0, "Allen 1974", _left_out),
-        Case("linear_probe", "logistic: gradient at the solution", 0, "optimality", _logistic_gradient, 1e-6),
-        Case("linear_probe", "depth: delta 1 of 1.2 times the truth", 1, EIGEN, lambda: depth_metrics(1.2 * _depth(), _depth()).delta1),
-        Case("linear_probe", "depth: AbsRel of 1.2 times the truth", 0.2, EIGEN, lambda: depth_metrics(1.2 * _depth(), _depth()).abs_rel),
-        Case("linear_probe", "depth: delta 1 of 1.3 times the truth", 0, EIGEN, lambda: depth_metrics(1.3 * _depth(), _depth()).delta1),
-        Case("linear_probe", "depth: RMSE after one factor a sample", 0, EIGEN, lambda: depth_metrics(1.7 * _depth(), _depth(), align="scale").rmse),
-        Case("linear_probe", "depth: RMSE after factor and offset a sample", 0, EIGEN, _aligned_depth_rmse),
+        Case("ridge: one feature of spread 1, penalty 1/2 a row: 1 / (1 + 1/2)", 2 / 3, HOERL, lambda: _shrunk(10, 1)),
+        Case("ridge: the same feature 6 times in 4 rows: 6 / (6 + 1/2)", 12 / 13, HOERL, lambda: _shrunk(4, 6)),
+        Case("slope 1 in train and 3 in val: fitted on both again, a slope of 2 is right on test", 1, OWN, _refitted, 1e-3),
+        Case("the same, best slope on val: the one with the smallest penalty", PENALTIES[0], OWN, lambda: float(_two_slopes()["penalty"][0])),
+        Case("ridge: R2 of y = x w, penalty near 0", 1, HOERL, lambda: _ridge_r2(0)),
+        Case("ridge: the same, features shifted by 1e4", 1, HOERL, lambda: _ridge_r2(1e4)),
+        Case("ridge: leave-one-out from the hat matrix minus fits without the row", 0, "Allen 1974", _left_out),
+        Case("logistic: gradient at the solution", 0, "optimality", _logistic_gradient, 1e-6),
+        Case("depth: delta 1 of 1.2 times the truth", 1, EIGEN, lambda: depth_metrics(1.2 * _depth(), _depth()).delta1),
+        Case("depth: AbsRel of 1.2 times the truth", 0.2, EIGEN, lambda: depth_metrics(1.2 * _depth(), _depth()).abs_rel),
+        Case("depth: delta 1 of 1.3 times the truth", 0, EIGEN, lambda: depth_metrics(1.3 * _depth(), _depth()).delta1),
+        Case("depth: RMSE after one factor a sample", 0, EIGEN, lambda: depth_metrics(1.7 * _depth(), _depth(), align="scale").rmse),
+        Case("depth: RMSE after factor and offset a sample", 0, EIGEN, _aligned_depth_rmse),
     )  # fmt: skip
 
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:

@@ -161,13 +161,13 @@ class KnnProbe(ClassOrValueProbe, SampleProbe):
     kinds = ("label",)
     known_answers = (
         *(
-            Case("knn_probe", f"weight {i + 1} of similarities (.9, .8, .8), temperature .07", value, WU, lambda i=i: float(knn_weights([0.9, 0.8, 0.8])[i]))
+            Case(f"weight {i + 1} of similarities (.9, .8, .8), temperature .07", value, WU, lambda i=i: float(knn_weights([0.9, 0.8, 0.8])[i]))
             for i, value in enumerate((0.675994, 0.162003, 0.162003))
         ),
-        Case("knn_probe", "votes of the nearest alone", 1, WU, _first_vote_alone),
-        Case("knn_probe", "votes of similarities (.9, .8, .8), temperature .07", 0.675994, WU, lambda: _first_votes(3)),
-        Case("knn_probe", "the same, temperature .5", 1 / (1 + 2 * math.exp(-0.2)), WU, lambda: _first_votes(3, 0.5)),
-        Case("knn_probe", "2 neighbours of similarities (.9, .8, .8): the last two share a place", 1 / (1 + math.exp(-0.1 / 0.07)), WU, lambda: _first_votes(2)),
+        Case("votes of the nearest alone", 1, WU, _first_vote_alone),
+        Case("votes of similarities (.9, .8, .8), temperature .07", 0.675994, WU, lambda: _first_votes(3)),
+        Case("the same, temperature .5", 1 / (1 + 2 * math.exp(-0.2)), WU, lambda: _first_votes(3, 0.5)),
+        Case("2 neighbours of similarities (.9, .8, .8): the last two share a place", 1 / (1 + math.exp(-0.1 / 0.07)), WU, lambda: _first_votes(2)),
     )  # fmt: skip
 
     def choose(self, task: Task, x: Tensor) -> Choice:

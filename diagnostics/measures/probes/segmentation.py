@@ -253,8 +253,8 @@ class SegmentationProbe(DenseProbe):
     kinds = ("token_label",)
     losses, score_name, metric = "counts", "mIoU", "mean_iou"
     known_answers = (
-        Case("segmentation_probe", "mIoU of confusion ((3, 1), (1, 3))", 0.6, VOC, lambda: mean_iou([[3, 1], [1, 3]])),
-        Case("segmentation_probe", "off-diagonal count of truth 0 taken for 1", 1, VOC, lambda: float(confusion(np.array([0, 1, 1]), np.array([0, 0, 1]), 2)[0, 1])),
+        Case("mIoU of confusion ((3, 1), (1, 3))", 0.6, VOC, lambda: mean_iou([[3, 1], [1, 3]])),
+        Case("off-diagonal count of truth 0 taken for 1", 1, VOC, lambda: float(confusion(np.array([0, 1, 1]), np.array([0, 0, 1]), 2)[0, 1])),
     )  # fmt: skip
 
     def choose(self, dense: DenseRows, tap: Tap, seed: int) -> TokenChoice:

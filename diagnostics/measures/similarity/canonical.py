@@ -267,9 +267,9 @@ class Cca(_Canonical):
     functional = "mean canonical correlation over the smaller rank"
     remedy = ", or svcca"
     known_answers = (
-        Case("cca", "invertible map", 1, RAGHU, lambda: cca(sixty_samples(), sixty_samples() @ _invertible_map())),
-        Case("cca", "6 orthonormal columns of which 2 are shared", 1 / 3, RAGHU, lambda: cca(*overlapping_columns())),
-        Case("cca", "mean squared correlation, independent, n = 500, p = 20, q = 30: max(p, q) / (n - 1)", 0.0601, "measures: Wishart mean", _mean_square_of_independent_data, 8e-3),
+        Case("invertible map", 1, RAGHU, lambda: cca(sixty_samples(), sixty_samples() @ _invertible_map())),
+        Case("6 orthonormal columns of which 2 are shared", 1 / 3, RAGHU, lambda: cca(*overlapping_columns())),
+        Case("mean squared correlation, independent, n = 500, p = 20, q = 30: max(p, q) / (n - 1)", 0.0601, "measures: Wishart mean", _mean_square_of_independent_data, 8e-3),
     )  # fmt: skip
 
     def directions(self, x: Tensor) -> Tensor:
@@ -284,9 +284,9 @@ class Svcca(_Canonical):
     functional = f"mean canonical correlation of the principal components that hold {VARIANCE:.0%} of the variance"
     remedy = ""
     known_answers = (
-        Case("svcca", "only the strongest of 21 components shared", 0.2088, RAGHU, _one_shared_component, 0.05),
-        Case("svcca", "singular values (3, 1), the first shared, 85 % of the variance kept: one component", 1, RAGHU, lambda: svcca(*_strongest_shared(), variance=0.85)),
-        Case("svcca", "the same, 95 % kept: two components", 0.5, RAGHU, lambda: svcca(*_strongest_shared(), variance=0.95)),
+        Case("only the strongest of 21 components shared", 0.2088, RAGHU, _one_shared_component, 0.05),
+        Case("singular values (3, 1), the first shared, 85 % of the variance kept: one component", 1, RAGHU, lambda: svcca(*_strongest_shared(), variance=0.85)),
+        Case("the same, 95 % kept: two components", 0.5, RAGHU, lambda: svcca(*_strongest_shared(), variance=0.95)),
     )  # fmt: skip
 
     def directions(self, x: Tensor) -> Tensor:
@@ -307,9 +307,9 @@ class Pwcca(_Canonical):
     symmetric = False
     most_rows = 1024
     known_answers = (
-        Case("pwcca", "singular values (3, 1), the first shared: 3 / (3 + 1)", 0.75, MORCOS, lambda: pwcca(*_strongest_shared())),
-        Case("pwcca", "invertible map", 1, MORCOS, lambda: pwcca(sixty_samples(), sixty_samples() @ _invertible_map())),
-        Case("pwcca", "x wider than y, y inside x", 1, MORCOS, lambda: pwcca(sixty_samples()[:, :3], sixty_samples())),
+        Case("singular values (3, 1), the first shared: 3 / (3 + 1)", 0.75, MORCOS, lambda: pwcca(*_strongest_shared())),
+        Case("invertible map", 1, MORCOS, lambda: pwcca(sixty_samples(), sixty_samples() @ _invertible_map())),
+        Case("x wider than y, y inside x", 1, MORCOS, lambda: pwcca(sixty_samples()[:, :3], sixty_samples())),
     )  # fmt: skip
 
     def directions(self, x: Tensor) -> Tensor:

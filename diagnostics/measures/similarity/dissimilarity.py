@@ -193,7 +193,7 @@ class Rsa(Similarity):
     least = 3
     most_rows = 1024
     known_answers = tuple(
-        Case("rsa", f"RDMs (1, 2, 3) and (1, 3, 2), {method}", value, KRIEGESKORTE, lambda method=method: compare_rdms([1.0, 2.0, 3.0], [1.0, 3.0, 2.0], method=method))
+        Case(f"RDMs (1, 2, 3) and (1, 3, 2), {method}", value, KRIEGESKORTE, lambda method=method: compare_rdms([1.0, 2.0, 3.0], [1.0, 3.0, 2.0], method=method))
         for method, value in _COMPARED.items()
     )  # fmt: skip
 

@@ -104,35 +104,35 @@ class Cka(_Alignment):
     functional = "debiased linear CKA: HSIC_1(K,L) / sqrt(HSIC_1(K,K) HSIC_1(L,L))"
     centring = "features centred over samples, then the kernel U-centred"
     known_answers = (
-        Case("cka", "rotated copy", 1, KORNBLITH, lambda: cka(sixty_samples(), sixty_samples() @ rotation(8, 0))),
-        Case("cka", "biased, rotated copy", 1, KORNBLITH, lambda: cka(sixty_samples(), sixty_samples() @ rotation(8, 0), unbiased=False)),
-        Case("cka", "scaled by 1e-4", 1, KORNBLITH, lambda: cka(sixty_samples(), 1e-4 * sixty_samples())),
+        Case("rotated copy", 1, KORNBLITH, lambda: cka(sixty_samples(), sixty_samples() @ rotation(8, 0))),
+        Case("biased, rotated copy", 1, KORNBLITH, lambda: cka(sixty_samples(), sixty_samples() @ rotation(8, 0), unbiased=False)),
+        Case("scaled by 1e-4", 1, KORNBLITH, lambda: cka(sixty_samples(), 1e-4 * sixty_samples())),
         *(
-            Case("cka", f"scaled by 0.1 and shifted by {c:g}", 1, KORNBLITH, lambda c=c: cka(sixty_samples(), 0.1 * sixty_samples() + c))
+            Case(f"scaled by 0.1 and shifted by {c:g}", 1, KORNBLITH, lambda c=c: cka(sixty_samples(), 0.1 * sixty_samples() + c))
             for c in (10.0, 100.0, 1e4)
         ),
-        Case("cka", "both shifted by 1e4", 1, KORNBLITH, lambda: cka(sixty_samples() + 1e4, sixty_samples() + 1e4)),
-        Case("cka", "biased, 6 orthonormal columns of which 2 are shared", 1 / 3, KORNBLITH, lambda: cka(*overlapping_columns(), unbiased=False)),
-        Case("cka", "biased, same axes, eigenvalues (3, 2, 1) and (1, 2, 3)", 10 / 14, KORNBLITH, lambda: cka(*shared_axes(), unbiased=False)),
-        Case("cka", "arccos, same axes, eigenvalues (3, 2, 1) and (1, 2, 3)", 0.775193, "Williams et al. 2021 (2110.14739)", lambda: math.acos(cka(*shared_axes(), unbiased=False))),
-        Case("cka", "biased, one feature each: squared correlation", 0.617347, KORNBLITH, lambda: cka(column(0, 1, 3), column(1, 0, 3), unbiased=False)),
-        Case("cka", "biased, n = 5: squared correlation", 0.777363, KORNBLITH, lambda: cka(column(1, 2, 4, 8, 5), column(1, 3, 2, 7, 6), unbiased=False)),
-        Case("cka", "biased, independent, n = 64, p = 4096: sqrt(pq / ((n+p)(n+q)))", 0.9846, KORNBLITH, lambda: _inflated(64, 4096, 2), 1e-3),
-        Case("cka", "biased, independent, n = p = 256 (mean of 3 draws)", 0.5, KORNBLITH, lambda: _inflated(256, 256, 3), 3e-3),
-        Case("cka", "biased, independent, n = 1024, p = 192", 0.1579, KORNBLITH, lambda: _inflated(1024, 192, 1), 3e-3),
-        Case("cka", "n = 4, rank-1 kernels", 0.098097, SONG, lambda: cka(column(1, 2, 4, 8), column(1, 3, 2, 7))),
-        Case("cka", "n = 5, rank-1 kernels", 0.699261, SONG, lambda: cka(column(1, 2, 4, 8, 5), column(1, 3, 2, 7, 6))),
+        Case("both shifted by 1e4", 1, KORNBLITH, lambda: cka(sixty_samples() + 1e4, sixty_samples() + 1e4)),
+        Case("biased, 6 orthonormal columns of which 2 are shared", 1 / 3, KORNBLITH, lambda: cka(*overlapping_columns(), unbiased=False)),
+        Case("biased, same axes, eigenvalues (3, 2, 1) and (1, 2, 3)", 10 / 14, KORNBLITH, lambda: cka(*shared_axes(), unbiased=False)),
+        Case("arccos, same axes, eigenvalues (3, 2, 1) and (1, 2, 3)", 0.775193, "Williams et al. 2021 (2110.14739)", lambda: math.acos(cka(*shared_axes(), unbiased=False))),
+        Case("biased, one feature each: squared correlation", 0.617347, KORNBLITH, lambda: cka(column(0, 1, 3), column(1, 0, 3), unbiased=False)),
+        Case("biased, n = 5: squared correlation", 0.777363, KORNBLITH, lambda: cka(column(1, 2, 4, 8, 5), column(1, 3, 2, 7, 6), unbiased=False)),
+        Case("biased, independent, n = 64, p = 4096: sqrt(pq / ((n+p)(n+q)))", 0.9846, KORNBLITH, lambda: _inflated(64, 4096, 2), 1e-3),
+        Case("biased, independent, n = p = 256 (mean of 3 draws)", 0.5, KORNBLITH, lambda: _inflated(256, 256, 3), 3e-3),
+        Case("biased, independent, n = 1024, p = 192", 0.1579, KORNBLITH, lambda: _inflated(1024, 192, 1), 3e-3),
+        Case("n = 4, rank-1 kernels", 0.098097, SONG, lambda: cka(column(1, 2, 4, 8), column(1, 3, 2, 7))),
+        Case("n = 5, rank-1 kernels", 0.699261, SONG, lambda: cka(column(1, 2, 4, 8, 5), column(1, 3, 2, 7, 6))),
         *(
-            Case("cka", f"spread of independent features times n, n = {n} (60 draws): sqrt(2)", math.sqrt(2), "Song et al. 2012", lambda n=n: _null_spread(n), 0.45)
+            Case(f"spread of independent features times n, n = {n} (60 draws): sqrt(2)", math.sqrt(2), "Song et al. 2012", lambda n=n: _null_spread(n), 0.45)
             for n in (64, 256)
         ),
-        Case("hsic", "biased, one feature each: squared sum of products over (n - 1)^2", (11 / 3) ** 2 / 4, "Gretton et al. 2005, eq. 9", lambda: hsic(column(0, 1, 3), column(1, 0, 3), unbiased=False)),
-        Case("hsic", "n = 4, ab", 2.333333, SONG, lambda: hsic(column(1, 2, 4, 8), column(1, 3, 2, 7))),
-        Case("hsic", "n = 4, aa", 44.666667, SONG, lambda: hsic(column(1, 2, 4, 8), column(1, 2, 4, 8))),
-        Case("hsic", "n = 4, bb", 12.666667, SONG, lambda: hsic(column(1, 3, 2, 7), column(1, 3, 2, 7))),
-        Case("hsic", "n = 5, ab", 28.9, SONG, lambda: hsic(column(1, 2, 4, 8, 5), column(1, 3, 2, 7, 6))),
-        Case("hsic", "n = 5, aa", 38.5, SONG, lambda: hsic(column(1, 2, 4, 8, 5), column(1, 2, 4, 8, 5))),
-        Case("hsic", "n = 5, bb", 44.366667, SONG, lambda: hsic(column(1, 3, 2, 7, 6), column(1, 3, 2, 7, 6))),
+        Case("biased, one feature each: squared sum of products over (n - 1)^2", (11 / 3) ** 2 / 4, "Gretton et al. 2005, eq. 9", lambda: hsic(column(0, 1, 3), column(1, 0, 3), unbiased=False), measure="hsic"),
+        Case("n = 4, ab", 2.333333, SONG, lambda: hsic(column(1, 2, 4, 8), column(1, 3, 2, 7)), measure="hsic"),
+        Case("n = 4, aa", 44.666667, SONG, lambda: hsic(column(1, 2, 4, 8), column(1, 2, 4, 8)), measure="hsic"),
+        Case("n = 4, bb", 12.666667, SONG, lambda: hsic(column(1, 3, 2, 7), column(1, 3, 2, 7)), measure="hsic"),
+        Case("n = 5, ab", 28.9, SONG, lambda: hsic(column(1, 2, 4, 8, 5), column(1, 3, 2, 7, 6)), measure="hsic"),
+        Case("n = 5, aa", 38.5, SONG, lambda: hsic(column(1, 2, 4, 8, 5), column(1, 2, 4, 8, 5)), measure="hsic"),
+        Case("n = 5, bb", 44.366667, SONG, lambda: hsic(column(1, 3, 2, 7, 6), column(1, 3, 2, 7, 6)), measure="hsic"),
     )  # fmt: skip
 
     def upper(self, blocks: Iterable[Tensor], out: Tensor | None = None) -> Tensor:
@@ -157,10 +157,10 @@ class RbfCka(_Alignment):
     functional = "debiased RBF CKA: HSIC_1 ratio with k = exp(-d^2 / (2 sigma^2))"
     centring = "features centred over samples (which changes no distance), then the kernel U-centred"
     known_answers = (
-        Case("cka_rbf", "biased, sigma 1", 0.985145, KORNBLITH, lambda: cka(column(0, 1, 3), column(1, 0, 3), kernel="rbf", sigma=1.0, unbiased=False)),
-        Case("cka_rbf", "a large sigma minus linear", 0, "Alvarez 2022 (2112.09305)", _large_sigma_minus_linear),
-        Case("cka_rbf", "rotated copy, scaled by 3 and shifted by 5", 1, KORNBLITH, lambda: cka(sixty_samples(), 3 * sixty_samples() @ rotation(8, 0) + 5, kernel="rbf")),
-        Case("cka_rbf", "independent, n = 256 (mean of 20 draws)", 0, SONG, _of_independent_features, 4e-3),
+        Case("biased, sigma 1", 0.985145, KORNBLITH, lambda: cka(column(0, 1, 3), column(1, 0, 3), kernel="rbf", sigma=1.0, unbiased=False)),
+        Case("a large sigma minus linear", 0, "Alvarez 2022 (2112.09305)", _large_sigma_minus_linear),
+        Case("rotated copy, scaled by 3 and shifted by 5", 1, KORNBLITH, lambda: cka(sixty_samples(), 3 * sixty_samples() @ rotation(8, 0) + 5, kernel="rbf")),
+        Case("independent, n = 256 (mean of 20 draws)", 0, SONG, _of_independent_features, 4e-3),
     )  # fmt: skip
 
     def upper(self, blocks: Iterable[Tensor], out: Tensor | None = None) -> Tensor:

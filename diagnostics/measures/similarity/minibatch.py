@@ -154,11 +154,11 @@ class MinibatchAlignment(Products):
     functional = f"an estimate of debiased linear CKA from batches of {BATCH}: ratio of HSIC_1 summed over batches"
     centring = "features centred over samples, then the kernel of each batch U-centred"
     known_answers = (
-        Case("minibatch_cka", "one batch of all samples minus debiased CKA", 0, NGUYEN, _one_batch_minus_cka),
-        Case("minibatch_cka", "shifted copy, batches of 8", 1, NGUYEN, lambda: minibatch_cka(sixty_samples(), 0.1 * sixty_samples() + 100, batch_size=8)),
-        Case("minibatch_cka", "two batches of (1, 2, 4, 8) and (1, 3, 2, 7): sums, divided once", 0.098097, NGUYEN, lambda: _in_batches(4, *[(column(1, 2, 4, 8), column(1, 3, 2, 7))] * 2)),
-        Case("minibatch_cka", "batches of 5 and 4 samples: each weighs by its samples", (5 * 28.9 + 4 * 7 / 3) / math.sqrt((5 * 38.5 + 4 * 134 / 3) * (5 * 1331 / 30 + 4 * 38 / 3)), NGUYEN, lambda: _in_batches(5, (column(1, 2, 4, 8, 5), column(1, 3, 2, 7, 6)), (column(1, 2, 4, 8), column(1, 3, 2, 7)))),
-        Case("minibatch_cka", "of two taps, a full batch and one of 6 samples, minus the plain function", 0, NGUYEN, _of_taps_minus_plain),
+        Case("one batch of all samples minus debiased CKA", 0, NGUYEN, _one_batch_minus_cka),
+        Case("shifted copy, batches of 8", 1, NGUYEN, lambda: minibatch_cka(sixty_samples(), 0.1 * sixty_samples() + 100, batch_size=8)),
+        Case("two batches of (1, 2, 4, 8) and (1, 3, 2, 7): sums, divided once", 0.098097, NGUYEN, lambda: _in_batches(4, *[(column(1, 2, 4, 8), column(1, 3, 2, 7))] * 2)),
+        Case("batches of 5 and 4 samples: each weighs by its samples", (5 * 28.9 + 4 * 7 / 3) / math.sqrt((5 * 38.5 + 4 * 134 / 3) * (5 * 1331 / 30 + 4 * 38 / 3)), NGUYEN, lambda: _in_batches(5, (column(1, 2, 4, 8, 5), column(1, 3, 2, 7, 6)), (column(1, 2, 4, 8), column(1, 3, 2, 7)))),
+        Case("of two taps, a full batch and one of 6 samples, minus the plain function", 0, NGUYEN, _of_taps_minus_plain),
     )  # fmt: skip
 
     def of_tap(self, side: Side, tap: str) -> tuple[Any, str]:

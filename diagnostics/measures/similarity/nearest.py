@@ -251,8 +251,8 @@ class MutualKnn(_Nearest):
     invariant_to = ("rotation", "each sample's own scale")
     functional = f"mean share of the {K} nearest neighbours that two taps have in common, ties in parts"
     known_answers = (
-        Case("mutual_knn", "copy", 1, HUH, lambda: mutual_knn(sixty_samples(), sixty_samples(), k=5)),
-        Case("mutual_knn", "independent, n = 1024, k = 10: k / (n - 1)", 0.009775, HUH, lambda: mutual_knn(normal(1024, 16, seed=0), normal(1024, 16, seed=1), k=10), 3e-3),
+        Case("copy", 1, HUH, lambda: mutual_knn(sixty_samples(), sixty_samples(), k=5)),
+        Case("independent, n = 1024, k = 10: k / (n - 1)", 0.009775, HUH, lambda: mutual_knn(normal(1024, 16, seed=0), normal(1024, 16, seed=1), k=10), 3e-3),
     )  # fmt: skip
 
     def prepared(self, x: Tensor) -> Any:
@@ -284,8 +284,8 @@ class Cknna(_Nearest):
     symmetric = False
     functional = f"HSIC_1 ratio of cosine kernels at the {K} nearest neighbours that both sides share, ties in parts"
     known_answers = (
-        Case("cknna", "copy", 1, HUH, lambda: cknna(sixty_samples(), sixty_samples(), k=5)),
-        Case("cknna", "all neighbours minus debiased CKA of rows of length 1", 0, HUH, _all_neighbours_minus_cka),
+        Case("copy", 1, HUH, lambda: cknna(sixty_samples(), sixty_samples(), k=5)),
+        Case("all neighbours minus debiased CKA of rows of length 1", 0, HUH, _all_neighbours_minus_cka),
     )  # fmt: skip
 
     def prepared(self, x: Tensor) -> Any:

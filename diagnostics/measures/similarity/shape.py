@@ -114,9 +114,9 @@ class Procrustes(_Shape):
     source = f"{DING}; {WILLIAMS}"
     functional = "sqrt(2 - 2 ||X^T Y||_*)"
     known_answers = (
-        Case("procrustes", "rotated copy", 0, DING, lambda: procrustes(sixty_samples(), 3 * sixty_samples() @ rotation(8, 1) + 5)),
-        Case("procrustes", "same axes, eigenvalues (3, 2, 1) and (1, 2, 3)", 0.422650, DING, lambda: procrustes(*shared_axes())),
-        Case("procrustes", "orthogonal subspaces", math.sqrt(2), DING, lambda: procrustes(centred_axes(16, 3), centred_axes(16, 6)[:, 3:])),
+        Case("rotated copy", 0, DING, lambda: procrustes(sixty_samples(), 3 * sixty_samples() @ rotation(8, 1) + 5)),
+        Case("same axes, eigenvalues (3, 2, 1) and (1, 2, 3)", 0.422650, DING, lambda: procrustes(*shared_axes())),
+        Case("orthogonal subspaces", math.sqrt(2), DING, lambda: procrustes(centred_axes(16, 3), centred_axes(16, 6)[:, 3:])),
     )  # fmt: skip
 
     def compared(self, a: Tensor, b: Tensor) -> float:
@@ -129,8 +129,8 @@ class AngularDistance(_Shape):
     source = WILLIAMS
     functional = "arccos ||X^T Y||_*, radians"
     known_answers = (
-        Case("angular_distance", "same axes, eigenvalues (3, 2, 1) and (1, 2, 3)", 0.425860, WILLIAMS, lambda: angular_distance(*shared_axes())),
-        Case("angular_distance", "rotated copy", 0, WILLIAMS, lambda: angular_distance(sixty_samples(), sixty_samples() @ rotation(8, 2))),
+        Case("same axes, eigenvalues (3, 2, 1) and (1, 2, 3)", 0.425860, WILLIAMS, lambda: angular_distance(*shared_axes())),
+        Case("rotated copy", 0, WILLIAMS, lambda: angular_distance(sixty_samples(), sixty_samples() @ rotation(8, 2))),
     )  # fmt: skip
 
     def compared(self, a: Tensor, b: Tensor) -> float:

@@ -87,8 +87,8 @@ class Gulp(Similarity):
     most_rows = 1024
     distance = True
     known_answers = (
-        Case("gulp", "invertible map, no regularisation", 0, BOIX, lambda: gulp(normal(40, 5, seed=4), normal(40, 5, seed=4) @ (normal(5, 5, seed=6) + 3 * np.eye(5)), regularization=0.0)),
-        Case("gulp", "orthogonal subspaces of 3 and 4, no regularisation, squared: p + q", 7, BOIX, lambda: gulp(centred_axes(16, 3), centred_axes(16, 7)[:, 3:], regularization=0.0) ** 2),
+        Case("invertible map, no regularisation", 0, BOIX, lambda: gulp(normal(40, 5, seed=4), normal(40, 5, seed=4) @ (normal(5, 5, seed=6) + 3 * np.eye(5)), regularization=0.0)),
+        Case("orthogonal subspaces of 3 and 4, no regularisation, squared: p + q", 7, BOIX, lambda: gulp(centred_axes(16, 3), centred_axes(16, 7)[:, 3:], regularization=0.0) ** 2),
     )  # fmt: skip
 
     def reason(self, x: Tensor) -> str:

@@ -20,10 +20,9 @@ pytest.importorskip("timm")
 
 # Below the skip, since these imports need timm.
 from diagnostics_perception import export as exporting
-from diagnostics_perception.commands import export_meta
 from diagnostics_perception.export import export
 from diagnostics_perception.models import ARCHITECTURES, Architecture
-from diagnostics_perception.plugin import build
+from diagnostics_perception.plugin import build, export_meta
 from timm.models.eva import Eva
 
 import diagnostics.cli.main as cli

@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
 
 # Below the skips, since these imports need torch and timm.
-from diagnostics_timm.images import Preprocess  # noqa: E402
+from diagnostics_timm.encoder import Preprocess  # noqa: E402
 from diagnostics_timm.plugin import build, encoders  # noqa: E402
 
 from diagnostics import DiagnosticsError, Grid  # noqa: E402
