@@ -19,7 +19,7 @@ from diagnostics_training.trainer.checkpoints import finish, finished, make_fold
 from diagnostics_training.trainer.data import Feed, TrainingData, check_batch, default_patch, load, rendering_notice
 from diagnostics_training.trainer.distributed import World, barrier, world
 from diagnostics_training.trainer.monitor import Watch, say
-from diagnostics_training.trainer.settings import asked_of
+from diagnostics_training.trainer.settings import identity_of
 from diagnostics_training.trainer.trainer import UNTRAINED, check_fits, fit
 
 FINISHED = "training.json"
@@ -123,7 +123,7 @@ def _plan(job: TrainJob, name: str, seed: int, data: TrainingData) -> _Plan:
     )
     read = {*kind.options, *kind.training_options}
     unread = {option.typed for field, option in options(ObjectiveOptions).items() if field not in read}
-    identity = {key: value for key, value in asked_of(own).items() if key not in unread}
+    identity = {key: value for key, value in identity_of(own).items() if key not in unread}
     identity |= {"other architecture": architecture.spec, "other samples of these data": data.fingerprint}
     done = finished(folder / FINISHED, identity)
     if done is None:
