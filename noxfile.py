@@ -1,16 +1,19 @@
-"""The checks of this project: `nox -s lint`, `types`, `tests`, `docs`, `wheel`; `nox` alone runs the first four.
+"""The checks of this project: `nox -s lint`, `types`, `tests` (or `core` and `training`), `docs`, `wheel`; `nox` alone runs lint, types, tests and docs.
 
 All run in the environment that nox itself was started from, which CONTRIBUTING.md sets up; `.ci/run` calls them too.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import nox
@@ -29,6 +32,9 @@ WEIGHTS = (
 RUNTIMES = ("ctranslate2",)
 # It builds a part of itself with a C compiler, which may be missing.
 OPTIONAL = ("pytest-audioeval",)
+TRAINING = ("tests/plugins/training", "tests/plugins/pretraining")
+# What runs with other versions than those of the environment.
+ELSEWHERE = ("tests/activations", "tests/measures", "tests/cli")
 # That every package comes from the folder given, and every plugin of the wheel loads.
 FROM_WHEEL = """
 import importlib, pathlib, sys
@@ -61,6 +67,54 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The whole suite, or what is given: `nox -s tests -- tests/measures -m "not slow"`."""
     session.run(f"{BIN}/pytest", *(session.posargs or ["-n", "2"]))
+
+
+@nox.session
+def core(session: nox.Session) -> None:
+    """The tests without those of the training plugins."""
+    session.run(f"{BIN}/pytest", "-n", "2", *(f"--ignore={folder}" for folder in TRAINING), *session.posargs)
+
+
+@nox.session
+def training(session: nox.Session) -> None:
+    """The tests of the training plugins."""
+    session.run(f"{BIN}/pytest", "-n", "2", *TRAINING, *session.posargs)
+
+
+@nox.session
+def newest(session: nox.Session) -> None:
+    """Store, measures and command line on Python 3.13, with the newest of all that they need."""
+    python = shutil.which("python3.13")
+    if python is None:
+        session.skip("There is no python3.13.")
+    run_elsewhere(session, python, ())
+
+
+@nox.session
+def lowest(session: nox.Session) -> None:
+    """Store, measures and command line with the lowest versions that `pyproject.toml` allows, and the torch that is there."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        needs = tomllib.load(file)["project"]["dependencies"]
+    floors = dict(need.split(">=") for need in needs)
+    run_elsewhere(
+        session, sys.executable, [f"{name}=={version}.*" for name, version in floors.items() if name != "torch"]
+    )
+
+
+def run_elsewhere(session: nox.Session, python: str, constraints: Iterable[str]) -> None:
+    """Runs a part of the tests in a new environment; skipped where torch would come with CUDA, which is gigabytes."""
+    with tempfile.TemporaryDirectory() as name:
+        tmp = Path(name)
+        session.run(python, "-m", "venv", f"{tmp}/venv", external=True)
+        pip = (f"{tmp}/venv/bin/python", "-m", "pip", "--disable-pip-version-check", "-q", "install")
+        said = session.run(*pip, "--dry-run", "--no-deps", "--report", "-", "torch", external=True, silent=True)
+        version = json.loads(str(said))["install"][0]["metadata"]["version"]
+        if not version.endswith("+cpu"):
+            session.skip(f"No CPU build of torch for {python} is to be had here, only {version}.")
+        (tmp / "constraints.txt").write_text("\n".join(constraints), encoding="utf-8")
+        wanted = ("pytest>=8.3", "pytest-xdist>=3.6", "hypothesis>=6.100")
+        session.run(*pip, "-c", f"{tmp}/constraints.txt", "-e", ".", *wanted, external=True)
+        session.run(f"{tmp}/venv/bin/pytest", "-n", "2", "-m", "not slow and not browser", *ELSEWHERE, external=True)
 
 
 @nox.session

@@ -51,7 +51,7 @@ def grown(recompute: bool, samples: int = BATCH) -> int:
     """What two steps add to this process."""
     torch.set_num_threads(1)
     before = most()
-    objective, settings = Small(), Settings(10)
+    objective, settings = Small(), Settings(steps=10)
     optimiser = build_optimiser(objective, settings)
     with recomputed(objective.blocks() if recompute else ()):
         # The first one makes the optimiser's state.

@@ -16,10 +16,9 @@ import numpy as np
 import torch
 from diagnostics_training.alignment.augmentation import draw_view, places_of
 from diagnostics_training.alignment.layer_scale import put_drops, scaled
-from diagnostics_training.alignment.objective import Alignment
-from diagnostics_training.alignment.relations.masks import MaskRelations
+from diagnostics_training.alignment.objective import Alignment, Teacher
+from diagnostics_training.alignment.relations import MaskRelations
 from diagnostics_training.alignment.spatial import SpatialAlignment, SpatialFeed, relation_loss
-from diagnostics_training.alignment.teachers import Teacher
 from diagnostics_training.trainer.distributed import World
 from diagnostics_training.trainer.settings import Settings
 from diagnostics_training.trainer.trainer import build_optimiser, recomputed, train_step, wrap
@@ -103,7 +102,10 @@ def on_one_core() -> list[bool]:
     """Shares of a step of DINOv2's size S, and of making a batch, in CPU time."""
     size = 56 if SMALLEST else 224
     data = scenes(size)
-    spec, settings = f"timm:vit_small_patch14_dinov2?pretrained=false&img_size={size}", Settings(10, 5e-4, "lamb")
+    spec, settings = (
+        f"timm:vit_small_patch14_dinov2?pretrained=false&img_size={size}",
+        Settings(steps=10, lr=5e-4, optimiser="lamb"),
+    )
     objective, feed = made(spec, "blocks.7", data, 4, True)
     step = timed(step_of(objective, feed, settings, "cpu"), cpu, lambda: None)
     batch = feed(0)
@@ -126,7 +128,7 @@ def on_one_core() -> list[bool]:
 def on_device(device: str, large: str, tap: str, size: int, batch: int) -> list[bool]:
     """Rate and share of a step of a large encoder, bf16 and compiled."""
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    settings = Settings(10, 5e-4, "lamb", precision="bf16")
+    settings = Settings(steps=10, lr=5e-4, optimiser="lamb", precision="bf16")
     data = scenes(size)
     with FlopCounterMode(display=False) as counter:
         step_of(*made(large, tap, data, batch, True), settings, device)()
@@ -149,7 +151,7 @@ def on_device(device: str, large: str, tap: str, size: int, batch: int) -> list[
 
 def fits(device: str, largest: str, tap: str, size: int) -> bool:
     """Whether the largest encoder trains with a batch of 8, its blocks computed twice."""
-    settings = Settings(10, 5e-4, "lamb", precision="bf16", recompute=True)
+    settings = Settings(steps=10, lr=5e-4, optimiser="lamb", precision="bf16", recompute=True)
     objective, feed = made(largest, tap, scenes(size), BATCH, True)
     with recomputed(objective.blocks()):
         step = step_of(objective, feed, settings, device)

@@ -14,10 +14,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from diagnostics_pretraining.feed.feed import Feed
-from diagnostics_pretraining.plan import changes_of, survivable
+from diagnostics_pretraining.feed import Feed
 from diagnostics_pretraining.recipe import Stage, named_recipe
 from diagnostics_pretraining.text_encoder import vocabulary_of
+from diagnostics_pretraining.train import changes_of, survivable
 from PIL import Image
 
 from diagnostics import Dataset, build

@@ -6,10 +6,10 @@ thread.
 
 from __future__ import annotations
 
-from diagnostics_training.alignment.start import make_student, start_of
-from diagnostics_training.language.align import Language, LanguageJob, QuestionFeed
+from diagnostics_training.alignment.student import make_student, start_of
+from diagnostics_training.jobs import LanguageJob
+from diagnostics_training.language.align import Language, Pairs, QuestionFeed
 from diagnostics_training.language.decoder import decoder_named
-from diagnostics_training.language.pairs import Pairs
 from diagnostics_training.language.projector import with_projector
 from diagnostics_training.trainer.distributed import World
 from diagnostics_training.trainer.settings import Settings
@@ -34,7 +34,7 @@ def throughput() -> float:
     feed = QuestionFeed(start, Pairs(start.dataset, decoder, 1 + start.tap.grid.tokens), BATCH)
     objective = Language(student, decoder, True)
     objective.free(feed(0))
-    settings = Settings(STEPS, 1e-3)
+    settings = Settings(steps=STEPS, lr=1e-3)
     optimiser = build_optimiser(objective.train(), settings)
     objective.before_step(0)
     began = cpu()

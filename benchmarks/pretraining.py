@@ -117,7 +117,7 @@ def rates_of(towers: Towers, batch: int, side: int, device: str, wait: Callable[
         image_step(towers.embed_images)
     compiled = towers.embed_images if SMALLEST else torch.compile(towers.embed_images)
     seconds = timed(lambda: image_step(compiled), time.perf_counter, wait)
-    settings = Settings(10, 2e-3, "lamb", precision="bf16", compile=not SMALLEST)
+    settings = Settings(steps=10, lr=2e-3, optimiser="lamb", precision="bf16", compile=not SMALLEST)
     objective, world = Pretraining(towers), World(device=device)
     optimiser, module = build_optimiser(objective, settings), wrap(objective, settings, world)
     step = timed(

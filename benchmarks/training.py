@@ -27,14 +27,15 @@ from unittest import mock
 
 import _step_memory
 import torch
-from diagnostics_pretraining.job import Job as PeJob
+from diagnostics_pretraining.jobs import PretrainJob as PeJob
 from diagnostics_pretraining.objective import Pretraining
-from diagnostics_pretraining.plan import plan_of
 from diagnostics_pretraining.recipe import Stage, named_recipe
 from diagnostics_pretraining.towers import Towers
+from diagnostics_pretraining.train import plan_of
+from diagnostics_training.jobs import TrainJob
 from diagnostics_training.models.inputs import Views
 from diagnostics_training.objectives import OBJECTIVES, objective_class
-from diagnostics_training.train import Job
+from diagnostics_training.train import architecture_of
 from diagnostics_training.trainer.data import Feed, TrainingData, load
 from diagnostics_training.trainer.objective import Objective
 from diagnostics_training.trainer.settings import CHOICES, Settings
@@ -56,7 +57,7 @@ MEMORY, APART = 0.5, 1e-6
 def made(name: str, data: TrainingData) -> tuple[Objective, object]:
     """A new objective with its batches, at the sizes that the command has by default."""
     known = objective_class(name).answers(data.targets, data.rows, data.name)
-    architecture = Job("lorenz").architecture(name, data, known.outputs)
+    architecture = architecture_of(TrainJob(data="lorenz"), name, data, known.outputs)
     objective = architecture.build_objective(architecture.initial(0), classes=known.classes)
     assert objective is not None
     views = Views(data.modality, data.extent, objective.moves, objective.noise)
@@ -94,7 +95,7 @@ def trained(name: str, data: TrainingData, optimiser: str) -> tuple[float, float
     objective, feed = made(name, data)
     with tempfile.TemporaryDirectory() as folder:
         start, begun = cpu(), time.perf_counter()
-        fit(objective, feed, Settings(STEPS, optimiser=optimiser), Path(folder), tell=lambda line: None)  # type: ignore[arg-type]  (a word of the table)
+        fit(objective, feed, Settings(steps=STEPS, optimiser=optimiser), Path(folder), tell=lambda line: None)  # type: ignore[arg-type]  (a word of the table)
         return cpu() - start, time.perf_counter() - begun
 
 

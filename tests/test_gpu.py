@@ -86,11 +86,12 @@ def test_a_module_in_training_comes_back_from_a_gpu(tmp_path: Path) -> None:
 def trained(folder: Path, device: str, precision: str = "float32", compile: bool = False) -> dict[str, list[float]]:
     """Losses by objective of the first steps."""
     pytest.importorskip("timm")
-    from diagnostics_training.train import Job, train
+    from diagnostics_training.jobs import TrainJob
+    from diagnostics_training.train import train
 
     objectives = "forecast,reconstruct,contrastive,jepa,supervised"
-    job = Job(
-        "lorenz?n=40&length=64", objectives, out=folder, steps=10, batch=8, width=16, depth=2, heads=2, device=device,
+    job = TrainJob(
+        data="lorenz?n=40&length=64", objective=objectives, out=folder, steps=10, batch=8, width=16, depth=2, heads=2, device=device,
         precision=precision, compile=compile,
     )  # fmt: skip
     return {row["objective"]: losses(Path(row["path"])) for row in train(job)}
@@ -115,7 +116,8 @@ def test_a_gpu_trains_as_a_cpu_does(options: dict[str, Any], within: float, tmp_
 
 def test_a_gpu_aligns_as_a_cpu_does(tmp_path: Path) -> None:
     pytest.importorskip("timm")
-    from diagnostics_training.alignment.tap import TapJob, align_tap
+    from diagnostics_training.alignment.tap import align_tap
+    from diagnostics_training.jobs import TapJob
 
     trained(tmp_path / "base", "cpu")
     rows = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -76,37 +76,34 @@ def add_redraws(
 
 def _with_draws(result: xr.Dataset, key: str, draws: Sequence[Measured]) -> xr.Dataset:
     """The result of a probe with what its draws gave."""
-    score, gap = np.full((len(draws), result.sizes["tap"]), np.nan), np.full(len(draws), np.nan)
-    tap = np.full(len(draws), "", dtype=object)
-    for i, draw in enumerate(draws):
-        if key in draw.results:
-            attrs: Mapping[str, Any] = draw.results[key].attrs
-            score[i], gap[i] = draw.results[key]["score"].values, attrs.get(attribute.HIDDEN_GAP, np.nan)
-            tap[i] = attrs.get(attribute.CHOSEN_TAP, "")
+    nothing = xr.Dataset({"score": ("tap", np.full(result.sizes["tap"], np.nan))})
+    found = [draw.results.get(key, nothing) for draw in draws]
+    gap = [each.attrs.get(attribute.HIDDEN_GAP, np.nan) for each in found]
+    tap = np.array([each.attrs.get(attribute.CHOSEN_TAP, "") for each in found], dtype=object)
     missing = [draw.skipped[key] for draw in draws if key in draw.skipped]
+    score = np.stack([each["score"].values for each in found])
     return result.assign({SCORE: (("redraw", "tap"), score), GAP: ("redraw", gap), TAP: ("redraw", tap)}).assign_attrs(
         {NO_REDRAWS: missing[0]} if missing else {}
     )
 
 
-@dataclass(frozen=True)
-class Spread:
+class Spread(NamedTuple):
     """Mean, lowest and highest over draws."""
 
     mean: float
     low: float
     high: float
 
-    @classmethod
-    def of(cls, values: np.ndarray) -> Spread:
-        """Over the draws that have a value; NaN where none has."""
-        known = values[np.isfinite(values)]
-        return cls(*map(float, (known.mean(), known.min(), known.max()))) if len(known) else cls(*[np.nan] * 3)
-
     def format(self, sign: str = "") -> str:
         """As `0.90 (0.86 to 0.94)`."""
         low, high = (format_number(end, ".2f") for end in (self.low, self.high))
         return f"{format_number(self.mean, f'{sign}.2f')} ({low} to {high})"
+
+
+def spread_of(values: np.ndarray) -> Spread:
+    """Over the draws that have a value; NaN where none has."""
+    known = values[np.isfinite(values)] if np.isfinite(values).any() else np.array([np.nan])
+    return Spread(float(known.mean()), float(known.min()), float(known.max()))
 
 
 @dataclass(frozen=True)
@@ -135,11 +132,9 @@ class Redraws:
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain values; None for what has no value."""
-        spreads = {
-            name: {key: number(end) for key, end in vars(getattr(self, name)).items()} for name in ("score", "gap")
-        }
-        counts = {"count": self.count, "asked": self.asked}
-        return counts | spreads | {"choices": dict(self.choices.most_common()), "raw_input": number(self.raw_input)}
+        score, gap = ({key: number(end) for key, end in each._asdict().items()} for each in (self.score, self.gap))
+        choices, raw_input = dict(self.choices.most_common()), number(self.raw_input)
+        return {**vars(self), "score": score, "gap": gap, "choices": choices, "raw_input": raw_input}
 
 
 def redraws_of(data: xr.Dataset, raw_input: xr.Dataset | None = None) -> Redraws | None:
@@ -150,10 +145,10 @@ def redraws_of(data: xr.Dataset, raw_input: xr.Dataset | None = None) -> Redraws
     return Redraws(
         int(chosen.sum()),
         len(chosen),
-        Spread.of(_chosen_scores(data)),
-        Spread.of(data[GAP].values),
+        spread_of(_chosen_scores(data)),
+        spread_of(data[GAP].values),
         Counter(map(str, data[TAP].values[chosen])),
-        Spread.of(control).mean,
+        spread_of(control).mean,
     )
 
 

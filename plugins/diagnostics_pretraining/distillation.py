@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from diagnostics_training.alignment.teachers import put_section, section_of
+from diagnostics_training.alignment.objective import put_section, section_of
 from diagnostics_training.trainer.distributed import gathered
 from diagnostics_training.trainer.objective import Batch, Objective
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from diagnostics_pretraining.objective import clamp_scale, cut_padding
 from diagnostics_pretraining.towers import Towers
 
 if TYPE_CHECKING:
-    from diagnostics_pretraining.feed.feed import Feed
+    from diagnostics_pretraining.feed import Feed
     from diagnostics_pretraining.towers import Pair
 
 TEACHER_SCALE = 200.0
@@ -132,9 +132,11 @@ class Distillation(Objective):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         towers = self.towers
         texts, images = divergences(
-            towers.embed_images(batch["pixels"]), towers.embed_texts(batch["tokens"]), towers.log_scale,
+            towers.embed_images(batch["pixels"]),
+            towers.embed_texts(batch["tokens"]),
+            towers.log_scale,
             *self.teacher.embeddings(batch),
-        )  # fmt: skip
+        )
         return {
             "loss": (texts + images) / 2,
             "over_texts": texts.detach(),
@@ -158,10 +160,7 @@ class TaughtBatches:
 
     def __init__(self, feed: Feed, teacher: Teacher) -> None:
         self.feed, self.teacher = feed, teacher
-
-    def ids(self, step: int, rank: int = 0, world: int = 1) -> Sequence[str]:
-        """Of the samples of that part of the batch."""
-        return self.feed.ids(step, rank, world)
+        self.ids = feed.ids
 
     def __call__(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
         # Read once for both: decoding an image may take longer than all that follows.

@@ -6,10 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from diagnostics.plugin import Entry, hookimpl
-from diagnostics_pretraining.commands import train_pe
-from diagnostics_pretraining.export_commands import export_open_clip, needs_open_clip
-from diagnostics_pretraining.recaption.command import recaption
-from diagnostics_pretraining.zeroshot.command import zeroshot
+from diagnostics_pretraining.commands import export_open_clip, needs_open_clip, recaption, train_pe, zeroshot
 
 if TYPE_CHECKING:
     from diagnostics.plugin import Encoder

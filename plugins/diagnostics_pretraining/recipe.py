@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from diagnostics_training.trainer.settings import Optimisation, Warmup, asked_of
+
 from diagnostics.plugin import DiagnosticsError, enumerated, unknown
 
 # Stages of a training: images of one size for so many samples, then of the next; counted to the last sample.
@@ -99,14 +101,14 @@ class Augmentation:
     mirror: float = 0.0
 
 
-@dataclass(frozen=True)
-class Recipe:
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Optimisation):
     """How towers of image and text are trained; the keys of a TOML file.
 
-    stages: one after the other. batch: pairs in a step over all processes.
+    stages: one after the other.
     image: sizes of stages are those of a model whose images have this side, and are brought to the size and patch of the
         one that is trained, at least two patches; without it they are meant as they stand.
-    lr, optimiser, schedule, warmup, cooldown, clip, weight_decay: as of the trainer's `Settings`.
+    batch, lr, optimiser, schedule, warmup, cooldown, clip, weight_decay: as of the trainer's `Optimisation`.
     rope, pool: of the image tower; see `diagnostics_perception.models.Architecture`.
     mask: share of the batch that is seen again with patches hidden; hidden: share of those patches.
     augment: what is changed at random in images.
@@ -116,15 +118,8 @@ class Recipe:
     """
 
     stages: tuple[Stage, ...]
-    batch: int
-    lr: float
+    warmup: Warmup = 0.05
     image: int | None = None
-    optimiser: Literal["adamw", "lamb"] = "adamw"
-    schedule: Literal["cosine", "constant"] = "cosine"
-    warmup: float = 0.05
-    cooldown: float = 0.0
-    clip: float = 1.0
-    weight_decay: float = 0.05
     rope: bool = False
     pool: Literal["attention", "class"] = "class"
     mask: float = 0.0
@@ -172,13 +167,13 @@ class Recipe:
         return max(stage.size for stage in self.stages)
 
     @property
-    def spoken(self) -> dict[str, Any]:
-        """All of it as plain values, for identities and lineages; stages as `size:samples`."""
-        values: dict[str, Any] = asdict(self) | {
-            "stages": " ".join(f"{stage.size}:{stage.samples}" for stage in self.stages)
+    def identity(self) -> dict[str, Any]:
+        """All of it as plain values, those of options as they are typed; stages as `size:samples`."""
+        augment = {} if self.augment is None else asdict(self.augment)
+        return asked_of(self) | {
+            "stages": " ".join(f"{stage.size}:{stage.samples}" for stage in self.stages),
+            "augment": " ".join(f"{key}={value}" for key, value in augment.items() if value),
         }
-        augment: dict[str, Any] = values.pop("augment") or {}
-        return {**values, "augment": " ".join(f"{key}={value}" for key, value in augment.items() if value)}
 
     def for_model(self, image: int, patch: int, samples: int | None = None) -> Recipe:
         """For a model whose images are of that size, cut into those patches, with so many samples in all.

@@ -259,13 +259,13 @@ def text_encoder_of(name: str, size: str, module: TextTransformer, vocabulary: V
     if vocabulary.kept is not None:
         rows += f" ({hashlib.sha256(repr(vocabulary.kept).encode()).hexdigest()[:8]})"
     encoder = TorchEncoder(
-        name,
-        "text",
-        module.eval(),
-        _taps(size, vocabulary.context),
-        "norm",
-        texts,
-        np.asarray(_example(vocabulary)),
+        name=name,
+        modality="text",
+        module=module.eval(),
+        taps=_taps(size, vocabulary.context),
+        output_tap="norm",
+        preprocess=texts,
+        example=np.asarray(_example(vocabulary)),
         forward=_forward,
         fresh=functools.partial(_fresh, size, vocabulary),
         valid=texts.valid,

@@ -2,25 +2,328 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
-from diagnostics_training.summary import finish, finished
-from diagnostics_training.trainer.checkpoints import make_folder, resumable
-from diagnostics_training.trainer.data import describe_data, plain, rendering_notice
+from diagnostics_perception.models import ARCHITECTURES
+from diagnostics_training.jobs import command_of
+from diagnostics_training.models.picture_changes import PictureChanges
+from diagnostics_training.trainer.checkpoints import digest_of_json, finish, finished, make_folder, resumable
+from diagnostics_training.trainer.data import describe_data, plain, rendering_notice, training_spec
 from diagnostics_training.trainer.distributed import World, barrier, world
 from diagnostics_training.trainer.monitor import Watch, say
+from diagnostics_training.trainer.objective import Batch
+from diagnostics_training.trainer.settings import Computation, Optimisation, Settings, part_of
 from diagnostics_training.trainer.trainer import fit
 
-from diagnostics.plugin import Dataset, save_encoder, watcher
-from diagnostics_pretraining.job import Job
-from diagnostics_pretraining.plan import Plan, plan_of
-from diagnostics_pretraining.towers import TEXT, encoders_of
+from diagnostics.plugin import Dataset, DiagnosticsError, LazySamples, build, enumerated, save_encoder, unknown, watcher
+from diagnostics_pretraining.distillation import Distillation, TaughtBatches, Teacher
+from diagnostics_pretraining.feed import Feed, outline_of, without_target
+from diagnostics_pretraining.jobs import PretrainJob
+from diagnostics_pretraining.objective import Batches, Pretraining, check_masks, equal_texts
+from diagnostics_pretraining.recipe import Augmentation, Recipe, steps_of
+from diagnostics_pretraining.text_encoder import WHOLE, Vocabulary, context_of, known_size, vocabulary_of
+from diagnostics_pretraining.towers import TEXT, Pair, Towers, build_towers, encoders_of, load_pair, towers_of
+
+# Everything that is decided before a training begins: recipe, data, texts, starting weights, batches.
+
+# What can be wrong with the texts that are trained on, and what people are told of them.
+
+LOOKED_AT = 20_000
+"""Texts whose length is counted at most; of more, as many at equal distances. Of texts that are read on demand no others are read."""
+
+
+def check_texts(dataset: Dataset, rows: np.ndarray) -> None:
+    """Raises where there are no texts, some are empty, or all are equal."""
+    if not dataset.texts:
+        raise DiagnosticsError(
+            f"{dataset.name} has no texts to train with: give data with captions, as captions:FILE or shapes."
+        )
+    looked_at = _some(rows) if isinstance(dataset.texts, LazySamples) else rows
+    empty = [str(dataset.ids[row]) for row in looked_at if not dataset.texts[row].strip()]
+    if empty:
+        shown = ", ".join(empty[:3]) + (", ..." if len(empty) > 3 else "")
+        raise DiagnosticsError(
+            f"{len(empty):,} of the {len(looked_at):,} train texts of {dataset.name} are empty ({shown}): fill them, or leave those samples out."
+        )
+    first = dataset.texts[rows[0]]
+    if all(dataset.texts[row] == first for row in looked_at):
+        raise DiagnosticsError(
+            f"All {len(looked_at):,} train texts of {dataset.name} are equal, so there is nothing to tell apart: give other texts."
+        )
+
+
+def _some(rows: np.ndarray) -> np.ndarray:
+    """Of many samples some at equal distances."""
+    return rows[:: -(-len(rows) // LOOKED_AT)]
+
+
+def describe_texts(
+    dataset: Dataset, rows: np.ndarray, batch: Sequence[int] | np.ndarray, vocabulary: Vocabulary
+) -> list[str]:
+    """Lines for people: a vocabulary that is not whole, or lacks words, texts that are cut, and equal ones in the first batch."""
+    lines: list[str] = []
+    seen = _some(rows)
+    tokens, cut = vocabulary.encode([dataset.texts[row] for row in seen])
+    if vocabulary.kept is not None:
+        strange = int((tokens == vocabulary.unknown).any(1).sum())
+        of_rows = f"{vocabulary.size - 1:,} rows of {WHOLE:,} of CLIP's vocabulary"
+        lines.append(
+            f"has {of_rows}, which lack words of {strange:,} of {len(seen):,} texts: all these are one word to it"
+            if strange
+            else f"keeps the {of_rows} that the texts use, and one for all others"
+        )
+    if cut:
+        lines.append(f"cuts {cut:,} of {len(seen):,} texts, which are longer than {vocabulary.context} tokens")
+    if equal := equal_texts(vocabulary.encode([dataset.texts[row] for row in batch])[0]):
+        lines.append(
+            f"has {equal:,} texts in its first batch of {len(batch):,} that are equal to another one there: each is a false negative of it"
+        )
+    return lines
+
+
+# Which changes of its images a dataset's texts survive, and what is left of an augmentation.
+#
+# A caption that says left and right is false of a mirrored scene, and one that says red of a scene in another hue.
+
+UNCHANGED: Mapping[str, Mapping[str, float | tuple[float, float]]] = {
+    "crop": {"area": (1.0, 1.0), "aspect": (1.0, 1.0)},
+    "mirror": {"mirror": 0.0},
+    "brightness": {"brightness": 0.0},
+    "contrast": {"contrast": 0.0},
+    "saturation": {"saturation": 0.0},
+    "hue": {"grey": 0.0},
+}
+"""Each change of an image -> the ranges in which nothing of the kind is drawn."""
+
+
+def harmless_changes(dataset: Dataset) -> frozenset[str]:
+    """The changes of an image under which a dataset's texts stay true: its extra `text_survives`, by default all."""
+    names = frozenset(dataset.extras.get("text_survives", UNCHANGED))
+    if odd := sorted(names - UNCHANGED.keys()):
+        raise unknown(f"change of an image in text_survives of dataset {dataset.name}", odd[0], UNCHANGED)
+    return names
+
+
+def changes_in(changes: PictureChanges) -> frozenset[str]:
+    """The names of what these ranges change."""
+    return frozenset(
+        name for name, kept in UNCHANGED.items() if any(getattr(changes, key) != value for key, value in kept.items())
+    )
+
+
+def survivable(changes: PictureChanges, dataset: Dataset) -> tuple[PictureChanges | None, tuple[str, ...]]:
+    """What is left of an augmentation when the changes are left out that the dataset's texts do not survive, None for nothing;
+    and the names of these."""
+    left_out = tuple(sorted(changes_in(changes) - harmless_changes(dataset)))
+    kept = replace(changes, **{key: value for name in left_out for key, value in UNCHANGED[name].items()})
+    return (kept if changes_in(kept) else None), left_out
+
+
+def explain_left_out(left_out: tuple[str, ...], dataset: Dataset) -> str:
+    """One line for people; "" where nothing is left out."""
+    if not left_out:
+        return ""
+    return f"leaves {enumerated(left_out)} of the augmentation out, under which texts of {dataset.name} would be false"
+
+
+def check_survives(changes: PictureChanges, dataset: Dataset) -> None:
+    """Raises where one of the changes, asked for by name, would make the dataset's texts false."""
+    if false := sorted(changes_in(changes) - harmless_changes(dataset)):
+        left = sorted(harmless_changes(dataset))
+        raise DiagnosticsError(
+            f"Texts of {dataset.name} would be false under a change of {enumerated(false)}: "
+            f"{f'augment by {enumerated(left)}, or not at all' if left else 'leave augmentation out'}."
+        )
+
+
+SMALL = ("nano", "micro")
+"""Sizes whose text tower keeps the rows of the vocabulary that its texts use, since the whole table would be most of it."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A training that can begin.
+
+    base: the towers that it starts from, and their pair's weights; None for new ones. teacher: whose similarities are learned; None for
+    contrast. notes: what people are told of the data. left_out: the changes of images that its texts do not survive.
+    """
+
+    size: str
+    recipe: Recipe
+    settings: Settings
+    data: str
+    dataset: Dataset
+    rows: np.ndarray
+    vocabulary: Vocabulary
+    base: Pair | None
+    teacher: Teacher | None
+    batches: Callable[[int, int, int], Batch]
+    notes: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that decides the numbers, but for the settings: another one in the folder is refused."""
+        return self.recipe.identity | {
+            "--data": self.data,
+            "towers": self.size,
+            "other samples of these data": outline_of(self.dataset),
+            "other vocabulary of texts": digest_of_json(asdict(self.vocabulary)),
+            "other weights of the base encoder": None if self.base is None else self.base.image.identity["weights"],
+            "other teacher": None if self.teacher is None else self.teacher.weights,
+        }
+
+    def towers(self) -> Towers:
+        """New towers, or the base's."""
+        masked, seed = self.recipe.mask > 0, self.settings.seed or 0
+        if self.base is not None:
+            return towers_of(self.base, masked=masked, seed=seed)
+        return build_towers(
+            self.size,
+            rope=self.recipe.rope,
+            pool=self.recipe.pool,
+            vocabulary=self.vocabulary,
+            seed=seed,
+            masked=masked,
+            image=self.recipe.largest,
+        )
+
+    def objective(self, towers: Towers, device: str) -> Pretraining | Distillation:
+        """What is trained; a teacher is on the device then."""
+        return Pretraining(towers) if self.teacher is None else Distillation(towers, self.teacher.to(device))
+
+
+def plan_of(job: PretrainJob, processes: int = 1) -> Plan:
+    """Reads recipe, data and starting weights; raises for what does not fit, before anything is written."""
+    base = None if job.start is None else load_pair(job.start)
+    begun = None if base is None else towers_of(base)
+    size = known_size(job.size or "") if begun is None else begun.size
+    one = ARCHITECTURES[size]
+    recipe = job.asked.for_model(one.image, one.patch, job.samples)
+    if begun is not None:
+        check_start(job.start or "", begun, recipe)
+    seed = job.seed if job.seed is not None else 0 if base is None else int(base.image.lineage.get("seed", 0))
+    settings = _settings(job, recipe, seed)
+    teacher = _teacher(job, recipe)
+    if recipe.mask:
+        check_masks(recipe.batch, processes, recipe.mask)
+    spec, _ = training_spec(job.data)
+    dataset: Dataset = build("dataset", without_target(spec))
+    rows = np.flatnonzero(dataset.split == "train")
+    check_texts(dataset, rows)
+    if begun is not None:
+        vocabulary = begun.vocabulary
+    elif size in SMALL:
+        vocabulary = vocabulary_of((dataset.texts[row] for row in rows), context_of(size))
+    else:
+        vocabulary = Vocabulary(context_of(size))
+    changes, left_out = _changes(job, recipe, dataset)
+    feed = Feed(
+        dataset=dataset,
+        rows=rows,
+        vocabulary=vocabulary,
+        stages=recipe.stages,
+        batch=recipe.batch,
+        seed=seed,
+        changes=changes,
+        clips=recipe.clips,
+        frames=recipe.frames,
+    )
+    notes = [
+        f"trains on {len(rows):,} of {len(dataset):,} samples, the train split",
+        explain_left_out(left_out, dataset),
+        *describe_texts(dataset, rows, feed.order.part(0, 0, 1)[0], vocabulary),
+    ]
+    batches = Batches(feed, one.patch, recipe.mask, recipe.hidden) if teacher is None else TaughtBatches(feed, teacher)
+    return Plan(
+        size=size,
+        recipe=recipe,
+        settings=settings,
+        data=spec,
+        dataset=dataset,
+        rows=rows,
+        vocabulary=vocabulary,
+        base=base,
+        teacher=teacher,
+        batches=batches,
+        notes=tuple(note for note in notes if note),
+        left_out=left_out,
+    )
+
+
+def _settings(job: PretrainJob, recipe: Recipe, seed: int) -> Settings:
+    return Settings(
+        steps=steps_of(recipe.stages, recipe.batch),
+        **part_of(recipe, Optimisation),
+        **part_of(job, Computation),
+        seed=seed,
+    )
+
+
+def _teacher(job: PretrainJob, recipe: Recipe) -> Teacher | None:
+    """Raises where a recipe that distils has none, and where another one has."""
+    if (recipe.objective == "distil") != (job.teacher is not None):
+        raise DiagnosticsError(
+            "A recipe that distils learns from a teacher, and no other has one: give both --recipe distil and --teacher FOLDER, or "
+            "neither."
+        )
+    return None if job.teacher is None else Teacher(load_pair(job.teacher))
+
+
+def check_start(folder: str, towers: Towers, recipe: Recipe) -> None:
+    """Raises where towers are of another make than the recipe's, with all differences."""
+    one = towers.architecture
+    different = [
+        f"{name} {_plain(kept)}, not {_plain(wanted)}"
+        for name, kept, wanted in (
+            ("rope", one.rope, recipe.rope),
+            ("pool", one.pool, recipe.pool),
+            ("images of", f"{one.image} pixels", f"{recipe.largest} pixels"),
+        )
+        if kept != wanted
+    ]
+    if different:
+        raise DiagnosticsError(
+            f"{folder} cannot be trained further by this recipe, since it has {enumerated(different)}: name another --from, or a "
+            "recipe of your own (--config) that says so."
+        )
+
+
+def _plain(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _changes(job: PretrainJob, recipe: Recipe, dataset: Dataset) -> tuple[PictureChanges | None, tuple[str, ...]]:
+    """What is changed at random in images, and what of it is left out: a recipe that is here asks for all, a file by name."""
+    if recipe.augment is None:
+        return None, ()
+    changes = changes_of(recipe.augment)
+    if job.config is not None:
+        check_survives(changes, dataset)
+    return survivable(changes, dataset)
+
+
+def changes_of(augment: Augmentation) -> PictureChanges:
+    """The ranges of a recipe's augmentation; what it does not name stays as it is."""
+    return PictureChanges(
+        area=augment.crop or (1.0, 1.0),
+        aspect=augment.aspect or (1.0, 1.0),
+        mirror=augment.mirror,
+        brightness=augment.brightness,
+        contrast=augment.contrast,
+        saturation=augment.saturation,
+        grey=0.0,
+    )
+
 
 FINISHED = "training.json"
 
 
-def train(job: Job) -> dict[str, Any]:
+def train(job: PretrainJob) -> dict[str, Any]:
     """Trains and saves the pair of encoders, and goes on with what was interrupted; what is finished is left as it is.
 
     Gives, in the first process: `path`, `name`, `size`, `recipe`, `seed`, `steps`, `samples`, `loss`, `collapse` (None or what
@@ -42,7 +345,7 @@ def train(job: Job) -> dict[str, Any]:
         return row if where.first else {}
 
 
-def _carried_out(job: Job, plan: Plan, where: World, watch: Watch) -> dict[str, Any]:
+def _carried_out(job: PretrainJob, plan: Plan, where: World, watch: Watch) -> dict[str, Any]:
     label = job.out.name
     make_folder(job.out)
     if where.first:
@@ -76,7 +379,7 @@ def _carried_out(job: Job, plan: Plan, where: World, watch: Watch) -> dict[str, 
     if where.first:
         lineage = {"group": f"{plan.size} recipe {row['recipe']}"}
         lineage |= {key: row[key] for key in ("seed", "recipe", "data", "steps", "samples")}
-        lineage |= {"how": job.typed, "left_out": " ".join(plan.left_out)} | (
+        lineage |= {"how": command_of("train pe", job), "left_out": " ".join(plan.left_out)} | (
             {"collapse": row["collapse"]} if row["collapse"] else {}
         )
         pair = encoders_of(towers.to(torch.device("cpu")), row["name"], lineage)

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from diagnostics.plugin import DiagnosticsError, Grid, TorchEncoder, load_encoder, stack_taps
-from diagnostics_training.models.backbone import AXES, Backbone
+from diagnostics_training.models.backbone import AXES, TUBE, Backbone, Sizes
 from diagnostics_training.models.heads import Model
 from diagnostics_training.models.inputs import channels_of, extent_of, prepare
-from diagnostics_training.models.sizes import TUBE, Sizes
 from diagnostics_training.objectives import OBJECTIVES, objective_class
 from diagnostics_training.objectives.base import EncoderObjective
 
@@ -72,13 +71,13 @@ class Architecture(Sizes):
         if model.head is not None:
             taps += model.head.taps(self.depth, grid)
         encoder = TorchEncoder(
-            name,
-            self.modality,  # pyright: ignore[reportArgumentType]
-            model.eval(),
-            taps,
-            "norm",
-            self.preprocess,
-            self._example(),
+            name=name,
+            modality=self.modality,  # pyright: ignore[reportArgumentType]
+            module=model.eval(),
+            taps=taps,
+            output_tap="norm",
+            preprocess=self.preprocess,
+            example=self._example(),
             fresh=self.model,
             configuration=self.spec,
             sized_for=lambda sample: self._sized(sample, model, name),
@@ -126,6 +125,11 @@ def extent(modality: str, length: int, size: int, frames: int) -> tuple[int, ...
     if modality not in known:
         raise DiagnosticsError(f"There is no modality '{modality}' here: choose one of {', '.join(known)}.")
     return known[modality]
+
+
+def default_likelihood(modality: str) -> str:
+    """Likelihood of a forecast: quantiles of a series, moments of pixels."""
+    return "quantile" if modality == "series" else "gaussian"
 
 
 def bundled(name: str, training_seed: int = 0) -> TorchEncoder:

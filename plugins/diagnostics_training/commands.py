@@ -1,94 +1,23 @@
-"""`diagnostics train objectives`; importing it imports nothing heavy."""
+"""`diagnostics train objectives` and `diagnostics align`; importing it imports nothing heavy."""
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from json import dumps as to_json
-from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from diagnostics.plugin import DiagnosticsError, Option, default_folder, options_of, printable
+from diagnostics_training.jobs import LanguageJob, SpatialJob, TapJob, TrainJob
 
-from diagnostics.plugin import DiagnosticsError, printable
-from diagnostics_training.next_steps import next_lines
-from diagnostics_training.objectives import OBJECTIVES
-from diagnostics_training.options import (
-    WHAT,
-    Accumulate,
-    Attention,
-    Batch,
-    Clip,
-    Compile,
-    Cooldown,
-    Device,
-    LearningRate,
-    Optimiser,
-    Precision,
-    Recompute,
-    Schedule,
-    Steps,
-    Warmup,
-    WatchAttention,
-    Workers,
-)
+MOST_NAMED = 8
+"""Taps whose scores are printed."""
+STEADY = 0.98
+"""Cosine of a control's tokens to the base's, below which training by itself bends the output."""
 
-Option = typer.Option
+Json = Annotated[bool, Option("Print one JSON object instead of text.", names=("--json",))]
 
 
-def train_objectives(
-    data: Annotated[
-        str, Option(help="A dataset, as for `diagnostics run`; only its train split is used.", rich_help_panel=WHAT)
-    ],
-    objective: Annotated[
-        str,
-        Option(
-            help=f"Objectives separated by commas, or all: {', '.join(OBJECTIVES)}; random is untrained.",
-            rich_help_panel=WHAT,
-        ),
-    ] = "all",
-    modality: Annotated[
-        str | None,
-        Option(help="series, image or video: refuse data of another modality [the data's].", rich_help_panel=WHAT),
-    ] = None,
-    seeds: Annotated[
-        int, Option(help="Number of trainings per objective, with seeds from 0.", rich_help_panel=WHAT)
-    ] = 1,
-    out: Annotated[Path, Option("--out", "-o", help="Folder of the models, each in its own subfolder.")] = Path(
-        "models"
-    ),
-    steps: Steps = 2000,
-    batch: Batch = 64,
-    lr: LearningRate = 1e-3,
-    optimiser: Optimiser = "adamw",
-    schedule: Schedule = "cosine",
-    warmup: Warmup = 0.1,
-    cooldown: Cooldown = 0.0,
-    clip: Clip = 1.0,
-    width: Annotated[int, Option(help="Features per token.", rich_help_panel=WHAT)] = 64,
-    depth: Annotated[int, Option(help="Number of blocks.", rich_help_panel=WHAT)] = 6,
-    heads: Annotated[int, Option(help="Attention heads per block.", rich_help_panel=WHAT)] = 4,
-    patch: Annotated[
-        int | None,
-        Option(
-            help="Patch size: steps of a series [16], or pixels along each side of an image [8].", rich_help_panel=WHAT
-        ),
-    ] = None,
-    likelihood: Annotated[
-        str | None,
-        Option(help="For forecast: quantile [for series] or gaussian [for images and clips].", rich_help_panel=WHAT),
-    ] = None,
-    positives: Annotated[
-        str, Option(help="For contrastive: views, or temporal (series only).", rich_help_panel=WHAT)
-    ] = "views",
-    regulariser: Annotated[str, Option(help="For jepa: none, variance or sigreg.", rich_help_panel=WHAT)] = "none",
-    accumulate: Accumulate = 1,
-    precision: Precision = "float32",
-    attention: Attention = "auto",
-    watch_attention: WatchAttention = None,
-    compile: Compile = False,
-    recompute: Recompute = False,
-    workers: Workers = 0,
-    device: Device = None,
-    json: Annotated[bool, Option("--json", help="Print one JSON object instead of text.")] = False,
-) -> None:
+@options_of(TrainJob)
+def train_objectives(job: TrainJob, json: Json = False) -> None:
     """Train one backbone with several objectives on the same data.
 
     All trainings have the same steps and optimiser. Each result is an encoder for `diagnostics run`. The same command
@@ -104,18 +33,66 @@ def train_objectives(
       diagnostics train objectives --data lorenz --objective forecast,jepa
     """
     needs_timm()
-    from diagnostics_training.train import Job, train
+    from diagnostics_training.train import train
 
-    job = Job(
-        data, objective, modality, seeds, out, steps, batch, lr, optimiser, schedule, warmup, cooldown, clip, width, depth,
-        heads, patch, likelihood, positives, regulariser, accumulate, precision, compile, recompute, workers, device, attention,
-        watch_attention,
-    )  # fmt: skip
-    rows = train(job)
-    if json and rows:
-        print(to_json({"encoders": rows}, allow_nan=False))
-    elif rows:
-        _print_trained(rows)
+    if rows := train(job):
+        encoders = [row["path"] for row in rows]
+        lines = [describe_training(row) for row in rows] + next_lines(encoders, rows[0]["run_data"])
+        show({"encoders": rows}, lines, json)
+
+
+@options_of(TapJob)
+def align_tap(job: TapJob, json: Json = False) -> None:
+    """Teach an encoder's output what an earlier tap holds.
+
+    A frozen copy of the encoder gives the tokens of the tap, and the encoder learns to produce them at its output. The
+    result is an encoder for `diagnostics run`. The same command resumes an interrupted alignment and skips a finished
+    one.
+
+    \b
+    Example:
+      diagnostics align tap --encoder models/lorenz-jepa --to blocks.2
+    """
+    from diagnostics_training.alignment.tap import align_tap
+
+    if row := align_tap(job):
+        show(row, aligned_lines(row), json)
+
+
+@options_of(SpatialJob)
+def align_spatial(job: SpatialJob, json: Json = False) -> None:
+    """Teach an encoder's tokens which places belong together.
+
+    The tokens learn to match those of a frozen tap, a teacher's similarities between places, or both. The encoder
+    must read images, which are augmented. The same command resumes an interrupted alignment and skips a finished one.
+
+    \b
+    Example:
+      diagnostics align spatial --encoder wheel:dinov2-small --to best-tap --for segmentation --relations masks --data shapes
+    """
+    from diagnostics_training.alignment.spatial import align_spatial
+
+    if row := align_spatial(job):
+        show(row, aligned_lines(row), json)
+
+
+@options_of(LanguageJob)
+def align_language(job: LanguageJob, json: Json = False) -> None:
+    """Align an encoder with a language model that reads its tokens.
+
+    The language model, a decoder, answers questions about samples from the encoder's tokens. First a projector between
+    the two is trained alone, then together with the encoder. At the end, test questions in held-out wordings are
+    answered from each sample's own tokens, from those of another sample, and from none. The result is the encoder, cut
+    at the tap. The same command resumes an interrupted alignment and skips a finished one.
+
+    \b
+    Example:
+      diagnostics align language --encoder wheel:dinov2-small --at encoder.layer.8 --lm models/llama --data captions:pairs.tar
+    """
+    from diagnostics_training.language.align import align_language
+
+    if row := align_language(job):
+        show(row, aligned_lines(row), json)
 
 
 def needs_timm() -> None:
@@ -126,13 +103,16 @@ def needs_timm() -> None:
         raise DiagnosticsError("Encoders of objectives are made of timm's blocks: pip install timm.")
 
 
-def _print_trained(rows: list[dict[str, Any]]) -> None:
-    lines = [
-        f"{row['path']}: {describe_loss(row, 'untrained')}{f'; {describe_collapse(row)}' if row['collapse'] else ''}"
-        for row in rows
-    ]
-    for line in [*lines, *next_lines([row["path"] for row in rows], rows[0]["run_data"])]:
-        print(printable(line))
+def show(result: Mapping[str, Any], lines: Sequence[str], json: bool) -> None:
+    """Prints a result as JSON, or as lines for people."""
+    for line in [to_json(result, allow_nan=False)] if json else map(printable, lines):
+        print(line)
+
+
+def describe_training(row: Mapping[str, Any]) -> str:
+    """Line for people: where an encoder lies, its loss, and whether its output collapsed."""
+    beware = f"; {describe_collapse(row)}" if row["collapse"] else ""
+    return f"{row['path']}: {describe_loss(row, 'untrained')}{beware}"
 
 
 def describe_loss(row: Mapping[str, Any], untrained: str) -> str:
@@ -141,3 +121,80 @@ def describe_loss(row: Mapping[str, Any], untrained: str) -> str:
 
 def describe_collapse(row: Mapping[str, Any]) -> str:
     return f"BEWARE: its output collapsed ({row['collapse']})"
+
+
+def next_lines(encoders: Sequence[str], data: str, trusting: Sequence[str] = ()) -> list[str]:
+    """Commands that run encoders on data, `trusting` the code of some, and compare the runs of several."""
+    probe = [
+        f"diagnostics run {shlex.quote(encoder)}{' --trust-code' if encoder in trusting else ''} --data {shlex.quote(data)}"
+        for encoder in encoders
+    ]
+    if len(encoders) == 1:
+        return [f"Next: {probe[0]}"]
+    first = f"Next: {' && '.join(probe)}"
+    if len(encoders) > 2 and not trusting:
+        names = shlex.join(encoders)
+        first = f'Next: for model in {names}; do diagnostics run "$model" --data {shlex.quote(data)}; done'
+    folders = shlex.join(str(default_folder(encoder, data)) for encoder in encoders)
+    return [first, f"Then: diagnostics compare {folders}"]
+
+
+def aligned_lines(row: dict[str, Any]) -> list[str]:
+    """What an alignment came to, its control beside it, and the commands that are next."""
+    probed, control = row["probed"], row["control"]
+    lines = [_line(row)]
+    if control:
+        lines.append(f"Control: {_line(control)}")
+        if (steady := control["cosine"]["after"]) is not None and steady < STEADY:
+            lines.append(
+                f"Beware: the control, which had nothing new to learn, fell to a cosine of {steady:.3f} to its own tokens: training by "
+                "itself changes the output at this learning rate; give a lower --lr and more --steps"
+            )
+    if probed:
+        scores = best_scores(probed["scores"])
+        best = f"{probed['tap']} is the tap to use for {row['for']}, by {probed['chosen_on']} of {probed['data']}"
+        lines.append(f"{best}, {probed['gain']:.3f} of {probed['score']} above {row['output']} ({scores})")
+    if answers := row.get("answers"):
+        lines += answer_lines(answers)
+    if row.get("decoder"):
+        lines.append(f"{row['decoder']}: the trained decoder, as --lm takes it")
+    if not row["blocks"]:
+        lines.append("No block keeps the shape of its input, so no LayerScale was added")
+    lines += [describe_collapse(one) for one in (row, control) if one and one["collapse"]]
+    # What was recovered, what it cost, and what training by itself does.
+    encoders = [row["base"], row["path"], *([control["path"]] if control else [])]
+    trusting = [*row["trust_code"], *(control["trust_code"] if control else [])]
+    return [*lines, *next_lines(encoders, row["run_data"], trusting)]
+
+
+def best_scores(scores: Mapping[str, float]) -> str:
+    """Taps with their scores in order of depth; of many, the best ones alone."""
+    named = sorted(scores, key=lambda tap: -scores[tap])[:MOST_NAMED]
+    shown = ", ".join(f"{tap} {score:.3f}" for tap, score in scores.items() if tap in named)
+    return shown if len(named) == len(scores) else f"{shown}; {len(scores) - len(named)} others are no higher"
+
+
+def answer_lines(answers: Mapping[str, Any]) -> list[str]:
+    """How often a decoder was right, for each question, and without the samples' own tokens."""
+    names = {"own": "own tokens", "others": "other samples'", "none": "none", "commonest": "commonest answer"}
+    rows = [["right", *names.values()]]
+    rows += [[name, *(_ends(scores[key]) for key in names)] for name, scores in answers["scores"].items()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    loss = ", ".join(f"{names[key]} {value:.3f}" for key, value in answers["loss"].items())
+    return [
+        f"{answers['questions']:,} questions about {answers['samples']:,} test samples, by what the decoder is shown:",
+        *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows),
+        f"Accuracy with own tokens minus that with other samples': {_ends(answers['from_samples'])}; nats per token: {loss}",
+    ]
+
+
+def _ends(ends: Sequence[float | None]) -> str:
+    value, *others = ("-" if end is None else f"{end:.3f}" for end in ends)
+    return f"{value} [{', '.join(others)}]"
+
+
+def _line(row: dict[str, Any]) -> str:
+    line, cosine = f"{row['path']}: taught by {row['to']}, {describe_loss(row, 'not trained')}", row["cosine"]
+    if cosine["after"] is not None:
+        line += f"; cosine of {row['output']} to the teacher {cosine['before']:.3f} -> {cosine['after']:.3f}"
+    return line

@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from diagnostics.plugin import Entry, hookimpl
-from diagnostics_training.alignment_commands import align_language, align_spatial, align_tap
-from diagnostics_training.commands import needs_timm, train_objectives
+from diagnostics_training.commands import align_language, align_spatial, align_tap, needs_timm, train_objectives
 
 if TYPE_CHECKING:
     from diagnostics.plugin import Encoder
@@ -45,21 +44,21 @@ def objective(
     seed: of the weights: those that training of this seed starts from.
     """
     needs_timm()
-    from diagnostics_training.architecture import Architecture, extent, untrained
+    from diagnostics_training.architecture import Architecture, default_likelihood, extent, untrained
     from diagnostics_training.trainer.data import default_patch
 
     architecture = Architecture(
-        name,
-        modality,
-        extent(modality, length, size, frames),
-        variates if modality == "series" else 3,
-        width,
-        depth,
-        heads,
-        default_patch(modality) if patch is None else patch,
-        likelihood or ("quantile" if modality == "series" else "gaussian"),
-        positives,
-        outputs,
+        objective=name,
+        modality=modality,
+        extent=extent(modality, length, size, frames),
+        channels=variates if modality == "series" else 3,
+        width=width,
+        depth=depth,
+        heads=heads,
+        patch=default_patch(modality) if patch is None else patch,
+        likelihood=likelihood or default_likelihood(modality),
+        positives=positives,
+        outputs=outputs,
     )
     return untrained(architecture, seed)
 

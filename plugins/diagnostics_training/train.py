@@ -1,116 +1,65 @@
-"""From what was asked for to trained encoders in their folders."""
+"""Trainings of `diagnostics train objectives`: from a job to trained encoders in their folders."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from diagnostics.plugin import DiagnosticsError, watcher
-from diagnostics_training.architecture import Architecture
+from diagnostics.plugin import DiagnosticsError, options, watcher
+from diagnostics_training.architecture import Architecture, default_likelihood
+from diagnostics_training.jobs import ObjectiveOptions, TrainJob, command_of
+from diagnostics_training.models.backbone import check_choices, check_sizes
 from diagnostics_training.models.inputs import Views
-from diagnostics_training.models.sizes import check_choices, check_sizes
-from diagnostics_training.next_steps import command_of
-from diagnostics_training.objectives import OBJECTIVES, objective_class
+from diagnostics_training.objectives import objective_class
 from diagnostics_training.objectives.base import Answers
 from diagnostics_training.objectives.jepa import REGULARISERS
-from diagnostics_training.options import APART, settings_of
-from diagnostics_training.summary import finish, finished
-from diagnostics_training.trainer.checkpoints import make_folder, resumable
+from diagnostics_training.trainer.checkpoints import finish, finished, make_folder, resumable
 from diagnostics_training.trainer.data import Feed, TrainingData, check_batch, default_patch, load, rendering_notice
 from diagnostics_training.trainer.distributed import World, barrier, world
 from diagnostics_training.trainer.monitor import Watch, say
-from diagnostics_training.trainer.settings import Settings
+from diagnostics_training.trainer.settings import asked_of
 from diagnostics_training.trainer.trainer import UNTRAINED, check_fits, fit
 
 FINISHED = "training.json"
 
 
-@dataclass(frozen=True)
-class Job:
-    """What `diagnostics train objectives` was asked for; see its options."""
-
-    data: str
-    objective: str = "all"
-    modality: str | None = None
-    seeds: int = 1
-    out: Path = Path("models")
-    steps: int = 2000
-    batch: int = 64
-    lr: float = 1e-3
-    optimiser: str = "adamw"
-    schedule: str = "cosine"
-    warmup: float = 0.1
-    cooldown: float = 0.0
-    clip: float = 1.0
-    width: int = 64
-    depth: int = 6
-    heads: int = 4
-    patch: int | None = None
-    likelihood: str | None = None
-    positives: str = "views"
-    regulariser: str = "none"
-    accumulate: int = 1
-    precision: str = "float32"
-    compile: bool = False
-    recompute: bool = False
-    workers: int = 0
-    device: str | None = None
-    attention: str = "auto"
-    watch_attention: int | None = None
-
-    @property
-    def wanted(self) -> list[str]:
-        """The objectives by name; raises for unknown ones and what else cannot be."""
-        names = list(OBJECTIVES) if self.objective == "all" else [n.strip() for n in self.objective.split(",")]
-        if odd := [name for name in names if name not in OBJECTIVES]:
-            raise DiagnosticsError(f"There is no objective '{odd[0]}': choose from {', '.join(OBJECTIVES)}, or all.")
-        if self.regulariser not in REGULARISERS:
-            raise DiagnosticsError(
-                f"There is no regulariser '{self.regulariser}': choose one of {', '.join(REGULARISERS)}."
-            )
-        if self.seeds < 1:
-            raise DiagnosticsError(f"There is nothing to train with {self.seeds} seeds: give at least 1.")
-        # Whether or not one of the objectives asks for them, and before samples are made.
-        check_choices(positives=self.positives, **({} if self.likelihood is None else {"likelihood": self.likelihood}))
-        check_sizes(self.width, self.depth, self.heads)
-        self.settings(0)
-        return list(dict.fromkeys(names))
-
-    @property
-    def command(self) -> str:
-        """What to type for the same."""
-        return command_of("train objectives", self, ("out", "device", "modality", *APART))
-
-    def settings(self, seed: int) -> Settings:
-        """For the trainer."""
-        return settings_of(self, seed)
-
-    def architecture(self, name: str, data: TrainingData, outputs: int) -> Architecture:
-        """The encoder of an objective for these data."""
-        return Architecture(
-            name,
-            data.modality,
-            data.extent,
-            data.channels,
-            self.width,
-            self.depth,
-            self.heads,
-            default_patch(data.modality) if self.patch is None else self.patch,
-            self.likelihood or ("quantile" if data.modality == "series" else "gaussian"),
-            self.positives if "positives" in objective_class(name).options else "views",
-            outputs,
-        )
+def check_job(job: TrainJob) -> None:
+    """Raises for values that cannot be, whether or not one of the objectives reads them, and before samples are made."""
+    if job.regulariser not in REGULARISERS:
+        raise DiagnosticsError(f"There is no regulariser '{job.regulariser}': choose one of {', '.join(REGULARISERS)}.")
+    if job.seeds < 1:
+        raise DiagnosticsError(f"There is nothing to train with {job.seeds} seeds: give at least 1.")
+    check_choices(positives=job.positives, **({} if job.likelihood is None else {"likelihood": job.likelihood}))
+    check_sizes(job.width, job.depth, job.heads)
 
 
-def train(job: Job) -> list[dict[str, Any]]:
+def architecture_of(job: TrainJob, name: str, data: TrainingData, outputs: int) -> Architecture:
+    """Encoder of an objective for these data."""
+    return Architecture(
+        objective=name,
+        modality=data.modality,
+        extent=data.extent,
+        channels=data.channels,
+        width=job.width,
+        depth=job.depth,
+        heads=job.heads,
+        patch=default_patch(data.modality) if job.patch is None else job.patch,
+        likelihood=job.likelihood or default_likelihood(data.modality),
+        positives=job.positives if "positives" in objective_class(name).options else "views",
+        outputs=outputs,
+    )
+
+
+def train(job: TrainJob) -> list[dict[str, Any]]:
     """Trains and saves everything that was asked for; what is finished already is left as it is.
 
     Gives a row for each encoder: `path`, `name`, `objective`, `seed`, `steps`, `loss`, `collapse` (None or what was seen),
     `seconds`, `data`, `run_data`; nothing in other processes than the first.
     """
-    wanted = job.wanted
+    wanted = job.objectives
+    check_job(job)
     with world(job.device) as where, watcher() as watch:
         everything: dict[bool, TrainingData] = {}
         rows: list[dict[str, Any]] = []
@@ -122,35 +71,35 @@ def train(job: Job) -> list[dict[str, Any]]:
                 everything[windows] = load(job.data, job.patch, windows=windows)
             data = everything[windows]
             _check(job, wanted, data)
-            planned = [_planned(job, name, seed, data) for seed in range(job.seeds)]
+            plans = [_plan(job, name, seed, data) for seed in range(job.seeds)]
             # All have looked at what is there before one of them writes.
             barrier()
             if where.first and not rows:
                 count = len(wanted) * job.seeds
                 say(f"{count} encoder{'s' if count > 1 else ''} on {data.description}; writes to {job.out}")
-            rows += [_one(job, plan, data, where, watch) for plan in planned]
+            rows += [_one(job, plan, data, where, watch) for plan in plans]
         return rows if where.first else []
 
 
-def _check(job: Job, wanted: Sequence[str], data: TrainingData) -> None:
+def _check(job: TrainJob, wanted: Sequence[str], data: TrainingData) -> None:
     """Raises where these data cannot be trained on as was asked for."""
     if job.modality not in (None, data.modality):
         raise DiagnosticsError(f"{data.name} holds {data.modality}, not {job.modality}: leave --modality out.")
     for name in wanted:
-        architecture = job.architecture(name, data, 1)
+        architecture = architecture_of(job, name, data, 1)
         # Without memory or random draws.
         with torch.device("meta"):
             objective = architecture.build_objective(architecture.model(), job.regulariser)
         if objective is not None:
-            check_fits(objective, job.settings(0), name)
+            check_fits(objective, job, name)
             check_batch(job.batch, len(data.samples), job.accumulate)
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """One encoder to be: `done` is its row where it is finished."""
+    """One encoder to be: a `job` of its own, of one objective and seed; `done` is its row where it is finished."""
 
-    seed: int
+    job: TrainJob
     folder: Path
     architecture: Architecture
     answers: Answers
@@ -158,48 +107,69 @@ class _Plan:
     done: dict[str, Any] | None
 
 
-def _planned(job: Job, name: str, seed: int, data: TrainingData) -> _Plan:
+def _plan(job: TrainJob, name: str, seed: int, data: TrainingData) -> _Plan:
     folder = job.out / (f"{name}-seed{seed}" if seed else name)
     kind = objective_class(name)
     answers = kind.answers(data.targets, data.rows, data.name)
-    architecture = job.architecture(name, data, answers.outputs)
-    options = {option: getattr(job, option) for option in ("batch", *kind.training_options)}
-    identity = {"architecture": architecture.spec, "data": data.spec, "fingerprint": data.fingerprint, **options}
-    done = finished(folder / FINISHED, identity | job.settings(seed).identity)
+    architecture = architecture_of(job, name, data, answers.outputs)
+    own = replace(
+        job,
+        data=data.spec,
+        objective=name,
+        seeds=1,
+        seed=seed,
+        patch=architecture.patch,
+        likelihood=architecture.likelihood,
+    )
+    read = {*kind.options, *kind.training_options}
+    unread = {option.typed for field, option in options(ObjectiveOptions).items() if field not in read}
+    identity = {key: value for key, value in asked_of(own).items() if key not in unread}
+    identity |= {"other architecture": architecture.spec, "other samples of these data": data.fingerprint}
+    done = finished(folder / FINISHED, identity)
     if done is None:
         make_folder(folder)
-    return _Plan(seed, folder, architecture, answers, identity, done)
+    return _Plan(own, folder, architecture, answers, identity, done)
 
 
-def _one(job: Job, plan: _Plan, data: TrainingData, where: World, watch: Watch) -> dict[str, Any]:
-    label, objective_name = plan.folder.name, plan.architecture.objective
+def _one(job: TrainJob, plan: _Plan, data: TrainingData, where: World, watch: Watch) -> dict[str, Any]:
+    label, own = plan.folder.name, plan.job
     if plan.done is not None:
         if where.first:
             say(f"{label}: is finished in {plan.folder}")
         return plan.done
-    settings, model = job.settings(plan.seed), plan.architecture.initial(plan.seed)
-    objective = plan.architecture.build_objective(model, job.regulariser, plan.answers.classes)
+    seed = own.seed or 0
+    model = plan.architecture.initial(seed)
+    objective = plan.architecture.build_objective(model, own.regulariser, plan.answers.classes)
     outcome = UNTRAINED
     if objective is not None:
         views = Views(data.modality, data.extent, objective.moves, objective.noise)
-        feed = Feed(data.samples, views, objective, job.batch, plan.seed, plan.answers.arrays, data.ids)
+        feed = Feed(
+            samples=data.samples,
+            views=views,
+            objective=objective,
+            batch=own.batch,
+            seed=seed,
+            beside=plan.answers.arrays,
+            ids=data.ids,
+        )
         with resumable(plan.folder):
             outcome = fit(
-                objective, feed, settings, plan.folder, watch, name=label, identity=plan.identity, world=where
+                objective, feed, own, plan.folder, watch, name=label, identity=plan.identity, world=where
             ).outcome
     row: dict[str, Any] = {
         "path": str(plan.folder),
         "name": f"{data.name}-{label}",
-        "objective": objective_name,
-        "seed": plan.seed,
+        "objective": own.objective,
+        "seed": seed,
         **outcome,
         "data": data.description,
         "run_data": job.data,
     }
     if where.first:
         encoder = plan.architecture.encoder(model.cpu(), row["name"])
-        lineage = {"group": objective_name} | {key: row[key] for key in ("seed", "objective", "data", "steps")}
-        lineage |= {"how": job.command} | ({"collapse": row["collapse"]} if row["collapse"] else {})
-        finish(plan.folder / FINISHED, encoder, lineage, row, plan.identity | settings.identity)
+        lineage = {"group": own.objective} | {key: row[key] for key in ("seed", "objective", "data", "steps")}
+        lineage |= {"how": command_of("train objectives", job)}
+        lineage |= {"collapse": row["collapse"]} if row["collapse"] else {}
+        finish(plan.folder / FINISHED, encoder, lineage, row, plan.identity)
     barrier()
     return row

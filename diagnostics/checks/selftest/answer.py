@@ -135,11 +135,6 @@ def drawn_again() -> list[Any]:
     ]
 
 
-def three() -> list[xr.Dataset]:
-    """Results of three targets."""
-    return list(map(result, ("hidden", "late", "alike")))
-
-
 def measured(targets: Iterable[str], probe: type[Planted] = Planted, asked: Sequence[str] = ()) -> apply.Measured:
     """What the encoder of one target gives of several."""
     read = {key: each for name in targets for key, each in target(name).items()}
@@ -219,15 +214,11 @@ def folds() -> list[Any]:
     return [list(map(len, of_group)), [np.sort(np.bincount([of[0] for of in each], minlength=5)) for each in some]]
 
 
-def dealt(seed: int) -> bool:
-    """Test for a class of two groups in two folds."""
-    rows = protocol.Rows.of(
-        {"train": np.arange(12), "val": np.arange(12, 14), "test": np.arange(1)}, np.repeat(list("abcdefg"), 2)
-    )
-    fold = out_of_fold.folds(rows, np.array([1, 7, 1, 1, 2, 2, 2, 2, 3, 7, 3, 3, 0, 0]), seed)
-    return bool(fold[1] != fold[9])
-
-
+# Class 7 is in two groups.
+FOLDED = protocol.Rows.of(
+    {"train": np.arange(12), "val": np.arange(12, 14), "test": np.arange(1)}, np.repeat(list("abcdefg"), 2)
+)
+LABELS = np.array([1, 7, 1, 1, 2, 2, 2, 2, 3, 7, 3, 3, 0, 0])
 GRID = (0.1, 1.0, 10.0)
 # Losses of penalties, strong to weak, and right answers; the spread of losses over rows beside those before; and whether the path is
 # asked for as a whole.
@@ -384,8 +375,8 @@ def flat_difference(*lost: float) -> Interval:
 def quarters(*weights: float) -> estimates.Estimate:
     """A sum of the shares of one and of three right answers of four."""
     terms = [
-        estimates.Term(*(x[:, None] for x in pair), tuple("abcd"), 3, share=True)
-        for pair in zip(QUARTERS.loss, QUARTERS.reference, strict=True)
+        estimates.Term(loss[:, None], reference[:, None], tuple("abcd"), 3, share=True)
+        for loss, reference in zip(QUARTERS.loss, QUARTERS.reference, strict=True)
     ]
     return estimates.estimate_sum([([(term,)], weight) for term, weight in zip(terms, weights, strict=True)], SEED)
 
@@ -459,7 +450,7 @@ ASKED: Mapping[str, Callable[[], Any]] = {
     "nothing fitted": lambda: statistics.profile_intervals(np.zeros((1, 9)), np.ones((1, 9)), 0, SEED)[1],
     **{f"ranks of {samples} samples": partial(ranks, samples) for samples in (60, 12000)},
     **{f"ridge without groups of {most}": partial(left_out, most) for most in (1, 3, 256, 257)},
-    "folds": folds, "a class in two folds": lambda: list(map(dealt, range(8))),
+    "folds": folds, "a class in two folds": lambda: [len(set(out_of_fold.folds(FOLDED, LABELS, seed)[[1, 9]])) == 2 for seed in range(8)],
     "penalty of several parts": lambda: [
         out_of_fold.choose_index(np.array(lost), np.array(whole)) for lost, whole in (([[2, 1], [1, 9], [1, 9]], [1, 0]), (np.ones((4, 2)), [0, 0]), ([[0.02, 0.9], [0.03, 0.3]], [0.1, 0.9]))
     ],
@@ -496,15 +487,15 @@ ASKED: Mapping[str, Callable[[], Any]] = {
     "Holm": lambda: estimates.holm(np.array([0.01, np.nan, 0.04, 0.03, 0.9])),
     "the same but for rounding": lambda: [probe_losses.near(np.ones(3), np.ones(3) + each) for each in (1e-8, 1e-12)],
     "losses by name": losses_by_name, "redraws": drawn_again,
-    "one tap for several targets": lambda: [apply.common_tap(three()), apply.common_tap([])],
+    "one tap for several targets": lambda: [apply.common_tap(list(map(result, ("hidden", "late", "alike")))), apply.common_tap([])],
     "few units beside another target": lambda: [each.attrs["chosen_tap"] for each in measured(("young", "alike")).results.values()],
     "a target that no probe reads": lambda: [list(measured((), asked=asked).skipped) for asked in ((), ("planted",))],
     "first probes": lambda: [
-        each.measure for each in first_probes([profile("hidden"), Profile("other", "hidden", three()[0], {}), Profile("cka", None, three()[0].drop_vars("loss"), {})]).values()
+        each.measure for each in first_probes([profile("hidden"), Profile("other", "hidden", result("hidden"), {}), Profile("cka", None, result("hidden").drop_vars("loss"), {})]).values()
     ],
     "ways": lambda: [measured(("alike",), kind).results["planted/alike"].attrs[attribute.HIGHER_IS_BETTER] for kind in (Planted, type("Lower", (Planted,), {"higher_is_better": False}))],
     "favours": lambda: [
-        apply.choose_taps({"p": result("unsure").assign_attrs(units_train=n, units_val=0), "q": three()[0]}, SEED)["p"].attrs["chosen_tap"] for n in (0, 1, 9, 10)
+        apply.choose_taps({"p": result("unsure").assign_attrs(units_train=n, units_val=0), "q": result("hidden")}, SEED)["p"].attrs["chosen_tap"] for n in (0, 1, 9, 10)
     ],
     "beside a control": lambda: ["over_c" in apply.against_control(*pair, "c", SEED).attrs for pair in (
         (result("unsure"), result("unsure")), (without(result("unsure"), "chosen_tap"), result("unsure")), (result("unsure"), without(result("unsure"), "chosen_tap")), (result("unsure"), result("ten"))

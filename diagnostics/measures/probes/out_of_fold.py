@@ -41,18 +41,13 @@ def folds(rows: Rows, labels: np.ndarray | None, seed: int) -> np.ndarray:
     # A class with groups in val too is never left without a row.
     at_risk = ~np.isin(np.arange(has.shape[1]), codes[~inside]) & (has.sum(axis=0) > 1)
     rarest, sizes = np.where(has, has.sum(axis=0), len(units) + 1).argmin(axis=1), np.bincount(unit_of)
-    rng = np.random.default_rng(seed)
-    fewest, chosen = len(at_risk) + 1, np.zeros(len(units), dtype=np.int64)
-    for _ in range(_DRAWS):
-        dealt = np.zeros(len(units), dtype=np.int64)
-        dealt[np.lexsort((rng.random(len(units)), -sizes, rarest))] = np.arange(len(units)) % (FOLDS - 1) + 1
-        in_folds = sum(has[dealt == fold].any(axis=0).astype(int) for fold in range(1, FOLDS))
-        if (alone := int((at_risk & (in_folds == 1)).sum())) < fewest:
-            fewest, chosen = alone, dealt
-        if not alone:
-            break
+    drawn = np.random.default_rng(seed).random((_DRAWS if at_risk.any() else 1, len(units)))
+    # The place of each group in an order gives its fold.
+    dealt = [np.argsort(np.lexsort((each, -sizes, rarest))) % (FOLDS - 1) + 1 for each in drawn]
+    in_folds = [sum(has[each == fold].any(axis=0).astype(int) for fold in range(1, FOLDS)) for each in dealt]
+    alone = [(at_risk & (each == 1)).sum() for each in in_folds]
     result = np.zeros(len(rows.fit), dtype=np.int64)
-    result[inside] = chosen[unit_of]
+    result[inside] = dealt[int(np.argmin(alone))][unit_of]
     return result
 
 

@@ -24,7 +24,10 @@ from diagnostics_training.language.decoder import decoder_named
 from diagnostics_training.language.folder import quiet
 
 from diagnostics.plugin import Dataset, DiagnosticsError, Progress, build, describe, watcher
+from diagnostics_pretraining.jobs import RecaptionJob
 from diagnostics_pretraining.recaption.captioner import (
+    CLIP_PROMPT,
+    FRAME_PROMPT,
     Captioner,
     Clip,
     ModelCaptioner,
@@ -194,9 +197,14 @@ class ModelSummariser:
         try:
             with quiet(), torch.no_grad():
                 answer = self._model.generate(
-                    input_ids=given, attention_mask=torch.ones_like(given), max_new_tokens=self._tokens, do_sample=False,
-                    num_beams=1, eos_token_id=self._decoder.end, pad_token_id=self._decoder.end,
-                )  # fmt: skip
+                    input_ids=given,
+                    attention_mask=torch.ones_like(given),
+                    max_new_tokens=self._tokens,
+                    do_sample=False,
+                    num_beams=1,
+                    eos_token_id=self._decoder.end,
+                    pad_token_id=self._decoder.end,
+                )
         except Exception as error:
             raise DiagnosticsError(
                 f"{self.name} fails on the notes on clip {clip.id} ({describe(error)}): give another --summary; captions that are made "
@@ -302,24 +310,6 @@ PRECISIONS = ("float32", "bf16")
 
 
 @dataclass(frozen=True)
-class Job:
-    """What `diagnostics recaption` is asked for; fields are its options."""
-
-    data: str
-    captioner: str
-    out: Path
-    table: Path | None
-    summary: str | None
-    prompt: str
-    frame_prompt: str
-    tokens: int
-    mistakes: float | None
-    seed: int | None
-    precision: str
-    device: str
-
-
-@dataclass(frozen=True)
 class Captioned:
     """What came of it: captions that were made now and taken from the cache, and clips whose column stayed empty."""
 
@@ -332,7 +322,7 @@ class Captioned:
     summary: str
 
 
-def recaption(job: Job) -> Captioned:
+def recaption(job: RecaptionJob) -> Captioned:
     """Captions all clips of a dataset, goes on with what was interrupted, and writes the table at the end.
 
     Captions stand in the file beside the table from the moment that they are made. Raises DiagnosticsError before any work where
@@ -350,7 +340,9 @@ def recaption(job: Job) -> Captioned:
     notes = notes_on(dataset, job.table)
     captioner = _captioner(job, dataset)
     summariser: Summariser = (
-        FirstKnown() if job.summary is None else ModelSummariser(job.summary, job.tokens, job.device, job.precision)
+        FirstKnown()
+        if job.summary is None
+        else ModelSummariser(job.summary, job.tokens, job.device or "cpu", job.precision)
     )
     rows: list[dict[str, Any]] = []
     with Cache(kept_in) as cache, watcher() as watch:
@@ -362,13 +354,21 @@ def recaption(job: Job) -> Captioned:
         watch(Progress("captioning", len(dataset), len(dataset)))
         write_table(job.out, rows)
     empty = {name: count for name in COLUMNS if (count := sum(_lacks(row[name]) for row in rows))}
-    return Captioned(str(job.out), len(rows), columns.new, columns.kept, empty, captioner.name, summariser.name)
+    return Captioned(
+        out=str(job.out),
+        clips=len(rows),
+        new=columns.new,
+        kept=columns.kept,
+        empty=empty,
+        captioner=captioner.name,
+        summary=summariser.name,
+    )
 
 
 class Columns:
     """The columns of one clip after the other; counts captions that were made and that were there."""
 
-    def __init__(self, job: Job, captioner: Captioner, summariser: Summariser, cache: Cache) -> None:
+    def __init__(self, job: RecaptionJob, captioner: Captioner, summariser: Summariser, cache: Cache) -> None:
         self.job, self.captioner, self.summariser, self.cache = job, captioner, summariser, cache
         self.new = self.kept = 0
 
@@ -377,10 +377,17 @@ class Columns:
         frames = [self._of_frame(clip, frame) for frame in range(len(clip.frames))]
         whole = self._of_clip(clip) if len(frames) > 1 else frames[0]
         notes = notes_text(clip, whole, frames if len(frames) > 1 else ())
-        caption = self._once(
-            clip, "caption", self.summariser, key_of(notes, ASKED),
-            lambda: self.summariser.summarise(clip, notes, whole or ""),
-        ) if notes else ""  # fmt: skip
+        caption = (
+            self._once(
+                clip,
+                "caption",
+                self.summariser,
+                key_of(notes, ASKED),
+                lambda: self.summariser.summarise(clip, notes, whole or ""),
+            )
+            if notes
+            else ""
+        )
         written = {"title": clip.title, "human_caption": clip.human_caption}
         return {
             "id": clip.id,
@@ -393,18 +400,24 @@ class Columns:
     def _of_clip(self, clip: Clip) -> str | None:
         if not self.captioner.videos:
             return None
-        prompt = self.job.prompt
+        prompt = self.job.prompt or CLIP_PROMPT
         return self._once(
-            clip, "video_caption", self.captioner, key_of(digest_of(clip.frames), prompt),
+            clip,
+            "video_caption",
+            self.captioner,
+            key_of(digest_of(clip.frames), prompt),
             lambda: self.captioner.caption_clip(clip, prompt),
-        )  # fmt: skip
+        )
 
     def _of_frame(self, clip: Clip, frame: int) -> str:
-        prompt = self.job.frame_prompt
+        prompt = self.job.frame_prompt or FRAME_PROMPT
         return self._once(
-            clip, f"frame_captions[{frame}]", self.captioner, key_of(digest_of(clip.frames[frame]), prompt),
+            clip,
+            f"frame_captions[{frame}]",
+            self.captioner,
+            key_of(digest_of(clip.frames[frame]), prompt),
             lambda: self.captioner.caption_frame(clip, frame, prompt),
-        )  # fmt: skip
+        )
 
     def _once(
         self, clip: Clip, column: str, model: Captioner | Summariser, asked: str, answer: Callable[[], str]
@@ -425,7 +438,7 @@ def _lacks(entry: Any) -> bool:
     return not (all(entry) if isinstance(entry, list) else entry)
 
 
-def _captioner(job: Job, dataset: Dataset) -> Captioner:
+def _captioner(job: RecaptionJob, dataset: Dataset) -> Captioner:
     if job.captioner == NAME:
         return Rules(dataset, job.mistakes or 0.0, job.seed or 0)
     given = [f"--{name}" for name in ("mistakes", "seed") if getattr(job, name) is not None]
@@ -433,10 +446,10 @@ def _captioner(job: Job, dataset: Dataset) -> Captioner:
         raise DiagnosticsError(
             f"{' and '.join(given)} is of captioner {NAME}, and {job.captioner} is a model that answers alike each time: leave it out."
         )
-    return ModelCaptioner(job.captioner, job.tokens, job.device, job.precision)
+    return ModelCaptioner(job.captioner, job.tokens, job.device or "cpu", job.precision)
 
 
-def _check(job: Job) -> None:
+def _check(job: RecaptionJob) -> None:
     if not 1 <= job.tokens < math.inf:
         raise DiagnosticsError(f"A caption of {job.tokens} tokens does not exist: give --tokens 1 or more.")
     if job.precision not in PRECISIONS:
@@ -444,5 +457,5 @@ def _check(job: Job) -> None:
     if job.out.is_dir() or job.out.suffix != ".jsonl":
         raise DiagnosticsError(f"The table {job.out} must have a name that ends in .jsonl: correct --out.")
     for option, prompt in (("--prompt", job.prompt), ("--frame-prompt", job.frame_prompt)):
-        if not prompt.strip():
+        if prompt is not None and not prompt.strip():
             raise DiagnosticsError(f"{option} is empty, so that nothing is asked: give a question, or leave it out.")

@@ -13,7 +13,7 @@ from diagnostics_files.decode.tables import SUFFIXES, column, read_table
 from diagnostics_files.scan import file
 
 from diagnostics.plugin import Dataset, DiagnosticsError, build
-from diagnostics_pretraining.feed.feed import outline_of, shards_of
+from diagnostics_pretraining.feed import outline_of, shards_of
 
 COLUMNS = ("video_caption", "frame_captions", "caption")
 
@@ -57,9 +57,19 @@ class Recaptioned(Dataset):
 
     def __init__(self, dataset: Dataset, texts: Sequence[str]) -> None:
         super().__init__(
-            dataset.name, dataset.modality, dataset.samples, dataset.ids, dataset.split.tolist(), dataset.targets,
-            groups=dataset.groups.tolist(), about=dataset.about, rate=dataset.rate, ragged=dataset.ragged, texts=texts, extras=dataset.extras,
-        )  # fmt: skip
+            dataset.name,
+            dataset.modality,
+            dataset.samples,
+            dataset.ids,
+            dataset.split.tolist(),
+            dataset.targets,
+            groups=dataset.groups.tolist(),
+            about=dataset.about,
+            rate=dataset.rate,
+            ragged=dataset.ragged,
+            texts=texts,
+            extras=dataset.extras,
+        )
         self._dataset, self.shards = dataset, shards_of(dataset)
         self._with_texts: str | None = None
 

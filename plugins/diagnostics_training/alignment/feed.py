@@ -18,7 +18,7 @@ from torch.utils.data import default_collate
 
 from diagnostics.plugin import Dataset, DiagnosticsError, Encoder
 from diagnostics_training.alignment.augmentation import Places
-from diagnostics_training.alignment.teachers import OWN, Teacher, put_section
+from diagnostics_training.alignment.objective import OWN, Teacher, put_section
 from diagnostics_training.trainer.data import EpochOrder
 
 WINDOWS, CELLS, GREY = 16, 8, 128

@@ -8,7 +8,6 @@ of 1 either computes what the block computed, to the bit.
 import contextlib
 import copy
 import functools
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from diagnostics.plugin import DiagnosticsError, Encoder, TorchEncoder
+from diagnostics_training.jobs import check_start
 
 SLOTS, GAMMAS, DROPS = ("ls1", "ls2"), ("gamma_1", "gamma_2"), ("drop_path1", "drop_path2")
 _BATCH_AXIS = {"tokens": 0, "channels_first": 0, "channels_last": 0, "time_first": 1}
@@ -214,9 +214,3 @@ def scaled(base: Encoder, init: float) -> tuple[TorchEncoder, list[Block]]:
     spec = f"aligned?base={quote(base.skeleton or base.spec, safe='{}')}&layer_scale={init!r}"
     encoder = base.with_module(module, f"{base.name}-aligned", fresh)
     return encoder.replace(spec=spec, skeleton=spec if base.skeleton else "", lineage={}), blocks
-
-
-def check_start(init: float) -> None:
-    """Raises for factors that LayerScale cannot start at."""
-    if not 0 < init < math.inf:
-        raise DiagnosticsError(f"LayerScale cannot start at {init}: give a number above 0, as 1.0 or 0.1.")

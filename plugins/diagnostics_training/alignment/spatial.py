@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from diagnostics.plugin import Dataset, DiagnosticsError, Encoder, TorchEncoder
+from diagnostics.plugin import Dataset, DiagnosticsError, Encoder, TorchEncoder, UntrustedCodeError
 from diagnostics_training.alignment.augmentation import Places, View, draw_view, places_of
-from diagnostics_training.alignment.course import Course, Row, with_control
 from diagnostics_training.alignment.feed import Feed, hidden, token_blocks
-from diagnostics_training.alignment.job import AlignmentJob
-from diagnostics_training.alignment.objective import Alignment
-from diagnostics_training.alignment.relations.base import Relations
-from diagnostics_training.alignment.relations.named import relations_of
-from diagnostics_training.alignment.start import Start, start_of
-from diagnostics_training.alignment.tap import check_choice, check_tap, check_width, chosen_tap, uncontrolled
-from diagnostics_training.alignment.teachers import OWN, Teacher
+from diagnostics_training.alignment.objective import OWN, Alignment, Teacher
+from diagnostics_training.alignment.relations import SECTION, EncoderRelations, MaskRelations, Relations
+from diagnostics_training.alignment.sam2 import Sam2Relations
+from diagnostics_training.alignment.student import Course, Row, Start, named_teacher, start_of, with_control
+from diagnostics_training.alignment.tap import check_tap, check_width, chosen_tap, uncontrolled
+from diagnostics_training.jobs import SpatialJob
 from diagnostics_training.trainer.distributed import World
 from diagnostics_training.trainer.monitor import Watch
 from diagnostics_training.trainer.objective import Batch
@@ -114,10 +111,22 @@ class SpatialFeed(Feed):
     """
 
     def __init__(
-        self, dataset: Dataset, rows: np.ndarray, student: Encoder, teachers: Sequence[Teacher], relations: Relations | None,
-        places: Places, batch: int, mask: float, cell: int, seed: int, augmented: bool = True,
-    ) -> None:  # fmt: skip
-        super().__init__(dataset, rows, student, teachers, batch, mask, seed)
+        self,
+        dataset: Dataset,
+        rows: np.ndarray,
+        student: Encoder,
+        teachers: Sequence[Teacher],
+        relations: Relations | None,
+        places: Places,
+        batch: int,
+        mask: float,
+        cell: int,
+        seed: int,
+        augmented: bool = True,
+    ) -> None:
+        super().__init__(
+            dataset=dataset, rows=rows, student=student, teachers=teachers, batch=batch, mask=mask, seed=seed
+        )
         self.relations, self.places, self.cell, self.augmented = relations, places, cell, augmented
 
     def read_by(self, teachers: Sequence[Teacher]) -> SpatialFeed:
@@ -143,33 +152,8 @@ class SpatialFeed(Feed):
         return hidden("image", sample, self.mask, rng, token_blocks(self.places, sample.shape[:2], self.cell))
 
 
-@dataclass(frozen=True, kw_only=True)
-class SpatialJob(AlignmentJob):
-    """What `diagnostics align spatial` was asked for; see its options."""
-
-    command: ClassVar[str] = "align spatial"
-
-    to: str | None = None
-    target: str | None = None
-    relations: str | None = None
-    optimiser: str = "lamb"
-    warmup: float = 0.0
-    mask: float = 0.75
-    mask_cell: int = 2
-    layer_scale: float = 0.1
-    drop_path: float = 0.4
-
-    def __post_init__(self) -> None:
-        check_choice(self.to, self.target)
-        if self.to is None and self.relations is None:
-            raise DiagnosticsError("There is no teacher: give --to TAP, --relations TEACHER, or both.")
-        if self.mask_cell < 1:
-            raise DiagnosticsError(f"--mask-cell {self.mask_cell} is no number of tokens: give 1 or more.")
-        super().__post_init__()
-
-
 def align_spatial(job: SpatialJob) -> dict[str, Any]:
-    """Aligns and saves an encoder and its control (see `course.with_control`), with `for` and `probed` as `align_tap` has them,
+    """Aligns and saves an encoder and its control (see `student.with_control`), with `for` and `probed` as `align_tap` has them,
     and `relations`: what teaches them, or None."""
     start = start_of(job)
     places = places_of(start.own, start.tap)
@@ -177,7 +161,7 @@ def align_spatial(job: SpatialJob) -> dict[str, Any]:
     if job.to is not None:
         check_tap(start, job.to, job.target)
     relations = None if job.relations is None else relations_of(job.relations, start, job.trust_code)
-    asked = job.identity(start) | {"relations_by": relations.about if relations else None}
+    asked = start.identity(job) | {"other teacher of relations": relations.about if relations else None}
 
     def plan(where: World, watch: Watch, done: Row | None) -> Course:
         tap, probed = (None, None) if job.to is None else chosen_tap(start, job.to, job.target, where, watch, done)
@@ -187,9 +171,17 @@ def align_spatial(job: SpatialJob) -> dict[str, Any]:
 
         def make(student: TorchEncoder) -> tuple[Alignment, SpatialFeed]:
             feed = SpatialFeed(
-                start.dataset, start.rows, start.own, teachers, relations, places, job.batch, job.mask, job.mask_cell,
-                start.seed,
-            )  # fmt: skip
+                dataset=start.dataset,
+                rows=start.rows,
+                student=start.own,
+                teachers=teachers,
+                relations=relations,
+                places=places,
+                batch=job.batch,
+                mask=job.mask,
+                cell=job.mask_cell,
+                seed=start.seed,
+            )
             if relations is None:
                 return Alignment(student, teachers, feed.section), feed
             relations.prepare(rows_of(feed, job.steps), where, watch)
@@ -197,16 +189,46 @@ def align_spatial(job: SpatialJob) -> dict[str, Any]:
 
         by = [*([tap] if tap else []), *([f"relations of {job.relations}"] if relations else [])]
         return Course(
-            job.folder, asked, " and ".join(by), teachers[0] if teachers else None, make,
-            {
-                "group": group_of(start, job), "to": tap or "", "for": job.target or "",
-                "relations": relations.about if relations else "", **uncontrolled(job),
+            folder=job.folder,
+            asked=asked,
+            to=" and ".join(by),
+            teacher=teachers[0] if teachers else None,
+            make=make,
+            lineage={
+                "group": group_of(start, job),
+                "to": tap or "",
+                "for": job.target or "",
+                "relations": relations.about if relations else "",
+                **uncontrolled(job),
             },
-            {"for": job.target, "probed": probed, "relations": relations.about if relations else None},
+            row={"for": job.target, "probed": probed, "relations": relations.about if relations else None},
             itself=teachers == [start.itself] and relations is None,
-        )  # fmt: skip
+        )
 
     return with_control(job, start, asked, plan)
+
+
+def relations_of(name: str, start: Start, trust_code: bool = False) -> Relations:
+    """The teacher of that name, for the samples of an alignment and the tokens of the tap that learns.
+
+    Raises DiagnosticsError for an unknown name, and where the teacher cannot teach these data or this grid.
+    """
+    places = places_of(start.own, start.tap)
+    if name == "masks":
+        return MaskRelations(start.dataset, places)
+    if name.startswith("sam2:"):
+        return Sam2Relations(name.removeprefix("sam2:"), start.dataset, places)
+    try:
+        teacher = named_teacher(name, start, SECTION, trust_code)
+    except UntrustedCodeError:
+        raise
+    except DiagnosticsError as error:
+        raise DiagnosticsError(
+            f"'{name}' is no teacher of relations: give masks, sam2:FOLDER, or an encoder. As an encoder: {error}"
+        ) from error
+    if teacher.weight != 1:
+        raise DiagnosticsError(f"Relations have no weight but 1: give --relations {name.rpartition('@')[0]}.")
+    return EncoderRelations(name, teacher, places)
 
 
 def rows_of(feed: SpatialFeed, steps: int) -> list[int]:

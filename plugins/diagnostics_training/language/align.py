@@ -6,10 +6,10 @@ import hashlib
 import math
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,20 +27,123 @@ from diagnostics.plugin import (
     resample_counts,
     resampled_scores,
 )
-from diagnostics_training.alignment.course import Course, Row, with_control
 from diagnostics_training.alignment.feed import Feed
-from diagnostics_training.alignment.job import AlignmentJob
 from diagnostics_training.alignment.layer_scale import DropPath
-from diagnostics_training.alignment.objective import Alignment
-from diagnostics_training.alignment.start import Start, start_of
+from diagnostics_training.alignment.objective import OWN, Alignment, put_section, section_of
+from diagnostics_training.alignment.student import Course, Row, Start, start_of, with_control
 from diagnostics_training.alignment.tap import uncontrolled
-from diagnostics_training.alignment.teachers import OWN, put_section, section_of
-from diagnostics_training.language.decoder import TINY, Decoder, decoder_named
-from diagnostics_training.language.pairs import IGNORED, Pair, Pairs, check_texts, laid_out
+from diagnostics_training.jobs import TINY, LanguageJob
+from diagnostics_training.language.decoder import Decoder, decoder_named
 from diagnostics_training.language.projector import TAP, pooled, projector_of, with_projector
 from diagnostics_training.trainer.distributed import World
 from diagnostics_training.trainer.monitor import Watch
 from diagnostics_training.trainer.objective import Batch
+
+# What is asked of a dataset's samples and what the answers are, as tokens of a decoder.
+
+IGNORED = -100
+"""Label of a token that is not to be predicted, as of torch's cross entropy."""
+ASKED = "\n"
+"""What stands between a question and its answer."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A question in one of its wordings, as tokens of both; those of the answer end in the decoder's `end`."""
+
+    question: Question
+    prompt: list[int]
+    answer: list[int]
+
+
+def check_texts(dataset: Dataset) -> None:
+    """Raises for a dataset without texts, and for empty ones: how many, and which first."""
+    if not dataset.questions:
+        raise DiagnosticsError(
+            f"{dataset.name} has no texts, from which language is learned: name a dataset of captions or questions with --data "
+            "(`captions:FILE`, `shapes`)."
+        )
+    rows = {row for row, question in _all(dataset) if not question.answer.strip()}
+    rows |= {row for row, asked in enumerate(dataset.questions) if not asked}
+    if rows:
+        raise DiagnosticsError(
+            f"{len(rows)} of the {len(dataset)} samples of {dataset.name} have an empty text, {dataset.ids[min(rows)]} first: fill "
+            "it in, or leave these samples out."
+        )
+
+
+def _all(dataset: Dataset) -> Iterator[tuple[int, Question]]:
+    return ((row, question) for row, asked in enumerate(dataset.questions) for question in asked)
+
+
+class Pairs:
+    """Questions and answers of a dataset as tokens of a decoder; each text is taken apart once.
+
+    Raises DiagnosticsError for texts that are longer than the decoder's context with `room` tokens of it taken: how many, and which
+    first.
+    """
+
+    def __init__(self, dataset: Dataset, decoder: Decoder, room: int) -> None:
+        self.dataset, self.decoder = dataset, decoder
+        self._tokens: dict[str, list[int]] = {}
+        # All at once, also where there is no limit: tokenizers run in threads, which processes of `--workers` do without.
+        self._check_length(math.inf if decoder.context is None else decoder.context - room)
+
+    def drawn(self, row: int, rng: np.random.Generator) -> Pair:
+        """A question of a sample to train on, in one of its wordings."""
+        questions = self.dataset.questions[row]
+        question = questions[rng.integers(len(questions))]
+        return self._pair(question, question.wordings[rng.integers(len(question.wordings))])
+
+    def tested(self, row: int) -> list[Pair]:
+        """All questions of a sample, each in one wording that is held back where there are any; by turns from sample to sample."""
+        return [
+            self._pair(question, wordings[row % len(wordings)])
+            for question in self.dataset.questions[row]
+            for wordings in [question.held_back or question.wordings]
+        ]
+
+    def _pair(self, question: Question, wording: str) -> Pair:
+        prompt = self._of(wording + ASKED) if wording else []
+        return Pair(question, prompt, [*self._of(question.answer), self.decoder.end])
+
+    def _of(self, text: str) -> list[int]:
+        if text not in self._tokens:
+            self._tokens[text] = self.decoder.tokens(text)
+        return self._tokens[text]
+
+    def _check_length(self, most: float) -> None:
+        longest: dict[Question, int] = {}
+        long: list[tuple[int, int]] = []
+        for row, question in _all(self.dataset):
+            if question not in longest:
+                pairs = [self._pair(question, wording) for wording in (*question.wordings, *question.held_back)]
+                longest[question] = max(len(pair.prompt) + len(pair.answer) for pair in pairs)
+            if longest[question] > most:
+                long.append((row, longest[question]))
+        if long:
+            row, length = long[0]
+            raise DiagnosticsError(
+                f"{len(long)} texts of {self.dataset.name} have more than the {most} tokens that the context of decoder "
+                f"{self.decoder.name} leaves beside the encoder's, that of {self.dataset.ids[row]} first ({length}): shorten them, "
+                "give a decoder of a longer context, or fewer tokens of the encoder (--pool 2)."
+            )
+
+
+def laid_out(pairs: Sequence[Pair]) -> dict[str, Tensor]:
+    """Pairs as a batch, int64 [pair, token] each: `ids`, prompt and answer, and `labels`, the answer alone and else `IGNORED`.
+
+    They are padded on the right, where a causal decoder does not see the padding.
+    """
+    longest = max(len(pair.prompt) + len(pair.answer) for pair in pairs)
+    ids = torch.zeros(len(pairs), longest, dtype=torch.int64)
+    labels = torch.full_like(ids, IGNORED)
+    for row, pair in enumerate(pairs):
+        first, last = len(pair.prompt), len(pair.prompt) + len(pair.answer)
+        ids[row, :last] = torch.tensor([*pair.prompt, *pair.answer])
+        labels[row, first:last] = ids[row, first:last]
+    return {"ids": ids, "labels": labels}
+
 
 # Language alignment: a decoder answers questions from an encoder's tokens, and the encoder learns what that asks of it.
 #
@@ -211,7 +314,15 @@ def answers(
     for first in range(0, len(rows), batch):
         part = slice(first, first + batch)
         asked = [(i, pair) for i, row in enumerate(rows[part]) for pair in pairs.tested(int(row))]
-        lost, right = _asked(objective, dataset, rows[part], partners[part], asked, batch, device)
+        lost, right = _asked(
+            objective=objective,
+            dataset=dataset,
+            rows=rows[part],
+            partners=partners[part],
+            asked=asked,
+            batch=batch,
+            device=device,
+        )
         losses.append(lost)
         questions = [pair.question for _, pair in asked]
         constant = [question.answer == common.get(question.name) for question in questions]
@@ -222,9 +333,14 @@ def answers(
 
 
 def _asked(
-    objective: Language, dataset: Dataset, rows: np.ndarray, partners: np.ndarray, asked: Sequence[tuple[int, Pair]],
-    batch: int, device: str,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    objective: Language,
+    dataset: Dataset,
+    rows: np.ndarray,
+    partners: np.ndarray,
+    asked: Sequence[tuple[int, Pair]],
+    batch: int,
+    device: str,
+) -> tuple[np.ndarray, np.ndarray]:
     """Loss and whether right, [condition, question] each."""
     student = objective.student
     with torch.no_grad():
@@ -320,7 +436,15 @@ class QuestionFeed(Feed):
     function of the step and of where the sample stands in the batch."""
 
     def __init__(self, start: Start, pairs: Pairs, batch: int) -> None:
-        super().__init__(start.dataset, start.rows, start.own, (), batch, 0.0, start.seed)
+        super().__init__(
+            dataset=start.dataset,
+            rows=start.rows,
+            student=start.own,
+            teachers=(),
+            batch=batch,
+            mask=0.0,
+            seed=start.seed,
+        )
         self.pairs = pairs
 
     def __call__(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
@@ -337,42 +461,8 @@ DECODER = "decoder"
 """Folder beside the encoder with a decoder that was trained."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class LanguageJob(AlignmentJob):
-    """What `diagnostics align language` was asked for; see its options."""
-
-    command: ClassVar[str] = "align language"
-
-    lm: str
-    pool: int = 1
-    projector_steps: int | None = None
-    train_lm: bool = False
-    drop_path: float = 0.1
-    evaluate_every: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.pool not in (1, 2):
-            raise DiagnosticsError(f"Tokens cannot be pooled by {self.pool}: give --pool 1 or 2.")
-        if not 0 <= self.alone <= self.steps:
-            raise DiagnosticsError(
-                f"The projector cannot learn alone for {self.alone} of {self.steps} steps: give --projector-steps 0 to {self.steps}."
-            )
-        if self.lm == TINY and not self.train_lm:
-            raise DiagnosticsError("Decoder tiny starts from random weights and must be trained too: add --train-lm.")
-        if self.lm != TINY and Path(self.lm).expanduser().resolve().is_relative_to(self.folder.expanduser().resolve()):
-            raise DiagnosticsError(
-                f"Decoder {self.lm} lies in {self.folder}, where it would be overwritten: give another --out."
-            )
-
-    @property
-    def alone(self) -> int:
-        """Steps in which the projector learns alone: a tenth, unless they are given."""
-        return self.steps // 10 if self.projector_steps is None else self.projector_steps
-
-
 def align_language(job: LanguageJob) -> dict[str, Any]:
-    """Aligns and saves an encoder and its control (see `course.with_control`), and the decoder where it is trained.
+    """Aligns and saves an encoder and its control (see `student.with_control`), and the decoder where it is trained.
 
     Gives in addition `answers` (see `answers.answers`), of the test samples, and `decoder`, the folder of the trained one or None.
     """
@@ -382,7 +472,10 @@ def align_language(job: LanguageJob) -> dict[str, Any]:
     decoder = decoder_named(job.lm, _texts(start), start.seed, half)
     pairs = Pairs(start.dataset, decoder, 1 + pooled(start.tap.grid, job.pool).tokens)
     test = np.flatnonzero(start.dataset.split == "test")
-    asked = job.identity(start) | {"projector_steps": job.alone, "decoder": digest_of_weights(job.lm)}
+    asked = start.identity(job) | {
+        "--projector-steps": job.alone,
+        "other weights of the decoder": digest_of_weights(job.lm),
+    }
     group = start.own.lineage.get("group") or start.own.name
     name = Path(job.lm).name
     saved = str(job.folder / DECODER) if job.train_lm and job.steps else None
@@ -393,17 +486,32 @@ def align_language(job: LanguageJob) -> dict[str, Any]:
 
     def conclude(objective: Alignment, where: World) -> dict[str, Any]:
         assert isinstance(objective, Language)
-        found = answers(objective, pairs, start.rows, test, job.batch, where.device, start.seed)
+        found = answers(
+            objective=objective,
+            pairs=pairs,
+            train=start.rows,
+            rows=test,
+            batch=job.batch,
+            device=where.device,
+            seed=start.seed,
+        )
         if saved:
             save_decoder(Path(saved), decoder)
         return {"answers": found, "decoder": saved}
 
     def plan(where: World, watch: Watch, done: Row | None) -> Course:
         return Course(
-            job.folder, asked, name, None, make,
-            {"group": f"{group} aligned with {name}", "to": name, "for": "", **uncontrolled(job)},
-            {"for": None, "probed": None}, head=_head(start, job, decoder), alone=job.alone, conclude=conclude,
-        )  # fmt: skip
+            folder=job.folder,
+            asked=asked,
+            to=name,
+            teacher=None,
+            make=make,
+            lineage={"group": f"{group} aligned with {name}", "to": name, "for": "", **uncontrolled(job)},
+            row={"for": None, "probed": None},
+            head=_head(start, job, decoder),
+            alone=job.alone,
+            conclude=conclude,
+        )
 
     return with_control(job, start, asked, plan)
 

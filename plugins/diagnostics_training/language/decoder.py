@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics.plugin import DiagnosticsError
+from diagnostics_training.jobs import TINY
 from diagnostics_training.language.folder import LOCAL, check_weights, checked_folder, quiet, why_not_loaded
 
-TINY = "tiny"
 LAYERS, WIDTH, HEADS, CONTEXT = 3, 96, 4, 4096
 """Of the tiny decoder."""
 END, UNKNOWN = "<end>", "<unknown>"
@@ -117,10 +117,17 @@ def _tiny(texts: Sequence[str], seed: int) -> Decoder:
 
     tokenizer = _word_tokenizer(texts)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS, max_position_embeddings=CONTEXT, tie_word_embeddings=False,
-        bos_token_id=tokenizer.eos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=None,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=4 * WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=False,
+        bos_token_id=tokenizer.eos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=None,
+    )
     with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config).eval()

@@ -85,11 +85,18 @@ def with_projector(encoder: TorchEncoder, width: int, pool: int = 1) -> TorchEnc
     cut = str(bool(encoder.cut)).lower()
     spec = f"projected?base={quote(base, safe='{}')}&at={tap.name}&cut={cut}&width={width}&pool={pool}"
     return encoder.replace(
-        taps=[*encoder.taps, head], forward=forward, valid=valid, fresh=fresh if encoder.fresh_module else None,
-        spec=spec, skeleton=spec if base else "", cut="", absent=(), lineage={},
+        taps=[*encoder.taps, head],
+        forward=forward,
+        valid=valid,
+        fresh=fresh if encoder.fresh_module else None,
+        spec=spec,
+        skeleton=spec if base else "",
+        cut="",
+        absent=(),
+        lineage={},
         configuration=f"{encoder.configuration}; {TAP} of {width} features, pool {pool}".removeprefix("; "),
         resized=lambda sized: with_projector(sized, width, pool),
-    )  # fmt: skip
+    )
 
 
 def projector_of(module: nn.Module) -> Projector:

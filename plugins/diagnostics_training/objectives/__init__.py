@@ -1,25 +1,21 @@
-"""The objectives: one module each, which defines the loss as its paper does, and one row here. Importing this is cheap."""
+"""The objectives: one module each, which defines the loss as its paper does in a class of the module's name. Importing this is cheap."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from diagnostics_training.objectives.base import EncoderObjective
 
-OBJECTIVES: Mapping[str, str] = {
-    "forecast": "Forecast",
-    "reconstruct": "Reconstruct",
-    "contrastive": "Contrastive",
-    "jepa": "Jepa",
-    "random": "Random",
-    "supervised": "Supervised",
-}
-"""Name (as `--objective` and `objective:NAME` take it, and as the module here is called) -> class, in the order of `all`."""
+FIRST = ("forecast", "reconstruct", "contrastive", "jepa", "random", "supervised")
+OBJECTIVES = tuple(
+    dict.fromkeys((*FIRST, *sorted({path.stem for path in Path(__file__).parent.glob("[a-z]*.py")} - {"base"})))
+)
+"""Names, as `--objective` and `objective:NAME` take them, in the order of `all`: those that lie here, others than `FIRST` last."""
 
 
 def objective_class(name: str) -> type[EncoderObjective]:
-    """The class of an objective by its name in `OBJECTIVES`."""
-    return getattr(importlib.import_module(f"{__name__}.{name}"), OBJECTIVES[name])
+    """Class of an objective by its name."""
+    return getattr(importlib.import_module(f"{__name__}.{name}"), name.title())

@@ -19,42 +19,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from diagnostics.plugin import DiagnosticsError, describe
-from diagnostics_training.trainer.data import parse_spec
+from diagnostics.plugin import DiagnosticsError, Encoder, describe, save_encoder
 
 FILE = "checkpoint.safetensors"
 KEY = "diagnostics_checkpoint"
 WEIGHTS, STATE, GROUP = "weights/", "optimiser/", "group/"
 DAMAGED = "its bytes are not those that were written"
-
-OPTIONS = frozenset({
-    "data", "batch", "steps", "lr", "optimiser", "schedule", "warmup", "cooldown", "accumulate", "clip", "seed", "precision",
-    "width", "depth", "heads", "patch", "likelihood", "positives", "regulariser", "to", "for", "mask", "layer_scale", "drop_path", "teacher", "keep", "at",
-    "lm", "pool", "projector_steps", "train_lm",
-    "relations", "mask_cell",
-})  # fmt: skip
-"""Parts of an identity that are options of a command."""
-UNTELLING = {
-    "fingerprint": "other samples of these data",
-    "base": "other weights of the base encoder",
-    "decoder": "other weights of the decoder",
-    "relations_by": "another teacher of relations",
-    "vocabulary": "another vocabulary of texts",
-    "taught_by": "another teacher",
-}
-"""Parts whose values tell people nothing."""
-FOLLOWS = {
-    "data": ("fingerprint", "modality", "length", "variates", "size", "frames", "outputs", "vocabulary"),
-    "fingerprint": ("outputs",),
-    "to": ("tap",),
-    "for": ("tap",),
-    "base": ("tap",),
-    "lm": ("decoder", "tap"),
-    "steps": ("projector_steps",),
-    "relations": ("tap", "relations_by"),
-    "towers": ("vocabulary",),
-}
-"""What differs because something else does."""
 
 
 def save(
@@ -189,28 +159,104 @@ def resumable(folder: Path) -> Generator[None]:
 
 
 def refuse_other(subject: str, kept: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
-    """Raises where what is there was made with other settings or data than are asked for, and names them all."""
-    old, new = _parts(kept), _parts(json.loads(json.dumps(dict(identity))))
-    different = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-    # What follows from something else that is named is no news.
-    reported = [key for key in different if not any(key in FOLLOWS.get(other, ()) for other in different)]
+    """Raises where what is there was made with other settings or data than are asked for, and names them all.
+
+    Keys of an identity are options as they are typed, or words. Words that begin with "other" say all that there is to say of a
+    value, and since they may follow from something else, they are said only where nothing else differs.
+    """
+    new = json.loads(json.dumps(dict(identity)))
+    different = [key for key in sorted(kept.keys() | new.keys()) if kept.get(key) != new.get(key)]
+    reported = [key for key in different if not key.startswith("other ")] or different
     if reported:
         raise DiagnosticsError(
-            f"{subject} was written with other settings ({'; '.join(_difference(key, old.get(key), new.get(key)) for key in reported)}): give "
-            "another --out, or remove that folder to start again."
+            f"{subject} was written with other settings ({'; '.join(_difference(key, kept.get(key), new.get(key)) for key in reported)}): "
+            "give another --out, or remove that folder to start again."
         )
 
 
-def _parts(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """An identity with the options that an architecture's name holds each by itself."""
-    name, options = parse_spec(str(identity.get("architecture") or ""))
-    return {**identity, **options, "architecture": name or None}
-
-
 def _difference(key: str, old: Any, new: Any) -> str:
-    if key in UNTELLING:
-        return UNTELLING[key]
-    option = f"--{key.replace('_', '-')}" if key in OPTIONS else key
+    if key.startswith("other "):
+        return key
     if old is None:
-        return f"{option} was not given"
-    return f"{option} {old}, which is not given now" if new is None else f"{option} {old}, not {new}"
+        return f"{key} was not given"
+    return f"{key} {old}, which is not given now" if new is None else f"{key} {old}, not {new}"
+
+
+# What a finished training left in its folder: one JSON file with what it came to and what it was made with.
+
+ENCODER = "encoder.safetensors"
+
+
+def finished(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a training of the same identity came to; None where it is not finished.
+
+    Raises where the folder holds a training of another identity, or an encoder that no such training made: it would be
+    overwritten.
+    """
+    folder, encoder = path.parent, path.parent / ENCODER
+    if path.is_file():
+        kept = _read(path)
+        refuse_other(f"The encoder in {folder}", kept["identity"], identity)
+        if encoder.is_file():
+            if kept["encoder"] != _digest(encoder):
+                raise DiagnosticsError(
+                    f"{encoder} is not the encoder that {path.name} in that folder describes, and would be overwritten: give another --out."
+                )
+            # Of no use any more, where a kill left it.
+            (folder / FILE).unlink(missing_ok=True)
+            return kept["row"]
+    if checkpoint := about(folder):
+        whole = checkpoint["identity"]
+        if not identity.keys() <= whole.keys():
+            raise DiagnosticsError(
+                f"The checkpoint in {folder} is that of another kind of training: give another --out."
+            )
+        refuse_other(f"The checkpoint in {folder}", {key: whole[key] for key in identity}, identity)
+    if encoder.is_file():
+        raise DiagnosticsError(
+            f"{encoder} is an encoder that this command did not make, and would be overwritten: give another --out."
+        )
+    return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        kept: dict[str, Any] = json.loads(path.read_text())
+        if kept.pop("digest") != digest_of_json(kept):
+            raise ValueError
+        return {key: kept[key] for key in ("row", "identity", "encoder")}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DiagnosticsError(f"{path} cannot be read as the summary of a training: give another --out.") from error
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def finish(
+    path: Path, encoder: Encoder, lineage: Mapping[str, Any], row: Mapping[str, Any], identity: Mapping[str, Any]
+) -> None:
+    """Saves the encoder, and beside it what it came to; after that the checkpoint is of no use.
+
+    The file says which encoder is to be there before that one takes its place, so that a kill in between leaves no
+    encoder of which nothing tells: the same command then does the rest again.
+    """
+    folder = path.parent
+    partial_encoder, partial_summary = folder / f"partial-{ENCODER}", path.with_name(f"{path.name}.partial")
+    try:
+        save_encoder(partial_encoder, encoder, lineage=lineage)
+        kept = {"row": dict(row), "identity": dict(identity), "encoder": _digest(partial_encoder)}
+        kept["digest"] = digest_of_json(kept)
+        try:
+            partial_summary.write_text(json.dumps(kept, indent=1))
+            partial_summary.replace(path)
+            partial_encoder.replace(folder / ENCODER)
+            (folder / FILE).unlink(missing_ok=True)
+        except OSError as error:
+            raise DiagnosticsError(
+                f"{path} cannot be written ({error.strerror}): free some room there and give the same command again."
+            ) from error
+    finally:
+        for left in (partial_encoder, partial_summary):
+            left.unlink(missing_ok=True)

@@ -23,9 +23,8 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from diagnostics.plugin import Dataset, DiagnosticsError, StorageError, Target, build, describe
-from diagnostics_training.models.backbone import AXES
+from diagnostics_training.models.backbone import AXES, TUBE
 from diagnostics_training.models.inputs import Views, channels_of, extent_of
-from diagnostics_training.models.sizes import TUBE
 from diagnostics_training.trainer.distributed import World
 from diagnostics_training.trainer.objective import Batch, Objective
 
@@ -88,9 +87,14 @@ def _by_thread(make: Callable[[int], Batch], steps: range, pinned: bool) -> Gene
 def _by_workers(make: Callable[[int], Batch], steps: range, workers: int, pinned: bool) -> Generator[Batch]:
     # A generator of its own, as the loader would draw a seed for its workers from the global one.
     loader: Any = DataLoader(
-        _Steps(make, steps), batch_size=None, num_workers=workers, multiprocessing_context="fork", pin_memory=pinned,
-        generator=torch.Generator(), worker_init_fn=_ignore_interrupts,
-    )  # fmt: skip
+        _Steps(make, steps),
+        batch_size=None,
+        num_workers=workers,
+        multiprocessing_context="fork",
+        pin_memory=pinned,
+        generator=torch.Generator(),
+        worker_init_fn=_ignore_interrupts,
+    )
     coming = iter(loader)
     try:
         for batch in coming:
@@ -213,9 +217,17 @@ def load(data: str, patch: int | None = None, *, windows: bool = True) -> Traini
     # Pictures become squares: that is what an encoder's name can say.
     extent = (*whole[:-2], *(min(places) for _ in places))
     return TrainingData(
-        spec, dataset.name, dataset.modality, dataset.fingerprint, samples, extent,
-        channels_of(dataset.modality, samples[0]), dataset.targets, rows, tuple(str(dataset.ids[row]) for row in rows),
-    )  # fmt: skip
+        spec=spec,
+        name=dataset.name,
+        modality=dataset.modality,
+        fingerprint=dataset.fingerprint,
+        samples=samples,
+        extent=extent,
+        channels=channels_of(dataset.modality, samples[0]),
+        targets=dataset.targets,
+        rows=rows,
+        ids=tuple(str(dataset.ids[row]) for row in rows),
+    )
 
 
 def default_patch(modality: str) -> int:

@@ -9,17 +9,64 @@ import json
 import math
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from diagnostics.plugin import DiagnosticsError, Progress, printable
-from diagnostics_training.trainer import checkpoints, collapse
+from diagnostics.plugin import DiagnosticsError, Progress, printable, svdvals
+from diagnostics_training.trainer import checkpoints
 from diagnostics_training.trainer.distributed import World, least, mean
 from diagnostics_training.trainer.objective import Batch, Objective
 from diagnostics_training.trainer.settings import Settings
+
+# Whether an output still tells samples apart: its effective rank and the spread of its features.
+
+LEAST_SPREAD = 0.01
+LEAST_RANK = 1.5
+FEWEST = 4
+"""Samples from which ranks are told: without their mean, two have a rank of 1 and three of 2 at most, whatever the output."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was seen of an output [sample, feature] at a step."""
+
+    step: int
+    rank: float
+    spread: float
+
+    @property
+    def collapsed(self) -> bool:
+        """All samples have one output, or differ along one line only."""
+        return not (self.spread >= LEAST_SPREAD and self.rank >= LEAST_RANK)
+
+    def __str__(self) -> str:
+        return f"effective rank {self.rank:.2f}, spread {self.spread:.2g} at step {self.step}"
+
+
+def look(step: int, output_BF: Tensor) -> Look:
+    """The two figures of an output float [sample, feature] of at least two samples; zeros where it is not finite."""
+    output = output_BF.detach().double()
+    if not bool(output.isfinite().all()):
+        return Look(step, 0.0, 0.0)
+    size = float(output.square().mean().sqrt())
+    centred = output - output.mean(0)
+    spread = float(centred.square().mean().sqrt()) / size if size > 0 else 0.0
+    return Look(step, effective_rank(centred), spread)
+
+
+def effective_rank(centred_BF: Tensor) -> float:
+    """exp(entropy) of the singular values' shares; 0 of a matrix of zeros."""
+    values = svdvals(centred_BF.cpu())
+    total = values.sum()
+    if not float(total) > 0:
+        return 0.0
+    shares = values / total
+    return float(torch.exp(-torch.special.xlogy(shares, shares).sum()))
+
 
 # When a head's attention has become so sharp that it should be told: read from what was logged.
 
@@ -87,14 +134,14 @@ class Monitor:
 
             self.board = SummaryWriter(str(out / BOARD), purge_step=first + 1 if first else None)
         self.loss: float = before[-1]["loss"] if before else math.nan
-        self.looks = [collapse.Look(line["step"], line["rank"], line["spread"]) for line in before if "rank" in line]
+        self.looks = [Look(line["step"], line["rank"], line["spread"]) for line in before if "rank" in line]
         self.sharp = {key for line in before for key in sharp_heads(line)}
 
     def note(
         self,
         done: int,
         values: Mapping[str, float],
-        seen: collapse.Look | None,
+        seen: Look | None,
         evaluation: Mapping[str, float],
         heads: Mapping[str, float],
     ) -> None:
@@ -184,10 +231,10 @@ def looking(objective: Objective, settings: Settings) -> Generator[None]:
     objective.train()
 
 
-def look_at_output(objective: Objective, batch: Batch, step: int, settings: Settings) -> collapse.Look | None:
+def look_at_output(objective: Objective, batch: Batch, step: int, settings: Settings) -> Look | None:
     with looking(objective, settings):
         output = objective.output(batch)
-    return None if output is None or len(output) < collapse.FEWEST else collapse.look(step, output)
+    return None if output is None or len(output) < FEWEST else look(step, output)
 
 
 def evaluate(objective: Objective, step: int, settings: Settings) -> Mapping[str, float]:

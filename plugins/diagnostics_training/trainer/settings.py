@@ -1,74 +1,163 @@
-"""How to train, whatever the objective."""
+"""How to train, whatever the objective: each option once, with its default and whether it decides the numbers."""
+
+from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from diagnostics.plugin import KERNELS, DiagnosticsError, Kernel
+from diagnostics.plugin import DiagnosticsError, Kernel, Option, deciding, options
 
-CHOICES = {
-    "optimiser": ("adamw", "lamb"),
-    "schedule": ("cosine", "constant"),
-    "precision": ("float32", "bf16"),
-    "attention": KERNELS,
-}
-UNDECIDING = (
-    "attention", "watch_attention", "compile", "recompute", "workers", "log_every", "look_every", "evaluate_every", "checkpoint_every",
-)  # fmt: skip
-"""What changes no number but by rounding."""
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+TRAINING, COST = "Training", "Cost"
+
+# Options of which a job, or a recipe, has a default of its own.
+Steps = Annotated[int, Option("Training steps.", "N", group=TRAINING)]
+Batch = Annotated[int, Option("Samples per step, over all processes.", "N", group=TRAINING)]
+LearningRate = Annotated[float, Option("Peak learning rate.", "RATE", group=TRAINING)]
+Optimiser = Annotated[Literal["adamw", "lamb"], Option("Optimiser: adamw or lamb.", "NAME", group=TRAINING)]
+Warmup = Annotated[
+    float, Option("Number of warm-up steps; below 1, their share of all steps.", "SHARE|N", group=TRAINING)
+]
+Seed = Annotated[int | None, Option("Seed of batches and random draws [the encoder's, or 0].", "N", group=TRAINING)]
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How to train, whatever the objective.
+def asked_of(job: DataclassInstance, kind: type[DataclassInstance] | None = None) -> dict[str, Any]:
+    """Values of the fields that decide, of a job or of what it has of `kind`, each under its name as it is typed."""
+    typed = {name: option.typed for name, option in options(kind or type(job)).items()}
+    return {typed.get(name, name): getattr(job, name) for name in deciding(kind or type(job))}
 
+
+def part_of(job: DataclassInstance, kind: type[DataclassInstance]) -> dict[str, Any]:
+    """Fields of a job that are those of `kind`, by name."""
+    return {field.name: getattr(job, field.name) for field in fields(kind)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Duration:
+    """How long is trained; apart, so that it comes first."""
+
+    steps: Steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimisation:
+    """How weights follow their gradients.
+
+    batch: samples of a step, over all processes.
     lr: peak of the learning rate.
     optimiser: `adamw`, or `lamb` (You et al., arXiv 1904.00962), timm's.
     schedule: of the rate after the warm-up: `cosine` (to 0) or `constant`.
     warmup: steps in which the rate rises to its peak: below 1 a share of all steps (at least one step, unless 0), otherwise
         their number.
     cooldown: share of the steps, the last ones, in which a constant rate falls to 0 along a line.
-    accumulate: in how many parts, one after the other, a process computes its part of a batch; the loss is their mean.
-    weight_decay: on matrices only, never on biases, norms and single vectors.
     clip: longest gradient (Euclidean, over all parameters); `math.inf` leaves them as they are.
+    weight_decay: on matrices only, never on biases, norms and single vectors.
+    """
+
+    batch: Batch
+    lr: LearningRate
+    optimiser: Optimiser = "adamw"
+    schedule: Annotated[
+        Literal["cosine", "constant"],
+        Option("Learning rate after the warm-up: cosine or constant.", "NAME", group=TRAINING),
+    ] = "cosine"
+    warmup: Warmup = 0.1
+    cooldown: Annotated[
+        float,
+        Option("Last share of the steps, in which a constant learning rate falls to 0.", "SHARE", group=TRAINING),
+    ] = 0.0
+    clip: Annotated[float, Option("Maximum gradient norm.", "LENGTH", group=TRAINING)] = 1.0
+    weight_decay: float = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Computation:
+    """How steps are computed.
+
     precision: `bf16` computes the forward pass under autocast.
     attention: the kernel of forward and backward passes, and no other; `auto` leaves it to torch.
     watch_attention: steps from one look at every head's attention to the next; None for no looks.
     compile: whether torch compiles the objective.
     recompute: whether what the objective's blocks compute is kept for the backward pass, or computed once more in it.
     workers: processes that make batches; with 0 a thread makes the next one.
+    device: for `distributed.world`.
+    """
+
+    precision: Annotated[
+        Literal["float32", "bf16"], Option("Precision of the forward pass: float32 or bf16.", "NAME", group=COST)
+    ] = "float32"
+    attention: Annotated[
+        Kernel,
+        Option("Attention kernel: auto, flash, cudnn, efficient or math.", "KERNEL", group=COST, decides=False),
+    ] = "auto"
+    watch_attention: Annotated[
+        int | None,
+        Option(
+            "Log the entropy and largest logit of each attention head every N steps [never].",
+            "N",
+            group=TRAINING,
+            decides=False,
+        ),
+    ] = None
+    compile: Annotated[
+        bool, Option("Compile the model with torch.compile.", names=("--compile",), group=COST, decides=False)
+    ] = False
+    recompute: Annotated[
+        bool,
+        Option(
+            "Activation checkpointing: keep only the input of each block, and recompute it for the gradient.",
+            names=("--recompute",),
+            group=COST,
+            decides=False,
+        ),
+    ] = False
+    workers: Annotated[int, Option("Processes that prepare batches.", "N", group=COST, decides=False)] = 0
+    device: Annotated[
+        str | None, Option("cpu, cuda, ... [cuda if there is a GPU].", "NAME", group=COST, decides=False)
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Computation, Optimisation, Duration):
+    """How to train, whatever the objective; jobs are settings with more options.
+
+    accumulate: in how many parts, one after the other, a process computes its part of a batch; the loss is their mean.
+    seed: of batches and of what is drawn; None for 0.
     evaluate_every: steps from one call of `Objective.evaluate` to the next, the last step always; None for no calls.
 
     Raises DiagnosticsError for values that cannot be.
     """
 
-    steps: int
-    lr: float = 1e-3
-    optimiser: Literal["adamw", "lamb"] = "adamw"
-    schedule: Literal["cosine", "constant"] = "cosine"
-    warmup: float = 0.1
-    cooldown: float = 0.0
-    accumulate: int = 1
-    weight_decay: float = 0.05
+    batch: Batch = 64
+    lr: LearningRate = 1e-3
+    accumulate: Annotated[
+        int,
+        Option(
+            "Gradient accumulation: number of parts in which a batch is computed, one after the other.", "N", group=COST
+        ),
+    ] = 1
     betas: tuple[float, float] = (0.9, 0.95)
-    clip: float = 1.0
-    seed: int = 0
-    precision: Literal["float32", "bf16"] = "float32"
-    attention: Kernel = "auto"
-    watch_attention: int | None = None
-    compile: bool = False
-    recompute: bool = False
-    workers: int = 0
-    log_every: int = 10
-    look_every: int = 100
-    evaluate_every: int | None = None
-    checkpoint_every: int = 200
+    seed: Seed = None
+    log_every: Annotated[int, Option(decides=False)] = 10
+    look_every: Annotated[int, Option(decides=False)] = 100
+    evaluate_every: Annotated[int | None, Option(decides=False)] = None
+    checkpoint_every: Annotated[int, Option(decides=False)] = 200
 
     def __post_init__(self) -> None:
         for name, least in (
-            ("steps", 1), ("accumulate", 1), ("workers", 0), ("log_every", 1), ("look_every", 1), ("evaluate_every", 1),
-            ("checkpoint_every", 1), ("watch_attention", 1), ("seed", 0),
-        ):  # fmt: skip
+            ("steps", 1),
+            ("accumulate", 1),
+            ("workers", 0),
+            ("log_every", 1),
+            ("look_every", 1),
+            ("evaluate_every", 1),
+            ("checkpoint_every", 1),
+            ("watch_attention", 1),
+            ("seed", 0),
+        ):
             if (value := getattr(self, name)) is not None and value < least:
                 raise DiagnosticsError(f"Training cannot have {name} {value}: give at least {least}.")
         if not (self.lr > 0 and math.isfinite(self.lr)):
@@ -120,5 +209,9 @@ class Settings:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides the numbers: a checkpoint of another one is refused."""
-        return {key: value for key, value in asdict(self).items() if key not in UNDECIDING}
+        """Values that decide the numbers: a checkpoint with others is refused. What a job adds is not among them."""
+        return asked_of(self, Settings) | {"--seed": self.seed or 0}
+
+
+CHOICES = {name: get_args(hint) for name, hint in get_type_hints(Settings).items() if get_origin(hint) is Literal}
+"""Values that an option has; what is typed is no `Literal` yet."""

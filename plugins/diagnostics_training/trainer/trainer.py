@@ -24,12 +24,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from diagnostics.plugin import DiagnosticsError, attention_in, explain_attention, watch_heads
-from diagnostics_training.trainer import checkpoints, collapse
+from diagnostics_training.trainer import checkpoints
 from diagnostics_training.trainer.data import Batches, batches_ahead
 from diagnostics_training.trainer.distributed import World, barrier
 from diagnostics_training.trainer.monitor import (
     ESTIMATE_AFTER,
     Finite,
+    Look,
     Monitor,
     Watch,
     describe_work,
@@ -160,10 +161,10 @@ class Fitted:
     resumed_from: int
     loss: float
     seconds: float
-    looks: tuple[collapse.Look, ...] = field(default=())
+    looks: tuple[Look, ...] = field(default=())
 
     @property
-    def collapse(self) -> collapse.Look | None:
+    def collapse(self) -> Look | None:
         """The first collapsed look of those up to the end, where the output is still collapsed there."""
         if not self.looks or not self.looks[-1].collapsed:
             return None
@@ -249,10 +250,13 @@ def fit(
             logs, looks, evaluates, watches, saves = (
                 every is not None and (done == settings.steps or not done % every)
                 for every in (
-                    settings.log_every, settings.look_every, settings.evaluate_every, settings.watch_attention,
+                    settings.log_every,
+                    settings.look_every,
+                    settings.evaluate_every,
+                    settings.watch_attention,
                     settings.checkpoint_every,
                 )
-            )  # fmt: skip
+            )
             if logs or looks or evaluates or watches or saves:
                 finite.check(done, out, name, ids)
                 scalars = to_numbers(values)
@@ -369,7 +373,7 @@ def seed_step(settings: Settings, step: int, world: World) -> None:
 
     On a CPU not by `torch.manual_seed`, which writes down a stack for each kind of device that is not in use: 1 % of a small step.
     """
-    seeded = number(settings.seed, step, world.rank)
+    seeded = number(settings.seed or 0, step, world.rank)
     if world.device == "cpu":
         torch.default_generator.manual_seed(seeded)
     else:

@@ -21,11 +21,10 @@ pytest.importorskip("open_clip")
 
 from diagnostics_pretraining import distillation
 from diagnostics_pretraining.distillation import TEACHER_SCALE, Distillation, Teacher, divergences
-from diagnostics_pretraining.job import Job
-from diagnostics_pretraining.plan import plan_of
+from diagnostics_pretraining.jobs import PretrainJob
 from diagnostics_pretraining.text_encoder import context_of, vocabulary_of
 from diagnostics_pretraining.towers import Pair, build_towers, encoders_of, load_pair, save_pair
-from diagnostics_pretraining.train import train
+from diagnostics_pretraining.train import plan_of, train
 from diagnostics_training.trainer.distributed import world
 
 from diagnostics import DiagnosticsError, Grid, LazySamples, Site, Tap, TorchEncoder, build
@@ -163,9 +162,9 @@ def letters(features: int = 8) -> TorchEncoder:
     return TorchEncoder("letters", "text", module, [tap], "whole", preprocess, np.asarray("a star"))
 
 
-def job(tmp_path: Path, **more: Any) -> Job:
+def job(tmp_path: Path, **more: Any) -> PretrainJob:
     options: dict[str, Any] = {"data": DATA, "out": tmp_path / "student", "size": "micro", "recipe": "distil"}
-    return Job(**options | {"batch": 16, "samples": 64} | more)
+    return PretrainJob(**options | {"batch": 16, "samples": 64} | more)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diagnostics_pretraining.feed.feed import Feed, outline_of, without_target
+from diagnostics_pretraining.feed import Feed, outline_of, without_target
 from diagnostics_pretraining.recipe import Stage
 from diagnostics_training.trainer.objective import Batch, Objective
 from diagnostics_training.trainer.settings import Settings
@@ -84,7 +84,7 @@ class Recorder(Objective):
 
 
 def run(objective: Recorder, fed: Feed, folder: Path, **settings: Any) -> None:
-    fit(objective, fed, Settings(fed.steps, checkpoint_every=1, **settings), folder, tell=lambda line: None)
+    fit(objective, fed, Settings(steps=fed.steps, checkpoint_every=1, **settings), folder, tell=lambda line: None)
 
 
 def test_an_epoch_is_a_permutation_of_shards_and_of_samples_within(tmp_path: Path) -> None:

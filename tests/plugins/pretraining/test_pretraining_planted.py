@@ -12,12 +12,11 @@ import flat_colours
 
 pytest.importorskip("open_clip")
 
-from diagnostics_pretraining import plan
-from diagnostics_pretraining.job import Job
+import diagnostics_pretraining.train as training
+from diagnostics_pretraining.jobs import PretrainJob, ZeroshotJob
 from diagnostics_pretraining.towers import Pair
 from diagnostics_pretraining.train import train
-from diagnostics_pretraining.zeroshot.job import Job as Comparison
-from diagnostics_pretraining.zeroshot.job import zeroshot
+from diagnostics_pretraining.zeroshot import zeroshot
 
 DATA = f"{flat_colours.__file__}:build"
 RECIPE = """
@@ -32,13 +31,9 @@ pool = "attention"
 def learned(tmp_path: Path, recipe: str = RECIPE, **more: Any) -> Any:
     """The result of zero-shot classification on the test split after 200 steps."""
     (tmp_path / "own.toml").write_text(recipe)
-    row = train(Job(data=DATA, out=tmp_path / "m", size="micro", config=tmp_path / "own.toml", **more))
+    row = train(PretrainJob(data=DATA, out=tmp_path / "m", size="micro", config=tmp_path / "own.toml", **more))
     assert row["steps"] == 200
-    return zeroshot(
-        Comparison(
-            str(tmp_path / "m"), DATA, "colour", None, "test", 32, frames=8, seed=0, device="cpu", trust_code=False
-        )
-    )
+    return zeroshot(ZeroshotJob(folder=str(tmp_path / "m"), data=DATA, target="colour", gallery=32, device="cpu"))
 
 
 def test_the_task_has_an_answer_and_chance_is_far_from_it() -> None:
@@ -61,6 +56,6 @@ def test_colours_are_learned_from_their_names(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_colours_are_learned_from_a_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The names are never held against their own images: only the teacher says which go together."""
-    monkeypatch.setattr(plan, "load_pair", lambda folder: Pair(*flat_colours.knowing(), scale=1.0))
+    monkeypatch.setattr(training, "load_pair", lambda folder: Pair(*flat_colours.knowing(), scale=1.0))
     result = learned(tmp_path, f'objective = "distil"{RECIPE}', teacher="knowing")
     assert result.classification.accuracy.value >= 0.95

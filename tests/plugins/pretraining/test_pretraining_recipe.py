@@ -66,7 +66,7 @@ def test_sizes_are_brought_to_the_models() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_all_recipes_can_be_read(name: str) -> None:
-    assert named_recipe(name).spoken
+    assert named_recipe(name).identity
 
 
 def written(folder: Path, text: str) -> Path:

@@ -7,8 +7,8 @@ import pytest
 
 pytest.importorskip("open_clip")
 
-from diagnostics_pretraining.plan import check_texts, describe_texts
 from diagnostics_pretraining.text_encoder import vocabulary_of
+from diagnostics_pretraining.train import check_texts, describe_texts
 
 from diagnostics import Dataset, DiagnosticsError
 

@@ -20,11 +20,10 @@ from torch import Tensor
 pytest.importorskip("open_clip")
 
 from diagnostics_pretraining.commands import train_pe
-from diagnostics_pretraining.job import Job
+from diagnostics_pretraining.jobs import PretrainJob
 from diagnostics_pretraining.objective import Batches, Pretraining
-from diagnostics_pretraining.plan import Plan, plan_of
 from diagnostics_pretraining.towers import load_pair
-from diagnostics_pretraining.train import train
+from diagnostics_pretraining.train import Plan, plan_of, train
 from diagnostics_training.trainer.distributed import World, world
 from diagnostics_training.trainer.monitor import lines
 from diagnostics_training.trainer.objective import Batch
@@ -58,9 +57,9 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
-def job(recipe: Path, out: Path, **more: Any) -> Job:
+def job(recipe: Path, out: Path, **more: Any) -> PretrainJob:
     asked: dict[str, Any] = {"data": DATA, "out": out, "size": "micro", "config": recipe}
-    return Job(**asked | more)
+    return PretrainJob(**asked | more)
 
 
 def trained(plan: Plan, out: Path, batches: Any = None, where: World | None = None) -> list[dict[str, float]]:
@@ -164,7 +163,7 @@ def test_it_trains_further_from_a_pair(tmp_path: Path, recipe: Path) -> None:
     pixels, kept = torch.randn(2, 3, 16, 16), load_pair(tmp_path / "pe").image.module
     assert torch.equal(first.embed_images(pixels), kept(pixels))
     assert not torch.equal(first.embed_images(pixels), fresh.embed_images(pixels))
-    assert more.identity["base"] == load_pair(tmp_path / "pe").image.identity["weights"]
+    assert more.identity["other weights of the base encoder"] == load_pair(tmp_path / "pe").image.identity["weights"]
     recipe.write_text(
         OWN.replace("rope = true", "").replace('"attention"', '"class"').replace("size = 16", "size = 12")
     )
@@ -215,7 +214,9 @@ def test_sizes_that_no_patch_divides_are_refused(tmp_path: Path, recipe: Path) -
 
 
 def test_a_recipe_that_is_here_leaves_out_what_texts_do_not_survive(tmp_path: Path) -> None:
-    plan = plan_of(Job(data="shapes?n=450&size=32&objects=1", out=tmp_path, size="micro", recipe="9", samples=1024))
+    plan = plan_of(
+        PretrainJob(data="shapes?n=450&size=32&objects=1", out=tmp_path, size="micro", recipe="9", samples=1024)
+    )
     assert plan.left_out == ("crop", "mirror")
     assert any("leaves crop and mirror of the augmentation out" in note for note in plan.notes)
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from diagnostics_data.shapes.dataset import Shapes
+from diagnostics_pretraining.commands import recaption
 from diagnostics_pretraining.recaption.captioner import FRAME_PROMPT, ModelCaptioner, clip_of
-from diagnostics_pretraining.recaption.command import recaption
 from diagnostics_pretraining.recaption.job import KINDS, ModelSummariser, Rules
 from PIL import Image
 from typer import Typer

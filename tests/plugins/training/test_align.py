@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
-from diagnostics_training.alignment import course as training
-from diagnostics_training.alignment import data as choosing
+from diagnostics_training.alignment import tap as choosing
 from diagnostics_training.alignment import tap as tapping
-from diagnostics_training.alignment.data import data_for
 from diagnostics_training.alignment.feed import Feed, hidden
 from diagnostics_training.alignment.layer_scale import DropPath, put_drops, scaled
-from diagnostics_training.alignment.objective import Alignment
-from diagnostics_training.alignment.tap import TapJob, align_tap
-from diagnostics_training.alignment.teachers import Teacher, on_grid, put_section, with_module
-from diagnostics_training.alignment_commands import aligned_lines, best_scores
-from diagnostics_training.options import settings_of
+from diagnostics_training.alignment.objective import Alignment, Teacher, on_grid, put_section, with_module
+from diagnostics_training.alignment.student import data_for
+from diagnostics_training.alignment.tap import align_tap
+from diagnostics_training.commands import aligned_lines, best_scores
+from diagnostics_training.jobs import TapJob
 from diagnostics_training.trainer.data import plain
 from diagnostics_training.trainer.monitor import lines
 from torch import nn
@@ -428,10 +425,7 @@ def test_the_data_are_those_of_training_where_none_are_named(tmp_path: Path, mon
 
 
 def test_it_goes_on_where_it_was_and_leaves_what_is_finished(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(
-        training, "settings_of", lambda *asked: replace(settings_of(*asked), checkpoint_every=5, log_every=1)
-    )
-    more = {"mask": 0.3, "drop_path": 0.2, **SHORT}
+    more = {"mask": 0.3, "drop_path": 0.2, "checkpoint_every": 5, "log_every": 1, **SHORT}
     align_tap(job(tmp_path / "whole", "blocks.0", SMALL, SERIES, **more))
 
     def stop(self: Alignment, done: int, total: int) -> None:
@@ -543,9 +537,8 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(Feed, "__call__", interrupted)
     with pytest.raises(KeyboardInterrupt, match="starts again, since there was no checkpoint yet in"):
         align_tap(job(tmp_path / "o", steps=10))
-    monkeypatch.setattr(training, "settings_of", lambda *asked: replace(settings_of(*asked), checkpoint_every=2))
     with pytest.raises(KeyboardInterrupt, match="resumes from its last checkpoint in"):
-        align_tap(job(tmp_path / "o", steps=10))
+        align_tap(job(tmp_path / "o", steps=10, checkpoint_every=2))
 
     def stopped(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt("what is done is kept in a folder that is gone")

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diagnostics_training.alignment import data as choosing
-from diagnostics_training.alignment.start import start_of
-from diagnostics_training.alignment.tap import TapJob, align_tap
-from diagnostics_training.alignment.teachers import agreement, named_teacher, on_grid
-from diagnostics_training.alignment_commands import aligned_lines
+from diagnostics_training.alignment import tap as choosing
+from diagnostics_training.alignment.objective import agreement, on_grid
+from diagnostics_training.alignment.student import named_teacher, start_of
+from diagnostics_training.alignment.tap import align_tap
+from diagnostics_training.commands import aligned_lines
+from diagnostics_training.jobs import TapJob
 from diagnostics_training.trainer.monitor import lines
 
 import diagnostics as dx

@@ -26,11 +26,20 @@ from diagnostics.cli.main import main
 pytest.importorskip("transformers")
 
 from answering import COLOURS, SHAPES, WORDINGS
-from diagnostics_training.alignment.start import make_student, start_of
-from diagnostics_training.alignment_commands import aligned_lines
-from diagnostics_training.language.align import Language, LanguageJob, QuestionFeed, align_language, held_out
+from diagnostics_training.alignment.student import make_student, start_of
+from diagnostics_training.commands import aligned_lines
+from diagnostics_training.jobs import LanguageJob
+from diagnostics_training.language.align import (
+    Language,
+    Pair,
+    Pairs,
+    QuestionFeed,
+    align_language,
+    check_texts,
+    held_out,
+    laid_out,
+)
 from diagnostics_training.language.decoder import Decoder, decoder_named
-from diagnostics_training.language.pairs import Pair, Pairs, check_texts, laid_out
 from diagnostics_training.language.projector import TAP, Projector, with_projector
 from diagnostics_training.trainer import checkpoints
 from diagnostics_training.trainer.monitor import lines, silent
@@ -188,7 +197,7 @@ def trained(
             raise Stopped
 
     objective.after_step = after  # pyright: ignore[reportAttributeAccessIssue]  (a method replaced for the test)
-    settings = Settings(steps, 5e-3, log_every=1, checkpoint_every=3, **more)
+    settings = Settings(steps=steps, lr=5e-3, log_every=1, checkpoint_every=3, **more)
     fit(objective, feed, settings, out, silent, tell=lambda line: None)
     return objective, seen
 
@@ -297,7 +306,14 @@ def test_a_decoder_from_a_folder_stays_as_it_is_and_in_no_checkpoint(tmp_path: P
     feed = QuestionFeed(start, Pairs(start.dataset, decoder, 5), 8)
     objective.free(feed(0))
     first = whole(objective.module)
-    fit(objective, feed, Settings(3, 5e-3, checkpoint_every=1), tmp_path / "fit", silent, tell=lambda line: None)
+    fit(
+        objective,
+        feed,
+        Settings(steps=3, lr=5e-3, checkpoint_every=1),
+        tmp_path / "fit",
+        silent,
+        tell=lambda line: None,
+    )
     assert same(before, decoder.model.state_dict()) and all(p.grad is None for p in decoder.model.parameters())
     assert not same(first, objective.module.state_dict(), without="projector")
     with safe_open(tmp_path / "fit" / checkpoints.FILE, "pt") as file:

@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diagnostics_training.alignment import course
 from diagnostics_training.alignment.augmentation import Places, View, draw_view, places_of, sampled
 from diagnostics_training.alignment.feed import GREY, hidden, token_blocks
 from diagnostics_training.alignment.layer_scale import scaled
-from diagnostics_training.alignment.objective import Alignment
-from diagnostics_training.alignment.relations.masks import MaskRelations
-from diagnostics_training.alignment.relations.named import EncoderRelations, relations_of
+from diagnostics_training.alignment.objective import Alignment, Teacher
+from diagnostics_training.alignment.relations import EncoderRelations, MaskRelations
 from diagnostics_training.alignment.spatial import (
     SpatialAlignment,
     SpatialFeed,
-    SpatialJob,
     align_spatial,
     relation_loss,
+    relations_of,
     sharpened,
 )
-from diagnostics_training.alignment.start import Start, start_of
-from diagnostics_training.alignment.teachers import Teacher
-from diagnostics_training.alignment_commands import aligned_lines
-from diagnostics_training.options import settings_of
+from diagnostics_training.alignment.student import Start, start_of
+from diagnostics_training.commands import aligned_lines
+from diagnostics_training.jobs import SpatialJob
 from diagnostics_training.trainer.monitor import lines
 from torch import Tensor
 
@@ -429,10 +425,8 @@ def test_the_three_ablations_and_the_control_are_encoders_of_their_own(tmp_path:
 
 
 def test_it_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        course, "settings_of", lambda *asked: replace(settings_of(*asked), checkpoint_every=2, log_every=1)
-    )
     asked: dict[str, Any] = {**SHORT, "to": "blocks.0", "relations": "masks", "control": False}
+    asked |= {"checkpoint_every": 2, "log_every": 1}
     align_spatial(SpatialJob(**asked, out=tmp_path / "whole"))
 
     def stop(self: Alignment, done: int, total: int) -> None:

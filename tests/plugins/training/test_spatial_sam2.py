@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diagnostics_training.alignment import sam2
 from diagnostics_training.alignment.augmentation import Places, View
-from diagnostics_training.alignment.relations import sam2
-from diagnostics_training.alignment.relations.sam2 import Sam2Relations, mask_logits
+from diagnostics_training.alignment.sam2 import Sam2Relations, mask_logits
 from diagnostics_training.alignment.spatial import relation_loss
 from diagnostics_training.trainer.distributed import World
 from torch.utils.data import default_collate

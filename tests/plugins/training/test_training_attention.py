@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def test_a_watched_run_has_the_losses_of_an_unwatched_one(tmp_path: Path, option
         runs = []
         for every in (None, 2):
             built = build()
-            settings = Settings(6, log_every=1, watch_attention=every, **options)
+            settings = Settings(steps=6, log_every=1, watch_attention=every, **options)
             logged, _ = trained(tmp_path / f"{name}-{every}", built, settings)
             runs.append(([line["loss"] for line in logged], built.state_dict()))
         assert runs[0][0] == runs[1][0]
@@ -86,7 +87,7 @@ def test_a_watched_run_has_the_losses_of_an_unwatched_one(tmp_path: Path, option
 
 
 def test_heads_are_logged_where_they_are_looked_at(tmp_path: Path) -> None:
-    logged, _ = trained(tmp_path, objective("jepa"), Settings(5, log_every=1, watch_attention=2))
+    logged, _ = trained(tmp_path, objective("jepa"), Settings(steps=5, log_every=1, watch_attention=2))
     keys = {
         f"attention/{block}/{what}"
         for block in (0, 1)
@@ -107,7 +108,7 @@ def sharpening(told: list[str]) -> list[str]:
 
 
 def test_a_head_that_sharpens_is_told_once_and_not_again_after_a_resume(tmp_path: Path) -> None:
-    settings = Settings(9, lr=1e-6, log_every=1, watch_attention=3, checkpoint_every=4)
+    settings = Settings(steps=9, lr=1e-6, log_every=1, watch_attention=3, checkpoint_every=4)
     _, told = trained(tmp_path, Sharpening(30.0), settings)
     assert sharpening(told) == ["mine: attention sharpens at step 3: head 1 of block 0 has a logit of 454"]
     stopped = tmp_path / "stopped"
@@ -136,7 +137,7 @@ def test_what_is_sharp() -> None:
 
 def test_the_pass_that_tries_a_kernel_writes_nothing_down(tmp_path: Path) -> None:
     built = Sharpening()
-    trained(tmp_path, built, Settings(3, watch_attention=1))
+    trained(tmp_path, built, Settings(steps=3, watch_attention=1))
     assert int(built.norm.num_batches_tracked or 0) == 3
 
 
@@ -145,7 +146,7 @@ def test_a_named_kernel_is_alone_in_forward_and_backward_passes(tmp_path: Path, 
     built = Sharpening()
     if recompute:
         built.blocks = lambda: [built.norm]  # type: ignore[method-assign]  (replaced for the test)
-    trained(tmp_path, built, Settings(3, attention="flash", recompute=recompute))
+    trained(tmp_path, built, Settings(steps=3, attention="flash", recompute=recompute))
     # After the pass that tries it, in which torch may choose.
     assert built.allowed == [("forward", True, True), *[("forward", True, False), ("backward", True, False)] * 3]
     assert torch.backends.cuda.math_sdp_enabled()
@@ -155,9 +156,9 @@ def test_what_a_kernel_refuses_is_said_before_the_first_step(tmp_path: Path) -> 
     with pytest.raises(
         DiagnosticsError, match=r"flash kernel refuses the attention of mine \(Both fused .* non-zero dropout\)"
     ):
-        trained(tmp_path / "a", Sharpening(dropout=0.1), Settings(3, attention="flash"))
+        trained(tmp_path / "a", Sharpening(dropout=0.1), Settings(steps=3, attention="flash"))
     assert lines(tmp_path / "a") == []
-    _, told = trained(tmp_path / "b", Sharpening(dropout=0.1), Settings(3))
+    _, told = trained(tmp_path / "b", Sharpening(dropout=0.1), Settings(steps=3))
     assert [line for line in told if line.startswith("mine: attention in math (1 call), since flash: Both fused")]
 
 
@@ -177,19 +178,20 @@ def test_without_attention_there_is_nothing_to_choose_or_watch(
     tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(DiagnosticsError, match=message):
-        trained(tmp_path, Flat(), Settings(3, **options))
+        trained(tmp_path, Flat(), Settings(steps=3, **options))
 
 
 def test_the_command_takes_both(tmp_path: Path) -> None:
-    from diagnostics_training.train import Job, train
+    from diagnostics_training.jobs import TrainJob, command_of
+    from diagnostics_training.train import train
 
-    job = Job(
-        "lorenz?n=40&length=64", "jepa", out=tmp_path, width=16, depth=2, heads=2, steps=3, batch=8,
+    job = TrainJob(
+        data="lorenz?n=40&length=64", objective="jepa", out=tmp_path, width=16, depth=2, heads=2, steps=3, batch=8,
         attention="flash", watch_attention=3,
     )  # fmt: skip
     (row,) = train(job)
     assert "attention/1/logit/1" in (tmp_path / "jepa" / "metrics.jsonl").read_text()
     assert json.loads((tmp_path / "jepa" / "training.json").read_text())
-    assert "attention" not in job.command
+    assert "attention" not in command_of("train objectives", job)
     # Neither is part of what a training is known by.
-    assert train(Job(**{**vars(job), "attention": "auto", "watch_attention": None})) == [row]
+    assert train(replace(job, attention="auto", watch_attention=None)) == [row]

@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,10 @@ from typer.testing import CliRunner
 
 pytest.importorskip("timm")
 
+from diagnostics_training.commands import next_lines
+from diagnostics_training.jobs import TrainJob
 from diagnostics_training.models.inputs import Views, prepare
-from diagnostics_training.next_steps import next_lines
-from diagnostics_training.options import settings_of
-from diagnostics_training.train import Job, train
+from diagnostics_training.train import train
 from diagnostics_training.trainer.checkpoints import FILE as CHECKPOINT
 from diagnostics_training.trainer.data import Feed, load, rendering_notice, training_spec
 from diagnostics_training.trainer.objective import Objective
@@ -129,11 +128,9 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.Monk
     result = run(*words)
     assert result.exit_code == 130
     assert f"the same command starts again, since there was no checkpoint yet in {tmp_path / 'jepa'}" in result.stderr
-    monkeypatch.setattr(
-        "diagnostics_training.train.settings_of", lambda job, seed: replace(settings_of(job, seed), checkpoint_every=2)
-    )
-    result = run(*words)
-    assert "resumes from its last checkpoint" in result.stderr
+    small: dict[str, Any] = {"width": 16, "depth": 2, "heads": 2, "steps": 6, "batch": 8}
+    with pytest.raises(KeyboardInterrupt, match="resumes from its last checkpoint"):
+        train(TrainJob(data=DATA, objective="jepa", out=tmp_path, checkpoint_every=2, **small))
     monkeypatch.setattr(Feed, "__call__", drawn)
     result = run(*words)
     assert result.exit_code == 0
@@ -208,7 +205,7 @@ def test_all_that_differs_is_named_at_once(tmp_path: Path) -> None:
     result = run("--data", "lorenz?n=50&length=64", *words[2:4], "--out", str(tmp_path), *SMALL, "--depth", "1")
     assert (
         "was written with other settings (--data lorenz?n=40&length=96&seed=1000, not lorenz?n=50&length=96&seed=1000; --depth 2, not 1; "
-        "--positives temporal, which is not given now)"
+        "--positives temporal, not views)"
     ) in result.stderr
 
 
@@ -256,7 +253,9 @@ def test_scenes_are_announced() -> None:
 @pytest.mark.parametrize("modality", ["image", "video"])
 def test_every_objective_on_pictures_and_clips(tmp_path: Path, modality: str) -> None:
     data = "shapes?n=20&size=32" + ("&frames=2" if modality == "video" else "")
-    for row in train(Job(data, modality=modality, out=tmp_path, steps=2, batch=4, width=16, depth=2, heads=2)):
+    for row in train(
+        TrainJob(data=data, modality=modality, out=tmp_path, steps=2, batch=4, width=16, depth=2, heads=2)
+    ):
         encoder = load_encoder(row["path"])
         assert encoder.modality == modality
         assert encoder.name == f"shapes-{row['objective']}"
@@ -273,7 +272,7 @@ def test_several_variates(tmp_path: Path) -> None:
         "    return dx.Dataset('mine', 'series', x, ids, list(dx.split_groups(ids, 0)),"
         " {'a': dx.Target('value', x[:, 0, 0])})\n"
     )
-    for row in train(Job(f"{source}:build", out=tmp_path, steps=2, batch=4, width=16, depth=2, heads=2)):
+    for row in train(TrainJob(data=f"{source}:build", out=tmp_path, steps=2, batch=4, width=16, depth=2, heads=2)):
         encoder = load_encoder(row["path"])
         assert encoder.taps[0].grid.shape == (3,)
         assert not check_encoder(encoder).failed

@@ -73,7 +73,7 @@ def test_an_error_in_a_worker_is_its_own_sentence(tmp_path: Path, workers: int) 
         return numbered(step, rank, world)
 
     with pytest.raises(StorageError) as raised:
-        fit(Nothing(), broken, Settings(9, workers=workers), tmp_path)
+        fit(Nothing(), broken, Settings(steps=9, workers=workers), tmp_path)
     assert str(raised.value) == "Image 7 cannot be read: give another folder."
     assert not multiprocessing.active_children()
 

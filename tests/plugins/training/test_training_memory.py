@@ -39,7 +39,7 @@ KINDS: list[tuple[str, dict[str, Any]]] = [
 def trained(out: Path, name: str, options: Mapping[str, Any], **settings: Any) -> tuple[list[float], dict[str, Tensor]]:
     """Losses and weights of a short training."""
     built = objective(name, **options)
-    fit(built, feed(built, name), Settings(6, log_every=1, **settings), out, name=name, tell=lambda line: None)
+    fit(built, feed(built, name), Settings(steps=6, log_every=1, **settings), out, name=name, tell=lambda line: None)
     return [line["loss"] for line in lines(out)], {key: value.clone() for key, value in built.state_dict().items()}
 
 
@@ -73,7 +73,7 @@ def test_a_batch_in_parts_trains_as_the_whole(tmp_path: Path, optimiser: Any, pa
         def double(*at: int, drawn: Any = drawn) -> dict[str, Tensor]:
             return {key: t.double() if t.is_floating_point() else t for key, t in drawn(*at).items()}
 
-        settings = Settings(6, optimiser=optimiser, log_every=1, accumulate=count)
+        settings = Settings(steps=6, optimiser=optimiser, log_every=1, accumulate=count)
         fit(built, double, settings, tmp_path / str(count), tell=lambda line: None)
         losses.append([line["loss"] for line in lines(tmp_path / str(count))])
         weights.append(built.state_dict())
@@ -140,7 +140,7 @@ def test_what_has_no_blocks_is_refused(tmp_path: Path) -> None:
             self.linear = nn.Linear(3, 1)
 
     with pytest.raises(DiagnosticsError, match=r"no blocks of training .*leave --recompute out"):
-        fit(Flat(), lambda *_: {}, Settings(3, recompute=True), tmp_path / "out")
+        fit(Flat(), lambda *_: {}, Settings(steps=3, recompute=True), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

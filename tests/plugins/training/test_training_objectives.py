@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import re
+import shutil
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -18,10 +23,9 @@ from torch import nn
 pytest.importorskip("timm")
 
 from diagnostics_training import objectives
-from diagnostics_training.models.backbone import Backbone, Patches, positions
+from diagnostics_training.models.backbone import Backbone, Patches, Sizes, positions
 from diagnostics_training.models.heads import Linear
 from diagnostics_training.models.patch_masks import block_masks, random_masks
-from diagnostics_training.models.sizes import Sizes
 from diagnostics_training.objectives.base import EncoderObjective
 from diagnostics_training.objectives.contrastive import crops, hierarchical, info_nce
 from diagnostics_training.objectives.forecast import LEVELS, gaussian, pinball
@@ -463,7 +467,7 @@ def falls(name: str, modality: str, options: dict[str, object]) -> None:
     assert losses[-1] < 0.97 * losses[0]
 
 
-def test_a_row_and_a_module_make_an_objective(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_makes_an_objective(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing else names it: encoder, its name, its head, its views and its loss follow."""
 
     class Energy(EncoderObjective):
@@ -479,7 +483,7 @@ def test_a_row_and_a_module_make_an_objective(monkeypatch: pytest.MonkeyPatch) -
     module = types.ModuleType("diagnostics_training.objectives.energy")
     vars(module)["Energy"] = Energy
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(objectives, "OBJECTIVES", {**objectives.OBJECTIVES, "energy": "Energy"})
+    monkeypatch.setattr(objectives, "OBJECTIVES", (*objectives.OBJECTIVES, "energy"))
     monkeypatch.setattr("diagnostics_training.architecture.OBJECTIVES", objectives.OBJECTIVES)
     falls("energy", "series", {"outputs": 3})
     built = architecture("energy", outputs=3)
@@ -493,3 +497,22 @@ def test_readme_names_every_objective() -> None:
     for name in objectives.OBJECTIVES:
         assert objectives.objective_class(name).__module__.endswith(f".{name}")
         assert f"| `{name}` |" in readme.read_text()
+
+
+def test_an_objective_is_added_as_the_readme_says(tmp_path: Path) -> None:
+    """Its module alone, in a copy of the plugin: it is trained by the command, and built by its name."""
+    plugins = Path(__file__).parents[3] / "plugins"
+    shutil.copytree(plugins / "diagnostics_training", tmp_path / "diagnostics_training")
+    blocks = re.findall(r"```python\n(.*?)```", (plugins / "diagnostics_training" / "README.md").read_text(), re.DOTALL)
+    (module,) = (block for block in blocks if "class Ending(" in block)
+    (tmp_path / "diagnostics_training" / "objectives" / "ending.py").write_text(module)
+    words = "train objectives --data lorenz?n=40&length=64 --objective ending --steps 3 --batch 4 --width 16 --depth 2 --heads 2 --json"
+    paths = os.pathsep.join((str(tmp_path), *sys.path))
+    done = subprocess.run(
+        [sys.executable, "-m", "diagnostics", *words.split()],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert not done.returncode, done.stderr
+    (row,) = json.loads(done.stdout)["encoders"]
+    assert (row["objective"], row["steps"]) == ("ending", 3) and row["loss"] > 0
+    assert row["name"] == "lorenz-ending"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ from torch import nn
 
 pytest.importorskip("timm")
 
-from diagnostics_training.options import settings_of
 from diagnostics_training.trainer.settings import Settings
 from diagnostics_training.trainer.trainer import build_optimiser
 
@@ -20,7 +18,7 @@ from diagnostics import DiagnosticsError
 
 
 def rates(steps: int, **more: Any) -> list[float]:
-    settings = Settings(steps, lr=1.0, **more)
+    settings = Settings(steps=steps, lr=1.0, **more)
     return [settings.rate(step) for step in range(steps)]
 
 
@@ -72,27 +70,26 @@ def test_what_cannot_be_is_one_sentence(changed: dict[str, Any], message: str) -
 
 
 def test_what_changes_no_number_is_no_part_of_the_identity() -> None:
-    plain = Settings(5).identity
-    assert plain == Settings(5, compile=True, recompute=True, workers=3, evaluate_every=2, checkpoint_every=7).identity
+    plain = Settings(steps=5).identity
+    assert (
+        plain
+        == Settings(steps=5, compile=True, recompute=True, workers=3, evaluate_every=2, checkpoint_every=7).identity
+    )
     for changed in ({"accumulate": 2}, {"optimiser": "lamb"}, {"schedule": "constant"}, {"clip": 2.0}, {"warmup": 2}):
-        assert Settings(5, **changed).identity != plain  # type: ignore[arg-type]  (one field each)
+        assert Settings(steps=5, **changed).identity != plain  # type: ignore[arg-type]  (one field each)
 
 
-def test_a_job_has_the_settings_that_it_names() -> None:
-    @dataclass
-    class Job:
-        steps: int = 7
-        optimiser: str = "lamb"
-        data: str = "lorenz"
-
-    assert settings_of(Job(), 3) == Settings(7, optimiser="lamb", seed=3)
+def test_what_decides_is_known_by_the_name_that_is_typed() -> None:
+    known = Settings(steps=5, seed=3).identity
+    assert (known["--steps"], known["--seed"], known["weight_decay"]) == (5, 3, 0.05)
+    assert not {"--attention", "--workers", "log_every"} & known.keys()
 
 
 @pytest.mark.parametrize("name", ["adamw", "lamb"])
 def test_decay_is_for_matrices_only(name: Any) -> None:
     module = nn.ModuleDict({"a": nn.Linear(3, 4), "norm": nn.LayerNorm(5)})
     module["a"].mask = nn.Parameter(torch.zeros(1, 1, 6))
-    groups = build_optimiser(module, Settings(1, optimiser=name)).param_groups
+    groups = build_optimiser(module, Settings(steps=1, optimiser=name)).param_groups
     shapes = [sorted(tuple(p.shape) for p in group["params"]) for group in groups]
     assert shapes == [[(4, 3)], [(1, 1, 6), (4,), (5,), (5,)]]
     assert [group["weight_decay"] for group in groups] == [0.05, 0.0]
@@ -104,7 +101,7 @@ def test_lamb_by_hand() -> None:
     torch.manual_seed(0)
     module = nn.Linear(3, 2)
     start = {name: value.detach().double().clone() for name, value in module.named_parameters()}
-    settings = Settings(2, lr=0.1, optimiser="lamb")
+    settings = Settings(steps=2, lr=0.1, optimiser="lamb")
     optimiser = build_optimiser(module, settings)
     gradients = [{name: 50 * torch.randn_like(value) for name, value in module.named_parameters()} for _ in range(2)]
     for gradient in gradients:

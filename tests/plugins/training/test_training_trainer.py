@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 pytest.importorskip("timm")
 
-from diagnostics_training.trainer import checkpoints, collapse
+from diagnostics_training.trainer import checkpoints, monitor
 from diagnostics_training.trainer.distributed import World, world
 from diagnostics_training.trainer.monitor import lines
 from diagnostics_training.trainer.objective import Objective
@@ -54,7 +54,7 @@ def job(
         time.sleep(sleep)
         return drawn(step, rank, size)
 
-    settings = Settings(steps, optimiser=optimiser, log_every=1, look_every=7, checkpoint_every=5, **more)  # type: ignore[arg-type]  (a word of the command line)
+    settings = Settings(steps=steps, optimiser=optimiser, log_every=1, look_every=7, checkpoint_every=5, **more)  # type: ignore[arg-type]  (a word of the command line)
     fit(built, batches, settings, out, name=name, identity={"data": "sines"}, world=where)
     with torch.no_grad():
         return built.model.backbone(drawn(0)["x"])  # type: ignore[operator, union-attr]
@@ -118,7 +118,7 @@ def trained(out: Path, settings: Settings, **more: Any) -> tuple[Line, Any]:
 
 
 def test_it_trains_as_a_loop_by_hand(tmp_path: Path) -> None:
-    settings = Settings(40, lr=0.1, warmup=0.25, clip=0.5, log_every=1)
+    settings = Settings(steps=40, lr=0.1, warmup=0.25, clip=0.5, log_every=1)
     built, result = trained(tmp_path, settings)
     torch.manual_seed(0)
     other = Line()
@@ -151,7 +151,7 @@ def test_it_trains_as_a_loop_by_hand(tmp_path: Path) -> None:
 
 
 def test_each_step_draws_from_its_own_number(tmp_path: Path) -> None:
-    built, _ = trained(tmp_path, Settings(6))
+    built, _ = trained(tmp_path, Settings(steps=6))
     # The first step's pass is made once before it, for the kernel of its attention.
     again, *of_steps = built.seeds
     assert again == of_steps[0]
@@ -163,7 +163,7 @@ def test_each_step_draws_from_its_own_number(tmp_path: Path) -> None:
 
 def test_progress_and_board(tmp_path: Path) -> None:
     seen: list[Progress] = []
-    trained(tmp_path, Settings(25), watch=seen.append, name="line")
+    trained(tmp_path, Settings(steps=25), watch=seen.append, name="line")
     assert [(event.step, event.done, event.total) for event in seen] == [
         ("line", 10, 25),
         ("line", 20, 25),
@@ -216,7 +216,7 @@ def test_a_killed_training_goes_on_bit_for_bit(
 @pytest.mark.parametrize("group", ["group/", "nothing/"])
 def test_lamb_goes_on_with_the_count_of_its_group(tmp_path: Path, group: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without it the steps after a resume are others, so the test above can fail."""
-    settings = Settings(12, lr=0.01, optimiser="lamb", log_every=1, checkpoint_every=6)
+    settings = Settings(steps=12, lr=0.01, optimiser="lamb", log_every=1, checkpoint_every=6)
     trained(tmp_path / "whole", settings)
 
     def until(step: int, rank: int, world: int) -> dict[str, Tensor]:
@@ -234,7 +234,7 @@ def test_lamb_goes_on_with_the_count_of_its_group(tmp_path: Path, group: str, mo
 
 @pytest.mark.parametrize("damage", [b"\xff\xfe{}", b"[]", b"7", b'{"step": 3}', b'{"step": "a", "loss": 1}', b"{"])
 def test_a_damaged_log_says_how_to_go_on(tmp_path: Path, damage: bytes) -> None:
-    settings = Settings(12, lr=0.01, log_every=1, checkpoint_every=6)
+    settings = Settings(steps=12, lr=0.01, log_every=1, checkpoint_every=6)
 
     def until(step: int, rank: int, world: int) -> dict[str, Tensor]:
         if step == 8:
@@ -254,10 +254,10 @@ def test_a_damaged_log_says_how_to_go_on(tmp_path: Path, damage: bytes) -> None:
 
 
 def test_lines_after_the_checkpoint_are_cut_off(tmp_path: Path) -> None:
-    trained(tmp_path, Settings(20, log_every=1, checkpoint_every=20))
+    trained(tmp_path, Settings(steps=20, log_every=1, checkpoint_every=20))
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": 21, "loss": 0.0}) + "\n")
-    _, result = trained(tmp_path, Settings(20, log_every=1, checkpoint_every=20))
+    _, result = trained(tmp_path, Settings(steps=20, log_every=1, checkpoint_every=20))
     assert result.resumed_from == 20
     assert result.loss == lines(tmp_path)[-1]["loss"]
     assert [line["step"] for line in lines(tmp_path)] == list(range(1, 21))
@@ -266,17 +266,17 @@ def test_lines_after_the_checkpoint_are_cut_off(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "identity", "message"),
     [
-        (Settings(20, lr=0.5), {"data": "a"}, "--lr 0.001, not 0.5"),
-        (Settings(20, seed=1), {"data": "a"}, "--seed 0, not 1"),
-        (Settings(30), {"data": "a"}, "--steps 20, not 30"),
-        (Settings(20), {"data": "b"}, "--data a, not b"),
-        (Settings(20), {}, "--data a, which is not given now"),
+        (Settings(steps=20, lr=0.5), {"--data": "a"}, "--lr 0.001, not 0.5"),
+        (Settings(steps=20, seed=1), {"--data": "a"}, "--seed 0, not 1"),
+        (Settings(steps=30), {"--data": "a"}, "--steps 20, not 30"),
+        (Settings(steps=20), {"--data": "b"}, "--data a, not b"),
+        (Settings(steps=20), {}, "--data a, which is not given now"),
     ],
 )
 def test_a_checkpoint_of_other_settings_or_data_is_refused(
     tmp_path: Path, settings: Settings, identity: dict[str, str], message: str
 ) -> None:
-    trained(tmp_path, Settings(20), identity={"data": "a"})
+    trained(tmp_path, Settings(steps=20), identity={"--data": "a"})
     with pytest.raises(DiagnosticsError, match=message):
         trained(tmp_path, settings, identity=identity)
 
@@ -287,7 +287,7 @@ def test_what_is_trained_is_told_before_the_first_progress(tmp_path: Path) -> No
     fit(
         Line(),
         batches,
-        Settings(20, log_every=1),
+        Settings(steps=20, log_every=1),
         tmp_path,
         lambda event: messages.append(str(event.done)),
         tell=messages.append,
@@ -299,21 +299,21 @@ def test_what_is_trained_is_told_before_the_first_progress(tmp_path: Path) -> No
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
-    trained(tmp_path, Settings(20))
+    trained(tmp_path, Settings(steps=20))
     path = tmp_path / checkpoints.FILE
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DiagnosticsError, match="cannot be read"):
-        trained(tmp_path, Settings(20))
+        trained(tmp_path, Settings(steps=20))
 
 
 def test_no_flipped_bit_of_a_checkpoint_is_gone_on_from(tmp_path: Path) -> None:
-    trained(tmp_path, Settings(20))
+    trained(tmp_path, Settings(steps=20))
     path = tmp_path / checkpoints.FILE
     whole = path.read_bytes()
     for at in random.Random(0).sample(range(len(whole)), 60):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 7]) + whole[at + 1 :])
         with pytest.raises(DiagnosticsError, match=f"{re.escape(str(path))}.*(remove it to start again|another --out)"):
-            trained(tmp_path, Settings(20))
+            trained(tmp_path, Settings(steps=20))
 
 
 def test_a_full_disk_is_one_sentence_and_nothing_of_a_checkpoint_stays(tmp_path: Path, monkeypatch: Any) -> None:
@@ -326,13 +326,13 @@ def test_a_full_disk_is_one_sentence_and_nothing_of_a_checkpoint_stays(tmp_path:
     with monkeypatch.context() as patched:
         patched.setattr(checkpoints, "save_file", full)
         with pytest.raises(DiagnosticsError, match=r"No space left on device.*free some room there"):
-            trained(tmp_path, Settings(20))
+            trained(tmp_path, Settings(steps=20))
     assert not [file for file in tmp_path.rglob("*") if "partial" in file.name or ".tmp" in file.name]
-    trained(tmp_path, Settings(20))
+    trained(tmp_path, Settings(steps=20))
 
 
 def test_a_checkpoint_holds_the_optimiser_by_name(tmp_path: Path) -> None:
-    built, _ = trained(tmp_path, Settings(20))
+    built, _ = trained(tmp_path, Settings(steps=20))
     from safetensors.torch import load_file
 
     kept = load_file(tmp_path / checkpoints.FILE)
@@ -346,14 +346,14 @@ def test_a_checkpoint_holds_the_optimiser_by_name(tmp_path: Path) -> None:
 def test_one_process_at_a_time_trains_in_a_folder(tmp_path: Path) -> None:
     held = FileLock(tmp_path / ".training.lock")
     with held, pytest.raises(DiagnosticsError, match=f"Another process trains training in {tmp_path}"):
-        trained(tmp_path, Settings(20))
-    trained(tmp_path, Settings(20))
+        trained(tmp_path, Settings(steps=20))
+    trained(tmp_path, Settings(steps=20))
 
 
 def test_a_lock_that_was_opened_before_a_training_ended_is_still_the_lock(tmp_path: Path) -> None:
     (tmp_path / ".training.lock").touch()
     with (tmp_path / ".training.lock").open() as early:
-        trained(tmp_path, Settings(20))
+        trained(tmp_path, Settings(steps=20))
         with FileLock(tmp_path / ".training.lock"), pytest.raises(BlockingIOError):
             fcntl.flock(early, fcntl.LOCK_EX | fcntl.LOCK_NB)
         fcntl.flock(early, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -387,7 +387,7 @@ class Bad(Line):
 @pytest.mark.parametrize(("gradient", "kept"), [(False, True), (True, False)])
 def test_what_is_not_finite_ends_in_a_sentence_about_its_own_step(tmp_path: Path, gradient: bool, kept: bool) -> None:
     """Logged are the 10th and the 20th step, the bad one is the 13th."""
-    settings = Settings(20, checkpoint_every=10 if kept else 20)
+    settings = Settings(steps=20, checkpoint_every=10 if kept else 20)
     with pytest.raises(DiagnosticsError) as raised:
         fit(Bad(12, gradient), Named(), settings, tmp_path)
     last = f"step 10 is the last in {tmp_path / checkpoints.FILE}" if kept else "no checkpoint was written"
@@ -401,7 +401,7 @@ def test_what_is_not_finite_ends_in_a_sentence_about_its_own_step(tmp_path: Path
 
 def test_where_ids_are_not_known_none_are_named(tmp_path: Path) -> None:
     with pytest.raises(DiagnosticsError, match="at step 13, and no checkpoint was written: train with a smaller --lr"):
-        fit(Bad(12, False), lambda *at: Named()(*at), Settings(20), tmp_path)
+        fit(Bad(12, False), lambda *at: Named()(*at), Settings(steps=20), tmp_path)
 
 
 class Evaluated(Line):
@@ -420,7 +420,7 @@ def test_an_evaluation_is_logged_and_changes_nothing(tmp_path: Path) -> None:
     def evaluated(every: int | None) -> tuple[Evaluated, list[dict[str, Any]], float]:
         torch.manual_seed(0)
         built, out = Evaluated(), tmp_path / str(every)
-        fit(built, batches, Settings(10, log_every=1, evaluate_every=every), out)
+        fit(built, batches, Settings(steps=10, log_every=1, evaluate_every=every), out)
         return built, lines(out), float(torch.rand(()))
 
     (built, logged, after), (plain, bare, expected) = evaluated(4), evaluated(None)
@@ -433,8 +433,8 @@ def test_an_evaluation_is_logged_and_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_bf16_computes_coarsely_and_keeps_weights_fine(tmp_path: Path) -> None:
-    built, coarse = trained(tmp_path / "a", Settings(10, log_every=1, precision="bf16"))
-    _, fine = trained(tmp_path / "b", Settings(10, log_every=1))
+    built, coarse = trained(tmp_path / "a", Settings(steps=10, log_every=1, precision="bf16"))
+    _, fine = trained(tmp_path / "b", Settings(steps=10, log_every=1))
     assert built.linear.weight.dtype == torch.float32
     assert coarse.loss != fine.loss
     assert coarse.loss == pytest.approx(fine.loss, rel=0.05)
@@ -482,27 +482,27 @@ def free_port() -> int:
 @pytest.mark.parametrize("rank", [1, 3, 8])
 def test_effective_rank_of_equal_singular_values_is_their_number(rank: int) -> None:
     left, right = (torch.linalg.qr(torch.randn(n, 8, dtype=torch.float64)).Q[:, :rank] for n in (20, 8))
-    assert collapse.effective_rank(5 * left @ right.T) == pytest.approx(rank, rel=1e-9)
+    assert monitor.effective_rank(5 * left @ right.T) == pytest.approx(rank, rel=1e-9)
 
 
 def test_effective_rank_by_hand() -> None:
     shares = np.array([4.0, 3.0, 1.0]) / 8
     expected = math.exp(-(shares * np.log(shares)).sum())
-    assert collapse.effective_rank(torch.diag(torch.tensor([4.0, 3.0, 1.0]))) == pytest.approx(expected)
-    assert collapse.effective_rank(torch.zeros(4, 3)) == 0.0
+    assert monitor.effective_rank(torch.diag(torch.tensor([4.0, 3.0, 1.0]))) == pytest.approx(expected)
+    assert monitor.effective_rank(torch.zeros(4, 3)) == 0.0
 
 
 def test_what_is_seen_of_an_output() -> None:
     healthy = torch.randn(64, 16)
-    assert not collapse.look(1, healthy).collapsed
-    assert collapse.look(1, healthy).spread == pytest.approx(float(healthy.std(0, correction=0).square().mean().sqrt() / healthy.square().mean().sqrt()), rel=1e-5)  # fmt: skip
-    constant = collapse.look(1, torch.ones(64, 16))
+    assert not monitor.look(1, healthy).collapsed
+    assert monitor.look(1, healthy).spread == pytest.approx(float(healthy.std(0, correction=0).square().mean().sqrt() / healthy.square().mean().sqrt()), rel=1e-5)  # fmt: skip
+    constant = monitor.look(1, torch.ones(64, 16))
     assert (constant.rank, constant.spread, constant.collapsed) == (0.0, 0.0, True)
-    assert collapse.look(1, torch.ones(64, 16) + 0.001 * healthy).collapsed
+    assert monitor.look(1, torch.ones(64, 16) + 0.001 * healthy).collapsed
     along_a_line = torch.randn(64, 1) * torch.randn(1, 16)
-    assert collapse.look(1, along_a_line).rank == pytest.approx(1, abs=1e-4)
-    assert collapse.look(1, along_a_line).collapsed
-    assert collapse.look(1, torch.full((4, 3), math.nan)).collapsed
+    assert monitor.look(1, along_a_line).rank == pytest.approx(1, abs=1e-4)
+    assert monitor.look(1, along_a_line).collapsed
+    assert monitor.look(1, torch.full((4, 3), math.nan)).collapsed
 
 
 class Alike(Objective):
@@ -532,7 +532,7 @@ def test_a_planted_collapse_is_told_and_a_healthy_run_is_not(tmp_path: Path, apa
         return {"x": torch.from_numpy(np.random.default_rng(step).standard_normal((64, 12)).astype(np.float32))}
 
     result = fit(
-        Alike(apart), normal, Settings(400, lr=1e-2, look_every=20), tmp_path, name="alike", tell=messages.append
+        Alike(apart), normal, Settings(steps=400, lr=1e-2, look_every=20), tmp_path, name="alike", tell=messages.append
     )
     collapses = [line for line in messages if "collapses" in line]
     if apart:
@@ -546,15 +546,15 @@ def test_a_planted_collapse_is_told_and_a_healthy_run_is_not(tmp_path: Path, apa
     logged = {line["step"]: line["spread"] for line in lines(tmp_path) if "spread" in line}
     assert logged[result.collapse.step] == result.collapse.spread
     again = fit(
-        Alike(apart), normal, Settings(400, lr=1e-2, look_every=20), tmp_path, name="alike", tell=messages.append
+        Alike(apart), normal, Settings(steps=400, lr=1e-2, look_every=20), tmp_path, name="alike", tell=messages.append
     )
     assert again.collapse == result.collapse
 
 
 def test_a_step_is_seeded_as_torch_seeds() -> None:
-    seed_step(Settings(9, seed=3), 5, World())
+    seed_step(Settings(steps=9, seed=3), 5, World())
     own = torch.rand(4)
     torch.manual_seed(number(3, 5, 0))
     assert torch.equal(own, torch.rand(4))
-    seed_step(Settings(9, seed=3), 6, World())
+    seed_step(Settings(steps=9, seed=3), 6, World())
     assert not torch.equal(own, torch.rand(4))

@@ -25,6 +25,7 @@ from diagnostics.plugin import (
     recall_hits,
     unknown,
 )
+from diagnostics_pretraining.jobs import ZeroshotJob
 from diagnostics_pretraining.text_encoder import Vocabulary, vocabulary_in
 from diagnostics_pretraining.towers import Pair, load_pair
 
@@ -124,22 +125,6 @@ _ARTICLE = re.compile(r"\ba \{\}")
 
 
 @dataclass(frozen=True)
-class Job:
-    """What `diagnostics zeroshot` is asked for; fields are its options."""
-
-    folder: str
-    data: str
-    target: str | None
-    templates: tuple[str, ...] | None
-    split: str
-    gallery: int | None
-    frames: int
-    seed: int
-    device: str | None
-    trust_code: bool
-
-
-@dataclass(frozen=True)
 class Classification:
     """`commonest`: the share of samples of the class that is commonest in train; `strange`: classes of whose words the vocabulary
     lacks some."""
@@ -181,7 +166,7 @@ class Result:
     retrieval: Retrieval | None
 
 
-def zeroshot(job: Job) -> Result:
+def zeroshot(job: ZeroshotJob) -> Result:
     """Classifies by prompts of class names, and retrieves texts by images and images by texts, on one split.
 
     Nothing is fitted and no prompt is chosen. Raises DiagnosticsError for a folder without its text tower, data of another modality,
@@ -200,10 +185,16 @@ def zeroshot(job: Job) -> Result:
     seen = _Seen(dataset[rows])
     embedded = _embedded(image, seen, job.device)
     return Result(
-        pair.image.name, job.data, job.split,
-        None if labels is None else _classified(pair, dataset, rows, embedded, labels, classes, job),
+        pair.image.name,
+        job.data,
+        job.split,
+        None
+        if labels is None
+        else _classified(
+            pair=pair, dataset=dataset, rows=rows, embedded=embedded, labels=labels, classes=classes, job=job
+        ),
         _retrieved(pair, dataset, rows, embedded, seen.first_of_each(), job) if dataset.texts else None,
-    )  # fmt: skip
+    )
 
 
 def labels_of(dataset: Dataset, target: str) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -239,8 +230,14 @@ def _all_known(text: str, vocabulary: Vocabulary) -> bool:
 
 
 def _classified(
-    pair: Pair, dataset: Dataset, rows: np.ndarray, embedded: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], job: Job
-) -> Classification:  # fmt: skip
+    pair: Pair,
+    dataset: Dataset,
+    rows: np.ndarray,
+    embedded: np.ndarray,
+    labels: np.ndarray,
+    classes: tuple[str, ...],
+    job: ZeroshotJob,
+) -> Classification:
     known = np.flatnonzero(labels[rows] >= 0)
     if len(classes) < 2 or not len(known):
         raise DiagnosticsError(
@@ -248,7 +245,7 @@ def _classified(
             "one of at least two."
         )
     vocabulary = vocabulary_in(pair.text)[1]
-    templates = known_templates(vocabulary) if job.templates is None else job.templates
+    templates = job.template or known_templates(vocabulary)
     prompts = [prompt for name in classes for prompt in prompts_of(name, templates)]
     each = _unit(_embedded(pair.text, prompts, job.device)).reshape(len(classes), len(templates), -1)
     of_rows, groups = labels[rows][known], dataset.groups[rows][known]
@@ -256,15 +253,20 @@ def _classified(
     commonest = int(np.bincount(train[train >= 0], minlength=len(classes)).argmax())
     strange = tuple(name for name in classes if not _all_known(name, vocabulary))
     return Classification(
-        job.target or "", classes, templates, len(known), len(set(groups)),
-        classification(embedded[known], each.mean(axis=1), of_rows, groups, job.seed),
-        float((of_rows == commonest).mean()), strange,
-    )  # fmt: skip
+        target=job.target or "",
+        classes=classes,
+        templates=templates,
+        n=len(known),
+        groups=len(set(groups)),
+        accuracy=classification(embedded[known], each.mean(axis=1), of_rows, groups, job.seed),
+        commonest=float((of_rows == commonest).mean()),
+        strange=strange,
+    )
 
 
 def _retrieved(
-    pair: Pair, dataset: Dataset, rows: np.ndarray, embedded: np.ndarray, first: np.ndarray, job: Job
-) -> Retrieval:  # fmt: skip
+    pair: Pair, dataset: Dataset, rows: np.ndarray, embedded: np.ndarray, first: np.ndarray, job: ZeroshotJob
+) -> Retrieval:
     texts = [dataset.texts[int(row)] for row in rows[first]]
     gallery = len(texts) if job.gallery is None else job.gallery
     if gallery > len(texts):
@@ -277,10 +279,15 @@ def _retrieved(
     galleries = dealt(len(texts), gallery, job.seed)
     ways = retrieval(embedded[first], _embedded(pair.text, texts, job.device), wanted, groups, gallery, job.seed)
     return Retrieval(
-        galleries.size, len(set(groups[galleries.ravel()])), gallery, len(galleries), **ways,
-        alike=int((counts[wanted] > 1).sum()), cut=vocabulary_in(pair.text)[1].encode(texts)[1],
+        galleries.size,
+        len(set(groups[galleries.ravel()])),
+        gallery,
+        len(galleries),
+        **ways,
+        alike=int((counts[wanted] > 1).sum()),
+        cut=vocabulary_in(pair.text)[1].encode(texts)[1],
         repeated=len(rows) - len(first),
-    )  # fmt: skip
+    )
 
 
 class _Seen(LazySamples):
@@ -322,10 +329,10 @@ def _unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-300)
 
 
-def _check(job: Job) -> None:
+def _check(job: ZeroshotJob) -> None:
     if job.split not in SPLITS:
         raise unknown("split", job.split, SPLITS, "Towers were trained on train.")
-    if bad := [template for template in job.templates or () if "{}" not in template]:
+    if bad := [template for template in job.template if "{}" not in template]:
         raise DiagnosticsError(
             f"Template {few(bad)!r} has no place for the class: write {{}} there, as 'a photo of a {{}}'."
         )

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from diagnostics.plugin import Dataset, DiagnosticsError, Progress, describe
 from diagnostics_training.alignment.augmentation import Places, View, sampled
-from diagnostics_training.alignment.relations.base import SECTION, Relations
+from diagnostics_training.alignment.relations import SECTION, Relations
 from diagnostics_training.trainer.checkpoints import digest_of_tensors
 from diagnostics_training.trainer.distributed import World, barrier
 from diagnostics_training.trainer.monitor import Watch, say, silent

@@ -1,1 +1,0 @@
-"""Frozen teachers of relations: which places of an image belong together."""

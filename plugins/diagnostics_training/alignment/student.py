@@ -1,0 +1,391 @@
+"""A student of an alignment, from a base and its data to the encoder in its folder; beside it the control, taught by the base itself."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diagnostics.plugin import (
+    Dataset,
+    DiagnosticsError,
+    Encoder,
+    Tap,
+    TorchEncoder,
+    UntrustedCodeError,
+    build,
+    cut_encoder,
+    load_encoder,
+    save_encoder,
+    watcher,
+)
+from diagnostics_training.alignment.feed import MODALITIES, Feed
+from diagnostics_training.alignment.layer_scale import Block, put_drops, scaled
+from diagnostics_training.alignment.objective import OWN, Alignment, Teacher, agreement, section_of, taught, with_module
+from diagnostics_training.jobs import AlignmentJob, check_weight, command_of
+from diagnostics_training.trainer.checkpoints import digest_of_json, finish, finished, make_folder, resumable
+from diagnostics_training.trainer.data import SIMULATED, describe_data, parse_spec, plain, spec_of, training_spec
+from diagnostics_training.trainer.distributed import World, barrier, world
+from diagnostics_training.trainer.monitor import Watch, say, silent
+from diagnostics_training.trainer.settings import asked_of
+from diagnostics_training.trainer.trainer import UNTRAINED, fit
+
+FINISHED = "alignment.json"
+
+Row = dict[str, Any]
+"""What a training came to."""
+Plan = Callable[[World, Watch, Row | None], "Course"]
+"""The course of an alignment, and what it came to where it is finished and its control alone is left."""
+Make = Callable[[TorchEncoder], tuple[Alignment, Feed]]
+"""A student, sized for the samples -> its objective and its batches."""
+
+
+def data_for(asked: str | None, base: Encoder) -> str:
+    """The specification of the data to align on: as asked for, or those that the encoder was trained on, in its own length.
+
+    Simulated data named without number and seed are many fresh samples, as in `diagnostics train`.
+    """
+    if asked is not None:
+        return training_spec(asked)[0]
+    recorded = str(base.lineage.get("data", "")).partition(", the ")[0]
+    if not recorded:
+        raise DiagnosticsError(f"{base.name} has no record of its training data: name a dataset with --data.")
+    name, options = parse_spec(recorded)
+    if name not in SIMULATED or base.modality != "series":
+        return recorded
+    # Training draws windows from longer series than the encoder reads.
+    return spec_of(name, options | {"length": len(base.example())})
+
+
+def check_modality(encoder: Encoder, dataset: Dataset) -> None:
+    """Raises where an encoder cannot read a dataset."""
+    if encoder.modality != dataset.modality:
+        raise DiagnosticsError(
+            f"{encoder.name} reads {encoder.modality} samples, but {dataset.name} holds {dataset.modality} samples: give other "
+            "--data."
+        )
+
+
+@dataclass(frozen=True)
+class Start:
+    """The base and the data of an alignment.
+
+    base: as it was named, cut at the tap where the student learns if that is not its output.
+    own: the whole base, frozen, sized for the samples.
+    tap: where the student learns, as `own` has it.
+    rows: the train samples.
+    """
+
+    base: TorchEncoder
+    own: TorchEncoder
+    tap: Tap
+    dataset: Dataset
+    spec: str
+    rows: np.ndarray
+    sample: np.ndarray
+    seed: int
+
+    def identity(self, job: AlignmentJob) -> dict[str, Any]:
+        """All that decides the numbers, as plain values: what was made otherwise is refused."""
+        asked = {key: value for key, value in asked_of(job).items() if key not in ("--encoder", "--control")}
+        return asked | {
+            "--data": self.spec,
+            "--seed": self.seed,
+            "other weights of the base encoder": self.own.identity["weights"],
+            "other samples of these data": self.dataset.fingerprint,
+        }
+
+    @property
+    def itself(self) -> Teacher:
+        """The base as its own teacher, at the tap where the student learns."""
+        return Teacher(self.own, self.tap)
+
+
+def start_of(job: AlignmentJob) -> Start:
+    """Builds the base and opens the data; raises where they do not fit."""
+    whole = with_module(build("encoder", job.encoder, trust_code=job.trust_code))
+    spec = data_for(job.data, whole)
+    # Data that the encoder's file names are trusted as little as what else it names.
+    recorded = "" if job.data is not None else job.encoder
+    dataset: Dataset = build("dataset", spec, trust_code=job.trust_code, named_by=recorded)
+    check_modality(whole, dataset)
+    rows = np.flatnonzero(dataset.split == "train")
+    if job.batch > len(rows):
+        raise DiagnosticsError(
+            f"A batch of {job.batch} cannot be drawn from the {len(rows)} train samples of {dataset.name}: give a smaller --batch."
+        )
+    if job.mask and dataset.modality not in MODALITIES:
+        raise DiagnosticsError(f"There is no way to mask patches of {dataset.modality}: leave --mask out.")
+    sample = dataset[int(rows[0])]
+    own = with_module(whole.sized_for(sample))
+    tap = own.tap(job.at or own.output_tap)
+    base = whole if tap.name == whole.output_tap else cut_encoder(whole, tap.name)
+    seed = int(whole.lineage.get("seed", 0)) if job.seed is None else job.seed
+    return Start(base=base, own=own, tap=tap, dataset=dataset, spec=spec, rows=rows, sample=sample, seed=seed)
+
+
+@dataclass(frozen=True)
+class Student:
+    """An encoder that begins as the base, with LayerScale and DropPath in its blocks.
+
+    trusts: whether it can be loaded again only by a Python file that it names.
+    """
+
+    encoder: TorchEncoder
+    blocks: Sequence[Block]
+    trusts: bool
+
+
+def make_student(
+    start: Start, job: AlignmentJob, head: Callable[[TorchEncoder], TorchEncoder] | None = None
+) -> Student:
+    """A student, with a `head` where one is put on it; raises where it could not be saved and built again, or has no place for
+    what was asked for."""
+    encoder, blocks = scaled(start.base, job.layer_scale)
+    encoder = head(encoder) if head else encoder
+    with tempfile.TemporaryDirectory(prefix="diagnostics-") as folder:
+        trusts = _names_code(save_encoder(folder, encoder))
+    if job.drop_path:
+        _check_drops(encoder, blocks)
+        put_drops(encoder.module, blocks, job.drop_path)
+    return Student(encoder, blocks, trusts)
+
+
+def _names_code(file: Path) -> bool:
+    """Whether an encoder can be loaded again only by a Python file that it names: one that has built it here."""
+    try:
+        load_encoder(file)
+    except UntrustedCodeError:
+        load_encoder(file, trust_code=True)
+        return True
+    return False
+
+
+def _check_drops(student: TorchEncoder, blocks: Sequence[Block]) -> None:
+    if odd := [block.name for block in blocks if not block.drops]:
+        raise DiagnosticsError(
+            f"Block {odd[0]} of {student.name} takes the tokens of all samples in one row, so DropPath cannot leave it out for "
+            "some of them: leave --drop-path out."
+        )
+    if not blocks:
+        raise DiagnosticsError(
+            f"{student.name} has no blocks that keep the shape of what they take, so DropPath has no place: leave --drop-path out."
+        )
+
+
+def named_teacher(text: str, start: Start, section: str, trust_code: bool = False) -> Teacher:
+    """The teacher that `NAME[:TAP][@WEIGHT]` names: an encoder, its output or that tap, and a weight of 1 or that.
+
+    Another tap of the student's own base, and an encoder of another width, are met through a linear map.
+    """
+    name, weight = text, 1.0
+    before, at, number = text.rpartition("@")
+    if at:
+        try:
+            name, weight = before, float(number)
+        except ValueError:
+            name = text
+    check_weight("--teacher", text, weight)
+    encoder, tap_name = _built(name, trust_code)
+    check_modality(encoder, start.dataset)
+    sized = with_module(with_module(encoder).sized_for(start.sample))
+    own = sized.identity == start.own.identity
+    if own:
+        sized, section = start.own, OWN
+    tap = sized.tap(tap_name or sized.output_tap)
+    return Teacher(sized, tap, section, weight, mapped=own or tap.features != start.tap.features)
+
+
+def _built(name: str, trust_code: bool) -> tuple[Encoder, str]:
+    """The encoder of `NAME` or `NAME:TAP`, and the tap ("" where none is named)."""
+    try:
+        return build("encoder", name, trust_code=trust_code), ""
+    except DiagnosticsError as error:
+        whole, colon, tap = name.rpartition(":")
+        if not colon or isinstance(error, UntrustedCodeError):
+            raise
+        try:
+            return build("encoder", whole, trust_code=trust_code), tap
+        except UntrustedCodeError:
+            raise
+        except DiagnosticsError:
+            raise error from None
+
+
+def _nothing(objective: Alignment, where: World) -> dict[str, Any]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Course:
+    """A training of one student.
+
+    asked: its identity; another one in the folder is refused.
+    to: for people, what teaches it.
+    teacher: whose cosine to the student is given before and after; None for none.
+    itself: whether nothing but the base's own tokens at that tap teaches it: it is its own control.
+    make: its objective and batches.
+    lineage: what is recorded beside the shared parts.
+    row: what the command gives beside the shared parts.
+    head: gives the student a head, which learns with it and is saved in it.
+    alone: how many steps at the beginning teach the encoder nothing, since its head learns alone.
+    begin: the first step; the control leaves those out in which the encoder does not learn.
+    conclude: what follows in the first process when everything has learned, before the encoder is saved; gives more of the row.
+    """
+
+    folder: Path
+    asked: Mapping[str, Any]
+    to: str
+    teacher: Teacher | None
+    make: Make
+    lineage: Mapping[str, Any]
+    row: Mapping[str, Any]
+    itself: bool = False
+    head: Callable[[TorchEncoder], TorchEncoder] | None = None
+    alone: int = 0
+    begin: int = 0
+    conclude: Callable[[Alignment, World], dict[str, Any]] = _nothing
+
+
+def _done(folder: Path, asked: Mapping[str, Any], where: World) -> dict[str, Any] | None:
+    """What a course of the same identity came to, where it is finished."""
+    done = finished(folder / FINISHED, asked)
+    if done is not None and where.first:
+        say(f"{folder} is finished")
+    return done
+
+
+def with_control(job: AlignmentJob, start: Start, asked: Mapping[str, Any], plan: Plan) -> Row:
+    """Carries out the course that `plan` makes, and that of its control, each where it is not finished yet.
+
+    Gives, in the first process: `path`, `name`, `to`, `output` (the tap where the student learns), `steps`, `loss`, `cosine` of
+    the student and what teaches it on a batch of whole train samples (`before`, `after`), `collapse`, `seconds`, `data`,
+    `blocks` (of how many the branches are scaled), `base`, `run_data` (to probe both on), `trust_code` (which of both that
+    asks for), what the course adds, and `control`, the control's row or None.
+    """
+    own = dict(asked) | {"control_of": job.folder.name}
+    with world(job.device) as where, watcher() as shown:
+        watch = shown if where.first else silent
+        # Both are looked at before either is worked on: the second's folder may be another's.
+        row, control = _done(job.folder, asked, where), None
+        if with_it := job.control and job.steps > 0:
+            control = _done(job.control_folder, own, where)
+        barrier()
+        course = functools.cache(functools.partial(plan, where, watch, row))
+        if row is None:
+            row = carry_out(course(), job, start, where, watch)
+        if with_it and control is None and not course().itself:
+            control = carry_out(control_of(job, start, own, course()), job, start, where, watch)
+        return row | {"control": control} if where.first else {}
+
+
+def control_of(job: AlignmentJob, start: Start, asked: Mapping[str, Any], course: Course) -> Course:
+    """The same course, but for its teachers: the base's own tokens at the tap where the student learns, alone.
+
+    What it shows is what training on these samples with these settings does by itself.
+    """
+
+    def make(student: TorchEncoder) -> tuple[Alignment, Feed]:
+        _, feed = course.make(student)
+        return Alignment(student, [start.itself], feed.section), feed.read_by([start.itself])
+
+    group = str(course.lineage["group"])
+    # What else is recorded of the course tells what teaches it.
+    lineage = {
+        **dict.fromkeys(course.lineage, ""),
+        "group": f"control of {group}",
+        "control_of": digest_of_json(course.asked),
+        "to": start.tap.name,
+    }
+    return replace(
+        course,
+        folder=job.control_folder,
+        asked=asked,
+        to=start.tap.name,
+        teacher=start.itself,
+        make=make,
+        lineage=lineage,
+        row=dict.fromkeys(course.row),
+        head=None,
+        begin=course.alone,
+        conclude=_nothing,
+    )
+
+
+def carry_out(course: Course, job: AlignmentJob, start: Start, where: World, watch: Watch) -> dict[str, Any]:
+    """Trains the student and saves it."""
+    student = make_student(start, job, course.head)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(start.seed)
+        objective, feed = course.make(with_module(student.encoder.sized_for(start.sample)))
+    for encoder in (objective.student, start.own, *(teacher.encoder for teacher in objective.teachers)):
+        encoder.to(where.device)
+    first = {key: value.to(where.device) for key, value in feed(0).items()}
+    objective.to(where.device).eval()
+    objective.free(first)
+    objective.parts = [student.encoder.module.get_submodule(block.name) for block in student.blocks]
+    trusting = [*([job.encoder] if job.trust_code else []), *([str(course.folder)] if student.trusts else [])]
+    row: dict[str, Any] = {
+        "path": str(course.folder),
+        "name": student.encoder.name,
+        "to": course.to,
+        "output": start.tap.name,
+        "blocks": len(student.blocks),
+        "data": describe_data(start.spec, len(start.rows)),
+        "seed": start.seed,
+        "base": job.encoder,
+        "run_data": plain(job.data or start.spec),
+        "trust_code": trusting,
+        **course.row,
+    }
+    before = cosine(start.own, start.tap.name, course.teacher, first)
+    outcome = UNTRAINED
+    if job.steps:
+        with resumable(course.folder):
+            outcome = fit(
+                objective,
+                feed,
+                replace(job, seed=start.seed),
+                course.folder,
+                watch,
+                name=course.folder.name,
+                identity=dict(course.asked) | {"other tap that teaches": course.to},
+                world=where,
+                begin=course.begin,
+            ).outcome
+    after = cosine(objective.student, objective.tap.name, course.teacher, first)
+    row |= outcome | {"cosine": {"before": before, "after": after}}
+    if where.first:
+        row |= course.conclude(objective, where)
+        student.encoder.to("cpu")
+        make_folder(course.folder)
+        lineage = {
+            "base": start.own.identity["weights"],
+            "data": row["data"],
+            "steps": job.steps,
+            "training": digest_of_json(course.asked),
+            "seed": start.seed,
+            "how": command_of(job.command, job),
+        }
+        finish(course.folder / FINISHED, student.encoder, lineage | dict(course.lineage), row, course.asked)
+    barrier()
+    return row
+
+
+def cosine(encoder: TorchEncoder, tap_name: str, teacher: Teacher | None, batch: Mapping[str, Tensor]) -> float | None:
+    """Of an encoder's tokens at a tap and the teacher's, on whole samples; None where their widths differ."""
+    if teacher is None:
+        return None
+    tap, read = encoder.tap(tap_name), section_of(batch, OWN)
+    if tap.features != teacher.tap.features:
+        return None
+    tokens = encoder.capture(read, [tap.name])[tap.name]
+    with torch.no_grad():
+        return float(agreement(tokens, tap, taught(teacher, batch), teacher.tap, encoder.valid(read, tap)))
