@@ -425,7 +425,9 @@ class Profile:
     def _margins(self) -> dict[str, Interval | None]:
         """By how much the chosen tap beats each control that could do as well."""
         # What beats chance beats the shuffled labels. Of maps the place alone may be readable, which shuffled ones keep.
-        return {name: self.over(name) for name in NAMES if name != "shuffled_labels" or attribute.CHANCE in self.data.attrs}
+        return {
+            name: self.over(name) for name in NAMES if name != "shuffled_labels" or attribute.CHANCE in self.data.attrs
+        }
 
     @property
     def remarks(self) -> list[str]:
