@@ -107,6 +107,8 @@ SHORT = ".2f"
 """Format of the scores of a first screen."""
 MOST_NAMED = 6
 """Targets that a sentence names."""
+MARKS = "; ".join(f"{verdict.mark} {verdict.meaning}" for verdict in Verdict)
+"""What the marks of verdicts mean."""
 MOST_TAPS = 3
 """Other taps that a row names."""
 
@@ -272,9 +274,8 @@ def brief_cautions(profiles: Sequence[Profile]) -> list[str]:
 
 def legend(profiles: Sequence[Profile]) -> str:
     """What the marks mean, and what chose and what scored."""
-    marks = "; ".join(f"{verdict.mark} {verdict.meaning}" for verdict in Verdict)
     chosen = ", or on ".join(dict.fromkeys(p.chosen_on for p in profiles if p.chosen_tap))
-    return f"{marks}. Layers were chosen without test{f' (on {chosen})' if chosen else ''}; scores are read on test; {INTERVALS}."
+    return f"{MARKS}. Layers were chosen without test{f' (on {chosen})' if chosen else ''}; scores are read on test; {INTERVALS}."
 
 
 def example_target(profiles: Sequence[Profile]) -> str | None:

@@ -348,7 +348,7 @@ class Profile:
         that is next to nothing at every tap is none, however sure it is."""
         if self.score is None or not self.score.low > 0.0 or self.is_at_chance:
             return False
-        shuffled = None if self._chance_is_declared else self.over("shuffled_labels")
+        shuffled = None if attribute.CHANCE in self.data.attrs else self.over("shuffled_labels")
         return self.score.low > self._chance and (shuffled is None or shuffled.low > 0.0)
 
     @cached_property
@@ -367,11 +367,6 @@ class Profile:
     def readability(self) -> str:
         """readable, at chance, or undecided."""
         return "readable" if self.is_readable else "at chance" if self.is_at_chance else "undecided"
-
-    @property
-    def _chance_is_declared(self) -> bool:
-        """What knows nothing has a fixed score, as R2 has 0; of what counts right answers it depends on the data."""
-        return attribute.CHANCE in self.data.attrs
 
     @cached_property
     def floor(self) -> float:
@@ -430,7 +425,9 @@ class Profile:
     def _margins(self) -> dict[str, Interval | None]:
         """By how much the chosen tap beats each control that could do as well."""
         # What beats chance beats the shuffled labels. Of maps the place alone may be readable, which shuffled ones keep.
-        return {name: self.over(name) for name in NAMES if name != "shuffled_labels" or self._chance_is_declared}
+        return {
+            name: self.over(name) for name in NAMES if name != "shuffled_labels" or attribute.CHANCE in self.data.attrs
+        }
 
     @property
     def remarks(self) -> list[str]:
