@@ -10,7 +10,8 @@ if __name__ == "__main__" and not sys.flags.safe_path and sys.path[0] != os.path
 import io
 from typing import Any
 
-from diagnostics.errors import DiagnosticsError, end_if_stopped, watch_signals
+from diagnostics.errors import DiagnosticsError
+from diagnostics.signals import end_if_stopped, watch_signals
 
 
 def main() -> None:

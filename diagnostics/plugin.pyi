@@ -42,10 +42,6 @@ from diagnostics.errors import enumerated as enumerated
 from diagnostics.errors import few as few
 from diagnostics.errors import unknown as unknown
 from diagnostics.hookspecs import Entry as Entry
-from diagnostics.hookspecs import Option as Option
-from diagnostics.hookspecs import deciding as deciding
-from diagnostics.hookspecs import options as options
-from diagnostics.hookspecs import options_of as options_of
 from diagnostics.measures.decompositions import svdvals as svdvals
 from diagnostics.measures.probes.caption import recall_hits as recall_hits
 from diagnostics.measures.probes.protocol import Probe as Probe
@@ -55,6 +51,10 @@ from diagnostics.measures.statistics import interval as interval
 from diagnostics.measures.statistics import profile_intervals as profile_intervals
 from diagnostics.measures.statistics import resample_counts as resample_counts
 from diagnostics.measures.statistics import resampled_scores as resampled_scores
+from diagnostics.options import Option as Option
+from diagnostics.options import deciding as deciding
+from diagnostics.options import options as options
+from diagnostics.options import options_of as options_of
 from diagnostics.runs.folder import default_folder as default_folder
 from diagnostics.vocabulary import KERNELS as KERNELS
 from diagnostics.vocabulary import SPLIT_OF as SPLIT_OF

@@ -12,8 +12,9 @@ from typing import Literal, NoReturn
 import pluggy
 
 from diagnostics import hookspecs
-from diagnostics.errors import DiagnosticsError, Stopped, stoppable
+from diagnostics.errors import DiagnosticsError, Stopped
 from diagnostics.hookspecs import Entry
+from diagnostics.signals import stoppable
 
 GROUP = "diagnostics"
 """The group of entry points under which plugins are registered."""

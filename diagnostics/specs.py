@@ -22,7 +22,7 @@ from urllib.parse import unquote
 
 from diagnostics.encoders.saved.trust import UntrustedCodeError, building, check_code, check_options, offline, trusting
 from diagnostics.errors import DiagnosticsError, explaining, few, unknown
-from diagnostics.hookspecs import hints_of
+from diagnostics.options import hints_of
 from diagnostics.registry import ClaimedTwice, offered, plugins
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pytest
 
-from diagnostics.hookspecs import decode
+from diagnostics.options import decode
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import typer
 from typer.testing import CliRunner
 
 import diagnostics as dx
-from diagnostics.hookspecs import Option, deciding, options, options_of
+from diagnostics.options import Option, deciding, options, options_of
 from diagnostics.runs import job, request
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,23 +26,15 @@ def modules(package: Path) -> dict[str, Path]:
 
 
 def imports(path: Path, known: set[str]) -> set[str]:
-    """The modules among `known` that a file imports, inside functions too; imports for type checkers alone do not count."""
+    """The modules among `known` that a file imports, inside functions and for type checkers too."""
     names: set[str] = set()
-    for node in _executed(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             submodules = {f"{node.module}.{alias.name}" for alias in node.names} & known
             names |= submodules or {node.module}
     return names & known
-
-
-def _executed(node: ast.AST) -> Iterator[ast.AST]:
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
-            continue
-        yield child
-        yield from _executed(child)
 
 
 def circles(graph: dict[str, set[str]]) -> list[set[str]]:
@@ -66,7 +57,7 @@ def test_no_files_import_each_other(package: Path) -> None:
     assert circles(graph) == []
 
 
-def test_a_circle_is_found_and_an_import_for_types_is_none(tmp_path: Path) -> None:
+def test_a_circle_is_found_by_imports_for_types_too(tmp_path: Path) -> None:
     package = tmp_path / "pack"
     package.mkdir()
     (package / "a.py").write_text("def later():\n    from pack import b\n")
@@ -76,8 +67,7 @@ def test_a_circle_is_found_and_an_import_for_types_is_none(tmp_path: Path) -> No
     files = modules(package)
     graph = {name: imports(path, set(files)) for name, path in files.items()}
     assert graph["pack.a"] == {"pack.b"}
-    assert graph["pack.b"] == set()
-    assert circles(graph) == [{"pack.c", "pack.d"}]
+    assert circles(graph) == [{"pack.a", "pack.b"}, {"pack.c", "pack.d"}]
 
 
 def test_the_linter_looks_at_every_package() -> None:
@@ -90,9 +80,9 @@ def test_the_linter_looks_at_every_package() -> None:
     assert set(settings["root_packages"]) == on_levels == {package.name for package in PACKAGES}
 
 
-def test_the_ground_floor_has_at_most_ten_files_and_eight_rooms() -> None:
+def test_the_ground_floor_has_at_most_twelve_files_and_eight_rooms() -> None:
     entries = [path for path in (ROOT / "diagnostics").iterdir() if path.name != "__pycache__"]
-    assert len([path for path in entries if path.suffix == ".py"]) <= 10
+    assert len([path for path in entries if path.suffix == ".py"]) <= 12
     assert len([path for path in entries if path.is_dir()]) <= 8
 
 

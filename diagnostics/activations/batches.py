@@ -18,7 +18,8 @@ from torch.utils.data import Dataset as TorchDataset
 from diagnostics.activations.plan import row_order
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.encoder import Encoder
-from diagnostics.errors import DiagnosticsError, describe, hold_worker_ends
+from diagnostics.errors import DiagnosticsError, describe
+from diagnostics.signals import hold_worker_ends
 
 
 class _Batches(TorchDataset[Any]):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diagnostics.activations.plan import Plan
-from diagnostics.hookspecs import decode
+from diagnostics.options import decode
 from diagnostics.vocabulary import SAFE_NAME, Family, Kind
 
 COVERED = "covered"

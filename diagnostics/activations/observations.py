@@ -18,7 +18,7 @@ from diagnostics.activations.sealed import (
     read_files,
     sealed_attributes,
 )
-from diagnostics.hookspecs import decode
+from diagnostics.options import decode
 from diagnostics.vocabulary import SAFE_NAME
 
 WHOLE: Any = {"write_empty_chunks": True}

@@ -36,7 +36,7 @@ from diagnostics.activations.sealed import (
 )
 from diagnostics.activations.store import Store
 from diagnostics.errors import DiagnosticsError, StorageError
-from diagnostics.hookspecs import decode
+from diagnostics.options import decode
 
 if TYPE_CHECKING:
     from pathlib import Path

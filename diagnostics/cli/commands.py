@@ -12,7 +12,7 @@ from diagnostics.cli.config import CONFIG, read_config
 from diagnostics.cli.guard import working
 from diagnostics.cli.options import MEASURE, OWN, RUNS, TYPED, EncoderName, Json, Quiet, RunFolder, Verbose, command
 from diagnostics.errors import unknown
-from diagnostics.hookspecs import Option
+from diagnostics.options import Option
 from diagnostics.report.escaping import printable
 from diagnostics.runs.request import DEVICES, HOW, SCREEN, Request, TrustCode
 

@@ -11,7 +11,7 @@ from diagnostics.cli.commands import print_json
 from diagnostics.cli.guard import working
 from diagnostics.cli.options import RUNS, Json, RunFolder, command
 from diagnostics.errors import DiagnosticsError
-from diagnostics.hookspecs import Option
+from diagnostics.options import Option
 from diagnostics.report.escaping import printable
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from diagnostics import errors
+from diagnostics import signals
 from diagnostics.errors import DiagnosticsError, describe
 from diagnostics.report.escaping import printable
 
@@ -30,7 +30,7 @@ def working(quiet: bool = False, verbose: bool = False) -> Generator[Watch]:
     if quiet and verbose:
         raise DiagnosticsError("Both --quiet and --verbose are given: leave one of them out.")
     with (
-        errors.working(),
+        signals.working(),
         contextlib.redirect_stdout(sys.stderr),
         _heard() if verbose else contextlib.nullcontext(),
         watcher(quiet, verbose) as watch,
@@ -69,7 +69,7 @@ def guarded(command: Callable[..., None], plugin: str = "") -> Callable[..., Non
     @functools.wraps(command)
     def guard(*args: Any, **kwargs: Any) -> None:
         try:
-            with errors.working() if plugin else contextlib.nullcontext():
+            with signals.working() if plugin else contextlib.nullcontext():
                 command(*args, **kwargs)
         except KeyboardInterrupt as interrupt:
             raise _interrupted(str(interrupt)) from None
@@ -78,7 +78,7 @@ def guarded(command: Callable[..., None], plugin: str = "") -> Callable[..., Non
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
         except Exception as error:
-            if errors.stop_requested():
+            if signals.stop_requested():
                 # Compiled code may turn an interrupt into an error of its own.
                 raise _interrupted("") from None
             if isinstance(error, DiagnosticsError):
@@ -110,7 +110,7 @@ def _interrupted(sentence: str) -> typer.Exit:
     with contextlib.suppress(OSError):
         print(file=sys.stderr)
         say(sentence or "Interrupted.")
-    return typer.Exit(errors.exit_status())
+    return typer.Exit(signals.exit_status())
 
 
 def show_tracebacks(whole: bool) -> None:

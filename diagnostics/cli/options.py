@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from diagnostics.cli.guard import guarded
-from diagnostics.hookspecs import Option, options_of
+from diagnostics.options import Option, options_of
 from diagnostics.runs.request import ENCODER
 
 Json = Annotated[bool, Option("Print one JSON object instead of a table.", names=("--json",))]

@@ -17,7 +17,7 @@ import numpy as np
 
 from diagnostics.activations.store import Store
 from diagnostics.errors import damaged
-from diagnostics.hookspecs import decode
+from diagnostics.options import decode
 from diagnostics.registry import plugins
 
 if TYPE_CHECKING:

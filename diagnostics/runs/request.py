@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from diagnostics.hookspecs import Option
+from diagnostics.options import Option
 from diagnostics.registry import EntryKind, offered
 from diagnostics.vocabulary import ChooseOn, Compute, ControlMeasures, Kernel
 

@@ -47,11 +47,11 @@ class Stubborn(Waits):
     "What it cleans up takes long; time stands still until there is a file called `late`."
     def wait(self):
         import types
-        from diagnostics import errors
+        from diagnostics import signals
         def clock():
             (HERE / "asked").touch()
             return 1000.0 if (HERE / "late").exists() else 0.0
-        errors.time = types.SimpleNamespace(monotonic=clock)
+        signals.time = types.SimpleNamespace(monotonic=clock)
         try: super().wait()
         except KeyboardInterrupt:
             (HERE / "asked").unlink()
@@ -259,7 +259,7 @@ def test_a_training_ends_in_its_own_words(tmp_path: Path) -> None:
 GONE = """
 import signal, sys
 from diagnostics.cli.guard import working
-from diagnostics.errors import watch_signals
+from diagnostics.signals import watch_signals
 watch_signals()
 with working():
     assert signal.getsignal(signal.SIGPIPE) is signal.SIG_IGN
