@@ -4,6 +4,7 @@ from diagnostics import *  # noqa: F403  (all public names)
 from diagnostics.activations.contract import Activations as Activations
 from diagnostics.activations.contract import Observation as Observation
 from diagnostics.activations.contract import StoredTarget as StoredTarget
+from diagnostics.activations.lock import lock as lock
 from diagnostics.checks.encoder_tests import EncoderTests as EncoderTests
 from diagnostics.datasets.grid_targets import on_grid as on_grid
 from diagnostics.encoders.attention.heads import watch_heads as watch_heads
@@ -20,6 +21,8 @@ from diagnostics.encoders.maker_names import last_taps as last_taps
 from diagnostics.encoders.maker_names import names_of_outputs as names_of_outputs
 from diagnostics.encoders.pictures import FORMATS as FORMATS
 from diagnostics.encoders.pictures import central_part as central_part
+from diagnostics.encoders.pictures import turn as turn
+from diagnostics.encoders.pictures import upright as upright
 from diagnostics.encoders.places import Discovered as Discovered
 from diagnostics.encoders.places import FirstBlockInput as FirstBlockInput
 from diagnostics.encoders.places import Places as Places

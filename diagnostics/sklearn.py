@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from torch import nn
 
 from diagnostics.encoders.bare_module import Numbers, wrap
-from diagnostics.encoders.encoder import Encoder
+from diagnostics.encoders.encoder import Encoder, first_shape, pinned_to
 from diagnostics.encoders.pictures import to_pixels
 from diagnostics.encoders.pooling import chosen_poolings
 from diagnostics.errors import DiagnosticsError
@@ -87,13 +87,17 @@ class TapFeatures(TransformerMixin, BaseEstimator):
         self.size = size
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Makes the encoder; of the samples only the first is read, and that for a bare module alone.
+        """Makes the encoder, sized for samples like the first: no other one is read.
+
+        Later samples that are prepared to another shape are refused, since their features would be others.
 
         Raises DiagnosticsError for a sparse matrix: no encoder reads one.
         """
         if issparse(X):
             raise DiagnosticsError("TapFeatures was given a sparse matrix: give raw samples, or X.toarray().")
-        self.encoder_ = self._built(X)
+        encoder = self._built(X)
+        self.shape_ = () if X is None else first_shape(encoder, X)
+        self.encoder_ = pinned_to(encoder, self.shape_)
         self._names(self.encoder_)
         return self
 
@@ -144,7 +148,8 @@ class TapFeatures(TransformerMixin, BaseEstimator):
     def _ready(self, X: Any = None) -> Encoder:
         """The encoder that `fit` made; made now where it was not called, since nothing is fitted."""
         if not hasattr(self, "encoder_"):
-            self.encoder_ = self._built(X)
+            # A pickle has kept the shape of the samples that it was fitted with.
+            self.encoder_ = pinned_to(self._built(X), getattr(self, "shape_", ()))
         return self.encoder_
 
     def _built(self, X: Any) -> Encoder:

@@ -30,7 +30,8 @@ def all_measures() -> dict[str, type[Measure]]:
         for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
             for value in vars(importlib.import_module(module.name)).values():
                 if inspect.isclass(value) and issubclass(value, Measure) and value.__module__ == module.name:
-                    classes |= {value.name: value} if "name" in vars(value) else {}
+                    public = not value.__name__.startswith("_")
+                    classes |= {value.name: value} if public and "name" in vars(value) else {}
     known = list(CATALOGUE)
 
     def place(name: str) -> tuple[int, int]:

@@ -76,7 +76,8 @@ def public_objects() -> dict[str, Any]:
 
 def attributes(cls: type) -> Iterator[tuple[str, Any]]:
     """The public methods and properties that a class itself documents."""
-    for name, value in vars(cls).items():
+    own = [each for each in reversed(cls.__mro__) if each is cls or each.__name__ == "RunData"]
+    for name, value in {name: value for each in own for name, value in vars(each).items()}.items():
         of_class = inspect.isroutine(value) or isinstance(
             value, property | cached_property | classmethod | staticmethod
         )

@@ -1,4 +1,4 @@
-"""The lock by which one process writes a run's folder, and the free space there."""
+"""The lock by which one process writes a run's folder, a training's or a file, and the free space there."""
 
 import contextlib
 import os
@@ -13,8 +13,11 @@ from diagnostics.progress import size
 
 
 @contextlib.contextmanager
-def lock(path: Path, remedy: str = "wait for it, or choose another folder with --out") -> Generator[None]:
-    """Holds a run for this process; refused, with the remedy, when another process holds it. Freed by the system if the process dies."""
+def lock(
+    path: Path, remedy: str = "wait for it, or choose another folder with --out", doing: str = "is writing"
+) -> Generator[None]:
+    """Holds a run for this process; refused, with the remedy, when another process holds it, `doing` the same. Freed by the system if
+    the process dies; its file is removed at the end."""
     holder = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -25,7 +28,7 @@ def lock(path: Path, remedy: str = "wait for it, or choose another folder with -
             held.release()
             held.acquire()
     except filelock.Timeout as error:
-        raise StorageError(f"Another process is writing {path}: {remedy}.") from error
+        raise StorageError(f"Another process {doing} {path}: {remedy}.") from error
     except OSError as error:
         raise unwritable(path, error) from error
     try:

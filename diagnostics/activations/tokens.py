@@ -27,9 +27,14 @@ def bytes_below(folder: Path) -> int:
     return count
 
 
+def token_bytes(store: Store) -> int:
+    """Bytes of the files that hold the tokens of a run and of its controls."""
+    return sum(sum(each.token_files.values()) for each in stores(store).values())
+
+
 def disk_use(store: Store) -> tuple[int, int]:
-    """Bytes of the files that hold the tokens of a run and of its controls, and of all its files."""
-    return sum(sum(each.token_files.values()) for each in stores(store).values()), bytes_below(store.path)
+    """The same, and the bytes of all its files."""
+    return token_bytes(store), bytes_below(store.path)
 
 
 def remove_tokens(path: Path) -> int:

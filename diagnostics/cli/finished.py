@@ -126,7 +126,7 @@ def _named(path: Path) -> dict[str, Any]:
 def _row(path: Path) -> dict[str, Any]:
     from diagnostics.activations.results import finished_index
     from diagnostics.activations.store import Store
-    from diagnostics.activations.tokens import disk_use
+    from diagnostics.activations.tokens import token_bytes
     from diagnostics.runs.provenance import Provenance
 
     row = _named(path)
@@ -134,7 +134,7 @@ def _row(path: Path) -> dict[str, Any]:
         store = Store(path)
         record = Provenance.read(store)
         row |= {"encoder": record.encoder.name, "dataset": record.dataset.name, "n": sum(record.dataset.n.values())}
-        row["token_bytes"], _ = disk_use(store)
+        row["token_bytes"] = token_bytes(store)
         index = finished_index(store)
     except DiagnosticsError as error:
         return row | {"state": str(error)}

@@ -84,7 +84,8 @@ class Encoder(ABC):
     (the weights' identity of the encoder that an alignment started from)."""
 
     pinned: bool = False
-    """Whether `transform` takes only samples that are prepared to the shape of the example: nobody says that others mean the same."""
+    """Whether `transform` takes only samples that are prepared to the shape of the example, since others need not mean the same: where
+    taps were discovered, and of the encoder that a run or `TapFeatures` was fitted with."""
 
     @property
     @abstractmethod
@@ -380,6 +381,21 @@ def size_for(encoder: Encoder, sample: np.ndarray, whose: str) -> Encoder:
         raise DiagnosticsError(f"{whose} cannot be read for {encoder.name}: {describe(error)}") from error
 
 
+def pinned_to(encoder: Encoder, shape: Sequence[int]) -> Encoder:
+    """The encoder sized for samples of a shape, whose `transform` takes only what is prepared as they are; as it is for texts, and
+    where no shape is known."""
+    if not shape:
+        return encoder
+    like = np.zeros(tuple(shape), np.asarray(encoder.example()).dtype)
+    return size_for(encoder, like, f"Samples of shape {tuple(shape)}").replace(pinned=True)
+
+
+def first_shape(encoder: Encoder, samples: Any) -> tuple[int, ...]:
+    """Shape of the first of some samples as `transform` takes them; () of a text and of none."""
+    given = _listed(encoder, samples)
+    return np.shape(_checked(encoder, given, 0)) if len(given) else ()
+
+
 def check_channels_last(sample: np.ndarray, example: np.ndarray | None = None) -> None:
     """Raises for an image or a video whose channels come before its pixels, unless those of the example do too."""
     if channels_first(sample) and (example is None or not channels_first(example)):
@@ -482,10 +498,14 @@ def _batch(encoder: Encoder, samples: Sequence[np.ndarray], start: int, pinned: 
                 f"Sample {index} ({_shown(sample)}) cannot be prepared for {encoder.name}: {describe(error)}"
             ) from error
         if pinned and (here := _shown_shapes(prepared[-1])) != pinned:
-            remedy = "make it with size=, which brings images to one size, or " if encoder.modality == "image" else ""
+            remedy = (
+                "make it with size=, which brings images to one size"
+                if encoder.modality == "image"
+                else "give samples of that size"
+            )
             raise DiagnosticsError(
                 f"Sample {index} ({_shown(sample)}) is prepared to shape {here}, and {encoder.name} was made for {pinned}, so its "
-                f"features would be others: {remedy}read samples of this size apart, with encoder.sized_for(sample)."
+                f"features would be others: {remedy}, or read samples of this size apart, with encoder.sized_for(sample)."
             )
     try:
         return default_collate(prepared)

@@ -30,6 +30,34 @@ def central_part(shape: tuple[int, ...], size: Sequence[int] = (1, 1)) -> tuple[
     return (*((0, n) for n in shape[:-2]), *(((n - kept) // 2, (n - kept) // 2 + kept) for n, kept in part))
 
 
+def turn(image: Any) -> str:
+    """How a Pillow image has to be turned to be seen upright, as cameras note it in EXIF: the name of a transposition, "" for none."""
+    names = (
+        "",
+        "FLIP_LEFT_RIGHT",
+        "ROTATE_180",
+        "FLIP_TOP_BOTTOM",
+        "TRANSPOSE",
+        "ROTATE_270",
+        "TRANSVERSE",
+        "ROTATE_90",
+    )
+    try:
+        noted = image.getexif().get(0x0112)
+    except Exception:  # notes that cannot be read say nothing
+        return ""
+    return names[noted - 1] if noted in range(1, 9) else ""
+
+
+def upright(image: Any) -> Any:
+    """A Pillow image as viewers show it."""
+    from PIL import Image
+
+    image.load()  # a TIFF turns itself
+    how = turn(image)
+    return image.transpose(Image.Transpose[how]) if how else image
+
+
 def to_pixels(sample: Any, grey: bool) -> Any:
     """The path of an image or a Pillow image as uint8 [y, x, 3], or `grey` [y, x], as the folders of datasets hold them;
     anything else as it is.
@@ -43,6 +71,7 @@ def to_pixels(sample: Any, grey: bool) -> Any:
             return to_pixels(image, grey)
     if not hasattr(sample, "getbands"):
         return sample
+    sample = upright(sample)
     if sample.mode.startswith(("I", "F")):
         raise DiagnosticsError(f"it has pixels of {sample.mode}, not of 8 bits a channel: convert it to 8 bits.")
     return np.array(sample.convert("L" if grey else "RGB"))

@@ -215,7 +215,8 @@ class TorchEncoder(Encoder):
         if taps is None:
             discovered = self._discover(example)
             taps, output_tap = discovered.taps, output_tap or discovered.output_tap
-            vars(self).update(left_out=discovered.left_out, _first_example=example)
+            # A network of convolutions runs at any size, and gives other features at each.
+            vars(self).update(left_out=discovered.left_out, _first_example=example, pinned=sized_for is None)
         vars(self).update(taps=tuple(taps), output_tap=output_tap or taps[-1].name)
         self._check_taps()
 
@@ -307,11 +308,6 @@ class TorchEncoder(Encoder):
     def resizable(self) -> bool:
         """Whether `sized_for` may return another encoder for samples of another size."""
         return self._sized_for is not None or self._first_example is not None
-
-    @property
-    def pinned(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]  (read alone)
-        """Where taps were discovered: a network of convolutions runs at any size, and gives other features at each."""
-        return self._sized_for is None and self._first_example is not None
 
     def sized_for(self, sample: np.ndarray) -> Encoder:
         sized = (self._sized_for(sample) if self._sized_for else self._rediscovered(sample)) or self

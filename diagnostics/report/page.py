@@ -371,6 +371,11 @@ class Page:
     closing: tuple[Block, ...] = ()
 
 
+def note(title: str, sentence: str, table: Table) -> Page:
+    """A page of a sentence and a table, as notebooks show an object."""
+    return Page("", (Sentence(sentence),), (Section(title, "shown", (table,)),), ())
+
+
 def filled(*parts: T | None) -> tuple[T, ...]:
     """The blocks, or the sections, that hold anything."""
     return tuple(part for part in parts if part)

@@ -33,7 +33,7 @@ from diagnostics.runs.recommendation import Recommendation, recommend
 from diagnostics.runs.redraws import SPREAD
 
 if TYPE_CHECKING:
-    from diagnostics.runs.run import Run
+    from diagnostics.runs.run_data import RunData
 
 # What opens a run's report: a verdict in a few sentences, one picture of all targets, and what to read for each.
 
@@ -107,11 +107,13 @@ SHORT = ".2f"
 """Format of the scores of a first screen."""
 MOST_NAMED = 6
 """Targets that a sentence names."""
+MARKS = "; ".join(f"{verdict.mark} {verdict.meaning}" for verdict in Verdict)
+"""What the marks of verdicts mean."""
 MOST_TAPS = 3
 """Other taps that a row names."""
 
 
-def answer_blocks(run: Run) -> tuple[Block, ...]:
+def answer_blocks(run: RunData) -> tuple[Block, ...]:
     """The rows and the sentences of a brief page; nothing where no probe read a target."""
     read = list(first_probes(run.profiles()).values())
     if not read:
@@ -272,9 +274,8 @@ def brief_cautions(profiles: Sequence[Profile]) -> list[str]:
 
 def legend(profiles: Sequence[Profile]) -> str:
     """What the marks mean, and what chose and what scored."""
-    marks = "; ".join(f"{verdict.mark} {verdict.meaning}" for verdict in Verdict)
     chosen = ", or on ".join(dict.fromkeys(p.chosen_on for p in profiles if p.chosen_tap))
-    return f"{marks}. Layers were chosen without test{f' (on {chosen})' if chosen else ''}; scores are read on test; {INTERVALS}."
+    return f"{MARKS}. Layers were chosen without test{f' (on {chosen})' if chosen else ''}; scores are read on test; {INTERVALS}."
 
 
 def example_target(profiles: Sequence[Profile]) -> str | None:

@@ -18,6 +18,7 @@ from diagnostics.datasets.samples import LazySamples
 from diagnostics.datasets.splits import complete_splits
 from diagnostics.datasets.target import Target
 from diagnostics.encoders.encoder import AXES, channels_first
+from diagnostics.encoders.pictures import upright
 from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.vocabulary import Modality
 
@@ -159,6 +160,8 @@ def _array(entry: Any) -> np.ndarray:
     if isinstance(entry, torch.Tensor):
         entry = entry.detach().cpu()
         return (entry.float() if entry.dtype == torch.bfloat16 else entry).numpy()
+    if hasattr(entry, "getbands"):
+        entry = upright(entry)
     mode = getattr(entry, "mode", "")
     # Palettes hold numbers of colours.
     return np.asarray(entry.convert("RGB") if isinstance(mode, str) and mode not in ("", "RGB", "L") else entry)
@@ -229,7 +232,8 @@ def _targets(y: Any, n: int) -> dict[str, Target]:
 
 
 def _target(entries: Any, name: str, n: int) -> Target:
-    """Strings, categories, true and false, and whole numbers that count classes as a `label`; fractions as a `value`."""
+    """Strings, categories, true and false, and whole numbers that count classes as a `label`; fractions as a `value`; what
+    is missing is unknown, as in tables."""
     if isinstance(entries, Target):
         return entries
     array, missing = _entries(entries, name, n)
@@ -242,13 +246,10 @@ def _target(entries: Any, name: str, n: int) -> Target:
     floats = any(isinstance(each, float) for each in known)
     if kinds == {"number"} and _fractions(np.array(known, dtype=np.float64), floats, int(missing.sum()), name):
         return Target("value", np.where(missing, np.nan, array).astype(np.float64))
-    if missing.any():
-        raise DiagnosticsError(
-            f"{name} names no class for {int(missing.sum())} samples, {int(missing.argmax())} first: leave them out, or give "
-            "diagnostics.Target('label', codes, classes=names) with -1 for them."
-        )
     classes, codes = np.unique(np.array(known), return_inverse=True)
-    return Target("label", codes, classes=tuple(map(str, classes.tolist())))
+    labels = np.full(n, -1)
+    labels[~missing] = codes
+    return Target("label", labels, classes=tuple(map(str, classes.tolist())))
 
 
 def _fractions(known: np.ndarray, floats: bool, gaps: int, name: str) -> bool:
@@ -261,7 +262,7 @@ def _fractions(known: np.ndarray, floats: bool, gaps: int, name: str) -> bool:
         return True
     counted = distinct[0] in (0, 1) and count == distinct[-1] - distinct[0] + 1
     counted = counted or (count <= CLASSES and distinct[0] >= 0) or (count == 2 and distinct[0] == -1)
-    if floats or gaps or not (counted and repeated):
+    if floats or not (counted and repeated):
         raise DiagnosticsError(
             f"{name} holds {count} different whole numbers{' as floats' * floats}{f' and nothing for {gaps} samples' * bool(gaps)}, which may "
             f"be classes or a quantity: give {name}.astype(int).astype(str) of classes, without samples of none, or "

@@ -20,10 +20,10 @@ from diagnostics.runs.provenance import DISTRIBUTION
 from diagnostics.runs.recommendation import Recommendation
 
 if TYPE_CHECKING:
-    from diagnostics.runs.run import Run
+    from diagnostics.runs.run_data import RunData
 
 
-def write_card(run: Run, path: Path) -> Path:
+def write_card(run: RunData, path: Path) -> Path:
     """Writes the card: Markdown that begins with the metadata, and beside it the picture, an SVG of the same name.
 
     Raises DiagnosticsError where the name does not end in `.md`, and where no probe read a target: there is no layer to name then.
@@ -40,7 +40,7 @@ def write_card(run: Run, path: Path) -> Path:
     return write_whole(path, text)
 
 
-def card_page(run: Run) -> Page:
+def card_page(run: RunData) -> Page:
     """The card as a page: the finding, the picture of all targets, a row for each target, and what the numbers rest on."""
     read = _read(run)
     rows = [
@@ -84,12 +84,12 @@ def card_page(run: Run) -> Page:
     )
 
 
-def card_picture(run: Run) -> ScoreMap:
+def card_picture(run: RunData) -> ScoreMap:
     """The picture of the card: which layer holds which target."""
     return score_map([("", profile) for profile, _ in _read(run)])
 
 
-def model_index(run: Run) -> str:
+def model_index(run: RunData) -> str:
     """The scores as YAML that model hubs read: for each target those at the layer to use and at the output."""
     data = run.record.dataset
     lines = ["model-index:", f"- name: {_quoted(run.encoder_name)}", "  results:"]
@@ -116,7 +116,7 @@ def model_index(run: Run) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _read(run: Run) -> list[tuple[Profile, Recommendation]]:
+def _read(run: RunData) -> list[tuple[Profile, Recommendation]]:
     """The probe that each target is recommended by, with what it recommends."""
     by_name = {(p.measure, p.target): p for p in run.profiles()}
     pairs = [(by_name[r.measure, r.target], r) for r in run.recommendations()]
@@ -128,7 +128,7 @@ def _read(run: Run) -> list[tuple[Profile, Recommendation]]:
     return pairs
 
 
-def _provenance(run: Run) -> list[tuple[str, str]]:
+def _provenance(run: RunData) -> list[tuple[str, str]]:
     record, call = run.record, run.calls[-1]
     command = call.command or f"in Python, {record.encoder.asked or record.encoder.name} on {record.dataset.asked or record.dataset.name}"  # fmt: skip
     return [

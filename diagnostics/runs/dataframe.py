@@ -14,14 +14,14 @@ from diagnostics.measures import result as attribute
 from diagnostics.report.writing import write_whole
 
 if TYPE_CHECKING:
-    from diagnostics.runs.run import Run
+    from diagnostics.runs.run_data import RunData
 
 COLUMNS = [
     "measure", "target", "family", "score_name", "control", "tap", "depth", "score", "low", "high", "val_score", "chosen", "output",
 ]  # fmt: skip
 
 
-def run_dataframe(run: Run, names: Collection[str] | None = None) -> pd.DataFrame:
+def run_dataframe(run: RunData, names: Collection[str] | None = None) -> pd.DataFrame:
     """What `Run.to_dataframe` returns; only of the profiles named where `names` are given."""
     tables: list[pd.DataFrame] = []
     for key in run.index.names(pairwise=False):

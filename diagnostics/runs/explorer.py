@@ -29,6 +29,7 @@ from diagnostics.report.page import (
     Table,
     filled,
 )
+from diagnostics.runs.answer import MARKS
 from diagnostics.runs.controls.kinds import ABOUT, NAMES
 from diagnostics.runs.nonlinear import without_nonlinear
 from diagnostics.runs.profile import INTERVALS, Profile
@@ -98,13 +99,12 @@ def explorer_page(found: Sequence[Readout], left_out: Mapping[str, str], folder:
     verdicts = [each.verdict for each in found if each.first]
     counts = [f"{verdicts.count(verdict)} {verdict}" for verdict in Verdict if verdict in verdicts]
     reports = _reports(found, folder)
-    marks = "; ".join(f"{verdict.mark} {verdict.meaning}" for verdict in Verdict)
     return Page(
         title=f"{_count(runs, 'run')} of {_count({each.encoder for each in found}, 'encoder')} on {_count(data, 'dataset')}",
         lead=(
             Sentence(f"Hidden gaps of the {len(verdicts)} targets that the runs read: {enumerated(counts)}.", "verdict"),
             Sentence(
-                f"{marks}. Each run chose its layer without test and reads every score on test; {INTERVALS}. The hidden gap is the best other "
+                f"{MARKS}. Each run chose its layer without test and reads every score on test; {INTERVALS}. The hidden gap is the best other "
                 "layer's score minus the output tap's on the same samples. Nothing is corrected for the number of rows: the largest of "
                 "many gaps is larger than it would be alone. Scores of different targets or samples are not comparable. "
                 "The name of an encoder links to the report of its run, where there is one."

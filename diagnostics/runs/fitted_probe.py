@@ -24,7 +24,7 @@ from diagnostics.vocabulary import DENSE
 
 if TYPE_CHECKING:
     from diagnostics.runs.profile import Profile
-    from diagnostics.runs.run import Run
+    from diagnostics.runs.run_data import RunData
 CLASSES = ("label", "token_label", "event")
 """Kinds of target of which a class is predicted."""
 
@@ -122,7 +122,7 @@ class FittedProbe(ShortRepr):
 
 
 @one_thread()
-def fitted_probe(run: Run, target: str, measure: str | Measure, tap: str | None) -> FittedProbe:
+def fitted_probe(run: RunData, target: str, measure: str | Measure, tap: str | None) -> FittedProbe:
     """What `Run.probe` returns."""
     name = measure if isinstance(measure, str) else measure.name
     profile = _profile(run, name, target, measure)
@@ -173,7 +173,7 @@ def _as_given(classes: Sequence[Any]) -> np.ndarray:
     return names.astype(np.int64) if all(numbers) else names
 
 
-def _profile(run: Run, measure: str, target: str, given: str | Measure) -> Profile:
+def _profile(run: RunData, measure: str, target: str, given: str | Measure) -> Profile:
     """The profile of a probe; where it was not measured, the refusal says why and how to."""
     name = f"{measure}/{target}"
     known = [profile.name for profile in run.profiles() if profile.is_probe]

@@ -25,7 +25,7 @@ from diagnostics.activations.store import Store, is_run
 from diagnostics.encoders.attention.kernels import attention_in, explain_attention
 from diagnostics.encoders.bare_module import Numbers
 from diagnostics.encoders.devices import computing
-from diagnostics.encoders.encoder import Encoder
+from diagnostics.encoders.encoder import Encoder, pinned_to
 from diagnostics.encoders.modes import random_kept
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, StorageError, describe, explaining
@@ -157,7 +157,7 @@ def perform(request: Request, watch: Watch | None = None) -> Run:
         try:
             _Job(setup, folder, shown).do()
             finished = Run(setup.out)
-            finished.encoder = setup.encoder
+            finished.encoder = pinned_to(setup.encoder, finished.record.sample)
             if request.report:
                 finished.report()
         except KeyboardInterrupt:

@@ -36,14 +36,13 @@ from diagnostics.report.page import (
 from diagnostics.runs import captions
 from diagnostics.runs.answer import answer, answer_blocks, brief_cautions, example_target, legend, legend_of, overview
 from diagnostics.runs.controls import kinds as control
-from diagnostics.runs.details import details
 from diagnostics.runs.nonlinear import without_nonlinear
 from diagnostics.runs.page_store import store_page, with_folder
 from diagnostics.runs.profile import Profile
 from diagnostics.runs.tap_map import map_captions, map_figure
 
 if TYPE_CHECKING:
-    from diagnostics.runs.run import Run
+    from diagnostics.runs.run_data import RunData
 
 # The scores of a target's parts, its classes or horizons, of which the score of the whole is the mean.
 
@@ -95,12 +94,12 @@ ABOUT_DASH = (
 )
 
 
-def run_page(run: Run) -> Page:
+def run_page(run: RunData) -> Page:
     """The findings of a run."""
     return with_folder(_findings(run), run.path, run.disk_use, *_example_and_omissions(run))
 
 
-def write_report(run: Run, path: Path | None) -> Path:
+def write_report(run: RunData, path: Path | None) -> Path:
     """Writes the findings as one HTML file; where none is named, into the run, which keeps them for `show` too."""
     from diagnostics.report.html import write_page
 
@@ -110,11 +109,11 @@ def write_report(run: Run, path: Path | None) -> Path:
     return write_page(page, path or run.path / REPORT)
 
 
-def _example_and_omissions(run: Run) -> tuple[str | None, int]:
+def _example_and_omissions(run: RunData) -> tuple[str | None, int]:
     return example_target(run.profiles()), len(run.skipped) - len(run.failed)
 
 
-def _findings(run: Run) -> Page:
+def _findings(run: RunData) -> Page:
     """What depends on the results alone."""
     profiles, maps = run.profiles(), run.similarity()
     # The sections of profiles are numbered as they stand in the run.
@@ -144,7 +143,7 @@ def _findings(run: Run) -> Page:
     )
 
 
-def _lead(run: Run) -> list[Sentence]:
+def _lead(run: RunData) -> list[Sentence]:
     n, groups = run.n, run.record.dataset.groups
     total = sum(n.values())
     splits = f"{n['train']} train, {n['val']} val, {n['test']} test"
@@ -161,7 +160,7 @@ def _lead(run: Run) -> list[Sentence]:
     ]
 
 
-def _how_read(run: Run) -> Sentence:
+def _how_read(run: RunData) -> Sentence:
     n, groups = run.n, run.record.dataset.groups
     return Sentence(
         f"{sum(n.values())} samples ({n['train']} train, {n['val']} val, {n['test']} test) in {groups} independent groups. "
@@ -199,7 +198,7 @@ def _probes(probes: Sequence[tuple[str, Profile]]) -> Section:
     )
 
 
-def _controls(run: Run, probes: Sequence[tuple[str, Profile]]) -> Section:
+def _controls(run: RunData, probes: Sequence[tuple[str, Profile]]) -> Section:
     profiles = [p for _, p in probes]
     names = [name for name in control.NAMES if any(name in p.controls for p in profiles)]
     if not names:
@@ -323,7 +322,7 @@ def _of_profile(profile: Profile, anchor: str) -> Section:
     # What has no target is no finding about one.
     reading = Finding(profile.reading, profile.verdict) if profile.target and profile.reading else None
     finding = Findings((reading,)) if reading else Sentence(profile.reading, "small")
-    tables = (parts_table(profile), details(profile, captions.facts(profile.data)))
+    tables = (parts_table(profile), profile.table(captions.facts(profile.data)))
     return Section(profile.name, anchor, _described(profile.data, figure, texts, finding, *tables), wide=False)
 
 
@@ -350,7 +349,7 @@ def _described(
     )
 
 
-def _left_out(run: Run) -> Section:
+def _left_out(run: RunData) -> Section:
     """All that is left out in full; in brief what failed."""
     section = left_out_section(run.skipped)
     return replace(
@@ -366,7 +365,7 @@ def _left_out(run: Run) -> Section:
     )
 
 
-def _provenance(run: Run) -> list[tuple[str, str]]:
+def _provenance(run: RunData) -> list[tuple[str, str]]:
     encoder, dataset = run.record.encoder, run.record.dataset
     return [
         ("encoder", encoder.asked or encoder.name),
@@ -379,7 +378,7 @@ def _provenance(run: Run) -> list[tuple[str, str]]:
     ]
 
 
-def _calls(run: Run) -> list[tuple[str, str]]:
+def _calls(run: RunData) -> list[tuple[str, str]]:
     """When and with which versions the results were measured; each call with what it gave, where there were several."""
     calls: list[tuple[str, str]] = []
     for i, call in enumerate(run.index.calls):

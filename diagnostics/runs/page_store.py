@@ -20,10 +20,10 @@ from diagnostics.report.numbers import unbroken
 from diagnostics.report.page import Block, Note, Notes, Page, Section, Sentence, page_of, page_values
 
 if TYPE_CHECKING:
-    from diagnostics.runs.run import Run
+    from diagnostics.runs.run_data import RunData
 
 
-def store_page(run: Run, page: Page, target: str | None, left_out: int) -> None:
+def store_page(run: RunData, page: Page, target: str | None, left_out: int) -> None:
     """Keeps a page, without its figures; see `with_folder` for the rest."""
     values = {"page": page_values(page), "target": target, "left_out": left_out, "version": __version__}
     write_page(run.store, run.index, values)

@@ -18,18 +18,16 @@ from diagnostics.measures.statistics import OUTLYING, Interval, carried_by_few
 from diagnostics.measures.tap_choice import FEWEST
 from diagnostics.measures.verdict import MARGIN, Verdict, units_needed
 from diagnostics.report.numbers import SIGNIFICANT, format_interval, format_number, is_plain, number, numbers, unbroken
-from diagnostics.report.page import ControlCurve, ProfileFigure
+from diagnostics.report.page import ControlCurve, Details, ProfileFigure, note
 from diagnostics.runs.controls.kinds import INPUTS, NAMES, WEIGHTS, control_of
 from diagnostics.runs.redraws import NO_REDRAWS, Redraws, redraws_of
+from diagnostics.runs.tap_table import tap_table
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-# A control that reaches this share of the best score is named even where the encoder is shown to beat it: what fresh
-# weights solve almost as well says little about training.
+# A control that reaches this share of the best score is named even where it is beaten: training then adds little.
 NEAR = 0.9
-
-
 CUT = "the interval of a score never exceeds 1"
 INTERVALS = f"95 % intervals over independent units; {CUT}"
 """What the intervals of scores are, as terminal and report say it; `statistics.profile_intervals` makes them."""
@@ -40,8 +38,6 @@ FEW = 10
 """Independent units, below which a bootstrap interval is too narrow to be believed."""
 FEW_WITH_TOKENS = 20
 """Samples with tokens, below which what is read of tokens says little of other samples."""
-
-
 ENDS = ("value", "low", "high")
 CHANCE = ("chance", "commonest")
 """Reference lines that say what knowing nothing reaches."""
@@ -193,7 +189,7 @@ class Profile:
     @cached_property
     def hidden_gap(self) -> Interval | None:
         """By how much the best tap beats the output tap on test, paired over units."""
-        return self._interval("hidden_gap")
+        return read_interval(self.data.attrs, "hidden_gap")
 
     def depth_of(self, tap: str) -> float:
         """Depth of one of the taps."""
@@ -297,16 +293,15 @@ class Profile:
         """Why a value or its interval is not to be believed, each in words."""
         return [caution for caution in (self.few, self.skewed, self.sparse) if caution]
 
-    def _interval(self, key: str) -> Interval | None:
-        return read_interval(self.data.attrs, key)
-
     def over(self, control: str) -> Interval | None:
         """By how much the chosen tap beats a control's chosen tap on test, paired over units.
 
         Of several draws, the margin whose lower bound is smallest: who beats the control beats each of its draws.
         """
         keys = [key.removesuffix("_low") for key in self.data.attrs if key.startswith("over_") and key.endswith("_low")]
-        margins = [self._interval(key) for key in keys if control_of(key.removeprefix("over_")) == control]
+        margins = [
+            read_interval(self.data.attrs, key) for key in keys if control_of(key.removeprefix("over_")) == control
+        ]
         return min((m for m in margins if m), key=lambda m: m.low if math.isfinite(m.low) else -math.inf, default=None)
 
     @cached_property
@@ -353,7 +348,7 @@ class Profile:
         that is next to nothing at every tap is none, however sure it is."""
         if self.score is None or not self.score.low > 0.0 or self.is_at_chance:
             return False
-        shuffled = None if self._chance_is_declared else self.over("shuffled_labels")
+        shuffled = None if attribute.CHANCE in self.data.attrs else self.over("shuffled_labels")
         return self.score.low > self._chance and (shuffled is None or shuffled.low > 0.0)
 
     @cached_property
@@ -372,11 +367,6 @@ class Profile:
     def readability(self) -> str:
         """readable, at chance, or undecided."""
         return "readable" if self.is_readable else "at chance" if self.is_at_chance else "undecided"
-
-    @property
-    def _chance_is_declared(self) -> bool:
-        """What knows nothing has a fixed score, as R2 has 0; of what counts right answers it depends on the data."""
-        return attribute.CHANCE in self.data.attrs
 
     @cached_property
     def floor(self) -> float:
@@ -435,7 +425,9 @@ class Profile:
     def _margins(self) -> dict[str, Interval | None]:
         """By how much the chosen tap beats each control that could do as well."""
         # What beats chance beats the shuffled labels. Of maps the place alone may be readable, which shuffled ones keep.
-        return {name: self.over(name) for name in NAMES if name != "shuffled_labels" or self._chance_is_declared}
+        return {
+            name: self.over(name) for name in NAMES if name != "shuffled_labels" or attribute.CHANCE in self.data.attrs
+        }
 
     @property
     def remarks(self) -> list[str]:
@@ -516,6 +508,10 @@ class Profile:
             "attributes": {key: value for key, value in self.data.attrs.items() if is_plain(value)},
         }
 
+    def table(self, facts: str = "") -> Details:
+        """A row for each tap: depth, score and interval, and what the measure gives beside them; `facts` stand below it."""
+        return tap_table(self.data, self.lines, self.beside, facts)
+
     def figure(self) -> ProfileFigure:
         """What `plot` draws, as arrays."""
         depth, score, low, high = (self.data[key].values for key in ("depth", "score", "low", "high"))
@@ -555,9 +551,9 @@ class Profile:
         return f"<Profile {self}>"
 
     def _repr_html_(self) -> str:
-        from diagnostics.runs.details import profile_table
+        from diagnostics.report.html import page_tables
 
-        return profile_table(self)
+        return page_tables(note(self.name, str(self), self.table().table))
 
 
 def first_probes(profiles: Sequence[Profile]) -> dict[str, Profile]:

@@ -13,6 +13,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+
 from diagnostics.activations.store import Store
 from diagnostics.errors import damaged
 from diagnostics.hookspecs import decode
@@ -56,13 +58,15 @@ class DatasetRecord:
 class Provenance:
     """What was measured on what: written when a store is made, and read wherever a run is shown or compared.
 
-    `unrepeatable` says what differed when samples were prepared and passed twice, "" where nothing did.
+    `unrepeatable` says what differed when samples were prepared and passed twice, "" where nothing did. `sample` is the shape of the first
+    sample, for which the encoder was sized; () of a text, and where it was not recorded.
     """
 
     encoder: EncoderRecord
     dataset: DatasetRecord
     seed: int
     unrepeatable: str = ""
+    sample: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, encoder: Encoder, dataset: Dataset, seed: int, *, encoder_spec: str, dataset_spec: str) -> Self:
@@ -73,12 +77,12 @@ class Provenance:
                 encoder.name, encoder_spec, encoder.modality, encoder.output_tap, lineage, dict(encoder.maker_names)
             ),
             DatasetRecord(dataset.name, dataset_spec, dataset.about, dataset.fingerprint, dataset.counts(), groups),
-            seed,
-        )
+            seed, sample=np.shape(dataset[0]),
+        )  # fmt: skip
 
     def to_attrs(self) -> dict[str, Any]:
         """The same as attributes of a store: plain JSON values."""
-        return {key: value for key, value in dataclasses.asdict(self).items() if value != ""}
+        return {key: value for key, value in dataclasses.asdict(self).items() if value not in ("", ())}
 
     @classmethod
     def read(cls, store: Store) -> Self:

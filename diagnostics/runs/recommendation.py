@@ -10,6 +10,7 @@ from diagnostics.measures import result as attribute
 from diagnostics.measures.statistics import Interval
 from diagnostics.measures.verdict import Verdict
 from diagnostics.report.numbers import format_interval, number
+from diagnostics.report.page import Cell, Column, Number, Row, Table, note
 from diagnostics.runs.profile import Profile
 
 MOST_NAMED = 10
@@ -102,9 +103,19 @@ class Recommendation:
         return f"<Recommendation: {self}>"
 
     def _repr_html_(self) -> str:
-        from diagnostics.runs.details import recommendation_table
+        from diagnostics.report.html import page_tables
 
-        return recommendation_table(self)
+        rows: dict[str, Cell] = {
+            "tap": self.tap or "none",
+            "pooling": self.pooling,
+            self.score_name: Number(self.score),
+            f"at the output, {self.output_tap}": Number(self.output),
+            "hidden gap": Number(self.hidden_gap, signed=True),
+            "how sure": self.confidence,
+            "not shown to be worse": ", ".join(self.also) or "-",
+        }
+        table = Table((Column("for"), Column(self.target)), tuple(Row(row) for row in rows.items()))
+        return page_tables(note("Recommendation", str(self), table))
 
 
 def recommend(profile: Profile, nonlinear: str = "") -> Recommendation:

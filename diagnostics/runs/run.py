@@ -5,23 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import numpy as np
 import xarray as xr
 
-from diagnostics.activations.results import CONTROLS, ENCODER, Index, Results, finished_index, group_of, read_results
-from diagnostics.activations.store import Store
-from diagnostics.activations.tokens import disk_use
+from diagnostics.encoders.encoder import pinned_to
 from diagnostics.errors import DiagnosticsError, unknown
-from diagnostics.measures import result as attribute
-from diagnostics.measures.apply import common_tap, with_choice
-from diagnostics.measures.verdict import check_margin
-from diagnostics.runs.controls import kinds as control
-from diagnostics.runs.handed_out import HandedOut, handed_out_in
-from diagnostics.runs.profile import Profile, first_probes
-from diagnostics.runs.provenance import Call, Provenance
-from diagnostics.runs.recommendation import Recommendation, recommend
-from diagnostics.runs.suites import with_declaration
+from diagnostics.runs.nonlinear import without_nonlinear
+from diagnostics.runs.profile import by_verdict
+from diagnostics.runs.run_data import RunData
 from diagnostics.specs import build
 
 if TYPE_CHECKING:
@@ -33,7 +26,7 @@ if TYPE_CHECKING:
     from diagnostics.runs.fitted_probe import FittedProbe
 
 
-class Run:
+class Run(RunData):
     """One encoder on one dataset: activations, results and provenance, in one store on disk.
 
     Examples:
@@ -61,73 +54,11 @@ class Run:
         'float32'
     """
 
-    def __init__(self, path: str | Path, margin: float | None = None) -> None:
-        check_margin(margin)
-        self.path, self.margin = Path(path), margin
-        self.store = Store(self.path)
-        self.index: Index = finished_index(self.store)
-        """The results that are stored, the call that gave each, and what is left out."""
-
-    @cached_property
-    def results(self) -> xr.DataTree:
-        """All results, `measure/target`, as one tree; those of controls below `controls`.
-
-        Raises StorageError where another call has replaced them since this run was opened.
-
-        Examples:
-            >>> import diagnostics as dx
-            >>> results = dx.open_run("runs/forecast").results["linear_probe/hidden_z"]
-            >>> results["score"].sel(tap=["embed", "blocks.1", "norm"]).values.round(2)
-            array([0.  , 0.91, 0.59])
-        """
-        each = {
-            f"{group_of(owner)}{key}": data for owner, by_key in self._results.items() for key, data in by_key.items()
-        }
-        return xr.DataTree.from_dict(dict(sorted(each.items())))
-
-    @cached_property
-    def _results(self) -> Results:
-        return read_results(self.store, self.index)
-
-    @cached_property
-    def controls(self) -> dict[str, xr.DataTree]:
-        """The results of each control, by its name; of several draws of weights the second is `fresh_weights.2`."""
-        trees = self.results[CONTROLS].children if self._control_names else {}
-        return {name: trees[name] for name in self._control_names}
-
-    @property
-    def _control_names(self) -> list[str]:
-        return [name for kind in control.NAMES for name in self.index.controls if control.control_of(name) == kind]
-
-    @property
-    def redrawn(self) -> dict[str, dict[str, Any]]:
-        """For each control with other weights: `redrawn`, the share of the encoder's weights that differ, and `note`, a remark on
-        those that do not; "" where all differ and there is nothing to add."""
-        redrawn: dict[str, dict[str, Any]] = {}
-        for name in control.WEIGHTS:
-            results = self._results.get(name, {}).values()
-            if (attrs := next((data.attrs for data in results if "redrawn" in data.attrs), None)) is not None:
-                redrawn[name] = {key: attrs[key] for key in ("redrawn", "note")}
-        return redrawn
-
-    @property
-    def record(self) -> Provenance:
-        """What was measured on what, as it was recorded when the run began."""
-        return Provenance.read(self.store)
-
-    @property
-    def calls(self) -> list[Call]:
-        """The calls of `run` that gave the results, the latest last."""
-        return [Call.from_attrs(call) for call in self.index.calls]
-
-    @property
-    def encoder_name(self) -> str:
-        """Name of the encoder."""
-        return self.record.encoder.name
-
     @cached_property
     def encoder(self) -> Encoder:
-        """The encoder: the one that was just run, else built again by the name under which it was.
+        """The encoder: the one that was just run, else built again by the name under which it was, at the size of the run's samples.
+
+        Its `transform` refuses samples that are prepared to another shape than those of the run.
 
         Raises DiagnosticsError where it was made in Python, and has no name, and where that name has other weights now.
 
@@ -148,127 +79,7 @@ class Run:
             raise DiagnosticsError(
                 f"'{name}' has other weights now than in {self.path}: bring those back, or run it again."
             )
-        return encoder
-
-    @property
-    def untrained(self) -> str:
-        """A sentence that the encoder's weights were never trained, where its name says so; "" otherwise."""
-        if "pretrained=false" not in self.encoder_name.partition("?")[2].split("&"):
-            return ""
-        return (
-            "This encoder's weights are random: pretrained=false, so nothing that it reaches was learnt, and fresh weights are "
-            "but another draw of them."
-        )
-
-    @property
-    def handed_out(self) -> HandedOut:
-        """The tap that the encoder's makers hand out, and how far the tap before it is from it, from the stored means."""
-        return handed_out_in(self.store, self.record.encoder.maker_names)
-
-    @property
-    def dataset(self) -> str:
-        """Name of the dataset."""
-        return self.record.dataset.name
-
-    @property
-    def n(self) -> dict[str, int]:
-        """Number of samples in each split."""
-        return dict(self.record.dataset.n)
-
-    @property
-    def skipped(self) -> dict[str, str]:
-        """Results that are left out (of a measure, a target, a control) -> the reason."""
-        return {omission.label: omission.reason for omission in self.index.omissions}
-
-    @property
-    def failed(self) -> dict[str, str]:
-        """Those of `skipped` that failed in the latest call, and may succeed another time."""
-        latest = len(self.index.calls) - 1
-        return {o.label: o.reason for o in self.index.omissions if o.failed and o.call == latest}
-
-    def profiles(self) -> list[Profile]:
-        """All profiles, probes first."""
-        return list(self._profiles.values())
-
-    @cached_property
-    def _profiles(self) -> dict[str, Profile]:
-        return {key: self._profile(key) for key in self.index.names(pairwise=False)}
-
-    def profile(self, target: str, measure: str | None = None) -> Profile:
-        """The profile of a target, of the first probe that read it unless `measure` names one.
-
-        `measure/target` in one text does too, and `rankme` for a measure without a target. Unknown names raise with the nearest.
-
-        Examples:
-            >>> import diagnostics as dx
-            >>> profile = dx.open_run("runs/forecast").profile("linear_probe/hidden_z")
-            >>> print(profile.chosen_tap, profile.score)
-            blocks.3 0.917 [0.833, 0.968]
-        """
-        known = self._profiles
-        name = target if measure is None else f"{measure}/{target}"
-        name = name if name in known else next((key for key in known if key.partition("/")[2] == name), name)
-        if name not in known:
-            raise unknown("profile", name, known)
-        return known[name]
-
-    @property
-    def disk_use(self) -> tuple[int, int]:
-        """Bytes of the files that hold tokens, and of all files of the run."""
-        return disk_use(self.store)
-
-    def recommend(self, target: str, measure: str | None = None) -> Recommendation:
-        """The tap to read for a target, by a probe that was measured: the first in the run unless `measure` names one.
-
-        Raises DiagnosticsError where no probe read that target, or not the one that is named.
-
-        Examples:
-            >>> import diagnostics as dx
-            >>> read = dx.open_run("runs/forecast").recommend("hidden_z")
-            >>> print(read.tap, read.score)
-            blocks.3 0.917 [0.833, 0.968]
-        """
-        read = [profile for profile in self.profiles() if profile.is_probe and profile.target is not None]
-        if target not in {profile.target for profile in read}:
-            raise unknown("target", target, list(dict.fromkeys(str(profile.target) for profile in read)))
-        of_target = {profile.measure: profile for profile in read if profile.target == target}
-        if measure is not None and measure not in of_target:
-            raise unknown(f"probe of {target}", measure, of_target)
-        return self._recommend(of_target[measure] if measure else next(iter(of_target.values())))
-
-    def recommendations(self) -> list[Recommendation]:
-        """`recommend` of every target that a probe read, in the order of the first screen."""
-        return [self._recommend(profile) for profile in first_probes(self.profiles()).values()]
-
-    def _recommend(self, profile: Profile) -> Recommendation:
-        from diagnostics.runs.nonlinear import nonlinear_reading
-
-        reading = nonlinear_reading(self.profiles(), str(profile.target))
-        return recommend(profile, reading.words if reading else "")
-
-    def _profile(self, key: str) -> Profile:
-        measure, _, target = key.partition("/")
-        owners = [name for name in self._control_names if key in self.index.names(name)]
-        data, *others = (
-            with_choice(with_declaration(self._results[owner][key], self.store)) for owner in (ENCODER, *owners)
-        )
-        controls = dict(zip(owners, others, strict=True))
-        if self.margin is not None:
-            data = data.assign_attrs({attribute.MARGIN: self.margin})
-        return Profile.of(measure, target or None, data, controls)
-
-    def provenance(self, name: str) -> dict[str, Any]:
-        """The seed, options, versions, Python and machine that a result was measured with, and the command that was typed."""
-        if name not in self.index.names():
-            raise unknown("result", name, self.index.names())
-        call = Call.from_attrs(self.index.call_of(name)).to_attrs()
-        return {key: value for key, value in call.items() if key not in ("created", "seconds")}
-
-    @property
-    def versions(self) -> set[str]:
-        """Versions of this package that gave the results that are here."""
-        used = {entry.call for entries in self.index.entries.values() for entry in entries}
-        return {self.calls[call].version for call in used}
+        return pinned_to(encoder, self.record.sample)
 
     def features(
         self,
@@ -307,31 +118,6 @@ class Run:
 
         return features(self.store, tap or self.tap_for(target), split, pooling, tokens)
 
-    def tap_for(self, target: str | None = None) -> str:
-        """The tap to use for a target, or where it is None the one that is best for all targets on average, by the losses that choose.
-
-        Raises DiagnosticsError where no probe read the target, and where no tap has a score to choose by.
-
-        Examples:
-            >>> import diagnostics as dx
-            >>> run = dx.open_run("runs/forecast")
-            >>> run.tap_for("hidden_y"), run.tap_for()
-            ('blocks.3', 'blocks.4')
-        """
-        if target is not None:
-            tap = self.recommend(target).tap
-        else:
-            first = [p.data for p in first_probes(self.profiles()).values() if p.chosen_tap]
-            same = [data for data in first if list(data["tap"].values) == list(first[0]["tap"].values)]
-            at = common_tap(same)
-            tap = None if at is None else str(same[0]["tap"].values[at])
-        if tap is None:
-            raise DiagnosticsError(
-                f"No tap of {self.path} has a score by which to choose{f' for {target}' if target else ''}: name a tap, one of "
-                f"{', '.join(each.name for each in self.store.taps)}."
-            )
-        return tap
-
     def probe(self, target: str, measure: str | Measure | None = None, tap: str | None = None) -> FittedProbe:
         """The probe of a target that was fitted, with its standardisation, for new samples: `probe.predict(features)`.
 
@@ -363,17 +149,6 @@ class Run:
 
         recommended = {each.target: each.measure for each in self.recommendations()}
         return fitted_probe(self, target, measure or recommended.get(target, "linear_probe"), tap)
-
-    def similarity(self) -> list[xr.Dataset]:
-        """All similarities of tap pairs.
-
-        Examples:
-            >>> import diagnostics as dx
-            >>> (cka,) = dx.open_run("runs/forecast").similarity()
-            >>> round(float(cka["matrix"].sel(tap="embed", tap_other="blocks.3")), 2)
-            0.83
-        """
-        return [self._results[ENCODER][key] for key in self.index.names(pairwise=True)]
 
     def similarity_with(
         self, other: Run | str | Path, measure: str = "cka", seed: int = 0, most_rows: int | None = None
@@ -410,9 +185,23 @@ class Run:
 
         Raises DiagnosticsError for an unknown target, and where no profile has a value.
         """
-        from diagnostics.runs.plots import plot_run
+        from diagnostics.report.plots import StillFigure, draw, multiples
+        from diagnostics.runs.answer import score_map
 
-        return plot_run(self, target, measure)
+        profiles = [p for p in self.profiles() if np.isfinite(p.data["score"].values).any()]
+        read = [p for p in without_nonlinear(profiles) if p.is_probe and p.target]
+        if target is not None:
+            chosen = [p for p in read if p.target == target]
+            if not chosen:
+                raise unknown("target", target, list(dict.fromkeys(str(p.target) for p in read)))
+            chosen = [self.profile(target, measure)] if measure else chosen
+        elif read:
+            return StillFigure(draw(score_map([("", p) for p in by_verdict(read)])))
+        else:
+            chosen = [p for p in profiles if p.is_probe] or profiles
+        if not chosen:
+            raise DiagnosticsError(f"{self.path} has no profile to draw: run again with measures that give one.")
+        return StillFigure(multiples([(p.name, draw(p.figure())) for p in chosen]))
 
     def to_dataframe(self) -> pd.DataFrame:
         """All profiles as one tidy table, a row for each value at a tap; those of controls too.
@@ -433,20 +222,11 @@ class Run:
 
         return run_dataframe(self)
 
-    def to_json(self) -> dict[str, Any]:
-        """The findings as plain numbers; None for what has no value."""
-        from diagnostics.runs.as_json import run_json
-
-        return run_json(self)
-
     def report(self, path: str | Path | None = None) -> Path:
         """Writes the run as one self-contained HTML file, by default `report.html` inside the run."""
         from diagnostics.runs.page import write_report
 
         return write_report(self, Path(path) if path else None)
-
-    def __repr__(self) -> str:
-        return f"<Run {self.encoder_name} on {self.dataset} at {self.path}>"
 
     def _repr_html_(self) -> str:
         from diagnostics.report.html import page_tables

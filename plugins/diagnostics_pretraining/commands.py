@@ -16,7 +16,7 @@ from diagnostics.plugin import DiagnosticsError, options_of
 from diagnostics_pretraining.jobs import ExportJob, PretrainJob, RecaptionJob, ZeroshotJob
 
 if TYPE_CHECKING:
-    from diagnostics_pretraining.zeroshot.job import Result, Score
+    from diagnostics_pretraining.zeroshot import Result, Score
 
 
 @options_of(PretrainJob)
@@ -90,7 +90,7 @@ def zeroshot(job: ZeroshotJob, json: Json = False) -> None:
       diagnostics zeroshot models/pe9 --data shapes --for shape
     """
     needs_open_clip()
-    from diagnostics_pretraining.zeroshot.job import zeroshot
+    from diagnostics_pretraining.zeroshot import zeroshot
 
     result = zeroshot(job)
     show(_plain(asdict(result)), zeroshot_lines(result), json)

@@ -23,7 +23,7 @@ from diagnostics_pretraining.objective import clamp_scale, cut_padding
 from diagnostics_pretraining.towers import Towers
 
 if TYPE_CHECKING:
-    from diagnostics_pretraining.feed.feed import Feed
+    from diagnostics_pretraining.feed import Feed
     from diagnostics_pretraining.towers import Pair
 
 TEACHER_SCALE = 200.0
@@ -160,10 +160,7 @@ class TaughtBatches:
 
     def __init__(self, feed: Feed, teacher: Teacher) -> None:
         self.feed, self.teacher = feed, teacher
-
-    def ids(self, step: int, rank: int = 0, world: int = 1) -> Sequence[str]:
-        """Of the samples of that part of the batch."""
-        return self.feed.ids(step, rank, world)
+        self.ids = feed.ids
 
     def __call__(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
         # Read once for both: decoding an image may take longer than all that follows.

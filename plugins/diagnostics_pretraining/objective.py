@@ -17,11 +17,11 @@ from diagnostics_training.trainer.objective import Batch, Objective
 from torch import Tensor, nn
 
 from diagnostics.plugin import DiagnosticsError
-from diagnostics_pretraining.feed.feed import flattened, pooled
+from diagnostics_pretraining.feed import flattened, pooled
 from diagnostics_pretraining.towers import Towers
 
 if TYPE_CHECKING:
-    from diagnostics_pretraining.feed.feed import Feed
+    from diagnostics_pretraining.feed import Feed
 
 # What a feed's batches get for the objective: texts no longer than they need to be, and patches that are hidden.
 
@@ -48,10 +48,7 @@ class Batches:
 
     def __init__(self, feed: Feed, patch: int, share: float = 0.0, hidden: float = 0.4) -> None:
         self.feed, self.patch, self.share, self.share_hidden = feed, patch, share, hidden
-
-    def ids(self, step: int, rank: int = 0, world: int = 1) -> Sequence[str]:
-        """Of the samples of that part of the batch."""
-        return self.feed.ids(step, rank, world)
+        self.ids = feed.ids
 
     def __call__(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
         batch = self.feed(step, rank, world)

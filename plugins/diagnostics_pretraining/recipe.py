@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from diagnostics_training.trainer.settings import Optimisation, Warmup, asked_of
+from diagnostics_training.trainer.settings import Optimisation, Warmup, identity_of
 
 from diagnostics.plugin import DiagnosticsError, enumerated, unknown
 
@@ -170,7 +170,7 @@ class Recipe(Optimisation):
     def identity(self) -> dict[str, Any]:
         """All of it as plain values, those of options as they are typed; stages as `size:samples`."""
         augment = {} if self.augment is None else asdict(self.augment)
-        return asked_of(self) | {
+        return identity_of(self) | {
             "stages": " ".join(f"{stage.size}:{stage.samples}" for stage in self.stages),
             "augment": " ".join(f"{key}={value}" for key, value in augment.items() if value),
         }

@@ -11,8 +11,7 @@ import torch
 from diagnostics_perception.models import ARCHITECTURES
 from diagnostics_training.jobs import command_of
 from diagnostics_training.models.picture_changes import PictureChanges
-from diagnostics_training.summary import finish, finished
-from diagnostics_training.trainer.checkpoints import digest_of_json, make_folder, resumable
+from diagnostics_training.trainer.checkpoints import digest_of_json, finish, finished, make_folder, resumable
 from diagnostics_training.trainer.data import describe_data, plain, rendering_notice, training_spec
 from diagnostics_training.trainer.distributed import World, barrier, world
 from diagnostics_training.trainer.monitor import Watch, say
@@ -22,7 +21,7 @@ from diagnostics_training.trainer.trainer import fit
 
 from diagnostics.plugin import Dataset, DiagnosticsError, LazySamples, build, enumerated, save_encoder, unknown, watcher
 from diagnostics_pretraining.distillation import Distillation, TaughtBatches, Teacher
-from diagnostics_pretraining.feed.feed import Feed, outline_of, without_target
+from diagnostics_pretraining.feed import Feed, outline_of, without_target
 from diagnostics_pretraining.jobs import PretrainJob
 from diagnostics_pretraining.objective import Batches, Pretraining, check_masks, equal_texts
 from diagnostics_pretraining.recipe import Augmentation, Recipe, steps_of

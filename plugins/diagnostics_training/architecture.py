@@ -7,11 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diagnostics.plugin import DiagnosticsError, Grid, TorchEncoder, load_encoder, stack_taps
-from diagnostics_training.models.backbone import AXES, Backbone
+from diagnostics.plugin import DiagnosticsError, Grid, TorchEncoder, central_part, load_encoder, stack_taps
+from diagnostics_training.models.backbone import AXES, TUBE, Backbone, Sizes
 from diagnostics_training.models.heads import Model
-from diagnostics_training.models.inputs import channels_of, extent_of, prepare
-from diagnostics_training.models.sizes import TUBE, Sizes
+from diagnostics_training.models.inputs import channels_of, extent_of, prepare, resized
 from diagnostics_training.objectives import OBJECTIVES, objective_class
 from diagnostics_training.objectives.base import EncoderObjective
 
@@ -66,7 +65,8 @@ class Architecture(Sizes):
         return self.kind(model, self, regulariser, classes) if self.kind.trained else None
 
     def encoder(self, model: Model, name: str) -> TorchEncoder:
-        """A model of this architecture as an encoder, which reads samples of any size that patches fit."""
+        """A model of this architecture as an encoder. It is sized for samples of any size that patches fit; pictures of another size are
+        brought to its own."""
         grid = Grid(self.grid, AXES[self.modality])
         taps = stack_taps("backbone.blocks", self.depth, self.width, grid, norm="backbone.norm")
         if model.head is not None:
@@ -82,12 +82,15 @@ class Architecture(Sizes):
             fresh=self.model,
             configuration=self.spec,
             sized_for=lambda sample: self._sized(sample, model, name),
+            covers=None if self.modality == "series" else self._covers,
         )
         return encoder.replace(skeleton=self.spec)
 
     def preprocess(self, sample: np.ndarray) -> Tensor:
         """One raw sample as [C, *extent]."""
         sample = np.asarray(sample)
+        if self.modality != "series" and extent_of(self.modality, sample)[-2:] != self.extent[-2:]:
+            sample = resized(self.modality, sample, self.extent[-2:])
         self.patches.grid(extent_of(self.modality, sample))
         if channels_of(self.modality, sample) != self.channels:
             raise DiagnosticsError(
@@ -95,9 +98,12 @@ class Architecture(Sizes):
             )
         return prepare(self.modality, sample[None])[0]
 
+    def _covers(self, shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
+        return tuple((float(start), float(stop)) for start, stop in central_part(shape, self.extent[-2:]))
+
     def _sized(self, sample: np.ndarray, model: Model, name: str) -> TorchEncoder | None:
         extent = extent_of(self.modality, np.asarray(sample))
-        if extent == self.extent:
+        if extent == self.extent or (self.modality != "series" and any(n % self.patch for n in extent[-2:])):
             return None
         return replace(self, extent=extent).encoder(model, name).replace(configuration=self.spec)
 

@@ -10,17 +10,16 @@ import torch
 from diagnostics.plugin import DiagnosticsError, options, watcher
 from diagnostics_training.architecture import Architecture, default_likelihood
 from diagnostics_training.jobs import ObjectiveOptions, TrainJob, command_of
+from diagnostics_training.models.backbone import check_choices, check_sizes
 from diagnostics_training.models.inputs import Views
-from diagnostics_training.models.sizes import check_choices, check_sizes
 from diagnostics_training.objectives import objective_class
 from diagnostics_training.objectives.base import Answers
 from diagnostics_training.objectives.jepa import REGULARISERS
-from diagnostics_training.summary import finish, finished
-from diagnostics_training.trainer.checkpoints import make_folder, resumable
+from diagnostics_training.trainer.checkpoints import finish, finished, make_folder, resumable
 from diagnostics_training.trainer.data import Feed, TrainingData, check_batch, default_patch, load, rendering_notice
 from diagnostics_training.trainer.distributed import World, barrier, world
 from diagnostics_training.trainer.monitor import Watch, say
-from diagnostics_training.trainer.settings import asked_of
+from diagnostics_training.trainer.settings import identity_of
 from diagnostics_training.trainer.trainer import UNTRAINED, check_fits, fit
 
 FINISHED = "training.json"
@@ -124,7 +123,7 @@ def _plan(job: TrainJob, name: str, seed: int, data: TrainingData) -> _Plan:
     )
     read = {*kind.options, *kind.training_options}
     unread = {option.typed for field, option in options(ObjectiveOptions).items() if field not in read}
-    identity = {key: value for key, value in asked_of(own).items() if key not in unread}
+    identity = {key: value for key, value in identity_of(own).items() if key not in unread}
     identity |= {"other architecture": architecture.spec, "other samples of these data": data.fingerprint}
     done = finished(folder / FINISHED, identity)
     if done is None:

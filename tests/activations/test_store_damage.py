@@ -310,5 +310,5 @@ def test_a_store_of_the_former_format_is_refused(run: Path) -> None:
     document = json.loads((run / "zarr.json").read_text())
     document["attributes"]["diagnostics_format"] = 1
     (run / "zarr.json").write_text(json.dumps(document))
-    with pytest.raises(DiagnosticsError, match=r"not a run of this version \(format 5\).*give `diagnostics run` again"):
+    with pytest.raises(DiagnosticsError, match=r"not a run of this version \(format 6\).*give `diagnostics run` again"):
         Store(run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,64 @@ def test_a_run_is_used_with_samples_prepared_as_its_own(model: nn.Module, scenes
     for other, samples in (({"mean": 0.4, "std": 0.25}, scenes.samples), (FED, photos(scenes, 128, 128))):
         with pytest.raises(DiagnosticsError, match=r"prepared otherwise .* give mean, std and size"):
             dx.sklearn.TapFeatures(model, **used, **other).fit(samples)
+
+
+def test_a_run_is_used_with_samples_of_its_own_length(tmp_path: Path) -> None:
+    """The makers' `sized_for` follows any length, and the features at each are others."""
+    name, data = "objectives:lorenz-forecast", dx.dataset("lorenz?n=40&length=256")
+    run = dx.run(name, data, out=tmp_path / "run", measures="linear_probe", controls=False, report=False)
+    step = dx.sklearn.TapFeatures(name, run=run.path, target="hidden_z").fit(data.samples)
+    short = data.samples[:, :128]
+    wanted = run.features(target="hidden_z").values
+    told = r"prepared to shape \[1, 128\].* was made for \[1, 256\].* give samples of that size, or .*sized_for"
+    for encoder in (run.encoder, dx.open_run(run.path).encoder):
+        found = encoder.transform(data.samples, tap=run.tap_for("hidden_z"), pooling=run.store.poolings)
+        np.testing.assert_array_equal(found, wanted)
+        with pytest.raises(DiagnosticsError, match=told):
+            encoder.transform(short)
+        assert encoder.sized_for(short[0]).transform(short).shape == (40, 96)
+    for fitted in (step, pickle.loads(pickle.dumps(step))):  # noqa: S301  (just made)
+        np.testing.assert_array_equal(fitted.transform(data.samples), wanted)
+        with pytest.raises(DiagnosticsError, match=told):
+            fitted.transform(short)
+    with pytest.raises(DiagnosticsError, match=r"prepared otherwise .*tokens 16 t.* samples of the size, as that run"):
+        dx.sklearn.TapFeatures(name, run=run.path, target="hidden_z").fit(data.samples[:, :64])
+    alone = dx.sklearn.TapFeatures(name).fit(data.samples)
+    with pytest.raises(DiagnosticsError, match=told):
+        alone.transform(short)
+
+
+@pytest.mark.parametrize("form", ["png", "tif", "webp", "jpg"])
+def test_photos_are_read_upright(tmp_path: Path, form: str) -> None:
+    """By folders, `transform` of paths and of Pillow images and `dx.dataset` alike; masks fit what viewers show."""
+    seen = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
+    for noted in range(1, 9):
+        # What a camera stores, so that the turn that it notes gives what was seen.
+        undo = [None, 0, 3, 1, 5, 2, 6, 4][noted - 1]
+        lying = Image.fromarray(seen) if undo is None else Image.fromarray(seen).transpose(undo)
+        notes = Image.Exif()
+        notes[0x0112] = noted
+        (tmp_path / "data/images").mkdir(parents=True, exist_ok=True)
+        lying.save(
+            tmp_path / f"data/images/{noted}.{form}", exif=notes, **({"lossless": True} if form == "webp" else {})
+        )
+        (tmp_path / "data/masks").mkdir(exist_ok=True)
+        Image.fromarray(seen[..., 0] // 128).save(tmp_path / f"data/masks/{noted}.png")
+    near = 60 if form == "jpg" else 0
+    paths = sorted((tmp_path / "data/images").iterdir())
+    dense, plain = (
+        dx.build("dataset", f"{name}{tmp_path}/data{end}")
+        for name, end in (("segmentation:", ""), ("images:", "/images"))
+    )
+    opened = dx.dataset([Image.open(path) for path in paths], np.arange(8.0))
+    encoder = dx.encoder_of(nn.Sequential(block(3, 4), block(4, 8)), plain, **FED)
+    for data in (dense, plain, opened):
+        for i in range(8):
+            assert np.abs(data[i].astype(int) - seen).mean() <= near, (i, form)
+    assert dense.fingerprint and {np.shape(each) for each in dense.targets["segmentation"].values} == {(16, 24)}
+    wanted = encoder.transform(plain)
+    for samples in (paths, [Image.open(path) for path in paths]):
+        np.testing.assert_array_equal(encoder.transform(samples), wanted)
 
 
 def test_a_function_of_texts_takes_strings() -> None:

@@ -21,7 +21,6 @@ from diagnostics.report.plots import draw, html
 from diagnostics.report.plots.profile import draw_profile, lines_outside
 from diagnostics.report.plots.style import settings
 from diagnostics.runs import captions
-from diagnostics.runs.details import details
 from diagnostics.runs.page import run_page
 from diagnostics.runs.profile import Profile
 from diagnostics.runs.tap_map import map_figure
@@ -85,7 +84,7 @@ def test_every_head_is_a_point_and_heads_without_a_value_are_not() -> None:
 
 
 def test_the_table_holds_every_number_by_tap() -> None:
-    result = details(profile([1.0, NAN, 2.0, 123456.0], line_noise=[0.5] * 4, slope=[7.0, 8.0, 9.0, 10.0])).table
+    result = profile([1.0, NAN, 2.0, 123456.0], line_noise=[0.5] * 4, slope=[7.0, 8.0, 9.0, 10.0]).table().table
     assert [column.name for column in result.columns] == [
         "tap",
         "depth",

@@ -90,6 +90,21 @@ def test_kinds_and_class_names_follow_from_the_entries(y: Any, kind: str, first:
     assert values(data, kind)[0] == pytest.approx(first) if kind == "value" else values(data, kind)[0] == first
 
 
+@pytest.mark.parametrize(
+    "y",
+    [
+        [None if i == 7 else name for i, name in enumerate(SICK)],
+        pd.Series(SICK).astype("category").where(np.arange(N) != 7),
+        [None if i == 7 else int(code) for i, code in enumerate(CODES)],
+        [None if i == 7 else bool(level > 0) for i, level in enumerate(LEVEL)],
+    ],
+)
+def test_a_missing_class_is_unknown_as_in_tables(y: Any) -> None:
+    target, whole = (dx.dataset(SERIES, each).targets["label"] for each in (y, [*y[:7], y[8], *y[8:]]))
+    assert target.values[7] == -1 and target.classes == whole.classes
+    np.testing.assert_array_equal(np.delete(target.values, 7), np.delete(whole.values, 7))
+
+
 def test_several_targets_by_name() -> None:
     for y in ({"sick": SICK, "level": LEVEL}, pd.DataFrame({"sick": SICK, "level": LEVEL})):
         assert [target.kind for target in dx.dataset(SERIES, y).targets.values()] == ["label", "value"]
@@ -172,7 +187,6 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"y": SICK[:30]}, r"X has 40 samples, and y has shape \[30\]: give one entry for each sample"),
     ({"groups": MACHINES[:3]}, r"X has 40 samples, and groups has shape \[3\]"),
     ({"splits": ["train"] * 5}, r"X has 40 samples, and splits has shape \[5\]"),
-    ({"y": [None if i == 7 else name for i, name in enumerate(SICK)]}, r"y names no class for 1 samples, 7 first: leave them out, or give .* with -1"),
     ({"y": np.where(np.arange(N) == 7, np.nan, CODES)}, r"3 different whole numbers as floats and nothing for 1 samples"),
     ({"y": [{"a": 1}] * N}, r"y holds dict: give names, or numbers, of one type"),
     ({"y": np.array([1, "a"] * (N // 2), dtype=object)}, r"y holds number and str: give names, or numbers, of one type"),

@@ -92,6 +92,18 @@ def test_what_is_lost_is_not_read_from_the_output(run: Run) -> None:
     assert reading.words == f"a kernel reads {reading.output.value:.2f} of {reading.best.value:.2f} from the output"
 
 
+@pytest.mark.parametrize("target", ["harder", "sign"])
+def test_it_is_handed_over_with_its_kernel(run: Run, target: str) -> None:
+    data, profile = planted()[1], run.profile(f"kernel_probe/{target}")
+    values, test = data.targets[target].values, data.split == "test"
+    for tap in profile.taps:
+        predicted = run.probe(target, "kernel_probe", tap).predict(run.features(tap, split="test"))
+        wrong = (predicted - values[test]) ** 2
+        around = 1 if target == "sign" else (values[test] - values[~test].mean()) ** 2
+        score = 1 - wrong.mean() / np.mean(around)
+        assert score == pytest.approx(float(profile.data["score"].sel(tap=tap)), abs=1e-6)
+
+
 def test_it_is_a_result_at_two_taps_without_controls_that_recommends_nothing(run: Run) -> None:
     profile = run.profile("kernel_probe/lost")
     assert profile.taps == [read(run, "lost").tap, run.store.output_tap] and not profile.controls

@@ -14,7 +14,8 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import pair, unit_rows
 from diagnostics.measures.known_answers import Case
 from diagnostics.measures.probes.least_squares import PENALTIES, RidgeStack, choose, refit
-from diagnostics.measures.probes.protocol import Probe, answers, probe_result, rows_of, sum_by_unit, tap_stacks
+from diagnostics.measures.probes.protocol import Probe, probe_result, rows_of, sum_by_unit, tap_stacks
+from diagnostics.measures.statistics import Losses
 
 AT = (1, 5, 10)
 KARPATHY = "Karpathy and Fei-Fei 2015 (1412.2306)"
@@ -179,8 +180,9 @@ class CaptionProbe(Probe):
                 for name, hits in zip(names, (*to_text[1:], *to_sample), strict=True):
                     beside[name][i] = hits.mean()
                 beside["balanced_accuracy"][i] = (np.bincount(captions, weights=to_text[0]) / sizes).mean()
-        reference, val, _ = answers(rows, loss, val_loss)
         n = len(rows.test)
+        reference = np.broadcast_to(sum_by_unit(np.ones(n), rows), loss.shape)
+        val = Losses(val_loss, np.broadcast_to(sum_by_unit(np.ones(len(rows.val)), rows, "val"), val_loss.shape))
         return probe_result(
             activations, rows, loss, reference, val,
             {"penalty": chosen, **beside, "line_chance": np.full(count, float((sizes**2).sum()) / n**2)},

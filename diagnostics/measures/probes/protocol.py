@@ -170,19 +170,6 @@ def sum_by_unit(values: np.ndarray, rows: Rows, split: Split = "test") -> np.nda
     return sums
 
 
-def answers(
-    rows: Rows, loss: np.ndarray, val_loss: np.ndarray, oof_loss: np.ndarray | None = None
-) -> tuple[np.ndarray, Losses, Losses | None]:
-    """The reference loss of wrong answers [tap, unit] on test, one a row; the losses of val with theirs, and those out of fold."""
-
-    def with_rows(unit_of: np.ndarray, wrong: np.ndarray) -> Losses:
-        counts = np.bincount(unit_of, minlength=wrong.shape[1]).astype(np.float64)
-        return Losses(wrong, np.broadcast_to(counts, wrong.shape))
-
-    out_of_fold = None if oof_loss is None else with_rows(rows.unit_of_fit, oof_loss)
-    return with_rows(rows.unit_of_test, loss).reference, with_rows(rows.unit_of_val, val_loss), out_of_fold
-
-
 def commonest(labels: np.ndarray, rows: Rows, taps: int) -> dict[str, np.ndarray]:
     """A reference line [tap]: the accuracy on test of always saying the class that most fitted rows have."""
     return {"line_commonest": np.full(taps, (labels[rows.test] == np.bincount(labels[rows.fit]).argmax()).mean())}

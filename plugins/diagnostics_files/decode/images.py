@@ -1,4 +1,4 @@
-"""Decoding images, masks and depth, at the size that they have: encoders bring them to theirs."""
+"""Decoding images, masks and depth, upright, at the size that they have: encoders bring them to theirs."""
 
 from pathlib import Path
 from typing import IO, Any
@@ -6,7 +6,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
-from diagnostics.plugin import FORMATS
+from diagnostics.plugin import FORMATS, turn, upright
 from diagnostics_files.errors import Unusable, check_regular, damaged, decoding, too_large
 
 MOST_PIXELS = 100_000_000
@@ -55,7 +55,9 @@ def extent(path: Path, name: str) -> tuple[int, int]:
         shape = plain_array(path, name).shape
         return (shape[0], shape[1]) if len(shape) == 2 else (0, 0)
     with _header(path, name) as image:
-        return image.height, image.width
+        # A TIFF says what it is after it was turned.
+        lies = image.format != "TIFF" and turn(image) in ("TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
+        return (image.width, image.height) if lies else (image.height, image.width)
 
 
 def plain_array(path: Path, name: str, skip: bool = True) -> np.ndarray:
@@ -76,8 +78,7 @@ def plain_array(path: Path, name: str, skip: bool = True) -> np.ndarray:
 
 def _opened(source: Path | IO[bytes], name: str) -> Image.Image:
     with _header(source, name) as image, decoding(name):
-        image.load()
-        return image.copy()
+        return upright(image).copy()
 
 
 def _header(source: Path | IO[bytes], name: str) -> Image.Image:

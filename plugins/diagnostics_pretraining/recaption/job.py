@@ -14,7 +14,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-import filelock
 import numpy as np
 import torch
 from diagnostics_data.shapes.dataset import Shapes
@@ -23,7 +22,7 @@ from diagnostics_files.decode.tables import column, read_table
 from diagnostics_training.language.decoder import decoder_named
 from diagnostics_training.language.folder import quiet
 
-from diagnostics.plugin import Dataset, DiagnosticsError, Progress, build, describe, watcher
+from diagnostics.plugin import Dataset, DiagnosticsError, Progress, build, describe, lock, watcher
 from diagnostics_pretraining.jobs import RecaptionJob
 from diagnostics_pretraining.recaption.captioner import (
     CLIP_PROMPT,
@@ -63,7 +62,7 @@ class Cache:
     def __enter__(self) -> Cache:
         self._open = contextlib.ExitStack()
         with contextlib.ExitStack() as opening:
-            opening.enter_context(_held(self.path))
+            opening.enter_context(lock(self.path, "wait for it, or choose another file with --out"))
             with _writing(self.path):
                 self._file = opening.enter_context(self.path.open("ab+"))
                 self._read()
@@ -111,25 +110,6 @@ def _writing(path: Path) -> Generator[None]:
         raise DiagnosticsError(
             f"{path} cannot be written ({error.strerror or error}): choose another file with --out."
         ) from error
-
-
-@contextlib.contextmanager
-def _held(path: Path) -> Generator[None]:
-    """Holds the file for this process; the system frees it if the process dies. The lock's own file stays, since another process may
-    have opened it already."""
-    lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
-    try:
-        with _writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-    except filelock.Timeout as error:
-        raise DiagnosticsError(
-            f"Another process is writing {path}: wait for it, or choose another file with --out."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 # One caption made of all that is known of a clip, by a causal model, or by a rule where there is none.

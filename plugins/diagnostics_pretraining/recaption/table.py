@@ -13,7 +13,7 @@ from diagnostics_files.decode.tables import SUFFIXES, column, read_table
 from diagnostics_files.scan import file
 
 from diagnostics.plugin import Dataset, DiagnosticsError, build
-from diagnostics_pretraining.feed.feed import outline_of, shards_of
+from diagnostics_pretraining.feed import outline_of, shards_of
 
 COLUMNS = ("video_caption", "frame_captions", "caption")
 

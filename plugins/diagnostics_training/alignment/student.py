@@ -30,12 +30,11 @@ from diagnostics_training.alignment.feed import MODALITIES, Feed
 from diagnostics_training.alignment.layer_scale import Block, put_drops, scaled
 from diagnostics_training.alignment.objective import OWN, Alignment, Teacher, agreement, section_of, taught, with_module
 from diagnostics_training.jobs import AlignmentJob, check_weight, command_of
-from diagnostics_training.summary import finish, finished
-from diagnostics_training.trainer.checkpoints import digest_of_json, make_folder, resumable
+from diagnostics_training.trainer.checkpoints import digest_of_json, finish, finished, make_folder, resumable
 from diagnostics_training.trainer.data import SIMULATED, describe_data, parse_spec, plain, spec_of, training_spec
 from diagnostics_training.trainer.distributed import World, barrier, world
 from diagnostics_training.trainer.monitor import Watch, say, silent
-from diagnostics_training.trainer.settings import asked_of
+from diagnostics_training.trainer.settings import identity_of
 from diagnostics_training.trainer.trainer import UNTRAINED, fit
 
 FINISHED = "alignment.json"
@@ -95,7 +94,7 @@ class Start:
 
     def identity(self, job: AlignmentJob) -> dict[str, Any]:
         """All that decides the numbers, as plain values: what was made otherwise is refused."""
-        asked = {key: value for key, value in asked_of(job).items() if key not in ("--encoder", "--control")}
+        asked = {key: value for key, value in identity_of(job).items() if key not in ("--encoder", "--control")}
         return asked | {
             "--data": self.spec,
             "--seed": self.seed,

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics.plugin import Grid, Site, Tap
-from diagnostics_training.models.backbone import Backbone, initialise, positions, stack
-from diagnostics_training.models.sizes import Sizes
+from diagnostics_training.models.backbone import Backbone, Sizes, initialise, positions, stack
 
 
 class Head(nn.Module):

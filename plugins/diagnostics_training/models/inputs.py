@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diagnostics.plugin import DiagnosticsError
+from diagnostics.plugin import DiagnosticsError, central_part
 from diagnostics_training.models.picture_changes import PictureChanges, recoloured
 
 SCALE, NOISE = 0.1, 0.05
@@ -36,6 +36,18 @@ def extent_of(modality: str, sample: np.ndarray) -> tuple[int, ...]:
         wanted = {"series": "[time] or [time, variate]", "image": "[y, x] or [y, x, 3]", "video": "[t, y, x, 3]"}
         raise DiagnosticsError(f"This encoder reads a {modality} as {wanted[modality]}, not as shape {sample.shape}.")
     return tuple(sample.shape[: {"series": 1, "image": 2, "video": 3}[modality]])
+
+
+def resized(modality: str, sample: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """A picture's or clip's middle with the proportions of `size` (y, x), brought to it with antialiasing, in bytes."""
+    parts = central_part(extent_of(modality, sample), size)
+    part = torch.from_numpy(np.ascontiguousarray(sample[tuple(slice(*ends) for ends in parts)]))
+    grey = modality == "image" and part.ndim == 2
+    pixels = (part[..., None] if grey else part).movedim(-1, 0).float()
+    # The frames of a clip stand where channels do.
+    whole = nn.functional.interpolate(pixels.flatten(0, -3)[None], size, mode="bilinear", antialias=True)[0]
+    whole = whole.reshape(*pixels.shape[:-2], *size).movedim(0, -1).round().clamp(0, 255).byte().numpy()
+    return whole[..., 0] if grey else whole
 
 
 def prepare(modality: str, samples: np.ndarray) -> Tensor:

@@ -9,8 +9,8 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from diagnostics.plugin import Target
+from diagnostics_training.models.backbone import Sizes
 from diagnostics_training.models.heads import Head, Model
-from diagnostics_training.models.sizes import Sizes
 from diagnostics_training.trainer.objective import Batch, Objective
 
 

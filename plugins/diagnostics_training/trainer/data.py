@@ -23,9 +23,8 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from diagnostics.plugin import Dataset, DiagnosticsError, StorageError, Target, build, describe
-from diagnostics_training.models.backbone import AXES
-from diagnostics_training.models.inputs import Views, channels_of, extent_of
-from diagnostics_training.models.sizes import TUBE
+from diagnostics_training.models.backbone import AXES, TUBE
+from diagnostics_training.models.inputs import Views, channels_of, extent_of, resized
 from diagnostics_training.trainer.distributed import World
 from diagnostics_training.trainer.objective import Batch, Objective
 
@@ -194,15 +193,15 @@ def load(data: str, patch: int | None = None, *, windows: bool = True) -> Traini
             f"Objectives are trained on {', '.join(AXES)}, and {dataset.name} holds {dataset.modality}: give other --data."
         )
     rows = np.flatnonzero(dataset.split == "train")
-    samples = _held(dataset, rows)
+    size = default_patch(dataset.modality) if patch is None else patch
+    if size < 1:
+        raise DiagnosticsError(f"A patch cannot have a size of {size}: give at least 1.")
+    samples = _held(dataset, rows, size)
     if dataset.modality == "series" and not np.isfinite(samples).all():
         raise DiagnosticsError(
             f"Series of {dataset.name} have gaps or are padded (NaN), and these encoders have no mask: fill or cut them first."
         )
     whole = extent_of(dataset.modality, samples[0]) if length is None else (length,)
-    size = default_patch(dataset.modality) if patch is None else patch
-    if size < 1:
-        raise DiagnosticsError(f"A patch cannot have a size of {size}: give at least 1.")
     places = whole[-2:]
     shown = "x".join(map(str, whole))
     if any(n % size for n in places):
@@ -236,8 +235,14 @@ def default_patch(modality: str) -> int:
     return 16 if modality == "series" else 8
 
 
-def _held(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
-    first = dataset[int(rows[0])]
+def _held(dataset: Dataset, rows: np.ndarray, patch: int, side: int = 0) -> np.ndarray:
+    """The samples as one array; pictures of unequal size as squares of a `side`, the shortest of all that patches fit."""
+
+    def read(row: int) -> np.ndarray:
+        sample = dataset[row]
+        return resized(dataset.modality, sample, (side, side)) if side else sample
+
+    first = read(int(rows[0]))
     if first.nbytes * len(rows) > MOST_BYTES:
         raise DiagnosticsError(
             f"The train split of {dataset.name} takes {first.nbytes * len(rows) / 2**30:.1f} GiB and must fit in "
@@ -245,11 +250,14 @@ def _held(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
         )
     held = np.empty((len(rows), *first.shape), first.dtype)
     for i, row in enumerate(rows):
-        sample = dataset[int(row)]
+        sample = read(int(row))
         if sample.shape != first.shape:
+            if dataset.modality != "series" and not side:
+                shortest = min(min(extent_of(dataset.modality, dataset[int(each)])[-2:]) for each in rows)
+                return _held(dataset, rows, patch, max(1, shortest // patch) * patch)
             raise DiagnosticsError(
                 f"Samples of {dataset.name} have shapes {first.shape} and {sample.shape}, and training needs one shape: "
-                "bring them to one size first."
+                "give series of one length, clips of as many frames, images all grey or all in colour."
             )
         held[i] = sample
     return held

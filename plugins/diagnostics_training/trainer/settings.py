@@ -24,7 +24,7 @@ Warmup = Annotated[
 Seed = Annotated[int | None, Option("Seed of batches and random draws [the encoder's, or 0].", "N", group=TRAINING)]
 
 
-def asked_of(job: DataclassInstance, kind: type[DataclassInstance] | None = None) -> dict[str, Any]:
+def identity_of(job: DataclassInstance, kind: type[DataclassInstance] | None = None) -> dict[str, Any]:
     """Values of the fields that decide, of a job or of what it has of `kind`, each under its name as it is typed."""
     typed = {name: option.typed for name, option in options(kind or type(job)).items()}
     return {typed.get(name, name): getattr(job, name) for name in deciding(kind or type(job))}
@@ -210,7 +210,7 @@ class Settings(Computation, Optimisation, Duration):
     @property
     def identity(self) -> dict[str, Any]:
         """Values that decide the numbers: a checkpoint with others is refused. What a job adds is not among them."""
-        return asked_of(self, Settings) | {"--seed": self.seed or 0}
+        return identity_of(self, Settings) | {"--seed": self.seed or 0}
 
 
 CHOICES = {name: get_args(hint) for name, hint in get_type_hints(Settings).items() if get_origin(hint) is Literal}

@@ -18,12 +18,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from diagnostics.plugin import DiagnosticsError, attention_in, explain_attention, watch_heads
+from diagnostics.plugin import DiagnosticsError, attention_in, explain_attention, lock, watch_heads
 from diagnostics_training.trainer import checkpoints
 from diagnostics_training.trainer.data import Batches, batches_ahead
 from diagnostics_training.trainer.distributed import World, barrier
@@ -149,9 +148,6 @@ def see_heads(objective: Objective, batch: Batch, settings: Settings) -> dict[st
     return scalars
 
 
-LOCK = ".training.lock"
-
-
 @dataclass(frozen=True)
 class Fitted:
     """What a training came to. `seconds` are those of this process, `looks` the outputs seen for the collapse detector; loss
@@ -217,7 +213,7 @@ def fit(
     checkpoints.make_folder(out)
     with contextlib.ExitStack() as stack:
         if world.first:
-            stack.enter_context(_only(out, name))
+            stack.enter_context(lock(out, "wait for it, or give another --out", f"trains {name} in"))
         barrier()
         kept = checkpoints.load(out, objective, optimiser, identity)
         first = kept or begin
@@ -295,23 +291,6 @@ def _ids_of(batches: Batches) -> Callable[[int], Sequence[str]] | None:
     """The ids of the samples of a whole batch, by its step; None where its maker does not know them."""
     ids = getattr(batches, "ids", None)
     return None if ids is None else lambda step: ids(step, 0, 1)
-
-
-@contextlib.contextmanager
-def _only(out: Path, name: str) -> Generator[None]:
-    """One training at a time writes to a folder. The lock's file stays: were it removed, a process that had opened it before could hold
-    that one while another holds a new one."""
-    lock = FileLock(out / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise DiagnosticsError(
-            f"Another process trains {name} in {out}: wait for it, or give another --out."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def wrap(objective: Objective, settings: Settings, world: World) -> nn.Module:

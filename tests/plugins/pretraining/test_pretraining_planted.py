@@ -13,11 +13,10 @@ import flat_colours
 pytest.importorskip("open_clip")
 
 import diagnostics_pretraining.train as training
-from diagnostics_pretraining.jobs import PretrainJob
+from diagnostics_pretraining.jobs import PretrainJob, ZeroshotJob
 from diagnostics_pretraining.towers import Pair
 from diagnostics_pretraining.train import train
-from diagnostics_pretraining.zeroshot.job import Job as Comparison
-from diagnostics_pretraining.zeroshot.job import zeroshot
+from diagnostics_pretraining.zeroshot import zeroshot
 
 DATA = f"{flat_colours.__file__}:build"
 RECIPE = """
@@ -34,11 +33,7 @@ def learned(tmp_path: Path, recipe: str = RECIPE, **more: Any) -> Any:
     (tmp_path / "own.toml").write_text(recipe)
     row = train(PretrainJob(data=DATA, out=tmp_path / "m", size="micro", config=tmp_path / "own.toml", **more))
     assert row["steps"] == 200
-    return zeroshot(
-        Comparison(
-            str(tmp_path / "m"), DATA, "colour", None, "test", 32, frames=8, seed=0, device="cpu", trust_code=False
-        )
-    )
+    return zeroshot(ZeroshotJob(folder=str(tmp_path / "m"), data=DATA, target="colour", gallery=32, device="cpu"))
 
 
 def test_the_task_has_an_answer_and_chance_is_far_from_it() -> None:

@@ -13,7 +13,7 @@ import torch
 from diagnostics_data.shapes.dataset import Shapes
 from diagnostics_pretraining.commands import recaption
 from diagnostics_pretraining.recaption.captioner import FRAME_PROMPT, ModelCaptioner, clip_of
-from diagnostics_pretraining.recaption.job import KINDS, ModelSummariser, Rules
+from diagnostics_pretraining.recaption.job import KINDS, Cache, ModelSummariser, Rules
 from PIL import Image
 from typer import Typer
 from typer.testing import CliRunner
@@ -327,3 +327,9 @@ def test_folders_that_hold_no_captioner_are_named(tmp_path: Path, models: Path) 
     wordy, clip = ModelCaptioner(str(models / "llava"), 5000, "cpu", "float32"), clip_of(build("dataset", DATA), 0)
     with pytest.raises(DiagnosticsError, match="which with an answer of 5000 are more than its 2048"):
         wordy.caption_frame(clip, 0, "image")
+
+
+def test_one_process_holds_the_captions_and_leaves_no_lock(tmp_path: Path) -> None:
+    with Cache(tmp_path / "made.jsonl"), pytest.raises(DiagnosticsError, match=r"Another process is writing .*made\.jsonl: wait for it, or choose another file"):  # fmt: skip
+        Cache(tmp_path / "made.jsonl").__enter__()
+    assert [path.name for path in tmp_path.iterdir()] == ["made.jsonl"]

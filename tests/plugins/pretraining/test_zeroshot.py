@@ -18,7 +18,7 @@ pytest.importorskip("open_clip")
 from diagnostics_pretraining.commands import zeroshot
 from diagnostics_pretraining.text_encoder import context_of, vocabulary_of
 from diagnostics_pretraining.towers import Towers, build_towers, encoders_of, load_pair, save_pair
-from diagnostics_pretraining.zeroshot.job import AT, chance_of_recall, classification, labels_of, prompts_of, retrieval
+from diagnostics_pretraining.zeroshot import AT, chance_of_recall, classification, labels_of, prompts_of, retrieval
 
 from diagnostics import Dataset, LazySamples, Question, Target
 from diagnostics.cli.guard import guarded
@@ -72,7 +72,7 @@ def folder(towers: Towers, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> Any:
     """`--data mine` is what is put in here."""
-    from diagnostics_pretraining.zeroshot import job
+    import diagnostics_pretraining.zeroshot as job
 
     given: dict[str, Dataset] = {"mine": coloured()}
     monkeypatch.setattr(job, "build", lambda kind, spec: given[spec])

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 from diagnostics_training.alignment import tap as choosing
-from diagnostics_training.alignment.objective import agreement, named_teacher, on_grid
-from diagnostics_training.alignment.student import start_of
+from diagnostics_training.alignment.objective import agreement, on_grid
+from diagnostics_training.alignment.student import named_teacher, start_of
 from diagnostics_training.alignment.tap import align_tap
 from diagnostics_training.commands import aligned_lines
 from diagnostics_training.jobs import TapJob

@@ -13,12 +13,13 @@ from diagnostics_training.alignment.augmentation import Places, View, draw_view,
 from diagnostics_training.alignment.feed import GREY, hidden, token_blocks
 from diagnostics_training.alignment.layer_scale import scaled
 from diagnostics_training.alignment.objective import Alignment, Teacher
-from diagnostics_training.alignment.relations import EncoderRelations, MaskRelations, relations_of
+from diagnostics_training.alignment.relations import EncoderRelations, MaskRelations
 from diagnostics_training.alignment.spatial import (
     SpatialAlignment,
     SpatialFeed,
     align_spatial,
     relation_loss,
+    relations_of,
     sharpened,
 )
 from diagnostics_training.alignment.student import Start, start_of

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import typer
+from PIL import Image
 from typer.testing import CliRunner
 
 pytest.importorskip("timm")
@@ -183,7 +184,7 @@ def test_a_kill_before_one_of_the_last_moves_costs_nothing(
     assert result.exit_code == 0
     assert objective == "random" or "jepa: resumes from step 6 of 6" in result.stderr
     assert "is finished" in run(*words).stderr
-    left = {file.name for file in (tmp_path / objective).iterdir()} - {"metrics.jsonl", "tensorboard", ".training.lock"}
+    left = {file.name for file in (tmp_path / objective).iterdir()} - {"metrics.jsonl", "tensorboard"}
     assert left == {"encoder.safetensors", "training.json"}
 
 
@@ -260,6 +261,31 @@ def test_every_objective_on_pictures_and_clips(tmp_path: Path, modality: str) ->
         assert encoder.modality == modality
         assert encoder.name == f"shapes-{row['objective']}"
         assert not check_encoder(encoder).failed
+
+
+def test_photos_of_unequal_size_train_an_encoder_that_reads_them(tmp_path: Path) -> None:
+    """They are brought to the shortest side of all that patches fit, by the rule of every other encoder, before and after training."""
+    shapes = [(20, 30), (35, 21), (40, 40), (18, 60), (64, 19)] * 4
+    rng = np.random.default_rng(0)
+    for i, shape in enumerate(shapes):
+        (tmp_path / "photos" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (*shape, 3), np.uint8)).save(tmp_path / f"photos/{'ab'[i % 2]}/{i}.png")
+    data = f"images:{tmp_path / 'photos'}"
+    (row,) = train(
+        TrainJob(data=data, objective="jepa", out=tmp_path / "models", steps=2, batch=4, width=16, depth=1, heads=2)
+    )
+    encoder, photos = load_encoder(row["path"]), build("dataset", data)
+    assert encoder.example().shape == (16, 16, 3)
+    features = encoder.transform(photos)
+    assert features.shape == (20, 16)
+    photo = np.asarray(photos[1])
+    height, width = photo.shape[:2]
+    (top, bottom), (left, right) = encoder.covers((height, width))
+    assert bottom - top == right - left == min(height, width)
+    middle = photo[int(top) : int(bottom), int(left) : int(right)]
+    wanted = np.asarray(Image.fromarray(middle).resize((16, 16), Image.Resampling.BILINEAR)).astype(float)
+    found = encoder.preprocess(photo).movedim(0, -1).numpy() * 0.25 * 255 + 0.5 * 255
+    assert np.abs(found - wanted).max() <= 1.001  # Pillow's own rounding
 
 
 def test_several_variates(tmp_path: Path) -> None:

@@ -23,10 +23,9 @@ from torch import nn
 pytest.importorskip("timm")
 
 from diagnostics_training import objectives
-from diagnostics_training.models.backbone import Backbone, Patches, positions
+from diagnostics_training.models.backbone import Backbone, Patches, Sizes, positions
 from diagnostics_training.models.heads import Linear
 from diagnostics_training.models.patch_masks import block_masks, random_masks
-from diagnostics_training.models.sizes import Sizes
 from diagnostics_training.objectives.base import EncoderObjective
 from diagnostics_training.objectives.contrastive import crops, hierarchical, info_nce
 from diagnostics_training.objectives.forecast import LEVELS, gaussian, pinball

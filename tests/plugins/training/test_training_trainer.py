@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
@@ -19,7 +18,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from filelock import FileLock
 from torch import Tensor, nn
 
 pytest.importorskip("timm")
@@ -32,6 +30,7 @@ from diagnostics_training.trainer.settings import Settings
 from diagnostics_training.trainer.trainer import fit, number, seed_step
 
 from diagnostics import DiagnosticsError, Progress
+from diagnostics.activations.lock import lock
 
 from objectives import feed, objective
 
@@ -343,20 +342,12 @@ def test_a_checkpoint_holds_the_optimiser_by_name(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
 
 
-def test_one_process_at_a_time_trains_in_a_folder(tmp_path: Path) -> None:
-    held = FileLock(tmp_path / ".training.lock")
-    with held, pytest.raises(DiagnosticsError, match=f"Another process trains training in {tmp_path}"):
-        trained(tmp_path, Settings(steps=20))
-    trained(tmp_path, Settings(steps=20))
-
-
-def test_a_lock_that_was_opened_before_a_training_ended_is_still_the_lock(tmp_path: Path) -> None:
-    (tmp_path / ".training.lock").touch()
-    with (tmp_path / ".training.lock").open() as early:
-        trained(tmp_path, Settings(steps=20))
-        with FileLock(tmp_path / ".training.lock"), pytest.raises(BlockingIOError):
-            fcntl.flock(early, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        fcntl.flock(early, fcntl.LOCK_EX | fcntl.LOCK_NB)
+def test_one_process_at_a_time_trains_in_a_folder_and_no_lock_is_left(tmp_path: Path) -> None:
+    out = tmp_path / "mine"
+    with lock(out), pytest.raises(DiagnosticsError, match=f"Another process trains training in {out}: wait for it, or"):
+        trained(out, Settings(steps=20))
+    trained(out, Settings(steps=20))
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"] and not list(out.glob(".*"))
 
 
 class Named:

@@ -1,1 +1,0 @@
-"""What a Perception Encoder is trained on: batches of pictures and tokens that are a function of the step."""

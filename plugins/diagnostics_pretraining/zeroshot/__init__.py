@@ -1,1 +1,0 @@
-"""`diagnostics zeroshot`: what a pair of towers knows without a probe, by texts alone."""
