@@ -117,6 +117,8 @@ def _from_hub(name: str, img_size: int | None) -> nn.Module:
 
 def _from_file(name: str, path: Path, img_size: int | None) -> nn.Module:
     tensors = read_tensors(path)
+    if not tensors:
+        raise DiagnosticsError(f"Checkpoint {path} holds no tensors: save the model's state_dict() into it.")
     model = create(name, img_size)
     if not _differences(model, tensors):
         model.load_state_dict(tensors, strict=True)
@@ -140,8 +142,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(path)
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+            loaded: Any = load_file(path)
+        else:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise DiagnosticsError(
             f"Checkpoint {path} cannot be read: it is damaged, cut short, or holds more than tensors "
@@ -151,10 +154,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
     items = loaded.items() if isinstance(loaded, Mapping) else ()
-    tensors = {str(key).removeprefix("module."): value for key, value in items if isinstance(value, Tensor)}
-    if not tensors:
-        raise DiagnosticsError(f"Checkpoint {path} holds no tensors: save the model's state_dict() into it.")
-    return tensors
+    return {str(key).removeprefix("module."): value for key, value in items if isinstance(value, Tensor)}
 
 
 def _differences(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
