@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +10,6 @@ import pandas as pd
 import xarray as xr
 
 from diagnostics.measures import result as attribute
-from diagnostics.report.writing import write_whole
 
 if TYPE_CHECKING:
     from diagnostics.runs.run_data import RunData
@@ -62,11 +60,3 @@ def _rows(data: xr.Dataset, control: str | None) -> pd.DataFrame:
 def _values(data: xr.Dataset, key: str) -> np.ndarray:
     """float64 [tap]; NaN where the measure gives no such value."""
     return data[key].values.astype(np.float64) if key in data else np.full(data.sizes["tap"], np.nan)
-
-
-def write_csv(table: pd.DataFrame, path: str | Path) -> Path:
-    """Writes a table as CSV, whole or not at all; missing values are empty cells. Returns the path.
-
-    Raises DiagnosticsError where the folder is not there, StorageError where it cannot be written.
-    """
-    return write_whole(Path(path), table.to_csv(index=False))

@@ -9,8 +9,7 @@ import pandas as pd
 import pytest
 
 import diagnostics as dx
-from diagnostics import DiagnosticsError, Run
-from diagnostics.runs.dataframe import write_csv
+from diagnostics import Run
 
 from tiny import tiny_dataset, tiny_encoder
 
@@ -61,21 +60,3 @@ def test_a_comparison_says_of_each_row_whose_it_is(run: Run, tmp_path: Path) -> 
     assert set(table.measure) == {"linear_probe"}
     theirs = table[table.group.eq("second")].drop(columns=["run", "group", "seed"]).reset_index(drop=True)
     pd.testing.assert_frame_equal(theirs, other.to_dataframe())
-
-
-def test_a_table_is_written_as_csv_and_read_again(run: Run, tmp_path: Path) -> None:
-    table = run.to_dataframe()
-    path = write_csv(table, tmp_path / "table.csv")
-    again = pd.read_csv(path, float_precision="round_trip")
-    np.testing.assert_array_equal(again.score, table.score)
-    assert list(again.columns) == list(table.columns)
-    assert again.control.isna().sum() == table.control.isna().sum()
-    assert [file.name for file in tmp_path.iterdir()] == ["table.csv"]
-    with pytest.raises(
-        DiagnosticsError, match=r"There is no folder .*nowhere for table\.csv: make it, or name another place"
-    ):
-        write_csv(table, tmp_path / "nowhere" / "table.csv")
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(DiagnosticsError, match="folder cannot be written"):
-        write_csv(table, tmp_path / "folder")
-    assert not list(tmp_path.glob(".*"))
