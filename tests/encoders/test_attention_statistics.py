@@ -110,6 +110,14 @@ def test_a_matrix_whose_rows_are_tiny_loses_none(size: float) -> None:
         )
 
 
+def test_rows_of_the_smallest_numbers_keep_their_entropy() -> None:
+    """Multiples of 5e-324 are exact, and so are their shares; products of them and their logarithms are not."""
+    rows = torch.randint(1, 9, (1, 1, 6, 6), generator=torch.Generator().manual_seed(0)).double()
+    expected, found = (of_matrix(each, 0, torch.arange(6.0)[:, None].double()) for each in (rows, 5e-324 * rows))
+    for field in ("entropy", "distance", "peak"):
+        np.testing.assert_allclose(getattr(found, field), getattr(expected, field), rtol=1e-12, err_msg=field)
+
+
 @pytest.mark.parametrize("by", ["plain", "blocks"])
 def test_a_model_that_keeps_gradients_changes_nothing(by: Any) -> None:
     call, out, tokens = case(0)

@@ -31,21 +31,24 @@ def of_matrix(weights: Tensor, prefix: int, places: Tensor | None) -> Statistics
     for start in range(0, queries, step):
         rows = weights[:, :, start : start + step].to(torch.float64)
         grid = rows[..., prefix:]
-        mass, total = grid.sum(-1), rows.sum(-1)
+        total = rows.sum(-1)
         # Of a sum that is next to nothing, where padding has the rest, the inverse is infinite.
         whole = torch.where(total > 0, total, 1.0)
         to_prefix += (rows[..., :prefix].sum(-1) / whole).sum(-1)
         received += (grid / whole[..., None]).sum(-2)
         anywhere += (total > 0).sum(-1)
-        known = mass > 0
+        most = grid.amax(-1)
+        known = most > 0
         on_grid += known.sum(-1)
-        safe = torch.where(known, mass, 1.0)
+        # Relative to its largest: weights next to nothing, beside a prefix that has all, have few digits, and their products none.
+        grid = grid / torch.where(known, most, 1.0)[..., None]
+        mass = torch.where(known, grid.sum(-1), 1.0)
         # With p = a / mass, -sum(p log p) = log(mass) - sum(a log a) / mass.
-        entropy += (safe.log() - torch.special.xlogy(grid, grid).sum(-1) / safe).sum(-1)
-        peak += (grid.amax(-1) / safe).sum(-1)
+        entropy += (mass.log() - torch.special.xlogy(grid, grid).sum(-1) / mass).sum(-1)
+        peak += (known / mass).sum(-1)
         if places is not None:
             apart = torch.cdist(places[start : start + step], places, compute_mode="donot_use_mm_for_euclid_dist")
-            distance += (torch.einsum("shqk,qk->shq", grid, apart) / safe).sum(-1)
+            distance += (torch.einsum("shqk,qk->shq", grid, apart) / mass).sum(-1)
     # 0 / 0 is NaN: a head without any attention has no value.
     return Statistics(
         entropy=(entropy / on_grid).clamp_min(0),
