@@ -61,6 +61,12 @@ class Target(TargetInfo):
         >>> angle = dx.Target("value", np.array([0.1, 3.1, 6.2, 0.0]), period=2 * np.pi)
         >>> animal.dense, angle.dense
         (False, False)
+
+        Masks of two photos of unequal extents, read one after another:
+
+        >>> masks = dx.Target("masks", [np.zeros((2, 3), int), np.ones((4, 4), int)])
+        >>> [block.shape for block in masks.blocks()]
+        [(1, 2, 3), (1, 4, 4)]
     """
 
     kind: Kind

@@ -69,8 +69,8 @@ class Profile:
         >>> len(profile.drawn("fresh_weights")), profile.spread("fresh_weights")
         (1, None)
         >>> profile.plot().write_html("hidden_z.html")
-        >>> profile.figure().taps, profile.to_json()["chosen_tap"]
-        (['blocks.1', 'norm'], 'blocks.1')
+        >>> profile.figure().taps, profile.to_json()["chosen_tap"], len(profile.table().table.rows)
+        (['blocks.1', 'norm'], 'blocks.1', 2)
     """
 
     measure: str
