@@ -9,7 +9,6 @@ import pytest
 
 import diagnostics as dx
 from diagnostics import Dataset, Grid, Tap
-from diagnostics.activations.folder import Folder
 from diagnostics.activations.plan import plan
 from diagnostics.activations.tokens import bytes_below, token_bytes
 from diagnostics.progress import Cost
@@ -25,7 +24,7 @@ def said_and_written(encoder: Any, dataset: Dataset, out: Path, **options: Any) 
     events: list[Any] = []
     dx.run(encoder, dataset, out=out, watch=events.append, **options)
     (cost,) = (event for event in events if isinstance(event, Cost))
-    return cost, bytes_below(out), token_bytes(Folder(out))
+    return cost, bytes_below(out), token_bytes(dx.open_run(out).store)
 
 
 @pytest.mark.parametrize(
