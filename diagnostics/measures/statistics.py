@@ -186,7 +186,9 @@ def interval(
     else:
         low, high = np.quantile(replicates, ends, axis=0)
     if student:
-        reach = t * np.sqrt(count / (count - 1)) * np.nanstd(replicates, axis=0)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Degrees of freedom")
+            reach = t * np.sqrt(count / (count - 1)) * np.nanstd(replicates, axis=0)
         low, high = np.minimum(low, value - reach), np.maximum(high, value + reach)
     spread = np.sqrt(1 + units / fit_units) if fit_units else 1.0
     return value + spread * np.minimum(low - value, 0.0), value + spread * np.maximum(high - value, 0.0)
