@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 import diagnostics as dx
-from diagnostics.activations.folder import Folder
 from diagnostics.activations.lock import lock
 from diagnostics.activations.store import Store
 from diagnostics.activations.tokens import remove_tokens, token_bytes
@@ -45,7 +44,7 @@ def on_disk(folder: Path) -> int:
 
 
 def test_the_space_is_free_and_the_run_opens_with_all_its_results(run: Path) -> None:
-    before, size, tokens = dx.open_run(run), on_disk(run), token_bytes(Folder(run))
+    before, size, tokens = dx.open_run(run), on_disk(run), token_bytes(Store(run))
     # Of the encoder alone at least: 5 taps of 16 grid tokens and 2 of the prefix, 80 samples, 8 float32.
     assert tokens > 80 * 5 * 18 * 8 * 4
     features = before.features("norm")
@@ -58,7 +57,7 @@ def test_the_space_is_free_and_the_run_opens_with_all_its_results(run: Path) -> 
     assert after.store.token_samples == 0
     with pytest.raises(DiagnosticsError, match=r"stores no tokens .* leave out tokens=True, or give the same"):
         after.features("norm", tokens=True)
-    assert (remove_tokens(run), token_bytes(Folder(run))) == (0, 0)
+    assert (remove_tokens(run), token_bytes(Store(run))) == (0, 0)
 
 
 def test_a_kill_in_between_leaves_a_run_that_opens_and_can_be_cleaned(
@@ -77,9 +76,9 @@ def test_a_kill_in_between_leaves_a_run_that_opens_and_can_be_cleaned(
         with pytest.raises(KeyboardInterrupt):
             remove_tokens(run)
     assert dx.open_run(run).store.token_samples == 0
-    assert token_bytes(Folder(run)) > 0
+    assert token_bytes(Store(run)) > 0
     assert remove_tokens(run) > 0
-    assert token_bytes(Folder(run)) == 0
+    assert token_bytes(Store(run)) == 0
 
 
 def test_a_measure_without_tokens_does_not_bring_them_back_and_one_with_tokens_does(run: Path) -> None:
@@ -90,7 +89,7 @@ def test_a_measure_without_tokens_does_not_bring_them_back_and_one_with_tokens_d
     # No target of kind `masks` is there to be read.
     measured(run, ["rankme", "label_propagation"], events.append)
     assert not [event for event in events if isinstance(event, Cost) or "extracting" in event.step]
-    assert token_bytes(Folder(run)) == 0
+    assert token_bytes(Store(run)) == 0
     after = measured(run, ["cka"], events.append)
     (cost,) = (event for event in events if isinstance(event, Cost))
     assert "the tokens of 80 samples are not stored and are extracted now" in str(cost)
@@ -103,10 +102,10 @@ def test_a_measure_without_tokens_does_not_bring_them_back_and_one_with_tokens_d
 def test_a_probe_of_a_target_on_places_brings_them_back_of_controls_too(run: Path) -> None:
     names = "linear_probe/height", "linear_probe/level"
     before = [dx.open_run(run).profile(name).to_json() for name in names]
-    tokens = token_bytes(Folder(run))
+    tokens = token_bytes(Store(run))
     remove_tokens(run)
     after = measured(run, ["linear_probe"])
-    assert token_bytes(Folder(run)) == tokens
+    assert token_bytes(Store(run)) == tokens
     assert [after.profile(name).to_json() for name in names] == before
 
 
@@ -129,7 +128,7 @@ def test_an_interrupted_second_extraction_leaves_a_run_that_opens_and_goes_on(ru
 def test_a_run_that_another_process_writes_and_what_is_no_run_are_refused(run: Path, tmp_path: Path) -> None:
     with lock(run), pytest.raises(StorageError, match=r"Another process is writing .*: wait for it, and then clean"):
         remove_tokens(run)
-    assert token_bytes(Folder(run)) > 0
+    assert token_bytes(Store(run)) > 0
     with pytest.raises(DiagnosticsError, match="is not a run"):
         remove_tokens(tmp_path / "nothing" / "here")
     assert not (tmp_path / "nothing").exists()

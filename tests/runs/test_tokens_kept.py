@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import diagnostics as dx
-from diagnostics.activations.folder import Folder
 from diagnostics.activations.store import Store
 from diagnostics.activations.tokens import token_bytes
 from diagnostics.cli.commands import run as command
@@ -80,12 +79,12 @@ def test_controls_of_weights_are_measured_by_probes_alone_unless_asked(tmp_path:
     probes = run(tmp_path / "a", measures, controls=True)
     assert list(probes.controls["fresh_weights"].children) == ["linear_probe"]
     stores = {
-        path.parent.name: token_bytes(Folder(path.parent)) for path in (tmp_path / "a" / "controls").glob("*/zarr.json")
+        path.parent.name: token_bytes(Store(path.parent)) for path in (tmp_path / "a" / "controls").glob("*/zarr.json")
     }
     assert stores["fresh_weights"] == stores["permuted_weights"] == 0 < probes.disk_use[0]
     whole = run(tmp_path / "b", measures, controls=True, control_measures="all")
     assert set(whole.controls["fresh_weights"].children) == set(measures.split(","))
-    assert token_bytes(Folder(tmp_path / "b" / "controls" / "fresh_weights")) > 0
+    assert token_bytes(Store(tmp_path / "b" / "controls" / "fresh_weights")) > 0
     assert set(whole.controls["raw_input"].children) == {"linear_probe"}
     with pytest.raises(
         DiagnosticsError, match=r"Unknown choice of measures of controls .*'some': there are all, probes"
