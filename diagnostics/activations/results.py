@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -176,7 +177,9 @@ def read_results(store: Store, index: Index) -> Results:
         if "texts" in about:
             values = np.array(about["texts"], dtype=object)
         else:
-            values = np.ndarray(about["shape"], about["dtype"], numbers, about["start"]).copy()
+            # It refuses what `np.ndarray` takes of a stranger's index: objects, which are addresses, and places outside of the numbers.
+            flat = np.frombuffer(numbers, np.dtype(about["dtype"]), math.prod(about["shape"]), about["start"])
+            values = flat.reshape(about["shape"]).copy()
         return xr.Variable(about["dims"], values)
 
     try:
@@ -195,7 +198,7 @@ def read_results(store: Store, index: Index) -> Results:
             }
             for owner in index.entries
         }  # fmt: skip
-    except (DamagedError, ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+    except (DamagedError, ValueError, TypeError, KeyError, AttributeError, OverflowError, OSError) as error:
         if read_index(store) != index:
             raise StorageError(
                 f"The results in {store.path} have been replaced since this run was opened: open it again (diagnostics.open_run)."

@@ -361,6 +361,19 @@ def test_an_index_whose_results_are_of_no_call_is_unreadable(path: Path) -> None
         dx.open_run(path)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"dtype": "|O"}, {"start": -8}, {"start": 10**30}, {"shape": [10**9]}, {"shape": [-1, 3]}, {"dtype": "<f999"}],
+)
+def test_numbers_are_read_of_the_numbers_alone(path: Path, change: dict[str, Any]) -> None:
+    """A stranger can seal an index anew: objects would be addresses that he chose, and a place before the first byte another's memory."""
+    index = index_of(path)
+    index["arrays"][""]["rankme"]["data"]["score"] |= change
+    put_index(path, index)
+    with pytest.raises(StorageError, match="cannot be read"):
+        _ = dx.open_run(path).results
+
+
 def index_of(path: Path) -> dict[str, Any]:
     return json.loads((results_of(path) / "index.json").read_text())
 
