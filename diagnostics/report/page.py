@@ -15,6 +15,7 @@ import numpy as np
 from diagnostics.measures.result import taps_by_reason
 from diagnostics.measures.statistics import Interval
 from diagnostics.measures.verdict import Verdict
+from diagnostics.report.escaping import printable
 from diagnostics.report.numbers import NO_BREAK, SCORE, format_interval, format_number, unbroken
 
 # Figures as arrays, independent of the plotting library; `diagnostics.report.plots` draws them.
@@ -402,12 +403,18 @@ def page_values(part: Any) -> Any:
 
 
 def page_of(values: Any) -> Any:
-    """The page, or the part of one, that `page_values` gave."""
+    """The page, or the part of one, that `page_values` gave; its texts as a terminal may show them, whoever wrote them.
+
+    Raises ValueError where they are no page.
+    """
     if isinstance(values, list):
         return tuple(page_of(each) for each in values)
     if isinstance(values, dict):
-        return _PARTS[values["is"]](**{name: page_of(each) for name, each in values.items() if name != "is"})
-    return values
+        try:
+            return _PARTS[values["is"]](**{name: page_of(each) for name, each in values.items() if name != "is"})
+        except (KeyError, TypeError) as error:
+            raise ValueError("no part of a page") from error
+    return printable(values) if isinstance(values, str) else values
 
 
 def left_out_section(reasons: Mapping[str, str]) -> Section:

@@ -35,7 +35,13 @@ def stored_page(path: Path) -> Page | None:
     kept = read_page(store, finished_index(store))
     if kept is None or kept.get("version") != __version__:
         return None
-    return with_folder(page_of(kept["page"]), path, disk_use(store), kept["target"], kept["left_out"])
+    try:
+        page, target, left_out = page_of(kept["page"]), kept["target"], int(kept["left_out"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    if not isinstance(page, Page):
+        return None
+    return with_folder(page, path, disk_use(store), target and str(target), left_out)
 
 
 def with_folder(page: Page, path: Path, disk: tuple[int, int], target: str | None, left_out: int) -> Page:

@@ -22,7 +22,7 @@ from diagnostics import Dataset, DiagnosticsError, Run, Target
 from diagnostics.activations.folder import Folder
 from diagnostics.activations.replacing import listed
 from diagnostics.activations.results import ENCODER, merge_results, read_index, read_results
-from diagnostics.activations.sealed import digest, seal
+from diagnostics.activations.sealed import digest, seal, unseal
 from diagnostics.activations.store import Store
 from diagnostics.errors import StorageError
 from diagnostics.measures.base import Measure
@@ -286,6 +286,27 @@ def test_the_stored_page_is_printed_as_it_was_made(path: Path, width: int, monke
     assert [re.sub(r"disk: .*", "", diagnose("show", path, *full).out) for full in ([], ["--full"])] == [
         re.sub(r"disk: .*", "", each) for each in made
     ]
+
+
+def test_a_page_of_a_stranger_is_shown_and_not_obeyed(path: Path) -> None:
+    dx.open_run(path).report()
+    page = results_of(path) / "page.json"
+    right = diagnose("show", path).out
+    kept = unseal(page.read_bytes())
+
+    def spoilt(part: Any) -> Any:
+        if isinstance(part, str):
+            return f"{part}\x1b[31m" if " " in part else part
+        if isinstance(part, list):
+            return [spoilt(each) for each in part]
+        return {name: spoilt(each) for name, each in part.items()} if isinstance(part, dict) else part
+
+    page.write_bytes(seal(kept | {"page": spoilt(kept["page"])}))
+    shown = diagnose("show", path).out
+    assert "\\x1b[31m" in shown and "\x1b" not in shown
+    for other in (3, [], {}, {"is": "Nothing"}, {"is": "Page", "heading": 1}):
+        page.write_bytes(seal(kept | {"page": other}))
+        assert diagnose("show", path).out.splitlines()[:5] == right.splitlines()[:5]
 
 
 def test_what_a_run_did_not_write_among_its_results_is_not_read(path: Path) -> None:
