@@ -18,11 +18,11 @@ pytestmark = [
 ]
 
 # Below the skips, since these imports need them.
-from diagnostics_onnx.plugin import build  # noqa: E402
+from diagnostics_onnx.plugin import build  # noqa: E402  (below the skip of a missing package)
 
-from diagnostics import DiagnosticsError  # noqa: E402
+from diagnostics import DiagnosticsError  # noqa: E402  (below the skip of a missing package)
 
-from tiny import Block  # noqa: E402
+from tiny import Block  # noqa: E402  (below the skip of a missing package)
 
 
 class Images(nn.Module):

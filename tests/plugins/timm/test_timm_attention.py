@@ -11,10 +11,10 @@ torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
 
 # Below the skips, since these imports need torch and timm.
-from diagnostics_timm.encoder import encoder_of  # noqa: E402
-from timm.layers import apply_rot_embed_cat  # noqa: E402
+from diagnostics_timm.encoder import encoder_of  # noqa: E402  (below the skip of a missing package)
+from timm.layers import apply_rot_embed_cat  # noqa: E402  (below the skip of a missing package)
 
-from diagnostics import DiagnosticsError  # noqa: E402
+from diagnostics import DiagnosticsError  # noqa: E402  (below the skip of a missing package)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -16,10 +16,10 @@ torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
 
 # Below the skips, since these imports need torch and timm.
-from diagnostics_timm.encoder import Preprocess  # noqa: E402
-from diagnostics_timm.plugin import build, encoders  # noqa: E402
+from diagnostics_timm.encoder import Preprocess  # noqa: E402  (below the skip of a missing package)
+from diagnostics_timm.plugin import build, encoders  # noqa: E402  (below the skip of a missing package)
 
-from diagnostics import DiagnosticsError, Grid  # noqa: E402
+from diagnostics import DiagnosticsError, Grid  # noqa: E402  (below the skip of a missing package)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -12,10 +12,10 @@ torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
 
 # Below the skips, since these imports need torch and timm.
-from diagnostics_timm.encoder import encoder_of  # noqa: E402
+from diagnostics_timm.encoder import encoder_of  # noqa: E402  (below the skip of a missing package)
 
-from diagnostics import DiagnosticsError, Grid  # noqa: E402
-from diagnostics.encoders.places import verify_grid  # noqa: E402
+from diagnostics import DiagnosticsError, Grid  # noqa: E402  (below the skip of a missing package)
+from diagnostics.encoders.places import verify_grid  # noqa: E402  (below the skip of a missing package)
 
 
 @pytest.fixture(scope="module", autouse=True)
