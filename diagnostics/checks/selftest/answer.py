@@ -284,7 +284,7 @@ def shared(
     return shares.shares_of("linear", "after", "before", len(pairs), purpose, pairs, controls, cut, SEED)
 
 
-def told(made: shares.Shares) -> list[Any]:
+def share_values(made: shares.Shares) -> list[Any]:
     """The shares with their ends, and what is said of them."""
     values = (
         made.recovered,
@@ -301,7 +301,7 @@ def told(made: shares.Shares) -> list[Any]:
 def of_base(draws: Sequence[int], cut: Sequence[str]) -> list[Any]:
     """Shares of an alignment with its control and cut, over seeds."""
     base, aligned, taught = (runs_of(name, draws) for name in GROUPS.values())
-    return told(shared(zip(aligned, base, strict=True), taught, cut, purpose=True))
+    return share_values(shared(zip(aligned, base, strict=True), taught, cut, purpose=True))
 
 
 def above_chance() -> list[Any]:
@@ -459,7 +459,7 @@ ASKED: Mapping[str, Callable[[], Any]] = {
     "paths": lambda: [path(*each) for each in PATHS], "classes out of fold": classes,
     "after minus before": of_differences, "shares of the base": partial(of_base, (0, 1, 2), ("late", "middle", "late")),
     "shares of one seed": lambda: [of_base((0,), [""])[0][5], of_base((0,), [""])[3]], "shares above chance": above_chance,
-    **{f"shares of {name}": lambda name=name, cut=cut: told(shared([(run, run) for run in runs_of(name, (0,))], cut=[cut]))[1:] for name, cut in (("alike", "late"), ("noise", "gone"), ("class", ""), ("hidden", ""))},
+    **{f"shares of {name}": lambda name=name, cut=cut: share_values(shared([(run, run) for run in runs_of(name, (0,))], cut=[cut]))[1:] for name, cut in (("alike", "late"), ("noise", "gone"), ("class", ""), ("hidden", ""))},
     **{f"shares of a gap of {gap}": partial(of_little, gap) for gap in (0.0095, 0.0105)},
     "scores of groups": of_groups,
     "differences along depth": lambda: [[each.difference, each.p, each.at] for each in curves(
@@ -503,8 +503,8 @@ ASKED: Mapping[str, Callable[[], Any]] = {
 }  # fmt: skip
 
 
-def found(name: str) -> Any:
-    """What is found here, as JSON holds it."""
+def compute_answer(name: str) -> Any:
+    """Answer that the measures and statistics give, as JSON holds it."""
     return json.loads(json.dumps(ASKED[name](), default=plain))
 
 
@@ -518,7 +518,7 @@ def cases() -> list[known_answers.Case]:
     """All of them: 0 each, where what is found is what is known."""
     return [
         known_answers.Case(
-            name, 0.0, BY_HAND, lambda name=name: deviation(found(name), known()[name]), 1e-7, measure="answer"
+            name, 0.0, BY_HAND, lambda name=name: deviation(compute_answer(name), known()[name]), 1e-7, measure="answer"
         )
         for name in ASKED
     ]
