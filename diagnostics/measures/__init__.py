@@ -1,4 +1,4 @@
-"""The bundled measures, one module for each idea, imported when first used.
+"""The bundled measures, by family, imported when first used.
 
 Plain functions on arrays, usable without a run, live in the same modules: `similarity`, `geometry`, `locality`,
 `probes`, `dynamics`.

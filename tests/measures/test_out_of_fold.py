@@ -13,13 +13,19 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from diagnostics.activations.contract import StoredTarget
-from diagnostics.measures.dynamics.forecast import ForecastProbe
-from diagnostics.measures.probes.least_squares import PENALTIES, RidgeStack, ridge
+from diagnostics.measures.dynamics import ForecastProbe
+from diagnostics.measures.probes.least_squares import (
+    PENALTIES,
+    RidgeStack,
+    folds,
+    left_out_errors,
+    mean_of_others,
+    ridge,
+)
 from diagnostics.measures.probes.linear import LinearProbe
-from diagnostics.measures.probes.logistic_choice import choose_out_of_fold
 from diagnostics.measures.probes.nearest import NEIGHBOURS, KnnProbe, knn
-from diagnostics.measures.probes.out_of_fold import folds, left_out_errors, mean_of_others
 from diagnostics.measures.probes.protocol import Probe, Rows
+from diagnostics.measures.probes.softmax import choose_out_of_fold
 from diagnostics.measures.result import CHOSEN_ON
 from diagnostics.measures.statistics import Losses
 

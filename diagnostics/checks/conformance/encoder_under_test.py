@@ -1,8 +1,9 @@
-"""The encoder under test, and how activations are compared."""
+"""The encoder under test, the outcome of a check, and how activations are compared."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,6 +14,38 @@ from diagnostics.encoders.encoder import Encoder, Reduce, keep
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import describe
 from diagnostics.vocabulary import Modality
+
+Verdict = Literal["ok", "failed", "not applicable"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One check: its verdict and a sentence; `figures` are what was measured, in the units that the sentence names."""
+
+    verdict: Verdict
+    message: str
+    figures: Mapping[str, float] = field(default_factory=dict[str, float])
+    check: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return {"check": self.check, "verdict": self.verdict, "said": self.message, "figures": dict(self.figures)}
+
+
+def ok(message: str, **figures: float) -> Outcome:
+    """The encoder does what the check asks."""
+    return Outcome("ok", message, figures)
+
+
+def failed(message: str, **figures: float) -> Outcome:
+    """It does not; the sentence says what was found and what to mend."""
+    return Outcome("failed", message, figures)
+
+
+def not_applicable(message: str) -> Outcome:
+    """The check has nothing to ask of this encoder, for the reason given."""
+    return Outcome("not applicable", message)
+
 
 # Activations that should be equal may differ by rounding, which depends on how many samples a kernel is given: this share
 # of the tap's spread at most.

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import centre, samples
-from diagnostics.measures.decompositions import svd, svdvals, triangle
+from diagnostics.measures.arrays import centre, samples, svd, svdvals, triangle
+from diagnostics.measures.base import Case, centred_axes, rotation
 from diagnostics.measures.geometry.pooled import PooledMeasure, TapNumbers, no_interval
-from diagnostics.measures.known_answers import Case, centred_axes, rotation
-from diagnostics.measures.target_free_intervals import linearised_interval
+from diagnostics.measures.statistics import linearised_interval
 
 GARRIDO = "Garrido et al. 2023 (2210.02885), eq. 1 and 2"
 ROY = "Roy and Vetterli 2007"

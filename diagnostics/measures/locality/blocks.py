@@ -23,7 +23,7 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import as_tensor, first_tokens, gram, one_thread, over_taps, rounding, token_count
 from diagnostics.measures.base import Measure
 from diagnostics.measures.result import stated
-from diagnostics.measures.target_free_intervals import mean_with_interval
+from diagnostics.measures.statistics import mean_with_interval
 
 MOST_SAMPLES = 256
 """Samples read of each tap: more would narrow no interval that a reader acts on."""
