@@ -160,6 +160,11 @@ class Measure(ABC):
         raise DiagnosticsError(f"{self.name} of {target.name} cannot be fitted again here, since {self.instead}.")
 
 
+def define(base: type[Measure], title: str, **stated: Any) -> Any:
+    """The class, called `title`, of a measure that differs from others of its base, in whose module it stands, only by what it states."""
+    return type(title, (base,), {"__module__": base.__module__, **stated})
+
+
 @dataclass(frozen=True)
 class Case:
     """A closed form or a published constant, and the computation of it. `tolerance` is absolute: rounding for closed forms,

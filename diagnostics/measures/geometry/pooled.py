@@ -21,7 +21,7 @@ from torch import Tensor
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import centre, one_thread, over_taps, rescaled, rounding, samples
-from diagnostics.measures.base import Case, Measure, circle, normal, rotation
+from diagnostics.measures.base import Case, Measure, circle, define, normal, rotation
 from diagnostics.measures.result import CENTRING, FUNCTIONAL, INTERVAL, POOLING, REASON, SEED, N, store_reasons
 from diagnostics.measures.statistics import group_blocks, linearised_interval, subset_interval
 
@@ -282,7 +282,7 @@ def two_nn(x: Any, *, fit: Literal["regression", "mle"] = "regression") -> float
     """
     if fit not in ("regression", "mle"):
         raise DiagnosticsError(f"fit is {fit!r}: give 'regression' or 'mle'.")
-    return _two_nn(_distinct(samples(x, "x", 3)))[fit]
+    return _two_nn(_distinct(samples(x, "x", 3)))["score" if fit == "regression" else fit]
 
 
 def mle_dimension(x: Any, *, k: int = NEIGHBOURS) -> float:
@@ -328,7 +328,8 @@ def _distinct(x: Tensor) -> Tensor:
     return x[distinct(x)]
 
 
-def _two_nn(x: Tensor) -> dict[Literal["regression", "mle"], float]:
+def _two_nn(x: Tensor) -> dict[str, float]:
+    """`score`, by regression, and `mle`."""
     logs, equal = _log_ratios(x, 2)
     log_mu, order = logs.flatten().sort()
     n = len(log_mu)
@@ -336,7 +337,7 @@ def _two_nn(x: Tensor) -> dict[Literal["regression", "mle"], float]:
     height = -torch.log1p(-torch.arange(1, len(kept) + 1, dtype=x.dtype, device=x.device) / n)
     nothing = n < 3 or bool(equal[order[: len(kept)]].all())
     return {
-        "regression": float("nan") if nothing else _ratio(float(kept @ height), float(kept @ kept)),
+        "score": float("nan") if nothing else _ratio(float(kept @ height), float(kept @ kept)),
         "mle": float("nan") if n < 3 or bool(equal.all()) else _ratio(float(n - 1), float(log_mu.sum())),
     }
 
@@ -476,40 +477,41 @@ def _fit_by_hand(x: np.ndarray) -> float:
     return sum(a * b for a, b in points) / sum(a * a for a, _ in points)
 
 
-class TwoNn(_Dimension):
-    name = "two_nn"
-    answers = "On how many dimensions do the samples lie, by their two nearest neighbours?"
-    source = f"{FACCO} (Scientific Reports 7, 12140)"
-    invariant_to = ("rotation", "scale", "shift")
-    functional = "TwoNN: slope through the origin of -log(1 - F) on log(r2 / r1), the largest tenth left out, Euclidean distances"
-    least = needed = 3
-    least_part = 15
-    about: ClassVar[Mapping[str, str]] = {"mle": "(N - 1) / sum(log(r2 / r1)) over all samples", **_Dimension.about}
-    known_answers = (
+TwoNn = define(
+    _Dimension, "TwoNn",
+    name="two_nn",
+    answers="On how many dimensions do the samples lie, by their two nearest neighbours?",
+    source=f"{FACCO} (Scientific Reports 7, 12140)",
+    invariant_to=("rotation", "scale", "shift"),
+    functional="TwoNN: slope through the origin of -log(1 - F) on log(r2 / r1), the largest tenth left out, Euclidean distances",
+    least=3,
+    needed=3,
+    least_part=15,
+    about={"mle": "(N - 1) / sum(log(r2 / r1)) over all samples", **_Dimension.about},
+    known_answers=(
         Case("unit cube of 2 dimensions, n = 1000 (mean of 8)", 1.97, FACCO, lambda: _of_cube(2, 8), 0.09),
         Case("unit cube of 5 dimensions, n = 1000 (mean of 8)", 4.65, FACCO, lambda: _of_cube(5, 8), 0.22),
         Case("unit cube of 10 dimensions, n = 1000 (mean of 8)", 8.49, FACCO, lambda: _of_cube(10, 8), 0.4),
         Case("the smallest nine tenths of 60 draws minus a fit by hand", 0, FACCO, lambda: two_nn(normal(60, 3, seed=5)) - _fit_by_hand(normal(60, 3, seed=5))),
         Case("each point twice minus once", 0, FACCO, lambda: two_nn(np.repeat(normal(300, 3, seed=0), 2, axis=0)) - two_nn(normal(300, 3, seed=0))),
-    )  # fmt: skip
-
-    def dimension(self, x: Tensor) -> dict[str, float]:
-        by_fit = _two_nn(x)
-        return {"score": by_fit["regression"], "mle": by_fit["mle"]}
+    ),
+    dimension=lambda self, x: _two_nn(x),
+)  # fmt: skip
 
 
-class MleDimension(_Dimension):
-    name = "mle_dimension"
-    answers = f"On how many dimensions do the samples lie, by their {NEIGHBOURS} nearest neighbours?"
-    source = "Levina and Bickel 2004 (NeurIPS); MacKay and Ghahramani 2005 for the average"
-    invariant_to = ("rotation", "scale", "shift")
-    standard = False
-    functional = f"1 / mean of log(T_k / T_j) over samples and j < k = {NEIGHBOURS}, Euclidean distances"
-    least = needed = NEIGHBOURS + 1
-    least_part = 3 * needed
-    known_answers = (
+MleDimension = define(
+    _Dimension, "MleDimension",
+    name="mle_dimension",
+    answers=f"On how many dimensions do the samples lie, by their {NEIGHBOURS} nearest neighbours?",
+    source="Levina and Bickel 2004 (NeurIPS); MacKay and Ghahramani 2005 for the average",
+    invariant_to=("rotation", "scale", "shift"),
+    standard=False,
+    functional=f"1 / mean of log(T_k / T_j) over samples and j < k = {NEIGHBOURS}, Euclidean distances",
+    least=NEIGHBOURS + 1,
+    needed=NEIGHBOURS + 1,
+    least_part=3 * (NEIGHBOURS + 1),
+    known_answers=(
         Case("Gaussian on a plane in 6 dimensions, n = 2000", 2, LEVINA, lambda: mle_dimension(normal(2000, 2, seed=1) @ rotation(6, 3)[:2]), 0.12),
-    )  # fmt: skip
-
-    def dimension(self, x: Tensor) -> dict[str, float]:
-        return {"score": _mle(x, NEIGHBOURS)}
+    ),
+    dimension=lambda self, x: {"score": _mle(x, NEIGHBOURS)},
+)  # fmt: skip

@@ -27,7 +27,7 @@ from diagnostics.measures.arrays import (
     token_count,
     token_samples,
 )
-from diagnostics.measures.base import Case, circle
+from diagnostics.measures.base import Case, circle, define
 from diagnostics.measures.geometry.pooled import GeometryMeasure, TapNumbers, no_interval
 from diagnostics.measures.geometry.views import matrix_entropy
 from diagnostics.measures.result import POOLING, SEED, N
@@ -77,15 +77,30 @@ def of_first_samples(activations: Activations, tap: Tap, n: int, measure: str) -
         yield token_samples(tokens, f"Tap {tap.name} for {measure}")[0]
 
 
-class _TokenMeasure(GeometryMeasure):
-    """The mean over samples of a number of each sample's tokens."""
+class _OfTokens(GeometryMeasure):
+    """A number of the tokens of the first samples."""
 
     needs = "tokens"
-    standard = False
-    interval = "95 % bootstrap over groups"
     most_samples: ClassVar[int]
     order: ClassVar[str]
-    """What the order of tokens means for it."""
+    """What the order of tokens means for it, or which it leaves out."""
+
+    @abstractmethod
+    def of_tap(self, activations: Activations, tap: Tap, n: int, seed: int) -> TapNumbers:
+        """The numbers of one tap from its first n samples."""
+
+    @one_thread()
+    def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
+        n = token_count(activations, self.name, self.most_samples)
+        by_tap = {tap.name: self.of_tap(activations, tap, n, seed) for tap in activations.taps}
+        return self.laid_out(activations, by_tap, {POOLING: f"none: grid tokens, {self.order}", N: n, SEED: seed})
+
+
+class _TokenMeasure(_OfTokens):
+    """The mean over samples of a number of each sample's tokens."""
+
+    standard = False
+    interval = "95 % bootstrap over groups"
 
     @staticmethod
     @abstractmethod
@@ -100,14 +115,7 @@ class _TokenMeasure(GeometryMeasure):
     def lacks(self, tokens: int) -> str:
         """Why a sample has no value."""
 
-    @one_thread()
-    def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
-        n = token_count(activations, self.name, self.most_samples)
-        by_tap = {tap.name: self._of_tap(activations, tap, n, seed) for tap in activations.taps}
-        pooling = f"none: grid tokens, {self.order}"
-        return self.laid_out(activations, by_tap, {POOLING: pooling, N: n, SEED: seed})
-
-    def _of_tap(self, activations: Activations, tap: Tap, n: int, seed: int) -> TapNumbers:
+    def of_tap(self, activations: Activations, tap: Tap, n: int, seed: int) -> TapNumbers:
         values = np.concatenate([self.of_samples(x) for x in of_first_samples(activations, tap, n, self.name)])
         lines = self.lines(tap.grid.tokens, tap.features)
         known = np.isfinite(values)
@@ -119,58 +127,51 @@ class _TokenMeasure(GeometryMeasure):
         return TapNumbers({"score": float(values[known].mean()), "low": low, "high": high, **lines}, lacking)
 
 
-class MatrixEntropy(_TokenMeasure):
-    name = "matrix_entropy"
-    answers = "Over how many directions do the tokens of a sample spread?"
-    source = SKEAN
-    invariant_to = ("rotation", "each sample's own scale")
-    functional = "matrix entropy of order 1, in nats: entropy of the eigenvalues of K / tr K, K the tokens' Gram matrix"
-    centring = "none"
-    most_samples = 64
-    order = "in any order"
-    of_samples = staticmethod(matrix_entropy)
-    about: ClassVar[Mapping[str, str]] = {"line_ceiling": "the logarithm of the smaller of tokens and features"}
-    known_answers = (
+MatrixEntropy = define(
+    _TokenMeasure, "MatrixEntropy",
+    name="matrix_entropy",
+    answers="Over how many directions do the tokens of a sample spread?",
+    source=SKEAN,
+    invariant_to=("rotation", "each sample's own scale"),
+    functional="matrix entropy of order 1, in nats: entropy of the eigenvalues of K / tr K, K the tokens' Gram matrix",
+    centring="none",
+    most_samples=64,
+    order="in any order",
+    of_samples=staticmethod(matrix_entropy),
+    about={"line_ceiling": "the logarithm of the smaller of tokens and features"},
+    known_answers=(
         Case("16 orthonormal tokens: ln 16", math.log(16), SKEAN, lambda: matrix_entropy(np.eye(16))),
         Case("tokens a, a, -a, -a of 3 features: rank 1", 0, SKEAN, lambda: matrix_entropy(np.outer([1.0, 1.0, -1.0, -1.0], [3.0, -1.0, 2.0]))),
         Case("tokens a, a, -a and b at right angles: shares 3/4 and 1/4", 0.562335, SKEAN, lambda: matrix_entropy([[0.6, 0.8], [0.6, 0.8], [-0.6, -0.8], [0.8, -0.6]])),
         Case("16 orthonormal tokens, normalised", 1, SKEAN, lambda: matrix_entropy(np.eye(16), normalised=True)),
-    )  # fmt: skip
-
-    def lines(self, tokens: int, features: int) -> dict[str, float]:
-        return {"line_ceiling": math.log(min(tokens, features))}
-
-    def lacks(self, tokens: int) -> str:
-        return "all tokens are zero"
+    ),
+    lines=lambda self, tokens, features: {"line_ceiling": math.log(min(tokens, features))},
+    lacks=lambda self, tokens: "all tokens are zero",
+)  # fmt: skip
 
 
-class Curvature(_TokenMeasure):
-    name = "curvature"
-    answers = "How sharply does the path through the tokens of a sample bend?"
-    source = HOSSEINI
-    invariant_to = ("rotation", "scale", "shift")
-    functional = "mean angle between successive differences of tokens, in radians"
-    centring = "none needed: differences of tokens"
-    most_samples = 256
-    order = "in raster order (on a grid of several axes the path jumps from the end of a row to the next)"
-    of_samples = staticmethod(curvature)
-    about: ClassVar[Mapping[str, str]] = {"line_noise": "2 pi / 3, independent tokens in many dimensions"}
-    known_answers = (
+Curvature = define(
+    _TokenMeasure, "Curvature",
+    name="curvature",
+    answers="How sharply does the path through the tokens of a sample bend?",
+    source=HOSSEINI,
+    invariant_to=("rotation", "scale", "shift"),
+    functional="mean angle between successive differences of tokens, in radians",
+    centring="none needed: differences of tokens",
+    most_samples=256,
+    order="in raster order (on a grid of several axes the path jumps from the end of a row to the next)",
+    of_samples=staticmethod(curvature),
+    about={"line_noise": "2 pi / 3, independent tokens in many dimensions"},
+    known_answers=(
         Case("equally spaced points on a line beside the origin", 0, HOSSEINI, lambda: curvature(np.outer(np.arange(10.0), [1.0, 2.0, -1.0]) + np.array([0.0, 9.0, 5.0])), 1e-6),
         Case("regular polygon of 12 beside the origin: 2 pi / 12", 0.523599, HOSSEINI, lambda: curvature(np.vstack([circle(12)] * 2)[:14] + np.array([3.0, -1.0]))),
-    )  # fmt: skip
-
-    def lines(self, tokens: int, features: int) -> dict[str, float]:
-        return {"line_noise": 2 * math.pi / 3}
-
-    def lacks(self, tokens: int) -> str:
-        if tokens < 3:
-            return f"{tokens} tokens, and an angle takes three"
-        return "no two successive steps have a direction"
+    ),
+    lines=lambda self, tokens, features: {"line_noise": 2 * math.pi / 3},
+    lacks=lambda self, tokens: f"{tokens} tokens, and an angle takes three" if tokens < 3 else "no two successive steps have a direction",
+)  # fmt: skip
 
 
 SUN = "Sun et al. 2024 (2402.17762)"
-MOST_SAMPLES = 64
 
 # Values of the samples that are looked at together.
 _NEAR = 2**18
@@ -235,12 +236,13 @@ def _peaks(x: Tensor) -> Tensor:
     return quotient(size.amax(dim=1), median(size))
 
 
-class MassiveActivations(GeometryMeasure):
+class MassiveActivations(_OfTokens):
     name = "massive_activations"
     answers = "Is there a feature that is large whatever the input is?"
     source = SUN
     invariant_to = ("scale",)
-    needs = "tokens"
+    most_samples = 64
+    order = "prefix tokens left out"
     functional = "the largest over features of squared mean over variance, over all grid tokens of the samples"
     centring = "none"
     interval = "95 % infinitesimal jackknife over groups, on the logarithm, for the feature that is largest here"
@@ -255,14 +257,7 @@ class MassiveActivations(GeometryMeasure):
         Case("a feature of mean 10 and variance 4: mean squared over variance", 25, SUN, lambda: float(massive_activations([[12.0, 1.0], [8.0, -1.0]]).ratio[0])),
     )  # fmt: skip
 
-    @one_thread()
-    def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
-        n = token_count(activations, self.name, MOST_SAMPLES)
-        by_tap = {tap.name: self._of_tap(activations, tap, n, seed) for tap in activations.taps}
-        attrs: dict[str, str | int] = {POOLING: "none: grid tokens, prefix tokens left out", N: n, SEED: seed}
-        return self.laid_out(activations, by_tap, attrs)
-
-    def _of_tap(self, activations: Activations, tap: Tap, n: int, seed: int) -> TapNumbers:
+    def of_tap(self, activations: Activations, tap: Tap, n: int, seed: int) -> TapNumbers:
         # A few samples at a time stay in the cache of a core.
         some = max(1, _NEAR // (tap.grid.tokens * tap.features))
         parts = [

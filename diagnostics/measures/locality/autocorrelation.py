@@ -2,9 +2,10 @@
 
 import functools
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,10 +25,9 @@ from diagnostics.measures.arrays import (
     token_count,
     token_samples,
 )
-from diagnostics.measures.base import Case, Measure, normal
+from diagnostics.measures.base import Case, Measure, define, normal
 from diagnostics.measures.locality.blocks import (
     MOST_SAMPLES,
-    SampleMean,
     cosines,
     deviations,
     directions,
@@ -42,7 +42,7 @@ from diagnostics.measures.locality.blocks import (
     scalar,
 )
 from diagnostics.measures.result import stated
-from diagnostics.measures.statistics import bootstrap_mean_interval, known_mean
+from diagnostics.measures.statistics import bootstrap_mean_interval, known_mean, mean_with_interval
 
 
 def morans_i(tokens: Any, grid: Sequence[int]) -> float | np.ndarray:
@@ -99,30 +99,85 @@ def _morans_i(x: Tensor, grid: tuple[int, ...]) -> Tensor:
     return torch.where(total > 0, together / total * (x.shape[1] / pairs), nothing) if pairs else nothing
 
 
+class SampleMean(Measure):
+    """The mean over samples of one number that each sample's tokens give, at every tap, with its value for no order."""
+
+    family = "spatial"
+    needs = "tokens"
+    standard = False
+    higher_is_better = None
+    functional: ClassVar[str]
+    centring: ClassVar[str]
+    line: ClassVar[str]
+    """Name of the reference line."""
+    without: ClassVar[str]
+    """Why a sample may have no value."""
+
+    @staticmethod
+    @abstractmethod
+    def of_samples(tokens: Tensor, grid: tuple[int, ...]) -> Any:
+        """[sample] from [sample, token, feature]."""
+
+    @staticmethod
+    @abstractmethod
+    def of_no_order(grid: tuple[int, ...]) -> float:
+        """The mean for tokens whose places mean nothing."""
+
+    @abstractmethod
+    def lacks(self, grid: Grid) -> str:
+        """Why a grid allows no value; nothing where it does."""
+
+    @one_thread()
+    def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
+        n = token_count(activations, self.name, MOST_SAMPLES)
+        values = np.full((n, len(activations.taps)), np.nan)
+        line = np.full(len(activations.taps), np.nan)
+        reasons: list[tuple[str, str]] = []
+        for t, tap in enumerate(activations.taps):
+            if reason := lacks_axes(tap.grid) or self.lacks(tap.grid):
+                reasons.append((tap.name, reason))
+                continue
+            line[t] = self.of_no_order(tap.grid.shape)
+            values[:, t] = self._of_tap(activations, tap, n)
+            if lost := int(np.isnan(values[:, t]).sum()):
+                reasons.append((tap.name, f"{lost} of {n} samples {self.without}"))
+        variables = mean_with_interval(values, activations.groups[:n], seed)
+        attrs = stated(
+            functional=self.functional, pooling="none: grid tokens", centring=self.centring, reasons=reasons,
+            n=n, seed=seed,
+        )  # fmt: skip
+        return over_taps(activations, {**variables, f"line_{self.line}": line}, attrs)
+
+    def _of_tap(self, activations: Activations, tap: Tap, n: int) -> np.ndarray:
+        with naming_tap(self.name, tap.name):
+            blocks = first_tokens(activations, tap.name, n)
+            return np.concatenate([self.of_samples(tokens, tap.grid.shape) for _, tokens in blocks])
+
+
 def _of_places(values: np.ndarray) -> float:
     """Moran's I of values [y, x]."""
     return float(morans_i(values.ravel(), values.shape))
 
 
-class MoransI(SampleMean):
-    name = "morans_i"
-    answers = "Do neighbouring tokens deviate from their sample's mean in the same way?"
-    source = "Moran 1950 (Biometrika 37); Cliff and Ord 1981"
-    invariant_to = ("rotation", "scale", "shift")
-    functional = "Moran's I with rook neighbours, mean over features weighted by their variance, mean over samples"
-    centring = "each sample's mean token removed"
-    line = "null"
-    without = "have equal tokens everywhere"
-    of_samples = staticmethod(morans_i)
-    of_no_order = staticmethod(null_morans_i)
-    known_answers = (
+MoransI = define(
+    SampleMean, "MoransI",
+    name="morans_i",
+    answers="Do neighbouring tokens deviate from their sample's mean in the same way?",
+    source="Moran 1950 (Biometrika 37); Cliff and Ord 1981",
+    invariant_to=("rotation", "scale", "shift"),
+    functional="Moran's I with rook neighbours, mean over features weighted by their variance, mean over samples",
+    centring="each sample's mean token removed",
+    line="null",
+    without="have equal tokens everywhere",
+    of_samples=staticmethod(morans_i),
+    of_no_order=staticmethod(null_morans_i),
+    known_answers=(
         Case("checkerboard", -1, "Moran 1950", lambda: _of_places((-1.0) ** np.indices((16, 16)).sum(axis=0))),
         Case("column ramp, 16 x 16", 0.933333, "Moran 1950", lambda: _of_places(np.indices((16, 16))[1].astype(np.float64))),
         Case("noise, -1 / (T - 1) (mean of 2000 features)", -0.003922, "Moran 1950", lambda: float(morans_i(normal(256, 2000, seed=0), (16, 16))), 4e-3),
-    )  # fmt: skip
-
-    def lacks(self, grid: Grid) -> str:
-        return "one token, no neighbours" if grid.tokens < 2 else ""
+    ),
+    lacks=lambda self, grid: "one token, no neighbours" if grid.tokens < 2 else "",
+)  # fmt: skip
 
 
 NEIGHBOURS = 5
@@ -215,28 +270,28 @@ def _on_a_line() -> np.ndarray:
     return np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
-class NeighbourConsistency(SampleMean):
-    name = "neighbour_consistency"
-    answers = "Are the most similar tokens of a token its neighbours on the grid?"
-    source = "share of cosine nearest neighbours within a radius on the grid; chance by counting"
-    invariant_to = ("rotation", "each token's own scale")
-    functional = (
+NeighbourConsistency = define(
+    SampleMean, "NeighbourConsistency",
+    name="neighbour_consistency",
+    answers="Are the most similar tokens of a token its neighbours on the grid?",
+    source="share of cosine nearest neighbours within a radius on the grid; chance by counting",
+    invariant_to=("rotation", "each token's own scale"),
+    functional=(
         f"share of each token's {NEIGHBOURS} nearest tokens of its sample (cosine) within Chebyshev distance {RADIUS}, ties "
         "in parts"
-    )
-    centring = "none"
-    line = "chance"
-    without = f"have fewer than {NEIGHBOURS + 1} tokens with a direction"
-    of_samples = staticmethod(neighbour_consistency)
-    of_no_order = staticmethod(neighbour_chance)
-    known_answers = (
+    ),
+    centring="none",
+    line="chance",
+    without=f"have fewer than {NEIGHBOURS + 1} tokens with a direction",
+    of_samples=staticmethod(neighbour_consistency),
+    of_no_order=staticmethod(neighbour_chance),
+    known_answers=(
         Case("equal tokens minus chance", 0, "share of tokens within the radius", lambda: float(neighbour_consistency(np.ones((64, 3)), (8, 8))) - neighbour_chance((8, 8))),
         Case("points on a line, both neighbours, but for the ends", (2 * 0.5 + 14) / 16, "counted", lambda: float(neighbour_consistency(_on_a_line(), (16,), k=2))),
-    )  # fmt: skip
-
-    def lacks(self, grid: Grid) -> str:
-        # With no more than k others, all are among the nearest, whatever they hold.
-        return f"{grid.tokens} tokens, fewer than {NEIGHBOURS + 2}" if grid.tokens < NEIGHBOURS + 2 else ""
+    ),
+    # With no more than k others, all are among the nearest, whatever they hold.
+    lacks=lambda self, grid: f"{grid.tokens} tokens, fewer than {NEIGHBOURS + 2}" if grid.tokens < NEIGHBOURS + 2 else "",
+)  # fmt: skip
 
 
 FAR = 6

@@ -30,7 +30,7 @@ from diagnostics.encoders.encoder import Captured, Encoder
 from diagnostics.encoders.taps import Grid, Site, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, one_thread, over_taps
-from diagnostics.measures.base import Case, Measure
+from diagnostics.measures.base import Case, Measure, define
 from diagnostics.measures.locality.blocks import extents, lengths, places
 from diagnostics.measures.result import stated
 from diagnostics.measures.statistics import mean_with_interval
@@ -341,14 +341,15 @@ def _distance_of_one_query(row: int, side: int) -> float:
     return side**2 * _distance(attention, (side, side), 16)
 
 
-class AttentionDistance(HeadMeasure):
-    name = "attention_distance"
-    answers = "How far across the grid do the heads of each block look?"
-    source = "Dosovitskiy et al. 2021 (2010.11929), figure 7; Raghu et al. 2021 (2108.08810)"
-    statistic = "distance"
-    functional = "mean over queries of sum_k a_qk |place_q - place_k|, rows renormalised over grid keys"
-    unit = "cells of the tap's grid"
-    known_answers = (
+AttentionDistance = define(
+    HeadMeasure, "AttentionDistance",
+    name="attention_distance",
+    answers="How far across the grid do the heads of each block look?",
+    source="Dosovitskiy et al. 2021 (2010.11929), figure 7; Raghu et al. 2021 (2108.08810)",
+    statistic="distance",
+    functional="mean over queries of sum_k a_qk |place_q - place_k|, rows renormalised over grid keys",
+    unit="cells of the tap's grid",
+    known_answers=(
         *(
             Case(f"uniform, {n} x {n} cells of {cell} px", value, VIT, lambda n=n, cell=cell: _distance(_uniform(n * n), (n, n), cell))
             for n, cell, value in ((14, 16, 116.492227), (16, 14, 116.565053), (24, 14, 175.041985), (7, 32, 115.502894))
@@ -361,50 +362,47 @@ class AttentionDistance(HeadMeasure):
         Case("Gaussian of 32 px on 14 x 14 cells of 16 px", 36.679733, VIT, lambda: _distance(_gaussian(14, 16, 32), (14, 14), 16)),
         Case("uniform, 512 steps: (T^2 - 1) / 3T", 170.666016, VIT, lambda: _distance(_uniform(512), (512,))),
         Case("uniform, 40 % of the mass on keys outside the grid", 116.492227, VIT, lambda: _distance(0.6 * _uniform(196), (14, 14), 16)),
-    )  # fmt: skip
+    ),
+    uniform=lambda self, grid: uniform_distance(grid.shape),
+)  # fmt: skip
 
-    def uniform(self, grid: Grid) -> float:
-        return uniform_distance(grid.shape)
 
-
-class AttentionEntropy(HeadMeasure):
-    name = "attention_entropy"
-    answers = "Do the heads of each block look at few places or at many?"
-    source = "Shannon entropy of attention rows; per head as in Zhai et al. 2023 (2303.06296)"
-    standard = False
-    statistic = "entropy"
-    beside = ("normalised_entropy",)
-    functional = "mean over queries of -sum_k a_qk ln a_qk, rows renormalised over grid keys"
-    unit = "nats"
-    known_answers = (
+AttentionEntropy = define(
+    HeadMeasure, "AttentionEntropy",
+    name="attention_entropy",
+    answers="Do the heads of each block look at few places or at many?",
+    source="Shannon entropy of attention rows; per head as in Zhai et al. 2023 (2303.06296)",
+    standard=False,
+    statistic="entropy",
+    beside=("normalised_entropy",),
+    functional="mean over queries of -sum_k a_qk ln a_qk, rows renormalised over grid keys",
+    unit="nats",
+    known_answers=(
         Case("uniform over 197 keys: ln 197", 5.283204, VIT, lambda: float(attention_entropy(_uniform(197))[0])),
         Case("one key", 0, VIT, lambda: float(attention_entropy(np.eye(9)[None])[0])),
-    )  # fmt: skip
+    ),
+    uniform=lambda self, grid: math.log(grid.tokens),
+)  # fmt: skip
 
-    def uniform(self, grid: Grid) -> float:
-        return math.log(grid.tokens)
 
-
-class GlobalTokenMass(HeadMeasure):
-    name = "global_token_mass"
-    answers = "How much attention leaves the grid for class and register tokens, or gathers on one token?"
-    source = "Darcet et al. 2024 (2309.16588); Sun et al. 2024 (2402.17762)"
-    standard = False
-    statistic = "prefix"
-    beside = ("top_key",)
-    functional = (
+GlobalTokenMass = define(
+    HeadMeasure, "GlobalTokenMass",
+    name="global_token_mass",
+    answers="How much attention leaves the grid for class and register tokens, or gathers on one token?",
+    source="Darcet et al. 2024 (2309.16588); Sun et al. 2024 (2402.17762)",
+    standard=False,
+    statistic="prefix",
+    beside=("top_key",),
+    functional=(
         "mean over grid queries of their attention to prefix tokens; top_key: to the grid token that receives most"
-    )
-    unit = "share of attention"
-    known_answers = (
+    ),
+    unit="share of attention",
+    known_answers=(
         Case("uniform over 196 tokens and 1 class token", 1 / 197, DARCET, lambda: float(global_token_mass(_uniform(197), 1).prefix[0])),
-    )  # fmt: skip
-
-    def lacks(self, grid: Grid) -> str:
-        return "" if grid.prefix else "no prefix tokens"
-
-    def uniform(self, grid: Grid) -> float:
-        return grid.prefix / (grid.prefix + grid.tokens)
+    ),
+    lacks=lambda self, grid: "" if grid.prefix else "no prefix tokens",
+    uniform=lambda self, grid: grid.prefix / (grid.prefix + grid.tokens),
+)  # fmt: skip
 
 
 FEW = 0.01
@@ -466,62 +464,62 @@ def _stripe_starts() -> float:
     return float(np.argmax(np.diff(received))) + 1
 
 
-class AttentionPeak(GatheringMeasure):
-    name = "attention_peak"
-    answers = "How much attention does a query give to the token that it attends to most?"
-    source = "largest share of a row of softmax"
-    statistic = "peak"
-    functional = "mean over queries of max_k a_qk, rows renormalised over grid keys"
-    unit = "share of attention"
-    known_answers = (
+AttentionPeak = define(
+    GatheringMeasure, "AttentionPeak",
+    name="attention_peak",
+    answers="How much attention does a query give to the token that it attends to most?",
+    source="largest share of a row of softmax",
+    statistic="peak",
+    functional="mean over queries of max_k a_qk, rows renormalised over grid keys",
+    unit="share of attention",
+    known_answers=(
         Case("uniform over 64 keys: 1 / 64", 1 / 64, CLOSED, lambda: float(_uniform_statistics(64).peak)),
         Case("one key", 1, CLOSED, lambda: float(_keys(16, 1.0).peak)),
         Case("two keys, .7 and .3", 0.7, CLOSED, lambda: float(_keys(16, 0.7, 0.3).peak)),
-    )
-
-    def uniform(self, grid: Grid) -> float:
-        return 1 / grid.tokens
-
-    def identity(self, grid: Grid) -> float:
-        return 1.0
+    ),
+    uniform=lambda self, grid: 1 / grid.tokens,
+    identity=lambda self, grid: 1.0,
+)  # fmt: skip
 
 
-class AttentionLogit(GatheringMeasure):
-    name = "attention_logit"
-    answers = "How large are the attention logits of each head (large ones saturate softmax, and training fails)?"
-    source = "Dehghani et al. 2023 (2302.05442), section 3.1; Zhai et al. 2023 (2303.06296)"
-    statistic = "logit"
-    functional = "max over grid queries and grid keys of scale q k' + mask"
-    unit = "logit"
-    known_answers = (
+def _without_logits(self: HeadMeasure, lost: int, values: np.ndarray, n: int) -> str:
+    """`unknown` of logits."""
+    if np.isfinite(values[..., self.columns.index("peak")]).all():
+        return "its softmax is spelled out, which shows shares but no logits"
+    return HeadMeasure.unknown(self, lost, values, n)
+
+
+AttentionLogit = define(
+    GatheringMeasure, "AttentionLogit",
+    name="attention_logit",
+    answers="How large are the attention logits of each head (large ones saturate softmax, and training fails)?",
+    source="Dehghani et al. 2023 (2302.05442), section 3.1; Zhai et al. 2023 (2303.06296)",
+    statistic="logit",
+    functional="max over grid queries and grid keys of scale q k' + mask",
+    unit="logit",
+    known_answers=(
         Case("logits of 0", 0, CLOSED, lambda: float(_uniform_statistics(64).logit)),
         Case("two keys, logits ln .7 and ln .3", math.log(0.7), CLOSED, lambda: float(_keys(16, 0.7, 0.3).logit)),
         Case("uniform with logits of 300", 300, CLOSED, lambda: float(_of_logits(torch.full((16, 16), 300.0)).logit)),
-    )  # fmt: skip
-
-    def uniform(self, grid: Grid) -> float:
-        return math.nan  # whatever logits are alike
-
-    def identity(self, grid: Grid) -> float:
-        return math.nan
-
-    def unknown(self, lost: int, values: np.ndarray, n: int) -> str:
-        if np.isfinite(values[..., self.columns.index("peak")]).all():
-            return "its softmax is spelled out, which shows shares but no logits"
-        return super().unknown(lost, values, n)
+    ),
+    uniform=lambda self, grid: math.nan,  # whatever logits are alike
+    identity=lambda self, grid: math.nan,
+    unknown=_without_logits,
+)  # fmt: skip
 
 
-class AttentionReceived(GatheringMeasure):
-    name = "attention_received"
-    answers = "From which block on does attention concentrate on a few grid tokens, whatever the query?"
-    source = "Bolya et al. 2025 (2504.13181), global tokens; Sun et al. 2024 (2402.17762)"
-    statistic = "received"
-    functional = (
+AttentionReceived = define(
+    GatheringMeasure, "AttentionReceived",
+    name="attention_received",
+    answers="From which block on does attention concentrate on a few grid tokens, whatever the query?",
+    source="Bolya et al. 2025 (2504.13181), global tokens; Sun et al. 2024 (2402.17762)",
+    statistic="received",
+    functional=(
         f"share of the attention to grid keys that goes to the {FEW:.0%} of them that receive most, of the mean over queries; "
         "the last key counted in part"
-    )
-    unit = "share of attention to the grid"
-    known_answers = (
+    ),
+    unit="share of attention to the grid",
+    known_answers=(
         *(
             Case(f"uniform over {n} keys", FEW, CLOSED, lambda n=n: float(_uniform_statistics(n).received_by_most(FEW)))
             for n in (7, 100, 250)
@@ -532,10 +530,7 @@ class AttentionReceived(GatheringMeasure):
         Case("two of 200 keys, .7 and .3", 1, CLOSED, lambda: float(_keys(200, 0.7, 0.3).received_by_most(FEW))),
         Case("every query looks at itself", FEW, CLOSED, lambda: float(_of_logits(1e4 * torch.eye(64)).received_by_most(FEW))),
         Case("a stripe of global tokens from block 5 on", 5, BOLYA, _stripe_starts),
-    )  # fmt: skip
-
-    def uniform(self, grid: Grid) -> float:
-        return FEW
-
-    def identity(self, grid: Grid) -> float:
-        return FEW
+    ),
+    uniform=lambda self, grid: FEW,
+    identity=lambda self, grid: FEW,
+)  # fmt: skip

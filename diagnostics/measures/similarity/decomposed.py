@@ -27,6 +27,7 @@ from diagnostics.measures.arrays import centre, pair, svd, svdvals, triangle
 from diagnostics.measures.base import (
     Case,
     centred_axes,
+    define,
     normal,
     overlapping_columns,
     rotation,
@@ -272,38 +273,38 @@ def _one_shared_component(n: int = 500) -> float:
     return svcca(np.hstack([shared, normal(n, 20, seed=1)]), np.hstack([shared, normal(n, 20, seed=2)]))
 
 
-class Cca(_Canonical):
-    name = "cca"
-    answers = "Which taps hold the same directions up to any linear map, whatever their variance?"
-    source = f"{RAGHU}; Hotelling 1936"
-    invariant_to = ("any invertible linear map", "shift")
-    functional = "mean canonical correlation over the smaller rank"
-    remedy = ", or svcca"
-    known_answers = (
+Cca = define(
+    _Canonical, "Cca",
+    name="cca",
+    answers="Which taps hold the same directions up to any linear map, whatever their variance?",
+    source=f"{RAGHU}; Hotelling 1936",
+    invariant_to=("any invertible linear map", "shift"),
+    functional="mean canonical correlation over the smaller rank",
+    remedy=", or svcca",
+    known_answers=(
         Case("invertible map", 1, RAGHU, lambda: cca(sixty_samples(), sixty_samples() @ _invertible_map())),
         Case("6 orthonormal columns of which 2 are shared", 1 / 3, RAGHU, lambda: cca(*overlapping_columns())),
         Case("mean squared correlation, independent, n = 500, p = 20, q = 30: max(p, q) / (n - 1)", 0.0601, "measures: Wishart mean", _mean_square_of_independent_data, 8e-3),
-    )  # fmt: skip
+    ),
+    directions=lambda self, x: basis(x),
+)  # fmt: skip
 
-    def directions(self, x: Tensor) -> Tensor:
-        return basis(x)
 
-
-class Svcca(_Canonical):
-    name = "svcca"
-    answers = "Which taps hold the same principal directions up to a linear map of them?"
-    source = RAGHU
-    invariant_to = ("rotation", "scale", "shift")
-    functional = f"mean canonical correlation of the principal components that hold {VARIANCE:.0%} of the variance"
-    remedy = ""
-    known_answers = (
+Svcca = define(
+    _Canonical, "Svcca",
+    name="svcca",
+    answers="Which taps hold the same principal directions up to a linear map of them?",
+    source=RAGHU,
+    invariant_to=("rotation", "scale", "shift"),
+    functional=f"mean canonical correlation of the principal components that hold {VARIANCE:.0%} of the variance",
+    remedy="",
+    known_answers=(
         Case("only the strongest of 21 components shared", 0.2088, RAGHU, _one_shared_component, 0.05),
         Case("singular values (3, 1), the first shared, 85 % of the variance kept: one component", 1, RAGHU, lambda: svcca(*_strongest_shared(), variance=0.85)),
         Case("the same, 95 % kept: two components", 0.5, RAGHU, lambda: svcca(*_strongest_shared(), variance=0.95)),
-    )  # fmt: skip
-
-    def directions(self, x: Tensor) -> Tensor:
-        return leading(x, VARIANCE)
+    ),
+    directions=lambda self, x: leading(x, VARIANCE),
+)  # fmt: skip
 
 
 class Pwcca(_Canonical):
@@ -432,33 +433,33 @@ class _Shape(Decomposed):
         return unit(x)
 
 
-class Procrustes(_Shape):
-    name = "procrustes"
-    answers = "How far apart are two taps after one is rotated onto the other?"
-    source = f"{DING}; {WILLIAMS}"
-    functional = "sqrt(2 - 2 ||X^T Y||_*)"
-    known_answers = (
+Procrustes = define(
+    _Shape, "Procrustes",
+    name="procrustes",
+    answers="How far apart are two taps after one is rotated onto the other?",
+    source=f"{DING}; {WILLIAMS}",
+    functional="sqrt(2 - 2 ||X^T Y||_*)",
+    known_answers=(
         Case("rotated copy", 0, DING, lambda: procrustes(sixty_samples(), 3 * sixty_samples() @ rotation(8, 1) + 5)),
         Case("same axes, eigenvalues (3, 2, 1) and (1, 2, 3)", 0.422650, DING, lambda: procrustes(*shared_axes())),
         Case("orthogonal subspaces", math.sqrt(2), DING, lambda: procrustes(centred_axes(16, 3), centred_axes(16, 6)[:, 3:])),
-    )  # fmt: skip
+    ),
+    compared=lambda self, a, b: _distance(a, b),
+)  # fmt: skip
 
-    def compared(self, a: Tensor, b: Tensor) -> float:
-        return _distance(a, b)
 
-
-class AngularDistance(_Shape):
-    name = "angular_distance"
-    answers = "By what angle do the shapes of two taps differ?"
-    source = WILLIAMS
-    functional = "arccos ||X^T Y||_*, radians"
-    known_answers = (
+AngularDistance = define(
+    _Shape, "AngularDistance",
+    name="angular_distance",
+    answers="By what angle do the shapes of two taps differ?",
+    source=WILLIAMS,
+    functional="arccos ||X^T Y||_*, radians",
+    known_answers=(
         Case("same axes, eigenvalues (3, 2, 1) and (1, 2, 3)", 0.425860, WILLIAMS, lambda: angular_distance(*shared_axes())),
         Case("rotated copy", 0, WILLIAMS, lambda: angular_distance(sixty_samples(), sixty_samples() @ rotation(8, 2))),
-    )  # fmt: skip
-
-    def compared(self, a: Tensor, b: Tensor) -> float:
-        return _angle(a, b)
+    ),
+    compared=lambda self, a, b: _angle(a, b),
+)  # fmt: skip
 
 
 REGULARIZATION = 1e-2

@@ -30,6 +30,7 @@ from diagnostics.measures.arrays import (
 from diagnostics.measures.base import (
     Case,
     column,
+    define,
     normal,
     overlapping_columns,
     rotation,
@@ -485,14 +486,15 @@ def _null_spread(n: int, draws: int = 60) -> float:
     return n * float(np.std(values))
 
 
-class Cka(_Alignment):
-    name = "cka"
-    answers = "Which taps hold similar geometries of the samples?"
-    source = f"{KORNBLITH}; unbiased HSIC: {SONG}; Székely and Rizzo 2014"
-    standard = True
-    functional = "debiased linear CKA: HSIC_1(K,L) / sqrt(HSIC_1(K,K) HSIC_1(L,L))"
-    centring = "features centred over samples, then the kernel U-centred"
-    known_answers = (
+Cka = define(
+    _Alignment, "Cka",
+    name="cka",
+    answers="Which taps hold similar geometries of the samples?",
+    source=f"{KORNBLITH}; unbiased HSIC: {SONG}; Székely and Rizzo 2014",
+    standard=True,
+    functional="debiased linear CKA: HSIC_1(K,L) / sqrt(HSIC_1(K,K) HSIC_1(L,L))",
+    centring="features centred over samples, then the kernel U-centred",
+    known_answers=(
         Case("rotated copy", 1, KORNBLITH, lambda: cka(sixty_samples(), sixty_samples() @ rotation(8, 0))),
         Case("biased, rotated copy", 1, KORNBLITH, lambda: cka(sixty_samples(), sixty_samples() @ rotation(8, 0), unbiased=False)),
         Case("scaled by 1e-4", 1, KORNBLITH, lambda: cka(sixty_samples(), 1e-4 * sixty_samples())),
@@ -522,10 +524,9 @@ class Cka(_Alignment):
         Case("n = 5, ab", 28.9, SONG, lambda: hsic(column(1, 2, 4, 8, 5), column(1, 3, 2, 7, 6)), measure="hsic"),
         Case("n = 5, aa", 38.5, SONG, lambda: hsic(column(1, 2, 4, 8, 5), column(1, 2, 4, 8, 5)), measure="hsic"),
         Case("n = 5, bb", 44.366667, SONG, lambda: hsic(column(1, 3, 2, 7, 6), column(1, 3, 2, 7, 6)), measure="hsic"),
-    )  # fmt: skip
-
-    def upper(self, blocks: Iterable[Tensor], out: Tensor | None = None) -> Tensor:
-        return upper_gram(blocks, out)
+    ),
+    upper=lambda self, blocks, out: upper_gram(blocks, out),
+)  # fmt: skip
 
 
 def _of_independent_features() -> float:
