@@ -13,8 +13,8 @@ import pkgutil
 from pathlib import Path
 
 from diagnostics import measures
+from diagnostics.measures import CATALOGUE
 from diagnostics.measures.base import Measure
-from diagnostics.measures.plugin import CATALOGUE
 from diagnostics.measures.similarity.base import Similarity
 
 ROOT = Path(__file__).parent.parent

@@ -205,6 +205,11 @@ def sixty_samples() -> np.ndarray:
     return normal(60, 8, seed=3)
 
 
+def two_parts() -> tuple[np.ndarray, np.ndarray]:
+    """Two sides [60, 4] and [60, 6] of `sixty_samples`, which share 2 features."""
+    return sixty_samples()[:, :4], sixty_samples()[:, 2:]
+
+
 def shared_axes() -> tuple[np.ndarray, np.ndarray]:
     """Two sides [8, 3] whose kernels have the same eigenvectors, with eigenvalues (3, 2, 1) and (1, 2, 3)."""
     axes = centred_axes(8, 3)

@@ -26,7 +26,7 @@ from diagnostics.measures.arrays import (
     rounding,
     token_count,
 )
-from diagnostics.measures.base import Case, Measure, normal, rotation
+from diagnostics.measures.base import Case, Measure, circle, normal, rotation
 from diagnostics.measures.probes.dense import DenseProbe, DenseRows, TokenChoice, TokenRead
 from diagnostics.measures.probes.least_squares import PENALTIES, Moments, RidgePath, choose
 from diagnostics.measures.probes.linear import RidgeProbe, Task
@@ -102,18 +102,6 @@ def mase(prediction: Any, truth: Any, history: Any, season: int = 1) -> np.ndarr
     return np.divide(error, scale, out=np.full(len(scale), np.nan), where=scale > 0)
 
 
-def _naive_on_a_trend() -> float:
-    """MASE of the last value as the forecast of a straight trend's next one."""
-    trend = np.arange(21.0)[None]
-    return float(mase(seasonal_naive(trend[:, :20], 1), trend[:, 20:], trend[:, :20])[0])
-
-
-def _shifted_trend() -> float:
-    """MASE of a straight trend of steps of 1 that is forecast 2.5 too high."""
-    trend = np.arange(24.0)[None]
-    return float(mase(trend[:, 20:] + 2.5, trend[:, 20:], trend[:, :20])[0])
-
-
 def _skill(share: float) -> float:
     """Skill of a forecast that lies this share of the way from the naive one to the truth, on steps of all sizes."""
     series = np.cumsum(normal(6, 20, seed=2), axis=1)
@@ -132,8 +120,8 @@ class ForecastProbe(RidgeProbe):
     kinds = ("future",)
     losses, score_name, chance, exact = "squares", "skill", 0.0, True
     known_answers = (
-        Case("MASE: naive forecast of a straight trend", 1, HYNDMAN, _naive_on_a_trend),
-        Case("MASE: truth shifted by 2.5, steps of 1", 2.5, HYNDMAN, _shifted_trend),
+        Case("MASE: naive forecast of a straight trend", 1, HYNDMAN, lambda: float(mase(seasonal_naive(np.arange(20.0)[None], 1), [[20.0]], np.arange(20.0)[None])[0])),
+        Case("MASE: truth shifted by 2.5, steps of 1", 2.5, HYNDMAN, lambda: float(mase(np.arange(20.0, 24)[None] + 2.5, np.arange(20.0, 24)[None], np.arange(20.0)[None])[0])),
         Case("MASE: off by 2, steps of 1 over a season of 2 (and of 5 and 4 in it)", 2, HYNDMAN, lambda: float(mase([[6.0]], [[4.0]], [[0.0, 5.0, 1.0, 6.0, 2.0, 7.0, 3.0, 8.0]], season=2)[0])),
         Case("seasonal naive: third value of a season of 4 after 0 ... 19", 18, HYNDMAN, lambda: float(seasonal_naive(np.arange(20.0), 4, 4)[2])),
         Case("skill of the naive forecast itself", 0, SKILL, lambda: _skill(0)),
@@ -425,12 +413,6 @@ def _line(steps: int) -> np.ndarray:
     return np.outer(np.arange(float(steps)), [1.0, -2.0])
 
 
-def _polygon(corners: int) -> np.ndarray:
-    """Once round a regular polygon and one side further, [time, feature]."""
-    angle = 2 * np.pi * np.arange(corners + 2) / corners
-    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
-
-
 class Straightness(_Latent):
     name = "straightness"
     answers = "Does the representation move in a straight line over time?"
@@ -438,9 +420,9 @@ class Straightness(_Latent):
     invariant_to = ("rotation", "scale", "shift")
     known_answers = (
         Case("straight line", 1, HENAFF, lambda: straightness(_line(9))),
-        Case("regular polygon of 12: cos(2 pi / 12)", math.cos(math.pi / 6), HENAFF, lambda: straightness(_polygon(12))),
+        Case("regular polygon of 12: cos(2 pi / 12)", math.cos(math.pi / 6), HENAFF, lambda: straightness(np.resize(circle(12), (14, 2)))),
         Case("steps of lengths 1, 2, 3, 1 with one right angle: every turn counts alike", 2 / 3, HENAFF, lambda: straightness([[0.0, 0.0], [1.0, 0.0], [3.0, 0.0], [3.0, 3.0], [3.0, 4.0]])),
-        Case("of two paths the second", 1, HENAFF, lambda: straightness(np.stack([_polygon(12), _line(14)]))[1]),
+        Case("of two paths the second", 1, HENAFF, lambda: straightness(np.stack([np.resize(circle(12), (14, 2)), _line(14)]))[1]),
         Case("there and back", -1, HENAFF, lambda: straightness([[0.0], [1.0], [0.0], [1.0]])),
         Case("independent points in 64 dimensions (mean of 100)", -0.5, HENAFF, lambda: float(np.mean(straightness(normal(100, 30, 64, seed=0)))), 0.01),
     )  # fmt: skip

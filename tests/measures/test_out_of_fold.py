@@ -25,7 +25,7 @@ from diagnostics.measures.probes.least_squares import (
 from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.measures.probes.nearest import NEIGHBOURS, KnnProbe, knn
 from diagnostics.measures.probes.protocol import Probe, Rows
-from diagnostics.measures.probes.softmax import choose_out_of_fold
+from diagnostics.measures.probes.softmax import choose_out_of_fold, last_fits
 from diagnostics.measures.result import CHOSEN_ON
 from diagnostics.measures.statistics import Losses
 
@@ -307,7 +307,8 @@ def test_several_taps_at_once_are_chosen_like_one_after_the_other() -> None:
         alone = choose_out_of_fold(stack[tap : tap + 1], labels, fold)
         assert together.penalty[tap] == alone.penalty[0]
         assert (together.wrong[tap] != alone.wrong[0]).mean() < 0.02
-        scores = together.fits.scores(stack)[tap, 0], alone.fits.scores(stack[tap : tap + 1])[0, 0]
+        of_all, of_one = (last_fits(each.start, each.penalty) for each in (together, alone))
+        scores = of_all.scores(stack)[tap, 0], of_one.scores(stack[tap : tap + 1])[0, 0]
         torch.testing.assert_close(*(each.softmax(dim=0) for each in scores), atol=0.02, rtol=0)
 
 

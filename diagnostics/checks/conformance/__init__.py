@@ -21,17 +21,20 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from diagnostics.activations.fit import fit
-from diagnostics.checks.conformance.encoder_under_test import (
+from diagnostics.checks.conformance.reading import (
     EncoderUnderTest,
     NoPassError,
     Outcome,
+    attention,
     difference,
     failed,
+    in_place,
+    manual_forward,
     not_applicable,
     ok,
+    padding,
     worst_tap,
 )
-from diagnostics.checks.conformance.reading import attention, in_place, manual_forward, padding
 from diagnostics.encoders.encoder import Encoder, keep
 from diagnostics.encoders.modes import seeded, wanting_gradients
 from diagnostics.encoders.places.judge import exchanged_between

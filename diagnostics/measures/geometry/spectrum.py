@@ -270,15 +270,6 @@ def _with_power_law() -> np.ndarray:
     return centred_axes(256, 120) * np.arange(1, 121) ** -0.65
 
 
-def _rankme(sigma: Tensor) -> Tensor:
-    return torch.special.entr(sigma / sigma.sum() + 1e-7).sum().exp()
-
-
-def _effective_rank(sigma: Tensor) -> Tensor:
-    # 0 has no entropy, but an infinite derivative.
-    return torch.special.entr(sigma[sigma > 0] / sigma.sum()).sum().exp()
-
-
 def _participation(sigma: Tensor) -> Tensor:
     share = (sigma / sigma[0]).square()
     return share.sum().square() / share.square().sum()
@@ -295,7 +286,7 @@ RankMe = define(
         Case("6 equal singular values", 6, GARRIDO, lambda: rankme(_with_singular_values(*[2.0] * 6)), 2e-5),
         Case("singular values (3, 1) and 198 of 0, each of which counts 1e-7", math.exp(-sum(p * math.log(p) for p in [0.75 + 1e-7, 0.25 + 1e-7] + [1e-7] * 198)), GARRIDO, lambda: rankme(np.pad(_with_singular_values(3, 1, n=200), ((0, 0), (0, 198)))), 1e-7),
     ),
-    of_sigma=staticmethod(_rankme),
+    of_sigma=staticmethod(lambda sigma: torch.special.entr(sigma / sigma.sum() + 1e-7).sum().exp()),
 )  # fmt: skip
 EffectiveRank = define(
     _OfSingularValues, "EffectiveRank",
@@ -308,7 +299,8 @@ EffectiveRank = define(
         Case("singular values (3, 1)", math.exp(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25))), ROY, lambda: effective_rank(_with_singular_values(3, 1))),
         Case("5 equal singular values", 5, ROY, lambda: effective_rank(_with_singular_values(*[1.0] * 5))),
     ),
-    of_sigma=staticmethod(_effective_rank),
+    # 0 has no entropy, but an infinite derivative.
+    of_sigma=staticmethod(lambda sigma: torch.special.entr(sigma[sigma > 0] / sigma.sum()).sum().exp()),
 )  # fmt: skip
 StableRank = define(
     _OfSingularValues, "StableRank",

@@ -433,11 +433,6 @@ class OutOfFold:
     wrong: np.ndarray
     start: Start
 
-    @property
-    def fits(self) -> LogisticFits:
-        """[tap, 1], on all rows."""
-        return last_fits(self.start, self.penalty)
-
 
 def choose_out_of_fold(
     x: Tensor, labels: np.ndarray, fold: np.ndarray, penalties: Sequence[float] = LOGISTIC_PENALTIES

@@ -36,6 +36,7 @@ from diagnostics.measures.base import (
     rotation,
     shared_axes,
     sixty_samples,
+    two_parts,
 )
 from diagnostics.measures.similarity.base import Side, Similarity, Taps
 
@@ -74,9 +75,13 @@ def scaled_pairs(values: Tensor, size: float) -> Tensor | None:
 
 def moved_pairs(values: Tensor, order: Tensor) -> Tensor:
     """The vector of a kernel whose samples are reordered: entry (i, j) is that of (order[i], order[j])."""
-    n = len(order)
-    rows, columns = _samples(n, order.device)
-    return values.index_select(0, _entries(order.index_select(0, rows), order.index_select(0, columns), n))
+    return values.index_select(0, moved_entries(order))
+
+
+def moved_entries(order: Tensor) -> Tensor:
+    """Where the entries of a vector over pairs stand that become its entries when the samples are put in this order."""
+    rows, columns = _samples(len(order), order.device)
+    return _entries(order.index_select(0, rows), order.index_select(0, columns), len(order))
 
 
 def pair_products(firsts: Sequence[Tensor], seconds: Sequence[Tensor]) -> np.ndarray:
@@ -535,11 +540,6 @@ def _of_independent_features() -> float:
     return float(np.mean([cka(*pair, kernel="rbf") for pair in sides]))
 
 
-def _large_sigma_minus_linear() -> float:
-    x, y = sixty_samples()[:, :4], sixty_samples()[:, 2:]
-    return cka(x, y, kernel="rbf", sigma=1e4) - cka(x, y)
-
-
 class RbfCka(_Alignment):
     name = "cka_rbf"
     answers = "Which taps hold similar neighbourhoods of the samples, with little weight on large distances?"
@@ -548,7 +548,7 @@ class RbfCka(_Alignment):
     centring = "features centred over samples (which changes no distance), then the kernel U-centred"
     known_answers = (
         Case("biased, sigma 1", 0.985145, KORNBLITH, lambda: cka(column(0, 1, 3), column(1, 0, 3), kernel="rbf", sigma=1.0, unbiased=False)),
-        Case("a large sigma minus linear", 0, "Alvarez 2022 (2112.09305)", _large_sigma_minus_linear),
+        Case("a large sigma minus linear", 0, "Alvarez 2022 (2112.09305)", lambda: cka(*two_parts(), kernel="rbf", sigma=1e4) - cka(*two_parts())),
         Case("rotated copy, scaled by 3 and shifted by 5", 1, KORNBLITH, lambda: cka(sixty_samples(), 3 * sixty_samples() @ rotation(8, 0) + 5, kernel="rbf")),
         Case("independent, n = 256 (mean of 20 draws)", 0, SONG, _of_independent_features, 4e-3),
     )  # fmt: skip

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import as_tensor, centre, ordinary, pair, require_finite_tap, rescaled
-from diagnostics.measures.base import Arrays, Case, column, normal, sixty_samples
+from diagnostics.measures.base import Arrays, Case, column, normal, sixty_samples, two_parts
 from diagnostics.measures.similarity.base import Side, Similarity, Swaps, Taps
 from diagnostics.measures.similarity.kernels import (
     NOTHING,
@@ -143,11 +143,6 @@ def batch_kernels(blocks: Iterable[Tensor], parts: Sequence[slice]) -> list[Tens
     return kernels
 
 
-def _one_batch_minus_cka() -> float:
-    x, y = sixty_samples()[:, :4], sixty_samples()[:, 2:]
-    return minibatch_cka(x, y, batch_size=60) - cka(x, y)
-
-
 def _in_batches(size: int, *pairs: tuple[np.ndarray, np.ndarray]) -> float:
     """Minibatch CKA of these sides one below the other, each [sample, feature]."""
     return minibatch_cka(np.vstack([x for x, _ in pairs]), np.vstack([y for _, y in pairs]), batch_size=size)
@@ -171,7 +166,7 @@ class MinibatchAlignment(Products):
     functional = f"an estimate of debiased linear CKA from batches of {BATCH}: ratio of HSIC_1 summed over batches"
     centring = "features centred over samples, then the kernel of each batch U-centred"
     known_answers = (
-        Case("one batch of all samples minus debiased CKA", 0, NGUYEN, _one_batch_minus_cka),
+        Case("one batch of all samples minus debiased CKA", 0, NGUYEN, lambda: minibatch_cka(*two_parts(), batch_size=60) - cka(*two_parts())),
         Case("shifted copy, batches of 8", 1, NGUYEN, lambda: minibatch_cka(sixty_samples(), 0.1 * sixty_samples() + 100, batch_size=8)),
         Case("two batches of (1, 2, 4, 8) and (1, 3, 2, 7): sums, divided once", 0.098097, NGUYEN, lambda: _in_batches(4, *[(column(1, 2, 4, 8), column(1, 3, 2, 7))] * 2)),
         Case("batches of 5 and 4 samples: each weighs by its samples", (5 * 28.9 + 4 * 7 / 3) / math.sqrt((5 * 38.5 + 4 * 134 / 3) * (5 * 1331 / 30 + 4 * 38 / 3)), NGUYEN, lambda: _in_batches(5, (column(1, 2, 4, 8, 5), column(1, 3, 2, 7, 6)), (column(1, 2, 4, 8), column(1, 3, 2, 7)))),

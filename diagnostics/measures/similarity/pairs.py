@@ -21,7 +21,7 @@ from diagnostics.measures.arrays import as_tensor, centre, pair, rescaled, round
 from diagnostics.measures.base import Case, normal, sixty_samples
 from diagnostics.measures.similarity.base import Similarity, Taps
 from diagnostics.measures.similarity.decomposed import RANK, still
-from diagnostics.measures.similarity.kernels import cka
+from diagnostics.measures.similarity.kernels import cka, moved_entries, moved_pairs
 
 Distance = Literal["euclidean", "correlation", "cosine"]
 Comparison = Literal["spearman", "pearson", "kendall", "cosine"]
@@ -220,21 +220,12 @@ class Rsa(Similarity):
         return _inner(a, b)
 
     def permuted(self, a: Tensor, order: Tensor) -> Tensor:
-        return a[_entries(order)]
+        return moved_pairs(a, order)
 
     def shuffled(self, firsts: Taps, seconds: Taps, orders: Iterator[Tensor], upper: bool) -> Iterator[np.ndarray]:
         ones, others = torch.stack(list(firsts)).float(), torch.stack(list(seconds)).float()
         for order in orders:
-            yield (ones @ others[:, _entries(order)].T).double().cpu().numpy()
-
-
-def _entries(order: Tensor) -> Tensor:
-    """Where the entries of an upper triangle stand that become its entries when the samples are put in this order."""
-    n = len(order)
-    row, column = torch.triu_indices(n, n, 1, device=order.device)
-    rows, columns = order[row], order[column]
-    low, high = torch.minimum(rows, columns), torch.maximum(rows, columns)
-    return low * (2 * n - low - 1) // 2 + high - low - 1
+            yield (ones @ others[:, moved_entries(order)].T).double().cpu().numpy()
 
 
 HUH = "Huh et al. 2024 (2405.07987)"
