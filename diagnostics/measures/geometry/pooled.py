@@ -416,8 +416,6 @@ def nearest_distances(x: Tensor, k: int) -> Tensor:
 class _Dimension(PooledMeasure):
     """A dimension with its values for parts of the data, and an interval from disjoint parts."""
 
-    needed: ClassVar[int]
-    """Distinct samples that it needs."""
     least_part: ClassVar[int]
     """Samples of a part from which its spread stands for that of the whole: several times the neighbours asked for."""
     centring: ClassVar[str] = "none needed: distances between samples"
@@ -450,8 +448,8 @@ class _Dimension(PooledMeasure):
             "quarter": float(parts[4].mean()) if len(parts[4]) == 4 else float("nan"),
             "duplicates": float(len(x) - len(points)),
         }
-        if len(points) < self.needed:
-            reason = f"{len(points)} distinct samples, and it needs {self.needed}"
+        if len(points) < self.least:
+            reason = f"{len(points)} distinct samples, and it needs {self.least}"
         elif np.isnan(whole["score"]):
             reason = "all neighbours are equally near"
         else:
@@ -485,7 +483,6 @@ TwoNn = define(
     invariant_to=("rotation", "scale", "shift"),
     functional="TwoNN: slope through the origin of -log(1 - F) on log(r2 / r1), the largest tenth left out, Euclidean distances",
     least=3,
-    needed=3,
     least_part=15,
     about={"mle": "(N - 1) / sum(log(r2 / r1)) over all samples", **_Dimension.about},
     known_answers=(
@@ -508,7 +505,6 @@ MleDimension = define(
     standard=False,
     functional=f"1 / mean of log(T_k / T_j) over samples and j < k = {NEIGHBOURS}, Euclidean distances",
     least=NEIGHBOURS + 1,
-    needed=NEIGHBOURS + 1,
     least_part=3 * (NEIGHBOURS + 1),
     known_answers=(
         Case("Gaussian on a plane in 6 dimensions, n = 2000", 2, LEVINA, lambda: mle_dimension(normal(2000, 2, seed=1) @ rotation(6, 3)[:2]), 0.12),

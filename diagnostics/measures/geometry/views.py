@@ -27,7 +27,7 @@ from diagnostics.measures.arrays import (
     token_samples,
     triangle,
 )
-from diagnostics.measures.base import Case, centred_axes, column, normal
+from diagnostics.measures.base import Case, centred_axes, column, define, normal
 from diagnostics.measures.geometry.pooled import PooledMeasure, TapNumbers
 from diagnostics.measures.statistics import bootstrap_mean_interval, group_blocks, jackknife_interval
 
@@ -492,55 +492,56 @@ class _Recomputed(_Pairs):
         return TapNumbers({"score": score, "low": ends[0], "high": ends[1], **lines})
 
 
-class InfoNce(_Recomputed):
-    name = "infonce"
-    answers = "Does a sample find its partner among the other groups' samples?"
-    source = f"{CHEN}, eq. 1"
-    invariant_to = ("rotation", "each sample's own scale")
-    functional = f"InfoNCE (NT-Xent), in nats, cosine at temperature {TEMPERATURE:g}, 2N - 2 negatives for N groups"
-    centring = "none; samples scaled to length 1"
-    about: ClassVar[Mapping[str, str]] = {
+def _infonce_lines(self: _Recomputed, x: Tensor, y: Tensor, score: float) -> dict[str, float]:
+    """Reference lines of InfoNCE."""
+    u, v, _ = paired_directions(x, y)
+    if len(u) < 2:
+        return {}
+    # A view meets the same others whichever of them is its partner, so that only the partner's cosine changes.
+    gained = (float((u * v).sum()) / len(u) - unpaired_cosine(u, v)) / TEMPERATURE
+    return {"line_unpaired": score + gained, "line_alike": math.log(2 * len(u) - 1)}
+
+
+InfoNce = define(
+    _Recomputed, "InfoNce",
+    name="infonce",
+    answers="Does a sample find its partner among the other groups' samples?",
+    source=f"{CHEN}, eq. 1",
+    invariant_to=("rotation", "each sample's own scale"),
+    functional=f"InfoNCE (NT-Xent), in nats, cosine at temperature {TEMPERATURE:g}, 2N - 2 negatives for N groups",
+    centring="none; samples scaled to length 1",
+    about={
         "line_unpaired": "the mean once each sample is given any other group's as partner",
         "line_alike": "log(2N - 1), all samples alike",
-    }
-    lacks = "fewer than two pairs have two samples of length above zero"
-    known_answers = (
+    },
+    lacks="fewer than two pairs have two samples of length above zero",
+    known_answers=(
         Case("4 orthonormal samples, temperature 0.1", 0.000272, f"SimCLR, {CHEN}", lambda: infonce(np.eye(4), np.eye(4), temperature=0.1)),
         Case("8 orthonormal samples, temperature 0.5", 1.062879, f"SimCLR, {CHEN}", lambda: infonce(np.eye(8), np.eye(8), temperature=0.5)),
         Case("8 equal samples: ln 15", 2.708050, f"SimCLR, {CHEN}", lambda: infonce(np.ones((8, 3)), np.ones((8, 3)))),
-    )  # fmt: skip
-
-    def value(self, x: Tensor, y: Tensor, seed: int) -> float:
-        return infonce(x, y, temperature=TEMPERATURE)
-
-    def lines(self, x: Tensor, y: Tensor, score: float) -> dict[str, float]:
-        u, v, _ = paired_directions(x, y)
-        if len(u) < 2:
-            return {}
-        # A view meets the same others whichever of them is its partner, so that only the partner's cosine changes.
-        gained = (float((u * v).sum()) / len(u) - unpaired_cosine(u, v)) / TEMPERATURE
-        return {"line_unpaired": score + gained, "line_alike": math.log(2 * len(u) - 1)}
+    ),
+    value=lambda self, x, y, seed: infonce(x, y, temperature=TEMPERATURE),
+    lines=_infonce_lines,
+)  # fmt: skip
 
 
-class Dime(_Recomputed):
-    name = "dime"
-    answers = "How much do two samples of a group share?"
-    source = SKEAN
-    invariant_to = ("rotation", "scale", "shift")
-    functional = (
+Dime = define(
+    _Recomputed, "Dime",
+    name="dime",
+    answers="How much do two samples of a group share?",
+    source=SKEAN,
+    invariant_to=("rotation", "scale", "shift"),
+    functional=(
         "DiME, in nats: mean joint matrix-based entropy of order 1 over 20 permutations of the second samples, minus that of "
         "the pairs; Gaussian kernels, bandwidth the median distance"
-    )
-    centring = "none needed: distances between samples"
-    most_pairs = 256
-    lacks = "all first or all second samples are equal"
-    about: ClassVar[Mapping[str, str]] = {"line_unpaired": "0, views that share nothing"}
-    known_answers = (
+    ),
+    centring="none needed: distances between samples",
+    most_pairs=256,
+    lacks="all first or all second samples are equal",
+    about={"line_unpaired": "0, views that share nothing"},
+    known_answers=(
         Case("two pairs of identical samples, all 24 permutations: 2/3 ln 2", 0.462098, SKEAN, lambda: dime(column(0, 0, 1e3, 1e3), column(0, 0, 1e3, 1e3), bandwidth=1.0)),
-    )  # fmt: skip
-
-    def value(self, x: Tensor, y: Tensor, seed: int) -> float:
-        return dime(x, y, seed=seed)
-
-    def lines(self, x: Tensor, y: Tensor, score: float) -> dict[str, float]:
-        return {"line_unpaired": 0.0}
+    ),
+    value=lambda self, x, y, seed: dime(x, y, seed=seed),
+    lines=lambda self, x, y, score: {"line_unpaired": 0.0},
+)  # fmt: skip

@@ -7,7 +7,7 @@ samples (as the measure does), never by the p value of the correlation.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import as_tensor, centre, pair, rescaled, rounding, samples, scale_of, unit_rows
-from diagnostics.measures.base import Case, normal, sixty_samples
+from diagnostics.measures.base import Case, define, normal, sixty_samples
 from diagnostics.measures.similarity.base import Similarity, Taps
 from diagnostics.measures.similarity.decomposed import RANK, still
 from diagnostics.measures.similarity.kernels import cka, moved_entries, moved_pairs
@@ -453,29 +453,28 @@ class _Nearest(Similarity):
         return "" if _spread(x) else "all samples point one way"
 
 
-class MutualKnn(_Nearest):
-    name = "mutual_knn"
-    answers = "Which taps agree on which samples are nearest?"
-    source = f"{HUH}, appendix A"
-    invariant_to = ("rotation", "each sample's own scale")
-    functional = f"mean share of the {K} nearest neighbours that two taps have in common, ties in parts"
-    known_answers = (
+def _shared(a: Neighbours, b: Neighbours) -> float:
+    """Mean share of the neighbours of a that are those of b."""
+    few, many, where = _matched(a, b)
+    return float(few.chance[:-1] @ many.chance.index_select(0, where)) / (len(a.order) * K)
+
+
+MutualKnn = define(
+    _Nearest, "MutualKnn",
+    name="mutual_knn",
+    answers="Which taps agree on which samples are nearest?",
+    source=f"{HUH}, appendix A",
+    invariant_to=("rotation", "each sample's own scale"),
+    functional=f"mean share of the {K} nearest neighbours that two taps have in common, ties in parts",
+    known_answers=(
         Case("copy", 1, HUH, lambda: mutual_knn(sixty_samples(), sixty_samples(), k=5)),
         Case("independent, n = 1024, k = 10: k / (n - 1)", 0.009775, HUH, lambda: mutual_knn(normal(1024, 16, seed=0), normal(1024, 16, seed=1), k=10), 3e-3),
-    )  # fmt: skip
-
-    def prepared(self, x: Tensor) -> Any:
-        return neighbours(x, K)
-
-    def permuted(self, a: Any, order: Tensor) -> Any:
-        return a.reordered(order)
-
-    def compared(self, a: Any, b: Any) -> float:
-        few, many, where = _matched(a, b)
-        return float(few.chance[:-1] @ many.chance.index_select(0, where)) / (len(a.order) * K)
-
-    def attributes(self, n: int) -> Mapping[str, Any]:
-        return {"k": K, "chance": K / (n - 1)}
+    ),
+    prepared=lambda self, x: neighbours(x, K),
+    permuted=lambda self, a, order: a.reordered(order),
+    compared=staticmethod(_shared),
+    attributes=lambda self, n: {"k": K, "chance": K / (n - 1)},
+)  # fmt: skip
 
 
 def _all_neighbours_minus_cka() -> float:
@@ -485,26 +484,20 @@ def _all_neighbours_minus_cka() -> float:
     return cknna(x, y, k=59) - cka(unit, unit_other)
 
 
-class Cknna(_Nearest):
-    name = "cknna"
-    answers = "Which taps hold similar geometries of near samples?"
-    source = f"{HUH}, appendix A, as its authors compute it"
-    invariant_to = ("rotation", "each sample's own scale")
-    symmetric = False
-    functional = f"HSIC_1 ratio of cosine kernels at the {K} nearest neighbours that both sides share, ties in parts"
-    known_answers = (
+Cknna = define(
+    _Nearest, "Cknna",
+    name="cknna",
+    answers="Which taps hold similar geometries of near samples?",
+    source=f"{HUH}, appendix A, as its authors compute it",
+    invariant_to=("rotation", "each sample's own scale"),
+    symmetric=False,
+    functional=f"HSIC_1 ratio of cosine kernels at the {K} nearest neighbours that both sides share, ties in parts",
+    known_answers=(
         Case("copy", 1, HUH, lambda: cknna(sixty_samples(), sixty_samples(), k=5)),
         Case("all neighbours minus debiased CKA of rows of length 1", 0, HUH, _all_neighbours_minus_cka),
-    )  # fmt: skip
-
-    def prepared(self, x: Tensor) -> Any:
-        return _kernel(neighbours(x, K))
-
-    def permuted(self, a: Any, order: Tensor) -> Any:
-        return _Kernel(a.neighbours.reordered(order), a.own)
-
-    def compared(self, a: Any, b: Any) -> float:
-        return _aligned(a, b)
-
-    def attributes(self, n: int) -> Mapping[str, Any]:
-        return {"k": K}
+    ),
+    prepared=lambda self, x: _kernel(neighbours(x, K)),
+    permuted=lambda self, a, order: _Kernel(a.neighbours.reordered(order), a.own),
+    compared=staticmethod(_aligned),
+    attributes=lambda self, n: {"k": K},
+)  # fmt: skip
