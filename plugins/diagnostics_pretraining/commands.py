@@ -60,7 +60,7 @@ def recaption(job: RecaptionJob, json: Json = False) -> None:
     """
     if (job.captioner != "rules" or job.summary is not None) and importlib.util.find_spec("transformers") is None:
         raise DiagnosticsError("Captioners are models of transformers: pip install -e '.[transformers]'.")
-    from diagnostics_training.trainer.distributed import world
+    from diagnostics_training.trainer.objective import world
 
     from diagnostics_pretraining.recaption.job import recaption
 

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from diagnostics_timm.pixels import image_of
-from diagnostics_training.models.picture_changes import PictureChanges, recoloured
+from diagnostics_training.models.inputs import PictureChanges, recoloured
 from diagnostics_training.trainer.data import EpochOrder, check_batch, parse_spec, spec_of
 from diagnostics_training.trainer.objective import Batch
 from PIL import Image

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from diagnostics_training.models.patch_masks import random_masks
-from diagnostics_training.trainer.distributed import gathered, own
-from diagnostics_training.trainer.objective import Batch, Objective
+from diagnostics_training.models.inputs import random_masks
+from diagnostics_training.trainer.objective import Batch, Objective, gathered, own
 from torch import Tensor, nn
 
 from diagnostics.plugin import DiagnosticsError

@@ -8,11 +8,9 @@ import torch
 from torch import Tensor
 
 from diagnostics.plugin import DiagnosticsError, Grid, TorchEncoder, central_part, load_encoder, stack_taps
-from diagnostics_training.models.backbone import AXES, TUBE, Backbone, Sizes
-from diagnostics_training.models.heads import Model
+from diagnostics_training.models.encoder import AXES, TUBE, Backbone, EncoderObjective, Model, Sizes
 from diagnostics_training.models.inputs import channels_of, extent_of, prepare, resized
 from diagnostics_training.objectives import OBJECTIVES, objective_class
-from diagnostics_training.objectives.base import EncoderObjective
 
 WEIGHTS = Path(__file__).parent / "weights"
 INITIAL = 7919

@@ -77,7 +77,7 @@ def aligned(base: str, layer_scale: float = 1.0) -> Encoder:
     layer_scale: the factors at the start.
     """
     from diagnostics.plugin import build
-    from diagnostics_training.alignment.layer_scale import scaled
+    from diagnostics_training.alignment.objective import scaled
 
     return scaled(build("encoder", base), layer_scale)[0]
 
@@ -88,7 +88,7 @@ def projected(base: str, at: str, width: int, cut: bool = False, pool: int = 1) 
     width: features of the decoder's tokens. cut: whether it is cut at that tap. pool: 1 or 2, along each side of the grid.
     """
     from diagnostics.plugin import DiagnosticsError, TorchEncoder, build, cut_encoder
-    from diagnostics_training.language.projector import with_projector
+    from diagnostics_training.language.decoder import with_projector
 
     encoder = build("encoder", base)
     encoder = cut_encoder(encoder, at) if cut else encoder

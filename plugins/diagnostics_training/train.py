@@ -10,15 +10,14 @@ import torch
 from diagnostics.plugin import DiagnosticsError, options, watcher
 from diagnostics_training.architecture import Architecture, default_likelihood
 from diagnostics_training.jobs import ObjectiveOptions, TrainJob, command_of
-from diagnostics_training.models.backbone import check_choices, check_sizes
+from diagnostics_training.models.encoder import Answers, check_choices, check_sizes
 from diagnostics_training.models.inputs import Views
 from diagnostics_training.objectives import objective_class
-from diagnostics_training.objectives.base import Answers
 from diagnostics_training.objectives.jepa import REGULARISERS
 from diagnostics_training.trainer.checkpoints import finish, finished, make_folder, resumable
 from diagnostics_training.trainer.data import Feed, TrainingData, check_batch, default_patch, load, rendering_notice
-from diagnostics_training.trainer.distributed import World, barrier, world
 from diagnostics_training.trainer.monitor import Watch, say
+from diagnostics_training.trainer.objective import World, barrier, world
 from diagnostics_training.trainer.settings import identity_of
 from diagnostics_training.trainer.trainer import UNTRAINED, check_fits, fit
 

@@ -19,8 +19,7 @@ import torch
 from diagnostics_data.shapes.dataset import Shapes
 from diagnostics_data.shapes.world import COLOURS, SHAPES, TEXTURES
 from diagnostics_files.decode.tables import column, read_table
-from diagnostics_training.language.decoder import decoder_named
-from diagnostics_training.language.folder import quiet
+from diagnostics_training.language.decoder import decoder_named, quiet
 
 from diagnostics.plugin import Dataset, DiagnosticsError, Progress, build, describe, lock, watcher
 from diagnostics_pretraining.jobs import RecaptionJob

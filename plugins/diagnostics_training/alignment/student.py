@@ -27,13 +27,23 @@ from diagnostics.plugin import (
     watcher,
 )
 from diagnostics_training.alignment.feed import MODALITIES, Feed
-from diagnostics_training.alignment.layer_scale import Block, put_drops, scaled
-from diagnostics_training.alignment.objective import OWN, Alignment, Teacher, agreement, section_of, taught, with_module
+from diagnostics_training.alignment.objective import (
+    OWN,
+    Alignment,
+    Block,
+    Teacher,
+    agreement,
+    put_drops,
+    scaled,
+    section_of,
+    taught,
+    with_module,
+)
 from diagnostics_training.jobs import AlignmentJob, check_weight, command_of
 from diagnostics_training.trainer.checkpoints import digest_of_json, finish, finished, make_folder, resumable
 from diagnostics_training.trainer.data import SIMULATED, describe_data, parse_spec, plain, spec_of, training_spec
-from diagnostics_training.trainer.distributed import World, barrier, world
 from diagnostics_training.trainer.monitor import Watch, say, silent
+from diagnostics_training.trainer.objective import World, barrier, world
 from diagnostics_training.trainer.settings import identity_of
 from diagnostics_training.trainer.trainer import UNTRAINED, fit
 

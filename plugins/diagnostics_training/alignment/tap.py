@@ -14,8 +14,8 @@ from diagnostics_training.alignment.objective import Alignment, Teacher, check_g
 from diagnostics_training.alignment.student import Course, Row, Start, named_teacher, start_of, with_control
 from diagnostics_training.jobs import AlignmentJob, TapJob
 from diagnostics_training.trainer.data import SIMULATED, parse_spec, spec_of
-from diagnostics_training.trainer.distributed import World
 from diagnostics_training.trainer.monitor import Watch, say
+from diagnostics_training.trainer.objective import World
 
 PROBED = 2_000
 """Samples of simulated data that are probed for the best tap."""

@@ -28,16 +28,13 @@ from diagnostics.plugin import (
     resampled_scores,
 )
 from diagnostics_training.alignment.feed import Feed
-from diagnostics_training.alignment.layer_scale import DropPath
-from diagnostics_training.alignment.objective import OWN, Alignment, put_section, section_of
+from diagnostics_training.alignment.objective import OWN, Alignment, DropPath, put_section, section_of
 from diagnostics_training.alignment.student import Course, Row, Start, start_of, with_control
 from diagnostics_training.alignment.tap import uncontrolled
 from diagnostics_training.jobs import TINY, LanguageJob
-from diagnostics_training.language.decoder import Decoder, decoder_named
-from diagnostics_training.language.projector import TAP, pooled, projector_of, with_projector
-from diagnostics_training.trainer.distributed import World
+from diagnostics_training.language.decoder import TAP, Decoder, decoder_named, pooled, projector_of, with_projector
 from diagnostics_training.trainer.monitor import Watch
-from diagnostics_training.trainer.objective import Batch
+from diagnostics_training.trainer.objective import Batch, World
 
 # What is asked of a dataset's samples and what the answers are, as tokens of a decoder.
 

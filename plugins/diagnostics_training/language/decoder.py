@@ -1,20 +1,205 @@
-"""Causal decoders of transformers: from a local folder, or a tiny one with random weights, with their tokenizers."""
+"""Language models of `align language`: their folders, the projector in front of them, and the decoder itself."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Sequence
+import json
+import math
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import torch
 from torch import Tensor, nn
 
-from diagnostics.plugin import DiagnosticsError
+from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, TorchEncoder, describe, few
 from diagnostics_training.jobs import TINY
-from diagnostics_training.language.folder import LOCAL, check_weights, checked_folder, quiet, why_not_loaded
+
+# Models in local folders of transformers: none runs code of its own, unpickles anything or asks a hub.
+
+
+LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+"""Options of every `from_pretrained`; that of a model takes `use_safetensors` too, which a configuration would keep."""
+
+
+def checked_folder(name: str, kind: str, remedy: str) -> Path:
+    """The folder of that name. Raises where it holds no model, and where its configuration names a kernel of the hub, which is code
+    that building the model would fetch and run.
+
+    kind: what the model is to be, in words; remedy: what to do, as the end of a sentence.
+    """
+    folder = Path(name).expanduser()
+    if not (folder / "config.json").is_file():
+        raise DiagnosticsError(f"There is no {kind} {name}: {remedy}.")
+    try:
+        parts = list(_mappings(json.loads((folder / "config.json").read_text(encoding="utf-8"))))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DiagnosticsError(f"{kind.capitalize()} {name} cannot be loaded ({describe(error)}): {remedy}.") from error
+    for part in parts:
+        for key, value in part.items():
+            if key.endswith(("attn_implementation", "experts_implementation")) and "/" in str(value):
+                raise DiagnosticsError(
+                    f"{kind.capitalize()} {name} names the kernel '{value}' of the hub, code that is never run: take {key} out of its "
+                    "config.json."
+                )
+    return folder
+
+
+def _mappings(part: Any) -> Generator[dict[str, Any]]:
+    if isinstance(part, dict):
+        yield part
+    for inner in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+        yield from _mappings(inner)
+
+
+def check_weights(model: Any, info: Mapping[str, Any], named: str, remedy: str) -> None:
+    """Raises where weights of a model were not in its files, by what `from_pretrained` tells with `output_loading_info`."""
+    if lacking := sorted(map(str, info["missing_keys"])):
+        raise DiagnosticsError(
+            f"Weights of {named} lack {len(lacking)} tensors of a {type(model).__name__} ({few(lacking)}): {remedy}."
+        )
+
+
+def why_not_loaded(error: Exception, kind: str) -> str:
+    """What an error of `from_pretrained` means, in words; `kind` is what the model is to be."""
+    text = str(error)
+    if "trust_remote_code" in text or "auto_map" in text:
+        return "it comes with code of its own, which is never run"
+    if isinstance(error, OSError) and "no file named" in text and "safetensors" in text:
+        return "there are no weights in safetensors beside its config.json, and others are never unpickled"
+    if "for this kind of AutoModel" in text:
+        return f"it is no {kind}"
+    return describe(error)
+
+
+@contextlib.contextmanager
+def quiet() -> Generator[None]:
+    """Without progress bars and warnings of transformers."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+# From an encoder's tokens to a decoder's: the projector, and the encoder that has it as a head.
+
+
+MODULE = "language_projector"
+"""Name of the projector in the module of its encoder."""
+TAP = "head.projector"
+
+
+def pooled(grid: Grid, pool: int) -> Grid:
+    """The grid after pooling to `1 / pool` along y and x, or along every axis where there are neither."""
+    axes = {"y", "x"} & set(grid.axes) or set(grid.axes)
+    shape = [math.ceil(n / pool) if axis in axes else n for n, axis in zip(grid.shape, grid.axes, strict=True)]
+    return Grid(tuple(shape), grid.axes)
+
+
+class Projector(nn.Module):
+    """Linear, GELU, Linear on each grid token, after adaptive average pooling of the grid (see `pooled`); the hidden layer is as wide
+    as the output."""
+
+    def __init__(self, features: int, width: int, pool: int = 1) -> None:
+        super().__init__()
+        self.pool = pool
+        self.enter, self.gelu, self.out = nn.Linear(features, width), nn.GELU(), nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor, grid: Grid, valid: Tensor | None = None) -> Tensor:
+        """Of grid tokens [B, T, features], those that are not `valid` left out of means: [B, K, width]."""
+        if self.pool > 1:
+            tokens = self._pooled(tokens, grid, valid)
+        return self.out(self.gelu(self.enter(tokens)))
+
+    def valid(self, valid: Tensor, grid: Grid) -> Tensor:
+        """Which tokens it gives rest on valid ones, bool [B, K]."""
+        return self._mean(valid[..., None].float(), grid)[..., 0] > 0 if self.pool > 1 else valid
+
+    def _pooled(self, tokens: Tensor, grid: Grid, valid: Tensor | None) -> Tensor:
+        if valid is None:
+            return self._mean(tokens, grid)
+        known = valid[..., None].to(tokens.dtype)
+        # What is no data may be anything, NaN too.
+        share = self._mean(known, grid)
+        return self._mean(torch.where(valid[..., None], tokens, 0), grid) / share.clamp_min(
+            torch.finfo(share.dtype).tiny
+        )
+
+    def _mean(self, tokens: Tensor, grid: Grid) -> Tensor:
+        maps = tokens.transpose(1, 2).unflatten(2, grid.shape)
+        kind = (nn.functional.adaptive_avg_pool1d, nn.functional.adaptive_avg_pool2d, nn.functional.adaptive_avg_pool3d)
+        return kind[len(grid.shape) - 1](maps, pooled(grid, self.pool).shape).flatten(2).transpose(1, 2)  # pyright: ignore[reportArgumentType] # as many sizes as axes
+
+
+def with_projector(encoder: TorchEncoder, width: int, pool: int = 1) -> TorchEncoder:
+    """An encoder whose output is the last thing it has, with a projector as a head tap beyond depth 1; the output stays its output.
+
+    The projector becomes a part of the encoder's own module, where that has none yet. Built again by `projected?base=...`.
+    """
+    tap = encoder.tap(encoder.output_tap)
+    _give(encoder.module, tap, width, pool)
+    trunk = [one for one in encoder.taps if one.part == "trunk"]
+    head = Tap(TAP, 1.0 + 1.0 / max(1, len(trunk)), "head", width, pooled(tap.grid, pool), Site(MODULE))
+
+    def forward(module: nn.Module, batch: Any) -> None:
+        own = encoder.with_module(module, encoder.name)
+        tokens = own.capture(batch, [tap.name], gradient=torch.is_grad_enabled())[tap.name]
+        projector_of(module)(tokens[:, tap.grid.prefix :], tap.grid, encoder.valid(batch, tap))
+
+    def valid(batch: Any, one: Tap) -> Tensor | None:
+        known = encoder.valid(batch, tap if one.name == TAP else one)
+        return known if known is None or one.name != TAP else projector_of(encoder.module).valid(known, tap.grid)
+
+    def fresh() -> nn.Module:
+        assert encoder.fresh_module is not None
+        return _give(encoder.fresh_module(), tap, width, pool)
+
+    base = encoder.skeleton or encoder.spec
+    cut = str(bool(encoder.cut)).lower()
+    spec = f"projected?base={quote(base, safe='{}')}&at={tap.name}&cut={cut}&width={width}&pool={pool}"
+    return encoder.replace(
+        taps=[*encoder.taps, head],
+        forward=forward,
+        valid=valid,
+        fresh=fresh if encoder.fresh_module else None,
+        spec=spec,
+        skeleton=spec if base else "",
+        cut="",
+        absent=(),
+        lineage={},
+        configuration=f"{encoder.configuration}; {TAP} of {width} features, pool {pool}".removeprefix("; "),
+        resized=lambda sized: with_projector(sized, width, pool),
+    )
+
+
+def projector_of(module: nn.Module) -> Projector:
+    """The projector in the module of its encoder."""
+    projector = module.get_submodule(MODULE)
+    assert isinstance(projector, Projector)
+    return projector
+
+
+def _give(module: nn.Module, tap: Tap, width: int, pool: int) -> nn.Module:
+    # What a base had, and was cut off, is no projector any more.
+    if not isinstance(getattr(module, MODULE, None), Projector):
+        like = next(module.parameters())
+        setattr(module, MODULE, Projector(tap.features, width, pool).to(like.device).eval())
+    return module
+
+
+# Causal decoders of transformers: from a local folder, or a tiny one with random weights, with their tokenizers.
+
 
 LAYERS, WIDTH, HEADS, CONTEXT = 3, 96, 4, 4096
 """Of the tiny decoder."""

@@ -23,10 +23,9 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from diagnostics.plugin import Dataset, DiagnosticsError, StorageError, Target, build, describe
-from diagnostics_training.models.backbone import AXES, TUBE
+from diagnostics_training.models.encoder import AXES, TUBE
 from diagnostics_training.models.inputs import Views, channels_of, extent_of, resized
-from diagnostics_training.trainer.distributed import World
-from diagnostics_training.trainer.objective import Batch, Objective
+from diagnostics_training.trainer.objective import Batch, Objective, World
 
 # Batches made ahead of the step that needs them: the next one by a thread, or several by worker processes.
 

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from diagnostics.plugin import DiagnosticsError, Progress, printable, svdvals
 from diagnostics_training.trainer import checkpoints
-from diagnostics_training.trainer.distributed import World, least, mean
-from diagnostics_training.trainer.objective import Batch, Objective
+from diagnostics_training.trainer.objective import Batch, Objective, World, least, mean
 from diagnostics_training.trainer.settings import Settings
 
 # Whether an output still tells samples apart: its effective rank and the spread of its features.

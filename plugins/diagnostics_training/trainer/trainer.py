@@ -25,7 +25,6 @@ from torch.utils.checkpoint import checkpoint
 from diagnostics.plugin import DiagnosticsError, attention_in, explain_attention, lock, watch_heads
 from diagnostics_training.trainer import checkpoints
 from diagnostics_training.trainer.data import Batches, batches_ahead
-from diagnostics_training.trainer.distributed import World, barrier
 from diagnostics_training.trainer.monitor import (
     ESTIMATE_AFTER,
     Finite,
@@ -41,7 +40,7 @@ from diagnostics_training.trainer.monitor import (
     silent,
     to_numbers,
 )
-from diagnostics_training.trainer.objective import Batch, Objective
+from diagnostics_training.trainer.objective import Batch, Objective, World, barrier
 from diagnostics_training.trainer.settings import Settings
 
 # Memory against time: what a block computes is not kept for the backward pass, but computed once more in it.

@@ -9,7 +9,7 @@ from diagnostics_pretraining.feed import FRAMES, Feed, clip_places, flattened, p
 from diagnostics_pretraining.recipe import Stage
 from diagnostics_pretraining.text_encoder import vocabulary_of
 from diagnostics_pretraining.towers import build_towers
-from diagnostics_training.models.picture_changes import PictureChanges
+from diagnostics_training.models.inputs import PictureChanges
 
 from diagnostics import Dataset, DiagnosticsError, build
 

@@ -13,8 +13,16 @@ import torch
 from diagnostics_training.alignment import tap as choosing
 from diagnostics_training.alignment import tap as tapping
 from diagnostics_training.alignment.feed import Feed, hidden
-from diagnostics_training.alignment.layer_scale import DropPath, put_drops, scaled
-from diagnostics_training.alignment.objective import Alignment, Teacher, on_grid, put_section, with_module
+from diagnostics_training.alignment.objective import (
+    Alignment,
+    DropPath,
+    Teacher,
+    on_grid,
+    put_drops,
+    put_section,
+    scaled,
+    with_module,
+)
 from diagnostics_training.alignment.student import data_for
 from diagnostics_training.alignment.tap import align_tap
 from diagnostics_training.commands import aligned_lines, best_scores

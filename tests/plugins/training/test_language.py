@@ -39,8 +39,7 @@ from diagnostics_training.language.align import (
     held_out,
     laid_out,
 )
-from diagnostics_training.language.decoder import Decoder, decoder_named
-from diagnostics_training.language.projector import TAP, Projector, with_projector
+from diagnostics_training.language.decoder import TAP, Decoder, Projector, decoder_named, with_projector
 from diagnostics_training.trainer import checkpoints
 from diagnostics_training.trainer.monitor import lines, silent
 from diagnostics_training.trainer.settings import Settings

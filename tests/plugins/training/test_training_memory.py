@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 pytest.importorskip("timm")
 
-from diagnostics_training.models.backbone import Backbone, Patches
+from diagnostics_training.models.encoder import Backbone, Patches
 from diagnostics_training.trainer.monitor import lines
 from diagnostics_training.trainer.objective import Objective
 from diagnostics_training.trainer.settings import Settings

@@ -23,10 +23,8 @@ from torch import nn
 pytest.importorskip("timm")
 
 from diagnostics_training import objectives
-from diagnostics_training.models.backbone import Backbone, Patches, Sizes, positions
-from diagnostics_training.models.heads import Linear
-from diagnostics_training.models.patch_masks import block_masks, random_masks
-from diagnostics_training.objectives.base import EncoderObjective
+from diagnostics_training.models.encoder import Backbone, EncoderObjective, Linear, Patches, Sizes, positions
+from diagnostics_training.models.inputs import block_masks, random_masks
 from diagnostics_training.objectives.contrastive import crops, hierarchical, info_nce
 from diagnostics_training.objectives.forecast import LEVELS, gaussian, pinball
 from diagnostics_training.objectives.jepa import MOMENTUM, Jepa, momentum, sigreg, variance

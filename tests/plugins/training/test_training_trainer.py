@@ -23,9 +23,8 @@ from torch import Tensor, nn
 pytest.importorskip("timm")
 
 from diagnostics_training.trainer import checkpoints, monitor
-from diagnostics_training.trainer.distributed import World, world
 from diagnostics_training.trainer.monitor import lines
-from diagnostics_training.trainer.objective import Objective
+from diagnostics_training.trainer.objective import Objective, World, world
 from diagnostics_training.trainer.settings import Settings
 from diagnostics_training.trainer.trainer import fit, number, seed_step
 
