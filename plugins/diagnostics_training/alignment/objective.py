@@ -173,6 +173,19 @@ def put_scales(module: nn.Module, blocks: Sequence[Block], init: float) -> nn.Mo
     return module
 
 
+def check_drops(student: TorchEncoder, blocks: Sequence[Block]) -> None:
+    """Raises where a student has no place for DropPath."""
+    if odd := [block.name for block in blocks if not block.drops]:
+        raise DiagnosticsError(
+            f"Block {odd[0]} of {student.name} takes the tokens of all samples in one row, so DropPath cannot leave it out for "
+            "some of them: leave --drop-path out."
+        )
+    if not blocks:
+        raise DiagnosticsError(
+            f"{student.name} has no blocks that keep the shape of what they take, so DropPath has no place: leave --drop-path out."
+        )
+
+
 def put_drops(module: nn.Module, blocks: Sequence[Block], rate: float) -> None:
     """DropPath of one rate in the blocks of a module that has scales, in place."""
     for block in blocks:

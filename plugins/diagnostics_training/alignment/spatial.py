@@ -30,8 +30,18 @@ from diagnostics.plugin import (
 from diagnostics.plugin import on_grid as averaged_over_cells
 from diagnostics_training.alignment.feed import Feed, Places, View, draw_view, hidden, places_of, sampled, token_blocks
 from diagnostics_training.alignment.objective import OWN, Alignment, Teacher, on_grid, put_section, taught
-from diagnostics_training.alignment.student import Course, Row, Start, named_teacher, start_of, with_control
-from diagnostics_training.alignment.tap import check_tap, check_width, chosen_tap, uncontrolled
+from diagnostics_training.alignment.student import (
+    Course,
+    Row,
+    Start,
+    check_tap,
+    check_width,
+    chosen_tap,
+    named_teacher,
+    start_of,
+    uncontrolled,
+    with_control,
+)
 from diagnostics_training.jobs import SpatialJob
 from diagnostics_training.trainer.checkpoints import digest_of_tensors
 from diagnostics_training.trainer.monitor import Watch, say, silent

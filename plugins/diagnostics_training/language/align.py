@@ -29,8 +29,7 @@ from diagnostics.plugin import (
 )
 from diagnostics_training.alignment.feed import Feed
 from diagnostics_training.alignment.objective import OWN, Alignment, DropPath, put_section, section_of
-from diagnostics_training.alignment.student import Course, Row, Start, start_of, with_control
-from diagnostics_training.alignment.tap import uncontrolled
+from diagnostics_training.alignment.student import Course, Row, Start, start_of, uncontrolled, with_control
 from diagnostics_training.jobs import TINY, LanguageJob
 from diagnostics_training.language.decoder import TAP, Decoder, decoder_named, pooled, projector_of, with_projector
 from diagnostics_training.trainer.monitor import Watch

@@ -27,7 +27,6 @@ pytest.importorskip("transformers")
 
 from answering import COLOURS, SHAPES, WORDINGS
 from diagnostics_training.alignment.student import make_student, start_of
-from diagnostics_training.commands import aligned_lines
 from diagnostics_training.jobs import LanguageJob
 from diagnostics_training.language.align import (
     Language,
@@ -40,6 +39,7 @@ from diagnostics_training.language.align import (
     laid_out,
 )
 from diagnostics_training.language.decoder import TAP, Decoder, Projector, decoder_named, with_projector
+from diagnostics_training.plugin import aligned_lines
 from diagnostics_training.trainer import checkpoints
 from diagnostics_training.trainer.monitor import lines, silent
 from diagnostics_training.trainer.settings import Settings

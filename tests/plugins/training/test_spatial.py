@@ -22,8 +22,8 @@ from diagnostics_training.alignment.spatial import (
     sharpened,
 )
 from diagnostics_training.alignment.student import Start, start_of
-from diagnostics_training.commands import aligned_lines
 from diagnostics_training.jobs import SpatialJob
+from diagnostics_training.plugin import aligned_lines
 from diagnostics_training.trainer.monitor import lines
 from torch import Tensor
 

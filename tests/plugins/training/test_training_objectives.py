@@ -482,7 +482,7 @@ def test_a_module_makes_an_objective(monkeypatch: pytest.MonkeyPatch) -> None:
     vars(module)["Energy"] = Energy
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(objectives, "OBJECTIVES", (*objectives.OBJECTIVES, "energy"))
-    monkeypatch.setattr("diagnostics_training.architecture.OBJECTIVES", objectives.OBJECTIVES)
+    monkeypatch.setattr("diagnostics_training.train.OBJECTIVES", objectives.OBJECTIVES)
     falls("energy", "series", {"outputs": 3})
     built = architecture("energy", outputs=3)
     assert built.spec.endswith("&outputs=3")
