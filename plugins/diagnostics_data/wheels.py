@@ -34,7 +34,7 @@ def _missing(dataset: str, package: str, also: str = "") -> DiagnosticsError:
 @contextlib.contextmanager
 def reading_files(dataset: str, package: str) -> Generator[None]:
     """Turns the error for a file of a package that cannot be read into one with the command that restores it."""
-    from diagnostics_files.errors import Unusable
+    from diagnostics_files.folder import Unusable
 
     try:
         yield

@@ -8,13 +8,21 @@ from typing import Any
 import numpy as np
 
 from diagnostics.plugin import Dataset, DiagnosticsError, LazySamples, Target, complete_splits
-from diagnostics_files.decode.audio import Sound, index, one_rate, read
-from diagnostics_files.decode.images import picture
-from diagnostics_files.decode.series import listed
-from diagnostics_files.decode.tables import Columns, targets_of
-from diagnostics_files.errors import Unusable, check_tree, damaged, join_notes, need, sentence, usable
-from diagnostics_files.lazy_dataset import FileDataset, pad_left
-from diagnostics_files.scan import find, folder
+from diagnostics_files.decode.media import Sound, index_sound, one_rate, picture, read_sound
+from diagnostics_files.decode.tables import Columns, listed, targets_of
+from diagnostics_files.folder import (
+    FileDataset,
+    Unusable,
+    check_tree,
+    damaged,
+    find,
+    folder,
+    join_notes,
+    need,
+    pad_left,
+    sentence,
+    usable,
+)
 from diagnostics_files.series import dataset as of_series
 
 
@@ -63,7 +71,7 @@ def build(path: str, input: str | None, values: str, rate: int | None, seed: int
 
     def sound(row: int) -> Sound:
         path = str((entry(row) or {}).get("path") or ".wav")
-        return index(lambda: _bytes(entry(row), ids[row]), f"{ids[row]}{Path(path).suffix}")
+        return index_sound(lambda: _bytes(entry(row), ids[row]), f"{ids[row]}{Path(path).suffix}")
 
     def sample(row: int) -> Any:
         if modality == "text":
@@ -71,7 +79,7 @@ def build(path: str, input: str | None, values: str, rate: int | None, seed: int
         if modality == "image":
             return picture(_bytes(entry(row), ids[row]), ids[row])
         heard = sound(row)
-        return read(heard, rate or heard.rate)
+        return read_sound(heard, rate or heard.rate)
 
     kept, left_out = usable(ids, sample, on_error, scheme)
     units = groups or (_entries(samples, column) if modality == "text" else ids)

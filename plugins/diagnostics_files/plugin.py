@@ -67,9 +67,9 @@ def davis(
     Clips of `frames` frames that follow one another; target `objects`, masks [sample, t, y, x]; a video is a group.
     `sets=2017` takes videos and splits from `ImageSets/2017/train.txt` and `val.txt` (or `test.txt`).
     """
-    from diagnostics_files.davis import build
+    from diagnostics_files.pairs import davis
 
-    return build(path, frames, sets, seed, on_error)
+    return davis(path, frames, sets, seed, on_error)
 
 
 def captions(
@@ -148,11 +148,11 @@ def texts(
     Equal texts are a group. Of a folder, classes, table and splits are as for `images:`. Of a file, columns `id`, `split` and `group`
     are used as such; others are targets as for `images:`.
     """
-    from diagnostics_files import media, rows
+    from diagnostics_files import media, series
 
     if Path(path).expanduser().is_dir():
         return media.texts(path, media.Labels(table, file, values, seed, on_error))
-    return rows.texts(path, text, values, seed)
+    return series.texts(path, text, values, seed)
 
 
 def series(path: str, values: str = "", steps: str = "", id: str = "", group: str = "", seed: int = 0) -> dx.Dataset:

@@ -130,7 +130,7 @@ def export_meta(
       diagnostics export meta models/lifted --out lifted.pt
     """
     needs_timm()
-    from diagnostics_perception.export import export
+    from diagnostics_perception.checkpoint import export
 
     exported = export(encoder, out, trust_code)
     if json:

@@ -20,7 +20,7 @@ import torch
 from diagnostics_data.shapes.dataset import Shapes
 from diagnostics_data.shapes.world import COLOURS, SHAPES, TEXTURES
 from diagnostics_files.decode.tables import SUFFIXES, column, read_table
-from diagnostics_files.scan import file
+from diagnostics_files.folder import file
 from diagnostics_training.language.decoder import decoder_named, quiet
 
 from diagnostics.plugin import Dataset, DiagnosticsError, Progress, build, describe, lock, watcher

@@ -18,7 +18,7 @@ pytest.importorskip("open_clip")
 
 # Below the skip, since these imports need open_clip and timm.
 import open_clip
-from diagnostics_perception.export import export as export_meta
+from diagnostics_perception.checkpoint import export as export_meta
 from diagnostics_perception.models import ARCHITECTURES, Architecture
 from diagnostics_perception.plugin import export_meta as meta_command
 from diagnostics_pretraining import towers as exporting
