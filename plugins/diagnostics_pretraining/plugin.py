@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from diagnostics_training.plugin import Json, describe_collapse, describe_loss, next_lines, show
 
-from diagnostics.plugin import DiagnosticsError, Entry, hookimpl, options_of
+from diagnostics.plugin import DiagnosticsError, Entry, hookimpl, importing, options_of
 from diagnostics_pretraining.recipe import ExportJob, PretrainJob, RecaptionJob, ZeroshotJob
 
 if TYPE_CHECKING:
@@ -125,13 +125,9 @@ def export_open_clip(job: ExportJob, json: Json = False) -> None:
 
 def needs_open_clip() -> None:
     """Raises where what both towers are made of is missing."""
-    try:
+    with importing("Text towers of Perception Encoders need", "pip install -e '.[pretraining]'"):
         for needed in ("open_clip", "timm", "ftfy", "regex"):
             importlib.import_module(needed)
-    except ImportError as error:
-        raise DiagnosticsError(
-            f"Text towers of Perception Encoders need {error.name}: pip install -e '.[pretraining]'."
-        ) from error
 
 
 def zeroshot_lines(result: Result) -> list[str]:

@@ -35,7 +35,7 @@ from diagnostics_pretraining.captioner import (
     digest_of,
     folder_digest,
 )
-from diagnostics_pretraining.feed import outline_of, shards_of
+from diagnostics_pretraining.objective import outline_of, shards_of
 from diagnostics_pretraining.recipe import RecaptionJob
 
 # The table of captions that `recaption` writes, and data with its captions in place of their own.
@@ -46,15 +46,10 @@ COLUMNS = ("video_caption", "frame_captions", "caption")
 
 def write_table(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Rows as JSON lines, there as a whole or not at all."""
-    try:
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".partial-") as folder:
-            partial = Path(folder, out.name)
-            partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-            partial.replace(out)
-    except OSError as error:
-        raise DiagnosticsError(
-            f"{out} cannot be written ({error.strerror or error}): choose another file with --out."
-        ) from error
+    with _writing(out), tempfile.TemporaryDirectory(dir=out.parent, prefix=".partial-") as folder:
+        partial = Path(folder, out.name)
+        partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        partial.replace(out)
 
 
 def recaptioned(table: str, data: str, caption: str) -> Dataset:

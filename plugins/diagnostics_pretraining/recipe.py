@@ -6,9 +6,8 @@ import difflib
 import math
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from dataclasses import replace as changed
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -140,10 +139,11 @@ class Recipe(Optimisation):
             )
         if self.batch < 2:
             raise DiagnosticsError(f"There is nothing to contrast in a batch of {self.batch}: give at least 2.")
-        for name, most in (("mask", 1), ("hidden", 1), ("clips", 1), *_shares(self.augment)):
-            value = getattr(self.augment if name in _AUGMENTED and self.augment else self, name)
-            if not 0 <= value <= most:
-                raise DiagnosticsError(f"A recipe cannot have {name} = {value}: give a share from 0 to {most}.")
+        shares = [(name, getattr(self, name)) for name in ("mask", "hidden", "clips")]
+        shares += [(name, getattr(self.augment, name)) for name in _AUGMENTED] if self.augment else []
+        for name, value in shares:
+            if not 0 <= value <= 1:
+                raise DiagnosticsError(f"A recipe cannot have {name} = {value}: give a share from 0 to 1.")
         if self.augment is not None and self.augment.crop is not None and self.augment.crop[1] > 1:
             raise DiagnosticsError(
                 f"A crop cannot be {self.augment.crop[1]} of an image's area: give crop two shares of it, at most 1."
@@ -209,10 +209,6 @@ class Recipe(Optimisation):
 _AUGMENTED = ("brightness", "saturation", "contrast", "mirror")
 
 
-def _shares(augment: Augmentation | None) -> list[tuple[str, int]]:
-    return [] if augment is None else [(name, 1) for name in _AUGMENTED]
-
-
 def named_recipe(name: str) -> Recipe:
     """One that is here: a row of the ablation, `1` to `9`, or `video` or `distil`."""
     if name not in NAMES:
@@ -231,15 +227,13 @@ def read_recipe(path: Path) -> Recipe:
         raise DiagnosticsError(
             f"{path} is not valid TOML ({error}): write one as docs/how-to/pretraining.md shows."
         ) from error
-    sections = _Sections(path, text)
-    sections.check(values, Recipe)
-    for stage in values.get("stages", ()):
-        sections.check(stage, Stage, "stages")
-    if "augment" in values:
-        sections.check(values["augment"], Augmentation, "augment")
-    if sections.strange:
+    lines = text.splitlines()
+    strange = _unknown_keys(path, lines, "", values, Recipe)
+    strange += [key for stage in values.get("stages", ()) for key in _unknown_keys(path, lines, "stages", stage, Stage)]
+    strange += _unknown_keys(path, lines, "augment", values["augment"], Augmentation) if "augment" in values else []
+    if strange:
         raise DiagnosticsError(
-            f"{path} has keys that a recipe does not have: {', '.join(sections.strange)}. Correct or remove it."
+            f"{path} has keys that a recipe does not have: {', '.join(dict.fromkeys(strange))}. Correct or remove it."
         )
     lacking = [name for name in ("stages", "batch", "lr") if name not in values]
     lacking += [
@@ -257,39 +251,28 @@ def _of(kind: type, table: Mapping[str, Any]) -> Any:
     return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in table.items()})
 
 
-class _Sections:
-    """A file's keys held against dataclasses: `strange` are those that are none, with line and nearest name."""
+def _unknown_keys(path: Path, lines: list[str], section: str, values: Any, kind: type) -> list[str]:
+    """Keys of a table that are no fields of its dataclass, with line and nearest name; raises for values of another type."""
+    if not isinstance(values, Mapping):
+        raise DiagnosticsError(
+            f"{section} in line {_line(lines, section)} of {path} is no table: write it as docs/how-to/pretraining.md shows."
+        )
+    known = get_type_hints(kind)
+    strange: list[str] = []
+    for key, value in values.items():
+        line = _line(lines, key, section)
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            strange.append(f"'{key}' in line {line}{f' (did you mean {near[0]}?)' if near else ''}")
+        elif (wanted := _wanted(value, known[key])) is not None:
+            raise DiagnosticsError(f"{key} in line {line} of {path} is {wanted}, not {value!r}.")
+    return strange
 
-    def __init__(self, path: Path, text: str) -> None:
-        self.path, self.lines = path, text.splitlines()
-        self.strange: list[str] = []
 
-    def check(self, values: Any, kind: type, section: str = "") -> None:
-        """Notes unknown keys, and raises for values of another type than the field's."""
-        if not isinstance(values, Mapping):
-            raise DiagnosticsError(
-                f"{section} in line {self.line(section)} of {self.path} is no table: write it as docs/how-to/pretraining.md shows."
-            )
-        known = get_type_hints(kind)
-        for key, value in values.items():
-            if key not in known:
-                self.note(key, known, section)
-            elif (wanted := _wanted(value, known[key])) is not None:
-                raise DiagnosticsError(
-                    f"{key} in line {self.line(key, section)} of {self.path} is {wanted}, not {value!r}."
-                )
-
-    def note(self, key: str, known: Iterable[str], section: str) -> None:
-        near = difflib.get_close_matches(key, known, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        entry = f"'{key}' in line {self.line(key, section)}{hint}"
-        if entry not in self.strange:
-            self.strange.append(entry)
-
-    def line(self, key: str, section: str = "") -> int:
-        """The first line with this key, in or behind that of its section."""
-        begin = next((i for i, line in enumerate(self.lines) if _has(line, section)), 0) if section else 0
-        return next((i + 1 for i, line in enumerate(self.lines) if i >= begin and _has(line, key)), begin + 1)
+def _line(lines: list[str], key: str, section: str = "") -> int:
+    """The first line with this key, in or behind that of its section."""
+    begin = next((i for i, line in enumerate(lines) if _has(line, section)), 0) if section else 0
+    return next((i + 1 for i, line in enumerate(lines) if i >= begin and _has(line, key)), begin + 1)
 
 
 def _has(line: str, key: str) -> bool:
@@ -399,7 +382,7 @@ class PretrainJob(Computation, Pairs):
         """The recipe as it was asked for, for no model yet."""
         own = read_recipe(self.config) if self.config is not None else named_recipe(self.recipe or "")
         instead: dict[str, Any] = {name: getattr(self, name) for name in options(Recipe)}
-        return changed(own, **{name: value for name, value in instead.items() if value is not None})
+        return replace(own, **{name: value for name, value in instead.items() if value is not None})
 
 
 @dataclass(frozen=True, kw_only=True)

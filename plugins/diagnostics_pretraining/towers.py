@@ -22,6 +22,7 @@ from diagnostics.plugin import DiagnosticsError, TorchEncoder, build, describe, 
 from diagnostics_pretraining.text_encoder import (
     TEXTS,
     WHOLE,
+    Vocabulary,
     embedded,
     initial_text,
     known_size,
@@ -34,8 +35,6 @@ from diagnostics_pretraining.text_encoder import (
 if TYPE_CHECKING:
     from open_clip.transformer import TextTransformer
     from timm.models.eva import Eva
-
-    from diagnostics_pretraining.text_encoder import Vocabulary
 
 
 # An image tower and a text tower that are trained together, at any size of image up to the final one.

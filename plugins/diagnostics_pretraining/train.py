@@ -19,15 +19,17 @@ from diagnostics_training.trainer.settings import Computation, Optimisation, Set
 from diagnostics_training.trainer.trainer import fit
 
 from diagnostics.plugin import Dataset, DiagnosticsError, LazySamples, build, enumerated, save_encoder, unknown, watcher
-from diagnostics_pretraining.feed import Feed, outline_of, without_target
 from diagnostics_pretraining.objective import (
     Batches,
     Distillation,
+    Feed,
     Pretraining,
     TaughtBatches,
     Teacher,
     check_masks,
     equal_texts,
+    outline_of,
+    without_target,
 )
 from diagnostics_pretraining.recipe import Augmentation, PretrainJob, Recipe, steps_of
 from diagnostics_pretraining.text_encoder import WHOLE, Vocabulary, context_of, known_size, vocabulary_of

@@ -14,14 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diagnostics.plugin import DiagnosticsError, Tap, TorchEncoder
+from diagnostics.plugin import DiagnosticsError, Tap, TorchEncoder, importing
 from diagnostics_timeseries.series import (
     Batch,
     SeriesModel,
     any_observed,
     called,
     check_fits,
-    importing,
     loading,
     patches,
     places,
@@ -75,7 +74,7 @@ def build(
 
     model: folder of a checkpoint, or its name on the hub; for untrained weights also `t5`, `bolt` or `2` (small ones).
     """
-    with importing("Chronos", "pip install chronos-forecasting"):
+    with importing("Chronos needs", "pip install chronos-forecasting"):
         importlib.import_module("chronos")
     folder, settings = settings_of(SCHEME, model, pretrained, _FILES, SMALL)
     kind, read = _kind(settings, model)

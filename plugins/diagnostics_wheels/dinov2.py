@@ -10,8 +10,7 @@ from torch import Tensor
 from transformers import Dinov2Config, Dinov2Model
 
 from diagnostics.plugin import DiagnosticsError, Grid, TorchEncoder
-from diagnostics_wheels.cache import to_tensors
-from diagnostics_wheels.images import image_encoder
+from diagnostics_wheels.cache import image_encoder, to_tensors
 from diagnostics_wheels.wheels import Wheel, needs
 
 WHEEL = Wheel(

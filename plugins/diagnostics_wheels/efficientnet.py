@@ -8,7 +8,7 @@ from diagnostics_timm.pixels import Middle
 from torch import Tensor, nn
 
 from diagnostics.plugin import DiagnosticsError, TorchEncoder, names_of_outputs
-from diagnostics_wheels.images import image_encoder
+from diagnostics_wheels.cache import image_encoder
 from diagnostics_wheels.wheels import Wheel
 
 WHEEL = Wheel(
