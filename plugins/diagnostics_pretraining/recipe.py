@@ -315,7 +315,7 @@ Device = Annotated[str | None, Option("cpu, cuda, ... [cuda if there is a GPU]."
 def of_recipe(name: str) -> Option:
     """An option that takes the place of the recipe's own value."""
     option = options(Recipe)[name]
-    return changed(option, help=f"{option.help.removesuffix('.')} [the recipe's].")
+    return replace(option, help=f"{option.help.removesuffix('.')} [the recipe's].")
 
 
 @dataclass(frozen=True, kw_only=True)
