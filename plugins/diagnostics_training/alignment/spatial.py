@@ -43,6 +43,7 @@ from diagnostics_training.alignment.student import (
     with_control,
 )
 from diagnostics_training.jobs import SpatialJob
+from diagnostics_training.language.decoder import quiet
 from diagnostics_training.trainer.checkpoints import digest_of_tensors
 from diagnostics_training.trainer.monitor import Watch, say, silent
 from diagnostics_training.trainer.objective import Batch, World, barrier
@@ -279,7 +280,6 @@ def load_sam2(folder: Path) -> tuple[Any, Any]:
     """
     try:
         from transformers import Sam2ImageProcessor, Sam2Model
-        from transformers.utils import logging
     except ImportError as error:
         raise DiagnosticsError("SAM 2 is read by transformers: pip install -e '.[transformers]'.") from error
     folder = folder.expanduser()
@@ -294,23 +294,17 @@ def load_sam2(folder: Path) -> tuple[Any, Any]:
             f"{folder} holds a model of type {kind!r:.80}, and relations by masks need SAM 2: give its folder, or the encoder's own "
             "name to take its tokens."
         )
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        loaded: Any = Sam2Model.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype=torch.float32
-        )
-        processor = Sam2ImageProcessor.from_pretrained(folder, local_files_only=True)
+        with quiet():
+            loaded: Any = Sam2Model.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype=torch.float32
+            )
+            processor = Sam2ImageProcessor.from_pretrained(folder, local_files_only=True)
     except Exception as error:
         raise DiagnosticsError(
             f"SAM 2 cannot be loaded from {folder} ({describe(error)}): it needs config.json, preprocessor_config.json and "
             "model.safetensors."
         ) from error
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
     model, about = loaded
     if missing := sorted(about["missing_keys"]):
         raise DiagnosticsError(
