@@ -11,10 +11,17 @@ import torch
 from diagnostics_perception.models import ARCHITECTURES
 from diagnostics_training.jobs import command_of
 from diagnostics_training.models.inputs import PictureChanges
-from diagnostics_training.trainer.checkpoints import digest_of_json, finish, finished, make_folder, resumable
 from diagnostics_training.trainer.data import describe_data, plain, rendering_notice, training_spec
-from diagnostics_training.trainer.monitor import Watch, say
 from diagnostics_training.trainer.objective import Batch, World, barrier, world
+from diagnostics_training.trainer.record import (
+    Watch,
+    digest_of_json,
+    finish,
+    finished,
+    make_folder,
+    resumable,
+    say,
+)
 from diagnostics_training.trainer.settings import Computation, Optimisation, Settings, part_of
 from diagnostics_training.trainer.trainer import fit
 

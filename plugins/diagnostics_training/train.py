@@ -34,10 +34,9 @@ from diagnostics_training.models.encoder import (
 from diagnostics_training.models.inputs import Views, channels_of, extent_of, prepare, resized
 from diagnostics_training.objectives import OBJECTIVES, objective_class
 from diagnostics_training.objectives.jepa import REGULARISERS
-from diagnostics_training.trainer.checkpoints import finish, finished, make_folder, resumable
 from diagnostics_training.trainer.data import Feed, TrainingData, check_batch, default_patch, load, rendering_notice
-from diagnostics_training.trainer.monitor import Watch, say
 from diagnostics_training.trainer.objective import World, barrier, world
+from diagnostics_training.trainer.record import Watch, finish, finished, make_folder, resumable, say
 from diagnostics_training.trainer.settings import identity_of
 from diagnostics_training.trainer.trainer import UNTRAINED, check_fits, fit
 

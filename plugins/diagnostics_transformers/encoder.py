@@ -31,11 +31,12 @@ from diagnostics.plugin import (
 from diagnostics_transformers.load import Loaded, lacking, refuse_missing
 from diagnostics_transformers.maker_names import maker_names
 from diagnostics_transformers.passes import Passes, prepare
-from diagnostics_transformers.prepared import Prepared, Wanted, refuse_guess
 from diagnostics_transformers.towers import (
     CHAINS,
     FIRST,
+    Prepared,
     Tower,
+    Wanted,
     arguments,
     children,
     choose,
@@ -43,6 +44,7 @@ from diagnostics_transformers.towers import (
     is_side,
     kind_of,
     model_type,
+    refuse_guess,
     stacks,
 )
 

@@ -15,8 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from diagnostics.plugin import DiagnosticsError, describe
-from diagnostics_transformers.prepared import Prepared, Wanted, from_directory, setting
-from diagnostics_transformers.towers import arguments, model_type
+from diagnostics_transformers.towers import Prepared, Wanted, arguments, from_directory, model_type, setting
 
 # Images: the directory's own image processor, or a resize to the model's size.
 

@@ -13,8 +13,18 @@ from torch.utils.data import default_collate
 from diagnostics.plugin import Call, DiagnosticsError, Discovered, Site, Tap, describe, discover, recorded, tensor_at
 from diagnostics_transformers.audio import prepare_audio
 from diagnostics_transformers.images import is_video, prepare_images, prepare_patches, prepare_videos, takes_patches
-from diagnostics_transformers.prepared import Arguments, Prepared, Wanted, from_directory, setting, whole
-from diagnostics_transformers.towers import Tower, arguments, kind_of, model_type
+from diagnostics_transformers.towers import (
+    Arguments,
+    Prepared,
+    Tower,
+    Wanted,
+    arguments,
+    from_directory,
+    kind_of,
+    model_type,
+    setting,
+    whole,
+)
 
 # Texts: the directory's own tokenizer, padded on the right to one length.
 

@@ -48,7 +48,7 @@ def build(
         importlib.import_module("transformers")
     from diagnostics_transformers.encoder import encoder_of
     from diagnostics_transformers.load import data_files, folder_of, load
-    from diagnostics_transformers.prepared import Wanted
+    from diagnostics_transformers.towers import Wanted
 
     loaded = load(model, pretrained, seed, heads)
     options = {"pretrained": pretrained or None, "tower": tower, "size": size, "length": length, "frames": frames}

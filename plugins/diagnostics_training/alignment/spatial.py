@@ -44,9 +44,8 @@ from diagnostics_training.alignment.student import (
 )
 from diagnostics_training.jobs import SpatialJob
 from diagnostics_training.language.decoder import quiet
-from diagnostics_training.trainer.checkpoints import digest_of_tensors
-from diagnostics_training.trainer.monitor import Watch, say, silent
 from diagnostics_training.trainer.objective import Batch, World, barrier
+from diagnostics_training.trainer.record import Watch, digest_of_tensors, say, silent
 
 # What a teacher of relations is.
 #

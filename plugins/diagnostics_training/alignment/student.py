@@ -45,10 +45,18 @@ from diagnostics_training.alignment.objective import (
     with_module,
 )
 from diagnostics_training.jobs import AlignmentJob, TapJob, check_weight, command_of
-from diagnostics_training.trainer.checkpoints import digest_of_json, finish, finished, make_folder, resumable
 from diagnostics_training.trainer.data import SIMULATED, data_for, describe_data, parse_spec, plain, spec_of
-from diagnostics_training.trainer.monitor import Watch, say, silent
 from diagnostics_training.trainer.objective import World, barrier, world
+from diagnostics_training.trainer.record import (
+    Watch,
+    digest_of_json,
+    finish,
+    finished,
+    make_folder,
+    resumable,
+    say,
+    silent,
+)
 from diagnostics_training.trainer.settings import identity_of
 from diagnostics_training.trainer.trainer import UNTRAINED, fit
 

@@ -32,8 +32,8 @@ from diagnostics_training.alignment.objective import OWN, Alignment, DropPath, p
 from diagnostics_training.alignment.student import Course, Row, Start, start_of, uncontrolled, with_control
 from diagnostics_training.jobs import TINY, LanguageJob
 from diagnostics_training.language.decoder import TAP, Decoder, decoder_named, pooled, projector_of, with_projector
-from diagnostics_training.trainer.monitor import Watch
 from diagnostics_training.trainer.objective import Batch, World
+from diagnostics_training.trainer.record import Watch
 
 # What is asked of a dataset's samples and what the answers are, as tokens of a decoder.
 

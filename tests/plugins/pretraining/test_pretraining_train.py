@@ -24,8 +24,8 @@ from diagnostics_pretraining.plugin import train_pe
 from diagnostics_pretraining.recipe import PretrainJob
 from diagnostics_pretraining.towers import load_pair
 from diagnostics_pretraining.train import Plan, plan_of, train
-from diagnostics_training.trainer.monitor import lines
 from diagnostics_training.trainer.objective import Batch, World, world
+from diagnostics_training.trainer.record import lines
 from diagnostics_training.trainer.trainer import fit
 from typer import Typer
 from typer.testing import CliRunner

@@ -26,7 +26,7 @@ from diagnostics_training.alignment.student import align_tap
 from diagnostics_training.jobs import TapJob
 from diagnostics_training.plugin import aligned_lines, best_scores
 from diagnostics_training.trainer.data import data_for, plain
-from diagnostics_training.trainer.monitor import lines
+from diagnostics_training.trainer.record import lines
 from torch import nn
 from torch.utils.data import default_collate
 

@@ -14,7 +14,7 @@ from diagnostics_training.alignment.objective import agreement, on_grid
 from diagnostics_training.alignment.student import align_tap, named_teacher, start_of
 from diagnostics_training.jobs import TapJob
 from diagnostics_training.plugin import aligned_lines
-from diagnostics_training.trainer.monitor import lines
+from diagnostics_training.trainer.record import lines
 
 import diagnostics as dx
 from diagnostics import DiagnosticsError, Grid, Tap

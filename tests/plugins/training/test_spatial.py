@@ -24,7 +24,7 @@ from diagnostics_training.alignment.spatial import (
 from diagnostics_training.alignment.student import Start, start_of
 from diagnostics_training.jobs import SpatialJob
 from diagnostics_training.plugin import aligned_lines
-from diagnostics_training.trainer.monitor import lines
+from diagnostics_training.trainer.record import lines
 from torch import Tensor
 
 import diagnostics as dx
