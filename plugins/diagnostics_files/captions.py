@@ -187,7 +187,7 @@ class Archived:
         return Member(archive, f"{key}{extension}", offset, size)
 
     def picture(self, i: int) -> np.ndarray:
-        """The image of a sample, decoded; see `decode.images.picture`."""
+        """The image of a sample, decoded; see `decode.media.picture`."""
         member = self._member(i, 0, PICTURES[self._kinds[i, 0]])
         return picture(io.BytesIO(member.read()), f"{member.name} of {member.archive.name}")
 

@@ -361,7 +361,7 @@ def regularisation(masked: Tensor, whole: Tensor, hidden: Tensor) -> Tensor:
 class Pretraining(Objective):
     """Contrast of `pixels` [b, 3, y, x] and `tokens` [b, context], plus mask regularisation where a batch has `hidden`.
 
-    Samples may be clips too (see `feed.clips`).
+    Samples may be clips too (see `clip_places`).
 
     Of a batch of b images with `hidden` [m, patch], the images 0, b/m, 2 b/m, ... are seen again, with these patches replaced by the
     learned token. The contrast never sees those, and the two have no gradient in common but in the image tower.

@@ -21,7 +21,7 @@ from diagnostics_data.shapes.dataset import Shapes
 from diagnostics_data.shapes.world import COLOURS, SHAPES, TEXTURES
 from diagnostics_files.decode.tables import SUFFIXES, column, read_table
 from diagnostics_files.folder import file
-from diagnostics_training.language.decoder import decoder_named, quiet
+from diagnostics_training.alignment.decoder import decoder_named, quiet
 
 from diagnostics.plugin import Dataset, DiagnosticsError, Progress, build, describe, lock, watcher
 from diagnostics_pretraining.captioner import (
@@ -103,7 +103,7 @@ class Recaptioned(Dataset):
 
     @property
     def outline(self) -> str:
-        """The same of the dataset's outline; see `feed.data.outline_of`."""
+        """The same of the dataset's outline; see `objective.outline_of`."""
         return self._digest(outline_of(self._dataset))
 
     def _digest(self, dataset: str) -> str:

@@ -70,7 +70,7 @@ _ASIDE = ("encoder.embed_tokens.", "decoder.", "lm_head.", "output_patch_embeddi
 def build(
     model: str, pretrained: bool = True, seed: int = 0, *, config: Mapping[str, Any] | None = None
 ) -> TorchEncoder:
-    """A Chronos model of any of the three families, told by its config (other options: see `weights`).
+    """A Chronos model of any of the three families, told by its config (other options: see `series`).
 
     model: folder of a checkpoint, or its name on the hub; for untrained weights also `t5`, `bolt` or `2` (small ones).
     """

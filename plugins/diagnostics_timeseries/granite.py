@@ -63,7 +63,7 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
 def build(
     model: str, pretrained: bool = True, seed: int = 0, *, config: Mapping[str, Any] | None = None
 ) -> TorchEncoder:
-    """A Granite model from its checkpoint, or untrained (other options: see `weights`).
+    """A Granite model from its checkpoint, or untrained (other options: see `series`).
 
     model: folder of a checkpoint, or a name on the hub; for untrained weights also `ttm`, `tspulse`, `flowstate` or
         `patchtst-fm` (small ones).

@@ -38,7 +38,7 @@ _STACK = "transf_unit.transformer"
 def build(
     model: str, pretrained: bool = True, seed: int = 0, *, config: Mapping[str, Any] | None = None
 ) -> TorchEncoder:
-    """Mantis of either version, told by its weights (other options: see `weights`).
+    """Mantis of either version, told by its weights (other options: see `series`).
 
     model: folder of a checkpoint (`model.safetensors`, with or without `config.json`), or its name on the hub; for
         untrained weights `v1` or `v2` (small ones).

@@ -51,7 +51,7 @@ def build(
     *,
     config: Mapping[str, Any] | None = None,
 ) -> TorchEncoder:
-    """Moirai 1 from its checkpoint, or untrained (other options: see `weights`).
+    """Moirai 1 from its checkpoint, or untrained (other options: see `series`).
 
     model: folder with `config.json` and `model.safetensors`, or a name on the hub; for untrained weights also `small`.
     patch_size: steps of a token, one of those that the checkpoint knows.

@@ -42,7 +42,7 @@ SMALL: Mapping[str, Any] = {
 def build(
     model: str, pretrained: bool = True, seed: int = 0, *, config: Mapping[str, Any] | None = None
 ) -> TorchEncoder:
-    """TimesFM 3 from its checkpoint, or untrained (other options: see `weights`).
+    """TimesFM 3 from its checkpoint, or untrained (other options: see `series`).
 
     model: folder with `config.json` and safetensors, or a name on the hub; for untrained weights also `small`.
     """

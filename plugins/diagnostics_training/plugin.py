@@ -99,7 +99,7 @@ def align_language(job: LanguageJob, json: Json = False) -> None:
     Example:
       diagnostics align language --encoder wheel:dinov2-small --at encoder.layer.8 --lm models/llama --data captions:pairs.tar
     """
-    from diagnostics_training.language.align import align_language
+    from diagnostics_training.alignment.language import align_language
 
     if row := align_language(job):
         show(row, aligned_lines(row), json)
@@ -289,7 +289,7 @@ def projected(base: str, at: str, width: int, cut: bool = False, pool: int = 1) 
     width: features of the decoder's tokens. cut: whether it is cut at that tap. pool: 1 or 2, along each side of the grid.
     """
     from diagnostics.plugin import DiagnosticsError, TorchEncoder, build, cut_encoder
-    from diagnostics_training.language.decoder import with_projector
+    from diagnostics_training.alignment.decoder import with_projector
 
     encoder = build("encoder", base)
     encoder = cut_encoder(encoder, at) if cut else encoder

@@ -28,6 +28,7 @@ from diagnostics.plugin import (
     describe,
 )
 from diagnostics.plugin import on_grid as averaged_over_cells
+from diagnostics_training.alignment.decoder import quiet
 from diagnostics_training.alignment.feed import Feed, Places, View, draw_view, hidden, places_of, sampled, token_blocks
 from diagnostics_training.alignment.objective import OWN, Alignment, Teacher, on_grid, put_section, taught
 from diagnostics_training.alignment.student import (
@@ -43,7 +44,6 @@ from diagnostics_training.alignment.student import (
     with_control,
 )
 from diagnostics_training.jobs import SpatialJob
-from diagnostics_training.language.decoder import quiet
 from diagnostics_training.trainer.objective import Batch, World, barrier
 from diagnostics_training.trainer.record import Watch, digest_of_tensors, say, silent
 

@@ -202,7 +202,7 @@ def fit(
     name: what is trained, for progress and messages.
     identity: what objective and data are, as plain JSON values: a checkpoint that differs in one of them, or in the
         settings, is refused.
-    world: which process this is (see `distributed.world`); the first one writes.
+    world: which process this is (see `objective.world`); the first one writes.
     begin: the first step, where those before it teach nothing.
     tell: is given single lines: the kernel of attention, the expected time, an output that collapses, a head that sharpens.
     """

@@ -26,9 +26,8 @@ from diagnostics.cli.main import main
 pytest.importorskip("transformers")
 
 from answering import COLOURS, SHAPES, WORDINGS
-from diagnostics_training.alignment.student import make_student, start_of
-from diagnostics_training.jobs import LanguageJob
-from diagnostics_training.language.align import (
+from diagnostics_training.alignment.decoder import TAP, Decoder, Projector, decoder_named, with_projector
+from diagnostics_training.alignment.language import (
     Language,
     Pair,
     Pairs,
@@ -38,7 +37,8 @@ from diagnostics_training.language.align import (
     held_out,
     laid_out,
 )
-from diagnostics_training.language.decoder import TAP, Decoder, Projector, decoder_named, with_projector
+from diagnostics_training.alignment.student import make_student, start_of
+from diagnostics_training.jobs import LanguageJob
 from diagnostics_training.plugin import aligned_lines
 from diagnostics_training.trainer import record
 from diagnostics_training.trainer.record import lines, silent
