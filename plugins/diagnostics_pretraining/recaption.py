@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from diagnostics_data.shapes.dataset import Shapes
 from diagnostics_data.shapes.world import COLOURS, SHAPES, TEXTURES
-from diagnostics_files.decode.tables import SUFFIXES, column, read_table
 from diagnostics_files.folder import file
+from diagnostics_files.tables import SUFFIXES, column, read_table
 from diagnostics_training.alignment.decoder import decoder_named, quiet
 
 from diagnostics.plugin import Dataset, DiagnosticsError, Progress, build, describe, lock, watcher
