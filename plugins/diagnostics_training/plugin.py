@@ -6,14 +6,11 @@ import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from json import dumps as to_json
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
+import diagnostics as dx
 from diagnostics.plugin import DiagnosticsError, Entry, Option, default_folder, hookimpl, options_of, printable
 from diagnostics_training.jobs import LanguageJob, SpatialJob, TapJob, TrainJob
-
-if TYPE_CHECKING:
-    from diagnostics.plugin import Encoder
-
 
 # `diagnostics train objectives` and `diagnostics align`; importing it imports nothing heavy.
 
@@ -232,7 +229,7 @@ def objective(
     positives: str = "views",
     outputs: int = 1,
     seed: int = 0,
-) -> Encoder:
+) -> dx.Encoder:
     """An untrained encoder of an objective (`forecast`, `reconstruct`, `contrastive`, `jepa`, `random`, `supervised`).
 
     Parameters
@@ -264,7 +261,7 @@ def objective(
     return untrained(architecture, seed)
 
 
-def objectives(name: str, training_seed: int = 0) -> Encoder:
+def objectives(name: str, training_seed: int = 0) -> dx.Encoder:
     """A trained encoder that came with this plugin (`lorenz-jepa`); `training_seed` names a further seed of it."""
     needs_timm()
     from diagnostics_training.train import bundled
@@ -272,28 +269,27 @@ def objectives(name: str, training_seed: int = 0) -> Encoder:
     return bundled(name, training_seed)
 
 
-def aligned(base: str, layer_scale: float = 1.0) -> Encoder:
+def aligned(base: str, layer_scale: float = 1.0) -> dx.Encoder:
     """The encoder `base` (its name, percent-encoded) with LayerScale in its blocks: what alignments start from.
 
     layer_scale: the factors at the start.
     """
-    from diagnostics.plugin import build
     from diagnostics_training.alignment.objective import scaled
 
-    return scaled(build("encoder", base), layer_scale)[0]
+    return scaled(dx.build("encoder", base), layer_scale)[0]
 
 
-def projected(base: str, at: str, width: int, cut: bool = False, pool: int = 1) -> Encoder:
+def projected(base: str, at: str, width: int, cut: bool = False, pool: int = 1) -> dx.Encoder:
     """The encoder `base` (its name, percent-encoded) with a projector to a decoder behind its output tap `at`.
 
     width: features of the decoder's tokens. cut: whether it is cut at that tap. pool: 1 or 2, along each side of the grid.
     """
-    from diagnostics.plugin import DiagnosticsError, TorchEncoder, build, cut_encoder
+    from diagnostics.plugin import cut_encoder
     from diagnostics_training.alignment.decoder import with_projector
 
-    encoder = build("encoder", base)
+    encoder = dx.build("encoder", base)
     encoder = cut_encoder(encoder, at) if cut else encoder
-    if not isinstance(encoder, TorchEncoder) or encoder.output_tap != at or width < 1 or pool not in (1, 2):
+    if not isinstance(encoder, dx.TorchEncoder) or encoder.output_tap != at or width < 1 or pool not in (1, 2):
         raise DiagnosticsError(
             f"{base} has no output {at} of a torch module that a projector of {width} features fits on."
         )

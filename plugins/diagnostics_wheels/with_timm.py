@@ -22,7 +22,7 @@ WHEEL = Wheel(
 SIDE = 224
 
 
-def build() -> TorchEncoder:
+def efficientnet() -> TorchEncoder:
     """At 224 pixels; its heads are the pooled features and the 1,000 classes of ImageNet."""
     preprocess = Middle(WHEEL.encoder, (SIDE, SIDE), 3, (0.5,), (0.5,))
     encoder = image_encoder(WHEEL, preprocess, untrained, convert, trunk=_trunk)
