@@ -40,6 +40,7 @@ from diagnostics.errors import StorageError as StorageError
 from diagnostics.errors import describe as describe
 from diagnostics.errors import enumerated as enumerated
 from diagnostics.errors import few as few
+from diagnostics.errors import importing as importing
 from diagnostics.errors import unknown as unknown
 from diagnostics.hookspecs import Entry as Entry
 from diagnostics.measures.decompositions import svdvals as svdvals

@@ -8,7 +8,7 @@ from diagnostics_timm.pixels import Middle
 from torch import Tensor, nn
 
 from diagnostics.plugin import DiagnosticsError, TorchEncoder, names_of_outputs
-from diagnostics_wheels.images import image_encoder
+from diagnostics_wheels.cache import image_encoder
 from diagnostics_wheels.wheels import Wheel
 
 WHEEL = Wheel(
@@ -22,7 +22,7 @@ WHEEL = Wheel(
 SIDE = 224
 
 
-def build() -> TorchEncoder:
+def efficientnet() -> TorchEncoder:
     """At 224 pixels; its heads are the pooled features and the 1,000 classes of ImageNet."""
     preprocess = Middle(WHEEL.encoder, (SIDE, SIDE), 3, (0.5,), (0.5,))
     encoder = image_encoder(WHEEL, preprocess, untrained, convert, trunk=_trunk)

@@ -27,17 +27,13 @@ from diagnostics.plugin import (
     resample_counts,
     resampled_scores,
 )
+from diagnostics_training.alignment.decoder import TAP, Decoder, decoder_named, pooled, projector_of, with_projector
 from diagnostics_training.alignment.feed import Feed
-from diagnostics_training.alignment.layer_scale import DropPath
-from diagnostics_training.alignment.objective import OWN, Alignment, put_section, section_of
-from diagnostics_training.alignment.student import Course, Row, Start, start_of, with_control
-from diagnostics_training.alignment.tap import uncontrolled
+from diagnostics_training.alignment.objective import OWN, Alignment, DropPath, put_section, section_of
+from diagnostics_training.alignment.student import Course, Row, Start, start_of, uncontrolled, with_control
 from diagnostics_training.jobs import TINY, LanguageJob
-from diagnostics_training.language.decoder import Decoder, decoder_named
-from diagnostics_training.language.projector import TAP, pooled, projector_of, with_projector
-from diagnostics_training.trainer.distributed import World
-from diagnostics_training.trainer.monitor import Watch
-from diagnostics_training.trainer.objective import Batch
+from diagnostics_training.trainer.objective import Batch, World
+from diagnostics_training.trainer.record import Watch
 
 # What is asked of a dataset's samples and what the answers are, as tokens of a decoder.
 
@@ -159,7 +155,7 @@ class Language(Alignment):
     and only DropPath behaves as in training. A decoder that is not trained is no part of this module: nothing can train it, and
     checkpoints hold none of it.
 
-    student: its output is the tap that learns, and it has a projector as a head (`projector.with_projector`); trained in place.
+    student: its output is the tap that learns, and it has a projector as a head (`with_projector`); trained in place.
     alone: for how many steps the encoder does not learn, but the projector alone, and a decoder that begins with random weights.
     held_out: a batch of questions that `evaluate` asks; None for none.
     """
@@ -464,7 +460,7 @@ DECODER = "decoder"
 def align_language(job: LanguageJob) -> dict[str, Any]:
     """Aligns and saves an encoder and its control (see `student.with_control`), and the decoder where it is trained.
 
-    Gives in addition `answers` (see `answers.answers`), of the test samples, and `decoder`, the folder of the trained one or None.
+    Gives in addition `answers` (see `answers` here), of the test samples, and `decoder`, the folder of the trained one or None.
     """
     start = _ending(start_of(job))
     check_texts(start.dataset)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from diagnostics_training.language.folder import LOCAL, check_weights, checked_folder, quiet, why_not_loaded
+from diagnostics_training.alignment.decoder import LOCAL, check_weights, checked_folder, quiet, why_not_loaded
 
 from diagnostics.plugin import Dataset, DiagnosticsError, describe
 
