@@ -4,7 +4,7 @@ from diagnostics import *  # noqa: F403  (all public names)
 from diagnostics.activations.contract import Activations as Activations
 from diagnostics.activations.contract import Observation as Observation
 from diagnostics.activations.contract import StoredTarget as StoredTarget
-from diagnostics.activations.lock import lock as lock
+from diagnostics.activations.folder import lock as lock
 from diagnostics.checks.encoder_tests import EncoderTests as EncoderTests
 from diagnostics.datasets.grid_targets import on_grid as on_grid
 from diagnostics.encoders.attention.heads import watch_heads as watch_heads

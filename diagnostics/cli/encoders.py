@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import default_collate
 from torch.utils.flop_counter import FlopCounterMode
 
-from diagnostics.activations.fit import fit
+from diagnostics.activations.prepare import fit
 from diagnostics.encoders.devices import usable_device
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.modes import wanting_gradients

@@ -44,8 +44,8 @@ def page_of(path: Path, margin: float | None) -> Page:
 
 def current_report(run: Run) -> Path:
     """The report of a run, written where there is none or results are newer."""
-    from diagnostics.activations.replacing import REPORT
     from diagnostics.activations.results import index_file
+    from diagnostics.activations.run_files import REPORT
 
     report, results = map(run.store.folder.head, (REPORT, index_file(run.store)))
     return run.path / REPORT if report and results and report.st_mtime >= results.st_mtime else run.report()
@@ -118,15 +118,15 @@ def _runs_below(folder: Path, levels: int) -> Iterator[Path]:
 def _named(path: Path) -> dict[str, Any]:
     """A row of which nothing is known but where it lies and how large it is."""
     unknown: dict[str, Any] = dict.fromkeys(("encoder", "dataset", "n", "measures", "when"))
-    from diagnostics.activations.tokens import bytes_below
+    from diagnostics.activations.run_files import bytes_below
 
     return {"run": str(path), **unknown, "bytes": bytes_below(path), "token_bytes": None, "finished": False}
 
 
 def _row(path: Path) -> dict[str, Any]:
     from diagnostics.activations.results import finished_index
+    from diagnostics.activations.run_files import token_bytes
     from diagnostics.activations.store import Store
-    from diagnostics.activations.tokens import token_bytes
     from diagnostics.runs.provenance import Provenance
 
     row = _named(path)

@@ -143,7 +143,7 @@ def clean(
 
     If a later `diagnostics run` needs tokens, it extracts them again and includes this in the cost that it prints.
     """
-    from diagnostics.activations.tokens import remove_tokens
+    from diagnostics.activations.run_files import remove_tokens
     from diagnostics.progress import size
     from diagnostics.report.layout import show as show_text
     from diagnostics.report.layout import terminal, whole

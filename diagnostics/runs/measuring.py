@@ -9,8 +9,8 @@ import numpy as np
 import xarray as xr
 from torch import nn
 
-from diagnostics.activations.fit import fit
-from diagnostics.activations.in_memory import read_into_memory
+from diagnostics.activations.extract import read_into_memory
+from diagnostics.activations.prepare import fit
 from diagnostics.datasets.dataset import unprobeable_targets
 from diagnostics.datasets.subset import subset
 from diagnostics.encoders.bare_module import Numbers

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from diagnostics.activations.fit import fit
+from diagnostics.activations.prepare import fit
 from diagnostics.checks.conformance import declared, identity, masks, passes, reading
 from diagnostics.checks.conformance.encoder_under_test import EncoderUnderTest, NoPassError
 from diagnostics.checks.conformance.outcome import Outcome, failed, not_applicable
