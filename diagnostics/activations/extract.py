@@ -32,12 +32,10 @@ from diagnostics.activations.prepare import (
 from diagnostics.activations.run_files import beside, remove
 from diagnostics.activations.store import FORMAT, Store, is_run
 from diagnostics.datasets.dataset import Dataset
-from diagnostics.datasets.grid_targets import classes_on_grid, covered_part, events_on_grid, joined, on_grid
-from diagnostics.datasets.target import Target
-from diagnostics.encoders.attention.fused import NotFiniteError
-from diagnostics.encoders.devices import BATCH
+from diagnostics.datasets.target import Target, classes_on_grid, covered_part, events_on_grid, joined, on_grid
+from diagnostics.encoders.attention.capture import NotFiniteError
 from diagnostics.encoders.encoder import Captured, Encoder
-from diagnostics.encoders.pooling import pool
+from diagnostics.encoders.modules import BATCH, pool
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, StorageError, describe, explaining
 from diagnostics.progress import Progress, Watch, silent

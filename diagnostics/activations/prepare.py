@@ -24,9 +24,8 @@ from diagnostics.activations.plan import Plan, row_order
 from diagnostics.activations.store import Store
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.encoder import Encoder, check_modality, size_for
-from diagnostics.encoders.modes import seeded
+from diagnostics.encoders.modules import by_name, digest_of, seeded
 from diagnostics.encoders.taps import Tap
-from diagnostics.encoders.tensors import by_name, digest_of
 from diagnostics.errors import DiagnosticsError, StorageError, describe, explaining
 from diagnostics.signals import hold_worker_ends
 from diagnostics.vocabulary import BY_PLACE, Compute

@@ -22,9 +22,8 @@ from diagnostics.activations.run_files import beside, listed, recover, remove, r
 from diagnostics.activations.store import Store, is_run
 from diagnostics.encoders.attention.kernels import attention_in, explain_attention
 from diagnostics.encoders.bare_module import Numbers
-from diagnostics.encoders.devices import computing
 from diagnostics.encoders.encoder import Encoder, pinned_to
-from diagnostics.encoders.modes import random_kept
+from diagnostics.encoders.modules import computing, random_kept
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, StorageError, describe, explaining
 from diagnostics.measures import result as attribute

@@ -8,8 +8,8 @@ from diagnostics.activations.plan import Precision, parse_budget
 from diagnostics.activations.prepare import fit
 from diagnostics.datasets.dataset import Dataset, unprobeable_targets
 from diagnostics.encoders.attention.kernels import check_kernel
-from diagnostics.encoders.devices import check_compute, usable_device
 from diagnostics.encoders.encoder import Encoder
+from diagnostics.encoders.modules import check_compute, usable_device
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, describe, unknown
 from diagnostics.measures.base import Measure

@@ -10,7 +10,7 @@ from torch.utils.data import default_collate
 
 from diagnostics.checks.conformance.encoder_under_test import EncoderUnderTest, difference, tolerance
 from diagnostics.checks.conformance.outcome import Outcome, failed, not_applicable, ok
-from diagnostics.encoders.pooling import pool
+from diagnostics.encoders.modules import pool
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 

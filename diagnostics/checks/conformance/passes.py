@@ -9,7 +9,7 @@ from torch.nn.modules import module as torch_module
 from diagnostics.checks.conformance.encoder_under_test import EncoderUnderTest, difference, worst_tap
 from diagnostics.checks.conformance.outcome import Outcome, failed, not_applicable, ok
 from diagnostics.encoders.encoder import keep
-from diagnostics.encoders.modes import seeded, wanting_gradients
+from diagnostics.encoders.modules import seeded, wanting_gradients
 from diagnostics.encoders.taps import Tap
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from diagnostics.encoders.attention import Statistics, Tokens, attention_statistics
-from diagnostics.encoders.attention.fused import FusedCall
+from diagnostics.encoders.attention.capture import FusedCall
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.measures.known_answers import Case
 from diagnostics.measures.locality.heads import Attention, HeadMeasure
