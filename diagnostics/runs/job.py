@@ -37,7 +37,7 @@ from diagnostics.registry import offered
 from diagnostics.report.progress_bars import watching
 from diagnostics.runs.controls import kinds as control
 from diagnostics.runs.cost import cost_of
-from diagnostics.runs.given import Data
+from diagnostics.runs.inputs import Data
 from diagnostics.runs.nonlinear import measure_nonlinear
 from diagnostics.runs.provenance import Call, Provenance
 from diagnostics.runs.redraws import add_redraws

@@ -14,9 +14,8 @@ from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, describe, unknown
 from diagnostics.measures.base import Measure
 from diagnostics.measures.verdict import check_margin
-from diagnostics.runs.folder import default_folder
-from diagnostics.runs.given import given
-from diagnostics.runs.request import Request
+from diagnostics.runs.inputs import given
+from diagnostics.runs.request import Request, default_folder
 from diagnostics.runs.suites import SUITES, chosen_measures
 from diagnostics.vocabulary import ChooseOn, ControlMeasures
 

@@ -33,7 +33,7 @@ from diagnostics.runs.comparison.members import (
 )
 from diagnostics.runs.comparison.probe_losses import SAME, ProbeLosses, by_depth, shared_depths
 from diagnostics.runs.comparison.shares import Shares, shares_of
-from diagnostics.runs.folder import slug
+from diagnostics.runs.request import slug
 from diagnostics.runs.run import Run
 from diagnostics.runs.tap_map import map_json
 
