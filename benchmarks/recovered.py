@@ -15,7 +15,7 @@ import numpy as np
 
 from diagnostics.measures.hidden_gap import paired_difference
 from diagnostics.measures.tap_choice import CLIP
-from diagnostics.runs.comparison.shares import LEAST_GAP
+from diagnostics.runs.comparison.differences import LEAST_GAP
 
 TAPS, BEST, TOP, CORRELATION = 12, 5, 0.6, 0.7
 DRAWS = 400

@@ -32,7 +32,7 @@ def printed(show: Callable[[], None]) -> str:
 
 def page_of(path: Path, margin: float | None) -> Page:
     """The page of a run: the one that lies there, unless another margin is asked for."""
-    from diagnostics.runs.page_store import stored_page
+    from diagnostics.runs.record import stored_page
 
     if margin is None and (page := stored_page(path)):
         return page
@@ -127,7 +127,7 @@ def _row(path: Path) -> dict[str, Any]:
     from diagnostics.activations.results import finished_index
     from diagnostics.activations.store import Store
     from diagnostics.activations.tokens import token_bytes
-    from diagnostics.runs.provenance import Provenance
+    from diagnostics.runs.record import Provenance
 
     row = _named(path)
     try:

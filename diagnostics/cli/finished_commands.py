@@ -70,7 +70,7 @@ def card(
 
     The picture is an SVG file beside the Markdown file. The command prints the path of the Markdown file.
     """
-    from diagnostics.runs.card import write_card
+    from diagnostics.runs.answer import write_card
     from diagnostics.runs.run import open_run
 
     with working():

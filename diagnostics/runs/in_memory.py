@@ -1,4 +1,4 @@
-"""Measuring in memory, once or every so many steps of a training: what a run measures, on a few samples, without a store, a folder or controls."""
+"""Measuring in memory, once or every so many steps of a training: as a run, without store and controls."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ from diagnostics.measures.apply import measure_all
 from diagnostics.measures.base import Measure
 from diagnostics.report.page import StepsFigure
 from diagnostics.runs.inputs import Data, given
-from diagnostics.runs.setup import chosen_taps, listed
-from diagnostics.runs.suites import chosen_measures, read_tokens
+from diagnostics.runs.setup import chosen_measures, chosen_taps, listed, read_tokens
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -1,4 +1,4 @@
-"""The encoder and the dataset that a caller gives: names, the objects, a bare torch module, arrays, tables, and datasets of torch and Hugging Face."""
+"""Encoder and dataset as a caller gives them: names, objects, bare torch modules, arrays, tables, other datasets."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The options of `run`, each declared once: the command, its help and `Setup` are made of them; the folder of a run where none is named.
+"""The options of `run`, each declared once, and the folder of a run where none is named.
 
-Importing it imports nothing heavy.
+The command, its help and `Setup` are made of the options. Importing this imports nothing heavy.
 """
 
 from __future__ import annotations

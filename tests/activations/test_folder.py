@@ -22,7 +22,7 @@ from diagnostics.activations.store import Store
 from diagnostics.activations.tokens import remove_tokens
 from diagnostics.errors import StorageError
 from diagnostics.report.writing import write_whole
-from diagnostics.runs.card import write_card
+from diagnostics.runs.answer import write_card
 from diagnostics.runs.explorer import explore
 
 from tiny import tiny_dataset, tiny_image_encoder

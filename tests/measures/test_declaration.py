@@ -20,7 +20,7 @@ from diagnostics.measures.apply import against_control, measure_all
 from diagnostics.measures.known_answers import Arrays
 from diagnostics.measures.statistics import interval, resample_counts
 from diagnostics.runs.profile import Profile
-from diagnostics.runs.suites import with_declaration
+from diagnostics.runs.run_data import with_declaration
 
 ROOT = Path(__file__).parents[2]
 TEST, FIT = 16, 64
