@@ -1,7 +1,7 @@
-"""What a run records beside its results: encoder, dataset and seed in the store's attributes, each call, and its page.
+"""What a run records beside its results: encoder, dataset and seed in the store's attributes, each call and its page.
 
 The page is printed again without what measures and draws: what depends on where the run lies, and on what else lies
-there, is added when it is shown.
+there, is added when it is shown. The runs below a folder are listed by what they record.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import platform
 import shlex
 import sys
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from diagnostics import __version__
+from diagnostics.activations.folder import Folder
 from diagnostics.activations.results import Index, finished_index, read_page, write_page
-from diagnostics.activations.store import Store
-from diagnostics.activations.tokens import disk_use
-from diagnostics.errors import damaged
+from diagnostics.activations.store import Store, is_run
+from diagnostics.activations.tokens import bytes_below, disk_use, token_bytes
+from diagnostics.errors import DiagnosticsError, damaged, enumerated
 from diagnostics.options import decode
 from diagnostics.progress import size
 from diagnostics.registry import plugins
@@ -230,3 +231,79 @@ def closing_blocks(path: Path, disk: tuple[int, int], target: str | None) -> tup
         else size(whole),
     }
     return (Notes(tuple(Note(text, name) for name, text in lines.items() if text), "quiet", lead="  "),)
+
+
+DEEPEST = 4
+"""Levels of folders in which runs are looked for."""
+
+
+def list_runs(folder: Path) -> list[dict[str, Any]]:
+    """A row for each run below a folder, and for each folder in it that holds none; raises where it is no folder."""
+    if not folder.is_dir():
+        raise DiagnosticsError(
+            f"There is no folder {folder}: name the one in which your runs lie, or make a run (`diagnostics run --help`)."
+        )
+    if is_run(Folder(folder)):
+        return [_row(folder)]
+    rows: list[dict[str, Any]] = []
+    for child in _folders(folder):
+        found = list(_runs_below(child, DEEPEST))
+        rows += [_row(path) for path in found] or [_named(child) | {"state": "not a run"}]
+    return rows
+
+
+def finished_runs(folders: list[Path]) -> tuple[list[Path], dict[str, str]]:
+    """The finished runs that lie in folders or are these, each once, and of others why they are left out.
+
+    Raises DiagnosticsError where none is finished.
+    """
+    rows = {row["run"]: row for folder in folders for row in list_runs(folder)}
+    finished = [Path(name) for name, row in rows.items() if row["finished"]]
+    left_out = {name: row["state"] for name, row in rows.items() if not row["finished"] and row["encoder"] is not None}
+    if not finished:
+        raise DiagnosticsError(
+            f"There is no finished run in {enumerated(map(str, folders))}: `diagnostics runs` lists what a folder contains."
+        )
+    return finished, left_out
+
+
+def _folders(folder: Path) -> list[Path]:
+    """The folders in a folder but for hidden ones: runs that are made or removed lie in such."""
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError:
+        return []
+
+
+def _runs_below(folder: Path, levels: int) -> Iterator[Path]:
+    if is_run(Folder(folder)):
+        yield folder
+    elif levels > 1 and not folder.is_symlink():
+        for child in _folders(folder):
+            yield from _runs_below(child, levels - 1)
+
+
+def _named(path: Path) -> dict[str, Any]:
+    """A row of which nothing is known but where it lies and how large it is."""
+    unknown: dict[str, Any] = dict.fromkeys(("encoder", "dataset", "n", "measures", "when"))
+    return {"run": str(path), **unknown, "bytes": bytes_below(path), "token_bytes": None, "finished": False}
+
+
+def _row(path: Path) -> dict[str, Any]:
+    row = _named(path)
+    try:
+        store = Store(path)
+        record = Provenance.read(store)
+        row |= {"encoder": record.encoder.name, "dataset": record.dataset.name, "n": sum(record.dataset.n.values())}
+        row["token_bytes"] = token_bytes(store)
+        index = finished_index(store)
+    except DiagnosticsError as error:
+        return row | {"state": str(error)}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        # Whatever stands in a folder that only looks like a run.
+        return row | {"state": f"{path} cannot be read ({type(error).__name__}): remove it or copy it again."}
+    measures = {name.partition("/")[0] for name in index.names()}
+    remarks = {", without tokens": store.tokens_removed, ", older, not resumed": store.older}
+    return row | {
+        "measures": len(measures), "when": index.calls[-1]["created"], "finished": True, "state": "finished" + "".join(remark for remark, true in remarks.items() if true),
+    }  # fmt: skip

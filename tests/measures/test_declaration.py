@@ -233,5 +233,5 @@ def test_no_name_of_a_score_is_compared_anywhere() -> None:
         if (lines := decided_by_name(path.read_text("utf-8"), names))
     }
     # What the words of a report mean; and results of a command of its own, by the key of its JSON.
-    found.pop("diagnostics/report/glossary.py")
+    found.pop("diagnostics/report/html.py")
     assert found == {}
