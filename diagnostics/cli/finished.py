@@ -1,38 +1,178 @@
-"""What can be done with runs that are finished: list them, write one as a table, open its report."""
+"""The bundled commands on finished runs: `show`, `card`, `explore`, `runs`, `open` and `clean`."""
 
 from __future__ import annotations
 
 import contextlib
+import enum
+import functools
 import io
 import os
 import sys
-import webbrowser
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from diagnostics.errors import DiagnosticsError, enumerated
+from diagnostics.cli.app import RUNS, Json, RunFolder, command, working
+from diagnostics.cli.commands import print_json
+from diagnostics.errors import DiagnosticsError
+from diagnostics.options import Option
+from diagnostics.progress import size
 from diagnostics.report.escaping import printable
 
 if TYPE_CHECKING:
     from diagnostics.report.page import Page
     from diagnostics.runs.run import Run
 
-DEEPEST = 4
-"""Levels of folders in which runs are looked for."""
+
+class Format(enum.StrEnum):
+    """How `show` writes a run."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
 
 
-def printed(show: Callable[[], None]) -> str:
-    """What a function prints, as wide as a pipe."""
-    text = io.StringIO()
-    with contextlib.redirect_stdout(text):
-        show()
-    return text.getvalue()
+@command(RUNS, "diagnostics show runs/fracast-lorenz --format csv -o scores.csv")
+def show(
+    run: RunFolder,
+    full: Annotated[bool, Option("Print all sentences and tables of the report.", names=("--full",))] = False,
+    margin: Annotated[
+        float | None, Option("Smallest hidden gap that matters, in place of the run's own.", "GAP")
+    ] = None,
+    format: Annotated[
+        Format,
+        Option("table: what `run` prints at its end; csv: one row per score at a tap; json: what `run --json` prints."),
+    ] = Format.table,
+    out: Annotated[Path | None, Option("Write to this file and print nothing.", "FILE", ("--out", "-o"))] = None,
+) -> None:
+    """Print a finished run again, or write its scores as a table for other programs.
+
+    The table has one row for each measure, target and tap, including those of controls.
+    """
+    from diagnostics.report.terminal import print_page
+    from diagnostics.report.writing import write_whole
+
+    with working():
+        if format == Format.table:
+            write = functools.partial(print_page, page_of(run, margin), run / "report.html", full=full)
+        else:
+            from diagnostics.runs.run import open_run
+
+            finished = open_run(run, margin)
+            if format == Format.csv:
+                write = functools.partial(print, finished.to_dataframe().to_csv(index=False), end="")
+            else:
+                write = functools.partial(print_json, finished.to_json())
+        if out is not None:
+            text = io.StringIO()
+            with contextlib.redirect_stdout(text):
+                write()
+            write_whole(out, text.getvalue())
+            return
+    write()
+
+
+@command(RUNS, "diagnostics card runs/fracast-lorenz -o model/layers.md")
+def card(
+    run: RunFolder,
+    out: Annotated[Path | None, Option("The Markdown file [card.md in the run].", "FILE.md", ("--out", "-o"))] = None,
+) -> None:
+    """Write a section for a model card: the layer to use for each target, with a picture and `model-index` metadata.
+
+    The picture is an SVG file beside the Markdown file. The command prints the path of the Markdown file.
+    """
+    from diagnostics.runs.answer import write_card
+    from diagnostics.runs.run import open_run
+
+    with working():
+        finished = open_run(run)
+        path = write_card(finished, out or finished.path / "card.md")
+    print(printable(path))
+
+
+@command(RUNS, "diagnostics explore runs -o runs.html")
+def explore(
+    runs: Annotated[list[Path], Option("Folders of runs, or folders that contain runs.", "RUN...", argument=True)],
+    out: Annotated[Path, Option("The HTML file.", "FILE", ("--out", "-o"))] = Path("explore.html"),
+) -> None:
+    """Show any number of runs on one page that you can sort and filter: encoders, targets, best taps, outputs, gaps,
+    controls.
+
+    The page is one HTML file that needs no network, and links to the report of each run. The command prints its path.
+    """
+    from diagnostics.runs.explorer import explore as write_explorer
+    from diagnostics.runs.record import finished_runs
+
+    with working():
+        paths, left_out = finished_runs(runs)
+        path = write_explorer(paths, left_out, out)
+    print(printable(path))
+
+
+@command(RUNS, "diagnostics runs runs")
+def runs(
+    folder: Annotated[Path, Option("Folder that contains runs, at most 4 levels down.", "DIR", argument=True)] = Path(
+        "runs"
+    ),
+    json: Json = False,
+) -> None:
+    """List the runs below a folder: encoder, dataset, measures, time, size on disk, and whether the run is finished.
+
+    Folders that are not runs, and damaged or interrupted runs, are listed with the reason.
+    """
+    from diagnostics.runs.record import list_runs
+
+    with working():
+        rows = list_runs(folder)
+    print_json({"folder": str(folder), "runs": rows}) if json else print_runs(rows, folder)
+
+
+@command(RUNS, "diagnostics open runs/fracast-lorenz", name="open")
+def open_(run: RunFolder) -> None:
+    """Open a run's report in the browser and print its path; if results are newer, the report is written again.
+
+    Without a display, as on a server, the command only prints the path.
+    """
+    from diagnostics.runs.run import open_run
+
+    with working():
+        path = current_report(open_run(run))
+        open_in_browser(path)
+    print(printable(path))
+
+
+@command(RUNS, "diagnostics clean runs/fracast-lorenz --tokens")
+def clean(
+    run: RunFolder,
+    tokens: Annotated[
+        bool, Option("Remove the stored tokens, including those of the controls.", names=("--tokens",))
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Free disk space that a run no longer needs; all results and pooled activations are kept.
+
+    If a later `diagnostics run` needs tokens, it extracts them again and includes this in the cost that it prints.
+    """
+    from diagnostics.activations.run_files import remove_tokens
+    from diagnostics.report.layout import show as show_text
+    from diagnostics.report.layout import terminal, whole
+
+    if not tokens:
+        raise DiagnosticsError(f"Nothing to remove is named: give `diagnostics clean {run} --tokens`.")
+    with working():
+        freed = remove_tokens(run)
+    if json:
+        print_json({"run": str(run), "freed_bytes": freed})
+    elif freed:
+        show_text(
+            terminal(), f"{whole(run)}: {size(freed)} of tokens removed; all results and pooled activations stay."
+        )
+    else:
+        show_text(terminal(), f"{whole(run)}: it holds no tokens, so nothing was removed.")
 
 
 def page_of(path: Path, margin: float | None) -> Page:
     """The page of a run: the one that lies there, unless another margin is asked for."""
-    from diagnostics.runs.page_store import stored_page
+    from diagnostics.runs.record import stored_page
 
     if margin is None and (page := stored_page(path)):
         return page
@@ -44,8 +184,8 @@ def page_of(path: Path, margin: float | None) -> Page:
 
 def current_report(run: Run) -> Path:
     """The report of a run, written where there is none or results are newer."""
-    from diagnostics.activations.replacing import REPORT
     from diagnostics.activations.results import index_file
+    from diagnostics.activations.run_files import REPORT
 
     report, results = map(run.store.folder.head, (REPORT, index_file(run.store)))
     return run.path / REPORT if report and results and report.st_mtime >= results.st_mtime else run.report()
@@ -53,6 +193,8 @@ def current_report(run: Run) -> Path:
 
 def open_in_browser(path: Path) -> bool:
     """Shows a file in the browser; False where there is no display, and so none that would not take over the terminal."""
+    import webbrowser
+
     display = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"))
     if sys.platform.startswith("linux") and not display:
         return False
@@ -62,95 +204,8 @@ def open_in_browser(path: Path) -> bool:
         return False
 
 
-def list_runs(folder: Path) -> list[dict[str, Any]]:
-    """A row for each run below a folder, and for each folder in it that holds none; raises where it is no folder."""
-    if not folder.is_dir():
-        raise DiagnosticsError(
-            f"There is no folder {folder}: name the one in which your runs lie, or make a run (`diagnostics run --help`)."
-        )
-    if _is_run(folder):
-        return [_row(folder)]
-    rows: list[dict[str, Any]] = []
-    for child in _folders(folder):
-        found = list(_runs_below(child, DEEPEST))
-        rows += [_row(path) for path in found] or [_named(child) | {"state": "not a run"}]
-    return rows
-
-
-def finished_runs(folders: list[Path]) -> tuple[list[Path], dict[str, str]]:
-    """The finished runs that lie in folders or are these, each once, and of others why they are left out.
-
-    Raises DiagnosticsError where none is finished.
-    """
-    rows = {row["run"]: row for folder in folders for row in list_runs(folder)}
-    finished = [Path(name) for name, row in rows.items() if row["finished"]]
-    left_out = {name: row["state"] for name, row in rows.items() if not row["finished"] and row["encoder"] is not None}
-    if not finished:
-        raise DiagnosticsError(
-            f"There is no finished run in {enumerated(map(str, folders))}: `diagnostics runs` lists what a folder contains."
-        )
-    return finished, left_out
-
-
-def _is_run(folder: Path) -> bool:
-    from diagnostics.activations.folder import Folder
-    from diagnostics.activations.store import is_run
-
-    return is_run(Folder(folder))
-
-
-def _folders(folder: Path) -> list[Path]:
-    """The folders in a folder but for hidden ones: runs that are made or removed lie in such."""
-    try:
-        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    except OSError:
-        return []
-
-
-def _runs_below(folder: Path, levels: int) -> Iterator[Path]:
-    if _is_run(folder):
-        yield folder
-    elif levels > 1 and not folder.is_symlink():
-        for child in _folders(folder):
-            yield from _runs_below(child, levels - 1)
-
-
-def _named(path: Path) -> dict[str, Any]:
-    """A row of which nothing is known but where it lies and how large it is."""
-    unknown: dict[str, Any] = dict.fromkeys(("encoder", "dataset", "n", "measures", "when"))
-    from diagnostics.activations.tokens import bytes_below
-
-    return {"run": str(path), **unknown, "bytes": bytes_below(path), "token_bytes": None, "finished": False}
-
-
-def _row(path: Path) -> dict[str, Any]:
-    from diagnostics.activations.results import finished_index
-    from diagnostics.activations.store import Store
-    from diagnostics.activations.tokens import token_bytes
-    from diagnostics.runs.provenance import Provenance
-
-    row = _named(path)
-    try:
-        store = Store(path)
-        record = Provenance.read(store)
-        row |= {"encoder": record.encoder.name, "dataset": record.dataset.name, "n": sum(record.dataset.n.values())}
-        row["token_bytes"] = token_bytes(store)
-        index = finished_index(store)
-    except DiagnosticsError as error:
-        return row | {"state": str(error)}
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        # Whatever stands in a folder that only looks like a run.
-        return row | {"state": f"{path} cannot be read ({type(error).__name__}): remove it or copy it again."}
-    measures = {name.partition("/")[0] for name in index.names()}
-    remarks = {", without tokens": store.tokens_removed, ", older, not resumed": store.older}
-    return row | {
-        "measures": len(measures), "when": index.calls[-1]["created"], "finished": True, "state": "finished" + "".join(remark for remark, true in remarks.items() if true),
-    }  # fmt: skip
-
-
 def print_runs(rows: list[dict[str, Any]], folder: Path) -> None:
     """Rows of `list_runs` as a table, and below it what is wrong with those that are none or not whole."""
-    from diagnostics.progress import size
     from diagnostics.report.layout import show, show_table, terminal, whole
 
     console = terminal()

@@ -20,7 +20,7 @@ from rich.console import Console
 from diagnostics.checks.conformance import CHECKS
 from diagnostics.checks.selftest import Outcome
 from diagnostics.cli import tables as console
-from diagnostics.cli.guard import say
+from diagnostics.cli.app import say
 from diagnostics.measures.base import Case
 from diagnostics.measures.statistics import Interval
 from diagnostics.report import terminal as report_terminal

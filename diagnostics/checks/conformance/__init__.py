@@ -20,7 +20,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-from diagnostics.activations.fit import fit
+from diagnostics.activations.prepare import fit
 from diagnostics.checks.conformance.reading import (
     EncoderUnderTest,
     NoPassError,
@@ -36,7 +36,7 @@ from diagnostics.checks.conformance.reading import (
     worst_tap,
 )
 from diagnostics.encoders.encoder import Encoder, keep
-from diagnostics.encoders.modes import seeded, wanting_gradients
+from diagnostics.encoders.modules import seeded, wanting_gradients
 from diagnostics.encoders.places.judge import exchanged_between
 from diagnostics.encoders.places.verify import NotVerifiableError, verify_taps
 from diagnostics.encoders.taps import Tap

@@ -19,7 +19,7 @@ from torch.utils.data import default_collate
 
 from diagnostics.encoders.encoder import Encoder, Reduce, keep
 from diagnostics.encoders.hooks import tensors_in
-from diagnostics.encoders.pooling import pool
+from diagnostics.encoders.modules import pool
 from diagnostics.encoders.taps import Site, Tap
 from diagnostics.errors import DiagnosticsError, describe
 from diagnostics.vocabulary import Modality

@@ -25,7 +25,7 @@ from diagnostics.encoders.attention import (
     attention_statistics,
     of_matrix,
 )
-from diagnostics.encoders.attention.fused import FusedCall, OfCall
+from diagnostics.encoders.attention.capture import FusedCall, OfCall
 from diagnostics.encoders.encoder import Captured, Encoder
 from diagnostics.encoders.taps import Grid, Site, Tap
 from diagnostics.errors import DiagnosticsError
