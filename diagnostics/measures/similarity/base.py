@@ -326,7 +326,8 @@ class Similarity(Measure):
             SEED: seed,
             **self.attributes(n),
         }
-        reasons = why if same else _named(why, " of the first run") | _named(why_other, " of the second")
+        of_runs = [(why, "")] if same else [(why, " of the first run"), (why_other, " of the second")]
+        reasons = {f"{tap}{run}": reason for of_run, run in of_runs for tap, reason in of_run.items()}
         if reasons:
             attrs[REASON] = store_reasons(reasons.items())
         if self.permutations:
@@ -365,11 +366,6 @@ class Similarity(Measure):
             if known.size:
                 extreme[i] = known.min() if self.distance else known.max()
         return Null(extreme, words, "")
-
-
-def _named(reasons: Mapping[str, str], run: str) -> dict[str, str]:
-    """Reasons by tap, each tap with the run that it is of."""
-    return {f"{tap}{run}": reason for tap, reason in reasons.items()}
 
 
 def _axis(name: str, depth: str, side: Side) -> dict[str, Any]:
