@@ -4,12 +4,12 @@ from diagnostics import *  # noqa: F403  (all public names)
 from diagnostics.activations.contract import Activations as Activations
 from diagnostics.activations.contract import Observation as Observation
 from diagnostics.activations.contract import StoredTarget as StoredTarget
-from diagnostics.activations.lock import lock as lock
+from diagnostics.activations.folder import lock as lock
 from diagnostics.checks.encoder_tests import EncoderTests as EncoderTests
-from diagnostics.datasets.grid_targets import on_grid as on_grid
-from diagnostics.encoders.attention.heads import watch_heads as watch_heads
+from diagnostics.datasets.target import on_grid as on_grid
 from diagnostics.encoders.attention.kernels import attention_in as attention_in
 from diagnostics.encoders.attention.kernels import explain_attention as explain_attention
+from diagnostics.encoders.attention.statistics import watch_heads as watch_heads
 from diagnostics.encoders.encoder import Reduce as Reduce
 from diagnostics.encoders.encoder import keep as keep
 from diagnostics.encoders.frames import sampled_frames as sampled_frames
@@ -17,8 +17,6 @@ from diagnostics.encoders.hooks import Call as Call
 from diagnostics.encoders.hooks import as_tokens as as_tokens
 from diagnostics.encoders.hooks import first_tensor as first_tensor
 from diagnostics.encoders.hooks import recorded as recorded
-from diagnostics.encoders.maker_names import last_taps as last_taps
-from diagnostics.encoders.maker_names import names_of_outputs as names_of_outputs
 from diagnostics.encoders.pictures import FORMATS as FORMATS
 from diagnostics.encoders.pictures import central_part as central_part
 from diagnostics.encoders.pictures import turn as turn
@@ -35,7 +33,8 @@ from diagnostics.encoders.places.perturb import tokens_at as tokens_at
 from diagnostics.encoders.places.perturb import tokens_of_cells as tokens_of_cells
 from diagnostics.encoders.saved.cut import cut_encoder as cut_encoder
 from diagnostics.encoders.saved.files import whole_file as whole_file
-from diagnostics.encoders.saved.trust import UntrustedCodeError as UntrustedCodeError
+from diagnostics.encoders.torch_encoder import last_taps as last_taps
+from diagnostics.encoders.torch_encoder import names_of_outputs as names_of_outputs
 from diagnostics.errors import StorageError as StorageError
 from diagnostics.errors import describe as describe
 from diagnostics.errors import enumerated as enumerated
@@ -43,8 +42,8 @@ from diagnostics.errors import few as few
 from diagnostics.errors import importing as importing
 from diagnostics.errors import unknown as unknown
 from diagnostics.hookspecs import Entry as Entry
-from diagnostics.measures.decompositions import svdvals as svdvals
-from diagnostics.measures.probes.caption import recall_hits as recall_hits
+from diagnostics.measures.arrays import svdvals as svdvals
+from diagnostics.measures.probes.nearest import recall_hits as recall_hits
 from diagnostics.measures.probes.protocol import Probe as Probe
 from diagnostics.measures.similarity.base import Similarity as Similarity
 from diagnostics.measures.statistics import drawn_scores as drawn_scores
@@ -57,6 +56,7 @@ from diagnostics.options import deciding as deciding
 from diagnostics.options import options as options
 from diagnostics.options import options_of as options_of
 from diagnostics.runs.folder import default_folder as default_folder
+from diagnostics.specs import UntrustedCodeError as UntrustedCodeError
 from diagnostics.vocabulary import KERNELS as KERNELS
 from diagnostics.vocabulary import SPLIT_OF as SPLIT_OF
 from diagnostics.vocabulary import Kernel as Kernel

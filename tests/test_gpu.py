@@ -10,9 +10,9 @@ import torch
 
 import diagnostics as dx
 from diagnostics.encoders.attention import Tokens, attention_statistics
-from diagnostics.encoders.attention.fused import FusedCall
+from diagnostics.encoders.attention.capture import FusedCall
 from diagnostics.encoders.attention.kernels import explain_attention
-from diagnostics.encoders.devices import computing
+from diagnostics.encoders.modules import computing
 
 from functions import FUNCTIONS, as_is, numbers
 from tiny import tiny_dataset, tiny_image_encoder

@@ -13,10 +13,8 @@ import pandas as pd
 import torch
 from torch.utils.data import Dataset as TorchDataset
 
-from diagnostics.datasets.dataset import Dataset, padded
-from diagnostics.datasets.samples import LazySamples
-from diagnostics.datasets.splits import complete_splits
-from diagnostics.datasets.target import Target
+from diagnostics.datasets.dataset import Dataset, complete_splits, padded
+from diagnostics.datasets.target import LazySamples, Target
 from diagnostics.encoders.encoder import AXES, channels_first
 from diagnostics.encoders.pictures import upright
 from diagnostics.errors import DiagnosticsError, unknown

@@ -9,7 +9,7 @@ import xarray as xr
 
 from diagnostics.activations.plan import row_order
 from diagnostics.activations.store import Store
-from diagnostics.encoders.pooling import chosen_poolings
+from diagnostics.encoders.modules import chosen_poolings
 from diagnostics.encoders.taps import Grid
 from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.vocabulary import SPLITS

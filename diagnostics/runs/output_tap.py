@@ -90,7 +90,7 @@ def handed_out(encoder: Encoder, dataset: Dataset | None = None) -> HandedOut:
     """Measured in new passes over samples of a dataset, or over the encoder's example alone."""
     from torch.utils.data import default_collate
 
-    from diagnostics.encoders.pooling import pool
+    from diagnostics.encoders.modules import pool
 
     before, names = tap_before(encoder.taps, encoder.output_tap), _names_of(encoder.taps, encoder.maker_names)
     if before is None:

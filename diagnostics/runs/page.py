@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from diagnostics.activations.replacing import REPORT
+from diagnostics.activations.run_files import REPORT
 from diagnostics.measures.result import FUNCTIONAL
 from diagnostics.progress import duration
 from diagnostics.report.numbers import SIGNIFICANT, format_compact, format_number, unbroken

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from diagnostics import __version__
 from diagnostics.activations.results import finished_index, read_page, write_page
+from diagnostics.activations.run_files import disk_use
 from diagnostics.activations.store import Store
-from diagnostics.activations.tokens import disk_use
 from diagnostics.progress import size
 from diagnostics.report.numbers import unbroken
 from diagnostics.report.page import Block, Note, Notes, Page, Section, Sentence, page_of, page_values

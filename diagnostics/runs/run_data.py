@@ -9,8 +9,8 @@ from typing import Any
 import xarray as xr
 
 from diagnostics.activations.results import CONTROLS, ENCODER, Index, Results, finished_index, group_of, read_results
+from diagnostics.activations.run_files import disk_use
 from diagnostics.activations.store import Store
-from diagnostics.activations.tokens import disk_use
 from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.measures import result as attribute
 from diagnostics.measures.apply import common_tap, with_choice

@@ -4,12 +4,12 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from diagnostics.activations.fit import fit
 from diagnostics.activations.plan import Precision, parse_budget
+from diagnostics.activations.prepare import fit
 from diagnostics.datasets.dataset import Dataset, unprobeable_targets
 from diagnostics.encoders.attention.kernels import check_kernel
-from diagnostics.encoders.devices import check_compute, usable_device
 from diagnostics.encoders.encoder import Encoder
+from diagnostics.encoders.modules import check_compute, usable_device
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, describe, unknown
 from diagnostics.measures.base import Measure

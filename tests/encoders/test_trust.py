@@ -26,7 +26,7 @@ from diagnostics import DiagnosticsError
 from diagnostics.checks.conformance import check_encoder, prepare_encoder
 from diagnostics.cli.encoders import export, inspect_encoder
 from diagnostics.cli.main import app
-from diagnostics.encoders.saved.trust import DEEPEST, UntrustedCodeError
+from diagnostics.specs import DEEPEST, UntrustedCodeError
 
 SENTINEL = "code-has-run"
 EVIL = f"""

@@ -5,7 +5,7 @@ from itertools import chain
 
 import numpy as np
 
-from diagnostics.activations.identity import SampleFacts, differences
+from diagnostics.activations.prepare import SampleFacts, differences
 from diagnostics.errors import DiagnosticsError
 from diagnostics.runs.comparison.members import Member
 from diagnostics.runs.comparison.probe_losses import near

@@ -31,7 +31,7 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from diagnostics import DiagnosticsError
-from diagnostics.cli.guard import guarded
+from diagnostics.cli.app import guarded
 
 DATA = "shapes?n=60&size=32&objects=1&seed=3"
 CLIPS = f"{DATA}&frames=4"

@@ -19,7 +19,7 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from diagnostics import Dataset, DiagnosticsError, build
-from diagnostics.cli.guard import guarded
+from diagnostics.cli.app import guarded
 
 DATA = "shapes?n=10&frames=2&size=32"
 INNER = DATA.replace("&", "%26")

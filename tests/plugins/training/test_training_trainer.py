@@ -29,7 +29,7 @@ from diagnostics_training.trainer.settings import Settings
 from diagnostics_training.trainer.trainer import fit, number, seed_step
 
 from diagnostics import DiagnosticsError, Progress
-from diagnostics.activations.lock import lock
+from diagnostics.activations.folder import lock
 
 from objectives import feed, objective
 

@@ -22,7 +22,7 @@ from diagnostics_transformers.towers import arguments  # noqa: E402  (below the 
 from transformers_zoo import build as tiny  # noqa: E402  (below the skip of a missing package)
 
 from diagnostics import DiagnosticsError  # noqa: E402  (below the skip of a missing package)
-from diagnostics.encoders.pooling import pool  # noqa: E402  (below the skip of a missing package)
+from diagnostics.encoders.modules import pool  # noqa: E402  (below the skip of a missing package)
 
 LENGTH = 40
 """Of texts: no width that a model here has."""

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import default_collate
 
 from diagnostics import DiagnosticsError
-from diagnostics.encoders.pooling import pool
+from diagnostics.encoders.modules import pool
 from diagnostics.specs import build
 
 pytest.importorskip("safetensors")

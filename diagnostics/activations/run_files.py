@@ -1,4 +1,5 @@
-"""All files that a run lists as its own, with its results, its report and its controls, and a run that takes another's place.
+"""All files that a run lists as its own, with its results, its report and its controls; a run that takes another's place; and its
+tokens, most of its bytes, removed to free their space.
 
 `run --fresh` makes the new run beside the old one and swaps them at its end. Only listed files are ever removed: what else lies in
 a run's folder stays there.
@@ -7,12 +8,13 @@ a run's folder stays there.
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 
-from diagnostics.activations.folder import Folder, StrangeFileError, writing
+from diagnostics.activations.folder import Folder, StrangeFileError, lock, writing
+from diagnostics.activations.metadata import NAME
 from diagnostics.activations.results import CONTROLS, Index, read_index, result_files
-from diagnostics.activations.sealed import NAME
-from diagnostics.activations.store import Store
+from diagnostics.activations.store import TOKENS_REMOVED, Store
 from diagnostics.errors import DiagnosticsError
 
 REPORT = "report.html"
@@ -80,3 +82,48 @@ def recover(path: Path) -> Folder:
         around.tidy(path.name)
         around.settle(path.name, listed)
     return Folder(path)
+
+
+def bytes_below(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    count = 0
+    for at, _, files in os.walk(folder):
+        for name in files:
+            # Another process may remove it at this moment.
+            with contextlib.suppress(OSError):
+                count += os.lstat(os.path.join(at, name)).st_size
+    return count
+
+
+def token_bytes(store: Store) -> int:
+    """Bytes of the files that hold the tokens of a run and of its controls."""
+    return sum(sum(each.token_files.values()) for each in stores(store).values())
+
+
+def disk_use(store: Store) -> tuple[int, int]:
+    """The same, and the bytes of all its files."""
+    return token_bytes(store), bytes_below(store.path)
+
+
+def remove_tokens(path: Path) -> int:
+    """Removes the tokens of a run and of its controls; returns the bytes that this freed.
+
+    First the store says that its tokens are removed, then their files go: killed in between, a run opens as one without tokens,
+    and the same command again removes the rest. Extraction brings them back where a measure reads tokens.
+
+    Raises DiagnosticsError where `path` is no run, or one whose extraction was interrupted, and StorageError where another process
+    writes it.
+    """
+    path, freed = path.resolve(), 0
+    store = Store(path)
+    with lock(path, "wait for it, and then clean the run"):
+        store.check_whole()
+        # What an interrupted extraction of a control holds is needed to go on with it.
+        for each in (each for each in stores(store).values() if each.plan.token_samples and each.complete):
+            if not each.tokens_removed:
+                each.set_attrs(**{TOKENS_REMOVED: True})
+            files = each.token_files
+            with writing(each.path):
+                each.folder.delete(files)
+            freed += sum(files.values())
+    return freed

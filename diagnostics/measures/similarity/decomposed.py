@@ -1,25 +1,39 @@
-"""Similarity by canonical correlations, which do not depend on the variance of the directions.
+"""Similarities by a decomposition of every pair of taps: canonical correlations, shape distances, and transfer.
 
-All three read an orthonormal basis of the centred samples: the canonical correlations are the singular values of the
-product of two of them (Björck and Golub 1973). Directions whose singular value is at most `RANK` of the largest are
-rounding (of activations in single precision), not directions. Scales of features play no part above that.
+Canonical correlations do not depend on the variance of the directions. All three read an orthonormal basis of the centred samples: the
+canonical correlations are the singular values of the product of two of them (Björck and Golub 1973). Directions whose singular value is
+at most `RANK` of the largest are rounding (of activations in single precision), not directions. Scales of features play no part above
+that. Two representations whose ranks add up to n or more share directions whatever they hold, so that correlations of 1 are no finding
+there: the plain functions warn, the measures give NaN and say so; at most 1 in 10 of n is a good rule. The mean squared correlation of
+unrelated data is max(p, q) / (n - 1).
 
-Two representations whose ranks add up to n or more share directions whatever they hold, so that correlations of 1 are no
-finding there: the plain functions warn, the measures give NaN and say so; at most 1 in 10 of n is a good rule. The mean squared correlation of unrelated data is max(p, q) / (n - 1).
+Shape distances say how far apart two representations are after optimal translation, scaling and rotation. Both are metrics (the
+triangle inequality holds), so that taps can be clustered or embedded by them. Transfer similarity says how far apart the predictions of
+ridge regression are.
 """
 
+import math
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import centre, pair
-from diagnostics.measures.decompositions import svd, svdvals
-from diagnostics.measures.known_answers import Case, centred_axes, normal, overlapping_columns, sixty_samples
+from diagnostics.measures.arrays import centre, pair, svd, svdvals, triangle
+from diagnostics.measures.base import (
+    Case,
+    centred_axes,
+    define,
+    normal,
+    overlapping_columns,
+    rotation,
+    shared_axes,
+    sixty_samples,
+)
 from diagnostics.measures.similarity.base import Similarity, Taps
 
 RAGHU = "Raghu et al. 2017 (1706.05806)"
@@ -242,11 +256,6 @@ def _invertible_map() -> np.ndarray:
     return normal(8, 8, seed=5) + 3 * np.eye(8)
 
 
-def _mean_square_of_independent_data() -> float:
-    """Mean squared canonical correlation of 500 samples with 20 and with 30 features."""
-    return float(np.mean(canonical_correlations(normal(500, 20, seed=0), normal(500, 30, seed=1)) ** 2))
-
-
 def _strongest_shared() -> tuple[np.ndarray, np.ndarray]:
     """Two sides [16, 2] with singular values (3, 1), the first direction shared."""
     axes = centred_axes(16, 3)
@@ -259,38 +268,38 @@ def _one_shared_component(n: int = 500) -> float:
     return svcca(np.hstack([shared, normal(n, 20, seed=1)]), np.hstack([shared, normal(n, 20, seed=2)]))
 
 
-class Cca(_Canonical):
-    name = "cca"
-    answers = "Which taps hold the same directions up to any linear map, whatever their variance?"
-    source = f"{RAGHU}; Hotelling 1936"
-    invariant_to = ("any invertible linear map", "shift")
-    functional = "mean canonical correlation over the smaller rank"
-    remedy = ", or svcca"
-    known_answers = (
+Cca = define(
+    _Canonical, "Cca",
+    name="cca",
+    answers="Which taps hold the same directions up to any linear map, whatever their variance?",
+    source=f"{RAGHU}; Hotelling 1936",
+    invariant_to=("any invertible linear map", "shift"),
+    functional="mean canonical correlation over the smaller rank",
+    remedy=", or svcca",
+    known_answers=(
         Case("invertible map", 1, RAGHU, lambda: cca(sixty_samples(), sixty_samples() @ _invertible_map())),
         Case("6 orthonormal columns of which 2 are shared", 1 / 3, RAGHU, lambda: cca(*overlapping_columns())),
-        Case("mean squared correlation, independent, n = 500, p = 20, q = 30: max(p, q) / (n - 1)", 0.0601, "measures: Wishart mean", _mean_square_of_independent_data, 8e-3),
-    )  # fmt: skip
+        Case("mean squared correlation, independent, n = 500, p = 20, q = 30: max(p, q) / (n - 1)", 0.0601, "measures: Wishart mean", lambda: float(np.mean(canonical_correlations(normal(500, 20, seed=0), normal(500, 30, seed=1)) ** 2)), 8e-3),
+    ),
+    directions=lambda self, x: basis(x),
+)  # fmt: skip
 
-    def directions(self, x: Tensor) -> Tensor:
-        return basis(x)
 
-
-class Svcca(_Canonical):
-    name = "svcca"
-    answers = "Which taps hold the same principal directions up to a linear map of them?"
-    source = RAGHU
-    invariant_to = ("rotation", "scale", "shift")
-    functional = f"mean canonical correlation of the principal components that hold {VARIANCE:.0%} of the variance"
-    remedy = ""
-    known_answers = (
+Svcca = define(
+    _Canonical, "Svcca",
+    name="svcca",
+    answers="Which taps hold the same principal directions up to a linear map of them?",
+    source=RAGHU,
+    invariant_to=("rotation", "scale", "shift"),
+    functional=f"mean canonical correlation of the principal components that hold {VARIANCE:.0%} of the variance",
+    remedy="",
+    known_answers=(
         Case("only the strongest of 21 components shared", 0.2088, RAGHU, _one_shared_component, 0.05),
         Case("singular values (3, 1), the first shared, 85 % of the variance kept: one component", 1, RAGHU, lambda: svcca(*_strongest_shared(), variance=0.85)),
         Case("the same, 95 % kept: two components", 0.5, RAGHU, lambda: svcca(*_strongest_shared(), variance=0.95)),
-    )  # fmt: skip
-
-    def directions(self, x: Tensor) -> Tensor:
-        return leading(x, VARIANCE)
+    ),
+    directions=lambda self, x: leading(x, VARIANCE),
+)  # fmt: skip
 
 
 class Pwcca(_Canonical):
@@ -323,3 +332,224 @@ class Pwcca(_Canonical):
 
     def permuted(self, a: tuple[Tensor, Tensor], order: Tensor) -> tuple[Tensor, Tensor]:
         return a[0][order], a[1]
+
+
+DING = "Ding et al. 2021 (2108.01661)"
+WILLIAMS = "Williams et al. 2021 (2110.14739)"
+
+# Below this squared distance, 2 - 2 nu has lost too many digits.
+_NEAR = 1e-4
+
+
+def procrustes(x: Any, y: Any) -> float:
+    """Procrustes distance sqrt(2 - 2 ||X^T Y||_*) (Ding et al. 2021, 2108.01661; Williams et al. 2021, 2110.14739).
+
+    Parameters
+    ----------
+    x, y: [sample, feature], rows aligned; their widths may differ (the narrower is as if filled with zeros).
+
+    X and Y are centred and divided by their Frobenius norms, so it lies between 0 (the same up to rotation, scale and
+    shift) and sqrt(2) (no feature of one goes with any of the other). Ding et al. report its square. Not invariant to
+    other linear maps. Unrelated features wider than n come near 0. NaN where a side is constant.
+    Raises DiagnosticsError for fewer than 2 samples, unequal numbers of samples and values that are not finite.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.similarity import procrustes
+        >>> axes = np.vstack([np.eye(3), -np.eye(3)])
+        >>> x, y = axes * np.sqrt([3, 2, 1]), axes * np.sqrt([1, 2, 3])
+        >>> round(procrustes(x, y), 5)  # sqrt(2 - 2 (2 + 2 sqrt(3)) / 6)
+        0.42265
+        >>> round(procrustes(axes[:, :1], axes[:, 1:]), 4)  # nothing shared: sqrt(2)
+        1.4142
+    """
+    first, second = pair(x, y, 2)
+    return _distance(unit(first), unit(second))
+
+
+def angular_distance(x: Any, y: Any) -> float:
+    """Angular Procrustes distance arccos ||X^T Y||_*, in radians from 0 to pi / 2 (Williams et al. 2021, 2110.14739).
+
+    The length of the arc whose chord is `procrustes`; everything else as there.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.similarity import angular_distance
+        >>> axes = np.vstack([np.eye(3), -np.eye(3)])
+        >>> x, y = axes * np.sqrt([3, 2, 1]), axes * np.sqrt([1, 2, 3])
+        >>> round(angular_distance(x, y), 5)  # arccos of (2 + 2 sqrt(3)) / 6
+        0.42586
+    """
+    first, second = pair(x, y, 2)
+    return _angle(unit(first), unit(second))
+
+
+def unit(x: Tensor) -> Tensor:
+    """x centred, with Frobenius norm 1 and no more columns than samples (turned, which changes no distance); [sample, 0] where
+    the samples do not differ."""
+    out = spread(x)
+    if out.shape[1] > len(out):
+        out = triangle(out.T).T
+    return out / torch.linalg.norm(out)
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    if not (a.numel() and b.numel()):
+        return float("nan")
+    product = a.T @ b
+    squared = 2 - 2 * float(svdvals(product).sum())
+    if squared < _NEAR:
+        # The same as a sum of squares: what is left between the two when turned onto one another, and outside.
+        u, _, v = svd(product)
+        a, b = a.double(), b.double()
+        turned, other = a @ u, b @ v.T
+        squared = sum(float((part**2).sum()) for part in (turned - other, a - turned @ u.T, b - other @ v))
+    return math.sqrt(squared)
+
+
+def _angle(a: Tensor, b: Tensor) -> float:
+    # arccos keeps half the digits near 1; the arc over a chord keeps all.
+    return 2 * math.asin(_distance(a, b) / 2)
+
+
+class _Shape(Decomposed):
+    """A distance of shapes."""
+
+    invariant_to = ("rotation", "scale", "shift")
+    centring = "features centred over samples, then Frobenius norm 1"
+    least = 2
+    most_rows = 1024
+    distance = True
+
+    def reason(self, x: Tensor) -> str:
+        return still(x)
+
+    def prepared(self, x: Tensor) -> Tensor:
+        return unit(x)
+
+
+Procrustes = define(
+    _Shape, "Procrustes",
+    name="procrustes",
+    answers="How far apart are two taps after one is rotated onto the other?",
+    source=f"{DING}; {WILLIAMS}",
+    functional="sqrt(2 - 2 ||X^T Y||_*)",
+    known_answers=(
+        Case("rotated copy", 0, DING, lambda: procrustes(sixty_samples(), 3 * sixty_samples() @ rotation(8, 1) + 5)),
+        Case("same axes, eigenvalues (3, 2, 1) and (1, 2, 3)", 0.422650, DING, lambda: procrustes(*shared_axes())),
+        Case("orthogonal subspaces", math.sqrt(2), DING, lambda: procrustes(centred_axes(16, 3), centred_axes(16, 6)[:, 3:])),
+    ),
+    compared=lambda self, a, b: _distance(a, b),
+)  # fmt: skip
+
+
+AngularDistance = define(
+    _Shape, "AngularDistance",
+    name="angular_distance",
+    answers="By what angle do the shapes of two taps differ?",
+    source=WILLIAMS,
+    functional="arccos ||X^T Y||_*, radians",
+    known_answers=(
+        Case("same axes, eigenvalues (3, 2, 1) and (1, 2, 3)", 0.425860, WILLIAMS, lambda: angular_distance(*shared_axes())),
+        Case("rotated copy", 0, WILLIAMS, lambda: angular_distance(sixty_samples(), sixty_samples() @ rotation(8, 2))),
+    ),
+    compared=lambda self, a, b: _angle(a, b),
+)  # fmt: skip
+
+
+REGULARIZATION = 1e-2
+BOIX = "Boix-Adserà et al. 2022 (2210.06545)"
+
+
+def gulp(x: Any, y: Any, *, regularization: float = REGULARIZATION) -> float:
+    """GULP distance d_lambda (Boix-Adserà et al. 2022, 2210.06545): between the predictions of ridge regression from x
+    and from y, added up in squares over orthonormal targets; no target of unit norm is predicted more differently.
+
+    d^2 = tr[(S_x^-l S_x)^2] + tr[(S_y^-l S_y)^2] - 2 tr[S_x^-l S_xy S_y^-l S_yx] with S^-l = (S + lambda I)^-1 and
+    covariances over n; equally the Frobenius distance of the two ridge hat matrices, which is computed (it keeps its
+    digits near 0). The paper's code returns d^2.
+
+    Parameters
+    ----------
+    x, y: [sample, feature], rows aligned; their widths may differ.
+    regularization: lambda, absolute, on the covariances of features that are, as in the paper, centred and scaled to a
+        total variance tr(S) of 1: .01 shrinks a direction that holds 1 % of the variance by half. 0 is the distance of the
+        projections, invariant to any invertible linear map, and needs more samples than features.
+
+    Between 0 and sqrt(p + q); invariant to rotation, scale and shift. NaN where a side is constant. Raises DiagnosticsError for fewer than 2 samples, unequal numbers of samples, values that are not
+    finite, a negative lambda, and a lambda of 0 with no more samples than features.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.similarity import gulp
+        >>> axes = np.vstack([np.eye(3), -np.eye(3)])
+        >>> x, y = axes[:, :2], axes[:, 2:]
+        >>> round(gulp(x, x @ [[1, 5], [0, 2]], regularization=0), 6)  # invertible map
+        0.0
+        >>> round(gulp(x, y, regularization=0), 4)  # nothing shared: sqrt(2 + 1)
+        1.7321
+    """
+    first, second = pair(x, y, 2)
+    n, widest = len(first), max(first.shape[1], second.shape[1])
+    if not 0 <= regularization < float("inf"):
+        raise DiagnosticsError(f"gulp has a regularization of {regularization}: give 0 or a positive number.")
+    if regularization == 0 and n <= widest:
+        raise DiagnosticsError(
+            f"gulp without regularization has {n} samples of {widest} features: give more samples than features, or a "
+            "positive regularization."
+        )
+    a, b = unit(first), unit(second)
+    if n > a.shape[1] + b.shape[1]:
+        # What counts lies in the span of both: fewer rows hold it, and no matrix of n x n is made.
+        both = triangle(torch.cat([a, b], dim=1))
+        a, b = both[:, : a.shape[1]], both[:, a.shape[1] :]
+    return _hat_distance(_hat(a, regularization), _hat(b, regularization))
+
+
+def _hat(x: Tensor, regularization: float) -> Tensor:
+    """The hat matrix of ridge regression on x of Frobenius norm 1, [sample, sample]; [sample, 0] where x is empty."""
+    if not x.numel():
+        return x
+    u, s, _ = principal(x)
+    return (u * (s**2 / (s**2 + regularization))) @ u.T
+
+
+def _hat_distance(a: Tensor, b: Tensor) -> float:
+    return float(torch.linalg.norm(a - b)) if a.numel() and b.numel() else float("nan")
+
+
+class Gulp(Similarity):
+    name = "gulp"
+    answers = "How differently do linear predictors from two taps predict, whatever the target?"
+    source = BOIX
+    invariant_to = ("rotation", "scale", "shift")
+    functional = f"GULP distance d_lambda, lambda = {REGULARIZATION} of the total variance"
+    centring = "features centred over samples, then total variance 1"
+    least = 2
+    most_rows = 1024
+    distance = True
+    known_answers = (
+        Case("invertible map, no regularisation", 0, BOIX, lambda: gulp(normal(40, 5, seed=4), normal(40, 5, seed=4) @ (normal(5, 5, seed=6) + 3 * np.eye(5)), regularization=0.0)),
+        Case("orthogonal subspaces of 3 and 4, no regularisation, squared: p + q", 7, BOIX, lambda: gulp(centred_axes(16, 3), centred_axes(16, 7)[:, 3:], regularization=0.0) ** 2),
+    )  # fmt: skip
+
+    def reason(self, x: Tensor) -> str:
+        return still(x)
+
+    def prepared(self, x: Tensor) -> Tensor:
+        return _hat(unit(x), REGULARIZATION)
+
+    def compared(self, a: Tensor, b: Tensor) -> float:
+        return _hat_distance(a, b)
+
+    def permuted(self, a: Tensor, order: Tensor) -> Tensor:
+        return a[order][:, order]
+
+    def shuffled(self, firsts: Taps, seconds: Taps, orders: Iterator[Tensor], upper: bool) -> Iterator[np.ndarray]:
+        # All pairs by one product. It costs half the digits near 0, where no permutation but the identity leads.
+        ones, others = torch.stack(list(firsts)), torch.stack(list(seconds))
+        squares = (ones**2).sum(dim=(1, 2))[:, None] + (others**2).sum(dim=(1, 2))
+        for order in orders:
+            moved = others[:, order][:, :, order]
+            product = ones.flatten(1) @ moved.flatten(1).T
+            yield (squares - 2 * product).clamp(min=0.0).sqrt().cpu().numpy()
