@@ -31,7 +31,7 @@ from diagnostics import Dataset, DiagnosticsError, build, load_encoder, save_enc
 from diagnostics.checks.conformance import check_encoder
 from diagnostics.hookspecs import Entry
 from diagnostics.registry import Plugin
-from diagnostics.runs.folder import default_folder
+from diagnostics.runs.request import default_folder
 
 SMALL = ["--width", "16", "--depth", "2", "--heads", "2", "--steps", "6", "--batch", "8"]
 DATA = "lorenz?n=40&length=64"
