@@ -43,8 +43,7 @@ from diagnostics_files.folder import (
     usable,
     warn,
 )
-from diagnostics_files.tables import Columns, column, listed, read_table, target, targets_of, texts_of
-from diagnostics_files.tables import dataset as of_series
+from diagnostics_files.tables import Columns, column, dataset, listed, read_table, target, targets_of, texts_of
 
 # Images, videos, sounds and texts of a folder, with classes of folders or of a table.
 
@@ -354,7 +353,7 @@ def datasets_on_disk(path: str, input: str | None, values: str, rate: int | None
     if modality == "series":
         columns: Columns = {"id": list(ids), "split": [s or None for s in given], "group": groups or [None] * len(ids)}
         steps = [listed(entry, i, scheme) for i, entry in enumerate(_entries(samples, column), 1)]
-        base = of_series(root.resolve().name, steps, columns, "", seed, scheme)
+        base = dataset(root.resolve().name, steps, columns, "", seed, scheme)
         return Dataset(
             base.name, "series", base.samples, base.ids, base.split.tolist(), targets, groups=base.groups.tolist(),
             about=join_notes(base.about, note), ragged=base.ragged, exchangeable=base.exchangeable,

@@ -497,14 +497,12 @@ def _embeddings(encoder: TorchEncoder, read: object) -> Tensor:
     return encoder.capture(read, [tap.name])[tap.name][:, tap.grid.prefix :].mean(1)
 
 
-class Distillation(Objective):
+class Distillation(Pretraining):
     """The mean of both divergences. The teacher is no part of this module: nothing can train it, and checkpoints hold none."""
 
-    compares_samples = True
-
     def __init__(self, towers: Towers, teacher: Teacher) -> None:
-        super().__init__()
-        self.towers, self.teacher = towers, teacher
+        super().__init__(towers)
+        self.teacher = teacher
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         towers = self.towers
@@ -520,15 +518,6 @@ class Distillation(Objective):
             "over_images": images.detach(),
             "scale": towers.log_scale.detach().exp(),
         }
-
-    def output(self, batch: Batch) -> Tensor:
-        return nn.functional.normalize(self.towers.embed_images(batch["pixels"]).float(), dim=-1)
-
-    def blocks(self) -> Sequence[nn.Module]:
-        return [*self.towers.image.blocks, *self.towers.text.transformer.resblocks]
-
-    def after_step(self, done: int, total: int) -> None:
-        clamp_scale(self.towers.log_scale)
 
 
 class TaughtBatches:

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from diagnostics.plugin import DiagnosticsError, TorchEncoder, build, describe, save_encoder
+from diagnostics.plugin import DiagnosticsError, TorchEncoder, build, describe
 from diagnostics_pretraining.text_encoder import (
     TEXTS,
     WHOLE,
@@ -77,16 +77,8 @@ def encoders_of(towers: Towers, name: str, lineage: Mapping[str, Any] | None = N
     return Pair(image, text.replace(lineage=dict(lineage or {})), scale)
 
 
-def save_pair(pair: Pair, folder: str | Path) -> Path:
-    """Writes both encoders, as `save_encoder` does; the image encoder, without which there is none, last. Returns the folder."""
-    folder = Path(folder).expanduser()
-    save_encoder(folder / TEXT, pair.text)
-    save_encoder(folder, pair.image)
-    return folder
-
-
 def load_pair(folder: str | Path, *, trust_code: bool = False) -> Pair:
-    """Both encoders that `save_pair` wrote.
+    """Both encoders that `diagnostics train pe` wrote.
 
     Raises DiagnosticsError where there is no text encoder, and where it is not the one that the image encoder was trained with.
     """

@@ -206,7 +206,7 @@ class Plan:
             image=self.recipe.largest,
         )
 
-    def objective(self, towers: Towers, device: str) -> Pretraining | Distillation:
+    def objective(self, towers: Towers, device: str) -> Pretraining:
         """What is trained; a teacher is on the device then."""
         return Pretraining(towers) if self.teacher is None else Distillation(towers, self.teacher.to(device))
 

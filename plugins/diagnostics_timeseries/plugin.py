@@ -16,16 +16,20 @@ PACKAGES = {
 """Distribution -> module of the code that its encoders come from; runs record their versions."""
 
 
-def _build(module: str, model: str, pretrained: bool = True, seed: int = 0) -> dx.Encoder:
-    return import_module(f"diagnostics_timeseries.{module}").build(model, pretrained, seed)
+def _build(module: str, builder: str, *options: object) -> dx.Encoder:
+    return getattr(import_module(f"diagnostics_timeseries.{module}"), builder)(*options)
+
+
+def _scheme(module: str, builder: str, model: str, pretrained: bool = True, seed: int = 0) -> dx.Encoder:
+    return _build(module, builder, model, pretrained, seed)
 
 
 def _fracast(path: str | None = None) -> dx.Encoder:
-    return import_module("diagnostics_timeseries.fracast").build(path)
+    return _build("representations", "fracast", path)
 
 
 def _moirai(model: str, pretrained: bool = True, seed: int = 0, patch_size: int = 32) -> dx.Encoder:
-    return import_module("diagnostics_timeseries.moirai").build(model, pretrained, seed, patch_size)
+    return _build("forecasters", "moirai", model, pretrained, seed, patch_size)
 
 
 @hookimpl
@@ -33,11 +37,15 @@ def encoders() -> Mapping[str, Entry]:
     """`fracast`, with the weights of its wheel, and schemes for models of other packages: `chronos:FOLDER`."""
     return {
         "fracast": Entry(_fracast, "Fracast-0, with the weights of its wheel.", ("series",)),
-        "chronos:": Entry(partial(_build, "chronos"), "Chronos-T5, Chronos-Bolt or Chronos-2.", ("series",)),
-        "tirex:": Entry(partial(_build, "tirex"), "TiRex: sLSTM blocks over patches.", ("series",)),
-        "mantis:": Entry(partial(_build, "mantis"), "Mantis 1 or 2.", ("series",)),
-        "timesfm3:": Entry(partial(_build, "timesfm3"), "TimesFM 3.", ("series",)),
-        "moment:": Entry(partial(_build, "moment"), "MOMENT.", ("series",)),
+        "chronos:": Entry(
+            partial(_scheme, "forecasters", "chronos"), "Chronos-T5, Chronos-Bolt or Chronos-2.", ("series",)
+        ),
+        "tirex:": Entry(partial(_scheme, "forecasters", "tirex"), "TiRex: sLSTM blocks over patches.", ("series",)),
+        "mantis:": Entry(partial(_scheme, "representations", "mantis"), "Mantis 1 or 2.", ("series",)),
+        "timesfm3:": Entry(partial(_scheme, "forecasters", "timesfm3"), "TimesFM 3.", ("series",)),
+        "moment:": Entry(partial(_scheme, "representations", "moment"), "MOMENT.", ("series",)),
         "moirai:": Entry(_moirai, "Moirai 1.", ("series",)),
-        "granite:": Entry(partial(_build, "granite"), "TTM, TSPulse, FlowState or PatchTST-FM.", ("series",)),
+        "granite:": Entry(
+            partial(_scheme, "representations", "granite"), "TTM, TSPulse, FlowState or PatchTST-FM.", ("series",)
+        ),
     }

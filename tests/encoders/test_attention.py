@@ -476,7 +476,7 @@ def test_timms_fused_attention_equals_its_own_without_fusing(name: str, size: in
 
 def test_fracast_is_convolutional_and_says_so() -> None:
     pytest.importorskip("fracast", reason="needs the extra demo")
-    from diagnostics_timeseries.fracast import build
+    from diagnostics_timeseries.representations import fracast as build
 
     model = build()
     subject = {key: value[None] for key, value in model.preprocess(model.example()).items()}

@@ -380,9 +380,9 @@ def test_data_that_a_file_names_are_trusted_no_more(good: Path) -> None:
 
 @pytest.mark.parametrize("subject", ["os.system", "uni2ts.distribution.normal.torch.hub.load", "builtins.evalOutput"])
 def test_a_distribution_is_one_of_the_packages_own(subject: str) -> None:
-    from diagnostics_timeseries.moirai import SMALL, check_distribution
+    from diagnostics_timeseries.forecasters import MOIRAI_SMALL, check_distribution
 
-    check_distribution(SMALL["distr_output"], "small")
+    check_distribution(MOIRAI_SMALL["distr_output"], "small")
     for message in ({"_target_": subject}, {"components": [{"_target_": subject}]}):
         with pytest.raises(DiagnosticsError, match="could be any code"):
             check_distribution(message, "FOLDER")

@@ -289,7 +289,7 @@ def test_the_measure_points_at_the_tap_that_opens() -> None:
 
 def test_fracast_opens_by_its_dilations() -> None:
     pytest.importorskip("fracast", reason="needs the extra demo")
-    from diagnostics_timeseries.fracast import build
+    from diagnostics_timeseries.representations import fracast as build
 
     model = build().sized_for(np.zeros(128) + np.arange(128))
     series = np.random.default_rng(0).standard_normal(128).cumsum()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from diagnostics_pretraining.text_encoder import Vocabulary, context_of, vocabulary_of
-from diagnostics_pretraining.towers import Pair, Towers, build_towers
+from diagnostics_pretraining.towers import TEXT, Pair, Towers, build_towers
 from torch import Tensor
+
+from diagnostics import save_encoder
 
 CAPTIONS = ("a red striped star", "two blue circles left of a square", "a green square")
 
@@ -30,3 +33,11 @@ def batch_of(pair: Pair) -> tuple[Tensor, dict[str, Tensor]]:
     texts = [pair.text.preprocess(pair.text.example()), pair.text.preprocess("a zebra")]
     images = [pair.image.preprocess(pair.image.example())] * 2
     return torch.stack(images), {key: torch.stack([text[key] for text in texts]) for key in texts[0]}
+
+
+def save_pair(pair: Pair, folder: str | Path) -> Path:
+    """Writes both encoders, as `save_encoder` does; the image encoder, without which there is none, last. Returns the folder."""
+    folder = Path(folder).expanduser()
+    save_encoder(folder / TEXT, pair.text)
+    save_encoder(folder, pair.image)
+    return folder

@@ -40,7 +40,7 @@ def trial(
     """[step, mean cosine to the base's output on val] every so many steps."""
     torch.manual_seed(0)
     student = make_student(start, job)
-    objective, feed = batches_for(start, job, [start.itself])(student.encoder.sized_for(start.sample))
+    objective, feed = batches_for(start, job, [start.itself], student.encoder.sized_for(start.sample))
     objective.train()
     objective.free(feed(0))
     learning = [parameter for parameter in objective.parameters() if parameter.requires_grad]

@@ -6,7 +6,7 @@ import hashlib
 import math
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from diagnostics.plugin import (
 from diagnostics_training.alignment.decoder import TAP, Decoder, decoder_named, pooled, projector_of, with_projector
 from diagnostics_training.alignment.feed import Feed
 from diagnostics_training.alignment.objective import OWN, Alignment, DropPath, put_section, section_of
-from diagnostics_training.alignment.student import Course, Row, Start, start_of, uncontrolled, with_control
+from diagnostics_training.alignment.student import Course, Row, Start, start_of, with_control
 from diagnostics_training.jobs import TINY, LanguageJob
 from diagnostics_training.trainer.objective import Batch, World
 from diagnostics_training.trainer.record import Watch
@@ -476,6 +476,11 @@ def align_language(job: LanguageJob) -> dict[str, Any]:
     name = Path(job.lm).name
     saved = str(job.folder / DECODER) if job.train_lm and job.steps else None
 
+    def head(student: TorchEncoder) -> TorchEncoder:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(start.seed)
+            return with_projector(student, decoder.width, job.pool)
+
     def make(student: TorchEncoder) -> tuple[Alignment, QuestionFeed]:
         asked_of_val = held_out(start, pairs) if job.evaluate_every else None
         return Language(student, decoder, job.train_lm, job.alone, asked_of_val), QuestionFeed(start, pairs, job.batch)
@@ -502,9 +507,9 @@ def align_language(job: LanguageJob) -> dict[str, Any]:
             to=name,
             teacher=None,
             make=make,
-            lineage={"group": f"{group} aligned with {name}", "to": name, "for": "", **uncontrolled(job)},
+            lineage={"group": f"{group} aligned with {name}", "to": name, "for": ""},
             row={"for": None, "probed": None},
-            head=_head(start, job, decoder),
+            head=head,
             alone=job.alone,
             conclude=conclude,
         )
@@ -530,15 +535,6 @@ def held_out(start: Start, pairs: Pairs) -> dict[str, Tensor]:
     if not len(rows):
         raise DiagnosticsError(f"{start.dataset.name} has no val split to evaluate on: leave --evaluate-every out.")
     return QuestionFeed(replace(start, rows=rows), pairs, min(EVALUATED, len(rows)))(0)
-
-
-def _head(start: Start, job: LanguageJob, decoder: Decoder) -> Callable[[TorchEncoder], TorchEncoder]:
-    def head(student: TorchEncoder) -> TorchEncoder:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(start.seed)
-            return with_projector(student, decoder.width, job.pool)
-
-    return head
 
 
 def digest_of_weights(name: str) -> str:

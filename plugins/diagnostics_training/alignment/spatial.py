@@ -40,7 +40,6 @@ from diagnostics_training.alignment.student import (
     chosen_tap,
     named_teacher,
     start_of,
-    uncontrolled,
     with_control,
 )
 from diagnostics_training.jobs import SpatialJob
@@ -361,8 +360,8 @@ class SpatialAlignment(Alignment):
 
 
 def sharpened(cosine: Tensor) -> Tensor:
-    """A teacher's cosines, brought nearer to 0 the further they are from 1: exp(20 (cosine - 1))."""
-    return torch.exp(SHARPNESS * (cosine - 1))
+    """A teacher's cosines, brought nearer to 0 the further they are from 1: exp(20 (cosine - 1)); in place."""
+    return cosine.sub_(1).mul_(SHARPNESS).exp_()
 
 
 def relation_loss(tokens_BTF: Tensor, relations_BTM: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -390,8 +389,7 @@ def relation_loss(tokens_BTF: Tensor, relations_BTM: Tensor, valid: Tensor | Non
 def _of_block(student_BTF: Tensor, teacher_BTM: Tensor, known_BT: Tensor) -> Tensor:
     """The mean over pairs of each sample, [B]."""
     with torch.no_grad():
-        wanted = teacher_BTM @ teacher_BTM.mT
-        wanted = wanted.sub_(1).mul_(SHARPNESS).exp_()
+        wanted = sharpened(teacher_BTM @ teacher_BTM.mT)
     off = (student_BTF @ student_BTF.mT).sub_(wanted)
     weight = known_BT.to(off.dtype)
     # Weights of pairs are products, so that no matrix of them is needed.
@@ -499,7 +497,6 @@ def align_spatial(job: SpatialJob) -> dict[str, Any]:
                 "to": tap or "",
                 "for": job.target or "",
                 "relations": relations.about if relations else "",
-                **uncontrolled(job),
             },
             row={"for": job.target, "probed": probed, "relations": relations.about if relations else None},
             itself=teachers == [start.itself] and relations is None,

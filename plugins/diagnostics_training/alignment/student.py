@@ -371,7 +371,8 @@ def carry_out(course: Course, job: AlignmentJob, start: Start, where: World, wat
             "seed": start.seed,
             "how": command_of(job.command, job),
         }
-        finish(course.folder / FINISHED, student.encoder, lineage | dict(course.lineage), row, course.asked)
+        lineage |= dict(course.lineage) | ({} if job.control else {"control": "none"})
+        finish(course.folder / FINISHED, student.encoder, lineage, row, course.asked)
     barrier()
     return row
 
@@ -422,12 +423,11 @@ def align_tap(job: TapJob) -> dict[str, Any]:
             asked=start.identity(job),
             to=tap,
             teacher=teachers[0],
-            make=batches_for(start, job, teachers),
+            make=functools.partial(batches_for, start, job, teachers),
             lineage={
                 "group": group_of(start, job.to, job.target),
                 "to": tap,
                 "for": job.target or "",
-                **uncontrolled(job),
             },
             row={"for": job.target, "probed": probed},
             itself=teachers == [start.itself],
@@ -437,23 +437,19 @@ def align_tap(job: TapJob) -> dict[str, Any]:
 
 
 def batches_for(
-    start: Start, job: AlignmentJob, teachers: list[Teacher]
-) -> Callable[[TorchEncoder], tuple[Alignment, Feed]]:
+    start: Start, job: AlignmentJob, teachers: list[Teacher], student: TorchEncoder
+) -> tuple[Alignment, Feed]:
     """What a `Course` makes of a student, where teachers' tokens are all that it learns."""
-
-    def make(student: TorchEncoder) -> tuple[Alignment, Feed]:
-        feed = Feed(
-            dataset=start.dataset,
-            rows=start.rows,
-            student=start.own,
-            teachers=teachers,
-            batch=job.batch,
-            mask=job.mask,
-            seed=start.seed,
-        )
-        return Alignment(student, teachers, feed.section), feed
-
-    return make
+    feed = Feed(
+        dataset=start.dataset,
+        rows=start.rows,
+        student=start.own,
+        teachers=teachers,
+        batch=job.batch,
+        mask=job.mask,
+        seed=start.seed,
+    )
+    return Alignment(student, teachers, feed.section), feed
 
 
 def check_tap(start: Start, to: str, target: str | None) -> None:
@@ -506,11 +502,6 @@ def group_of(start: Start, to: str, target: str | None) -> str:
     """One group for the seeds of a base, whose best taps may differ."""
     group = start.own.lineage.get("group") or start.own.name
     return f"{group} aligned for {target}" if target is not None else f"{group} aligned to {to}"
-
-
-def uncontrolled(job: AlignmentJob) -> dict[str, str]:
-    """For the lineage: that there is no control to hold it against."""
-    return {} if job.control else {"control": "none"}
 
 
 def check_target(dataset: Dataset, target: str) -> None:

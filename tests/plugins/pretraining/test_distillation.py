@@ -23,11 +23,13 @@ from diagnostics_pretraining import objective as distillation
 from diagnostics_pretraining.objective import TEACHER_SCALE, Distillation, Teacher, divergences
 from diagnostics_pretraining.recipe import PretrainJob
 from diagnostics_pretraining.text_encoder import context_of, vocabulary_of
-from diagnostics_pretraining.towers import Pair, build_towers, encoders_of, load_pair, save_pair
+from diagnostics_pretraining.towers import Pair, build_towers, encoders_of, load_pair
 from diagnostics_pretraining.train import plan_of, train
 from diagnostics_training.trainer.objective import world
 
 from diagnostics import DiagnosticsError, Grid, LazySamples, Site, Tap, TorchEncoder, build
+
+from pairs import save_pair
 
 PAIRS, WIDTH, TAUGHT = 12, 7, 5
 DATA = "shapes?n=60&size=32&objects=1&seed=3"

@@ -24,12 +24,12 @@ from diagnostics_perception.plugin import export_meta as meta_command
 from diagnostics_pretraining import towers as exporting
 from diagnostics_pretraining.plugin import export_open_clip
 from diagnostics_pretraining.text_encoder import Vocabulary, context_of, vocabulary_in
-from diagnostics_pretraining.towers import Pair, encoders_of, export, load_pair, save_pair
+from diagnostics_pretraining.towers import Pair, encoders_of, export, load_pair
 
 import diagnostics.cli.main as cli
 from diagnostics import DiagnosticsError, build, save_encoder
 
-from pairs import batch_of, trained
+from pairs import batch_of, save_pair, trained
 
 
 def saved(folder: Path, whole: bool = True, **more: Any) -> Pair:

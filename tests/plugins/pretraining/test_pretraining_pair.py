@@ -14,12 +14,12 @@ import torch
 pytest.importorskip("open_clip")
 
 # Below the skip, since these imports need open_clip and timm.
-from diagnostics_pretraining.towers import Pair, encoders_of, load_pair, save_pair, towers_of
+from diagnostics_pretraining.towers import Pair, encoders_of, load_pair, towers_of
 
 from diagnostics import DiagnosticsError, Grid, build, run, save_encoder
 from diagnostics.encoders.saved.cut import cut_encoder
 
-from pairs import batch_of, trained
+from pairs import batch_of, save_pair, trained
 
 
 @pytest.mark.parametrize(

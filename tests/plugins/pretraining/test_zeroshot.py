@@ -17,11 +17,13 @@ pytest.importorskip("open_clip")
 
 from diagnostics_pretraining.plugin import zeroshot
 from diagnostics_pretraining.text_encoder import context_of, vocabulary_of
-from diagnostics_pretraining.towers import Towers, build_towers, encoders_of, load_pair, save_pair
+from diagnostics_pretraining.towers import Towers, build_towers, encoders_of, load_pair
 from diagnostics_pretraining.zeroshot import AT, chance_of_recall, classification, labels_of, prompts_of, retrieval
 
 from diagnostics import Dataset, LazySamples, Question, Target
 from diagnostics.cli.app import guarded
+
+from pairs import save_pair
 
 COLOURS = {"red": (220, 30, 30), "orange": (240, 140, 20), "blue": (30, 40, 220), "dark_green": (20, 90, 20)}
 

@@ -19,10 +19,16 @@ from torch.utils.data import default_collate
 from diagnostics import DiagnosticsError, TorchEncoder
 
 
+def builder(family: str) -> Any:
+    """What builds an encoder of a family of models."""
+    homes = (importlib.import_module(f"diagnostics_timeseries.{home}") for home in ("forecasters", "representations"))
+    return next(getattr(home, family) for home in homes if hasattr(home, family))
+
+
 def built(module: str, name: str, sample: np.ndarray, **options: Any) -> TorchEncoder:
     package = {"moment": "momentfm", "moirai": "uni2ts", "granite": "tsfm_public"}[module]
     pytest.importorskip(package)
-    encoder = importlib.import_module(f"diagnostics_timeseries.{module}").build(name, pretrained=False, **options)
+    encoder = builder(module)(name, pretrained=False, **options)
     return encoder.sized_for(sample)
 
 
@@ -161,15 +167,15 @@ def test_flowstate_layers_are_those_of_its_forecaster_and_causal() -> None:
 @pytest.mark.parametrize("name", ["ttm", "tspulse", "flowstate", "patchtst-fm"])
 def test_granite_reads_what_its_package_saves(name: str, tmp_path: Path, capfd: Any) -> None:
     pytest.importorskip("tsfm_public")
-    from diagnostics_timeseries import granite
+    from diagnostics_timeseries import representations
 
-    settings = dict(granite.SMALL[name])
-    kind, _ = granite._kind(settings, name)
+    settings = dict(representations.GRANITE_SMALL[name])
+    kind, _ = representations._kind(settings, name)
     torch.manual_seed(3)
     whole = kind(kind.config_class(**settings))
     whole.save_pretrained(tmp_path / name)
     capfd.readouterr()
-    encoder = granite.build(str(tmp_path / name))
+    encoder = representations.granite(str(tmp_path / name))
     reported = capfd.readouterr()
     assert reported == ("", ""), "loading prints nothing"
     assert encoder.name == f"granite:{name}"
@@ -185,21 +191,21 @@ def test_moment_and_moirai_read_what_their_packages_save(module: str, tmp_path: 
     encoder = built(module, "small", noise(70), seed=3)
     from safetensors.torch import save_file
 
-    package = importlib.import_module(f"diagnostics_timeseries.{module}")
-    settings = dict(package.SMALL)
+    build = builder(module)
+    settings = dict(getattr(sys.modules[build.__module__], f"{module.upper()}_SMALL"))
     import json
 
     (tmp_path / "config.json").write_text(json.dumps(settings))
     state = {key: value.contiguous() for key, value in encoder.module.state_dict().items()}
     save_file(state, tmp_path / "model.safetensors")
     capfd.readouterr()
-    again = package.build(str(tmp_path))
+    again = build(str(tmp_path))
     assert capfd.readouterr() == ("", ""), "loading prints nothing"
     assert again.identity["weights"] == encoder.identity["weights"]
     state.pop(next(iter(state)))
     save_file(state, tmp_path / "model.safetensors")
     with pytest.raises(DiagnosticsError, match="1 tensors are missing or left over"):
-        package.build(str(tmp_path))
+        build(str(tmp_path))
 
 
 @pytest.mark.parametrize(("name", "sample", "why"), [
@@ -228,4 +234,4 @@ def test_a_package_that_is_missing_is_named_with_the_line_that_installs_it(
     for i in range(len(parts)):
         monkeypatch.setitem(sys.modules, ".".join(parts[: i + 1]), None)
     with pytest.raises(DiagnosticsError, match=line):
-        importlib.import_module(f"diagnostics_timeseries.{module}").build("any")
+        builder(module)("any")

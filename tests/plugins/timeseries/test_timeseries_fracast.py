@@ -13,7 +13,7 @@ from diagnostics.encoders.modules import pool
 
 pytest.importorskip("fracast", reason="needs the extra demo")
 
-from diagnostics_timeseries.fracast import build
+from diagnostics_timeseries.representations import fracast as build
 
 
 def walk(steps: int, seed: int = 0) -> np.ndarray:

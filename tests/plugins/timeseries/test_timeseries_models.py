@@ -68,11 +68,16 @@ WINDOWED = pytest.mark.parametrize("case", CASES)
 EVERY = pytest.mark.parametrize("case", ALL)
 
 
+def builder(family: str) -> Any:
+    """What builds an encoder of a family of models."""
+    homes = (importlib.import_module(f"diagnostics_timeseries.{home}") for home in ("forecasters", "representations"))
+    return next(getattr(home, family) for home in homes if hasattr(home, family))
+
+
 def built(case: str, **options: Any) -> TorchEncoder:
     known = ALL[case]
     pytest.importorskip(known.package)
-    builder = importlib.import_module(f"diagnostics_timeseries.{known.module}").build
-    return builder(known.name, pretrained=False, **known.options, **options)
+    return builder(known.module)(known.name, pretrained=False, **known.options, **options)
 
 
 def noise(steps: int, variates: int, seed: int = 0) -> np.ndarray:
@@ -408,20 +413,20 @@ def test_timesfm3_context_does_not_depend_on_the_horizon() -> None:
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of every Chronos family, saved by its own library."""
     pytest.importorskip("chronos")
-    from diagnostics_timeseries import chronos
+    from diagnostics_timeseries import forecasters
 
     root = tmp_path_factory.mktemp("chronos")
-    for name, settings in chronos.SMALL.items():
-        kind, _ = chronos._kind(settings, name)
+    for name, settings in forecasters.CHRONOS_SMALL.items():
+        kind, _ = forecasters._kind(settings, name)
         torch.manual_seed(5)
-        chronos._untrained(kind, settings).save_pretrained(root / name)
+        forecasters._untrained(kind, settings).save_pretrained(root / name)
     return root
 
 
 @pytest.mark.parametrize(("name", "variates"), [("t5", 1), ("bolt", 1), ("2", 3)])
 def test_chronos_of_a_folder_embeds_as_the_packages_pipeline(folders: Path, name: str, variates: int) -> None:
     from chronos import BaseChronosPipeline
-    from diagnostics_timeseries.chronos import build
+    from diagnostics_timeseries.forecasters import chronos as build
 
     sample = noise(70, variates)
     sample[:5] = np.nan
@@ -441,7 +446,7 @@ def test_chronos_of_a_folder_embeds_as_the_packages_pipeline(folders: Path, name
 
 
 def test_chronos_weights_that_do_not_fit_are_refused(folders: Path, tmp_path: Path, capfd: Any) -> None:
-    from diagnostics_timeseries.chronos import build
+    from diagnostics_timeseries.forecasters import chronos as build
 
     capfd.readouterr()
     build(str(folders / "bolt"))
@@ -468,7 +473,7 @@ def test_what_is_neither_folder_nor_on_the_hub_is_told_in_one_sentence(
     package: str, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip(package)
-    build = importlib.import_module(f"diagnostics_timeseries.{module}").build
+    build = builder(module)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(
         DiagnosticsError, match=r"cannot be fetched \(.*\): give the folder of a checkpoint, or for untrained"
@@ -482,7 +487,8 @@ def test_what_is_neither_folder_nor_on_the_hub_is_told_in_one_sentence(
 
 def test_tirex_reads_its_checkpoint_and_no_other_pickle(tmp_path: Path) -> None:
     encoder = built("tirex", seed=4)
-    from diagnostics_timeseries.tirex import SMALL, build
+    from diagnostics_timeseries.forecasters import TIREX_SMALL as SMALL
+    from diagnostics_timeseries.forecasters import tirex as build
 
     state = {
         "hyper_parameters": {"model_config": dict(SMALL), "train_ctx_len": 2048},
@@ -503,7 +509,7 @@ def test_mantis_and_timesfm3_read_what_their_packages_save(module: str, tmp_path
         network: Any = encoder.module
         network.save_pretrained(tmp_path / case)
         capfd.readouterr()
-        again = importlib.import_module(f"diagnostics_timeseries.{module}").build(str(tmp_path / case))
+        again = builder(module)(str(tmp_path / case))
         assert capfd.readouterr() == ("", ""), "loading prints nothing"
         assert again.identity["weights"] == encoder.identity["weights"]
         assert again.fresh(1).identity["weights"] == encoder.fresh(1).identity["weights"]
@@ -536,7 +542,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         monkeypatch.setitem(sys.modules, package, None)
         with pytest.raises(DiagnosticsError, match="pip install"):
-            importlib.import_module(f"diagnostics_timeseries.{module}").build("any")
+            builder(module)("any")
 
 
 @pytest.mark.parametrize(
