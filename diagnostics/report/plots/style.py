@@ -125,17 +125,18 @@ def multiples(panels: Sequence[tuple[str, go.Figure]]) -> go.Figure:
     named: set[str] = set()
     for i, (_, panel) in enumerate(panels):
         place: dict[str, Any] = {"row": i // columns + 1, "col": i % columns + 1}
-        traces: Any = panel.data  # which plotly's types do not know
+        layout: Any = panel.layout  # which plotly's types do not know, nor traces
+        traces: Any = panel.data
         for trace in traces:
             shown = trace.showlegend is not False and bool(trace.name) and trace.name not in named
             named.add(trace.name or "")
             figure.add_trace(trace, **place)
             figure.data[-1].update(showlegend=shown, legendgroup=trace.legendgroup or trace.name)
         # What the axis is stands under the last panel of each column, without the explanation, for which there is no room.
-        title = (panel.layout.xaxis.title.text or "").partition(" (")[0] if i + columns >= len(panels) else ""
-        figure.update_xaxes({**_own(panel.layout.xaxis), "title": {"text": title or None}}, **place)
-        figure.update_yaxes(_own(panel.layout.yaxis), **place)
-        for shape in panel.layout.shapes:
+        title = (layout.xaxis.title.text or "").partition(" (")[0] if i + columns >= len(panels) else ""
+        figure.update_xaxes({**_own(layout.xaxis), "title": {"text": title or None}}, **place)
+        figure.update_yaxes(_own(layout.yaxis), **place)
+        for shape in layout.shapes:
             figure.add_shape({**shape.to_plotly_json(), "xref": None, "yref": "y domain"}, **place)
     return dressed(figure).update_layout(
         height=height, margin={"l": 60, "r": 20, "t": TOP, "b": BOTTOM},
