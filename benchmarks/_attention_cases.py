@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from diagnostics.encoders.attention import Tokens
-from diagnostics.encoders.attention.fused import FusedCall
+from diagnostics.encoders.attention.capture import FusedCall
 from diagnostics.encoders.taps import Grid, Tap
 
 

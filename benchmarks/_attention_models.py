@@ -18,8 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diagnostics import Grid, Site, Tap, TorchEncoder, stack_taps
 from diagnostics.encoders.attention import Tokens, attention_statistics, of_matrix
-from diagnostics.encoders.attention.fused import FusedCall, OfCall
-from diagnostics.encoders.devices import computing
+from diagnostics.encoders.attention.capture import FusedCall, OfCall
+from diagnostics.encoders.modules import computing
 
 
 @dataclass(frozen=True)

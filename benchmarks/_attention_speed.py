@@ -14,8 +14,8 @@ from torch.nn.attention import sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from diagnostics.encoders.attention import IMPLEMENTATIONS, Statistics, Tokens
-from diagnostics.encoders.attention.fused import FusedCall
-from diagnostics.encoders.attention.matrix import of_matrix
+from diagnostics.encoders.attention.capture import FusedCall
+from diagnostics.encoders.attention.statistics import of_matrix
 
 SHORT = 1100
 """Tokens of the longest sequence whose matrix is timed in float64."""

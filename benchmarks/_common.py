@@ -16,8 +16,8 @@ from threadpoolctl import threadpool_limits
 from torch.utils.data import default_collate
 
 from diagnostics import Dataset, Encoder, Progress, Target
-from diagnostics.activations.batches import keep_freed_memory
 from diagnostics.activations.plan import row_order
+from diagnostics.activations.prepare import keep_freed_memory
 
 torch.set_num_threads(1)
 threadpool_limits(1)

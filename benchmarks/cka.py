@@ -33,8 +33,8 @@ from diagnostics import Encoder
 from diagnostics.activations.extract import extract
 from diagnostics.activations.plan import plan
 from diagnostics.activations.store import Store
-from diagnostics.encoders.devices import BATCH
-from diagnostics.measures.similarity.kernel_alignment import Cka
+from diagnostics.encoders.modules import BATCH
+from diagnostics.measures.similarity.kernels import Cka
 
 from _common import SMALLEST, BesideExtraction, apart, cpu, finish, images, verdict, vit_tiny
 

@@ -100,7 +100,7 @@ def extract_beside_passes(smallest: bool) -> None:
     import diagnostics as dx
     from diagnostics.activations.extract import extract
     from diagnostics.activations.plan import plan
-    from diagnostics.encoders.devices import computing
+    from diagnostics.encoders.modules import computing
 
     from _common import images, timed
 

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from diagnostics import Dataset, Grid, Tap, Target
+from diagnostics.activations.extract import ShardBuffers, create
 from diagnostics.activations.folder import Folder
 from diagnostics.activations.plan import Plan
-from diagnostics.activations.writing import ShardBuffers, create
 
 from _common import SMALLEST, finish, verdict
 

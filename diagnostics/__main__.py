@@ -28,7 +28,7 @@ def main() -> None:
             if sys.stdout is not None:
                 sys.stdout.flush()
     except DiagnosticsError as error:
-        from diagnostics.cli.guard import say
+        from diagnostics.cli.app import say
 
         say(str(error))
         sys.exit(2)

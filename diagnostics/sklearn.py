@@ -14,8 +14,8 @@ from torch import nn
 
 from diagnostics.encoders.bare_module import Numbers, wrap
 from diagnostics.encoders.encoder import Encoder, first_shape, pinned_to
+from diagnostics.encoders.modules import chosen_poolings
 from diagnostics.encoders.pictures import to_pixels
-from diagnostics.encoders.pooling import chosen_poolings
 from diagnostics.errors import DiagnosticsError
 from diagnostics.runs.inputs import refuse_fed
 from diagnostics.runs.run import open_run

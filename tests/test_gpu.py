@@ -10,9 +10,9 @@ import torch
 
 import diagnostics as dx
 from diagnostics.encoders.attention import Tokens, attention_statistics
-from diagnostics.encoders.attention.fused import FusedCall
+from diagnostics.encoders.attention.capture import FusedCall
 from diagnostics.encoders.attention.kernels import explain_attention
-from diagnostics.encoders.devices import computing
+from diagnostics.encoders.modules import computing
 
 from functions import FUNCTIONS, as_is, numbers
 from tiny import tiny_dataset, tiny_image_encoder
@@ -116,7 +116,7 @@ def test_a_gpu_trains_as_a_cpu_does(options: dict[str, Any], within: float, tmp_
 
 def test_a_gpu_aligns_as_a_cpu_does(tmp_path: Path) -> None:
     pytest.importorskip("timm")
-    from diagnostics_training.alignment.tap import align_tap
+    from diagnostics_training.alignment.student import align_tap
     from diagnostics_training.jobs import TapJob
 
     trained(tmp_path / "base", "cpu")

@@ -1,38 +1,157 @@
-"""Extraction: one forward pass for each sample, written to a store step by step, and resumable."""
+"""Forward passes over a dataset: extraction into a store, step by step and resumable; into memory, for measures alone; and what
+observations (attention, gradients) record of the running model.
+"""
+
+from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
+import zarr
 from torch import Tensor
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from diagnostics.activations.batches import keep_freed_memory, prepared_batches
-from diagnostics.activations.contents import COVERED
-from diagnostics.activations.folder import Folder, StrangeFileError
-from diagnostics.activations.identity import (
+from diagnostics.activations.contract import Activations, Observation, StoredTarget
+from diagnostics.activations.folder import Folder, StrangeFileError, writing
+from diagnostics.activations.metadata import COVERED, NAME, WHOLE, Contents, Sealing, TargetFacts
+from diagnostics.activations.plan import Plan, ShardBuffer, Step, plan, row_order
+from diagnostics.activations.prepare import (
     identity,
+    keep_freed_memory,
     masks_digest,
+    prepared_batches,
     reference_statistics,
     refuse_other_behaviour,
     refuse_other_identity,
 )
-from diagnostics.activations.plan import Plan, Step, row_order
-from diagnostics.activations.replacing import beside, remove
-from diagnostics.activations.sealed import NAME
-from diagnostics.activations.store import Store, is_run
-from diagnostics.activations.writing import ShardBuffers, create
+from diagnostics.activations.run_files import beside, remove
+from diagnostics.activations.store import FORMAT, Store, is_run
 from diagnostics.datasets.dataset import Dataset
-from diagnostics.datasets.grid_targets import classes_on_grid, covered_part, events_on_grid, joined, on_grid
-from diagnostics.encoders.devices import BATCH
-from diagnostics.encoders.encoder import Encoder
-from diagnostics.encoders.pooling import pool
+from diagnostics.datasets.target import Target, classes_on_grid, covered_part, events_on_grid, joined, on_grid
+from diagnostics.encoders.attention.capture import NotFiniteError
+from diagnostics.encoders.encoder import Captured, Encoder
+from diagnostics.encoders.modules import BATCH, pool
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError, StorageError, explaining
+from diagnostics.errors import DiagnosticsError, StorageError, describe, explaining
 from diagnostics.progress import Progress, Watch, silent
-from diagnostics.vocabulary import Compute
+from diagnostics.vocabulary import SAFE_NAME, Compute
+
+
+class ShardBuffers:
+    """The activations of one step in memory, filled batch by batch; the same memory serves every step.
+
+    `batch` is the largest number of rows of a step that keeps no tokens.
+    """
+
+    def __init__(self, plan: Plan, batch: int) -> None:
+        self.rows = 0
+        most = max(batch, plan.shard) if plan.token_samples else batch
+        self.tokens = {
+            tap.name: {kind: ShardBuffer(layout) for kind, layout in plan.layouts(tap).items() if kind != "pooled"}
+            for tap in plan.taps
+        }
+        self._pooled = {tap.name: torch.empty(most, len(plan.poolings), tap.features) for tap in plan.taps}
+
+    @property
+    def pooled(self) -> dict[str, np.ndarray]:
+        """The pooled values of each tap [row, pooling, feature]."""
+        return {tap: values[: self.rows].numpy() for tap, values in self._pooled.items()}
+
+    def put_tokens(self, tap: Tap, tokens: Tensor) -> None:
+        """A batch's tokens [row, prefix + token, feature] behind the rows that are there."""
+        self.tokens[tap.name]["tokens"].put(self.rows, tokens[:, tap.grid.prefix :])
+        if tap.grid.prefix:
+            self.tokens[tap.name]["prefix"].put(self.rows, tokens[:, : tap.grid.prefix])
+
+    def recent(self, tap: Tap, count: int) -> np.ndarray:
+        """The tokens of the last `count` rows put, as they will be stored, [row, token, feature]."""
+        buffers = self.tokens[tap.name].values()
+        return np.concatenate([buffer.rows(self.rows + count)[self.rows :] for buffer in buffers], axis=1)
+
+    def put_pooled(self, tap: Tap, pooled: Tensor) -> None:
+        """A batch's pooled values [row, pooling, feature] behind the rows that are there."""
+        self._pooled[tap.name][self.rows : self.rows + len(pooled)].copy_(pooled)
+
+
+def create(
+    folder: Folder,
+    plan: Plan,
+    identity: Mapping[str, str],
+    reference_statistics: Mapping[str, tuple[float, float]],
+    dataset: Dataset,
+    dense: Mapping[str, Mapping[str, np.ndarray]],
+    about: Mapping[str, Any],
+) -> Store:
+    """An empty store, written beside its place and renamed, so that its creation is atomic.
+
+    `dense` holds the targets that are stored on grids: name -> grid key -> [sample, token] in the dataset's order.
+    """
+    around, name = folder.around()
+    around.root.mkdir(parents=True, exist_ok=True)
+    with writing(folder.path), around.making(name) as unfinished:
+        new = Sealing(around.inside(unfinished))
+        _write_samples(new, plan, dataset, dense)
+        taps = new.root.create_group("taps")
+        for tap in plan.taps:
+            facts = {"depth": tap.depth, "part": tap.part, "pooling": list(plan.poolings), "grid": str(tap.grid)}
+            _create_arrays(taps.create_group(tap.name, attributes=facts), tap, plan)
+        new.put(metadata=True)
+        targets = {name: _target_facts(target, dense.get(name, {})) for name, target in dataset.targets.items()}
+        contents = Contents(identity, plan, reference_statistics, targets, new.files, complete=False)
+        new.seal({"diagnostics_format": FORMAT, **contents.to_attrs(), **about})
+        around.move(unfinished, name)
+    return Store(folder)
+
+
+def _create_arrays(group: zarr.Group, tap: Tap, plan: Plan) -> None:
+    axes = {"pooled": ("sample", "pooling"), "tokens": ("token_sample", "token"), "prefix": ("token_sample", "prefix")}
+    for kind, layout in plan.layouts(tap).items():
+        group.create_array(
+            kind, shape=(layout.samples, layout.tokens, layout.features),
+            chunks=(layout.rows, layout.block, layout.features),
+            shards=(layout.rows, layout.chunks * layout.block, layout.features), dtype=layout.dtype,
+            dimension_names=(*axes[kind], "feature"), compressors=Crc32cCodec(), fill_value=np.nan,
+            chunk_key_encoding={"name": "default", "separator": "."},
+        )  # fmt: skip
+
+
+def _write_samples(new: Sealing, plan: Plan, dataset: Dataset, dense: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    group, order = new.root.create_group("samples"), row_order(plan.samples)
+    columns = {"id": np.asarray(dataset.ids, dtype=object), "split": dataset.split, "group": dataset.groups}
+    for name, values in columns.items():
+        array = group.create_array(
+            name, shape=(plan.samples,), chunks=(plan.samples,), dtype=str, dimension_names=("sample",),
+            compressors=Crc32cCodec(), config=WHOLE,
+        )  # fmt: skip
+        array[:] = values[order]
+    group.create_group("targets")
+    for name, target in dataset.targets.items():
+        arrays = {f"targets/{name}/{key}": values for key, values in dense.get(name, {}).items()}
+        if not arrays and not target.dense:
+            arrays[f"targets/{name}"] = target.values
+        if target.naive is not None:
+            arrays[f"naive/{name}"] = np.asarray(target.naive, dtype=np.float64)
+        for path, values in arrays.items():
+            # Maps of objects and classes are mostly alike: they shrink to little.
+            squeezed = (ZstdCodec(level=1),) if values.dtype.kind in "iu" and values.ndim > 1 else ()
+            group.create_array(
+                path, data=np.ascontiguousarray(values[order]), chunks=values.shape,
+                compressors=(*squeezed, Crc32cCodec()), fill_value=np.nan if values.dtype.kind == "f" else -1, config=WHOLE,
+                dimension_names=("sample", *(f"{name}_{i}" for i in range(1, values.ndim))),
+            )  # fmt: skip
+            new.put()  # one at a time is in memory
+
+
+def _target_facts(target: Target, grids: Mapping[str, np.ndarray]) -> TargetFacts:
+    return TargetFacts(
+        target.kind, target.units, target.about, tuple(target.classes), target.family, tuple(grids), target.period,
+        target.naive is not None,
+    )  # fmt: skip
 
 
 def extract(
@@ -259,3 +378,206 @@ def dense_targets(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap]) -> di
             ]
             dense[name] = {key: joined(cells) for key, cells in zip(fitting, zip(*blocks, strict=True), strict=True)}
     return dense
+
+
+class InMemory(Activations):
+    """What a store would hold, row by row in the same order, filled batch by batch; `rows` are there so far."""
+
+    def __init__(self, plan: Plan, dataset: Dataset, device: str) -> None:
+        self.plan, self.device, self.rows = plan, device, 0
+        self.taps, self.output_tap, self.poolings = plan.taps, plan.output_tap, plan.poolings
+        self.token_samples = plan.token_samples
+        self.choose_on = "fit" if dataset.exchangeable else "val"
+        order = row_order(plan.samples)
+        self.ids = np.asarray(dataset.ids, dtype=object)[order]
+        self.split, self.groups = dataset.split[order], dataset.groups[order]
+        self._pooled = {
+            tap.name: np.empty((plan.samples, len(plan.poolings), tap.features), np.float32) for tap in plan.taps
+        }
+        self._tokens = {
+            tap.name: np.empty((plan.token_samples, tap.tokens, tap.features), np.float32) for tap in plan.taps
+        }
+
+    def put_tokens(self, tap: Tap, tokens: Tensor) -> None:
+        """A batch's tokens [row, prefix + token, feature] behind the rows that are there."""
+        self._tokens[tap.name][self.rows : self.rows + len(tokens)] = tokens.float().cpu()
+
+    def put_pooled(self, tap: Tap, pooled: Tensor) -> None:
+        """A batch's pooled values [row, pooling, feature] behind the rows that are there."""
+        self._pooled[tap.name][self.rows : self.rows + len(pooled)] = pooled.cpu()
+
+    def recent(self, tap: Tap, count: int) -> np.ndarray:
+        """The tokens of the `count` rows put last, [row, token, feature]."""
+        return self._tokens[tap.name][self.rows : self.rows + count]
+
+    def pooled(self, tap: str, pooling: str | None = None) -> np.ndarray:
+        values = self._pooled[tap]
+        if pooling is not None:
+            values = values[:, self.poolings.index(pooling)]
+        return values.reshape(len(values), -1).astype(np.float64)
+
+    def token_blocks(self, tap: str) -> Iterator[tuple[slice, np.ndarray]]:
+        prefix = self._prefix(tap)
+        for start in range(0, self.token_samples, self.plan.shard):
+            rows = slice(start, min(start + self.plan.shard, self.token_samples))
+            yield rows, self._tokens[tap][rows, prefix:]
+
+    def feature_blocks(self, tap: str) -> Iterator[np.ndarray]:
+        prefix, tokens = self._prefix(tap), self._tokens[tap]
+        for block in (tokens[:, prefix:], tokens[:, :prefix]):
+            if block.size:
+                yield block.reshape(len(block), -1)
+
+    def observed(self, name: str) -> Mapping[str, np.ndarray]:
+        raise DiagnosticsError(f"No {name} was recorded, since nothing is stored: measure it in a run.")
+
+    def _prefix(self, tap: str) -> int:
+        return next(each.grid.prefix for each in self.taps if each.name == tap)
+
+
+def read_into_memory(
+    encoder: Encoder, dataset: Dataset, taps: Sequence[Tap], device: str, *, tokens: bool, probes: bool
+) -> tuple[InMemory, dict[str, StoredTarget]]:
+    """Activations at some taps of an encoder, wherever it is, and the dataset's targets by name.
+
+    `device` is where measures compute, in batches of a size for it. `tokens` says whether tokens are kept, of as many samples as a run keeps by default; `probes` whether probes read them.
+
+    Raises DiagnosticsError where a sample does not fit, a tap does not fire, or a value is not finite.
+    """
+    size = BATCH.get(device.partition(":")[0], BATCH["cpu"])
+    planned = plan(encoder, taps, len(dataset), None if tokens else 0, "float32", probes=probes)
+    read = InMemory(planned, dataset, device)
+    for _, positions, batch in step_batches(encoder, dataset, list(planned.steps(size)), size, 0):
+        capture_rows(encoder, batch, positions, planned, dataset, read)
+    return read, _targets(encoder, dataset, taps)
+
+
+def _targets(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap]) -> dict[str, StoredTarget]:
+    order, by_cell = row_order(len(dataset)), dense_targets(encoder, dataset, taps)
+    targets: dict[str, StoredTarget] = {}
+    for name, target in dataset.targets.items():
+        arrays = {key: values[order] for key, values in by_cell.get(name, {}).items()}
+        values = arrays.pop(COVERED) if COVERED in arrays else np.empty(0) if target.dense else target.values[order]
+        on_grid = {tuple(int(n) for n in key.split("x")): array for key, array in arrays.items()}
+        naive = None if target.naive is None else np.asarray(target.naive, dtype=np.float64)[order]
+        targets[name] = StoredTarget(
+            name, target.kind, values, units=target.units, about=target.about, classes=tuple(target.classes),
+            family_override=target.family, on_grid=on_grid, period=target.period, naive=naive,
+        )  # fmt: skip
+    return targets
+
+
+# Attention is large; and a prime, which no model has as its number of heads, cannot be mistaken for it.
+MOST_BATCH = 13
+
+
+def observe(
+    encoder: Encoder,
+    dataset: Dataset,
+    store: Store,
+    observations: Iterable[Observation],
+    *,
+    version: str,
+    batch_size: int | None = None,
+    workers: int = 0,
+    device: str = "cpu",
+    watch: Watch = silent,
+) -> None:
+    """Records each of these observations that the store does not hold yet; every write is atomic.
+
+    Where an encoder has none, the reason is recorded in its place: `store.observed` raises it, and nothing runs again until
+    another `version` of this package, another torch or another kind of device could give another answer. Raises
+    DiagnosticsError where samples cannot be read, StorageError where the disk is full.
+    """
+    for observation in _distinct(observations):
+        rows = min(observation.samples, len(dataset))
+        state = {
+            "by": f"{type(observation).__module__}.{type(observation).__qualname__}",
+            "version": version,
+            "torch": str(torch.__version__),
+            "device": device.partition(":")[0],
+        }
+        if store.has_observed(observation.name, rows, state):
+            continue
+        encoder.to(device)
+        size = min(batch_size or BATCH.get(state["device"], MOST_BATCH), MOST_BATCH)
+        batches = [np.arange(start, min(start + size, rows)) for start in range(0, rows, size)]
+        progress_step = f"observing {observation.name} of {encoder.name}"
+        parts: list[Captured] = []
+        reason = ""
+        taps = [tap.name for tap in store.taps]
+        with contextlib.closing(prepared_batches(encoder, dataset, batches, workers)) as prepared:
+            for positions, batch in zip(batches, prepared, strict=True):
+                try:
+                    parts.append(
+                        _checked(observation, encoder, observation.observe(encoder, batch, taps), len(positions))
+                    )
+                except NotFiniteError as error:
+                    reason = str(error)
+                    # A model may fold parts of samples into this axis, whose place then names none.
+                    if error.sample < len(positions):
+                        reason += f" Sample {error.sample} of this batch is {store.ids[positions[error.sample]]}."
+                    break
+                except DiagnosticsError as error:
+                    reason = str(error)
+                    break
+                except Exception as error:  # out of memory, say: nothing to keep
+                    store.unobserved[observation.name] = (
+                        f"{encoder.name} fails on {observation.name}: {describe(error)}."
+                    )
+                    break
+                watch(Progress(progress_step, int(positions[-1]) + 1, rows))
+        if observation.name in store.unobserved:
+            continue
+        joined = Captured({}, {}) if reason else _joined(parts, taps)
+        if not reason and not joined:
+            reason = f"{encoder.name} gives no {observation.name} at the taps that are kept."
+        about = {"samples": rows, "reason": reason, "left_out": joined.left_out, "state": state}
+        store.put_observed(observation.name, joined, about)
+
+
+def _distinct(observations: Iterable[Observation]) -> list[Observation]:
+    by_name: dict[str, Observation] = {}
+    for observation in observations:
+        if not SAFE_NAME.fullmatch(observation.name):
+            raise DiagnosticsError(
+                f"{type(observation).__module__} offers an observation named {observation.name!r}, which cannot be stored: use "
+                "letters, digits, '_', '-' and '.', not starting with a dot."
+            )
+        other = by_name.setdefault(observation.name, observation)
+        if type(other) is not type(observation):
+            raise DiagnosticsError(
+                f"{type(other).__module__} and {type(observation).__module__} both offer an observation named "
+                f"{observation.name}: uninstall one of them, or rename it."
+            )
+    return list(by_name.values())
+
+
+def _checked(observation: Observation, encoder: Encoder, observed: Mapping[str, Any], rows: int) -> Captured:
+    """The arrays on the CPU in float32; raises DiagnosticsError for one without a row for each sample."""
+    arrays: dict[str, np.ndarray] = {}
+    for tap, values in observed.items():
+        array = np.asarray(values.cpu() if isinstance(values, Tensor) else values, dtype=np.float32)
+        if array.ndim == 0 or len(array) != rows:
+            raise DiagnosticsError(
+                f"Observation {observation.name} of {encoder.name} gives shape {array.shape} for {rows} samples at tap "
+                f"{tap}: give [sample, ...]."
+            )
+        arrays[tap] = array
+    return Captured(arrays, observed.left_out if isinstance(observed, Captured) else {})
+
+
+def _joined(parts: list[Captured], taps: list[str]) -> Captured:
+    """The batches concatenated, of the taps that all of them have with one shape."""
+    arrays: dict[str, np.ndarray] = {}
+    left_out: dict[str, str] = {}
+    for tap in taps:
+        shapes = {part[tap].shape[1:] if tap in part else None for part in parts}
+        if len(shapes) == 1 and None not in shapes:
+            arrays[tap] = np.concatenate([part[tap] for part in parts])
+        else:
+            reasons = [part.left_out[tap] for part in parts if tap in part.left_out]
+            left_out[tap] = (
+                reasons[0] if reasons else "nothing was recorded" if shapes == {None} else "it differs among batches"
+            )
+    return Captured(arrays, left_out)

@@ -1,4 +1,4 @@
-"""The owner of a run's folder: every write, removal and read below it goes through `Folder`.
+"""The owner of a run's folder: every write, removal and read below it goes through `Folder`, and one process holds its `lock`.
 
 A name is a path below the root, with `/`, as in a bucket, and the operations are those of one: `put`, `put_new`, `get_range`,
 `head`, `list`, `delete_prefix`. A run may come from elsewhere, so nothing below its root follows a link, no file but a regular
@@ -20,9 +20,11 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+import filelock
 import numpy as np
 
 from diagnostics.errors import StorageError, unwritable
+from diagnostics.progress import size
 
 # What direct reads and writes must be aligned to, in memory and in length, on any common disk.
 PAGE = 4096
@@ -297,3 +299,40 @@ def _past_page_cache(access: Callable[[int], None], flag: int) -> None:
         if not flag or error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
             raise
         access(0)
+
+
+@contextlib.contextmanager
+def lock(
+    path: Path, remedy: str = "wait for it, or choose another folder with --out", doing: str = "is writing"
+) -> Generator[None]:
+    """Holds a run for this process; refused, with the remedy, when another process holds it, `doing` the same. Freed by the system if
+    the process dies; its file is removed at the end."""
+    holder = path.with_name(f".{path.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held = filelock.FileLock(holder, timeout=0)
+        held.acquire()
+        # Whoever held it may have removed its file since it was opened here.
+        while not (holder.exists() and os.path.samestat(holder.stat(), os.fstat(held._context.lock_file_fd))):  # pyright: ignore[reportPrivateUsage, reportArgumentType]  (filelock shows its handle nowhere else)
+            held.release()
+            held.acquire()
+    except filelock.Timeout as error:
+        raise StorageError(f"Another process {doing} {path}: {remedy}.") from error
+    except OSError as error:
+        raise unwritable(path, error) from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            holder.unlink()
+        held.release()
+
+
+def check_room(path: Path, needed: int) -> None:
+    """Raises when the disk has less room than a run needs."""
+    free = shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise StorageError(
+            f"{path.parent} has {size(free)} free and the run needs {size(needed)}: "
+            "free some, lower --token-budget, or choose another --out."
+        )

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diagnostics.activations.folder import Folder, writing
-from diagnostics.activations.sealed import (
+from diagnostics.activations.metadata import (
     MOST_BYTES,
     NAME,
     DamagedError,

@@ -26,29 +26,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diagnostics.activations.cache import Kept
-from diagnostics.activations.contents import COVERED, Contents, TargetFacts
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.activations.folder import Folder, StrangeFileError, pages, writing
-from diagnostics.activations.journal import Journal
-from diagnostics.activations.observations import (
-    Observed,
-    observed_arrays,
-    observed_names,
-    read_observed,
-    write_observed,
-)
-from diagnostics.activations.plan import Step
-from diagnostics.activations.sealed import (
+from diagnostics.activations.metadata import (
+    COVERED,
     MOST_BYTES,
     NAME,
+    Contents,
     DamagedError,
+    Observed,
+    TargetFacts,
+    observed_arrays,
+    observed_names,
     read_array,
     read_document,
     read_files,
+    read_observed,
     sealed_attributes,
     write_group,
+    write_observed,
 )
-from diagnostics.activations.shards import Layout, ShardBuffer, ShardReader
+from diagnostics.activations.plan import Journal, Layout, ShardBuffer, ShardReader, Step
 from diagnostics.errors import DiagnosticsError, StorageError, damaged, unwritable
 from diagnostics.vocabulary import DENSE
 
@@ -360,7 +358,7 @@ class Store(Activations):
 
     @property
     def tokens_removed(self) -> bool:
-        """Whether its tokens were removed, or never written since nothing read them: see `activations.tokens`."""
+        """Whether its tokens were removed, or never written since nothing read them: see `activations.run_files`."""
         return bool(self.attrs.get(TOKENS_REMOVED, False))
 
     @property

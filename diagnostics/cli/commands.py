@@ -8,9 +8,21 @@ from typing import Annotated, Any
 
 import typer
 
-from diagnostics.cli.config import CONFIG, read_config
-from diagnostics.cli.guard import working
-from diagnostics.cli.options import MEASURE, OWN, RUNS, TYPED, EncoderName, Json, Quiet, RunFolder, Verbose, command
+from diagnostics.cli.app import (
+    CONFIG,
+    MEASURE,
+    OWN,
+    RUNS,
+    TYPED,
+    EncoderName,
+    Json,
+    Quiet,
+    RunFolder,
+    Verbose,
+    command,
+    read_config,
+    working,
+)
 from diagnostics.errors import unknown
 from diagnostics.options import Option
 from diagnostics.report.escaping import printable
@@ -211,7 +223,7 @@ def list_(
     json: Json = False,
 ) -> None:
     """List encoders, datasets, measures and plugins; a plugin that cannot be loaded is shown with its error."""
-    from diagnostics.cli.listing import LISTED, list_all, print_list, print_overview
+    from diagnostics.cli.tables import LISTED, list_all, print_list, print_overview
 
     if what is not None and what not in LISTED:
         raise unknown("list", what, LISTED)

@@ -12,12 +12,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import default_collate
 from torch.utils.flop_counter import FlopCounterMode
 
-from diagnostics.activations.fit import fit
-from diagnostics.encoders.devices import usable_device
+from diagnostics.activations.prepare import fit
 from diagnostics.encoders.encoder import Encoder
-from diagnostics.encoders.modes import wanting_gradients
+from diagnostics.encoders.modules import pool, usable_device, wanting_gradients
 from diagnostics.encoders.places.verify import NotVerifiableError, verify_grid
-from diagnostics.encoders.pooling import pool
 from diagnostics.encoders.saved.cut import cut_encoder
 from diagnostics.encoders.saved.files import SAVED, save_encoder
 from diagnostics.encoders.taps import Grid

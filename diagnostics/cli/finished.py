@@ -11,9 +11,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from diagnostics.cli.app import RUNS, Json, RunFolder, command, working
 from diagnostics.cli.commands import print_json
-from diagnostics.cli.guard import working
-from diagnostics.cli.options import RUNS, Json, RunFolder, command
 from diagnostics.errors import DiagnosticsError
 from diagnostics.options import Option
 from diagnostics.progress import size
@@ -153,7 +152,7 @@ def clean(
 
     If a later `diagnostics run` needs tokens, it extracts them again and includes this in the cost that it prints.
     """
-    from diagnostics.activations.tokens import remove_tokens
+    from diagnostics.activations.run_files import remove_tokens
     from diagnostics.report.layout import show as show_text
     from diagnostics.report.layout import terminal, whole
 
@@ -185,8 +184,8 @@ def page_of(path: Path, margin: float | None) -> Page:
 
 def current_report(run: Run) -> Path:
     """The report of a run, written where there is none or results are newer."""
-    from diagnostics.activations.replacing import REPORT
     from diagnostics.activations.results import index_file
+    from diagnostics.activations.run_files import REPORT
 
     report, results = map(run.store.folder.head, (REPORT, index_file(run.store)))
     return run.path / REPORT if report and results and report.st_mtime >= results.st_mtime else run.report()

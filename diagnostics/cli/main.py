@@ -7,8 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from diagnostics.cli import finished as finished  # its commands are in the app once it is imported
-from diagnostics.cli.guard import guarded, hush_libraries, say, show_tracebacks
-from diagnostics.cli.options import Command, app
+from diagnostics.cli.app import Command, app, guarded, hush_libraries, say, show_tracebacks
 from diagnostics.registry import offered, plugins
 from diagnostics.report.escaping import printable
 

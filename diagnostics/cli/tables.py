@@ -1,17 +1,174 @@
-"""Terminal tables of commands without a page: the checks of an encoder, and the self-test."""
+"""Terminal tables of commands without a page: what plugins offer, without importing anything heavy; the checks of an encoder; the self-test."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import inspect
+from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
 from rich.text import Text
 
+from diagnostics.hookspecs import Entry
+from diagnostics.registry import offered, plugins
 from diagnostics.report.escaping import printable
 from diagnostics.report.layout import show, show_table, terminal, whole
 
 if TYPE_CHECKING:
     from diagnostics.checks.conformance import Conformance
     from diagnostics.checks.selftest import Outcome
+    from diagnostics.measures.base import Measure
+
+
+LISTED = ("encoders", "datasets", "measures", "plugins")
+FIRST = (
+    "timm:",
+    "hf:",
+    "wheel:dinov2-small",
+    "fracast",
+    "images:",
+    "series:",
+    "texts:",
+    "audio:",
+    "videos:",
+    "shapes",
+    "lorenz",
+)
+"""Names that stand before others: models and files of one's own are named more often than anything else."""
+OWN_FILE = "path/to/file.py:function", "Your own file."
+
+
+def list_all() -> dict[str, list[dict[str, Any]]]:
+    """Encoders, datasets, measures and plugins as plain rows.
+
+    No encoder or dataset is built, and no measure made that its plugin describes, so nothing heavy is imported for them.
+    """
+    rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in LISTED}
+    for kind in ("encoder", "dataset"):
+        rows[f"{kind}s"] = [
+            {"name": name, **_described(entry), **_parameters(name, entry), "plugin": plugin.name}
+            for name, (plugin, entry) in offered(kind).items()
+        ]
+    for name, (plugin, entry) in offered("measure").items():
+        rows["measures"].append({"name": name, **_measure(entry), "plugin": plugin.name})
+    for plugin in plugins():
+        offers = {kind: sorted(names) for kind, names in plugin.offers.items() if names}
+        own = {key: getattr(plugin, key) for key in ("name", "version", "module", "error")}
+        rows["plugins"].append({**own, "offers": offers})
+    return rows
+
+
+def _described(entry: Entry) -> dict[str, Any]:
+    """What an encoder or dataset is, in its plugin's words or its builder's first line, and what it reads or holds."""
+    docstring = inspect.getdoc(entry.make) if inspect.isroutine(entry.make) or inspect.isclass(entry.make) else ""
+    about = entry.about or (docstring or "").partition("\n")[0]
+    return {"about": about, "modalities": list(entry.modalities), "targets": list(entry.kinds)}
+
+
+def _parameters(name: str, entry: Entry) -> dict[str, Any]:
+    """What follows the colon of a scheme, in its builder's own word, and the builder's options with their defaults."""
+    parameters = list(inspect.signature(entry.make).parameters.values())
+    first = 1 if name.endswith(":") else 0
+    return {
+        "takes": "".join(parameter.name for parameter in parameters[:first]),
+        "options": {p.name: "" if p.default is p.empty else str(p.default) for p in parameters[first:]},
+    }
+
+
+def _measure(entry: Entry) -> dict[str, Any]:
+    """What a measure is, by its plugin's description, or where there is none by the measure itself."""
+    if not entry.about:
+        try:
+            measure: Measure = entry.make()
+            entry = Entry(
+                entry.make, measure.answers, kinds=measure.kinds, needs=measure.needs, standard=measure.standard,
+                source=measure.source,
+            )  # fmt: skip
+        except (Exception, SystemExit) as error:
+            entry = Entry(entry.make, f"fails: {error}", needs="", standard=False)
+    return {
+        "standard": entry.standard, "needs": entry.needs, "targets": list(entry.kinds), "answers": entry.about,
+        "source": entry.source,
+    }  # fmt: skip
+
+
+def print_list(kind: str, rows: list[dict[str, Any]]) -> None:
+    """Prints the rows of one kind of `list_all` in full, with what each encoder and dataset is."""
+    console = terminal()
+    if kind == "measures":
+        for standard, title in ((True, "standard: what a run measures"), (False, "all: what --measures adds")):
+            show(console, f"measures, {title}", "bold")
+            for row in (row for row in rows if row["standard"] is standard):
+                _print_measure(console, row)
+            show(console, "")
+    elif kind == "plugins":
+        cells = [[*(whole(row[key]) for key in ("name", "version", "module")), _offers(row)] for row in rows]
+        show_table(console, ["plugins", "version", "module", "offers"], cells)
+    else:
+        show(console, kind, "bold")
+        for row in sorted(rows, key=_place):
+            _print_builder(console, row)
+        _print_entry(console, *OWN_FILE)
+        if kind == "datasets":
+            show(console, "Each also takes log=TARGET, which replaces a target by its logarithm.", "dim")
+
+
+def print_overview(listed: dict[str, list[dict[str, Any]]]) -> None:
+    """Prints names of all rows of `list_all`, and what those in `FIRST` are."""
+    console = terminal()
+    for kind in ("encoders", "datasets"):
+        show(console, kind, "bold")
+        rows = sorted(listed[kind], key=_place)
+        for row in rows:
+            if row["name"] in FIRST:
+                _print_entry(console, row["name"] + row["takes"].upper(), row["about"])
+        _print_entry(console, *OWN_FILE)
+        _print_names(console, "also", [row for row in rows if row["name"] not in FIRST])
+        show(console, "")
+    show(console, "measures", "bold")
+    for standard, title in ((True, "standard"), (False, "added by --measures")):
+        _print_names(console, title, [row for row in listed["measures"] if row["standard"] is standard])
+    show(console, "")
+    _print_names(console, "plugins", listed["plugins"])
+    show(
+        console, "Options, targets and sources: `diagnostics list encoders` (or datasets, measures, plugins)", hanging=2
+    )
+
+
+def _place(row: dict[str, Any]) -> int:
+    return FIRST.index(row["name"]) if row["name"] in FIRST else len(FIRST)
+
+
+def _print_names(console: Console, title: str, rows: list[dict[str, Any]]) -> None:
+    names = [whole(row["name"]) + (f" ({_offers(row)})" if row.get("error") else "") for row in rows]
+    show(console, f"{title}: {', '.join(names)}", hanging=2)
+
+
+def _print_entry(console: Console, name: str, about: str, details: str = "") -> None:
+    """A name and what it stands for, and the details below."""
+    show(console, f"{whole(name):22}  {printable(about)}", hanging=24)
+    if details:
+        show(console, " " * 24 + details, "dim")
+
+
+def _print_measure(console: Console, row: dict[str, Any]) -> None:
+    needs = f"{row['needs']}; target {', '.join(row['targets'])}" if row["targets"] else row["needs"]
+    _print_entry(console, row["name"], row["answers"], printable(f"{needs}. {row['source']}"))
+
+
+def _print_builder(console: Console, row: dict[str, Any]) -> None:
+    facts = [
+        printable(" or ".join(row["modalities"])),
+        printable(f"target {', '.join(row['targets'])}" if row["targets"] else ""),
+        ", ".join(whole(f"{key}={'...' if value == 'None' else value}") for key, value in row["options"].items()),
+        f"plugin {whole(row['plugin'])}",
+    ]
+    _print_entry(console, row["name"] + row["takes"].upper(), row["about"], "; ".join(filter(None, facts)))
+
+
+def _offers(plugin: dict[str, Any]) -> str:
+    if plugin["error"]:
+        return f"not loaded: {printable(plugin['error'])}"
+    return "; ".join(f"{kind}s: {', '.join(map(whole, names))}" for kind, names in plugin["offers"].items())
 
 
 def print_conformance(conformance: Conformance) -> None:

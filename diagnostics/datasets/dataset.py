@@ -1,7 +1,13 @@
-"""The dataset contract: samples with stable ids, splits, groups, targets and questions; and which targets no probe can predict."""
+"""The dataset contract: samples with stable ids, splits, groups, targets and questions; and which targets no probe can predict.
+
+Splits are completed where only some are given, and drawn over groups where there is none; a subset keeps their shares. The option
+`log` of every dataset reads targets as their logarithm.
+"""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import hashlib
 import operator
 import re
@@ -12,10 +18,9 @@ from typing import Any, Literal, SupportsIndex, get_args, overload
 
 import numpy as np
 
-from diagnostics.datasets.samples import LazySamples
-from diagnostics.datasets.target import Target, misfit
-from diagnostics.errors import DiagnosticsError, explaining
-from diagnostics.vocabulary import SAFE_NAME, SPLITS, Kind, Modality
+from diagnostics.datasets.target import LazySamples, Target, misfit, one_by_one
+from diagnostics.errors import DiagnosticsError, explaining, unknown
+from diagnostics.vocabulary import SAFE_NAME, SPLIT_OF, SPLITS, Kind, Modality
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -380,3 +385,161 @@ def _named(classes: list[int], target: Target) -> str:
     names = [target.classes[c] if c < len(target.classes) else str(c) for c in classes]
     more = f" and {len(names) - NAMED} others" if len(names) > NAMED else ""
     return f"class{'es' if len(names) > 1 else ''} {', '.join(names[:NAMED])}{more}"
+
+
+VAL_SHARE = 0.2
+"""Of the groups of train, where val is carved out of it."""
+
+
+def complete_splits(
+    given: Sequence[object], groups: Sequence[str], seed: int, name: str
+) -> tuple[list[str], str, bool | Literal["fit"]]:
+    """The split of each sample of the data called `name`, how it came about in words, and `exchangeable` as `Dataset` takes it.
+
+    `given` holds names like `train`, `val`, `test`, or None or `""` for no split. With three splits they stay. With train and one other, that
+    other is test, since what is reported must not have chosen anything, and a fifth of the groups of train becomes val.
+    With one or none, all three are drawn over groups. Raises DiagnosticsError where that cannot be done.
+
+    Examples:
+        >>> import diagnostics as dx
+        >>> series = [f"series-{i}" for i in range(6)]
+        >>> given = ["train"] * 4 + ["test"] * 2
+        >>> split, how, exchangeable = dx.complete_splits(given, series, 0, "mine")
+        >>> split, exchangeable
+        (['train', 'train', 'val', 'train', 'test', 'test'], 'fit')
+        >>> how
+        'test is the given test, val a fifth of train'
+    """
+    if seed < 0:
+        raise DiagnosticsError(f"Dataset {name} cannot have seed={seed}: give 0 or more.")
+    parts = [
+        SPLIT_OF.get(text, text) for entry in given for text in ["" if entry is None else str(entry).strip().lower()]
+    ]
+    names = set(parts)
+    if odd := names - {*SPLITS, ""}:
+        raise DiagnosticsError(f"{name} has a split named {min(odd)}: name splits train, val and test.")
+    if "" in names and len(names) > 1:
+        raise DiagnosticsError(f"Some samples of {name} have a split and others have none: give one to all or to none.")
+    if len(names) == 3:
+        return parts, "splits as given", False
+    if len(names) == 1:
+        return [str(split) for split in split_groups(groups, seed)], "splits drawn over groups", True
+    if "train" not in names:
+        raise DiagnosticsError(f"{name} has {' and '.join(sorted(names))} and no train samples: add a train split.")
+    (other,) = names - {"train"}
+    mine = sorted({group for group, split in zip(groups, parts, strict=True) if split == "train"})
+    if len(mine) < 2:
+        raise DiagnosticsError(
+            f"The train split of {name} is one group, so no val can be carved out: add samples to it."
+        )
+    order = np.random.default_rng(seed).permutation(len(mine))
+    count = min(len(mine) - 1, max(1, round(VAL_SHARE * len(mine))))
+    val = {mine[i] for i in order[:count]}
+    splits = [
+        "test" if split == other else "val" if group in val else "train"
+        for group, split in zip(groups, parts, strict=True)
+    ]
+    return splits, f"test is the given {other}, val a fifth of train", "fit"
+
+
+def subset(dataset: Dataset, samples: int, seed: int) -> Dataset:
+    """A random subset of a dataset, in the dataset's order; the dataset itself where it holds no more samples than that.
+
+    Splits keep their shares, at least one sample each. Of train, samples that show a class of a `label` target for the first
+    time are taken before others, since a class that train lacks cannot be probed. Groups may be taken in part.
+
+    Raises DiagnosticsError for fewer than 3 samples.
+    """
+    if samples < len(SPLITS):
+        raise DiagnosticsError(f"{samples} sample(s) cannot fill train, val and test: give at least 3.")
+    if samples >= len(dataset):
+        return dataset
+    rng = np.random.default_rng([seed, len(dataset), samples])
+    chosen: list[np.ndarray] = []
+    for split, count in _shares(dataset, samples).items():
+        rows = rng.permutation(np.flatnonzero(dataset.split == split))
+        chosen.append((_classes_first(dataset, rows) if split == "train" else rows)[:count])
+    rows = np.sort(np.concatenate(chosen))
+    targets = {
+        name: dataclasses.replace(
+            target, values=target.values[rows], naive=None if target.naive is None else np.asarray(target.naive)[rows]
+        )
+        for name, target in dataset.targets.items()
+    }
+    return Dataset(
+        dataset.name, dataset.modality, dataset[rows], [dataset.ids[i] for i in rows], dataset.split[rows].tolist(),
+        targets, groups=dataset.groups[rows].tolist(), about=dataset.about, rate=dataset.rate, ragged=dataset.ragged,
+        texts=[dataset.texts[i] for i in rows if dataset.texts],
+        questions=[dataset.questions[i] for i in rows if dataset.questions],
+        extras=dataset.extras, exchangeable=dataset.exchangeable,
+    )  # fmt: skip
+
+
+def _shares(dataset: Dataset, samples: int) -> dict[str, int]:
+    """How many samples of each split, by largest remainder."""
+    exact = {split: samples * count / len(dataset) for split, count in dataset.counts().items()}
+    counts = {split: max(1, int(share)) for split, share in exact.items()}
+    while sum(counts.values()) != samples:
+        step = 1 if sum(counts.values()) < samples else -1
+        able = [split for split, count in counts.items() if count + step > 0]
+        most = max(able, key=lambda split: step * (exact[split] - counts[split]))
+        counts[most] += step
+    return counts
+
+
+def _classes_first(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
+    """The rows with those in front that show a class first; the order is kept otherwise."""
+    first = np.zeros(len(rows), dtype=bool)
+    for target in dataset.targets.values():
+        if target.kind == "label":
+            values = target.values[rows]
+            _, places = np.unique(values, return_index=True)
+            first[places[values[places] >= 0]] = True
+    return np.concatenate([rows[first], rows[~first]])
+
+
+NUMBERS = ("value", "state", "future", "token_value")
+
+
+def with_logarithms(dataset: Dataset, names: Sequence[str]) -> Dataset:
+    """The dataset with `log_NAME`, the natural logarithm, in place of each named target.
+
+    Raises DiagnosticsError for a target that the dataset lacks, whose values are no plain numbers, or are not all above 0.
+    """
+    for name in names:
+        if name not in dataset.targets:
+            raise unknown(f"target of {dataset.name}", name, dataset.targets)
+        if f"log_{name}" in dataset.targets:
+            raise DiagnosticsError(f"Dataset {dataset.name} has a target log_{name} already: leave out log={name}.")
+    logged = copy.copy(dataset)
+    logged.targets = {
+        f"log_{name}" if name in names else name: _logarithm(name, dataset) if name in names else target
+        for name, target in dataset.targets.items()
+    }
+    if dataset._fingerprint is not None:  # pyright: ignore[reportPrivateUsage]
+        digest = hashlib.sha256(f"{dataset.fingerprint} log {sorted(names)}".encode())
+        logged._fingerprint = digest.hexdigest()  # pyright: ignore[reportPrivateUsage]
+    return logged
+
+
+def _logarithm(name: str, dataset: Dataset) -> Target:
+    target = dataset.targets[name]
+    if target.kind not in NUMBERS or target.period is not None:
+        what = f"of kind {target.kind}" if target.period is None else f"periodic ({target.period:g})"
+        raise DiagnosticsError(f"Target {name} of {dataset.name} is {what}: leave out log={name}, which takes numbers.")
+
+    def log(values: Any) -> np.ndarray:
+        array = np.asarray(values)
+        if (array <= 0).any():
+            raise DiagnosticsError(
+                f"Target {name} of {dataset.name} has values down to {np.nanmin(array):g}, but log={name} needs values "
+                "above 0: leave it out, or mark those values as unknown."
+            )
+        return np.log(array)
+
+    maps = LazySamples(len(target.values), lambda i: log(target.values[i]))
+    return dataclasses.replace(
+        target, values=one_by_one(maps) if target.values.dtype == object else log(target.values),
+        naive=None if target.naive is None else log(target.naive),
+        units=f"log {target.units}".rstrip(), about=f"natural logarithm of {target.about or name}",
+    )  # fmt: skip

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from diagnostics.encoders.encoder import check_channels_last
-from diagnostics.encoders.modes import device_of, evaluating
+from diagnostics.encoders.modules import device_of, evaluating
 from diagnostics.encoders.pictures import central_part
 from diagnostics.encoders.torch_encoder import TorchEncoder
 from diagnostics.errors import DiagnosticsError, describe, enumerated, unknown

@@ -15,11 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from diagnostics.encoders.devices import BATCH, computing, usable_device
+from diagnostics.encoders.modules import BATCH, by_name, chosen_poolings, computing, pool, usable_device
 from diagnostics.encoders.pictures import to_pixels
-from diagnostics.encoders.pooling import chosen_poolings, pool
 from diagnostics.encoders.taps import Tap
-from diagnostics.encoders.tensors import by_name
 from diagnostics.errors import DiagnosticsError, describe, unknown
 from diagnostics.vocabulary import Modality
 
@@ -352,7 +350,7 @@ class Encoder(ABC):
 
     @property
     def poolings(self) -> tuple[str, ...]:
-        """Names of the poolings of its tokens; see `diagnostics.encoders.pooling.pool`."""
+        """Names of the poolings of its tokens; see `diagnostics.encoders.modules.pool`."""
         grids = [tap.grid for tap in self.taps]
         last = ("last",) if any(grid.axes == ("t",) and grid.tokens > 1 for grid in grids) else ()
         prefix = ("prefix",) if any(grid.prefix for grid in grids) else ()

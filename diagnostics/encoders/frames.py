@@ -12,8 +12,8 @@ import numpy as np
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
+from diagnostics.encoders.modules import map_tensors
 from diagnostics.encoders.taps import Grid, Tap
-from diagnostics.encoders.tensors import map_tensors
 from diagnostics.encoders.torch_encoder import TorchEncoder
 from diagnostics.errors import DiagnosticsError, unknown
 

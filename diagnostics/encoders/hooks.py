@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from diagnostics.encoders.devices import whole
 from diagnostics.encoders.encoder import Reduce
+from diagnostics.encoders.modules import whole
 from diagnostics.encoders.taps import Site, Tap
 from diagnostics.errors import DiagnosticsError
 

@@ -11,13 +11,12 @@ import numpy as np
 import xarray as xr
 from torch import nn
 
-from diagnostics.activations.fit import fit
-from diagnostics.activations.in_memory import read_into_memory
-from diagnostics.datasets.dataset import unprobeable_targets
-from diagnostics.datasets.subset import subset
+from diagnostics.activations.extract import read_into_memory
+from diagnostics.activations.prepare import fit
+from diagnostics.datasets.dataset import subset, unprobeable_targets
 from diagnostics.encoders.bare_module import Numbers
 from diagnostics.encoders.encoder import Encoder
-from diagnostics.encoders.modes import device_of, random_kept
+from diagnostics.encoders.modules import device_of, random_kept
 from diagnostics.encoders.taps import Tap
 from diagnostics.encoders.torch_encoder import TorchEncoder
 from diagnostics.errors import DiagnosticsError, unknown

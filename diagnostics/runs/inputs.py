@@ -15,10 +15,8 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset as TorchDataset
 
-from diagnostics.datasets.dataset import Dataset, padded
-from diagnostics.datasets.samples import LazySamples
-from diagnostics.datasets.splits import complete_splits
-from diagnostics.datasets.target import Target
+from diagnostics.datasets.dataset import Dataset, complete_splits, padded
+from diagnostics.datasets.target import LazySamples, Target
 from diagnostics.encoders.bare_module import Numbers, wrap
 from diagnostics.encoders.encoder import AXES, Encoder, channels_first
 from diagnostics.encoders.pictures import upright

@@ -13,27 +13,23 @@ from torch import nn
 from torch.utils.data import default_collate
 
 from diagnostics.activations.contract import Activations, StoredTarget, shuffled
-from diagnostics.activations.extract import extract, refuse_other_folder
-from diagnostics.activations.folder import Folder
-from diagnostics.activations.lock import check_room, lock
-from diagnostics.activations.observe import observe
+from diagnostics.activations.extract import extract, observe, refuse_other_folder
+from diagnostics.activations.folder import Folder, check_room, lock
 from diagnostics.activations.plan import Precision, plan
-from diagnostics.activations.repeating import find_difference
-from diagnostics.activations.replacing import beside, listed, recover, remove, replace
+from diagnostics.activations.prepare import find_difference
 from diagnostics.activations.results import CONTROLS, ENCODER, Omission, merge_results, read_index, read_results
+from diagnostics.activations.run_files import beside, listed, recover, remove, replace
 from diagnostics.activations.store import Store, is_run
 from diagnostics.encoders.attention.kernels import attention_in, explain_attention
 from diagnostics.encoders.bare_module import Numbers
-from diagnostics.encoders.devices import computing
 from diagnostics.encoders.encoder import Encoder, pinned_to
-from diagnostics.encoders.modes import random_kept
+from diagnostics.encoders.modules import computing, random_kept
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, StorageError, describe, explaining
 from diagnostics.measures import result as attribute
 from diagnostics.measures.apply import Measured, against_control, measure_all
 from diagnostics.measures.base import Measure
-from diagnostics.measures.probes.kernel import KernelProbe, too_few
-from diagnostics.measures.probes.linear import LinearProbe
+from diagnostics.measures.probes.linear import KernelProbe, LinearProbe, too_few
 from diagnostics.progress import Watch
 from diagnostics.registry import offered
 from diagnostics.report.progress_bars import watching

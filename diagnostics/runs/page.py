@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from diagnostics.activations.replacing import REPORT
+from diagnostics.activations.run_files import REPORT
 from diagnostics.measures.result import FUNCTIONAL, LOSSES, read_reasons
 from diagnostics.progress import duration
 from diagnostics.report.html import write_page

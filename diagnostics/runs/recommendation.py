@@ -8,8 +8,7 @@ from typing import Any, Literal
 
 from diagnostics.errors import enumerated
 from diagnostics.measures import result as attribute
-from diagnostics.measures.probes.kernel import KernelProbe
-from diagnostics.measures.probes.linear import LinearProbe
+from diagnostics.measures.probes.linear import KernelProbe, LinearProbe
 from diagnostics.measures.statistics import Interval
 from diagnostics.measures.verdict import Verdict
 from diagnostics.report.numbers import format_interval, format_number, number
@@ -24,7 +23,7 @@ Confidence = Literal["shown", "no gap", "likely", "undecided", "at chance"]
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The tap and the pooling to use for a target, by the rule of `measures.tap_choice`; it prints as a sentence.
+    """The tap and the pooling to use for a target, by the rule of `measures.verdict`; it prints as a sentence.
 
     No test loss enters `tap`; None where no tap has a score by which to choose. `score`, `output` and `hidden_gap` (of `best_tap`, the
     best other than the output) are read on test, and `confidence` is what they say of the choice:

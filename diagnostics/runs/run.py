@@ -20,7 +20,7 @@ from diagnostics.activations.contract import Activations
 from diagnostics.activations.plan import row_order
 from diagnostics.activations.store import Store
 from diagnostics.encoders.encoder import Encoder, pinned_to
-from diagnostics.encoders.pooling import chosen_poolings
+from diagnostics.encoders.modules import chosen_poolings
 from diagnostics.encoders.taps import Grid
 from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.measures import result as attribute

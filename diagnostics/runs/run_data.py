@@ -18,11 +18,11 @@ import xarray as xr
 from torch.utils.data import default_collate
 
 from diagnostics.activations.results import CONTROLS, ENCODER, Index, Results, finished_index, group_of, read_results
+from diagnostics.activations.run_files import disk_use
 from diagnostics.activations.store import Store
-from diagnostics.activations.tokens import disk_use
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.encoder import Encoder
-from diagnostics.encoders.pooling import pool
+from diagnostics.encoders.modules import pool
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.measures import result as attribute

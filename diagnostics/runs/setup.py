@@ -9,13 +9,13 @@ from typing import Any, get_args
 
 import numpy as np
 
-from diagnostics.activations.fit import fit
 from diagnostics.activations.plan import ARRAY_BYTES, WANTED, Plan, Precision, parse_budget, plan
+from diagnostics.activations.prepare import fit
 from diagnostics.activations.results import CONTROLS
 from diagnostics.datasets.dataset import Dataset, unprobeable_targets
 from diagnostics.encoders.attention.kernels import check_kernel
-from diagnostics.encoders.devices import check_compute, usable_device
 from diagnostics.encoders.encoder import Encoder
+from diagnostics.encoders.modules import check_compute, usable_device
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, describe, explaining, unknown
 from diagnostics.measures.base import Measure

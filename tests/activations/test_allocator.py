@@ -4,14 +4,14 @@ import sys
 
 import pytest
 
-from diagnostics.activations import batches
+from diagnostics.activations import prepare
 
 # Page faults of the second time that 60 MB in six blocks are taken and let go.
 FAULTS = """
 import resource, sys
 import numpy as np
 if sys.argv[1:]:
-    from diagnostics.activations.batches import keep_freed_memory
+    from diagnostics.activations.prepare import keep_freed_memory
     keep_freed_memory()
 def batch():
     return [np.ones(10**7, dtype=np.uint8) for _ in range(6)]
@@ -35,5 +35,5 @@ def test_memory_of_a_batch_is_used_again_by_the_next() -> None:
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches.ctypes, "CDLL", lambda name: object())
-    batches.keep_freed_memory()
+    monkeypatch.setattr(prepare.ctypes, "CDLL", lambda name: object())
+    prepare.keep_freed_memory()

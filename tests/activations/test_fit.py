@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from diagnostics import TorchEncoder
-from diagnostics.activations.fit import fit
+from diagnostics.activations.prepare import fit
 from diagnostics.datasets.dataset import Dataset
 
 from commands import refused

@@ -15,11 +15,9 @@ import pytest
 
 import diagnostics as dx
 from diagnostics import DiagnosticsError, Run
-from diagnostics.activations.folder import Folder, StrangeFileError, pages
-from diagnostics.activations.lock import lock
-from diagnostics.activations.replacing import listed
+from diagnostics.activations.folder import Folder, StrangeFileError, lock, pages
+from diagnostics.activations.run_files import listed, remove_tokens
 from diagnostics.activations.store import Store
-from diagnostics.activations.tokens import remove_tokens
 from diagnostics.errors import StorageError
 from diagnostics.report.writing import write_whole
 from diagnostics.runs.answer import write_card

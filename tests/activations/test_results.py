@@ -20,9 +20,9 @@ import xarray as xr
 import diagnostics as dx
 from diagnostics import Dataset, DiagnosticsError, Run, Target
 from diagnostics.activations.folder import Folder
-from diagnostics.activations.replacing import listed
+from diagnostics.activations.metadata import digest, seal, unseal
 from diagnostics.activations.results import ENCODER, merge_results, read_index, read_results
-from diagnostics.activations.sealed import digest, seal, unseal
+from diagnostics.activations.run_files import listed
 from diagnostics.activations.store import Store
 from diagnostics.errors import StorageError
 from diagnostics.measures.base import Measure

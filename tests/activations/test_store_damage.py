@@ -14,7 +14,7 @@ import pytest
 from diagnostics import Target
 from diagnostics.activations.extract import extract
 from diagnostics.activations.folder import Folder
-from diagnostics.activations.sealed import write_group
+from diagnostics.activations.metadata import write_group
 from diagnostics.activations.store import Store
 from diagnostics.errors import DiagnosticsError, StorageError
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import diagnostics as dx
-from diagnostics.activations.lock import lock
+from diagnostics.activations.folder import lock
+from diagnostics.activations.run_files import remove_tokens, token_bytes
 from diagnostics.activations.store import Store
-from diagnostics.activations.tokens import remove_tokens, token_bytes
 from diagnostics.errors import DiagnosticsError, StorageError
 from diagnostics.progress import Cost, Progress
 

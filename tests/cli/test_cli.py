@@ -16,11 +16,9 @@ import pytest
 
 import diagnostics
 import diagnostics.activations.extract
-import diagnostics.activations.lock
+import diagnostics.activations.folder
 import diagnostics.activations.plan
 import diagnostics.activations.results
-import diagnostics.activations.shards
-import diagnostics.activations.writing
 import diagnostics.report.html
 import diagnostics.runs.inputs
 import diagnostics.runs.job
@@ -485,9 +483,9 @@ def test_a_folder_without_permission_cannot_be_written(
     mine: Callable[[str], str], out: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     if place == "make the folder":
-        monkeypatch.setattr(diagnostics.activations.lock.filelock.FileLock, "acquire", denied)
+        monkeypatch.setattr(diagnostics.activations.folder.filelock.FileLock, "acquire", denied)
     elif place == "make the store":
-        monkeypatch.setattr(diagnostics.activations.writing, "_write_samples", denied)
+        monkeypatch.setattr(diagnostics.activations.extract, "_write_samples", denied)
     else:
         monkeypatch.setattr(os, "rename", denied)
     sentence = refused("run", mine("build"), "--data", mine("data"), "--out", out, *QUICK)
@@ -511,7 +509,7 @@ def test_a_disk_with_too_little_room_is_told_before_the_first_byte(
     mine: Callable[[str], str], out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(out.parent.parent)
-    monkeypatch.setattr(diagnostics.activations.lock.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    monkeypatch.setattr(diagnostics.activations.folder.shutil, "disk_usage", lambda path: usage._replace(free=1000))
     sentence = refused("run", mine("build"), "--data", mine("data"), "--out", out, *QUICK)
     assert " free and the run needs" in sentence
     assert "--token-budget" in sentence
@@ -521,7 +519,7 @@ def test_a_disk_with_too_little_room_is_told_before_the_first_byte(
 def test_no_space_for_the_store_leaves_nothing(
     mine: Callable[[str], str], out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(diagnostics.activations.writing, "_create_arrays", full)
+    monkeypatch.setattr(diagnostics.activations.extract, "_create_arrays", full)
     sentence = refused("run", mine("build"), "--data", mine("data"), "--out", out, *QUICK)
     assert "No space left for" in sentence
     assert not out.exists()

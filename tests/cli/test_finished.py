@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 import diagnostics as dx
-from diagnostics.activations.lock import lock
+from diagnostics.activations.folder import lock
 
 from commands import diagnose, refused
 from tiny import tiny_dataset, tiny_image_encoder

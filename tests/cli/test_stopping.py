@@ -258,7 +258,7 @@ def test_a_training_ends_in_its_own_words(tmp_path: Path) -> None:
 
 GONE = """
 import signal, sys
-from diagnostics.cli.guard import working
+from diagnostics.cli.app import working
 from diagnostics.signals import watch_signals
 watch_signals()
 with working():

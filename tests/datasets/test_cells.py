@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diagnostics.datasets import grid_targets as module
-from diagnostics.datasets.grid_targets import classes_on_grid, covered_part, events_on_grid, on_grid, resample
+from diagnostics.datasets import target as module
+from diagnostics.datasets.target import classes_on_grid, covered_part, events_on_grid, on_grid, resample
 from diagnostics.errors import DiagnosticsError
 
 NAN = np.nan

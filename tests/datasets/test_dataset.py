@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diagnostics import Dataset, DiagnosticsError, LazySamples, Question, Target, split_groups
-from diagnostics.datasets.dataset import unprobeable_targets
-from diagnostics.datasets.subset import subset
+from diagnostics.datasets.dataset import subset, unprobeable_targets
 
 from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 

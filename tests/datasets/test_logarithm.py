@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import diagnostics as dx
-from diagnostics.datasets.logarithm import with_logarithms
+from diagnostics.datasets.dataset import with_logarithms
 from diagnostics.errors import DiagnosticsError
 
 OWN = """

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import diagnostics as dx
-from diagnostics.datasets.subset import subset
+from diagnostics.datasets.dataset import subset
 from diagnostics.errors import DiagnosticsError
 
 from tiny import tiny_dataset

@@ -18,11 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder
-from diagnostics.encoders.attention import Statistics, Tokens, attention_statistics, choice, of_matrix
-from diagnostics.encoders.attention.fused import FusedCall
-from diagnostics.measures.locality.gathering import AttentionLogit, Gathering
-from diagnostics.measures.locality.heads import Attention
-from diagnostics.measures.locality.reduce_attention import ReduceAttention
+from diagnostics.encoders.attention import Statistics, Tokens, attention_statistics, of_matrix, statistics
+from diagnostics.encoders.attention.capture import FusedCall
+from diagnostics.measures.locality.heads import Attention, AttentionLogit, Gathering, ReduceAttention
 
 WIDTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256)
 GRIDS = ((37,), (6, 7), (3, 4, 5))
@@ -130,7 +128,7 @@ def test_small_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     call, out, tokens = case(6)
     whole = attention_statistics(call, out, tokens, "blocks")
     for size in (1, 7 * call.shape[-1], 3 * math.prod(call.shape[-2:])):
-        monkeypatch.setattr("diagnostics.encoders.attention.blocks.BLOCK", {"cpu": size, "cuda": size})
+        monkeypatch.setattr("diagnostics.encoders.attention.statistics.BLOCK", {"cpu": size, "cuda": size})
         assert_same(attention_statistics(call, out, tokens, "blocks"), whole, 2e-6)
 
 
@@ -325,7 +323,7 @@ def test_triton_says_why_it_does_not_read_a_call(monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_auto_takes_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    choice._log_choice.cache_clear()
+    statistics._log_choice.cache_clear()
     with caplog.at_level("INFO", "diagnostics"):
         for seed in (0, 1):
             attention_statistics(*case(seed))

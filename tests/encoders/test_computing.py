@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder
-from diagnostics.encoders import devices as module
-from diagnostics.encoders.devices import check_compute, computing, whole
+from diagnostics.encoders import modules
+from diagnostics.encoders.modules import check_compute, computing, whole
 from diagnostics.measures.locality import attention_entropy
 
 
@@ -72,7 +72,7 @@ def test_float32_keeps_a_gpu_from_tf32_and_leaves_the_settings_as_they_were() ->
 
     before = now()
     for wanted, expected in ((False, ("highest", False)), (True, ("high", True))):
-        with suppress(KeyError), module._tf32(wanted, "cuda"):
+        with suppress(KeyError), modules._tf32(wanted, "cuda"):
             assert now() == expected
             raise KeyError
         assert now() == before

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from diagnostics import Dataset, DiagnosticsError, Grid, Site, Tap, Target, TorchEncoder, run, split_groups
-from diagnostics.datasets.grid_targets import covered_part, on_grid
+from diagnostics.datasets.target import covered_part, on_grid
 from diagnostics.encoders.frames import frames_of, sampled_frames
-from diagnostics.encoders.pooling import pool
-from diagnostics.measures.locality.propagation import _frames as middle_frames
+from diagnostics.encoders.modules import pool
+from diagnostics.measures.locality.masks import _frames as middle_frames
 
 SIDE, PATCH, WIDTH = 12, 4, 6
 PATCHES = Grid((3, 3), ("y", "x"), prefix=1)

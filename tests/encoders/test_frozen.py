@@ -13,8 +13,8 @@ from torch import nn
 
 import diagnostics as dx
 from diagnostics import DiagnosticsError, TorchEncoder
-from diagnostics.encoders.saved.rebuild import skeleton_of
-from diagnostics.encoders.tensors import map_tensors
+from diagnostics.encoders.modules import map_tensors
+from diagnostics.encoders.saved.files import skeleton_of
 
 from tiny import tiny_encoder
 

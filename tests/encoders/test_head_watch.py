@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention as attend
 
 from diagnostics import DiagnosticsError
-from diagnostics.encoders.attention.heads import HeadsSeen, watch_heads
+from diagnostics.encoders.attention.statistics import HeadsSeen, watch_heads
 
 ALLOWED = torch.ones(6, 6, dtype=torch.bool).tril(1)
 ALLOWED[2] = False
@@ -62,7 +62,7 @@ def test_it_is_the_formula_written_out(
     monkeypatch: pytest.MonkeyPatch, options: Any, allowed: Tensor | None, scale: float, most: int, heads: int
 ) -> None:
     """Also in parts, with fewer key heads, and where a query may see nothing."""
-    monkeypatch.setattr("diagnostics.encoders.attention.blocks.BLOCK", {"cpu": most, "cuda": most})
+    monkeypatch.setattr("diagnostics.encoders.attention.statistics.BLOCK", {"cpu": most, "cuda": most})
     draw = torch.Generator().manual_seed(0)
     q, k = 3 * torch.randn(3, 4, 6, 8, generator=draw), torch.randn(3, heads, 6, 8, generator=draw)
     seen = seen_of(q, k, k, enable_gqa=heads < 4, **options)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import diagnostics as dx
 from diagnostics.checks.conformance import check_encoder
 from diagnostics.encoders.bare_module import wrap
-from diagnostics.encoders.modes import evaluating, placed, random_kept, seeded
+from diagnostics.encoders.modules import evaluating, placed, random_kept, seeded
 from diagnostics.encoders.places import verify_grid
 from diagnostics.encoders.saved.cut import cut_encoder
 from diagnostics.errors import DiagnosticsError, StorageError

@@ -422,7 +422,7 @@ def test_files_that_are_no_text_travel_and_large_ones_do_not(tmp_path: Path, mon
     loaded = load_encoder(save_encoder(tmp_path / "one", encoder))
     folder = Path(loaded.skeleton.partition(":")[2].partition("?")[0])
     assert (folder / "spiece.model").read_bytes() == bytes(range(256))
-    monkeypatch.setattr("diagnostics.encoders.saved.rebuild.MOST_BYTES", 100)
+    monkeypatch.setattr("diagnostics.encoders.saved.files.MOST_BYTES", 100)
     with pytest.raises(DiagnosticsError) as error:
         save_encoder(tmp_path / "two", encoder)
     sentence(error, "cannot be saved with the weights")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder
-from diagnostics.encoders.pooling import pool
+from diagnostics.encoders.modules import pool
 
 from tiny import tiny_encoder, tiny_image_encoder
 

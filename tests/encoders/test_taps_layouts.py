@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import diagnostics as dx
 from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder
 from diagnostics.activations.plan import row_order
-from diagnostics.encoders.pooling import pool
+from diagnostics.encoders.modules import pool
 
 from masked import masked_encoder, ragged_dataset
 from tiny import tiny_dataset

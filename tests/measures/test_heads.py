@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diagnostics.encoders.attention import matrix
+from diagnostics.encoders.attention import statistics
 from diagnostics.encoders.encoder import Captured
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.locality import (
@@ -142,7 +142,7 @@ def test_any_array_and_the_device_of_the_input(as_given: Any) -> None:
 def test_blocks_of_queries_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     attention = random_attention(2, 2, 30, 30)
     whole = attention_distance(attention, (5, 6)), attention_entropy(attention)
-    monkeypatch.setattr(matrix, "BLOCK_BYTES", 8 * 2 * 2 * 30 * 7)
+    monkeypatch.setattr(statistics, "BLOCK_BYTES", 8 * 2 * 2 * 30 * 7)
     np.testing.assert_allclose((attention_distance(attention, (5, 6)), attention_entropy(attention)), whole, rtol=1e-12)
 
 

@@ -11,7 +11,7 @@ import xarray as xr
 import diagnostics as dx
 from diagnostics import Dataset, DiagnosticsError
 from diagnostics.activations.contract import Activations, StoredTarget
-from diagnostics.datasets.subset import subset
+from diagnostics.datasets.dataset import subset
 from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.measures.result import CHOSEN_ON
 

@@ -10,7 +10,7 @@ import pytest
 import diagnostics as dx
 from diagnostics import Dataset, Grid, Tap
 from diagnostics.activations.plan import plan
-from diagnostics.activations.tokens import bytes_below, token_bytes
+from diagnostics.activations.run_files import bytes_below, token_bytes
 from diagnostics.progress import Cost
 from diagnostics.runs.controls import kinds as control
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import diagnostics as dx
-from diagnostics.datasets.subset import subset
+from diagnostics.datasets.dataset import subset
 from diagnostics.errors import DiagnosticsError
 
 from tiny import SIDE, tiny_dataset, tiny_encoder, tiny_image_encoder

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import diagnostics as dx
 from diagnostics import Dataset, DiagnosticsError, Grid, Run, Site, Tap, Target, TorchEncoder
-from diagnostics.activations.tokens import remove_tokens
+from diagnostics.activations.run_files import remove_tokens
 from diagnostics.measures.probes import confusion, mean_iou
 
 from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder

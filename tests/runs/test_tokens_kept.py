@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import diagnostics as dx
+from diagnostics.activations.run_files import token_bytes
 from diagnostics.activations.store import Store
-from diagnostics.activations.tokens import token_bytes
 from diagnostics.cli.commands import run as command
 from diagnostics.errors import DiagnosticsError, StorageError
 

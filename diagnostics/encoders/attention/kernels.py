@@ -21,7 +21,7 @@ from torch.nn.functional import multi_head_attention_forward
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from diagnostics.encoders.modes import random_kept
+from diagnostics.encoders.modules import random_kept
 from diagnostics.errors import DiagnosticsError, describe, unknown
 from diagnostics.vocabulary import KERNELS, Kernel
 

@@ -6,8 +6,7 @@ What stands in `__all__` is for plugins too: `discover` for a torch module, the 
 from diagnostics.encoders.places.judge import Placement, TapGrid
 from diagnostics.encoders.places.perturb import FirstBlockInput
 from diagnostics.encoders.places.propose import Discovered, discover
-from diagnostics.encoders.places.shapes import Place, Places, extents_of
-from diagnostics.encoders.places.trunk import find_blocks
+from diagnostics.encoders.places.trunk import Place, Places, extents_of, find_blocks
 from diagnostics.encoders.places.verify import NotVerifiableError, verify_grid, verify_taps
 
 __all__ = [

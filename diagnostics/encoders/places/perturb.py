@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics.encoders.hooks import as_tokens, tensors_in, until
-from diagnostics.encoders.modes import evaluating
+from diagnostics.encoders.modules import evaluating, map_tensors
 from diagnostics.encoders.places.judge import LOCAL
 from diagnostics.encoders.taps import Grid, Site, Tap
-from diagnostics.encoders.tensors import map_tensors
 
 Forward = Callable[[nn.Module, Any], Any]
 """`(module, batch)`: one forward pass."""

@@ -20,8 +20,7 @@ from diagnostics.encoders.places.perturb import (
     tensor_at,
     tokens_at,
 )
-from diagnostics.encoders.places.shapes import MOST_PREFIX, Places
-from diagnostics.encoders.places.trunk import Step, Trace, dry_run, earlier_stack, find_blocks
+from diagnostics.encoders.places.trunk import MOST_PREFIX, Places, Step, Trace, dry_run, earlier_stack, find_blocks
 from diagnostics.encoders.taps import Grid, Part, Site, Tap
 from diagnostics.errors import DiagnosticsError
 

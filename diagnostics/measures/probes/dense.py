@@ -15,7 +15,7 @@ import xarray as xr
 from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
-from diagnostics.datasets.grid_targets import resample
+from diagnostics.datasets.target import resample
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import as_tensor, require_finite_tap

@@ -13,7 +13,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
-from diagnostics.activations.identity import SampleFacts, differences
+from diagnostics.activations.prepare import SampleFacts, differences
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.statistics import Interval
 from diagnostics.progress import Progress, Watch

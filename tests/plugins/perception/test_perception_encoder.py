@@ -20,7 +20,7 @@ from diagnostics_perception.plugin import build, build_video, encoders
 
 from diagnostics import DiagnosticsError, Grid
 from diagnostics import run as run_on
-from diagnostics.encoders.pooling import pool
+from diagnostics.encoders.modules import pool
 from diagnostics.specs import build as registered
 
 from perceiver import TINY, images

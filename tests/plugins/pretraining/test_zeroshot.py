@@ -15,13 +15,13 @@ from typer.testing import CliRunner
 
 pytest.importorskip("open_clip")
 
-from diagnostics_pretraining.commands import zeroshot
+from diagnostics_pretraining.plugin import zeroshot
 from diagnostics_pretraining.text_encoder import context_of, vocabulary_of
 from diagnostics_pretraining.towers import Towers, build_towers, encoders_of, load_pair, save_pair
 from diagnostics_pretraining.zeroshot import AT, chance_of_recall, classification, labels_of, prompts_of, retrieval
 
 from diagnostics import Dataset, LazySamples, Question, Target
-from diagnostics.cli.guard import guarded
+from diagnostics.cli.app import guarded
 
 COLOURS = {"red": (220, 30, 30), "orange": (240, 140, 20), "blue": (30, 40, 220), "dark_green": (20, 90, 20)}
 

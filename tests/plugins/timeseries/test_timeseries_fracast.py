@@ -9,7 +9,7 @@ from torch.utils.data import default_collate
 
 from diagnostics import TorchEncoder
 from diagnostics.datasets.dataset import padded
-from diagnostics.encoders.pooling import pool
+from diagnostics.encoders.modules import pool
 
 pytest.importorskip("fracast", reason="needs the extra demo")
 

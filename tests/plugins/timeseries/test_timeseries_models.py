@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import default_collate
 
 from diagnostics import DiagnosticsError, TorchEncoder
-from diagnostics.encoders.pooling import pool
+from diagnostics.encoders.modules import pool
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,379 @@
+"""All that precedes a forward pass: whether encoder and dataset fit, what stored activations depend on, whether the same samples give
+the same again, and the batches of samples.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import sys
+import traceback
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import Dataset as TorchDataset
+
+from diagnostics.activations.plan import Plan, row_order
+from diagnostics.activations.store import Store
+from diagnostics.datasets.dataset import Dataset
+from diagnostics.encoders.encoder import Encoder, check_modality, size_for
+from diagnostics.encoders.modules import by_name, digest_of, seeded
+from diagnostics.encoders.taps import Tap
+from diagnostics.errors import DiagnosticsError, StorageError, describe, explaining
+from diagnostics.signals import hold_worker_ends
+from diagnostics.vocabulary import BY_PLACE, Compute
+
+# In what two sets of samples differ, in words, as far as what is stored of them tells.
+
+
+@dataclass(frozen=True)
+class SampleFacts:
+    """Of each sample its id, split and group, and its values of those targets that have some of the sample as a whole."""
+
+    ids: np.ndarray
+    split: np.ndarray
+    groups: np.ndarray
+    targets: Mapping[str, np.ndarray | None]
+
+    @classmethod
+    def of(cls, data: Dataset | Store) -> Self:
+        targets = data.targets() if isinstance(data, Store) else data.targets
+        # Dense ones are stored as each encoder's grid sees them.
+        whole = {name: None if each.kind in BY_PLACE else each.values for name, each in targets.items()}
+        ids = np.array([str(name) for name in data.ids])
+        order = np.argsort(ids, kind="stable")
+        return cls(
+            ids[order], _texts(data.split)[order], _texts(data.groups)[order],
+            {name: None if values is None else np.asarray(values)[order] for name, values in whole.items()},
+        )  # fmt: skip
+
+
+def differences(
+    first: SampleFacts, second: SampleFacts, words: tuple[str, str] = ("in one", "in the other")
+) -> Iterator[str]:
+    """What differs, the most telling first; `words` say where the first's and the second's are."""
+    ids = set(first.ids), set(second.ids)
+    if missing := ids[0] ^ ids[1]:
+        yield f"{len(missing)} of {len(ids[0] | ids[1])} samples are in one only, for example {min(missing)}"
+        return
+    for name, mine, theirs in (("splits", first.split, second.split), ("groups", first.groups, second.groups)):
+        if (rows := np.flatnonzero(mine != theirs)).size:
+            row = rows[0]
+            yield (
+                f"the {name} differ in {rows.size} samples ({first.ids[row]} is {mine[row]} {words[0]}, {theirs[row]} {words[1]})"
+            )
+    if lacking := sorted(set(first.targets) ^ set(second.targets)):
+        yield f"only one of them has the target {lacking[0]}"
+    for name in sorted(set(first.targets) & set(second.targets)):
+        mine, theirs = first.targets[name], second.targets[name]
+        if mine is not None and theirs is not None:
+            yield from _other_values(name, first.ids, mine, theirs)
+
+
+def _other_values(name: str, ids: np.ndarray, mine: np.ndarray, theirs: np.ndarray) -> Iterator[str]:
+    if mine.shape != theirs.shape:
+        yield f"the values of the target {name} differ in their shape"
+        return
+    same = (mine == theirs) | ((mine != mine) & (theirs != theirs))
+    rows = np.flatnonzero(~same.reshape(len(ids), -1).all(axis=1))
+    if rows.size:
+        yield f"the values of the target {name} differ in {rows.size} samples, for example {ids[rows[0]]}"
+
+
+def _texts(values: Sequence[str] | np.ndarray) -> np.ndarray:
+    return np.array([str(value) for value in values])
+
+
+def identity(encoder: Encoder, dataset: Dataset, plan: Plan, compute: Compute) -> dict[str, str]:
+    """What the activations depend on: never device, batch size or number of workers."""
+    return {
+        **encoder.identity,
+        "dataset": f"{dataset.name} {dataset.fingerprint}",
+        "taps": "; ".join(
+            f"{tap.name} {tap.site} {tap.grid} {tap.features} {tap.depth:.6f} {tap.part}" for tap in plan.taps
+        ),
+        "output tap": plan.output_tap,
+        "seen of dense targets": "; ".join(
+            f"{name} {encoder.covers(np.shape(target.values[0]))}"
+            for name, target in sorted(dataset.targets.items())
+            if target.kind in BY_PLACE
+        ),
+        "pooling": " and ".join(plan.poolings),
+        "precision": plan.precision,
+        "compute": compute,
+        "tokens": f"{plan.token_samples} samples in shards of {plan.shard}, pooled values in shards of {plan.pooled_shard}",
+    }
+
+
+DIGESTS = {
+    "weights": "the numbers in the model have changed",
+    "preprocessing": "the encoder's example is prepared differently now",
+    "masks": "other tokens count as data (not padding) now",
+}
+"""What it means when a digest differs, which itself says nothing."""
+MASKS_SEEN = 8
+"""Samples whose masks are part of the identity of what is stored."""
+
+
+def refuse_other_identity(store: Store, wanted: Mapping[str, str], dataset: Dataset) -> None:
+    """Raises when a store holds other activations than the ones wanted, and says in what they differ."""
+    for key in {**store.identity, **wanted}:
+        old, new = (identity.get(key, "nothing") for identity in (store.identity, wanted))
+        if old != new:
+            shown = _other_data(store, dataset) if key == "dataset" else DIGESTS.get(key) or _there_and_now(old, new)
+            raise StorageError(
+                f"{store.path} holds other activations, its {key} differ{'' if key.endswith('s') else 's'}, {shown}: choose "
+                "another --out, or --fresh, which drops them."
+            )
+
+
+def _there_and_now(old: str, new: str) -> str:
+    olds, news = (value.split("; ") for value in (old, new))
+    there = next((x for x in olds if x not in news), "fewer")
+    now = next((x for x in news if x not in olds), "fewer")
+    return f"{there[:60]} there, {now[:60]} now"
+
+
+def _other_data(store: Store, dataset: Dataset) -> str:
+    name, _, _ = store.identity["dataset"].rpartition(" ")
+    if name != dataset.name:
+        return f"{name} there, {dataset.name} now"
+    facts = SampleFacts.of(store), SampleFacts.of(dataset)
+    known = next(differences(*facts, ("there", "now")), "")
+    return known or "under the same ids, what the samples themselves or their dense targets hold has changed"
+
+
+def reference_statistics(encoder: Encoder, plan: Plan) -> dict[str, tuple[float, float]]:
+    """Mean and standard deviation of each tap's activations on the encoder's own example.
+
+    They show a change of code that computes something else from the same weights, which no digest covers.
+    """
+
+    def reduce(tap: Tap, tokens: Tensor) -> tuple[float, float]:
+        return float(tokens.mean(dtype=torch.float64)), float(tokens.double().std(correction=0))
+
+    with explaining(f"{encoder.name} fails on its own example"):
+        batch = default_collate([encoder.preprocess(encoder.example())])
+        return encoder.capture(batch, [tap.name for tap in plan.taps], reduce)
+
+
+def masks_digest(encoder: Encoder, dataset: Dataset, plan: Plan) -> str:
+    """A digest of which tokens stand for data in the first few samples: what pooling skips decides what it gives."""
+    digest = hashlib.sha256()
+    masked = False
+    for i in range(min(MASKS_SEEN, len(dataset))):
+        try:
+            batch = default_collate([encoder.preprocess(dataset[i])])
+        except Exception:
+            continue  # reported, with the name of the sample, when its turn comes
+        for tap in plan.taps:
+            valid = encoder.valid(batch, tap)
+            masked |= valid is not None
+            digest.update(f"{i} {tap.name} {None if valid is None else valid.cpu().int().tolist()};".encode())
+    return digest.hexdigest() if masked else "none"
+
+
+def refuse_other_behaviour(store: Store, statistics: Mapping[str, tuple[float, float]]) -> None:
+    """Raises where the same weights now give other activations, beyond what another device or batch size changes."""
+    for tap, now in statistics.items():
+        then = store.contents.reference_statistics[tap]
+        if not np.allclose(then, now, rtol=0.02, atol=0.02 * abs(then[1]) + 1e-6, equal_nan=True):
+            raise StorageError(
+                f"{store.path} holds other activations, the same weights gave different ones at tap {tap}: "
+                "choose another --out, or --fresh, which drops them."
+            )
+
+
+def fit(encoder: Encoder, dataset: Dataset) -> Encoder:
+    """The encoder sized for the samples of a dataset, by its first one.
+
+    Raises DiagnosticsError where modality or sampling rate (Hz of audio, frames a second of video) differ, where the first
+    sample cannot be read, and where the encoder takes no samples of its size.
+    """
+    check_modality(encoder, dataset)
+    if encoder.rate is not None and dataset.rate is not None and encoder.rate != dataset.rate:
+        raise DiagnosticsError(
+            f"{encoder.name} takes {encoder.rate:g} samples a second, {dataset.name} holds {dataset.rate:g}: resample the data "
+            f"(?rate={encoder.rate:g} where the dataset has that option)."
+        )
+    with explaining(f"Samples of {dataset.name} cannot be read for {encoder.name}"):
+        sample = dataset[0]
+    return size_for(encoder, sample, f"Samples of {dataset.name}")
+
+
+SAMPLES = 8
+MOST_TOKENS = 64
+"""Of a tap, spread over its grid: noise is in all of them."""
+TOLERANCE: Mapping[Compute, float] = {"float32": 1e-5, "tf32": 1e-5, "bf16": 1e-2}
+"""Share of a tap's norm up to which two passes are the same: kernels may add in another order."""
+
+
+class _SampleChangedError(DiagnosticsError):
+    """Preparation wrote into the sample."""
+
+
+def find_difference(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap], compute: Compute) -> str:
+    """Where `SAMPLES` samples, read, prepared and passed twice, are not the same, as a sentence; "" where they are.
+
+    What fails here is left to the extraction, which names the sample. Raises DiagnosticsError where preparation changes the
+    sample itself, which is put back.
+    """
+    try:
+        where = _difference(encoder, dataset, [tap.name for tap in taps], TOLERANCE[compute])
+    except _SampleChangedError:
+        raise
+    except Exception:
+        return ""
+    remedy = "so all numbers are of one draw of it. Take what is random out of it (a crop, noise) and give --fresh."
+    return f"Not repeatable: {where}, {remedy}" if where else ""
+
+
+def _difference(encoder: Encoder, dataset: Dataset, taps: Sequence[str], tolerance: float) -> str:
+    rows = row_order(len(dataset))[:SAMPLES].tolist()
+    first, second = ([dataset[i] for i in rows] for _ in range(2))
+    kept = [np.array(sample) for sample in first]
+    if list(map(_bits, kept)) != list(map(_bits, second)):
+        return f"{dataset.name} gives another sample when it is read again"
+    prepared, again = ([encoder.preprocess(sample) for sample in samples] for samples in (first, second))
+    changed = [i for i, sample, before in zip(rows, first, kept, strict=True) if _bits(sample) != _bits(before)]
+    for sample, before in zip(first, kept, strict=True) if changed else ():
+        sample[...] = before
+    if changed:
+        raise _SampleChangedError(
+            f"Preparing sample {dataset.ids[changed[0]]} for {encoder.name} changes the sample itself, so that whoever reads it "
+            "next gets another one: let preprocess work on a copy, np.array(sample)."
+        )
+    if list(map(_digest, prepared)) != list(map(_digest, again)):
+        return f"the preprocessing of {encoder.name} gives another input for the same sample"
+    batch, passes = default_collate(prepared), list[dict[str, Tensor]]()
+    for seed in (1, 2):
+        # A pass leaves random states as they were, so that two in a row would draw the same.
+        with seeded(seed):
+            passes.append(encoder.capture(batch, taps, _some_tokens))
+    for tap in taps:
+        if (passes[0][tap] - passes[1][tap]).norm() > tolerance * passes[0][tap].norm():
+            return f"{encoder.name} gives other activations for the same input, first at {tap}"
+    return ""
+
+
+def _some_tokens(_: Tap, tokens: Tensor) -> Tensor:
+    return tokens[:, :: -(-tokens.shape[1] // MOST_TOKENS)].to("cpu", torch.float64, copy=True)
+
+
+def _bits(sample: np.ndarray) -> tuple[Any, ...]:
+    return sample.dtype, sample.shape, sample.tobytes()
+
+
+def _digest(prepared: Any) -> str:
+    return digest_of({key: torch.as_tensor(value) for key, value in by_name(prepared).items()})
+
+
+class _Batches(TorchDataset[Any]):
+    """Preprocessed batches for a DataLoader; an error is returned as a value, since a worker process can pass that on."""
+
+    def __init__(self, encoder: Encoder, dataset: Dataset, batches: Sequence[np.ndarray]) -> None:
+        self.encoder, self.dataset, self.batches = encoder, dataset, batches
+        self.order = row_order(len(dataset))
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> Any:
+        samples: list[Any] = []
+        for i in self.order[self.batches[index]]:
+            try:
+                samples.append(self.encoder.preprocess(self.dataset[int(i)]))
+            except DiagnosticsError as error:
+                return DiagnosticsError(f"Sample {self.dataset.ids[i]}: {error}")
+            except (Exception, SystemExit) as error:
+                failure = DiagnosticsError(
+                    f"Sample {self.dataset.ids[i]} of {self.dataset.name} cannot be prepared for {self.encoder.name}: "
+                    f"{describe(error)}"
+                )
+                # A chained error would stay behind in the worker's process.
+                failure.add_note(traceback.format_exc())
+                return failure
+        try:
+            return default_collate(samples)
+        except (RuntimeError, TypeError) as error:
+            return DiagnosticsError(
+                f"Samples of {self.dataset.name} do not form a batch ({str(error).splitlines()[0]}): if their sizes differ, let the "
+                "encoder bring them to one (size= beside a bare module)."
+            )
+
+
+def prepared_batches(encoder: Encoder, dataset: Dataset, batches: Sequence[np.ndarray], workers: int) -> Generator[Any]:
+    """The preprocessed, collated batch of each array of row positions, in order; close it where it is left early.
+
+    Raises DiagnosticsError for a sample that cannot be prepared, where samples do not form a batch, and where a worker process is
+    ended from outside.
+    """
+    if workers and sys.platform != "linux":
+        # Elsewhere system libraries may hang or crash after a fork, and what encoders prepare with seldom can be pickled.
+        raise DiagnosticsError("Workers are forked, which only Linux does safely: leave --workers out.")
+    context = "fork" if workers else None
+    # A generator of its own, as the loader would draw a seed for its workers from the global one.
+    loader: Any = DataLoader(
+        _Batches(encoder, dataset, batches), batch_size=None, num_workers=workers, multiprocessing_context=context,
+        generator=torch.Generator(),
+    )  # fmt: skip
+    with _worker_errors(dataset):
+        batches_in_order = iter(loader)
+    with hold_worker_ends() if workers else contextlib.nullcontext(contextlib.ExitStack) as waiting:
+        try:
+            while True:
+                with _worker_errors(dataset), waiting():
+                    batch = next(batches_in_order, None)
+                if batch is None:
+                    return
+                if isinstance(batch, DiagnosticsError):
+                    raise batch
+                yield batch
+        finally:
+            # Workers end with it, and one that was killed is not to be heard of after that.
+            del batches_in_order
+
+
+@contextlib.contextmanager
+def _worker_errors(dataset: Dataset) -> Generator[None]:
+    """Turns what torch raises where a worker was ended into one sentence."""
+    try:
+        yield
+    except (RuntimeError, OSError, EOFError) as error:
+        # The latter two come of a batch that was being handed over: a sample's own errors are values here.
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+            raise
+        # Its frames keep the loader's iterator.
+        traceback.clear_frames(error.__traceback__)
+        raise DiagnosticsError(
+            f"A process that prepares samples of {dataset.name} was ended ({describe(error)}), perhaps because memory ran out: give "
+            "fewer --workers."
+        ) from error
+
+
+# Of glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+# The largest that glibc takes on a 64-bit machine; blocks beyond it come from the kernel and go back to it.
+_MMAP_THRESHOLD = 32 * 2**20
+KEPT = 512 * 2**20
+"""Bytes of freed memory that a process may keep."""
+
+
+def keep_freed_memory() -> None:
+    """From here on glibc keeps up to `KEPT` bytes that are freed; nothing happens with another C library.
+
+    By default it hands large blocks back to the kernel, which clears them page by page when the next batch asks for
+    them: a tenth of the CPU time of a small encoder's forward pass (benchmarks/cka.py measures it).
+    """
+    # Not every C library has mallopt, and not every system lets itself be asked for its C library so.
+    with suppress(AttributeError, OSError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
+        mallopt(_M_TRIM_THRESHOLD, KEPT)
