@@ -98,8 +98,6 @@ def _numbers(cell: Cell) -> list[str]:
 
 def _linked(finding: Finding) -> Markup:
     """The words of a finding as HTML, with what leads to a section as a link."""
-    from markupsafe import Markup
-
     words, link = finding.words, finding.link
     before, link, after = map(breakable, words.partition(link) if link else (words, "", ""))
     if not link or not finding.anchor:

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 from urllib.parse import quote
 
 import numpy as np
@@ -47,10 +47,7 @@ from diagnostics.runs.profile import FEW, INTERVALS, OLDER, Profile, by_verdict,
 from diagnostics.runs.recommendation import Recommendation, nonlinear_reading, recommend
 from diagnostics.runs.record import DISTRIBUTION
 from diagnostics.runs.redraws import SPREAD
-
-if TYPE_CHECKING:
-    from diagnostics.runs.run_data import RunData
-
+from diagnostics.runs.run_data import RunData
 
 # What opens a run's report: a verdict in a few sentences, one picture of all targets, and what to read for each.
 

@@ -31,7 +31,7 @@ from diagnostics.report.page import (
 )
 from diagnostics.runs.answer import MARKS
 from diagnostics.runs.controls.kinds import ABOUT, NAMES
-from diagnostics.runs.profile import INTERVALS, Profile
+from diagnostics.runs.profile import INTERVALS, Profile, in_words
 from diagnostics.runs.recommendation import without_nonlinear
 from diagnostics.runs.run import Run
 
@@ -166,19 +166,19 @@ def _best_control(each: Readout) -> Cell:
     if each.best_control is None:
         return "-"
     name, reached = each.best_control
-    return Number(Interval(reached.value, NAN, NAN), mark=name.replace("_", " "))
+    return Number(Interval(reached.value, NAN, NAN), mark=in_words(name))
 
 
 def _controls(found: Sequence[Readout], reports: Mapping[Path, Link]) -> Details | None:
     names = [name for name in NAMES if any(name in each.controls for each in found)]
     if not names:
         return None
-    columns = ("encoder", "dataset", "target", "score", *(name.replace("_", " ") for name in names))
+    columns = ("encoder", "dataset", "target", "score", *(in_words(name) for name in names))
     rows = [
         Row((reports[each.run], each.data[0], each.label, Number(each.score), *(Number(each.controls.get(name)) for name in names)))
         for each in found
     ]  # fmt: skip
-    notes = Notes(tuple(Note(ABOUT[name], name.replace("_", " ")) for name in names))
+    notes = Notes(tuple(Note(ABOUT[name], in_words(name)) for name in names))
     return Details("Scores of every control", Table(tuple(map(Column, columns)), tuple(rows)), notes)
 
 

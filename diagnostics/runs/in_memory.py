@@ -190,14 +190,10 @@ def _table(results: Mapping[str, xr.Dataset], taps: Sequence[Tap]) -> xr.Dataset
             "measure": list(results),
             "depth": ("tap", [tap.depth for tap in taps]),
             **stated,
-            "n": ("measure", [_count(column) for column in columns]),
+            # Samples that a score rests on: those of test, of a probe.
+            "n": ("measure", [int(each.attrs.get(attribute.N, each.attrs.get("n_test", 0))) for each in columns]),
         },
     )
-
-
-def _count(result: xr.Dataset) -> int:
-    """Samples that a score rests on: those of test, of a probe."""
-    return int(result.attrs.get(attribute.N, result.attrs.get("n_test", 0)))
 
 
 class ScalarLog(Protocol):
@@ -352,12 +348,47 @@ class LayerProfiles:
         return StillFigure(draw(self.figure(measure)))
 
     def for_transformers(self) -> Any:
-        """A `transformers.TrainerCallback` that calls `step` after each step of the optimiser."""
-        return transformers_callback(self.step)
+        """A `transformers.TrainerCallback` that calls `step` after each step of the optimiser.
+
+        Raises DiagnosticsError where transformers is not installed.
+        """
+        try:
+            from transformers import TrainerCallback
+        except ImportError as error:
+            raise DiagnosticsError("transformers is not installed: pip install transformers.") from error
+
+        step = self.step
+
+        class AfterEachStep(TrainerCallback):  # pyright: ignore[reportUntypedBaseClass] # untyped where it is not installed
+            def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+                if state.is_world_process_zero:
+                    step(int(state.global_step))
+
+        return AfterEachStep()
 
     def for_lightning(self) -> Any:
-        """A Lightning `Callback` that calls `step` after each step of the optimiser."""
-        return lightning_callback(self.step)
+        """A Callback of `lightning` or `pytorch_lightning` that calls `step` after each step of the optimiser.
+
+        Raises DiagnosticsError where neither is installed.
+        """
+        for package in ("lightning.pytorch", "pytorch_lightning"):
+            try:
+                base: Any = importlib.import_module(package).Callback
+                break
+            except ImportError:
+                continue
+        else:
+            raise DiagnosticsError("Lightning is not installed: pip install -e '.[lightning]'.")
+
+        step = self.step
+
+        class AfterEachStep(base):
+            def on_train_batch_end(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
+                # Batches whose gradients are accumulated repeat the step before them, which is measured once.
+                if trainer.is_global_zero:
+                    step(int(trainer.global_step))
+
+        return AfterEachStep()
 
     def _log(self, n: int, measured: xr.Dataset) -> None:
         scores = measured["score"]
@@ -367,51 +398,9 @@ class LayerProfiles:
             for tap, score in zip(scores["tap"].values, column, strict=True)
             if np.isfinite(score)
         }
-        _hand_over(self.log, n, scalars)
-
-
-def _hand_over(log: Log | None, n: int, scalars: Mapping[str, float]) -> None:
-    add: Any = getattr(log, "add_scalar", None)
-    if add is not None:
-        for name, value in scalars.items():
-            add(name, value, n)
-    elif callable(log):
-        log({**scalars, "step": n})
-
-
-Step = Callable[[int], Any]
-
-
-def transformers_callback(step: Step) -> Any:
-    """A `transformers.TrainerCallback`; raises DiagnosticsError where transformers is not installed."""
-    try:
-        from transformers import TrainerCallback
-    except ImportError as error:
-        raise DiagnosticsError("transformers is not installed: pip install transformers.") from error
-
-    class AfterEachStep(TrainerCallback):  # pyright: ignore[reportUntypedBaseClass] # untyped where it is not installed
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.is_world_process_zero:
-                step(int(state.global_step))
-
-    return AfterEachStep()
-
-
-def lightning_callback(step: Step) -> Any:
-    """A Lightning `Callback`, of `lightning` or `pytorch_lightning`; raises DiagnosticsError where neither is installed."""
-    for package in ("lightning.pytorch", "pytorch_lightning"):
-        try:
-            base: Any = importlib.import_module(package).Callback
-            break
-        except ImportError:
-            continue
-    else:
-        raise DiagnosticsError("Lightning is not installed: pip install -e '.[lightning]'.")
-
-    class AfterEachStep(base):
-        def on_train_batch_end(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
-            # Batches whose gradients are accumulated repeat the step before them, which is measured once.
-            if trainer.is_global_zero:
-                step(int(trainer.global_step))
-
-    return AfterEachStep()
+        add: Any = getattr(self.log, "add_scalar", None)
+        if add is not None:
+            for name, value in scalars.items():
+                add(name, value, n)
+        elif callable(self.log):
+            self.log({**scalars, "step": n})

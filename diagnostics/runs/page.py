@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -14,6 +14,7 @@ import xarray as xr
 from diagnostics.activations.run_files import REPORT
 from diagnostics.measures.result import FUNCTIONAL, LOSSES, read_reasons
 from diagnostics.progress import duration
+from diagnostics.report.html import write_page
 from diagnostics.report.numbers import SIGNIFICANT, format_compact, format_number, format_reasons, unbroken
 from diagnostics.report.page import (
     Block,
@@ -37,13 +38,10 @@ from diagnostics.report.page import (
 from diagnostics.report.plots.profile import FLOOR, below_floor, lines_outside
 from diagnostics.runs.answer import answer, answer_blocks, brief_cautions, example_target, legend, legend_of, overview
 from diagnostics.runs.controls import kinds as control
-from diagnostics.runs.profile import CUT, Profile
+from diagnostics.runs.profile import CUT, Profile, in_words
 from diagnostics.runs.recommendation import without_nonlinear
 from diagnostics.runs.record import store_page, with_folder
-
-if TYPE_CHECKING:
-    from diagnostics.runs.run_data import RunData
-
+from diagnostics.runs.run_data import RunData
 
 # The scores of a target's parts, its classes or horizons, of which the score of the whole is the mean.
 
@@ -102,8 +100,6 @@ def run_page(run: RunData) -> Page:
 
 def write_report(run: RunData, path: Path | None) -> Path:
     """Writes the findings as one HTML file; where none is named, into the run, which keeps them for `show` too."""
-    from diagnostics.report.html import write_page
-
     page = _findings(run)
     if path is None:
         store_page(run.store, run.index, page, *_example_and_omissions(run))
@@ -215,15 +211,11 @@ def _controls(run: RunData, probes: Sequence[tuple[str, Profile]]) -> Section:
         "controls",
         filled(
             Table(columns, tuple(rows), only="full"),
-            Notes(tuple(Note(note, _label(name)) for name, note in own.items()), "quiet", only="brief"),
+            Notes(tuple(Note(note, in_words(name)) for name, note in own.items()), "quiet", only="brief"),
             Notes(tuple(_about_controls(names, own, profiles)), "quiet", only="full"),
         ),
         label="Controls",
     )
-
-
-def _label(name: str) -> str:
-    return name.replace("_", " ")
 
 
 def _reached(p: Profile, name: str, spec: str = ".3f") -> Number:
@@ -233,7 +225,7 @@ def _reached(p: Profile, name: str, spec: str = ".3f") -> Number:
 
 def control_heading(name: str, profiles: Sequence[Profile], chosen: bool = True) -> str:
     """A control over its column: of how many draws, if it is one of weights, and whether the best was `chosen` of them."""
-    label = _label(name)
+    label = in_words(name)
     if name not in control.WEIGHTS:
         return label
     counts = {len(profile.drawn(name)) for profile in profiles} - {0} or {1}
@@ -245,7 +237,7 @@ def control_heading(name: str, profiles: Sequence[Profile], chosen: bool = True)
 
 
 def _about_controls(names: Sequence[str], own: dict[str, str], profiles: Sequence[Profile]) -> list[Note]:
-    notes = [Note(control.ABOUT[name] + (f". {own[name]}" if name in own else ""), _label(name)) for name in names]
+    notes = [Note(control.ABOUT[name] + (f". {own[name]}" if name in own else ""), in_words(name)) for name in names]
     draws = max((len(p.drawn(name)) for p in profiles for name in control.WEIGHTS), default=0)
     if draws:
         about = (

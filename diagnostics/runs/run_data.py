@@ -10,14 +10,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 import xarray as xr
+from torch.utils.data import default_collate
 
 from diagnostics.activations.results import CONTROLS, ENCODER, Index, Results, finished_index, group_of, read_results
 from diagnostics.activations.run_files import disk_use
 from diagnostics.activations.store import Store
+from diagnostics.datasets.dataset import Dataset
+from diagnostics.encoders.encoder import Encoder
+from diagnostics.encoders.modules import pool
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.measures import result as attribute
@@ -30,12 +35,6 @@ from diagnostics.runs.controls import kinds as control
 from diagnostics.runs.profile import Profile, first_probes
 from diagnostics.runs.recommendation import Recommendation, nonlinear_reading, recommend
 from diagnostics.runs.record import Call, Provenance
-
-if TYPE_CHECKING:
-    import torch
-
-    from diagnostics.datasets.dataset import Dataset
-    from diagnostics.encoders.encoder import Encoder
 
 
 class RunData:
@@ -373,10 +372,6 @@ def tap_before(taps: Sequence[Tap], output_tap: str) -> Tap | None:
 
 def handed_out(encoder: Encoder, dataset: Dataset | None = None) -> HandedOut:
     """Measured in new passes over samples of a dataset, or over the encoder's example alone."""
-    from torch.utils.data import default_collate
-
-    from diagnostics.encoders.modules import pool
-
     before, names = tap_before(encoder.taps, encoder.output_tap), _names_of(encoder.taps, encoder.maker_names)
     if before is None:
         return HandedOut(encoder.output_tap, names)

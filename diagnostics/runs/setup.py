@@ -305,7 +305,9 @@ def _sample_bytes(dataset: Dataset, planned: Plan) -> int:
 def _result_bytes(setup: Setup, controls: Collection[str]) -> int:
     """Of the results of all measures on the encoder and on its controls."""
     units = sum((setup.dataset.split == part).sum() for part in ("val", "test"))
-    probes = sum(_targets_read(measure, setup.dataset) for measure in setup.measures)
+    probes = sum(
+        target.kind in measure.kinds for measure in setup.measures for target in setup.dataset.targets.values()
+    )
     others = [measure for measure in setup.measures if not measure.kinds]
     weights = sum(_has_weights(name, setup.encoder) for name in controls)
     weights *= setup.request.control_measures == "all"
@@ -313,7 +315,3 @@ def _result_bytes(setup: Setup, controls: Collection[str]) -> int:
     shuffled = bool(setup.draws)
     of_probe = PROBE_BYTES + UNIT_BYTES * len(setup.taps) * int(units)
     return probes * (1 + len(controls) + shuffled) * of_probe + measured * RESULT_BYTES
-
-
-def _targets_read(measure: Measure, dataset: Dataset) -> int:
-    return sum(target.kind in measure.kinds for target in dataset.targets.values())

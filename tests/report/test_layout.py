@@ -19,6 +19,7 @@ from rich.console import Console
 
 from diagnostics.checks.conformance import CHECKS
 from diagnostics.checks.selftest import Outcome
+from diagnostics.cli import encoders
 from diagnostics.cli import tables as console
 from diagnostics.cli.app import say
 from diagnostics.measures.base import Case
@@ -70,7 +71,7 @@ def shown_by(width: int, call: Callable[[], None], names: Sequence[str] = ()) ->
 
     def on(out: Console) -> None:
         with pytest.MonkeyPatch.context() as patch:
-            for module in (console, report_terminal):
+            for module in (console, encoders, report_terminal):
                 patch.setattr(module, "terminal", lambda: out)
             call()
 
@@ -261,7 +262,7 @@ def test_how_all_taps_are_read_is_said_once() -> None:
             "handed_out": {"sentence": "The output tap is b.1."}, "lineage": {}, "pooling": ["mean"],
             "seconds_per_sample": 0.1, "pooled_bytes_per_sample": 8, "token_bytes_per_sample": 8,
         }  # fmt: skip
-        return shown_by(80, lambda: console.print_inspection(about))
+        return shown_by(80, lambda: encoders.print_inspection(about))
 
     lines = inspection("after b call 1 of 2 without 3 of padding", "after b call 2 of 2 without 3 of padding")
     assert lines[3].endswith("4 x 4 (y, x)   after b call 1 of 2")

@@ -110,36 +110,37 @@ def settings() -> str:
 COLUMNS = 2
 PANEL = 300
 """Height of a row, in pixels."""
-TOP, BOTTOM = 90, 80
+ABOVE, BELOW = 90, 80
 
 
 def multiples(panels: Sequence[tuple[str, go.Figure]]) -> go.Figure:
     """The figures as panels with these titles, two in a row, each with its own axes; a name stands in the legend once."""
     columns = min(COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
-    height = TOP + BOTTOM + PANEL * rows
+    height = ABOVE + BELOW + PANEL * rows
     figure: go.Figure = make_subplots(
         rows, columns, subplot_titles=[escape(title) for title, _ in panels],
-        horizontal_spacing=0.11, vertical_spacing=min(0.33 * PANEL / (height - TOP - BOTTOM), 1 / max(rows - 1, 1)),
+        horizontal_spacing=0.11, vertical_spacing=min(0.33 * PANEL / (height - ABOVE - BELOW), 1 / max(rows - 1, 1)),
     )  # fmt: skip
     named: set[str] = set()
     for i, (_, panel) in enumerate(panels):
         place: dict[str, Any] = {"row": i // columns + 1, "col": i % columns + 1}
-        traces: Any = panel.data  # which plotly's types do not know
+        layout: Any = panel.layout  # which plotly's types do not know, nor traces
+        traces: Any = panel.data
         for trace in traces:
             shown = trace.showlegend is not False and bool(trace.name) and trace.name not in named
             named.add(trace.name or "")
             figure.add_trace(trace, **place)
             figure.data[-1].update(showlegend=shown, legendgroup=trace.legendgroup or trace.name)
         # What the axis is stands under the last panel of each column, without the explanation, for which there is no room.
-        title = (panel.layout.xaxis.title.text or "").partition(" (")[0] if i + columns >= len(panels) else ""
-        figure.update_xaxes({**_own(panel.layout.xaxis), "title": {"text": title or None}}, **place)
-        figure.update_yaxes(_own(panel.layout.yaxis), **place)
-        for shape in panel.layout.shapes:
+        title = (layout.xaxis.title.text or "").partition(" (")[0] if i + columns >= len(panels) else ""
+        figure.update_xaxes({**_own(layout.xaxis), "title": {"text": title or None}}, **place)
+        figure.update_yaxes(_own(layout.yaxis), **place)
+        for shape in layout.shapes:
             figure.add_shape({**shape.to_plotly_json(), "xref": None, "yref": "y domain"}, **place)
     return dressed(figure).update_layout(
-        height=height, margin={"l": 60, "r": 20, "t": TOP, "b": BOTTOM},
-        legend={"orientation": "h", "x": 0, "y": 1 + 30 / (height - TOP - BOTTOM), "yanchor": "bottom"},
+        height=height, margin={"l": 60, "r": 20, "t": ABOVE, "b": BELOW},
+        legend={"orientation": "h", "x": 0, "y": 1 + 30 / (height - ABOVE - BELOW), "yanchor": "bottom"},
     )  # fmt: skip
 
 

@@ -6,16 +6,20 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
 import xarray as xr
 
 from diagnostics.activations.prepare import SampleFacts, differences
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.statistics import Interval
 from diagnostics.progress import Progress, Watch
+from diagnostics.report.html import page_tables, write_page
 from diagnostics.report.numbers import number, numbers
+from diagnostics.report.plots import StillFigure, draw, multiples
 from diagnostics.report.progress_bars import watching
 from diagnostics.runs.comparison.differences import (
     Shares,
@@ -49,14 +53,10 @@ from diagnostics.runs.comparison.findings import (
     tap_similarity,
     without_base,
 )
+from diagnostics.runs.comparison.page import comparison_page
 from diagnostics.runs.request import slug
-from diagnostics.runs.run import Run
+from diagnostics.runs.run import Run, run_dataframe
 from diagnostics.runs.run_data import map_json
-
-if TYPE_CHECKING:
-    import pandas as pd
-    import plotly.graph_objects as go
-
 
 PROTOCOL = ("functional", "centring", "pooling")
 """Attributes of a result that say how a number was computed."""
@@ -288,36 +288,6 @@ SHARES = {
 }  # fmt: skip
 
 
-def findings_json(findings: Findings) -> dict[str, Any]:
-    """The findings as plain numbers; None for what has no value."""
-    return {
-        "dataset": findings.data.attrs["dataset"],
-        "n": findings.members[0].run.n,
-        "pooling": findings.data.attrs["pooling"],
-        "seed": findings.data.attrs["seed"],
-        "runs": [_member(member) for member in findings.members],
-        "depth": numbers(findings.data["depth"]),
-        "profiles": [_profile(findings, str(name)) for name in findings.data["target"].values],
-        "groups": [
-            _pick(score, GROUP_SCORE)
-            | {
-                "chosen_taps": [tap for tap, _ in score.chosen_taps],
-                "chosen_depths": [depth for _, depth in score.chosen_taps],
-            }
-            for score in findings.group_scores
-        ],
-        "families": [_pick(gap, FAMILY_GAP) | _plain(gap.hidden_gap) for gap in findings.family_gaps],
-        "differences": [_pick(each, DIFFERENCE) | _plain(each.estimate) for each in findings.differences],
-        "along_depth": [
-            _pick(curve, CURVE) | {"at": None if curve.at is None else number(curve.depths[curve.at])}
-            for curve in findings.curve_differences
-        ],
-        "shares": [_pick(shares, SHARES) for shares in findings.shares],
-        "similarity": [_tap_similarity(similarity) for similarity in findings.tap_similarities],
-        "left_out": findings.left_out,
-    }
-
-
 def _pick(finding: Any, keys: Mapping[str, str] | tuple[str, ...]) -> dict[str, Any]:
     """Attributes of a finding by key."""
     attributes = keys if isinstance(keys, Mapping) else {key: key for key in keys}
@@ -414,10 +384,6 @@ class Comparison(Findings):
     def to_dataframe(self) -> pd.DataFrame:
         """The profiles of all runs that are compared, as one tidy table: `run`, `group`, `seed`, and the columns of
         `Run.to_dataframe`."""
-        import pandas as pd
-
-        from diagnostics.runs.run import run_dataframe
-
         names = {str(name) for name in self.data["target"].values}
         tables: list[pd.DataFrame] = []
         for member in self.members:
@@ -430,8 +396,6 @@ class Comparison(Findings):
     def plot(self) -> go.Figure:
         """Score by relative depth of every run, a panel for each probe of each target, as a plotly figure; for each
         measure where no probe is among the profiles."""
-        from diagnostics.report.plots import StillFigure, draw, multiples
-
         names = [str(name) for name in self.data["target"].values]
         probes = {row.profile for row in self.group_scores}
         drawn = [name for name in names if name in probes] or names
@@ -441,22 +405,41 @@ class Comparison(Findings):
 
     def to_json(self) -> dict[str, Any]:
         """The findings as plain numbers; None for what has no value."""
-        return findings_json(self)
+        return {
+            "dataset": self.data.attrs["dataset"],
+            "n": self.members[0].run.n,
+            "pooling": self.data.attrs["pooling"],
+            "seed": self.data.attrs["seed"],
+            "runs": [_member(member) for member in self.members],
+            "depth": numbers(self.data["depth"]),
+            "profiles": [_profile(self, str(name)) for name in self.data["target"].values],
+            "groups": [
+                _pick(score, GROUP_SCORE)
+                | {
+                    "chosen_taps": [tap for tap, _ in score.chosen_taps],
+                    "chosen_depths": [depth for _, depth in score.chosen_taps],
+                }
+                for score in self.group_scores
+            ],
+            "families": [_pick(gap, FAMILY_GAP) | _plain(gap.hidden_gap) for gap in self.family_gaps],
+            "differences": [_pick(each, DIFFERENCE) | _plain(each.estimate) for each in self.differences],
+            "along_depth": [
+                _pick(curve, CURVE) | {"at": None if curve.at is None else number(curve.depths[curve.at])}
+                for curve in self.curve_differences
+            ],
+            "shares": [_pick(shares, SHARES) for shares in self.shares],
+            "similarity": [_tap_similarity(similarity) for similarity in self.tap_similarities],
+            "left_out": self.left_out,
+        }
 
     def report(self, path: str | Path) -> Path:
         """Writes the comparison as one self-contained HTML file."""
-        from diagnostics.report.html import write_page
-        from diagnostics.runs.comparison.page import comparison_page
-
         return write_page(comparison_page(self), Path(path))
 
     def __repr__(self) -> str:
         return f"<Comparison of {', '.join(member.name for member in self.members)} on {self.data.attrs['dataset']}>"
 
     def _repr_html_(self) -> str:
-        from diagnostics.report.html import page_tables
-        from diagnostics.runs.comparison.page import comparison_page
-
         return page_tables(comparison_page(self))
 
 

@@ -13,7 +13,7 @@ import xarray as xr
 
 from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.report.page import CurvesFigure, DepthCurve, Mark, MarkKind, SharesFigure
-from diagnostics.runs.comparison.differences import CurveDifference, Difference, FamilyGap, GroupScore, Shares
+from diagnostics.runs.comparison.differences import ALPHA, CurveDifference, Difference, FamilyGap, GroupScore, Shares
 from diagnostics.runs.comparison.estimates import ProbeLosses, probe_losses
 from diagnostics.runs.profile import Profile
 from diagnostics.runs.recommendation import without_nonlinear
@@ -266,7 +266,6 @@ def shares_figures(findings: Findings, profiles: Sequence[str]) -> list[SharesFi
 
 # Which taps of two runs match: the most similar tap of the other run.
 
-ALPHA = 0.05
 MOST_ROWS = 512
 """Samples that CKA reads of each pair of runs: its time grows with their square, and there are many pairs."""
 
