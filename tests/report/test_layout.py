@@ -279,7 +279,12 @@ def test_known_answers_are_shown_whole_at_any_width(
     rows: list[tuple[str, str, float, float, bool]], width: int
 ) -> None:
     outcomes = [
-        Outcome("family", Case(measure, what, expected, "a source", lambda: 0.0), value, "it broke" if broken else "")
+        Outcome(
+            "family",
+            Case(what, expected, "a source", lambda: 0.0, measure=measure),
+            value,
+            "it broke" if broken else "",
+        )
         for measure, what, expected, value, broken in rows
     ]
     lines = shown_by(width, lambda: console.print_selftest(outcomes, full=True), [measure for measure, *_ in rows])
