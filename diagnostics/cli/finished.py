@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import diagnostics
 from diagnostics.cli.app import RUNS, Json, RunFolder, command, working
 from diagnostics.cli.commands import print_json
 from diagnostics.errors import DiagnosticsError, enumerated
 from diagnostics.options import Option
+from diagnostics.progress import size
 from diagnostics.report.escaping import printable
 
 if TYPE_CHECKING:
@@ -43,15 +45,13 @@ def page_of(path: Path, margin: float | None) -> Page:
     if margin is None and (page := stored_page(path)):
         return page
     from diagnostics.runs.page import run_page
-    from diagnostics.runs.run import open_run
 
-    return run_page(open_run(path, margin))
+    return run_page(diagnostics.open_run(path, margin))
 
 
 def current_report(run: Run) -> Path:
     """The report of a run, written where there is none or results are newer."""
-    from diagnostics.activations.results import index_file
-    from diagnostics.activations.run_files import REPORT
+    from diagnostics.activations.run_files import REPORT, index_file
 
     report, results = map(run.store.folder.head, (REPORT, index_file(run.store)))
     return run.path / REPORT if report and results and report.st_mtime >= results.st_mtime else run.report()
@@ -130,8 +130,7 @@ def _named(path: Path) -> dict[str, Any]:
 
 
 def _row(path: Path) -> dict[str, Any]:
-    from diagnostics.activations.results import finished_index
-    from diagnostics.activations.run_files import token_bytes
+    from diagnostics.activations.run_files import finished_index, token_bytes
     from diagnostics.activations.store import Store
     from diagnostics.runs.provenance import Provenance
 
@@ -156,7 +155,6 @@ def _row(path: Path) -> dict[str, Any]:
 
 def print_runs(rows: list[dict[str, Any]], folder: Path) -> None:
     """Rows of `list_runs` as a table, and below it what is wrong with those that are none or not whole."""
-    from diagnostics.progress import size
     from diagnostics.report.layout import show, show_table, terminal, whole
 
     console = terminal()
@@ -218,9 +216,7 @@ def show(
         if format == Format.table:
             write = functools.partial(print_page, page_of(run, margin), run / "report.html", full=full)
         else:
-            from diagnostics.runs.run import open_run
-
-            finished = open_run(run, margin)
+            finished = diagnostics.open_run(run, margin)
             if format == Format.csv:
                 write = functools.partial(print, finished.to_dataframe().to_csv(index=False), end="")
             else:
@@ -241,10 +237,9 @@ def card(
     The picture is an SVG file beside the Markdown file. The command prints the path of the Markdown file.
     """
     from diagnostics.runs.card import write_card
-    from diagnostics.runs.run import open_run
 
     with working():
-        finished = open_run(run)
+        finished = diagnostics.open_run(run)
         path = write_card(finished, out or finished.path / "card.md")
     print(printable(path))
 
@@ -290,10 +285,8 @@ def open_(run: RunFolder) -> None:
 
     Without a display, as on a server, the command only prints the path.
     """
-    from diagnostics.runs.run import open_run
-
     with working():
-        path = current_report(open_run(run))
+        path = current_report(diagnostics.open_run(run))
         open_in_browser(path)
     print(printable(path))
 
@@ -311,7 +304,6 @@ def clean(
     If a later `diagnostics run` needs tokens, it extracts them again and includes this in the cost that it prints.
     """
     from diagnostics.activations.run_files import remove_tokens
-    from diagnostics.progress import size
     from diagnostics.report.layout import show as show_text
     from diagnostics.report.layout import terminal, whole
 

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diagnostics import __version__
-from diagnostics.activations.results import finished_index, read_page, write_page
-from diagnostics.activations.run_files import disk_use
+from diagnostics.activations.run_files import disk_use, finished_index, read_page, write_page
 from diagnostics.activations.store import Store
 from diagnostics.progress import size
 from diagnostics.report.numbers import unbroken

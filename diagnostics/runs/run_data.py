@@ -8,8 +8,16 @@ from typing import Any
 
 import xarray as xr
 
-from diagnostics.activations.results import CONTROLS, ENCODER, Index, Results, finished_index, group_of, read_results
-from diagnostics.activations.run_files import disk_use
+from diagnostics.activations.run_files import (
+    CONTROLS,
+    ENCODER,
+    Index,
+    Results,
+    disk_use,
+    finished_index,
+    group_of,
+    read_results,
+)
 from diagnostics.activations.store import Store
 from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.measures import result as attribute

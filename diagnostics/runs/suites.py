@@ -6,7 +6,7 @@ from typing import Any
 import xarray as xr
 
 from diagnostics.activations.contract import Activations
-from diagnostics.activations.results import CONTROLS
+from diagnostics.activations.run_files import CONTROLS
 from diagnostics.activations.store import Store
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.errors import DiagnosticsError, explaining, unknown
