@@ -17,8 +17,8 @@ from _recommend_rules import RULE, choices, clipped, favour, today
 from _recommend_sets import of_draw
 
 import diagnostics as dx
-from diagnostics.measures.confidence_set import confidence_set
 from diagnostics.measures.probes.least_squares import PENALTIES, standardised
+from diagnostics.measures.verdict import confidence_set
 
 from _common import verdict
 

@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from diagnostics.measures.hidden_gap import paired_difference
+from diagnostics.measures.verdict import paired_difference
 
 CLIP = 0.95
 CAP = 0.01

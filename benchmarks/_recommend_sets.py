@@ -9,8 +9,6 @@ import numpy as np
 from _recommend_losses import SHAPES, Setting, losses, population
 from _recommend_rules import clipped, favour
 
-from diagnostics.measures.confidence_set import confidence_set
-from diagnostics.measures.hidden_gap import paired_difference
 from diagnostics.measures.statistics import (
     Losses,
     effective_units,
@@ -20,6 +18,7 @@ from diagnostics.measures.statistics import (
     resampled_scores,
     scores,
 )
+from diagnostics.measures.verdict import confidence_set, paired_difference
 
 MARGIN = 0.05
 Table = dict[tuple[str | int | float, ...], np.ndarray]

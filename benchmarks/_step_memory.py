@@ -10,8 +10,7 @@ import sys
 
 import timm
 import torch
-from diagnostics_training.trainer.distributed import World
-from diagnostics_training.trainer.objective import Batch, Objective
+from diagnostics_training.trainer.objective import Batch, Objective, World
 from diagnostics_training.trainer.settings import Settings
 from diagnostics_training.trainer.trainer import build_optimiser, recomputed, train_step
 

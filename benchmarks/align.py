@@ -14,12 +14,10 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from diagnostics_training.alignment.augmentation import draw_view, places_of
-from diagnostics_training.alignment.layer_scale import put_drops, scaled
-from diagnostics_training.alignment.objective import Alignment, Teacher
-from diagnostics_training.alignment.relations import MaskRelations
-from diagnostics_training.alignment.spatial import SpatialAlignment, SpatialFeed, relation_loss
-from diagnostics_training.trainer.distributed import World
+from diagnostics_training.alignment.feed import draw_view, places_of
+from diagnostics_training.alignment.objective import Alignment, Teacher, put_drops, scaled
+from diagnostics_training.alignment.spatial import MaskRelations, SpatialAlignment, SpatialFeed, relation_loss
+from diagnostics_training.trainer.objective import World
 from diagnostics_training.trainer.settings import Settings
 from diagnostics_training.trainer.trainer import build_optimiser, recomputed, train_step, wrap
 from torch.utils.flop_counter import FlopCounterMode

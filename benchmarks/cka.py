@@ -34,7 +34,7 @@ from diagnostics.activations.extract import extract
 from diagnostics.activations.plan import plan
 from diagnostics.activations.store import Store
 from diagnostics.encoders.modules import BATCH
-from diagnostics.measures.similarity.kernel_alignment import Cka
+from diagnostics.measures.similarity.kernels import Cka
 
 from _common import SMALLEST, BesideExtraction, apart, cpu, finish, images, verdict, vit_tiny
 

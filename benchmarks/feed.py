@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from diagnostics_pretraining.feed import Feed
+from diagnostics_pretraining.objective import Feed
 from diagnostics_pretraining.recipe import Stage, named_recipe
 from diagnostics_pretraining.text_encoder import vocabulary_of
 from diagnostics_pretraining.train import changes_of, survivable

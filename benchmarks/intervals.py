@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from diagnostics.measures.hidden_gap import paired_difference
 from diagnostics.measures.statistics import OUTLYING, carried_by_few, profile_intervals
+from diagnostics.measures.verdict import paired_difference
 
 from _common import ARGUMENTS, SMALLEST, finish, verdict
 

@@ -6,12 +6,11 @@ thread.
 
 from __future__ import annotations
 
+from diagnostics_training.alignment.decoder import decoder_named, with_projector
+from diagnostics_training.alignment.language import Language, Pairs, QuestionFeed
 from diagnostics_training.alignment.student import make_student, start_of
 from diagnostics_training.jobs import LanguageJob
-from diagnostics_training.language.align import Language, Pairs, QuestionFeed
-from diagnostics_training.language.decoder import decoder_named
-from diagnostics_training.language.projector import with_projector
-from diagnostics_training.trainer.distributed import World
+from diagnostics_training.trainer.objective import World
 from diagnostics_training.trainer.settings import Settings
 from diagnostics_training.trainer.trainer import build_optimiser, train_step
 

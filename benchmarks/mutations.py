@@ -34,14 +34,12 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 NEAREST = {
     "measures/statistics.py": "tests/measures/test_statistics.py",
-    "measures/tap_choice.py": "tests/measures/test_tap_choice.py",
-    "measures/confidence_set.py": "tests/measures/test_confidence_set.py",
-    "measures/hidden_gap.py": "tests/measures/test_statistics.py tests/measures/test_tap_choice.py",
-    "measures/verdict.py": "tests/runs/test_verdict.py",
+    "measures/verdict.py": "tests/measures/test_tap_choice.py tests/measures/test_confidence_set.py tests/measures/test_statistics.py "
+    "tests/runs/test_verdict.py",
     "measures/apply.py": "tests/measures/test_tap_choice.py tests/measures/test_misfits.py tests/runs/test_verdict.py",
     "measures/result.py": "tests/measures/test_result.py tests/measures/test_tap_choice.py",
-    "measures/probes/out_of_fold.py": "tests/measures/test_out_of_fold.py",
-    "measures/probes/logistic_choice.py": "tests/measures/test_out_of_fold.py tests/measures/test_probes.py",
+    "measures/probes/least_squares.py": "tests/measures/test_out_of_fold.py",
+    "measures/probes/softmax.py": "tests/measures/test_out_of_fold.py tests/measures/test_probes.py",
     "runs/profile.py": "tests/runs/test_verdict.py tests/runs/test_runs.py tests/runs/test_overview.py",
     "runs/recommendation.py": "tests/runs/test_recommendation.py tests/runs/test_verdict.py",
     "runs/redraws.py": "tests/runs/test_redraws.py",

@@ -35,7 +35,7 @@ def _run(what: str, x: np.ndarray, labels: np.ndarray) -> float:
 
         return float((knn(x, labels, x, min(K, len(x))) == labels).mean())
     if what == "two_nn":
-        from diagnostics.measures.geometry.dimension import two_nn
+        from diagnostics.measures.geometry.pooled import two_nn
 
         return two_nn(x)
     from sklearn.neighbors import NearestNeighbors

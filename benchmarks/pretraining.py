@@ -27,7 +27,7 @@ import torch
 from diagnostics_pretraining.objective import Pretraining, contrast
 from diagnostics_pretraining.text_encoder import Vocabulary, context_of
 from diagnostics_pretraining.towers import Towers, build_towers
-from diagnostics_training.trainer.distributed import World
+from diagnostics_training.trainer.objective import World
 from diagnostics_training.trainer.settings import Settings
 from diagnostics_training.trainer.trainer import build_optimiser, train_step, wrap
 from open_clip.loss import ClipLoss

@@ -14,8 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from diagnostics.measures.arrays import one_thread
-from diagnostics.measures.probes.logistic_choice import choose_logistic
-from diagnostics.measures.probes.softmax import FINAL, LogisticRows
+from diagnostics.measures.probes.softmax import FINAL, LogisticRows, choose_logistic
 
 from _common import SMALLEST, cpu, finish, verdict
 

@@ -13,8 +13,7 @@ import sys
 
 import numpy as np
 
-from diagnostics.measures.hidden_gap import paired_difference
-from diagnostics.measures.tap_choice import CLIP
+from diagnostics.measures.verdict import CLIP, paired_difference
 from diagnostics.runs.comparison.shares import LEAST_GAP
 
 TAPS, BEST, TOP, CORRELATION = 12, 5, 0.6, 0.7

@@ -15,7 +15,7 @@ import torch
 from diagnostics.activations.contract import Activations
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.measures.arrays import centre
-from diagnostics.measures.similarity.kernel_alignment import Cka
+from diagnostics.measures.similarity.kernels import Cka
 
 from _common import SMALLEST, cpu, finish, verdict
 

@@ -27,8 +27,8 @@ from unittest import mock
 
 import _step_memory
 import torch
-from diagnostics_pretraining.jobs import PretrainJob as PeJob
 from diagnostics_pretraining.objective import Pretraining
+from diagnostics_pretraining.recipe import PretrainJob as PeJob
 from diagnostics_pretraining.recipe import Stage, named_recipe
 from diagnostics_pretraining.towers import Towers
 from diagnostics_pretraining.train import plan_of

@@ -57,6 +57,20 @@ def explaining(failure: str) -> Generator[None]:
         raise DiagnosticsError(f"{failure}: {describe(error)}") from error
 
 
+@contextlib.contextmanager
+def importing(needing: str, remedy: str) -> Generator[None]:
+    """Turns the absence of a package within this context into one sentence: `ONNX files need onnx: pip install onnx.`
+
+    Args:
+        needing: what needs it, with the verb.
+        remedy: what to type.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise DiagnosticsError(f"{needing} {error.name}: {remedy}.") from error
+
+
 def few(names: Iterable[str]) -> str:
     """The first three of some names in sorted order, and dots where there are more."""
     ordered = sorted(names)

@@ -39,9 +39,10 @@ from diagnostics.errors import StorageError as StorageError
 from diagnostics.errors import describe as describe
 from diagnostics.errors import enumerated as enumerated
 from diagnostics.errors import few as few
+from diagnostics.errors import importing as importing
 from diagnostics.errors import unknown as unknown
-from diagnostics.measures.decompositions import svdvals as svdvals
-from diagnostics.measures.probes.caption import recall_hits as recall_hits
+from diagnostics.measures.arrays import svdvals as svdvals
+from diagnostics.measures.probes.nearest import recall_hits as recall_hits
 from diagnostics.measures.probes.protocol import Probe as Probe
 from diagnostics.measures.similarity.base import Similarity as Similarity
 from diagnostics.measures.statistics import drawn_scores as drawn_scores

@@ -13,8 +13,8 @@ import pkgutil
 from pathlib import Path
 
 from diagnostics import measures
+from diagnostics.measures import CATALOGUE
 from diagnostics.measures.base import Measure
-from diagnostics.measures.plugin import CATALOGUE
 from diagnostics.measures.similarity.base import Similarity
 
 ROOT = Path(__file__).parent.parent
@@ -23,13 +23,14 @@ FAMILIES = ("probes", "dynamics", "similarity", "geometry", "locality")
 
 
 def all_measures() -> dict[str, type[Measure]]:
-    """Name -> class of every measure in the packages of the families, in the catalogue's order."""
+    """Name -> class of every measure in the modules of the families, in the catalogue's order."""
     classes: dict[str, type[Measure]] = {}
     for family in FAMILIES:
-        package = importlib.import_module(f"{measures.__name__}.{family}")
-        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-            for value in vars(importlib.import_module(module.name)).values():
-                if inspect.isclass(value) and issubclass(value, Measure) and value.__module__ == module.name:
+        home = importlib.import_module(f"{measures.__name__}.{family}")
+        parts = pkgutil.iter_modules(getattr(home, "__path__", ()), f"{home.__name__}.")
+        for module in (home.__name__, *(part.name for part in parts)):
+            for value in vars(importlib.import_module(module)).values():
+                if inspect.isclass(value) and issubclass(value, Measure) and value.__module__ == module:
                     public = not value.__name__.startswith("_")
                     classes |= {value.name: value} if public and "name" in vars(value) else {}
     known = list(CATALOGUE)

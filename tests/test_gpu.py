@@ -116,7 +116,7 @@ def test_a_gpu_trains_as_a_cpu_does(options: dict[str, Any], within: float, tmp_
 
 def test_a_gpu_aligns_as_a_cpu_does(tmp_path: Path) -> None:
     pytest.importorskip("timm")
-    from diagnostics_training.alignment.tap import align_tap
+    from diagnostics_training.alignment.student import align_tap
     from diagnostics_training.jobs import TapJob
 
     trained(tmp_path / "base", "cpu")

@@ -340,8 +340,7 @@ def encoder(kind: str) -> Any:
     """The type's encoder as `hf:` makes it, without a directory to read preprocessing from."""
     from diagnostics_transformers.encoder import encoder_of
     from diagnostics_transformers.load import Loaded, quiet, settled
-    from diagnostics_transformers.prepared import Wanted
-    from diagnostics_transformers.towers import choose, kind_of
+    from diagnostics_transformers.towers import Wanted, choose, kind_of
 
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")

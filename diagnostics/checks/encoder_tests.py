@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from diagnostics.encoders.encoder import Encoder
 
 
+CHECKS = (
+    "description", "shapes", "grid", "depth", "determinism", "batch_invariance",
+    "in_place", "manual_forward", "no_graph", "hooks", "identity_weights", "identity_preprocessing",
+    "identity_stable", "save_and_load", "attention", "padding", "sizes",
+)  # fmt: skip
+"""The names of all checks, in their order: those of `diagnostics.checks.conformance.CHECKS`."""
+
+
 def _test(check: str) -> Callable[[EncoderTests, EncoderUnderTest], None]:
     """The test of one check."""
 
@@ -81,23 +89,9 @@ class EncoderTests:
         """Releases the encoder."""
         cls._subject = None
 
-    test_description = _test("description")
-    test_shapes = _test("shapes")
-    test_grid = _test("grid")
-    test_depth = _test("depth")
-    test_determinism = _test("determinism")
-    test_batch_invariance = _test("batch_invariance")
-    test_in_place = _test("in_place")
-    test_manual_forward = _test("manual_forward")
-    test_no_graph = _test("no_graph")
-    test_hooks = _test("hooks")
-    test_identity_weights = _test("identity_weights")
-    test_identity_preprocessing = _test("identity_preprocessing")
-    test_identity_stable = _test("identity_stable")
-    test_save_and_load = _test("save_and_load")
-    test_attention = _test("attention")
-    test_padding = _test("padding")
-    test_sizes = _test("sizes")
+
+for _check in CHECKS:
+    setattr(EncoderTests, f"test_{_check}", _test(_check))
 
 
 @pytest.fixture(name="conforms")

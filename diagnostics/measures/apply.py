@@ -1,6 +1,11 @@
-"""Applies measures to stored activations: scores with intervals, the tap to use (chosen without test), and the hidden gap."""
+"""Applies measures to stored activations: scores with intervals, the tap to use (chosen without test), and the hidden gap.
 
-from collections.abc import Collection, Mapping, Sequence
+A measure may come from any plugin. One that returns a wrong variable, axis, attribute or type is left out of the run with a
+sentence that says so, and the other measures are not affected.
+"""
+
+import json
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -9,10 +14,33 @@ import xarray as xr
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError, StorageError, describe
-from diagnostics.measures import result as attribute
 from diagnostics.measures.base import Measure
-from diagnostics.measures.hidden_gap import largest_upper_end, paired_differences
 from diagnostics.measures.result import (
+    ABOUT,
+    BEST_TAP,
+    CHOSEN_GAP_LOW,
+    CHOSEN_TAP,
+    FAMILY,
+    GAP_BOUND,
+    HIDDEN_GAP,
+    HIGHER_IS_BETTER,
+    INTERVALS,
+    LOSSES,
+    MARGIN,
+    MEASURE,
+    OLDER,
+    OUTPUT_TAP,
+    OVER,
+    REASON,
+    SEED,
+    SOURCE,
+    TAP_SET,
+    TARGET,
+    TOKEN_SAMPLES,
+    UNITS,
+    UNITS_TRAIN,
+    UNITS_VAL,
+    N,
     choosing_losses,
     choosing_scores,
     is_probe,
@@ -22,10 +50,112 @@ from diagnostics.measures.result import (
     units_fitted,
 )
 from diagnostics.measures.statistics import Losses
-from diagnostics.measures.tap_choice import FEWEST, TapChoice, choose_tap
-from diagnostics.measures.validation import bare, misfit, plain
+from diagnostics.measures.verdict import FEWEST, TapChoice, choose_tap, largest_upper_end, paired_differences
 from diagnostics.progress import Progress, Watch, silent
-from diagnostics.vocabulary import BY_PLACE, Family
+from diagnostics.vocabulary import BY_PLACE, SAFE_NAME, Family
+
+# What a measure has to give, by kind: variables with their axes. See `Measure`.
+PAIRWISE = {"matrix": ("tap", "tap_other")}
+PROBE = {"loss": ("tap", "unit"), "reference_loss": ("tap", "unit"), "val_score": ("tap",)}
+DRAWN = {"drawn": ("tap", "draw"), "unit": ("unit",), "val_score": ("tap",)}
+SCORE = {"score": ("tap",), "low": ("tap",), "high": ("tap",)}
+COMPUTED = (CHOSEN_TAP, BEST_TAP, TAP_SET, HIDDEN_GAP, CHOSEN_GAP_LOW, GAP_BOUND, MARGIN, OVER)
+"""How attributes begin that `apply` computes from what a measure gives."""
+
+LONGEST_NAME = 200
+"""Of what becomes a folder; most systems take 255 bytes."""
+
+
+def misfit(result: Any, measure: Measure, activations: Activations) -> str:
+    """Why a result cannot be read (a variable, axis, attribute or tap is missing) or stored, in one sentence; "" where it can."""
+    if not isinstance(result, xr.Dataset):
+        return f"Measure {measure.name} gives a {type(result).__name__}: return an xarray.Dataset."
+    # A probe may need no target, as one of places does not.
+    gives_losses = is_probe(result) or (measure.kinds and "score" not in result)
+    if gives_losses and (missing := measure.undeclared()):
+        return f"Measure {measure.name} gives losses and does not declare {missing}"
+    probe = DRAWN if measure.losses == "resampled" else PROBE
+    wanted = PAIRWISE if measure.pairwise else probe if gives_losses else SCORE
+    for name, axes in wanted.items():
+        if name not in result or not set(axes) <= set(result[name].dims):
+            given = ", ".join(f"{key} {_axes(v.dims)}" for key, v in result.data_vars.items()) or "no variables"
+            return f"Measure {measure.name} gives {given}, and no {name} {_axes(axes)}: return {', '.join(wanted)} by these names."
+    if missing := [name for name in (UNITS_TRAIN, UNITS_VAL) if wanted is probe and name not in result.attrs]:
+        return f"Measure {measure.name} does not state {' and '.join(missing)}: give these attributes."
+    taps = [tap.name for tap in activations.taps]
+    if not measure.pairwise and ("tap" not in result.coords or list(result["tap"].values) != taps):
+        return f"Measure {measure.name} gives other taps than it was given: return a value (NaN for none) for each, by name."
+    return _odd_variable(result, measure, wanted) or _odd_attribute(result, measure)
+
+
+def _odd_variable(result: xr.Dataset, measure: Measure, wanted: Mapping[str, tuple[str, ...]]) -> str:
+    # They become folders and files.
+    for name in dict.fromkeys([*result.variables, *result.dims]):
+        if not isinstance(name, str) or not SAFE_NAME.fullmatch(name) or len(name) > LONGEST_NAME:
+            return f"Measure {measure.name} names a variable or axis {_short(name)}: use letters, digits, '_', '-' and '.', {LONGEST_NAME} at most."
+    for name, variable in result.variables.items():
+        axes = ("tap",) if name == "depth" or str(name).startswith("line_") else wanted.get(str(name))
+        if axes is not None and set(variable.dims) - ({"part"} if "unit" in axes else set()) != set(axes):
+            return f"Measure {measure.name} gives {name} {_axes(variable.dims)}: return it as {_axes(axes)}."
+        is_numeric = variable.dtype.kind in "biuf" and variable.dtype.itemsize <= 8
+        texts = axes in (None, ("unit",))
+        if not (is_numeric or (texts and _is_text(variable))):
+            kinds = "numbers or texts" if texts else "numbers"
+            return f"Measure {measure.name} gives {name} of type {variable.dtype}: return {kinds}, of 64 bits at most."
+    return ""
+
+
+def _axes(names: Iterable[Hashable]) -> str:
+    return f"[{', '.join(map(str, names))}]"
+
+
+def _is_text(variable: xr.Variable) -> bool:
+    texts = variable.values.flat if variable.dtype.kind in "UTO" else [None]
+    return all(isinstance(text, str) and _writable(text) for text in texts)
+
+
+def _odd_attribute(result: xr.Dataset, measure: Measure) -> str:
+    for key, value in result.attrs.items():
+        if not isinstance(key, str) or not _writable({key: plain(value)}):
+            return (
+                f"Measure {measure.name} gives an attribute {_short(key)} of type {type(value).__name__}, which cannot be written "
+                "as JSON: use plain numbers, texts, lists and mappings."
+            )
+    return ""
+
+
+def _writable(value: Any) -> bool:
+    """Whether JSON holds it: no lone surrogate, no circle, and no key that would come back as a text."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+        return _has_text_keys(value)
+    except (TypeError, ValueError, RecursionError):
+        return False
+
+
+def _has_text_keys(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _has_text_keys(inner) for key, inner in value.items())  # pyright: ignore[reportUnknownVariableType]
+    return not isinstance(value, (list, tuple)) or all(map(_has_text_keys, value))  # pyright: ignore[reportUnknownArgumentType]
+
+
+def _short(name: object) -> str:
+    return f"{name!r:.60}"
+
+
+def plain(value: Any) -> Any:
+    """Numbers and arrays of numpy as Python's."""
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+
+def bare(result: xr.Dataset) -> xr.Dataset:
+    """A copy without encodings and attributes of variables (fill values and scales, which xarray would apply when reading),
+    and without the attributes that `apply` computes."""
+    bare = result.copy().drop_encoding()
+    for variable in bare.variables.values():
+        variable.attrs = {}
+    bare.attrs = {key: value for key, value in bare.attrs.items() if not str(key).startswith(COMPUTED)}
+    return bare
 
 
 @dataclass
@@ -84,7 +214,7 @@ def measure_all(
             if measure.pairwise and (few := too_few(result)):
                 measured.skipped[key] = few
             elif not any(np.isfinite(result[name]).any() for name in ("score", "matrix") if name in result):
-                reason = result.attrs.get(attribute.REASON) or "it gives no reason"
+                reason = result.attrs.get(REASON) or "it gives no reason"
                 measured.skipped[key] = f"no tap has a value: {reason}."
             else:
                 measured.results[key] = result
@@ -106,18 +236,18 @@ def _completed(
     """The result with intervals, selection and the attributes that every result has."""
     family: Family | None = measure.family or (target.family if target else None)
     attrs: dict[str, Any] = {
-        attribute.MEASURE: measure.name,
-        attribute.TARGET: target.name if target else "",
-        attribute.UNITS: target.units if target else "",
-        attribute.ABOUT: target.about if target else measure.answers,
-        attribute.FAMILY: family or "geometry",
-        attribute.HIGHER_IS_BETTER: {True: "yes", False: "no", None: "neither"}[measure.higher_is_better],
-        attribute.OUTPUT_TAP: activations.output_tap,
-        attribute.SOURCE: measure.source,
+        MEASURE: measure.name,
+        TARGET: target.name if target else "",
+        UNITS: target.units if target else "",
+        ABOUT: target.about if target else measure.answers,
+        FAMILY: family or "geometry",
+        HIGHER_IS_BETTER: {True: "yes", False: "no", None: "neither"}[measure.higher_is_better],
+        OUTPUT_TAP: activations.output_tap,
+        SOURCE: measure.source,
         **measure.declaration(target),
     }
     if not measure.pairwise and (measure.needs == "tokens" or (target is not None and target.kind in BY_PLACE)):
-        attrs[attribute.TOKEN_SAMPLES] = activations.token_samples
+        attrs[TOKEN_SAMPLES] = activations.token_samples
     result = bare(result)
     if "tap" in result.coords and "depth" not in result.coords and not measure.pairwise:
         depths = {tap.name: tap.depth for tap in activations.taps}
@@ -125,10 +255,10 @@ def _completed(
     result = result.assign_attrs(attrs)
     if is_probe(result):
         result = _with_intervals(result, seed)
-    if reason := shorten_reasons(str(result.attrs.get(attribute.REASON, "")), [tap.name for tap in activations.taps]):
-        result.attrs[attribute.REASON] = reason
+    if reason := shorten_reasons(str(result.attrs.get(REASON, "")), [tap.name for tap in activations.taps]):
+        result.attrs[REASON] = reason
     else:
-        result.attrs.pop(attribute.REASON, None)
+        result.attrs.pop(REASON, None)
     result.attrs = {key: plain(value) for key, value in result.attrs.items()}
     return result
 
@@ -139,9 +269,9 @@ FEWEST_COMPARED = 20
 
 def too_few(result: xr.Dataset) -> str:
     """Why a similarity is not shown; "" where it rests on enough samples."""
-    if (n := int(result.attrs.get(attribute.N, FEWEST_COMPARED))) >= FEWEST_COMPARED:
+    if (n := int(result.attrs.get(N, FEWEST_COMPARED))) >= FEWEST_COMPARED:
         return ""
-    return f"{result.attrs[attribute.MEASURE]} compares taps on at least {FEWEST_COMPARED} samples, and there are {n}: use a dataset with more."
+    return f"{result.attrs[MEASURE]} compares taps on at least {FEWEST_COMPARED} samples, and there are {n}: use a dataset with more."
 
 
 LIKELY = 0.8
@@ -152,19 +282,19 @@ def _with_intervals(result: xr.Dataset, seed: int) -> xr.Dataset:
     """The result with scores and intervals from test losses, and what the intervals are."""
     test, fit_units = losses_of(result, "unit"), units_fitted(result)
     score, low, high = test.intervals(fit_units, seed)
-    counts = result.attrs[attribute.LOSSES] == "counts"
+    counts = result.attrs[LOSSES] == "counts"
     widened = ", widened for the training set's share" if fit_units else "; nothing was fitted"
     half_units = "; with half a unit that is right and half a unit that is wrong, shared out among the parts"
     border = "; where all answers are right, or all wrong, the far end is Clopper and Pearson's for as many units"
     unanimous = counts and "part" not in result["loss"].dims and bool(np.isin(score, (0.0, 1.0)).any())
     stated = f"95 %, bootstrap over test units{half_units if counts else ''}{widened}{border if unanimous else ''}"
     result = result.assign(score=("tap", score), low=("tap", low), high=("tap", high))
-    return result.assign_attrs({attribute.INTERVALS: stated})
+    return result.assign_attrs({INTERVALS: stated})
 
 
 def _choose(result: xr.Dataset, seed: int) -> TapChoice | None:
     """The choice of a tap by the losses that choose, or by the score on val alone where the probe gives no losses."""
-    output = [str(tap) for tap in result["tap"].values].index(result.attrs[attribute.OUTPUT_TAP])
+    output = [str(tap) for tap in result["tap"].values].index(result.attrs[OUTPUT_TAP])
     losses = choosing_losses(result)
     # Scores alone have no standard error, so that the best is taken.
     enough = losses is not None and not 0 < units_fitted(result) < FEWEST
@@ -177,21 +307,21 @@ def _choose(result: xr.Dataset, seed: int) -> TapChoice | None:
 def _with_choice(result: xr.Dataset, choice: TapChoice, seed: int) -> xr.Dataset:
     """The choice, and what test says of the gaps, as attributes."""
     taps = [str(tap) for tap in result["tap"].values]
-    output = taps.index(result.attrs[attribute.OUTPUT_TAP])
+    output = taps.index(result.attrs[OUTPUT_TAP])
     test, fit_units = losses_of(result, "unit"), units_fitted(result)
     attrs: dict[str, Any] = {
-        attribute.CHOSEN_TAP: taps[choice.tap],
-        attribute.TAP_SET: [taps[tap] for tap in choice.alike],
+        CHOSEN_TAP: taps[choice.tap],
+        TAP_SET: [taps[tap] for tap in choice.alike],
     }
     if choice.best is not None:
         depth = result["depth"].values
         others = [tap for tap in range(len(taps)) if tap != output and depth[tap] <= depth[output]]
         against = test.at([output]), fit_units, seed
-        attrs[attribute.BEST_TAP] = taps[choice.best]
-        attrs |= store_interval(attribute.HIDDEN_GAP, paired_differences(test.at([choice.best]), *against)[0])
-        attrs[attribute.GAP_BOUND] = largest_upper_end(paired_differences(test.at(others), *against, student=True))
+        attrs[BEST_TAP] = taps[choice.best]
+        attrs |= store_interval(HIDDEN_GAP, paired_differences(test.at([choice.best]), *against)[0])
+        attrs[GAP_BOUND] = largest_upper_end(paired_differences(test.at(others), *against, student=True))
         if choice.tap != output:
-            attrs[attribute.CHOSEN_GAP_LOW] = paired_differences(test.at([choice.tap]), *against, LIKELY)[0].low
+            attrs[CHOSEN_GAP_LOW] = paired_differences(test.at([choice.tap]), *against, LIKELY)[0].low
     return result.assign_attrs(attrs)
 
 
@@ -213,16 +343,16 @@ def choose_taps(results: Mapping[str, xr.Dataset], seed: int) -> dict[str, xr.Da
 
 def with_choice(result: xr.Dataset) -> xr.Dataset:
     """A stored result; a probe's of an older version, which chose by another rule, with the choice by its losses on val."""
-    if not is_probe(result) or attribute.CHOSEN_TAP in result.attrs:
+    if not is_probe(result) or CHOSEN_TAP in result.attrs:
         return result
-    kept = {key: value for key, value in result.attrs.items() if key != attribute.BEST_TAP}
-    older = result.drop_attrs(deep=False).assign_attrs({**kept, attribute.OLDER: 1})
-    return choose_taps({"": older}, int(older.attrs[attribute.SEED]))[""]
+    kept = {key: value for key, value in result.attrs.items() if key != BEST_TAP}
+    older = result.drop_attrs(deep=False).assign_attrs({**kept, OLDER: 1})
+    return choose_taps({"": older}, int(older.attrs[SEED]))[""]
 
 
 def _alike(result: xr.Dataset, other: xr.Dataset) -> bool:
     """Test for one probe at the same taps."""
-    same = result.attrs[attribute.MEASURE] == other.attrs[attribute.MEASURE]
+    same = result.attrs[MEASURE] == other.attrs[MEASURE]
     return same and list(result["tap"].values) == list(other["tap"].values)
 
 
@@ -235,7 +365,7 @@ def common_tap(results: Sequence[xr.Dataset]) -> int | None:
     if not results:
         return None
     depth = results[0]["depth"]
-    upto = (depth <= depth.sel(tap=results[0].attrs[attribute.OUTPUT_TAP])).values
+    upto = (depth <= depth.sel(tap=results[0].attrs[OUTPUT_TAP])).values
     remaining = np.stack([np.where(upto, 1.0 - choosing_scores(result), np.nan) for result in results])
     # A target that all taps read without an error has nothing to say.
     relative = (remaining / np.maximum(np.nanmean(remaining, axis=1, keepdims=True), TINY)).mean(axis=0)
@@ -244,11 +374,11 @@ def common_tap(results: Sequence[xr.Dataset]) -> int | None:
 
 def against_control(result: xr.Dataset, other: xr.Dataset, control: str, seed: int) -> xr.Dataset:
     """A probe's result with by how much its chosen tap beats a control's chosen tap, paired over the same test units."""
-    if attribute.CHOSEN_TAP not in result.attrs or attribute.CHOSEN_TAP not in other.attrs:
+    if CHOSEN_TAP not in result.attrs or CHOSEN_TAP not in other.attrs:
         return result
-    ours, theirs = (data.sel(tap=[data.attrs[attribute.CHOSEN_TAP]]).sortby("unit") for data in (result, other))
+    ours, theirs = (data.sel(tap=[data.attrs[CHOSEN_TAP]]).sortby("unit") for data in (result, other))
     if list(ours["unit"].values) != list(theirs["unit"].values):
         return result
     sides = losses_of(ours, "unit"), losses_of(theirs, "unit")
     (gap,) = paired_differences(*sides, units_fitted(result), seed)
-    return result.assign_attrs(store_interval(f"{attribute.OVER}{control}", gap))
+    return result.assign_attrs(store_interval(f"{OVER}{control}", gap))

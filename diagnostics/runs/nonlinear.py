@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.measures.apply import Measured, measure_all
-from diagnostics.measures.probes.kernel import KernelProbe, too_few
-from diagnostics.measures.probes.linear import LinearProbe
+from diagnostics.measures.probes.linear import KernelProbe, LinearProbe, too_few
 from diagnostics.measures.result import BEST_TAP
 from diagnostics.measures.statistics import Interval
 from diagnostics.progress import Watch

@@ -15,8 +15,7 @@ from diagnostics.errors import enumerated
 from diagnostics.measures import result as attribute
 from diagnostics.measures.result import choosing_losses, choosing_scores, is_probe, read_interval
 from diagnostics.measures.statistics import OUTLYING, Interval, carried_by_few
-from diagnostics.measures.tap_choice import FEWEST
-from diagnostics.measures.verdict import MARGIN, Verdict, units_needed
+from diagnostics.measures.verdict import FEWEST, MARGIN, Verdict, units_needed
 from diagnostics.report.numbers import SIGNIFICANT, format_interval, format_number, is_plain, number, numbers, unbroken
 from diagnostics.report.page import ControlCurve, Details, ProfileFigure, note
 from diagnostics.runs.controls.kinds import INPUTS, NAMES, WEIGHTS, control_of

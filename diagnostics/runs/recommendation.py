@@ -21,7 +21,7 @@ Confidence = Literal["shown", "no gap", "likely", "undecided", "at chance"]
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The tap and the pooling to use for a target, by the rule of `measures.tap_choice`; it prints as a sentence.
+    """The tap and the pooling to use for a target, by the rule of `measures.verdict`; it prints as a sentence.
 
     No test loss enters `tap`; None where no tap has a score by which to choose. `score`, `output` and `hidden_gap` (of `best_tap`, the
     best other than the output) are read on test, and `confidence` is what they say of the choice:

@@ -67,9 +67,9 @@ def davis(
     Clips of `frames` frames that follow one another; target `objects`, masks [sample, t, y, x]; a video is a group.
     `sets=2017` takes videos and splits from `ImageSets/2017/train.txt` and `val.txt` (or `test.txt`).
     """
-    from diagnostics_files.davis import build
+    from diagnostics_files.pairs import davis
 
-    return build(path, frames, sets, seed, on_error)
+    return davis(path, frames, sets, seed, on_error)
 
 
 def captions(
@@ -148,11 +148,11 @@ def texts(
     Equal texts are a group. Of a folder, classes, table and splits are as for `images:`. Of a file, columns `id`, `split` and `group`
     are used as such; others are targets as for `images:`.
     """
-    from diagnostics_files import media, rows
+    from diagnostics_files import media, tables
 
     if Path(path).expanduser().is_dir():
         return media.texts(path, media.Labels(table, file, values, seed, on_error))
-    return rows.texts(path, text, values, seed)
+    return tables.texts(path, text, values, seed)
 
 
 def series(path: str, values: str = "", steps: str = "", id: str = "", group: str = "", seed: int = 0) -> dx.Dataset:
@@ -164,14 +164,14 @@ def series(path: str, values: str = "", steps: str = "", id: str = "", group: st
     these columns. `id`, `split` and `group` are used as such; other arrays and columns are targets as for `images:`.
     Unequal lengths are padded with NaN on the left; NaN between known values is a gap.
     """
-    from diagnostics_files.series import series
+    from diagnostics_files.tables import series
 
     return series(path, values, steps, {"id": id, "group": group}, seed)
 
 
 def ts(path: str, seed: int = 0) -> dx.Dataset:
     """Series of a .ts file of the UCR and UEA archives; of NAME_TRAIN.ts and NAME_TEST.ts both, val carved out of train."""
-    from diagnostics_files.series import ts
+    from diagnostics_files.tables import ts
 
     return ts(path, seed)
 
@@ -188,9 +188,9 @@ def datasets_on_disk(
 
     `input` names that column where several could be; other plain columns are targets, as for `images:`, and `group` the group.
     """
-    from diagnostics_files.hub import build
+    from diagnostics_files.media import datasets_on_disk
 
-    return build(path, input, values, rate, seed, on_error)
+    return datasets_on_disk(path, input, values, rate, seed, on_error)
 
 
 @dx.hookimpl

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from diagnostics.plugin import Entry, hookimpl
+from diagnostics.plugin import Entry, hookimpl, importing
 
 PACKAGES = {"onnxruntime": "onnxruntime"}
 """Distribution -> module of the code that its encoders come from; runs record their versions."""
@@ -35,14 +35,7 @@ def build(
     length: steps of a series where the model leaves it open.
     """
     # Imported here: listing the encoders must not cost the import of torch.
-    from diagnostics.plugin import DiagnosticsError
-
-    try:
-        import onnx
-        import onnxruntime
-    except ImportError as error:
-        raise DiagnosticsError(f"ONNX files need {error.name}: pip install onnx onnxruntime.") from error
-    del onnx, onnxruntime
-    from diagnostics_onnx.encoder import build as build_it
+    with importing("ONNX files need", "pip install onnx onnxruntime"):
+        from diagnostics_onnx.encoder import build as build_it
 
     return build_it(path, modality, taps, mean, std, length)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from diagnostics.plugin import DiagnosticsError, Entry, hookimpl, printable
+from diagnostics.plugin import Entry, hookimpl, importing, printable
 
 PACKAGES = {"timm": "timm"}
 """Distribution -> module of the code that its encoders come from; runs record their versions."""
@@ -130,7 +130,7 @@ def export_meta(
       diagnostics export meta models/lifted --out lifted.pt
     """
     needs_timm()
-    from diagnostics_perception.export import export
+    from diagnostics_perception.checkpoint import export
 
     exported = export(encoder, out, trust_code)
     if json:
@@ -146,8 +146,6 @@ def export_meta(
 
 def needs_timm() -> None:
     """Raises where what Perception Encoders are made of is missing."""
-    try:
+    with importing("Perception Encoders need", "pip install timm torchvision"):
         for needed in ("timm", "PIL"):
             importlib.import_module(needed)
-    except ImportError as error:
-        raise DiagnosticsError(f"Perception Encoders need {error.name}: pip install timm torchvision.") from error

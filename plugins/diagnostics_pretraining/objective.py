@@ -1,27 +1,258 @@
-"""The objective of pretraining: the contrast of images and texts, and mask regularisation beside it.
-
-Bolya et al., Perception Encoder (arXiv 2504.13181), section 2.1.
-"""
+"""What a step of pretraining reads and what it is taught: batches, contrast of images and texts, distillation."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
-from diagnostics_training.models.patch_masks import random_masks
-from diagnostics_training.trainer.distributed import gathered, own
-from diagnostics_training.trainer.objective import Batch, Objective
+from diagnostics_timm.pixels import image_of
+from diagnostics_training.alignment.objective import put_section, section_of
+from diagnostics_training.models.inputs import PictureChanges, random_masks, recoloured
+from diagnostics_training.trainer.data import EpochOrder, check_batch, parse_spec, spec_of
+from diagnostics_training.trainer.objective import Batch, Objective, gathered, own
+from PIL import Image
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import default_collate
 
-from diagnostics.plugin import DiagnosticsError
-from diagnostics_pretraining.feed import flattened, pooled
-from diagnostics_pretraining.towers import Towers
+from diagnostics.plugin import Dataset, DiagnosticsError, TorchEncoder, sampled_frames
+from diagnostics_pretraining.recipe import Stage, stage_at, steps_of
+from diagnostics_pretraining.towers import Pair, Towers
 
-if TYPE_CHECKING:
-    from diagnostics_pretraining.feed import Feed
+# Batches of pictures and tokens as a function of the step: which samples, at which size, and what is changed in them.
+
+
+# Data as they are read for training alone.
+
+
+def without_target(spec: str) -> str:
+    """The specification of the same data, captions without the embeddings that `diagnostics run` probes: 2 kB a sample, which are
+    held in memory and that nothing here reads."""
+    name, options = parse_spec(spec)
+    if not name.startswith("captions:") or "embeddings" in options:
+        return spec
+    return spec_of(name, {**options, "features": 0})
+
+
+def outline_of(dataset: Dataset) -> str:
+    """A digest by which data are known again: of files by names, sizes and texts (`FileDataset.outline`), since their bytes take hours
+    to read; of other data the fingerprint."""
+    outline: str | None = getattr(dataset, "outline", None)
+    return dataset.fingerprint if outline is None else outline
+
+
+def shards_of(dataset: Dataset) -> np.ndarray | None:
+    """Which of several archives each sample lies in, int [sample]; None where no order of reading is better than another."""
+    return getattr(dataset, "shards", None)
+
+
+# Clips among a batch's images: their frames join the images, and a clip's embedding is the mean of its frames'.
+#
+# As in Perception Encoder (arXiv 2504.13181, section 2.2). Neither the towers nor this mean know of time: the order of frames
+# changes nothing, so what is learned tells what is in a clip and never in which direction it moves.
+
+FRAMES = "frames"
+"""Of a batch's clips, float32 [clip, frame, 3, size, size]; its `pixels` are those of its images, which come first."""
+
+
+def clip_places(batch: int, share: float) -> np.ndarray:
+    """Which samples of a batch are clips, bool [sample]: the share as nearly as whole samples allow, spread evenly, so that
+    processes have as many each as they can.
+
+    Raises for a share that is none.
+    """
+    if not 0 <= share <= 1:
+        raise DiagnosticsError(f"A batch cannot have a share of {share} clips: give 0 to 1.")
+    return np.diff(np.arange(batch + 1) * round(share * batch) // batch) > 0
+
+
+def frames_seen(clip: np.ndarray, count: int) -> list[np.ndarray]:
+    """The first frame of each of `count` equal parts of a clip [t, y, x, channel]; a single one is its first frame."""
+    return [clip[frame] for frame in sampled_frames(len(clip), count, "floor")]
+
+
+def flattened(batch: Batch) -> Tensor:
+    """All images of a batch, float32 [image, 3, size, size]: its own, then the frames of its clips."""
+    pixels = batch["pixels"]
+    return torch.cat([pixels, batch[FRAMES].flatten(0, 1)]) if FRAMES in batch else pixels
+
+
+def pooled(embeddings: Tensor, batch: Batch) -> Tensor:
+    """Embeddings [image, feature] of `flattened` images as those of the batch's samples [sample, feature]: images, then clips."""
+    if FRAMES not in batch:
+        return embeddings
+    images, (clips, frames) = len(batch["pixels"]), batch[FRAMES].shape[:2]
+    return torch.cat([embeddings[:images], embeddings[images:].unflatten(0, (clips, frames)).mean(1)])
+
+
+# Raw images as what the image tower reads, whole or changed at random.
+
+CACHED = 2**18
+"""Numbers that are worked on at a time."""
+
+
+def pictures(
+    samples: Sequence[np.ndarray], size: int, reader: str, drawn: Mapping[str, np.ndarray] | None = None
+) -> Tensor:
+    """Images uint8 [y, x] or [y, x, channel] as float32 [image, 3, size, size] from -1 to 1.
+
+    Whole images are squashed, as the encoder reads them in use: bilinear, with Pillow's antialiasing. `drawn`
+    (`PictureChanges.draw`) says which box of each is seen instead, mirrored or not, and in which colours. `reader` is who
+    refuses other arrays.
+    """
+    pixels = torch.empty(len(samples), 3, size, size)
+    # Some at a time, whose numbers stay in the processor's cache.
+    for first in range(0, len(samples), some := max(1, CACHED // (3 * size * size))):
+        part = pixels[first : first + some]
+        squashed = np.empty((len(part), size, size, 3), np.uint8)
+        for i, sample in enumerate(samples[first : first + some], first):
+            image = image_of(sample, reader)
+            box = None if drawn is None else _box(image, drawn["half"][i], drawn["centre"][i])
+            seen = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box))
+            squashed[i - first] = seen[:, ::-1] if drawn is not None and drawn["mirror"][i] < 0 else seen
+        part.copy_(torch.from_numpy(squashed).permute(0, 3, 1, 2)).div_(255)
+        if drawn is not None:
+            part.copy_(recoloured(part, torch.from_numpy(drawn["colour"][first : first + some]).float()))
+        part.sub_(0.5).div_(0.5)
+    return pixels
+
+
+def _box(image: Image.Image, half: np.ndarray, centre: np.ndarray) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom in pixels; half and centre are (y, x)."""
+    places: list[tuple[float, float]] = []
+    for extent, reach, middle in zip((image.height, image.width), half.tolist(), centre.tolist(), strict=True):
+        first, last = ((1 + middle + side * reach) / 2 * extent for side in (-1, 1))
+        # Rounding may lead out of the image, which Pillow refuses.
+        places.append((max(0.0, first), min(float(extent), last)))
+    (top, bottom), (left, right) = places
+    return left, top, right, bottom
+
+
+class Encodes(Protocol):
+    """What turns texts into tokens."""
+
+    def encode(self, texts: Sequence[str]) -> tuple[Tensor, int]:
+        """int64 [text, context], and how many texts are longer than that."""
+        ...
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a dataset holds of a process's part of a step's batch: images or clips, their texts, and the place of each in the batch."""
+
+    raw: list[np.ndarray]
+    texts: list[str]
+    places: np.ndarray
+
+
+class Feed:
+    """`feed(step, rank, world)`: a process's part of a step's batch, `pixels` float32 [image, 3, size, size] from -1 to 1 and
+    `tokens` int64 [sample, context]; with clips also `frames` float32 [clip, frame, 3, size, size], and samples are the images,
+    then the clips.
+
+    Parameters
+    ----------
+    dataset: images with texts, or clips with texts, of which a batch's images are the first frames.
+    rows: the samples of the dataset that are trained on; each epoch has an order of its own. A dataset of archives is read
+        one archive after the other.
+    stages: one after the other; a batch has the size of its stage.
+    batch: samples of a step over all processes. Everything is drawn for all of them and then dealt out, so that how many
+        processes there are changes nothing but the order of images and clips.
+    changes: what is changed at random in the pictures, alike in all frames of a clip; None for nothing.
+    clips, frames: which share of a batch is clips, and how many frames of each are seen.
+
+    Raises DiagnosticsError where stages are no whole batches, a batch is larger than the samples, or the dataset holds no
+    images, or none but images where clips are asked for.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        rows: np.ndarray,
+        vocabulary: Encodes,
+        stages: Sequence[Stage],
+        batch: int,
+        seed: int,
+        changes: PictureChanges | None = None,
+        clips: float = 0.0,
+        frames: int = 8,
+    ) -> None:
+        check_batch(batch, len(rows))
+        if dataset.modality not in ("image", "video"):
+            raise DiagnosticsError(
+                f"{dataset.name} holds {dataset.modality}, and Perception Encoders are trained on images and clips: give other "
+                "--data."
+            )
+        if clips and dataset.modality != "video":
+            raise DiagnosticsError(
+                f"{dataset.name} holds images, so that no share of a batch can be clips: give clips, as 'shapes?frames=8'."
+            )
+        if frames < 1:
+            raise DiagnosticsError(f"Nothing is seen of clips in {frames} frames: give 1 or more.")
+        self.dataset, self.vocabulary, self.changes = dataset, vocabulary, changes
+        self.stages, self.batch, self.seed = tuple(stages), batch, seed
+        self.steps = steps_of(stages, batch)
+        self.clips, self.frames = clip_places(batch, clips), frames
+        self.order = EpochOrder(rows, batch, seed, shards_of(dataset))
+
+    def stage(self, step: int) -> Stage:
+        """That of a step, counted from 0."""
+        return stage_at(self.stages, self.batch, step)
+
+    def ids(self, step: int, rank: int = 0, world: int = 1) -> list[str]:
+        """Of the samples of that part of the batch, in its order."""
+        return [self.dataset.ids[row] for row in self._part(step, rank, world)[0]]
+
+    def __call__(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
+        return self.collate(self.samples(step, rank, world), step)
+
+    def samples(self, step: int, rank: int = 0, world: int = 1) -> Samples:
+        """That part of the batch as the dataset holds it, images first."""
+        rows, places = self._part(step, rank, world)
+        of_rows = list(map(int, rows))
+        return Samples([self.dataset[row] for row in of_rows], [self.dataset.texts[row] for row in of_rows], places)
+
+    def collate(self, samples: Samples, step: int) -> dict[str, Tensor]:
+        """Tensors of these samples, as the part of the step's batch that they are."""
+        raw, places = samples.raw, samples.places
+        if self.dataset.modality == "video":
+            seen = [frames_seen(s, self.frames if self.clips[at] else 1) for s, at in zip(raw, places, strict=True)]
+        else:
+            seen = [[sample] for sample in raw]
+        size, images = self.stage(step).size, int((~self.clips[places]).sum())
+        of_image = np.repeat(places, [len(frames) for frames in seen])
+        pixels = pictures(
+            [image for frames in seen for image in frames], size, self.dataset.name, self._drawn(step, of_image)
+        )
+        batch = {"pixels": pixels[:images]}
+        if self.clips.any():
+            batch[FRAMES] = pixels[images:].unflatten(0, (len(raw) - images, self.frames))
+        return batch | {"tokens": self.vocabulary.encode(samples.texts)[0]}
+
+    def _part(self, step: int, rank: int, world: int) -> tuple[np.ndarray, np.ndarray]:
+        """Samples of a process's part of the batch, and the place of each in the whole batch: images first."""
+        rows, own, _ = self.order.part(step, rank, world)
+        images_first = np.argsort(self.clips[own], kind="stable")
+        return rows[images_first], own.start + images_first
+
+    def _drawn(self, step: int, places: np.ndarray) -> dict[str, np.ndarray] | None:
+        if self.changes is None:
+            return None
+        drawn = self.changes.draw(np.random.default_rng([self.seed, 1, step]), self.batch)
+        return {key: value[places] for key, value in drawn.items()}
+
+
+# Objectives of pretraining: contrast of images and texts, and distillation of a teacher's similarities.
+
+
+# The objective of pretraining: the contrast of images and texts, and mask regularisation beside it.
+#
+# Bolya et al., Perception Encoder (arXiv 2504.13181), section 2.1.
+
 
 # What a feed's batches get for the objective: texts no longer than they need to be, and patches that are hidden.
 
@@ -130,7 +361,7 @@ def regularisation(masked: Tensor, whole: Tensor, hidden: Tensor) -> Tensor:
 class Pretraining(Objective):
     """Contrast of `pixels` [b, 3, y, x] and `tokens` [b, context], plus mask regularisation where a batch has `hidden`.
 
-    Samples may be clips too (see `feed.clips`).
+    Samples may be clips too (see `clip_places`).
 
     Of a batch of b images with `hidden` [m, patch], the images 0, b/m, 2 b/m, ... are seen again, with these patches replaced by the
     learned token. The contrast never sees those, and the two have no gradient in common but in the image tower.
@@ -164,3 +395,155 @@ class Pretraining(Objective):
 
     def after_step(self, done: int, total: int) -> None:
         clamp_scale(self.towers.log_scale)
+
+
+# Towers that learn the similarities which a frozen pair of encoders finds between the images and texts of a batch.
+#
+# Bolya et al., Perception Encoder (arXiv 2504.13181), section 2.4 and appendix C.2: both Kullback-Leibler divergences, of the softmax
+# over texts and of that over images, from a teacher whose scale is fixed to a student whose scale is learned.
+
+
+TEACHER_SCALE = 200.0
+"""What multiplies the teacher's cosines, whatever it was trained with: half the temperature that a student can reach."""
+BLOCK = 2**22
+"""Similarities that are held at a time, and computed once more for the gradient: all those of 16,384 pairs would take 2 GiB a matrix."""
+IMAGES, TEXTS = "teacher_images", "teacher_texts"
+"""The sections of a batch that hold what the teacher reads."""
+
+
+def divergences(
+    images: Tensor, texts: Tensor, log_scale: Tensor, taught_images: Tensor, taught_texts: Tensor
+) -> tuple[Tensor, Tensor]:
+    """KL(teacher || student) of the softmax over all texts, mean over this process's images, and of that over all images, mean over
+    its texts; two scalars, in nats.
+
+    images, texts: the student's embeddings [pair, feature], of any length; its cosines are multiplied by exp(log_scale).
+    taught_images, taught_texts: the teacher's [pair, its feature], whose cosines are multiplied by `TEACHER_SCALE`. The others of a
+    softmax are those of all processes, with gradients to the student's.
+    """
+    with torch.autocast(images.device.type, enabled=False):
+        student = [nn.functional.normalize(side.double(), dim=-1) for side in (images, texts)]
+        teacher = [nn.functional.normalize(side.detach().double(), dim=-1) for side in (taught_images, taught_texts)]
+        losses: list[Tensor] = []
+        for one, other in ((0, 1), (1, 0)):
+            given, wanted = gathered(student[other]), gathered(teacher[other])
+            rows = max(1, BLOCK // len(given))
+            blocks = [
+                checkpoint(_divergence, anchors, given, log_scale, taught, wanted, use_reentrant=False)
+                for anchors, taught in zip(student[one].split(rows), teacher[one].split(rows), strict=True)
+            ]
+            losses.append(torch.stack(blocks).sum() / len(student[one]))
+        return losses[0], losses[1]
+
+
+def _divergence(anchors: Tensor, given: Tensor, log_scale: Tensor, taught: Tensor, wanted: Tensor) -> Tensor:
+    """The sum over some anchors of KL(teacher || student), of unit vectors in float64: a cosine's rounding in float32 is multiplied by
+    200 and more, and the two logarithms are nearly alike."""
+    teacher = (TEACHER_SCALE * taught @ wanted.T).log_softmax(-1)
+    student = (log_scale.double().exp() * anchors @ given.T).log_softmax(-1)
+    return (teacher.exp() * (teacher - student)).sum()
+
+
+class Teacher:
+    """A frozen pair of encoders: images and texts as they read them, and their embeddings. Any two encoders whose embeddings have
+    the same width; read at their `head` where they have one, else at their output, as the mean of its grid tokens.
+
+    Raises DiagnosticsError for encoders of other samples than images and texts, and for embeddings of two widths.
+    """
+
+    def __init__(self, pair: Pair) -> None:
+        self.image, self.text = pair.image, pair.text
+        for encoder, wanted in ((self.image, "image"), (self.text, "text")):
+            if encoder.modality != wanted:
+                raise DiagnosticsError(
+                    f"Teacher {encoder.name} reads {encoder.modality} samples where {wanted} samples are taught: name a folder that "
+                    "`diagnostics train pe` wrote."
+                )
+        widths = [encoder.tap(_read_at(encoder)).features for encoder in (self.image, self.text)]
+        if widths[0] != widths[1]:
+            raise DiagnosticsError(
+                f"Teacher {self.image.name} embeds images in {widths[0]} features and texts in {widths[1]}, so they have no cosine: name "
+                "a pair that was trained together."
+            )
+
+    def prepared(self, samples: Sequence[np.ndarray], texts: Sequence[str]) -> dict[str, Tensor]:
+        """Raw images and texts as parts of a batch."""
+        images = default_collate([self.image.preprocess(sample) for sample in samples])
+        read = default_collate([self.text.preprocess(np.asarray(text)) for text in texts])
+        return put_section(IMAGES, images) | put_section(TEXTS, read)
+
+    def embeddings(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Of the images and of the texts of a batch, [pair, feature] each, without gradients."""
+        return _embeddings(self.image, section_of(batch, IMAGES)), _embeddings(self.text, section_of(batch, TEXTS))
+
+    @property
+    def weights(self) -> str:
+        """Digests of both encoders' weights."""
+        return f"{self.image.identity['weights']} {self.text.identity['weights']}"
+
+    def to(self, device: str | torch.device) -> Teacher:
+        """On a device, for good."""
+        self.image.module.to(device)
+        self.text.module.to(device)
+        return self
+
+
+def _read_at(encoder: TorchEncoder) -> str:
+    return next((tap.name for tap in encoder.taps if tap.name == "head"), encoder.output_tap)
+
+
+def _embeddings(encoder: TorchEncoder, read: object) -> Tensor:
+    tap = encoder.tap(_read_at(encoder))
+    return encoder.capture(read, [tap.name])[tap.name][:, tap.grid.prefix :].mean(1)
+
+
+class Distillation(Objective):
+    """The mean of both divergences. The teacher is no part of this module: nothing can train it, and checkpoints hold none."""
+
+    compares_samples = True
+
+    def __init__(self, towers: Towers, teacher: Teacher) -> None:
+        super().__init__()
+        self.towers, self.teacher = towers, teacher
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        towers = self.towers
+        texts, images = divergences(
+            towers.embed_images(batch["pixels"]),
+            towers.embed_texts(batch["tokens"]),
+            towers.log_scale,
+            *self.teacher.embeddings(batch),
+        )
+        return {
+            "loss": (texts + images) / 2,
+            "over_texts": texts.detach(),
+            "over_images": images.detach(),
+            "scale": towers.log_scale.detach().exp(),
+        }
+
+    def output(self, batch: Batch) -> Tensor:
+        return nn.functional.normalize(self.towers.embed_images(batch["pixels"]).float(), dim=-1)
+
+    def blocks(self) -> Sequence[nn.Module]:
+        return [*self.towers.image.blocks, *self.towers.text.transformer.resblocks]
+
+    def after_step(self, done: int, total: int) -> None:
+        clamp_scale(self.towers.log_scale)
+
+
+class TaughtBatches:
+    """A feed's batches, with the same images (of data that are clips, first frames) and texts as the teacher reads them: no clips, and
+    nothing changed or hidden in the images, of which the teacher's would know nothing."""
+
+    def __init__(self, feed: Feed, teacher: Teacher) -> None:
+        self.feed, self.teacher = feed, teacher
+        self.ids = feed.ids
+
+    def __call__(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
+        # Read once for both: decoding an image may take longer than all that follows.
+        samples = self.feed.samples(step, rank, world)
+        batch = self.feed.collate(samples, step)
+        batch["tokens"] = cut_padding(batch["tokens"])
+        clips = self.feed.dataset.modality == "video"
+        images = [clip[0] for clip in samples.raw] if clips else samples.raw
+        return batch | self.teacher.prepared(images, samples.texts)

@@ -1,8 +1,4 @@
-"""What a training is made of, as one TOML file says it; the plugin's own are the rows of Perception Encoder's ablation.
-
-Bolya et al., arXiv 2504.13181, section 2.1, figure 2 and table 26. Stated there is what a row changes; the decay of the
-learning rate and the weight of mask regularisation are not, and are the cosine and 1 here.
-"""
+"""What a training is made of: the recipe of a TOML file, and the jobs of this plugin's commands."""
 
 from __future__ import annotations
 
@@ -10,14 +6,21 @@ import difflib
 import math
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from diagnostics_training.trainer.settings import Optimisation, Warmup, identity_of
+from diagnostics_training.jobs import WHAT
+from diagnostics_training.trainer.settings import TRAINING, Computation, Optimisation, Seed, Warmup, identity_of
 
-from diagnostics.plugin import DiagnosticsError, enumerated, unknown
+from diagnostics.plugin import DiagnosticsError, Option, enumerated, options, unknown
+
+# What a training is made of, as one TOML file says it; the plugin's own are the rows of Perception Encoder's ablation.
+#
+# Bolya et al., arXiv 2504.13181, section 2.1, figure 2 and table 26. Stated there is what a row changes; the decay of the
+# learning rate and the weight of mask regularisation are not, and are the cosine and 1 here.
+
 
 # Stages of a training: images of one size for so many samples, then of the next; counted to the last sample.
 
@@ -136,10 +139,11 @@ class Recipe(Optimisation):
             )
         if self.batch < 2:
             raise DiagnosticsError(f"There is nothing to contrast in a batch of {self.batch}: give at least 2.")
-        for name, most in (("mask", 1), ("hidden", 1), ("clips", 1), *_shares(self.augment)):
-            value = getattr(self.augment if name in _AUGMENTED and self.augment else self, name)
-            if not 0 <= value <= most:
-                raise DiagnosticsError(f"A recipe cannot have {name} = {value}: give a share from 0 to {most}.")
+        shares = [(name, getattr(self, name)) for name in ("mask", "hidden", "clips")]
+        shares += [(name, getattr(self.augment, name)) for name in _AUGMENTED] if self.augment else []
+        for name, value in shares:
+            if not 0 <= value <= 1:
+                raise DiagnosticsError(f"A recipe cannot have {name} = {value}: give a share from 0 to 1.")
         if self.augment is not None and self.augment.crop is not None and self.augment.crop[1] > 1:
             raise DiagnosticsError(
                 f"A crop cannot be {self.augment.crop[1]} of an image's area: give crop two shares of it, at most 1."
@@ -205,10 +209,6 @@ class Recipe(Optimisation):
 _AUGMENTED = ("brightness", "saturation", "contrast", "mirror")
 
 
-def _shares(augment: Augmentation | None) -> list[tuple[str, int]]:
-    return [] if augment is None else [(name, 1) for name in _AUGMENTED]
-
-
 def named_recipe(name: str) -> Recipe:
     """One that is here: a row of the ablation, `1` to `9`, or `video` or `distil`."""
     if name not in NAMES:
@@ -227,15 +227,13 @@ def read_recipe(path: Path) -> Recipe:
         raise DiagnosticsError(
             f"{path} is not valid TOML ({error}): write one as docs/how-to/pretraining.md shows."
         ) from error
-    sections = _Sections(path, text)
-    sections.check(values, Recipe)
-    for stage in values.get("stages", ()):
-        sections.check(stage, Stage, "stages")
-    if "augment" in values:
-        sections.check(values["augment"], Augmentation, "augment")
-    if sections.strange:
+    lines = text.splitlines()
+    strange = _unknown_keys(path, lines, "", values, Recipe)
+    strange += [key for stage in values.get("stages", ()) for key in _unknown_keys(path, lines, "stages", stage, Stage)]
+    strange += _unknown_keys(path, lines, "augment", values["augment"], Augmentation) if "augment" in values else []
+    if strange:
         raise DiagnosticsError(
-            f"{path} has keys that a recipe does not have: {', '.join(sections.strange)}. Correct or remove it."
+            f"{path} has keys that a recipe does not have: {', '.join(dict.fromkeys(strange))}. Correct or remove it."
         )
     lacking = [name for name in ("stages", "batch", "lr") if name not in values]
     lacking += [
@@ -253,39 +251,28 @@ def _of(kind: type, table: Mapping[str, Any]) -> Any:
     return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in table.items()})
 
 
-class _Sections:
-    """A file's keys held against dataclasses: `strange` are those that are none, with line and nearest name."""
+def _unknown_keys(path: Path, lines: list[str], section: str, values: Any, kind: type) -> list[str]:
+    """Keys of a table that are no fields of its dataclass, with line and nearest name; raises for values of another type."""
+    if not isinstance(values, Mapping):
+        raise DiagnosticsError(
+            f"{section} in line {_line(lines, section)} of {path} is no table: write it as docs/how-to/pretraining.md shows."
+        )
+    known = get_type_hints(kind)
+    strange: list[str] = []
+    for key, value in values.items():
+        line = _line(lines, key, section)
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            strange.append(f"'{key}' in line {line}{f' (did you mean {near[0]}?)' if near else ''}")
+        elif (wanted := _wanted(value, known[key])) is not None:
+            raise DiagnosticsError(f"{key} in line {line} of {path} is {wanted}, not {value!r}.")
+    return strange
 
-    def __init__(self, path: Path, text: str) -> None:
-        self.path, self.lines = path, text.splitlines()
-        self.strange: list[str] = []
 
-    def check(self, values: Any, kind: type, section: str = "") -> None:
-        """Notes unknown keys, and raises for values of another type than the field's."""
-        if not isinstance(values, Mapping):
-            raise DiagnosticsError(
-                f"{section} in line {self.line(section)} of {self.path} is no table: write it as docs/how-to/pretraining.md shows."
-            )
-        known = get_type_hints(kind)
-        for key, value in values.items():
-            if key not in known:
-                self.note(key, known, section)
-            elif (wanted := _wanted(value, known[key])) is not None:
-                raise DiagnosticsError(
-                    f"{key} in line {self.line(key, section)} of {self.path} is {wanted}, not {value!r}."
-                )
-
-    def note(self, key: str, known: Iterable[str], section: str) -> None:
-        near = difflib.get_close_matches(key, known, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        entry = f"'{key}' in line {self.line(key, section)}{hint}"
-        if entry not in self.strange:
-            self.strange.append(entry)
-
-    def line(self, key: str, section: str = "") -> int:
-        """The first line with this key, in or behind that of its section."""
-        begin = next((i for i, line in enumerate(self.lines) if _has(line, section)), 0) if section else 0
-        return next((i + 1 for i, line in enumerate(self.lines) if i >= begin and _has(line, key)), begin + 1)
+def _line(lines: list[str], key: str, section: str = "") -> int:
+    """The first line with this key, in or behind that of its section."""
+    begin = next((i for i, line in enumerate(lines) if _has(line, section)), 0) if section else 0
+    return next((i + 1 for i, line in enumerate(lines) if i >= begin and _has(line, key)), begin + 1)
 
 
 def _has(line: str, key: str) -> bool:
@@ -312,3 +299,163 @@ def _wanted(value: Any, kind: Any) -> str | None:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+# Jobs of `diagnostics train pe`, `recaption`, `zeroshot` and `export open_clip`: each option once. Importing it imports nothing heavy.
+
+
+TrustCode = Annotated[
+    bool,
+    Option("Allow a saved encoder to run the Python file that builds it.", names=("--trust-code",), decides=False),
+]
+PAIR = Option("An image encoder with its text encoder, saved by `diagnostics train pe`.", "FOLDER", argument=True)
+Device = Annotated[str | None, Option("cpu, cuda, ... [cuda if there is a GPU].", "NAME", decides=False)]
+
+
+def of_recipe(name: str) -> Option:
+    """An option that takes the place of the recipe's own value."""
+    option = options(Recipe)[name]
+    return replace(option, help=f"{option.help.removesuffix('.')} [the recipe's].")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """Images and texts, and what is trained on them by which recipe; apart, so that it comes first.
+
+    None: the recipe's own value, or the base's size.
+    """
+
+    data: Annotated[
+        str, Option("A dataset of images (or clips) with texts; training uses its train split.", group=WHAT)
+    ]
+    out: Annotated[
+        Path,
+        Option(
+            "Folder of the image encoder; the text encoder is saved in FOLDER/text.",
+            names=("--out", "-o"),
+            group=WHAT,
+            decides=False,
+        ),
+    ]
+    size: Annotated[str | None, Option("Size of new encoders: nano, micro, b16-224, l14-336, ...", group=WHAT)] = None
+    start: Annotated[str | None, Option("Start from encoders saved by this command.", "FOLDER", ("--from",), WHAT)] = (
+        None
+    )
+    recipe: Annotated[
+        str | None,
+        Option("1 to 9 (the rows of Perception Encoder's ablation), video, or distil.", group=WHAT),
+    ] = None
+    config: Annotated[Path | None, Option("Your own recipe, instead of --recipe.", "FILE.toml", group=WHAT)] = None
+    teacher: Annotated[
+        str | None,
+        Option("For distil: the image and text encoder whose similarities are learned.", "FOLDER", group=WHAT),
+    ] = None
+    samples: Annotated[int | None, Option("Pairs over all stages [the recipe's].", "N", group=TRAINING)] = None
+    batch: Annotated[int | None, Option("Pairs per step, over all processes [the recipe's].", "N", group=TRAINING)] = (
+        None
+    )
+    lr: Annotated[float | None, of_recipe("lr")] = None
+    optimiser: Annotated[str | None, of_recipe("optimiser")] = None
+    schedule: Annotated[str | None, of_recipe("schedule")] = None
+    warmup: Annotated[float | None, of_recipe("warmup")] = None
+    cooldown: Annotated[float | None, of_recipe("cooldown")] = None
+    clip: Annotated[float | None, of_recipe("clip")] = None
+    seed: Seed = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainJob(Computation, Pairs):
+    """A training of `diagnostics train pe`."""
+
+    def __post_init__(self) -> None:
+        if (self.recipe is None) == (self.config is None):
+            raise DiagnosticsError(
+                "A training has one recipe: name it with --recipe (1 to 9), or give a file of your own with --config."
+            )
+        if (self.size is None) == (self.start is None):
+            raise DiagnosticsError(
+                "Towers start from new weights of a --size, or from those of a folder (--from): give one of the two."
+            )
+
+    @property
+    def asked(self) -> Recipe:
+        """The recipe as it was asked for, for no model yet."""
+        own = read_recipe(self.config) if self.config is not None else named_recipe(self.recipe or "")
+        instead: dict[str, Any] = {name: getattr(self, name) for name in options(Recipe)}
+        return replace(own, **{name: value for name, value in instead.items() if value is not None})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecaptionJob:
+    """Captions that `diagnostics recaption` writes."""
+
+    data: Annotated[
+        str, Option("A dataset of clips or images, as for `diagnostics run`: videos:FOLDER, 'shapes?frames=8', ...")
+    ]
+    captioner: Annotated[
+        str,
+        Option(
+            "An image- or video-text-to-text model of transformers, or rules (true captions of `shapes`, no model).",
+            "FOLDER|rules",
+        ),
+    ]
+    out: Annotated[Path, Option("The table of captions.", "FILE.jsonl", ("--out", "-o"))]
+    table: Annotated[
+        Path | None,
+        Option("Table of titles and human captions, with the columns id and title, human_caption, or both."),
+    ] = None
+    summary: Annotated[
+        str | None,
+        Option(
+            "Causal language model that writes the column `caption` from all others [the human caption, else the clip's].",
+            "FOLDER",
+        ),
+    ] = None
+    prompt: Annotated[str | None, Option("Prompt for the caption of a clip [see the docs].")] = None
+    frame_prompt: Annotated[str | None, Option("Prompt for the caption of a frame [see the docs].")] = None
+    tokens: Annotated[int, Option("Maximum number of tokens per caption.", "N")] = 128
+    mistakes: Annotated[
+        float | None,
+        Option("For rules: share of colours, textures and shapes that are replaced by wrong ones [0].", "SHARE"),
+    ] = None
+    seed: Annotated[int | None, Option("For rules: seed of the mistakes [0].", "N")] = None
+    precision: Annotated[str, Option("Precision of the models: float32 or bf16.", "NAME")] = "float32"
+    device: Device = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroshotJob:
+    """Classification and retrieval of `diagnostics zeroshot`."""
+
+    folder: Annotated[str, PAIR]
+    data: Annotated[str, Option("A dataset of images or clips, as for `diagnostics run`; retrieval needs texts.")]
+    target: Annotated[
+        str | None,
+        Option(
+            "What to classify: a label, or a question with answers (of `shapes`: shape, colour, ...).",
+            "TARGET",
+            ("--for",),
+        ),
+    ] = None
+    template: Annotated[
+        tuple[str, ...],
+        Option("A prompt with {} for the class; repeatable ['{}', 'a {}', 'a photo of a {}'].", "TEXT"),
+    ] = ()
+    split: Annotated[str, Option("Split to score: test, or val (to choose prompts).")] = "test"
+    gallery: Annotated[
+        int | None,
+        Option("Number of pairs in a gallery for retrieval, drawn at random [all of the split].", "N"),
+    ] = None
+    frames: Annotated[int, Option("Frames read from each clip.", "N")] = 8
+    seed: Annotated[int, Option("Seed of galleries and intervals.", "N")] = 0
+    device: Device = None
+    trust_code: TrustCode = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportJob:
+    """Files that `diagnostics export open_clip` writes."""
+
+    folder: Annotated[Path, PAIR]
+    out: Annotated[Path, Option("Folder to write, which open_clip then reads.", "FOLDER", ("--out", "-o"))]
+    trust_code: TrustCode = False

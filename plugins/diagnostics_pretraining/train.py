@@ -10,21 +10,35 @@ import numpy as np
 import torch
 from diagnostics_perception.models import ARCHITECTURES
 from diagnostics_training.jobs import command_of
-from diagnostics_training.models.picture_changes import PictureChanges
-from diagnostics_training.trainer.checkpoints import digest_of_json, finish, finished, make_folder, resumable
+from diagnostics_training.models.inputs import PictureChanges
 from diagnostics_training.trainer.data import describe_data, plain, rendering_notice, training_spec
-from diagnostics_training.trainer.distributed import World, barrier, world
-from diagnostics_training.trainer.monitor import Watch, say
-from diagnostics_training.trainer.objective import Batch
+from diagnostics_training.trainer.objective import Batch, World, barrier, world
+from diagnostics_training.trainer.record import (
+    Watch,
+    digest_of_json,
+    finish,
+    finished,
+    make_folder,
+    resumable,
+    say,
+)
 from diagnostics_training.trainer.settings import Computation, Optimisation, Settings, part_of
 from diagnostics_training.trainer.trainer import fit
 
 from diagnostics.plugin import Dataset, DiagnosticsError, LazySamples, build, enumerated, save_encoder, unknown, watcher
-from diagnostics_pretraining.distillation import Distillation, TaughtBatches, Teacher
-from diagnostics_pretraining.feed import Feed, outline_of, without_target
-from diagnostics_pretraining.jobs import PretrainJob
-from diagnostics_pretraining.objective import Batches, Pretraining, check_masks, equal_texts
-from diagnostics_pretraining.recipe import Augmentation, Recipe, steps_of
+from diagnostics_pretraining.objective import (
+    Batches,
+    Distillation,
+    Feed,
+    Pretraining,
+    TaughtBatches,
+    Teacher,
+    check_masks,
+    equal_texts,
+    outline_of,
+    without_target,
+)
+from diagnostics_pretraining.recipe import Augmentation, PretrainJob, Recipe, steps_of
 from diagnostics_pretraining.text_encoder import WHOLE, Vocabulary, context_of, known_size, vocabulary_of
 from diagnostics_pretraining.towers import TEXT, Pair, Towers, build_towers, encoders_of, load_pair, towers_of
 

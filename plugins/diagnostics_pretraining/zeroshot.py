@@ -25,7 +25,7 @@ from diagnostics.plugin import (
     recall_hits,
     unknown,
 )
-from diagnostics_pretraining.jobs import ZeroshotJob
+from diagnostics_pretraining.recipe import ZeroshotJob
 from diagnostics_pretraining.text_encoder import Vocabulary, vocabulary_in
 from diagnostics_pretraining.towers import Pair, load_pair
 

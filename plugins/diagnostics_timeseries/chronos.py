@@ -14,14 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diagnostics.plugin import DiagnosticsError, Tap, TorchEncoder
+from diagnostics.plugin import DiagnosticsError, Tap, TorchEncoder, importing
 from diagnostics_timeseries.series import (
     Batch,
     SeriesModel,
     any_observed,
     called,
     check_fits,
-    importing,
     loading,
     patches,
     places,
@@ -71,11 +70,11 @@ _ASIDE = ("encoder.embed_tokens.", "decoder.", "lm_head.", "output_patch_embeddi
 def build(
     model: str, pretrained: bool = True, seed: int = 0, *, config: Mapping[str, Any] | None = None
 ) -> TorchEncoder:
-    """A Chronos model of any of the three families, told by its config (other options: see `weights`).
+    """A Chronos model of any of the three families, told by its config (other options: see `series`).
 
     model: folder of a checkpoint, or its name on the hub; for untrained weights also `t5`, `bolt` or `2` (small ones).
     """
-    with importing("Chronos", "pip install chronos-forecasting"):
+    with importing("Chronos needs", "pip install chronos-forecasting"):
         importlib.import_module("chronos")
     folder, settings = settings_of(SCHEME, model, pretrained, _FILES, SMALL)
     kind, read = _kind(settings, model)

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, TorchEncoder
-from diagnostics_timeseries.series import check_files, importing
+from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, TorchEncoder, importing
+from diagnostics_timeseries.series import check_files
 
 # The package refuses fewer observed steps, since their range says nothing.
 FEWEST_STEPS = 8
@@ -22,7 +22,7 @@ FEWEST_STEPS = 8
 
 def build(path: str | None = None) -> TorchEncoder:
     """The encoder for series of the full context; `sized_for` a sample it hands over that sample's steps."""
-    with importing("Fracast", "pip install fracast"):
+    with importing("Fracast needs", "pip install fracast"):
         from fracast import FracastModel
     if path is not None:
         if not Path(path).is_dir():

@@ -20,14 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diagnostics.plugin import DiagnosticsError, Site, Tap, TorchEncoder
+from diagnostics.plugin import DiagnosticsError, Site, Tap, TorchEncoder, importing
 from diagnostics_timeseries.series import (
     SeriesModel,
     any_observed,
     by_variate,
     called,
     check_fits,
-    importing,
     loading,
     patches,
     places,
@@ -64,12 +63,12 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
 def build(
     model: str, pretrained: bool = True, seed: int = 0, *, config: Mapping[str, Any] | None = None
 ) -> TorchEncoder:
-    """A Granite model from its checkpoint, or untrained (other options: see `weights`).
+    """A Granite model from its checkpoint, or untrained (other options: see `series`).
 
     model: folder of a checkpoint, or a name on the hub; for untrained weights also `ttm`, `tspulse`, `flowstate` or
         `patchtst-fm` (small ones).
     """
-    with importing("Granite", "pip install --no-deps granite-tsfm (its pins would break this environment)"):
+    with importing("Granite needs", "pip install --no-deps granite-tsfm (its pins would break this environment)"):
         importlib.import_module("tsfm_public")
     folder, settings = settings_of(SCHEME, model, pretrained, _FILES, SMALL, config)
     name = called(SCHEME, model, pretrained, seed)

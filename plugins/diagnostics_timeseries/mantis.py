@@ -14,12 +14,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, TorchEncoder
+from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, TorchEncoder, importing
 from diagnostics_timeseries.series import (
     SeriesModel,
     called,
     folder_of,
-    importing,
     loading,
     places,
     read_config,
@@ -39,12 +38,12 @@ _STACK = "transf_unit.transformer"
 def build(
     model: str, pretrained: bool = True, seed: int = 0, *, config: Mapping[str, Any] | None = None
 ) -> TorchEncoder:
-    """Mantis of either version, told by its weights (other options: see `weights`).
+    """Mantis of either version, told by its weights (other options: see `series`).
 
     model: folder of a checkpoint (`model.safetensors`, with or without `config.json`), or its name on the hub; for
         untrained weights `v1` or `v2` (small ones).
     """
-    with importing("Mantis", "pip install mantis-tsfm"):
+    with importing("Mantis needs", "pip install mantis-tsfm"):
         from mantis.architecture import MantisV1, MantisV2
     versions: dict[str, Any] = {"v1": MantisV1, "v2": MantisV2}
     if not pretrained and model in versions:

@@ -15,11 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diagnostics.plugin import DiagnosticsError, TorchEncoder
+from diagnostics.plugin import DiagnosticsError, TorchEncoder, importing
 from diagnostics_timeseries.series import (
     SeriesModel,
     called,
-    importing,
     patches,
     places,
     settings_of,
@@ -52,12 +51,12 @@ def build(
     *,
     config: Mapping[str, Any] | None = None,
 ) -> TorchEncoder:
-    """Moirai 1 from its checkpoint, or untrained (other options: see `weights`).
+    """Moirai 1 from its checkpoint, or untrained (other options: see `series`).
 
     model: folder with `config.json` and `model.safetensors`, or a name on the hub; for untrained weights also `small`.
     patch_size: steps of a token, one of those that the checkpoint knows.
     """
-    with importing("Moirai", f"{_INSTALL} (their pins would break this environment)"):
+    with importing("Moirai needs", f"{_INSTALL} (their pins would break this environment)"):
         from uni2ts.model.moirai.module import MoiraiModule, decode_distr_output  # pyright: ignore[reportMissingImports]
     folder, settings = settings_of(SCHEME, model, pretrained, _FILES, {"small": SMALL}, config)
     check_distribution(settings.get("distr_output"), model)

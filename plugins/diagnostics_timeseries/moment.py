@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from diagnostics.plugin import DiagnosticsError, TorchEncoder
-from diagnostics_timeseries.series import SeriesModel, called, importing, places, settings_of, stack, with_weights
+from diagnostics.plugin import DiagnosticsError, TorchEncoder, importing
+from diagnostics_timeseries.series import SeriesModel, called, places, settings_of, stack, with_weights
 
 SCHEME = "moment:"
 _FILES = ("config.json", "*.safetensors")
@@ -32,11 +32,11 @@ SMALL: Mapping[str, Any] = {
 def build(
     model: str, pretrained: bool = True, seed: int = 0, *, config: Mapping[str, Any] | None = None
 ) -> TorchEncoder:
-    """MOMENT from its checkpoint, or untrained (other options: see `weights`).
+    """MOMENT from its checkpoint, or untrained (other options: see `series`).
 
     model: folder with `config.json` and `model.safetensors`, or a name on the hub; for untrained weights also `small`.
     """
-    with importing("MOMENT", "pip install --no-deps momentfm (its pins would break this environment)"):
+    with importing("MOMENT needs", "pip install --no-deps momentfm (its pins would break this environment)"):
         from momentfm.models.moment import MOMENT  # pyright: ignore[reportMissingImports]
     folder, settings = settings_of(SCHEME, model, pretrained, _FILES, {"small": SMALL}, config)
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING
 
+import diagnostics as dx
 from diagnostics.plugin import Entry, hookimpl
-
-if TYPE_CHECKING:
-    from diagnostics.plugin import Encoder
 
 PACKAGES = {
     "fracast": "fracast", "chronos-forecasting": "chronos", "tirex-ts": "tirex", "mantis-tsfm": "mantis",
@@ -19,15 +16,15 @@ PACKAGES = {
 """Distribution -> module of the code that its encoders come from; runs record their versions."""
 
 
-def _build(module: str, model: str, pretrained: bool = True, seed: int = 0) -> Encoder:
+def _build(module: str, model: str, pretrained: bool = True, seed: int = 0) -> dx.Encoder:
     return import_module(f"diagnostics_timeseries.{module}").build(model, pretrained, seed)
 
 
-def _fracast(path: str | None = None) -> Encoder:
+def _fracast(path: str | None = None) -> dx.Encoder:
     return import_module("diagnostics_timeseries.fracast").build(path)
 
 
-def _moirai(model: str, pretrained: bool = True, seed: int = 0, patch_size: int = 32) -> Encoder:
+def _moirai(model: str, pretrained: bool = True, seed: int = 0, patch_size: int = 32) -> dx.Encoder:
     return import_module("diagnostics_timeseries.moirai").build(model, pretrained, seed, patch_size)
 
 

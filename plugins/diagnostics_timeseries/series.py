@@ -104,15 +104,6 @@ def settings_of(
 
 
 @contextlib.contextmanager
-def importing(model: str, remedy: str) -> Generator[None]:
-    """Turns the absence of a package that a model needs into one sentence; `remedy` is what to type."""
-    try:
-        yield
-    except ImportError as error:
-        raise DiagnosticsError(f"{model} needs {error.name}: {remedy}.") from error
-
-
-@contextlib.contextmanager
 def seeded(seed: int) -> Generator[None]:
     """Initial weights of this seed, whatever was drawn before; leaves torch's generator as it was."""
     with torch.random.fork_rng(devices=[]):

@@ -12,13 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diagnostics.plugin import TorchEncoder
+from diagnostics.plugin import TorchEncoder, importing
 from diagnostics_timeseries.series import (
     SeriesModel,
     any_observed,
     by_variate,
     called,
-    importing,
     patches,
     places,
     settings_of,
@@ -43,11 +42,11 @@ SMALL: Mapping[str, Any] = {
 def build(
     model: str, pretrained: bool = True, seed: int = 0, *, config: Mapping[str, Any] | None = None
 ) -> TorchEncoder:
-    """TimesFM 3 from its checkpoint, or untrained (other options: see `weights`).
+    """TimesFM 3 from its checkpoint, or untrained (other options: see `series`).
 
     model: folder with `config.json` and safetensors, or a name on the hub; for untrained weights also `small`.
     """
-    with importing("TimesFM 3", "pip install 'timesfm>=3'"):
+    with importing("TimesFM 3 needs", "pip install 'timesfm>=3'"):
         from timesfm3.torch import TimesFM3Torch, timesfm3_forecaster
     folder, settings = settings_of(SCHEME, model, pretrained, _FILES, {"small": SMALL}, config)
 

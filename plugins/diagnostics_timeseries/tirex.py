@@ -12,13 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diagnostics.plugin import DiagnosticsError, TorchEncoder
+from diagnostics.plugin import DiagnosticsError, TorchEncoder, importing
 from diagnostics_timeseries.series import (
     SeriesModel,
     any_observed,
     called,
     folder_of,
-    importing,
     loading,
     patches,
     places,
@@ -55,7 +54,7 @@ def build(
     pretrained: trained weights; otherwise initial ones of `seed`, in the sizes of the checkpoint where there is one.
     config, context: what to change in the configuration of the small untrained model, and the steps it reads.
     """
-    with importing("TiRex", "pip install tirex-ts"):
+    with importing("TiRex needs", "pip install tirex-ts"):
         from tirex.models.tirex import TiRexZero
     sizes: dict[str, Any] = {"model_config": dict(SMALL) | dict(config or {}), "train_ctx_len": context}
     path = _file(model) if pretrained or model != "small" else None

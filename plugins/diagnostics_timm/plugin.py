@@ -1,12 +1,11 @@
 """The entry point: imports nothing heavy until an encoder is built."""
 
-import importlib
 import os
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from diagnostics.plugin import Entry, hookimpl
+from diagnostics.plugin import Entry, hookimpl, importing
 
 PACKAGES = {"timm": "timm"}
 """Distribution -> module of the code that its encoders come from; runs record their versions."""
@@ -36,16 +35,9 @@ def build(
     seed: of the initial weights where `pretrained` is false.
     """
     # Annotated Any and imported here: listing the encoders must not cost the import of torch.
-    from diagnostics.plugin import DiagnosticsError
-
-    try:
-        for needed in ("timm", "torchvision", "PIL"):
-            importlib.import_module(needed)
-    except ImportError as error:
-        raise DiagnosticsError(f"timm encoders need {error.name}: pip install timm torchvision.") from error
-
-    from diagnostics_timm.encoder import encoder_of
-    from diagnostics_timm.weights import create, model_of
+    with importing("timm encoders need", "pip install timm torchvision"):
+        from diagnostics_timm.encoder import encoder_of
+        from diagnostics_timm.weights import create, model_of
 
     name = _name(model, pretrained or checkpoint is not None, img_size, seed)
     module = model_of(model, pretrained, checkpoint, img_size, seed).eval()

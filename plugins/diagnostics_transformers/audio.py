@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics.plugin import DiagnosticsError, Tap, describe
-from diagnostics_transformers.prepared import Arguments, Prepared, from_directory, setting
-from diagnostics_transformers.towers import arguments, model_type
+from diagnostics_transformers.towers import Arguments, Prepared, arguments, from_directory, model_type, setting
 
 # Which part of a sound the tokens behind a stack of convolutions stand for.
 

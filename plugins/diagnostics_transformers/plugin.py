@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from diagnostics.plugin import Entry, hookimpl
+from diagnostics.plugin import Entry, hookimpl, importing
 
 PACKAGES = {"transformers": "transformers"}
 """Distribution -> module of the code that its encoders come from; runs record their versions."""
@@ -44,16 +44,11 @@ def build(
     tokenizer: `bytes`, where the model reads the bytes of a text and the directory has no tokenizer.
     """
     # Annotated Any and imported here: listing the encoders must not cost the import of torch.
-    from diagnostics.plugin import DiagnosticsError
-
-    try:
+    with importing("Encoders of transformers need", "pip install transformers"):
         importlib.import_module("transformers")
-    except ImportError as error:
-        raise DiagnosticsError(f"Encoders of transformers need {error.name}: pip install transformers.") from error
-
     from diagnostics_transformers.encoder import encoder_of
     from diagnostics_transformers.load import data_files, folder_of, load
-    from diagnostics_transformers.prepared import Wanted
+    from diagnostics_transformers.towers import Wanted
 
     loaded = load(model, pretrained, seed, heads)
     options = {"pretrained": pretrained or None, "tower": tower, "size": size, "length": length, "frames": frames}

@@ -1,4 +1,4 @@
-"""Weights in a foreign format, converted once into the user's cache and loaded from there."""
+"""Weights in a foreign format, converted once into the user's cache, and image encoders of such weights."""
 
 import hashlib
 import os
@@ -6,15 +6,21 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from diagnostics_timm.pixels import Middle, example
 from platformdirs import user_cache_path
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.data import default_collate
 
-from diagnostics.plugin import DiagnosticsError, printable
+from diagnostics.plugin import DiagnosticsError, TorchEncoder, discover, printable
 from diagnostics_wheels.wheels import Wheel
+
+# Weights in a foreign format, converted once into the user's cache and loaded from there.
+
 
 CONVERSION = 1
 """Stands in the names of converted files: to be raised when a conversion here gives other tensors than before."""
@@ -92,3 +98,35 @@ def _write(kept: Path, tensors: Mapping[str, Tensor]) -> None:
 def to_tensors(arrays: Mapping[str, object]) -> dict[str, Tensor]:
     """Numpy arrays, read-only ones too, as float32 tensors."""
     return {name: torch.tensor(array, dtype=torch.float32) for name, array in arrays.items()}
+
+
+# Image encoders of wheels: the encoder around weights and architecture.
+
+
+def image_encoder(
+    wheel: Wheel,
+    middle: Middle,
+    untrained: Callable[[], nn.Module],
+    convert: Callable[[Path], dict[str, Tensor]],
+    **reading: Any,
+) -> TorchEncoder:
+    """The encoder of a wheel's weights in the architecture that `untrained` makes, its taps discovered.
+
+    `convert` reads the weights from the wheel's file; `reading` is handed to `diagnostics.discover`.
+    """
+    module = untrained().eval()
+    load(module, wheel, convert)
+    extents = dict(zip("yx", middle.size, strict=True))
+    discovered = discover(module, default_collate([middle.pixels(example())]), wheel.encoder, extents, **reading)
+    return TorchEncoder(
+        wheel.encoder,
+        "image",
+        module,
+        discovered.taps,
+        discovered.output_tap,
+        middle.pixels,
+        example(),
+        fresh=untrained,
+        configuration=wheel.about,
+        covers=middle.covers,
+    )

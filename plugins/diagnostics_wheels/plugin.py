@@ -5,34 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+import diagnostics as dx
 from diagnostics.plugin import Entry, hookimpl
 from diagnostics_wheels.wheels import needs
-
-if TYPE_CHECKING:
-    from diagnostics.plugin import Encoder
 
 PACKAGES = {"timm": "timm", "transformers": "transformers"}
 """Distribution -> module of the code that its encoders come from; runs record their versions."""
 
 
-def _module(encoder: str, library: str) -> Any:
-    """The module here that builds `wheel:ENCODER`; raises where what it is made of is not installed."""
+def _build(encoder: str, library: str, *options: int) -> dx.Encoder:
+    """Builds `wheel:ENCODER`; raises where what it is made of is not installed."""
     needs(f"wheel:{encoder}", library, "safetensors")
-    return import_module(f"diagnostics_wheels.{encoder.partition('-')[0]}")
+    return getattr(import_module(f"diagnostics_wheels.with_{library}"), encoder.partition("-")[0])(*options)
 
 
-def _build(encoder: str, library: str) -> Encoder:
-    return _module(encoder, library).build()
+def _dinov2(size: int = 224) -> dx.Encoder:
+    return _build("dinov2-small", "transformers", size)
 
 
-def _dinov2(size: int = 224) -> Encoder:
-    return _module("dinov2-small", "transformers").build(size)
-
-
-def _minilm(length: int = 128) -> Encoder:
-    return _module("minilm", "transformers").build(length)
+def _minilm(length: int = 128) -> dx.Encoder:
+    return _build("minilm", "transformers", length)
 
 
 @hookimpl

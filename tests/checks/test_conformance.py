@@ -14,8 +14,7 @@ from torch import Tensor, nn
 import diagnostics.encoders.hooks
 from diagnostics import DiagnosticsError, Encoder, Grid, Site, Tap, TorchEncoder, stack_taps
 from diagnostics.checks.conformance import CHECKS, EncoderUnderTest, Outcome, check_encoder, run_check
-from diagnostics.checks.conformance.encoder_under_test import difference, variations
-from diagnostics.checks.conformance.reading import laid_out
+from diagnostics.checks.conformance.reading import difference, laid_out, variations
 from diagnostics.encoders.encoder import Captured, Reduce, keep
 
 from commands import diagnose, refused

@@ -15,8 +15,7 @@ from diagnostics.checks import selftest
 from diagnostics.checks.selftest import Outcome, all_cases, check, planted
 from diagnostics.cli import main as cli
 from diagnostics.measures import bundled, dynamics, geometry, locality, probes, similarity
-from diagnostics.measures.base import Measure
-from diagnostics.measures.known_answers import Case
+from diagnostics.measures.base import Case, Measure
 
 from functions import exported
 
@@ -111,30 +110,30 @@ def test_the_command_ends_with_1_when_one_is_off_and_names_it_again(monkeypatch:
 
 # module below `diagnostics`, what is written there once, and what breaks it.
 BROKEN = [
-    ("measures.similarity.canonical", "(s**2).cumsum(0)", "s.cumsum(0)"),
-    ("measures.similarity.canonical", "(u.to(features.dtype).T @ features).abs().sum(dim=1)", "(u.to(features.dtype).T @ features).square().sum(dim=1)"),
-    ("measures.similarity.canonical", "(u.to(features.dtype).T @ features).abs().sum(dim=1)", "torch.ones_like(rho)"),
+    ("measures.similarity.decomposed", "(s**2).cumsum(0)", "s.cumsum(0)"),
+    ("measures.similarity.decomposed", "(u.to(features.dtype).T @ features).abs().sum(dim=1)", "(u.to(features.dtype).T @ features).square().sum(dim=1)"),
+    ("measures.similarity.decomposed", "(u.to(features.dtype).T @ features).abs().sum(dim=1)", "torch.ones_like(rho)"),
     ("measures.similarity.kernels", "else (n - 1) ** 2)", "else n**2)"),
     ("measures.similarity.minibatch", "*sums.raw]) / (n - 3)", "*sums.raw]) / (n * (n - 3))"),
     ("measures.similarity.minibatch", "1 / ((n - 3) if weigh else", "1 / (n * (n - 3) if weigh else"),
     ("measures.geometry.views", "(len(count) * count)[classes].sqrt()", "(len(count) * (count - 1))[classes].sqrt()"),
     ("measures.geometry.spectrum", "sigma / sigma.sum() + 1e-7", "sigma / sigma.sum() + 1e-9"),
-    ("measures.geometry.dimension", "int(n * (1 - DISCARD))", "int(n)"),
-    ("measures.geometry.dimension", "device=x.device) / n)", "device=x.device) / (n + 1))"),
-    ("measures.dynamics.forecast", "past[:, season:] - past[:, :-season]", "past[:, 1:] - past[:, :-1]"),
-    ("measures.dynamics.latent", "/ (length[:, 1:] * length[:, :-1])", "/ length.square().mean(dim=1, keepdim=True)"),
-    ("measures.dynamics.latent", "total / both.sum(dim=1)", "total / both.shape[1] ** 2"),
+    ("measures.geometry.pooled", "int(n * (1 - DISCARD))", "int(n)"),
+    ("measures.geometry.pooled", "device=x.device) / n)", "device=x.device) / (n + 1))"),
+    ("measures.dynamics", "past[:, season:] - past[:, :-season]", "past[:, 1:] - past[:, :-1]"),
+    ("measures.dynamics", "/ (length[:, 1:] * length[:, :-1])", "/ length.square().mean(dim=1, keepdim=True)"),
+    ("measures.dynamics", "total / both.sum(dim=1)", "total / both.shape[1] ** 2"),
     ("measures.probes.nearest", "(as_tensor(similarities) / temperature)", "(as_tensor(similarities) / temperature**0.5)"),
     ("measures.probes.nearest", "(top[:, :k] / temperature)", "top[:, :k]"),
     ("measures.probes.nearest", "keepdim=True)) / temperature).exp()", "keepdim=True))).exp()"),
     ("measures.probes.least_squares", "[..., None] + self.n * shares", "[..., None] + shares"),
-    ("measures.probes.samples", "fitted = task.rows.fit", "fitted = task.rows.train"),
-    ("measures.tap_choice", "score[best] - score[output] > max(needed, TIE if favoured else 0.0)", "score[best] > score[output]"),
-    ("measures.confidence_set", "stdtrit(units - 1, COVERAGE)", "stdtrit(units - 1, 0.8)"),
-    ("measures.hidden_gap", "first[:, i] - second[:, 0]", "first[:, i] - second[::-1, 0]"),
+    ("measures.probes.linear", "fitted = task.rows.fit", "fitted = task.rows.train"),
+    ("measures.verdict", "score[best] - score[output] > max(needed, TIE if favoured else 0.0)", "score[best] > score[output]"),
+    ("measures.verdict", "stdtrit(units - 1, COVERAGE)", "stdtrit(units - 1, 0.8)"),
+    ("measures.verdict", "first[:, i] - second[:, 0]", "first[:, i] - second[::-1, 0]"),
     ("measures.apply", " and depth[tap] <= depth[output]]", "]"),
-    ("measures.probes.out_of_fold", "y - mean_of_others(y, self.part)", "y - y.mean(axis=0)"),
-    ("measures.probes.logistic_choice", "short.mean(dim=2) <= error / 2", "short.mean(dim=2) <= error"),
+    ("measures.probes.least_squares", "y - mean_of_others(y, self.part)", "y - y.mean(axis=0)"),
+    ("measures.probes.softmax", "short.mean(dim=2) <= error / 2", "short.mean(dim=2) <= error"),
     ("runs.profile", "self.gap_bound < self.margin", "gap and gap.value < self.margin"),
     ("runs.recommendation", "if profile.few or at_output", "if at_output"),
     ("runs.redraws", "attrs.get(attribute.CHOSEN_TAP, \"\")", "attrs.get(attribute.BEST_TAP, \"\")"),

@@ -20,9 +20,7 @@ from torch.nn import functional as F
 from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder
 from diagnostics.encoders.attention import Statistics, Tokens, attention_statistics, of_matrix, statistics
 from diagnostics.encoders.attention.capture import FusedCall
-from diagnostics.measures.locality.gathering import AttentionLogit, Gathering
-from diagnostics.measures.locality.heads import Attention
-from diagnostics.measures.locality.reduce_attention import ReduceAttention
+from diagnostics.measures.locality.heads import Attention, AttentionLogit, Gathering, ReduceAttention
 
 WIDTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256)
 GRIDS = ((37,), (6, 7), (3, 4, 5))

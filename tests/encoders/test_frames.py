@@ -14,7 +14,7 @@ from diagnostics import Dataset, DiagnosticsError, Grid, Site, Tap, Target, Torc
 from diagnostics.datasets.target import covered_part, on_grid
 from diagnostics.encoders.frames import frames_of, sampled_frames
 from diagnostics.encoders.modules import pool
-from diagnostics.measures.locality.propagation import _frames as middle_frames
+from diagnostics.measures.locality.masks import _frames as middle_frames
 
 SIDE, PATCH, WIDTH = 12, 4, 6
 PATCHES = Grid((3, 3), ("y", "x"), prefix=1)

@@ -271,7 +271,7 @@ def test_no_code_of_a_file_runs_and_it_is_refused_in_one_sentence(here: Path, ho
 
 def _aligned(path: str, trust_code: bool = False) -> Any:
     pytest.importorskip("timm")
-    from diagnostics_training.alignment.tap import align_tap
+    from diagnostics_training.alignment.student import align_tap
     from diagnostics_training.jobs import TapJob
 
     return align_tap(
@@ -282,7 +282,7 @@ def _aligned(path: str, trust_code: bool = False) -> Any:
 
 
 def _taught(path: str, trust_code: bool = False) -> Any:
-    from diagnostics_training.alignment.tap import align_tap
+    from diagnostics_training.alignment.student import align_tap
     from diagnostics_training.jobs import TapJob
 
     teacher = f"{path}:blocks.1"
@@ -367,7 +367,7 @@ def test_trust_ends_with_the_call_and_holds_for_other_sizes(good: Path) -> None:
 
 def test_data_that_a_file_names_are_trusted_no_more(good: Path) -> None:
     pytest.importorskip("timm")
-    from diagnostics_training.alignment.tap import align_tap
+    from diagnostics_training.alignment.student import align_tap
     from diagnostics_training.jobs import TapJob
 
     base = dx.build("encoder", "objective:random?length=32&width=8&depth=2&heads=2&patch=8")

@@ -4,8 +4,8 @@ import time
 
 import numpy as np
 
-from diagnostics.measures.confidence_set import COVERAGE, confidence_set
 from diagnostics.measures.statistics import Losses
+from diagnostics.measures.verdict import COVERAGE, confidence_set
 
 
 def planted(rng: np.random.Generator, worse: list[float], units: int = 200) -> Losses:

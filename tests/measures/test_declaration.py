@@ -17,7 +17,7 @@ import diagnostics as dx
 from diagnostics.activations.contract import StoredTarget
 from diagnostics.measures import bundled
 from diagnostics.measures.apply import against_control, measure_all
-from diagnostics.measures.known_answers import Arrays
+from diagnostics.measures.base import Arrays
 from diagnostics.measures.statistics import interval, resample_counts
 from diagnostics.runs.profile import Profile
 from diagnostics.runs.suites import with_declaration

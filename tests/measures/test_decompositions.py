@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures import decompositions
+from diagnostics.measures import arrays
 from diagnostics.measures.apply import measure_all
-from diagnostics.measures.decompositions import cholesky, eigh, eigvalsh, qr, svd, svdvals, triangle
+from diagnostics.measures.arrays import cholesky, eigh, eigvalsh, qr, svd, svdvals, triangle
 from diagnostics.measures.geometry.spectrum import RankMe
 from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.measures.probes.softmax import logistic
@@ -125,10 +125,10 @@ def test_texts_of_a_few_words_are_probed(seed: int) -> None:
 
 
 def test_nothing_decomposes_matrices_in_a_way_of_its_own() -> None:
-    root = Path(decompositions.__file__).parents[2]
+    root = Path(arrays.__file__).parents[2]
     pattern = re.compile(r"linalg\.(eigh|eigvalsh|eig|svd|svdvals|qr|cholesky|lstsq|pinv|inv)\b")
     # Whole numbers of places, and known answers that are to be found in another way.
-    apart = {"measures/decompositions.py", "encoders/places/judge.py", "measures/known_answers.py"}
+    apart = {"measures/arrays.py", "encoders/places/judge.py", "measures/base.py"}
     files = [*(root / "diagnostics").rglob("*.py"), *(root / "plugins").rglob("*.py")]
     assert len(files) > 100
     names = {file.relative_to(root).as_posix() for file in files if pattern.search(file.read_text(encoding="utf-8"))}

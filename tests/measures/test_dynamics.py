@@ -12,10 +12,17 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from diagnostics.activations.contract import StoredTarget
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.apply import measure_all
-from diagnostics.measures.dynamics import linear_predictability, mase, seasonal_naive, straightness
-from diagnostics.measures.dynamics.events import EventProbe, _auc
-from diagnostics.measures.dynamics.forecast import ForecastProbe
-from diagnostics.measures.dynamics.latent import LinearPredictability, Straightness
+from diagnostics.measures.dynamics import (
+    EventProbe,
+    ForecastProbe,
+    LinearPredictability,
+    Straightness,
+    _auc,
+    linear_predictability,
+    mase,
+    seasonal_naive,
+    straightness,
+)
 
 from memory import MemoryActivations, label_target, thirds
 

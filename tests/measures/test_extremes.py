@@ -9,17 +9,14 @@ import pytest
 
 from diagnostics.measures import geometry, similarity
 from diagnostics.measures.arrays import SINGLE, centre, rounding, samples
-from diagnostics.measures.geometry.dimension import TwoNn
-from diagnostics.measures.geometry.massive import MassiveActivations
+from diagnostics.measures.geometry.pooled import TwoNn
 from diagnostics.measures.geometry.spectrum import ParticipationRatio
+from diagnostics.measures.geometry.tokens import MassiveActivations
 from diagnostics.measures.similarity.base import Similarity
-from diagnostics.measures.similarity.canonical import Cca
-from diagnostics.measures.similarity.dissimilarity import Rsa
-from diagnostics.measures.similarity.kernel_alignment import Cka, RbfCka
-from diagnostics.measures.similarity.kernels import KernelName
+from diagnostics.measures.similarity.decomposed import Cca, Procrustes
+from diagnostics.measures.similarity.kernels import Cka, KernelName, RbfCka
 from diagnostics.measures.similarity.minibatch import MinibatchAlignment
-from diagnostics.measures.similarity.nearest import Cknna, MutualKnn
-from diagnostics.measures.similarity.shape import Procrustes
+from diagnostics.measures.similarity.pairs import Cknna, MutualKnn, Rsa
 
 from functions import FUNCTIONS, numbers
 from memory import MemoryActivations

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from diagnostics import Grid, Site, Tap, TorchEncoder
 from diagnostics.encoders.encoder import Captured
-from diagnostics.measures.locality.gathering import AttentionLogit, AttentionPeak, AttentionReceived, Gathering
+from diagnostics.measures.locality.heads import AttentionLogit, AttentionPeak, AttentionReceived, Gathering
 
 from memory import MemoryActivations
 

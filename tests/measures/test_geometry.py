@@ -25,7 +25,7 @@ from diagnostics.measures.geometry.spectrum import (
     influence,
     singular_values_and_parts,
 )
-from diagnostics.measures.target_free_intervals import (
+from diagnostics.measures.statistics import (
     bootstrap_mean_interval,
     group_blocks,
     jackknife_interval,

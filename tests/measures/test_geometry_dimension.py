@@ -12,9 +12,9 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.geometry import dimension as dimension_module
 from diagnostics.measures.geometry import distinct_samples, mle_dimension, two_nn
-from diagnostics.measures.geometry.dimension import MleDimension, TwoNn, distinct, nearest_distances
+from diagnostics.measures.geometry import pooled as dimension_module
+from diagnostics.measures.geometry.pooled import MleDimension, TwoNn, distinct, nearest_distances
 
 from memory import MemoryActivations
 

@@ -10,9 +10,9 @@ from scipy.special import ive
 
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.geometry import massive_activations, mean_cosine, uniformity
-from diagnostics.measures.geometry import spread as spread_module
-from diagnostics.measures.geometry.massive import MassiveActivations
-from diagnostics.measures.geometry.spread import MeanCosine, Uniformity
+from diagnostics.measures.geometry import pooled as spread_module
+from diagnostics.measures.geometry.pooled import MeanCosine, Uniformity
+from diagnostics.measures.geometry.tokens import MassiveActivations
 
 from memory import MemoryActivations
 

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.geometry import alignment, dime, infonce, lidar
 from diagnostics.measures.geometry import views as views_module
-from diagnostics.measures.geometry.paired import Alignment, Dime, InfoNce, Lidar
-from diagnostics.measures.geometry.views import lidar_of_classes
+from diagnostics.measures.geometry.views import Alignment, Dime, InfoNce, Lidar, lidar_of_classes
 
 from memory import MemoryActivations
 

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.locality import blocks
+from diagnostics.measures.locality import autocorrelation, blocks
+from diagnostics.measures.locality.autocorrelation import SelfSimilarity, self_similarity, spatial_relation
 from diagnostics.measures.locality.blocks import MOST_SAMPLES
-from diagnostics.measures.locality.cosines import SelfSimilarity, self_similarity, spatial_relation
 
 from memory import MemoryActivations
 
@@ -276,8 +276,8 @@ def ways(monkeypatch):
         taken["lags"] += field.shape[2] > 1
         return lag_sums(field, grid)
 
-    monkeypatch.setattr(blocks, "cosines", counting_cosines)
-    monkeypatch.setattr(blocks, "lag_sums", counting_lags)
+    monkeypatch.setattr(autocorrelation, "cosines", counting_cosines)
+    monkeypatch.setattr(autocorrelation, "lag_sums", counting_lags)
     return taken
 
 

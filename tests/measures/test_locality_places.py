@@ -11,9 +11,15 @@ from scipy import stats
 
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.locality import blocks
-from diagnostics.measures.locality.autocorrelation import MoransI, morans_i, null_morans_i
-from diagnostics.measures.locality.consistency import NeighbourConsistency, neighbour_chance, neighbour_consistency
-from diagnostics.measures.locality.outliers import OutlierTokenShare, outlier_tokens
+from diagnostics.measures.locality.autocorrelation import (
+    MoransI,
+    NeighbourConsistency,
+    morans_i,
+    neighbour_chance,
+    neighbour_consistency,
+    null_morans_i,
+)
+from diagnostics.measures.locality.single_tokens import OutlierTokenShare, outlier_tokens
 
 from memory import MemoryActivations
 

@@ -8,7 +8,7 @@ from sklearn.preprocessing import StandardScaler
 
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.apply import measure_all
-from diagnostics.measures.locality.position import MOST_SAMPLES, Position, position_probe
+from diagnostics.measures.locality.single_tokens import MOST_SAMPLES, Position, position_probe
 from diagnostics.measures.probes.least_squares import PENALTIES
 from diagnostics.runs.profile import Profile
 

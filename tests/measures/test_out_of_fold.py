@@ -13,13 +13,19 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from diagnostics.activations.contract import StoredTarget
-from diagnostics.measures.dynamics.forecast import ForecastProbe
-from diagnostics.measures.probes.least_squares import PENALTIES, RidgeStack, ridge
+from diagnostics.measures.dynamics import ForecastProbe
+from diagnostics.measures.probes.least_squares import (
+    PENALTIES,
+    RidgeStack,
+    folds,
+    left_out_errors,
+    mean_of_others,
+    ridge,
+)
 from diagnostics.measures.probes.linear import LinearProbe
-from diagnostics.measures.probes.logistic_choice import choose_out_of_fold
 from diagnostics.measures.probes.nearest import NEIGHBOURS, KnnProbe, knn
-from diagnostics.measures.probes.out_of_fold import folds, left_out_errors, mean_of_others
 from diagnostics.measures.probes.protocol import Probe, Rows
+from diagnostics.measures.probes.softmax import choose_out_of_fold, last_fits
 from diagnostics.measures.result import CHOSEN_ON
 from diagnostics.measures.statistics import Losses
 
@@ -301,7 +307,8 @@ def test_several_taps_at_once_are_chosen_like_one_after_the_other() -> None:
         alone = choose_out_of_fold(stack[tap : tap + 1], labels, fold)
         assert together.penalty[tap] == alone.penalty[0]
         assert (together.wrong[tap] != alone.wrong[0]).mean() < 0.02
-        scores = together.fits.scores(stack)[tap, 0], alone.fits.scores(stack[tap : tap + 1])[0, 0]
+        of_all, of_one = (last_fits(each.start, each.penalty) for each in (together, alone))
+        scores = of_all.scores(stack)[tap, 0], of_one.scores(stack[tap : tap + 1])[0, 0]
         torch.testing.assert_close(*(each.softmax(dim=0) for each in scores), atol=0.02, rtol=0)
 
 

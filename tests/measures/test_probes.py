@@ -26,7 +26,7 @@ from diagnostics.measures.probes import (
 from diagnostics.measures.probes.least_squares import RidgeFits, choose
 from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.measures.probes.nearest import NEIGHBOURS, KnnProbe
-from diagnostics.measures.probes.softmax import PENALTIES as LOGISTIC_PENALTIES
+from diagnostics.measures.probes.softmax import LOGISTIC_PENALTIES
 
 from memory import MemoryActivations, label_target, thirds
 

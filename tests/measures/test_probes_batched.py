@@ -10,13 +10,12 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
 from diagnostics.activations.contract import StoredTarget
-from diagnostics.measures.probes import protocol
+from diagnostics.measures.probes import linear, protocol
 from diagnostics.measures.probes.cross_attention import AttentiveProbe
 from diagnostics.measures.probes.least_squares import PENALTIES, RidgeStack, refit
 from diagnostics.measures.probes.linear import LinearProbe
-from diagnostics.measures.probes.logistic_choice import _best, choose_logistic
 from diagnostics.measures.probes.nearest import KnnProbe
-from diagnostics.measures.probes.softmax import LogisticRows
+from diagnostics.measures.probes.softmax import LogisticRows, _best, choose_logistic
 
 from memory import MemoryActivations, label_target
 
@@ -201,7 +200,7 @@ def test_measures_say_the_same_for_taps_in_stacks(monkeypatch, together):
             filled = [np.pad(x, ((0, 0), (0, width - x.shape[1]))) for x in result]
             yield slice(start, start + len(result)), torch.from_numpy(np.stack(filled))
 
-    monkeypatch.setattr(protocol, "tap_stacks", stacks)
+    monkeypatch.setattr(linear, "tap_stacks", stacks)
     for (measure, target), one in zip(targets, alone, strict=True):
         other = measure.compute(given_, target, 0)
         assert set(one.data_vars) == set(other.data_vars)

@@ -10,8 +10,8 @@ from sklearn.metrics.pairwise import cosine_similarity
 
 from diagnostics.activations.contract import StoredTarget
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.probes.caption import CaptionProbe, retrieval_recall
 from diagnostics.measures.probes.least_squares import PENALTIES
+from diagnostics.measures.probes.nearest import CaptionProbe, retrieval_recall
 
 from memory import MemoryActivations, thirds
 

@@ -15,11 +15,9 @@ from sklearn.linear_model import Ridge
 from diagnostics.activations.contract import Activations, StoredTarget, shuffled
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.apply import measure_all
-from diagnostics.measures.kernel_features import BANDWIDTHS, LEAST_TRAIN, KernelFeatures
-from diagnostics.measures.known_answers import Arrays
-from diagnostics.measures.probes import kernel
-from diagnostics.measures.probes.kernel import KernelProbe
-from diagnostics.measures.probes.linear import LinearProbe
+from diagnostics.measures.base import Arrays
+from diagnostics.measures.probes import linear
+from diagnostics.measures.probes.linear import BANDWIDTHS, LEAST_TRAIN, KernelFeatures, KernelProbe, LinearProbe
 
 N = 500
 RNG = np.random.default_rng(7)
@@ -147,7 +145,7 @@ def test_targets_share_the_kernels_of_a_tap(monkeypatch: pytest.MonkeyPatch) -> 
             made.append(len(rows))
             super().__init__(rows, seed)
 
-    monkeypatch.setattr(kernel, "KernelFeatures", Counted)
+    monkeypatch.setattr(linear, "KernelFeatures", Counted)
     here = taps(first=NOISE + 1, held=X - 1)
     for each in (PRODUCT, LINEAR):
         KernelProbe().compute(here, each, 0)

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from diagnostics.activations.contract import StoredTarget
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.apply import measure_all
-from diagnostics.measures.locality import j_and_f, label_propagation, propagation
-from diagnostics.measures.locality.propagation import LabelPropagation
+from diagnostics.measures.locality import j_and_f, label_propagation, masks
+from diagnostics.measures.locality.masks import LabelPropagation
 from diagnostics.vocabulary import Family
 
 from memory import MemoryActivations
@@ -90,7 +90,7 @@ def test_controls_lose_the_objects():
 @pytest.mark.parametrize("entries", [2**22, 1])
 def test_equals_a_direct_computation(monkeypatch, parameters, entries):
     """Also in bands of one row of cells."""
-    monkeypatch.setattr(propagation, "_ENTRIES", entries)
+    monkeypatch.setattr(masks, "_ENTRIES", entries)
     rng = np.random.default_rng(1)
     grid, frames = (4, 5), 5
     first = rng.integers(0, 3, size=grid) * 2
@@ -267,7 +267,7 @@ def test_measure_reads_groups_splits_and_only_kept_tokens(monkeypatch):
     assert again.val_score.values == pytest.approx(result.val_score.values)
     fewer = LabelPropagation().compute(activations(taps, token_samples=9), target, 0)
     assert fewer.attrs["n_test"] == 2 and fewer.attrs["seed"] == 0
-    monkeypatch.setattr(propagation, "MOST_VIDEOS", 3)
+    monkeypatch.setattr(masks, "MOST_VIDEOS", 3)
     capped = LabelPropagation().compute(activations(taps), target, 5)
     assert capped.attrs["n_test"] == capped.attrs["n_val"] == 3 and capped.attrs["seed"] == 5
 

@@ -6,11 +6,12 @@ from hypothesis import strategies as st
 
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.apply import measure_all
-from diagnostics.measures.similarity import kernels, packed
-from diagnostics.measures.similarity.kernel_alignment import Cka, RbfCka
+from diagnostics.measures.similarity import kernels
 from diagnostics.measures.similarity.kernels import (
     MOST_ROWS,
     SINGLE_ROWS,
+    Cka,
+    RbfCka,
     center_gram,
     cka,
     gram_of_blocks,
@@ -234,7 +235,7 @@ def test_stored_precision_keeps_its_digits_under_a_common_offset(shift, width, m
     kept = x.copy()
     used = single_products(monkeypatch)
     tensors = [torch.from_numpy(values).requires_grad_() for values in (x, y)]
-    a, b = (packed.unit(kernels.upper_gram([values])) for values in tensors)
+    a, b = (kernels.unit_pairs(kernels.upper_gram([values])) for values in tensors)
     assert used
     assert all(used)
     np.testing.assert_array_equal(x, kept)

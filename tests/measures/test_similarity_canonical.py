@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import linalg
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.similarity.canonical import Cca, Pwcca, Svcca, canonical_correlations, cca, pwcca, svcca
+from diagnostics.measures.similarity.decomposed import Cca, Pwcca, Svcca, canonical_correlations, cca, pwcca, svcca
 
 from memory import MemoryActivations
 

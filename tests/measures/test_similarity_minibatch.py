@@ -5,8 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.similarity.kernel_alignment import Cka
-from diagnostics.measures.similarity.kernels import cka, hsic
+from diagnostics.measures.similarity.kernels import Cka, cka, hsic
 from diagnostics.measures.similarity.minibatch import BATCH, MinibatchAlignment, MinibatchCka, minibatch_cka
 
 from memory import MemoryActivations

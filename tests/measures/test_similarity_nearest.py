@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.similarity import nearest
+from diagnostics.measures.similarity import pairs
 from diagnostics.measures.similarity.kernels import cka
-from diagnostics.measures.similarity.nearest import Cknna, MutualKnn, cknna, mutual_knn
+from diagnostics.measures.similarity.pairs import Cknna, MutualKnn, cknna, mutual_knn
 
 from memory import MemoryActivations
 
@@ -190,7 +190,7 @@ def test_neither_blocks_nor_the_way_of_looking_up_change_anything(monkeypatch, c
     rng = np.random.default_rng(1)
     x, y = blank(rng.normal(size=(60, 4)), rng), np.sign(rng.normal(size=(60, 2)))
     before = [(mutual_knn(x, y), cknna(x, y), measured(MutualKnn(), x, y), measured(Cknna(), x, y))]
-    monkeypatch.setattr(nearest, constant, value)
+    monkeypatch.setattr(pairs, constant, value)
     after = [(mutual_knn(x, y), cknna(x, y), measured(MutualKnn(), x, y), measured(Cknna(), x, y))]
     np.testing.assert_allclose(after, before, atol=1e-12)
     np.testing.assert_allclose(before[0][2:], before[0][:2], atol=1e-12)

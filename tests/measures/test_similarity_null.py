@@ -3,11 +3,9 @@ import pytest
 import torch
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.similarity import packed
-from diagnostics.measures.similarity.base import Similarity
-from diagnostics.measures.similarity.kernel_alignment import Cka
-from diagnostics.measures.similarity.kernels import center_gram, cka
-from diagnostics.measures.similarity.null import Null, against_null, orders, swaps
+from diagnostics.measures.similarity import kernels
+from diagnostics.measures.similarity.base import Null, Similarity, against_null, orders, swaps
+from diagnostics.measures.similarity.kernels import Cka, center_gram, cka
 
 from memory import MemoryActivations
 
@@ -48,7 +46,7 @@ def test_unit_vector_of_pairs_is_the_centred_kernel():
     x = np.random.default_rng(0).normal(size=(9, 4))
     centred = center_gram(x @ x.T).numpy()
     expected = centred[np.triu_indices(9, 1)]
-    result = packed.unit(torch.from_numpy(x @ x.T))
+    result = kernels.unit_pairs(torch.from_numpy(x @ x.T))
     np.testing.assert_allclose(result, expected / np.linalg.norm(expected), atol=1e-13)
 
 
@@ -57,11 +55,11 @@ def test_moved_pairs_are_the_pairs_of_moved_samples(n):
     rng = np.random.default_rng(0)
     x, y = (torch.from_numpy(rng.normal(size=(n, 4))) for _ in range(2))
     order = torch.from_numpy(rng.permutation(n))
-    a, b, expected = (packed.unit(s @ s.T) for s in (x, y, y[order]))
-    torch.testing.assert_close(packed.moved(b, order), expected)
-    (result,) = packed.shuffled_products([a], [a, b], iter([order]))
+    a, b, expected = (kernels.unit_pairs(s @ s.T) for s in (x, y, y[order]))
+    torch.testing.assert_close(kernels.moved_pairs(b, order), expected)
+    (result,) = kernels.shuffled_products([a], [a, b], iter([order]))
     assert result[0, 1] == pytest.approx(float(a @ expected), abs=1e-6)
-    assert packed.products([a], [b]).item() == pytest.approx(cka(x, y), abs=1e-12)
+    assert kernels.pair_products([a], [b]).item() == pytest.approx(cka(x, y), abs=1e-12)
 
 
 def test_orders_keep_groups_whole_and_swap_only_equal_sizes():
@@ -165,9 +163,11 @@ def test_level_of_the_best_pair_and_power():
         result = Quick().between(a, b, seed)
         best += bool(result.p.min() <= 0.05)
         # The same 39 permutations, with every pair held against its own values.
-        units = [[packed.unit(torch.from_numpy(x[:, 0] @ x[:, 0].T)) for x in run_.arrays.values()] for run_ in (a, b)]
-        null = np.stack(list(packed.shuffled_products(*units, orders(swaps(a.groups), 39, seed))))
-        alone = (1 + (null >= packed.products(*units)).sum(axis=0)) / 40
+        units = [
+            [kernels.unit_pairs(torch.from_numpy(x[:, 0] @ x[:, 0].T)) for x in run_.arrays.values()] for run_ in (a, b)
+        ]
+        null = np.stack(list(kernels.shuffled_products(*units, orders(swaps(a.groups), 39, seed))))
+        alone = (1 + (null >= kernels.pair_products(*units)).sum(axis=0)) / 40
         single += bool(alone.min() <= 0.05)
     # Two standard deviations of 200 draws are .031.
     assert best / rounds == pytest.approx(0.05, abs=0.035)

@@ -6,9 +6,8 @@ import torch
 from torch import nn
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.similarity import torch_cka as package
-from diagnostics.measures.similarity.minibatch import BATCH, minibatch_cka
-from diagnostics.measures.similarity.torch_cka import TorchCka, torch_cka
+from diagnostics.measures.similarity import minibatch as package
+from diagnostics.measures.similarity.minibatch import BATCH, TorchCka, minibatch_cka, torch_cka
 
 from memory import MemoryActivations
 

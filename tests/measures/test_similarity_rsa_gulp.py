@@ -11,8 +11,8 @@ from scipy import stats
 from scipy.spatial.distance import pdist
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.similarity.dissimilarity import Rsa, compare_rdms, rdm, rsa
-from diagnostics.measures.similarity.transfer import Gulp, gulp
+from diagnostics.measures.similarity.decomposed import Gulp, gulp
+from diagnostics.measures.similarity.pairs import Rsa, compare_rdms, rdm, rsa
 
 from memory import MemoryActivations
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.spatial import procrustes as scipy_procrustes
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.similarity.shape import AngularDistance, Procrustes, angular_distance, procrustes
+from diagnostics.measures.similarity.decomposed import AngularDistance, Procrustes, angular_distance, procrustes
 
 from memory import MemoryActivations
 

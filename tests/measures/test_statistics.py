@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from diagnostics.measures.hidden_gap import largest_upper_end, paired_difference, paired_differences
 from diagnostics.measures.probes import RidgePath
 from diagnostics.measures.statistics import (
     OUTLYING,
@@ -21,7 +20,7 @@ from diagnostics.measures.statistics import (
     resampled_scores,
     scores,
 )
-from diagnostics.measures.tap_choice import choose_tap
+from diagnostics.measures.verdict import choose_tap, largest_upper_end, paired_difference, paired_differences
 
 
 def test_score_is_r2_and_accuracy() -> None:

@@ -37,7 +37,7 @@ READ_FEATURES = {name: measure for name, measure in bundled().items() if measure
 def kernels_from_few_samples() -> Iterator[None]:
     """Otherwise the kernel probe would be left out of all."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("diagnostics.measures.probes.kernel.LEAST_TRAIN", 3)
+        patch.setattr("diagnostics.measures.probes.linear.LEAST_TRAIN", 3)
         yield
 
 

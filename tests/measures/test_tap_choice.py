@@ -12,14 +12,12 @@ import xarray as xr
 from diagnostics.activations.contract import StoredTarget
 from diagnostics.encoders.taps import Grid
 from diagnostics.measures.apply import choose_taps, common_tap, measure_all, with_choice
-from diagnostics.measures.base import Measure
-from diagnostics.measures.confidence_set import confidence_set
-from diagnostics.measures.dynamics.forecast import ForecastProbe
-from diagnostics.measures.known_answers import Arrays
+from diagnostics.measures.base import Arrays, Measure
+from diagnostics.measures.dynamics import ForecastProbe
 from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.measures.probes.nearest import KnnProbe
 from diagnostics.measures.statistics import Losses, resample_counts, resampled_scores
-from diagnostics.measures.tap_choice import TapChoice, choose_tap, standard_error
+from diagnostics.measures.verdict import TapChoice, choose_tap, confidence_set, standard_error
 from diagnostics.runs.answer import answer
 from diagnostics.runs.profile import Profile
 from diagnostics.vocabulary import Kind

@@ -21,7 +21,7 @@ from diagnostics.checks.conformance import CHECKS
 from diagnostics.checks.selftest import Outcome
 from diagnostics.cli import tables as console
 from diagnostics.cli.app import say
-from diagnostics.measures.known_answers import Case
+from diagnostics.measures.base import Case
 from diagnostics.measures.statistics import Interval
 from diagnostics.report import terminal as report_terminal
 from diagnostics.report.layout import show, show_table, whole

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import diagnostics as dx
 from diagnostics.cli.main import app
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.hidden_gap import paired_difference
+from diagnostics.measures.verdict import paired_difference
 from diagnostics.report.terminal import print_page
 from diagnostics.runs.page import control_heading, run_page
 from diagnostics.runs.profile import Profile

@@ -23,7 +23,7 @@ from diagnostics.activations.extract import extract
 from diagnostics.activations.plan import plan
 from diagnostics.datasets.dataset import padded
 from diagnostics.measures.apply import measure_all
-from diagnostics.measures.kernel_features import BANDWIDTHS, LANDMARKS, LEAST_TRAIN, KernelFeatures
+from diagnostics.measures.probes.linear import BANDWIDTHS, LANDMARKS, LEAST_TRAIN, KernelFeatures
 from diagnostics.runs.controls.kinds import NAMES, control_encoders
 from diagnostics.runs.controls.raw_kernel import RawKernel
 from diagnostics.runs.suites import chosen_measures

@@ -16,7 +16,7 @@ from diagnostics.activations.contract import StoredTarget, shuffled
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures import bundled
 from diagnostics.measures.apply import against_control, measure_all
-from diagnostics.measures.known_answers import Arrays
+from diagnostics.measures.base import Arrays
 from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.measures.result import choosing_scores
 from diagnostics.measures.statistics import Interval, Losses

@@ -17,7 +17,7 @@ from diagnostics.activations.contract import StoredTarget
 from diagnostics.cli.main import app
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.apply import measure_all
-from diagnostics.measures.known_answers import Arrays
+from diagnostics.measures.base import Arrays
 from diagnostics.runs.redraws import GAP, NO_REDRAWS, SCORE, TAP, Redraws, add_redraws, redraw_splits, redraws_of
 
 from graded import graded_data, graded_encoder, known_r2

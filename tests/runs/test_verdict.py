@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from diagnostics.measures.hidden_gap import paired_difference
 from diagnostics.measures.statistics import Interval
-from diagnostics.measures.verdict import Verdict, units_needed
+from diagnostics.measures.verdict import Verdict, paired_difference, units_needed
 from diagnostics.runs.profile import Profile
 from diagnostics.runs.recommendation import Confidence, recommend
 

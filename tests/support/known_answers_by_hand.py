@@ -19,7 +19,7 @@ from scipy import stats
 from diagnostics.checks.selftest import planted as planted_losses
 from diagnostics.checks.selftest.answer import GRID, GROUPS, digest
 from diagnostics.checks.selftest.planted import OUTPUT, PLANTED, SEED, SEEDS, SPLIT, TAPS, encoder, truth
-from diagnostics.measures.known_answers import Arrays
+from diagnostics.measures.base import Arrays
 from diagnostics.measures.probes.least_squares import PENALTIES
 from diagnostics.measures.probes.softmax import LogisticRows
 
@@ -245,7 +245,7 @@ def ranks(samples: int) -> list[Any]:
 def left_out(most: int) -> list[Any]:
     rows, x, y = planted_losses.ridge_data(most)
     if most > 256:
-        from diagnostics.measures.probes.out_of_fold import folds
+        from diagnostics.measures.probes.least_squares import folds
 
         part = folds(rows, None, SEED)
     else:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from diagnostics_training.architecture import Architecture
 from diagnostics_training.models.inputs import Views
+from diagnostics_training.train import Architecture
 from diagnostics_training.trainer.data import Feed
 from diagnostics_training.trainer.objective import Objective
 

@@ -1,20 +1,174 @@
-"""Checks of what a tap reads: compared with the input or output of its module, obtained without hooks."""
+"""The encoder under test, how activations are compared, and checks of what a tap reads and of how tokens are weighted.
+
+What a tap reads is compared with the input or output of its module, obtained without hooks. Attention sums to one, and the content of
+padding has no effect.
+"""
 
 import contextlib
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Generator, Mapping
-from dataclasses import fields, is_dataclass, replace
-from typing import Any
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import default_collate
 
-from diagnostics.checks.conformance.encoder_under_test import EncoderUnderTest, difference, tolerance
-from diagnostics.checks.conformance.outcome import Outcome, failed, not_applicable, ok
+from diagnostics.encoders.encoder import Encoder, Reduce, keep
 from diagnostics.encoders.hooks import tensors_in
+from diagnostics.encoders.modules import pool
 from diagnostics.encoders.taps import Site, Tap
+from diagnostics.errors import DiagnosticsError, describe
+from diagnostics.vocabulary import Modality
+
+Verdict = Literal["ok", "failed", "not applicable"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One check: its verdict and a sentence; `figures` are what was measured, in the units that the sentence names."""
+
+    verdict: Verdict
+    message: str
+    figures: Mapping[str, float] = field(default_factory=dict[str, float])
+    check: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return {"check": self.check, "verdict": self.verdict, "said": self.message, "figures": dict(self.figures)}
+
+
+def ok(message: str, **figures: float) -> Outcome:
+    """The encoder does what the check asks."""
+    return Outcome("ok", message, figures)
+
+
+def failed(message: str, **figures: float) -> Outcome:
+    """It does not; the sentence says what was found and what to mend."""
+    return Outcome("failed", message, figures)
+
+
+def not_applicable(message: str) -> Outcome:
+    """The check has nothing to ask of this encoder, for the reason given."""
+    return Outcome("not applicable", message)
+
+
+# Activations that should be equal may differ by rounding, which depends on how many samples a kernel is given: this share
+# of the tap's spread at most.
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
+
+
+class NoPassError(Exception):
+    """No forward pass succeeds, so that most checks have nothing to look at."""
+
+
+class EncoderUnderTest:
+    """An encoder with three different samples that it takes, and how to build it once more.
+
+    `samples` are the encoder's example and two others of its size unless others are given; `again` builds the same encoder
+    a second time, where that is known. Samples are raw, batches are prepared and collated.
+    """
+
+    def __init__(
+        self, encoder: Encoder, samples: Sequence[np.ndarray] = (), again: Callable[[], Encoder] | None = None
+    ) -> None:
+        self.samples = list(samples) or variations(encoder.example(), encoder.modality)
+        self.encoder = encoder.sized_for(self.samples[0])
+        self.again = again
+        self.passes = 0
+        self._failure = ""
+        self.order: list[str] = []
+        """Names of the taps in the order in which they fired in the first pass."""
+        self.identity: dict[str, str] = {}
+        """Of the encoder, before the first pass."""
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The torch module of the encoder, where it shows one."""
+        module = getattr(self.encoder, "module", None)
+        return module if isinstance(module, nn.Module) else None
+
+    @property
+    def sites(self) -> bool:
+        """Whether it shows a torch module and where in it each tap reads."""
+        return self.module is not None and all(tap.site is not None for tap in self.encoder.taps)
+
+    def batch(self, samples: Sequence[np.ndarray] | None = None) -> Any:
+        """The samples (all three by default) prepared and collated."""
+        return default_collate([self.encoder.preprocess(sample) for sample in samples or self.samples])
+
+    def capture(self, batch: Any = None, reduce: Reduce = keep, taps: Sequence[str] | None = None) -> dict[str, Any]:
+        """One forward pass, counted; on all three samples by default."""
+        self.passes += 1
+        return self.encoder.capture(self.batch() if batch is None else batch, taps, reduce)
+
+    @cached_property
+    def reference(self) -> dict[str, Tensor]:
+        """`{tap: activations [3, T, F]}` of the first pass; NoPassError, each time, where that fails."""
+        if self._failure:
+            raise NoPassError(self._failure)
+
+        def noting(tap: Tap, tokens: Tensor) -> Tensor:
+            self.order.append(tap.name)
+            return keep(tap, tokens)
+
+        try:
+            self.identity = dict(self.encoder.identity)
+            return self.capture(reduce=noting)
+        except Exception as error:
+            self._failure = describe(error)
+            raise NoPassError(self._failure) from error
+
+
+def variations(example: np.ndarray, modality: Modality) -> list[np.ndarray]:
+    """The example and two others of its form that share nothing with it but that."""
+    rng = np.random.default_rng(0)
+    if modality == "text":
+        text = str(example)
+        return [np.array(text), np.array(text[::-1]), np.array(text[: max(1, len(text) // 2)])]
+    example = np.asarray(example)
+    if modality in ("image", "video") and example.dtype == np.uint8:
+        noise = [rng.integers(0, 256, example.shape, dtype=np.uint8) for _ in range(2)]
+        return [example, noise[0], (noise[1] // 2).astype(np.uint8)]
+    if modality == "audio":
+        loud, quiet = (s * rng.standard_normal(example.shape).clip(-3, 3) for s in (0.3, 0.1))
+        return [example, loud.astype(np.float32), quiet.astype(np.float32)]
+    scale, middle = float(np.nanstd(example)) or 1.0, float(np.nanmean(example))
+    noise = rng.standard_normal((2, *example.shape))
+    return [example, middle + scale * noise[0], middle + scale * noise[1].cumsum(axis=0)]
+
+
+def difference(tokens: Tensor, reference: Tensor) -> float:
+    """The largest difference as a share of the spread of `reference` (as its largest number where all are alike).
+
+    Infinite where shapes differ or either is not finite at another place.
+    """
+    if tokens.shape != reference.shape:
+        return float("inf")
+    if tokens.numel() == 0 or torch.equal(tokens, reference):
+        return 0.0
+    a, b = tokens.double(), reference.double()
+    spread = float(b.std(correction=0)) or float(b.abs().max()) or 1.0
+    worst = float((a - b).abs().max()) / spread
+    return worst if worst == worst else float("inf")
+
+
+def tolerance(tokens: Tensor) -> float:
+    """The largest `difference` that rounding explains, by the dtype of the activations."""
+    return TOLERANCE.get(tokens.dtype, 1e-3)
+
+
+def worst_tap(activations: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> tuple[str, float, bool]:
+    """The tap that differs most beyond its tolerance, its `difference`, and whether it lies within the tolerance."""
+    differences = {name: difference(activations[name], reference[name]) for name in reference if name in activations}
+    if not differences:
+        return "", 0.0, True
+    name = max(differences, key=lambda name: differences[name] / tolerance(reference[name]))
+    return name, differences[name], differences[name] <= tolerance(reference[name])
+
 
 NO_SITES = "it does not show a torch module and where in it its taps read"
 
@@ -219,3 +373,117 @@ def _copied(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return replace(value, **{field.name: _copied(getattr(value, field.name)) for field in fields(value)})
     return value
+
+
+# A prime, which no model has as its number of heads: which axis is that of samples can be told.
+ATTENTION_BATCH = 5
+MASS = 1e-3
+
+
+def attention(subject: EncoderUnderTest) -> Outcome:
+    """Each query's attention is over the tap's tokens, not negative, and sums to 1 (or nothing).
+
+    Where a fused kernel hides it, it is recomputed, and times the values it must be what the kernel gave: `capture` of
+    attention itself refuses it otherwise.
+    """
+    wrong: list[str] = []
+    worst = [0.0]
+
+    def look(tap: Tap, weights: Tensor) -> Tensor:
+        if weights.ndim != 4 or tuple(weights.shape[-2:]) != (tap.tokens, tap.tokens):
+            wrong.append(f"{tap.name} has shape {tuple(weights.shape)}, not over its {tap.tokens} tokens")
+        else:
+            mass = weights.sum(-1)
+            off = float(torch.where(mass == 0, 0.0, (mass - 1).abs()).max())
+            worst[0] = max(worst[0], off)
+            if not off <= MASS or float(weights.min()) < 0:
+                wrong.append(f"{tap.name} sums to 1 within {off:.2g} only, or is negative: it is no softmax")
+        return torch.zeros(len(weights))
+
+    samples = [subject.samples[i % len(subject.samples)] for i in range(ATTENTION_BATCH)]
+    subject.passes += 1
+    try:
+        maps = subject.encoder.attention(subject.batch(samples), None, look)
+    except DiagnosticsError as error:
+        return not_applicable(str(error).rstrip(".").removeprefix(f"{subject.encoder.name} gives no attention: "))
+    if wrong:
+        return failed(f"attention at tap {wrong[0]}")
+    left = f"; {len(maps.left_out)} taps have none of their own" if maps.left_out else ""
+    return ok(f"attention of {len(maps)} taps sums to 1 within {worst[0]:.1g}{left}", off=worst[0])
+
+
+def padding(subject: EncoderUnderTest) -> Outcome:
+    """What stands where a sample is padded does not change what is pooled."""
+    encoder = subject.encoder
+    sample = _padded(subject)
+    if sample is None:
+        return not_applicable(f"{encoder.modality} samples are not padded")
+    try:
+        whole, part = (encoder.preprocess(s) for s in (subject.samples[0], sample))
+    except Exception as error:
+        return not_applicable(f"it takes no sample that is padded: {' '.join(str(error).split())}".rstrip("."))
+    valid = {tap.name: encoder.valid(default_collate([part]), tap) for tap in encoder.taps}
+    if all(mask is None for mask in valid.values()):
+        return not_applicable("it declares no mask of valid tokens")
+    for tap in encoder.taps:
+        mask = valid[tap.name]
+        if mask is not None and (tuple(mask.shape) != (1, tap.grid.tokens) or mask.dtype != torch.bool):
+            return failed(
+                f"valid gives {mask.dtype} of shape {tuple(mask.shape)} at tap {tap.name}, not bool [sample, grid token] of "
+                f"{(1, tap.grid.tokens)}"
+            )
+    if not isinstance(part, Mapping) or not isinstance(whole, Mapping):
+        return not_applicable("its prepared samples show no mask")
+    other = _other_padding(whole, part)
+    if other is None:
+        return not_applicable("its prepared samples show no padding whose content could be changed")
+    batch = default_collate([part, other])
+    names = encoder.poolings
+
+    def pooled(tap: Tap, tokens: Tensor) -> Tensor:
+        mask = encoder.valid(batch, tap)
+        return pool(tap, tokens, names, None if mask is None else mask.to(tokens.device))
+
+    activations = subject.capture(batch, pooled)
+    worst = 0.0
+    for tap in encoder.taps:
+        differs = difference(activations[tap.name][1], activations[tap.name][0])
+        worst = max(worst, differs)
+        if differs > tolerance(activations[tap.name]):
+            return failed(
+                f"the content of padding changes the pooled activations of tap {tap.name} by {differs:.2g} of their spread: "
+                "hand the mask to the model and let valid leave those tokens out, or refuse such samples"
+            )
+    return ok(f"padding changes pooled activations by {worst:.1g} of their spread at most", difference=worst)
+
+
+def _padded(subject: EncoderUnderTest) -> np.ndarray | None:
+    sample, modality = subject.samples[0], subject.encoder.modality
+    if modality == "text":
+        return np.array(str(sample)[: max(1, len(str(sample)) // 2)])
+    if modality not in ("series", "audio") or len(sample) < 4:
+        return None
+    padded = np.array(sample, dtype=np.float64 if sample.dtype == np.float64 else np.float32)
+    padded[: len(padded) // 2] = np.nan
+    return padded
+
+
+def _other_padding(whole: Mapping[str, Any], part: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The padded sample with other content where its mask differs from that of the whole one."""
+    for key, mask in part.items():
+        if not isinstance(mask, Tensor) or not isinstance(whole.get(key), Tensor) or mask.shape != whole[key].shape:
+            continue
+        if mask.ndim == 0 or not ((mask == 0) | (mask == 1)).all():
+            continue
+        where = mask != whole[key]
+        changed = dict(part)
+        for name, content in part.items():
+            if name != key and isinstance(content, Tensor) and content.shape == mask.shape and where.any():
+                values = set(torch.unique(content).tolist())
+                if content.is_floating_point():
+                    changed[name] = torch.where(where, content + 3.0, content)
+                elif not values <= {0, 1}:
+                    changed[name] = torch.where(where, max(values), content)
+        if any(changed[name] is not part[name] for name in part):
+            return changed
+    return None

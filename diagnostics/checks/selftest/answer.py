@@ -32,9 +32,10 @@ from diagnostics.checks.selftest.planted import (
     target,
     without,
 )  # fmt: skip
-from diagnostics.measures import apply, confidence_set, hidden_gap, known_answers, statistics, tap_choice, verdict
+from diagnostics.measures import apply, statistics, verdict
 from diagnostics.measures import result as attribute
-from diagnostics.measures.probes import logistic_choice, out_of_fold, protocol, softmax
+from diagnostics.measures.base import Case
+from diagnostics.measures.probes import least_squares, protocol, softmax
 from diagnostics.measures.statistics import Interval, Losses, interval
 from diagnostics.runs import recommendation, redraws
 from diagnostics.runs.comparison import differences, estimates, group_scores, probe_losses, shares
@@ -173,7 +174,7 @@ def of_parts(share: bool) -> list[Any]:
     losses, drawn = parts(), statistics.resample_counts(12, SEED)
     both = losses.loss, losses.reference
     again = statistics.resampled_scores(*both, drawn, SEED, share, 2)[::400]
-    chosen = tap_choice.choose_tap(replace(losses, counts=share), 2, np.array([0.0, 0.5, 1.0, 2.0]), SEED)
+    chosen = verdict.choose_tap(replace(losses, counts=share), 2, np.array([0.0, 0.5, 1.0, 2.0]), SEED)
     ends = np.array(statistics.profile_intervals(*both, 7, SEED, share)).T
     return [ends, again, statistics.effective_units(losses.reference, share), chosen]
 
@@ -181,7 +182,7 @@ def of_parts(share: bool) -> list[Any]:
 def sets(units: int) -> list[list[int]]:
     """Model confidence sets of five taps, in several draws."""
     loss = np.random.default_rng(SEED).random((30, 5, units)) * np.linspace(1, 2.5, 5)[:, None]
-    return [confidence_set.confidence_set(Losses(each, np.ones_like(each)), np.arange(5), SEED) for each in loss]
+    return [verdict.confidence_set(Losses(each, np.ones_like(each)), np.arange(5), SEED) for each in loss]
 
 
 def ranks(samples: int) -> np.ndarray:
@@ -196,7 +197,7 @@ def ranks(samples: int) -> np.ndarray:
 def left_out(most: int) -> list[Any]:
     """Ridge without each group, or in folds where one has more than 256 rows: penalties, losses and references."""
     rows, x, y = ridge_data(most)
-    made = out_of_fold.RidgeOutOfFold(rows, y, lambda errors: errors**2, SEED)
+    made = least_squares.RidgeOutOfFold(rows, y, lambda errors: errors**2, SEED)
     chosen = [made.choose(torch.tensor(x[i : i + 1])) for i in (0, 1)]
     sums = [
         [digest(protocol.sum_by_unit(each, rows, "fit")) for each in losses]
@@ -208,7 +209,7 @@ def left_out(most: int) -> list[Any]:
 def folds() -> list[Any]:
     """Groups whole, val in fold 0, groups and classes even over the others."""
     rows = rows_in_groups(3)
-    fold = out_of_fold.folds(rows, np.where(rows.unit_of_fit < 4, 0, 1), SEED)
+    fold = least_squares.folds(rows, np.where(rows.unit_of_fit < 4, 0, 1), SEED)
     of_group = [sorted(set(fold[rows.unit_of_fit == group].tolist())) for group in range(18)]
     some = of_group[:4], of_group[4:12], of_group[12:]
     return [list(map(len, of_group)), [np.sort(np.bincount([of[0] for of in each], minlength=5)) for each in some]]
@@ -243,19 +244,19 @@ def path(worth: Sequence[float], right: Sequence[int], spread: float, whole: boo
     lost = ((w + i * spread * torch.linspace(-1, 1, 10).double())[None, None] for i, w in enumerate(worth))
     told = zip(answers, lost, strict=True)
     rows = softmax.LogisticRows(torch.tensor([[[-1.0], [1.0], [2.0]]]).double(), np.array([0, 1, 1]))
-    return logistic_choice._path(rows, 10.0 ** -np.arange(len(worth))[None], lambda _: next(told), whole)[1].shape[1]  # pyright: ignore[reportPrivateUsage]
+    return softmax._path(rows, 10.0 ** -np.arange(len(worth))[None], lambda _: next(told), whole)[1].shape[1]  # pyright: ignore[reportPrivateUsage]
 
 
 def classes() -> list[Any]:
     """Penalties and wrong answers out of fold, and penalties on val."""
     x, labels, fold = class_data()
     some = torch.tensor(x), torch.tensor(x[:1]), torch.tensor(x[1:2])
-    made = [logistic_choice.choose_out_of_fold(each, labels, fold, GRID) for each in some]
+    made = [softmax.choose_out_of_fold(each, labels, fold, GRID) for each in some]
     train, val = ((torch.tensor(x[:, of]), labels[of].clip(max=2)) for of in (fold > 0, fold == 0))
     return [
         [each.penalty for each in made],
         [digest(each.wrong) for each in made],
-        logistic_choice.choose_logistic(*train, *val, GRID)[0],
+        softmax.choose_logistic(*train, *val, GRID)[0],
     ]
 
 
@@ -426,7 +427,7 @@ ASKED: Mapping[str, Callable[[], Any]] = {
     "draws of a control": drawn_controls,
     "units": lambda: list(changed("hidden", lacks="units_").units.values()),
     "parts, R2": partial(of_parts, False), "parts, share": partial(of_parts, True),
-    **{f"choice with {name}": partial(tap_choice.choose_tap, Losses(loss, np.full(loss.shape, 16.0)), output, np.array(depth), SEED, favour) for name, (loss, output, depth, favour) in TIES.items()},
+    **{f"choice with {name}": partial(verdict.choose_tap, Losses(loss, np.full(loss.shape, 16.0)), output, np.array(depth), SEED, favour) for name, (loss, output, depth, favour) in TIES.items()},
     **{f"sets of {units} units": partial(sets, units) for units in (1, 3, 8, 40)},
     "ends of intervals": lambda: [
         interval(0.0, RAMP, 4), interval(0.0, RAMP, 9, 3, 4.0), interval(0.0, RAMP, 4, None, 9.0), interval(0.0, np.where(np.abs(RAMP) > 0.5, np.nan, RAMP), 4),
@@ -436,7 +437,7 @@ ASKED: Mapping[str, Callable[[], Any]] = {
     "ends where all are right or wrong": lambda: [
         statistics.profile_intervals(np.full((1, 9), x), np.ones((1, 9)), fit, SEED, True)[end][0] for x, fit, end in ((0.0, 0, 1), (0.0, 3, 1), (1.0, 0, 2), (1.0, 3, 2), (0.0, 0, 2), (1.0, 0, 1))
     ],
-    "ends of quarters": lambda: [QUARTERS.intervals(3, SEED), hidden_gap.paired_differences(QUARTERS.at([0]), QUARTERS.at([1]), 3, SEED)],
+    "ends of quarters": lambda: [QUARTERS.intervals(3, SEED), verdict.paired_differences(QUARTERS.at([0]), QUARTERS.at([1]), 3, SEED)],
     "sums of quarters": lambda: [quarters(1.0, 0.0), quarters(0.5, 0.5), quarters(-1.0, 1.0)],
     "units that count": lambda: [
         *(statistics.effective_units(each, share) for each in (HOLDS, np.eye(3)[None]) for share in (False, True)), statistics.effective_units(np.zeros((1, 3))), statistics.effective_units(HOLDS),
@@ -445,17 +446,17 @@ ASKED: Mapping[str, Callable[[], Any]] = {
     "units needed": lambda: [verdict.units_needed(GAP, 30, 0.05), verdict.units_needed(GAP, 30, 0.0), verdict.units_needed(replace(GAP, low=np.nan), 30, 0.05), rounded(12345), rounded(7)],
     "too few to compare": lambda: [bool(apply.too_few(xr.Dataset(attrs={"n": n, "measure": "cka"}))) for n in (19, 20)],
     "reasons": lambda: [attribute.shorten_reasons(text, ["a", "b", "a.b", "c"]) for text in TEXTS],
-    "standard error": lambda: tap_choice.standard_error(parts().at([0, 2])),
+    "standard error": lambda: verdict.standard_error(parts().at([0, 2])),
     "resamples": lambda: [digest(statistics.resample_counts(5, SEED)), statistics.resample_counts(5, SEED).size],
     "nothing fitted": lambda: statistics.profile_intervals(np.zeros((1, 9)), np.ones((1, 9)), 0, SEED)[1],
     **{f"ranks of {samples} samples": partial(ranks, samples) for samples in (60, 12000)},
     **{f"ridge without groups of {most}": partial(left_out, most) for most in (1, 3, 256, 257)},
-    "folds": folds, "a class in two folds": lambda: [len(set(out_of_fold.folds(FOLDED, LABELS, seed)[[1, 9]])) == 2 for seed in range(8)],
+    "folds": folds, "a class in two folds": lambda: [len(set(least_squares.folds(FOLDED, LABELS, seed)[[1, 9]])) == 2 for seed in range(8)],
     "penalty of several parts": lambda: [
-        out_of_fold.choose_index(np.array(lost), np.array(whole)) for lost, whole in (([[2, 1], [1, 9], [1, 9]], [1, 0]), (np.ones((4, 2)), [0, 0]), ([[0.02, 0.9], [0.03, 0.3]], [0.1, 0.9]))
+        least_squares.choose_index(np.array(lost), np.array(whole)) for lost, whole in (([[2, 1], [1, 9], [1, 9]], [1, 0]), (np.ones((4, 2)), [0, 0]), ([[0.02, 0.9], [0.03, 0.3]], [0.1, 0.9]))
     ],
-    "mean of others": lambda: out_of_fold.mean_of_others(np.array([[1.0], [2.0], [6.0], [7.0]]), np.array([0, 0, 1, 2])),
-    "penalty within half an error": lambda: logistic_choice._best(RIGHT, LEVEL),  # pyright: ignore[reportPrivateUsage]
+    "mean of others": lambda: least_squares.mean_of_others(np.array([[1.0], [2.0], [6.0], [7.0]]), np.array([0, 0, 1, 2])),
+    "penalty within half an error": lambda: softmax._best(RIGHT, LEVEL),  # pyright: ignore[reportPrivateUsage]
     "paths": lambda: [path(*each) for each in PATHS], "classes out of fold": classes,
     "after minus before": of_differences, "shares of the base": partial(of_base, (0, 1, 2), ("late", "middle", "late")),
     "shares of one seed": lambda: [of_base((0,), [""])[0][5], of_base((0,), [""])[3]], "shares above chance": above_chance,
@@ -514,10 +515,10 @@ def known() -> dict[str, Any]:
     return json.loads((files("diagnostics.checks.selftest") / "answers.json").read_text())
 
 
-def cases() -> list[known_answers.Case]:
+def cases() -> list[Case]:
     """All of them: 0 each, where what is found is what is known."""
     return [
-        known_answers.Case(
+        Case(
             name, 0.0, BY_HAND, lambda name=name: deviation(compute_answer(name), known()[name]), 1e-7, measure="answer"
         )
         for name in ASKED

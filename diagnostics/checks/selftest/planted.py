@@ -14,7 +14,7 @@ import xarray as xr
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.measures.apply import against_control, measure_all
-from diagnostics.measures.known_answers import Arrays
+from diagnostics.measures.base import Arrays
 from diagnostics.measures.probes import protocol
 from diagnostics.measures.statistics import Losses
 from diagnostics.runs.comparison.probe_losses import ProbeLosses, probe_losses

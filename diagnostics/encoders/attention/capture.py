@@ -163,7 +163,7 @@ class OfCall(NamedTuple):
         >>> import torch
         >>> import diagnostics as dx
         >>> from diagnostics.encoders.attention.capture import FusedCall
-        >>> from diagnostics.measures.locality.reduce_attention import ReduceAttention
+        >>> from diagnostics.measures.locality.heads import ReduceAttention
         >>> q = k = v = torch.zeros(1, 2, 9, 8)  # 2 heads, uniform over 3 x 3 places
         >>> out, call = v, FusedCall.of((q, k, v), {})
         >>> grid, site = dx.Grid((3, 3), ("y", "x")), dx.Site("blocks.0")

@@ -7,7 +7,7 @@ ones do not change with a shift either, the uncentred ones do.
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import centre, samples
-from diagnostics.measures.decompositions import svd, svdvals, triangle
+from diagnostics.measures.arrays import centre, samples, svd, svdvals, triangle
+from diagnostics.measures.base import Case, centred_axes, define, rotation
 from diagnostics.measures.geometry.pooled import PooledMeasure, TapNumbers, no_interval
-from diagnostics.measures.known_answers import Case, centred_axes, rotation
-from diagnostics.measures.target_free_intervals import linearised_interval
+from diagnostics.measures.statistics import linearised_interval
 
 GARRIDO = "Garrido et al. 2023 (2210.02885), eq. 1 and 2"
 ROY = "Roy and Vetterli 2007"
@@ -271,80 +270,84 @@ def _with_power_law() -> np.ndarray:
     return centred_axes(256, 120) * np.arange(1, 121) ** -0.65
 
 
-def _rankme(sigma: Tensor) -> Tensor:
-    return torch.special.entr(sigma / sigma.sum() + 1e-7).sum().exp()
-
-
-def _effective_rank(sigma: Tensor) -> Tensor:
-    # 0 has no entropy, but an infinite derivative.
-    return torch.special.entr(sigma[sigma > 0] / sigma.sum()).sum().exp()
-
-
 def _participation(sigma: Tensor) -> Tensor:
     share = (sigma / sigma[0]).square()
     return share.sum().square() / share.square().sum()
 
 
-def _row(
-    title: str,
-    name: str,
-    base: type[_Spectral],
-    of_sigma: Functional,
-    source: str,
-    functional: str,
-    answers: str,
-    cases: Sequence[Case],
-    **more: Any,
-) -> Any:
-    """The class, called `title`, of a measure of the spectrum."""
-    stated = {"name": name, "source": source, "functional": functional, "answers": answers, "known_answers": cases}
-    return type(title, (base,), {"__module__": __name__, "of_sigma": staticmethod(of_sigma), **stated, **more})
-
-
-RankMe = _row(
-    "RankMe", "rankme", _OfSingularValues, _rankme, GARRIDO, "RankMe: exp of the entropy of sigma / sum(sigma) + 1e-7, singular values",
-    "How many dimensions does the representation fill, by its singular values?",
-    (
+RankMe = define(
+    _OfSingularValues, "RankMe",
+    name="rankme",
+    answers="How many dimensions does the representation fill, by its singular values?",
+    source=GARRIDO,
+    functional="RankMe: exp of the entropy of sigma / sum(sigma) + 1e-7, singular values",
+    known_answers=(
         Case("singular values (3, 1)", 1.754765, GARRIDO, lambda: rankme(_with_singular_values(3, 1)), 2e-6 + 5e-6),
         Case("6 equal singular values", 6, GARRIDO, lambda: rankme(_with_singular_values(*[2.0] * 6)), 2e-5),
         Case("singular values (3, 1) and 198 of 0, each of which counts 1e-7", math.exp(-sum(p * math.log(p) for p in [0.75 + 1e-7, 0.25 + 1e-7] + [1e-7] * 198)), GARRIDO, lambda: rankme(np.pad(_with_singular_values(3, 1, n=200), ((0, 0), (0, 198)))), 1e-7),
     ),
+    of_sigma=staticmethod(lambda sigma: torch.special.entr(sigma / sigma.sum() + 1e-7).sum().exp()),
 )  # fmt: skip
-EffectiveRank = _row(
-    "EffectiveRank", "effective_rank", _OfSingularValues, _effective_rank, f"{ROY} (EUSIPCO)", "effective rank: exp of the entropy of sigma / sum(sigma), singular values",
-    "How many dimensions does the representation fill, by its singular values (without RankMe's constant)?",
-    (
+EffectiveRank = define(
+    _OfSingularValues, "EffectiveRank",
+    name="effective_rank",
+    answers="How many dimensions does the representation fill, by its singular values (without RankMe's constant)?",
+    source=f"{ROY} (EUSIPCO)",
+    functional="effective rank: exp of the entropy of sigma / sum(sigma), singular values",
+    standard=False,
+    known_answers=(
         Case("singular values (3, 1)", math.exp(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25))), ROY, lambda: effective_rank(_with_singular_values(3, 1))),
         Case("5 equal singular values", 5, ROY, lambda: effective_rank(_with_singular_values(*[1.0] * 5))),
-    ), standard=False,
+    ),
+    # 0 has no entropy, but an infinite derivative.
+    of_sigma=staticmethod(lambda sigma: torch.special.entr(sigma[sigma > 0] / sigma.sum()).sum().exp()),
 )  # fmt: skip
-StableRank = _row(
-    "StableRank", "stable_rank", _OfSingularValues, _energy, "Rudelson and Vershynin 2007 (J. ACM 54)", "stable rank: sum(sigma^2) / sigma_1^2, singular values",
-    "How large is the total energy relative to that of the largest singular direction?",
-    (Case("eigenvalues (4, 2, 1, 1)", 2, "Rudelson and Vershynin 2007", lambda: stable_rank(_with_eigenvalues(4, 2, 1, 1))),), standard=False,
+StableRank = define(
+    _OfSingularValues, "StableRank",
+    name="stable_rank",
+    answers="How large is the total energy relative to that of the largest singular direction?",
+    source="Rudelson and Vershynin 2007 (J. ACM 54)",
+    functional="stable rank: sum(sigma^2) / sigma_1^2, singular values",
+    standard=False,
+    known_answers=(Case("eigenvalues (4, 2, 1, 1)", 2, "Rudelson and Vershynin 2007", lambda: stable_rank(_with_eigenvalues(4, 2, 1, 1))),),
+    of_sigma=staticmethod(_energy),
 )  # fmt: skip
-NeSum = _row(
-    "NeSum", "nesum", _OfCovariance, _energy, "He and Ozay 2022 (ICML); 2305.16562", "NESum: sum(lambda) / lambda_1, eigenvalues of the covariance",
-    "How large is the total variance relative to that of the first principal component?",
-    (Case("eigenvalues (4, 2, 1, 1)", 2, "He and Ozay 2022", lambda: nesum(_with_eigenvalues(4, 2, 1, 1))),), standard=False,
+NeSum = define(
+    _OfCovariance, "NeSum",
+    name="nesum",
+    answers="How large is the total variance relative to that of the first principal component?",
+    source="He and Ozay 2022 (ICML); 2305.16562",
+    functional="NESum: sum(lambda) / lambda_1, eigenvalues of the covariance",
+    standard=False,
+    known_answers=(Case("eigenvalues (4, 2, 1, 1)", 2, "He and Ozay 2022", lambda: nesum(_with_eigenvalues(4, 2, 1, 1))),),
+    of_sigma=staticmethod(_energy),
 )  # fmt: skip
-ParticipationRatio = _row(
-    "ParticipationRatio", "participation_ratio", _OfCovariance, _participation, GAO, "participation ratio: (sum lambda)^2 / sum lambda^2, eigenvalues of the covariance",
-    "Over how many principal components is the variance spread?",
-    (
+ParticipationRatio = define(
+    _OfCovariance, "ParticipationRatio",
+    name="participation_ratio",
+    answers="Over how many principal components is the variance spread?",
+    source=GAO,
+    functional="participation ratio: (sum lambda)^2 / sum lambda^2, eigenvalues of the covariance",
+    known_answers=(
         Case("eigenvalues (9, 1)", 1.219512, GAO, lambda: participation_ratio(_with_eigenvalues(9, 1))),
         Case("eigenvalues (4, 2, 1, 1)", 2.909091, GAO, lambda: participation_ratio(_with_eigenvalues(4, 2, 1, 1))),
         Case("the same, shifted by 1e4", 2.909091, GAO, lambda: participation_ratio(_with_eigenvalues(4, 2, 1, 1) + 1e4)),
     ),
+    of_sigma=staticmethod(_participation),
 )  # fmt: skip
-AlphaReq = _row(
-    "AlphaReq", "alpha_req", _OfCovariance, _decay, f"{AGRAWAL} (NeurIPS, alpha-ReQ); weights and range as reptrix",
-    f"alpha-ReQ: minus the slope of log lambda on log rank, ranks {RANKS[0]} to {RANKS[1]}, weights 1 / rank, eigenvalues of the covariance",
-    "How fast do the variances along the principal components fall?",
-    (
+AlphaReq = define(
+    _OfCovariance, "AlphaReq",
+    name="alpha_req",
+    answers="How fast do the variances along the principal components fall?",
+    source=f"{AGRAWAL} (NeurIPS, alpha-ReQ); weights and range as reptrix",
+    functional=f"alpha-ReQ: minus the slope of log lambda on log rank, ranks {RANKS[0]} to {RANKS[1]}, weights 1 / rank, eigenvalues of the covariance",
+    standard=False,
+    about={"line_noise": _Spectral.about["line_noise"]},
+    lacks=lambda self, sigma: f"{int((sigma > 0).sum())} eigenvalues are not 0 and the fit reads the first {RANKS[1]}",
+    known_answers=(
         Case("eigenvalues i^-1.3", 1.3, AGRAWAL, lambda: alpha_req(_with_power_law())),
         # reptrix moves its range at every call.
         Case("the same, asked a second time", 1.3, AGRAWAL, lambda: [alpha_req(_with_power_law()) for _ in range(2)][1]),
-    ), standard=False, about={"line_noise": _Spectral.about["line_noise"]},
-    lacks=lambda self, sigma: f"{int((sigma > 0).sum())} eigenvalues are not 0 and the fit reads the first {RANKS[1]}",
+    ),
+    of_sigma=staticmethod(_decay),
 )  # fmt: skip

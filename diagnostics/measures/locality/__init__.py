@@ -1,33 +1,64 @@
 """Measures of locality: attention, similarity of near and far tokens, and whether tokens know their position."""
 
-from diagnostics.measures.locality.autocorrelation import morans_i as morans_i
-from diagnostics.measures.locality.autocorrelation import null_morans_i as null_morans_i
-from diagnostics.measures.locality.consistency import neighbour_chance as neighbour_chance
-from diagnostics.measures.locality.consistency import neighbour_consistency as neighbour_consistency
-from diagnostics.measures.locality.cosines import TokenSimilarity as TokenSimilarity
-from diagnostics.measures.locality.cosines import self_similarity as self_similarity
-from diagnostics.measures.locality.cosines import spatial_relation as spatial_relation
-from diagnostics.measures.locality.discovery import Discovered as Discovered
-from diagnostics.measures.locality.discovery import FoundObject as FoundObject
-from diagnostics.measures.locality.discovery import corloc as corloc
-from diagnostics.measures.locality.discovery import lost as lost
-from diagnostics.measures.locality.discovery import object_discovery as object_discovery
-from diagnostics.measures.locality.discovery import tokencut as tokencut
-from diagnostics.measures.locality.heads import GlobalMass as GlobalMass
-from diagnostics.measures.locality.heads import attention_distance as attention_distance
-from diagnostics.measures.locality.heads import attention_entropy as attention_entropy
-from diagnostics.measures.locality.heads import global_token_mass as global_token_mass
-from diagnostics.measures.locality.heads import uniform_distance as uniform_distance
-from diagnostics.measures.locality.masks import boundary_f as boundary_f
-from diagnostics.measures.locality.masks import box_iou as box_iou
-from diagnostics.measures.locality.masks import box_of as box_of
-from diagnostics.measures.locality.masks import jaccard as jaccard
-from diagnostics.measures.locality.outliers import OutlierTokens as OutlierTokens
-from diagnostics.measures.locality.outliers import outlier_tokens as outlier_tokens
-from diagnostics.measures.locality.position import PositionProbe as PositionProbe
-from diagnostics.measures.locality.position import position_probe as position_probe
-from diagnostics.measures.locality.propagation import RegionAndBoundary as RegionAndBoundary
-from diagnostics.measures.locality.propagation import j_and_f as j_and_f
-from diagnostics.measures.locality.propagation import label_propagation as label_propagation
-from diagnostics.measures.locality.receptive import ReceptiveField as ReceptiveField
-from diagnostics.measures.locality.receptive import receptive_field as receptive_field
+from diagnostics.measures.locality.autocorrelation import (
+    TokenSimilarity,
+    morans_i,
+    neighbour_chance,
+    neighbour_consistency,
+    null_morans_i,
+    self_similarity,
+    spatial_relation,
+)
+from diagnostics.measures.locality.discovery import Discovered, FoundObject, corloc, lost, object_discovery, tokencut
+from diagnostics.measures.locality.heads import (
+    GlobalMass,
+    attention_distance,
+    attention_entropy,
+    global_token_mass,
+    uniform_distance,
+)
+from diagnostics.measures.locality.masks import (
+    RegionAndBoundary,
+    boundary_f,
+    box_iou,
+    box_of,
+    j_and_f,
+    jaccard,
+    label_propagation,
+)
+from diagnostics.measures.locality.receptive import ReceptiveField, receptive_field
+from diagnostics.measures.locality.single_tokens import OutlierTokens, PositionProbe, outlier_tokens, position_probe
+
+__all__ = [
+    "Discovered",
+    "FoundObject",
+    "GlobalMass",
+    "OutlierTokens",
+    "PositionProbe",
+    "ReceptiveField",
+    "RegionAndBoundary",
+    "TokenSimilarity",
+    "attention_distance",
+    "attention_entropy",
+    "boundary_f",
+    "box_iou",
+    "box_of",
+    "corloc",
+    "global_token_mass",
+    "j_and_f",
+    "jaccard",
+    "label_propagation",
+    "lost",
+    "morans_i",
+    "neighbour_chance",
+    "neighbour_consistency",
+    "null_morans_i",
+    "object_discovery",
+    "outlier_tokens",
+    "position_probe",
+    "receptive_field",
+    "self_similarity",
+    "spatial_relation",
+    "tokencut",
+    "uniform_distance",
+]

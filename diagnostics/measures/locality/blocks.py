@@ -1,4 +1,4 @@
-"""Helpers of token measures: grids, unit tokens, their cosines in bounded memory, and means over samples at every tap.
+"""Helpers of token measures: grids, unit tokens, and their cosines in bounded memory.
 
 Shape suffixes below: S sample, T grid token in raster order, F feature, R some of the tokens.
 """
@@ -7,23 +7,17 @@ import functools
 import itertools
 import math
 import operator
-from abc import abstractmethod
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
-import xarray as xr
 from torch import Tensor
 
-from diagnostics.activations.contract import Activations, StoredTarget
-from diagnostics.encoders.taps import Grid, Tap
+from diagnostics.encoders.taps import Grid
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import as_tensor, first_tokens, gram, one_thread, over_taps, rounding, token_count
-from diagnostics.measures.base import Measure
-from diagnostics.measures.result import stated
-from diagnostics.measures.target_free_intervals import mean_with_interval
+from diagnostics.measures.arrays import as_tensor, gram, rounding
 
 MOST_SAMPLES = 256
 """Samples read of each tap: more would narrow no interval that a reader acts on."""
@@ -184,58 +178,3 @@ def naming_tap(measure: str, tap: str) -> Generator[None]:
         yield
     except DiagnosticsError as error:
         raise DiagnosticsError(f"{measure} at tap {tap}: {error}") from error
-
-
-class SampleMean(Measure):
-    """The mean over samples of one number that each sample's tokens give, at every tap, with its value for no order."""
-
-    family = "spatial"
-    needs = "tokens"
-    standard = False
-    higher_is_better = None
-    functional: ClassVar[str]
-    centring: ClassVar[str]
-    line: ClassVar[str]
-    """Name of the reference line."""
-    without: ClassVar[str]
-    """Why a sample may have no value."""
-
-    @staticmethod
-    @abstractmethod
-    def of_samples(tokens: Tensor, grid: tuple[int, ...]) -> Any:
-        """[sample] from [sample, token, feature]."""
-
-    @staticmethod
-    @abstractmethod
-    def of_no_order(grid: tuple[int, ...]) -> float:
-        """The mean for tokens whose places mean nothing."""
-
-    @abstractmethod
-    def lacks(self, grid: Grid) -> str:
-        """Why a grid allows no value; nothing where it does."""
-
-    @one_thread()
-    def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
-        n = token_count(activations, self.name, MOST_SAMPLES)
-        values = np.full((n, len(activations.taps)), np.nan)
-        line = np.full(len(activations.taps), np.nan)
-        reasons: list[tuple[str, str]] = []
-        for t, tap in enumerate(activations.taps):
-            if reason := lacks_axes(tap.grid) or self.lacks(tap.grid):
-                reasons.append((tap.name, reason))
-                continue
-            line[t] = self.of_no_order(tap.grid.shape)
-            values[:, t] = self._of_tap(activations, tap, n)
-            if lost := int(np.isnan(values[:, t]).sum()):
-                reasons.append((tap.name, f"{lost} of {n} samples {self.without}"))
-        variables = mean_with_interval(values, activations.groups[:n], seed)
-        attrs = stated(
-            functional=self.functional, pooling="none: grid tokens", centring=self.centring, reasons=reasons,
-            n=n, seed=seed,
-        )  # fmt: skip
-        return over_taps(activations, {**variables, f"line_{self.line}": line}, attrs)
-
-    def _of_tap(self, activations: Activations, tap: Tap, n: int) -> np.ndarray:
-        with naming_tap(self.name, tap.name):
-            blocks = first_tokens(activations, tap.name, n)
-            return np.concatenate([self.of_samples(tokens, tap.grid.shape) for _, tokens in blocks])

@@ -13,9 +13,8 @@ from torch import Tensor
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, unknown
-from diagnostics.measures.arrays import ShortRepr, as_tensor, centre, rescaled, token_samples, unit_rows
-from diagnostics.measures.decompositions import eigh
-from diagnostics.measures.known_answers import Case
+from diagnostics.measures.arrays import ShortRepr, as_tensor, centre, eigh, rescaled, token_samples, unit_rows
+from diagnostics.measures.base import Case
 from diagnostics.measures.locality.blocks import lengths, naming_tap, plane
 from diagnostics.measures.locality.masks import (
     as_array,

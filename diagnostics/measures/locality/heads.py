@@ -1,9 +1,14 @@
-"""Attention heads: distance and entropy of their attention, and how much of it goes to global tokens."""
+"""Attention heads: distance and entropy of their attention, how much of it goes to global tokens, and how much it gathers.
+
+Attention gathers by how much one key gets of a row, how large logits become, and how much a few keys get of all rows.
+"""
+
+from __future__ import annotations
 
 import itertools
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,17 +18,69 @@ import xarray as xr
 from torch import Tensor
 
 from diagnostics.activations.contract import Activations, Observation, StoredTarget
-from diagnostics.encoders.attention import of_matrix
+from diagnostics.encoders.attention import (
+    Implementation,
+    Statistics,
+    Tokens,
+    attention_statistics,
+    of_matrix,
+)
+from diagnostics.encoders.attention.capture import FusedCall, OfCall
 from diagnostics.encoders.encoder import Captured, Encoder
-from diagnostics.encoders.taps import Grid
+from diagnostics.encoders.taps import Grid, Site, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, one_thread, over_taps
-from diagnostics.measures.base import Measure
-from diagnostics.measures.known_answers import Case
+from diagnostics.measures.base import Case, Measure, define
 from diagnostics.measures.locality.blocks import extents, lengths, places
-from diagnostics.measures.locality.reduce_attention import ReduceAttention
 from diagnostics.measures.result import stated
-from diagnostics.measures.target_free_intervals import mean_with_interval
+from diagnostics.measures.statistics import mean_with_interval
+
+
+@dataclass(frozen=True)
+class ReduceAttention:
+    """The reduction of attention to some `columns` [sample, head, column], with or without its matrix: `distance` in cells,
+    `entropy` in nats, `normalised_entropy`, shares (`prefix`, `top_key`, `peak`, `received`), `logit`.
+
+    `by` is the implementation where there is no matrix: `auto`, `plain`, `blocks` or `triton`.
+
+    Examples:
+        >>> import diagnostics as dx
+        >>> from diagnostics.measures.locality.heads import ReduceAttention
+        >>> encoder = dx.build("encoder", "objectives:lorenz-forecast")
+        >>> batch = encoder.preprocess(encoder.example())[None]
+        >>> reduce = ReduceAttention(["entropy", "distance"])
+        >>> encoder.attention(batch, ["blocks.0"], reduce)["blocks.0"].shape
+        torch.Size([1, 4, 2])
+    """
+
+    columns: Sequence[str]
+    by: Implementation = "auto"
+
+    def __call__(self, tap: Tap, attention: Tensor) -> Tensor:
+        grid = tap.grid
+        cells = places(grid.shape, attention.device).double()
+        return self._kept(tap, of_matrix(attention[..., grid.prefix :, :], grid.prefix, cells))
+
+    def of_call(self, tap: Tap, site: Site, call: FusedCall, out: Tensor) -> OfCall:
+        statistics = attention_statistics(call, out, Tokens.of(tap, site, out.device), self.by)
+        return OfCall(self._kept(tap, statistics), statistics.error, statistics.padding)
+
+    def _kept(self, tap: Tap, statistics: Statistics) -> Tensor:
+        return torch.stack([COLUMNS[name](statistics, tap.grid) for name in self.columns], dim=-1).float()
+
+
+COLUMNS: Mapping[str, Callable[[Statistics, Grid], Tensor]] = {
+    "distance": lambda statistics, grid: statistics.distance,
+    "entropy": lambda statistics, grid: statistics.entropy,
+    "normalised_entropy": lambda statistics, grid: statistics.entropy / (math.log(grid.tokens) or math.nan),
+    "prefix": lambda statistics, grid: statistics.prefix,
+    "top_key": lambda statistics, grid: statistics.top_key,
+    "peak": lambda statistics, grid: statistics.peak,
+    "logit": lambda statistics, grid: statistics.logit,
+    "received": lambda statistics, grid: statistics.received_by_most(),
+}
+"""What can be recorded of each sample and head [sample, head]."""
+
 
 STATISTICS = ("distance", "entropy", "normalised_entropy", "prefix", "top_key")
 """Last axis of what `Attention` records."""
@@ -284,14 +341,15 @@ def _distance_of_one_query(row: int, side: int) -> float:
     return side**2 * _distance(attention, (side, side), 16)
 
 
-class AttentionDistance(HeadMeasure):
-    name = "attention_distance"
-    answers = "How far across the grid do the heads of each block look?"
-    source = "Dosovitskiy et al. 2021 (2010.11929), figure 7; Raghu et al. 2021 (2108.08810)"
-    statistic = "distance"
-    functional = "mean over queries of sum_k a_qk |place_q - place_k|, rows renormalised over grid keys"
-    unit = "cells of the tap's grid"
-    known_answers = (
+AttentionDistance = define(
+    HeadMeasure, "AttentionDistance",
+    name="attention_distance",
+    answers="How far across the grid do the heads of each block look?",
+    source="Dosovitskiy et al. 2021 (2010.11929), figure 7; Raghu et al. 2021 (2108.08810)",
+    statistic="distance",
+    functional="mean over queries of sum_k a_qk |place_q - place_k|, rows renormalised over grid keys",
+    unit="cells of the tap's grid",
+    known_answers=(
         *(
             Case(f"uniform, {n} x {n} cells of {cell} px", value, VIT, lambda n=n, cell=cell: _distance(_uniform(n * n), (n, n), cell))
             for n, cell, value in ((14, 16, 116.492227), (16, 14, 116.565053), (24, 14, 175.041985), (7, 32, 115.502894))
@@ -304,47 +362,175 @@ class AttentionDistance(HeadMeasure):
         Case("Gaussian of 32 px on 14 x 14 cells of 16 px", 36.679733, VIT, lambda: _distance(_gaussian(14, 16, 32), (14, 14), 16)),
         Case("uniform, 512 steps: (T^2 - 1) / 3T", 170.666016, VIT, lambda: _distance(_uniform(512), (512,))),
         Case("uniform, 40 % of the mass on keys outside the grid", 116.492227, VIT, lambda: _distance(0.6 * _uniform(196), (14, 14), 16)),
-    )  # fmt: skip
+    ),
+    uniform=lambda self, grid: uniform_distance(grid.shape),
+)  # fmt: skip
 
-    def uniform(self, grid: Grid) -> float:
-        return uniform_distance(grid.shape)
 
-
-class AttentionEntropy(HeadMeasure):
-    name = "attention_entropy"
-    answers = "Do the heads of each block look at few places or at many?"
-    source = "Shannon entropy of attention rows; per head as in Zhai et al. 2023 (2303.06296)"
-    standard = False
-    statistic = "entropy"
-    beside = ("normalised_entropy",)
-    functional = "mean over queries of -sum_k a_qk ln a_qk, rows renormalised over grid keys"
-    unit = "nats"
-    known_answers = (
+AttentionEntropy = define(
+    HeadMeasure, "AttentionEntropy",
+    name="attention_entropy",
+    answers="Do the heads of each block look at few places or at many?",
+    source="Shannon entropy of attention rows; per head as in Zhai et al. 2023 (2303.06296)",
+    standard=False,
+    statistic="entropy",
+    beside=("normalised_entropy",),
+    functional="mean over queries of -sum_k a_qk ln a_qk, rows renormalised over grid keys",
+    unit="nats",
+    known_answers=(
         Case("uniform over 197 keys: ln 197", 5.283204, VIT, lambda: float(attention_entropy(_uniform(197))[0])),
         Case("one key", 0, VIT, lambda: float(attention_entropy(np.eye(9)[None])[0])),
-    )  # fmt: skip
+    ),
+    uniform=lambda self, grid: math.log(grid.tokens),
+)  # fmt: skip
 
-    def uniform(self, grid: Grid) -> float:
-        return math.log(grid.tokens)
 
-
-class GlobalTokenMass(HeadMeasure):
-    name = "global_token_mass"
-    answers = "How much attention leaves the grid for class and register tokens, or gathers on one token?"
-    source = "Darcet et al. 2024 (2309.16588); Sun et al. 2024 (2402.17762)"
-    standard = False
-    statistic = "prefix"
-    beside = ("top_key",)
-    functional = (
+GlobalTokenMass = define(
+    HeadMeasure, "GlobalTokenMass",
+    name="global_token_mass",
+    answers="How much attention leaves the grid for class and register tokens, or gathers on one token?",
+    source="Darcet et al. 2024 (2309.16588); Sun et al. 2024 (2402.17762)",
+    standard=False,
+    statistic="prefix",
+    beside=("top_key",),
+    functional=(
         "mean over grid queries of their attention to prefix tokens; top_key: to the grid token that receives most"
-    )
-    unit = "share of attention"
-    known_answers = (
+    ),
+    unit="share of attention",
+    known_answers=(
         Case("uniform over 196 tokens and 1 class token", 1 / 197, DARCET, lambda: float(global_token_mass(_uniform(197), 1).prefix[0])),
-    )  # fmt: skip
+    ),
+    lacks=lambda self, grid: "" if grid.prefix else "no prefix tokens",
+    uniform=lambda self, grid: grid.prefix / (grid.prefix + grid.tokens),
+)  # fmt: skip
 
-    def lacks(self, grid: Grid) -> str:
-        return "" if grid.prefix else "no prefix tokens"
 
-    def uniform(self, grid: Grid) -> float:
-        return grid.prefix / (grid.prefix + grid.tokens)
+FEW = 0.01
+"""Share of the grid keys that are called few."""
+GATHERED = ("peak", "logit", "received")
+"""Last axis of what `Gathering` records."""
+CLOSED = "closed form"
+BOLYA = "closed form, after the global tokens of Bolya et al. 2025 (2504.13181)"
+
+
+class Gathering(Attention):
+    """Per sample and head: the mean over rows of their largest share, the largest logit, and what few keys receive.
+
+    Beside `Attention`, whose columns in stores that exist it leaves as they are.
+    """
+
+    name = "attention_gathering"
+    columns = GATHERED
+
+
+class GatheringMeasure(HeadMeasure):
+    """One of the columns of `Gathering`."""
+
+    observation = Gathering()
+    columns = GATHERED
+    standard = False
+
+
+def _of_logits(logits: torch.Tensor) -> Statistics:
+    """Of one head whose logits [token, token] are these, among tokens in a row."""
+    tokens = len(logits)
+    each = torch.eye(tokens, dtype=logits.dtype)[None, None]
+    out = logits.softmax(-1)[None, None]
+    call = FusedCall(logits[None, None], each, each, None, 0.0, False, 1.0)
+    tap = Tap("known", 1.0, "trunk", 1, Grid((tokens,), ("t",)))
+    return attention_statistics(call, out, Tokens.of(tap, None, logits.device), "blocks")
+
+
+def _uniform_statistics(tokens: int) -> Statistics:
+    return _of_logits(torch.zeros(tokens, tokens, dtype=torch.float64))
+
+
+def _keys(tokens: int, *shares: float) -> Statistics:
+    """Every query gives these shares to the first keys."""
+    logits = torch.full((tokens, tokens), -1e4, dtype=torch.float64)
+    logits[:, : len(shares)] = torch.tensor(shares, dtype=torch.float64).log()
+    return _of_logits(logits)
+
+
+def _stripe_starts() -> float:
+    """The block, of 8, before which attention gathers least and from which most: from the sixth on, half of each row goes to
+    two columns of 16 x 16 cells; before, each cell gives half to itself."""
+    columns = torch.arange(256) % 16
+    stripe = torch.where(columns < 2, 1.0 / 32, 0.0).double().expand(256, 256)
+    itself = torch.eye(256, dtype=torch.float64)
+    rest = torch.full((256, 256), 1 / 256, dtype=torch.float64)
+    by_block = [(0.5 * (stripe if block >= 5 else itself) + 0.5 * rest).log() for block in range(8)]
+    received = [float(_of_logits(logits).received_by_most(FEW)) for logits in by_block]
+    return float(np.argmax(np.diff(received))) + 1
+
+
+AttentionPeak = define(
+    GatheringMeasure, "AttentionPeak",
+    name="attention_peak",
+    answers="How much attention does a query give to the token that it attends to most?",
+    source="largest share of a row of softmax",
+    statistic="peak",
+    functional="mean over queries of max_k a_qk, rows renormalised over grid keys",
+    unit="share of attention",
+    known_answers=(
+        Case("uniform over 64 keys: 1 / 64", 1 / 64, CLOSED, lambda: float(_uniform_statistics(64).peak)),
+        Case("one key", 1, CLOSED, lambda: float(_keys(16, 1.0).peak)),
+        Case("two keys, .7 and .3", 0.7, CLOSED, lambda: float(_keys(16, 0.7, 0.3).peak)),
+    ),
+    uniform=lambda self, grid: 1 / grid.tokens,
+    identity=lambda self, grid: 1.0,
+)  # fmt: skip
+
+
+def _without_logits(self: HeadMeasure, lost: int, values: np.ndarray, n: int) -> str:
+    """`unknown` of logits."""
+    if np.isfinite(values[..., self.columns.index("peak")]).all():
+        return "its softmax is spelled out, which shows shares but no logits"
+    return HeadMeasure.unknown(self, lost, values, n)
+
+
+AttentionLogit = define(
+    GatheringMeasure, "AttentionLogit",
+    name="attention_logit",
+    answers="How large are the attention logits of each head (large ones saturate softmax, and training fails)?",
+    source="Dehghani et al. 2023 (2302.05442), section 3.1; Zhai et al. 2023 (2303.06296)",
+    statistic="logit",
+    functional="max over grid queries and grid keys of scale q k' + mask",
+    unit="logit",
+    known_answers=(
+        Case("logits of 0", 0, CLOSED, lambda: float(_uniform_statistics(64).logit)),
+        Case("two keys, logits ln .7 and ln .3", math.log(0.7), CLOSED, lambda: float(_keys(16, 0.7, 0.3).logit)),
+        Case("uniform with logits of 300", 300, CLOSED, lambda: float(_of_logits(torch.full((16, 16), 300.0)).logit)),
+    ),
+    uniform=lambda self, grid: math.nan,  # whatever logits are alike
+    identity=lambda self, grid: math.nan,
+    unknown=_without_logits,
+)  # fmt: skip
+
+
+AttentionReceived = define(
+    GatheringMeasure, "AttentionReceived",
+    name="attention_received",
+    answers="From which block on does attention concentrate on a few grid tokens, whatever the query?",
+    source="Bolya et al. 2025 (2504.13181), global tokens; Sun et al. 2024 (2402.17762)",
+    statistic="received",
+    functional=(
+        f"share of the attention to grid keys that goes to the {FEW:.0%} of them that receive most, of the mean over queries; "
+        "the last key counted in part"
+    ),
+    unit="share of attention to the grid",
+    known_answers=(
+        *(
+            Case(f"uniform over {n} keys", FEW, CLOSED, lambda n=n: float(_uniform_statistics(n).received_by_most(FEW)))
+            for n in (7, 100, 250)
+        ),
+        Case("one of 100 keys", 1, CLOSED, lambda: float(_keys(100, 1.0).received_by_most(FEW))),
+        Case("one of 50 keys, counted by half", 0.5, CLOSED, lambda: float(_keys(50, 1.0).received_by_most(FEW))),
+        Case("two of 100 keys, .7 and .3", 0.7, CLOSED, lambda: float(_keys(100, 0.7, 0.3).received_by_most(FEW))),
+        Case("two of 200 keys, .7 and .3", 1, CLOSED, lambda: float(_keys(200, 0.7, 0.3).received_by_most(FEW))),
+        Case("every query looks at itself", FEW, CLOSED, lambda: float(_of_logits(1e4 * torch.eye(64)).received_by_most(FEW))),
+        Case("a stripe of global tokens from block 5 on", 5, BOLYA, _stripe_starts),
+    ),
+    uniform=lambda self, grid: FEW,
+    identity=lambda self, grid: FEW,
+)  # fmt: skip

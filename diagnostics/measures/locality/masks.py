@@ -1,17 +1,26 @@
-"""Agreement of masks (region and boundary, as DAVIS) and of boxes (intersection over union, as VOC), and helpers of the
-measures that compare tokens with objects' masks without fitting: rows to read, and the result."""
+"""Agreement of masks (region and boundary, as DAVIS) and of boxes (as VOC), and labels that tokens carry through a video.
+
+Also helpers of the measures that compare tokens with objects' masks without fitting: rows to read, and the result.
+"""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 import xarray as xr
 from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
+from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.probes.protocol import Rows, probe_result, sum_by_unit
+from diagnostics.measures.arrays import ShortRepr, as_tensor, token_samples, unit_rows
+from diagnostics.measures.base import Case
+from diagnostics.measures.locality.blocks import naming_tap, plane
+from diagnostics.measures.probes.protocol import Probe, Rows, probe_result, sum_by_unit
+from diagnostics.measures.result import store_reasons
 from diagnostics.measures.statistics import Losses
 
 TOLERANCE = 0.008
@@ -216,3 +225,318 @@ def unfitted_result(
         activations, rows, of_test, reference_of_test, val, extra, functional, "none", seed,
         reasons=reasons, units_train=0, units_val=0, pooling="none: grid tokens", **attrs,
     )  # fmt: skip
+
+
+MOST_VIDEOS = 15
+"""Videos read of val and of test: 12 taps then take under a minute on a CPU at 8 frames of 14 x 14 tokens."""
+LEAST_FRAMES = 3
+DAVIS = "Perazzi et al. 2016 (DAVIS)"
+_ENTRIES = 2**22
+"""Most affinities held at a time."""
+_TIE = 1e-9
+"""Cosines and labels nearer than this are equal; rounding must choose neither among neighbours nor among labels."""
+
+
+@dataclass(frozen=True, repr=False)
+class RegionAndBoundary(ShortRepr):
+    """J, F and their mean, averaged over frames and then over objects; `by_object` [object, (J, F)].
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.locality import j_and_f
+        >>> video = np.zeros((3, 20, 20), dtype=int)
+        >>> video[:, 5:15, 0:10] = 1
+        >>> round(j_and_f(np.roll(video, 5, axis=2), video).j, 4)  # 50 of 150 pixels
+        0.3333
+    """
+
+    j: float
+    f: float
+    mean: float
+    by_object: np.ndarray
+
+
+def label_propagation(
+    tokens: Any,
+    grid: Sequence[int],
+    first_mask: Any,
+    *,
+    neighbours: int = 5,
+    window: int = 12,
+    memory: int = 7,
+    temperature: float = 0.1,
+) -> np.ndarray:
+    """Masks of a video from the mask of its first frame (Jabri et al. 2020, 2006.14613; protocol of DINO, 2104.14294).
+
+    A token takes the labels of its `neighbours` most similar tokens (by cosine) in the first frame and the `memory`
+    frames before it, weighted by exp(cosine / temperature); only tokens at most `window` cells away on either axis count.
+    Labels stay soft, on the grid; the first frame's are those at the cells' centres. For the masks they are brought to
+    the mask's size bilinearly, scaled to 0..1 over the frame for each label, and the largest wins (the first of equals, the
+    background before all).
+
+    Parameters
+    ----------
+    tokens: [frame, token, feature], grid tokens in raster order.
+    grid: cells along y and x.
+    first_mask: int [y, x] at any size, or [frame, y, x] of which only frame 0 is read; 0 background, from 1 objects, -1
+        unknown (hands no label on).
+
+    Returns int [frame, y, x], frame 0 as given. Bilinear maps round corners, so that only masks of the grid's own size (or
+    of straight edges along its cells) come back to the pixel. Equally similar neighbours count all, also beyond `neighbours`, so that
+    the order of tokens decides nothing. Float64. Raises DiagnosticsError for tokens that do not fill the grid or are not
+    finite, for a mask without an object, and for parameters below their least.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.locality import label_propagation
+        >>> truth = np.zeros((4, 6, 6), dtype=int)
+        >>> for frame in range(4):
+        ...     truth[frame, 2:4, frame : frame + 2] = 1  # it moves to the right
+        >>> tokens = np.eye(2)[truth].reshape(4, 36, 2)  # one direction for each label
+        >>> np.array_equal(label_propagation(tokens, (6, 6), truth[0]), truth)
+        True
+    """
+    grid = plane(grid, "a frame")
+    x, single = token_samples(tokens, "The array of tokens", grid)
+    if single:
+        raise DiagnosticsError(f"tokens has shape {tuple(x.shape[1:])}: give [frame, token, feature].")
+    if neighbours < 1 or window < 0 or memory < 0 or not temperature > 0:
+        raise DiagnosticsError(
+            f"label_propagation got neighbours {neighbours}, window {window}, memory {memory} and temperature "
+            f"{temperature}: give at least 1, 0, 0 and a temperature above 0."
+        )
+    given = as_array(first_mask)
+    if given.ndim not in (2, 3) or 0 in given.shape or given.dtype.kind not in "iub":
+        raise DiagnosticsError(f"first_mask is {given.dtype} of shape {given.shape}: give int [y, x] or [frame, y, x].")
+    given = (given if given.ndim == 2 else given[0]).astype(np.int64)
+    objects = np.unique(given[given > 0])
+    if len(objects) == 0:
+        raise DiagnosticsError(f"first_mask of shape {given.shape} shows no object in frame 0: leave that video out.")
+    labels = np.concatenate([[0], objects])
+    soft = x.new_zeros((len(x), x.shape[1], len(labels)))
+    # The first frame's labels are those of the pixels at the cells' centres.
+    rows, columns = (
+        ((np.arange(cells) + 0.5) * extent // cells).astype(np.int64)
+        for cells, extent in zip(grid, given.shape, strict=True)
+    )
+    soft[0] = torch.from_numpy(given[np.ix_(rows, columns)].ravel()[:, None] == labels).to(x)
+    unit = unit_rows(x)
+    carried = np.empty((len(x), *given.shape), dtype=np.int64)
+    carried[0] = given
+    for frame in range(1, len(x)):
+        sources = [0, *range(max(1, frame - memory), frame)]
+        soft[frame] = _carried(unit[frame], unit[sources], soft[sources], grid, neighbours, window, temperature)
+        carried[frame] = labels[_largest(soft[frame], grid, given.shape).cpu().numpy()]
+    return carried
+
+
+def j_and_f(prediction: Any, truth: Any) -> RegionAndBoundary:
+    """Region similarity J and boundary accuracy F of one video's masks, int [frame, y, x], 0 background, -1 unknown.
+
+    For each object of the truth's first frame the mean over frames, the first (it was given) and the last left out as in
+    DAVIS's semi-supervised evaluation; then the mean over objects. Places unknown in the truth count for nothing.
+    Raises DiagnosticsError for shapes that differ, fewer than 3 frames, and no object in the first frame.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.locality import j_and_f
+        >>> video = np.zeros((3, 20, 20), dtype=int)
+        >>> video[:, 5:15, 0:10] = 1
+        >>> score = j_and_f(video, video)
+        >>> score.j, score.f, score.mean
+        (1.0, 1.0, 1.0)
+    """
+    guess, wanted = as_array(prediction), as_array(truth)
+    if guess.shape != wanted.shape or guess.ndim != 3:
+        raise DiagnosticsError(
+            f"prediction and truth have shapes {guess.shape} and {wanted.shape}: give both as [frame, y, x] of one size."
+        )
+    if len(guess) < LEAST_FRAMES:
+        raise DiagnosticsError(
+            f"prediction has shape {guess.shape}: give at least {LEAST_FRAMES} frames; the first and the last are left out."
+        )
+    objects = np.unique(wanted[0][wanted[0] > 0])
+    if len(objects) == 0:
+        raise DiagnosticsError(f"truth of shape {wanted.shape} shows no object in frame 0: leave that video out.")
+    known = wanted != -1
+    by_object = np.zeros((len(objects), 2))
+    for row, number in enumerate(objects):
+        masks = [((guess[t] == number) & known[t], wanted[t] == number) for t in range(1, len(guess) - 1)]
+        by_object[row] = np.mean([(jaccard(*pair), boundary_f(*pair)) for pair in masks], axis=0)
+    j, f = by_object.mean(axis=0)
+    return RegionAndBoundary(float(j), float(f), float((j + f) / 2), by_object)
+
+
+def _carried(
+    target: Tensor,
+    sources: Tensor,
+    soft: Tensor,
+    grid: tuple[int, int],
+    neighbours: int,
+    window: int,
+    temperature: float,
+) -> Tensor:
+    """Soft labels [token, label] of a frame [token, feature] from those of others [frame, token, label]."""
+    height, width = grid
+    frames, _, features = sources.shape
+    device = target.device
+    across = torch.arange(width, device=device)
+    beside = (across[:, None] - across).abs() <= window
+    labels = soft.shape[2]
+    sources, soft = sources.view(frames, height, width, features), soft.view(frames, height, width, labels)
+    out = target.new_empty((height * width, labels))
+    # Only rows of cells within the window of a band of target rows are multiplied with it.
+    band = max(1, _ENTRIES // (width * width * frames * min(height, 2 * window + 1)))
+    for top in range(0, height, band):
+        bottom = min(height, top + band)
+        low, high = max(0, top - window), min(height, bottom + window)
+        down, up = torch.arange(top, bottom, device=device), torch.arange(low, high, device=device)
+        near = ((down[:, None] - up).abs() <= window)[:, None, :, None] & beside[:, None]
+        places = slice(top * width, bottom * width)
+        cosine = target[places] @ sources[:, low:high].reshape(-1, features).T
+        cosine = cosine.view(bottom - top, width, frames, high - low, width)
+        cosine = cosine.masked_fill_(~near[:, :, None], -math.inf).flatten(2).flatten(0, 1)
+        best = cosine.topk(min(neighbours, cosine.shape[1]), dim=1).values
+        cosine.masked_fill_(cosine < best[:, -1:] - _TIE, -math.inf)
+        # The largest exponent is taken out of all: it cancels, and no temperature overflows.
+        weight = cosine.sub_(best[:, :1]).div_(temperature).exp_()
+        out[places] = weight @ soft[:, low:high].reshape(-1, labels) / weight.sum(dim=1, keepdim=True)
+    return out
+
+
+def _largest(soft: Tensor, grid: tuple[int, int], shape: tuple[int, ...]) -> Tensor:
+    """Which label [y, x] is largest at the mask's size, from [token, label] on the grid."""
+    maps = torch.nn.functional.interpolate(
+        soft.T.reshape(1, -1, *grid), size=shape, mode="bilinear", align_corners=False
+    )[0]
+    low, high = (end(dim=(1, 2), keepdim=True) for end in (maps.amin, maps.amax))
+    # A label that is the same everywhere, rounding aside, cannot be scaled and stays.
+    scaled = torch.where(high - low > _TIE, (maps - low) / (high - low), maps)
+    return (scaled >= scaled.amax(dim=0) - _TIE).int().argmax(dim=0)
+
+
+def _two_squares() -> tuple[np.ndarray, np.ndarray]:
+    """Two 10 x 10 squares, one shifted by 5."""
+    a, b = np.zeros((2, 30, 30), dtype=bool)
+    a[5:15, 5:15] = True
+    b[5:15, 10:20] = True
+    return a, b
+
+
+def _upper(rows: int) -> np.ndarray:
+    """The upper rows of a frame of 480 x 854."""
+    return np.repeat(np.arange(480)[:, None] < rows, 854, axis=1)
+
+
+def _followed() -> RegionAndBoundary:
+    """Two squares that move over an 8 x 8 grid, a cell a pixel, by tokens that name the object."""
+    masks = np.zeros((5, 8, 8), dtype=int)
+    for t in range(5):
+        masks[t, 1:3, t : t + 2] = 1
+        masks[t, 5:7, 6 - t : 8 - t] = 2
+    return j_and_f(label_propagation(np.eye(3)[masks.reshape(5, -1)], (8, 8), masks[0]), masks)
+
+
+class LabelPropagation(Probe):
+    """J and F of the objects of a video's first frame, followed by each tap's tokens; nothing is fitted. `line_still` is for
+    the first mask kept in every frame, `line_uniform` for tokens that are all alike."""
+
+    name = "label_propagation"
+    answers = "Do tokens follow an object through a video?"
+    source = "Jabri et al. 2020 (2006.14613); protocol of DINO (2104.14294) and DAVIS 2017"
+    invariant_to = ("rotation", "each token's own scale")
+    family = "spatial"
+    needs = "tokens"
+    kinds = ("masks",)
+    losses, score_name = "squares", "J&F"
+    instead = "it fits nothing: call diagnostics.measures.locality.label_propagation on the tokens of a video"
+    known_answers = (
+        Case("10 x 10 squares shifted by 5", 1 / 3, DAVIS, lambda: jaccard(*_two_squares()), measure="jaccard"),
+        Case("a mask with itself", 1, DAVIS, lambda: boundary_f(_two_squares()[0], _two_squares()[0]), measure="boundary_f"),
+        *(
+            Case(f"edge off by {off} px at 480 x 854, tolerance 8 px", value, DAVIS, lambda off=off: boundary_f(_upper(240), _upper(240 + off)), measure="boundary_f")
+            for off, value in ((8, 1), (9, 0))
+        ),
+        Case("J, features that name the object", 1, DAVIS, lambda: _followed().j),
+        Case("F, features that name the object", 1, DAVIS, lambda: _followed().f),
+    )  # fmt: skip
+
+    def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
+        masks = masks_of(self.name, target, ("t", "y", "x"))
+        reasons = {tap.name: _lacks(tap, masks.shape[1:]) for tap in activations.taps}
+        taps = [(i, tap) for i, tap in enumerate(activations.taps) if not reasons[tap.name]]
+        if not taps:
+            raise DiagnosticsError(
+                f"{self.name} follows masks of shape {masks.shape} of target {target.name} through frames, and no tap "
+                f"has them ({store_reasons(reasons.items())}): choose an encoder of videos, or other taps (--taps)."
+            )
+        kept = activations.token_samples
+        frames = {tap.grid.shape[0]: _frames(masks.shape[1], tap.grid.shape[0]) for _, tap in taps}
+        known = np.any([(masks[:kept, chosen[0]] > 0).any(axis=(1, 2)) for chosen in frames.values()], axis=0)
+        rows = scored_rows(self.name, activations, target.name, known, MOST_VIDEOS)
+        numbers = np.full((len(activations.taps), kept, 3), np.nan)
+        lines = np.full((len(activations.taps), 2), np.nan)
+        of_grid: dict[tuple[int, ...], np.ndarray] = {}
+        for i, tap in taps:
+            chosen = frames[tap.grid.shape[0]]
+            numbers[i] = 0.0
+            for row, tokens in tokens_of(activations, tap.name, rows):
+                with naming_tap(self.name, tap.name):
+                    numbers[i, row] = _of_video(tokens, tap.grid.shape, masks[row, chosen], activations.device)
+            if tap.grid.shape not in of_grid:
+                of_grid[tap.grid.shape] = _lines(masks[rows.test][:, chosen], tap.grid.shape, activations.device)
+            lines[i] = of_grid[tap.grid.shape]
+        objects = numbers[:, rows.test, 2].sum(axis=1)
+        with np.errstate(invalid="ignore"):  # a tap whose first frame shows no object has no score
+            j, f = (numbers[:, rows.test, k].sum(axis=1) / objects for k in (0, 1))
+        return unfitted_result(
+            activations, rows, numbers[:, :, 2] - numbers[:, :, :2].mean(axis=2), numbers[:, :, 2],
+            {"j": j, "f": f, "objects": objects, "line_still": lines[:, 0], "line_uniform": lines[:, 1]},
+            "mean of J and F over objects, first and last frame left out; first frame's labels carried on by the 5 most "
+            "similar tokens within 12 cells, of the first and the 7 frames before",
+            seed, reasons=reasons.items(),
+            frames="of masks with several frames a grid step, the middle one (the earlier of two)",
+        )  # fmt: skip
+
+
+def _lacks(tap: Tap, extent: tuple[int, ...]) -> str:
+    """Why objects cannot be followed at a tap, in words; nothing where they can."""
+    if tap.grid.axes != ("t", "y", "x"):
+        return f"a grid of {tap.grid}, not of t, y and x"
+    frames = tap.grid.shape[0]
+    if extent[0] % frames:
+        return f"{frames} steps do not divide {extent[0]} frames"
+    return f"fewer than {LEAST_FRAMES} steps" if frames < LEAST_FRAMES else ""
+
+
+def _frames(frames: int, steps: int) -> np.ndarray:
+    """The frame whose mask stands for each step of the grid: the middle one of a tubelet, the earlier of two."""
+    each = frames // steps
+    return np.arange(steps) * each + (each - 1) // 2
+
+
+def _of_video(tokens: Any, grid: tuple[int, ...], masks: np.ndarray, device: str) -> tuple[float, float, int]:
+    """Sums of J and of F over a video's objects, and their number; tokens [step * cell, feature], masks [step, y, x]."""
+    if not (masks[0] > 0).any():
+        return 0.0, 0.0, 0
+    x = as_tensor(tokens).to(device).reshape(grid[0], grid[1] * grid[2], -1)
+    # The last frame counts for nothing, and nothing follows from it.
+    carried = label_propagation(x[:-1], (grid[1], grid[2]), masks[0])
+    return _summed(np.concatenate([carried, masks[-1:]]), masks)
+
+
+def _lines(masks: np.ndarray, grid: tuple[int, ...], device: str) -> np.ndarray:
+    """Score of keeping the first mask, and of tokens that are all alike, over videos [video, step, y, x]."""
+    alike = np.ones((math.prod(grid), 1), dtype=np.float32)
+    sums = np.zeros((2, 3))
+    for video in masks:
+        if (video[0] > 0).any():
+            sums[0] += _summed(np.repeat(video[:1], len(video), axis=0), video)
+            sums[1] += _of_video(alike, grid, video, device)
+    with np.errstate(invalid="ignore"):
+        return sums[:, :2].sum(axis=1) / (2 * sums[:, 2])
+
+
+def _summed(prediction: np.ndarray, truth: np.ndarray) -> tuple[float, float, int]:
+    by_object = j_and_f(prediction, truth).by_object
+    return float(by_object[:, 0].sum()), float(by_object[:, 1].sum()), len(by_object)

@@ -14,11 +14,10 @@ from diagnostics.activations.contract import Activations, Observation, StoredTar
 from diagnostics.encoders.encoder import Captured, Encoder
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, one_thread, over_taps
-from diagnostics.measures.base import Measure
-from diagnostics.measures.known_answers import Case
+from diagnostics.measures.base import Case, Measure
 from diagnostics.measures.locality.blocks import lengths
 from diagnostics.measures.result import stated
-from diagnostics.measures.target_free_intervals import known_mean, mean_with_interval
+from diagnostics.measures.statistics import known_mean, mean_with_interval
 
 STATISTICS = ("radius50", "radius95", "global50", "global95", "sd")
 """Last axis of what `Gradients` records; `sd` once for each axis."""

@@ -5,23 +5,32 @@ every hyperparameter of one grid for all taps; chosen on val, or out of fold on 
 one pool; fitted again on train and val; read once on test.
 """
 
-from diagnostics.measures.probes.caption import Retrieval as Retrieval
-from diagnostics.measures.probes.caption import retrieval_recall as retrieval_recall
-from diagnostics.measures.probes.cross_attention import attentive as attentive
-from diagnostics.measures.probes.dense import DepthMetrics as DepthMetrics
-from diagnostics.measures.probes.dense import depth_metrics as depth_metrics
-from diagnostics.measures.probes.least_squares import PENALTIES as PENALTIES
-from diagnostics.measures.probes.least_squares import Moments as Moments
-from diagnostics.measures.probes.least_squares import RidgePath as RidgePath
-from diagnostics.measures.probes.least_squares import leave_one_out as leave_one_out
-from diagnostics.measures.probes.least_squares import ridge as ridge
-from diagnostics.measures.probes.nearest import knn as knn
-from diagnostics.measures.probes.nearest import knn_votes as knn_votes
-from diagnostics.measures.probes.nearest import knn_weights as knn_weights
-from diagnostics.measures.probes.segmentation import DenseClassification as DenseClassification
-from diagnostics.measures.probes.segmentation import confusion as confusion
-from diagnostics.measures.probes.segmentation import dense_classification as dense_classification
-from diagnostics.measures.probes.segmentation import iou as iou
-from diagnostics.measures.probes.segmentation import mean_iou as mean_iou
-from diagnostics.measures.probes.softmax import Logistic as Logistic
-from diagnostics.measures.probes.softmax import logistic as logistic
+from diagnostics.measures.probes.cross_attention import attentive
+from diagnostics.measures.probes.dense import DepthMetrics, depth_metrics
+from diagnostics.measures.probes.least_squares import PENALTIES, Moments, RidgePath, leave_one_out, ridge
+from diagnostics.measures.probes.nearest import Retrieval, knn, knn_votes, knn_weights, retrieval_recall
+from diagnostics.measures.probes.segmentation import DenseClassification, confusion, dense_classification, iou, mean_iou
+from diagnostics.measures.probes.softmax import Logistic, logistic
+
+__all__ = [
+    "PENALTIES",
+    "DenseClassification",
+    "DepthMetrics",
+    "Logistic",
+    "Moments",
+    "Retrieval",
+    "RidgePath",
+    "attentive",
+    "confusion",
+    "dense_classification",
+    "depth_metrics",
+    "iou",
+    "knn",
+    "knn_votes",
+    "knn_weights",
+    "leave_one_out",
+    "logistic",
+    "mean_iou",
+    "retrieval_recall",
+    "ridge",
+]

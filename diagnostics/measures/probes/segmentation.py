@@ -12,9 +12,9 @@ from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import one_thread, token_samples
-from diagnostics.measures.known_answers import Case
+from diagnostics.measures.base import Case
 from diagnostics.measures.probes.dense import DenseProbe, DenseRows, TokenChoice, TokenRead
-from diagnostics.measures.probes.softmax import FINAL, PENALTIES, Classifiers, LogisticFits, LogisticRows
+from diagnostics.measures.probes.softmax import FINAL, LOGISTIC_PENALTIES, Classifiers, LogisticFits, LogisticRows
 from diagnostics.vocabulary import SPLITS
 
 MOST_TOKENS = 8192
@@ -208,7 +208,7 @@ def _fit_classifier(
     codes = np.searchsorted(known, truth[seen])
     fits, tried, worse = None, list[tuple[tuple[float, float], float, LogisticFits]](), 0
     # The weakest are the slowest to fit.
-    for penalty in sorted(PENALTIES, reverse=True):
+    for penalty in sorted(LOGISTIC_PENALTIES, reverse=True):
         fits = rows.fit([[penalty]], decrease=_RANKING, start=fits, most=_MOST_RANKING)
         guess = Classifiers(fits, known)(held_out[None])[0]
         score = mean_iou(confusion(guess, truth, classes))
@@ -301,7 +301,7 @@ class SegmentationProbe(DenseProbe):
         return {
             "functional": "mean over classes of intersection over union, from one confusion matrix of all test tokens; multinomial "
             "logistic regression with an L2 penalty on tokens drawn from train and val",
-            "penalties": list(PENALTIES), "tokens_fitted": min(MOST_TOKENS, len(fitted)), "fits": _FITS,
+            "penalties": list(LOGISTIC_PENALTIES), "tokens_fitted": min(MOST_TOKENS, len(fitted)), "fits": _FITS,
             "converged": f"not in {_MOST_FINAL} steps: {', '.join(short)}" if short else "yes",
             "line_commonest": mean_iou(_confusion(dense, commonest, truth)),
         }  # fmt: skip

@@ -1,6 +1,14 @@
-"""Kernel matrices accumulated over features, and functions of two of them: HSIC and centred kernel alignment."""
+"""Kernel matrices accumulated over features, and functions of two of them: HSIC and centred kernel alignment.
 
-from collections.abc import Iterable, Iterator
+Kernels of many taps are packed: one float64 vector for each tap, over the pairs i < j of samples. U-centred kernels are symmetric with
+zero diagonal, so these n (n - 1) / 2 numbers are all there is; divided by their norm, the similarity of two taps is the product of two
+vectors, and permuting samples only moves entries.
+"""
+
+import functools
+import math
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -8,8 +16,122 @@ import torch
 from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError, unknown
-from diagnostics.measures.arrays import as_tensor, centre, finite, median, pair, scale_of, without_rounding
-from diagnostics.measures.similarity import packed
+from diagnostics.measures.arrays import (
+    as_tensor,
+    centre,
+    finite,
+    median,
+    ordinary,
+    pair,
+    require_finite_tap,
+    scale_of,
+    without_rounding,
+)
+from diagnostics.measures.base import (
+    Case,
+    column,
+    define,
+    normal,
+    overlapping_columns,
+    rotation,
+    shared_axes,
+    sixty_samples,
+    two_parts,
+)
+from diagnostics.measures.similarity.base import Side, Similarity, Taps
+
+# A kernel whose centred part is this small beside the kernel itself is rounding error, not structure.
+NOTHING = 1e-12
+# Pairs at a time: what two dozen taps need for as many stays in a processor's cache.
+BLOCK = 2**13
+
+
+def unit_pairs(upper: Tensor) -> Tensor | None:
+    """`centred_pairs` divided by its norm; None where nothing but rounding error is left."""
+    size = float(upper.triu_(1).norm())
+    return scaled_pairs(centred_pairs(upper), size)
+
+
+def centred_pairs(upper: Tensor) -> Tensor:
+    """The U-centred kernel (Székely and Rizzo 2014, eq. 2.9) over pairs i < j, of [sample, sample], which is read above its
+    diagonal only and overwritten."""
+    upper.triu_(1)
+    n = len(upper)
+    sums = upper.sum(dim=0) + upper.sum(dim=1)
+    means, mean = sums / (n - 2), sums.sum() / ((n - 1) * (n - 2))
+    upper -= (means - mean)[:, None]
+    upper -= means
+    return upper.flatten().index_select(0, pair_places(n, upper.device))
+
+
+def scaled_pairs(values: Tensor, size: float) -> Tensor | None:
+    """A vector over pairs divided by its norm in place; None where that is nothing beside `size`, the kernel's own."""
+    norm = float(values.norm())
+    if not norm > NOTHING * size:
+        return None
+    values /= norm
+    return values
+
+
+def moved_pairs(values: Tensor, order: Tensor) -> Tensor:
+    """The vector of a kernel whose samples are reordered: entry (i, j) is that of (order[i], order[j])."""
+    return values.index_select(0, moved_entries(order))
+
+
+def moved_entries(order: Tensor) -> Tensor:
+    """Where the entries of a vector over pairs stand that become its entries when the samples are put in this order."""
+    rows, columns = _samples(len(order), order.device)
+    return _entries(order.index_select(0, rows), order.index_select(0, columns), len(order))
+
+
+def pair_products(firsts: Sequence[Tensor], seconds: Sequence[Tensor]) -> np.ndarray:
+    """All products, float64 [first, second], without a copy of all the vectors."""
+    total = torch.zeros(len(firsts), len(seconds), dtype=torch.float64, device=firsts[0].device)
+    same = firsts is seconds
+    for start in range(0, len(firsts[0]), BLOCK):
+        part = slice(start, start + BLOCK)
+        first = torch.stack([kernel[part] for kernel in firsts])
+        total += first @ (first if same else torch.stack([kernel[part] for kernel in seconds])).T
+    return total.cpu().numpy()
+
+
+def shuffled_products(
+    firsts: Sequence[Tensor], seconds: Sequence[Tensor], orders: Iterator[Tensor]
+) -> Iterator[np.ndarray]:
+    """`pair_products` for each order of the second side's samples, in single precision (an error near 1e-7)."""
+    # Entries of all taps lie side by side, so that a permutation fetches those of a pair together.
+    first = torch.stack([kernel.float() for kernel in firsts])
+    second = torch.stack([kernel.float() for kernel in seconds], dim=1)
+    for order in orders:
+        n = len(order)
+        rows, columns = _samples(n, order.device)
+        total = torch.zeros(len(firsts), len(seconds), dtype=torch.float32, device=first.device)
+        for start in range(0, len(rows), BLOCK):
+            part = slice(start, start + BLOCK)
+            entries = _entries(order.index_select(0, rows[part]), order.index_select(0, columns[part]), n)
+            total += first[:, part] @ second.index_select(0, entries)
+        yield total.double().cpu().numpy()
+
+
+def _entries(rows: Tensor, columns: Tensor, n: int) -> Tensor:
+    """Where the pairs (rows, columns), in whatever order the two come, stand in a vector over pairs."""
+    low, high = torch.minimum(rows, columns), torch.maximum(rows, columns)
+    return low * (2 * n - 1 - low) // 2 + high - low - 1
+
+
+@functools.lru_cache(maxsize=2)
+def _samples(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The two samples of each pair i < j."""
+    rows, columns = torch.triu_indices(n, n, 1, device=device)
+    return rows, columns
+
+
+@functools.lru_cache(maxsize=2)
+def pair_places(n: int, device: torch.device) -> Tensor:
+    """Where each pair i < j stands in a flattened [sample, sample]."""
+    rows, columns = torch.triu_indices(n, n, 1, device=device)
+    return rows * n + columns
+
 
 MOST_ROWS = 2048
 """Rows of the kernels of a run at most: all taps' are held at once, and independent features already spread by only
@@ -246,7 +368,7 @@ def _median_distance(x: Tensor) -> float:
         x = x[torch.arange(MEDIAN_ROWS, device=x.device) * n // MEDIAN_ROWS]
     squares = (x * x).sum(dim=1)
     squared = _squared_distances(x, squares, x, squares)
-    return float(median(squared.flatten().index_select(0, packed.places(len(x), x.device)).sqrt_()))
+    return float(median(squared.flatten().index_select(0, pair_places(len(x), x.device)).sqrt_()))
 
 
 class Sums:
@@ -276,7 +398,7 @@ class Sums:
     @property
     def ratio(self) -> float:
         """CKA; NaN where a side is nothing but rounding error."""
-        if not (self.own > packed.NOTHING**2 * self.raw[0] and self.other > packed.NOTHING**2 * self.raw[1]):
+        if not (self.own > NOTHING**2 * self.raw[0] and self.other > NOTHING**2 * self.raw[1]):
             return float("nan")
         return self.both / (self.own**0.5 * self.other**0.5)
 
@@ -294,3 +416,152 @@ def _centred_rows(rows: Tensor, sums: Tensor, start: int, unbiased: bool) -> Ten
 
 def _zero_diagonal(rows: Tensor, start: int) -> None:
     rows[:, start : start + len(rows)].fill_diagonal_(0.0)
+
+
+KORNBLITH = "Kornblith et al. 2019 (1905.00414)"
+SONG = "Song et al. 2012, eq. 5"
+
+
+def blocks_of(side: Side, tap: str, scale: float = 1.0) -> Iterator[Tensor]:
+    """A tap's features [sample, block] where the two sides are compared, as stored unless a scale asks for more."""
+    for block in side.blocks(tap):
+        x = torch.from_numpy(block).to(side.device)
+        yield x if scale == 1 else as_tensor(x) * scale
+
+
+def scale_of_tap(side: Side, tap: str, name: str) -> float:
+    """The `scale_of` a tap for the measure of this name; a DiagnosticsError where it holds NaN or infinity."""
+    peak = 0.0
+    for block in blocks_of(side, tap):
+        require_finite_tap(block, name, tap)
+        peak = max(peak, float(block.abs().amax()))
+    return scale_of(peak)
+
+
+class Products(Similarity):
+    """A similarity of kernels: a tap is prepared as a vector of unit norm, and a pair's value is their product."""
+
+    needs = "tokens"
+    least = 4
+
+    def compared(self, a: Any, b: Any) -> float:
+        return float(a @ b)
+
+    def pairs(self, firsts: Taps, seconds: Taps, upper: bool) -> np.ndarray:
+        return pair_products(firsts, seconds)
+
+
+class _Alignment(Products):
+    """Debiased CKA of all pairs of taps."""
+
+    invariant_to = ("rotation", "scale", "shift")
+    most_rows = MOST_ROWS
+
+    @abstractmethod
+    def upper(self, blocks: Iterable[Tensor], out: Tensor | None = None) -> Tensor:
+        """The kernel of features in blocks [sample, feature], in `out` where given, read above its diagonal only."""
+
+    def of_tap(self, side: Side, tap: str) -> tuple[Any, str]:
+        upper = self.upper(blocks_of(side, tap), side.kernel)
+        # A sample that is not finite, or overflows, is not at its own place either; and squares of small numbers vanish.
+        if not ordinary(float(upper.diagonal().sum().sqrt())):
+            upper = self.upper(blocks_of(side, tap, scale_of_tap(side, tap, self.name)), side.kernel)
+        unit = unit_pairs(upper)
+        return unit, "all samples are equal up to rounding, or equally far from one another" if unit is None else ""
+
+    def prepared(self, x: Tensor) -> Any:
+        return unit_pairs(self.upper([x]))
+
+    def permuted(self, a: Any, order: Tensor) -> Any:
+        return moved_pairs(a, order)
+
+    def shuffled(self, firsts: Taps, seconds: Taps, orders: Iterator[Tensor], upper: bool) -> Iterator[np.ndarray]:
+        return shuffled_products(firsts, seconds, orders)
+
+
+def _inflated(n: int, p: int, draws: int) -> float:
+    """Mean biased CKA of independent Gaussian features [n, p]."""
+    pairs = [(normal(n, p, seed=i), normal(n, p, seed=i + 1000)) for i in range(draws)]
+    return float(np.mean([cka(*pair, unbiased=False) for pair in pairs]))
+
+
+def _null_spread(n: int, draws: int = 60) -> float:
+    """Standard deviation of debiased CKA of independent features times n."""
+    values = [cka(normal(n, 24, seed=i), normal(n, 24, seed=i + 1000)) for i in range(draws)]
+    return n * float(np.std(values))
+
+
+Cka = define(
+    _Alignment, "Cka",
+    name="cka",
+    answers="Which taps hold similar geometries of the samples?",
+    source=f"{KORNBLITH}; unbiased HSIC: {SONG}; Székely and Rizzo 2014",
+    standard=True,
+    functional="debiased linear CKA: HSIC_1(K,L) / sqrt(HSIC_1(K,K) HSIC_1(L,L))",
+    centring="features centred over samples, then the kernel U-centred",
+    known_answers=(
+        Case("rotated copy", 1, KORNBLITH, lambda: cka(sixty_samples(), sixty_samples() @ rotation(8, 0))),
+        Case("biased, rotated copy", 1, KORNBLITH, lambda: cka(sixty_samples(), sixty_samples() @ rotation(8, 0), unbiased=False)),
+        Case("scaled by 1e-4", 1, KORNBLITH, lambda: cka(sixty_samples(), 1e-4 * sixty_samples())),
+        *(
+            Case(f"scaled by 0.1 and shifted by {c:g}", 1, KORNBLITH, lambda c=c: cka(sixty_samples(), 0.1 * sixty_samples() + c))
+            for c in (10.0, 100.0, 1e4)
+        ),
+        Case("both shifted by 1e4", 1, KORNBLITH, lambda: cka(sixty_samples() + 1e4, sixty_samples() + 1e4)),
+        Case("biased, 6 orthonormal columns of which 2 are shared", 1 / 3, KORNBLITH, lambda: cka(*overlapping_columns(), unbiased=False)),
+        Case("biased, same axes, eigenvalues (3, 2, 1) and (1, 2, 3)", 10 / 14, KORNBLITH, lambda: cka(*shared_axes(), unbiased=False)),
+        Case("arccos, same axes, eigenvalues (3, 2, 1) and (1, 2, 3)", 0.775193, "Williams et al. 2021 (2110.14739)", lambda: math.acos(cka(*shared_axes(), unbiased=False))),
+        Case("biased, one feature each: squared correlation", 0.617347, KORNBLITH, lambda: cka(column(0, 1, 3), column(1, 0, 3), unbiased=False)),
+        Case("biased, n = 5: squared correlation", 0.777363, KORNBLITH, lambda: cka(column(1, 2, 4, 8, 5), column(1, 3, 2, 7, 6), unbiased=False)),
+        Case("biased, independent, n = 64, p = 4096: sqrt(pq / ((n+p)(n+q)))", 0.9846, KORNBLITH, lambda: _inflated(64, 4096, 2), 1e-3),
+        Case("biased, independent, n = p = 256 (mean of 3 draws)", 0.5, KORNBLITH, lambda: _inflated(256, 256, 3), 3e-3),
+        Case("biased, independent, n = 1024, p = 192", 0.1579, KORNBLITH, lambda: _inflated(1024, 192, 1), 3e-3),
+        Case("n = 4, rank-1 kernels", 0.098097, SONG, lambda: cka(column(1, 2, 4, 8), column(1, 3, 2, 7))),
+        Case("n = 5, rank-1 kernels", 0.699261, SONG, lambda: cka(column(1, 2, 4, 8, 5), column(1, 3, 2, 7, 6))),
+        *(
+            Case(f"spread of independent features times n, n = {n} (60 draws): sqrt(2)", math.sqrt(2), "Song et al. 2012", lambda n=n: _null_spread(n), 0.45)
+            for n in (64, 256)
+        ),
+        Case("biased, one feature each: squared sum of products over (n - 1)^2", (11 / 3) ** 2 / 4, "Gretton et al. 2005, eq. 9", lambda: hsic(column(0, 1, 3), column(1, 0, 3), unbiased=False), measure="hsic"),
+        Case("n = 4, ab", 2.333333, SONG, lambda: hsic(column(1, 2, 4, 8), column(1, 3, 2, 7)), measure="hsic"),
+        Case("n = 4, aa", 44.666667, SONG, lambda: hsic(column(1, 2, 4, 8), column(1, 2, 4, 8)), measure="hsic"),
+        Case("n = 4, bb", 12.666667, SONG, lambda: hsic(column(1, 3, 2, 7), column(1, 3, 2, 7)), measure="hsic"),
+        Case("n = 5, ab", 28.9, SONG, lambda: hsic(column(1, 2, 4, 8, 5), column(1, 3, 2, 7, 6)), measure="hsic"),
+        Case("n = 5, aa", 38.5, SONG, lambda: hsic(column(1, 2, 4, 8, 5), column(1, 2, 4, 8, 5)), measure="hsic"),
+        Case("n = 5, bb", 44.366667, SONG, lambda: hsic(column(1, 3, 2, 7, 6), column(1, 3, 2, 7, 6)), measure="hsic"),
+    ),
+    upper=lambda self, blocks, out: upper_gram(blocks, out),
+)  # fmt: skip
+
+
+def _of_independent_features() -> float:
+    """Mean debiased RBF CKA of 20 draws of two sides [256, 8]."""
+    sides = [(normal(256, 8, seed=i), normal(256, 8, seed=i + 1000)) for i in range(20)]
+    return float(np.mean([cka(*pair, kernel="rbf") for pair in sides]))
+
+
+class RbfCka(_Alignment):
+    name = "cka_rbf"
+    answers = "Which taps hold similar neighbourhoods of the samples, with little weight on large distances?"
+    source = f"{KORNBLITH}, section 3; unbiased HSIC: {SONG}"
+    functional = "debiased RBF CKA: HSIC_1 ratio with k = exp(-d^2 / (2 sigma^2))"
+    centring = "features centred over samples (which changes no distance), then the kernel U-centred"
+    known_answers = (
+        Case("biased, sigma 1", 0.985145, KORNBLITH, lambda: cka(column(0, 1, 3), column(1, 0, 3), kernel="rbf", sigma=1.0, unbiased=False)),
+        Case("a large sigma minus linear", 0, "Alvarez 2022 (2112.09305)", lambda: cka(*two_parts(), kernel="rbf", sigma=1e4) - cka(*two_parts())),
+        Case("rotated copy, scaled by 3 and shifted by 5", 1, KORNBLITH, lambda: cka(sixty_samples(), 3 * sixty_samples() @ rotation(8, 0) + 5, kernel="rbf")),
+        Case("independent, n = 256 (mean of 20 draws)", 0, SONG, _of_independent_features, 4e-3),
+    )  # fmt: skip
+
+    def upper(self, blocks: Iterable[Tensor], out: Tensor | None = None) -> Tensor:
+        gram = upper_gram(blocks, out)
+        squares = gram.diagonal().clone()
+        squared = gram.mul_(-2).add_(squares[:, None]).add_(squares).clamp_(min=0)
+        middle = float(median(squared.flatten().index_select(0, pair_places(len(squared), squared.device)).sqrt_()))
+        if middle == 0:
+            return torch.zeros_like(squared)
+        # As in `kernels`, the constant 1 is left out.
+        return squared.div_(-2 * middle).div_(middle).expm1_()
+
+    def attributes(self, n: int) -> Mapping[str, Any]:
+        return {"sigma": "each tap's median distance over the pairs of samples"}

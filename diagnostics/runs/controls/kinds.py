@@ -16,7 +16,7 @@ from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.kernel_features import LANDMARKS, LEAST_TRAIN
+from diagnostics.measures.probes.linear import LANDMARKS, LEAST_TRAIN
 from diagnostics.runs.controls import raw_features as inputs
 from diagnostics.runs.controls.raw_kernel import SIDES, RawKernel, largest_taps
 

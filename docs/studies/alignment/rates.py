@@ -13,8 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diagnostics_training.alignment.student import Start, make_student, start_of
-from diagnostics_training.alignment.tap import batches_for
+from diagnostics_training.alignment.student import Start, batches_for, make_student, start_of
 from diagnostics_training.jobs import TapJob
 from diagnostics_training.trainer.settings import Settings
 from study import BASE, HERE, OUTPUT

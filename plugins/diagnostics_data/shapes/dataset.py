@@ -160,7 +160,7 @@ class Shapes(Dataset):
 
 
 def build(n: int, size: int, frames: int, seed: int, objects: int = MOST_OBJECTS, split: str = SPLITS_BY[0]) -> Shapes:
-    """The data set, held in memory; see `diagnostics_data.images.shapes`."""
+    """The data set, held in memory; see `diagnostics_data.plugin.shapes`."""
     _check(n, size, frames, seed, objects, split)
     shape = (n, frames, size, size)
     pixels = np.empty((*shape, 3), np.uint8)

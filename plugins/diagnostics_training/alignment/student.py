@@ -1,7 +1,8 @@
-"""A student of an alignment, from a base and its data to the encoder in its folder; beside it the control, taught by the base itself."""
+"""A student of an alignment, from a base and its data to the encoder in its folder, its control, and `diagnostics align tap`."""
 
 from __future__ import annotations
 
+import copy
 import functools
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -23,19 +24,44 @@ from diagnostics.plugin import (
     build,
     cut_encoder,
     load_encoder,
+    run,
     save_encoder,
     watcher,
 )
 from diagnostics_training.alignment.feed import MODALITIES, Feed
-from diagnostics_training.alignment.layer_scale import Block, put_drops, scaled
-from diagnostics_training.alignment.objective import OWN, Alignment, Teacher, agreement, section_of, taught, with_module
-from diagnostics_training.jobs import AlignmentJob, check_weight, command_of
-from diagnostics_training.trainer.checkpoints import digest_of_json, finish, finished, make_folder, resumable
-from diagnostics_training.trainer.data import SIMULATED, describe_data, parse_spec, plain, spec_of, training_spec
-from diagnostics_training.trainer.distributed import World, barrier, world
-from diagnostics_training.trainer.monitor import Watch, say, silent
+from diagnostics_training.alignment.objective import (
+    OWN,
+    Alignment,
+    Block,
+    Teacher,
+    agreement,
+    check_drops,
+    check_grids,
+    comparable,
+    put_drops,
+    scaled,
+    section_of,
+    taught,
+    with_module,
+)
+from diagnostics_training.jobs import AlignmentJob, TapJob, check_weight, command_of
+from diagnostics_training.trainer.data import SIMULATED, data_for, describe_data, parse_spec, plain, spec_of
+from diagnostics_training.trainer.objective import World, barrier, world
+from diagnostics_training.trainer.record import (
+    Watch,
+    digest_of_json,
+    finish,
+    finished,
+    make_folder,
+    resumable,
+    say,
+    silent,
+)
 from diagnostics_training.trainer.settings import identity_of
 from diagnostics_training.trainer.trainer import UNTRAINED, fit
+
+# A student of an alignment, from a base and its data to the encoder in its folder; beside it the control, taught by the base itself.
+
 
 FINISHED = "alignment.json"
 
@@ -45,23 +71,6 @@ Plan = Callable[[World, Watch, Row | None], "Course"]
 """The course of an alignment, and what it came to where it is finished and its control alone is left."""
 Make = Callable[[TorchEncoder], tuple[Alignment, Feed]]
 """A student, sized for the samples -> its objective and its batches."""
-
-
-def data_for(asked: str | None, base: Encoder) -> str:
-    """The specification of the data to align on: as asked for, or those that the encoder was trained on, in its own length.
-
-    Simulated data named without number and seed are many fresh samples, as in `diagnostics train`.
-    """
-    if asked is not None:
-        return training_spec(asked)[0]
-    recorded = str(base.lineage.get("data", "")).partition(", the ")[0]
-    if not recorded:
-        raise DiagnosticsError(f"{base.name} has no record of its training data: name a dataset with --data.")
-    name, options = parse_spec(recorded)
-    if name not in SIMULATED or base.modality != "series":
-        return recorded
-    # Training draws windows from longer series than the encoder reads.
-    return spec_of(name, options | {"length": len(base.example())})
 
 
 def check_modality(encoder: Encoder, dataset: Dataset) -> None:
@@ -153,7 +162,7 @@ def make_student(
     with tempfile.TemporaryDirectory(prefix="diagnostics-") as folder:
         trusts = _names_code(save_encoder(folder, encoder))
     if job.drop_path:
-        _check_drops(encoder, blocks)
+        check_drops(encoder, blocks)
         put_drops(encoder.module, blocks, job.drop_path)
     return Student(encoder, blocks, trusts)
 
@@ -166,18 +175,6 @@ def _names_code(file: Path) -> bool:
         load_encoder(file, trust_code=True)
         return True
     return False
-
-
-def _check_drops(student: TorchEncoder, blocks: Sequence[Block]) -> None:
-    if odd := [block.name for block in blocks if not block.drops]:
-        raise DiagnosticsError(
-            f"Block {odd[0]} of {student.name} takes the tokens of all samples in one row, so DropPath cannot leave it out for "
-            "some of them: leave --drop-path out."
-        )
-    if not blocks:
-        raise DiagnosticsError(
-            f"{student.name} has no blocks that keep the shape of what they take, so DropPath has no place: leave --drop-path out."
-        )
 
 
 def named_teacher(text: str, start: Start, section: str, trust_code: bool = False) -> Teacher:
@@ -389,3 +386,212 @@ def cosine(encoder: TorchEncoder, tap_name: str, teacher: Teacher | None, batch:
     tokens = encoder.capture(read, [tap.name])[tap.name]
     with torch.no_grad():
         return float(agreement(tokens, tap, taught(teacher, batch), teacher.tap, encoder.valid(read, tap)))
+
+
+# `diagnostics align tap`: an encoder whose output was taught by one of its own taps, and by other encoders.
+
+
+PROBED = 2_000
+"""Samples of simulated data that are probed for the best tap."""
+PROBES = {"token_label": "segmentation_probe", "event": "event_probe", "caption": "caption_probe"}
+"""Kind of target -> the probe that reads it, where that is not the linear one."""
+PLACES = ("token_label", "token_value", "event")
+"""Kinds of target with a value for every place, which are read from tokens."""
+LEAST = 0.01
+"""Of a score on val: what lies closer together than this shows nothing that is worth lifting."""
+
+
+def align_tap(job: TapJob) -> dict[str, Any]:
+    """Aligns and saves an encoder and its control (see `student.with_control`), with `for` and `probed`: data, and score of
+    each tap on val, where the best one was chosen."""
+    start = start_of(job)
+    # What cannot be, before what is there.
+    check_tap(start, job.to, job.target)
+    others = [named_teacher(text, start, f"teacher {i}", job.trust_code) for i, text in enumerate(job.teacher)]
+    if job.keep:
+        others.append(kept(start, job.keep))
+    for teacher in others:
+        check_grids(start.tap, start.own.name, teacher)
+
+    def plan(where: World, watch: Watch, done: Row | None) -> Course:
+        tap, probed = chosen_tap(start, job.to, job.target, where, watch, done)
+        teachers = [Teacher(start.own, start.own.tap(tap)), *(one for one in others if one.weight)]
+        check_width(start, teachers[0])
+        return Course(
+            folder=job.folder,
+            asked=start.identity(job),
+            to=tap,
+            teacher=teachers[0],
+            make=batches_for(start, job, teachers),
+            lineage={
+                "group": group_of(start, job.to, job.target),
+                "to": tap,
+                "for": job.target or "",
+                **uncontrolled(job),
+            },
+            row={"for": job.target, "probed": probed},
+            itself=teachers == [start.itself],
+        )
+
+    return with_control(job, start, start.identity(job), plan)
+
+
+def batches_for(
+    start: Start, job: AlignmentJob, teachers: list[Teacher]
+) -> Callable[[TorchEncoder], tuple[Alignment, Feed]]:
+    """What a `Course` makes of a student, where teachers' tokens are all that it learns."""
+
+    def make(student: TorchEncoder) -> tuple[Alignment, Feed]:
+        feed = Feed(
+            dataset=start.dataset,
+            rows=start.rows,
+            student=start.own,
+            teachers=teachers,
+            batch=job.batch,
+            mask=job.mask,
+            seed=start.seed,
+        )
+        return Alignment(student, teachers, feed.section), feed
+
+    return make
+
+
+def check_tap(start: Start, to: str, target: str | None) -> None:
+    """Raises where there is no such tap or target, or a tap whose tokens cannot be compared with the student's."""
+    if target is not None:
+        check_target(start.dataset, target)
+    else:
+        check_grids(start.tap, start.own.name, Teacher(start.own, start.own.tap(to)))
+
+
+def check_width(start: Start, teacher: Teacher) -> None:
+    """Raises where a tap of the base has other features than the one that it is to teach."""
+    if teacher.tap.features != start.tap.features:
+        raise DiagnosticsError(
+            f"Tap {teacher.tap.name} of {start.own.name} has {teacher.tap.features} features and {start.tap.name}, which it is to "
+            f"teach, {start.tap.features}: name a tap of as many, or let it teach through a linear map "
+            f"(--to {start.tap.name} --teacher {start.own.name}:{teacher.tap.name})."
+        )
+
+
+def chosen_tap(
+    start: Start, to: str, target: str | None, where: World, watch: Watch, done: Row | None
+) -> tuple[str, dict[str, Any] | None]:
+    """The tap that teaches, and what was seen where it is the best for a target; of an alignment that is done, as it was seen
+    then."""
+    if target is None:
+        return to, None
+    if done is not None:
+        return done["probed"]["tap"], done["probed"]
+    tap, probed = best_tap(start.base, target, start.spec, where.device, watch)
+    if where.first and probed["gain"] < LEAST:
+        say(
+            f"BEWARE: the tap {tap} exceeds {start.tap.name} by only {probed['gain']:.4f} of {probed['score']} for "
+            f"{target}: nothing worth lifting is shown"
+        )
+    return tap, probed
+
+
+def kept(start: Start, weight: float) -> Teacher:
+    """The base's own output, met through a linear map: what it takes to give it again is kept."""
+    output = start.own.tap(start.own.output_tap)
+    if not comparable(start.tap, output):
+        raise DiagnosticsError(
+            f"The output {output.name} of {start.own.name} has no tokens in the places of {start.tap.name}, so they cannot be kept: leave --keep out."
+        )
+    return Teacher(start.own, output, weight=weight, mapped=True)
+
+
+def group_of(start: Start, to: str, target: str | None) -> str:
+    """One group for the seeds of a base, whose best taps may differ."""
+    group = start.own.lineage.get("group") or start.own.name
+    return f"{group} aligned for {target}" if target is not None else f"{group} aligned to {to}"
+
+
+def uncontrolled(job: AlignmentJob) -> dict[str, str]:
+    """For the lineage: that there is no control to hold it against."""
+    return {} if job.control else {"control": "none"}
+
+
+def check_target(dataset: Dataset, target: str) -> None:
+    """Raises where a dataset lacks a target."""
+    if target not in dataset.targets:
+        raise DiagnosticsError(
+            f"{dataset.name} has no target '{target}': choose one of {', '.join(dataset.targets)} for --for."
+        )
+
+
+def best_tap(
+    base: TorchEncoder, target: str, spec: str, device: str, watch: Callable[[Any], None]
+) -> tuple[str, dict[str, Any]]:
+    """The tap of an encoder, up to its output, from which the target's own probe reads it best, fitted on train and chosen on val; and what was
+    seen: `tap`, `data`, `probe`, `n` of each split, `chosen_on`, `scores` (on test), `score` (what they are: R2, accuracy, mean IoU), `gain` (the best
+    one's minus the output's).
+
+    Of simulated data of more samples than `PROBED`, as many of the next seed are probed. Of targets with a value for every
+    place, the tokens of all samples are kept, of others none. Taps of other axes or features than the output's cannot teach it and
+    are no candidates. Raises where the best one is the output itself: then nothing is hidden.
+    """
+    name, options = parse_spec(spec)
+    if name in SIMULATED and int(options["n"]) > PROBED:
+        # Fewer of the same seed would be the same samples split in another way, those of training among val's.
+        spec = spec_of(name, options | {"n": PROBED, "seed": int(options["seed"]) + 1})
+    dataset: Dataset = build("dataset", spec)
+    check_target(dataset, target)
+    sized, output = base.sized_for(dataset[0]), base.output_tap
+    last = sized.tap(output)
+    upto = sized.taps[: sized.taps.index(last) + 1]
+    able = [tap.name for tap in upto if (tap.grid.axes, tap.features) == (last.grid.axes, last.features)]
+    kind = dataset.targets[target].kind
+    probe = PROBES.get(kind, "linear_probe")
+    key = f"{probe}/{target}"
+    # The others would be probed too.
+    alone = copy.copy(dataset)
+    alone.targets = {target: dataset.targets[target]}
+    # What is read pooled needs no tokens.
+    budget = f"{sum(tap.tokens * tap.features for tap in upto) * 4 * (len(dataset) + 1)} B" if kind in PLACES else 0
+    with tempfile.TemporaryDirectory(prefix="diagnostics-") as folder:
+        try:
+            probed = run(
+                base,
+                alone,
+                out=Path(folder, "run"),
+                taps=able,
+                measures=probe,
+                controls=False,
+                report=False,
+                device=device,
+                token_budget=budget,
+                watch=watch,
+            )
+        except KeyboardInterrupt:
+            # The run's own words name a folder that goes with it.
+            raise KeyboardInterrupt(
+                "Interrupted while searching for the best tap: the same command starts again."
+            ) from None
+        if key not in {profile.name for profile in probed.profiles()}:
+            why = "; ".join(why for name, why in probed.skipped.items() if name.startswith(probe))
+            raise DiagnosticsError(
+                f"{probe} cannot read {target} of {dataset.name}, so no tap is its best: {why or 'name the tap itself'}."
+            )
+        profile = probed.profile(key)
+        best, chosen_on = profile.chosen_tap, profile.chosen_on
+        scores = dict(zip(profile.taps, map(float, profile.data["score"].values), strict=True))
+        score = str(profile.data.attrs["score_name"])
+    assert best is not None
+    if best == output:
+        raise DiagnosticsError(
+            f"The tap to use for {target} is {best} of {base.name} itself, the tap to be aligned: by {chosen_on} no other is better by "
+            "one standard error, so there is nothing to align. Name a tap with --to if you know one."
+        )
+    gain = scores[best] - scores[output]
+    return best, {
+        "tap": best,
+        "data": spec,
+        "probe": probe,
+        "n": dataset.counts(),
+        "chosen_on": chosen_on,
+        "scores": scores,
+        "score": score,
+        "gain": gain,
+    }

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from diagnostics_training.objectives.base import EncoderObjective
+    from diagnostics_training.models.encoder import EncoderObjective
 
 FIRST = ("forecast", "reconstruct", "contrastive", "jepa", "random", "supervised")
-OBJECTIVES = tuple(
-    dict.fromkeys((*FIRST, *sorted({path.stem for path in Path(__file__).parent.glob("[a-z]*.py")} - {"base"})))
-)
+OBJECTIVES = tuple(dict.fromkeys((*FIRST, *sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py")))))
 """Names, as `--objective` and `objective:NAME` take them, in the order of `all`: those that lie here, others than `FIRST` last."""
 
 

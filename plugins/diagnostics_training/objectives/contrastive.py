@@ -13,11 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diagnostics_training.models.backbone import Sizes
-from diagnostics_training.models.heads import Head, Model, Projector
-from diagnostics_training.objectives.base import EncoderObjective
-from diagnostics_training.trainer.distributed import gathered, own
-from diagnostics_training.trainer.objective import Batch
+from diagnostics_training.models.encoder import EncoderObjective, Head, Model, Projector, Sizes
+from diagnostics_training.trainer.objective import Batch, gathered, own
 
 TEMPERATURE = 0.1
 PROJECTED = 128

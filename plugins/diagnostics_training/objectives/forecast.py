@@ -9,9 +9,7 @@ al., arXiv 2401.08541, section 3) predicts it; patches of a series are predicted
 import torch
 from torch import Tensor, nn
 
-from diagnostics_training.models.backbone import Sizes
-from diagnostics_training.models.heads import Head, Linear
-from diagnostics_training.objectives.base import EncoderObjective
+from diagnostics_training.models.encoder import EncoderObjective, Head, Linear, Sizes
 from diagnostics_training.objectives.reconstruct import normed_patches
 from diagnostics_training.trainer.objective import Batch
 

@@ -17,12 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diagnostics_training.models.backbone import Sizes, pick
-from diagnostics_training.models.heads import Filler, Head, Model
-from diagnostics_training.models.patch_masks import block_masks
-from diagnostics_training.objectives.base import EncoderObjective
-from diagnostics_training.trainer.distributed import gathered
-from diagnostics_training.trainer.objective import Batch
+from diagnostics_training.models.encoder import EncoderObjective, Filler, Head, Model, Sizes, pick
+from diagnostics_training.models.inputs import block_masks
+from diagnostics_training.trainer.objective import Batch, gathered
 
 REGULARISERS = ("none", "variance", "sigreg")
 MOMENTUM = 0.996

@@ -1,6 +1,6 @@
 """The baseline: the weights that every training of a seed starts from."""
 
-from diagnostics_training.objectives.base import EncoderObjective
+from diagnostics_training.models.encoder import EncoderObjective
 
 
 class Random(EncoderObjective):

@@ -11,10 +11,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from diagnostics_training.models.backbone import Sizes, pick
-from diagnostics_training.models.heads import Filler, Head
-from diagnostics_training.models.patch_masks import random_masks
-from diagnostics_training.objectives.base import EncoderObjective
+from diagnostics_training.models.encoder import EncoderObjective, Filler, Head, Sizes, pick
+from diagnostics_training.models.inputs import random_masks
 from diagnostics_training.trainer.objective import Batch
 
 HIDDEN = {1: 0.6, 2: 0.75, 3: 0.9}

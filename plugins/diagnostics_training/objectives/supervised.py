@@ -12,9 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics.plugin import DiagnosticsError, Target
-from diagnostics_training.models.backbone import Sizes
-from diagnostics_training.models.heads import Head, Readout
-from diagnostics_training.objectives.base import Answers, EncoderObjective
+from diagnostics_training.models.encoder import Answers, EncoderObjective, Head, Readout, Sizes
 from diagnostics_training.trainer.objective import Batch
 
 NUMBERS = ("value", "state", "future")

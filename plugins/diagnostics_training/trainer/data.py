@@ -22,11 +22,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from diagnostics.plugin import Dataset, DiagnosticsError, StorageError, Target, build, describe
-from diagnostics_training.models.backbone import AXES, TUBE
+from diagnostics.plugin import Dataset, DiagnosticsError, Encoder, StorageError, Target, build, describe
+from diagnostics_training.models.encoder import AXES, TUBE
 from diagnostics_training.models.inputs import Views, channels_of, extent_of, resized
-from diagnostics_training.trainer.distributed import World
-from diagnostics_training.trainer.objective import Batch, Objective
+from diagnostics_training.trainer.objective import Batch, Objective, World
 
 # Batches made ahead of the step that needs them: the next one by a thread, or several by worker processes.
 
@@ -170,6 +169,23 @@ class TrainingData:
     def description(self) -> str:
         """For people and for the lineage."""
         return describe_data(self.spec, len(self.samples))
+
+
+def data_for(asked: str | None, base: Encoder) -> str:
+    """The specification of the data to align on: as asked for, or those that the encoder was trained on, in its own length.
+
+    Simulated data named without number and seed are many fresh samples, as in `diagnostics train`.
+    """
+    if asked is not None:
+        return training_spec(asked)[0]
+    recorded = str(base.lineage.get("data", "")).partition(", the ")[0]
+    if not recorded:
+        raise DiagnosticsError(f"{base.name} has no record of its training data: name a dataset with --data.")
+    name, options = parse_spec(recorded)
+    if name not in SIMULATED or base.modality != "series":
+        return recorded
+    # Training draws windows from longer series than the encoder reads.
+    return spec_of(name, options | {"length": len(base.example())})
 
 
 def describe_data(spec: str, count: int) -> str:

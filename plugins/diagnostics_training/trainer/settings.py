@@ -83,7 +83,7 @@ class Computation:
     compile: whether torch compiles the objective.
     recompute: whether what the objective's blocks compute is kept for the backward pass, or computed once more in it.
     workers: processes that make batches; with 0 a thread makes the next one.
-    device: for `distributed.world`.
+    device: for `objective.world`.
     """
 
     precision: Annotated[

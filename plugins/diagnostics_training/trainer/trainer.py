@@ -23,10 +23,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from diagnostics.plugin import DiagnosticsError, attention_in, explain_attention, lock, watch_heads
-from diagnostics_training.trainer import checkpoints
 from diagnostics_training.trainer.data import Batches, batches_ahead
-from diagnostics_training.trainer.distributed import World, barrier
-from diagnostics_training.trainer.monitor import (
+from diagnostics_training.trainer.objective import Batch, Objective, World, barrier
+from diagnostics_training.trainer.record import (
     ESTIMATE_AFTER,
     Finite,
     Look,
@@ -35,13 +34,15 @@ from diagnostics_training.trainer.monitor import (
     describe_work,
     evaluate,
     format_duration,
+    load_checkpoint,
     look_at_output,
     looking,
+    make_folder,
+    save_checkpoint,
     say,
     silent,
     to_numbers,
 )
-from diagnostics_training.trainer.objective import Batch, Objective
 from diagnostics_training.trainer.settings import Settings
 
 # Memory against time: what a block computes is not kept for the backward pass, but computed once more in it.
@@ -201,7 +202,7 @@ def fit(
     name: what is trained, for progress and messages.
     identity: what objective and data are, as plain JSON values: a checkpoint that differs in one of them, or in the
         settings, is refused.
-    world: which process this is (see `distributed.world`); the first one writes.
+    world: which process this is (see `objective.world`); the first one writes.
     begin: the first step, where those before it teach nothing.
     tell: is given single lines: the kernel of attention, the expected time, an output that collapses, a head that sharpens.
     """
@@ -210,12 +211,12 @@ def fit(
     check_fits(objective, settings, name)
     objective.to(world.device).train()
     optimiser = build_optimiser(objective, settings)
-    checkpoints.make_folder(out)
+    make_folder(out)
     with contextlib.ExitStack() as stack:
         if world.first:
             stack.enter_context(lock(out, "wait for it, or give another --out", f"trains {name} in"))
         barrier()
-        kept = checkpoints.load(out, objective, optimiser, identity)
+        kept = load_checkpoint(out, objective, optimiser, identity)
         first = kept or begin
         barrier()
         monitor = None
@@ -261,7 +262,7 @@ def fit(
                     heads = see_heads(objective, batch, settings) if watches else {}
                     monitor.note(done, scalars, seen, evaluate(objective, done, settings) if evaluates else {}, heads)
             if saves and world.first:
-                checkpoints.save(out, done, objective, optimiser, identity)
+                save_checkpoint(out, done, objective, optimiser, identity)
             if done == first + 1:
                 measured = time.perf_counter()
             if done == first + ESTIMATE_AFTER and done < settings.steps and world.first:

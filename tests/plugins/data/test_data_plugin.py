@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from diagnostics_data import images, series, systems
+from diagnostics_data import plugin, systems
 from diagnostics_data.plugin import datasets
 from scipy.integrate import solve_ivp
 
@@ -49,10 +49,10 @@ def test_importing_the_plugin_stays_cheap() -> None:
 def test_options_reach_the_builders_through_their_annotations() -> None:
     from diagnostics.specs import call
 
-    dataset = call(series.lorenz, (), {"n": "12", "length": "40", "seed": "3"}, "Plugin data", "dataset")
+    dataset = call(plugin.lorenz, (), {"n": "12", "length": "40", "seed": "3"}, "Plugin data", "dataset")
     assert (len(dataset), dataset[0].shape, dataset.ids[0]) == (12, (40,), "lorenz-3-00000")
-    assert len(call(images.digits, (), {"n": "20"}, "Plugin data", "dataset")) == 20
-    assert len(call(images.digits, (), {"n": "none"}, "Plugin data", "dataset")) == 1797
+    assert len(call(plugin.digits, (), {"n": "20"}, "Plugin data", "dataset")) == 20
+    assert len(call(plugin.digits, (), {"n": "none"}, "Plugin data", "dataset")) == 1797
 
 
 @pytest.mark.parametrize("name", SERIES)
@@ -78,7 +78,7 @@ def test_a_series_depends_on_seed_and_index_alone(name: str, monkeypatch: pytest
     for key, target in few.targets.items():
         np.testing.assert_array_equal(target.values, many.targets[key].values[:20])
     assert not np.array_equal(few.samples, other.samples)
-    monkeypatch.setattr(series, "BLOCK", 7)
+    monkeypatch.setattr(plugin, "BLOCK", 7)
     again = make(name, n=20, length=64, seed=1)
     assert again.fingerprint == few.fingerprint != other.fingerprint
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from diagnostics_data import recordings
+from diagnostics_data import plugin as recordings
 from PIL import Image
 
 from diagnostics import Dataset, DiagnosticsError

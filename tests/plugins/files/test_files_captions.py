@@ -7,11 +7,10 @@ import json
 import tarfile
 from pathlib import Path
 
-import diagnostics_files.errors
+import diagnostics_files.folder
 import numpy as np
 import pytest
-from diagnostics_files.captions import hashed
-from diagnostics_files.webdataset import members
+from diagnostics_files.captions import hashed, members
 from PIL import Image
 
 from diagnostics import DiagnosticsError, LazySamples
@@ -81,9 +80,9 @@ def test_embeddings_of_ones_own(tmp_path: Path) -> None:
 def test_embeddings_that_would_fill_the_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder(tmp_path)
     np.save(tmp_path / "e.npy", np.ones((6, 3), np.uint8))  # 72 bytes as float32
-    monkeypatch.setattr(diagnostics_files.errors, "MOST_BYTES", 72)
+    monkeypatch.setattr(diagnostics_files.folder, "MOST_BYTES", 72)
     assert captions(tmp_path / "c.csv", f"?embeddings={tmp_path / 'e.npy'}").targets["caption"].values.shape == (6, 3)
-    monkeypatch.setattr(diagnostics_files.errors, "MOST_BYTES", 71)
+    monkeypatch.setattr(diagnostics_files.folder, "MOST_BYTES", 71)
     with pytest.raises(DiagnosticsError, match=r"^e\.npy would take .* GiB that are allowed: store a smaller array\.$"):
         captions(tmp_path / "c.csv", f"?embeddings={tmp_path / 'e.npy'}")
 

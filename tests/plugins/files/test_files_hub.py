@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from diagnostics_files.hub import _bytes  # pyright: ignore[reportPrivateUsage]
+from diagnostics_files.media import _bytes  # pyright: ignore[reportPrivateUsage]
 from PIL import Image
 from scipy.io import wavfile
 

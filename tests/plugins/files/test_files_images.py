@@ -7,7 +7,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-import diagnostics_files.decode.images
+import diagnostics_files.decode
 import numpy as np
 import pytest
 from PIL import Image
@@ -55,7 +55,7 @@ def test_nothing_is_decoded_before_it_is_asked_for(tmp_path: Path, monkeypatch: 
     opened: list[Any] = []
     original = Image.open
     monkeypatch.setattr(
-        diagnostics_files.decode.images.Image,
+        diagnostics_files.decode.Image,
         "open",
         lambda source, **more: (opened.append(source), original(source, **more))[1],
     )
@@ -146,9 +146,9 @@ def test_an_image_that_says_to_be_huge_is_refused_before_it_is_decoded(tmp_path:
 
 def test_as_many_pixels_as_allowed_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flat(tmp_path)
-    monkeypatch.setattr(diagnostics_files.decode.images, "MOST_PIXELS", 24)
+    monkeypatch.setattr(diagnostics_files.decode, "MOST_PIXELS", 24)
     assert images(tmp_path)[0].shape == (4, 6, 3)
-    monkeypatch.setattr(diagnostics_files.decode.images, "MOST_PIXELS", 23)
+    monkeypatch.setattr(diagnostics_files.decode, "MOST_PIXELS", 23)
     with pytest.raises(DiagnosticsError, match="has more than"):
         images(tmp_path)[0]
 

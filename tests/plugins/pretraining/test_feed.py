@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from diagnostics_perception.encoder import Preprocess
-from diagnostics_pretraining.feed import Feed
+from diagnostics_pretraining.objective import Feed
 from diagnostics_pretraining.recipe import Stage
-from diagnostics_training.models.picture_changes import PictureChanges
+from diagnostics_training.models.inputs import PictureChanges
 
 from diagnostics import Dataset, DiagnosticsError
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diagnostics_pretraining.feed import Feed, outline_of, without_target
+from diagnostics_pretraining.objective import Feed, outline_of, without_target
 from diagnostics_pretraining.recipe import Stage
 from diagnostics_training.trainer.objective import Batch, Objective
 from diagnostics_training.trainer.settings import Settings

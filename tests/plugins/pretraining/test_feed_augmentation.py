@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from diagnostics_pretraining.train import changes_in, check_survives, explain_left_out, survivable
-from diagnostics_training.models.picture_changes import PictureChanges
+from diagnostics_training.models.inputs import PictureChanges
 
 from diagnostics import Dataset, DiagnosticsError, build
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from diagnostics_pretraining.feed import FRAMES, Feed, clip_places, flattened, pooled
+from diagnostics_pretraining.objective import FRAMES, Feed, clip_places, flattened, pooled
 from diagnostics_pretraining.recipe import Stage
 from diagnostics_pretraining.text_encoder import vocabulary_of
 from diagnostics_pretraining.towers import build_towers
-from diagnostics_training.models.picture_changes import PictureChanges
+from diagnostics_training.models.inputs import PictureChanges
 
 from diagnostics import Dataset, DiagnosticsError, build
 

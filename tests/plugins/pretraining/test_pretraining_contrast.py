@@ -17,7 +17,7 @@ from torch import Tensor, nn
 pytest.importorskip("open_clip")
 
 from diagnostics_pretraining.objective import clamp_scale, contrast, equal_texts
-from diagnostics_training.trainer.distributed import world
+from diagnostics_training.trainer.objective import world
 from open_clip.loss import ClipLoss
 
 PAIRS, WIDTH = 12, 7

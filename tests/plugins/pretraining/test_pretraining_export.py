@@ -18,14 +18,13 @@ pytest.importorskip("open_clip")
 
 # Below the skip, since these imports need open_clip and timm.
 import open_clip
-from diagnostics_perception.export import export as export_meta
+from diagnostics_perception.checkpoint import export as export_meta
 from diagnostics_perception.models import ARCHITECTURES, Architecture
 from diagnostics_perception.plugin import export_meta as meta_command
-from diagnostics_pretraining import export as exporting
-from diagnostics_pretraining.commands import export_open_clip
-from diagnostics_pretraining.export import export
+from diagnostics_pretraining import towers as exporting
+from diagnostics_pretraining.plugin import export_open_clip
 from diagnostics_pretraining.text_encoder import Vocabulary, context_of, vocabulary_in
-from diagnostics_pretraining.towers import Pair, encoders_of, load_pair, save_pair
+from diagnostics_pretraining.towers import Pair, encoders_of, export, load_pair, save_pair
 
 import diagnostics.cli.main as cli
 from diagnostics import DiagnosticsError, build, save_encoder

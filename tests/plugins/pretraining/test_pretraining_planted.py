@@ -13,7 +13,7 @@ import flat_colours
 pytest.importorskip("open_clip")
 
 import diagnostics_pretraining.train as training
-from diagnostics_pretraining.jobs import PretrainJob, ZeroshotJob
+from diagnostics_pretraining.recipe import PretrainJob, ZeroshotJob
 from diagnostics_pretraining.towers import Pair
 from diagnostics_pretraining.train import train
 from diagnostics_pretraining.zeroshot import zeroshot

@@ -19,14 +19,13 @@ from torch import Tensor
 
 pytest.importorskip("open_clip")
 
-from diagnostics_pretraining.commands import train_pe
-from diagnostics_pretraining.jobs import PretrainJob
 from diagnostics_pretraining.objective import Batches, Pretraining
+from diagnostics_pretraining.plugin import train_pe
+from diagnostics_pretraining.recipe import PretrainJob
 from diagnostics_pretraining.towers import load_pair
 from diagnostics_pretraining.train import Plan, plan_of, train
-from diagnostics_training.trainer.distributed import World, world
-from diagnostics_training.trainer.monitor import lines
-from diagnostics_training.trainer.objective import Batch
+from diagnostics_training.trainer.objective import Batch, World, world
+from diagnostics_training.trainer.record import lines
 from diagnostics_training.trainer.trainer import fit
 from typer import Typer
 from typer.testing import CliRunner

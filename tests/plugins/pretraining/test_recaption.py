@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from diagnostics_data.shapes.dataset import Shapes
-from diagnostics_pretraining.commands import recaption
-from diagnostics_pretraining.recaption.captioner import FRAME_PROMPT, ModelCaptioner, clip_of
-from diagnostics_pretraining.recaption.job import KINDS, Cache, ModelSummariser, Rules
+from diagnostics_pretraining.captioner import FRAME_PROMPT, ModelCaptioner, clip_of
+from diagnostics_pretraining.plugin import recaption
+from diagnostics_pretraining.recaption import KINDS, Cache, ModelSummariser, Rules
 from PIL import Image
 from typer import Typer
 from typer.testing import CliRunner
@@ -256,7 +256,7 @@ def test_a_summary_is_made_of_all_that_is_known(tmp_path: Path, models: Path) ->
 
 
 def test_what_people_wrote_of_a_file_is_said_of_its_clips(tmp_path: Path) -> None:
-    from diagnostics_pretraining.recaption.job import notes_on
+    from diagnostics_pretraining.recaption import notes_on
 
     samples = np.zeros((6, 2, 8, 8, 3), np.uint8)
     ids = [f"{name}.mp4@{start:06d}" for name in "abc" for start in (0, 2)]

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 pytest.importorskip("open_clip")
 
-from diagnostics_pretraining.commands import zeroshot
+from diagnostics_pretraining.plugin import zeroshot
 from diagnostics_pretraining.text_encoder import context_of, vocabulary_of
 from diagnostics_pretraining.towers import Towers, build_towers, encoders_of, load_pair, save_pair
 from diagnostics_pretraining.zeroshot import AT, chance_of_recall, classification, labels_of, prompts_of, retrieval

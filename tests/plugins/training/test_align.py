@@ -10,17 +10,23 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from diagnostics_training.alignment import tap as choosing
-from diagnostics_training.alignment import tap as tapping
+from diagnostics_training.alignment import student as choosing
 from diagnostics_training.alignment.feed import Feed, hidden
-from diagnostics_training.alignment.layer_scale import DropPath, put_drops, scaled
-from diagnostics_training.alignment.objective import Alignment, Teacher, on_grid, put_section, with_module
-from diagnostics_training.alignment.student import data_for
-from diagnostics_training.alignment.tap import align_tap
-from diagnostics_training.commands import aligned_lines, best_scores
+from diagnostics_training.alignment.objective import (
+    Alignment,
+    DropPath,
+    Teacher,
+    on_grid,
+    put_drops,
+    put_section,
+    scaled,
+    with_module,
+)
+from diagnostics_training.alignment.student import align_tap
 from diagnostics_training.jobs import TapJob
-from diagnostics_training.trainer.data import plain
-from diagnostics_training.trainer.monitor import lines
+from diagnostics_training.plugin import aligned_lines, best_scores
+from diagnostics_training.trainer.data import data_for, plain
+from diagnostics_training.trainer.record import lines
 from torch import nn
 from torch.utils.data import default_collate
 
@@ -171,7 +177,7 @@ def test_teachers_are_left_as_they_are_and_the_saved_student_is_the_trained_one(
             super().__init__(*args)
             kept.append(self)
 
-    monkeypatch.setattr(tapping, "Alignment", Watched)
+    monkeypatch.setattr(choosing, "Alignment", Watched)
     second = f"{SMALL}&seed=3"
     align_tap(job(tmp_path / "a", "blocks.0", SMALL, SERIES, teacher=(f"{second}:blocks.1",), **SHORT))
     (objective,) = kept
@@ -486,7 +492,7 @@ def test_too_small_a_difference_is_said_and_it_goes_on(
         "score": "R2",
         "gain": gain,
     }
-    monkeypatch.setattr(tapping, "best_tap", lambda *_: ("blocks.0", probed))
+    monkeypatch.setattr(choosing, "best_tap", lambda *_: ("blocks.0", probed))
     row = align_tap(job(tmp_path / "o", "best-tap", target="first", steps=0))
     record = capsys.readouterr().err
     assert ("exceeds blocks.1 by only 0.0040 of R2 for first: nothing worth lifting is shown" in record) == (
@@ -519,7 +525,7 @@ def test_the_best_tap_is_looked_for_once(tmp_path: Path, monkeypatch: pytest.Mon
     def again(*_: Any) -> Any:
         raise AssertionError("the best tap is looked for again")
 
-    monkeypatch.setattr(tapping, "best_tap", again)
+    monkeypatch.setattr(choosing, "best_tap", again)
     assert align_tap(asked)["control"] == {
         **row["control"],
         "seconds": pytest.approx(row["control"]["seconds"], abs=60),

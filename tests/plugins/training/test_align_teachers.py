@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diagnostics_training.alignment import tap as choosing
+from diagnostics_training.alignment import student as choosing
 from diagnostics_training.alignment.objective import agreement, on_grid
-from diagnostics_training.alignment.student import named_teacher, start_of
-from diagnostics_training.alignment.tap import align_tap
-from diagnostics_training.commands import aligned_lines
+from diagnostics_training.alignment.student import align_tap, named_teacher, start_of
 from diagnostics_training.jobs import TapJob
-from diagnostics_training.trainer.monitor import lines
+from diagnostics_training.plugin import aligned_lines
+from diagnostics_training.trainer.record import lines
 
 import diagnostics as dx
 from diagnostics import DiagnosticsError, Grid, Tap

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from diagnostics_training.language import decoder as decoders
-from diagnostics_training.language.decoder import Decoder, decoder_named
+from diagnostics_training.alignment import decoder as decoders
+from diagnostics_training.alignment.decoder import Decoder, decoder_named
 from safetensors.torch import load_file, save_file
 from torch import nn
 

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diagnostics_training.alignment.augmentation import Places, View, draw_view, places_of, sampled
-from diagnostics_training.alignment.feed import GREY, hidden, token_blocks
-from diagnostics_training.alignment.layer_scale import scaled
-from diagnostics_training.alignment.objective import Alignment, Teacher
-from diagnostics_training.alignment.relations import EncoderRelations, MaskRelations
+from diagnostics_training.alignment.feed import GREY, Places, View, draw_view, hidden, places_of, sampled, token_blocks
+from diagnostics_training.alignment.objective import Alignment, Teacher, scaled
 from diagnostics_training.alignment.spatial import (
+    EncoderRelations,
+    MaskRelations,
     SpatialAlignment,
     SpatialFeed,
     align_spatial,
@@ -23,9 +22,9 @@ from diagnostics_training.alignment.spatial import (
     sharpened,
 )
 from diagnostics_training.alignment.student import Start, start_of
-from diagnostics_training.commands import aligned_lines
 from diagnostics_training.jobs import SpatialJob
-from diagnostics_training.trainer.monitor import lines
+from diagnostics_training.plugin import aligned_lines
+from diagnostics_training.trainer.record import lines
 from torch import Tensor
 
 import diagnostics as dx

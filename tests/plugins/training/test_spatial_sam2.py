@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diagnostics_training.alignment import sam2
-from diagnostics_training.alignment.augmentation import Places, View
-from diagnostics_training.alignment.sam2 import Sam2Relations, mask_logits
-from diagnostics_training.alignment.spatial import relation_loss
-from diagnostics_training.trainer.distributed import World
+from diagnostics_training.alignment import spatial
+from diagnostics_training.alignment.feed import Places, View
+from diagnostics_training.alignment.spatial import Sam2Relations, mask_logits, relation_loss
+from diagnostics_training.trainer.objective import World
 from torch.utils.data import default_collate
 
 import diagnostics as dx
@@ -41,11 +40,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def few_points(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sam2, "SIDE", 4)
+    monkeypatch.setattr(spatial, "SIDE", 4)
 
 
 def test_each_map_is_the_single_mask_of_its_point_and_none_is_replaced(folder: Path) -> None:
-    model, _ = sam2.load(folder)
+    model, _ = spatial.load_sam2(folder)
     torch.manual_seed(0)
     pixels = torch.randn(1, 3, 64, 64)
     maps = mask_logits(model, pixels, (8, 8), side=4, block=5)
@@ -73,14 +72,14 @@ def test_logits_are_computed_once_and_go_where_the_image_goes(folder: Path, tmp_
     told = first.relations(default_collate([first.inputs(row, data[row], View()) for row in (0, 3)]))
     assert told.shape == (2, 64, 16)
     again = Sam2Relations(str(folder), data, PLACES, tmp_path)
-    model, processor = sam2.load(folder)
+    model, processor = spatial.load_sam2(folder)
     pixels = processor(images=data[0], return_tensors="pt")["pixel_values"]
     assert torch.equal(mask_logits(model, pixels, (8, 8), side=4).half().flatten(1).T, told[0])
-    monkeypatch.setattr(sam2, "mask_logits", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(spatial, "mask_logits", lambda *_: pytest.fail("computed again"))
     again.prepare([0, 3], World())
     # Of several processes each computes its part.
     monkeypatch.undo()
-    monkeypatch.setattr(sam2, "SIDE", 4)
+    monkeypatch.setattr(spatial, "SIDE", 4)
     another = Sam2Relations(str(folder), data, PLACES, tmp_path / "parts")
     another.prepare([0, 3, 5], World(1, 2))
     assert [file.is_file() for file in another.files.values()] == [False, True, False]
@@ -117,7 +116,7 @@ def test_metas_own_folders_say_video_and_are_read(tmp_path: Path, capsys: Any) -
     model = tiny_sam2.save(tmp_path, video=True)
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "sam2_video"
     capsys.readouterr()
-    loaded, _ = sam2.load(tmp_path)
+    loaded, _ = spatial.load_sam2(tmp_path)
     assert capsys.readouterr().err == ""
     own = model.state_dict()
     assert all(torch.equal(tensor, own[name]) for name, tensor in loaded.state_dict().items())

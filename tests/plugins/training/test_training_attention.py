@@ -15,8 +15,8 @@ from torch.nn.functional import scaled_dot_product_attention as attend
 
 pytest.importorskip("timm")
 
-from diagnostics_training.trainer.monitor import lines, sharp_heads
 from diagnostics_training.trainer.objective import Objective
+from diagnostics_training.trainer.record import lines, sharp_heads
 from diagnostics_training.trainer.settings import Settings
 from diagnostics_training.trainer.trainer import fit
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 pytest.importorskip("timm")
 
-from diagnostics_training.architecture import WEIGHTS
+from diagnostics_training.train import WEIGHTS
 
 import diagnostics as dx
 from diagnostics import DiagnosticsError, build, load_encoder

@@ -18,13 +18,13 @@ from typer.testing import CliRunner
 
 pytest.importorskip("timm")
 
-from diagnostics_training.commands import next_lines
 from diagnostics_training.jobs import TrainJob
 from diagnostics_training.models.inputs import Views, prepare
+from diagnostics_training.plugin import next_lines
 from diagnostics_training.train import train
-from diagnostics_training.trainer.checkpoints import FILE as CHECKPOINT
 from diagnostics_training.trainer.data import Feed, load, rendering_notice, training_spec
 from diagnostics_training.trainer.objective import Objective
+from diagnostics_training.trainer.record import FILE as CHECKPOINT
 
 import diagnostics.cli.main as cli
 from diagnostics import Dataset, DiagnosticsError, build, load_encoder, save_encoder
@@ -38,7 +38,7 @@ DATA = "lorenz?n=40&length=64"
 
 def command() -> typer.Typer:
     """The plugin's command, as the command line has it."""
-    from diagnostics_training.commands import train_objectives
+    from diagnostics_training.plugin import train_objectives
 
     app = typer.Typer()
     app.command()(cli.guarded(train_objectives, "training"))

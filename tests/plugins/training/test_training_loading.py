@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from diagnostics_training.trainer.data import batches_ahead
-from diagnostics_training.trainer.distributed import World
-from diagnostics_training.trainer.objective import Batch, Objective
+from diagnostics_training.trainer.objective import Batch, Objective, World
 from diagnostics_training.trainer.settings import Settings
 from diagnostics_training.trainer.trainer import fit
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 pytest.importorskip("timm")
 
-from diagnostics_training.models.backbone import Backbone, Patches
-from diagnostics_training.trainer.monitor import lines
+from diagnostics_training.models.encoder import Backbone, Patches
 from diagnostics_training.trainer.objective import Objective
+from diagnostics_training.trainer.record import lines
 from diagnostics_training.trainer.settings import Settings
 from diagnostics_training.trainer.trainer import fit, recomputed, split
 from live_memory import LiveMemory

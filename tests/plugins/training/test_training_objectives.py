@@ -23,10 +23,8 @@ from torch import nn
 pytest.importorskip("timm")
 
 from diagnostics_training import objectives
-from diagnostics_training.models.backbone import Backbone, Patches, Sizes, positions
-from diagnostics_training.models.heads import Linear
-from diagnostics_training.models.patch_masks import block_masks, random_masks
-from diagnostics_training.objectives.base import EncoderObjective
+from diagnostics_training.models.encoder import Backbone, EncoderObjective, Linear, Patches, Sizes, positions
+from diagnostics_training.models.inputs import block_masks, random_masks
 from diagnostics_training.objectives.contrastive import crops, hierarchical, info_nce
 from diagnostics_training.objectives.forecast import LEVELS, gaussian, pinball
 from diagnostics_training.objectives.jepa import MOMENTUM, Jepa, momentum, sigreg, variance
@@ -484,7 +482,7 @@ def test_a_module_makes_an_objective(monkeypatch: pytest.MonkeyPatch) -> None:
     vars(module)["Energy"] = Energy
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(objectives, "OBJECTIVES", (*objectives.OBJECTIVES, "energy"))
-    monkeypatch.setattr("diagnostics_training.architecture.OBJECTIVES", objectives.OBJECTIVES)
+    monkeypatch.setattr("diagnostics_training.train.OBJECTIVES", objectives.OBJECTIVES)
     falls("energy", "series", {"outputs": 3})
     built = architecture("energy", outputs=3)
     assert built.spec.endswith("&outputs=3")

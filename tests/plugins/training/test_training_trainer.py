@@ -22,10 +22,9 @@ from torch import Tensor, nn
 
 pytest.importorskip("timm")
 
-from diagnostics_training.trainer import checkpoints, monitor
-from diagnostics_training.trainer.distributed import World, world
-from diagnostics_training.trainer.monitor import lines
-from diagnostics_training.trainer.objective import Objective
+from diagnostics_training.trainer import record
+from diagnostics_training.trainer.objective import Objective, World, world
+from diagnostics_training.trainer.record import lines
 from diagnostics_training.trainer.settings import Settings
 from diagnostics_training.trainer.trainer import fit, number, seed_step
 
@@ -198,7 +197,7 @@ def test_a_killed_training_goes_on_bit_for_bit(
     killed.wait()
     assert killed.returncode == -signal.SIGKILL
     assert lines(out)[-1]["step"] < 24
-    assert (out / checkpoints.FILE).is_file()
+    assert (out / record.FILE).is_file()
     # What a kill in the middle of a line leaves.
     with (out / "metrics.jsonl").open("a") as file:
         file.write('{"step": 99, "lo')
@@ -226,7 +225,7 @@ def test_lamb_goes_on_with_the_count_of_its_group(tmp_path: Path, group: str, mo
     torch.manual_seed(0)
     with pytest.raises(KeyboardInterrupt):
         fit(Line(), until, settings, tmp_path / "stopped")
-    monkeypatch.setattr(checkpoints, "GROUP", group)
+    monkeypatch.setattr(record, "GROUP", group)
     trained(tmp_path / "stopped", settings)
     assert (lines(tmp_path / "stopped") == lines(tmp_path / "whole")) == (group == "group/")
 
@@ -299,7 +298,7 @@ def test_what_is_trained_is_told_before_the_first_progress(tmp_path: Path) -> No
 
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     trained(tmp_path, Settings(steps=20))
-    path = tmp_path / checkpoints.FILE
+    path = tmp_path / record.FILE
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DiagnosticsError, match="cannot be read"):
         trained(tmp_path, Settings(steps=20))
@@ -307,7 +306,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
 
 def test_no_flipped_bit_of_a_checkpoint_is_gone_on_from(tmp_path: Path) -> None:
     trained(tmp_path, Settings(steps=20))
-    path = tmp_path / checkpoints.FILE
+    path = tmp_path / record.FILE
     whole = path.read_bytes()
     for at in random.Random(0).sample(range(len(whole)), 60):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 7]) + whole[at + 1 :])
@@ -323,7 +322,7 @@ def test_a_full_disk_is_one_sentence_and_nothing_of_a_checkpoint_stays(tmp_path:
     (tmp_path / "checkpoint.safetensors.partial").mkdir()
     (tmp_path / "checkpoint.safetensors.partial" / ".tmpXk1").write_bytes(b"what a kill left")
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoints, "save_file", full)
+        patched.setattr(record, "save_file", full)
         with pytest.raises(DiagnosticsError, match=r"No space left on device.*free some room there"):
             trained(tmp_path, Settings(steps=20))
     assert not [file for file in tmp_path.rglob("*") if "partial" in file.name or ".tmp" in file.name]
@@ -334,7 +333,7 @@ def test_a_checkpoint_holds_the_optimiser_by_name(tmp_path: Path) -> None:
     built, _ = trained(tmp_path, Settings(steps=20))
     from safetensors.torch import load_file
 
-    kept = load_file(tmp_path / checkpoints.FILE)
+    kept = load_file(tmp_path / record.FILE)
     assert torch.equal(kept["weights/linear.weight"], built.linear.weight)
     assert {"optimiser/exp_avg/linear.weight", "optimiser/exp_avg_sq/linear.bias"} <= kept.keys()
     assert float(kept["optimiser/step/linear.bias"]) == 20
@@ -381,13 +380,13 @@ def test_what_is_not_finite_ends_in_a_sentence_about_its_own_step(tmp_path: Path
     settings = Settings(steps=20, checkpoint_every=10 if kept else 20)
     with pytest.raises(DiagnosticsError) as raised:
         fit(Bad(12, gradient), Named(), settings, tmp_path)
-    last = f"step 10 is the last in {tmp_path / checkpoints.FILE}" if kept else "no checkpoint was written"
+    last = f"step 10 is the last in {tmp_path / record.FILE}" if kept else "no checkpoint was written"
     ids = ", ".join(f"12-{i}" for i in range(20))
     assert str(raised.value) == (
         f"The {'gradient' if gradient else 'loss'} of training is not finite at step 13 (batch of {ids} and 10 more), and {last}: look "
         f"at those samples, or train with a smaller --lr, into another folder than {tmp_path}."
     )
-    assert (tmp_path / checkpoints.FILE).exists() == kept
+    assert (tmp_path / record.FILE).exists() == kept
 
 
 def test_where_ids_are_not_known_none_are_named(tmp_path: Path) -> None:
@@ -473,27 +472,27 @@ def free_port() -> int:
 @pytest.mark.parametrize("rank", [1, 3, 8])
 def test_effective_rank_of_equal_singular_values_is_their_number(rank: int) -> None:
     left, right = (torch.linalg.qr(torch.randn(n, 8, dtype=torch.float64)).Q[:, :rank] for n in (20, 8))
-    assert monitor.effective_rank(5 * left @ right.T) == pytest.approx(rank, rel=1e-9)
+    assert record.effective_rank(5 * left @ right.T) == pytest.approx(rank, rel=1e-9)
 
 
 def test_effective_rank_by_hand() -> None:
     shares = np.array([4.0, 3.0, 1.0]) / 8
     expected = math.exp(-(shares * np.log(shares)).sum())
-    assert monitor.effective_rank(torch.diag(torch.tensor([4.0, 3.0, 1.0]))) == pytest.approx(expected)
-    assert monitor.effective_rank(torch.zeros(4, 3)) == 0.0
+    assert record.effective_rank(torch.diag(torch.tensor([4.0, 3.0, 1.0]))) == pytest.approx(expected)
+    assert record.effective_rank(torch.zeros(4, 3)) == 0.0
 
 
 def test_what_is_seen_of_an_output() -> None:
     healthy = torch.randn(64, 16)
-    assert not monitor.look(1, healthy).collapsed
-    assert monitor.look(1, healthy).spread == pytest.approx(float(healthy.std(0, correction=0).square().mean().sqrt() / healthy.square().mean().sqrt()), rel=1e-5)  # fmt: skip
-    constant = monitor.look(1, torch.ones(64, 16))
+    assert not record.look(1, healthy).collapsed
+    assert record.look(1, healthy).spread == pytest.approx(float(healthy.std(0, correction=0).square().mean().sqrt() / healthy.square().mean().sqrt()), rel=1e-5)  # fmt: skip
+    constant = record.look(1, torch.ones(64, 16))
     assert (constant.rank, constant.spread, constant.collapsed) == (0.0, 0.0, True)
-    assert monitor.look(1, torch.ones(64, 16) + 0.001 * healthy).collapsed
+    assert record.look(1, torch.ones(64, 16) + 0.001 * healthy).collapsed
     along_a_line = torch.randn(64, 1) * torch.randn(1, 16)
-    assert monitor.look(1, along_a_line).rank == pytest.approx(1, abs=1e-4)
-    assert monitor.look(1, along_a_line).collapsed
-    assert monitor.look(1, torch.full((4, 3), math.nan)).collapsed
+    assert record.look(1, along_a_line).rank == pytest.approx(1, abs=1e-4)
+    assert record.look(1, along_a_line).collapsed
+    assert record.look(1, torch.full((4, 3), math.nan)).collapsed
 
 
 class Alike(Objective):

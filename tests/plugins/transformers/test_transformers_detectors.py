@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks" / "coverage"))
 # Below the skip and the path, since these imports need transformers or the zoo of models beside the benchmarks.
 from diagnostics_transformers.encoder import encoder_of  # noqa: E402  (below the skip of a missing package)
 from diagnostics_transformers.load import Loaded, quiet, settled  # noqa: E402  (below the skip of a missing package)
-from diagnostics_transformers.prepared import Wanted  # noqa: E402  (below the skip of a missing package)
+from diagnostics_transformers.towers import Wanted  # noqa: E402  (below the skip of a missing package)
 from transformers_zoo import build  # noqa: E402  (below the skip of a missing package)
 
 SIZE = 96

@@ -15,11 +15,10 @@ transformers = pytest.importorskip("transformers")
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks" / "coverage"))
 
 # Below the skip and the path, since these imports need transformers or the zoo of models beside the benchmarks.
-from diagnostics_transformers.images import Resized  # noqa: E402  (below the skip of a missing package)
+from diagnostics_transformers.images import Resized, is_video  # noqa: E402  (below the skip of a missing package)
 from diagnostics_transformers.load import load, quiet  # noqa: E402  (below the skip of a missing package)
 from diagnostics_transformers.plugin import build  # noqa: E402  (below the skip of a missing package)
 from diagnostics_transformers.towers import arguments  # noqa: E402  (below the skip of a missing package)
-from diagnostics_transformers.videos import is_video  # noqa: E402  (below the skip of a missing package)
 from transformers_zoo import build as tiny  # noqa: E402  (below the skip of a missing package)
 
 from diagnostics import DiagnosticsError  # noqa: E402  (below the skip of a missing package)

