@@ -19,6 +19,7 @@ from rich.console import Console
 
 from diagnostics.checks.conformance import CHECKS
 from diagnostics.checks.selftest import Outcome
+from diagnostics.cli import encoders
 from diagnostics.cli import tables as console
 from diagnostics.cli.app import say
 from diagnostics.measures.base import Case
@@ -66,11 +67,11 @@ def lines_of(width: int, call: Any, names: Sequence[str] = ()) -> list[str]:
 
 
 def shown_by(width: int, call: Callable[[], None], names: Sequence[str] = ()) -> list[str]:
-    """The lines that a function of `console` or of `report.terminal` prints on a console of this width."""
+    """The lines that a function of `console`, `encoders` or `report.terminal` prints on a console of this width."""
 
     def on(out: Console) -> None:
         with pytest.MonkeyPatch.context() as patch:
-            for module in (console, report_terminal):
+            for module in (console, encoders, report_terminal):
                 patch.setattr(module, "terminal", lambda: out)
             call()
 
@@ -261,7 +262,7 @@ def test_how_all_taps_are_read_is_said_once() -> None:
             "handed_out": {"sentence": "The output tap is b.1."}, "lineage": {}, "pooling": ["mean"],
             "seconds_per_sample": 0.1, "pooled_bytes_per_sample": 8, "token_bytes_per_sample": 8,
         }  # fmt: skip
-        return shown_by(80, lambda: console.print_inspection(about))
+        return shown_by(80, lambda: encoders.print_inspection(about))
 
     lines = inspection("after b call 1 of 2 without 3 of padding", "after b call 2 of 2 without 3 of padding")
     assert lines[3].endswith("4 x 4 (y, x)   after b call 1 of 2")
@@ -278,7 +279,12 @@ def test_known_answers_are_shown_whole_at_any_width(
     rows: list[tuple[str, str, float, float, bool]], width: int
 ) -> None:
     outcomes = [
-        Outcome("family", Case(measure, what, expected, "a source", lambda: 0.0), value, "it broke" if broken else "")
+        Outcome(
+            "family",
+            Case(what, expected, "a source", lambda: 0.0, measure=measure),
+            value,
+            "it broke" if broken else "",
+        )
         for measure, what, expected, value, broken in rows
     ]
     lines = shown_by(width, lambda: console.print_selftest(outcomes, full=True), [measure for measure, *_ in rows])
