@@ -45,9 +45,6 @@ NEAREST = {
     "runs/redraws.py": "tests/runs/test_redraws.py",
     "runs/comparison/differences.py": "tests/runs/test_comparison.py",
     "runs/comparison/estimates.py": "tests/runs/test_comparison.py",
-    "runs/comparison/shares.py": "tests/runs/test_comparison.py",
-    "runs/comparison/group_scores.py": "tests/runs/test_comparison.py",
-    "runs/comparison/probe_losses.py": "tests/runs/test_comparison.py",
 }
 """The files of statistics, choice, verdict and comparison, each with the tests nearest to it."""
 FILES = tuple(NEAREST)

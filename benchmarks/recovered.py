@@ -14,7 +14,7 @@ import sys
 import numpy as np
 
 from diagnostics.measures.verdict import CLIP, paired_difference
-from diagnostics.runs.comparison.shares import LEAST_GAP
+from diagnostics.runs.comparison.differences import LEAST_GAP
 
 TAPS, BEST, TOP, CORRELATION = 12, 5, 0.6, 0.7
 DRAWS = 400

@@ -26,12 +26,12 @@ from diagnostics.report.escaping import printable as printable
 from diagnostics.report.progress_bars import watcher as watcher
 from diagnostics.runs.comparison import Comparison as Comparison
 from diagnostics.runs.comparison import compare as compare
-from diagnostics.runs.given import dataset as dataset
-from diagnostics.runs.given import encoder as encoder
-from diagnostics.runs.given import encoder_of as encoder_of
+from diagnostics.runs.in_memory import LayerProfiles as LayerProfiles
+from diagnostics.runs.in_memory import measure as measure
+from diagnostics.runs.inputs import dataset as dataset
+from diagnostics.runs.inputs import encoder as encoder
+from diagnostics.runs.inputs import encoder_of as encoder_of
 from diagnostics.runs.job import run as run
-from diagnostics.runs.layer_profiles import LayerProfiles as LayerProfiles
-from diagnostics.runs.measuring import measure as measure
 from diagnostics.runs.run import Run as Run
 from diagnostics.runs.run import open_run as open_run
 from diagnostics.specs import build as build

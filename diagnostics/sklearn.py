@@ -17,7 +17,7 @@ from diagnostics.encoders.encoder import Encoder, first_shape, pinned_to
 from diagnostics.encoders.modules import chosen_poolings
 from diagnostics.encoders.pictures import to_pixels
 from diagnostics.errors import DiagnosticsError
-from diagnostics.runs.given import refuse_fed
+from diagnostics.runs.inputs import refuse_fed
 from diagnostics.runs.run import open_run
 from diagnostics.specs import build
 

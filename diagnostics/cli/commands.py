@@ -70,7 +70,7 @@ def run(
     from diagnostics.report.terminal import print_page
     from diagnostics.runs.job import perform
     from diagnostics.runs.page import run_page
-    from diagnostics.runs.provenance import typed
+    from diagnostics.runs.record import typed
 
     if on_error is not None:
         data = str(request.dataset)

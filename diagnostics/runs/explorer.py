@@ -31,8 +31,8 @@ from diagnostics.report.page import (
 )
 from diagnostics.runs.answer import MARKS
 from diagnostics.runs.controls.kinds import ABOUT, NAMES
-from diagnostics.runs.nonlinear import without_nonlinear
 from diagnostics.runs.profile import INTERVALS, Profile
+from diagnostics.runs.recommendation import without_nonlinear
 from diagnostics.runs.run import Run
 
 NAN = float("nan")

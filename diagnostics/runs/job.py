@@ -12,7 +12,7 @@ import xarray as xr
 from torch import nn
 from torch.utils.data import default_collate
 
-from diagnostics.activations.contract import StoredTarget, shuffled
+from diagnostics.activations.contract import Activations, StoredTarget, shuffled
 from diagnostics.activations.extract import extract, observe, refuse_other_folder
 from diagnostics.activations.folder import Folder, check_room, lock
 from diagnostics.activations.plan import Precision, plan
@@ -40,19 +40,17 @@ from diagnostics.errors import DiagnosticsError, StorageError, describe, explain
 from diagnostics.measures import result as attribute
 from diagnostics.measures.apply import Measured, against_control, measure_all
 from diagnostics.measures.base import Measure
+from diagnostics.measures.probes.linear import KernelProbe, LinearProbe, too_few
 from diagnostics.progress import Watch
 from diagnostics.registry import offered
 from diagnostics.report.progress_bars import watching
 from diagnostics.runs.controls import kinds as control
-from diagnostics.runs.cost import cost_of
-from diagnostics.runs.given import Data
-from diagnostics.runs.nonlinear import measure_nonlinear
-from diagnostics.runs.provenance import Call, Provenance
+from diagnostics.runs.inputs import Data
+from diagnostics.runs.record import Call, Provenance
 from diagnostics.runs.redraws import add_redraws
 from diagnostics.runs.request import Request
 from diagnostics.runs.run import Run
-from diagnostics.runs.setup import Setup
-from diagnostics.runs.suites import read_tokens
+from diagnostics.runs.setup import Setup, cost_of, read_tokens
 from diagnostics.vocabulary import ChooseOn, Compute, ControlMeasures, Kernel
 
 LOG = logging.getLogger("diagnostics")
@@ -466,3 +464,28 @@ def _refuse_other_seed(folder: Folder, seed: int) -> None:
             f"{folder.path} holds results and controls of seed {min(seeds)}, not {seed}: choose another --out, that seed, or --fresh, "
             "which drops them."
         )
+
+
+def measure_nonlinear(
+    main: Measured, activations: Activations, targets: Mapping[str, StoredTarget], seed: int, what: str, watch: Watch
+) -> None:
+    """Adds `kernel_probe` at the output and at the linear probe's best tap, for each target that it read at another tap too.
+
+    Where it is asked for at all taps it stays. From too few training samples it is left out once, not for each target.
+    """
+    probe = KernelProbe()
+    for name, target in targets.items():
+        linear = main.results.get(f"{LinearProbe.name}/{name}")
+        if linear is None or not probe.reads(target) or f"{probe.name}/{name}" in main.results | main.skipped:
+            continue
+        ends = {activations.output_tap, linear.attrs.get(attribute.BEST_TAP)}
+        taps = [tap for tap in activations.taps if tap.name in ends]
+        if len(taps) < 2:
+            continue
+        if why := too_few(int((activations.split == "train").sum())):
+            main.skipped[probe.name] = why
+            return
+        read = measure_all([probe], activations.with_other(taps=taps), {name: target}, seed, what=what, watch=watch)
+        main.results |= read.results
+        main.skipped |= read.skipped
+        main.failed |= read.failed

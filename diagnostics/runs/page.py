@@ -1,4 +1,4 @@
-"""The page of a run: what its taps hold, what its output hides, what its controls reach, and all figures."""
+"""The page of a run: what its taps hold, what its output hides, what its controls reach, all figures and captions."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
 from diagnostics.activations.run_files import REPORT
-from diagnostics.measures.result import FUNCTIONAL
+from diagnostics.measures.result import FUNCTIONAL, LOSSES, read_reasons
 from diagnostics.progress import duration
-from diagnostics.report.numbers import SIGNIFICANT, format_compact, format_number, unbroken
+from diagnostics.report.numbers import SIGNIFICANT, format_compact, format_number, format_reasons, unbroken
 from diagnostics.report.page import (
     Block,
     Column,
@@ -22,6 +22,7 @@ from diagnostics.report.page import (
     Figure,
     Finding,
     Findings,
+    MapFigure,
     Note,
     Notes,
     Number,
@@ -33,16 +34,16 @@ from diagnostics.report.page import (
     filled,
     left_out_section,
 )
-from diagnostics.runs import captions
+from diagnostics.report.plots.profile import FLOOR, below_floor, lines_outside
 from diagnostics.runs.answer import answer, answer_blocks, brief_cautions, example_target, legend, legend_of, overview
 from diagnostics.runs.controls import kinds as control
-from diagnostics.runs.nonlinear import without_nonlinear
-from diagnostics.runs.page_store import store_page, with_folder
-from diagnostics.runs.profile import Profile
-from diagnostics.runs.tap_map import map_captions, map_figure
+from diagnostics.runs.profile import CUT, Profile
+from diagnostics.runs.recommendation import without_nonlinear
+from diagnostics.runs.record import store_page, with_folder
 
 if TYPE_CHECKING:
     from diagnostics.runs.run_data import RunData
+
 
 # The scores of a target's parts, its classes or horizons, of which the score of the whole is the mean.
 
@@ -105,7 +106,7 @@ def write_report(run: RunData, path: Path | None) -> Path:
 
     page = _findings(run)
     if path is None:
-        store_page(run, page, *_example_and_omissions(run))
+        store_page(run.store, run.index, page, *_example_and_omissions(run))
     return write_page(page, path or run.path / REPORT)
 
 
@@ -318,20 +319,22 @@ def _families(profiles: Sequence[Profile], maps: Sequence[xr.Dataset]) -> list[S
 
 def _of_profile(profile: Profile, anchor: str) -> Section:
     drawn = bool(np.isfinite(profile.data["score"].values).any())
-    figure, texts = (profile.figure(), captions.of_profile(profile)) if drawn else (None, [])
+    figure, texts = (profile.figure(), profile_captions(profile)) if drawn else (None, [])
     # What has no target is no finding about one.
     reading = Finding(profile.reading, profile.verdict) if profile.target and profile.reading else None
     finding = Findings((reading,)) if reading else Sentence(profile.reading, "small")
-    tables = (parts_table(profile), profile.table(captions.facts(profile.data)))
+    tables = (parts_table(profile), profile.table(facts(profile.data)))
     return Section(profile.name, anchor, _described(profile.data, figure, texts, finding, *tables), wide=False)
 
 
 def _of_map(similarity: xr.Dataset, anchor: str) -> Section:
     drawn = bool(np.isfinite(similarity["matrix"].values).any())
     figure, texts = (map_figure(similarity), map_captions(similarity)) if drawn else (None, [])
-    facts = Sentence(captions.facts(similarity), "quiet")
     return Section(
-        str(similarity.attrs["measure"]), anchor, _described(similarity, figure, texts, None, facts), wide=False
+        str(similarity.attrs["measure"]),
+        anchor,
+        _described(similarity, figure, texts, None, Sentence(facts(similarity), "quiet")),
+        wide=False,
     )
 
 
@@ -339,9 +342,9 @@ def _described(
     data: xr.Dataset, figure: Figure | None, texts: list[str], finding: Block | None, *more: Block | None
 ) -> tuple[Block, ...]:
     """A result in full: what it asks, its finding, the figure with its captions (or why there is none), and more of it."""
-    caption = " ".join(texts) if figure is not None else captions.why_no_figure(data)
+    caption = " ".join(texts) if figure is not None else why_no_figure(data)
     return filled(
-        Sentence(captions.questions(data.attrs)),
+        Sentence(questions(data.attrs)),
         finding,
         figure,
         Sentence(caption, "small"),
@@ -397,3 +400,99 @@ def _calls(run: RunData) -> list[tuple[str, str]]:
                 (f"configuration file{results}", ", ".join(f"{key} = {value}" for key, value in config.items()))
             )
     return calls
+
+
+# Attributes of a result that stand elsewhere in the report or say nothing to a reader.
+_HIDDEN = {
+    "measure", "target", "family", "higher_is_better", "output_tap", "best_tap", "about", "answers", "units",
+    "penalties", "losses", "chance", "score_name", "metric", "reason", "alike", "tau", "permutations", "no_null",
+    "hidden_gap", "hidden_gap_low", "hidden_gap_high", "gap_bound", "chosen_gap_low", "margin", "chosen_tap", "tap_set",
+}  # fmt: skip
+
+
+def questions(attrs: dict[str, Any]) -> str:
+    """What is asked: of a target its text, and of the measure the question that it answers."""
+    texts = [str(attrs.get(key, "")).strip() for key in ("about", "answers")]
+    return " · ".join(dict.fromkeys(text for text in texts if text))
+
+
+def reasons(data: xr.Dataset) -> str:
+    """Why values or intervals of a result are missing, each reason once; "" where none is."""
+    taps = [str(tap) for tap in data["tap"].values]
+    return format_reasons(read_reasons(str(data.attrs.get("reason", "")), taps), taps)
+
+
+def profile_captions(profile: Profile) -> list[str]:
+    """Sentences under a profile."""
+    captions: list[str] = []
+    if reason := reasons(profile.data):
+        captions.append(f"Missing values or intervals: {reason}.")
+    figure = profile.figure()
+    captions.extend(f"Reference line {line} the part shown." for line in lines_outside(figure))
+    if below_floor(figure):
+        captions.append(f"Values below {FLOOR} are not drawn; the table below has them.")
+    # Of other scores, which may be negative, an interval below 0 says nothing odd.
+    if profile.data.attrs.get(LOSSES) == "counts" and (profile.data["low"].values < 0).any():
+        captions.append(f"{CUT[0].upper()}{CUT[1:]}.")
+    return captions
+
+
+def why_no_figure(data: xr.Dataset) -> str:
+    """Why there is nothing to draw."""
+    reason = reasons(data)
+    if not reason:
+        return f"No figure: no {'pair of taps' if 'matrix' in data else 'tap'} has a value."
+    return f"No figure, since nothing has a value. {reason[0].upper()}{reason[1:]}."
+
+
+def facts(data: xr.Dataset) -> str:
+    """How it was computed: the attributes, but those that other parts of the report show."""
+    return "; ".join(
+        f"{key.replace('_', ' ')}: {format_compact(value) if isinstance(value, float) else value}"
+        for key, value in data.attrs.items()
+        if not _hidden(str(key), value, data)
+    )
+
+
+def _hidden(key: str, value: Any, data: xr.Dataset) -> bool:
+    if key in _HIDDEN or key.startswith("over_") or np.size(value) == 0 or str(value).strip() == "":
+        return True
+    if key.startswith("units_") and value == data.attrs.get(f"n_{key.removeprefix('units_')}"):
+        return True
+    # What explains a number beside the score stands at the table of these.
+    return key in data.data_vars and not key.startswith("line_")
+
+
+def map_figure(similarity: xr.Dataset, titles: tuple[str, str] = ("", "")) -> MapFigure:
+    """The map as arrays; `titles` name the encoders of its rows and columns, where they are two."""
+    attrs = similarity.attrs
+    return MapFigure(
+        name=str(attrs.get("score_name", attrs.get("measure", ""))),
+        matrix=similarity["matrix"].values,
+        rows=[str(tap) for tap in similarity["tap"].values],
+        columns=[str(tap) for tap in similarity["tap_other"].values],
+        distance=attrs.get("alike") == "smaller",
+        beside={name: similarity[name].values for name in ("p", "calibrated") if name in similarity},
+        titles=titles,
+    )
+
+
+def map_captions(similarity: xr.Dataset) -> list[str]:
+    """Sentences under a map whose values are known."""
+    attrs, matrix = similarity.attrs, similarity["matrix"].values
+    captions: list[str] = []
+    if reason := reasons(similarity):
+        captions.append(f"Missing values: {reason}.")
+    smaller = attrs.get("alike") == "smaller"
+    if "tau" in attrs:
+        tau, way = float(attrs["tau"]), "falls to" if smaller else "passes"
+        shown = f"{tau:.3f}" if 0.001 <= abs(tau) < 100 else f"{tau:.3g}"
+        pairs = "p and the calibrated value of each pair" if "calibrated" in similarity else "p of each pair"
+        captions.append(f"The most similar pair of permuted samples {way} {shown} once in 20; hover for {pairs}.")
+    elif attrs.get("no_null"):
+        captions.append(f"No p: {attrs['no_null']}.")
+    if not smaller and (matrix < 0).any():
+        captions.append("Negative values have the colour of 0.")
+    if not smaller and (matrix > 1 + 1e-6).any():
+        captions.append("Values above 1 have the colour of 1.")
+    return captions

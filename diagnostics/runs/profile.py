@@ -17,10 +17,9 @@ from diagnostics.measures.result import choosing_losses, choosing_scores, is_pro
 from diagnostics.measures.statistics import OUTLYING, Interval, carried_by_few
 from diagnostics.measures.verdict import FEWEST, MARGIN, Verdict, units_needed
 from diagnostics.report.numbers import SIGNIFICANT, format_interval, format_number, is_plain, number, numbers, unbroken
-from diagnostics.report.page import ControlCurve, Details, ProfileFigure, note
+from diagnostics.report.page import ControlCurve, Details, ProfileFigure, note, tap_table
 from diagnostics.runs.controls.kinds import INPUTS, NAMES, WEIGHTS, control_of
 from diagnostics.runs.redraws import NO_REDRAWS, Redraws, redraws_of
-from diagnostics.runs.tap_table import tap_table
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

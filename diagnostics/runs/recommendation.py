@@ -1,15 +1,17 @@
-"""The tap to use for a target, and how sure that is: what `Run.recommend` returns."""
+"""The tap to use for a target, how sure that is, and what a kernel reads of the target: `Run.recommend`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from diagnostics.errors import enumerated
 from diagnostics.measures import result as attribute
+from diagnostics.measures.probes.linear import KernelProbe, LinearProbe
 from diagnostics.measures.statistics import Interval
 from diagnostics.measures.verdict import Verdict
-from diagnostics.report.numbers import format_interval, number
+from diagnostics.report.numbers import format_interval, format_number, number
 from diagnostics.report.page import Cell, Column, Number, Row, Table, note
 from diagnostics.runs.profile import Profile
 
@@ -156,3 +158,56 @@ def _confidence(profile: Profile) -> Confidence:
     if verdict is Verdict.SHOWN:
         return "shown"
     return "likely" if profile.data.attrs.get(attribute.CHOSEN_GAP_LOW, 0.0) > 0 else "undecided"
+
+
+@dataclass(frozen=True)
+class NonlinearReading:
+    """What a kernel reads of a target from the output and from another tap, on test, beside what the linear probe does.
+
+    gap: by how much it reads more from that tap, paired over test units; None where the taps it was chosen among are others.
+    """
+
+    output: Interval
+    best: Interval
+    linear_output: Interval
+    linear_best: Interval
+    gap: Interval | None
+    tap: str
+    n_train: int
+    floor: float
+
+    @property
+    def words(self) -> str:
+        """What it reads, beside what the linear probe does not, as half a sentence."""
+        output, best = (format_number(each.value, ".2f") for each in (self.output, self.best))
+        chance = f"; {format_number(self.floor, '.2f')} is chance" if self.floor > 0 else ""
+        return f"a kernel reads {output} of {best} from the output{chance}"
+
+
+def nonlinear_reading(profiles: Sequence[Profile], target: str) -> NonlinearReading | None:
+    """Of the profiles of a run; None where the kernel did not read the target at the output and at the linear probe's best tap."""
+    linear, kernel = (_profile(profiles, measure.name, target) for measure in (LinearProbe, KernelProbe))
+    if linear is None or kernel is None or linear.best_tap in (None, linear.output_tap):
+        return None
+    if linear.best_tap not in kernel.taps:
+        return None
+    return NonlinearReading(
+        kernel.output, kernel.at(linear.best_tap), linear.output, linear.at(linear.best_tap),
+        kernel.hidden_gap if kernel.best_tap == linear.best_tap else None, linear.best_tap, int(kernel.data.attrs["n_train"]), linear.floor,
+    )  # fmt: skip
+
+
+def without_nonlinear(profiles: Sequence[Profile]) -> list[Profile]:
+    """The profiles that have a row and a curve of their own: not those of a kernel at two taps beside the linear probe."""
+    return [
+        profile
+        for profile in profiles
+        if profile.measure != KernelProbe.name
+        or (linear := _profile(profiles, LinearProbe.name, profile.target)) is None
+        or len(profile.taps) == len(linear.taps)
+    ]
+
+
+def _profile(profiles: Sequence[Profile], measure: str, target: str | None) -> Profile | None:
+    found = (profile for profile in profiles if (profile.measure, profile.target) == (measure, target))
+    return next(found, None)

@@ -1,7 +1,12 @@
-"""The options of `run`, each declared once: the command, its help and `Setup` are made of them; importing it imports nothing heavy."""
+"""The options of `run`, each declared once, and the folder of a run where none is named.
+
+The command, its help and `Setup` are made of the options. Importing this imports nothing heavy.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +23,45 @@ if TYPE_CHECKING:
     from diagnostics.encoders.bare_module import Numbers
     from diagnostics.encoders.encoder import Encoder
     from diagnostics.measures.base import Measure
-    from diagnostics.runs.given import Data
+    from diagnostics.runs.inputs import Data
+
+
+LONGEST = 40
+"""Characters of a name that stays whole: its report's path then fits a terminal of 60 columns."""
+PART = 16
+"""Characters that stay of the encoder's name, and of the dataset's, where it does not; whole words of them."""
+
+
+def default_folder(encoder: str, dataset: str) -> Path:
+    """`runs/<encoder>-<dataset>`, by the names as they are typed, options too; folders of Python files are left out.
+
+    A long name keeps the beginning of each, without scheme, folders and options, and ends in a digest of it all.
+    """
+    names = [re.sub(r"^.*/(?=[^/]*\.py:)", "", name) for name in (encoder, dataset)]
+    whole = slug("-".join(names))
+    # Letters of other scripts are all replaced alike.
+    if 0 < len(whole) <= LONGEST and "".join(names).isascii():
+        return Path("runs") / whole
+    short = [_shortened(slug(_own_name(name))) for name in names]
+    digest = hashlib.sha256("\x1f".join(names).encode(errors="surrogateescape")).hexdigest()[:8]
+    return Path("runs") / "-".join([*filter(None, short), digest])
+
+
+def slug(text: str) -> str:
+    """The text with characters that a file's name should not hold replaced."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-.")
+
+
+def _own_name(name: str) -> str:
+    """Without options, folders, and a scheme; of a Python file with its function."""
+    name = name.partition("?")[0].rstrip("/")
+    return name if ".py:" in name else re.split(r"[/:]", name)[-1]
+
+
+def _shortened(name: str) -> str:
+    words = re.match(rf".{{1,{PART}}}(?=[-_.]|$)", name)
+    return (words[0] if words else name[:PART]).strip("-_.")
+
 
 WHAT, HOW, COST, SCREEN = "What is measured", "Method", "Cost and disk", "Output"
 

@@ -1,24 +1,32 @@
-"""What a request comes to: the encoder and dataset that it names, and its taps and measures, checked before any work."""
+"""What a request comes to, checked before any work: encoder, dataset, taps and measures, and what it will write."""
 
-from collections.abc import Collection, Sequence
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from diagnostics.activations.plan import Precision, parse_budget
+import numpy as np
+
+from diagnostics.activations.plan import ARRAY_BYTES, WANTED, Plan, Precision, parse_budget, plan
 from diagnostics.activations.prepare import fit
+from diagnostics.activations.run_files import CONTROLS
 from diagnostics.datasets.dataset import Dataset, unprobeable_targets
 from diagnostics.encoders.attention.kernels import check_kernel
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.modules import check_compute, usable_device
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError, describe, unknown
+from diagnostics.errors import DiagnosticsError, describe, explaining, unknown
 from diagnostics.measures.base import Measure
 from diagnostics.measures.verdict import check_margin
-from diagnostics.runs.folder import default_folder
-from diagnostics.runs.given import given
-from diagnostics.runs.request import Request
-from diagnostics.runs.suites import SUITES, chosen_measures
-from diagnostics.vocabulary import ChooseOn, ControlMeasures
+from diagnostics.progress import Cost
+from diagnostics.registry import offered
+from diagnostics.report.html import PAGE_BYTES
+from diagnostics.runs.controls import kinds as control
+from diagnostics.runs.inputs import given
+from diagnostics.runs.request import Request, default_folder
+from diagnostics.vocabulary import BY_PLACE, SAFE_NAME, ChooseOn, ControlMeasures
 
 
 class Setup:
@@ -144,3 +152,168 @@ def _chosen_poolings(model: Encoder, names: Sequence[str] | None) -> list[str] |
     if not names:
         raise DiagnosticsError(f"--pooling names nothing: give {', '.join(model.poolings)}, or leave it out.")
     return [name for name in model.poolings if name in names]
+
+
+SUITES = ("standard", "all")
+
+
+def chosen_measures(chosen: Sequence[str | Measure] | None) -> tuple[list[Measure], dict[str, str]]:
+    """The measures of these names, and of a suite's measures that cannot be made the reasons, by name.
+
+    A name may be a suite: `standard` (also where `chosen` is None or empty) or `all`. A measure itself stands behind those that
+    are named. Raises DiagnosticsError for an unknown name, where a measure that is named itself cannot be made, and for a measure
+    whose name another one has.
+    """
+    own = [one for one in chosen or () if isinstance(one, Measure)]
+    asked = [one for one in chosen or () if isinstance(one, str)] or ([] if own else ["standard"])
+    known = offered("measure")
+    _check_own(own, known)
+    for name in asked:
+        if name not in known and name not in SUITES:
+            raise unknown("measure", name, [*SUITES, *known], "See `diagnostics list measures`.")
+    measures: dict[str, Measure] = {}
+    unusable: dict[str, str] = {}
+    named = [name for name in asked if name not in SUITES]
+    # Those named first, so that the first of them that fails is the one that is reported.
+    for name in dict.fromkeys([*named, *known] if set(asked) & set(SUITES) else named):
+        plugin, make = known[name]
+        try:
+            measure = _make(plugin.name, name, make)
+        except DiagnosticsError as error:
+            if name in named:
+                raise
+            unusable[name] = str(error)
+        else:
+            if name in named or measure.standard or "all" in asked:
+                measures[name] = measure
+    # In the order in which they are listed, whatever the order they were asked for.
+    return [*(measures[name] for name in known if name in measures), *own], unusable
+
+
+def read_tokens(measures: Sequence[Measure], dataset: Dataset) -> tuple[bool, bool]:
+    """Whether any of the measures reads tokens of a dataset, and whether a probe may, for which more samples count.
+
+    A target for every place has such probes, whether or not they are among the measures: others may follow in the same run.
+    """
+    kinds = {target.kind for target in dataset.targets.values()}
+    by_place = kinds & set(BY_PLACE)
+    probes = any(by_place & set(m.kinds) or (m.needs == "tokens" and kinds & set(m.kinds)) for m in measures)
+    return probes or any(m.needs == "tokens" and not m.kinds for m in measures), probes or bool(by_place)
+
+
+def _check_own(own: Sequence[Measure], known: Collection[str]) -> None:
+    names = [measure.name for measure in own]
+    for name in names:
+        if name in known or names.count(name) > 1:
+            raise DiagnosticsError(f"There is another measure {name}: give yours a name of its own.")
+        _check_name(name, "A measure is called")
+
+
+def _make(plugin: str, name: str, make: Callable[..., Any]) -> Measure:
+    with explaining(f"Plugin {plugin} failed to make the measure {name}"):
+        measure = make()
+    if not isinstance(measure, Measure):
+        raise DiagnosticsError(f"Plugin {plugin} offers {name}, which is not a diagnostics.Measure.")
+    if measure.name != name:
+        raise DiagnosticsError(
+            f"Plugin {plugin} offers {name!r}, whose measure calls itself {measure.name!r}: give both one name."
+        )
+    _check_name(name, f"Plugin {plugin} offers")
+    return measure
+
+
+def _check_name(name: str, what: str) -> None:
+    if not SAFE_NAME.fullmatch(name) or name == CONTROLS:
+        raise DiagnosticsError(
+            f"{what} {name!r}: give it a name of letters, digits, '_', '-' and '.', other than {CONTROLS}, since results are "
+            "stored under it."
+        )
+
+
+# As measured: files of the result of a probe, beside what it has of every unit and tap, and of another measure.
+PROBE_BYTES, RESULT_BYTES = 16_000, 8_000
+UNIT_BYTES = 12
+"""Losses and what they are relative to, of a unit at a tap."""
+ID_BYTES = 25
+"""Id, group and split of a sample, about."""
+
+
+def cost_of(setup: Setup, planned: Plan, controls: Mapping[str, bool], *, seconds: float, again: int) -> Cost:
+    """The cost of extracting the encoder, planned so, and its controls, and of measuring them.
+
+    `controls` says of each whether it keeps tokens, `seconds` is what a sample takes, `again` how many samples' tokens were removed and are extracted anew: nothing else is
+    then written. Results and what shrinks on disk (maps of classes) are estimated; the rest is known to the byte.
+    """
+    encoder, dataset = setup.encoder, setup.dataset
+    controls = {name: tokens for name, tokens in controls.items() if tokens or not again}
+    weights = [name for name in controls if _has_weights(name, encoder)]
+    inputs = {name: _planned(name, setup, planned) for name in controls if name in control.INPUTS}
+    plans = {name: other for name, other in (inputs | dict.fromkeys(weights, planned)).items() if other is not None}
+    stores = [planned, *(other if controls[name] else other.without_tokens for name, other in plans.items())]
+    token_bytes, alike = sum(each.token_bytes for each in stores), 1 + len(weights)
+    written = sum(each.bytes + _sample_bytes(dataset, planned) for each in stores)
+    written += _result_bytes(setup, controls) + PAGE_BYTES * setup.request.report
+    enough = planned.token_samples >= min(WANTED, planned.samples)
+    return Cost(
+        encoder=encoder.name,
+        dataset=dataset.name,
+        samples=planned.samples,
+        taps=len(planned.taps),
+        bytes=token_bytes if again else written,
+        token_bytes=token_bytes,
+        token_samples=planned.token_samples,
+        seconds=alike * seconds * (again or planned.samples),
+        encoders=alike,
+        path=str(setup.out),
+        token_bytes_of_64=0 if enough else WANTED * planned.token_bytes_per_sample,
+        again=again,
+        unprobeable=tuple(setup.unprobeable.values()),
+    )
+
+
+def _has_weights(name: str, encoder: Encoder) -> bool:
+    """Whether a control is the encoder with other weights; not every encoder can be drawn anew."""
+    method = {"fresh_weights": "fresh", "permuted_weights": "permuted"}.get(control.control_of(name), "")
+    return bool(method) and getattr(type(encoder), method) is not getattr(Encoder, method)
+
+
+def _planned(name: str, setup: Setup, planned: Plan) -> Plan | None:
+    """The plan of a control without the encoder; None for one that cannot be made."""
+    try:
+        like, taps = control.planned_taps(name, setup.encoder, setup.dataset)
+    except Exception:  # then it is left out with the reason when its turn comes
+        return None
+    return plan(
+        like, taps, planned.samples, setup.token_budget, setup.request.precision, with_tokens=planned.token_samples
+    )
+
+
+def _sample_bytes(dataset: Dataset, planned: Plan) -> int:
+    """Samples and targets as each store has them; whole numbers on grids shrink to little."""
+    grids = {tap.grid.shape for tap in planned.taps if tap.grid.tokens > 1}
+    targets = 0
+    for target in dataset.targets.values():
+        first = np.asarray(target.values[0])
+        if not target.dense:
+            targets += len(dataset) * first.nbytes + (0 if target.naive is None else target.naive.nbytes)
+        elif first.dtype.kind == "f":
+            of_each = sum(math.prod(grid) for grid in grids if len(grid) == first.ndim)
+            targets += len(dataset) * of_each * first.itemsize
+    return targets + ID_BYTES * len(dataset) + ARRAY_BYTES * (3 + len(dataset.targets))
+
+
+def _result_bytes(setup: Setup, controls: Collection[str]) -> int:
+    """Of the results of all measures on the encoder and on its controls."""
+    units = sum((setup.dataset.split == part).sum() for part in ("val", "test"))
+    probes = sum(_targets_read(measure, setup.dataset) for measure in setup.measures)
+    others = [measure for measure in setup.measures if not measure.kinds]
+    weights = sum(_has_weights(name, setup.encoder) for name in controls)
+    weights *= setup.request.control_measures == "all"
+    measured = len(others) + weights * sum(not measure.pairwise for measure in others)
+    shuffled = bool(setup.draws)
+    of_probe = PROBE_BYTES + UNIT_BYTES * len(setup.taps) * int(units)
+    return probes * (1 + len(controls) + shuffled) * of_probe + measured * RESULT_BYTES
+
+
+def _targets_read(measure: Measure, dataset: Dataset) -> int:
+    return sum(target.kind in measure.kinds for target in dataset.targets.values())

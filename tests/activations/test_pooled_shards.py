@@ -23,7 +23,7 @@ from diagnostics.activations.plan import Plan, plan
 from diagnostics.activations.store import Store
 from diagnostics.encoders.encoder import Reduce, keep
 from diagnostics.measures.apply import measure_all
-from diagnostics.runs.suites import chosen_measures
+from diagnostics.runs.setup import chosen_measures
 
 from stores import digests, planned
 from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder

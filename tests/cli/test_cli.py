@@ -20,7 +20,7 @@ import diagnostics.activations.folder
 import diagnostics.activations.plan
 import diagnostics.activations.run_files
 import diagnostics.report.html
-import diagnostics.runs.given
+import diagnostics.runs.inputs
 import diagnostics.runs.job
 from diagnostics.activations.folder import Folder
 
@@ -675,7 +675,7 @@ def test_ctrl_c_in_a_control_says_how_to_go_on(
 def test_ctrl_c_before_anything_is_done_leaves_nothing(
     mine: Callable[[str], str], out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(diagnostics.runs.given, "build", interrupted)
+    monkeypatch.setattr(diagnostics.runs.inputs, "build", interrupted)
     status, printed, err = diagnose("run", mine("build"), "--data", mine("data"), "--out", out)
     assert (status, printed) == (130, "")
     assert "Interrupted" in err

@@ -20,7 +20,7 @@ from diagnostics.measures.apply import against_control, measure_all
 from diagnostics.measures.base import Arrays
 from diagnostics.measures.statistics import interval, resample_counts
 from diagnostics.runs.profile import Profile
-from diagnostics.runs.suites import with_declaration
+from diagnostics.runs.run_data import with_declaration
 
 ROOT = Path(__file__).parents[2]
 TEST, FIT = 16, 64
@@ -233,5 +233,5 @@ def test_no_name_of_a_score_is_compared_anywhere() -> None:
         if (lines := decided_by_name(path.read_text("utf-8"), names))
     }
     # What the words of a report mean; and results of a command of its own, by the key of its JSON.
-    found.pop("diagnostics/report/glossary.py")
+    found.pop("diagnostics/report/html.py")
     assert found == {}

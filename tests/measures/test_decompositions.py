@@ -17,7 +17,7 @@ from diagnostics.measures.arrays import cholesky, eigh, eigvalsh, qr, svd, svdva
 from diagnostics.measures.geometry.spectrum import RankMe
 from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.measures.probes.softmax import logistic
-from diagnostics.runs.controls.raw_features import RAW
+from diagnostics.runs.controls.raw_input import RAW
 
 from memory import MemoryActivations, label_target, thirds
 

@@ -17,7 +17,7 @@ from diagnostics.measures.similarity.kernels import (
     gram_of_blocks,
     hsic,
 )
-from diagnostics.runs.suites import between
+from diagnostics.runs.run import between
 
 from memory import MemoryActivations
 

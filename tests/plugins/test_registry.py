@@ -18,7 +18,7 @@ import pytest
 from diagnostics import DiagnosticsError, registry, specs
 from diagnostics.cli import main as cli
 from diagnostics.cli.tables import list_all
-from diagnostics.runs.suites import chosen_measures
+from diagnostics.runs.setup import chosen_measures
 
 from tiny import tiny_dataset, tiny_encoder
 

@@ -7,7 +7,6 @@ import pytest
 
 from diagnostics.measures.statistics import Interval
 from diagnostics.measures.verdict import Verdict
-from diagnostics.report.markdown import page_markdown, plain
 from diagnostics.report.page import (
     Column,
     Finding,
@@ -22,6 +21,7 @@ from diagnostics.report.page import (
     Sentence,
     Table,
 )
+from diagnostics.runs.answer import page_markdown, plain
 
 HALF = Interval(0.5, 0.4, 0.6)
 MAP = ScoreMap(

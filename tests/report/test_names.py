@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diagnostics.report.names import breakable, name_lines, short_names
+from diagnostics.report.layout import breakable, name_lines, short_names
 
 
 @given(st.text("ab_./ x1\u00a0", max_size=60), st.integers(1, 30))

@@ -11,9 +11,8 @@ import pytest
 
 import diagnostics as dx
 from diagnostics.progress import Cost
-from diagnostics.report import notebook
-from diagnostics.report.notebook import in_notebook
-from diagnostics.report.progress_bars import watching
+from diagnostics.report import progress_bars
+from diagnostics.report.progress_bars import in_notebook, watching
 
 COST = Cost("<b>encoder</b>", "data", 10, 3, 10, 10, 3, 2.0, 1, "runs/here")
 WORK = """
@@ -82,7 +81,7 @@ def test_a_bar_in_a_notebook_that_goes_when_the_work_is_done(
 ) -> None:
     kernel = _Kernel()
     monkeypatch.setitem(sys.modules, "IPython", kernel)  # type: ignore[arg-type] # stands for the module
-    monkeypatch.setattr(notebook, "REDRAWN_EVERY", 0.0)
+    monkeypatch.setattr(progress_bars, "REDRAWN_EVERY", 0.0)
     monkeypatch.delenv("PYTEST_CURRENT_TEST")
     seen: list[dict[str, str]] = []
 

@@ -20,10 +20,8 @@ from diagnostics.report.page import Page, ProfileFigure
 from diagnostics.report.plots import draw, html
 from diagnostics.report.plots.profile import draw_profile, lines_outside
 from diagnostics.report.plots.style import settings
-from diagnostics.runs import captions
-from diagnostics.runs.page import run_page
+from diagnostics.runs.page import map_figure, profile_captions, reasons, run_page, why_no_figure
 from diagnostics.runs.profile import Profile
-from diagnostics.runs.tap_map import map_figure
 
 from profiles import finished_run, uneven_probes
 
@@ -65,7 +63,7 @@ def test_a_line_nearby_is_in_the_picture_and_one_far_off_is_named() -> None:
     low, high = result.plot().layout.yaxis.range
     assert low < 0.5 < high < 64
     assert lines_outside(result.figure()) == ["ceiling (64) lies above"]
-    assert "Reference line ceiling (64) lies above the part shown." in captions.of_profile(result)
+    assert "Reference line ceiling (64) lies above the part shown." in profile_captions(result)
     labels = [annotation.text for annotation in result.plot().layout.annotations]
     assert labels == ["chance 0.5", "ceiling 64 ↑"]
 
@@ -109,7 +107,7 @@ def test_the_table_holds_every_number_by_tap() -> None:
     ],
 )
 def test_equal_reasons_are_said_once(reason: str, sentence: str) -> None:
-    assert captions.reasons(profile([1.0] * 4).data.assign_attrs(reason=reason)) == sentence
+    assert reasons(profile([1.0] * 4).data.assign_attrs(reason=reason)) == sentence
 
 
 def similarity(matrix: np.ndarray, **attrs: object) -> xr.Dataset:
@@ -148,7 +146,7 @@ def test_names_are_text() -> None:
 
 def test_why_there_is_no_figure() -> None:
     nothing = profile([NAN] * 4).data.assign_attrs(reason="; ".join(f"{tap}: one token" for tap in TAPS))
-    assert captions.why_no_figure(nothing) == "No figure, since nothing has a value. All 4 taps: one token."
+    assert why_no_figure(nothing) == "No figure, since nothing has a value. All 4 taps: one token."
 
 
 def test_a_report_of_many_taps_and_targets_is_no_larger_than_a_mail_takes(tmp_path: Path) -> None:

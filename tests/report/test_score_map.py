@@ -13,8 +13,7 @@ import pytest
 
 from diagnostics.measures.statistics import Interval
 from diagnostics.measures.verdict import Verdict
-from diagnostics.report.glossary import GLOSSARY, explained
-from diagnostics.report.html import write_page
+from diagnostics.report.html import GLOSSARY, explained, write_page
 from diagnostics.report.page import (
     Column,
     Finding,
@@ -31,8 +30,7 @@ from diagnostics.report.page import (
 )
 from diagnostics.report.plots import draw, html
 from diagnostics.report.plots.curves import COLOURS
-from diagnostics.report.plots.profile import CONTROL_COLOURS
-from diagnostics.report.plots.score_map import relative_scores
+from diagnostics.report.plots.profile import CONTROL_COLOURS, relative_scores
 from diagnostics.report.plots.style import FOUND, INK, LINE, MOST_TICKS, NOT_FOUND
 
 NAN = np.nan

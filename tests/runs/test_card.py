@@ -8,8 +8,7 @@ import pytest
 
 import diagnostics as dx
 from diagnostics.errors import DiagnosticsError
-from diagnostics.report.markdown import plain
-from diagnostics.runs.card import write_card
+from diagnostics.runs.answer import plain, write_card
 
 from commands import diagnose, refused
 from tiny import tiny_dataset, tiny_image_encoder

@@ -18,13 +18,20 @@ import diagnostics as dx
 from diagnostics import Comparison, DiagnosticsError, Run
 from diagnostics.measures.statistics import scores
 from diagnostics.report.page import Number, Table
-from diagnostics.runs.comparison.differences import curve_differences, differences_of, score_influence
-from diagnostics.runs.comparison.estimates import Term, estimate, estimate_sum, flipped, holm
+from diagnostics.runs.comparison.differences import curve_differences, differences_of, score_influence, shares_of
+from diagnostics.runs.comparison.estimates import (
+    ProbeLosses,
+    Term,
+    by_depth,
+    estimate,
+    estimate_sum,
+    flipped,
+    holm,
+    probe_losses,
+    shared_depths,
+)
 from diagnostics.runs.comparison.findings import tap_similarity
-from diagnostics.runs.comparison.page import comparison_page
-from diagnostics.runs.comparison.probe_losses import ProbeLosses, by_depth, probe_losses, shared_depths
-from diagnostics.runs.comparison.shares import shares_of
-from diagnostics.runs.comparison.words import alignment_name, describe_lifts, describe_similarity
+from diagnostics.runs.comparison.page import alignment_name, comparison_page, describe_lifts, describe_similarity
 
 from graded import GRID, graded_data, graded_encoder, known_r2
 

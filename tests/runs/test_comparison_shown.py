@@ -11,8 +11,7 @@ from rich.cells import cell_len
 
 import diagnostics as dx
 from diagnostics.report.terminal import print_page
-from diagnostics.runs.comparison.page import comparison_page
-from diagnostics.runs.comparison.words import describe_verdict
+from diagnostics.runs.comparison.page import comparison_page, describe_verdict
 
 from commands import diagnose, refused
 from graded import graded_data, graded_encoder

@@ -173,7 +173,7 @@ def test_seeds_of_an_alignment_without_their_base_are_named(tmp_path: Path) -> N
 
 
 def test_few_units_are_told(tmp_path: Path) -> None:
-    from diagnostics.runs.comparison.words import cautions
+    from diagnostics.runs.comparison.page import cautions
 
     data = graded_data(20)
     runs = [

@@ -13,7 +13,7 @@ import pytest
 import diagnostics as dx
 from diagnostics.errors import StorageError
 from diagnostics.registry import plugins
-from diagnostics.runs.provenance import Call, Provenance
+from diagnostics.runs.record import Call, Provenance
 
 from tiny import tiny_dataset, tiny_encoder
 

@@ -25,8 +25,8 @@ from diagnostics.datasets.dataset import padded
 from diagnostics.measures.apply import measure_all
 from diagnostics.measures.probes.linear import BANDWIDTHS, LANDMARKS, LEAST_TRAIN, KernelFeatures
 from diagnostics.runs.controls.kinds import NAMES, control_encoders
-from diagnostics.runs.controls.raw_kernel import RawKernel
-from diagnostics.runs.suites import chosen_measures
+from diagnostics.runs.controls.raw_input import RawKernel
+from diagnostics.runs.setup import chosen_measures
 from diagnostics.specs import build
 
 from tiny import LENGTH, tiny_dataset, tiny_encoder, tiny_image_encoder

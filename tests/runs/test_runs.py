@@ -26,7 +26,7 @@ from diagnostics import Dataset, DiagnosticsError, Encoder, Run, Target, TorchEn
 from diagnostics.measures.statistics import profile_intervals
 from diagnostics.measures.verdict import Verdict
 from diagnostics.report.terminal import print_page
-from diagnostics.runs.comparison.words import cautions
+from diagnostics.runs.comparison.page import cautions
 from diagnostics.runs.page import run_page
 from diagnostics.runs.profile import CUT, INTERVALS
 

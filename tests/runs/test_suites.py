@@ -3,7 +3,7 @@ import pytest
 
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.similarity.kernels import cka
-from diagnostics.runs.suites import between
+from diagnostics.runs.run import between
 
 from memory import MemoryActivations
 

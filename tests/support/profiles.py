@@ -14,7 +14,7 @@ from diagnostics.measures.result import store_interval
 from diagnostics.measures.statistics import Interval
 from diagnostics.runs.controls.kinds import NAMES
 from diagnostics.runs.profile import Profile
-from diagnostics.runs.provenance import DatasetRecord, EncoderRecord, Provenance
+from diagnostics.runs.record import DatasetRecord, EncoderRecord, Provenance
 
 
 def profile(

@@ -38,7 +38,7 @@ from diagnostics.measures.base import Case
 from diagnostics.measures.probes import least_squares, protocol, softmax
 from diagnostics.measures.statistics import Interval, Losses, interval
 from diagnostics.runs import recommendation, redraws
-from diagnostics.runs.comparison import differences, estimates, group_scores, probe_losses, shares
+from diagnostics.runs.comparison import differences, estimates
 from diagnostics.runs.profile import Profile, first_probes, rounded
 
 BY_HAND = "computed by hand in tests/checks/test_answer.py"
@@ -265,9 +265,9 @@ def classes() -> list[Any]:
 GROUPS = {"before": "hidden", "after": "aligned", "taught": "control"}
 
 
-def scored(name: str, variables: Mapping[str, Any]) -> probe_losses.ProbeLosses:
+def scored(name: str, variables: Mapping[str, Any]) -> estimates.ProbeLosses:
     """A planted run with other variables."""
-    return probe_losses.probe_losses(changed(name, variables))
+    return estimates.probe_losses(changed(name, variables))
 
 
 def of_differences() -> list[Any]:
@@ -279,13 +279,13 @@ def of_differences() -> list[Any]:
 
 def shared(
     pairs: Iterable[Any], controls: Sequence[Any] = ("none",), cut: Sequence[str] = ("",), purpose: bool = False
-) -> shares.Shares:
+) -> differences.Shares:
     """Shares of runs, each with its base."""
     pairs = list(pairs)
-    return shares.shares_of("linear", "after", "before", len(pairs), purpose, pairs, controls, cut, SEED)
+    return differences.shares_of("linear", "after", "before", len(pairs), purpose, pairs, controls, cut, SEED)
 
 
-def share_values(made: shares.Shares) -> list[Any]:
+def share_values(made: differences.Shares) -> list[Any]:
     """The shares with their ends, and what is said of them."""
     values = (
         made.recovered,
@@ -309,7 +309,7 @@ def above_chance() -> list[Any]:
     """Kept shares where answers are counted, of an encoder that is right nine times in ten of those of the base."""
     base = runs_of("class")
     other = [
-        probe_losses.probe_losses(
+        estimates.probe_losses(
             replace(run.profile, data=run.profile.data.assign(loss=0.1 + 0.9 * run.profile.data["loss"]))
         )
         for run in base
@@ -342,8 +342,8 @@ def of_groups() -> list[Any]:
             ("young", "young", "young"),
         )
     } | {"alone": {"hidden": runs_of("class", (0,))}}
-    made = group_scores.group_scores_of(profiles, SEED)
-    family = group_scores.family_gaps(profiles, ["linear", "ten", "young"], SEED)
+    made = differences.group_scores_of(profiles, SEED)
+    family = differences.family_gaps(profiles, ["linear", "ten", "young"], SEED)
     found = [
         [each.profile, each.chosen_tap_text, each.chosen, each.output, each.hidden_gap, each.head_drop]
         for each in (*made[:2], made[-1])
@@ -351,7 +351,7 @@ def of_groups() -> list[Any]:
     return [found, len(made), [[each.group, each.profiles, each.hidden_gap] for each in family]]
 
 
-def curves(*groups: Mapping[str, Sequence[probe_losses.ProbeLosses]]) -> list[differences.CurveDifference]:
+def curves(*groups: Mapping[str, Sequence[estimates.ProbeLosses]]) -> list[differences.CurveDifference]:
     """Differences along depth of several profiles."""
     return differences.curve_differences({str(i): each for i, each in enumerate(groups)}, SEED, {})
 
@@ -393,7 +393,7 @@ def losses_by_name() -> list[Any]:
         .assign_attrs(losses="counts")
         .assign(reference_loss=data["reference_loss"] * np.arange(1, 7))
     )
-    run, other = (probe_losses.probe_losses(Profile("planted", "hidden", each, {})) for each in (data, uneven))
+    run, other = (estimates.probe_losses(Profile("planted", "hidden", each, {})) for each in (data, uneven))
     terms = run.at_chosen, run.at_best, run.at_output, *(run.ends or ())
     return [
         [digest(each.loss) for each in terms], [digest(each.reference) for each in terms], run.units == tuple(sorted(run.units)),
@@ -466,7 +466,7 @@ ASKED: Mapping[str, Callable[[], Any]] = {
     "differences along depth": lambda: [[each.difference, each.p, each.at] for each in curves(
         {"before": runs_of("hidden", (0, 1)), "after": runs_of("aligned", (0, 1))}, {"before": runs_of("ten", (0,)), "after": runs_of("ten", (1,))}
     )],
-    "lines between taps": lambda: probe_losses.by_depth(np.array([0.0, 2, 6, 7, 9])[:, None], np.array([0.1, 0.5, 1, 1, 1.2]), np.array([0, 0.1, 0.2, 0.75, 1, 1.1, 1.2, 1.3]))[:, 0],
+    "lines between taps": lambda: estimates.by_depth(np.array([0.0, 2, 6, 7, 9])[:, None], np.array([0.1, 0.5, 1, 1, 1.2]), np.array([0, 0.1, 0.2, 0.75, 1, 1.1, 1.2, 1.3]))[:, 0],
     "what units add": lambda: [
         differences.score_influence(np.array([[1.0, 5, 2], [3, 5, 2]]), np.array([[2.0, 0, 1], [2, 0, 3]])), differences.score_influence(np.ones((2, 1)), np.zeros((2, 1))),
     ],
@@ -476,7 +476,7 @@ ASKED: Mapping[str, Callable[[], Any]] = {
     "flips": lambda: estimates.flipped(
         [np.ones((1, 1)), np.zeros((2, 6)), np.ones((1, 6)), np.ones((1, 2))], [["a"], list("abcdef"), list("abcdef"), list("ab")], [0, 0, 0, 0], SEED
     ),
-    "shared depths": lambda: probe_losses.shared_depths([np.array([0.5, 1e-9]), np.array([0.0, 0.5 + 2e-6])]),
+    "shared depths": lambda: estimates.shared_depths([np.array([0.5, 1e-9]), np.array([0.0, 0.5 + 2e-6])]),
     "curves of other references": lambda: [[each.difference, each.p] for each in curves(
         {"before": runs_of("ten", (0,)), "after": [scored("ten", {"reference_loss": 2 * profile("ten").data["reference_loss"]})]}
     )],
@@ -486,7 +486,7 @@ ASKED: Mapping[str, Callable[[], Any]] = {
     ],
     "certain differences": lambda: [flat_difference(0.75, 0.5), flat_difference(0.75, 0.75)],
     "Holm": lambda: estimates.holm(np.array([0.01, np.nan, 0.04, 0.03, 0.9])),
-    "the same but for rounding": lambda: [probe_losses.near(np.ones(3), np.ones(3) + each) for each in (1e-8, 1e-12)],
+    "the same but for rounding": lambda: [estimates.near(np.ones(3), np.ones(3) + each) for each in (1e-8, 1e-12)],
     "losses by name": losses_by_name, "redraws": drawn_again,
     "one tap for several targets": lambda: [apply.common_tap(list(map(result, ("hidden", "late", "alike")))), apply.common_tap([])],
     "few units beside another target": lambda: [each.attrs["chosen_tap"] for each in measured(("young", "alike")).results.values()],

@@ -17,7 +17,7 @@ from diagnostics.measures.apply import against_control, measure_all
 from diagnostics.measures.base import Arrays
 from diagnostics.measures.probes import protocol
 from diagnostics.measures.statistics import Losses
-from diagnostics.runs.comparison.probe_losses import ProbeLosses, probe_losses
+from diagnostics.runs.comparison.estimates import ProbeLosses, probe_losses
 from diagnostics.runs.profile import Profile
 from diagnostics.vocabulary import ChooseOn
 

@@ -4,11 +4,9 @@ import plotly.graph_objects as go
 
 from diagnostics.report.page import CurvesFigure, Figure, MapFigure, ProfileFigure, ScoreMap, StepsFigure
 from diagnostics.report.plots.curves import draw_curves, draw_map, draw_shares, draw_steps
-from diagnostics.report.plots.multiples import multiples
-from diagnostics.report.plots.profile import draw_profile
-from diagnostics.report.plots.score_map import draw_score_map
+from diagnostics.report.plots.profile import draw_profile, draw_score_map
 from diagnostics.report.plots.still import StillFigure
-from diagnostics.report.plots.style import html
+from diagnostics.report.plots.style import html, multiples
 
 __all__ = ["StillFigure", "draw", "html", "multiples"]
 

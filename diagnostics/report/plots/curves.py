@@ -11,7 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from diagnostics.measures.statistics import Interval
-from diagnostics.report.names import short_names
+from diagnostics.report.layout import short_names
 from diagnostics.report.numbers import format_number
 from diagnostics.report.page import CurvesFigure, DepthCurve, MapFigure, MarkKind, SharesFigure, StepsFigure
 from diagnostics.report.plots.style import (

@@ -43,7 +43,7 @@ class StillFigure(go.Figure):
 
     def _ipython_display_(self) -> None:
         # Otherwise plotly's own, which IPython prefers, shows its renderers' formats alone.
-        from diagnostics.report.notebook import in_notebook, show_bundle
+        from diagnostics.report.progress_bars import in_notebook, show_bundle
 
         if in_notebook():
             show_bundle(self._repr_mimebundle_())

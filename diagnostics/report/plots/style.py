@@ -1,4 +1,6 @@
-"""The style shared by all figures, and their embedding in a page."""
+"""The style shared by all figures, panels of figures side by side under one legend, and their embedding in a page."""
+
+from __future__ import annotations
 
 import math
 from collections.abc import Sequence
@@ -7,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
-from diagnostics.report.names import short_names
+from diagnostics.report.layout import short_names
 from diagnostics.report.page import MarkKind
 
 # Of the palette of Okabe and Ito, which colour-blind readers tell apart, in shades that stand out on white and on black.
@@ -102,3 +105,44 @@ def settings() -> str:
     # Plotly's own bar has a button that uploads the chart: what a run found stays with its reader.
     config = {"displaylogo": False, "responsive": True, "modeBarButtons": [list(BUTTONS)]}
     return _inert(to_json_plotly({"config": config, "template": templates["plotly_white"]}))
+
+
+COLUMNS = 2
+PANEL = 300
+"""Height of a row, in pixels."""
+TOP, BOTTOM = 90, 80
+
+
+def multiples(panels: Sequence[tuple[str, go.Figure]]) -> go.Figure:
+    """The figures as panels with these titles, two in a row, each with its own axes; a name stands in the legend once."""
+    columns = min(COLUMNS, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    height = TOP + BOTTOM + PANEL * rows
+    figure: go.Figure = make_subplots(
+        rows, columns, subplot_titles=[escape(title) for title, _ in panels],
+        horizontal_spacing=0.11, vertical_spacing=min(0.33 * PANEL / (height - TOP - BOTTOM), 1 / max(rows - 1, 1)),
+    )  # fmt: skip
+    named: set[str] = set()
+    for i, (_, panel) in enumerate(panels):
+        place: dict[str, Any] = {"row": i // columns + 1, "col": i % columns + 1}
+        traces: Any = panel.data  # which plotly's types do not know
+        for trace in traces:
+            shown = trace.showlegend is not False and bool(trace.name) and trace.name not in named
+            named.add(trace.name or "")
+            figure.add_trace(trace, **place)
+            figure.data[-1].update(showlegend=shown, legendgroup=trace.legendgroup or trace.name)
+        # What the axis is stands under the last panel of each column, without the explanation, for which there is no room.
+        title = (panel.layout.xaxis.title.text or "").partition(" (")[0] if i + columns >= len(panels) else ""
+        figure.update_xaxes({**_own(panel.layout.xaxis), "title": {"text": title or None}}, **place)
+        figure.update_yaxes(_own(panel.layout.yaxis), **place)
+        for shape in panel.layout.shapes:
+            figure.add_shape({**shape.to_plotly_json(), "xref": None, "yref": "y domain"}, **place)
+    return dressed(figure).update_layout(
+        height=height, margin={"l": 60, "r": 20, "t": TOP, "b": BOTTOM},
+        legend={"orientation": "h", "x": 0, "y": 1 + 30 / (height - TOP - BOTTOM), "yanchor": "bottom"},
+    )  # fmt: skip
+
+
+def _own(axis: Any) -> dict[str, Any]:
+    """An axis without its place in the figure that it comes from."""
+    return {key: value for key, value in axis.to_plotly_json().items() if key not in ("domain", "anchor")}

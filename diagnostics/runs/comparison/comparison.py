@@ -3,43 +3,181 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from itertools import combinations
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
+from diagnostics.activations.prepare import SampleFacts, differences
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.statistics import Interval
 from diagnostics.progress import Progress, Watch
 from diagnostics.report.numbers import number, numbers
 from diagnostics.report.progress_bars import watching
-from diagnostics.runs.comparison.agreement import check_agreement
-from diagnostics.runs.comparison.differences import curve_differences, differences_of
-from diagnostics.runs.comparison.estimates import Estimate, estimate_sum
-from diagnostics.runs.comparison.findings import Findings, TapSimilarity, first_of_each_target, tap_similarity
-from diagnostics.runs.comparison.group_scores import family_gaps, group_scores_of
-from diagnostics.runs.comparison.members import (
+from diagnostics.runs.comparison.differences import (
+    Shares,
+    curve_differences,
+    differences_of,
+    family_gaps,
+    group_scores_of,
+    shares_of,
+)
+from diagnostics.runs.comparison.estimates import (
+    SAME,
+    Estimate,
+    ProbeLosses,
+    by_depth,
+    estimate_sum,
+    near,
+    shared_depths,
+)
+from diagnostics.runs.comparison.findings import (
+    Findings,
     Member,
+    TapSimilarity,
     by_group,
     control_of,
+    curves_figure,
+    first_of_each_target,
     lineage_of,
     open_members,
     pairs_with_base,
     places,
+    tap_similarity,
     without_base,
 )
-from diagnostics.runs.comparison.probe_losses import SAME, ProbeLosses, by_depth, shared_depths
-from diagnostics.runs.comparison.shares import Shares, shares_of
-from diagnostics.runs.folder import slug
+from diagnostics.runs.request import slug
 from diagnostics.runs.run import Run
-from diagnostics.runs.tap_map import map_json
+from diagnostics.runs.run_data import map_json
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
+
+
+PROTOCOL = ("functional", "centring", "pooling")
+"""Attributes of a result that say how a number was computed."""
+COUNTS = ("n", "n_train", "n_val", "n_test", "units_train", "units_val")
+"""Attributes that say how much it rests on."""
+
+
+def check_agreement(members: Sequence[Member]) -> dict[str, str]:
+    """Raises where two runs differ in samples, targets, splits, pooling or protocol, naming the difference.
+
+    Returns the profiles that are left out, and why: those that some run lacks, and those of tokens that two encoders lay
+    on grids of their own.
+    """
+    first, *others = members
+    for other in others:
+        for reason, remedy in chain(_other_data(first, other), _other_storage(first, other), _other_taps(first, other)):
+            raise _refused(first, other, reason, remedy)
+    left_out: dict[str, str] = {}
+    names = list(dict.fromkeys(name for member in members for name in member.profiles))
+    for name in names:
+        lacking = [member.name for member in members if name not in member.profiles]
+        if lacking:
+            left_out[name] = f"not measured in {', '.join(lacking)}"
+            continue
+        for other in others:
+            if why := _same_protocol(name, first, other):
+                left_out[name] = why
+                break
+    if not names:
+        raise DiagnosticsError(f"{first.run.path} holds no measure by depth: run all with --measures standard.")
+    if len(left_out) == len(names):
+        reasons = "; ".join(f"{name}: {why}" for name, why in list(left_out.items())[:3])
+        unmeasured = all(why.startswith("not measured") for why in left_out.values())
+        remedy = "Give all the same --measures." if unmeasured else "Run all with the same data and options."
+        raise DiagnosticsError(f"The runs have no measure in common that can be compared ({reasons}). {remedy}")
+    return left_out
+
+
+def _refused(first: Member, other: Member, reason: str, remedy: str) -> DiagnosticsError:
+    return DiagnosticsError(f"{first.run.path} and {other.run.path} cannot be compared: {reason}. {remedy}")
+
+
+Problems = Iterator[tuple[str, str]]
+"""Why two runs cannot be compared, each reason with its remedy."""
+
+
+def _other_data(first: Member, other: Member) -> Problems:
+    data = first.run.record.dataset, other.run.record.dataset
+    names = f" ({data[0].name} and {data[1].name})" if data[0].name != data[1].name else ""
+    for reason in differences(SampleFacts.of(first.run.store), SampleFacts.of(other.run.store)):
+        yield f"they hold other data{names}, {reason}", "Run both encoders on one dataset."
+    if data[0].fingerprint != data[1].fingerprint:
+        yield (
+            "they hold other data under the same sample ids (the datasets' fingerprints differ)",
+            "Run both encoders on one dataset.",
+        )
+
+
+def _texts(values: Sequence[str] | np.ndarray) -> np.ndarray:
+    return np.array([str(value) for value in values])
+
+
+def _other_storage(first: Member, other: Member) -> Problems:
+    """Another pooling, precision (of what is stored, or of the pass) or version."""
+    mine, theirs = first.run.store, other.run.store
+    if tuple(mine.poolings) != tuple(theirs.poolings):
+        both = [name for name in mine.poolings if name in theirs.poolings] or ["mean"]
+        remedy = f"Run both with --pooling {','.join(both)}."
+        yield f"one pools tokens by {mine.pooling}, the other by {theirs.pooling}", remedy
+    precisions = mine.plan.precision, theirs.plan.precision
+    if precisions[0] != precisions[1]:
+        yield "one keeps tokens in {}, the other in {}".format(*precisions), "Run both with one --precision."
+    computed = [store.identity.get("compute", "float32") for store in (mine, theirs)]
+    if computed[0] != computed[1]:
+        yield "one was computed in {}, the other in {}".format(*computed), "Run both with one --compute."
+    if len(versions := first.run.versions | other.run.versions) > 1:
+        reason = f"they were measured by versions {' and '.join(sorted(versions))} of diagnostics"
+        yield reason, "Give the `diagnostics run` command of the older one again."
+
+
+def _other_taps(first: Member, other: Member) -> Problems:
+    """Of one encoder other taps: its curve would differ from itself between them."""
+    mine, theirs = ({tap.name for tap in member.run.store.taps} for member in (first, other))
+    if first.weights == other.weights and mine != theirs:
+        reason = f"both are of one encoder, and only one of them has its tap {min(mine ^ theirs)}"
+        yield reason, "Run both with the same --taps."
+
+
+def _same_protocol(name: str, first: Member, other: Member) -> str:
+    """Why a profile is left out ("" where it is not); raises where pooled activations were measured in different ways."""
+    results, other_results = (member.profiles[name].data for member in (first, other))
+    for key in ("seed", "penalties"):
+        mine, theirs = results.attrs.get(key), other_results.attrs.get(key)
+        if not np.array_equal(np.asarray(mine), np.asarray(theirs)):
+            reason = f"{name} was computed with another {key} ({mine} and {theirs})"
+            raise _refused(first, other, reason, "Give both the same options.")
+    pooled = all(data.attrs.get("pooling") == first.run.store.pooling for data in (results, other_results))
+    for key in PROTOCOL:
+        mine, theirs = results.attrs.get(key), other_results.attrs.get(key)
+        if mine != theirs and pooled:
+            reason = f"{name} was computed with another {key} ({mine} and {theirs})"
+            raise _refused(first, other, reason, "Run both again.")
+        if mine != theirs:
+            # Each encoder has tokens of its own.
+            return f"{first.name} and {other.name} were read with another {key} ({mine}; {theirs})"
+    for key in COUNTS:
+        mine, theirs = results.attrs.get(key), other_results.attrs.get(key)
+        if mine != theirs:
+            return f"{key} is {mine} in {first.name} and {theirs} in {other.name}"
+    if not first.profiles[name].is_probe:
+        return ""
+    if name not in first.losses:
+        return "its score is no sum of losses, by which runs are compared"
+    units = [sorted(_texts(data["unit"].values)) for data in (results, other_results)]
+    if units[0] != units[1]:
+        return f"read on other test units in {first.name} and {other.name}"
+    reference = [member.losses[name].common_reference for member in (first, other)]
+    if reference[0] is not None and reference[1] is not None and not near(reference[0], reference[1]):
+        return f"{first.name} and {other.name} are scored against other references"
+    return ""
+
 
 # All profiles of all runs on one axis of relative depth, heads beyond 1, as an `xarray.Dataset`.
 
@@ -278,7 +416,7 @@ class Comparison(Findings):
         `Run.to_dataframe`."""
         import pandas as pd
 
-        from diagnostics.runs.dataframe import run_dataframe
+        from diagnostics.runs.run import run_dataframe
 
         names = {str(name) for name in self.data["target"].values}
         tables: list[pd.DataFrame] = []
@@ -292,9 +430,14 @@ class Comparison(Findings):
     def plot(self) -> go.Figure:
         """Score by relative depth of every run, a panel for each probe of each target, as a plotly figure; for each
         measure where no probe is among the profiles."""
-        from diagnostics.runs.comparison.plots import plot_comparison
+        from diagnostics.report.plots import StillFigure, draw, multiples
 
-        return plot_comparison(self)
+        names = [str(name) for name in self.data["target"].values]
+        probes = {row.profile for row in self.group_scores}
+        drawn = [name for name in names if name in probes] or names
+        if not drawn:
+            raise DiagnosticsError("The runs share no profile to draw: run them with the same measures.")
+        return StillFigure(multiples([(name, draw(curves_figure(self, name))) for name in drawn]))
 
     def to_json(self) -> dict[str, Any]:
         """The findings as plain numbers; None for what has no value."""

@@ -1,18 +1,213 @@
-"""The findings of a comparison, as data."""
+"""The runs of a comparison, with their groups, seeds and bases, and what is found of them, as data."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.report.page import CurvesFigure, DepthCurve, Mark, MarkKind, SharesFigure
-from diagnostics.runs.comparison.differences import CurveDifference, Difference
-from diagnostics.runs.comparison.group_scores import FamilyGap, GroupScore
-from diagnostics.runs.comparison.members import Member, by_group
-from diagnostics.runs.comparison.shares import Shares
+from diagnostics.runs.comparison.differences import CurveDifference, Difference, FamilyGap, GroupScore, Shares
+from diagnostics.runs.comparison.estimates import ProbeLosses, probe_losses
+from diagnostics.runs.profile import Profile
+from diagnostics.runs.recommendation import without_nonlinear
+from diagnostics.runs.run import Run, open_run
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run of a comparison."""
+
+    run: Run
+    group: str
+    """Runs of one group differ in their seed alone."""
+    seed: int | None
+    """Of the training; None where nobody said."""
+    name: str
+    """Unique in the comparison: the group, and the seed where the group has several runs."""
+
+    @cached_property
+    def profiles(self) -> dict[str, Profile]:
+        """By `measure/target`, or the measure alone; none of a kernel at two taps."""
+        return {profile.name: profile for profile in without_nonlinear(self.run.profiles())}
+
+    @cached_property
+    def losses(self) -> dict[str, ProbeLosses]:
+        """Those of its probes, by the names of their profiles."""
+        return {name: probe_losses(profile) for name, profile in self.profiles.items() if "loss" in profile.data}
+
+    @property
+    def weights(self) -> str:
+        """Digest of the encoder's weights."""
+        return self.run.store.identity.get("weights", "")
+
+    @property
+    def base(self) -> str:
+        """Digest of the weights that an alignment started from; "" where it is no alignment."""
+        return str(lineage_of(self.run).get("base", ""))
+
+    @property
+    def control_of(self) -> str:
+        """Digest of the training whose control it is; "" where it is none."""
+        return str(lineage_of(self.run).get("control_of", "") or "")
+
+    @property
+    def cut_at(self) -> str:
+        """The tap of its base that an alignment lifted to the output; "" of one that names none, and of a control."""
+        return "" if self.control_of else str(lineage_of(self.run).get("to", "") or "")
+
+    @property
+    def target(self) -> str:
+        """The target whose best tap an alignment lifted; "" where it was made for none."""
+        return str(lineage_of(self.run).get("for", "") or "")
+
+
+def lineage_of(run: Run) -> Mapping[str, Any]:
+    """What made the encoder's weights, as the run recorded it."""
+    return run.record.encoder.lineage
+
+
+def open_members(runs: Sequence[Run | str | Path]) -> list[Member]:
+    """The runs, opened and named; `LABEL=PATH` overrules the group that the encoder itself tells.
+
+    Raises where there are fewer than two, or one of them twice.
+    """
+    if len(runs) < 2:
+        raise DiagnosticsError("A comparison needs two runs or more: name the folders that `diagnostics run` wrote.")
+    opened = [_opened(run) for run in runs]
+    places = [run.path.resolve() for _, run in opened]
+    for i, place in enumerate(places):
+        if place in places[:i]:
+            raise DiagnosticsError(f"{opened[i][1].path} is given twice: name each run once.")
+    groups = [label or str(lineage_of(run).get("group", "")) or run.encoder_name for label, run in opened]
+    seeds = [_seed(run) for _, run in opened]
+    if len(set(groups)) < len(groups):
+        groups = _distinguish(groups, seeds, opened)
+    return [
+        Member(run, group, seed, f"{group} seed {seed}" if groups.count(group) > 1 else group)
+        for group, seed, (_, run) in zip(groups, seeds, opened, strict=True)
+    ]
+
+
+def _opened(run: Run | str | Path) -> tuple[str, Run]:
+    if isinstance(run, Run):
+        return "", run
+    label, equals, path = str(run).partition("=")
+    if equals and label and not Path(str(run)).exists():
+        return label, open_run(path)
+    return "", open_run(run)
+
+
+def _seed(run: Run) -> int | None:
+    seed = lineage_of(run).get("seed")
+    return int(seed) if isinstance(seed, (int, float)) else None
+
+
+def _distinguish(groups: Sequence[str], seeds: Sequence[int | None], opened: Sequence[tuple[str, Run]]) -> list[str]:
+    """Runs that neither group nor seed tells apart are groups of their own, named by how long they were trained where that
+    differs, else by their folders; where a label was given for them, it is wrong to do so."""
+    pairs = list(zip(groups, seeds, strict=True))
+    labels = list(groups)
+    for i, ((group, seed), (label, run)) in enumerate(zip(pairs, opened, strict=True)):
+        if groups.count(group) == 1 or (seed is not None and pairs.count((group, seed)) == 1):
+            continue
+        if label:
+            why = "no seed of their training is known" if seed is None else f"two of them have seed {seed}"
+            raise DiagnosticsError(
+                f"Several runs are labelled {label}, but {why}: runs of one label are the seeds of one training, so "
+                "give each a label of its own."
+            )
+        alike = [other for other, pair in zip(opened, pairs, strict=True) if pair == (group, seed)]
+        steps = [lineage_of(other).get("steps") for _, other in alike]
+        names = [other.path.name for _, other in alike]
+        if None not in steps and len(set(steps)) == len(steps):
+            labels[i] = f"{group}, {lineage_of(run)['steps']} steps"
+        else:
+            labels[i] = f"{group} ({run.path.name if len(set(names)) == len(names) else run.path})"
+    return labels
+
+
+def by_group(members: Sequence[Member]) -> dict[str, list[Member]]:
+    """The members of each group, in the order in which groups were named; seeds ascend."""
+    groups: dict[str, list[Member]] = {}
+    for member in members:
+        groups.setdefault(member.group, []).append(member)
+    return {group: sorted(members, key=lambda member: member.seed or 0) for group, members in groups.items()}
+
+
+def pairs_with_base(members: Sequence[Member], base: str | None) -> dict[str, list[tuple[Member, Member]]]:
+    """(aligned, its base) by the group of the aligned: by the weights that an alignment says it started from, or, where
+    `base` names a group, every other run with that group's run of its seed (its only run, where it has one).
+    """
+    pairs: dict[str, list[tuple[Member, Member]]] = {}
+    if base is None:
+        for member in members:
+            # An alignment that changed nothing has its base's weights; one may have started from another alignment.
+            able = [run for run in members if member.base and run.weights == member.base and run.group != member.group]
+            if able:
+                pairs.setdefault(member.group, []).append((member, min(able, key=lambda run: bool(run.base))))
+        return pairs
+    groups = by_group(members)
+    if base not in groups:
+        raise unknown("base", base, list(groups))
+    bases = groups[base]
+    for member in members:
+        if member.group == base:
+            continue
+        matching = bases if len(bases) == 1 else [run for run in bases if run.seed == member.seed]
+        if not matching:
+            raise DiagnosticsError(
+                f"{member.name} has no base: {base} has seeds {', '.join(str(run.seed) for run in bases)}. Leave it out, or "
+                "give the run of that seed."
+            )
+        pairs.setdefault(member.group, []).append((member, matching[0]))
+    return pairs
+
+
+def without_base(members: Sequence[Member], pairs: Mapping[str, Sequence[tuple[Member, Member]]]) -> dict[str, str]:
+    """The alignments some of whose seeds lack their base among the runs, and why: those seeds count for no share."""
+    why = "the run of the base that it was aligned from is not among the runs"
+    matched = {aligned.name for own in pairs.values() for aligned, _ in own}
+    missing = [
+        [member.name for member in runs if member.name not in matched]
+        for group, runs in by_group(members).items()
+        if group in pairs
+    ]
+    return {f"shares of {', '.join(names)}": why for names in missing if names}
+
+
+def control_of(aligned: Member, members: Sequence[Member]) -> Member | str:
+    """The control of an alignment, trained in the same way from the same base but taught by the base itself; or why there is
+    none."""
+    if aligned.control_of:
+        return "it is a control itself"
+    training = lineage_of(aligned.run).get("training")
+    for member in members:
+        if training is not None and member.control_of == training:
+            return member
+    if lineage_of(aligned.run).get("control") == "none":
+        return "it was made without a control (--no-control)"
+    return "the run of its control is not among the runs"
+
+
+def places(
+    pairs: Mapping[str, Sequence[tuple[Member, Member]]], groups: Mapping[str, Sequence[Member]]
+) -> dict[tuple[str, str], list[tuple[int, int]]]:
+    """Of each alignment and its base, in both orders, which run goes with which: places in the lists of `groups`."""
+    at = {member.name: i for members in groups.values() for i, member in enumerate(members)}
+    places: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for group, matched in pairs.items():
+        for aligned, base in matched:
+            places.setdefault((group, base.group), []).append((at[aligned.name], at[base.name]))
+            places.setdefault((base.group, group), []).append((at[base.name], at[aligned.name]))
+    return places
+
 
 # Figures of a comparison as arrays: curves of all runs by relative depth, and matrices of alignments by target.
 

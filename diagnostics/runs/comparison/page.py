@@ -1,8 +1,12 @@
-"""The page of a comparison: scores, gains and losses of alignments, paired differences, matching taps."""
+"""The page of a comparison, and its findings as sentences."""
 
+import math
 from collections.abc import Iterable, Sequence
 
-from diagnostics.report.numbers import unbroken
+import numpy as np
+
+from diagnostics.errors import enumerated
+from diagnostics.report.numbers import format_interval, format_number, unbroken
 from diagnostics.report.page import (
     Cell,
     Column,
@@ -19,33 +23,236 @@ from diagnostics.report.page import (
     filled,
     left_out_section,
 )
-from diagnostics.runs.comparison.differences import QUANTITIES, Difference
+from diagnostics.runs.comparison.differences import ALPHA, QUANTITIES, CurveDifference, Difference, Shares
 from diagnostics.runs.comparison.findings import (
     SHARES,
     Findings,
+    Member,
+    TapSimilarity,
     curves_figure,
     first_of_each_target,
+    lineage_of,
     shares_figures,
     target_name,
 )
-from diagnostics.runs.comparison.members import lineage_of
-from diagnostics.runs.comparison.shares import Shares
-from diagnostics.runs.comparison.words import (
-    alignment_name,
-    cautions,
-    describe_controls,
-    describe_correction,
-    describe_curve,
-    describe_families,
-    describe_heads,
-    describe_lifts,
-    describe_outcomes,
-    describe_runs,
-    describe_similarity,
-    describe_uncontrolled,
-    describe_verdict,
-)
-from diagnostics.runs.tap_map import map_figure
+from diagnostics.runs.page import map_figure
+
+
+def describe_runs(findings: Findings) -> str:
+    """Which runs, on what."""
+    n = findings.members[0].run.n
+    several = {group: f" ({len(members)} seeds)" * (len(members) > 1) for group, members in findings.groups.items()}
+    runs = [f"{group}{seeds}" for group, seeds in several.items()]
+    return (
+        f"{', '.join(runs)} on {findings.data.attrs['dataset']}, n = {n['train']} train, {n['val']} val, {n['test']} test; "
+        f"pooling: {findings.data.attrs['pooling']}"
+    )
+
+
+NO_WEIGHTS = "none"
+"""The weights of encoders that have none."""
+BESIDE_WEIGHTS = ("configuration", "preprocessing")
+"""What makes an encoder beside its weights, as a store names it."""
+MOST_NAMED = 3
+"""Differences that a verdict names."""
+
+
+def describe_verdict(findings: Findings) -> str:
+    """What differs between the groups, after correction for all that was compared: the largest differences by name. First, which
+    runs have equal weights."""
+    return " ".join(filter(None, (_describe_equal(findings.members), _describe_differences(findings))))
+
+
+def _describe_equal(members: Sequence[Member]) -> str:
+    sentences: list[str] = []
+    for weights in dict.fromkeys(member.weights for member in members):
+        alike = [member for member in members if member.weights == weights]
+        if weights == NO_WEIGHTS or len(alike) < 2:
+            continue
+        *names, last = [member.name for member in alike]
+        other = " and ".join(key for key in BESIDE_WEIGHTS if len({_identity(member)[key] for member in alike}) > 1)
+        rest = f"they differ in {other} alone" if other else "they are one encoder"
+        sentences.append(f"{', '.join(names)} and {last} have equal weights: {rest}.")
+    return " ".join(sentences)
+
+
+def _identity(member: Member) -> dict[str, str]:
+    """What makes its encoder."""
+    return {key: member.run.store.identity.get(key, "") for key in ("weights", *BESIDE_WEIGHTS)}
+
+
+def _describe_differences(findings: Findings) -> str:
+    if len(findings.groups) < 2 or not findings.differences:
+        return ""
+    n = findings.members[0].run.n["test"]
+    shown = sorted((d for d in findings.differences if d.survives), key=lambda d: -abs(d.estimate.value))
+    count = len(findings.differences)
+    if not shown:
+        identities = [_identity(member) for member in findings.members]
+        one = identities[0]["weights"] != NO_WEIGHTS and all(each == identities[0] for each in identities)
+        proof = "That is no proof that they are alike: the intervals say how large a difference may be."
+        return (
+            f"No difference between these runs is shown on these {n} test samples, of {count} compared "
+            f"({', '.join(QUANTITIES)}) and corrected for their number.{'' if one else f' {proof}'}"
+        )
+    named = [_describe_difference(findings, d) for d in shown[:MOST_NAMED]]
+    more = f" (the {MOST_NAMED} largest are named)" if len(shown) > MOST_NAMED else ""
+    return f"{len(shown)} of {count} differences are shown on these {n} test samples{more}: {'; '.join(named)}."
+
+
+def describe_outcomes(findings: Findings, profiles: Sequence[str]) -> list[str]:
+    """Of two labels, what the later one gained and lost against the earlier one, and for which targets that cannot be told."""
+    if len(findings.groups) != 2:
+        return []
+    lines: list[str] = []
+    for quantity, at in (("chosen tap", "the layer to use"), ("output", "the output")):
+        rows = [d for d in findings.differences if d.quantity == quantity and d.profile in profiles]
+        named = {
+            what: [target_name(findings, d.profile) for d in rows if d.outcome == what]
+            for what in ("lost", "gained", "cannot tell")
+        }
+        parts = [
+            f"{what}{' for' * (what == 'cannot tell')} {enumerated(names)}" for what, names in named.items() if names
+        ]
+        lines += [f"{rows[0].first} minus {rows[0].second} at {at}: {'; '.join(parts)}"] if parts else []
+    return lines
+
+
+def _describe_difference(findings: Findings, difference: Difference) -> str:
+    above, below = difference.first, difference.second
+    if difference.estimate.value < 0:
+        above, below = below, above
+    amount = format_number(abs(difference.estimate.value), "+.3f")
+    target = target_name(findings, difference.profile)
+    if difference.quantity == "hidden gap":
+        return f"{above} has a larger hidden gap of {target} than {below}, by {amount}"
+    return f"{above} is above {below} in {target}, {difference.quantity}, by {amount}"
+
+
+def cautions(findings: Findings) -> list[str]:
+    """How few units scores rest on, where they do; and of which run's loss a few carry most."""
+    members = [(member, score.profile) for score in findings.group_scores for member in findings.members]
+    few = [member.profiles[name].few for member, name in members]
+    skewed = [f"{member.name}: {why}" for member, name in members if "carry" in (why := member.profiles[name].skewed)]
+    return list(dict.fromkeys([*filter(None, few), *skewed]))
+
+
+def describe_families(findings: Findings) -> list[str]:
+    """The mean hidden gap of each family's targets, by group."""
+    lines: list[str] = []
+    for family in dict.fromkeys(gap.family for gap in findings.family_gaps):
+        rows = [gap for gap in findings.family_gaps if gap.family == family]
+        gaps = "; ".join(f"{gap.group} {format_interval(gap.hidden_gap.interval, signed=True)}" for gap in rows)
+        counts = sorted({len(gap.profiles) for gap in rows})
+        of = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
+        lines.append(f"mean hidden gap, {family} ({of} target{'s' if counts[-1] > 1 else ''}): {gaps}")
+    return lines
+
+
+def describe_controls(findings: Findings, profiles: Sequence[str]) -> list[str]:
+    """Which labels are not shown to beat fresh weights, and in which targets: where an encoder of the same architecture that was never
+    trained reads a target as well, training brought nothing that the probe shows."""
+    targets: dict[str, list[str]] = {}
+    for profile in profiles:
+        poor: list[str] = []
+        for group, members in findings.groups.items():
+            margins = [member.profiles[profile].over("fresh_weights") for member in members]
+            known = [margin for margin in margins if margin is not None and not math.isnan(margin.low)]
+            missed = sum(not margin.low > 0 for margin in known)
+            if missed:
+                poor.append(group if len(known) == 1 else f"{group} ({missed} of {len(known)} seeds)")
+        if poor:
+            targets.setdefault(enumerated(poor), []).append(target_name(findings, profile))
+    return [f"not shown to beat fresh weights: {who}, in {enumerated(names)}" for who, names in targets.items()]
+
+
+def describe_heads(findings: Findings, profiles: Sequence[str]) -> list[str]:
+    """What each group's head throws away: the trunk's last tap minus the head's last."""
+    drops: dict[str, list[str]] = {group: [] for group in findings.groups}
+    for score in findings.group_scores:
+        if score.profile in profiles and score.head_drop is not None:
+            drop = format_interval(score.head_drop.interval, signed=True)
+            drops[score.group].append(f"{target_name(findings, score.profile)} {drop}")
+    return [f"end of trunk minus end of head, {group}: {'; '.join(own)}" for group, own in drops.items() if own]
+
+
+def alignment_name(shares: Shares) -> str:
+    """The alignment, what it started from, and how many trainings its shares rest on."""
+    seeds = f"; {shares.seeds} of {shares.of_seeds} seeds" if shares.seeds < shares.of_seeds else ""
+    alone = ", over samples alone" if seeds and shares.seeds == 1 else ""
+    return f"{shares.group} (from {shares.base}{seeds}{alone})"
+
+
+def describe_lifts(findings: Findings, profiles: Sequence[str]) -> list[str]:
+    """Of each alignment, which targets the tap lifted beyond what its control shows, and which it is not shown to have; each by its
+    own interval."""
+    lines: list[str] = []
+    for group in dict.fromkeys(row.group for row in findings.shares if row.over_control is not None):
+        held = [row for row in findings.shares if row.group == group and row.profile in profiles and row.over_control]
+        lifted = [target_name(findings, row.profile) for row in held if row.lifted]
+        rest = [target_name(findings, row.profile) for row in held if not row.lifted]
+        parts = (
+            [f"lifted by the tap, beyond its control, each by its own interval: {', '.join(lifted)}"] if lifted else []
+        )
+        parts += [f"not shown to be lifted by the tap: {', '.join(rest)}"] if rest else []
+        lines.append(f"{group}: {'; '.join(parts)}")
+    return lines
+
+
+def describe_uncontrolled(findings: Findings) -> list[str]:
+    """Of which alignments there is no control, and why."""
+    whys = {row.group: row.reasons["over_control"] for row in findings.shares if "over_control" in row.reasons}
+    return [
+        f"{group}: the effect of training by itself is not known ({why})"
+        for group, why in whys.items()
+        if "itself" not in why
+    ]
+
+
+def describe_correction(findings: Findings) -> str:
+    """How many differences survive, after which correction, and what the intervals are over."""
+    tested = [difference for difference in findings.differences if not math.isnan(difference.p_corrected)]
+    if not tested:
+        return "none can be tested"
+    both = [difference for difference in tested if difference.estimate.over_both is not None]
+    kind = "over samples and, where both labels have several seeds, over seeds"
+    if not both:
+        kind = "over samples only, since a label has one training run: other seeds might differ"
+    elif len(both) == len(tested):
+        kind = "over samples and seeds"
+    return f"{sum(difference.survives for difference in tested)} of {len(tested)}; Holm, 0.05; {kind}"
+
+
+def describe_curve(curve: CurveDifference) -> str:
+    """Where along the trunk two groups differ."""
+    shown = np.flatnonzero(curve.p < ALPHA)
+    if not np.isfinite(curve.p).any():
+        return "not tested"
+    if curve.at is None:
+        return "at no depth"
+    at = f"{curve.difference[curve.at]:+.3f} at depth {curve.depths[curve.at]:.2f}"
+    return at if len(shown) == 1 else f"{at}; shown at {len(shown)} of {len(curve.p)} depths"
+
+
+def describe_similarity(similarity: TapSimilarity) -> str:
+    """How alike two outputs are, and where the first run's taps stand in the second."""
+    data = similarity.data
+    taps = [str(tap) for tap in data["tap"].values]
+    known = np.isfinite(similarity.aligned)
+    outputs = "not defined" if math.isnan(similarity.at_outputs) else f"{similarity.at_outputs:.3f}"
+    alike = f"{data.attrs['measure']} of {similarity.first} and {similarity.second}: {outputs} at the outputs"
+    if "p" not in data:
+        return f"{alike}; the chance level is not known, so no depths are matched"
+    if not np.isfinite(data["p"].values).any():
+        return f"{alike}; the chance level is not known ({data.attrs.get('no_null', 'no pair has a value')}), so no depths are matched"
+    if not known.any():
+        return f"{alike}; no tap of one is more similar to a tap of the other than by chance"
+    depths, aligned = data["depth"].values, similarity.aligned
+    ends = [f"{depths[i]:.2f} ({taps[i]}) with {aligned[i]:.2f}" for i in np.flatnonzero(known)]
+    shown = ends if len(ends) <= 4 else [ends[0], ends[len(ends) // 2], ends[-1]]
+    lost = f"; {int((~known).sum())} of {len(taps)} taps of {similarity.first} match none" if not known.all() else ""
+    return f"{alike}; most similar depths: {', '.join(shown)}{lost}"
+
 
 MOST_ROWS = 30
 """Rows of differences on a brief page."""

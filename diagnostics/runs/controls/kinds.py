@@ -17,8 +17,8 @@ from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.probes.linear import LANDMARKS, LEAST_TRAIN
-from diagnostics.runs.controls import raw_features as inputs
-from diagnostics.runs.controls.raw_kernel import SIDES, RawKernel, largest_taps
+from diagnostics.runs.controls import raw_input as inputs
+from diagnostics.runs.controls.raw_input import SIDES, RawKernel, largest_taps
 
 WEIGHTS = ("fresh_weights", "permuted_weights")
 INPUTS = ("raw_input", "raw_input_kernel", "summary_statistics")

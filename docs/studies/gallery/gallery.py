@@ -14,10 +14,9 @@ import sys
 from pathlib import Path
 
 import diagnostics as dx
-from diagnostics.report.markdown import page_markdown
 from diagnostics.report.plots import draw
 from diagnostics.report.plots.still import svg
-from diagnostics.runs.card import card_page, card_picture
+from diagnostics.runs.answer import card_page, card_picture, page_markdown
 from diagnostics.runs.explorer import explore
 
 HERE = Path(__file__).parent
