@@ -18,10 +18,10 @@ from diagnostics.encoders.taps import Tap as Tap
 from diagnostics.encoders.taps import stack_taps as stack_taps
 from diagnostics.encoders.torch_encoder import TorchEncoder as TorchEncoder
 from diagnostics.errors import DiagnosticsError as DiagnosticsError
-from diagnostics.hookspecs import hookimpl as hookimpl
 from diagnostics.measures.base import Measure as Measure
 from diagnostics.progress import Progress as Progress
 from diagnostics.progress import silent as silent
+from diagnostics.registry import hookimpl as hookimpl
 from diagnostics.report.escaping import printable as printable
 from diagnostics.report.progress_bars import watcher as watcher
 from diagnostics.runs.comparison import Comparison as Comparison

@@ -14,9 +14,15 @@ from diagnostics.encoders.encoder import Reduce as Reduce
 from diagnostics.encoders.encoder import keep as keep
 from diagnostics.encoders.frames import sampled_frames as sampled_frames
 from diagnostics.encoders.hooks import Call as Call
+from diagnostics.encoders.hooks import Forward as Forward
 from diagnostics.encoders.hooks import as_tokens as as_tokens
 from diagnostics.encoders.hooks import first_tensor as first_tensor
+from diagnostics.encoders.hooks import moved_most as moved_most
+from diagnostics.encoders.hooks import part_of as part_of
 from diagnostics.encoders.hooks import recorded as recorded
+from diagnostics.encoders.hooks import tensor_at as tensor_at
+from diagnostics.encoders.hooks import tokens_at as tokens_at
+from diagnostics.encoders.hooks import tokens_of_cells as tokens_of_cells
 from diagnostics.encoders.pictures import FORMATS as FORMATS
 from diagnostics.encoders.pictures import central_part as central_part
 from diagnostics.encoders.pictures import turn as turn
@@ -25,12 +31,6 @@ from diagnostics.encoders.places import Discovered as Discovered
 from diagnostics.encoders.places import FirstBlockInput as FirstBlockInput
 from diagnostics.encoders.places import Places as Places
 from diagnostics.encoders.places.judge import order_of_axes as order_of_axes
-from diagnostics.encoders.places.perturb import Forward as Forward
-from diagnostics.encoders.places.perturb import moved_most as moved_most
-from diagnostics.encoders.places.perturb import part_of as part_of
-from diagnostics.encoders.places.perturb import tensor_at as tensor_at
-from diagnostics.encoders.places.perturb import tokens_at as tokens_at
-from diagnostics.encoders.places.perturb import tokens_of_cells as tokens_of_cells
 from diagnostics.encoders.saved.cut import cut_encoder as cut_encoder
 from diagnostics.encoders.saved.files import whole_file as whole_file
 from diagnostics.encoders.torch_encoder import last_taps as last_taps
@@ -41,7 +41,6 @@ from diagnostics.errors import enumerated as enumerated
 from diagnostics.errors import few as few
 from diagnostics.errors import importing as importing
 from diagnostics.errors import unknown as unknown
-from diagnostics.hookspecs import Entry as Entry
 from diagnostics.measures.arrays import svdvals as svdvals
 from diagnostics.measures.probes.nearest import recall_hits as recall_hits
 from diagnostics.measures.probes.protocol import Probe as Probe
@@ -55,6 +54,7 @@ from diagnostics.options import Option as Option
 from diagnostics.options import deciding as deciding
 from diagnostics.options import options as options
 from diagnostics.options import options_of as options_of
+from diagnostics.registry import Entry as Entry
 from diagnostics.runs.request import default_folder as default_folder
 from diagnostics.specs import UntrustedCodeError as UntrustedCodeError
 from diagnostics.vocabulary import KERNELS as KERNELS

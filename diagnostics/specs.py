@@ -190,7 +190,6 @@ def load_encoder(path: str | Path, *, trust_code: bool = False) -> TorchEncoder:
     # Imported here, since the names of encoders and datasets must be known before torch is needed.
     from diagnostics.encoders.saved import files
     from diagnostics.encoders.saved.cut import shortened
-    from diagnostics.encoders.saved.files import FILES, unpack_files
     from diagnostics.encoders.torch_encoder import TorchEncoder
 
     file, trust_code = files.encoder_file(path), trust_code or trusting()
@@ -199,7 +198,7 @@ def load_encoder(path: str | Path, *, trust_code: bool = False) -> TorchEncoder:
         raise _no_saved_encoder(str(path), file)
     skeleton = about.skeleton
     if about.files:
-        skeleton = skeleton.replace(FILES, unpack_files(json.dumps(about.files), str(file)).name)
+        skeleton = skeleton.replace(files.FILES, files.unpack_files(json.dumps(about.files), str(file)).name)
     encoder = _build_skeleton(skeleton, file, trust_code)
     if about.cut is not None:
         encoder = shortened(encoder, about.cut, about.absent)
@@ -346,18 +345,16 @@ def _from_file(path: Path, function: str) -> Callable[..., Any]:
         sys.path.append(str(path.resolve().parent))
     with explaining(f"{path} could not be run"):
         spec.loader.exec_module(module)
+    from torch import nn
+
     make = getattr(module, function, None)
     if not callable(make):
-        from torch import nn
-
         own = [
             key
             for key, value in vars(module).items()
             if getattr(value, "__module__", "") == spec.name or isinstance(value, nn.Module)
         ]
         raise unknown(f"function in {path}:", function, [key for key in own if callable(getattr(module, key))])
-    from torch import nn
-
     if isinstance(make, nn.Module):
         # Callable too, but with samples: the module is what is meant.
         return _returning(make, function)

@@ -21,7 +21,7 @@ import pytest
 import typer.main
 
 import diagnostics as dx
-from diagnostics import hookspecs
+from diagnostics import registry
 from diagnostics.cli.main import app
 from diagnostics.measures import bundled
 from diagnostics.report.terminal import print_page
@@ -161,7 +161,7 @@ def test_every_room_stands_in_the_table_of_the_architecture() -> None:
         .split("## Rooms")[1]
         .split("\n## ")[0]
     )
-    package = Path(hookspecs.__file__).parent  # wherever it is installed
+    package = Path(registry.__file__).parent  # wherever it is installed
     rooms = {path.name for path in package.iterdir() if (path / "__init__.py").is_file()}
     assert rooms == {name.strip("`/") for name in re.findall(r"^\| (`\w+/`)", table, re.M)}
 
@@ -169,7 +169,7 @@ def test_every_room_stands_in_the_table_of_the_architecture() -> None:
 def test_every_hook_has_a_heading_equal_to_its_signature() -> None:
     hooks = {
         f"{name}{str(inspect.signature(hook)).replace(chr(39), '')}"
-        for name, hook in vars(hookspecs).items()
+        for name, hook in vars(registry).items()
         if hasattr(hook, "diagnostics_spec")
     }
     assert len(hooks) == 4

@@ -6,7 +6,7 @@ import importlib
 
 import pytest
 
-from diagnostics import hookspecs
+from diagnostics import registry
 from diagnostics.measures import bundled
 from diagnostics.plugin import EncoderTests
 
@@ -82,4 +82,4 @@ def test_a_plugin_author_is_offered_these_checks_and_hooks() -> None:
         CHECKS.split()
     )
     assert EncoderTests.encoder == "" and EncoderTests.data is None
-    assert {name for name, value in vars(hookspecs).items() if hasattr(value, "diagnostics_spec")} == set(HOOKS.split())
+    assert {name for name, value in vars(registry).items() if hasattr(value, "diagnostics_spec")} == set(HOOKS.split())

@@ -1,21 +1,371 @@
-"""All files that a run lists as its own, with its results, its report and its controls; a run that takes another's place; and its
-tokens, most of its bytes, removed to free their space.
+"""What a run's folder holds beside its store: results, and all files that the run lists as its own, with its report and its controls; a
+run that takes another's place; and its tokens, most of its bytes, removed to free their space.
 
-`run --fresh` makes the new run beside the old one and swaps them at its end. Only listed files are ever removed: what else lies in
-a run's folder stays there.
+    results.json                which results are the run's: the digest of an index, written last
+    results/<digest>/index.json what there is, which call gave each, what is left out; of each array where its numbers are
+    results/<digest>/numbers    the numbers of all arrays, one after the other, little-endian
+    results/<digest>/page.json  the page of these results, as the report shows it, without its figures
+
+Results are labelled arrays of each measure, merged call by call, and replaced as a whole: whoever opens a run while results are
+replaced, or after a kill there, reads the old ones or the new ones, whole. `run --fresh` makes the new run beside the old one and swaps
+them at its end. Only listed files are ever removed: what else lies in a run's folder stays there.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
+import math
 import os
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from diagnostics.activations.folder import Folder, StrangeFileError, lock, writing
-from diagnostics.activations.metadata import NAME
-from diagnostics.activations.results import CONTROLS, Index, read_index, result_files
+from diagnostics.activations.metadata import (
+    MOST_BYTES,
+    NAME,
+    DamagedError,
+    digest,
+    listed_files,
+    plain,
+    read_document,
+    read_files,
+    seal,
+    sealed_attributes,
+    unseal,
+)
 from diagnostics.activations.store import TOKENS_REMOVED, Store
-from diagnostics.errors import DiagnosticsError
+from diagnostics.errors import DiagnosticsError, StorageError
+from diagnostics.options import decode
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import xarray as xr
+
+
+RESULTS = "results"
+CURRENT = f"{RESULTS}.json"
+INDEX, NUMBERS, PAGE = "index.json", "numbers", "page.json"
+_FILE = re.compile(rf"{RESULTS}/[0-9a-f]{{32}}/({INDEX}|{NUMBERS}|{PAGE})")
+CONTROLS = "controls"
+"""Where the controls lie; no measure may have this name."""
+ENCODER = ""
+"""The owner of the encoder's own results, beside the names of controls."""
+Results = Mapping[str, Mapping[str, "xr.Dataset"]]
+"""The results of the encoder (`ENCODER`) and of controls by owner and key."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One result: its key `measure/target` or `measure`, whether it compares pairs of taps, and the call that gave it."""
+
+    key: str
+    pairwise: bool
+    call: int
+
+    @property
+    def measure(self) -> str:
+        """The measure's name."""
+        return self.key.partition("/")[0]
+
+
+@dataclass(frozen=True)
+class Omission:
+    """What is left out, and why: a measure, a measure of one target, of a control, or a control altogether."""
+
+    reason: str
+    key: str = ""
+    control: str = ""
+    failed: bool = False
+    """Whether it broke, where others have no value here by their nature."""
+    call: int = 0
+
+    @property
+    def label(self) -> str:
+        """What is left out, in words."""
+        return " of ".join(filter(None, (self.key, self.control)))
+
+
+@dataclass(frozen=True)
+class Index:
+    """Which results there are, by encoder and control; what is left out; and the calls that gave them, the latest last.
+
+    `id` names them on disk; `arrays` says by owner and key where the numbers lie, and `numbers` is the digest of their file.
+    """
+
+    entries: Mapping[str, Sequence[Entry]] = field(default_factory=dict[str, Sequence[Entry]])
+    omissions: Sequence[Omission] = ()
+    calls: Sequence[Mapping[str, Any]] = ()
+    id: str = ""
+    numbers: str = ""
+    arrays: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Any], repr=False)
+
+    def names(self, owner: str = ENCODER, *, pairwise: bool | None = None) -> list[str]:
+        """Keys of the encoder's results, or a control's; only those (not) of pairs of taps where that is asked."""
+        return [e.key for e in self.entries.get(owner, ()) if pairwise is None or e.pairwise is pairwise]
+
+    @property
+    def controls(self) -> list[str]:
+        """The controls that have results."""
+        return [owner for owner in self.entries if owner != ENCODER]
+
+    def call_of(self, key: str, owner: str = ENCODER) -> Mapping[str, Any]:
+        """The call that gave a result: created, seed, options, versions."""
+        return self.calls[next(e.call for e in self.entries[owner] if e.key == key)]
+
+
+def index_file(store: Store) -> str:
+    """The file that says which results are the run's."""
+    return f"{RESULTS}/{NAME}" if store.older else CURRENT
+
+
+def read_index(store: Store) -> Index | None:
+    """Which results a run has; None where there are none yet. Raises where that cannot be read, or another run's lie there."""
+    if store.folder.head(index_file(store)) is None:
+        return None
+    try:
+        content = _older_content(store) if store.older else _content(store.folder)
+        index: Index = decode(Index, content)
+        used = [each.call for each in (*chain(*index.entries.values()), *index.omissions)]
+        if not index.calls or not all(0 <= call < len(index.calls) for call in used):
+            raise ValueError("calls")
+    except (DamagedError, TypeError, KeyError, AttributeError, ValueError, OSError) as error:
+        raise unreadable(store.path) from error
+    if content.get("run") != store.mark:
+        raise StorageError(
+            f"The results in {store.path} are those of another run: copy its own there, or give the `diagnostics run` command again "
+            "with --fresh."
+        )
+    return index
+
+
+def finished_index(store: Store) -> Index:
+    """The same of a run that is to be whole: raises where its extraction was interrupted, its files are gone, or it has no results."""
+    store.check_whole()
+    if (index := read_index(store)) is None:
+        again = "give the same `diagnostics run` command again"
+        raise DiagnosticsError(f"{store.path} holds activations but no results yet: {again}.")
+    return index
+
+
+def _content(run: Folder) -> dict[str, Any]:
+    """The index that is the run's as it lies on disk, with its `id`; raises DamagedError where it is not what was written."""
+    while True:
+        current = run.get(CURRENT, MOST_BYTES)
+        try:
+            written = str(unseal(current)["index"])
+            place = written.partition(" ")[0]
+            if not _FILE.fullmatch(f"{RESULTS}/{place}/{INDEX}"):
+                raise DamagedError(CURRENT)
+            return {**json.loads(read_files(_place(run, place), {INDEX: written})[INDEX]), "id": place}
+        except DamagedError:
+            # Another process may have replaced them between the two looks.
+            if run.get(CURRENT, MOST_BYTES) == current:
+                raise
+
+
+def _place(run: Folder, place: str) -> Folder:
+    return run.inside(f"{RESULTS}/{place}")
+
+
+def read_results(store: Store, index: Index) -> Results:
+    """All results of an index, in memory; raises StorageError where they are not as they were written, or were replaced since."""
+    import xarray as xr
+
+    def variable(about: Mapping[str, Any]) -> xr.Variable:
+        if "texts" in about:
+            values = np.array(about["texts"], dtype=object)
+        else:
+            # It refuses what `np.ndarray` takes of a stranger's index: objects, which are addresses, and places outside of the numbers.
+            flat = np.frombuffer(numbers, np.dtype(about["dtype"]), math.prod(about["shape"]), about["start"])
+            values = flat.reshape(about["shape"]).copy()
+        return xr.Variable(about["dims"], values)
+
+    try:
+        if store.older:
+            return _older_results(store, index)
+        numbers = read_files(_place(store.folder, index.id), {NUMBERS: index.numbers})[NUMBERS]
+        return {
+            owner: {
+                key: xr.Dataset(
+                    {name: variable(each) for name, each in about["data"].items()},
+                    {name: variable(each) for name, each in about["coords"].items()},
+                    about["attrs"],
+                )
+                for key in index.names(owner)
+                for about in (index.arrays[owner][key],)
+            }
+            for owner in index.entries
+        }  # fmt: skip
+    except (DamagedError, ValueError, TypeError, KeyError, AttributeError, OverflowError, OSError) as error:
+        if read_index(store) != index:
+            raise StorageError(
+                f"The results in {store.path} have been replaced since this run was opened: open it again (diagnostics.open_run)."
+            ) from error
+        raise unreadable(store.path) from error
+
+
+def merge_results(
+    store: Store,
+    results: Results,
+    omissions: Sequence[Omission],
+    call: Mapping[str, Any],
+    *,
+    measures: Sequence[str],
+    pairwise: Collection[str],
+    controls: Collection[str],
+    order: Sequence[str],
+    fresh: bool,
+) -> None:
+    """Puts the results of one call among those that are there: what it measured is replaced, the rest stays.
+
+    Parameters
+    ----------
+    results: encoder (`ENCODER`) or control -> key -> result.
+    measures: names that this call measured, whether or not they gave a result; `pairwise` of them compare pairs of taps.
+    controls: names that this call made, or tried to. The results of other controls stay, also of these measures.
+    order: of all measures, in which results are listed.
+    fresh: whether nothing of what is there stays.
+    """
+    run = store.folder
+    old = Index() if fresh else read_index(store) or Index()
+    there = read_results(store, old) if old.entries else {}
+    calls = [*old.calls, call]
+    entries: dict[str, list[Entry]] = {}
+    for owner in dict.fromkeys([*old.entries, *results]):
+        replaced = measures if owner == ENCODER or owner in controls else ()
+        kept = [entry for entry in old.entries.get(owner, ()) if entry.measure not in replaced]
+        new = [Entry(key, key.partition("/")[0] in pairwise, len(calls) - 1) for key in results.get(owner, {})]
+        listed = [*order, *(entry.measure for entry in (*kept, *new) if entry.measure not in order)]
+        if ordered := sorted((*kept, *new), key=lambda entry: listed.index(entry.measure)):
+            entries[owner] = ordered
+    stay = [o for o in old.omissions if not _is_answered(o, measures, controls)]
+    new_omissions = [dataclasses.replace(o, call=len(calls) - 1) for o in omissions]
+    index = _without_unused_calls(Index(entries, [*stay, *new_omissions], calls))
+    both = {owner: {**there.get(owner, {}), **results.get(owner, {})} for owner in entries}
+    arrays, numbers = _encoded({owner: {key: both[owner][key] for key in index.names(owner)} for owner in entries})
+    content = {**dataclasses.asdict(index), "run": store.mark, "numbers": digest(numbers), "arrays": arrays}
+    del content["id"]
+    data = json.dumps(content, default=plain).encode()
+    written = digest(data)
+    place = f"{RESULTS}/{written.partition(' ')[0]}/"
+    with writing(store.path, "while writing results; "):
+        run.put(f"{place}{NUMBERS}", numbers, flushed=True)
+        run.put(f"{place}{INDEX}", data, flushed=True)
+        run.put(CURRENT, seal({"index": written}), flushed=True)
+        gone = {name for name in result_files(run) if not name.startswith((CURRENT, place))}
+        run.delete(gone)
+        for folder in {name.rpartition("/")[0] for name in gone}:
+            run.prune(folder)
+
+
+def _is_answered(omission: Omission, measures: Collection[str], controls: Collection[str]) -> bool:
+    """Whether a call of these measures and controls has something newer to say."""
+    measure = omission.key.partition("/")[0]
+    if omission.control:
+        return omission.control in controls and (not measure or measure in measures)
+    return measure in measures
+
+
+def _without_unused_calls(index: Index) -> Index:
+    used = {e.call for entries in index.entries.values() for e in entries} | {o.call for o in index.omissions}
+    used = sorted(used | {len(index.calls) - 1})
+    at = {call: i for i, call in enumerate(used)}
+    entries = {
+        owner: [dataclasses.replace(e, call=at[e.call]) for e in rows] for owner, rows in index.entries.items()
+    }  # fmt: skip
+    omissions = [dataclasses.replace(o, call=at[o.call]) for o in index.omissions]
+    return Index(entries, omissions, [index.calls[call] for call in used])
+
+
+def _encoded(results: Results) -> tuple[dict[str, dict[str, Any]], bytes]:
+    """What `read_results` reads: of each array its texts, or type, shape and first byte among the numbers of all."""
+    numbers = bytearray()
+
+    def variable(data: xr.Variable) -> dict[str, Any]:
+        if data.dtype.kind in "OUT":
+            return {"dims": data.dims, "texts": data.values.tolist()}
+        values = data.values.astype(data.dtype.newbyteorder("<"))
+        numbers.extend(values.tobytes())
+        start = len(numbers) - values.nbytes
+        return {"dims": data.dims, "dtype": values.dtype.str, "shape": values.shape, "start": start}
+
+    def dataset(data: xr.Dataset) -> dict[str, Any]:
+        names = {"data": sorted(data.data_vars, key=str), "coords": list(data.coords)}
+        parts = {part: {name: variable(data[name].variable) for name in names[part]} for part in names}
+        return {**parts, "attrs": data.attrs}
+
+    arrays = {owner: {key: dataset(data) for key, data in by_key.items()} for owner, by_key in results.items()}
+    return arrays, bytes(numbers)
+
+
+def result_files(run: Folder) -> set[str]:
+    """The files of results, those that a dead process left behind too."""
+    below = run.list(RESULTS) if run.has_folder(RESULTS) else ()
+    older = {f"{RESULTS}/{name}" for name in listed_files(run.inside(RESULTS))}
+    return {CURRENT, *older, *filter(_FILE.fullmatch, below)}
+
+
+def write_page(store: Store, index: Index, page: Mapping[str, Any]) -> None:
+    """Keeps a page of results beside them."""
+    with writing(store.path, "while writing its page; "):
+        store.folder.put(f"{RESULTS}/{index.id}/{PAGE}", seal(page))
+
+
+def read_page(store: Store, index: Index) -> dict[str, Any] | None:
+    """The page that is kept of results; None where there is none, or not as it was written."""
+    try:
+        return unseal(_place(store.folder, index.id).get(PAGE, MOST_BYTES))
+    except (OSError, DamagedError):
+        return None
+
+
+# Results of the formats 4 and 5: a Zarr group each.
+
+
+def _older_content(store: Store) -> dict[str, Any]:
+    return sealed_attributes(read_document(store.folder.inside(RESULTS)))
+
+
+def _older_results(store: Store, index: Index) -> Results:
+    import xarray as xr
+    from zarr.buffer.cpu import Buffer
+    from zarr.storage import MemoryStore
+
+    folder = store.folder.inside(RESULTS)
+    files = read_files(folder, _older_content(store)["files"]) | {NAME: folder.get(NAME, MOST_BYTES)}
+    memory = MemoryStore({name: Buffer.from_bytes(data) for name, data in files.items()}, read_only=True)
+    groups = xr.open_groups(memory, engine="zarr", consolidated=False)  # pyright: ignore[reportArgumentType]  (stores are taken, paths alone are typed)
+    # Zarr lists what a folder holds in another order each time.
+    return {
+        owner: {
+            key: data[sorted(map(str, data.data_vars))].load()
+            for key in index.names(owner)
+            for data in (groups[f"/{group_of(owner)}{key}"],)
+        }
+        for owner in index.entries
+    }
+
+
+def group_of(owner: str) -> str:
+    """Where the results of an owner lie in a tree, with a slash at the end."""
+    return f"{CONTROLS}/{owner}/" if owner else ""
+
+
+def unreadable(path: Path) -> StorageError:
+    """The error for results that are not there, in part or at all."""
+    return StorageError(
+        f"The results in {path} cannot be read: give the same `diagnostics run` command again with --fresh."
+    )
+
 
 REPORT = "report.html"
 """Name of a run's report."""

@@ -5,7 +5,7 @@
     taps/<tap>/tokens       [token_sample, token, feature], and prefix [token_sample, prefix, feature] where there are any
     observed/<name>/<tap>   [row, ...] float32: what an observation (attention, gradients) saw for the first rows, or why not
     controls/<name>/        the same for a control encoder
-    results.json, results/  what the measures gave: see `results`
+    results.json, results/  what the measures gave: see `run_files`
 
 Rows are in a random order fixed by the sample count, so the token rows, the first `token_samples`, are a random subset.
 Shards have few rows of tokens and many of pooled values, which lie in a journal until their shard is whole. Writes are

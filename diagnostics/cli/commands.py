@@ -1,13 +1,23 @@
-"""The bundled commands: each calls the library with the given options and prints tables or one JSON object."""
+"""The bundled commands: each calls the library with the given options and prints tables or one JSON object; and a plugin project from
+templates: an encoder, a dataset, and passing tests for both.
+"""
 
+import importlib.resources
+import importlib.util
+import keyword
+import re
 import shlex
+import shutil
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
+from string import Template
 from typing import Annotated, Any
 
 import typer
 
+import diagnostics
 from diagnostics.cli.app import (
     CONFIG,
     MEASURE,
@@ -23,7 +33,7 @@ from diagnostics.cli.app import (
     read_config,
     working,
 )
-from diagnostics.errors import unknown
+from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.options import Option
 from diagnostics.report.escaping import printable
 from diagnostics.runs.request import DEVICES, HOW, SCREEN, Request, TrustCode
@@ -87,10 +97,8 @@ def report(
     json: Json = False,
 ) -> None:
     """Write the report of a finished run: one HTML file that needs no network."""
-    from diagnostics.runs.run import open_run
-
     with working():
-        finished = open_run(run)
+        finished = diagnostics.open_run(run)
         path = finished.report(out)
     print_json(finished.to_json() | {"report": str(path)}) if json else print(printable(path))
 
@@ -116,12 +124,11 @@ def compare(
     the runs, the comparison shows what the alignment recovered and what it kept.
     """
     from diagnostics.report.terminal import print_page
-    from diagnostics.runs.comparison import compare as compare_them
     from diagnostics.runs.comparison.page import comparison_page
 
     with working(quiet, verbose) as watch:
         measure = None if similarity == "none" else similarity
-        comparison = compare_them(runs, base=base, similarity=measure, seed=seed, watch=watch)
+        comparison = diagnostics.compare(runs, base=base, similarity=measure, seed=seed, watch=watch)
         path = comparison.report(out or comparison.default_path)
     print_json(comparison.to_json() | {"report": str(path)}) if json else print_page(comparison_page(comparison), path)
 
@@ -203,7 +210,6 @@ def new_plugin(
     json: Json = False,
 ) -> None:
     """Write a small plugin project: an encoder, a dataset, and passing tests for both."""
-    from diagnostics.cli.scaffold import write_plugin
 
     with working():
         folder, files = write_plugin(name, out)
@@ -262,3 +268,58 @@ def print_json(value: dict[str, Any]) -> None:
     import json
 
     print(json.dumps(value, allow_nan=False))
+
+
+# The name of a distribution: https://packaging.python.org/en/latest/specifications/name-normalization/
+_NAME = re.compile(r"[A-Za-z]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+
+
+def write_plugin(name: str, out: Path) -> tuple[Path, list[str]]:
+    """Writes the project into the folder `out`/`name`; returns that folder and the files in it.
+
+    Raises DiagnosticsError where the name does not suit a distribution and a module, where a module of that name is installed,
+    and where the folder exists. The write is atomic, and confined to the folder.
+    """
+    module = _module(name)
+    folder = out / name
+    if folder.exists():
+        raise DiagnosticsError(f"{folder} is there already: choose another name or another --out.")
+    if not out.is_dir():
+        raise DiagnosticsError(f"There is no folder {out}: make it first, or choose another --out.")
+    try:
+        partial = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=out))
+        try:
+            files = _write(partial, name, module)
+            partial.chmod(0o755)
+            partial.rename(folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise DiagnosticsError(f"{folder} cannot be written ({error.strerror}): choose another --out.") from error
+    return folder, files
+
+
+def _module(name: str) -> str:
+    """The name of the module for a distribution's name."""
+    module = re.sub(r"[._-]+", "_", name).lower()
+    if not _NAME.fullmatch(name) or not module.isidentifier() or keyword.iskeyword(module):
+        raise DiagnosticsError(
+            f"{name!r} cannot be the name of a plugin: start with a letter, continue with letters, "
+            "digits, '-', '_' or '.', and do not use a keyword of Python."
+        )
+    if module == "tests" or importlib.util.find_spec(module) is not None:
+        raise DiagnosticsError(f"A module {module} is there already, which {name!r} would hide: choose another name.")
+    return module
+
+
+def _write(folder: Path, name: str, module: str) -> list[str]:
+    files: list[str] = []
+    names = {"name": name, "module": module}
+    for template in (importlib.resources.files("diagnostics.cli") / "templates").iterdir():
+        # `tests~test_encoder.py.txt` becomes `tests/test_encoder.py`.
+        path = Path(*template.name.removesuffix(".txt").replace("module", module).split("~"))
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(Template(template.read_text(encoding="utf-8")).substitute(names), encoding="utf-8")
+        files.append(str(path))
+    return sorted(files)

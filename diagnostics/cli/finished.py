@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import diagnostics
 from diagnostics.cli.app import RUNS, Json, RunFolder, command, working
 from diagnostics.cli.commands import print_json
 from diagnostics.errors import DiagnosticsError
@@ -55,9 +56,7 @@ def show(
         if format == Format.table:
             write = functools.partial(print_page, page_of(run, margin), run / "report.html", full=full)
         else:
-            from diagnostics.runs.run import open_run
-
-            finished = open_run(run, margin)
+            finished = diagnostics.open_run(run, margin)
             if format == Format.csv:
                 write = functools.partial(print, finished.to_dataframe().to_csv(index=False), end="")
             else:
@@ -81,10 +80,9 @@ def card(
     The picture is an SVG file beside the Markdown file. The command prints the path of the Markdown file.
     """
     from diagnostics.runs.answer import write_card
-    from diagnostics.runs.run import open_run
 
     with working():
-        finished = open_run(run)
+        finished = diagnostics.open_run(run)
         path = write_card(finished, out or finished.path / "card.md")
     print(printable(path))
 
@@ -132,10 +130,8 @@ def open_(run: RunFolder) -> None:
 
     Without a display, as on a server, the command only prints the path.
     """
-    from diagnostics.runs.run import open_run
-
     with working():
-        path = current_report(open_run(run))
+        path = current_report(diagnostics.open_run(run))
         open_in_browser(path)
     print(printable(path))
 
@@ -177,15 +173,13 @@ def page_of(path: Path, margin: float | None) -> Page:
     if margin is None and (page := stored_page(path)):
         return page
     from diagnostics.runs.page import run_page
-    from diagnostics.runs.run import open_run
 
-    return run_page(open_run(path, margin))
+    return run_page(diagnostics.open_run(path, margin))
 
 
 def current_report(run: Run) -> Path:
     """The report of a run, written where there is none or results are newer."""
-    from diagnostics.activations.results import index_file
-    from diagnostics.activations.run_files import REPORT
+    from diagnostics.activations.run_files import REPORT, index_file
 
     report, results = map(run.store.folder.head, (REPORT, index_file(run.store)))
     return run.path / REPORT if report and results and report.st_mtime >= results.st_mtime else run.report()

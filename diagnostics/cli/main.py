@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+import diagnostics
 from diagnostics.cli import finished as finished  # its commands are in the app once it is imported
 from diagnostics.cli.app import Command, app, guarded, hush_libraries, say, show_tracebacks
 from diagnostics.registry import offered, plugins
@@ -22,9 +23,7 @@ def version(
 ) -> None:
     show_tracebacks(traceback)
     if version:
-        from diagnostics import __version__
-
-        print(__version__)
+        print(diagnostics.__version__)
         raise typer.Exit
 
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from diagnostics.hookspecs import Entry
-from diagnostics.registry import offered, plugins
+from diagnostics.registry import Entry, offered, plugins
 from diagnostics.report.escaping import printable
 from diagnostics.report.layout import show, show_table, terminal, whole
 

@@ -18,7 +18,7 @@ from torch.utils.data import default_collate
 from diagnostics.encoders.modules import BATCH, by_name, chosen_poolings, computing, pool, usable_device
 from diagnostics.encoders.pictures import to_pixels
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError, describe, unknown
+from diagnostics.errors import DiagnosticsError, describe, explaining, unknown
 from diagnostics.vocabulary import Modality
 
 Reduce = Callable[[Tap, Tensor], Any]
@@ -532,14 +532,8 @@ def _grid_tokens(tap: Tap, tokens: Tensor) -> Tensor:
 
 def _read(encoder: Encoder, batch: Any, tap: Tap, reduce: Callable[[Tap, Tensor], Tensor], rows: range) -> Tensor:
     """What `reduce` makes of a batch's tokens at a tap, from one pass."""
-    try:
+    with explaining(f"{encoder.name} fails on the batch from sample {rows.start} on"):
         values = encoder.capture(batch, [tap.name], reduce)[tap.name]
-    except DiagnosticsError:
-        raise
-    except Exception as error:
-        raise DiagnosticsError(
-            f"{encoder.name} fails on the batch from sample {rows.start} on: {describe(error)}"
-        ) from error
     if len(values) != len(rows):
         raise DiagnosticsError(f"Tap {tap.name} of {encoder.name} gives {len(values)} rows for {len(rows)} samples.")
     finite = values.isfinite().flatten(1).all(1)

@@ -155,11 +155,7 @@ def _refuse_packed(module: nn.Module) -> None:
 def _number_buffers(module: nn.Module) -> dict[str, Tensor]:
     """Buffers that may be weights by their numbers: saved, finite, of three values or more, and no statistics."""
     saved = module.state_dict(keep_vars=True)
-    buffers: dict[str, Tensor] = {}
-    for name, buffer in module.named_buffers():
-        if name in saved and may_be_weights(buffer, name):
-            buffers[name] = buffer
-    return buffers
+    return {name: buffer for name, buffer in module.named_buffers() if name in saved and may_be_weights(buffer, name)}
 
 
 def may_be_weights(tensor: Tensor, name: str) -> bool:

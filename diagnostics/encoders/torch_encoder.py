@@ -15,7 +15,7 @@ from torch.utils.data import default_collate
 
 from diagnostics.encoders.attention.capture import read_attention
 from diagnostics.encoders.encoder import Captured, Encoder, Reduce, keep
-from diagnostics.encoders.hooks import captured_at
+from diagnostics.encoders.hooks import captured_at, floating_in, replaced
 from diagnostics.encoders.modules import (
     by_name,
     device_of,
@@ -28,7 +28,6 @@ from diagnostics.encoders.modules import (
     wanting_gradients,
 )
 from diagnostics.encoders.places import Discovered, discover, extents_of
-from diagnostics.encoders.places.perturb import floating_in, replaced
 from diagnostics.encoders.redraw import HiddenReads, copied, note_of, permute, redraw, redrawn
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError, explaining, unknown

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diagnostics.hookspecs import Entry, hookimpl
+from diagnostics.registry import Entry, hookimpl
 
 if TYPE_CHECKING:
     from diagnostics.measures.base import Measure

@@ -17,8 +17,19 @@ from diagnostics.activations.extract import extract, observe, refuse_other_folde
 from diagnostics.activations.folder import Folder, check_room, lock
 from diagnostics.activations.plan import Precision, plan
 from diagnostics.activations.prepare import find_difference
-from diagnostics.activations.results import CONTROLS, ENCODER, Omission, merge_results, read_index, read_results
-from diagnostics.activations.run_files import beside, listed, recover, remove, replace
+from diagnostics.activations.run_files import (
+    CONTROLS,
+    ENCODER,
+    Omission,
+    beside,
+    listed,
+    merge_results,
+    read_index,
+    read_results,
+    recover,
+    remove,
+    replace,
+)
 from diagnostics.activations.store import Store, is_run
 from diagnostics.encoders.attention.kernels import attention_in, explain_attention
 from diagnostics.encoders.bare_module import Numbers

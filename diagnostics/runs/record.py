@@ -24,8 +24,15 @@ import numpy as np
 
 from diagnostics import __version__
 from diagnostics.activations.folder import Folder
-from diagnostics.activations.results import Index, finished_index, read_page, write_page
-from diagnostics.activations.run_files import bytes_below, disk_use, token_bytes
+from diagnostics.activations.run_files import (
+    Index,
+    bytes_below,
+    disk_use,
+    finished_index,
+    read_page,
+    token_bytes,
+    write_page,
+)
 from diagnostics.activations.store import Store, is_run
 from diagnostics.errors import DiagnosticsError, damaged, enumerated
 from diagnostics.options import decode

@@ -17,8 +17,16 @@ import torch
 import xarray as xr
 from torch.utils.data import default_collate
 
-from diagnostics.activations.results import CONTROLS, ENCODER, Index, Results, finished_index, group_of, read_results
-from diagnostics.activations.run_files import disk_use
+from diagnostics.activations.run_files import (
+    CONTROLS,
+    ENCODER,
+    Index,
+    Results,
+    disk_use,
+    finished_index,
+    group_of,
+    read_results,
+)
 from diagnostics.activations.store import Store
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.encoder import Encoder

@@ -11,7 +11,7 @@ import numpy as np
 
 from diagnostics.activations.plan import ARRAY_BYTES, WANTED, Plan, Precision, parse_budget, plan
 from diagnostics.activations.prepare import fit
-from diagnostics.activations.results import CONTROLS
+from diagnostics.activations.run_files import CONTROLS
 from diagnostics.datasets.dataset import Dataset, unprobeable_targets
 from diagnostics.encoders.attention.kernels import check_kernel
 from diagnostics.encoders.encoder import Encoder

@@ -21,8 +21,7 @@ import diagnostics as dx
 from diagnostics import Dataset, DiagnosticsError, Run, Target
 from diagnostics.activations.folder import Folder
 from diagnostics.activations.metadata import digest, seal, unseal
-from diagnostics.activations.results import ENCODER, merge_results, read_index, read_results
-from diagnostics.activations.run_files import listed
+from diagnostics.activations.run_files import ENCODER, listed, merge_results, read_index, read_results
 from diagnostics.activations.store import Store
 from diagnostics.errors import StorageError
 from diagnostics.measures.base import Measure

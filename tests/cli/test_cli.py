@@ -18,7 +18,7 @@ import diagnostics
 import diagnostics.activations.extract
 import diagnostics.activations.folder
 import diagnostics.activations.plan
-import diagnostics.activations.results
+import diagnostics.activations.run_files
 import diagnostics.report.html
 import diagnostics.runs.inputs
 import diagnostics.runs.job

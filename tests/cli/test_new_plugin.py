@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from diagnostics.checks.conformance import check_encoder
-from diagnostics.cli.scaffold import write_plugin
+from diagnostics.cli.commands import write_plugin
 
 from commands import diagnose, refused
 

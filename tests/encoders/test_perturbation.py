@@ -12,9 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import Grid, Site, Tap
-from diagnostics.encoders.hooks import EarlyEnd, recorded, until
+from diagnostics.encoders.hooks import (
+    EarlyEnd,
+    aggregate,
+    moved_most,
+    recorded,
+    replaced,
+    tensor_at,
+    tokens_at,
+    tokens_of_cells,
+    until,
+)
 from diagnostics.encoders.places import FirstBlockInput
-from diagnostics.encoders.places.perturb import aggregate, moved_most, replaced, tensor_at, tokens_at, tokens_of_cells
 
 
 class Twice(nn.Module):

@@ -15,7 +15,7 @@ import xarray as xr
 
 import diagnostics as dx
 from diagnostics.activations.contract import Activations
-from diagnostics.activations.results import ENCODER, merge_results, read_index, read_results
+from diagnostics.activations.run_files import ENCODER, merge_results, read_index, read_results
 from diagnostics.activations.store import Store
 from diagnostics.measures.apply import Measured, measure_all
 from diagnostics.measures.base import Measure

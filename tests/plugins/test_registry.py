@@ -466,7 +466,7 @@ def test_suites_are_names_too(install: Install) -> None:
 # Described entries
 
 DESCRIBED = """
-from diagnostics.hookspecs import Entry
+from diagnostics.registry import Entry
 PACKAGES = {"pytest": "pytest"}
 def hint(path): return 1 / 0 if path.endswith("odd") else f"mine:{path} opens it"
 @hookimpl
@@ -489,7 +489,7 @@ def test_what_an_entry_says_is_shown_in_place_of_what_it_makes(
 ) -> None:
     install(
         mine="""
-from diagnostics.hookspecs import Entry
+from diagnostics.registry import Entry
 def documented(n: int = 3):
     "Waves of n steps."
 @hookimpl

@@ -67,7 +67,7 @@ def lines_of(width: int, call: Any, names: Sequence[str] = ()) -> list[str]:
 
 
 def shown_by(width: int, call: Callable[[], None], names: Sequence[str] = ()) -> list[str]:
-    """The lines that a function of `console` or of `report.terminal` prints on a console of this width."""
+    """The lines that a function of `console`, `encoders` or `report.terminal` prints on a console of this width."""
 
     def on(out: Console) -> None:
         with pytest.MonkeyPatch.context() as patch:

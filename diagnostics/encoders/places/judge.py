@@ -32,8 +32,6 @@ NEAR = 0.1
 """Where tokens overlap, a neighbour may win if the declared token moves at least by that much."""
 _EARLIER = 1e-3
 
-LOCAL = 0.75
-"""A change of a quarter of the input that moves a larger share of an axis than this has not stayed at its place."""
 FEWEST = 6
 """Places that must have changed for an order to be told from chance."""
 _TRIES = 200

@@ -8,18 +8,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diagnostics.encoders.hooks import as_tokens, tensors_in
-from diagnostics.encoders.places.judge import LOCAL, order_of_axes
-from diagnostics.encoders.places.perturb import (
+from diagnostics.encoders.hooks import (
+    LOCAL,
     FirstBlockInput,
     Forward,
+    as_tokens,
     floating_in,
     moved_most,
     part_of,
     replaced,
     tensor_at,
+    tensors_in,
     tokens_at,
 )
+from diagnostics.encoders.places.judge import order_of_axes
 from diagnostics.encoders.places.trunk import MOST_PREFIX, Places, Step, Trace, dry_run, earlier_stack, find_blocks
 from diagnostics.encoders.taps import Grid, Part, Site, Tap
 from diagnostics.errors import DiagnosticsError

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diagnostics.encoders.hooks import Call, first_tensor, hooked, tensors_in
+from diagnostics.encoders.hooks import Call, Forward, first_tensor, hooked, tensors_in
 from diagnostics.encoders.modules import evaluating
-from diagnostics.encoders.places.perturb import Forward
 from diagnostics.encoders.taps import Grid, Layout, spelled
 from diagnostics.errors import DiagnosticsError, describe
 from diagnostics.vocabulary import Modality

@@ -19,9 +19,8 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from diagnostics.encoders.encoder import Encoder
-from diagnostics.encoders.hooks import EarlyEnd
+from diagnostics.encoders.hooks import EarlyEnd, aggregate, distances
 from diagnostics.encoders.places.judge import Movements, Placement, TapGrid, all_cells, judge_first, judge_later
-from diagnostics.encoders.places.perturb import aggregate, distances
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, explaining
 

@@ -17,8 +17,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import default_collate
 
 from diagnostics.encoders.encoder import Encoder
-from diagnostics.encoders.hooks import hooked, until
-from diagnostics.encoders.places.perturb import Forward
+from diagnostics.encoders.hooks import Forward, hooked, until
 from diagnostics.encoders.taps import Site, Tap
 from diagnostics.encoders.torch_encoder import TorchEncoder
 from diagnostics.errors import DiagnosticsError, describe

@@ -29,8 +29,7 @@ from diagnostics_training.trainer.record import FILE as CHECKPOINT
 import diagnostics.cli.main as cli
 from diagnostics import Dataset, DiagnosticsError, build, load_encoder, save_encoder
 from diagnostics.checks.conformance import check_encoder
-from diagnostics.hookspecs import Entry
-from diagnostics.registry import Plugin
+from diagnostics.registry import Entry, Plugin
 from diagnostics.runs.request import default_folder
 
 SMALL = ["--width", "16", "--depth", "2", "--heads", "2", "--steps", "6", "--batch", "8"]
