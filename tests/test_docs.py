@@ -27,8 +27,7 @@ from diagnostics.measures import bundled
 from diagnostics.report.terminal import print_page
 from diagnostics.runs.controls import kinds as control
 from diagnostics.runs.page import run_page
-
-from functions import exported
+from tests.support.functions import exported
 
 ROOT = Path(__file__).parent.parent
 PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if page.is_file()]
@@ -257,8 +256,7 @@ def test_readme_shows_what_is_printed_today(
 ) -> None:
     """Sentences and columns, without its runs of minutes: where this fails, `python docs/readme.py` mends the page."""
     from diagnostics.measures.statistics import Interval
-
-    from profiles import finished_run, profile
+    from tests.support.profiles import finished_run, profile
 
     ends = Interval(0.5, 0.4, 0.6)
     names = dict.fromkeys(control.NAMES, 0.1)

@@ -22,8 +22,7 @@ import pytest
 import torch
 
 import diagnostics as dx
-
-from functions import exported
+from tests.support.functions import exported
 
 REFERENCE = Path(__file__).parent.parent / "docs" / "reference"
 MODULES = (

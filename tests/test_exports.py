@@ -9,8 +9,7 @@ import pytest
 from diagnostics import registry
 from diagnostics.measures import bundled
 from diagnostics.plugin import EncoderTests
-
-from functions import exported
+from tests.support.functions import exported
 
 NAMES = {
     "diagnostics": """

@@ -13,9 +13,8 @@ from diagnostics.encoders.attention import Tokens, attention_statistics
 from diagnostics.encoders.attention.capture import FusedCall
 from diagnostics.encoders.attention.kernels import explain_attention
 from diagnostics.encoders.modules import computing
-
-from functions import FUNCTIONS, as_is, numbers
-from tiny import tiny_dataset, tiny_image_encoder
+from tests.support.functions import FUNCTIONS, as_is, numbers
+from tests.support.tiny import tiny_dataset, tiny_image_encoder
 
 pytestmark = [
     pytest.mark.gpu,

@@ -127,7 +127,7 @@ import json
 from pathlib import Path
 
 import diagnostics as dx
-from tiny import tiny_dataset, tiny_encoder
+from tests.support.tiny import tiny_dataset, tiny_encoder
 
 assert Path(dx.__file__).parent.parent == Path.cwd()
 encoder, data = tiny_encoder(), tiny_dataset(24)

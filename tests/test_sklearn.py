@@ -21,8 +21,7 @@ from sklearn.utils.estimator_checks import check_estimator
 import diagnostics as dx
 from diagnostics import DiagnosticsError
 from diagnostics.sklearn import TapFeatures
-
-from tiny import tiny_dataset, tiny_encoder
+from tests.support.tiny import tiny_dataset, tiny_encoder
 
 FILE = """
 import sys
@@ -30,7 +29,7 @@ sys.path.append({support!r})
 import numpy as np, torch
 import diagnostics as dx
 from torch import nn
-from tiny import tiny_encoder
+from tests.support.tiny import tiny_encoder
 
 
 def build(seed: int = 0):
@@ -65,7 +64,7 @@ def any_length(length: int = 4):
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("named") / "mine.py"
-    path.write_text(FILE.format(support=str(Path(__file__).parent / "support")), encoding="utf-8")
+    path.write_text(FILE.format(support=str(Path(__file__).parents[1])), encoding="utf-8")
     return path
 
 

@@ -13,8 +13,7 @@ from diagnostics.activations.plan import parse_budget, plan, samples_with_tokens
 from diagnostics.progress import Cost, size
 from diagnostics.report.terminal import print_page
 from diagnostics.runs.page import run_page
-
-from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
+from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
 # Bytes of a sample's tokens in float32: taps x (prefix + grid) x features x 4.
 VIT_TINY = 14 * 197 * 192 * 4

@@ -19,9 +19,8 @@ from torch.utils.data import DataLoader
 from diagnostics import Dataset, DiagnosticsError, Target
 from diagnostics.activations.extract import extract
 from diagnostics.activations.store import Store
-
-from stores import digests, planned
-from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
+from tests.support.stores import digests, planned
+from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
 N = 40
 
@@ -33,8 +32,8 @@ import torch
 torch.set_num_threads(1)
 from pathlib import Path
 from typing import Any
-from stores import planned
-from tiny import tiny_dataset, tiny_encoder
+from tests.support.stores import planned
+from tests.support.tiny import tiny_dataset, tiny_encoder
 from diagnostics.activations.extract import extract
 encoder, dataset = tiny_encoder(), tiny_dataset({n})
 seen = []

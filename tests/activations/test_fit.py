@@ -11,13 +11,12 @@ import torch
 from diagnostics import TorchEncoder
 from diagnostics.activations.prepare import fit
 from diagnostics.datasets.dataset import Dataset
-
-from commands import refused
-from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
+from tests.support.commands import refused
+from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
 FILE = """
 from diagnostics import Dataset
-from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
+from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
 def encoder(): return tiny_encoder(rate=16000.0)
 def images(): return tiny_image_encoder()

@@ -22,8 +22,7 @@ from diagnostics.errors import StorageError
 from diagnostics.report.writing import write_whole
 from diagnostics.runs.answer import write_card
 from diagnostics.runs.explorer import explore
-
-from tiny import tiny_dataset, tiny_image_encoder
+from tests.support.tiny import tiny_dataset, tiny_image_encoder
 
 MEASURES = "linear_probe,rankme,attention_entropy"
 STRANGE = "is a link, lies behind one, or is no file or folder of a run"

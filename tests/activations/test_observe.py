@@ -25,9 +25,8 @@ from diagnostics.errors import StorageError
 from diagnostics.measures.locality import attention_distance
 from diagnostics.measures.locality.heads import AttentionDistance
 from diagnostics.progress import Progress
-
-from stores import digests, planned
-from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
+from tests.support.stores import digests, planned
+from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
 N = 30
 

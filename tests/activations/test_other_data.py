@@ -11,8 +11,7 @@ import pytest
 
 import diagnostics as dx
 from diagnostics.errors import StorageError
-
-from tiny import tiny_dataset, tiny_encoder
+from tests.support.tiny import tiny_dataset, tiny_encoder
 
 WHOLE = tiny_dataset(30)
 DATA = dx.Dataset(WHOLE.name, "series", WHOLE.samples, WHOLE.ids, list(WHOLE.split), WHOLE.targets)

@@ -24,9 +24,8 @@ from diagnostics.activations.store import Store
 from diagnostics.encoders.encoder import Reduce, keep
 from diagnostics.measures.apply import measure_all
 from diagnostics.runs.setup import chosen_measures
-
-from stores import digests, planned
-from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
+from tests.support.stores import digests, planned
+from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
 N = 40
 
@@ -266,9 +265,9 @@ sys.path.insert(0, {tests!r})
 import dataclasses, torch
 torch.set_num_threads(1)
 from pathlib import Path
-from stores import digests
-from stores import planned
-from tiny import tiny_dataset, tiny_encoder
+from tests.support.stores import digests
+from tests.support.stores import planned
+from tests.support.tiny import tiny_dataset, tiny_encoder
 from diagnostics.activations.extract import extract
 from diagnostics.activations.folder import Folder
 encoder, dataset = tiny_encoder(blocks=1), tiny_dataset(24)

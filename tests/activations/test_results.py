@@ -28,9 +28,8 @@ from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.progress import Cost
 from diagnostics.runs import job, setup
-
-from commands import diagnose, refused
-from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
+from tests.support.commands import diagnose, refused
+from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
 QUICK: dict[str, Any] = {"taps": ["blocks.1"]}
 WEIGHTS = {"fresh_weights", "permuted_weights"}

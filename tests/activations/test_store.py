@@ -25,9 +25,8 @@ from diagnostics.activations.folder import Folder, check_room, lock, pages
 from diagnostics.activations.plan import Layout, ShardBuffer, ShardReader, row_order
 from diagnostics.activations.store import Store
 from diagnostics.errors import DiagnosticsError
-
-from stores import BUDGET, planned
-from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
+from tests.support.stores import BUDGET, planned
+from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
 
 @pytest.fixture

@@ -17,9 +17,8 @@ from diagnostics.activations.folder import Folder
 from diagnostics.activations.metadata import write_group
 from diagnostics.activations.store import Store
 from diagnostics.errors import DiagnosticsError, StorageError
-
-from stores import planned
-from tiny import tiny_dataset, tiny_image_encoder
+from tests.support.stores import planned
+from tests.support.tiny import tiny_dataset, tiny_image_encoder
 
 N = 40
 ABOUT = {"samples": N, "reason": "", "left_out": {}, "state": {"by": "a test", "version": "1"}}

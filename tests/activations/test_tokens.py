@@ -17,8 +17,7 @@ from diagnostics.activations.run_files import remove_tokens, token_bytes
 from diagnostics.activations.store import Store
 from diagnostics.errors import DiagnosticsError, StorageError
 from diagnostics.progress import Cost, Progress
-
-from tiny import tiny_dataset, tiny_image_encoder
+from tests.support.tiny import tiny_dataset, tiny_image_encoder
 
 MEASURES = ["linear_probe", "cka"]
 OPTIONS: dict[str, Any] = {"report": False, "token_budget": "1GB"}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from known_answers_by_hand import BY_HAND, plain
 
 from diagnostics.checks.selftest.answer import ASKED, deviation, known
+from tests.support.known_answers_by_hand import BY_HAND, plain
 
 
 def test_each_answer_is_computed_by_hand() -> None:

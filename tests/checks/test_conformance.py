@@ -16,9 +16,8 @@ from diagnostics import DiagnosticsError, Encoder, Grid, Site, Tap, TorchEncoder
 from diagnostics.checks.conformance import CHECKS, EncoderUnderTest, Outcome, check_encoder, run_check
 from diagnostics.checks.conformance.reading import difference, laid_out, variations
 from diagnostics.encoders.encoder import Captured, Reduce, keep
-
-from commands import diagnose, refused
-from tiny import LENGTH, tiny_encoder, tiny_image_encoder
+from tests.support.commands import diagnose, refused
+from tests.support.tiny import LENGTH, tiny_encoder, tiny_image_encoder
 
 GRID = Grid((8,), ("t",))
 
@@ -749,7 +748,7 @@ def test_an_error_within_a_check_is_a_failure_in_words() -> None:
 
 
 MINE = """
-from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
+from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 def build(): return tiny_encoder()
 def images(): return tiny_image_encoder()
 def data(length: int = 32): return tiny_dataset(length=length)

@@ -16,8 +16,7 @@ from diagnostics.checks.selftest import Outcome, all_cases, check, planted
 from diagnostics.cli import main as cli
 from diagnostics.measures import bundled, dynamics, geometry, locality, probes, similarity
 from diagnostics.measures.base import Case, Measure
-
-from functions import exported
+from tests.support.functions import exported
 
 CASES = all_cases()
 

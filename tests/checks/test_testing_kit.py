@@ -16,7 +16,7 @@ from diagnostics.plugin import EncoderTests
 SUPPORT = Path(__file__).parents[1] / "support"
 
 MINE = """
-from tiny import tiny_encoder, tiny_image_encoder
+from tests.support.tiny import tiny_encoder, tiny_image_encoder
 built = []
 def build():
     built.append(1)
@@ -30,7 +30,7 @@ def turned():
 
 TESTS = """
 import pytest
-from tiny import tiny_dataset, tiny_encoder
+from tests.support.tiny import tiny_dataset, tiny_encoder
 from diagnostics.plugin import EncoderTests
 
 class TestGood(EncoderTests):

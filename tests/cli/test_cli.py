@@ -23,8 +23,7 @@ import diagnostics.report.html
 import diagnostics.runs.inputs
 import diagnostics.runs.job
 from diagnostics.activations.folder import Folder
-
-from commands import diagnose, refused
+from tests.support.commands import diagnose, refused
 
 QUICK = ("--no-controls", "--measures", "rankme")
 TOKENS = ("--token-budget", "10MB")
@@ -33,7 +32,7 @@ TOKENS = ("--token-budget", "10MB")
 # Encoders and datasets in a file of the user, as `mine.py:NAME`.
 MINE = """
 import numpy as np, torch
-from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
+from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 from diagnostics import Dataset, DiagnosticsError
 
 

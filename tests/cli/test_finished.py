@@ -16,9 +16,8 @@ import pytest
 
 import diagnostics as dx
 from diagnostics.activations.folder import lock
-
-from commands import diagnose, refused
-from tiny import tiny_dataset, tiny_image_encoder
+from tests.support.commands import diagnose, refused
+from tests.support.tiny import tiny_dataset, tiny_image_encoder
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,7 @@ import pytest
 
 from diagnostics.checks.conformance import check_encoder
 from diagnostics.cli.commands import write_plugin
-
-from commands import diagnose, refused
+from tests.support.commands import diagnose, refused
 
 
 @pytest.fixture(scope="module")

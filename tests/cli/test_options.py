@@ -14,12 +14,11 @@ import typer.main
 
 import diagnostics as dx
 from diagnostics.cli.main import app
-
-from commands import diagnose, refused
+from tests.support.commands import diagnose, refused
 
 MINE = """
 import warnings
-from tiny import tiny_dataset, tiny_encoder
+from tests.support.tiny import tiny_dataset, tiny_encoder
 
 
 def build(): return tiny_encoder()

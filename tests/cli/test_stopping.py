@@ -21,7 +21,7 @@ TESTS = Path(__file__).parents[1]
 MINE = """
 import os, pathlib, time
 import numpy as np, torch
-from tiny import tiny_dataset, tiny_encoder
+from tests.support.tiny import tiny_dataset, tiny_encoder
 HERE = pathlib.Path(__file__).parent
 
 

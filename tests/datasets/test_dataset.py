@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from diagnostics import Dataset, DiagnosticsError, LazySamples, Question, Target, split_groups
 from diagnostics.datasets.dataset import subset, unprobeable_targets
-
-from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
+from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
 SPLIT = ["train", "train", "val", "test"]
 

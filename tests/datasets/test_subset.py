@@ -8,8 +8,7 @@ import pytest
 import diagnostics as dx
 from diagnostics.datasets.dataset import subset
 from diagnostics.errors import DiagnosticsError
-
-from tiny import tiny_dataset
+from tests.support.tiny import tiny_dataset
 
 CLASSES = 20
 

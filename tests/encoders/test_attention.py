@@ -13,8 +13,7 @@ from torch.nn import functional as F
 from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder, stack_taps
 from diagnostics.encoders.attention import capture as attention
 from diagnostics.measures.locality.heads import Attention, attention_distance, global_token_mass
-
-from tiny import tiny_encoder
+from tests.support.tiny import tiny_encoder
 
 WIDTH, HEADS, TOKENS = 12, 6, 8
 

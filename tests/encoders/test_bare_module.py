@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from diagnostics.encoders.bare_module import wrap
 from diagnostics.errors import DiagnosticsError
-
-from tiny import LENGTH, SIDE, Trunk, tiny_dataset, tiny_encoder, tiny_image_encoder
+from tests.support.tiny import LENGTH, SIDE, Trunk, tiny_dataset, tiny_encoder, tiny_image_encoder
 
 WIDTH = 8
 

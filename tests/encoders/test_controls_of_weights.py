@@ -18,8 +18,7 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.report.terminal import print_page
 from diagnostics.runs.controls.kinds import control_encoders
 from diagnostics.runs.page import run_page
-
-from tiny import LENGTH, tiny_dataset, tiny_encoder
+from tests.support.tiny import LENGTH, tiny_dataset, tiny_encoder
 
 WIDTH, PATCH = 8, 4
 CONTROLS = ["fresh_weights", "permuted_weights"]

@@ -22,13 +22,12 @@ from diagnostics.cli.main import app
 from diagnostics.encoders.encoder import Encoder, keep
 from diagnostics.encoders.hooks import captured_at
 from diagnostics.encoders.saved.cut import cut_encoder
-
-from tiny import tiny_encoder, tiny_image_encoder
-from unusual import Stack, as_floats
+from tests.support.tiny import tiny_encoder, tiny_image_encoder
+from tests.support.unusual import Stack, as_floats
 
 OWN = """
-from tiny import tiny_encoder, tiny_image_encoder
-from unusual import discovered, recurrent
+from tests.support.tiny import tiny_encoder, tiny_image_encoder
+from tests.support.unusual import discovered, recurrent
 
 
 def build(): return tiny_encoder(1)

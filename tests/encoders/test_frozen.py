@@ -15,8 +15,7 @@ import diagnostics as dx
 from diagnostics import DiagnosticsError, TorchEncoder
 from diagnostics.encoders.modules import map_tensors
 from diagnostics.encoders.saved.files import skeleton_of
-
-from tiny import tiny_encoder
+from tests.support.tiny import tiny_encoder
 
 
 @pytest.mark.parametrize(

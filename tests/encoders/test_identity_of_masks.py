@@ -12,9 +12,8 @@ from torch import Tensor
 
 import diagnostics as dx
 from diagnostics import DiagnosticsError
-
-from masked import masked_encoder, ragged_dataset
-from tiny import tiny_dataset, tiny_image_encoder
+from tests.support.masked import masked_encoder, ragged_dataset
+from tests.support.tiny import tiny_dataset, tiny_image_encoder
 
 
 def other_mask(batch: Any, tap: Any) -> Tensor:

@@ -24,8 +24,7 @@ from diagnostics.encoders.modules import evaluating, placed, random_kept, seeded
 from diagnostics.encoders.places import verify_grid
 from diagnostics.encoders.saved.cut import cut_encoder
 from diagnostics.errors import DiagnosticsError, StorageError
-
-from tiny import LENGTH, tiny_dataset, tiny_encoder
+from tests.support.tiny import LENGTH, tiny_dataset, tiny_encoder
 
 WIDTH, PATCH = 8, 4
 

@@ -22,14 +22,13 @@ from diagnostics import DiagnosticsError, TorchEncoder, build, load_encoder, sav
 from diagnostics.cli.main import app
 from diagnostics.encoders.saved.files import _rounded  # pyright: ignore[reportPrivateUsage]
 from diagnostics.errors import StorageError
-
-from tiny import tiny_encoder
+from tests.support.tiny import tiny_encoder
 
 OWN = """
 import itertools, time
 import torch
 from torch import nn
-from tiny import tiny_encoder, tiny_image_encoder
+from tests.support.tiny import tiny_encoder, tiny_image_encoder
 
 _drawn = itertools.count(time.monotonic_ns() % 10**9)
 

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from diagnostics import Grid, Site, Tap, TorchEncoder
 from diagnostics.checks.conformance import check_encoder, prepare_encoder, run_check
 from diagnostics.encoders.places import TapGrid, verify_taps
-
-from tiny import tiny_encoder, tiny_image_encoder
+from tests.support.tiny import tiny_encoder, tiny_image_encoder
 
 SIDE, PREFIX = 4, 2
 

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder
 from diagnostics.encoders.modules import pool
-
-from tiny import tiny_encoder, tiny_image_encoder
+from tests.support.tiny import tiny_encoder, tiny_image_encoder
 
 FOUR = Grid((4,), ("t",))
 

@@ -15,9 +15,8 @@ import diagnostics as dx
 from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder
 from diagnostics.activations.plan import row_order
 from diagnostics.encoders.modules import pool
-
-from masked import masked_encoder, ragged_dataset
-from tiny import tiny_dataset
+from tests.support.masked import masked_encoder, ragged_dataset
+from tests.support.tiny import tiny_dataset
 
 ONES = Grid((3,), ("t",))
 

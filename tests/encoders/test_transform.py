@@ -12,9 +12,8 @@ import torch
 
 import diagnostics as dx
 from diagnostics import Dataset, DiagnosticsError, TorchEncoder
-
-from masked import masked_encoder, ragged_dataset
-from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
+from tests.support.masked import masked_encoder, ragged_dataset
+from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
 OPTIONS: dict[str, Any] = {"measures": ["rankme"], "controls": False, "report": False}
 

@@ -33,7 +33,7 @@ EVIL = f"""
 import pathlib
 pathlib.Path(__file__).resolve().parent.joinpath("{SENTINEL}").touch()
 pathlib.Path("{SENTINEL}").touch()
-from tiny import tiny_dataset, tiny_encoder
+from tests.support.tiny import tiny_dataset, tiny_encoder
 def build(blocks: int = 3): return tiny_encoder(blocks=blocks)
 def data(): return tiny_dataset(24)
 class Config: pass

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import xarray as xr
-from declared import Ranks
 from scipy.stats import spearmanr
 
 import diagnostics as dx
@@ -21,6 +20,7 @@ from diagnostics.measures.base import Arrays
 from diagnostics.measures.statistics import interval, resample_counts
 from diagnostics.runs.profile import Profile
 from diagnostics.runs.run_data import with_declaration
+from tests.support.declared import Ranks
 
 ROOT = Path(__file__).parents[2]
 TEST, FIT = 16, 64

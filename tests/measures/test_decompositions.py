@@ -18,8 +18,7 @@ from diagnostics.measures.geometry.spectrum import RankMe
 from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.measures.probes.softmax import logistic
 from diagnostics.runs.controls.raw_input import RAW
-
-from memory import MemoryActivations, label_target, thirds
+from tests.support.memory import MemoryActivations, label_target, thirds
 
 
 def few_words(seed: int, n: int = 300) -> np.ndarray:

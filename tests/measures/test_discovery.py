@@ -10,8 +10,7 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.apply import measure_all
 from diagnostics.measures.locality import box_iou, corloc, discovery, lost, object_discovery, tokencut
 from diagnostics.measures.locality.discovery import ObjectDiscovery
-
-from memory import MemoryActivations
+from tests.support.memory import MemoryActivations
 
 GRID = (10, 12)
 BOTH = pytest.mark.parametrize("method", [lost, tokencut])

@@ -23,8 +23,7 @@ from diagnostics.measures.dynamics import (
     seasonal_naive,
     straightness,
 )
-
-from memory import MemoryActivations, label_target, thirds
+from tests.support.memory import MemoryActivations, label_target, thirds
 
 RNG = np.random.default_rng
 

@@ -12,8 +12,7 @@ import torch
 
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures import dynamics, geometry, locality, probes, similarity
-
-from functions import FUNCTIONS, as_is, as_torch, exported, numbers
+from tests.support.functions import FUNCTIONS, as_is, as_torch, exported, numbers
 
 # No arrays in, or not numbers of data.
 WITHOUT_ARRAYS = {"neighbour_chance", "null_morans_i", "uniform_distance", "gram_of_blocks"}

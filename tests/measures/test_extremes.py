@@ -17,9 +17,8 @@ from diagnostics.measures.similarity.decomposed import Cca, Procrustes
 from diagnostics.measures.similarity.kernels import Cka, KernelName, RbfCka
 from diagnostics.measures.similarity.minibatch import MinibatchAlignment
 from diagnostics.measures.similarity.pairs import Cknna, MutualKnn, Rsa
-
-from functions import FUNCTIONS, numbers
-from memory import MemoryActivations
+from tests.support.functions import FUNCTIONS, numbers
+from tests.support.memory import MemoryActivations
 
 # Their answer changes with the scale, or they take absolute numbers (a bandwidth, a delta, boxes, depths).
 SCALE_FREE = (

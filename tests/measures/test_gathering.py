@@ -11,8 +11,7 @@ from torch.nn import functional as F
 from diagnostics import Grid, Site, Tap, TorchEncoder
 from diagnostics.encoders.encoder import Captured
 from diagnostics.measures.locality.heads import AttentionLogit, AttentionPeak, AttentionReceived, Gathering
-
-from memory import MemoryActivations
+from tests.support.memory import MemoryActivations
 
 SIDE, BLOCKS, SAMPLES = 12, 5, 6
 CELLS = SIDE * SIDE

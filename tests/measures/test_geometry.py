@@ -32,8 +32,7 @@ from diagnostics.measures.statistics import (
     linearised_interval,
     subset_interval,
 )
-
-from memory import MemoryActivations
+from tests.support.memory import MemoryActivations
 
 UNCENTRED = (rankme, effective_rank, stable_rank)
 CENTRED = (nesum, participation_ratio)

@@ -15,8 +15,7 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.geometry import distinct_samples, mle_dimension, two_nn
 from diagnostics.measures.geometry import pooled as dimension_module
 from diagnostics.measures.geometry.pooled import MleDimension, TwoNn, distinct, nearest_distances
-
-from memory import MemoryActivations
+from tests.support.memory import MemoryActivations
 
 skdim = pytest.importorskip("skdim", reason="scikit-dimension is the oracle")
 

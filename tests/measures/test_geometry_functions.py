@@ -10,9 +10,8 @@ import torch
 
 from diagnostics.measures import bundled, geometry
 from diagnostics.measures.base import Measure
-
-from functions import FUNCTIONS, As, exported, numbers
-from memory import MemoryActivations
+from tests.support.functions import FUNCTIONS, As, exported, numbers
+from tests.support.memory import MemoryActivations
 
 NAMES = sorted(FUNCTIONS.keys() & set(exported(geometry)))
 MEASURES = {name: measure for name, measure in bundled().items() if ".geometry." in measure.__module__}

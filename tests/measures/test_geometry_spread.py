@@ -13,8 +13,7 @@ from diagnostics.measures.geometry import massive_activations, mean_cosine, unif
 from diagnostics.measures.geometry import pooled as spread_module
 from diagnostics.measures.geometry.pooled import MeanCosine, Uniformity
 from diagnostics.measures.geometry.tokens import MassiveActivations
-
-from memory import MemoryActivations
+from tests.support.memory import MemoryActivations
 
 
 def taps(groups=None, **arrays):

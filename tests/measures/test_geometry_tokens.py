@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.geometry import curvature, matrix_entropy
 from diagnostics.measures.geometry.tokens import Curvature, MatrixEntropy
-
-from memory import MemoryActivations
+from tests.support.memory import MemoryActivations
 
 
 def polygon(m):

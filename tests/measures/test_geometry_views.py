@@ -13,8 +13,7 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.geometry import alignment, dime, infonce, lidar
 from diagnostics.measures.geometry import views as views_module
 from diagnostics.measures.geometry.views import Alignment, Dime, InfoNce, Lidar, lidar_of_classes
-
-from memory import MemoryActivations
+from tests.support.memory import MemoryActivations
 
 
 def taps(groups, **arrays):

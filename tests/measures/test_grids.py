@@ -11,8 +11,7 @@ import torch
 
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures import locality
-
-from functions import ATTENTION, GRID, IMAGE_MASKS, MASKS, TOKENS, T, numbers
+from tests.support.functions import ATTENTION, GRID, IMAGE_MASKS, MASKS, TOKENS, T, numbers
 
 CALLS: dict[str, Callable[[Any], Any]] = {
     "attention_distance": lambda grid: locality.attention_distance(ATTENTION[:, :, 1:, 1:], grid),

@@ -23,8 +23,7 @@ from diagnostics.measures.locality import (
     uniform_distance,
 )
 from diagnostics.measures.locality.heads import AttentionDistance, AttentionEntropy, GlobalTokenMass
-
-from memory import MemoryActivations
+from tests.support.memory import MemoryActivations
 
 
 def places(grid: tuple[int, ...]) -> np.ndarray:

@@ -10,8 +10,7 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.locality import autocorrelation, blocks
 from diagnostics.measures.locality.autocorrelation import SelfSimilarity, self_similarity, spatial_relation
 from diagnostics.measures.locality.blocks import MOST_SAMPLES
-
-from memory import MemoryActivations
+from tests.support.memory import MemoryActivations
 
 y, x = np.divmod(np.arange(256), 16)
 RAMP = np.column_stack([np.cos(np.pi / 32 * x), np.sin(np.pi / 32 * x)])

@@ -20,8 +20,7 @@ from diagnostics.measures.locality.autocorrelation import (
     null_morans_i,
 )
 from diagnostics.measures.locality.single_tokens import OutlierTokenShare, outlier_tokens
-
-from memory import MemoryActivations
+from tests.support.memory import MemoryActivations
 
 y, x = np.divmod(np.arange(256), 16)
 GRIDS = [(11,), (1, 9), (4, 5), (3, 2, 4)]

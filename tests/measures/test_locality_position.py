@@ -11,8 +11,7 @@ from diagnostics.measures.apply import measure_all
 from diagnostics.measures.locality.single_tokens import MOST_SAMPLES, Position, position_probe
 from diagnostics.measures.probes.least_squares import PENALTIES
 from diagnostics.runs.profile import Profile
-
-from memory import MemoryActivations, thirds
+from tests.support.memory import MemoryActivations, thirds
 
 
 def coordinates(grid):

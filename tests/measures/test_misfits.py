@@ -19,8 +19,7 @@ from diagnostics.activations.run_files import ENCODER, merge_results, read_index
 from diagnostics.activations.store import Store
 from diagnostics.measures.apply import Measured, measure_all
 from diagnostics.measures.base import Measure
-
-from tiny import tiny_dataset, tiny_encoder
+from tests.support.tiny import tiny_dataset, tiny_encoder
 
 
 @pytest.fixture(scope="module")

@@ -28,8 +28,7 @@ from diagnostics.measures.probes.protocol import Probe, Rows
 from diagnostics.measures.probes.softmax import choose_out_of_fold, last_fits
 from diagnostics.measures.result import CHOSEN_ON
 from diagnostics.measures.statistics import Losses
-
-from memory import MemoryActivations, label_target
+from tests.support.memory import MemoryActivations, label_target
 
 
 def standardised(x: np.ndarray) -> np.ndarray:

@@ -16,9 +16,8 @@ from diagnostics.activations.contract import StoredTarget, shuffled
 from diagnostics.measures import bundled
 from diagnostics.measures.apply import measure_all
 from diagnostics.measures.similarity.base import Similarity
-
-from memory import MemoryActivations
-from planted import (
+from tests.support.memory import MemoryActivations
+from tests.support.planted import (
     CELLS,
     CONSTANT,
     GROUPS,

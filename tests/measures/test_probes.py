@@ -27,8 +27,7 @@ from diagnostics.measures.probes.least_squares import RidgeFits, choose
 from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.measures.probes.nearest import NEIGHBOURS, KnnProbe
 from diagnostics.measures.probes.softmax import LOGISTIC_PENALTIES
-
-from memory import MemoryActivations, label_target, thirds
+from tests.support.memory import MemoryActivations, label_target, thirds
 
 
 def score(result):

@@ -11,8 +11,7 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.probes import attentive as attentive_function
 from diagnostics.measures.probes.cross_attention import SETTINGS, AttentiveProbe, attend, train
 from diagnostics.measures.probes.linear import LinearProbe
-
-from memory import MemoryActivations, label_target
+from tests.support.memory import MemoryActivations, label_target
 
 
 def score(result):

@@ -16,8 +16,7 @@ from diagnostics.measures.probes.least_squares import PENALTIES, RidgeStack, ref
 from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.measures.probes.nearest import KnnProbe
 from diagnostics.measures.probes.softmax import LogisticRows, _best, choose_logistic
-
-from memory import MemoryActivations, label_target
+from tests.support.memory import MemoryActivations, label_target
 
 GRID = (1.0, 1e-2, 1e-4)
 

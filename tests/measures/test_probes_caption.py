@@ -12,8 +12,7 @@ from diagnostics.activations.contract import StoredTarget
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.probes.least_squares import PENALTIES
 from diagnostics.measures.probes.nearest import CaptionProbe, retrieval_recall
-
-from memory import MemoryActivations, thirds
+from tests.support.memory import MemoryActivations, thirds
 
 
 def directly(a, b, k, same):

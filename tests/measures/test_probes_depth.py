@@ -10,8 +10,7 @@ from diagnostics.activations.contract import StoredTarget
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.probes.dense import depth_metrics
 from diagnostics.measures.probes.linear import LinearProbe
-
-from memory import MemoryActivations, thirds
+from tests.support.memory import MemoryActivations, thirds
 
 NAN = np.nan
 

@@ -17,8 +17,7 @@ from diagnostics.measures.probes.segmentation import (
     mean_iou,
 )
 from diagnostics.measures.statistics import resample_counts, scores
-
-from memory import MemoryActivations, thirds
+from tests.support.memory import MemoryActivations, thirds
 
 SPLIT = thirds(60)
 GRID = (3, 4)

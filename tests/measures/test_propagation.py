@@ -10,8 +10,7 @@ from diagnostics.measures.apply import measure_all
 from diagnostics.measures.locality import j_and_f, label_propagation, masks
 from diagnostics.measures.locality.masks import LabelPropagation
 from diagnostics.vocabulary import Family
-
-from memory import MemoryActivations
+from tests.support.memory import MemoryActivations
 
 GRID = (8, 9)
 

@@ -14,9 +14,8 @@ from diagnostics.encoders.encoder import Captured
 from diagnostics.encoders.torch_encoder import centre
 from diagnostics.measures.locality import receptive_field
 from diagnostics.measures.locality.receptive import Gradients, ReceptiveFieldOfTaps
-
-from memory import MemoryActivations
-from tiny import tiny_encoder, tiny_image_encoder
+from tests.support.memory import MemoryActivations
+from tests.support.tiny import tiny_encoder, tiny_image_encoder
 
 SIDE = 21
 

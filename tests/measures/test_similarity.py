@@ -18,8 +18,7 @@ from diagnostics.measures.similarity.kernels import (
     hsic,
 )
 from diagnostics.runs.run import between
-
-from memory import MemoryActivations
+from tests.support.memory import MemoryActivations
 
 
 def direct_hsic(x, y):

@@ -9,8 +9,7 @@ from scipy import linalg
 
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.similarity.decomposed import Cca, Pwcca, Svcca, canonical_correlations, cca, pwcca, svcca
-
-from memory import MemoryActivations
+from tests.support.memory import MemoryActivations
 
 ALL = (cca, svcca, pwcca)
 

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.similarity.kernels import Cka, cka, hsic
 from diagnostics.measures.similarity.minibatch import BATCH, MinibatchAlignment, MinibatchCka, minibatch_cka
-
-from memory import MemoryActivations
+from tests.support.memory import MemoryActivations
 
 
 def related(n, seed=0, p=6, q=5):

@@ -10,8 +10,7 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.similarity import pairs
 from diagnostics.measures.similarity.kernels import cka
 from diagnostics.measures.similarity.pairs import Cknna, MutualKnn, cknna, mutual_knn
-
-from memory import MemoryActivations
+from tests.support.memory import MemoryActivations
 
 
 def unit(x):

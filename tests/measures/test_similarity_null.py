@@ -6,8 +6,7 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.similarity import kernels
 from diagnostics.measures.similarity.base import Null, Similarity, against_null, orders, swaps
 from diagnostics.measures.similarity.kernels import Cka, center_gram, cka
-
-from memory import MemoryActivations
+from tests.support.memory import MemoryActivations
 
 
 class Spread(Similarity):

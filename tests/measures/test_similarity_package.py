@@ -8,8 +8,7 @@ from torch import nn
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.similarity import minibatch as package
 from diagnostics.measures.similarity.minibatch import BATCH, TorchCka, minibatch_cka, torch_cka
-
-from memory import MemoryActivations
+from tests.support.memory import MemoryActivations
 
 pytest.importorskip("torch_cka")
 

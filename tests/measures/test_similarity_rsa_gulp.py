@@ -13,8 +13,7 @@ from scipy.spatial.distance import pdist
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.similarity.decomposed import Gulp, gulp
 from diagnostics.measures.similarity.pairs import Rsa, compare_rdms, rdm, rsa
-
-from memory import MemoryActivations
+from tests.support.memory import MemoryActivations
 
 METHODS = ("spearman", "pearson", "kendall", "cosine")
 DISTANCES = ("euclidean", "correlation", "cosine")

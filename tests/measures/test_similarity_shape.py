@@ -9,8 +9,7 @@ from scipy.spatial import procrustes as scipy_procrustes
 
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.similarity.decomposed import AngularDistance, Procrustes, angular_distance, procrustes
-
-from memory import MemoryActivations
+from tests.support.memory import MemoryActivations
 
 BOTH = (procrustes, angular_distance)
 

@@ -24,11 +24,10 @@ from diagnostics.activations.contract import StoredTarget
 from diagnostics.measures import bundled, geometry, locality, probes, similarity
 from diagnostics.measures.apply import Measured, measure_all
 from diagnostics.runs.run import between
-
-from functions import FUNCTIONS, numbers
-from memory import MemoryActivations
-from planted import planted_images
-from tiny import tiny_dataset, tiny_encoder
+from tests.support.functions import FUNCTIONS, numbers
+from tests.support.memory import MemoryActivations
+from tests.support.planted import planted_images
+from tests.support.tiny import tiny_dataset, tiny_encoder
 
 READ_FEATURES = {name: measure for name, measure in bundled().items() if measure.needs in ("pooled", "tokens")}
 

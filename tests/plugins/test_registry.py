@@ -19,15 +19,14 @@ from diagnostics import DiagnosticsError, registry, specs
 from diagnostics.cli import main as cli
 from diagnostics.cli.tables import list_all
 from diagnostics.runs.setup import chosen_measures
-
-from tiny import tiny_dataset, tiny_encoder
+from tests.support.tiny import tiny_dataset, tiny_encoder
 
 ROOT = Path(__file__).parent.parent.parent
 HEADER = """
 from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Optional
 from diagnostics import hookimpl
-from tiny import tiny_dataset, tiny_encoder
+from tests.support.tiny import tiny_dataset, tiny_encoder
 """
 Install = Callable[..., None]
 

@@ -19,8 +19,7 @@ from diagnostics.progress import Cost
 from diagnostics.report import progress_bars as watching
 from diagnostics.report.terminal import print_page
 from diagnostics.runs.page import run_page
-
-from commands import diagnose
+from tests.support.commands import diagnose
 
 # A title is set, text turns red, its direction is turned, a line is begun, the screen is cleared (C1), the cursor goes home.
 HOSTILE = "evil\x1b]0;owned\x07\x1b[31m\u202e\u2066\nnew\r\x9b2J\x7f\u200b\u2028end"
@@ -30,7 +29,7 @@ MINE = (
     f"HOSTILE = {HOSTILE!r}"
     + """
 import numpy as np
-from tiny import tiny_dataset, tiny_encoder
+from tests.support.tiny import tiny_dataset, tiny_encoder
 from diagnostics import Dataset, DiagnosticsError, Target
 
 
@@ -221,8 +220,7 @@ def test_files_left_out_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_names_in_results_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     """What a run holds may have been written by anyone: taps, targets, measures, reasons."""
     from diagnostics.measures.statistics import Interval
-
-    from profiles import finished_run, profile
+    from tests.support.profiles import finished_run, profile
 
     one = profile(
         "linear_probe", [HOSTILE, "norm"], Interval(0.5, 0.4, 0.6), {"raw_input": 0.1}, probe=True, target=HOSTILE

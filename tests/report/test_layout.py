@@ -30,9 +30,8 @@ from diagnostics.report.numbers import format_interval
 from diagnostics.runs.controls.kinds import NAMES
 from diagnostics.runs.page import run_page
 from diagnostics.runs.recommendation import recommend
-
-from commands import diagnose
-from profiles import finished_run, profile
+from tests.support.commands import diagnose
+from tests.support.profiles import finished_run, profile
 
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:e[-+]\d+)?(?![\w.]*\w)")
 WIDTHS = st.integers(60, 160)

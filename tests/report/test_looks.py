@@ -12,8 +12,7 @@ import pytest
 
 from diagnostics.report.html import write_page
 from diagnostics.runs.page import run_page
-
-from profiles import finished_run, uneven_probes
+from tests.support.profiles import finished_run, uneven_probes
 
 CHROMIUM = Path("/usr/bin/chromium")
 OPTIONS = ["--no-sandbox", "--disable-gpu"]

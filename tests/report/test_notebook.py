@@ -23,9 +23,8 @@ from diagnostics.report.page import MapFigure, ScoreMap
 from diagnostics.report.plots import StillFigure, draw, multiples
 from diagnostics.report.plots.still import svg
 from diagnostics.runs.page import run_page
-
-from graded import graded_data, graded_encoder
-from profiles import finished_run, profile
+from tests.support.graded import graded_data, graded_encoder
+from tests.support.profiles import finished_run, profile
 
 HOSTILE = "$a$ <b>&"
 SVG = "{http://www.w3.org/2000/svg}"

@@ -22,8 +22,7 @@ from diagnostics.report.plots.profile import draw_profile, lines_outside
 from diagnostics.report.plots.style import settings
 from diagnostics.runs.page import map_figure, profile_captions, reasons, run_page, why_no_figure
 from diagnostics.runs.profile import Profile
-
-from profiles import finished_run, uneven_probes
+from tests.support.profiles import finished_run, uneven_probes
 
 NAN = np.nan
 TAPS = ["embed", "blocks.0", "blocks.1", "norm"]

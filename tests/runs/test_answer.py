@@ -14,8 +14,7 @@ from diagnostics.report.page import Notes, Table
 from diagnostics.runs.answer import answer, answer_blocks
 from diagnostics.runs.page import run_page
 from diagnostics.runs.profile import Profile, by_verdict
-
-from profiles import finished_run, planted
+from tests.support.profiles import finished_run, planted
 
 FLAT = planted(
     "flat", gap=-0.1, bound=0.02, chosen="norm", controls={"raw_input": (0.9, -0.1, 0.02), "fresh_weights": (0.1, 0.2)}

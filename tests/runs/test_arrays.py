@@ -15,8 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset, random_
 
 import diagnostics as dx
 from diagnostics.errors import DiagnosticsError
-
-from tiny import LENGTH, SIDE, tiny_dataset, tiny_encoder, tiny_image_encoder
+from tests.support.tiny import LENGTH, SIDE, tiny_dataset, tiny_encoder, tiny_image_encoder
 
 RNG = np.random.default_rng(0)
 N = 40

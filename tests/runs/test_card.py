@@ -9,9 +9,8 @@ import pytest
 import diagnostics as dx
 from diagnostics.errors import DiagnosticsError
 from diagnostics.runs.answer import plain, write_card
-
-from commands import diagnose, refused
-from tiny import tiny_dataset, tiny_image_encoder
+from tests.support.commands import diagnose, refused
+from tests.support.tiny import tiny_dataset, tiny_image_encoder
 
 
 @pytest.fixture(scope="module")

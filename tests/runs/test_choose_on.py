@@ -14,8 +14,7 @@ from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.datasets.dataset import subset
 from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.measures.result import CHOSEN_ON
-
-from tiny import tiny_dataset, tiny_encoder
+from tests.support.tiny import tiny_dataset, tiny_encoder
 
 
 class Listener(LinearProbe):

@@ -32,8 +32,7 @@ from diagnostics.runs.comparison.estimates import (
 )
 from diagnostics.runs.comparison.findings import tap_similarity
 from diagnostics.runs.comparison.page import alignment_name, comparison_page, describe_lifts, describe_similarity
-
-from graded import GRID, graded_data, graded_encoder, known_r2
+from tests.support.graded import GRID, graded_data, graded_encoder, known_r2
 
 LINEAR = "linear_probe/a"
 NO_PROFILE: Any = None

@@ -12,9 +12,8 @@ from rich.cells import cell_len
 import diagnostics as dx
 from diagnostics.report.terminal import print_page
 from diagnostics.runs.comparison.page import comparison_page, describe_verdict
-
-from commands import diagnose, refused
-from graded import graded_data, graded_encoder
+from tests.support.commands import diagnose, refused
+from tests.support.graded import graded_data, graded_encoder
 
 
 @pytest.fixture(scope="module")

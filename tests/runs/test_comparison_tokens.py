@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 import diagnostics as dx
 from diagnostics import Dataset, DiagnosticsError, Grid, Run, Site, Tap, Target, TorchEncoder
-
-from graded import graded_data, graded_encoder
+from tests.support.graded import graded_data, graded_encoder
 
 PLACES = 16
 

@@ -19,8 +19,7 @@ from diagnostics.measures.verdict import paired_difference
 from diagnostics.report.terminal import print_page
 from diagnostics.runs.page import control_heading, run_page
 from diagnostics.runs.profile import Profile
-
-from tiny import tiny_dataset, tiny_encoder
+from tests.support.tiny import tiny_dataset, tiny_encoder
 
 DRAWS = ["fresh_weights", "fresh_weights.2", "fresh_weights.3"]
 

@@ -13,8 +13,7 @@ from diagnostics.activations.plan import plan
 from diagnostics.activations.run_files import bytes_below, token_bytes
 from diagnostics.progress import Cost
 from diagnostics.runs.controls import kinds as control
-
-from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
+from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
 WITHIN = 0.1
 

@@ -10,8 +10,7 @@ import pytest
 
 import diagnostics as dx
 from diagnostics import Run
-
-from tiny import tiny_dataset, tiny_encoder
+from tests.support.tiny import tiny_dataset, tiny_encoder
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,9 @@ from diagnostics.measures.statistics import Interval
 from diagnostics.report.html import write_page
 from diagnostics.runs.controls.kinds import NAMES
 from diagnostics.runs.explorer import explorer_page, readouts
-
-from commands import diagnose, refused
-from profiles import finished_run, profile
-from tiny import tiny_dataset, tiny_image_encoder
+from tests.support.commands import diagnose, refused
+from tests.support.profiles import finished_run, profile
+from tests.support.tiny import tiny_dataset, tiny_image_encoder
 
 CHROMIUM = Path("/usr/bin/chromium")
 

@@ -11,8 +11,7 @@ from torch.utils.data import default_collate
 
 import diagnostics as dx
 from diagnostics import DiagnosticsError, Run
-
-from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
+from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
 
 def passed(encoder: dx.TorchEncoder, dataset: dx.Dataset, tap: str) -> np.ndarray:

@@ -17,8 +17,7 @@ from diagnostics.measures import bundled
 from diagnostics.measures.probes.linear import SampleProbe
 from diagnostics.measures.probes.protocol import sum_by_unit
 from diagnostics.measures.statistics import scores
-
-from tiny import tiny_dataset, tiny_encoder
+from tests.support.tiny import tiny_dataset, tiny_encoder
 
 PERIOD = 24.0
 N = 90

@@ -10,13 +10,12 @@ from torch import nn
 
 import diagnostics as dx
 from diagnostics.errors import DiagnosticsError
-
-from tiny import LENGTH, SIDE, tiny_dataset, tiny_encoder, tiny_image_encoder
+from tests.support.tiny import LENGTH, SIDE, tiny_dataset, tiny_encoder, tiny_image_encoder
 
 FILE = """
 import torch
 from torch import nn
-from tiny import Trunk, tiny_encoder
+from tests.support.tiny import Trunk, tiny_encoder
 
 def image(channels: int = 3):
     torch.manual_seed(0)

@@ -12,8 +12,7 @@ import torch
 import diagnostics as dx
 from diagnostics.datasets.dataset import subset
 from diagnostics.errors import DiagnosticsError
-
-from tiny import SIDE, tiny_dataset, tiny_encoder, tiny_image_encoder
+from tests.support.tiny import SIDE, tiny_dataset, tiny_encoder, tiny_image_encoder
 
 MEASURES = ["linear_probe", "knn_probe", "rankme", "self_similarity", "massive_activations", "segmentation_probe"]
 

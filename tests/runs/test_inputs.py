@@ -12,8 +12,7 @@ from torch import nn
 from diagnostics import Grid, Site, Tap, TorchEncoder
 from diagnostics.runs.controls.kinds import NAMES, InputEncoder, control_encoders
 from diagnostics.runs.controls.raw_input import BANDS, RAW, RAW_FRAMES, RAW_PIXELS, RAW_STEPS, STATISTICS, WORDS
-
-from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
+from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
 RNG = np.random.default_rng(0)
 

@@ -14,8 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention as attend
 
 import diagnostics as dx
 from diagnostics import DiagnosticsError, Grid, Run, Site, Tap, TorchEncoder
-
-from tiny import tiny_dataset
+from tests.support.tiny import tiny_dataset
 
 KEPT: dict[str, Any] = {
     "measures": ["attention_entropy", "rankme"],

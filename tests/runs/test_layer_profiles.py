@@ -14,8 +14,7 @@ from torch import nn
 
 import diagnostics as dx
 from diagnostics.errors import DiagnosticsError
-
-from tiny import LENGTH, tiny_dataset, tiny_encoder
+from tests.support.tiny import LENGTH, tiny_dataset, tiny_encoder
 
 
 class Training:

@@ -8,12 +8,11 @@ import pytest
 
 import diagnostics as dx
 from diagnostics.errors import DiagnosticsError
-
-from tiny import tiny_dataset, tiny_encoder
+from tests.support.tiny import tiny_dataset, tiny_encoder
 
 FILE = """
 import os
-from tiny import tiny_encoder
+from tests.support.tiny import tiny_encoder
 
 def encoder():
     return tiny_encoder(seed=int(os.environ.get("TINY_SEED", 0)))

@@ -12,8 +12,7 @@ from diagnostics.runs.answer import overview, score_map
 from diagnostics.runs.page import part_scores, parts_table
 from diagnostics.runs.profile import Profile
 from diagnostics.runs.recommendation import recommend
-
-from profiles import planted, profile
+from tests.support.profiles import planted, profile
 
 TAPS = ["blocks.0", "blocks.1", "norm"]
 ROWS = [

@@ -14,8 +14,7 @@ import diagnostics as dx
 from diagnostics.errors import StorageError
 from diagnostics.registry import plugins
 from diagnostics.runs.record import Call, Provenance
-
-from tiny import tiny_dataset, tiny_encoder
+from tests.support.tiny import tiny_dataset, tiny_encoder
 
 # As formats 3 and 4 have it since their first run.
 STORED = {

@@ -28,8 +28,7 @@ from diagnostics.runs.controls.kinds import NAMES, control_encoders
 from diagnostics.runs.controls.raw_input import RawKernel
 from diagnostics.runs.setup import chosen_measures
 from diagnostics.specs import build
-
-from tiny import LENGTH, tiny_dataset, tiny_encoder, tiny_image_encoder
+from tests.support.tiny import LENGTH, tiny_dataset, tiny_encoder, tiny_image_encoder
 
 Floats = NDArray[np.float64]
 

@@ -27,11 +27,10 @@ from diagnostics.runs.profile import Profile, by_verdict, first_probes
 from diagnostics.runs.recommendation import Recommendation, recommend
 from diagnostics.sklearn import TapFeatures
 from diagnostics.vocabulary import ChooseOn
-
-import profiles
-from commands import diagnose, refused
-from planted import planted_image_encoder, planted_images, planted_series, planted_series_encoder
-from tiny import Trunk, tiny_dataset, tiny_encoder, tiny_image_encoder
+from tests.support import profiles
+from tests.support.commands import diagnose, refused
+from tests.support.planted import planted_image_encoder, planted_images, planted_series, planted_series_encoder
+from tests.support.tiny import Trunk, tiny_dataset, tiny_encoder, tiny_image_encoder
 
 N = 300
 SPLIT = np.resize(["train", "train", "train", "val", "test"], N)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-from declared import Ranks
 from typer.testing import CliRunner
 
 import diagnostics as dx
@@ -19,9 +18,9 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.apply import measure_all
 from diagnostics.measures.base import Arrays
 from diagnostics.runs.redraws import GAP, NO_REDRAWS, SCORE, TAP, Redraws, add_redraws, redraw_splits, redraws_of
-
-from graded import graded_data, graded_encoder, known_r2
-from planted import planted_series, planted_series_encoder
+from tests.support.declared import Ranks
+from tests.support.graded import graded_data, graded_encoder, known_r2
+from tests.support.planted import planted_series, planted_series_encoder
 
 GAINS = [0.2, 3.0, 0.5, 0.5]
 

@@ -14,8 +14,7 @@ import diagnostics as dx
 from diagnostics import DiagnosticsError
 from diagnostics.report.terminal import print_page
 from diagnostics.runs.page import run_page
-
-from tiny import tiny_dataset, tiny_encoder
+from tests.support.tiny import tiny_dataset, tiny_encoder
 
 OPTIONS: dict[str, Any] = {"measures": "rankme", "controls": False, "report": False}
 

@@ -29,8 +29,7 @@ from diagnostics.report.terminal import print_page
 from diagnostics.runs.comparison.page import cautions
 from diagnostics.runs.page import run_page
 from diagnostics.runs.profile import CUT, INTERVALS
-
-from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
+from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
 CHROMIUM = Path("/usr/bin/chromium")
 

@@ -4,8 +4,7 @@ import pytest
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.similarity.kernels import cka
 from diagnostics.runs.run import between
-
-from memory import MemoryActivations
+from tests.support.memory import MemoryActivations
 
 
 def runs():

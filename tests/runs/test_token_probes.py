@@ -15,8 +15,7 @@ import diagnostics as dx
 from diagnostics import Dataset, DiagnosticsError, Grid, Run, Site, Tap, Target, TorchEncoder
 from diagnostics.activations.run_files import remove_tokens
 from diagnostics.measures.probes import confusion, mean_iou
-
-from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
+from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
 N, SIDE, CELLS = 60, 16, 4
 SCENES = ("dark", "never", "bright", "grey")

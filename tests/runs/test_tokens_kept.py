@@ -13,8 +13,7 @@ from diagnostics.activations.run_files import token_bytes
 from diagnostics.activations.store import Store
 from diagnostics.cli.commands import run as command
 from diagnostics.errors import DiagnosticsError, StorageError
-
-from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
+from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
 N = 100
 OPTIONS: dict[str, Any] = {"report": False, "controls": False}

@@ -9,8 +9,7 @@ from diagnostics.measures.statistics import Interval
 from diagnostics.measures.verdict import Verdict, paired_difference, units_needed
 from diagnostics.runs.profile import Profile
 from diagnostics.runs.recommendation import Confidence, recommend
-
-from profiles import planted
+from tests.support.profiles import planted
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import by_hand
 import numpy as np
 import torch
-from by_hand import Pair
 from scipy import stats
 
 from diagnostics.checks.selftest import planted as planted_losses
@@ -22,6 +20,8 @@ from diagnostics.checks.selftest.planted import OUTPUT, PLANTED, SEED, SEEDS, SP
 from diagnostics.measures.base import Arrays
 from diagnostics.measures.probes.least_squares import PENALTIES
 from diagnostics.measures.probes.softmax import LogisticRows
+from tests.support import by_hand
+from tests.support.by_hand import Pair
 
 Terms = list[tuple[float, Pair]]
 """A weighted sum of scores."""

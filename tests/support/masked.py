@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 import diagnostics as dx
 from diagnostics import Grid, Site, Tap, TorchEncoder
-
-from tiny import tiny_dataset
+from tests.support.tiny import tiny_dataset
 
 
 def masked_encoder(length: int) -> TorchEncoder:

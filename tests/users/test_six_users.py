@@ -17,8 +17,7 @@ import diagnostics as dx
 from diagnostics.measures.verdict import Verdict
 from diagnostics.runs.comparison.differences import Difference
 from diagnostics.runs.profile import Profile
-
-from commands import diagnose
+from tests.support.commands import diagnose
 
 BIRDS, SCENES, SIDE, PATCHES = 240, 100, 16, 16
 ODD = [0, 3, 5, 10, 12, 15]

@@ -21,8 +21,7 @@ from torch import nn
 
 import diagnostics as dx
 from diagnostics import DiagnosticsError
-
-from tiny import Trunk, tiny_image_encoder
+from tests.support.tiny import Trunk, tiny_image_encoder
 
 SIZE = 32
 

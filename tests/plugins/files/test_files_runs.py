@@ -16,8 +16,7 @@ import diagnostics as dx
 from diagnostics import DiagnosticsError
 from diagnostics.cli.main import app
 from diagnostics.specs import build
-
-from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
+from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
 
 def image_folder(root: Path) -> Path:

@@ -21,8 +21,7 @@ pytestmark = [
 from diagnostics_onnx.plugin import build  # noqa: E402  (below the skip of a missing package)
 
 from diagnostics import DiagnosticsError  # noqa: E402  (below the skip of a missing package)
-
-from tiny import Block  # noqa: E402  (below the skip of a missing package)
+from tests.support.tiny import Block  # noqa: E402  (below the skip of a missing package)
 
 
 class Images(nn.Module):

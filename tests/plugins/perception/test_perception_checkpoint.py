@@ -20,8 +20,7 @@ from diagnostics_perception.models import ARCHITECTURES, fitted_positions
 from diagnostics_perception.plugin import build
 
 from diagnostics import DiagnosticsError
-
-from perceiver import CORE, TINY, images, meta_state
+from tests.support.perceiver import CORE, TINY, images, meta_state
 
 State = dict[str, Tensor]
 TEXT = {

@@ -22,8 +22,7 @@ from diagnostics import DiagnosticsError, Grid
 from diagnostics import run as run_on
 from diagnostics.encoders.modules import pool
 from diagnostics.specs import build as registered
-
-from perceiver import TINY, images
+from tests.support.perceiver import TINY, images
 
 
 def tiny(family: str = "core", **options: Any) -> Any:

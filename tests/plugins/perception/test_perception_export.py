@@ -29,8 +29,7 @@ import diagnostics.cli.main as cli
 from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder, save_encoder
 from diagnostics.encoders.saved.cut import cut_encoder
 from diagnostics.specs import build as registered
-
-from perceiver import CORE, TINY, VARIED, images, meta_state
+from tests.support.perceiver import CORE, TINY, VARIED, images, meta_state
 
 MODELS = {
     "tiny-core": CORE,

@@ -25,8 +25,7 @@ from diagnostics_perception.models import (  # noqa: E402  (below the skip of a 
 )
 
 from diagnostics import DiagnosticsError  # noqa: E402  (below the skip of a missing package)
-
-from perceiver import CORE, TINY, VARIED, images, meta_shapes, meta_state, reference  # noqa: E402  (below the skip of a missing package)
+from tests.support.perceiver import CORE, TINY, VARIED, images, meta_shapes, meta_state, reference  # noqa: E402  (below the skip of a missing package)
 
 
 def built(state: dict[str, Tensor], one: Architecture, image: int | None = None, positions: Positions = "index") -> Any:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tiny import tiny_image_encoder
+from tests.support.tiny import tiny_image_encoder
 
 pytest.importorskip("open_clip")
 
@@ -28,8 +28,7 @@ from diagnostics_pretraining.train import plan_of, train
 from diagnostics_training.trainer.objective import world
 
 from diagnostics import DiagnosticsError, Grid, LazySamples, Site, Tap, TorchEncoder, build
-
-from pairs import save_pair
+from tests.support.pairs import save_pair
 
 PAIRS, WIDTH, TAUGHT = 12, 7, 5
 DATA = "shapes?n=60&size=32&objects=1&seed=3"

@@ -28,8 +28,7 @@ from diagnostics_pretraining.towers import Pair, encoders_of, export, load_pair
 
 import diagnostics.cli.main as cli
 from diagnostics import DiagnosticsError, build, save_encoder
-
-from pairs import batch_of, save_pair, trained
+from tests.support.pairs import batch_of, save_pair, trained
 
 
 def saved(folder: Path, whole: bool = True, **more: Any) -> Pair:

@@ -18,8 +18,7 @@ from diagnostics_pretraining.towers import Pair, encoders_of, load_pair, towers_
 
 from diagnostics import DiagnosticsError, Grid, build, run, save_encoder
 from diagnostics.encoders.saved.cut import cut_encoder
-
-from pairs import batch_of, save_pair, trained
+from tests.support.pairs import batch_of, save_pair, trained
 
 
 @pytest.mark.parametrize(

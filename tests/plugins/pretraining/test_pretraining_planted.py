@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import flat_colours
+from tests.support import flat_colours
 
 pytest.importorskip("open_clip")
 

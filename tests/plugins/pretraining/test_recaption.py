@@ -34,7 +34,7 @@ def clips() -> Shapes:
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("transformers")
-    import tiny_captioners
+    from tests.support import tiny_captioners
 
     folder = tmp_path_factory.mktemp("models")
     for name in ("perception_lm", "llava", "git", "causal"):

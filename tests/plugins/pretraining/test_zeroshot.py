@@ -22,8 +22,7 @@ from diagnostics_pretraining.zeroshot import AT, chance_of_recall, classificatio
 
 from diagnostics import Dataset, LazySamples, Question, Target
 from diagnostics.cli.app import guarded
-
-from pairs import save_pair
+from tests.support.pairs import save_pair
 
 COLOURS = {"red": (220, 30, 30), "orange": (240, 140, 20), "blue": (30, 40, 220), "dark_green": (20, 90, 20)}
 
@@ -217,7 +216,7 @@ def test_classes_are_of_labels_and_of_questions() -> None:
 
 
 def test_what_cannot_be_is_refused(folder: Path, built: Any, tmp_path: Path) -> None:
-    from tiny import tiny_dataset
+    from tests.support.tiny import tiny_dataset
 
     built |= {"without": coloured(texts=False), "series": tiny_dataset()}
     call = (folder, "--data")

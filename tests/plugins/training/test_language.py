@@ -25,7 +25,6 @@ from diagnostics.cli.main import main
 
 pytest.importorskip("transformers")
 
-from answering import COLOURS, SHAPES, WORDINGS
 from diagnostics_training.alignment.decoder import TAP, Decoder, Projector, decoder_named, with_projector
 from diagnostics_training.alignment.language import (
     Language,
@@ -45,7 +44,8 @@ from diagnostics_training.trainer.record import lines, silent
 from diagnostics_training.trainer.settings import Settings
 from diagnostics_training.trainer.trainer import fit
 
-from tiny import tiny_dataset, tiny_encoder
+from tests.support.answering import COLOURS, SHAPES, WORDINGS
+from tests.support.tiny import tiny_dataset, tiny_encoder
 
 pytest.importorskip("transformers")
 

@@ -30,8 +30,7 @@ from torch import Tensor
 import diagnostics as dx
 from diagnostics import Dataset, DiagnosticsError, Target, TorchEncoder
 from diagnostics.measures.locality import j_and_f, label_propagation
-
-import naming
+from tests.support import naming
 
 PIXELS = "objective:jepa?modality=image&size=32&width=16&depth=2&heads=2&patch=4"
 SUPPORT = Path(__file__).parents[2] / "support" / "naming.py"

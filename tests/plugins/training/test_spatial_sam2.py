@@ -21,9 +21,7 @@ from torch.utils.data import default_collate
 import diagnostics as dx
 from diagnostics import Dataset, DiagnosticsError
 from diagnostics.cli.main import main
-
-import naming
-import tiny_sam2
+from tests.support import naming, tiny_sam2
 
 pytest.importorskip("transformers", reason="the extra `transformers` is not installed")
 pytest.importorskip("torchvision", reason="the extra `transformers` is not installed")

@@ -21,8 +21,7 @@ from diagnostics_training.trainer.settings import Settings
 from diagnostics_training.trainer.trainer import fit
 
 from diagnostics import DiagnosticsError
-
-from objectives import feed, objective
+from tests.support.objectives import feed, objective
 
 
 class Sharpening(Objective):

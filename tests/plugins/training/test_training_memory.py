@@ -17,12 +17,11 @@ from diagnostics_training.trainer.objective import Objective
 from diagnostics_training.trainer.record import lines
 from diagnostics_training.trainer.settings import Settings
 from diagnostics_training.trainer.trainer import fit, recomputed, split
-from live_memory import LiveMemory
 
 from diagnostics import DiagnosticsError, Site, Tap, TorchEncoder
 from diagnostics.encoders.saved.cut import cut_encoder
-
-from objectives import architecture, feed, objective
+from tests.support.live_memory import LiveMemory
+from tests.support.objectives import architecture, feed, objective
 
 KINDS: list[tuple[str, dict[str, Any]]] = [
     ("forecast", {}),

@@ -34,8 +34,7 @@ from diagnostics_training.trainer.settings import Settings
 from diagnostics_training.trainer.trainer import build_optimiser
 
 from diagnostics import DiagnosticsError, Target
-
-from objectives import SIZES, architecture, feed, objective
+from tests.support.objectives import SIZES, architecture, feed, objective
 
 # Backbone
 

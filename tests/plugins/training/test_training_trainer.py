@@ -30,8 +30,7 @@ from diagnostics_training.trainer.trainer import fit, number, seed_step
 
 from diagnostics import DiagnosticsError, Progress
 from diagnostics.activations.folder import lock
-
-from objectives import feed, objective
+from tests.support.objectives import feed, objective
 
 
 def job(
