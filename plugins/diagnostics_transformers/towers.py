@@ -154,7 +154,7 @@ def _of_config(model: nn.Module, config: Any) -> tuple[str, nn.Module] | None:
     """The outermost module that is a model of that configuration, without a head of its own."""
     for name, module in model.named_modules():
         if name and isinstance(module, PreTrainedModel) and type(module.config) is type(config):
-            base = module.base_model if isinstance(module.base_model, PreTrainedModel) else module
+            base: Any = module.base_model if isinstance(module.base_model, PreTrainedModel) else module
             inner = next(key for key, part in module.named_modules() if part is base)
             return ".".join(part for part in (name, inner) if part), base
     return None

@@ -19,9 +19,9 @@ import diagnostics.activations.extract
 import diagnostics.activations.folder
 import diagnostics.activations.plan
 import diagnostics.activations.run_files
-import diagnostics.report.html
 import diagnostics.runs.inputs
 import diagnostics.runs.job
+import diagnostics.runs.page
 from diagnostics.activations.folder import Folder
 from tests.support.commands import diagnose, refused
 
@@ -620,7 +620,7 @@ def after(monkeypatch: pytest.MonkeyPatch, holder: Any, name: str, calls: int) -
         (diagnostics.activations.extract, "capture_rows", 6),
         (diagnostics.runs.job, "measure_all", 0),
         (diagnostics.runs.job, "merge_results", 0),
-        (diagnostics.report.html, "write_page", 0),
+        (diagnostics.runs.page, "write_page", 0),
     ],
     ids=["extraction", "measures", "results", "report"],
 )

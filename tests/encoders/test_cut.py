@@ -381,7 +381,7 @@ def test_the_command(own: Path) -> None:
         found = run.invoke(app, ["cut", "own.py:build", *options])
         assert found.exit_code == 2 and found.stderr.count("\n") == 1 and part in found.stderr
     assert not Path("z").exists()
-    mine = "from tiny import tiny_dataset\ndef data(): return tiny_dataset(24)\n"
+    mine = "from tests.support.tiny import tiny_dataset\ndef data(): return tiny_dataset(24)\n"
     Path("mine.py").write_text(mine)
     found = run.invoke(
         app, ["run", "a", "--trust-code", "--data", "mine.py:data", "--measures", "rankme", "--out", "r", "--json"]
@@ -407,7 +407,7 @@ def tensors_alive() -> int:
 
 def test_what_was_left_out_takes_no_memory(own: Path) -> None:
     (own.parent / "wide.py").write_text(
-        "from tiny import tiny_encoder\ndef build(): return tiny_encoder(1, width=256, blocks=6)\n"
+        "from tests.support.tiny import tiny_encoder\ndef build(): return tiny_encoder(1, width=256, blocks=6)\n"
     )
     export("wide.py:build", "blocks.0", "cut")
     before = tensors_alive()

@@ -443,7 +443,7 @@ def test_fracast(tmp_path: Path) -> None:
 
 
 def test_a_run_on_a_saved_encoder(own: Path) -> None:
-    Path("mine.py").write_text("from tiny import tiny_dataset\ndef data(): return tiny_dataset(24)\n")
+    Path("mine.py").write_text("from tests.support.tiny import tiny_dataset\ndef data(): return tiny_dataset(24)\n")
     save_encoder("one", build("encoder", "own.py:build"))
     captured = CliRunner().invoke(
         app,

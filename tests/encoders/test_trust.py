@@ -320,7 +320,7 @@ COMMANDS = {
 def good(here: Path) -> Path:
     """A file that a Python file of the user builds, which leaves a sign when it is run, and data and encoder of her own."""
     Path("mine.py").write_text(
-        "from tiny import tiny_dataset, tiny_encoder\ndef data(): return tiny_dataset(24)\ndef build(): return tiny_encoder()\n"
+        "from tests.support.tiny import tiny_dataset, tiny_encoder\ndef data(): return tiny_dataset(24)\ndef build(): return tiny_encoder()\n"
     )
     path = dx.save_encoder("x.safetensors", dx.build("encoder", "evil.py:build"))
     for sign in here.rglob(SENTINEL):

@@ -445,7 +445,11 @@ class _Samples:
             return np.asarray(self.targets[name].values[:n], dtype=self.targets[name].values.dtype)
 
         def dense(name: str, kind: Any) -> StoredTarget:
-            on_grid = {grid: values(name if kind != "event" else "thing").reshape(n, -1).astype(float)}
+            on_grid = {
+                grid: values(name if kind != "event" else "thing")
+                .reshape(n, -1)
+                .astype(int if kind == "token_label" else float)
+            }
             return StoredTarget(name, kind, np.empty(0), on_grid=on_grid)
 
         whole = {

@@ -140,7 +140,7 @@ def test_draws_are_added_to_the_first_which_stays(tmp_path: Path, capsys: Any, m
 @pytest.mark.slow
 def test_the_command_line_takes_draws(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
-        "from tiny import tiny_dataset, tiny_encoder\ndef data(): return tiny_dataset(40)\n"
+        "from tests.support.tiny import tiny_dataset, tiny_encoder\ndef data(): return tiny_dataset(40)\n"
     )
     command = [
         "run", f"{tmp_path}/mine.py:tiny_encoder", "--data", f"{tmp_path}/mine.py:data", "--out", f"{tmp_path}/run",

@@ -274,7 +274,7 @@ def test_a_user_names_the_gap_that_matters(tiny: dx.Run, tmp_path: Path) -> None
 
 def test_the_command_takes_a_margin(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
-        "from tiny import tiny_dataset, tiny_encoder\ndef data(): return tiny_dataset(40)\n"
+        "from tests.support.tiny import tiny_dataset, tiny_encoder\ndef data(): return tiny_dataset(40)\n"
     )
     options = ("--measures", "linear_probe", "--no-controls", "--margin", "0.3", "--json")
     names = f"{tmp_path}/mine.py:tiny_encoder", "--data", f"{tmp_path}/mine.py:data", "--out", tmp_path / "run"

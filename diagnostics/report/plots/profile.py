@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -336,8 +337,9 @@ def draw_score_map(scores: ScoreMap, *, small: bool = False) -> go.Figure:
     head = HEAD if small else HEAD + LEGEND
     tick_taps(figure, scores.taps, scores.depth, numeric=True, rows=scores.anchors)
     # Names of taps lie aslant.
-    around = head + round(25 + 4.6 * max(map(len, figure.layout.xaxis.ticktext)))
-    figure.layout.meta["forms"] = {
+    layout: Any = figure.layout
+    around = head + round(25 + 4.6 * max(map(len, layout.xaxis.ticktext)))
+    layout.meta["forms"] = {
         name: {"labels": labels, "height": around + _height(labels)} for name, labels in (("wide", wide), ("narrow", narrow))
     }  # fmt: skip
     figure.update_yaxes(

@@ -65,7 +65,8 @@ def svg(figure: go.Figure) -> str:
     with matplotlib.rc_context(style), warnings.catch_warnings():
         # A name may have characters that matplotlib's own font lacks; readers of SVG have them.
         warnings.filterwarnings("ignore", "Glyph .* missing")
-        still = Figure(figsize=((figure.layout.width or WIDTH) / INCH, (figure.layout.height or HEIGHT) / INCH))
+        layout: Any = figure.layout
+        still = Figure(figsize=((layout.width or WIDTH) / INCH, (layout.height or HEIGHT) / INCH))
         FigureCanvasSVG(still)
         _Still(figure, still).draw()
         text = io.StringIO()

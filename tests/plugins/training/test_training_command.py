@@ -544,7 +544,7 @@ def test_the_readme_shows_an_objective_that_trains() -> None:
     readme = Path(__file__).parents[3] / "plugins" / "diagnostics_training" / "README.md"
     if not readme.is_file():
         pytest.skip("tests run without the plugin's README beside them")
-    (block,) = re.findall(r"^```python\n(.*?)^```$", readme.read_text(encoding="utf-8"), re.M | re.S)
+    block, *_ = re.findall(r"^```python\n(.*?)^```$", readme.read_text(encoding="utf-8"), re.M | re.S)
     exec(compile(block, str(readme), "exec"), {"__name__": "readme"})
 
 
