@@ -17,7 +17,7 @@ from diagnostics.progress import Cost, Progress
 
 from _common import ARGUMENTS, SMALLEST, cpu, finish, verdict, vit_tiny
 
-SAMPLES, CLASSES = (20, 2) if SMALLEST else (1000, 10)
+SAMPLES, CLASSES = (10, 2) if SMALLEST else (1000, 10)
 SIZE = 224
 REST = "reading, observing, writing"
 
