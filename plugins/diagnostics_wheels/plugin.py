@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
 
@@ -14,18 +14,22 @@ PACKAGES = {"timm": "timm", "transformers": "transformers"}
 """Distribution -> module of the code that its encoders come from; runs record their versions."""
 
 
-def _build(encoder: str, library: str, *options: int) -> dx.Encoder:
-    """Builds `wheel:ENCODER`; raises where what it is made of is not installed."""
+def _builder(encoder: str, library: str) -> Callable[..., dx.Encoder]:
+    """The function that builds `wheel:ENCODER`; raises where what it is made of is not installed."""
     needs(f"wheel:{encoder}", library, "safetensors")
-    return getattr(import_module(f"diagnostics_wheels.with_{library}"), encoder.partition("-")[0])(*options)
+    return getattr(import_module(f"diagnostics_wheels.with_{library}"), encoder.partition("-")[0])
+
+
+def _build(encoder: str, library: str) -> dx.Encoder:
+    return _builder(encoder, library)()
 
 
 def _dinov2(size: int = 224) -> dx.Encoder:
-    return _build("dinov2-small", "transformers", size)
+    return _builder("dinov2-small", "transformers")(size)
 
 
 def _minilm(length: int = 128) -> dx.Encoder:
-    return _build("minilm", "transformers", length)
+    return _builder("minilm", "transformers")(length)
 
 
 @hookimpl
