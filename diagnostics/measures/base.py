@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -160,9 +160,13 @@ class Measure(ABC):
         raise DiagnosticsError(f"{self.name} of {target.name} cannot be fitted again here, since {self.instead}.")
 
 
-def define(base: type[Measure], title: str, **stated: Any) -> Any:
+Base = TypeVar("Base", bound=Measure)
+
+
+def define(base: type[Base], title: str, **stated: Any) -> type[Base]:
     """The class, called `title`, of a measure that differs from others of its base, in whose module it stands, only by what it states."""
-    return type(title, (base,), {"__module__": base.__module__, **stated})
+    made: Any = type(title, (base,), {"__module__": base.__module__, **stated})
+    return made
 
 
 @dataclass(frozen=True)
