@@ -48,6 +48,13 @@ NEAREST = {
 }
 """The files of statistics, choice, verdict and comparison, each with the tests nearest to it."""
 FILES = tuple(NEAREST)
+WITHIN = {
+    "measures/probes/least_squares.py": {"folds", "mean_of_others", "RidgeOutOfFold", "choose_index", "left_out_errors", "_blocks"},
+    "measures/probes/softmax.py": {
+        "choose_logistic", "OutOfFold", "choose_out_of_fold", "start_of_last", "last_fits", "_of_taps", "_path", "_best",
+    },
+}  # fmt: skip
+"""Of files that hold solvers beside the choice, the functions and classes of the choice."""
 
 SIGNS = {ast.Add: ast.Sub, ast.Sub: ast.Add}
 TURNED = {
@@ -91,7 +98,7 @@ class Mutation:
     def source(self) -> str:
         """The whole file with it."""
         tree = _tree(self.file)
-        for number, _ in enumerate(_changes(tree)):
+        for number, _ in enumerate(_changes(tree, self.file)):
             if number == self.number:
                 return ast.unparse(tree)
         raise IndexError(self.number)
@@ -103,10 +110,10 @@ def _tree(file: str) -> ast.Module:
 
 def mutations(file: str) -> list[Mutation]:
     """All of a file, in the order in which they stand."""
-    return [Mutation(file, number, *change) for number, change in enumerate(_changes(_tree(file)))]
+    return [Mutation(file, number, *change) for number, change in enumerate(_changes(_tree(file), file))]
 
 
-def _changes(tree: ast.Module) -> Iterator[tuple[int, str]]:
+def _changes(tree: ast.Module, file: str) -> Iterator[tuple[int, str]]:
     """Line and text of each changed place, while the tree is changed there."""
     counts = {
         target.id
@@ -115,7 +122,9 @@ def _changes(tree: ast.Module) -> Iterator[tuple[int, str]]:
         for target in node.targets
         if isinstance(target, ast.Name)
     } | {"FEWEST", "FEW"}
-    for node, field, at in list(_places(tree)):
+    names = WITHIN.get(file)
+    parts = [tree] if names is None else [part for part in tree.body if getattr(part, "name", "") in names]
+    for node, field, at in [place for part in parts for place in _places(part)]:
         value = getattr(node, field)
         old = value if at is None else value[at]
         for new in _changed(old, node, field, counts):
