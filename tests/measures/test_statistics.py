@@ -14,6 +14,7 @@ from diagnostics.measures.statistics import (
     carried_by_few,
     effective_units,
     interval,
+    jackknife_interval,
     profile_intervals,
     rank_correlation,
     resample_counts,
@@ -447,3 +448,21 @@ def test_coverage_of_the_rank_correlation() -> None:
         held += bool(low[0] <= truth <= high[0])
     # A standard error of .015 at .95.
     assert held / runs > 0.9
+
+
+@pytest.mark.parametrize("logarithm", [False, True])
+def test_a_mean_without_each_block_has_the_interval_of_the_means_of_blocks(logarithm: bool) -> None:
+    """Of a mean, the pseudo-values are the means of the blocks and their centre is the mean, whatever the sizes."""
+    rows = np.random.default_rng(3).gamma(2.0, size=60)
+    for sizes in (np.full(6, 10), np.array([4, 8, 20, 6, 10, 12])):
+        blocks = np.split(rows, sizes.cumsum()[:-1])
+        without = np.array([np.concatenate([*blocks[:j], *blocks[j + 1 :]]).mean() for j in range(len(blocks))])
+        means, mean = np.array([block.mean() for block in blocks]), rows.mean()
+        if len(set(sizes)) == 1:
+            wanted = stats.t.interval(0.95, 5, mean, stats.sem(means))
+        else:
+            error = np.sqrt(sum((m - mean) ** 2 * n / (60 - n) for m, n in zip(means, sizes, strict=True)) / 6)
+            wanted = mean + np.array([-1, 1]) * stats.t.ppf(0.975, 5) * error
+        of = np.exp if logarithm else np.asarray
+        found = jackknife_interval(float(of(mean)), of(without), sizes, logarithm=logarithm)
+        np.testing.assert_allclose(found, of(wanted), rtol=1e-12)
