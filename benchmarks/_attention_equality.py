@@ -128,10 +128,12 @@ def _plain_by_head(call: FusedCall, out: Tensor, tokens: Tokens) -> list[Statist
     return [
         attention_statistics(
             FusedCall.of((call.q[:, h : h + 1], call.k[:, h : h + 1], call.v[:, h : h + 1]), {}),
-            out[:, h : h + 1], tokens, "plain",
+            out[:, h : h + 1],
+            tokens,
+            "plain",
         )
         for h in range(call.q.shape[1])
-    ]  # fmt: skip
+    ]
 
 
 def statistics_apart(ours: Statistics, right: Sequence[Statistics]) -> float:

@@ -164,9 +164,13 @@ def time_extraction(
     prefix = int(module.num_prefix_tokens)  # type: ignore[arg-type]  # the same
     features = blocks[0].norm1.weight.numel()
     encoder = TorchEncoder(
-        model.name, "image", module, stack_taps("blocks", len(blocks), features, Grid(model.grid, ("y", "x"), prefix)),
-        preprocess=torch.from_numpy, example=np.zeros((3, model.image, model.image), np.float32),
-    )  # fmt: skip
+        model.name,
+        "image",
+        module,
+        stack_taps("blocks", len(blocks), features, Grid(model.grid, ("y", "x"), prefix)),
+        preprocess=torch.from_numpy,
+        example=np.zeros((3, model.image, model.image), np.float32),
+    )
     parts = math.ceil(samples / batch)
     images = torch.randn(batch, 3, model.image, model.image, device=device)
 

@@ -92,8 +92,12 @@ def check_pairs() -> list[bool]:
     return [
         verdict(f"MiB kept of the pairs of {TOKENS} tokens", pairs / 2**20, KEPT),
         verdict("loss of clear groups", float(relation_loss(groups, groups)), 1e-17),
-        verdict("loss of random features as their own teacher, off 1/32", abs(float(relation_loss(features, features)) * 32 - 1), 0.02),
-    ]  # fmt: skip
+        verdict(
+            "loss of random features as their own teacher, off 1/32",
+            abs(float(relation_loss(features, features)) * 32 - 1),
+            0.02,
+        ),
+    ]
 
 
 def on_one_core() -> list[bool]:

@@ -143,9 +143,13 @@ def ours() -> dict[str, Any]:
         flush=True,
     )
     return {
-        "ratio": (spent.extract + compare) / spent.forward, "paid": (spent.extract + with_null) / spent.forward,
-        "memory": memory, "off": off, "off_shifted": off_shifted, "matrix": matrix.tolist(),
-    }  # fmt: skip
+        "ratio": (spent.extract + compare) / spent.forward,
+        "paid": (spent.extract + with_null) / spent.forward,
+        "memory": memory,
+        "off": off,
+        "off_shifted": off_shifted,
+        "matrix": matrix.tolist(),
+    }
 
 
 def torch_cka() -> dict[str, Any]:

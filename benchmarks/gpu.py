@@ -35,7 +35,7 @@ def timed(device: str, folder: Path) -> tuple[dict[str, float], dict[str, np.nda
         start = time.perf_counter()
         run = dx.run(
             encoder, dataset, out=folder / device, device=device, measures=[measure], controls=False, report=False
-        )  # fmt: skip
+        )
         seconds[measure] = time.perf_counter() - start
         for profile in run.profiles():
             found[measure] = profile.data["score"].values

@@ -58,14 +58,28 @@ WITHIN = {
 
 SIGNS = {ast.Add: ast.Sub, ast.Sub: ast.Add}
 TURNED = {
-    ast.Lt: ast.Gt, ast.LtE: ast.GtE, ast.Gt: ast.Lt, ast.GtE: ast.LtE, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
-    ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
-}  # fmt: skip
+    ast.Lt: ast.Gt,
+    ast.LtE: ast.GtE,
+    ast.Gt: ast.Lt,
+    ast.GtE: ast.LtE,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+}
 BORDERS = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt}
 SWAPS = {
-    "min": "max", "minimum": "maximum", "argmin": "argmax", "nanargmin": "nanargmax", "low": "high",
-    "train": "val", "val": "test", "test": "val",
-}  # fmt: skip
+    "min": "max",
+    "minimum": "maximum",
+    "argmin": "argmax",
+    "nanargmin": "nanargmax",
+    "low": "high",
+    "train": "val",
+    "val": "test",
+    "test": "val",
+}
 SWAPS |= {new: old for old, new in SWAPS.items() if new not in SWAPS}
 WORDS = {
     "__str__",

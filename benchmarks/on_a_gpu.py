@@ -40,7 +40,11 @@ KEPT = 60
 
 def command(part: str, demonstration: bool, smallest: bool) -> list[str]:
     """What runs a part."""
-    files = sorted(str(path) for path in (ROOT / "tests").rglob("test_*.py") if "mark.gpu\n" in path.read_text() or "mark.gpu," in path.read_text())  # fmt: skip
+    files = sorted(
+        str(path)
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if "mark.gpu\n" in path.read_text() or "mark.gpu," in path.read_text()
+    )
     scripts = ROOT / "benchmarks"
     asked = {
         "attention": [f"{scripts}/attention.py"],
@@ -75,8 +79,15 @@ def run_part(words: list[str], site: str, limit: float) -> dict[str, object]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
     begun, lines, late = time.perf_counter(), list[str](), threading.Event()
     process = subprocess.Popen(
-        words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True
-    )  # fmt: skip
+        words,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
 
     def end() -> None:
         late.set()
@@ -111,14 +122,27 @@ def extract_beside_passes(smallest: bool) -> None:
     wanted = plan(encoder, encoder.taps, count, 0, "float32")
     with tempfile.TemporaryDirectory() as folder, computing("bf16", device):
         begun = time.perf_counter()
-        extract(encoder, data, Path(folder) / "run", wanted, batch_size=batch, workers=0 if smallest else os.cpu_count() or 1, device=device, compute="bf16")  # fmt: skip
+        extract(
+            encoder,
+            data,
+            Path(folder) / "run",
+            wanted,
+            batch_size=batch,
+            workers=0 if smallest else os.cpu_count() or 1,
+            device=device,
+            compute="bf16",
+        )
         whole = count / (time.perf_counter() - begun)
         shown = torch.stack([torch.as_tensor(encoder.preprocess(data[i])) for i in range(batch)]).to(device)
         with torch.inference_mode():
             alone = batch / timed(
-                lambda: encoder.module.forward_features(shown), time.perf_counter, torch.cuda.synchronize if device == "cuda" else lambda: None
-            )  # fmt: skip
-    print(f"{spec} in bf16, {len(encoder.taps)} taps, batches of {batch}: {whole:.1f} images a second with preparing and writing, bare passes {alone:.1f}")  # fmt: skip
+                lambda: encoder.module.forward_features(shown),
+                time.perf_counter,
+                torch.cuda.synchronize if device == "cuda" else lambda: None,
+            )
+    print(
+        f"{spec} in bf16, {len(encoder.taps)} taps, batches of {batch}: {whole:.1f} images a second with preparing and writing, bare passes {alone:.1f}"
+    )
 
 
 def main() -> None:
@@ -140,10 +164,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as site:
         unpacked, others = unpack_missing(Path(site))
         machine = {
-            "python": sys.version.split()[0], "torch": torch.__version__, "cuda": torch.version.cuda,
+            "python": sys.version.split()[0],
+            "torch": torch.__version__,
+            "cuda": torch.version.cuda,
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-            "unpacked": unpacked, "made for another Python": others,
-        }  # fmt: skip
+            "unpacked": unpacked,
+            "made for another Python": others,
+        }
         print(json.dumps(machine), flush=True)
         for part in given.parts or LIMITS:
             limit = DEMONSTRATION if part == "pretraining" and given.demonstration else LIMITS[part]

@@ -96,8 +96,17 @@ def rates(
                 torch.cuda.empty_cache()
                 continue
             used = f", {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if device == "cuda" else ""
-            print(f"{size} at {side} pixels, batches of {batch}{used}: {pairs:,.0f} pairs a second; image tower {rate / 1e12:.1f} TFLOP/s of {best / 1e12:.1f}")  # fmt: skip
-            held.append(verdict(f"image tower at {side} pixels, products a second to one large product's", rate / best, RATE, at_least=True))  # fmt: skip
+            print(
+                f"{size} at {side} pixels, batches of {batch}{used}: {pairs:,.0f} pairs a second; image tower {rate / 1e12:.1f} TFLOP/s of {best / 1e12:.1f}"
+            )
+            held.append(
+                verdict(
+                    f"image tower at {side} pixels, products a second to one large product's",
+                    rate / best,
+                    RATE,
+                    at_least=True,
+                )
+            )
             break
         else:
             held.append(verdict(f"{size} at {side} pixels: pairs of a batch that fits", 0, batches[-1], at_least=True))
@@ -139,8 +148,18 @@ def demonstrate(device: str, size: str, pairs: int, scenes: int) -> list[bool]:
         )  # fmt: skip
         seconds = time.perf_counter() - begun
         asked = json.loads(
-            command("zeroshot", towers, "--data", f"{DATA}&n={ASKED}", "--for", "shape", "--gallery", "256" if scenes > 2000 else "16", "--json")
-        )  # fmt: skip
+            command(
+                "zeroshot",
+                towers,
+                "--data",
+                f"{DATA}&n={ASKED}",
+                "--for",
+                "shape",
+                "--gallery",
+                "256" if scenes > 2000 else "16",
+                "--json",
+            )
+        )
         run = json.loads(command("run", towers, "--data", f"shapes?objects=1&n={ASKED // 2}&size=48", "--measures", "linear_probe", "--token-budget", "0", *(["--no-controls"] if SMALLEST else []), "--json", "--out", f"{folder}/run"))  # fmt: skip
     shape = asked["classification"]["accuracy"]
     print(f"zero-shot, pairs never seen: {json.dumps(asked)}")

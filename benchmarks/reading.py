@@ -57,9 +57,13 @@ def write(path: Path) -> None:
     encoder = Stub()
     split = np.resize(np.array(["train", "val", "test"], dtype=object), SAMPLES)
     dataset = Dataset(
-        "none", "image", np.zeros((SAMPLES, 4, 4), np.uint8), [str(i) for i in range(SAMPLES)], split,
+        "none",
+        "image",
+        np.zeros((SAMPLES, 4, 4), np.uint8),
+        [str(i) for i in range(SAMPLES)],
+        split,
         {"y": Target("value", np.zeros(SAMPLES))},
-    )  # fmt: skip
+    )
     extract(encoder, dataset, path, plan(encoder, encoder.taps, SAMPLES, 0, "float32"))
 
 
@@ -92,9 +96,10 @@ def main() -> None:
         write(run)
         print(f"extraction of the stub: {cpu() - start:.1f} CPU-s")
         files = max(
-            sum(len(names) for _, _, names in os.walk(run / "taps" / tap)) for tap in os.listdir(run / "taps")
+            sum(len(names) for _, _, names in os.walk(run / "taps" / tap))
+            for tap in os.listdir(run / "taps")
             if (run / "taps" / tap).is_dir()
-        )  # fmt: skip
+        )
         store = Store(run)
         with one.open("wb") as file:
             for tap in store.taps:

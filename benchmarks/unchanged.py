@@ -53,9 +53,13 @@ class Checkout:
             sys.exit(f"{path} is no checkout: it holds no package diagnostics.")
         paths = os.pathsep.join(map(str, (self.path, self.path / "plugins")))
         self.environment = os.environ | {
-            "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "10000", "TERM": "dumb",
+            "PYTHONPATH": paths,
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "OMP_NUM_THREADS": "1",
+            "COLUMNS": "10000",
+            "TERM": "dumb",
             "XDG_CACHE_HOME": str(folder / "cache"),
-        }  # fmt: skip
+        }
         origin = self._python("-c", "import diagnostics; print(diagnostics.__file__)").strip()
         assert Path(origin).is_relative_to(self.path), f"{origin} is not in {self.path}"
 

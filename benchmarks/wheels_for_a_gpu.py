@@ -26,8 +26,17 @@ OURS = "encoder-diagnostics"
 BESIDE = ("timm", "open_clip_torch", "pytest", "hypothesis")
 """What the scripts and tests import beyond what the package asks for."""
 UNUSED = {
-    "matplotlib", "contourpy", "cycler", "fonttools", "kiwisolver", "pyparsing", "torch_cka", "plotly", "narwhals", "hf_xet",
-}  # fmt: skip
+    "matplotlib",
+    "contourpy",
+    "cycler",
+    "fonttools",
+    "kiwisolver",
+    "pyparsing",
+    "torch_cka",
+    "plotly",
+    "narwhals",
+    "hf_xet",
+}
 FIRST, LAST = ("numpy", "pandas"), ("scikit_learn", "scipy")
 OF_ONE_TORCH = re.compile(r"^torchvision(\.libs/|.*\.so(\.\d+)*$|/_meta_registrations\.py$)")
 """What of torchvision fits one build of torch alone, with the registration of it; its transforms, which timm imports, need none of it."""
@@ -86,8 +95,12 @@ def pack_again(wheel: Path, folder: Path) -> Path:
 def travelling() -> int:
     """Bytes of the files under version control, and of new ones that are not ignored."""
     listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.split("\0")  # fmt: skip
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split("\0")
     return sum((ROOT / name).stat().st_size for name in listed if name and (ROOT / name).is_file())
 
 

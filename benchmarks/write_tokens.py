@@ -46,9 +46,13 @@ def stored(folder: Path, block: np.ndarray) -> float:
     wanted = Plan(SAMPLES, SAMPLES, SHARD, SAMPLES, "float32", ("mean",), (tap,), "blocks.0")
     split = np.resize(np.array(["train", "val", "test"], dtype=object), SAMPLES)
     dataset = Dataset(
-        "none", "series", np.zeros((SAMPLES, 1)), [str(i) for i in range(SAMPLES)], split,
+        "none",
+        "series",
+        np.zeros((SAMPLES, 1)),
+        [str(i) for i in range(SAMPLES)],
+        split,
         {"y": Target("value", np.zeros(SAMPLES))},
-    )  # fmt: skip
+    )
     pooled = block.mean(axis=1, keepdims=True)
     start = time.perf_counter()
     filled, tokens = ShardBuffers(wanted, SHARD), torch.from_numpy(block)

@@ -54,9 +54,11 @@ def _keep_results_alone() -> None:
         return
     # What the terminal's encoding lacks is shown as its escape.
     sys.stdout = io.TextIOWrapper(
-        io.BufferedWriter(_Results(results, "w")), encoding=sys.stdout.encoding, errors="backslashreplace",
+        io.BufferedWriter(_Results(results, "w")),
+        encoding=sys.stdout.encoding,
+        errors="backslashreplace",
         line_buffering=os.isatty(results),
-    )  # fmt: skip
+    )
 
 
 class _Results(io.FileIO):

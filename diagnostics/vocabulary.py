@@ -21,10 +21,15 @@ Family = Literal["semantic", "language", "spatial", "dynamics", "geometry", "sim
 
 SPLITS = ("train", "val", "test")
 SPLIT_OF: Mapping[str, str] = {
-    "train": "train", "training": "train",
-    "val": "val", "valid": "val", "validation": "val", "dev": "val",
-    "test": "test", "testing": "test",
-}  # fmt: skip
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
 """What folders, columns and other libraries call a split, in lower case -> the split."""
 DENSE = ("token_label", "token_value", "event")
 """Kinds of target with a value for every place of a sample."""

@@ -47,11 +47,14 @@ def catalogue(text: str) -> str:
     rows = {
         name: {
             "home": f"{measure.__module__.removeprefix('diagnostics.measures.')}:{measure.__qualname__}",
-            "answers": measure.answers, "source": measure.source, "needs": measure.needs, "kinds": measure.kinds,
+            "answers": measure.answers,
+            "source": measure.source,
+            "needs": measure.needs,
+            "kinds": measure.kinds,
             "standard": measure.standard,
         }
         for name, measure in all_measures().items()
-    }  # fmt: skip
+    }
     return json.dumps(rows, ensure_ascii=False, indent=2) + "\n"
 
 

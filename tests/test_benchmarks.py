@@ -116,4 +116,7 @@ def test_a_wheel_is_carried_without_tests_and_unpacked_where_its_package_is_miss
     module = runpy.run_path(str(BENCHMARKS / "on_a_gpu.py"))
     monkeypatch.setitem(module["unpack_missing"].__globals__, "WHEELS", carried)
     assert module["unpack_missing"](site) == (["absent"], ["other"])
-    assert {path.relative_to(site).as_posix() for path in site.rglob("*.py")} == {"absent/module.py", "absent/testing/tools.py"}  # fmt: skip
+    assert {path.relative_to(site).as_posix() for path in site.rglob("*.py")} == {
+        "absent/module.py",
+        "absent/testing/tools.py",
+    }

@@ -56,11 +56,16 @@ def test_a_gpus_tf32_is_off_and_a_kernel_that_takes_no_float32_says_so() -> None
 def test_a_run_on_a_gpu_gives_what_it_gives_on_a_cpu(tmp_path: Path) -> None:
     runs = [
         dx.run(
-            tiny_image_encoder(), tiny_dataset(60, "image"), out=tmp_path / device, device=device, measures=MEASURES,
-            controls=False, report=False,
+            tiny_image_encoder(),
+            tiny_dataset(60, "image"),
+            out=tmp_path / device,
+            device=device,
+            measures=MEASURES,
+            controls=False,
+            report=False,
         )
         for device in ("cpu", "cuda")
-    ]  # fmt: skip
+    ]
     for here, there in zip(*(run.profiles() for run in runs), strict=True):
         assert here.name == there.name
         # One test sample more or fewer: a probe's choice may turn on rounding.
@@ -90,9 +95,18 @@ def trained(folder: Path, device: str, precision: str = "float32", compile: bool
 
     objectives = "forecast,reconstruct,contrastive,jepa,supervised"
     job = TrainJob(
-        data="lorenz?n=40&length=64", objective=objectives, out=folder, steps=10, batch=8, width=16, depth=2, heads=2, device=device,
-        precision=precision, compile=compile,
-    )  # fmt: skip
+        data="lorenz?n=40&length=64",
+        objective=objectives,
+        out=folder,
+        steps=10,
+        batch=8,
+        width=16,
+        depth=2,
+        heads=2,
+        device=device,
+        precision=precision,
+        compile=compile,
+    )
     return {row["objective"]: losses(Path(row["path"])) for row in train(job)}
 
 
@@ -122,12 +136,17 @@ def test_a_gpu_aligns_as_a_cpu_does(tmp_path: Path) -> None:
     rows = {
         device: align_tap(
             TapJob(
-                encoder=str(tmp_path / "base" / "jepa"), to="blocks.0", data="lorenz?n=40&length=64", out=tmp_path / device,
-                steps=10, batch=8, device=device,
+                encoder=str(tmp_path / "base" / "jepa"),
+                to="blocks.0",
+                data="lorenz?n=40&length=64",
+                out=tmp_path / device,
+                steps=10,
+                batch=8,
+                device=device,
             )
         )
         for device in ("cpu", "cuda")
-    }  # fmt: skip
+    }
     assert rows["cuda"]["cosine"]["after"] == pytest.approx(rows["cpu"]["cosine"]["after"], abs=1e-3)
 
 

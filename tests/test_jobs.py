@@ -77,8 +77,15 @@ def test_a_command_has_the_fields_of_its_job_and_hands_the_job_over() -> None:
     assert not status
     assert json
     assert job == Mine(
-        model="m", target="label", steps=3, out="there", taps="a,b", teacher=("one", "two"), control=False, watch_every=5
-    )  # fmt: skip
+        model="m",
+        target="label",
+        steps=3,
+        out="there",
+        taps="a,b",
+        teacher=("one", "two"),
+        control=False,
+        watch_every=5,
+    )
 
 
 def test_the_help_shows_what_the_fields_declare() -> None:

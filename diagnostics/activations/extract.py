@@ -112,12 +112,16 @@ def _create_arrays(group: zarr.Group, tap: Tap, plan: Plan) -> None:
     axes = {"pooled": ("sample", "pooling"), "tokens": ("token_sample", "token"), "prefix": ("token_sample", "prefix")}
     for kind, layout in plan.layouts(tap).items():
         group.create_array(
-            kind, shape=(layout.samples, layout.tokens, layout.features),
+            kind,
+            shape=(layout.samples, layout.tokens, layout.features),
             chunks=(layout.rows, layout.block, layout.features),
-            shards=(layout.rows, layout.chunks * layout.block, layout.features), dtype=layout.dtype,
-            dimension_names=(*axes[kind], "feature"), compressors=Crc32cCodec(), fill_value=np.nan,
+            shards=(layout.rows, layout.chunks * layout.block, layout.features),
+            dtype=layout.dtype,
+            dimension_names=(*axes[kind], "feature"),
+            compressors=Crc32cCodec(),
+            fill_value=np.nan,
             chunk_key_encoding={"name": "default", "separator": "."},
-        )  # fmt: skip
+        )
 
 
 def _write_samples(new: Sealing, plan: Plan, dataset: Dataset, dense: Mapping[str, Mapping[str, np.ndarray]]) -> None:
@@ -125,9 +129,14 @@ def _write_samples(new: Sealing, plan: Plan, dataset: Dataset, dense: Mapping[st
     columns = {"id": np.asarray(dataset.ids, dtype=object), "split": dataset.split, "group": dataset.groups}
     for name, values in columns.items():
         array = group.create_array(
-            name, shape=(plan.samples,), chunks=(plan.samples,), dtype=str, dimension_names=("sample",),
-            compressors=Crc32cCodec(), config=WHOLE,
-        )  # fmt: skip
+            name,
+            shape=(plan.samples,),
+            chunks=(plan.samples,),
+            dtype=str,
+            dimension_names=("sample",),
+            compressors=Crc32cCodec(),
+            config=WHOLE,
+        )
         array[:] = values[order]
     group.create_group("targets")
     for name, target in dataset.targets.items():
@@ -140,18 +149,28 @@ def _write_samples(new: Sealing, plan: Plan, dataset: Dataset, dense: Mapping[st
             # Maps of objects and classes are mostly alike: they shrink to little.
             squeezed = (ZstdCodec(level=1),) if values.dtype.kind in "iu" and values.ndim > 1 else ()
             group.create_array(
-                path, data=np.ascontiguousarray(values[order]), chunks=values.shape,
-                compressors=(*squeezed, Crc32cCodec()), fill_value=np.nan if values.dtype.kind == "f" else -1, config=WHOLE,
+                path,
+                data=np.ascontiguousarray(values[order]),
+                chunks=values.shape,
+                compressors=(*squeezed, Crc32cCodec()),
+                fill_value=np.nan if values.dtype.kind == "f" else -1,
+                config=WHOLE,
                 dimension_names=("sample", *(f"{name}_{i}" for i in range(1, values.ndim))),
-            )  # fmt: skip
+            )
             new.put()  # one at a time is in memory
 
 
 def _target_facts(target: Target, grids: Mapping[str, np.ndarray]) -> TargetFacts:
     return TargetFacts(
-        target.kind, target.units, target.about, tuple(target.classes), target.family, tuple(grids), target.period,
+        target.kind,
+        target.units,
+        target.about,
+        tuple(target.classes),
+        target.family,
+        tuple(grids),
+        target.period,
         target.naive is not None,
-    )  # fmt: skip
+    )
 
 
 def extract(
@@ -461,9 +480,17 @@ def _targets(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap]) -> dict[st
         on_grid = {tuple(int(n) for n in key.split("x")): array for key, array in arrays.items()}
         naive = None if target.naive is None else np.asarray(target.naive, dtype=np.float64)[order]
         targets[name] = StoredTarget(
-            name, target.kind, values, units=target.units, about=target.about, classes=tuple(target.classes),
-            family_override=target.family, on_grid=on_grid, period=target.period, naive=naive,
-        )  # fmt: skip
+            name,
+            target.kind,
+            values,
+            units=target.units,
+            about=target.about,
+            classes=tuple(target.classes),
+            family_override=target.family,
+            on_grid=on_grid,
+            period=target.period,
+            naive=naive,
+        )
     return targets
 
 

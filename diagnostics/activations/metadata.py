@@ -205,10 +205,14 @@ def write_observed(
         new = Sealing(folder)
         for tap, values in arrays.items():
             new.root.create_array(
-                tap, data=np.ascontiguousarray(values), chunks=values.shape, compressors=Crc32cCodec(),
-                fill_value=np.nan, config=WHOLE,
+                tap,
+                data=np.ascontiguousarray(values),
+                chunks=values.shape,
+                compressors=Crc32cCodec(),
+                fill_value=np.nan,
+                config=WHOLE,
                 dimension_names=("sample", *(f"{tap}_{i}" for i in range(1, values.ndim))),
-            )  # fmt: skip
+            )
         new.seal({**about, "name": name, "run": key, "taps": list(arrays)})
 
 

@@ -50,9 +50,11 @@ class SampleFacts:
         ids = np.array([str(name) for name in data.ids])
         order = np.argsort(ids, kind="stable")
         return cls(
-            ids[order], _texts(data.split)[order], _texts(data.groups)[order],
+            ids[order],
+            _texts(data.split)[order],
+            _texts(data.groups)[order],
             {name: None if values is None else np.asarray(values)[order] for name, values in whole.items()},
-        )  # fmt: skip
+        )
 
 
 def differences(
@@ -321,9 +323,12 @@ def prepared_batches(encoder: Encoder, dataset: Dataset, batches: Sequence[np.nd
     context = "fork" if workers else None
     # A generator of its own, as the loader would draw a seed for its workers from the global one.
     loader: Any = DataLoader(
-        _Batches(encoder, dataset, batches), batch_size=None, num_workers=workers, multiprocessing_context=context,
+        _Batches(encoder, dataset, batches),
+        batch_size=None,
+        num_workers=workers,
+        multiprocessing_context=context,
         generator=torch.Generator(),
-    )  # fmt: skip
+    )
     with _worker_errors(dataset):
         batches_in_order = iter(loader)
     with hold_worker_ends() if workers else contextlib.nullcontext(contextlib.ExitStack) as waiting:

@@ -204,7 +204,7 @@ def read_results(store: Store, index: Index) -> Results:
                 for about in (index.arrays[owner][key],)
             }
             for owner in index.entries
-        }  # fmt: skip
+        }
     except (DamagedError, ValueError, TypeError, KeyError, AttributeError, OverflowError, OSError) as error:
         if read_index(store) != index:
             raise StorageError(
@@ -279,9 +279,7 @@ def _without_unused_calls(index: Index) -> Index:
     used = {e.call for entries in index.entries.values() for e in entries} | {o.call for o in index.omissions}
     used = sorted(used | {len(index.calls) - 1})
     at = {call: i for i, call in enumerate(used)}
-    entries = {
-        owner: [dataclasses.replace(e, call=at[e.call]) for e in rows] for owner, rows in index.entries.items()
-    }  # fmt: skip
+    entries = {owner: [dataclasses.replace(e, call=at[e.call]) for e in rows] for owner, rows in index.entries.items()}
     omissions = [dataclasses.replace(o, call=at[o.call]) for o in index.omissions]
     return Index(entries, omissions, [index.calls[call] for call in used])
 

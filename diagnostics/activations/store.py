@@ -183,9 +183,17 @@ class Store(Activations):
             values = self._sampled(f"targets/{name}")
         naive = self._sampled(f"naive/{name}") if facts.naive else None
         return StoredTarget(
-            name, facts.kind, values, units=facts.units, about=facts.about, classes=facts.classes, period=facts.period,
-            naive=naive, family_override=facts.family, on_grid=on_grid,
-        )  # fmt: skip
+            name,
+            facts.kind,
+            values,
+            units=facts.units,
+            about=facts.about,
+            classes=facts.classes,
+            period=facts.period,
+            naive=naive,
+            family_override=facts.family,
+            on_grid=on_grid,
+        )
 
     @cached_property
     def ids(self) -> np.ndarray:  # pyright: ignore[reportIncompatibleVariableOverride]  (read when it is asked for)

@@ -68,13 +68,18 @@ def inspect_encoder(
         "token_bytes_per_sample": 4 * sum(tap.tokens * tap.features for tap in encoder.taps),
         "taps": [
             {
-                "name": tap.name, "depth": tap.depth, "part": tap.part, "features": tap.features,
-                "grid": list(tap.grid.shape), "axes": list(tap.grid.axes), "prefix": tap.grid.prefix,
+                "name": tap.name,
+                "depth": tap.depth,
+                "part": tap.part,
+                "features": tap.features,
+                "grid": list(tap.grid.shape),
+                "axes": list(tap.grid.axes),
+                "prefix": tap.grid.prefix,
                 "read": str(tap.site) if tap.site else "",
             }
             for tap in encoder.taps
         ],
-    }  # fmt: skip
+    }
 
 
 def _placement(encoder: Encoder, sample: np.ndarray) -> dict[str, Any]:
@@ -99,10 +104,14 @@ def print_inspection(inspected: dict[str, Any]) -> None:
         mark = " (output)" if tap["name"] == inspected["output_tap"] else ""
         rows.append(
             [
-                whole(tap["name"]) + mark, f"{tap['depth']:.2f}", printable(tap["part"]), str(tap["features"]),
-                whole(grid), printable(tap["read"].removesuffix(alike)),
+                whole(tap["name"]) + mark,
+                f"{tap['depth']:.2f}",
+                printable(tap["part"]),
+                str(tap["features"]),
+                whole(grid),
+                printable(tap["read"].removesuffix(alike)),
             ]
-        )  # fmt: skip
+        )
     show_table(console, ["tap", "depth", "part", "features", "grid", "read"], rows)
     if alike:
         show(console, f"All taps are read{printable(alike)}.")

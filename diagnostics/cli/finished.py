@@ -207,14 +207,23 @@ def print_runs(rows: list[dict[str, Any]], folder: Path) -> None:
     if runs:
         cells = [
             [
-                whole(row["run"]), whole(row["encoder"]), whole(row["dataset"]), str(row["n"]),
+                whole(row["run"]),
+                whole(row["encoder"]),
+                whole(row["dataset"]),
+                str(row["n"]),
                 "-" if row["measures"] is None else str(row["measures"]),
-                "-" if row["when"] is None else whole(row["when"][:16].replace("T", " ")), whole(size(row["bytes"])),
-                "-" if row["token_bytes"] is None else whole(size(row["token_bytes"])), "yes" if row["finished"] else "no",
+                "-" if row["when"] is None else whole(row["when"][:16].replace("T", " ")),
+                whole(size(row["bytes"])),
+                "-" if row["token_bytes"] is None else whole(size(row["token_bytes"])),
+                "yes" if row["finished"] else "no",
             ]
             for row in runs
-        ]  # fmt: skip
-        show_table(console, ["run", "encoder", "dataset", "n", "measures", "when (UTC)", "size", "token size", "finished"], cells)  # fmt: skip
+        ]
+        show_table(
+            console,
+            ["run", "encoder", "dataset", "n", "measures", "when (UTC)", "size", "token size", "finished"],
+            cells,
+        )
     for row in rows:
         if not row["finished"]:
             state = row["state"] if row["run"] in row["state"] else f"{row['run']}: {row['state']}"

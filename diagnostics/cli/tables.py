@@ -79,15 +79,22 @@ def _measure(entry: Entry) -> dict[str, Any]:
         try:
             measure: Measure = entry.make()
             entry = Entry(
-                entry.make, measure.answers, kinds=measure.kinds, needs=measure.needs, standard=measure.standard,
+                entry.make,
+                measure.answers,
+                kinds=measure.kinds,
+                needs=measure.needs,
+                standard=measure.standard,
                 source=measure.source,
-            )  # fmt: skip
+            )
         except (Exception, SystemExit) as error:
             entry = Entry(entry.make, f"fails: {error}", needs="", standard=False)
     return {
-        "standard": entry.standard, "needs": entry.needs, "targets": list(entry.kinds), "answers": entry.about,
+        "standard": entry.standard,
+        "needs": entry.needs,
+        "targets": list(entry.kinds),
+        "answers": entry.about,
         "source": entry.source,
-    }  # fmt: skip
+    }
 
 
 def print_list(kind: str, rows: list[dict[str, Any]]) -> None:
@@ -206,12 +213,17 @@ def print_selftest(outcomes: list[Outcome], *, full: bool = False) -> None:
     show(console, "")
     rows = [
         [
-            whole(outcome.case.measure), printable(outcome.case.what), f"{outcome.case.expected:.6g}",
-            f"{outcome.case.tolerance:.2g}", printable(outcome.error) if outcome.error else f"{outcome.computed:.6g}",
-            Text("right", "green") if outcome.right else Text("OFF", "bold red"), printable(outcome.case.source),
+            whole(outcome.case.measure),
+            printable(outcome.case.what),
+            f"{outcome.case.expected:.6g}",
+            f"{outcome.case.tolerance:.2g}",
+            printable(outcome.error) if outcome.error else f"{outcome.computed:.6g}",
+            Text("right", "green") if outcome.right else Text("OFF", "bold red"),
+            printable(outcome.case.source),
         ]
-        for outcome in outcomes if full
-    ]  # fmt: skip
+        for outcome in outcomes
+        if full
+    ]
     if full:
         show_table(console, ["measure", "known answer", "expected", "within", "found", "verdict", "source"], rows)
     wrong = [outcome for outcome in outcomes if not outcome.right]

@@ -467,12 +467,21 @@ def subset(dataset: Dataset, samples: int, seed: int) -> Dataset:
         for name, target in dataset.targets.items()
     }
     return Dataset(
-        dataset.name, dataset.modality, dataset[rows], [dataset.ids[i] for i in rows], dataset.split[rows].tolist(),
-        targets, groups=dataset.groups[rows].tolist(), about=dataset.about, rate=dataset.rate, ragged=dataset.ragged,
+        dataset.name,
+        dataset.modality,
+        dataset[rows],
+        [dataset.ids[i] for i in rows],
+        dataset.split[rows].tolist(),
+        targets,
+        groups=dataset.groups[rows].tolist(),
+        about=dataset.about,
+        rate=dataset.rate,
+        ragged=dataset.ragged,
         texts=[dataset.texts[i] for i in rows if dataset.texts],
         questions=[dataset.questions[i] for i in rows if dataset.questions],
-        extras=dataset.extras, exchangeable=dataset.exchangeable,
-    )  # fmt: skip
+        extras=dataset.extras,
+        exchangeable=dataset.exchangeable,
+    )
 
 
 def _shares(dataset: Dataset, samples: int) -> dict[str, int]:
@@ -539,7 +548,9 @@ def _logarithm(name: str, dataset: Dataset) -> Target:
 
     maps = LazySamples(len(target.values), lambda i: log(target.values[i]))
     return dataclasses.replace(
-        target, values=one_by_one(maps) if target.values.dtype == object else log(target.values),
+        target,
+        values=one_by_one(maps) if target.values.dtype == object else log(target.values),
         naive=None if target.naive is None else log(target.naive),
-        units=f"log {target.units}".rstrip(), about=f"natural logarithm of {target.about or name}",
-    )  # fmt: skip
+        units=f"log {target.units}".rstrip(),
+        about=f"natural logarithm of {target.about or name}",
+    )

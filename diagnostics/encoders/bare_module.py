@@ -143,9 +143,16 @@ def _wrapped(module: nn.Module, modality: Modality, tries: Iterable[tuple[np.nda
         resized = isinstance(prepare, Pixels) and prepare.size is not None
         try:
             encoder = TorchEncoder(
-                name, modality, module, preprocess=prepare, example=example, forward=_call, configuration=str(prepare),
-                sized_for=_same_size if resized else None, covers=central_part if resized else None,
-            )  # fmt: skip
+                name,
+                modality,
+                module,
+                preprocess=prepare,
+                example=example,
+                forward=_call,
+                configuration=str(prepare),
+                sized_for=_same_size if resized else None,
+                covers=central_part if resized else None,
+            )
             _check_apart(encoder)
         except DiagnosticsError as error:
             ran.append(error)

@@ -28,11 +28,15 @@ def measures() -> dict[str, Entry]:
     """Name -> what the measure is, and a function that makes it and loads its module only then."""
     return {
         name: Entry(
-            lambda name=name: _load(name)(), row["answers"], kinds=tuple(row["kinds"]), needs=row["needs"],
-            standard=row["standard"], source=row["source"],
+            lambda name=name: _load(name)(),
+            row["answers"],
+            kinds=tuple(row["kinds"]),
+            needs=row["needs"],
+            standard=row["standard"],
+            source=row["source"],
         )
         for name, row in CATALOGUE.items()
-    }  # fmt: skip
+    }
 
 
 def bundled() -> dict[str, type[Measure]]:

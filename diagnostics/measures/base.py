@@ -138,9 +138,12 @@ class Measure(ABC):
     def declaration(self, target: StoredTarget | None) -> dict[str, Any]:
         """The attributes that say what the numbers of its result on a target are; override it where that depends on the target."""
         stated = {
-            attribute.LOSSES: self.losses, attribute.CHANCE: self.chance, attribute.SCORE_NAME: self.score_name or self.name,
-            attribute.METRIC: self.metric, attribute.UNIT: self.unit,
-        }  # fmt: skip
+            attribute.LOSSES: self.losses,
+            attribute.CHANCE: self.chance,
+            attribute.SCORE_NAME: self.score_name or self.name,
+            attribute.METRIC: self.metric,
+            attribute.UNIT: self.unit,
+        }
         return {key: value for key, value in stated.items() if value not in (None, "")}
 
     def reads(self, target: StoredTarget) -> bool:

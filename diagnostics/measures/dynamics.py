@@ -185,8 +185,13 @@ class EventProbe(DenseProbe):
     losses, score_name, metric, chance = "counts", "balanced accuracy", "balanced_accuracy", 0.5
     known_answers = (
         Case("balanced accuracy, 1 of 4 events missed: (1 + 3/4) / 2", 0.875, BRODERSEN, lambda: _balanced(1, 0)),
-        Case("balanced accuracy, 2 of 4 events missed, 24 of 96 others taken for one", 0.625, BRODERSEN, lambda: _balanced(2, 24)),
-    )  # fmt: skip
+        Case(
+            "balanced accuracy, 2 of 4 events missed, 24 of 96 others taken for one",
+            0.625,
+            BRODERSEN,
+            lambda: _balanced(2, 24),
+        ),
+    )
 
     def rows(self, activations: Activations, target: StoredTarget) -> DenseRows:
         dense = super().rows(activations, target)
@@ -446,9 +451,12 @@ class Straightness(_Latent):
         }
         attrs = stated(
             functional="mean cosine between successive steps of the tokens in time",
-            pooling="mean over the other axes of the grid", centring="none: differences", reasons=why.items(),
-            n=n, seed=seed,
-        )  # fmt: skip
+            pooling="mean over the other axes of the grid",
+            centring="none: differences",
+            reasons=why.items(),
+            n=n,
+            seed=seed,
+        )
         return over_taps(activations, variables, attrs)
 
 
@@ -470,8 +478,14 @@ class LinearPredictability(_Latent):
     invariant_to = ("scale", "shift")
     known_answers = (
         Case("rotation, shifted by 100", 1, DMD, lambda: linear_predictability(_turning(), _SPLIT_OF_30)[0], 1e-4),
-        Case("noise (R2 of persistence is 1 - 2)", -1, DMD, lambda: linear_predictability(normal(30, 200, 4, seed=1), _SPLIT_OF_30)[1], 0.05),
-    )  # fmt: skip
+        Case(
+            "noise (R2 of persistence is 1 - 2)",
+            -1,
+            DMD,
+            lambda: linear_predictability(normal(30, 200, 4, seed=1), _SPLIT_OF_30)[1],
+            0.05,
+        ),
+    )
 
     @one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
@@ -496,6 +510,9 @@ class LinearPredictability(_Latent):
             pooling="mean over the other axes of the grid",
             centring="features standardised with the steps fitted",
             interval="95 %, bootstrap over test units, widened for the training set's share",
-            reasons=why.items(), n=n, n_test=len(rows.test), seed=seed,
-        )  # fmt: skip
+            reasons=why.items(),
+            n=n,
+            n_test=len(rows.test),
+            seed=seed,
+        )
         return over_taps(activations, variables, attrs)

@@ -40,10 +40,12 @@ def write_page(page: Page, path: Path) -> Path:
         templates()
         .get_template("page.html.j2")
         .render(
-            page=page, plotlyjs=_packed(plotly.offline.get_plotlyjs()) if drawn else "", settings=settings(),
+            page=page,
+            plotlyjs=_packed(plotly.offline.get_plotlyjs()) if drawn else "",
+            settings=settings(),
             glossary=GLOSSARY,
         )
-    )  # fmt: skip
+    )
     return write_whole(path, text)
 
 
@@ -71,9 +73,16 @@ def templates() -> Environment:
     # Names come from users' files and plugins: everything is escaped.
     environment = Environment(loader=PackageLoader("diagnostics.report"), autoescape=True, undefined=StrictUndefined)
     filters: dict[str, Callable[..., Any]] = {
-        "kind": _kind, "text": _text, "drawn": _drawn, "signs": _signs, "numbers": _numbers, "explained": explained,
-        "linked": _linked, "breakable": breakable, "address": _address,
-    }  # fmt: skip
+        "kind": _kind,
+        "text": _text,
+        "drawn": _drawn,
+        "signs": _signs,
+        "numbers": _numbers,
+        "explained": explained,
+        "linked": _linked,
+        "breakable": breakable,
+        "address": _address,
+    }
     for name, function in filters.items():
         environment.filters[name] = function
     return environment

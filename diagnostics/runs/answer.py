@@ -72,7 +72,7 @@ def overview(
         MapLegend(tuple(dict.fromkeys(p.verdict for _, p in rows))),
         Findings(tuple(findings)),
         *more,
-    ]  # fmt: skip
+    ]
     return Section("In short", "short", filled(*blocks))
 
 
@@ -143,9 +143,11 @@ def answer_blocks(run: RunData) -> tuple[Block, ...]:
 def _row(profile: Profile, read: Recommendation) -> Row:
     place = "none: at chance" if profile.verdict is Verdict.AT_CHANCE else read.place
     cells = (
-        unbroken(f"{profile.verdict.mark} {profile.label}"), unbroken(place),
-        Number(read.score, SHORT), Number(read.output, SHORT),
-    )  # fmt: skip
+        unbroken(f"{profile.verdict.mark} {profile.label}"),
+        unbroken(place),
+        Number(read.score, SHORT),
+        Number(read.output, SHORT),
+    )
     return Row(cells, note="; ".join(_notes(profile, read)))
 
 
@@ -309,7 +311,9 @@ def write_card(run: RunData, path: Path) -> Path:
     from diagnostics.report.plots.still import svg
 
     picture = path.with_suffix(".svg")
-    described = {picture.name: f"Scores of {run.encoder_name} on {run.dataset} by layer, each row relative to its best; stars mark the layers to use"}  # fmt: skip
+    described = {
+        picture.name: f"Scores of {run.encoder_name} on {run.dataset} by layer, each row relative to its best; stars mark the layers to use"
+    }
     text = f"---\n{model_index(run)}---\n\n{page_markdown(card_page(run), described)}"
     write_whole(picture, svg(draw(card_picture(run))))
     return write_whole(path, text)
@@ -321,15 +325,23 @@ def card_page(run: RunData) -> Page:
     rows = [
         Row(
             (
-                p.label, r.tap or "-", Number(r.score), Number(p.output), p.best_tap or "-", Number(p.hidden_gap, signed=True),
+                p.label,
+                r.tap or "-",
+                Number(r.score),
+                Number(p.output),
+                p.best_tap or "-",
+                Number(p.hidden_gap, signed=True),
                 Finding(p.reading if p.reading.startswith(r.confidence) else f"{r.confidence}: {p.reading}", p.verdict),
             )
         )
         for p, r in read
-    ]  # fmt: skip
+    ]
     columns = tuple(
-        map(Column, ("target (score)", "layer to use", "score there", "output", "best other layer", "hidden gap", "how sure"))
-    )  # fmt: skip
+        map(
+            Column,
+            ("target (score)", "layer to use", "score there", "output", "best other layer", "hidden gap", "how sure"),
+        )
+    )
     n, units = run.n, max(p.units["test"] for p, _ in read)
     return Page(
         title="Which layer to use",
@@ -405,7 +417,10 @@ def _read(run: RunData) -> list[tuple[Profile, Recommendation]]:
 
 def _provenance(run: RunData) -> list[tuple[str, str]]:
     record, call = run.record, run.calls[-1]
-    command = call.command or f"in Python, {record.encoder.asked or record.encoder.name} on {record.dataset.asked or record.dataset.name}"  # fmt: skip
+    command = (
+        call.command
+        or f"in Python, {record.encoder.asked or record.encoder.name} on {record.dataset.asked or record.dataset.name}"
+    )
     return [
         ("measured by", f"{DISTRIBUTION} {call.version}, {call.created[:10]}, seed {call.seed}"),
         ("command", command),

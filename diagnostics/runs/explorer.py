@@ -102,7 +102,9 @@ def explorer_page(found: Sequence[Readout], left_out: Mapping[str, str], folder:
     return Page(
         title=f"{_count(runs, 'run')} of {_count({each.encoder for each in found}, 'encoder')} on {_count(data, 'dataset')}",
         lead=(
-            Sentence(f"Hidden gaps of the {len(verdicts)} targets that the runs read: {enumerated(counts)}.", "verdict"),
+            Sentence(
+                f"Hidden gaps of the {len(verdicts)} targets that the runs read: {enumerated(counts)}.", "verdict"
+            ),
             Sentence(
                 f"{MARKS}. Each run chose its layer without test and reads every score on test; {INTERVALS}. The hidden gap is the best other "
                 "layer's score minus the output tap's on the same samples. Nothing is corrected for the number of rows: the largest of "
@@ -112,11 +114,17 @@ def explorer_page(found: Sequence[Readout], left_out: Mapping[str, str], folder:
         ),
         sections=filled(
             Section("All targets", "all", filled(_all_rows(found, reports), _controls(found, reports))),
-            Section("Encoders by targets", "matrices", sections=tuple(_matrix(each, i, found, reports) for i, each in enumerate(data))),
-            Section("Left out", "skipped", filled(Notes(tuple(Note(why, run) for run, why in left_out.items()), "quiet"))),
+            Section(
+                "Encoders by targets",
+                "matrices",
+                sections=tuple(_matrix(each, i, found, reports) for i, each in enumerate(data)),
+            ),
+            Section(
+                "Left out", "skipped", filled(Notes(tuple(Note(why, run) for run, why in left_out.items()), "quiet"))
+            ),
         ),
         provenance=(("runs", ", ".join(map(str, runs))),),
-    )  # fmt: skip
+    )
 
 
 def _count(things: Collection[object], name: str) -> str:
@@ -142,19 +150,36 @@ def explore(runs: Sequence[Path], left_out: Mapping[str, str], path: Path) -> Pa
 
 def _all_rows(found: Sequence[Readout], reports: Mapping[Path, Link]) -> Table:
     columns = (
-        Column("encoder", choice=True), Column("dataset", choice=True), Column("target"), Column("finding", prose=True, choice=True),
-        Column("layer to use"), Column("depth"), Column("score"), Column("output"), Column("hidden gap"), Column("best control"),
+        Column("encoder", choice=True),
+        Column("dataset", choice=True),
+        Column("target"),
+        Column("finding", prose=True, choice=True),
+        Column("layer to use"),
+        Column("depth"),
+        Column("score"),
+        Column("output"),
+        Column("hidden gap"),
+        Column("best control"),
         Column("test units"),
-    )  # fmt: skip
+    )
     rows = [
         Row(
             (
-                reports[each.run], each.data[0], each.label, Finding(each.reading, each.verdict), each.tap, _depth(each),
-                Number(each.score), Number(each.output), Number(each.hidden_gap, signed=True), _best_control(each), str(each.test_units),
+                reports[each.run],
+                each.data[0],
+                each.label,
+                Finding(each.reading, each.verdict),
+                each.tap,
+                _depth(each),
+                Number(each.score),
+                Number(each.output),
+                Number(each.hidden_gap, signed=True),
+                _best_control(each),
+                str(each.test_units),
             )
         )
         for each in found
-    ]  # fmt: skip
+    ]
     return Table(columns, tuple(rows), sortable=True)
 
 
@@ -175,9 +200,17 @@ def _controls(found: Sequence[Readout], reports: Mapping[Path, Link]) -> Details
         return None
     columns = ("encoder", "dataset", "target", "score", *(in_words(name) for name in names))
     rows = [
-        Row((reports[each.run], each.data[0], each.label, Number(each.score), *(Number(each.controls.get(name)) for name in names)))
+        Row(
+            (
+                reports[each.run],
+                each.data[0],
+                each.label,
+                Number(each.score),
+                *(Number(each.controls.get(name)) for name in names),
+            )
+        )
         for each in found
-    ]  # fmt: skip
+    ]
     notes = Notes(tuple(Note(ABOUT[name], in_words(name)) for name in names))
     return Details("Scores of every control", Table(tuple(map(Column, columns)), tuple(rows)), notes)
 

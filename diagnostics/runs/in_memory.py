@@ -142,9 +142,13 @@ class InMemoryRequest:
         )
         readable = {name: target for name, target in targets.items() if name not in self.unprobeable}
         measured = measure_all(
-            self.measures, activations, readable, self.seed, asked=[each.name for each in self.measures],
+            self.measures,
+            activations,
+            readable,
+            self.seed,
+            asked=[each.name for each in self.measures],
             what=self.encoder.name,
-        )  # fmt: skip
+        )
         unread = {
             f"{each.name}/{name}": why
             for name, why in self.unprobeable.items()
@@ -159,9 +163,13 @@ class InMemoryRequest:
                 f"{'; '.join(reasons)}"
             )
         return _table(measured.results, self.taps).assign_attrs(
-            encoder=self.encoder.name, dataset=self.dataset.name, output_tap=self.encoder.output_tap,
-            samples=len(self.dataset), seed=self.seed, left_out="; ".join(f"{key}: {why}" for key, why in left_out.items()),
-        )  # fmt: skip
+            encoder=self.encoder.name,
+            dataset=self.dataset.name,
+            output_tap=self.encoder.output_tap,
+            samples=len(self.dataset),
+            seed=self.seed,
+            left_out="; ".join(f"{key}: {why}" for key, why in left_out.items()),
+        )
 
 
 def _needs_a_run(measure: Measure) -> str:
@@ -177,9 +185,13 @@ def _table(results: Mapping[str, xr.Dataset], taps: Sequence[Tap]) -> xr.Dataset
     stated = {
         key: ("measure", np.array([str(column.attrs.get(key, "")) for column in columns], dtype=object))
         for key in (
-            attribute.SCORE_NAME, attribute.FUNCTIONAL, attribute.POOLING, attribute.CENTRING, attribute.CHOSEN_TAP
+            attribute.SCORE_NAME,
+            attribute.FUNCTIONAL,
+            attribute.POOLING,
+            attribute.CENTRING,
+            attribute.CHOSEN_TAP,
         )
-    }  # fmt: skip
+    }
     return xr.Dataset(
         {
             key: (("tap", "measure"), np.stack([column[key].values.astype(np.float64) for column in columns], axis=1))
@@ -317,9 +329,14 @@ class LayerProfiles:
         whole = [self._measured[n].reset_coords("chosen_tap").reindex(measure=names) for n in steps]
         # What a measure states of itself comes from whichever step has it.
         table = xr.concat(
-            whole, xr.IndexVariable("step", steps), data_vars="all", coords="minimal", compat="no_conflicts", join="exact",
+            whole,
+            xr.IndexVariable("step", steps),
+            data_vars="all",
+            coords="minimal",
+            compat="no_conflicts",
+            join="exact",
             combine_attrs="override",
-        )  # fmt: skip
+        )
         table["chosen_tap"] = table["chosen_tap"].fillna("")
         return table.assign_attrs(failed="; ".join(f"{n}: {why}" for n, why in self._failed.items()))
 

@@ -64,8 +64,17 @@ def from_arrays(given: Given, modality: Modality | None = None) -> Dataset:
     split, how, exchangeable = complete_splits(named, groups, 0, "X")
     about = f"{n} {kind} samples given in Python, {how}"
     return Dataset(
-        "arrays", kind, samples, ids, split, _targets(given.y, n), groups=groups, about=about, ragged=ragged, exchangeable=exchangeable,
-    )  # fmt: skip
+        "arrays",
+        kind,
+        samples,
+        ids,
+        split,
+        _targets(given.y, n),
+        groups=groups,
+        about=about,
+        ragged=ragged,
+        exchangeable=exchangeable,
+    )
 
 
 def _unpacked(given: Given) -> Given:

@@ -235,9 +235,12 @@ class _Job:
     def _extract_encoder(self) -> Store:
         request, setup = self.request, self.setup
         about = Provenance.of(
-            setup.encoder, setup.dataset, request.seed,
-            encoder_spec=setup.encoder_spec, dataset_spec=setup.dataset_spec,
-        ).to_attrs()  # fmt: skip
+            setup.encoder,
+            setup.dataset,
+            request.seed,
+            encoder_spec=setup.encoder_spec,
+            dataset_spec=setup.dataset_spec,
+        ).to_attrs()
         store = self._extract(setup.encoder, self.folder, setup.taps, about, self.measures, announced=True)
         self.folder = store.folder
         # Before any of them is there: what is not listed is never removed.
@@ -285,9 +288,14 @@ class _Job:
             taps = setup.taps if has_weights else encoder.taps
             # Test units can only be paired where the same samples keep their tokens.
             stored = self._extract(
-                encoder, self.folder.inside(f"{CONTROLS}/{name}"), taps, {}, measures, token_samples=store.plan.token_samples,
+                encoder,
+                self.folder.inside(f"{CONTROLS}/{name}"),
+                taps,
+                {},
+                measures,
+                token_samples=store.plan.token_samples,
                 computed=has_weights,
-            )  # fmt: skip
+            )
         except StorageError:
             raise
         except DiagnosticsError as error:
@@ -317,9 +325,16 @@ class _Job:
         request, setup = self.request, self.setup
         if request.redraws and (request.redraw_controls or of in ("", "raw_input")):
             add_redraws(
-                measured, self.measures, store, targets, request.redraws, request.seed,
-                what=of or setup.encoder.name, watch=self.watch, shuffle=of == "shuffled_labels",
-            )  # fmt: skip
+                measured,
+                self.measures,
+                store,
+                targets,
+                request.redraws,
+                request.seed,
+                what=of or setup.encoder.name,
+                watch=self.watch,
+                shuffle=of == "shuffled_labels",
+            )
 
     def _extract(
         self,
@@ -372,9 +387,17 @@ class _Job:
                     about = {**about, "repeatable": not why, "unrepeatable": why}
             with attention_in(request.attention if computed else "auto"):
                 store = extract(
-                    encoder, setup.dataset, place, planned, about=about, fresh=request.fresh, with_tokens=with_tokens,
-                    before_first_byte=before_first_byte, compute=compute, **self.passes,
-                )  # fmt: skip
+                    encoder,
+                    setup.dataset,
+                    place,
+                    planned,
+                    about=about,
+                    fresh=request.fresh,
+                    with_tokens=with_tokens,
+                    before_first_byte=before_first_byte,
+                    compute=compute,
+                    **self.passes,
+                )
         if store.path != place.path:
             self.made_beside.append(place)
         store.device, store.choose_on = setup.device, setup.choose_on
@@ -417,10 +440,16 @@ class _Job:
                 main.results[key] = against_control(main.results[key], theirs[key], name, request.seed)
         call = dataclasses.replace(self.call, seconds=round(time.monotonic() - self.started, 1))
         merge_results(
-            store, {ENCODER: main.results, **results}, omissions, call.to_attrs(),
-            measures=[*names, *setup.unusable], pairwise={m.name for m in setup.measures if m.pairwise},
-            controls=controls, order=list(offered("measure")), fresh=request.fresh,
-        )  # fmt: skip
+            store,
+            {ENCODER: main.results, **results},
+            omissions,
+            call.to_attrs(),
+            measures=[*names, *setup.unusable],
+            pairwise={m.name for m in setup.measures if m.pairwise},
+            controls=controls,
+            order=list(offered("measure")),
+            fresh=request.fresh,
+        )
 
     def _kept_results(
         self, store: Store, controls: Sequence[str], measures: Sequence[str]

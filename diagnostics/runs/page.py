@@ -171,20 +171,29 @@ def _probes(probes: Sequence[tuple[str, Profile]]) -> Section:
     rows = [
         Row(
             (
-                p.name, unbroken(p.family),
+                p.name,
+                unbroken(p.family),
                 f"{unbroken(p.chosen_tap)} ({p.depth_of(p.chosen_tap):.2f})" if p.chosen_tap else "-",
-                Number(p.score), Number(p.output), unbroken(p.best_tap or "-"), Number(p.hidden_gap, signed=True),
+                Number(p.score),
+                Number(p.output),
+                unbroken(p.best_tap or "-"),
+                Number(p.hidden_gap, signed=True),
                 Finding(p.reading, p.verdict),
             ),
             anchor,
         )
         for anchor, p in probes
-    ]  # fmt: skip
+    ]
     columns = (
-        Column("profile"), Column("family"), Column("chosen tap (depth)"), Column("score"), Column("output"), Column("best tap"),
+        Column("profile"),
+        Column("family"),
+        Column("chosen tap (depth)"),
+        Column("score"),
+        Column("output"),
+        Column("best tap"),
         Column("hidden gap"),
         Column("reading", prose=True),
-    )  # fmt: skip
+    )
     if not rows:
         return Section("", "")
     return Section(
@@ -256,20 +265,28 @@ def _others(others: Sequence[tuple[str, Profile]], brief: bool) -> Table:
     profiles = [p for _, p in others]
     weights = [name for name in control.WEIGHTS if any(name in p.controls for p in profiles)]
     columns = (
-        Column("measure without target"), Column("family"), Column("smallest"), Column("largest"), Column("output"),
+        Column("measure without target"),
+        Column("family"),
+        Column("smallest"),
+        Column("largest"),
+        Column("output"),
         *(Column(control_heading(name, profiles, chosen=False), bare=True) for name in weights),
         Column("reference lines at output"),
-    )  # fmt: skip
+    )
     rows = [
         Row(
             (
-                unbroken(p.measure), unbroken(p.family), *_extremes(p), Number(p.output, SIGNIFICANT),
-                *(_reached(p, name, SIGNIFICANT) for name in weights), _lines_at_output(p),
+                unbroken(p.measure),
+                unbroken(p.family),
+                *_extremes(p),
+                Number(p.output, SIGNIFICANT),
+                *(_reached(p, name, SIGNIFICANT) for name in weights),
+                _lines_at_output(p),
             ),
             anchor,
         )
         for anchor, p in others
-    ]  # fmt: skip
+    ]
     return Table(columns, tuple(rows), only=None if brief else "full")
 
 

@@ -516,10 +516,20 @@ class Profile:
         chosen = (self.chosen_tap, self.score.value) if self.chosen_tap is not None and self.score is not None else None
         heads = self.data["by_head"].transpose("tap", "head").values if "by_head" in self.data else None
         return ProfileFigure(
-            self.measure, str(self.data.attrs.get("score_name", self.measure)), self.is_probe, self.taps, depth, score, low,
-            high, (self.output_tap, self.output.value), chosen, self.lines, heads,
+            self.measure,
+            str(self.data.attrs.get("score_name", self.measure)),
+            self.is_probe,
+            self.taps,
+            depth,
+            score,
+            low,
+            high,
+            (self.output_tap, self.output.value),
+            chosen,
+            self.lines,
+            heads,
             tuple(self._control_curve(name) for name in self.controls),
-        )  # fmt: skip
+        )
 
     def _control_curve(self, name: str) -> ControlCurve:
         data = self.controls[name]

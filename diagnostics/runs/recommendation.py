@@ -192,9 +192,15 @@ def nonlinear_reading(profiles: Sequence[Profile], target: str) -> NonlinearRead
     if linear.best_tap not in kernel.taps:
         return None
     return NonlinearReading(
-        kernel.output, kernel.at(linear.best_tap), linear.output, linear.at(linear.best_tap),
-        kernel.hidden_gap if kernel.best_tap == linear.best_tap else None, linear.best_tap, int(kernel.data.attrs["n_train"]), linear.floor,
-    )  # fmt: skip
+        kernel.output,
+        kernel.at(linear.best_tap),
+        linear.output,
+        linear.at(linear.best_tap),
+        kernel.hidden_gap if kernel.best_tap == linear.best_tap else None,
+        linear.best_tap,
+        int(kernel.data.attrs["n_train"]),
+        linear.floor,
+    )
 
 
 def without_nonlinear(profiles: Sequence[Profile]) -> list[Profile]:

@@ -98,8 +98,9 @@ class Provenance:
                 encoder.name, encoder_spec, encoder.modality, encoder.output_tap, lineage, dict(encoder.maker_names)
             ),
             DatasetRecord(dataset.name, dataset_spec, dataset.about, dataset.fingerprint, dataset.counts(), groups),
-            seed, sample=np.shape(dataset[0]),
-        )  # fmt: skip
+            seed,
+            sample=np.shape(dataset[0]),
+        )
 
     def to_attrs(self) -> dict[str, Any]:
         """The same as attributes of a store: plain JSON values."""
@@ -312,5 +313,8 @@ def _row(path: Path) -> dict[str, Any]:
     measures = {name.partition("/")[0] for name in index.names()}
     remarks = {", without tokens": store.tokens_removed, ", older, not resumed": store.older}
     return row | {
-        "measures": len(measures), "when": index.calls[-1]["created"], "finished": True, "state": "finished" + "".join(remark for remark, true in remarks.items() if true),
-    }  # fmt: skip
+        "measures": len(measures),
+        "when": index.calls[-1]["created"],
+        "finished": True,
+        "state": "finished" + "".join(remark for remark, true in remarks.items() if true),
+    }

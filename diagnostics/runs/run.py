@@ -541,12 +541,20 @@ def fitted_probe(run: RunData, target: str, measure: str | Measure, tap: str | N
     values = stored.values if on is None else stored.tokens(on)[: store.token_samples]
     numbers = np.unique(values[values >= 0]).astype(np.int64) if stored.kind in CLASSES else np.zeros(0, dtype=np.int64)
     return FittedProbe(
-        name, target, tap, () if tokens else tuple(store.poolings),
+        name,
+        target,
+        tap,
+        () if tokens else tuple(store.poolings),
         read.features if tokens else activations.pooled(tap).shape[1],
-        Interval(*(float(at[key]) for key in ("score", "low", "high"))), stored.units,
-        tuple(stored.classes[c] if stored.classes else c for c in numbers.tolist()), stored.period, readout,
-        read.grid if tokens else None, on, numbers,
-    )  # fmt: skip
+        Interval(*(float(at[key]) for key in ("score", "low", "high"))),
+        stored.units,
+        tuple(stored.classes[c] if stored.classes else c for c in numbers.tolist()),
+        stored.period,
+        readout,
+        read.grid if tokens else None,
+        on,
+        numbers,
+    )
 
 
 def _measure(measure: str | Measure) -> Measure:

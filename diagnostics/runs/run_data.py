@@ -416,9 +416,14 @@ def handed_out_in(store: Store, names: Mapping[str, str]) -> HandedOut:
     norms = {tap: [np.linalg.norm(values, axis=1)] for tap, values in means.items()}
     pooled = "means over tokens" if store.poolings[0] == "mean" else f"pooled values ({store.poolings[0]})"
     return _compared(
-        store.output_tap, before.name, names, pooled, norms, {tap: list(values) for tap, values in means.items()},
+        store.output_tap,
+        before.name,
+        names,
+        pooled,
+        norms,
+        {tap: list(values) for tap, values in means.items()},
         "CKA needs 20 samples",
-    )  # fmt: skip
+    )
 
 
 def _names_of(taps: Sequence[Tap], names: Mapping[str, str]) -> dict[str, str]:

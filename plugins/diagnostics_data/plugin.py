@@ -243,7 +243,10 @@ def clips(frames: int = 8, size: int = 128) -> dx.Dataset:
         [split for _, split, _, _ in rows],
         {
             "order": dx.Target(
-                "label", np.array([b for *_, b in rows]), about="which way time runs", classes=("forwards", "backwards"),
+                "label",
+                np.array([b for *_, b in rows]),
+                about="which way time runs",
+                classes=("forwards", "backwards"),
                 family="dynamics",
             ),
             "motion": dx.Target(
@@ -253,7 +256,7 @@ def clips(frames: int = 8, size: int = 128) -> dx.Dataset:
         },
         groups=[f"{VIDEOS[v]}-{split}" for v, split, _, _ in rows],
         about=f"clips of {frames} frames of three short videos, forwards and backwards",
-    )  # fmt: skip
+    )
 
 
 def parts(count: int) -> list[tuple[str, int]]:
@@ -294,14 +297,16 @@ def speech(seconds: float = 0.5) -> dx.Dataset:
         [SPLIT_OF_PHRASE[phrase[i]] for i, _, _ in pieces],
         {
             "language": dx.Target(
-                "label", np.array([languages.index(files[i].parent.name) for i, _, _ in pieces]),
-                about="language, and with it the voice", classes=languages,
+                "label",
+                np.array([languages.index(files[i].parent.name) for i, _, _ in pieces]),
+                about="language, and with it the voice",
+                classes=languages,
             )
         },
         groups=[f"{files[i].parent.name}-{phrase[i]}" for i, _, _ in pieces],
         about=f"windows of {seconds:g} s of sentences in nine languages; language and voice go together",
         rate=float(SPEECH_RATE),
-    )  # fmt: skip
+    )
 
 
 def phrase_of(stem: str) -> str:

@@ -240,15 +240,27 @@ class Pairs:
         )
         shards = None if self.shards is None else self.shards[rows]
         return replace(
-            self, ids=ids, images=images, captions=captions, groups=groups, splits=splits, shards=shards,
+            self,
+            ids=ids,
+            images=images,
+            captions=captions,
+            groups=groups,
+            splits=splits,
+            shards=shards,
             read=lambda i: self.read(rows[i]),
-        )  # fmt: skip
+        )
 
 
 def build(
-    path: str, image: str, caption: str, images: str | None, embeddings: str | None, features: int,
-    seed: int, on_error: str,
-) -> FileDataset:  # fmt: skip
+    path: str,
+    image: str,
+    caption: str,
+    images: str | None,
+    embeddings: str | None,
+    features: int,
+    seed: int,
+    on_error: str,
+) -> FileDataset:
     """See `plugin.captions`."""
     scheme = f"captions:{path}"
     source = Path(path).expanduser()
@@ -292,7 +304,10 @@ def build(
         targets,
         groups=pairs.groups,
         about=join_notes(
-            f"{len(pairs.ids)} captions of {len(kept)} images", means if targets else "", how, cut,
+            f"{len(pairs.ids)} captions of {len(kept)} images",
+            means if targets else "",
+            how,
+            cut,
             sentence(left_out, len(names)),
         ),
         files={name: at for name, at in pairs.files.items() if name not in left_out},
@@ -302,15 +317,24 @@ def build(
         scanned=pairs.scanned,
         texts=pairs.captions,
         exchangeable=exchangeable,
-    )  # fmt: skip
+    )
 
 
 def _from_tars(archives: Sequence[Path], caption: str, on_error: str, files: Mapping[str, Path]) -> Pairs:
     samples = Archived(archives, caption, on_error)
     ids = samples.ids
     return Pairs(
-        ids, ids, samples.captions, ids, [""] * len(ids), samples.picture, files, samples.cut, samples.shards, samples.digest
-    )  # fmt: skip
+        ids,
+        ids,
+        samples.captions,
+        ids,
+        [""] * len(ids),
+        samples.picture,
+        files,
+        samples.cut,
+        samples.shards,
+        samples.digest,
+    )
 
 
 def _from_table(path: Path, image: str, caption: str, root: Path) -> Pairs:

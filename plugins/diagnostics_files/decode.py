@@ -78,9 +78,11 @@ def mask(source: Path | IO[bytes], name: str) -> np.ndarray:
     if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
         kind = {"LA": "transparency", "PA": "transparency", "F": "fractions"}.get(image.mode, "colours")
         raise Unusable(
-            name, f"has {kind} ({image.mode}) instead of class numbers",
-            "convert masks to one channel of class numbers or to a palette", skip=False,
-        )  # fmt: skip
+            name,
+            f"has {kind} ({image.mode}) instead of class numbers",
+            "convert masks to one channel of class numbers or to a palette",
+            skip=False,
+        )
     return np.asarray(image).astype(np.int32)
 
 

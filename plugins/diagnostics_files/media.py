@@ -355,9 +355,17 @@ def datasets_on_disk(path: str, input: str | None, values: str, rate: int | None
         steps = [listed(entry, i, scheme) for i, entry in enumerate(_entries(samples, column), 1)]
         base = dataset(root.resolve().name, steps, columns, "", seed, scheme)
         return Dataset(
-            base.name, "series", base.samples, base.ids, base.split.tolist(), targets, groups=base.groups.tolist(),
-            about=join_notes(base.about, note), ragged=base.ragged, exchangeable=base.exchangeable,
-        )  # fmt: skip
+            base.name,
+            "series",
+            base.samples,
+            base.ids,
+            base.split.tolist(),
+            targets,
+            groups=base.groups.tolist(),
+            about=join_notes(base.about, note),
+            ragged=base.ragged,
+            exchangeable=base.exchangeable,
+        )
 
     def entry(row: int) -> Any:
         name, i = places[row]

@@ -186,9 +186,16 @@ def _one_of(base: Path, names: Sequence[str], scheme: str) -> Path:
 
 
 def _dataset(
-    root: Path, pairs: Sequence[Pair], target: Target, name: str, options: str, seed: int,
-    notes: Sequence[str], left_out: dict[str, Unusable], of: int,
-) -> FileDataset:  # fmt: skip
+    root: Path,
+    pairs: Sequence[Pair],
+    target: Target,
+    name: str,
+    options: str,
+    seed: int,
+    notes: Sequence[str],
+    left_out: dict[str, Unusable],
+    of: int,
+) -> FileDataset:
     ids = [pair.name for pair in pairs]
     split, how, exchangeable = complete_splits([pair.split for pair in pairs], ids, seed, name)
     return FileDataset(
@@ -261,14 +268,17 @@ def davis(path: str, frames: int, sets: str | None, seed: int, on_error: str) ->
         {"objects": Target("masks", maps, about=f"which object each pixel of each frame belongs to; {how}")},
         groups=groups,
         about=join_notes(
-            f"{len(clips)} clips of {frames} frames from {len(set(groups))} videos", drawn, how,
-            note, sentence(left_out, len(every)),
+            f"{len(clips)} clips of {frames} frames from {len(set(groups))} videos",
+            drawn,
+            how,
+            note,
+            sentence(left_out, len(every)),
         ),
         files={utf8_name(name): root / name for clip in clips for pair in clip.frames for name in pair},
         options=f"frames={frames} {how}",
         left_out=left_out,
         exchangeable=exchangeable,
-    )  # fmt: skip
+    )
 
 
 def _clips(root: Path, frames: int, sets: str | None, scheme: str) -> tuple[list[Clip], str]:

@@ -538,10 +538,14 @@ def _streamed(path: Path, array: Any, columns: Columns, values: str, seed: int) 
 
     samples = LazySamples(array.shape[0], lambda i: pad_left(trimmed(array[i], ids[i], path), longest))
     return Dataset(
-        path.resolve().stem, "series", samples, ids, **more,
+        path.resolve().stem,
+        "series",
+        samples,
+        ids,
+        **more,
         about=_about(lengths, about, _cut(ids, [array.shape[1]] * len(ids), lengths, path)),
         ragged=min(lengths) < longest,
-    )  # fmt: skip
+    )
 
 
 def _about(lengths: Sequence[int], about: str, cut: str) -> str:

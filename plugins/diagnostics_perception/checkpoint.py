@@ -157,8 +157,13 @@ def meta_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 TEXT_TOWER = (
-    "token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection", "logit_scale",
-)  # fmt: skip
+    "token_embedding.",
+    "positional_embedding",
+    "transformer.",
+    "ln_final.",
+    "text_projection",
+    "logit_scale",
+)
 _HEAD = re.compile(r"(ln_post|norm|attn_pool|fc_norm|head)\.|proj$")
 
 

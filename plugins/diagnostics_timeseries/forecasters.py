@@ -150,7 +150,11 @@ def _t5(name: str, whole: Any, fresh: Callable[[], nn.Module]) -> SeriesModel:
         name,
         _encoder_of(whole),
         lambda steps, _: stack(
-            "block", whole.config.num_layers, whole.config.d_model, places(steps, 1, special), "final_layer_norm",
+            "block",
+            whole.config.num_layers,
+            whole.config.d_model,
+            places(steps, 1, special),
+            "final_layer_norm",
             order=special_last(steps, special),
         ),
         prepare,
@@ -160,7 +164,7 @@ def _t5(name: str, whole: Any, fresh: Callable[[], nn.Module]) -> SeriesModel:
         fresh,
         lambda batch: batch["mask"][:, : batch["mask"].shape[1] - special],
         maker_names={"norm": "ChronosPipeline.embed"},
-    )  # fmt: skip
+    )
 
 
 def _patched(name: str, whole: Any, fresh: Callable[[], nn.Module]) -> SeriesModel:
@@ -182,9 +186,14 @@ def _patched(name: str, whole: Any, fresh: Callable[[], nn.Module]) -> SeriesMod
             # The masked patch of the future lies last of all, behind REG.
             order = (tokens + special, *order)
         return stack(
-            "encoder.block", whole.config.num_layers, whole.config.d_model, places(tokens, variates, special + groups),
-            "encoder.final_layer_norm", order=order, rows=variates,
-        )  # fmt: skip
+            "encoder.block",
+            whole.config.num_layers,
+            whole.config.d_model,
+            places(tokens, variates, special + groups),
+            "encoder.final_layer_norm",
+            order=order,
+            rows=variates,
+        )
 
     def forward(module: Any, batch: Batch) -> None:
         series = batch["series"]
@@ -230,9 +239,15 @@ _STUDENT = "uni2ts.distribution.student_t.StudentTOutput"
 # A class of the package's own, and nothing that its modules import.
 _DISTRIBUTION = re.compile(r"uni2ts\.distribution\.\w+\.\w+Output")
 MOIRAI_SMALL: Mapping[str, Any] = {
-    "distr_output": {"_target_": _STUDENT}, "d_model": 64, "num_layers": 4, "patch_sizes": [8, 16, 32, 64, 128],
-    "max_seq_len": 512, "attn_dropout_p": 0.0, "dropout_p": 0.0, "scaling": True,
-}  # fmt: skip
+    "distr_output": {"_target_": _STUDENT},
+    "d_model": 64,
+    "num_layers": 4,
+    "patch_sizes": [8, 16, 32, 64, 128],
+    "max_seq_len": 512,
+    "attn_dropout_p": 0.0,
+    "dropout_p": 0.0,
+    "scaling": True,
+}
 
 
 def moirai(
@@ -267,9 +282,13 @@ def moirai(
     def taps(steps: int, variates: int) -> Any:
         tokens = patches(steps, patch_size)
         return stack(
-            "encoder.layers", module.num_layers, module.d_model, places(tokens, variates, variates), "encoder.norm",
+            "encoder.layers",
+            module.num_layers,
+            module.d_model,
+            places(tokens, variates, variates),
+            "encoder.norm",
             order=special_last(variates * tokens, variates),
-        )  # fmt: skip
+        )
 
     return SeriesModel(
         called(MOIRAI, model, pretrained, seed),
@@ -343,10 +362,18 @@ def _sequence(series: Tensor, size: int, widest: int) -> dict[str, Tensor]:
 
 TIMESFM3 = "timesfm3:"
 _TRANSFORMER = {
-    "model_dims": 64, "hidden_dims": 64, "num_heads": 4, "attention_norm": "rms", "feedforward_norm": "rms",
-    "qk_norm": "rms", "use_bias": False, "use_rope_seq": True, "use_rope_var": True, "ff_activation": "relu",
+    "model_dims": 64,
+    "hidden_dims": 64,
+    "num_heads": 4,
+    "attention_norm": "rms",
+    "feedforward_norm": "rms",
+    "qk_norm": "rms",
+    "use_bias": False,
+    "use_rope_seq": True,
+    "use_rope_var": True,
+    "ff_activation": "relu",
     "deterministic": True,
-}  # fmt: skip
+}
 TIMESFM3_SMALL: Mapping[str, Any] = {
     "residual_block_config": {"hidden_dims": 64, "output_dims": 64, "use_bias": False, "activation": "relu"},
     "transformer_config": {"num_layers": 4, "transformer": _TRANSFORMER},
@@ -374,9 +401,13 @@ def timesfm3(
     def taps(steps: int, variates: int) -> Any:
         tokens = patches(steps, size)
         return stack(
-            "transformer_stack.layers", len(module.transformer_stack.layers), width,
-            places(tokens, variates, variates * future), layout="channels_last", order=by_variate(variates, tokens, after=future),
-        )  # fmt: skip
+            "transformer_stack.layers",
+            len(module.transformer_stack.layers),
+            width,
+            places(tokens, variates, variates * future),
+            layout="channels_last",
+            order=by_variate(variates, tokens, after=future),
+        )
 
     def prepare(series: Tensor) -> dict[str, Tensor]:
         padding = series.isnan().all(0).int().cumprod(0).bool()
@@ -468,9 +499,14 @@ def tirex(
     def taps(steps: int, variates: int) -> Any:
         tokens = patches(steps, size)
         return stack(
-            "blocks", len(module.blocks), width, places(tokens, variates), "out_norm",
-            padding=longest // size - tokens, rows=variates,
-        )  # fmt: skip
+            "blocks",
+            len(module.blocks),
+            width,
+            places(tokens, variates),
+            "out_norm",
+            padding=longest // size - tokens,
+            rows=variates,
+        )
 
     def prepare(series: Tensor) -> dict[str, Tensor]:
         context = nn.functional.pad(series, (longest - series.shape[1], 0), value=math.nan)

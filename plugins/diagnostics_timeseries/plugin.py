@@ -10,9 +10,15 @@ import diagnostics as dx
 from diagnostics.plugin import Entry, hookimpl
 
 PACKAGES = {
-    "fracast": "fracast", "chronos-forecasting": "chronos", "tirex-ts": "tirex", "mantis-tsfm": "mantis",
-    "timesfm": "timesfm3", "momentfm": "momentfm", "uni2ts": "uni2ts", "granite-tsfm": "tsfm_public",
-}  # fmt: skip
+    "fracast": "fracast",
+    "chronos-forecasting": "chronos",
+    "tirex-ts": "tirex",
+    "mantis-tsfm": "mantis",
+    "timesfm": "timesfm3",
+    "momentfm": "momentfm",
+    "uni2ts": "uni2ts",
+    "granite-tsfm": "tsfm_public",
+}
 """Distribution -> module of the code that its encoders come from; runs record their versions."""
 
 

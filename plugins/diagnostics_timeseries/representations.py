@@ -135,19 +135,32 @@ def _ttm(name: str, module: Any, fresh: Callable[[], nn.Module]) -> SeriesModel:
     def taps(steps: int, variates: int) -> list[Tap]:
         _check_size(name, settings, steps, variates)
         return stack(
-            "encoder.mlp_mixer_encoder.mixers", blocks, settings.d_model, places(tokens, variates, variates * special),
-            layout="channels_last", order=by_variate(variates, tokens, before=special),
-        )  # fmt: skip
+            "encoder.mlp_mixer_encoder.mixers",
+            blocks,
+            settings.d_model,
+            places(tokens, variates, variates * special),
+            layout="channels_last",
+            order=by_variate(variates, tokens, before=special),
+        )
 
     def forward(module: Any, batch: Mapping[str, Tensor]) -> None:
         unknown = torch.zeros(len(batch["series"]), device=batch["series"].device)
         module(batch["series"] * batch["mask"], past_observed_mask=batch["mask"], freq_token=unknown)
 
     return SeriesModel(
-        name, module, taps, _time_last, forward, f"mixers.{blocks - 1}", window, fresh,
-        lambda batch: _seen(batch, size), several=True, example=window,
+        name,
+        module,
+        taps,
+        _time_last,
+        forward,
+        f"mixers.{blocks - 1}",
+        window,
+        fresh,
+        lambda batch: _seen(batch, size),
+        several=True,
+        example=window,
         maker_names={f"mixers.{blocks - 1}": "last_hidden_state"},
-    )  # fmt: skip
+    )
 
 
 def _tspulse(name: str, module: Any, fresh: Callable[[], nn.Module]) -> SeriesModel:
@@ -179,11 +192,21 @@ def _tspulse(name: str, module: Any, fresh: Callable[[], nn.Module]) -> SeriesMo
         return all_taps
 
     return SeriesModel(
-        name, module, taps, _time_last,
-        lambda module, batch: module(batch["series"] * batch["mask"], past_observed_mask=batch["mask"], enable_masking=False),  # pyright: ignore
-        f"mixers.{len(layers) - 1}", window, fresh, lambda batch: _seen(batch, size), several=True, example=window,
+        name,
+        module,
+        taps,
+        _time_last,
+        lambda module, batch: module(
+            batch["series"] * batch["mask"], past_observed_mask=batch["mask"], enable_masking=False
+        ),  # pyright: ignore
+        f"mixers.{len(layers) - 1}",
+        window,
+        fresh,
+        lambda batch: _seen(batch, size),
+        several=True,
+        example=window,
         maker_names={f"mixers.{len(layers) - 1}": "last_hidden_state"},
-    )  # fmt: skip
+    )
 
 
 def _flowstate(name: str, module: Any, fresh: Callable[[], nn.Module]) -> SeriesModel:
@@ -206,15 +229,25 @@ def _flowstate(name: str, module: Any, fresh: Callable[[], nn.Module]) -> Series
         return {"series": series[0]}
 
     return SeriesModel(
-        name, module,
+        name,
+        module,
         lambda steps, _: stack(
-            "model.encoder.layers", settings.encoder_num_layers, settings.embedding_feature_dim, places(steps, 1),
+            "model.encoder.layers",
+            settings.encoder_num_layers,
+            settings.embedding_feature_dim,
+            places(steps, 1),
             layout="time_first",
         ),
-        prepare, forward, f"layers.{settings.encoder_num_layers - 1}", settings.context_length, fresh,
-        lambda batch: ~batch["series"].isnan(), fewest=2, configuration=f"scale factor {settings.scale_factor},",
+        prepare,
+        forward,
+        f"layers.{settings.encoder_num_layers - 1}",
+        settings.context_length,
+        fresh,
+        lambda batch: ~batch["series"].isnan(),
+        fewest=2,
+        configuration=f"scale factor {settings.scale_factor},",
         maker_names={f"layers.{settings.encoder_num_layers - 1}": "backbone_hidden_state (last step)"},
-    )  # fmt: skip
+    )
 
 
 def _patchtst_fm(name: str, module: Any, fresh: Callable[[], nn.Module]) -> SeriesModel:
@@ -236,23 +269,37 @@ def _patchtst_fm(name: str, module: Any, fresh: Callable[[], nn.Module]) -> Seri
         tokens = patches(steps, size)
         left = 0 if settings.use_pruning else settings.n_patch - tokens - future
         return stack(
-            "backbone.blocks", settings.n_layer, settings.d_model, places(tokens, variates, future), norm,
-            padding=left, order=special_last(tokens, future), rows=variates,
-        )  # fmt: skip
+            "backbone.blocks",
+            settings.n_layer,
+            settings.d_model,
+            places(tokens, variates, future),
+            norm,
+            padding=left,
+            order=special_last(tokens, future),
+            rows=variates,
+        )
 
     def prepare(series: Tensor) -> dict[str, Tensor]:
         padding = series.isnan().all(0).int().cumprod(0).bool()
         return {
-            "series": series.T.contiguous(), "padding": padding[:, None].expand(-1, len(series)).contiguous(),
+            "series": series.T.contiguous(),
+            "padding": padding[:, None].expand(-1, len(series)).contiguous(),
             "seen": any_observed(series, size).flatten(),
-        }  # fmt: skip
+        }
 
     return SeriesModel(
-        name, module, taps, prepare,
+        name,
+        module,
+        taps,
+        prepare,
         lambda module, batch: module(batch["series"], pad_mask=batch["padding"], return_dict=True),
         "norm" if norm else f"blocks.{settings.n_layer - 1}",
-        settings.context_length - ahead, fresh, lambda batch: batch["seen"], several=True, covered=whole_patches(size),
-    )  # fmt: skip
+        settings.context_length - ahead,
+        fresh,
+        lambda batch: batch["seen"],
+        several=True,
+        covered=whole_patches(size),
+    )
 
 
 def _check_size(name: str, settings: Any, steps: int, variates: int) -> None:
@@ -360,9 +407,14 @@ def _first_version(depth: int, width: int, tokens: int, variates: int) -> list[T
 def _second_version(depth: int, width: int, tokens: int, variates: int) -> list[Tap]:
     # [B, 1, token, F] with the class token behind the others.
     return stack(
-        f"{_STACK}.layers", depth, width, places(tokens, variates, 1),
-        layout="channels_last", order=special_last(tokens, 1), rows=variates,
-    )  # fmt: skip
+        f"{_STACK}.layers",
+        depth,
+        width,
+        places(tokens, variates, 1),
+        layout="channels_last",
+        order=special_last(tokens, 1),
+        rows=variates,
+    )
 
 
 def _head(depth: int, width: int, variates: int) -> Tap:
@@ -428,9 +480,14 @@ def moment(
     def taps(steps: int, variates: int) -> Any:
         tokens = steps // size
         return stack(
-            "encoder.block", len(module.encoder.block), module.config.d_model, places(tokens, variates),
-            "encoder.final_layer_norm", padding=window // size - tokens, rows=variates,
-        )  # fmt: skip
+            "encoder.block",
+            len(module.encoder.block),
+            module.config.d_model,
+            places(tokens, variates),
+            "encoder.final_layer_norm",
+            padding=window // size - tokens,
+            rows=variates,
+        )
 
     def prepare(series: Tensor) -> dict[str, Tensor]:
         observed = ~series.isnan().any(0)

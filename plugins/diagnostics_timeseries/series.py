@@ -290,10 +290,20 @@ class SeriesModel:
             return (*((0.0, float(n)) for n in extents[:-1]), (time[0] * scale, time[1] * scale))
 
         return TorchEncoder(
-            self.name, "series", self.module.eval(), self.taps(length, variates), self.output_tap, preprocess, noise,
-            forward=self.forward, fresh=self.fresh, sized_for=sized_for, covers=covers, valid=valid,
+            self.name,
+            "series",
+            self.module.eval(),
+            self.taps(length, variates),
+            self.output_tap,
+            preprocess,
+            noise,
+            forward=self.forward,
+            fresh=self.fresh,
+            sized_for=sized_for,
+            covers=covers,
+            valid=valid,
             configuration=f"{self.configuration} series of {length} steps of {variates} variate(s)".strip(),
-        ).replace(maker_names=self.maker_names)  # fmt: skip
+        ).replace(maker_names=self.maker_names)
 
     def series(self, sample: np.ndarray) -> np.ndarray:
         """A raw sample [L] or [L, V] as float32 [V, L]; raises where the model cannot read it."""

@@ -19,8 +19,14 @@ from transformers.utils import logging as transformers_logging
 from diagnostics.plugin import DiagnosticsError, describe, few
 
 _DATA_FILES = (
-    "*config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model",
-)  # fmt: skip
+    "*config.json",
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "*.model",
+)
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?")
 
 

@@ -100,9 +100,15 @@ def test_the_cost_says_how_many_samples_keep_tokens_and_what_64_would_take(tmp_p
         (None, False, "tokens of 80 samples"),
     ):
         dx.run(
-            encoder, tiny_dataset(80, "image"), out=tmp_path / f"{budget} {controls}", measures="linear_probe",
-            controls=controls, report=False, token_budget=budget, watch=events.append,
-        )  # fmt: skip
+            encoder,
+            tiny_dataset(80, "image"),
+            out=tmp_path / f"{budget} {controls}",
+            measures="linear_probe",
+            controls=controls,
+            report=False,
+            token_budget=budget,
+            watch=events.append,
+        )
         cost = next(event for event in reversed(events) if isinstance(event, Cost))
         assert words in str(cost)
         assert f"tokens of {10 if budget else 80} samples: {size(cost.token_bytes)}" in str(cost)
@@ -114,9 +120,14 @@ def test_what_reads_few_tokens_says_so(tmp_path: Path, capsys: pytest.CaptureFix
     each = sum(tap.tokens * tap.features for tap in encoder.taps) * 4
     for count in (19, 20):
         run = dx.run(
-            encoder, dataset, out=tmp_path / str(count), measures="self_similarity,linear_probe,rankme", controls=False,
-            report=False, token_budget=f"{count * each}B",
-        )  # fmt: skip
+            encoder,
+            dataset,
+            out=tmp_path / str(count),
+            measures="self_similarity,linear_probe,rankme",
+            controls=False,
+            report=False,
+            token_budget=f"{count * each}B",
+        )
         few = {p.name for p in run.profiles() if any("rests on the tokens of only 19 samples" in c for c in p.cautions)}
         assert few == ({"self_similarity", "linear_probe/height"} if count == 19 else set())
         print_page(run_page(run), Path("report.html"))
@@ -133,9 +144,13 @@ def test_controls_without_a_model_are_paired_with_the_samples_that_keep_tokens(t
     encoder = tiny_image_encoder()
     each = sum(tap.tokens * tap.features for tap in encoder.taps) * 4
     run = dx.run(
-        encoder, tiny_dataset(80, "image"), out=tmp_path / "run", measures="linear_probe", report=False,
+        encoder,
+        tiny_dataset(80, "image"),
+        out=tmp_path / "run",
+        measures="linear_probe",
+        report=False,
         token_budget=f"{50 * each}B",
-    )  # fmt: skip
+    )
     height = run.profile("linear_probe/height")
     for name in ("raw_input", "summary_statistics", "permuted_weights"):
         assert list(height.controls[name]["unit"].values) == list(height.data["unit"].values)
@@ -144,8 +159,13 @@ def test_controls_without_a_model_are_paired_with_the_samples_that_keep_tokens(t
 
 def test_controls_that_no_measure_reads_are_not_made(tmp_path: Path) -> None:
     run = dx.run(
-        tiny_image_encoder(), tiny_dataset(40, "image"), out=tmp_path / "run", measures="rankme", report=False, control_measures="all"
-    )  # fmt: skip
+        tiny_image_encoder(),
+        tiny_dataset(40, "image"),
+        out=tmp_path / "run",
+        measures="rankme",
+        report=False,
+        control_measures="all",
+    )
     assert {path.name for path in (run.path / "controls").iterdir()} >= {"fresh_weights", "permuted_weights"}
     assert not (run.path / "controls" / "raw_input").exists()
     assert "raw_input_kernel" not in run.skipped

@@ -205,9 +205,13 @@ def test_a_sample_that_cannot_be_prepared_is_named(tmp_path: Path, workers: int)
     series = [np.zeros(32, dtype=np.float32) for _ in range(10)]
     series[4] = np.zeros(12, dtype=np.float32)
     dataset = Dataset(
-        "odd", "series", series, [f"s{i}" for i in range(10)], ["train"] * 6 + ["val"] * 2 + ["test"] * 2,
+        "odd",
+        "series",
+        series,
+        [f"s{i}" for i in range(10)],
+        ["train"] * 6 + ["val"] * 2 + ["test"] * 2,
         {"y": Target("value", np.zeros(10))},
-    )  # fmt: skip
+    )
     with pytest.raises(DiagnosticsError, match=r"^Sample s4: it has shape \(12,\)"):
         extract(encoder, dataset, tmp_path / "run", planned(encoder, 10), workers=workers)
 

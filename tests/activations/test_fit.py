@@ -55,9 +55,14 @@ def test_what_does_not_fit_is_refused_by_every_command(
 def test_an_encoder_whose_example_has_channels_first_takes_such_images() -> None:
     encoder, whole = tiny_image_encoder(), tiny_dataset(20, "image")
     own = TorchEncoder(
-        "first", "image", encoder.module, encoder.taps, "norm", lambda image: torch.from_numpy(image).float(),
+        "first",
+        "image",
+        encoder.module,
+        encoder.taps,
+        "norm",
+        lambda image: torch.from_numpy(image).float(),
         np.zeros((3, 16, 16), np.uint8),
-    )  # fmt: skip
+    )
     turned = whole.samples.transpose(0, 3, 1, 2)
     data = Dataset("turned", "image", turned, whole.ids, list(whole.split), {"level": whole.targets["level"]})
     assert fit(own, data).taps == own.taps

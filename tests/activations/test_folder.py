@@ -164,9 +164,12 @@ def test_a_name_that_leads_out_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "mine").write_text("precious")
     folder = Folder(tmp_path / "run")
     calls: list[Callable[[], object]] = [
-        lambda: folder.get(name, 100), lambda: folder.put(name, b""), lambda: folder.put_new(name, b""),
-        lambda: folder.delete([name]), lambda: folder.append(name, 0, [b""]),
-    ]  # fmt: skip
+        lambda: folder.get(name, 100),
+        lambda: folder.put(name, b""),
+        lambda: folder.put_new(name, b""),
+        lambda: folder.delete([name]),
+        lambda: folder.append(name, 0, [b""]),
+    ]
     for call in calls:
         with pytest.raises((StrangeFileError, OSError)):
             call()
@@ -221,9 +224,13 @@ def test_a_file_is_read_to_its_stated_size_alone(run: Path) -> None:
 
 def test_what_a_run_does_not_list_stays_where_it_is(run: Path) -> None:
     mine = {
-        "NOTES.md": "read me", "results/remarks.txt": "odd", "controls/mine/zarr.json": "{}", "taps/norm/picture.png": "x",
-        "deep/er/file": "y", ".hidden.partial": "z",
-    }  # fmt: skip
+        "NOTES.md": "read me",
+        "results/remarks.txt": "odd",
+        "controls/mine/zarr.json": "{}",
+        "taps/norm/picture.png": "x",
+        "deep/er/file": "y",
+        ".hidden.partial": "z",
+    }
     for name, text in mine.items():
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_text(text)
@@ -231,8 +238,11 @@ def test_what_a_run_does_not_list_stays_where_it_is(run: Path) -> None:
     write_card(dx.open_run(run), run / "card.md")
     mine |= {name: (run / name).read_text() for name in ("card.md", "card.svg")}
     steps: list[dict[str, Any]] = [
-        {}, {"fresh": True}, {"fresh": True, "token_budget": 0, "controls": True}, {"fresh": True, "taps": ["blocks.0"]},
-    ]  # fmt: skip
+        {},
+        {"fresh": True},
+        {"fresh": True, "token_budget": 0, "controls": True},
+        {"fresh": True, "taps": ["blocks.0"]},
+    ]
     for options in steps:
         measured(run, "rankme", **options)
         assert {name: (run / name).read_text() for name in mine} == mine

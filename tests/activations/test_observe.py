@@ -260,9 +260,11 @@ def test_what_an_observation_gives_is_checked(tmp_path: Path) -> None:
     result = store.observed("means")
     assert list(result) == ["norm"]
     assert result.left_out == {
-        "embed": "it differs among batches", "blocks.0": "nothing was recorded", "blocks.1": "not there",
+        "embed": "it differs among batches",
+        "blocks.0": "nothing was recorded",
+        "blocks.1": "not there",
         "blocks.2": "nothing was recorded",
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("what", ["array", "chunk", "about", "byte"])
@@ -321,9 +323,11 @@ def test_another_live_measure_later_costs_its_own_pass_alone(tmp_path: Path) -> 
     dx.run(encoder, dataset, measures=["rankme"], **options)
     before = digests(tmp_path / "run" / "taps")
     for measures, passes in (
-        (["attention_distance"], 3), (["attention_distance", "attention_entropy"], 0), (["receptive_field"], 1),
+        (["attention_distance"], 3),
+        (["attention_distance", "attention_entropy"], 0),
+        (["receptive_field"], 1),
         (["attention_distance", "receptive_field", "global_token_mass"], 0),
-    ):  # fmt: skip
+    ):
         encoder.module.passes = 0
         run = dx.run(encoder, dataset, measures=measures, **options)
         assert encoder.module.passes == 1 + passes, "the example, and batches of at most 13"

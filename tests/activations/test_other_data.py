@@ -39,13 +39,22 @@ def swapped(values: list[str], first: str, second: str) -> list[str]:
     [
         ({"ids": [*DATA.ids[:-1], "another"]}, "2 of 31 samples are in one only, for example another"),
         ({"split": swapped(SPLIT, "train", "test")}, r"the splits differ in 2 samples \(\w+ is \w+ there, \w+ now\)"),
-        ({"groups": ["one", *DATA.ids[1:]]}, rf"the groups differ in 1 samples \({DATA.ids[0]} is {DATA.ids[0]} there, one now\)"),
-        ({"targets": target(level=DATA.targets["level"].values + (np.arange(30) == 3))}, rf"the values of the target level differ in 1 samples, for example {DATA.ids[3]}"),
+        (
+            {"groups": ["one", *DATA.ids[1:]]},
+            rf"the groups differ in 1 samples \({DATA.ids[0]} is {DATA.ids[0]} there, one now\)",
+        ),
+        (
+            {"targets": target(level=DATA.targets["level"].values + (np.arange(30) == 3))},
+            rf"the values of the target level differ in 1 samples, for example {DATA.ids[3]}",
+        ),
         ({"targets": {"level": DATA.targets["level"]}}, r"only one of them has the target \w+"),
-        ({"samples": DATA.samples + 1}, "under the same ids, what the samples themselves or their dense targets hold has changed"),
+        (
+            {"samples": DATA.samples + 1},
+            "under the same ids, what the samples themselves or their dense targets hold has changed",
+        ),
         ({"name": "other"}, "tiny-series there, other now"),
     ],
-)  # fmt: skip
+)
 def test_what_changed_is_said(changed: dict[str, Any], why: str, tmp_path: Path) -> None:
     options: dict[str, Any] = {"out": tmp_path / "run", "measures": "rankme", "controls": False, "report": False}
     dx.run(tiny_encoder(), DATA, **options)

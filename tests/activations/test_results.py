@@ -229,9 +229,16 @@ def test_results_are_stored_to_the_bit(path: Path) -> None:
         attrs={"measure": "odd", "gap": np.float64(0.1), "low": np.nan, "taps": ("a", "b"), "n": np.int64(3), "chance": None},
     )  # fmt: skip
     merge_results(
-        Store(path), {ENCODER: {"odd/x": data}, "fresh_weights": {"odd/x": data * 2}}, [], {"seed": 0}, measures=["odd"],
-        pairwise=(), controls=["fresh_weights"], order=["odd"], fresh=True,
-    )  # fmt: skip
+        Store(path),
+        {ENCODER: {"odd/x": data}, "fresh_weights": {"odd/x": data * 2}},
+        [],
+        {"seed": 0},
+        measures=["odd"],
+        pairwise=(),
+        controls=["fresh_weights"],
+        order=["odd"],
+        fresh=True,
+    )
     index = read_index(Store(path))
     assert index is not None
     stored = read_results(Store(path), index)
@@ -320,8 +327,14 @@ def test_what_a_run_did_not_write_among_its_results_is_not_read(path: Path) -> N
 def test_the_results_of_another_run_are_refused(path: Path, tmp_path: Path) -> None:
     """They were shown under this one's name; of the same activations they are as good."""
     other = dx.run(
-        tiny_encoder(seed=1), tiny_dataset(40), out=tmp_path / "other", measures="rankme", controls=False, report=False, **QUICK
-    )  # fmt: skip
+        tiny_encoder(seed=1),
+        tiny_dataset(40),
+        out=tmp_path / "other",
+        measures="rankme",
+        controls=False,
+        report=False,
+        **QUICK,
+    )
     shutil.rmtree(path / "results")
     shutil.copytree(other.path / "results", path / "results")
     shutil.copy(other.path / "results.json", path)
@@ -532,9 +545,14 @@ def test_what_cannot_be_probed_is_told_before_the_extraction(what: str, tmp_path
     events: list[Any] = []
     level = tiny_dataset(40).targets["level"]
     run = dx.run(
-        encoder, dataset(odd=target, level=level), out=tmp_path / "run", measures="linear_probe", controls=False,
-        report=False, watch=events.append,
-    )  # fmt: skip
+        encoder,
+        dataset(odd=target, level=level),
+        out=tmp_path / "run",
+        measures="linear_probe",
+        controls=False,
+        report=False,
+        watch=events.append,
+    )
     assert [p.target for p in run.profiles()] == ["level"]
     (cost,) = [event for event in events if isinstance(event, Cost)]
     assert reason.split()[0] in str(cost).splitlines()[0]

@@ -37,9 +37,13 @@ def stored(tmp_path: Path) -> Store:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    rows=st.integers(1, 5), tokens=st.integers(1, 9), features=st.integers(1, 4), block=st.integers(1, 9),
-    n=st.integers(1, 11), dtype=st.sampled_from(["float32", "float16"]),
-)  # fmt: skip
+    rows=st.integers(1, 5),
+    tokens=st.integers(1, 9),
+    features=st.integers(1, 4),
+    block=st.integers(1, 9),
+    n=st.integers(1, 11),
+    dtype=st.sampled_from(["float32", "float16"]),
+)
 def test_zarr_reads_shards_as_written(
     tmp_path_factory: pytest.TempPathFactory, rows: int, tokens: int, features: int, block: int, n: int, dtype: str
 ) -> None:
@@ -48,10 +52,15 @@ def test_zarr_reads_shards_as_written(
     folder = tmp_path_factory.mktemp("shard")
     owner = Folder(folder)
     array = zarr.create_array(
-        folder / "a", shape=values.shape, dtype=dtype, chunks=(rows, block, features),
-        shards=(rows, -(-tokens // block) * block, features), compressors=Crc32cCodec(), fill_value=np.nan,
+        folder / "a",
+        shape=values.shape,
+        dtype=dtype,
+        chunks=(rows, block, features),
+        shards=(rows, -(-tokens // block) * block, features),
+        compressors=Crc32cCodec(),
+        fill_value=np.nan,
         chunk_key_encoding={"name": "default", "separator": "."},
-    )  # fmt: skip
+    )
     layout = Layout("a", n, rows, tokens, features, block, dtype)
     buffer = ShardBuffer(layout)
     for shard in range(layout.shards):

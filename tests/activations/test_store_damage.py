@@ -234,8 +234,11 @@ def changed(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
 
 CHANGES: dict[str, Any] = {
     **{f"no {key}": changed(key, ...) for key in ("plan", "identity", "complete", "targets", "witness", "files")},
-    **{f"{key} is {value!r}": changed(key, value) for key in ("plan", "identity", "complete", "targets", "files")
-       for value in (None, 7, "text", [1])},
+    **{
+        f"{key} is {value!r}": changed(key, value)
+        for key in ("plan", "identity", "complete", "targets", "files")
+        for value in (None, 7, "text", [1])
+    },
     "samples 10**12": changed("plan.samples", 10**12),
     "samples and tokens 10**12": lambda attrs: attrs["plan"].update(samples=10**12, token_samples=10**12),
     "samples 1e3": changed("plan.samples", 1e3),
@@ -260,7 +263,7 @@ CHANGES: dict[str, Any] = {
     "a kind that nobody knows": changed("targets.level.kind", "colour"),
     "a grid elsewhere": changed("targets.height.grids", ["../4x4"]),
     "the identity of another": changed("identity.weights", "another"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CHANGES)

@@ -70,8 +70,11 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str
     (folder / "pytest.ini").write_text(f"[pytest]\npythonpath = {SUPPORT}\n", encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-rA", "-q", "-p", "no:cacheprovider", "-W", "error", "tests"],
-        cwd=folder, capture_output=True, text=True, env=os.environ | {"COLUMNS": "400"},
-    )  # fmt: skip
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"COLUMNS": "400"},
+    )
     assert done.returncode == 1, done.stdout + done.stderr
     lines: dict[str, dict[str, str]] = {}
     for line in done.stdout.splitlines():

@@ -250,9 +250,19 @@ def test_inspect_fracast() -> None:
 @pytest.mark.smoke
 def test_a_run_prints_one_json_object_and_writes_the_report(mine: Callable[[str], str], out: Path) -> None:
     status, printed, err = diagnose(
-        "run", mine("build"), "--data", mine("data"), "--out", out, "--no-controls", "--json",
-        "--measures", "linear_probe,rankme", "--taps", "embed",
-    )  # fmt: skip
+        "run",
+        mine("build"),
+        "--data",
+        mine("data"),
+        "--out",
+        out,
+        "--no-controls",
+        "--json",
+        "--measures",
+        "linear_probe,rankme",
+        "--taps",
+        "embed",
+    )
     assert status == 0
     assert len(printed.splitlines()) == 1
     assert len(err.splitlines()) == 1  # the cost
@@ -260,8 +270,10 @@ def test_a_run_prints_one_json_object_and_writes_the_report(mine: Callable[[str]
     assert result["run"] == str(out)
     assert result["n"] == {"train": 14, "val": 5, "test": 5}
     assert {(p["measure"], p["target"]) for p in result["profiles"]} == {
-        ("linear_probe", "kind"), ("linear_probe", "level"), ("rankme", None),
-    }  # fmt: skip
+        ("linear_probe", "kind"),
+        ("linear_probe", "level"),
+        ("rankme", None),
+    }
     assert all(p["taps"] == ["embed", "norm"] for p in result["profiles"])
     level = next(p for p in result["profiles"] if p["target"] == "level")
     assert level["score"][0] > 0.8  # planted linearly in the input, and the embedding is linear
@@ -377,8 +389,9 @@ def test_the_sample_that_gives_nan_is_named(mine: Callable[[str], str], out: Pat
 
 
 @pytest.mark.parametrize(
-    ("args", "near"), [(["run", "fracast", "--dat", "lorenz"], "--data"), (["lst"], "list"), (["run", "fracast"], "--data")]
-)  # fmt: skip
+    ("args", "near"),
+    [(["run", "fracast", "--dat", "lorenz"], "--data"), (["lst"], "list"), (["run", "fracast"], "--data")],
+)
 def test_a_mistyped_command_line_is_refused_with_what_is_near(args: list[str], near: str) -> None:
     status, out, err = diagnose(*args)
     assert (status, out) == (2, "")

@@ -154,8 +154,10 @@ def test_help_shows_commands_and_options_by_what_they_are_for() -> None:
 
 def completed(words: str) -> list[str]:
     environment = os.environ | {
-        "_DIAGNOSTICS_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1),
-    }  # fmt: skip
+        "_DIAGNOSTICS_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split()) - 1),
+    }
     done = subprocess.run(
         [sys.executable, "-m", "diagnostics"], capture_output=True, text=True, env=environment, check=False
     )

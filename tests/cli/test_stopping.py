@@ -118,9 +118,14 @@ class Command:
         options = {"preexec_fn": _heed_signals} | options
         self.process = subprocess.Popen(
             [sys.executable, "-m", "diagnostics", *arguments],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder, env=environment, start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=folder,
+            env=environment,
+            start_new_session=True,
             **options,
-        )  # fmt: skip
+        )
 
     def until(self, name: str) -> Command:
         """Waits for a file in the folder."""
@@ -327,10 +332,13 @@ def test_a_plugin_that_prints_or_interrupts_at_import_breaks_no_command(tmp_path
     errors = {row["name"]: row["error"] for row in json.loads(out)["plugins"] if row["version"] == "1.0"}
     assert errors == {"loud": "", "rude": "KeyboardInterrupt: go away", "gone": "SystemExit: 0"}
     assert set(err) == {
-        "a greeting", "past Python", "of a child", "of a hook",
+        "a greeting",
+        "past Python",
+        "of a child",
+        "of a hook",
         "diagnostics: plugin rude 1.0 could not be loaded (KeyboardInterrupt: go away); the others work.",
         "diagnostics: plugin gone 1.0 could not be loaded (SystemExit: 0); the others work.",
-    }  # fmt: skip
+    }
 
 
 def test_the_installed_command_is_that_process() -> None:

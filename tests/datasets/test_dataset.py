@@ -102,9 +102,14 @@ def test_samples_by_index_and_counts() -> None:
 
 
 INDICES: list[Any] = [
-    slice(1, 3), slice(None, None, -1), slice(-2, None), np.array([True, False, True, False]), [True, False, False, True],
-    [3, -1, 0], np.array([], dtype=int),
-]  # fmt: skip
+    slice(1, 3),
+    slice(None, None, -1),
+    slice(-2, None),
+    np.array([True, False, True, False]),
+    [True, False, False, True],
+    [3, -1, 0],
+    np.array([], dtype=int),
+]
 
 
 @pytest.mark.parametrize("kind", ["array", "list", "lazy"])
@@ -223,9 +228,18 @@ def exchanged_samples(data: Dataset) -> None:
 
 
 CHANGES = [
-    one_value, one_id, one_split, one_group, one_label, one_place, target_name, target_kind, class_name,
-    dtype_of_samples, exchanged_samples,
-]  # fmt: skip
+    one_value,
+    one_id,
+    one_split,
+    one_group,
+    one_label,
+    one_place,
+    target_name,
+    target_kind,
+    class_name,
+    dtype_of_samples,
+    exchanged_samples,
+]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)

@@ -21,10 +21,17 @@ def many(n: int = 400, train: int = 300) -> dx.Dataset:
     split += ["test"] * (n - len(split))
     numbers = np.arange(n, dtype=float)
     return dx.Dataset(
-        "many", "series", numbers[:, None], [f"s{i}" for i in range(n)], split,
+        "many",
+        "series",
+        numbers[:, None],
+        [f"s{i}" for i in range(n)],
+        split,
         {"rare": dx.Target("label", label), "number": dx.Target("future", numbers, naive=-numbers)},
-        groups=[f"g{i // 2}" for i in range(n)], about="about", rate=2.0, ragged=True,
-    )  # fmt: skip
+        groups=[f"g{i // 2}" for i in range(n)],
+        about="about",
+        rate=2.0,
+        ragged=True,
+    )
 
 
 def test_samples_keep_their_ids_answers_and_groups() -> None:

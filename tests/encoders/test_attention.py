@@ -174,10 +174,15 @@ class Trunk(nn.Module):
 def encoder(*blocks: nn.Module, prefix: int = 0, taps: list[Tap] | None = None, forward: Any = None) -> TorchEncoder:
     grid = Grid((TOKENS - prefix,), ("t",), prefix)
     return TorchEncoder(
-        "model", "series", Trunk(list(blocks)),
-        taps or stack_taps("blocks", len(blocks), WIDTH, grid, norm="norm"), "blocks.0",
-        lambda sample: torch.from_numpy(sample), np.zeros((TOKENS, WIDTH), np.float32), forward=forward,
-    )  # fmt: skip
+        "model",
+        "series",
+        Trunk(list(blocks)),
+        taps or stack_taps("blocks", len(blocks), WIDTH, grid, norm="norm"),
+        "blocks.0",
+        lambda sample: torch.from_numpy(sample),
+        np.zeros((TOKENS, WIDTH), np.float32),
+        forward=forward,
+    )
 
 
 def self_attention(kind: str, seed: int = 0) -> SelfAttention:
@@ -193,8 +198,16 @@ def batch(n: int = 4, seed: int = 1) -> Tensor:
 
 
 KINDS = [
-    "plain", "gqa", "causal", "banned", "biased", "overwritten", "eager", "eager_copied", "eager_folded",
-]  # fmt: skip
+    "plain",
+    "gqa",
+    "causal",
+    "banned",
+    "biased",
+    "overwritten",
+    "eager",
+    "eager_copied",
+    "eager_folded",
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -208,8 +221,9 @@ def test_it_is_the_models_own(kind: str) -> None:
     # The two blocks differ, so none is another's.
     assert not torch.allclose(captured["blocks.0"], captured["blocks.1"], atol=1e-2)
     assert captured.left_out == {
-        "embed": "read before a module, so it has no attention of its own", "norm": "no attention inside",
-    }  # fmt: skip
+        "embed": "read before a module, so it has no attention of its own",
+        "norm": "no attention inside",
+    }
 
 
 @pytest.mark.parametrize("need_weights", [True, False])
@@ -304,9 +318,14 @@ def test_attention_among_as_many_features_as_tokens_is_not_taken_for_theirs(kind
     width = 2 * TOKENS
     tap = Tap("block", 1.0, "trunk", width, Grid((TOKENS,), ("t",)), Site("0"))
     model = TorchEncoder(
-        "model", "series", nn.Sequential(SelfAttention(kind, width, heads=2)), [tap], "block",
-        lambda sample: torch.from_numpy(sample), np.zeros((TOKENS, width), np.float32),
-    )  # fmt: skip
+        "model",
+        "series",
+        nn.Sequential(SelfAttention(kind, width, heads=2)),
+        [tap],
+        "block",
+        lambda sample: torch.from_numpy(sample),
+        np.zeros((TOKENS, width), np.float32),
+    )
     x = torch.randn(4, TOKENS, width, generator=torch.Generator().manual_seed(1))
     if not kind.startswith("features"):
         np.testing.assert_allclose(model.attention(x)["block"], oracle(model.module[0]), atol=1e-5)
@@ -449,9 +468,14 @@ def test_a_head_that_attends_to_its_right_neighbour() -> None:
 
 @pytest.mark.parametrize(
     ("name", "size", "prefix"),
-    [("vit_tiny_patch16_224", 64, 1), ("eva02_tiny_patch14_224", 56, 1), ("test_vit4", 64, 1), ("test_vit_relpos", 32, 0),
-     ("vit_small_patch14_reg4_dinov2.lvd142m", 56, 5)],
-)  # fmt: skip
+    [
+        ("vit_tiny_patch16_224", 64, 1),
+        ("eva02_tiny_patch14_224", 56, 1),
+        ("test_vit4", 64, 1),
+        ("test_vit_relpos", 32, 0),
+        ("vit_small_patch14_reg4_dinov2.lvd142m", 56, 5),
+    ],
+)
 def test_timms_fused_attention_equals_its_own_without_fusing(name: str, size: int, prefix: int) -> None:
     """With q/k norms, rotary embeddings, relative positions, class token and registers."""
     pytest.importorskip("timm", reason="needs timm")

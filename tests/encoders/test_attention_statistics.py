@@ -35,7 +35,14 @@ def case(seed: int, loud: float = 1.0, masks: bool = True) -> tuple[FusedCall, T
     own = prefix + math.prod(grid)
     padding, trailing = (choose.choice([0, 3]), choose.choice([0, 2]))
     order = tuple(torch.randperm(own, generator=draw).tolist()) if seed % 2 else ()
-    tap = Tap("a", 1, "trunk", 8, Grid(grid, tuple("tyx"[: len(grid)]), prefix), Site("m", padding=padding, trailing=trailing, order=order))  # fmt: skip
+    tap = Tap(
+        "a",
+        1,
+        "trunk",
+        8,
+        Grid(grid, tuple("tyx"[: len(grid)]), prefix),
+        Site("m", padding=padding, trailing=trailing, order=order),
+    )
     tokens = own + padding + trailing
     q, k, v = (torch.randn(2, n, tokens, width, generator=draw) for n in (heads, of_keys, of_keys))
     kind = ("none", "causal", "bool", "bias")[seed % (4 if masks else 2)]
@@ -281,8 +288,9 @@ def test_triton_gives_what_the_matrix_gives() -> None:
     pytest.importorskip("triton", reason="needs triton (dependency group `kernels`)")
     here = Path(__file__).parent
     environment = os.environ | {
-        "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join([str(here), *sys.path]),
-    }  # fmt: skip
+        "TRITON_INTERPRET": "1",
+        "PYTHONPATH": os.pathsep.join([str(here), *sys.path]),
+    }
     done = subprocess.run([sys.executable, "-c", INTERPRETED], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
 

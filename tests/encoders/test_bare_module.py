@@ -148,18 +148,28 @@ def test_weights_of_less_precision_get_input_of_theirs() -> None:
 @pytest.mark.parametrize(
     ("module", "modality", "sample", "more", "sentence"),
     [
-        (nn.Sequential(nn.Flatten(), nn.Linear(768, 4)), "image", np.zeros((16, 16, 3)), {},
-         "no stack of blocks .* declare its taps .* as taps= of a diagnostics.TorchEncoder"),
+        (
+            nn.Sequential(nn.Flatten(), nn.Linear(768, 4)),
+            "image",
+            np.zeros((16, 16, 3)),
+            {},
+            "no stack of blocks .* declare its taps .* as taps= of a diagnostics.TorchEncoder",
+        ),
         (tiny_image_encoder().module, "text", np.array("a"), {}, r"TorchEncoder\(name, 'text', module, preprocess="),
-        (tiny_image_encoder().module, "image", np.zeros((3, 5, 1)), {},
-         r"\[2, 1, 3, 5\] .* or \[2, 3, 3, 5\] .*: give the size="),
+        (
+            tiny_image_encoder().module,
+            "image",
+            np.zeros((3, 5, 1)),
+            {},
+            r"\[2, 1, 3, 5\] .* or \[2, 3, 3, 5\] .*: give the size=",
+        ),
         (tiny_image_encoder().module, "image", np.zeros((16, 16, 3)), {"std": 0}, "0 cannot be a std"),
         (tiny_image_encoder().module, "image", np.zeros((16, 16, 3)), {"mean": [[1]]}, "cannot be a mean"),
         (tiny_image_encoder().module, "image", np.zeros((16, 16, 3)), {"mean": (1, 2)}, "2 numbers for 3 channel"),
         (tiny_image_encoder().module, "image", np.zeros((16, 16, 3)), {"size": 0}, "size=0"),
         (tiny_encoder().module, "series", np.zeros(LENGTH), {"std": (1, 2)}, "2 numbers for 1 channel"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_known_is_refused(
     module: nn.Module, modality: Any, sample: np.ndarray, more: dict[str, Any], sentence: str
 ) -> None:

@@ -35,9 +35,14 @@ def encoder(fused: bool) -> TorchEncoder:
     trunk = nn.Module()
     trunk.blocks = nn.ModuleList([Block(fused), Block(fused)])
     return TorchEncoder(
-        "mine", "series", trunk, taps, preprocess=lambda x: torch.as_tensor(x).float().reshape(8, 4),
-        example=torch.linspace(-1, 1, 32).numpy(), forward=lambda trunk, x: trunk.blocks[1](trunk.blocks[0](x)),
-    )  # fmt: skip
+        "mine",
+        "series",
+        trunk,
+        taps,
+        preprocess=lambda x: torch.as_tensor(x).float().reshape(8, 4),
+        example=torch.linspace(-1, 1, 32).numpy(),
+        forward=lambda trunk, x: trunk.blocks[1](trunk.blocks[0](x)),
+    )
 
 
 @pytest.mark.parametrize("fused", [True, False])

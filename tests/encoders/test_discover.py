@@ -163,8 +163,9 @@ class Steps(nn.Module):
 def test_convolutions_over_time() -> None:
     discovered = discover(Steps(), images(2, 48), "mine", {"t": 48})
     assert [(tap.site.layout, str(tap.grid), tap.features) for tap in discovered.taps] == [
-        ("channels_first", "48 t", 1), *[("channels_first", "24 t", 24)] * 3,
-    ]  # fmt: skip
+        ("channels_first", "48 t", 1),
+        *[("channels_first", "24 t", 24)] * 3,
+    ]
 
 
 class Turns(nn.Module):
@@ -459,8 +460,10 @@ def test_a_head_for_each_token_is_no_end_of_the_trunk() -> None:
     module = Variously(
         lambda self, x: self.stem(x[..., None]),
         lambda self, x: self.lm_head(self.norm(x)),
-        stem=nn.Linear(1, 12), norm=nn.LayerNorm(12), lm_head=nn.Linear(12, 30),
-    )  # fmt: skip
+        stem=nn.Linear(1, 12),
+        norm=nn.LayerNorm(12),
+        lm_head=nn.Linear(12, 30),
+    )
     discovered = discover(module, images(2, 64), "mine", {"t": 64})
     assert discovered.output_tap == "norm" and [tap.name for tap in discovered.taps][-2:] == ["norm", "lm_head"]
     assert [tap.part for tap in discovered.taps][-2:] == ["trunk", "head"]
@@ -470,8 +473,10 @@ def test_a_head_that_shares_a_norm_with_the_trunk() -> None:
     module = Variously(
         lambda self, x: self.stem(x[..., None]),
         lambda self, x: self.norm(self.proj(self.norm(x).mean(1))),
-        stem=nn.Linear(1, 12), norm=nn.LayerNorm(12), proj=nn.Linear(12, 12),
-    )  # fmt: skip
+        stem=nn.Linear(1, 12),
+        norm=nn.LayerNorm(12),
+        proj=nn.Linear(12, 12),
+    )
     batch = images(2, 64)
     discovered = discover(module, batch, "mine", {"t": 64})
     assert [tap.name for tap in discovered.taps][-4:] == ["norm.0", "pooled", "proj", "norm.1"]
@@ -570,8 +575,10 @@ def test_choices_in_integers_are_no_activations(stacked: bool) -> None:
     module = Variously(
         lambda self, x: self.stem(x[..., None]),
         lambda self, x: self.choose(self.proj(x))[..., None].expand(-1, -1, 12 if stacked else 1),
-        stem=nn.Linear(1, 12), proj=nn.Linear(12, 8), choose=Chooser(8),
-    )  # fmt: skip
+        stem=nn.Linear(1, 12),
+        proj=nn.Linear(12, 8),
+        choose=Chooser(8),
+    )
     discovered = discover(module, images(2, 64), "mine", {"t": 64})
     assert [tap.name for tap in discovered.taps] == ["embed", *[f"blocks.{i}" for i in range(3)], "proj"]
     assert discovered.output_tap == "blocks.2"

@@ -146,9 +146,19 @@ def test_the_cell_of_a_frame_lies_around_it(frames: int, count: int, sampler: st
 
 @pytest.mark.parametrize(
     ("frames", "count", "sampler"),
-    [(16, 8, "floor"), (16, 4, "floor"), (24, 4, "floor"), (64, 8, "floor"), (15, 5, "floor"), (8, 8, "floor"),
-     (15, 8, "endpoints"), (29, 8, "endpoints"), (22, 8, "endpoints"), (8, 8, "endpoints")],
-)  # fmt: skip
+    [
+        (16, 8, "floor"),
+        (16, 4, "floor"),
+        (24, 4, "floor"),
+        (64, 8, "floor"),
+        (15, 5, "floor"),
+        (8, 8, "floor"),
+        (15, 8, "endpoints"),
+        (29, 8, "endpoints"),
+        (22, 8, "endpoints"),
+        (8, 8, "endpoints"),
+    ],
+)
 def test_masks_of_a_cell_are_those_of_the_frame_that_is_seen(frames: int, count: int, sampler: str) -> None:
     video = frames_of(image_encoder(), count, sampler)
     masks = np.broadcast_to(np.arange(frames)[:, None, None], (1, frames, SIDE, SIDE))
@@ -238,9 +248,13 @@ def test_a_run_over_videos_reads_dense_targets_where_the_frames_are(tmp_path: An
     target = Target("token_value", bright, units="brightness")
     data = Dataset("clips", "video", samples, ids, split=list(split_groups(ids, 0)), targets={"bright": target})
     captured = run(
-        frames_of(image_encoder(), 8), data, measures=["linear_probe"], controls=False, report=False,
+        frames_of(image_encoder(), 8),
+        data,
+        measures=["linear_probe"],
+        controls=False,
+        report=False,
         out=tmp_path / "run",
-    )  # fmt: skip
+    )
     profile = captured.profile("linear_probe/bright")
     scores = dict(zip(profile.taps, profile.data["score"].values, strict=True))
     # A patch's brightness is in its token, of the very frames that its cell covers.

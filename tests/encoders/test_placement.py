@@ -198,7 +198,10 @@ def test_a_right_grid_is_right_in_every_cell(make: Callable[[], TorchEncoder]) -
 
 
 WRONG = {
-    "transposed": (lambda: images(5, 4, raster((5, 4), (1, 0))), "tokens lie in the order x, y (last fastest), not y, x"),
+    "transposed": (
+        lambda: images(5, 4, raster((5, 4), (1, 0))),
+        "tokens lie in the order x, y (last fastest), not y, x",
+    ),
     "transposed, square": (lambda: images(4, 4, raster((4, 4), (1, 0))), "in the order x, y"),
     "transposed, two by two": (lambda: images(2, 2, raster((2, 2), (1, 0))), "in the order x, y"),
     "upside down": (
@@ -225,7 +228,7 @@ WRONG = {
     "two swapped": (lambda: images(4, 5, [0, 1, 3, 2, *range(4, 20)]), "2 cells changed another token than declared"),
     "steps backwards": (lambda: series(40, 1, range(39, -1, -1)), "t runs backwards"),
     "text backwards": (lambda: texts(0, range(11, -1, -1)), "t runs backwards"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("make", "message"), WRONG.values(), ids=WRONG)
@@ -525,9 +528,14 @@ def test_timesformer_of_transformers_is_found_to_be_patch_major() -> None:
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     config = transformers.TimesformerConfig(
-        image_size=32, patch_size=8, num_frames=3, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        image_size=32,
+        patch_size=8,
+        num_frames=3,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
         intermediate_size=16,
-    )  # fmt: skip
+    )
     model = transformers.TimesformerModel(config)
 
     def encoder(order: tuple[int, ...] = ()) -> TorchEncoder:
@@ -564,7 +572,12 @@ def test_a_special_token_at_the_end_of_overlapping_windows_is_a_shift(last: bool
         Tap("block", 1.0, "trunk", 24, grid, Site("block")),
     ]
     encoder = TorchEncoder(
-        "windows", "series", Windows(), taps, "block", lambda s: torch.as_tensor(s, dtype=torch.float32),
+        "windows",
+        "series",
+        Windows(),
+        taps,
+        "block",
+        lambda s: torch.as_tensor(s, dtype=torch.float32),
         np.random.default_rng(0).standard_normal(512),
-    )  # fmt: skip
+    )
     assert verify_grid(encoder).right is not last

@@ -114,9 +114,14 @@ def trunk(block: nn.Module, tokens: int = 32, after: int = 32) -> TorchEncoder:
         Tap("out", 1.0, "trunk", 16, Grid((after,), ("t",)), Site("blocks.0", layout="channels_first")),
     ]
     return TorchEncoder(
-        "trunk", "series", module, taps, "out", lambda s: torch.as_tensor(s, dtype=torch.float32)[None],
+        "trunk",
+        "series",
+        module,
+        taps,
+        "out",
+        lambda s: torch.as_tensor(s, dtype=torch.float32)[None],
         np.random.default_rng(0).standard_normal(4 * tokens).astype(np.float32),
-    )  # fmt: skip
+    )
 
 
 class Mixed(nn.Module):

@@ -50,10 +50,20 @@ class Reduced:
 def written(path: str | Path, skeleton: str, **changes: Any) -> Path:
     """A file of the form that `save_encoder` writes, with this skeleton."""
     about: dict[str, Any] = {
-        "name": "x", "modality": "series", "skeleton": skeleton, "configuration": "", "cut": None, "absent": [],
-        "taps": ["norm"], "output_tap": "norm", "prepared": {"": [[1], 0.0, 1.0]}, "sha256": "", "lineage": {},
-        "files": {}, "format": 1,
-    }  # fmt: skip
+        "name": "x",
+        "modality": "series",
+        "skeleton": skeleton,
+        "configuration": "",
+        "cut": None,
+        "absent": [],
+        "taps": ["norm"],
+        "output_tap": "norm",
+        "prepared": {"": [[1], 0.0, 1.0]},
+        "sha256": "",
+        "lineage": {},
+        "files": {},
+        "format": 1,
+    }
     text = changes.pop("text", None) or json.dumps(about | changes)
     save_file({"weight": torch.zeros(2)}, path, metadata={"diagnostics": text})
     return Path(path)
@@ -82,9 +92,15 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 VIT = {
-    "model_type": "vit", "architectures": ["ViTModel"], "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
-    "intermediate_size": 32, "image_size": 32, "patch_size": 8,
-}  # fmt: skip
+    "model_type": "vit",
+    "architectures": ["ViTModel"],
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "image_size": 32,
+    "patch_size": 8,
+}
 AUTO = {"auto_map": dict.fromkeys(("AutoConfig", "AutoModel", "AutoImageProcessor"), "evil.Config")}
 
 
@@ -128,7 +144,10 @@ HOSTILE: dict[str, tuple[Callable[[Path], tuple[str, dict[str, Any]]], str]] = {
     "with a zero byte": (lambda p: (f"{p}/evil.py\0:build", {}), "Unknown encoder"),
     "in a base": (lambda p: (nested(f"{p}/evil.py:build", 1), {}), "evil.py"),
     "in a base of a base": (lambda p: (nested(f"{p}/evil.py:build", 3), {}), "evil.py"),
-    "percent-encoded": (lambda p: ("aligned?base=" + "".join(f"%{ord(c):02x}" for c in "evil.py:build"), {}), "evil.py"),
+    "percent-encoded": (
+        lambda p: ("aligned?base=" + "".join(f"%{ord(c):02x}" for c in "evil.py:build"), {}),
+        "evil.py",
+    ),
     "in another file": (lambda p: ("inner.safetensors", {}), "evil.py"),
     "in another file that asks for trust": (lambda p: ("inner.safetensors?trust_code=true", {}), "trust_code"),
     "in the file of a base": (lambda p: (nested("inner.safetensors", 2), {}), "evil.py"),
@@ -146,7 +165,8 @@ HOSTILE: dict[str, tuple[Callable[[Path], tuple[str, dict[str, Any]]], str]] = {
     ),
     "a kernel of the hub": (
         lambda p: (
-            "hf:{files}?pretrained=false", travelling(config__json=json.dumps(VIT | {"attn_implementation": "evil/kernel"}))
+            "hf:{files}?pretrained=false",
+            travelling(config__json=json.dumps(VIT | {"attn_implementation": "evil/kernel"})),
         ),
         "evil/kernel",
     ),
@@ -163,29 +183,32 @@ HOSTILE: dict[str, tuple[Callable[[Path], tuple[str, dict[str, Any]]], str]] = {
     "many frames": (lambda p: (f"pe-video:core-t16-384?pretrained=false&img_size=32&frames={LARGE}", {}), LARGE),
     "a million layers": (
         lambda p: (
-            "hf:{files}?pretrained=false", travelling(config__json=json.dumps(VIT | {"num_hidden_layers": 10**6}))
+            "hf:{files}?pretrained=false",
+            travelling(config__json=json.dumps(VIT | {"num_hidden_layers": 10**6})),
         ),
         "20,000 parameters",
     ),
     "a matrix without end": (
-        lambda p: (
-            "hf:{files}?pretrained=false", travelling(config__json=json.dumps(VIT | {"hidden_size": 10**6}))
-        ),
+        lambda p: ("hf:{files}?pretrained=false", travelling(config__json=json.dumps(VIT | {"hidden_size": 10**6}))),
         "transformers cannot build",
     ),
     "a large image, travelling": (
-        lambda p: ("hf:{files}?pretrained=false&size=10000000", travelling(config__json=json.dumps(VIT))), "size=10000000",
+        lambda p: ("hf:{files}?pretrained=false&size=10000000", travelling(config__json=json.dumps(VIT))),
+        "size=10000000",
     ),
     "names within names": (lambda p: (nested("fracast", 40), {}), f"more than {DEEPEST} names"),
     "itself": (lambda p: (f"{p}/x.safetensors", {}), "names itself"),
     "itself, by another name": (lambda p: ("folder/./x.safetensors", {}), "names itself"),
     "itself, in a base": (lambda p: (nested("x.safetensors", 1), {}), "names itself"),
-    "a key twice": (lambda p: ("", {"text": '{"format": 1, "skeleton": "fracast", "skeleton": "evil.py:build"}'}), "twice"),
+    "a key twice": (
+        lambda p: ("", {"text": '{"format": 1, "skeleton": "fracast", "skeleton": "evil.py:build"}'}),
+        "twice",
+    ),
     "mappings without end": (lambda p: ("", {"text": '{"a":' * 200_000 + "1" + "}" * 200_000}), "damaged"),
     "modules that are none": (lambda p: ("x", {"absent": [3]}), "absent are no names"),
     "taps that are none": (lambda p: ("x", {"taps": [["norm"]]}), "taps are no names"),
     "odd spread": (lambda p: ("x", {"prepared": {"": [[1], "a", None]}}), "no shape, mean and spread"),
-}  # fmt: skip
+}
 
 
 OF_A_HUB = {
@@ -288,10 +311,16 @@ def _taught(path: str, trust_code: bool = False) -> Any:
     teacher = f"{path}:blocks.1"
     return align_tap(
         TapJob(
-            encoder="mine.py:build", to="blocks.0", data="mine.py:data", steps=0, batch=2, out=Path("ta"),
-            teacher=(teacher,), trust_code=trust_code,
+            encoder="mine.py:build",
+            to="blocks.0",
+            data="mine.py:data",
+            steps=0,
+            batch=2,
+            out=Path("ta"),
+            teacher=(teacher,),
+            trust_code=trust_code,
         )
-    )  # fmt: skip
+    )
 
 
 WAYS: dict[str, Callable[..., Any]] = {

@@ -108,8 +108,15 @@ KNOWS_NAN = {"compare_rdms", "depth_metrics", "corloc", "box_iou", "knn_weights"
 
 # Most read their arrays with one function, of which cka stands for all; the others look by themselves.
 LOOK_THEMSELVES = (
-    "cka", "attentive", "dense_classification", "leave_one_out", "linear_predictability", "mase", "ridge", "straightness",
-)  # fmt: skip
+    "cka",
+    "attentive",
+    "dense_classification",
+    "leave_one_out",
+    "linear_predictability",
+    "mase",
+    "ridge",
+    "straightness",
+)
 
 
 @pytest.mark.parametrize(

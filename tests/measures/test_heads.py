@@ -149,9 +149,11 @@ def test_no_value_is_nan_and_bad_input_is_said() -> None:
     empty = np.zeros((2, 4, 4))
     empty[1] = 0.25
     for result in (
-        attention_distance(empty, (2, 2)), attention_entropy(empty), global_token_mass(empty, 1).prefix,
+        attention_distance(empty, (2, 2)),
+        attention_entropy(empty),
+        global_token_mass(empty, 1).prefix,
         global_token_mass(empty, 1).top_key,
-    ):  # fmt: skip
+    ):
         assert np.isnan(result[0]) and np.isfinite(result[1])
     with pytest.raises(DiagnosticsError, match=r"\(1, 5, 5\) is not among the 4 cells .* prefix tokens left out"):
         attention_distance(np.full((1, 5, 5), 0.2), (2, 2))
@@ -183,9 +185,12 @@ def recorded(distance: Any, seed: int = 0, n: int = 12) -> np.ndarray:
 def activations(observed: Any, prefix: int = 1, **options: Any) -> MemoryActivations:
     tokens = np.zeros((12, 9 + prefix, 2))
     return MemoryActivations(
-        {"embed": tokens, "a": tokens, "b": tokens}, dict.fromkeys(("embed", "a", "b"), (3, 3)), prefix=prefix,
-        observed={"attention": observed}, **options,
-    )  # fmt: skip
+        {"embed": tokens, "a": tokens, "b": tokens},
+        dict.fromkeys(("embed", "a", "b"), (3, 3)),
+        prefix=prefix,
+        observed={"attention": observed},
+        **options,
+    )
 
 
 def test_the_measure_reads_what_was_recorded() -> None:

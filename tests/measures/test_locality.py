@@ -89,8 +89,11 @@ def test_tokens_without_direction_are_left_out():
     tokens[4] = 0
     result = self_similarity(tokens, (12,))
     kept = [i for i in range(12) if i != 4]
-    near = [tokens[i] @ tokens[i + 1] / np.linalg.norm(tokens[i]) / np.linalg.norm(tokens[i + 1])
-            for i in range(11) if i in kept and i + 1 in kept]  # fmt: skip
+    near = [
+        tokens[i] @ tokens[i + 1] / np.linalg.norm(tokens[i]) / np.linalg.norm(tokens[i + 1])
+        for i in range(11)
+        if i in kept and i + 1 in kept
+    ]
     assert result.curve[0] == pytest.approx(np.mean(near), abs=1e-12)
     unit = np.delete(tokens, 4, axis=0) / np.linalg.norm(np.delete(tokens, 4, axis=0), axis=1, keepdims=True)
     assert result.rmsc == pytest.approx(np.sqrt(unit.var(axis=0).sum()), abs=1e-12)

@@ -282,9 +282,11 @@ def test_torch_or_numpy_in_blocks_of_any_size_and_nothing_is_changed(monkeypatch
 
     def all_three(given):
         return (
-            morans_i(given, (4, 5)), neighbour_consistency(given, (4, 5)), outlier_tokens(given, (4, 5)).cosine_rest,
+            morans_i(given, (4, 5)),
+            neighbour_consistency(given, (4, 5)),
+            outlier_tokens(given, (4, 5)).cosine_rest,
             outlier_tokens(given, (4, 5)).mask,
-        )  # fmt: skip
+        )
 
     expected = all_three(tokens)
     monkeypatch.setattr(blocks, "_MOST", 100)

@@ -244,8 +244,9 @@ def test_leaving_out_rows_would_prefer_a_tap_that_knows_the_group_alone() -> Non
         code = rng.normal(size=(40, 60))[group] + 0.1 * rng.normal(size=(200, 60))
         data = activations(
             {"code": code, "real": y[:, None] + 5 * rng.normal(size=(200, 60))},
-            group, split_of(group, seed),
-        )  # fmt: skip
+            group,
+            split_of(group, seed),
+        )
         rows = fit_rows(data)
         for left_out, units in (("group", rows.unit_of_fit), ("row", np.arange(len(rows.fit)))):
             wanted = y[rows.fit][:, None]

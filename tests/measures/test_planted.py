@@ -236,8 +236,13 @@ def series(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_nothing_is_left_out_but_for_a_reason(images: Run) -> None:
     # No tap has a hundred directions, so alpha_req has no value anywhere.
     assert set(images.skipped) == {
-        "straightness", "linear_predictability", "label_propagation/object", "alpha_req", "kernel_probe/kind", "kernel_probe/value"
-    }  # fmt: skip
+        "straightness",
+        "linear_predictability",
+        "label_propagation/object",
+        "alpha_req",
+        "kernel_probe/kind",
+        "kernel_probe/value",
+    }
     assert "no tap has a value" in images.skipped["alpha_req"] and "23 eigenvalues" in images.skipped["alpha_req"]
     profiles = {f"{p.measure}/{p.target}" if p.target else p.measure for p in images.profiles()}
     assert profiles <= set(EXPECTED)

@@ -622,9 +622,7 @@ def test_knn_equals_brute_force():
     bank[10] = 0
     votes = knn_votes(bank, labels, queries, (1, 7, 500))
     for q in (0, 511, 512, 1099):
-        similar = [
-            b @ queries[q] / np.linalg.norm(b) / np.linalg.norm(queries[q]) if b.any() else 0.0 for b in bank
-        ]  # fmt: skip
+        similar = [b @ queries[q] / np.linalg.norm(b) / np.linalg.norm(queries[q]) if b.any() else 0.0 for b in bank]
         order = sorted(range(150), key=lambda i: -similar[i])
         for i, k in enumerate((1, 7, 150)):
             weights = np.exp([similar[j] / 0.07 for j in order[:k]])

@@ -82,8 +82,11 @@ def test_plain_function_finds_classes_and_values():
     assert (result == labels[400:] * 10 + 3).mean() > 0.8
     np.testing.assert_array_equal(x, before)
     np.testing.assert_array_equal(
-        attentive_function(torch.from_numpy(x[:400]), torch.from_numpy(labels[:400] * 10 + 3), x[400:], setting=(3e-2, 1e-2)), result
-    )  # fmt: skip
+        attentive_function(
+            torch.from_numpy(x[:400]), torch.from_numpy(labels[:400] * 10 + 3), x[400:], setting=(3e-2, 1e-2)
+        ),
+        result,
+    )
     value = x[:, :, 2].mean(axis=1) * 50 + 7
     guess = attentive_function(x[:400], value[:400], x[400:])
     assert guess.shape == (100,)

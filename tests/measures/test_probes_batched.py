@@ -110,11 +110,11 @@ def test_plain_functions_make_nothing_on_another_device(name):
 def test_logistic_does_not_depend_on_scale_and_shift_of_features(seed, scale, shift):
     (x,), labels = taps(60, (5,), seed=seed)
     one, other = (
-        LogisticRows(torch.from_numpy(a)[None], labels, exact=True).fit([[0.01]], tolerance=1e-8).scores(
-            torch.from_numpy(a)[None]
-        )
+        LogisticRows(torch.from_numpy(a)[None], labels, exact=True)
+        .fit([[0.01]], tolerance=1e-8)
+        .scores(torch.from_numpy(a)[None])
         for a in (x, x * scale + shift * max(1, scale))
-    )  # fmt: skip
+    )
     np.testing.assert_allclose(other.softmax(2), one.softmax(2), atol=1e-5)
 
 

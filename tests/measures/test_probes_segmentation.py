@@ -266,7 +266,12 @@ def test_the_score_is_the_mean_iou_of_all_test_tokens():
         np.testing.assert_array_equal(result.loss.sel(unit=unit)[0], either - np.diag(both))
     drawn = resample_counts(len(result.unit), 0, 5)
     for weights, value in zip(drawn, scores(result.loss.values, result.reference_loss.values, drawn), strict=True):
-        rows = np.concatenate([np.flatnonzero(groups == u).repeat(w) for u, w in zip(result.unit.values, weights.astype(int), strict=True)])  # fmt: skip
+        rows = np.concatenate(
+            [
+                np.flatnonzero(groups == u).repeat(w)
+                for u, w in zip(result.unit.values, weights.astype(int), strict=True)
+            ]
+        )
         seen = labels[rows] >= 0
         expected = jaccard_score(labels[rows][seen], alone.prediction[rows][seen], average="macro")
         assert value.item() == pytest.approx(expected)

@@ -42,12 +42,20 @@ def kernels_from_few_samples() -> Iterator[None]:
 
 # Plain functions by what a shift of all samples does to them; those that are measures say it themselves.
 CENTRED = {name for name, measure in READ_FEATURES.items() if name in FUNCTIONS and "shift" in measure.invariant_to} | {
-    "hsic", "canonical_correlations", "rdm", "distinct_samples", "dense_classification",
-}  # fmt: skip
+    "hsic",
+    "canonical_correlations",
+    "rdm",
+    "distinct_samples",
+    "dense_classification",
+}
 # Defined on features as they are (norms, directions, uncentred singular values), or on each sample's own features.
 UNCENTRED = {name for name in READ_FEATURES if name in FUNCTIONS and name not in CENTRED} | {
-    "spatial_relation", "lost", "tokencut", "knn", "retrieval_recall",
-}  # fmt: skip
+    "spatial_relation",
+    "lost",
+    "tokencut",
+    "knn",
+    "retrieval_recall",
+}
 # They take no features, or the shift would be one of targets too; probes are held to it as measures of a run, below.
 OTHERS = {
     "center_gram", "compare_rdms", "attention_distance", "attention_entropy", "global_token_mass", "receptive_field",
@@ -93,15 +101,34 @@ def test_scaled_features_are_the_same_features(name: str, factor: float) -> None
 
 # What a function says of samples that are all equal: a number that holds by definition, or nothing.
 OF_EQUAL_SAMPLES = {
-    "hsic": 0.0, "rdm": 0.0, "rankme": 1.0, "effective_rank": 1.0, "stable_rank": 1.0, "uniformity": 0.0,
-    "alignment": 0.0, "mean_cosine": 1.0, "infonce": math.log(2 * 24 - 1), "matrix_entropy": 0.0, "distinct_samples": 1.0,
-    "spatial_relation": 0.0, "neighbour_consistency": locality.neighbour_chance((8, 8)),
-}  # fmt: skip
+    "hsic": 0.0,
+    "rdm": 0.0,
+    "rankme": 1.0,
+    "effective_rank": 1.0,
+    "stable_rank": 1.0,
+    "uniformity": 0.0,
+    "alignment": 0.0,
+    "mean_cosine": 1.0,
+    "infonce": math.log(2 * 24 - 1),
+    "matrix_entropy": 0.0,
+    "distinct_samples": 1.0,
+    "spatial_relation": 0.0,
+    "neighbour_consistency": locality.neighbour_chance((8, 8)),
+}
 # These have other numbers beside, and are looked at below.
 SEVERAL = {
-    "massive_activations", "self_similarity", "outlier_tokens", "position_probe", "label_propagation", "lost",
-    "tokencut", "object_discovery", "knn", "dense_classification", "retrieval_recall",
-}  # fmt: skip
+    "massive_activations",
+    "self_similarity",
+    "outlier_tokens",
+    "position_probe",
+    "label_propagation",
+    "lost",
+    "tokencut",
+    "object_discovery",
+    "knn",
+    "dense_classification",
+    "retrieval_recall",
+}
 
 
 @pytest.mark.parametrize("name", sorted((CENTRED | UNCENTRED) - SEVERAL))
@@ -390,10 +417,17 @@ def test_without_the_final_norm_means_without_it_and_with_it_once() -> None:
 def test_a_last_batch_of_two_changes_nothing_that_is_stored(tmp_path: Path) -> None:
     names = ["cka", "rankme", "self_similarity"]
     runs = [
-        dx.run(tiny_encoder(), tiny_dataset(26), out=tmp_path / str(size), batch_size=size, measures=names,
-            controls=False, report=False)
+        dx.run(
+            tiny_encoder(),
+            tiny_dataset(26),
+            out=tmp_path / str(size),
+            batch_size=size,
+            measures=names,
+            controls=False,
+            report=False,
+        )
         for size in (8, 13)
-    ]  # fmt: skip
+    ]
     for ours, theirs in zip(*(run.profiles() for run in runs), strict=True):
         np.testing.assert_allclose(ours.data["score"], theirs.data["score"], rtol=1e-5, atol=1e-6)
     ours, theirs = (run.similarity()[0]["matrix"] for run in runs)
@@ -405,9 +439,14 @@ def test_two_models_that_saw_the_samples_in_two_orders_agree_and_other_samples_a
     data = tiny_dataset(30)
     order = np.random.default_rng(0).permutation(30)
     mixed = Dataset(
-        "mixed", "series", data.samples[order], [data.ids[i] for i in order], list(data.split[order]),  # pyright: ignore
-        {}, groups=list(data.groups[order]),
-    )  # fmt: skip
+        "mixed",
+        "series",
+        data.samples[order],
+        [data.ids[i] for i in order],
+        list(data.split[order]),  # pyright: ignore
+        {},
+        groups=list(data.groups[order]),
+    )
     other = Dataset("other", "series", data.samples, [f"t{i}" for i in range(30)], list(data.split), {})
     stores = [
         dx.run(tiny_encoder(), one, out=tmp_path / one.name, measures=["rankme"], controls=False, report=False).store
@@ -518,8 +557,11 @@ UNCENTRED_MEASURES = {
 }
 NEVER_MOVES = {
     # What is found here is found at any shift, or at none.
-    "label_propagation", "object_discovery", "outlier_tokens", "knn_probe",
-}  # fmt: skip
+    "label_propagation",
+    "object_discovery",
+    "outlier_tokens",
+    "knn_probe",
+}
 
 
 def test_all_measures_of_stored_activations_are_asked(shifted: dict[str, xr.Dataset | str]) -> None:
@@ -570,9 +612,13 @@ def test_what_is_not_finite_is_refused_by_all_measures_naming_measure_and_tap(ba
     wrong = {
         key: message if isinstance(message, str) else _profile(message)
         for key, message in result.items()
-        if not isinstance(message, str) or "\n" in message or "failed on" in message or "spoilt" not in message
-        or key.partition("/")[0] not in message or "NaN or infinity" not in message
-    }  # fmt: skip
+        if not isinstance(message, str)
+        or "\n" in message
+        or "failed on" in message
+        or "spoilt" not in message
+        or key.partition("/")[0] not in message
+        or "NaN or infinity" not in message
+    }
     assert not wrong
 
 
@@ -615,15 +661,30 @@ NOTHING_TO_SAY = {
     "dime",
 }  # fmt: skip
 BY_DEFINITION = {
-    "rankme": 1.0, "effective_rank": 1.0, "stable_rank": 1.0, "uniformity": 0.0, "mean_cosine": 1.0, "alignment": 0.0,
+    "rankme": 1.0,
+    "effective_rank": 1.0,
+    "stable_rank": 1.0,
+    "uniformity": 0.0,
+    "mean_cosine": 1.0,
+    "alignment": 0.0,
     "infonce": math.log(79),
-}  # fmt: skip
+}
 AT_CHANCE = {
-    "linear_probe/kind": 0.5, "linear_probe/value": 0.01, "linear_probe/ahead": 0.01, "linear_probe/depth": 0.02,
-    "knn_probe/kind": 0.5, "attentive_probe/kind": 0.5, "attentive_probe/value": 0.2, "attentive_probe/ahead": 0.2,
-    "caption_probe/caption": 0.2, "forecast_probe/ahead": 0.05, "segmentation_probe/thing": 0.45,
-    "kernel_probe/kind": 0.5, "kernel_probe/value": 0.01, "kernel_probe/ahead": 0.01,
-}  # fmt: skip
+    "linear_probe/kind": 0.5,
+    "linear_probe/value": 0.01,
+    "linear_probe/ahead": 0.01,
+    "linear_probe/depth": 0.02,
+    "knn_probe/kind": 0.5,
+    "attentive_probe/kind": 0.5,
+    "attentive_probe/value": 0.2,
+    "attentive_probe/ahead": 0.2,
+    "caption_probe/caption": 0.2,
+    "forecast_probe/ahead": 0.05,
+    "segmentation_probe/thing": 0.45,
+    "kernel_probe/kind": 0.5,
+    "kernel_probe/value": 0.01,
+    "kernel_probe/ahead": 0.01,
+}
 
 
 def test_equal_samples_have_no_similarity_no_dimension_and_no_information() -> None:

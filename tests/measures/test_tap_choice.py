@@ -198,9 +198,12 @@ def planted(kind: Kind, seed: int) -> tuple[Tokens, StoredTarget]:
     cells = {f"t{i}": np.pad(x * grid[..., None], ((0, 0), (0, 0), (0, 4))) for i, x in enumerate(strengths)}
     taps, cells = ({k: x + rng.standard_normal(x.shape) for k, x in each.items()} for each in (taps, cells))
     target = StoredTarget(
-        "y", kind, values, naive=np.zeros_like(future) if kind == "future" else None,
+        "y",
+        kind,
+        values,
+        naive=np.zeros_like(future) if kind == "future" else None,
         on_grid={(2, 2): grid} if kind == "token_value" else {},
-    )  # fmt: skip
+    )
     return Tokens(taps, cells), target
 
 
@@ -230,10 +233,13 @@ def other_test(activations: Tokens, target: StoredTarget) -> tuple[Tokens, Store
 @pytest.mark.parametrize(
     ("probe", "kind"),
     [
-        (LinearProbe(), "value"), (LinearProbe(), "label"), (KnnProbe(), "label"), (ForecastProbe(), "future"),
+        (LinearProbe(), "value"),
+        (LinearProbe(), "label"),
+        (KnnProbe(), "label"),
+        (ForecastProbe(), "future"),
         (LinearProbe(), "token_value"),
     ],
-)  # fmt: skip
+)
 def test_no_loss_on_test_enters_the_choice(probe: Measure, kind: Kind, choose_on: str) -> None:
     taken: set[str] = set()
     for seed in range(4):
@@ -269,8 +275,12 @@ def measured(
         for name, values in zip(names, (loss, np.ones_like(loss)), strict=True)
     }
     attrs = {
-        "measure": measure, "output_tap": "t2", "losses": "squares", "units_train": units - units // 4, "units_val": units // 4,
-    }  # fmt: skip
+        "measure": measure,
+        "output_tap": "t2",
+        "losses": "squares",
+        "units_train": units - units // 4,
+        "units_val": units // 4,
+    }
     return xr.Dataset(data, {"tap": ["t0", "t1", "t2"], "depth": ("tap", [0.0, 0.5, 1.0])}, attrs)
 
 

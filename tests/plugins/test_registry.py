@@ -498,9 +498,14 @@ def measures(): return {"mine": Entry(lambda: 1 / 0, "How long?", kinds=("value"
 """
     )
     assert next(row for row in list_all()["measures"] if row["name"] == "mine") == {
-        "name": "mine", "standard": True, "needs": "tokens", "targets": ["value"], "answers": "How long?",
-        "source": "a book", "plugin": "mine",
-    }  # fmt: skip
+        "name": "mine",
+        "standard": True,
+        "needs": "tokens",
+        "targets": ["value"],
+        "answers": "How long?",
+        "source": "a book",
+        "plugin": "mine",
+    }
     assert ran(monkeypatch, "list", "datasets") == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "waves Waves of n steps. series or audio; target label; n=3; plugin mine" in out

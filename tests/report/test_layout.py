@@ -202,9 +202,11 @@ def test_a_path_and_a_command_can_be_copied(width: int) -> None:
     run = finished_run([probe], "it", "data", disk_use=(3, 4), recommendations=lambda: [recommend(probe)])
     run.path = folder
     words = {
-        f'dx.open_run("{folder}").features(target="y")', f"diagnostics open '{folder}'", f"diagnostics show '{folder}' --full",
+        f'dx.open_run("{folder}").features(target="y")',
+        f"diagnostics open '{folder}'",
+        f"diagnostics show '{folder}' --full",
         f"diagnostics clean --tokens '{folder}'",
-    }  # fmt: skip
+    }
     lines = shown_by(
         width, lambda: report_terminal.print_page(run_page(run), folder / "report.html"), [*words, str(folder)]
     )
@@ -253,14 +255,32 @@ def test_what_plugins_offer_and_what_an_encoder_is_fit_the_width(width: int, mon
 def test_how_all_taps_are_read_is_said_once() -> None:
     def inspection(*reads: str) -> list[str]:
         taps = [
-            {"name": f"b.{i}", "depth": 0.5, "part": "trunk", "features": 8, "grid": [4, 4], "axes": ["y", "x"], "prefix": 0, "read": read}
+            {
+                "name": f"b.{i}",
+                "depth": 0.5,
+                "part": "trunk",
+                "features": 8,
+                "grid": [4, 4],
+                "axes": ["y", "x"],
+                "prefix": 0,
+                "read": read,
+            }
             for i, read in enumerate(reads)
-        ]  # fmt: skip
+        ]
         about = {
-            "encoder": "it", "modality": "image", "parameters": 5, "output_tap": "b.1", "taps": taps, "identity": {},
-            "handed_out": {"sentence": "The output tap is b.1."}, "lineage": {}, "pooling": ["mean"],
-            "seconds_per_sample": 0.1, "pooled_bytes_per_sample": 8, "token_bytes_per_sample": 8,
-        }  # fmt: skip
+            "encoder": "it",
+            "modality": "image",
+            "parameters": 5,
+            "output_tap": "b.1",
+            "taps": taps,
+            "identity": {},
+            "handed_out": {"sentence": "The output tap is b.1."},
+            "lineage": {},
+            "pooling": ["mean"],
+            "seconds_per_sample": 0.1,
+            "pooled_bytes_per_sample": 8,
+            "token_bytes_per_sample": 8,
+        }
         return shown_by(80, lambda: encoders.print_inspection(about))
 
     lines = inspection("after b call 1 of 2 without 3 of padding", "after b call 2 of 2 without 3 of padding")

@@ -25,9 +25,18 @@ from diagnostics.runs.answer import page_markdown, plain
 
 HALF = Interval(0.5, 0.4, 0.6)
 MAP = ScoreMap(
-    targets=["z"], taps=["a"], depth=np.zeros(1), score=np.ones((1, 1)), low=np.ones((1, 1)), high=np.ones((1, 1)),
-    floor=np.zeros(1), verdicts=[Verdict.EXCLUDED], chosen=["a"], output="a", anchors=[""],
-)  # fmt: skip
+    targets=["z"],
+    taps=["a"],
+    depth=np.zeros(1),
+    score=np.ones((1, 1)),
+    low=np.ones((1, 1)),
+    high=np.ones((1, 1)),
+    floor=np.zeros(1),
+    verdicts=[Verdict.EXCLUDED],
+    chosen=["a"],
+    output="a",
+    anchors=[""],
+)
 
 
 def test_a_page_becomes_headings_sentences_a_table_a_picture_and_a_list() -> None:

@@ -34,9 +34,16 @@ SVG = "{http://www.w3.org/2000/svg}"
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[dx.Run]:
     folder = tmp_path_factory.mktemp("runs")
     return [
-        dx.run(graded_encoder(name, (0.5, 2, 0.5), gains), graded_data(), out=folder / name, measures="linear_probe,rankme", controls=False, report=False)
+        dx.run(
+            graded_encoder(name, (0.5, 2, 0.5), gains),
+            graded_data(),
+            out=folder / name,
+            measures="linear_probe,rankme",
+            controls=False,
+            report=False,
+        )
         for name, gains in (("base", (1, 1, 1)), ("other", (1, 2, 1)))
-    ]  # fmt: skip
+    ]
 
 
 def words(document: str) -> list[str]:
@@ -103,13 +110,25 @@ def test_the_svg_of_a_picture_of_targets_has_its_rows_marks_and_frame() -> None:
     targets = ["a_target_with_a_long_name_that_takes_two_lines", "b", "c"]
     anchors = ["s0", "s1", "s2"]
     picture = ScoreMap(
-        targets, ["embed", "mid", "norm"], np.array([0.0, 0.5, 1.0]), scores, scores, scores, np.zeros(3),
-        [Verdict.SHOWN, Verdict.AT_CHANCE, Verdict.EXCLUDED], ["mid", "embed", "embed"], "norm", anchors,
-    )  # fmt: skip
+        targets,
+        ["embed", "mid", "norm"],
+        np.array([0.0, 0.5, 1.0]),
+        scores,
+        scores,
+        scores,
+        np.zeros(3),
+        [Verdict.SHOWN, Verdict.AT_CHANCE, Verdict.EXCLUDED],
+        ["mid", "embed", "embed"],
+        "norm",
+        anchors,
+    )
     figure = draw(picture)
     assert [t.name for t in figure.data if t.name] == [
-        "layer to use", "at chance level", "best of its row", "at chance at every layer",
-    ]  # fmt: skip
+        "layer to use",
+        "at chance level",
+        "best of its row",
+        "at chance at every layer",
+    ]
     document = svg(figure)
     found = words(document)
     assert {"+ a_target_with_a_long_name_that_takes_", "two_lines", "- b", "= c", "norm (1.00)", "output"} <= set(found)
@@ -143,9 +162,23 @@ def test_a_run_is_the_picture_of_its_targets_and_a_target_its_probes(runs: list[
     with pytest.raises(dx.DiagnosticsError, match="Unknown target 'c': there are a, b"):
         runs[0].plot("c")
     # Without a probe, the measures themselves.
-    other = dx.run(graded_encoder("no", (1, 1), (1, 1)), graded_data(), out=tmp_path / "no", measures="rankme", controls=False, report=False)  # fmt: skip
+    other = dx.run(
+        graded_encoder("no", (1, 1), (1, 1)),
+        graded_data(),
+        out=tmp_path / "no",
+        measures="rankme",
+        controls=False,
+        report=False,
+    )
     assert [note.text for note in other.plot().layout.annotations] == ["rankme"]
-    none = dx.run(graded_encoder("no", (1, 1), (1, 1)), graded_data(), out=tmp_path / "map", measures="cka", controls=False, report=False)  # fmt: skip
+    none = dx.run(
+        graded_encoder("no", (1, 1), (1, 1)),
+        graded_data(),
+        out=tmp_path / "map",
+        measures="cka",
+        controls=False,
+        report=False,
+    )
     with pytest.raises(dx.DiagnosticsError, match=r"has no profile to draw: run again"):
         none.plot()
 
@@ -155,8 +188,11 @@ def test_a_comparison_names_the_probe_of_each_panel(runs: list[dx.Run]) -> None:
     titles = [note.text for note in compared.layout.annotations if note.text != " head"]
     assert titles == ["linear_probe/a", "linear_probe/b"]
     assert {trace.name for trace in compared.data if trace.showlegend} == {
-        "base", "other", "layer to use", "output",
-    }  # fmt: skip
+        "base",
+        "other",
+        "layer to use",
+        "output",
+    }
     assert "linear_probe/a" in words(svg(compared))
 
 
@@ -168,8 +204,13 @@ def test_results_print_as_a_line_and_show_as_a_table(runs: list[dx.Run]) -> None
     shown = runs[0].profile("linear_probe/a")._repr_html_()
     assert re.findall(r"<tr><td>([^<]*)", shown) == ["stage.0", "stage.1", "stage.2"]
     assert re.findall("<t[hd]>([^<]*)", Interval(0.5, 0.25, float("nan"))._repr_html_()) == [
-        "value", "low", "high", "0.5", "0.25", "nan",
-    ]  # fmt: skip
+        "value",
+        "low",
+        "high",
+        "0.5",
+        "0.25",
+        "nan",
+    ]
 
 
 def test_tables_escape_what_users_named() -> None:

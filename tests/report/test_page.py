@@ -25,7 +25,13 @@ PAGE = Page(
             "scores",
             (
                 Table(
-                    (Column("target"), Column("encoder"), Column("score", bare=True), Column("gap"), Column("more", "full")),
+                    (
+                        Column("target"),
+                        Column("encoder"),
+                        Column("score", bare=True),
+                        Column("gap"),
+                        Column("more", "full"),
+                    ),
                     (
                         Row(("z", "first", Number(HALF), Number(HALF, signed=True, mark="*"), "wide")),
                         Row(("z", "second", Number(None), Number(HALF, draws=(0.1, 0.2)), "wide")),
@@ -40,7 +46,7 @@ PAGE = Page(
         Section("Figures", "figures", sections=(Section("within", "s0", (Sentence("under a figure"),)),)),
     ),
     (("seed", "7"),),
-)  # fmt: skip
+)
 
 
 def test_a_terminal_shows_the_page_briefly(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,8 +55,11 @@ def test_a_terminal_shows_the_page_briefly(monkeypatch: pytest.MonkeyPatch, caps
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "in a few words"
     assert [line.split("   ")[0] for line in lines[1:6] if "─" not in line] == [
-        "target, encoder", "z", "  first", "  second",
-    ]  # fmt: skip
+        "target, encoder",
+        "z",
+        "  first",
+        "  second",
+    ]
     assert lines[4].split() == ["first", "0.500", "+0.500", "[0.400,", "0.600]", "*"], "bare, and with its interval"
     assert lines[5].split() == ["second", "-", "0.500", "[0.400,", "0.600]", "(0.100", "to", "0.200)"]
     assert lines[6:] == [

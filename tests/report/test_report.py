@@ -76,8 +76,12 @@ def test_every_head_is_a_point_and_heads_without_a_value_are_not() -> None:
     heads = np.array([[1.0, 2.0], [1.5, NAN], [1.0, 3.0], [NAN, NAN]])
     result = trace(profile([1.5, 1.5, 2.0, NAN], by_head=(("tap", "head"), heads)).plot(), "heads")
     assert list(zip(result.x, result.customdata, result.y, strict=True)) == [
-        ("embed", 0, 1.0), ("embed", 1, 2.0), ("blocks.0", 0, 1.5), ("blocks.1", 0, 1.0), ("blocks.1", 1, 3.0),
-    ]  # fmt: skip
+        ("embed", 0, 1.0),
+        ("embed", 1, 2.0),
+        ("blocks.0", 0, 1.5),
+        ("blocks.1", 0, 1.0),
+        ("blocks.1", 1, 3.0),
+    ]
 
 
 def test_the_table_holds_every_number_by_tap() -> None:

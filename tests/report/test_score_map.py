@@ -148,8 +148,16 @@ def test_fifty_taps_have_labels_that_do_not_touch(tmp_path: Path) -> None:
     profile = ProfileFigure("m", "R2", True, taps, values, values, values, values, (taps[-1], 1.0))
     rows = np.stack([values] * 3)
     picture = replace(
-        MAP, taps=taps, depth=values, score=rows, low=rows, high=rows, chosen=[None] * 3, output=taps[-1], targets=["a target"] * 3
-    )  # fmt: skip
+        MAP,
+        taps=taps,
+        depth=values,
+        score=rows,
+        low=rows,
+        high=rows,
+        chosen=[None] * 3,
+        output=taps[-1],
+        targets=["a target"] * 3,
+    )
     sections = (Section("Short", "short", (picture,)), Section("All", "f", sections=(Section("m", "s0", (profile,)),)))
     path = write_page(Page("t", (), sections, ()), tmp_path / "page.html")
     distances: list[list[float]] = []

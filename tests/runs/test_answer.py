@@ -57,9 +57,11 @@ def test_the_first_screen_has_a_row_a_target_in_the_order_of_verdicts(
     lines = [line.strip() for line in printed.splitlines()]
     # What a reader of the row must know, under it.
     for row, note in (
-        (2, "blocks.0 shows +0.060"), (3, "4 test units cannot tell"), (4, "also blocks.0 and blocks.1"),
+        (2, "blocks.0 shows +0.060"),
+        (3, "4 test units cannot tell"),
+        (4, "also blocks.0 and blocks.1"),
         (6, "no model needed: raw input 0.90"),
-    ):  # fmt: skip
+    ):
         assert lines[lines.index(rows[row].strip()) + 1] == note
     assert "best tap" not in printed.lower() and "hidden gap" not in printed.lower()
     assert 'features: dx.open_run("run").features(target="much")' in printed, "of the first row"

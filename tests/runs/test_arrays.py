@@ -111,10 +111,16 @@ def test_several_targets_by_name() -> None:
 
 def test_the_samples_say_their_modality() -> None:
     for X, modality in (
-        (PIXELS, "image"), (PIXELS[..., 0], "image"), (PIXELS[:, None], "video"), (PIXELS[..., 0] / 255.0, "series"),
-        (PIXELS / 255.0, "image"), (list(PIXELS), "image"), ([f"text {i}" for i in range(N)], "text"),
-        ([Image.fromarray(each).convert("P") for each in PIXELS], "image"), (SERIES[..., None], "series"),
-    ):  # fmt: skip
+        (PIXELS, "image"),
+        (PIXELS[..., 0], "image"),
+        (PIXELS[:, None], "video"),
+        (PIXELS[..., 0] / 255.0, "series"),
+        (PIXELS / 255.0, "image"),
+        (list(PIXELS), "image"),
+        ([f"text {i}" for i in range(N)], "text"),
+        ([Image.fromarray(each).convert("P") for each in PIXELS], "image"),
+        (SERIES[..., None], "series"),
+    ):
         assert dx.dataset(X).modality == modality
     first = dx.dataset([Image.fromarray(each).convert("P") for each in PIXELS])[0]
     assert first.shape == (SIDE, SIDE, 3), "a palette's colours"

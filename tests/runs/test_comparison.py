@@ -369,11 +369,13 @@ def test_shares_say_how_many_trainings_they_rest_on(make_run: Maker) -> None:
     ]
     ups = [
         make_run(
-            f"lifted {seed}", (0.5, 2, 1.5 + 0.1 * seed), noise=2 + 2 * seed,
+            f"lifted {seed}",
+            (0.5, 2, 1.5 + 0.1 * seed),
+            noise=2 + 2 * seed,
             lineage={"group": "up", "seed": seed, "base": bases[seed].store.attrs["identity"]["weights"]},
         )
         for seed in range(2)
-    ]  # fmt: skip
+    ]
     result = dx.compare([*bases, *ups], similarity=None)
     one = shares(result, "up", "a")
     assert (one.seeds, one.of_seeds, alignment_name(one)) == (2, 3, "up (from base; 2 of 3 seeds)")
@@ -514,8 +516,10 @@ def test_seeds_are_grouped_and_named(make_run: Maker) -> None:
     assert standing.chosen_tap_text == "stage.1 (0.50) 3/3"
     # One pair between the groups and one within each.
     assert [(one.first, one.second) for one in result.tap_similarities] == [
-        ("y seed 0", "x seed 0"), ("y seed 0", "y seed 1"), ("x seed 0", "x seed 1"),
-    ]  # fmt: skip
+        ("y seed 0", "x seed 0"),
+        ("y seed 0", "y seed 1"),
+        ("x seed 0", "x seed 1"),
+    ]
 
 
 def test_labels_overrule_and_runs_that_nothing_tells_apart_are_named_by_folder(make_run: Maker) -> None:
@@ -599,9 +603,14 @@ def test_taps_are_found_where_they_stand_in_the_other_run(make_run: Maker) -> No
 def test_without_what_chance_reaches_no_tap_has_a_position() -> None:
     data = xr.Dataset(
         {"matrix": (("tap", "tap_other"), np.eye(2))},
-        coords={"tap": ["a", "b"], "tap_other": ["c", "d"], "depth": ("tap", [0.0, 1.0]), "depth_other": ("tap_other", [0.0, 1.0])},
+        coords={
+            "tap": ["a", "b"],
+            "tap_other": ["c", "d"],
+            "depth": ("tap", [0.0, 1.0]),
+            "depth_other": ("tap_other", [0.0, 1.0]),
+        },
         attrs={"measure": "cka", "at_outputs": 1.0},
-    )  # fmt: skip
+    )
     known = data.assign(p=(("tap", "tap_other"), np.array([[0.05, 1.0], [1.0, 0.01]])))
     unknown = data.assign(p=(("tap", "tap_other"), np.full((2, 2), np.nan))).assign_attrs(no_null="three samples")
     for result, expected, sentence in (
@@ -609,7 +618,15 @@ def test_without_what_chance_reaches_no_tap_has_a_position() -> None:
         (data, [np.nan] * 2, "the chance level is not known, so no depths are matched"),
         (unknown, [np.nan] * 2, "the chance level is not known (three samples), so no depths are matched"),
     ):
-        sides: list[Any] = [SimpleNamespace(name=name, run=SimpleNamespace(store=SimpleNamespace(output_tap=tap), similarity_with=lambda *_, result=result: result)) for name, tap in (("x", "b"), ("y", "d"))]  # fmt: skip
+        sides: list[Any] = [
+            SimpleNamespace(
+                name=name,
+                run=SimpleNamespace(
+                    store=SimpleNamespace(output_tap=tap), similarity_with=lambda *_, result=result: result
+                ),
+            )
+            for name, tap in (("x", "b"), ("y", "d"))
+        ]
         one = tap_similarity(*sides, "other", 0)
         np.testing.assert_array_equal(one.aligned, expected)
         assert describe_similarity(one).endswith(sentence)

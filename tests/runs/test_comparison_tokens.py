@@ -161,11 +161,14 @@ def test_seeds_of_an_alignment_without_their_base_are_named(tmp_path: Path) -> N
     ]
     ups = [
         graded_encoder(
-            f"u{i}", (0.5, 2, 1.5), (1, 1, 1), 2 + 2 * i,
+            f"u{i}",
+            (0.5, 2, 1.5),
+            (1, 1, 1),
+            2 + 2 * i,
             lineage={"group": "u", "seed": i, "base": base.identity["weights"] if i == 0 else "elsewhere"},
         )
         for i, base in enumerate(bases)
-    ]  # fmt: skip
+    ]
     result = dx.compare([run_of(tmp_path / e.name, e) for e in (*bases, *ups)], similarity=None)
     assert list(result.left_out) == ["shares of u seed 1"]
     assert {one.group for one in result.shares} == {"u"}
@@ -177,11 +180,15 @@ def test_few_units_are_told(tmp_path: Path) -> None:
     data = graded_data(20)
     runs = [
         dx.run(
-            graded_encoder(name, (0.5, 2, 0.5), (1, 1, 1), noise), data, out=tmp_path / name, measures="linear_probe",
-            controls=False, report=False,
+            graded_encoder(name, (0.5, 2, 0.5), (1, 1, 1), noise),
+            data,
+            out=tmp_path / name,
+            measures="linear_probe",
+            controls=False,
+            report=False,
         )
         for name, noise in (("x", 2), ("y", 4))
-    ]  # fmt: skip
+    ]
     (sentence,) = cautions(dx.compare(runs, similarity=None))
     assert sentence.startswith("only 4 test units: they cannot tell")
 

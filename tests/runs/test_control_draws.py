@@ -28,8 +28,14 @@ def result(val: list[float], test: list[float], **over: Any) -> Any:
     """Of a probe at three taps with these values on val, by which the best is chosen, and on test."""
     best = int(np.argmax(val))
     attrs: dict[str, Any] = {
-        "chosen_tap": f"t{best}", "output_tap": "t2", "higher_is_better": "yes", "score_name": "R2", "losses": "squares", "chance": 0.0, "family": "semantic",
-    }  # fmt: skip
+        "chosen_tap": f"t{best}",
+        "output_tap": "t2",
+        "higher_is_better": "yes",
+        "score_name": "R2",
+        "losses": "squares",
+        "chance": 0.0,
+        "family": "semantic",
+    }
     for name, (value, low, high) in over.items():
         key = f"over_{name.replace('__', '.')}"
         attrs |= {key: value, f"{key}_low": low, f"{key}_high": high}
@@ -143,9 +149,18 @@ def test_the_command_line_takes_draws(tmp_path: Path) -> None:
         "from tests.support.tiny import tiny_dataset, tiny_encoder\ndef data(): return tiny_dataset(40)\n"
     )
     command = [
-        "run", f"{tmp_path}/mine.py:tiny_encoder", "--data", f"{tmp_path}/mine.py:data", "--out", f"{tmp_path}/run",
-        "--measures", "linear_probe", "--control-draws", "2", "--json",
-    ]  # fmt: skip
+        "run",
+        f"{tmp_path}/mine.py:tiny_encoder",
+        "--data",
+        f"{tmp_path}/mine.py:data",
+        "--out",
+        f"{tmp_path}/run",
+        "--measures",
+        "linear_probe",
+        "--control-draws",
+        "2",
+        "--json",
+    ]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     for profile in json.loads(done.stdout)["profiles"]:

@@ -67,9 +67,15 @@ def test_tokens_are_those_of_the_samples_that_keep_them_with_their_places(images
 
 def test_what_is_not_stored_is_refused_in_a_sentence(images: Run, tmp_path: Path) -> None:
     bare = dx.run(
-        tiny_encoder(), tiny_dataset(20), out=tmp_path / "bare", measures=["rankme"], controls=False, report=False,
-        token_budget=0, taps=["blocks.1"],
-    )  # fmt: skip
+        tiny_encoder(),
+        tiny_dataset(20),
+        out=tmp_path / "bare",
+        measures=["rankme"],
+        controls=False,
+        report=False,
+        token_budget=0,
+        taps=["blocks.1"],
+    )
     with pytest.raises(
         DiagnosticsError,
         match=r"holds no tokens of samples at tap blocks\.1, but pooled activations \(mean and last\) of all 20 samples.*--token-budget",

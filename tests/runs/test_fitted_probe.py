@@ -21,8 +21,15 @@ from tests.support.tiny import tiny_dataset, tiny_encoder
 
 PERIOD = 24.0
 N = 90
-NAMES = ["linear_probe/kind", "knn_probe/kind", "linear_probe/number", "linear_probe/level", "linear_probe/hour",
-         "linear_probe/ahead", "forecast_probe/ahead"]  # fmt: skip
+NAMES = [
+    "linear_probe/kind",
+    "knn_probe/kind",
+    "linear_probe/number",
+    "linear_probe/level",
+    "linear_probe/hour",
+    "linear_probe/ahead",
+    "forecast_probe/ahead",
+]
 
 
 def dataset() -> Dataset:

@@ -76,7 +76,10 @@ def test_what_is_missing_is_said() -> None:
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        ({"measures": "cka"}, r"cka compares pairs of taps, which a run stores: diagnostics.run\(..., measures=\['cka'\]\)"),
+        (
+            {"measures": "cka"},
+            r"cka compares pairs of taps, which a run stores: diagnostics.run\(..., measures=\['cka'\]\)",
+        ),
         ({"measures": ["attention_distance"]}, "needs attention, which a run records"),
         ({"measures": ["linear_prob"]}, "did you mean linear_probe"),
         ({"measures": ["segmentation_probe"]}, "Nothing can be measured .* the dataset has none that fits"),
@@ -84,7 +87,7 @@ def test_what_is_missing_is_said() -> None:
         ({"samples": 2}, "give at least 3"),
         ({"seed": -1}, "Seed -1 is below 0"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_measured_is_refused(more: dict[str, object], sentence: str) -> None:
     with pytest.raises(DiagnosticsError, match=sentence):
         dx.measure(tiny_encoder(), tiny_dataset(40), **more)  # pyright: ignore[reportArgumentType]

@@ -44,9 +44,13 @@ def encoder(refused: bool = False) -> TorchEncoder:
     torch.manual_seed(0)
     tap = Tap("out", 1.0, "trunk", 2 if refused else 4, Grid((8,), ("t",)), Site(""))
     return TorchEncoder(
-        "attending", "series", Attending(refused), [tap], preprocess=lambda x: torch.from_numpy(x).float().reshape(8, 4),
+        "attending",
+        "series",
+        Attending(refused),
+        [tap],
+        preprocess=lambda x: torch.from_numpy(x).float().reshape(8, 4),
         example=np.sin(np.arange(32, dtype=np.float32)),
-    )  # fmt: skip
+    )
 
 
 def run_of(out: Path, one: TorchEncoder | None = None, **options: Any) -> Run:

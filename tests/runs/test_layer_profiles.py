@@ -188,9 +188,15 @@ def test_a_trainer_of_transformers_calls_it_after_each_step_of_the_optimiser(tmp
 
     watch = dx.LayerProfiles(training.module, tiny_dataset(40), every=2, measures="rankme")
     arguments = transformers.TrainingArguments(
-        str(tmp_path), max_steps=5, per_device_train_batch_size=4, gradient_accumulation_steps=2, report_to=[], use_cpu=True,
-        save_strategy="no", disable_tqdm=True,
-    )  # fmt: skip
+        str(tmp_path),
+        max_steps=5,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=2,
+        report_to=[],
+        use_cpu=True,
+        save_strategy="no",
+        disable_tqdm=True,
+    )
     data = [{"x": x} for x in torch.randn(64, 1, LENGTH)]
     transformers.Trainer(Model(), arguments, train_dataset=data, callbacks=[watch.for_transformers()]).train()
     assert list(watch.profiles["step"].values) == [2, 4]

@@ -24,8 +24,13 @@ def run(tmp_path: Path) -> dx.Run:
     (tmp_path / "model.py").write_text(FILE)
     name = f"{tmp_path}/model.py:encoder"
     return dx.run(
-        name, tiny_dataset(40), out=tmp_path / "run", measures="linear_probe,knn_probe,rankme", controls=False, report=False
-    )  # fmt: skip
+        name,
+        tiny_dataset(40),
+        out=tmp_path / "run",
+        measures="linear_probe,knn_probe,rankme",
+        controls=False,
+        report=False,
+    )
 
 
 def test_the_encoder_of_a_run_is_an_encoder(run: dx.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

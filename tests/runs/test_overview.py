@@ -30,9 +30,12 @@ def test_the_overview_links_recommendations_in_the_order_of_verdicts_and_gaps() 
     assert [block.text for block in blocks if isinstance(block, Sentence)] == ["one", "two", "how"]
     (findings,) = [block for block in blocks if isinstance(block, Findings)]
     assert [(f.anchor, f.verdict) for f in findings.findings] == [
-        ("s3", Verdict.SHOWN), ("s2", Verdict.SHOWN), ("s4", Verdict.UNDECIDED), ("s0", Verdict.EXCLUDED),
+        ("s3", Verdict.SHOWN),
+        ("s2", Verdict.SHOWN),
+        ("s4", Verdict.UNDECIDED),
+        ("s0", Verdict.EXCLUDED),
         ("s1", Verdict.AT_CHANCE),
-    ]  # fmt: skip
+    ]
     assert [f.link in f.words for f in findings.findings] == [True] * 5
     alone = profile("rankme", TAPS, Interval(0.5, 0.4, 0.6), {}, probe=False, target="")
     assert overview([], [("s0", alone)], [], [how]).blocks == (how,), "without a target there is no finding"

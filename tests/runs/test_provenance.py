@@ -19,15 +19,23 @@ from tests.support.tiny import tiny_dataset, tiny_encoder
 # As formats 3 and 4 have it since their first run.
 STORED = {
     "encoder": {
-        "name": "a", "asked": "timm:a", "modality": "image", "output_tap": "norm", "lineage": {"seed": 1},
+        "name": "a",
+        "asked": "timm:a",
+        "modality": "image",
+        "output_tap": "norm",
+        "lineage": {"seed": 1},
         "maker_names": {"norm": "forward_features"},
     },
     "dataset": {
-        "name": "d", "asked": "digits", "about": "numerals", "fingerprint": "f", "n": {"train": 3, "val": 1, "test": 1},
+        "name": "d",
+        "asked": "digits",
+        "about": "numerals",
+        "fingerprint": "f",
+        "n": {"train": 3, "val": 1, "test": 1},
         "groups": 5,
     },
     "seed": 0,
-}  # fmt: skip
+}
 
 
 def test_the_stored_json_is_read_and_written_as_it_was() -> None:
@@ -53,9 +61,19 @@ def test_a_run_records_what_was_asked_for(tmp_path: Path) -> None:
 def test_versions_of_declared_packages_are_recorded_where_they_are_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     declared = {name: module for plugin in plugins() for name, module in plugin.packages.items()}
     assert declared.keys() == {
-        "timm", "transformers", "fracast", "chronos-forecasting", "tirex-ts", "mantis-tsfm", "timesfm", "momentfm", "uni2ts",
-        "granite-tsfm", "onnxruntime", "open_clip_torch",
-    }  # fmt: skip
+        "timm",
+        "transformers",
+        "fracast",
+        "chronos-forecasting",
+        "tirex-ts",
+        "mantis-tsfm",
+        "timesfm",
+        "momentfm",
+        "uni2ts",
+        "granite-tsfm",
+        "onnxruntime",
+        "open_clip_torch",
+    }
     versions = importlib.metadata.version
     monkeypatch.setattr(
         importlib.metadata, "version", lambda name: "1.2.3" if name == "chronos-forecasting" else versions(name)

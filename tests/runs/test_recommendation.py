@@ -143,11 +143,14 @@ def test_no_test_sample_enters_what_a_run_chooses(tmp_path: Path, exchangeable: 
             for target in data.targets.values():
                 target.values[test] = target.values[order]
         run = dx.run(tiny_image_encoder(), data, out=tmp_path / name, measures="linear_probe,knn_probe", report=False)
-        chosen.append({
-            f"{p.name} of {of or 'the encoder'}: {key}": str(data.attrs.get(key))
-            for p in run.profiles() for of, data in {"": p.data, **p.controls}.items()
-            for key in ("chosen_tap", "best_tap", "tap_set")
-        })  # fmt: skip
+        chosen.append(
+            {
+                f"{p.name} of {of or 'the encoder'}: {key}": str(data.attrs.get(key))
+                for p in run.profiles()
+                for of, data in {"": p.data, **p.controls}.items()
+                for key in ("chosen_tap", "best_tap", "tap_set")
+            }
+        )
     # Four probes of targets, of the encoder and at least four controls.
     assert len(chosen[0]) >= 4 * 5 * 3
     assert chosen[0] == chosen[1]
@@ -158,9 +161,14 @@ def test_every_probe_of_a_target_gives_val_losses_that_make_its_val_score(tmp_pa
     seen: set[str] = set()
     for encoder, dataset in ((planted_image_encoder(), planted_images()), (planted_series_encoder(), planted_series())):
         run = dx.run(
-            encoder, dataset, out=tmp_path / dataset.name, taps=[tap.name for tap in encoder.taps[1:3]], measures=names,
-            report=False, controls=False,
-        )  # fmt: skip
+            encoder,
+            dataset,
+            out=tmp_path / dataset.name,
+            taps=[tap.name for tap in encoder.taps[1:3]],
+            measures=names,
+            report=False,
+            controls=False,
+        )
         for profile in (profile for profile in run.profiles() if profile.is_probe):
             data = profile.data
             val = Losses(*(data[key].transpose("tap", "val_unit", ...).values for key in ("val_loss", "val_reference")))

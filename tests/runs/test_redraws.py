@@ -66,9 +66,15 @@ def test_every_redraw_finds_the_planted_tap_and_raw_input(tmp_path: Path) -> Non
 def test_all_controls_are_redrawn_where_asked(tmp_path: Path) -> None:
     run = measured(tmp_path, graded_encoder("e", GAINS, GAINS), drawn(), redraws=2, redraw_controls=True, controls=True)
     controls = run.profile("linear_probe/a").controls
-    assert {name for name, data in controls.items() if SCORE in data} == set(controls) >= {
-        "raw_input_kernel", "summary_statistics", "shuffled_labels",
-    }  # fmt: skip
+    assert (
+        {name for name, data in controls.items() if SCORE in data}
+        == set(controls)
+        >= {
+            "raw_input_kernel",
+            "summary_statistics",
+            "shuffled_labels",
+        }
+    )
     assert (controls["shuffled_labels"][SCORE] < 0.3).all()
 
 
@@ -213,7 +219,10 @@ def test_the_line_says_spreads_and_not_intervals() -> None:
     assert redraws is not None
     assert redraws.line == ("3 redraws: 0.80 (0.70 to 0.90), gap +0.10 (-0.10 to 0.30), t1 in 2, raw input 0.53")
     assert redraws.to_json() == {
-        "count": 3, "asked": 3, "choices": {"t1": 2, "t2": 1}, "raw_input": pytest.approx(1.6 / 3),
+        "count": 3,
+        "asked": 3,
+        "choices": {"t1": 2, "t2": 1},
+        "raw_input": pytest.approx(1.6 / 3),
         "score": {"mean": pytest.approx(0.8), "low": 0.7, "high": 0.9},
         "gap": {"mean": pytest.approx(0.1), "low": -0.1, "high": 0.3},
-    }  # fmt: skip
+    }

@@ -41,11 +41,19 @@ def noisy_data() -> Noisy:
 @pytest.mark.parametrize(
     ("encoder", "data", "said"),
     [
-        (lambda: tiny_encoder().replace(preprocess=shifted, sized_for=None), tiny_dataset, "preprocessing of tiny gives another input"),
-        (lambda: tiny_encoder(forward=noisy), tiny_dataset, "tiny gives other activations for the same input, first at embed"),
+        (
+            lambda: tiny_encoder().replace(preprocess=shifted, sized_for=None),
+            tiny_dataset,
+            "preprocessing of tiny gives another input",
+        ),
+        (
+            lambda: tiny_encoder(forward=noisy),
+            tiny_dataset,
+            "tiny gives other activations for the same input, first at embed",
+        ),
         (tiny_encoder, noisy_data, "noisy gives another sample when it is read again"),
     ],
-)  # fmt: skip
+)
 def test_what_is_random_is_said_and_recorded(
     encoder: Any, data: Any, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -61,14 +61,22 @@ def planted(at: int) -> tuple[Encoder, Dataset]:
     values = rng.standard_normal((n, 6))
     samples = np.repeat(values[:, None], steps, axis=1) + 0.1 * rng.standard_normal((n, steps, 6))
     dataset = Dataset(
-        "planted", "series", samples.astype(np.float32), [f"s{i}" for i in range(n)],
+        "planted",
+        "series",
+        samples.astype(np.float32),
+        [f"s{i}" for i in range(n)],
         np.resize(np.array(["train", "train", "train", "val", "test"]), n),
         {"gone": Target("state", values[:, 5]), "kept": Target("state", values[:, 0])},
-    )  # fmt: skip
+    )
     encoder = TorchEncoder(
-        "eraser", "series", Eraser(at), dx.stack_taps("blocks", 4, 6, dx.Grid((steps,), ("t",))), "blocks.3",
-        lambda sample: torch.from_numpy(sample), samples[0].astype(np.float32),
-    )  # fmt: skip
+        "eraser",
+        "series",
+        Eraser(at),
+        dx.stack_taps("blocks", 4, 6, dx.Grid((steps,), ("t",))),
+        "blocks.3",
+        lambda sample: torch.from_numpy(sample),
+        samples[0].astype(np.float32),
+    )
     return encoder, dataset
 
 
@@ -101,14 +109,22 @@ def easy(tmp_path_factory: pytest.TempPathFactory) -> Run:
     side = np.resize([0, 1], n)
     samples = (rng.standard_normal((n, 5, 6)) + 20 * (2 * side - 1)[:, None, None]).astype(np.float32)
     dataset = Dataset(
-        "easy", "series", samples, [f"s{i}" for i in range(n)],
+        "easy",
+        "series",
+        samples,
+        [f"s{i}" for i in range(n)],
         np.repeat(np.array(["train", "val", "test"]), [48, 16, 16]),
         {"side": Target("label", side, classes=("left", "right"))},
-    )  # fmt: skip
+    )
     encoder = TorchEncoder(
-        "mine:tiny?pretrained=false&seed=2", "series", Eraser(1), dx.stack_taps("blocks", 4, 6, dx.Grid((5,), ("t",))),
-        "blocks.3", lambda sample: torch.from_numpy(sample), samples[0],
-    )  # fmt: skip
+        "mine:tiny?pretrained=false&seed=2",
+        "series",
+        Eraser(1),
+        dx.stack_taps("blocks", 4, 6, dx.Grid((5,), ("t",))),
+        "blocks.3",
+        lambda sample: torch.from_numpy(sample),
+        samples[0],
+    )
     out = tmp_path_factory.mktemp("easy") / "run"
     return dx.run(encoder, dataset, out=out, measures=["linear_probe", "rankme"], controls=False)
 
@@ -154,13 +170,16 @@ def test_a_loss_that_few_units_carry_is_told_wherever_few_units_are(
     rng, n = np.random.default_rng(3), 300
     values = rng.standard_normal((n, 6))
     dataset = Dataset(
-        "tails", "series", np.repeat(values[:, None], 5, axis=1).astype(np.float32), [f"s{i}" for i in range(n)],
+        "tails",
+        "series",
+        np.repeat(values[:, None], 5, axis=1).astype(np.float32),
+        [f"s{i}" for i in range(n)],
         np.resize(np.array(["train", "train", "train", "val", "test"]), n),
         {
             "normal": Target("state", values[:, 0] + 0.5 * rng.standard_normal(n)),
             "heavy": Target("state", values[:, 0] + 0.3 * rng.standard_t(2, n)),
         },
-    )  # fmt: skip
+    )
     result = dx.run(encoder, dataset, out=tmp_path / "run", measures=["linear_probe"], controls=False)
     profile = result.profile("linear_probe/heavy")
     (caution,) = profile.cautions
@@ -207,9 +226,10 @@ def test_the_versions_of_packages_that_were_imported_are_recorded(
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return dx.run(
-        tiny_image_encoder(), tiny_dataset(40, "image", name="<script>alert(1)</script>"),
+        tiny_image_encoder(),
+        tiny_dataset(40, "image", name="<script>alert(1)</script>"),
         out=tmp_path_factory.mktemp("runs") / "run",
-    )  # fmt: skip
+    )
 
 
 def test_json_has_what_was_promised(run: Run) -> None:
@@ -228,8 +248,13 @@ def test_json_has_what_was_promised(run: Run) -> None:
         assert profile["taps"] == ["embed", "blocks.0", "blocks.1", "blocks.2", "norm"]
         assert set(profile["hidden_gap"]) == {"value", "low", "high"}
         assert set(profile["controls"]) == {
-            "fresh_weights", "permuted_weights", "raw_input", "raw_input_kernel", "summary_statistics", "shuffled_labels",
-        }  # fmt: skip
+            "fresh_weights",
+            "permuted_weights",
+            "raw_input",
+            "raw_input_kernel",
+            "summary_statistics",
+            "shuffled_labels",
+        }
         # The kernel needs more samples than these.
         assert profile["controls"].pop("raw_input_kernel") is None
         facts = profile["attributes"]
@@ -499,9 +524,13 @@ def test_lorenz_through_fracast_has_the_known_shape(tmp_path: Path) -> None:
     """The README's claim on fewer series: z is hidden by the output, and neither fresh weights nor a linear map of the input hold it."""
     pytest.importorskip("fracast", reason="needs the extra demo")
     run = dx.run(
-        "fracast", "lorenz?n=200", out=tmp_path / "run", measures=["linear_probe"], token_budget=0,
+        "fracast",
+        "lorenz?n=200",
+        out=tmp_path / "run",
+        measures=["linear_probe"],
+        token_budget=0,
         taps=["embed", "block.1", "block.3", "block.9"],
-    )  # fmt: skip
+    )
     z = run.profile("linear_probe/hidden_z")
     read = [p.target for p in run.profiles() if p.measure == "linear_probe"]
     assert read == ["hidden_z", "hidden_y", "rho", "log_switch", "x_future", "x_ahead"]
@@ -540,9 +569,13 @@ def test_taps_of_two_runs_are_compared_on_the_same_samples_only(tmp_path: Path) 
     with pytest.raises(DiagnosticsError, match="hold other data under the same sample ids"):
         first.similarity_with(third)
     fewer = Dataset(
-        "planted", "series", data.samples[:100], data.ids[:100], list(data.split[:100]),
+        "planted",
+        "series",
+        data.samples[:100],
+        data.ids[:100],
+        list(data.split[:100]),
         {name: Target(t.kind, t.values[:100]) for name, t in data.targets.items()},
-    )  # fmt: skip
+    )
     fourth = dx.run(encoder, fewer, out=tmp_path / "fourth", **options)
     with pytest.raises(DiagnosticsError, match="not in the second"):
         first.similarity_with(fourth)
@@ -561,6 +594,10 @@ def test_names_may_come_as_one_text_and_what_is_no_encoder_is_said(tmp_path: Pat
         Dataset("d", "series", data.samples, data.ids, list(data.split), {"l": [1, 2]})  # pyright: ignore[reportArgumentType]
     with pytest.raises(DiagnosticsError, match="names 2 classes and holds class 2"):
         Dataset(
-            "d", "series", data.samples, data.ids, list(data.split),
+            "d",
+            "series",
+            data.samples,
+            data.ids,
+            list(data.split),
             {"l": Target("label", np.arange(150) % 3, classes=("a", "b"))},
-        )  # fmt: skip
+        )

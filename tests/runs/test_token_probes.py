@@ -194,8 +194,10 @@ def test_other_features_are_refused_with_the_call_that_gives_tokens(run: Run) ->
         r"{}: give encoder\.transform\(samples, tap=probe\.tap, tokens=True\), or run\.features\(probe\.tap, tokens=True\)\.$"
     )
     for given, shape in (
-        (run.features("blocks.1"), r"\(60, 16\)"), (np.zeros((3, 18, 8)), r"\(3, 18, 8\)"), (np.zeros((16, 8)), r"\(16, 8\)"),
-    ):  # fmt: skip
+        (run.features("blocks.1"), r"\(60, 16\)"),
+        (np.zeros((3, 18, 8)), r"\(3, 18, 8\)"),
+        (np.zeros((16, 8)), r"\(16, 8\)"),
+    ):
         with pytest.raises(DiagnosticsError, match=says.format(shape)):
             probe.predict(given)
     with pytest.raises(DiagnosticsError, match=r'of norm: .*run\.probe\("scene", "segmentation_probe", "norm"\)'):

@@ -69,8 +69,9 @@ def test_an_interrupted_run_without_tokens_goes_on(tmp_path: Path) -> None:
     whole = run(tmp_path / "a", "linear_probe", watch=stop)
     assert seen[3] > seen[2] - 16 and not whole.disk_use[0]
     np.testing.assert_array_equal(
-        whole.profile("linear_probe/kind").data["score"], run(tmp_path / "b", "linear_probe").profile("linear_probe/kind").data["score"]
-    )  # fmt: skip
+        whole.profile("linear_probe/kind").data["score"],
+        run(tmp_path / "b", "linear_probe").profile("linear_probe/kind").data["score"],
+    )
 
 
 def test_controls_of_weights_are_measured_by_probes_alone_unless_asked(tmp_path: Path) -> None:

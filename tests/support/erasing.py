@@ -55,9 +55,14 @@ def patches(sample: np.ndarray) -> Tensor:
 def build(output: str = "blocks.1") -> TorchEncoder:
     taps = stack_taps("blocks", 2, PATCH, Grid((PATCHES,), ("t",)))
     return TorchEncoder(
-        "erasing", "series", Stack(), taps, output,
-        patches, np.ones(PATCH * PATCHES, np.float32),
-    )  # fmt: skip
+        "erasing",
+        "series",
+        Stack(),
+        taps,
+        output,
+        patches,
+        np.ones(PATCH * PATCHES, np.float32),
+    )
 
 
 def roomy() -> TorchEncoder:

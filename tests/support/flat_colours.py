@@ -28,10 +28,14 @@ def build(n: int = 960, seed: int = 0) -> Dataset:
     flat = np.array([COLOURS[names[i]] for i in label], float).reshape(n, 1, 1, 3)
     pixels = flat + rng.uniform(-8, 8, (n, 1, 1, 1)) + rng.normal(0, 3, (n, SIDE, SIDE, 3))
     return Dataset(
-        "flat_colours", "image", np.clip(np.rint(pixels), 0, 255).astype(np.uint8), [f"flat-{seed}-{i}" for i in range(n)],
+        "flat_colours",
+        "image",
+        np.clip(np.rint(pixels), 0, 255).astype(np.uint8),
+        [f"flat-{seed}-{i}" for i in range(n)],
         [("train", "train", "train", "val", "test")[i // len(names) % 5] for i in range(n)],
-        {"colour": Target("label", label, classes=tuple(names))}, texts=[names[i] for i in label],
-    )  # fmt: skip
+        {"colour": Target("label", label, classes=tuple(names))},
+        texts=[names[i] for i in label],
+    )
 
 
 class Mean(nn.Module):

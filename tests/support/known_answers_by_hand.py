@@ -182,10 +182,17 @@ def of_parts(share: bool) -> list[Any]:
 
 
 TIES: Mapping[str, list[Any] | None] = {
-    "equal taps": [2, 0, [0, 1, 2]], "an output without a score": [0, 0, [0, 1]], "no scores": None, "one unit": [2, 1, [0, 1, 2]],
-    "one unit, not in the output's favour": [1, 1, [0, 1, 2]], "no other tap": [0, None, [0]], "a tap after the output": [2, 2, [1, 2]], "ahead by .0005 in all units": [2, 1, [0, 1, 2]], "ahead by .0015 in all units": [1, 1, [0, 1, 2]],
+    "equal taps": [2, 0, [0, 1, 2]],
+    "an output without a score": [0, 0, [0, 1]],
+    "no scores": None,
+    "one unit": [2, 1, [0, 1, 2]],
+    "one unit, not in the output's favour": [1, 1, [0, 1, 2]],
+    "no other tap": [0, None, [0]],
+    "a tap after the output": [2, 2, [1, 2]],
+    "ahead by .0005 in all units": [2, 1, [0, 1, 2]],
+    "ahead by .0015 in all units": [1, 1, [0, 1, 2]],
     "ahead by less than a standard error": [2, 1, [1, 2]],
-}  # fmt: skip
+}
 
 
 def sets(units: int) -> list[list[int]]:
@@ -222,9 +229,18 @@ def amounts() -> list[Any]:
     texts = ["a and 2 others: x; y; c: z; b: z; a: q; c: q", "x; y"]
     drawn = by_hand.draws(5)
     return [
-        taken, [1 - exact, 1 - 2 * exact, exact, 2 * exact, 1, 0], [satterthwaite, 6, 0, 0, 0, satterthwaite], [[2, 20 / 39], [1, np.nan], [2, np.nan]],
-        [30 * 16, None, None, 12000, 7], [True, False], texts, by_hand.standard_error(*pair), digest(drawn), drawn.size, [1],
-    ]  # fmt: skip
+        taken,
+        [1 - exact, 1 - 2 * exact, exact, 2 * exact, 1, 0],
+        [satterthwaite, 6, 0, 0, 0, satterthwaite],
+        [[2, 20 / 39], [1, np.nan], [2, np.nan]],
+        [30 * 16, None, None, 12000, 7],
+        [True, False],
+        texts,
+        by_hand.standard_error(*pair),
+        digest(drawn),
+        drawn.size,
+        [1],
+    ]
 
 
 def ranks(samples: int) -> list[Any]:
@@ -416,9 +432,12 @@ def of_base() -> list[Any]:
     gap, output = at["before", "hidden gap"], at["before", "output"]
     lifted = less(at["after", "output"], at["taught", "output"])
     shares = [
-        (less(at["after", "output"], output), gap), (at["after", "chosen tap"], at["before", "chosen tap"]), (at["after", "output"], output),
-        (lifted, gap), (less(cut, output), gap),
-    ]  # fmt: skip
+        (less(at["after", "output"], output), gap),
+        (at["after", "chosen tap"], at["before", "chosen tap"]),
+        (at["after", "output"], output),
+        (lifted, gap),
+        (less(cut, output), gap),
+    ]
     means = [
         by_hand.estimate(float(np.mean(values(side))), resamples(side), [values(side)], 120)[3:6]
         for side in (lifted, gap)

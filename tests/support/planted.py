@@ -212,8 +212,15 @@ class PlantedImages(nn.Module):
     """Embedding (places added), a rotation, and acts that each start from the rotated tokens."""
 
     names: ClassVar[tuple[str, ...]] = (
-        "erased", "striped", "scrambled", "offset", "collapsed", "noise", "things", "everywhere",
-    )  # fmt: skip
+        "erased",
+        "striped",
+        "scrambled",
+        "offset",
+        "collapsed",
+        "noise",
+        "things",
+        "everywhere",
+    )
 
     turn: Tensor
     prefix: Tensor
@@ -231,8 +238,15 @@ class PlantedImages(nn.Module):
         self.register_buffer("where", where)
         self.embed, self.rotated = nn.Identity(), nn.Identity()
         acts = (
-            Erased(turn), Striped(turn), Scrambled(), Offset(), Collapsed(turn), Noise(), Things(turn), Everywhere(3.0),
-        )  # fmt: skip
+            Erased(turn),
+            Striped(turn),
+            Scrambled(),
+            Offset(),
+            Collapsed(turn),
+            Noise(),
+            Things(turn),
+            Everywhere(3.0),
+        )
         if not planted:
             acts = tuple(Everywhere(0.0) for _ in self.names)
         self.acts = nn.ModuleDict(dict(zip(self.names, acts, strict=True)))
@@ -272,9 +286,14 @@ def planted_image_encoder(*, planted: bool = True) -> TorchEncoder:
         return torch.from_numpy((sample.astype(np.float32) - 128) / 32).permute(2, 0, 1).contiguous()
 
     return TorchEncoder(
-        "planted" if planted else "not-planted", "image", PlantedImages(planted), taps, names[-1], preprocess,
+        "planted" if planted else "not-planted",
+        "image",
+        PlantedImages(planted),
+        taps,
+        names[-1],
+        preprocess,
         np.full((SIDE, SIDE, FEATURES), 128, dtype=np.uint8),
-    )  # fmt: skip
+    )
 
 
 def _fields(rng: np.random.Generator, n: int, count: int) -> np.ndarray:
@@ -304,7 +323,10 @@ def planted_images(seed: int = 0) -> Dataset:
     x += 0.15 * rng.standard_normal(x.shape)
     x[..., THING] = masks
     return Dataset(
-        "planted-images", "image", (128 + 32 * x).round().clip(0, 255).astype(np.uint8), [f"s{i}" for i in range(n)],
+        "planted-images",
+        "image",
+        (128 + 32 * x).round().clip(0, 255).astype(np.uint8),
+        [f"s{i}" for i in range(n)],
         [("train", "val", "train", "test", "train")[s % 5] for s in scene],
         {
             "kind": Target("label", kind[scene], classes=("a", "b", "c")),
@@ -315,7 +337,7 @@ def planted_images(seed: int = 0) -> Dataset:
             "object": Target("masks", masks),
         },
         groups=[f"g{s}" for s in scene],
-    )  # fmt: skip
+    )
 
 
 class Eventless(nn.Module):
@@ -389,9 +411,15 @@ def planted_series_encoder(*, planted: bool = True) -> TorchEncoder:
         Tap(name, i / (len(names) - 1), "trunk", VARIATES, grid, Site(f"acts.{name}")) for i, name in enumerate(names)
     ]
     return TorchEncoder(
-        "planted-series", "series", PlantedSeries(planted), taps, "again", torch.from_numpy,
-        np.zeros((STEPS, VARIATES), dtype=np.float32), configuration="planted" if planted else "nothing planted",
-    )  # fmt: skip
+        "planted-series",
+        "series",
+        PlantedSeries(planted),
+        taps,
+        "again",
+        torch.from_numpy,
+        np.zeros((STEPS, VARIATES), dtype=np.float32),
+        configuration="planted" if planted else "nothing planted",
+    )
 
 
 def planted_series(n: int = 100, seed: int = 0) -> Dataset:
@@ -411,10 +439,13 @@ def planted_series(n: int = 100, seed: int = 0) -> Dataset:
     x[..., 4:] += rng.standard_normal((n, STEPS, 2))
     ahead = level[:, None] * np.array([1.0, 0.5, -1.0])
     return Dataset(
-        "planted-series", "series", x.astype(np.float32), [f"s{i}" for i in range(n)],
+        "planted-series",
+        "series",
+        x.astype(np.float32),
+        [f"s{i}" for i in range(n)],
         [("train", "val", "train", "test", "train")[i % 5] for i in range(n)],
         {
             "event": Target("event", event.astype(np.float64)),
             "ahead": Target("future", ahead, naive=np.zeros_like(ahead)),
         },
-    )  # fmt: skip
+    )

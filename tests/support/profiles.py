@@ -22,9 +22,16 @@ def profile(
 ) -> Profile:
     """A profile with these numbers at every tap, as a run would hold it; of a probe the first tap is chosen, and they are its gap too."""
     attrs = {
-        "family": "dynamics", "pooling": "mean", "output_tap": taps[-1], "score_name": "R2", "losses": "squares", "chance": 0.0, "higher_is_better": "yes", "measure": name,
+        "family": "dynamics",
+        "pooling": "mean",
+        "output_tap": taps[-1],
+        "score_name": "R2",
+        "losses": "squares",
+        "chance": 0.0,
+        "higher_is_better": "yes",
+        "measure": name,
         "units_val": 80,
-    }  # fmt: skip
+    }
     if probe:
         attrs |= store_interval("hidden_gap", value)
         attrs |= {"chosen_tap": taps[0], "best_tap": taps[0], "tap_set": [taps[0]], "gap_bound": value.high}
@@ -68,14 +75,22 @@ def planted(
     train, test = units
     losses = (("tap", "unit"), np.ones((3, test)))
     data = made.data.drop_vars(("loss", "reference_loss")).assign(
-        score=("tap", values), low=("tap", values - width), high=("tap", values + width), val_score=("tap", values),
-        loss=losses, reference_loss=losses,
-    )  # fmt: skip
+        score=("tap", values),
+        low=("tap", values - width),
+        high=("tap", values + width),
+        val_score=("tap", values),
+        loss=losses,
+        reference_loss=losses,
+    )
     interval = Interval(gap, gap - width, gap + width)
     stated = {
-        **store_interval("hidden_gap", interval), "gap_bound": interval.high if bound is None else bound, "chosen_tap": chosen,
-        "tap_set": [chosen], "units_train": train - train // 4, "units_val": train // 4,
-    }  # fmt: skip
+        **store_interval("hidden_gap", interval),
+        "gap_bound": interval.high if bound is None else bound,
+        "chosen_tap": chosen,
+        "tap_set": [chosen],
+        "units_train": train - train // 4,
+        "units_val": train // 4,
+    }
     known: dict[str, xr.Dataset] = {}
     for control, (reached, low, *high) in (controls or {}).items():
         most = high[0] if high else low + 0.2
@@ -133,7 +148,13 @@ def finished_run(
         "disk_use": (0, 0),
     }
     return SimpleNamespace(
-        **empty | others, path=Path("run"), profiles=lambda: profiles, encoder_name=encoder, dataset=dataset,
-        n=sizes, record=record, store=SimpleNamespace(identity={}, older=False),
+        **empty | others,
+        path=Path("run"),
+        profiles=lambda: profiles,
+        encoder_name=encoder,
+        dataset=dataset,
+        n=sizes,
+        record=record,
+        store=SimpleNamespace(identity={}, older=False),
         index=SimpleNamespace(calls=[call], entries={}),
-    )  # fmt: skip
+    )

@@ -16,9 +16,16 @@ TEMPLATE = (
 )
 SIDE, PATCH = 32, 16
 _TEXT = {
-    "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
-    "num_key_value_heads": 2, "bos_token_id": 0, "eos_token_id": 0, "max_position_embeddings": 2048,
-}  # fmt: skip
+    "model_type": "llama",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "max_position_embeddings": 2048,
+}
 
 
 def tokenizer() -> Any:
@@ -32,9 +39,12 @@ def tokenizer() -> Any:
     words: Any = Tokenizer(WordLevel({name: i for i, name in enumerate(names)}, unk_token="<unknown>"))
     words.pre_tokenizer = Whitespace()
     return PreTrainedTokenizerFast(
-        tokenizer_object=words, eos_token="<end>", unk_token="<unknown>", pad_token="<end>",
+        tokenizer_object=words,
+        eos_token="<end>",
+        unk_token="<unknown>",
+        pad_token="<end>",
         extra_special_tokens={"image_token": "<image>", "video_token": "<video>"},
-    )  # fmt: skip
+    )
 
 
 def save_perception_lm(folder: Path) -> Any:
@@ -43,12 +53,21 @@ def save_perception_lm(folder: Path) -> Any:
 
     words = tokenizer()
     vision = {
-        "model_type": "timm_wrapper", "architecture": "vit_pe_core_tiny_patch16_384", "do_pooling": True, "num_classes": 0,
+        "model_type": "timm_wrapper",
+        "architecture": "vit_pe_core_tiny_patch16_384",
+        "do_pooling": True,
+        "num_classes": 0,
         "model_args": {
-            "img_size": [SIDE, SIDE], "depth": 1, "embed_dim": 24, "num_heads": 3, "global_pool": "",
-            "use_post_transformer_norm": False, "init_values": 0.1, "ref_feat_shape": [2, 2],
+            "img_size": [SIDE, SIDE],
+            "depth": 1,
+            "embed_dim": 24,
+            "num_heads": 3,
+            "global_pool": "",
+            "use_post_transformer_norm": False,
+            "init_values": 0.1,
+            "ref_feat_shape": [2, 2],
         },
-    }  # fmt: skip
+    }
     config = tr.PerceptionLMConfig(
         vision_config=vision, text_config={**_TEXT, "vocab_size": len(words)}, image_token_id=2, video_token_id=3
     )
@@ -64,9 +83,14 @@ def save_llava(folder: Path) -> Any:
 
     words = tokenizer()
     vision = {
-        "model_type": "clip_vision_model", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "image_size": SIDE, "patch_size": PATCH,
-    }  # fmt: skip
+        "model_type": "clip_vision_model",
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": SIDE,
+        "patch_size": PATCH,
+    }
     config = tr.LlavaConfig(vision_config=vision, text_config={**_TEXT, "vocab_size": len(words)}, image_token_index=2)
     model = _drawn(lambda: tr.LlavaForConditionalGeneration(config))
     images = tr.CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
@@ -81,13 +105,24 @@ def save_git(folder: Path) -> Any:
 
     words = tokenizer()
     vision = {
-        "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": SIDE,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": SIDE,
         "patch_size": PATCH,
-    }  # fmt: skip
+    }
     config = tr.GitConfig(
-        vision_config=vision, vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=32, bos_token_id=0, eos_token_id=0, pad_token_id=0,
-    )  # fmt: skip
+        vision_config=vision,
+        vocab_size=len(words),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
     model = _drawn(lambda: tr.GitForCausalLM(config))
     images = tr.CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
     return _save(folder, model, tr.GitProcessor(images, words))

@@ -13,14 +13,21 @@ def save(folder: Path, seed: int = 0, video: bool = False) -> Any:
     import transformers as tr
 
     hiera = tr.Sam2HieraDetConfig(
-        hidden_size=8, image_size=[64, 64], blocks_per_stage=[1, 1, 2, 1], embed_dim_per_stage=[8, 16, 32, 64],
-        num_attention_heads_per_stage=[1, 1, 2, 2], window_size_per_stage=[4, 4, 4, 4], global_attention_blocks=[3],
+        hidden_size=8,
+        image_size=[64, 64],
+        blocks_per_stage=[1, 1, 2, 1],
+        embed_dim_per_stage=[8, 16, 32, 64],
+        num_attention_heads_per_stage=[1, 1, 2, 2],
+        window_size_per_stage=[4, 4, 4, 4],
+        global_attention_blocks=[3],
         window_positional_embedding_background_size=[4, 4],
-    )  # fmt: skip
+    )
     vision = tr.Sam2VisionConfig(
-        backbone_config=hiera, backbone_channel_list=[64, 32, 16, 8], fpn_hidden_size=32,
+        backbone_config=hiera,
+        backbone_channel_list=[64, 32, 16, 8],
+        fpn_hidden_size=32,
         backbone_feature_sizes=[[16, 16], [8, 8], [4, 4]],
-    )  # fmt: skip
+    )
     decoder = {"hidden_size": 32, "mlp_dim": 32, "num_attention_heads": 2, "iou_head_hidden_dim": 32}
     parts = {
         "vision_config": vision.to_dict(),

@@ -50,5 +50,11 @@ def recurrent() -> TorchEncoder:
                 x = block(x)[0]
             return x
 
-    return TorchEncoder("recurrent", "series", Recurrent(), stack_taps("blocks", 2, 4, Grid((6,), ("t",))), "blocks.1",
-                        example=np.ones(6, np.float32))  # fmt: skip
+    return TorchEncoder(
+        "recurrent",
+        "series",
+        Recurrent(),
+        stack_taps("blocks", 2, 4, Grid((6,), ("t",))),
+        "blocks.1",
+        example=np.ones(6, np.float32),
+    )

@@ -112,9 +112,17 @@ def an_encoder_is_declared(module: nn.Module) -> dx.Encoder:
         return batch["mask"] if tap.name == "head" else None
 
     encoder = dx.TorchEncoder(
-        "mine", "image", module, taps, "norm", prepared, np.zeros((224, 224, 3), np.uint8),
-        fresh=lambda: nn.Identity(), valid=masked, rate=None,
-    )  # fmt: skip
+        "mine",
+        "image",
+        module,
+        taps,
+        "norm",
+        prepared,
+        np.zeros((224, 224, 3), np.uint8),
+        fresh=lambda: nn.Identity(),
+        valid=masked,
+        rate=None,
+    )
     assert_type(encoder.identity, Mapping[str, str])
     assert_type(encoder.tap("norm"), dx.Tap)
     assert_type(encoder.example(), np.ndarray)
@@ -140,9 +148,17 @@ def a_dataset_is_made() -> dx.Dataset:
     samples = dx.padded([np.zeros(4), np.zeros(6)])
     question = dx.Question("pitch", "high", ("how high is it?",), held_back=("is it high?",))
     data = dx.Dataset(
-        "tones", "audio", samples, ["a", "b"], split.tolist(), {"pitch": target}, rate=16000.0, ragged=True,
-        texts=["a tone", "another"], questions=[(question,), ()],
-    )  # fmt: skip
+        "tones",
+        "audio",
+        samples,
+        ["a", "b"],
+        split.tolist(),
+        {"pitch": target},
+        rate=16000.0,
+        ragged=True,
+        texts=["a tone", "another"],
+        questions=[(question,), ()],
+    )
     assert_type(data.texts, tuple[str, ...] | dx.LazySamples)
     assert_type(data.questions, tuple[tuple[dx.Question, ...], ...] | dx.LazySamples)
     return data

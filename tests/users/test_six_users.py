@@ -323,10 +323,12 @@ def own_vit(shown: Screen) -> None:
     assert "no model needed: raw input 0.9" in weight.note
     shown.row("luck", "-", "none: at chance", (-0.2, 0.1), (-0.2, 0.1))
     shown.says(
-        "The output hides from a linear readout: label, +0.", "The output is as good as any layer for weight (gaps above 0.",
-        "weight is read no worse without a model: no score there shows that an encoder is needed.", "luck is at chance at every layer.",
+        "The output hides from a linear readout: label, +0.",
+        "The output is as good as any layer for weight (gaps above 0.",
+        "weight is read no worse without a model: no score there shows that an encoder is needed.",
+        "luck is at chance at every layer.",
         'features(target="label")',
-    )  # fmt: skip
+    )
     shown.never("Cannot tell", "guess", "as good as any layer for label")
     assert shown.confidence == {"label": "shown", "weight": "no gap", "luck": "at chance"}
 
@@ -341,8 +343,10 @@ def many_machines(shown: Screen) -> None:
     shown.says(
         "load is read no worse without a model: no score there shows that an encoder is needed.",
         "A control is not beaten for fault: no score there shows that this encoder is needed.",
-        "The output is as good as any layer for load", "mood is at chance at every layer.", "Cannot tell for fault (gaps up to",
-    )  # fmt: skip
+        "The output is as good as any layer for load",
+        "mood is at chance at every layer.",
+        "Cannot tell for fault (gaps up to",
+    )
     shown.never("hides", "guess")
     assert shown.confidence["load"] == "no gap" and shown.confidence["mood"] == "at chance"
 
@@ -379,8 +383,10 @@ def texts(shown: Screen) -> None:
         "not shown to beat: raw input" in shown.row("thing", "?", "blocks.2, the output", (0.9, 1.0), (0.9, 1.0)).note
     )
     shown.says(
-        "A control is not beaten for", "no score there shows that this encoder is needed.", "test units would tell",
-    )  # fmt: skip
+        "A control is not beaten for",
+        "no score there shows that this encoder is needed.",
+        "test units would tell",
+    )
     shown.never("needed: ", "no worse", "hides", "guess", "as good as any layer for label")
     assert shown.confidence["label"] == "undecided"
 
@@ -397,14 +403,21 @@ def pooled_clip(shown: Screen) -> None:
 
 
 USERS: dict[str, Callable[[Screen], None]] = {
-    "vit": own_vit, "machines": many_machines, "four": four_machines, "text": texts, "clip": pooled_clip, "thirty": thirty_samples,
-}  # fmt: skip
+    "vit": own_vit,
+    "machines": many_machines,
+    "four": four_machines,
+    "text": texts,
+    "clip": pooled_clip,
+    "thirty": thirty_samples,
+}
 
 
 SWAPPED = {
-    Verdict.SHOWN: Verdict.EXCLUDED, Verdict.EXCLUDED: Verdict.SHOWN,
-    Verdict.UNDECIDED: Verdict.AT_CHANCE, Verdict.AT_CHANCE: Verdict.UNDECIDED,
-}  # fmt: skip
+    Verdict.SHOWN: Verdict.EXCLUDED,
+    Verdict.EXCLUDED: Verdict.SHOWN,
+    Verdict.UNDECIDED: Verdict.AT_CHANCE,
+    Verdict.AT_CHANCE: Verdict.UNDECIDED,
+}
 
 
 @pytest.mark.parametrize("name", USERS)
@@ -474,10 +487,13 @@ def changes(before: Path, after: Path) -> dict[tuple[str, str], str]:
 
 def checkpoints(found: dict[tuple[str, str], str]) -> None:
     assert found == {
-        ("label", "the output"): "lost", ("weight", "the output"): "gained", ("luck", "the output"): "cannot tell",
-        ("label", "the layer to use"): "cannot tell", ("weight", "the layer to use"): "cannot tell",
+        ("label", "the output"): "lost",
+        ("weight", "the output"): "gained",
+        ("luck", "the output"): "cannot tell",
+        ("label", "the layer to use"): "cannot tell",
+        ("weight", "the layer to use"): "cannot tell",
         ("luck", "the layer to use"): "cannot tell",
-    }  # fmt: skip
+    }
 
 
 def test_two_checkpoints_are_told_apart_target_by_target(

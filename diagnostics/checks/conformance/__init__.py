@@ -107,10 +107,13 @@ def grid(subject: EncoderUnderTest) -> Outcome:
     verdicts = ("wrong", "not verified", "right")
     wrong, unknown, right = ([tap for tap in later if tap.verdict == verdict] for verdict in verdicts)
     figures = {
-        "cells": placement.cells, "share": placement.share, "tolerance": placement.tolerance,
-        "taps_right": int(placement.right) + len(right), "taps_wrong": int(not placement.right) + len(wrong),
+        "cells": placement.cells,
+        "share": placement.share,
+        "tolerance": placement.tolerance,
+        "taps_right": int(placement.right) + len(right),
+        "taps_wrong": int(not placement.right) + len(wrong),
         "taps_not_verified": len(unknown),
-    }  # fmt: skip
+    }
     if not placement.right:
         return failed(str(placement), **figures)
     if wrong:

@@ -41,10 +41,16 @@ class Outcome:
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
         return {
-            "family": self.family, "measure": self.case.measure, "case": self.case.what, "expected": self.case.expected,
-            "found": number(self.computed), "tolerance": self.case.tolerance, "right": self.right,
-            "source": self.case.source, "error": self.error,
-        }  # fmt: skip
+            "family": self.family,
+            "measure": self.case.measure,
+            "case": self.case.what,
+            "expected": self.case.expected,
+            "found": number(self.computed),
+            "tolerance": self.case.tolerance,
+            "right": self.right,
+            "source": self.case.source,
+            "error": self.error,
+        }
 
 
 def all_cases() -> list[tuple[str, Case]]:

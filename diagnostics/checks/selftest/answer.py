@@ -31,7 +31,7 @@ from diagnostics.checks.selftest.planted import (
     runs_of,
     target,
     without,
-)  # fmt: skip
+)
 from diagnostics.measures import apply, statistics, verdict
 from diagnostics.measures import result as attribute
 from diagnostics.measures.base import Case
@@ -86,12 +86,18 @@ def controls(name: str) -> list[Any]:
 ON_FIT, ON_TEST, FEW = ("tap", "fit_unit"), ("tap", "unit"), np.where(np.arange(120) < 6, 25.2, 1.0)
 # References of train and val, and losses on test.
 SKEWS: Sequence[tuple[Any, Mapping[str, Any]]] = (
-    (FEW, {}), ((0.85 * FEW).clip(1), {}), (1, {}), (1, {"loss": (ON_TEST, np.ones((6, 1)) * np.where(np.arange(80) < 2, 1e3, 1.0))}),
-)  # fmt: skip
+    (FEW, {}),
+    ((0.85 * FEW).clip(1), {}),
+    (1, {}),
+    (1, {"loss": (ON_TEST, np.ones((6, 1)) * np.where(np.arange(80) < 2, 1e3, 1.0))}),
+)
 OF_CLASS: Sequence[Mapping[str, Any]] = (
-    {}, {"attrs": {"over_shuffled_labels_low": -0.1}}, {"lacks": "shuffled"},
-    {"variables": {"line_chance": ("tap", np.full(6, -np.inf))}, "lacks": "shuffled"}, {"variables": {"line_chance": ("tap", np.full(6, 0.9))}},
-)  # fmt: skip
+    {},
+    {"attrs": {"over_shuffled_labels_low": -0.1}},
+    {"lacks": "shuffled"},
+    {"variables": {"line_chance": ("tap", np.full(6, -np.inf))}, "lacks": "shuffled"},
+    {"variables": {"line_chance": ("tap", np.full(6, 0.9))}},
+)
 
 
 def ends_changed(end: str, *cases: tuple[str, float]) -> list[Profile]:
@@ -320,9 +326,14 @@ def above_chance() -> list[Any]:
         base[0], profile=replace(base[0].profile, data=base[0].profile.data.assign_attrs(over_shuffled_labels_low=-0.1))
     )
     return [
-        made.floor, made.kept_output, made.kept_best, made.reasons["over_control"], unknown.floor,
-        sorted((name, why[:9]) for name, why in unknown.reasons.items()), sorted(shared([(weak, weak)]).reasons),
-    ]  # fmt: skip
+        made.floor,
+        made.kept_output,
+        made.kept_best,
+        made.reasons["over_control"],
+        unknown.floor,
+        sorted((name, why[:9]) for name, why in unknown.reasons.items()),
+        sorted(shared([(weak, weak)]).reasons),
+    ]
 
 
 def of_little(gap: float) -> list[str]:
@@ -396,10 +407,18 @@ def losses_by_name() -> list[Any]:
     run, other = (estimates.probe_losses(Profile("planted", "hidden", each, {})) for each in (data, uneven))
     terms = run.at_chosen, run.at_best, run.at_output, *(run.ends or ())
     return [
-        [digest(each.loss) for each in terms], [digest(each.reference) for each in terms], run.units == tuple(sorted(run.units)),
-        run.at(None).score, run.fit_units, run.share, other.share, other.ends is None, other.common_reference is None,
-        run.loss.shape, digest(run.common_reference),
-    ]  # fmt: skip
+        [digest(each.loss) for each in terms],
+        [digest(each.reference) for each in terms],
+        run.units == tuple(sorted(run.units)),
+        run.at(None).score,
+        run.fit_units,
+        run.share,
+        other.share,
+        other.ends is None,
+        other.common_reference is None,
+        run.loss.shape,
+        digest(run.common_reference),
+    ]
 
 
 ASKED: Mapping[str, Callable[[], Any]] = {

@@ -71,9 +71,14 @@ class FusedCall:
             q, k, v = q[:, None], k[:, None], v[:, None]
         scale = given.get("scale")
         return cls(
-            q, k, v, given.get("attn_mask"), given.get("dropout_p", 0.0), given.get("is_causal", False),
+            q,
+            k,
+            v,
+            given.get("attn_mask"),
+            given.get("dropout_p", 0.0),
+            given.get("is_causal", False),
             q.shape[-1] ** -0.5 if scale is None else scale,
-        )  # fmt: skip
+        )
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -10,6 +10,16 @@ from diagnostics.encoders.places.trunk import Place, Places, extents_of, find_bl
 from diagnostics.encoders.places.verify import NotVerifiableError, verify_grid, verify_taps
 
 __all__ = [
-    "Discovered", "FirstBlockInput", "NotVerifiableError", "Place", "Placement", "Places", "TapGrid", "discover",
-    "extents_of", "find_blocks", "verify_grid", "verify_taps",
-]  # fmt: skip
+    "Discovered",
+    "FirstBlockInput",
+    "NotVerifiableError",
+    "Place",
+    "Placement",
+    "Places",
+    "TapGrid",
+    "discover",
+    "extents_of",
+    "find_blocks",
+    "verify_grid",
+    "verify_taps",
+]

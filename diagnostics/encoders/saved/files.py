@@ -107,10 +107,19 @@ def save_encoder(
     if half:
         tensors = {name: _rounded(name, tensor, encoder.name) for name, tensor in tensors.items()}
     about = Description(
-        encoder.name, encoder.modality, skeleton, encoder.configuration, encoder.cut or None, list(encoder.absent),
-        [tap.name for tap in encoder.taps], encoder.output_tap, _prepared(encoder), digest_of(tensors),
-        dict(encoder.lineage if lineage is None else lineage), files,
-    )  # fmt: skip
+        encoder.name,
+        encoder.modality,
+        skeleton,
+        encoder.configuration,
+        encoder.cut or None,
+        list(encoder.absent),
+        [tap.name for tap in encoder.taps],
+        encoder.output_tap,
+        _prepared(encoder),
+        digest_of(tensors),
+        dict(encoder.lineage if lineage is None else lineage),
+        files,
+    )
     try:
         text = json.dumps({**asdict(about), "digest": _digest(asdict(about))})
     except TypeError as error:

@@ -212,8 +212,10 @@ class Uniformity(_Directional):
     known_answers = (
         # -3.0161 with the pairs of a sample and itself.
         Case("orthonormal vectors", -4, WANG, lambda: uniformity(np.eye(32))),
-        Case("unit circle: ln I0(4) - 4 (2000 points)", -1.575027204484541, WANG, lambda: uniformity(circle(2000)), 2e-3),
-    )  # fmt: skip
+        Case(
+            "unit circle: ln I0(4) - 4 (2000 points)", -1.575027204484541, WANG, lambda: uniformity(circle(2000)), 2e-3
+        ),
+    )
 
     def value(self, u: Tensor) -> tuple[float, np.ndarray]:
         means = _kernel_means(u, self.t)
@@ -236,7 +238,7 @@ class MeanCosine(_Directional):
     known_answers = (
         Case("orthonormal vectors", 0, ETHAYARAJH, lambda: mean_cosine(np.eye(8))),
         Case("the same vector", 1, ETHAYARAJH, lambda: mean_cosine(np.ones((8, 3)))),
-    )  # fmt: skip
+    )
 
     def value(self, u: Tensor) -> tuple[float, np.ndarray]:
         means = _mean_cosines(u)
@@ -497,7 +499,8 @@ TwoNn = define(
 
 
 MleDimension = define(
-    _Dimension, "MleDimension",
+    _Dimension,
+    "MleDimension",
     name="mle_dimension",
     answers=f"On how many dimensions do the samples lie, by their {NEIGHBOURS} nearest neighbours?",
     source="Levina and Bickel 2004 (NeurIPS); MacKay and Ghahramani 2005 for the average",
@@ -507,7 +510,13 @@ MleDimension = define(
     least=NEIGHBOURS + 1,
     least_part=3 * (NEIGHBOURS + 1),
     known_answers=(
-        Case("Gaussian on a plane in 6 dimensions, n = 2000", 2, LEVINA, lambda: mle_dimension(normal(2000, 2, seed=1) @ rotation(6, 3)[:2]), 0.12),
+        Case(
+            "Gaussian on a plane in 6 dimensions, n = 2000",
+            2,
+            LEVINA,
+            lambda: mle_dimension(normal(2000, 2, seed=1) @ rotation(6, 3)[:2]),
+            0.12,
+        ),
     ),
     dimension=lambda self, x: {"score": _mle(x, NEIGHBOURS)},
-)  # fmt: skip
+)

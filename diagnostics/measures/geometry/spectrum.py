@@ -276,7 +276,8 @@ def _participation(sigma: Tensor) -> Tensor:
 
 
 RankMe = define(
-    _OfSingularValues, "RankMe",
+    _OfSingularValues,
+    "RankMe",
     name="rankme",
     answers="How many dimensions does the representation fill, by its singular values?",
     source=GARRIDO,
@@ -284,46 +285,70 @@ RankMe = define(
     known_answers=(
         Case("singular values (3, 1)", 1.754765, GARRIDO, lambda: rankme(_with_singular_values(3, 1)), 2e-6 + 5e-6),
         Case("6 equal singular values", 6, GARRIDO, lambda: rankme(_with_singular_values(*[2.0] * 6)), 2e-5),
-        Case("singular values (3, 1) and 198 of 0, each of which counts 1e-7", math.exp(-sum(p * math.log(p) for p in [0.75 + 1e-7, 0.25 + 1e-7] + [1e-7] * 198)), GARRIDO, lambda: rankme(np.pad(_with_singular_values(3, 1, n=200), ((0, 0), (0, 198)))), 1e-7),
+        Case(
+            "singular values (3, 1) and 198 of 0, each of which counts 1e-7",
+            math.exp(-sum(p * math.log(p) for p in [0.75 + 1e-7, 0.25 + 1e-7] + [1e-7] * 198)),
+            GARRIDO,
+            lambda: rankme(np.pad(_with_singular_values(3, 1, n=200), ((0, 0), (0, 198)))),
+            1e-7,
+        ),
     ),
     of_sigma=staticmethod(lambda sigma: torch.special.entr(sigma / sigma.sum() + 1e-7).sum().exp()),
-)  # fmt: skip
+)
 EffectiveRank = define(
-    _OfSingularValues, "EffectiveRank",
+    _OfSingularValues,
+    "EffectiveRank",
     name="effective_rank",
     answers="How many dimensions does the representation fill, by its singular values (without RankMe's constant)?",
     source=f"{ROY} (EUSIPCO)",
     functional="effective rank: exp of the entropy of sigma / sum(sigma), singular values",
     standard=False,
     known_answers=(
-        Case("singular values (3, 1)", math.exp(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25))), ROY, lambda: effective_rank(_with_singular_values(3, 1))),
+        Case(
+            "singular values (3, 1)",
+            math.exp(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25))),
+            ROY,
+            lambda: effective_rank(_with_singular_values(3, 1)),
+        ),
         Case("5 equal singular values", 5, ROY, lambda: effective_rank(_with_singular_values(*[1.0] * 5))),
     ),
     # 0 has no entropy, but an infinite derivative.
     of_sigma=staticmethod(lambda sigma: torch.special.entr(sigma[sigma > 0] / sigma.sum()).sum().exp()),
-)  # fmt: skip
+)
 StableRank = define(
-    _OfSingularValues, "StableRank",
+    _OfSingularValues,
+    "StableRank",
     name="stable_rank",
     answers="How large is the total energy relative to that of the largest singular direction?",
     source="Rudelson and Vershynin 2007 (J. ACM 54)",
     functional="stable rank: sum(sigma^2) / sigma_1^2, singular values",
     standard=False,
-    known_answers=(Case("eigenvalues (4, 2, 1, 1)", 2, "Rudelson and Vershynin 2007", lambda: stable_rank(_with_eigenvalues(4, 2, 1, 1))),),
+    known_answers=(
+        Case(
+            "eigenvalues (4, 2, 1, 1)",
+            2,
+            "Rudelson and Vershynin 2007",
+            lambda: stable_rank(_with_eigenvalues(4, 2, 1, 1)),
+        ),
+    ),
     of_sigma=staticmethod(_energy),
-)  # fmt: skip
+)
 NeSum = define(
-    _OfCovariance, "NeSum",
+    _OfCovariance,
+    "NeSum",
     name="nesum",
     answers="How large is the total variance relative to that of the first principal component?",
     source="He and Ozay 2022 (ICML); 2305.16562",
     functional="NESum: sum(lambda) / lambda_1, eigenvalues of the covariance",
     standard=False,
-    known_answers=(Case("eigenvalues (4, 2, 1, 1)", 2, "He and Ozay 2022", lambda: nesum(_with_eigenvalues(4, 2, 1, 1))),),
+    known_answers=(
+        Case("eigenvalues (4, 2, 1, 1)", 2, "He and Ozay 2022", lambda: nesum(_with_eigenvalues(4, 2, 1, 1))),
+    ),
     of_sigma=staticmethod(_energy),
-)  # fmt: skip
+)
 ParticipationRatio = define(
-    _OfCovariance, "ParticipationRatio",
+    _OfCovariance,
+    "ParticipationRatio",
     name="participation_ratio",
     answers="Over how many principal components is the variance spread?",
     source=GAO,
@@ -331,12 +356,15 @@ ParticipationRatio = define(
     known_answers=(
         Case("eigenvalues (9, 1)", 1.219512, GAO, lambda: participation_ratio(_with_eigenvalues(9, 1))),
         Case("eigenvalues (4, 2, 1, 1)", 2.909091, GAO, lambda: participation_ratio(_with_eigenvalues(4, 2, 1, 1))),
-        Case("the same, shifted by 1e4", 2.909091, GAO, lambda: participation_ratio(_with_eigenvalues(4, 2, 1, 1) + 1e4)),
+        Case(
+            "the same, shifted by 1e4", 2.909091, GAO, lambda: participation_ratio(_with_eigenvalues(4, 2, 1, 1) + 1e4)
+        ),
     ),
     of_sigma=staticmethod(_participation),
-)  # fmt: skip
+)
 AlphaReq = define(
-    _OfCovariance, "AlphaReq",
+    _OfCovariance,
+    "AlphaReq",
     name="alpha_req",
     answers="How fast do the variances along the principal components fall?",
     source=f"{AGRAWAL} (NeurIPS, alpha-ReQ); weights and range as reptrix",
@@ -347,7 +375,9 @@ AlphaReq = define(
     known_answers=(
         Case("eigenvalues i^-1.3", 1.3, AGRAWAL, lambda: alpha_req(_with_power_law())),
         # reptrix moves its range at every call.
-        Case("the same, asked a second time", 1.3, AGRAWAL, lambda: [alpha_req(_with_power_law()) for _ in range(2)][1]),
+        Case(
+            "the same, asked a second time", 1.3, AGRAWAL, lambda: [alpha_req(_with_power_law()) for _ in range(2)][1]
+        ),
     ),
     of_sigma=staticmethod(_decay),
-)  # fmt: skip
+)

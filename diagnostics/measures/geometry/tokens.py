@@ -254,8 +254,13 @@ class MassiveActivations(_OfTokens):
         "constant": "features that never vary, up to rounding",
     }
     known_answers = (
-        Case("a feature of mean 10 and variance 4: mean squared over variance", 25, SUN, lambda: float(massive_activations([[12.0, 1.0], [8.0, -1.0]]).ratio[0])),
-    )  # fmt: skip
+        Case(
+            "a feature of mean 10 and variance 4: mean squared over variance",
+            25,
+            SUN,
+            lambda: float(massive_activations([[12.0, 1.0], [8.0, -1.0]]).ratio[0]),
+        ),
+    )
 
     def of_tap(self, activations: Activations, tap: Tap, n: int, seed: int) -> TapNumbers:
         # A few samples at a time stay in the cache of a core.

@@ -399,9 +399,18 @@ class Lidar(_Views):
     known_answers = (
         # 2.2763 of the squared eigenvalues.
         Case("eigenvalues (4, 2, 1, 1): 2^1.75", 3.363586, THILAK, lambda: lidar(_between(4, 2, 1, 1)), 1e-3),
-        *(Case(f"{c} equally distant means: c - 1", c - 1, THILAK, lambda c=c: lidar(_simplex(c)), 1e-3) for c in (3, 6)),
-        Case("between (4, 1), within (1, 0), delta 1: eigenvalues (2, 1)", 3 / 2 ** (2 / 3), THILAK, lambda: lidar(_crossed(), delta=1.0), 2e-6),
-    )  # fmt: skip
+        *(
+            Case(f"{c} equally distant means: c - 1", c - 1, THILAK, lambda c=c: lidar(_simplex(c)), 1e-3)
+            for c in (3, 6)
+        ),
+        Case(
+            "between (4, 1), within (1, 0), delta 1: eigenvalues (2, 1)",
+            3 / 2 ** (2 / 3),
+            THILAK,
+            lambda: lidar(_crossed(), delta=1.0),
+            2e-6,
+        ),
+    )
 
     def rows(self, activations: Activations) -> np.ndarray:
         return super().rows(activations)[: self.most_rows]
@@ -453,7 +462,7 @@ class Alignment(_Pairs):
     known_answers = (
         Case("identical views", 0, WANG, lambda: alignment(normal(20, 4, seed=2), normal(20, 4, seed=2))),
         Case("orthogonal views", 2, WANG, lambda: alignment(np.eye(6)[:3], np.eye(6)[3:])),
-    )  # fmt: skip
+    )
 
     def of_pairs(self, x: Tensor, y: Tensor, groups: np.ndarray, seed: int) -> TapNumbers:
         u, v, kept = paired_directions(x, y)
@@ -526,7 +535,8 @@ InfoNce = define(
 
 
 Dime = define(
-    _Recomputed, "Dime",
+    _Recomputed,
+    "Dime",
     name="dime",
     answers="How much do two samples of a group share?",
     source=SKEAN,
@@ -540,8 +550,13 @@ Dime = define(
     lacks="all first or all second samples are equal",
     about={"line_unpaired": "0, views that share nothing"},
     known_answers=(
-        Case("two pairs of identical samples, all 24 permutations: 2/3 ln 2", 0.462098, SKEAN, lambda: dime(column(0, 0, 1e3, 1e3), column(0, 0, 1e3, 1e3), bandwidth=1.0)),
+        Case(
+            "two pairs of identical samples, all 24 permutations: 2/3 ln 2",
+            0.462098,
+            SKEAN,
+            lambda: dime(column(0, 0, 1e3, 1e3), column(0, 0, 1e3, 1e3), bandwidth=1.0),
+        ),
     ),
     value=lambda self, x, y, seed: dime(x, y, seed=seed),
     lines=lambda self, x, y, score: {"line_unpaired": 0.0},
-)  # fmt: skip
+)

@@ -143,9 +143,13 @@ class SampleMean(Measure):
                 reasons.append((tap.name, f"{lost} of {n} samples {self.without}"))
         variables = mean_with_interval(values, activations.groups[:n], seed)
         attrs = stated(
-            functional=self.functional, pooling="none: grid tokens", centring=self.centring, reasons=reasons,
-            n=n, seed=seed,
-        )  # fmt: skip
+            functional=self.functional,
+            pooling="none: grid tokens",
+            centring=self.centring,
+            reasons=reasons,
+            n=n,
+            seed=seed,
+        )
         return over_taps(activations, {**variables, f"line_{self.line}": line}, attrs)
 
     def _of_tap(self, activations: Activations, tap: Tap, n: int) -> np.ndarray:
@@ -516,10 +520,15 @@ class SelfSimilarity(Measure):
     higher_is_better = None
     score_name = "LDS"
     known_answers = tuple(
-        Case(f"{kind.upper()} of {name}, 16 x 16", value, "iREPA (2512.10794)", lambda n=name, k=kind: float(getattr(self_similarity(_patterns()[n], (16, 16)), k)))
+        Case(
+            f"{kind.upper()} of {name}, 16 x 16",
+            value,
+            "iREPA (2512.10794)",
+            lambda n=name, k=kind: float(getattr(self_similarity(_patterns()[n], (16, 16)), k)),
+        )
         for name, values in _OF_PATTERNS.items()
         for kind, value in zip(("lds", "cds", "rmsc"), values, strict=True)
-    )  # fmt: skip
+    )
 
     @one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
@@ -553,8 +562,11 @@ class SelfSimilarity(Measure):
             functional="LDS: mean cosine of neighbouring tokens minus that of tokens at Manhattan distance >= 6",
             pooling="none: grid tokens",
             centring="none; with the sample's mean token removed in variables ending in _centred",
-            distance="Manhattan, in tokens of the tap's grid", reasons=reasons, n=n, seed=seed,
-        )  # fmt: skip
+            distance="Manhattan, in tokens of the tap's grid",
+            reasons=reasons,
+            n=n,
+            seed=seed,
+        )
         return over_taps(activations, variables, attrs, distance=np.arange(1, reach + 1))
 
 

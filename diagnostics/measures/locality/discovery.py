@@ -376,12 +376,16 @@ class ObjectDiscovery(Probe):
         of_test = [boxes[row] for row in rows.test]
         lines = {name: np.where(fitting, corloc([box] * len(of_test), of_test), np.nan) for name, box in lines.items()}
         return unfitted_result(
-            activations, rows, np.where(fitting[:, None], reference * (iou < HIT), np.nan), reference,
+            activations,
+            rows,
+            np.where(fitting[:, None], reference * (iou < HIT), np.nan),
+            reference,
             {"iou": mean(iou), "centred": mean((centred >= HIT).astype(float)), **lines},
             "CorLoc: share of images whose box, by LOST on tokens (the paper takes keys), has an IoU of at least .5 with "
             "an object's; boxes count both border pixels (VOC)",
-            seed, reasons=reasons,
-        )  # fmt: skip
+            seed,
+            reasons=reasons,
+        )
 
 
 def _lacks(tap: Tap) -> str:

@@ -304,9 +304,12 @@ class HeadMeasure(Measure):
         }
         attrs = stated(
             functional=self.functional,
-            pooling="none: grid queries, mean over queries, heads and samples", centring="none",
-            reasons=reasons, n=n, seed=seed,
-        )  # fmt: skip
+            pooling="none: grid queries, mean over queries, heads and samples",
+            centring="none",
+            reasons=reasons,
+            n=n,
+            seed=seed,
+        )
         return over_taps(activations, variables, attrs, head=np.arange(heads))
 
 
@@ -368,7 +371,8 @@ AttentionDistance = define(
 
 
 AttentionEntropy = define(
-    HeadMeasure, "AttentionEntropy",
+    HeadMeasure,
+    "AttentionEntropy",
     name="attention_entropy",
     answers="Do the heads of each block look at few places or at many?",
     source="Shannon entropy of attention rows; per head as in Zhai et al. 2023 (2303.06296)",
@@ -382,11 +386,12 @@ AttentionEntropy = define(
         Case("one key", 0, VIT, lambda: float(attention_entropy(np.eye(9)[None])[0])),
     ),
     uniform=lambda self, grid: math.log(grid.tokens),
-)  # fmt: skip
+)
 
 
 GlobalTokenMass = define(
-    HeadMeasure, "GlobalTokenMass",
+    HeadMeasure,
+    "GlobalTokenMass",
     name="global_token_mass",
     answers="How much attention leaves the grid for class and register tokens, or gathers on one token?",
     source="Darcet et al. 2024 (2309.16588); Sun et al. 2024 (2402.17762)",
@@ -398,11 +403,16 @@ GlobalTokenMass = define(
     ),
     unit="share of attention",
     known_answers=(
-        Case("uniform over 196 tokens and 1 class token", 1 / 197, DARCET, lambda: float(global_token_mass(_uniform(197), 1).prefix[0])),
+        Case(
+            "uniform over 196 tokens and 1 class token",
+            1 / 197,
+            DARCET,
+            lambda: float(global_token_mass(_uniform(197), 1).prefix[0]),
+        ),
     ),
     lacks=lambda self, grid: "" if grid.prefix else "no prefix tokens",
     uniform=lambda self, grid: grid.prefix / (grid.prefix + grid.tokens),
-)  # fmt: skip
+)
 
 
 FEW = 0.01
@@ -465,7 +475,8 @@ def _stripe_starts() -> float:
 
 
 AttentionPeak = define(
-    GatheringMeasure, "AttentionPeak",
+    GatheringMeasure,
+    "AttentionPeak",
     name="attention_peak",
     answers="How much attention does a query give to the token that it attends to most?",
     source="largest share of a row of softmax",
@@ -479,7 +490,7 @@ AttentionPeak = define(
     ),
     uniform=lambda self, grid: 1 / grid.tokens,
     identity=lambda self, grid: 1.0,
-)  # fmt: skip
+)
 
 
 def _without_logits(self: HeadMeasure, lost: int, values: np.ndarray, n: int) -> str:
@@ -490,7 +501,8 @@ def _without_logits(self: HeadMeasure, lost: int, values: np.ndarray, n: int) ->
 
 
 AttentionLogit = define(
-    GatheringMeasure, "AttentionLogit",
+    GatheringMeasure,
+    "AttentionLogit",
     name="attention_logit",
     answers="How large are the attention logits of each head (large ones saturate softmax, and training fails)?",
     source="Dehghani et al. 2023 (2302.05442), section 3.1; Zhai et al. 2023 (2303.06296)",
@@ -505,11 +517,12 @@ AttentionLogit = define(
     uniform=lambda self, grid: math.nan,  # whatever logits are alike
     identity=lambda self, grid: math.nan,
     unknown=_without_logits,
-)  # fmt: skip
+)
 
 
 AttentionReceived = define(
-    GatheringMeasure, "AttentionReceived",
+    GatheringMeasure,
+    "AttentionReceived",
     name="attention_received",
     answers="From which block on does attention concentrate on a few grid tokens, whatever the query?",
     source="Bolya et al. 2025 (2504.13181), global tokens; Sun et al. 2024 (2402.17762)",
@@ -528,9 +541,14 @@ AttentionReceived = define(
         Case("one of 50 keys, counted by half", 0.5, CLOSED, lambda: float(_keys(50, 1.0).received_by_most(FEW))),
         Case("two of 100 keys, .7 and .3", 0.7, CLOSED, lambda: float(_keys(100, 0.7, 0.3).received_by_most(FEW))),
         Case("two of 200 keys, .7 and .3", 1, CLOSED, lambda: float(_keys(200, 0.7, 0.3).received_by_most(FEW))),
-        Case("every query looks at itself", FEW, CLOSED, lambda: float(_of_logits(1e4 * torch.eye(64)).received_by_most(FEW))),
+        Case(
+            "every query looks at itself",
+            FEW,
+            CLOSED,
+            lambda: float(_of_logits(1e4 * torch.eye(64)).received_by_most(FEW)),
+        ),
         Case("a stripe of global tokens from block 5 on", 5, BOLYA, _stripe_starts),
     ),
     uniform=lambda self, grid: FEW,
     identity=lambda self, grid: FEW,
-)  # fmt: skip
+)

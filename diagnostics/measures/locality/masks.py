@@ -490,13 +490,17 @@ class LabelPropagation(Probe):
         with np.errstate(invalid="ignore"):  # a tap whose first frame shows no object has no score
             j, f = (numbers[:, rows.test, k].sum(axis=1) / objects for k in (0, 1))
         return unfitted_result(
-            activations, rows, numbers[:, :, 2] - numbers[:, :, :2].mean(axis=2), numbers[:, :, 2],
+            activations,
+            rows,
+            numbers[:, :, 2] - numbers[:, :, :2].mean(axis=2),
+            numbers[:, :, 2],
             {"j": j, "f": f, "objects": objects, "line_still": lines[:, 0], "line_uniform": lines[:, 1]},
             "mean of J and F over objects, first and last frame left out; first frame's labels carried on by the 5 most "
             "similar tokens within 12 cells, of the first and the 7 frames before",
-            seed, reasons=reasons.items(),
+            seed,
+            reasons=reasons.items(),
             frames="of masks with several frames a grid step, the middle one (the earlier of two)",
-        )  # fmt: skip
+        )
 
 
 def _lacks(tap: Tap, extent: tuple[int, ...]) -> str:

@@ -154,9 +154,14 @@ class ReceptiveFieldOfTaps(Measure):
     standard = False
     observation = Gradients()
     known_answers = tuple(
-        Case(f"{k} convolutions of 3 x 3 ones, spread on an axis: sqrt(2 k / 3)", math.sqrt(2 * k / 3), "Luo et al. 2016 (1701.04128)", lambda k=k: _spread_of_stacked_ones(k))
+        Case(
+            f"{k} convolutions of 3 x 3 ones, spread on an axis: sqrt(2 k / 3)",
+            math.sqrt(2 * k / 3),
+            "Luo et al. 2016 (1701.04128)",
+            lambda k=k: _spread_of_stacked_ones(k),
+        )
         for k in (1, 2, 3, 5)
-    )  # fmt: skip
+    )
 
     @one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
@@ -179,12 +184,18 @@ class ReceptiveFieldOfTaps(Measure):
         _, radius95, line, global95, sd = known_mean(numbers)
         variables = {
             **mean_with_interval(numbers[:, 0], activations.groups[:n], seed),
-            "radius95": radius95, "sd": sd, "line_global": line, "global95": global95,
-        }  # fmt: skip
+            "radius95": radius95,
+            "sd": sd,
+            "line_global": line,
+            "global95": global95,
+        }
         attrs = stated(
             functional="radius about the central grid token of half of |d token / d input|, summed over channels; the token "
             "by one projection of its features on random signs",
             pooling="none: the central grid token",
-            centring="none", reasons=reasons, n=n, seed=seed,
-        )  # fmt: skip
+            centring="none",
+            reasons=reasons,
+            n=n,
+            seed=seed,
+        )
         return over_taps(activations, variables, attrs)

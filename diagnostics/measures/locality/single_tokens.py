@@ -183,10 +183,12 @@ class OutlierTokenShare(Measure):
     needs = "tokens"
     higher_is_better = None
     known_answers = (
-        Case("2 % planted at ten times the median: share", 0.02, DARCET, lambda: outlier_tokens(_planted_norms()).share),
+        Case(
+            "2 % planted at ten times the median: share", 0.02, DARCET, lambda: outlier_tokens(_planted_norms()).share
+        ),
         Case("recall of the planted", 1, DARCET, lambda: float(outlier_tokens(_planted_norms()).mask[:40].mean())),
         Case("Gaussian norms", 0, DARCET, lambda: outlier_tokens(10 + normal(5000, seed=1)).share),
-    )  # fmt: skip
+    )
 
     @one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
@@ -195,8 +197,14 @@ class OutlierTokenShare(Measure):
         shares = np.full((n, len(taps)), np.nan)
         by_place = np.full((len(taps), max(tap.grid.tokens for tap in taps)), np.nan)
         kinds = (
-            "median_norm", "threshold", "largest_over_median", "bimodality", "gap", "cosine_outliers", "cosine_rest",
-        )  # fmt: skip
+            "median_norm",
+            "threshold",
+            "largest_over_median",
+            "bimodality",
+            "gap",
+            "cosine_outliers",
+            "cosine_rest",
+        )
         numbers = {name: np.full(len(taps), np.nan) for name in (*kinds, "place", "place_share")}
         reasons: list[tuple[str, str]] = []
         for t, tap in enumerate(taps):
@@ -216,12 +224,15 @@ class OutlierTokenShare(Measure):
         attrs = stated(
             functional=f"share of tokens whose norm exceeds median + {BEYOND:g} * {_GAUSSIAN} * MAD of the tap's tokens; norms as "
             "the tap hands them over",
-            pooling="none: grid tokens", centring="none",
+            pooling="none: grid tokens",
+            centring="none",
             interval="95 % bootstrap over groups, the threshold held",
             bimodality="Sarle's coefficient of the norms: Gaussian 1/3, uniform 5/9, two values 1",
             place="raster index of the grid token that is an outlier in most samples, and in what share of them",
-            reasons=reasons, n=n, seed=seed,
-        )  # fmt: skip
+            reasons=reasons,
+            n=n,
+            seed=seed,
+        )
         variables = {**mean_with_interval(shares, activations.groups[:n], seed), **numbers}
         return over_taps(activations, {**variables, "share_by_place": (("tap", "place_index"), by_place)}, attrs)
 
@@ -429,8 +440,14 @@ class Position(Measure):
     )
     known_answers = (
         Case("sine and cosine code with the places", 1, "read linearly", _code_and_places_r2, 1e-4),
-        Case("noise, OLS, n = 200, d = 100: -d / (n - d - 1) (mean of 40)", -1.01, "out-of-sample R2 of OLS", lambda: _noise_r2(100, 200), 0.1),
-    )  # fmt: skip
+        Case(
+            "noise, OLS, n = 200, d = 100: -d / (n - d - 1) (mean of 40)",
+            -1.01,
+            "out-of-sample R2 of OLS",
+            lambda: _noise_r2(100, 200),
+            0.1,
+        ),
+    )
 
     @one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
@@ -457,12 +474,21 @@ class Position(Measure):
             numbers["line_shuffled"][t] = 1 - (lost[spread > 0] / spread[spread > 0]).mean()
         val_score = numbers.pop("val_score")
         return probe_result(
-            activations, rows, loss, reference, val_score, numbers,
+            activations,
+            rows,
+            loss,
+            reference,
+            val_score,
+            numbers,
             "R2 of a token's coordinates against the mean place of the tokens fitted, mean over axes",
-            "features standardised with the tokens fitted", seed,
-            pooling="none: grid tokens", penalties=list(PENALTIES), tokens_of_a_sample=MOST_TOKENS,
-            error="mean Euclidean distance between a place and the place predicted, in tokens", reasons=reasons,
-        )  # fmt: skip
+            "features standardised with the tokens fitted",
+            seed,
+            pooling="none: grid tokens",
+            penalties=list(PENALTIES),
+            tokens_of_a_sample=MOST_TOKENS,
+            error="mean Euclidean distance between a place and the place predicted, in tokens",
+            reasons=reasons,
+        )
 
     def _of_tap(self, activations: Activations, tap: Tap, n: int, rows: Rows, seed: int) -> tuple[_Read, _Read]:
         rng = np.random.default_rng(seed)

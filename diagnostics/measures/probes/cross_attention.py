@@ -282,8 +282,14 @@ class AttentiveProbe(ClassOrValueProbe, SampleProbe):
     known_answers = (
         Case("queries of zero minus a linear map of mean-pooled tokens", 0, BARDES, _less_pooled),
         Case("tokens in another order minus the same in their own", 0, BARDES, _less_reordered),
-        Case("accuracy where one of 12 tokens, in any place, holds the class", 1, BARDES, _accuracy_where_one_token_tells, 0.1),
-    )  # fmt: skip
+        Case(
+            "accuracy where one of 12 tokens, in any place, holds the class",
+            1,
+            BARDES,
+            _accuracy_where_one_token_tells,
+            0.1,
+        ),
+    )
 
     def task(self, activations: Activations, target: StoredTarget, seed: int) -> Task:
         largest = max(tap.grid.tokens * tap.features for tap in activations.taps)
@@ -325,9 +331,12 @@ class AttentiveProbe(ClassOrValueProbe, SampleProbe):
         score = "accuracy" if task.label else "R2 against the mean of the rows fitted"
         return {
             "functional": f"{score} of {HEADS} learned queries and a linear map",
-            "centring": "tokens standardised with the samples fitted", "pooling": "attention over grid tokens",
-            "settings": [list(map(float, pair)) for pair in SETTINGS], "batch": BATCH, "most_epochs": EPOCHS,
-        }  # fmt: skip
+            "centring": "tokens standardised with the samples fitted",
+            "pooling": "attention over grid tokens",
+            "settings": [list(map(float, pair)) for pair in SETTINGS],
+            "batch": BATCH,
+            "most_epochs": EPOCHS,
+        }
 
 
 def _trained(task: Task, x: Tensor, rows: np.ndarray, settings: Any) -> Iterator[Settings]:

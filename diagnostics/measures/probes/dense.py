@@ -314,9 +314,17 @@ class DenseProbe(Probe):
             for name, values in (numbers | lines | dense.counts()).items()
         }
         return probe_result(
-            activations, dense.rows, loss, reference, Losses(val[0], val[1]), extra, seed=seed,
-            centring="features standardised with the tokens fitted", **stated, **dense.attrs(),
-        )  # fmt: skip
+            activations,
+            dense.rows,
+            loss,
+            reference,
+            Losses(val[0], val[1]),
+            extra,
+            seed=seed,
+            centring="features standardised with the tokens fitted",
+            **stated,
+            **dense.attrs(),
+        )
 
 
 class TokenRidge(DenseProbe):

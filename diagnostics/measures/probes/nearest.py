@@ -173,14 +173,24 @@ class KnnProbe(ClassOrValueProbe, SampleProbe):
     kinds = ("label",)
     known_answers = (
         *(
-            Case(f"weight {i + 1} of similarities (.9, .8, .8), temperature .07", value, WU, lambda i=i: float(knn_weights([0.9, 0.8, 0.8])[i]))
+            Case(
+                f"weight {i + 1} of similarities (.9, .8, .8), temperature .07",
+                value,
+                WU,
+                lambda i=i: float(knn_weights([0.9, 0.8, 0.8])[i]),
+            )
             for i, value in enumerate((0.675994, 0.162003, 0.162003))
         ),
         Case("votes of the nearest alone", 1, WU, _first_vote_alone),
         Case("votes of similarities (.9, .8, .8), temperature .07", 0.675994, WU, lambda: _first_votes(3)),
         Case("the same, temperature .5", 1 / (1 + 2 * math.exp(-0.2)), WU, lambda: _first_votes(3, 0.5)),
-        Case("2 neighbours of similarities (.9, .8, .8): the last two share a place", 1 / (1 + math.exp(-0.1 / 0.07)), WU, lambda: _first_votes(2)),
-    )  # fmt: skip
+        Case(
+            "2 neighbours of similarities (.9, .8, .8): the last two share a place",
+            1 / (1 + math.exp(-0.1 / 0.07)),
+            WU,
+            lambda: _first_votes(2),
+        ),
+    )
 
     def choose(self, task: Task, x: Tensor) -> Choice:
         rows, labels = task.rows, task.values
@@ -334,9 +344,19 @@ class CaptionProbe(Probe):
         "it predicts embeddings of captions, and no caption: fit diagnostics.measures.probes.ridge on run.features(tap)"
     )
     known_answers = (
-        Case("recall at 1 of partners that are alike", 1, KARPATHY, lambda: retrieval_recall(np.eye(6), np.eye(6)).a_to_b[1]),
-        Case("recall at 1 where all are alike: chance", 1 / 6, KARPATHY, lambda: retrieval_recall(np.ones((6, 2)), np.ones((6, 2))).a_to_b[1]),
-    )  # fmt: skip
+        Case(
+            "recall at 1 of partners that are alike",
+            1,
+            KARPATHY,
+            lambda: retrieval_recall(np.eye(6), np.eye(6)).a_to_b[1],
+        ),
+        Case(
+            "recall at 1 where all are alike: chance",
+            1 / 6,
+            KARPATHY,
+            lambda: retrieval_recall(np.ones((6, 2)), np.ones((6, 2))).a_to_b[1],
+        ),
+    )
 
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         texts = np.asarray(target.values, dtype=np.float64)
@@ -379,13 +399,20 @@ class CaptionProbe(Probe):
         reference = np.broadcast_to(sum_by_unit(np.ones(n), rows), loss.shape)
         val = Losses(val_loss, np.broadcast_to(sum_by_unit(np.ones(len(rows.val)), rows, "val"), val_loss.shape))
         return probe_result(
-            activations, rows, loss, reference, val,
+            activations,
+            rows,
+            loss,
+            reference,
+            val,
             {"penalty": chosen, **beside, "line_chance": np.full(count, float((sizes**2).sum()) / n**2)},
             f"recall at 1 of the own caption among {n} test captions, {len(distinct)} of them distinct, by cosine of ridge's "
             "prediction and text embedding; it falls as their number grows",
-            "features standardised with the rows fitted, text embeddings less the mean of those fitted", seed,
-            penalties=list(PENALTIES), gallery=n, distinct_captions=len(distinct),
-        )  # fmt: skip
+            "features standardised with the rows fitted, text embeddings less the mean of those fitted",
+            seed,
+            penalties=list(PENALTIES),
+            gallery=n,
+            distinct_captions=len(distinct),
+        )
 
 
 def _cosines(path: RidgeStack, x: Tensor, texts: Tensor) -> np.ndarray:

@@ -254,8 +254,13 @@ class SegmentationProbe(DenseProbe):
     losses, score_name, metric = "counts", "mIoU", "mean_iou"
     known_answers = (
         Case("mIoU of confusion ((3, 1), (1, 3))", 0.6, VOC, lambda: mean_iou([[3, 1], [1, 3]])),
-        Case("off-diagonal count of truth 0 taken for 1", 1, VOC, lambda: float(confusion(np.array([0, 1, 1]), np.array([0, 0, 1]), 2)[0, 1])),
-    )  # fmt: skip
+        Case(
+            "off-diagonal count of truth 0 taken for 1",
+            1,
+            VOC,
+            lambda: float(confusion(np.array([0, 1, 1]), np.array([0, 0, 1]), 2)[0, 1]),
+        ),
+    )
 
     def choose(self, dense: DenseRows, tap: Tap, seed: int) -> TokenChoice:
         fit = self._fitted(dense, tap, seed)
@@ -301,10 +306,12 @@ class SegmentationProbe(DenseProbe):
         return {
             "functional": "mean over classes of intersection over union, from one confusion matrix of all test tokens; multinomial "
             "logistic regression with an L2 penalty on tokens drawn from train and val",
-            "penalties": list(LOGISTIC_PENALTIES), "tokens_fitted": min(MOST_TOKENS, len(fitted)), "fits": _FITS,
+            "penalties": list(LOGISTIC_PENALTIES),
+            "tokens_fitted": min(MOST_TOKENS, len(fitted)),
+            "fits": _FITS,
             "converged": f"not in {_MOST_FINAL} steps: {', '.join(short)}" if short else "yes",
             "line_commonest": mean_iou(_confusion(dense, commonest, truth)),
-        }  # fmt: skip
+        }
 
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         numbers = self.rows(activations, target).classes

@@ -269,7 +269,8 @@ def _one_shared_component(n: int = 500) -> float:
 
 
 Cca = define(
-    _Canonical, "Cca",
+    _Canonical,
+    "Cca",
     name="cca",
     answers="Which taps hold the same directions up to any linear map, whatever their variance?",
     source=f"{RAGHU}; Hotelling 1936",
@@ -279,14 +280,21 @@ Cca = define(
     known_answers=(
         Case("invertible map", 1, RAGHU, lambda: cca(sixty_samples(), sixty_samples() @ _invertible_map())),
         Case("6 orthonormal columns of which 2 are shared", 1 / 3, RAGHU, lambda: cca(*overlapping_columns())),
-        Case("mean squared correlation, independent, n = 500, p = 20, q = 30: max(p, q) / (n - 1)", 0.0601, "measures: Wishart mean", lambda: float(np.mean(canonical_correlations(normal(500, 20, seed=0), normal(500, 30, seed=1)) ** 2)), 8e-3),
+        Case(
+            "mean squared correlation, independent, n = 500, p = 20, q = 30: max(p, q) / (n - 1)",
+            0.0601,
+            "measures: Wishart mean",
+            lambda: float(np.mean(canonical_correlations(normal(500, 20, seed=0), normal(500, 30, seed=1)) ** 2)),
+            8e-3,
+        ),
     ),
     directions=lambda self, x: basis(x),
-)  # fmt: skip
+)
 
 
 Svcca = define(
-    _Canonical, "Svcca",
+    _Canonical,
+    "Svcca",
     name="svcca",
     answers="Which taps hold the same principal directions up to a linear map of them?",
     source=RAGHU,
@@ -295,11 +303,16 @@ Svcca = define(
     remedy="",
     known_answers=(
         Case("only the strongest of 21 components shared", 0.2088, RAGHU, _one_shared_component, 0.05),
-        Case("singular values (3, 1), the first shared, 85 % of the variance kept: one component", 1, RAGHU, lambda: svcca(*_strongest_shared(), variance=0.85)),
+        Case(
+            "singular values (3, 1), the first shared, 85 % of the variance kept: one component",
+            1,
+            RAGHU,
+            lambda: svcca(*_strongest_shared(), variance=0.85),
+        ),
         Case("the same, 95 % kept: two components", 0.5, RAGHU, lambda: svcca(*_strongest_shared(), variance=0.95)),
     ),
     directions=lambda self, x: leading(x, VARIANCE),
-)  # fmt: skip
+)
 
 
 class Pwcca(_Canonical):
@@ -316,10 +329,12 @@ class Pwcca(_Canonical):
     symmetric = False
     most_rows = 1024
     known_answers = (
-        Case("singular values (3, 1), the first shared: 3 / (3 + 1)", 0.75, MORCOS, lambda: pwcca(*_strongest_shared())),
+        Case(
+            "singular values (3, 1), the first shared: 3 / (3 + 1)", 0.75, MORCOS, lambda: pwcca(*_strongest_shared())
+        ),
         Case("invertible map", 1, MORCOS, lambda: pwcca(sixty_samples(), sixty_samples() @ _invertible_map())),
         Case("x wider than y, y inside x", 1, MORCOS, lambda: pwcca(sixty_samples()[:, :3], sixty_samples())),
-    )  # fmt: skip
+    )
 
     def directions(self, x: Tensor) -> Tensor:
         return basis(x)
@@ -429,7 +444,8 @@ class _Shape(Decomposed):
 
 
 Procrustes = define(
-    _Shape, "Procrustes",
+    _Shape,
+    "Procrustes",
     name="procrustes",
     answers="How far apart are two taps after one is rotated onto the other?",
     source=f"{DING}; {WILLIAMS}",
@@ -437,24 +453,35 @@ Procrustes = define(
     known_answers=(
         Case("rotated copy", 0, DING, lambda: procrustes(sixty_samples(), 3 * sixty_samples() @ rotation(8, 1) + 5)),
         Case("same axes, eigenvalues (3, 2, 1) and (1, 2, 3)", 0.422650, DING, lambda: procrustes(*shared_axes())),
-        Case("orthogonal subspaces", math.sqrt(2), DING, lambda: procrustes(centred_axes(16, 3), centred_axes(16, 6)[:, 3:])),
+        Case(
+            "orthogonal subspaces",
+            math.sqrt(2),
+            DING,
+            lambda: procrustes(centred_axes(16, 3), centred_axes(16, 6)[:, 3:]),
+        ),
     ),
     compared=lambda self, a, b: _distance(a, b),
-)  # fmt: skip
+)
 
 
 AngularDistance = define(
-    _Shape, "AngularDistance",
+    _Shape,
+    "AngularDistance",
     name="angular_distance",
     answers="By what angle do the shapes of two taps differ?",
     source=WILLIAMS,
     functional="arccos ||X^T Y||_*, radians",
     known_answers=(
-        Case("same axes, eigenvalues (3, 2, 1) and (1, 2, 3)", 0.425860, WILLIAMS, lambda: angular_distance(*shared_axes())),
+        Case(
+            "same axes, eigenvalues (3, 2, 1) and (1, 2, 3)",
+            0.425860,
+            WILLIAMS,
+            lambda: angular_distance(*shared_axes()),
+        ),
         Case("rotated copy", 0, WILLIAMS, lambda: angular_distance(sixty_samples(), sixty_samples() @ rotation(8, 2))),
     ),
     compared=lambda self, a, b: _angle(a, b),
-)  # fmt: skip
+)
 
 
 REGULARIZATION = 1e-2

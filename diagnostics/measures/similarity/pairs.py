@@ -199,9 +199,14 @@ class Rsa(Similarity):
     least = 3
     most_rows = 1024
     known_answers = tuple(
-        Case(f"RDMs (1, 2, 3) and (1, 3, 2), {method}", value, KRIEGESKORTE, lambda method=method: compare_rdms([1.0, 2.0, 3.0], [1.0, 3.0, 2.0], method=method))
+        Case(
+            f"RDMs (1, 2, 3) and (1, 3, 2), {method}",
+            value,
+            KRIEGESKORTE,
+            lambda method=method: compare_rdms([1.0, 2.0, 3.0], [1.0, 3.0, 2.0], method=method),
+        )
         for method, value in _COMPARED.items()
-    )  # fmt: skip
+    )
 
     def reason(self, x: Tensor) -> str:
         if why := still(x):
@@ -460,7 +465,8 @@ def _shared(a: Neighbours, b: Neighbours) -> float:
 
 
 MutualKnn = define(
-    _Nearest, "MutualKnn",
+    _Nearest,
+    "MutualKnn",
     name="mutual_knn",
     answers="Which taps agree on which samples are nearest?",
     source=f"{HUH}, appendix A",
@@ -468,13 +474,19 @@ MutualKnn = define(
     functional=f"mean share of the {K} nearest neighbours that two taps have in common, ties in parts",
     known_answers=(
         Case("copy", 1, HUH, lambda: mutual_knn(sixty_samples(), sixty_samples(), k=5)),
-        Case("independent, n = 1024, k = 10: k / (n - 1)", 0.009775, HUH, lambda: mutual_knn(normal(1024, 16, seed=0), normal(1024, 16, seed=1), k=10), 3e-3),
+        Case(
+            "independent, n = 1024, k = 10: k / (n - 1)",
+            0.009775,
+            HUH,
+            lambda: mutual_knn(normal(1024, 16, seed=0), normal(1024, 16, seed=1), k=10),
+            3e-3,
+        ),
     ),
     prepared=lambda self, x: neighbours(x, K),
     permuted=lambda self, a, order: a.reordered(order),
     compared=staticmethod(_shared),
     attributes=lambda self, n: {"k": K, "chance": K / (n - 1)},
-)  # fmt: skip
+)
 
 
 def _all_neighbours_minus_cka() -> float:
@@ -485,7 +497,8 @@ def _all_neighbours_minus_cka() -> float:
 
 
 Cknna = define(
-    _Nearest, "Cknna",
+    _Nearest,
+    "Cknna",
     name="cknna",
     answers="Which taps hold similar geometries of near samples?",
     source=f"{HUH}, appendix A, as its authors compute it",
@@ -500,4 +513,4 @@ Cknna = define(
     permuted=lambda self, a, order: _Kernel(a.neighbours.reordered(order), a.own),
     compared=staticmethod(_aligned),
     attributes=lambda self, n: {"k": K},
-)  # fmt: skip
+)

@@ -45,15 +45,28 @@ def draw_map(tap_map: MapFigure) -> go.Figure:
     bar = f"{escape(tap_map.name)} ({0 if tap_map.distance else 1}: alike)"
     figure = go.Figure(
         go.Heatmap(
-            z=z, x=columns, y=rows, text=_cells(z), texttemplate="%{text}",
-            customdata=_hovers(tap_map), hovertemplate="%{y} and %{x}<br>%{customdata}<extra></extra>", hoverongaps=False,
-            colorscale="Viridis", reversescale=tap_map.distance, zmin=0.0, zmax=most,
+            z=z,
+            x=columns,
+            y=rows,
+            text=_cells(z),
+            texttemplate="%{text}",
+            customdata=_hovers(tap_map),
+            hovertemplate="%{y} and %{x}<br>%{customdata}<extra></extra>",
+            hoverongaps=False,
+            colorscale="Viridis",
+            reversescale=tap_map.distance,
+            zmin=0.0,
+            zmax=most,
             colorbar={"title": {"text": bar, "side": "right"}, "thickness": 14},
         )
-    )  # fmt: skip
+    )
     axis: dict[str, Any] = {
-        "constrain": "domain", "type": "category", "showgrid": False, "automargin": True, "tickfont": {"size": 11},
-    }  # fmt: skip
+        "constrain": "domain",
+        "type": "category",
+        "showgrid": False,
+        "automargin": True,
+        "tickfont": {"size": 11},
+    }
     title, beside = (escape(text) or None for text in tap_map.titles)
     figure.update_yaxes(autorange="reversed", scaleanchor="x", title_text=title, **axis, **_ticks(tap_map.rows))
     figure.update_xaxes(tickangle=-45, title_text=beside, **axis, **_ticks(tap_map.columns))
@@ -95,18 +108,27 @@ def draw_shares(matrix: SharesFigure) -> go.Figure:
     text = [[_share(cell) for cell in row] for row in matrix.shares]
     figure = go.Figure(
         go.Heatmap(
-            z=np.clip(z, matrix.least, matrix.most), x=[escape(name) for name in matrix.columns],
-            y=[escape(name) for name in matrix.rows], text=text, texttemplate="%{text}", textfont={"size": 11},
-            zmin=matrix.least, zmax=matrix.most, colorscale="RdBu", hoverongaps=False,
-            hovertemplate="%{y}<br>%{x}<br>%{text}<extra></extra>", colorbar={"thickness": 12},
+            z=np.clip(z, matrix.least, matrix.most),
+            x=[escape(name) for name in matrix.columns],
+            y=[escape(name) for name in matrix.rows],
+            text=text,
+            texttemplate="%{text}",
+            textfont={"size": 11},
+            zmin=matrix.least,
+            zmax=matrix.most,
+            colorscale="RdBu",
+            hoverongaps=False,
+            hovertemplate="%{y}<br>%{x}<br>%{text}<extra></extra>",
+            colorbar={"thickness": 12},
         )
-    )  # fmt: skip
+    )
     figure.update_yaxes(autorange="reversed", type="category", automargin=True, showgrid=False)
     figure.update_xaxes(type="category", automargin=True, showgrid=False)
     return dressed(figure).update_layout(
-        title={"text": matrix.title, "font": {"size": 14}}, height=150 + 52 * len(matrix.rows),
+        title={"text": matrix.title, "font": {"size": 14}},
+        height=150 + 52 * len(matrix.rows),
         margin={"l": 60, "r": 20, "t": 50, "b": 60},
-    )  # fmt: skip
+    )
 
 
 # A heat map of training steps by depth.
@@ -127,19 +149,30 @@ def draw_steps(steps: StepsFigure) -> go.Figure:
     least = max(float(known.min()), FLOOR) if known.size and known.max() > FLOOR else None
     figure = go.Figure(
         go.Heatmap(
-            z=z, x=columns, y=taps, zmin=least, zmax=float(known.max()) if known.size else None, colorscale="Viridis",
-            hoverongaps=False, customdata=np.tile(steps.depth[:, None], (1, len(columns))),
+            z=z,
+            x=columns,
+            y=taps,
+            zmin=least,
+            zmax=float(known.max()) if known.size else None,
+            colorscale="Viridis",
+            hoverongaps=False,
+            customdata=np.tile(steps.depth[:, None], (1, len(columns))),
             hovertemplate="step %{x}<br>%{y} (depth %{customdata:.2f})<br>%{z:.4g}<extra></extra>",
             colorbar={"title": {"text": escape(steps.name), "side": "right"}, "thickness": 14},
         )
-    )  # fmt: skip
+    )
     starred = [(x, escape(tap)) for x, tap in zip(columns, steps.chosen, strict=True) if tap]
     if starred:
         x, y = zip(*starred, strict=True)
         figure.add_scatter(
-            x=x, y=y, mode="markers", name="layer to use", hoverinfo="skip", cliponaxis=False,
+            x=x,
+            y=y,
+            mode="markers",
+            name="layer to use",
+            hoverinfo="skip",
+            cliponaxis=False,
             marker={"symbol": SYMBOLS["chosen tap"], "size": 12, "color": BEST, "line": {"width": 1, "color": OUTLINE}},
-        )  # fmt: skip
+        )
     if steps.output in steps.taps:
         at = steps.taps.index(steps.output)
         line = {"color": FRAME, "width": 2.5}
@@ -148,9 +181,13 @@ def draw_steps(steps: StepsFigure) -> go.Figure:
         marker = {"symbol": "square-open", "size": 10, "color": FRAME, "line": {"width": 2.5}}
         figure.add_scatter(x=[None], y=[None], mode="markers", name="output", marker=marker, hoverinfo="skip")
     figure.update_yaxes(
-        title_text="tap, from the input up", type="category", categoryorder="array", categoryarray=taps, automargin=True,
+        title_text="tap, from the input up",
+        type="category",
+        categoryorder="array",
+        categoryarray=taps,
+        automargin=True,
         showgrid=False,
-    )  # fmt: skip
+    )
     figure.update_xaxes(
         title_text="step",
         type="category",
@@ -160,10 +197,18 @@ def draw_steps(steps: StepsFigure) -> go.Figure:
         showgrid=False,
     )
     return dressed(figure).update_layout(
-        title={"text": f"{escape(steps.name)} while training", "font": {"size": 14}, "x": 0.01, "y": 0.98, "yanchor": "top"},
-        height=170 + ROW * len(taps), margin={"l": 60, "r": 20, "t": 62, "b": 60}, showlegend=True,
+        title={
+            "text": f"{escape(steps.name)} while training",
+            "font": {"size": 14},
+            "x": 0.01,
+            "y": 0.98,
+            "yanchor": "top",
+        },
+        height=170 + ROW * len(taps),
+        margin={"l": 60, "r": 20, "t": 62, "b": 60},
+        showlegend=True,
         legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"},
-    )  # fmt: skip
+    )
 
 
 COLOURS = ("#3b7fc4", "#d55e00", "#3b8a5c", "#9a63b3", "#a6761d", "#1b8a99", "#c84577", "#76828e")
@@ -198,9 +243,15 @@ def draw_curves(curves: CurvesFigure) -> go.Figure:
     figure.add_vline(x=TRUNK_END, line={"color": "#9aa5b1", "width": 1, "dash": "dot"})
     if curves.depths.max() > TRUNK_END:
         figure.add_annotation(
-            x=TRUNK_END, y=1, yref="paper", yanchor="bottom", xanchor="left", text=" head", showarrow=False,
+            x=TRUNK_END,
+            y=1,
+            yref="paper",
+            yanchor="bottom",
+            xanchor="left",
+            text=" head",
+            showarrow=False,
             font={"size": 11, "color": LINE},
-        )  # fmt: skip
+        )
     values = np.concatenate(drawn)
     values = values[np.isfinite(values)]
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
@@ -210,24 +261,38 @@ def draw_curves(curves: CurvesFigure) -> go.Figure:
     figure.update_yaxes(range=[low - pad, high + pad], title_text=escape(curves.axis), zeroline=False)
     figure.update_xaxes(title_text="relative depth (1: the trunk's output)", zeroline=False)
     return dressed(figure).update_layout(
-        height=HEIGHT, margin={"l": 60, "r": 20, "t": TOP, "b": BOTTOM},
+        height=HEIGHT,
+        margin={"l": 60, "r": 20, "t": TOP, "b": BOTTOM},
         legend={"orientation": "h", "x": 0, "y": 1.06, "yanchor": "bottom"},
-    )  # fmt: skip
+    )
 
 
 def _add_line(
-    figure: go.Figure, depths: np.ndarray, values: np.ndarray, name: str, colour: str, dash: str, width: float, *,
-    legend: bool, group: str,
-) -> None:  # fmt: skip
+    figure: go.Figure,
+    depths: np.ndarray,
+    values: np.ndarray,
+    name: str,
+    colour: str,
+    dash: str,
+    width: float,
+    *,
+    legend: bool,
+    group: str,
+) -> None:
     trunk = np.isfinite(values) & (depths <= TRUNK_END)
     head = np.isfinite(values) & (depths >= (depths[trunk].max() if trunk.any() else 0))
     for part, drawn in ((trunk, dash), (head, "dot")):
         if part.sum() > 1 or (part is trunk and part.any()):
             figure.add_scatter(
-                x=depths[part], y=values[part], mode="lines", name=escape(name), legendgroup=group,
-                showlegend=legend and part is trunk, line={"color": colour, "dash": drawn, "width": width},
+                x=depths[part],
+                y=values[part],
+                mode="lines",
+                name=escape(name),
+                legendgroup=group,
+                showlegend=legend and part is trunk,
+                line={"color": colour, "dash": drawn, "width": width},
                 hovertemplate=f"{escape(name)}<br>depth %{{x:.2f}}<br>%{{y:.4g}}<extra></extra>",
-            )  # fmt: skip
+            )
 
 
 def _name_marks(figure: go.Figure, kinds: Collection[MarkKind]) -> None:
@@ -244,7 +309,13 @@ def _add_band(figure: go.Figure, depths: np.ndarray, curve: DepthCurve, colour: 
     if here.sum() > 1:
         red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
         figure.add_scatter(
-            x=[*depths[here], *depths[here][::-1]], y=[*low[here], *high[here][::-1]], fill="toself", mode="lines",
-            fillcolor=f"rgba({red},{green},{blue},0.10)", line={"width": 0}, hoverinfo="skip", showlegend=False,
+            x=[*depths[here], *depths[here][::-1]],
+            y=[*low[here], *high[here][::-1]],
+            fill="toself",
+            mode="lines",
+            fillcolor=f"rgba({red},{green},{blue},0.10)",
+            line={"width": 0},
+            hoverinfo="skip",
+            showlegend=False,
             legendgroup=group,
-        )  # fmt: skip
+        )

@@ -54,14 +54,25 @@ def draw_profile(profile: ProfileFigure, *, small: bool = False) -> go.Figure:
     x, y = _band(taps, profile.low, profile.high)
     if x:
         figure.add_scatter(
-            x=x, y=y, fill="toself", fillcolor=BAND, mode="lines", line={"color": BAND, "width": 1},
-            hoverinfo="skip", name="95 % interval",
-        )  # fmt: skip
+            x=x,
+            y=y,
+            fill="toself",
+            fillcolor=BAND,
+            mode="lines",
+            line={"color": BAND, "width": 1},
+            hoverinfo="skip",
+            name="95 % interval",
+        )
     _add_heads(figure, profile, taps)
     figure.add_scatter(
-        x=taps, y=profile.score, mode="lines+markers", name=escape(profile.name), line_color=INK,
-        customdata=_intervals(profile), hovertemplate=f"%{{customdata}}<extra>{escape(profile.axis)}</extra>",
-    )  # fmt: skip
+        x=taps,
+        y=profile.score,
+        mode="lines+markers",
+        name=escape(profile.name),
+        line_color=INK,
+        customdata=_intervals(profile),
+        hovertemplate=f"%{{customdata}}<extra>{escape(profile.axis)}</extra>",
+    )
     for control in profile.controls:
         _add_control(figure, control)
     shown = _shown(profile)
@@ -73,16 +84,21 @@ def draw_profile(profile: ProfileFigure, *, small: bool = False) -> go.Figure:
     figure.update_yaxes(range=list(shown), title_text=escape(profile.axis), zeroline=False)
     # A category axis even for taps named by numbers, with a place for taps without a value.
     figure.update_xaxes(
-        title_text=None if small else "tap (depth), in order of execution", type="category", categoryorder="array",
-        categoryarray=taps, range=[-0.4, len(taps) - 0.6],
-    )  # fmt: skip
+        title_text=None if small else "tap (depth), in order of execution",
+        type="category",
+        categoryorder="array",
+        categoryarray=taps,
+        range=[-0.4, len(taps) - 0.6],
+    )
     tick_taps(figure, profile.taps, profile.depth, numeric=False)
     return dressed(figure).update_layout(
         # A tap has one value of everything but its heads, which are told apart one by one.
         hovermode="closest" if profile.heads is not None else "x unified",
-        height=height, margin={"l": 60, "r": 130 if profile.lines and not small else 20, "t": top, "b": BOTTOM}, showlegend=not small,
+        height=height,
+        margin={"l": 60, "r": 130 if profile.lines and not small else 20, "t": top, "b": BOTTOM},
+        showlegend=not small,
         legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
-    )  # fmt: skip
+    )
 
 
 def _intervals(profile: ProfileFigure) -> list[str]:
@@ -171,16 +187,25 @@ def _add_heads(figure: go.Figure, profile: ProfileFigure, taps: list[str]) -> No
         return
     at, head = np.nonzero(np.isfinite(profile.heads))
     figure.add_scatter(
-        x=[taps[i] for i in at], y=profile.heads[at, head], mode="markers", name="heads", customdata=head,
+        x=[taps[i] for i in at],
+        y=profile.heads[at, head],
+        mode="markers",
+        name="heads",
+        customdata=head,
         marker={"size": 6, "color": "rgba(194,65,12,0.45)"},
         hovertemplate="%{x}<br>head %{customdata}<br>%{y:.4g}<extra></extra>",
-    )  # fmt: skip
+    )
 
 
 def _add_lines(
-    figure: go.Figure, profile: ProfileFigure, taps: list[str], shown: tuple[float, float], inner: int, *,
+    figure: go.Figure,
+    profile: ProfileFigure,
+    taps: list[str],
+    shown: tuple[float, float],
+    inner: int,
+    *,
     beside: bool,
-) -> None:  # fmt: skip
+) -> None:
     """Reference lines with their names beside the figure, or within it; `inner` is the height of the part shown, in pixels."""
     bottom, top = shown
     labels: list[tuple[float, float, str]] = []
@@ -191,10 +216,15 @@ def _add_lines(
             continue
         name = escape(name)
         figure.add_scatter(
-            x=taps, y=values, mode=_mode(values), name=name, showlegend=False, marker={"color": LINE, "size": 5},
+            x=taps,
+            y=values,
+            mode=_mode(values),
+            name=name,
+            showlegend=False,
+            marker={"color": LINE, "size": 5},
             line={"color": LINE, "dash": LINE_DASHES[i % len(LINE_DASHES)], "width": 1.5},
             hovertemplate=f"%{{y:.3g}}<extra>{name}</extra>",
-        )  # fmt: skip
+        )
         end = float(known[-1])
         arrow = " ↑" if end > top else " ↓" if end < bottom else ""
         # What lies on 0 as far as the eye can tell is 0.
@@ -215,10 +245,17 @@ def _add_lines(
         before = place
         first = not beside and _is_start_emptier(profile, bottom + (place + LABEL / 2) / pixels)
         figure.add_annotation(
-            x=0 if first else 1, xref="paper", xanchor="left" if beside or first else "right",
-            yanchor="middle" if beside else "bottom", y=y, yref="y", yshift=place - (y - bottom) * pixels, text=text,
-            showarrow=False, font={"size": 11},
-        )  # fmt: skip
+            x=0 if first else 1,
+            xref="paper",
+            xanchor="left" if beside or first else "right",
+            yanchor="middle" if beside else "bottom",
+            y=y,
+            yref="y",
+            yshift=place - (y - bottom) * pixels,
+            text=text,
+            showarrow=False,
+            font={"size": 11},
+        )
 
 
 def _is_start_emptier(profile: ProfileFigure, height: float) -> bool:
@@ -245,10 +282,14 @@ def _add_control(figure: go.Figure, control: ControlCurve) -> None:
     name = escape(control.name)
     colour, dash = (palette[control.style % len(palette)] for palette in (CONTROL_COLOURS, CONTROL_DASHES))
     figure.add_scatter(
-        x=[escape(tap) for tap in control.taps], y=control.values, mode=_mode(control.values), name=name,
-        line={"color": colour, "dash": dash, "width": 1.5}, marker_color=colour,
+        x=[escape(tap) for tap in control.taps],
+        y=control.values,
+        mode=_mode(control.values),
+        name=name,
+        line={"color": colour, "dash": dash, "width": 1.5},
+        marker_color=colour,
         hovertemplate=f"%{{y:.3g}}<extra>{name}</extra>",
-    )  # fmt: skip
+    )
 
 
 def _mode(values: np.ndarray) -> str:
@@ -279,8 +320,10 @@ HEAD, LEGEND = 20, 70
 UNREAD = "rgba(127,139,151,0.28)"
 # Those of rows that can be read are the ends of `Cividis`.
 COLOURS = (
-    ("#00224e", "at chance level"), ("#fee838", "best of its row"), (UNREAD, Verdict.AT_CHANCE.meaning),
-)  # fmt: skip
+    ("#00224e", "at chance level"),
+    ("#fee838", "best of its row"),
+    (UNREAD, Verdict.AT_CHANCE.meaning),
+)
 
 
 def colours_of(verdicts: Collection[Verdict]) -> list[tuple[str, str]]:
@@ -318,19 +361,32 @@ def draw_score_map(scores: ScoreMap, *, small: bool = False) -> go.Figure:
         if not rows.any():
             continue
         figure.add_heatmap(
-            x=x, y=y[rows], z=values[rows], colorscale=colours, zmin=0, zmax=1, xgap=gap, ygap=2, showscale=False,
-            hoverongaps=False, customdata=[_hovers(scores, z, row) for row in y[rows]],
+            x=x,
+            y=y[rows],
+            z=values[rows],
+            colorscale=colours,
+            zmin=0,
+            zmax=1,
+            xgap=gap,
+            ygap=2,
+            showscale=False,
+            hoverongaps=False,
+            customdata=[_hovers(scores, z, row) for row in y[rows]],
             hovertemplate="%{customdata}<extra></extra>",
-        )  # fmt: skip
+        )
     chosen = [
         (scores.taps.index(tap), row) for row, tap in enumerate(scores.chosen) if tap in scores.taps and not unread[row]
     ]
     if chosen:
         figure.add_scatter(
-            x=[column for column, _ in chosen], y=[row for _, row in chosen], mode="markers", hoverinfo="skip",
-            name="layer to use", cliponaxis=False,
+            x=[column for column, _ in chosen],
+            y=[row for _, row in chosen],
+            mode="markers",
+            hoverinfo="skip",
+            name="layer to use",
+            cliponaxis=False,
             marker={"symbol": SYMBOLS["chosen tap"], "size": 14, "color": BEST, "line": {"width": 1, "color": OUTLINE}},
-        )  # fmt: skip
+        )
     _add_frame(figure, scores)
     figure.update_xaxes(range=[-0.5, len(x) - 0.5], showgrid=False, zeroline=False)
     wide, narrow = (_labels(scores, most) for most in (WIDEST, NARROWEST))
@@ -340,8 +396,9 @@ def draw_score_map(scores: ScoreMap, *, small: bool = False) -> go.Figure:
     layout: Any = figure.layout
     around = head + round(25 + 4.6 * max(map(len, layout.xaxis.ticktext)))
     layout.meta["forms"] = {
-        name: {"labels": labels, "height": around + _height(labels)} for name, labels in (("wide", wide), ("narrow", narrow))
-    }  # fmt: skip
+        name: {"labels": labels, "height": around + _height(labels)}
+        for name, labels in (("wide", wide), ("narrow", narrow))
+    }
     figure.update_yaxes(
         tickvals=y, ticktext=wide, range=[len(y) - 0.5, -0.5], showgrid=False, zeroline=False, automargin=True
     )
@@ -369,14 +426,17 @@ def _height(labels: list[str]) -> int:
 
 def _add_frame(figure: go.Figure, scores: ScoreMap) -> None:
     at, last = scores.taps.index(scores.output), len(scores.targets) - 0.5
-    figure.add_shape(
-        type="rect", x0=at - 0.5, x1=at + 0.5, y0=-0.5, y1=last, line={"color": FRAME, "width": 2.5}
-    )  # fmt: skip
+    figure.add_shape(type="rect", x0=at - 0.5, x1=at + 0.5, y0=-0.5, y1=last, line={"color": FRAME, "width": 2.5})
     right = at > len(scores.taps) / 2
     figure.add_annotation(
-        x=at + (0.5 if right else -0.5), y=-0.5, yanchor="bottom", xanchor="right" if right else "left", text="output",
-        showarrow=False, font={"size": 11},
-    )  # fmt: skip
+        x=at + (0.5 if right else -0.5),
+        y=-0.5,
+        yanchor="bottom",
+        xanchor="right" if right else "left",
+        text="output",
+        showarrow=False,
+        font={"size": 11},
+    )
 
 
 def _add_legend(figure: go.Figure, scores: ScoreMap) -> None:
@@ -387,9 +447,17 @@ def _add_legend(figure: go.Figure, scores: ScoreMap) -> None:
     signs = [f"{verdict.mark} {verdict}" for verdict in Verdict if verdict in scores.verdicts]
     # Shifted by as much as the name of the frame takes.
     figure.add_annotation(
-        x=1, xref="paper", xanchor="right", y=1, yref="paper", yanchor="bottom", yshift=HEAD, text="   ".join(signs),
-        showarrow=False, font={"size": 12},
-    )  # fmt: skip
+        x=1,
+        xref="paper",
+        xanchor="right",
+        y=1,
+        yref="paper",
+        yanchor="bottom",
+        yshift=HEAD,
+        text="   ".join(signs),
+        showarrow=False,
+        font={"size": 12},
+    )
     figure.update_layout(
         legend={
             "orientation": "h",
@@ -421,8 +489,12 @@ def _hovers(scores: ScoreMap, share: np.ndarray, row: int) -> list[str]:
 
 # As plotly draws them, at a width of 1.5.
 DASH_LENGTHS = {
-    "dash": "9,9", "dashdot": "9,3,3,3", "dot": "3,3", "longdash": "10,5", "longdashdot": "10,4,3,4",
-}  # fmt: skip
+    "dash": "9,9",
+    "dashdot": "9,3,3,3",
+    "dot": "3,3",
+    "longdash": "10,5",
+    "longdashdot": "10,4,3,4",
+}
 
 
 @dataclass(frozen=True)

@@ -59,9 +59,12 @@ def svg(figure: go.Figure) -> str:
 
     # Text stays text, and no dollar sign in a name begins a formula.
     style: Any = {
-        "svg.fonttype": "none", "svg.hashsalt": "diagnostics", "text.parse_math": False, "font.size": 9.5,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "diagnostics",
+        "text.parse_math": False,
+        "font.size": 9.5,
         "font.family": ["sans-serif"],
-    }  # fmt: skip
+    }
     with matplotlib.rc_context(style), warnings.catch_warnings():
         # A name may have characters that matplotlib's own font lacks; readers of SVG have them.
         warnings.filterwarnings("ignore", "Glyph .* missing")
@@ -177,8 +180,9 @@ class _Still:
         z = np.array([[np.nan if value is None else value for value in row] for row in trace.z], dtype=float)
         # One heat map may have some rows of a picture, and another the rest.
         x, y = (
-            self._numbers(axis, names).astype(int) for axis, names in ((trace.xaxis or "x", trace.x), (trace.yaxis or "y", trace.y))
-        )  # fmt: skip
+            self._numbers(axis, names).astype(int)
+            for axis, names in ((trace.xaxis or "x", trace.x), (trace.yaxis or "y", trace.y))
+        )
         cells = np.full((np.ptp(y) + 1, np.ptp(x) + 1), np.nan)
         cells[np.ix_(y - y.min(), x - x.min())] = z
         edges = (x.min() - 0.5, x.max() + 0.5, y.min() - 0.5, y.max() + 0.5)
@@ -227,21 +231,38 @@ class _Still:
         up = self.paper if note.yref == "paper" else axes.transData
         size = note.font.size or 13
         axes.annotate(
-            _plain(note.text), (note.x, note.y), xycoords=blended_transform_factory(across, up),
-            xytext=(POINT * (note.xshift or 0), POINT * (note.yshift or 0)), textcoords="offset points",
-            ha=note.xanchor or "center", va={"middle": "center"}.get(note.yanchor, note.yanchor or "center"),
-            size=POINT * size, color=_colour(note.font.color or "#000000")[0], annotation_clip=False,
-        )  # fmt: skip
+            _plain(note.text),
+            (note.x, note.y),
+            xycoords=blended_transform_factory(across, up),
+            xytext=(POINT * (note.xshift or 0), POINT * (note.yshift or 0)),
+            textcoords="offset points",
+            ha=note.xanchor or "center",
+            va={"middle": "center"}.get(note.yanchor, note.yanchor or "center"),
+            size=POINT * size,
+            color=_colour(note.font.color or "#000000")[0],
+            annotation_clip=False,
+        )
 
     def _legend(self) -> None:
-        handles = {label: handle for axes in self.axes.values() for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}  # fmt: skip
+        handles = {
+            label: handle
+            for axes in self.axes.values()
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
         # Below the title, where there is one.
         top = 1 - (26 / (self.layout.height or HEIGHT) if self.layout.title.text else 0)
         if handles:
             self.still.legend(
-                handles.values(), handles.keys(), loc="upper left", bbox_to_anchor=(0.01, top), frameon=False,
-                ncols=4, fontsize=8, borderpad=0.2, columnspacing=1.2,
-            )  # fmt: skip
+                handles.values(),
+                handles.keys(),
+                loc="upper left",
+                bbox_to_anchor=(0.01, top),
+                frameon=False,
+                ncols=4,
+                fontsize=8,
+                borderpad=0.2,
+                columnspacing=1.2,
+            )
 
 
 def _has_bar(trace: Any) -> bool:

@@ -64,9 +64,12 @@ def tick_taps(
     last, step = len(taps) - 1, max(1, math.ceil(len(taps) / MOST_TICKS))
     shown = [i for i in range(0, len(taps), step) if i == last or last - i >= step] + [last] * (last % step > 0)
     figure.update_xaxes(
-        tickangle=-45, tickvals=[places[i] for i in shown], ticktext=[names[i] for i in shown], tickfont={"size": 11},
+        tickangle=-45,
+        tickvals=[places[i] for i in shown],
+        ticktext=[names[i] for i in shown],
+        tickfont={"size": 11},
         automargin=True,
-    )  # fmt: skip
+    )
     figure.update_layout(meta={"places": places, "names": names, **more})
 
 
@@ -119,9 +122,12 @@ def multiples(panels: Sequence[tuple[str, go.Figure]]) -> go.Figure:
     rows = math.ceil(len(panels) / columns)
     height = ABOVE + BELOW + PANEL * rows
     figure: go.Figure = make_subplots(
-        rows, columns, subplot_titles=[escape(title) for title, _ in panels],
-        horizontal_spacing=0.11, vertical_spacing=min(0.33 * PANEL / (height - ABOVE - BELOW), 1 / max(rows - 1, 1)),
-    )  # fmt: skip
+        rows,
+        columns,
+        subplot_titles=[escape(title) for title, _ in panels],
+        horizontal_spacing=0.11,
+        vertical_spacing=min(0.33 * PANEL / (height - ABOVE - BELOW), 1 / max(rows - 1, 1)),
+    )
     named: set[str] = set()
     for i, (_, panel) in enumerate(panels):
         place: dict[str, Any] = {"row": i // columns + 1, "col": i % columns + 1}
@@ -139,9 +145,10 @@ def multiples(panels: Sequence[tuple[str, go.Figure]]) -> go.Figure:
         for shape in layout.shapes:
             figure.add_shape({**shape.to_plotly_json(), "xref": None, "yref": "y domain"}, **place)
     return dressed(figure).update_layout(
-        height=height, margin={"l": 60, "r": 20, "t": ABOVE, "b": BELOW},
+        height=height,
+        margin={"l": 60, "r": 20, "t": ABOVE, "b": BELOW},
         legend={"orientation": "h", "x": 0, "y": 1 + 30 / (height - ABOVE - BELOW), "yanchor": "bottom"},
-    )  # fmt: skip
+    )
 
 
 def _own(axis: Any) -> dict[str, Any]:

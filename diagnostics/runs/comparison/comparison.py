@@ -298,9 +298,11 @@ def _plain(value: Any) -> Any:
     match value:
         case Estimate():
             return {
-                "value": number(value.value), "over_samples": _plain(value.over_samples),
-                "over_samples_and_seeds": _plain(value.over_both), "p": number(value.p),
-            }  # fmt: skip
+                "value": number(value.value),
+                "over_samples": _plain(value.over_samples),
+                "over_samples_and_seeds": _plain(value.over_both),
+                "p": number(value.p),
+            }
         case Interval():
             return {key: number(getattr(value, key)) for key in ("value", "low", "high")}
         case np.ndarray():
@@ -331,18 +333,27 @@ def _profile(findings: Findings, name: str) -> dict[str, Any]:
 def _member(member: Member) -> dict[str, Any]:
     run = member.run
     return {
-        "name": member.name, "group": member.group, "seed": member.seed, "run": str(run.path), "encoder": run.encoder_name,
-        "output_tap": run.store.output_tap, "weights": member.weights, "lineage": dict(lineage_of(run)),
+        "name": member.name,
+        "group": member.group,
+        "seed": member.seed,
+        "run": str(run.path),
+        "encoder": run.encoder_name,
+        "output_tap": run.store.output_tap,
+        "weights": member.weights,
+        "lineage": dict(lineage_of(run)),
         "taps": [{"name": tap.name, "depth": tap.depth, "part": tap.part} for tap in run.store.taps],
-    }  # fmt: skip
+    }
 
 
 def _tap_similarity(similarity: TapSimilarity) -> dict[str, Any]:
     return {
-        "first": similarity.first, "second": similarity.second, **map_json(similarity.data),
+        "first": similarity.first,
+        "second": similarity.second,
+        **map_json(similarity.data),
         "taps_other": [str(tap) for tap in similarity.data["tap_other"].values],
-        "aligned_depth": numbers(similarity.aligned), "at_outputs": number(similarity.at_outputs),
-    }  # fmt: skip
+        "aligned_depth": numbers(similarity.aligned),
+        "at_outputs": number(similarity.at_outputs),
+    }
 
 
 class Comparison(Findings):

@@ -283,14 +283,20 @@ def comparison_page(findings: Findings) -> Page:
             _group_scores(findings, brief),
             _alignments(findings, brief),
             _differences(findings, brief),
-            Section("", "", filled(_notes(map(describe_similarity, findings.tap_similarities), only="brief"), _more(findings, brief))),
+            Section(
+                "",
+                "",
+                filled(
+                    _notes(map(describe_similarity, findings.tap_similarities), only="brief"), _more(findings, brief)
+                ),
+            ),
             Section("Runs", "runs", filled(_runs(findings))),
             left_out_section(findings.left_out),
             *_families(findings),
             _tap_maps(findings),
         ),
         provenance=tuple((key.replace("_", " "), str(value)) for key, value in findings.data.attrs.items()),
-    )  # fmt: skip
+    )
 
 
 def _notes(lines: Iterable[str], tone: Tone = "plain", only: Length | None = None) -> Notes:
@@ -322,15 +328,19 @@ def _group_scores(findings: Findings, brief: Sequence[str]) -> Section:
     rows = [
         Row(
             (
-                target_name(findings, row.profile), unbroken(row.group), row.chosen_tap_text, Number(row.chosen.interval),
-                Number(row.output.interval), Number(row.hidden_gap.interval, signed=True),
+                target_name(findings, row.profile),
+                unbroken(row.group),
+                row.chosen_tap_text,
+                Number(row.chosen.interval),
+                Number(row.output.interval),
+                Number(row.hidden_gap.interval, signed=True),
                 *([Number(row.head_drop and row.head_drop.interval, signed=True)] if heads else []),
             ),
             anchors[row.profile],
             _length(row.profile, brief),
         )
         for row in findings.group_scores
-    ]  # fmt: skip
+    ]
     return Section(
         "What each holds, and what its output hides",
         "holds",
@@ -368,7 +378,8 @@ def _alignments(findings: Findings, brief: Sequence[str]) -> Section:
     rows = [
         Row(
             (
-                alignment_name(row), target_name(findings, row.profile) + (", trained for it" if row.purpose else ""),
+                alignment_name(row),
+                target_name(findings, row.profile) + (", trained for it" if row.purpose else ""),
                 Number(row.gap, signed=True),
                 *(cell(row, name) for name in SHARES),
                 *([cell(row, "cut", row.cut_is or "")] if cut else []),
@@ -377,7 +388,7 @@ def _alignments(findings: Findings, brief: Sequence[str]) -> Section:
             only=_length(row.profile, brief),
         )
         for row in findings.shares
-    ]  # fmt: skip
+    ]
     return Section(
         "What an alignment gained, and what it cost",
         "alignments",
@@ -475,12 +486,16 @@ def _runs(findings: Findings) -> Table:
     rows = [
         Row(
             (
-                member.name, member.run.encoder_name, member.run.store.output_tap, "-" if member.seed is None else str(member.seed),
-                str(lineage_of(member.run).get("how", "-")), str(member.run.path),
+                member.name,
+                member.run.encoder_name,
+                member.run.store.output_tap,
+                "-" if member.seed is None else str(member.seed),
+                str(lineage_of(member.run).get("how", "-")),
+                str(member.run.path),
             )
         )
         for member in findings.members
-    ]  # fmt: skip
+    ]
     return Table(columns, tuple(rows), only="full")
 
 

@@ -194,12 +194,19 @@ def _text_statistics(sample: np.ndarray) -> np.ndarray:
 
 Features = Callable[[np.ndarray], np.ndarray]
 RAW: Mapping[Modality, Features] = {
-    "series": _raw_series, "image": _raw_image, "video": _raw_video, "audio": _raw_audio, "text": _raw_text,
-}  # fmt: skip
+    "series": _raw_series,
+    "image": _raw_image,
+    "video": _raw_video,
+    "audio": _raw_audio,
+    "text": _raw_text,
+}
 STATISTICS: Mapping[Modality, Features] = {
-    "series": _series_statistics, "image": _image_statistics, "video": _video_statistics, "audio": _series_statistics,
+    "series": _series_statistics,
+    "image": _image_statistics,
+    "video": _video_statistics,
+    "audio": _series_statistics,
     "text": _text_statistics,
-}  # fmt: skip
+}
 
 
 def views(sample: np.ndarray, modality: Modality) -> dict[str, np.ndarray]:

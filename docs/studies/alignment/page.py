@@ -188,9 +188,17 @@ def verdict(part: Json) -> list[tuple[str, str, str]]:
     return [
         *((words, interval(one), reached(one, least)) for words, one, least in asked),
         ("the control's own recovered share near 0", interval(control), YES if near else MISS),
-        ("control's cosine to the base's output above 0.98, on val", f"{lowest:.3f} at least", YES if lowest > GOALS["cosine"] else MISS),
-        ("under 10 minutes of two cores, control included", f"{longest:.1f} CPU minutes at most", YES if longest < GOALS["minutes"] else MISS),
-    ]  # fmt: skip
+        (
+            "control's cosine to the base's output above 0.98, on val",
+            f"{lowest:.3f} at least",
+            YES if lowest > GOALS["cosine"] else MISS,
+        ),
+        (
+            "under 10 minutes of two cores, control included",
+            f"{longest:.1f} CPU minutes at most",
+            YES if longest < GOALS["minutes"] else MISS,
+        ),
+    ]
 
 
 def reached(one: Json | None, least: float) -> str:

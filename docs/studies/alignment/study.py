@@ -46,7 +46,14 @@ TARGETS = ("label", "count", "y", "segmentation", "depth")
 SPATIAL = {"tap alone": f"--to {TAP}", "relations alone": "--relations masks", "both": f"--to {TAP} --relations masks"}
 """The three ablations of figure 16 of the paper."""
 CONTROL = "control"
-KEPT = {"profile": "profile", "group": "group", "best": "chosen", "output": "output", "hidden_gap": "hidden_gap", "best_taps": "chosen_taps"}  # fmt: skip
+KEPT = {
+    "profile": "profile",
+    "group": "group",
+    "best": "chosen",
+    "output": "output",
+    "hidden_gap": "hidden_gap",
+    "best_taps": "chosen_taps",
+}
 """Key in results/ -> key of a comparison: the results are older than the rule that chooses a tap, and keep their keys."""
 
 
@@ -178,12 +185,14 @@ def described(part: str, work: Path) -> dict[str, Any]:
     asked = ("steps", "loss", "cosine", "collapse", "answers")
     made = [
         {
-            "label": label, "seed": seed, "cpu_minutes": costs.get(command),
+            "label": label,
+            "seed": seed,
+            "cpu_minutes": costs.get(command),
             "cosine_to_base": cosine_to_base(work / "models" / name),
             **{key: value for key, value in row_of(name, work).items() if key in asked},
         }
         for label, seed, name, command in finished(part, work)
-    ]  # fmt: skip
+    ]
     best = (
         {**row_of("best-tap", work)["probed"], "cpu_minutes": costs.get(best_tap_command())} if part == "tap" else None
     )
@@ -208,10 +217,17 @@ def compared(part: str, work: Path) -> dict[str, Any]:
     depths = [[tap["name"], tap["depth"]] for run in found["runs"] if run["name"] == base for tap in run["taps"]]
     curves = {one["profile"]: one["runs"][base]["score"] for one in found["profiles"] if one["profile"] in profiles}
     return {
-        "command": command, "n": found["n"], "seed": found["seed"], "pooling": found["pooling"], "groups": groups,
-        "differences": differences, "shares": [one for one in found["shares"] if one["profile"] in profiles],
-        "taps": depths, "depth": found["depth"], "curves": curves,
-    }  # fmt: skip
+        "command": command,
+        "n": found["n"],
+        "seed": found["seed"],
+        "pooling": found["pooling"],
+        "groups": groups,
+        "differences": differences,
+        "shares": [one for one in found["shares"] if one["profile"] in profiles],
+        "taps": depths,
+        "depth": found["depth"],
+        "curves": curves,
+    }
 
 
 @functools.cache

@@ -117,10 +117,14 @@ def costs(results: Json) -> list[dict[str, Any]]:
             kind: _counted([_side(one[kind]) for one in own if not one["made_for_it"]])
             for kind in ("kept_output", "kept_best")
         }
-        made.append({
-            "base": base, "lifted": [lifted.get(seed) for seed in seeds],
-            "recovered": next((one["recovered"] for one in own if one["made_for_it"]), None), "others": others,
-        })  # fmt: skip
+        made.append(
+            {
+                "base": base,
+                "lifted": [lifted.get(seed) for seed in seeds],
+                "recovered": next((one["recovered"] for one in own if one["made_for_it"]), None),
+                "others": others,
+            }
+        )
     return made
 
 

@@ -81,7 +81,13 @@ FRACAST = (
 
 
 NOTHING_HIDDEN = "there is nothing to align"
-KEPT = {"chosen": "best", "chosen_taps": "best_taps", "chosen_depths": "best_depths", "chosen_tap": "best_tap", "chosen_score": "best_score"}  # fmt: skip
+KEPT = {
+    "chosen": "best",
+    "chosen_taps": "best_taps",
+    "chosen_depths": "best_depths",
+    "chosen_tap": "best_tap",
+    "chosen_score": "best_score",
+}
 """Key of a comparison or a profile -> key in results/: the results are older than the rule that chooses a tap, and keep their keys."""
 
 

@@ -63,7 +63,13 @@ def score(
     right, counts = np.bincount(at, hits), np.bincount(at)
     draws = np.random.default_rng(0).integers(len(pairs), size=(DRAWS, len(pairs)))
     low, high = np.percentile(right[draws].sum(1) / counts[draws].sum(1), [2.5, 97.5])
-    return {"value": float(hits.mean()), "low": float(low), "high": float(high), "n": len(hits), "train": len(parts["train"][1])}  # fmt: skip
+    return {
+        "value": float(hits.mean()),
+        "low": float(low),
+        "high": float(high),
+        "n": len(hits),
+        "train": len(parts["train"][1]),
+    }
 
 
 def main() -> None:
@@ -71,9 +77,12 @@ def main() -> None:
     found = {
         name: {target: score(read, models(), target, data, asked) for target in ("colour", "shape")}
         for name, read, models, data in (
-            ("thumbnails", thumbnails, machines, taught), ("histograms", histograms, machines, taught), ("trees", histograms, trees, taught), ("more_trees", histograms, trees, more),
+            ("thumbnails", thumbnails, machines, taught),
+            ("histograms", histograms, machines, taught),
+            ("trees", histograms, trees, taught),
+            ("more_trees", histograms, trees, more),
         )
-    }  # fmt: skip
+    }
     for features, scores in found.items():
         print(features, {target: interval(one) for target, one in scores.items()})
     (HERE / "results" / "baselines.json").write_text(json.dumps(rounded(found), indent=1) + "\n")

@@ -54,11 +54,15 @@ MORE_DATA = "shapes?objects=1&split=pairs&n=80000&size=48&seed=1000"
 ASKED = "shapes?objects=1&split=pairs&n=2560&size=48"
 """Whose test split is asked by zero-shot and retrieval: other scenes, of 16 pairs that no training saw."""
 PROMPTS = {
-    "shape": [f"one object: a {kind} {{}} in the middle" for kind in ("red plain", "blue striped", "yellow checked", "green spotted")],
-    "colour": [
-        f"one object: a {{}} {kind} in the middle" for kind in ("plain disc", "striped star", "checked ring", "spotted cross")
+    "shape": [
+        f"one object: a {kind} {{}} in the middle"
+        for kind in ("red plain", "blue striped", "yellow checked", "green spotted")
     ],
-}  # fmt: skip
+    "colour": [
+        f"one object: a {{}} {kind} in the middle"
+        for kind in ("plain disc", "striped star", "checked ring", "spotted cross")
+    ],
+}
 """In the form of the captions: preferred on the val split of `scenes` to bare class names and to 'one object: a {} in the middle'."""
 MEASURED = "shapes?objects=1&n=1280&size=48"
 """Other scenes of all pairs, which a run reads."""
@@ -120,8 +124,9 @@ def make(row: int, seed: int, work: Path) -> None:
         target: json.loads(give(f"{zeroshot_command(name, target)} --json", work)) for target in ("shape", "colour")
     }
     prompted = {
-        target: json.loads(give(f"{zeroshot_command(name, target, prompts)} --json", work)) for target, prompts in PROMPTS.items()
-    }  # fmt: skip
+        target: json.loads(give(f"{zeroshot_command(name, target, prompts)} --json", work))
+        for target, prompts in PROMPTS.items()
+    }
     run = json.loads(give(f"{run_command(name)} --json", work))
     logged = [json.loads(line) for line in (work / "models" / name / "metrics.jsonl").read_text().splitlines()]
     file.write_text(json.dumps(kept(row, trained, asked, prompted, run, logged), indent=1) + "\n")
@@ -140,13 +145,22 @@ def kept(
     zeroshot = {target: found["classification"]["accuracy"] for target, found in asked.items()}
     zeroshot["recall"] = asked["shape"]["retrieval"]["image_to_text"]["1"]
     zeroshot["n"] = asked["shape"]["classification"]["n"]
-    return rounded({
-        "row": row, "seed": trained["seed"], "steps": trained["steps"], "samples": trained["samples"],
-        "left_out": trained["left_out"], "collapse": trained["collapse"], "n": run["n"],
-        "contrast": [[line["step"], line["contrast"]] for line in logged],
-        "masked": logged[-1].get("masked"), "zeroshot": zeroshot, "profiles": profiles,
-        "prompted": {target: found["classification"]["accuracy"] for target, found in prompted.items()},
-    })  # fmt: skip
+    return rounded(
+        {
+            "row": row,
+            "seed": trained["seed"],
+            "steps": trained["steps"],
+            "samples": trained["samples"],
+            "left_out": trained["left_out"],
+            "collapse": trained["collapse"],
+            "n": run["n"],
+            "contrast": [[line["step"], line["contrast"]] for line in logged],
+            "masked": logged[-1].get("masked"),
+            "zeroshot": zeroshot,
+            "profiles": profiles,
+            "prompted": {target: found["classification"]["accuracy"] for target, found in prompted.items()},
+        }
+    )
 
 
 def rounded(value: Any) -> Any:
@@ -283,9 +297,12 @@ def draw_contrast(found: Mapping[str, Json], path: Path) -> None:
         steps, values = zip(*one["contrast"], strict=True)
         gained = smoothed([math.log(batch_of(one)) - value for value in values])
         axis.plot(
-            [step * batch_of(one) / 1000 for step in steps], gained, color=colour_of(one["row"]),
-            linewidth=0.7 if one["seed"] else 1.6, label=None if one["seed"] else legend(one),
-        )  # fmt: skip
+            [step * batch_of(one) / 1000 for step in steps],
+            gained,
+            color=colour_of(one["row"]),
+            linewidth=0.7 if one["seed"] else 1.6,
+            label=None if one["seed"] else legend(one),
+        )
     axis.set_xlabel("thousand pairs seen")
     axis.set_ylabel("nats below knowing nothing")
     axis.grid(alpha=0.25)

@@ -253,8 +253,13 @@ def _targets(maps: dict[str, np.ndarray], columns: dict[str, np.ndarray], texts:
         "label": Target("label", columns["label"], about=f"shape of {main}", classes=SHAPES),
         "count": Target("value", columns["count"], units="objects", about="how many objects are visible"),
         **{
-            axis: Target(moment, columns[axis], units="image sides", family="spatial",
-                         about=f"{axis} of the centre of {main}{last}")
+            axis: Target(
+                moment,
+                columns[axis],
+                units="image sides",
+                family="spatial",
+                about=f"{axis} of the centre of {main}{last}",
+            )
             for axis in ("y", "x")
         },
         "masks": Target("masks", maps["masks"], about="which object is seen, the same number in all frames"),
@@ -265,17 +270,21 @@ def _targets(maps: dict[str, np.ndarray], columns: dict[str, np.ndarray], texts:
         "caption": Target(
             "caption", np.stack([embedded(text) for text in texts]), about="counts of the caption's words, normed"
         ),
-    }  # fmt: skip
+    }
     if clip:
         for axis, way in (("y", "down"), ("x", "right")):
             targets[f"velocity_{axis}"] = Target(
-                "state", columns[f"velocity_{axis}"], units="image sides/frame",
+                "state",
+                columns[f"velocity_{axis}"],
+                units="image sides/frame",
                 about=f"how far the centre of {main} moves {way} after the last frame",
-            )  # fmt: skip
+            )
             targets[f"flow_{axis}"] = Target(
-                "token_value", maps[f"flow_{axis}"], units="px/frame",
+                "token_value",
+                maps[f"flow_{axis}"],
+                units="px/frame",
                 about=f"how far what is seen moves {way} until the next frame",
-            )  # fmt: skip
+            )
     return targets
 
 

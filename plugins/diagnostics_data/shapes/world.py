@@ -158,9 +158,15 @@ NEAREST, FARTHEST = 3.0, 6.5
 """Between which depths the objects' centres start."""
 
 COLOURS = {
-    "red": (0.85, 0.13, 0.12), "orange": (0.95, 0.52, 0.10), "yellow": (0.93, 0.84, 0.20), "green": (0.20, 0.65, 0.22),
-    "cyan": (0.20, 0.76, 0.78), "blue": (0.16, 0.33, 0.85), "purple": (0.50, 0.22, 0.70), "pink": (0.94, 0.52, 0.70),
-}  # fmt: skip
+    "red": (0.85, 0.13, 0.12),
+    "orange": (0.95, 0.52, 0.10),
+    "yellow": (0.93, 0.84, 0.20),
+    "green": (0.20, 0.65, 0.22),
+    "cyan": (0.20, 0.76, 0.78),
+    "blue": (0.16, 0.33, 0.85),
+    "purple": (0.50, 0.22, 0.70),
+    "pink": (0.94, 0.52, 0.70),
+}
 """As shown under full light, 0 to 1."""
 
 _TRIES = 12

@@ -104,11 +104,21 @@ CORNERS = {
     "triangle": regular(3, 1.0),
     "star": regular(5, 1.0, 1 / GOLDEN**2),
     "cross": [
-        (-0.3, -1), (0.3, -1), (0.3, -0.3), (1, -0.3), (1, 0.3), (0.3, 0.3),
-        (0.3, 1), (-0.3, 1), (-0.3, 0.3), (-1, 0.3), (-1, -0.3), (-0.3, -0.3),
+        (-0.3, -1),
+        (0.3, -1),
+        (0.3, -0.3),
+        (1, -0.3),
+        (1, 0.3),
+        (0.3, 0.3),
+        (0.3, 1),
+        (-0.3, 1),
+        (-0.3, 0.3),
+        (-1, 0.3),
+        (-1, -0.3),
+        (-0.3, -0.3),
     ],
     "arrow": [(0, -1), (1, 0), (0.3, 0), (0.3, 1), (-0.3, 1), (-0.3, 0), (-1, 0)],
-}  # fmt: skip
+}
 
 
 def shoelace(corners: list[tuple[float, float]]) -> float:
@@ -266,9 +276,12 @@ def features(scenes: list[Scene], each: int = 60) -> dict[str, np.ndarray]:
         rgb = drawn.pixels[0][at] / 255
         products = rgb[:, [0, 0, 1]] * rgb[:, [1, 2, 2]]
         for name, values in (
-            ("colour", np.concatenate([rgb, rgb**2, products], axis=1)), ("place", np.stack(at, axis=1)),
-            ("class", drawn.classes[0][at]), ("depth", drawn.depth[0][at]), ("scene", np.full(each, number)),
-        ):  # fmt: skip
+            ("colour", np.concatenate([rgb, rgb**2, products], axis=1)),
+            ("place", np.stack(at, axis=1)),
+            ("class", drawn.classes[0][at]),
+            ("depth", drawn.depth[0][at]),
+            ("scene", np.full(each, number)),
+        ):
             result[name].append(values)
     return {name: np.concatenate(parts) for name, parts in result.items()}
 
@@ -366,9 +379,16 @@ def test_captions_say_what_is_there() -> None:
 
 def test_words_for_places_and_motions() -> None:
     assert [place(y, x, 30) for y in (5, 15, 25) for x in (-2, 15, 40)] == [
-        "at the upper left", "at the top", "at the upper right", "at the left", "in the middle", "at the right",
-        "at the lower left", "at the bottom", "at the lower right",
-    ]  # fmt: skip
+        "at the upper left",
+        "at the top",
+        "at the upper right",
+        "at the left",
+        "in the middle",
+        "at the right",
+        "at the lower left",
+        "at the bottom",
+        "at the lower right",
+    ]
     ways = [
         motion(np.zeros(2), np.array(way), 50) for way in ((-2.0, 1.0), (2.0, 1.0), (1.0, -2.0), (1.0, 2.0), (0.9, 0.9))
     ]
@@ -428,8 +448,15 @@ def test_images_hold_what_the_scenes_say() -> None:
     data, more, other = make(n=12, size=SIZE), make(n=15, size=SIZE), make(n=12, size=SIZE, seed=1)
     targets = data.targets
     assert data.modality == "image" and list(targets) == [
-        "label", "count", "y", "x", "masks", "segmentation", "depth", "caption",
-    ]  # fmt: skip
+        "label",
+        "count",
+        "y",
+        "x",
+        "masks",
+        "segmentation",
+        "depth",
+        "caption",
+    ]
     kinds = [targets[name].kind for name in targets]
     assert kinds == ["label", "value", "value", "value", "masks", "token_label", "token_value", "caption"]
     for i in range(12):
@@ -472,7 +499,12 @@ def test_clips_hold_motion_too() -> None:
 
 
 def test_bounds_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    for wrong, allowed in (({"n": 9}, "10 to 1000000"), ({"size": 31}, "32 to 512"), ({"frames": 0}, "1 to 64"), ({"seed": -1}, "0 or more")):  # fmt: skip
+    for wrong, allowed in (
+        ({"n": 9}, "10 to 1000000"),
+        ({"size": 31}, "32 to 512"),
+        ({"frames": 0}, "1 to 64"),
+        ({"seed": -1}, "0 or more"),
+    ):
         ((name, value),) = wrong.items()
         with pytest.raises(DiagnosticsError, match=f"^Dataset shapes cannot have {name}={value}: give {allowed}.$"):
             make(**wrong)

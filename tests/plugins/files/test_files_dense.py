@@ -78,12 +78,18 @@ def test_images_of_unequal_size_are_read_as_their_middles_are(tmp_path: Path) ->
     for scheme, reader in (("segmentation", "segmentation_probe"), ("depth", "linear_probe")):
         runs = [
             dx.run(
-                model, f"{scheme}:{tmp_path / root}?log=depth" if scheme == "depth" else f"{scheme}:{tmp_path / root}",
-                out=tmp_path / f"{root}-{scheme}", controls=False, report=False, mean=0.5, std=0.25, size=16,
+                model,
+                f"{scheme}:{tmp_path / root}?log=depth" if scheme == "depth" else f"{scheme}:{tmp_path / root}",
+                out=tmp_path / f"{root}-{scheme}",
+                controls=False,
+                report=False,
+                mean=0.5,
+                std=0.25,
+                size=16,
                 measures=reader,
             )
             for root in ("whole", "middle")
-        ]  # fmt: skip
+        ]
         whole, middle = (run.store for run in runs)
         name = "segmentation" if scheme == "segmentation" else "log_depth"
         assert len(whole.targets()[name].on_grid[4, 4]) == 10

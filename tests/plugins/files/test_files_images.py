@@ -257,8 +257,11 @@ def test_a_table_gives_targets_splits_and_groups(tmp_path: Path) -> None:
     table(tmp_path, "file,kind,height (m),age,level,split,group\n" + "\n".join(reversed(rows)))
     dataset = images(tmp_path, "?table=table.csv&values=age")
     assert {n: t.kind for n, t in dataset.targets.items()} == {
-        "kind": "label", "height_m": "value", "age": "value", "level": "label"
-    }  # fmt: skip
+        "kind": "label",
+        "height_m": "value",
+        "age": "value",
+        "level": "label",
+    }
     assert dataset.targets["kind"].values.tolist() == [0, 1] * 3
     assert dataset.targets["height_m"].values.tolist() == [0, 0.5, 1, 1.5, 2, 2.5]
     assert dataset.targets["level"].values.tolist() == [-1, 0, 0, 1, 1, 1]

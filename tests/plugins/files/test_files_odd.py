@@ -62,13 +62,16 @@ ODD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "endless": (lambda path: path.symlink_to("/dev/zero"), "is a device"),
     "nothing": (lambda path: path.symlink_to("/dev/null"), "is a device"),
     "link to a pipe": (
-        lambda path: (os.mkfifo(path.parent.parent / f"{path.stem}-p"), path.symlink_to(path.parent.parent / f"{path.stem}-p")),
+        lambda path: (
+            os.mkfifo(path.parent.parent / f"{path.stem}-p"),
+            path.symlink_to(path.parent.parent / f"{path.stem}-p"),
+        ),
         "is a named pipe",
     ),
     "link to nothing": (lambda path: path.symlink_to("gone"), "is a link to what is not there"),
     "link to itself": (_loop, "is a link to what is not there"),
     "empty": (lambda path: path.write_bytes(b""), "cannot be decoded"),
-}  # fmt: skip
+}
 
 
 def sentence(error: BaseException, *parts: str) -> None:

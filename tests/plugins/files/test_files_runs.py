@@ -62,8 +62,12 @@ def test_a_segmentation_folder_runs(tmp_path: Path) -> None:
             (tmp_path / "s" / name).mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "s" / name / f"{i:02d}.png")
     run = dx.run(
-        tiny_image_encoder(), f"segmentation:{tmp_path / 's'}", out=tmp_path / "run", controls=False, report=False,
-    )  # fmt: skip
+        tiny_image_encoder(),
+        f"segmentation:{tmp_path / 's'}",
+        out=tmp_path / "run",
+        controls=False,
+        report=False,
+    )
     profile = run.profile("segmentation_probe/segmentation")
     assert float(profile.data["score"].sel(tap="embed")) > 0.9
 
@@ -76,9 +80,11 @@ def test_a_series_file_runs(tmp_path: Path) -> None:
     tiny = tiny_dataset(60)
     kind = tiny.targets["kind"]
     np.savez(
-        tmp_path / "waves.npz", series=np.asarray(tiny.samples), kind=np.array(kind.classes)[kind.values],
+        tmp_path / "waves.npz",
+        series=np.asarray(tiny.samples),
+        kind=np.array(kind.classes)[kind.values],
         level=tiny.targets["level"].values,
-    )  # fmt: skip
+    )
     run = dx.run(tiny_encoder(), f"series:{tmp_path / 'waves.npz'}", out=tmp_path / "run", controls=False, report=False)
     assert targets_of(run) >= {"kind", "level"}
 
@@ -91,9 +97,13 @@ def test_a_damaged_file_ends_a_run_by_name(tmp_path: Path) -> None:
     with pytest.raises(DiagnosticsError, match=rf"{name}.* cannot be decoded .*on_error=skip"):
         dx.run(tiny_image_encoder(), f"images:{tmp_path / 'waves'}", out=tmp_path / "run", controls=False)
     run = dx.run(
-        tiny_image_encoder(), f"images:{tmp_path / 'waves'}?on_error=skip", out=tmp_path / "run", controls=False,
-        report=False, measures="linear_probe",
-    )  # fmt: skip
+        tiny_image_encoder(),
+        f"images:{tmp_path / 'waves'}?on_error=skip",
+        out=tmp_path / "run",
+        controls=False,
+        report=False,
+        measures="linear_probe",
+    )
     assert "1 of 60 left out as damaged" in run.store.attrs["dataset"]["about"]
 
 

@@ -47,8 +47,12 @@ def test_importing_the_plugin_imports_nothing_heavy() -> None:
 def test_the_smallest_real_one_end_to_end() -> None:
     encoder = registered("encoder", "pe:core-t16-384?pretrained=false")
     assert [tap.name for tap in encoder.taps] == [
-        "embed", *(f"blocks.{i}" for i in range(12)), "norm", "attn_pool", "head",
-    ]  # fmt: skip
+        "embed",
+        *(f"blocks.{i}" for i in range(12)),
+        "norm",
+        "attn_pool",
+        "head",
+    ]
     assert encoder.output_tap == "norm" and encoder.modality == "image"
     result = encoder.capture(encoder.preprocess(encoder.example())[None])
     assert {name: tuple(tokens.shape) for name, tokens in result.items()} == {
@@ -148,9 +152,14 @@ def test_grey_images_become_colour() -> None:
 
 @pytest.mark.parametrize(
     "sample",
-    [np.zeros((8, 8, 4), np.uint8), np.zeros(8, np.uint8), np.zeros((2, 8, 8, 3), np.uint8), np.zeros((8, 8, 3)),
-     np.zeros((0, 8, 3), np.uint8)],
-)  # fmt: skip
+    [
+        np.zeros((8, 8, 4), np.uint8),
+        np.zeros(8, np.uint8),
+        np.zeros((2, 8, 8, 3), np.uint8),
+        np.zeros((8, 8, 3)),
+        np.zeros((0, 8, 3), np.uint8),
+    ],
+)
 def test_samples_that_are_no_images_are_refused(sample: np.ndarray) -> None:
     with pytest.raises(DiagnosticsError, match="tiny takes images of dtype uint8"):
         tiny().preprocess(sample)
@@ -245,8 +254,12 @@ def test_the_embedding_of_a_video_is_the_average_of_its_frames() -> None:
 
 def test_a_run_over_images(tmp_path: Any) -> None:
     run = run_on(
-        "pe:core-t16-384?pretrained=false&img_size=32", "digits?n=60", measures=["linear_probe"], controls=False,
-        report=False, out=tmp_path / "run",
-    )  # fmt: skip
+        "pe:core-t16-384?pretrained=false&img_size=32",
+        "digits?n=60",
+        measures=["linear_probe"],
+        controls=False,
+        report=False,
+        out=tmp_path / "run",
+    )
     profile = run.profile("linear_probe/label")
     assert profile.taps[-3:] == ["norm", "attn_pool", "head"]

@@ -85,9 +85,15 @@ def timms(one: Architecture, state: dict[str, Tensor], image: int) -> Any:
     """timm's own model at another size, with its own conversion and its own resampling."""
     grid = one.image // one.patch
     model = timm.create_model(
-        "vit_pe_core_tiny_patch16_384", img_size=one.image, patch_size=one.patch, embed_dim=one.width, depth=one.depth,
-        num_heads=one.heads, num_classes=one.embedding, ref_feat_shape=(grid, grid),
-    )  # fmt: skip
+        "vit_pe_core_tiny_patch16_384",
+        img_size=one.image,
+        patch_size=one.patch,
+        embed_dim=one.width,
+        depth=one.depth,
+        num_heads=one.heads,
+        num_classes=one.embedding,
+        ref_feat_shape=(grid, grid),
+    )
     converted = timm.models.eva.checkpoint_filter_fn({f"visual.{k}": v for k, v in state.items()}, model)
     model.load_state_dict(converted, strict=True)
     if image != one.image:

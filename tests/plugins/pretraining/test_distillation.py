@@ -120,13 +120,17 @@ def test_two_processes_give_the_whole_batchs_loss_and_gradients(tmp_path: Path) 
     started = [
         subprocess.Popen(
             [sys.executable, "-c", f"import test_distillation as t; t.of_two({str(tmp_path)!r})"],
-            env=os.environ | {
-                "PYTHONPATH": os.pathsep.join(paths), "RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+            env=os.environ
+            | {
+                "PYTHONPATH": os.pathsep.join(paths),
+                "RANK": str(rank),
+                "WORLD_SIZE": "2",
+                "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": port,
             },
         )
         for rank in range(2)
-    ]  # fmt: skip
+    ]
     assert [process.wait(120) for process in started] == [0, 0]
     results = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     inputs = drawn()

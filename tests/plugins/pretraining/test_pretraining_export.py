@@ -153,8 +153,14 @@ def test_metas_file_holds_both_towers_bit_for_bit(more: dict[str, Any], tmp_path
     written = torch.load(result.file, weights_only=True)
     top = {name.partition(".")[0] for name in written}
     assert top == {
-        "visual", "token_embedding", "positional_embedding", "transformer", "ln_final", "text_projection", "logit_scale",
-    }  # fmt: skip
+        "visual",
+        "token_embedding",
+        "positional_embedding",
+        "transformer",
+        "ln_final",
+        "text_projection",
+        "logit_scale",
+    }
     assert "visual.conv1.weight" in written and ("visual.attn_pool.probe" in written) == (not more)
     for name, tensor in pair.text.module.state_dict().items():
         assert torch.equal(written[name], tensor)

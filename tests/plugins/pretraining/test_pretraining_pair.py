@@ -78,9 +78,13 @@ def test_a_run_on_the_texts_of_a_file(tmp_path: Path) -> None:
     shapes = ("star", "circle", "square", "zebra")
     (tmp_path / "captions.txt").write_text("\n".join(f"a {kind} {i}" for i in range(10) for kind in shapes))
     done = run(
-        str(tmp_path / "mine" / "text"), f"texts:{tmp_path}/captions.txt", measures=["rankme"], controls=False, report=False,
+        str(tmp_path / "mine" / "text"),
+        f"texts:{tmp_path}/captions.txt",
+        measures=["rankme"],
+        controls=False,
+        report=False,
         out=tmp_path / "run",
-    )  # fmt: skip
+    )
     assert done.profile("rankme").taps == ["embed", "blocks.0", "blocks.1", "norm", "head"]
 
 

@@ -78,7 +78,10 @@ def written(folder: Path, text: str) -> Path:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (f"{OWN}ropes = true\nbathc = 3", r"'ropes' in line 8 \(did you mean rope\?\), 'bathc' in line 9 \(did you mean batch\?\)"),
+        (
+            f"{OWN}ropes = true\nbathc = 3",
+            r"'ropes' in line 8 \(did you mean rope\?\), 'bathc' in line 9 \(did you mean batch\?\)",
+        ),
         (OWN.replace("samples = 40", "sample = 40"), r"'sample' in line 6 \(did you mean samples\?\)"),
         (f"{OWN}[augment]\nmirrored = 0.5", r"'mirrored' in line 9 \(did you mean mirror\?\)"),
         (f'{OWN}pool = "mean"', "pool in line 8 of .* is attention or class, not 'mean'"),
@@ -94,7 +97,7 @@ def written(folder: Path, text: str) -> Path:
         (OWN.replace("lr = ", "lr : "), "is not valid TOML"),
         ("batch = 1\nlr = 1.0\nstages = []", "without stages"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(DiagnosticsError, match=message):
         read_recipe(written(tmp_path, text))

@@ -123,8 +123,13 @@ def test_the_mask_token_learns_from_hidden_patches_alone() -> None:
 def theirs(both: Towers) -> CustomTextCLIP:
     """open_clip's own model, by its configuration, with our text tower's weights."""
     one = TEXTS[both.size]
-    text = {"context_length": one.context, "vocab_size": both.vocabulary.size, "width": one.width, "heads": one.heads,
-            "layers": one.depth}  # fmt: skip
+    text = {
+        "context_length": one.context,
+        "vocab_size": both.vocabulary.size,
+        "width": one.width,
+        "heads": one.heads,
+        "layers": one.depth,
+    }
     vision = {"layers": 1, "width": 64, "image_size": 16, "patch_size": 8}
     model = CustomTextCLIP(both.architecture.embedding, vision, text)  # pyright: ignore  (open_clip's own types are narrower than what it takes)
     model.text.load_state_dict(both.text.state_dict(), strict=True)

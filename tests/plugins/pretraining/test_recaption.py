@@ -225,8 +225,10 @@ def test_a_summary_is_made_of_all_that_is_known(tmp_path: Path, models: Path) ->
     with pytest.MonkeyPatch.context() as patch:
         summarise = ModelSummariser.summarise
         patch.setattr(
-            ModelSummariser, "summarise", lambda self, clip, notes, whole: (prompts.append(notes), summarise(self, clip, notes, whole))[1]
-        )  # fmt: skip
+            ModelSummariser,
+            "summarise",
+            lambda self, clip, notes, whole: (prompts.append(notes), summarise(self, clip, notes, whole))[1],
+        )
         again = captioned(
             "--captioner", "rules", "--table", table, "--summary", models / "causal", *MODELS, "--out", out
         )
@@ -270,8 +272,14 @@ def test_what_people_wrote_of_a_file_is_said_of_its_clips(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("--data", "lorenz?n=10", "--captioner", "rules"), "lorenz holds series samples, and captions are of what can be seen"),
-        (("--data", "digits?n=60", "--captioner", "rules"), "Captioner rules knows the ground truth of `shapes` only, not of digits"),
+        (
+            ("--data", "lorenz?n=10", "--captioner", "rules"),
+            "lorenz holds series samples, and captions are of what can be seen",
+        ),
+        (
+            ("--data", "digits?n=60", "--captioner", "rules"),
+            "Captioner rules knows the ground truth of `shapes` only, not of digits",
+        ),
         (("--mistakes", 1.5), "A share of mistakes of 1.5 does not exist"),
         (("--captioner", "nowhere", "--mistakes", 0.1), "--mistakes is of captioner rules, and nowhere is a model"),
         (("--captioner", "nowhere"), "There is no captioner nowhere: give `rules`"),
@@ -280,7 +288,7 @@ def test_what_people_wrote_of_a_file_is_said_of_its_clips(tmp_path: Path) -> Non
         (("--prompt", " "), "--prompt is empty"),
         (("--summary", "nowhere"), "There is no decoder nowhere"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_is_refused(tmp_path: Path, options: tuple[object, ...], sentence: str) -> None:
     given = {"--data": DATA, "--captioner": "rules", "--out": tmp_path / "c.jsonl"} | dict(
         zip(options[::2], options[1::2], strict=True)
@@ -330,6 +338,11 @@ def test_folders_that_hold_no_captioner_are_named(tmp_path: Path, models: Path) 
 
 
 def test_one_process_holds_the_captions_and_leaves_no_lock(tmp_path: Path) -> None:
-    with Cache(tmp_path / "made.jsonl"), pytest.raises(DiagnosticsError, match=r"Another process is writing .*made\.jsonl: wait for it, or choose another file"):  # fmt: skip
+    with (
+        Cache(tmp_path / "made.jsonl"),
+        pytest.raises(
+            DiagnosticsError, match=r"Another process is writing .*made\.jsonl: wait for it, or choose another file"
+        ),
+    ):
         Cache(tmp_path / "made.jsonl").__enter__()
     assert [path.name for path in tmp_path.iterdir()] == ["made.jsonl"]

@@ -51,10 +51,15 @@ def coloured(n: int = 60, frames: int = 0, texts: bool = True) -> Dataset:
     split = [("train", "val", "test")[i // len(names) % 3] for i in range(n)]
     questions = [(Question("tone", "warm" if i < 2 else "cold", ("which tone?",)),) for i in label]
     return Dataset(
-        "coloured", "video" if frames else "image", pixels, [f"c{i}" for i in range(n)], split,
+        "coloured",
+        "video" if frames else "image",
+        pixels,
+        [f"c{i}" for i in range(n)],
+        split,
         {"colour": Target("label", label, classes=tuple(names)), "x": Target("value", rng.random(n))},
-        texts=[f"a {names[i].replace('_', ' ')} image" for i in label] if texts else (), questions=questions,
-    )  # fmt: skip
+        texts=[f"a {names[i].replace('_', ' ')} image" for i in label] if texts else (),
+        questions=questions,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -196,9 +201,14 @@ def test_what_texts_lack_is_said(folder: Path, built: Any) -> None:
     test = np.flatnonzero(dataset.split == "test")
     samples[test[1]] = samples[test[0]]
     built["odd"] = Dataset(
-        "odd", "image", samples, dataset.ids, dataset.split.tolist(), {"colour": strange},
+        "odd",
+        "image",
+        samples,
+        dataset.ids,
+        dataset.split.tolist(),
+        {"colour": strange},
         texts=[long if i == test[2] else text for i, text in enumerate(dataset.texts)],
-    )  # fmt: skip
+    )
     shown = called(folder, "--data", "odd", "--for", "colour").stdout
     assert "BEWARE: its vocabulary lacks words of 2 classes: mauve, teal" in shown
     assert "BEWARE: 1 texts are longer than its context and are cut" in shown

@@ -68,9 +68,14 @@ def test_moirai_is_given_what_its_forecaster_would_give(variates: int) -> None:
     from uni2ts.model.moirai import MoiraiForecast
 
     forecaster = MoiraiForecast(
-        prediction_length=32, target_dim=variates, feat_dynamic_real_dim=0, past_feat_dynamic_real_dim=0,
-        context_length=150, module=encoder.module, patch_size=32,
-    )  # fmt: skip
+        prediction_length=32,
+        target_dim=variates,
+        feat_dynamic_real_dim=0,
+        past_feat_dynamic_real_dim=0,
+        context_length=150,
+        module=encoder.module,
+        patch_size=32,
+    )
     series = torch.from_numpy(sample.reshape(150, variates))[None]
     padding = torch.zeros(1, 150)
     padding[:, :40] = 1
@@ -208,12 +213,15 @@ def test_moment_and_moirai_read_what_their_packages_save(module: str, tmp_path: 
         build(str(tmp_path))
 
 
-@pytest.mark.parametrize(("name", "sample", "why"), [
-    ("ttm", noise(500), "reads exactly 512 steps, a series has 500"),
-    ("tspulse", noise(500), "reads exactly 512 steps, a series has 500"),
-    ("flowstate", noise(100, 2), "reads one variate, not 2"),
-    ("patchtst-fm", noise(1000), "exceeds the 960"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "sample", "why"),
+    [
+        ("ttm", noise(500), "reads exactly 512 steps, a series has 500"),
+        ("tspulse", noise(500), "reads exactly 512 steps, a series has 500"),
+        ("flowstate", noise(100, 2), "reads one variate, not 2"),
+        ("patchtst-fm", noise(1000), "exceeds the 960"),
+    ],
+)
 def test_granite_refuses_what_does_not_fit(name: str, sample: np.ndarray, why: str) -> None:
     with pytest.raises(DiagnosticsError, match=why):
         built("granite", name, sample)

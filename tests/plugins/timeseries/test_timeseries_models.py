@@ -314,9 +314,11 @@ def test_attention_of_chronos_is_what_its_encoder_gives(case: str) -> None:
 def test_attention_of_mantis_v2_sums_to_one_and_the_others_say_why_not() -> None:
     sample = noise(96, 1)
     for case, why in (
-        ("v1", "read before a module"), ("chronos2", "2 attentions inside"), ("tirex", "no attention inside"),
+        ("v1", "read before a module"),
+        ("chronos2", "2 attentions inside"),
+        ("tirex", "no attention inside"),
         ("timesfm3", "2 attentions inside"),
-    ):  # fmt: skip
+    ):
         encoder = built(case).sized_for(sample)
         with pytest.raises(DiagnosticsError, match=why):
             encoder.attention(default_collate([encoder.preprocess(sample)]))

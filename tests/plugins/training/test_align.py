@@ -274,8 +274,10 @@ def test_drop_path_is_at_work_in_training_alone_and_dropout_never() -> None:
     assert float(objective(batch)["loss"]) == float(objective(batch)["loss"])
     objective.train()
     assert {part for part in objective.modules() if part.training} == {
-        objective, *objective.maps.modules(), *(p for p in objective.modules() if isinstance(p, DropPath))
-    }  # fmt: skip
+        objective,
+        *objective.maps.modules(),
+        *(p for p in objective.modules() if isinstance(p, DropPath)),
+    }
     assert len({float(objective(batch)["loss"]) for _ in range(4)}) == 4
 
 

@@ -41,8 +41,11 @@ def test_tiny_knows_the_words_and_is_the_same_for_a_seed(tmp_path: Path) -> None
         again = decoder_named(str(tmp_path / "lm"), [])
         assert torch.equal(one.logits(one.embedded(ids), 2), again.logits(again.embedded(ids), 2))
     assert (again.tokens("a red star."), again.start, again.end, again.context) == (
-        one.tokens("a red star."), one.start, one.end, one.context
-    )  # fmt: skip
+        one.tokens("a red star."),
+        one.start,
+        one.end,
+        one.context,
+    )
     assert not again.model.training
 
 
@@ -136,9 +139,15 @@ def test_what_is_no_decoder_is_told_in_a_sentence(tmp_path: Path) -> None:
 def test_code_of_a_folder_is_never_run(tmp_path: Path) -> None:
     gpt = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=40, n_embd=32, n_layer=1, n_head=2))
     for change, message in (
-        ({"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}, "it comes with code of its own, which is never run"),
-        ({"_attn_implementation": "someone/kernel"}, "names the kernel 'someone/kernel' of the hub, code that is never run"),
-    ):  # fmt: skip
+        (
+            {"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}},
+            "it comes with code of its own, which is never run",
+        ),
+        (
+            {"_attn_implementation": "someone/kernel"},
+            "names the kernel 'someone/kernel' of the hub, code that is never run",
+        ),
+    ):
         name = saved(tmp_path / message[:5].strip(), gpt)
         (Path(name) / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
         file = Path(name) / "config.json"

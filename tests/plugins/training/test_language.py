@@ -337,11 +337,14 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     script = f"import test_language as t; from pathlib import Path; t.align_language(t.short(Path({str(tmp_path / 'two')!r})))"
     running = [
         subprocess.Popen(
-            [sys.executable, "-c", script], env=known | {"MASTER_PORT": port, "RANK": str(rank)},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            [sys.executable, "-c", script],
+            env=known | {"MASTER_PORT": port, "RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         for rank in range(2)
-    ]  # fmt: skip
+    ]
     align_language(short(tmp_path / "one"))
     for process in running:
         message, _ = process.communicate(timeout=120)
@@ -500,8 +503,13 @@ def test_training_draws_every_wording_but_those_held_back_and_tests_draw_those()
     rng = np.random.default_rng(0)
     drawn = {decoder.tokenizer.decode(pairs.drawn(0, rng).prompt) for _ in range(60)}
     held_back = {decoder.tokenizer.decode(pair.prompt) for row in range(5) for pair in pairs.tested(row)}
-    bare = {name: {re.sub(r"(?=[?.])", " ", text) for text in texts} for name, texts in
-            (("drawn", {w for one in WORDINGS.values() for w in one[0]}), ("held", {w for one in WORDINGS.values() for w in one[1]}))}  # fmt: skip
+    bare = {
+        name: {re.sub(r"(?=[?.])", " ", text) for text in texts}
+        for name, texts in (
+            ("drawn", {w for one in WORDINGS.values() for w in one[0]}),
+            ("held", {w for one in WORDINGS.values() for w in one[1]}),
+        )
+    }
     assert drawn == bare["drawn"] and held_back == bare["held"]
     captions = Pairs(spoken(texts=["a red disc", "red", "blue"]), decoder, 5)
     assert captions.drawn(0, rng) == captions.tested(0)[0]
@@ -514,8 +522,16 @@ def test_a_batch_is_a_function_of_its_step() -> None:
     assert all(torch.equal(feed(5)[key], whole_batch[key]) for key in whole_batch)
     assert not torch.equal(feed(6)["clean"], whole_batch["clean"])
     for key in whole_batch:
-        shown = torch.cat([torch.nn.functional.pad(half[key], (0, whole_batch[key].shape[-1] - half[key].shape[-1]),
-                          value=-100 if key == "labels" else 0) for half in halves])  # fmt: skip
+        shown = torch.cat(
+            [
+                torch.nn.functional.pad(
+                    half[key],
+                    (0, whole_batch[key].shape[-1] - half[key].shape[-1]),
+                    value=-100 if key == "labels" else 0,
+                )
+                for half in halves
+            ]
+        )
         assert torch.equal(shown, whole_batch[key])
 
 
@@ -549,10 +565,11 @@ def test_nothing_is_begun_where_texts_are_missing(tmp_path: Path) -> None:
     with pytest.raises(DiagnosticsError, match="planted has no texts"):
         align_language(
             dataclasses.replace(
-                job(tmp_path / "o"), encoder=SUPPORT.replace("answering", "erasing") + ":build",
+                job(tmp_path / "o"),
+                encoder=SUPPORT.replace("answering", "erasing") + ":build",
                 data=SUPPORT.replace("answering", "erasing") + ":data",
             )
-        )  # fmt: skip
+        )
     assert not (tmp_path / "o").exists()
 
 

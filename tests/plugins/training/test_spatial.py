@@ -157,7 +157,14 @@ def test_views_are_drawn_within_their_bounds_and_cut_no_more_than_the_aspect_ask
 def test_masks_and_maps_go_where_the_image_goes(crop: float) -> None:
     """Whatever the view, and whether preprocessing crops: the label of most of a cell is the one whose colour is seen there."""
     image, labels = scene()
-    data = Dataset("one", "image", [image] * 3, ["a", "b", "c"], ["train", "val", "test"], {"masks": Target("masks", np.stack([labels] * 3))})  # fmt: skip
+    data = Dataset(
+        "one",
+        "image",
+        [image] * 3,
+        ["a", "b", "c"],
+        ["train", "val", "test"],
+        {"masks": Target("masks", np.stack([labels] * 3))},
+    )
     places = Places((16, 16), lambda extent: tuple((crop, n - crop) for n in extent))
     teacher = MaskRelations(data, places)
     covered = slice(round(crop), round(32 - crop))
@@ -186,7 +193,14 @@ def test_masks_and_maps_go_where_the_image_goes(crop: float) -> None:
 def test_masks_of_unequal_size_are_a_teacher() -> None:
     _, labels = scene()
     maps = [labels, labels[:24], labels[:, :20]]
-    data = Dataset("three", "image", [np.zeros((*each.shape, 3), np.uint8) for each in maps], ["a", "b", "c"], ["train", "val", "test"], {"masks": Target("masks", maps)})  # fmt: skip
+    data = Dataset(
+        "three",
+        "image",
+        [np.zeros((*each.shape, 3), np.uint8) for each in maps],
+        ["a", "b", "c"],
+        ["train", "val", "test"],
+        {"masks": Target("masks", maps)},
+    )
     teacher = MaskRelations(data, Places((8, 8), covering))
     for row, each in enumerate(maps):
         image = np.zeros((*each.shape, 3), np.uint8)
@@ -197,7 +211,14 @@ def test_masks_of_unequal_size_are_a_teacher() -> None:
 def test_cells_of_which_less_than_half_is_known_are_unknown() -> None:
     _, labels = scene()
     labels = np.where(np.arange(32)[:, None] < 7, -1, labels)
-    data = Dataset("one", "image", np.zeros((3, 32, 32, 3), np.uint8), ["a", "b", "c"], ["train", "val", "test"], {"segmentation": Target("token_label", np.stack([labels] * 3))})  # fmt: skip
+    data = Dataset(
+        "one",
+        "image",
+        np.zeros((3, 32, 32, 3), np.uint8),
+        ["a", "b", "c"],
+        ["train", "val", "test"],
+        {"segmentation": Target("token_label", np.stack([labels] * 3))},
+    )
     shares = MaskRelations(data, Places((8, 8), covering)).shares(labels, View()).reshape(8, 8, -1)
     # Of the second row of cells a quarter is known.
     assert (shares[:2] == 0).all()
@@ -319,7 +340,9 @@ def rises(kind: type[Alignment]) -> bool:
     teachers = [Teacher(base, base.tap("blocks.0"))]
     trained(kind(student, teachers, "masked"), feed_of(student, data, None, 0.25, teachers), 30, 1e-2)
     batch = feed_of(student, data, None, 0.0, augmented=False)(0)["clean"]
-    tokens = [one.capture(batch, [tap])[tap] for one, tap in ((base, "blocks.0"), (base, "blocks.1"), (student, "blocks.1"))]  # fmt: skip
+    tokens = [
+        one.capture(batch, [tap])[tap] for one, tap in ((base, "blocks.0"), (base, "blocks.1"), (student, "blocks.1"))
+    ]
     before, after = (torch.nn.functional.cosine_similarity(tokens[0], other, dim=-1).mean() for other in tokens[1:])
     return bool(after > before + 0.1)
 
@@ -342,7 +365,9 @@ def propagated(kind: type[SpatialAlignment]) -> tuple[float, float, float]:
 def j(encoder: TorchEncoder, tap: str) -> float:
     rng = np.random.default_rng(99)
     clips = [naming.clip(rng, 6) for _ in range(6)]
-    tokens = [encoder.capture(torch.stack([naming.patches(frame) for frame in pixels]), [tap])[tap] for pixels, _ in clips]  # fmt: skip
+    tokens = [
+        encoder.capture(torch.stack([naming.patches(frame) for frame in pixels]), [tap])[tap] for pixels, _ in clips
+    ]
     followed = [label_propagation(x, (8, 8), masks[0]) for x, (_, masks) in zip(tokens, clips, strict=True)]
     return float(np.mean([j_and_f(guess, masks).j for guess, (_, masks) in zip(followed, clips, strict=True)]))
 
@@ -392,12 +417,18 @@ SHORT: dict[str, Any] = {"encoder": NAMING, "data": f"{OBJECTS}?n=40", "batch": 
 def test_the_three_ablations_and_the_control_are_encoders_of_their_own(tmp_path: Path) -> None:
     rows = {
         name: align_spatial(SpatialJob(**SHORT, out=tmp_path / name, control=name == "both", **by))
-        for name, by in (("both", {"to": "blocks.0", "relations": "masks"}), ("tap", {"to": "blocks.0"}), ("pairs", {"relations": "masks"}))
-    }  # fmt: skip
+        for name, by in (
+            ("both", {"to": "blocks.0", "relations": "masks"}),
+            ("tap", {"to": "blocks.0"}),
+            ("pairs", {"relations": "masks"}),
+        )
+    }
     logged = {name: lines(tmp_path / name)[-1] for name in rows}
     assert {name: sorted({"cosine", "relations"} & set(line)) for name, line in logged.items()} == {
-        "both": ["cosine", "relations"], "tap": ["cosine"], "pairs": ["relations"],
-    }  # fmt: skip
+        "both": ["cosine", "relations"],
+        "tap": ["cosine"],
+        "pairs": ["relations"],
+    }
     assert [row["to"] for row in rows.values()] == ["blocks.0 and relations of masks", "blocks.0", "relations of masks"]
     assert rows["both"]["relations"] == "exact masks, target masks of objects"
     control = rows["both"]["control"]
@@ -408,10 +439,11 @@ def test_the_three_ablations_and_the_control_are_encoders_of_their_own(tmp_path:
         dx.load_encoder(path, trust_code=True).lineage for path in (*map(tmp_path.joinpath, rows), control["path"])
     ]
     assert [record["group"] for record in records] == [
-        "naming spatially aligned to blocks.0 and to relations of masks", "naming spatially aligned to blocks.0",
+        "naming spatially aligned to blocks.0 and to relations of masks",
+        "naming spatially aligned to blocks.0",
         "naming spatially aligned to relations of masks",
         "control of naming spatially aligned to blocks.0 and to relations of masks",
-    ]  # fmt: skip
+    ]
     assert {record["base"] for record in records} == {base}
     assert rows["pairs"]["cosine"] == {"before": None, "after": None}
     for row in rows.values():

@@ -95,10 +95,12 @@ def test_the_cache_knows_weights_image_id_and_grid_and_no_id_is_a_path(folder: P
     tiny_sam2.save(tmp_path / "other", seed=1)
     told = Sam2Relations(str(folder), data, PLACES, tmp_path)
     files = [
-        told.file(0), told.file(1), Sam2Relations(str(folder), other, PLACES, tmp_path).file(0),
+        told.file(0),
+        told.file(1),
+        Sam2Relations(str(folder), other, PLACES, tmp_path).file(0),
         Sam2Relations(str(tmp_path / "other"), data, PLACES, tmp_path).file(0),
         Sam2Relations(str(folder), data, Places((4, 4), PLACES.covers), tmp_path).file(0),
-    ]  # fmt: skip
+    ]
     assert len(set(files)) == len(files)
     assert {file.parent for file in files} == {tmp_path}
     assert Sam2Relations(str(folder), data, PLACES, tmp_path).file(0) == files[0]

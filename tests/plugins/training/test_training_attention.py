@@ -126,8 +126,17 @@ def test_a_head_that_sharpens_is_told_once_and_not_again_after_a_resume(tmp_path
 
 
 def test_what_is_sharp() -> None:
-    line = {"step": 1.0, "loss": 0.0, "attention/0/keys": 100, "attention/0/entropy/0": 0.46, "attention/0/entropy/1": 0.47,
-            "attention/0/logit/0": 50.0, "attention/0/logit/1": 50.1, "attention/1/keys": 1, "attention/1/entropy/0": 0.0}  # fmt: skip
+    line = {
+        "step": 1.0,
+        "loss": 0.0,
+        "attention/0/keys": 100,
+        "attention/0/entropy/0": 0.46,
+        "attention/0/entropy/1": 0.47,
+        "attention/0/logit/0": 50.0,
+        "attention/0/logit/1": 50.1,
+        "attention/1/keys": 1,
+        "attention/1/entropy/0": 0.0,
+    }
     assert sharp_heads(line) == {
         "attention/0/entropy/0": "head 0 of block 0 has an entropy of 0.46, of at most 4.6",
         "attention/0/logit/1": "head 1 of block 0 has a logit of 50.1",
@@ -185,9 +194,17 @@ def test_the_command_takes_both(tmp_path: Path) -> None:
     from diagnostics_training.train import train
 
     job = TrainJob(
-        data="lorenz?n=40&length=64", objective="jepa", out=tmp_path, width=16, depth=2, heads=2, steps=3, batch=8,
-        attention="flash", watch_attention=3,
-    )  # fmt: skip
+        data="lorenz?n=40&length=64",
+        objective="jepa",
+        out=tmp_path,
+        width=16,
+        depth=2,
+        heads=2,
+        steps=3,
+        batch=8,
+        attention="flash",
+        watch_attention=3,
+    )
     (row,) = train(job)
     assert "attention/1/logit/1" in (tmp_path / "jepa" / "metrics.jsonl").read_text()
     assert json.loads((tmp_path / "jepa" / "training.json").read_text())

@@ -64,8 +64,11 @@ def test_from_the_command_to_encoders_and_back_again(tmp_path: Path) -> None:
     encoder = load_encoder(rows[1]["path"])
     assert encoder.name == "lorenz-jepa-seed1"
     assert {key: encoder.lineage[key] for key in ("group", "seed", "objective", "steps")} == {
-        "group": "jepa", "seed": 1, "objective": "jepa", "steps": 6,
-    }  # fmt: skip
+        "group": "jepa",
+        "seed": 1,
+        "objective": "jepa",
+        "steps": 6,
+    }
     assert encoder.lineage["data"].startswith("lorenz?n=40&length=96&seed=1000, the 24 samples")
     assert encoder.lineage["how"].startswith("diagnostics train objectives --data 'lorenz?n=40&length=64' --objective")
     assert not check_encoder(encoder).failed
@@ -430,9 +433,11 @@ def test_a_crop_is_the_part_of_the_picture_that_was_drawn(mirror: float) -> None
     views = Views("image", (8, 8))
     # The quarter with rows 8 to 16 and columns 0 to 8.
     drawn = {
-        "half": np.array([[0.5, 0.5]]), "centre": np.array([[0.5, -0.5]]),
-        "mirror": np.array([mirror]), "colour": np.ones((1, 3)),
-    }  # fmt: skip
+        "half": np.array([[0.5, 0.5]]),
+        "centre": np.array([[0.5, -0.5]]),
+        "mirror": np.array([mirror]),
+        "colour": np.ones((1, 3)),
+    }
     part = picture[0, 8:, :8].astype(np.float32).transpose(2, 0, 1) / 255
     part = part[..., ::-1].copy() if mirror < 0 else part
     assert torch.allclose(views.make(picture, drawn)[0], (torch.from_numpy(part) - 0.5) / 0.25, atol=1e-4)

@@ -163,10 +163,17 @@ def encoder(inside: bool) -> TorchEncoder:
     torch.manual_seed(0)
     made = sizes.encoder(sizes.initial(0), "made")
     inner = [
-        Tap(f"blocks.{i}.{part}", (i + 0.5) / 3, "trunk", 16, made.taps[0].grid, Site(f"backbone.blocks.{i}.{part}", when=when))
+        Tap(
+            f"blocks.{i}.{part}",
+            (i + 0.5) / 3,
+            "trunk",
+            16,
+            made.taps[0].grid,
+            Site(f"backbone.blocks.{i}.{part}", when=when),
+        )
         for i in range(3)
         for part, when in (("attn", "before"), ("mlp", "after"))
-    ]  # fmt: skip
+    ]
     taps = [t for i in range(3) for t in (*inner[2 * i : 2 * i + 2], made.tap(f"blocks.{i}"))]
     return made.with_taps([made.tap("embed"), *taps, made.tap("norm")]) if inside else made
 

@@ -368,8 +368,10 @@ def test_block_masks_are_blocks_and_leave_a_context(grid: tuple[int, ...]) -> No
 
 def test_share_of_what_masks_leave_as_context() -> None:
     rng = np.random.default_rng(0)
-    shares = {grid: np.mean([block_masks(rng, 64, grid)[0].shape[1] for _ in range(30)]) / math.prod(grid)
-              for grid in ((32,), (8, 8), (4, 8, 8))}  # fmt: skip
+    shares = {
+        grid: np.mean([block_masks(rng, 64, grid)[0].shape[1] for _ in range(30)]) / math.prod(grid)
+        for grid in ((32,), (8, 8), (4, 8, 8))
+    }
     assert 0.2 < shares[(32,)] < 0.5
     assert 0.2 < shares[(8, 8)] < 0.5
     assert 0.1 < shares[(4, 8, 8)] < 0.4
@@ -507,8 +509,12 @@ def test_an_objective_is_added_as_the_readme_says(tmp_path: Path) -> None:
     paths = os.pathsep.join((str(tmp_path), *sys.path))
     done = subprocess.run(
         [sys.executable, "-m", "diagnostics", *words.split()],
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert not done.returncode, done.stderr
     (row,) = json.loads(done.stdout)["encoders"]
     assert (row["objective"], row["steps"]) == ("ending", 3) and row["loss"] > 0

@@ -121,8 +121,9 @@ def test_it_trains_as_a_loop_by_hand(tmp_path: Path) -> None:
     other = Line()
     optimiser = torch.optim.AdamW(
         [{"params": [other.linear.weight], "weight_decay": 0.05}, {"params": [other.linear.bias], "weight_decay": 0.0}],
-        betas=(0.9, 0.95), foreach=False,
-    )  # fmt: skip
+        betas=(0.9, 0.95),
+        foreach=False,
+    )
     losses = []
     for step in range(40):
         rate = 0.1 * (step + 1) / 10 if step < 10 else 0.05 * (1 + math.cos(math.pi * (step - 10) / 30))
@@ -484,7 +485,9 @@ def test_effective_rank_by_hand() -> None:
 def test_what_is_seen_of_an_output() -> None:
     healthy = torch.randn(64, 16)
     assert not record.look(1, healthy).collapsed
-    assert record.look(1, healthy).spread == pytest.approx(float(healthy.std(0, correction=0).square().mean().sqrt() / healthy.square().mean().sqrt()), rel=1e-5)  # fmt: skip
+    assert record.look(1, healthy).spread == pytest.approx(
+        float(healthy.std(0, correction=0).square().mean().sqrt() / healthy.square().mean().sqrt()), rel=1e-5
+    )
     constant = record.look(1, torch.ones(64, 16))
     assert (constant.rank, constant.spread, constant.collapsed) == (0.0, 0.0, True)
     assert record.look(1, torch.ones(64, 16) + 0.001 * healthy).collapsed

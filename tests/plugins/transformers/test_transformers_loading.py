@@ -251,9 +251,18 @@ def test_series_with_gaps_and_of_another_length() -> None:
 
 def test_lags_of_a_series_come_before_its_context() -> None:
     config = transformers.TimeSeriesTransformerConfig(
-        prediction_length=8, context_length=32, d_model=16, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2,
-        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, num_time_features=1, scaling=False,
-    )  # fmt: skip
+        prediction_length=8,
+        context_length=32,
+        d_model=16,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        num_time_features=1,
+        scaling=False,
+    )
     assert list(config.lags_sequence) == list(range(1, 8))
     subject = encoder_of(
         Loaded("lags", transformers.TimeSeriesTransformerModel(config).eval(), config, None), "hf:lags"

@@ -78,8 +78,12 @@ def test_dinov2_knows_depth_best_before_its_output(tmp_path: Path) -> None:
     assert scores["embed"] < 0.1
     assert max(scores.values()) > scores["layernorm"] + 0.1
     assert set(profile.controls) == {
-        "fresh_weights", "permuted_weights", "raw_input", "summary_statistics", "shuffled_labels",
-    }  # fmt: skip
+        "fresh_weights",
+        "permuted_weights",
+        "raw_input",
+        "summary_statistics",
+        "shuffled_labels",
+    }
     for name, control in profile.controls.items():
         assert np.nanmax(control["score"].values) < 0.15, name
 
