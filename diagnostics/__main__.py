@@ -38,7 +38,8 @@ def main() -> None:
 
 
 def _keep_results_alone() -> None:
-    """For the rest of this process, what is written to file descriptor 1 goes to stderr; `sys.stdout` still reaches stdout.
+    """For the rest of this process, what is written to file descriptor 1 goes to stderr; `sys.stdout` still reaches
+    stdout.
 
     Libraries write there past Python, and so do processes that they start, which would break `--json`. What Python code
     prints during a command is redirected by `cli.guard.working`.
@@ -62,7 +63,9 @@ def _keep_results_alone() -> None:
 
 
 class _Results(io.FileIO):
-    """Standard output; where it takes no more, on a full disk say, a command ends in one sentence and the rest is dropped."""
+    """Standard output; where it takes no more, on a full disk say, a command ends in one sentence and the rest is
+    dropped.
+    """
 
     _failed = False
 
@@ -74,7 +77,8 @@ class _Results(io.FileIO):
         except OSError as error:
             self._failed = True
             raise DiagnosticsError(
-                f"The output of this command cannot be written ({error.strerror or error}): redirect it elsewhere; stored results are kept."
+                f"The output of this command cannot be written ({error.strerror or error}): redirect it elsewhere; "
+                f"stored results are kept."
             ) from None
 
 

@@ -1,4 +1,6 @@
-"""Options of commands: each is declared once, as a field of its job, a frozen dataclass of which the command is made."""
+"""Options of commands: each is declared once, as a field of its job, a frozen dataclass of which the command is
+made.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +24,15 @@ TYPED = (bool, str, int, float, Path)
 
 @dataclass(frozen=True)
 class Option:
-    """An option of a command, as the annotation of a field: `steps: Annotated[int, Option("Training steps.", "N")] = 1000`.
+    """An option of a command, as the annotation of a field: `steps: Annotated[int, Option("Training steps.", "N")] =
+    1000`.
 
     help: without it, the field is for Python alone and no command has it.
     value: what its value stands for in the help.
     names: how it is typed, where that is not the field's name; an argument has none.
     group: heading below which the help shows it.
-    decides: whether it changes a number of the result by more than rounding, so that what was made with another value is
+    decides: whether it changes a number of the result by more than rounding, so that what was made with another value
+    is
         not resumed.
     argument: whether it is typed by its place alone.
     complete: what a shell offers for what was typed so far.
@@ -60,7 +64,8 @@ def deciding(job: type[DataclassInstance]) -> list[str]:
 
 
 def options_of(job: type[DataclassInstance] | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a command of a function: the job's options, then those of its own parameters behind the first, which is the job.
+    """Make a command of a function: the job's options, then those of its own parameters behind the first, which is the
+    job.
 
     Without a job it has the options of all its parameters.
 
@@ -110,8 +115,8 @@ def options_of(job: type[DataclassInstance] | None = None) -> Callable[[Callable
 
 
 def hints_of(of: Any) -> dict[str, Any]:
-    """Annotations of a function, or of a class and its bases, as types; a class that nothing else is stands for each that is
-    imported for type checkers alone."""
+    """Annotations of a function, or of a class and its bases, as types; a class that nothing else is stands for each
+    that is imported for type checkers alone."""
 
     class OfPython(metaclass=_Unknown):
         pass
@@ -178,8 +183,8 @@ def _is_typed(kind: Any) -> bool:
 def decode(kind: Any, value: Any) -> Any:
     """A value of JSON as the type that an annotation names: a dataclass of a mapping, a tuple of a list.
 
-    Of a mapping, keys that the dataclass does not have are passed over. Raises TypeError, ValueError or KeyError for what is of
-    another type, or lacks a field without a default.
+    Of a mapping, keys that the dataclass does not have are passed over. Raises TypeError, ValueError or KeyError for
+    what is of another type, or lacks a field without a default.
 
     Examples:
         >>> from dataclasses import dataclass

@@ -37,7 +37,9 @@ class Cost:
     token_bytes_of_64: int = 0
     """What the tokens of 64 samples would take in each encoder, where fewer keep theirs; else 0."""
     again: int = 0
-    """Samples that are extracted again for their tokens, which are not stored; 0 where all is extracted for the first time."""
+    """Samples that are extracted again for their tokens, which are not stored; 0 where all is extracted for the first
+    time.
+    """
     unprobeable: tuple[str, ...] = ()
     """Why targets of the dataset cannot be probed, a sentence each."""
 
@@ -68,8 +70,8 @@ class Cost:
         )
         cost = (
             f"{self.encoder} on {self.dataset}: {self.samples:,} samples, {self.taps} taps, "
-            f"{f'{self.encoders} encoders with the controls' if self.encoders > 1 else 'no controls'}; writes about {size(self.bytes)} to {self.path} "
-            f"({tokens}); "
+            f"{f'{self.encoders} encoders with the controls' if self.encoders > 1 else 'no controls'}; writes about "
+            f"{size(self.bytes)} to {self.path} ({tokens}); "
             f"extraction takes about {duration(self.seconds)}."
         )
         return [*self.unprobeable, cost]

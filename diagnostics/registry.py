@@ -1,7 +1,9 @@
-"""The plugins and what each of them offers, by name; and their hooks: four functions, each of which returns a mapping from names to callables.
+"""The plugins and what each of them offers, by name; and their hooks: four functions, each of which returns a mapping
+from names to callables.
 
-A value may also be an `Entry`, which is callable too and describes itself. A plugin is a module registered under the entry-point group
-`diagnostics`. Importing it must not import torch: import heavy things inside the callables. See docs/how-to/plugins.md.
+A value may also be an `Entry`, which is callable too and describes itself. A plugin is a module registered under the
+entry-point group `diagnostics`. Importing it must not import torch: import heavy things inside the callables. See
+docs/how-to/plugins.md.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ class Entry:
 
     make: Callable[..., Any]
     about: str = ""
-    """One line: of a measure, the question that it answers; of others, else the first line of the docstring of `make`."""
+    """One line: of a measure, the question that it answers; of others, else the first line of the docstring of
+    `make`.
+    """
     modalities: tuple[str, ...] = ()
     """Of an encoder or dataset: those of which its samples may be."""
     kinds: tuple[str, ...] = ()
@@ -48,7 +52,9 @@ class Entry:
     source: str = ""
     """Of a measure: where it is defined."""
     path_hint: Callable[[str], str] | None = None
-    """Of an encoder: given a path that is no saved encoder, a clause that says how this plugin opens it, or an empty text."""
+    """Of an encoder: given a path that is no saved encoder, a clause that says how this plugin opens it, or an empty
+    text.
+    """
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         """What `make` returns."""
@@ -57,12 +63,16 @@ class Entry:
 
 @hookspec
 def encoders() -> Mapping[str, Callable[..., Encoder]]:  # pyright: ignore[reportReturnType]
-    """Name -> builder called with the options of `name?key=value`; a name that ends in ':' gets what follows it first."""
+    """Name -> builder called with the options of `name?key=value`; a name that ends in ':' gets what follows it
+    first.
+    """
 
 
 @hookspec
 def datasets() -> Mapping[str, Callable[..., Dataset]]:  # pyright: ignore[reportReturnType]
-    """Name -> builder called with the options of `name?key=value`; a name that ends in ':' gets what follows it first."""
+    """Name -> builder called with the options of `name?key=value`; a name that ends in ':' gets what follows it
+    first.
+    """
 
 
 @hookspec
@@ -74,7 +84,8 @@ def measures() -> Mapping[str, Callable[[], Measure]]:  # pyright: ignore[report
 def commands() -> Mapping[str, Callable[..., Any]]:  # pyright: ignore[reportReturnType]
     """Name -> function whose annotated parameters become the options of `diagnostics NAME`.
 
-    A name of two words is a command of a group: "train mine" is `diagnostics train mine`. `options_of` makes one from its job.
+    A name of two words is a command of a group: "train mine" is `diagnostics train mine`. `options_of` makes one from
+    its job.
     """
 
 
@@ -94,7 +105,9 @@ class Plugin:
     offers: dict[str, dict[str, Entry]] = field(default_factory=dict[str, dict[str, Entry]])
     """Kind of entry -> name -> entry."""
     packages: dict[str, str] = field(default_factory=dict[str, str])
-    """Distribution -> its top-level module, for those whose code an encoder may come from: `PACKAGES` of the plugin's module."""
+    """Distribution -> its top-level module, for those whose code an encoder may come from: `PACKAGES` of the plugin's
+    module.
+    """
 
 
 class ClaimedTwice(Entry):

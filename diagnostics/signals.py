@@ -17,7 +17,9 @@ from diagnostics.errors import Stopped
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 IMPATIENT = 5.0
-"""Seconds during which a further signal is ignored, so that the command can end in order; a later one ends it at once."""
+"""Seconds during which a further signal is ignored, so that the command can end in order; a later one ends it at
+once.
+"""
 
 
 class _State:
@@ -28,7 +30,9 @@ class _State:
 
 
 def watch_signals() -> None:
-    """Handles the signals for the rest of this process. Outside `working` a signal ends it at once, since there is nothing to keep."""
+    """Handles the signals for the rest of this process. Outside `working` a signal ends it at once, since there is
+    nothing to keep.
+    """
     _State.process = os.getpid()
     for number in SIGNALS:
         # What its parent ignores, as `nohup` does SIGHUP, it ignores too.
@@ -100,8 +104,9 @@ def _on_signal(number: int, _: object) -> None:
 def _in_worker(number: int) -> None:
     """In a process forked from this one, a signal ends it at once and in silence.
 
-    An exception would be printed where it arrives before the worker's own code, as in a library's hook after a fork. The status is 0 at
-    Ctrl-C, as that of torch's workers: its parent, which a terminal signals too, takes another one for a crash.
+    An exception would be printed where it arrives before the worker's own code, as in a library's hook after a fork.
+    The status is 0 at Ctrl-C, as that of torch's workers: its parent, which a terminal signals too, takes another one
+    for a crash.
     """
     if number == signal.SIGINT:
         os._exit(0)
@@ -134,11 +139,12 @@ def stoppable() -> Generator[None]:
 
 @contextlib.contextmanager
 def hold_worker_ends() -> Generator[Callable[[], AbstractContextManager[None]]]:
-    """Within this context torch hears of a worker's end only while a batch is waited for, in the context that is handed over.
+    """Within this context torch hears of a worker's end only while a batch is waited for, in the context that is handed
+    over.
 
-    Its handler of SIGCHLD raises wherever this process is at that moment: in an encoder's pass, which then seems to have failed,
-    while a store is written, or in a `__del__`, where the error is lost. torch sets it when the first workers start, in the main thread
-    alone.
+    Its handler of SIGCHLD raises wherever this process is at that moment: in an encoder's pass, which then seems to
+    have failed, while a store is written, or in a `__del__`, where the error is lost. torch sets it when the first
+    workers start, in the main thread alone.
     """
     handler: Any = signal.getsignal(signal.SIGCHLD)
     now = missed = False

@@ -28,17 +28,20 @@ class TapFeatures(TransformerMixin, BaseEstimator):
     """An encoder's features at a tap, as a step of a scikit-learn pipeline.
 
     Nothing is fitted: `fit` makes the encoder and checks that it has the tap. `transform` takes raw samples as
-    `Encoder.transform` does, and gives float32 [sample, feature]. A pickle holds the encoder's name and never its weights:
-    the name is built again where it is read, and refused there if its weights are others.
+    `Encoder.transform` does, and gives float32 [sample, feature]. A pickle holds the encoder's name and never its
+    weights: the name is built again where it is read, and refused there if its weights are others.
 
     Parameters
     ----------
-    encoder: a name as on the command line (`timm:...`, `file.py:build`, a folder of `save_encoder`), a diagnostics.Encoder, or a
-        bare torch module, which `fit` wraps for samples like the first; what was made in Python has no name, so it cannot be pickled.
+    encoder: a name as on the command line (`timm:...`, `file.py:build`, a folder of `save_encoder`), a
+    diagnostics.Encoder, or a
+        bare torch module, which `fit` wraps for samples like the first; what was made in Python has no name, so it
+        cannot be pickled.
     tap: by default the output tap.
     pooling: one pooling or several; all that the encoder has, side by side, where None.
     batch_size, device: see `Encoder.transform`.
-    run, target: the folder of a run of this encoder, and a target of it (all of them where None): in place of `tap` and `pooling`, those that
+    run, target: the folder of a run of this encoder, and a target of it (all of them where None): in place of `tap` and
+    `pooling`, those that
         it recommends. Refused where the run prepared its samples otherwise, or to another shape.
     mean, std, size: of a bare module, as in `dx.run`.
 
@@ -132,7 +135,8 @@ class TapFeatures(TransformerMixin, BaseEstimator):
         run = open_run(self.run)
         if run.store.identity["weights"] != encoder.identity["weights"]:
             raise DiagnosticsError(
-                f"{self.run} is a run of {run.encoder_name} with other weights than {encoder.name}: give a run of this encoder."
+                f"{self.run} is a run of {run.encoder_name} with other weights than {encoder.name}: give a run of this "
+                f"encoder."
             )
         tap = run.tap_for(self.target)
         stored = next(each for each in run.store.taps if each.name == tap)
@@ -140,8 +144,9 @@ class TapFeatures(TransformerMixin, BaseEstimator):
         there = f"{run.store.identity['configuration']}, tokens {stored.grid}"
         if (encoder.pinned or isinstance(self.encoder, nn.Module)) and here != there:
             raise DiagnosticsError(
-                f"{self.run} is a run of samples that were prepared otherwise ({there}) than for this encoder ({here}), so its layer "
-                "and what was fitted there do not hold: give mean, std and size, and samples of the size, as that run had them."
+                f"{self.run} is a run of samples that were prepared otherwise ({there}) than for this encoder "
+                f"({here}), so its layer and what was fitted there do not hold: give mean, std and size, and samples "
+                f"of the size, as that run had them."
             )
         return tap, list(run.store.poolings)
 
@@ -168,7 +173,8 @@ class TapFeatures(TransformerMixin, BaseEstimator):
             refuse_fed("TapFeatures", encoder, fed)
         if not isinstance(encoder, Encoder):
             raise DiagnosticsError(
-                f"TapFeatures was given a {type(encoder).__name__}: give the name of an encoder or a diagnostics.Encoder."
+                f"TapFeatures was given a {type(encoder).__name__}: give the name of an encoder or a "
+                f"diagnostics.Encoder."
             )
         name, weights = getattr(self, "_pickled", ("", ""))
         if name and self.encoder == name and encoder.identity["weights"] != weights:

@@ -1,9 +1,9 @@
 """Builds encoders and datasets from names: of a plugin, of a function in a Python file, of a saved encoder.
 
-A saved encoder holds the name of what builds it, and that name may name a saved encoder in turn; so both are built here. Without trust a
-saved encoder runs no Python file, reads no checkpoint and calls no host. Names are not inspected for that: each rule is applied at the
-one place where a Python file is run, options are read, or Python connects to a host, and context variables record from which saved
-file the name came.
+A saved encoder holds the name of what builds it, and that name may name a saved encoder in turn; so both are built
+here. Without trust a saved encoder runs no Python file, reads no checkpoint and calls no host. Names are not inspected
+for that: each rule is applied at the one place where a Python file is run, options are read, or Python connects to a
+host, and context variables record from which saved file the name came.
 """
 
 from __future__ import annotations
@@ -96,12 +96,14 @@ def check_code(path: Path) -> None:
 
 
 def check_options(options: Mapping[str, str]) -> None:
-    """Raises UntrustedCodeError where a saved encoder names a checkpoint, whose weights would be replaced by its own anyway."""
+    """Raises UntrustedCodeError where a saved encoder names a checkpoint, whose weights would be replaced by its own
+    anyway.
+    """
     files = _naming.get()
     if files and not _trusted.get() and "checkpoint" in options:
         raise UntrustedCodeError(
-            f"{files[-1]} names the checkpoint {options['checkpoint']}, which is not read, since a saved encoder holds its own "
-            "weights: save it again, or give --trust-code (trust_code=True in Python) if you trust both."
+            f"{files[-1]} names the checkpoint {options['checkpoint']}, which is not read, since a saved encoder holds "
+            f"its own weights: save it again, or give --trust-code (trust_code=True in Python) if you trust both."
         )
 
 
@@ -109,7 +111,8 @@ def check_options(options: Mapping[str, str]) -> None:
 def offline() -> Generator[list[str]]:
     """A context in which no host is called, with the calls that would have been made.
 
-    Only Python's own sockets are stopped, and in this thread: clients of the hub ask through these before anything else.
+    Only Python's own sockets are stopped, and in this thread: clients of the hub ask through these before anything
+    else.
     """
     _stop_calls()
     not_called: list[str] = []
@@ -135,9 +138,9 @@ def _stop_calls() -> None:
 def build(what: Literal["encoder", "dataset"], spec: str, *, trust_code: bool = False, named_by: str = "") -> Any:
     """The encoder or dataset that a specification names.
 
-    `name`, `scheme:rest` or `path/to/file.py:function`, each with options as in `lorenz?n=800&seed=3`; an encoder also by
-    the folder or file that `save_encoder` wrote. Every dataset takes `log=TARGET`, or several with commas: `log_TARGET`, the
-    natural logarithm, then stands in the target's place.
+    `name`, `scheme:rest` or `path/to/file.py:function`, each with options as in `lorenz?n=800&seed=3`; an encoder also
+    by the folder or file that `save_encoder` wrote. Every dataset takes `log=TARGET`, or several with commas:
+    `log_TARGET`, the natural logarithm, then stands in the target's place.
 
     Parameters
     ----------
@@ -176,8 +179,8 @@ def build(what: Literal["encoder", "dataset"], spec: str, *, trust_code: bool = 
 def load_encoder(path: str | Path, *, trust_code: bool = False) -> TorchEncoder:
     """The encoder that `save_encoder` wrote into a folder or a file: the same activations, bit for bit.
 
-    `trust_code` lets it be built by the Python file that it names, which is run. Raises DiagnosticsError where it names one
-    that is not trusted, and for what is no such file, is damaged, or does not fit what its skeleton builds now.
+    `trust_code` lets it be built by the Python file that it names, which is run. Raises DiagnosticsError where it names
+    one that is not trusted, and for what is no such file, is damaged, or does not fit what its skeleton builds now.
 
     Examples:
         >>> import diagnostics as dx
@@ -225,7 +228,9 @@ def load_encoder(path: str | Path, *, trust_code: bool = False) -> TorchEncoder:
 
 
 def _as_saved(encoder: TorchEncoder, module: nn.Module, about: Description) -> TorchEncoder:
-    """Over the loaded weights, under the saved name, with the saved taps (a skeleton may have heads without weights)."""
+    """Over the loaded weights, under the saved name, with the saved taps (a skeleton may have heads without
+    weights).
+    """
     copy = encoder.with_module(module, about.name).replace(output_tap=about.output_tap)
     return copy.with_taps([copy.tap(name) for name in about.taps])
 
@@ -321,7 +326,8 @@ def _find(what: Literal["encoder", "dataset"], name: str) -> tuple[str, Callable
         own := sorted(name for p in plugins() if p.name == scheme for name in p.offers.get(what, ()) if ":" in name)
     ):
         raise DiagnosticsError(
-            f"Unknown {what} '{name}': plugin {scheme} offers {few(own)} (as in '{own[0]}{rest}'); `diagnostics list` shows all."
+            f"Unknown {what} '{name}': plugin {scheme} offers {few(own)} (as in '{own[0]}{rest}'); `diagnostics list` "
+            f"shows all."
         )
     broken = [f"plugin {p.name} could not be loaded ({p.error})" for p in plugins() if p.error]
     other = "path/to/file.py:function" + (", or a folder with a saved encoder" if what == "encoder" else "")

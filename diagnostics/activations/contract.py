@@ -59,7 +59,8 @@ class StoredTarget(TargetInfo):
 
 
 def shuffled(target: StoredTarget, split: np.ndarray, seed: int) -> StoredTarget:
-    """The target with its known values permuted among the samples of each split (a control: no sample keeps its answer).
+    """The target with its known values permuted among the samples of each split (a control: no sample keeps its
+    answer).
 
     Maps of a dense target are exchanged whole, so what depends on the place alone stays readable.
     """
@@ -144,8 +145,8 @@ class Activations(ABC):
     device: str = "cpu"
     """Where measures may compute."""
     choose_on: ChooseOn = "val"
-    """On which losses taps and penalties are chosen: those of val by a fit on train, or, where train and val are random parts of
-    one pool, out of fold on both (`fit`). No part of the identity of activations."""
+    """On which losses taps and penalties are chosen: those of val by a fit on train, or, where train and val are random
+    parts of one pool, out of fold on both (`fit`). No part of the identity of activations."""
 
     @abstractmethod
     def pooled(self, tap: str, pooling: str | None = None) -> np.ndarray:
@@ -162,10 +163,14 @@ class Activations(ABC):
 
     @abstractmethod
     def observed(self, name: str) -> Mapping[str, np.ndarray]:
-        """What an `Observation` recorded: tap -> [row, ...] for the first rows; raises, with the reason, where it has not."""
+        """What an `Observation` recorded: tap -> [row, ...] for the first rows; raises, with the reason, where it has
+        not.
+        """
 
     def with_other(self, **members: Any) -> Self:
-        """The same rows with other members, as another `split` [sample], fewer `taps`, or `pooled` of features made of a tap's."""
+        """The same rows with other members, as another `split` [sample], fewer `taps`, or `pooled` of features made of
+        a tap's.
+        """
         other = copy.copy(self)
         vars(other).update(members)
         return other

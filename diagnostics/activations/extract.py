@@ -1,5 +1,5 @@
-"""Forward passes over a dataset: extraction into a store, step by step and resumable; into memory, for measures alone; and what
-observations (attention, gradients) record of the running model.
+"""Forward passes over a dataset: extraction into a store, step by step and resumable; into memory, for measures alone;
+and what observations (attention, gradients) record of the running model.
 """
 
 from __future__ import annotations
@@ -191,12 +191,13 @@ def extract(
 ) -> Store:
     """The store at a place; goes on where an earlier extraction stopped, and does nothing when it is whole.
 
-    Raises DiagnosticsError where the place holds other activations, a sample does not fit, a tap does not fire, or a value is
-    not finite or overflows the precision; StorageError where the disk is full. `before_first_byte` is called once, with
-    the seconds that a sample of the first batch took and the number of samples whose removed tokens are extracted again,
-    before anything is written. `compute`: what passes compute in here, which is the caller's to see to. Without `with_tokens`
-    no tokens are written, nor missed where they were removed. With `fresh` a run that holds other activations, or that cannot be read,
-    is not refused: the store is made `beside` it. `about` is added to the attributes of a new store.
+    Raises DiagnosticsError where the place holds other activations, a sample does not fit, a tap does not fire, or a
+    value is not finite or overflows the precision; StorageError where the disk is full. `before_first_byte` is called
+    once, with the seconds that a sample of the first batch took and the number of samples whose removed tokens are
+    extracted again, before anything is written. `compute`: what passes compute in here, which is the caller's to see
+    to. Without `with_tokens` no tokens are written, nor missed where they were removed. With `fresh` a run that holds
+    other activations, or that cannot be read, is not refused: the store is made `beside` it. `about` is added to the
+    attributes of a new store.
     """
     keep_freed_memory()
     wanted = identity(encoder, dataset, plan, compute) | {"masks": masks_digest(encoder, dataset, plan)}
@@ -282,8 +283,8 @@ def _existing(folder: Folder, wanted: Mapping[str, str], dataset: Dataset) -> St
     store = Store(folder)
     if store.older:
         raise StorageError(
-            f"{path} was written by an older version: it can be read but not gone on with, so choose another --out, or --fresh, which "
-            "replaces it."
+            f"{path} was written by an older version: it can be read but not gone on with, so choose another --out, or "
+            f"--fresh, which replaces it."
         )
     refuse_other_identity(store, wanted, dataset)
     store.tidy()
@@ -322,15 +323,15 @@ def capture_rows(
             empty = ~valid.any(dim=1)
             if empty.any():
                 raise DiagnosticsError(
-                    f"Sample {ids[int(empty.int().argmax())]} has no token at tap {tap.name} of {encoder.name} that stands for "
-                    "data: it is empty or too short, leave it out."
+                    f"Sample {ids[int(empty.int().argmax())]} has no token at tap {tap.name} of {encoder.name} that "
+                    f"stands for data: it is empty or too short, leave it out."
                 )
             gaps = ~valid.all(dim=1)
             if with_tokens and gaps.any():
                 # A store has no mask, so every measure over tokens would take them for data.
                 raise _SampleError(
-                    f"Sample {ids[int(gaps.int().argmax())]} has tokens at tap {tap.name} of {encoder.name} that represent no data "
-                    "(gaps or padding): keep pooled activations alone, with --token-budget 0."
+                    f"Sample {ids[int(gaps.int().argmax())]} has tokens at tap {tap.name} of {encoder.name} that "
+                    f"represent no data (gaps or padding): keep pooled activations alone, with --token-budget 0."
                 )
         pooled = pool(tap, tokens, plan.poolings, valid)
         # The mean over grid tokens is not finite when any of them is not, so it stands for all.
@@ -377,8 +378,8 @@ def step_batches(
 def dense_targets(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap]) -> dict[str, dict[str, np.ndarray]]:
     """What is stored of each target that lies on a sample's own axes: name -> key -> array.
 
-    Dense ones by the cells of each distinct grid, under `16x16`; masks as they are, under `covered`, those of unequal extents by
-    the nearest pixels of the smallest.
+    Dense ones by the cells of each distinct grid, under `16x16`; masks as they are, under `covered`, those of unequal
+    extents by the nearest pixels of the smallest.
     """
     shapes = {tap.grid.shape for tap in taps if tap.grid.tokens > 1}
     by_cell = {"token_value": on_grid, "token_label": classes_on_grid, "event": events_on_grid}
@@ -459,7 +460,8 @@ def read_into_memory(
 ) -> tuple[InMemory, dict[str, StoredTarget]]:
     """Activations at some taps of an encoder, wherever it is, and the dataset's targets by name.
 
-    `device` is where measures compute, in batches of a size for it. `tokens` says whether tokens are kept, of as many samples as a run keeps by default; `probes` whether probes read them.
+    `device` is where measures compute, in batches of a size for it. `tokens` says whether tokens are kept, of as many
+    samples as a run keeps by default; `probes` whether probes read them.
 
     Raises DiagnosticsError where a sample does not fit, a tap does not fire, or a value is not finite.
     """
@@ -512,8 +514,8 @@ def observe(
 ) -> None:
     """Records each of these observations that the store does not hold yet; every write is atomic.
 
-    Where an encoder has none, the reason is recorded in its place: `store.observed` raises it, and nothing runs again until
-    another `version` of this package, another torch or another kind of device could give another answer. Raises
+    Where an encoder has none, the reason is recorded in its place: `store.observed` raises it, and nothing runs again
+    until another `version` of this package, another torch or another kind of device could give another answer. Raises
     DiagnosticsError where samples cannot be read, StorageError where the disk is full.
     """
     for observation in _distinct(observations):
@@ -568,8 +570,8 @@ def _distinct(observations: Iterable[Observation]) -> list[Observation]:
     for observation in observations:
         if not SAFE_NAME.fullmatch(observation.name):
             raise DiagnosticsError(
-                f"{type(observation).__module__} offers an observation named {observation.name!r}, which cannot be stored: use "
-                "letters, digits, '_', '-' and '.', not starting with a dot."
+                f"{type(observation).__module__} offers an observation named {observation.name!r}, which cannot be "
+                f"stored: use letters, digits, '_', '-' and '.', not starting with a dot."
             )
         other = by_name.setdefault(observation.name, observation)
         if type(other) is not type(observation):

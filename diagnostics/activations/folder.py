@@ -1,9 +1,10 @@
-"""The owner of a run's folder: every write, removal and read below it goes through `Folder`, and one process holds its `lock`.
+"""The owner of a run's folder: every write, removal and read below it goes through `Folder`, and one process holds its
+`lock`.
 
-A name is a path below the root, with `/`, as in a bucket, and the operations are those of one: `put`, `put_new`, `get_range`,
-`head`, `list`, `delete_prefix`. A run may come from elsewhere, so nothing below its root follows a link, no file but a regular
-one is opened, none is read past the size that it is known to have, and a file in the making has a name that nobody can guess.
-Needs a POSIX system, where a file is opened relative to its folder.
+A name is a path below the root, with `/`, as in a bucket, and the operations are those of one: `put`, `put_new`,
+`get_range`, `head`, `list`, `delete_prefix`. A run may come from elsewhere, so nothing below its root follows a link,
+no file but a regular one is opened, none is read past the size that it is known to have, and a file in the making has a
+name that nobody can guess. Needs a POSIX system, where a file is opened relative to its folder.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ class StrangeFileError(StorageError):
 
     def __init__(self, path: Path) -> None:
         super().__init__(
-            f"{path} is a link, lies behind one, or is no file or folder of a run, so it is neither read, written nor removed: take it "
-            "away, or put what it leads to in its place."
+            f"{path} is a link, lies behind one, or is no file or folder of a run, so it is neither read, written nor "
+            f"removed: take it away, or put what it leads to in its place."
         )
 
 
@@ -50,8 +51,8 @@ def pages(length: int) -> np.ndarray:
 class Folder:
     """All files below a folder, or below a folder `below` it, by name.
 
-    One process writes at a time: whoever holds the `lock`. Raises StrangeFileError for what a run does not have, FileNotFoundError
-    for what is not there, and other OSErrors as the system gives them.
+    One process writes at a time: whoever holds the `lock`. Raises StrangeFileError for what a run does not have,
+    FileNotFoundError for what is not there, and other OSErrors as the system gives them.
     """
 
     def __init__(self, root: Path, below: str = "") -> None:
@@ -103,7 +104,8 @@ class Folder:
             return file.read(size)
 
     def get_range(self, name: str, start: int, stop: int, length: int, memory: np.ndarray) -> np.ndarray:
-        """Bytes [start, stop) of a file of `length` bytes, in `memory` of whole `pages`: those of the range and one more.
+        """Bytes [start, stop) of a file of `length` bytes, in `memory` of whole `pages`: those of the range and one
+        more.
 
         They pass by the page cache. Raises ValueError where the file has another length.
         """
@@ -116,7 +118,8 @@ class Folder:
                     raise ValueError("a wrong length")
                 file.seek(first)
                 while done < stop - first:
-                    # A read that stops within a page leaves the next one unaligned, so that it fails and the cache serves.
+                    # A read that stops within a page leaves the next one unaligned, so that it fails and the cache
+                    # serves.
                     count = file.readinto(memory[done : -(-(stop - first) // PAGE) * PAGE].data)  # pyright: ignore[reportAttributeAccessIssue]  (raw and buffered files have it)
                     if not count:
                         raise ValueError("it ends too soon")
@@ -128,8 +131,8 @@ class Folder:
     def put_new(self, name: str, data: bytes | np.ndarray, length: int | None = None, *, flushed: bool = False) -> None:
         """Writes a new file, in place; raises FileExistsError where something has its name.
 
-        With a `length` the data are whole `pages`, of which so many bytes are written, past the page cache. `flushed`: whether it is on
-        the disk afterwards.
+        With a `length` the data are whole `pages`, of which so many bytes are written, past the page cache. `flushed`:
+        whether it is on the disk afterwards.
         """
 
         def write(flag: int) -> None:
@@ -167,7 +170,9 @@ class Folder:
 
     @contextlib.contextmanager
     def making(self, name: str) -> Generator[str]:
-        """A name that nobody can guess, for what is to be moved to `name`; what has it still is removed after an error."""
+        """A name that nobody can guess, for what is to be moved to `name`; what has it still is removed after an
+        error.
+        """
         temporary = f".{name.rpartition('/')[2]}.{os.urandom(8).hex()}.partial"
         try:
             yield temporary
@@ -212,7 +217,8 @@ class Folder:
     def swap(self, made: str, place: str, listed: Callable[[Folder], Collection[str]]) -> None:
         """Puts a folder that was made beside another in its place, by two renames.
 
-        Of the one that was there, all names go that it or the new one lists; what neither knows moves over to the new one.
+        Of the one that was there, all names go that it or the new one lists; what neither knows moves over to the new
+        one.
         """
         self.settle(place, listed)
         if self.has_folder(place):
@@ -291,7 +297,8 @@ def writing(path: Path, when: str = "") -> Generator[None]:
 def _past_page_cache(access: Callable[[int], None], flag: int) -> None:
     """Calls `access` with the `flag` that passes the page cache, or with none where system or disk cannot.
 
-    Much more is written than is soon read, so the cache would cost ten times the CPU time, and drive out what others keep.
+    Much more is written than is soon read, so the cache would cost ten times the CPU time, and drive out what others
+    keep.
     """
     try:
         access(flag)
@@ -305,8 +312,8 @@ def _past_page_cache(access: Callable[[int], None], flag: int) -> None:
 def lock(
     path: Path, remedy: str = "wait for it, or choose another folder with --out", doing: str = "is writing"
 ) -> Generator[None]:
-    """Holds a run for this process; refused, with the remedy, when another process holds it, `doing` the same. Freed by the system if
-    the process dies; its file is removed at the end."""
+    """Holds a run for this process; refused, with the remedy, when another process holds it, `doing` the same. Freed by
+    the system if the process dies; its file is removed at the end."""
     holder = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,9 @@
-"""What a store says of itself: its contents and observations, in Zarr groups whose metadata holds digests of itself and of their files.
+"""What a store says of itself: its contents and observations, in Zarr groups whose metadata holds digests of itself and
+of their files.
 
-A sealed group has two attributes of this kind, so that a changed byte is detected: `files`, a digest for each file below it that
-is written once, and `digest`, of its own `zarr.json` without that entry. Plain Zarr reads it like any other group.
+A sealed group has two attributes of this kind, so that a changed byte is detected: `files`, a digest for each file
+below it that is written once, and `digest`, of its own `zarr.json` without that entry. Plain Zarr reads it like any
+other group.
 """
 
 from __future__ import annotations
@@ -66,7 +68,9 @@ def listed_files(folder: Folder) -> set[str]:
 
 
 def read_files(folder: Folder, files: Mapping[str, str]) -> dict[str, bytes]:
-    """The bytes of files; raises DamagedError, naming the file, where one is missing or is not the one that was written."""
+    """The bytes of files; raises DamagedError, naming the file, where one is missing or is not the one that was
+    written.
+    """
     contents: dict[str, bytes] = {}
     for name, written in files.items():
         try:
@@ -105,7 +109,8 @@ def write_group(folder: Folder, attributes: Mapping[str, Any]) -> dict[str, Any]
     data = json.dumps(document, indent=2).encode()
     if len(data) > MOST_BYTES:
         raise DiagnosticsError(
-            f"The description of {folder.path} takes {len(data):,} bytes, more than {MOST_BYTES:,}: give fewer or shorter names."
+            f"The description of {folder.path} takes {len(data):,} bytes, more than {MOST_BYTES:,}: give fewer or "
+            f"shorter names."
         )
     folder.put(NAME, data, flushed=True)
     return document["attributes"]
@@ -270,8 +275,9 @@ class TargetFacts:
 class Contents:
     """What a store holds, fixed when it is created except for `complete`.
 
-    `reference_statistics` holds the mean and standard deviation of each tap on the encoder's example (stored as `witness`),
-    `files` a digest of each file that was written with the store (metadata, samples and targets), by its path.
+    `reference_statistics` holds the mean and standard deviation of each tap on the encoder's example (stored as
+    `witness`), `files` a digest of each file that was written with the store (metadata, samples and targets), by its
+    path.
     """
 
     identity: Mapping[str, str]

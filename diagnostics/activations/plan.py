@@ -1,10 +1,11 @@
-"""The plan of a store: its rows, shards, arrays and their bytes, how many samples keep their tokens; and its files of tensors.
+"""The plan of a store: its rows, shards, arrays and their bytes, how many samples keep their tokens; and its files of
+tensors.
 
-A shard is the file that Zarr's `sharding_indexed` codec reads: the inner chunks, each followed by its CRC-32C; then 16 bytes
-that Zarr does not read, the mark of the run, the array and the place that the shard belongs to; then the index of
-(offset, length) pairs and the CRC-32C of the index. All of it is little-endian. Zarr's own codec copies every byte several
-times, which at the rate of a small encoder costs a third of the forward pass to write and an eighth to read, and knows
-neither run nor place.
+A shard is the file that Zarr's `sharding_indexed` codec reads: the inner chunks, each followed by its CRC-32C; then 16
+bytes that Zarr does not read, the mark of the run, the array and the place that the shard belongs to; then the index of
+(offset, length) pairs and the CRC-32C of the index. All of it is little-endian. Zarr's own codec copies every byte
+several times, which at the rate of a small encoder costs a third of the forward pass to write and an eighth to read,
+and knows neither run nor place.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ MARK = 16
 
 @dataclass(frozen=True)
 class Layout:
-    """An array [row, token, feature] of `samples` rows, cut along rows into shards and those along tokens into inner chunks.
+    """An array [row, token, feature] of `samples` rows, cut along rows into shards and those along tokens into inner
+    chunks.
 
     `array` is its path in the store; `rows` are those of a shard, `block` the tokens of an inner chunk. An inner chunk
     holds all rows of some tokens, so that a block of features of all samples is read without waste.
@@ -146,8 +148,8 @@ class ShardBuffer:
 class ShardReader:
     """Reads an array of a run's store, whole shards or one inner chunk of all of them.
 
-    Raises OSError or ValueError where a file is missing, cut short, damaged, or belongs to another place. One thread at a
-    time may use a reader.
+    Raises OSError or ValueError where a file is missing, cut short, damaged, or belongs to another place. One thread at
+    a time may use a reader.
     """
 
     def __init__(self, folder: Folder, run: bytes, layout: Layout, memory: np.ndarray | None = None) -> None:
@@ -158,7 +160,9 @@ class ShardReader:
         self._whole: set[int] = set()
 
     def shard(self, shard: int) -> np.ndarray:
-        """The rows of a shard [row, token, feature], in memory that the next call overwrites where there is one chunk."""
+        """The rows of a shard [row, token, feature], in memory that the next call overwrites where there is one
+        chunk.
+        """
         layout = self.layout
         data = self._read(shard, 0, layout.length)
         self._check_end(shard, data[layout.start(layout.chunks) :])
@@ -202,15 +206,17 @@ HEAD = struct.Struct("<II")
 
 
 class Journal:
-    """The pooled values of an incomplete shard: one file for all taps, `layouts` in order, to which each step appends its rows.
+    """The pooled values of an incomplete shard: one file for all taps, `layouts` in order, to which each step appends
+    its rows.
 
-    A shard of pooled values is as many rows as fit 4 MiB, which for a wide encoder is dozens of forward passes or more. So what
-    each step gives is kept at once, and put into the taps' shards when the last row is there. One process writes at a time. After
-    a kill at any moment, all that was appended before is there.
+    A shard of pooled values is as many rows as fit 4 MiB, which for a wide encoder is dozens of forward passes or more.
+    So what each step gives is kept at once, and put into the taps' shards when the last row is there. One process
+    writes at a time. After a kill at any moment, all that was appended before is there.
 
-    A record is the number of its rows (4 bytes), a CRC-32C (4 bytes) and the values of each tap [row, pooling, feature], one tap
-    after the other, float32; all little-endian. The CRC covers the run, the place and the values, so that a record which was
-    cut off by a kill, damaged, or written by another run counts as not there, and with it all that come after.
+    A record is the number of its rows (4 bytes), a CRC-32C (4 bytes) and the values of each tap [row, pooling,
+    feature], one tap after the other, float32; all little-endian. The CRC covers the run, the place and the values, so
+    that a record which was cut off by a kill, damaged, or written by another run counts as not there, and with it all
+    that come after.
     """
 
     def __init__(self, folder: Folder, run: bytes, shard: int, layouts: Sequence[Layout]) -> None:
@@ -294,7 +300,8 @@ class Journal:
 
 # The number of samples that keep their tokens: a default rule, or a size given by the user (256MB, 2GB).
 
-# By the rule: WANTED samples where MOST bytes hold them, and for probes all that PLENTY bytes hold; FEWEST whatever they take.
+# By the rule: WANTED samples where MOST bytes hold them, and for probes all that PLENTY bytes hold; FEWEST whatever
+# they take.
 PLENTY, MOST = 256 * 10**6, 2 * 10**9
 WANTED, FEWEST = 64, 8
 
@@ -321,7 +328,9 @@ def parse_budget(text: str | int | None) -> int | None:
 
 
 def samples_with_tokens(samples: int, each: int, budget: int | None, probes: bool = True) -> int:
-    """How many of the samples keep their tokens, of `each` bytes a sample; `probes`: whether probes are fitted on them."""
+    """How many of the samples keep their tokens, of `each` bytes a sample; `probes`: whether probes are fitted on
+    them.
+    """
     by_rule = max(PLENTY // each if probes else 0, min(WANTED, MOST // each), FEWEST)
     return min(samples, by_rule if budget is None else budget // each)
 
@@ -337,7 +346,9 @@ ARRAY_BYTES = 1_200
 
 @dataclass(frozen=True)
 class Step:
-    """Rows that are done together: those of one shard of tokens, or one batch where no tokens are kept (`shard` None)."""
+    """Rows that are done together: those of one shard of tokens, or one batch where no tokens are kept (`shard`
+    None).
+    """
 
     rows: slice
     shard: int | None
@@ -350,8 +361,8 @@ class Step:
 class Plan:
     """What a store will hold: decided before the first byte, the same for the same encoder, dataset and options.
 
-    The first `token_samples` rows keep their tokens, `shard` rows in a shard; all rows are pooled, `pooled_shard` rows in
-    a shard, which is all of them or a multiple of `shard`.
+    The first `token_samples` rows keep their tokens, `shard` rows in a shard; all rows are pooled, `pooled_shard` rows
+    in a shard, which is all of them or a multiple of `shard`.
     """
 
     samples: int
@@ -447,7 +458,8 @@ def plan(
 ) -> Plan:
     """Shard rows so that one shard of all taps' tokens fits in memory, and as many token rows as `token_budget` allows.
 
-    Pooled values have shards of their own, near 4 MiB at the widest tap. `poolings`: all that the encoder has when None.
+    Pooled values have shards of their own, near 4 MiB at the widest tap. `poolings`: all that the encoder has when
+    None.
     `with_tokens`: how many samples keep tokens, whatever the budget; `probes`: whether probes are fitted on tokens.
     """
     each = _token_bytes(taps, precision)
@@ -462,7 +474,9 @@ def plan(
 
 
 def _dealt_out(count: int, most: int) -> int:
-    """How many a part holds where as few parts as hold `most` share them evenly, so that the last is nearly full too."""
+    """How many a part holds where as few parts as hold `most` share them evenly, so that the last is nearly full
+    too.
+    """
     return math.ceil(count / math.ceil(count / most))
 
 

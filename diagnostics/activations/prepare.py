@@ -1,5 +1,5 @@
-"""All that precedes a forward pass: whether encoder and dataset fit, what stored activations depend on, whether the same samples give
-the same again, and the batches of samples.
+"""All that precedes a forward pass: whether encoder and dataset fit, what stored activations depend on, whether the
+same samples give the same again, and the batches of samples.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ from diagnostics.vocabulary import BY_PLACE, Compute
 
 @dataclass(frozen=True)
 class SampleFacts:
-    """Of each sample its id, split and group, and its values of those targets that have some of the sample as a whole."""
+    """Of each sample its id, split and group, and its values of those targets that have some of the sample as a
+    whole.
+    """
 
     ids: np.ndarray
     split: np.ndarray
@@ -69,7 +71,8 @@ def differences(
         if (rows := np.flatnonzero(mine != theirs)).size:
             row = rows[0]
             yield (
-                f"the {name} differ in {rows.size} samples ({first.ids[row]} is {mine[row]} {words[0]}, {theirs[row]} {words[1]})"
+                f"the {name} differ in {rows.size} samples ({first.ids[row]} is {mine[row]} {words[0]}, {theirs[row]} "
+                f"{words[1]})"
             )
     if lacking := sorted(set(first.targets) ^ set(second.targets)):
         yield f"only one of them has the target {lacking[0]}"
@@ -110,7 +113,8 @@ def identity(encoder: Encoder, dataset: Dataset, plan: Plan, compute: Compute) -
         "pooling": " and ".join(plan.poolings),
         "precision": plan.precision,
         "compute": compute,
-        "tokens": f"{plan.token_samples} samples in shards of {plan.shard}, pooled values in shards of {plan.pooled_shard}",
+        "tokens": f"{plan.token_samples} samples in shards of {plan.shard}, pooled values in shards of "
+        f"{plan.pooled_shard}",
     }
 
 
@@ -131,8 +135,8 @@ def refuse_other_identity(store: Store, wanted: Mapping[str, str], dataset: Data
         if old != new:
             shown = _other_data(store, dataset) if key == "dataset" else DIGESTS.get(key) or _there_and_now(old, new)
             raise StorageError(
-                f"{store.path} holds other activations, its {key} differ{'' if key.endswith('s') else 's'}, {shown}: choose "
-                "another --out, or --fresh, which drops them."
+                f"{store.path} holds other activations, its {key} differ{'' if key.endswith('s') else 's'}, {shown}: "
+                f"choose another --out, or --fresh, which drops them."
             )
 
 
@@ -196,14 +200,14 @@ def refuse_other_behaviour(store: Store, statistics: Mapping[str, tuple[float, f
 def fit(encoder: Encoder, dataset: Dataset) -> Encoder:
     """The encoder sized for the samples of a dataset, by its first one.
 
-    Raises DiagnosticsError where modality or sampling rate (Hz of audio, frames a second of video) differ, where the first
-    sample cannot be read, and where the encoder takes no samples of its size.
+    Raises DiagnosticsError where modality or sampling rate (Hz of audio, frames a second of video) differ, where the
+    first sample cannot be read, and where the encoder takes no samples of its size.
     """
     check_modality(encoder, dataset)
     if encoder.rate is not None and dataset.rate is not None and encoder.rate != dataset.rate:
         raise DiagnosticsError(
-            f"{encoder.name} takes {encoder.rate:g} samples a second, {dataset.name} holds {dataset.rate:g}: resample the data "
-            f"(?rate={encoder.rate:g} where the dataset has that option)."
+            f"{encoder.name} takes {encoder.rate:g} samples a second, {dataset.name} holds {dataset.rate:g}: resample "
+            f"the data (?rate={encoder.rate:g} where the dataset has that option)."
         )
     with explaining(f"Samples of {dataset.name} cannot be read for {encoder.name}"):
         sample = dataset[0]
@@ -224,8 +228,8 @@ class _SampleChangedError(DiagnosticsError):
 def find_difference(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap], compute: Compute) -> str:
     """Where `SAMPLES` samples, read, prepared and passed twice, are not the same, as a sentence; "" where they are.
 
-    What fails here is left to the extraction, which names the sample. Raises DiagnosticsError where preparation changes the
-    sample itself, which is put back.
+    What fails here is left to the extraction, which names the sample. Raises DiagnosticsError where preparation changes
+    the sample itself, which is put back.
     """
     try:
         where = _difference(encoder, dataset, [tap.name for tap in taps], TOLERANCE[compute])
@@ -249,8 +253,8 @@ def _difference(encoder: Encoder, dataset: Dataset, taps: Sequence[str], toleran
         sample[...] = before
     if changed:
         raise _SampleChangedError(
-            f"Preparing sample {dataset.ids[changed[0]]} for {encoder.name} changes the sample itself, so that whoever reads it "
-            "next gets another one: let preprocess work on a copy, np.array(sample)."
+            f"Preparing sample {dataset.ids[changed[0]]} for {encoder.name} changes the sample itself, so that whoever "
+            f"reads it next gets another one: let preprocess work on a copy, np.array(sample)."
         )
     if list(map(_digest, prepared)) != list(map(_digest, again)):
         return f"the preprocessing of {encoder.name} gives another input for the same sample"
@@ -278,7 +282,9 @@ def _digest(prepared: Any) -> str:
 
 
 class _Batches(TorchDataset[Any]):
-    """Preprocessed batches for a DataLoader; an error is returned as a value, since a worker process can pass that on."""
+    """Preprocessed batches for a DataLoader; an error is returned as a value, since a worker process can pass that
+    on.
+    """
 
     def __init__(self, encoder: Encoder, dataset: Dataset, batches: Sequence[np.ndarray]) -> None:
         self.encoder, self.dataset, self.batches = encoder, dataset, batches
@@ -306,19 +312,20 @@ class _Batches(TorchDataset[Any]):
             return default_collate(samples)
         except (RuntimeError, TypeError) as error:
             return DiagnosticsError(
-                f"Samples of {self.dataset.name} do not form a batch ({str(error).splitlines()[0]}): if their sizes differ, let the "
-                "encoder bring them to one (size= beside a bare module)."
+                f"Samples of {self.dataset.name} do not form a batch ({str(error).splitlines()[0]}): if their sizes "
+                f"differ, let the encoder bring them to one (size= beside a bare module)."
             )
 
 
 def prepared_batches(encoder: Encoder, dataset: Dataset, batches: Sequence[np.ndarray], workers: int) -> Generator[Any]:
     """The preprocessed, collated batch of each array of row positions, in order; close it where it is left early.
 
-    Raises DiagnosticsError for a sample that cannot be prepared, where samples do not form a batch, and where a worker process is
-    ended from outside.
+    Raises DiagnosticsError for a sample that cannot be prepared, where samples do not form a batch, and where a worker
+    process is ended from outside.
     """
     if workers and sys.platform != "linux":
-        # Elsewhere system libraries may hang or crash after a fork, and what encoders prepare with seldom can be pickled.
+        # Elsewhere system libraries may hang or crash after a fork, and what encoders prepare with seldom can be
+        # pickled.
         raise DiagnosticsError("Workers are forked, which only Linux does safely: leave --workers out.")
     context = "fork" if workers else None
     # A generator of its own, as the loader would draw a seed for its workers from the global one.
@@ -358,8 +365,8 @@ def _worker_errors(dataset: Dataset) -> Generator[None]:
         # Its frames keep the loader's iterator.
         traceback.clear_frames(error.__traceback__)
         raise DiagnosticsError(
-            f"A process that prepares samples of {dataset.name} was ended ({describe(error)}), perhaps because memory ran out: give "
-            "fewer --workers."
+            f"A process that prepares samples of {dataset.name} was ended ({describe(error)}), perhaps because memory "
+            f"ran out: give fewer --workers."
         ) from error
 
 

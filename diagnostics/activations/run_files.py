@@ -1,14 +1,16 @@
-"""What a run's folder holds beside its store: results, and all files that the run lists as its own, with its report and its controls; a
-run that takes another's place; and its tokens, most of its bytes, removed to free their space.
+"""What a run's folder holds beside its store: results, and all files that the run lists as its own, with its report and
+its controls; a run that takes another's place; and its tokens, most of its bytes, removed to free their space.
 
     results.json                which results are the run's: the digest of an index, written last
-    results/<digest>/index.json what there is, which call gave each, what is left out; of each array where its numbers are
+    results/<digest>/index.json what there is, which call gave each, what is left out; of each array where its numbers
+    are
     results/<digest>/numbers    the numbers of all arrays, one after the other, little-endian
     results/<digest>/page.json  the page of these results, as the report shows it, without its figures
 
-Results are labelled arrays of each measure, merged call by call, and replaced as a whole: whoever opens a run while results are
-replaced, or after a kill there, reads the old ones or the new ones, whole. `run --fresh` makes the new run beside the old one and swaps
-them at its end. Only listed files are ever removed: what else lies in a run's folder stays there.
+Results are labelled arrays of each measure, merged call by call, and replaced as a whole: whoever opens a run while
+results are replaced, or after a kill there, reads the old ones or the new ones, whole. `run --fresh` makes the new run
+beside the old one and swaps them at its end. Only listed files are ever removed: what else lies in a run's folder stays
+there.
 """
 
 from __future__ import annotations
@@ -65,7 +67,9 @@ Results = Mapping[str, Mapping[str, "xr.Dataset"]]
 
 @dataclass(frozen=True)
 class Entry:
-    """One result: its key `measure/target` or `measure`, whether it compares pairs of taps, and the call that gave it."""
+    """One result: its key `measure/target` or `measure`, whether it compares pairs of taps, and the call that gave
+    it.
+    """
 
     key: str
     pairwise: bool
@@ -98,7 +102,8 @@ class Omission:
 class Index:
     """Which results there are, by encoder and control; what is left out; and the calls that gave them, the latest last.
 
-    `id` names them on disk; `arrays` says by owner and key where the numbers lie, and `numbers` is the digest of their file.
+    `id` names them on disk; `arrays` says by owner and key where the numbers lie, and `numbers` is the digest of their
+    file.
     """
 
     entries: Mapping[str, Sequence[Entry]] = field(default_factory=dict[str, Sequence[Entry]])
@@ -128,7 +133,9 @@ def index_file(store: Store) -> str:
 
 
 def read_index(store: Store) -> Index | None:
-    """Which results a run has; None where there are none yet. Raises where that cannot be read, or another run's lie there."""
+    """Which results a run has; None where there are none yet. Raises where that cannot be read, or another run's lie
+    there.
+    """
     if store.folder.head(index_file(store)) is None:
         return None
     try:
@@ -141,14 +148,16 @@ def read_index(store: Store) -> Index | None:
         raise unreadable(store.path) from error
     if content.get("run") != store.mark:
         raise StorageError(
-            f"The results in {store.path} are those of another run: copy its own there, or give the `diagnostics run` command again "
-            "with --fresh."
+            f"The results in {store.path} are those of another run: copy its own there, or give the `diagnostics run` "
+            f"command again with --fresh."
         )
     return index
 
 
 def finished_index(store: Store) -> Index:
-    """The same of a run that is to be whole: raises where its extraction was interrupted, its files are gone, or it has no results."""
+    """The same of a run that is to be whole: raises where its extraction was interrupted, its files are gone, or it has
+    no results.
+    """
     store.check_whole()
     if (index := read_index(store)) is None:
         again = "give the same `diagnostics run` command again"
@@ -157,7 +166,9 @@ def finished_index(store: Store) -> Index:
 
 
 def _content(run: Folder) -> dict[str, Any]:
-    """The index that is the run's as it lies on disk, with its `id`; raises DamagedError where it is not what was written."""
+    """The index that is the run's as it lies on disk, with its `id`; raises DamagedError where it is not what was
+    written.
+    """
     while True:
         current = run.get(CURRENT, MOST_BYTES)
         try:
@@ -177,14 +188,17 @@ def _place(run: Folder, place: str) -> Folder:
 
 
 def read_results(store: Store, index: Index) -> Results:
-    """All results of an index, in memory; raises StorageError where they are not as they were written, or were replaced since."""
+    """All results of an index, in memory; raises StorageError where they are not as they were written, or were replaced
+    since.
+    """
     import xarray as xr
 
     def variable(about: Mapping[str, Any]) -> xr.Variable:
         if "texts" in about:
             values = np.array(about["texts"], dtype=object)
         else:
-            # It refuses what `np.ndarray` takes of a stranger's index: objects, which are addresses, and places outside of the numbers.
+            # It refuses what `np.ndarray` takes of a stranger's index: objects, which are addresses, and places outside
+            # of the numbers.
             flat = np.frombuffer(numbers, np.dtype(about["dtype"]), math.prod(about["shape"]), about["start"])
             values = flat.reshape(about["shape"]).copy()
         return xr.Variable(about["dims"], values)
@@ -208,7 +222,8 @@ def read_results(store: Store, index: Index) -> Results:
     except (DamagedError, ValueError, TypeError, KeyError, AttributeError, OverflowError, OSError) as error:
         if read_index(store) != index:
             raise StorageError(
-                f"The results in {store.path} have been replaced since this run was opened: open it again (diagnostics.open_run)."
+                f"The results in {store.path} have been replaced since this run was opened: open it again "
+                f"(diagnostics.open_run)."
             ) from error
         raise unreadable(store.path) from error
 
@@ -230,7 +245,8 @@ def merge_results(
     Parameters
     ----------
     results: encoder (`ENCODER`) or control -> key -> result.
-    measures: names that this call measured, whether or not they gave a result; `pairwise` of them compare pairs of taps.
+    measures: names that this call measured, whether or not they gave a result; `pairwise` of them compare pairs of
+    taps.
     controls: names that this call made, or tried to. The results of other controls stay, also of these measures.
     order: of all measures, in which results are listed.
     fresh: whether nothing of what is there stays.
@@ -402,7 +418,9 @@ def listed(folder: Folder) -> set[str]:
 
 
 def remove(folder: Folder) -> None:
-    """Removes what this program alone makes: out of its place in one move first, since after a kill in between it would be no run."""
+    """Removes what this program alone makes: out of its place in one move first, since after a kill in between it would
+    be no run.
+    """
     around, name = folder.around()
     with writing(folder.path), around.making(name) as aside:
         if around.has_folder(name):
@@ -424,7 +442,9 @@ def replace(folder: Folder) -> None:
 
 
 def recover(path: Path) -> Folder:
-    """A run's folder, after what a dead process left of it and beside it is put in order; by the process that holds its lock."""
+    """A run's folder, after what a dead process left of it and beside it is put in order; by the process that holds its
+    lock.
+    """
     around = Folder(path.parent)
     with writing(path):
         around.tidy(path.name)
@@ -456,11 +476,11 @@ def disk_use(store: Store) -> tuple[int, int]:
 def remove_tokens(path: Path) -> int:
     """Removes the tokens of a run and of its controls; returns the bytes that this freed.
 
-    First the store says that its tokens are removed, then their files go: killed in between, a run opens as one without tokens,
-    and the same command again removes the rest. Extraction brings them back where a measure reads tokens.
+    First the store says that its tokens are removed, then their files go: killed in between, a run opens as one without
+    tokens, and the same command again removes the rest. Extraction brings them back where a measure reads tokens.
 
-    Raises DiagnosticsError where `path` is no run, or one whose extraction was interrupted, and StorageError where another process
-    writes it.
+    Raises DiagnosticsError where `path` is no run, or one whose extraction was interrupted, and StorageError where
+    another process writes it.
     """
     path, freed = path.resolve(), 0
     store = Store(path)

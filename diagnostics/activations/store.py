@@ -9,8 +9,8 @@
 
 Rows are in a random order fixed by the sample count, so the token rows, the first `token_samples`, are a random subset.
 Shards have few rows of tokens and many of pooled values, which lie in a journal until their shard is whole. Writes are
-atomic. Every chunk carries a CRC-32C, every shard a mark of its run, tap and place, and the root digests of itself and of what
-was written with it; all are verified when they are read.
+atomic. Every chunk carries a CRC-32C, every shard a mark of its run, tap and place, and the root digests of itself and
+of what was written with it; all are verified when they are read.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ if TYPE_CHECKING:
 
 FORMAT = 6
 READABLE = (4, 5, FORMAT)
-"""Formats that are read. A store of an older one is not gone on with: its results lie otherwise, and those of 4 do not say whose they are."""
+"""Formats that are read. A store of an older one is not gone on with: its results lie otherwise, and those of 4 do not
+say whose they are.
+"""
 TOKENS_REMOVED = "tokens_removed"
 """Attribute of a root: whether the tokens that its plan tells of were removed, or never written."""
 # Pooled values of all open runs together, in bytes: PE-G's 50 taps of 3,400 samples.
@@ -240,8 +242,8 @@ class Store(Activations):
     def has_observed(self, name: str, samples: int, state: Mapping[str, str]) -> bool:
         """Whether an observation of that many samples is stored, or that in this `state` of the code there is none.
 
-        What was observed holds on any device and with any torch; but another observation, or version of it, may have recorded
-        other numbers under that name.
+        What was observed holds on any device and with any torch; but another observation, or version of it, may have
+        recorded other numbers under that name.
         """
         stored = self._observation(name)
         if stored is None:
@@ -260,8 +262,8 @@ class Store(Activations):
         """Raises when the extraction did not finish, or when files of it are gone or cut short since."""
         if not self.complete:
             raise DiagnosticsError(
-                f"The extraction into {self.path} was interrupted after {self.rows_done:,} of {self.plan.samples:,} samples: "
-                "give the same `diagnostics run` command again to finish it."
+                f"The extraction into {self.path} was interrupted after {self.rows_done:,} of {self.plan.samples:,} "
+                f"samples: give the same `diagnostics run` command again to finish it."
             )
         for layout in self._arrays:
             for shard in range(layout.shards):
@@ -303,7 +305,9 @@ class Store(Activations):
     def write(
         self, step: Step, tokens: Mapping[str, Mapping[str, ShardBuffer]], pooled: Mapping[str, np.ndarray]
     ) -> None:
-        """All of a step: of each tap the bytes of its shards of tokens by kind, and pooled values [row, pooling, feature]."""
+        """All of a step: of each tap the bytes of its shards of tokens by kind, and pooled values [row, pooling,
+        feature].
+        """
         try:
             if step.shard is not None:
                 for buffers in tokens.values():
@@ -333,8 +337,8 @@ class Store(Activations):
                 ) from error
 
     def tidy(self) -> None:
-        """Takes away what a kill left of files that were being written, and shards that are not as they were written, which are then
-        done again; finishes shards whose last row is there."""
+        """Takes away what a kill left of files that were being written, and shards that are not as they were written,
+        which are then done again; finishes shards whose last row is there."""
         with writing(self.path):
             self.folder.tidy()
             for layout in self._arrays:
@@ -394,7 +398,9 @@ class Store(Activations):
 
 
 def is_run(folder: Folder) -> bool:
-    """Whether a folder is a run, of whatever version and in whatever state: what may be replaced where that is asked for."""
+    """Whether a folder is a run, of whatever version and in whatever state: what may be replaced where that is asked
+    for.
+    """
     with suppress(OSError, StrangeFileError):
         # As a key: not read as JSON, which it may be no more.
         return b'"diagnostics_format":' in folder.get(NAME, MOST_BYTES)

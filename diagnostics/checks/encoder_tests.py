@@ -47,10 +47,10 @@ def _test(check: str) -> Callable[[EncoderTests, EncoderUnderTest], None]:
 class EncoderTests:
     """One test for each check of `diagnostics check`. Subclass it and name the encoder.
 
-    `encoder` is a name as on the command line (`timm:resnet18`, `my_encoder.py:build?width=64`; a file is looked for from
-    where pytest runs and beside the test file); or override `build`. `data` names a dataset whose samples are used in place
-    of the encoder's example. A check that fails fails its test with a sentence; one that is not applicable skips it with
-    the reason. The encoder is built once for all tests of a class.
+    `encoder` is a name as on the command line (`timm:resnet18`, `my_encoder.py:build?width=64`; a file is looked for
+    from where pytest runs and beside the test file); or override `build`. `data` names a dataset whose samples are used
+    in place of the encoder's example. A check that fails fails its test with a sentence; one that is not applicable
+    skips it with the reason. The encoder is built once for all tests of a class.
 
     Examples:
         In the tests of a plugin, of which pytest runs one for each check:

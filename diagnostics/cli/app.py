@@ -1,5 +1,6 @@
-"""The app, and all that surrounds a command: errors as one sentence, exit statuses and interrupts, stdout reserved for results; options that
-several commands have, and the file of `run --config`; help that groups commands and options and shows an example of each.
+"""The app, and all that surrounds a command: errors as one sentence, exit statuses and interrupts, stdout reserved for
+results; options that several commands have, and the file of `run --config`; help that groups commands and options and
+shows an example of each.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ def _heard() -> Generator[None]:
 
 
 def hush_libraries() -> None:
-    """For the rest of this process, warnings of libraries are not shown, unless Python was told to show them; --verbose does."""
+    """For the rest of this process, warnings of libraries are not shown, unless Python was told to show them; --verbose
+    does.
+    """
     import warnings
 
     if not sys.warnoptions:
@@ -69,8 +72,8 @@ def hush_libraries() -> None:
 
 
 def guarded(command: Callable[..., None], plugin: str = "") -> Callable[..., None]:
-    """The command, with an error that a user can cause reported in one sentence and exit status 2, and after a signal status
-    128 and its number (130 after Ctrl-C).
+    """The command, with an error that a user can cause reported in one sentence and exit status 2, and after a signal
+    status 128 and its number (130 after Ctrl-C).
 
     Every error of a plugin's command is reported so.
     """
@@ -132,8 +135,8 @@ class _Errors:
 
 
 def _exit_after(sentence: str, error: BaseException) -> typer.Exit:
-    """The exit of a command after its reason is printed: a sentence that quotes an unexpected exception also says how to see
-    where that was raised, and `--traceback` shows it.
+    """The exit of a command after its reason is printed: a sentence that quotes an unexpected exception also says how
+    to see where that was raised, and `--traceback` shows it.
     """
     if _Errors.whole:
         for line in "".join(traceback.format_exception(error)).rstrip().split("\n"):
@@ -193,7 +196,9 @@ class Commands(TyperGroup):
 
 
 class Command(TyperCommand):
-    """A command whose help shows its options by what they are for (`rich_help_panel`), and its example as it is typed."""
+    """A command whose help shows its options by what they are for (`rich_help_panel`), and its example as it is
+    typed.
+    """
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}
@@ -221,7 +226,9 @@ app = typer.Typer(
 def command(
     group: str, example: str, job: type | None = None, name: str | None = None
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Adds a function to the commands, of a group of them and with its example, with the options of its job and its own."""
+    """Adds a function to the commands, of a group of them and with its example, with the options of its job and its
+    own.
+    """
 
     def add(act: Callable[..., None]) -> Callable[..., None]:
         epilog = f"\b\nExample:\n  {example}"
@@ -250,7 +257,8 @@ def _take(context: typer.Context, path: Path) -> None:
     if strange := [key for key in values if _spelt(key) not in names]:
         told = ", ".join(f"'{key}' in line {_line(text, key)}{_nearest(key, names)}" for key in strange)
         raise DiagnosticsError(
-            f"{path} has options that this command does not have: {told}. Correct or remove it; `diagnostics run --help` lists all."
+            f"{path} has options that this command does not have: {told}. Correct or remove it; `diagnostics run "
+            f"--help` lists all."
         )
     for key, value in values.items():
         name = names[_spelt(key)]

@@ -1,5 +1,5 @@
-"""The bundled commands: each calls the library with the given options and prints tables or one JSON object; and a plugin project from
-templates: an encoder, a dataset, and passing tests for both.
+"""The bundled commands: each calls the library with the given options and prints tables or one JSON object; and a
+plugin project from templates: an encoder, a dataset, and passing tests for both.
 """
 
 import importlib.resources
@@ -277,8 +277,8 @@ _NAME = re.compile(r"[A-Za-z]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 def write_plugin(name: str, out: Path) -> tuple[Path, list[str]]:
     """Writes the project into the folder `out`/`name`; returns that folder and the files in it.
 
-    Raises DiagnosticsError where the name does not suit a distribution and a module, where a module of that name is installed,
-    and where the folder exists. The write is atomic, and confined to the folder.
+    Raises DiagnosticsError where the name does not suit a distribution and a module, where a module of that name is
+    installed, and where the folder exists. The write is atomic, and confined to the folder.
     """
     module = _module(name)
     folder = out / name

@@ -36,7 +36,8 @@ def inspect_encoder(
 ) -> dict[str, Any]:
     """Taps, grids and the cost of a sample, after a forward pass in which every tap must fire.
 
-    With `verify`, also `placement`: whether tokens lie where the grid declares them, from changing single cells of the input.
+    With `verify`, also `placement`: whether tokens lie where the grid declares them, from changing single cells of the
+    input.
     """
     encoder = build("encoder", spec, trust_code=trust_code)
     dataset = build("dataset", data) if data else None
@@ -139,7 +140,9 @@ def print_inspection(inspected: dict[str, Any]) -> None:
 
 
 def _same_for_all(reads: Sequence[str]) -> str:
-    """How the tensors of several taps become tokens (their layout, and what is dropped of them), where that is the same."""
+    """How the tensors of several taps become tokens (their layout, and what is dropped of them), where that is the
+    same.
+    """
     texts = {way[0] if (way := _HOW.search(read)) else "" for read in reads}
     return texts.pop() if len(texts) == 1 and len(reads) > 1 else ""
 
@@ -147,9 +150,9 @@ def _same_for_all(reads: Sequence[str]) -> str:
 def export(encoder: str | Encoder, tap: str, out: str | Path, *, trust_code: bool = False) -> dict[str, Any]:
     """Cuts an encoder, or what a name builds, and saves it; refuses a file that is there. `trust_code` as of `build`.
 
-    The name in the `file`, the `whole` encoder's, and the costs of both with what is saved. `flops` are those of matrix products,
-    convolutions and attention in a pass over the example, a multiplication and an addition counting 2; None where a pass cannot
-    be counted.
+    The name in the `file`, the `whole` encoder's, and the costs of both with what is saved. `flops` are those of matrix
+    products, convolutions and attention in a pass over the example, a multiplication and an addition counting 2; None
+    where a pass cannot be counted.
     """
     file = Path(out) if Path(out).suffix == ".safetensors" else Path(out) / SAVED
     if file.exists():
@@ -197,7 +200,8 @@ def _parameters(encoder: TorchEncoder) -> int:
 
 
 def flops_of(encoder: TorchEncoder) -> int | None:
-    """Of one pass over the example: matrix products, convolutions and attention, with 2 for a multiplication and an addition.
+    """Of one pass over the example: matrix products, convolutions and attention, with 2 for a multiplication and an
+    addition.
 
     None where the counter cannot follow the pass. Recurrent layers that run in one kernel count nothing.
     """

@@ -186,7 +186,9 @@ def current_report(run: Run) -> Path:
 
 
 def open_in_browser(path: Path) -> bool:
-    """Shows a file in the browser; False where there is no display, and so none that would not take over the terminal."""
+    """Shows a file in the browser; False where there is no display, and so none that would not take over the
+    terminal.
+    """
     import webbrowser
 
     display = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"))

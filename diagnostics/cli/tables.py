@@ -1,4 +1,6 @@
-"""Terminal tables of commands without a page: what plugins offer, without importing anything heavy; the checks of an encoder; the self-test."""
+"""Terminal tables of commands without a page: what plugins offer, without importing anything heavy; the checks of an
+encoder; the self-test.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,8 @@ OWN_FILE = "path/to/file.py:function", "Your own file."
 def list_all() -> dict[str, list[dict[str, Any]]]:
     """Encoders, datasets, measures and plugins as plain rows.
 
-    No encoder or dataset is built, and no measure made that its plugin describes, so nothing heavy is imported for them.
+    No encoder or dataset is built, and no measure made that its plugin describes, so nothing heavy is imported for
+    them.
     """
     rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in LISTED}
     for kind in ("encoder", "dataset"):

@@ -1,7 +1,8 @@
-"""The dataset contract: samples with stable ids, splits, groups, targets and questions; and which targets no probe can predict.
+"""The dataset contract: samples with stable ids, splits, groups, targets and questions; and which targets no probe can
+predict.
 
-Splits are completed where only some are given, and drawn over groups where there is none; a subset keeps their shares. The option
-`log` of every dataset reads targets as their logarithm.
+Splits are completed where only some are given, and drawn over groups where there is none; a subset keeps their shares.
+The option `log` of every dataset reads targets as their logarithm.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ class Question:
 
 
 def captioned(texts: tuple[str, ...] | LazySamples) -> tuple[tuple[Question, ...], ...] | LazySamples:
-    """Captions [sample] as the answers to a question that asks nothing, one for each sample; read on demand as they are."""
+    """Captions [sample] as the answers to a question that asks nothing, one for each sample; read on demand as they
+    are.
+    """
     if isinstance(texts, LazySamples):
         return LazySamples(len(texts), lambda i: (Question("caption", texts[i]),))
     return tuple((Question("caption", text),) for text in texts)
@@ -76,12 +79,13 @@ class Dataset:
     Parameters
     ----------
     samples: a sequence of raw samples; `image`: uint8 [y, x] or [y, x, channel]; `video`: uint8 [t, y, x, channel];
-        `series`: float [time] or [time, variate]; `audio`: float [time] from -1 to 1; `text`: a string. Missing values of a
-        series are NaN.
+        `series`: float [time] or [time, variate]; `audio`: float [time] from -1 to 1; `text`: a string. Missing values
+        of a series are NaN.
     ids: stable and unique, one for each sample.
     split: `train`, `val` or `test` for each sample.
     targets: name -> `Target`.
-    groups: the unit that each sample shares with others (video, subject, scene); by default each sample is its own. A group
+    groups: the unit that each sample shares with others (video, subject, scene); by default each sample is its own. A
+    group
         must lie within one split, and intervals resample groups.
     fingerprint: must change whenever any content does; by default a digest of everything.
     about: one line for `diagnostics list` and the report.
@@ -89,15 +93,17 @@ class Dataset:
     ragged: whether samples have unequal lengths and are `padded`, so that tokens at the same place of two samples have
         nothing in common; only pooled activations are stored then. Always true for texts.
     texts: what is said of each sample, its caption; `LazySamples` of strings where they are read on demand.
-    questions: what can be asked of each sample, with the answers; by default its caption is the answer to nothing asked.
-    extras: what plugins alone read, by name, as `text_survives` of the training of image and text towers: the changes of an image
+    questions: what can be asked of each sample, with the answers; by default its caption is the answer to nothing
+    asked.
+    extras: what plugins alone read, by name, as `text_survives` of the training of image and text towers: the changes
+    of an image
         under which the texts stay true.
     exchangeable: whether train and val are random parts of one pool, drawn over groups as by `split_groups`: layers and
-        penalties are then chosen on both, out of fold, else on val alone. "fit" where test was given and is another pool:
-        such splits are not drawn again (`--redraws`). No part of the fingerprint.
+        penalties are then chosen on both, out of fold, else on val alone. "fit" where test was given and is another
+        pool: such splits are not drawn again (`--redraws`). No part of the fingerprint.
 
-    Raises DiagnosticsError where lengths differ, ids repeat, a split is empty, a group lies in two splits, or a target does
-    not fit its kind.
+    Raises DiagnosticsError where lengths differ, ids repeat, a split is empty, a group lies in two splits, or a target
+    does not fit its kind.
 
     Examples:
         >>> import numpy as np
@@ -274,7 +280,8 @@ def padded(samples: Sequence[np.ndarray]) -> np.ndarray:
     variates = {np.shape(sample)[1:] for sample in samples}
     if len(ranks) != 1 or len(variates) != 1 or not ranks <= {1, 2}:
         raise DiagnosticsError(
-            "Series can only be padded to one length where each is [time] or each is [time, variate] with as many variates."
+            "Series can only be padded to one length where each is [time] or each is [time, variate] with as many "
+            "variates."
         )
     longest = max(len(sample) for sample in samples)
     array = np.full((len(samples), longest, *variates.pop()), np.nan, dtype=np.float32)
@@ -288,8 +295,8 @@ def split_groups(
 ) -> np.ndarray:
     """A random split for each sample in which no group is in two splits: an object array of `train`, `val`, `test`.
 
-    `fractions` are shares of the groups, not of the samples. Raises DiagnosticsError for fewer than 3 groups. Tell the `Dataset`
-    of such a split that it is `exchangeable`.
+    `fractions` are shares of the groups, not of the samples. Raises DiagnosticsError for fewer than 3 groups. Tell the
+    `Dataset` of such a split that it is `exchangeable`.
 
     Examples:
         >>> import diagnostics as dx
@@ -332,8 +339,8 @@ NAMED = 5
 
 
 def unprobeable_targets(dataset: Dataset) -> dict[str, str]:
-    """Targets that no probe can predict, `{name: reason}`: unknown in a split, constant in train, or with classes in other
-    splits that train lacks."""
+    """Targets that no probe can predict, `{name: reason}`: unknown in a split, constant in train, or with classes in
+    other splits that train lacks."""
     reasons = {name: _why_not(name, target, dataset.split) for name, target in dataset.targets.items()}
     return {name: reason for name, reason in reasons.items() if reason}
 
@@ -364,8 +371,8 @@ def _why_not(name: str, target: Target, split: np.ndarray) -> str:
 
 
 def _extremes(target: Target, split: np.ndarray) -> np.ndarray:
-    """[sample, 2], the lowest and highest known value of maps that are read one by one: of each split until two values differ, and
-    the others count as unknown.
+    """[sample, 2], the lowest and highest known value of maps that are read one by one: of each split until two values
+    differ, and the others count as unknown.
     """
     classes = target.kind == "token_label"
     ends = np.full((len(split), 2), -1 if classes else np.nan)
@@ -394,11 +401,13 @@ VAL_SHARE = 0.2
 def complete_splits(
     given: Sequence[object], groups: Sequence[str], seed: int, name: str
 ) -> tuple[list[str], str, bool | Literal["fit"]]:
-    """The split of each sample of the data called `name`, how it came about in words, and `exchangeable` as `Dataset` takes it.
+    """The split of each sample of the data called `name`, how it came about in words, and `exchangeable` as `Dataset`
+    takes it.
 
-    `given` holds names like `train`, `val`, `test`, or None or `""` for no split. With three splits they stay. With train and one other, that
-    other is test, since what is reported must not have chosen anything, and a fifth of the groups of train becomes val.
-    With one or none, all three are drawn over groups. Raises DiagnosticsError where that cannot be done.
+    `given` holds names like `train`, `val`, `test`, or None or `""` for no split. With three splits they stay. With
+    train and one other, that other is test, since what is reported must not have chosen anything, and a fifth of the
+    groups of train becomes val. With one or none, all three are drawn over groups. Raises DiagnosticsError where that
+    cannot be done.
 
     Examples:
         >>> import diagnostics as dx
@@ -443,10 +452,11 @@ def complete_splits(
 
 
 def subset(dataset: Dataset, samples: int, seed: int) -> Dataset:
-    """A random subset of a dataset, in the dataset's order; the dataset itself where it holds no more samples than that.
+    """A random subset of a dataset, in the dataset's order; the dataset itself where it holds no more samples than
+    that.
 
-    Splits keep their shares, at least one sample each. Of train, samples that show a class of a `label` target for the first
-    time are taken before others, since a class that train lacks cannot be probed. Groups may be taken in part.
+    Splits keep their shares, at least one sample each. Of train, samples that show a class of a `label` target for the
+    first time are taken before others, since a class that train lacks cannot be probed. Groups may be taken in part.
 
     Raises DiagnosticsError for fewer than 3 samples.
     """
@@ -513,7 +523,8 @@ NUMBERS = ("value", "state", "future", "token_value")
 def with_logarithms(dataset: Dataset, names: Sequence[str]) -> Dataset:
     """The dataset with `log_NAME`, the natural logarithm, in place of each named target.
 
-    Raises DiagnosticsError for a target that the dataset lacks, whose values are no plain numbers, or are not all above 0.
+    Raises DiagnosticsError for a target that the dataset lacks, whose values are no plain numbers, or are not all above
+    0.
     """
     for name in names:
         if name not in dataset.targets:

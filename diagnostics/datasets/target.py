@@ -1,5 +1,6 @@
-"""Targets of a dataset: the labels and values that probes predict from activations; samples and maps that are read when they are asked
-for; and dense targets on a tap's grid: the mean, most frequent class or any event of each cell, where it covers a sample.
+"""Targets of a dataset: the labels and values that probes predict from activations; samples and maps that are read when
+they are asked for; and dense targets on a tap's grid: the mean, most frequent class or any event of each cell, where it
+covers a sample.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from diagnostics.vocabulary import BY_PLACE, DENSE, Family, Kind
 class LazySamples(Sequence[Any]):
     """`n` samples, the i-th of which is `read(i)`; nothing is kept.
 
-    An integer, from the end where it is negative, gives a sample; a slice, a mask or several integers give those samples, again
-    read when they are asked for. Raises IndexError for what lies beyond the samples, as numpy does.
+    An integer, from the end where it is negative, gives a sample; a slice, a mask or several integers give those
+    samples, again read when they are asked for. Raises IndexError for what lies beyond the samples, as numpy does.
 
     Examples:
         >>> import numpy as np
@@ -78,12 +79,13 @@ class Target(TargetInfo):
         `label`: int class [sample];
         `value`, `state`: float [sample], a property of the whole sample, or of its last moment;
         `future`: float [sample] or [sample, horizon], moments after the sample;
-        `token_label`, `token_value`, `event`: int class, float, or 0 and 1 [sample, *extent], dense over the sample's own
-        grid axes (pixels, steps, frames and pixels);
+        `token_label`, `token_value`, `event`: int class, float, or 0 and 1 [sample, *extent], dense over the sample's
+        own grid axes (pixels, steps, frames and pixels);
         `masks`: int [sample, *extent], which object a place belongs to (from 1; 0 background);
         `caption`: float [sample, feature], text embeddings of each sample's caption, equal rows for equal captions.
         Unknown values are NaN; unknown labels and masks are -1.
-    values: the array; its first axis is the dataset's samples, in order. Maps of unequal extents are given as a list, those that
+    values: the array; its first axis is the dataset's samples, in order. Maps of unequal extents are given as a list,
+    those that
         are read when they are asked for as `LazySamples`; both are kept as an object array [sample], of which
         `np.asarray(values[i])` is a map.
     units: of the values, `""` where they have none.
@@ -91,7 +93,8 @@ class Target(TargetInfo):
     classes: names of the classes of a `label`.
     family: replaces the family that follows from the kind.
     period: of a periodic `value` or `state` (2 pi of an angle): its sine and cosine are predicted.
-    naive: forecasts without a model, shaped like the values of a `future` (see `dynamics.seasonal_naive`): the reference of
+    naive: forecasts without a model, shaped like the values of a `future` (see `dynamics.seasonal_naive`): the
+    reference of
         its forecasting probe.
 
     Examples:
@@ -169,7 +172,9 @@ class _Map:
 
 
 def one_by_one(maps: Sequence[Any]) -> np.ndarray:
-    """Maps of unequal extents, or read when they are asked for, as the values of a `Target`: an object array [sample]."""
+    """Maps of unequal extents, or read when they are asked for, as the values of a `Target`: an object array
+    [sample].
+    """
     return np.fromiter((_Map(maps, i) for i in range(len(maps))), dtype=object, count=len(maps))
 
 
@@ -269,14 +274,16 @@ def classes_on_grid(labels: np.ndarray, covered: tuple[tuple[float, float], ...]
 
 
 def events_on_grid(events: np.ndarray, covered: tuple[tuple[float, float], ...], shape: tuple[int, ...]) -> np.ndarray:
-    """Events [sample, *extent] as 1 where any falls into a cell, 0 where none does, NaN where less than half is known."""
+    """Events [sample, *extent] as 1 where any falls into a cell, 0 where none does, NaN where less than half is
+    known.
+    """
     share = on_grid(events, covered, shape)
     return np.where(np.isnan(share), np.nan, (share > 0).astype(np.float64))
 
 
 def covered_part(maps: np.ndarray, covered: tuple[tuple[float, float], ...]) -> np.ndarray:
-    """The part [sample, *extent] of int maps that a grid covers, cut at whole places; beyond the maps it is -1, unknown, so
-    that places stay where the grid's cells lie.
+    """The part [sample, *extent] of int maps that a grid covers, cut at whole places; beyond the maps it is -1,
+    unknown, so that places stay where the grid's cells lie.
     """
     ends = [(round(start), round(stop)) for start, stop in covered]
     beyond = [(max(0, -start), max(0, stop - n)) for (start, stop), n in zip(ends, maps.shape[1:], strict=True)]
@@ -285,7 +292,9 @@ def covered_part(maps: np.ndarray, covered: tuple[tuple[float, float], ...]) -> 
 
 
 def joined(blocks: Sequence[np.ndarray]) -> np.ndarray:
-    """Blocks of maps [sample, *extent] as one array; where their extents differ, by the nearest places on the smallest along each axis."""
+    """Blocks of maps [sample, *extent] as one array; where their extents differ, by the nearest places on the smallest
+    along each axis.
+    """
     smallest = np.min([maps.shape[1:] for maps in blocks], axis=0)
     near = [
         [
@@ -302,7 +311,9 @@ def joined(blocks: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def resample(tokens: np.ndarray, grid: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
-    """Tokens [row, token, feature] of a grid on another grid over the same part of the input, averaged by shared area."""
+    """Tokens [row, token, feature] of a grid on another grid over the same part of the input, averaged by shared
+    area.
+    """
     shares = [_overlap(0.0, float(old), new, old) * (new / old) for old, new in zip(grid, shape, strict=True)]
     resampled = _summed(tokens.reshape(len(tokens), *grid, -1), [share.astype(tokens.dtype) for share in shares])
     return resampled.reshape(len(tokens), -1, tokens.shape[2])
@@ -326,7 +337,9 @@ def _overlap(start: float, stop: float, cells: int, extent: int) -> np.ndarray:
 
 
 def _edges(start: float, stop: float, cells: int) -> np.ndarray:
-    """Ends of the cells, [cells + 1]; on a place's end where only rounding parts them, so that no cell sees beyond it."""
+    """Ends of the cells, [cells + 1]; on a place's end where only rounding parts them, so that no cell sees beyond
+    it.
+    """
     edges = np.linspace(start, stop, cells + 1)
     return np.where(np.abs(edges - edges.round()) < _ROUNDING, edges.round(), edges)
 

@@ -39,8 +39,8 @@ def declared(
     mean: str | None = None,
     std: str | None = None,
 ) -> TorchEncoder:
-    """The encoder of a module that the function `owner` (`file.py:function`) gave with `own` options, by the others behind
-    its name.
+    """The encoder of a module that the function `owner` (`file.py:function`) gave with `own` options, by the others
+    behind its name.
 
     Parameters
     ----------
@@ -59,8 +59,8 @@ def declared(
     if missing:
         ways = [_way(owner, own, each, given) for each in (NEEDED if modality is None else [modality])]
         raise DiagnosticsError(
-            f"{owner} gives a bare {type(module).__name__}, whose {enumerated(missing)} cannot be known from it: say what it "
-            f"takes in place of the dots, {' or '.join(ways)}, or return a diagnostics.TorchEncoder."
+            f"{owner} gives a bare {type(module).__name__}, whose {enumerated(missing)} cannot be known from it: say "
+            f"what it takes in place of the dots, {' or '.join(ways)}, or return a diagnostics.TorchEncoder."
         )
     means, stds = _numbers(mean), _numbers(std)
     if modality == "series":
@@ -93,15 +93,16 @@ def wrap(
 ) -> TorchEncoder:
     """A module as the encoder of samples like this one, with discovered taps; the module stays as it is.
 
-    Images go in as [channel, y, x]: bytes as (pixel / 255 - mean) / std, which has to be given, other numbers as they are;
-    grey ones three times where the module takes three channels; their middle, as wide as it is high, resized to `size` pixels a
-    side where that is given. Series
-    go in as they are, [time] or [time, variate], or where the module runs on that alone with an axis for one channel, or
-    with the variates first.
+    Images go in as [channel, y, x]: bytes as (pixel / 255 - mean) / std, which has to be given, other numbers as they
+    are; grey ones three times where the module takes three channels; their middle, as wide as it is high, resized to
+    `size` pixels a side where that is given. Series
+    go in as they are, [time] or [time, variate], or where the module runs on that alone with an axis for one channel,
+    or with the variates first.
 
     Raises
     ------
-    DiagnosticsError: where bytes have no mean and std, for other modalities, where the module runs on no such batch, where
+    DiagnosticsError: where bytes have no mean and std, for other modalities, where the module runs on no such batch,
+    where
         its taps cannot be discovered, and where samples of a batch change one another's activations.
     """
     example = _noise(np.shape(sample), np.asarray(sample).dtype)
@@ -119,8 +120,9 @@ def wrap(
         layouts = ("as it is", "channel first", "channel last") if example.ndim == 1 else ("as it is", "variates first")
         return _wrapped(module, modality, [(example, Values(layout, *values)) for layout in layouts])
     raise DiagnosticsError(
-        f"How {modality} samples of shape {list(example.shape)} become the input of a bare {type(module).__name__} cannot be "
-        f"known: declare it, diagnostics.TorchEncoder(name, {modality!r}, module, preprocess=..., example=...) (docs/how-to/plugins.md)."
+        f"How {modality} samples of shape {list(example.shape)} become the input of a bare {type(module).__name__} "
+        f"cannot be known: declare it, diagnostics.TorchEncoder(name, {modality!r}, module, preprocess=..., "
+        f"example=...) (docs/how-to/plugins.md)."
     )
 
 
@@ -161,8 +163,9 @@ def _wrapped(module: nn.Module, modality: Modality, tries: Iterable[tuple[np.nda
     if ran:
         raise DiagnosticsError(f"{str(ran[0]).rstrip('.')}, as taps= of a diagnostics.TorchEncoder around it.")
     raise DiagnosticsError(
-        f"{name} runs on no batch of shape {' or '.join(failed)}: give the size= that it takes, or declare how a sample becomes "
-        f"its input, diagnostics.TorchEncoder(name, {modality!r}, module, preprocess=..., example=...) (docs/how-to/plugins.md)."
+        f"{name} runs on no batch of shape {' or '.join(failed)}: give the size= that it takes, or declare how a "
+        f"sample becomes its input, diagnostics.TorchEncoder(name, {modality!r}, module, preprocess=..., example=...) "
+        f"(docs/how-to/plugins.md)."
     )
 
 
@@ -181,8 +184,9 @@ def _check_apart(encoder: TorchEncoder) -> None:
         # NaN where the model overflows, which extraction reports by sample.
         if bool((tokens[0] - second[tap][0]).abs().max() > SAME * tokens[0].abs().max()):
             raise DiagnosticsError(
-                f"{encoder.name} gives a sample other activations at {tap} when another sample is in its batch (perhaps its "
-                "input has time before samples): declare its input and its taps yourself (docs/how-to/plugins.md)."
+                f"{encoder.name} gives a sample other activations at {tap} when another sample is in its batch "
+                f"(perhaps its input has time before samples): declare its input and its taps yourself "
+                f"(docs/how-to/plugins.md)."
             )
 
 
@@ -210,8 +214,8 @@ class Pixels:
         raw = example.dtype == np.uint8
         if raw and (mean is None or std is None):
             raise DiagnosticsError(
-                f"How the bytes of an image become the input of a bare {type(module).__name__} cannot be known: give mean= and std= "
-                "beside it, of its pixels from 0 to 1 (mean=0, std=1 where it takes them so)."
+                f"How the bytes of an image become the input of a bare {type(module).__name__} cannot be known: give "
+                f"mean= and std= beside it, of its pixels from 0 to 1 (mean=0, std=1 where it takes them so)."
             )
         channels = example.shape[2] if example.ndim == 3 else 1
         if size is not None and size < 1:
@@ -230,7 +234,8 @@ class Pixels:
             image = image.expand(self.channels, -1, -1)
         if len(image) != self.channels:
             raise DiagnosticsError(
-                f"it has shape {list(np.shape(sample))}, and the module takes {self.channels} channel(s): convert the images."
+                f"it has shape {list(np.shape(sample))}, and the module takes {self.channels} channel(s): convert the "
+                f"images."
             )
         if self.size:
             (top, bottom), (left, right) = central_part(tuple(image.shape[1:]))

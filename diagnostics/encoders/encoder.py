@@ -51,9 +51,9 @@ class Captured(dict[str, Any]):
 class Encoder(ABC):
     """A model with its preprocessing, seen through its taps.
 
-    Subclasses set `name`, `modality`, `taps` (in order of execution) and `output_tap` (name of the tap whose activations the
-    model's authors give to users), and implement the abstract methods. A torch module needs no subclass: use
-    `TorchEncoder`.
+    Subclasses set `name`, `modality`, `taps` (in order of execution) and `output_tap` (name of the tap whose
+    activations the model's authors give to users), and implement the abstract methods. A torch module needs no
+    subclass: use `TorchEncoder`.
 
     Examples:
         >>> import diagnostics as dx
@@ -78,12 +78,12 @@ class Encoder(ABC):
     maker_names: Mapping[str, str] = MappingProxyType({})
     """Tap -> what the makers of the model call what stands there, as `{"norm": "last_hidden_state"}`."""
     lineage: Mapping[str, Any] = MappingProxyType({})
-    """How the weights were made, as plain JSON values. Comparisons read `group` (a label), `seed` (of the training) and `base`
-    (the weights' identity of the encoder that an alignment started from)."""
+    """How the weights were made, as plain JSON values. Comparisons read `group` (a label), `seed` (of the training) and
+    `base` (the weights' identity of the encoder that an alignment started from)."""
 
     pinned: bool = False
-    """Whether `transform` takes only samples that are prepared to the shape of the example, since others need not mean the same: where
-    taps were discovered, and of the encoder that a run or `TapFeatures` was fitted with."""
+    """Whether `transform` takes only samples that are prepared to the shape of the example, since others need not mean
+    the same: where taps were discovered, and of the encoder that a run or `TapFeatures` was fitted with."""
 
     @property
     @abstractmethod
@@ -102,8 +102,8 @@ class Encoder(ABC):
     def capture(self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep) -> dict[str, Any]:
         """`{tap name: reduce(tap, activations [sample, token, feature])}` from one forward pass.
 
-        `reduce` is called on the device when the tap fires, before a later operation can overwrite the tensor, and must not
-        keep the tensor that it is given. All taps when `taps` is None.
+        `reduce` is called on the device when the tap fires, before a later operation can overwrite the tensor, and must
+        not keep the tensor that it is given. All taps when `taps` is None.
 
         Examples:
             >>> from torch.utils.data import default_collate
@@ -136,7 +136,8 @@ class Encoder(ABC):
 
         Parameters
         ----------
-        samples: raw, as a `Dataset` of the encoder's modality holds them, or such a dataset; images also as paths or Pillow images.
+        samples: raw, as a `Dataset` of the encoder's modality holds them, or such a dataset; images also as paths or
+        Pillow images.
             Their size is that of the first, and where `pinned` that of the example.
         tap: by default the output tap.
         pooling: one or several of `poolings`; all side by side where None, as a run stores them.
@@ -144,8 +145,9 @@ class Encoder(ABC):
         device: `cuda` when there is one, else `cpu`. The model is afterwards where it was, in the mode that it was in.
         tokens: the grid tokens instead, [sample, token, feature], without prefix tokens.
 
-        Raises DiagnosticsError for samples of another modality, of a size that the model cannot take or that is prepared to
-        another shape than the example where it is `pinned`, and for those that give NaN or infinity, naming the sample by its place.
+        Raises DiagnosticsError for samples of another modality, of a size that the model cannot take or that is
+        prepared to another shape than the example where it is `pinned`, and for those that give NaN or infinity, naming
+        the sample by its place.
 
         Examples:
             >>> import diagnostics as dx
@@ -197,8 +199,8 @@ class Encoder(ABC):
     def attention(self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep) -> Captured:
         """`{tap name: reduce(tap, attention [sample, head, query, key])}` of the blocks whose outputs the taps read.
 
-        Queries and keys are all tokens of the tap, prefix tokens first. `reduce` returns a tensor [sample, ...] and may be
-        called with parts of the batch. Taps without exactly one attention of their own are left out.
+        Queries and keys are all tokens of the tap, prefix tokens first. `reduce` returns a tensor [sample, ...] and may
+        be called with parts of the batch. Taps without exactly one attention of their own are left out.
 
         Raises DiagnosticsError where no tap has one.
 
@@ -219,10 +221,11 @@ class Encoder(ABC):
         raise DiagnosticsError(f"{self.name} gives no attention.")
 
     def input_gradient(self, batch: Any, taps: Sequence[str] | None = None) -> Captured:
-        """`{tap name: float tensor [sample, *places]}`: how strongly the tap's central grid token depends on each place.
+        """`{tap name: float tensor [sample, *places]}`: how strongly the tap's central grid token depends on each
+        place.
 
-        Places are those of the model's input that the grid covers (pixels, time steps). Taps whose grid does not show which
-        axes of the input are places are left out.
+        Places are those of the model's input that the grid covers (pixels, time steps). Taps whose grid does not show
+        which axes of the input are places are left out.
 
         Raises DiagnosticsError where all taps are left out.
 
@@ -258,7 +261,9 @@ class Encoder(ABC):
         return self
 
     def valid(self, batch: Any, tap: Tap) -> Tensor | None:
-        """Which grid tokens of a tap represent data, bool [sample, grid token]; None where all do (no padding, no mask)."""
+        """Which grid tokens of a tap represent data, bool [sample, grid token]; None where all do (no padding, no
+        mask).
+        """
         return None
 
     def covers(self, shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
@@ -269,7 +274,8 @@ class Encoder(ABC):
         return tuple((0.0, float(n)) for n in shape)
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with other values of these attributes (`spec`, `lineage`, ...), which shares all others, the model included.
+        """A copy with other values of these attributes (`spec`, `lineage`, ...), which shares all others, the model
+        included.
 
         Raises TypeError for the name of no attribute.
 
@@ -362,13 +368,15 @@ def check_modality(encoder: Encoder, samples: Any) -> None:
     modality = getattr(samples, "modality", encoder.modality)
     if modality != encoder.modality:
         raise DiagnosticsError(
-            f"{encoder.name} reads {encoder.modality} samples, but {getattr(samples, 'name', 'what was given')} holds {modality} "
-            f"samples: give {encoder.modality} samples."
+            f"{encoder.name} reads {encoder.modality} samples, but {getattr(samples, 'name', 'what was given')} holds "
+            f"{modality} samples: give {encoder.modality} samples."
         )
 
 
 def size_for(encoder: Encoder, sample: np.ndarray, whose: str) -> Encoder:
-    """The encoder sized for a sample; raises where it takes none like it, of which `whose` says in words what they are."""
+    """The encoder sized for a sample; raises where it takes none like it, of which `whose` says in words what they
+    are.
+    """
     try:
         if encoder.modality in ("image", "video"):
             check_channels_last(sample, encoder.example())
@@ -380,8 +388,8 @@ def size_for(encoder: Encoder, sample: np.ndarray, whose: str) -> Encoder:
 
 
 def pinned_to(encoder: Encoder, shape: Sequence[int]) -> Encoder:
-    """The encoder sized for samples of a shape, whose `transform` takes only what is prepared as they are; as it is for texts, and
-    where no shape is known."""
+    """The encoder sized for samples of a shape, whose `transform` takes only what is prepared as they are; as it is for
+    texts, and where no shape is known."""
     if not shape:
         return encoder
     like = np.zeros(tuple(shape), np.asarray(encoder.example()).dtype)
@@ -414,7 +422,9 @@ def _moved(shape: tuple[int, ...]) -> list[int]:
 
 
 def _listed(encoder: Encoder, samples: Any) -> Any:
-    """The samples as something with a length whose items are samples; raises for a single sample and another modality."""
+    """The samples as something with a length whose items are samples; raises for a single sample and another
+    modality.
+    """
     if isinstance(samples, (str, os.PathLike)) or hasattr(samples, "getbands"):
         raise DiagnosticsError(
             f"{encoder.name}.transform was given a single {type(samples).__name__}: give a list of samples."
@@ -426,13 +436,16 @@ def _listed(encoder: Encoder, samples: Any) -> Any:
         samples = list(samples)
     if _is_one(samples, np.asarray(encoder.example())):
         raise DiagnosticsError(
-            f"{encoder.name}.transform was given {_shown(samples)}, which is one sample: give [sample, ...], or a list of samples."
+            f"{encoder.name}.transform was given {_shown(samples)}, which is one sample: give [sample, ...], or a list "
+            f"of samples."
         )
     return samples
 
 
 def _is_one(samples: Any, example: np.ndarray) -> bool:
-    """Whether an array is a sample where several are wanted: an image in colour would pass for as many grey ones as it has rows."""
+    """Whether an array is a sample where several are wanted: an image in colour would pass for as many grey ones as it
+    has rows.
+    """
     shape = tuple(getattr(samples, "shape", ()))
     if not shape or example.ndim == 0 or np.asarray(samples).dtype.kind not in "biuf":
         return False
@@ -465,8 +478,8 @@ def _checked(encoder: Encoder, samples: Any, index: int) -> np.ndarray:
     if not fits:
         like = f"{' or '.join(axes)}, as its example {_shown(example)}" if axes else "a string each"
         raise DiagnosticsError(
-            f"{encoder.name} reads {encoder.modality} samples ({like}), and sample {index} is {_shown(sample)}: give samples as "
-            "the run's dataset holds them."
+            f"{encoder.name} reads {encoder.modality} samples ({like}), and sample {index} is {_shown(sample)}: give "
+            f"samples as the run's dataset holds them."
         )
     # Torch warns of arrays that cannot be written to.
     return sample if sample.flags.writeable else sample.copy()
@@ -484,7 +497,9 @@ def _shown_shapes(prepared: Any) -> str:
 
 
 def _batch(encoder: Encoder, samples: Sequence[np.ndarray], start: int, pinned: str) -> Any:
-    """Preprocessed and collated samples; `start` is the place of the first among all, `pinned` the shapes that they must have."""
+    """Preprocessed and collated samples; `start` is the place of the first among all, `pinned` the shapes that they
+    must have.
+    """
     prepared: list[Any] = []
     for index, sample in enumerate(samples, start):
         try:
@@ -502,16 +517,17 @@ def _batch(encoder: Encoder, samples: Sequence[np.ndarray], start: int, pinned: 
                 else "give samples of that size"
             )
             raise DiagnosticsError(
-                f"Sample {index} ({_shown(sample)}) is prepared to shape {here}, and {encoder.name} was made for {pinned}, so its "
-                f"features would be others: {remedy}, or read samples of this size apart, with encoder.sized_for(sample)."
+                f"Sample {index} ({_shown(sample)}) is prepared to shape {here}, and {encoder.name} was made for "
+                f"{pinned}, so its features would be others: {remedy}, or read samples of this size apart, with "
+                f"encoder.sized_for(sample)."
             )
     try:
         return default_collate(prepared)
     except (RuntimeError, TypeError) as error:
         shapes = " and ".join(dict.fromkeys(str(sample.shape) for sample in samples))
         raise DiagnosticsError(
-            f"Samples {start} to {start + len(samples) - 1}, of shape {shapes}, do not form a batch for {encoder.name}: give "
-            "samples of one size in a call, or batch_size=1."
+            f"Samples {start} to {start + len(samples) - 1}, of shape {shapes}, do not form a batch for "
+            f"{encoder.name}: give samples of one size in a call, or batch_size=1."
         ) from error
 
 
@@ -539,7 +555,7 @@ def _read(encoder: Encoder, batch: Any, tap: Tap, reduce: Callable[[Tap, Tensor]
     finite = values.isfinite().flatten(1).all(1)
     if not bool(finite.all()):
         raise DiagnosticsError(
-            f"{encoder.name} gives NaN or infinity at tap {tap.name} for sample {rows[int(finite.int().argmin())]}: look at that "
-            "sample, which may be empty, or at the precision the model runs in."
+            f"{encoder.name} gives NaN or infinity at tap {tap.name} for sample {rows[int(finite.int().argmin())]}: "
+            f"look at that sample, which may be empty, or at the precision the model runs in."
         )
     return values

@@ -1,7 +1,7 @@
 """Image encoders applied to videos: some frames of a clip are encoded one by one, and averaged.
 
-This is how Perception Encoder and CLIP models are used on video. The order of frames has no effect, so such an encoder can
-tell what is in a clip and never in which direction it moves.
+This is how Perception Encoder and CLIP models are used on video. The order of frames has no effect, so such an encoder
+can tell what is in a clip and never in which direction it moves.
 """
 
 import math
@@ -35,10 +35,10 @@ def sampled_frames(frames: int, count: int, sampler: str) -> list[int]:
 def frames_of(encoder: TorchEncoder, count: int, sampler: str = "floor") -> TorchEncoder:
     """An image encoder applied to `count` frames of each video, uint8 [t, y, x, channel].
 
-    A tap with a grid [y, x] gets a grid [t, y, x] with the tokens of all frames; prefix tokens are averaged over frames. A
-    token for a whole image becomes one grid token per frame, so that its mean over the grid is the average over frames that
-    is used as the embedding of a clip (without normalising embeddings to length 1 before or after). In time, a frame
-    represents the part of the clip around it.
+    A tap with a grid [y, x] gets a grid [t, y, x] with the tokens of all frames; prefix tokens are averaged over
+    frames. A token for a whole image becomes one grid token per frame, so that its mean over the grid is the average
+    over frames that is used as the embedding of a clip (without normalising embeddings to length 1 before or after). In
+    time, a frame represents the part of the clip around it.
 
     Raises DiagnosticsError for an encoder of other samples than images, a count below 1, an unknown sampler, and
     `endpoints` with a single frame.
@@ -124,7 +124,9 @@ def _folded(batch: Any) -> Any:
 
 
 def _covered_time(frames: int, count: int, sampler: str) -> tuple[float, float]:
-    """(start, stop) in frames of what the cells cover, each centred on its frame: beyond the clip where frames are skipped."""
+    """(start, stop) in frames of what the cells cover, each centred on its frame: beyond the clip where frames are
+    skipped.
+    """
     step = frames / count if sampler == "floor" else (frames - 1) / (count - 1)
     if step == 0:
         return 0.0, float(frames)

@@ -1,5 +1,5 @@
-"""Reading taps while a torch module runs: hooks, passes that end early, layouts brought to [sample, token, feature]; and which tokens
-respond when a part of the model's input is changed.
+"""Reading taps while a torch module runs: hooks, passes that end early, layouts brought to [sample, token, feature];
+and which tokens respond when a part of the model's input is changed.
 
 `propose` finds with that in which order tokens lie, `verify` holds the order that is declared against it.
 
@@ -75,7 +75,8 @@ def at_taps(
     begin: Callable[[Tap, Site, Any], None],
     end: Callable[[Tap, Site, Any], None],
 ) -> Generator[None]:
-    """A context in which each tap's call of its module is reported: `begin(tap, site, taken)`, `end(tap, site, output)`.
+    """A context in which each tap's call of its module is reported: `begin(tap, site, taken)`, `end(tap, site,
+    output)`.
 
     Raises DiagnosticsError on exit where a tap's module ran another number of times than its site declares.
     """
@@ -106,7 +107,9 @@ def at_taps(
 
 @contextmanager
 def captured_at(module: nn.Module, taps: Sequence[Tap], encoder: str, reduce: Reduce) -> Generator[dict[str, Any]]:
-    """Values of taps from a pass that runs inside, by name, each reduced at the moment it fires; raises as `at_taps`."""
+    """Values of taps from a pass that runs inside, by name, each reduced at the moment it fires; raises as
+    `at_taps`.
+    """
     captured: dict[str, Any] = {}
 
     def read(when: str, tap: Tap, site: Site, value: Any) -> None:
@@ -124,10 +127,11 @@ class _EndOfPass(Exception):
 
 
 class EarlyEnd:
-    """A block of code that ends early: `with EarlyEnd() as end: ...`, inside of which, however deep, `end(value)` is called.
+    """A block of code that ends early: `with EarlyEnd() as end: ...`, inside of which, however deep, `end(value)` is
+    called.
 
-    `ended` says afterwards whether the block was left by that call, and `value` what it was given: code that catches any
-    exception may go on after it.
+    `ended` says afterwards whether the block was left by that call, and `value` what it was given: code that catches
+    any exception may go on after it.
     """
 
     def __init__(self) -> None:
@@ -153,8 +157,8 @@ class EarlyEnd:
 def until(module: nn.Module, site: Site) -> Generator[EarlyEnd]:
     """Ends a forward pass of the module that runs inside when it comes to a site.
 
-    What is yielded has as its `value` what lies at the site: all that the site's module takes (a tuple) or what it gives.
-    Hooks that were registered before have read it by then.
+    What is yielded has as its `value` what lies at the site: all that the site's module takes (a tuple) or what it
+    gives. Hooks that were registered before have read it by then.
     """
     calls = 0
     end = EarlyEnd()
@@ -203,7 +207,8 @@ def as_tokens(tap: Tap, site: Site, value: Any) -> Tensor:
         )
     if not value.is_floating_point():
         raise DiagnosticsError(
-            f"Tap {tap.name} read {str(value.dtype).removeprefix('torch.')} values {site}: tap a module that gives real numbers."
+            f"Tap {tap.name} read {str(value.dtype).removeprefix('torch.')} values {site}: tap a module that gives "
+            f"real numbers."
         )
     places: tuple[int, ...] | None = None
     if site.layout == "channels_first" and value.ndim >= 3:
@@ -222,11 +227,13 @@ def as_tokens(tap: Tap, site: Site, value: Any) -> Tensor:
         tokens = value.flatten(0, -2).unflatten(0, (-1, tap.tokens + site.dropped))
     else:
         raise DiagnosticsError(
-            f"Tap {tap.name} read a tensor of shape {tuple(value.shape)} {site}, which is not of layout '{site.layout}'."
+            f"Tap {tap.name} read a tensor of shape {tuple(value.shape)} {site}, which is not of layout "
+            f"'{site.layout}'."
         )
     expected = (tap.grid.prefix + tap.grid.tokens // site.rows, tap.features)
     tokens = tokens[:, site.kept]
-    # Rows of a sample are the grid's first axis. One row, one frame or one variate orders nothing: axes of 1 do not count.
+    # Rows of a sample are the grid's first axis. One row, one frame or one variate orders nothing: axes of 1 do not
+    # count.
     shape = tap.grid.shape if site.rows == 1 else tap.grid.shape[1:] if site.rows == tap.grid.shape[0] else None
     fits = places is None or (shape is not None and _long_axes(places) == _long_axes(shape))
     # A map may hold special tokens among its places, which only an order puts apart.
@@ -290,7 +297,9 @@ _ROUNDING = 1e-6
 
 
 def value_at(module: nn.Module, site: Site, batch: Any, forward: Forward) -> Any:
-    """What lies at a site in a pass that ends there, in eval mode and without gradients; None where no pass comes there."""
+    """What lies at a site in a pass that ends there, in eval mode and without gradients; None where no pass comes
+    there.
+    """
     with evaluating(module), torch.no_grad(), until(module, site) as end:
         forward(module, batch)
     return end.value
@@ -339,13 +348,17 @@ def aggregate(values: np.ndarray, grid: Grid, axes: Sequence[str]) -> np.ndarray
 
 
 def distances(tokens: Tensor, rest: Tensor, grid: Grid, axes: Sequence[str]) -> np.ndarray:
-    """How far tokens [n, T, F] lie from those of the unchanged input [1, T, F]: [n, prefix + places], by `aggregate`."""
+    """How far tokens [n, T, F] lie from those of the unchanged input [1, T, F]: [n, prefix + places], by
+    `aggregate`.
+    """
     far = (tokens.double() - rest.double()).norm(dim=-1).nan_to_num(0.0).cpu().numpy()
     return np.concatenate([far[:, : grid.prefix], aggregate(far[:, grid.prefix :], grid, axes)], axis=1)
 
 
 def moved_most(tokens: Tensor, rest: Tensor, grid: Grid, axes: Sequence[str]) -> int | None:
-    """The place of the first sample whose tokens lie farthest from those of the unchanged input; None where nothing moved."""
+    """The place of the first sample whose tokens lie farthest from those of the unchanged input; None where nothing
+    moved.
+    """
     far = distances(tokens[:1], rest[:1], grid, axes)[0, grid.prefix :]
     return int(far.argmax()) if far.max() > 0 else None
 
@@ -354,7 +367,8 @@ def tokens_of_cells(grid: Grid, read: Callable[[np.ndarray], Tensor]) -> list[in
     """Index of the token that each cell of a grid moves, in raster order; None unless each cell moves one of its own.
 
     `read`: which cells of the input are changed, bool [*grid.shape] -> tokens [T, F] of one sample, of which the grid's
-    prefix comes first. Cells are changed together, by the bits of their numbers: a pass for each bit, not for each cell.
+    prefix comes first. Cells are changed together, by the bits of their numbers: a pass for each bit, not for each
+    cell.
     """
     rest = read(np.zeros(grid.shape, dtype=bool))
     if len(rest) != grid.prefix + grid.tokens:
@@ -373,8 +387,8 @@ def tokens_of_cells(grid: Grid, read: Callable[[np.ndarray], Tensor]) -> list[in
 class FirstBlockInput:
     """The tensor [B, ...] that a model's first block takes, as a function of the batch.
 
-    `read`: batch -> that tensor, from one pass; None, or any exception, where the pass does not come there. What cannot be
-    told (the batch has several tensors of real numbers, nothing moves, the pass fails) is None in all answers.
+    `read`: batch -> that tensor, from one pass; None, or any exception, where the pass does not come there. What cannot
+    be told (the batch has several tensors of real numbers, nothing moves, the pass fails) is None in all answers.
 
     Examples:
         >>> import torch
@@ -438,7 +452,9 @@ class FirstBlockInput:
         return [i for i, any_moved in enumerate(moved.any(2).any(0).tolist()) if not any_moved]
 
     def features_first(self, extents: Mapping[str, int]) -> bool | None:
-        """Whether places lie behind the features, by what a change in one corner of the input moves along either axis."""
+        """Whether places lie behind the features, by what a change in one corner of the input moves along either
+        axis.
+        """
         moved = self.moved_by_end(extents)
         if moved is None or moved.ndim < 3:
             return None
@@ -447,7 +463,9 @@ class FirstBlockInput:
         return last <= LOCAL if (first <= LOCAL) != (last <= LOCAL) else None
 
     def variates_apart(self, variates: int) -> bool | None:
-        """Whether tokens [B, T, F] belong to one variate each, so that a change of the first leaves most as they are."""
+        """Whether tokens [B, T, F] belong to one variate each, so that a change of the first leaves most as they
+        are.
+        """
 
         def change(given: Tensor) -> Tensor | None:
             axes = [axis for axis in range(1, given.ndim) if given.shape[axis] == variates]

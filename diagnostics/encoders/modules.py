@@ -1,5 +1,5 @@
-"""All around a pass of a torch module: its device and precision, contexts that restore the module as it was, tensors of batches and
-modules, and pooling over grid tokens.
+"""All around a pass of a torch module: its device and precision, contexts that restore the module as it was, tensors of
+batches and modules, and pooling over grid tokens.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def check_compute(name: str, device: str) -> None:
 
 @contextmanager
 def computing(compute: Compute, device: str) -> Generator[None]:
-    """A context in which passes on a device compute in this; `float32` and `bf16` also keep a GPU from TF32, which torch lets
-    convolutions have otherwise."""
+    """A context in which passes on a device compute in this; `float32` and `bf16` also keep a GPU from TF32, which
+    torch lets convolutions have otherwise."""
     kind = torch.device(device).type
     with _tf32(compute == "tf32", kind), torch.autocast(kind, torch.bfloat16, enabled=compute == "bf16"):
         yield
@@ -134,7 +134,8 @@ def _as_tensors(key: str, value: Any) -> list[tuple[str, Tensor]]:
     if value is None or isinstance(value, (str, bytes, bool, int, float, torch.dtype)):
         return [(key, torch.tensor(list(repr(value).encode()), dtype=torch.uint8))]
     raise DiagnosticsError(
-        f"'{key}' in the state of the module is a {type(value).__name__}, of which no digest can be taken: keep tensors there."
+        f"'{key}' in the state of the module is a {type(value).__name__}, of which no digest can be taken: keep "
+        f"tensors there."
     )
 
 
@@ -146,7 +147,8 @@ _RUNNING: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary(
 
 @contextmanager
 def evaluating(module: nn.Module) -> Generator[None]:
-    """A context of one thread in which the module is in eval mode, and after which modes, buffers and random state are as before.
+    """A context of one thread in which the module is in eval mode, and after which modes, buffers and random state are
+    as before.
 
     They are restored after an exception too. Only the flags are set, since `eval()` may be overridden to do more (merge
     weights, for example), which `train()` undoes up to rounding.
@@ -162,7 +164,8 @@ def evaluating(module: nn.Module) -> Generator[None]:
                 if part.training:
                     training.append(part)
                     _set_mode(part, False)
-                # torch's own modules write into theirs (running statistics) in train mode alone, others may as they like.
+                # torch's own modules write into theirs (running statistics) in train mode alone, others may as they
+                # like.
                 if part._buffers and not type(part).__module__.startswith("torch.nn.modules."):
                     buffers += [(part, name, b, b.clone()) for name, b in part._buffers.items() if b is not None]
             yield
@@ -229,8 +232,8 @@ def random_kept(device: torch.device | None = None) -> Generator[None]:
 
 @contextmanager
 def seeded(seed: int) -> Generator[None]:
-    """A context in which Python, numpy and torch draw from this seed, one thread at a time, and after which random states are as
-    before."""
+    """A context in which Python, numpy and torch draw from this seed, one thread at a time, and after which random
+    states are as before."""
     with _DRAWING, random_kept():
         random.seed(seed)
         np.random.seed(seed % 2**32)
@@ -255,13 +258,15 @@ def wanting_gradients(module: nn.Module, wanted: bool) -> Generator[None]:
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """The device of the module's first tensor; the CPU where it has none. Raises DiagnosticsError where that holds no numbers."""
+    """The device of the module's first tensor; the CPU where it has none. Raises DiagnosticsError where that holds no
+    numbers.
+    """
     for tensors in (module.parameters(), module.buffers()):
         for tensor in tensors:
             if tensor.is_meta:
                 raise DiagnosticsError(
-                    f"The weights of {type(module).__name__} lie on the device meta, which holds no numbers: load them first, as with "
-                    "module.to_empty(device='cpu') and module.load_state_dict(...)."
+                    f"The weights of {type(module).__name__} lie on the device meta, which holds no numbers: load them "
+                    f"first, as with module.to_empty(device='cpu') and module.load_state_dict(...)."
                 )
             return tensor.device
     return torch.device("cpu")
@@ -269,7 +274,9 @@ def device_of(module: nn.Module) -> torch.device:
 
 @contextmanager
 def placed(module: nn.Module, device: str | torch.device) -> Generator[None]:
-    """A context in which the module is on a device, and after which it has the same tensors (and gradients) as before."""
+    """A context in which the module is on a device, and after which it has the same tensors (and gradients) as
+    before.
+    """
     device_of(module)  # raises
     wanted, parts = torch.device(device), list(module.modules())
     parameters = [(part, *item) for part in parts for item in part.named_parameters(recurse=False)]

@@ -1,4 +1,6 @@
-"""Images as arrays, and the one rule by which they are brought to a size: the shorter side, antialiased, cut in the middle."""
+"""Images as arrays, and the one rule by which they are brought to a size: the shorter side, antialiased, cut in the
+middle.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,11 @@ FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 
 
 def central_part(shape: tuple[int, ...], size: Sequence[int] = (1, 1)) -> tuple[tuple[int, int], ...]:
-    """(start, stop) along each axis of an image [y, x] or a video [t, y, x], of the largest middle with the proportions of `size`.
+    """(start, stop) along each axis of an image [y, x] or a video [t, y, x], of the largest middle with the proportions
+    of `size`.
 
-    That part is brought to `size` by a resize with antialiasing. It is what `covers` of an encoder gives that resizes so, by which
-    dense targets are cut as the image is.
+    That part is brought to `size` by a resize with antialiasing. It is what `covers` of an encoder gives that resizes
+    so, by which dense targets are cut as the image is.
 
     Examples:
         >>> from diagnostics.encoders.pictures import central_part
@@ -31,7 +34,9 @@ def central_part(shape: tuple[int, ...], size: Sequence[int] = (1, 1)) -> tuple[
 
 
 def turn(image: Any) -> str:
-    """How a Pillow image has to be turned to be seen upright, as cameras note it in EXIF: the name of a transposition, "" for none."""
+    """How a Pillow image has to be turned to be seen upright, as cameras note it in EXIF: the name of a transposition,
+    "" for none.
+    """
     names = (
         "",
         "FLIP_LEFT_RIGHT",
@@ -59,8 +64,8 @@ def upright(image: Any) -> Any:
 
 
 def to_pixels(sample: Any, grey: bool) -> Any:
-    """The path of an image or a Pillow image as uint8 [y, x, 3], or `grey` [y, x], as the folders of datasets hold them;
-    anything else as it is.
+    """The path of an image or a Pillow image as uint8 [y, x, 3], or `grey` [y, x], as the folders of datasets hold
+    them; anything else as it is.
 
     Raises DiagnosticsError for pixels of more than 8 bits a channel.
     """

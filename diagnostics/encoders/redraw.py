@@ -1,7 +1,7 @@
 """Redraws or permutes a module's weights in place, counts how many changed, and finds those that no control draws.
 
-Those lie beside a module's parameters and saved buffers, and are found by what a pass reads. An array of numpy that each pass makes a tensor
-of is not seen: it cannot be told from a constant.
+Those lie beside a module's parameters and saved buffers, and are found by what a pass reads. An array of numpy that
+each pass makes a tensor of is not seen: it cannot be told from a constant.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ POWER_ITERATIONS = 50
 class Redrawn:
     """How many weights differ between two modules, and the names of the tensors that are equal.
 
-    Weights are the numbers of parameters, and of buffers that may be weights; statistics and masks do not count. A constant
-    tensor (biases of 0 before training) is redrawn with the same value, and does not count as equal.
+    Weights are the numbers of parameters, and of buffers that may be weights; statistics and masks do not count. A
+    constant tensor (biases of 0 before training) is redrawn with the same value, and does not count as equal.
     """
 
     numbers: int
@@ -56,7 +56,9 @@ def redrawn(
     hidden: Mapping[str, Tensor],
     other_hidden: Mapping[str, Tensor],
 ) -> Redrawn:
-    """Compares the weights of two modules of the same kind, and what of each lies beside; names that only one of them has are ignored."""
+    """Compares the weights of two modules of the same kind, and what of each lies beside; names that only one of them
+    has are ignored.
+    """
     theirs = {**dict(other.named_parameters()), **dict(other.named_buffers()), **other_hidden}
     own: dict[str, Tensor] = {**dict(module.named_parameters()), **_number_buffers(module), **hidden}
     alike = {
@@ -73,7 +75,9 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 
 def copied(module: nn.Module) -> nn.Module:
-    """A copy on the CPU, also of a module that keeps tensors of its last pass with their graph (weight norms by hooks)."""
+    """A copy on the CPU, also of a module that keeps tensors of its last pass with their graph (weight norms by
+    hooks).
+    """
     kept = [value for part in module.modules() for value in vars(part).values() if isinstance(value, Tensor)]
     memo = {id(tensor): tensor.detach().clone() for tensor in kept if not tensor.is_leaf}
     return copy.deepcopy(module, memo).cpu()
@@ -82,8 +86,9 @@ def copied(module: nn.Module) -> nn.Module:
 def redraw(module: nn.Module) -> nn.Module:
     """Redraws all weights from the global generator and resets running statistics, in place; returns the module.
 
-    Every module's `reset_parameters` is called; a tensor that none of them changes is drawn from a Gaussian with its own mean
-    and standard deviation (integers are rounded, and stay within their range). Raises DiagnosticsError for packed weights.
+    Every module's `reset_parameters` is called; a tensor that none of them changes is drawn from a Gaussian with its
+    own mean and standard deviation (integers are rounded, and stay within their range). Raises DiagnosticsError for
+    packed weights.
     """
     _refuse_packed(module)
     before = {name: parameter.clone() for name, parameter in module.named_parameters()}
@@ -147,8 +152,8 @@ def _refuse_packed(module: nn.Module) -> None:
     for name, value in module.state_dict().items():
         if not isinstance(value, (Tensor, torch.dtype)) and not name.endswith("_extra_state"):
             raise DiagnosticsError(
-                f"weights at '{name.rpartition('.')[0]}' are packed ({type(value).__name__}), so they cannot be redrawn: "
-                "use the model before it was quantised, or give TorchEncoder fresh=."
+                f"weights at '{name.rpartition('.')[0]}' are packed ({type(value).__name__}), so they cannot be "
+                f"redrawn: use the model before it was quantised, or give TorchEncoder fresh=."
             )
 
 
@@ -237,7 +242,8 @@ def _is_scale(kind: str, name: str) -> bool:
 def note_of(module: nn.Module, other: nn.Module, difference: Redrawn, verb: str, scales: bool = False) -> str:
     """A remark for reports on a control encoder where not all of its weights differ from the module's.
 
-    `verb` is what was done to them. With `scales`, the remark also says at which values the control's LayerScale begins.
+    `verb` is what was done to them. With `scales`, the remark also says at which values the control's LayerScale
+    begins.
     """
     parts: list[str] = []
     if difference.alike:
@@ -258,9 +264,11 @@ def _percent(share: float) -> str:
 
 
 class HiddenReads(TorchDispatchMode):
-    """A context in which a module's pass is watched for tensors that it reads, and that are neither made in it nor known.
+    """A context in which a module's pass is watched for tensors that it reads, and that are neither made in it nor
+    known.
 
-    Known are parameters, saved buffers and what is given. `weights` are those that may be weights by their numbers and name: name -> tensor.
+    Known are parameters, saved buffers and what is given. `weights` are those that may be weights by their numbers and
+    name: name -> tensor.
     """
 
     def __init__(self, module: nn.Module, given: Any) -> None:

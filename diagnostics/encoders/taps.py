@@ -45,7 +45,8 @@ class Grid:
     def __post_init__(self) -> None:
         if len(self.shape) != len(self.axes) or any(n < 1 for n in self.shape) or self.prefix < 0:
             raise DiagnosticsError(
-                f"A grid needs one axis name for each extent of at least 1, not shape {self.shape} with axes {self.axes}."
+                f"A grid needs one axis name for each extent of at least 1, not shape {self.shape} with axes "
+                f"{self.axes}."
             )
 
     @property
@@ -81,9 +82,12 @@ class Site:
     layout: of the tensor: `tokens` [B, T, F], `time_first` [T, B, F], `channels_first` [B, F, *grid], `channels_last`
         [B, *grid, F], `features` [B, F], or `packed` [B * T, F] or [1, B * T, F] (all samples concatenated).
     padding, trailing: number of first and last tokens that are dropped, so that padding never counts as data.
-    order: for tensors whose tokens are not prefix first and then in raster order (special tokens at the end, windows, patch
-        by patch through time): `order[i]` is the position, after the padding, of the i-th token of the tap; a permutation.
-    rows: for samples that occupy several consecutive rows of the batch axis (frames, variates): these become the first axis
+    order: for tensors whose tokens are not prefix first and then in raster order (special tokens at the end, windows,
+    patch
+        by patch through time): `order[i]` is the position, after the padding, of the i-th token of the tap; a
+        permutation.
+    rows: for samples that occupy several consecutive rows of the batch axis (frames, variates): these become the first
+    axis
         of the grid, and their prefix tokens are averaged.
     item: which tensor is read where a module takes or gives several, in their order.
 
@@ -119,7 +123,8 @@ class Site:
             )
         if sorted(self.order) != list(range(len(self.order))):
             raise DiagnosticsError(
-                f"The order of tokens at '{self.module}' is no permutation: name each of {len(self.order)} tokens once, from 0."
+                f"The order of tokens at '{self.module}' is no permutation: name each of {len(self.order)} tokens "
+                f"once, from 0."
             )
         if self.rows < 1 or self.padding < 0 or self.trailing < 0:
             raise DiagnosticsError(
@@ -189,12 +194,13 @@ class Tap:
             )
         if not (math.isfinite(self.depth) and self.depth >= 0) or (self.part != "head" and self.depth > 1):
             raise DiagnosticsError(
-                f"Tap {self.name} has depth {self.depth}: 0 is after the embedding, 1 the trunk's output, only heads lie beyond."
+                f"Tap {self.name} has depth {self.depth}: 0 is after the embedding, 1 the trunk's output, only heads "
+                f"lie beyond."
             )
         if self.site is not None and self.site.rows > 1 and self.site.rows != self.grid.shape[0]:
             raise DiagnosticsError(
-                f"Tap {self.name} has {self.site.rows} rows a sample, which do not fit a grid of {self.grid}: its first axis "
-                "must be theirs."
+                f"Tap {self.name} has {self.site.rows} rows a sample, which do not fit a grid of {self.grid}: its "
+                f"first axis must be theirs."
             )
 
     @property
@@ -212,13 +218,15 @@ def stack_taps(
     norm: str | None = None,
     layout: Layout = "tokens",
 ) -> list[Tap]:
-    """Taps of a stack of blocks: `embed` (the input of `stack`.0), `stack`.0 ... `stack`.{count-1}, and the final `norm`.
+    """Taps of a stack of blocks: `embed` (the input of `stack`.0), `stack`.0 ... `stack`.{count-1}, and the final
+    `norm`.
 
     Parameters
     ----------
     stack: qualified name of the list of blocks; `count` is its length.
     features, grid: of all these taps.
-    norm: qualified name of the final normalisation, if any. It and the last block are both at depth 1: the trunk's output
+    norm: qualified name of the final normalisation, if any. It and the last block are both at depth 1: the trunk's
+    output
         before and after normalisation.
     layout: of the tensors at all these sites; see `Site`.
 

@@ -1,4 +1,6 @@
-"""A torch module as an encoder: its identity, its forward pass, its weights redrawn or permuted, and what makers call its outputs."""
+"""A torch module as an encoder: its identity, its forward pass, its weights redrawn or permuted, and what makers call
+its outputs.
+"""
 
 from __future__ import annotations
 
@@ -43,15 +45,15 @@ def read_gradients(
 ) -> Captured:
     """`{tap: [sample, *places]}`: |gradient| of the tap's central grid token by the input, summed over channels.
 
-    Of a token's features the gradient is taken through one projection on random signs (the same in all samples): the sum
-    itself is constant behind a layer norm. Its expected square is the sum over features of the squared derivatives. For
-    an even extent the central token is the one just behind the middle. Float32, on the batch's device.
+    Of a token's features the gradient is taken through one projection on random signs (the same in all samples): the
+    sum itself is constant behind a layer norm. Its expected square is the sum over features of the squared derivatives.
+    For an even extent the central token is the one just behind the middle. Float32, on the batch's device.
     """
     floating = floating_in(batch)
     if len(floating) != 1:
         raise DiagnosticsError(
-            f"{encoder} takes {len(floating)} tensors of floating point numbers, so it is unclear which to differentiate by: a "
-            "receptive field needs preprocessing that gives one."
+            f"{encoder} takes {len(floating)} tensors of floating point numbers, so it is unclear which to "
+            f"differentiate by: a receptive field needs preprocessing that gives one."
         )
     given = floating[0]
     leaf = given.detach().clone().requires_grad_(True)
@@ -127,13 +129,14 @@ def _on_places(gradient: Tensor, axes: tuple[int, ...], tap: Tap) -> Tensor:
 class TorchEncoder(Encoder):
     """An encoder made of any torch module. It is immutable: `replace` returns a changed copy.
 
-    The module remains the caller's, who may train it further: passes run in eval mode and without gradients, and leave modes,
-    `requires_grad`, gradients, buffers, hooks, device and random state as they were.
+    The module remains the caller's, who may train it further: passes run in eval mode and without gradients, and leave
+    modes, `requires_grad`, gradients, buffers, hooks, device and random state as they were.
 
     Parameters
     ----------
     module: the model, on any device and in any mode.
-    taps: in order of execution, each with a `Site`; see `stack_taps` for the common case. By default they are discovered in
+    taps: in order of execution, each with a `Site`; see `stack_taps` for the common case. By default they are
+    discovered in
         one dry pass: the stack of blocks, the trunk's end and heads (see `discover`).
     output_tap: name of the tap whose activations the model's authors give to users; the trunk's last where taps are
         discovered.
@@ -141,8 +144,8 @@ class TorchEncoder(Encoder):
     example: a raw sample, for dry passes; its preprocessed form is part of the identity.
     forward: `(module, batch) -> None`; by default `module(batch)`.
     fresh: `() -> nn.Module`, newly initialised as before training; by default every module's `reset_parameters` is
-        called, and a parameter that none of them changes is drawn from a Gaussian with its own mean and standard deviation.
-        Buffers that hold weights are redrawn too; see docs/explanation/statistics.md for which these are.
+        called, and a parameter that none of them changes is drawn from a Gaussian with its own mean and standard
+        deviation. Buffers that hold weights are redrawn too; see docs/explanation/statistics.md for which these are.
     configuration: anything else that determines the activations, in words (architecture name, resolution).
     sized_for, covers: see `Encoder`; functions of the sample, and of its extents.
     valid: `(batch, tap) -> bool [sample, grid token]`, which tokens represent data; None where all do.
@@ -176,8 +179,8 @@ class TorchEncoder(Encoder):
     skeleton: str = ""
     """A name that builds the same architecture, preprocessing and taps, with whatever weights; "" means `spec`."""
     files: tuple[Path, ...] = ()
-    """Small data files (.json, .txt, .model) in the folder that `skeleton` names and that building it reads. A saved encoder
-    contains them, so that loading it does not need the folder."""
+    """Small data files (.json, .txt, .model) in the folder that `skeleton` names and that building it reads. A saved
+    encoder contains them, so that loading it does not need the folder."""
     redrawn: float = 1.0
     """Of a control encoder: the share of the encoder's weights that differ in it."""
     note: str = ""
@@ -236,7 +239,8 @@ class TorchEncoder(Encoder):
         super().__setattr__(attribute, value)
 
     def replace(self, *, resized: Callable[[TorchEncoder], Encoder] | None = None, **changes: Any) -> Self:
-        """A copy with other values of constructor arguments or attributes, which shares the module unless that is replaced.
+        """A copy with other values of constructor arguments or attributes, which shares the module unless that is
+        replaced.
 
         `resized` applies the same change to an encoder that `sized_for` returns for samples of another size; without it
         `sized_for` returns those of the original. Raises TypeError for an unknown name, and DiagnosticsError where the
@@ -372,7 +376,8 @@ class TorchEncoder(Encoder):
         )
 
     def with_taps(self, taps: Sequence[Tap]) -> Self:
-        """The same model and preprocessing with other taps; for samples of another size, with the taps of the same names.
+        """The same model and preprocessing with other taps; for samples of another size, with the taps of the same
+        names.
 
         Examples:
             >>> import diagnostics as dx
@@ -410,9 +415,9 @@ class TorchEncoder(Encoder):
     def capture(
         self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep, *, gradient: bool = False
     ) -> dict[str, Any]:
-        """As `Encoder.capture`. With `gradient`, activations keep their graph, for training through taps: the module then runs
-        in its current mode, as in any training step (random draws and running statistics included), and gradients reach the
-        parameters that require them.
+        """As `Encoder.capture`. With `gradient`, activations keep their graph, for training through taps: the module
+        then runs in its current mode, as in any training step (random draws and running statistics included), and
+        gradients reach the parameters that require them.
 
         Examples:
             >>> from torch.utils.data import default_collate
@@ -476,8 +481,8 @@ def names_of_outputs(
 ) -> dict[str, str]:
     """{tap: name} of those taps whose tokens stand in an output that `run`, a pass of the module, gives by that name.
 
-    An output is [sample, token, feature], [sample, feature] or a map with the channels first or last. Of several names for
-    the same tap the first stands; nothing is found where two passes differ, or where the example's pass fails.
+    An output is [sample, token, feature], [sample, feature] or a map with the channels first or last. Of several names
+    for the same tap the first stands; nothing is found where two passes differ, or where the example's pass fails.
     """
     outputs: dict[str, Tensor] = {}
 

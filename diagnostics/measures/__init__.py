@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["bundled", "measures"]
 
 CATALOGUE: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("catalogue.json").read_text("utf-8"))
-"""What the class of each bundled measure says of itself, and where it is (`home`), in the order in which measures are listed
-and computed. `python docs/catalogue.py` writes it, so that `diagnostics list` need not load them."""
+"""What the class of each bundled measure says of itself, and where it is (`home`), in the order in which measures are
+listed and computed. `python docs/catalogue.py` writes it, so that `diagnostics list` need not load them."""
 
 
 @hookimpl

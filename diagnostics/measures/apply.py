@@ -1,7 +1,8 @@
-"""Applies measures to stored activations: scores with intervals, the tap to use (chosen without test), and the hidden gap.
+"""Applies measures to stored activations: scores with intervals, the tap to use (chosen without test), and the hidden
+gap.
 
-A measure may come from any plugin. One that returns a wrong variable, axis, attribute or type is left out of the run with a
-sentence that says so, and the other measures are not affected.
+A measure may come from any plugin. One that returns a wrong variable, axis, attribute or type is left out of the run
+with a sentence that says so, and the other measures are not affected.
 """
 
 import json
@@ -67,7 +68,9 @@ LONGEST_NAME = 200
 
 
 def misfit(result: Any, measure: Measure, activations: Activations) -> str:
-    """Why a result cannot be read (a variable, axis, attribute or tap is missing) or stored, in one sentence; "" where it can."""
+    """Why a result cannot be read (a variable, axis, attribute or tap is missing) or stored, in one sentence; "" where
+    it can.
+    """
     if not isinstance(result, xr.Dataset):
         return f"Measure {measure.name} gives a {type(result).__name__}: return an xarray.Dataset."
     # A probe may need no target, as one of places does not.
@@ -118,8 +121,8 @@ def _odd_attribute(result: xr.Dataset, measure: Measure) -> str:
     for key, value in result.attrs.items():
         if not isinstance(key, str) or not _writable({key: plain(value)}):
             return (
-                f"Measure {measure.name} gives an attribute {_short(key)} of type {type(value).__name__}, which cannot be written "
-                "as JSON: use plain numbers, texts, lists and mappings."
+                f"Measure {measure.name} gives an attribute {_short(key)} of type {type(value).__name__}, which cannot "
+                f"be written as JSON: use plain numbers, texts, lists and mappings."
             )
     return ""
 
@@ -149,8 +152,8 @@ def plain(value: Any) -> Any:
 
 
 def bare(result: xr.Dataset) -> xr.Dataset:
-    """A copy without encodings and attributes of variables (fill values and scales, which xarray would apply when reading),
-    and without the attributes that `apply` computes."""
+    """A copy without encodings and attributes of variables (fill values and scales, which xarray would apply when
+    reading), and without the attributes that `apply` computes."""
     bare = result.copy().drop_encoding()
     for variable in bare.variables.values():
         variable.attrs = {}
@@ -160,7 +163,9 @@ def bare(result: xr.Dataset) -> xr.Dataset:
 
 @dataclass
 class Measured:
-    """Results by `measure/target`, or `measure` where it reads no target; and, by the same keys, why others are missing."""
+    """Results by `measure/target`, or `measure` where it reads no target; and, by the same keys, why others are
+    missing.
+    """
 
     results: dict[str, xr.Dataset] = field(default_factory=dict[str, xr.Dataset])
     skipped: dict[str, str] = field(default_factory=dict[str, str])
@@ -180,8 +185,8 @@ def measure_all(
 ) -> Measured:
     """Applies each measure to each target that it reads, or once where it reads none.
 
-    A measure that has no value for these activations, or that fails, is left out with its reason. A StorageError ends all.
-    A measure named in `asked` is also listed where the dataset has no target for it.
+    A measure that has no value for these activations, or that fails, is left out with its reason. A StorageError ends
+    all. A measure named in `asked` is also listed where the dataset has no target for it.
     """
     measured = Measured()
 
@@ -328,7 +333,8 @@ def _with_choice(result: xr.Dataset, choice: TapChoice, seed: int) -> xr.Dataset
 def choose_taps(results: Mapping[str, xr.Dataset], seed: int) -> dict[str, xr.Dataset]:
     """The results, those of probes with the tap to use and what test says of it.
 
-    A target with fewer than `FEWEST` units of train and val takes the best tap of the others that its probe reads, else its own best.
+    A target with fewer than `FEWEST` units of train and val takes the best tap of the others that its probe reads, else
+    its own best.
     """
     choices = {key: choice for key, result in results.items() if is_probe(result) and (choice := _choose(result, seed))}
     few = {key for key in choices if 0 < units_fitted(results[key]) < FEWEST}
@@ -342,7 +348,9 @@ def choose_taps(results: Mapping[str, xr.Dataset], seed: int) -> dict[str, xr.Da
 
 
 def with_choice(result: xr.Dataset) -> xr.Dataset:
-    """A stored result; a probe's of an older version, which chose by another rule, with the choice by its losses on val."""
+    """A stored result; a probe's of an older version, which chose by another rule, with the choice by its losses on
+    val.
+    """
     if not is_probe(result) or CHOSEN_TAP in result.attrs:
         return result
     kept = {key: value for key, value in result.attrs.items() if key != BEST_TAP}
@@ -360,8 +368,8 @@ TINY = 1e-12
 
 
 def common_tap(results: Sequence[xr.Dataset]) -> int | None:
-    """Index of the one tap for several targets, up to the output: the smallest mean loss by what chooses, each target's relative to its
-    mean over the taps; None without results, and where no tap has a score for all."""
+    """Index of the one tap for several targets, up to the output: the smallest mean loss by what chooses, each target's
+    relative to its mean over the taps; None without results, and where no tap has a score for all."""
     if not results:
         return None
     depth = results[0]["depth"]
@@ -373,7 +381,9 @@ def common_tap(results: Sequence[xr.Dataset]) -> int | None:
 
 
 def against_control(result: xr.Dataset, other: xr.Dataset, control: str, seed: int) -> xr.Dataset:
-    """A probe's result with by how much its chosen tap beats a control's chosen tap, paired over the same test units."""
+    """A probe's result with by how much its chosen tap beats a control's chosen tap, paired over the same test
+    units.
+    """
     if CHOSEN_TAP not in result.attrs or CHOSEN_TAP not in other.attrs:
         return result
     ours, theirs = (data.sel(tap=[data.attrs[CHOSEN_TAP]]).sortby("unit") for data in (result, other))

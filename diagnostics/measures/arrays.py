@@ -1,7 +1,8 @@
-"""Array helpers that measures share: validation, centring, results laid out over taps, and decompositions in double precision.
+"""Array helpers that measures share: validation, centring, results laid out over taps, and decompositions in double
+precision.
 
-Divide and conquer (what torch and numpy call) gives up on some matrices with many equal singular or eigenvalues, such as
-those of counts of a few words, in single precision one in three of them. QR iteration, slower, then is asked.
+Divide and conquer (what torch and numpy call) gives up on some matrices with many equal singular or eigenvalues, such
+as those of counts of a few words, in single precision one in three of them. QR iteration, slower, then is asked.
 """
 
 import contextlib
@@ -74,7 +75,8 @@ def as_tensor(x: Any) -> Tensor:
             array = np.asarray(x, dtype=np.float64)
     except (ValueError, TypeError, Warning) as error:
         raise DiagnosticsError(
-            f"{type(x).__name__} given where real numbers are wanted ({describe(error)}): give a numpy array or a torch tensor."
+            f"{type(x).__name__} given where real numbers are wanted ({describe(error)}): give a numpy array or a "
+            f"torch tensor."
         ) from error
     # torch warns of memory that it must not write to.
     return torch.from_numpy(array if array.flags.writeable and min(array.strides, default=0) >= 0 else array.copy())
@@ -150,8 +152,8 @@ def class_labels(labels: Any, rows: int, name: str = "labels") -> np.ndarray:
 def centre(x: Tensor) -> Tensor:
     """A copy of [sample, feature] with every column's mean removed.
 
-    Columns that are constant but for rounding are 0: those that differ from their mean by no more than 1e-12 of their value,
-    or 1e-6 where they come in single precision.
+    Columns that are constant but for rounding are 0: those that differ from their mean by no more than 1e-12 of their
+    value, or 1e-6 where they come in single precision.
     """
     # The first row goes first, so that a constant column is exactly 0 and a large common offset costs no digits.
     out = x - x[:1]
@@ -196,7 +198,8 @@ def ordinary(size: float) -> bool:
 
 
 def scale_of(peak: float) -> float:
-    """The factor that brings values of this largest magnitude to where squares of squares and their sums neither over- nor
+    """The factor that brings values of this largest magnitude to where squares of squares and their sums neither over-
+    nor
     underflow: 1 for ordinary numbers, else a power of two, so that no digit is lost."""
     return 1.0 if peak == 0 or ordinary(peak) else math.ldexp(1.0, -max(math.frexp(peak)[1], -1000))
 
@@ -308,8 +311,8 @@ def cholesky(x: Tensor) -> Tensor:
         share *= 100
     if bool(failed.any()):
         raise DiagnosticsError(
-            f"A matrix of shape {tuple(x.shape)} has no Cholesky factor, it is not positive definite: raise the penalty, or "
-            "leave out features that are combinations of others."
+            f"A matrix of shape {tuple(x.shape)} has no Cholesky factor, it is not positive definite: raise the "
+            f"penalty, or leave out features that are combinations of others."
         )
     return factor
 
@@ -335,8 +338,8 @@ def _by(
         flat = [slow(single) for single in matrix.detach().cpu().reshape(-1, *matrix.shape[-2:]).numpy()]
     except np.linalg.LinAlgError as error:
         raise DiagnosticsError(
-            f"No algorithm finds the {result} of a matrix of shape {tuple(x.shape)} ({describe(error)}): leave out features that "
-            "are combinations of others, or the tap."
+            f"No algorithm finds the {result} of a matrix of shape {tuple(x.shape)} ({describe(error)}): leave out "
+            f"features that are combinations of others, or the tap."
         ) from error
     parts = (torch.from_numpy(np.stack(part)) for part in zip(*flat, strict=True))
     return tuple(part.reshape(*matrix.shape[:-2], *part.shape[1:]).to(x.device) for part in parts)

@@ -1,4 +1,6 @@
-"""The contract of a measure: what it reads, what it returns, whether higher values are better, and its known answers."""
+"""The contract of a measure: what it reads, what it returns, whether higher values are better, and its known
+answers.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from diagnostics.vocabulary import Family, Kind
 
 KINDS_OF_LOSSES = ("counts", "squares", "resampled")
 DECLARE = (
-    'write losses = "counts" (of wrong answers), "squares" (or other amounts that add up) or "resampled" (of a score that is no sum; larger '
+    'write losses = "counts" (of wrong answers), "squares" (or other amounts that add up) or "resampled" (of a score '
+    "that is no sum; larger "
     'is better), score_name = "...", and chance = 0.0 where the score of knowing nothing is a fixed number, in its class.'
 )
 """What an author writes in the class of a probe."""
@@ -36,9 +39,9 @@ class Readout(ABC):
     def predict(self, x: np.ndarray) -> np.ndarray:
         """The class of each sample as the target numbers it, [sample], or its values, [sample, column].
 
-        Reads float64 x [sample, feature], pooled as the activations are; of a probe that reads tokens x [sample, token, feature], where it
-        predicts for every place of `on` [sample, place] or [sample, place, column]. Of a target that goes round (`period`) the columns
-        are cosine and sine.
+        Reads float64 x [sample, feature], pooled as the activations are; of a probe that reads tokens x [sample, token,
+        feature], where it predicts for every place of `on` [sample, place] or [sample, place, column]. Of a target that
+        goes round (`period`) the columns are cosine and sine.
         """
 
 
@@ -49,17 +52,19 @@ class Measure(ABC):
     `pooling`, `centring` and `seed`:
 
     - a probe (`kinds` not empty) gives `loss` [tap, unit] and `reference_loss` [tap, unit] over independent test units,
-      and `val_score` [tap] (where it can also `val_loss`, `val_reference` [tap, val_unit], which say how sure a choice of tap is), with the attributes `units_train` and `units_val` (0 where nothing is fitted); its score is
-      1 - sum(loss) / sum(reference_loss): accuracy (reference 1 a sample), R2 (reference: squared error of the train mean).
+      and `val_score` [tap] (where it can also `val_loss`, `val_reference` [tap, val_unit], which say how sure a choice
+      of tap is), with the attributes `units_train` and `units_val` (0 where nothing is fitted); its score is 1 -
+      sum(loss) / sum(reference_loss): accuracy (reference 1 a sample), R2 (reference: squared error of the train mean).
       With a third dimension `part` (classes) the score is the mean of that over the parts that have a reference: mean
-      intersection over union, balanced accuracy. Its class declares what its losses are; where they are "resampled", it gives in place
-      of losses `drawn`, `val_drawn` [tap, draw] of `statistics.drawn_scores`, and the units' names as coordinates `unit`, `val_unit`;
+      intersection over union, balanced accuracy. Its class declares what its losses are; where they are "resampled", it
+      gives in place of losses `drawn`, `val_drawn` [tap, draw] of `statistics.drawn_scores`, and the units' names as
+      coordinates `unit`, `val_unit`;
     - a measure without target gives `score` [tap] with `low` and `high`;
     - a similarity gives `matrix` [tap, tap_other].
 
-    Variables `line_<name>` [tap] are reference lines (uniform attention, the value of noise, the largest that n allows),
-    drawn beside the score; `line_chance` and `line_commonest` say what knowing nothing reaches where `chance` does not. Any other variable
-    [tap] is a number beside the score.
+    Variables `line_<name>` [tap] are reference lines (uniform attention, the value of noise, the largest that n
+    allows), drawn beside the score; `line_chance` and `line_commonest` say what knowing nothing reaches where `chance`
+    does not. Any other variable [tap] is a number beside the score.
 
     Examples:
         >>> import numpy as np
@@ -89,22 +94,27 @@ class Measure(ABC):
     source: ClassVar[str]
     """Where it is defined."""
     invariant_to: ClassVar[tuple[str, ...]] = ()
-    """What may be done to all activations alike without changing it: "rotation", "scale", "shift" (adding one vector to all
-    samples), or others in words. Tests hold the bundled ones to it."""
+    """What may be done to all activations alike without changing it: "rotation", "scale", "shift" (adding one vector to
+    all samples), or others in words. Tests hold the bundled ones to it."""
     family: ClassVar[Family | None] = None
     """None: the target's family."""
     needs: ClassVar[Literal["pooled", "tokens", "attention", "gradients"]] = "pooled"
     standard: ClassVar[bool] = True
-    """Whether it is in the suite that runs where no measure is named. Bundled ones: docs/explanation/measures.md says why."""
+    """Whether it is in the suite that runs where no measure is named. Bundled ones: docs/explanation/measures.md says
+    why.
+    """
     observation: ClassVar[Observation | None] = None
     """What must be recorded with the model at hand; `compute` reads it with `activations.observed`."""
     kinds: ClassVar[tuple[Kind, ...]] = ()
     """Target kinds that it reads; none: it needs no target."""
     losses: ClassVar[Literal["counts", "squares", "resampled"] | None] = None
-    """Of a probe, what the loss of a unit is, which decides how its intervals are made: "counts" of wrong answers, at most the reference;
-    "squares", or other amounts that add up; "resampled" of a score that is no sum of losses, which is computed anew from drawn units."""
+    """Of a probe, what the loss of a unit is, which decides how its intervals are made: "counts" of wrong answers, at
+    most the reference; "squares", or other amounts that add up; "resampled" of a score that is no sum of losses, which
+    is computed anew from drawn units."""
     chance: ClassVar[float | None] = None
-    """The score of knowing nothing (R2: 0); None where it depends on the data, and the control of shuffled labels tells it."""
+    """The score of knowing nothing (R2: 0); None where it depends on the data, and the control of shuffled labels tells
+    it.
+    """
     score_name: ClassVar[str] = ""
     """What the score is called; empty: as the measure. Nothing is decided by it."""
     metric: ClassVar[str] = ""
@@ -128,7 +138,9 @@ class Measure(ABC):
 
     @classmethod
     def undeclared(cls) -> str:
-        """What a probe of this class lacks, and what to write, as the end of a sentence; empty where it declares all."""
+        """What a probe of this class lacks, and what to write, as the end of a sentence; empty where it declares
+        all.
+        """
         # Of drawn scores the largest is chosen.
         largest = cls.losses != "resampled" or cls.higher_is_better
         has = {"losses": cls.losses in KINDS_OF_LOSSES, "score_name": cls.score_name, "higher_is_better": largest}
@@ -136,7 +148,9 @@ class Measure(ABC):
         return f"{enumerated(lacks)}: {DECLARE}" if lacks else ""
 
     def declaration(self, target: StoredTarget | None) -> dict[str, Any]:
-        """The attributes that say what the numbers of its result on a target are; override it where that depends on the target."""
+        """The attributes that say what the numbers of its result on a target are; override it where that depends on the
+        target.
+        """
         stated = {
             attribute.LOSSES: self.losses,
             attribute.CHANCE: self.chance,
@@ -155,10 +169,11 @@ class Measure(ABC):
         """The measure at every tap of the activations."""
 
     def fit(self, activations: Activations, target: StoredTarget, tap: Tap, choice: Mapping[str, float]) -> Readout:
-        """Of a probe, the readout of a tap fitted with a choice that was made: what `compute` reads on test, and `Run.probe` hands over.
+        """Of a probe, the readout of a tap fitted with a choice that was made: what `compute` reads on test, and
+        `Run.probe` hands over.
 
-        `choice` holds the numbers that the result has at the tap, such as `penalty`, and its `seed`. Raises DiagnosticsError where nothing
-        can be handed over.
+        `choice` holds the numbers that the result has at the tap, such as `penalty`, and its `seed`. Raises
+        DiagnosticsError where nothing can be handed over.
         """
         raise DiagnosticsError(f"{self.name} of {target.name} cannot be fitted again here, since {self.instead}.")
 
@@ -167,16 +182,18 @@ Base = TypeVar("Base", bound=Measure)
 
 
 def define(base: type[Base], title: str, **stated: Any) -> type[Base]:
-    """The class, called `title`, of a measure that differs from others of its base, in whose module it stands, only by what it states."""
+    """The class, called `title`, of a measure that differs from others of its base, in whose module it stands, only by
+    what it states.
+    """
     made: Any = type(title, (base,), {"__module__": base.__module__, **stated})
     return made
 
 
 @dataclass(frozen=True)
 class Case:
-    """A closed form or a published constant, and the computation of it. `tolerance` is absolute: rounding for closed forms,
-    several standard errors where `what` says that the value is a mean over random draws. `measure` is that in whose class it stands
-    unless it says otherwise."""
+    """A closed form or a published constant, and the computation of it. `tolerance` is absolute: rounding for closed
+    forms, several standard errors where `what` says that the value is a mean over random draws. `measure` is that in
+    whose class it stands unless it says otherwise."""
 
     what: str
     expected: float

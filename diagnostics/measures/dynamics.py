@@ -1,4 +1,5 @@
-"""Dynamics: whether a representation predicts the future, holds events, moves by a linear map, and keeps a straight path.
+"""Dynamics: whether a representation predicts the future, holds events, moves by a linear map, and keeps a straight
+path.
 
 Forecasts are compared with a naive forecast that uses no model; events (changes) are decoded from single time steps.
 """
@@ -41,7 +42,8 @@ SKILL = "1 - MAE / MAE of the naive forecast"
 
 
 def seasonal_naive(series: Any, horizon: int, season: int = 1) -> np.ndarray:
-    """The forecast that repeats the last season (Hyndman and Athanasopoulos 2021, section 5.2); season 1: the last value.
+    """The forecast that repeats the last season (Hyndman and Athanasopoulos 2021, section 5.2); season 1: the last
+    value.
 
     Parameters
     ----------
@@ -86,8 +88,8 @@ def mase(prediction: Any, truth: Any, history: Any, season: int = 1) -> np.ndarr
     guess, known, past = (np.asarray(as_tensor(x).cpu()) for x in (prediction, truth, history))
     if guess.shape != known.shape or guess.ndim != 2 or past.ndim != 2 or len(past) != len(known):
         raise DiagnosticsError(
-            f"Predictions {guess.shape}, truths {known.shape} and histories {past.shape} do not fit: give [sample, horizon] "
-            "twice and [sample, time]."
+            f"Predictions {guess.shape}, truths {known.shape} and histories {past.shape} do not fit: give [sample, "
+            f"horizon] twice and [sample, time]."
         )
     if not all(np.isfinite(x).all() for x in (guess, known, past)):
         raise DiagnosticsError(
@@ -111,8 +113,8 @@ def _skill(share: float) -> float:
 
 
 class ForecastProbe(RidgeProbe):
-    """Skill of ridge from pooled activations to all horizons at once: the mean over horizons of 1 - MAE / MAE of the naive
-    forecast of the dataset; 0 says no better than naive, below 0 worse."""
+    """Skill of ridge from pooled activations to all horizons at once: the mean over horizons of 1 - MAE / MAE of the
+    naive forecast of the dataset; 0 says no better than naive, below 0 worse."""
 
     name = "forecast_probe"
     answers = "How far ahead can the future be read out, beyond a naive forecast?"
@@ -134,7 +136,8 @@ class ForecastProbe(RidgeProbe):
     def task(self, activations: Activations, target: StoredTarget, seed: int) -> Task:
         if target.naive is None:
             raise DiagnosticsError(
-                f"Target {target.name} comes without naive forecasts, which {self.name} compares with: give Target(naive=...)."
+                f"Target {target.name} comes without naive forecasts, which {self.name} compares with: give "
+                f"Target(naive=...)."
             )
         values, naive = (np.asarray(x, dtype=np.float64).reshape(len(x), -1) for x in (target.values, target.naive))
         known: np.ndarray = np.asarray(np.isfinite(np.hstack([values, naive])).all(axis=1))
@@ -173,9 +176,9 @@ class Threshold(ShortRepr, Readout):
 
 
 class EventProbe(DenseProbe):
-    """Balanced accuracy of a linear discriminant of the tokens that hold an event from those that do not: ridge to 0 and 1
-    with the threshold half way between the values of the two classes' means, so that rare events count as much as the rest.
-    Samples stay whole in their split; the penalty is chosen on val."""
+    """Balanced accuracy of a linear discriminant of the tokens that hold an event from those that do not: ridge to 0
+    and 1 with the threshold half way between the values of the two classes' means, so that rare events count as much as
+    the rest. Samples stay whole in their split; the penalty is chosen on val."""
 
     name = "event_probe"
     answers = "Does a token encode whether an event happens at its time?"
@@ -272,8 +275,8 @@ def straightness(path: Any) -> Any:
     """Mean cosine between successive steps of a path: 1 a straight line, 0 a random walk, -1/2 independent points
     in many dimensions (-1/3 in one).
 
-    After the curvature of Hénaff et al. 2019 (Nature Neuroscience 22; there the mean angle): cosines do not pull towards
-    90 degrees in many dimensions by averaging arccos, and have a closed form for noise.
+    After the curvature of Hénaff et al. 2019 (Nature Neuroscience 22; there the mean angle): cosines do not pull
+    towards 90 degrees in many dimensions by averaging arccos, and have a closed form for noise.
 
     Parameters
     ----------
@@ -317,15 +320,16 @@ def linear_predictability(sequences: Any, split: Any, penalties: tuple[float, ..
     Parameters
     ----------
     sequences: [sample, time, feature].
-    split: `train`, `val` or `test` for each sample; steps of one sample stay together. The ridge penalty is chosen on val
+    split: `train`, `val` or `test` for each sample; steps of one sample stay together. The ridge penalty is chosen on
+    val
         by squared error, the map fitted again on train and val, and read on test.
 
-    Returns R2 over all features together, against the mean of the steps fitted, and the R2 of persistence (the next step
-    equals this one): a slow latent is well predicted by both.
+    Returns R2 over all features together, against the mean of the steps fitted, and the R2 of persistence (the next
+    step equals this one): a slow latent is well predicted by both.
 
     Examples:
-        A quarter turn is a linear map. The next point lies at squared distance 2 from this one and 1 from the mean, so the
-        R2 of persistence is 1 - 2.
+        A quarter turn is a linear map. The next point lies at squared distance 2 from this one and 1 from the mean, so
+        the R2 of persistence is 1 - 2.
 
         >>> import numpy as np
         >>> from diagnostics.measures.dynamics import linear_predictability
@@ -339,8 +343,8 @@ def linear_predictability(sequences: Any, split: Any, penalties: tuple[float, ..
     split = np.asarray(split)
     if x.ndim != 3 or x.shape[1] < 2 or x.shape[2] == 0 or len(split) != len(x):
         raise DiagnosticsError(
-            f"Sequences of shape {x.shape} with {len(split)} splits have no steps: give [sample, time, feature] with at least 2 "
-            "times, and a split for each sample."
+            f"Sequences of shape {x.shape} with {len(split)} splits have no steps: give [sample, time, feature] with "
+            f"at least 2 times, and a split for each sample."
         )
     finite(torch.from_numpy(x), "The array of sequences")
     by_split = [np.flatnonzero(split == name) for name in ("train", "val", "test")]

@@ -83,15 +83,16 @@ def resample_counts(units: int, seed: int, resamples: int = RESAMPLES) -> np.nda
 
 
 def drawn_scores(score: Callable[[np.ndarray], np.ndarray], unit_of: Sequence[str] | np.ndarray) -> np.ndarray:
-    """A score that is no sum of losses (average precision, Spearman's correlation) in `RESAMPLES` resamples of the units, [tap, 1 + draw].
+    """A score that is no sum of losses (average precision, Spearman's correlation) in `RESAMPLES` resamples of the
+    units, [tap, 1 + draw].
 
     Parameters
     ----------
     score: how often each row is drawn, float64 [row], whole numbers -> the score at every tap, [tap]; larger is better.
     unit_of: [row], the independent unit of each row, as `Activations.groups`; rows of one unit are drawn together.
 
-    The first column has each row once: the score itself. Units of the same names are drawn alike, so that differences of taps, of
-    runs and of controls are paired.
+    The first column has each row once: the score itself. Units of the same names are drawn alike, so that differences
+    of taps, of runs and of controls are paired.
 
     Examples:
         >>> import numpy as np
@@ -113,10 +114,11 @@ def resampled_scores(
 ) -> np.ndarray:
     """Scores in each resample, [resample, tap], of losses [tap, unit] or [tap, unit, part] with `resample_counts`.
 
-    Of a share (`share`: losses count wrong answers among the reference's) resampling sees no variance where all units of a
-    part (class) are right, however few they are. So half a unit that is right and half a unit that is wrong are shared out
-    among the parts and drawn with the others, with random weights (gamma): Jeffreys' prior for a proportion, whose interval
-    Brown, Cai and DasGupta recommend (2001, Statistical Science 16). Scores that are compared take `stream`s of their own.
+    Of a share (`share`: losses count wrong answers among the reference's) resampling sees no variance where all units
+    of a part (class) are right, however few they are. So half a unit that is right and half a unit that is wrong are
+    shared out among the parts and drawn with the others, with random weights (gamma): Jeffreys' prior for a proportion,
+    whose interval Brown, Cai and DasGupta recommend (2001, Statistical Science 16). Scores that are compared take
+    `stream`s of their own.
     """
     if not share:
         return scores(loss, reference, counts)
@@ -134,7 +136,9 @@ def resampled_scores(
 
 
 def _half_units(loss: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each part: how much of the reference one independent unit is, and how much of half a unit it gets; [part] each."""
+    """Of each part: how much of the reference one independent unit is, and how much of half a unit it gets; [part]
+    each.
+    """
     whole = reference.sum(axis=0)
     there = whole > 0
     per = np.where(there, whole, 1.0)
@@ -159,16 +163,17 @@ def interval(
     *,
     student: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the interval at a level from bootstrap replicates [resample, ...] over `units` independent units, or the fewer
-    that `effective_units` counts. Replicates without a value (NaN) are left out. With `student` the ends are also no nearer than
-    those of Student's interval, whose standard error is that of the replicates: of few skewed units the percentiles miss a tail.
+    """Ends of the interval at a level from bootstrap replicates [resample, ...] over `units` independent units, or the
+    fewer that `effective_units` counts. Replicates without a value (NaN) are left out. With `student` the ends are also
+    no nearer than those of Student's interval, whose standard error is that of the replicates: of few skewed units the
+    percentiles miss a tail.
 
     The expanded percentile interval: the percentile interval of few units is too narrow, and drawing its ends at the
     level that a t interval with the same n needs mends it (Hesterberg 2015, arXiv 1411.5279, section 5.2).
 
-    For what was fitted on `fit_units` other units the training set adds about units / fit_units of the variance that is seen
-    (Nadeau and Bengio 2003, Machine Learning 52, equation 8), so the replicates are spread about the value by the root of one
-    plus that share. An interval holds its value.
+    For what was fitted on `fit_units` other units the training set adds about units / fit_units of the variance that is
+    seen (Nadeau and Bengio 2003, Machine Learning 52, equation 8), so the replicates are spread about the value by the
+    root of one plus that share. An interval holds its value.
     """
     from scipy import special
 
@@ -197,8 +202,9 @@ def interval(
 def effective_units(reference: np.ndarray, share: bool = False) -> float:
     """How many units the score of a reference [tap, unit] or [tap, unit, part] rests on; 0 where no part lies in two.
 
-    Of a share all units: `resampled_scores` adds what its rare parts leave open. Of other scores, with variances of the parts'
-    scores about 1 / units that hold them, the degrees of freedom of their mean by Welch (1947) and Satterthwaite (1946).
+    Of a share all units: `resampled_scores` adds what its rare parts leave open. Of other scores, with variances of the
+    parts' scores about 1 / units that hold them, the degrees of freedom of their mean by Welch (1947) and Satterthwaite
+    (1946).
     """
     holds = (reference.reshape(*reference.shape[:2], -1) > 0).any(axis=0).sum(axis=0)
     holds = holds[holds > 0].astype(np.float64)
@@ -213,10 +219,11 @@ def effective_units(reference: np.ndarray, share: bool = False) -> float:
 
 def carried_by_few(amount: np.ndarray) -> tuple[int, float]:
     """The twentieth of the units that has the most of a loss or reference [unit] or [unit, part], and the share that it
-    carries, summed over parts that each count alike; NaN for fewer than 40 units, of which two would be a matter of luck.
+    carries, summed over parts that each count alike; NaN for fewer than 40 units, of which two would be a matter of
+    luck.
 
-    Of squares of normal values a twentieth carries about .28, of 40 units .45 in less than 2 % of draws. Where it carries
-    more, resampling cannot know of larger values.
+    Of squares of normal values a twentieth carries about .28, of 40 units .45 in less than 2 % of draws. Where it
+    carries more, resampling cannot know of larger values.
     """
     amount = amount.reshape(len(amount), -1)
     few = len(amount) // 20
@@ -236,8 +243,8 @@ def rank_correlation(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Spearman's rank correlation of predictions [tap, sample] with the truth [sample], low and high; [tap] each.
 
-    It is no sum of losses, so each resample of the units that `unit_of` [sample] names ranks anew, ties by their mean rank.
-    NaN where all predictions are equal or one is not finite.
+    It is no sum of losses, so each resample of the units that `unit_of` [sample] names ranks anew, ties by their mean
+    rank. NaN where all predictions are equal or one is not finite.
     """
     units, at = np.unique(unit_of, return_inverse=True)
     # The cost grows with samples and resamples, and the interval of many samples is narrow anyway.
@@ -258,7 +265,9 @@ def rank_correlation(
 
 
 def _ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Ranks less their mean, [resample, sample], where a sample counts as often as `weights` [resample, sample] says."""
+    """Ranks less their mean, [resample, sample], where a sample counts as often as `weights` [resample, sample]
+    says.
+    """
     distinct, at = np.unique(values, return_inverse=True)
     order = np.argsort(at, kind="stable")
     count = np.add.reduceat(weights[:, order], np.searchsorted(at[order], np.arange(len(distinct))), axis=1)
@@ -287,9 +296,9 @@ def profile_intervals(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Score, low and high of each tap from test losses [tap, unit] or [tap, unit, part].
 
-    `share` is that of `resampled_scores`. Where all answers of a share without parts are right, or all wrong, the end away from the
-    border is that of Clopper and Pearson (1934, Biometrika 26) for n of n units, which holds for the share of units whose
-    answers are all right (wrong), spread as `interval` spreads.
+    `share` is that of `resampled_scores`. Where all answers of a share without parts are right, or all wrong, the end
+    away from the border is that of Clopper and Pearson (1934, Biometrika 26) for n of n units, which holds for the
+    share of units whose answers are all right (wrong), spread as `interval` spreads.
     """
     units = loss.shape[1]
     score = scores(loss, reference)

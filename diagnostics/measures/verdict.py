@@ -1,15 +1,16 @@
 """The finding on a target: the tap to use, its hidden gap, and the verdict, the same wherever it stands.
 
-The tap follows a rule over losses of train and val, or of val alone; no loss on test enters. It is the best tap other than the output,
-unless that is ahead of the output by no more than one standard error of their difference (and `TIE`): then the output, which costs no
-search. Both by losses that are clipped at each tap's 95th percentile, since one unit with a large loss would decide by itself; wrong
-answers are not clipped. Among eighteen rules it has the least mean regret (docs/explanation/statistics.md, `benchmarks/recommend.py`).
-Taps behind the output are no candidates: it cannot hide them.
+The tap follows a rule over losses of train and val, or of val alone; no loss on test enters. It is the best tap other
+than the output, unless that is ahead of the output by no more than one standard error of their difference (and `TIE`):
+then the output, which costs no search. Both by losses that are clipped at each tap's 95th percentile, since one unit
+with a large loss would decide by itself; wrong answers are not clipped. Among eighteen rules it has the least mean
+regret (docs/explanation/statistics.md, `benchmarks/recommend.py`). Taps behind the output are no candidates: it cannot
+hide them.
 
-Differences of scores on test are paired over its units. The taps that are compared were chosen without test, so that the interval of one
-gap holds. The bound holds for all taps at once: the largest of their upper ends is above the largest gap wherever the upper end of that
-tap's own gap is (an intersection-union test; Berger 1982, Technometrics 24). Of two taps alone nothing else makes it err on the wide
-side, so there each end is also Student's.
+Differences of scores on test are paired over its units. The taps that are compared were chosen without test, so that
+the interval of one gap holds. The bound holds for all taps at once: the largest of their upper ends is above the
+largest gap wherever the upper end of that tap's own gap is (an intersection-union test; Berger 1982, Technometrics 24).
+Of two taps alone nothing else makes it err on the wide side, so there each end is also Student's.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ COVERAGE = 0.9
 def confidence_set(losses: Losses, candidates: np.ndarray, seed: int) -> list[int]:
     """The `candidates` (indices of taps) that are not shown to be worse than the others that stay, in their order.
 
-    Hansen, Lunde and Nason (2011, Econometrica 79, T_max): of the taps that remain, the one that is worst against their mean,
-    in standard errors, leaves as long as the largest such distance is larger than in 90 % of bootstrap resamples of the units,
-    about what was found. For few units that level is expanded as `statistics.interval` expands its own (Hesterberg 2015). A
-    single unit tells no taps apart. Taps without a score leave first.
+    Hansen, Lunde and Nason (2011, Econometrica 79, T_max): of the taps that remain, the one that is worst against their
+    mean, in standard errors, leaves as long as the largest such distance is larger than in 90 % of bootstrap resamples
+    of the units, about what was found. For few units that level is expanded as `statistics.interval` expands its own
+    (Hesterberg 2015). A single unit tells no taps apart. Taps without a score leave first.
 
     Examples:
         >>> import numpy as np
@@ -78,15 +79,17 @@ def confidence_set(losses: Losses, candidates: np.ndarray, seed: int) -> list[in
 CLIP = 0.95
 """Quantile of a tap's losses at which they are clipped."""
 TIE = 0.001
-"""Score that a tap must be ahead of the output at least: a smaller difference is shown by no printed score, and may be of rounding."""
+"""Score that a tap must be ahead of the output at least: a smaller difference is shown by no printed score, and may be
+of rounding.
+"""
 FEWEST = 10
 """Units of train and val below which a target's own losses do not choose."""
 
 
 @dataclass(frozen=True)
 class TapChoice:
-    """Indices of taps: the one to use, the best other than the output (None where there is none), and those that are not shown to be
-    worse than the best."""
+    """Indices of taps: the one to use, the best other than the output (None where there is none), and those that are
+    not shown to be worse than the best."""
 
     tap: int
     best: int | None
@@ -98,7 +101,8 @@ def choose_tap(losses: Losses, output: int, depth: np.ndarray, seed: int, favour
 
     Parameters
     ----------
-    losses: out of fold on train and val, or on val; [tap, unit] or [tap, unit, part]. Those that count wrong answers are not clipped.
+    losses: out of fold on train and val, or on val; [tap, unit] or [tap, unit, part]. Those that count wrong answers
+    are not clipped.
     output: index of the output tap; without a score it is no candidate.
     depth: [tap]; deeper taps than the output are no candidates.
     seed: of the resamples behind the set.
@@ -132,8 +136,8 @@ def choose_tap(losses: Losses, output: int, depth: np.ndarray, seed: int, favour
 
 
 def standard_error(pair: Losses) -> float:
-    """The standard error of the difference of two taps' scores, paired over units, by the infinitesimal jackknife (Efron 1982, chapter 6),
-    of drawn scores by the draws; infinite for one unit."""
+    """The standard error of the difference of two taps' scores, paired over units, by the infinitesimal jackknife
+    (Efron 1982, chapter 6), of drawn scores by the draws; infinite for one unit."""
     units = pair.loss.shape[1]
     if units < 2:
         return float("inf")
@@ -175,7 +179,9 @@ def paired_difference(
     seed: int,
     share: bool = False,
 ) -> Interval:
-    """`paired_differences` of one tap, from losses [unit] or [unit, part] in the same order; `share`: they count wrong answers."""
+    """`paired_differences` of one tap, from losses [unit] or [unit, part] in the same order; `share`: they count wrong
+    answers.
+    """
     ours, theirs = (Losses(x[None], y[None], share) for x, y in ((loss, reference), (other_loss, other_reference)))
     return paired_differences(ours, theirs, fit_units, seed)[0]
 
@@ -234,8 +240,9 @@ def check_margin(margin: float | None) -> None:
 
 
 def units_needed(gap: Interval, units: int, margin: float) -> int | None:
-    """How many test units would tell a gap of the margin from none, from the width of the interval over `units`: it falls with the root
-    of their number. Never from the gap itself, which would promise much where it is large by chance. None without a width."""
+    """How many test units would tell a gap of the margin from none, from the width of the interval over `units`: it
+    falls with the root of their number. Never from the gap itself, which would promise much where it is large by
+    chance. None without a width."""
     half = (gap.high - gap.low) / 2
     if not (math.isfinite(half) and margin > 0):
         return None

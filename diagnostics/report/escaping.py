@@ -9,8 +9,9 @@ _JOINERS = "\u200c\u200d"
 def printable(text: object) -> str:
     """One line of text that a terminal shows and does not obey, for names that come from files, plugins and users.
 
-    Control characters (C0 with ESC and newline, DEL, C1), marks that change the direction of text, what has no width and
-    what is no character (a byte of a file name that is not UTF-8) become escapes like `\\x1b`; everything else stays.
+    Control characters (C0 with ESC and newline, DEL, C1), marks that change the direction of text, what has no width
+    and what is no character (a byte of a file name that is not UTF-8) become escapes like `\\x1b`; everything else
+    stays.
 
     Examples:
         >>> import diagnostics as dx

@@ -1,4 +1,6 @@
-"""Renders a page as one self-contained HTML file, or as a fragment for notebooks; its words have their meaning on hover."""
+"""Renders a page as one self-contained HTML file, or as a fragment for notebooks; its words have their meaning on
+hover.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,8 @@ PAGE_BYTES = 5 * 10**6
 
 
 def write_page(page: Page, path: Path) -> Path:
-    """Writes the page in full as one HTML file, plotly.js too where it has figures, so that it needs no network; whole or not
-    at all."""
+    """Writes the page in full as one HTML file, plotly.js too where it has figures, so that it needs no network; whole
+    or not at all."""
     import plotly.offline
 
     from diagnostics.report.plots.style import settings
@@ -62,7 +64,9 @@ def _packed(script: str) -> str:
 
 
 def page_tables(page: Page) -> str:
-    """The page's sentences and tables as a fragment of HTML, for notebooks: no figures, nothing to open or to follow."""
+    """The page's sentences and tables as a fragment of HTML, for notebooks: no figures, nothing to open or to
+    follow.
+    """
     return templates().get_template("tables.html.j2").render(page=page)
 
 
@@ -98,7 +102,9 @@ def _text(cell: Cell) -> str:
 
 
 def _numbers(cell: Cell) -> list[str]:
-    """A number and the ends of its interval in full, for whoever reads the table with a program; nothing of other cells."""
+    """A number and the ends of its interval in full, for whoever reads the table with a program; nothing of other
+    cells.
+    """
     if not isinstance(cell, Number) or cell.interval is None:
         return []
     ends = (cell.interval.value, cell.interval.low, cell.interval.high)
@@ -133,7 +139,8 @@ def _signs(legend: Legend | MapLegend) -> list[Sign]:
 
 GLOSSARY: Mapping[str, str] = {
     "output tap": "the tap whose activations the encoder gives its users (its usual output)",
-    "chosen tap": "the tap to use: chosen without test, by the score out of fold on train and val, or on val; the output where no other is better by one standard error",
+    "chosen tap": "the tap to use: chosen without test, by the score out of fold on train and val, or on val; the "
+    "output where no other is better by one standard error",
     "best tap": "the best tap other than the output, chosen without test",
     "hidden gap": "the best tap's score minus the output tap's on test, paired over units",
     "tap": "a named place of the encoder where activations are read",

@@ -1,8 +1,8 @@
 """Names, text and tables laid out for a width: nothing is truncated, and lines break between words only.
 
-A word that is longer than the line, as a path may be, is left to the terminal: what that breaks is copied whole. A space
-that must not break is a no-break space here and a space on the screen: see `whole`. Names have short forms that still
-tell taps apart.
+A word that is longer than the line, as a path may be, is left to the terminal: what that breaks is copied whole. A
+space that must not break is a no-break space here and a space on the screen: see `whole`. Names have short forms that
+still tell taps apart.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def name_lines(name: str, most: int) -> list[str]:
 
 
 def short_names(names: Sequence[str], most: int) -> list[str]:
-    """Names of at most `most` characters each: a longer one keeps its numbers, by which the taps of a stack differ, and of the
-    rest what fits; where two come out alike, as of two stacks, each keeps its beginning and its end instead."""
+    """Names of at most `most` characters each: a longer one keeps its numbers, by which the taps of a stack differ, and
+    of the rest what fits; where two come out alike, as of two stacks, each keeps its beginning and its end instead."""
     short = [_short(name, most) for name in names]
     counts = Counter(short)
     return [
@@ -109,8 +109,8 @@ def show(console: Console, text: str, style: str = "", hanging: int = 0) -> None
 def show_table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
     """Prints rows below the names of their columns; a row of one cell is a heading over the rows below it.
 
-    Where they are too wide for the console, cells are broken between words, or each row becomes a block of lines with the
-    columns' names: whichever takes fewer lines.
+    Where they are too wide for the console, cells are broken between words, or each row becomes a block of lines with
+    the columns' names: whichever takes fewer lines.
     """
     width = max(console.width, LEAST_WIDTH)
     cells = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
@@ -125,7 +125,9 @@ def show_table(console: Console, columns: Sequence[str], rows: Sequence[Sequence
 
 
 def wrapped(text: str, width: int, hanging: int = 0) -> list[str]:
-    """Lines of at most `width` cells, broken at spaces outside intervals and `commands`; only a word that is longer takes more."""
+    """Lines of at most `width` cells, broken at spaces outside intervals and `commands`; only a word that is longer
+    takes more.
+    """
     lines: list[str] = []
     lead = " " * (len(text) - len(text.lstrip(" ")))
     line = None
@@ -171,8 +173,8 @@ def _side_by_side(columns: Sequence[str], rows: Sequence[Sequence[Text]], width:
 
 
 def _shared(by_column: Sequence[Sequence[str]], least: Sequence[int], most: Sequence[int], spare: int) -> list[int]:
-    """Widths of columns from the least to the most that they can use: first the names below the first column's title get
-    what they need, then each spare cell goes to the tallest column."""
+    """Widths of columns from the least to the most that they can use: first the names below the first column's title
+    get what they need, then each spare cell goes to the tallest column."""
     widths = list(least)
     widths[0] = min(least[0] + spare, max([least[0], *map(cell_len, by_column[0][1:])]))
     spare -= widths[0] - least[0]
@@ -214,7 +216,9 @@ def _heading(cell: Text, width: int) -> list[Text]:
 
 
 def _blocks(columns: Sequence[str], rows: Sequence[Sequence[Text]], width: int, rule: str) -> list[Text]:
-    """Each row as a block: its first cell, and below it the others with their columns' names, side by side where they fit."""
+    """Each row as a block: its first cell, and below it the others with their columns' names, side by side where they
+    fit.
+    """
     names = columns[1:]
     lead = 2 + max((len(row[0].plain) - len(row[0].plain.lstrip(" ")) for row in rows if len(row) > 1), default=0)
     pairs = [

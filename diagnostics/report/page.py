@@ -1,7 +1,8 @@
 """A page as data: headings, sentences, tables and figures, which renderers (`html`, `terminal`) lay out.
 
-A page is read in two lengths. A terminal shows it brief, a report in full; what belongs to one of them alone says so (`only`).
-No-break spaces hold together what a line must not break (`numbers.unbroken`); text is plain, and renderers escape it.
+A page is read in two lengths. A terminal shows it brief, a report in full; what belongs to one of them alone says so
+(`only`). No-break spaces hold together what a line must not break (`numbers.unbroken`); text is plain, and renderers
+escape it.
 """
 
 from __future__ import annotations
@@ -245,7 +246,9 @@ class Finding:
 
 @dataclass(frozen=True)
 class Link:
-    """A cell that leads to a file beside the page; `path` is relative to the page's folder, "" where there is no such file."""
+    """A cell that leads to a file beside the page; `path` is relative to the page's folder, "" where there is no such
+    file.
+    """
 
     words: str
     path: str
@@ -271,8 +274,8 @@ Cell = str | Number | Finding | Link
 
 @dataclass(frozen=True)
 class Column:
-    """A column by its heading. `bare`: a brief page shows its numbers without intervals. `prose`: it holds sentences. `choice`:
-    readers of a table that they can sort choose one of its values, of findings one of their verdicts."""
+    """A column by its heading. `bare`: a brief page shows its numbers without intervals. `prose`: it holds sentences.
+    `choice`: readers of a table that they can sort choose one of its values, of findings one of their verdicts."""
 
     name: str
     only: Length | None = None
@@ -296,7 +299,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows below the names of their columns. `grouped`: rows with the same first cell belong together, and it is shown once.
+    """Rows below the names of their columns. `grouped`: rows with the same first cell belong together, and it is shown
+    once.
     `sortable`: readers of a full page sort its rows, search them, and choose among the values of some columns."""
 
     columns: tuple[Column, ...]
@@ -321,8 +325,9 @@ class Details:
 
 @dataclass(frozen=True)
 class Legend:
-    """What the figures of a section have in common: the lines of controls, by name and number of their style; on full pages
-    alone. `band`: whether they have intervals; `chosen`: whether a tap to use is marked; `lines`: whether there are reference lines."""
+    """What the figures of a section have in common: the lines of controls, by name and number of their style; on full
+    pages alone. `band`: whether they have intervals; `chosen`: whether a tap to use is marked; `lines`: whether there
+    are reference lines."""
 
     controls: tuple[tuple[str, int], ...]
     band: bool = True
@@ -448,7 +453,9 @@ _RAW = (
 def tap_table(
     data: xr.Dataset, lines: Mapping[str, np.ndarray], beside: Mapping[str, np.ndarray], facts: str = ""
 ) -> Details:
-    """A result with the taps as rows, its `lines` and the numbers `beside`, what its columns are, and the facts of how it was computed."""
+    """A result with the taps as rows, its `lines` and the numbers `beside`, what its columns are, and the facts of how
+    it was computed.
+    """
     columns = {name: data[name].values for name in ("depth", "score", "low", "high")}
     columns |= {f"line: {name}": values for name, values in lines.items()}
     if "val_score" in data:

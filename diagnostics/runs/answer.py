@@ -58,7 +58,9 @@ def overview(
     recommendations: Sequence[Recommendation],
     more: Sequence[Sentence],
 ) -> Section:
-    """The first section of a report, from probes with the anchors of their sections; `answer` are its sentences, `more` is what has to be known of all."""
+    """The first section of a report, from probes with the anchors of their sections; `answer` are its sentences, `more`
+    is what has to be known of all.
+    """
     anchors = {id(p): anchor for anchor, p in probes}
     rows = [(anchors[id(p)], p) for p in by_verdict([p for _, p in probes])]
     if not rows:
@@ -166,8 +168,8 @@ def _notes(profile: Profile, read: Recommendation) -> list[str]:
 
 
 def _controls(profile: Profile) -> list[str]:
-    """The control that says most of those that the chosen tap is not shown to beat, with its score: no model, or no training, is needed
-    where gains over it that matter are excluded."""
+    """The control that says most of those that the chosen tap is not shown to beat, with its score: no model, or no
+    training, is needed where gains over it that matter are excluded."""
     if profile.rival is None:
         return []
     name, score = profile.rival
@@ -192,7 +194,8 @@ def answer(profiles: Sequence[Profile]) -> list[str]:
     alone = [p for p in alone if not math.isnan(p.output.value)]
     sentences = (
         _shown(groups[Verdict.SHOWN], profiles), *_matched(read),
-        _named("Cannot tell for {}.", readable, lambda p: f"{p.target} (gaps up to {p.gap_bound_text} are possible{_needed(p)})"),
+        _named("Cannot tell for {}.", readable, lambda p: f"{p.target} (gaps up to {p.gap_bound_text} are "
+            f"possible{_needed(p)})"),
         _named("The output is as good as any layer for {}.", groups[Verdict.EXCLUDED], lambda p: f"{p.target} (gaps above {p.gap_bound_text} are excluded)"),
         *(_few([p for p in few if p.few == words]) for words in dict.fromkeys(p.few for p in few)),
         _named("Cannot tell whether the layer chosen reads {}.", unread, _scores_left),
@@ -218,7 +221,9 @@ def _shown(profiles: Sequence[Profile], every: Sequence[Profile]) -> str:
 
 
 def _matched(profiles: Sequence[Profile]) -> list[str]:
-    """Targets for which no score shows that the encoder is needed: a control that lacks it, or its training, is not beaten."""
+    """Targets for which no score shows that the encoder is needed: a control that lacks it, or its training, is not
+    beaten.
+    """
     sentences: list[str] = []
     for what, without, needed in (("model", "a model", "an encoder"), ("training", "training", "the training")):
         rest = f"read no worse without {without}: no score there shows that {needed} is needed."
@@ -295,7 +300,9 @@ def legend(profiles: Sequence[Profile]) -> str:
 
 
 def example_target(profiles: Sequence[Profile]) -> str | None:
-    """The target that an example of reading features names: the first with a tap to use, of those that some tap reads if there are."""
+    """The target that an example of reading features names: the first with a tap to use, of those that some tap reads
+    if there are.
+    """
     targets = [profile for profile in first_probes(profiles).values() if profile.chosen_tap]
     return next((p.target for p in sorted(targets, key=lambda p: p.readability == "at chance")), None)
 
@@ -303,7 +310,8 @@ def example_target(profiles: Sequence[Profile]) -> str | None:
 def write_card(run: RunData, path: Path) -> Path:
     """Writes the card: Markdown that begins with the metadata, and beside it the picture, an SVG of the same name.
 
-    Raises DiagnosticsError where the name does not end in `.md`, and where no probe read a target: there is no layer to name then.
+    Raises DiagnosticsError where the name does not end in `.md`, and where no probe read a target: there is no layer to
+    name then.
     """
     if path.suffix != ".md":
         raise DiagnosticsError(f"A card is Markdown: give it a name that ends in .md, not {path.name}.")
@@ -312,7 +320,8 @@ def write_card(run: RunData, path: Path) -> Path:
 
     picture = path.with_suffix(".svg")
     described = {
-        picture.name: f"Scores of {run.encoder_name} on {run.dataset} by layer, each row relative to its best; stars mark the layers to use"
+        picture.name: f"Scores of {run.encoder_name} on {run.dataset} by layer, each row relative to its best; stars "
+        f"mark the layers to use"
     }
     text = f"---\n{model_index(run)}---\n\n{page_markdown(card_page(run), described)}"
     write_whole(picture, svg(draw(card_picture(run))))
@@ -320,7 +329,9 @@ def write_card(run: RunData, path: Path) -> Path:
 
 
 def card_page(run: RunData) -> Page:
-    """The card as a page: the finding, the picture of all targets, a row for each target, and what the numbers rest on."""
+    """The card as a page: the finding, the picture of all targets, a row for each target, and what the numbers rest
+    on.
+    """
     read = _read(run)
     rows = [
         Row(
@@ -347,8 +358,9 @@ def card_page(run: RunData) -> Page:
         title="Which layer to use",
         lead=filled(
             Sentence(
-                f"Every layer of {run.encoder_name} was read on {run.dataset}: {n['train'] + n['val']} samples to fit probes and to choose "
-                f"with, {n['test']} to score{f', of {units} independent units' if units != n['test'] else ''}."
+                f"Every layer of {run.encoder_name} was read on {run.dataset}: {n['train'] + n['val']} samples to fit "
+                f"probes and to choose with, {n['test']} to "
+                f"score{f', of {units} independent units' if units != n['test'] else ''}."
             ),
             *(Sentence(each, "strong" if not i else "plain") for i, each in enumerate(answer(run.profiles()))),
             Sentence(run.untrained, "caution"),
@@ -362,7 +374,8 @@ def card_page(run: RunData) -> Page:
                     card_picture(run),
                     Table(columns, tuple(rows)),
                     Sentence(
-                        f"{legend([p for p, _ in read])} The hidden gap is the score of the best other layer minus the output's."
+                        f"{legend([p for p, _ in read])} The hidden gap is the score of the best other layer minus the "
+                        f"output's."
                     ),
                 ),
             ),
@@ -430,7 +443,9 @@ def _provenance(run: RunData) -> list[tuple[str, str]]:
 
 
 def _quoted(text: str) -> str:
-    """A text as a scalar of YAML, in which JSON's are all valid; without what HTML would read as a tag, since pages show the card."""
+    """A text as a scalar of YAML, in which JSON's are all valid; without what HTML would read as a tag, since pages
+    show the card.
+    """
     return json.dumps(printable(text), ensure_ascii=False).translate(
         {ord(mark): f"\\u{ord(mark):04x}" for mark in "<>&"}
     )
@@ -440,7 +455,8 @@ def _value(score: Interval) -> str:
     return f"{score.value:.4f}" if math.isfinite(score.value) else ".nan"
 
 
-# What Markdown takes for markup within a line (a dollar begins a formula for some readers), and what begins a list or a heading.
+# What Markdown takes for markup within a line (a dollar begins a formula for some readers), and what begins a list or a
+# heading.
 _MARKUP = re.compile(r"[\\`*_\[\]|~$]")
 _OPENING = re.compile(r"^(?=[-+#=])|^\d+(?=[.)] )")
 _TONES = {"strong": "**", "verdict": "**", "caution": "*", "small": "*"}
@@ -449,7 +465,8 @@ _TONES = {"strong": "**", "verdict": "**", "caution": "*", "small": "*"}
 def page_markdown(page: Page, pictures: dict[str, str], level: int = 2) -> str:
     """The page as Markdown whose title is a heading of this level.
 
-    Each figure becomes `![title](NAME)`, with NAME the next of `pictures` (name -> description), in the order of the page.
+    Each figure becomes `![title](NAME)`, with NAME the next of `pictures` (name -> description), in the order of the
+    page.
     """
     names = iter(pictures.items())
     parts = [f"{'#' * level} {plain(page.title)}", *(part for block in page.lead for part in _block(block, names))]

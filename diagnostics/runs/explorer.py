@@ -40,8 +40,9 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class Readout:
-    """What a probe of a run read of a target. `data` is the dataset's name and fingerprint; `first`: whether it is the first probe
-    of its target, by which a layer is recommended; `test_units`: the independent units (groups) on which its score rests."""
+    """What a probe of a run read of a target. `data` is the dataset's name and fingerprint; `first`: whether it is the
+    first probe of its target, by which a layer is recommended; `test_units`: the independent units (groups) on which
+    its score rests."""
 
     run: Path
     encoder: str
@@ -100,16 +101,18 @@ def explorer_page(found: Sequence[Readout], left_out: Mapping[str, str], folder:
     counts = [f"{verdicts.count(verdict)} {verdict}" for verdict in Verdict if verdict in verdicts]
     reports = _reports(found, folder)
     return Page(
-        title=f"{_count(runs, 'run')} of {_count({each.encoder for each in found}, 'encoder')} on {_count(data, 'dataset')}",
+        title=f"{_count(runs, 'run')} of {_count({each.encoder for each in found}, 'encoder')} on "
+        f"{_count(data, 'dataset')}",
         lead=(
             Sentence(
                 f"Hidden gaps of the {len(verdicts)} targets that the runs read: {enumerated(counts)}.", "verdict"
             ),
             Sentence(
-                f"{MARKS}. Each run chose its layer without test and reads every score on test; {INTERVALS}. The hidden gap is the best other "
-                "layer's score minus the output tap's on the same samples. Nothing is corrected for the number of rows: the largest of "
-                "many gaps is larger than it would be alone. Scores of different targets or samples are not comparable. "
-                "The name of an encoder links to the report of its run, where there is one."
+                f"{MARKS}. Each run chose its layer without test and reads every score on test; {INTERVALS}. The "
+                f"hidden gap is the best other layer's score minus the output tap's on the same samples. Nothing is "
+                f"corrected for the number of rows: the largest of many gaps is larger than it would be alone. Scores "
+                f"of different targets or samples are not comparable. The name of an encoder links to the report of "
+                f"its run, where there is one."
             ),
         ),
         sections=filled(
@@ -142,8 +145,8 @@ def explore(runs: Sequence[Path], left_out: Mapping[str, str], path: Path) -> Pa
     found = [each for of_run in read.values() for each in of_run]
     if not found:
         raise DiagnosticsError(
-            f"No probe read a target in {enumerated(nothing)}, so there is nothing to show: run on data with targets, and with a "
-            "probe among the measures."
+            f"No probe read a target in {enumerated(nothing)}, so there is nothing to show: run on data with targets, "
+            f"and with a probe among the measures."
         )
     return write_page(explorer_page(found, {**left_out, **nothing}, path.parent), path)
 
@@ -236,7 +239,9 @@ def _brief(each: Readout | None) -> Cell:
 
 
 def _reports(found: Sequence[Readout], folder: Path) -> dict[Path, Link]:
-    """For each run its encoder, as a link to its report; where an encoder has several runs on the same data, with the run's folder."""
+    """For each run its encoder, as a link to its report; where an encoder has several runs on the same data, with the
+    run's folder.
+    """
     encoders = {each.run: (each.encoder, each.data) for each in found}
     alike = Counter(encoders.values())
     links: dict[Path, Link] = {}

@@ -49,22 +49,27 @@ def measure(
 ) -> xr.Dataset:
     """Measures a model at every tap, in memory: nothing is written, and the model stays as it was.
 
-    The numbers are those of `run` on the same samples, without controls. It runs where the model is; a torch module keeps
-    its modes, `requires_grad`, gradients, buffers, hooks, device and random state.
+    The numbers are those of `run` on the same samples, without controls. It runs where the model is; a torch module
+    keeps its modes, `requires_grad`, gradients, buffers, hooks, device and random state.
 
     Parameters
     ----------
     encoder, dataset: a bare torch module, and arrays (X, y), too (see `encoder_of`, `dataset`).
-    taps, measures: names or a suite, as in `run`. Measures that compare taps, or need attention or gradients, need a run.
-    samples: of the dataset are read at most: a random subset in which splits keep their shares and train shows every class.
+    taps, measures: names or a suite, as in `run`. Measures that compare taps, or need attention or gradients, need a
+    run.
+    samples: of the dataset are read at most: a random subset in which splits keep their shares and train shows every
+    class.
     seed: of that subset and of the bootstrap.
-    mean, std, size: of a bare module, see `encoder_of`: how the pixels of its images become numbers, and to what size they are brought.
+    mean, std, size: of a bare module, see `encoder_of`: how the pixels of its images become numbers, and to what size
+    they are brought.
 
     Returns
     -------
-    xarray.Dataset: `score`, `low` and `high` over (tap, measure), measures named `measure/target`; with `depth` of each tap, and
-        `score_name`, `functional`, `pooling`, `centring`, `n` and `chosen_tap` (chosen without test; "" where none is) of each measure.
-        Its attributes say encoder, dataset, output tap, samples and seed, and `left_out` why measures are missing.
+    xarray.Dataset: `score`, `low` and `high` over (tap, measure), measures named `measure/target`; with `depth` of each
+    tap, and
+        `score_name`, `functional`, `pooling`, `centring`, `n` and `chosen_tap` (chosen without test; "" where none is)
+        of each measure. Its attributes say encoder, dataset, output tap, samples and seed, and `left_out` why measures
+        are missing.
 
     Raises
     ------
@@ -96,8 +101,8 @@ def measure(
 class InMemoryRequest:
     """The checked arguments of `measure`, which can be measured again when the weights have changed.
 
-    `dataset` is the subset that is read, and `left_out` says why measures of a suite cannot be done here. Raises DiagnosticsError
-    for what cannot be.
+    `dataset` is the subset that is read, and `left_out` says why measures of a suite cannot be done here. Raises
+    DiagnosticsError for what cannot be.
     """
 
     def __init__(
@@ -159,8 +164,8 @@ class InMemoryRequest:
         if not measured.results:
             reasons = dict.fromkeys(f"{name}: {why}" for name, why in left_out.items())
             raise DiagnosticsError(
-                f"Nothing can be measured for {self.encoder.name} on {len(self.dataset)} samples of {self.dataset.name}: "
-                f"{'; '.join(reasons)}"
+                f"Nothing can be measured for {self.encoder.name} on {len(self.dataset)} samples of "
+                f"{self.dataset.name}: {'; '.join(reasons)}"
             )
         return _table(measured.results, self.taps).assign_attrs(
             encoder=self.encoder.name,
@@ -225,16 +230,18 @@ class LayerProfiles:
             ...
             watch.step(n)
 
-    A measurement that fails (activations that are not finite, as where training diverges) is a warning and never ends the
-    training. `for_transformers` and `for_lightning` make it a callback of these trainers.
+    A measurement that fails (activations that are not finite, as where training diverges) is a warning and never ends
+    the training. `for_transformers` and `for_lightning` make it a callback of these trainers.
 
     Parameters
     ----------
-    module: the module that trains, or an encoder of it (see `encoder_of`). Not what `torch.compile` made of it: its parts
+    module: the module that trains, or an encoder of it (see `encoder_of`). Not what `torch.compile` made of it: its
+    parts
         cannot be read, and it shares its weights with the module.
     dataset, taps, measures, samples, seed, mean, std, size: as in `measure`; the same samples at every step.
     every: steps from one measurement to the next.
-    log: takes scalars named `measure/target/tap`: an object with `add_scalar(name, value, step)`, or a function of a dict, in
+    log: takes scalars named `measure/target/tap`: an object with `add_scalar(name, value, step)`, or a function of a
+    dict, in
         which the step stands as `step`.
 
     Raises DiagnosticsError for what cannot be measured, before the training.
@@ -313,9 +320,11 @@ class LayerProfiles:
 
     @property
     def profiles(self) -> xr.Dataset:
-        """All measurements as of `measure`: `score`, `low`, `high` over (step, tap, measure), `chosen_tap` over (step, measure).
+        """All measurements as of `measure`: `score`, `low`, `high` over (step, tap, measure), `chosen_tap` over (step,
+        measure).
 
-        NaN, and "", where a measure had no value at a step. The attribute `failed` says which steps could not be measured.
+        NaN, and "", where a measure had no value at a step. The attribute `failed` says which steps could not be
+        measured.
 
         Raises DiagnosticsError before the first measurement.
         """

@@ -58,8 +58,8 @@ def from_arrays(given: Given, modality: Modality | None = None) -> Dataset:
     named = [None] * n if given.splits is None else _entries(given.splits, "splits", n)[0].tolist()
     if given.splits is None and len(set(groups)) < FEWEST:
         raise DiagnosticsError(
-            f"X has {n} samples of {len(set(groups))} groups, of which train, val and test cannot be drawn: the first axis of X is "
-            f"its samples, give {FEWEST} groups or more."
+            f"X has {n} samples of {len(set(groups))} groups, of which train, val and test cannot be drawn: the first "
+            f"axis of X is its samples, give {FEWEST} groups or more."
         )
     split, how, exchangeable = complete_splits(named, groups, 0, "X")
     about = f"{n} {kind} samples given in Python, {how}"
@@ -87,7 +87,8 @@ def _unpacked(given: Given) -> Given:
         return _unpacked(replace(given, samples=datasets.concatenate_datasets(list(X.values())), splits=splits))
     if isinstance(X, Mapping) or not (hasattr(X, "__len__") and hasattr(X, "__getitem__")):
         raise DiagnosticsError(
-            f"X is a {type(X).__name__}, whose samples have no numbers: give an array, a table, or a dataset with a length (of a "
+            f"X is a {type(X).__name__}, whose samples have no numbers: give an array, a table, or a dataset with a "
+            f"length (of a "
             "DataLoader, loader.dataset), and several targets as y={'a': ..., 'b': ...}."
         )
     if isinstance(X, TorchDataset):
@@ -107,8 +108,8 @@ def _unpacked(given: Given) -> Given:
     steps = pictures if len(pictures) == 1 else steps
     if odd := [name for name, step in steps.items() if len(steps) > 1 and np.asarray(step[0]).dtype.kind not in "fiub"]:
         raise DiagnosticsError(
-            f"Column {odd[0]} of X holds no numbers, which the {len(rest) - 1} other columns may be, the steps of a series: name what is no "
-            "sample as y=, groups= or splits=, or drop it."
+            f"Column {odd[0]} of X holds no numbers, which the {len(rest) - 1} other columns may be, the steps of a "
+            f"series: name what is no sample as y=, groups= or splits=, or drop it."
         )
     named = isinstance(index, pd.Index) and not isinstance(index, pd.RangeIndex) and index.is_unique
     return replace(
@@ -135,7 +136,9 @@ def _hub_column(X: Any, name: str) -> Any:
 
 
 def _by_name(given: Given, columns: Mapping[str, Callable[[], Any]]) -> tuple[Given, list[str]]:
-    """With the columns that y (one, or a list of some), groups and splits name in their place, and the names of the others."""
+    """With the columns that y (one, or a list of some), groups and splits name in their place, and the names of the
+    others.
+    """
     named = {key: name for key in ("y", "groups", "splits") if isinstance(name := getattr(given, key), str)}
     for name in named.values():
         if name not in columns:
@@ -153,7 +156,9 @@ def _by_name(given: Given, columns: Mapping[str, Callable[[], Any]]) -> tuple[Gi
 
 
 def _of_torch(given: Given) -> Given:
-    """A torch dataset of samples, or of pairs (sample, label); labels are those it lists, else each item is read once for its own."""
+    """A torch dataset of samples, or of pairs (sample, label); labels are those it lists, else each item is read once
+    for its own.
+    """
     X = given.samples
     n, first = len(X), X[0]
     pairs = isinstance(first, tuple | list)
@@ -194,8 +199,9 @@ def _samples(given: Any, modality: Modality | None) -> tuple[Any, Modality, bool
     for i, row in enumerate(rows if isinstance(rows, list) else [first]):
         if row.ndim not in ranks or row.dtype.kind not in ("UT" if kind == "text" else "biuf"):
             raise DiagnosticsError(
-                f"Sample {i} of X is {row.dtype} of shape {list(row.shape)}, and {kind} samples are {' or '.join(AXES[kind]) or 'strings'}: "
-                "give such samples along the first axis of X, or another modality=."
+                f"Sample {i} of X is {row.dtype} of shape {list(row.shape)}, and {kind} samples are "
+                f"{' or '.join(AXES[kind]) or 'strings'}: give such samples along the first axis of X, or another "
+                f"modality=."
             )
     if kind in ("image", "video"):
         return LazySamples(len(rows), partial(_pixels, rows, first)), kind, False
@@ -213,7 +219,8 @@ def _pixels(rows: Any, first: np.ndarray, i: int) -> np.ndarray:
         return sample
     if sample.min() < 0 or sample.max() > 255:
         raise DiagnosticsError(
-            f"Sample {i} of X holds {sample.min()} to {sample.max()}, and sample 0 bytes, 0 to 255: give all as numpy.uint8, or all as fractions."
+            f"Sample {i} of X holds {sample.min()} to {sample.max()}, and sample 0 bytes, 0 to 255: give all as "
+            f"numpy.uint8, or all as fractions."
         )
     return sample.astype(np.uint8)
 
@@ -224,7 +231,8 @@ def _entries(entries: Any, name: str, n: int) -> tuple[np.ndarray, np.ndarray]:
     array = array[:, 0] if array.shape[1:] == (1,) else array
     if array.shape != (n,):
         raise DiagnosticsError(
-            f"X has {n} samples, and {name} has shape {list(array.shape)}: give one entry for each sample, several targets by name, "
+            f"X has {n} samples, and {name} has shape {list(array.shape)}: give one entry for each sample, several "
+            f"targets by name, "
             "y={'a': ..., 'b': ...}, and maps or rows of numbers as diagnostics.Target."
         )
     missing = np.asarray(pd.isna(array))
@@ -244,8 +252,8 @@ def _targets(y: Any, n: int) -> dict[str, Target]:
 
 
 def _target(entries: Any, name: str, n: int) -> Target:
-    """Strings, categories, true and false, and whole numbers that count classes as a `label`; fractions as a `value`; what
-    is missing is unknown, as in tables."""
+    """Strings, categories, true and false, and whole numbers that count classes as a `label`; fractions as a `value`;
+    what is missing is unknown, as in tables."""
     if isinstance(entries, Target):
         return entries
     array, missing = _entries(entries, name, n)
@@ -276,15 +284,18 @@ def _fractions(known: np.ndarray, floats: bool, gaps: int, name: str) -> bool:
     counted = counted or (count <= CLASSES and distinct[0] >= 0) or (count == 2 and distinct[0] == -1)
     if floats or not (counted and repeated):
         raise DiagnosticsError(
-            f"{name} holds {count} different whole numbers{' as floats' * floats}{f' and nothing for {gaps} samples' * bool(gaps)}, which may "
-            f"be classes or a quantity: give {name}.astype(int).astype(str) of classes, without samples of none, or "
+            f"{name} holds {count} different whole "
+            f"numbers{' as floats' * floats}{f' and nothing for {gaps} samples' * bool(gaps)}, which may be classes or "
+            f"a quantity: give {name}.astype(int).astype(str) of classes, without samples of none, or "
             f"diagnostics.Target('value', {name}) of a quantity."
         )
     return False
 
 
 Data: TypeAlias = Sized | TorchDataset[Any]
-"""What is taken for a dataset: a name, a `Dataset`, or what `dataset` takes; (X, y), (X, y, groups) or (X, y, groups, splits) too."""
+"""What is taken for a dataset: a name, a `Dataset`, or what `dataset` takes; (X, y), (X, y, groups) or (X, y, groups,
+splits) too.
+"""
 
 
 def encoder(name: str, *, trust_code: bool = False) -> Encoder:
@@ -301,24 +312,31 @@ def encoder(name: str, *, trust_code: bool = False) -> Encoder:
 def dataset(
     X: Data, y: Any = None, groups: Any = None, splits: Any = None, modality: Modality | None = None
 ) -> Dataset:
-    """The dataset of a name, or of arrays, a table, or a dataset of torch or Hugging Face; what is not said is inferred.
+    """The dataset of a name, or of arrays, a table, or a dataset of torch or Hugging Face; what is not said is
+    inferred.
 
-    `run`, `measure` and `LayerProfiles` take `(X, y)`, `(X, y, groups)` and the rest as they are, and then know the modality from
-    the encoder.
+    `run`, `measure` and `LayerProfiles` take `(X, y)`, `(X, y, groups)` and the rest as they are, and then know the
+    modality from the encoder.
 
     Parameters
     ----------
-    X: a name; or samples along the first axis: an array or a tensor, a list of arrays (series of unequal length are `padded`), of
-        images of Pillow or of strings; a table (pandas), a sample a row, whose columns are the steps of a series, or one column of
-        texts; a torch dataset of samples or of pairs (sample, label); a Hugging Face dataset or `DatasetDict`.
-    y: the target, one entry for each sample: strings, booleans and whole numbers that count classes are a `label`, fractions a
-        `value` (NaN where it is not known). A mapping or a table of several, by name; a `Target` where that is not enough. Of a
-        table or a Hugging Face dataset also the name of a column, or a list of names.
-    groups: what each sample shares with others (machine, subject, video), or the column's name; by default each is its own, and
+    X: a name; or samples along the first axis: an array or a tensor, a list of arrays (series of unequal length are
+    `padded`), of
+        images of Pillow or of strings; a table (pandas), a sample a row, whose columns are the steps of a series, or
+        one column of texts; a torch dataset of samples or of pairs (sample, label); a Hugging Face dataset or
+        `DatasetDict`.
+    y: the target, one entry for each sample: strings, booleans and whole numbers that count classes are a `label`,
+    fractions a
+        `value` (NaN where it is not known). A mapping or a table of several, by name; a `Target` where that is not
+        enough. Of a table or a Hugging Face dataset also the name of a column, or a list of names.
+    groups: what each sample shares with others (machine, subject, video), or the column's name; by default each is its
+    own, and
         equal texts are one.
-    splits: `train`, `val` or `test` of each, or the column's name. Without val it is carved out of train; without any all three are
+    splits: `train`, `val` or `test` of each, or the column's name. Without val it is carved out of train; without any
+    all three are
         drawn over groups, and the dataset is `exchangeable`. For other draws give `split_groups(groups, seed)`.
-    modality: where the values do not tell: bytes are images [y, x] or [y, x, channel], or videos [t, y, x, channel], other numbers
+    modality: where the values do not tell: bytes are images [y, x] or [y, x, channel], or videos [t, y, x, channel],
+    other numbers
         series [time] or [time, variate]. Channels of colour that come first are moved behind.
 
     Raises
@@ -355,22 +373,28 @@ def encoder_of(
 ) -> TorchEncoder:
     """A bare torch module as the encoder of a dataset's samples, with discovered taps.
 
-    `run`, `measure`, `LayerProfiles` and `TapFeatures` take the module itself, with the same `size`, `mean` and `std`. It remains
-    the caller's, as with any `TorchEncoder`.
+    `run`, `measure`, `LayerProfiles` and `TapFeatures` take the module itself, with the same `size`, `mean` and `std`.
+    It remains the caller's, as with any `TorchEncoder`.
 
     Parameters
     ----------
-    module: takes a batch [sample, channel, y, x] of images, or of series [sample, time], [sample, 1, time], [sample, time, 1],
-        [sample, time, variate] or [sample, variate, time]: the first of these on which it runs. In the precision of its weights.
+    module: takes a batch [sample, channel, y, x] of images, or of series [sample, time], [sample, 1, time], [sample,
+    time, 1],
+        [sample, time, variate] or [sample, variate, time]: the first of these on which it runs. In the precision of its
+        weights.
     dataset: whose first sample says what it takes, images or series: a name, or what `diagnostics.dataset` takes.
-    size: side in pixels of the square to which images are brought: their middle, as wide as it is high, resized with antialiasing.
-        Dense targets are cut the same way. By default images stay as they are, and `transform` takes no others than of that size.
-    mean, std: of each channel, or one for all. Images of bytes go in as (pixel / 255 - mean) / std, which has to be given;
+    size: side in pixels of the square to which images are brought: their middle, as wide as it is high, resized with
+    antialiasing.
+        Dense targets are cut the same way. By default images stay as they are, and `transform` takes no others than of
+        that size.
+    mean, std: of each channel, or one for all. Images of bytes go in as (pixel / 255 - mean) / std, which has to be
+    given;
         other numbers as they are, or as (value - mean) / std.
 
     Raises
     ------
-    DiagnosticsError: where the bytes of images have no mean and std, the module does not run, its taps cannot be discovered, or
+    DiagnosticsError: where the bytes of images have no mean and std, the module does not run, its taps cannot be
+    discovered, or
         samples of a batch change one another's activations.
 
     Examples:

@@ -89,44 +89,58 @@ def run(
 ) -> Run:
     """Extracts the activations of an encoder on a dataset, measures them at every tap, and writes the report.
 
-    A run's folder keeps what earlier calls measured: results of the measures and controls of this call are replaced, the
-    rest stays.
+    A run's folder keeps what earlier calls measured: results of the measures and controls of this call are replaced,
+    the rest stays.
 
     Parameters
     ----------
-    encoder, dataset: a name as on the command line (`fracast`, `timm:...`, `file.py:build`), or the object itself; a bare torch
+    encoder, dataset: a name as on the command line (`fracast`, `timm:...`, `file.py:build`), or the object itself; a
+    bare torch
         module too, which stays as it is (see `encoder_of`), and arrays, (X, y) or (X, y, groups) (see `dataset`).
     out: folder of the run; `runs/<encoder>-<dataset>` by default. An interrupted run goes on from there.
     taps: names of the taps; all by default. The output tap is always among them.
-    measures: names (a list, or one text with commas) or measures themselves; `standard` (the default; see docs/explanation/measures.md) or `all`; those whose needs are met are done.
+    measures: names (a list, or one text with commas) or measures themselves; `standard` (the default; see
+    docs/explanation/measures.md) or `all`; those whose needs are met are done.
     controls: whether control encoders (baselines) are measured beside it.
     control_draws: how often fresh and permuted weights are drawn; an encoder beats them where it beats every draw.
-    control_measures: what is measured of controls with other weights: `probes`, or `all`, measures without a target too.
-    redraws: how often the split is drawn again at random and the probes of pooled activations are fitted again, which shows how
+    control_measures: what is measured of controls with other weights: `probes`, or `all`, measures without a target
+    too.
+    redraws: how often the split is drawn again at random and the probes of pooled activations are fitted again, which
+    shows how
         much the answer depends on the draw; the pass over the data is not repeated. Refused where the splits are given.
     redraw_controls: whether that is done for all controls and not for `raw_input` alone.
     device: `cuda` when there is one, else `cpu`. Device, batch size and workers never decide what is stored.
     batch_size: samples per forward pass; 16 by default, 128 on a GPU.
     workers: processes that load and preprocess samples; with 0 this one does.
-    token_budget: room for the tokens of each encoder, with a unit, like "256MB" or "2GB", or 0; pooled activations are stored
-        for all samples. By default none where no measure reads them, else those of 64 samples where 2 GB hold them, and never of
-        fewer than 8; where a probe reads them (of a dense target), of what 256 MB hold if that is more.
-    pooling: how tokens are pooled, `mean`, `last`, `prefix`, side by side; all that the encoder has by default. Runs can be
+    token_budget: room for the tokens of each encoder, with a unit, like "256MB" or "2GB", or 0; pooled activations are
+    stored
+        for all samples. By default none where no measure reads them, else those of 64 samples where 2 GB hold them, and
+        never of fewer than 8; where a probe reads them (of a dense target), of what 256 MB hold if that is more.
+    pooling: how tokens are pooled, `mean`, `last`, `prefix`, side by side; all that the encoder has by default. Runs
+    can be
         compared when they pool alike.
-    choose_on: `val`, or `fit`: train and val, out of fold; where the losses that choose layers and penalties are taken. By default
-        `fit` where the dataset says that train and val are random parts of one pool (`Dataset.exchangeable`), else `val`.
-    margin: the smallest hidden gap that matters, in units of the score: a gap that excludes it is said to be excluded. By default
+    choose_on: `val`, or `fit`: train and val, out of fold; where the losses that choose layers and penalties are taken.
+    By default
+        `fit` where the dataset says that train and val are random parts of one pool (`Dataset.exchangeable`), else
+        `val`.
+    margin: the smallest hidden gap that matters, in units of the score: a gap that excludes it is said to be excluded.
+    By default
         .05 of what lies between chance and the best score.
     precision: of the stored tokens.
-    compute: what the forward pass computes in: `float32`, `tf32` (of a CUDA GPU) or `bf16` (autocast). It decides what is stored.
-    attention: the kernel of torch's `scaled_dot_product_attention`: `auto`, or `flash`, `cudnn`, `efficient` or `math` and no other.
+    compute: what the forward pass computes in: `float32`, `tf32` (of a CUDA GPU) or `bf16` (autocast). It decides what
+    is stored.
+    attention: the kernel of torch's `scaled_dot_product_attention`: `auto`, or `flash`, `cudnn`, `efficient` or `math`
+    and no other.
     seed: of the controls and of the bootstrap; the splits are the dataset's.
     report: whether the report is written.
-    fresh: whether the folder's results are replaced, and its activations where they are not those asked for now: the new run is made
+    fresh: whether the folder's results are replaced, and its activations where they are not those asked for now: the
+    new run is made
         beside it and takes its place at the end.
     trust_code: whether a Python file that a saved encoder names is run to build it.
-    mean, std, size: of a bare module, see `encoder_of`: how the pixels of its images become numbers, and to what size they are brought.
-    watch: is given the cost and the progress. By default bars are shown in a terminal and in a notebook, and a line every ten
+    mean, std, size: of a bare module, see `encoder_of`: how the pixels of its images become numbers, and to what size
+    they are brought.
+    watch: is given the cost and the progress. By default bars are shown in a terminal and in a notebook, and a line
+    every ten
         seconds where stderr is a file or a pipe; `diagnostics.silent` shows nothing.
 
     Raises
@@ -251,7 +265,9 @@ class _Job:
         return store
 
     def _state_skipped(self, main: Measured, targets: Mapping[str, StoredTarget]) -> None:
-        """Adds the reasons for what was not tried: measures over tokens of ragged samples, and targets without a probe."""
+        """Adds the reasons for what was not tried: measures over tokens of ragged samples, and targets without a
+        probe.
+        """
         unequal = f"{self.setup.dataset.name} holds samples of unequal length, whose tokens have no common places"
         main.skipped.update({measure.name: unequal for measure in self.by_place})
         for measure in self.measures:
@@ -276,7 +292,8 @@ class _Job:
     def _measure_control(self, name: str, store: Store, targets: Mapping[str, StoredTarget]) -> Measured | None:
         """The results of a control encoder, None where no measure applies to it.
 
-        Raises _NoControlError, with the reason, where it cannot be made or extracted, StorageError where the disk fails.
+        Raises _NoControlError, with the reason, where it cannot be made or extracted, StorageError where the disk
+        fails.
         """
         request, setup, has_weights = self.request, self.setup, control.control_of(name) in control.WEIGHTS
         measures = self._measures_of(name)
@@ -404,7 +421,9 @@ class _Job:
         return store
 
     def _explain_attention(self, encoder: Encoder, taps: Sequence[Tap]) -> None:
-        """Raises where the kernel that was asked for cannot compute the encoder's attention; logs which one `auto` comes to."""
+        """Raises where the kernel that was asked for cannot compute the encoder's attention; logs which one `auto`
+        comes to.
+        """
         kernel = self.request.attention
         if kernel == "auto" and not LOG.isEnabledFor(logging.INFO):
             return
@@ -490,15 +509,16 @@ def _refuse_other_seed(folder: Folder, seed: int) -> None:
     seeds = {call.seed for call in calls} or {Provenance.read(store).seed}
     if seeds != {seed}:
         raise StorageError(
-            f"{folder.path} holds results and controls of seed {min(seeds)}, not {seed}: choose another --out, that seed, or --fresh, "
-            "which drops them."
+            f"{folder.path} holds results and controls of seed {min(seeds)}, not {seed}: choose another --out, that "
+            f"seed, or --fresh, which drops them."
         )
 
 
 def measure_nonlinear(
     main: Measured, activations: Activations, targets: Mapping[str, StoredTarget], seed: int, what: str, watch: Watch
 ) -> None:
-    """Adds `kernel_probe` at the output and at the linear probe's best tap, for each target that it read at another tap too.
+    """Adds `kernel_probe` at the output and at the linear probe's best tap, for each target that it read at another tap
+    too.
 
     Where it is asked for at all taps it stays. From too few training samples it is left out once, not for each target.
     """

@@ -87,9 +87,9 @@ def parts_table(profile: Profile) -> Details | None:
 
 
 ABOUT_DASH = (
-    "the control does not apply to this row, or has no value there. Controls without a model give one vector per sample (for an "
-    "image also one per cell), so a measure of tokens over time, or of other tokens, has no input from them. A control that could "
-    "not be built is listed under what is left out"
+    "the control does not apply to this row, or has no value there. Controls without a model give one vector per "
+    "sample (for an image also one per cell), so a measure of tokens over time, or of other tokens, has no input from "
+    "them. A control that could not be built is listed under what is left out"
 )
 
 
@@ -160,9 +160,9 @@ def _lead(run: RunData) -> list[Sentence]:
 def _how_read(run: RunData) -> Sentence:
     n, groups = run.n, run.record.dataset.groups
     return Sentence(
-        f"{sum(n.values())} samples ({n['train']} train, {n['val']} val, {n['test']} test) in {groups} independent groups. "
-        f"{legend(run.profiles())} Where units are too few there is no interval. The hidden gap is paired: the best tap other than "
-        "the output minus the output, on the same samples.",
+        f"{sum(n.values())} samples ({n['train']} train, {n['val']} val, {n['test']} test) in {groups} independent "
+        f"groups. {legend(run.profiles())} Where units are too few there is no interval. The hidden gap is paired: the best "
+        f"tap other than the output minus the output, on the same samples.",
         only="full",
     )
 
@@ -233,7 +233,9 @@ def _reached(p: Profile, name: str, spec: str = ".3f") -> Number:
 
 
 def control_heading(name: str, profiles: Sequence[Profile], chosen: bool = True) -> str:
-    """A control over its column: of how many draws, if it is one of weights, and whether the best was `chosen` of them."""
+    """A control over its column: of how many draws, if it is one of weights, and whether the best was `chosen` of
+    them.
+    """
     label = in_words(name)
     if name not in control.WEIGHTS:
         return label
@@ -250,8 +252,9 @@ def _about_controls(names: Sequence[str], own: dict[str, str], profiles: Sequenc
     draws = max((len(p.drawn(name)) for p in profiles for name in control.WEIGHTS), default=0)
     if draws:
         about = (
-            f"{draws} draws: the value is from the draw whose chosen tap scores highest by what chooses, with the lowest and the highest "
-            "value of all draws in parentheses. A score beats the control only if it beats every draw"
+            f"{draws} draws: the value is from the draw whose chosen tap scores highest by what chooses, with the "
+            f"lowest and the highest value of all draws in parentheses. A score beats the control only if it beats "
+            f"every draw"
             if draws > 1
             else "one random draw; other draws score higher or lower: --control-draws N shows by how much"
         )
@@ -260,8 +263,8 @@ def _about_controls(names: Sequence[str], own: dict[str, str], profiles: Sequenc
 
 
 def _others(others: Sequence[tuple[str, Profile]], brief: bool) -> Table:
-    """Measures that choose no tap: where they are smallest and largest, and what stands at the output; on a brief page where there
-    is nothing else to show."""
+    """Measures that choose no tap: where they are smallest and largest, and what stands at the output; on a brief page
+    where there is nothing else to show."""
     profiles = [p for _, p in others]
     weights = [name for name in control.WEIGHTS if any(name in p.controls for p in profiles)]
     columns = (
@@ -300,7 +303,9 @@ def _extremes(p: Profile) -> tuple[str, str]:
 
 
 def _lines_at_output(p: Profile) -> str:
-    """Reference lines at the output tap in words, or at the last tap that has any (the output may have no attention)."""
+    """Reference lines at the output tap in words, or at the last tap that has any (the output may have no
+    attention).
+    """
     at = p.taps.index(p.output_tap)
     for i in (at, *reversed(range(len(p.taps)))):
         known = [f"{name} {values[i]:.3g}" for name, values in p.lines.items() if math.isfinite(values[i])]
@@ -350,7 +355,9 @@ def _of_map(similarity: xr.Dataset, anchor: str) -> Section:
 def _described(
     data: xr.Dataset, figure: Figure | None, texts: list[str], finding: Block | None, *more: Block | None
 ) -> tuple[Block, ...]:
-    """A result in full: what it asks, its finding, the figure with its captions (or why there is none), and more of it."""
+    """A result in full: what it asks, its finding, the figure with its captions (or why there is none), and more of
+    it.
+    """
     caption = " ".join(texts) if figure is not None else why_no_figure(data)
     return filled(
         Sentence(questions(data.attrs)),

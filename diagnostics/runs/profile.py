@@ -75,7 +75,9 @@ class Profile:
     target: str | None
     data: xr.Dataset
     controls: Mapping[str, xr.Dataset]
-    """Of a control with several draws, the one that is best by what chooses (the first of a measure that chooses no tap)."""
+    """Of a control with several draws, the one that is best by what chooses (the first of a measure that chooses no
+    tap).
+    """
     draws: Mapping[str, Sequence[xr.Dataset]] = field(default_factory=dict[str, Sequence[xr.Dataset]])
     """All draws of each control."""
 
@@ -149,7 +151,9 @@ class Profile:
 
     @property
     def tap_set(self) -> list[str]:
-        """The taps that are not shown to be worse than the chosen one, by the losses that chose it; the chosen one is among them."""
+        """The taps that are not shown to be worse than the chosen one, by the losses that chose it; the chosen one is
+        among them.
+        """
         return list(self.data.attrs.get(attribute.TAP_SET, ()))
 
     @property
@@ -247,7 +251,8 @@ class Profile:
 
     @property
     def skewed(self) -> str:
-        """The few units of train and val that carry most of the target's spread, or of its errors, in words; nothing where many do.
+        """The few units of train and val that carry most of the target's spread, or of its errors, in words; nothing
+        where many do.
 
         Test is not looked at: where it has an outlier too few, its interval shows nothing of it.
         """
@@ -265,8 +270,8 @@ class Profile:
         if math.isnan(share):
             return f"{losses.loss.shape[1]} units are too few to see outliers of {self.name}"
         return (
-            f"{few} of {losses.loss.shape[1]} units carry {share:.0%} of the {name} of {self.name}: intervals of its scores, and of the "
-            "size of a gap, may be too narrow"
+            f"{few} of {losses.loss.shape[1]} units carry {share:.0%} of the {name} of {self.name}: intervals of its "
+            f"scores, and of the size of a gap, may be too narrow"
             if share > OUTLYING
             else ""
         )
@@ -278,10 +283,13 @@ class Profile:
 
     @property
     def sparse(self) -> str:
-        """How few samples' tokens a value rests on, in words; nothing where they are enough or where it reads no tokens."""
+        """How few samples' tokens a value rests on, in words; nothing where they are enough or where it reads no
+        tokens.
+        """
         n = self.token_samples
         return (
-            f"{self.measure} rests on the tokens of only {n} samples: a larger --token-budget or a larger dataset gives more"
+            f"{self.measure} rests on the tokens of only {n} samples: a larger --token-budget or a larger dataset "
+            f"gives more"
             if n < FEW_WITH_TOKENS
             else ""
         )
@@ -304,7 +312,9 @@ class Profile:
 
     @cached_property
     def margin(self) -> float:
-        """The gap that matters: the one that the user named, else `MARGIN` of what lies between chance and the better score."""
+        """The gap that matters: the one that the user named, else `MARGIN` of what lies between chance and the better
+        score.
+        """
         if (named := self.data.attrs.get(attribute.MARGIN)) is not None:
             return float(named)
         reached = [each.value for each in (self.score, self.output) if each and math.isfinite(each.value)]
@@ -312,7 +322,9 @@ class Profile:
 
     @property
     def gap_bound(self) -> float:
-        """The upper end of the largest gap over all taps: larger ones are excluded; NaN where the output has no value."""
+        """The upper end of the largest gap over all taps: larger ones are excluded; NaN where the output has no
+        value.
+        """
         return float(self.data.attrs.get(attribute.GAP_BOUND, math.nan))
 
     @property
@@ -322,13 +334,17 @@ class Profile:
 
     @property
     def units_needed(self) -> int | None:
-        """How many test units would tell a gap of the margin from none; None where the widths do not say, or say that these do."""
+        """How many test units would tell a gap of the margin from none; None where the widths do not say, or say that
+        these do.
+        """
         needed = units_needed(self.hidden_gap, self.units["test"], self.margin) if self.hidden_gap else None
         return needed if needed and needed > self.units["test"] else None
 
     @cached_property
     def verdict(self) -> Verdict:
-        """The verdict on the hidden gap: undecided wherever units are too few, and excluded where it is shown but smaller than matters."""
+        """The verdict on the hidden gap: undecided wherever units are too few, and excluded where it is shown but
+        smaller than matters.
+        """
         if self.few:
             return Verdict.UNDECIDED
         if self.is_at_chance:
@@ -342,8 +358,8 @@ class Profile:
 
     @cached_property
     def is_readable(self) -> bool:
-        """Test for a score at the chosen tap that is shown to be above 0, above chance, and above the probe of shuffled labels; a score
-        that is next to nothing at every tap is none, however sure it is."""
+        """Test for a score at the chosen tap that is shown to be above 0, above chance, and above the probe of shuffled
+        labels; a score that is next to nothing at every tap is none, however sure it is."""
         if self.score is None or not self.score.low > 0.0 or self.is_at_chance:
             return False
         shuffled = None if attribute.CHANCE in self.data.attrs else self.over("shuffled_labels")
@@ -351,12 +367,16 @@ class Profile:
 
     @cached_property
     def is_at_chance(self) -> bool:
-        """Test for scores that exclude, at every tap up to the output, `MARGIN` of what lies between chance and a perfect score."""
+        """Test for scores that exclude, at every tap up to the output, `MARGIN` of what lies between chance and a
+        perfect score.
+        """
         return self.ceiling < self.floor + MARGIN * (1.0 - self.floor)
 
     @cached_property
     def ceiling(self) -> float:
-        """The upper end of the best score over all taps up to the output: larger ones are excluded; NaN without intervals."""
+        """The upper end of the best score over all taps up to the output: larger ones are excluded; NaN without
+        intervals.
+        """
         upto = self.data["depth"].values <= self.depth_of(self.output_tap)
         high = self.data["high"].values[upto & np.isfinite(self.data["score"].values)]
         return float(high.max()) if high.size else math.nan
@@ -373,7 +393,9 @@ class Profile:
 
     @cached_property
     def _chance(self) -> float:
-        """What knowing nothing reaches at the chosen tap, where the measure declares it or draws a line of it; else -inf."""
+        """What knowing nothing reaches at the chosen tap, where the measure declares it or draws a line of it; else
+        -inf.
+        """
         at = self.taps.index(self.chosen_tap or self.output_tap)
         drawn = max((self.lines[name][at] for name in CHANCE if name in self.lines), default=-math.inf)
         return float(self.data.attrs.get(attribute.CHANCE, drawn))
@@ -385,8 +407,9 @@ class Profile:
 
     @cached_property
     def rival(self) -> tuple[str, Interval] | None:
-        """The control that says most of those that the chosen tap is not shown to beat, or by no more than the margin: gains over it that
-        matter are excluded, and of those it lacks the model; else the highest, of equals again that. None where none is above chance."""
+        """The control that says most of those that the chosen tap is not shown to beat, or by no more than the margin:
+        gains over it that matter are excluded, and of those it lacks the model; else the highest, of equals again that.
+        None where none is above chance."""
         floor = self.floor + MARGIN * (1.0 - self.floor)
         rivals = [
             (name, reached)
@@ -408,7 +431,9 @@ class Profile:
 
     @property
     def needless(self) -> str:
-        """What the best rival does without, where gains over it that matter are excluded: `model` or `training`; else nothing."""
+        """What the best rival does without, where gains over it that matter are excluded: `model` or `training`; else
+        nothing.
+        """
         if not (self.rival and self._adds_nothing(self.rival[0])):
             return ""
         return "model" if self.rival[0] in INPUTS else "training"
@@ -422,7 +447,8 @@ class Profile:
     @cached_property
     def _margins(self) -> dict[str, Interval | None]:
         """By how much the chosen tap beats each control that could do as well."""
-        # What beats chance beats the shuffled labels. Of maps the place alone may be readable, which shuffled ones keep.
+        # What beats chance beats the shuffled labels. Of maps the place alone may be readable, which shuffled ones
+        # keep.
         return {
             name: self.over(name) for name in NAMES if name != "shuffled_labels" or attribute.CHANCE in self.data.attrs
         }
@@ -507,7 +533,9 @@ class Profile:
         }
 
     def table(self, facts: str = "") -> Details:
-        """A row for each tap: depth, score and interval, and what the measure gives beside them; `facts` stand below it."""
+        """A row for each tap: depth, score and interval, and what the measure gives beside them; `facts` stand below
+        it.
+        """
         return tap_table(self.data, self.lines, self.beside, facts)
 
     def figure(self) -> ProfileFigure:
@@ -565,7 +593,9 @@ class Profile:
 
 
 def first_probes(profiles: Sequence[Profile]) -> dict[str, Profile]:
-    """The probe by which a layer is recommended for each target, the first of the run that read it; in the order of `by_verdict`."""
+    """The probe by which a layer is recommended for each target, the first of the run that read it; in the order of
+    `by_verdict`.
+    """
     first: dict[str, Profile] = {}
     for profile in profiles:
         if profile.is_probe and profile.target:

@@ -25,16 +25,17 @@ Confidence = Literal["shown", "no gap", "likely", "undecided", "at chance"]
 class Recommendation:
     """The tap and the pooling to use for a target, by the rule of `measures.verdict`; it prints as a sentence.
 
-    No test loss enters `tap`; None where no tap has a score by which to choose. `score`, `output` and `hidden_gap` (of `best_tap`, the
-    best other than the output) are read on test, and `confidence` is what they say of the choice:
+    No test loss enters `tap`; None where no tap has a score by which to choose. `score`, `output` and `hidden_gap` (of
+    `best_tap`, the best other than the output) are read on test, and `confidence` is what they say of the choice:
 
     - `shown`: the output hides the target, and the tap is another.
     - `no gap`: no tap is better than the output by the margin, so that the choice costs little either way.
     - `likely`: the tap is not the output, and the one-sided 90 % lower end of its gap lies above 0.
     - `undecided`: none of these. `at chance`: no tap reads the target.
 
-    `also` are the other taps that are not shown to be worse, by the losses that chose. `reading` says the verdict in words, and names the
-    controls (baselines) that do as well; `best_control` is the one that scores highest, None without controls.
+    `also` are the other taps that are not shown to be worse, by the losses that chose. `reading` says the verdict in
+    words, and names the controls (baselines) that do as well; `best_control` is the one that scores highest, None
+    without controls.
 
     Examples:
         >>> import diagnostics as dx
@@ -164,7 +165,8 @@ def _confidence(profile: Profile) -> Confidence:
 class NonlinearReading:
     """What a kernel reads of a target from the output and from another tap, on test, beside what the linear probe does.
 
-    gap: by how much it reads more from that tap, paired over test units; None where the taps it was chosen among are others.
+    gap: by how much it reads more from that tap, paired over test units; None where the taps it was chosen among are
+    others.
     """
 
     output: Interval
@@ -185,7 +187,9 @@ class NonlinearReading:
 
 
 def nonlinear_reading(profiles: Sequence[Profile], target: str) -> NonlinearReading | None:
-    """Of the profiles of a run; None where the kernel did not read the target at the output and at the linear probe's best tap."""
+    """Of the profiles of a run; None where the kernel did not read the target at the output and at the linear probe's
+    best tap.
+    """
     linear, kernel = (_profile(profiles, measure.name, target) for measure in (LinearProbe, KernelProbe))
     if linear is None or kernel is None or linear.best_tap in (None, linear.output_tap):
         return None
@@ -204,7 +208,9 @@ def nonlinear_reading(profiles: Sequence[Profile], target: str) -> NonlinearRead
 
 
 def without_nonlinear(profiles: Sequence[Profile]) -> list[Profile]:
-    """The profiles that have a row and a curve of their own: not those of a kernel at two taps beside the linear probe."""
+    """The profiles that have a row and a curve of their own: not those of a kernel at two taps beside the linear
+    probe.
+    """
     return [
         profile
         for profile in profiles

@@ -79,8 +79,8 @@ class DatasetRecord:
 class Provenance:
     """What was measured on what: written when a store is made, and read wherever a run is shown or compared.
 
-    `unrepeatable` says what differed when samples were prepared and passed twice, "" where nothing did. `sample` is the shape of the first
-    sample, for which the encoder was sized; () of a text, and where it was not recorded.
+    `unrepeatable` says what differed when samples were prepared and passed twice, "" where nothing did. `sample` is the
+    shape of the first sample, for which the encoder was sized; () of a text, and where it was not recorded.
     """
 
     encoder: EncoderRecord
@@ -116,7 +116,9 @@ class Provenance:
 
     @classmethod
     def from_attrs(cls, attrs: Mapping[str, Any]) -> Self:
-        """Of the attributes of a store, among which others may stand; raises KeyError or TypeError where one is missing."""
+        """Of the attributes of a store, among which others may stand; raises KeyError or TypeError where one is
+        missing.
+        """
         return decode(cls, attrs)
 
 
@@ -137,8 +139,8 @@ def typed(command: str, config: Mapping[str, Any]) -> Generator[None]:
 class Call:
     """One call of `run`: when, with which seed and options, by which versions, on what kind of machine.
 
-    `command` is the command line as it was typed, "" of a call from Python, and `config` what its configuration file said;
-    `seconds` is how long extraction and measures took (None where it was not recorded).
+    `command` is the command line as it was typed, "" of a call from Python, and `config` what its configuration file
+    said; `seconds` is how long extraction and measures took (None where it was not recorded).
     """
 
     created: str
@@ -153,8 +155,8 @@ class Call:
 
     @classmethod
     def now(cls, seed: int, options: Mapping[str, Any]) -> Self:
-        """A call that begins now. Its versions are those of the libraries that measure, and of every package that a plugin
-        names as code of its encoders and that this process has imported."""
+        """A call that begins now. Its versions are those of the libraries that measure, and of every package that a
+        plugin names as code of its encoders and that this process has imported."""
         declared = {name: module for plugin in plugins() for name, module in plugin.packages.items()}
         imported = sorted(name for name, module in declared.items() if module in sys.modules)
         command, config = _TYPED.get()
@@ -199,7 +201,9 @@ def store_page(store: Store, index: Index, page: Page, target: str | None, left_
 
 
 def stored_page(path: Path) -> Page | None:
-    """The page of a run's results; None where this version has kept none. Raises where it is no run, or is not whole."""
+    """The page of a run's results; None where this version has kept none. Raises where it is no run, or is not
+    whole.
+    """
     store = Store(path)
     kept = read_page(store, finished_index(store))
     if kept is None or kept.get("version") != __version__:
@@ -216,7 +220,8 @@ def stored_page(path: Path) -> Page | None:
 def with_folder(page: Page, path: Path, disk: tuple[int, int], target: str | None, left_out: int) -> Page:
     """A page with what depends on the run's folder: commands that name it, and its bytes.
 
-    `disk`: bytes of tokens and of all. `target`: the one that the example reads; `left_out`: how many results are, but for what failed.
+    `disk`: bytes of tokens and of all. `target`: the one that the example reads; `left_out`: how many results are, but
+    for what failed.
     """
     named = shlex.quote(str(path))
     why = unbroken(f"diagnostics show {named} --full")
@@ -249,7 +254,8 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
     """A row for each run below a folder, and for each folder in it that holds none; raises where it is no folder."""
     if not folder.is_dir():
         raise DiagnosticsError(
-            f"There is no folder {folder}: name the one in which your runs lie, or make a run (`diagnostics run --help`)."
+            f"There is no folder {folder}: name the one in which your runs lie, or make a run (`diagnostics run "
+            f"--help`)."
         )
     if is_run(Folder(folder)):
         return [_row(folder)]
@@ -270,7 +276,8 @@ def finished_runs(folders: list[Path]) -> tuple[list[Path], dict[str, str]]:
     left_out = {name: row["state"] for name, row in rows.items() if not row["finished"] and row["encoder"] is not None}
     if not finished:
         raise DiagnosticsError(
-            f"There is no finished run in {enumerated(map(str, folders))}: `diagnostics runs` lists what a folder contains."
+            f"There is no finished run in {enumerated(map(str, folders))}: `diagnostics runs` lists what a folder "
+            f"contains."
         )
     return finished, left_out
 

@@ -1,7 +1,7 @@
 """Redraws of the split: probes fitted again on other random splits of the same stored activations.
 
-They show how much scores, gaps and the choice of a tap depend on the one draw of the split that a run reports. The pass over the
-data is not repeated. Draws share their samples, so their spread is no interval.
+They show how much scores, gaps and the choice of a tap depend on the one draw of the split that a run reports. The pass
+over the data is not repeated. Draws share their samples, so their spread is no interval.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from diagnostics.report.numbers import format_number, number
 from diagnostics.vocabulary import SPLITS
 
 SCORE, GAP, TAP = "redraw_score", "redraw_gap", "redraw_tap"
-"""Of each draw the scores on its test [redraw, tap], best tap minus output there [redraw], and the tap to use [redraw]."""
+"""Of each draw the scores on its test [redraw, tap], best tap minus output there [redraw], and the tap to use
+[redraw].
+"""
 SPREAD = "Redraws are other random splits of the same samples: mean (lowest to highest), a spread and no interval."
 NO_REDRAWS = "no_redraws"
 """Attribute: why a probe, or some of its draws, has no value."""
@@ -56,8 +58,8 @@ def add_redraws(
 ) -> None:
     """Adds `SCORE`, `GAP` and `TAP` of `count` draws to the results of probes that read pooled activations.
 
-    `measured` is what `measures` gave for `activations` and `targets`. `shuffle`: whether targets are shuffled within each drawn
-    split. A draw in which a probe has no value (a class that its train lacks) is NaN, and its tap "".
+    `measured` is what `measures` gave for `activations` and `targets`. `shuffle`: whether targets are shuffled within
+    each drawn split. A draw in which a probe has no value (a class that its train lacks) is NaN, and its tap "".
     """
     probes = {key: result for key, result in measured.results.items() if attribute.is_probe(result)}
     pooled = {key for key, result in probes.items() if attribute.TOKEN_SAMPLES not in result.attrs}
@@ -110,8 +112,9 @@ def spread_of(values: np.ndarray) -> Spread:
 class Redraws:
     """What redraws of the split gave: `count` draws have a value, of those that were `asked` for.
 
-    `score` is that of the tap that each draw chose, `gap` of its best tap against the output, both on the draw's own test;
-    `choices` counts the draws that chose each tap. `raw_input` is the mean score of that control in the same draws, NaN without it.
+    `score` is that of the tap that each draw chose, `gap` of its best tap against the output, both on the draw's own
+    test; `choices` counts the draws that chose each tap. `raw_input` is the mean score of that control in the same
+    draws, NaN without it.
     """
 
     count: int
@@ -138,7 +141,9 @@ class Redraws:
 
 
 def redraws_of(data: xr.Dataset, raw_input: xr.Dataset | None = None) -> Redraws | None:
-    """The redraws that a probe's result holds, beside those of the control `raw_input`; None where no draw has a value."""
+    """The redraws that a probe's result holds, beside those of the control `raw_input`; None where no draw has a
+    value.
+    """
     if SCORE not in data or not (chosen := data[TAP].values != "").any():
         return None
     control = _chosen_scores(raw_input) if raw_input is not None and SCORE in raw_input else np.empty(0)

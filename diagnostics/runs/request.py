@@ -155,7 +155,8 @@ class Request:
     token_budget: Annotated[
         str | int | None,
         Option(
-            "Disk space for the tokens of each encoder, such as 256MB, 2GB or 0 [64 samples, up to 2GB, if a measure reads them].",
+            "Disk space for the tokens of each encoder, such as 256MB, 2GB or 0 [64 samples, up to 2GB, if a measure "
+            "reads them].",
             "SIZE",
             group=COST,
         ),

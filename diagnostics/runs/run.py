@@ -1,7 +1,7 @@
 """A finished run, read from disk: activations, results, provenance, table, probes, and its similarity with another run.
 
-A run stores what a probe lost on test and the penalty (or number of neighbours) that val chose, not its coefficients. They
-follow from the activations, which are there, by the `fit` of the measure.
+A run stores what a probe lost on test and the penalty (or number of neighbours) that val chose, not its coefficients.
+They follow from the activations, which are there, by the `fit` of the measure.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ class Run(RunData):
 
     @cached_property
     def encoder(self) -> Encoder:
-        """The encoder: the one that was just run, else built again by the name under which it was, at the size of the run's samples.
+        """The encoder: the one that was just run, else built again by the name under which it was, at the size of the
+        run's samples.
 
         Its `transform` refuses samples that are prepared to another shape than those of the run.
 
@@ -86,8 +87,8 @@ class Run(RunData):
         name = self.record.encoder.asked
         if not name:
             raise DiagnosticsError(
-                f"The encoder {self.encoder_name} of {self.path} was made in Python and has no name to build it by: make it again, "
-                "or save it with diagnostics.save_encoder and run that folder."
+                f"The encoder {self.encoder_name} of {self.path} was made in Python and has no name to build it by: "
+                f"make it again, or save it with diagnostics.save_encoder and run that folder."
             )
         encoder = build("encoder", name)
         if encoder.identity["weights"] != self.store.identity["weights"]:
@@ -105,18 +106,21 @@ class Run(RunData):
         *,
         target: str | None = None,
     ) -> xr.DataArray:
-        """A tap's stored activations, float32 [sample, feature], in the dataset's order; without a tap those of the tap to use.
+        """A tap's stored activations, float32 [sample, feature], in the dataset's order; without a tap those of the tap
+        to use.
 
-        Coordinates along `sample` are the sample's id (`sample`), `split` and `group`; along `feature` which `pooling` gave
-        it. `Encoder.transform` gives the same of new samples.
+        Coordinates along `sample` are the sample's id (`sample`), `split` and `group`; along `feature` which `pooling`
+        gave it. `Encoder.transform` gives the same of new samples.
 
         Parameters
         ----------
-        target: for which the tap is recommended; where neither it nor a tap is given, the one tap that is best for all targets on
+        target: for which the tap is recommended; where neither it nor a tap is given, the one tap that is best for all
+        targets on
             average, by the losses that choose.
         split: `train`, `val` or `test`; all samples where None.
         pooling: one or several of those stored; all side by side where None, as the probes read them.
-        tokens: the grid tokens instead, [sample, token, feature], of those samples whose tokens are stored: a random subset,
+        tokens: the grid tokens instead, [sample, token, feature], of those samples whose tokens are stored: a random
+        subset,
             as large as the run's token budget. Coordinates along `token` are its places on the grid (`y`, `x`, `t`).
 
         Raises DiagnosticsError for an unknown tap, split or pooling, and where no tokens are stored.
@@ -138,7 +142,8 @@ class Run(RunData):
 
         Parameters
         ----------
-        measure: by default the one by which the target is recommended; any probe with a `fit`, by its name, or itself where no plugin offers
+        measure: by default the one by which the target is recommended; any probe with a `fit`, by its name, or itself
+        where no plugin offers
             it. Of one that reads tokens `predict` takes [sample, token, feature].
         tap: by default the one recommended, or the best tap, chosen on val.
 
@@ -164,9 +169,9 @@ class Run(RunData):
     def similarity_with(
         self, other: Run | str | Path, measure: str = "cka", seed: int = 0, most_rows: int | None = None
     ) -> xr.Dataset:
-        """The similarity of each tap of this run to each tap of another run (or its folder) on the same samples: `matrix`
-        [tap, tap_other], with `p` and `tau` from permuted samples, calibrated for the most similar pair. It uses at most
-        `most_rows` samples, fewer where the measure itself takes fewer.
+        """The similarity of each tap of this run to each tap of another run (or its folder) on the same samples:
+        `matrix` [tap, tap_other], with `p` and `tau` from permuted samples, calibrated for the most similar pair. It
+        uses at most `most_rows` samples, fewer where the measure itself takes fewer.
 
         Raises DiagnosticsError where the two datasets are not the same, and for a measure that does not compare taps.
 
@@ -181,16 +186,16 @@ class Run(RunData):
         # Equal ids may stand for other samples, as of another seed.
         if sorted(self.store.ids) == sorted(second.store.ids) and prints[0] != prints[1]:
             raise DiagnosticsError(
-                f"{self.path} and {second.path} hold other data under the same sample ids (their datasets' fingerprints "
-                "differ): run both encoders on one dataset."
+                f"{self.path} and {second.path} hold other data under the same sample ids (their datasets' "
+                f"fingerprints differ): run both encoders on one dataset."
             )
         return between(self.store, second.store, measure, seed, most_rows)
 
     def plot(self, target: str | None = None, measure: str | None = None) -> go.Figure:
         """Which tap holds which target, as a plotly heat map of targets and taps: the first picture of the report.
 
-        Of one target the score by tap instead, a panel for each probe that read it, or for the one that `measure` names. Where no probe read a target, a panel for each
-        measure.
+        Of one target the score by tap instead, a panel for each probe that read it, or for the one that `measure`
+        names. Where no probe read a target, a panel for each measure.
 
         Raises DiagnosticsError for an unknown target, and where no profile has a value.
         """
@@ -215,9 +220,9 @@ class Run(RunData):
     def to_dataframe(self) -> pd.DataFrame:
         """All profiles as one tidy table, a row for each value at a tap; those of controls too.
 
-        Columns `measure`, `target` (None of a measure without one), `family`, `score_name`, `control` (None of the encoder
-        itself; of several draws the second is `fresh_weights.2`), `tap`, `depth`, `score`, `low`, `high`, `val_score`, and
-        whether the tap is the `best` one and the `output` of what the row is about.
+        Columns `measure`, `target` (None of a measure without one), `family`, `score_name`, `control` (None of the
+        encoder itself; of several draws the second is `fresh_weights.2`), `tap`, `depth`, `score`, `low`, `high`,
+        `val_score`, and whether the tap is the `best` one and the `output` of what the row is about.
 
         Examples:
             >>> import diagnostics as dx
@@ -261,8 +266,8 @@ def between(
     """The similarity of each tap of one run to each tap of another, on the same samples: `matrix` [tap, tap_other], and
     its null distribution where the measure has one (see `Similarity`).
 
-    `measure` names one that compares pairs of taps; `most_rows` limits the samples further than the measure itself does.
-    Raises DiagnosticsError for any other measure, and where the sample ids of the two runs differ.
+    `measure` names one that compares pairs of taps; `most_rows` limits the samples further than the measure itself
+    does. Raises DiagnosticsError for any other measure, and where the sample ids of the two runs differ.
 
     Examples:
         >>> import diagnostics as dx
@@ -344,14 +349,16 @@ def _tokens(store: Store, tap: str, rows: np.ndarray, split: str | None) -> tupl
     if not len(kept):
         if store.tokens_removed:
             raise DiagnosticsError(
-                f"{store.path} stores no tokens (no measure read them, or `diagnostics clean` removed them): leave out tokens=True, or "
-                "give the same `diagnostics run` command again with a measure that reads tokens (as cka), which extracts them."
+                f"{store.path} stores no tokens (no measure read them, or `diagnostics clean` removed them): leave out "
+                f"tokens=True, or give the same `diagnostics run` command again with a measure that reads tokens (as "
+                f"cka), which extracts them."
             )
         of = f"{split} samples" if split else "samples"
         raise DiagnosticsError(
-            f"{store.path} holds no tokens of {of} at tap {tap}, but pooled activations ({' and '.join(store.poolings)}) of all "
-            f"{len(store.ids):,} samples and tokens of {store.token_samples:,}: leave out tokens=True, or run again with "
-            "--fresh and a larger --token-budget, as 1GB (samples of unequal length keep none)."
+            f"{store.path} holds no tokens of {of} at tap {tap}, but pooled activations "
+            f"({' and '.join(store.poolings)}) of all {len(store.ids):,} samples and tokens of "
+            f"{store.token_samples:,}: leave out tokens=True, or run again with --fresh and a larger --token-budget, "
+            f"as 1GB (samples of unequal length keep none)."
         )
     place = np.full(store.token_samples, -1)
     place[kept] = np.arange(len(kept))
@@ -426,10 +433,11 @@ CLASSES = ("label", "token_label", "event")
 class FittedProbe(ShortRepr):
     """A probe as it was read on test: fitted on train and val, with the choice that val made.
 
-    `tap` and `pooling` say what it reads, as `Encoder.transform` and `Run.features` give it: pooled values, or where `pooling`
-    is empty the tokens of `grid`. `on` is the grid that its predictions lie on, None where there is one a sample. `score` is its score on
-    test with its interval, as the run recorded it; `classes` are the names (or numbers) of a label's classes, `units` those of
-    a value. `readout` holds what was fitted: of a linear probe `weights` and `bias`.
+    `tap` and `pooling` say what it reads, as `Encoder.transform` and `Run.features` give it: pooled values, or where
+    `pooling` is empty the tokens of `grid`. `on` is the grid that its predictions lie on, None where there is one a
+    sample. `score` is its score on test with its interval, as the run recorded it; `classes` are the names (or numbers)
+    of a label's classes, `units` those of a value. `readout` holds what was fitted: of a linear probe `weights` and
+    `bias`.
 
     Examples:
         >>> import diagnostics as dx
@@ -460,16 +468,17 @@ class FittedProbe(ShortRepr):
 
     @one_thread()
     def predict(self, features: Any) -> np.ndarray:
-        """What the probe says of each sample: [sample], of a target with several horizons [sample, horizon]; and of each token,
-        [sample, token], where the target has a value for every place.
+        """What the probe says of each sample: [sample], of a target with several horizons [sample, horizon]; and of
+        each token, [sample, token], where the target has a value for every place.
 
-        Of a label the class, by its name where the target names its classes, and as a number where the names are whole numbers or
-        there are none; of an event 1 or 0; of a value a number in the target's units; of a value with a period a number from 0 up
-        to the period.
+        Of a label the class, by its name where the target names its classes, and as a number where the names are whole
+        numbers or there are none; of an event 1 or 0; of a value a number in the target's units; of a value with a
+        period a number from 0 up to the period.
 
         Parameters
         ----------
-        features: [sample, feature] at the probe's tap and pooling, or [sample, token, feature] of the tap's grid tokens where
+        features: [sample, feature] at the probe's tap and pooling, or [sample, token, feature] of the tap's grid tokens
+        where
             `pooling` is empty; numpy, torch or xarray.
 
         Raises DiagnosticsError for another shape, for a `Run.features` of another tap, and for NaN or infinity.
@@ -490,7 +499,8 @@ class FittedProbe(ShortRepr):
             tap = features.attrs.get("tap", self.tap)
             if tap != self.tap:
                 raise DiagnosticsError(
-                    f"The probe {self.measure}/{self.target} reads tap {self.tap}, and these are features of {tap}: give those of "
+                    f"The probe {self.measure}/{self.target} reads tap {self.tap}, and these are features of {tap}: "
+                    f"give those of "
                     f'{self.tap}, or ask for run.probe("{self.target}", "{self.measure}", "{tap}").'
                 )
             features = features.values
@@ -529,8 +539,9 @@ def fitted_probe(run: RunData, target: str, measure: str | Measure, tap: str | N
     tokens = probe.needs == "tokens" or stored.kind in DENSE
     if tokens and store.tokens_removed:
         raise DiagnosticsError(
-            f"{profile.measure} of {target} is fitted again from tokens, and those of {store.path} were removed (`diagnostics clean`): "
-            "give the same `diagnostics run` command again with another measure that reads tokens (as cka), which extracts them again."
+            f"{profile.measure} of {target} is fitted again from tokens, and those of {store.path} were removed "
+            f"(`diagnostics clean`): give the same `diagnostics run` command again with another measure that reads "
+            f"tokens (as cka), which extracts them again."
         )
     (read,) = (each for each in store.taps if each.name == tap)
     at = profile.data.sel(tap=tap)
@@ -568,7 +579,9 @@ def _measure(measure: str | Measure) -> Measure:
 
 
 def _as_given(classes: Sequence[Any]) -> np.ndarray:
-    """Class names, or the whole numbers that all of them are: labels that were numbers in a file are to be compared as such."""
+    """Class names, or the whole numbers that all of them are: labels that were numbers in a file are to be compared as
+    such.
+    """
     names = np.asarray(classes)
     numbers = [str(name).removeprefix("-").isdecimal() and str(int(name)) == str(name) for name in classes]
     return names.astype(np.int64) if all(numbers) else names
@@ -592,6 +605,6 @@ def _profile(run: RunData, measure: str, target: str, given: str | Measure) -> P
     fitted = [other.partition("/")[0] for other in known if other.partition("/")[2] == target]
     there = f"{' and '.join(fitted)} of it {'was' if len(fitted) == 1 else 'were'}" if fitted else "no probe of it was"
     raise DiagnosticsError(
-        f"{measure} of {target} was not fitted in {run.path}, {there}: give the same run with --measures {measure}, which adds it "
-        "without a new extraction."
+        f"{measure} of {target} was not fitted in {run.path}, {there}: give the same run with --measures {measure}, "
+        f"which adds it without a new extraction."
     )

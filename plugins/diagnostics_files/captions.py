@@ -69,8 +69,8 @@ class Member:
 def members(path: Path) -> Iterator[Member]:
     """The files of an uncompressed tar, in its order; only headers are read.
 
-    Raises for names that climb out of the archive, and for links and devices; and an `Unusable`, after the last whole file, for an
-    archive that is cut, damaged or compressed.
+    Raises for names that climb out of the archive, and for links and devices; and an `Unusable`, after the last whole
+    file, for an archive that is cut, damaged or compressed.
     """
     check_regular(path, path.name, skip=False)
     size, last = path.stat().st_size, ""
@@ -108,8 +108,8 @@ def _short(path: Path, name: str) -> Unusable:
 
 
 class Archived:
-    """Samples of tars. Of each its id and five numbers are held, so that ten million fit into memory; the rest is read when it is
-    asked for.
+    """Samples of tars. Of each its id and five numbers are held, so that ten million fit into memory; the rest is read
+    when it is asked for.
 
     Parameters
     ----------
@@ -216,8 +216,8 @@ def _caption(member: Member, data: bytes, entry: str, is_json: bool) -> str:
 class Pairs:
     """Images with captions, one of each in a row. `read(row)` decodes an image, and captions may be read like it.
 
-    cut: what is wrong with archives that end early. shards: which archive each row lies in; None without archives. scanned: see
-    `FileDataset`.
+    cut: what is wrong with archives that end early. shards: which archive each row lies in; None without archives.
+    scanned: see `FileDataset`.
     """
 
     ids: Sequence[str]
@@ -372,8 +372,8 @@ def _vectors(captions: Sequence[str], embeddings: str | None, features: int, sch
     vectors: Any = np.asarray(plain_array(path, path.name, skip=False), dtype=np.float32)
     if vectors.ndim != 2 or len(vectors) != len(captions) or not np.isfinite(vectors).all():
         raise DiagnosticsError(
-            f"{path} is {list(vectors.shape)} for {len(captions)} captions of {scheme}: give one row of finite numbers for each "
-            "caption, in their order."
+            f"{path} is {list(vectors.shape)} for {len(captions)} captions of {scheme}: give one row of finite numbers "
+            f"for each caption, in their order."
         )
     return vectors
 
@@ -384,9 +384,9 @@ _WORD = re.compile(r"\w+")
 def hashed(texts: Sequence[str], features: int) -> np.ndarray:
     """Embeddings float32 [text, feature] of length 1; equal words in equal order give equal rows, on every machine.
 
-    Feature hashing (Weinberger et al. 2009, 0902.2206): every word (lower case) and pair of neighbouring words is hashed to
-    a feature and a sign, and adds 1 + log(count) there. Two texts are near where they share words; synonyms are strangers.
-    A text without any word is a row of zeros.
+    Feature hashing (Weinberger et al. 2009, 0902.2206): every word (lower case) and pair of neighbouring words is
+    hashed to a feature and a sign, and adds 1 + log(count) there. Two texts are near where they share words; synonyms
+    are strangers. A text without any word is a row of zeros.
     """
     rows = np.zeros((len(texts), features))
     for row, text in zip(rows, texts, strict=True):

@@ -25,7 +25,9 @@ _UNKNOWN = 0x7FFF0000
 
 
 def check_declared_size(path: Path, name: str) -> None:
-    """Raises where a RIFF (WAV, AVI), AIFF or Matroska (WebM) file ends before its declared end, or an Ogg file without its last page."""
+    """Raises where a RIFF (WAV, AVI), AIFF or Matroska (WebM) file ends before its declared end, or an Ogg file without
+    its last page.
+    """
     with path.open("rb") as file:
         head, size = file.read(4096), path.stat().st_size
         file.seek(max(0, size - _LONGEST_PAGE))
@@ -114,7 +116,9 @@ def extent(path: Path, name: str) -> tuple[int, int]:
 
 
 def plain_array(path: Path, name: str, skip: bool = True) -> np.ndarray:
-    """A `.npy` of numbers, mapped rather than read; what would need a pickle or too much memory as float32 is refused."""
+    """A `.npy` of numbers, mapped rather than read; what would need a pickle or too much memory as float32 is
+    refused.
+    """
     check_regular(path, name, skip)
     try:
         array: Any = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -178,7 +182,9 @@ class Sound:
         return -(-self.length * up // down)
 
     def windows(self, rate: int, seconds: float | None) -> list[tuple[int, int]]:
-        """(start, stop) at `rate` of windows that follow one another; a shorter file is one window, a remainder is dropped."""
+        """(start, stop) at `rate` of windows that follow one another; a shorter file is one window, a remainder is
+        dropped.
+        """
         length = self.length_at(rate)
         size = length if seconds is None else max(1, round(seconds * rate))
         return [(i * size, (i + 1) * size) for i in range(length // size)] or [(0, length)]
@@ -208,8 +214,8 @@ def index_sound(source: Source, name: str) -> Sound:
 def read_sound(sound: Sound, rate: int, start: int = 0, stop: int | None = None) -> np.ndarray:
     """Samples `start` to `stop` at `rate`, the mean of all channels, float32 [time].
 
-    Whole numbers are scaled so that full scale is 1. Resampled by `scipy.signal.resample_poly`; a stretch equals that part
-    of the whole file resampled.
+    Whole numbers are scaled so that full scale is 1. Resampled by `scipy.signal.resample_poly`; a stretch equals that
+    part of the whole file resampled.
     """
     up, down = ratio(sound.rate, rate)
     stop = sound.length_at(rate) if stop is None else stop
@@ -234,8 +240,8 @@ def one_rate(sounds: Sequence[Sound], source: str) -> int:
     for sound in sounds:
         if sound.rate != sounds[0].rate:
             raise DiagnosticsError(
-                f"{sound.name} of {source} has {sound.rate} Hz and {sounds[0].name} {sounds[0].rate} Hz: add ?rate=16000 or "
-                "the rate that your encoder takes."
+                f"{sound.name} of {source} has {sound.rate} Hz and {sounds[0].name} {sounds[0].rate} Hz: add "
+                f"?rate=16000 or the rate that your encoder takes."
             )
     return sounds[0].rate
 
@@ -295,7 +301,9 @@ VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg")
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """A video file: `times` [frame] in the stream's own unit, in order of showing; frames a second, None if not known."""
+    """A video file: `times` [frame] in the stream's own unit, in order of showing; frames a second, None if not
+    known.
+    """
 
     path: Path
     name: str
@@ -303,7 +311,9 @@ class Video:
     rate: float | None
 
     def starts(self, span: int, clips: int | None) -> list[int]:
-        """First frames of clips of `span` frames that do not overlap: all that fit, or at most `clips` spread evenly."""
+        """First frames of clips of `span` frames that do not overlap: all that fit, or at most `clips` spread
+        evenly.
+        """
         count = len(self.times)
         fit = count // span
         if clips is None or clips >= fit:
@@ -337,9 +347,9 @@ def index_video(path: Path, name: str) -> Video:
 def read_video(video: Video, wanted: Sequence[int]) -> np.ndarray:
     """Frames by their numbers, ascending, as uint8 [t, y, x, 3].
 
-    Decoding begins at a key frame. Some formats look for the time of decoding and land too late, others make up the times of
-    what follows; so frames must come one after another at the times of the index, from one at or before the first wanted.
-    Where they do not, the search goes back further, at last to the start of the file.
+    Decoding begins at a key frame. Some formats look for the time of decoding and land too late, others make up the
+    times of what follows; so frames must come one after another at the times of the index, from one at or before the
+    first wanted. Where they do not, the search goes back further, at last to the start of the file.
     """
     av = need("av", "av", "Reading video files")
     check_regular(video.path, video.name)
@@ -358,7 +368,9 @@ def read_video(video: Video, wanted: Sequence[int]) -> np.ndarray:
 
 
 def _decoded(container: Any, video: Video, wanted: Sequence[int], strict: bool) -> np.ndarray | None:
-    """The wanted frames; None where some do not come, or with `strict` where any comes at another time than the index says."""
+    """The wanted frames; None where some do not come, or with `strict` where any comes at another time than the index
+    says.
+    """
     frames: dict[int, np.ndarray] = {}
     last = None
     for frame in container.decode(video=0):

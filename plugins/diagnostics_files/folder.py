@@ -24,7 +24,8 @@ _SHOWN = 3
 
 
 class Unusable(DiagnosticsError):
-    """A file that cannot be a sample: its name, `why` as the rest of that sentence, what to do; `damage` if its bytes are wrong.
+    """A file that cannot be a sample: its name, `why` as the rest of that sentence, what to do; `damage` if its bytes
+    are wrong.
 
     `skip` says whether `?on_error=skip` exists there and helps.
     """
@@ -71,7 +72,9 @@ _KINDS = {
 
 
 def check_regular(path: Path, name: str, skip: bool = True) -> None:
-    """Raises for what is no regular file (links followed) or has a name that is no text; opens nothing, which may hang."""
+    """Raises for what is no regular file (links followed) or has a name that is no text; opens nothing, which may
+    hang.
+    """
     if utf8_name(str(path)) != str(path):
         raise Unusable(utf8_name(name), "has a name that is not UTF-8", "rename it", skip)
     try:
@@ -182,7 +185,9 @@ PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", "
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file, its name below the given folder, its split (`""` where no folder says one), and `parts` of its name below that."""
+    """A file, its name below the given folder, its split (`""` where no folder says one), and `parts` of its name below
+    that.
+    """
 
     path: Path
     name: str
@@ -208,7 +213,8 @@ def file(text: str, scheme: str, suffixes: Collection[str]) -> Path:
         raise DiagnosticsError(f"{scheme}:{text} does not exist: give the path of a file after '{scheme}:'.")
     if path.is_dir() and not path.suffix:
         raise DiagnosticsError(
-            f"{scheme}:{text} is a folder: give a file, {', '.join(sorted(suffixes))}; a table may have a row for each file of the folder."
+            f"{scheme}:{text} is a folder: give a file, {', '.join(sorted(suffixes))}; a table may have a row for each "
+            f"file of the folder."
         )
     if path.suffix.lower() not in suffixes:
         raise DiagnosticsError(f"{scheme}:{text} is not one of {', '.join(sorted(suffixes))}: convert it first.")
@@ -222,8 +228,8 @@ def file(text: str, scheme: str, suffixes: Collection[str]) -> Path:
 def find(root: Path, suffixes: Collection[str], kind: str) -> list[File]:
     """All files with one of these suffixes, ordered by name; hidden ones are passed over. Raises where there is none.
 
-    Where every folder below `root` is named like a split (`train`, `val`, `test`), they are the splits. Whether each is a file
-    that can be read is seen when it is read.
+    Where every folder below `root` is named like a split (`train`, `val`, `test`), they are the splits. Whether each is
+    a file that can be read is seen when it is read.
     """
     names = sorted(_walk(root, {suffix.lower() for suffix in suffixes}))
     if not names:
@@ -259,8 +265,8 @@ def safe_name(text: str, where: str) -> PurePosixPath:
     name = PurePosixPath(utf8_name(text).replace("\\", "/"))
     if not name.parts or name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
         raise DiagnosticsError(
-            f"{where} names '{text}', which is no place below its own folder: give names of files, without '..', '/' or a drive "
-            "in front."
+            f"{where} names '{text}', which is no place below its own folder: give names of files, without '..', '/' "
+            f"or a drive in front."
         )
     return name
 
@@ -296,7 +302,8 @@ class FileDataset(Dataset):
     files: id-like name -> file, all whose bytes decide what the samples are.
     options: what else decides it (size, frames), as text.
     left_out: sample -> what is wrong with its file; kept as sentences.
-    shards: which of several archives each sample lies in, int [sample]; None where no order of reading is better than another.
+    shards: which of several archives each sample lies in, int [sample]; None where no order of reading is better than
+    another.
     scanned: digest of what archives told when they were opened, of each sample its caption and where it lies.
     """
 
@@ -317,7 +324,8 @@ class FileDataset(Dataset):
 
     @property
     def fingerprint(self) -> str:
-        """Digest of the bytes of all files under their names within the folder, ids, splits, groups, targets and options.
+        """Digest of the bytes of all files under their names within the folder, ids, splits, groups, targets and
+        options.
 
         Made when first asked for: every file is read once from end to end and none is decoded.
         """

@@ -1,4 +1,6 @@
-"""Images, videos, sounds and texts of a folder, with classes of folders or of a table; and rows of a dataset of Hugging Face."""
+"""Images, videos, sounds and texts of a folder, with classes of folders or of a table; and rows of a dataset of Hugging
+Face.
+"""
 
 import functools
 import hashlib
@@ -64,7 +66,9 @@ class Labels:
 
 @dataclass(frozen=True)
 class Labelled:
-    """The files of a folder that are samples, with their splits, groups and targets; `about` says where these come from."""
+    """The files of a folder that are samples, with their splits, groups and targets; `about` says where these come
+    from.
+    """
 
     name: str
     files: list[File]
@@ -116,10 +120,10 @@ def labelled(
 ) -> Labelled:
     """The files that can be used, with what folders and table say about them.
 
-    `check` decodes a file (see `usable`), `index` reads its header. The folder of a file is its `label`. The table names files
-    in the column `key`; columns `split` and `group` are used as such, all others become targets. A file that the table does
-    not name has unknown targets, and a name that is no file raises. Without a column `group` every file is one, or what `group`
-    says of it.
+    `check` decodes a file (see `usable`), `index` reads its header. The folder of a file is its `label`. The table
+    names files in the column `key`; columns `split` and `group` are used as such, all others become targets. A file
+    that the table does not name has unknown targets, and a name that is no file raises. Without a column `group` every
+    file is one, or what `group` says of it.
     """
     kept, left_out = usable([file.name for file in every], lambda i: check(every[i]), labels.on_error, source)
     files = [every[i] for i in kept]
@@ -163,7 +167,8 @@ def _table_path(text: str, root: Path) -> Path:
     if given.is_absolute():
         raise DiagnosticsError(f"There is no table {given}: correct ?table=.")
     raise DiagnosticsError(
-        f"There is no table {text}, neither in the working directory {Path.cwd()} nor in the folder {root}: correct ?table=."
+        f"There is no table {text}, neither in the working directory {Path.cwd()} nor in the folder {root}: correct "
+        f"?table=."
     )
 
 
@@ -418,8 +423,8 @@ def _input(features: Any, wanted: str | None, scheme: str, library: Any) -> tupl
     if wanted is not None:
         if wanted not in kinds:
             raise DiagnosticsError(
-                f"Column {wanted} of {scheme} is no image, audio, list of numbers or text; these are: {', '.join(kinds) or 'none'}: "
-                "correct ?input=."
+                f"Column {wanted} of {scheme} is no image, audio, list of numbers or text; these are: "
+                f"{', '.join(kinds) or 'none'}: correct ?input=."
             )
         return wanted, kinds[wanted]
     chosen = [n for n, kind in kinds.items() if kind != "text"] or [n for n in kinds if n == "text"] or list(kinds)

@@ -66,8 +66,8 @@ def segmentation(path: str, unknown: int | None, seed: int, on_error: str) -> Fi
     read, present, how = class_numbers(map(numbers, kept), unknown, drawings=not asked)
     if len(present) < 2:
         raise DiagnosticsError(
-            f"The masks of {scheme} hold one class only ({', '.join(map(str, present)) or 'none'}; {unknown} is unknown): "
-            f"give masks with at least two, or another{' or no' if asked else ''} ?unknown=."
+            f"The masks of {scheme} hold one class only ({', '.join(map(str, present)) or 'none'}; {unknown} is "
+            f"unknown): give masks with at least two, or another{' or no' if asked else ''} ?unknown=."
         )
     maps: Any = LazySamples(len(kept), lambda i: read(numbers(kept[i])))
     target = Target("token_label", maps, about=f"class of each pixel; {how}")
@@ -100,8 +100,8 @@ def depths(path: str, scale: float, seed: int, on_error: str) -> FileDataset:
 def pairs_of(root: Path, map_folders: Sequence[str], suffixes: Sequence[str], scheme: str) -> tuple[list[Pair], str]:
     """Images and maps of the same name, ordered; in words, how many images have no map and the first of them.
 
-    Either `root/images/...` beside `root/<maps>/...`, with split folders below each where there are splits, or both below
-    each split folder. Raises where no pair is found and where two images would share a map.
+    Either `root/images/...` beside `root/<maps>/...`, with split folders below each where there are splits, or both
+    below each split folder. Raises where no pair is found and where two images would share a map.
     """
     tops = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     bases = [("", root)]
@@ -120,7 +120,8 @@ def pairs_of(root: Path, map_folders: Sequence[str], suffixes: Sequence[str], sc
             pairs.append(Pair(image.path, maps[stem].path, name, map_name, split or image.split))
     if not pairs:
         raise DiagnosticsError(
-            f"No image of {scheme} has a map of the same name: name them alike, as images/a.jpg and {map_folders[0]}/a.png."
+            f"No image of {scheme} has a map of the same name: name them alike, as images/a.jpg and "
+            f"{map_folders[0]}/a.png."
         )
     if note := alone(single, "image", "a map"):
         warn(f"{scheme}: {note}.")
@@ -142,7 +143,8 @@ def _by_stem(files: Sequence[File], folder: Path, kind: str) -> dict[PurePosixPa
 def class_numbers(
     maps: Iterable[np.ndarray], unknown: int, drawings: bool = True
 ) -> tuple[Callable[[np.ndarray], np.ndarray], list[int], str]:
-    """What makes classes of the numbers as they lie in the files, -1 for what is unknown; which classes there are; in words what was done.
+    """What makes classes of the numbers as they lie in the files, -1 for what is unknown; which classes there are; in
+    words what was done.
 
     With `drawings`, masks that hold 0 and 255 alone are drawings of one object: 0 and 1.
     """
@@ -324,7 +326,8 @@ def _clips(root: Path, frames: int, sets: str | None, scheme: str) -> tuple[list
 def _resolution(folder_of_all: Path, scheme: str) -> Path:
     if not folder_of_all.is_dir():
         raise DiagnosticsError(
-            f"{scheme} has no folder {folder_of_all.name}: lay out JPEGImages/480p/VIDEO/*.jpg and Annotations/480p/VIDEO/*.png."
+            f"{scheme} has no folder {folder_of_all.name}: lay out JPEGImages/480p/VIDEO/*.jpg and "
+            f"Annotations/480p/VIDEO/*.png."
         )
     return folder_of_all / "480p" if (folder_of_all / "480p").is_dir() else folder_of_all
 

@@ -24,9 +24,10 @@ def images(
     """Images of a folder, uint8 [y, x, 3]; class folders give the target `label`.
 
     Splits are folders train, val and test above the class folders, a column `split` of the table, or drawn (`seed`).
-    `table` is a CSV, JSON lines or Parquet file whose column `file` (or another, `file=NAME`) names images as they lie below
-    the folder; `split` and `group` are used as such, and other columns are targets: text and whole numbers a label, other
-    numbers a value, and whole numbers too that `values=a,b` names. Images keep their size: the encoder brings them to its own.
+    `table` is a CSV, JSON lines or Parquet file whose column `file` (or another, `file=NAME`) names images as they lie
+    below the folder; `split` and `group` are used as such, and other columns are targets: text and whole numbers a
+    label, other numbers a value, and whole numbers too that `values=a,b` names. Images keep their size: the encoder
+    brings them to its own.
     """
     from diagnostics_files.media import Labels, images
 
@@ -36,9 +37,9 @@ def images(
 def segmentation(path: str, unknown: int | None = None, seed: int = 0, on_error: str = "stop") -> dx.Dataset:
     """Images with a class for each pixel: `images/` and `annotations/` (or `masks/`) with files of the same names.
 
-    Target `segmentation`. Splits are folders below both (ADE20k: training and validation) or above both. `unknown` is the
-    number that means no class: 0 in ADE20k's layout, else 255, unless given. Images and maps keep their size: an encoder brings
-    images to its own, and maps are cut as it cuts them.
+    Target `segmentation`. Splits are folders below both (ADE20k: training and validation) or above both. `unknown` is
+    the number that means no class: 0 in ADE20k's layout, else 255, unless given. Images and maps keep their size: an
+    encoder brings images to its own, and maps are cut as it cuts them.
     """
     from diagnostics_files.pairs import segmentation
 
@@ -84,9 +85,10 @@ def captions(
 ) -> dx.Dataset:
     """Images with captions: a table with columns `image` and `caption`, a WebDataset tar, or a folder of such tars.
 
-    Image names lie below the table's folder or below `images`. A row is a sample; captions of one image are a group. Target
-    `caption`: rows of `embeddings` (a .npy), else hashed counts of words and pairs of words in `features` features; with
-    `features=0` there is none, so that data of many millions fit into memory. The texts are `dataset.texts`.
+    Image names lie below the table's folder or below `images`. A row is a sample; captions of one image are a group.
+    Target
+    `caption`: rows of `embeddings` (a .npy), else hashed counts of words and pairs of words in `features` features;
+    with `features=0` there is none, so that data of many millions fit into memory. The texts are `dataset.texts`.
     """
     from diagnostics_files.captions import build
 
@@ -126,8 +128,8 @@ def audio(
 ) -> dx.Dataset:
     """Sound files of a folder as float32 [time], the mean of all channels; a file is a group.
 
-    `rate=16000` resamples. `seconds` cuts windows that follow one another; without it recordings of unequal length are padded
-    with NaN on the left. Classes, table and splits as for `images:`.
+    `rate=16000` resamples. `seconds` cuts windows that follow one another; without it recordings of unequal length are
+    padded with NaN on the left. Classes, table and splits as for `images:`.
     """
     from diagnostics_files.media import Labels, audio
 
@@ -145,8 +147,8 @@ def texts(
 ) -> dx.Dataset:
     """Texts of a file: one a line of a .txt, or the column `text` of a table; or .txt files of a folder, a text each.
 
-    Equal texts are a group. Of a folder, classes, table and splits are as for `images:`. Of a file, columns `id`, `split` and `group`
-    are used as such; others are targets as for `images:`.
+    Equal texts are a group. Of a folder, classes, table and splits are as for `images:`. Of a file, columns `id`,
+    `split` and `group` are used as such; others are targets as for `images:`.
     """
     from diagnostics_files import media, tables
 
@@ -158,11 +160,12 @@ def texts(
 def series(path: str, values: str = "", steps: str = "", id: str = "", group: str = "", seed: int = 0) -> dx.Dataset:
     """Series of an .npz, Zarr, Parquet, CSV or JSON lines file, float32 [time] or [time, variate].
 
-    Arrays: `series` (or `X`, beside `y` and `groups`) [sample, time] or [sample, time, variate]. Tables: steps as columns 0, 1, 2, ... (a series a row), lists
-    in a column `series`, or columns `id` and `time` (a step a row; what never changes within a series is its target, the
-    rest are variates). `steps=v*` names the columns of steps by a pattern, in the order of their numbers, `id=NAME` and `group=NAME`
-    these columns. `id`, `split` and `group` are used as such; other arrays and columns are targets as for `images:`.
-    Unequal lengths are padded with NaN on the left; NaN between known values is a gap.
+    Arrays: `series` (or `X`, beside `y` and `groups`) [sample, time] or [sample, time, variate]. Tables: steps as
+    columns 0, 1, 2, ... (a series a row), lists in a column `series`, or columns `id` and `time` (a step a row; what
+    never changes within a series is its target, the rest are variates). `steps=v*` names the columns of steps by a
+    pattern, in the order of their numbers, `id=NAME` and `group=NAME` these columns. `id`, `split` and `group` are used
+    as such; other arrays and columns are targets as for `images:`. Unequal lengths are padded with NaN on the left; NaN
+    between known values is a gap.
     """
     from diagnostics_files.tables import series
 
@@ -170,7 +173,9 @@ def series(path: str, values: str = "", steps: str = "", id: str = "", group: st
 
 
 def ts(path: str, seed: int = 0) -> dx.Dataset:
-    """Series of a .ts file of the UCR and UEA archives; of NAME_TRAIN.ts and NAME_TEST.ts both, val carved out of train."""
+    """Series of a .ts file of the UCR and UEA archives; of NAME_TRAIN.ts and NAME_TEST.ts both, val carved out of
+    train.
+    """
     from diagnostics_files.tables import ts
 
     return ts(path, seed)
@@ -186,7 +191,8 @@ def datasets_on_disk(
 ) -> dx.Dataset:
     """A Hugging Face dataset written by `save_to_disk`: its image, audio, list of numbers or text as samples.
 
-    `input` names that column where several could be; other plain columns are targets, as for `images:`, and `group` the group.
+    `input` names that column where several could be; other plain columns are targets, as for `images:`, and `group` the
+    group.
     """
     from diagnostics_files.media import datasets_on_disk
 

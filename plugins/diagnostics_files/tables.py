@@ -77,8 +77,8 @@ def targets_of(
     """Columns as targets, and in words which were left out and why.
 
     Text, whole numbers and true or false make a `label`, other numbers a `value`; `values` names, with commas between,
-    columns of whole numbers that are quantities. None is unknown. Left out: a label with one class, one with more classes than
-    half of its known samples (it names samples, not kinds), a value that is always the same.
+    columns of whole numbers that are quantities. None is unknown. Left out: a label with one class, one with more
+    classes than half of its known samples (it names samples, not kinds), a value that is always the same.
     """
     quantities = {name.strip() for name in values.split(",") if name.strip()}
     if missing := quantities - set(columns):
@@ -212,7 +212,9 @@ _STEP = re.compile(r"t?(\d+)")
 
 
 def from_table(columns: Columns, where: Path, steps: str) -> tuple[list[np.ndarray], Columns]:
-    """Series and their columns, in the layout that the column names show: `series`, `id` and `time`, or steps, like `steps` if given."""
+    """Series and their columns, in the layout that the column names show: `series`, `id` and `time`, or steps, like
+    `steps` if given.
+    """
     if "series" in columns and not steps:
         return [listed(entry, i, where) for i, entry in enumerate(columns["series"], 1)], _without(columns, {"series"})
     if "time" in columns and not steps:
@@ -222,8 +224,9 @@ def from_table(columns: Columns, where: Path, steps: str) -> tuple[list[np.ndarr
     names.sort(key=lambda name: int((re.findall(r"\d+", name) or ["0"])[-1]))
     if len(names) < 2:
         raise DiagnosticsError(
-            f"{where} shows no series{f' in columns like {steps}' if steps else ''}: give steps as columns 0, 1, 2, ... (one series per "
-            "row), or of other names, as ?steps=v*; columns id and time (one step per row), or lists in a column series."
+            f"{where} shows no series{f' in columns like {steps}' if steps else ''}: give steps as columns 0, 1, 2, "
+            f"... (one series per row), or of other names, as ?steps=v*; columns id and time (one step per row), or "
+            f"lists in a column series."
         )
     if (text := next((n for n in names if any(isinstance(entry, str) for entry in columns[n])), None)) is not None:
         raise DiagnosticsError(f"Column {text} of {where} holds text, not the numbers of a step: correct it.")
@@ -303,7 +306,9 @@ def read_npz(path: Path) -> tuple[list[np.ndarray], Columns]:
 
 
 def _declared(path: Path) -> int:
-    """Bytes that the arrays of an `.npz` take by their own headers, which NumPy goes by; a small file may unpack to any size."""
+    """Bytes that the arrays of an `.npz` take by their own headers, which NumPy goes by; a small file may unpack to any
+    size.
+    """
     total = 0
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
@@ -339,8 +344,8 @@ def _series_array(arrays: dict[str, Any], path: Path) -> Any:
     name = _series_name(arrays)
     if name not in arrays:
         raise DiagnosticsError(
-            f"{path} has no array series or X but {', '.join(arrays) or 'nothing'}: store [sample, time] or [sample, time, variate] "
-            "under one of these names."
+            f"{path} has no array series or X but {', '.join(arrays) or 'nothing'}: store [sample, time] or [sample, "
+            f"time, variate] under one of these names."
         )
     series = arrays[name]
     if series.dtype.kind not in "fiu" or series.ndim not in (2, 3) or 0 in series.shape:
@@ -363,8 +368,8 @@ def _columns(arrays: dict[str, Any], count: int, path: Path) -> Columns:
             continue
         if array.shape != (count,) or array.dtype.kind not in "fiubUST":
             raise DiagnosticsError(
-                f"Array {name} of {path} is {array.dtype} of shape {list(array.shape)}: give one number or text for each of "
-                f"the {count} series, or take it out."
+                f"Array {name} of {path} is {array.dtype} of shape {list(array.shape)}: give one number or text for "
+                f"each of the {count} series, or take it out."
             )
         entries = [entry.decode() if isinstance(entry, bytes) else entry for entry in np.asarray(array[:]).tolist()]
         # As scikit-learn's splitters call it, beside X and y.
@@ -388,8 +393,8 @@ SPECIAL = ("id", "group", "split")
 def by_id(ids: Sequence[str], seed: int, name: str) -> tuple[list[str], str, bool | Literal["fit"]]:
     """The split of each sample, a function of its id and the seed alone; the rest as `complete_splits` gives it.
 
-    So what is added or left out, as archives are, moves no other sample to another split: nothing that was trained on is tested on.
-    A few samples of which some split would be empty are split as by `complete_splits`.
+    So what is added or left out, as archives are, moves no other sample to another split: nothing that was trained on
+    is tested on. A few samples of which some split would be empty are split as by `complete_splits`.
     """
     splits = [_split_of(sample, seed) for sample in ids]
     if seed < 0 or len(set(splits)) < len(_SHARES):
@@ -451,7 +456,8 @@ def texts(path: str, text: str, values: str, seed: int) -> Dataset:
     return Dataset(source.resolve().stem, "text", samples, ids, **rows, about=join_notes(f"{len(texts)} texts", about))
 
 
-# Files of series: arrays (`.npz`, Zarr), tables (CSV, Parquet, JSON lines), and `.ts` files of the UCR and UEA archives.
+# Files of series: arrays (`.npz`, Zarr), tables (CSV, Parquet, JSON lines), and `.ts` files of the UCR and UEA
+# archives.
 
 
 _ROWS = 256
@@ -492,7 +498,8 @@ def dataset(name: str, rows: Sequence[np.ndarray], columns: Columns, values: str
 
 
 def trimmed(series: np.ndarray, name: str, where: object) -> np.ndarray:
-    """A series without the steps before its first and after its last known value, float32; refuses infinity and nothing.
+    """A series without the steps before its first and after its last known value, float32; refuses infinity and
+    nothing.
 
     NaN in between is a gap and stays.
     """
@@ -510,14 +517,16 @@ def trimmed(series: np.ndarray, name: str, where: object) -> np.ndarray:
 
 
 def _cut(ids: Sequence[str], given: Sequence[int], lengths: Sequence[int], where: object) -> str:
-    """In words, also on stderr, which series lost steps at their ends, and what follows where only that makes lengths differ."""
+    """In words, also on stderr, which series lost steps at their ends, and what follows where only that makes lengths
+    differ.
+    """
     shorter = [key for key, before, after in zip(ids, given, lengths, strict=True) if after < before]
     if not shorter:
         return ""
     single = len(shorter) == 1
     note = (
-        f"{len(shorter)} of {len(ids)} series ({shorter[0]}{'' if single else ' first'}) {'begins or ends' if single else 'begin or end'} "
-        "with unknown steps, which are left out"
+        f"{len(shorter)} of {len(ids)} series ({shorter[0]}{'' if single else ' first'}) "
+        f"{'begins or ends' if single else 'begin or end'} with unknown steps, which are left out"
     )
     if len(set(given)) == 1 < len(set(lengths)):
         note += ", and as lengths then differ, only pooled activations of all series are stored and no tokens"
@@ -569,7 +578,9 @@ def ts(path: str, seed: int) -> Dataset:
 
 
 def archive(name: str, files: dict[str, Path], seed: int) -> Dataset:
-    """The series of `.ts` files, split -> file (`""` for no split), as one dataset with the target `label` or `value`."""
+    """The series of `.ts` files, split -> file (`""` for no split), as one dataset with the target `label` or
+    `value`.
+    """
     samples: list[np.ndarray] = []
     columns: Columns = {"id": [], "split": []}
     for split, path in files.items():
@@ -589,7 +600,8 @@ def _read(path: Path) -> tuple[list[np.ndarray], list[Any], str]:
         series, answers, facts = loaders.load_from_ts_file(str(path), return_meta_data=True)
     except Exception as error:
         raise DiagnosticsError(
-            f"{path} cannot be read as .ts ({type(error).__name__}: {error}): compare it with the format of the archives."
+            f"{path} cannot be read as .ts ({type(error).__name__}: {error}): compare it with the format of the "
+            f"archives."
         ) from error
     if len(series) == 0:
         raise DiagnosticsError(f"{path} holds no series: they follow a line @data.")

@@ -29,8 +29,8 @@ from diagnostics_perception.models import (
 
 # Weights from a file, Meta's layout or timm's, into an `Eva`; what does not fit is reported, never ignored.
 #
-# Meta's own loader takes any file and prints what was missing, so that a 50-block core loads silently as a 47-block lang
-# encoder with untrained LayerScale. Here that is an error, or, asked for, a sentence that the run carries.
+# Meta's own loader takes any file and prints what was missing, so that a 50-block core loads silently as a 47-block
+# lang encoder with untrained LayerScale. Here that is an error, or, asked for, a sentence that the run carries.
 
 
 # Meta's layout and timm's: the names of a Perception Encoder's tensors in both, and how one becomes the other.
@@ -40,7 +40,8 @@ from diagnostics_perception.models import (
 
 @dataclass(frozen=True)
 class Known:
-    """A model that some tensors could be of, perhaps with fewer blocks, or with LayerScale where it has none, or without.
+    """A model that some tensors could be of, perhaps with fewer blocks, or with LayerScale where it has none, or
+    without.
 
     architecture: of the tensors. options: of `pe:`, which make it of the model.
     """
@@ -56,8 +57,8 @@ class Known:
 
 
 def recognised(tensors: Mapping[str, Tensor], rope: bool = True) -> list[Known]:
-    """The models that tensors in either layout could be of, by their blocks, patches, class token and head; those that need the fewest options
-    first. No tensor tells whether there are rotary positions (`rope`)."""
+    """The models that tensors in either layout could be of, by their blocks, patches, class token and head; those that
+    need the fewest options first. No tensor tells whether there are rotary positions (`rope`)."""
     conv = tensors.get("conv1.weight", tensors.get("patch_embed.proj.weight"))
     blocks = {int(match[1]) for match in map(BLOCK.match, tensors) if match}
     pooled = any(name.startswith("attn_pool.") for name in tensors)
@@ -210,7 +211,9 @@ class Report:
 def from_file(
     path: Path, encoder: str, architecture: Architecture, grid: int, positions: Positions, partial: bool
 ) -> tuple[dict[str, Tensor], Report]:
-    """The tensors of a checkpoint under the names of `Eva`, and what had to be changed; raises where they do not fit."""
+    """The tensors of a checkpoint under the names of `Eva`, and what had to be changed; raises where they do not
+    fit.
+    """
     tensors = read_tensors(path)
     fitted_tensors, report = fitted(tensors, architecture, grid, positions)
     if report.wrong:
@@ -316,7 +319,8 @@ def _span(numbers: list[int]) -> str:
     return f"{numbers[0]} to {numbers[-1]}" if whole and len(numbers) > 1 else ", ".join(map(str, numbers))
 
 
-# An encoder around an `Eva` written as its makers write theirs, once it is shown that the file would give the same encoder.
+# An encoder around an `Eva` written as its makers write theirs, once it is shown that the file would give the same
+# encoder.
 #
 # Where the text encoder that was trained with it lies beside it, the file holds both.
 
@@ -329,8 +333,9 @@ _NEEDED = "name one that `pe:` builds, whole or cut at a block, as it is, saved 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: the encoder's name, how many tensors and bytes, the name under which it is read back, the name of the text
-    encoder that is in the file too (empty without one), and the parts for which Meta's layout has no place."""
+    """What was written: the encoder's name, how many tensors and bytes, the name under which it is read back, the name
+    of the text encoder that is in the file too (empty without one), and the parts for which Meta's layout has no
+    place."""
 
     file: str
     encoder: str
@@ -344,8 +349,8 @@ class Exported:
 def export(encoder: str | Encoder, out: Path, trust_code: bool = False) -> Exported:
     """Writes the tensors of an encoder, or of what a name builds, to a new file, which `pe:NAME?checkpoint=FILE` reads.
 
-    Raises DiagnosticsError for a file that is there or ends in something else, an encoder that is no Perception Encoder, and one whose
-    activations are not those that its tensors give in `pe:NAME`, bit for bit.
+    Raises DiagnosticsError for a file that is there or ends in something else, an encoder that is no Perception
+    Encoder, and one whose activations are not those that its tensors give in `pe:NAME`, bit for bit.
     """
     file = out.expanduser()
     if file.suffix not in ENDINGS:

@@ -29,8 +29,8 @@ class Architecture:
     `image` and `patch` are sides in pixels, `mlp` is the hidden width of a block. `layer_scale` is the initial value of
     LayerScale, None where there is none. `embedding` is the width of the CLIP embedding that attention pooling and a
     projection give; 0 where an encoder hands out its tokens, and then no norm follows the blocks either. `timm` is the
-    name of its weights there, empty where none were published. `rope`: rotary positions beside the learned ones. `pool`: what
-    the embedding is projected from, a block of attention over all tokens or the class token.
+    name of its weights there, empty where none were published. `rope`: rotary positions beside the learned ones.
+    `pool`: what the embedding is projected from, a block of attention over all tokens or the class token.
     """
 
     timm: str

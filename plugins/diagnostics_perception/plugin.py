@@ -57,7 +57,8 @@ def build(
     depth: how many blocks, instead of all of the model's.
     layer_scale: initial value of LayerScale in all blocks, instead of the model's own; 0 for none.
     rope: rotary positions beside the learned ones, as all published models have.
-    pool: what the embedding is projected from, `attention` (over all tokens, as in all published models) or the `class` token.
+    pool: what the embedding is projected from, `attention` (over all tokens, as in all published models) or the `class`
+    token.
     """
     needs_timm()
     # Annotated Any and imported here: listing the encoders must not cost the import of torch.

@@ -47,8 +47,8 @@ def check_clips(dataset: Dataset) -> None:
     """Raises for samples that cannot be looked at."""
     if dataset.modality not in ("video", "image"):
         raise DiagnosticsError(
-            f"{dataset.name} holds {dataset.modality} samples, and captions are of what can be seen: give `videos:FOLDER`, "
-            "`images:FOLDER` or `shapes?frames=8`."
+            f"{dataset.name} holds {dataset.modality} samples, and captions are of what can be seen: give "
+            f"`videos:FOLDER`, `images:FOLDER` or `shapes?frames=8`."
         )
 
 
@@ -59,12 +59,12 @@ def digest_of(frames: np.ndarray) -> str:
 
 
 REMEDY = (
-    "give `rules` (for clips of shapes), or the folder of an image- or video-text-to-text model as save_pretrained of transformers "
-    "writes it"
+    "give `rules` (for clips of shapes), or the folder of an image- or video-text-to-text model as save_pretrained of "
+    "transformers writes it"
 )
 CLIP_PROMPT = (
-    "Describe this video in one paragraph: who and what is seen, where, and what happens from the first frame to the last. Say only "
-    "what can be seen."
+    "Describe this video in one paragraph: who and what is seen, where, and what happens from the first frame to the "
+    "last. Say only what can be seen."
 )
 FRAME_PROMPT = "Describe this image in one sentence. Say only what can be seen."
 HASHED = (".json", ".safetensors", ".model", ".txt", ".jinja")
@@ -72,7 +72,9 @@ HASHED = (".json", ".safetensors", ".model", ".txt", ".jinja")
 
 
 class Captioner(Protocol):
-    """identity: changes whenever what it says of the same clip may change; videos: whether it captions several frames at once."""
+    """identity: changes whenever what it says of the same clip may change; videos: whether it captions several frames
+    at once.
+    """
 
     name: str
     identity: str
@@ -90,11 +92,12 @@ class Captioner(Protocol):
 class ModelCaptioner:
     """A model in a folder, in eval mode, that answers with the most probable token each time, at most `tokens` of them.
 
-    A model that has a chat template is asked with the prompt. One without is given its image token and the prompt where it has
-    such a token, else the image alone, and captions single images only. Frames go to the model's video processor where there is one,
-    all of them; a model of images with a chat template gets the frames as images of one question.
+    A model that has a chat template is asked with the prompt. One without is given its image token and the prompt where
+    it has such a token, else the image alone, and captions single images only. Frames go to the model's video processor
+    where there is one, all of them; a model of images with a chat template gets the frames as images of one question.
 
-    Raises DiagnosticsError for a folder that holds no such model, for code or pickles, and for a model without a processor.
+    Raises DiagnosticsError for a folder that holds no such model, for code or pickles, and for a model without a
+    processor.
     """
 
     def __init__(self, name: str, tokens: int, device: str, precision: str) -> None:
@@ -118,7 +121,8 @@ class ModelCaptioner:
         check_weights(model, info, f"captioner {name}", REMEDY)
         if getattr(self.processor, "image_processor", None) is None:
             raise DiagnosticsError(
-                f"Captioner {name} cannot be loaded (its processor, as save_pretrained writes it, is not beside its config.json): {REMEDY}."
+                f"Captioner {name} cannot be loaded (its processor, as save_pretrained writes it, is not beside its "
+                f"config.json): {REMEDY}."
             )
         self.model, self.tokens, self.device = model.eval().to(device), tokens, device
         self.chats = getattr(self.processor, "chat_template", None) is not None
@@ -150,8 +154,8 @@ class ModelCaptioner:
             raise
         except Exception as error:
             raise DiagnosticsError(
-                f"Captioner {self.name} fails on clip {clip.id} ({describe(error)}): give clips of fewer or smaller frames, or another "
-                "captioner; captions that are already written are kept."
+                f"Captioner {self.name} fails on clip {clip.id} ({describe(error)}): give clips of fewer or smaller "
+                f"frames, or another captioner; captions that are already written are kept."
             ) from error
 
     def _inputs(self, clip: Clip, prompt: str, images: list[np.ndarray] | None, video: np.ndarray | None) -> Any:
@@ -180,8 +184,8 @@ class ModelCaptioner:
         most = getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
         if most is not None and given + self.tokens > most:
             raise DiagnosticsError(
-                f"Clip {clip.id} takes {given} tokens of captioner {self.name}, which with an answer of {self.tokens} are more than its "
-                f"{most}: give clips of fewer or smaller frames, or fewer --tokens."
+                f"Clip {clip.id} takes {given} tokens of captioner {self.name}, which with an answer of {self.tokens} "
+                f"are more than its {most}: give clips of fewer or smaller frames, or fewer --tokens."
             )
 
 

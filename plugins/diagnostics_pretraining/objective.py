@@ -30,8 +30,8 @@ from diagnostics_pretraining.towers import Pair, Towers
 
 
 def without_target(spec: str) -> str:
-    """The specification of the same data, captions without the embeddings that `diagnostics run` probes: 2 kB a sample, which are
-    held in memory and that nothing here reads."""
+    """The specification of the same data, captions without the embeddings that `diagnostics run` probes: 2 kB a sample,
+    which are held in memory and that nothing here reads."""
     name, options = parse_spec(spec)
     if not name.startswith("captions:") or "embeddings" in options:
         return spec
@@ -39,29 +39,31 @@ def without_target(spec: str) -> str:
 
 
 def outline_of(dataset: Dataset) -> str:
-    """A digest by which data are known again: of files by names, sizes and texts (`FileDataset.outline`), since their bytes take hours
-    to read; of other data the fingerprint."""
+    """A digest by which data are known again: of files by names, sizes and texts (`FileDataset.outline`), since their
+    bytes take hours to read; of other data the fingerprint."""
     outline: str | None = getattr(dataset, "outline", None)
     return dataset.fingerprint if outline is None else outline
 
 
 def shards_of(dataset: Dataset) -> np.ndarray | None:
-    """Which of several archives each sample lies in, int [sample]; None where no order of reading is better than another."""
+    """Which of several archives each sample lies in, int [sample]; None where no order of reading is better than
+    another.
+    """
     return getattr(dataset, "shards", None)
 
 
 # Clips among a batch's images: their frames join the images, and a clip's embedding is the mean of its frames'.
 #
-# As in Perception Encoder (arXiv 2504.13181, section 2.2). Neither the towers nor this mean know of time: the order of frames
-# changes nothing, so what is learned tells what is in a clip and never in which direction it moves.
+# As in Perception Encoder (arXiv 2504.13181, section 2.2). Neither the towers nor this mean know of time: the order of
+# frames changes nothing, so what is learned tells what is in a clip and never in which direction it moves.
 
 FRAMES = "frames"
 """Of a batch's clips, float32 [clip, frame, 3, size, size]; its `pixels` are those of its images, which come first."""
 
 
 def clip_places(batch: int, share: float) -> np.ndarray:
-    """Which samples of a batch are clips, bool [sample]: the share as nearly as whole samples allow, spread evenly, so that
-    processes have as many each as they can.
+    """Which samples of a batch are clips, bool [sample]: the share as nearly as whole samples allow, spread evenly, so
+    that processes have as many each as they can.
 
     Raises for a share that is none.
     """
@@ -82,7 +84,9 @@ def flattened(batch: Batch) -> Tensor:
 
 
 def pooled(embeddings: Tensor, batch: Batch) -> Tensor:
-    """Embeddings [image, feature] of `flattened` images as those of the batch's samples [sample, feature]: images, then clips."""
+    """Embeddings [image, feature] of `flattened` images as those of the batch's samples [sample, feature]: images, then
+    clips.
+    """
     if FRAMES not in batch:
         return embeddings
     images, (clips, frames) = len(batch["pixels"]), batch[FRAMES].shape[:2]
@@ -101,8 +105,8 @@ def pictures(
     """Images uint8 [y, x] or [y, x, channel] as float32 [image, 3, size, size] from -1 to 1.
 
     Whole images are squashed, as the encoder reads them in use: bilinear, with Pillow's antialiasing. `drawn`
-    (`PictureChanges.draw`) says which box of each is seen instead, mirrored or not, and in which colours. `reader` is who
-    refuses other arrays.
+    (`PictureChanges.draw`) says which box of each is seen instead, mirrored or not, and in which colours. `reader` is
+    who refuses other arrays.
     """
     pixels = torch.empty(len(samples), 3, size, size)
     # Some at a time, whose numbers stay in the processor's cache.
@@ -142,7 +146,9 @@ class Encodes(Protocol):
 
 @dataclass(frozen=True)
 class Samples:
-    """What a dataset holds of a process's part of a step's batch: images or clips, their texts, and the place of each in the batch."""
+    """What a dataset holds of a process's part of a step's batch: images or clips, their texts, and the place of each
+    in the batch.
+    """
 
     raw: list[np.ndarray]
     texts: list[str]
@@ -150,23 +156,25 @@ class Samples:
 
 
 class Feed:
-    """`feed(step, rank, world)`: a process's part of a step's batch, `pixels` float32 [image, 3, size, size] from -1 to 1 and
-    `tokens` int64 [sample, context]; with clips also `frames` float32 [clip, frame, 3, size, size], and samples are the images,
-    then the clips.
+    """`feed(step, rank, world)`: a process's part of a step's batch, `pixels` float32 [image, 3, size, size] from -1 to
+    1 and `tokens` int64 [sample, context]; with clips also `frames` float32 [clip, frame, 3, size, size], and samples
+    are the images, then the clips.
 
     Parameters
     ----------
     dataset: images with texts, or clips with texts, of which a batch's images are the first frames.
-    rows: the samples of the dataset that are trained on; each epoch has an order of its own. A dataset of archives is read
+    rows: the samples of the dataset that are trained on; each epoch has an order of its own. A dataset of archives is
+    read
         one archive after the other.
     stages: one after the other; a batch has the size of its stage.
-    batch: samples of a step over all processes. Everything is drawn for all of them and then dealt out, so that how many
+    batch: samples of a step over all processes. Everything is drawn for all of them and then dealt out, so that how
+    many
         processes there are changes nothing but the order of images and clips.
     changes: what is changed at random in the pictures, alike in all frames of a clip; None for nothing.
     clips, frames: which share of a batch is clips, and how many frames of each are seen.
 
-    Raises DiagnosticsError where stages are no whole batches, a batch is larger than the samples, or the dataset holds no
-    images, or none but images where clips are asked for.
+    Raises DiagnosticsError where stages are no whole batches, a batch is larger than the samples, or the dataset holds
+    no images, or none but images where clips are asked for.
     """
 
     def __init__(
@@ -184,12 +192,13 @@ class Feed:
         check_batch(batch, len(rows))
         if dataset.modality not in ("image", "video"):
             raise DiagnosticsError(
-                f"{dataset.name} holds {dataset.modality}, and Perception Encoders are trained on images and clips: give other "
-                "--data."
+                f"{dataset.name} holds {dataset.modality}, and Perception Encoders are trained on images and clips: "
+                f"give other --data."
             )
         if clips and dataset.modality != "video":
             raise DiagnosticsError(
-                f"{dataset.name} holds images, so that no share of a batch can be clips: give clips, as 'shapes?frames=8'."
+                f"{dataset.name} holds images, so that no share of a batch can be clips: give clips, as "
+                f"'shapes?frames=8'."
             )
         if frames < 1:
             raise DiagnosticsError(f"Nothing is seen of clips in {frames} frames: give 1 or more.")
@@ -265,16 +274,17 @@ def check_masks(batch: int, processes: int, share: float) -> None:
     every = round(1 / share)
     if batch % (every * processes):
         raise DiagnosticsError(
-            f"Every {every}-th image of a batch is used again with patches hidden, and a batch of {batch} in {processes} "
-            f"process{'es' if processes > 1 else ''} is no multiple of {every * processes}: give one."
+            f"Every {every}-th image of a batch is used again with patches hidden, and a batch of {batch} in "
+            f"{processes} process{'es' if processes > 1 else ''} is no multiple of {every * processes}: give one."
         )
 
 
 class Batches:
-    """Batches of a feed, with texts cut behind the longest one and, where a share of the images is seen again, `hidden`.
+    """Batches of a feed, with texts cut behind the longest one and, where a share of the images is seen again,
+    `hidden`.
 
-    Those are the images 0, n, 2 n, ... of a batch for a share of 1/n. Their patches are drawn for the batch over all processes and
-    then dealt out, so that how many there are changes nothing.
+    Those are the images 0, n, 2 n, ... of a batch for a share of 1/n. Their patches are drawn for the batch over all
+    processes and then dealt out, so that how many there are changes nothing.
     """
 
     def __init__(self, feed: Feed, patch: int, share: float = 0.0, hidden: float = 0.4) -> None:
@@ -300,7 +310,8 @@ class Batches:
 
 
 def cut_padding(tokens: Tensor) -> Tensor:
-    """Texts [text, context] without what is behind the end of all of them; their length is a multiple of 8 or the whole one.
+    """Texts [text, context] without what is behind the end of all of them; their length is a multiple of 8 or the whole
+    one.
 
     A causal tower gives them the same embeddings, faster; few lengths mean few compilations.
     """
@@ -309,18 +320,20 @@ def cut_padding(tokens: Tensor) -> Tensor:
     return tokens[:, : -(-longest // 8) * 8]
 
 
-# The contrast of images and texts (Radford et al., CLIP, arXiv 2103.00020): softmax InfoNCE both ways, over all processes.
+# The contrast of images and texts (Radford et al., CLIP, arXiv 2103.00020): softmax InfoNCE both ways, over all
+# processes.
 
 MOST_SCALE = 100.0
 """The learned scale of the cosines never exceeds it."""
 
 
 def contrast(images: Tensor, texts: Tensor, log_scale: Tensor) -> Tensor:
-    """Half the mean of -log softmax of an image's own text among all texts, and half that of a text's own image, a scalar.
+    """Half the mean of -log softmax of an image's own text among all texts, and half that of a text's own image, a
+    scalar.
 
     images, texts: embeddings [pair, feature] of this process's pairs, of any length; the cosines are multiplied by
-    exp(log_scale). The others are those of all processes, with gradients to them: where data parallelism averages the gradients
-    of the processes, they are those of the whole batch's loss.
+    exp(log_scale). The others are those of all processes, with gradients to them: where data parallelism averages the
+    gradients of the processes, they are those of the whole batch's loss.
     """
     # Logits of up to 100 lose too much in bfloat16, to which autocast would take their products.
     with torch.autocast(images.device.type, enabled=False):
@@ -338,18 +351,23 @@ def contrast(images: Tensor, texts: Tensor, log_scale: Tensor) -> Tensor:
 
 @torch.no_grad()
 def clamp_scale(log_scale: Tensor) -> None:
-    """Holds the scale at 100 or below, in place, after each step of the optimiser: in the loss it would lose its gradient."""
+    """Holds the scale at 100 or below, in place, after each step of the optimiser: in the loss it would lose its
+    gradient.
+    """
     log_scale.clamp_(max=math.log(MOST_SCALE))
 
 
 def equal_texts(tokens: Tensor) -> int:
-    """How many texts of a batch [pair, context] are equal to another one of it: each is a false negative of that one."""
+    """How many texts of a batch [pair, context] are equal to another one of it: each is a false negative of that
+    one.
+    """
     counts = tokens.unique(dim=0, return_counts=True)[1]
     return int(counts[counts > 1].sum())
 
 
 def regularisation(masked: Tensor, whole: Tensor, hidden: Tensor) -> Tensor:
-    """Minus the cosine of tokens [image, patch, feature] at hidden patches and of the same ones of the whole image, their mean.
+    """Minus the cosine of tokens [image, patch, feature] at hidden patches and of the same ones of the whole image,
+    their mean.
 
     The whole image's tokens are the target and get no gradient. hidden: bool [image, patch].
     """
@@ -363,8 +381,9 @@ class Pretraining(Objective):
 
     Samples may be clips too (see `clip_places`).
 
-    Of a batch of b images with `hidden` [m, patch], the images 0, b/m, 2 b/m, ... are seen again, with these patches replaced by the
-    learned token. The contrast never sees those, and the two have no gradient in common but in the image tower.
+    Of a batch of b images with `hidden` [m, patch], the images 0, b/m, 2 b/m, ... are seen again, with these patches
+    replaced by the learned token. The contrast never sees those, and the two have no gradient in common but in the
+    image tower.
     """
 
     compares_samples = True
@@ -399,14 +418,19 @@ class Pretraining(Objective):
 
 # Towers that learn the similarities which a frozen pair of encoders finds between the images and texts of a batch.
 #
-# Bolya et al., Perception Encoder (arXiv 2504.13181), section 2.4 and appendix C.2: both Kullback-Leibler divergences, of the softmax
-# over texts and of that over images, from a teacher whose scale is fixed to a student whose scale is learned.
+# Bolya et al., Perception Encoder (arXiv 2504.13181), section 2.4 and appendix C.2: both Kullback-Leibler divergences,
+# of the softmax over texts and of that over images, from a teacher whose scale is fixed to a student whose scale is
+# learned.
 
 
 TEACHER_SCALE = 200.0
-"""What multiplies the teacher's cosines, whatever it was trained with: half the temperature that a student can reach."""
+"""What multiplies the teacher's cosines, whatever it was trained with: half the temperature that a student can
+reach.
+"""
 BLOCK = 2**22
-"""Similarities that are held at a time, and computed once more for the gradient: all those of 16,384 pairs would take 2 GiB a matrix."""
+"""Similarities that are held at a time, and computed once more for the gradient: all those of 16,384 pairs would take 2
+GiB a matrix.
+"""
 IMAGES, TEXTS = "teacher_images", "teacher_texts"
 """The sections of a batch that hold what the teacher reads."""
 
@@ -414,12 +438,12 @@ IMAGES, TEXTS = "teacher_images", "teacher_texts"
 def divergences(
     images: Tensor, texts: Tensor, log_scale: Tensor, taught_images: Tensor, taught_texts: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """KL(teacher || student) of the softmax over all texts, mean over this process's images, and of that over all images, mean over
-    its texts; two scalars, in nats.
+    """KL(teacher || student) of the softmax over all texts, mean over this process's images, and of that over all
+    images, mean over its texts; two scalars, in nats.
 
-    images, texts: the student's embeddings [pair, feature], of any length; its cosines are multiplied by exp(log_scale).
-    taught_images, taught_texts: the teacher's [pair, its feature], whose cosines are multiplied by `TEACHER_SCALE`. The others of a
-    softmax are those of all processes, with gradients to the student's.
+    images, texts: the student's embeddings [pair, feature], of any length; its cosines are multiplied by
+    exp(log_scale). taught_images, taught_texts: the teacher's [pair, its feature], whose cosines are multiplied by
+    `TEACHER_SCALE`. The others of a softmax are those of all processes, with gradients to the student's.
     """
     with torch.autocast(images.device.type, enabled=False):
         student = [nn.functional.normalize(side.double(), dim=-1) for side in (images, texts)]
@@ -437,16 +461,17 @@ def divergences(
 
 
 def _divergence(anchors: Tensor, given: Tensor, log_scale: Tensor, taught: Tensor, wanted: Tensor) -> Tensor:
-    """The sum over some anchors of KL(teacher || student), of unit vectors in float64: a cosine's rounding in float32 is multiplied by
-    200 and more, and the two logarithms are nearly alike."""
+    """The sum over some anchors of KL(teacher || student), of unit vectors in float64: a cosine's rounding in float32
+    is multiplied by 200 and more, and the two logarithms are nearly alike."""
     teacher = (TEACHER_SCALE * taught @ wanted.T).log_softmax(-1)
     student = (log_scale.double().exp() * anchors @ given.T).log_softmax(-1)
     return (teacher.exp() * (teacher - student)).sum()
 
 
 class Teacher:
-    """A frozen pair of encoders: images and texts as they read them, and their embeddings. Any two encoders whose embeddings have
-    the same width; read at their `head` where they have one, else at their output, as the mean of its grid tokens.
+    """A frozen pair of encoders: images and texts as they read them, and their embeddings. Any two encoders whose
+    embeddings have the same width; read at their `head` where they have one, else at their output, as the mean of its
+    grid tokens.
 
     Raises DiagnosticsError for encoders of other samples than images and texts, and for embeddings of two widths.
     """
@@ -456,14 +481,14 @@ class Teacher:
         for encoder, wanted in ((self.image, "image"), (self.text, "text")):
             if encoder.modality != wanted:
                 raise DiagnosticsError(
-                    f"Teacher {encoder.name} reads {encoder.modality} samples where {wanted} samples are taught: name a folder that "
-                    "`diagnostics train pe` wrote."
+                    f"Teacher {encoder.name} reads {encoder.modality} samples where {wanted} samples are taught: name "
+                    f"a folder that `diagnostics train pe` wrote."
                 )
         widths = [encoder.tap(_read_at(encoder)).features for encoder in (self.image, self.text)]
         if widths[0] != widths[1]:
             raise DiagnosticsError(
-                f"Teacher {self.image.name} embeds images in {widths[0]} features and texts in {widths[1]}, so they have no cosine: name "
-                "a pair that was trained together."
+                f"Teacher {self.image.name} embeds images in {widths[0]} features and texts in {widths[1]}, so they "
+                f"have no cosine: name a pair that was trained together."
             )
 
     def prepared(self, samples: Sequence[np.ndarray], texts: Sequence[str]) -> dict[str, Tensor]:
@@ -498,7 +523,9 @@ def _embeddings(encoder: TorchEncoder, read: object) -> Tensor:
 
 
 class Distillation(Pretraining):
-    """The mean of both divergences. The teacher is no part of this module: nothing can train it, and checkpoints hold none."""
+    """The mean of both divergences. The teacher is no part of this module: nothing can train it, and checkpoints hold
+    none.
+    """
 
     def __init__(self, towers: Towers, teacher: Teacher) -> None:
         super().__init__(towers)
@@ -521,8 +548,8 @@ class Distillation(Pretraining):
 
 
 class TaughtBatches:
-    """A feed's batches, with the same images (of data that are clips, first frames) and texts as the teacher reads them: no clips, and
-    nothing changed or hidden in the images, of which the teacher's would know nothing."""
+    """A feed's batches, with the same images (of data that are clips, first frames) and texts as the teacher reads
+    them: no clips, and nothing changed or hidden in the images, of which the teacher's would know nothing."""
 
     def __init__(self, feed: Feed, teacher: Teacher) -> None:
         self.feed, self.teacher = feed, teacher

@@ -1,4 +1,6 @@
-"""What this plugin offers: `train pe`, `recaption`, `zeroshot` and `export open_clip`, and text encoders; importing it imports nothing heavy."""
+"""What this plugin offers: `train pe`, `recaption`, `zeroshot` and `export open_clip`, and text encoders; importing it
+imports nothing heavy.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,8 @@ def train_pe(job: PretrainJob, json: Json = False) -> None:
 
 @options_of(RecaptionJob)
 def recaption(job: RecaptionJob, json: Json = False) -> None:
-    """Write a table of new captions to train on: of each whole clip, of each frame, and one from these and what people wrote.
+    """Write a table of new captions to train on: of each whole clip, of each frame, and one from these and what people
+    wrote.
 
     Each caption is stored beside the table as soon as it is generated, by clip, model and prompt. The same command
     resumes interrupted work; with another prompt or model, it generates only the captions that change.
@@ -135,8 +138,8 @@ def zeroshot_lines(result: Result) -> list[str]:
     if (known := result.classification) is not None:
         prompts = ", ".join(f"'{template}'" for template in known.templates)
         lines += [
-            f"{known.target} of {result.data} by zero-shot: {_spell(known.accuracy)} of {known.n:,} {result.split} samples "
-            f"({known.groups:,} groups, {len(known.classes)} classes); commonest class {known.commonest:.3f}",
+            f"{known.target} of {result.data} by zero-shot: {_spell(known.accuracy)} of {known.n:,} {result.split} "
+            f"samples ({known.groups:,} groups, {len(known.classes)} classes); commonest class {known.commonest:.3f}",
             f"  prompts: mean of {prompts}",
         ]
         if known.strange:
@@ -146,7 +149,8 @@ def zeroshot_lines(result: Result) -> list[str]:
     if (pairs := result.retrieval) is not None:
         many = f"{pairs.galleries:,} random galleries of" if pairs.galleries > 1 else "one gallery of"
         lines.append(
-            f"retrieval among {many} {pairs.gallery:,} pairs ({pairs.n:,} {result.split} pairs, {pairs.groups:,} groups)"
+            f"retrieval among {many} {pairs.gallery:,} pairs ({pairs.n:,} {result.split} pairs, {pairs.groups:,} "
+            f"groups)"
         )
         for way, scores in (("image to text", pairs.image_to_text), ("text to image", pairs.text_to_image)):
             lines += [f"  {way}, recall at {k}: {_spell(score)}" for k, score in scores.items()]
@@ -223,10 +227,11 @@ def datasets() -> Mapping[str, Entry]:
 
 
 def recaptioned(table: str, data: str, caption: str = "caption") -> Any:
-    """A dataset with the captions of a table that `diagnostics recaption` wrote in place of its own texts, joined by id.
+    """A dataset with the captions of a table that `diagnostics recaption` wrote in place of its own texts, joined by
+    id.
 
-    `data` is the dataset, as `recaptioned:clips.jsonl?data=shapes?frames=8`; in its own options `&` is written `%26`. `caption`
-    names the column: caption, or video_caption.
+    `data` is the dataset, as `recaptioned:clips.jsonl?data=shapes?frames=8`; in its own options `&` is written `%26`.
+    `caption` names the column: caption, or video_caption.
     """
     # Annotated Any and imported here: listing datasets must not cost the import of numpy.
     from diagnostics_pretraining.recaption import recaptioned

@@ -62,13 +62,13 @@ def recaptioned(table: str, data: str, caption: str) -> Dataset:
     wanted = list(map(str, dataset.ids))
     if lacking := [name for name in wanted if name not in texts]:
         raise DiagnosticsError(
-            f"{path} has no row for {len(lacking)} of the {len(dataset)} samples of {data}, {lacking[0]} first: caption all of them with "
-            "`diagnostics recaption`, from the same data."
+            f"{path} has no row for {len(lacking)} of the {len(dataset)} samples of {data}, {lacking[0]} first: "
+            f"caption all of them with `diagnostics recaption`, from the same data."
         )
     if empty := [name for name in wanted if not isinstance(texts[name], str) or not texts[name].strip()]:
         raise DiagnosticsError(
-            f"{path} has no {caption} for {len(empty)} of the {len(dataset)} samples of {data}, {empty[0]} first: fill it in, or name "
-            "another column with ?caption=."
+            f"{path} has no {caption} for {len(empty)} of the {len(dataset)} samples of {data}, {empty[0]} first: fill "
+            f"it in, or name another column with ?caption=."
         )
     return Recaptioned(dataset, [str(texts[name]).strip() for name in wanted])
 
@@ -127,8 +127,8 @@ def key_of(*parts: Any) -> str:
 class Cache:
     """Captions by key. Used as a context, in which one process holds the file.
 
-    A line without an end, as a kill leaves it, is taken off. Raises DiagnosticsError where another process holds the file, where it
-    cannot be written, and for a line that is no entry.
+    A line without an end, as a kill leaves it, is taken off. Raises DiagnosticsError where another process holds the
+    file, where it cannot be written, and for a line that is no entry.
     """
 
     def __init__(self, path: Path) -> None:
@@ -159,8 +159,8 @@ class Cache:
                     raise ValueError("an entry is no text")
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise DiagnosticsError(
-                    f"Line {number} of {self.path} is no caption that was kept there: remove that line, or the file, and give the "
-                    "same command again."
+                    f"Line {number} of {self.path} is no caption that was kept there: remove that line, or the file, "
+                    f"and give the same command again."
                 ) from error
             self._texts[entry["key"]] = entry["text"]
         self._file.truncate(len(whole))
@@ -215,7 +215,9 @@ class Summariser(Protocol):
 
 
 class FirstKnown:
-    """The caption that a person wrote where there is one, else that of the whole clip: what there is without a model."""
+    """The caption that a person wrote where there is one, else that of the whole clip: what there is without a
+    model.
+    """
 
     name = identity = "first known"
 
@@ -246,8 +248,8 @@ class ModelSummariser:
         most = self._decoder.context
         if most is not None and len(ids) + self._tokens > most:
             raise DiagnosticsError(
-                f"The notes on clip {clip.id} are {len(ids)} tokens of {self.name}, which with an answer of {self._tokens} are more than "
-                f"its {most}: give clips of fewer frames, or fewer --tokens."
+                f"The notes on clip {clip.id} are {len(ids)} tokens of {self.name}, which with an answer of "
+                f"{self._tokens} are more than its {most}: give clips of fewer frames, or fewer --tokens."
             )
         given = torch.tensor([ids], device=self._device)
         try:
@@ -263,8 +265,8 @@ class ModelSummariser:
                 )
         except Exception as error:
             raise DiagnosticsError(
-                f"{self.name} fails on the notes on clip {clip.id} ({describe(error)}): give another --summary; captions that are made "
-                "stay."
+                f"{self.name} fails on the notes on clip {clip.id} ({describe(error)}): give another --summary; "
+                f"captions that are made stay."
             ) from error
         return " ".join(tokenizer.decode(answer[0, len(ids) :], skip_special_tokens=True).split())
 
@@ -277,7 +279,8 @@ def notes_text(clip: Clip, video_caption: str | None, frame_captions: Sequence[s
     return "\n".join(f"{name}: {text}" for name, text in lines if text)
 
 
-# A captioner that knows the truth of `shapes` and is wrong as often as one wants, so that the loop can be tried without a model.
+# A captioner that knows the truth of `shapes` and is wrong as often as one wants, so that the loop can be tried without
+# a model.
 
 NAME = "rules"
 KINDS = (tuple(COLOURS), tuple(TEXTURES), SHAPES)
@@ -287,8 +290,8 @@ _ARTICLE = re.compile(r"\ban? (?=([a-z]))")
 
 
 class Rules:
-    """Says what a clip of `shapes` shows; of the colours, textures and shapes that it names, the share `mistakes` is replaced by
-    another of its kind, drawn for each by itself.
+    """Says what a clip of `shapes` shows; of the colours, textures and shapes that it names, the share `mistakes` is
+    replaced by another of its kind, drawn for each by itself.
 
     Raises DiagnosticsError for other data and for a share that is none.
     """
@@ -298,8 +301,8 @@ class Rules:
     def __init__(self, dataset: Dataset, mistakes: float, seed: int) -> None:
         if not isinstance(dataset, Shapes):
             raise DiagnosticsError(
-                f"Captioner rules knows the ground truth of `shapes` only, not of {dataset.name}: give --data 'shapes?frames=8', or the "
-                "folder of a model."
+                f"Captioner rules knows the ground truth of `shapes` only, not of {dataset.name}: give --data "
+                f"'shapes?frames=8', or the folder of a model."
             )
         if not 0 <= mistakes <= 1:
             raise DiagnosticsError(f"A share of mistakes of {mistakes:g} does not exist: give --mistakes 0 to 1.")
@@ -335,8 +338,8 @@ WRITTEN = ("title", "human_caption")
 def notes_on(dataset: Dataset, table: Path | None) -> list[dict[str, str]]:
     """Of each sample the columns `WRITTEN` that the table has for its id, or else for its group (the file of a clip).
 
-    Raises DiagnosticsError for a table without an id or without any of these columns, for an id that stands there twice, and for
-    one that is of no sample.
+    Raises DiagnosticsError for a table without an id or without any of these columns, for an id that stands there
+    twice, and for one that is of no sample.
     """
     if table is None:
         return [{} for _ in range(len(dataset))]
@@ -345,15 +348,16 @@ def notes_on(dataset: Dataset, table: Path | None) -> list[dict[str, str]]:
     there = [name for name in WRITTEN if name in columns]
     if not there:
         raise DiagnosticsError(
-            f"{table} has neither a column title nor a column human_caption but {', '.join(columns)}: name one of its columns so."
+            f"{table} has neither a column title nor a column human_caption but {', '.join(columns)}: name one of its "
+            f"columns so."
         )
     if repeated := next((name for name, count in Counter(names).items() if count > 1), None):
         raise DiagnosticsError(f"{table} has the id {repeated} twice: keep one row for each clip or file.")
     ids, groups = list(map(str, dataset.ids)), list(map(str, dataset.groups))
     if strange := sorted(set(names) - {*ids, *groups}):
         raise DiagnosticsError(
-            f"{table} has {len(strange)} id(s) that neither a clip nor a file of {dataset.name} has, {strange[0]} first: ids are as "
-            f"{ids[0]}, or {groups[0]} for all clips of a file."
+            f"{table} has {len(strange)} id(s) that neither a clip nor a file of {dataset.name} has, {strange[0]} "
+            f"first: ids are as {ids[0]}, or {groups[0]} for all clips of a file."
         )
     rows = {
         name: {key: " ".join(str(columns[key][i]).split()) for key in there if columns[key][i] is not None}
@@ -381,15 +385,15 @@ class Captioned:
 def recaption(job: RecaptionJob) -> Captioned:
     """Captions all clips of a dataset, goes on with what was interrupted, and writes the table at the end.
 
-    Captions stand in the file beside the table from the moment that they are made. Raises DiagnosticsError before any work where
-    `out` is a file that this command did not write.
+    Captions stand in the file beside the table from the moment that they are made. Raises DiagnosticsError before any
+    work where `out` is a file that this command did not write.
     """
     _check(job)
     kept_in = job.out.with_name(f"{job.out.name}.cache")
     if job.out.exists() and not kept_in.is_file():
         raise DiagnosticsError(
-            f"{job.out} is there, and {kept_in.name} is not in that folder, so this command did not write the table: choose another file with "
-            "--out."
+            f"{job.out} is there, and {kept_in.name} is not in that folder, so this command did not write the table: "
+            f"choose another file with --out."
         )
     dataset: Dataset = build("dataset", job.data)
     check_clips(dataset)
@@ -500,7 +504,8 @@ def _captioner(job: RecaptionJob, dataset: Dataset) -> Captioner:
     given = [f"--{name}" for name in ("mistakes", "seed") if getattr(job, name) is not None]
     if given:
         raise DiagnosticsError(
-            f"{' and '.join(given)} is of captioner {NAME}, and {job.captioner} is a model that answers alike each time: leave it out."
+            f"{' and '.join(given)} is of captioner {NAME}, and {job.captioner} is a model that answers alike each "
+            f"time: leave it out."
         )
     return ModelCaptioner(job.captioner, job.tokens, job.device or "cpu", job.precision)
 

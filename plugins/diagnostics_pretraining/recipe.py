@@ -18,8 +18,8 @@ from diagnostics.plugin import DiagnosticsError, Option, enumerated, options, un
 
 # What a training is made of, as one TOML file says it; the plugin's own are the rows of Perception Encoder's ablation.
 #
-# Bolya et al., arXiv 2504.13181, section 2.1, figure 2 and table 26. Stated there is what a row changes; the decay of the
-# learning rate and the weight of mask regularisation are not, and are the cosine and 1 here.
+# Bolya et al., arXiv 2504.13181, section 2.1, figure 2 and table 26. Stated there is what a row changes; the decay of
+# the learning rate and the weight of mask regularisation are not, and are the cosine and 1 here.
 
 
 # Stages of a training: images of one size for so many samples, then of the next; counted to the last sample.
@@ -39,8 +39,8 @@ def steps_of(stages: Sequence[Stage], batch: int) -> int:
         if stage.samples < 1 or stage.samples % batch:
             near = max(1, round(stage.samples / batch)) * batch
             raise DiagnosticsError(
-                f"The stage of {stage.size} pixels has {stage.samples:,} samples, which is no multiple of the batch of {batch:,}: "
-                f"give {near:,}."
+                f"The stage of {stage.size} pixels has {stage.samples:,} samples, which is no multiple of the batch of "
+                f"{batch:,}: give {near:,}."
             )
     return sum(stage.samples for stage in stages) // batch
 
@@ -56,7 +56,8 @@ def stage_at(stages: Sequence[Stage], batch: int, step: int) -> Stage:
 
 
 def scaled(stages: Sequence[Stage], samples: int, batch: int) -> tuple[Stage, ...]:
-    """The stages with `samples` in all, in their proportions as nearly as whole batches allow, each of at least one batch.
+    """The stages with `samples` in all, in their proportions as nearly as whole batches allow, each of at least one
+    batch.
 
     Raises where that many samples are no multiple of the batch, or fewer than a batch for each stage.
     """
@@ -68,14 +69,15 @@ def scaled(stages: Sequence[Stage], samples: int, batch: int) -> tuple[Stage, ..
     steps = samples // batch
     if steps < len(stages):
         raise DiagnosticsError(
-            f"There are {steps} batches of {batch:,} in {samples:,} samples and {len(stages)} stages: give at least --samples "
-            f"{len(stages) * batch}."
+            f"There are {steps} batches of {batch:,} in {samples:,} samples and {len(stages)} stages: give at least "
+            f"--samples {len(stages) * batch}."
         )
     whole = sum(stage.samples for stage in stages)
     shares = [steps * stage.samples / whole for stage in stages]
     counts = [max(1, int(share)) for share in shares]
     while (missing := steps - sum(counts)) != 0:
-        # The largest rest gets one more; where minimal stages took too much, the stage that has most above its share gives.
+        # The largest rest gets one more; where minimal stages took too much, the stage that has most above its share
+        # gives.
         by_rest = sorted(range(len(counts)), key=lambda i: shares[i] - counts[i], reverse=missing > 0)
         place = next(i for i in by_rest if missing > 0 or counts[i] > 1)
         counts[place] += 1 if missing > 0 else -1
@@ -92,8 +94,8 @@ NAMES = (*map(str, ROWS), *sorted(path.stem for path in FOLDER.glob("*.toml") if
 class Augmentation:
     """What is changed at random in an image, as `PictureChanges` draws it; what is left out stays as it is.
 
-    crop: smallest and largest share of the area. aspect: of a crop. brightness, saturation, contrast: how far the factor lies
-    from 1 at most. mirror: how often left and right are exchanged.
+    crop: smallest and largest share of the area. aspect: of a crop. brightness, saturation, contrast: how far the
+    factor lies from 1 at most. mirror: how often left and right are exchanged.
     """
 
     crop: tuple[float, float] | None = None
@@ -109,13 +111,15 @@ class Recipe(Optimisation):
     """How towers of image and text are trained; the keys of a TOML file.
 
     stages: one after the other.
-    image: sizes of stages are those of a model whose images have this side, and are brought to the size and patch of the
+    image: sizes of stages are those of a model whose images have this side, and are brought to the size and patch of
+    the
         one that is trained, at least two patches; without it they are meant as they stand.
     batch, lr, optimiser, schedule, warmup, cooldown, clip, weight_decay: as of the trainer's `Optimisation`.
     rope, pool: of the image tower; see `diagnostics_perception.models.Architecture`.
     mask: share of the batch that is seen again with patches hidden; hidden: share of those patches.
     augment: what is changed at random in images.
-    clips: share of the batch that is clips, of data that are clips; of the others the first frame is seen. frames: of a clip that
+    clips: share of the batch that is clips, of data that are clips; of the others the first frame is seen. frames: of a
+    clip that
         are seen.
     objective: `contrast` of images and texts, or `distil`: a teacher's similarities, of whole images as they are.
     """
@@ -150,8 +154,8 @@ class Recipe(Optimisation):
             )
         if self.objective == "distil" and (self.mask or self.augment or self.clips):
             raise DiagnosticsError(
-                "Distillation uses a teacher's embeddings of whole images, which a recipe with mask, augment or clips does not show: "
-                "leave these out."
+                "Distillation uses a teacher's embeddings of whole images, which a recipe with mask, augment or clips "
+                "does not show: leave these out."
             )
         if self.mask and not 0 < self.hidden < 1:
             raise DiagnosticsError(
@@ -161,8 +165,8 @@ class Recipe(Optimisation):
             raise DiagnosticsError("Patches are hidden in batches of images alone: give mask = 0 or clips = 0.")
         if self.mask and abs(1 / self.mask - round(1 / self.mask)) > 1e-9:
             raise DiagnosticsError(
-                f"The mask share {self.mask} is not one in n: every n-th image of a batch is used again with patches hidden, so give "
-                "1 divided by a whole number, as 0.0625."
+                f"The mask share {self.mask} is not one in n: every n-th image of a batch is used again with patches "
+                f"hidden, so give 1 divided by a whole number, as 0.0625."
             )
 
     @property
@@ -182,8 +186,8 @@ class Recipe(Optimisation):
     def for_model(self, image: int, patch: int, samples: int | None = None) -> Recipe:
         """For a model whose images are of that size, cut into those patches, with so many samples in all.
 
-        Raises DiagnosticsError for stages that no patch divides, or larger than the model's images, and for numbers of samples
-        that are no whole batches.
+        Raises DiagnosticsError for stages that no patch divides, or larger than the model's images, and for numbers of
+        samples that are no whole batches.
         """
         stages = self.stages
         if self.image is not None:
@@ -193,13 +197,13 @@ class Recipe(Optimisation):
         for stage in stages:
             if stage.size < patch or stage.size % patch or stage.size > image:
                 raise DiagnosticsError(
-                    f"Images of a stage of {stage.size} pixels cannot be cut into patches of {patch} or are larger than the "
-                    f"model's {image}: give a multiple of {patch}, at most {image}."
+                    f"Images of a stage of {stage.size} pixels cannot be cut into patches of {patch} or are larger "
+                    f"than the model's {image}: give a multiple of {patch}, at most {image}."
                 )
             if self.mask and stage.size == patch:
                 raise DiagnosticsError(
-                    f"An image of {stage.size} pixels is a single patch, of which no part can be hidden: give larger stages, or "
-                    "mask = 0."
+                    f"An image of {stage.size} pixels is a single patch, of which no part can be hidden: give larger "
+                    f"stages, or mask = 0."
                 )
         if samples is not None:
             stages = scaled(stages, samples, self.batch)
@@ -217,7 +221,9 @@ def named_recipe(name: str) -> Recipe:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """A recipe in a file; raises DiagnosticsError for what cannot be read, with line and nearest name of an unknown key."""
+    """A recipe in a file; raises DiagnosticsError for what cannot be read, with line and nearest name of an unknown
+    key.
+    """
     try:
         text = path.read_text(encoding="utf-8")
         values = tomllib.loads(text)
@@ -252,7 +258,9 @@ def _of(kind: type, table: Mapping[str, Any]) -> Any:
 
 
 def _unknown_keys(path: Path, lines: list[str], section: str, values: Any, kind: type) -> list[str]:
-    """Keys of a table that are no fields of its dataclass, with line and nearest name; raises for values of another type."""
+    """Keys of a table that are no fields of its dataclass, with line and nearest name; raises for values of another
+    type.
+    """
     if not isinstance(values, Mapping):
         raise DiagnosticsError(
             f"{section} in line {_line(lines, section)} of {path} is no table: write it as docs/how-to/pretraining.md shows."
@@ -301,7 +309,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-# Jobs of `diagnostics train pe`, `recaption`, `zeroshot` and `export open_clip`: each option once. Importing it imports nothing heavy.
+# Jobs of `diagnostics train pe`, `recaption`, `zeroshot` and `export open_clip`: each option once. Importing it imports
+# nothing heavy.
 
 
 TrustCode = Annotated[
@@ -407,7 +416,8 @@ class RecaptionJob:
     summary: Annotated[
         str | None,
         Option(
-            "Causal language model that writes the column `caption` from all others [the human caption, else the clip's].",
+            "Causal language model that writes the column `caption` from all others [the human caption, else the "
+            "clip's].",
             "FOLDER",
         ),
     ] = None

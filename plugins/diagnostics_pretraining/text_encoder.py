@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from open_clip.tokenizer import SimpleTokenizer
     from open_clip.transformer import TextTransformer
 
-# The text tower: open_clip's, with the sizes of the published ones and of the small ones, over a whole or a reduced vocabulary.
+# The text tower: open_clip's, with the sizes of the published ones and of the small ones, over a whole or a reduced
+# vocabulary.
 
 # CLIP's byte-pair encoding of texts, whole, or kept to the rows that some texts use and one for all others.
 
@@ -41,9 +42,9 @@ _LONGEST = 4096
 class Vocabulary:
     """How texts become tokens.
 
-    context: tokens of a text, start and end included. kept: rows of the whole table that are kept, in order, with padding,
-    start and end among them; None for all of them. Of a reduced table the row before the start stands for every token that is
-    not kept.
+    context: tokens of a text, start and end included. kept: rows of the whole table that are kept, in order, with
+    padding, start and end among them; None for all of them. Of a reduced table the row before the start stands for
+    every token that is not kept.
     """
 
     context: int
@@ -52,7 +53,8 @@ class Vocabulary:
     def __post_init__(self) -> None:
         if not 3 <= self.context <= _LONGEST:
             raise DiagnosticsError(
-                f"Texts have 3 to {_LONGEST:,} tokens, start and end included, not {self.context}: choose a context in that range."
+                f"Texts have 3 to {_LONGEST:,} tokens, start and end included, not {self.context}: choose a context in "
+                f"that range."
             )
         kept = self.kept
         if kept is not None and (list(kept) != sorted({*kept, PADDING, START, END}) or kept[-1] != END or kept[0] < 0):
@@ -76,7 +78,9 @@ class Vocabulary:
         return [*kept] if self.kept is None else [*kept[:-2], None, START, END]
 
     def encode(self, texts: Sequence[str]) -> tuple[Tensor, int]:
-        """Tokens int64 [text, context], zeros after the end, and how many texts were longer and are cut before their end."""
+        """Tokens int64 [text, context], zeros after the end, and how many texts were longer and are cut before their
+        end.
+        """
         tokens, cut = np.zeros((len(texts), self.context), np.int64), 0
         places = None if self.kept is None else _places(self.kept)
         for row, text in zip(tokens, texts, strict=True):
@@ -141,7 +145,9 @@ PARTS = ("text", "mask", "positions")
 
 
 def known_size(size: str) -> str:
-    """A size by its whole name (`core-b16-224` of `b16-224`); raises DiagnosticsError for one that has no text tower."""
+    """A size by its whole name (`core-b16-224` of `b16-224`); raises DiagnosticsError for one that has no text
+    tower.
+    """
     whole = size if size in TEXTS else f"core-{size}"
     if whole not in TEXTS:
         raise unknown("size", size, [name.removeprefix("core-") for name in TEXTS])
@@ -156,8 +162,8 @@ def context_of(size: str) -> int:
 def text_tower(size: str, vocabulary: Vocabulary) -> TextTransformer:
     """With weights drawn from torch's global generator as open_clip draws them, and the context of the vocabulary.
 
-    The whole table is drawn and a reduced one keeps its rows of it, so that a seed gives a word the same start whatever other
-    words there are. The row for all others is drawn last.
+    The whole table is drawn and a reduced one keeps its rows of it, so that a seed gives a word the same start whatever
+    other words there are. The row for all others is drawn last.
     """
     from open_clip.transformer import TextTransformer
 
@@ -211,7 +217,9 @@ def whole_table(rows: Tensor, vocabulary: Vocabulary) -> Tensor:
 
 
 def embedded(tower: TextTransformer, tokens: Tensor) -> Tensor:
-    """What the tower gives of tokens int64 [text, token], also of fewer than its context, which it itself refuses: [text, embedding]."""
+    """What the tower gives of tokens int64 [text, token], also of fewer than its context, which it itself refuses:
+    [text, embedding].
+    """
     count, mask = tokens.shape[1], tower.attn_mask
     assert mask is not None  # a causal tower has one
     x = tower.token_embedding(tokens) + tower.positional_embedding[:count]
@@ -228,7 +236,9 @@ _EXAMPLE = "a red striped star left of two small blue circles"
 
 @dataclass(frozen=True)
 class Texts:
-    """A text as `tokens` and `words` [context]: which of them are words, or the end, from which the embedding is taken."""
+    """A text as `tokens` and `words` [context]: which of them are words, or the end, from which the embedding is
+    taken.
+    """
 
     encoder: str
     vocabulary: Vocabulary
@@ -251,8 +261,8 @@ class Texts:
 def text_encoder_of(name: str, size: str, module: TextTransformer, vocabulary: Vocabulary) -> TorchEncoder:
     """The encoder over a text tower.
 
-    Taps `embed`, `blocks.N` and `norm` have the start as prefix and a place for each further token; the output tap is `norm`, and
-    `head` the embedding.
+    Taps `embed`, `blocks.N` and `norm` have the start as prefix and a place for each further token; the output tap is
+    `norm`, and `head` the embedding.
     """
     size, texts = known_size(size), Texts(name, vocabulary)
     rows = f"{vocabulary.size:,} rows of CLIP's vocabulary"
@@ -286,8 +296,8 @@ def build_text(model: str, checkpoint: str | None, pretrained: bool, context: in
         raise DiagnosticsError(f"The context of {model} is {vocabulary.context}: leave out context.")
     if checkpoint is None and pretrained:
         raise DiagnosticsError(
-            f"The text tower of {size} comes from a file: give checkpoint=, Meta's .pt of the whole model, or pretrained=false "
-            "for initial weights."
+            f"The text tower of {size} comes from a file: give checkpoint=, Meta's .pt of the whole model, or "
+            f"pretrained=false for initial weights."
         )
     module = initial_text(size, vocabulary, seed)
     if checkpoint is not None:
@@ -300,7 +310,9 @@ def build_text(model: str, checkpoint: str | None, pretrained: bool, context: in
 
 
 def vocabulary_in(encoder: TorchEncoder) -> tuple[str, Vocabulary]:
-    """Size and vocabulary of a text tower that this module made an encoder of; raises DiagnosticsError for any other."""
+    """Size and vocabulary of a text tower that this module made an encoder of; raises DiagnosticsError for any
+    other.
+    """
     scheme, _, rest = encoder.skeleton.partition(":")
     if scheme != "pe-text":
         raise DiagnosticsError(

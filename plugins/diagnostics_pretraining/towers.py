@@ -61,7 +61,8 @@ class Pair:
 def encoders_of(towers: Towers, name: str, lineage: Mapping[str, Any] | None = None) -> Pair:
     """Towers as encoders, which share their modules.
 
-    lineage: of both, as plain JSON values; `scale` and `text` (the text tower's weights) are added to the image encoder's.
+    lineage: of both, as plain JSON values; `scale` and `text` (the text tower's weights) are added to the image
+    encoder's.
     """
     modes = [(module, module.training) for module in towers.modules()]
     one = towers.architecture
@@ -80,7 +81,8 @@ def encoders_of(towers: Towers, name: str, lineage: Mapping[str, Any] | None = N
 def load_pair(folder: str | Path, *, trust_code: bool = False) -> Pair:
     """Both encoders that `diagnostics train pe` wrote.
 
-    Raises DiagnosticsError where there is no text encoder, and where it is not the one that the image encoder was trained with.
+    Raises DiagnosticsError where there is no text encoder, and where it is not the one that the image encoder was
+    trained with.
     """
     image = build("encoder", str(folder), trust_code=trust_code)
     inner = Path(folder).expanduser() / TEXT
@@ -113,7 +115,8 @@ def towers_of(pair: Pair, *, masked: bool = False, seed: int = 0) -> Towers:
         towers.text.load_state_dict(pair.text.module.state_dict())
     except RuntimeError as error:
         raise DiagnosticsError(
-            f"{pair.image.name} does not fit towers of size {size}, as one that was cut or aligned: name what `train pe` wrote."
+            f"{pair.image.name} does not fit towers of size {size}, as one that was cut or aligned: name what `train "
+            f"pe` wrote."
         ) from error
     with torch.no_grad():
         towers.log_scale.fill_(math.log(pair.scale))
@@ -123,12 +126,12 @@ def towers_of(pair: Pair, *, masked: bool = False, seed: int = 0) -> Towers:
 class Towers(nn.Module):
     """Both towers, the scale of their similarities, and the token that stands for a hidden patch.
 
-    Images have any size that patches divide, up to the architecture's own: the table of positions is that of the final grid,
-    and is resampled on the way in (bilinear, as Meta's code resamples a trained one), while rotary positions count patches. So no
-    parameter changes its shape from stage to stage.
+    Images have any size that patches divide, up to the architecture's own: the table of positions is that of the final
+    grid, and is resampled on the way in (bilinear, as Meta's code resamples a trained one), while rotary positions
+    count patches. So no parameter changes its shape from stage to stage.
 
-    size, architecture, vocabulary: what they were built from. log_scale: logarithm of what multiplies cosines. mask_token:
-    [width], or None where no patch is ever hidden.
+    size, architecture, vocabulary: what they were built from. log_scale: logarithm of what multiplies cosines.
+    mask_token: [width], or None where no patch is ever hidden.
     """
 
     def __init__(
@@ -192,8 +195,8 @@ class Towers(nn.Module):
         side = pixels.shape[-1]
         if pixels.shape[-2] != side or side > self.architecture.image:
             raise DiagnosticsError(
-                f"Images of {pixels.shape[-2]} x {side} pixels do not fit towers of {self.architecture.image}: give squares of "
-                "that size or smaller."
+                f"Images of {pixels.shape[-2]} x {side} pixels do not fit towers of {self.architecture.image}: give "
+                f"squares of that size or smaller."
             )
         return self.architecture.grid(side)
 
@@ -220,7 +223,8 @@ def build_towers(
     Each part is drawn from the seed by itself, so that what is left out of one changes nothing in the others.
 
     masked: whether there is a mask token. image: side of the final images in pixels, by default the size's own. Raises
-    DiagnosticsError for an unknown size, for images that patches do not fit, and for `pool="class"` of a size without a class token.
+    DiagnosticsError for an unknown size, for images that patches do not fit, and for `pool="class"` of a size without a
+    class token.
     """
     name = known_size(size)
     one = varied(name, rope=rope, pool=pool)
@@ -234,7 +238,9 @@ def build_towers(
 
 
 def _image_tower(name: str, one: Architecture, seed: int) -> Eva:
-    """Drawn whole, at the size's own grid; without what is left out, and with a table of positions of its own for another grid."""
+    """Drawn whole, at the size's own grid; without what is left out, and with a table of positions of its own for
+    another grid.
+    """
     grid = one.grid()
     torch.manual_seed(seed)
     drawn = initial(varied(name)).state_dict()
@@ -260,8 +266,8 @@ _APART = 1e-4
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: the encoder's name, how many tensors and bytes, the name by which open_clip reads it, and how many of
-    CLIP's tokens the text tower does not know, which all have the row of the unknown."""
+    """What was written: the encoder's name, how many tensors and bytes, the name by which open_clip reads it, and how
+    many of CLIP's tokens the text tower does not know, which all have the row of the unknown."""
 
     folder: str
     encoder: str
@@ -274,8 +280,8 @@ class Exported:
 def export(folder: str | Path, out: Path, trust_code: bool = False) -> Exported:
     """Writes a saved pair to a new folder, which `open_clip.create_model("local-dir:...")` reads.
 
-    open_clip knows no reduced vocabulary, so that one is written as the whole (see `whole_table`). Raises DiagnosticsError for a folder
-    that is there, for what is no pair, and where open_clip gives other embeddings.
+    open_clip knows no reduced vocabulary, so that one is written as the whole (see `whole_table`). Raises
+    DiagnosticsError for a folder that is there, for what is no pair, and where open_clip gives other embeddings.
     """
     # As it was given: the configuration may name it, and a folder that is copied must not tell where it was made.
     place = out.expanduser()
@@ -318,7 +324,8 @@ def _describe(towers: Towers, folder: Path, place: Path) -> None:
     one, text = towers.architecture, TEXTS[towers.size]
     name = one.timm.partition(".")[0]
     if one != ARCHITECTURES[towers.size] or not name:
-        # open_clip gives timm a name and no sizes; such a name is a folder with sizes, by its path from the working directory.
+        # open_clip gives timm a name and no sizes; such a name is a folder with sizes, by its path from the working
+        # directory.
         name = f"local-dir:{place / _VISION}"
         (folder / _VISION).mkdir(exist_ok=True)
         (folder / _VISION / "config.json").write_text(json.dumps(_variation(one), indent=2))
@@ -387,7 +394,8 @@ def _check_same(pair: Pair, folder: Path) -> None:
         expected = _embedding(encoder)
         if float((given - expected).abs().max()) > _APART * float(expected.std()):
             raise DiagnosticsError(
-                f"open_clip gives other embeddings of {encoder.name} than it has here, so nothing is written: {_UPDATE}."
+                f"open_clip gives other embeddings of {encoder.name} than it has here, so nothing is written: "
+                f"{_UPDATE}."
             )
 
 

@@ -47,7 +47,9 @@ from diagnostics_pretraining.towers import TEXT, Pair, Towers, build_towers, enc
 # What can be wrong with the texts that are trained on, and what people are told of them.
 
 LOOKED_AT = 20_000
-"""Texts whose length is counted at most; of more, as many at equal distances. Of texts that are read on demand no others are read."""
+"""Texts whose length is counted at most; of more, as many at equal distances. Of texts that are read on demand no
+others are read.
+"""
 
 
 def check_texts(dataset: Dataset, rows: np.ndarray) -> None:
@@ -61,12 +63,14 @@ def check_texts(dataset: Dataset, rows: np.ndarray) -> None:
     if empty:
         shown = ", ".join(empty[:3]) + (", ..." if len(empty) > 3 else "")
         raise DiagnosticsError(
-            f"{len(empty):,} of the {len(looked_at):,} train texts of {dataset.name} are empty ({shown}): fill them, or leave those samples out."
+            f"{len(empty):,} of the {len(looked_at):,} train texts of {dataset.name} are empty ({shown}): fill them, "
+            f"or leave those samples out."
         )
     first = dataset.texts[rows[0]]
     if all(dataset.texts[row] == first for row in looked_at):
         raise DiagnosticsError(
-            f"All {len(looked_at):,} train texts of {dataset.name} are equal, so there is nothing to tell apart: give other texts."
+            f"All {len(looked_at):,} train texts of {dataset.name} are equal, so there is nothing to tell apart: give "
+            f"other texts."
         )
 
 
@@ -78,7 +82,9 @@ def _some(rows: np.ndarray) -> np.ndarray:
 def describe_texts(
     dataset: Dataset, rows: np.ndarray, batch: Sequence[int] | np.ndarray, vocabulary: Vocabulary
 ) -> list[str]:
-    """Lines for people: a vocabulary that is not whole, or lacks words, texts that are cut, and equal ones in the first batch."""
+    """Lines for people: a vocabulary that is not whole, or lacks words, texts that are cut, and equal ones in the first
+    batch.
+    """
     lines: list[str] = []
     seen = _some(rows)
     tokens, cut = vocabulary.encode([dataset.texts[row] for row in seen])
@@ -94,7 +100,8 @@ def describe_texts(
         lines.append(f"cuts {cut:,} of {len(seen):,} texts, which are longer than {vocabulary.context} tokens")
     if equal := equal_texts(vocabulary.encode([dataset.texts[row] for row in batch])[0]):
         lines.append(
-            f"has {equal:,} texts in its first batch of {len(batch):,} that are equal to another one there: each is a false negative of it"
+            f"has {equal:,} texts in its first batch of {len(batch):,} that are equal to another one there: each is a "
+            f"false negative of it"
         )
     return lines
 
@@ -130,8 +137,8 @@ def changes_in(changes: PictureChanges) -> frozenset[str]:
 
 
 def survivable(changes: PictureChanges, dataset: Dataset) -> tuple[PictureChanges | None, tuple[str, ...]]:
-    """What is left of an augmentation when the changes are left out that the dataset's texts do not survive, None for nothing;
-    and the names of these."""
+    """What is left of an augmentation when the changes are left out that the dataset's texts do not survive, None for
+    nothing; and the names of these."""
     left_out = tuple(sorted(changes_in(changes) - harmless_changes(dataset)))
     kept = replace(changes, **{key: value for name in left_out for key, value in UNCHANGED[name].items()})
     return (kept if changes_in(kept) else None), left_out
@@ -155,15 +162,18 @@ def check_survives(changes: PictureChanges, dataset: Dataset) -> None:
 
 
 SMALL = ("nano", "micro")
-"""Sizes whose text tower keeps the rows of the vocabulary that its texts use, since the whole table would be most of it."""
+"""Sizes whose text tower keeps the rows of the vocabulary that its texts use, since the whole table would be most of
+it.
+"""
 
 
 @dataclass(frozen=True)
 class Plan:
     """A training that can begin.
 
-    base: the towers that it starts from, and their pair's weights; None for new ones. teacher: whose similarities are learned; None for
-    contrast. notes: what people are told of the data. left_out: the changes of images that its texts do not survive.
+    base: the towers that it starts from, and their pair's weights; None for new ones. teacher: whose similarities are
+    learned; None for contrast. notes: what people are told of the data. left_out: the changes of images that its texts
+    do not survive.
     """
 
     size: str
@@ -282,8 +292,8 @@ def _teacher(job: PretrainJob, recipe: Recipe) -> Teacher | None:
     """Raises where a recipe that distils has none, and where another one has."""
     if (recipe.objective == "distil") != (job.teacher is not None):
         raise DiagnosticsError(
-            "A recipe that distils learns from a teacher, and no other has one: give both --recipe distil and --teacher FOLDER, or "
-            "neither."
+            "A recipe that distils learns from a teacher, and no other has one: give both --recipe distil and "
+            "--teacher FOLDER, or neither."
         )
     return None if job.teacher is None else Teacher(load_pair(job.teacher))
 
@@ -302,8 +312,8 @@ def check_start(folder: str, towers: Towers, recipe: Recipe) -> None:
     ]
     if different:
         raise DiagnosticsError(
-            f"{folder} cannot be trained further by this recipe, since it has {enumerated(different)}: name another --from, or a "
-            "recipe of your own (--config) that says so."
+            f"{folder} cannot be trained further by this recipe, since it has {enumerated(different)}: name another "
+            f"--from, or a recipe of your own (--config) that says so."
         )
 
 
@@ -312,7 +322,9 @@ def _plain(value: object) -> str:
 
 
 def _changes(job: PretrainJob, recipe: Recipe, dataset: Dataset) -> tuple[PictureChanges | None, tuple[str, ...]]:
-    """What is changed at random in images, and what of it is left out: a recipe that is here asks for all, a file by name."""
+    """What is changed at random in images, and what of it is left out: a recipe that is here asks for all, a file by
+    name.
+    """
     if recipe.augment is None:
         return None, ()
     changes = changes_of(recipe.augment)
@@ -340,9 +352,9 @@ FINISHED = "training.json"
 def train(job: PretrainJob) -> dict[str, Any]:
     """Trains and saves the pair of encoders, and goes on with what was interrupted; what is finished is left as it is.
 
-    Gives, in the first process: `path`, `name`, `size`, `recipe`, `seed`, `steps`, `samples`, `loss`, `collapse` (None or what
-    was seen), `seconds`, `left_out` (changes of images that the texts do not survive), `data`, `run_data`, `target` (what `zeroshot` can
-    ask of these data, None for retrieval alone).
+    Gives, in the first process: `path`, `name`, `size`, `recipe`, `seed`, `steps`, `samples`, `loss`, `collapse` (None
+    or what was seen), `seconds`, `left_out` (changes of images that the texts do not survive), `data`, `run_data`,
+    `target` (what `zeroshot` can ask of these data, None for retrieval alone).
     """
     with world(job.device) as where, watcher() as watch:
         if where.first and (notice := rendering_notice(job.data)):

@@ -47,8 +47,8 @@ class Score:
 def classification(images: np.ndarray, classes: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int) -> Score:
     """The share of images whose own class is nearest by cosine; of equally near ones, one by chance.
 
-    images [image, feature], classes [class, feature]: embeddings of any length; labels [image]: which class is right. Chance is one
-    in so many classes.
+    images [image, feature], classes [class, feature]: embeddings of any length; labels [image]: which class is right.
+    Chance is one in so many classes.
     """
     hits = _hits(images, classes, labels, np.arange(len(classes)), (1,))
     return _scores(hits, np.full(hits.shape, 1 / len(classes)), groups, seed)[0]
@@ -59,9 +59,9 @@ def retrieval(
 ) -> dict[str, dict[int, Score]]:
     """Recall at each of `AT` both ways, `image_to_text` and `text_to_image`.
 
-    images, texts: embeddings [pair, feature], partners in the same row; rows with the same number in `wanted` [pair] (equal texts) are
-    all partners. Pairs are `dealt` into galleries of `gallery`: recall falls as one grows. Chance is that of a random order with the
-    same partners.
+    images, texts: embeddings [pair, feature], partners in the same row; rows with the same number in `wanted` [pair]
+    (equal texts) are all partners. Pairs are `dealt` into galleries of `gallery`: recall falls as one grows. Chance is
+    that of a random order with the same partners.
     """
     galleries = dealt(len(wanted), gallery, seed)
     hits: dict[str, list[np.ndarray]] = {"image_to_text": [], "text_to_image": []}
@@ -82,14 +82,16 @@ def retrieval(
 
 
 def dealt(count: int, gallery: int, seed: int) -> np.ndarray:
-    """Which of so many pairs lie in each gallery, drawn at random, int [gallery, its pair]; what fills none is left out."""
+    """Which of so many pairs lie in each gallery, drawn at random, int [gallery, its pair]; what fills none is left
+    out.
+    """
     order = np.random.default_rng([seed, count]).permutation(count)
     return order[: count // gallery * gallery].reshape(-1, gallery)
 
 
 def chance_of_recall(partners: np.ndarray, gallery: int) -> np.ndarray:
-    """Recall [k, query] at each of `AT` in a random order of a gallery that holds so many partners [query] of each query:
-    1 - C(gallery - partners, k) / C(gallery, k)."""
+    """Recall [k, query] at each of `AT` in a random order of a gallery that holds so many partners [query] of each
+    query: 1 - C(gallery - partners, k) / C(gallery, k)."""
     chances = np.ones((len(AT), len(partners)))
     for row, k in zip(chances, AT, strict=True):
         others = gallery - partners
@@ -118,16 +120,16 @@ def _scores(hits: np.ndarray, chance: np.ndarray, groups: np.ndarray, seed: int)
 
 
 TEMPLATES = ("{}", "a {}", "a photo of a {}")
-"""The prompts of a class unless others are given, but for those with a word that the vocabulary lacks; the embeddings of a class's
-prompts are averaged."""
+"""The prompts of a class unless others are given, but for those with a word that the vocabulary lacks; the embeddings
+of a class's prompts are averaged."""
 SPLITS = ("val", "test")
 _ARTICLE = re.compile(r"\ba \{\}")
 
 
 @dataclass(frozen=True)
 class Classification:
-    """`commonest`: the share of samples of the class that is commonest in train; `strange`: classes of whose words the vocabulary
-    lacks some."""
+    """`commonest`: the share of samples of the class that is commonest in train; `strange`: classes of whose words the
+    vocabulary lacks some."""
 
     target: str
     classes: tuple[str, ...]
@@ -141,7 +143,8 @@ class Classification:
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Recall both ways by number of neighbours. `alike`: pairs whose text another pair has too; `cut`: texts longer than the context;
+    """Recall both ways by number of neighbours. `alike`: pairs whose text another pair has too; `cut`: texts longer
+    than the context;
     `repeated`: samples that stand there twice, of which the first counts."""
 
     n: int
@@ -169,8 +172,8 @@ class Result:
 def zeroshot(job: ZeroshotJob) -> Result:
     """Classifies by prompts of class names, and retrieves texts by images and images by texts, on one split.
 
-    Nothing is fitted and no prompt is chosen. Raises DiagnosticsError for a folder without its text tower, data of another modality,
-    an unknown target, and data with neither a target nor texts.
+    Nothing is fitted and no prompt is chosen. Raises DiagnosticsError for a folder without its text tower, data of
+    another modality, an unknown target, and data with neither a target nor texts.
     """
     _check(job)
     pair = load_pair(job.folder, trust_code=job.trust_code)
@@ -178,7 +181,8 @@ def zeroshot(job: ZeroshotJob) -> Result:
     image = _image_encoder(pair, dataset, job.frames)
     if job.target is None and not dataset.texts:
         raise DiagnosticsError(
-            f"{dataset.name} has no texts, so that nothing can be retrieved: name a target with --for, or give data with captions."
+            f"{dataset.name} has no texts, so that nothing can be retrieved: name a target with --for, or give data "
+            f"with captions."
         )
     labels, classes = (None, ()) if job.target is None else labels_of(dataset, job.target)
     rows = np.flatnonzero(dataset.split == job.split)
@@ -198,7 +202,9 @@ def zeroshot(job: ZeroshotJob) -> Result:
 
 
 def labels_of(dataset: Dataset, target: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The class of each sample (-1: unknown) and the classes' names: of a label, or of a question, whose answers are the classes."""
+    """The class of each sample (-1: unknown) and the classes' names: of a label, or of a question, whose answers are
+    the classes.
+    """
     labels = {name: known for name, known in dataset.targets.items() if known.kind == "label"}
     questions = {question.name for asked in dataset.questions for question in asked} - {"caption"}
     if target in labels:
@@ -241,8 +247,8 @@ def _classified(
     known = np.flatnonzero(labels[rows] >= 0)
     if len(classes) < 2 or not len(known):
         raise DiagnosticsError(
-            f"Target {job.target} of {dataset.name} has {len(classes)} class(es) and is known of {len(known)} {job.split} samples: give "
-            "one of at least two."
+            f"Target {job.target} of {dataset.name} has {len(classes)} class(es) and is known of {len(known)} "
+            f"{job.split} samples: give one of at least two."
         )
     vocabulary = vocabulary_in(pair.text)[1]
     templates = job.template or known_templates(vocabulary)
@@ -271,8 +277,8 @@ def _retrieved(
     gallery = len(texts) if job.gallery is None else job.gallery
     if gallery > len(texts):
         raise DiagnosticsError(
-            f"{dataset.name} has {len(texts)} different {job.split} samples, too few for a gallery of {gallery}: give a smaller "
-            "--gallery, or more data."
+            f"{dataset.name} has {len(texts)} different {job.split} samples, too few for a gallery of {gallery}: give "
+            f"a smaller --gallery, or more data."
         )
     _, wanted, counts = np.unique(np.array(texts), return_inverse=True, return_counts=True)
     groups = dataset.groups[rows[first]]
@@ -291,7 +297,9 @@ def _retrieved(
 
 
 class _Seen(LazySamples):
-    """Samples that are read once, by what embeds them, and known again afterwards by their pixels: reading them may be all the work."""
+    """Samples that are read once, by what embeds them, and known again afterwards by their pixels: reading them may be
+    all the work.
+    """
 
     def __init__(self, samples: Sequence[np.ndarray] | np.ndarray) -> None:
         self._samples, self._digests = samples, dict[int, bytes]()
@@ -315,7 +323,8 @@ def _image_encoder(pair: Pair, dataset: Dataset, frames: int) -> TorchEncoder:
         return frames_of(pair.image, frames)
     if dataset.modality != "image":
         raise DiagnosticsError(
-            f"{pair.image.name} reads images (and frames of videos), and {dataset.name} holds {dataset.modality} samples: give such data."
+            f"{pair.image.name} reads images (and frames of videos), and {dataset.name} holds {dataset.modality} "
+            f"samples: give such data."
         )
     return pair.image
 

@@ -34,10 +34,10 @@ from diagnostics_timeseries.series import (
 
 # Chronos: T5 (a token a step), Bolt (patches) and Chronos-2 (patches, groups of variates).
 #
-# Run through the package's own tokenizer and `encode`, so scaling, patching and padding are its own. NaN, on the left or
-# within, is masked; `valid` leaves out tokens without an observed step. Special tokens stand behind the series and are handed
-# over as prefix: EOS (T5), REG (Bolt), and of Chronos-2 first the masked patch of the future, which its forecasts are read
-# from, then REG.
+# Run through the package's own tokenizer and `encode`, so scaling, patching and padding are its own. NaN, on the left
+# or within, is masked; `valid` leaves out tokens without an observed step. Special tokens stand behind the series and
+# are handed over as prefix: EOS (T5), REG (Bolt), and of Chronos-2 first the masked patch of the future, which its
+# forecasts are read from, then REG.
 
 
 CHRONOS = "chronos:"
@@ -116,7 +116,8 @@ def _kind(settings: Mapping[str, Any], model: str) -> tuple[Any, Callable[..., S
     named = (settings.get("architectures") or ["none"])[0]
     if named not in known or "chronos_config" not in settings:
         raise DiagnosticsError(
-            f"{model} is a {named}, not a Chronos encoder ({', '.join(known)} with a chronos_config): name another folder."
+            f"{model} is a {named}, not a Chronos encoder ({', '.join(known)} with a chronos_config): name another "
+            f"folder."
         )
     return known[named]
 
@@ -173,8 +174,8 @@ def _patched(name: str, whole: Any, fresh: Callable[[], nn.Module]) -> SeriesMod
     size = settings.input_patch_size
     if size != settings.input_patch_stride:
         raise DiagnosticsError(
-            f"{name} cuts patches of {size} steps every {settings.input_patch_stride}: overlapping patches have no grid here, "
-            "use another checkpoint."
+            f"{name} cuts patches of {size} steps every {settings.input_patch_stride}: overlapping patches have no "
+            f"grid here, use another checkpoint."
         )
     special = int(settings.use_reg_token)
     groups = type(whole).__name__ == "Chronos2Model"
@@ -222,9 +223,9 @@ def _patched(name: str, whole: Any, fresh: Callable[[], nn.Module]) -> SeriesMod
 
 # Moirai: one sequence of patches of all variates, and masked patches of the horizon at its end.
 #
-# Patches, time and variate numbers are laid out as the package's forecaster does for a fixed patch size (`patch_size`, one of
-# the checkpoint's). Each variate has one masked patch of the future, which is handed over as prefix. Steps before the first
-# observed one are padding, later NaN is masked.
+# Patches, time and variate numbers are laid out as the package's forecaster does for a fixed patch size (`patch_size`,
+# one of the checkpoint's). Each variate has one masked patch of the future, which is handed over as prefix. Steps
+# before the first observed one are padding, later NaN is masked.
 #
 # The package pins versions that cannot be installed beside this one, so it is in no extra; see `_INSTALL`.
 
@@ -232,8 +233,8 @@ def _patched(name: str, whole: Any, fresh: Callable[[], nn.Module]) -> SeriesMod
 MOIRAI = "moirai:"
 _FILES = ("config.json", "*.safetensors")
 _INSTALL = (
-    "pip install jax && pip install --no-deps 'uni2ts>=1.2,<3' lightning pytorch-lightning lightning-utilities torchmetrics gluonts toolz hydra-core "
-    "omegaconf antlr4-python3-runtime==4.9.3 jaxtyping wadler-lindig"
+    "pip install jax && pip install --no-deps 'uni2ts>=1.2,<3' lightning pytorch-lightning lightning-utilities "
+    "torchmetrics gluonts toolz hydra-core omegaconf antlr4-python3-runtime==4.9.3 jaxtyping wadler-lindig"
 )
 _STUDENT = "uni2ts.distribution.student_t.StudentTOutput"
 # A class of the package's own, and nothing that its modules import.
@@ -307,14 +308,17 @@ def moirai(
 
 
 def check_distribution(part: Any, model: str) -> None:
-    """Raises where a configuration has the package make something else than its own distributions: it would make anything."""
+    """Raises where a configuration has the package make something else than its own distributions: it would make
+    anything.
+    """
     inside: list[Any] = list(part.values()) if isinstance(part, Mapping) else part if isinstance(part, list) else []
     for value in inside:
         check_distribution(value, model)
     target = str(part.get("_target_", _STUDENT)) if isinstance(part, Mapping) else _STUDENT
     if not _DISTRIBUTION.fullmatch(target):
         raise DiagnosticsError(
-            f"{MOIRAI}{model} names {target} as its distribution, which could be any code and is never run: get the config.json that its authors published."
+            f"{MOIRAI}{model} names {target} as its distribution, which could be any code and is never run: get the "
+            f"config.json that its authors published."
         )
 
 
@@ -355,9 +359,9 @@ def _sequence(series: Tensor, size: int, widest: int) -> dict[str, Tensor]:
 
 # TimesFM 3: patches of 32 steps, attention along time and then across variates in each block.
 #
-# Through the package's own `decode`, whose padding, running normalisation and detrending are kept. As in its forecaster,
-# leading NaN is padding and gaps are filled by linear interpolation; `valid` leaves out patches that hold nothing observed.
-# Masked patches of the horizon stand behind the series and are handed over as prefix.
+# Through the package's own `decode`, whose padding, running normalisation and detrending are kept. As in its
+# forecaster, leading NaN is padding and gaps are filled by linear interpolation; `valid` leaves out patches that hold
+# nothing observed. Masked patches of the horizon stand behind the series and are handed over as prefix.
 
 
 TIMESFM3 = "timesfm3:"
@@ -440,8 +444,9 @@ def timesfm3(
 
 # TiRex: a stack of sLSTM blocks over patches of a context that is padded on its left.
 #
-# Scaling and patching are the package's tokenizer's. Padding runs through the recurrence (masked, as in its own embedding)
-# but never becomes a token. Each of several variates is a series of its own, as in the package's own embedding.
+# Scaling and patching are the package's tokenizer's. Padding runs through the recurrence (masked, as in its own
+# embedding) but never becomes a token. Each of several variates is a series of its own, as in the package's own
+# embedding.
 
 
 TIREX = "tirex:"

@@ -41,10 +41,14 @@ from diagnostics_timeseries.series import (
 # `pip install --no-deps granite-tsfm`.
 #
 # - TTM (mixers over patches): reads exactly its context; NaN is marked unobserved. Tokens of frequencies, registers and
-#   resolution stand before the patches of each variate and are handed over as prefix; the resolution is given as unknown.
-# - TSPulse: patches of time, then patches of the Fourier transform, then registers. Time is the grid; registers and then
-#   frequencies are handed over as prefix, since a frequency is no place in time. Reads exactly its context; NaN as in TTM.
-# - FlowState (a state space, a token a step, time first): NaN on the left is a missing value to it, not padding, so a padded
+#   resolution stand before the patches of each variate and are handed over as prefix; the resolution is given as
+# unknown.
+# - TSPulse: patches of time, then patches of the Fourier transform, then registers. Time is the grid; registers and
+# then
+#   frequencies are handed over as prefix, since a frequency is no place in time. Reads exactly its context; NaN as in
+# TTM.
+# - FlowState (a state space, a token a step, time first): NaN on the left is a missing value to it, not padding, so a
+# padded
 #   series is not quite the series alone. Its last layer is read at all steps; its forecasts start from the last one.
 # - PatchTST-FM: padded as its forecaster does; masked patches of the future are handed over as prefix.
 
@@ -326,12 +330,12 @@ def _seen(batch: Mapping[str, Tensor], size: int) -> Tensor:
 
 # Mantis, versions 1 and 2: encoders trained by contrast for classification, over 32 patches and a class token.
 #
-# Series of any length are resized to 512 steps (linear interpolation), as its makers advise; leading NaN is left out before,
-# so that series of unequal length all fill the window. It has no mask: gaps are refused. Each of several variates is a
-# series of its own, as in the package's own transform.
+# Series of any length are resized to 512 steps (linear interpolation), as its makers advise; leading NaN is left out
+# before, so that series of unequal length all fill the window. It has no mask: gaps are refused. Each of several
+# variates is a series of its own, as in the package's own transform.
 #
-# Hooks never fire on the blocks of version 1, whose parts are called one by one with the residual sums outside them: there a
-# block's output is read as what the next block takes, and the last one's from the transformer.
+# Hooks never fire on the blocks of version 1, whose parts are called one by one with the residual sums outside them:
+# there a block's output is read as what the next block takes, and the last one's from the transformer.
 
 
 MANTIS = "mantis:"
@@ -435,11 +439,12 @@ def _resized(series: Tensor, steps: int) -> Tensor:
 
 # MOMENT: a T5 encoder over patches of 8 steps of a window of 512, trained to reconstruct masked patches.
 #
-# Shorter series stand at the window's end with a mask before them. The model hides a patch of which one step is masked, so a
-# first patch that is only partly filled is no token, and a patch with a gap is left out of pooling. Each of several variates
-# is a row of its own, as in the package.
+# Shorter series stand at the window's end with a mask before them. The model hides a patch of which one step is masked,
+# so a first patch that is only partly filled is no token, and a patch with a gap is left out of pooling. Each of
+# several variates is a row of its own, as in the package.
 #
-# The package pins versions that cannot be installed beside this one, so it is in no extra: `pip install --no-deps momentfm`.
+# The package pins versions that cannot be installed beside this one, so it is in no extra: `pip install --no-deps
+# momentfm`.
 
 
 MOMENT_SCHEME = "moment:"
@@ -518,10 +523,11 @@ def moment(
 
 # Fracast-0: ten calls of one shared causal block over a context of 2,048 steps.
 #
-# The trained weights (85,001 parameters with the forecasting head, 25,536 in the encoder; Apache-2.0) arrive in the `fracast` wheel. A series is scaled to [0, 1] by its own
-# minimum and range and right-aligned in the context, as the package's own forecasting does; the padding on the left is
-# masked, and the taps hand over the tokens of real steps only. NaN is masked too: on the left (series padded to one length)
-# it is the model's own padding, and pooling leaves out the tokens of steps that were not observed.
+# The trained weights (85,001 parameters with the forecasting head, 25,536 in the encoder; Apache-2.0) arrive in the
+# `fracast` wheel. A series is scaled to [0, 1] by its own minimum and range and right-aligned in the context, as the
+# package's own forecasting does; the padding on the left is masked, and the taps hand over the tokens of real steps
+# only. NaN is masked too: on the left (series padded to one length) it is the model's own padding, and pooling leaves
+# out the tokens of steps that were not observed.
 
 
 # The package refuses fewer observed steps, since their range says nothing.

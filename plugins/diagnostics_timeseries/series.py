@@ -21,8 +21,8 @@ from diagnostics.plugin import DiagnosticsError, Encoder, Grid, Tap, TorchEncode
 
 # Weights on disk or from the hub, seeds, and the errors when they do not come.
 #
-# Options of every builder here: `pretrained` takes trained weights, otherwise initial ones of `seed`; `config` is what to change
-# in the configuration of untrained weights.
+# Options of every builder here: `pretrained` takes trained weights, otherwise initial ones of `seed`; `config` is what
+# to change in the configuration of untrained weights.
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[\w.\-]+")
 # Seconds that the hub has to answer before the local cache is asked.
@@ -54,8 +54,8 @@ def folder_of(scheme: str, spec: str, files: Sequence[str], small: str) -> Path:
         offline = isinstance(error, LocalEntryNotFoundError)
         why = "the hub does not answer, and its cache here has nothing of that name" if offline else describe(error)
         raise DiagnosticsError(
-            f"{scheme}{spec} is no folder here and cannot be fetched ({why}): give the folder of a checkpoint, or for untrained "
-            f"weights {scheme}{small}?pretrained=false."
+            f"{scheme}{spec} is no folder here and cannot be fetched ({why}): give the folder of a checkpoint, or for "
+            f"untrained weights {scheme}{small}?pretrained=false."
         ) from error
 
 
@@ -120,11 +120,13 @@ def loading(library: str, folder: Path | str) -> Generator[None]:
         raise
     except pickle.UnpicklingError as error:
         raise DiagnosticsError(
-            f"{folder} is no checkpoint, or holds more than tensors and could run code: it is not loaded; get the file that its authors published."
+            f"{folder} is no checkpoint, or holds more than tensors and could run code: it is not loaded; get the file "
+            f"that its authors published."
         ) from error
     except Exception as error:
         raise DiagnosticsError(
-            f"{library} cannot load {folder} ({describe(error)}): it is damaged, or saved from another model or version."
+            f"{library} cannot load {folder} ({describe(error)}): it is damaged, or saved from another model or "
+            f"version."
         ) from error
 
 
@@ -145,7 +147,8 @@ def quiet() -> Generator[None]:
 
 
 def check_fits(module: nn.Module, folder: Path, aside: Sequence[str] = ()) -> None:
-    """Raises where a folder's weights lack a parameter of the module, which would keep random values, or have another shape.
+    """Raises where a folder's weights lack a parameter of the module, which would keep random values, or have another
+    shape.
 
     Names that begin with one of `aside` are not asked for. Reads no tensors.
     """
@@ -159,8 +162,9 @@ def check_fits(module: nn.Module, folder: Path, aside: Sequence[str] = ()) -> No
     if odd:
         first = f"{odd[0]} is {list(stored[odd[0]])}" if odd[0] in stored else f"{odd[0]} is missing"
         raise DiagnosticsError(
-            f"{folder} does not hold the weights of a {type(module).__name__} of its config.json: {len(odd)} of {len(wanted)} "
-            f"parameters are missing or of another shape ({first}, not {list(wanted[odd[0]])}); copy the checkpoint again."
+            f"{folder} does not hold the weights of a {type(module).__name__} of its config.json: {len(odd)} of "
+            f"{len(wanted)} parameters are missing or of another shape ({first}, not {list(wanted[odd[0]])}); copy the "
+            f"checkpoint again."
         )
 
 
@@ -200,8 +204,8 @@ def with_weights(
         missing, unexpected = module.load_state_dict(tensors_of(library, folder), strict=False)
     if odd := [name for name in (*missing, *unexpected) if not name.startswith(tuple(aside))]:
         raise DiagnosticsError(
-            f"{folder} does not fit a {type(module).__name__} of its config.json: {len(odd)} tensors are missing or left over "
-            f"({few(odd)}); it was saved from another model or version."
+            f"{folder} does not fit a {type(module).__name__} of its config.json: {len(odd)} tensors are missing or "
+            f"left over ({few(odd)}); it was saved from another model or version."
         )
     return module
 
@@ -272,8 +276,8 @@ class SeriesModel:
             series = self.series(sample)
             if series.shape != (variates, length):
                 raise DiagnosticsError(
-                    f"it has {series.shape[1]} steps of {series.shape[0]} variate(s) among series of {length} of {variates}: "
-                    "cut all to one length, or pad them with diagnostics.padded."
+                    f"it has {series.shape[1]} steps of {series.shape[0]} variate(s) among series of {length} of "
+                    f"{variates}: cut all to one length, or pad them with diagnostics.padded."
                 )
             return dict(self.prepare(torch.from_numpy(series)))
 
@@ -310,7 +314,8 @@ class SeriesModel:
         series = np.asarray(sample)
         if series.ndim not in (1, 2) or series.dtype.kind not in "fiub" or 0 in series.shape:
             raise DiagnosticsError(
-                f"{self.name} reads numbers [time] or [time, variate], not {series.dtype} of shape {list(series.shape)}."
+                f"{self.name} reads numbers [time] or [time, variate], not {series.dtype} of shape "
+                f"{list(series.shape)}."
             )
         series = np.ascontiguousarray(series.reshape(len(series), -1).T, dtype=np.float32)
         variates, steps = series.shape

@@ -1,4 +1,6 @@
-"""A timm model at hand as an encoder: from a raw image to its input, which part of the image that shows, and its taps."""
+"""A timm model at hand as an encoder: from a raw image to its input, which part of the image that shows, and its
+taps.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +80,9 @@ class Preprocess:
 
 
 def _step(step: Any, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int] | None]:
-    """The size after one step of timm's evaluation transform, rounded as there, and where a crop begins (None: a resize)."""
+    """The size after one step of timm's evaluation transform, rounded as there, and where a crop begins (None: a
+    resize).
+    """
     kind = type(step).__name__
     if kind == "Resize":
         wanted = (step.size,) if isinstance(step.size, int) else tuple(step.size)
@@ -166,7 +170,9 @@ def _trunk(module: nn.Module, batch: Any) -> Any:
 
 
 def _unrolled(model: nn.Module) -> Callable[[Tap], Tap]:
-    """For Hiera, whose tokens lie in units that later stages pool: their order, from indices sent through its own reroll."""
+    """For Hiera, whose tokens lie in units that later stages pool: their order, from indices sent through its own
+    reroll.
+    """
     reroll: Any = model.reroll
 
     def with_order(tap: Tap) -> Tap:

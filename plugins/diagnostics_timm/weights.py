@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from diagnostics.plugin import DiagnosticsError, describe, few, unknown
 
-# The hub of weights, asked once whether it answers; shared by the plugins that fetch from it. Imports neither timm nor torch.
+# The hub of weights, asked once whether it answers; shared by the plugins that fetch from it. Imports neither timm nor
+# torch.
 
 # Seconds that the hub has to answer one request before what is wanted is looked for in the local cache only.
 _PATIENCE = 5.0
@@ -59,7 +60,8 @@ def model_of(name: str, pretrained: bool, checkpoint: str | None, img_size: int 
     _check_name(name)
     if img_size is not None and not 1 <= img_size <= MOST_PIXELS:
         raise DiagnosticsError(
-            f"timm:{name} cannot take img_size={img_size}: give a number of pixels of at least 1 and at most {MOST_PIXELS:,}."
+            f"timm:{name} cannot take img_size={img_size}: give a number of pixels of at least 1 and at most "
+            f"{MOST_PIXELS:,}."
         )
     if checkpoint is not None:
         return _from_file(name, Path(checkpoint), img_size)

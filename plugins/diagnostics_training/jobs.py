@@ -1,4 +1,6 @@
-"""Jobs of `diagnostics train objectives` and `diagnostics align`: each option once. Importing it imports nothing heavy."""
+"""Jobs of `diagnostics train objectives` and `diagnostics align`: each option once. Importing it imports nothing
+heavy.
+"""
 
 from __future__ import annotations
 
@@ -258,7 +260,8 @@ class SpatialJob(AlignmentJob):
     relations: Annotated[
         str | None,
         Option(
-            "Teacher of which places belong together: masks (of the data), sam2:FOLDER, or an encoder NAME[:TAP] [none].",
+            "Teacher of which places belong together: masks (of the data), sam2:FOLDER, or an encoder NAME[:TAP] "
+            "[none].",
             "TEACHER",
             group=WHAT,
         ),
@@ -316,7 +319,8 @@ class LanguageJob(AlignmentJob):
             raise DiagnosticsError(f"Tokens cannot be pooled by {self.pool}: give --pool 1 or 2.")
         if not 0 <= self.alone <= self.steps:
             raise DiagnosticsError(
-                f"The projector cannot learn alone for {self.alone} of {self.steps} steps: give --projector-steps 0 to {self.steps}."
+                f"The projector cannot learn alone for {self.alone} of {self.steps} steps: give --projector-steps 0 to "
+                f"{self.steps}."
             )
         if self.lm == TINY and not self.train_lm:
             raise DiagnosticsError("Decoder tiny starts from random weights and must be trained too: add --train-lm.")

@@ -1,4 +1,6 @@
-"""What this plugin offers: encoders of objectives, and the commands `train objectives` and `align`; importing it imports nothing heavy."""
+"""What this plugin offers: encoders of objectives, and the commands `train objectives` and `align`; importing it
+imports nothing heavy.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,8 @@ def align_spatial(job: SpatialJob, json: Json = False) -> None:
 
     \b
     Example:
-      diagnostics align spatial --encoder wheel:dinov2-small --to best-tap --for segmentation --relations masks --data shapes
+      diagnostics align spatial --encoder wheel:dinov2-small --to best-tap --for segmentation --relations masks --data
+      shapes
     """
     from diagnostics_training.alignment.spatial import align_spatial
 
@@ -94,7 +97,8 @@ def align_language(job: LanguageJob, json: Json = False) -> None:
 
     \b
     Example:
-      diagnostics align language --encoder wheel:dinov2-small --at encoder.layer.8 --lm models/llama --data captions:pairs.tar
+      diagnostics align language --encoder wheel:dinov2-small --at encoder.layer.8 --lm models/llama --data
+      captions:pairs.tar
     """
     from diagnostics_training.alignment.language import align_language
 
@@ -133,7 +137,8 @@ def describe_collapse(row: Mapping[str, Any]) -> str:
 def next_lines(encoders: Sequence[str], data: str, trusting: Sequence[str] = ()) -> list[str]:
     """Commands that run encoders on data, `trusting` the code of some, and compare the runs of several."""
     probe = [
-        f"diagnostics run {shlex.quote(encoder)}{' --trust-code' if encoder in trusting else ''} --data {shlex.quote(data)}"
+        f"diagnostics run {shlex.quote(encoder)}{' --trust-code' if encoder in trusting else ''} --data "
+        f"{shlex.quote(data)}"
         for encoder in encoders
     ]
     if len(encoders) == 1:
@@ -154,8 +159,9 @@ def aligned_lines(row: dict[str, Any]) -> list[str]:
         lines.append(f"Control: {_line(control)}")
         if (steady := control["cosine"]["after"]) is not None and steady < STEADY:
             lines.append(
-                f"Beware: the control, which had nothing new to learn, fell to a cosine of {steady:.3f} to its own tokens: training by "
-                "itself changes the output at this learning rate; give a lower --lr and more --steps"
+                f"Beware: the control, which had nothing new to learn, fell to a cosine of {steady:.3f} to its own "
+                f"tokens: training by itself changes the output at this learning rate; give a lower --lr and more "
+                f"--steps"
             )
     if probed:
         scores = best_scores(probed["scores"])
@@ -282,7 +288,8 @@ def aligned(base: str, layer_scale: float = 1.0) -> dx.Encoder:
 def projected(base: str, at: str, width: int, cut: bool = False, pool: int = 1) -> dx.Encoder:
     """The encoder `base` (its name, percent-encoded) with a projector to a decoder behind its output tap `at`.
 
-    width: features of the decoder's tokens. cut: whether it is cut at that tap. pool: 1 or 2, along each side of the grid.
+    width: features of the decoder's tokens. cut: whether it is cut at that tap. pool: 1 or 2, along each side of the
+    grid.
     """
     from diagnostics.plugin import cut_encoder
     from diagnostics_training.alignment.decoder import with_projector

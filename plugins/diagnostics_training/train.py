@@ -94,8 +94,8 @@ class Architecture(Sizes):
         return self.kind(model, self, regulariser, classes) if self.kind.trained else None
 
     def encoder(self, model: Model, name: str) -> TorchEncoder:
-        """A model of this architecture as an encoder. It is sized for samples of any size that patches fit; pictures of another size are
-        brought to its own."""
+        """A model of this architecture as an encoder. It is sized for samples of any size that patches fit; pictures of
+        another size are brought to its own."""
         grid = Grid(self.grid, AXES[self.modality])
         taps = stack_taps("backbone.blocks", self.depth, self.width, grid, norm="backbone.norm")
         if model.head is not None:
@@ -187,7 +187,9 @@ FINISHED = "training.json"
 
 
 def check_job(job: TrainJob) -> None:
-    """Raises for values that cannot be, whether or not one of the objectives reads them, and before samples are made."""
+    """Raises for values that cannot be, whether or not one of the objectives reads them, and before samples are
+    made.
+    """
     if job.regulariser not in REGULARISERS:
         raise DiagnosticsError(f"There is no regulariser '{job.regulariser}': choose one of {', '.join(REGULARISERS)}.")
     if job.seeds < 1:
@@ -216,8 +218,8 @@ def architecture_of(job: TrainJob, name: str, data: TrainingData, outputs: int) 
 def train(job: TrainJob) -> list[dict[str, Any]]:
     """Trains and saves everything that was asked for; what is finished already is left as it is.
 
-    Gives a row for each encoder: `path`, `name`, `objective`, `seed`, `steps`, `loss`, `collapse` (None or what was seen),
-    `seconds`, `data`, `run_data`; nothing in other processes than the first.
+    Gives a row for each encoder: `path`, `name`, `objective`, `seed`, `steps`, `loss`, `collapse` (None or what was
+    seen), `seconds`, `data`, `run_data`; nothing in other processes than the first.
     """
     wanted = job.objectives
     check_job(job)

@@ -42,10 +42,11 @@ def convolutions(config: Any) -> list[Convolution]:
 
 
 def span(steps: int, stack: list[Convolution]) -> tuple[float, float]:
-    """(start, stop) of what the tokens stand for, in the steps of the input: each the stride's width about its window's middle.
+    """(start, stop) of what the tokens stand for, in the steps of the input: each the stride's width about its window's
+    middle.
 
-    Convolutions without zeros at the ends leave some of it out; causal ones look back, so that their windows' middles lie
-    early.
+    Convolutions without zeros at the ends leave some of it out; causal ones look back, so that their windows' middles
+    lie early.
     """
     middle, stride, count = 0.5, 1, steps
     for convolution in stack:
@@ -182,7 +183,8 @@ class Sounds:
             longer = extract(rng.standard_normal(2 * length).astype(np.float32))
         except Exception as error:
             raise DiagnosticsError(
-                f"The features of {encoder} cannot be made from {length} samples ({describe(error)}): try another ?length=."
+                f"The features of {encoder} cannot be made from {length} samples ({describe(error)}): try another "
+                f"?length=."
             ) from error
         changing = [i for i, (a, b) in enumerate(zip(whole.shape, longer.shape, strict=True)) if a != b]
         if changing:
@@ -208,8 +210,8 @@ class Sounds:
         values = np.asarray(sample, dtype=np.float32)
         if values.shape != (self.length,):
             raise DiagnosticsError(
-                f"{self.encoder} takes audio of shape [{self.length}], not {list(values.shape)}: bring samples to one length, "
-                "with NaN before those that are shorter."
+                f"{self.encoder} takes audio of shape [{self.length}], not {list(values.shape)}: bring samples to one "
+                f"length, with NaN before those that are shorter."
             )
         known = np.isfinite(values)
         first = int(known.argmax())
@@ -219,8 +221,8 @@ class Sounds:
             )
         if first and not self.masked:
             raise DiagnosticsError(
-                f"{self.encoder} has no input that marks which part of a sample is sound, so the padding of shorter ones would count: cut "
-                "all samples to one length."
+                f"{self.encoder} has no input that marks which part of a sample is sound, so the padding of shorter "
+                f"ones would count: cut all samples to one length."
             )
         features = torch.from_numpy(np.ascontiguousarray(self.extract(values[first:]), dtype=np.float32))
         rest = self.frames - features.shape[self.time]
@@ -230,7 +232,9 @@ class Sounds:
         return {"sound": features, "heard": (torch.arange(self.frames) < heard).long()}
 
     def covers(self, shape: tuple[int, ...], stack: list[Convolution]) -> tuple[tuple[float, float], ...]:
-        """(start, stop) of what the tokens stand for, in samples; beyond the sample where they are padded to a length."""
+        """(start, stop) of what the tokens stand for, in samples; beyond the sample where they are padded to a
+        length.
+        """
         start, stop = span(self.frames, stack)
         frame = self.span / self.frames * shape[0] / self.length
         return ((start * frame, stop * frame),)
@@ -292,7 +296,9 @@ def _fallback(tower: nn.Module, config: Any) -> tuple[Extract, int, str]:
 
 
 def _log_mel(bins: int, rate: int, fixed: int) -> Extract:
-    """[bin, frame], 100 frames a second, padded or cut to `fixed` frames; clipped at 8 decades and scaled as for Whisper."""
+    """[bin, frame], 100 frames a second, padded or cut to `fixed` frames; clipped at 8 decades and scaled as for
+    Whisper.
+    """
     from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
     width, hop = round(0.025 * rate), round(0.01 * rate)

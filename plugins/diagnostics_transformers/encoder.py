@@ -1,4 +1,6 @@
-"""The encoder of a model of transformers: its taps, the order of their tokens, and its outputs as its makers name them."""
+"""The encoder of a model of transformers: its taps, the order of their tokens, and its outputs as its makers name
+them.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -60,7 +62,9 @@ TRAILING = ("llama4_vision_model",)
 """Their special tokens stand behind those of the patches."""
 
 _FILLED = ("mllama_vision_model",)
-"""Behind a class token and the patches comes what fills up: zeros to a multiple of 8 tokens, and tiles without an image."""
+"""Behind a class token and the patches comes what fills up: zeros to a multiple of 8 tokens, and tiles without an
+image.
+"""
 
 
 def with_order(tower: nn.Module, tap: Tap) -> Tap:
@@ -95,8 +99,8 @@ _ORDERS = {"hiera": _rolled, "yolos": _queries_last}
 
 
 def packed_taps(passes: Passes, names: Sequence[str], grid: Grid, order: tuple[int, ...]) -> list[Tap]:
-    """`embed`, the layers, and the first norm behind them that keeps all tokens, of a tower that keeps the patches of all
-    images of a batch behind one another, [B * T, F] or [1, B * T, F].
+    """`embed`, the layers, and the first norm behind them that keeps all tokens, of a tower that keeps the patches of
+    all images of a batch behind one another, [B * T, F] or [1, B * T, F].
     """
     layers = tuple(f"{name}." for name in names)
     modules = passes.module.named_modules()
@@ -117,8 +121,8 @@ def packed_taps(passes: Passes, names: Sequence[str], grid: Grid, order: tuple[i
             grid = Grid(tuple(n // 2 for n in grid.shape), grid.axes)
         if _tokens(tensor) != 2 * (grid.prefix + grid.tokens):
             raise DiagnosticsError(
-                f"{passes.name} has {_tokens(tensor)} tokens at {name} for two images of {grid.tokens} patches: it merges them on "
-                "its way, which is not supported yet."
+                f"{passes.name} has {_tokens(tensor)} tokens at {name} for two images of {grid.tokens} patches: it "
+                f"merges them on its way, which is not supported yet."
             )
         depth = min(1.0, i / len(names))
         site = Site(name, when="after" if i else "before", layout="packed", order=order)
@@ -228,7 +232,9 @@ def trunk_of_detector(passes: Passes) -> tuple[list[str], list[str]]:
 
 
 def _without_shell(name: str, module: nn.Module) -> str:
-    """The name of the innermost part that holds all the weights: a backbone as its makers wrote it, whose stages discovery knows."""
+    """The name of the innermost part that holds all the weights: a backbone as its makers wrote it, whose stages
+    discovery knows.
+    """
     for key, part in module.named_children():
         if sum(p.numel() for p in part.parameters()) == sum(p.numel() for p in module.parameters()):
             return _without_shell(f"{name}.{key}", part)
@@ -241,7 +247,9 @@ def over_levels(passes: Passes, layers: Sequence[str]) -> bool:
 
 
 def with_levels(passes: Passes, taps: Sequence[Tap], layers: Sequence[str], blocks: int) -> list[Tap]:
-    """The backbone's taps, of so many `blocks`, and behind them one of every map at every layer: `encoder.layers.0.level1`."""
+    """The backbone's taps, of so many `blocks`, and behind them one of every map at every layer:
+    `encoder.layers.0.level1`.
+    """
     of_layer = {call.name: call for call in passes.calls(layers)}
     whole = blocks + len(layers)
     levels = [replace(tap, depth=tap.depth * blocks / whole) for tap in taps if tap.part != "head"]
@@ -262,8 +270,9 @@ def with_levels(passes: Passes, taps: Sequence[Tap], layers: Sequence[str], bloc
 def layers_of_head(passes: Passes, head: str, between: tuple[float, float]) -> list[Tap]:
     """Taps of the layers that a head stacks, evenly between two depths; nothing where their tokens fit no grid.
 
-    Tokens of a grid that the configuration names, after at most a few special ones; or two for each place, as a predictor
-    has that is given the context and asked for its targets: the targets are the grid then, the context its prefix.
+    Tokens of a grid that the configuration names, after at most a few special ones; or two for each place, as a
+    predictor has that is given the context and asked for its targets: the targets are the grid then, the context its
+    prefix.
     """
     names = [f"{head}.{name}" for name in inner_layers(passes.module.get_submodule(head))]
     calls = passes.calls(names) if names else []
@@ -350,7 +359,9 @@ def encoder_of(loaded: Loaded, name: str, tower: str | None = None, wanted: Want
 
 
 def _without_silence(taps: Sequence[Tap], prepared: Prepared) -> list[Tap]:
-    """The taps without the tokens behind the end of a sound that its features pad to a length of their own (Whisper's 30 s)."""
+    """The taps without the tokens behind the end of a sound that its features pad to a length of their own (Whisper's
+    30 s).
+    """
     if prepared.modality != "audio" or prepared.valid is None:
         return list(taps)
     batch = default_collate([prepared.preprocess(prepared.example)])
@@ -480,7 +491,9 @@ def _of_chain(passes: Passes, parts: Sequence[tuple[str, tuple[str, ...], int]])
 
 
 def _grid(passes: Passes, names: Sequence[str] | None) -> tuple[Grid | None, bool]:
-    """The trunk's grid by the configuration, if as many tokens enter the first layer, and whether all samples lie in one row."""
+    """The trunk's grid by the configuration, if as many tokens enter the first layer, and whether all samples lie in
+    one row.
+    """
     seen = passes.entering(names[0], passes.batch) if names else None
     if seen is None:
         return None, False

@@ -82,7 +82,9 @@ def interpolating(tower: nn.Module, size: tuple[int, int], *settings: str) -> di
 
 
 def _special(config: Any, places: list[tuple[int, ...]]) -> int:
-    """How many tokens stand for no place, where there are many: those that detect, or all that fill up Mllama's tiles."""
+    """How many tokens stand for no place, where there are many: those that detect, or all that fill up Mllama's
+    tiles.
+    """
     if places and setting(config, "model_type") == "mllama_vision_model":
         patches = int(np.prod(places[0]))
         tile = -(-(patches + 1) // 8) * 8
@@ -293,8 +295,8 @@ def prepare_patches(tower: nn.Module, source: str | None, name: str, size: int |
     size = size or own // (patch * merge) * (patch * merge) or patch * (_SIDE // merge * merge)
     if size % (patch * merge):
         raise DiagnosticsError(
-            f"{name} cuts images into patches of {patch} pixels, of which {merge} x {merge} are merged, so {size} pixels do "
-            f"not fit: choose a size that is a multiple of {patch * merge}."
+            f"{name} cuts images into patches of {patch} pixels, of which {merge} x {merge} are merged, so {size} "
+            f"pixels do not fit: choose a size that is a multiple of {patch * merge}."
         )
     side = size // patch
     processor = from_directory("image processor", source)
@@ -400,7 +402,9 @@ class Patches:
         return {"patches": patches[0] if patches.ndim == 3 and len(patches) == 1 else patches}
 
     def _cut(self, pixels: Tensor) -> Tensor:
-        """[channel, y, x] as [N, D], block by block of merge x merge patches; still images are repeated for `frames`."""
+        """[channel, y, x] as [N, D], block by block of merge x merge patches; still images are repeated for
+        `frames`.
+        """
         p, m = self.patch, self.merge
         n = self.size // p // m
         blocks = pixels.reshape(pixels.shape[0], n, m, p, n, m, p)
@@ -443,8 +447,8 @@ def prepare_videos(tower: nn.Module, source: str | None, name: str, wanted: Want
     height, width = clips.size
     if height % patch[0] or width % patch[1]:
         raise DiagnosticsError(
-            f"{name} cuts frames of {height} x {width} pixels into patches of {patch[0]} x {patch[1]}, which do not fit: choose "
-            "a size that is a multiple of the patch."
+            f"{name} cuts frames of {height} x {width} pixels into patches of {patch[0]} x {patch[1]}, which do not "
+            f"fit: choose a size that is a multiple of the patch."
         )
     takes = arguments(tower)
     key = next(k for k in ("pixel_values_videos", "pixel_values") if k in takes)
@@ -496,8 +500,8 @@ class Clips:
     def __call__(self, sample: np.ndarray) -> dict[str, Tensor]:
         if sample.dtype != np.uint8 or sample.ndim != 4 or sample.shape[-1] not in (1, 3) or 0 in sample.shape:
             raise DiagnosticsError(
-                f"{self.resize.encoder} takes videos of dtype uint8 and shape [t, y, x, 1 or 3 channels], not {sample.dtype} of "
-                f"shape {list(sample.shape)}: convert the samples."
+                f"{self.resize.encoder} takes videos of dtype uint8 and shape [t, y, x, 1 or 3 channels], not "
+                f"{sample.dtype} of shape {list(sample.shape)}: convert the samples."
             )
         if self.processor is not None:
             return {"pixel_values": self._processed(sample)}

@@ -32,7 +32,9 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?")
 
 @dataclass
 class Loaded:
-    """A model with the place that its preprocessing is read from (None: there is none), and what was not in its weights."""
+    """A model with the place that its preprocessing is read from (None: there is none), and what was not in its
+    weights.
+    """
 
     name: str
     model: nn.Module
@@ -63,7 +65,9 @@ def load(name: str, pretrained: bool = True, seed: int = 0, whole: bool = False)
 
 
 def folder_of(loaded: Loaded) -> Path:
-    """Where the configuration lies, and with it what preprocessing reads: the directory, or the hub's in the local cache."""
+    """Where the configuration lies, and with it what preprocessing reads: the directory, or the hub's in the local
+    cache.
+    """
     source = loaded.source or loaded.name
     if Path(source).is_dir():
         return Path(source).resolve()
@@ -81,7 +85,9 @@ def data_files(folder: Path) -> tuple[Path, ...]:
 
 
 def initial(config: Any, name: str, whole: bool = False) -> nn.Module:
-    """The architecture of a configuration, with initial weights; DiagnosticsError where transformers cannot build it."""
+    """The architecture of a configuration, with initial weights; DiagnosticsError where transformers cannot build
+    it.
+    """
     try:
         with quiet():
             return _class(config, name, whole)._from_config(config, dtype=torch.float32).eval()
@@ -163,14 +169,16 @@ def _config(source: str, name: str) -> Any:
 
 
 def _refuse_kernels(config: Any, name: str) -> None:
-    """Raises where a configuration names a kernel of the hub, which is code that building the model would fetch and run."""
+    """Raises where a configuration names a kernel of the hub, which is code that building the model would fetch and
+    run.
+    """
     for part in (config, *(getattr(config, key, None) for key in getattr(config, "sub_configs", ()))):
         for key in ("_attn_implementation", "_experts_implementation"):
             kernel = str(getattr(part, key, None) or "")
             if "/" in kernel:
                 raise DiagnosticsError(
-                    f"{name} cannot be loaded (its config.json names the kernel '{kernel}' of the hub, code that is never run): "
-                    f"take {key[1:]} out of it."
+                    f"{name} cannot be loaded (its config.json names the kernel '{kernel}' of the hub, code that is "
+                    f"never run): take {key[1:]} out of it."
                 )
 
 
@@ -198,7 +206,9 @@ def _with_weights(source: str, config: Any, name: str, whole: bool) -> tuple[nn.
 
 
 def refuse_missing(loaded: Loaded, prefix: str, but: set[str]) -> None:
-    """Raises where weights under `prefix` were not in the files, except under the modules `but` (heads that are dropped)."""
+    """Raises where weights under `prefix` were not in the files, except under the modules `but` (heads that are
+    dropped).
+    """
     lacking = [key for key in loaded.missing if key.startswith(prefix) and not _under(key.removeprefix(prefix), but)]
     if lacking:
         raise DiagnosticsError(

@@ -160,8 +160,8 @@ def _by_tokenizer(tokenizer: Any, name: str, vocabulary: int) -> tuple[Any, int,
         ids = [int(i) for i in encoded["input_ids"]]
         if ids and max(ids) >= vocabulary:
             raise DiagnosticsError(
-                f"{name} has {vocabulary} tokens, but its tokenizer gives number {max(ids)}: put the model's own tokenizer "
-                "into the directory."
+                f"{name} has {vocabulary} tokens, but its tokenizer gives number {max(ids)}: put the model's own "
+                f"tokenizer into the directory."
             )
         return ids, [int(s) for s in encoded["special_tokens_mask"]]
 
@@ -208,8 +208,8 @@ def prepare_series(tower: nn.Module, name: str, length: int | None) -> Prepared:
         if values.shape != (steps, variates):
             shape = f"[{steps}]" if variates == 1 else f"[{steps}, {variates}]"
             raise DiagnosticsError(
-                f"{name} reads series of shape {shape}, not {list(np.shape(sample))}: cut them to {steps} steps, or ask for "
-                "another ?length= where the model takes any."
+                f"{name} reads series of shape {shape}, not {list(np.shape(sample))}: cut them to {steps} steps, or "
+                f"ask for another ?length= where the model takes any."
             )
         observed = np.isfinite(values)
         if not observed.all() and not can_miss:
@@ -286,8 +286,8 @@ def _lagged(config: Any, name: str, length: int | None) -> tuple[int, int, int]:
     steps = context + max(config.lags_sequence)
     if length not in (None, steps):
         raise DiagnosticsError(
-            f"{name} reads {context} steps and {steps - context} before them that its lags reach, so length={length} cannot "
-            "be: leave it out."
+            f"{name} reads {context} steps and {steps - context} before them that its lags reach, so length={length} "
+            f"cannot be: leave it out."
         )
     return steps, int(config.input_size), context
 
@@ -339,8 +339,8 @@ def prepare(tower: nn.Module, source: str | None, name: str, wanted: Wanted) -> 
             return prepare_videos(tower, source, name, wanted)
         return prepare_images(tower, source, name, wanted.size)
     raise DiagnosticsError(
-        f"{name} ({type(tower).__name__}) takes {', '.join(t for t in takes[:3])}, which is no image, video, audio, text or "
-        "series by itself: tap it as a torch module of your own (docs/how-to/plugins.md)."
+        f"{name} ({type(tower).__name__}) takes {', '.join(t for t in takes[:3])}, which is no image, video, audio, "
+        f"text or series by itself: tap it as a torch module of your own (docs/how-to/plugins.md)."
     )
 
 

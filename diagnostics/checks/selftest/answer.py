@@ -1,7 +1,7 @@
 """Known answers of intervals, choice, verdict and comparison, from a planted encoder and from planted losses.
 
-`answers.json` holds what is known; `tests/checks/test_answer.py` computes it the plain way, from the definitions and without the code
-under test.
+`answers.json` holds what is known; `tests/checks/test_answer.py` computes it the plain way, from the definitions and
+without the code under test.
 """
 
 import json
@@ -52,7 +52,9 @@ def plain(found: Any) -> Any:
 
 
 def deviation(found: Any, known: Any) -> float:
-    """The largest difference of what is found from what is known, relative above 1; infinite where they differ in another way."""
+    """The largest difference of what is found from what is known, relative above 1; infinite where they differ in
+    another way.
+    """
     if isinstance(known, (list, dict)):
         pairs = zip(*(each.values() if isinstance(each, dict) else each for each in (found, known)), strict=True)
         return max((deviation(*pair) for pair in pairs), default=0.0)
@@ -192,7 +194,9 @@ def sets(units: int) -> list[list[int]]:
 
 
 def ranks(samples: int) -> np.ndarray:
-    """Spearman's correlation with ends, of tied samples in groups of three, of equal values, and of one that is not finite."""
+    """Spearman's correlation with ends, of tied samples in groups of three, of equal values, and of one that is not
+    finite.
+    """
     rng, unit_of = np.random.default_rng(SEED), np.arange(samples) * 20 // samples
     truth = np.round(rng.standard_normal(samples), 1)
     noise = [rng.standard_normal(samples), np.round(-truth + 0.5 * rng.standard_normal(samples))]
@@ -227,8 +231,8 @@ FOLDED = protocol.Rows.of(
 )
 LABELS = np.array([1, 7, 1, 1, 2, 2, 2, 2, 3, 7, 3, 3, 0, 0])
 GRID = (0.1, 1.0, 10.0)
-# Losses of penalties, strong to weak, and right answers; the spread of losses over rows beside those before; and whether the path is
-# asked for as a whole.
+# Losses of penalties, strong to weak, and right answers; the spread of losses over rows beside those before; and
+# whether the path is asked for as a whole.
 PATHS: Sequence[tuple[Sequence[float], Sequence[int], float, bool]] = (
     ((5, 4, 4.5, 4.6, 1), (0,) * 5, 9, False),
     ((5, 4, 4.5, 3, 3.5, 3.6, 1), (0,) * 7, 9, False),

@@ -1,4 +1,5 @@
-"""Attention as a model computes it: captured, or for fused kernels, which do not return it, recomputed from their arguments, and verified.
+"""Attention as a model computes it: captured, or for fused kernels, which do not return it, recomputed from their
+arguments, and verified.
 
 Shape suffixes: B sample, H head, Q query, K key, T token, D width of a head.
 """
@@ -91,20 +92,22 @@ class FusedCall:
         return torch.float64 if self.q.dtype == torch.float64 or self.q.is_cuda else torch.float32
 
     def check_finite(self, name: str, kept: slice = slice(None)) -> None:
-        """Raises NotFiniteError where queries or keys of some tokens are NaN or infinite, which would spoil a mean; `name` says
-        whose attention it is."""
+        """Raises NotFiniteError where queries or keys of some tokens are NaN or infinite, which would spoil a mean;
+        `name` says whose attention it is."""
         for what, x in (("queries", self.q), ("keys", self.k)):
             x = x[..., kept, :]
             if not bool(x.sum(dtype=torch.float32).isfinite()) and not bool(x.isfinite().all()):
                 sample, head, token, _ = (~x.isfinite()).nonzero()[0].tolist()
                 raise NotFiniteError(
-                    f"Attention of {name} has {what} that are NaN or infinite, first in sample {sample} of the batch, head {head}, "
-                    f"token {token}: look for the first tap whose activations are not finite.",
+                    f"Attention of {name} has {what} that are NaN or infinite, first in sample {sample} of the batch, "
+                    f"head {head}, token {token}: look for the first tap whose activations are not finite.",
                     sample,
                 )
 
     def scores(self, rows: slice, head: int) -> Tensor:
-        """q k' scale + mask [B, Q, K] of a head of some samples, in the type to compute in; -inf where a key is not seen."""
+        """q k' scale + mask [B, Q, K] of a head of some samples, in the type to compute in; -inf where a key is not
+        seen.
+        """
         scores = self.q[rows, head].to(self.working) @ self._of(self.k, rows, head).mT
         scores *= self.scale
         if self.causal:
@@ -148,7 +151,9 @@ class FusedCall:
         return worst
 
     def _weighed(self, weights: Tensor, rows: slice, head: int) -> tuple[Tensor, Tensor]:
-        """Attention times values of a head [B, Q, D], and the sum of |attention| |value| [B, Q] that its error scales with."""
+        """Attention times values of a head [B, Q, D], and the sum of |attention| |value| [B, Q] that its error scales
+        with.
+        """
         values = self._of(self.v, rows, head)
         weights = weights.to(self.working)
         size = (weights @ torch.linalg.vector_norm(values, dim=-1, keepdim=True))[..., 0]
@@ -185,7 +190,9 @@ class OfCall(NamedTuple):
 
 @runtime_checkable
 class ReduceCall(Protocol):
-    """A reduction that needs no matrix where a fused kernel computed the attention; else it is called with it as any other."""
+    """A reduction that needs no matrix where a fused kernel computed the attention; else it is called with it as any
+    other.
+    """
 
     def __call__(self, tap: Tap, attention: Tensor) -> Tensor: ...
 
@@ -213,12 +220,12 @@ def read_attention(
     """`{tap: reduce(tap, attention [B, H, T, T])}` of the blocks that the taps stand after, from one call of `forward`.
 
     All tokens of the tap, prefix tokens first, in float32 (float64 for a float64 model). `reduce` returns a tensor
-    [sample, ...] and may be given the batch in parts, which are concatenated; a `ReduceCall` is given the call of a fused
-    kernel in place of a matrix. A tap is left out, with the reason, unless its module computes exactly one attention, and
-    that over the tap's tokens.
+    [sample, ...] and may be given the batch in parts, which are concatenated; a `ReduceCall` is given the call of a
+    fused kernel in place of a matrix. A tap is left out, with the reason, unless its module computes exactly one
+    attention, and that over the tap's tokens.
 
-    Raises DiagnosticsError where no tap has one, where attention times values is not what the kernel gave, where queries or
-    keys are not finite, and where dropout is active.
+    Raises DiagnosticsError where no tap has one, where attention times values is not what the kernel gave, where
+    queries or keys are not finite, and where dropout is active.
     """
     own = [tap for tap in taps if tap.site is not None and tap.site.when == "after"]
     watching = _Watching(encoder, reduce)
@@ -280,7 +287,9 @@ class _Frame:
 
 @dataclass(eq=False)
 class _Softmax:
-    """A softmax over its last axis that has weighed nothing yet, and its copies; held, which keeps their addresses taken."""
+    """A softmax over its last axis that has weighed nothing yet, and its copies; held, which keeps their addresses
+    taken.
+    """
 
     tensors: list[Tensor]
 
@@ -342,7 +351,9 @@ class _Watching(TorchFunctionMode):
         return out
 
     def _multi_head(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """torch's own multi-head attention, seen through: as a function that can be overridden it would hide its calls."""
+        """torch's own multi-head attention, seen through: as a function that can be overridden it would hide its
+        calls.
+        """
         outer, self.heads = self.heads, kwargs["num_heads"] if "num_heads" in kwargs else args[4]
         try:
             with self:
@@ -369,7 +380,9 @@ class _Watching(TorchFunctionMode):
         softmax.tensors.append(out)
 
     def _product(self, operands: Sequence[tuple[Any, Any, int]]) -> None:
-        """Takes a softmax that weighs values as attention; `operands`: (weights, values, axis of the values summed over)."""
+        """Takes a softmax that weighs values as attention; `operands`: (weights, values, axis of the values summed
+        over).
+        """
         for softmax in self.waiting:
             for used, values, axis in operands:
                 known = softmax.held(used) if isinstance(used, Tensor) else None
@@ -458,14 +471,15 @@ class _Watching(TorchFunctionMode):
         frame = self.open[-1]
         if error == math.inf:
             raise DiagnosticsError(
-                f"Attention of {self.encoder} at tap {frame.tap.name}, or its values, is NaN or infinite though queries and keys "
-                "are finite: look for the first tap whose activations are not finite, or are too large to be multiplied."
+                f"Attention of {self.encoder} at tap {frame.tap.name}, or its values, is NaN or infinite though "
+                f"queries and keys are finite: look for the first tap whose activations are not finite, or are too "
+                f"large to be multiplied."
             )
         if error > most:
             raise DiagnosticsError(
-                f"Attention of {self.encoder} at tap {frame.tap.name}, recomputed from queries and keys, times the values "
-                f"is not what '{frame.site.module}' computed (relative error {error:.2g}, at most {most:g}): its kernel "
-                "does something else, so there is no attention to measure."
+                f"Attention of {self.encoder} at tap {frame.tap.name}, recomputed from queries and keys, times the "
+                f"values is not what '{frame.site.module}' computed (relative error {error:.2g}, at most {most:g}): its "
+                f"kernel does something else, so there is no attention to measure."
             )
 
     def _dropped(self, share: float) -> DiagnosticsError:
@@ -485,7 +499,9 @@ def _lost(mass: float) -> str:
 
 
 def _doubtful(values: Any, axis: int) -> str:
-    """Why the `axis` of the values that is summed over may not be that of tokens, or samples be heads; "" where neither."""
+    """Why the `axis` of the values that is summed over may not be that of tokens, or samples be heads; "" where
+    neither.
+    """
     if not isinstance(values, Tensor) or values.ndim < 2:
         return ""
     if values.ndim == 4 and values.shape[0] == values.shape[1] and values.stride(0) < values.stride(1):

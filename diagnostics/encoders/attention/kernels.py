@@ -1,7 +1,7 @@
 """Which kernel computes attention in a pass: chosen for any model by a context around it, and explained by one pass.
 
-torch knows four for `scaled_dot_product_attention`; which of them takes a call depends on the machine, the type, the mask, the
-width of a head and whether gradients are wanted.
+torch knows four for `scaled_dot_product_attention`; which of them takes a call depends on the machine, the type, the
+mask, the width of a head and whether gradients are wanted.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from diagnostics.encoders.modules import random_kept
 from diagnostics.errors import DiagnosticsError, describe, unknown
 from diagnostics.vocabulary import KERNELS, Kernel
 
-# The calls of torch's `scaled_dot_product_attention` in a pass, whatever the model, also those inside torch's own layers.
+# The calls of torch's `scaled_dot_product_attention` in a pass, whatever the model, also those inside torch's own
+# layers.
 
 # A copy that asks no override, so that the calls inside it are seen.
 multi_head_in_steps = FunctionType(
@@ -57,8 +58,8 @@ class SdpaCall:
 class SdpaCalls(TorchFunctionMode):
     """A context in which `answer` is asked in place of each call, and gives what the call gives to the model.
 
-    While it is open, torch's own layers take no shortcut into one kernel for the whole layer, so the last bits of what they
-    give may differ.
+    While it is open, torch's own layers take no shortcut into one kernel for the whole layer, so the last bits of what
+    they give may differ.
     """
 
     def __init__(self, answer: Callable[[SdpaCall], Any]) -> None:
@@ -105,11 +106,11 @@ def check_kernel(name: str) -> None:
 
 @contextmanager
 def attention_in(kernel: Kernel) -> Generator[None]:
-    """A context for forward and backward passes in which attention runs in this kernel or raises DiagnosticsError; `auto` changes
-    nothing.
+    """A context for forward and backward passes in which attention runs in this kernel or raises DiagnosticsError;
+    `auto` changes nothing.
 
-    It holds for the whole process, for compiled models and for what is computed once more in a backward pass too. torch's own layers
-    then leave their shortcut for a whole layer, in which no kernel can be chosen.
+    It holds for the whole process, for compiled models and for what is computed once more in a backward pass too.
+    torch's own layers then leave their shortcut for a whole layer, in which no kernel can be chosen.
 
     Examples:
         >>> import torch
@@ -133,7 +134,8 @@ def attention_in(kernel: Kernel) -> Generator[None]:
         if not _refused(error):
             raise
         raise DiagnosticsError(
-            f"The {kernel} kernel refuses attention that did not occur in the first pass ({describe(error)}): give --attention auto."
+            f"The {kernel} kernel refuses attention that did not occur in the first pass ({describe(error)}): give "
+            f"--attention auto."
         ) from error
     finally:
         torch.backends.mha.set_fastpath_enabled(shortcut)
@@ -142,10 +144,12 @@ def attention_in(kernel: Kernel) -> Generator[None]:
 def explain_attention(kernel: Kernel, forward: Callable[[], Any], model: str, half: str) -> str:
     """One forward pass, in which each kind of call is tried; random states are afterwards as before.
 
-    `model` names it in messages, and `half` is the option by which its attention would be computed in half precision. Of a
-    named kernel "" is given; of `auto` which kernels ran, and why faster ones did not, "" where the pass has no such attention.
+    `model` names it in messages, and `half` is the option by which its attention would be computed in half precision.
+    Of a named kernel "" is given; of `auto` which kernels ran, and why faster ones did not, "" where the pass has no
+    such attention.
 
-    Raises DiagnosticsError where the named kernel refuses a call, with torch's reason, and where there is none to compute.
+    Raises DiagnosticsError where the named kernel refuses a call, with torch's reason, and where there is none to
+    compute.
 
     Examples:
         >>> import torch
@@ -193,7 +197,8 @@ class _Trying:
         elif reason := _refusal(self.kernel, call):
             narrower = f"{self.half} or " if "dtype" in reason else ""
             raise DiagnosticsError(
-                f"The {self.kernel} kernel refuses the attention of {self.model} ({reason}): give {narrower}--attention auto."
+                f"The {self.kernel} kernel refuses the attention of {self.model} ({reason}): give "
+                f"{narrower}--attention auto."
             )
 
     @property
@@ -265,7 +270,9 @@ def _refused(error: RuntimeError) -> bool:
 
 
 def _reason(kernel: str, lines: Sequence[str]) -> str:
-    """What torch says about one kernel, among all that it says: below its heading, without where in torch that is said."""
+    """What torch says about one kernel, among all that it says: below its heading, without where in torch that is
+    said.
+    """
     of, reasons = "", list[str]()
     for line in lines:
         text = " ".join(line.partition(" (Triggered internally")[0].split()).rstrip(".")

@@ -1,7 +1,9 @@
-"""Statistics of the attention of each sample and head, by one of several implementations, and which tokens of an attention are a tap's.
+"""Statistics of the attention of each sample and head, by one of several implementations, and which tokens of an
+attention are a tap's.
 
-They follow from the matrix where it is there (the others are held against that); from blocks of queries, each against all keys: on any
-device, with any mask, in memory that grows with tokens; or from two kernels of triton, on a GPU or under its interpreter.
+They follow from the matrix where it is there (the others are held against that); from blocks of queries, each against
+all keys: on any device, with any mask, in memory that grows with tokens; or from two kernels of triton, on a GPU or
+under its interpreter.
 
 Shape suffixes: B sample, H head, N some heads, M some queries, K key, D width of a head. Tokens are in the tap's order.
 """
@@ -31,8 +33,8 @@ from diagnostics.errors import DiagnosticsError, describe
 class Tokens:
     """The tokens of a call in the tap's order: prefix tokens, grid tokens in raster order, then padding.
 
-    `order` [token] holds their positions in the call, None where they lie in this order already; `places` [grid token, axis]
-    the cells of the grid, float32. `queries` is their number where they are other tokens than the keys.
+    `order` [token] holds their positions in the call, None where they lie in this order already; `places` [grid token,
+    axis] the cells of the grid, float32. `queries` is their number where they are other tokens than the keys.
 
     Examples:
         >>> import torch
@@ -90,7 +92,9 @@ class Tokens:
         return x if self.order is None else x.index_select(dim, self.order)
 
     def cells_apart(self, queries: slice, dtype: torch.dtype) -> Tensor:
-        """Distance in cells [query, grid key] of some tokens in the tap's order; of one without a place it means nothing."""
+        """Distance in cells [query, grid key] of some tokens in the tap's order; of one without a place it means
+        nothing.
+        """
         rows = torch.arange(queries.start, queries.stop, device=self.places.device) - self.prefix
         rows = rows.clamp(0, len(self.places) - 1)
         squares = torch.zeros((), dtype=dtype, device=self.places.device)
@@ -204,8 +208,8 @@ BLOCK_BYTES = 32 * 2**20
 def of_matrix(weights: Tensor, prefix: int, places: Tensor | None) -> Statistics:
     """Of attention [sample, head, grid query, key], prefix keys first; in blocks of queries, float64.
 
-    `places` [grid token, axis] in the unit of the distance, which is NaN where there are none. There are no logits. A row whose grid keys
-    have nothing, masked or rounded to 0, counts for `prefix` and `received` alone.
+    `places` [grid token, axis] in the unit of the distance, which is NaN where there are none. There are no logits. A
+    row whose grid keys have nothing, masked or rounded to 0, counts for `prefix` and `received` alone.
     """
     samples, heads, queries, keys = weights.shape
 
@@ -227,7 +231,8 @@ def of_matrix(weights: Tensor, prefix: int, places: Tensor | None) -> Statistics
         most = grid.amax(-1)
         known = most > 0
         on_grid += known.sum(-1)
-        # Relative to its largest: weights next to nothing, beside a prefix that has all, have few digits, and their products none.
+        # Relative to its largest: weights next to nothing, beside a prefix that has all, have few digits, and their
+        # products none.
         grid = grid / torch.where(known, most, 1.0)[..., None]
         mass = torch.where(known, grid.sum(-1), 1.0)
         # With p = a / mass, -sum(p log p) = log(mass) - sum(a log a) / mass.
@@ -388,8 +393,8 @@ class _Block:
 
 
 class _Keys:
-    """Keys of one kind: `top` [N, M], the largest logit; `exponents` at most 0, the logits below it; `weights`, e to these;
-    and `sums` [N, M, D + 2] of weighted values, of their norms, and of 1.
+    """Keys of one kind: `top` [N, M], the largest logit; `exponents` at most 0, the logits below it; `weights`, e to
+    these; and `sums` [N, M, D + 2] of weighted values, of their norms, and of 1.
     """
 
     def __init__(self, logits: Tensor, room: Tensor, values: Tensor, masked: bool) -> None:
@@ -482,8 +487,8 @@ IMPLEMENTATIONS = {"plain": plain, "blocks": blocks, "triton": by_triton}
 def attention_statistics(call: FusedCall, out: Tensor, tokens: Tokens, by: Implementation = "auto") -> Statistics:
     """Of a call of a fused kernel that gave `out` [B, H, Q, D]; without gradients.
 
-    `auto` takes `triton` where it can read the call on a GPU, else `blocks`. Raises DiagnosticsError for one asked for by
-    name that cannot read the call, and for a name of none.
+    `auto` takes `triton` where it can read the call on a GPU, else `blocks`. Raises DiagnosticsError for one asked for
+    by name that cannot read the call, and for a name of none.
 
     Examples:
         >>> import torch
@@ -528,9 +533,9 @@ def _log_choice(chosen: str, reason: str) -> None:
 
 @dataclass(frozen=True, eq=False)
 class HeadsSeen:
-    """One attention of a pass: of each head the `entropy` in nats, mean over samples of the mean over queries, and the largest
-    `logit` with its mask added, float64 [head]; `keys` is what a query may look at at most. A query that may see nothing is left
-    out.
+    """One attention of a pass: of each head the `entropy` in nats, mean over samples of the mean over queries, and the
+    largest `logit` with its mask added, float64 [head]; `keys` is what a query may look at at most. A query that may
+    see nothing is left out.
 
     Examples:
         >>> import torch
@@ -548,7 +553,8 @@ class HeadsSeen:
 
 
 def watch_heads(forward: Callable[[], Any]) -> list[HeadsSeen]:
-    """The attentions of one pass in the order of its calls of `scaled_dot_product_attention` [sample, head, token, width].
+    """The attentions of one pass in the order of its calls of `scaled_dot_product_attention` [sample, head, token,
+    width].
 
     Without gradients; the pass itself runs as `forward` has it. A model that spells its softmax out has none. Raises
     DiagnosticsError where queries, keys or what comes of them are not finite.
@@ -583,8 +589,8 @@ def _heads_of(call: FusedCall, out: Tensor, name: str) -> HeadsSeen:
     statistics = attention_statistics(call, out, Tokens.nowhere(queries, keys, out.device))
     if statistics.error == math.inf:
         raise DiagnosticsError(
-            f"Attention of {name}, or its values, is NaN or infinite though queries and keys are finite: train with a smaller "
-            "learning rate."
+            f"Attention of {name}, or its values, is NaN or infinite though queries and keys are finite: train with a "
+            f"smaller learning rate."
         )
     logit = torch.where(statistics.logit.isnan(), -math.inf, statistics.logit)
     return HeadsSeen(statistics.entropy.nanmean(0), logit.amax(0), keys)

@@ -1,4 +1,5 @@
-"""Judges where tokens lie, from which of them move when places of the input change: the one rule of discovery, verification and plugins.
+"""Judges where tokens lie, from which of them move when places of the input change: the one rule of discovery,
+verification and plugins.
 
 Shape suffixes: n places that were changed, T token (prefix tokens first, then grid tokens in raster order).
 """
@@ -41,7 +42,8 @@ _MOST_FACTORINGS = 64
 def order_of_axes(
     shape: Sequence[int], cells: np.ndarray, tokens: np.ndarray, reach: Sequence[float] | None = None
 ) -> tuple[int, ...] | None:
-    """The order of a grid's axes, slowest first, in which nearly all tokens lie within `reach` of their cells; None where there is none.
+    """The order of a grid's axes, slowest first, in which nearly all tokens lie within `reach` of their cells; None
+    where there is none.
 
     Args:
         shape: extents of the grid.
@@ -215,9 +217,9 @@ def _merge(digits: Sequence[Digit]) -> list[Digit]:
 class Movements:
     """How far tokens went when single cells of a sample changed.
 
-    `axes` and `shape` are those of the first tap's grid that the sample has, `unchecked` its others; `cells` [n, axis] were changed.
-    `far` has for each tap [n, prefix + places], as shares of the farthest token; places of axes that the sample does not have are summed
-    over.
+    `axes` and `shape` are those of the first tap's grid that the sample has, `unchecked` its others; `cells` [n, axis]
+    were changed. `far` has for each tap [n, prefix + places], as shares of the farthest token; places of axes that the
+    sample does not have are summed over.
     """
 
     axes: tuple[str, ...]
@@ -229,8 +231,8 @@ class Movements:
 
 @dataclass(frozen=True)
 class _Moved:
-    """Of one tap: the `places` [n, axis] of its grid that changed, how `far` [n, T] its tokens went, and the grid token [n] that went
-    `farthest`, negative for a prefix token."""
+    """Of one tap: the `places` [n, axis] of its grid that changed, how `far` [n, T] its tokens went, and the grid token
+    [n] that went `farthest`, negative for a prefix token."""
 
     axes: tuple[str, ...]
     shape: tuple[int, ...]
@@ -265,11 +267,14 @@ class _Moved:
         other = find_order(self.axes, self.shape, self.places, self.farthest)
         if other is None or other.share <= self.exact.mean() + CLEARLY:
             return None
-        # Windows centred on a cell's edge (log-mel frames) may move the neighbour most: after a shift, their own hardly moves.
+        # Windows centred on a cell's edge (log-mel frames) may move the neighbour most: after a shift, their own hardly
+        # moves.
         return other if other.shift is None or float(np.median(self.own)) < HALF else None
 
     def common_offset(self, offsets: np.ndarray, least: float = MOST) -> tuple[int, ...]:
-        """The offset that more than this share of the places have; empty where none, or where it is that of the declared order."""
+        """The offset that more than this share of the places have; empty where none, or where it is that of the
+        declared order.
+        """
         values, counts = np.unique(offsets, axis=0, return_counts=True)
         most = int(counts.argmax()) if len(counts) else 0
         many = len(counts) > 0 and counts[most] > least * len(self.places) and bool(values[most].any())
@@ -280,10 +285,11 @@ class _Moved:
 class Placement:
     """The result of changing single cells of the input, for one tap's grid.
 
-    `winners` has one entry for each cell changed: its coordinates along `axes`, and the index of the token that moved most
-    among all handed over (prefix tokens first). `tolerance` is how far from its cell the token
-    that moves most may lie, where changes reach several tokens, else 0. `order` is what the tap's `Site` needs as its `order` where tokens lie
-    otherwise; empty where they are right, where it is not known for every token, or where the site folds rows.
+    `winners` has one entry for each cell changed: its coordinates along `axes`, and the index of the token that moved
+    most among all handed over (prefix tokens first). `tolerance` is how far from its cell the token
+    that moves most may lie, where changes reach several tokens, else 0. `order` is what the tap's `Site` needs as its
+    `order` where tokens lie otherwise; empty where they are right, where it is not known for every token, or where the
+    site folds rows.
 
     Examples:
         >>> import diagnostics as dx
@@ -473,7 +479,9 @@ def _by_place(places: np.ndarray, far: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _wrong_order(moved: _Moved) -> str:
-    """The order that explains the farthest tokens clearly better than the declared one, in words; empty where none does."""
+    """The order that explains the farthest tokens clearly better than the declared one, in words; empty where none
+    does.
+    """
     if other := moved.another_order():
         return other.description
     exact, inside, far = float(moved.exact.mean()), moved.farthest >= 0, moved.far
@@ -490,7 +498,9 @@ def _wrong_order(moved: _Moved) -> str:
 
 
 def _exchanged(declared: np.ndarray, farthest: np.ndarray, odd: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs of `declared` tokens (indices) that each change the other and hardly themselves (`odd`), where nearly all others change themselves."""
+    """Pairs of `declared` tokens (indices) that each change the other and hardly themselves (`odd`), where nearly all
+    others change themselves.
+    """
     at = {int(token): i for i, token in enumerate(declared)}
     pairs = [
         (i, j)
@@ -502,10 +512,11 @@ def _exchanged(declared: np.ndarray, farthest: np.ndarray, odd: np.ndarray) -> l
 
 
 def exchanged_between(before: Tap, after: Tap, activations: Mapping[str, Tensor]) -> str:
-    """Two places whose tokens are exchanged between two taps of one grid in a residual trunk, in words; nothing where none are seen.
+    """Two places whose tokens are exchanged between two taps of one grid in a residual trunk, in words; nothing where
+    none are seen.
 
-    Of `activations` [sample, token, feature], less the mean over places, each token is most alike to itself in nearly all places; the two
-    are clearly more alike to one another.
+    Of `activations` [sample, token, feature], less the mean over places, each token is most alike to itself in nearly
+    all places; the two are clearly more alike to one another.
     """
     if before.grid.shape != after.grid.shape or before.features != after.features:
         return ""

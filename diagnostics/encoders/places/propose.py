@@ -28,8 +28,8 @@ from diagnostics.errors import DiagnosticsError
 
 # The order in which the tokens of a grid lie, determined by changing one cell of the input at a time.
 #
-# So no order of tokens is taken on trust. Only images and videos are tried: what a series' normalisation does to one cell,
-# it does to all.
+# So no order of tokens is taken on trust. Only images and videos are tried: what a series' normalisation does to one
+# cell, it does to all.
 
 CHANGE = 3.0
 """What is added to a cell of a normalised input."""
@@ -67,7 +67,8 @@ def axis_order(
         return order
     first = "none" if moved[0] < 0 else [int(n) for n in np.unravel_index(moved[0], grid.shape)]
     raise DiagnosticsError(
-        f"{encoder} does not keep its tokens in the order of its input (cell {list(cells[0])} moved token {first}): declare the taps yourself, with the order of their tokens (docs/how-to/plugins.md)."
+        f"{encoder} does not keep its tokens in the order of its input (cell {list(cells[0])} moved token {first}): "
+        f"declare the taps yourself, with the order of their tokens (docs/how-to/plugins.md)."
     )
 
 
@@ -79,7 +80,9 @@ def raster(shape: Sequence[int], axes: Sequence[int], prefix: int) -> tuple[int,
 
 
 def _input(batch: Any, extents: Mapping[str, int], axes: Sequence[str]) -> tuple[Tensor, list[int]] | None:
-    """The tensor of the batch that has all the extents, and where its axes of places lie; None unless that is certain."""
+    """The tensor of the batch that has all the extents, and where its axes of places lie; None unless that is
+    certain.
+    """
     floating = [tensor for tensor in floating_in(batch) if tensor.ndim > len(axes)]
     if len(floating) != 1:
         return None
@@ -169,12 +172,13 @@ def discover(
     channels_last: of maps whose shape leaves it open.
     trunk: the part of `forward` that gives the trunk's output, where that is a call of its own; shows where the trunk
         ends.
-    with_order: a tap as discovered -> the same with the `order` of its tokens, where that is known; it is verified as well.
+    with_order: a tap as discovered -> the same with the `order` of its tokens, where that is known; it is verified as
+    well.
 
     A module that runs several times in a pass gives a tap for each call, `name.0`, `name.1`, ...; a block that hands on
     several branches side by side one for each that has a place in the grid, `name.branch0`, `name.branch1`, ... Modules
-    with weights that run after the trunk's end are heads, at depths beyond 1, and `pooled` is the first vector of a sample
-    there. The order of tokens is verified, not trusted: see `axis_order`.
+    with weights that run after the trunk's end are heads, at depths beyond 1, and `pooled` is the first vector of a
+    sample there. The order of tokens is verified, not trusted: see `axis_order`.
 
     Raises
     ------
@@ -197,8 +201,8 @@ def discover(
     earlier = earlier_stack(module, names, set(whole.early)) if blocks is None and trunk is None else ""
     if earlier:
         raise DiagnosticsError(
-            f"{encoder} runs the stack {earlier} before {names[0]}, and it is unclear which of them is its trunk: name the blocks "
-            "(discover(blocks=)), or declare its taps yourself (docs/how-to/plugins.md)."
+            f"{encoder} runs the stack {earlier} before {names[0]}, and it is unclear which of them is its trunk: name "
+            f"the blocks (discover(blocks=)), or declare its taps yourself (docs/how-to/plugins.md)."
         )
     samples = len(tensors_in(batch)[0])
     parts = dict(module.named_modules())
@@ -299,7 +303,9 @@ def _in_order(
 
 
 def _check_time(first_input: FirstBlockInput, tap: Tap, extents: Mapping[str, int], encoder: str) -> None:
-    """Raises where the end of a series moves the first tokens; nothing is said where normalisation moves all of them."""
+    """Raises where the end of a series moves the first tokens; nothing is said where normalisation moves all of
+    them.
+    """
     moved = first_input.moved_by_end(extents) if tap.grid.axes == ("t",) else None
     if moved is None or tap.site is None:
         return
@@ -308,8 +314,8 @@ def _check_time(first_input: FirstBlockInput, tap: Tap, extents: Mapping[str, in
     )
     if 0 < len(places) <= LOCAL * tap.grid.tokens and float(places.mean()) < (tap.grid.tokens - 1) / 2:
         raise DiagnosticsError(
-            f"{encoder} does not keep its tokens in the order of time (the last quarter of a sample moves the first ones): "
-            "declare the taps yourself, with the order of their tokens (docs/how-to/plugins.md)."
+            f"{encoder} does not keep its tokens in the order of time (the last quarter of a sample moves the first "
+            f"ones): declare the taps yourself, with the order of their tokens (docs/how-to/plugins.md)."
         )
 
 

@@ -1,5 +1,5 @@
-"""A model's stack of blocks, found from its module structure alone; what each takes and gives in a dry pass, in order of execution; and
-which places the tokens of a tensor stand for, by its shape and the axes of the input.
+"""A model's stack of blocks, found from its module structure alone; what each takes and gives in a dry pass, in order
+of execution; and which places the tokens of a tensor stand for, by its shape and the axes of the input.
 
 Shape suffixes: B sample, T token, F feature.
 """
@@ -140,7 +140,9 @@ class Places:
         return Place("channels_last", shape[-1], Grid(shape[1:-1], axes)) if last else None
 
     def _features_first(self, first: int, last: int, module: nn.Module | None) -> bool:
-        """Whether features lie on the first of two axes that both fit: the weights have as many, or a change showed it."""
+        """Whether features lie on the first of two axes that both fit: the weights have as many, or a change showed
+        it.
+        """
         sizes = {size for p in module.parameters() for size in p.shape} if module is not None else set[int]()
         if (first in sizes) != (last in sizes):
             return first in sizes
@@ -218,9 +220,9 @@ class Places:
 def extents_of(modality: Modality, batch: Any, encoder: str, sample: tuple[int, ...] = ()) -> dict[str, int]:
     """The extents of a preprocessed batch, by its modality; raises where the shape leaves them open.
 
-    image [B, (channel,) y, x] or [B, y, x, channel]; video [B, (channel,) t, (channel,) y, x]; audio and text [B, t], or
-    the longer of two axes; series [B, t], [B, variate, t] or [B, t, variate], of which the shape of the raw `sample` [time,
-    variate] says which is which, and otherwise time is the longer one.
+    image [B, (channel,) y, x] or [B, y, x, channel]; video [B, (channel,) t, (channel,) y, x]; audio and text [B, t],
+    or the longer of two axes; series [B, t], [B, variate, t] or [B, t, variate], of which the shape of the raw `sample`
+    [time, variate] says which is which, and otherwise time is the longer one.
     """
     tensors = tensors_in(batch)
     shape = list(tensors[0].shape[1:]) if tensors else list[int]()
@@ -252,7 +254,8 @@ _HEADS = (
     *("head", "head_dist", "fc", "classifier", "classif", "last_linear", "attn_pool", "pre_logits"),
     *("conv_head", "final_conv", "final_layer", "incre_modules", "downsamp_modules"),
 )
-# Their blocks see only part of the channels or one branch, so the stage is the smallest part that holds all the model knows.
+# Their blocks see only part of the channels or one branch, so the stage is the smallest part that holds all the model
+# knows.
 _WHOLE_STAGES = ("CrossStage", "CrossStage3", "MultiScaleBlock")
 # Below this share of the trunk's parameters, what was guessed is a side branch or one stage of many.
 _MUCH = 0.25
@@ -282,7 +285,9 @@ def find_blocks(model: nn.Module, encoder: str) -> list[str]:
 
 
 def earlier_stack(model: nn.Module, blocks: Sequence[str], early: Collection[str]) -> str:
-    """The name of another stack of blocks that ran before the first of `blocks` and holds much of the weights, or ""."""
+    """The name of another stack of blocks that ran before the first of `blocks` and holds much of the weights, or
+    "".
+    """
     chosen = _size([(name, model.get_submodule(name)) for name in blocks])
     for name, module in model.named_modules():
         children = _children(name, module) if isinstance(module, (nn.Sequential, nn.ModuleList)) else []
@@ -439,7 +444,9 @@ class Trace:
 
     @property
     def entered(self) -> dict[int, Tensor]:
-        """The activations that the first block took: of each branch where it takes as many as it gives, else the first."""
+        """The activations that the first block took: of each branch where it takes as many as it gives, else the
+        first.
+        """
         gave = self.blocks[0].branches
         taken = {i: tensor for i, tensor in enumerate(self.taken) if i in gave and tensor.shape == gave[i].shape}
         if list(taken) == list(gave):
@@ -469,7 +476,8 @@ def dry_run(module: nn.Module, blocks: Sequence[str], batch: Any, forward: Forwa
             return
         if open_blocks:
             raise DiagnosticsError(
-                f"{encoder} runs {name} inside {open_blocks[-1][0]}: declare its taps yourself (docs/how-to/plugins.md)."
+                f"{encoder} runs {name} inside {open_blocks[-1][0]}: declare its taps yourself "
+                f"(docs/how-to/plugins.md)."
             )
         # What else a block takes (position codes, a map's size, global queries) is no activation of the trunk.
         if not trace.blocks and (took is None or took.ndim < 3):
@@ -510,13 +518,16 @@ def dry_run(module: nn.Module, blocks: Sequence[str], batch: Any, forward: Forwa
     idle = [name for name in blocks if not trace.calls[name]]
     if idle:
         raise DiagnosticsError(
-            f"{encoder} never runs {idle[0]}, which is one of its blocks: declare its taps yourself (docs/how-to/plugins.md)."
+            f"{encoder} never runs {idle[0]}, which is one of its blocks: declare its taps yourself "
+            f"(docs/how-to/plugins.md)."
         )
     return trace
 
 
 def _branches(value: Any, taken: Sequence[Tensor], name: str, encoder: str, samples: int) -> dict[int, Tensor]:
-    """The activations among what a block gives: its first tensor, and others like it (no recurrent state) that it changed."""
+    """The activations among what a block gives: its first tensor, and others like it (no recurrent state) that it
+    changed.
+    """
     first = first_tensor(value)
     if not isinstance(first, Tensor) or first.ndim < 3:
         raise _several(encoder, name)
@@ -535,7 +546,9 @@ def _branches(value: Any, taken: Sequence[Tensor], name: str, encoder: str, samp
 
 
 def _alike(tensor: Tensor, first: Tensor) -> bool:
-    """Whether it is activations as the first tensor is (other resolutions too), not the square attention beside a map."""
+    """Whether it is activations as the first tensor is (other resolutions too), not the square attention beside a
+    map.
+    """
     if not tensor.is_floating_point() or tensor.ndim != first.ndim:
         return False
     large, small = max(first.shape[-1], tensor.shape[-1]), min(first.shape[-1], tensor.shape[-1])

@@ -1,9 +1,11 @@
-"""Verifies that the tokens of an encoder stand for the places that its grid declares, by changing one cell of the input.
+"""Verifies that the tokens of an encoder stand for the places that its grid declares, by changing one cell of the
+input.
 
-At the first tap with a grid, before the trunk mixes tokens, a change within one cell of the input moves the token that stands for that
-cell, and where tokens overlap its neighbours less. Behind the first tap a change reaches other tokens too. In a residual trunk the cell's
-own token still goes farthest, and an order that is changed within the trunk shows as another order of the tokens that do. Where neither is
-seen (a trunk without residuals, maps whose every place sees everything) the grid is reported as not verified.
+At the first tap with a grid, before the trunk mixes tokens, a change within one cell of the input moves the token that
+stands for that cell, and where tokens overlap its neighbours less. Behind the first tap a change reaches other tokens
+too. In a residual trunk the cell's own token still goes farthest, and an order that is changed within the trunk shows
+as another order of the tokens that do. Where neither is seen (a trunk without residuals, maps whose every place sees
+everything) the grid is reported as not verified.
 """
 
 from __future__ import annotations
@@ -26,9 +28,10 @@ from diagnostics.errors import DiagnosticsError, explaining
 
 # Samples that differ from a base sample within one cell of a grid only, for each modality.
 #
-# Pixels: new noise in the cell. Series and audio: the same values in another order within the cell, so that mean, spread and
-# range over the whole sample stay and a normalisation cannot move other tokens. A cell of one step swaps its value with that
-# of two others, one after the other: only its own token moves both times. Text: another token id in its place.
+# Pixels: new noise in the cell. Series and audio: the same values in another order within the cell, so that mean,
+# spread and range over the whole sample stay and a normalisation cannot move other tokens. A cell of one step swaps its
+# value with that of two others, one after the other: only its own token moves both times. Text: another token id in its
+# place.
 
 # Axes of a raw sample, in its order.
 SAMPLE_AXES = {"image": ("y", "x"), "video": ("t", "y", "x"), "series": ("t", "v"), "audio": ("t",), "text": ("t",)}
@@ -48,9 +51,9 @@ class NotVerifiableError(DiagnosticsError):
 class _Changes:
     """What can be changed in the input of an encoder to see which token of a tap stands for it.
 
-    `axes` and `shape` are those of the grid that the sample has; `unchecked` are others (frequency of a spectrogram), over
-    which movements are summed. `base` is the prepared sample that changes are compared with, `valid` (bool [cell]) says
-    which cells lie within the sample and stand for data.
+    `axes` and `shape` are those of the grid that the sample has; `unchecked` are others (frequency of a spectrogram),
+    over which movements are summed. `base` is the prepared sample that changes are compared with, `valid` (bool [cell])
+    says which cells lie within the sample and stand for data.
     """
 
     axes: tuple[str, ...]
@@ -59,8 +62,8 @@ class _Changes:
     base: Any
     valid: np.ndarray
     perturb: Callable[[tuple[int, ...], int, np.random.Generator], list[Any]]
-    """(cell, attempt, generator) -> prepared samples with that cell changed; its own token is the one that moves in all of them. A later
-    `attempt` (from 0) changes it in another way."""
+    """(cell, attempt, generator) -> prepared samples with that cell changed; its own token is the one that moves in all
+    of them. A later `attempt` (from 0) changes it in another way."""
 
 
 def _valid_tokens(encoder: Encoder, tap: Tap, prepared: Any) -> np.ndarray:
@@ -70,7 +73,8 @@ def _valid_tokens(encoder: Encoder, tap: Tap, prepared: Any) -> np.ndarray:
         return np.ones(tap.grid.tokens, dtype=bool)
     if tuple(valid.shape) != (1, tap.grid.tokens):
         raise DiagnosticsError(
-            f"valid of {encoder.name} gives shape {tuple(valid.shape)} at tap {tap.name}: give bool [sample, grid token]."
+            f"valid of {encoder.name} gives shape {tuple(valid.shape)} at tap {tap.name}: give bool [sample, grid "
+            f"token]."
         )
     return valid[0].cpu().numpy().astype(bool)
 
@@ -202,7 +206,8 @@ _MOST_VALUES = 1 << 24
 def verify_grid(
     encoder: Encoder, sample: np.ndarray | None = None, *, most: int = MOST_CELLS, seed: int = 0
 ) -> Placement:
-    """Changes single cells of a sample, and compares the token that moves at the first tap with a grid with the declared one.
+    """Changes single cells of a sample, and compares the token that moves at the first tap with a grid with the
+    declared one.
 
     Only the shape and dtype of the sample (the encoder's example by default) are used: pixels and audio are noise, a
     series keeps its values in another order, so that no normalisation over the whole series changes. A text keeps its
@@ -233,10 +238,10 @@ def verify_taps(
 ) -> tuple[Placement, tuple[TapGrid, ...]]:
     """`verify_grid` for the first tap with a grid, and from the same passes a result for each later one.
 
-    A later tap is `wrong` where another order explains which tokens go farthest, clearly better than the declared one, and
-    the cells' own tokens go less than half as far; `right` where half of the cells move their own token farthest (or
-    nearly all that or one beside it, in grids where this is no chance); `not verified` otherwise. Grids coarser or finer
-    than the first tap's are compared place by place.
+    A later tap is `wrong` where another order explains which tokens go farthest, clearly better than the declared one,
+    and the cells' own tokens go less than half as far; `right` where half of the cells move their own token farthest
+    (or nearly all that or one beside it, in grids where this is no chance); `not verified` otherwise. Grids coarser or
+    finer than the first tap's are compared place by place.
 
     Takes as many passes as `verify_grid`, up to the last tap with a grid. Raises as that does.
 
@@ -267,7 +272,9 @@ def _taps_with_grids(encoder: Encoder) -> list[Tap]:
 
 
 def _movements(encoder: Encoder, taps: Sequence[Tap], sample: np.ndarray, most: int, seed: int) -> Movements:
-    """What single cells of the first tap's grid move at all these taps, from the same passes; raises as `verify_grid`."""
+    """What single cells of the first tap's grid move at all these taps, from the same passes; raises as
+    `verify_grid`.
+    """
     rng = np.random.default_rng(seed)
     with explaining(f"{encoder.name} fails on a sample with one cell changed"):
         text = encoder.modality == "text"
@@ -300,7 +307,9 @@ def _chosen(usable: np.ndarray, shape: tuple[int, ...], most: int, rng: np.rando
 def _change_each(
     encoder: Encoder, taps: Sequence[Tap], changes: _Changes, cells: np.ndarray, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """How far each token of each tap went when each cell changed, as a share of the farthest, [cell, prefix + places]."""
+    """How far each token of each tap went when each cell changed, as a share of the farthest, [cell, prefix +
+    places].
+    """
     totals: dict[str, np.ndarray] = {}
     first = taps[0].name
     declared = taps[0].grid.prefix + np.asarray(np.ravel_multi_index(tuple(cells.T), changes.shape))
@@ -334,7 +343,9 @@ def _round(
 
 
 def _far(encoder: Encoder, taps: Sequence[Tap], changes: _Changes, prepared: Sequence[Any]) -> dict[str, np.ndarray]:
-    """How far each token of each tap went [change, prefix + places], as a share of the farthest; zero where nothing did."""
+    """How far each token of each tap went [change, prefix + places], as a share of the farthest; zero where nothing
+    did.
+    """
     far: dict[str, np.ndarray] = {}
 
     def note(tap: Tap, tokens: Tensor) -> None:

@@ -1,6 +1,7 @@
 """Encoders cut at a tap: their forward pass ends there, and modules that only run later are removed.
 
-An exception ends the pass once the tap has been read, so that nothing after it runs, whatever the model's code looks like.
+An exception ends the pass once the tap has been read, so that nothing after it runs, whatever the model's code looks
+like.
 """
 
 import copy
@@ -26,10 +27,10 @@ from diagnostics.errors import DiagnosticsError, describe
 def cut_encoder(encoder: Encoder, tap: str) -> TorchEncoder:
     """The encoder up to a tap, which becomes its output tap. The given encoder does not change, and tensors are shared.
 
-    The result has the taps that fire up to there; depths of trunk taps are rescaled so that a trunk tap at the end is at
-    depth 1. Its lineage is the encoder's, except that `group` says where it was cut. Modules that do not run and whose
-    tensors are not read up to the tap are removed, except for lists, since code may ask for their length. Activations at all
-    its taps are verified to equal the whole encoder's on the example, bit for bit.
+    The result has the taps that fire up to there; depths of trunk taps are rescaled so that a trunk tap at the end is
+    at depth 1. Its lineage is the encoder's, except that `group` says where it was cut. Modules that do not run and
+    whose tensors are not read up to the tap are removed, except for lists, since code may ask for their length.
+    Activations at all its taps are verified to equal the whole encoder's on the example, bit for bit.
 
     Raises DiagnosticsError for an unknown tap, an encoder without a torch module, and where the activations differ.
     """
@@ -58,8 +59,8 @@ def cut_encoder(encoder: Encoder, tap: str) -> TorchEncoder:
 
 
 def _with_own_modules(encoder: TorchEncoder, tap: str) -> TorchEncoder:
-    """The encoder with modules of its own around the same tensors, some of which may be removed later: samples of another size
-    then find the others."""
+    """The encoder with modules of its own around the same tensors, some of which may be removed later: samples of
+    another size then find the others."""
     module = _sharing_tensors(encoder.module, encoder.name)
 
     def resized(sized: TorchEncoder) -> TorchEncoder:
@@ -112,8 +113,8 @@ def _until(site: Site, forward: Forward, name: str) -> Forward:
             forward(module, batch)
         if not end.ended:
             raise DiagnosticsError(
-                f"The pass of {name} does not end at '{site.module}': its code continues after an error there; choose another "
-                "tap."
+                f"The pass of {name} does not end at '{site.module}': its code continues after an error there; choose "
+                f"another tap."
             )
 
     return run

@@ -1,7 +1,8 @@
 """Saved encoders: a safetensors file with the weights, and in its metadata the name that builds the rest.
 
-What is loaded is built by that name first (its skeleton, with whatever weights, from any folder), then given the file's tensors. The
-small text files that a skeleton needs (`Encoder.files`: a checkpoint directory's configuration and tokenizer) travel in the metadata.
+What is loaded is built by that name first (its skeleton, with whatever weights, from any folder), then given the file's
+tensors. The small text files that a skeleton needs (`Encoder.files`: a checkpoint directory's configuration and
+tokenizer) travel in the metadata.
 """
 
 from __future__ import annotations
@@ -76,16 +77,18 @@ def save_encoder(
 
     Parameters
     ----------
-    path: a folder, in which it is `encoder.safetensors`, or a file that ends in `.safetensors`. What is there is replaced,
+    path: a folder, in which it is `encoder.safetensors`, or a file that ends in `.safetensors`. What is there is
+    replaced,
         in one move.
     encoder: a `TorchEncoder` that was built by a name, or has a `skeleton`.
     cut: only up to this tap; see `diagnostics.encoders.saved.cut.cut_encoder`.
     lineage: what made the weights, instead of the encoder's own.
-    half: float32 weights are rounded to float16 in the file, half its size; what is loaded from it is the rounded encoder, with an
+    half: float32 weights are rounded to float16 in the file, half its size; what is loaded from it is the rounded
+    encoder, with an
         identity of its own. Raises where one lies beyond float16.
 
-    Returns the path of the file. Raises DiagnosticsError where nothing builds the encoder again, and StorageError where the
-    file cannot be written.
+    Returns the path of the file. Raises DiagnosticsError where nothing builds the encoder again, and StorageError where
+    the file cannot be written.
 
     Examples:
         >>> import diagnostics as dx
@@ -133,7 +136,9 @@ def save_encoder(
 
 
 def encoder_file(path: str | Path) -> Path:
-    """The file of a saved encoder: the path itself where it ends in `.safetensors`, else `encoder.safetensors` in it."""
+    """The file of a saved encoder: the path itself where it ends in `.safetensors`, else `encoder.safetensors` in
+    it.
+    """
     file = Path(path).expanduser()
     return file if file.suffix == ".safetensors" else file / SAVED
 
@@ -193,7 +198,8 @@ def _first_names(module: nn.Module, encoder: str) -> dict[str, str]:
     for name, value in module.state_dict().items():
         if not isinstance(value, Tensor):
             raise DiagnosticsError(
-                f"{encoder} keeps something that is no tensor in its state ('{name}'), which no safetensors file can hold: save another encoder."
+                f"{encoder} keeps something that is no tensor in its state ('{name}'), which no safetensors file can "
+                f"hold: save another encoder."
             )
         place = value.untyped_storage().data_ptr(), value.storage_offset(), value.shape, value.stride(), value.dtype
         names[name] = first.setdefault(place if value.numel() else name, name)
@@ -223,8 +229,8 @@ def fill(module: nn.Module, about: Description, file: Path) -> None:
     odd = [f"{len(names)} tensors {kind}: {few(names)}" for kind, names in groups.items() if names]
     if odd:
         raise DiagnosticsError(
-            f"Weights in {file} do not fit '{about.skeleton}' ({'; '.join(odd)}): what it builds has changed since they were "
-            "saved, install or restore that version."
+            f"Weights in {file} do not fit '{about.skeleton}' ({'; '.join(odd)}): what it builds has changed since "
+            f"they were saved, install or restore that version."
         )
     module.load_state_dict({name: tensors[first[name]] for name in own}, strict=True)
 
@@ -243,8 +249,8 @@ def read_description(file: Path) -> Description | None:
         return None
     if len(text) > MOST_TEXT:
         raise DiagnosticsError(
-            f"The description in {file} has {len(text) / 1e6:,.0f} MB, more than the {MOST_TEXT // 10**6} MB that one may have: "
-            "do not use it."
+            f"The description in {file} has {len(text) / 1e6:,.0f} MB, more than the {MOST_TEXT // 10**6} MB that one "
+            f"may have: do not use it."
         )
     try:
         fields = json.loads(text, object_pairs_hook=_once)
@@ -295,13 +301,15 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _unreadable(file: Path, error: Exception) -> DiagnosticsError:
     return DiagnosticsError(
-        f"{file} cannot be read as safetensors ({describe(error)}): it is cut short, damaged, or something else under that name; copy or save it again."
+        f"{file} cannot be read as safetensors ({describe(error)}): it is cut short, damaged, or something else under "
+        f"that name; copy or save it again."
     )
 
 
 @contextlib.contextmanager
 def whole_file(file: Path) -> Generator[Path]:
-    """Gives a path of the same suffix to write to, and makes it `file` in one move at the end; after an error nothing is left of it.
+    """Gives a path of the same suffix to write to, and makes it `file` in one move at the end; after an error nothing
+    is left of it.
 
     Raises StorageError where it cannot be written, by the system or by the library that writes it.
     """
@@ -344,14 +352,14 @@ _BASE = re.compile(r"(?:^|&)base=([^&]*)")
 def skeleton_of(encoder: TorchEncoder) -> tuple[str, dict[str, str | dict[str, str]]]:
     """The name that builds an encoder again, from whatever folder, and the files that travel with it (name -> content).
 
-    Content is text, or bytes as `{"base64": ...}`. Raises DiagnosticsError where no name builds the encoder, and where a
-    file that must travel is missing, too large, or not a data file.
+    Content is text, or bytes as `{"base64": ...}`. Raises DiagnosticsError where no name builds the encoder, and where
+    a file that must travel is missing, too large, or not a data file.
     """
     text = encoder.skeleton or encoder.spec
     if not text:
         raise DiagnosticsError(
-            f"{encoder.name} was made in Python, so nothing says how to build it again: put the function that makes it into a "
-            "file and use diagnostics.build('encoder', 'file.py:function')."
+            f"{encoder.name} was made in Python, so nothing says how to build it again: put the function that makes it "
+            f"into a file and use diagnostics.build('encoder', 'file.py:function')."
         )
     return _from_anywhere(text, encoder.files, encoder.name)
 
@@ -372,7 +380,8 @@ def _from_anywhere(text: str, files: Sequence[Path], encoder: str) -> tuple[str,
         raise DiagnosticsError(f"{folder} is gone, and {encoder} cannot be built again without it: put it back.")
     if colon and folder in {file.parent for file in files}:
         return f"{scheme}:{FILES}{mark}{query}", _contents(files)
-    # A folder may have the name of a model (`timm:resnet18` beside results in `resnet18`), but then has no configuration.
+    # A folder may have the name of a model (`timm:resnet18` beside results in `resnet18`), but then has no
+    # configuration.
     if colon and rest and (folder / "config.json").is_file():
         return f"{scheme}:{folder.resolve()}{mark}{query}", {}
     return name + mark + query, {}
@@ -387,8 +396,8 @@ def _contents(files: Sequence[Path]) -> dict[str, str | dict[str, str]]:
         room -= file.stat().st_size
         if room < 0 or len(contents) == MOST_FILES or not _FILE_NAME.fullmatch(file.name):
             raise DiagnosticsError(
-                f"{file} cannot be saved with the weights, and the encoder cannot be built again without it: its name must be "
-                f"plain, and such files may have {MOST_BYTES // 10**6} MB in all and be {MOST_FILES} at most."
+                f"{file} cannot be saved with the weights, and the encoder cannot be built again without it: its name "
+                f"must be plain, and such files may have {MOST_BYTES // 10**6} MB in all and be {MOST_FILES} at most."
             )
         content = file.read_bytes()
         try:
@@ -400,7 +409,8 @@ def _contents(files: Sequence[Path]) -> dict[str, str | dict[str, str]]:
 
 @functools.cache
 def unpack_files(files: str, file: str) -> tempfile.TemporaryDirectory[str]:
-    """A temporary folder with these files (JSON), kept until the process ends: encoders of other sizes are built from it.
+    """A temporary folder with these files (JSON), kept until the process ends: encoders of other sizes are built from
+    it.
 
     Raises DiagnosticsError for names that are no plain data files, damaged content, and more files than can be.
     """
@@ -421,7 +431,8 @@ def _content(name: str, content: Any, file: str) -> bytes:
     # Names come from an untrusted file: none may be a path, or be imported or run as code.
     if not _FILE_NAME.fullmatch(name) or Path(name).stem.partition(".")[0].upper() in _RESERVED:
         raise DiagnosticsError(
-            f"{file} holds a file named {name[:80]!r}, which is no plain name of a .json, .txt or .model file: do not use it."
+            f"{file} holds a file named {name[:80]!r}, which is no plain name of a .json, .txt or .model file: do not "
+            f"use it."
         )
     try:
         return content.encode() if isinstance(content, str) else base64.b64decode(content["base64"], validate=True)

@@ -1,10 +1,12 @@
-"""Geometry of pooled activations: the loop over taps, how samples are spread over directions, and their intrinsic dimension.
+"""Geometry of pooled activations: the loop over taps, how samples are spread over directions, and their intrinsic
+dimension.
 
-Directions are samples scaled to length 1, not centred. A component that all samples share (a large mean) therefore decides: it pulls
-all directions together. A sample of length zero has no direction and is left out.
+Directions are samples scaled to length 1, not centred. A component that all samples share (a large mean) therefore
+decides: it pulls all directions together. A sample of length zero has no direction and is left out.
 
-Dimension comes from distances to nearest neighbours. Both estimators fall short in many dimensions (the edge of the data is near every
-sample) and change with the number of samples: compare at equal n. They do not change with shift, rotation and scale of all features.
+Dimension comes from distances to nearest neighbours. Both estimators fall short in many dimensions (the edge of the
+data is near every sample) and change with the number of samples: compare at equal n. They do not change with shift,
+rotation and scale of all features.
 """
 
 import math
@@ -108,8 +110,8 @@ def uniformity(x: Any, *, t: float = 2.0) -> float:
     """Uniformity (Wang and Isola 2020, 2005.10242): log mean exp(-t |u_i - u_j|^2) over pairs i < j.
 
     u are the rows of x [sample, feature] at length 1, as they are (a shift changes the value). From -4 t (two opposite
-    samples) to 0 (all alike); lower is more uniform. No sample is paired with itself. NaN where fewer than 2 samples have
-    a direction.
+    samples) to 0 (all alike); lower is more uniform. No sample is paired with itself. NaN where fewer than 2 samples
+    have a direction.
 
     Examples:
         >>> import numpy as np
@@ -268,7 +270,8 @@ def two_nn(x: Any, *, fit: Literal["regression", "mle"] = "regression") -> float
     ----------
     x: [sample, feature], at least 3 samples. Only the first of samples that are equal but for rounding counts
         (`distinct_samples` says how many are left): a copy would make mu infinite, or huge.
-    fit: `regression`, the paper's: through the origin, of -log(1 - i / N) on the i-th smallest log mu, the largest tenth
+    fit: `regression`, the paper's: through the origin, of -log(1 - i / N) on the i-th smallest log mu, the largest
+    tenth
         left out. `mle`: (N - 1) / sum(log mu), of variance d^2 / (N - 2) were the mu independent.
 
     Distances that differ by no more than rounding are equal. NaN where fewer than 3 distinct samples are left or every
@@ -288,7 +291,8 @@ def two_nn(x: Any, *, fit: Literal["regression", "mle"] = "regression") -> float
 
 
 def mle_dimension(x: Any, *, k: int = NEIGHBOURS) -> float:
-    """Maximum likelihood dimension (Levina and Bickel 2004), averaged over samples as MacKay and Ghahramani 2005 showed.
+    """Maximum likelihood dimension (Levina and Bickel 2004), averaged over samples as MacKay and Ghahramani 2005
+    showed.
 
     The inverse of the mean over samples i and j < k of log(T_k / T_j), T_j the distance from i to its j-th nearest
     neighbour: the inverses of the samples' estimates are averaged, not the estimates.
@@ -350,7 +354,9 @@ def _mle(x: Tensor, k: int) -> float:
 
 
 def _log_ratios(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """log(T_k / T_j), j < k, [sample, k - 1] of distances T_j to the j-th nearest other; whether equal but for rounding."""
+    """log(T_k / T_j), j < k, [sample, k - 1] of distances T_j to the j-th nearest other; whether equal but for
+    rounding.
+    """
     nearest = nearest_distances(x, k) if len(x) > k else x.new_empty((0, k))
     there = nearest[:, 0] > 0
     nearest, own = nearest[there], x[: len(nearest)][there].norm(dim=1, keepdim=True)
@@ -382,8 +388,8 @@ def distinct(x: Tensor) -> Tensor:
 def nearest_distances(x: Tensor, k: int) -> Tensor:
     """Euclidean distances from each row of [sample, feature] to its k nearest others, [sample, k], nearest first.
 
-    Needs more than k rows; never holds n x n. Squared distances come from products, where these lose digits those of the
-    nearest and a few more from differences, and where the loss could have hidden a neighbour those of all rows.
+    Needs more than k rows; never holds n x n. Squared distances come from products, where these lose digits those of
+    the nearest and a few more from differences, and where the loss could have hidden a neighbour those of all rows.
     """
     n, d = x.shape
     # Products lose least about the mean; differences are exact only where nothing was rounded before.
@@ -483,7 +489,8 @@ TwoNn = define(
     answers="On how many dimensions do the samples lie, by their two nearest neighbours?",
     source=f"{FACCO} (Scientific Reports 7, 12140)",
     invariant_to=("rotation", "scale", "shift"),
-    functional="TwoNN: slope through the origin of -log(1 - F) on log(r2 / r1), the largest tenth left out, Euclidean distances",
+    functional="TwoNN: slope through the origin of -log(1 - F) on log(r2 / r1), the largest tenth left out, Euclidean "
+        "distances",
     least=3,
     least_part=15,
     about={"mle": "(N - 1) / sum(log(r2 / r1)) over all samples", **_Dimension.about},

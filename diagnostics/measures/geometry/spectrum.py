@@ -1,8 +1,8 @@
 """The effective number of dimensions of a representation: functions of its spectrum.
 
-Names get mixed up in the literature, so each says whether it reads singular values (sigma) or eigenvalues of the covariance
-(lambda, proportional to sigma^2), centred or not. None changes with the scale or a rotation of the features; the centred
-ones do not change with a shift either, the uncentred ones do.
+Names get mixed up in the literature, so each says whether it reads singular values (sigma) or eigenvalues of the
+covariance (lambda, proportional to sigma^2), centred or not. None changes with the scale or a rotation of the features;
+the centred ones do not change with a shift either, the uncentred ones do.
 """
 
 import functools
@@ -48,7 +48,8 @@ def rankme(z: Any) -> float:
 def effective_rank(x: Any) -> float:
     """Effective rank (Roy and Vetterli 2007, EUSIPCO): exp of the entropy of the **uncentred** singular values.
 
-    p_k = sigma_k / sum(sigma) of x [sample, feature]: RankMe without its 1e-7, from 1 to min(n, d). NaN where x is zero.
+    p_k = sigma_k / sum(sigma) of x [sample, feature]: RankMe without its 1e-7, from 1 to min(n, d). NaN where x is
+    zero.
 
     Examples:
         >>> import numpy as np
@@ -368,7 +369,8 @@ AlphaReq = define(
     name="alpha_req",
     answers="How fast do the variances along the principal components fall?",
     source=f"{AGRAWAL} (NeurIPS, alpha-ReQ); weights and range as reptrix",
-    functional=f"alpha-ReQ: minus the slope of log lambda on log rank, ranks {RANKS[0]} to {RANKS[1]}, weights 1 / rank, eigenvalues of the covariance",
+    functional=f"alpha-ReQ: minus the slope of log lambda on log rank, ranks {RANKS[0]} to {RANKS[1]}, weights 1 / "
+    f"rank, eigenvalues of the covariance",
     standard=False,
     about={"line_noise": _Spectral.about["line_noise"]},
     lacks=lambda self, sigma: f"{int((sigma > 0).sum())} eigenvalues are not 0 and the fit reads the first {RANKS[1]}",

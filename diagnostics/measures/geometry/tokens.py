@@ -1,4 +1,6 @@
-"""Geometry of tokens: how many directions those of a sample use, how their path bends, and features that are large for all of them."""
+"""Geometry of tokens: how many directions those of a sample use, how their path bends, and features that are large for
+all of them.
+"""
 
 import math
 from abc import abstractmethod
@@ -40,15 +42,15 @@ HOSSEINI = "Hosseini and Fedorenko 2023 (2311.04930)"
 def curvature(tokens: Any) -> Any:
     """Curvature of each sample's path through its tokens, in radians (Hosseini and Fedorenko 2023, 2311.04930).
 
-    The mean angle between successive steps v_k = x_{k+1} - x_k: 0 on a line, whatever the sizes of the steps, pi there and
-    back, near 2 pi / 3 for independent tokens in many dimensions. Neither shift, scale nor rotation changes it.
+    The mean angle between successive steps v_k = x_{k+1} - x_k: 0 on a line, whatever the sizes of the steps, pi there
+    and back, near 2 pi / 3 for independent tokens in many dimensions. Neither shift, scale nor rotation changes it.
 
     Parameters
     ----------
     tokens: [sample, token, feature] or [token, feature], in the order of the path.
 
-    Returns [sample] as an array, or a float for one sample. A step that is rounding has no direction: angles with it are left
-    out. NaN where none is left, as with fewer than 3 tokens.
+    Returns [sample] as an array, or a float for one sample. A step that is rounding has no direction: angles with it
+    are left out. NaN where none is left, as with fewer than 3 tokens.
 
     Examples:
         >>> from diagnostics.measures.geometry import curvature
@@ -201,8 +203,8 @@ def massive_activations(x: Any) -> Activity:
     """Massive-activation statistics of x [row, feature], rows being samples or tokens (Sun et al. 2024, 2402.17762).
 
     They call an activation massive that is above 100 and about 1,000 times the median magnitude (`peak`); such features
-    hold nearly one value for all inputs, so that their squared mean is far above their variance (`ratio`). Not centred: a
-    shift is what this looks for. Needs 2 rows.
+    hold nearly one value for all inputs, so that their squared mean is far above their variance (`ratio`). Not centred:
+    a shift is what this looks for. Needs 2 rows.
 
     Examples:
         >>> from diagnostics.measures.geometry import massive_activations

@@ -83,8 +83,8 @@ def dime(
     """DiME (Skean et al. 2023, 2301.08164): how much more entropy two views have jointly once their pairing is broken.
 
     The mean over permutations P of S(Kx o P Ky P^T) - S(Kx o Ky), in nats, with Gaussian kernels
-    exp(-|a - b|^2 / (2 bandwidth^2)) and S the entropy of the eigenvalues at trace 1 (`matrix_entropy`). 0 for views that
-    share nothing, up to log n.
+    exp(-|a - b|^2 / (2 bandwidth^2)) and S the entropy of the eigenvalues at trace 1 (`matrix_entropy`). 0 for views
+    that share nothing, up to log n.
 
     Parameters
     ----------
@@ -94,8 +94,8 @@ def dime(
     permutations: how many are drawn with `seed`; with at most 5 samples all n! are taken instead, as the mean over all
         is what is meant.
 
-    NaN where a view has no two samples that differ by more than rounding and no bandwidth is given. At most 4,096 samples: each permutation takes
-    the eigenvalues of an n x n matrix.
+    NaN where a view has no two samples that differ by more than rounding and no bandwidth is given. At most 4,096
+    samples: each permutation takes the eigenvalues of an n x n matrix.
 
     Examples:
         Both views hold two pairs of equal samples: (2/3) ln 2, the mean over all 24 permutations.
@@ -160,21 +160,23 @@ BLOCK_ELEMENTS = 2**22
 def lidar(views: Any, *, delta: float = DELTA) -> float:
     """LiDAR (Thilak et al. 2023, 2312.04000): exp of the entropy of the eigenvalues of between over within.
 
-    The eigenvalues lambda of Sw^{-1/2} Sb Sw^{-1/2}, not squared, as p = lambda / sum(lambda) + 1e-7, not normalised again.
-    Sb is the covariance of the class means over classes (divided by their number), Sw the mean over classes of the
-    covariance of their views plus delta times the identity. At most about the number of classes less one, and of features.
+    The eigenvalues lambda of Sw^{-1/2} Sb Sw^{-1/2}, not squared, as p = lambda / sum(lambda) + 1e-7, not normalised
+    again. Sb is the covariance of the class means over classes (divided by their number), Sw the mean over classes of
+    the covariance of their views plus delta times the identity. At most about the number of classes less one, and of
+    features.
 
     Parameters
     ----------
     views: [class, view, feature]: the samples as classes, at least 2 of them, with at least 2 views each.
-    delta: weight of the identity, above 0. It has the units of a variance, so the value changes with the features' scale
+    delta: weight of the identity, above 0. It has the units of a variance, so the value changes with the features'
+    scale
         once Sw is not large beside it; a shift or a rotation changes nothing.
 
     NaN where all classes have one mean.
 
     Examples:
-        From rows [sample, feature] with groups [sample], equally many rows in each group. Three classes at equal distances
-        span two dimensions.
+        From rows [sample, feature] with groups [sample], equally many rows in each group. Three classes at equal
+        distances span two dimensions.
 
         >>> import numpy as np
         >>> from diagnostics.measures.geometry import lidar
@@ -210,8 +212,8 @@ def lidar_of_classes(x: Tensor, classes: Tensor, delta: float = DELTA) -> float:
     # Three digits at least must be left.
     if not bool(sizes.min() > 1e3 * sizes.max() * torch.finfo(x.dtype).eps * len(x)):
         raise DiagnosticsError(
-            f"Features of shape {tuple(x.shape)} are so large that delta {delta:g} vanishes beside them: scale them down or "
-            "raise delta."
+            f"Features of shape {tuple(x.shape)} are so large that delta {delta:g} vanishes beside them: scale them "
+            f"down or raise delta."
         )
     whitened = torch.linalg.solve_triangular(factor.T, between.T, upper=False)
     # A common mean leaves rounding error, which is no difference between classes.
@@ -228,8 +230,8 @@ def alignment(x: Any, y: Any, *, power: float = 2.0) -> float:
     """Alignment (Wang and Isola 2020, 2005.10242): mean |u_i - v_i|^power over pairs of views.
 
     u and v are the rows of x and y [sample, feature], two views of the same samples, at length 1; not centred. 0 where
-    views are alike; with power 2, 2 where they are at right angles. Pairs in which a row has length zero are left out; NaN
-    where none is left.
+    views are alike; with power 2, 2 where they are at right angles. Pairs in which a row has length zero are left out;
+    NaN where none is left.
 
     Examples:
         >>> from diagnostics.measures.geometry import alignment
@@ -247,12 +249,13 @@ def alignment(x: Any, y: Any, *, power: float = 2.0) -> float:
 def infonce(x: Any, y: Any, *, temperature: float = 0.1) -> float:
     """InfoNCE in SimCLR's form (NT-Xent; Chen et al. 2020, 2002.05709, eq. 1), in nats, averaged over both views.
 
-    -log of the softmax of cosine / temperature for a view's partner among it and the 2N - 2 views of the other samples, so
-    log(2N - 1) where all are alike: the value depends on N. Not centred.
+    -log of the softmax of cosine / temperature for a view's partner among it and the 2N - 2 views of the other samples,
+    so log(2N - 1) where all are alike: the value depends on N. Not centred.
 
     Parameters
     ----------
-    x, y: [sample, feature], two views of the same samples; at least 2. Pairs in which a row has length zero are left out;
+    x, y: [sample, feature], two views of the same samples; at least 2. Pairs in which a row has length zero are left
+    out;
         NaN where fewer than 2 are left.
 
     Examples:
@@ -329,9 +332,9 @@ class _Views(PooledMeasure):
         _, of_row, sizes = np.unique(activations.groups.astype(str), return_inverse=True, return_counts=True)
         if (count := int((sizes >= 2).sum())) < self.groups_needed:
             raise DiagnosticsError(
-                f"{self.name} compares samples of one group, and {count} of {len(sizes)} groups have two samples or more: it "
-                f"needs {self.groups_needed}; give the dataset `groups` (video, subject, scene) whose samples are views of one "
-                "thing."
+                f"{self.name} compares samples of one group, and {count} of {len(sizes)} groups have two samples or "
+                f"more: it needs {self.groups_needed}; give the dataset `groups` (video, subject, scene) whose samples are "
+                f"views of one thing."
             )
         return np.flatnonzero(sizes[of_row] >= 2)
 
@@ -367,7 +370,9 @@ def _simplex(classes: int) -> np.ndarray:
 
 
 def _between(*eigenvalues: float) -> np.ndarray:
-    """[class, view, feature] whose between-class spread has these eigenvalues and whose within-class spread is isotropic."""
+    """[class, view, feature] whose between-class spread has these eigenvalues and whose within-class spread is
+    isotropic.
+    """
     d = len(eigenvalues)
     means = 100 * centred_axes(16, d) * np.sqrt(eigenvalues)
     spread = np.concatenate([np.eye(d), -np.eye(d)])
@@ -375,7 +380,9 @@ def _between(*eigenvalues: float) -> np.ndarray:
 
 
 def _crossed() -> np.ndarray:
-    """[class, view, feature]: means (2, 1), (2, -1), (-2, 1), (-2, -1), views 1 to either side of them along the first axis."""
+    """[class, view, feature]: means (2, 1), (2, -1), (-2, 1), (-2, -1), views 1 to either side of them along the first
+    axis.
+    """
     means = np.array([[2.0, 1.0], [2.0, -1.0], [-2.0, 1.0], [-2.0, -1.0]])
     return means[:, None] + np.array([[1.0, 0.0], [-1.0, 0.0]])
 
@@ -386,8 +393,8 @@ class Lidar(_Views):
     source = THILAK
     invariant_to = ("rotation", "shift")
     functional = (
-        f"LiDAR: exp of the entropy of lambda / sum(lambda) + 1e-7, eigenvalues of the between-group covariance whitened by "
-        f"the within-group one plus {DELTA:g}; groups with at least two samples, all weighing the same"
+        f"LiDAR: exp of the entropy of lambda / sum(lambda) + 1e-7, eigenvalues of the between-group covariance "
+        f"whitened by the within-group one plus {DELTA:g}; groups with at least two samples, all weighing the same"
     )
     centring = "group means centred over groups, samples over their group"
     interval = f"95 % delete-a-group jackknife on the logarithm, at most {BLOCKS} blocks of groups"
@@ -443,7 +450,9 @@ def _lidar(x: Tensor, groups: np.ndarray) -> float:
 def _jackknife(
     value: Callable[[Tensor], float], score: float, groups: np.ndarray, x: Tensor, seed: int, *, logarithm: bool
 ) -> tuple[float, float]:
-    """The interval of a score from its value for the rows (bool [row], where x lies) that leave out a block of groups."""
+    """The interval of a score from its value for the rows (bool [row], where x lies) that leave out a block of
+    groups.
+    """
     blocks = group_blocks(groups, BLOCKS, seed)
     numbers, sizes = np.unique(blocks, return_counts=True)
     left_out = [value(torch.from_numpy(blocks != number).to(x.device)) for number in numbers]
@@ -542,8 +551,8 @@ Dime = define(
     source=SKEAN,
     invariant_to=("rotation", "scale", "shift"),
     functional=(
-        "DiME, in nats: mean joint matrix-based entropy of order 1 over 20 permutations of the second samples, minus that of "
-        "the pairs; Gaussian kernels, bandwidth the median distance"
+        "DiME, in nats: mean joint matrix-based entropy of order 1 over 20 permutations of the second samples, minus "
+        "that of the pairs; Gaussian kernels, bandwidth the median distance"
     ),
     centring="none needed: distances between samples",
     most_pairs=256,

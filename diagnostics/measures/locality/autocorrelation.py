@@ -1,4 +1,6 @@
-"""Whether near tokens are alike: Moran's I, nearest tokens that are neighbours, and similarity against distance on the grid."""
+"""Whether near tokens are alike: Moran's I, nearest tokens that are neighbours, and similarity against distance on the
+grid.
+"""
 
 import functools
 import math
@@ -206,8 +208,8 @@ def neighbour_consistency(
     tokens: [sample, token, feature] or [token, feature], grid tokens only, in raster order.
     grid: extents of one, two or three axes.
 
-    A token of length zero has no direction and is left out. Returns [sample], or a float where there was no sample axis;
-    NaN where fewer than k + 1 tokens have a direction.
+    A token of length zero has no direction and is left out. Returns [sample], or a float where there was no sample
+    axis; NaN where fewer than k + 1 tokens have a direction.
 
     Examples:
         >>> import numpy as np
@@ -230,7 +232,8 @@ def neighbour_consistency(
 
 
 def neighbour_chance(grid: Sequence[int], radius: int = RADIUS) -> float:
-    """Mean over the tokens of a grid of (tokens within the radius) / (T - 1): the consistency where places mean nothing.
+    """Mean over the tokens of a grid of (tokens within the radius) / (T - 1): the consistency where places mean
+    nothing.
 
     Tokens at the border have fewer neighbours, so it lies below that of a token inside. NaN for one token.
 
@@ -367,8 +370,8 @@ def self_similarity(tokens: Any, grid: Sequence[int], *, centred: bool = False) 
 def spatial_relation(tokens: Any, mask: Any, grid: Sequence[int]) -> float | np.ndarray:
     """Likeness within an object against its background (iREPA, 2512.10794: SRSS, as its authors compute it).
 
-    For each token of the foreground: mean cosine with the foreground tokens at Manhattan distance 1, minus that with the
-    background tokens at distance >= 6. The mean over the foreground tokens that have both; NaN where none has.
+    For each token of the foreground: mean cosine with the foreground tokens at Manhattan distance 1, minus that with
+    the background tokens at distance >= 6. The mean over the foreground tokens that have both; NaN where none has.
 
     Parameters
     ----------
@@ -395,7 +398,8 @@ def spatial_relation(tokens: Any, mask: Any, grid: Sequence[int]) -> float | np.
         )
     if not bool(((foreground == 0) | (foreground == 1)).all()):
         raise DiagnosticsError(
-            f"The mask of shape {tuple(foreground.shape)} holds other values than 0 and 1: decide which tokens are foreground."
+            f"The mask of shape {tuple(foreground.shape)} holds other values than 0 and 1: decide which tokens are "
+            f"foreground."
         )
     parts = zip(
         sample_blocks(x),
@@ -417,7 +421,9 @@ def _distances(grid: tuple[int, ...], device: torch.device, start: int, stop: in
 
 
 def _pairs_cost_less(grid: tuple[int, ...], features: int) -> bool:
-    """Whether products of all pairs of tokens, and putting them in place, cost less than transforms of the padded grid."""
+    """Whether products of all pairs of tokens, and putting them in place, cost less than transforms of the padded
+    grid.
+    """
     tokens, places = math.prod(grid), math.prod(padded_grid(grid))
     return tokens**2 * (features + _PER_PAIR) < _PER_STEP * places * math.log2(places) * features
 

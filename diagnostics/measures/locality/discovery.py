@@ -44,8 +44,8 @@ _BLOCK = 1024
 
 @dataclass(frozen=True, repr=False)
 class FoundObject(ShortRepr):
-    """An object that tokens mark out: `box` (x, y, x, y), first and last pixel on either axis; `mask` bool [y, x] on the
-    grid; `seed`, the token that it grew from. Nothing found: box NaN, mask empty, seed -1.
+    """An object that tokens mark out: `box` (x, y, x, y), first and last pixel on either axis; `mask` bool [y, x] on
+    the grid; `seed`, the token that it grew from. Nothing found: box NaN, mask empty, seed -1.
 
     Examples:
         >>> from diagnostics.measures.locality import lost
@@ -81,9 +81,9 @@ def lost(features: Any, grid: Sequence[int], *, seeds: int = 100, cell: float | 
     """LOST (Simeoni et al. 2021, 2109.14279, section 3): the object that grows from the least connected token.
 
     The degree of a token is the number of tokens that it has a positive inner product with; the seed has the lowest
-    (the first of equals). It is joined by those of the `seeds` tokens of lowest degree whose product with it is positive;
-    the object is the connected part (4 neighbours), with the seed in it, of the tokens whose products with these add up
-    to more than 0.
+    (the first of equals). It is joined by those of the `seeds` tokens of lowest degree whose product with it is
+    positive; the object is the connected part (4 neighbours), with the seed in it, of the tokens whose products with
+    these add up to more than 0.
 
     Parameters
     ----------
@@ -164,11 +164,13 @@ def tokencut(
 
 
 def corloc(boxes: Any, truths: Sequence[Any]) -> float:
-    """Correct localisation (Deselaers et al. 2010): share of images whose box has an IoU of at least .5 with any object's.
+    """Correct localisation (Deselaers et al. 2010): share of images whose box has an IoU of at least .5 with any
+    object's.
 
     Parameters
     ----------
-    boxes: [image, 4], (x, y, x, y) with first and last pixel, as `lost` gives them (VOC's rule, see `box_iou`); NaN where
+    boxes: [image, 4], (x, y, x, y) with first and last pixel, as `lost` gives them (VOC's rule, see `box_iou`); NaN
+    where
         nothing was found, which is a miss.
     truths: for each image its objects' boxes [object, 4].
 
@@ -183,14 +185,16 @@ def corloc(boxes: Any, truths: Sequence[Any]) -> float:
     guesses = as_array(boxes).astype(np.float64)
     if guesses.ndim != 2 or guesses.shape[1] != 4 or len(guesses) != len(truths) or len(guesses) == 0:
         raise DiagnosticsError(
-            f"boxes has shape {guesses.shape} beside the objects of {len(truths)} images: give one box (x, y, x, y) per image."
+            f"boxes has shape {guesses.shape} beside the objects of {len(truths)} images: give one box (x, y, x, y) "
+            f"per image."
         )
     hits = 0
     for i, (box, objects) in enumerate(zip(guesses, truths, strict=True)):
         wanted = as_array(objects).astype(np.float64)
         if wanted.ndim != 2 or wanted.shape[1] != 4 or len(wanted) == 0:
             raise DiagnosticsError(
-                f"Image {i} has objects' boxes of shape {wanted.shape}: give [object, 4]; leave out images without objects."
+                f"Image {i} has objects' boxes of shape {wanted.shape}: give [object, 4]; leave out images without "
+                f"objects."
             )
         hits += _best_iou(box, wanted) >= HIT
     return hits / len(guesses)
@@ -208,8 +212,8 @@ def object_discovery(
     masks: int [sample, y, x] or [y, x] at any size that the grid covers; objects from 1, 0 background, -1 unknown.
     method: `lost` or `tokencut`.
 
-    Boxes count both border pixels (VOC's rule). Nothing found is a miss. Raises DiagnosticsError as `lost`, for masks of
-    another rank or number, and where none shows an object.
+    Boxes count both border pixels (VOC's rule). Nothing found is a miss. Raises DiagnosticsError as `lost`, for masks
+    of another rank or number, and where none shows an object.
 
     Examples:
         >>> import numpy as np
@@ -319,9 +323,9 @@ def _overlap(method: Callable[..., FoundObject]) -> float:
 
 
 class ObjectDiscovery(Probe):
-    """CorLoc of LOST on tokens in place of keys; nothing is fitted. `centred` is the same once each image's mean token is
-    removed, `iou` the mean IoU of the best box, `line_whole_image` the CorLoc of the whole image as a box, and `line_centre`
-    that of a box in its middle with half its sides."""
+    """CorLoc of LOST on tokens in place of keys; nothing is fitted. `centred` is the same once each image's mean token
+    is removed, `iou` the mean IoU of the best box, `line_whole_image` the CorLoc of the whole image as a box, and
+    `line_centre` that of a box in its middle with half its sides."""
 
     name = "object_discovery"
     answers = "Do tokens separate an object from the background without labels?"
@@ -346,8 +350,8 @@ class ObjectDiscovery(Probe):
         taps = [(i, tap) for i, tap in enumerate(activations.taps) if not reasons[i][1]]
         if not taps:
             raise DiagnosticsError(
-                f"{self.name} grows an object on a grid of y and x, and no tap has one ({store_reasons(reasons)}): choose "
-                "other taps (--taps)."
+                f"{self.name} grows an object on a grid of y and x, and no tap has one ({store_reasons(reasons)}): "
+                f"choose other taps (--taps)."
             )
         kept = activations.token_samples
         boxes = [_boxes(mask) for mask in masks[:kept]]

@@ -1,4 +1,5 @@
-"""Attention heads: distance and entropy of their attention, how much of it goes to global tokens, and how much it gathers.
+"""Attention heads: distance and entropy of their attention, how much of it goes to global tokens, and how much it
+gathers.
 
 Attention gathers by how much one key gets of a row, how large logits become, and how much a few keys get of all rows.
 """
@@ -38,8 +39,8 @@ from diagnostics.measures.statistics import mean_with_interval
 
 @dataclass(frozen=True)
 class ReduceAttention:
-    """The reduction of attention to some `columns` [sample, head, column], with or without its matrix: `distance` in cells,
-    `entropy` in nats, `normalised_entropy`, shares (`prefix`, `top_key`, `peak`, `received`), `logit`.
+    """The reduction of attention to some `columns` [sample, head, column], with or without its matrix: `distance` in
+    cells, `entropy` in nats, `normalised_entropy`, shares (`prefix`, `top_key`, `peak`, `received`), `logit`.
 
     `by` is the implementation where there is no matrix: `auto`, `plain`, `blocks` or `triton`.
 
@@ -106,7 +107,8 @@ class GlobalMass(ShortRepr):
 
 
 def attention_distance(attention: Any, grid: Sequence[int], *, cell: float | Sequence[float] = 1.0) -> np.ndarray:
-    """Mean attention distance of each head (Dosovitskiy et al. 2021, 2010.11929, fig. 7; Raghu et al. 2021, 2108.08810).
+    """Mean attention distance of each head (Dosovitskiy et al. 2021, 2010.11929, fig. 7; Raghu et al. 2021,
+    2108.08810).
 
     The mean over queries of sum_k a_qk |place_q - place_k|, with Euclidean distances between the centres of cells.
 
@@ -118,8 +120,8 @@ def attention_distance(attention: Any, grid: Sequence[int], *, cell: float | Seq
     grid: extents of one, two or three axes.
     cell: length of a cell, the same along all axes or one each (pixels of a patch, seconds of a step).
 
-    Returns [sample, head] or [head], in the unit of `cell`; NaN for a head whose rows are all empty. The value of uniform
-    attention is `uniform_distance(grid, cell)`: compare with it, not across grids.
+    Returns [sample, head] or [head], in the unit of `cell`; NaN for a head whose rows are all empty. The value of
+    uniform attention is `uniform_distance(grid, cell)`: compare with it, not across grids.
 
     Examples:
         >>> from diagnostics.measures.locality import attention_distance
@@ -132,8 +134,8 @@ def attention_distance(attention: Any, grid: Sequence[int], *, cell: float | Seq
     tokens = math.prod(grid)
     if not 1 <= len(grid) <= 3 or weights.shape[-2:] != (tokens, tokens):
         raise DiagnosticsError(
-            f"Attention of shape {tuple(weights.shape)[single:]} is not among the {tokens} cells of a grid of {grid}: give one query "
-            "and one key per cell, prefix tokens left out, on a grid of one to three axes."
+            f"Attention of shape {tuple(weights.shape)[single:]} is not among the {tokens} cells of a grid of {grid}: "
+            f"give one query and one key per cell, prefix tokens left out, on a grid of one to three axes."
         )
     return _array(of_matrix(weights, 0, _places(grid, cell, weights.device)).distance, single)
 
@@ -158,10 +160,10 @@ def attention_entropy(attention: Any) -> np.ndarray:
 def global_token_mass(attention: Any, prefix: int) -> GlobalMass:
     """How much of the grid tokens' attention goes to global tokens: prefix tokens, and the grid token looked at most.
 
-    `attention` [sample, head, token, token] or [head, token, token] over **all** tokens, the `prefix` class and register
-    tokens first. The share of the top key is that of the mean over queries, so that a token which every query looks at
-    (an attention sink) stands out, and one that each query finds in another place does not. Uniform attention gives
-    prefix / tokens and 1 / tokens.
+    `attention` [sample, head, token, token] or [head, token, token] over **all** tokens, the `prefix` class and
+    register tokens first. The share of the top key is that of the mean over queries, so that a token which every query
+    looks at (an attention sink) stands out, and one that each query finds in another place does not. Uniform attention
+    gives prefix / tokens and 1 / tokens.
 
     Examples:
         >>> from diagnostics.measures.locality import global_token_mass
@@ -172,8 +174,8 @@ def global_token_mass(attention: Any, prefix: int) -> GlobalMass:
     weights, single = _checked(attention)
     if weights.shape[-2] != weights.shape[-1] or not 0 <= prefix < weights.shape[-1]:
         raise DiagnosticsError(
-            f"Attention of shape {tuple(weights.shape)[single:]} is not among all tokens, {prefix} prefix tokens and a grid: give "
-            "one query and one key for each of both."
+            f"Attention of shape {tuple(weights.shape)[single:]} is not among all tokens, {prefix} prefix tokens and a "
+            f"grid: give one query and one key for each of both."
         )
     statistics = of_matrix(weights[..., prefix:, :], prefix, None)
     return GlobalMass(_array(statistics.prefix, single), _array(statistics.top_key, single))
@@ -206,7 +208,9 @@ def _places(grid: tuple[int, ...], cell: float | Sequence[float], device: torch.
 
 
 def _checked(attention: Any) -> tuple[Tensor, bool]:
-    """As [sample, head, query, key], and whether it came without the sample axis; not yet float64, since it is large."""
+    """As [sample, head, query, key], and whether it came without the sample axis; not yet float64, since it is
+    large.
+    """
     weights = attention.detach() if isinstance(attention, Tensor) else as_tensor(attention)
     shape = tuple(weights.shape)
     if weights.ndim not in (3, 4) or 0 in shape:
@@ -223,8 +227,8 @@ def _array(values: Tensor, single: bool) -> np.ndarray:
 
 
 class Attention(Observation):
-    """Per sample and head, the `STATISTICS`: distance in cells, entropy over the grid in nats and as a share of ln(cells),
-    and the shares that go to prefix tokens and to the most attended grid token.
+    """Per sample and head, the `STATISTICS`: distance in cells, entropy over the grid in nats and as a share of
+    ln(cells), and the shares that go to prefix tokens and to the most attended grid token.
     """
 
     name = "attention"
@@ -236,7 +240,9 @@ class Attention(Observation):
 
 
 class HeadMeasure(Measure):
-    """One of the columns that its observation records, at every tap that stands after one attention: mean over heads and samples, and each head by itself."""
+    """One of the columns that its observation records, at every tap that stands after one attention: mean over heads
+    and samples, and each head by itself.
+    """
 
     family = "spatial"
     higher_is_better = None
@@ -463,8 +469,8 @@ def _keys(tokens: int, *shares: float) -> Statistics:
 
 
 def _stripe_starts() -> float:
-    """The block, of 8, before which attention gathers least and from which most: from the sixth on, half of each row goes to
-    two columns of 16 x 16 cells; before, each cell gives half to itself."""
+    """The block, of 8, before which attention gathers least and from which most: from the sixth on, half of each row
+    goes to two columns of 16 x 16 cells; before, each cell gives half to itself."""
     columns = torch.arange(256) % 16
     stripe = torch.where(columns < 2, 1.0 / 32, 0.0).double().expand(256, 256)
     itself = torch.eye(256, dtype=torch.float64)
@@ -528,8 +534,8 @@ AttentionReceived = define(
     source="Bolya et al. 2025 (2504.13181), global tokens; Sun et al. 2024 (2402.17762)",
     statistic="received",
     functional=(
-        f"share of the attention to grid keys that goes to the {FEW:.0%} of them that receive most, of the mean over queries; "
-        "the last key counted in part"
+        f"share of the attention to grid keys that goes to the {FEW:.0%} of them that receive most, of the mean over "
+        f"queries; the last key counted in part"
     ),
     unit="share of attention to the grid",
     known_answers=(

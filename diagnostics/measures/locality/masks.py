@@ -1,4 +1,5 @@
-"""Agreement of masks (region and boundary, as DAVIS) and of boxes (as VOC), and labels that tokens carry through a video.
+"""Agreement of masks (region and boundary, as DAVIS) and of boxes (as VOC), and labels that tokens carry through a
+video.
 
 Also helpers of the measures that compare tokens with objects' masks without fitting: rows to read, and the result.
 """
@@ -131,8 +132,8 @@ def _near(points: np.ndarray, others: np.ndarray, reach: float) -> float:
     """Share of the points within `reach` of any other one."""
     from scipy.spatial import KDTree
 
-    # Boundaries are lines: a search tree over them is faster than dilating whole images. The bound itself is left out of
-    # the search, and squared distances of pixels are whole numbers.
+    # Boundaries are lines: a search tree over them is faster than dilating whole images. The bound itself is left out
+    # of the search, and squared distances of pixels are whole numbers.
     distance, _ = KDTree(others).query(points, distance_upper_bound=math.sqrt(reach**2 + 0.5))
     return float(np.isfinite(distance).mean())
 
@@ -181,8 +182,8 @@ def masks_of(measure: str, target: StoredTarget, axes: Sequence[str]) -> np.ndar
 
 
 def scored_rows(measure: str, activations: Activations, target: str, known: np.ndarray, most: int) -> Rows:
-    """Up to `most` rows of val and of test that are `known` [row, of those with tokens], none of train, since nothing is
-    fitted; raises where val or test has none."""
+    """Up to `most` rows of val and of test that are `known` [row, of those with tokens], none of train, since nothing
+    is fitted; raises where val or test has none."""
     split = activations.split[: len(known)]
     val, test = (np.flatnonzero(known & (split == name))[:most] for name in ("val", "test"))
     for name, rows in (("val", val), ("test", test)):
@@ -216,8 +217,8 @@ def unfitted_result(
     reasons: Iterable[tuple[str, str]],
     **attrs: Any,
 ) -> xr.Dataset:
-    """A probe's dataset from loss and reference loss [tap, row] of the activations' rows (0 in rows that are not read), with
-    `units_train` and `units_val` 0, so that no interval is widened for a training set's share."""
+    """A probe's dataset from loss and reference loss [tap, row] of the activations' rows (0 in rows that are not read),
+    with `units_train` and `units_val` 0, so that no interval is widened for a training set's share."""
     of_test, reference_of_test = (sum_by_unit(x[:, rows.test].T, rows).T for x in (loss, reference))
     val_loss, val_reference = (sum_by_unit(x[:, rows.val].T, rows, "val").T for x in (loss, reference))
     val = Losses(val_loss, val_reference)
@@ -269,10 +270,10 @@ def label_propagation(
     """Masks of a video from the mask of its first frame (Jabri et al. 2020, 2006.14613; protocol of DINO, 2104.14294).
 
     A token takes the labels of its `neighbours` most similar tokens (by cosine) in the first frame and the `memory`
-    frames before it, weighted by exp(cosine / temperature); only tokens at most `window` cells away on either axis count.
-    Labels stay soft, on the grid; the first frame's are those at the cells' centres. For the masks they are brought to
-    the mask's size bilinearly, scaled to 0..1 over the frame for each label, and the largest wins (the first of equals, the
-    background before all).
+    frames before it, weighted by exp(cosine / temperature); only tokens at most `window` cells away on either axis
+    count. Labels stay soft, on the grid; the first frame's are those at the cells' centres. For the masks they are
+    brought to the mask's size bilinearly, scaled to 0..1 over the frame for each label, and the largest wins (the first
+    of equals, the background before all).
 
     Parameters
     ----------
@@ -281,10 +282,10 @@ def label_propagation(
     first_mask: int [y, x] at any size, or [frame, y, x] of which only frame 0 is read; 0 background, from 1 objects, -1
         unknown (hands no label on).
 
-    Returns int [frame, y, x], frame 0 as given. Bilinear maps round corners, so that only masks of the grid's own size (or
-    of straight edges along its cells) come back to the pixel. Equally similar neighbours count all, also beyond `neighbours`, so that
-    the order of tokens decides nothing. Float64. Raises DiagnosticsError for tokens that do not fill the grid or are not
-    finite, for a mask without an object, and for parameters below their least.
+    Returns int [frame, y, x], frame 0 as given. Bilinear maps round corners, so that only masks of the grid's own size
+    (or of straight edges along its cells) come back to the pixel. Equally similar neighbours count all, also beyond
+    `neighbours`, so that the order of tokens decides nothing. Float64. Raises DiagnosticsError for tokens that do not
+    fill the grid or are not finite, for a mask without an object, and for parameters below their least.
 
     Examples:
         >>> import numpy as np
@@ -333,8 +334,8 @@ def label_propagation(
 def j_and_f(prediction: Any, truth: Any) -> RegionAndBoundary:
     """Region similarity J and boundary accuracy F of one video's masks, int [frame, y, x], 0 background, -1 unknown.
 
-    For each object of the truth's first frame the mean over frames, the first (it was given) and the last left out as in
-    DAVIS's semi-supervised evaluation; then the mean over objects. Places unknown in the truth count for nothing.
+    For each object of the truth's first frame the mean over frames, the first (it was given) and the last left out as
+    in DAVIS's semi-supervised evaluation; then the mean over objects. Places unknown in the truth count for nothing.
     Raises DiagnosticsError for shapes that differ, fewer than 3 frames, and no object in the first frame.
 
     Examples:
@@ -438,8 +439,8 @@ def _followed() -> RegionAndBoundary:
 
 
 class LabelPropagation(Probe):
-    """J and F of the objects of a video's first frame, followed by each tap's tokens; nothing is fitted. `line_still` is for
-    the first mask kept in every frame, `line_uniform` for tokens that are all alike."""
+    """J and F of the objects of a video's first frame, followed by each tap's tokens; nothing is fitted. `line_still`
+    is for the first mask kept in every frame, `line_uniform` for tokens that are all alike."""
 
     name = "label_propagation"
     answers = "Do tokens follow an object through a video?"
@@ -520,7 +521,9 @@ def _frames(frames: int, steps: int) -> np.ndarray:
 
 
 def _of_video(tokens: Any, grid: tuple[int, ...], masks: np.ndarray, device: str) -> tuple[float, float, int]:
-    """Sums of J and of F over a video's objects, and their number; tokens [step * cell, feature], masks [step, y, x]."""
+    """Sums of J and of F over a video's objects, and their number; tokens [step * cell, feature], masks [step, y,
+    x].
+    """
     if not (masks[0] > 0).any():
         return 0.0, 0.0, 0
     x = as_tensor(tokens).to(device).reshape(grid[0], grid[1] * grid[2], -1)

@@ -28,8 +28,8 @@ class ReceptiveField(ShortRepr):
     """Where the gradient's mass lies; [sample], or floats where the gradient had no sample axis.
 
     `radius50` and `radius95`: Euclidean distance from the centre within which half and 95 % of the mass lie. `sd` [...,
-    axis] its standard deviation about its own mean. `support` [..., axis] places from the first to the last one along an
-    axis that counts at all. NaN, and a support of 0, where the gradient is zero.
+    axis] its standard deviation about its own mean. `support` [..., axis] places from the first to the last one along
+    an axis that counts at all. NaN, and a support of 0, where the gradient is zero.
 
     Examples:
         >>> from diagnostics.measures.locality import receptive_field
@@ -53,7 +53,8 @@ def receptive_field(
     ----------
     gradient: [*places] or [sample, *places], one axis of places for each number of `centre`; its absolute value counts.
         Signs of channels or samples cancel, so take absolute values before summing those.
-    centre: of the token on the input, in places, counted from the centre of the first place: (n - 1) / 2 for the middle.
+    centre: of the token on the input, in places, counted from the centre of the first place: (n - 1) / 2 for the
+    middle.
     cell: length of a place, the same along all axes or one each; radii and sd are in its unit.
 
     Examples:
@@ -69,8 +70,8 @@ def receptive_field(
     shape, axes = tuple(size.shape), len(centre)
     if axes == 0 or size.ndim not in (axes, axes + 1) or 0 in shape:
         raise DiagnosticsError(
-            f"A gradient of shape {shape} has no centre ({', '.join(f'{x:g}' for x in centre)}): give one number for each axis of places, which may "
-            "stand behind one axis of samples."
+            f"A gradient of shape {shape} has no centre ({', '.join(f'{x:g}' for x in centre)}): give one number for "
+            f"each axis of places, which may stand behind one axis of samples."
         )
     sizes = list(lengths(cell, axes))
     if not bool(size.isfinite().all()):

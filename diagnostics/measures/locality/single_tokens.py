@@ -1,4 +1,6 @@
-"""Single tokens: those of extreme norm, which a network uses for something other than their content, and whether they encode their place."""
+"""Single tokens: those of extreme norm, which a network uses for something other than their content, and whether they
+encode their place.
+"""
 
 import dataclasses
 import math
@@ -97,8 +99,8 @@ def outlier_tokens(tokens: Any, grid: Sequence[int] | None = None, *, k: float =
     grid: for the cosines with rook neighbours, extents of one to three axes.
     k: how far out.
 
-    Norms within a millionth of the median count as equal, so that the rounding of tokens of one length gives share 0. No
-    share (NaN) where the median is zero. Norms before and after a final normalisation differ: say which was read.
+    Norms within a millionth of the median count as equal, so that the rounding of tokens of one length gives share 0.
+    No share (NaN) where the median is zero. Norms before and after a final normalisation differ: say which was read.
 
     Examples:
         >>> from diagnostics.measures.locality import outlier_tokens
@@ -222,8 +224,8 @@ class OutlierTokenShare(Measure):
             if outliers.mask.any():
                 numbers["place"][t], numbers["place_share"][t] = held.argmax(), held.max()
         attrs = stated(
-            functional=f"share of tokens whose norm exceeds median + {BEYOND:g} * {_GAUSSIAN} * MAD of the tap's tokens; norms as "
-            "the tap hands them over",
+            functional=f"share of tokens whose norm exceeds median + {BEYOND:g} * {_GAUSSIAN} * MAD of the tap's "
+            f"tokens; norms as the tap hands them over",
             pooling="none: grid tokens",
             centring="none",
             interval="95 % bootstrap over groups, the threshold held",
@@ -319,13 +321,14 @@ def position_probe(
     names = np.asarray(split).astype(str)
     if single or names.shape != (len(x),):
         raise DiagnosticsError(
-            f"Tokens have shape {tuple(np.shape(tokens))} and the split {names.shape}: give [sample, token, feature] and one of "
-            f"{', '.join(SPLITS)} a sample."
+            f"Tokens have shape {tuple(np.shape(tokens))} and the split {names.shape}: give [sample, token, feature] "
+            f"and one of {', '.join(SPLITS)} a sample."
         )
     by_split = [np.flatnonzero(names == name) for name in SPLITS]
     if set(names) != set(SPLITS):
         raise DiagnosticsError(
-            f"The split of {len(names)} samples names {', '.join(sorted(set(names)))}: give some to each of {', '.join(SPLITS)}."
+            f"The split of {len(names)} samples names {', '.join(sorted(set(names)))}: give some to each of "
+            f"{', '.join(SPLITS)}."
         )
     if not penalties or not min(penalties) > 0:
         raise DiagnosticsError(f"The penalties are {list(penalties)}: give at least one, all above 0.")
@@ -425,8 +428,8 @@ def _noise_r2(d: int, n: int) -> float:
 
 
 class Position(Measure):
-    """R2 of the place that single tokens tell, with the error in tokens beside it; `line_shuffled` is that of places dealt
-    out anew in every sample."""
+    """R2 of the place that single tokens tell, with the error in tokens beside it; `line_shuffled` is that of places
+    dealt out anew in every sample."""
 
     name = "position_probe"
     answers = "Do single tokens encode their position?"

@@ -1,8 +1,8 @@
 """Probes: what can be predicted from a representation, and how well, on held-out samples.
 
 Every probe keeps to one protocol: standardised with the statistics of the rows it is fitted on; fitted on train for
-every hyperparameter of one grid for all taps; chosen on val, or out of fold on train and val where these are random parts of
-one pool; fitted again on train and val; read once on test.
+every hyperparameter of one grid for all taps; chosen on val, or out of fold on train and val where these are random
+parts of one pool; fitted again on train and val; read once on test.
 """
 
 from diagnostics.measures.probes.cross_attention import attentive

@@ -1,16 +1,17 @@
 """The attentive probe: predicts a class or a value from all tokens of a sample, through learned attention.
 
-One cross-attention block as in V-JEPA (Bardes et al. 2024, 2404.08471, section 4), without its perceptron: each of HEADS
-learned queries q_h attends to the tokens x_t of a sample, and what the heads gather is read out linearly,
+One cross-attention block as in V-JEPA (Bardes et al. 2024, 2404.08471, section 4), without its perceptron: each of
+HEADS learned queries q_h attends to the tokens x_t of a sample, and what the heads gather is read out linearly,
 
     a_h = softmax_t(q_h . x_t / sqrt(d)),    output = sum_h W_h (sum_t a_ht x_t) + b.
 
-A block with projections to keys and values is the same function with fewer free numbers, for their products with q_h and W_h
-can be learned whole (Psomas et al. 2025, 2506.10178). With queries of zero it is the linear probe on mean-pooled tokens.
+A block with projections to keys and values is the same function with fewer free numbers, for their products with q_h
+and W_h can be learned whole (Psomas et al. 2025, 2506.10178). With queries of zero it is the linear probe on
+mean-pooled tokens.
 
-Shapes: tokens [tap, sample, token, feature]; queries [tap, setting, head, feature]; weights [tap, setting, head * feature,
-output]; bias [tap, setting, output]. A setting is a pair of learning rate and weight decay; all are trained side by side
-on the same batches, and on a GPU all taps of one shape too.
+Shapes: tokens [tap, sample, token, feature]; queries [tap, setting, head, feature]; weights [tap, setting, head *
+feature, output]; bias [tap, setting, output]. A setting is a pair of learning rate and weight decay; all are trained
+side by side on the same batches, and on a GPU all taps of one shape too.
 """
 
 import math
@@ -112,8 +113,8 @@ def train(
     """The models after each epoch, for settings [tap][setting].
 
     tokens [tap, sample, token, feature] float32, standardised **in place**; targets [sample] int64 for classes
-    (cross-entropy) or [sample, column] float (squared error of the standardised columns). AdamW on batches of BATCH samples,
-    its learning rate falling to zero along a cosine. Start and batches follow from the seed alone.
+    (cross-entropy) or [sample, column] float (squared error of the standardised columns). AdamW on batches of BATCH
+    samples, its learning rate falling to zero along a cosine. Start and batches follow from the seed alone.
     """
     taps, n, _, features = tokens.shape
     classes = targets.ndim == 1
@@ -158,7 +159,9 @@ def train(
 
 
 class _AdamW:
-    """AdamW (Loshchilov and Hutter 2019) with a learning rate and a decay [tap, setting] of their own for each model."""
+    """AdamW (Loshchilov and Hutter 2019) with a learning rate and a decay [tap, setting] of their own for each
+    model.
+    """
 
     def __init__(self, parameters: Sequence[Tensor], rates: Tensor, decays: Tensor) -> None:
         self.parameters = list(parameters)
@@ -193,7 +196,8 @@ def attentive(
     """The predictions for `new` tokens of an attentive probe that is fitted on `tokens`.
 
     One cross-attention block as in V-JEPA (Bardes et al. 2024, 2404.08471), without its perceptron: learned queries q_h
-    attend to a sample's tokens x_t, a_h = softmax_t(q_h . x_t / sqrt(d)), and sum_h W_h (sum_t a_ht x_t) + b is read out.
+    attend to a sample's tokens x_t, a_h = softmax_t(q_h . x_t / sqrt(d)), and sum_h W_h (sum_t a_ht x_t) + b is read
+    out.
 
     Parameters
     ----------
@@ -219,8 +223,8 @@ def attentive(
     y = as_tensor(class_labels(target, len(given), "target classes") if whole else target)
     if y.ndim not in (1, 2) or len(y) != len(given) or fresh.shape[2] != given.shape[2]:
         raise DiagnosticsError(
-            f"tokens {tuple(given.shape)}, target {tuple(y.shape)} and new {tuple(fresh.shape)} do not fit: give one target "
-            "per sample and equal features."
+            f"tokens {tuple(given.shape)}, target {tuple(y.shape)} and new {tuple(fresh.shape)} do not fit: give one "
+            f"target per sample and equal features."
         )
     finite(y, "target")
     classes, codes = y.unique(return_inverse=True)
@@ -269,8 +273,8 @@ def _accuracy_where_one_token_tells() -> float:
 class AttentiveProbe(ClassOrValueProbe, SampleProbe):
     """What attention over the tokens of a sample reads out at every tap: accuracy, or R2.
 
-    Grid tokens only. Learning rate, weight decay and number of epochs are chosen on val (by accuracy, or squared error),
-    the chosen setting is trained again on train and val for as many epochs, and read once on test.
+    Grid tokens only. Learning rate, weight decay and number of epochs are chosen on val (by accuracy, or squared
+    error), the chosen setting is trained again on train and val for as many epochs, and read once on test.
     """
 
     name = "attentive_probe"

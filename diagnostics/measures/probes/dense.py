@@ -107,13 +107,14 @@ def _aligned(p: Tensor, t: Tensor, weight: Tensor, *, shift: bool) -> Tensor:
 
 @dataclass(frozen=True)
 class DenseRows:
-    """The tokens that a dense probe reads: splits and units are those of the samples, so a sample's tokens stay together.
+    """The tokens that a dense probe reads: splits and units are those of the samples, so a sample's tokens stay
+    together.
 
     All taps are scored on one grid, the output tap's (the last with more than one token, where that has none): coarser
     cells would be easier, and taps could not be compared.
 
-    `values` [sample, token] on that grid, of the samples whose tokens are kept; `known` where they are; `reads` the taps
-    that have such a grid, or one of as many axes, which is resampled.
+    `values` [sample, token] on that grid, of the samples whose tokens are kept; `known` where they are; `reads` the
+    taps that have such a grid, or one of as many axes, which is resampled.
     """
 
     measure: str
@@ -153,7 +154,9 @@ class DenseRows:
         return wanted
 
     def blocks(self, tap: Tap, wanted: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """x [token, feature] float64, value [token] and row [token] of the wanted tokens, bool [sample, token], in order."""
+        """x [token, feature] float64, value [token] and row [token] of the wanted tokens, bool [sample, token], in
+        order.
+        """
         for block, tokens in self.activations.token_blocks(tap.name):
             rows = block.start + np.flatnonzero(wanted[block].any(axis=1))
             if len(rows) == 0:
@@ -189,7 +192,9 @@ class DenseRows:
 
 @dataclass(frozen=True)
 class TokenRead:
-    """What a readout says of the known tokens of test or val, the truth and the row of each, [token]; loss and reference [unit, part]."""
+    """What a readout says of the known tokens of test or val, the truth and the row of each, [token]; loss and
+    reference [unit, part].
+    """
 
     guess: np.ndarray
     truth: np.ndarray
@@ -200,7 +205,9 @@ class TokenRead:
 
 @dataclass(frozen=True)
 class TokenChoice:
-    """What is chosen for a tap: numbers, their loss and reference on val [unit, part], and what the last fit may start from."""
+    """What is chosen for a tap: numbers, their loss and reference on val [unit, part], and what the last fit may start
+    from.
+    """
 
     numbers: dict[str, float]
     val: tuple[np.ndarray, np.ndarray]
@@ -209,7 +216,9 @@ class TokenChoice:
 
 @dataclass(frozen=True)
 class EachToken(Readout):
-    """A readout of single tokens: of those of a tap's `grid`, once they are averaged over the cells of the grid `on`."""
+    """A readout of single tokens: of those of a tap's `grid`, once they are averaged over the cells of the grid
+    `on`.
+    """
 
     readout: Readout
     grid: Grid
@@ -224,7 +233,9 @@ class EachToken(Readout):
 
 
 class DenseProbe(Probe):
-    """A probe from single tokens to a target with a value for every place: a subclass chooses, fits and judges, tap by tap."""
+    """A probe from single tokens to a target with a value for every place: a subclass chooses, fits and judges, tap by
+    tap.
+    """
 
     def rows(self, activations: Activations, target: StoredTarget) -> DenseRows:
         """The tokens that are read; raises where a target does not do."""
@@ -236,7 +247,9 @@ class DenseProbe(Probe):
 
     @abstractmethod
     def fits(self, dense: DenseRows, tap: Tap, numbers: Mapping[str, float], start: Any = None) -> Readout:
-        """The readout of single tokens fitted on train and val with chosen numbers; `start`: of the `TokenChoice`, where it was made here."""
+        """The readout of single tokens fitted on train and val with chosen numbers; `start`: of the `TokenChoice`,
+        where it was made here.
+        """
 
     @abstractmethod
     def judge(
@@ -283,8 +296,8 @@ class DenseProbe(Probe):
         dense = self.rows(activations, target)
         if tap.name not in dense.reads:
             raise DiagnosticsError(
-                f"Tap {tap.name} has a grid of {tap.grid}, on which target {target.name} does not lie, so {self.name} was not fitted "
-                f"there: choose {', '.join(dense.reads)}."
+                f"Tap {tap.name} has a grid of {tap.grid}, on which target {target.name} does not lie, so {self.name} "
+                f"was not fitted there: choose {', '.join(dense.reads)}."
             )
         return EachToken(self.fits(dense, tap, choice), tap.grid, dense.grid)
 
@@ -330,8 +343,8 @@ class DenseProbe(Probe):
 class TokenRidge(DenseProbe):
     """R2 of ridge from each tap's grid tokens to a `token_value` target; see `DenseRows`.
 
-    Of a target that is positive everywhere, as depth is, also the numbers of `depth_metrics`, and under `aligned_` those
-    after aligning factor and offset of each sample. Taps without a grid that has the target get NaN.
+    Of a target that is positive everywhere, as depth is, also the numbers of `depth_metrics`, and under `aligned_`
+    those after aligning factor and offset of each sample. Taps without a grid that has the target get NaN.
     """
 
     def choose(self, dense: DenseRows, tap: Tap, seed: int) -> TokenChoice:

@@ -5,9 +5,9 @@ Shapes: x [row, feature], y [row, target], float64. With z the standardised feat
 
 `RidgeStack` computes, for several taps at once and on their device; `RidgePath` is one tap of it in numpy.
 
-Out of fold, each row of train and val is predicted by a fit without all rows of its group. These losses choose taps and penalties where
-train and val are random parts of one pool, from all of it where val is a part. Whole groups are left out: leaving out rows prefers a tap
-that knows nothing but the group.
+Out of fold, each row of train and val is predicted by a fit without all rows of its group. These losses choose taps and
+penalties where train and val are random parts of one pool, from all of it where val is a part. Whole groups are left
+out: leaving out rows prefers a tap that knows nothing but the group.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ _KEPT = Kept(2**28)
 class Moments:
     """Sums of products of features and targets, gathered block by block; all that ridge needs of its rows.
 
-    Relative to `origin_x` [feature] and `origin_y` [target]: with some row for an origin, a large common offset costs no
-    digits and a constant feature has exactly no variance. Moments that share their origin add up.
+    Relative to `origin_x` [feature] and `origin_y` [target]: with some row for an origin, a large common offset costs
+    no digits and a constant feature has exactly no variance. Moments that share their origin add up.
 
     Examples:
         >>> import numpy as np
@@ -97,7 +97,9 @@ class Moments:
 
 @dataclass(frozen=True, repr=False)
 class LinearMaps(ShortRepr, TapReadouts):
-    """(x - `mean_x` [tap, feature]) @ weights + `mean_y` [target]; the weights [tap, feature, target] are `left`, or `left` @ `right`."""
+    """(x - `mean_x` [tap, feature]) @ weights + `mean_y` [target]; the weights [tap, feature, target] are `left`, or
+    `left` @ `right`.
+    """
 
     mean_x: Tensor
     mean_y: Tensor
@@ -106,7 +108,9 @@ class LinearMaps(ShortRepr, TapReadouts):
 
     @property
     def weights(self) -> np.ndarray:
-        """[feature, target] of the first tap, in units of target a unit of feature; 0 for features that are constant where fitted."""
+        """[feature, target] of the first tap, in units of target a unit of feature; 0 for features that are constant
+        where fitted.
+        """
         return (self.left if self.right is None else self.left @ self.right)[0].cpu().numpy()
 
     @property
@@ -189,8 +193,8 @@ def _mapped(away: Tensor, left: Tensor, right: Tensor | None) -> Tensor:
 
 
 def refit(x: Tensor, y: Tensor, penalties: Tensor) -> list[LinearMaps]:
-    """`RidgeStack`'s maps for each of a few penalties [tap, penalty], from a Cholesky factor each, at a tenth of the cost of an
-    eigendecomposition."""
+    """`RidgeStack`'s maps for each of a few penalties [tap, penalty], from a Cholesky factor each, at a tenth of the
+    cost of an eigendecomposition."""
     n, d = x.shape[1:]
     mean_x, scale, z = standardised(x)
     mean_y = y.mean(dim=0)
@@ -277,7 +281,9 @@ class RidgePath(ShortRepr):
 
 
 def _standardised_moments(moments: Moments) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Means of x and y, 1 / sd of x (0 if constant), products of standardised rows with themselves and with the targets."""
+    """Means of x and y, 1 / sd of x (0 if constant), products of standardised rows with themselves and with the
+    targets.
+    """
     n = moments.n
     if n == 0:
         raise DiagnosticsError("Ridge has no rows to be fitted on: give at least one with a known target.")
@@ -292,8 +298,8 @@ def _standardised_moments(moments: Moments) -> tuple[np.ndarray, np.ndarray, np.
 
 @dataclass(frozen=True, repr=False)
 class RidgeFits(ShortRepr):
-    """`RidgePath` at a few penalties alone, from a Cholesky factor each: `weights` [penalty, feature, target], for x less
-    `mean_x` [feature]; predictions are about `mean_y` [target]."""
+    """`RidgePath` at a few penalties alone, from a Cholesky factor each: `weights` [penalty, feature, target], for x
+    less `mean_x` [feature]; predictions are about `mean_y` [target]."""
 
     mean_x: np.ndarray
     mean_y: np.ndarray
@@ -357,8 +363,9 @@ def _targets(y: Any, features: Tensor) -> Tensor:
 def leave_one_out(x: Any, y: Any, penalties: float | Sequence[float] = PENALTIES) -> np.ndarray:
     """[penalty, row, target]: what ridge predicts for each row when fitted on the others, from one SVD.
 
-    x [row, feature], y [row] or [row, target]. The features keep the mean and scale of all rows, the penalty their number; the
-    intercept is fitted without the row. The hat matrix H gives y - (y - H y) / (1 - diag H) (Allen 1974's PRESS).
+    x [row, feature], y [row] or [row, target]. The features keep the mean and scale of all rows, the penalty their
+    number; the intercept is fitted without the row. The hat matrix H gives y - (y - H y) / (1 - diag H) (Allen 1974's
+    PRESS).
 
     Examples:
         >>> from diagnostics.measures.probes import leave_one_out
@@ -383,8 +390,8 @@ def leave_one_out(x: Any, y: Any, penalties: float | Sequence[float] = PENALTIES
 
 
 def standardised(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and 1 / standard deviation (ddof 0) [..., feature] of x [..., row, feature], and x standardised by them; the last
-    two are 0 for constant features."""
+    """Mean and 1 / standard deviation (ddof 0) [..., feature] of x [..., row, feature], and x standardised by them; the
+    last two are 0 for constant features."""
     first = x[..., :1, :]
     z = x - first
     offset = z.mean(dim=-2, keepdim=True)
@@ -438,10 +445,12 @@ _DRAWS = 20
 
 
 def folds(rows: Rows, labels: np.ndarray | None, seed: int) -> np.ndarray:
-    """The fold of each row of train and val, int [fit row]: val is fold 0, and the groups of train are dealt out to the others.
+    """The fold of each row of train and val, int [fit row]: val is fold 0, and the groups of train are dealt out to the
+    others.
 
-    So the fits without fold 0 are those on train, which give the losses on val. `labels` (codes from 0) [fit row]: groups with the
-    same rarest class are dealt out evenly, larger ones first, so that folds have similar shares of classes, and of rows.
+    So the fits without fold 0 are those on train, which give the losses on val. `labels` (codes from 0) [fit row]:
+    groups with the same rarest class are dealt out evenly, larger ones first, so that folds have similar shares of
+    classes, and of rows.
     """
     inside = np.arange(len(rows.fit)) < len(rows.train)
     units, unit_of = np.unique(rows.unit_of_fit[inside], return_inverse=True)
@@ -489,8 +498,8 @@ class RidgeOutOfFold:
         self.reference = loss(y - mean_of_others(y, self.part)) if reference is None else reference
 
     def choose(self, x: Tensor) -> tuple[np.ndarray, np.ndarray, RidgeStack | None]:
-        """The penalties [tap] of x [tap, fit row, feature], their losses [tap, fit row, part], and the fits on all these rows where they
-        were made."""
+        """The penalties [tap] of x [tap, fit row, feature], their losses [tap, fit row, part], and the fits on all
+        these rows where they were made."""
         y = torch.tensor(self.y, device=x.device)
         if self.by_unit:
             stack = RidgeStack.from_data(x, y)
@@ -506,7 +515,8 @@ class RidgeOutOfFold:
     def _in_folds(self, x: Tensor, y: Tensor) -> tuple[np.ndarray, Tensor]:
         """A few penalties [tap, penalty], and the errors [tap, penalty, row, target] of fits without each fold.
 
-        All penalties on the first fold, and on the others the best of it and its neighbours, each from a Cholesky factor.
+        All penalties on the first fold, and on the others the best of it and its neighbours, each from a Cholesky
+        factor.
         """
         first = torch.as_tensor(self.part == 0, device=x.device)
         tried = RidgeStack.from_data(x[:, ~first], y[~first]).predict(x[:, first])
@@ -523,8 +533,8 @@ class RidgeOutOfFold:
 
 
 def choose_index(errors: np.ndarray, around: np.ndarray) -> int:
-    """The index of the penalty with the best mean score over the parts that vary, from losses [penalty, part] and those of the
-    reference [part]; penalties ascend, and of equals the largest is taken."""
+    """The index of the penalty with the best mean score over the parts that vary, from losses [penalty, part] and those
+    of the reference [part]; penalties ascend, and of equals the largest is taken."""
     varies = around > 0
     relative = (errors[:, varies] / around[varies]).mean(axis=1) if varies.any() else errors.sum(axis=1)
     return len(relative) - 1 - int(relative[::-1].argmin())
@@ -533,9 +543,10 @@ def choose_index(errors: np.ndarray, around: np.ndarray) -> int:
 def left_out_errors(stack: RidgeStack, x: Tensor, y: Tensor, part: np.ndarray) -> Tensor:
     """Errors [tap, penalty, row, target] of ridge fitted on the rows of all other parts, for all penalties.
 
-    `stack` is fitted on x [tap, row, feature] and y [row, target]. With H the hat matrix, and r the errors of a fit on all rows,
-    those of rows g left out are (I - H_gg)^-1 r_g. Features keep the mean and scale of all rows, and the penalty their number;
-    the intercept is fitted without g. Nothing is singular: I - H_gg is positive definite unless g is everything.
+    `stack` is fitted on x [tap, row, feature] and y [row, target]. With H the hat matrix, and r the errors of a fit on
+    all rows, those of rows g left out are (I - H_gg)^-1 r_g. Features keep the mean and scale of all rows, and the
+    penalty their number; the intercept is fitted without g. Nothing is singular: I - H_gg is positive definite unless g
+    is everything.
     """
     n = stack.n
     penalties = torch.as_tensor(PENALTIES, dtype=x.dtype, device=x.device)

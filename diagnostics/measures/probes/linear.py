@@ -1,8 +1,9 @@
-"""Probes that predict a class or a value of each sample: the way from activations to a readout that they share, and linear maps.
+"""Probes that predict a class or a value of each sample: the way from activations to a readout that they share, and
+linear maps.
 
-The linear probe is ridge regression for values and logistic regression for classes. The kernel probe is the linear probe of features
-whose dot products are a Gaussian kernel's. Their scales, and the rows that others are held against (the landmarks), come from rows that
-are handed over; draws come from a seed.
+The linear probe is ridge regression for values and logistic regression for classes. The kernel probe is the linear
+probe of features whose dot products are a Gaussian kernel's. Their scales, and the rows that others are held against
+(the landmarks), come from rows that are handed over; draws come from a seed.
 """
 
 from __future__ import annotations
@@ -71,8 +72,9 @@ from diagnostics.measures.statistics import OUTLYING, Losses, carried_by_few, ra
 class Task:
     """What is to be predicted, and what counts as lost.
 
-    `values` are class numbers, int [sample], or float [sample, column]; `by_part` makes errors [..., column] losses [..., part];
-    `naive` are losses [sample, part] of a forecast that stands for the mean. `whole`: losses out of fold choose.
+    `values` are class numbers, int [sample], or float [sample, column]; `by_part` makes errors [..., column] losses
+    [..., part]; `naive` are losses [sample, part] of a forecast that stands for the mean. `whole`: losses out of fold
+    choose.
     """
 
     target: StoredTarget
@@ -116,7 +118,9 @@ class Task:
         return (read != self.values[at])[..., None] if self.label else self.by_part(read - self.values[at])
 
     def around(self, fitted: np.ndarray, at: np.ndarray) -> np.ndarray:
-        """[row, part], what losses of some rows are held against: of classes 1 a row, of values the loss of the mean of the rows fitted."""
+        """[row, part], what losses of some rows are held against: of classes 1 a row, of values the loss of the mean of
+        the rows fitted.
+        """
         if self.label:
             return np.ones((len(at), 1))
         return (
@@ -126,8 +130,8 @@ class Task:
 
 @dataclass(frozen=True)
 class Choice:
-    """What is chosen for some taps: numbers [tap] by name, with their losses on val [tap, val row, part], those out of fold
-    [tap, fit row, part] where they choose, and what the last fit may start from."""
+    """What is chosen for some taps: numbers [tap] by name, with their losses on val [tap, val row, part], those out of
+    fold [tap, fit row, part] where they choose, and what the last fit may start from."""
 
     numbers: dict[str, np.ndarray]
     val: np.ndarray
@@ -139,7 +143,9 @@ class SampleProbe(Probe):
     """A probe of a class or of values of each sample: a subclass chooses and fits, for some taps at a time."""
 
     def task(self, activations: Activations, target: StoredTarget, seed: int) -> Task:
-        """The task of a target: a class, or values of one or several columns; a target that goes round is cosine and sine."""
+        """The task of a target: a class, or values of one or several columns; a target that goes round is cosine and
+        sine.
+        """
         rows, values = (label_rows if target.kind == "label" else value_rows)(activations, target)
         task = Task(target, rows, values, seed, activations.choose_on == "fit")
         # Cosine and sine are one, horizons each their own.
@@ -160,14 +166,18 @@ class SampleProbe(Probe):
 
     @abstractmethod
     def fits(self, task: Task, x: Tensor, numbers: Mapping[str, np.ndarray], start: Any = None) -> TapReadouts:
-        """The readouts fitted on train and val with chosen numbers [tap]; `start`: of the `Choice`, where it was made here."""
+        """The readouts fitted on train and val with chosen numbers [tap]; `start`: of the `Choice`, where it was made
+        here.
+        """
 
     @abstractmethod
     def stated(self, task: Task) -> dict[str, Any]:
         """The attributes `functional` and `centring` of a result, and others."""
 
     def beside(self, task: Task, read: Mapping[int, np.ndarray], losses: Losses) -> dict[str, Any]:
-        """Further variables, from predictions on test by tap [row, column] where the target is one number, and losses [tap, unit, part]."""
+        """Further variables, from predictions on test by tap [row, column] where the target is one number, and losses
+        [tap, unit, part].
+        """
         return {}
 
     def fit(self, activations: Activations, target: StoredTarget, tap: Tap, choice: Mapping[str, float]) -> Readout:
@@ -261,7 +271,9 @@ OWN = "docs/explanation/statistics.md"
 
 
 def _shrunk(rows: int, copies: int) -> float:
-    """What ridge with a penalty of 1/2 predicts where the truth is 1: copies of one feature that is the target, 1 or -1."""
+    """What ridge with a penalty of 1/2 predicts where the truth is 1: copies of one feature that is the target, 1 or
+    -1.
+    """
     sign = np.resize([1.0, -1.0], rows)[:, None]
     path = RidgePath.from_data(np.repeat(sign, copies, axis=1), sign)
     return float(path.predict(np.ones((1, copies)), (0.5,))[0, 0, 0])
@@ -298,7 +310,9 @@ def _left_out() -> float:
 
 
 def _logistic_gradient() -> float:
-    """Largest entry of the gradient of mean cross-entropy + penalty / 2 |W|^2 at the solution, standardised features."""
+    """Largest entry of the gradient of mean cross-entropy + penalty / 2 |W|^2 at the solution, standardised
+    features.
+    """
     x, labels, penalty = normal(120, 4, seed=1), np.arange(120) % 3, 0.01
     x[np.arange(120), labels] += 1
     model = logistic(x, labels, (penalty,))[0]
@@ -497,7 +511,9 @@ def _landmark_distance() -> float:
 
 @dataclass(frozen=True, repr=False)
 class KernelReadout(ShortRepr, Readout):
-    """A `readout` of a Gaussian kernel's features at one bandwidth (a `share` of the median distance), filled up to a `width`."""
+    """A `readout` of a Gaussian kernel's features at one bandwidth (a `share` of the median distance), filled up to a
+    `width`.
+    """
 
     features: KernelFeatures
     share: float
@@ -512,8 +528,9 @@ class KernelReadout(ShortRepr, Readout):
 class KernelProbe(ClassOrValueProbe):
     """What kernel ridge regression, or kernel logistic regression, reads out at every tap: R2, or accuracy.
 
-    The linear probe, of `KernelFeatures` of the pooled activations in place of these; the bandwidth is chosen as the linear
-    probe's penalty is, for each tap and target: `bandwidth` [tap], as a share of the median distance between landmarks.
+    The linear probe, of `KernelFeatures` of the pooled activations in place of these; the bandwidth is chosen as the
+    linear probe's penalty is, for each tap and target: `bandwidth` [tap], as a share of the median distance between
+    landmarks.
     """
 
     name = "kernel_probe"
@@ -559,7 +576,9 @@ class KernelProbe(ClassOrValueProbe):
         return activations.with_other(taps=taps, pooled=lambda name: widest[name].astype(np.float64))
 
     def _at(self, tap: Tap, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
-        """The probe of one tap, at the bandwidth with the best score where penalties are chosen; the widest of equals."""
+        """The probe of one tap, at the bandwidth with the best score where penalties are chosen; the widest of
+        equals.
+        """
         read = LinearProbe().read_out(self._there(tap, activations, seed), target, seed)
         kind = "oof" if "oof_loss" in read else "val"
         scores = Losses(read[f"{kind}_loss"].values, read[f"{kind}_reference"].values).scores
@@ -576,7 +595,9 @@ def too_few(train: int) -> str:
 
 
 def _features(x: np.ndarray, train: np.ndarray, seed: int) -> np.ndarray:
-    """[bandwidth, sample, feature] float32 of x [sample, feature], narrower ones filled up with zeros, which probes drop."""
+    """[bandwidth, sample, feature] float32 of x [sample, feature], narrower ones filled up with zeros, which probes
+    drop.
+    """
     digest = hashlib.blake2b(np.ascontiguousarray(x).data, digest_size=16)
     digest.update(np.ascontiguousarray(train).data)
 

@@ -1,4 +1,6 @@
-"""Probes by cosine: classes of nearest neighbours, votes weighted by similarity (Wu et al. 2018; DINO), and retrieval of captions."""
+"""Probes by cosine: classes of nearest neighbours, votes weighted by similarity (Wu et al. 2018; DINO), and retrieval
+of captions.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -86,7 +88,8 @@ def knn_votes(
     bank: [row, feature]; a row of length zero has cosine 0 with everything.
     labels: int from 0 or bool [row].
     queries: [query, feature]; taken in blocks, so that no [query, row] matrix is held.
-    neighbours: each lowered to the number of rows where it exceeds it. Of rows that tie for the last of the k places each
+    neighbours: each lowered to the number of rows where it exceeds it. Of rows that tie for the last of the k places
+    each
         counts in part, as it would on average if the tie were broken at random.
 
     Raises DiagnosticsError for NaN, infinity, shapes that do not fit, labels that are no integers and labels below 0.
@@ -154,7 +157,9 @@ def _first_vote_alone() -> float:
 
 @dataclass(frozen=True, repr=False)
 class Neighbours(ShortRepr, TapReadouts):
-    """The class of the nearest rows of a `bank` [tap, row, feature] with `labels` [row]; `neighbours`: how many, of each tap."""
+    """The class of the nearest rows of a `bank` [tap, row, feature] with `labels` [row]; `neighbours`: how many, of
+    each tap.
+    """
 
     bank: Tensor
     labels: np.ndarray
@@ -295,10 +300,11 @@ def retrieval_recall(a: Any, b: Any, *, at: Sequence[int] = AT, same: Any = None
 def recall_hits(
     queries: Tensor, gallery: Tensor, wanted: np.ndarray, offered: np.ndarray, at: Sequence[int]
 ) -> np.ndarray:
-    """[k, query], the chance that the k rows of a gallery that are nearest by cosine hold a partner, equal ones in random order.
+    """[k, query], the chance that the k rows of a gallery that are nearest by cosine hold a partner, equal ones in
+    random order.
 
-    queries [query, feature], gallery [row, feature], float64. wanted [query], offered [row]: whole numbers; a query and a row that
-    have the same are partners, and every query has one.
+    queries [query, feature], gallery [row, feature], float64. wanted [query], offered [row]: whole numbers; a query and
+    a row that have the same are partners, and every query has one.
     """
     known, asked = unit_rows(gallery), unit_rows(queries)
     want, have = (torch.from_numpy(numbers).to(known.device) for numbers in (wanted, offered))
@@ -329,9 +335,9 @@ def _chance(before: np.ndarray, others: np.ndarray, partners: np.ndarray, k: int
 class CaptionProbe(Probe):
     """Recall at 1 of each sample's own caption among the test captions, from ridge to the captions' text embeddings.
 
-    Cosines are taken less the mean of the captions fitted, to which ridge falls back where it knows little. Equal captions
-    are all right answers, so the score is also the accuracy of CLIP's zero-shot classification with the distinct test
-    captions for classes; `balanced_accuracy` is its mean over these.
+    Cosines are taken less the mean of the captions fitted, to which ridge falls back where it knows little. Equal
+    captions are all right answers, so the score is also the accuracy of CLIP's zero-shot classification with the
+    distinct test captions for classes; `balanced_accuracy` is its mean over these.
     """
 
     name = "caption_probe"
@@ -367,7 +373,8 @@ class CaptionProbe(Probe):
         for split, texts_of_split in (("train", len(np.unique(texts[rows.train], axis=0))), ("test", len(distinct))):
             if texts_of_split < 2:
                 raise DiagnosticsError(
-                    f"Target {target.name} has one and the same caption in all {split} samples: use more samples or leave it out."
+                    f"Target {target.name} has one and the same caption in all {split} samples: use more samples or "
+                    f"leave it out."
                 )
         of_val = np.unique(texts[rows.val], axis=0, return_inverse=True)[1].ravel()
         count = len(activations.taps)
@@ -405,8 +412,8 @@ class CaptionProbe(Probe):
             reference,
             val,
             {"penalty": chosen, **beside, "line_chance": np.full(count, float((sizes**2).sum()) / n**2)},
-            f"recall at 1 of the own caption among {n} test captions, {len(distinct)} of them distinct, by cosine of ridge's "
-            "prediction and text embedding; it falls as their number grows",
+            f"recall at 1 of the own caption among {n} test captions, {len(distinct)} of them distinct, by cosine of "
+            f"ridge's prediction and text embedding; it falls as their number grows",
             "features standardised with the rows fitted, text embeddings less the mean of those fitted",
             seed,
             penalties=list(PENALTIES),

@@ -24,13 +24,14 @@ VOC = "Everingham et al. 2010"
 
 # Nats that the last step may promise where penalties are only ranked. Ten times as many cost up to .02 of mean IoU.
 _RANKING, _MOST_RANKING = 1e-3, 30
-# The steps of the fit that is read on test, which need not go to `FINAL` where val shows that tokens hold next to nothing:
-# where no penalty takes a tenth off the log loss of the classes' shares. There `_LITTLE` moves mean IoU by up to .003.
+# The steps of the fit that is read on test, which need not go to `FINAL` where val shows that tokens hold next to
+# nothing: where no penalty takes a tenth off the log loss of the classes' shares. There `_LITTLE` moves mean IoU by up
+# to .003.
 _MOST_FINAL = 100
 _LITTLE, _SHARE = 3e-5, 0.1
 _FITS = (
-    f"L-BFGS until a step promises less than {FINAL:g} nats, or {_LITTLE:g} where no penalty takes a tenth off val's log loss, "
-    f"in at most {_MOST_FINAL} steps; penalties are ranked at {_RANKING:g} nats, in at most {_MOST_RANKING} steps"
+    f"L-BFGS until a step promises less than {FINAL:g} nats, or {_LITTLE:g} where no penalty takes a tenth off val's "
+    f"log loss, in at most {_MOST_FINAL} steps; penalties are ranked at {_RANKING:g} nats, in at most {_MOST_RANKING} steps"
 )
 # x [token, feature], value [token] and row [token] of the tokens under a mask, block by block.
 _Read = Callable[[np.ndarray], Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]]
@@ -81,9 +82,11 @@ def iou(matrix: Any) -> np.ndarray:
 
 
 def mean_iou(matrix: Any) -> float:
-    """Mean intersection over union (Everingham et al. 2010, The Pascal VOC challenge) of one confusion matrix of the whole data set.
+    """Mean intersection over union (Everingham et al. 2010, The Pascal VOC challenge) of one confusion matrix of the
+    whole data set.
 
-    Of the classes that are in truth or prediction; NaN where there are none. The mean of each image's own value is another number.
+    Of the classes that are in truth or prediction; NaN where there are none. The mean of each image's own value is
+    another number.
 
     Examples:
         >>> from diagnostics.measures.probes import mean_iou
@@ -100,8 +103,8 @@ class DenseClassification:
     """What a linear classifier on single tokens reads out.
 
     `classes` [class] the classes that labels hold; `confusion` [class, class] of all test tokens, truth first;
-    `prediction` int [sample, token], -1 outside test and where the label is not known; `mean_iou`, `accuracy` on test; `val_mean_iou` of
-    the penalty that was chosen; `converged` whether the last fit took no more steps than it may.
+    `prediction` int [sample, token], -1 outside test and where the label is not known; `mean_iou`, `accuracy` on test;
+    `val_mean_iou` of the penalty that was chosen; `converged` whether the last fit took no more steps than it may.
 
     Examples:
         >>> import numpy as np
@@ -126,8 +129,8 @@ class DenseClassification:
 def dense_classification(tokens: Any, labels: Any, split: Any, *, seed: int = 0) -> DenseClassification:
     """Multinomial logistic regression from single tokens to their classes ("linear segmentation").
 
-    Fitted on train at every penalty, chosen by mean IoU on val, fitted again on both, read once on test; all but test on
-    at most `MOST_TOKENS` tokens each time, drawn with `seed`.
+    Fitted on train at every penalty, chosen by mean IoU on val, fitted again on both, read once on test; all but test
+    on at most `MOST_TOKENS` tokens each time, drawn with `seed`.
 
     Parameters
     ----------
@@ -150,8 +153,8 @@ def dense_classification(tokens: Any, labels: Any, split: Any, *, seed: int = 0)
     splits = np.asarray(split, dtype=object)
     if y.shape != x.shape[:2] or y.dtype.kind not in "iu" or splits.shape != x.shape[:1]:
         raise DiagnosticsError(
-            f"labels are {y.dtype} of shape {y.shape} and split of shape {splits.shape}, for tokens of shape {x.shape}: "
-            "give an integer for each token and a split for each sample."
+            f"labels are {y.dtype} of shape {y.shape} and split of shape {splits.shape}, for tokens of shape "
+            f"{x.shape}: give an integer for each token and a split for each sample."
         )
     known = y >= 0
     masks = {name: known & (splits == name)[:, None] for name in SPLITS}
@@ -188,7 +191,9 @@ class _TokenClassifier:
 def _fit_classifier(
     read: _Read, train: np.ndarray, val: np.ndarray, labels: np.ndarray, classes: int, name: str, seed: int, device: str
 ) -> _TokenClassifier:
-    """The classifier of train and val tokens, masks [sample, token], of best mean IoU on val (of equal ones, least loss)."""
+    """The classifier of train and val tokens, masks [sample, token], of best mean IoU on val (of equal ones, least
+    loss).
+    """
     drawn = np.random.default_rng(seed).permutation(np.flatnonzero(train | val))
     of_train, of_val, of_both = (np.zeros_like(train) for _ in range(3))
     for some, mask in ((of_train, train), (of_val, val), (of_both, train | val)):
@@ -304,8 +309,8 @@ class SegmentationProbe(DenseProbe):
         # The class that most tokens fitted have.
         commonest = np.full_like(truth, np.bincount(fitted).argmax())
         return {
-            "functional": "mean over classes of intersection over union, from one confusion matrix of all test tokens; multinomial "
-            "logistic regression with an L2 penalty on tokens drawn from train and val",
+            "functional": "mean over classes of intersection over union, from one confusion matrix of all test tokens; "
+            "multinomial logistic regression with an L2 penalty on tokens drawn from train and val",
             "penalties": list(LOGISTIC_PENALTIES),
             "tokens_fitted": min(MOST_TOKENS, len(fitted)),
             "fits": _FITS,

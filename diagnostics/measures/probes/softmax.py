@@ -1,4 +1,5 @@
-"""Multinomial logistic regression with an L2 penalty, for many taps and penalties at once or one after the other, and its penalty.
+"""Multinomial logistic regression with an L2 penalty, for many taps and penalties at once or one after the other, and
+its penalty.
 
 Solver: L-BFGS in principal axes, where the Hessian is close to diagonal. The curvature in axis a and class c is about
 lambda_a * mean(p_c (1 - p_c)) + penalty, with lambda_a the variance along the axis; this scales every step, so that
@@ -137,8 +138,8 @@ def logistic(
 @dataclass(frozen=True)
 class LogisticFits:
     """Fitted models, float64: class scores `weights` [tap, penalty, class, feature] @ (x - `mean` [tap, feature]) +
-    `bias` [tap, penalty, class]; the solver's principal axes, None where they are not features'; its steps, and whether all
-    fits converged."""
+    `bias` [tap, penalty, class]; the solver's principal axes, None where they are not features'; its steps, and whether
+    all fits converged."""
 
     mean: Tensor
     weights: Tensor
@@ -205,7 +206,8 @@ class LogisticRows:
     x: float64 [tap, row, feature].
     labels: codes [row] from 0; every class up to the largest one occurs.
     exact: whether fits will be asked to go further than float32 can.
-    like: fits on rows of the same distribution, whose principal axes, which bear on speed alone, serve here too; not where
+    like: fits on rows of the same distribution, whose principal axes, which bear on speed alone, serve here too; not
+    where
         exact, as they are float32.
     """
 
@@ -226,8 +228,8 @@ class LogisticRows:
         self.problems = [_Problem(z.to(t), onehot.to(t), self.variance.to(t), self.axes.to(t)) for t in dtypes]
 
     def only(self, rows: Tensor, labels: np.ndarray) -> LogisticRows:
-        """Some of the rows, bool [row], with their labels [those rows], as coded as in `LogisticRows`, and the features' mean,
-        scale and axes of all rows."""
+        """Some of the rows, bool [row], with their labels [those rows], as coded as in `LogisticRows`, and the
+        features' mean, scale and axes of all rows."""
         part = copy.copy(self)
         onehot, part.shares = _onehot(labels, rows.device)
         part.problems = [each.only(rows, onehot) for each in self.problems]
@@ -242,8 +244,8 @@ class LogisticRows:
         start: LogisticFits | None = None,
         most: int = _MOST_STEPS,
     ) -> LogisticFits:
-        """Fits for penalties [tap, penalty], until the gradient (see `logistic`) is within the tolerance or a further step
-        promises to lower the objective by no more than `decrease`, in at most `most` steps."""
+        """Fits for penalties [tap, penalty], until the gradient (see `logistic`) is within the tolerance or a further
+        step promises to lower the objective by no more than `decrease`, in at most `most` steps."""
         given = torch.as_tensor(penalties, dtype=torch.float64, device=self.mean.device)
         w, steps, converged = self._start(given, start), 0, False
         for problem in self.problems:
@@ -346,7 +348,9 @@ class _Problem:
     def _search(
         self, scores: Tensor, moved: Tensor, w: Tensor, direction: Tensor, penalty: Tensor, slope: Tensor, share: float
     ) -> tuple[Tensor, Tensor]:
-        """Step size [tap, penalty] that leaves no more than a share of the slope (bracketed Newton), and probabilities."""
+        """Step size [tap, penalty] that leaves no more than a share of the slope (bracketed Newton), and
+        probabilities.
+        """
         wanted = _inner(moved, self.onehot) / self.n - _inner(penalty * w, direction)
         bend = _inner(penalty * direction, direction)
         size, low, high = torch.ones_like(slope), torch.zeros_like(slope), torch.full_like(slope, torch.inf)
@@ -382,7 +386,9 @@ def _each(values: Tensor) -> Tensor:
 
 
 def _two_loop(gradient: Tensor, pairs: list[tuple[Tensor, Tensor, Tensor]], curvature: Tensor) -> Tensor:
-    """The inverse Hessian times a gradient, by pairs of steps (Nocedal and Wright 2006, algorithm 7.4, equation 7.20)."""
+    """The inverse Hessian times a gradient, by pairs of steps (Nocedal and Wright 2006, algorithm 7.4, equation
+    7.20).
+    """
     shares: list[Tensor] = []
     q = gradient
     for step, change, inverse in reversed(pairs):
@@ -404,7 +410,9 @@ def _inner(a: Tensor, b: Tensor) -> Tensor:
 
 
 Judge = Callable[[LogisticFits], tuple[Tensor, Tensor]]
-"""Fits [tap, penalty] -> whether they are right, and losses, of rows that they were not fitted on, [tap, penalty, row]."""
+"""Fits [tap, penalty] -> whether they are right, and losses, of rows that they were not fitted on, [tap, penalty,
+row].
+"""
 Start = tuple[LogisticRows, LogisticFits]
 """Rows to fit on, and fits [tap, 1] to start from."""
 
@@ -414,9 +422,10 @@ def choose_logistic(
 ) -> tuple[np.ndarray, LogisticFits]:
     """The penalty [tap] that val chooses (see `_best`) and its fits [tap, 1] on x; labels are codes from 0.
 
-    x [tap, row, feature] and val [tap, val row, feature]. On a GPU, and for several taps, all are fitted together. Of one tap
-    on a CPU the path runs from strong to weak (the slowest to fit) and ends where neither accuracy nor loss gets better twice
-    in a row, or once where the loss is worse by more than two standard errors of the paired difference.
+    x [tap, row, feature] and val [tap, val row, feature]. On a GPU, and for several taps, all are fitted together. Of
+    one tap on a CPU the path runs from strong to weak (the slowest to fit) and ends where neither accuracy nor loss
+    gets better twice in a row, or once where the loss is worse by more than two standard errors of the paired
+    difference.
     """
     order = sorted(penalties, reverse=True)
     fits, right, losses = _path(LogisticRows(x, labels), _of_taps(order, x), lambda fits: fits.judged(val, val_labels))
@@ -426,8 +435,8 @@ def choose_logistic(
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """The penalty [tap] that losses out of fold choose, where its fits are wrong about rows left out, bool [tap, row], and what its fits on
-    all rows start from."""
+    """The penalty [tap] that losses out of fold choose, where its fits are wrong about rows left out, bool [tap, row],
+    and what its fits on all rows start from."""
 
     penalty: np.ndarray
     wrong: np.ndarray
@@ -439,9 +448,9 @@ def choose_out_of_fold(
 ) -> OutOfFold:
     """The penalty by rows left out, `fold` [row] after fold; x [tap, row, feature], labels codes from 0.
 
-    The whole path as of `choose_logistic` without the first fold, and without the others the penalty that is best there and its
-    neighbours. These never start from fits that have seen the fold: weak penalties would not forget it. A row whose class only its
-    own fold shows is wrong at every penalty.
+    The whole path as of `choose_logistic` without the first fold, and without the others the penalty that is best there
+    and its neighbours. These never start from fits that have seen the fold: weak penalties would not forget it. A row
+    whose class only its own fold shows is wrong at every penalty.
     """
     order = sorted(penalties, reverse=True)
     rows = LogisticRows(x, labels)
@@ -480,10 +489,11 @@ def choose_out_of_fold(
 
 
 def start_of_last(x: Tensor, labels: np.ndarray, val: np.ndarray, penalty: np.ndarray, whole: bool) -> Start:
-    """What the last fits of train and val start from once penalties [tap] are chosen: the fits on train, through stronger penalties.
+    """What the last fits of train and val start from once penalties [tap] are chosen: the fits on train, through
+    stronger penalties.
 
-    x [tap, fit row, feature], labels [fit row], `val` bool [fit row]. `whole`: features are standardised with val throughout, as where
-    losses out of fold choose.
+    x [tap, fit row, feature], labels [fit row], `val` bool [fit row]. `whole`: features are standardised with val
+    throughout, as where losses out of fold choose.
     """
     rows = LogisticRows(x, labels) if whole else None
     train = torch.as_tensor(~val, device=x.device)
@@ -509,8 +519,8 @@ def _of_taps(order: Sequence[float], x: Tensor) -> np.ndarray:
 def _path(
     rows: LogisticRows, grid: np.ndarray, judge: Judge, whole: bool = False
 ) -> tuple[LogisticFits, Tensor, Tensor]:
-    """Fits of penalties [tap, penalty], strong to weak, together or one by one until (unless `whole`) they get no better; and what
-    `judge` says of them."""
+    """Fits of penalties [tap, penalty], strong to weak, together or one by one until (unless `whole`) they get no
+    better; and what `judge` says of them."""
     if rows.mean.is_cuda or len(grid) > 1:
         fits = rows.fit(grid, decrease=RANKING)
         return fits, *judge(fits)
@@ -533,7 +543,9 @@ def _path(
 
 
 def _best(right: Tensor, losses: Tensor) -> Tensor:
-    """Index [tap] of the penalty of least loss [tap, penalty, row] among those within half a standard error of the best."""
+    """Index [tap] of the penalty of least loss [tap, penalty, row] among those within half a standard error of the
+    best.
+    """
     right = right.double()
     top = right.mean(dim=2).argmax(dim=1)
     short = right[torch.arange(len(right), device=right.device), top][:, None] - right

@@ -1,7 +1,8 @@
 """Similarity of all pairs of taps, within a run or between two runs, compared with chance.
 
-The null: the samples of the second side are permuted, whole groups of them, all its taps alike, so that only what the two sides share is
-gone. The most alike of all pairs gets reported, so each pair is compared with the most alike pair of every permutation.
+The null: the samples of the second side are permuted, whole groups of them, all its taps alike, so that only what the
+two sides share is gone. The most alike of all pairs gets reported, so each pair is compared with the most alike pair of
+every permutation.
 """
 
 import math
@@ -47,8 +48,8 @@ class Swaps:
     """Which samples may take each other's places: groups (videos, series, subjects) swap as wholes, so only with groups
     of their own size.
 
-    `classes`: for each set of groups that may swap, their rows, int64 [group, member]. `swapped` names them in words, `never`
-    says why none may ("": some may).
+    `classes`: for each set of groups that may swap, their rows, int64 [group, member]. `swapped` names them in words,
+    `never` says why none may ("": some may).
     """
 
     classes: tuple[np.ndarray, ...]
@@ -107,8 +108,8 @@ def orders(classes: Swaps, count: int, seed: int, device: torch.device | str = "
 
 
 def against_null(matrix: np.ndarray, null: Null, distance: bool) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """p = (1 + permutations at least as alike) / (1 + permutations) and the calibrated value of each pair [tap, tap_other],
-    and the attributes that describe the null; a pair passes `tau` where p is at most .05."""
+    """p = (1 + permutations at least as alike) / (1 + permutations) and the calibrated value of each pair [tap,
+    tap_other], and the attributes that describe the null; a pair passes `tau` where p is at most .05."""
     stated: dict[str, Any] = {NULL: null.words, PERMUTATIONS: len(null.extreme)}
     nothing = np.full(matrix.shape, np.nan)
     drawn = null.extreme[np.isfinite(null.extreme)]
@@ -129,7 +130,9 @@ def against_null(matrix: np.ndarray, null: Null, distance: bool) -> tuple[np.nda
 Taps = Sequence[Any]
 """Taps of a side as `Similarity.prepared` gives them."""
 FEWEST_WITH_TOKENS = 64
-"""Samples with tokens from which tokens are compared; pooled activations, which all samples have, where there are fewer."""
+"""Samples with tokens from which tokens are compared; pooled activations, which all samples have, where there are
+fewer.
+"""
 
 
 @dataclass(frozen=True)
@@ -151,11 +154,15 @@ class Side:
 
     @cached_property
     def kernel(self) -> Tensor:
-        """float64 [sample, sample], memory for the kernel of one tap that the next overwrites: fresh pages cost time."""
+        """float64 [sample, sample], memory for the kernel of one tap that the next overwrites: fresh pages cost
+        time.
+        """
         return torch.empty(len(self.rows), len(self.rows), dtype=torch.float64, device=self.device)
 
     def blocks(self, tap: str) -> Iterator[np.ndarray]:
-        """[sample, block] through all features: those of all tokens, as stored, where they are read, else of the poolings."""
+        """[sample, block] through all features: those of all tokens, as stored, where they are read, else of the
+        poolings.
+        """
         if not self.whole:
             for pooling in self.poolings:
                 yield self.activations.pooled(tap, pooling)[self.rows]
@@ -169,9 +176,9 @@ class Side:
 class Similarity(Measure):
     """A function of two taps on the same samples. Final classes say what of a tap is compared, and how.
 
-    `matrix` [tap, tap_other] with, against permuted samples, `p` [tap, tap_other] and the attribute `tau` (the value that
-    the most alike pair of taps passes by chance once in 20 times), and `calibrated` (Groeger et al. 2026, 2602.14486):
-    (s - tau) / (1 - tau) where 1 is the most alike that two taps can be.
+    `matrix` [tap, tap_other] with, against permuted samples, `p` [tap, tap_other] and the attribute `tau` (the value
+    that the most alike pair of taps passes by chance once in 20 times), and `calibrated` (Groeger et al. 2026,
+    2602.14486): (s - tau) / (1 - tau) where 1 is the most alike that two taps can be.
 
     Examples:
         >>> import diagnostics as dx
@@ -209,8 +216,8 @@ class Similarity(Measure):
         """The value of a pair of prepared taps."""
 
     def permuted(self, a: Any, order: Tensor) -> Any:
-        """`prepared(x[order])` without preparing again; `order` int64 [sample]. To be overridden where a prepared tap is
-        not one row a sample."""
+        """`prepared(x[order])` without preparing again; `order` int64 [sample]. To be overridden where a prepared tap
+        is not one row a sample."""
         return a[order]
 
     def reason(self, x: Tensor) -> str:
@@ -241,7 +248,9 @@ class Similarity(Measure):
         return matrix
 
     def shuffled(self, firsts: Taps, seconds: Taps, orders: Iterator[Tensor], upper: bool) -> Iterator[np.ndarray]:
-        """`pairs` for each order of the second side's samples; to be overridden where that is cheaper for all together."""
+        """`pairs` for each order of the second side's samples; to be overridden where that is cheaper for all
+        together.
+        """
         for order in orders:
             yield self.pairs(firsts, [self.permuted(second, order) for second in seconds], upper)
 
@@ -272,11 +281,11 @@ class Similarity(Measure):
     def between(
         self, activations: Activations, other: Activations, seed: int, most_rows: int | None = None
     ) -> xr.Dataset:
-        """All pairs of a tap of one run and a tap of another, on the same samples in whatever order; at most `most_rows`,
-        the first of the first run, where that is fewer than the measure's own limit.
+        """All pairs of a tap of one run and a tap of another, on the same samples in whatever order; at most
+        `most_rows`, the first of the first run, where that is fewer than the measure's own limit.
 
-        Raises DiagnosticsError where the ids of the samples are not the same, and where pooled activations are compared of
-        which the two runs have no kind in common.
+        Raises DiagnosticsError where the ids of the samples are not the same, and where pooled activations are compared
+        of which the two runs have no kind in common.
         """
         there = _places(activations, other, self.name)
         both = np.flatnonzero(there[: activations.token_samples] < other.token_samples)
@@ -286,8 +295,8 @@ class Similarity(Measure):
         if self.needs == "tokens" and not whole and not poolings:
             own = ", the other ".join(" and ".join(side.poolings) for side in (activations, other))
             raise DiagnosticsError(
-                f"{self.name} compares samples that are pooled alike where fewer than {FEWEST_WITH_TOKENS} have tokens, and one "
-                f"run holds {own}: run both with one --pooling, or with a larger --token-budget."
+                f"{self.name} compares samples that are pooled alike where fewer than {FEWEST_WITH_TOKENS} have "
+                f"tokens, and one run holds {own}: run both with one --pooling, or with a larger --token-budget."
             )
         first = Side(activations, rows, whole, activations.device, poolings)
         return self._result(first, Side(other, there[rows], whole, activations.device, poolings), seed)
@@ -382,8 +391,8 @@ def _places(first: Activations, second: Activations, measure: str) -> np.ndarray
         example = missing[0] if missing else min(surplus)
         raise DiagnosticsError(
             f"{measure} compares the same samples, but {len(missing)} of the {len(ids)} in the first run are not in the "
-            f"second and {len(surplus)} of the {len(where)} in the second not in the first (for example {example}): extract "
-            "both from the same dataset."
+            f"second and {len(surplus)} of the {len(where)} in the second not in the first (for example {example}): "
+            f"extract both from the same dataset."
         )
     if not len(where) == len(second.ids) or len(set(ids)) != len(ids):
         raise DiagnosticsError(f"{measure} finds two samples with one id in a run: samples cannot be matched by id.")

@@ -1,15 +1,16 @@
 """Similarities by a decomposition of every pair of taps: canonical correlations, shape distances, and transfer.
 
-Canonical correlations do not depend on the variance of the directions. All three read an orthonormal basis of the centred samples: the
-canonical correlations are the singular values of the product of two of them (Björck and Golub 1973). Directions whose singular value is
-at most `RANK` of the largest are rounding (of activations in single precision), not directions. Scales of features play no part above
-that. Two representations whose ranks add up to n or more share directions whatever they hold, so that correlations of 1 are no finding
-there: the plain functions warn, the measures give NaN and say so; at most 1 in 10 of n is a good rule. The mean squared correlation of
-unrelated data is max(p, q) / (n - 1).
+Canonical correlations do not depend on the variance of the directions. All three read an orthonormal basis of the
+centred samples: the canonical correlations are the singular values of the product of two of them (Björck and Golub
+1973). Directions whose singular value is at most `RANK` of the largest are rounding (of activations in single
+precision), not directions. Scales of features play no part above that. Two representations whose ranks add up to n or
+more share directions whatever they hold, so that correlations of 1 are no finding there: the plain functions warn, the
+measures give NaN and say so; at most 1 in 10 of n is a good rule. The mean squared correlation of unrelated data is
+max(p, q) / (n - 1).
 
-Shape distances say how far apart two representations are after optimal translation, scaling and rotation. Both are metrics (the
-triangle inequality holds), so that taps can be clustered or embedded by them. Transfer similarity says how far apart the predictions of
-ridge regression are.
+Shape distances say how far apart two representations are after optimal translation, scaling and rotation. Both are
+metrics (the triangle inequality holds), so that taps can be clustered or embedded by them. Transfer similarity says how
+far apart the predictions of ridge regression are.
 """
 
 import math
@@ -55,10 +56,10 @@ def canonical_correlations(x: Any, y: Any) -> np.ndarray:
     ----------
     x, y: [sample, feature], rows aligned; their widths may differ.
 
-    Invariant to any invertible linear map and any shift of either side. All are 1 where a side's rank is n - 1 (n at most
-    the width), and some wherever the ranks add up to n or more: no finding there, and a UserWarning says so. Empty where a
-    side is constant. Raises DiagnosticsError for fewer than 2 samples, unequal numbers of samples and values that are not
-    finite.
+    Invariant to any invertible linear map and any shift of either side. All are 1 where a side's rank is n - 1 (n at
+    most the width), and some wherever the ranks add up to n or more: no finding there, and a UserWarning says so. Empty
+    where a side is constant. Raises DiagnosticsError for fewer than 2 samples, unequal numbers of samples and values
+    that are not finite.
 
     Examples:
         >>> import numpy as np
@@ -77,8 +78,9 @@ def cca(x: Any, y: Any) -> float:
     """Mean canonical correlation over the smaller rank (Raghu et al. 2017, 1706.05806).
 
     **Needs many samples**: where the ranks add up to n or more it is high for independent x and y too (1 for n at most
-    the width), and a UserWarning says so. Arguments, invariances, the warning and errors as in `canonical_correlations`; NaN where a side is constant. Every direction counts
-    alike, however little variance it has.
+    the width), and a UserWarning says so. Arguments, invariances, the warning and errors as in
+    `canonical_correlations`; NaN where a side is constant. Every direction counts alike, however little variance it
+    has.
 
     Examples:
         >>> import numpy as np
@@ -96,8 +98,8 @@ def svcca(x: Any, y: Any, *, variance: float = VARIANCE) -> float:
     """SVCCA (Raghu et al. 2017, 1706.05806): `cca` of each side's first principal components, the fewest that hold
     `variance` of its variance (squared singular values; some codes sum the singular values and keep more).
 
-    Invariant to rotation, scale and shift, not to every linear map, which changes the components. `variance` is in (0, 1].
-    Otherwise as `cca`.
+    Invariant to rotation, scale and shift, not to every linear map, which changes the components. `variance` is in (0,
+    1]. Otherwise as `cca`.
 
     Examples:
         >>> import numpy as np
@@ -117,12 +119,12 @@ def svcca(x: Any, y: Any, *, variance: float = VARIANCE) -> float:
 def pwcca(x: Any, y: Any) -> float:
     """PWCCA (Morcos et al. 2018, 1806.05759, section 2.2): canonical correlations weighted by what they explain of x.
 
-    Direction i weighs alpha_i = sum_j |<h_i, x_j>|, with h_i the unit canonical variate on the side of x and x_j the centred
-    features of x. **Asymmetric**: weights come from x, however wide it is (the authors' code takes those of the narrower
-    side). Over the smaller rank, so that directions of a wider x without a partner carry no weight.
+    Direction i weighs alpha_i = sum_j |<h_i, x_j>|, with h_i the unit canonical variate on the side of x and x_j the
+    centred features of x. **Asymmetric**: weights come from x, however wide it is (the authors' code takes those of the
+    narrower side). Over the smaller rank, so that directions of a wider x without a partner carry no weight.
 
-    Invariant to invertible maps of y, and to scale and shift of x; a rotation of x changes the weights. Where correlations
-    are equal their variates, and so the value, are not unique. Otherwise as `cca`.
+    Invariant to invertible maps of y, and to scale and shift of x; a rotation of x changes the weights. Where
+    correlations are equal their variates, and so the value, are not unique. Otherwise as `cca`.
 
     Examples:
         >>> import numpy as np
@@ -165,7 +167,9 @@ def leading(x: Tensor, variance: float) -> Tensor:
 
 
 def still(x: Tensor) -> str:
-    """The reason that a tap whose samples are all alike, but for rounding in single precision, has no value; else ""."""
+    """The reason that a tap whose samples are all alike, but for rounding in single precision, has no value; else
+    "".
+    """
     # Feature by feature, as rounding is: a large constant feature makes the others no less different.
     differs = centre(x).abs().amax(dim=0) > RANK * x.abs().amax(dim=0)
     return "" if bool(differs.any()) else "its samples do not differ"
@@ -209,7 +213,9 @@ def _weighted(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> float:
 
 
 class Decomposed(Similarity):
-    """A similarity that takes a decomposition for every pair of taps. Its null has few permutations, in single precision."""
+    """A similarity that takes a decomposition for every pair of taps. Its null has few permutations, in single
+    precision.
+    """
 
     permutations = FEW_PERMUTATIONS
 
@@ -400,8 +406,8 @@ def angular_distance(x: Any, y: Any) -> float:
 
 
 def unit(x: Tensor) -> Tensor:
-    """x centred, with Frobenius norm 1 and no more columns than samples (turned, which changes no distance); [sample, 0] where
-    the samples do not differ."""
+    """x centred, with Frobenius norm 1 and no more columns than samples (turned, which changes no distance); [sample,
+    0] where the samples do not differ."""
     out = spread(x)
     if out.shape[1] > len(out):
         out = triangle(out.T).T
@@ -500,11 +506,12 @@ def gulp(x: Any, y: Any, *, regularization: float = REGULARIZATION) -> float:
     ----------
     x, y: [sample, feature], rows aligned; their widths may differ.
     regularization: lambda, absolute, on the covariances of features that are, as in the paper, centred and scaled to a
-        total variance tr(S) of 1: .01 shrinks a direction that holds 1 % of the variance by half. 0 is the distance of the
-        projections, invariant to any invertible linear map, and needs more samples than features.
+        total variance tr(S) of 1: .01 shrinks a direction that holds 1 % of the variance by half. 0 is the distance of
+        the projections, invariant to any invertible linear map, and needs more samples than features.
 
-    Between 0 and sqrt(p + q); invariant to rotation, scale and shift. NaN where a side is constant. Raises DiagnosticsError for fewer than 2 samples, unequal numbers of samples, values that are not
-    finite, a negative lambda, and a lambda of 0 with no more samples than features.
+    Between 0 and sqrt(p + q); invariant to rotation, scale and shift. NaN where a side is constant. Raises
+    DiagnosticsError for fewer than 2 samples, unequal numbers of samples, values that are not finite, a negative
+    lambda, and a lambda of 0 with no more samples than features.
 
     Examples:
         >>> import numpy as np

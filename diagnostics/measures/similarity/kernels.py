@@ -1,8 +1,8 @@
 """Kernel matrices accumulated over features, and functions of two of them: HSIC and centred kernel alignment.
 
-Kernels of many taps are packed: one float64 vector for each tap, over the pairs i < j of samples. U-centred kernels are symmetric with
-zero diagonal, so these n (n - 1) / 2 numbers are all there is; divided by their norm, the similarity of two taps is the product of two
-vectors, and permuting samples only moves entries.
+Kernels of many taps are packed: one float64 vector for each tap, over the pairs i < j of samples. U-centred kernels are
+symmetric with zero diagonal, so these n (n - 1) / 2 numbers are all there is; divided by their norm, the similarity of
+two taps is the product of two vectors, and permuting samples only moves entries.
 """
 
 import functools
@@ -53,8 +53,8 @@ def unit_pairs(upper: Tensor) -> Tensor | None:
 
 
 def centred_pairs(upper: Tensor) -> Tensor:
-    """The U-centred kernel (Székely and Rizzo 2014, eq. 2.9) over pairs i < j, of [sample, sample], which is read above its
-    diagonal only and overwritten."""
+    """The U-centred kernel (Székely and Rizzo 2014, eq. 2.9) over pairs i < j, of [sample, sample], which is read above
+    its diagonal only and overwritten."""
     upper.triu_(1)
     n = len(upper)
     sums = upper.sum(dim=0) + upper.sum(dim=1)
@@ -166,9 +166,9 @@ def cka(x: Any, y: Any, *, kernel: KernelName = "linear", unbiased: bool = True,
         of samples (of at most 4096 of them, evenly chosen). An absolute sigma means little for wide features: where it
         is far below their distances every sample resembles itself alone.
 
-    Returns NaN where a side has nothing to compare (constant features, equidistant samples). Holds 1024 rows of a kernel
-    at a time. Raises DiagnosticsError for too few samples, unequal numbers of samples, values that are not finite and a
-    sigma that is not above 0.
+    Returns NaN where a side has nothing to compare (constant features, equidistant samples). Holds 1024 rows of a
+    kernel at a time. Raises DiagnosticsError for too few samples, unequal numbers of samples, values that are not
+    finite and a sigma that is not above 0.
 
     Examples:
         >>> import numpy as np
@@ -197,8 +197,8 @@ def cka(x: Any, y: Any, *, kernel: KernelName = "linear", unbiased: bool = True,
 
 def hsic(x: Any, y: Any, *, unbiased: bool = True) -> float:
     """Hilbert-Schmidt independence criterion with linear kernels: HSIC_1 of Song et al. 2012 (eq. 5), or the biased
-    tr(KHLH) / (n - 1)^2 of Gretton et al. 2005 (eq. 9). Arguments and errors as in `cka`. Infinite, or 0, where its size
-    leaves the floats.
+    tr(KHLH) / (n - 1)^2 of Gretton et al. 2005 (eq. 9). Arguments and errors as in `cka`. Infinite, or 0, where its
+    size leaves the floats.
 
     Examples:
         >>> from diagnostics.measures.similarity import hsic
@@ -243,7 +243,8 @@ def center_gram(gram: Any, *, unbiased: bool = True) -> Tensor:
 def gram_of_blocks(blocks: Iterable[Any]) -> Tensor:
     """The linear kernel float64 [sample, sample] of features that come in blocks [sample, feature], each centred first.
 
-    Centring removes from the kernel what centring the kernel would remove later, so that a common offset costs no digits.
+    Centring removes from the kernel what centring the kernel would remove later, so that a common offset costs no
+    digits.
 
     Examples:
         >>> import numpy as np
@@ -281,7 +282,9 @@ def upper_gram(blocks: Iterable[Tensor], out: Tensor | None = None) -> Tensor:
 
 
 def _pieces(x: Tensor, most: int) -> Iterator[Tensor]:
-    """[sample, feature] in as few pieces of at most so many features as there can be, alike in size lest one be narrow."""
+    """[sample, feature] in as few pieces of at most so many features as there can be, alike in size lest one be
+    narrow.
+    """
     width = x.shape[1]
     step = -(-width // -(-width // most)) if width else 1
     for start in range(0, width, step):
@@ -309,7 +312,9 @@ class _SingleProduct:
         self.share = torch.full((n,), 1 / n, dtype=torch.float32, device="cpu")
 
     def add_upper(self, total: Tensor, x: Tensor) -> bool:
-        """Adds the product of centred [sample, feature] to `total`, or nothing (False) where it would over- or underflow."""
+        """Adds the product of centred [sample, feature] to `total`, or nothing (False) where it would over- or
+        underflow.
+        """
         from scipy.linalg.blas import ssyrk  # pyright: ignore[reportAttributeAccessIssue]
 
         gram = self.gram.numpy()
@@ -329,7 +334,8 @@ class _SingleProduct:
         if x.dtype != torch.float32:
             return out.copy_(centre(as_tensor(x)))
         # Without the first row a constant is 0, and the mean of the rest is exact enough: what it is off by shifts all
-        # samples alike, which centring the kernel takes away. The values themselves are rounded once, in the difference.
+        # samples alike, which centring the kernel takes away. The values themselves are rounded once, in the
+        # difference.
         x = x.detach()
         mean = torch.sub(x, x[0], out=out).T.mv(self.share).add_(x[0])
         return without_rounding(torch.sub(x, mean, out=out), x)
@@ -463,7 +469,8 @@ class _Alignment(Products):
 
     def of_tap(self, side: Side, tap: str) -> tuple[Any, str]:
         upper = self.upper(blocks_of(side, tap), side.kernel)
-        # A sample that is not finite, or overflows, is not at its own place either; and squares of small numbers vanish.
+        # A sample that is not finite, or overflows, is not at its own place either; and squares of small numbers
+        # vanish.
         if not ordinary(float(upper.diagonal().sum().sqrt())):
             upper = self.upper(blocks_of(side, tap, scale_of_tap(side, tap, self.name)), side.kernel)
         unit = unit_pairs(upper)

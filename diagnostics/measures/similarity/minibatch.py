@@ -51,8 +51,8 @@ def minibatch_cka(x: Any, y: Any, *, batch_size: int = BATCH) -> float:
     not the same number: .01 to .06 apart for 512 images in batches of 8 to 64. Rows in an order that means something
     (by class, by video) make batches that do not stand for the whole: shuffle first, x and y alike.
 
-    x, y: [sample, feature], rows aligned. NaN where a side has nothing to compare. Raises DiagnosticsError for fewer than
-    4 samples or a batch size below 4, unequal numbers of samples and values that are not finite.
+    x, y: [sample, feature], rows aligned. NaN where a side has nothing to compare. Raises DiagnosticsError for fewer
+    than 4 samples or a batch size below 4, unequal numbers of samples and values that are not finite.
 
     Examples:
         >>> import numpy as np
@@ -93,7 +93,8 @@ class MinibatchCka:
 
     def __init__(self) -> None:
         self.samples = self.left_out = 0
-        # Of the pair and of either side; then the sizes of the kernels themselves, beside which these must be something.
+        # Of the pair and of either side; then the sizes of the kernels themselves, beside which these must be
+        # something.
         self._sums = np.zeros(5)
 
     def update(self, x: Any, y: Any) -> None:
@@ -208,7 +209,9 @@ class MinibatchAlignment(Products):
 
 
 def joined(kernels: Sequence[Tensor], *, weigh: bool = True) -> Tensor | None:
-    """The vector of unit norm whose products are the ratio of sums over batches, each weighing by its samples or alike."""
+    """The vector of unit norm whose products are the ratio of sums over batches, each weighing by its samples or
+    alike.
+    """
     size, parts = 0.0, list[Tensor]()
     for kernel in kernels:
         n = len(kernel)
@@ -224,7 +227,9 @@ MOST_BYTES = 4 * 2**30
 
 
 class Replay(nn.Module):
-    """A model whose layers give stored features of the samples whose numbers it is given: for packages that want models."""
+    """A model whose layers give stored features of the samples whose numbers it is given: for packages that want
+    models.
+    """
 
     def __init__(self, taps: Sequence[Tensor]) -> None:
         super().__init__()
@@ -266,8 +271,8 @@ class TorchCka(Similarity):
         size = sum(4 * len(side.rows) * t.tokens * t.features for t in side.activations.taps) if side.whole else 0
         if size > MOST_BYTES:
             raise DiagnosticsError(
-                f"{self.name} needs all activations of {len(side.rows)} samples in memory at once, here {size / 2**30:.1f} "
-                "GiB: take fewer taps (--taps), or the measures cka or minibatch_cka."
+                f"{self.name} needs all activations of {len(side.rows)} samples in memory at once, here "
+                f"{size / 2**30:.1f} GiB: take fewer taps (--taps), or the measures cka or minibatch_cka."
             )
         blocks = [as_tensor(block).float() for block in side.blocks(tap)]
         x = torch.cat(blocks, dim=1).to(side.device)
@@ -305,8 +310,8 @@ class TorchCka(Similarity):
 def torch_cka(firsts: Sequence[Tensor], seconds: Sequence[Tensor], batch_size: int) -> np.ndarray:
     """The package's values for stored features [sample, feature] as the layers of two models, [first, second].
 
-    Batches are consecutive samples; a last one below 4, at which it divides by zero, is left out. NaN where its sums are.
-    Raises DiagnosticsError where it is not installed.
+    Batches are consecutive samples; a last one below 4, at which it divides by zero, is left out. NaN where its sums
+    are. Raises DiagnosticsError where it is not installed.
     """
     try:
         from torch_cka import CKA  # pyright: ignore[reportMissingImports]

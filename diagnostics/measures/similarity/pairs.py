@@ -27,8 +27,8 @@ Distance = Literal["euclidean", "correlation", "cosine"]
 Comparison = Literal["spearman", "pearson", "kendall", "cosine"]
 KRIEGESKORTE = "Kriegeskorte et al. 2008"
 
-# Entries closer than this share of the largest differ by rounding; a cosine of this size is rounding error, and so is HSIC_1 of a kernel
-# with itself beside the kernel's squares.
+# Entries closer than this share of the largest differ by rounding; a cosine of this size is rounding error, and so is
+# HSIC_1 of a kernel with itself beside the kernel's squares.
 _NOTHING = 1e-12
 MOST_SAMPLES = 8192
 """Of which all n (n - 1) / 2 dissimilarities are held, a few times over: 270 MB each."""
@@ -41,11 +41,11 @@ def rdm(x: Any, *, distance: Distance = "euclidean") -> np.ndarray:
     ----------
     x: [sample, feature].
     distance: "euclidean"; "correlation", 1 - Pearson's r of two samples over the features, which removes each sample's
-        mean over its features and so is invariant neither to rotation nor to a shift of the samples; "cosine", 1 - cosine,
-        invariant to rotation only.
+        mean over its features and so is invariant neither to rotation nor to a shift of the samples; "cosine", 1 -
+        cosine, invariant to rotation only.
 
-    Samples without a direction (equal in all features; zero for "cosine") have NaN. Raises DiagnosticsError for fewer than
-    2 samples and values that are not finite.
+    Samples without a direction (equal in all features; zero for "cosine") have NaN. Raises DiagnosticsError for fewer
+    than 2 samples and values that are not finite.
 
     Examples:
         >>> from diagnostics.measures.similarity import rdm
@@ -58,11 +58,12 @@ def rdm(x: Any, *, distance: Distance = "euclidean") -> np.ndarray:
 def compare_rdms(a: Any, b: Any, *, method: Comparison = "spearman") -> float:
     """How alike two dissimilarity matrices are (upper triangles, as from `rdm`), from -1 to 1.
 
-    "spearman": Pearson's r of ranks, ties have their mean rank. "kendall": tau_a, over all pairs of entries, tied or not.
-    "pearson" and "cosine" (0 to 1 for distances): of the entries. For both kinds of ranks, entries closer than 1e-12 of the
-    largest are tied.
+    "spearman": Pearson's r of ranks, ties have their mean rank. "kendall": tau_a, over all pairs of entries, tied or
+    not. "pearson" and "cosine" (0 to 1 for distances): of the entries. For both kinds of ranks, entries closer than
+    1e-12 of the largest are tied.
 
-    NaN where a side holds NaN or all its entries are equal (for "cosine": 0). Raises DiagnosticsError for unequal sizes.
+    NaN where a side holds NaN or all its entries are equal (for "cosine": 0). Raises DiagnosticsError for unequal
+    sizes.
 
     Examples:
         >>> from diagnostics.measures.similarity import compare_rdms
@@ -247,10 +248,10 @@ def mutual_knn(x: Any, y: Any, *, k: int = K) -> float:
     nearest neighbours in x that are among its k nearest in y.
 
     Neighbours are those of largest cosine, as in the paper, which scales every row of features to unit length and does
-    not centre them; a sample is not its own neighbour. Samples that tie for the last of the k places count in parts: the
-    value is what breaking ties at random, on either side by itself, gives on average, so that unrelated sides are at
-    k / (n - 1) and equal sides at 1, or below where ties leave open who the neighbours are. Cosines tie where they differ by
-    rounding. Samples that all point one way have no neighbours: NaN.
+    not centre them; a sample is not its own neighbour. Samples that tie for the last of the k places count in parts:
+    the value is what breaking ties at random, on either side by itself, gives on average, so that unrelated sides are
+    at k / (n - 1) and equal sides at 1, or below where ties leave open who the neighbours are. Cosines tie where they
+    differ by rounding. Samples that all point one way have no neighbours: NaN.
 
     x, y: [sample, feature], rows aligned. Never holds n x n. Raises DiagnosticsError for k below 1 or above n - 1,
     unequal numbers of samples and values that are not finite.
@@ -276,13 +277,14 @@ def cknna(x: Any, y: Any, *, k: int = K) -> float:
 
     Kernels of cosines of uncentred features are set to 0 except where j is among the k nearest of i on both sides, then
     compared by HSIC_1 (Song et al. 2012, eq. 5) and divided by the root of the same of either side with itself. That is
-    the authors' code, whose centring differs from the formula in the paper, without the constant that it adds below. Being
-    near is not mutual, so cknna(x, y) and cknna(y, x) differ a little.
-    With k = n - 1 it is debiased CKA of the rows scaled to unit length. Neighbours as in `mutual_knn`: where samples tie,
-    an entry of the kernels counts by the chance that ties broken at random, on either side by itself, leave it there.
+    the authors' code, whose centring differs from the formula in the paper, without the constant that it adds below.
+    Being near is not mutual, so cknna(x, y) and cknna(y, x) differ a little.
+    With k = n - 1 it is debiased CKA of the rows scaled to unit length. Neighbours as in `mutual_knn`: where samples
+    tie, an entry of the kernels counts by the chance that ties broken at random, on either side by itself, leave it
+    there.
 
-    NaN where a side has nothing to compare. Memory grows with k n, and with the ties. Raises DiagnosticsError for k below 2
-    or above n - 1, fewer than 4 samples, unequal numbers of samples and values that are not finite.
+    NaN where a side has nothing to compare. Memory grows with k n, and with the ties. Raises DiagnosticsError for k
+    below 2 or above n - 1, fewer than 4 samples, unequal numbers of samples and values that are not finite.
 
     Examples:
         >>> import numpy as np
@@ -304,9 +306,9 @@ def cknna(x: Any, y: Any, *, k: int = K) -> float:
 class Neighbours:
     """Who is near whom among n samples, an entry for each sample and each that may be among its k nearest.
 
-    `rows` and `columns` int64 [entry]; `chance` that ties broken at random leave the column among the k nearest of the row,
-    and the `cosine`, float64 [entry + 1] with a last one of 0 for what has no entry. `order` int64 [sample]: which of the
-    samples stands at each place, where they are reordered.
+    `rows` and `columns` int64 [entry]; `chance` that ties broken at random leave the column among the k nearest of the
+    row, and the `cosine`, float64 [entry + 1] with a last one of 0 for what has no entry. `order` int64 [sample]: which
+    of the samples stands at each place, where they are reordered.
     """
 
     rows: Tensor
@@ -368,7 +370,8 @@ def _chances(x: Tensor, k: int) -> Iterator[tuple[Tensor, Tensor]]:
     """In blocks of rows [row, sample]: the chance that a sample is among the row's k nearest, and its cosine."""
     n = len(x)
     unit = unit_rows(x)
-    # Through distances about the mean: where all samples point nearly one way, cosines differ by less than their rounding.
+    # Through distances about the mean: where all samples point nearly one way, cosines differ by less than their
+    # rounding.
     about_mean = centre(unit)
     squares = about_mean.square().sum(dim=1)
     length = unit.abs().amax(dim=1).sign()
@@ -406,7 +409,9 @@ def _spread(x: Tensor) -> bool:
 
 
 def _matched(a: Neighbours, b: Neighbours) -> tuple[Neighbours, Neighbours, Tensor]:
-    """The side with fewer entries, the other side, and which entry of the other stands where each of the first's does."""
+    """The side with fewer entries, the other side, and which entry of the other stands where each of the first's
+    does.
+    """
     few, many = (a, b) if len(a.rows) <= len(b.rows) else (b, a)
     to = many.order.index_select(0, few.order.argsort())
     keys = (to * len(to)).index_select(0, few.rows).add_(to.index_select(0, few.columns))
@@ -414,7 +419,9 @@ def _matched(a: Neighbours, b: Neighbours) -> tuple[Neighbours, Neighbours, Tens
 
 
 class _Kernel(NamedTuple):
-    """Neighbours, with n (n - 3) HSIC_1 of their kernel with itself (in any order of the samples); 0 for rounding error."""
+    """Neighbours, with n (n - 3) HSIC_1 of their kernel with itself (in any order of the samples); 0 for rounding
+    error.
+    """
 
     neighbours: Neighbours
     own: float

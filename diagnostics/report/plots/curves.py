@@ -138,7 +138,8 @@ ROW = 22
 
 
 def draw_steps(steps: StepsFigure) -> go.Figure:
-    """Steps from left to right, taps from the input at the bottom up; brighter is larger; a star is the layer to use, the frame the output.
+    """Steps from left to right, taps from the input at the bottom up; brighter is larger; a star is the layer to use,
+    the frame the output.
 
     Steps stand side by side, however far apart they are.
     """

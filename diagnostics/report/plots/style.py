@@ -14,7 +14,8 @@ from plotly.subplots import make_subplots
 from diagnostics.report.layout import short_names
 from diagnostics.report.page import MarkKind
 
-# Of the palette of Okabe and Ito, which colour-blind readers tell apart, in shades that stand out on white and on black.
+# Of the palette of Okabe and Ito, which colour-blind readers tell apart, in shades that stand out on white and on
+# black.
 INK = "#3b7fc4"
 LINE = "#76828e"
 FOUND = "#d55e00"
@@ -55,8 +56,8 @@ def tick_taps(
 ) -> None:
     """Names the taps along x with their depths: as many as fit, evenly, and always the last.
 
-    numeric: whether x counts the taps, or has their names. A page reads all names from `meta`, and fits them to its width;
-    `more` is what else it is to know.
+    numeric: whether x counts the taps, or has their names. A page reads all names from `meta`, and fits them to its
+    width; `more` is what else it is to know.
     """
     short = short_names(taps, LONGEST_TAP)
     names = [f"{escape(name)} ({at:.2f})" for name, at in zip(short, depth, strict=True)]
@@ -117,7 +118,9 @@ ABOVE, BELOW = 90, 80
 
 
 def multiples(panels: Sequence[tuple[str, go.Figure]]) -> go.Figure:
-    """The figures as panels with these titles, two in a row, each with its own axes; a name stands in the legend once."""
+    """The figures as panels with these titles, two in a row, each with its own axes; a name stands in the legend
+    once.
+    """
     columns = min(COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
     height = ABOVE + BELOW + PANEL * rows
@@ -138,7 +141,8 @@ def multiples(panels: Sequence[tuple[str, go.Figure]]) -> go.Figure:
             named.add(trace.name or "")
             figure.add_trace(trace, **place)
             figure.data[-1].update(showlegend=shown, legendgroup=trace.legendgroup or trace.name)
-        # What the axis is stands under the last panel of each column, without the explanation, for which there is no room.
+        # What the axis is stands under the last panel of each column, without the explanation, for which there is no
+        # room.
         title = (layout.xaxis.title.text or "").partition(" (")[0] if i + columns >= len(panels) else ""
         figure.update_xaxes({**_own(layout.xaxis), "title": {"text": title or None}}, **place)
         figure.update_yaxes(_own(layout.yaxis), **place)

@@ -67,8 +67,8 @@ COUNTS = ("n", "n_train", "n_val", "n_test", "units_train", "units_val")
 def check_agreement(members: Sequence[Member]) -> dict[str, str]:
     """Raises where two runs differ in samples, targets, splits, pooling or protocol, naming the difference.
 
-    Returns the profiles that are left out, and why: those that some run lacks, and those of tokens that two encoders lay
-    on grids of their own.
+    Returns the profiles that are left out, and why: those that some run lacks, and those of tokens that two encoders
+    lay on grids of their own.
     """
     first, *others = members
     for other in others:
@@ -146,7 +146,9 @@ def _other_taps(first: Member, other: Member) -> Problems:
 
 
 def _same_protocol(name: str, first: Member, other: Member) -> str:
-    """Why a profile is left out ("" where it is not); raises where pooled activations were measured in different ways."""
+    """Why a profile is left out ("" where it is not); raises where pooled activations were measured in different
+    ways.
+    """
     results, other_results = (member.profiles[name].data for member in (first, other))
     for key in ("seed", "penalties"):
         mine, theirs = results.attrs.get(key), other_results.attrs.get(key)
@@ -187,12 +189,12 @@ TAPS = ("chosen_tap", "head_tap")
 
 
 def curves(members: Sequence[Member], names: Sequence[str], seed: int) -> xr.Dataset:
-    """`score`, `low`, `high` [run, target, depth], `tap` [run, depth] (the tap that stands there; "" where the value lies on
-    the line between two), and by [run, target] `chosen_score`, `output_score`, `hidden_gap` and `head_drop`, each with `_low`
-    and `_high`, `chosen_tap`, `head_tap`. A `target` is a profile, `measure/target`.
+    """`score`, `low`, `high` [run, target, depth], `tap` [run, depth] (the tap that stands there; "" where the value
+    lies on the line between two), and by [run, target] `chosen_score`, `output_score`, `hidden_gap` and `head_drop`,
+    each with `_low` and `_high`, `chosen_tap`, `head_tap`. A `target` is a profile, `measure/target`.
 
-    `head_drop` is the trunk's last tap minus the head's last, paired over test units (the Guillotine curve, Bordes et al.
-    2023, 2206.13378): positive where the head threw away what the trunk's end still shows.
+    `head_drop` is the trunk's last tap minus the head's last, paired over test units (the Guillotine curve, Bordes et
+    al. 2023, 2206.13378): positive where the head threw away what the trunk's end still shows.
     """
     depths = shared_depths([_depths(member, name) for name in names for member in members])
     cells = [[_cell(member, name, depths, seed) for name in names] for member in members]
@@ -466,7 +468,8 @@ def compare(
 
     Parameters
     ----------
-    runs: finished runs or their folders; `LABEL=PATH` gives a run another group than its encoder tells. Runs of one group
+    runs: finished runs or their folders; `LABEL=PATH` gives a run another group than its encoder tells. Runs of one
+    group
         are the seeds of one training.
     base: the group that the others were aligned from; by default what each alignment recorded.
     similarity: the measure of tap pairs, or None for none.
@@ -524,7 +527,9 @@ def compare(
 
 
 def _pairs_of_runs(groups: dict[str, list[Member]]) -> list[tuple[Member, Member]]:
-    """The first run of each pair of groups; and two seeds of each group, the yardstick of how alike two trainings are."""
+    """The first run of each pair of groups; and two seeds of each group, the yardstick of how alike two trainings
+    are.
+    """
     within = [(members[0], members[1]) for members in groups.values() if len(members) > 1]
     return [*((first[0], second[0]) for first, second in combinations(groups.values(), 2)), *within]
 

@@ -56,7 +56,9 @@ class Difference:
 
     @property
     def outcome(self) -> Literal["gained", "lost", "grew", "shrank", "cannot tell"]:
-        """What the later group is shown to have gained or lost, all comparisons together; a hidden gap, which is no gain, grew or shrank."""
+        """What the later group is shown to have gained or lost, all comparisons together; a hidden gap, which is no
+        gain, grew or shrank.
+        """
         if not self.survives:
             return "cannot tell"
         more, less = ("grew", "shrank") if self.quantity == "hidden gap" else ("gained", "lost")
@@ -91,7 +93,8 @@ Groups = Mapping[str, Sequence[ProbeLosses]]
 
 Matched = Mapping[tuple[str, str], Sequence[tuple[int, int]]]
 """Which run of a group goes with which of another (places in their lists): an alignment's with what it was made from.
-Such pairs of groups are compared run by run; those of trainings that have nothing to do with each other are not in it."""
+Such pairs of groups are compared run by run; those of trainings that have nothing to do with each other are not in
+it."""
 
 
 def differences_of(by_profile: Mapping[str, Groups], seed: int, matched: Matched) -> list[Difference]:
@@ -134,7 +137,9 @@ def _between(groups: Groups, pair: tuple[str, str], quantity: Quantity, seed: in
 
 
 def curve_differences(by_profile: Mapping[str, Groups], seed: int, matched: Matched) -> list[CurveDifference]:
-    """Where along the trunk each pair of groups differs; over samples, for the encoders as they are (not over seeds)."""
+    """Where along the trunk each pair of groups differs; over samples, for the encoders as they are (not over
+    seeds).
+    """
     curves: list[CurveDifference] = []
     by_unit: list[np.ndarray] = []
     units: list[Sequence[str]] = []
@@ -165,8 +170,8 @@ def curve_differences(by_profile: Mapping[str, Groups], seed: int, matched: Matc
 
 
 def score_influence(loss: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """What each unit adds to a difference of scores, [..., unit], from a difference of losses [..., unit, part]; the sum
-    over units is the difference, since the score is linear in the loss."""
+    """What each unit adds to a difference of scores, [..., unit], from a difference of losses [..., unit, part]; the
+    sum over units is the difference, since the score is linear in the loss."""
     whole = reference.sum(axis=0)
     there = whole > 0
     return (loss[..., there] / whole[there]).sum(axis=-1) / max(1, int(there.sum()))
@@ -176,8 +181,8 @@ def score_influence(loss: np.ndarray, reference: np.ndarray) -> np.ndarray:
 class GroupScore:
     """One group in one profile, the mean over its seeds. `chosen_taps`: the tap to use and its depth, by seed.
 
-    head_drop: the trunk's last tap minus the head's last (the Guillotine curve; Bordes et al. 2023, 2206.13378); None where
-    there is no head.
+    head_drop: the trunk's last tap minus the head's last (the Guillotine curve; Bordes et al. 2023, 2206.13378); None
+    where there is no head.
     """
 
     profile: str
@@ -234,7 +239,9 @@ def _score(terms: Sequence[Term], own: Interval | None, seed: int) -> Estimate:
 
 
 def family_gaps(by_profile: Mapping[str, Groups], chosen: Sequence[str], seed: int) -> list[FamilyGap]:
-    """The mean hidden gap of each group over the profiles `chosen` of each family, in which all its runs have a value."""
+    """The mean hidden gap of each group over the profiles `chosen` of each family, in which all its runs have a
+    value.
+    """
     gaps: list[FamilyGap] = []
     families = {name: next(iter(by_profile[name].values()))[0].profile.family for name in chosen}
     for family, group in product(dict.fromkeys(families.values()), next(iter(by_profile.values()), {})):
@@ -255,14 +262,17 @@ def family_gaps(by_profile: Mapping[str, Groups], chosen: Sequence[str], seed: i
 class Shares:
     """One alignment and one profile, against the base that it started from.
 
-    recovered: (output of the aligned - output of the base) / (hidden gap of the base): 0 when the output shows no more of
+    recovered: (output of the aligned - output of the base) / (hidden gap of the base): 0 when the output shows no more
+    of
         what was hidden, 1 when it shows all.
     kept_best, kept_output: the aligned encoder's chosen tap and output over the base's, above chance: 1 when
         nothing was lost.
-    over_control: the aligned output's score minus that of its control, which was trained in the same way but taught by the
+    over_control: the aligned output's score minus that of its control, which was trained in the same way but taught by
+    the
         base itself: what the tap added to what training did. Paired.
     recovered_over_control: the same, of the base's hidden gap.
-    cut: what reading the base at the tap that the alignment names does without any training: the recovered share where there
+    cut: what reading the base at the tap that the alignment names does without any training: the recovered share where
+    there
         is one of the target, else the kept share at the output (`cut_is`).
     floor: the score at chance: what the measure declares, the base's score with shuffled labels otherwise.
     reasons: name of a share -> why it has no value.
@@ -318,11 +328,11 @@ def shares_of(
     cut_at: Sequence[str],
     seed: int,
 ) -> Shares:
-    """The shares of an alignment, its seeds together: each run against its own base and its control (or why it has none), then
-    the ratio of the means. `cut_at`: the tap of its base that each run names, "" of one that names none.
+    """The shares of an alignment, its seeds together: each run against its own base and its control (or why it has
+    none), then the ratio of the means. `cut_at`: the tap of its base that each run names, "" of one that names none.
 
-    A share of nothing means nothing: `recovered` needs a hidden gap of the base that its interval shows to be above 0 and that is
-    `LEAST_GAP` or more, and what is kept needs a base that is shown to know something there.
+    A share of nothing means nothing: `recovered` needs a hidden gap of the base that its interval shows to be above 0
+    and that is `LEAST_GAP` or more, and what is kept needs a base that is shown to know something there.
     """
     bases = list(dict.fromkeys(run for _, run in pairs))
     floor, unknown = _floor(pairs)
@@ -409,6 +419,8 @@ def _floor(pairs: Pairs) -> tuple[float, str]:
 
 
 def _beats_chance(pairs: Pairs) -> bool:
-    """Whether the bases' best taps beat their own shuffled labels, where there are any: what chance reaches varies too."""
+    """Whether the bases' best taps beat their own shuffled labels, where there are any: what chance reaches varies
+    too.
+    """
     margins = [base.profile.over("shuffled_labels") for _, base in pairs]
     return all(margin is None or margin.low > 0 for margin in margins)

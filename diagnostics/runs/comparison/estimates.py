@@ -1,10 +1,10 @@
 """Losses of probes by independent unit, and estimates for groups of runs, with intervals over units and training seeds.
 
 Two things vary: which samples were tested, and which seed trained the encoder. Samples are resampled, the same ones for
-all runs, so that differences are paired. A few seeds cannot be resampled (a bootstrap of three is far too narrow), so the
-variance between them is estimated and added, with the degrees of freedom of Welch and Satterthwaite: with three seeds a
-side the t quantile is about 2.8 and not 1.96. Seed variance seen on the same test samples holds the interaction of seed
-and sample too, which the resampling counts once more: the interval errs on the wide side.
+all runs, so that differences are paired. A few seeds cannot be resampled (a bootstrap of three is far too narrow), so
+the variance between them is estimated and added, with the degrees of freedom of Welch and Satterthwaite: with three
+seeds a side the t quantile is about 2.8 and not 1.96. Seed variance seen on the same test samples holds the interaction
+of seed and sample too, which the resampling counts once more: the interval errs on the wide side.
 """
 
 import math
@@ -66,8 +66,8 @@ class Term:
 class Estimate:
     """A number with its interval over test units alone and, where every group in it has two seeds or more, over both.
 
-    `p` is of the test that the number is 0, by the interval to believe: below 0.05 just where that leaves out 0. NaN where
-    there is no interval.
+    `p` is of the test that the number is 0, by the interval to believe: below 0.05 just where that leaves out 0. NaN
+    where there is no interval.
     """
 
     over_samples: Interval
@@ -96,7 +96,8 @@ def estimate(
     Parameters
     ----------
     combine: scores [..., term] -> the number [...]; smooth.
-    members: for each independent set of seeds, what each seed adds to the number: its spread is the variance of one seed.
+    members: for each independent set of seeds, what each seed adds to the number: its spread is the variance of one
+    seed.
         Sets of one seed have no variance to see; then there is no interval over seeds.
     """
     names = list(dict.fromkeys(name for term in terms for name in term.units))
@@ -146,8 +147,9 @@ def estimate_sum(
     seed: int,
     members: Sequence[Sequence[float]] | None = None,
 ) -> Estimate:
-    """The sum over groups of (mean of a group's parts, times its weight); `members` as of `estimate`, where by default each group is a
-    set of seeds. No score passes 1, and none that is a share of right answers 0, so intervals stop there."""
+    """The sum over groups of (mean of a group's parts, times its weight); `members` as of `estimate`, where by default
+    each group is a set of seeds. No score passes 1, and none that is a share of right answers 0, so intervals stop
+    there."""
     weights = np.concatenate([part_weights(parts, weight) for parts, weight in groups])
     terms = [term for parts, _ in groups for part in parts for term in part]
     if members is None:
@@ -168,10 +170,11 @@ def _unrounded(values: np.ndarray, of: np.ndarray) -> np.ndarray:
 
 
 def _with_seeds(reach: float, freedom: float, members: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """How far an interval reaches over samples and seeds, from how far it does over samples; and its degrees of freedom.
+    """How far an interval reaches over samples and seeds, from how far it does over samples; and its degrees of
+    freedom.
 
-    Each side has a standard error of its own, since scores like R2 are skewed; the variance between seeds is added to its
-    square (Welch 1947; Satterthwaite 1946).
+    Each side has a standard error of its own, since scores like R2 are skewed; the variance between seeds is added to
+    its square (Welch 1947; Satterthwaite 1946).
     """
     samples = (max(reach, 0.0) / _quantile(freedom)) ** 2
     seeds = [(float(np.var(spread, ddof=1)) / len(spread), len(spread) - 1) for spread in members]
@@ -186,7 +189,9 @@ def _quantile(freedom: float) -> float:
 
 
 def _p(value: float, ends: Interval, freedom: float, units: int) -> float:
-    """Two-sided: the t test whose standard error is how far the interval reaches towards 0, so that both say the same."""
+    """Two-sided: the t test whose standard error is how far the interval reaches towards 0, so that both say the
+    same.
+    """
     reach = value - ends.low if value > 0 else ends.high - value
     if value == 0:
         return 1.0
@@ -216,12 +221,14 @@ def flipped(
     ----------
     differences: each [row, unit], what every test unit adds to a difference.
     units: names of the units of each; what has one name is flipped together.
-    fit_units: units that the probes of each were fitted on; a t is lessened by the training set's share as intervals are
+    fit_units: units that the probes of each were fitted on; a t is lessened by the training set's share as intervals
+    are
         widened for it. 0 where nothing was fitted.
 
-    If two encoders were alike, a unit's differences could as well have the other sign, in all rows at once; the t of each
-    row is held against the largest t of all rows over random flips (max-T: Westfall and Young 1993). The t is by the root
-    of the sum of squares, which flips do not change. NaN where a row has no value; 1 where there is no difference at all.
+    If two encoders were alike, a unit's differences could as well have the other sign, in all rows at once; the t of
+    each row is held against the largest t of all rows over random flips (max-T: Westfall and Young 1993). The t is by
+    the root of the sum of squares, which flips do not change. NaN where a row has no value; 1 where there is no
+    difference at all.
     """
     names = {name: i for i, name in enumerate(dict.fromkeys(name for each in units for name in each))}
     signs = np.random.default_rng(seed).integers(0, 2, size=(FLIPS, len(names))) * 2.0 - 1
@@ -304,7 +311,9 @@ class ProbeLosses:
 
     @cached_property
     def common_reference(self) -> np.ndarray | None:
-        """The reference [unit, part] that all taps with a value share; None where each has its own (a union of regions)."""
+        """The reference [unit, part] that all taps with a value share; None where each has its own (a union of
+        regions).
+        """
         known = np.flatnonzero(np.isfinite(self.reference).all(axis=(1, 2)))
         if not known.size:
             return None
@@ -341,9 +350,10 @@ def probe_losses(profile: Profile) -> ProbeLosses:
 def by_depth(values: np.ndarray, own: np.ndarray, depths: np.ndarray) -> np.ndarray:
     """Values [tap, ...] at depths `own` [tap], on an axis of depths that several runs share: [depth, ...].
 
-    Between two taps of the trunk a straight line is drawn: a score is linear in the losses, so that it makes no difference
-    which of the two is drawn so. Beyond the trunk (depth over 1) only a tap that stands just there counts, and outside of
-    the taps there is nothing (NaN). Of taps at one depth, as a last block and the norm after it, the later one counts.
+    Between two taps of the trunk a straight line is drawn: a score is linear in the losses, so that it makes no
+    difference which of the two is drawn so. Beyond the trunk (depth over 1) only a tap that stands just there counts,
+    and outside of the taps there is nothing (NaN). Of taps at one depth, as a last block and the norm after it, the
+    later one counts.
     """
     # The last tap at each depth, by ascending depth.
     last = {round(float(depth) / SAME): i for i, depth in enumerate(own)}

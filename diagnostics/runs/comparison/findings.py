@@ -110,8 +110,8 @@ def _seed(run: Run) -> int | None:
 
 
 def _distinguish(groups: Sequence[str], seeds: Sequence[int | None], opened: Sequence[tuple[str, Run]]) -> list[str]:
-    """Runs that neither group nor seed tells apart are groups of their own, named by how long they were trained where that
-    differs, else by their folders; where a label was given for them, it is wrong to do so."""
+    """Runs that neither group nor seed tells apart are groups of their own, named by how long they were trained where
+    that differs, else by their folders; where a label was given for them, it is wrong to do so."""
     pairs = list(zip(groups, seeds, strict=True))
     labels = list(groups)
     for i, ((group, seed), (label, run)) in enumerate(zip(pairs, opened, strict=True)):
@@ -163,8 +163,8 @@ def pairs_with_base(members: Sequence[Member], base: str | None) -> dict[str, li
         matching = bases if len(bases) == 1 else [run for run in bases if run.seed == member.seed]
         if not matching:
             raise DiagnosticsError(
-                f"{member.name} has no base: {base} has seeds {', '.join(str(run.seed) for run in bases)}. Leave it out, or "
-                "give the run of that seed."
+                f"{member.name} has no base: {base} has seeds {', '.join(str(run.seed) for run in bases)}. Leave it "
+                f"out, or give the run of that seed."
             )
         pairs.setdefault(member.group, []).append((member, matching[0]))
     return pairs
@@ -183,8 +183,8 @@ def without_base(members: Sequence[Member], pairs: Mapping[str, Sequence[tuple[M
 
 
 def control_of(aligned: Member, members: Sequence[Member]) -> Member | str:
-    """The control of an alignment, trained in the same way from the same base but taught by the base itself; or why there is
-    none."""
+    """The control of an alignment, trained in the same way from the same base but taught by the base itself; or why
+    there is none."""
     if aligned.control_of:
         return "it is a control itself"
     training = lineage_of(aligned.run).get("training")
@@ -255,8 +255,8 @@ def shares_figures(findings: Findings, profiles: Sequence[str]) -> list[SharesFi
             rows,
             tuple(target_name(findings, name) for name in columns),
             tuple(tuple(getattr(by_cell.get((row, name)), share, None) for name in columns) for row in rows),
-            # What is kept at an output that held next to nothing may be many times what was there; colours stop at 2. What
-            # keeps or recovers nothing more than the base has no colour.
+            # What is kept at an output that held next to nothing may be many times what was there; colours stop at 2.
+            # What keeps or recovers nothing more than the base has no colour.
             *((-1.0, 1.0) if share == "recovered" else (0.0, 2.0)),
         )
         for share, title in SHARES.items()
@@ -274,8 +274,8 @@ MOST_ROWS = 512
 class TapSimilarity:
     """How alike each tap of one run is to each of another.
 
-    matrix: [tap, tap_other] with `p` against permuted samples, corrected for all pairs; aligned: float [tap], the depth in
-    the other run of the most alike tap, NaN where no tap is shown to be more alike than chance would make one.
+    matrix: [tap, tap_other] with `p` against permuted samples, corrected for all pairs; aligned: float [tap], the depth
+    in the other run of the most alike tap, NaN where no tap is shown to be more alike than chance would make one.
     """
 
     first: str
@@ -312,10 +312,12 @@ class Findings:
     data: all profiles of all runs on one axis of relative depth; see `diagnostics.runs.comparison.comparison`.
     group_scores: what each group reaches in each probe, over its seeds.
     family_gaps: the mean hidden gap of each group over the targets of each family.
-    differences: of every pair of groups, at the chosen tap, at the output and in the hidden gap, corrected for their number.
+    differences: of every pair of groups, at the chosen tap, at the output and in the hidden gap, corrected for their
+    number.
     curve_differences: where along the depth every pair of groups differs.
     shares: what each alignment bought and cost, where a base is among the runs.
-    tap_similarities: similarity of the taps of two runs, of one run of each pair of groups and of two seeds of each group.
+    tap_similarities: similarity of the taps of two runs, of one run of each pair of groups and of two seeds of each
+    group.
     left_out: profiles that could not be compared, and why.
     """
 

@@ -58,8 +58,8 @@ MOST_NAMED = 3
 
 
 def describe_verdict(findings: Findings) -> str:
-    """What differs between the groups, after correction for all that was compared: the largest differences by name. First, which
-    runs have equal weights."""
+    """What differs between the groups, after correction for all that was compared: the largest differences by name.
+    First, which runs have equal weights."""
     return " ".join(filter(None, (_describe_equal(findings.members), _describe_differences(findings))))
 
 
@@ -101,7 +101,9 @@ def _describe_differences(findings: Findings) -> str:
 
 
 def describe_outcomes(findings: Findings, profiles: Sequence[str]) -> list[str]:
-    """Of two labels, what the later one gained and lost against the earlier one, and for which targets that cannot be told."""
+    """Of two labels, what the later one gained and lost against the earlier one, and for which targets that cannot be
+    told.
+    """
     if len(findings.groups) != 2:
         return []
     lines: list[str] = []
@@ -150,8 +152,8 @@ def describe_families(findings: Findings) -> list[str]:
 
 
 def describe_controls(findings: Findings, profiles: Sequence[str]) -> list[str]:
-    """Which labels are not shown to beat fresh weights, and in which targets: where an encoder of the same architecture that was never
-    trained reads a target as well, training brought nothing that the probe shows."""
+    """Which labels are not shown to beat fresh weights, and in which targets: where an encoder of the same architecture
+    that was never trained reads a target as well, training brought nothing that the probe shows."""
     targets: dict[str, list[str]] = {}
     for profile in profiles:
         poor: list[str] = []
@@ -184,8 +186,8 @@ def alignment_name(shares: Shares) -> str:
 
 
 def describe_lifts(findings: Findings, profiles: Sequence[str]) -> list[str]:
-    """Of each alignment, which targets the tap lifted beyond what its control shows, and which it is not shown to have; each by its
-    own interval."""
+    """Of each alignment, which targets the tap lifted beyond what its control shows, and which it is not shown to have;
+    each by its own interval."""
     lines: list[str] = []
     for group in dict.fromkeys(row.group for row in findings.shares if row.over_control is not None):
         held = [row for row in findings.shares if row.group == group and row.profile in profiles and row.over_control]
@@ -398,12 +400,13 @@ def _alignments(findings: Findings, brief: Sequence[str]) -> Section:
             Table(columns, tuple(rows), grouped=True),
             _notes(
                 [
-                    "Recovered: the gain of the aligned output over the base's output, as a share of the base's hidden gap. Kept: the "
-                    "aligned score divided by the base's, both above chance (0 for R2, otherwise what the measure declares or the score with shuffled "
-                    "labels); over 1 where the score rose. Cut: the same share, recovered or kept, of the base read at the tap that the "
-                    "alignment names, without any training. Output - control's: the aligned output's score minus that of the control, "
-                    "which was trained in the same way but with the base's own tokens as teacher. The tap lifted a target only where "
-                    "this difference is above 0."
+                    "Recovered: the gain of the aligned output over the base's output, as a share of the base's hidden "
+                    "gap. Kept: the aligned score divided by the base's, both above chance (0 for R2, otherwise what "
+                    "the measure declares or the score with shuffled labels); over 1 where the score rose. Cut: the "
+                    "same share, recovered or kept, of the base read at the tap that the alignment names, without any "
+                    "training. Output - control's: the aligned output's score minus that of the control, which was "
+                    "trained in the same way but with the base's own tokens as teacher. The tap lifted a target only "
+                    "where this difference is above 0."
                 ],
                 only="full",
             ),
@@ -455,15 +458,16 @@ def _differences(findings: Findings, brief: Sequence[str]) -> Section:
         "differences",
         filled(
             Sentence(
-                f"Paired differences, after minus before; {survivors}. Along the trunk: where the curves of these encoders "
-                "differ most, if the difference is significant",
+                f"Paired differences, after minus before; {survivors}. Along the trunk: where the curves of these "
+                f"encoders differ most, if the difference is significant",
                 only="brief",
                 apart=True,
             ),
             Sentence(
-                f"After minus before, in the order that the runs were named in; {survivors}. Along the trunk: the depths at which the two curves differ, by a test with "
-                "random flips of the sign of each test unit's difference, corrected for all depths, targets and pairs together. "
-                "It holds for these trained encoders, not for other seeds.",
+                f"After minus before, in the order that the runs were named in; {survivors}. Along the trunk: the "
+                f"depths at which the two curves differ, by a test with random flips of the sign of each test unit's "
+                f"difference, corrected for all depths, targets and pairs together. It holds for these trained "
+                f"encoders, not for other seeds.",
                 only="full",
             ),
             Sentence(few, "quiet", only="brief"),

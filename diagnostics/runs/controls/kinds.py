@@ -33,16 +33,21 @@ COMPARED = 2**16
 
 ABOUT: Mapping[str, str] = {
     "fresh_weights": "the same architecture with newly drawn random weights, also in buffers",
-    "permuted_weights": "the trained weights, shuffled within each tensor; batch-norm statistics and tables of positions stay",
-    "raw_input": f"no model: the last {inputs.RAW_STEPS} steps of a series; an image at {inputs.RAW_PIXELS} x {inputs.RAW_PIXELS} "
-    f"pixels and, for dense targets, each cell at {CELL_PIXELS} x {CELL_PIXELS}; {inputs.RAW_FRAMES} frames of a video like images; "
-    f"the mean log power of audio in {inputs.BANDS} bands; the words of a text in {inputs.WORDS} bins",
-    "raw_input_kernel": "no model: a nonlinear baseline, kernel ridge regression with a Gaussian kernel between samples (as features, "
-    f"from {LANDMARKS} training samples or fewer) on the inputs of raw input, one tap per bandwidth; for a series also with more weight "
-    f"on the newest steps, and between its windows of {' and '.join(map(str, inputs.WINDOWS))} steps; for an image also random patches as "
-    f"filters at {', '.join(map(str, SIDES))} pixels and, for dense targets, in each cell. Left out below {LEAST_TRAIN} training samples",
-    "summary_statistics": f"no model: moments, quantiles {inputs.QUANTILES} and {inputs.LAGS} autocorrelations of the sample (for "
-    "images, of pixels or of each cell; for texts, the lengths of words and the shares of kinds of characters)",
+    "permuted_weights": "the trained weights, shuffled within each tensor; batch-norm statistics and tables of "
+    "positions stay",
+    "raw_input": f"no model: the last {inputs.RAW_STEPS} steps of a series; an image at {inputs.RAW_PIXELS} x "
+    f"{inputs.RAW_PIXELS} pixels and, for dense targets, each cell at {CELL_PIXELS} x {CELL_PIXELS}; "
+    f"{inputs.RAW_FRAMES} frames of a video like images; the mean log power of audio in {inputs.BANDS} bands; the "
+    f"words of a text in {inputs.WORDS} bins",
+    "raw_input_kernel": "no model: a nonlinear baseline, kernel ridge regression with a Gaussian kernel between "
+    f"samples (as features, from {LANDMARKS} training samples or fewer) on the inputs of raw input, one tap per "
+    f"bandwidth; for a series also with more weight on the newest steps, and between its windows of "
+    f"{' and '.join(map(str, inputs.WINDOWS))} steps; for an image also random patches as filters at "
+    f"{', '.join(map(str, SIDES))} pixels and, for dense targets, in each cell. Left out below {LEAST_TRAIN} training "
+    f"samples",
+    "summary_statistics": f"no model: moments, quantiles {inputs.QUANTILES} and {inputs.LAGS} autocorrelations of the "
+    f"sample (for images, of pixels or of each cell; for texts, the lengths of words and the shares of kinds of "
+    f"characters)",
     "shuffled_labels": "the encoder's own activations with the targets shuffled among the samples of each split "
     "(whole maps of a dense target are swapped, so what depends on the position alone stays)",
 }
@@ -78,7 +83,9 @@ def control_encoders(encoder: Encoder, dataset: Dataset, seed: int, draws: int =
 
 
 def planned_taps(name: str, encoder: Encoder, dataset: Dataset) -> tuple[Encoder, Sequence[Tap]]:
-    """A control of `INPUTS` before it is made, from one sample: its taps, as wide as they can be, and an encoder that pools alike."""
+    """A control of `INPUTS` before it is made, from one sample: its taps, as wide as they can be, and an encoder that
+    pools alike.
+    """
     sized = InputEncoder(name, encoder, dataset[0])
     return sized, largest_taps(sized, dataset) if name == "raw_input_kernel" else sized.taps
 
@@ -94,8 +101,9 @@ def _another(encoder: Encoder, own: Mapping[str, Tensor], other: Encoder) -> Enc
     alike = [tap for tap in telling if _near(own[tap], theirs[tap], ALIKE * spreads[tap])]
     if encoder.output_tap in alike or 2 * len(alike) > len(telling):
         raise DiagnosticsError(
-            f"{other.name} gives what {encoder.name} itself gives on its example, at {len(alike)} of {len(telling)} taps, so it is "
-            "no control: its weights lie where none are drawn (give TorchEncoder fresh=, which builds a new module)."
+            f"{other.name} gives what {encoder.name} itself gives on its example, at {len(alike)} of {len(telling)} "
+            f"taps, so it is no control: its weights lie where none are drawn (give TorchEncoder fresh=, which builds "
+            f"a new module)."
         )
     return other
 
@@ -118,8 +126,8 @@ def _near(first: Tensor, other: Tensor, most: float) -> bool:
 class InputEncoder(inputs.SampleEncoder):
     """The sample itself as features: `raw_input` or `summary_statistics`.
 
-    One tap with one token, named as the modality. Images have a second one, `cells`, on the grid of the encoder's output
-    tap, for dense targets.
+    One tap with one token, named as the modality. Images have a second one, `cells`, on the grid of the encoder's
+    output tap, for dense targets.
     """
 
     def __init__(self, name: str, encoder: Encoder, sample: np.ndarray | None = None) -> None:

@@ -1,8 +1,8 @@
 """Controls without a model: features of raw samples by modality, and what a kernel reads of the raw sample.
 
-The features are the downsampled sample, and summary statistics. A linear probe reads an encoder's features, and an encoder
-is no linear map of its input: `raw_input` shows what is linear in the sample, `raw_input_kernel` what is a smooth function
-of it. `SampleEncoder` is what the control encoders that read raw samples have in common.
+The features are the downsampled sample, and summary statistics. A linear probe reads an encoder's features, and an
+encoder is no linear map of its input: `raw_input` shows what is linear in the sample, `raw_input_kernel` what is a
+smooth function of it. `SampleEncoder` is what the control encoders that read raw samples have in common.
 """
 
 import math
@@ -122,7 +122,9 @@ def pixels_of(image: np.ndarray) -> Tensor:
 
 
 def covered(pixels: Tensor, ends: tuple[tuple[float, float], ...]) -> Tensor:
-    """The part [..., y, x] between the (start, stop) of each axis; black beyond the image, so that cells stay where they lie."""
+    """The part [..., y, x] between the (start, stop) of each axis; black beyond the image, so that cells stay where
+    they lie.
+    """
     (top, bottom), (left, right) = [(round(start), round(stop)) for start, stop in ends]
     height, width = pixels.shape[-2:]
     beyond = (max(0, -left), max(0, right - width), max(0, -top), max(0, bottom - height))
@@ -255,16 +257,17 @@ PATCH = 5
 FILTERS = 128
 PATCHES_EACH = 16
 """Patches of each image that filters are drawn from and whitened by."""
-# As Coates and Ng, for pixels from 0 to 1: what steadies the contrast of flat patches, and the whitening; the threshold.
+# As Coates and Ng, for pixels from 0 to 1: what steadies the contrast of flat patches, and the whitening; the
+# threshold.
 FLAT, STEADY, THRESHOLD = 10 / 255**2, 0.1, 0.5
 
 
 class PatchFeatures:
     """Random convolutional features: patches of images as filters, a threshold on both sides, means over cells.
 
-    The encoding of Coates and Ng 2011 (ICML, "The importance of encoding versus training") with patches drawn at random:
-    contrast is evened out within each patch, and patches are whitened. `images` [sample, channel, y, x] from 0 to 1 give the
-    patches; `cells` is into how many parts each axis is cut, `stride` the pixels from patch to patch.
+    The encoding of Coates and Ng 2011 (ICML, "The importance of encoding versus training") with patches drawn at
+    random: contrast is evened out within each patch, and patches are whitened. `images` [sample, channel, y, x] from 0
+    to 1 give the patches; `cells` is into how many parts each axis is cut, `stride` the pixels from patch to patch.
     """
 
     def __init__(self, images: Tensor, cells: tuple[int, int], stride: int, seed: int) -> None:
@@ -279,7 +282,9 @@ class PatchFeatures:
         self.filters, self.shift = filters.float(), (centre @ filters).float()
 
     def __call__(self, images: Tensor) -> Tensor:
-        """[sample, cell, feature] from [sample, channel, y, x], cells in raster order; one image at a time, for memory."""
+        """[sample, cell, feature] from [sample, channel, y, x], cells in raster order; one image at a time, for
+        memory.
+        """
         return torch.stack([self._over_cells(image) for image in images])
 
     def _drawn(self, image: Tensor, rng: np.random.Generator) -> Tensor:
@@ -315,9 +320,9 @@ PLACES = 32
 class RawKernel(SampleEncoder):
     """Each bandwidth, window and size of patch is a tap, so that val chooses it as it chooses any tap.
 
-    `KernelFeatures` of what `raw_input` reads, of a series also with newer steps counting more and over its windows; of an image
-    also `PatchFeatures` over its quadrants and, where the dataset has dense targets, over the cells of the encoder's output
-    grid. Scales, bandwidths and patches come from training samples alone, and no target is looked at.
+    `KernelFeatures` of what `raw_input` reads, of a series also with newer steps counting more and over its windows; of
+    an image also `PatchFeatures` over its quadrants and, where the dataset has dense targets, over the cells of the
+    encoder's output grid. Scales, bandwidths and patches come from training samples alone, and no target is looked at.
 
     Raises DiagnosticsError where the dataset has fewer than 100 training samples.
     """

@@ -12,8 +12,9 @@ from diagnostics_data.shapes.world import COLOURS, MOST_OBJECTS, SHAPES, TEXTURE
 # What a scene's caption says, and the caption's words as a vector.
 #
 # "two objects, from front to back: a red striped star at the upper left, and a blue plain disc in the middle". In clips
-# each object is followed by where it goes: "moving left". Said of the objects that count as visible, in the order of their
-# centres' depth in the first frame, and each in the third of the image, across and down, where its centre then is.
+# each object is followed by where it goes: "moving left". Said of the objects that count as visible, in the order of
+# their centres' depth in the first frame, and each in the third of the image, across and down, where its centre then
+# is.
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
 MOTIONS = ("moving up", "moving down", "moving left", "moving right", "hovering")
@@ -32,7 +33,9 @@ def caption(scene: Scene) -> str:
 
 
 def frame_caption(scene: Scene, frame: int) -> str:
-    """One sentence about a frame by itself: of the objects that count as visible in it, where they then are, and no motion."""
+    """One sentence about a frame by itself: of the objects that count as visible in it, where they then are, and no
+    motion.
+    """
     seen = scene.visible[frame] >= scene.least
     return _sentence([_phrase(scene, i, frame, moves=False) for i in _in_order(scene, frame, seen)])
 
@@ -90,16 +93,18 @@ def _phrase(scene: Scene, i: int, frame: int, moves: bool) -> str:
 
 # Questions about a scene, each with an answer of one word.
 #
-# A question has wordings to train on, and others that are held back: these use no word that the former do not, so that a model
-# that learned the words from scratch can know them, in an order that it never saw.
+# A question has wordings to train on, and others that are held back: these use no word that the former do not, so that
+# a model that learned the words from scratch can know them, in an order that it never saw.
 
 WORDINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "shape": (
-        ("which shape has the main object?", "what is the shape of the main object?", "name the shape of the main object."),
+        ("which shape has the main object?", "what is the shape of the main object?", "name the shape of the main "
+            "object."),
         ("the main object has which shape?", "what shape is the main object?"),
     ),
     "colour": (
-        ("which colour has the main object?", "what is the colour of the main object?", "name the colour of the main object."),
+        ("which colour has the main object?", "what is the colour of the main object?", "name the colour of the main "
+            "object."),
         ("the main object has which colour?", "what colour is the main object?"),
     ),
     "count": (
@@ -116,8 +121,8 @@ NOTHING = "nothing"
 
 
 def questions(scene: Scene) -> tuple[Question, ...]:
-    """What can be asked about a scene: shape and colour of its main object, how many objects are visible, and the shape of the
-    largest visible one whose centre is in the upper left quarter of the (first) image, or `NOTHING`."""
+    """What can be asked about a scene: shape and colour of its main object, how many objects are visible, and the shape
+    of the largest visible one whose centre is in the upper left quarter of the (first) image, or `NOTHING`."""
     main, count = scene.world.objects[scene.main], int(scene.seen.sum())
     pixels, half = scene.visible.sum(axis=0), scene.masks.shape[1] / 2
     there = [i for i, seen in enumerate(scene.seen) if seen and (scene.centres[0, i] < half).all()]
@@ -150,8 +155,8 @@ class Shapes(Dataset):
     """A data set that also knows what no target can hold.
 
     centres: float32 [sample, frame, object, (y, x)], in pixels; visible: int32 [sample,
-    frame, object], in pixels; objects that a scene lacks have NaN and 0. frame_texts: a caption of each frame by itself,
-    [sample][frame].
+    frame, object], in pixels; objects that a scene lacks have NaN and 0. frame_texts: a caption of each frame by
+    itself, [sample][frame].
     """
 
     centres: np.ndarray
@@ -222,8 +227,8 @@ def build(n: int, size: int, frames: int, seed: int, objects: int = MOST_OBJECTS
 def split_of_pair(shape: str, colour: str) -> str:
     """In which split all scenes are whose main object has that shape and colour, whatever the seed.
 
-    Of the 64 pairs 40 are in train, 8 in val and 16 in test. Each shape is in each split with equally many colours, and each
-    colour with equally many shapes, so that a split shows all of them, and only their pairs are new.
+    Of the 64 pairs 40 are in train, 8 in val and 16 in test. Each shape is in each split with equally many colours, and
+    each colour with equally many shapes, so that a split shows all of them, and only their pairs are new.
     """
     diagonal = (SHAPES.index(shape) + tuple(COLOURS).index(colour)) % len(SHAPES)
     return "train" if diagonal < 5 else "val" if diagonal == 5 else "test"
@@ -304,6 +309,7 @@ def _check(n: int, size: int, frames: int, seed: int, objects: int, split: str) 
     each = frames * size**2 * (PLACE_BYTES if frames == 1 else PLACE_BYTES + CLIP_BYTES)
     if n * each > MOST_BYTES:
         raise DiagnosticsError(
-            f"Dataset shapes with n={n}, size={size} and frames={frames} would take {n * each / 2**30:.1f} GiB of memory: "
-            f"give n={MOST_BYTES // each} or less, or render scene by scene (diagnostics_data.shapes.render.render)."
+            f"Dataset shapes with n={n}, size={size} and frames={frames} would take {n * each / 2**30:.1f} GiB of "
+            f"memory: give n={MOST_BYTES // each} or less, or render scene by scene "
+            f"(diagnostics_data.shapes.render.render)."
         )

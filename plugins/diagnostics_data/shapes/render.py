@@ -53,7 +53,9 @@ class View:
         return slice(first, max(first, min(self.size, math.ceil(max(ends)))))
 
     def depth(self, crop: Crop, points: int) -> np.ndarray:
-        """Depth [y, x] at `points` x `points` regular points of each pixel of a crop; FAR where the plane is not hit."""
+        """Depth [y, x] at `points` x `points` regular points of each pixel of a crop; FAR where the plane is not
+        hit.
+        """
         towards = self._along(self.plane.normal, crop, points)
         away = float(self.plane.origin @ self.plane.normal)
         if away < 0:
@@ -68,7 +70,9 @@ class View:
         return Hits(z, p, q)
 
     def footprint(self, z: np.ndarray) -> np.ndarray:
-        """What a pixel spans on the plane at depth z, in the direction in which it spans most; rays taken as unit long."""
+        """What a pixel spans on the plane at depth z, in the direction in which it spans most; rays taken as unit
+        long.
+        """
         return (z * z) * (2 / (FOCAL * self.size * abs(float(self.plane.origin @ self.plane.normal))))
 
     def flow(self, hits: Hits, after: Plane, crop: Crop) -> tuple[np.ndarray, np.ndarray]:
@@ -102,8 +106,8 @@ def on_screen(point: np.ndarray, size: int) -> tuple[float, float]:
 
 # The light that comes from a surface: texture, one lamp, rounded rims, a highlight, shadows on the room, haze.
 #
-# Radiances [channel, y, x] add up; the square root shows them. All but the flat part of a surface is in the shading alone:
-# the rim bends the light, not the depth.
+# Radiances [channel, y, x] add up; the square root shows them. All but the flat part of a surface is in the shading
+# alone: the rim bends the light, not the depth.
 
 _RIM = 0.3
 """Width of the rounded rim, in radii."""
@@ -187,7 +191,8 @@ _NOISE = 2.5
 
 @dataclass(frozen=True)
 class Scene:
-    """A clip (with one frame, an image) and the truth about it. t: frames; k: objects; object i has number i + 1 in masks.
+    """A clip (with one frame, an image) and the truth about it. t: frames; k: objects; object i has number i + 1 in
+    masks.
 
     pixels: uint8 [t, y, x, 3].
     masks: int8 [t, y, x], the object at the pixel's centre, the same number in all frames; 0 wall and floor.
@@ -231,8 +236,8 @@ class Scene:
 def render(seed: int, index: int, size: int = 64, frames: int = 1, objects: int = MOST_OBJECTS) -> Scene:
     """Scene `index` of a seed: the same world at any size, and the same first frames whatever their number.
 
-    seed, index: 0 or more. size: pixels a side, 16 or more. objects: at most so many. It depends on nothing else, so that
-    workers may share indices out as they like.
+    seed, index: 0 or more. size: pixels a side, 16 or more. objects: at most so many. It depends on nothing else, so
+    that workers may share indices out as they like.
     """
     world = draw(seed, index, objects)
     planes = [[surface.plane(t, world.camera) for surface in world.surfaces] for t in range(frames + 1)]
@@ -275,7 +280,9 @@ def render(seed: int, index: int, size: int = 64, frames: int = 1, objects: int 
 
 
 def _visibility(views: list[View], size: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """Which view is nearest, int8, and its depth, at all points [y, x]; and of objects the pixels if nothing hid them."""
+    """Which view is nearest, int8, and its depth, at all points [y, x]; and of objects the pixels if nothing hid
+    them.
+    """
     wall, floor = (view.depth(view.crop(), _POINTS) for view in views[:2])
     seen, depth, whole = (floor < wall).astype(np.int8), np.minimum(wall, floor), list[int]()
     for i, view in enumerate(views[2:], start=2):

@@ -1,7 +1,8 @@
-"""What there is before anyone looks: a wall, a floor and one to six flat objects in a room, their motion, and the light.
+"""What there is before anyone looks: a wall, a floor and one to six flat objects in a room, their motion, and the
+light.
 
-Units: the camera looks along z (x to the right, y down) and sees x / z and y / z between -1 / FOCAL and 1 / FOCAL; objects
-have radii of 0.4 to 0.9. Time in frames. Nothing here knows the size of the image.
+Units: the camera looks along z (x to the right, y down) and sees x / z and y / z between -1 / FOCAL and 1 / FOCAL;
+objects have radii of 0.4 to 0.9. Time in frames. Nothing here knows the size of the image.
 """
 
 import math
@@ -12,9 +13,9 @@ import numpy as np
 
 # What surfaces look like from the front: outlines and textures, in plane coordinates.
 #
-# Outlines are level functions, below 0 inside and 0 on the outline. Inside, near straight and round edges, a level is the
-# distance to the outline with a minus sign. All outlines have the area of a disc of radius 1, so that neither area nor the share
-# of pixels tells a class. Textures are patterns: a share in [0, 1] of the second of two tones.
+# Outlines are level functions, below 0 inside and 0 on the outline. Inside, near straight and round edges, a level is
+# the distance to the outline with a minus sign. All outlines have the area of a disc of radius 1, so that neither area
+# nor the share of pixels tells a class. Textures are patterns: a share in [0, 1] of the second of two tones.
 
 Level = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -174,7 +175,9 @@ _TRIES = 12
 
 @dataclass(frozen=True)
 class Plane:
-    """A plane at one moment, seen from the camera: `origin`, the directions `right` and `down`, and `normal`, all [3]."""
+    """A plane at one moment, seen from the camera: `origin`, the directions `right` and `down`, and `normal`, all
+    [3].
+    """
 
     origin: np.ndarray
     right: np.ndarray
@@ -243,8 +246,8 @@ class Surface:
 
 @dataclass(frozen=True)
 class World:
-    """`surfaces`: wall, floor, then the objects; `light` [3] points to the light; `ambient` and `lamp` are how bright it
-    is everywhere and where light falls straight; `haze` [3] is what distance fades into, by `fading` a unit."""
+    """`surfaces`: wall, floor, then the objects; `light` [3] points to the light; `ambient` and `lamp` are how bright
+    it is everywhere and where light falls straight; `haze` [3] is what distance fades into, by `fading` a unit."""
 
     surfaces: tuple[Surface, ...]
     camera: Sway

@@ -27,8 +27,8 @@ LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
 
 def checked_folder(name: str, kind: str, remedy: str) -> Path:
-    """The folder of that name. Raises where it holds no model, and where its configuration names a kernel of the hub, which is code
-    that building the model would fetch and run.
+    """The folder of that name. Raises where it holds no model, and where its configuration names a kernel of the hub,
+    which is code that building the model would fetch and run.
 
     kind: what the model is to be, in words; remedy: what to do, as the end of a sentence.
     """
@@ -43,8 +43,8 @@ def checked_folder(name: str, kind: str, remedy: str) -> Path:
         for key, value in part.items():
             if key.endswith(("attn_implementation", "experts_implementation")) and "/" in str(value):
                 raise DiagnosticsError(
-                    f"{kind.capitalize()} {name} names the kernel '{value}' of the hub, code that is never run: take {key} out of its "
-                    "config.json."
+                    f"{kind.capitalize()} {name} names the kernel '{value}' of the hub, code that is never run: take "
+                    f"{key} out of its config.json."
                 )
     return folder
 
@@ -57,7 +57,9 @@ def _mappings(part: Any) -> Generator[dict[str, Any]]:
 
 
 def check_weights(model: Any, info: Mapping[str, Any], named: str, remedy: str) -> None:
-    """Raises where weights of a model were not in its files, by what `from_pretrained` tells with `output_loading_info`."""
+    """Raises where weights of a model were not in its files, by what `from_pretrained` tells with
+    `output_loading_info`.
+    """
     if lacking := sorted(map(str, info["missing_keys"])):
         raise DiagnosticsError(
             f"Weights of {named} lack {len(lacking)} tensors of a {type(model).__name__} ({few(lacking)}): {remedy}."
@@ -108,8 +110,8 @@ def pooled(grid: Grid, pool: int) -> Grid:
 
 
 class Projector(nn.Module):
-    """Linear, GELU, Linear on each grid token, after adaptive average pooling of the grid (see `pooled`); the hidden layer is as wide
-    as the output."""
+    """Linear, GELU, Linear on each grid token, after adaptive average pooling of the grid (see `pooled`); the hidden
+    layer is as wide as the output."""
 
     def __init__(self, features: int, width: int, pool: int = 1) -> None:
         super().__init__()
@@ -143,9 +145,11 @@ class Projector(nn.Module):
 
 
 def with_projector(encoder: TorchEncoder, width: int, pool: int = 1) -> TorchEncoder:
-    """An encoder whose output is the last thing it has, with a projector as a head tap beyond depth 1; the output stays its output.
+    """An encoder whose output is the last thing it has, with a projector as a head tap beyond depth 1; the output stays
+    its output.
 
-    The projector becomes a part of the encoder's own module, where that has none yet. Built again by `projected?base=...`.
+    The projector becomes a part of the encoder's own module, where that has none yet. Built again by
+    `projected?base=...`.
     """
     tap = encoder.tap(encoder.output_tap)
     _give(encoder.module, tap, width, pool)
@@ -211,7 +215,8 @@ FOLDER = "give `tiny`, or the folder of a causal decoder as save_pretrained of t
 class Decoder:
     """A model that continues texts, and what turns texts into its tokens.
 
-    model: called with `inputs_embeds` [B, T, width], from which it gives `logits` [B, T, vocabulary]; a token's logits depend on
+    model: called with `inputs_embeds` [B, T, width], from which it gives `logits` [B, T, vocabulary]; a token's logits
+    depend on
         no later one.
     start, end: the token before everything, and the one after an answer.
     context: how many tokens it takes at most; None where nothing says so.
@@ -226,7 +231,9 @@ class Decoder:
 
     @property
     def random(self) -> bool:
-        """Whether it begins with random weights, so that an encoder learns nothing from it before it has itself learned."""
+        """Whether it begins with random weights, so that an encoder learns nothing from it before it has itself
+        learned.
+        """
         return self.name == TINY
 
     @property
@@ -272,18 +279,18 @@ class Decoder:
 
 
 def decoder_named(name: str, texts: Sequence[str], seed: int = 0, half: bool = False) -> Decoder:
-    """The decoder in a folder, in eval mode on the CPU, in bfloat16 where `half`; or the `tiny` one, which knows the words of
-    `texts` and has weights of `seed`.
+    """The decoder in a folder, in eval mode on the CPU, in bfloat16 where `half`; or the `tiny` one, which knows the
+    words of `texts` and has weights of `seed`.
 
-    Raises DiagnosticsError for a folder that holds none, for code or pickles, and for a model that takes no `inputs_embeds` or lets
-    a token see later ones.
+    Raises DiagnosticsError for a folder that holds none, for code or pickles, and for a model that takes no
+    `inputs_embeds` or lets a token see later ones.
     """
     needs_transformers()
     decoder = _tiny(texts, seed) if name == TINY else _in_folder(name, torch.bfloat16 if half else torch.float32)
     if "inputs_embeds" not in decoder.accepts:
         raise DiagnosticsError(
-            f"Decoder {name} ({type(decoder.model).__name__}) takes no inputs_embeds, by which it would see the encoder's tokens: "
-            f"{FOLDER} that does."
+            f"Decoder {name} ({type(decoder.model).__name__}) takes no inputs_embeds, by which it would see the "
+            f"encoder's tokens: {FOLDER} that does."
         )
     _check_causal(decoder)
     return decoder
@@ -354,7 +361,8 @@ def _in_folder(name: str, dtype: torch.dtype) -> Decoder:
     check_weights(model, info, f"decoder {name}", FOLDER)
     if tokenizer.eos_token_id is None:
         raise DiagnosticsError(
-            f"The tokenizer of decoder {name} has no token for the end of an answer: name its eos_token in tokenizer_config.json."
+            f"The tokenizer of decoder {name} has no token for the end of an answer: name its eos_token in "
+            f"tokenizer_config.json."
         )
     end = int(tokenizer.eos_token_id)
     start = end if tokenizer.bos_token_id is None else int(tokenizer.bos_token_id)
@@ -364,7 +372,9 @@ def _in_folder(name: str, dtype: torch.dtype) -> Decoder:
 
 @torch.no_grad()
 def _check_causal(decoder: Decoder) -> None:
-    """Raises where the logits of a token change with a later one: answers could then be read off, and padding would count."""
+    """Raises where the logits of a token change with a later one: answers could then be read off, and padding would
+    count.
+    """
     most = int(decoder.model.get_input_embeddings().weight.shape[0])
     ids = torch.arange(5)[None] * (most // 5)
     changed = torch.where(torch.arange(5) == 4, (ids + most // 2) % most, ids)
@@ -374,6 +384,6 @@ def _check_causal(decoder: Decoder) -> None:
     # Sums of the same numbers may be rounded in another order.
     if not float(moved[:4].max()) <= 1e-3 * float(moved[4]):
         raise DiagnosticsError(
-            f"Decoder {decoder.name} ({type(decoder.model).__name__}) is not causal: what it says at a token depends on later ones, "
-            f"so that it could read the answers; {FOLDER}."
+            f"Decoder {decoder.name} ({type(decoder.model).__name__}) is not causal: what it says at a token depends "
+            f"on later ones, so that it could read the answers; {FOLDER}."
         )

@@ -18,9 +18,10 @@ from diagnostics_training.trainer.data import EpochOrder
 
 # The augmentation of spatial alignment: one view of an image, seen by the student and by every teacher.
 #
-# As in Perception Encoder (Bolya et al., arXiv 2504.13181, appendix B.3.1): aspect, brightness and saturation, mirror, and no
-# random crop. The aspect is changed by the largest centred box of another one, brought to the image's size. What stands in a
-# view and where is known, so that masks, or maps that were computed of the whole image, are taken from the same places.
+# As in Perception Encoder (Bolya et al., arXiv 2504.13181, appendix B.3.1): aspect, brightness and saturation, mirror,
+# and no random crop. The aspect is changed by the largest centred box of another one, brought to the image's size. What
+# stands in a view and where is known, so that masks, or maps that were computed of the whole image, are taken from the
+# same places.
 
 
 ASPECT, COLOUR = 4 / 3, 0.32
@@ -28,7 +29,9 @@ GREY_OF = (0.299, 0.587, 0.114)
 """Luma of red, green and blue (ITU-R BT.601)."""
 
 Part = tuple[tuple[float, float], tuple[float, float]]
-"""(start, stop) of the rows and of the columns of an image, in pixels; a start beyond its stop is a part in mirror writing."""
+"""(start, stop) of the rows and of the columns of an image, in pixels; a start beyond its stop is a part in mirror
+writing.
+"""
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,8 @@ class View:
 
 
 def draw_view(rng: np.random.Generator) -> View:
-    """An aspect from 3/4 to 4/3 of the image's own, each as likely as its inverse; mirrored or not; brightness and saturation
-    within a third."""
+    """An aspect from 3/4 to 4/3 of the image's own, each as likely as its inverse; mirrored or not; brightness and
+    saturation within a third."""
     aspect = float(np.exp(rng.uniform(-np.log(ASPECT), np.log(ASPECT))))
     margin = ((1 - 1 / max(1.0, aspect)) / 2, (1 - min(1.0, aspect)) / 2)
     start, stop = margin, (1 - margin[0], 1 - margin[1])
@@ -77,7 +80,8 @@ def draw_view(rng: np.random.Generator) -> View:
 
 
 def sampled(maps: Tensor, parts: Sequence[Part] | Tensor, shape: Sequence[int]) -> Tensor:
-    """Maps float [B, M, y, x] at the centres of the cells that cut a part of each, in places of the map, into a grid of this
+    """Maps float [B, M, y, x] at the centres of the cells that cut a part of each, in places of the map, into a grid of
+    this
     shape: bilinear, float32 [B, M, *shape]. What lies beyond a map has the value of its edge."""
     ends = torch.as_tensor(parts, dtype=torch.float32, device=maps.device)
     places: list[Tensor] = []
@@ -95,7 +99,9 @@ def sampled(maps: Tensor, parts: Sequence[Part] | Tensor, shape: Sequence[int]) 
 
 @dataclass(frozen=True)
 class Places:
-    """Where a tap's grid tokens lie in a raw image: the grid's shape (rows, columns), and what of an image it covers."""
+    """Where a tap's grid tokens lie in a raw image: the grid's shape (rows, columns), and what of an image it
+    covers.
+    """
 
     shape: tuple[int, int]
     covers: Callable[[tuple[int, ...]], tuple[tuple[float, float], ...]]
@@ -110,7 +116,8 @@ def places_of(encoder: Encoder, tap: Tap) -> Places:
     """Those of an encoder of images. Raises for other samples, and for tokens that do not lie on rows and columns."""
     if encoder.modality != "image":
         raise DiagnosticsError(
-            f"{encoder.name} reads {encoder.modality} samples, and spatial alignment takes images: give an encoder of images."
+            f"{encoder.name} reads {encoder.modality} samples, and spatial alignment takes images: give an encoder of "
+            f"images."
         )
     if tap.grid.axes != ("y", "x"):
         raise DiagnosticsError(
@@ -122,10 +129,10 @@ def places_of(encoder: Encoder, tap: Tap) -> Places:
 
 # An alignment's batches: a section for each teacher's input, and one for the student's, which may see less.
 #
-# Cells are hidden at random in raw samples, whatever the encoder. Series and audio: windows of a sixteenth of the length take
-# the mean of the series (of each variate). Images: of 8 x 8 cells, or of blocks of so many tokens each way, hidden ones are grey
-# (128). Clips: the same cells in all frames. What an encoder norms by a sample's own mean and deviation it then norms by those of
-# what is left.
+# Cells are hidden at random in raw samples, whatever the encoder. Series and audio: windows of a sixteenth of the
+# length take the mean of the series (of each variate). Images: of 8 x 8 cells, or of blocks of so many tokens each way,
+# hidden ones are grey (128). Clips: the same cells in all frames. What an encoder norms by a sample's own mean and
+# deviation it then norms by those of what is left.
 
 
 WINDOWS, CELLS, GREY = 16, 8, 128
@@ -194,8 +201,8 @@ def _section(name: str, encoder: Encoder, samples: Sequence[np.ndarray]) -> dict
 
 
 def _readers(student: Encoder, teachers: Sequence[Teacher], mask: float) -> dict[str, Encoder]:
-    """Who preprocesses for each section: one where several teachers read the same, and the student's own where nothing is
-    hidden from it."""
+    """Who preprocesses for each section: one where several teachers read the same, and the student's own where nothing
+    is hidden from it."""
     readers: dict[str, Encoder] = {teacher.section: teacher.encoder for teacher in teachers}
     return readers if mask else {OWN: student, **readers}
 
@@ -205,7 +212,8 @@ def hidden(
 ) -> np.ndarray:
     """A copy of a raw sample with this share of its cells hidden: at least one, and not all.
 
-    cells: of an image, which cell each row and each column lies in, int [y] and [x] (see `token_blocks`); else 8 x 8 cells.
+    cells: of an image, which cell each row and each column lies in, int [y] and [x] (see `token_blocks`); else 8 x 8
+    cells.
     """
     if modality in ("series", "audio"):
         which = _chosen([equal_cells(len(sample), WINDOWS)], share, rng)
@@ -231,8 +239,8 @@ def equal_cells(extent: int, cells: int) -> np.ndarray:
 
 
 def token_blocks(places: Places, extent: Sequence[int], side: int) -> list[np.ndarray]:
-    """Which block of `side` tokens each row and each column of an image lies in, int [y] and [x]; what lies beyond the grid
-    belongs to the block at its edge."""
+    """Which block of `side` tokens each row and each column of an image lies in, int [y] and [x]; what lies beyond the
+    grid belongs to the block at its edge."""
     axes: list[np.ndarray] = []
     for n, (start, stop), tokens in zip(extent, places.covers(tuple(extent)), places.shape, strict=True):
         token = np.floor((np.arange(n) + 0.5 - start) / (stop - start) * tokens).astype(int)

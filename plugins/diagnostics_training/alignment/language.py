@@ -56,15 +56,15 @@ def check_texts(dataset: Dataset) -> None:
     """Raises for a dataset without texts, and for empty ones: how many, and which first."""
     if not dataset.questions:
         raise DiagnosticsError(
-            f"{dataset.name} has no texts, from which language is learned: name a dataset of captions or questions with --data "
-            "(`captions:FILE`, `shapes`)."
+            f"{dataset.name} has no texts, from which language is learned: name a dataset of captions or questions "
+            f"with --data (`captions:FILE`, `shapes`)."
         )
     rows = {row for row, question in _all(dataset) if not question.answer.strip()}
     rows |= {row for row, asked in enumerate(dataset.questions) if not asked}
     if rows:
         raise DiagnosticsError(
-            f"{len(rows)} of the {len(dataset)} samples of {dataset.name} have an empty text, {dataset.ids[min(rows)]} first: fill "
-            "it in, or leave these samples out."
+            f"{len(rows)} of the {len(dataset)} samples of {dataset.name} have an empty text, {dataset.ids[min(rows)]} "
+            f"first: fill it in, or leave these samples out."
         )
 
 
@@ -75,14 +75,15 @@ def _all(dataset: Dataset) -> Iterator[tuple[int, Question]]:
 class Pairs:
     """Questions and answers of a dataset as tokens of a decoder; each text is taken apart once.
 
-    Raises DiagnosticsError for texts that are longer than the decoder's context with `room` tokens of it taken: how many, and which
-    first.
+    Raises DiagnosticsError for texts that are longer than the decoder's context with `room` tokens of it taken: how
+    many, and which first.
     """
 
     def __init__(self, dataset: Dataset, decoder: Decoder, room: int) -> None:
         self.dataset, self.decoder = dataset, decoder
         self._tokens: dict[str, list[int]] = {}
-        # All at once, also where there is no limit: tokenizers run in threads, which processes of `--workers` do without.
+        # All at once, also where there is no limit: tokenizers run in threads, which processes of `--workers` do
+        # without.
         self._check_length(math.inf if decoder.context is None else decoder.context - room)
 
     def drawn(self, row: int, rng: np.random.Generator) -> Pair:
@@ -92,7 +93,9 @@ class Pairs:
         return self._pair(question, question.wordings[rng.integers(len(question.wordings))])
 
     def tested(self, row: int) -> list[Pair]:
-        """All questions of a sample, each in one wording that is held back where there are any; by turns from sample to sample."""
+        """All questions of a sample, each in one wording that is held back where there are any; by turns from sample to
+        sample.
+        """
         return [
             self._pair(question, wordings[row % len(wordings)])
             for question in self.dataset.questions[row]
@@ -120,14 +123,15 @@ class Pairs:
         if long:
             row, length = long[0]
             raise DiagnosticsError(
-                f"{len(long)} texts of {self.dataset.name} have more than the {most} tokens that the context of decoder "
-                f"{self.decoder.name} leaves beside the encoder's, that of {self.dataset.ids[row]} first ({length}): shorten them, "
-                "give a decoder of a longer context, or fewer tokens of the encoder (--pool 2)."
+                f"{len(long)} texts of {self.dataset.name} have more than the {most} tokens that the context of "
+                f"decoder {self.decoder.name} leaves beside the encoder's, that of {self.dataset.ids[row]} first "
+                f"({length}): shorten them, give a decoder of a longer context, or fewer tokens of the encoder (--pool 2)."
             )
 
 
 def laid_out(pairs: Sequence[Pair]) -> dict[str, Tensor]:
-    """Pairs as a batch, int64 [pair, token] each: `ids`, prompt and answer, and `labels`, the answer alone and else `IGNORED`.
+    """Pairs as a batch, int64 [pair, token] each: `ids`, prompt and answer, and `labels`, the answer alone and else
+    `IGNORED`.
 
     They are padded on the right, where a causal decoder does not see the padding.
     """
@@ -143,20 +147,21 @@ def laid_out(pairs: Sequence[Pair]) -> dict[str, Tensor]:
 
 # Language alignment: a decoder answers questions from an encoder's tokens, and the encoder learns what that asks of it.
 #
-# Bolya et al., Perception Encoder (arXiv 2504.13181), section 4: tokens of a tap go through a projector into a decoder, in front of
-# the text. First the projector learns alone, then the encoder with it, with LayerScale and DropPath.
+# Bolya et al., Perception Encoder (arXiv 2504.13181), section 4: tokens of a tap go through a projector into a decoder,
+# in front of the text. First the projector learns alone, then the encoder with it, with LayerScale and DropPath.
 
 
 class Language(Alignment):
-    """Cross entropy of an answer's tokens, its end among them, given the sample's tokens and the question; the mean over an answer,
-    then over the batch.
+    """Cross entropy of an answer's tokens, its end among them, given the sample's tokens and the question; the mean
+    over an answer, then over the batch.
 
-    What the decoder reads: its start, the projected grid tokens that stand for data, the question, the answer. No encoder teaches,
-    and only DropPath behaves as in training. A decoder that is not trained is no part of this module: nothing can train it, and
-    checkpoints hold none of it.
+    What the decoder reads: its start, the projected grid tokens that stand for data, the question, the answer. No
+    encoder teaches, and only DropPath behaves as in training. A decoder that is not trained is no part of this module:
+    nothing can train it, and checkpoints hold none of it.
 
     student: its output is the tap that learns, and it has a projector as a head (`with_projector`); trained in place.
-    alone: for how many steps the encoder does not learn, but the projector alone, and a decoder that begins with random weights.
+    alone: for how many steps the encoder does not learn, but the projector alone, and a decoder that begins with random
+    weights.
     held_out: a batch of questions that `evaluate` asks; None for none.
     """
 
@@ -202,8 +207,9 @@ class Language(Alignment):
     def answered(
         self, shown: tuple[Tensor, Tensor | None] | None, ids: Tensor, labels: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Of each question [B, L] with its labels: the loss of its answer, in nats a token, and whether the decoder would give this
-        answer and no more, always taking the likeliest token. Nothing of a sample is shown where `shown` is None.
+        """Of each question [B, L] with its labels: the loss of its answer, in nats a token, and whether the decoder
+        would give this answer and no more, always taking the likeliest token. Nothing of a sample is shown where
+        `shown` is None.
 
         An answer is right where each of its tokens is the likeliest after those before it, so one pass tells.
         """
@@ -268,8 +274,8 @@ class Language(Alignment):
 
 
 def _without_gaps(sequence: Tensor, labels: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Sequences whose tokens that stand for no data have gone to the end, where a causal decoder does not see them, their labels,
-    and from which token on labels may be found, counted from the end."""
+    """Sequences whose tokens that stand for no data have gone to the end, where a causal decoder does not see them,
+    their labels, and from which token on labels may be found, counted from the end."""
     kept = torch.ones(labels.shape, dtype=torch.bool, device=labels.device)
     kept[:, 1 : 1 + valid.shape[1]] = valid
     order = (~kept).byte().argsort(dim=1, stable=True)
@@ -292,11 +298,12 @@ def answers(
 ) -> dict[str, Any]:
     """All questions of samples that nothing was trained on, in wordings that are held back where there are any.
 
-    An answer counts as right where it is right to the last token. Gives `samples` and `questions` (how many), `scores`: for each
-    question, and `all` of them where there are several, the share of right answers as [value, low, high] for each of
-    `CONDITIONS` and for always giving the commonest answer of the samples `train`; `from_samples`: own minus others', paired, likewise;
-    `loss`: nats a token of the answers, for each condition, mean over questions. Intervals (95 %) are over groups of samples,
-    for the encoder and decoder as they are; ends are None where there is one group.
+    An answer counts as right where it is right to the last token. Gives `samples` and `questions` (how many), `scores`:
+    for each question, and `all` of them where there are several, the share of right answers as [value, low, high] for
+    each of `CONDITIONS` and for always giving the commonest answer of the samples `train`; `from_samples`: own minus
+    others', paired, likewise;
+    `loss`: nats a token of the answers, for each condition, mean over questions. Intervals (95 %) are over groups of
+    samples, for the encoder and decoder as they are; ends are None where there is one group.
     """
     dataset = pairs.dataset
     if len(rows) > MOST:
@@ -366,8 +373,8 @@ def _partners(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
     groups = dataset.groups[rows]
     if len(set(groups)) < 2:
         raise DiagnosticsError(
-            f"All test samples of {dataset.name} are one group, so that no question can be asked with another's sample: give data of "
-            "several groups."
+            f"All test samples of {dataset.name} are one group, so that no question can be asked with another's "
+            f"sample: give data of several groups."
         )
     return np.array(
         [
@@ -428,8 +435,8 @@ def _plain(*numbers: Any) -> list[float | None]:
 
 
 class QuestionFeed(Feed):
-    """`feed(step, rank, world)`: a process's part of a step's batch; which question of a sample, and in which of its wordings, is a
-    function of the step and of where the sample stands in the batch."""
+    """`feed(step, rank, world)`: a process's part of a step's batch; which question of a sample, and in which of its
+    wordings, is a function of the step and of where the sample stands in the batch."""
 
     def __init__(self, start: Start, pairs: Pairs, batch: int) -> None:
         super().__init__(
@@ -460,7 +467,8 @@ DECODER = "decoder"
 def align_language(job: LanguageJob) -> dict[str, Any]:
     """Aligns and saves an encoder and its control (see `student.with_control`), and the decoder where it is trained.
 
-    Gives in addition `answers` (see `answers` here), of the test samples, and `decoder`, the folder of the trained one or None.
+    Gives in addition `answers` (see `answers` here), of the test samples, and `decoder`, the folder of the trained one
+    or None.
     """
     start = _ending(start_of(job))
     check_texts(start.dataset)
@@ -556,7 +564,8 @@ def save_decoder(folder: Path, decoder: Decoder) -> None:
         partial.rename(folder)
     except OSError as error:
         raise DiagnosticsError(
-            f"The decoder cannot be written to {folder} ({error.strerror}): free some room there and give the same command again."
+            f"The decoder cannot be written to {folder} ({error.strerror}): free some room there and give the same "
+            f"command again."
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -18,11 +18,12 @@ from diagnostics.plugin import DiagnosticsError, Encoder, Grid, Tap, TorchEncode
 from diagnostics_training.jobs import check_start
 from diagnostics_training.trainer.objective import Batch, Objective
 
-# LayerScale (Touvron et al., arXiv 2103.17239) and DropPath (Huang et al., arXiv 1603.09382) in the blocks of any encoder.
+# LayerScale (Touvron et al., arXiv 2103.17239) and DropPath (Huang et al., arXiv 1603.09382) in the blocks of any
+# encoder.
 #
-# A block with places for them (timm's `ls1`/`ls2` and `drop_path1`/`drop_path2`, or `gamma_1`/`gamma_2`) has both on each of its
-# residual branches. Of any other block, all that it adds to what it takes is scaled: x + gamma (block(x) - x). With factors
-# of 1 either computes what the block computed, to the bit.
+# A block with places for them (timm's `ls1`/`ls2` and `drop_path1`/`drop_path2`, or `gamma_1`/`gamma_2`) has both on
+# each of its residual branches. Of any other block, all that it adds to what it takes is scaled: x + gamma (block(x) -
+# x). With factors of 1 either computes what the block computed, to the bit.
 
 
 SLOTS, GAMMAS, DROPS = ("ls1", "ls2"), ("gamma_1", "gamma_2"), ("drop_path1", "drop_path2")
@@ -99,8 +100,8 @@ class Residual(nn.Module):
 
 
 def residual_blocks(encoder: TorchEncoder) -> list[Block]:
-    """The blocks of an encoder's trunk, in order: modules with parts after which a tap stands, and which, in a pass over the
-    example, gave a tensor of the shape that they took."""
+    """The blocks of an encoder's trunk, in order: modules with parts after which a tap stands, and which, in a pass
+    over the example, gave a tensor of the shape that they took."""
     trunk = [tap for tap in encoder.taps if tap.part == "trunk" and tap.site and tap.site.when == "after"]
     known = {tap.site.module: (tap.features, tap.site) for tap in trunk if tap.site}
     inside = {name: encoder.module.get_submodule(name) for name in known if name}
@@ -177,12 +178,13 @@ def check_drops(student: TorchEncoder, blocks: Sequence[Block]) -> None:
     """Raises where a student has no place for DropPath."""
     if odd := [block.name for block in blocks if not block.drops]:
         raise DiagnosticsError(
-            f"Block {odd[0]} of {student.name} takes the tokens of all samples in one row, so DropPath cannot leave it out for "
-            "some of them: leave --drop-path out."
+            f"Block {odd[0]} of {student.name} takes the tokens of all samples in one row, so DropPath cannot leave it "
+            f"out for some of them: leave --drop-path out."
         )
     if not blocks:
         raise DiagnosticsError(
-            f"{student.name} has no blocks that keep the shape of what they take, so DropPath has no place: leave --drop-path out."
+            f"{student.name} has no blocks that keep the shape of what they take, so DropPath has no place: leave "
+            f"--drop-path out."
         )
 
 
@@ -236,8 +238,9 @@ def scaled(base: Encoder, init: float) -> tuple[TorchEncoder, list[Block]]:
 
 # The objective of alignment: an encoder's tokens taught by those of frozen encoders.
 #
-# Spatial alignment of Perception Encoder (Bolya et al., arXiv 2504.13181, section 5): the student begins as a copy of the frozen
-# teacher, and the mean over tokens of the cosine between its output and the teacher's tokens at the tap is raised.
+# Spatial alignment of Perception Encoder (Bolya et al., arXiv 2504.13181, section 5): the student begins as a copy of
+# the frozen teacher, and the mean over tokens of the cosine between its output and the teacher's tokens at the tap is
+# raised.
 
 
 # Who teaches: frozen encoders, each read at a tap, and how far a student's tokens agree with theirs.
@@ -268,8 +271,8 @@ def taught(teacher: Teacher, batch: Batch) -> Tensor:
 
 
 def agreement(tokens: Tensor, tap: Tap, target: Tensor, other: Tap, valid: Tensor | None = None) -> Tensor:
-    """Cosine of tokens [B, T, F] at a tap with a target's, which are brought to the tap's grid: mean over a sample's tokens, then
-    over samples.
+    """Cosine of tokens [B, T, F] at a tap with a target's, which are brought to the tap's grid: mean over a sample's
+    tokens, then over samples.
 
     Prefix tokens count where both have as many; grid tokens that are not `valid` do not.
     """
@@ -284,8 +287,8 @@ def agreement(tokens: Tensor, tap: Tap, target: Tensor, other: Tap, valid: Tenso
 
 
 def on_grid(tokens: Tensor, grid: Grid, wanted: Grid) -> Tensor:
-    """Tokens [B, T, F] of a grid on another of the same axes, by linear interpolation along each axis, with weights that
-    widen where there are fewer cells than before; prefix tokens stay as they are."""
+    """Tokens [B, T, F] of a grid on another of the same axes, by linear interpolation along each axis, with weights
+    that widen where there are fewer cells than before; prefix tokens stay as they are."""
     if grid.shape == wanted.shape:
         return tokens
     prefix, cells = tokens[:, : grid.prefix], tokens[:, grid.prefix :]
@@ -304,13 +307,16 @@ def check_grids(tap: Tap, student: str, teacher: Teacher) -> None:
     if not comparable(tap, teacher.tap):
         own, theirs = tap.grid, teacher.tap.grid
         raise DiagnosticsError(
-            f"Tap {teacher.tap.name} of {teacher.encoder.name} has {theirs} and {tap.name} of {student} has {own}, and tokens are "
-            "compared place by place: choose a tap with a grid of the same axes for either (--at names the student's)."
+            f"Tap {teacher.tap.name} of {teacher.encoder.name} has {theirs} and {tap.name} of {student} has {own}, and "
+            f"tokens are compared place by place: choose a tap with a grid of the same axes for either (--at names the "
+            f"student's)."
         )
 
 
 def comparable(tap: Tap, other: Tap) -> bool:
-    """Whether the grids of two taps have the same axes, and none is one token for the whole sample where the other is not."""
+    """Whether the grids of two taps have the same axes, and none is one token for the whole sample where the other is
+    not.
+    """
     same = tap.grid.axes == other.grid.axes
     return same and (tap.grid.shape == other.grid.shape or min(tap.grid.tokens, other.grid.tokens) > 1)
 
@@ -339,8 +345,8 @@ def section_of(batch: Batch, section: str) -> Any:
 class Alignment(Objective):
     """Minus the mean over tokens and samples of the cosine to each teacher, times the teacher's weight, summed.
 
-    Only DropPath behaves as in training: dropout is off and batch norm keeps its statistics, so that the student is the encoder
-    that will be used. Teachers are no parts of this module: nothing can train them, and checkpoints hold none.
+    Only DropPath behaves as in training: dropout is off and batch norm keeps its statistics, so that the student is the
+    encoder that will be used. Teachers are no parts of this module: nothing can train them, and checkpoints hold none.
 
     student: its module is trained in place, all parameters of it that its output tap depends on.
     section: under which name the batch holds what it reads.
@@ -407,8 +413,8 @@ class Alignment(Objective):
             self(batch)["loss"].backward()
         except RuntimeError as error:
             raise DiagnosticsError(
-                f"No gradient can be followed through {self.student.name} ({' '.join(str(error).split())[:200]}): it cannot be "
-                "aligned."
+                f"No gradient can be followed through {self.student.name} ({' '.join(str(error).split())[:200]}): it "
+                f"cannot be aligned."
             ) from error
         for parameter in self.module.parameters():
             parameter.requires_grad_(parameter.grad is not None)

@@ -58,8 +58,8 @@ SECTION = "relations"
 class Relations(ABC):
     """A frozen teacher of relations: of each of the student's grid tokens some numbers, of which only cosines count.
 
-    `inputs` is called where batches are made, on the CPU and perhaps in another process, and `relations` where the loss is
-    computed. A token whose numbers are all 0 is one of which nothing is known.
+    `inputs` is called where batches are made, on the CPU and perhaps in another process, and `relations` where the loss
+    is computed. A token whose numbers are all 0 is one of which nothing is known.
     """
 
     name: str
@@ -73,8 +73,8 @@ class Relations(ABC):
 
     @abstractmethod
     def inputs(self, row: int, image: np.ndarray, view: View) -> dict[str, Tensor]:
-        """What a batch holds of one sample, under names that begin with `relations`: of the sample's row in the dataset, its
-        augmented image, and the view that this is of the sample."""
+        """What a batch holds of one sample, under names that begin with `relations`: of the sample's row in the
+        dataset, its augmented image, and the view that this is of the sample."""
 
     def relations(self, batch: Batch) -> Tensor:
         """Of a batch, float [B, T, M], without a gradient; what `inputs` gave, unless a teacher computes more."""
@@ -85,10 +85,11 @@ class Relations(ABC):
 
 
 class MaskRelations(Relations):
-    """Shares [T, M] of what the maps of a dataset show: objects of a target of kind `masks`, or else classes of a `token_label`.
+    """Shares [T, M] of what the maps of a dataset show: objects of a target of kind `masks`, or else classes of a
+    `token_label`.
 
-    M is the largest number of objects (or classes) of any sample, background included. A cell of which less than half is known
-    is unknown. Raises DiagnosticsError for a dataset that has neither.
+    M is the largest number of objects (or classes) of any sample, background included. A cell of which less than half
+    is known is unknown. Raises DiagnosticsError for a dataset that has neither.
     """
 
     def __init__(self, dataset: Dataset, places: Places) -> None:
@@ -97,8 +98,8 @@ class MaskRelations(Relations):
         target = kinds.get("masks") or kinds.get("token_label")
         if target is None:
             raise DiagnosticsError(
-                f"{dataset.name} has no masks: give data with a target of kind masks or token_label (shapes, segmentation:FOLDER), "
-                "or another teacher to --relations."
+                f"{dataset.name} has no masks: give data with a target of kind masks or token_label (shapes, "
+                f"segmentation:FOLDER), or another teacher to --relations."
             )
         self.target, self.maps = target, dataset.targets[target].values
         self.about = f"exact masks, target {target} of {dataset.name}"
@@ -133,7 +134,9 @@ def present(labels: np.ndarray) -> np.ndarray:
 # Any encoder as a teacher of relations: the cosines of its tokens.
 
 PART = f"{SECTION}_part"
-"""Of a batch: which part of what the teacher's grid covers the student's does, in cells of a grid of the student's shape."""
+"""Of a batch: which part of what the teacher's grid covers the student's does, in cells of a grid of the student's
+shape.
+"""
 
 
 class EncoderRelations(Relations):
@@ -164,8 +167,8 @@ class EncoderRelations(Relations):
 
 # SAM 2.1 as a teacher: how each place answers to a point at each of 32 x 32 places.
 #
-# Perception Encoder (arXiv 2504.13181, section 5 and appendix B.3.1): the logits of the mask that SAM gives for each point, none
-# left out and none cut at a threshold, brought to the student's grid.
+# Perception Encoder (arXiv 2504.13181, section 5 and appendix B.3.1): the logits of the mask that SAM gives for each
+# point, none left out and none cut at a threshold, brought to the student's grid.
 
 
 SIDE = 32
@@ -179,8 +182,9 @@ TYPES = ("sam2", "sam2_video")
 class Sam2Relations(Relations):
     """The logits [T, 1024] of transformers' `Sam2Model`, computed once for each sample and kept on disk as float16.
 
-    They are of the whole image as it is, on as many cells as the student's grid has; a view of an image takes them from where it
-    lies (bilinear). Raises DiagnosticsError for a folder of another model or without one, and where transformers is missing.
+    They are of the whole image as it is, on as many cells as the student's grid has; a view of an image takes them from
+    where it lies (bilinear). Raises DiagnosticsError for a folder of another model or without one, and where
+    transformers is missing.
 
     folder: a local folder as `save_pretrained` writes it, with its image processor.
     cache: where the logits go; by default `encoder-diagnostics/relations` in the user's cache.
@@ -202,7 +206,8 @@ class Sam2Relations(Relations):
         if missing:
             each = 2 * SIDE**2 * self.places.tokens
             say(
-                f"{self.name}: relations of {len(missing):,} samples, {each * len(missing) / 1e9:.2g} GB in {self.cache}"
+                f"{self.name}: relations of {len(missing):,} samples, {each * len(missing) / 1e9:.2g} GB in "
+                f"{self.cache}"
             )
             model, processor = load_sam2(self.folder)
             model.to(world.device)
@@ -249,8 +254,8 @@ class Sam2Relations(Relations):
                 Path(folder, file.name).replace(file)
         except OSError as error:
             raise DiagnosticsError(
-                f"Relations cannot be kept in {file.parent} ({error.strerror}): set XDG_CACHE_HOME to a folder that can be written, "
-                "with 2 MB for each sample of 32 x 32 tokens."
+                f"Relations cannot be kept in {file.parent} ({error.strerror}): set XDG_CACHE_HOME to a folder that "
+                f"can be written, with 2 MB for each sample of 32 x 32 tokens."
             ) from error
 
 
@@ -258,8 +263,8 @@ class Sam2Relations(Relations):
 def mask_logits(model: Any, pixels: Tensor, shape: tuple[int, int], side: int, block: int = BLOCK) -> Tensor:
     """Logits float32 [side * side, *shape] of the single mask for each point of a grid, row by row, in the whole image.
 
-    model: a `Sam2Model`; pixels: what it reads of one image, [1, 3, y, x]. Embeddings of the image are computed once and handed
-    back for each `block` of points. Masks become smaller with antialiasing.
+    model: a `Sam2Model`; pixels: what it reads of one image, [1, 3, y, x]. Embeddings of the image are computed once
+    and handed back for each `block` of points. Masks become smaller with antialiasing.
     """
     embeddings = model.get_image_embeddings(pixels)
     x, y = ((torch.arange(side, device=pixels.device) + 0.5) / side * n for n in reversed(pixels.shape[2:]))
@@ -272,7 +277,8 @@ def mask_logits(model: Any, pixels: Tensor, shape: tuple[int, int], side: int, b
 
 
 def load_sam2(folder: Path) -> tuple[Any, Any]:
-    """`Sam2Model` and its image processor from a local folder, in float32; nothing is fetched, and no code in it is run.
+    """`Sam2Model` and its image processor from a local folder, in float32; nothing is fetched, and no code in it is
+    run.
 
     Raises DiagnosticsError for what is no such folder, and where weights are missing.
     """
@@ -285,12 +291,13 @@ def load_sam2(folder: Path) -> tuple[Any, Any]:
         kind = json.loads((folder / "config.json").read_text())["model_type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DiagnosticsError(
-            f"{folder} is no folder of SAM 2 (no config.json with a model_type): give one that transformers' save_pretrained wrote."
+            f"{folder} is no folder of SAM 2 (no config.json with a model_type): give one that transformers' "
+            f"save_pretrained wrote."
         ) from error
     if kind not in TYPES:
         raise DiagnosticsError(
-            f"{folder} holds a model of type {kind!r:.80}, and relations by masks need SAM 2: give its folder, or the encoder's own "
-            "name to take its tokens."
+            f"{folder} holds a model of type {kind!r:.80}, and relations by masks need SAM 2: give its folder, or the "
+            f"encoder's own name to take its tokens."
         )
     try:
         with quiet():
@@ -322,11 +329,12 @@ def as_colours(image: np.ndarray) -> np.ndarray:
 # `diagnostics align spatial`: an encoder of images whose tokens were taught by a tap, and by what belongs together.
 
 
-# The objective of spatial alignment: an output taught by an earlier tap, and by a teacher of which places belong together.
+# The objective of spatial alignment: an output taught by an earlier tap, and by a teacher of which places belong
+# together.
 #
-# Perception Encoder (Bolya et al., arXiv 2504.13181, section 5). Equation 2 is printed with the wrong sign, as its authors confirmed:
-# the cosine to the tap is raised. Equation 3 compares the cosines of all pairs of the student's tokens with those of the teacher,
-# which alone are sharpened.
+# Perception Encoder (Bolya et al., arXiv 2504.13181, section 5). Equation 2 is printed with the wrong sign, as its
+# authors confirmed: the cosine to the tap is raised. Equation 3 compares the cosines of all pairs of the student's
+# tokens with those of the teacher, which alone are sharpened.
 #
 # Shape suffixes: B sample, T token, F feature, M what a teacher of relations tells of a token.
 
@@ -337,8 +345,8 @@ BLOCK_BYTES = 2**28
 
 
 class SpatialAlignment(Alignment):
-    """Minus the mean cosine to each teacher's tokens, plus how far the cosines of all pairs of grid tokens are from the relations
-    that a further teacher tells; each with weight 1, over all tokens, hidden or not.
+    """Minus the mean cosine to each teacher's tokens, plus how far the cosines of all pairs of grid tokens are from the
+    relations that a further teacher tells; each with weight 1, over all tokens, hidden or not.
 
     Nothing is trained but the student, and maps where a teacher has another width.
 
@@ -365,12 +373,13 @@ def sharpened(cosine: Tensor) -> Tensor:
 
 
 def relation_loss(tokens_BTF: Tensor, relations_BTM: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Mean over samples of the mean over pairs of tokens of (cos(S_i, S_j) - g(cos(M_i, M_j)))^2, g `sharpened`; in float32.
+    """Mean over samples of the mean over pairs of tokens of (cos(S_i, S_j) - g(cos(M_i, M_j)))^2, g `sharpened`; in
+    float32.
 
-    Pairs of a token with itself count too. A token that is not `valid` (bool [B, T]), or of which the teacher knows nothing (all
-    its numbers are 0), is in no pair. One float32 matrix [T, T] of each sample is kept for the gradient, and two more for each
-    sample of a block while it is computed. It is 0 only where groups are clear: a student that is its own teacher pays for
-    every cosine between 0 and 1.
+    Pairs of a token with itself count too. A token that is not `valid` (bool [B, T]), or of which the teacher knows
+    nothing (all its numbers are 0), is in no pair. One float32 matrix [T, T] of each sample is kept for the gradient,
+    and two more for each sample of a block while it is computed. It is 0 only where groups are clear: a student that is
+    its own teacher pays for every cosine between 0 and 1.
     """
     with torch.autocast(tokens_BTF.device.type, enabled=False):
         relations = relations_BTM.detach().float()
@@ -401,8 +410,8 @@ def _of_block(student_BTF: Tensor, teacher_BTM: Tensor, known_BT: Tensor) -> Ten
 
 
 class SpatialFeed(Feed):
-    """A `Feed` of images that are augmented, and of which blocks of `cell` x `cell` tokens are hidden, with what a teacher of
-    relations reads. A sample's view and its hidden blocks follow from seed, step and its place alone.
+    """A `Feed` of images that are augmented, and of which blocks of `cell` x `cell` tokens are hidden, with what a
+    teacher of relations reads. A sample's view and its hidden blocks follow from seed, step and its place alone.
 
     places: of the student's tokens.
     augmented: whether views are drawn, or each image is seen as it is.
@@ -451,8 +460,8 @@ class SpatialFeed(Feed):
 
 
 def align_spatial(job: SpatialJob) -> dict[str, Any]:
-    """Aligns and saves an encoder and its control (see `student.with_control`), with `for` and `probed` as `align_tap` has them,
-    and `relations`: what teaches them, or None."""
+    """Aligns and saves an encoder and its control (see `student.with_control`), with `for` and `probed` as `align_tap`
+    has them, and `relations`: what teaches them, or None."""
     start = start_of(job)
     places = places_of(start.own, start.tap)
     # What cannot be, before what is there.

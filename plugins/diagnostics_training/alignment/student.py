@@ -1,4 +1,6 @@
-"""A student of an alignment, from a base and its data to the encoder in its folder, its control, and `diagnostics align tap`."""
+"""A student of an alignment, from a base and its data to the encoder in its folder, its control, and `diagnostics align
+tap`.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,8 @@ from diagnostics_training.trainer.record import (
 from diagnostics_training.trainer.settings import identity_of
 from diagnostics_training.trainer.trainer import UNTRAINED, fit
 
-# A student of an alignment, from a base and its data to the encoder in its folder; beside it the control, taught by the base itself.
+# A student of an alignment, from a base and its data to the encoder in its folder; beside it the control, taught by the
+# base itself.
 
 
 FINISHED = "alignment.json"
@@ -77,8 +80,8 @@ def check_modality(encoder: Encoder, dataset: Dataset) -> None:
     """Raises where an encoder cannot read a dataset."""
     if encoder.modality != dataset.modality:
         raise DiagnosticsError(
-            f"{encoder.name} reads {encoder.modality} samples, but {dataset.name} holds {dataset.modality} samples: give other "
-            "--data."
+            f"{encoder.name} reads {encoder.modality} samples, but {dataset.name} holds {dataset.modality} samples: "
+            f"give other --data."
         )
 
 
@@ -128,7 +131,8 @@ def start_of(job: AlignmentJob) -> Start:
     rows = np.flatnonzero(dataset.split == "train")
     if job.batch > len(rows):
         raise DiagnosticsError(
-            f"A batch of {job.batch} cannot be drawn from the {len(rows)} train samples of {dataset.name}: give a smaller --batch."
+            f"A batch of {job.batch} cannot be drawn from the {len(rows)} train samples of {dataset.name}: give a "
+            f"smaller --batch."
         )
     if job.mask and dataset.modality not in MODALITIES:
         raise DiagnosticsError(f"There is no way to mask patches of {dataset.modality}: leave --mask out.")
@@ -155,8 +159,8 @@ class Student:
 def make_student(
     start: Start, job: AlignmentJob, head: Callable[[TorchEncoder], TorchEncoder] | None = None
 ) -> Student:
-    """A student, with a `head` where one is put on it; raises where it could not be saved and built again, or has no place for
-    what was asked for."""
+    """A student, with a `head` where one is put on it; raises where it could not be saved and built again, or has no
+    place for what was asked for."""
     encoder, blocks = scaled(start.base, job.layer_scale)
     encoder = head(encoder) if head else encoder
     with tempfile.TemporaryDirectory(prefix="diagnostics-") as folder:
@@ -234,7 +238,8 @@ class Course:
     head: gives the student a head, which learns with it and is saved in it.
     alone: how many steps at the beginning teach the encoder nothing, since its head learns alone.
     begin: the first step; the control leaves those out in which the encoder does not learn.
-    conclude: what follows in the first process when everything has learned, before the encoder is saved; gives more of the row.
+    conclude: what follows in the first process when everything has learned, before the encoder is saved; gives more of
+    the row.
     """
 
     folder: Path
@@ -262,10 +267,10 @@ def _done(folder: Path, asked: Mapping[str, Any], where: World) -> dict[str, Any
 def with_control(job: AlignmentJob, start: Start, asked: Mapping[str, Any], plan: Plan) -> Row:
     """Carries out the course that `plan` makes, and that of its control, each where it is not finished yet.
 
-    Gives, in the first process: `path`, `name`, `to`, `output` (the tap where the student learns), `steps`, `loss`, `cosine` of
-    the student and what teaches it on a batch of whole train samples (`before`, `after`), `collapse`, `seconds`, `data`,
-    `blocks` (of how many the branches are scaled), `base`, `run_data` (to probe both on), `trust_code` (which of both that
-    asks for), what the course adds, and `control`, the control's row or None.
+    Gives, in the first process: `path`, `name`, `to`, `output` (the tap where the student learns), `steps`, `loss`,
+    `cosine` of the student and what teaches it on a batch of whole train samples (`before`, `after`), `collapse`,
+    `seconds`, `data`, `blocks` (of how many the branches are scaled), `base`, `run_data` (to probe both on),
+    `trust_code` (which of both that asks for), what the course adds, and `control`, the control's row or None.
     """
     own = dict(asked) | {"control_of": job.folder.name}
     with world(job.device) as where, watcher() as shown:
@@ -403,8 +408,8 @@ LEAST = 0.01
 
 
 def align_tap(job: TapJob) -> dict[str, Any]:
-    """Aligns and saves an encoder and its control (see `student.with_control`), with `for` and `probed`: data, and score of
-    each tap on val, where the best one was chosen."""
+    """Aligns and saves an encoder and its control (see `student.with_control`), with `for` and `probed`: data, and
+    score of each tap on val, where the best one was chosen."""
     start = start_of(job)
     # What cannot be, before what is there.
     check_tap(start, job.to, job.target)
@@ -464,8 +469,8 @@ def check_width(start: Start, teacher: Teacher) -> None:
     """Raises where a tap of the base has other features than the one that it is to teach."""
     if teacher.tap.features != start.tap.features:
         raise DiagnosticsError(
-            f"Tap {teacher.tap.name} of {start.own.name} has {teacher.tap.features} features and {start.tap.name}, which it is to "
-            f"teach, {start.tap.features}: name a tap of as many, or let it teach through a linear map "
+            f"Tap {teacher.tap.name} of {start.own.name} has {teacher.tap.features} features and {start.tap.name}, "
+            f"which it is to teach, {start.tap.features}: name a tap of as many, or let it teach through a linear map "
             f"(--to {start.tap.name} --teacher {start.own.name}:{teacher.tap.name})."
         )
 
@@ -473,8 +478,8 @@ def check_width(start: Start, teacher: Teacher) -> None:
 def chosen_tap(
     start: Start, to: str, target: str | None, where: World, watch: Watch, done: Row | None
 ) -> tuple[str, dict[str, Any] | None]:
-    """The tap that teaches, and what was seen where it is the best for a target; of an alignment that is done, as it was seen
-    then."""
+    """The tap that teaches, and what was seen where it is the best for a target; of an alignment that is done, as it
+    was seen then."""
     if target is None:
         return to, None
     if done is not None:
@@ -493,7 +498,8 @@ def kept(start: Start, weight: float) -> Teacher:
     output = start.own.tap(start.own.output_tap)
     if not comparable(start.tap, output):
         raise DiagnosticsError(
-            f"The output {output.name} of {start.own.name} has no tokens in the places of {start.tap.name}, so they cannot be kept: leave --keep out."
+            f"The output {output.name} of {start.own.name} has no tokens in the places of {start.tap.name}, so they "
+            f"cannot be kept: leave --keep out."
         )
     return Teacher(start.own, output, weight=weight, mapped=True)
 
@@ -515,13 +521,14 @@ def check_target(dataset: Dataset, target: str) -> None:
 def best_tap(
     base: TorchEncoder, target: str, spec: str, device: str, watch: Callable[[Any], None]
 ) -> tuple[str, dict[str, Any]]:
-    """The tap of an encoder, up to its output, from which the target's own probe reads it best, fitted on train and chosen on val; and what was
-    seen: `tap`, `data`, `probe`, `n` of each split, `chosen_on`, `scores` (on test), `score` (what they are: R2, accuracy, mean IoU), `gain` (the best
-    one's minus the output's).
+    """The tap of an encoder, up to its output, from which the target's own probe reads it best, fitted on train and
+    chosen on val; and what was
+    seen: `tap`, `data`, `probe`, `n` of each split, `chosen_on`, `scores` (on test), `score` (what they are: R2,
+    accuracy, mean IoU), `gain` (the best one's minus the output's).
 
-    Of simulated data of more samples than `PROBED`, as many of the next seed are probed. Of targets with a value for every
-    place, the tokens of all samples are kept, of others none. Taps of other axes or features than the output's cannot teach it and
-    are no candidates. Raises where the best one is the output itself: then nothing is hidden.
+    Of simulated data of more samples than `PROBED`, as many of the next seed are probed. Of targets with a value for
+    every place, the tokens of all samples are kept, of others none. Taps of other axes or features than the output's
+    cannot teach it and are no candidates. Raises where the best one is the output itself: then nothing is hidden.
     """
     name, options = parse_spec(spec)
     if name in SIMULATED and int(options["n"]) > PROBED:
@@ -563,7 +570,8 @@ def best_tap(
         if key not in {profile.name for profile in probed.profiles()}:
             why = "; ".join(why for name, why in probed.skipped.items() if name.startswith(probe))
             raise DiagnosticsError(
-                f"{probe} cannot read {target} of {dataset.name}, so no tap is its best: {why or 'name the tap itself'}."
+                f"{probe} cannot read {target} of {dataset.name}, so no tap is its best: "
+                f"{why or 'name the tap itself'}."
             )
         profile = probed.profile(key)
         best, chosen_on = profile.chosen_tap, profile.chosen_on
@@ -572,8 +580,8 @@ def best_tap(
     assert best is not None
     if best == output:
         raise DiagnosticsError(
-            f"The tap to use for {target} is {best} of {base.name} itself, the tap to be aligned: by {chosen_on} no other is better by "
-            "one standard error, so there is nothing to align. Name a tap with --to if you know one."
+            f"The tap to use for {target} is {best} of {base.name} itself, the tap to be aligned: by {chosen_on} no "
+            f"other is better by one standard error, so there is nothing to align. Name a tap with --to if you know one."
         )
     gain = scores[best] - scores[output]
     return best, {

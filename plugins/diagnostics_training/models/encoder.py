@@ -16,7 +16,8 @@ from diagnostics_training.trainer.objective import Batch, Objective
 
 # The one backbone of all objectives: a pre-norm transformer on patches, with fixed positions.
 #
-# Shape suffixes: B sample, C channel (variate, colour), N patch in raster order, K visible patch, P value of a patch, F feature.
+# Shape suffixes: B sample, C channel (variate, colour), N patch in raster order, K visible patch, P value of a patch, F
+# feature.
 
 
 AXES = {"series": ("t",), "image": ("y", "x"), "video": ("t", "y", "x")}
@@ -40,7 +41,8 @@ class Patches:
         if len(extent) != len(self.size) or any(n < s or n % s for n, s in zip(extent, self.size, strict=True)):
             shown, size = ("x".join(map(str, n)) for n in (extent, self.size))
             raise DiagnosticsError(
-                f"A sample of {shown} ({', '.join(self.axes)}) cannot be cut into patches of {size}: let the patch divide it."
+                f"A sample of {shown} ({', '.join(self.axes)}) cannot be cut into patches of {size}: let the patch "
+                f"divide it."
             )
         return tuple(n // s for n, s in zip(extent, self.size, strict=True))
 
@@ -54,8 +56,8 @@ class Patches:
 
 
 def positions(grid: tuple[int, ...], width: int, device: str = "cpu") -> Tensor:
-    """Fixed sine-cosine positions [N, F] (Vaswani et al., arXiv 1706.03762): each axis has an equal share of the features,
-    half sines and half cosines of frequencies from 1 down to 1/10,000; features left over are 0."""
+    """Fixed sine-cosine positions [N, F] (Vaswani et al., arXiv 1706.03762): each axis has an equal share of the
+    features, half sines and half cosines of frequencies from 1 down to 1/10,000; features left over are 0."""
     # A compiler makes them once itself, and warns of a cache.
     return _positions(grid, width, device) if torch.compiler.is_compiling() else _kept(grid, width, device)
 
@@ -148,12 +150,13 @@ def check_sizes(width: int, depth: int, heads: int, **more: int) -> None:
             raise DiagnosticsError(f"An encoder cannot have {option}={value}: give {limit}.")
     if 12 * depth * width**2 > MOST_WEIGHTS:
         raise DiagnosticsError(
-            f"An encoder of depth {depth} and width {width} has more than {MOST_WEIGHTS:,} weights: give less of either."
+            f"An encoder of depth {depth} and width {width} has more than {MOST_WEIGHTS:,} weights: give less of "
+            f"either."
         )
     if width % (2 * heads):
         raise DiagnosticsError(
-            f"A width of {width} cannot be divided among {heads} heads in pairs, as sines and cosines of positions need it: "
-            f"give a multiple of {2 * heads} (2 x heads)."
+            f"A width of {width} cannot be divided among {heads} heads in pairs, as sines and cosines of positions "
+            f"need it: give a multiple of {2 * heads} (2 x heads)."
         )
 
 
@@ -190,7 +193,8 @@ class Sizes:
         if values > MOST_VALUES:
             shown = "x".join(map(str, self.extent))
             raise DiagnosticsError(
-                f"Samples of {shown} have {values:,} numbers, more than the {MOST_VALUES:,} that an encoder is made for: make them smaller."
+                f"Samples of {shown} have {values:,} numbers, more than the {MOST_VALUES:,} that an encoder is made "
+                f"for: make them smaller."
             )
 
     @property
@@ -205,7 +209,8 @@ class Sizes:
         return Patches(self.channels, size[self.modality], AXES[self.modality])
 
 
-# What objectives put on the backbone, and both as one module. Heads stay in the saved encoder, and their taps stand beyond depth 1.
+# What objectives put on the backbone, and both as one module. Heads stay in the saved encoder, and their taps stand
+# beyond depth 1.
 #
 # A head is called with the trunk's tokens [B, N, F] and the grid, and `taps` says what can be read while it runs.
 
@@ -270,9 +275,9 @@ class Projector(Head):
 class Filler(Head):
     """A light transformer that fills places from those that are seen: MAE's decoder, JEPA's predictor.
 
-    It has a quarter of the trunk's depth and half its width, to which tokens are mapped; a learned mask token stands at each place to be filled, all have their positions, and what
-    stands at those places after the blocks becomes `outputs`. When an encoder is read nothing is missing: then every token
-    goes through, and no mask token.
+    It has a quarter of the trunk's depth and half its width, to which tokens are mapped; a learned mask token stands at
+    each place to be filled, all have their positions, and what stands at those places after the blocks becomes
+    `outputs`. When an encoder is read nothing is missing: then every token goes through, and no mask token.
     """
 
     def __init__(self, sizes: Sizes, outputs: int) -> None:

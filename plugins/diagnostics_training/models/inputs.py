@@ -86,11 +86,12 @@ def random_masks(rng: np.random.Generator, count: int, patches: int, share: floa
 def block_masks(rng: np.random.Generator, count: int, grid: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Context and targets of a joint-embedding prediction, int64 [B, K] and [B, M, W].
 
-    Series and images as I-JEPA (arXiv 2301.08243, section 3 and appendix A.1) hides them: four target blocks of 0.15 to 0.2
-    of the patches and aspect 0.75 to 1.5, their size drawn once for the batch, and as context a block of 0.85 to 1 without
-    what is in a target. Clips as V-JEPA (arXiv 2404.08471, section 3.2, short-range masks) does: eight blocks of 0.15 of each
-    frame through all frames are one target, and all else is the context. Of several draws the first is taken that leaves
-    enough context; then contexts (and the targets of clips) are cut at random to the fewest of the batch.
+    Series and images as I-JEPA (arXiv 2301.08243, section 3 and appendix A.1) hides them: four target blocks of 0.15 to
+    0.2 of the patches and aspect 0.75 to 1.5, their size drawn once for the batch, and as context a block of 0.85 to 1
+    without what is in a target. Clips as V-JEPA (arXiv 2404.08471, section 3.2, short-range masks) does: eight blocks
+    of 0.15 of each frame through all frames are one target, and all else is the context. Of several draws the first is
+    taken that leaves enough context; then contexts (and the targets of clips) are cut at random to the fewest of the
+    batch.
     """
     clip = len(grid) == 3
     patches, space = math.prod(grid), grid[1:] if clip else grid
@@ -148,11 +149,12 @@ def _cut(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
 
 # Raw samples as what the backbone takes, with and without augmentation.
 #
-# One family of views for all objectives. Series: a window at random (where the sample is longer than what the encoder reads),
-# normed, scaled by exp(0.1 N(0, 1)), with noise of 0.05 of its deviation. Images and clips: a random crop of 0.4 to 1 of the
-# area and aspect 3/4 to 4/3, resized; mirrored half of the time; brightness, contrast and saturation times 0.6 to 1.4; grey
-# one time in five (SimCLR, arXiv 2002.05709, appendix A, with larger crops since the objects are small). All frames of a clip
-# are treated alike. Time never runs backwards and is never stretched: frequencies are what dynamics is about.
+# One family of views for all objectives. Series: a window at random (where the sample is longer than what the encoder
+# reads), normed, scaled by exp(0.1 N(0, 1)), with noise of 0.05 of its deviation. Images and clips: a random crop of
+# 0.4 to 1 of the area and aspect 3/4 to 4/3, resized; mirrored half of the time; brightness, contrast and saturation
+# times 0.6 to 1.4; grey one time in five (SimCLR, arXiv 2002.05709, appendix A, with larger crops since the objects are
+# small). All frames of a clip are treated alike. Time never runs backwards and is never stretched: frequencies are what
+# dynamics is about.
 #
 # Shape suffixes: B sample, C channel (variate, colour).
 
@@ -224,7 +226,8 @@ class Views:
     """Views of samples for training.
 
     extent: what the encoder reads.
-    moves: whether windows and crops are drawn; otherwise the end of a series and the whole picture are seen. Without for
+    moves: whether windows and crops are drawn; otherwise the end of a series and the whole picture are seen. Without
+    for
         targets that are about places or about the last moment.
     noise: whether a series gets noise. Without where values are what is predicted.
     """

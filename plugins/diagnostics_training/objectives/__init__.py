@@ -1,4 +1,6 @@
-"""The objectives: one module each, which defines the loss as its paper does in a class of the module's name. Importing this is cheap."""
+"""The objectives: one module each, which defines the loss as its paper does in a class of the module's name. Importing
+this is cheap.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ if TYPE_CHECKING:
 
 FIRST = ("forecast", "reconstruct", "contrastive", "jepa", "random", "supervised")
 OBJECTIVES = tuple(dict.fromkeys((*FIRST, *sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py")))))
-"""Names, as `--objective` and `objective:NAME` take them, in the order of `all`: those that lie here, others than `FIRST` last."""
+"""Names, as `--objective` and `objective:NAME` take them, in the order of `all`: those that lie here, others than
+`FIRST` last.
+"""
 
 
 def objective_class(name: str) -> type[EncoderObjective]:

@@ -1,10 +1,11 @@
-"""Contrast: Chen et al., A simple framework for contrastive learning of visual representations (SimCLR, arXiv 2002.05709).
+"""Contrast: Chen et al., A simple framework for contrastive learning of visual representations (SimCLR, arXiv
+2002.05709).
 
-InfoNCE over two augmented views of each sample: normalised projections, temperature 0.1, all other views of the batch (over
-all processes) as negatives. With `positives=temporal`, for series: Yue et al., TS2Vec (arXiv 2106.10466, section 3.2):
-two overlapping crops, in which a token's positive is the same moment seen within the other crop; instance-wise and temporal
-contrast of plain dot products, at every scale of max pooling over time by two. Apart from TS2Vec, tokens are patches, no
-moments are masked, each crop has positions of its own, and the projector stands between.
+InfoNCE over two augmented views of each sample: normalised projections, temperature 0.1, all other views of the batch
+(over all processes) as negatives. With `positives=temporal`, for series: Yue et al., TS2Vec (arXiv 2106.10466, section
+3.2): two overlapping crops, in which a token's positive is the same moment seen within the other crop; instance-wise
+and temporal contrast of plain dot products, at every scale of max pooling over time by two. Apart from TS2Vec, tokens
+are patches, no moments are masked, each crop has positions of its own, and the projector stands between.
 """
 
 from typing import Any
@@ -22,7 +23,9 @@ PROJECTED = 128
 
 
 class Contrastive(EncoderObjective):
-    """Views `x` and `y` of each sample, or one view `x` of which two crops are taken; `model`'s head is the projector."""
+    """Views `x` and `y` of each sample, or one view `x` of which two crops are taken; `model`'s head is the
+    projector.
+    """
 
     options = ("positives",)
     compares_samples = True

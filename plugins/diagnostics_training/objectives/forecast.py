@@ -2,8 +2,8 @@
 
 Quantile likelihood: the pinball loss (Koenker and Bassett, Regression quantiles, 1978) over levels 0.1 to 0.9, as in
 time-series foundation models (Chronos-Bolt, TiRex). Gaussian likelihood: mean and log variance of each value. The next
-patch of an image is that in raster order, of a clip too with time first, each normed to mean 0 and deviation 1 as AIM (El-Nouby et
-al., arXiv 2401.08541, section 3) predicts it; patches of a series are predicted as they are.
+patch of an image is that in raster order, of a clip too with time first, each normed to mean 0 and deviation 1 as AIM
+(El-Nouby et al., arXiv 2401.08541, section 3) predicts it; patches of a series are predicted as they are.
 """
 
 import torch
@@ -19,7 +19,9 @@ LEAST_LOG_VARIANCE = -10.0
 
 
 class Forecast(EncoderObjective):
-    """`model` has a causal backbone and a head that gives, for each value of the next patch, its quantiles or moments."""
+    """`model` has a causal backbone and a head that gives, for each value of the next patch, its quantiles or
+    moments.
+    """
 
     causal = True
     options = ("likelihood",)
@@ -42,7 +44,9 @@ class Forecast(EncoderObjective):
 
 
 def pinball(predicted: Tensor, true: Tensor) -> Tensor:
-    """Mean over values and `LEVELS` of max(q e, (q - 1) e), e = true - predicted; predicted [..., level], true [...]."""
+    """Mean over values and `LEVELS` of max(q e, (q - 1) e), e = true - predicted; predicted [..., level], true
+    [...].
+    """
     levels = torch.tensor(LEVELS, dtype=predicted.dtype, device=predicted.device)
     error = true[..., None] - predicted
     return torch.maximum(levels * error, (levels - 1) * error).mean()

@@ -1,13 +1,14 @@
 """Joint-embedding prediction: I-JEPA (Assran et al., arXiv 2301.08243) and V-JEPA (Bardes et al., arXiv 2404.08471).
 
-A context encoder sees the patches outside the targets, a predictor, given where the targets are, predicts what a teacher makes of
-them from the whole sample. The teacher follows the context encoder as a moving average whose momentum rises linearly
-from 0.996 (of trainings of fewer than 2,000 steps from less, so that no more of the initial weights stays) to 1, and its outputs are layer-normed; the loss is L1, as V-JEPA has it. The teacher is the encoder that is kept, as
-in both papers.
+A context encoder sees the patches outside the targets, a predictor, given where the targets are, predicts what a
+teacher makes of them from the whole sample. The teacher follows the context encoder as a moving average whose momentum
+rises linearly from 0.996 (of trainings of fewer than 2,000 steps from less, so that no more of the initial weights
+stays) to 1, and its outputs are layer-normed; the loss is L1, as V-JEPA has it. The teacher is the encoder that is
+kept, as in both papers.
 
 `regulariser` adds, on the pooled outputs of the context encoder: `variance`, the hinge of VICReg (Bardes et al., arXiv
-2105.04906, equation 1) with weight 1, or `sigreg`, the statistic of LeJEPA (Balestriero and LeCun, arXiv 2511.08544) as 0.05
-of the loss.
+2105.04906, equation 1) with weight 1, or `sigreg`, the statistic of LeJEPA (Balestriero and LeCun, arXiv 2511.08544) as
+0.05 of the loss.
 """
 
 import copy
@@ -99,8 +100,9 @@ def variance(rows: Tensor) -> Tensor:
 
 
 def sigreg(rows: Tensor) -> Tensor:
-    """How far rows [n, F] are from a standard Gaussian: n times the integral of |phi(t) - exp(-t^2/2)|^2 exp(-t^2/2) over t,
-    phi the empirical characteristic function along a random direction, mean over directions (Epps and Pulley, 1983).
+    """How far rows [n, F] are from a standard Gaussian: n times the integral of |phi(t) - exp(-t^2/2)|^2 exp(-t^2/2)
+    over t, phi the empirical characteristic function along a random direction, mean over directions (Epps and Pulley,
+    1983).
 
     Directions are drawn from torch's generator of the CPU, afresh each step.
     """

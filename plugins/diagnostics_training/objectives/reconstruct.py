@@ -1,8 +1,9 @@
 """Masked reconstruction: He et al., Masked autoencoders are scalable vision learners (MAE, arXiv 2111.06377).
 
-The encoder sees visible patches only; a light decoder, given mask tokens, predicts the hidden ones; the loss is the mean
-squared error over hidden patches, each normed to mean 0 and deviation 1. Hidden are 0.75 of an image (MAE), 0.9 of a clip
-(at random in space and time: Feichtenhofer et al., arXiv 2205.09113) and 0.6 of a series (TimeMAE, arXiv 2303.00320).
+The encoder sees visible patches only; a light decoder, given mask tokens, predicts the hidden ones; the loss is the
+mean squared error over hidden patches, each normed to mean 0 and deviation 1. Hidden are 0.75 of an image (MAE), 0.9 of
+a clip (at random in space and time: Feichtenhofer et al., arXiv 2205.09113) and 0.6 of a series (TimeMAE, arXiv
+2303.00320).
 """
 
 import math

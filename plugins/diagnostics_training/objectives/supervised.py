@@ -1,7 +1,7 @@
 """The ceiling: everything that the data set knows about whole samples of its train split, read out of the encoder.
 
-Labels with cross entropy; values, states and futures, standardised with the train split, with squared error (angles as sine
-and cosine). Each column counts alike, and what is unknown counts for nothing.
+Labels with cross entropy; values, states and futures, standardised with the train split, with squared error (angles as
+sine and cosine). Each column counts alike, and what is unknown counts for nothing.
 """
 
 from collections.abc import Mapping
@@ -33,8 +33,8 @@ class Supervised(EncoderObjective):
     def answers(cls, targets: Mapping[str, Target], rows: np.ndarray, dataset: str) -> Answers:
         """Targets of these samples as arrays; raises where there is none of whole samples.
 
-        `labels` int64 [sample, label], -1 where unknown, and `numbers` float32 [sample, number], NaN there; `outputs` counts
-        the logits of all labels, then one for each number.
+        `labels` int64 [sample, label], -1 where unknown, and `numbers` float32 [sample, number], NaN there; `outputs`
+        counts the logits of all labels, then one for each number.
         """
         labels: list[np.ndarray] = []
         numbers: list[np.ndarray] = []
@@ -51,7 +51,8 @@ class Supervised(EncoderObjective):
                 numbers += list(values.reshape(len(values), -1).T)
         if not labels and not numbers:
             raise DiagnosticsError(
-                f"Dataset {dataset} has no label, value, state or future to be supervised with: leave supervised out of --objective."
+                f"Dataset {dataset} has no label, value, state or future to be supervised with: leave supervised out "
+                f"of --objective."
             )
         known = _stacked(numbers, np.float32, len(rows))
         std = np.nanstd(known, axis=0)

@@ -1,9 +1,10 @@
-"""What is trained on: the train split of a data set, held in memory, dealt out in batches that are a function of the step.
+"""What is trained on: the train split of a data set, held in memory, dealt out in batches that are a function of the
+step.
 
 Simulated data sets have no end. Asked for by name alone, they are trained on many series (or scenes) drawn from another
-seed than the one that `diagnostics run` reads by default, so that nothing that is probed later was seen in training. Series are
-simulated half as long again as what the encoder reads, and seen through windows at random. Each epoch has an order of its
-own.
+seed than the one that `diagnostics run` reads by default, so that nothing that is probed later was seen in training.
+Series are simulated half as long again as what the encoder reads, and seen through windows at random. Each epoch has an
+order of its own.
 """
 
 import contextlib
@@ -38,13 +39,15 @@ It may have a method `ids(step, process, processes)`, the samples' ids, which th
 
 @contextlib.contextmanager
 def batches_ahead(batches: Batches, steps: range, world: World, workers: int) -> Generator[Iterator[Batch]]:
-    """The batches of the steps, in order, in pinned memory where they go to a GPU; all that makes them ends with the context.
+    """The batches of the steps, in order, in pinned memory where they go to a GPU; all that makes them ends with the
+    context.
 
     With 0 workers a thread makes the next one, otherwise each worker makes two ahead. Raises what a batch raises, and
     DiagnosticsError where a worker is ended from outside, or on a system other than Linux.
     """
     if workers and sys.platform != "linux":
-        # Elsewhere system libraries may hang or crash after a fork, and what encoders prepare with seldom can be pickled.
+        # Elsewhere system libraries may hang or crash after a fork, and what encoders prepare with seldom can be
+        # pickled.
         raise DiagnosticsError("Workers are forked, which only Linux does safely: leave --workers out.")
     pinned = world.device.startswith("cuda")
 
@@ -64,7 +67,8 @@ def batches_ahead(batches: Batches, steps: range, world: World, workers: int) ->
 
 def _ended(error: Exception) -> DiagnosticsError:
     return DiagnosticsError(
-        f"A process that prepares batches was ended ({describe(error)}), perhaps because memory ran out: give fewer --workers."
+        f"A process that prepares batches was ended ({describe(error)}), perhaps because memory ran out: give fewer "
+        f"--workers."
     )
 
 
@@ -112,7 +116,9 @@ def _by_workers(make: Callable[[int], Batch], steps: range, workers: int, pinned
 
 
 def _ignore_interrupts(worker: int) -> None:
-    """A terminal sends Ctrl-C to workers too; a worker that ended by it would look to this process like one that was killed."""
+    """A terminal sends Ctrl-C to workers too; a worker that ended by it would look to this process like one that was
+    killed.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -172,7 +178,8 @@ class TrainingData:
 
 
 def data_for(asked: str | None, base: Encoder) -> str:
-    """The specification of the data to align on: as asked for, or those that the encoder was trained on, in its own length.
+    """The specification of the data to align on: as asked for, or those that the encoder was trained on, in its own
+    length.
 
     Simulated data named without number and seed are many fresh samples, as in `diagnostics train`.
     """
@@ -196,8 +203,8 @@ def describe_data(spec: str, count: int) -> str:
 def load(data: str, patch: int | None = None, *, windows: bool = True) -> TrainingData:
     """The train split of a data set.
 
-    `windows` makes simulated series longer than the encoder reads; without it they end where targets are about. `patch` is
-    what the encoder's extent is to be a multiple of; by default each modality's own.
+    `windows` makes simulated series longer than the encoder reads; without it they end where targets are about. `patch`
+    is what the encoder's extent is to be a multiple of; by default each modality's own.
     """
     spec, length = training_spec(data)
     if length is not None and windows:
@@ -206,7 +213,8 @@ def load(data: str, patch: int | None = None, *, windows: bool = True) -> Traini
     dataset: Dataset = build("dataset", spec)
     if dataset.modality not in AXES:
         raise DiagnosticsError(
-            f"Objectives are trained on {', '.join(AXES)}, and {dataset.name} holds {dataset.modality}: give other --data."
+            f"Objectives are trained on {', '.join(AXES)}, and {dataset.name} holds {dataset.modality}: give other "
+            f"--data."
         )
     rows = np.flatnonzero(dataset.split == "train")
     size = default_patch(dataset.modality) if patch is None else patch
@@ -215,7 +223,8 @@ def load(data: str, patch: int | None = None, *, windows: bool = True) -> Traini
     samples = _held(dataset, rows, size)
     if dataset.modality == "series" and not np.isfinite(samples).all():
         raise DiagnosticsError(
-            f"Series of {dataset.name} have gaps or are padded (NaN), and these encoders have no mask: fill or cut them first."
+            f"Series of {dataset.name} have gaps or are padded (NaN), and these encoders have no mask: fill or cut "
+            f"them first."
         )
     whole = extent_of(dataset.modality, samples[0]) if length is None else (length,)
     places = whole[-2:]
@@ -224,7 +233,8 @@ def load(data: str, patch: int | None = None, *, windows: bool = True) -> Traini
         fits = [n for n in range(2, min(places) + 1) if not any(place % n for place in places)]
         near = min(fits, key=lambda n: abs(n - size), default=1)
         raise DiagnosticsError(
-            f"Samples of {dataset.name} ({shown}) cannot be cut into patches of {size}: give --patch {near}, which divides them."
+            f"Samples of {dataset.name} ({shown}) cannot be cut into patches of {size}: give --patch {near}, which "
+            f"divides them."
         )
     if dataset.modality == "video" and whole[0] % TUBE:
         raise DiagnosticsError(
@@ -252,7 +262,9 @@ def default_patch(modality: str) -> int:
 
 
 def _held(dataset: Dataset, rows: np.ndarray, patch: int, side: int = 0) -> np.ndarray:
-    """The samples as one array; pictures of unequal size as squares of a `side`, the shortest of all that patches fit."""
+    """The samples as one array; pictures of unequal size as squares of a `side`, the shortest of all that patches
+    fit.
+    """
 
     def read(row: int) -> np.ndarray:
         sample = dataset[row]
@@ -272,8 +284,8 @@ def _held(dataset: Dataset, rows: np.ndarray, patch: int, side: int = 0) -> np.n
                 shortest = min(min(extent_of(dataset.modality, dataset[int(each)])[-2:]) for each in rows)
                 return _held(dataset, rows, patch, max(1, shortest // patch) * patch)
             raise DiagnosticsError(
-                f"Samples of {dataset.name} have shapes {first.shape} and {sample.shape}, and training needs one shape: "
-                "give series of one length, clips of as many frames, images all grey or all in colour."
+                f"Samples of {dataset.name} have shapes {first.shape} and {sample.shape}, and training needs one "
+                f"shape: give series of one length, clips of as many frames, images all grey or all in colour."
             )
         held[i] = sample
     return held
@@ -292,9 +304,9 @@ def check_batch(batch: int, samples: int, parts: int = 1) -> None:
 class EpochOrder:
     """Which of the samples `rows` are in a step's batch.
 
-    Each epoch has an order of its own, and its last samples that fill no batch are left out. Where `shards` says which shard of a
-    dataset each of its samples lies in, int [sample], shards follow one another in an order of the epoch's own, and so do the
-    samples within each.
+    Each epoch has an order of its own, and its last samples that fill no batch are left out. Where `shards` says which
+    shard of a dataset each of its samples lies in, int [sample], shards follow one another in an order of the epoch's
+    own, and so do the samples within each.
     """
 
     def __init__(self, rows: np.ndarray, batch: int, seed: int, shards: np.ndarray | None = None) -> None:
@@ -373,8 +385,8 @@ def spec_of(name: str, options: Mapping[str, object]) -> str:
 
 
 def training_spec(data: str) -> tuple[str, int | None]:
-    """The specification to train on for what was asked for, and the length that a simulated series is wanted in (None for
-    other data): number and seed are filled in where a simulated data set was named without them."""
+    """The specification to train on for what was asked for, and the length that a simulated series is wanted in (None
+    for other data): number and seed are filled in where a simulated data set was named without them."""
     name, options = parse_spec(data)
     if name not in SIMULATED:
         return data, None

@@ -96,8 +96,8 @@ class _Gather(torch.autograd.Function):
 def gathered(rows: Tensor) -> Tensor:
     """Rows [n, ...] of all processes, in the order of their ranks, [n x processes, ...], with gradients to all of them.
 
-    Where each process's loss is the mean over its own rows, the gradients that data parallelism averages are those of the
-    loss over the whole batch.
+    Where each process's loss is the mean over its own rows, the gradients that data parallelism averages are those of
+    the loss over the whole batch.
     """
     return _Gather.apply(rows) if dist.is_initialized() else rows  # pyright: ignore[reportReturnType]
 
@@ -117,12 +117,14 @@ Batch = Mapping[str, Tensor]
 class Objective(nn.Module):
     """A loss with everything that it trains; subclasses implement `forward`, and whatever else they need of these.
 
-    What is not to be trained (a teacher) has `requires_grad` False: the trainer optimises all other parameters, and saves
-    the whole `state_dict`.
+    What is not to be trained (a teacher) has `requires_grad` False: the trainer optimises all other parameters, and
+    saves the whole `state_dict`.
 
-    pairs, moves, noise: which views of a sample it is given: two (`x` and `y`) rather than one; windows and crops drawn at
+    pairs, moves, noise: which views of a sample it is given: two (`x` and `y`) rather than one; windows and crops drawn
+    at
         random; noise on a series.
-    compares_samples: whether the loss compares samples of a batch with each other, so that it is no mean of what the loss is
+    compares_samples: whether the loss compares samples of a batch with each other, so that it is no mean of what the
+    loss is
         of parts of the batch.
     phases: whether `before_step` decides which parameters learn, so that some have no gradient in some steps.
     """
@@ -140,16 +142,16 @@ class Objective(nn.Module):
     def output(self, batch: Batch) -> Tensor | None:
         """What the encoder would hand to users for this batch, pooled: float [sample, feature]; watched for collapse.
 
-        Called without gradients, in eval mode, and by the first process only (so it must not wait for others); None where there
-        is nothing to watch.
+        Called without gradients, in eval mode, and by the first process only (so it must not wait for others); None
+        where there is nothing to watch.
         """
         return None
 
     def evaluate(self, step: int) -> Mapping[str, float]:
         """Scalars after so many steps, which are logged as `evaluation/NAME`; how often is a setting.
 
-        Called without gradients, in eval mode, and by the first process only (so it must not wait for others). What it draws from
-        torch's generators changes nothing that is drawn later.
+        Called without gradients, in eval mode, and by the first process only (so it must not wait for others). What it
+        draws from torch's generators changes nothing that is drawn later.
         """
         return {}
 
@@ -165,7 +167,9 @@ class Objective(nn.Module):
         return {}
 
     def before_step(self, step: int) -> None:
-        """Before each step, `step` counted from 0: where it decides what learns. A parameter without a gradient stays as it is."""
+        """Before each step, `step` counted from 0: where it decides what learns. A parameter without a gradient stays
+        as it is.
+        """
 
     def after_step(self, done: int, total: int) -> None:
         """After each optimiser step, `done` counted from 1: where a teacher follows."""

@@ -22,11 +22,12 @@ from diagnostics.plugin import DiagnosticsError, Encoder, Progress, describe, pr
 from diagnostics_training.trainer.objective import Batch, Objective, World, least, mean
 from diagnostics_training.trainer.settings import Settings
 
-# One checkpoint, replaced whole: weights, optimiser state by the parameter's name and of its groups, the step, and what it
-# belongs to.
+# One checkpoint, replaced whole: weights, optimiser state by the parameter's name and of its groups, the step, and what
+# it belongs to.
 #
-# A safetensors file whose metadata is the JSON, so that one rename replaces all of it, with digests of the tensors and of itself:
-# safetensors notices no changed byte. Generators are not saved: each step draws from its own number (see `trainer`).
+# A safetensors file whose metadata is the JSON, so that one rename replaces all of it, with digests of the tensors and
+# of itself: safetensors notices no changed byte. Generators are not saved: each step draws from its own number (see
+# `trainer`).
 
 
 FILE = "checkpoint.safetensors"
@@ -62,7 +63,8 @@ def save_checkpoint(
         written.replace(folder / FILE)
     except (OSError, SafetensorError) as error:
         raise DiagnosticsError(
-            f"The checkpoint in {folder} cannot be written ({describe(error)}): free some room there and give the same command again."
+            f"The checkpoint in {folder} cannot be written ({describe(error)}): free some room there and give the same "
+            f"command again."
         ) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -171,16 +173,17 @@ def resumable(folder: Path) -> Generator[None]:
 def refuse_other(subject: str, kept: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
     """Raises where what is there was made with other settings or data than are asked for, and names them all.
 
-    Keys of an identity are options as they are typed, or words. Words that begin with "other" say all that there is to say of a
-    value, and since they may follow from something else, they are said only where nothing else differs.
+    Keys of an identity are options as they are typed, or words. Words that begin with "other" say all that there is to
+    say of a value, and since they may follow from something else, they are said only where nothing else differs.
     """
     new = json.loads(json.dumps(dict(identity)))
     different = [key for key in sorted(kept.keys() | new.keys()) if kept.get(key) != new.get(key)]
     reported = [key for key in different if not key.startswith("other ")] or different
     if reported:
         raise DiagnosticsError(
-            f"{subject} was written with other settings ({'; '.join(_difference(key, kept.get(key), new.get(key)) for key in reported)}): "
-            "give another --out, or remove that folder to start again."
+            f"{subject} was written with other settings "
+            f"({'; '.join(_difference(key, kept.get(key), new.get(key)) for key in reported)}): give another --out, or "
+            f"remove that folder to start again."
         )
 
 
@@ -210,7 +213,8 @@ def finished(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
         if encoder.is_file():
             if kept["encoder"] != _digest(encoder):
                 raise DiagnosticsError(
-                    f"{encoder} is not the encoder that {path.name} in that folder describes, and would be overwritten: give another --out."
+                    f"{encoder} is not the encoder that {path.name} in that folder describes, and would be "
+                    f"overwritten: give another --out."
                 )
             # Of no use any more, where a kill left it.
             (folder / FILE).unlink(missing_ok=True)
@@ -282,7 +286,9 @@ def finish(
 LEAST_SPREAD = 0.01
 LEAST_RANK = 1.5
 FEWEST = 4
-"""Samples from which ranks are told: without their mean, two have a rank of 1 and three of 2 at most, whatever the output."""
+"""Samples from which ranks are told: without their mean, two have a rank of 1 and three of 2 at most, whatever the
+output.
+"""
 
 
 @dataclass(frozen=True)
@@ -400,8 +406,8 @@ class Monitor:
         evaluation: Mapping[str, float],
         heads: Mapping[str, float],
     ) -> None:
-        """After step `done`, with what was seen of the output and of heads of attention where they were looked at, and what an
-        evaluation gave."""
+        """After step `done`, with what was seen of the output and of heads of attention where they were looked at, and
+        what an evaluation gave."""
         self.loss = values["loss"]
         line: dict[str, float] = {"step": done, **values}
         if seen is not None:
@@ -454,7 +460,9 @@ class Finite:
         self.first = torch.where(finite, self.first, self.first.clamp(max=done))
 
     def check(self, done: int, out: Path, name: str, ids: Callable[[int], Sequence[str]] | None) -> None:
-        """Raises where a step up to `done` was not finite; `ids(step)`, counted from 0, are those of a batch's samples."""
+        """Raises where a step up to `done` was not finite; `ids(step)`, counted from 0, are those of a batch's
+        samples.
+        """
         loss, gradient = least(self.first).tolist()
         if (step := min(loss, gradient)) > done:
             return
@@ -462,8 +470,8 @@ class Finite:
         last = f"step {kept['step']:,} is the last in {out / FILE}" if kept else "no checkpoint was written"
         raise DiagnosticsError(
             f"The {'loss' if loss == step else 'gradient'} of {name} is not finite at step {step}"
-            f"{f' (batch of {_few(ids(step - 1))})' if ids else ''}, and {last}: {'look at those samples, or ' if ids else ''}train "
-            f"with a smaller --lr, into another folder than {out}."
+            f"{f' (batch of {_few(ids(step - 1))})' if ids else ''}, and {last}: "
+            f"{'look at those samples, or ' if ids else ''}train with a smaller --lr, into another folder than {out}."
         )
 
 
@@ -474,7 +482,9 @@ def _few(ids: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def looking(objective: Objective, settings: Settings) -> Generator[None]:
-    """A context in eval mode, without gradients and in the precision of training, whose random draws change no later ones."""
+    """A context in eval mode, without gradients and in the precision of training, whose random draws change no later
+    ones.
+    """
     device = next(objective.parameters()).device
     objective.eval()
     with (
@@ -510,7 +520,9 @@ def format_duration(seconds: float) -> str:
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
-    """What was logged, in order; a last line that a kill cut short is left out. Raises DiagnosticsError for another that is none."""
+    """What was logged, in order; a last line that a kill cut short is left out. Raises DiagnosticsError for another
+    that is none.
+    """
     path = folder / METRICS
     if not path.is_file():
         return []
@@ -523,7 +535,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
         except (ValueError, TypeError, KeyError) as error:
             if number < len(logged):
                 raise DiagnosticsError(
-                    f"Line {number} of {path} is damaged: remove that line, or the file, and give the same command again; the training "
-                    "goes on from its checkpoint."
+                    f"Line {number} of {path} is damaged: remove that line, or the file, and give the same command "
+                    f"again; the training goes on from its checkpoint."
                 ) from error
     return entries

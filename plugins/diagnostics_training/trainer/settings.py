@@ -50,7 +50,8 @@ class Optimisation:
     lr: peak of the learning rate.
     optimiser: `adamw`, or `lamb` (You et al., arXiv 1904.00962), timm's.
     schedule: of the rate after the warm-up: `cosine` (to 0) or `constant`.
-    warmup: steps in which the rate rises to its peak: below 1 a share of all steps (at least one step, unless 0), otherwise
+    warmup: steps in which the rate rises to its peak: below 1 a share of all steps (at least one step, unless 0),
+    otherwise
         their number.
     cooldown: share of the steps, the last ones, in which a constant rate falls to 0 along a line.
     clip: longest gradient (Euclidean, over all parameters); `math.inf` leaves them as they are.
@@ -171,19 +172,20 @@ class Settings(Computation, Optimisation, Duration):
                 raise DiagnosticsError(f"Training knows no {name} {getattr(self, name)}: choose {' or '.join(known)}.")
         if not 0 <= self.warmup <= self.steps or (self.warmup > 1 and self.warmup % 1):
             raise DiagnosticsError(
-                f"A warm-up cannot take {self.warmup} of {self.steps} steps: give a share below 1, or a whole number of steps, at "
-                "most as many."
+                f"A warm-up cannot take {self.warmup} of {self.steps} steps: give a share below 1, or a whole number "
+                f"of steps, at most as many."
             )
         if not 0 <= self.cooldown <= 1:
             raise DiagnosticsError(f"A cooldown cannot take {self.cooldown} of the steps: give a share, from 0 to 1.")
         if self.cooldown and self.schedule != "constant":
             raise DiagnosticsError(
-                f"A {self.schedule} schedule falls by itself and has no cooldown: leave it out, or choose a constant schedule."
+                f"A {self.schedule} schedule falls by itself and has no cooldown: leave it out, or choose a constant "
+                f"schedule."
             )
         if self._rising + self._falling > self.steps:
             raise DiagnosticsError(
-                f"Training of {self.steps} steps cannot have {self._rising} of warm-up and {self._falling} of cooldown: give less of "
-                "either."
+                f"Training of {self.steps} steps cannot have {self._rising} of warm-up and {self._falling} of "
+                f"cooldown: give less of either."
             )
 
     @property

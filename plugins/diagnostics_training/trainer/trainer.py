@@ -1,8 +1,8 @@
 """The trainer: loop, precision, logs, checkpoints, exact resume, data parallelism. It knows no objective.
 
-Every step begins with torch's generators seeded from (seed, step, process), and batches are a function of the step; so a run
-that was killed goes on from its weights, optimiser state and step alone, and on the CPU its losses are bit for bit those of
-a run that was not.
+Every step begins with torch's generators seeded from (seed, step, process), and batches are a function of the step; so
+a run that was killed goes on from its weights, optimiser state and step alone, and on the CPU its losses are bit for
+bit those of a run that was not.
 """
 
 import contextlib
@@ -47,15 +47,16 @@ from diagnostics_training.trainer.settings import Settings
 
 # Memory against time: what a block computes is not kept for the backward pass, but computed once more in it.
 #
-# Chen et al., Training deep nets with sublinear memory cost (arXiv 1604.06174); torch calls it activation checkpointing.
+# Chen et al., Training deep nets with sublinear memory cost (arXiv 1604.06174); torch calls it activation
+# checkpointing.
 
 
 @contextlib.contextmanager
 def recomputed(blocks: Iterable[nn.Module]) -> Generator[None]:
     """A context in which passes keep only what each block is given, and draw the same random numbers the second time.
 
-    Gradients are those of a pass that keeps everything. Hooks on a block fire once a pass; hooks on its parts fire again in the
-    backward pass if they are still there then. Modules, names and parameters stay as they are.
+    Gradients are those of a pass that keeps everything. Hooks on a block fire once a pass; hooks on its parts fire
+    again in the backward pass if they are still there then. Modules, names and parameters stay as they are.
     """
     with contextlib.ExitStack() as undone:
         # On the instance, since hooks and names belong to the module itself.
@@ -78,8 +79,8 @@ def _restore(block: nn.Module, forward: Any) -> None:
 def build_optimiser(objective: nn.Module, settings: Settings) -> torch.optim.Optimizer:
     """The optimiser of the settings; no decay where a parameter has fewer than two axes.
 
-    LAMB (You et al., arXiv 1904.00962) is timm's: the trainer alone clips gradients, and what has no decay has no trust ratio.
-    Raises DiagnosticsError where nothing requires a gradient, and for LAMB without timm.
+    LAMB (You et al., arXiv 1904.00962) is timm's: the trainer alone clips gradients, and what has no decay has no trust
+    ratio. Raises DiagnosticsError where nothing requires a gradient, and for LAMB without timm.
     """
     trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     if not trained:
@@ -103,8 +104,9 @@ def build_optimiser(objective: nn.Module, settings: Settings) -> torch.optim.Opt
 
 # Attention while training: the kernel that computes it, told once, and how sharp each head's is, every so many steps.
 #
-# A head whose entropy falls to nothing, or whose logits grow without end, comes before many a loss that diverges (Zhai et al.,
-# Stabilizing transformer training by preventing attention entropy collapse, arXiv 2303.06296; Dehghani et al., arXiv 2302.05442).
+# A head whose entropy falls to nothing, or whose logits grow without end, comes before many a loss that diverges (Zhai
+# et al., Stabilizing transformer training by preventing attention entropy collapse, arXiv 2303.06296; Dehghani et al.,
+# arXiv 2302.05442).
 
 
 def check_attention(
@@ -112,8 +114,8 @@ def check_attention(
 ) -> None:
     """The forward pass of the first step, once before it: tells which kernel `auto` comes to.
 
-    Raises where the named one cannot compute the pass, and where attention is to be watched that cannot be seen. Buffers and
-    random states are afterwards as before.
+    Raises where the named one cannot compute the pass, and where attention is to be watched that cannot be seen.
+    Buffers and random states are afterwards as before.
     """
     device = next(objective.parameters()).device.type
     before = [(buffer, buffer.clone()) for buffer in objective.buffers()]
@@ -129,13 +131,14 @@ def check_attention(
         tell(f"{name}: attention in {ran}")
     if settings.watch_attention and not see_heads(objective, batch, settings):
         raise DiagnosticsError(
-            f"The output of {name} comes from no call of torch's scaled_dot_product_attention, so no head can be watched: leave "
-            "--watch-attention out."
+            f"The output of {name} comes from no call of torch's scaled_dot_product_attention, so no head can be "
+            f"watched: leave --watch-attention out."
         )
 
 
 def see_heads(objective: Objective, batch: Batch, settings: Settings) -> dict[str, float]:
-    """Scalars to log of the pass to the objective's output: `attention/BLOCK/entropy/HEAD`, `.../logit/HEAD`, `.../keys`.
+    """Scalars to log of the pass to the objective's output: `attention/BLOCK/entropy/HEAD`, `.../logit/HEAD`,
+    `.../keys`.
 
     Blocks are attentions in the order in which they are computed.
     """
@@ -151,8 +154,8 @@ def see_heads(objective: Objective, batch: Batch, settings: Settings) -> dict[st
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a training came to. `seconds` are those of this process, `looks` the outputs seen for the collapse detector; loss
-    and looks are known to the first process only."""
+    """What a training came to. `seconds` are those of this process, `looks` the outputs seen for the collapse detector;
+    loss and looks are known to the first process only."""
 
     steps: int
     resumed_from: int
@@ -204,7 +207,8 @@ def fit(
         settings, is refused.
     world: which process this is (see `objective.world`); the first one writes.
     begin: the first step, where those before it teach nothing.
-    tell: is given single lines: the kernel of attention, the expected time, an output that collapses, a head that sharpens.
+    tell: is given single lines: the kernel of attention, the expected time, an output that collapses, a head that
+    sharpens.
     """
     world = world or World()
     identity = dict(identity or {}) | settings.identity
@@ -279,8 +283,8 @@ def check_fits(objective: Objective, settings: Settings, name: str) -> None:
     """Raises where an objective cannot be trained as the settings say."""
     if settings.accumulate > 1 and objective.compares_samples:
         raise DiagnosticsError(
-            f"The loss of {name} compares the samples of a batch, which therefore cannot be computed in parts: leave --accumulate "
-            "out."
+            f"The loss of {name} compares the samples of a batch, which therefore cannot be computed in parts: leave "
+            f"--accumulate out."
         )
     if settings.recompute and not objective.blocks():
         raise DiagnosticsError(
@@ -312,7 +316,9 @@ def train_step(
     step: int,
     world: World,
 ) -> dict[str, Tensor]:
-    """One step of the optimiser's own parameters; what the module gave, averaged over parts, and the length of their gradient."""
+    """One step of the optimiser's own parameters; what the module gave, averaged over parts, and the length of their
+    gradient.
+    """
     seed_step(settings, step, world)
     for group in optimiser.param_groups:
         group["lr"] = settings.rate(step)
@@ -342,7 +348,8 @@ def split(batch: Batch, count: int) -> list[tuple[float, Batch]]:
     samples = len(next(iter(batch.values())))
     if count > samples:
         raise DiagnosticsError(
-            f"A batch of {samples} samples in a process cannot be computed in {count} parts: give --accumulate at most as many."
+            f"A batch of {samples} samples in a process cannot be computed in {count} parts: give --accumulate at most "
+            f"as many."
         )
     parts = zip(*(tensor.tensor_split(count) for tensor in batch.values()), strict=True)
     return [(len(part[0]) / samples, dict(zip(batch, part, strict=True))) for part in parts]
@@ -351,7 +358,8 @@ def split(batch: Batch, count: int) -> list[tuple[float, Batch]]:
 def seed_step(settings: Settings, step: int, world: World) -> None:
     """Seeds torch's generators for a step.
 
-    On a CPU not by `torch.manual_seed`, which writes down a stack for each kind of device that is not in use: 1 % of a small step.
+    On a CPU not by `torch.manual_seed`, which writes down a stack for each kind of device that is not in use: 1 % of a
+    small step.
     """
     seeded = number(settings.seed or 0, step, world.rank)
     if world.device == "cpu":
