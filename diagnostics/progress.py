@@ -52,9 +52,9 @@ class Cost:
         if self.again:
             of = f"{self.encoders} encoders with the controls" if self.encoders > 1 else "no controls"
             tokens = (
-                f"{self.encoder} on {self.dataset}: the tokens of {self.token_samples:,} samples are not stored and are "
-                f"extracted now, since measures read them ({of}); writes {size(self.bytes)} to {self.path}; "
-                f"extraction takes about {duration(self.seconds)}."
+                f"{self.encoder} on {self.dataset}: the tokens of {self.token_samples:,} samples are not "
+                f"stored and are extracted now, since measures read them ({of}); writes {size(self.bytes)} to "
+                f"{self.path}; extraction takes about {duration(self.seconds)}."
             )
             return [*self.unprobeable, tokens]
         budget = f"--token-budget {math.ceil(self.token_bytes_of_64 / 1e6)}MB"

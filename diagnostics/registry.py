@@ -62,26 +62,30 @@ class Entry:
 
 
 @hookspec
-def encoders() -> Mapping[str, Callable[..., Encoder]]:  # pyright: ignore[reportReturnType]
+# pyrefly: ignore[bad-return]
+def encoders() -> Mapping[str, Callable[..., Encoder]]:
     """Name -> builder called with the options of `name?key=value`; a name that ends in ':' gets what follows it
     first.
     """
 
 
 @hookspec
-def datasets() -> Mapping[str, Callable[..., Dataset]]:  # pyright: ignore[reportReturnType]
+# pyrefly: ignore[bad-return]
+def datasets() -> Mapping[str, Callable[..., Dataset]]:
     """Name -> builder called with the options of `name?key=value`; a name that ends in ':' gets what follows it
     first.
     """
 
 
 @hookspec
-def measures() -> Mapping[str, Callable[[], Measure]]:  # pyright: ignore[reportReturnType]
+# pyrefly: ignore[bad-return]
+def measures() -> Mapping[str, Callable[[], Measure]]:
     """Name -> function without arguments that returns the measure."""
 
 
 @hookspec
-def commands() -> Mapping[str, Callable[..., Any]]:  # pyright: ignore[reportReturnType]
+# pyrefly: ignore[bad-return]
+def commands() -> Mapping[str, Callable[..., Any]]:
     """Name -> function whose annotated parameters become the options of `diagnostics NAME`.
 
     A name of two words is a command of a group: "train mine" is `diagnostics train mine`. `options_of` makes one from
@@ -174,8 +178,8 @@ def _entries(manager: pluggy.PluginManager, kind: EntryKind) -> dict[str, Entry]
     for mapping in getattr(manager.hook, f"{kind}s")():
         if not isinstance(mapping, Mapping):
             raise TypeError(f"hook {kind}s returned a {type(mapping).__name__}, not a mapping from name to callable")
-        for name, value in mapping.items():  # pyright: ignore[reportUnknownVariableType]
-            if not isinstance(name, str) or not callable(value):  # pyright: ignore[reportUnknownArgumentType]
+        for name, value in mapping.items():
+            if not isinstance(name, str) or not callable(value):
                 raise TypeError(f"hook {kind}s offers {name!r}, which is not a name with something callable")
             entries[name] = value if isinstance(value, Entry) else Entry(value)
     return entries

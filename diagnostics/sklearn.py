@@ -185,15 +185,15 @@ class TapFeatures(TransformerMixin, BaseEstimator):
         return encoder
 
     def __getstate__(self) -> dict[str, Any]:
-        state: dict[str, Any] = {**super().__getstate__()}  # pyright: ignore[reportGeneralTypeIssues]  (a dict of scikit-learn's)
+        state: dict[str, Any] = {**super().__getstate__()}
         encoder: Any = state.pop("encoder_", None)
         if not isinstance(self.encoder, str):
             encoder = self.encoder
             if not getattr(encoder, "spec", ""):
                 name = getattr(encoder, "name", type(encoder).__name__)
                 raise DiagnosticsError(
-                    f"The encoder {name} was made in Python and has no name, so it cannot be pickled, and weights never "
-                    "are: save it with diagnostics.save_encoder and give TapFeatures that folder's name."
+                    f"The encoder {name} was made in Python and has no name, so it cannot be pickled, and "
+                    f"weights never are: save it with diagnostics.save_encoder and give TapFeatures that folder's name."
                 )
             state["encoder"] = encoder.spec
         if encoder is not None:
@@ -209,6 +209,7 @@ class TapFeatures(TransformerMixin, BaseEstimator):
         return twin
 
     def __sklearn_tags__(self) -> Any:
+        # pyrefly: ignore[missing-attribute]
         tags = super().__sklearn_tags__()
         tags.requires_fit = False
         # Samples are what the encoder reads: images, series, texts, of any number of axes.

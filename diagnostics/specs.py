@@ -248,7 +248,10 @@ def _build_skeleton(skeleton: str, file: Path, trust_code: bool) -> TorchEncoder
     except UntrustedCodeError:
         raise
     except DiagnosticsError as error:
-        why = " (a saved encoder is built offline: build that name once by itself, which fetches it, or give --trust-code)"
+        why = (
+            " (a saved encoder is built offline: build that name once by itself, which fetches it, or give "
+            "--trust-code)"
+        )
         raise DiagnosticsError(
             f"{file} is built by '{short}', which fails here{why if not_called else ''}: {error}"
         ) from error

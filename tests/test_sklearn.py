@@ -125,7 +125,7 @@ def test_an_encoder_without_a_name_or_with_other_weights_is_refused(name: str) -
     with pytest.raises(DiagnosticsError, match="has other weights here than when this was pickled"):
         fresh.transform(tiny_dataset(6).samples)
     with pytest.raises(DiagnosticsError, match="TapFeatures was given a int: give the name"):
-        TapFeatures(3).fit(None)  # pyright: ignore[reportArgumentType]
+        TapFeatures(3).fit(None)
     with pytest.raises(DiagnosticsError, match=r"Unknown tap 'blocks\.9'"):
         TapFeatures(name, tap="blocks.9").fit(None)
 

@@ -120,7 +120,8 @@ class Folder:
                 while done < stop - first:
                     # A read that stops within a page leaves the next one unaligned, so that it fails and the cache
                     # serves.
-                    count = file.readinto(memory[done : -(-(stop - first) // PAGE) * PAGE].data)  # pyright: ignore[reportAttributeAccessIssue]  (raw and buffered files have it)
+                    # pyrefly: ignore[missing-attribute]
+                    count = file.readinto(memory[done : -(-(stop - first) // PAGE) * PAGE].data)
                     if not count:
                         raise ValueError("it ends too soon")
                     done += count
@@ -138,7 +139,8 @@ class Folder:
         def write(flag: int) -> None:
             handle = os.open(last, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | flag, dir_fd=folder)
             with os.fdopen(handle, "wb", buffering=0) as file:
-                rest = memoryview(data)  # pyright: ignore[reportArgumentType]  (arrays are buffers; numpy types them so from 3.12)
+                # pyrefly: ignore[bad-argument-type]
+                rest = memoryview(data)
                 while len(rest):
                     rest = rest[file.write(rest) :]
                 file.truncate(length)
@@ -246,6 +248,7 @@ class Folder:
                 self.prune(inner)
             os.rmdir(last, dir_fd=around)
 
+    # pyrefly: ignore[unsupported-operation]
     def _entries(self, name: str) -> list[tuple[str, bool]]:
         """What lies in a folder, by name, and whether it is a folder itself."""
         with self._opened(name) as folder, os.scandir(folder) as entries:
@@ -320,7 +323,8 @@ def lock(
         held = filelock.FileLock(holder, timeout=0)
         held.acquire()
         # Whoever held it may have removed its file since it was opened here.
-        while not (holder.exists() and os.path.samestat(holder.stat(), os.fstat(held._context.lock_file_fd))):  # pyright: ignore[reportPrivateUsage, reportArgumentType]  (filelock shows its handle nowhere else)
+        # pyrefly: ignore[bad-argument-type]
+        while not (holder.exists() and os.path.samestat(holder.stat(), os.fstat(held._context.lock_file_fd))):
             held.release()
             held.acquire()
     except filelock.Timeout as error:

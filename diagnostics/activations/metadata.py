@@ -94,7 +94,7 @@ def read_array(folder: Folder, name: str, files: Mapping[str, str]) -> np.ndarra
     store = MemoryStore({file.removeprefix(f"{name}/"): Buffer.from_bytes(data) for file, data in read.items()})
     try:
         return np.asarray(zarr.open_array(store, mode="r", zarr_format=3)[...])
-    except (ValueError, TypeError, KeyError, RuntimeError, OSError, MemoryError, zarr.errors.BaseZarrError) as error:
+    except (ValueError, TypeError, KeyError, RuntimeError, OSError, MemoryError) as error:
         raise DamagedError(name) from error
 
 

@@ -98,7 +98,7 @@ class Layout:
 
 def checksum(data: np.ndarray) -> np.ndarray:
     """The CRC-32C of bytes, as bytes."""
-    value: int = google_crc32c.value(data)  # pyright: ignore[reportArgumentType]
+    value: int = google_crc32c.value(data)
     return np.array([value], dtype="<u4").view(np.uint8)
 
 
@@ -294,7 +294,7 @@ class Journal:
     def _checksum(self, row: int, rows: int, parts: Sequence[np.ndarray]) -> int:
         value: int = google_crc32c.value(self.run + struct.pack("<QQQ", self.shard, row, rows))
         for part in parts:
-            value = google_crc32c.extend(value, part)  # pyright: ignore[reportArgumentType]
+            value = google_crc32c.extend(value, part)
         return value
 
 

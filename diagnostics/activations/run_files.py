@@ -357,7 +357,8 @@ def _older_results(store: Store, index: Index) -> Results:
     folder = store.folder.inside(RESULTS)
     files = read_files(folder, _older_content(store)["files"]) | {NAME: folder.get(NAME, MOST_BYTES)}
     memory = MemoryStore({name: Buffer.from_bytes(data) for name, data in files.items()}, read_only=True)
-    groups = xr.open_groups(memory, engine="zarr", consolidated=False)  # pyright: ignore[reportArgumentType]  (stores are taken, paths alone are typed)
+    # pyrefly: ignore[bad-argument-type]
+    groups = xr.open_groups(memory, engine="zarr", consolidated=False)
     # Zarr lists what a folder holds in another order each time.
     return {
         owner: {

@@ -2,8 +2,8 @@
 
     samples/                id, split, group [sample]; targets/<name> [sample], or targets/<name>/<grid> [sample, token]
     taps/<tap>/pooled       [sample, pooling, feature] float32
-    taps/<tap>/tokens       [token_sample, token, feature], and prefix [token_sample, prefix, feature] where there are any
-    observed/<name>/<tap>   [row, ...] float32: what an observation (attention, gradients) saw for the first rows, or why not
+    taps/<tap>/tokens       [token_sample, token, feature], and prefix [token_sample, prefix, feature] where there is any
+    observed/<name>/<tap>   [row, ...] float32: what an observation (attention) saw of the first rows, or why not
     controls/<name>/        the same for a control encoder
     results.json, results/  what the measures gave: see `run_files`
 
@@ -198,15 +198,15 @@ class Store(Activations):
         )
 
     @cached_property
-    def ids(self) -> np.ndarray:  # pyright: ignore[reportIncompatibleVariableOverride]  (read when it is asked for)
+    def ids(self) -> np.ndarray:
         return self._column("id")
 
     @cached_property
-    def split(self) -> np.ndarray:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def split(self) -> np.ndarray:
         return self._column("split")
 
     @cached_property
-    def groups(self) -> np.ndarray:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def groups(self) -> np.ndarray:
         return self._column("group")
 
     def _column(self, name: str) -> np.ndarray:

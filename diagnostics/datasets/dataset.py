@@ -193,7 +193,8 @@ class Dataset:
         for group, split in zip(self.groups, self.split, strict=True):
             if seen.setdefault(group, split) != split:
                 raise DiagnosticsError(
-                    f"Dataset {self.name} has group {group} in {seen[group]} and in {split}: keep each group in one split."
+                    f"Dataset {self.name} has group {group} in {seen[group]} and in {split}: keep each group "
+                    f"in one split."
                 )
         for name, target in self.targets.items():
             if not isinstance(target, Target):
@@ -366,7 +367,10 @@ def _why_not(name: str, target: Target, split: np.ndarray) -> str:
     if target.kind == "label":
         new = sorted(set(np.unique(values[rows]).tolist()) - set(np.unique(seen).tolist()))
         if new:
-            return f"Target {name} has no train sample of {_named(new, target)}: use more samples or mark them unknown (-1)."
+            return (
+                f"Target {name} has no train sample of {_named(new, target)}: use more samples or mark them "
+                f"unknown (-1)."
+            )
     return ""
 
 
@@ -536,9 +540,9 @@ def with_logarithms(dataset: Dataset, names: Sequence[str]) -> Dataset:
         f"log_{name}" if name in names else name: _logarithm(name, dataset) if name in names else target
         for name, target in dataset.targets.items()
     }
-    if dataset._fingerprint is not None:  # pyright: ignore[reportPrivateUsage]
+    if dataset._fingerprint is not None:
         digest = hashlib.sha256(f"{dataset.fingerprint} log {sorted(names)}".encode())
-        logged._fingerprint = digest.hexdigest()  # pyright: ignore[reportPrivateUsage]
+        logged._fingerprint = digest.hexdigest()
     return logged
 
 

@@ -193,7 +193,7 @@ _FORMS = {
 def misfit(target: Target) -> str:
     """Why a target's values do not fit its kind, in words; "" where they do."""
     if target.values.dtype == object and target.kind in BY_PLACE and len(target.values):
-        return misfit(target._alone(0))  # pyright: ignore[reportPrivateUsage]
+        return misfit(target._alone(0))
     values, kind = target.values, target.kind
     ranks, form = _FORMS.get(kind, ((2, 3, 4), "a number for each place of each sample"))
     if values.ndim not in ranks or values.dtype.kind not in ("iu" if kind.endswith(("label", "masks")) else "fiu"):
@@ -205,7 +205,10 @@ def misfit(target: Target) -> str:
     if target.period is not None and (kind not in ("value", "state") or not 0 < target.period < np.inf):
         return f"it has a period of {target.period}: only a value or state can have one, above 0"
     if target.naive is not None and (kind != "future" or np.shape(target.naive) != values.shape):
-        return f"it has naive forecasts of shape {np.shape(target.naive)}: only a future can have them, shaped like its values"
+        return (
+            f"it has naive forecasts of shape {np.shape(target.naive)}: only a future can have them, shaped "
+            f"like its values"
+        )
     if kind == "event" and not ((values == 0) | (values == 1) | np.isnan(values)).all():
         return "it holds other values than 0 and 1: mark what is not known with NaN"
     return ""

@@ -240,7 +240,7 @@ class Pixels:
         if self.size:
             (top, bottom), (left, right) = central_part(tuple(image.shape[1:]))
             image = image[:, top:bottom, left:right]
-        if self.size not in (None, image.shape[1]):
+        if self.size is not None and self.size != image.shape[1]:
             image = interpolate(image[None], (self.size, self.size), mode="bilinear", antialias=True)[0]
         mean, std = (_by_channel(numbers, self.channels)[:, None, None] for numbers in (self.mean, self.std))
         return ((image - mean) / std).contiguous()

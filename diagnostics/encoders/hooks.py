@@ -274,9 +274,9 @@ def tensors_in(value: Any) -> list[Tensor]:
 
 def _parts(value: Any) -> list[Any]:
     if isinstance(value, Mapping):
-        return list(value.values())  # pyright: ignore[reportUnknownArgumentType]
+        return list(value.values())
     if isinstance(value, (tuple, list)):
-        return list(value)  # pyright: ignore[reportUnknownArgumentType]
+        return list(value)
     if is_dataclass(value) and not isinstance(value, type):
         return [getattr(value, part.name) for part in fields(value)]
     return []

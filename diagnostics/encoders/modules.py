@@ -33,7 +33,7 @@ def usable_device(device: str | None) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(1, device=device).cpu()  # `meta` holds nothing
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError) as error:
         raise DiagnosticsError(
             f"Device '{device}' is not there ({str(error).splitlines()[0]}): use --device cpu."
         ) from error
@@ -61,7 +61,7 @@ def computing(compute: Compute, device: str) -> Generator[None]:
 def whole(device: torch.device) -> Generator[None]:
     """A context for what is made of a pass's values while it runs: autocast, which would shorten it, is off."""
     # Not all devices have it, as `meta`.
-    known = torch.amp.is_autocast_available(device.type)  # pyright: ignore[reportPrivateImportUsage]  (documented)
+    known = torch.amp.is_autocast_available(device.type)
     with torch.autocast(device.type, enabled=False) if known else nullcontext():
         yield
 
@@ -84,9 +84,9 @@ def _tf32(wanted: bool, kind: str) -> Generator[None]:
 def map_tensors(change: Callable[[Tensor], Tensor], batch: Any) -> Any:
     """The batch with each of its tensors changed; mappings become dicts, and what is no tensor stays as it is."""
     if isinstance(batch, Mapping):
-        return {key: map_tensors(change, value) for key, value in batch.items()}  # pyright: ignore[reportUnknownVariableType]
+        return {key: map_tensors(change, value) for key, value in batch.items()}
     if isinstance(batch, (tuple, list)):
-        return type(batch)(map_tensors(change, value) for value in batch)  # pyright: ignore
+        return type(batch)(map_tensors(change, value) for value in batch)
     return change(batch) if isinstance(batch, Tensor) else batch
 
 
@@ -126,11 +126,11 @@ def _as_tensors(key: str, value: Any) -> list[tuple[str, Tensor]]:
     if isinstance(value, Tensor):
         return [(key, value.dequantize() if value.is_quantized else value)]
     if isinstance(value, torch.ScriptObject):
-        return _as_tensors(key, value.__getstate__())  # pyright: ignore
+        return _as_tensors(key, value.__getstate__())
     if isinstance(value, Mapping):
-        return [part for name, item in value.items() for part in _as_tensors(f"{key}.{name}", item)]  # pyright: ignore
+        return [part for name, item in value.items() for part in _as_tensors(f"{key}.{name}", item)]
     if isinstance(value, (tuple, list)):
-        return [part for i, item in enumerate(value) for part in _as_tensors(f"{key}.{i}", item)]  # pyright: ignore
+        return [part for i, item in enumerate(value) for part in _as_tensors(f"{key}.{i}", item)]
     if value is None or isinstance(value, (str, bytes, bool, int, float, torch.dtype)):
         return [(key, torch.tensor(list(repr(value).encode()), dtype=torch.uint8))]
     raise DiagnosticsError(

@@ -274,7 +274,7 @@ class HiddenReads(TorchDispatchMode):
     def __init__(self, module: nn.Module, given: Any) -> None:
         super().__init__()
         self.weights: dict[str, Tensor] = {}
-        self._known = _places([module.state_dict(keep_vars=True), [*module.parameters()], given]).keys()
+        self._known = set(_places([module.state_dict(keep_vars=True), [*module.parameters()], given]))
         parts = {
             name: {**vars(part), **dict(part.named_buffers(recurse=False))} for name, part in module.named_modules()
         }

@@ -119,7 +119,8 @@ class Site:
     def __post_init__(self) -> None:
         if not 0 <= self.call < self.calls:
             raise DiagnosticsError(
-                f"A tap cannot read call {self.call} of the {self.calls} call(s) of '{self.module}': calls count from 0."
+                f"A tap cannot read call {self.call} of the {self.calls} call(s) of '{self.module}': calls "
+                f"count from 0."
             )
         if sorted(self.order) != list(range(len(self.order))):
             raise DiagnosticsError(
@@ -190,7 +191,8 @@ class Tap:
             raise DiagnosticsError(f"Tap {self.name} has no grid: a tap with one token, as a head, has Grid((), ()).")
         if not SAFE_NAME.fullmatch(self.name):
             raise DiagnosticsError(
-                f"Tap name {self.name!r} cannot be stored: use letters, digits, '_', '-' and '.', not starting with a dot."
+                f"Tap name {self.name!r} cannot be stored: use letters, digits, '_', '-' and '.', not starting "
+                f"with a dot."
             )
         if not (math.isfinite(self.depth) and self.depth >= 0) or (self.part != "head" and self.depth > 1):
             raise DiagnosticsError(

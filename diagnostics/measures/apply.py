@@ -138,8 +138,8 @@ def _writable(value: Any) -> bool:
 
 def _has_text_keys(value: Any) -> bool:
     if isinstance(value, Mapping):
-        return all(isinstance(key, str) and _has_text_keys(inner) for key, inner in value.items())  # pyright: ignore[reportUnknownVariableType]
-    return not isinstance(value, (list, tuple)) or all(map(_has_text_keys, value))  # pyright: ignore[reportUnknownArgumentType]
+        return all(isinstance(key, str) and _has_text_keys(inner) for key, inner in value.items())
+    return not isinstance(value, (list, tuple)) or all(map(_has_text_keys, value))
 
 
 def _short(name: object) -> str:

@@ -30,7 +30,8 @@ class ShortRepr:
     """For a dataclass of results (with `repr=False`): one line, in which a large array is its type and shape."""
 
     def __repr__(self) -> str:
-        fields = dataclasses.fields(self)  # pyright: ignore[reportArgumentType]
+        # pyrefly: ignore[bad-argument-type]
+        fields = dataclasses.fields(self)
         return f"{type(self).__name__}({', '.join(f'{f.name}={_short(getattr(self, f.name))}' for f in fields)})"
 
 
@@ -348,6 +349,7 @@ def _by(
 def _eigh(x: np.ndarray) -> tuple[np.ndarray, ...]:
     from scipy import linalg
 
+    # pyrefly: ignore[bad-return]
     return linalg.eigh(x, driver="ev")
 
 

@@ -160,7 +160,8 @@ GLOSSARY: Mapping[str, str] = {
     "val": "samples on which penalties and taps are chosen, alone or with train out of fold",
     "test": "the samples on which every score is read",
     "unit": "samples that share a source (video, series, subject); intervals resample units",
-    "R2": "share of a target's variance that is predicted: 1 is all of it, 0 is no better than the mean, below 0 is worse",
+    "R2": "share of a target's variance that is predicted: 1 is all of it, 0 is no better than the mean, "
+    "below 0 is worse",
     "skill": "1 minus the ratio of the error to that of the naive forecast: 0 is as good as the naive forecast",
     "accuracy": "share of correct answers",
     "mean": "as a pooling: the average over a sample's tokens",

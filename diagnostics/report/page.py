@@ -393,7 +393,8 @@ def filled(*parts: T | None) -> tuple[T, ...]:
 _PARTS: dict[str, Any] = {
     part.__name__: part
     for part in (
-        Page, Section, Sentence, Notes, Note, Findings, Finding, Table, Column, Row, Number, Link, Details, Interval, Verdict
+        Page, Section, Sentence, Notes, Note, Findings, Finding,
+        Table, Column, Row, Number, Link, Details, Interval, Verdict,
     )
 }  # fmt: skip
 

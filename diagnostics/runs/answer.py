@@ -193,19 +193,30 @@ def answer(profiles: Sequence[Profile]) -> list[str]:
     without = [p for p in alone if math.isnan(p.output.value)]
     alone = [p for p in alone if not math.isnan(p.output.value)]
     sentences = (
-        _shown(groups[Verdict.SHOWN], profiles), *_matched(read),
-        _named("Cannot tell for {}.", readable, lambda p: f"{p.target} (gaps up to {p.gap_bound_text} are "
-            f"possible{_needed(p)})"),
-        _named("The output is as good as any layer for {}.", groups[Verdict.EXCLUDED], lambda p: f"{p.target} (gaps above {p.gap_bound_text} are excluded)"),
+        _shown(groups[Verdict.SHOWN], profiles),
+        *_matched(read),
+        _named(
+            "Cannot tell for {}.",
+            readable,
+            lambda p: f"{p.target} (gaps up to {p.gap_bound_text} are possible{_needed(p)})",
+        ),
+        _named(
+            "The output is as good as any layer for {}.",
+            groups[Verdict.EXCLUDED],
+            lambda p: f"{p.target} (gaps above {p.gap_bound_text} are excluded)",
+        ),
         *(_few([p for p in few if p.few == words]) for words in dict.fromkeys(p.few for p in few)),
         _named("Cannot tell whether the layer chosen reads {}.", unread, _scores_left),
         _named("The output has no score for {}, so there is nothing to compare with.", without),
-        _named("Only the output was read for {}, so there is nothing to compare with.", [p for p in alone if not p.best_tap]),
+        _named(
+            "Only the output was read for {}, so there is nothing to compare with.",
+            [p for p in alone if not p.best_tap],
+        ),
         _named("Cannot tell for {}: the gaps have no interval.", [p for p in alone if p.best_tap]),
         SPREAD if any(p.redraws for p in read) else "",
         _named(f"{{}}: the layer was chosen on {OLDER}.", [p for p in read if p.chosen_on == OLDER]),
         _named("{} is at chance at every layer.", groups[Verdict.AT_CHANCE], plural="{} are at chance at every layer."),
-    )  # fmt: skip
+    )
     return [sentence for sentence in sentences if sentence]
 
 
@@ -253,12 +264,18 @@ def _few(profiles: Sequence[Profile]) -> str:
         if len(profiles) == 1 and len(scores)
         else ""
     )
-    return f"With {p.few.removesuffix(': they cannot tell')} the layer is a guess for {_named('{}', profiles)}{between}: at least {FEW} are needed."
+    return (
+        f"With {p.few.removesuffix(': they cannot tell')} the layer is a guess for "
+        f"{_named('{}', profiles)}{between}: at least {FEW} are needed."
+    )
 
 
 def _scores_left(p: Profile) -> str:
     """A target that may be read or not, with what may still be read of it."""
-    return f"{p.target} (scores up to {format_number(p.ceiling, SHORT)} are possible, {format_number(p.floor, SHORT)} is chance)"
+    return (
+        f"{p.target} (scores up to {format_number(p.ceiling, SHORT)} are possible, "
+        f"{format_number(p.floor, SHORT)} is chance)"
+    )
 
 
 def _named(
@@ -296,7 +313,10 @@ def brief_cautions(profiles: Sequence[Profile]) -> list[str]:
 def legend(profiles: Sequence[Profile]) -> str:
     """What the marks mean, and what chose and what scored."""
     chosen = ", or on ".join(dict.fromkeys(p.chosen_on for p in profiles if p.chosen_tap))
-    return f"{MARKS}. Layers were chosen without test{f' (on {chosen})' if chosen else ''}; scores are read on test; {INTERVALS}."
+    return (
+        f"{MARKS}. Layers were chosen without test{f' (on {chosen})' if chosen else ''}; scores are read on test; "
+        f"{INTERVALS}."
+    )
 
 
 def example_target(profiles: Sequence[Profile]) -> str | None:
@@ -422,8 +442,8 @@ def _read(run: RunData) -> list[tuple[Profile, Recommendation]]:
     pairs = [(by_name[r.measure, r.target], r) for r in run.recommendations()]
     if not pairs:
         raise DiagnosticsError(
-            f"No probe of {run.path} read a target, so there is no layer to name: run on data with targets, and with a probe "
-            "among the measures."
+            f"No probe of {run.path} read a target, so there is no layer to name: run on data with targets, and "
+            f"with a probe among the measures."
         )
     return pairs
 

@@ -293,7 +293,8 @@ class LayerProfiles:
             raise DiagnosticsError(f"every={every} is no number of steps: give 1 or more.")
         if log is not None and not hasattr(log, "add_scalar") and not callable(log):
             raise DiagnosticsError(
-                f"log is a {type(log).__name__}: give an object with add_scalar(name, value, step), or a function of a dict."
+                f"log is a {type(log).__name__}: give an object with add_scalar(name, value, step), or a "
+                f"function of a dict."
             )
         self.every, self.log = every, log
         options: dict[str, Any] = {"taps": taps, "measures": measures, "samples": samples, "seed": seed}
@@ -385,7 +386,7 @@ class LayerProfiles:
 
         step = self.step
 
-        class AfterEachStep(TrainerCallback):  # pyright: ignore[reportUntypedBaseClass] # untyped where it is not installed
+        class AfterEachStep(TrainerCallback):
             def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
                 if state.is_world_process_zero:
                     step(int(state.global_step))

@@ -161,8 +161,8 @@ def _how_read(run: RunData) -> Sentence:
     n, groups = run.n, run.record.dataset.groups
     return Sentence(
         f"{sum(n.values())} samples ({n['train']} train, {n['val']} val, {n['test']} test) in {groups} independent "
-        f"groups. {legend(run.profiles())} Where units are too few there is no interval. The hidden gap is paired: the best "
-        f"tap other than the output minus the output, on the same samples.",
+        f"groups. {legend(run.profiles())} Where units are too few there is no interval. The hidden gap is "
+        f"paired: the best tap other than the output minus the output, on the same samples.",
         only="full",
     )
 

@@ -378,7 +378,8 @@ def _places(grid: Grid) -> dict[str, tuple[str, np.ndarray]]:
 
 
 COLUMNS = [
-    "measure", "target", "family", "score_name", "control", "tap", "depth", "score", "low", "high", "val_score", "chosen", "output",
+    "measure", "target", "family", "score_name", "control", "tap", "depth",
+    "score", "low", "high", "val_score", "chosen", "output",
 ]  # fmt: skip
 
 
@@ -511,7 +512,10 @@ class FittedProbe(ShortRepr):
             give = "pooling=probe.pooling), or run.features(probe.tap)"
         else:
             fits = x.ndim == 3 and tuple(x.shape[1:]) == (self.grid.tokens, self.features)
-            reads = f"{self.grid.tokens} tokens ({self.grid}) of {self.features} features at tap {self.tap}, prefix tokens left out"
+            reads = (
+                f"{self.grid.tokens} tokens ({self.grid}) of {self.features} features at tap {self.tap}, prefix "
+                f"tokens left out"
+            )
             give = "tokens=True), or run.features(probe.tap, tokens=True)"
         if not fits:
             raise DiagnosticsError(

@@ -370,8 +370,8 @@ class HandedOut:
         count = f"{self.samples} sample{'s' if self.samples != 1 else ''}"
         ratio = format_number(self.norm_ratio, ".3g")
         return (
-            f"{sentence} The tap before it, {self.before}{before}, is a separate tap: the norm of its {self.norms_of} is "
-            f"{'' if ratio == '1' else f'{ratio} times '}that of the output; {alike} ({count})."
+            f"{sentence} The tap before it, {self.before}{before}, is a separate tap: the norm of its "
+            f"{self.norms_of} is {'' if ratio == '1' else f'{ratio} times '}that of the output; {alike} ({count})."
         )
 
     def to_json(self) -> dict[str, Any]:

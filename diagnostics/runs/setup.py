@@ -110,8 +110,9 @@ def _check_redraws(request: Request, data: Dataset) -> None:
     if request.redraws and data.exchangeable is not True:
         given_splits = "test split of {} is" if data.exchangeable else "splits of {} are"
         raise DiagnosticsError(
-            f"The split cannot be redrawn, since the {given_splits.format(data.name)} given: leave out --redraws, or give "
-            "data without splits, which are then drawn (in Python, Dataset(exchangeable=True) says that yours were)."
+            f"The split cannot be redrawn, since the {given_splits.format(data.name)} given: leave out "
+            f"--redraws, or give data without splits, which are then drawn (in Python, Dataset(exchangeable=True) says "
+            f"that yours were)."
         )
 
 

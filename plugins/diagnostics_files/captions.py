@@ -78,7 +78,8 @@ def members(path: Path) -> Iterator[Member]:
         with tarfile.open(path, "r:") as archive:
             for info in iter(archive.next, None):
                 # Or all headers would be kept; the stubs do not know the attribute.
-                archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue]  (tarfile keeps them, its stubs do not)
+                # pyrefly: ignore[missing-attribute]
+                archive.members.clear()
                 if info.isdir():
                     continue
                 if not info.isreg() or info.sparse is not None:
@@ -346,8 +347,8 @@ def _from_table(path: Path, image: str, caption: str, root: Path) -> Pairs:
     files = {name: root / name for name in names}
     if missing := [name for name, at in files.items() if not os.path.lexists(at)]:
         raise DiagnosticsError(
-            f"{path} names {len(missing)} image(s) that are not below {root}, {missing[0]} first: add them, or say where "
-            "images lie with ?images=FOLDER."
+            f"{path} names {len(missing)} image(s) that are not below {root}, {missing[0]} first: add them, "
+            f"or say where images lie with ?images=FOLDER."
         )
     ids: list[str] = []
     seen: dict[str, int] = {}

@@ -151,7 +151,10 @@ def alone(names: Sequence[str], kind: str, without: str) -> str:
     """`2 images without a map left out, images/a.jpg first`; nothing where there are no names."""
     if not names:
         return ""
-    return f"{len(names)} {kind}{'s' * (len(names) > 1)} without {without} left out, {names[0]}{' first' * (len(names) > 1)}"
+    return (
+        f"{len(names)} {kind}{'s' * (len(names) > 1)} without {without} left out, "
+        f"{names[0]}{' first' * (len(names) > 1)}"
+    )
 
 
 def too_large(needed: int) -> str:

@@ -183,8 +183,8 @@ def _joined(columns: Columns, every: Sequence[File], kept: Sequence[int], key: s
     there = {file.name for file in every}
     if missing := [name for name in row_of if name not in there]:
         raise DiagnosticsError(
-            f"{path} names {len(missing)} file(s) that are not in the folder, {missing[0]} first: write names as they are "
-            "below the folder, or add the files."
+            f"{path} names {len(missing)} file(s) that are not in the folder, {missing[0]} first: write names "
+            f"as they are below the folder, or add the files."
         )
     rows = [row_of.get(every[i].name) for i in kept]
     return {

@@ -144,7 +144,8 @@ def _csv(path: Path, delimiter: str) -> Columns:
         for row in filter(None, rows):
             if len(row) != len(header):
                 raise DiagnosticsError(
-                    f"Line {rows.line_num} of {path} has {len(row)} cells and the header {len(header)}: correct that line."
+                    f"Line {rows.line_num} of {path} has {len(row)} cells and the header {len(header)}: "
+                    f"correct that line."
                 )
             cells.append([cell.strip() for cell in row])
     return {name: _typed([row[i] for row in cells]) for i, name in enumerate(header)}
@@ -350,8 +351,8 @@ def _series_array(arrays: dict[str, Any], path: Path) -> Any:
     series = arrays[name]
     if series.dtype.kind not in "fiu" or series.ndim not in (2, 3) or 0 in series.shape:
         raise DiagnosticsError(
-            f"Array {name} of {path} is {series.dtype} of shape {list(series.shape)}: give numbers as [sample, time] or "
-            "[sample, time, variate]."
+            f"Array {name} of {path} is {series.dtype} of shape {list(series.shape)}: give numbers as "
+            f"[sample, time] or [sample, time, variate]."
         )
     return series
 

@@ -427,7 +427,10 @@ def _check_tensors(encoder: str, state: Mapping[str, Tensor]) -> None:
     if not any(key.startswith("blocks.") for key in state):
         why = "has no block"
     elif head and head not in heads:
-        why = f"has {' and '.join(sorted(head))} but not all of {', '.join(HEAD)}, of which Meta's encoders have all or none"
+        why = (
+            f"has {' and '.join(sorted(head))} but not all of {', '.join(HEAD)}, of which Meta's encoders have "
+            f"all or none"
+        )
     elif "head.bias" in state and bool(state["head.bias"].any()):
         why = "has a bias in its projection, which Meta's has not"
     elif odd := {str(tensor.dtype).removeprefix("torch.") for tensor in state.values()} - {"float32"}:

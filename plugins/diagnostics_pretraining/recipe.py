@@ -263,7 +263,8 @@ def _unknown_keys(path: Path, lines: list[str], section: str, values: Any, kind:
     """
     if not isinstance(values, Mapping):
         raise DiagnosticsError(
-            f"{section} in line {_line(lines, section)} of {path} is no table: write it as docs/how-to/pretraining.md shows."
+            f"{section} in line {_line(lines, section)} of {path} is no table: write it as "
+            f"docs/how-to/pretraining.md shows."
         )
     known = get_type_hints(kind)
     strange: list[str] = []

@@ -59,7 +59,8 @@ class Vocabulary:
         kept = self.kept
         if kept is not None and (list(kept) != sorted({*kept, PADDING, START, END}) or kept[-1] != END or kept[0] < 0):
             raise DiagnosticsError(
-                f"The rows that a vocabulary keeps are in order, from {PADDING} to {END}, with {START}: make it of texts."
+                f"The rows that a vocabulary keeps are in order, from {PADDING} to {END}, with {START}: make "
+                f"it of texts."
             )
 
     @property

@@ -89,6 +89,7 @@ def describe_texts(
     seen = _some(rows)
     tokens, cut = vocabulary.encode([dataset.texts[row] for row in seen])
     if vocabulary.kept is not None:
+        # pyrefly: ignore[missing-attribute]
         strange = int((tokens == vocabulary.unknown).any(1).sum())
         of_rows = f"{vocabulary.size - 1:,} rows of {WHOLE:,} of CLIP's vocabulary"
         lines.append(
@@ -110,7 +111,7 @@ def describe_texts(
 #
 # A caption that says left and right is false of a mirrored scene, and one that says red of a scene in another hue.
 
-UNCHANGED: Mapping[str, Mapping[str, float | tuple[float, float]]] = {
+UNCHANGED: Mapping[str, Mapping[str, Any]] = {
     "crop": {"area": (1.0, 1.0), "aspect": (1.0, 1.0)},
     "mirror": {"mirror": 0.0},
     "brightness": {"brightness": 0.0},

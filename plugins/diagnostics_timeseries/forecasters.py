@@ -265,7 +265,7 @@ def moirai(
     patch_size: steps of a token, one of those that the checkpoint knows.
     """
     with importing("Moirai needs", f"{_INSTALL} (their pins would break this environment)"):
-        from uni2ts.model.moirai.module import MoiraiModule, decode_distr_output  # pyright: ignore[reportMissingImports]
+        from uni2ts.model.moirai.module import MoiraiModule, decode_distr_output
     folder, settings = settings_of(MOIRAI, model, pretrained, _FILES, {"small": MOIRAI_SMALL}, config)
     check_distribution(settings.get("distr_output"), model)
     sizes = list(settings.get("patch_sizes", []))
@@ -429,7 +429,8 @@ def timesfm3(
         taps,
         prepare,
         # The least horizon: what stands before it does not see it.
-        lambda module, batch: module.decode(batch["series"], horizon=1, mask=batch["padding"]),  # pyright: ignore
+        # pyrefly: ignore[not-callable]
+        lambda module, batch: module.decode(batch["series"], horizon=1, mask=batch["padding"]),
         f"layers.{len(module.transformer_stack.layers) - 1}",
         vars(timesfm3_forecaster)["_MAX_CONTEXT_LENGTH"],  # its cap, which the package names nowhere else
         untrained,
@@ -525,7 +526,8 @@ def tirex(
         module,
         taps,
         prepare,
-        lambda module, batch: module._forward_model(batch["patches"].flatten(0, 1)),  # pyright: ignore
+        # pyrefly: ignore[not-callable]
+        lambda module, batch: module._forward_model(batch["patches"].flatten(0, 1)),
         "norm",
         longest,
         untrained,

@@ -61,7 +61,8 @@ GRANITE_SMALL: Mapping[str, Mapping[str, Any]] = {
         "num_layers": 2, "adaptive_patching_levels": 2, "decoder_num_layers": 1, "decoder_d_model": 16, "dropout": 0.0,
     },
     "tspulse": {
-        "model_type": "tspulse", "context_length": 512, "patch_length": 16, "patch_stride": 16, "d_model": 32, "num_layers": 3,
+        "model_type": "tspulse", "context_length": 512, "patch_length": 16, "patch_stride": 16, "d_model": 32,
+        "num_layers": 3,
         "fuse_fft": True, "mask_type": "user", "decoder_d_model": 32, "decoder_num_layers": 1, "dropout": 0.0,
     },
     "flowstate": {
@@ -111,7 +112,7 @@ def _encoder_of(whole: Any) -> Any:
 
 def _kind(settings: Mapping[str, Any], model: str) -> tuple[Any, Callable[..., SeriesModel]]:
     """The package's class that was trained, and who reads it."""
-    from tsfm_public.models import flowstate, patchtst_fm, tinytimemixer, tspulse  # pyright: ignore[reportMissingImports]
+    from tsfm_public.models import flowstate, patchtst_fm, tinytimemixer, tspulse
 
     known = {
         "tinytimemixer": lambda: (tinytimemixer.TinyTimeMixerForPrediction, _ttm),
@@ -202,7 +203,7 @@ def _tspulse(name: str, module: Any, fresh: Callable[[], nn.Module]) -> SeriesMo
         _time_last,
         lambda module, batch: module(
             batch["series"] * batch["mask"], past_observed_mask=batch["mask"], enable_masking=False
-        ),  # pyright: ignore
+        ),
         f"mixers.{len(layers) - 1}",
         window,
         fresh,
@@ -387,7 +388,8 @@ def mantis(
         module,
         lambda _, variates: [*trunk(depth, width, module.num_patches, variates), _head(depth, width, variates)],
         lambda series: {"series": _resized(series, steps)},
-        lambda module, batch: module.prj(module(batch["series"].flatten(0, 1).unsqueeze(1))),  # pyright: ignore
+        # pyrefly: ignore[not-callable]
+        lambda module, batch: module.prj(module(batch["series"].flatten(0, 1).unsqueeze(1))),
         f"layers.{depth - 1}",
         None,
         untrained,
@@ -467,7 +469,7 @@ def moment(
     model: folder with `config.json` and `model.safetensors`, or a name on the hub; for untrained weights also `small`.
     """
     with importing("MOMENT needs", "pip install --no-deps momentfm (its pins would break this environment)"):
-        from momentfm.models.moment import MOMENT  # pyright: ignore[reportMissingImports]
+        from momentfm.models.moment import MOMENT
     folder, settings = settings_of(MOMENT_SCHEME, model, pretrained, _MOMENT_FILES, {"small": MOMENT_SMALL}, config)
 
     def untrained() -> Any:
@@ -509,7 +511,8 @@ def moment(
         module,
         taps,
         prepare,
-        lambda module, batch: module.embed(x_enc=batch["series"], input_mask=batch["mask"], reduction="none"),  # pyright: ignore
+        # pyrefly: ignore[not-callable]
+        lambda module, batch: module.embed(x_enc=batch["series"], input_mask=batch["mask"], reduction="none"),
         "norm",
         window,
         untrained,
@@ -545,7 +548,8 @@ def fracast(path: str | None = None) -> TorchEncoder:
     model = FracastModel.from_pretrained(path, weights="fp32")
     core: nn.Module = model.core.eval()
     context = model.context_length
-    stages = len(core.dilations())  # pyright: ignore
+    # pyrefly: ignore[not-callable]
+    stages = len(core.dilations())
     if getattr(core, "block", None) is None or getattr(core, "scale", None) is None:
         raise DiagnosticsError("This Fracast release does not share one scaled block: only Fracast-0 is known here.")
 
@@ -574,7 +578,8 @@ def fracast(path: str | None = None) -> TorchEncoder:
             "fracast",
             "series",
             core,
-            _taps(stages, core.d, context, length),  # pyright: ignore
+            # pyrefly: ignore[bad-argument-type]
+            _taps(stages, core.d, context, length),
             "norm",
             preprocess,
             example=np.random.default_rng(0).standard_normal(length).cumsum(),

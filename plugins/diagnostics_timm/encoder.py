@@ -43,7 +43,7 @@ class Preprocess:
     @classmethod
     def of(cls, model: nn.Module, encoder: str, img_size: int | None) -> Preprocess:
         """The transform of the model's own configuration, at `img_size` where that is given."""
-        configuration: dict[str, Any] = resolve_model_data_config(model)
+        configuration: Any = resolve_model_data_config(model)
         if img_size is not None:
             channels = configuration["input_size"][0]
             configuration = resolve_model_data_config(model, args={"input_size": (channels, img_size, img_size)})
@@ -150,8 +150,8 @@ def model_taps(model: nn.Module, encoder: str, input_size: tuple[int, int, int])
     _check_size(model, encoder, input_size)
     image = torch.randn((2, *input_size), generator=torch.Generator().manual_seed(0))
     declared = getattr(getattr(model, "patch_embed", None), "grid_size", None)
-    prefix = getattr(model, "num_prefix_tokens", None)
-    grid = Grid(tuple(int(n) for n in declared), ("y", "x"), prefix or 0) if declared is not None else None
+    prefix: Any = getattr(model, "num_prefix_tokens", None)
+    grid = Grid(tuple(map(int, declared)), ("y", "x"), prefix or 0) if declared is not None else None
     return discover(
         model,
         image,
@@ -165,8 +165,8 @@ def model_taps(model: nn.Module, encoder: str, input_size: tuple[int, int, int])
     )
 
 
-def _trunk(module: nn.Module, batch: Any) -> Any:
-    return module.forward_features(batch)  # pyright: ignore[reportCallIssue]  (every timm model has it)
+def _trunk(module: Any, batch: Any) -> Any:
+    return module.forward_features(batch)
 
 
 def _unrolled(model: nn.Module) -> Callable[[Tap], Tap]:

@@ -74,7 +74,7 @@ def model_of(name: str, pretrained: bool, checkpoint: str | None, img_size: int 
 
 def create(name: str, img_size: int | None, **options: Any) -> nn.Module:
     """The architecture with initial weights, or with those that timm's own `options` name."""
-    sized = {} if img_size is None else {"img_size": img_size}
+    sized: dict[str, Any] = {} if img_size is None else {"img_size": img_size}
     try:
         try:
             return timm.create_model(name, **sized, **options)

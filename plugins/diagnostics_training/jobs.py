@@ -297,7 +297,8 @@ class LanguageJob(AlignmentJob):
     projector_steps: Annotated[
         int | None,
         Option(
-            "Number of first steps in which only the projector learns (with --lm tiny also the decoder) [a tenth of all].",
+            "Number of first steps in which only the projector learns (with --lm tiny also the decoder) [a "
+            "tenth of all].",
             "N",
             group=TRAINING,
         ),

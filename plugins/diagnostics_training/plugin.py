@@ -197,7 +197,8 @@ def answer_lines(answers: Mapping[str, Any]) -> list[str]:
     return [
         f"{answers['questions']:,} questions about {answers['samples']:,} test samples, by what the decoder is shown:",
         *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows),
-        f"Accuracy with own tokens minus that with other samples': {_ends(answers['from_samples'])}; nats per token: {loss}",
+        f"Accuracy with own tokens minus that with other samples': {_ends(answers['from_samples'])}; nats per "
+        f"token: {loss}",
     ]
 
 

@@ -102,7 +102,8 @@ class Architecture(Sizes):
             taps += model.head.taps(self.depth, grid)
         encoder = TorchEncoder(
             name=name,
-            modality=self.modality,  # pyright: ignore[reportArgumentType]
+            # pyrefly: ignore[bad-argument-type]
+            modality=self.modality,
             module=model.eval(),
             taps=taps,
             output_tap="norm",
@@ -177,7 +178,7 @@ def bundled(name: str, training_seed: int = 0) -> TorchEncoder:
         raise DiagnosticsError(
             f"There is no trained encoder 'objectives:{wanted}': {there}; make one with `diagnostics train objectives`."
         )
-    return load_encoder(known[wanted])  # pyright: ignore[reportReturnType]
+    return load_encoder(known[wanted])
 
 
 # Trainings of `diagnostics train objectives`: from a job to trained encoders in their folders.

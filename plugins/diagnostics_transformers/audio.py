@@ -194,7 +194,8 @@ class Sounds:
         span = _span(extract, rate)
         if length > span:
             raise DiagnosticsError(
-                f"{encoder} reads at most {int(span)} samples ({span / rate:.3g} s at {rate} Hz), not {length}: cut them."
+                f"{encoder} reads at most {int(span)} samples ({span / rate:.3g} s at {rate} Hz), not "
+                f"{length}: cut them."
             )
         return cls(encoder, extract, length, rate, whole.shape, time, span, True)
 

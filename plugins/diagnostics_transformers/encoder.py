@@ -150,8 +150,8 @@ def check_places(passes: Passes, tap: Tap) -> None:
         return
     if site.rows == 1 and len(rest) == 2 and torch.equal(rest[0], rest[1]):
         raise DiagnosticsError(
-            f"{name} gives its first layer '{site.module}' the same for any {prepared.modality} (queries, no places of it): "
-            "it is not supported yet."
+            f"{name} gives its first layer '{site.module}' the same for any {prepared.modality} (queries, no "
+            f"places of it): it is not supported yet."
         )
     if "t" not in grid.axes or prepared.modality not in ("text", "audio", "series") or grid.tokens < 2:
         return
@@ -167,8 +167,8 @@ def check_places(passes: Passes, tap: Tap) -> None:
         middle, reach = steps * (start + stop) / 2, slack + steps * (stop - start) / 2
         if order_of_axes((steps,), np.array([[middle]]), np.array([place]), [reach]) is None:
             raise DiagnosticsError(
-                f"{name} does not keep its tokens in the order of time (a change between {start:.0%} and {stop:.0%} of the "
-                f"{prepared.modality} moved token {place} of {steps}): it is not supported yet."
+                f"{name} does not keep its tokens in the order of time (a change between {start:.0%} and "
+                f"{stop:.0%} of the {prepared.modality} moved token {place} of {steps}): it is not supported yet."
             )
 
 

@@ -54,11 +54,11 @@ def prepare_images(tower: nn.Module, source: str | None, name: str, size: int | 
         return given | (further(config, batch["pixel_values"]) if further else {})
 
     patch = side_of(setting(config, "patch_size"))
-    places = [(height // patch[0], width // patch[1])] if patch and min(patch) > 1 else []
+    places: list[tuple[int, ...]] = [(height // patch[0], width // patch[1])] if patch and min(patch) > 1 else []
     if patch and min(patch) > 1 and _is_plain(tower) and (height % patch[0] or width % patch[1]):
         raise DiagnosticsError(
-            f"{name} cuts images of {height} x {width} pixels into patches of {patch[0]} x {patch[1]}, which do not fit: "
-            "choose a size that is a multiple of the patch."
+            f"{name} cuts images of {height} x {width} pixels into patches of {patch[0]} x {patch[1]}, which "
+            f"do not fit: choose a size that is a multiple of the patch."
         )
     return Prepared(
         "image",

@@ -315,7 +315,8 @@ def _recorded(tower: nn.Module) -> Iterable[list[str]]:
 
 
 def _targets(owner: nn.Module) -> list[tuple[type, str]]:
-    recorded = (getattr(owner, "_can_record_outputs", None) or {}).get("hidden_states")
+    outputs: Any = getattr(owner, "_can_record_outputs", None)
+    recorded = (outputs or {}).get("hidden_states")
     entries: list[Any] = list(recorded) if isinstance(recorded, (list, tuple)) else [recorded] if recorded else []
     targets: list[tuple[type, str]] = []
     for entry in entries:
@@ -450,8 +451,8 @@ def refuse_guess(loaded: Loaded, prepared: Prepared) -> None:
         why = "none of its files is there" if "Can't load" in str(error) else describe(error)
     other = ", or give ?tokenizer=bytes where it was trained on bytes" if prepared.guessed == "tokenizer" else ""
     raise DiagnosticsError(
-        f"{loaded.name} has weights and no {prepared.guessed} that can be used ({why}), without which its features would "
-        f"be wrong: copy into its directory what save_pretrained of its {prepared.guessed} writes "
+        f"{loaded.name} has weights and no {prepared.guessed} that can be used ({why}), without which its "
+        f"features would be wrong: copy into its directory what save_pretrained of its {prepared.guessed} writes "
         f"({_LOADERS[prepared.guessed][1]}){other}."
     )
 

@@ -117,7 +117,7 @@ def image_encoder(
     """
     module = untrained().eval()
     load(module, wheel, convert)
-    extents = dict(zip("yx", middle.size, strict=True))
+    extents: dict[str, int] = dict(zip("yx", middle.size, strict=True))
     discovered = discover(module, default_collate([middle.pixels(example())]), wheel.encoder, extents, **reading)
     return TorchEncoder(
         wheel.encoder,

@@ -1,6 +1,7 @@
 """`wheel:efficientnet-lite0`: a convolutional network trained on ImageNet, as timm's `tf_efficientnet_lite0`."""
 
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -32,8 +33,8 @@ def efficientnet() -> TorchEncoder:
     return encoder.replace(maker_names=names)
 
 
-def _trunk(module: nn.Module, batch: Tensor) -> Tensor:
-    return module.forward_features(batch)  # pyright: ignore[reportCallIssue]  (every timm model has it)
+def _trunk(module: Any, batch: Tensor) -> Tensor:
+    return module.forward_features(batch)
 
 
 def untrained() -> nn.Module:

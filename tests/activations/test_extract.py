@@ -176,7 +176,7 @@ def test_a_worker_that_the_system_kills_is_one_sentence(tmp_path: Path, meanwhil
             os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
         return module(batch)
 
-    dataset = Dataset("mine", "series", Samples(), list(whole.ids), list(whole.split), whole.targets)  # pyright: ignore
+    dataset = Dataset("mine", "series", Samples(), list(whole.ids), list(whole.split), whole.targets)
     with pytest.raises(DiagnosticsError, match=r"samples of mine was ended .*: give fewer --workers\."):
         extract(
             tiny_encoder(forward=passing),
@@ -192,7 +192,7 @@ def test_a_worker_that_the_system_kills_is_one_sentence(tmp_path: Path, meanwhil
 def test_torch_hears_of_other_workers_again(tmp_path: Path) -> None:
     """Of a training's own, say: after an extraction its handler is back."""
     dataset = tiny_dataset(N)
-    next(iter(DataLoader([0, 1], num_workers=1)))  # pyright: ignore[reportArgumentType]  (a list is a dataset)
+    next(iter(DataLoader([0, 1], num_workers=1)))
     handler = signal.getsignal(signal.SIGCHLD)
     assert callable(handler)
     extract(tiny_encoder(), dataset, tmp_path / "run", planned(tiny_encoder(), N), workers=1)

@@ -235,7 +235,7 @@ def test_batch_invariance_looks_at_samples_that_differ() -> None:
         (np.zeros(9), "series"),
         (np.array("ab c"), "text"),
     ):
-        samples = variations(example, modality)  # pyright: ignore[reportArgumentType]
+        samples = variations(example, modality)
         assert len({np.asarray(s).tobytes() for s in samples}) == 3
         assert all(np.asarray(s).shape == example.shape for s in samples)
 
@@ -367,7 +367,7 @@ def test_manual_forward_reads_every_layout() -> None:
 )
 def test_manual_forward_finds_a_tap_that_hands_over_something_else(name: str) -> None:
     encoder = layouts(Declares)
-    encoder.other = lambda tap, tokens: tokens.roll(1, dims=-1) if tap.name == name else tokens  # pyright: ignore
+    encoder.other = lambda tap, tokens: tokens.roll(1, dims=-1) if tap.name == name else tokens
     breaks("manual_forward", encoder, f"tap {name} differs", alone=False)
 
 
@@ -437,7 +437,7 @@ class LeavesHooks(TorchEncoder):
     always = True
 
     def capture(self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep) -> dict[str, Any]:
-        handle = self.module.norm.register_forward_hook(lambda *_: None)  # pyright: ignore
+        handle = self.module.norm.register_forward_hook(lambda *_: None)
         result = super().capture(batch, taps, reduce)
         if not self.always:
             handle.remove()

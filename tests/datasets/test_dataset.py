@@ -59,7 +59,7 @@ def new_dataset(**changed: Any) -> Dataset:
             {"groups": ["g", "h", "g", "i"]},
             "Dataset mine has group g in train and in val: keep each group in one split.",
         ),
-        ({"targets": {"y": Target("score", np.zeros(4))}}, "Target y of mine has unknown kind 'score'."),  # pyright: ignore
+        ({"targets": {"y": Target("score", np.zeros(4))}}, "Target y of mine has unknown kind 'score'."),
         ({"targets": {"y": Target("value", np.zeros(3))}}, "Target y of mine has 3 values for 4 samples."),
     ],
 )

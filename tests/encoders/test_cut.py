@@ -235,7 +235,7 @@ def test_other_errors() -> None:
     sentence(error, "Unknown tap 'block.1'", "blocks.1")
     Plain.__abstractmethods__ = frozenset()
     with pytest.raises(DiagnosticsError) as error:
-        cut_encoder(Plain(), "x")  # pyright: ignore[reportAbstractUsage]
+        cut_encoder(Plain(), "x")
     sentence(error, "no torch module")
 
 

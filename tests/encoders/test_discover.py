@@ -45,7 +45,7 @@ class Images(nn.Module):
         if self.order == "random":
             tokens = tokens[..., torch.randperm(tokens.shape[-1], generator=torch.Generator().manual_seed(1))]
         x = torch.cat([self.special.expand(len(x), -1, -1), tokens.transpose(1, 2)], dim=1)
-        for layer in self.trunk.layers:  # pyright: ignore
+        for layer in self.trunk.layers:
             x = layer(x)
         return self.projector(self.final(x)[:, self.special.shape[1] :].mean(1))
 
@@ -75,7 +75,7 @@ def test_what_the_taps_hand_over_is_what_the_modules_gave() -> None:
     with torch.no_grad():
         x = torch.cat([module.special.expand(2, -1, -1), module.stem(batch).flatten(2).transpose(1, 2)], dim=1)
         assert torch.equal(discovered["embed"], x)
-        for i, layer in enumerate(module.trunk.layers):  # pyright: ignore
+        for i, layer in enumerate(module.trunk.layers):
             x = layer(x)
             assert torch.equal(discovered[f"trunk.layers.{i}"], x)
         assert torch.equal(discovered["final"], module.final(x))

@@ -381,7 +381,7 @@ def test_mixing_before_the_first_tap_shows_in_the_prefix() -> None:
     # Each cell still moves its own token most; the class token has seen it too.
     assert verify_grid(encoder).prefix_moved is False
     assert verify_grid(mixed).prefix_moved is False  # a sixteenth of the half is below what counts
-    encoder.module.blocks[0].forward = lambda x: x + 4 * x.mean(dim=1, keepdim=True)  # pyright: ignore
+    encoder.module.blocks[0].forward = lambda x: x + 4 * x.mean(dim=1, keepdim=True)
     outcome = verify_grid(mixed)
     assert outcome.prefix_moved
     assert outcome.right
@@ -445,7 +445,7 @@ def test_what_cannot_be_verified_says_why(make: Callable[[], TorchEncoder], mess
 
 def test_a_model_that_fails_on_a_changed_sample_says_so() -> None:
     encoder = images(4, 4)
-    encoder.module.stem.forward = lambda x: 1 / 0  # pyright: ignore
+    encoder.module.stem.forward = lambda x: 1 / 0
     with pytest.raises(DiagnosticsError, match="planted fails on a sample with one cell changed: ZeroDivisionError"):
         verify_grid(encoder)
 

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from diagnostics import DiagnosticsError, TorchEncoder, build, load_encoder, save_encoder
 from diagnostics.cli.main import app
-from diagnostics.encoders.saved.files import _rounded  # pyright: ignore[reportPrivateUsage]
+from diagnostics.encoders.saved.files import _rounded
 from diagnostics.errors import StorageError
 from tests.support.tiny import tiny_encoder
 

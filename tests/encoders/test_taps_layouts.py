@@ -214,7 +214,7 @@ def test_a_measure_of_tokens_asked_for_by_name_says_why_not(tmp_path: Any) -> No
 
 def test_a_sample_without_data_is_named(tmp_path: Any) -> None:
     data, _ = ragged_dataset()
-    data.samples[3] = np.nan  # pyright: ignore[reportIndexIssue]
+    data.samples[3] = np.nan
     with pytest.raises(DiagnosticsError, match="Sample s3 has no token at tap first of masked"):
         dx.run(masked_encoder(32), data, out=tmp_path / "run", controls=False)
 

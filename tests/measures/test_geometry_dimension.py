@@ -156,7 +156,7 @@ def test_bad_input_is_said():
     with pytest.raises(DiagnosticsError, match="at least 2 neighbours"):
         mle_dimension(x, k=1)
     with pytest.raises(DiagnosticsError, match="'regression' or 'mle'"):
-        two_nn(x, fit="line")  # pyright: ignore
+        two_nn(x, fit="line")
     x[0, 0] = np.inf
     with pytest.raises(DiagnosticsError, match="NaN or infinity"):
         two_nn(x)

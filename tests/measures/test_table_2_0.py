@@ -351,7 +351,7 @@ def test_a_batch_norm_is_not_the_relu_in_place_behind_it() -> None:
     x = torch.randn(200, 8)
     norm = nn.BatchNorm1d(8).eval()
     with torch.no_grad():
-        norm.running_mean.copy_(torch.linspace(-0.5, 1, 8))  # pyright: ignore[reportOptionalMemberAccess]
+        norm.running_mean.copy_(torch.linspace(-0.5, 1, 8))
     result = _captured(nn.Sequential(norm, nn.ReLU(inplace=True)), x.clone(), "0", "1", features=8)
     by_hand = norm(x)
     torch.testing.assert_close(result["0"], by_hand)
@@ -400,7 +400,7 @@ def test_a_module_that_gives_a_tuple_has_a_number_and_nothing_stays_behind() -> 
     result = encoder.capture(x)["attention"]
     torch.testing.assert_close(result, module(x))
     assert not result.requires_grad
-    left = [hooks for part in module.modules() for hooks in (part._forward_hooks, part._forward_pre_hooks)]  # pyright: ignore[reportPrivateUsage]
+    left = [hooks for part in module.modules() for hooks in (part._forward_hooks, part._forward_pre_hooks)]
     assert not any(left)
     assert math.isfinite(similarity.cka(result.flatten(1), x.flatten(1)))
 
@@ -443,7 +443,7 @@ def test_two_models_that_saw_the_samples_in_two_orders_agree_and_other_samples_a
         "series",
         data.samples[order],
         [data.ids[i] for i in order],
-        list(data.split[order]),  # pyright: ignore
+        list(data.split[order]),
         {},
         groups=list(data.groups[order]),
     )

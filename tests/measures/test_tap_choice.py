@@ -244,7 +244,7 @@ def test_no_loss_on_test_enters_the_choice(probe: Measure, kind: Kind, choose_on
     taken: set[str] = set()
     for seed in range(4):
         activations, target = planted(kind, seed)
-        activations.choose_on = choose_on  # pyright: ignore[reportAttributeAccessIssue]
+        activations.choose_on = choose_on
         key = f"{probe.name}/y"
         kept, other = (
             measure_all([probe], each, {"y": of}, 0).results[key]

@@ -97,7 +97,7 @@ def test_a_column_of_splits_is_not_taken_for_a_draw(tmp_path: Path) -> None:
 
 def test_another_way_to_choose_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DiagnosticsError, match=r"Unknown way to choose \(--choose-on\) 'test': there are fit, val"):
-        dx.run(tiny_encoder(), drawn(True), out=tmp_path / "run", choose_on="test")  # pyright: ignore[reportArgumentType]
+        dx.run(tiny_encoder(), drawn(True), out=tmp_path / "run", choose_on="test")
 
 
 def test_results_say_on_what_they_were_chosen(tmp_path: Path) -> None:

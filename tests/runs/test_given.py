@@ -135,6 +135,6 @@ def test_a_bare_module_is_saved_and_loaded_by_its_name(file: str, tmp_path: Path
 
 def test_what_is_no_encoder_is_refused() -> None:
     with pytest.raises(DiagnosticsError, match=r"measure was given a int: give a name or a diagnostics\.Encoder"):
-        dx.measure(3, tiny_dataset(24))  # pyright: ignore[reportArgumentType]
+        dx.measure(3, tiny_dataset(24))
     with pytest.raises(DiagnosticsError, match=r"was given a Linear: give a name or a diagnostics\.Dataset"):
-        dx.measure(tiny_encoder(), nn.Linear(2, 2))  # pyright: ignore[reportArgumentType]
+        dx.measure(tiny_encoder(), nn.Linear(2, 2))

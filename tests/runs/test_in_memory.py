@@ -90,7 +90,7 @@ def test_what_is_missing_is_said() -> None:
 )
 def test_what_cannot_be_measured_is_refused(more: dict[str, object], sentence: str) -> None:
     with pytest.raises(DiagnosticsError, match=sentence):
-        dx.measure(tiny_encoder(), tiny_dataset(40), **more)  # pyright: ignore[reportArgumentType]
+        dx.measure(tiny_encoder(), tiny_dataset(40), **more)
 
 
 def test_a_sample_that_does_not_fit_is_named() -> None:

@@ -221,7 +221,7 @@ def test_the_lightning_callback_is_called_as_lightning_calls_it(package: str, mo
         ) -> None: ...
 
     stand_in = types.ModuleType(package)
-    stand_in.Callback = Callback  # pyright: ignore[reportAttributeAccessIssue]
+    stand_in.Callback = Callback
     for name in ("lightning", "lightning.pytorch", "pytorch_lightning"):
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setitem(sys.modules, package.partition(".")[0], stand_in)

@@ -250,7 +250,7 @@ def test_below_a_hundred_training_samples_it_is_left_out(tmp_path: Path) -> None
 def test_scales_and_bandwidths_come_from_training_samples_and_no_target() -> None:
     data = tiny_dataset(200)
     batch = default_collate([RawKernel(tiny_encoder(), data, 0).preprocess(data[i]) for i in range(4)])
-    samples = data.samples.copy()  # pyright: ignore
+    samples = data.samples.copy()
     samples[data.split != "train"] *= 100
     other = Dataset("other", "series", samples, data.ids, list(data.split), {})
     one, two = (RawKernel(tiny_encoder(), each, 0).capture(batch) for each in (data, other))

@@ -589,9 +589,9 @@ def test_names_may_come_as_one_text_and_what_is_no_encoder_is_said(tmp_path: Pat
     assert [p.measure for p in run.profiles()] == ["rankme"]
     assert run.profile("rankme").taps == ["blocks.1", "blocks.3"]
     with pytest.raises(DiagnosticsError, match=r"was given a list: give a name or a diagnostics\.Encoder"):
-        dx.run([2, 2], data, out=tmp_path / "none")  # pyright: ignore[reportArgumentType]
+        dx.run([2, 2], data, out=tmp_path / "none")
     with pytest.raises(DiagnosticsError, match=r"Target l of d is a list: give a diagnostics\.Target"):
-        Dataset("d", "series", data.samples, data.ids, list(data.split), {"l": [1, 2]})  # pyright: ignore[reportArgumentType]
+        Dataset("d", "series", data.samples, data.ids, list(data.split), {"l": [1, 2]})
     with pytest.raises(DiagnosticsError, match="names 2 classes and holds class 2"):
         Dataset(
             "d",

@@ -188,7 +188,7 @@ def tiny_dataset(
     group = np.arange(n) // group_size
     return Dataset(
         name or f"tiny-{modality}",
-        modality,  # pyright: ignore[reportArgumentType]
+        modality,
         samples,
         [f"s{i}" for i in range(n)],
         [("train", "val", "train", "test", "train")[g % 5] for g in group],

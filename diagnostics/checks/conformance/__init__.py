@@ -264,7 +264,8 @@ def identity_stable(subject: EncoderUnderTest) -> Outcome:
         return failed(f"a forward pass changes {changed} of its identity: keep no state in buffers or configuration")
     if subject.again is None:
         return ok(
-            "passes over batches of one and of three samples do not change the identity; the encoder was not built again"
+            "passes over batches of one and of three samples do not change the identity; the encoder was not "
+            "built again"
         )
     if changed := _unlike(before, subject.again().sized_for(subject.samples[0]).identity):
         return failed(f"a second build differs in {changed}: seed its random weights, or load weights")

@@ -224,8 +224,8 @@ def in_place(subject: EncoderUnderTest) -> Outcome:
             if _keeps(subject, subject.encoder.tap(name), tokens):
                 return not_applicable("the model itself keeps a tensor that a tap reads, for later")
             return failed(
-                f"tap {name} changes when a later operation works in place on the tensor that it read: call reduce at the "
-                "moment the tap fires"
+                f"tap {name} changes when a later operation works in place on the tensor that it read: call "
+                f"reduce at the moment the tap fires"
             )
     return ok(f"{count[0]} tensors were overwritten after they were read, and nothing captured changed")
 

@@ -254,7 +254,7 @@ def path(worth: Sequence[float], right: Sequence[int], spread: float, whole: boo
     lost = ((w + i * spread * torch.linspace(-1, 1, 10).double())[None, None] for i, w in enumerate(worth))
     told = zip(answers, lost, strict=True)
     rows = softmax.LogisticRows(torch.tensor([[[-1.0], [1.0], [2.0]]]).double(), np.array([0, 1, 1]))
-    return softmax._path(rows, 10.0 ** -np.arange(len(worth))[None], lambda _: next(told), whole)[1].shape[1]  # pyright: ignore[reportPrivateUsage]
+    return softmax._path(rows, 10.0 ** -np.arange(len(worth))[None], lambda _: next(told), whole)[1].shape[1]
 
 
 def classes() -> list[Any]:
@@ -479,7 +479,7 @@ ASKED: Mapping[str, Callable[[], Any]] = {
         least_squares.choose_index(np.array(lost), np.array(whole)) for lost, whole in (([[2, 1], [1, 9], [1, 9]], [1, 0]), (np.ones((4, 2)), [0, 0]), ([[0.02, 0.9], [0.03, 0.3]], [0.1, 0.9]))
     ],
     "mean of others": lambda: least_squares.mean_of_others(np.array([[1.0], [2.0], [6.0], [7.0]]), np.array([0, 0, 1, 2])),
-    "penalty within half an error": lambda: softmax._best(RIGHT, LEVEL),  # pyright: ignore[reportPrivateUsage]
+    "penalty within half an error": lambda: softmax._best(RIGHT, LEVEL),
     "paths": lambda: [path(*each) for each in PATHS], "classes out of fold": classes,
     "after minus before": of_differences, "shares of the base": partial(of_base, (0, 1, 2), ("late", "middle", "late")),
     "shares of one seed": lambda: [of_base((0,), [""])[0][5], of_base((0,), [""])[3]], "shares above chance": above_chance,

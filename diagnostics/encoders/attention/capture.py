@@ -279,7 +279,10 @@ class _Frame:
         if len(shapes) > 1 or self.idle:
             return f"{max(2, len(shapes))} attentions inside, and none is that of the tap"
         if not self.square(shapes[0]):
-            return f"attention of {shapes[0][-2]} queries to {shapes[0][-1]} keys, not among the tap's {self.tokens} tokens"
+            return (
+                f"attention of {shapes[0][-2]} queries to {shapes[0][-1]} keys, not among the tap's "
+                f"{self.tokens} tokens"
+            )
         if len(shapes[0]) != 4 or shapes[0][0] != samples:
             return f"attention of shape {shapes[0]} for {samples} samples: its heads cannot be identified"
         return self.reason
@@ -478,8 +481,8 @@ class _Watching(TorchFunctionMode):
         if error > most:
             raise DiagnosticsError(
                 f"Attention of {self.encoder} at tap {frame.tap.name}, recomputed from queries and keys, times the "
-                f"values is not what '{frame.site.module}' computed (relative error {error:.2g}, at most {most:g}): its "
-                f"kernel does something else, so there is no attention to measure."
+                f"values is not what '{frame.site.module}' computed (relative error {error:.2g}, at most "
+                f"{most:g}): its kernel does something else, so there is no attention to measure."
             )
 
     def _dropped(self, share: float) -> DiagnosticsError:

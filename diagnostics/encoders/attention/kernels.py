@@ -167,8 +167,8 @@ def explain_attention(kernel: Kernel, forward: Callable[[], Any], model: str, ha
         return trying.sentence
     if not trying.calls:
         raise DiagnosticsError(
-            f"The pass of {model} never calls torch's scaled_dot_product_attention, so no kernel can be chosen for it: leave "
-            f"--attention {kernel} out."
+            f"The pass of {model} never calls torch's scaled_dot_product_attention, so no kernel can be chosen "
+            f"for it: leave --attention {kernel} out."
         )
     return ""
 

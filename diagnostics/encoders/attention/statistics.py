@@ -435,7 +435,10 @@ def refused(call: FusedCall, tokens: Tokens) -> str:
     if call.q.dtype == torch.float64:
         return "it computes in float32, and the model in float64"
     if call.q.shape[-1] > WIDEST or call.v.shape[-1] != call.q.shape[-1]:
-        return f"heads are {call.q.shape[-1]} wide (values {call.v.shape[-1]}), and it reads widths of {WIDEST} at most, all alike"
+        return (
+            f"heads are {call.q.shape[-1]} wide (values {call.v.shape[-1]}), and it reads widths of {WIDEST} at "
+            f"most, all alike"
+        )
     if tokens.places.shape[1] > AXES:
         return f"the grid has {tokens.places.shape[1]} axes, and it knows {AXES} at most"
     return ""

@@ -3,11 +3,11 @@
 Logits are in units of log2. Kinds of tokens: 0 padding, 1 prefix, 2 grid. Imported only where triton is installed.
 """
 
-# pyright: basic
+
 # Triton ships no types, and what stands in a kernel is no Python.
 
-import triton  # pyright: ignore[reportMissingImports] # absent where types are checked
-import triton.language as tl  # pyright: ignore[reportMissingImports] # likewise
+import triton
+import triton.language as tl
 
 LOG_2 = tl.constexpr(0.6931471805599453)
 

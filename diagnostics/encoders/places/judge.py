@@ -142,7 +142,7 @@ def find_order(
     """
     rng = np.random.default_rng(seed)
     factors = [_factorings(n) for n in shape]
-    plain = tuple((n,) if n > 1 else () for n in shape)
+    plain: tuple[tuple[int, ...], ...] = tuple((n,) if n > 1 else () for n in shape)
     for radices in itertools.islice(itertools.chain([plain], itertools.product(*factors)), _MOST_FACTORINGS):
         digits = [
             (axis, math.prod(sizes[:i]), size) for axis, sizes in enumerate(radices) for i, size in enumerate(sizes)
@@ -332,7 +332,10 @@ class Placement:
 
     def __str__(self) -> str:
         many = f"{self.cells} of {math.prod(self.shape)}" if self.cells < math.prod(self.shape) else f"all {self.cells}"
-        text = f"tap {self.tap}, {spelled(self.shape, self.axes)}: {many} cells changed one at a time; {self.exact} changed their own token most"
+        text = (
+            f"tap {self.tap}, {spelled(self.shape, self.axes)}: {many} cells changed one at a time; {self.exact} "
+            f"changed their own token most"
+        )
         if self.near:
             beside = "a neighbouring one" if self.tolerance == 1 else f"one up to {self.tolerance} places away"
             text += f", {self.near} {beside} (tokens overlap, so this is right to within {self.tolerance})"

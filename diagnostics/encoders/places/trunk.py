@@ -148,8 +148,8 @@ class Places:
             return first in sizes
         if self.features_first is None:
             raise DiagnosticsError(
-                f"{self.encoder} has {first} by {last} numbers, and it is unclear which axis is the features: give it an "
-                "example of another size, or declare its taps yourself (docs/how-to/plugins.md)."
+                f"{self.encoder} has {first} by {last} numbers, and it is unclear which axis is the features: "
+                f"give it an example of another size, or declare its taps yourself (docs/how-to/plugins.md)."
             )
         return self.features_first
 
@@ -314,6 +314,7 @@ def _numbered_roots(model: nn.Module) -> list[_Named]:
         if match and _stage(name, child) != [(name, child)]:
             series.setdefault(match[1], []).append((name, child))
     most = max((parts for parts in series.values() if len(parts) > 1), key=_size, default=[])
+    # pyrefly: ignore[bad-argument-type]
     return [block for child in most for block in _stage(*child)]
 
 
@@ -531,7 +532,7 @@ def _branches(value: Any, taken: Sequence[Tensor], name: str, encoder: str, samp
     first = first_tensor(value)
     if not isinstance(first, Tensor) or first.ndim < 3:
         raise _several(encoder, name)
-    beside: list[Any] = list(value) if isinstance(value, (tuple, list)) else []  # pyright: ignore
+    beside: list[Any] = list(value) if isinstance(value, (tuple, list)) else []
     branches = {
         i: tensor
         for i, tensor in enumerate(tensors_in(value))
@@ -557,6 +558,6 @@ def _alike(tensor: Tensor, first: Tensor) -> bool:
 
 def _several(encoder: str, name: str) -> DiagnosticsError:
     return DiagnosticsError(
-        f"{encoder} ({name} does not pass on a tensor of activations first) cannot be tapped automatically: declare its "
-        "taps yourself (docs/how-to/plugins.md)."
+        f"{encoder} ({name} does not pass on a tensor of activations first) cannot be tapped automatically: "
+        f"declare its taps yourself (docs/how-to/plugins.md)."
     )

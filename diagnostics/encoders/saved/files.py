@@ -159,8 +159,9 @@ def check_prepared(encoder: TorchEncoder, about: Description, file: Path) -> Non
         then, here = about.prepared.get(key), now.get(key)
         if then is None or here is None or then[0] != here[0] or not _near(then, here):
             raise DiagnosticsError(
-                f"{file} was saved with another preprocessing than '{about.skeleton}' has here (shape, mean and spread of "
-                f"{key or 'the example'} were {then} and are {here}): install the packages that it was saved with."
+                f"{file} was saved with another preprocessing than '{about.skeleton}' has here (shape, mean "
+                f"and spread of {key or 'the example'} were {then} and are {here}): install the packages that it was "
+                f"saved with."
             )
 
 
@@ -287,7 +288,7 @@ def _checked(about: Description) -> Description:
 
 
 def _is_prepared(value: Any) -> bool:
-    numbers: list[Any] = value[1:] if isinstance(value, list) and len(value) == 3 else []  # pyright: ignore[reportUnknownVariableType]
+    numbers: list[Any] = value[1:] if isinstance(value, list) and len(value) == 3 else []
     return len(numbers) == 2 and all(isinstance(number, (int, float)) for number in numbers)
 
 
@@ -328,7 +329,8 @@ def whole_file(file: Path) -> Generator[Path]:
         raise unwritable(file, error) from error
     except (SafetensorError, RuntimeError) as error:  # the latter is torch's
         raise StorageError(
-            f"{file} cannot be written ({describe(error)}): is there free space, and do you have permission to write there?"
+            f"{file} cannot be written ({describe(error)}): is there free space, and do you have permission to "
+            f"write there?"
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -418,8 +420,8 @@ def unpack_files(files: str, file: str) -> tempfile.TemporaryDirectory[str]:
     size = sum(map(len, contents.values()))
     if size > MOST_BYTES or len(contents) > MOST_FILES or len({name.lower() for name in contents}) < len(contents):
         raise DiagnosticsError(
-            f"{file} holds {len(contents)} files of {size / 1e6:.1f} MB, where up to {MOST_FILES} of different names and "
-            f"{MOST_BYTES // 10**6} MB in all can be: do not use it."
+            f"{file} holds {len(contents)} files of {size / 1e6:.1f} MB, where up to {MOST_FILES} of "
+            f"different names and {MOST_BYTES // 10**6} MB in all can be: do not use it."
         )
     folder = tempfile.TemporaryDirectory(prefix="diagnostics-")
     for name, data in contents.items():
@@ -453,8 +455,8 @@ def limit_size() -> Generator[None]:
         count, numbers = count + 1, numbers + parameter.numel()
         if count > MOST_PARAMETERS or numbers > MOST_NUMBERS:
             raise DiagnosticsError(
-                f"its module has more than {MOST_PARAMETERS:,} parameters or {MOST_NUMBERS:,} weights, at '{name}' of a "
-                f"{type(_module).__name__}: no encoder is that large."
+                f"its module has more than {MOST_PARAMETERS:,} parameters or {MOST_NUMBERS:,} weights, at "
+                f"'{name}' of a {type(_module).__name__}: no encoder is that large."
             )
 
     with register_module_parameter_registration_hook(note):

@@ -222,7 +222,8 @@ class EachToken(Readout):
 
     readout: Readout
     grid: Grid
-    on: Grid  # pyright: ignore[reportIncompatibleVariableOverride]
+    # pyrefly: ignore[bad-override]
+    on: Grid
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         if self.grid.shape != self.on.shape:

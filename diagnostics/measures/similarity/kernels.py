@@ -294,7 +294,8 @@ def _pieces(x: Tensor, most: int) -> Iterator[Tensor]:
 def _add_upper(total: Tensor, x: Tensor) -> None:
     """Adds x xT of [sample, feature] to `total` on and above the diagonal, in double precision."""
     # scipy's modules of BLAS routines are made when it is imported, where no checker can look.
-    from scipy.linalg.blas import dsyrk  # pyright: ignore[reportAttributeAccessIssue]
+    # pyrefly: ignore[missing-module-attribute]
+    from scipy.linalg.blas import dsyrk
 
     if total.device.type == "cpu":
         # Both as transposed views, for BLAS counts columns first; so is what is upper by rows lower by columns.
@@ -315,7 +316,8 @@ class _SingleProduct:
         """Adds the product of centred [sample, feature] to `total`, or nothing (False) where it would over- or
         underflow.
         """
-        from scipy.linalg.blas import ssyrk  # pyright: ignore[reportAttributeAccessIssue]
+        # pyrefly: ignore[missing-module-attribute]
+        from scipy.linalg.blas import ssyrk
 
         gram = self.gram.numpy()
         for i, piece in enumerate(_pieces(x, WIDE)):

@@ -314,7 +314,7 @@ def torch_cka(firsts: Sequence[Tensor], seconds: Sequence[Tensor], batch_size: i
     are. Raises DiagnosticsError where it is not installed.
     """
     try:
-        from torch_cka import CKA  # pyright: ignore[reportMissingImports]
+        from torch_cka import CKA
     except ImportError as error:
         raise DiagnosticsError(
             f"torch_cka runs the package torch-cka, which cannot be imported ({error}): pip install torch-cka."

@@ -204,6 +204,7 @@ class Rsa(Similarity):
             f"RDMs (1, 2, 3) and (1, 3, 2), {method}",
             value,
             KRIEGESKORTE,
+            # pyrefly: ignore[bad-argument-type]
             lambda method=method: compare_rdms([1.0, 2.0, 3.0], [1.0, 3.0, 2.0], method=method),
         )
         for method, value in _COMPARED.items()

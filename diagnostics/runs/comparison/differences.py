@@ -300,7 +300,7 @@ class Shares:
     @property
     def cut_is(self) -> str | None:
         """Which share `cut` is: "recovered" or "kept"; None where there is none."""
-        return self.cut and ("kept" if self.recovered is None else "recovered")
+        return None if self.cut is None else "kept" if self.recovered is None else "recovered"
 
     @property
     def lifted(self) -> bool:

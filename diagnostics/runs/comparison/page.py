@@ -44,8 +44,8 @@ def describe_runs(findings: Findings) -> str:
     several = {group: f" ({len(members)} seeds)" * (len(members) > 1) for group, members in findings.groups.items()}
     runs = [f"{group}{seeds}" for group, seeds in several.items()]
     return (
-        f"{', '.join(runs)} on {findings.data.attrs['dataset']}, n = {n['train']} train, {n['val']} val, {n['test']} test; "
-        f"pooling: {findings.data.attrs['pooling']}"
+        f"{', '.join(runs)} on {findings.data.attrs['dataset']}, n = {n['train']} train, {n['val']} val, "
+        f"{n['test']} test; pooling: {findings.data.attrs['pooling']}"
     )
 
 
@@ -246,7 +246,10 @@ def describe_similarity(similarity: TapSimilarity) -> str:
     if "p" not in data:
         return f"{alike}; the chance level is not known, so no depths are matched"
     if not np.isfinite(data["p"].values).any():
-        return f"{alike}; the chance level is not known ({data.attrs.get('no_null', 'no pair has a value')}), so no depths are matched"
+        return (
+            f"{alike}; the chance level is not known ({data.attrs.get('no_null', 'no pair has a value')}), so no "
+            f"depths are matched"
+        )
     if not known.any():
         return f"{alike}; no tap of one is more similar to a tap of the other than by chance"
     depths, aligned = data["depth"].values, similarity.aligned
@@ -275,8 +278,8 @@ def comparison_page(findings: Findings) -> Page:
             Sentence(describe_runs(findings), only="brief"),
             Sentence(
                 f"{describe_runs(findings)}. The tap of each run was chosen without test, every score is read on test. "
-                "Brackets are 95 % intervals over independent test units and, where a label has several seeds, over its "
-                "seeds too; differences are paired on the same test samples.",
+                "Brackets are 95 % intervals over independent test units and, where a label has several "
+                "seeds, over its seeds too; differences are paired on the same test samples.",
                 only="full",
             ),
             *beware,
@@ -336,7 +339,7 @@ def _group_scores(findings: Findings, brief: Sequence[str]) -> Section:
                 Number(row.chosen.interval),
                 Number(row.output.interval),
                 Number(row.hidden_gap.interval, signed=True),
-                *([Number(row.head_drop and row.head_drop.interval, signed=True)] if heads else []),
+                *([Number(row.head_drop.interval if row.head_drop else None, signed=True)] if heads else []),
             ),
             anchors[row.profile],
             _length(row.profile, brief),
@@ -452,7 +455,10 @@ def _differences(findings: Findings, brief: Sequence[str]) -> Section:
         )
         for pair, differences in by_pair.items()
     ]
-    survivors = f"gained, lost (a hidden gap: grew, shrank): significant after correction for multiple comparisons ({describe_correction(findings)}); else cannot tell"
+    survivors = (
+        f"gained, lost (a hidden gap: grew, shrank): significant after correction for multiple comparisons "
+        f"({describe_correction(findings)}); else cannot tell"
+    )
     return Section(
         "Paired differences",
         "differences",

@@ -112,7 +112,10 @@ WORDINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("there are how many objects?", "which number of objects is there?"),
     ),
     "upper_left": (
-        ("what is in the upper left quarter?", "which shape is in the upper left quarter?", "name the shape in the upper left quarter."),
+        (
+            "what is in the upper left quarter?", "which shape is in the upper left quarter?",
+            "name the shape in the upper left quarter.",
+        ),
         ("the upper left quarter has which shape?", "in the upper left quarter is what?"),
     ),
 }  # fmt: skip

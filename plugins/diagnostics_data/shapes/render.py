@@ -287,7 +287,8 @@ def _visibility(views: list[View], size: int) -> tuple[np.ndarray, np.ndarray, l
     seen, depth, whole = (floor < wall).astype(np.int8), np.minimum(wall, floor), list[int]()
     for i, view in enumerate(views[2:], start=2):
         crop = view.crop()
-        points: Crop = tuple(slice(part.start * _POINTS, part.stop * _POINTS) for part in crop)  # pyright: ignore[reportAssignmentType]
+        # pyrefly: ignore[bad-assignment]
+        points: Crop = tuple(slice(part.start * _POINTS, part.stop * _POINTS) for part in crop)
         hits = view.hits(crop, _POINTS)
         shape, radius = view.surface.shape, view.surface.radius
         inside = level(shape, hits.p / radius, hits.q / radius) <= 0

@@ -141,7 +141,8 @@ class Projector(nn.Module):
     def _mean(self, tokens: Tensor, grid: Grid) -> Tensor:
         maps = tokens.transpose(1, 2).unflatten(2, grid.shape)
         kind = (nn.functional.adaptive_avg_pool1d, nn.functional.adaptive_avg_pool2d, nn.functional.adaptive_avg_pool3d)
-        return kind[len(grid.shape) - 1](maps, pooled(grid, self.pool).shape).flatten(2).transpose(1, 2)  # pyright: ignore[reportArgumentType] # as many sizes as axes
+        # pyrefly: ignore[bad-argument-type]
+        return kind[len(grid.shape) - 1](maps, pooled(grid, self.pool).shape).flatten(2).transpose(1, 2)
 
 
 def with_projector(encoder: TorchEncoder, width: int, pool: int = 1) -> TorchEncoder:
@@ -359,12 +360,14 @@ def _in_folder(name: str, dtype: torch.dtype) -> Decoder:
         why = why_not_loaded(error, "causal decoder")
         raise DiagnosticsError(f"Decoder {name} cannot be loaded ({why}): {FOLDER}.") from error
     check_weights(model, info, f"decoder {name}", FOLDER)
+    # pyrefly: ignore[missing-attribute]
     if tokenizer.eos_token_id is None:
         raise DiagnosticsError(
             f"The tokenizer of decoder {name} has no token for the end of an answer: name its eos_token in "
             f"tokenizer_config.json."
         )
     end = int(tokenizer.eos_token_id)
+    # pyrefly: ignore[missing-attribute]
     start = end if tokenizer.bos_token_id is None else int(tokenizer.bos_token_id)
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
     return Decoder(name, model.eval(), tokenizer, start, end, context)

@@ -125,7 +125,8 @@ class Pairs:
             raise DiagnosticsError(
                 f"{len(long)} texts of {self.dataset.name} have more than the {most} tokens that the context of "
                 f"decoder {self.decoder.name} leaves beside the encoder's, that of {self.dataset.ids[row]} first "
-                f"({length}): shorten them, give a decoder of a longer context, or fewer tokens of the encoder (--pool 2)."
+                f"({length}): shorten them, give a decoder of a longer context, or fewer tokens of the encoder "
+                f"(--pool 2)."
             )
 
 

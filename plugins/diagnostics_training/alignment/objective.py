@@ -191,9 +191,9 @@ def check_drops(student: TorchEncoder, blocks: Sequence[Block]) -> None:
 def put_drops(module: nn.Module, blocks: Sequence[Block], rate: float) -> None:
     """DropPath of one rate in the blocks of a module that has scales, in place."""
     for block in blocks:
-        inside = module.get_submodule(block.name)
+        inside: Any = module.get_submodule(block.name)
         if block.kind == "whole":
-            inside.residual.drop = DropPath(rate, _BATCH_AXIS[block.layout])  # pyright: ignore
+            inside.residual.drop = DropPath(rate, _BATCH_AXIS[block.layout])
         else:
             for name in DROPS:
                 setattr(inside, name, DropPath(rate))
@@ -209,7 +209,7 @@ def _scaled(kind: type[nn.Module]) -> type[nn.Module]:
         taken = _taken(args, kwargs).clone()
         given = kind.forward(self, *args, **kwargs)
         if isinstance(given, tuple):
-            return (self.residual(taken, given[0]), *given[1:])  # pyright: ignore[reportUnknownVariableType]
+            return (self.residual(taken, given[0]), *given[1:])
         return self.residual(taken, given)
 
     return type(f"Scaled{kind.__name__}", (kind,), {"forward": forward})
@@ -331,7 +331,7 @@ def with_module(encoder: Encoder) -> TorchEncoder:
 def put_section(section: str, inputs: Any) -> dict[str, Tensor]:
     """What `preprocess` returns, a tensor or a mapping of them, as parts of a batch."""
     if isinstance(inputs, Mapping):
-        return {f"{section}/{key}": value for key, value in inputs.items()}  # pyright: ignore[reportUnknownVariableType]  (of a library without types)
+        return {f"{section}/{key}": value for key, value in inputs.items()}
     return {section: inputs}
 
 

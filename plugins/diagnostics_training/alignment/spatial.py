@@ -307,8 +307,8 @@ def load_sam2(folder: Path) -> tuple[Any, Any]:
             processor = Sam2ImageProcessor.from_pretrained(folder, local_files_only=True)
     except Exception as error:
         raise DiagnosticsError(
-            f"SAM 2 cannot be loaded from {folder} ({describe(error)}): it needs config.json, preprocessor_config.json and "
-            "model.safetensors."
+            f"SAM 2 cannot be loaded from {folder} ({describe(error)}): it needs config.json, "
+            f"preprocessor_config.json and model.safetensors."
         ) from error
     model, about = loaded
     if missing := sorted(about["missing_keys"]):

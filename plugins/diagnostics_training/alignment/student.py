@@ -581,7 +581,8 @@ def best_tap(
     if best == output:
         raise DiagnosticsError(
             f"The tap to use for {target} is {best} of {base.name} itself, the tap to be aligned: by {chosen_on} no "
-            f"other is better by one standard error, so there is nothing to align. Name a tap with --to if you know one."
+            f"other is better by one standard error, so there is nothing to align. Name a tap with --to if "
+            f"you know one."
         )
     gain = scores[best] - scores[output]
     return best, {

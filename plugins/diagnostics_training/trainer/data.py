@@ -238,7 +238,8 @@ def load(data: str, patch: int | None = None, *, windows: bool = True) -> Traini
         )
     if dataset.modality == "video" and whole[0] % TUBE:
         raise DiagnosticsError(
-            f"Clips of {dataset.name} ({shown}) cannot be cut into patches of {TUBE} frames: give an even number of them."
+            f"Clips of {dataset.name} ({shown}) cannot be cut into patches of {TUBE} frames: give an even "
+            f"number of them."
         )
     # Pictures become squares: that is what an encoder's name can say.
     extent = (*whole[:-2], *(min(places) for _ in places))

@@ -99,7 +99,7 @@ def gathered(rows: Tensor) -> Tensor:
     Where each process's loss is the mean over its own rows, the gradients that data parallelism averages are those of
     the loss over the whole batch.
     """
-    return _Gather.apply(rows) if dist.is_initialized() else rows  # pyright: ignore[reportReturnType]
+    return _Gather.apply(rows) if dist.is_initialized() else rows
 
 
 def own(count: int) -> slice:

@@ -172,7 +172,7 @@ def test_bad_masks_are_refused(tmp_path: Path) -> None:
         segmentation(tmp_path)
     skipped = segmentation(tmp_path, "?on_error=skip")
     assert f"1 of 6 left out: {message}" in skipped.about and "damaged" not in skipped.about
-    assert skipped.left_out == {"images/2.png": f"{message}."}  # pyright: ignore
+    assert skipped.left_out == {"images/2.png": f"{message}."}
     for name, shape in (("images", (5, 7)), ("masks", (5, 7))):
         save(tmp_path / name / "2.png", pixels(2, shape) if name == "images" else classes(2, shape))
     assert segmentation(tmp_path)[2].shape == (5, 7, 3)

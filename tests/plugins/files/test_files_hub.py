@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from diagnostics_files.media import _bytes  # pyright: ignore[reportPrivateUsage]
+from diagnostics_files.media import _bytes
 from PIL import Image
 from scipy.io import wavfile
 
@@ -119,7 +119,7 @@ def test_lists_of_numbers_are_series(tmp_path: Path) -> None:
     assert dataset.modality == "series" and dataset.ragged
     np.testing.assert_array_equal(dataset[0], [np.nan, 0, 1, 2])
     assert dataset.targets["y"].values.tolist() == [0.5 * i for i in range(N)]
-    values[2] = None  # pyright: ignore[reportCallIssue, reportArgumentType]
+    values[2] = None
     with pytest.raises(DiagnosticsError, match=r"Row 3 of .* holds no list of numbers"):
         load(saved(tmp_path / "z", {"steps": values}))
     pairs = [[[i, 1.0], [2.0, 3.0]] for i in range(N)]

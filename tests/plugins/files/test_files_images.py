@@ -177,7 +177,7 @@ def test_a_damaged_file_stops_by_name_or_is_left_out_and_said(
     with pytest.raises(DiagnosticsError, match=r"red/1\.png cannot be decoded .*\?on_error=skip"):
         dataset[dataset.ids.index("red/1.png")]
     skipped = images(tmp_path, "?on_error=skip")
-    assert set(dataset.ids) - set(skipped.ids) == {"red/1.png", "red/2.png"} == set(skipped.left_out)  # pyright: ignore
+    assert set(dataset.ids) - set(skipped.ids) == {"red/1.png", "red/2.png"} == set(skipped.left_out)
     assert "2 of 10 left out as damaged: red/1.png, red/2.png" in skipped.about
     assert "2 of 10 left out" in capsys.readouterr().err
     assert all(skipped[i].shape == (4, 6, 3) for i in range(8))

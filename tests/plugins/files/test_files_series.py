@@ -208,7 +208,7 @@ def test_pickles_and_foreign_names_are_refused(tmp_path: Path) -> None:
         series(tmp_path / "a.npz")
     assert "skip" not in str(raised.value)  # there is no such option
     for name in ("../x", "."):
-        np.savez(tmp_path / "b.npz", **{"series": VALUES, name: VALUES[:, 0]})  # pyright: ignore[reportArgumentType]
+        np.savez(tmp_path / "b.npz", **{"series": VALUES, name: VALUES[:, 0]})
         with pytest.raises(DiagnosticsError, match="no place below its own folder"):
             series(tmp_path / "b.npz")
     (tmp_path / "c.npz").write_bytes((tmp_path / "b.npz").read_bytes()[:50])
@@ -290,7 +290,7 @@ def test_a_zarr_array_that_would_unpickle_is_refused_and_nothing_runs(tmp_path: 
     ],
 )
 def test_bad_arrays_are_refused(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
-    np.savez(tmp_path / "a.npz", **arrays)  # pyright: ignore[reportArgumentType]
+    np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(DiagnosticsError, match=message):
         series(tmp_path / "a.npz")
     group = zarr.open_group(tmp_path / "a.zarr", mode="w")

@@ -131,7 +131,7 @@ def theirs(both: Towers) -> CustomTextCLIP:
         "layers": one.depth,
     }
     vision = {"layers": 1, "width": 64, "image_size": 16, "patch_size": 8}
-    model = CustomTextCLIP(both.architecture.embedding, vision, text)  # pyright: ignore  (open_clip's own types are narrower than what it takes)
+    model = CustomTextCLIP(both.architecture.embedding, vision, text)
     model.text.load_state_dict(both.text.state_dict(), strict=True)
     return model.eval()
 

@@ -188,7 +188,7 @@ def test_a_series_padded_on_its_left_has_the_tokens_that_it_has_alone(case: str)
     alone = noise(70, variates)
     wide = np.concatenate([np.full((40, *alone.shape[1:]), np.nan, np.float32), alone])
     short, long = built(case).sized_for(alone), built(case).sized_for(wide)
-    result, expected = captured(long, wide), captured(short, alone)  # pyright: ignore
+    result, expected = captured(long, wide), captured(short, alone)
     batch = default_collate([long.preprocess(one) for one in (wide, noise(110, variates, 1))])
     for tap, narrow in zip(long.taps, short.taps, strict=True):
         valid = long.valid(batch, tap)
@@ -226,7 +226,7 @@ def test_chronos2_would_mix_samples_without_their_groups() -> None:
     batch = default_collate([encoder.preprocess(noise(96, 1, seed)) for seed in (0, 1)])
     apart = encoder.capture(batch)["norm"]
     series = batch["series"].flatten(0, 1)
-    mixed = encoder.module.encode(series, group_ids=torch.zeros(2, dtype=torch.long))[0][0]  # pyright: ignore
+    mixed = encoder.module.encode(series, group_ids=torch.zeros(2, dtype=torch.long))[0][0]
     assert (mixed[:, :6] - apart[:, 2:]).abs().max() > 1e-3
 
 
@@ -270,7 +270,7 @@ def test_mantis_leaves_out_leading_nan_and_refuses_gaps() -> None:
     alone = noise(70, 1)
     wide = np.concatenate([np.full(40, np.nan, np.float32), alone])
     sized = encoder.sized_for(wide)
-    result, expected = captured(sized, wide), captured(encoder.sized_for(alone), alone)  # pyright: ignore
+    result, expected = captured(sized, wide), captured(encoder.sized_for(alone), alone)
     assert all(torch.equal(result[name], expected[name]) for name in result)
     alone[30] = np.nan
     with pytest.raises(DiagnosticsError, match="has gaps"):
@@ -355,7 +355,7 @@ def test_tirex_blocks_are_those_that_its_package_embeds() -> None:
     assert isinstance(encoder, TorchEncoder)
     assert dict(encoder.maker_names) == {"blocks.3": "_embed_context (last layer)"}
     result = captured(encoder, sample)
-    expected = encoder.module._embed_context(torch.from_numpy(sample)[None])  # pyright: ignore
+    expected = encoder.module._embed_context(torch.from_numpy(sample)[None])
     assert expected.shape == (1, 3, 4, 64)
     for i in range(4):
         torch.testing.assert_close(result[f"blocks.{i}"], expected[:, :, i], rtol=0, atol=0)

@@ -173,7 +173,7 @@ def parts(steps: int, alone: int, lm: str = "tiny", **more: Any) -> tuple[Langua
     torch.manual_seed(0)
     student = make_student(start, asked, lambda encoder: with_projector(encoder, decoder.width, asked.pool))
     feed = QuestionFeed(start, Pairs(start.dataset, decoder, 5), asked.batch)
-    objective = Language(student.encoder, decoder, asked.train_lm, alone)  # pyright: ignore[reportArgumentType]  (a stand-in)
+    objective = Language(student.encoder, decoder, asked.train_lm, alone)
     objective.eval()
     objective.free(feed(0))
     objective.parts = [objective.module.get_submodule(block.name) for block in student.blocks]
@@ -195,7 +195,7 @@ def trained(
         if done == stop:
             raise Stopped
 
-    objective.after_step = after  # pyright: ignore[reportAttributeAccessIssue]  (a method replaced for the test)
+    objective.after_step = after
     settings = Settings(steps=steps, lr=5e-3, log_every=1, checkpoint_every=3, **more)
     fit(objective, feed, settings, out, silent, tell=lambda line: None)
     return objective, seen
