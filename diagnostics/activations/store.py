@@ -2,7 +2,7 @@
 
     samples/                id, split, group [sample]; targets/<name> [sample], or targets/<name>/<grid> [sample, token]
     taps/<tap>/pooled       [sample, pooling, feature] float32
-    taps/<tap>/tokens       [token_sample, token, feature], and prefix [token_sample, prefix, feature] where there is any
+    taps/<tap>/tokens       [token_sample, token, feature], and prefix [token_sample, prefix, feature] where it has any
     observed/<name>/<tap>   [row, ...] float32: what an observation (attention) saw of the first rows, or why not
     controls/<name>/        the same for a control encoder
     results.json, results/  what the measures gave: see `run_files`

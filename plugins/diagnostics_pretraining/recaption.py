@@ -190,8 +190,8 @@ def _writing(path: Path) -> Generator[None]:
 
 # One caption made of all that is known of a clip, by a causal model, or by a rule where there is none.
 
-ASKED = """Below are notes about one video. Some were written by people, others by programs that looked at the whole video or \
-at single frames of it, in their order. Write one caption of the video from them.
+ASKED = """Below are notes about one video. Some were written by people, others by programs that looked at the whole \
+video or at single frames of it, in their order. Write one caption of the video from them.
 
 - Two or three plain sentences, at most 60 words, in the present tense.
 - Name what is seen, where it is and what happens. Leave out what only one frame says where the others say otherwise.
