@@ -7,6 +7,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -147,6 +148,8 @@ class Activations(ABC):
     choose_on: ChooseOn = "val"
     """On which losses taps and penalties are chosen: those of val by a fit on train, or, where train and val are random
     parts of one pool, out of fold on both (`fit`). No part of the identity of activations."""
+    streamed: Mapping[tuple[str, str], Any] = MappingProxyType({})
+    """What probes read in a pass, from tokens that are not stored; see `runs.streamed`."""
 
     @abstractmethod
     def pooled(self, tap: str, pooling: str | None = None) -> np.ndarray:

@@ -107,6 +107,8 @@ class Measure(ABC):
     """What must be recorded with the model at hand; `compute` reads it with `activations.observed`."""
     kinds: ClassVar[tuple[Kind, ...]] = ()
     """Target kinds that it reads; none: it needs no target."""
+    streams: ClassVar[tuple[Kind, ...]] = ()
+    """Of `kinds`, those that a probe can also read from sums of tokens: see `sums`."""
     losses: ClassVar[Literal["counts", "squares", "resampled"] | None] = None
     """Of a probe, what the loss of a unit is, which decides how its intervals are made: "counts" of wrong answers, at
     most the reference; "squares", or other amounts that add up; "resampled" of a score that is no sum of losses, which
@@ -167,6 +169,10 @@ class Measure(ABC):
     @abstractmethod
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
         """The measure at every tap of the activations."""
+
+    def sums(self, target: StoredTarget) -> Any:
+        """How it reads a target of a kind in `streams` from sums of tokens: a `probes.dense.Sums`."""
+        raise NotImplementedError(f"{self.name} says that it streams, and not how.")
 
     def fit(self, activations: Activations, target: StoredTarget, tap: Tap, choice: Mapping[str, float]) -> Readout:
         """Of a probe, the readout of a tap fitted with a choice that was made: what `compute` reads on test, and

@@ -140,7 +140,7 @@ class InMemoryRequest:
         at = device_of(self.encoder.module) if isinstance(self.encoder, TorchEncoder) else None
         # Other accelerators have no float64, which measures compute in.
         device = str(at) if at is not None and at.type == "cuda" else "cpu"
-        tokens, probes = read_tokens(self.measures, self.dataset)
+        tokens, probes = read_tokens(self.measures, self.dataset, "stored")
         tokens = tokens and not self.dataset.ragged
         activations, targets = read_into_memory(
             self.encoder, self.dataset, self.taps, device, tokens=tokens, probes=probes

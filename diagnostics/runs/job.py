@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,8 @@ from diagnostics.runs.redraws import add_redraws
 from diagnostics.runs.request import Request
 from diagnostics.runs.run import Run
 from diagnostics.runs.setup import Setup, cost_of, read_tokens
-from diagnostics.vocabulary import ChooseOn, Compute, ControlMeasures, Kernel
+from diagnostics.runs.streamed import stream
+from diagnostics.vocabulary import ChooseOn, Compute, ControlMeasures, DenseTokens, Kernel
 
 LOG = logging.getLogger("diagnostics")
 
@@ -72,6 +73,7 @@ def run(
     batch_size: int | None = None,
     workers: int = 0,
     token_budget: str | int | None = None,
+    dense: DenseTokens = "stored",
     pooling: str | Sequence[str] | None = None,
     choose_on: ChooseOn | None = None,
     margin: float | None = None,
@@ -116,6 +118,8 @@ def run(
     stored
         for all samples. By default none where no measure reads them, else those of 64 samples where 2 GB hold them, and
         never of fewer than 8; where a probe reads them (of a dense target), of what 256 MB hold if that is more.
+    dense: how targets with a value for every place are read: from `stored` tokens, or `streamed`: from all samples, in
+        two more passes that store no token but sums (see docs/how-to/large-encoders.md).
     pooling: how tokens are pooled, `mean`, `last`, `prefix`, side by side; all that the encoder has by default. Runs
     can be
         compared when they pool alike.
@@ -214,7 +218,7 @@ class _Job:
         targets = store.targets()
         readable = {name: target for name, target in targets.items() if name not in setup.unprobeable}
         name, seed = setup.encoder.name, request.seed
-        main = measure_all(self.measures, store, readable, seed, asked=setup.named, what=name, watch=self.watch)
+        main = self._measure(setup.encoder, self.measures, store, readable, name, asked=setup.named)
         measure_nonlinear(main, store, readable, seed, name, self.watch)
         for result in main.results.values() if request.margin is not None else ():
             result.attrs[attribute.MARGIN] = request.margin
@@ -295,7 +299,7 @@ class _Job:
         Raises _NoControlError, with the reason, where it cannot be made or extracted, StorageError where the disk
         fails.
         """
-        request, setup, has_weights = self.request, self.setup, control.control_of(name) in control.WEIGHTS
+        setup, has_weights = self.setup, control.control_of(name) in control.WEIGHTS
         measures = self._measures_of(name)
         if not measures:
             return None
@@ -322,10 +326,49 @@ class _Job:
         if has_weights:
             self._observe(encoder, stored, measures)
         readable = {key: value for key, value in stored.targets().items() if key in targets}
-        measured = measure_all(measures, stored, readable, request.seed, what=name, watch=self.watch)
+        measured = self._measure(encoder, measures, stored, readable, name, computed=has_weights)
         for result in measured.results.values() if has_weights else ():
             result.attrs |= {"redrawn": getattr(encoder, "redrawn", 1.0), "note": getattr(encoder, "note", "")}
         self._redraw(measured, stored, readable, name)
+        return measured
+
+    def _measure(
+        self,
+        encoder: Encoder,
+        measures: Sequence[Measure],
+        store: Store,
+        targets: Mapping[str, StoredTarget],
+        what: str,
+        *,
+        asked: Collection[str] = (),
+        computed: bool = True,
+    ) -> Measured:
+        """The measures of an encoder, or of a control; `computed`: as in `_extract`."""
+        request, seed = self.request, self.request.seed
+        if request.dense == "stored":
+            return measure_all(measures, store, targets, seed, asked=asked, what=what, watch=self.watch)
+        compute: Compute = request.compute if computed else "float32"
+        with (
+            encoder.on(self.setup.device),
+            computing(compute, self.setup.device),
+            attention_in(request.attention if computed else "auto"),
+        ):
+            view = stream(
+                encoder,
+                self.setup.dataset,
+                store,
+                measures,
+                [*targets.values()],
+                version=self.call.version,
+                **self.passes,
+            )
+        streaming = [m for m in measures if set(m.streams) & {target.kind for target in targets.values()}]
+        rest = [m for m in measures if m not in streaming]
+        measured = measure_all(rest, store, targets, seed, asked=asked, what=what, watch=self.watch)
+        more = measure_all(streaming, view, targets, seed, asked=asked, what=what, watch=self.watch)
+        measured.results |= more.results
+        measured.skipped |= more.skipped
+        measured.failed |= more.failed
         return measured
 
     def _measure_shuffled(self, store: Store, targets: Mapping[str, StoredTarget]) -> Measured:
@@ -333,7 +376,7 @@ class _Job:
         seed = self.request.seed
         permuted = {name: shuffled(target, store.split, seed) for name, target in targets.items()}
         probes = [m for m in self.measures if m.kinds]
-        measured = measure_all(probes, store, permuted, seed, what="shuffled_labels", watch=self.watch)
+        measured = self._measure(self.setup.encoder, probes, store, permuted, "shuffled_labels")
         self._redraw(measured, store, targets, "shuffled_labels")
         return measured
 
@@ -373,7 +416,7 @@ class _Job:
         request, setup, samples = self.request, self.setup, len(self.setup.dataset)
         # What controls without the encoder give has one token and one pooling.
         poolings = [name for name in setup.poolings or () if name in encoder.poolings] or None
-        with_tokens, probes = read_tokens(measures, setup.dataset)
+        with_tokens, probes = read_tokens(measures, setup.dataset, request.dense)
         there = _store_at(place)
         # Who names a budget wants the encoder's, but for those that were removed since.
         asked = announced and bool(setup.token_budget) and not (there and there.complete)
@@ -387,7 +430,11 @@ class _Job:
         def before_first_byte(seconds: float, again: int) -> None:
             if announced:
                 measured = {name: self._measures_of(name) for name in self.controls}
-                read = {name: read_tokens(theirs, setup.dataset)[0] for name, theirs in measured.items() if theirs}
+                read = {
+                    name: read_tokens(theirs, setup.dataset, request.dense)[0]
+                    for name, theirs in measured.items()
+                    if theirs
+                }
                 kept = planned if with_tokens else planned.without_tokens
                 cost = cost_of(setup, kept, read, seconds=seconds, again=again)
                 self.watch(cost)

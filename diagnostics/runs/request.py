@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from diagnostics.options import Option
 from diagnostics.registry import EntryKind, offered
-from diagnostics.vocabulary import ChooseOn, Compute, ControlMeasures, Kernel
+from diagnostics.vocabulary import ChooseOn, Compute, ControlMeasures, DenseTokens, Kernel
 
 if TYPE_CHECKING:
     from torch import nn
@@ -161,6 +161,14 @@ class Request:
             group=COST,
         ),
     ] = None
+    dense: Annotated[
+        DenseTokens,
+        Option(
+            "Read dense targets from stored tokens, or from all samples in two more passes.",
+            "stored|streamed",
+            group=COST,
+        ),
+    ] = "stored"
     precision: Annotated[Precision, Option("Precision of stored tokens: float32 or float16.", "NAME", group=COST)] = (
         "float32"
     )

@@ -541,7 +541,8 @@ def fitted_probe(run: RunData, target: str, measure: str | Measure, tap: str | N
     elif tap not in profile.taps:
         raise unknown("tap", tap, profile.taps)
     tokens = probe.needs == "tokens" or stored.kind in DENSE
-    if tokens and store.tokens_removed:
+    streamed = profile.data.attrs.get("tokens") == "streamed"
+    if tokens and store.tokens_removed and not streamed:
         raise DiagnosticsError(
             f"{profile.measure} of {target} is fitted again from tokens, and those of {store.path} were removed "
             f"(`diagnostics clean`): give the same `diagnostics run` command again with another measure that reads "
@@ -551,9 +552,14 @@ def fitted_probe(run: RunData, target: str, measure: str | Measure, tap: str | N
     at = profile.data.sel(tap=tap)
     choice = {str(key): float(value) for key, value in at.data_vars.items() if value.ndim == 0}
     activations = store.with_other(device="cpu", choose_on=at.attrs.get(attribute.CHOSEN_ON, "val"))
-    readout = probe.fit(activations, stored, read, choice | {"seed": int(at.attrs[attribute.SEED])})
-    on = getattr(readout, "on", None)
-    values = stored.values if on is None else stored.tokens(on)[: store.token_samples]
+    if streamed:
+        from diagnostics.runs.streamed import readout  # a command that prints what lies on disk reads no model
+
+        fitted = readout(store, probe, stored, read, choice)
+    else:
+        fitted = probe.fit(activations, stored, read, choice | {"seed": int(at.attrs[attribute.SEED])})
+    on = getattr(fitted, "on", None)
+    values = stored.values if on is None else stored.tokens(on)[: len(store.ids) if streamed else store.token_samples]
     numbers = np.unique(values[values >= 0]).astype(np.int64) if stored.kind in CLASSES else np.zeros(0, dtype=np.int64)
     return FittedProbe(
         name,
@@ -565,7 +571,7 @@ def fitted_probe(run: RunData, target: str, measure: str | Measure, tap: str | N
         stored.units,
         tuple(stored.classes[c] if stored.classes else c for c in numbers.tolist()),
         stored.period,
-        readout,
+        fitted,
         read.grid if tokens else None,
         on,
         numbers,

@@ -26,7 +26,7 @@ from diagnostics.report.html import PAGE_BYTES
 from diagnostics.runs.controls import kinds as control
 from diagnostics.runs.inputs import given
 from diagnostics.runs.request import Request, default_folder
-from diagnostics.vocabulary import BY_PLACE, SAFE_NAME, ChooseOn, ControlMeasures
+from diagnostics.vocabulary import BY_PLACE, SAFE_NAME, ChooseOn, ControlMeasures, DenseTokens
 
 
 class Setup:
@@ -192,13 +192,15 @@ def chosen_measures(chosen: Sequence[str | Measure] | None) -> tuple[list[Measur
     return [*(measures[name] for name in known if name in measures), *own], unusable
 
 
-def read_tokens(measures: Sequence[Measure], dataset: Dataset) -> tuple[bool, bool]:
-    """Whether any of the measures reads tokens of a dataset, and whether a probe may, for which more samples count.
+def read_tokens(measures: Sequence[Measure], dataset: Dataset, dense: DenseTokens) -> tuple[bool, bool]:
+    """Whether any of the measures reads stored tokens of a dataset, and whether a probe may, for which more samples
+    count.
 
     A target for every place has such probes, whether or not they are among the measures: others may follow in the same
     run.
     """
-    kinds = {target.kind for target in dataset.targets.values()}
+    streamed = {kind for measure in measures for kind in measure.streams if dense == "streamed"}
+    kinds = {target.kind for target in dataset.targets.values()} - streamed
     by_place = kinds & set(BY_PLACE)
     probes = any(by_place & set(m.kinds) or (m.needs == "tokens" and kinds & set(m.kinds)) for m in measures)
     return probes or any(m.needs == "tokens" and not m.kinds for m in measures), probes or bool(by_place)

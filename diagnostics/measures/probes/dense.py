@@ -1,13 +1,20 @@
-"""Probes from single tokens to a dense target: reading block by block, ridge regression, and scores of depth."""
+"""Probes from single tokens to a dense target: reading block by block, ridge regression, and scores of depth.
+
+Tokens are those that are stored, or a pass gathers sums of them (`Sums`): a linear reader needs of its rows only their
+number, means and products. These are gathered over the blocks of `folds` (val, and four parts of train, each of whole
+groups), so that the fit without a block is a sum of the others'; a second pass then judges every sample by a fit that
+has not seen it.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import operator
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,13 +25,30 @@ from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.datasets.target import resample
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import as_tensor, require_finite_tap
-from diagnostics.measures.probes.least_squares import PENALTIES, LinearMaps, Moments, RidgePath, choose
-from diagnostics.measures.probes.protocol import KEEP_TOKENS, Probe, Readout, Rows, probe_result, rows_of
+from diagnostics.measures.arrays import ShortRepr, as_tensor, require_finite_tap
+from diagnostics.measures.probes.least_squares import (
+    PENALTIES,
+    LinearMaps,
+    Moments,
+    RidgeFits,
+    RidgePath,
+    choose,
+)
+from diagnostics.measures.probes.protocol import (
+    KEEP_TOKENS,
+    Probe,
+    Readout,
+    Rows,
+    TapReadouts,
+    probe_result,
+    rows_of,
+    sum_by_unit,
+)
 from diagnostics.measures.statistics import Losses
 
 Align = Literal["scale", "scale_shift"]
 THRESHOLD = 1.25
+R2_OF_TOKENS = "R2 against the mean of the tokens fitted: 1 - sum (y - prediction)^2 / sum (y - mean)^2"
 
 
 @dataclass(frozen=True)
@@ -141,6 +165,16 @@ class DenseRows:
         rows = rows_of(activations, target.name, np.asarray(known.any(axis=1)), KEEP_TOKENS)
         reads = tuple(name for name, has in grids.items() if len(has.shape) == len(grid.shape))
         return cls(measure, activations, target, grid, values, known, rows, reads)
+
+    @cached_property
+    def mask_digest(self) -> str:
+        """Of the grid, and of which tokens are known."""
+        return _digest(repr(self.grid.shape).encode(), np.packbits(self.known).tobytes())
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the values too, where they are known."""
+        return _digest(self.mask_digest.encode(), np.where(self.known, self.values, 0).astype(np.float64).tobytes())
 
     @cached_property
     def classes(self) -> np.ndarray:
@@ -304,6 +338,9 @@ class DenseProbe(Probe):
 
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         dense, taps = self.rows(activations, target), activations.taps
+        if (found := activations.streamed.get((self.name, dense.digest))) is not None:
+            chosen, judged = found
+            return self._read_from_sums(dense, chosen, judged, seed)
         numbers, readouts = dict[str, np.ndarray](), dict[str, Any]()
         losses: dict[int, tuple[np.ndarray, ...]] = {}
         for i, tap in enumerate(taps):
@@ -336,6 +373,46 @@ class DenseProbe(Probe):
             extra,
             seed=seed,
             centring="features standardised with the tokens fitted",
+            **stated,
+            **dense.attrs(),
+        )
+
+    def _read_from_sums(
+        self, dense: DenseRows, numbers: Mapping[str, Mapping[str, float]], judged: Mapping[str, Judged], seed: int
+    ) -> xr.Dataset:
+        """`numbers` chosen and what was judged of all samples, each by tap."""
+        sums, rows, taps = self.sums(dense.target), dense.rows, dense.activations.taps
+
+        def summed(of: str, split: Literal["test", "val", "fit"]) -> np.ndarray:
+            some = getattr(rows, split)
+            parts = {tap: sum_by_unit(each[of][some].astype(np.float64), rows, split) for tap, each in judged.items()}
+            unread = np.full_like(next(iter(parts.values())), np.nan)
+            by_tap = np.stack([parts.get(tap.name, unread) for tap in taps])
+            return by_tap[..., 0] if by_tap.shape[2] == 1 else by_tap
+
+        losses = {split: Losses(summed("loss", split), summed("reference", split)) for split in ("test", "val")}
+        oof = (
+            Losses(summed("loss", "fit"), summed("reference", "fit")) if dense.activations.choose_on == "fit" else None
+        )
+        extra = dict[str, np.ndarray]()
+        for i, tap in enumerate(taps):
+            if tap.name in judged:
+                test = {name: of[rows.test].astype(np.float64) for name, of in judged[tap.name].items()}
+                for name, value in {**numbers[tap.name], **sums.beside(test)}.items():
+                    extra.setdefault(name, np.full((len(taps), *np.shape(value)), np.nan))[i] = value
+        stated = sums.stated(dense)
+        extra |= {name: np.full(len(taps), stated.pop(name)) for name in list(stated) if name.startswith("line_")}
+        return probe_result(
+            dense.activations,
+            rows,
+            losses["test"].loss,
+            losses["test"].reference,
+            losses["val"],
+            {name: (("tap", "part")[: of.ndim], of) for name, of in (extra | dense.counts()).items()},
+            seed=seed,
+            oof=oof,
+            centring="features standardised with the tokens fitted",
+            tokens="streamed",
             **stated,
             **dense.attrs(),
         )
@@ -374,8 +451,10 @@ class TokenRidge(DenseProbe):
         return asdict(depth_metrics(prediction, truth)) | {f"aligned_{k}": v for k, v in aligned.items()}
 
     def stated(self, dense: DenseRows, readouts: Mapping[str, Any]) -> dict[str, Any]:
-        functional = "R2 against the mean of the tokens fitted: 1 - sum (y - prediction)^2 / sum (y - mean)^2"
-        return {"functional": functional, "penalties": list(PENALTIES)}
+        return {"functional": R2_OF_TOKENS, "penalties": list(PENALTIES)}
+
+    def sums(self, target: StoredTarget) -> Values:
+        return Values()
 
 
 def split_moments(dense: DenseRows, tap: Tap) -> tuple[Moments, Moments]:
@@ -390,3 +469,114 @@ def split_moments(dense: DenseRows, tap: Tap) -> tuple[Moments, Moments]:
             moments.update(x[mine], y[mine][:, None])
     assert train is not None and val is not None  # no split is without tokens
     return train, val
+
+
+@dataclass(frozen=True, repr=False)
+class TokenMap(ShortRepr, TapReadouts):
+    """(x - `mean` [feature]) @ `weights` [feature, column] + `bias` [variant, column], of which one variant is used.
+
+    With `numbers` [column] it names the class whose score is largest.
+    """
+
+    mean: np.ndarray
+    weights: np.ndarray
+    bias: np.ndarray
+    numbers: np.ndarray | None = None
+
+    def __call__(self, x: Tensor) -> np.ndarray:
+        said = (x.numpy() - self.mean) @ self.weights + self.bias[0]
+        return said if self.numbers is None else self.numbers[said.argmax(axis=-1)]
+
+    def at(self, variant: int) -> TokenMap:
+        """With one variant alone."""
+        return TokenMap(self.mean, self.weights, self.bias[variant][None], self.numbers)
+
+
+Judged = Mapping[str, np.ndarray]
+"""`loss` and `reference` [sample, part] of samples, and by name further numbers [sample]."""
+
+
+class Sums(ABC):
+    """How a target of one kind is read from sums."""
+
+    variants: ClassVar[Mapping[str, Sequence[float]]] = {}
+    """At most one number of the readout, by name, that the second pass chooses on val, with its values."""
+
+    @abstractmethod
+    def columns(self, dense: DenseRows, rows: np.ndarray) -> np.ndarray:
+        """The columns whose products with features are summed, float32 [row, token, column]; anything where unknown."""
+
+    @abstractmethod
+    def origin(self, dense: DenseRows) -> np.ndarray:
+        """What is subtracted from the columns [column] before they are summed."""
+
+    @abstractmethod
+    def solve(self, dense: DenseRows, moments: Moments, penalty: float) -> TokenMap:
+        """The readout of the rows behind sums, in all its variants."""
+
+    @abstractmethod
+    def judge(self, dense: DenseRows, readout: TokenMap, said: Tensor, rows: np.ndarray) -> Judged:
+        """Of what a readout says of samples, [row, token, column]."""
+
+    @abstractmethod
+    def stated(self, dense: DenseRows) -> dict[str, Any]:
+        """Attributes of a result, `functional` among them."""
+
+    def beside(self, test: Judged) -> dict[str, Any]:
+        """Numbers of a tap, or arrays [part], from what was judged of test samples."""
+        return {}
+
+
+class Values(Sums):
+    """A value at every place by ridge regression, as `TokenRidge` from stored tokens."""
+
+    def columns(self, dense: DenseRows, rows: np.ndarray) -> np.ndarray:
+        return (dense.values[rows] - self.origin(dense)[0]).astype(np.float32)[..., None]
+
+    def origin(self, dense: DenseRows) -> np.ndarray:
+        return dense.values[dense.mask(dense.rows.fit)].mean(keepdims=True)
+
+    def solve(self, dense: DenseRows, moments: Moments, penalty: float) -> TokenMap:
+        fits = RidgeFits.from_moments(moments, [penalty])
+        return TokenMap(fits.mean_x, fits.weights[0], fits.mean_y[None])
+
+    def judge(self, dense: DenseRows, readout: TokenMap, said: Tensor, rows: np.ndarray) -> Judged:
+        known, guess = dense.known[rows], said[..., 0].double().cpu().numpy()
+        truth = np.where(known, dense.values[rows], np.nan)
+        judged = {
+            "loss": np.nansum((truth - guess) ** 2, axis=1)[:, None],
+            "reference": np.nansum((truth - readout.bias[0, 0]) ** 2, axis=1)[:, None],
+        }
+        if not (dense.values[dense.known] > 0).all():
+            return judged
+        for prefix, align in (("", None), ("aligned_", "scale_shift")):
+            each = [asdict(depth_metrics(g[None], t[None], align=align)) for g, t in zip(guess, truth, strict=True)]
+            judged |= {f"{prefix}{name}": np.array([of[name] for of in each]) for name in each[0]}
+        return judged
+
+    def stated(self, dense: DenseRows) -> dict[str, Any]:
+        return {"functional": R2_OF_TOKENS, "penalties": list(PENALTIES)}
+
+    def beside(self, test: Judged) -> dict[str, Any]:
+        return {name: np.nanmean(of) for name, of in test.items() if of.ndim == 1}
+
+
+def penalty_of(blocks: Sequence[Moments], held_out: Sequence[int]) -> float:
+    """The penalty of least squared error on some blocks, each by the fit without it, all columns together."""
+    errors = np.zeros(len(PENALTIES))
+    for block in held_out:
+        path = RidgePath.from_moments(without(blocks, block))
+        errors += [blocks[block].squared_error(path, penalty).sum() for penalty in PENALTIES]
+    return choose(errors)
+
+
+def without(blocks: Sequence[Moments], block: int | None) -> Moments:
+    """The sums of all blocks but one, or of all."""
+    first, *rest = (moments for i, moments in enumerate(blocks) if i != block)
+    for moments in rest:
+        first = first + moments
+    return first
+
+
+def _digest(*parts: bytes) -> str:
+    return hashlib.blake2b(b"".join(parts), digest_size=8).hexdigest()

@@ -248,7 +248,7 @@ class RidgePath(ShortRepr):
     @classmethod
     def from_moments(cls, moments: Moments) -> RidgePath:
         """From gathered moments; standardisation is applied to them afterwards."""
-        mean_x, mean_y, scale, squares, towards = _standardised_moments(moments)
+        mean_x, mean_y, scale, squares, towards = standardised_moments(moments)
         eigenvalues, v = (part.numpy() for part in eigh(torch.from_numpy(squares)))
         return cls(moments.n, mean_x, mean_y, scale[:, None] * v, np.maximum(eigenvalues, 0.0), v.T @ towards)
 
@@ -280,7 +280,7 @@ class RidgePath(ShortRepr):
         return self._stack.predict(new[None], chosen)[0].numpy()
 
 
-def _standardised_moments(moments: Moments) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def standardised_moments(moments: Moments) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Means of x and y, 1 / sd of x (0 if constant), products of standardised rows with themselves and with the
     targets.
     """
@@ -308,7 +308,7 @@ class RidgeFits(ShortRepr):
     @classmethod
     def from_moments(cls, moments: Moments, penalties: Sequence[float]) -> RidgeFits:
         """As `RidgePath.from_moments`."""
-        mean_x, mean_y, scale, squares, towards = _standardised_moments(moments)
+        mean_x, mean_y, scale, squares, towards = standardised_moments(moments)
         unit = np.eye(len(squares))
         factors = (cholesky(torch.from_numpy(squares + moments.n * penalty * unit)) for penalty in penalties)
         weights = [torch.cholesky_solve(torch.from_numpy(towards), factor).numpy() for factor in factors]

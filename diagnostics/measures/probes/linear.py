@@ -348,6 +348,7 @@ class LinearProbe(ClassOrValueProbe, RidgeProbe):
     answers = "What can be read out linearly, and how well?"
     source = "Alain and Bengio 2016 (1610.01644); ridge: Hoerl and Kennard 1970"
     kinds = ("label", "value", "state", "future", "token_value")
+    streams = ("token_value",)
     known_answers = (
         Case("ridge: one feature of spread 1, penalty 1/2 a row: 1 / (1 + 1/2)", 2 / 3, HOERL, lambda: _shrunk(10, 1)),
         Case("ridge: the same feature 6 times in 4 rows: 6 / (6 + 1/2)", 12 / 13, HOERL, lambda: _shrunk(4, 6)),
@@ -373,6 +374,9 @@ class LinearProbe(ClassOrValueProbe, RidgeProbe):
         if target.kind == "token_value":
             return _LinearOfTokens().fit(activations, target, tap, choice)
         return super().fit(activations, target, tap, choice)
+
+    def sums(self, target: StoredTarget) -> Any:
+        return _LinearOfTokens().sums(target)
 
     def choose(self, task: Task, x: Tensor) -> Choice:
         if not task.label:

@@ -2,18 +2,20 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import xarray as xr
+from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import one_thread, token_samples
+from diagnostics.measures.arrays import cholesky, one_thread, token_samples
 from diagnostics.measures.base import Case
-from diagnostics.measures.probes.dense import DenseProbe, DenseRows, TokenChoice, TokenRead
+from diagnostics.measures.probes.dense import DenseProbe, DenseRows, Judged, Sums, TokenChoice, TokenMap, TokenRead
+from diagnostics.measures.probes.least_squares import PENALTIES, Moments, standardised_moments
 from diagnostics.measures.probes.softmax import FINAL, LOGISTIC_PENALTIES, Classifiers, LogisticFits, LogisticRows
 from diagnostics.vocabulary import SPLITS
 
@@ -244,6 +246,67 @@ def _some(x: torch.Tensor, mask: np.ndarray) -> torch.Tensor:
     return x[torch.as_tensor(mask, device=x.device)]
 
 
+class Classes(Sums):
+    """The class of every place by a linear discriminant (Fisher 1936; Hastie et al. 2009, section 4.3).
+
+    The covariance within classes is shrunk by the penalty; priors are the classes' shares to a power, as mean
+    intersection over union weighs rare classes like common ones.
+    """
+
+    variants: ClassVar = {"prior_power": (0.0, 0.25, 0.5, 0.75, 1.0)}
+
+    def columns(self, dense: DenseRows, rows: np.ndarray) -> np.ndarray:
+        return np.eye(len(dense.classes), dtype=np.float32)[self._codes(dense, rows)]
+
+    def origin(self, dense: DenseRows) -> np.ndarray:
+        return np.zeros(len(dense.classes))
+
+    def solve(self, dense: DenseRows, moments: Moments, penalty: float) -> TokenMap:
+        mean, _, scale, squares, towards = standardised_moments(moments)
+        counts = moments.y
+        there = counts > 0
+        # `towards` are the sums of standardised features over each class's tokens.
+        means = np.divide(towards, counts, out=np.zeros_like(towards), where=there)
+        within = squares - (means * counts) @ means.T
+        shrunk = within / moments.n + penalty * np.eye(len(within))
+        weights = torch.cholesky_solve(torch.from_numpy(means), cholesky(torch.from_numpy(shrunk))).numpy()
+        shares = np.log(np.where(there, counts, 1) / moments.n)
+        powers = np.array(self.variants["prior_power"])
+        bias = np.where(there, powers[:, None] * shares - (means * weights).sum(axis=0) / 2, -np.inf)
+        return TokenMap(mean, scale[:, None] * weights, bias, dense.classes)
+
+    def judge(self, dense: DenseRows, readout: TokenMap, said: Tensor, rows: np.ndarray) -> Judged:
+        known, classes = dense.known[rows], len(dense.classes)
+        truth, guess = self._codes(dense, rows)[known], said.argmax(dim=-1).cpu().numpy()[known]
+        start = np.nonzero(known)[0] * classes
+        most = len(rows) * classes
+        right = truth == guess
+        inside, told, both = (
+            np.bincount(of, minlength=most).reshape(len(rows), classes)
+            for of in (start + truth, start + guess, (start + truth)[right])
+        )
+        return {"loss": inside + told - 2 * both, "reference": inside + told - both}
+
+    def stated(self, dense: DenseRows) -> dict[str, Any]:
+        return {
+            "functional": "mean over classes of intersection over union, from one confusion matrix of all test tokens; "
+            "linear discriminant with a shrunk covariance within classes, on all tokens of train and val",
+            "penalties": list(PENALTIES),
+            "tokens_fitted": int(dense.mask(dense.rows.fit).sum()),
+            "line_commonest": _commonest(dense),
+        }
+
+    def beside(self, test: Judged) -> dict[str, Any]:
+        union, both = (of.sum(axis=0) for of in (test["reference"], test["reference"] - test["loss"]))
+        # Twice the union counts each right token twice and each wrong one four times, in two classes.
+        tokens = (union.sum() + both.sum()) / 2
+        return {"token_accuracy": both.sum() / tokens, "iou": np.divide(both, union, where=union > 0)}
+
+    @staticmethod
+    def _codes(dense: DenseRows, rows: np.ndarray) -> np.ndarray:
+        return np.searchsorted(dense.classes, np.where(dense.known[rows], dense.values[rows], dense.classes[0]))
+
+
 class SegmentationProbe(DenseProbe):
     """Mean intersection over union of a linear classifier on each tap's grid tokens, as in `dense_classification`.
 
@@ -255,7 +318,7 @@ class SegmentationProbe(DenseProbe):
     answers = "Does each token encode the class at its position?"
     source = "linear segmentation (Oquab et al. 2023, 2304.07193, section 7.4); mean IoU: Everingham et al. 2010"
     needs = "tokens"
-    kinds = ("token_label",)
+    kinds = streams = ("token_label",)
     losses, score_name, metric = "counts", "mIoU", "mean_iou"
     known_answers = (
         Case("mIoU of confusion ((3, 1), (1, 3))", 0.6, VOC, lambda: mean_iou([[3, 1], [1, 3]])),
@@ -305,18 +368,18 @@ class SegmentationProbe(DenseProbe):
 
     def stated(self, dense: DenseRows, readouts: Mapping[str, Classifiers]) -> dict[str, Any]:
         short = [tap for tap, readout in readouts.items() if not readout.fits.converged]
-        truth, fitted = (dense.values[dense.mask(rows)] for rows in (dense.rows.test, dense.rows.fit))
-        # The class that most tokens fitted have.
-        commonest = np.full_like(truth, np.bincount(fitted).argmax())
         return {
             "functional": "mean over classes of intersection over union, from one confusion matrix of all test tokens; "
             "multinomial logistic regression with an L2 penalty on tokens drawn from train and val",
             "penalties": list(LOGISTIC_PENALTIES),
-            "tokens_fitted": min(MOST_TOKENS, len(fitted)),
+            "tokens_fitted": min(MOST_TOKENS, int(dense.mask(dense.rows.fit).sum())),
             "fits": _FITS,
             "converged": f"not in {_MOST_FINAL} steps: {', '.join(short)}" if short else "yes",
-            "line_commonest": mean_iou(_confusion(dense, commonest, truth)),
+            "line_commonest": _commonest(dense),
         }
+
+    def sums(self, target: StoredTarget) -> Classes:
+        return Classes()
 
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         numbers = self.rows(activations, target).classes
@@ -327,3 +390,9 @@ class SegmentationProbe(DenseProbe):
 def _confusion(dense: DenseRows, guess: np.ndarray, truth: np.ndarray) -> np.ndarray:
     told, true = (np.searchsorted(dense.classes, of) for of in (guess, truth))
     return confusion(told, true, len(dense.classes))
+
+
+def _commonest(dense: DenseRows) -> float:
+    """The mean intersection over union on test of always saying the class that most tokens fitted have."""
+    truth, fitted = (dense.values[dense.mask(rows)] for rows in (dense.rows.test, dense.rows.fit))
+    return mean_iou(_confusion(dense, np.full_like(truth, np.bincount(fitted).argmax()), truth))
