@@ -19,6 +19,7 @@ from diagnostics.encoders.modules import check_compute, usable_device
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, describe, explaining, unknown
 from diagnostics.measures.base import Measure
+from diagnostics.measures.probes.least_squares import FOLDS
 from diagnostics.measures.verdict import check_margin
 from diagnostics.progress import Cost
 from diagnostics.registry import offered
@@ -259,6 +260,8 @@ def cost_of(setup: Setup, planned: Plan, controls: Mapping[str, bool], *, second
     token_bytes, alike = sum(each.token_bytes for each in stores), 1 + len(weights)
     written = sum(each.bytes + _sample_bytes(dataset, planned) for each in stores)
     written += _result_bytes(setup, controls) + PAGE_BYTES * setup.request.report
+    streamed = _streamed_targets(setup)
+    written += streamed * sum(map(_sum_bytes, stores))
     enough = planned.token_samples >= min(WANTED, planned.samples)
     return Cost(
         encoder=encoder.name,
@@ -268,13 +271,26 @@ def cost_of(setup: Setup, planned: Plan, controls: Mapping[str, bool], *, second
         bytes=token_bytes if again else written,
         token_bytes=token_bytes,
         token_samples=planned.token_samples,
-        seconds=alike * seconds * (again or planned.samples),
+        seconds=alike * seconds * (again or planned.samples) * (3 if streamed else 1),
         encoders=alike,
         path=str(setup.out),
         token_bytes_of_64=0 if enough else WANTED * planned.token_bytes_per_sample,
         again=again,
         unprobeable=tuple(setup.unprobeable.values()),
     )
+
+
+def _streamed_targets(setup: Setup) -> int:
+    """Number of targets that are read from sums."""
+    if setup.request.dense == "stored":
+        return 0
+    kinds = {kind for measure in setup.measures for kind in measure.streams}
+    return sum(target.kind in kinds for target in setup.dataset.targets.values())
+
+
+def _sum_bytes(planned: Plan) -> int:
+    """The sums of a target, at most: other targets with the same known places share most of them."""
+    return 8 * FOLDS * sum(tap.features * (tap.features + 1) // 2 for tap in planned.taps if tap.grid.tokens > 1)
 
 
 def _has_weights(name: str, encoder: Encoder) -> bool:

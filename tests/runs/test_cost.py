@@ -32,6 +32,7 @@ def said_and_written(encoder: Any, dataset: Dataset, out: Path, **options: Any) 
         # 85 and 170 rows fill no whole number of shards of 64, and 18 tokens no whole number of chunks.
         ("image", 85, {"report": False, "measures": "rankme,cka"}),
         ("image", 170, {"measures": "linear_probe"}),
+        ("image", 85, {"measures": "linear_probe", "dense": "streamed", "report": False}),
         ("series", 200, {"measures": "cka", "report": False, "token_budget": "10MB"}),
     ],
 )

@@ -1,0 +1,275 @@
+"""Dense targets read from sums: equal to stored tokens where the fit is the same, out of fold, resumable, handed over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+import diagnostics as dx
+from diagnostics import DiagnosticsError, Run
+from diagnostics.measures.probes.dense import DenseRows
+from diagnostics.measures.probes.least_squares import Moments, folds
+from diagnostics.measures.probes.segmentation import Classes, SegmentationProbe, mean_iou
+from diagnostics.runs import streamed
+from tests.runs.test_token_probes import cells, images, score
+from tests.support.planted import planted_image_encoder, planted_images
+from tests.support.tiny import tiny_encoder, tiny_image_encoder
+
+MEASURES = ["linear_probe", "segmentation_probe"]
+HEIGHT, SCENE = "linear_probe/height", "segmentation_probe/scene"
+
+
+def measure(out: Path, **options: Any) -> Run:
+    asked = {"measures": MEASURES, "controls": False, "report": False, "dense": "streamed", "choose_on": "val"}
+    return dx.run(tiny_image_encoder(), images(), out=out, watch=dx.silent, **asked | options)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return measure(tmp_path_factory.mktemp("streamed") / "run")
+
+
+def test_values_read_as_from_stored_tokens_and_none_is_stored(run: Run, tmp_path: Path) -> None:
+    stored = measure(tmp_path, dense="stored")
+    assert stored.store.token_samples == len(stored.store.ids)
+    for name in ("score", "low", "high", "val_score", "penalty", "rmse", "aligned_delta1"):
+        if name in stored.profile(HEIGHT).data:
+            np.testing.assert_allclose(run.profile(HEIGHT).data[name], stored.profile(HEIGHT).data[name], rtol=1e-4)
+    assert run.store.token_files == {}
+    assert run.profile(HEIGHT).data.attrs["token_samples"] == len(stored.store.ids)
+
+
+def test_depth_has_its_metrics(tmp_path: Path) -> None:
+    both = [
+        dx.run(
+            planted_image_encoder(),
+            planted_images(),
+            out=tmp_path / dense,
+            measures=MEASURES,
+            controls=False,
+            report=False,
+            dense=dense,
+            choose_on="val",
+            watch=dx.silent,
+        )
+        for dense in ("stored", "streamed")
+    ]
+    depths = [each.profile("linear_probe/depth").data for each in both]
+    for name in ("rmse", "abs_rel", "delta1", "aligned_rmse", "aligned_delta1"):
+        np.testing.assert_allclose(depths[1][name], depths[0][name], rtol=1e-4)
+    things = [each.profile("segmentation_probe/thing").data for each in both]
+    # Another classifier on more tokens: alike, not equal.
+    assert abs(things[0]["score"] - things[1]["score"]).max() < 0.05
+    np.testing.assert_allclose(things[1]["line_commonest"], things[0]["line_commonest"])
+    np.testing.assert_allclose(things[1]["iou"].mean("part"), things[1]["score"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 60])
+def test_scores_do_not_depend_on_the_batch(
+    run: Run, tmp_path: Path, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The forward pass itself rounds otherwise for other batches: the tokens are made equal first.
+    def rounded(tokens: torch.Tensor, tap: Any, dense: Any) -> torch.Tensor:
+        return (tokens * 1024).round() / 1024
+
+    monkeypatch.setattr(streamed, "_on_grid", rounded)
+    runs = [measure(tmp_path / str(size), batch_size=size) for size in (16, batch)]
+    names = [path.name for path in (tmp_path / "16" / "observed").iterdir() if path.is_dir()]
+    assert len(names) == 15  # five blocks of one mask and of two targets
+    for name in names:
+        one, other = (each.store.observed(name) for each in runs)
+        for tap in one:
+            np.testing.assert_allclose(one[tap], other[tap], rtol=1e-9, atol=1e-9)
+
+
+def test_classes_are_those_of_a_linear_discriminant() -> None:
+    rng = np.random.default_rng(0)
+    y = rng.choice(3, 400, p=[0.7, 0.2, 0.1])
+    x = rng.standard_normal((400, 4)) @ rng.standard_normal((4, 4)) + np.eye(3, 4)[y] * 2
+    moments = Moments(x[0], np.zeros(3))
+    moments.update(x, np.eye(3)[y])
+    dense = type("Dense", (), {"classes": np.arange(3)})()
+    solved = Classes().solve(dense, moments, 1e-12)
+    oracle = LinearDiscriminantAnalysis(solver="lsqr").fit(x, y)
+    new = rng.standard_normal((200, 4)) * 3
+    np.testing.assert_array_equal(solved.at(4).predict(new), oracle.predict(new))
+    # To the power 0 all classes have one prior: the nearest mean by the covariance within classes.
+    away = new[:, None] - oracle.means_
+    level = np.einsum("rcd,de,rce->rc", away, np.linalg.inv(oracle.covariance_), away).argmin(axis=1)
+    np.testing.assert_array_equal(solved.at(0).predict(new), level)
+    assert (oracle.predict(new) != level).any()
+
+
+def test_a_class_that_no_token_fitted_has_is_never_said() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((50, 3)), np.arange(50) % 2
+    moments = Moments(x[0], np.zeros(3))
+    moments.update(x, np.eye(3)[y])
+    dense = type("Dense", (), {"classes": np.array([4, 5, 9])})()
+    said = Classes().solve(dense, moments, 1e-3).predict(rng.standard_normal((500, 3)) * 100)
+    assert set(said) == {4, 5}
+
+
+def test_each_sample_is_judged_by_a_fit_that_has_not_seen_it(tmp_path: Path) -> None:
+    run = measure(tmp_path, choose_on="fit")
+    stored = measure(tmp_path / "stored", dense="stored")
+    data = run.profile(HEIGHT).data
+    dense = DenseRows.of("linear_probe", stored.store, stored.store.targets()["height"])
+    fold = folds(dense.rows, None, 0)
+    (tap,) = (tap for tap in stored.store.taps if tap.name == "blocks.1")
+    x = np.concatenate([tokens for _, tokens in stored.store.token_blocks(tap.name)]).astype(np.float64)
+    penalty = float(data["penalty"].sel(tap=tap.name))
+    lost = np.zeros(len(dense.rows.fit_units))
+    for block in range(5):
+        seen, out = dense.rows.fit[fold != block], dense.rows.fit[fold == block]
+        fitted = dx.measures.probes.ridge(x[seen].reshape(-1, x.shape[2]), dense.values[seen].ravel())
+        guess = fitted.predict(x[out].reshape(-1, x.shape[2]), penalty)[0, :, 0].reshape(len(out), -1)
+        np.add.at(lost, dense.rows.unit_of_fit[fold == block], ((guess - dense.values[out]) ** 2).sum(axis=1))
+    np.testing.assert_allclose(data["oof_loss"].sel(tap=tap.name), lost, rtol=1e-4)
+    assert data.attrs["chosen_on"] == "fit"
+
+
+def test_the_choice_looks_at_no_test_target(run: Run, tmp_path: Path) -> None:
+    data = images()
+    test = np.flatnonzero(data.split == "test")
+    changed = {
+        name: dx.Target(
+            target.kind, np.where((data.split == "test")[:, None, None], target.values[::-1], target.values)
+        )
+        if target.dense
+        else target
+        for name, target in data.targets.items()
+    }
+    other = dx.Dataset("other", "image", data.samples, data.ids, list(data.split), changed, groups=list(data.groups))
+    assert len(test)
+    again = dx.run(
+        tiny_image_encoder(),
+        other,
+        out=tmp_path,
+        measures=MEASURES,
+        controls=False,
+        report=False,
+        dense="streamed",
+        choose_on="val",
+        watch=dx.silent,
+    )
+    for name in (HEIGHT, SCENE):
+        np.testing.assert_array_equal(again.profile(name).data["penalty"], run.profile(name).data["penalty"])
+        assert again.profile(name).chosen_tap == run.profile(name).chosen_tap
+    assert float(again.profile(HEIGHT).data["score"].max()) < float(run.profile(HEIGHT).data["score"].max())
+
+
+def test_a_kill_costs_the_block_in_hand(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    each, calls = streamed._Passes.each, list[str]()
+
+    def failing(self: Any, rows: np.ndarray, reads: Any, step: str, visit: Any) -> None:
+        calls.append(step)
+        if step == "summing block 3 of 5":
+            raise KeyboardInterrupt
+        each(self, rows, reads, step, visit)
+
+    monkeypatch.setattr(streamed._Passes, "each", failing)
+    with pytest.raises(KeyboardInterrupt):
+        measure(tmp_path)
+    monkeypatch.setattr(streamed._Passes, "each", lambda *given: calls.append(given[3]) or each(*given))
+    calls.clear()
+    again = measure(tmp_path)
+    assert calls == [*(f"summing block {i} of 5" for i in (3, 4, 5)), "reading block 1", "reading test"]
+    np.testing.assert_array_equal(again.profile(SCENE).data["score"], run.profile(SCENE).data["score"])
+    calls.clear()
+    measure(tmp_path)
+    assert calls == ["reading block 1", "reading test"]
+
+
+def test_controls_are_streamed_too(tmp_path: Path) -> None:
+    run = measure(tmp_path, controls=True)
+    profile = run.profile(HEIGHT)
+    assert {"fresh_weights", "permuted_weights", "raw_input", "shuffled_labels"} <= set(profile.controls)
+    shuffled = profile.controls["shuffled_labels"]
+    assert shuffled.attrs["tokens"] == "streamed"
+    assert float(shuffled["score"].max()) < 0.2
+    assert float(profile.data["score"].max()) > 0.5
+
+
+@pytest.mark.parametrize("name", [HEIGHT, SCENE])
+def test_the_readout_is_handed_over(run: Run, name: str) -> None:
+    measure_name, _, target = name.partition("/")
+    probe = run.probe(target, measure_name)
+    data = images()
+    tokens = tiny_image_encoder().transform(data, tap=probe.tap, tokens=True)
+    predicted = probe.predict(tokens[data.split == "test"])
+    got = score(name, predicted, data)
+    assert got == pytest.approx(float(run.profile(name).data["score"].sel(tap=probe.tap)), abs=1e-4)
+
+
+def test_a_target_with_unknown_places_has_sums_of_its_own(tmp_path: Path) -> None:
+    def partly_known() -> dx.Dataset:
+        data = images()
+        scene = data.targets["scene"]
+        scene.values[::3, :4, :4] = -1
+        return data
+
+    options: dict[str, Any] = {"measures": MEASURES, "controls": False, "report": False, "watch": dx.silent}
+    runs = [
+        dx.run(tiny_image_encoder(), partly_known(), out=tmp_path / dense, dense=dense, choose_on="val", **options)
+        for dense in ("stored", "streamed")
+    ]
+    counts = [each.profile(SCENE).data["tokens_train"].values for each in runs]
+    np.testing.assert_array_equal(*counts)
+    assert counts[0][0] < runs[0].profile(HEIGHT).data["tokens_train"].values[0]
+    np.testing.assert_allclose(*(each.profile(HEIGHT).data["score"] for each in runs), rtol=1e-4)
+    observed = [path.name for path in (tmp_path / "streamed" / "observed").iterdir() if path.is_dir()]
+    assert sum(name.startswith("gram-") for name in observed) == 10
+
+
+def test_padding_is_refused_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = tiny_image_encoder()
+    monkeypatch.setattr(
+        type(encoder),
+        "valid",
+        lambda self, batch, tap: torch.zeros(len(batch), 16, dtype=torch.bool).index_fill(1, torch.arange(8), True),
+    )
+    with pytest.raises(DiagnosticsError, match=r"tokens that represent no data.*leave out --dense streamed"):
+        dx.run(
+            encoder,
+            images(),
+            out=tmp_path,
+            measures=MEASURES,
+            controls=False,
+            report=False,
+            dense="streamed",
+            watch=dx.silent,
+        )
+
+
+def test_pooled_targets_are_read_as_before(tmp_path: Path) -> None:
+    from tests.support.tiny import tiny_dataset
+
+    options: dict[str, Any] = {"measures": ["linear_probe"], "controls": False, "report": False, "watch": dx.silent}
+    both = [
+        dx.run(tiny_encoder(), tiny_dataset(40), out=tmp_path / dense, dense=dense, **options)
+        for dense in ("stored", "streamed")
+    ]
+    scores = [each.profile("linear_probe/level").data["score"].values for each in both]
+    np.testing.assert_array_equal(*scores)
+
+
+def test_mean_iou_of_units_is_that_of_one_confusion(run: Run) -> None:
+    data, scenes = run.profile(SCENE).data, images()
+    probe = run.probe("scene", "segmentation_probe")
+    tokens = tiny_image_encoder().transform(scenes, tap=probe.tap, tokens=True)[scenes.split == "test"]
+    truth = cells(scenes.targets["scene"].values)[scenes.split == "test"].max(axis=2)
+    codes = {number: i for i, number in enumerate((0, 2, 3))}
+    matrix = np.zeros((3, 3))
+    for t, p in zip(truth.ravel(), probe.predict(tokens).ravel(), strict=True):
+        if t >= 0:
+            matrix[
+                codes[int(t)], codes[["dark", "never", "bright", "grey"].index(p) if isinstance(p, str) else int(p)]
+            ] += 1
+    assert mean_iou(matrix) == pytest.approx(float(data["score"].sel(tap=probe.tap)))
+    assert SegmentationProbe.streams == ("token_label",)
