@@ -6,13 +6,14 @@ Nothing is drawn, read anew or written here.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import xarray as xr
 from torch.utils.data import default_collate
@@ -40,8 +41,8 @@ from diagnostics.measures.verdict import check_margin
 from diagnostics.registry import offered
 from diagnostics.report.numbers import format_number, is_plain, number, numbers
 from diagnostics.runs.controls import kinds as control
-from diagnostics.runs.profile import Profile, first_probes
-from diagnostics.runs.recommendation import Recommendation, nonlinear_reading, recommend
+from diagnostics.runs.profile import Profile
+from diagnostics.runs.recommendation import Recommendation, first_probes, nonlinear_reading, recommend
 from diagnostics.runs.record import Call, Provenance
 
 
@@ -319,6 +320,55 @@ def map_json(similarity: xr.Dataset) -> dict[str, Any]:
         "matrix": [numbers(row) for row in similarity["matrix"].values],
         "p": [numbers(row) for row in similarity["p"].values] if "p" in similarity else None,
     }
+
+
+COLUMNS = [
+    "measure", "target", "family", "score_name", "control", "tap", "depth",
+    "score", "low", "high", "val_score", "chosen", "output",
+]  # fmt: skip
+
+
+def run_dataframe(run: RunData, names: Collection[str] | None = None) -> pd.DataFrame:
+    """What `Run.to_dataframe` returns; only of the profiles named where `names` are given."""
+    tables: list[pd.DataFrame] = []
+    for key in run.index.names(pairwise=False):
+        if names is not None and key not in names:
+            continue
+        results = {None: run.results, **run.controls}
+        tables += [
+            _rows_of(tree[key].to_dataset(), control)
+            for control, tree in results.items()
+            if control is None or key in run.index.names(control)
+        ]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=pd.Index(COLUMNS))
+
+
+def _rows_of(data: xr.Dataset, control: str | None) -> pd.DataFrame:
+    attrs = data.attrs
+    taps = [str(tap) for tap in data["tap"].values]
+
+    def same(value: str | None) -> pd.Series:
+        # None, not NaN, where a text is missing.
+        return pd.Series([value] * len(taps), dtype=object)
+
+    return pd.DataFrame(
+        {
+            "measure": same(attrs[attribute.MEASURE]),
+            "target": same(attrs[attribute.TARGET] or None),
+            "family": same(attrs[attribute.FAMILY]),
+            "score_name": same(attrs[attribute.SCORE_NAME]),
+            "control": same(control),
+            "tap": taps,
+            **{key: _values(data, key) for key in ("depth", "score", "low", "high", "val_score")},
+            "chosen": [tap == attrs.get(attribute.CHOSEN_TAP) for tap in taps],
+            "output": [tap == attrs[attribute.OUTPUT_TAP] for tap in taps],
+        }
+    )
+
+
+def _values(data: xr.Dataset, key: str) -> np.ndarray:
+    """float64 [tap]; NaN where the measure gives no such value."""
+    return data[key].values.astype(np.float64) if key in data else np.full(data.sizes["tap"], np.nan)
 
 
 MOST_SAMPLES = 64

@@ -55,8 +55,8 @@ from diagnostics.runs.comparison.findings import (
 )
 from diagnostics.runs.comparison.page import comparison_page
 from diagnostics.runs.request import slug
-from diagnostics.runs.run import Run, run_dataframe
-from diagnostics.runs.run_data import map_json
+from diagnostics.runs.run import Run
+from diagnostics.runs.run_data import map_json, run_dataframe
 
 PROTOCOL = ("functional", "centring", "pooling")
 """Attributes of a result that say how a number was computed."""
