@@ -55,8 +55,8 @@ from diagnostics.measures.statistics import profile_intervals as profile_interva
 from diagnostics.measures.statistics import resample_counts as resample_counts
 from diagnostics.measures.statistics import resampled_scores as resampled_scores
 from diagnostics.options import Option as Option
-from diagnostics.options import decode as decode
 from diagnostics.options import deciding as deciding
+from diagnostics.options import decode as decode
 from diagnostics.options import options as options
 from diagnostics.options import options_of as options_of
 from diagnostics.registry import Entry as Entry

@@ -166,11 +166,11 @@ def _target_facts(target: Target, grids: Mapping[str, np.ndarray]) -> TargetFact
         target.kind,
         target.units,
         target.about,
-        tuple(target.classes),
-        target.family,
-        tuple(grids),
-        target.period,
-        target.naive is not None,
+        classes=tuple(target.classes),
+        family=target.family,
+        grids=tuple(grids),
+        period=target.period,
+        naive=target.naive is not None,
     )
 
 
@@ -246,7 +246,15 @@ def extract(
                     announced = True
                 if store is None:
                     dense = dense_targets(encoder, dataset, plan.taps)
-                    store = created = create(folder, plan, wanted, statistics, dataset, dense, about or {})
+                    store = created = create(
+                        folder,
+                        plan,
+                        wanted,
+                        reference_statistics=statistics,
+                        dataset=dataset,
+                        dense=dense,
+                        about=about or {},
+                    )
                 done += len(positions)
                 watch(Progress(f"extracting {encoder.name}", done, plan.samples))
                 if buffers.rows == len(step):

@@ -200,11 +200,11 @@ def nonlinear_reading(profiles: Sequence[Profile], target: str) -> NonlinearRead
         kernel.output,
         kernel.at(linear.best_tap),
         linear.output,
-        linear.at(linear.best_tap),
-        kernel.hidden_gap if kernel.best_tap == linear.best_tap else None,
-        linear.best_tap,
-        int(kernel.data.attrs["n_train"]),
-        linear.floor,
+        linear_best=linear.at(linear.best_tap),
+        gap=kernel.hidden_gap if kernel.best_tap == linear.best_tap else None,
+        tap=linear.best_tap,
+        n_train=int(kernel.data.attrs["n_train"]),
+        floor=linear.floor,
     )
 
 

@@ -461,7 +461,7 @@ def handed_out(encoder: Encoder, dataset: Dataset | None = None) -> HandedOut:
 
         sized.capture(batch, taps, reduce)
     few = "CKA needs 20 samples: give --data" if dataset is None else "CKA needs 20 samples"
-    return _compared(encoder.output_tap, before.name, names, "tokens", norms, means, few)
+    return _compared(encoder.output_tap, before.name, names, norms_of="tokens", norms=norms, means=means, few=few)
 
 
 def handed_out_in(store: Store, names: Mapping[str, str]) -> HandedOut:
@@ -478,10 +478,10 @@ def handed_out_in(store: Store, names: Mapping[str, str]) -> HandedOut:
         store.output_tap,
         before.name,
         names,
-        pooled,
-        norms,
-        {tap: list(values) for tap, values in means.items()},
-        "CKA needs 20 samples",
+        norms_of=pooled,
+        norms=norms,
+        means={tap: list(values) for tap, values in means.items()},
+        few="CKA needs 20 samples",
     )
 
 
@@ -508,4 +508,4 @@ def _compared(
         alike = number(cka(np.stack(means[before]), np.stack(means[tap])))
         few = "linear CKA has no value, since all samples are equal at one of them"
     ratio = number(other / own) if own and math.isfinite(own) else None
-    return HandedOut(tap, names, before, norms_of, ratio, alike, n, few)
+    return HandedOut(tap, names, before, norms_of=norms_of, norm_ratio=ratio, cka=alike, samples=n, why_no_cka=few)

@@ -292,7 +292,17 @@ def shared(
 ) -> differences.Shares:
     """Shares of runs, each with its base."""
     pairs = list(pairs)
-    return differences.shares_of("linear", "after", "before", len(pairs), purpose, pairs, controls, cut, SEED)
+    return differences.shares_of(
+        "linear",
+        "after",
+        "before",
+        of_seeds=len(pairs),
+        purpose=purpose,
+        pairs=pairs,
+        controls=controls,
+        cut_at=cut,
+        seed=SEED,
+    )
 
 
 def share_values(made: differences.Shares) -> list[Any]:

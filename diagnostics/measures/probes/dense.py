@@ -170,7 +170,7 @@ class DenseRows:
         known: np.ndarray = np.asarray(values >= 0 if target.kind == "token_label" else np.isfinite(values))
         rows = rows_of(activations, target.name, np.asarray(known.any(axis=1)), KEEP_TOKENS)
         reads = tuple(name for name, has in grids.items() if len(has.shape) == len(grid.shape))
-        return cls(measure, activations, target, grid, values, known, rows, reads)
+        return cls(measure, activations, target, grid=grid, values=values, known=known, rows=rows, reads=reads)
 
     @cached_property
     def classes(self) -> np.ndarray:
