@@ -199,12 +199,20 @@ def decode(kind: Any, value: Any) -> Any:
         [Point(at=(1.0, 2.5), name=None)]
     """
     origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return decode(arguments[0], value)
     if is_dataclass(kind):
         given, hints = decode(dict, value), _cached_hints(kind)
         read = [
             each.name for each in fields(kind) if each.name in given or each.default is each.default_factory is MISSING
         ]
-        return cast("Any", kind)(**{name: decode(hints[name], given[name]) for name in read})
+        values: dict[str, Any] = {}
+        for name in read:
+            try:
+                values[name] = decode(hints[name], given[name])
+            except TypeError as error:
+                raise TypeError(f"{name}: {error}") from error
+        return cast("Any", kind)(**values)
     if origin in (list, tuple, Sequence):
         items = decode(list, value)
         kinds = arguments if origin is tuple and ... not in arguments else arguments[:1] * len(items)

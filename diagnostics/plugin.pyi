@@ -26,6 +26,7 @@ from diagnostics.encoders.hooks import recorded as recorded
 from diagnostics.encoders.hooks import tensor_at as tensor_at
 from diagnostics.encoders.hooks import tokens_at as tokens_at
 from diagnostics.encoders.hooks import tokens_of_cells as tokens_of_cells
+from diagnostics.encoders.modules import misfits as misfits
 from diagnostics.encoders.pictures import FORMATS as FORMATS
 from diagnostics.encoders.pictures import central_part as central_part
 from diagnostics.encoders.pictures import turn as turn
@@ -55,6 +56,7 @@ from diagnostics.measures.statistics import resample_counts as resample_counts
 from diagnostics.measures.statistics import resampled_scores as resampled_scores
 from diagnostics.options import Option as Option
 from diagnostics.options import deciding as deciding
+from diagnostics.options import decode as decode
 from diagnostics.options import options as options
 from diagnostics.options import options_of as options_of
 from diagnostics.registry import Entry as Entry

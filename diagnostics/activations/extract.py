@@ -21,6 +21,7 @@ from diagnostics.activations.folder import Folder, StrangeFileError, writing
 from diagnostics.activations.metadata import COVERED, NAME, WHOLE, Contents, Sealing, TargetFacts
 from diagnostics.activations.plan import Plan, ShardBuffer, Step, plan, row_order
 from diagnostics.activations.prepare import (
+    dense_targets,
     identity,
     keep_freed_memory,
     masks_digest,
@@ -32,7 +33,7 @@ from diagnostics.activations.prepare import (
 from diagnostics.activations.run_files import beside, remove
 from diagnostics.activations.store import FORMAT, Store, is_run
 from diagnostics.datasets.dataset import Dataset
-from diagnostics.datasets.target import Target, classes_on_grid, covered_part, events_on_grid, joined, on_grid
+from diagnostics.datasets.target import Target
 from diagnostics.encoders.attention.capture import NotFiniteError
 from diagnostics.encoders.encoder import Captured, Encoder
 from diagnostics.encoders.modules import BATCH, pool
@@ -165,11 +166,11 @@ def _target_facts(target: Target, grids: Mapping[str, np.ndarray]) -> TargetFact
         target.kind,
         target.units,
         target.about,
-        tuple(target.classes),
-        target.family,
-        tuple(grids),
-        target.period,
-        target.naive is not None,
+        classes=tuple(target.classes),
+        family=target.family,
+        grids=tuple(grids),
+        period=target.period,
+        naive=target.naive is not None,
     )
 
 
@@ -245,7 +246,15 @@ def extract(
                     announced = True
                 if store is None:
                     dense = dense_targets(encoder, dataset, plan.taps)
-                    store = created = create(folder, plan, wanted, statistics, dataset, dense, about or {})
+                    store = created = create(
+                        folder,
+                        plan,
+                        wanted,
+                        reference_statistics=statistics,
+                        dataset=dataset,
+                        dense=dense,
+                        about=about or {},
+                    )
                 done += len(positions)
                 watch(Progress(f"extracting {encoder.name}", done, plan.samples))
                 if buffers.rows == len(step):
@@ -373,31 +382,6 @@ def step_batches(
     with contextlib.closing(prepared) as batches:
         for (step, positions), batch in zip(jobs, batches, strict=True):
             yield step, positions, batch
-
-
-def dense_targets(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap]) -> dict[str, dict[str, np.ndarray]]:
-    """What is stored of each target that lies on a sample's own axes: name -> key -> array.
-
-    Dense ones by the cells of each distinct grid, under `16x16`; masks as they are, under `covered`, those of unequal
-    extents by the nearest pixels of the smallest.
-    """
-    shapes = {tap.grid.shape for tap in taps if tap.grid.tokens > 1}
-    by_cell = {"token_value": on_grid, "token_label": classes_on_grid, "event": events_on_grid}
-    dense: dict[str, dict[str, np.ndarray]] = {}
-    for name, target in dataset.targets.items():
-        if target.kind == "masks":
-            masks = joined([covered_part(maps, encoder.covers(maps.shape[1:])) for maps in target.blocks()])
-            # A panoptic number (class x 1000 + object) may not fit into 16 bits.
-            fits = masks.size == 0 or (masks.min() >= -1 and masks.max() <= np.iinfo(np.int16).max)
-            dense[name] = {COVERED: masks.astype(np.int16) if fits else masks}
-        elif target.dense:
-            fitting = {"x".join(map(str, shape)): shape for shape in shapes if len(shape) == np.ndim(target.values[0])}
-            blocks = [
-                [by_cell[target.kind](maps, encoder.covers(maps.shape[1:]), shape) for shape in fitting.values()]
-                for maps in target.blocks()
-            ]
-            dense[name] = {key: joined(cells) for key, cells in zip(fitting, zip(*blocks, strict=True), strict=True)}
-    return dense
 
 
 class InMemory(Activations):

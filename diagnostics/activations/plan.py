@@ -410,7 +410,13 @@ class Plan:
         place, poolings = f"taps/{tap.name}", len(self.poolings)
         arrays = {
             "pooled": Layout(
-                f"{place}/pooled", self.samples, self.pooled_shard, poolings, tap.features, poolings, "float32"
+                f"{place}/pooled",
+                self.samples,
+                self.pooled_shard,
+                tokens=poolings,
+                features=tap.features,
+                block=poolings,
+                dtype="float32",
             )
         }
         if self.token_samples:
@@ -419,7 +425,13 @@ class Plan:
                 if count:
                     block = _dealt_out(count, max(1, CHUNK_BYTES // each))
                     arrays[kind] = Layout(
-                        f"{place}/{kind}", self.token_samples, self.shard, count, tap.features, block, self.precision
+                        f"{place}/{kind}",
+                        self.token_samples,
+                        self.shard,
+                        tokens=count,
+                        features=tap.features,
+                        block=block,
+                        dtype=self.precision,
                     )
         return arrays
 
@@ -470,7 +482,16 @@ def plan(
     widest = max(tap.features for tap in taps) * len(kinds) * 4
     rows = _dealt_out(samples, max(1, POOLED_BYTES // widest))
     pooled_shard = rows if rows == samples else math.ceil(rows / shard) * shard
-    return Plan(samples, token_samples, shard, pooled_shard, precision, kinds, tuple(taps), encoder.output_tap)
+    return Plan(
+        samples,
+        token_samples,
+        shard,
+        pooled_shard=pooled_shard,
+        precision=precision,
+        poolings=kinds,
+        taps=tuple(taps),
+        output_tap=encoder.output_tap,
+    )
 
 
 def _dealt_out(count: int, most: int) -> int:

@@ -20,9 +20,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
+from diagnostics.activations.metadata import COVERED
 from diagnostics.activations.plan import Plan, row_order
 from diagnostics.activations.store import Store
 from diagnostics.datasets.dataset import Dataset
+from diagnostics.datasets.target import classes_on_grid, covered_part, events_on_grid, joined, on_grid
 from diagnostics.encoders.encoder import Encoder, check_modality, size_for
 from diagnostics.encoders.modules import by_name, digest_of, seeded
 from diagnostics.encoders.taps import Tap
@@ -184,6 +186,31 @@ def masks_digest(encoder: Encoder, dataset: Dataset, plan: Plan) -> str:
             masked |= valid is not None
             digest.update(f"{i} {tap.name} {None if valid is None else valid.cpu().int().tolist()};".encode())
     return digest.hexdigest() if masked else "none"
+
+
+def dense_targets(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap]) -> dict[str, dict[str, np.ndarray]]:
+    """What is stored of each target that lies on a sample's own axes: name -> key -> array.
+
+    Dense ones by the cells of each distinct grid, under `16x16`; masks as they are, under `covered`, those of unequal
+    extents by the nearest pixels of the smallest.
+    """
+    shapes = {tap.grid.shape for tap in taps if tap.grid.tokens > 1}
+    by_cell = {"token_value": on_grid, "token_label": classes_on_grid, "event": events_on_grid}
+    dense: dict[str, dict[str, np.ndarray]] = {}
+    for name, target in dataset.targets.items():
+        if target.kind == "masks":
+            masks = joined([covered_part(maps, encoder.covers(maps.shape[1:])) for maps in target.blocks()])
+            # A panoptic number (class x 1000 + object) may not fit into 16 bits.
+            fits = masks.size == 0 or (masks.min() >= -1 and masks.max() <= np.iinfo(np.int16).max)
+            dense[name] = {COVERED: masks.astype(np.int16) if fits else masks}
+        elif target.dense:
+            fitting = {"x".join(map(str, shape)): shape for shape in shapes if len(shape) == np.ndim(target.values[0])}
+            blocks = [
+                [by_cell[target.kind](maps, encoder.covers(maps.shape[1:]), shape) for shape in fitting.values()]
+                for maps in target.blocks()
+            ]
+            dense[name] = {key: joined(cells) for key, cells in zip(fitting, zip(*blocks, strict=True), strict=True)}
+    return dense
 
 
 def refuse_other_behaviour(store: Store, statistics: Mapping[str, tuple[float, float]]) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError, unknown
+from diagnostics.errors import DiagnosticsError, few, unknown
 from diagnostics.vocabulary import Compute
 
 # Large batches only thrash the caches of a CPU; a GPU wants more.
@@ -109,6 +109,28 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{key} {data.dtype} {tuple(data.shape)};".encode())
         digest.update(data.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def misfits(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], *, types: bool = False) -> str:
+    """What keeps tensors from being those that a module wants, in words; "" where they fit.
+
+    Each name is to be in both, with one shape, and with `types` with one number format too.
+
+    Examples:
+        >>> import torch
+        >>> from diagnostics.plugin import misfits
+        >>> module = torch.nn.Linear(2, 3)
+        >>> misfits(module.state_dict(), {"weight": torch.zeros(3, 4)})
+        '1 tensors missing: bias; 1 tensors of another shape: weight'
+    """
+    both = [(name, wanted[name], given[name]) for name in wanted.keys() & given.keys()]
+    kinds = {
+        "missing": wanted.keys() - given.keys(),
+        "unexpected": given.keys() - wanted.keys(),
+        "of another shape": {name for name, mine, other in both if mine.shape != other.shape},
+        "of another type": {name for name, mine, other in both if types and mine.dtype != other.dtype},
+    }
+    return "; ".join(f"{len(names)} tensors {kind}: {few(names)}" for kind, names in kinds.items() if names)
 
 
 def state_tensors(module: nn.Module) -> dict[str, Tensor]:

@@ -142,7 +142,15 @@ class ForecastProbe(RidgeProbe):
         values, naive = (np.asarray(x, dtype=np.float64).reshape(len(x), -1) for x in (target.values, target.naive))
         known: np.ndarray = np.asarray(np.isfinite(np.hstack([values, naive])).all(axis=1))
         rows = rows_of(activations, target.name, known)
-        return Task(target, rows, values, seed, activations.choose_on == "fit", abs, np.abs(naive - values))
+        return Task(
+            target,
+            rows,
+            values,
+            seed=seed,
+            whole=activations.choose_on == "fit",
+            by_part=abs,
+            naive=np.abs(naive - values),
+        )
 
     def stated(self, task: Task) -> dict[str, Any]:
         functional = "skill: mean over horizons of 1 - MAE / MAE of the naive forecast; ridge to all horizons"

@@ -6,6 +6,7 @@ them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -129,6 +130,15 @@ def store_interval(key: str, interval: Interval) -> dict[str, float]:
 def read_interval(attrs: Mapping[str, Any], key: str) -> Interval | None:
     """The interval under a key; None where there is none."""
     return Interval(attrs[key], attrs[f"{key}_low"], attrs[f"{key}_high"]) if key in attrs else None
+
+
+def choosing_score(data: xr.Dataset) -> float:
+    """The score by which its own tap was chosen; the same for all where no tap is chosen."""
+    if CHOSEN_TAP not in data.attrs:
+        return -math.inf
+    at = [str(tap) for tap in data["tap"].values].index(data.attrs[CHOSEN_TAP])
+    score = float(choosing_scores(data)[at])
+    return score if math.isfinite(score) else -math.inf
 
 
 def is_probe(result: xr.Dataset) -> bool:

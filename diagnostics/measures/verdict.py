@@ -247,3 +247,8 @@ def units_needed(gap: Interval, units: int, margin: float) -> int | None:
     if not (math.isfinite(half) and margin > 0):
         return None
     return math.ceil(units * (half / margin) ** 2)
+
+
+def round_count(count: int) -> int:
+    """A count to two significant digits, as an estimate is sure of."""
+    return int(float(f"{count:.2g}"))

@@ -18,7 +18,7 @@ import numpy as np
 from diagnostics.errors import DiagnosticsError, enumerated
 from diagnostics.measures.result import METRIC, SCORE_NAME
 from diagnostics.measures.statistics import Interval
-from diagnostics.measures.verdict import Verdict
+from diagnostics.measures.verdict import Verdict, round_count
 from diagnostics.report.escaping import printable
 from diagnostics.report.numbers import NO_BREAK, format_interval, format_number, unbroken
 from diagnostics.report.page import (
@@ -42,9 +42,9 @@ from diagnostics.report.page import (
     filled,
 )
 from diagnostics.report.writing import write_whole
-from diagnostics.runs.controls.kinds import NAMES
-from diagnostics.runs.profile import FEW, INTERVALS, OLDER, Profile, by_verdict, first_probes, in_words, rounded
-from diagnostics.runs.recommendation import Recommendation, nonlinear_reading, recommend
+from diagnostics.runs.controls.kinds import NAMES, in_words
+from diagnostics.runs.profile import FEW, INTERVALS, OLDER, Profile
+from diagnostics.runs.recommendation import Recommendation, by_verdict, first_probes, nonlinear_reading, recommend
 from diagnostics.runs.record import DISTRIBUTION
 from diagnostics.runs.redraws import SPREAD
 from diagnostics.runs.run_data import RunData
@@ -250,7 +250,7 @@ def _matched(profiles: Sequence[Profile]) -> list[str]:
 
 def _needed(profile: Profile) -> str:
     needed, units = profile.units_needed, profile.units["test"]
-    return f"; about {rounded(needed):,} test units would tell, {units:,} now" if needed else ""
+    return f"; about {round_count(needed):,} test units would tell, {units:,} now" if needed else ""
 
 
 def _few(profiles: Sequence[Profile]) -> str:

@@ -38,7 +38,8 @@ from diagnostics.report.page import (
 from diagnostics.report.plots.profile import FLOOR, below_floor, lines_outside
 from diagnostics.runs.answer import answer, answer_blocks, brief_cautions, example_target, legend, legend_of, overview
 from diagnostics.runs.controls import kinds as control
-from diagnostics.runs.profile import CUT, Profile, in_words
+from diagnostics.runs.controls.kinds import in_words
+from diagnostics.runs.profile import CUT, Profile
 from diagnostics.runs.recommendation import without_nonlinear
 from diagnostics.runs.record import store_page, with_folder
 from diagnostics.runs.run_data import RunData

@@ -13,12 +13,12 @@ import xarray as xr
 
 from diagnostics.errors import enumerated
 from diagnostics.measures import result as attribute
-from diagnostics.measures.result import choosing_losses, choosing_scores, is_probe, read_interval
+from diagnostics.measures.result import choosing_losses, choosing_score, is_probe, read_interval
 from diagnostics.measures.statistics import OUTLYING, Interval, carried_by_few
-from diagnostics.measures.verdict import FEWEST, MARGIN, Verdict, units_needed
+from diagnostics.measures.verdict import FEWEST, MARGIN, Verdict, round_count, units_needed
 from diagnostics.report.numbers import SIGNIFICANT, format_interval, format_number, is_plain, number, numbers, unbroken
 from diagnostics.report.page import ControlCurve, Details, ProfileFigure, note, tap_table
-from diagnostics.runs.controls.kinds import INPUTS, NAMES, WEIGHTS, control_of
+from diagnostics.runs.controls.kinds import INPUTS, NAMES, WEIGHTS, control_of, in_words
 from diagnostics.runs.redraws import NO_REDRAWS, Redraws, redraws_of
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Profile:
         for name, other in controls.items():
             draws.setdefault(control_of(name), []).append(other)
         return cls(
-            measure, target, data, {name: max(theirs, key=_choosing_score) for name, theirs in draws.items()}, draws
+            measure, target, data, {name: max(theirs, key=choosing_score) for name, theirs in draws.items()}, draws
         )
 
     @property
@@ -489,7 +489,7 @@ class Profile:
         bound = self.gap_bound_text
         if verdict is Verdict.EXCLUDED:
             return f"gaps above {bound} are excluded"
-        needed = f": about {rounded(self.units_needed):,} test units would tell" if self.units_needed else ""
+        needed = f": about {round_count(self.units_needed):,} test units would tell" if self.units_needed else ""
         return f"gaps up to {bound} are possible, above {format_number(self.margin)} they matter{needed}"
 
     def to_json(self) -> dict[str, Any]:
@@ -547,16 +547,16 @@ class Profile:
             self.measure,
             str(self.data.attrs.get("score_name", self.measure)),
             self.is_probe,
-            self.taps,
-            depth,
-            score,
-            low,
-            high,
-            (self.output_tap, self.output.value),
-            chosen,
-            self.lines,
-            heads,
-            tuple(self._control_curve(name) for name in self.controls),
+            taps=self.taps,
+            depth=depth,
+            score=score,
+            low=low,
+            high=high,
+            output=(self.output_tap, self.output.value),
+            chosen=chosen,
+            lines=self.lines,
+            heads=heads,
+            controls=tuple(self._control_curve(name) for name in self.controls),
         )
 
     def _control_curve(self, name: str) -> ControlCurve:
@@ -566,7 +566,7 @@ class Profile:
             # Without the encoder's own taps it has one number, drawn as a level.
             reached = self.control(name)
             taps, values = self.taps, np.full(len(self.taps), reached.value if reached else math.nan)
-        return ControlCurve(name.replace("_", " "), NAMES.index(name), taps, values)
+        return ControlCurve(in_words(name), NAMES.index(name), taps, values)
 
     def plot(self) -> go.Figure:
         """The profile as a plotly figure: score with its band over the taps, controls beside it."""
@@ -590,47 +590,6 @@ class Profile:
         from diagnostics.report.html import page_tables
 
         return page_tables(note(self.name, str(self), self.table().table))
-
-
-def first_probes(profiles: Sequence[Profile]) -> dict[str, Profile]:
-    """The probe by which a layer is recommended for each target, the first of the run that read it; in the order of
-    `by_verdict`.
-    """
-    first: dict[str, Profile] = {}
-    for profile in profiles:
-        if profile.is_probe and profile.target:
-            first.setdefault(profile.target, profile)
-    return {str(profile.target): profile for profile in by_verdict([*first.values()])}
-
-
-def by_verdict(profiles: Sequence[Profile]) -> list[Profile]:
-    """Probes of targets in the order of their verdicts, those that can be read first, then the largest gap."""
-
-    def order(profile: Profile) -> tuple[int, int, float]:
-        gap = profile.hidden_gap.value if profile.hidden_gap else math.nan
-        read = ("readable", "undecided", "at chance").index(profile.readability)
-        return list(Verdict).index(profile.verdict), read, 0.0 if math.isnan(gap) else -gap
-
-    return sorted((profile for profile in profiles if profile.is_probe and profile.target), key=order)
-
-
-def rounded(count: int) -> int:
-    """A count to two significant digits, as an estimate is sure of."""
-    return int(float(f"{count:.2g}"))
-
-
-def in_words(name: str) -> str:
-    """The name of a control as people write it."""
-    return name.replace("_", " ")
-
-
-def _choosing_score(data: xr.Dataset) -> float:
-    """The score by which its own tap was chosen; the same for all where no tap is chosen."""
-    if attribute.CHOSEN_TAP not in data.attrs:
-        return -math.inf
-    at = [str(tap) for tap in data["tap"].values].index(data.attrs[attribute.CHOSEN_TAP])
-    score = float(choosing_scores(data)[at])
-    return score if math.isfinite(score) else -math.inf
 
 
 def _json(interval: Interval | None) -> dict[str, float | None] | None:

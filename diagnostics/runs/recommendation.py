@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -199,12 +200,34 @@ def nonlinear_reading(profiles: Sequence[Profile], target: str) -> NonlinearRead
         kernel.output,
         kernel.at(linear.best_tap),
         linear.output,
-        linear.at(linear.best_tap),
-        kernel.hidden_gap if kernel.best_tap == linear.best_tap else None,
-        linear.best_tap,
-        int(kernel.data.attrs["n_train"]),
-        linear.floor,
+        linear_best=linear.at(linear.best_tap),
+        gap=kernel.hidden_gap if kernel.best_tap == linear.best_tap else None,
+        tap=linear.best_tap,
+        n_train=int(kernel.data.attrs["n_train"]),
+        floor=linear.floor,
     )
+
+
+def first_probes(profiles: Sequence[Profile]) -> dict[str, Profile]:
+    """The probe by which a layer is recommended for each target, the first of the run that read it; in the order of
+    `by_verdict`.
+    """
+    first: dict[str, Profile] = {}
+    for profile in profiles:
+        if profile.is_probe and profile.target:
+            first.setdefault(profile.target, profile)
+    return {str(profile.target): profile for profile in by_verdict([*first.values()])}
+
+
+def by_verdict(profiles: Sequence[Profile]) -> list[Profile]:
+    """Probes of targets in the order of their verdicts, those that can be read first, then the largest gap."""
+
+    def order(profile: Profile) -> tuple[int, int, float]:
+        gap = profile.hidden_gap.value if profile.hidden_gap else math.nan
+        read = ("readable", "undecided", "at chance").index(profile.readability)
+        return list(Verdict).index(profile.verdict), read, 0.0 if math.isnan(gap) else -gap
+
+    return sorted((profile for profile in profiles if profile.is_probe and profile.target), key=order)
 
 
 def without_nonlinear(profiles: Sequence[Profile]) -> list[Profile]:

@@ -6,7 +6,7 @@ They follow from the activations, which are there, by the `fit` of the measure.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -30,9 +30,9 @@ from diagnostics.measures.base import Measure, Readout
 from diagnostics.measures.similarity.base import Similarity
 from diagnostics.measures.statistics import Interval
 from diagnostics.registry import offered
-from diagnostics.runs.profile import Profile, by_verdict
-from diagnostics.runs.recommendation import without_nonlinear
-from diagnostics.runs.run_data import RunData
+from diagnostics.runs.profile import Profile
+from diagnostics.runs.recommendation import by_verdict, without_nonlinear
+from diagnostics.runs.run_data import RunData, run_dataframe
 from diagnostics.runs.setup import chosen_measures
 from diagnostics.specs import build
 from diagnostics.vocabulary import DENSE, SPLITS
@@ -377,55 +377,6 @@ def _places(grid: Grid) -> dict[str, tuple[str, np.ndarray]]:
     return {axis: ("token", index.ravel()) for axis, index in zip(grid.axes, np.indices(grid.shape), strict=True)}
 
 
-COLUMNS = [
-    "measure", "target", "family", "score_name", "control", "tap", "depth",
-    "score", "low", "high", "val_score", "chosen", "output",
-]  # fmt: skip
-
-
-def run_dataframe(run: RunData, names: Collection[str] | None = None) -> pd.DataFrame:
-    """What `Run.to_dataframe` returns; only of the profiles named where `names` are given."""
-    tables: list[pd.DataFrame] = []
-    for key in run.index.names(pairwise=False):
-        if names is not None and key not in names:
-            continue
-        results = {None: run.results, **run.controls}
-        tables += [
-            _rows_of(tree[key].to_dataset(), control)
-            for control, tree in results.items()
-            if control is None or key in run.index.names(control)
-        ]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=pd.Index(COLUMNS))
-
-
-def _rows_of(data: xr.Dataset, control: str | None) -> pd.DataFrame:
-    attrs = data.attrs
-    taps = [str(tap) for tap in data["tap"].values]
-
-    def same(value: str | None) -> pd.Series:
-        # None, not NaN, where a text is missing.
-        return pd.Series([value] * len(taps), dtype=object)
-
-    return pd.DataFrame(
-        {
-            "measure": same(attrs[attribute.MEASURE]),
-            "target": same(attrs[attribute.TARGET] or None),
-            "family": same(attrs[attribute.FAMILY]),
-            "score_name": same(attrs[attribute.SCORE_NAME]),
-            "control": same(control),
-            "tap": taps,
-            **{key: _values(data, key) for key in ("depth", "score", "low", "high", "val_score")},
-            "chosen": [tap == attrs.get(attribute.CHOSEN_TAP) for tap in taps],
-            "output": [tap == attrs[attribute.OUTPUT_TAP] for tap in taps],
-        }
-    )
-
-
-def _values(data: xr.Dataset, key: str) -> np.ndarray:
-    """float64 [tap]; NaN where the measure gives no such value."""
-    return data[key].values.astype(np.float64) if key in data else np.full(data.sizes["tap"], np.nan)
-
-
 CLASSES = ("label", "token_label", "event")
 """Kinds of target of which a class is predicted."""
 
@@ -565,16 +516,16 @@ def fitted_probe(run: RunData, target: str, measure: str | Measure, tap: str | N
         name,
         target,
         tap,
-        () if tokens else tuple(store.poolings),
-        read.features if tokens else activations.pooled(tap).shape[1],
-        Interval(*(float(at[key]) for key in ("score", "low", "high"))),
-        stored.units,
-        tuple(stored.classes[c] if stored.classes else c for c in numbers.tolist()),
-        stored.period,
-        fitted,
-        read.grid if tokens else None,
-        on,
-        numbers,
+        pooling=() if tokens else tuple(store.poolings),
+        features=read.features if tokens else activations.pooled(tap).shape[1],
+        score=Interval(*(float(at[key]) for key in ("score", "low", "high"))),
+        units=stored.units,
+        classes=tuple(stored.classes[c] if stored.classes else c for c in numbers.tolist()),
+        period=stored.period,
+        readout=fitted,
+        grid=read.grid if tokens else None,
+        on=on,
+        numbers=numbers,
     )
 
 

@@ -6,13 +6,14 @@ Nothing is drawn, read anew or written here.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import xarray as xr
 from torch.utils.data import default_collate
@@ -40,8 +41,8 @@ from diagnostics.measures.verdict import check_margin
 from diagnostics.registry import offered
 from diagnostics.report.numbers import format_number, is_plain, number, numbers
 from diagnostics.runs.controls import kinds as control
-from diagnostics.runs.profile import Profile, first_probes
-from diagnostics.runs.recommendation import Recommendation, nonlinear_reading, recommend
+from diagnostics.runs.profile import Profile
+from diagnostics.runs.recommendation import Recommendation, first_probes, nonlinear_reading, recommend
 from diagnostics.runs.record import Call, Provenance
 
 
@@ -321,6 +322,55 @@ def map_json(similarity: xr.Dataset) -> dict[str, Any]:
     }
 
 
+COLUMNS = [
+    "measure", "target", "family", "score_name", "control", "tap", "depth",
+    "score", "low", "high", "val_score", "chosen", "output",
+]  # fmt: skip
+
+
+def run_dataframe(run: RunData, names: Collection[str] | None = None) -> pd.DataFrame:
+    """What `Run.to_dataframe` returns; only of the profiles named where `names` are given."""
+    tables: list[pd.DataFrame] = []
+    for key in run.index.names(pairwise=False):
+        if names is not None and key not in names:
+            continue
+        results = {None: run.results, **run.controls}
+        tables += [
+            _rows_of(tree[key].to_dataset(), control)
+            for control, tree in results.items()
+            if control is None or key in run.index.names(control)
+        ]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=pd.Index(COLUMNS))
+
+
+def _rows_of(data: xr.Dataset, control: str | None) -> pd.DataFrame:
+    attrs = data.attrs
+    taps = [str(tap) for tap in data["tap"].values]
+
+    def same(value: str | None) -> pd.Series:
+        # None, not NaN, where a text is missing.
+        return pd.Series([value] * len(taps), dtype=object)
+
+    return pd.DataFrame(
+        {
+            "measure": same(attrs[attribute.MEASURE]),
+            "target": same(attrs[attribute.TARGET] or None),
+            "family": same(attrs[attribute.FAMILY]),
+            "score_name": same(attrs[attribute.SCORE_NAME]),
+            "control": same(control),
+            "tap": taps,
+            **{key: _values(data, key) for key in ("depth", "score", "low", "high", "val_score")},
+            "chosen": [tap == attrs.get(attribute.CHOSEN_TAP) for tap in taps],
+            "output": [tap == attrs[attribute.OUTPUT_TAP] for tap in taps],
+        }
+    )
+
+
+def _values(data: xr.Dataset, key: str) -> np.ndarray:
+    """float64 [tap]; NaN where the measure gives no such value."""
+    return data[key].values.astype(np.float64) if key in data else np.full(data.sizes["tap"], np.nan)
+
+
 MOST_SAMPLES = 64
 """Samples of a dataset that `inspect` passes through the encoder for this."""
 MOST_ROWS = 1000
@@ -411,7 +461,7 @@ def handed_out(encoder: Encoder, dataset: Dataset | None = None) -> HandedOut:
 
         sized.capture(batch, taps, reduce)
     few = "CKA needs 20 samples: give --data" if dataset is None else "CKA needs 20 samples"
-    return _compared(encoder.output_tap, before.name, names, "tokens", norms, means, few)
+    return _compared(encoder.output_tap, before.name, names, norms_of="tokens", norms=norms, means=means, few=few)
 
 
 def handed_out_in(store: Store, names: Mapping[str, str]) -> HandedOut:
@@ -428,10 +478,10 @@ def handed_out_in(store: Store, names: Mapping[str, str]) -> HandedOut:
         store.output_tap,
         before.name,
         names,
-        pooled,
-        norms,
-        {tap: list(values) for tap, values in means.items()},
-        "CKA needs 20 samples",
+        norms_of=pooled,
+        norms=norms,
+        means={tap: list(values) for tap, values in means.items()},
+        few="CKA needs 20 samples",
     )
 
 
@@ -458,4 +508,4 @@ def _compared(
         alike = number(cka(np.stack(means[before]), np.stack(means[tap])))
         few = "linear CKA has no value, since all samples are equal at one of them"
     ratio = number(other / own) if own and math.isfinite(own) else None
-    return HandedOut(tap, names, before, norms_of, ratio, alike, n, few)
+    return HandedOut(tap, names, before, norms_of=norms_of, norm_ratio=ratio, cka=alike, samples=n, why_no_cka=few)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from diagnostics_training.jobs import WHAT
 from diagnostics_training.trainer.settings import TRAINING, Computation, Optimisation, Seed, Warmup, identity_of
 
-from diagnostics.plugin import DiagnosticsError, Option, enumerated, options, unknown
+from diagnostics.plugin import DiagnosticsError, Option, decode, enumerated, options, unknown
 
 # What a training is made of, as one TOML file says it; the plugin's own are the rows of Perception Encoder's ablation.
 #
@@ -147,7 +147,7 @@ class Recipe(Optimisation):
         shares += [(name, getattr(self.augment, name)) for name in _AUGMENTED] if self.augment else []
         for name, value in shares:
             if not 0 <= value <= 1:
-                raise DiagnosticsError(f"A recipe cannot have {name} = {value}: give a share from 0 to 1.")
+                raise DiagnosticsError(f"A recipe cannot have {name} = {value:g}: give a share from 0 to 1.")
         if self.augment is not None and self.augment.crop is not None and self.augment.crop[1] > 1:
             raise DiagnosticsError(
                 f"A crop cannot be {self.augment.crop[1]} of an image's area: give crop two shares of it, at most 1."
@@ -247,14 +247,7 @@ def read_recipe(path: Path) -> Recipe:
     ]
     if lacking:
         raise DiagnosticsError(f"{path} lacks {enumerated(lacking)}: no recipe is without.")
-    values["stages"] = tuple(_of(Stage, stage) for stage in values["stages"])
-    if "augment" in values:
-        values["augment"] = _of(Augmentation, values["augment"])
-    return Recipe(**values)
-
-
-def _of(kind: type, table: Mapping[str, Any]) -> Any:
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in table.items()})
+    return decode(Recipe, values)
 
 
 def _unknown_keys(path: Path, lines: list[str], section: str, values: Any, kind: type) -> list[str]:

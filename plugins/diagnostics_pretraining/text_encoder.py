@@ -17,7 +17,7 @@ from diagnostics_perception.models import ARCHITECTURES
 from diagnostics_timm.weights import read_tensors
 from torch import Tensor, nn
 
-from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, TorchEncoder, few, unknown
+from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, TorchEncoder, misfits, unknown
 
 if TYPE_CHECKING:
     from open_clip.tokenizer import SimpleTokenizer
@@ -390,14 +390,6 @@ def _described(folder: Path) -> tuple[str, Vocabulary]:
 def _fill(module: nn.Module, file: Path, size: str) -> None:
     """The text tower of a whole CLIP in Meta's layout; raises where it is missing or does not fit."""
     own, tensors = module.state_dict(), read_tensors(file)
-    missing = [name for name in own if name not in tensors]
-    other = [
-        f"{name} {list(tensors[name].shape)}"
-        for name in own
-        if name in tensors and tensors[name].shape != own[name].shape
-    ]
-    if missing or other:
-        kinds = {"missing": missing, "of another shape": other}
-        why = "; ".join(f"{len(names)} tensors {kind}: {few(names)}" for kind, names in kinds.items() if names)
+    if why := misfits(own, {name: tensor for name, tensor in tensors.items() if name in own}):
         raise DiagnosticsError(f"Checkpoint {file} does not hold the text tower of {size} ({why}): name its own size.")
     module.load_state_dict({name: tensors[name].float() for name in own})

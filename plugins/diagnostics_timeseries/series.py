@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diagnostics.plugin import DiagnosticsError, Encoder, Grid, Tap, TorchEncoder, describe, few, stack_taps
+from diagnostics.plugin import DiagnosticsError, Encoder, Grid, Tap, TorchEncoder, describe, misfits, stack_taps
 
 # Weights on disk or from the hub, seeds, and the errors when they do not come.
 #
@@ -201,12 +201,17 @@ def with_weights(
         module = untrained()
         if folder is None or not pretrained:
             return module
-        missing, unexpected = module.load_state_dict(tensors_of(library, folder), strict=False)
-    if odd := [name for name in (*missing, *unexpected) if not name.startswith(tuple(aside))]:
-        raise DiagnosticsError(
-            f"{folder} does not fit a {type(module).__name__} of its config.json: {len(odd)} tensors are missing or "
-            f"left over ({few(odd)}); it was saved from another model or version."
-        )
+        tensors = tensors_of(library, folder)
+        read = [
+            {name: each for name, each in state.items() if not name.startswith(tuple(aside))}
+            for state in (module.state_dict(), tensors)
+        ]
+        if odd := misfits(*read):
+            raise DiagnosticsError(
+                f"{folder} does not fit a {type(module).__name__} of its config.json: {odd}; it was saved from another "
+                f"model or version."
+            )
+        module.load_state_dict(tensors, strict=False)
     return module
 
 

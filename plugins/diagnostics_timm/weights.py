@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from diagnostics.plugin import DiagnosticsError, describe, few, unknown
+from diagnostics.plugin import DiagnosticsError, describe, misfits, unknown
 
 # The hub of weights, asked once whether it answers; shared by the plugins that fetch from it. Imports neither timm nor
 # torch.
@@ -122,7 +122,8 @@ def _from_file(name: str, path: Path, img_size: int | None) -> nn.Module:
     if not tensors:
         raise DiagnosticsError(f"Checkpoint {path} holds no tensors: save the model's state_dict() into it.")
     model = create(name, img_size)
-    if not _differences(model, tensors):
+    differences = misfits(model.state_dict(), tensors)
+    if not differences:
         model.load_state_dict(tensors, strict=True)
         return model
     # Not timm's own layout, or another resolution: timm knows how to convert the formats of a model's makers and to
@@ -130,7 +131,6 @@ def _from_file(name: str, path: Path, img_size: int | None) -> nn.Module:
     try:
         return create(name, img_size, pretrained=True, pretrained_cfg_overlay={"state_dict": dict(tensors)})
     except Exception as error:
-        differences = "; ".join(_differences(model, tensors))
         raise DiagnosticsError(
             f"Checkpoint {path} does not fit timm:{name} ({differences}): name the model that it was saved from."
         ) from error
@@ -157,14 +157,3 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             loaded = loaded[key]
     items = loaded.items() if isinstance(loaded, Mapping) else ()
     return {str(key).removeprefix("module."): value for key, value in items if isinstance(value, Tensor)}
-
-
-def _differences(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
-    expected = model.state_dict()
-    shaped = {key for key in expected.keys() & tensors.keys() if expected[key].shape != tensors[key].shape}
-    groups = {
-        "missing": expected.keys() - tensors.keys(),
-        "unexpected": tensors.keys() - expected.keys(),
-        "of another shape": shaped,
-    }
-    return [f"{len(keys)} tensors {kind}: {few(keys)}" for kind, keys in groups.items() if keys]

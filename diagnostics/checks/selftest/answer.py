@@ -39,7 +39,7 @@ from diagnostics.measures.probes import least_squares, protocol, softmax
 from diagnostics.measures.statistics import Interval, Losses, interval
 from diagnostics.runs import recommendation, redraws
 from diagnostics.runs.comparison import differences, estimates
-from diagnostics.runs.profile import Profile, first_probes, rounded
+from diagnostics.runs.profile import Profile
 
 BY_HAND = "computed by hand in tests/checks/test_answer.py"
 
@@ -292,7 +292,17 @@ def shared(
 ) -> differences.Shares:
     """Shares of runs, each with its base."""
     pairs = list(pairs)
-    return differences.shares_of("linear", "after", "before", len(pairs), purpose, pairs, controls, cut, SEED)
+    return differences.shares_of(
+        "linear",
+        "after",
+        "before",
+        of_seeds=len(pairs),
+        purpose=purpose,
+        pairs=pairs,
+        controls=controls,
+        cut_at=cut,
+        seed=SEED,
+    )
 
 
 def share_values(made: differences.Shares) -> list[Any]:
@@ -466,7 +476,7 @@ ASKED: Mapping[str, Callable[[], Any]] = {
         *(statistics.effective_units(each, share) for each in (HOLDS, np.eye(3)[None]) for share in (False, True)), statistics.effective_units(np.zeros((1, 3))), statistics.effective_units(HOLDS),
     ],
     "what few carry": lambda: [statistics.carried_by_few(each) for each in (MOST, MOST[:39], 0 * MOST)],
-    "units needed": lambda: [verdict.units_needed(GAP, 30, 0.05), verdict.units_needed(GAP, 30, 0.0), verdict.units_needed(replace(GAP, low=np.nan), 30, 0.05), rounded(12345), rounded(7)],
+    "units needed": lambda: [verdict.units_needed(GAP, 30, 0.05), verdict.units_needed(GAP, 30, 0.0), verdict.units_needed(replace(GAP, low=np.nan), 30, 0.05), verdict.round_count(12345), verdict.round_count(7)],
     "too few to compare": lambda: [bool(apply.too_few(xr.Dataset(attrs={"n": n, "measure": "cka"}))) for n in (19, 20)],
     "reasons": lambda: [attribute.shorten_reasons(text, ["a", "b", "a.b", "c"]) for text in TEXTS],
     "standard error": lambda: verdict.standard_error(parts().at([0, 2])),
@@ -515,7 +525,7 @@ ASKED: Mapping[str, Callable[[], Any]] = {
     "few units beside another target": lambda: [each.attrs["chosen_tap"] for each in measured(("young", "alike")).results.values()],
     "a target that no probe reads": lambda: [list(measured((), asked=asked).skipped) for asked in ((), ("planted",))],
     "first probes": lambda: [
-        each.measure for each in first_probes([profile("hidden"), Profile("other", "hidden", result("hidden"), {}), Profile("cka", None, result("hidden").drop_vars("loss"), {})]).values()
+        each.measure for each in recommendation.first_probes([profile("hidden"), Profile("other", "hidden", result("hidden"), {}), Profile("cka", None, result("hidden").drop_vars("loss"), {})]).values()
     ],
     "ways": lambda: [measured(("alike",), kind).results["planted/alike"].attrs[attribute.HIGHER_IS_BETTER] for kind in (Planted, type("Lower", (Planted,), {"higher_is_better": False}))],
     "favours": lambda: [

@@ -80,7 +80,16 @@ class Planted(protocol.ClassOrValueProbe):
         extra = {"number": np.arange(len(read))} | ({"line_chance": np.full(len(read), 0.4)} if wrong else {})
         oof = fit if activations.choose_on == "fit" else None
         return protocol.probe_result(
-            activations, rows, test.loss, test.reference, val, extra, "planted", "none", seed, oof=oof
+            activations,
+            rows,
+            test.loss,
+            reference=test.reference,
+            val=val,
+            extra=extra,
+            functional="planted",
+            centring="none",
+            seed=seed,
+            oof=oof,
         )
 
 

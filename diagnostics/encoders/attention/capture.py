@@ -75,10 +75,10 @@ class FusedCall:
             q,
             k,
             v,
-            given.get("attn_mask"),
-            given.get("dropout_p", 0.0),
-            given.get("is_causal", False),
-            q.shape[-1] ** -0.5 if scale is None else scale,
+            mask=given.get("attn_mask"),
+            dropout=given.get("dropout_p", 0.0),
+            causal=given.get("is_causal", False),
+            scale=q.shape[-1] ** -0.5 if scale is None else scale,
         )
 
     @property

@@ -70,7 +70,7 @@ def rows_kernel(
         k = tl.load(k_at + columns[:, None] * k_row + features[None, :] * k_column, at_keys, 0.0)
         v = tl.load(v_at + columns[:, None] * v_row + features[None, :] * v_column, at_keys, 0.0)
         kind = tl.load(kind_at + columns, key_ok, 0)
-        s = _logits(q, k, rows, columns, scale, tokens, causal)
+        s = _logits(q, k, rows, columns=columns, scale=scale, tokens=tokens, causal=causal)
 
         # The grid: sum of w, of w times its own exponent moved to the new maximum, and of w times a distance.
         on_grid = tl.where((kind == 2)[None, :], s, float("-inf"))
@@ -157,7 +157,7 @@ def received_kernel(
         rows = start + tl.arange(0, M)
         row_ok = rows < tokens
         q = tl.load(q_at + rows[:, None] * q_row + features[None, :] * q_column, row_ok[:, None] & wide[None, :], 0.0)
-        s = _logits(q, k, rows, columns, scale, tokens, causal)
+        s = _logits(q, k, rows, columns=columns, scale=scale, tokens=tokens, causal=causal)
         lse = tl.load(lse_at + base + rows, row_ok, float("inf"))
         counts = (tl.load(kind_at + rows, row_ok, 0) == 2)[:, None] & (lse < float("inf"))[:, None]
         total += tl.sum(tl.where(counts, tl.exp2(s - tl.where(lse < float("inf"), lse, 0.0)[:, None]), 0.0), 0)

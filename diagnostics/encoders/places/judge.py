@@ -377,9 +377,22 @@ def judge_first(tap: Tap, seen: Movements) -> Placement:
         (tuple(int(c) for c in cell), int(token) + prefix) for cell, token in zip(cells, moved.farthest, strict=True)
     )
     return Placement(
-        tap.name, seen.axes, shape, prefix, len(cells), int(exact.sum()), int(near.sum()), tolerance, int(silent.sum()),
-        prefix_moved, seen.unchecked, right, explanation, winners, order,
-    )  # fmt: skip
+        tap.name,
+        seen.axes,
+        shape,
+        prefix=prefix,
+        cells=len(cells),
+        exact=int(exact.sum()),
+        near=int(near.sum()),
+        tolerance=tolerance,
+        silent=int(silent.sum()),
+        prefix_moved=prefix_moved,
+        unchecked=seen.unchecked,
+        right=right,
+        explanation=explanation,
+        winners=winners,
+        order=order,
+    )
 
 
 def _scattered(exact: np.ndarray, near: np.ndarray, silent: np.ndarray, in_prefix: np.ndarray) -> str:

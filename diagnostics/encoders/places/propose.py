@@ -217,7 +217,14 @@ def discover(
         if "v" in extents and first_input.variates_apart(extents["v"]) is False:
             extents = {axis: n for axis, n in extents.items() if axis != "v"}
     places = Places(
-        encoder, extents, samples, grid, prefix, channels_last, certain, first_input.features_first(extents)
+        encoder,
+        extents,
+        samples,
+        grid=grid,
+        prefix=prefix,
+        channels_last=channels_last,
+        certain=certain,
+        features_first=first_input.features_first(extents),
     )
     discovered = Discovered([], "")
 
@@ -239,13 +246,13 @@ def discover(
             site = replace(site, order=order if list(order) != list(range(there)) else ())
         return with_order(Tap(tap, depth, part, place.features, place.grid, site))
 
-    def branched(name: str, tap: str, depth: float, part: Part, seen: Mapping[int, Tensor], *where: Any) -> list[Tap]:
+    def branched(name: str, tap: str, depth: float, part: Part, seen: Mapping[int, Tensor], **where: Any) -> list[Tap]:
         """A tap of each branch that has a place in the grid; `.branch1` ... where there are several."""
         branches: dict[int, Tap] = {}
         errors: list[DiagnosticsError] = []
         for item, tensor in seen.items():
             try:
-                branches[item] = placed(name, tap, depth, part, tensor, *where)
+                branches[item] = placed(name, tap, depth, part, tensor, **where)
             except DiagnosticsError as error:
                 errors.append(error)
                 discovered.left_out[f"{tap}.branch{item}"] = str(error)
@@ -258,10 +265,10 @@ def discover(
             if branch.site is not None
         ]
 
-    taps = branched(first.name, "embed", 0.0, "embedding", whole.entered, first.call, "before")
+    taps = branched(first.name, "embed", 0.0, "embedding", whole.entered, call=first.call, when="before")
     for i, step in enumerate(whole.blocks):
         tap = _called(whole, step)
-        taps += branched(step.name, tap, (i + 1) / len(whole.blocks), "trunk", step.branches, step.call)
+        taps += branched(step.name, tap, (i + 1) / len(whole.blocks), "trunk", step.branches, call=step.call)
     ends = (
         _ends(whole, parts, own=False) if trunk is None else _ends(dry_run(module, names, batch, trunk, encoder), parts)
     )
@@ -397,7 +404,9 @@ def _add_heads(
             continue
         try:
             discovered.taps.append(
-                placed(step.name, tap, 1 + (i + 1) / len(candidates), "head", tensor, step.call, when)
+                placed(
+                    step.name, tap, 1 + (i + 1) / len(candidates), part="head", tensor=tensor, call=step.call, when=when
+                )
             )
         except DiagnosticsError as error:
             discovered.left_out[tap] = str(error)

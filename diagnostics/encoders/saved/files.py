@@ -19,8 +19,7 @@ import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import UnionType
-from typing import Any, get_origin, get_type_hints
+from typing import Any
 from urllib.parse import quote, unquote
 
 import torch
@@ -30,16 +29,21 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from diagnostics.encoders.encoder import Encoder
-from diagnostics.encoders.modules import digest_of
+from diagnostics.encoders.modules import digest_of, misfits
 from diagnostics.encoders.saved.cut import cut_encoder
 from diagnostics.encoders.torch_encoder import TorchEncoder
-from diagnostics.errors import DiagnosticsError, StorageError, describe, few, unwritable
+from diagnostics.errors import DiagnosticsError, StorageError, describe, unwritable
+from diagnostics.options import decode
 
 SAVED = "encoder.safetensors"
 """Filename of a saved encoder in its folder."""
 KEY = "diagnostics"
 """Of the metadata under which its description stands."""
 FORMAT = 1
+
+
+Summary = tuple[list[int], float, float]
+"""Shape, mean and spread."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +59,12 @@ class Description:
     """Modules that a cut encoder does without."""
     taps: list[str]
     output_tap: str
-    prepared: dict[str, list[Any]]
-    """Shape, mean and spread of what preprocessing made of the example."""
+    prepared: dict[str, Summary]
+    """Of what preprocessing made of the example."""
     sha256: str
     """Of the tensors in the file."""
     lineage: dict[str, Any]
-    files: dict[str, str | dict[str, str]]
+    files: dict[str, Any]
     """Name -> text, or bytes as `{"base64": ...}`."""
     format: int = FORMAT
 
@@ -113,15 +117,15 @@ def save_encoder(
         encoder.name,
         encoder.modality,
         skeleton,
-        encoder.configuration,
-        encoder.cut or None,
-        list(encoder.absent),
-        [tap.name for tap in encoder.taps],
-        encoder.output_tap,
-        _prepared(encoder),
-        digest_of(tensors),
-        dict(encoder.lineage if lineage is None else lineage),
-        files,
+        configuration=encoder.configuration,
+        cut=encoder.cut or None,
+        absent=list(encoder.absent),
+        taps=[tap.name for tap in encoder.taps],
+        output_tap=encoder.output_tap,
+        prepared=_prepared(encoder),
+        sha256=digest_of(tensors),
+        lineage=dict(encoder.lineage if lineage is None else lineage),
+        files=files,
     )
     try:
         text = json.dumps({**asdict(about), "digest": _digest(asdict(about))})
@@ -143,12 +147,12 @@ def encoder_file(path: str | Path) -> Path:
     return file if file.suffix == ".safetensors" else file / SAVED
 
 
-def _prepared(encoder: TorchEncoder) -> dict[str, list[Any]]:
-    summaries: dict[str, list[Any]] = {}
+def _prepared(encoder: TorchEncoder) -> dict[str, Summary]:
+    summaries: dict[str, Summary] = {}
     for key, tensor in encoder.prepared_example().items():
         known = tensor[~tensor.isnan()] if tensor.is_floating_point() else tensor
         values = known.double() if known.numel() else torch.zeros(1, dtype=torch.float64)
-        summaries[key] = [list(tensor.shape), float(values.mean()), float(values.std(correction=0))]
+        summaries[key] = list(tensor.shape), float(values.mean()), float(values.std(correction=0))
     return summaries
 
 
@@ -165,7 +169,7 @@ def check_prepared(encoder: TorchEncoder, about: Description, file: Path) -> Non
             )
 
 
-def _near(then: list[Any], here: list[Any]) -> bool:
+def _near(then: Summary, here: Summary) -> bool:
     most = 0.02 * abs(then[2]) + 1e-6
     return all(math.isclose(a, b, rel_tol=0.02, abs_tol=most) for a, b in zip(then[1:], here[1:], strict=True))
 
@@ -216,22 +220,14 @@ def fill(module: nn.Module, about: Description, file: Path) -> None:
     if digest_of(tensors) != about.sha256:
         raise DiagnosticsError(f"The weights in {file} are not those that were saved: it is damaged, copy it again.")
     own, first = module.state_dict(), _first_names(module, about.name)
-    wanted = {name for name in own if first[name] == name}
-    both = wanted & tensors.keys()
-    for name in both:
+    wanted = {name: tensor for name, tensor in own.items() if first[name] == name}
+    for name in wanted.keys() & tensors.keys():
         if (tensors[name].dtype, own[name].dtype) == (torch.float16, torch.float32):
             tensors[name] = tensors[name].float()
-    other = {n for n in both if own[n].shape != tensors[n].shape or own[n].dtype != tensors[n].dtype}
-    groups = {
-        "missing": wanted - tensors.keys(),
-        "left over": tensors.keys() - wanted,
-        "of another shape or type": other,
-    }
-    odd = [f"{len(names)} tensors {kind}: {few(names)}" for kind, names in groups.items() if names]
-    if odd:
+    if odd := misfits(wanted, tensors, types=True):
         raise DiagnosticsError(
-            f"Weights in {file} do not fit '{about.skeleton}' ({'; '.join(odd)}): what it builds has changed since "
-            f"they were saved, install or restore that version."
+            f"Weights in {file} do not fit '{about.skeleton}' ({odd}): what it builds has changed since they were "
+            f"saved, install or restore that version."
         )
     module.load_state_dict({name: tensors[first[name]] for name in own}, strict=True)
 
@@ -262,7 +258,7 @@ def read_description(file: Path) -> Description | None:
             raise DiagnosticsError(
                 f"{file} is of format {fields['format']}, not {FORMAT}: use the version that wrote it."
             )
-        return _checked(Description(**fields))
+        return decode(Description, fields)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise DiagnosticsError(
             f"The description in {file} is damaged ({describe(error)}): copy or save it again."
@@ -271,25 +267,6 @@ def read_description(file: Path) -> Description | None:
 
 def _digest(about: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
-
-
-def _checked(about: Description) -> Description:
-    """Raises TypeError where a part of the description is of another type than is written."""
-    for key, kind in get_type_hints(Description).items():
-        plain = kind if isinstance(kind, UnionType) else get_origin(kind) or kind
-        if not isinstance(getattr(about, key), plain):
-            raise TypeError(f"{key} is no {getattr(plain, '__name__', plain)}")
-    for key in ("taps", "absent"):
-        if not all(isinstance(name, str) for name in getattr(about, key)):
-            raise TypeError(f"{key} are no names")
-    if not all(_is_prepared(value) for value in about.prepared.values()):
-        raise TypeError("prepared is no shape, mean and spread")
-    return about
-
-
-def _is_prepared(value: Any) -> bool:
-    numbers: list[Any] = value[1:] if isinstance(value, list) and len(value) == 3 else []
-    return len(numbers) == 2 and all(isinstance(number, (int, float)) for number in numbers)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

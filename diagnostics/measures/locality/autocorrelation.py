@@ -357,14 +357,9 @@ def self_similarity(tokens: Any, grid: Sequence[int], *, centred: bool = False) 
     x, single = token_samples(tokens, "The array of tokens", grid)
     pairs = _pairs_cost_less(grid, x.shape[2])
     of_blocks = [_similarity(block, grid, centred, pairs) for block in sample_blocks(x, pairs)]
-    lds, cds, rmsc, curve = (torch.cat(parts) for parts in zip(*of_blocks, strict=True))
-    curve = curve.cpu().numpy()
-    return TokenSimilarity(
-        scalar(lds, single),
-        scalar(cds, single),
-        scalar(rmsc, single),
-        curve[0] if single else curve,
-    )
+    *values, curve = (torch.cat(parts) for parts in zip(*of_blocks, strict=True))
+    lds, cds, rmsc = (scalar(each, single) for each in values)
+    return TokenSimilarity(lds, cds, rmsc, (curve[0] if single else curve).cpu().numpy())
 
 
 def spatial_relation(tokens: Any, mask: Any, grid: Sequence[int]) -> float | np.ndarray:
@@ -576,19 +571,17 @@ class SelfSimilarity(Measure):
         return over_taps(activations, variables, attrs, distance=np.arange(1, reach + 1))
 
 
-def _of_tap(activations: Activations, tap: Tap, n: int) -> tuple[TokenSimilarity, TokenSimilarity]:
+def _of_tap(activations: Activations, tap: Tap, n: int) -> list[TokenSimilarity]:
     """As they are and centred, over the first n samples."""
     parts: tuple[list[TokenSimilarity], list[TokenSimilarity]] = ([], [])
     for _, tokens in first_tokens(activations, tap.name, n):
         with naming_tap("self_similarity", tap.name):
             for part, centre in zip(parts, (False, True), strict=True):
                 part.append(self_similarity(tokens, tap.grid.shape, centred=centre))
-    return _joined(parts[0]), _joined(parts[1])
-
-
-def _joined(parts: list[TokenSimilarity]) -> TokenSimilarity:
-    kinds = ("lds", "cds", "rmsc", "curve")
-    return TokenSimilarity(*(np.concatenate([getattr(part, kind) for part in parts]) for kind in kinds))
+    return [
+        TokenSimilarity(*(np.concatenate([vars(each)[kind] for each in part]) for kind in vars(part[0])))
+        for part in parts
+    ]
 
 
 def _lacks(tap: Tap) -> str:

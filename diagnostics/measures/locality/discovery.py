@@ -383,11 +383,11 @@ class ObjectDiscovery(Probe):
             activations,
             rows,
             np.where(fitting[:, None], reference * (iou < HIT), np.nan),
-            reference,
-            {"iou": mean(iou), "centred": mean((centred >= HIT).astype(float)), **lines},
-            "CorLoc: share of images whose box, by LOST on tokens (the paper takes keys), has an IoU of at least .5 with "
+            reference=reference,
+            extra={"iou": mean(iou), "centred": mean((centred >= HIT).astype(float)), **lines},
+            functional="CorLoc: share of images whose box, by LOST on tokens (the paper takes keys), has an IoU of at least .5 with "
             "an object's; boxes count both border pixels (VOC)",
-            seed,
+            seed=seed,
             reasons=reasons,
         )
 

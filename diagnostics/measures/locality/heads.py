@@ -452,7 +452,7 @@ def _of_logits(logits: torch.Tensor) -> Statistics:
     tokens = len(logits)
     each = torch.eye(tokens, dtype=logits.dtype)[None, None]
     out = logits.softmax(-1)[None, None]
-    call = FusedCall(logits[None, None], each, each, None, 0.0, False, 1.0)
+    call = FusedCall(logits[None, None], each, each, mask=None, dropout=0.0, causal=False, scale=1.0)
     tap = Tap("known", 1.0, "trunk", 1, Grid((tokens,), ("t",)))
     return attention_statistics(call, out, Tokens.of(tap, None, logits.device), "blocks")
 

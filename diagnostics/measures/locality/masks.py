@@ -223,7 +223,7 @@ def unfitted_result(
     val_loss, val_reference = (sum_by_unit(x[:, rows.val].T, rows, "val").T for x in (loss, reference))
     val = Losses(val_loss, val_reference)
     return probe_result(
-        activations, rows, of_test, reference_of_test, val, extra, functional, "none", seed,
+        activations, rows, of_test, reference=reference_of_test, val=val, extra=extra, functional=functional, centring="none", seed=seed,
         reasons=reasons, units_train=0, units_val=0, pooling="none: grid tokens", **attrs,
     )  # fmt: skip
 
@@ -326,7 +326,15 @@ def label_propagation(
     carried[0] = given
     for frame in range(1, len(x)):
         sources = [0, *range(max(1, frame - memory), frame)]
-        soft[frame] = _carried(unit[frame], unit[sources], soft[sources], grid, neighbours, window, temperature)
+        soft[frame] = _carried(
+            unit[frame],
+            unit[sources],
+            soft[sources],
+            grid=grid,
+            neighbours=neighbours,
+            window=window,
+            temperature=temperature,
+        )
         carried[frame] = labels[_largest(soft[frame], grid, given.shape).cpu().numpy()]
     return carried
 
@@ -494,11 +502,11 @@ class LabelPropagation(Probe):
             activations,
             rows,
             numbers[:, :, 2] - numbers[:, :, :2].mean(axis=2),
-            numbers[:, :, 2],
-            {"j": j, "f": f, "objects": objects, "line_still": lines[:, 0], "line_uniform": lines[:, 1]},
-            "mean of J and F over objects, first and last frame left out; first frame's labels carried on by the 5 most "
+            reference=numbers[:, :, 2],
+            extra={"j": j, "f": f, "objects": objects, "line_still": lines[:, 0], "line_uniform": lines[:, 1]},
+            functional="mean of J and F over objects, first and last frame left out; first frame's labels carried on by the 5 most "
             "similar tokens within 12 cells, of the first and the 7 frames before",
-            seed,
+            seed=seed,
             reasons=reasons.items(),
             frames="of masks with several frames a grid step, the middle one (the earlier of two)",
         )

@@ -144,7 +144,17 @@ def _judge(norms: Tensor, likeness: Tensor, k: float) -> OutlierTokens:
     largest = float(norms.max())
     if not middle > 0:
         nothing = np.zeros(tuple(norms.shape), dtype=bool)
-        return OutlierTokens(nan, nothing, nan, middle, nan, nan, nan, nan, nan)
+        return OutlierTokens(
+            nan,
+            nothing,
+            nan,
+            median_norm=middle,
+            largest_over_median=nan,
+            bimodality=nan,
+            gap=nan,
+            cosine_outliers=nan,
+            cosine_rest=nan,
+        )
     deviation = max(_GAUSSIAN * float(median((norms - middle).abs().flatten())), _EQUAL * middle)
     threshold = middle + k * deviation
     mask = norms > threshold
@@ -480,12 +490,12 @@ class Position(Measure):
             activations,
             rows,
             loss,
-            reference,
-            val_score,
-            numbers,
-            "R2 of a token's coordinates against the mean place of the tokens fitted, mean over axes",
-            "features standardised with the tokens fitted",
-            seed,
+            reference=reference,
+            val=val_score,
+            extra=numbers,
+            functional="R2 of a token's coordinates against the mean place of the tokens fitted, mean over axes",
+            centring="features standardised with the tokens fitted",
+            seed=seed,
             pooling="none: grid tokens",
             penalties=list(PENALTIES),
             tokens_of_a_sample=MOST_TOKENS,

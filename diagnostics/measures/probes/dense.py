@@ -26,6 +26,7 @@ from diagnostics.datasets.target import resample
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, require_finite_tap
+from diagnostics.measures.base import Case
 from diagnostics.measures.probes.least_squares import (
     PENALTIES,
     LinearMaps,
@@ -129,6 +130,35 @@ def _aligned(p: Tensor, t: Tensor, weight: Tensor, *, shift: bool) -> Tensor:
     return mean_t + factor * around_p
 
 
+def _depth() -> np.ndarray:
+    """[sample, place], above 1."""
+    return 1 + np.random.default_rng(3).random((3, 20))
+
+
+def _aligned_depth_rmse() -> float:
+    """RMSE of depth that is off by one factor and one offset a sample, once both are fitted."""
+    truth = 1 + np.random.default_rng(2).random((4, 30))
+    factor = np.array([0.5, 1.0, 2.0, 3.0])[:, None]
+    offset = np.array([3.0, -0.5, 1.0, 0.0])[:, None]
+    return depth_metrics(factor * truth + offset, truth, align="scale_shift").rmse
+
+
+EIGEN = "Eigen et al. 2014 (1406.2283)"
+DEPTH_ANSWERS = (
+    Case("depth: delta 1 of 1.2 times the truth", 1, EIGEN, lambda: depth_metrics(1.2 * _depth(), _depth()).delta1),
+    Case("depth: AbsRel of 1.2 times the truth", 0.2, EIGEN, lambda: depth_metrics(1.2 * _depth(), _depth()).abs_rel),
+    Case("depth: delta 1 of 1.3 times the truth", 0, EIGEN, lambda: depth_metrics(1.3 * _depth(), _depth()).delta1),
+    Case(
+        "depth: RMSE after one factor a sample",
+        0,
+        EIGEN,
+        lambda: depth_metrics(1.7 * _depth(), _depth(), align="scale").rmse,
+    ),
+    Case("depth: RMSE after factor and offset a sample", 0, EIGEN, _aligned_depth_rmse),
+)
+"""Known answers of `depth_metrics`."""
+
+
 @dataclass(frozen=True)
 class DenseRows:
     """The tokens that a dense probe reads: splits and units are those of the samples, so a sample's tokens stay
@@ -164,7 +194,7 @@ class DenseRows:
         known: np.ndarray = np.asarray(values >= 0 if target.kind == "token_label" else np.isfinite(values))
         rows = rows_of(activations, target.name, np.asarray(known.any(axis=1)), KEEP_TOKENS)
         reads = tuple(name for name, has in grids.items() if len(has.shape) == len(grid.shape))
-        return cls(measure, activations, target, grid, values, known, rows, reads)
+        return cls(measure, activations, target, grid=grid, values=values, known=known, rows=rows, reads=reads)
 
     @cached_property
     def mask_digest(self) -> str:

@@ -161,7 +161,9 @@ class RidgeStack(ShortRepr):
         else:
             eigenvalues, u = _decomposed(z.mT)
             left, right = z.mT @ u, u.mT @ (y - mean_y)
-        return cls(n, mean_x, mean_y, scale[..., None] * left, eigenvalues.clamp(min=0.0), right, u)
+        return cls(
+            n, mean_x, mean_y, left=scale[..., None] * left, eigenvalues=eigenvalues.clamp(min=0.0), right=right, u=u
+        )
 
     def coordinates(self, x: Tensor) -> Tensor:
         """The rows fitted, x, in `u`, or [tap, row, k] in the principal axes of z."""

@@ -27,7 +27,7 @@ from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, eigh, samples
 from diagnostics.measures.base import Arrays, Case, normal
-from diagnostics.measures.probes.dense import TokenRidge, depth_metrics
+from diagnostics.measures.probes.dense import DEPTH_ANSWERS, TokenRidge
 from diagnostics.measures.probes.least_squares import (
     PENALTIES,
     LinearMaps,
@@ -266,7 +266,6 @@ class RidgeProbe(SampleProbe):
 R2 = "R2 against the mean of the rows fitted: 1 - sum (y - prediction)^2 / sum (y - mean)^2"
 STANDARDISED = "features standardised with the rows fitted"
 HOERL = "Hoerl and Kennard 1970"
-EIGEN = "Eigen et al. 2014 (1406.2283)"
 OWN = "docs/explanation/statistics.md"
 
 
@@ -322,19 +321,6 @@ def _logistic_gradient() -> float:
     return float(np.abs(z.T @ error / 120 + penalty * model.weights * scale[:, None]).max())
 
 
-def _depth() -> np.ndarray:
-    """[sample, place], above 1."""
-    return 1 + np.random.default_rng(3).random((3, 20))
-
-
-def _aligned_depth_rmse() -> float:
-    """RMSE of depth that is off by one factor and one offset a sample, once both are fitted."""
-    truth = 1 + np.random.default_rng(2).random((4, 30))
-    factor = np.array([0.5, 1.0, 2.0, 3.0])[:, None]
-    offset = np.array([3.0, -0.5, 1.0, 0.0])[:, None]
-    return depth_metrics(factor * truth + offset, truth, align="scale_shift").rmse
-
-
 class LinearProbe(ClassOrValueProbe, RidgeProbe):
     """What a linear map reads out at every tap: R2 of ridge, or accuracy of multinomial logistic regression.
 
@@ -358,11 +344,7 @@ class LinearProbe(ClassOrValueProbe, RidgeProbe):
         Case("ridge: the same, features shifted by 1e4", 1, HOERL, lambda: _ridge_r2(1e4)),
         Case("ridge: leave-one-out from the hat matrix minus fits without the row", 0, "Allen 1974", _left_out),
         Case("logistic: gradient at the solution", 0, "optimality", _logistic_gradient, 1e-6),
-        Case("depth: delta 1 of 1.2 times the truth", 1, EIGEN, lambda: depth_metrics(1.2 * _depth(), _depth()).delta1),
-        Case("depth: AbsRel of 1.2 times the truth", 0.2, EIGEN, lambda: depth_metrics(1.2 * _depth(), _depth()).abs_rel),
-        Case("depth: delta 1 of 1.3 times the truth", 0, EIGEN, lambda: depth_metrics(1.3 * _depth(), _depth()).delta1),
-        Case("depth: RMSE after one factor a sample", 0, EIGEN, lambda: depth_metrics(1.7 * _depth(), _depth(), align="scale").rmse),
-        Case("depth: RMSE after factor and offset a sample", 0, EIGEN, _aligned_depth_rmse),
+        *DEPTH_ANSWERS,
     )  # fmt: skip
 
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:

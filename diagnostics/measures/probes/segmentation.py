@@ -169,13 +169,29 @@ def dense_classification(tokens: Any, labels: Any, split: Any, *, seed: int = 0)
     def read(mask: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         yield x[mask], numbered[mask], np.nonzero(mask)[0]
 
-    fit = _fit_classifier(read, masks["train"], masks["val"], numbered, len(classes), "labels", seed, str(given.device))
+    fit = _fit_classifier(
+        read,
+        masks["train"],
+        masks["val"],
+        labels=numbered,
+        classes=len(classes),
+        name="labels",
+        seed=seed,
+        device=str(given.device),
+    )
     prediction, guess = np.full(y.shape, -1), np.concatenate([fit.model.predict(x) for x, _, _ in read(masks["test"])])
     prediction[masks["test"]] = classes[guess]
     matrix = confusion(guess, numbered[masks["test"]], len(classes))
     accuracy = float(np.trace(matrix) / matrix.sum())
     return DenseClassification(
-        classes, matrix, prediction, mean_iou(matrix), accuracy, fit.val_mean_iou, fit.penalty, fit.model.fits.converged
+        classes,
+        matrix,
+        prediction,
+        mean_iou=mean_iou(matrix),
+        accuracy=accuracy,
+        val_mean_iou=fit.val_mean_iou,
+        penalty=fit.penalty,
+        converged=fit.model.fits.converged,
     )
 
 
@@ -352,7 +368,14 @@ class SegmentationProbe(DenseProbe):
         device = dense.activations.device if dense.activations.device.startswith("cuda") else "cpu"
         train, val = (dense.mask(rows) for rows in (dense.rows.train, dense.rows.val))
         return _fit_classifier(
-            read, train, val, labels, len(dense.classes), f"Target {dense.target.name}", seed, device
+            read,
+            train,
+            val,
+            labels=labels,
+            classes=len(dense.classes),
+            name=f"Target {dense.target.name}",
+            seed=seed,
+            device=device,
         )
 
     def judge(

@@ -332,7 +332,9 @@ class _Problem:
                 break
             direction = direction * _each(running)
             moved = self._scores(direction)
-            size, p = self._search(scores, moved, w, direction, penalty, slope * running, _SLOPE)
+            size, p = self._search(
+                scores, moved, w, direction=direction, penalty=penalty, slope=slope * running, share=_SLOPE
+            )
             step = _each(size) * direction
             w, scores = w + step, torch.addcmul(scores, _each(size), moved)
         return w, taken, not bool(running.any())
@@ -341,7 +343,9 @@ class _Problem:
         slope = _inner(p - self.onehot, scores) / self.n + _inner(penalty * w, w)
         grows = slope < 0
         each = _each(grows)
-        size, p = self._search(scores, scores * each, w, w * each, penalty, slope * grows, _SLOPE / 3)
+        size, p = self._search(
+            scores, scores * each, w, direction=w * each, penalty=penalty, slope=slope * grows, share=_SLOPE / 3
+        )
         factor = _each(1 + size * grows)
         return w * factor, scores * factor, p
 

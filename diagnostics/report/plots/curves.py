@@ -232,9 +232,19 @@ def draw_curves(curves: CurvesFigure) -> go.Figure:
             _add_band(figure, curves.depths, members[0], colour, name)
         else:
             for curve in members:
-                _add_line(figure, curves.depths, curve.score, curve.name, colour, "dot", 1.0, legend=False, group=name)
+                _add_line(
+                    figure,
+                    curves.depths,
+                    curve.score,
+                    name=curve.name,
+                    colour=colour,
+                    dash="dot",
+                    width=1.0,
+                    legend=False,
+                    group=name,
+                )
         mean = np.mean([curve.score for curve in members], axis=0)
-        _add_line(figure, curves.depths, mean, group, colour, dash, 2.5, legend=True, group=name)
+        _add_line(figure, curves.depths, mean, name=group, colour=colour, dash=dash, width=2.5, legend=True, group=name)
         for curve in members:
             for mark in curve.marks:
                 hover = f"{escape(curve.name)}<br>{mark.kind}: {escape(mark.tap)}<br>%{{y:.4g}}<extra></extra>"

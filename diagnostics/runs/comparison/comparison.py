@@ -55,8 +55,8 @@ from diagnostics.runs.comparison.findings import (
 )
 from diagnostics.runs.comparison.page import comparison_page
 from diagnostics.runs.request import slug
-from diagnostics.runs.run import Run, run_dataframe
-from diagnostics.runs.run_data import map_json
+from diagnostics.runs.run import Run
+from diagnostics.runs.run_data import map_json, run_dataframe
 
 PROTOCOL = ("functional", "centring", "pooling")
 """Attributes of a result that say how a number was computed."""
@@ -515,15 +515,15 @@ def compare(
                 tap_similarities.append(tap_similarity(first, second, similarity, seed))
             shown(Progress("comparing taps", len(wanted), len(wanted)))
     return Comparison(
-        tuple(members),
-        curves(members, names, seed),
-        tuple(group_scores),
-        tuple(family_gaps(by_profile, first_of_each_target([row.profile for row in group_scores]), seed)),
-        tuple(differences_of(by_profile, seed, matched)),
-        tuple(curve_differences(by_profile, seed, matched)),
-        tuple(_all_shares(pairs, members, list(by_profile), seed)),
-        tuple(tap_similarities),
-        left_out,
+        members=tuple(members),
+        data=curves(members, names, seed),
+        group_scores=tuple(group_scores),
+        family_gaps=tuple(family_gaps(by_profile, first_of_each_target([row.profile for row in group_scores]), seed)),
+        differences=tuple(differences_of(by_profile, seed, matched)),
+        curve_differences=tuple(curve_differences(by_profile, seed, matched)),
+        shares=tuple(_all_shares(pairs, members, list(by_profile), seed)),
+        tap_similarities=tuple(tap_similarities),
+        left_out=left_out,
     )
 
 
@@ -552,5 +552,17 @@ def _all_shares(
             purpose = bool(target) and any(target == aligned.target for aligned, _ in matched)
             losses = [(aligned.losses[name], own.losses[name]) for aligned, own in matched]
             beside = [one if isinstance(one, str) else one.losses[name] for one in controls]
-            shares.append(shares_of(name, group, base, len(groups[base]), purpose, losses, beside, cut_at, seed))
+            shares.append(
+                shares_of(
+                    name,
+                    group,
+                    base,
+                    of_seeds=len(groups[base]),
+                    purpose=purpose,
+                    pairs=losses,
+                    controls=beside,
+                    cut_at=cut_at,
+                    seed=seed,
+                )
+            )
     return shares

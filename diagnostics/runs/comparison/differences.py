@@ -228,7 +228,7 @@ def _group_score(name: str, group: str, runs: Sequence[ProbeLosses], seed: int) 
     gap = estimate_sum([([(run.at_best, run.at_output) for run in runs], 1.0)], seed)
     ends = [run.ends for run in runs if run.ends is not None]
     drop = estimate_sum([(ends, 1.0)], seed) if len(ends) == len(runs) else None
-    return GroupScore(name, group, taps, chosen, output, gap, drop)
+    return GroupScore(name, group, taps, chosen=chosen, output=output, hidden_gap=gap, head_drop=drop)
 
 
 def _score(terms: Sequence[Term], own: Interval | None, seed: int) -> Estimate:
@@ -384,7 +384,18 @@ def shares_of(
             values["cut"] = _ratio(gained, [(own.at_best, own.at_output) for _, own in pairs], 0.0, seed)
         elif values["kept_output"] is not None:
             values["cut"] = _ratio([(at,) for at in cut], [(own.at_output,) for _, own in pairs], floor, seed)
-    return Shares(profile, group, base, len(pairs), of_seeds, purpose, floor, gap, reasons=reasons, **values)
+    return Shares(
+        profile,
+        group,
+        base,
+        seeds=len(pairs),
+        of_seeds=of_seeds,
+        purpose=purpose,
+        floor=floor,
+        gap=gap,
+        reasons=reasons,
+        **values,
+    )
 
 
 def _mean(parts: Sequence[Part], seed: int) -> Interval:

