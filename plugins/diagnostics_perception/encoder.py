@@ -143,7 +143,7 @@ def _taps(architecture: Architecture, side: int) -> list[Tap]:
 
 def _from_hub(timm_name: str) -> dict[str, Any]:
     # The hub, its cache and what to do without a network are the timm plugin's.
-    from diagnostics_timm.weights import model_of
+    from diagnostics_timm.encoder import model_of
 
     return model_of(timm_name, True, None, None, 0).state_dict()
 
