@@ -233,6 +233,14 @@ def finished(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
     return None
 
 
+def finished_before(path: Path, identity: Mapping[str, Any], where: World) -> dict[str, Any] | None:
+    """What `finished` gives; the first process says it."""
+    done = finished(path, identity)
+    if done is not None and where.first:
+        say(f"{path.parent} is finished")
+    return done
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         kept: dict[str, Any] = json.loads(path.read_text())
@@ -258,6 +266,7 @@ def finish(
     """
     folder = path.parent
     partial_encoder, partial_summary = folder / f"partial-{ENCODER}", path.with_name(f"{path.name}.partial")
+    make_folder(folder)
     try:
         save_encoder(partial_encoder, encoder, lineage=lineage)
         kept = {"row": dict(row), "identity": dict(identity), "encoder": _digest(partial_encoder)}

@@ -38,6 +38,7 @@ from diagnostics_training.trainer.record import (
     look_at_output,
     looking,
     make_folder,
+    resumable,
     save_checkpoint,
     say,
     silent,
@@ -217,6 +218,7 @@ def fit(
     optimiser = build_optimiser(objective, settings)
     make_folder(out)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(resumable(out))
         if world.first:
             stack.enter_context(lock(out, "wait for it, or give another --out", f"trains {name} in"))
         barrier()
