@@ -102,8 +102,8 @@ def encoder_of(
         module.eval(),
         _taps(architecture, architecture.grid(size)),
         "norm" if architecture.embedding else f"blocks.{architecture.depth - 1}",
-        preprocess,
-        example(),
+        preprocess=preprocess,
+        example=example(),
         fresh=bound(initial, architecture, img_size, positions),
         configuration=f"input 3x{size}x{size}, positions by {positions}"
         + (f"; checkpoint: {weights}" if weights else ""),
