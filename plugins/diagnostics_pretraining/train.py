@@ -228,7 +228,12 @@ def plan_of(job: PretrainJob, processes: int = 1) -> Plan:
     if begun is not None:
         check_start(job.start or "", begun, recipe)
     seed = job.seed if job.seed is not None else 0 if base is None else int(base.image.lineage.get("seed", 0))
-    settings = _settings(job, recipe, seed)
+    settings = Settings(
+        steps=steps_of(recipe.stages, recipe.batch),
+        **part_of(recipe, Optimisation),
+        **part_of(job, Computation),
+        seed=seed,
+    )
     teacher = _teacher(job, recipe)
     if recipe.mask:
         check_masks(recipe.batch, processes, recipe.mask)
@@ -273,15 +278,6 @@ def plan_of(job: PretrainJob, processes: int = 1) -> Plan:
         batches=batches,
         notes=tuple(note for note in notes if note),
         left_out=left_out,
-    )
-
-
-def _settings(job: PretrainJob, recipe: Recipe, seed: int) -> Settings:
-    return Settings(
-        steps=steps_of(recipe.stages, recipe.batch),
-        **part_of(recipe, Optimisation),
-        **part_of(job, Computation),
-        seed=seed,
     )
 
 
@@ -397,9 +393,8 @@ def _carry_out(job: PretrainJob, plan: Plan, where: World, watch: Watch) -> dict
     if where.first:
         lineage = {"group": f"{plan.size} recipe {row['recipe']}"}
         lineage |= {key: row[key] for key in ("seed", "recipe", "data", "steps", "samples")}
-        lineage |= {"how": command_of("train pe", job), "left_out": " ".join(plan.left_out)} | (
-            {"collapse": row["collapse"]} if row["collapse"] else {}
-        )
+        lineage |= {"how": command_of("train pe", job), "left_out": " ".join(plan.left_out)}
+        lineage |= {"collapse": row["collapse"]} if row["collapse"] else {}
         pair = encoders_of(towers.to(torch.device("cpu")), row["name"], lineage)
         # The text encoder first: without the image encoder, there is none, and the same command does both again.
         save_encoder(job.out / TEXT, pair.text)

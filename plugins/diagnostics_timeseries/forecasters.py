@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diagnostics_timm.weights import quiet
 from torch import Tensor, nn
 
 from diagnostics.plugin import DiagnosticsError, Tap, TorchEncoder, importing
@@ -23,7 +24,6 @@ from diagnostics_timeseries.series import (
     loading,
     patches,
     places,
-    quiet,
     seeded,
     settings_of,
     special_last,

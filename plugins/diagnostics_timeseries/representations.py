@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diagnostics_timm.weights import quiet
 from torch import Tensor, nn
 
 from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, TorchEncoder, importing
@@ -23,7 +24,6 @@ from diagnostics_timeseries.series import (
     loading,
     patches,
     places,
-    quiet,
     read_config,
     seeded,
     settings_of,

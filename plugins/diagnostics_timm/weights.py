@@ -1,6 +1,7 @@
 """Weights from the hub and from files, for the plugins of image encoders and others; needs no timm."""
 
 import contextlib
+import logging
 from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,22 @@ def is_fetching(error: BaseException) -> bool:
     """Whether an error comes from the network or its clients."""
     clients = ("huggingface_hub", "httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
     return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in clients
+
+
+@contextlib.contextmanager
+def quiet() -> Generator[None]:
+    """Keeps transformers from drawing bars, and libraries from warning; leaves their settings as they were."""
+    from transformers.utils import logging as bars
+
+    disabled_level, drawn = logging.root.manager.disable, bars.is_progress_bar_enabled()
+    logging.disable(logging.WARNING)
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.disable(disabled_level)
+        if drawn:
+            bars.enable_progress_bar()
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -154,22 +154,18 @@ def make_student(
     place for what was asked for."""
     encoder, blocks = scaled(start.base, job.layer_scale)
     encoder = head(encoder) if head else encoder
+    trusts = False
     with tempfile.TemporaryDirectory(prefix="diagnostics-") as folder:
-        trusts = _names_code(save_encoder(folder, encoder))
+        file = save_encoder(folder, encoder)
+        try:
+            load_encoder(file)
+        except UntrustedCodeError:
+            load_encoder(file, trust_code=True)
+            trusts = True
     if job.drop_path:
         check_drops(encoder, blocks)
         put_drops(encoder.module, blocks, job.drop_path)
     return Student(encoder, blocks, trusts)
-
-
-def _names_code(file: Path) -> bool:
-    """Whether an encoder can be loaded again only by a Python file that it names: one that has built it here."""
-    try:
-        load_encoder(file)
-    except UntrustedCodeError:
-        load_encoder(file, trust_code=True)
-        return True
-    return False
 
 
 def named_teacher(text: str, start: Start, section: str, trust_code: bool = False) -> Teacher:
@@ -565,7 +561,6 @@ def best_tap(
             f"other is better by one standard error, so there is nothing to align. Name a tap with --to if "
             f"you know one."
         )
-    gain = scores[best] - scores[output]
     return best, {
         "tap": best,
         "data": spec,
@@ -574,5 +569,5 @@ def best_tap(
         "chosen_on": chosen_on,
         "scores": scores,
         "score": score,
-        "gain": gain,
+        "gain": scores[best] - scores[output],
     }
