@@ -149,8 +149,7 @@ def smallest(module: str) -> str:
 
 def encoder(module: str) -> Any:
     """The encoder of a module's smallest model (seed 0); raises what building it raises."""
-    from diagnostics_timm.encoder import encoder_of
-    from diagnostics_timm.weights import create
+    from diagnostics_timm.encoder import create, encoder_of
 
     name = SMALLEST.get(module) or smallest(module)
     size = SIZES.get(module, SIZE)

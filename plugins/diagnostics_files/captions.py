@@ -329,12 +329,12 @@ def _from_tars(archives: Sequence[Path], caption: str, on_error: str, files: Map
         ids,
         samples.captions,
         ids,
-        [""] * len(ids),
-        samples.picture,
-        files,
-        samples.cut,
-        samples.shards,
-        samples.digest,
+        splits=[""] * len(ids),
+        read=samples.picture,
+        files=files,
+        cut=samples.cut,
+        shards=samples.shards,
+        scanned=samples.digest,
     )
 
 
@@ -361,7 +361,7 @@ def _from_table(path: Path, image: str, caption: str, root: Path) -> Pairs:
     def read(row: int) -> np.ndarray:
         return picture(files[names[row]], names[row])
 
-    return Pairs(ids, names, [text.strip() for text in texts], groups, splits, read, files, {})
+    return Pairs(ids, names, [text.strip() for text in texts], groups, splits, read=read, files=files, cut={})
 
 
 def _vectors(captions: Sequence[str], embeddings: str | None, features: int, scheme: str) -> np.ndarray | None:

@@ -155,7 +155,9 @@ def labelled(
         notes.append(note)
     split, how, exchangeable = complete_splits(given, groups, labels.seed, source)
     about = join_notes(how, *notes, sentence(left_out, len(every)))
-    return Labelled(root.resolve().name, files, split, groups, targets, about, left_out, exchangeable)
+    return Labelled(
+        root.resolve().name, files, split, groups, targets, about=about, left_out=left_out, exchangeable=exchangeable
+    )
 
 
 def _table_path(text: str, root: Path) -> Path:

@@ -71,7 +71,9 @@ def segmentation(path: str, unknown: int | None, seed: int, on_error: str) -> Fi
         )
     maps: Any = LazySamples(len(kept), lambda i: read(numbers(kept[i])))
     target = Target("token_label", maps, about=f"class of each pixel; {how}")
-    return _dataset(root, kept, target, "segmentation", how, seed, (note, how), left_out, len(pairs))
+    return _dataset(
+        root, kept, target, "segmentation", options=how, seed=seed, notes=(note, how), left_out=left_out, of=len(pairs)
+    )
 
 
 def depths(path: str, scale: float, seed: int, on_error: str) -> FileDataset:
@@ -94,7 +96,17 @@ def depths(path: str, scale: float, seed: int, on_error: str) -> FileDataset:
         )
     maps: Any = LazySamples(len(kept), lambda i: metres(kept[i]))
     target = Target("token_value", maps, units="m", about="distance of each pixel; NaN where unknown")
-    return _dataset(root, kept, target, "depth", f"scale={scale}", seed, (note,), left_out, len(pairs))
+    return _dataset(
+        root,
+        kept,
+        target,
+        "depth",
+        options=f"scale={scale}",
+        seed=seed,
+        notes=(note,),
+        left_out=left_out,
+        of=len(pairs),
+    )
 
 
 def pairs_of(root: Path, map_folders: Sequence[str], suffixes: Sequence[str], scheme: str) -> tuple[list[Pair], str]:

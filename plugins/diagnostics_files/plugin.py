@@ -92,7 +92,7 @@ def captions(
     """
     from diagnostics_files.captions import build
 
-    return build(path, image, caption, images, embeddings, features, seed, on_error)
+    return build(path, image, caption, images, embeddings, features=features, seed=seed, on_error=on_error)
 
 
 def videos(

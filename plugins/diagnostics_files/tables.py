@@ -18,11 +18,7 @@ import numpy as np
 from diagnostics.plugin import Dataset, DiagnosticsError, LazySamples, Target, complete_splits, padded
 from diagnostics_files.folder import check_bytes, damaged, file, join_notes, need, pad_left, safe_name, warn
 
-# Tables and arrays: rows and columns of files, and series in them.
-
-
 # Tables of CSV, JSON lines and Parquet as columns, and columns as targets.
-
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 Columns = dict[str, list[Any]]
@@ -152,18 +148,12 @@ def _csv(path: Path, delimiter: str) -> Columns:
 
 
 def _typed(cells: Sequence[str]) -> list[Any]:
-    known = [cell for cell in cells if cell and cell.lower() != "nan"]
-    convert: Any = str
-    if all(_WHOLE.fullmatch(cell) for cell in known):
-        convert = int
-    else:
-        try:
-            for cell in known:
-                float(cell)
-            convert = float
-        except ValueError:
-            pass
-    return [convert(cell) if cell and cell.lower() != "nan" else None for cell in cells]
+    entries = [None if cell.lower() in ("", "nan") else cell for cell in cells]
+    convert = int if all(entry is None or _WHOLE.fullmatch(entry) for entry in entries) else float
+    try:
+        return [None if entry is None else convert(entry) for entry in entries]
+    except ValueError:
+        return entries
 
 
 def _json_lines(path: Path) -> Columns:
@@ -207,7 +197,6 @@ def _check_names(names: Sequence[str], path: Path) -> None:
 
 
 # Series and their columns: from tables, a series or a step a row; from the arrays of `.npz` and Zarr.
-
 
 _STEP = re.compile(r"t?(\d+)")
 
@@ -302,8 +291,8 @@ def read_npz(path: Path) -> tuple[list[np.ndarray], Columns]:
     except Exception as error:
         why = "it holds a pickle, which could run anything" if "allow_pickle" in str(error) else error
         raise damaged(str(path), why, skip=False) from error
-    series = _series_array(arrays, path)
-    return list(series), _columns(arrays, len(series), path)
+    series, columns = _series_and_columns(arrays, path)
+    return list(series), columns
 
 
 def _declared(path: Path) -> int:
@@ -330,9 +319,7 @@ def read_zarr(path: Path) -> tuple[Any, Columns]:
 
     try:
         group = zarr.open_group(path, mode="r")
-        arrays: dict[str, Any] = dict(group.arrays())
-        series = _series_array(arrays, path)
-        return series, _columns(arrays, series.shape[0], path)
+        return _series_and_columns(dict(group.arrays()), path)
     except DiagnosticsError:
         raise
     except Exception as error:
@@ -341,51 +328,36 @@ def read_zarr(path: Path) -> tuple[Any, Columns]:
         ) from error
 
 
-def _series_array(arrays: dict[str, Any], path: Path) -> Any:
-    name = _series_name(arrays)
-    if name not in arrays:
+def _series_and_columns(arrays: dict[str, Any], path: Path) -> tuple[Any, Columns]:
+    key = "X" if "X" in arrays and "series" not in arrays else "series"
+    if key not in arrays:
         raise DiagnosticsError(
             f"{path} has no array series or X but {', '.join(arrays) or 'nothing'}: store [sample, time] or [sample, "
             f"time, variate] under one of these names."
         )
-    series = arrays[name]
+    series = arrays.pop(key)
     if series.dtype.kind not in "fiu" or series.ndim not in (2, 3) or 0 in series.shape:
         raise DiagnosticsError(
-            f"Array {name} of {path} is {series.dtype} of shape {list(series.shape)}: give numbers as "
+            f"Array {key} of {path} is {series.dtype} of shape {list(series.shape)}: give numbers as "
             f"[sample, time] or [sample, time, variate]."
         )
-    return series
-
-
-def _series_name(arrays: dict[str, Any]) -> str:
-    return "X" if "X" in arrays and "series" not in arrays else "series"
-
-
-def _columns(arrays: dict[str, Any], count: int, path: Path) -> Columns:
     columns: Columns = {}
-    series = _series_name(arrays)
     for name, array in arrays.items():
-        if name == series:
-            continue
-        if array.shape != (count,) or array.dtype.kind not in "fiubUST":
+        if array.shape != (series.shape[0],) or array.dtype.kind not in "fiubUST":
             raise DiagnosticsError(
                 f"Array {name} of {path} is {array.dtype} of shape {list(array.shape)}: give one number or text for "
-                f"each of the {count} series, or take it out."
+                f"each of the {series.shape[0]} series, or take it out."
             )
         entries = [entry.decode() if isinstance(entry, bytes) else entry for entry in np.asarray(array[:]).tolist()]
         # As scikit-learn's splitters call it, beside X and y.
-        name = "group" if (series, name) == ("X", "groups") and "group" not in arrays else name
+        name = "group" if (key, name) == ("X", "groups") and "group" not in arrays else name
         columns[name] = [None if entry != entry or entry == "" else entry for entry in entries]
-    return columns
-
-
-# Series and texts of one file, a row or a block of rows each.
+    return series, columns
 
 
 # Rows of files: their ids, groups, splits and targets, for all kinds of samples; and texts, a row or a line each.
 #
 # Splits are those given, completed by `complete_splits`; in archives they are drawn by each sample's id.
-
 
 SPECIAL = ("id", "group", "split")
 """Columns with a meaning of their own; all others become targets."""
@@ -397,7 +369,8 @@ def by_id(ids: Sequence[str], seed: int, name: str) -> tuple[list[str], str, boo
     So what is added or left out, as archives are, moves no other sample to another split: nothing that was trained on
     is tested on. A few samples of which some split would be empty are split as by `complete_splits`.
     """
-    splits = [_split_of(sample, seed) for sample in ids]
+    numbers = [int.from_bytes(hashlib.blake2b(f"{seed} {sample}".encode(), digest_size=6).digest()) for sample in ids]
+    splits = [next(split for split, end in _SHARES.items() if number / 256**6 < end) for number in numbers]
     if seed < 0 or len(set(splits)) < len(_SHARES):
         return complete_splits([""] * len(ids), ids, seed, name)
     return splits, "the split of each drawn by its id", True
@@ -405,11 +378,6 @@ def by_id(ids: Sequence[str], seed: int, name: str) -> tuple[list[str], str, boo
 
 _SHARES = {"train": 0.6, "val": 0.8, "test": 1.0}
 """Up to which share of all numbers each split goes."""
-
-
-def _split_of(sample: str, seed: int) -> str:
-    number = int.from_bytes(hashlib.blake2b(f"{seed} {sample}".encode(), digest_size=6).digest()) / 256**6
-    return next(split for split, end in _SHARES.items() if number < end)
 
 
 def described(
@@ -460,7 +428,6 @@ def texts(path: str, text: str, values: str, seed: int) -> Dataset:
 # Files of series: arrays (`.npz`, Zarr), tables (CSV, Parquet, JSON lines), and `.ts` files of the UCR and UEA
 # archives.
 
-
 _ROWS = 256
 
 
@@ -492,10 +459,8 @@ def dataset(name: str, rows: Sequence[np.ndarray], columns: Columns, values: str
     if len({row.shape[1:] for row in series}) > 1:
         raise DiagnosticsError(f"Series of {where} have different numbers of variates: give all the same.")
     lengths = [len(row) for row in series]
-    cut = _cut(ids, [len(row) for row in rows], lengths, where)
-    return Dataset(
-        name, "series", padded(series), ids, **more, about=_about(lengths, about, cut), ragged=len(set(lengths)) > 1
-    )
+    about = _about(ids, [len(row) for row in rows], lengths, where, about)
+    return Dataset(name, "series", padded(series), ids, **more, about=about, ragged=len(set(lengths)) > 1)
 
 
 def trimmed(series: np.ndarray, name: str, where: object) -> np.ndarray:
@@ -517,13 +482,16 @@ def trimmed(series: np.ndarray, name: str, where: object) -> np.ndarray:
     return values[known[0] : known[-1] + 1]
 
 
-def _cut(ids: Sequence[str], given: Sequence[int], lengths: Sequence[int], where: object) -> str:
-    """In words, also on stderr, which series lost steps at their ends, and what follows where only that makes lengths
-    differ.
+def _about(ids: Sequence[str], given: Sequence[int], lengths: Sequence[int], where: object, about: str) -> str:
+    """Number and lengths of series in words, and which lost steps at their ends, also on stderr.
+
+    Also what follows where only that makes lengths differ.
     """
+    least, most = min(lengths), max(lengths)
+    count = f"{len(lengths)} series of {least if least == most else f'{least} to {most}'} steps"
     shorter = [key for key, before, after in zip(ids, given, lengths, strict=True) if after < before]
     if not shorter:
-        return ""
+        return join_notes(count, about)
     single = len(shorter) == 1
     note = (
         f"{len(shorter)} of {len(ids)} series ({shorter[0]}{'' if single else ' first'}) "
@@ -532,7 +500,7 @@ def _cut(ids: Sequence[str], given: Sequence[int], lengths: Sequence[int], where
     if len(set(given)) == 1 < len(set(lengths)):
         note += ", and as lengths then differ, only pooled activations of all series are stored and no tokens"
     warn(f"{where}: {note}.")
-    return note
+    return join_notes(count, about, note)
 
 
 def _streamed(path: Path, array: Any, columns: Columns, values: str, seed: int) -> Dataset:
@@ -545,22 +513,9 @@ def _streamed(path: Path, array: Any, columns: Columns, values: str, seed: int) 
         block: Any = array[first : first + _ROWS]
         lengths += [len(trimmed(row, ids[first + i], path)) for i, row in enumerate(block)]
     longest = max(lengths)
-
+    about = _about(ids, [array.shape[1]] * len(ids), lengths, path, about)
     samples = LazySamples(array.shape[0], lambda i: pad_left(trimmed(array[i], ids[i], path), longest))
-    return Dataset(
-        path.resolve().stem,
-        "series",
-        samples,
-        ids,
-        **more,
-        about=_about(lengths, about, _cut(ids, [array.shape[1]] * len(ids), lengths, path)),
-        ragged=min(lengths) < longest,
-    )
-
-
-def _about(lengths: Sequence[int], about: str, cut: str) -> str:
-    least, most = min(lengths), max(lengths)
-    return join_notes(f"{len(lengths)} series of {least if least == most else f'{least} to {most}'} steps", about, cut)
+    return Dataset(path.resolve().stem, "series", samples, ids, **more, about=about, ragged=min(lengths) < longest)
 
 
 def ts(path: str, seed: int) -> Dataset:

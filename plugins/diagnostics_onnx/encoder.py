@@ -156,7 +156,9 @@ class OnnxEncoder(Encoder):
                 shuffled = rng.permutation(values.ravel()).reshape(values.shape)
                 tensor.CopyFrom(onnx.numpy_helper.from_array(shuffled, tensor.name))
         name = f"{self.name} (permuted weights)"
-        return OnnxEncoder(name, self.modality, model, self.taps, self._preprocess, self._example, self._fixed)
+        return OnnxEncoder(
+            name, self.modality, model, self.taps, self._preprocess, example=self._example, fixed=self._fixed
+        )
 
 
 def build(path: str, modality: str | None, taps: str | None, mean: str, std: str, length: int | None) -> OnnxEncoder:
@@ -209,7 +211,7 @@ def build(path: str, modality: str | None, taps: str | None, mean: str, std: str
         grid: Grid = place.grid
         part = "embedding" if tap == "embed" else "trunk"
         read_at.append(Tap(tap, depth, part, place.features, grid, Site(tensor, layout=place.layout, rows=place.rows)))
-    return OnnxEncoder(name, cast(Modality, kind), model, read_at, preprocess, sample, fixed)
+    return OnnxEncoder(name, cast(Modality, kind), model, read_at, preprocess, example=sample, fixed=fixed)
 
 
 def _places(

@@ -377,7 +377,13 @@ def export(encoder: str | Encoder, out: Path, trust_code: bool = False) -> Expor
         options["img_size"] = side
     read_back = "" if text is None else _with_checkpoint(text.skeleton, checkpoint)
     return Exported(
-        str(file), whole.name, known.named(**options), read_back, len(tensors), file.stat().st_size, left_out
+        str(file),
+        whole.name,
+        known.named(**options),
+        read_back,
+        len(tensors),
+        bytes=file.stat().st_size,
+        left_out=left_out,
     )
 
 

@@ -102,8 +102,8 @@ def encoder_of(
         module.eval(),
         _taps(architecture, architecture.grid(size)),
         "norm" if architecture.embedding else f"blocks.{architecture.depth - 1}",
-        preprocess,
-        example(),
+        preprocess=preprocess,
+        example=example(),
         fresh=bound(initial, architecture, img_size, positions),
         configuration=f"input 3x{size}x{size}, positions by {positions}"
         + (f"; checkpoint: {weights}" if weights else ""),
@@ -143,7 +143,7 @@ def _taps(architecture: Architecture, side: int) -> list[Tap]:
 
 def _from_hub(timm_name: str) -> dict[str, Any]:
     # The hub, its cache and what to do without a network are the timm plugin's.
-    from diagnostics_timm.weights import model_of
+    from diagnostics_timm.encoder import model_of
 
     return model_of(timm_name, True, None, None, 0).state_dict()
 

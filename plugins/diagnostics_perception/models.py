@@ -66,29 +66,48 @@ class Architecture:
 
 def _gigantic(family: str, depth: int, layer_scale: float | None, embedding: int = 0) -> Architecture:
     name = f"vit_pe_{family}_gigantic_patch14_448.fb"
-    return Architecture(name, 448, 14, 1536, depth, 16, 8960, False, layer_scale, embedding)
+    return Architecture(
+        name,
+        448,
+        14,
+        1536,
+        depth=depth,
+        heads=16,
+        mlp=8960,
+        class_token=False,
+        layer_scale=layer_scale,
+        embedding=embedding,
+    )
 
 
-_LANG_L = Architecture("vit_pe_lang_large_patch14_448.fb", 448, 14, 1024, 23, 16, 4096, layer_scale=LAYER_SCALE)
+_LANG_L = Architecture(
+    "vit_pe_lang_large_patch14_448.fb", 448, 14, 1024, 23, heads=16, mlp=4096, layer_scale=LAYER_SCALE
+)
 _LANG_G = _gigantic("lang", 47, LAYER_SCALE)
 
 ARCHITECTURES = {
-    "core-t16-384": Architecture("vit_pe_core_tiny_patch16_384.fb", 384, 16, 192, 12, 3, 768, embedding=512),
-    "core-s16-384": Architecture("vit_pe_core_small_patch16_384.fb", 384, 16, 384, 12, 6, 1536, embedding=512),
-    "core-b16-224": Architecture("vit_pe_core_base_patch16_224.fb", 224, 16, 768, 12, 12, 3072, embedding=1024),
-    "core-l14-336": Architecture("vit_pe_core_large_patch14_336.fb", 336, 14, 1024, 24, 16, 4096, embedding=1024),
+    "core-t16-384": Architecture("vit_pe_core_tiny_patch16_384.fb", 384, 16, 192, 12, heads=3, mlp=768, embedding=512),
+    "core-s16-384": Architecture(
+        "vit_pe_core_small_patch16_384.fb", 384, 16, 384, 12, heads=6, mlp=1536, embedding=512
+    ),
+    "core-b16-224": Architecture(
+        "vit_pe_core_base_patch16_224.fb", 224, 16, 768, 12, heads=12, mlp=3072, embedding=1024
+    ),
+    "core-l14-336": Architecture(
+        "vit_pe_core_large_patch14_336.fb", 336, 14, 1024, 24, heads=16, mlp=4096, embedding=1024
+    ),
     "core-g14-448": _gigantic("core", 50, None, embedding=1280),
     "lang-l14-448": _LANG_L,
     "lang-l14-448-tiling": replace(_LANG_L, timm="vit_pe_lang_large_patch14_448.fb_tiling"),
     "lang-g14-448": _LANG_G,
     "lang-g14-448-tiling": replace(_LANG_G, timm="vit_pe_lang_gigantic_patch14_448.fb_tiling"),
-    "spatial-t16-512": Architecture("vit_pe_spatial_tiny_patch16_512.fb", 512, 16, 192, 12, 3, 768),
-    "spatial-s16-512": Architecture("vit_pe_spatial_small_patch16_512.fb", 512, 16, 384, 12, 6, 1536),
-    "spatial-b16-512": Architecture("vit_pe_spatial_base_patch16_512.fb", 512, 16, 768, 12, 12, 3072),
-    "spatial-l14-448": Architecture("vit_pe_spatial_large_patch14_448.fb", 448, 14, 1024, 24, 16, 4096),
+    "spatial-t16-512": Architecture("vit_pe_spatial_tiny_patch16_512.fb", 512, 16, 192, 12, heads=3, mlp=768),
+    "spatial-s16-512": Architecture("vit_pe_spatial_small_patch16_512.fb", 512, 16, 384, 12, heads=6, mlp=1536),
+    "spatial-b16-512": Architecture("vit_pe_spatial_base_patch16_512.fb", 512, 16, 768, 12, heads=12, mlp=3072),
+    "spatial-l14-448": Architecture("vit_pe_spatial_large_patch14_448.fb", 448, 14, 1024, 24, heads=16, mlp=4096),
     "spatial-g14-448": _gigantic("spatial", 50, LAYER_SCALE),
-    "nano": Architecture("", 48, 8, 64, 6, 2, 256, embedding=64),
-    "micro": Architecture("", 16, 4, 32, 2, 2, 128, embedding=32),
+    "nano": Architecture("", 48, 8, 64, 6, heads=2, mlp=256, embedding=64),
+    "micro": Architecture("", 16, 4, 32, 2, heads=2, mlp=128, embedding=32),
 }
 
 

@@ -65,7 +65,17 @@ def build(
     from diagnostics_perception.encoder import build_encoder
 
     return build_encoder(
-        model, pretrained, checkpoint, partial, img_size, positions, seed, depth, layer_scale, rope, pool
+        model,
+        pretrained,
+        checkpoint,
+        partial,
+        img_size=img_size,
+        positions=positions,
+        seed=seed,
+        depth=depth,
+        layer_scale=layer_scale,
+        rope=rope,
+        pool=pool,
     )
 
 
@@ -93,7 +103,19 @@ def build_video(
     """
     from diagnostics.plugin import frames_of
 
-    image = build(model, pretrained, checkpoint, partial, img_size, positions, seed, depth, layer_scale, rope, pool)
+    image = build(
+        model,
+        pretrained,
+        checkpoint,
+        partial,
+        img_size=img_size,
+        positions=positions,
+        seed=seed,
+        depth=depth,
+        layer_scale=layer_scale,
+        rope=rope,
+        pool=pool,
+    )
     name = f"pe-video:{model}?frames={frames}&sampler={sampler}"
     options, skeletal = (text.partition("?")[2] for text in (image.name, image.skeleton))
     video = frames_of(image, frames, sampler)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from diagnostics_training.alignment.decoder import LOCAL, check_weights, checked_folder, quiet, why_not_loaded
+from diagnostics_timm.weights import quiet
+from diagnostics_training.alignment.decoder import LOCAL, check_weights, checked_folder, why_not_loaded
 
 from diagnostics.plugin import Dataset, DiagnosticsError, describe
 
@@ -43,15 +44,6 @@ def clip_of(dataset: Dataset, row: int, title: str = "", human_caption: str = ""
     return Clip(row, str(dataset.ids[row]), frames[..., :3], dataset.rate, title, human_caption)
 
 
-def check_clips(dataset: Dataset) -> None:
-    """Raises for samples that cannot be looked at."""
-    if dataset.modality not in ("video", "image"):
-        raise DiagnosticsError(
-            f"{dataset.name} holds {dataset.modality} samples, and captions are of what can be seen: give "
-            f"`videos:FOLDER`, `images:FOLDER` or `shapes?frames=8`."
-        )
-
-
 def digest_of(frames: np.ndarray) -> str:
     """Of pixels: other frames have another digest, under whatever name."""
     array = np.ascontiguousarray(frames)
@@ -69,24 +61,6 @@ CLIP_PROMPT = (
 FRAME_PROMPT = "Describe this image in one sentence. Say only what can be seen."
 HASHED = (".json", ".safetensors", ".model", ".txt", ".jinja")
 """Suffixes of files that decide what a model in a folder says."""
-
-
-class Captioner(Protocol):
-    """identity: changes whenever what it says of the same clip may change; videos: whether it captions several frames
-    at once.
-    """
-
-    name: str
-    identity: str
-    videos: bool
-
-    def caption_clip(self, clip: Clip, prompt: str) -> str:
-        """One caption of all frames together."""
-        ...
-
-    def caption_frame(self, clip: Clip, frame: int, prompt: str) -> str:
-        """A caption of one frame."""
-        ...
 
 
 class ModelCaptioner:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from torch.utils.data import default_collate
 
 from diagnostics.plugin import Dataset, DiagnosticsError, TorchEncoder, sampled_frames
 from diagnostics_pretraining.recipe import Stage, stage_at, steps_of
+from diagnostics_pretraining.text_encoder import Vocabulary
 from diagnostics_pretraining.towers import Pair, Towers
 
 # Batches of pictures and tokens as a function of the step: which samples, at which size, and what is changed in them.
@@ -136,14 +136,6 @@ def _box(image: Image.Image, half: np.ndarray, centre: np.ndarray) -> tuple[floa
     return left, top, right, bottom
 
 
-class Encodes(Protocol):
-    """What turns texts into tokens."""
-
-    def encode(self, texts: Sequence[str]) -> tuple[Tensor, int]:
-        """int64 [text, context], and how many texts are longer than that."""
-        ...
-
-
 @dataclass(frozen=True)
 class Samples:
     """What a dataset holds of a process's part of a step's batch: images or clips, their texts, and the place of each
@@ -181,7 +173,7 @@ class Feed:
         self,
         dataset: Dataset,
         rows: np.ndarray,
-        vocabulary: Encodes,
+        vocabulary: Vocabulary,
         stages: Sequence[Stage],
         batch: int,
         seed: int,
@@ -400,8 +392,7 @@ class Pretraining(Objective):
         if HIDDEN in batch:
             hidden = batch[HIDDEN]
             every = len(pixels) // len(hidden)
-            masked = towers.image_tokens(pixels[::every], hidden)
-            values["masked"] = regularisation(masked, tokens[::every], hidden)
+            values["masked"] = regularisation(towers.image_tokens(pixels[::every], hidden), tokens[::every], hidden)
             values["loss"] = loss + values["masked"]
         return values
 
@@ -560,6 +551,5 @@ class TaughtBatches:
         samples = self.feed.samples(step, rank, world)
         batch = self.feed.collate(samples, step)
         batch["tokens"] = cut_padding(batch["tokens"])
-        clips = self.feed.dataset.modality == "video"
-        images = [clip[0] for clip in samples.raw] if clips else samples.raw
+        images = [clip[0] for clip in samples.raw] if self.feed.dataset.modality == "video" else samples.raw
         return batch | self.teacher.prepared(images, samples.texts)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,16 +21,15 @@ from diagnostics_data.shapes.dataset import Shapes
 from diagnostics_data.shapes.world import COLOURS, SHAPES, TEXTURES
 from diagnostics_files.folder import file
 from diagnostics_files.tables import SUFFIXES, column, read_table
-from diagnostics_training.alignment.decoder import decoder_named, quiet
+from diagnostics_timm.weights import quiet
+from diagnostics_training.alignment.decoder import decoder_named
 
 from diagnostics.plugin import Dataset, DiagnosticsError, Progress, build, describe, lock, watcher
 from diagnostics_pretraining.captioner import (
     CLIP_PROMPT,
     FRAME_PROMPT,
-    Captioner,
     Clip,
     ModelCaptioner,
-    check_clips,
     clip_of,
     digest_of,
     folder_digest,
@@ -203,17 +202,6 @@ video or at single frames of it, in their order. Write one caption of the video 
 Caption:"""
 
 
-class Summariser(Protocol):
-    """identity: changes whenever what it says of the same notes may change."""
-
-    name: str
-    identity: str
-
-    def summarise(self, clip: Clip, notes: str, video_caption: str) -> str:
-        """The caption."""
-        ...
-
-
 class FirstKnown:
     """The caption that a person wrote where there is one, else that of the whole clip: what there is without a
     model.
@@ -231,7 +219,7 @@ class ModelSummariser:
     def __init__(self, name: str, tokens: int, device: str, precision: str) -> None:
         self.name = name
         self._decoder = decoder_named(name, (), half=precision == "bf16")
-        self._model: Any = self._decoder.module.to(device)
+        self._model: Any = self._decoder.model.to(device)
         self._tokens, self._device = tokens, device
         self.identity = f"{folder_digest(Path(name).expanduser())} tokens={tokens} {precision}"
 
@@ -269,6 +257,10 @@ class ModelSummariser:
                 f"captions that are made stay."
             ) from error
         return " ".join(tokenizer.decode(answer[0, len(ids) :], skip_special_tokens=True).split())
+
+
+Summariser = FirstKnown | ModelSummariser
+"""Has a `name`, and an `identity` that changes whenever what it says of the same notes may change."""
 
 
 def notes_text(clip: Clip, video_caption: str | None, frame_captions: Sequence[str]) -> str:
@@ -328,6 +320,11 @@ class Rules:
 
         return _ARTICLE.sub(lambda match: "an " if match[1] in "aeiou" else "a ", _WORD.sub(word, text))
 
+
+Captioner = ModelCaptioner | Rules
+"""Has a `name`, an `identity` that changes whenever what it says of the same clip may change, and `videos`: whether it
+captions several frames at once.
+"""
 
 # What people wrote about clips: titles and captions of a table, joined by id.
 
@@ -396,7 +393,11 @@ def recaption(job: RecaptionJob) -> Captioned:
             f"choose another file with --out."
         )
     dataset: Dataset = build("dataset", job.data)
-    check_clips(dataset)
+    if dataset.modality not in ("video", "image"):
+        raise DiagnosticsError(
+            f"{dataset.name} holds {dataset.modality} samples, and captions are of what can be seen: give "
+            f"`videos:FOLDER`, `images:FOLDER` or `shapes?frames=8`."
+        )
     notes = notes_on(dataset, job.table)
     captioner = _captioner(job, dataset)
     summariser: Summariser = (
@@ -494,7 +495,7 @@ class Columns:
 
 
 def _lacks(entry: Any) -> bool:
-    """Whether a column says nothing: no text, or a frame without one."""
+    """A column that says nothing: no text, or a frame without one."""
     return not (all(entry) if isinstance(entry, list) else entry)
 
 

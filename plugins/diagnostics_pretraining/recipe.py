@@ -72,15 +72,13 @@ def scaled(stages: Sequence[Stage], samples: int, batch: int) -> tuple[Stage, ..
             f"There are {steps} batches of {batch:,} in {samples:,} samples and {len(stages)} stages: give at least "
             f"--samples {len(stages) * batch}."
         )
-    whole = sum(stage.samples for stage in stages)
-    shares = [steps * stage.samples / whole for stage in stages]
+    shares = [steps * stage.samples / sum(one.samples for one in stages) for stage in stages]
     counts = [max(1, int(share)) for share in shares]
     while (missing := steps - sum(counts)) != 0:
         # The largest rest gets one more; where minimal stages took too much, the stage that has most above its share
         # gives.
         by_rest = sorted(range(len(counts)), key=lambda i: shares[i] - counts[i], reverse=missing > 0)
-        place = next(i for i in by_rest if missing > 0 or counts[i] > 1)
-        counts[place] += 1 if missing > 0 else -1
+        counts[next(i for i in by_rest if missing > 0 or counts[i] > 1)] += 1 if missing > 0 else -1
     return tuple(Stage(stage.size, count * batch) for stage, count in zip(stages, counts, strict=True))
 
 

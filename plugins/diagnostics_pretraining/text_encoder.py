@@ -306,8 +306,7 @@ def build_text(model: str, checkpoint: str | None, pretrained: bool, context: in
     options = [] if checkpoint else ["pretrained=false"]
     options += [f"seed={seed}"] if seed and not checkpoint else []
     options += [f"context={vocabulary.context}"] if context is not None else []
-    name = f"pe-text:{size}{'?' if options else ''}{'&'.join(options)}"
-    return text_encoder_of(name, size, module, vocabulary)
+    return text_encoder_of(f"pe-text:{size}{'?' if options else ''}{'&'.join(options)}", size, module, vocabulary)
 
 
 def vocabulary_in(encoder: TorchEncoder) -> tuple[str, Vocabulary]:
@@ -377,10 +376,8 @@ def _described(folder: Path) -> tuple[str, Vocabulary]:
     file = folder / DESCRIPTION
     try:
         content = json.loads(file.read_text())
-        kept = content["kept"]
-        return str(content["size"]), Vocabulary(
-            int(content["context"]), None if kept is None else tuple(map(int, kept))
-        )
+        kept = None if content["kept"] is None else tuple(map(int, content["kept"]))
+        return str(content["size"]), Vocabulary(int(content["context"]), kept)
     except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise DiagnosticsError(
             f"{file} says of no text tower how it is built ({type(error).__name__}): save the encoder again."

@@ -154,7 +154,7 @@ class Towers(nn.Module):
 
     def embed_images(self, pixels: Tensor) -> Tensor:
         """Of images [b, 3, y, x], as preprocessing gives them: [b, embedding], not normalised."""
-        return self._head(self._encode(pixels, None))
+        return self.image.forward_head(self._encode(pixels, None))
 
     def embed_texts(self, tokens: Tensor) -> Tensor:
         """Of tokens int64 [b, up to context]: [b, embedding], not normalised."""
@@ -170,7 +170,7 @@ class Towers(nn.Module):
     def tokens_and_embeddings(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """What `image_tokens` and `embed_images` give, in one pass."""
         tokens = self._encode(pixels, None)
-        return tokens[:, self.architecture.prefix :], self._head(tokens)
+        return tokens[:, self.architecture.prefix :], self.image.forward_head(tokens)
 
     def _encode(self, pixels: Tensor, hidden: Tensor | None) -> Tensor:
         one, image = self.architecture, self.image
@@ -187,9 +187,6 @@ class Towers(nn.Module):
         for block in image.blocks:
             x = block(x, rope=rope)
         return image.norm(x)
-
-    def _head(self, tokens: Tensor) -> Tensor:
-        return self.image.forward_head(tokens)
 
     def _grid(self, pixels: Tensor) -> int:
         side = pixels.shape[-1]

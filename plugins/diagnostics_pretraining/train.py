@@ -13,15 +13,7 @@ from diagnostics_training.jobs import command_of
 from diagnostics_training.models.inputs import PictureChanges
 from diagnostics_training.trainer.data import describe_data, plain, rendering_notice, training_spec
 from diagnostics_training.trainer.objective import Batch, World, barrier, world
-from diagnostics_training.trainer.record import (
-    Watch,
-    digest_of_json,
-    finish,
-    finished,
-    make_folder,
-    resumable,
-    say,
-)
+from diagnostics_training.trainer.record import Watch, digest_of_json, finish, finished_before, say
 from diagnostics_training.trainer.settings import Computation, Optimisation, Settings, part_of
 from diagnostics_training.trainer.trainer import fit
 
@@ -192,15 +184,19 @@ class Plan:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that decides the numbers, but for the settings: another one in the folder is refused."""
-        return self.recipe.identity | {
-            "--data": self.data,
-            "towers": self.size,
-            "other samples of these data": outline_of(self.dataset),
-            "other vocabulary of texts": digest_of_json(asdict(self.vocabulary)),
-            "other weights of the base encoder": None if self.base is None else self.base.image.identity["weights"],
-            "other teacher": None if self.teacher is None else self.teacher.weights,
-        }
+        """All that decides the numbers: another one in the folder is refused."""
+        return (
+            self.recipe.identity
+            | self.settings.identity
+            | {
+                "--data": self.data,
+                "towers": self.size,
+                "other samples of these data": outline_of(self.dataset),
+                "other vocabulary of texts": digest_of_json(asdict(self.vocabulary)),
+                "other weights of the base encoder": None if self.base is None else self.base.image.identity["weights"],
+                "other teacher": None if self.teacher is None else self.teacher.weights,
+            }
+        )
 
     def towers(self) -> Towers:
         """New towers, or the base's."""
@@ -232,7 +228,12 @@ def plan_of(job: PretrainJob, processes: int = 1) -> Plan:
     if begun is not None:
         check_start(job.start or "", begun, recipe)
     seed = job.seed if job.seed is not None else 0 if base is None else int(base.image.lineage.get("seed", 0))
-    settings = _settings(job, recipe, seed)
+    settings = Settings(
+        steps=steps_of(recipe.stages, recipe.batch),
+        **part_of(recipe, Optimisation),
+        **part_of(job, Computation),
+        seed=seed,
+    )
     teacher = _teacher(job, recipe)
     if recipe.mask:
         check_masks(recipe.batch, processes, recipe.mask)
@@ -277,15 +278,6 @@ def plan_of(job: PretrainJob, processes: int = 1) -> Plan:
         batches=batches,
         notes=tuple(note for note in notes if note),
         left_out=left_out,
-    )
-
-
-def _settings(job: PretrainJob, recipe: Recipe, seed: int) -> Settings:
-    return Settings(
-        steps=steps_of(recipe.stages, recipe.batch),
-        **part_of(recipe, Optimisation),
-        **part_of(job, Computation),
-        seed=seed,
     )
 
 
@@ -361,35 +353,30 @@ def train(job: PretrainJob) -> dict[str, Any]:
         if where.first and (notice := rendering_notice(job.data)):
             say(notice)
         plan = plan_of(job, where.size)
-        done = finished(job.out / FINISHED, plan.identity | plan.settings.identity)
+        row = finished_before(job.out / FINISHED, plan.identity, where)
         # All have looked at what is there before one of them writes.
         barrier()
-        if done is not None:
-            if where.first:
-                say(f"{job.out} is finished")
-            return done if where.first else {}
-        row = _carried_out(job, plan, where, watch)
+        if row is None:
+            row = _carry_out(job, plan, where, watch)
         return row if where.first else {}
 
 
-def _carried_out(job: PretrainJob, plan: Plan, where: World, watch: Watch) -> dict[str, Any]:
+def _carry_out(job: PretrainJob, plan: Plan, where: World, watch: Watch) -> dict[str, Any]:
     label = job.out.name
-    make_folder(job.out)
     if where.first:
         for note in plan.notes:
             say(f"{label}: {note}")
     towers = plan.towers()
-    with resumable(job.out):
-        outcome = fit(
-            plan.objective(towers, where.device),
-            plan.batches,
-            plan.settings,
-            job.out,
-            watch,
-            name=label,
-            identity=plan.identity,
-            world=where,
-        ).outcome
+    outcome = fit(
+        plan.objective(towers, where.device),
+        plan.batches,
+        plan.settings,
+        job.out,
+        watch,
+        name=label,
+        identity=plan.identity,
+        world=where,
+    ).outcome
     row: dict[str, Any] = {
         "path": str(job.out),
         "name": f"{plan.dataset.name}-{label}",
@@ -406,13 +393,12 @@ def _carried_out(job: PretrainJob, plan: Plan, where: World, watch: Watch) -> di
     if where.first:
         lineage = {"group": f"{plan.size} recipe {row['recipe']}"}
         lineage |= {key: row[key] for key in ("seed", "recipe", "data", "steps", "samples")}
-        lineage |= {"how": command_of("train pe", job), "left_out": " ".join(plan.left_out)} | (
-            {"collapse": row["collapse"]} if row["collapse"] else {}
-        )
+        lineage |= {"how": command_of("train pe", job), "left_out": " ".join(plan.left_out)}
+        lineage |= {"collapse": row["collapse"]} if row["collapse"] else {}
         pair = encoders_of(towers.to(torch.device("cpu")), row["name"], lineage)
         # The text encoder first: without the image encoder, there is none, and the same command does both again.
         save_encoder(job.out / TEXT, pair.text)
-        finish(job.out / FINISHED, pair.image, pair.image.lineage, row, plan.identity | plan.settings.identity)
+        finish(job.out / FINISHED, pair.image, pair.image.lineage, row, plan.identity)
     barrier()
     return row
 

@@ -85,8 +85,7 @@ def dealt(count: int, gallery: int, seed: int) -> np.ndarray:
     """Which of so many pairs lie in each gallery, drawn at random, int [gallery, its pair]; what fills none is left
     out.
     """
-    order = np.random.default_rng([seed, count]).permutation(count)
-    return order[: count // gallery * gallery].reshape(-1, gallery)
+    return np.random.default_rng([seed, count]).permutation(count)[: count // gallery * gallery].reshape(-1, gallery)
 
 
 def chance_of_recall(partners: np.ndarray, gallery: int) -> np.ndarray:
@@ -226,11 +225,6 @@ def prompts_of(name: str, templates: Sequence[str]) -> list[str]:
     return [(_ARTICLE.sub("an {}", template) if vowel else template).replace("{}", name) for template in templates]
 
 
-def known_templates(vocabulary: Vocabulary) -> tuple[str, ...]:
-    """Those of `TEMPLATES` all of whose words the vocabulary has."""
-    return tuple(template for template in TEMPLATES if _all_known(template.replace("{}", ""), vocabulary))
-
-
 def _all_known(text: str, vocabulary: Vocabulary) -> bool:
     return vocabulary.unknown is None or vocabulary.unknown not in vocabulary.encode([text])[0]
 
@@ -251,7 +245,7 @@ def _classified(
             f"{job.split} samples: give one of at least two."
         )
     vocabulary = vocabulary_in(pair.text)[1]
-    templates = job.template or known_templates(vocabulary)
+    templates = job.template or tuple(t for t in TEMPLATES if _all_known(t.replace("{}", ""), vocabulary))
     prompts = [prompt for name in classes for prompt in prompts_of(name, templates)]
     each = _unit(_embedded(pair.text, prompts, job.device)).reshape(len(classes), len(templates), -1)
     of_rows, groups = labels[rows][known], dataset.groups[rows][known]

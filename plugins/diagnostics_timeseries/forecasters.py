@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diagnostics_timm.weights import quiet
 from torch import Tensor, nn
 
 from diagnostics.plugin import DiagnosticsError, Tap, TorchEncoder, importing
@@ -23,7 +24,6 @@ from diagnostics_timeseries.series import (
     loading,
     patches,
     places,
-    quiet,
     seeded,
     settings_of,
     special_last,
@@ -161,9 +161,9 @@ def _t5(name: str, whole: Any, fresh: Callable[[], nn.Module]) -> SeriesModel:
         prepare,
         lambda module, batch: module(input_ids=batch["tokens"], attention_mask=batch["mask"]),
         "norm",
-        settings.context_length,
-        fresh,
-        lambda batch: batch["mask"][:, : batch["mask"].shape[1] - special],
+        longest=settings.context_length,
+        fresh=fresh,
+        valid=lambda batch: batch["mask"][:, : batch["mask"].shape[1] - special],
         maker_names={"norm": "ChronosPipeline.embed"},
     )
 
@@ -212,9 +212,9 @@ def _patched(name: str, whole: Any, fresh: Callable[[], nn.Module]) -> SeriesMod
         lambda series: {"series": series if groups else series[0]},
         forward,
         "norm",
-        settings.context_length,
-        fresh,
-        lambda batch: any_observed(batch["series"], size).flatten(1),
+        longest=settings.context_length,
+        fresh=fresh,
+        valid=lambda batch: any_observed(batch["series"], size).flatten(1),
         several=groups,
         covered=whole_patches(size),
         maker_names={"norm": "Chronos2Pipeline.embed" if groups else "ChronosBoltPipeline.embed"},
@@ -298,9 +298,9 @@ def moirai(
         lambda series: _sequence(series, patch_size, max(sizes)),
         _forward,
         "norm",
-        (module.max_seq_len - 1) * patch_size,
-        untrained,
-        lambda batch: batch["seen"],
+        longest=(module.max_seq_len - 1) * patch_size,
+        fresh=untrained,
+        valid=lambda batch: batch["seen"],
         several=True,
         covered=whole_patches(patch_size),
         configuration=f"patches of {patch_size} steps,",
@@ -432,9 +432,9 @@ def timesfm3(
         # pyrefly: ignore[not-callable]
         lambda module, batch: module.decode(batch["series"], horizon=1, mask=batch["padding"]),
         f"layers.{len(module.transformer_stack.layers) - 1}",
-        vars(timesfm3_forecaster)["_MAX_CONTEXT_LENGTH"],  # its cap, which the package names nowhere else
-        untrained,
-        lambda batch: batch["observed"].flatten(1),
+        longest=vars(timesfm3_forecaster)["_MAX_CONTEXT_LENGTH"],  # its cap, which the package names nowhere else
+        fresh=untrained,
+        valid=lambda batch: batch["observed"].flatten(1),
         several=True,
         covered=whole_patches(size),
         maker_names={
@@ -529,9 +529,9 @@ def tirex(
         # pyrefly: ignore[not-callable]
         lambda module, batch: module._forward_model(batch["patches"].flatten(0, 1)),
         "norm",
-        longest,
-        untrained,
-        lambda batch: batch["observed"].flatten(1),
+        longest=longest,
+        fresh=untrained,
+        valid=lambda batch: batch["observed"].flatten(1),
         several=True,
         covered=whole_patches(size),
         configuration=f"context {longest}",

@@ -2,7 +2,6 @@
 
 import copy
 import importlib
-import json
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diagnostics_timm.weights import quiet
 from torch import Tensor, nn
 
 from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, TorchEncoder, importing
@@ -24,7 +24,6 @@ from diagnostics_timeseries.series import (
     loading,
     patches,
     places,
-    quiet,
     read_config,
     seeded,
     settings_of,
@@ -42,16 +41,14 @@ from diagnostics_timeseries.series import (
 #
 # - TTM (mixers over patches): reads exactly its context; NaN is marked unobserved. Tokens of frequencies, registers and
 #   resolution stand before the patches of each variate and are handed over as prefix; the resolution is given as
-# unknown.
+#   unknown.
 # - TSPulse: patches of time, then patches of the Fourier transform, then registers. Time is the grid; registers and
-# then
-#   frequencies are handed over as prefix, since a frequency is no place in time. Reads exactly its context; NaN as in
-# TTM.
+#   then frequencies are handed over as prefix, since a frequency is no place in time. Reads exactly its context; NaN as
+#   in TTM.
 # - FlowState (a state space, a token a step, time first): NaN on the left is a missing value to it, not padding, so a
-# padded
-#   series is not quite the series alone. Its last layer is read at all steps; its forecasts start from the last one.
+#   padded series is not quite the series alone. Its last layer is read at all steps; its forecasts start from the last
+#   one.
 # - PatchTST-FM: padded as its forecaster does; masked patches of the future are handed over as prefix.
-
 
 GRANITE = "granite:"
 _FILES = ("*.json", "*.safetensors")
@@ -128,17 +125,15 @@ def _kind(settings: Mapping[str, Any], model: str) -> tuple[Any, Callable[..., S
 
 def _ttm(name: str, module: Any, fresh: Callable[[], nn.Module]) -> SeriesModel:
     settings = module.config
-    size, window = settings.patch_length, settings.context_length
     if settings.multi_scale:
         raise DiagnosticsError(
             f"{name} has patches of several scales, which have no common grid: use another checkpoint."
         )
-    tokens = window // size
+    tokens = settings.context_length // settings.patch_length
     special = settings.num_patches - tokens
     blocks = len(module.encoder.mlp_mixer_encoder.mixers)
 
-    def taps(steps: int, variates: int) -> list[Tap]:
-        _check_size(name, settings, steps, variates)
+    def taps(variates: int) -> list[Tap]:
         return stack(
             "encoder.mlp_mixer_encoder.mixers",
             blocks,
@@ -152,26 +147,12 @@ def _ttm(name: str, module: Any, fresh: Callable[[], nn.Module]) -> SeriesModel:
         unknown = torch.zeros(len(batch["series"]), device=batch["series"].device)
         module(batch["series"] * batch["mask"], past_observed_mask=batch["mask"], freq_token=unknown)
 
-    return SeriesModel(
-        name,
-        module,
-        taps,
-        _time_last,
-        forward,
-        f"mixers.{blocks - 1}",
-        window,
-        fresh,
-        lambda batch: _seen(batch, size),
-        several=True,
-        example=window,
-        maker_names={f"mixers.{blocks - 1}": "last_hidden_state"},
-    )
+    return _of_window(name, module, taps, forward, f"mixers.{blocks - 1}", fresh)
 
 
 def _tspulse(name: str, module: Any, fresh: Callable[[], nn.Module]) -> SeriesModel:
     settings = module.config
-    size, window = settings.patch_length, settings.context_length
-    tokens = window // size
+    tokens = settings.context_length // settings.patch_length
     frequencies = tokens if settings.fuse_fft else 0
     registers = settings.patch_register_tokens
     layers = [i for i, part in enumerate(module.encoder_block.mixers) if type(part).__name__ == "TSPulseLayer"]
@@ -180,8 +161,7 @@ def _tspulse(name: str, module: Any, fresh: Callable[[], nn.Module]) -> SeriesMo
             f"{name} mixes its patches into fewer, which have no position in the series: use another checkpoint."
         )
 
-    def taps(steps: int, variates: int) -> list[Tap]:
-        _check_size(name, settings, steps, variates)
+    def taps(variates: int) -> list[Tap]:
         whole = tokens + frequencies + registers
         # Registers before frequencies, so that `prefix` pools a register.
         special = (*range(tokens + frequencies, whole), *range(tokens, tokens + frequencies))
@@ -196,27 +176,56 @@ def _tspulse(name: str, module: Any, fresh: Callable[[], nn.Module]) -> SeriesMo
             all_taps.append(Tap(f"mixers.{i}", (i + 1) / len(layers), "trunk", width, grid, site))
         return all_taps
 
+    def forward(module: Any, batch: Mapping[str, Tensor]) -> None:
+        module(batch["series"] * batch["mask"], past_observed_mask=batch["mask"], enable_masking=False)
+
+    return _of_window(name, module, taps, forward, f"mixers.{len(layers) - 1}", fresh)
+
+
+def _of_window(
+    name: str,
+    module: Any,
+    taps: Callable[[int], list[Tap]],
+    forward: Callable[[nn.Module, Any], None],
+    last: str,
+    fresh: Callable[[], nn.Module],
+) -> SeriesModel:
+    """A model that reads exactly its context, [L, V], with zeros in the place of what was not observed."""
+    settings = module.config
+    window = settings.context_length
+
+    def taps_of(steps: int, variates: int) -> list[Tap]:
+        if steps != window:
+            raise DiagnosticsError(
+                f"{name} reads exactly {window} steps, a series has {steps}: cut or resample it, or put NaN before it."
+            )
+        if settings.mode != "common_channel" and variates != settings.num_input_channels:
+            raise DiagnosticsError(
+                f"{name} mixes {settings.num_input_channels} variates, a series has {variates}: give as many."
+            )
+        return taps(variates)
+
+    def prepare(series: Tensor) -> dict[str, Tensor]:
+        return {"series": series.nan_to_num().T.contiguous(), "mask": (~series.isnan()).float().T.contiguous()}
+
     return SeriesModel(
         name,
         module,
-        taps,
-        _time_last,
-        lambda module, batch: module(
-            batch["series"] * batch["mask"], past_observed_mask=batch["mask"], enable_masking=False
-        ),
-        f"mixers.{len(layers) - 1}",
-        window,
-        fresh,
-        lambda batch: _seen(batch, size),
+        taps_of,
+        prepare,
+        forward,
+        last,
+        longest=window,
+        fresh=fresh,
+        valid=lambda batch: batch["mask"].transpose(1, 2).unflatten(-1, (-1, settings.patch_length)).any(-1).flatten(1),
         several=True,
         example=window,
-        maker_names={f"mixers.{len(layers) - 1}": "last_hidden_state"},
+        maker_names={last: "last_hidden_state"},
     )
 
 
 def _flowstate(name: str, module: Any, fresh: Callable[[], nn.Module]) -> SeriesModel:
-    inner = module.model
-    settings = inner.config
+    settings = module.model.config
 
     def forward(module: Any, batch: Mapping[str, Tensor]) -> None:
         model, series = module.model, batch["series"]
@@ -246,9 +255,9 @@ def _flowstate(name: str, module: Any, fresh: Callable[[], nn.Module]) -> Series
         prepare,
         forward,
         f"layers.{settings.encoder_num_layers - 1}",
-        settings.context_length,
-        fresh,
-        lambda batch: ~batch["series"].isnan(),
+        longest=settings.context_length,
+        fresh=fresh,
+        valid=lambda batch: ~batch["series"].isnan(),
         fewest=2,
         configuration=f"scale factor {settings.scale_factor},",
         maker_names={f"layers.{settings.encoder_num_layers - 1}": "backbone_hidden_state (last step)"},
@@ -299,34 +308,12 @@ def _patchtst_fm(name: str, module: Any, fresh: Callable[[], nn.Module]) -> Seri
         prepare,
         lambda module, batch: module(batch["series"], pad_mask=batch["padding"], return_dict=True),
         "norm" if norm else f"blocks.{settings.n_layer - 1}",
-        settings.context_length - ahead,
-        fresh,
-        lambda batch: batch["seen"],
+        longest=settings.context_length - ahead,
+        fresh=fresh,
+        valid=lambda batch: batch["seen"],
         several=True,
         covered=whole_patches(size),
     )
-
-
-def _check_size(name: str, settings: Any, steps: int, variates: int) -> None:
-    window = settings.context_length
-    if steps != window:
-        raise DiagnosticsError(
-            f"{name} reads exactly {window} steps, a series has {steps}: cut or resample it, or put NaN before it."
-        )
-    if settings.mode != "common_channel" and variates != settings.num_input_channels:
-        raise DiagnosticsError(
-            f"{name} mixes {settings.num_input_channels} variates, a series has {variates}: give as many."
-        )
-
-
-def _time_last(series: Tensor) -> dict[str, Tensor]:
-    """[V, L] as [L, V], and what of it was observed; the models see zeros in the place of what was not."""
-    return {"series": series.nan_to_num().T.contiguous(), "mask": (~series.isnan()).float().T.contiguous()}
-
-
-def _seen(batch: Mapping[str, Tensor], size: int) -> Tensor:
-    """Which patches of `_time_last` hold anything observed, [B, V * patch]."""
-    return batch["mask"].transpose(1, 2).unflatten(-1, (-1, size)).any(-1).flatten(1)
 
 
 # Mantis, versions 1 and 2: encoders trained by contrast for classification, over 32 patches and a class token.
@@ -337,7 +324,6 @@ def _seen(batch: Mapping[str, Tensor], size: int) -> Tensor:
 #
 # Hooks never fire on the blocks of version 1, whose parts are called one by one with the residual sums outside them:
 # there a block's output is read as what the next block takes, and the last one's from the transformer.
-
 
 MANTIS = "mantis:"
 _STEPS = 512
@@ -379,54 +365,43 @@ def mantis(
         module = untrained()
         if tensors is not None and pretrained:
             module.load_state_dict(tensors)
-    width, depth = module.hidden_dim, len(module.transf_unit.transformer.layers)
     steps = getattr(module, "seq_len", _STEPS)
-    trunk = _first_version if version == "v1" else _second_version
 
     return SeriesModel(
         called(MANTIS, model, pretrained, seed),
         module,
-        lambda _, variates: [*trunk(depth, width, module.num_patches, variates), _head(depth, width, variates)],
+        lambda _, variates: _mantis_taps(module, version, variates),
         lambda series: {"series": _resized(series, steps)},
         # pyrefly: ignore[not-callable]
         lambda module, batch: module.prj(module(batch["series"].flatten(0, 1).unsqueeze(1))),
-        f"layers.{depth - 1}",
-        None,
-        untrained,
+        f"layers.{len(module.transf_unit.transformer.layers) - 1}",
+        longest=None,
+        fresh=untrained,
         fewest=2,
         several=True,
         configuration=f"resized to {steps} steps",
-        maker_names={f"layers.{depth - 1}": "MantisTrainer.transform (class token)"},
+        maker_names={
+            f"layers.{len(module.transf_unit.transformer.layers) - 1}": "MantisTrainer.transform (class token)"
+        },
     ).encoder()
 
 
-def _first_version(depth: int, width: int, tokens: int, variates: int) -> list[Tap]:
-    grid = places(tokens, variates, 1)
-    layers = f"{_STACK}.layers"
-    before = [Site(f"{layers}.{i}.0", when="before", rows=variates) for i in range(depth)]
-    taps = [Tap("embed", 0.0, "embedding", width, grid, before[0])]
-    for i, site in enumerate([*before[1:], Site(_STACK, rows=variates)]):
-        taps.append(Tap(f"layers.{i}", (i + 1) / depth, "trunk", width, grid, site))
-    return taps
-
-
-def _second_version(depth: int, width: int, tokens: int, variates: int) -> list[Tap]:
-    # [B, 1, token, F] with the class token behind the others.
-    return stack(
-        f"{_STACK}.layers",
-        depth,
-        width,
-        places(tokens, variates, 1),
-        layout="channels_last",
-        order=special_last(tokens, 1),
-        rows=variates,
-    )
-
-
-def _head(depth: int, width: int, variates: int) -> Tap:
-    """The projector of training's contrast, of the class token; users are given what stands before it."""
-    grid = places(1, 1) if variates == 1 else Grid((variates,), ("v",))
-    return Tap("head.projector", 1.0 + 1.0 / depth, "head", width, grid, Site("prj", layout="features", rows=variates))
+def _mantis_taps(module: Any, version: str, variates: int) -> list[Tap]:
+    width, depth, tokens = module.hidden_dim, len(module.transf_unit.transformer.layers), module.num_patches
+    layers, grid = f"{_STACK}.layers", places(tokens, variates, 1)
+    if version == "v2":
+        # [B, 1, token, F] with the class token behind the others.
+        site = {"layout": "channels_last", "order": special_last(tokens, 1), "rows": variates}
+        taps = stack(layers, depth, width, grid, **site)
+    else:
+        before = [Site(f"{layers}.{i}.0", when="before", rows=variates) for i in range(depth)]
+        taps = [Tap("embed", 0.0, "embedding", width, grid, before[0])]
+        for i, site in enumerate([*before[1:], Site(_STACK, rows=variates)]):
+            taps.append(Tap(f"layers.{i}", (i + 1) / depth, "trunk", width, grid, site))
+    # The projector of training's contrast, of the class token; users are given what stands before it.
+    projected = places(1, 1) if variates == 1 else Grid((variates,), ("v",))
+    site = Site("prj", layout="features", rows=variates)
+    return [*taps, Tap("head.projector", 1.0 + 1.0 / depth, "head", width, projected, site)]
 
 
 def _resized(series: Tensor, steps: int) -> Tensor:
@@ -447,7 +422,6 @@ def _resized(series: Tensor, steps: int) -> Tensor:
 #
 # The package pins versions that cannot be installed beside this one, so it is in no extra: `pip install --no-deps
 # momentfm`.
-
 
 MOMENT_SCHEME = "moment:"
 _MOMENT_FILES = ("config.json", "*.safetensors")
@@ -514,9 +488,9 @@ def moment(
         # pyrefly: ignore[not-callable]
         lambda module, batch: module.embed(x_enc=batch["series"], input_mask=batch["mask"], reduction="none"),
         "norm",
-        window,
-        untrained,
-        lambda batch: batch["observed"],
+        longest=window,
+        fresh=untrained,
+        valid=lambda batch: batch["observed"],
         fewest=size,
         several=True,
         covered=lambda steps: (float(steps % size), float(steps)),
@@ -557,13 +531,10 @@ def fracast(path: str | None = None) -> TorchEncoder:
         import fracast
 
         folder = Path(path) if path else Path(fracast.__file__).parent / "weights"
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_config(folder)
         return type(core)({key: config[key] for key in ("model", "pyramid")})
 
     def for_length(length: int) -> TorchEncoder:
-        def sized_for(sample: np.ndarray) -> TorchEncoder:
-            return for_length(len(_checked(sample, context)))
-
         def preprocess(sample: np.ndarray) -> dict[str, torch.Tensor]:
             series = _checked(sample, context)
             if len(series) != length:
@@ -586,7 +557,7 @@ def fracast(path: str | None = None) -> TorchEncoder:
             forward=lambda core, batch: core(batch["values"], batch["mask"], batch["mask"].float()),
             fresh=fresh,
             configuration=f"series of {length} steps in a context of {context}",
-            sized_for=sized_for,
+            sized_for=lambda sample: for_length(len(_checked(sample, context))),
             valid=valid,
         )
 

@@ -5,7 +5,6 @@ Shape suffixes: B sample, V variate, L step, T token, F feature.
 
 import contextlib
 import json
-import logging
 import pickle
 import re
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diagnostics.plugin import DiagnosticsError, Encoder, Grid, Tap, TorchEncoder, describe, misfits, stack_taps
+from diagnostics.plugin import DiagnosticsError, Grid, Tap, TorchEncoder, describe, misfits, stack_taps
 
 # Weights on disk or from the hub, seeds, and the errors when they do not come.
 #
@@ -72,8 +71,7 @@ def called(scheme: str, spec: str, pretrained: bool, seed: int) -> str:
     """The encoder's name: where a file lies does not decide the activations, so only its last part stands in it."""
     path = Path(spec).expanduser()
     name = path.resolve().name if path.exists() else spec
-    options = "" if pretrained else "?pretrained=false" + (f"&seed={seed}" if seed else "")
-    return f"{scheme}{name}{options}"
+    return f"{scheme}{name}" + ("" if pretrained else "?pretrained=false" + (f"&seed={seed}" if seed else ""))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -128,22 +126,6 @@ def loading(library: str, folder: Path | str) -> Generator[None]:
             f"{library} cannot load {folder} ({describe(error)}): it is damaged, or saved from another model or "
             f"version."
         ) from error
-
-
-@contextlib.contextmanager
-def quiet() -> Generator[None]:
-    """Keeps libraries from telling and drawing bars while they load; leaves their settings as they were."""
-    from transformers.utils import logging as bars
-
-    disabled_level, drawn = logging.root.manager.disable, bars.is_progress_bar_enabled()
-    logging.disable(logging.WARNING)
-    bars.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.disable(disabled_level)
-        if drawn:
-            bars.enable_progress_bar()
 
 
 def check_fits(module: nn.Module, folder: Path, aside: Sequence[str] = ()) -> None:
@@ -273,10 +255,6 @@ class SeriesModel:
         shape = (length,) if variates == 1 else (length, variates)
         noise = np.random.default_rng(0).standard_normal(shape).cumsum(axis=0).astype(np.float32)
 
-        def sized_for(sample: np.ndarray) -> Encoder:
-            series = self.series(sample)
-            return self.encoder(series.shape[1], series.shape[0])
-
         def preprocess(sample: np.ndarray) -> dict[str, Tensor]:
             series = self.series(sample)
             if series.shape != (variates, length):
@@ -304,11 +282,11 @@ class SeriesModel:
             self.module.eval(),
             self.taps(length, variates),
             self.output_tap,
-            preprocess,
-            noise,
+            preprocess=preprocess,
+            example=noise,
             forward=self.forward,
             fresh=self.fresh,
-            sized_for=sized_for,
+            sized_for=lambda sample: self.encoder(*reversed(self.series(sample).shape)),
             covers=covers,
             valid=valid,
             configuration=f"{self.configuration} series of {length} steps of {variates} variate(s)".strip(),
@@ -382,5 +360,4 @@ def whole_patches(size: int) -> Callable[[int], tuple[float, float]]:
 def any_observed(series: Tensor, size: int) -> Tensor:
     """Which patches hold an observed step: [..., L] with NaN -> bool [..., patch]; patches end with the series."""
     observed = ~series.isnan()
-    lacking = -series.shape[-1] % size
-    return nn.functional.pad(observed, (lacking, 0)).unflatten(-1, (-1, size)).any(-1)
+    return nn.functional.pad(observed, (-series.shape[-1] % size, 0)).unflatten(-1, (-1, size)).any(-1)

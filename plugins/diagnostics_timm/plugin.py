@@ -37,8 +37,7 @@ def build(
     """
     # Annotated Any and imported here: listing the encoders must not cost the import of torch.
     with importing("timm encoders need", "pip install timm torchvision"):
-        from diagnostics_timm.encoder import encoder_of
-        from diagnostics_timm.weights import create, model_of
+        from diagnostics_timm.encoder import create, encoder_of, model_of
 
     name = _name(model, pretrained or checkpoint is not None, img_size, seed)
     module = model_of(model, pretrained, checkpoint, img_size, seed).eval()

@@ -1,18 +1,15 @@
-"""Building a timm model and bringing weights into it: from the hub, from a local file, or initial ones."""
+"""Weights from the hub and from files, for the plugins of image encoders and others; needs no timm."""
 
 import contextlib
+import logging
 from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from diagnostics.plugin import DiagnosticsError, describe, misfits, unknown
-
-# The hub of weights, asked once whether it answers; shared by the plugins that fetch from it. Imports neither timm nor
-# torch.
+from diagnostics.plugin import DiagnosticsError
 
 # Seconds that the hub has to answer one request before what is wanted is looked for in the local cache only.
 _PATIENCE = 5.0
@@ -50,90 +47,20 @@ def is_fetching(error: BaseException) -> bool:
     return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in clients
 
 
-_INSTEAD = "give a local file with ?checkpoint=file.safetensors or take initial weights with ?pretrained=false."
-MOST_PIXELS = 8192
-"""Along a side: what is larger fills the memory before anything else is said."""
+@contextlib.contextmanager
+def quiet() -> Generator[None]:
+    """Keeps transformers from drawing bars, and libraries from warning; leaves their settings as they were."""
+    from transformers.utils import logging as bars
 
-
-def model_of(name: str, pretrained: bool, checkpoint: str | None, img_size: int | None, seed: int) -> nn.Module:
-    """The model with the weights that were asked for; a checkpoint goes before `pretrained`."""
-    _check_name(name)
-    if img_size is not None and not 1 <= img_size <= MOST_PIXELS:
-        raise DiagnosticsError(
-            f"timm:{name} cannot take img_size={img_size}: give a number of pixels of at least 1 and at most "
-            f"{MOST_PIXELS:,}."
-        )
-    if checkpoint is not None:
-        return _from_file(name, Path(checkpoint), img_size)
-    if pretrained:
-        return _from_hub(name, img_size)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return create(name, img_size)
-
-
-def create(name: str, img_size: int | None, **options: Any) -> nn.Module:
-    """The architecture with initial weights, or with those that timm's own `options` name."""
-    sized: dict[str, Any] = {} if img_size is None else {"img_size": img_size}
+    disabled_level, drawn = logging.root.manager.disable, bars.is_progress_bar_enabled()
+    logging.disable(logging.WARNING)
+    bars.disable_progress_bar()
     try:
-        try:
-            return timm.create_model(name, **sized, **options)
-        except TypeError as error:
-            # Convolutional models take any size and have no such argument; they only see another preprocessing.
-            if not sized or "img_size" not in str(error):
-                raise
-            return timm.create_model(name, **options)
-    except Exception as error:
-        # What went wrong with the weights is told by who asked for them.
-        if options:
-            raise
-        size = "" if img_size is None else f" with img_size={img_size} (try a multiple of its patch or window size)"
-        raise DiagnosticsError(f"timm cannot build {name}{size}: {describe(error)}") from error
-
-
-def _check_name(name: str) -> None:
-    architecture, _, tag = name.partition(".")
-    if not timm.is_model(architecture):
-        known = timm.list_models()
-        raise unknown("timm model", architecture, known, "See timm.list_models() for all.")
-    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}.*")]
-    if tag and tag not in tags:
-        raise unknown(f"weights of timm model {architecture}:", tag, tags)
-
-
-def _from_hub(name: str, img_size: int | None) -> nn.Module:
-    configuration = timm.get_pretrained_cfg(name)
-    if configuration is None or not configuration.has_weights:
-        raise DiagnosticsError(f"timm has no pretrained weights of {name}: {_INSTEAD}")
-    reached = True
-    try:
-        with quick_offline() as reached:
-            return create(name, img_size, pretrained=True)
-    except Exception as error:
-        if not is_fetching(error):
-            size = "" if img_size is None else f" with img_size={img_size}"
-            raise DiagnosticsError(f"timm cannot load {name}{size}: {describe(error)}") from error
-        why = f"({describe(error)})" if reached else "(no network, and not in the local cache)"
-        raise DiagnosticsError(f"Pretrained weights of timm:{name} cannot be fetched {why}: {_INSTEAD}") from error
-
-
-def _from_file(name: str, path: Path, img_size: int | None) -> nn.Module:
-    tensors = read_tensors(path)
-    if not tensors:
-        raise DiagnosticsError(f"Checkpoint {path} holds no tensors: save the model's state_dict() into it.")
-    model = create(name, img_size)
-    differences = misfits(model.state_dict(), tensors)
-    if not differences:
-        model.load_state_dict(tensors, strict=True)
-        return model
-    # Not timm's own layout, or another resolution: timm knows how to convert the formats of a model's makers and to
-    # resample position embeddings. It is as strict, and what it cannot place is told from the file's own tensors.
-    try:
-        return create(name, img_size, pretrained=True, pretrained_cfg_overlay={"state_dict": dict(tensors)})
-    except Exception as error:
-        raise DiagnosticsError(
-            f"Checkpoint {path} does not fit timm:{name} ({differences}): name the model that it was saved from."
-        ) from error
+        yield
+    finally:
+        logging.disable(disabled_level)
+        if drawn:
+            bars.enable_progress_bar()
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -36,7 +36,7 @@ from diagnostics_training.objectives import OBJECTIVES, objective_class
 from diagnostics_training.objectives.jepa import REGULARISERS
 from diagnostics_training.trainer.data import Feed, TrainingData, check_batch, default_patch, load, rendering_notice
 from diagnostics_training.trainer.objective import World, barrier, world
-from diagnostics_training.trainer.record import Watch, finish, finished, make_folder, resumable, say
+from diagnostics_training.trainer.record import Watch, finish, finished, make_folder, say
 from diagnostics_training.trainer.settings import identity_of
 from diagnostics_training.trainer.trainer import UNTRAINED, check_fits, fit
 
@@ -290,8 +290,7 @@ def _plan(job: TrainJob, name: str, seed: int, data: TrainingData) -> _Plan:
     identity = {key: value for key, value in identity_of(own).items() if key not in unread}
     identity |= {"other architecture": architecture.spec, "other samples of these data": data.fingerprint}
     done = finished(folder / FINISHED, identity)
-    if done is None:
-        make_folder(folder)
+    make_folder(folder)
     return _Plan(own, folder, architecture, answers, identity, done)
 
 
@@ -316,10 +315,8 @@ def _one(job: TrainJob, plan: _Plan, data: TrainingData, where: World, watch: Wa
             beside=plan.answers.arrays,
             ids=data.ids,
         )
-        with resumable(plan.folder):
-            outcome = fit(
-                objective, feed, own, plan.folder, watch, name=label, identity=plan.identity, world=where
-            ).outcome
+        fitted = fit(objective, feed, own, plan.folder, watch, name=label, identity=plan.identity, world=where)
+        outcome = fitted.outcome
     row: dict[str, Any] = {
         "path": str(plan.folder),
         "name": f"{data.name}-{label}",

@@ -188,7 +188,7 @@ class Sounds:
             ) from error
         changing = [i for i, (a, b) in enumerate(zip(whole.shape, longer.shape, strict=True)) if a != b]
         if changing:
-            return cls(encoder, extract, length, rate, whole.shape, changing[0], float(length), masked)
+            return cls(encoder, extract, length, rate, whole.shape, time=changing[0], span=float(length), masked=masked)
         # A length of its own, to which everything is padded or cut: the longest axis is time.
         time = int(np.argmax(whole.shape))
         span = _span(extract, rate)
@@ -197,7 +197,7 @@ class Sounds:
                 f"{encoder} reads at most {int(span)} samples ({span / rate:.3g} s at {rate} Hz), not "
                 f"{length}: cut them."
             )
-        return cls(encoder, extract, length, rate, whole.shape, time, span, True)
+        return cls(encoder, extract, length, rate, whole.shape, time=time, span=span, masked=True)
 
     @property
     def frames(self) -> int:

@@ -407,8 +407,8 @@ class Patches:
         """
         p, m = self.patch, self.merge
         n = self.size // p // m
-        blocks = pixels.reshape(pixels.shape[0], n, m, p, n, m, p)
-        blocks = blocks.permute(1, 4, 2, 5, 0, 3, 6).flatten(0, 3)  # [N, channel, p, p]
+        blocks = pixels.reshape((pixels.shape[0], n, m, p, n, m, p))
+        blocks = blocks.permute((1, 4, 2, 5, 0, 3, 6)).flatten(0, 3)  # [N, channel, p, p]
         if self.frames > 1:
             blocks = blocks[:, :, None].repeat(1, 1, self.frames, 1, 1)
         return blocks.flatten(1)

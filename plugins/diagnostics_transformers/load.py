@@ -1,9 +1,7 @@
 """From a directory or a hub name to a model: configuration, weights, and what is missing in them."""
 
-import contextlib
 import os
 import re
-from collections.abc import Generator
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -11,10 +9,9 @@ from typing import Any
 
 import torch
 import transformers
-from diagnostics_timm.weights import is_fetching, quick_offline
+from diagnostics_timm.weights import is_fetching, quick_offline, quiet
 from torch import nn
 from transformers import AutoConfig
-from transformers.utils import logging as transformers_logging
 
 from diagnostics.plugin import DiagnosticsError, describe, few
 
@@ -247,17 +244,3 @@ def _instead(source: str) -> str:
     if Path(source).is_dir():
         return "save the model again with save_pretrained, or take initial weights with ?pretrained=false."
     return "give a local directory that was written by save_pretrained."
-
-
-@contextlib.contextmanager
-def quiet() -> Generator[None]:
-    """Without progress bars and warnings of transformers: what matters is an error, or stands in the configuration."""
-    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()

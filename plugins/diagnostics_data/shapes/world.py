@@ -309,7 +309,7 @@ def draw(seed: int, index: int, objects: int = MOST_OBJECTS) -> World:
         origin = np.array([u * z / FOCAL, v * z / FOCAL, z])
         turn = (draws.uniform(-0.7, 0.7), draws.uniform(-0.6, 0.6), draws.uniform(-math.pi, math.pi))
         things.append(_surface(draws, shape, radius, origin, turn, sway))
-    return World((wall, floor, *things), camera, light, ambient, lamp, haze * haze, fading)
+    return World((wall, floor, *things), camera, light, ambient, lamp, haze=haze * haze, fading=fading)
 
 
 def _surface(
@@ -329,7 +329,18 @@ def _surface(
         draws.lattice() if kind == "mottled" else np.zeros((CELLS, CELLS)),
     )
     spin, gloss = (draws.uniform(-0.12, 0.12), draws.uniform(0.0, 0.5)) if shape else (0.0, 0.0)
-    return Surface(shape, colour, texture, np.stack([shown, second]) ** 2, gloss, radius, origin, turn, spin, sway)
+    return Surface(
+        shape,
+        colour,
+        texture,
+        np.stack([shown, second]) ** 2,
+        gloss=gloss,
+        radius=radius,
+        origin=origin,
+        turn=turn,
+        spin=spin,
+        sway=sway,
+    )
 
 
 def _sway(draws: _Draws, across: float, along: float) -> Sway:

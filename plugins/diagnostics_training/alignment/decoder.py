@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
+import importlib.util
 import inspect
 import json
 import math
@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 import torch
+from diagnostics_timm.weights import quiet
 from torch import Tensor, nn
 
 from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, TorchEncoder, describe, few
@@ -76,22 +77,6 @@ def why_not_loaded(error: Exception, kind: str) -> str:
     if "for this kind of AutoModel" in text:
         return f"it is no {kind}"
     return describe(error)
-
-
-@contextlib.contextmanager
-def quiet() -> Generator[None]:
-    """Without progress bars and warnings of transformers."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
 
 
 # From an encoder's tokens to a decoder's: the projector, and the encoder that has it as a head.
@@ -231,13 +216,6 @@ class Decoder:
     context: int | None
 
     @property
-    def random(self) -> bool:
-        """Whether it begins with random weights, so that an encoder learns nothing from it before it has itself
-        learned.
-        """
-        return self.name == TINY
-
-    @property
     def width(self) -> int:
         """Features of a token that it reads."""
         return int(self.model.get_input_embeddings().weight.shape[1])
@@ -250,13 +228,8 @@ class Decoder:
     @functools.cached_property
     def blocks(self) -> Sequence[nn.Module]:
         """Its longest list of modules."""
-        lists = [part for part in self.module.modules() if isinstance(part, nn.ModuleList)]
+        lists = [part for part in self.model.modules() if isinstance(part, nn.ModuleList)]
         return list(max(lists, key=len, default=()))
-
-    @property
-    def module(self) -> nn.Module:
-        """The model, for whoever trains or moves it."""
-        return self.model
 
     def tokens(self, text: str) -> list[int]:
         """A text's tokens, without any at its start or end that the text does not hold."""
@@ -286,7 +259,8 @@ def decoder_named(name: str, texts: Sequence[str], seed: int = 0, half: bool = F
     Raises DiagnosticsError for a folder that holds none, for code or pickles, and for a model that takes no
     `inputs_embeds` or lets a token see later ones.
     """
-    needs_transformers()
+    if importlib.util.find_spec("transformers") is None:
+        raise DiagnosticsError("Decoders are models of transformers: pip install -e '.[transformers]'.")
     decoder = _tiny(texts, seed) if name == TINY else _in_folder(name, torch.bfloat16 if half else torch.float32)
     if "inputs_embeds" not in decoder.accepts:
         raise DiagnosticsError(
@@ -295,14 +269,6 @@ def decoder_named(name: str, texts: Sequence[str], seed: int = 0, half: bool = F
         )
     _check_causal(decoder)
     return decoder
-
-
-def needs_transformers() -> None:
-    """Raises where what decoders are made of is missing."""
-    import importlib.util
-
-    if importlib.util.find_spec("transformers") is None:
-        raise DiagnosticsError("Decoders are models of transformers: pip install -e '.[transformers]'.")
 
 
 def _tiny(texts: Sequence[str], seed: int) -> Decoder:

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch.utils.data import default_collate
 
 from diagnostics.plugin import Dataset, DiagnosticsError, Encoder, Tap
 from diagnostics_training.alignment.objective import OWN, Teacher, put_section
+from diagnostics_training.models.inputs import LUMA
 from diagnostics_training.trainer.data import EpochOrder
 
 # The augmentation of spatial alignment: one view of an image, seen by the student and by every teacher.
@@ -25,8 +27,6 @@ from diagnostics_training.trainer.data import EpochOrder
 
 
 ASPECT, COLOUR = 4 / 3, 0.32
-GREY_OF = (0.299, 0.587, 0.114)
-"""Luma of red, green and blue (ITU-R BT.601)."""
 
 Part = tuple[tuple[float, float], tuple[float, float]]
 """(start, stop) of the rows and of the columns of an image, in pixels; a start beyond its stop is a part in mirror
@@ -53,7 +53,7 @@ class View:
         part = self.part(((0.0, extent[0]), (0.0, extent[1])), extent)
         seen = (sampled(pixels[None], [part], extent)[0] * self.brightness).clamp(0, 255)
         if len(seen) == 3:
-            grey = torch.tensordot(torch.tensor(GREY_OF), seen, 1)
+            grey = torch.tensordot(torch.tensor(LUMA), seen, 1)
             seen = grey + self.saturation * (seen - grey)
         whole = seen.round().clamp(0, 255).permute(1, 2, 0).numpy()
         return whole.reshape(sample.shape).astype(sample.dtype)
@@ -158,7 +158,7 @@ class Feed:
         self.order = EpochOrder(rows, batch, seed)
         self.readers = _readers(student, teachers, mask)
 
-    def read_by(self, teachers: Sequence[Teacher]) -> Feed:
+    def read_by(self, teachers: Sequence[Teacher]) -> Self:
         """The same batches for other teachers."""
         feed = copy.copy(self)
         feed.readers = _readers(self.student, teachers, self.mask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import shutil
@@ -29,7 +30,7 @@ from diagnostics.plugin import (
 )
 from diagnostics_training.alignment.decoder import TAP, Decoder, decoder_named, pooled, projector_of, with_projector
 from diagnostics_training.alignment.feed import Feed
-from diagnostics_training.alignment.objective import OWN, Alignment, DropPath, put_section, section_of
+from diagnostics_training.alignment.objective import OWN, Alignment, put_section, section_of
 from diagnostics_training.alignment.student import Course, Row, Start, start_of, with_control
 from diagnostics_training.jobs import TINY, LanguageJob
 from diagnostics_training.trainer.objective import Batch, World
@@ -81,7 +82,7 @@ class Pairs:
 
     def __init__(self, dataset: Dataset, decoder: Decoder, room: int) -> None:
         self.dataset, self.decoder = dataset, decoder
-        self._tokens: dict[str, list[int]] = {}
+        self._of = functools.cache(decoder.tokens)
         # All at once, also where there is no limit: tokenizers run in threads, which processes of `--workers` do
         # without.
         self._check_length(math.inf if decoder.context is None else decoder.context - room)
@@ -105,11 +106,6 @@ class Pairs:
     def _pair(self, question: Question, wording: str) -> Pair:
         prompt = self._of(wording + ASKED) if wording else []
         return Pair(question, prompt, [*self._of(question.answer), self.decoder.end])
-
-    def _of(self, text: str) -> list[int]:
-        if text not in self._tokens:
-            self._tokens[text] = self.decoder.tokens(text)
-        return self._tokens[text]
 
     def _check_length(self, most: float) -> None:
         longest: dict[Question, int] = {}
@@ -178,10 +174,9 @@ class Language(Alignment):
     ) -> None:
         super().__init__(student, ())
         self.decoder, self.alone, self.held_out = decoder, alone, held_out
-        self.trained_decoder = decoder.module if train_decoder else None
-        decoder.module.requires_grad_(train_decoder)
+        self.trained_decoder = decoder.model if train_decoder else None
+        decoder.model.requires_grad_(train_decoder)
         self.later: list[nn.Parameter] = []
-        self.all_learn = True
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         return self.scored(batch, gradient=True)
@@ -190,8 +185,7 @@ class Language(Alignment):
         """`loss` and `right` of the questions that are held out."""
         if self.held_out is None:
             return {}
-        device = next(self.parameters()).device
-        held_out = {key: value.to(device) for key, value in self.held_out.items()}
+        held_out = _on(next(self.parameters()).device, self.held_out)
         return {key: float(value) for key, value in self.scored(held_out).items()}
 
     def scored(self, batch: Batch, gradient: bool = False) -> dict[str, Tensor]:
@@ -242,16 +236,13 @@ class Language(Alignment):
 
     def to(self, *args: Any, **kwargs: Any) -> Language:
         """As of any module; a decoder that is no part of this one comes along."""
-        self.decoder.module.to(*args, **kwargs)
+        self.decoder.model.to(*args, **kwargs)
         return super().to(*args, **kwargs)
 
     def train(self, mode: bool = True) -> Language:
         super().train(mode)
         if self.trained_decoder is not None:
             self.trained_decoder.eval()
-        for part in self.module.modules():
-            if isinstance(part, DropPath):
-                part.train(mode and self.all_learn)
         return self
 
     def before_step(self, step: int) -> None:
@@ -268,7 +259,8 @@ class Language(Alignment):
             parameter.requires_grad_(parameter.grad is not None)
             parameter.grad = None
         first: list[nn.Module] = [projector_of(self.module)]
-        if self.decoder.random and self.trained_decoder is not None:
+        # From random weights an encoder learns nothing before the decoder has itself learned.
+        if self.decoder.name == TINY and self.trained_decoder is not None:
             first.append(self.trained_decoder)
         alone = {id(parameter) for part in first for parameter in part.parameters()}
         self.later = [p for p in self.parameters() if p.requires_grad and id(p) not in alone]
@@ -365,7 +357,7 @@ def _asked(
     return torch.cat(lost, dim=1).numpy(), torch.cat(right, dim=1).numpy()
 
 
-def _on(device: str, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _on(device: str | torch.device, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: value.to(device) for key, value in batch.items()}
 
 
@@ -471,7 +463,10 @@ def align_language(job: LanguageJob) -> dict[str, Any]:
     Gives in addition `answers` (see `answers` here), of the test samples, and `decoder`, the folder of the trained one
     or None.
     """
-    start = _ending(start_of(job))
+    start = start_of(job)
+    if start.base.taps[-1].name != start.tap.name:
+        # Without what the base has behind the tap, as a head that is an earlier alignment's.
+        start = replace(start, base=cut_encoder(start.base, start.tap.name))
     check_texts(start.dataset)
     half = job.precision == "bf16" and not job.train_lm
     decoder = decoder_named(job.lm, _texts(start), start.seed, half)
@@ -524,13 +519,6 @@ def align_language(job: LanguageJob) -> dict[str, Any]:
         )
 
     return with_control(job, start, asked, plan)
-
-
-def _ending(start: Start) -> Start:
-    """The start without what the base has behind the tap, as a head that is an earlier alignment's."""
-    if start.base.taps[-1].name == start.tap.name:
-        return start
-    return replace(start, base=cut_encoder(start.base, start.tap.name))
 
 
 def _texts(start: Start) -> list[str]:

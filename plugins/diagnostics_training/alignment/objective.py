@@ -141,8 +141,7 @@ def _keeping_shape(encoder: TorchEncoder, modules: Mapping[str, nn.Module]) -> s
     batch = default_collate([encoder.preprocess(encoder.example())] * 2)
     with contextlib.ExitStack() as stack:
         for name, module in modules.items():
-            handle = module.register_forward_hook(functools.partial(hook, name), with_kwargs=True)
-            stack.callback(handle.remove)
+            stack.callback(module.register_forward_hook(functools.partial(hook, name), with_kwargs=True).remove)
         encoder.capture(batch, [])
     return {name for name, alike in kept.items() if alike}
 
@@ -351,7 +350,10 @@ class Alignment(Objective):
     student: its module is trained in place, all parameters of it that its output tap depends on.
     section: under which name the batch holds what it reads.
     parts: its residual blocks, which can be computed once more for the gradient.
+    all_learn: whether the student learns, and not only what stands behind it.
     """
+
+    all_learn = True
 
     def __init__(self, student: TorchEncoder, teachers: Sequence[Teacher], section: str = OWN) -> None:
         super().__init__()
@@ -368,8 +370,8 @@ class Alignment(Objective):
 
     def tokens(self, batch: Batch) -> Tensor:
         """The student's [B, T, F], with gradients."""
-        read = section_of(batch, self.section)
-        return self.student.capture(read, [self.tap.name], gradient=True)[self.tap.name]
+        name = self.tap.name
+        return self.student.capture(section_of(batch, self.section), [name], gradient=True)[name]
 
     def valid(self, batch: Batch) -> Tensor | None:
         """Which of the student's grid tokens stand for data, bool [B, T]; None where all do."""
@@ -402,7 +404,7 @@ class Alignment(Objective):
         self.module.eval()
         for part in self.module.modules():
             if isinstance(part, DropPath):
-                part.train(mode)
+                part.train(mode and self.all_learn)
         return self
 
     def free(self, batch: Batch) -> None:

@@ -9,10 +9,11 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
+from diagnostics_timm.weights import quiet
 from platformdirs import user_cache_path
 from torch import Tensor, nn
 from torch.utils.data import default_collate
@@ -28,7 +29,6 @@ from diagnostics.plugin import (
     describe,
 )
 from diagnostics.plugin import on_grid as averaged_over_cells
-from diagnostics_training.alignment.decoder import quiet
 from diagnostics_training.alignment.feed import Feed, Places, View, draw_view, hidden, places_of, sampled, token_blocks
 from diagnostics_training.alignment.objective import OWN, Alignment, Teacher, on_grid, put_section, taught
 from diagnostics_training.alignment.student import (
@@ -362,8 +362,7 @@ class SpatialAlignment(Alignment):
 
     def values(self, tokens: Tensor, batch: Batch) -> dict[str, Tensor]:
         values = super().values(tokens, batch)
-        grid = tokens[:, self.tap.grid.prefix :]
-        off = relation_loss(grid, self.relations.relations(batch), self.valid(batch))
+        off = relation_loss(tokens[:, self.tap.grid.prefix :], self.relations.relations(batch), self.valid(batch))
         return {**values, "loss": values["loss"] + off, "relations": off}
 
 
@@ -436,9 +435,8 @@ class SpatialFeed(Feed):
         )
         self.relations, self.places, self.cell, self.augmented = relations, places, cell, augmented
 
-    def read_by(self, teachers: Sequence[Teacher]) -> SpatialFeed:
+    def read_by(self, teachers: Sequence[Teacher]) -> Self:
         feed = super().read_by(teachers)
-        assert isinstance(feed, SpatialFeed)
         feed.relations = None
         return feed
 
@@ -539,8 +537,7 @@ def relations_of(name: str, start: Start, trust_code: bool = False) -> Relations
 
 def rows_of(feed: SpatialFeed, steps: int) -> list[int]:
     """Which samples of the dataset that many steps read, at least those of one."""
-    epoch = len(feed.order.rows) // feed.order.batch
-    if steps > epoch:
+    if steps > len(feed.order.rows) // feed.order.batch:
         return sorted(int(row) for row in feed.order.rows)
     return sorted(int(row) for step in range(max(1, steps)) for row in feed.order.part(step, 0, 1)[0])
 

@@ -49,16 +49,7 @@ from diagnostics_training.alignment.objective import (
 from diagnostics_training.jobs import AlignmentJob, TapJob, check_weight, command_of
 from diagnostics_training.trainer.data import SIMULATED, data_for, describe_data, parse_spec, plain, spec_of
 from diagnostics_training.trainer.objective import World, barrier, world
-from diagnostics_training.trainer.record import (
-    Watch,
-    digest_of_json,
-    finish,
-    finished,
-    make_folder,
-    resumable,
-    say,
-    silent,
-)
+from diagnostics_training.trainer.record import Watch, digest_of_json, finish, finished_before, say, silent
 from diagnostics_training.trainer.settings import identity_of
 from diagnostics_training.trainer.trainer import UNTRAINED, fit
 
@@ -163,22 +154,18 @@ def make_student(
     place for what was asked for."""
     encoder, blocks = scaled(start.base, job.layer_scale)
     encoder = head(encoder) if head else encoder
+    trusts = False
     with tempfile.TemporaryDirectory(prefix="diagnostics-") as folder:
-        trusts = _names_code(save_encoder(folder, encoder))
+        file = save_encoder(folder, encoder)
+        try:
+            load_encoder(file)
+        except UntrustedCodeError:
+            load_encoder(file, trust_code=True)
+            trusts = True
     if job.drop_path:
         check_drops(encoder, blocks)
         put_drops(encoder.module, blocks, job.drop_path)
     return Student(encoder, blocks, trusts)
-
-
-def _names_code(file: Path) -> bool:
-    """Whether an encoder can be loaded again only by a Python file that it names: one that has built it here."""
-    try:
-        load_encoder(file)
-    except UntrustedCodeError:
-        load_encoder(file, trust_code=True)
-        return True
-    return False
 
 
 def named_teacher(text: str, start: Start, section: str, trust_code: bool = False) -> Teacher:
@@ -256,14 +243,6 @@ class Course:
     conclude: Callable[[Alignment, World], dict[str, Any]] = _nothing
 
 
-def _done(folder: Path, asked: Mapping[str, Any], where: World) -> dict[str, Any] | None:
-    """What a course of the same identity came to, where it is finished."""
-    done = finished(folder / FINISHED, asked)
-    if done is not None and where.first:
-        say(f"{folder} is finished")
-    return done
-
-
 def with_control(job: AlignmentJob, start: Start, asked: Mapping[str, Any], plan: Plan) -> Row:
     """Carries out the course that `plan` makes, and that of its control, each where it is not finished yet.
 
@@ -276,9 +255,9 @@ def with_control(job: AlignmentJob, start: Start, asked: Mapping[str, Any], plan
     with world(job.device) as where, watcher() as shown:
         watch = shown if where.first else silent
         # Both are looked at before either is worked on: the second's folder may be another's.
-        row, control = _done(job.folder, asked, where), None
+        row, control = finished_before(job.folder / FINISHED, asked, where), None
         if with_it := job.control and job.steps > 0:
-            control = _done(job.control_folder, own, where)
+            control = finished_before(job.control_folder / FINISHED, own, where)
         barrier()
         course = functools.cache(functools.partial(plan, where, watch, row))
         if row is None:
@@ -350,24 +329,22 @@ def carry_out(course: Course, job: AlignmentJob, start: Start, where: World, wat
     before = cosine(start.own, start.tap.name, course.teacher, first)
     outcome = UNTRAINED
     if job.steps:
-        with resumable(course.folder):
-            outcome = fit(
-                objective,
-                feed,
-                replace(job, seed=start.seed),
-                course.folder,
-                watch,
-                name=course.folder.name,
-                identity=dict(course.asked) | {"other tap that teaches": course.to},
-                world=where,
-                begin=course.begin,
-            ).outcome
+        outcome = fit(
+            objective,
+            feed,
+            replace(job, seed=start.seed),
+            course.folder,
+            watch,
+            name=course.folder.name,
+            identity=dict(course.asked) | {"other tap that teaches": course.to},
+            world=where,
+            begin=course.begin,
+        ).outcome
     after = cosine(objective.student, objective.tap.name, course.teacher, first)
     row |= outcome | {"cosine": {"before": before, "after": after}}
     if where.first:
         row |= course.conclude(objective, where)
         student.encoder.to("cpu")
-        make_folder(course.folder)
         lineage = {
             "base": start.own.identity["weights"],
             "data": row["data"],
@@ -584,7 +561,6 @@ def best_tap(
             f"other is better by one standard error, so there is nothing to align. Name a tap with --to if "
             f"you know one."
         )
-    gain = scores[best] - scores[output]
     return best, {
         "tap": best,
         "data": spec,
@@ -593,5 +569,5 @@ def best_tap(
         "chosen_on": chosen_on,
         "scores": scores,
         "score": score,
-        "gain": gain,
+        "gain": scores[best] - scores[output],
     }

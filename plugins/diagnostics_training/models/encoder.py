@@ -216,11 +216,7 @@ class Sizes:
 
 
 class Head(nn.Module):
-    """Base of all heads."""
-
-    def forward(self, tokens: Tensor, grid: tuple[int, ...]) -> Any:
-        """Runs every part that a tap reads."""
-        raise NotImplementedError
+    """Base of all heads: called with tokens and grid, it runs every part that a tap reads."""
 
     def taps(self, depth: int, grid: Grid) -> list[Tap]:
         """For a trunk of `depth` blocks; one part of a head goes as far as one block."""

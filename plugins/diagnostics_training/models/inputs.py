@@ -14,7 +14,7 @@ from diagnostics.plugin import DiagnosticsError, central_part
 # What is changed at random in pictures that are trained on: which part is seen, mirrored or not, and its colours.
 
 
-GREY = (0.299, 0.587, 0.114)
+LUMA = (0.299, 0.587, 0.114)
 """Luma of red, green and blue (ITU-R BT.601)."""
 
 
@@ -64,7 +64,7 @@ def recoloured(pixels: Tensor, factors: Tensor) -> Tensor:
 
 
 def _grey(pixels: Tensor) -> Tensor:
-    weights = torch.tensor(GREY).reshape(1, 3, *[1] * (pixels.ndim - 2))
+    weights = torch.tensor(LUMA).reshape(1, 3, *[1] * (pixels.ndim - 2))
     return (pixels * weights).sum(1, keepdim=True)
 
 
@@ -101,8 +101,8 @@ def block_masks(rng: np.random.Generator, count: int, grid: tuple[int, ...]) -> 
     union = np.asarray(hidden.any(2))
     seen = ~union
     if not clip:
-        context_shape = _shape(rng, space, rng.uniform(0.85, 1.0), 1.0)
-        seen &= _placed(rng, (count, TRIES, 1), space, context_shape)[:, :, 0]
+        shape = _shape(rng, space, rng.uniform(0.85, 1.0), 1.0)
+        seen &= _placed(rng, (count, TRIES, 1), space, shape)[:, :, 0]
     left = seen.sum(-1)
     enough = left >= (0.15 if clip else 0.25) * math.prod(space)
     chosen = np.where(enough.any(1), enough.argmax(1), left.argmax(1))
@@ -190,9 +190,7 @@ def resized(modality: str, sample: np.ndarray, size: tuple[int, ...]) -> np.ndar
 
 def prepare(modality: str, samples: np.ndarray) -> Tensor:
     """Raw samples [B, ...] as float32 [B, C, *extent]: series with mean 0 and deviation 1, pixels from -2 to 2."""
-    if modality == "series":
-        return _normed(_series(samples))
-    return _pixels_normed(_pixels(modality, samples))
+    return _normed(_series(samples)) if modality == "series" else _pixels_normed(_pixels(modality, samples))
 
 
 def _series(samples: np.ndarray) -> Tensor:

@@ -39,8 +39,7 @@ class Forecast(EncoderObjective):
         patches = self.model.backbone.patches.cut(x)[:, 1:]
         following = patches if self.sizes.modality == "series" else normed_patches(patches)
         predicted = predicted.float().unflatten(-1, (following.shape[-1], -1))
-        likelihood = pinball if self.sizes.likelihood == "quantile" else gaussian
-        return {"loss": likelihood(predicted, following)}
+        return {"loss": (pinball if self.sizes.likelihood == "quantile" else gaussian)(predicted, following)}
 
 
 def pinball(predicted: Tensor, true: Tensor) -> Tensor:

@@ -136,8 +136,7 @@ class _Steps(TorchDataset[Any]):
             return self.make(self.steps[index])
         except DiagnosticsError as error:
             # Not every subclass can be sent; a damaged disk has to stay one.
-            kind = StorageError if isinstance(error, StorageError) else DiagnosticsError
-            return kind(str(error))
+            return (StorageError if isinstance(error, StorageError) else DiagnosticsError)(str(error))
 
 
 LONGER = 1.5

@@ -233,6 +233,14 @@ def finished(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
     return None
 
 
+def finished_before(path: Path, identity: Mapping[str, Any], where: World) -> dict[str, Any] | None:
+    """What `finished` gives; the first process says it."""
+    done = finished(path, identity)
+    if done is not None and where.first:
+        say(f"{path.parent} is finished")
+    return done
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         kept: dict[str, Any] = json.loads(path.read_text())
@@ -258,6 +266,7 @@ def finish(
     """
     folder = path.parent
     partial_encoder, partial_summary = folder / f"partial-{ENCODER}", path.with_name(f"{path.name}.partial")
+    make_folder(folder)
     try:
         save_encoder(partial_encoder, encoder, lineage=lineage)
         kept = {"row": dict(row), "identity": dict(identity), "encoder": _digest(partial_encoder)}
@@ -315,8 +324,7 @@ def look(step: int, output_BF: Tensor) -> Look:
         return Look(step, 0.0, 0.0)
     size = float(output.square().mean().sqrt())
     centred = output - output.mean(0)
-    spread = float(centred.square().mean().sqrt()) / size if size > 0 else 0.0
-    return Look(step, effective_rank(centred), spread)
+    return Look(step, effective_rank(centred), float(centred.square().mean().sqrt()) / size if size > 0 else 0.0)
 
 
 def effective_rank(centred_BF: Tensor) -> float:
@@ -459,10 +467,8 @@ class Finite:
         finite = torch.stack([values["loss"].float(), values["gradient"].float()]).isfinite()
         self.first = torch.where(finite, self.first, self.first.clamp(max=done))
 
-    def check(self, done: int, out: Path, name: str, ids: Callable[[int], Sequence[str]] | None) -> None:
-        """Raises where a step up to `done` was not finite; `ids(step)`, counted from 0, are those of a batch's
-        samples.
-        """
+    def check(self, done: int, out: Path, name: str, ids: Callable[[int, int, int], Sequence[str]] | None) -> None:
+        """Raises where a step up to `done` was not finite; `ids` as of `data.Batches`, None where there are none."""
         loss, gradient = least(self.first).tolist()
         if (step := min(loss, gradient)) > done:
             return
@@ -470,7 +476,7 @@ class Finite:
         last = f"step {kept['step']:,} is the last in {out / FILE}" if kept else "no checkpoint was written"
         raise DiagnosticsError(
             f"The {'loss' if loss == step else 'gradient'} of {name} is not finite at step {step}"
-            f"{f' (batch of {_few(ids(step - 1))})' if ids else ''}, and {last}: "
+            f"{f' (batch of {_few(ids(step - 1, 0, 1))})' if ids else ''}, and {last}: "
             f"{'look at those samples, or ' if ids else ''}train with a smaller --lr, into another folder than {out}."
         )
 

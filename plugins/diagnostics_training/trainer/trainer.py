@@ -10,7 +10,7 @@ import functools
 import importlib.util
 import math
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +38,7 @@ from diagnostics_training.trainer.record import (
     look_at_output,
     looking,
     make_folder,
+    resumable,
     save_checkpoint,
     say,
     silent,
@@ -217,6 +218,7 @@ def fit(
     optimiser = build_optimiser(objective, settings)
     make_folder(out)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(resumable(out))
         if world.first:
             stack.enter_context(lock(out, "wait for it, or give another --out", f"trains {name} in"))
         barrier()
@@ -235,7 +237,6 @@ def fit(
         module = wrap(objective, settings, world)
         started, measured = time.perf_counter(), 0.0
         steps, finite = range(first, settings.steps), Finite(world.device)
-        ids = _ids_of(batches)
         coming = stack.enter_context(batches_ahead(batches, steps, world, settings.workers))
         for step in steps:
             batch = {key: value.to(world.device, non_blocking=True) for key, value in next(coming).items()}
@@ -259,7 +260,7 @@ def fit(
                 )
             )
             if logs or looks or evaluates or watches or saves:
-                finite.check(done, out, name, ids)
+                finite.check(done, out, name, getattr(batches, "ids", None))
                 scalars = to_numbers(values)
                 if monitor:
                     seen = look_at_output(objective, batch, done, settings) if looks else None
@@ -290,12 +291,6 @@ def check_fits(objective: Objective, settings: Settings, name: str) -> None:
         raise DiagnosticsError(
             f"There are no blocks of {name} whose activations could be recomputed: leave --recompute out."
         )
-
-
-def _ids_of(batches: Batches) -> Callable[[int], Sequence[str]] | None:
-    """The ids of the samples of a whole batch, by its step; None where its maker does not know them."""
-    ids = getattr(batches, "ids", None)
-    return None if ids is None else lambda step: ids(step, 0, 1)
 
 
 def wrap(objective: Objective, settings: Settings, world: World) -> nn.Module:

@@ -274,7 +274,7 @@ class Dangerous:
 
 
 def test_weights_of_the_hub_go_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    from diagnostics_timm import weights
+    from diagnostics_timm import encoder as timm_encoder
 
     trained = build("core-t16-384", pretrained=False, seed=4)
     asked: list[tuple[Any, ...]] = []
@@ -283,7 +283,7 @@ def test_weights_of_the_hub_go_the_same_way(monkeypatch: pytest.MonkeyPatch) -> 
         asked.append(args)
         return trained.module
 
-    monkeypatch.setattr(weights, "model_of", model_of)
+    monkeypatch.setattr(timm_encoder, "model_of", model_of)
     encoder = build("core-t16-384")
     assert asked == [("vit_pe_core_tiny_patch16_384.fb", True, None, None, 0)]
     assert encoder.identity["weights"] == trained.identity["weights"]

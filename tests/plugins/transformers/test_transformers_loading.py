@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,13 @@ def test_a_pickle_is_refused_and_tensors_are_taken(copied: Path) -> None:
         build(str(copied))
     sentence(error, "never unpickled", "save_pretrained")
     assert not mark.exists()
+
+
+def test_an_encoder_needs_no_timm(vit: Path) -> None:
+    code = "import sys; sys.modules['timm'] = None; from diagnostics_transformers.plugin import build; "
+    code += "print(build(sys.argv[1]).output_tap)"
+    done = subprocess.run([sys.executable, "-c", code, str(vit)], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == build(str(vit)).output_tap, done.stderr
 
 
 def test_no_weights_or_damaged_ones(copied: Path) -> None:
