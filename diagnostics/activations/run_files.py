@@ -478,7 +478,8 @@ def remove_tokens(path: Path) -> int:
     """Removes the tokens of a run and of its controls; returns the bytes that this freed.
 
     First the store says that its tokens are removed, then their files go: killed in between, a run opens as one without
-    tokens, and the same command again removes the rest. Extraction brings them back where a measure reads tokens.
+    tokens, and the same command again removes the rest, and what was being written. Extraction brings them back where a
+    measure reads tokens.
 
     Raises DiagnosticsError where `path` is no run, or one whose extraction was interrupted, and StorageError where
     another process writes it.
@@ -487,8 +488,12 @@ def remove_tokens(path: Path) -> int:
     store = Store(path)
     with lock(path, "wait for it, and then clean the run"):
         store.check_whole()
-        # What an interrupted extraction of a control holds is needed to go on with it.
-        for each in (each for each in stores(store).values() if each.plan.token_samples and each.complete):
+        for each in stores(store).values():
+            with writing(each.path):
+                each.folder.tidy()
+            # What an interrupted extraction of a control holds is needed to go on with it.
+            if not (each.plan.token_samples and each.complete):
+                continue
             if not each.tokens_removed:
                 each.set_attrs(**{TOKENS_REMOVED: True})
             files = each.token_files

@@ -367,6 +367,20 @@ def test_temporary_files_of_a_dead_process_are_removed_and_others_are_not(run: P
     assert not any(path.exists() for path in dead) and all(path.exists() for path in kept)
 
 
+def test_clean_takes_away_what_a_killed_command_left_in_the_run_and_its_controls(run: Path) -> None:
+    control = next(path for path in sorted((run / "controls").iterdir()) if path.is_dir())
+    dead = [
+        run / f".report.html.{'0a' * 8}.partial",
+        run / f".zarr.json.{'1b' * 8}.partial",
+        control / f".zarr.json.{'2c' * 8}.partial",
+    ]
+    kept = run / ".mine.partial"
+    for path in (*dead, kept):
+        path.touch()
+    remove_tokens(run)
+    assert not any(path.exists() for path in dead) and kept.exists()
+
+
 def test_a_lock_leaves_nothing_and_never_holds_what_was_removed(tmp_path: Path) -> None:
     import filelock
 

@@ -258,6 +258,31 @@ def ranks(samples: int) -> list[Any]:
     return [*found, [np.nan] * 3, [np.nan] * 3]
 
 
+def intervals_of_statistics() -> list[Any]:
+    """Student's intervals of a mean from the means of blocks, of a sum from those of groups, of a mean logarithm."""
+
+    def about(at: float, error: float, n: int, logarithm: bool) -> list[float]:
+        reach = float(stats.t.ppf(0.975, n - 1)) * error
+        return [at * np.exp(-reach), at * np.exp(reach)] if logarithm else [at - reach, at + reach]
+
+    rows = np.arange(12.0) ** 2 / 100
+    of_blocks: list[list[float]] = []
+    for sizes, logarithm in (((4, 4, 4), False), ((2, 7, 3), False), ((5, 7), False), ((2, 7, 3), True)):
+        means = [each.mean() for each in np.split(rows, np.cumsum(sizes)[:-1])]
+        squares = [(mean - rows.mean()) ** 2 * n / (12 - n) for mean, n in zip(means, sizes, strict=True)]
+        at = np.exp(rows.mean()) if logarithm else rows.mean()
+        of_blocks.append(about(at, np.sqrt(np.mean(squares)), len(sizes), logarithm))
+    of_groups: list[list[float]] = []
+    for groups, logarithm in ((6, False), (4, True), (2, False)):
+        sums = (rows - rows.mean()).reshape(groups, -1).sum(1)
+        error = np.sqrt(groups) * sums.std(ddof=1)
+        of_groups.append(about(2.0, error / 2 if logarithm else error, groups, logarithm))
+    nothing = [np.nan] * 2
+    of_parts = [about(2.0, np.log(4) / np.sqrt(12), 3, True), about(2.0, np.log(4) / 2, 2, True)]
+    of_parts += [about(2.0, np.log(2) / 2, 2, True), nothing]
+    return [[*of_blocks, nothing, nothing], [*of_groups, nothing], of_parts]
+
+
 def left_out(most: int) -> list[Any]:
     rows, x, y = planted_losses.ridge_data(most)
     if most > 256:
@@ -695,6 +720,7 @@ BY_HAND: Mapping[str, Callable[[], Any]] = {
         "units that count": 2, "what few carry": 3, "units needed": 4, "too few to compare": 5, "reasons": 6, "standard error": 7, "resamples": [8, 9], "nothing fitted": 10,
     }),
     **{f"ranks of {samples} samples": partial(ranks, samples) for samples in (60, 12000)},
+    **named(intervals_of_statistics, {"ends by blocks left out": 0, "ends by influence": 1, "ends of parts": 2}),
     **{f"ridge without groups of {most}": partial(left_out, most) for most in (1, 3, 256, 257)},
     **named(folds, {"folds": [0, 1], "a class in two folds": 2, "penalty of several parts": 3, "mean of others": 4}),
     **named(classes, {"penalty within half an error": 0, "paths": 1, "classes out of fold": [2, 3, 4]}),

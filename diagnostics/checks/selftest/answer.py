@@ -204,6 +204,16 @@ def ranks(samples: int) -> np.ndarray:
     return np.array(statistics.rank_correlation(guesses, truth, unit_of, SEED, 10)).T
 
 
+SQUARES = np.arange(12.0) ** 2 / 100
+
+
+def without_blocks(*sizes: int, logarithm: bool = False) -> tuple[float, float]:
+    """Ends of the mean of twelve rows, or of its exponential, by leaving blocks of so many out."""
+    left = (SQUARES.sum() - np.add.reduceat(SQUARES, np.cumsum((0, *sizes[:-1])))) / (12 - np.array(sizes))
+    of = np.exp if logarithm else np.asarray
+    return statistics.jackknife_interval(float(of(SQUARES.mean())), of(left), np.array(sizes), logarithm=logarithm)
+
+
 def left_out(most: int) -> list[Any]:
     """Ridge without each group, or in folds where one has more than 256 rows: penalties, losses and references."""
     rows, x, y = ridge_data(most)
@@ -483,6 +493,13 @@ ASKED: Mapping[str, Callable[[], Any]] = {
     "resamples": lambda: [digest(statistics.resample_counts(5, SEED)), statistics.resample_counts(5, SEED).size],
     "nothing fitted": lambda: statistics.profile_intervals(np.zeros((1, 9)), np.ones((1, 9)), 0, SEED)[1],
     **{f"ranks of {samples} samples": partial(ranks, samples) for samples in (60, 12000)},
+    "ends by blocks left out": lambda: [
+        without_blocks(4, 4, 4), without_blocks(2, 7, 3), without_blocks(5, 7), without_blocks(2, 7, 3, logarithm=True), without_blocks(12), statistics.jackknife_interval(1.0, -np.ones(3), np.ones(3)),
+    ],
+    "ends by influence": lambda: [
+        statistics.linearised_interval(2.0, SQUARES - SQUARES.mean(), np.repeat(list(of), 12 // len(of)), logarithm=logarithm) for of, logarithm in (("abcdef", False), ("abcd", True), ("ab", False), ("a", False))
+    ],
+    "ends of parts": lambda: [statistics.subset_interval(2.0, np.array(of)) for of in ([1.0, 2.0, 4.0], [1.0, 4.0], [np.nan, 1.0, 2.0, 0.0], [1.0])],
     **{f"ridge without groups of {most}": partial(left_out, most) for most in (1, 3, 256, 257)},
     "folds": folds, "a class in two folds": lambda: [len(set(least_squares.folds(FOLDED, LABELS, seed)[[1, 9]])) == 2 for seed in range(8)],
     "penalty of several parts": lambda: [
