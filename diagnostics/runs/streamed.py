@@ -26,8 +26,8 @@ from diagnostics.encoders.modules import BATCH
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, explaining
 from diagnostics.measures.base import Measure
-from diagnostics.measures.probes.dense import DenseRows, EachToken, Judged, Sums, TokenMap, penalty_of, without
-from diagnostics.measures.probes.least_squares import FOLDS, Moments, folds
+from diagnostics.measures.probes.dense import DenseRows, EachToken, Judged, Sums, TokenMap
+from diagnostics.measures.probes.least_squares import FOLDS, PENALTIES, Moments, RidgePath, choose, folds
 from diagnostics.measures.probes.protocol import Rows
 from diagnostics.progress import Progress, Watch
 from diagnostics.vocabulary import SPLITS
@@ -100,16 +100,16 @@ def stream(
     reads = list(_reads(view, measures, targets))
     if not reads:
         return view
-    passes = _Passes(encoder, dataset, store, device, batch_size, workers, watch)
+    passes = _Passes(encoder, dataset, store, device=device, batch_size=batch_size, workers=workers, watch=watch)
     passes.gather(reads, {"by": __name__, "version": version})
     held_out = range(FOLDS) if store.choose_on == "fit" else (0,)
     for tap in store.taps:
         for read in (read for read in reads if tap.name in read.dense.reads):
             blocks = _blocks(store, read.dense, read.sums, tap)
-            penalty = penalty_of(blocks, held_out)
+            penalty = _penalty_of(blocks, held_out)
             read.numbers[tap.name] = {"penalty": penalty}
             read.readouts[tap.name] = {
-                block: read.sums.solve(read.dense, without(blocks, block), penalty) for block in (*held_out, None)
+                block: read.sums.solve(read.dense, _without(blocks, block), penalty) for block in (*held_out, None)
             }
     for block in (*held_out, None):
         passes.judge(reads, block)
@@ -124,7 +124,7 @@ def readout(store: Store, probe: Measure, target: StoredTarget, tap: Tap, choice
     """What `stream` read a tap with on test, solved again from the sums in the store."""
     dense = DenseRows.of(probe.name, store.with_other(token_samples=len(store.ids)), target)
     sums: Sums = probe.sums(target)
-    solved = sums.solve(dense, without(_blocks(store, dense, sums, tap), None), choice["penalty"])
+    solved = sums.solve(dense, _without(_blocks(store, dense, sums, tap), None), choice["penalty"])
     for name, values in sums.variants.items():
         solved = solved.at(list(values).index(choice[name]))
     return EachToken(solved, tap.grid, dense.grid)
@@ -165,6 +165,23 @@ def _blocks(store: Store, dense: DenseRows, sums: Sums, tap: Tap) -> list[Moment
     return blocks
 
 
+def _penalty_of(blocks: Sequence[Moments], held_out: Sequence[int]) -> float:
+    """The penalty of least squared error on some blocks, each by the fit without it, all columns together."""
+    errors = np.zeros(len(PENALTIES))
+    for block in held_out:
+        path = RidgePath.from_moments(_without(blocks, block))
+        errors += [blocks[block].squared_error(path, penalty).sum() for penalty in PENALTIES]
+    return choose(errors)
+
+
+def _without(blocks: Sequence[Moments], block: int | None) -> Moments:
+    """The sums of all blocks but one, or of all."""
+    first, *rest = (moments for i, moments in enumerate(blocks) if i != block)
+    for moments in rest:
+        first = first + moments
+    return first
+
+
 class _Passes:
     """Passes of the encoder over rows of the dataset."""
 
@@ -173,6 +190,7 @@ class _Passes:
         encoder: Encoder,
         dataset: Dataset,
         store: Store,
+        *,
         device: str,
         batch_size: int | None,
         workers: int,

@@ -591,22 +591,5 @@ class Values(Sums):
         return {name: np.nanmean(of) for name, of in test.items() if of.ndim == 1}
 
 
-def penalty_of(blocks: Sequence[Moments], held_out: Sequence[int]) -> float:
-    """The penalty of least squared error on some blocks, each by the fit without it, all columns together."""
-    errors = np.zeros(len(PENALTIES))
-    for block in held_out:
-        path = RidgePath.from_moments(without(blocks, block))
-        errors += [blocks[block].squared_error(path, penalty).sum() for penalty in PENALTIES]
-    return choose(errors)
-
-
-def without(blocks: Sequence[Moments], block: int | None) -> Moments:
-    """The sums of all blocks but one, or of all."""
-    first, *rest = (moments for i, moments in enumerate(blocks) if i != block)
-    for moments in rest:
-        first = first + moments
-    return first
-
-
 def _digest(*parts: bytes) -> str:
     return hashlib.blake2b(b"".join(parts), digest_size=8).hexdigest()
