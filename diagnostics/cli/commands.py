@@ -37,6 +37,7 @@ from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.options import Option
 from diagnostics.report.escaping import printable
 from diagnostics.runs.request import DEVICES, HOW, SCREEN, Request, TrustCode
+from diagnostics.vocabulary import Compute
 
 
 @command(MEASURE, "diagnostics run fracast --data lorenz --measures linear_probe", Request)
@@ -199,6 +200,51 @@ def cut(
     with working():
         exported = export(encoder, tap, out, trust_code=trust_code)
     print_json(exported) if json else print_export(exported)
+
+
+@command(OWN, "diagnostics features fracast --tap block.3 --data lorenz --out features/lorenz")
+def features(
+    encoder: EncoderName,
+    data: Annotated[str, Option("The samples: a name or scheme:path, as for `run`.", "DATASET")],
+    out: Annotated[Path, Option("Folder of the Parquet files.", "FOLDER", ("--out", "-o"))],
+    tap: Annotated[str | None, Option("The tap to read [the output tap].", "NAME")] = None,
+    pooling: Annotated[
+        str | None, Option("How to pool tokens: mean, last, prefix, separated by commas [all].", "NAMES")
+    ] = None,
+    compute: Annotated[Compute, Option("Precision of the forward pass: float32, tf32 or bf16.", "NAME")] = "float32",
+    device: Annotated[str | None, Option(DEVICES, "NAME")] = None,
+    batch_size: Annotated[int | None, Option("Samples per forward pass [16; 128 on a GPU].", "N")] = None,
+    workers: Annotated[int, Option("Processes that load and preprocess samples.", "N")] = 0,
+    trust_code: TrustCode = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write the features of one layer for any number of samples, as Parquet files.
+
+    If the command is interrupted, the same command goes on after the last whole file.
+    """
+    from diagnostics.activations.features import write_features
+    from diagnostics.specs import build
+
+    with working(quiet, verbose) as watch:
+        written = write_features(
+            build("encoder", encoder, trust_code=trust_code),
+            build("dataset", data),
+            out,
+            tap,
+            None if pooling is None else [name.strip() for name in pooling.split(",")],
+            batch_size=batch_size,
+            workers=workers,
+            device=device,
+            compute=compute,
+            watch=watch,
+        )
+    if json:
+        print_json({"folder": str(out), **written})
+    else:
+        what = f"{written['features']:,} features of {written['samples']:,} samples at {written['tap']}"
+        print(f"{printable(out)}: {what}\nNext: pandas.read_parquet({str(out)!r})")
 
 
 @command(OWN, "diagnostics new-plugin my-plugin", name="new-plugin")

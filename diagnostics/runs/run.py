@@ -35,7 +35,7 @@ from diagnostics.runs.recommendation import by_verdict, without_nonlinear
 from diagnostics.runs.run_data import RunData, run_dataframe
 from diagnostics.runs.setup import chosen_measures
 from diagnostics.specs import build
-from diagnostics.vocabulary import DENSE, SPLITS
+from diagnostics.vocabulary import BY_PLACE, DENSE, SPLITS
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -134,6 +134,35 @@ class Run(RunData):
             (64, 32, 48)
         """
         return features(self.store, tap or self.tap_for(target), split, pooling, tokens)
+
+    def export(
+        self,
+        path: str | Path,
+        tap: str | None = None,
+        pooling: str | Sequence[str] | None = None,
+        *,
+        target: str | None = None,
+    ) -> Path:
+        """`features` as a Parquet file, with id, split, group and targets of each sample; `diagnostics features` writes
+        those of new data.
+
+        Raises DiagnosticsError as `features` does, for a path that does not end in .parquet, and without pyarrow.
+
+        Examples:
+            >>> import diagnostics as dx
+            >>> import pandas as pd
+            >>> path = dx.open_run("runs/forecast").export("hidden.parquet", target="hidden_z", pooling="mean")
+            >>> table = pd.read_parquet(path)
+            >>> list(table.columns)[:5], len(table), len(table["features"][0])
+            (['id', 'split', 'group', 'target_x0', 'target_rho'], 200, 48)
+        """
+        from diagnostics.activations.features import export
+
+        read = self.features(tap, pooling=pooling, target=target)
+        order, stored = _rows(self.store, None), self.store.targets()
+        targets = {name: (each, each.values[order]) for name, each in stored.items() if each.kind not in BY_PLACE}
+        columns = {"id": read["sample"].values, "split": read["split"].values, "group": read["group"].values}
+        return export(Path(path), columns, targets, read.values)
 
     def probe(self, target: str, measure: str | Measure | None = None, tap: str | None = None) -> FittedProbe:
         """The probe of a target that was fitted, with its standardisation, for new samples: `probe.predict(features)`.

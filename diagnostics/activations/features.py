@@ -1,0 +1,198 @@
+"""Features of one layer for any number of samples, in Parquet files that hold a range of rows each."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from diagnostics.activations.folder import Folder, lock, writing
+from diagnostics.errors import DiagnosticsError, StorageError, importing
+from diagnostics.progress import Progress, Watch, silent
+from diagnostics.vocabulary import BY_PLACE, Compute
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from diagnostics.activations.contract import StoredTarget
+    from diagnostics.datasets.dataset import Dataset
+    from diagnostics.datasets.target import Target
+    from diagnostics.encoders.encoder import Encoder
+    from diagnostics.encoders.taps import Tap
+
+    Targets = Mapping[str, tuple[Target | StoredTarget, np.ndarray]]
+    """By name, with the values of the samples that are written."""
+
+ABOUT = "_features.json"
+"""Beside the files; readers of a folder of Parquet files pass over names that begin so."""
+FILE_BYTES = 2**26
+"""Features in a file: what a kill costs."""
+MOST_ABOUT = 2**16
+
+
+def table_of(
+    columns: Mapping[str, np.ndarray],
+    targets: Targets,
+    features: np.ndarray,
+) -> pa.Table:
+    """`columns` (id, split, group) [sample], `target_NAME` for each target with a value or a list of them, `features`.
+
+    A class is its name, where it has one. Targets with a value for every place are left out.
+    """
+    with importing("Parquet files need", "pip install -e '.[files]'"):
+        import pyarrow as pa
+
+    arrays: dict[str, Any] = {name: pa.array(values.astype(str)) for name, values in columns.items()}
+    for name, (target, values) in targets.items():
+        if target.kind in BY_PLACE:
+            continue
+        if target.kind == "label" and target.classes:
+            names = np.array([*target.classes, None], dtype=object)
+            arrays[f"target_{name}"] = pa.array(names[values])
+        elif values.ndim == 1:
+            arrays[f"target_{name}"] = pa.array(values)
+        else:
+            arrays[f"target_{name}"] = _lists(pa, values.reshape(len(values), -1))
+    return pa.table({**arrays, "features": _lists(pa, features)})
+
+
+def _lists(pa: Any, values: np.ndarray) -> Any:
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).ravel()), values.shape[1])
+
+
+def parquet(table: pa.Table) -> bytes:
+    """The bytes of a Parquet file."""
+    from pyarrow import parquet
+
+    written = io.BytesIO()
+    parquet.write_table(table, written)
+    return written.getvalue()
+
+
+def write_features(
+    encoder: Encoder,
+    dataset: Dataset,
+    out: Path,
+    tap: str | None = None,
+    pooling: Sequence[str] | None = None,
+    *,
+    batch_size: int | None = None,
+    workers: int = 0,
+    device: str | None = None,
+    compute: Compute = "float32",
+    watch: Watch = silent,
+) -> dict[str, Any]:
+    """Writes the pooled features of a tap (the output tap where None) of all samples below a folder, and goes on there.
+
+    A file `features-START-STOP.parquet` holds a range of rows in the dataset's order, about 64 MB of features: id,
+    split, group, targets, and `features` (float32, the poolings side by side). It is there whole or not at all.
+
+    Returns what `_features.json` beside them says. Raises DiagnosticsError where a sample does not fit, and
+    StorageError where the folder holds other features or the disk is full.
+    """
+    from diagnostics.activations.extract import capture_rows
+    from diagnostics.activations.plan import plan, row_order
+    from diagnostics.activations.prepare import fit, prepared_batches
+    from diagnostics.encoders.modules import BATCH, check_compute, computing, usable_device
+
+    where = usable_device(device)
+    check_compute(compute, where)
+    sized = fit(encoder, dataset)
+    read = sized.tap(sized.output_tap if tap is None else tap)
+    planned = plan(sized, [read], len(dataset), 0, "float32", pooling)
+    width = len(planned.poolings) * read.features
+    rows = max(1, FILE_BYTES // (4 * width))
+    about = {
+        "encoder": sized.name,
+        "dataset": dataset.name,
+        "samples": len(dataset),
+        "tap": read.name,
+        "pooling": [*planned.poolings],
+        "compute": compute,
+        "features": width,
+        "rows_of_a_file": rows,
+        "example": _digest(sized, read),
+    }
+    size = batch_size or BATCH.get(where.partition(":")[0], BATCH["cpu"])
+    position = np.argsort(row_order(len(dataset)))
+    with lock(out), sized.on(where), computing(compute, where):
+        folder = Folder(out)
+        _open(folder, about)
+        folder.tidy()
+        there = {*folder.list()}
+        for start in range(0, len(dataset), rows):
+            stop = min(start + rows, len(dataset))
+            if (name := f"features-{start:09}-{stop:09}.parquet") in there:
+                continue
+            kept = _Kept(np.empty((stop - start, width), np.float32))
+            batches = [position[first : min(first + size, stop)] for first in range(start, stop, size)]
+            with contextlib.closing(prepared_batches(sized, dataset, batches, workers)) as prepared:
+                for positions, batch in zip(batches, prepared, strict=True):
+                    capture_rows(sized, batch, positions, planned, dataset, kept)
+                    watch(Progress(f"features of {sized.name}", start + kept.rows, len(dataset)))
+            part = slice(start, stop)
+            columns = {"id": np.asarray(dataset.ids, dtype=object), "split": dataset.split, "group": dataset.groups}
+            targets = {key: (each, each.values[part]) for key, each in dataset.targets.items() if not each.dense}
+            table = table_of({key: values[part] for key, values in columns.items()}, targets, kept.features)
+            with writing(out, f"after {start:,} of {len(dataset):,} samples; "):
+                folder.put(name, parquet(table))
+    return about
+
+
+class _Kept:
+    """Where `capture_rows` leaves the features of a file."""
+
+    def __init__(self, features: np.ndarray) -> None:
+        self.features, self.rows = features, 0
+
+    def put_tokens(self, tap: Tap, tokens: Any) -> None:
+        raise AssertionError("no tokens are kept")
+
+    def put_pooled(self, tap: Tap, pooled: Any) -> None:
+        """A batch's pooled values [row, pooling, feature] behind the rows that are there."""
+        self.features[self.rows : self.rows + len(pooled)] = pooled.flatten(1).float().cpu().numpy()
+
+    def recent(self, tap: Tap, count: int) -> np.ndarray:
+        raise AssertionError("no tokens are kept")
+
+
+def _digest(encoder: Encoder, tap: Tap) -> str:
+    """Of the encoder's features of its own example, to a few digits: another model of the same name has another."""
+    values = encoder.transform([encoder.example()], tap=tap.name)
+    return hashlib.blake2b(np.array2string(values, precision=3, threshold=2**20).encode(), digest_size=8).hexdigest()
+
+
+def _open(folder: Folder, about: Mapping[str, Any]) -> None:
+    """Writes what the folder is to hold; raises StorageError where it holds something else."""
+    if folder.head(ABOUT) is not None:
+        there = json.loads(folder.get(ABOUT, MOST_ABOUT))
+        if odd := [key for key in about if there.get(key) != about[key]]:
+            raise StorageError(
+                f"{folder.path} holds other features ({', '.join(odd)}): choose another --out, or remove that folder."
+            )
+    elif folder.path.exists() and any(folder.path.iterdir()):
+        raise StorageError(f"{folder.path} is not empty, and holds no features: choose another --out.")
+    else:
+        with writing(folder.path):
+            folder.path.mkdir(parents=True, exist_ok=True)
+            folder.put(ABOUT, json.dumps(about, indent=2).encode())
+
+
+def export(
+    path: Path,
+    columns: Mapping[str, np.ndarray],
+    targets: Targets,
+    features: np.ndarray,
+) -> Path:
+    """One Parquet file of features that are there; raises DiagnosticsError for another kind of file."""
+    if path.suffix != ".parquet":
+        raise DiagnosticsError(f"{path} is not called .parquet: name a Parquet file.")
+    with writing(path.parent):
+        Folder(path.parent).put(path.name, parquet(table_of(columns, targets, features)))
+    return path

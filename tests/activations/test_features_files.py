@@ -1,0 +1,107 @@
+"""Features as Parquet files: those of `transform` and of a run, resumed by files, refused where they would be mixed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import diagnostics as dx
+from diagnostics import DiagnosticsError
+from diagnostics.activations import features
+from diagnostics.activations.features import write_features
+from diagnostics.errors import StorageError
+from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
+
+pytest.importorskip("pyarrow")
+
+
+def values(table: pd.DataFrame) -> np.ndarray:
+    return np.stack(table["features"].tolist())
+
+
+@pytest.fixture
+def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten samples of the tiny encoder's two poolings of 8 features."""
+    monkeypatch.setattr(features, "FILE_BYTES", 10 * 2 * 8 * 4)
+
+
+def test_they_are_those_of_transform_in_the_order_of_the_dataset(tmp_path: Path, small_files: None) -> None:
+    encoder, data = tiny_encoder(), tiny_dataset(24)
+    about = write_features(encoder, data, tmp_path / "out", "blocks.1", batch_size=7)
+    names = sorted(path.name for path in (tmp_path / "out").glob("*.parquet"))
+    assert names == [f"features-{a:09}-{b:09}.parquet" for a, b in ((0, 10), (10, 20), (20, 24))]
+    table = pd.read_parquet(tmp_path / "out")
+    np.testing.assert_allclose(values(table), encoder.transform(data, tap="blocks.1"), rtol=1e-5, atol=1e-6)
+    assert table["id"].tolist() == list(data.ids)
+    assert table["split"].tolist() == list(data.split)
+    assert table["group"].tolist() == list(data.groups)
+    kind = data.targets["kind"]
+    assert table["target_kind"].tolist() == [kind.classes[i] for i in kind.values]
+    np.testing.assert_array_equal(table["target_level"], data.targets["level"].values)
+    assert about["features"] == values(table).shape[1] == 16
+
+
+def test_unknown_classes_are_missing_and_maps_left_out(tmp_path: Path) -> None:
+    data = tiny_dataset(10, "image")
+    data.targets["kind"].values[3] = -1
+    write_features(tiny_image_encoder(), data, tmp_path / "out")
+    table = pd.read_parquet(tmp_path / "out")
+    assert table["target_kind"].isna().tolist() == [i == 3 for i in range(10)]
+    assert "target_height" not in table
+
+
+def test_the_same_command_goes_on_after_the_last_whole_file(
+    tmp_path: Path, small_files: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, written = features.Folder.put, list[str]()
+
+    def cut_off(self: Any, name: str, *given: Any, **options: Any) -> None:
+        if name == "features-000000010-000000020.parquet":
+            raise KeyboardInterrupt
+        put(self, name, *given, **options)
+
+    monkeypatch.setattr(features.Folder, "put", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        write_features(tiny_encoder(), tiny_dataset(24), tmp_path / "out")
+    monkeypatch.setattr(
+        features.Folder, "put", lambda self, name, *given: (written.append(name), put(self, name, *given))
+    )
+    write_features(tiny_encoder(), tiny_dataset(24), tmp_path / "out")
+    assert written == [f"features-{a:09}-{b:09}.parquet" for a, b in ((10, 20), (20, 24))]
+    assert len(pd.read_parquet(tmp_path / "out")) == 24
+
+
+@pytest.mark.parametrize(
+    ("change", "differs"), [({"tap": "blocks.0"}, "tap"), ({"pooling": ["mean"]}, "pooling"), ({"seed": 1}, "example")]
+)
+def test_other_features_are_not_mixed_in(tmp_path: Path, change: dict[str, Any], differs: str) -> None:
+    write_features(tiny_encoder(), tiny_dataset(8), tmp_path / "out", "blocks.1")
+    encoder = tiny_encoder(change.pop("seed", 0))
+    with pytest.raises(StorageError, match=rf"holds other features \(.*{differs}.*choose another --out"):
+        write_features(encoder, tiny_dataset(8), tmp_path / "out", **{"tap": "blocks.1", **change})
+
+
+def test_a_folder_that_holds_something_else_stays_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(StorageError, match="is not empty, and holds no features"):
+        write_features(tiny_encoder(), tiny_dataset(8), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_run_exports_what_it_holds(tmp_path: Path) -> None:
+    run = dx.run(
+        tiny_encoder(), tiny_dataset(40), out=tmp_path / "run", measures="linear_probe", controls=False, report=False
+    )
+    table = pd.read_parquet(run.export(tmp_path / "level.parquet", target="level", pooling="mean"))
+    wanted = run.features(target="level", pooling="mean")
+    np.testing.assert_array_equal(values(table), wanted.values)
+    assert table["id"].tolist() == wanted["sample"].values.tolist()
+    data = tiny_dataset(40)
+    np.testing.assert_array_equal(table["target_level"], data.targets["level"].values)
+    assert table["target_kind"].tolist() == [data.targets["kind"].classes[i] for i in data.targets["kind"].values]
+    with pytest.raises(DiagnosticsError, match=r"is not called \.parquet"):
+        run.export(tmp_path / "level.csv")
