@@ -245,14 +245,13 @@ def extract(
                     before_first_byte((time.perf_counter() - started) / len(positions), again)
                     announced = True
                 if store is None:
-                    dense = dense_targets(encoder, dataset, plan.taps)
                     store = created = create(
                         folder,
                         plan,
                         wanted,
                         reference_statistics=statistics,
                         dataset=dataset,
-                        dense=dense,
+                        dense=dense_targets(encoder, dataset, plan.taps),
                         about=about or {},
                     )
                 done += len(positions)
@@ -464,7 +463,6 @@ def _targets(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap]) -> dict[st
         arrays = {key: values[order] for key, values in by_cell.get(name, {}).items()}
         values = arrays.pop(COVERED) if COVERED in arrays else np.empty(0) if target.dense else target.values[order]
         on_grid = {tuple(int(n) for n in key.split("x")): array for key, array in arrays.items()}
-        naive = None if target.naive is None else np.asarray(target.naive, dtype=np.float64)[order]
         targets[name] = StoredTarget(
             name,
             target.kind,
@@ -475,7 +473,7 @@ def _targets(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap]) -> dict[st
             family_override=target.family,
             on_grid=on_grid,
             period=target.period,
-            naive=naive,
+            naive=None if target.naive is None else np.asarray(target.naive, dtype=np.float64)[order],
         )
     return targets
 

@@ -354,13 +354,12 @@ def prepared_batches(encoder: Encoder, dataset: Dataset, batches: Sequence[np.nd
         # Elsewhere system libraries may hang or crash after a fork, and what encoders prepare with seldom can be
         # pickled.
         raise DiagnosticsError("Workers are forked, which only Linux does safely: leave --workers out.")
-    context = "fork" if workers else None
     # A generator of its own, as the loader would draw a seed for its workers from the global one.
     loader: Any = DataLoader(
         _Batches(encoder, dataset, batches),
         batch_size=None,
         num_workers=workers,
-        multiprocessing_context=context,
+        multiprocessing_context="fork" if workers else None,
         generator=torch.Generator(),
     )
     with _worker_errors(dataset):

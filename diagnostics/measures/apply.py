@@ -389,6 +389,5 @@ def against_control(result: xr.Dataset, other: xr.Dataset, control: str, seed: i
     ours, theirs = (data.sel(tap=[data.attrs[CHOSEN_TAP]]).sortby("unit") for data in (result, other))
     if list(ours["unit"].values) != list(theirs["unit"].values):
         return result
-    sides = losses_of(ours, "unit"), losses_of(theirs, "unit")
-    (gap,) = paired_differences(*sides, units_fitted(result), seed)
+    (gap,) = paired_differences(losses_of(ours, "unit"), losses_of(theirs, "unit"), units_fitted(result), seed)
     return result.assign_attrs(store_interval(f"{OVER}{control}", gap))

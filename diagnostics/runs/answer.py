@@ -143,10 +143,9 @@ def answer_blocks(run: RunData) -> tuple[Block, ...]:
 
 
 def _row(profile: Profile, read: Recommendation) -> Row:
-    place = "none: at chance" if profile.verdict is Verdict.AT_CHANCE else read.place
     cells = (
         unbroken(f"{profile.verdict.mark} {profile.label}"),
-        unbroken(place),
+        unbroken("none: at chance" if profile.verdict is Verdict.AT_CHANCE else read.place),
         Number(read.score, SHORT),
         Number(read.output, SHORT),
     )

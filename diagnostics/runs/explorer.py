@@ -73,7 +73,6 @@ def readouts(run: Run) -> list[Readout]:
 
 
 def _readout(run: Run, profile: Profile, tap: str, first: bool) -> Readout:
-    controls = {name: reached for name in NAMES if (reached := profile.control(name)) is not None}
     return Readout(
         run=run.path,
         encoder=run.encoder_name,
@@ -88,7 +87,7 @@ def _readout(run: Run, profile: Profile, tap: str, first: bool) -> Readout:
         score=profile.score,
         output=profile.output,
         hidden_gap=profile.hidden_gap,
-        controls=controls,
+        controls={name: reached for name in NAMES if (reached := profile.control(name)) is not None},
         best_control=profile.best_control,
     )
 

@@ -473,12 +473,11 @@ def handed_out_in(store: Store, names: Mapping[str, str]) -> HandedOut:
     finite = np.all([np.isfinite(values).all(axis=1) for values in means.values()], axis=0)
     means = {tap: values[finite] for tap, values in means.items()}
     norms = {tap: [np.linalg.norm(values, axis=1)] for tap, values in means.items()}
-    pooled = "means over tokens" if store.poolings[0] == "mean" else f"pooled values ({store.poolings[0]})"
     return _compared(
         store.output_tap,
         before.name,
         names,
-        norms_of=pooled,
+        norms_of="means over tokens" if store.poolings[0] == "mean" else f"pooled values ({store.poolings[0]})",
         norms=norms,
         means={tap: list(values) for tap, values in means.items()},
         few="CKA needs 20 samples",

@@ -180,13 +180,12 @@ def dense_classification(tokens: Any, labels: Any, split: Any, *, seed: int = 0)
     prediction, guess = np.full(y.shape, -1), np.concatenate([fit.model.predict(x) for x, _, _ in read(masks["test"])])
     prediction[masks["test"]] = classes[guess]
     matrix = confusion(guess, numbered[masks["test"]], len(classes))
-    accuracy = float(np.trace(matrix) / matrix.sum())
     return DenseClassification(
         classes,
         matrix,
         prediction,
         mean_iou=mean_iou(matrix),
-        accuracy=accuracy,
+        accuracy=float(np.trace(matrix) / matrix.sum()),
         val_mean_iou=fit.val_mean_iou,
         penalty=fit.penalty,
         converged=fit.model.fits.converged,
@@ -330,7 +329,6 @@ class SegmentationProbe(DenseProbe):
         short = [tap for tap, readout in readouts.items() if not readout.fits.converged]
         truth, fitted = (dense.values[dense.mask(rows)] for rows in (dense.rows.test, dense.rows.fit))
         # The class that most tokens fitted have.
-        commonest = np.full_like(truth, np.bincount(fitted).argmax())
         return {
             "functional": "mean over classes of intersection over union, from one confusion matrix of all test tokens; "
             "multinomial logistic regression with an L2 penalty on tokens drawn from train and val",
@@ -338,7 +336,7 @@ class SegmentationProbe(DenseProbe):
             "tokens_fitted": min(MOST_TOKENS, len(fitted)),
             "fits": _FITS,
             "converged": f"not in {_MOST_FINAL} steps: {', '.join(short)}" if short else "yes",
-            "line_commonest": mean_iou(_confusion(dense, commonest, truth)),
+            "line_commonest": mean_iou(_confusion(dense, np.full_like(truth, np.bincount(fitted).argmax()), truth)),
         }
 
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:

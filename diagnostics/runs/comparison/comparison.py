@@ -551,7 +551,6 @@ def _all_shares(
             target = name.partition("/")[2]
             purpose = bool(target) and any(target == aligned.target for aligned, _ in matched)
             losses = [(aligned.losses[name], own.losses[name]) for aligned, own in matched]
-            beside = [one if isinstance(one, str) else one.losses[name] for one in controls]
             shares.append(
                 shares_of(
                     name,
@@ -560,7 +559,7 @@ def _all_shares(
                     of_seeds=len(groups[base]),
                     purpose=purpose,
                     pairs=losses,
-                    controls=beside,
+                    controls=[one if isinstance(one, str) else one.losses[name] for one in controls],
                     cut_at=cut_at,
                     seed=seed,
                 )

@@ -43,8 +43,7 @@ QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 def _last_steps(series: np.ndarray, steps: int) -> np.ndarray:
     """[step * variate], the mean standing in for steps before a shorter series began."""
-    missing = max(0, steps - len(series))
-    return np.concatenate([np.tile(series.mean(axis=0), (missing, 1)), series[-steps:]]).ravel()
+    return np.concatenate([np.tile(series.mean(axis=0), (max(0, steps - len(series)), 1)), series[-steps:]]).ravel()
 
 
 def filled(series: np.ndarray) -> np.ndarray:
@@ -277,8 +276,7 @@ class PatchFeatures:
         centre = rows.mean(dim=0)
         variances, axes = eigh((rows - centre).T @ (rows - centre) / len(rows))
         whitening = (axes / (variances.clamp(min=0) + STEADY).sqrt()) @ axes.T
-        drawn = (rows[rng.permutation(len(rows))[:FILTERS]] - centre) @ whitening
-        filters = whitening @ normalize(drawn, dim=1).T
+        filters = whitening @ normalize((rows[rng.permutation(len(rows))[:FILTERS]] - centre) @ whitening, dim=1).T
         self.filters, self.shift = filters.float(), (centre @ filters).float()
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -347,8 +345,7 @@ class RawKernel(SampleEncoder):
         if self.modality == "series":
             last, variates = together["last"], int(np.prod(self._example.shape[1:]))
             for age in FADES:
-                weights = fading(last.shape[1], variates, age)
-                self.kernels[f"last_fading{age}"] = KernelFeatures(last, seed, weights)
+                self.kernels[f"last_fading{age}"] = KernelFeatures(last, seed, fading(last.shape[1], variates, age))
         self.filters = {name: self._patches(name, torch.stack([sizes[name] for sizes in images])) for name in images[0]}
         features = self.features({name: x[None] for name, x in self.preprocess(self._example).items()})
         self.taps = tuple(
