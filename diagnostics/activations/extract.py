@@ -33,7 +33,6 @@ from diagnostics.activations.prepare import (
 from diagnostics.activations.run_files import beside, remove
 from diagnostics.activations.store import FORMAT, Store, is_run
 from diagnostics.datasets.dataset import Dataset
-from diagnostics.datasets.target import Target
 from diagnostics.encoders.attention.capture import NotFiniteError
 from diagnostics.encoders.encoder import Captured, Encoder
 from diagnostics.encoders.modules import BATCH, pool
@@ -102,7 +101,19 @@ def create(
             facts = {"depth": tap.depth, "part": tap.part, "pooling": list(plan.poolings), "grid": str(tap.grid)}
             _create_arrays(taps.create_group(tap.name, attributes=facts), tap, plan)
         new.put(metadata=True)
-        targets = {name: _target_facts(target, dense.get(name, {})) for name, target in dataset.targets.items()}
+        targets = {
+            name: TargetFacts(
+                target.kind,
+                target.units,
+                target.about,
+                classes=tuple(target.classes),
+                family=target.family,
+                grids=tuple(dense.get(name, ())),
+                period=target.period,
+                naive=target.naive is not None,
+            )
+            for name, target in dataset.targets.items()
+        }
         contents = Contents(identity, plan, reference_statistics, targets, new.files, complete=False)
         new.seal({"diagnostics_format": FORMAT, **contents.to_attrs(), **about})
         around.move(unfinished, name)
@@ -159,19 +170,6 @@ def _write_samples(new: Sealing, plan: Plan, dataset: Dataset, dense: Mapping[st
                 dimension_names=("sample", *(f"{name}_{i}" for i in range(1, values.ndim))),
             )
             new.put()  # one at a time is in memory
-
-
-def _target_facts(target: Target, grids: Mapping[str, np.ndarray]) -> TargetFacts:
-    return TargetFacts(
-        target.kind,
-        target.units,
-        target.about,
-        classes=tuple(target.classes),
-        family=target.family,
-        grids=tuple(grids),
-        period=target.period,
-        naive=target.naive is not None,
-    )
 
 
 def extract(

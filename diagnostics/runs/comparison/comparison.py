@@ -115,10 +115,6 @@ def _other_data(first: Member, other: Member) -> Problems:
         )
 
 
-def _texts(values: Sequence[str] | np.ndarray) -> np.ndarray:
-    return np.array([str(value) for value in values])
-
-
 def _other_storage(first: Member, other: Member) -> Problems:
     """Another pooling, precision (of what is stored, or of the pass) or version."""
     mine, theirs = first.run.store, other.run.store
@@ -172,7 +168,7 @@ def _same_protocol(name: str, first: Member, other: Member) -> str:
         return ""
     if name not in first.losses:
         return "its score is no sum of losses, by which runs are compared"
-    units = [sorted(_texts(data["unit"].values)) for data in (results, other_results)]
+    units = [sorted(map(str, data["unit"].values)) for data in (results, other_results)]
     if units[0] != units[1]:
         return f"read on other test units in {first.name} and {other.name}"
     reference = [member.losses[name].common_reference for member in (first, other)]
@@ -348,17 +344,6 @@ def _member(member: Member) -> dict[str, Any]:
     }
 
 
-def _tap_similarity(similarity: TapSimilarity) -> dict[str, Any]:
-    return {
-        "first": similarity.first,
-        "second": similarity.second,
-        **map_json(similarity.data),
-        "taps_other": [str(tap) for tap in similarity.data["tap_other"].values],
-        "aligned_depth": numbers(similarity.aligned),
-        "at_outputs": number(similarity.at_outputs),
-    }
-
-
 class Comparison(Findings):
     """The findings of `compare`, and what can be made of them.
 
@@ -442,7 +427,17 @@ class Comparison(Findings):
                 for curve in self.curve_differences
             ],
             "shares": [_pick(shares, SHARES) for shares in self.shares],
-            "similarity": [_tap_similarity(similarity) for similarity in self.tap_similarities],
+            "similarity": [
+                {
+                    "first": each.first,
+                    "second": each.second,
+                    **map_json(each.data),
+                    "taps_other": [str(tap) for tap in each.data["tap_other"].values],
+                    "aligned_depth": numbers(each.aligned),
+                    "at_outputs": number(each.at_outputs),
+                }
+                for each in self.tap_similarities
+            ],
             "left_out": self.left_out,
         }
 

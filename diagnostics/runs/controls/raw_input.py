@@ -154,10 +154,6 @@ def _frames(sample: np.ndarray) -> np.ndarray:
     return sample[np.linspace(0, len(sample) - 1, RAW_FRAMES).round().astype(int)]
 
 
-def _raw_video(sample: np.ndarray) -> np.ndarray:
-    return np.concatenate([_raw_image(frame) for frame in _frames(sample)])
-
-
 def _video_statistics(sample: np.ndarray) -> np.ndarray:
     """Statistics of a few frames' pixels, and the mean absolute change from one frame to the next."""
     frames = np.asarray(sample, dtype=np.float32).reshape(*np.shape(sample)[:3], -1) / 255
@@ -197,7 +193,7 @@ Features = Callable[[np.ndarray], np.ndarray]
 RAW: Mapping[Modality, Features] = {
     "series": _raw_series,
     "image": _raw_image,
-    "video": _raw_video,
+    "video": lambda sample: np.concatenate([_raw_image(frame) for frame in _frames(sample)]),
     "audio": _raw_audio,
     "text": _raw_text,
 }
