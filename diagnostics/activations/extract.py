@@ -8,7 +8,7 @@ import contextlib
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -297,20 +297,13 @@ def _existing(folder: Folder, wanted: Mapping[str, str], dataset: Dataset) -> St
     return store
 
 
-class Buffers(Protocol):
-    """Where the activations of a batch go, behind the `rows` that are there."""
-
-    rows: int
-
-    def put_tokens(self, tap: Tap, tokens: Tensor) -> None: ...
-
-    def put_pooled(self, tap: Tap, pooled: Tensor) -> None: ...
-
-    def recent(self, tap: Tap, count: int) -> np.ndarray: ...
-
-
 def capture_rows(
-    encoder: Encoder, batch: Any, positions: np.ndarray, plan: Plan, dataset: Dataset, buffers: Buffers
+    encoder: Encoder,
+    batch: Any,
+    positions: np.ndarray,
+    plan: Plan,
+    dataset: Dataset,
+    buffers: ShardBuffers | InMemory,
 ) -> None:
     """One forward pass; each tap is pooled on the device and its tokens copied away at the moment it fires."""
     with_tokens = positions[0] < plan.token_samples
@@ -428,9 +421,6 @@ class InMemory(Activations):
         for block in (tokens[:, prefix:], tokens[:, :prefix]):
             if block.size:
                 yield block.reshape(len(block), -1)
-
-    def observed(self, name: str) -> Mapping[str, np.ndarray]:
-        raise DiagnosticsError(f"No {name} was recorded, since nothing is stored: measure it in a run.")
 
     def _prefix(self, tap: str) -> int:
         return next(each.grid.prefix for each in self.taps if each.name == tap)

@@ -48,7 +48,6 @@ from diagnostics.runs.request import DEVICES, HOW, SCREEN, Request, TrustCode
 
 if TYPE_CHECKING:
     from diagnostics.report.page import Page
-    from diagnostics.runs.run import Run
 
 
 @command(MEASURE, "diagnostics run fracast --data lorenz --measures linear_probe", Request)
@@ -381,8 +380,13 @@ def open_(run: RunFolder) -> None:
 
     Without a display, as on a server, the command only prints the path.
     """
+    from diagnostics.activations.run_files import REPORT, index_file
+
     with working():
-        path = current_report(diagnostics.open_run(run))
+        finished = diagnostics.open_run(run)
+        report, results = map(finished.store.folder.head, (REPORT, index_file(finished.store)))
+        newest = report and results and report.st_mtime >= results.st_mtime
+        path = run / REPORT if newest else finished.report()
         open_in_browser(path)
     print(printable(path))
 
@@ -426,14 +430,6 @@ def page_of(path: Path, margin: float | None) -> Page:
     from diagnostics.runs.page import run_page
 
     return run_page(diagnostics.open_run(path, margin))
-
-
-def current_report(run: Run) -> Path:
-    """The report of a run, written where there is none or results are newer."""
-    from diagnostics.activations.run_files import REPORT, index_file
-
-    report, results = map(run.store.folder.head, (REPORT, index_file(run.store)))
-    return run.path / REPORT if report and results and report.st_mtime >= results.st_mtime else run.report()
 
 
 def open_in_browser(path: Path) -> bool:
