@@ -385,6 +385,7 @@ class InMemory(Activations):
         order = row_order(plan.samples)
         self.ids = np.asarray(dataset.ids, dtype=object)[order]
         self.split, self.groups = dataset.split[order], dataset.groups[order]
+        self._prefix = {tap.name: tap.grid.prefix for tap in plan.taps}
         self._pooled = {
             tap.name: np.empty((plan.samples, len(plan.poolings), tap.features), np.float32) for tap in plan.taps
         }
@@ -411,19 +412,16 @@ class InMemory(Activations):
         return values.reshape(len(values), -1).astype(np.float64)
 
     def token_blocks(self, tap: str) -> Iterator[tuple[slice, np.ndarray]]:
-        prefix = self._prefix(tap)
+        prefix = self._prefix[tap]
         for start in range(0, self.token_samples, self.plan.shard):
             rows = slice(start, min(start + self.plan.shard, self.token_samples))
             yield rows, self._tokens[tap][rows, prefix:]
 
     def feature_blocks(self, tap: str) -> Iterator[np.ndarray]:
-        prefix, tokens = self._prefix(tap), self._tokens[tap]
+        prefix, tokens = self._prefix[tap], self._tokens[tap]
         for block in (tokens[:, prefix:], tokens[:, :prefix]):
             if block.size:
                 yield block.reshape(len(block), -1)
-
-    def _prefix(self, tap: str) -> int:
-        return next(each.grid.prefix for each in self.taps if each.name == tap)
 
 
 def read_into_memory(

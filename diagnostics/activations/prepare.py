@@ -55,8 +55,8 @@ class SampleFacts:
         order = np.argsort(ids, kind="stable")
         return cls(
             ids[order],
-            _texts(data.split)[order],
-            _texts(data.groups)[order],
+            np.asarray(data.split).astype(str)[order],
+            np.asarray(data.groups).astype(str)[order],
             {name: None if values is None else np.asarray(values)[order] for name, values in whole.items()},
         )
 
@@ -92,10 +92,6 @@ def _other_values(name: str, ids: np.ndarray, mine: np.ndarray, theirs: np.ndarr
     rows = np.flatnonzero(~same.reshape(len(ids), -1).all(axis=1))
     if rows.size:
         yield f"the values of the target {name} differ in {rows.size} samples, for example {ids[rows[0]]}"
-
-
-def _texts(values: Sequence[str] | np.ndarray) -> np.ndarray:
-    return np.array([str(value) for value in values])
 
 
 def identity(encoder: Encoder, dataset: Dataset, plan: Plan, compute: Compute) -> dict[str, str]:

@@ -344,8 +344,10 @@ class RawKernel(SampleEncoder):
                 self.kernels[f"last_fading{age}"] = KernelFeatures(last, seed, fading(last.shape[1], variates, age))
         self.filters = {name: self._patches(name, torch.stack([sizes[name] for sizes in images])) for name in images[0]}
         features = self.features({name: x[None] for name, x in self.preprocess(self._example).items()})
+        alone = Grid((1,), ("t",))
+        plane = Grid(self.cells, ("y", "x")) if self.cells else alone
         self.taps = tuple(
-            Tap(name, 0.0, "embedding", values.shape[2], self._grid(values.shape[1]))
+            Tap(name, 0.0, "embedding", values.shape[2], plane if values.shape[1] > 1 else alone)
             for name, values in features.items()
         )
         self.output_tap = self.taps[0].name
@@ -354,9 +356,6 @@ class RawKernel(SampleEncoder):
         if self.cells and name.startswith("cells"):
             return PatchFeatures(images, self.cells, 1, self.seed)
         return PatchFeatures(images, QUADRANTS, max(1, images.shape[-1] // PLACES), self.seed)
-
-    def _grid(self, tokens: int) -> Grid:
-        return Grid(self.cells, ("y", "x")) if self.cells and tokens > 1 else Grid((1,), ("t",))
 
     @property
     def identity(self) -> Mapping[str, str]:
