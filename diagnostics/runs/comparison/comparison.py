@@ -496,7 +496,7 @@ def compare(
     matched = places(pairs, groups)
     tap_similarities: list[TapSimilarity] = []
     if similarity:
-        # The first run of each pair of groups; two seeds of each group are the yardstick of how alike two trainings are.
+        # The first run of each pair of groups; two seeds of a group are the yardstick of how alike two trainings are.
         wanted = [(first[0], second[0]) for first, second in combinations(groups.values(), 2)]
         wanted += [(members[0], members[1]) for members in groups.values() if len(members) > 1]
         with watching(watch) as shown:
