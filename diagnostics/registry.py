@@ -150,8 +150,7 @@ def _refusal(kind: EntryKind, name: str, first: Plugin, second: Plugin) -> Calla
 
 
 def _load(point: importlib.metadata.EntryPoint) -> Plugin:
-    version = point.dist.version if point.dist else "unknown"
-    plugin = Plugin(point.name, version, point.value)
+    plugin = Plugin(point.name, point.dist.version if point.dist else "unknown", point.value)
     # A manager of its own for each plugin, so that an error in one stays there.
     manager = pluggy.PluginManager("diagnostics")
     manager.add_hookspecs(sys.modules[__name__])

@@ -123,6 +123,8 @@ class Activations(ABC):
     `poolings` names what `pooled` holds side by side; tokens are stored for the first `token_samples` rows (rows are in
     random order, so they are a random subset).
 
+    By default there are neither tokens nor observations.
+
     Examples:
         >>> import diagnostics as dx
         >>> activations = dx.open_run("runs/forecast").store
@@ -155,20 +157,20 @@ class Activations(ABC):
     def pooled(self, tap: str, pooling: str | None = None) -> np.ndarray:
         """float64 [sample, feature]: one pooling, or all poolings side by side when None."""
 
-    @abstractmethod
     def token_blocks(self, tap: str) -> Iterator[tuple[slice, np.ndarray]]:
         """(rows, float32 [row, grid token, feature]) through the `token_samples` rows in order, bounded in memory."""
+        return iter(())
 
-    @abstractmethod
     def feature_blocks(self, tap: str) -> Iterator[np.ndarray]:
         """[token_samples, block] through all features of all tokens, prefix tokens too, in the precision that they are
         stored in, bounded in memory."""
+        return iter(())
 
-    @abstractmethod
     def observed(self, name: str) -> Mapping[str, np.ndarray]:
-        """What an `Observation` recorded: tap -> [row, ...] for the first rows; raises, with the reason, where it has
-        not.
+        """Arrays that an `Observation` recorded: tap -> [row, ...] for the first rows; raises, with the reason, where
+        it has not.
         """
+        raise DiagnosticsError(f"No {name} was recorded, since nothing is stored: measure it in a run.")
 
     def with_other(self, **members: Any) -> Self:
         """The same rows with other members, as another `split` [sample], fewer `taps`, or `pooled` of features made of

@@ -8,7 +8,7 @@ import contextlib
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +33,6 @@ from diagnostics.activations.prepare import (
 from diagnostics.activations.run_files import beside, remove
 from diagnostics.activations.store import FORMAT, Store, is_run
 from diagnostics.datasets.dataset import Dataset
-from diagnostics.datasets.target import Target
 from diagnostics.encoders.attention.capture import NotFiniteError
 from diagnostics.encoders.encoder import Captured, Encoder
 from diagnostics.encoders.modules import BATCH, pool
@@ -102,7 +101,19 @@ def create(
             facts = {"depth": tap.depth, "part": tap.part, "pooling": list(plan.poolings), "grid": str(tap.grid)}
             _create_arrays(taps.create_group(tap.name, attributes=facts), tap, plan)
         new.put(metadata=True)
-        targets = {name: _target_facts(target, dense.get(name, {})) for name, target in dataset.targets.items()}
+        targets = {
+            name: TargetFacts(
+                target.kind,
+                target.units,
+                target.about,
+                classes=tuple(target.classes),
+                family=target.family,
+                grids=tuple(dense.get(name, ())),
+                period=target.period,
+                naive=target.naive is not None,
+            )
+            for name, target in dataset.targets.items()
+        }
         contents = Contents(identity, plan, reference_statistics, targets, new.files, complete=False)
         new.seal({"diagnostics_format": FORMAT, **contents.to_attrs(), **about})
         around.move(unfinished, name)
@@ -159,19 +170,6 @@ def _write_samples(new: Sealing, plan: Plan, dataset: Dataset, dense: Mapping[st
                 dimension_names=("sample", *(f"{name}_{i}" for i in range(1, values.ndim))),
             )
             new.put()  # one at a time is in memory
-
-
-def _target_facts(target: Target, grids: Mapping[str, np.ndarray]) -> TargetFacts:
-    return TargetFacts(
-        target.kind,
-        target.units,
-        target.about,
-        classes=tuple(target.classes),
-        family=target.family,
-        grids=tuple(grids),
-        period=target.period,
-        naive=target.naive is not None,
-    )
 
 
 def extract(
@@ -245,14 +243,13 @@ def extract(
                     before_first_byte((time.perf_counter() - started) / len(positions), again)
                     announced = True
                 if store is None:
-                    dense = dense_targets(encoder, dataset, plan.taps)
                     store = created = create(
                         folder,
                         plan,
                         wanted,
                         reference_statistics=statistics,
                         dataset=dataset,
-                        dense=dense,
+                        dense=dense_targets(encoder, dataset, plan.taps),
                         about=about or {},
                     )
                 done += len(positions)
@@ -300,20 +297,13 @@ def _existing(folder: Folder, wanted: Mapping[str, str], dataset: Dataset) -> St
     return store
 
 
-class Buffers(Protocol):
-    """Where the activations of a batch go, behind the `rows` that are there."""
-
-    rows: int
-
-    def put_tokens(self, tap: Tap, tokens: Tensor) -> None: ...
-
-    def put_pooled(self, tap: Tap, pooled: Tensor) -> None: ...
-
-    def recent(self, tap: Tap, count: int) -> np.ndarray: ...
-
-
 def capture_rows(
-    encoder: Encoder, batch: Any, positions: np.ndarray, plan: Plan, dataset: Dataset, buffers: Buffers
+    encoder: Encoder,
+    batch: Any,
+    positions: np.ndarray,
+    plan: Plan,
+    dataset: Dataset,
+    buffers: ShardBuffers | InMemory,
 ) -> None:
     """One forward pass; each tap is pooled on the device and its tokens copied away at the moment it fires."""
     with_tokens = positions[0] < plan.token_samples
@@ -395,6 +385,7 @@ class InMemory(Activations):
         order = row_order(plan.samples)
         self.ids = np.asarray(dataset.ids, dtype=object)[order]
         self.split, self.groups = dataset.split[order], dataset.groups[order]
+        self._prefix = {tap.name: tap.grid.prefix for tap in plan.taps}
         self._pooled = {
             tap.name: np.empty((plan.samples, len(plan.poolings), tap.features), np.float32) for tap in plan.taps
         }
@@ -421,22 +412,16 @@ class InMemory(Activations):
         return values.reshape(len(values), -1).astype(np.float64)
 
     def token_blocks(self, tap: str) -> Iterator[tuple[slice, np.ndarray]]:
-        prefix = self._prefix(tap)
+        prefix = self._prefix[tap]
         for start in range(0, self.token_samples, self.plan.shard):
             rows = slice(start, min(start + self.plan.shard, self.token_samples))
             yield rows, self._tokens[tap][rows, prefix:]
 
     def feature_blocks(self, tap: str) -> Iterator[np.ndarray]:
-        prefix, tokens = self._prefix(tap), self._tokens[tap]
+        prefix, tokens = self._prefix[tap], self._tokens[tap]
         for block in (tokens[:, prefix:], tokens[:, :prefix]):
             if block.size:
                 yield block.reshape(len(block), -1)
-
-    def observed(self, name: str) -> Mapping[str, np.ndarray]:
-        raise DiagnosticsError(f"No {name} was recorded, since nothing is stored: measure it in a run.")
-
-    def _prefix(self, tap: str) -> int:
-        return next(each.grid.prefix for each in self.taps if each.name == tap)
 
 
 def read_into_memory(
@@ -464,7 +449,6 @@ def _targets(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap]) -> dict[st
         arrays = {key: values[order] for key, values in by_cell.get(name, {}).items()}
         values = arrays.pop(COVERED) if COVERED in arrays else np.empty(0) if target.dense else target.values[order]
         on_grid = {tuple(int(n) for n in key.split("x")): array for key, array in arrays.items()}
-        naive = None if target.naive is None else np.asarray(target.naive, dtype=np.float64)[order]
         targets[name] = StoredTarget(
             name,
             target.kind,
@@ -475,7 +459,7 @@ def _targets(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap]) -> dict[st
             family_override=target.family,
             on_grid=on_grid,
             period=target.period,
-            naive=naive,
+            naive=None if target.naive is None else np.asarray(target.naive, dtype=np.float64)[order],
         )
     return targets
 

@@ -159,8 +159,7 @@ def unseal(data: bytes) -> dict[str, Any]:
 
 def _digest_of(document: Mapping[str, Any]) -> str:
     attributes = {key: value for key, value in document["attributes"].items() if key != "digest"}
-    text = json.dumps({**document, "attributes": attributes}, sort_keys=True)
-    return _blake(text.encode())
+    return _blake(json.dumps({**document, "attributes": attributes}, sort_keys=True).encode())
 
 
 def digest(data: bytes) -> str:

@@ -423,14 +423,13 @@ class Plan:
             each = self.shard * tap.features * np.dtype(self.precision).itemsize
             for kind, count in (("tokens", tap.grid.tokens), ("prefix", tap.grid.prefix)):
                 if count:
-                    block = _dealt_out(count, max(1, CHUNK_BYTES // each))
                     arrays[kind] = Layout(
                         f"{place}/{kind}",
                         self.token_samples,
                         self.shard,
                         tokens=count,
                         features=tap.features,
-                        block=block,
+                        block=_dealt_out(count, max(1, CHUNK_BYTES // each)),
                         dtype=self.precision,
                     )
         return arrays
@@ -481,12 +480,11 @@ def plan(
     kinds = tuple(poolings or encoder.poolings)
     widest = max(tap.features for tap in taps) * len(kinds) * 4
     rows = _dealt_out(samples, max(1, POOLED_BYTES // widest))
-    pooled_shard = rows if rows == samples else math.ceil(rows / shard) * shard
     return Plan(
         samples,
         token_samples,
         shard,
-        pooled_shard=pooled_shard,
+        pooled_shard=rows if rows == samples else math.ceil(rows / shard) * shard,
         precision=precision,
         poolings=kinds,
         taps=tuple(taps),

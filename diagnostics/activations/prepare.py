@@ -55,8 +55,8 @@ class SampleFacts:
         order = np.argsort(ids, kind="stable")
         return cls(
             ids[order],
-            _texts(data.split)[order],
-            _texts(data.groups)[order],
+            np.asarray(data.split).astype(str)[order],
+            np.asarray(data.groups).astype(str)[order],
             {name: None if values is None else np.asarray(values)[order] for name, values in whole.items()},
         )
 
@@ -92,10 +92,6 @@ def _other_values(name: str, ids: np.ndarray, mine: np.ndarray, theirs: np.ndarr
     rows = np.flatnonzero(~same.reshape(len(ids), -1).all(axis=1))
     if rows.size:
         yield f"the values of the target {name} differ in {rows.size} samples, for example {ids[rows[0]]}"
-
-
-def _texts(values: Sequence[str] | np.ndarray) -> np.ndarray:
-    return np.array([str(value) for value in values])
 
 
 def identity(encoder: Encoder, dataset: Dataset, plan: Plan, compute: Compute) -> dict[str, str]:
@@ -354,13 +350,12 @@ def prepared_batches(encoder: Encoder, dataset: Dataset, batches: Sequence[np.nd
         # Elsewhere system libraries may hang or crash after a fork, and what encoders prepare with seldom can be
         # pickled.
         raise DiagnosticsError("Workers are forked, which only Linux does safely: leave --workers out.")
-    context = "fork" if workers else None
     # A generator of its own, as the loader would draw a seed for its workers from the global one.
     loader: Any = DataLoader(
         _Batches(encoder, dataset, batches),
         batch_size=None,
         num_workers=workers,
-        multiprocessing_context=context,
+        multiprocessing_context="fork" if workers else None,
         generator=torch.Generator(),
     )
     with _worker_errors(dataset):

@@ -130,8 +130,7 @@ class Store(Activations):
         # Not from the heap: it stays, and would take the place of what each call of `pooled` hands out and gets back.
         values = pages(4 * math.prod(shape))[: 4 * math.prod(shape)].view(np.float32).reshape(shape)
         for shard, read in self._shards(layout):
-            rows = self.plan.pooled_rows(shard)
-            values[rows] = read
+            values[self.plan.pooled_rows(shard)] = read
         return values
 
     def token_blocks(self, tap: str) -> Iterator[tuple[slice, np.ndarray]]:
@@ -183,7 +182,6 @@ class Store(Activations):
             }
         else:
             values = self._sampled(f"targets/{name}")
-        naive = self._sampled(f"naive/{name}") if facts.naive else None
         return StoredTarget(
             name,
             facts.kind,
@@ -192,7 +190,7 @@ class Store(Activations):
             about=facts.about,
             classes=facts.classes,
             period=facts.period,
-            naive=naive,
+            naive=self._sampled(f"naive/{name}") if facts.naive else None,
             family_override=facts.family,
             on_grid=on_grid,
         )

@@ -168,7 +168,10 @@ def export(encoder: str | Encoder, tap: str, out: str | Path, *, trust_code: boo
         "tap": tap,
         "taps": [tap.name for tap in cut.taps],
     }
-    for cost, count in (("parameters", _parameters), ("flops", flops_of)):
+    for cost, count in (
+        ("parameters", lambda one: sum(each.numel() for each in one.module.parameters())),
+        ("flops", flops_of),
+    ):
         kept, every = count(cut), count(entire)
         saved = None if kept is None or every is None else every - kept
         share = saved / every if saved is not None and every else None
@@ -193,10 +196,6 @@ def print_export(row: dict[str, Any]) -> None:
             share = row[f"{cost}_saved_share"] or 0.0
             text = f"{row[cost]:,} of {row[f'whole_{cost}']:,} ({row[f'{cost}_saved']:,} saved, {share:.1%})"
         print(f"{title}: {text}")
-
-
-def _parameters(encoder: TorchEncoder) -> int:
-    return sum(parameter.numel() for parameter in encoder.module.parameters())
 
 
 def flops_of(encoder: TorchEncoder) -> int | None:

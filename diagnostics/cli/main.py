@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 import diagnostics
-from diagnostics.cli import finished as finished  # its commands are in the app once it is imported
+from diagnostics.cli import commands as commands  # its commands are in the app once it is imported
 from diagnostics.cli.app import Command, app, guarded, hush_libraries, say, show_tracebacks
 from diagnostics.registry import offered, plugins
 from diagnostics.report.escaping import printable

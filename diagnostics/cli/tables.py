@@ -107,7 +107,8 @@ def print_list(kind: str, rows: list[dict[str, Any]]) -> None:
         for standard, title in ((True, "standard: what a run measures"), (False, "all: what --measures adds")):
             show(console, f"measures, {title}", "bold")
             for row in (row for row in rows if row["standard"] is standard):
-                _print_measure(console, row)
+                needs = f"{row['needs']}; target {', '.join(row['targets'])}" if row["targets"] else row["needs"]
+                _print_entry(console, row["name"], row["answers"], printable(f"{needs}. {row['source']}"))
             show(console, "")
     elif kind == "plugins":
         cells = [[*(whole(row[key]) for key in ("name", "version", "module")), _offers(row)] for row in rows]
@@ -157,11 +158,6 @@ def _print_entry(console: Console, name: str, about: str, details: str = "") -> 
     show(console, f"{whole(name):22}  {printable(about)}", hanging=24)
     if details:
         show(console, " " * 24 + details, "dim")
-
-
-def _print_measure(console: Console, row: dict[str, Any]) -> None:
-    needs = f"{row['needs']}; target {', '.join(row['targets'])}" if row["targets"] else row["needs"]
-    _print_entry(console, row["name"], row["answers"], printable(f"{needs}. {row['source']}"))
 
 
 def _print_builder(console: Console, row: dict[str, Any]) -> None:

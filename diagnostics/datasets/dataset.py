@@ -541,8 +541,7 @@ def with_logarithms(dataset: Dataset, names: Sequence[str]) -> Dataset:
         for name, target in dataset.targets.items()
     }
     if dataset._fingerprint is not None:
-        digest = hashlib.sha256(f"{dataset.fingerprint} log {sorted(names)}".encode())
-        logged._fingerprint = digest.hexdigest()
+        logged._fingerprint = hashlib.sha256(f"{dataset.fingerprint} log {sorted(names)}".encode()).hexdigest()
     return logged
 
 

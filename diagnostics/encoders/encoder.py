@@ -405,8 +405,9 @@ def first_shape(encoder: Encoder, samples: Any) -> tuple[int, ...]:
 def check_channels_last(sample: np.ndarray, example: np.ndarray | None = None) -> None:
     """Raises for an image or a video whose channels come before its pixels, unless those of the example do too."""
     if channels_first(sample) and (example is None or not channels_first(example)):
+        *first, channels, y, x = np.shape(sample)
         raise DiagnosticsError(
-            f"it has shape {list(np.shape(sample))}, and channels come last, as in {_moved(np.shape(sample))}: give "
+            f"it has shape {[*first, channels, y, x]}, and channels come last, as in {[*first, y, x, channels]}: give "
             "np.moveaxis(images, -3, -1), or images.movedim(-3, -1) of a tensor."
         )
 
@@ -415,10 +416,6 @@ def channels_first(sample: Any) -> bool:
     """Whether it can only be [..., channel, y, x]."""
     shape = tuple(np.shape(sample))
     return len(shape) in (3, 4) and shape[-3] in COLOURS and min(shape[-2:]) > max(COLOURS) + 1
-
-
-def _moved(shape: tuple[int, ...]) -> list[int]:
-    return [*shape[:-3], *shape[-2:], shape[-3]]
 
 
 def _listed(encoder: Encoder, samples: Any) -> Any:

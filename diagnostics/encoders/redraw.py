@@ -124,8 +124,7 @@ def _draw(tensor: Tensor) -> None:
     if tensor.dtype == torch.bool or not tensor.numel():
         return
     if tensor.is_floating_point():
-        spread = float(tensor.std(correction=0)) if tensor.numel() > 1 else 0.0
-        tensor.normal_(float(tensor.mean()), spread)
+        tensor.normal_(float(tensor.mean()), float(tensor.std(correction=0)) if tensor.numel() > 1 else 0.0)
         return
     values = tensor.double()
     drawn = torch.normal(values.mean().expand(values.shape), values.std(correction=0)).round()
@@ -141,8 +140,7 @@ def permute(module: nn.Module, seed: int) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for tensor in (*module.parameters(), *_weight_buffers(module).values()):
-            order = torch.randperm(tensor.numel(), generator=generator)
-            tensor.copy_(tensor.flatten()[order].view_as(tensor))
+            tensor.copy_(tensor.flatten()[torch.randperm(tensor.numel(), generator=generator)].view_as(tensor))
     _settle(module)
     return module
 

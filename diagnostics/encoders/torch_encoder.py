@@ -397,8 +397,7 @@ class TorchEncoder(Encoder):
         return self._control(module, "fresh weights", "redrawn", scales=True)
 
     def permuted(self, seed: int) -> Encoder:
-        module = permute(copied(self.module), seed)
-        return self._control(module, "permuted weights", "permuted")
+        return self._control(permute(copied(self.module), seed), "permuted weights", "permuted")
 
     def _control(self, module: nn.Module, name: str, verb: str, scales: bool = False) -> TorchEncoder:
         control = self.with_module(module.to(device_of(self.module)), f"{self.name} ({name})")

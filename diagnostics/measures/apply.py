@@ -95,7 +95,7 @@ def _odd_variable(result: xr.Dataset, measure: Measure, wanted: Mapping[str, tup
     # They become folders and files.
     for name in dict.fromkeys([*result.variables, *result.dims]):
         if not isinstance(name, str) or not SAFE_NAME.fullmatch(name) or len(name) > LONGEST_NAME:
-            return f"Measure {measure.name} names a variable or axis {_short(name)}: use letters, digits, '_', '-' and '.', {LONGEST_NAME} at most."
+            return f"Measure {measure.name} names a variable or axis {name!r:.60}: use letters, digits, '_', '-' and '.', {LONGEST_NAME} at most."
     for name, variable in result.variables.items():
         axes = ("tap",) if name == "depth" or str(name).startswith("line_") else wanted.get(str(name))
         if axes is not None and set(variable.dims) - ({"part"} if "unit" in axes else set()) != set(axes):
@@ -121,7 +121,7 @@ def _odd_attribute(result: xr.Dataset, measure: Measure) -> str:
     for key, value in result.attrs.items():
         if not isinstance(key, str) or not _writable({key: plain(value)}):
             return (
-                f"Measure {measure.name} gives an attribute {_short(key)} of type {type(value).__name__}, which cannot "
+                f"Measure {measure.name} gives an attribute {key!r:.60} of type {type(value).__name__}, which cannot "
                 f"be written as JSON: use plain numbers, texts, lists and mappings."
             )
     return ""
@@ -140,10 +140,6 @@ def _has_text_keys(value: Any) -> bool:
     if isinstance(value, Mapping):
         return all(isinstance(key, str) and _has_text_keys(inner) for key, inner in value.items())
     return not isinstance(value, (list, tuple)) or all(map(_has_text_keys, value))
-
-
-def _short(name: object) -> str:
-    return f"{name!r:.60}"
 
 
 def plain(value: Any) -> Any:
@@ -389,6 +385,5 @@ def against_control(result: xr.Dataset, other: xr.Dataset, control: str, seed: i
     ours, theirs = (data.sel(tap=[data.attrs[CHOSEN_TAP]]).sortby("unit") for data in (result, other))
     if list(ours["unit"].values) != list(theirs["unit"].values):
         return result
-    sides = losses_of(ours, "unit"), losses_of(theirs, "unit")
-    (gap,) = paired_differences(*sides, units_fitted(result), seed)
+    (gap,) = paired_differences(losses_of(ours, "unit"), losses_of(theirs, "unit"), units_fitted(result), seed)
     return result.assign_attrs(store_interval(f"{OVER}{control}", gap))

@@ -5,7 +5,7 @@ answers.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -277,12 +277,3 @@ class Arrays(Activations):
 
     def pooled(self, tap: str, pooling: str | None = None) -> np.ndarray:
         return self.values[tap]
-
-    def token_blocks(self, tap: str) -> Iterator[tuple[slice, np.ndarray]]:
-        return iter(())
-
-    def feature_blocks(self, tap: str) -> Iterator[np.ndarray]:
-        return iter(())
-
-    def observed(self, name: str) -> Mapping[str, np.ndarray]:
-        return {}

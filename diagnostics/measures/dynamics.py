@@ -100,8 +100,7 @@ def mase(prediction: Any, truth: Any, history: Any, season: int = 1) -> np.ndarr
             f"Histories of shape {past.shape} do not fit a season of {season} steps: give longer ones."
         )
     scale = np.abs(past[:, season:] - past[:, :-season]).mean(axis=1)
-    error = np.abs(guess - known).mean(axis=1)
-    return np.divide(error, scale, out=np.full(len(scale), np.nan), where=scale > 0)
+    return np.divide(np.abs(guess - known).mean(axis=1), scale, out=np.full(len(scale), np.nan), where=scale > 0)
 
 
 def _skill(share: float) -> float:
@@ -141,10 +140,9 @@ class ForecastProbe(RidgeProbe):
             )
         values, naive = (np.asarray(x, dtype=np.float64).reshape(len(x), -1) for x in (target.values, target.naive))
         known: np.ndarray = np.asarray(np.isfinite(np.hstack([values, naive])).all(axis=1))
-        rows = rows_of(activations, target.name, known)
         return Task(
             target,
-            rows,
+            rows_of(activations, target.name, known),
             values,
             seed=seed,
             whole=activations.choose_on == "fit",
@@ -219,8 +217,7 @@ class EventProbe(DenseProbe):
         wrong = [-float((1 - each.loss.sum(axis=0) / each.reference.sum(axis=0)).mean()) for each in read]
         penalty = choose(wrong)
         best = read[PENALTIES.index(penalty)]
-        both = train[0] + val[0], train[1] + val[1]
-        return TokenChoice({"penalty": penalty}, (best.loss, best.reference), both)
+        return TokenChoice({"penalty": penalty}, (best.loss, best.reference), (train[0] + val[0], train[1] + val[1]))
 
     def fits(self, dense: DenseRows, tap: Tap, numbers: Mapping[str, float], start: Any = None) -> Threshold:
         if start is None:

@@ -305,8 +305,7 @@ def profile_intervals(
     replicates = resampled_scores(loss, reference, resample_counts(units, seed), seed, share)
     low, high = interval(score, replicates, units, fit_units, effective_units(reference, share))
     if share and loss.ndim == 2:
-        count = (reference > 0).sum(axis=1)
-        exact = 1 - ((1 - LEVEL) / 2) ** (1 / np.maximum(count, 1))
+        exact = 1 - ((1 - LEVEL) / 2) ** (1 / np.maximum((reference > 0).sum(axis=1), 1))
         reach = np.minimum(np.sqrt(1 + units / fit_units) * exact if fit_units else exact, 1.0)
         known = np.isfinite(low)
         low = np.where(known & (score == 1), 1 - reach, low)
@@ -318,8 +317,7 @@ def profile_intervals(
 def group_blocks(groups: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Block number of each row, int [row]: whole groups, dealt at random into at most `count` blocks of like number."""
     unique, inverse = np.unique(groups.astype(str), return_inverse=True)
-    of_group = np.random.default_rng(seed).permutation(len(unique)) % count
-    return of_group[inverse]
+    return (np.random.default_rng(seed).permutation(len(unique)) % count)[inverse]
 
 
 def linearised_interval(

@@ -131,8 +131,7 @@ def choose_tap(losses: Losses, output: int, depth: np.ndarray, seed: int, favour
         favoured = favour and best < output
         needed = standard_error(losses.at([best, output])) if favoured else 0.0
         tap = best if score[best] - score[output] > max(needed, TIE if favoured else 0.0) else output
-    alike = {tap, *confidence_set(losses, candidates, seed)}
-    return TapChoice(tap, best, tuple(sorted(alike)))
+    return TapChoice(tap, best, tuple(sorted({tap, *confidence_set(losses, candidates, seed)})))
 
 
 def standard_error(pair: Losses) -> float:

@@ -21,13 +21,13 @@ def printable(text: object) -> str:
         Käse 奶酪.png
     """
     text = str(text)
-    return text if text.isprintable() else "".join(c if _shown(c) else _escape(c) for c in text)
+    return (
+        text
+        if text.isprintable()
+        else "".join(c if _shown(c) else c.encode("unicode_escape").decode("ascii") for c in text)
+    )
 
 
 def _shown(character: str) -> bool:
     # Spaces other than " " (Zs) and characters newer than this Python's tables (Cn) do nothing to a terminal.
     return character.isprintable() or character in _JOINERS or unicodedata.category(character) in ("Zs", "Co", "Cn")
-
-
-def _escape(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")

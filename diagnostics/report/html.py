@@ -17,7 +17,7 @@ from urllib.parse import quote
 from markupsafe import Markup, escape
 
 from diagnostics.report.layout import breakable
-from diagnostics.report.page import Block, Cell, Figure, Finding, Legend, Link, MapLegend, Number, Page, Section
+from diagnostics.report.page import Block, Cell, Figure, Finding, Legend, MapLegend, Number, Page, Section
 from diagnostics.report.writing import write_whole
 
 if TYPE_CHECKING:
@@ -77,28 +77,20 @@ def templates() -> Environment:
     # Names come from users' files and plugins: everything is escaped.
     environment = Environment(loader=PackageLoader("diagnostics.report"), autoescape=True, undefined=StrictUndefined)
     filters: dict[str, Callable[..., Any]] = {
-        "kind": _kind,
-        "text": _text,
+        "kind": lambda part: type(part).__name__,
+        "text": lambda cell: cell if isinstance(cell, str) else cell.text(),
         "drawn": _drawn,
         "signs": _signs,
         "numbers": _numbers,
         "explained": explained,
         "linked": _linked,
         "breakable": breakable,
-        "address": _address,
+        # Of a file beside the page: whatever its path holds is no address of another kind.
+        "address": lambda link: quote(link.path, safe="/"),
     }
     for name, function in filters.items():
         environment.filters[name] = function
     return environment
-
-
-def _kind(part: Block | Cell) -> str:
-    """What a template asks of a block or a cell: `Sentence`, `Table`, `Number`, ..."""
-    return type(part).__name__
-
-
-def _text(cell: Cell) -> str:
-    return cell if isinstance(cell, str) else cell.text()
 
 
 def _numbers(cell: Cell) -> list[str]:
@@ -118,11 +110,6 @@ def _linked(finding: Finding) -> Markup:
     if not link or not finding.anchor:
         return breakable(finding.words)
     return Markup('{}<a href="#{}">{}</a>{}').format(before, finding.anchor, link, after)
-
-
-def _address(link: Link) -> str:
-    """Of a file beside the page: whatever its path holds is no address of another kind."""
-    return quote(link.path, safe="/")
 
 
 def _drawn(figure: Figure) -> str:

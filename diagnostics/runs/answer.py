@@ -17,7 +17,6 @@ import numpy as np
 
 from diagnostics.errors import DiagnosticsError, enumerated
 from diagnostics.measures.result import METRIC, SCORE_NAME
-from diagnostics.measures.statistics import Interval
 from diagnostics.measures.verdict import Verdict, round_count
 from diagnostics.report.escaping import printable
 from diagnostics.report.numbers import NO_BREAK, format_interval, format_number, unbroken
@@ -143,10 +142,9 @@ def answer_blocks(run: RunData) -> tuple[Block, ...]:
 
 
 def _row(profile: Profile, read: Recommendation) -> Row:
-    place = "none: at chance" if profile.verdict is Verdict.AT_CHANCE else read.place
     cells = (
         unbroken(f"{profile.verdict.mark} {profile.label}"),
-        unbroken(place),
+        unbroken("none: at chance" if profile.verdict is Verdict.AT_CHANCE else read.place),
         Number(read.score, SHORT),
         Number(read.output, SHORT),
     )
@@ -206,7 +204,14 @@ def answer(profiles: Sequence[Profile]) -> list[str]:
             lambda p: f"{p.target} (gaps above {p.gap_bound_text} are excluded)",
         ),
         *(_few([p for p in few if p.few == words]) for words in dict.fromkeys(p.few for p in few)),
-        _named("Cannot tell whether the layer chosen reads {}.", unread, _scores_left),
+        _named(
+            "Cannot tell whether the layer chosen reads {}.",
+            unread,
+            lambda p: (
+                f"{p.target} (scores up to {format_number(p.ceiling, SHORT)} are possible, "
+                f"{format_number(p.floor, SHORT)} is chance)"
+            ),
+        ),
         _named("The output has no score for {}, so there is nothing to compare with.", without),
         _named(
             "Only the output was read for {}, so there is nothing to compare with.",
@@ -267,14 +272,6 @@ def _few(profiles: Sequence[Profile]) -> str:
     return (
         f"With {p.few.removesuffix(': they cannot tell')} the layer is a guess for "
         f"{_named('{}', profiles)}{between}: at least {FEW} are needed."
-    )
-
-
-def _scores_left(p: Profile) -> str:
-    """A target that may be read or not, with what may still be read of it."""
-    return (
-        f"{p.target} (scores up to {format_number(p.ceiling, SHORT)} are possible, "
-        f"{format_number(p.floor, SHORT)} is chance)"
     )
 
 
@@ -431,8 +428,8 @@ def model_index(run: RunData) -> str:
             "    metrics:",
         ]
         for label, score in scores.items():
-            lines += [f"    - type: {_quoted(metric)}", f"      name: {_quoted(label)}"]
-            lines += [f"      value: {_value(score)}"]
+            value = f"{score.value:.4f}" if math.isfinite(score.value) else ".nan"
+            lines += [f"    - type: {_quoted(metric)}", f"      name: {_quoted(label)}", f"      value: {value}"]
     return "\n".join(lines) + "\n"
 
 
@@ -469,10 +466,6 @@ def _quoted(text: str) -> str:
     return json.dumps(printable(text), ensure_ascii=False).translate(
         {ord(mark): f"\\u{ord(mark):04x}" for mark in "<>&"}
     )
-
-
-def _value(score: Interval) -> str:
-    return f"{score.value:.4f}" if math.isfinite(score.value) else ".nan"
 
 
 # What Markdown takes for markup within a line (a dollar begins a formula for some readers), and what begins a list or a

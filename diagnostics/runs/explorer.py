@@ -31,7 +31,7 @@ from diagnostics.report.page import (
 )
 from diagnostics.runs.answer import MARKS
 from diagnostics.runs.controls.kinds import ABOUT, NAMES, in_words
-from diagnostics.runs.profile import INTERVALS, Profile
+from diagnostics.runs.profile import INTERVALS
 from diagnostics.runs.recommendation import without_nonlinear
 from diagnostics.runs.run import Run
 
@@ -67,30 +67,27 @@ def readouts(run: Run) -> list[Readout]:
     targets: set[str] = set()
     for profile in without_nonlinear(run.profiles()):
         if profile.is_probe and profile.target and profile.chosen_tap:
-            found.append(_readout(run, profile, profile.chosen_tap, profile.target not in targets))
+            found.append(
+                Readout(
+                    run=run.path,
+                    encoder=run.encoder_name,
+                    data=(run.dataset, run.record.dataset.fingerprint),
+                    test_units=profile.units["test"],
+                    label=profile.label,
+                    first=profile.target not in targets,
+                    verdict=profile.verdict,
+                    reading=profile.finding,
+                    tap=profile.chosen_tap,
+                    depth=profile.depth_of(profile.chosen_tap),
+                    score=profile.score,
+                    output=profile.output,
+                    hidden_gap=profile.hidden_gap,
+                    controls={name: reached for name in NAMES if (reached := profile.control(name)) is not None},
+                    best_control=profile.best_control,
+                )
+            )
             targets.add(profile.target)
     return found
-
-
-def _readout(run: Run, profile: Profile, tap: str, first: bool) -> Readout:
-    controls = {name: reached for name in NAMES if (reached := profile.control(name)) is not None}
-    return Readout(
-        run=run.path,
-        encoder=run.encoder_name,
-        data=(run.dataset, run.record.dataset.fingerprint),
-        test_units=profile.units["test"],
-        label=profile.label,
-        first=first,
-        verdict=profile.verdict,
-        reading=profile.finding,
-        tap=tap,
-        depth=profile.depth_of(tap),
-        score=profile.score,
-        output=profile.output,
-        hidden_gap=profile.hidden_gap,
-        controls=controls,
-        best_control=profile.best_control,
-    )
 
 
 def explorer_page(found: Sequence[Readout], left_out: Mapping[str, str], folder: Path) -> Page:
@@ -173,7 +170,7 @@ def _all_rows(found: Sequence[Readout], reports: Mapping[Path, Link]) -> Table:
                 each.label,
                 Finding(each.reading, each.verdict),
                 each.tap,
-                _depth(each),
+                Number(Interval(each.depth, NAN, NAN), ".2f"),
                 Number(each.score),
                 Number(each.output),
                 Number(each.hidden_gap, signed=True),
@@ -184,10 +181,6 @@ def _all_rows(found: Sequence[Readout], reports: Mapping[Path, Link]) -> Table:
         for each in found
     ]
     return Table(columns, tuple(rows), sortable=True)
-
-
-def _depth(each: Readout) -> Number:
-    return Number(Interval(each.depth, NAN, NAN), ".2f")
 
 
 def _best_control(each: Readout) -> Cell:

@@ -145,11 +145,10 @@ class InMemoryRequest:
         activations, targets = read_into_memory(
             self.encoder, self.dataset, self.taps, device, tokens=tokens, probes=probes
         )
-        readable = {name: target for name, target in targets.items() if name not in self.unprobeable}
         measured = measure_all(
             self.measures,
             activations,
-            readable,
+            {name: target for name, target in targets.items() if name not in self.unprobeable},
             self.seed,
             asked=[each.name for each in self.measures],
             what=self.encoder.name,
@@ -336,10 +335,9 @@ class LayerProfiles:
             )
         steps = sorted(self._measured)
         names = list(dict.fromkeys(str(name) for n in steps for name in self._measured[n]["measure"].values))
-        whole = [self._measured[n].reset_coords("chosen_tap").reindex(measure=names) for n in steps]
         # What a measure states of itself comes from whichever step has it.
         table = xr.concat(
-            whole,
+            [self._measured[n].reset_coords("chosen_tap").reindex(measure=names) for n in steps],
             xr.IndexVariable("step", steps),
             data_vars="all",
             coords="minimal",

@@ -62,7 +62,6 @@ def from_arrays(given: Given, modality: Modality | None = None) -> Dataset:
             f"axis of X is its samples, give {FEWEST} groups or more."
         )
     split, how, exchangeable = complete_splits(named, groups, 0, "X")
-    about = f"{n} {kind} samples given in Python, {how}"
     return Dataset(
         "arrays",
         kind,
@@ -71,7 +70,7 @@ def from_arrays(given: Given, modality: Modality | None = None) -> Dataset:
         split,
         _targets(given.y, n),
         groups=groups,
-        about=about,
+        about=f"{n} {kind} samples given in Python, {how}",
         ragged=ragged,
         exchangeable=exchangeable,
     )

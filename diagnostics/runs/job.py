@@ -306,12 +306,11 @@ class _Job:
         try:
             encoder = self.controls[name]()
             encoder = encoder if has_weights else encoder.sized_for(setup.dataset[0])
-            taps = setup.taps if has_weights else encoder.taps
             # Test units can only be paired where the same samples keep their tokens.
             stored = self._extract(
                 encoder,
                 self.folder.inside(f"{CONTROLS}/{name}"),
-                taps,
+                setup.taps if has_weights else encoder.taps,
                 {},
                 measures,
                 token_samples=store.plan.token_samples,
@@ -419,8 +418,7 @@ class _Job:
         with_tokens, probes = read_tokens(measures, setup.dataset, request.dense)
         there = _store_at(place)
         # Who names a budget wants the encoder's, but for those that were removed since.
-        asked = announced and bool(setup.token_budget) and not (there and there.complete)
-        with_tokens = with_tokens or asked
+        with_tokens = with_tokens or (announced and bool(setup.token_budget) and not (there and there.complete))
         rule = (encoder, taps, samples, setup.token_budget, request.precision, poolings)
         planned = plan(*rule, token_samples, probes)
         if there and there.plan.samples == samples and token_samples is None and setup.token_budget is None:
@@ -504,12 +502,11 @@ class _Job:
         for name, theirs in (self._kept_results(store, controls, names) | results).items():
             for key in set(main.results) & set(theirs):
                 main.results[key] = against_control(main.results[key], theirs[key], name, request.seed)
-        call = dataclasses.replace(self.call, seconds=round(time.monotonic() - self.started, 1))
         merge_results(
             store,
             {ENCODER: main.results, **results},
             omissions,
-            call.to_attrs(),
+            dataclasses.replace(self.call, seconds=round(time.monotonic() - self.started, 1)).to_attrs(),
             measures=[*names, *setup.unusable],
             pairwise={m.name for m in setup.measures if m.pairwise},
             controls=controls,

@@ -359,12 +359,11 @@ def _described(
     """A result in full: what it asks, its finding, the figure with its captions (or why there is none), and more of
     it.
     """
-    caption = " ".join(texts) if figure is not None else why_no_figure(data)
     return filled(
         Sentence(questions(data.attrs)),
         finding,
         figure,
-        Sentence(caption, "small"),
+        Sentence(" ".join(texts) if figure is not None else why_no_figure(data), "small"),
         *more,
     )
 

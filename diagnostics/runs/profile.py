@@ -542,7 +542,6 @@ class Profile:
         """What `plot` draws, as arrays."""
         depth, score, low, high = (self.data[key].values for key in ("depth", "score", "low", "high"))
         chosen = (self.chosen_tap, self.score.value) if self.chosen_tap is not None and self.score is not None else None
-        heads = self.data["by_head"].transpose("tap", "head").values if "by_head" in self.data else None
         return ProfileFigure(
             self.measure,
             str(self.data.attrs.get("score_name", self.measure)),
@@ -555,7 +554,7 @@ class Profile:
             output=(self.output_tap, self.output.value),
             chosen=chosen,
             lines=self.lines,
-            heads=heads,
+            heads=self.data["by_head"].transpose("tap", "head").values if "by_head" in self.data else None,
             controls=tuple(self._control_curve(name) for name in self.controls),
         )
 

@@ -244,5 +244,4 @@ def without_nonlinear(profiles: Sequence[Profile]) -> list[Profile]:
 
 
 def _profile(profiles: Sequence[Profile], measure: str, target: str | None) -> Profile | None:
-    found = (profile for profile in profiles if (profile.measure, profile.target) == (measure, target))
-    return next(found, None)
+    return next((profile for profile in profiles if (profile.measure, profile.target) == (measure, target)), None)

@@ -343,7 +343,9 @@ def features(
         if pooling is not None:
             raise DiagnosticsError(f"Tokens are not pooled: leave out either pooling={pooling!r} or tokens=True.")
         values, rows = _tokens(store, tap, rows, split)
-        dims, along = ("sample", "token", "feature"), _places(stored[tap].grid)
+        dims, grid = ("sample", "token", "feature"), stored[tap].grid
+        # Where each token lies along each of the grid's axes, counted from 0.
+        along = {axis: ("token", index.ravel()) for axis, index in zip(grid.axes, np.indices(grid.shape), strict=True)}
         read = "tokens"
     else:
         names = chosen_poolings(pooling, store.poolings)
@@ -399,11 +401,6 @@ def _tokens(store: Store, tap: str, rows: np.ndarray, split: str | None) -> tupl
         values[wanted[wanted >= 0]] = read[wanted >= 0]
     assert values is not None  # as many blocks as rows with tokens ask for
     return values, kept
-
-
-def _places(grid: Grid) -> dict[str, tuple[str, np.ndarray]]:
-    """Where each grid token lies along each of the grid's axes, counted from 0."""
-    return {axis: ("token", index.ravel()) for axis, index in zip(grid.axes, np.indices(grid.shape), strict=True)}
 
 
 CLASSES = ("label", "token_label", "event")

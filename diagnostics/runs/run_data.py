@@ -359,16 +359,15 @@ def _rows_of(data: xr.Dataset, control: str | None) -> pd.DataFrame:
             "score_name": same(attrs[attribute.SCORE_NAME]),
             "control": same(control),
             "tap": taps,
-            **{key: _values(data, key) for key in ("depth", "score", "low", "high", "val_score")},
+            **{
+                # NaN where the measure gives no such value.
+                key: data[key].values.astype(np.float64) if key in data else math.nan
+                for key in ("depth", "score", "low", "high", "val_score")
+            },
             "chosen": [tap == attrs.get(attribute.CHOSEN_TAP) for tap in taps],
             "output": [tap == attrs[attribute.OUTPUT_TAP] for tap in taps],
         }
     )
-
-
-def _values(data: xr.Dataset, key: str) -> np.ndarray:
-    """float64 [tap]; NaN where the measure gives no such value."""
-    return data[key].values.astype(np.float64) if key in data else np.full(data.sizes["tap"], np.nan)
 
 
 MOST_SAMPLES = 64
@@ -473,12 +472,11 @@ def handed_out_in(store: Store, names: Mapping[str, str]) -> HandedOut:
     finite = np.all([np.isfinite(values).all(axis=1) for values in means.values()], axis=0)
     means = {tap: values[finite] for tap, values in means.items()}
     norms = {tap: [np.linalg.norm(values, axis=1)] for tap, values in means.items()}
-    pooled = "means over tokens" if store.poolings[0] == "mean" else f"pooled values ({store.poolings[0]})"
     return _compared(
         store.output_tap,
         before.name,
         names,
-        norms_of=pooled,
+        norms_of="means over tokens" if store.poolings[0] == "mean" else f"pooled values ({store.poolings[0]})",
         norms=norms,
         means={tap: list(values) for tap, values in means.items()},
         few="CKA needs 20 samples",

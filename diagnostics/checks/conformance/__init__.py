@@ -330,8 +330,7 @@ def determinism(subject: EncoderUnderTest) -> Outcome:
 def batch_invariance(subject: EncoderUnderTest) -> Outcome:
     """A sample alone gives what it gives among others."""
     alone = subject.capture(subject.batch(subject.samples[-1:]))
-    among = {name: tokens[-1:] for name, tokens in subject.reference.items()}
-    name, worst, within = worst_tap(alone, among)
+    name, worst, within = worst_tap(alone, {name: tokens[-1:] for name, tokens in subject.reference.items()})
     if not within:
         return failed(
             f"a sample alone differs from itself in a batch at tap {name} by {worst:.2g} of the tap's spread: samples "

@@ -199,8 +199,7 @@ def manual_forward(subject: EncoderUnderTest) -> Outcome:
                 f"{'took' if tap.site.when == 'before' else 'gave'}, laid out as its Site declares"
             )
         if key in unhooked:
-            without = torch.from_numpy(laid_out(unhooked[key], tap, tap.site))
-            differs = difference(got, without)
+            differs = difference(got, torch.from_numpy(laid_out(unhooked[key], tap, tap.site)))
             worst = max(worst, differs)
             if differs > tolerance(captured[tap.name]):
                 return failed(f"tap {tap.name} differs by {differs:.2g} of its spread from a pass without hooks")

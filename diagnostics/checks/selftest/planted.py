@@ -78,7 +78,6 @@ class Planted(protocol.ClassOrValueProbe):
             for some in (rows.test, rows.val, np.sort(rows.fit))
         )
         extra = {"number": np.arange(len(read))} | ({"line_chance": np.full(len(read), 0.4)} if wrong else {})
-        oof = fit if activations.choose_on == "fit" else None
         return protocol.probe_result(
             activations,
             rows,
@@ -89,7 +88,7 @@ class Planted(protocol.ClassOrValueProbe):
             functional="planted",
             centring="none",
             seed=seed,
-            oof=oof,
+            oof=fit if activations.choose_on == "fit" else None,
         )
 
 
@@ -156,8 +155,7 @@ def changed(
     name: str, variables: Mapping[str, Any] = {}, attrs: Mapping[str, Any] = {}, lacks: str = "none"
 ) -> Profile:
     """A planted profile with other variables and attributes, and without the attributes that name something."""
-    data = without(profile(name).data, lacks).assign(variables).assign_attrs(attrs)
-    return Profile("planted", name, data, {})
+    return Profile("planted", name, without(profile(name).data, lacks).assign(variables).assign_attrs(attrs), {})
 
 
 def runs_of(name: str, draws: Sequence[int] = SEEDS) -> list[ProbeLosses]:

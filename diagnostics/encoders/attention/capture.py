@@ -133,8 +133,7 @@ class FusedCall:
         weights = torch.empty((len(self.q[rows]), *self.shape[1:]), dtype=kept, device=self.q.device)
         for head in range(self.shape[1]):
             scores = self.scores(rows, head)
-            blind = (scores == -math.inf).all(-1, keepdim=True)
-            weights[:, head] = scores.softmax(-1).masked_fill_(blind, 0)
+            weights[:, head] = scores.softmax(-1).masked_fill_((scores == -math.inf).all(-1, keepdim=True), 0)
         return weights
 
     def error(self, weights: Tensor, out: Tensor, rows: slice) -> float:

@@ -185,14 +185,13 @@ class Rows:
         """Over the grid queries; `received` [B, H, K] is the sum of their shares of each grid key."""
         rows = tokens.looking
         logit = self.logit[..., rows].double().amax(-1)
-        looking = (~self.prefix[..., rows].isnan()).sum(-1, keepdim=True)
         return Statistics(
             entropy=_mean(self.entropy[..., rows]).clamp_min(0),
             distance=_mean(self.distance[..., rows]),
             prefix=_mean(self.prefix[..., rows]),
             peak=_mean(self.peak[..., rows]),
             logit=torch.where(logit == -math.inf, math.nan, logit),
-            received=received.double() / looking,
+            received=received.double() / (~self.prefix[..., rows].isnan()).sum(-1, keepdim=True),
             error=float(self.error.nan_to_num(math.inf).amax()),
             padding=float(self.padding[..., : tokens.own].nan_to_num(0.0).amax()),
         )

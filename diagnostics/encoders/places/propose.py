@@ -232,8 +232,7 @@ def discover(
         name: str, tap: str, depth: float, part: Part, tensor: Tensor, call: int = 0, when: Any = "after"
     ) -> Tap:
         place = places.of(tensor, name, parts[name])
-        calls = whole.calls[name]
-        site = Site(name, call, calls, when=when, layout=place.layout, rows=place.rows)
+        site = Site(name, call, whole.calls[name], when=when, layout=place.layout, rows=place.rows)
         if place.rows > 1 and part == "embedding" and samples > 1 and not first_input.rows_follow_samples(place.rows):
             raise DiagnosticsError(
                 f"{encoder} interleaves the rows of its samples (not one sample after the other) at {name}: declare "

@@ -221,8 +221,7 @@ class Uniformity(_Directional):
 
     def value(self, u: Tensor) -> tuple[float, np.ndarray]:
         means = _kernel_means(u, self.t)
-        whole = means.mean()
-        return _log_mean(means), (2 * (means / whole - 1) / len(u)).cpu().numpy()
+        return _log_mean(means), (2 * (means / means.mean() - 1) / len(u)).cpu().numpy()
 
     def noise(self, features: int) -> float:
         from scipy.special import hyp0f1
@@ -362,8 +361,7 @@ def _log_ratios(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     nearest, own = nearest[there], x[: len(nearest)][there].norm(dim=1, keepdim=True)
     logs = (nearest[:, -1:] / nearest[:, :-1]).log()
     # What distances are computed to, and what rounding of the samples, none larger than this, moves them by.
-    size = own + nearest[:, -1:]
-    return logs, logs <= TOLERANCE + rounding(x) * size / nearest[:, :-1]
+    return logs, logs <= TOLERANCE + rounding(x) * (own + nearest[:, -1:]) / nearest[:, :-1]
 
 
 def _ratio(above: float, below: float) -> float:

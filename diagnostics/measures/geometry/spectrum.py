@@ -195,8 +195,7 @@ def _decay(sigma: Tensor, first: int = RANKS[0], last: int = RANKS[1]) -> Tensor
 def _of_noise(n: int, d: int, seed: int, device: str, centred: bool) -> Tensor:
     """Singular values of one draw of independent standard Gaussian features; taps and measures share it."""
     draws = torch.Generator(device=device).manual_seed(seed)
-    noise = torch.randn((n, d), generator=draws, dtype=torch.float64, device=device)
-    return singular_values(noise, centred=centred)
+    return singular_values(torch.randn((n, d), generator=draws, dtype=torch.float64, device=device), centred=centred)
 
 
 class _Spectral(PooledMeasure):

@@ -292,7 +292,6 @@ class MassiveActivations(_OfTokens):
         gap = apart[:, feature]
         by_sample = 2 * gap / centre_ - ((variances[:, feature] + gap.square()) / spread - 1)
         score = float(ratio[feature])
-        influence = (score * by_sample / n).cpu().numpy()
-        ends = linearised_interval(score, influence, groups)
+        ends = linearised_interval(score, (score * by_sample / n).cpu().numpy(), groups)
         numbers |= {"score": score, "low": ends[0], "high": ends[1], "feature": float(feature)}
         return TapNumbers(numbers, no_interval(groups))

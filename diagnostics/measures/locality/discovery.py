@@ -152,8 +152,7 @@ def tokencut(
             "lost, or a smaller image."
         )
     unit = unit_rows(x)
-    affinity = (unit @ unit.T > threshold).to(x.dtype).clamp(min=WEAK)
-    vector = _second_eigenvector(affinity)
+    vector = _second_eigenvector((unit @ unit.T > threshold).to(x.dtype).clamp(min=WEAK))
     if vector is None:
         return _nothing(grid)
     size = np.abs(vector)

@@ -536,8 +536,7 @@ def _of_video(tokens: Any, grid: tuple[int, ...], masks: np.ndarray, device: str
         return 0.0, 0.0, 0
     x = as_tensor(tokens).to(device).reshape(grid[0], grid[1] * grid[2], -1)
     # The last frame counts for nothing, and nothing follows from it.
-    carried = label_propagation(x[:-1], (grid[1], grid[2]), masks[0])
-    return _summed(np.concatenate([carried, masks[-1:]]), masks)
+    return _summed(np.concatenate([label_propagation(x[:-1], (grid[1], grid[2]), masks[0]), masks[-1:]]), masks)
 
 
 def _lines(masks: np.ndarray, grid: tuple[int, ...], device: str) -> np.ndarray:

@@ -143,10 +143,9 @@ def _judge(norms: Tensor, likeness: Tensor, k: float) -> OutlierTokens:
     middle = float(median(norms.flatten()))
     largest = float(norms.max())
     if not middle > 0:
-        nothing = np.zeros(tuple(norms.shape), dtype=bool)
         return OutlierTokens(
             nan,
-            nothing,
+            np.zeros(tuple(norms.shape), dtype=bool),
             nan,
             median_norm=middle,
             largest_over_median=nan,

@@ -528,8 +528,7 @@ class RidgeOutOfFold:
         errors = x.new_zeros((*grid.shape, *y.shape))
         for fold in np.unique(self.part):
             out = torch.as_tensor(self.part == fold, device=x.device)
-            penalties = torch.as_tensor(grid, device=x.device)
-            maps = refit(x[:, ~out], y[~out], penalties)
+            maps = refit(x[:, ~out], y[~out], torch.as_tensor(grid, device=x.device))
             errors[:, :, out] = torch.stack([each.values(x[:, out]) for each in maps], dim=1) - y[out]
         return grid, errors
 
@@ -570,8 +569,7 @@ def left_out_errors(stack: RidgeStack, x: Tensor, y: Tensor, part: np.ndarray) -
             continue
         hat = (some[:, :, None] * shares[:, None, :, None]).flatten(2, 3) @ some.mT
         system = torch.eye(size, dtype=x.dtype, device=x.device) - 1 / n - hat.unflatten(2, (-1, size))
-        solved = torch.cholesky_solve(errors[:, :, at].transpose(1, 2), cholesky(system))
-        errors[:, :, at] = solved.transpose(1, 2)
+        errors[:, :, at] = torch.cholesky_solve(errors[:, :, at].transpose(1, 2), cholesky(system)).transpose(1, 2)
     return errors
 
 

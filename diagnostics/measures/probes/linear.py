@@ -456,8 +456,7 @@ class KernelFeatures:
 
 def _squared_distances(x: Tensor, marks: Tensor) -> Tensor:
     """[..., row, landmark]."""
-    squares = x.square().sum(-1, keepdim=True) + marks.square().sum(-1) - 2 * x @ marks.T
-    return squares.clamp_(min=0)
+    return (x.square().sum(-1, keepdim=True) + marks.square().sum(-1) - 2 * x @ marks.T).clamp_(min=0)
 
 
 def _components(kernel: Tensor) -> Tensor:

@@ -404,13 +404,12 @@ class CaptionProbe(Probe):
                 beside["balanced_accuracy"][i] = (np.bincount(captions, weights=to_text[0]) / sizes).mean()
         n = len(rows.test)
         reference = np.broadcast_to(sum_by_unit(np.ones(n), rows), loss.shape)
-        val = Losses(val_loss, np.broadcast_to(sum_by_unit(np.ones(len(rows.val)), rows, "val"), val_loss.shape))
         return probe_result(
             activations,
             rows,
             loss,
             reference=reference,
-            val=val,
+            val=Losses(val_loss, np.broadcast_to(sum_by_unit(np.ones(len(rows.val)), rows, "val"), val_loss.shape)),
             extra={"penalty": chosen, **beside, "line_chance": np.full(count, float((sizes**2).sum()) / n**2)},
             functional=f"recall at 1 of the own caption among {n} test captions, {len(distinct)} of them distinct, by cosine of "
             f"ridge's prediction and text embedding; it falls as their number grows",

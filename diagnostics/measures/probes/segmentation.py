@@ -182,13 +182,12 @@ def dense_classification(tokens: Any, labels: Any, split: Any, *, seed: int = 0)
     prediction, guess = np.full(y.shape, -1), np.concatenate([fit.model.predict(x) for x, _, _ in read(masks["test"])])
     prediction[masks["test"]] = classes[guess]
     matrix = confusion(guess, numbered[masks["test"]], len(classes))
-    accuracy = float(np.trace(matrix) / matrix.sum())
     return DenseClassification(
         classes,
         matrix,
         prediction,
         mean_iou=mean_iou(matrix),
-        accuracy=accuracy,
+        accuracy=float(np.trace(matrix) / matrix.sum()),
         val_mean_iou=fit.val_mean_iou,
         penalty=fit.penalty,
         converged=fit.model.fits.converged,

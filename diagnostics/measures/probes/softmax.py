@@ -432,7 +432,9 @@ def choose_logistic(
     difference.
     """
     order = sorted(penalties, reverse=True)
-    fits, right, losses = _path(LogisticRows(x, labels), _of_taps(order, x), lambda fits: fits.judged(val, val_labels))
+    fits, right, losses = _path(
+        LogisticRows(x, labels), np.tile(order, (len(x), 1)), lambda fits: fits.judged(val, val_labels)
+    )
     best = _best(right, losses)
     return np.array(order)[best.cpu().numpy()], fits.at(best)
 
@@ -472,7 +474,7 @@ def choose_out_of_fold(
         return rows.only(torch.as_tensor(~out, device=x.device), codes[~out]), judge
 
     part, judge = without(0)
-    fits, of_first, losses_of_first = _path(part, _of_taps(order, x), judge)
+    fits, of_first, losses_of_first = _path(part, np.tile(order, (len(x), 1)), judge)
     near = (_best(of_first, losses_of_first)[:, None] + torch.arange(-1, 2, device=x.device)).clamp(
         0, of_first.shape[1] - 1
     )
@@ -514,10 +516,6 @@ def last_fits(start: Start, penalty: np.ndarray) -> LogisticFits:
     """Fits [tap, 1] at a penalty [tap], as far as what is read on test goes."""
     rows, fits = start
     return rows.fit(penalty[:, None], decrease=FINAL, start=fits)
-
-
-def _of_taps(order: Sequence[float], x: Tensor) -> np.ndarray:
-    return np.tile(order, (len(x), 1))
 
 
 def _path(

@@ -180,8 +180,7 @@ def cka(x: Any, y: Any, *, kernel: KernelName = "linear", unbiased: bool = True,
         >>> round(cka(axes[:, :2], axes[:, 1:], unbiased=False), 6)  # one axis of two
         0.5
     """
-    least = 4 if unbiased else 2
-    first, second = pair(x, y, least)
+    first, second = pair(x, y, 4 if unbiased else 2)
     scales = [scale_of(float(side.abs().amax())) for side in (first, second)]
     first, second = first * scales[0], second * scales[1]
     if kernel not in ("linear", "rbf"):
@@ -365,8 +364,7 @@ class Kernel:
 
 def _squared_distances(x: Tensor, x_squares: Tensor, y: Tensor, y_squares: Tensor) -> Tensor:
     """Of centred rows, [x, y]: a common offset then costs no digits."""
-    out = x @ y.T
-    return out.mul_(-2).add_(x_squares[:, None]).add_(y_squares).clamp_(min=0)
+    return (x @ y.T).mul_(-2).add_(x_squares[:, None]).add_(y_squares).clamp_(min=0)
 
 
 def _median_distance(x: Tensor) -> float:
@@ -496,8 +494,7 @@ def _inflated(n: int, p: int, draws: int) -> float:
 
 def _null_spread(n: int, draws: int = 60) -> float:
     """Standard deviation of debiased CKA of independent features times n."""
-    values = [cka(normal(n, 24, seed=i), normal(n, 24, seed=i + 1000)) for i in range(draws)]
-    return n * float(np.std(values))
+    return n * float(np.std([cka(normal(n, 24, seed=i), normal(n, 24, seed=i + 1000)) for i in range(draws)]))
 
 
 Cka = define(

@@ -178,8 +178,7 @@ class MinibatchAlignment(Products):
         parts = batches(len(side.rows), BATCH)
         kernels = batch_kernels(map(as_tensor, blocks_of(side, tap)), parts)
         if not ordinary(sum(float(kernel.diagonal().sum().sqrt()) for kernel in kernels)):
-            scale = scale_of_tap(side, tap, self.name)
-            kernels = batch_kernels(map(as_tensor, blocks_of(side, tap, scale)), parts)
+            kernels = batch_kernels(map(as_tensor, blocks_of(side, tap, scale_of_tap(side, tap, self.name))), parts)
         if (kernel := joined(kernels)) is not None:
             return kernel, ""
         return None, "all samples of each batch are equal up to rounding, or equally far from one another"
@@ -198,8 +197,7 @@ class MinibatchAlignment(Products):
         # Samples stay in their batch, whose kernel is all there is of them; a group may lie in several batches.
         if len(np.unique(groups.astype(str))) < len(groups):
             return Swaps((), never="samples come in groups, and batches hold no whole ones")
-        parts = batches(len(groups), BATCH)
-        within = tuple(np.arange(rows.start, rows.stop)[:, None] for rows in parts)
+        within = tuple(np.arange(rows.start, rows.stop)[:, None] for rows in batches(len(groups), BATCH))
         return Swaps(within, "the samples within each batch")
 
     def attributes(self, n: int) -> Mapping[str, Any]:
@@ -274,8 +272,7 @@ class TorchCka(Similarity):
                 f"{self.name} needs all activations of {len(side.rows)} samples in memory at once, here "
                 f"{size / 2**30:.1f} GiB: take fewer taps (--taps), or the measures cka or minibatch_cka."
             )
-        blocks = [as_tensor(block).float() for block in side.blocks(tap)]
-        x = torch.cat(blocks, dim=1).to(side.device)
+        x = torch.cat([as_tensor(block).float() for block in side.blocks(tap)], dim=1).to(side.device)
         require_finite_tap(x, self.name, tap)
         why = self.reason(x)
         return (None, why) if why else (x, "")

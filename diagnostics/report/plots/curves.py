@@ -105,13 +105,12 @@ def _share(share: Interval | None) -> str:
 def draw_shares(matrix: SharesFigure) -> go.Figure:
     """Shares as a matrix; cells without a value have no colour."""
     z = np.array([[np.nan if cell is None else cell.value for cell in row] for row in matrix.shares])
-    text = [[_share(cell) for cell in row] for row in matrix.shares]
     figure = go.Figure(
         go.Heatmap(
             z=np.clip(z, matrix.least, matrix.most),
             x=[escape(name) for name in matrix.columns],
             y=[escape(name) for name in matrix.rows],
-            text=text,
+            text=[[_share(cell) for cell in row] for row in matrix.shares],
             texttemplate="%{text}",
             textfont={"size": 11},
             zmin=matrix.least,
@@ -147,13 +146,12 @@ def draw_steps(steps: StepsFigure) -> go.Figure:
     z = np.where(np.isfinite(steps.score), steps.score, np.nan)
     known = z[np.isfinite(z)]
     # Scores without a floor: one useless tap must not turn all others into one colour.
-    least = max(float(known.min()), FLOOR) if known.size and known.max() > FLOOR else None
     figure = go.Figure(
         go.Heatmap(
             z=z,
             x=columns,
             y=taps,
-            zmin=least,
+            zmin=max(float(known.min()), FLOOR) if known.size and known.max() > FLOOR else None,
             zmax=float(known.max()) if known.size else None,
             colorscale="Viridis",
             hoverongaps=False,

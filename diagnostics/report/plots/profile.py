@@ -448,7 +448,6 @@ def _add_legend(figure: go.Figure, scores: ScoreMap) -> None:
     for colour, name in colours_of(scores.verdicts):
         marker = {"symbol": "square", "size": 12, "color": colour}
         figure.add_scatter(x=[None], y=[None], mode="markers", name=name, marker=marker, hoverinfo="skip")
-    signs = [f"{verdict.mark} {verdict}" for verdict in Verdict if verdict in scores.verdicts]
     # Shifted by as much as the name of the frame takes.
     figure.add_annotation(
         x=1,
@@ -458,7 +457,7 @@ def _add_legend(figure: go.Figure, scores: ScoreMap) -> None:
         yref="paper",
         yanchor="bottom",
         yshift=HEAD,
-        text="   ".join(signs),
+        text="   ".join([f"{verdict.mark} {verdict}" for verdict in Verdict if verdict in scores.verdicts]),
         showarrow=False,
         font={"size": 12},
     )

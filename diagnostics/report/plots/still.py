@@ -91,8 +91,7 @@ class _Still:
         self.axes: dict[tuple[str, str], Any] = {}
         self.categories: dict[str, list[str]] = {}
         self.box = self._box()
-        area = TransformedBbox(Bbox.from_extents(*self.box), still.transFigure)
-        self.paper = BboxTransformTo(area)
+        self.paper = BboxTransformTo(TransformedBbox(Bbox.from_extents(*self.box), still.transFigure))
 
     def draw(self) -> None:
         for trace in self.traces:
@@ -230,7 +229,6 @@ class _Still:
             axes = next(iter(self.axes.values()))
         across = self.paper if note.xref == "paper" else axes.transData
         up = self.paper if note.yref == "paper" else axes.transData
-        size = note.font.size or 13
         axes.annotate(
             _plain(note.text),
             (note.x, note.y),
@@ -239,7 +237,7 @@ class _Still:
             textcoords="offset points",
             ha=note.xanchor or "center",
             va={"middle": "center"}.get(note.yanchor, note.yanchor or "center"),
-            size=POINT * size,
+            size=POINT * (note.font.size or 13),
             color=_colour(note.font.color or "#000000")[0],
             annotation_clip=False,
         )

@@ -59,8 +59,7 @@ def tick_taps(
     numeric: whether x counts the taps, or has their names. A page reads all names from `meta`, and fits them to its
     width; `more` is what else it is to know.
     """
-    short = short_names(taps, LONGEST_TAP)
-    names = [f"{escape(name)} ({at:.2f})" for name, at in zip(short, depth, strict=True)]
+    names = [f"{escape(name)} ({at:.2f})" for name, at in zip(short_names(taps, LONGEST_TAP), depth, strict=True)]
     places = list(range(len(taps))) if numeric else [escape(tap) for tap in taps]
     last, step = len(taps) - 1, max(1, math.ceil(len(taps) / MOST_TICKS))
     shown = [i for i in range(0, len(taps), step) if i == last or last - i >= step] + [last] * (last % step > 0)

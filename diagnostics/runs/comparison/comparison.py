@@ -115,10 +115,6 @@ def _other_data(first: Member, other: Member) -> Problems:
         )
 
 
-def _texts(values: Sequence[str] | np.ndarray) -> np.ndarray:
-    return np.array([str(value) for value in values])
-
-
 def _other_storage(first: Member, other: Member) -> Problems:
     """Another pooling, precision (of what is stored, or of the pass) or version."""
     mine, theirs = first.run.store, other.run.store
@@ -172,7 +168,7 @@ def _same_protocol(name: str, first: Member, other: Member) -> str:
         return ""
     if name not in first.losses:
         return "its score is no sum of losses, by which runs are compared"
-    units = [sorted(_texts(data["unit"].values)) for data in (results, other_results)]
+    units = [sorted(map(str, data["unit"].values)) for data in (results, other_results)]
     if units[0] != units[1]:
         return f"read on other test units in {first.name} and {other.name}"
     reference = [member.losses[name].common_reference for member in (first, other)]
@@ -219,7 +215,14 @@ def curves(members: Sequence[Member], names: Sequence[str], seed: int) -> xr.Dat
                 for key in ("family", "score_name")
             },
         },
-        attrs=_stated(members, seed),
+        attrs={
+            "dataset": members[0].run.dataset,
+            **{f"n_{split}": n for split, n in members[0].run.n.items()},
+            "pooling": members[0].run.store.pooling,
+            "seed": seed,
+            "interpolation": "between two taps of the trunk a straight line; a head's taps only where they stand",
+            "intervals": "95 %, over independent test units",
+        },
     )
 
 
@@ -237,18 +240,6 @@ def _cell(member: Member, name: str, depths: np.ndarray, seed: int) -> dict[str,
     for key, interval in zip(SINGLE, (profile.score, profile.output, profile.hidden_gap, drop), strict=True):
         cell |= {f"{key}{end}": getattr(interval, part, math.nan) for end, part in ENDS.items()}
     return cell | dict(zip(TAPS, (profile.chosen_tap or "", head), strict=True))
-
-
-def _stated(members: Sequence[Member], seed: int) -> Mapping[str, Any]:
-    run = members[0].run
-    return {
-        "dataset": run.dataset,
-        **{f"n_{split}": n for split, n in run.n.items()},
-        "pooling": run.store.pooling,
-        "seed": seed,
-        "interpolation": "between two taps of the trunk a straight line; a head's taps only where they stand",
-        "intervals": "95 %, over independent test units",
-    }
 
 
 def _taps_at(member: Member, depths: np.ndarray) -> list[str]:
@@ -333,32 +324,6 @@ def _profile(findings: Findings, name: str) -> dict[str, Any]:
     return {"profile": name, **{key: str(data[key].values) for key in ("family", "score_name")}, "runs": runs}
 
 
-def _member(member: Member) -> dict[str, Any]:
-    run = member.run
-    return {
-        "name": member.name,
-        "group": member.group,
-        "seed": member.seed,
-        "run": str(run.path),
-        "encoder": run.encoder_name,
-        "output_tap": run.store.output_tap,
-        "weights": member.weights,
-        "lineage": dict(lineage_of(run)),
-        "taps": [{"name": tap.name, "depth": tap.depth, "part": tap.part} for tap in run.store.taps],
-    }
-
-
-def _tap_similarity(similarity: TapSimilarity) -> dict[str, Any]:
-    return {
-        "first": similarity.first,
-        "second": similarity.second,
-        **map_json(similarity.data),
-        "taps_other": [str(tap) for tap in similarity.data["tap_other"].values],
-        "aligned_depth": numbers(similarity.aligned),
-        "at_outputs": number(similarity.at_outputs),
-    }
-
-
 class Comparison(Findings):
     """The findings of `compare`, and what can be made of them.
 
@@ -424,7 +389,20 @@ class Comparison(Findings):
             "n": self.members[0].run.n,
             "pooling": self.data.attrs["pooling"],
             "seed": self.data.attrs["seed"],
-            "runs": [_member(member) for member in self.members],
+            "runs": [
+                {
+                    "name": member.name,
+                    "group": member.group,
+                    "seed": member.seed,
+                    "run": str(member.run.path),
+                    "encoder": member.run.encoder_name,
+                    "output_tap": member.run.store.output_tap,
+                    "weights": member.weights,
+                    "lineage": dict(lineage_of(member.run)),
+                    "taps": [{"name": tap.name, "depth": tap.depth, "part": tap.part} for tap in member.run.store.taps],
+                }
+                for member in self.members
+            ],
             "depth": numbers(self.data["depth"]),
             "profiles": [_profile(self, str(name)) for name in self.data["target"].values],
             "groups": [
@@ -442,7 +420,17 @@ class Comparison(Findings):
                 for curve in self.curve_differences
             ],
             "shares": [_pick(shares, SHARES) for shares in self.shares],
-            "similarity": [_tap_similarity(similarity) for similarity in self.tap_similarities],
+            "similarity": [
+                {
+                    "first": each.first,
+                    "second": each.second,
+                    **map_json(each.data),
+                    "taps_other": [str(tap) for tap in each.data["tap_other"].values],
+                    "aligned_depth": numbers(each.aligned),
+                    "at_outputs": number(each.at_outputs),
+                }
+                for each in self.tap_similarities
+            ],
             "left_out": self.left_out,
         }
 
@@ -508,7 +496,9 @@ def compare(
     matched = places(pairs, groups)
     tap_similarities: list[TapSimilarity] = []
     if similarity:
-        wanted = _pairs_of_runs(groups)
+        # The first run of each pair of groups; two seeds of a group are the yardstick of how alike two trainings are.
+        wanted = [(first[0], second[0]) for first, second in combinations(groups.values(), 2)]
+        wanted += [(members[0], members[1]) for members in groups.values() if len(members) > 1]
         with watching(watch) as shown:
             for done, (first, second) in enumerate(wanted):
                 shown(Progress("comparing taps", done, len(wanted), f"{first.name} and {second.name}"))
@@ -527,14 +517,6 @@ def compare(
     )
 
 
-def _pairs_of_runs(groups: dict[str, list[Member]]) -> list[tuple[Member, Member]]:
-    """The first run of each pair of groups; and two seeds of each group, the yardstick of how alike two trainings
-    are.
-    """
-    within = [(members[0], members[1]) for members in groups.values() if len(members) > 1]
-    return [*((first[0], second[0]) for first, second in combinations(groups.values(), 2)), *within]
-
-
 def _all_shares(
     pairs: dict[str, list[tuple[Member, Member]]],
     members: Sequence[Member],
@@ -551,7 +533,6 @@ def _all_shares(
             target = name.partition("/")[2]
             purpose = bool(target) and any(target == aligned.target for aligned, _ in matched)
             losses = [(aligned.losses[name], own.losses[name]) for aligned, own in matched]
-            beside = [one if isinstance(one, str) else one.losses[name] for one in controls]
             shares.append(
                 shares_of(
                     name,
@@ -560,7 +541,7 @@ def _all_shares(
                     of_seeds=len(groups[base]),
                     purpose=purpose,
                     pairs=losses,
-                    controls=beside,
+                    controls=[one if isinstance(one, str) else one.losses[name] for one in controls],
                     cut_at=cut_at,
                     seed=seed,
                 )

@@ -295,8 +295,7 @@ def tap_similarity(first: Member, second: Member, measure: str, seed: int) -> Ta
     matrix = data["matrix"].values
     smaller = data.attrs.get("alike") == "smaller"
     shown = np.isfinite(matrix) & (data["p"].values <= ALPHA if "p" in data else False)
-    ranked = np.where(shown, -matrix if smaller else matrix, -np.inf)
-    nearest = ranked.argmax(axis=1)
+    nearest = np.where(shown, -matrix if smaller else matrix, -np.inf).argmax(axis=1)
     aligned = np.where(shown.any(axis=1), data["depth_other"].values[nearest], np.nan)
     outputs = matrix[
         list(data["tap"].values).index(first.run.store.output_tap),

@@ -312,10 +312,6 @@ def _columns(*names: str) -> tuple[Column, ...]:
     return tuple(map(Column, names))
 
 
-def _length(profile: str, brief: Sequence[str]) -> Length | None:
-    return None if profile in brief else "full"
-
-
 def _anchors(findings: Findings) -> dict[str, str]:
     """Of the section of each profile."""
     return {str(name): f"c{i}" for i, name in enumerate(findings.data["target"].values)}
@@ -342,7 +338,7 @@ def _group_scores(findings: Findings, brief: Sequence[str]) -> Section:
                 *([Number(row.head_drop.interval if row.head_drop else None, signed=True)] if heads else []),
             ),
             anchors[row.profile],
-            _length(row.profile, brief),
+            None if row.profile in brief else "full",
         )
         for row in findings.group_scores
     ]
@@ -390,7 +386,7 @@ def _alignments(findings: Findings, brief: Sequence[str]) -> Section:
                 *([cell(row, "cut", row.cut_is or "")] if cut else []),
                 *([_over_control(row)] if controlled else []),
             ),
-            only=_length(row.profile, brief),
+            only=None if row.profile in brief else "full",
         )
         for row in findings.shares
     ]

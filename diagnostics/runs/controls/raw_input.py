@@ -43,8 +43,7 @@ QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 def _last_steps(series: np.ndarray, steps: int) -> np.ndarray:
     """[step * variate], the mean standing in for steps before a shorter series began."""
-    missing = max(0, steps - len(series))
-    return np.concatenate([np.tile(series.mean(axis=0), (missing, 1)), series[-steps:]]).ravel()
+    return np.concatenate([np.tile(series.mean(axis=0), (max(0, steps - len(series)), 1)), series[-steps:]]).ravel()
 
 
 def filled(series: np.ndarray) -> np.ndarray:
@@ -155,10 +154,6 @@ def _frames(sample: np.ndarray) -> np.ndarray:
     return sample[np.linspace(0, len(sample) - 1, RAW_FRAMES).round().astype(int)]
 
 
-def _raw_video(sample: np.ndarray) -> np.ndarray:
-    return np.concatenate([_raw_image(frame) for frame in _frames(sample)])
-
-
 def _video_statistics(sample: np.ndarray) -> np.ndarray:
     """Statistics of a few frames' pixels, and the mean absolute change from one frame to the next."""
     frames = np.asarray(sample, dtype=np.float32).reshape(*np.shape(sample)[:3], -1) / 255
@@ -198,7 +193,7 @@ Features = Callable[[np.ndarray], np.ndarray]
 RAW: Mapping[Modality, Features] = {
     "series": _raw_series,
     "image": _raw_image,
-    "video": _raw_video,
+    "video": lambda sample: np.concatenate([_raw_image(frame) for frame in _frames(sample)]),
     "audio": _raw_audio,
     "text": _raw_text,
 }
@@ -277,8 +272,7 @@ class PatchFeatures:
         centre = rows.mean(dim=0)
         variances, axes = eigh((rows - centre).T @ (rows - centre) / len(rows))
         whitening = (axes / (variances.clamp(min=0) + STEADY).sqrt()) @ axes.T
-        drawn = (rows[rng.permutation(len(rows))[:FILTERS]] - centre) @ whitening
-        filters = whitening @ normalize(drawn, dim=1).T
+        filters = whitening @ normalize((rows[rng.permutation(len(rows))[:FILTERS]] - centre) @ whitening, dim=1).T
         self.filters, self.shift = filters.float(), (centre @ filters).float()
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -347,12 +341,13 @@ class RawKernel(SampleEncoder):
         if self.modality == "series":
             last, variates = together["last"], int(np.prod(self._example.shape[1:]))
             for age in FADES:
-                weights = fading(last.shape[1], variates, age)
-                self.kernels[f"last_fading{age}"] = KernelFeatures(last, seed, weights)
+                self.kernels[f"last_fading{age}"] = KernelFeatures(last, seed, fading(last.shape[1], variates, age))
         self.filters = {name: self._patches(name, torch.stack([sizes[name] for sizes in images])) for name in images[0]}
         features = self.features({name: x[None] for name, x in self.preprocess(self._example).items()})
+        alone = Grid((1,), ("t",))
+        plane = Grid(self.cells, ("y", "x")) if self.cells else alone
         self.taps = tuple(
-            Tap(name, 0.0, "embedding", values.shape[2], self._grid(values.shape[1]))
+            Tap(name, 0.0, "embedding", values.shape[2], plane if values.shape[1] > 1 else alone)
             for name, values in features.items()
         )
         self.output_tap = self.taps[0].name
@@ -361,9 +356,6 @@ class RawKernel(SampleEncoder):
         if self.cells and name.startswith("cells"):
             return PatchFeatures(images, self.cells, 1, self.seed)
         return PatchFeatures(images, QUADRANTS, max(1, images.shape[-1] // PLACES), self.seed)
-
-    def _grid(self, tokens: int) -> Grid:
-        return Grid(self.cells, ("y", "x")) if self.cells and tokens > 1 else Grid((1,), ("t",))
 
     @property
     def identity(self) -> Mapping[str, str]:
