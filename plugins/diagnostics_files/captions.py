@@ -126,10 +126,10 @@ class Archived:
         self.cut: dict[str, Unusable] = {}
         """Name of an archive -> what is wrong with it."""
         numbers, kinds, of_archive = array("q"), bytearray(), list[int]()
-        self._digest = hashlib.sha256()
+        digest = hashlib.sha256()
         for archive in archives:
             first = len(self.ids)
-            self._scan(archive, on_error, numbers, kinds)
+            self._scan(archive, on_error, numbers, kinds, digest)
             of_archive.append(len(self.ids) - first)
             if error := self.cut.get(archive.name):
                 warn(f"{error.name} {error.why}: {of_archive[-1]} samples before that are read.")
@@ -137,6 +137,8 @@ class Archived:
             raise next(
                 iter(self.cut.values()), DiagnosticsError(f"{archives[0]} holds no samples: give other archives.")
             )
+        self.digest = digest.hexdigest()
+        """Of all samples' ids and captions, and of where they and their images lie."""
         self._places = np.frombuffer(numbers, np.int64).reshape(-1, 4)
         """Of each sample offset and size of its image, offset and size of its caption."""
         self._kinds = np.frombuffer(kinds, np.uint8).reshape(-1, 2)
@@ -144,7 +146,7 @@ class Archived:
         self.shards = np.repeat(np.arange(len(archives), dtype=np.int32), of_archive)
         self.captions = LazySamples(len(self.ids), self._read_caption)
 
-    def _scan(self, archive: Path, on_error: str, numbers: array[int], kinds: bytearray) -> None:
+    def _scan(self, archive: Path, on_error: str, numbers: array[int], kinds: bytearray, digest: Any) -> None:
         samples: dict[str, dict[str, Member]] = {}
         try:
             for member in members(archive):
@@ -172,13 +174,8 @@ class Archived:
             self.ids.append(f"{archive.stem}/{key}" if len(self.archives) > 1 else key)
             places = (image.offset, image.size, text.offset, text.size)
             numbers.extend(places)
-            self._digest.update(f"{self.ids[-1]}\x1f{places}\x1e".encode() + data)
+            digest.update(f"{self.ids[-1]}\x1f{places}\x1e".encode() + data)
             kinds.extend((PICTURES.index(f".{image.name.partition('.')[2].lower()}"), is_json))
-
-    @property
-    def digest(self) -> str:
-        """Of all samples' ids and captions, and of where they and their images lie."""
-        return self._digest.hexdigest()
 
     def _member(self, i: int, part: int, extension: str) -> Member:
         archive = self.archives[self.shards[i]]

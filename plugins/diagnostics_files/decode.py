@@ -256,8 +256,7 @@ def _mono(sound: Sound, start: int, stop: int) -> np.ndarray:
     with decoding(sound.name):
         if _soundfile():
             soundfile = need("soundfile", "soundfile", "Reading sound files")
-            opened = _opened(sound.source)
-            samples, _ = soundfile.read(opened, start=start, stop=stop, dtype="float32", always_2d=True)
+            samples, _ = soundfile.read(_opened(sound.source), start=start, stop=stop, dtype="float32", always_2d=True)
         else:
             _, waves = _wav(sound.source, sound.name)
             samples = _scaled(np.asarray(waves[start:stop]))

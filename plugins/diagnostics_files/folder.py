@@ -237,8 +237,7 @@ def find(root: Path, suffixes: Collection[str], kind: str) -> list[File]:
     names = sorted(_walk(root, {suffix.lower() for suffix in suffixes}))
     if not names:
         raise DiagnosticsError(f"{root} holds no {kind}: put files of {', '.join(sorted(suffixes))} there.")
-    tops = {name.parts[0].lower() if len(name.parts) > 1 else "" for name in names}
-    splits = tops <= set(SPLIT_OF)
+    splits = {name.parts[0].lower() if len(name.parts) > 1 else "" for name in names} <= set(SPLIT_OF)
     return [
         File(
             root / name,

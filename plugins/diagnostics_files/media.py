@@ -108,6 +108,13 @@ class Labelled:
             **more,
         )
 
+    def whole_files(self, modality: str, kind: str, read: Callable[[File], np.ndarray]) -> FileDataset:
+        """Each file as one sample."""
+        files = self.files
+        samples = LazySamples(len(files), lambda i: read(files[i]))
+        about = f"{len(files)} {kind} of a folder"
+        return self.dataset(modality, samples, [f.name for f in files], range(len(files)), about, options="")
+
 
 def labelled(
     every: Sequence[File],
@@ -207,10 +214,7 @@ def images(path: str, labels: Labels) -> FileDataset:
         return picture(file.path, file.name)
 
     known = labelled(find(root, PICTURES, "images"), read, root, f"images:{path}", labels)
-    files = known.files
-    samples = LazySamples(len(files), lambda i: read(files[i]))
-    about = f"{len(files)} images of a folder"
-    return known.dataset("image", samples, [f.name for f in files], range(len(files)), about, "")
+    return known.whole_files("image", "images", read)
 
 
 LONGEST_TEXT = 10 * 2**20
@@ -237,11 +241,7 @@ def texts(path: str, labels: Labels) -> FileDataset:
         return first.setdefault(hashlib.sha256(read(file).encode()).digest(), file.name)
 
     known = labelled(find(root, (".txt",), "texts"), read, root, f"texts:{path}", labels, group=group)
-    files = known.files
-    samples = LazySamples(len(files), lambda i: np.asarray(read(files[i])))
-    return known.dataset(
-        "text", samples, [f.name for f in files], range(len(files)), f"{len(files)} texts of a folder", ""
-    )
+    return known.whole_files("text", "texts", lambda file: np.asarray(read(file)))
 
 
 def videos(path: str, frames: int, every: int, clips: int | None, labels: Labels) -> FileDataset:

@@ -56,8 +56,7 @@ def segmentation(path: str, unknown: int | None, seed: int, on_error: str) -> Fi
     pairs, note = pairs_of(root, MASKS, PICTURES, scheme)
     if not (asked := unknown is not None):
         # ADE20k's layout numbers its classes from 1; elsewhere 255 is what annotators leave out.
-        ade = any(pair.map_name.startswith("annotations/training/") for pair in pairs)
-        unknown = 0 if ade else 255
+        unknown = 0 if any(pair.map_name.startswith("annotations/training/") for pair in pairs) else 255
 
     def numbers(pair: Pair) -> np.ndarray:
         return mask(pair.map, pair.map_name)

@@ -40,10 +40,8 @@ def read_table(path: Path) -> Columns:
     try:
         if suffix in (".csv", ".tsv"):
             columns = _csv(path, "," if suffix == ".csv" else "\t")
-        elif suffix == ".parquet":
-            columns = _parquet(path)
         else:
-            columns = _json_lines(path)
+            columns = _parquet(path) if suffix == ".parquet" else _json_lines(path)
     except (UnicodeDecodeError, csv.Error) as error:
         raise DiagnosticsError(
             f"{path} cannot be read as UTF-8 text of a table ({error}): save it as UTF-8."
@@ -318,8 +316,7 @@ def read_zarr(path: Path) -> tuple[Any, Columns]:
     import zarr
 
     try:
-        group = zarr.open_group(path, mode="r")
-        return _series_and_columns(dict(group.arrays()), path)
+        return _series_and_columns(dict(zarr.open_group(path, mode="r").arrays()), path)
     except DiagnosticsError:
         raise
     except Exception as error:
@@ -394,8 +391,7 @@ def described(
         )
     groups = texts_of(columns, "group", groups or ids)
     targets, note = targets_of(columns, values, source, SPECIAL)
-    given = columns.get("split", [None] * len(ids))
-    split, how, exchangeable = complete_splits(given, groups, seed, str(source))
+    split, how, exchangeable = complete_splits(columns.get("split", [None] * len(ids)), groups, seed, str(source))
     rows = {"split": split, "targets": targets, "groups": groups, "exchangeable": exchangeable}
     return ids, rows, join_notes(how, note)
 

@@ -19,7 +19,6 @@ from diagnostics.plugin import (
     DiagnosticsError,
     Encoder,
     FirstBlockInput,
-    Grid,
     Modality,
     Places,
     Reduce,
@@ -208,9 +207,8 @@ def build(path: str, modality: str | None, taps: str | None, mean: str, std: str
         place = places.of(value, tensor)
         if place.layout == "time_first":
             raise DiagnosticsError(f"{name} has time before samples at {tensor}, which cannot be read from a file yet.")
-        grid: Grid = place.grid
-        part = "embedding" if tap == "embed" else "trunk"
-        read_at.append(Tap(tap, depth, part, place.features, grid, Site(tensor, layout=place.layout, rows=place.rows)))
+        site = Site(tensor, layout=place.layout, rows=place.rows)
+        read_at.append(Tap(tap, depth, "embedding" if tap == "embed" else "trunk", place.features, place.grid, site))
     return OnnxEncoder(name, cast(Modality, kind), model, read_at, preprocess, example=sample, fixed=fixed)
 
 
@@ -255,8 +253,7 @@ def run(session: Any, names: list[str], given: np.ndarray, fixed: int) -> list[T
     The last part is filled up with its own last sample.
     """
     step = fixed or len(given)
-    lacking = -len(given) % step
-    whole = np.concatenate([given, np.repeat(given[-1:], lacking, axis=0)])
+    whole = np.concatenate([given, np.repeat(given[-1:], -len(given) % step, axis=0)])
     name = session.get_inputs()[0].name
     parts = [session.run(names, {name: whole[i : i + step]}) for i in range(0, len(whole), step)]
     return [torch.from_numpy(np.concatenate(part)[: len(given)]) for part in zip(*parts, strict=True)]

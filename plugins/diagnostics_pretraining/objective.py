@@ -397,8 +397,7 @@ class Pretraining(Objective):
         return values
 
     def output(self, batch: Batch) -> Tensor:
-        embeddings = pooled(self.towers.embed_images(flattened(batch)), batch)
-        return nn.functional.normalize(embeddings.float(), dim=-1)
+        return nn.functional.normalize(pooled(self.towers.embed_images(flattened(batch)), batch).float(), dim=-1)
 
     def blocks(self) -> Sequence[nn.Module]:
         return [*self.towers.image.blocks, *self.towers.text.transformer.resblocks]

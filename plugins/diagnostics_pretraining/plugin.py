@@ -4,7 +4,6 @@ imports nothing heavy.
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import math
 from collections.abc import Callable, Mapping

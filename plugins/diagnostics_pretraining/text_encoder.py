@@ -226,8 +226,7 @@ def embedded(tower: TextTransformer, tokens: Tensor) -> Tensor:
     x = tower.token_embedding(tokens) + tower.positional_embedding[:count]
     x = tower.transformer(x, attn_mask=mask[:count, :count])
     # The end of a text is its largest token.
-    ends = tower.ln_final(x[torch.arange(len(x), device=x.device), tokens.argmax(1)])
-    return ends @ tower.text_projection
+    return tower.ln_final(x[torch.arange(len(x), device=x.device), tokens.argmax(1)]) @ tower.text_projection
 
 
 DESCRIPTION = "text.json"

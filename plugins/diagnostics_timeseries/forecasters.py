@@ -41,7 +41,6 @@ from diagnostics_timeseries.series import (
 
 
 CHRONOS = "chronos:"
-_CHRONOS_FILES = ("*.json", "*.safetensors")
 _SMALL = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 4, "num_decoder_layers": 1, "num_heads": 4}
 _QUANTILES = [i / 10 for i in range(1, 10)]
 _PATCHED = {"input_patch_size": 16, "input_patch_stride": 16, "quantiles": _QUANTILES, "use_reg_token": True}
@@ -84,7 +83,7 @@ def chronos(
     """
     with importing("Chronos needs", "pip install chronos-forecasting"):
         importlib.import_module("chronos")
-    folder, settings = settings_of(CHRONOS, model, pretrained, _CHRONOS_FILES, CHRONOS_SMALL)
+    folder, settings = settings_of(CHRONOS, model, pretrained, CHRONOS_SMALL)
     kind, read = _kind(settings, model)
     if pretrained and folder is not None:
         with loading("Chronos", folder), quiet():
@@ -231,7 +230,6 @@ def _patched(name: str, whole: Any, fresh: Callable[[], nn.Module]) -> SeriesMod
 
 
 MOIRAI = "moirai:"
-_FILES = ("config.json", "*.safetensors")
 _INSTALL = (
     "pip install jax && pip install --no-deps 'uni2ts>=1.2,<3' lightning pytorch-lightning lightning-utilities "
     "torchmetrics gluonts toolz hydra-core omegaconf antlr4-python3-runtime==4.9.3 jaxtyping wadler-lindig"
@@ -266,7 +264,7 @@ def moirai(
     """
     with importing("Moirai needs", f"{_INSTALL} (their pins would break this environment)"):
         from uni2ts.model.moirai.module import MoiraiModule, decode_distr_output
-    folder, settings = settings_of(MOIRAI, model, pretrained, _FILES, {"small": MOIRAI_SMALL}, config)
+    folder, settings = settings_of(MOIRAI, model, pretrained, {"small": MOIRAI_SMALL}, config)
     check_distribution(settings.get("distr_output"), model)
     sizes = list(settings.get("patch_sizes", []))
     if patch_size not in sizes:
@@ -333,9 +331,8 @@ def _sequence(series: Tensor, size: int, widest: int) -> dict[str, Tensor]:
     variates, steps = series.shape
     cut = nn.functional.pad(series, (-steps % size, 0), value=torch.nan).unflatten(1, (-1, size))
     observed = ~cut.isnan()
-    anywhere = observed.any(0).any(-1)
     # Time counts from the first patch with anything observed; what lies before it is another sample, numbered 0.
-    began = anywhere.long().cummax(0).values
+    began = observed.any(0).any(-1).long().cummax(0).values
     time = (began.cumsum(0) - 1).clamp_min(0)
     future = torch.ones(variates, dtype=torch.long)
 
@@ -393,7 +390,7 @@ def timesfm3(
     """
     with importing("TimesFM 3 needs", "pip install 'timesfm>=3'"):
         from timesfm3.torch import TimesFM3Torch, timesfm3_forecaster
-    folder, settings = settings_of(TIMESFM3, model, pretrained, _FILES, {"small": TIMESFM3_SMALL}, config)
+    folder, settings = settings_of(TIMESFM3, model, pretrained, {"small": TIMESFM3_SMALL}, config)
 
     def untrained() -> Any:
         return TimesFM3Torch(**copy.deepcopy(settings))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, TorchEncoder, importing
 from diagnostics_timeseries.series import (
+    FILES,
     SeriesModel,
     any_observed,
     by_variate,
@@ -51,7 +52,6 @@ from diagnostics_timeseries.series import (
 # - PatchTST-FM: padded as its forecaster does; masked patches of the future are handed over as prefix.
 
 GRANITE = "granite:"
-_FILES = ("*.json", "*.safetensors")
 GRANITE_SMALL: Mapping[str, Mapping[str, Any]] = {
     "ttm": {
         "model_type": "tinytimemixer", "context_length": 512, "patch_length": 64, "patch_stride": 64, "d_model": 64,
@@ -83,7 +83,7 @@ def granite(
     """
     with importing("Granite needs", "pip install --no-deps granite-tsfm (its pins would break this environment)"):
         importlib.import_module("tsfm_public")
-    folder, settings = settings_of(GRANITE, model, pretrained, _FILES, GRANITE_SMALL, config)
+    folder, settings = settings_of(GRANITE, model, pretrained, GRANITE_SMALL, config)
     name = called(GRANITE, model, pretrained, seed)
     kind, read = _kind(settings, model)
 
@@ -345,7 +345,7 @@ def mantis(
     if not pretrained and model in versions:
         version, sizes, tensors = model, _SMALL | dict(config or {}), None
     else:
-        folder = folder_of(MANTIS, model, _FILES, "v2")
+        folder = folder_of(MANTIS, model, FILES, "v2")
         tensors = tensors_of("Mantis", folder)
         version = "v2" if any(".attention.wQKV." in name for name in tensors) else "v1"
         sizes = read_config(folder) if (folder / "config.json").is_file() else {}
@@ -407,8 +407,7 @@ def _mantis_taps(module: Any, version: str, variates: int) -> list[Tap]:
 def _resized(series: Tensor, steps: int) -> Tensor:
     """[V, L] as [V, steps], without leading NaN."""
     observed = ~series.isnan().any(0)
-    start = int(observed.int().argmax())
-    series = series[:, start:]
+    series = series[:, int(observed.int().argmax()) :]
     if bool(series.isnan().any()) or series.shape[1] < 2:
         raise DiagnosticsError("it has gaps (NaN), and Mantis has no mask: fill them, by interpolation for example.")
     return nn.functional.interpolate(series[None], size=steps, mode="linear", align_corners=False)[0]
@@ -424,7 +423,6 @@ def _resized(series: Tensor, steps: int) -> Tensor:
 # momentfm`.
 
 MOMENT_SCHEME = "moment:"
-_MOMENT_FILES = ("config.json", "*.safetensors")
 MOMENT_SMALL: Mapping[str, Any] = {
     "task_name": "embedding", "model_name": "MOMENT", "transformer_type": "encoder_only", "d_model": 64, "seq_len": 512,
     "patch_len": 8, "patch_stride_len": 8, "transformer_backbone": "google/flan-t5-small",
@@ -444,7 +442,7 @@ def moment(
     """
     with importing("MOMENT needs", "pip install --no-deps momentfm (its pins would break this environment)"):
         from momentfm.models.moment import MOMENT
-    folder, settings = settings_of(MOMENT_SCHEME, model, pretrained, _MOMENT_FILES, {"small": MOMENT_SMALL}, config)
+    folder, settings = settings_of(MOMENT_SCHEME, model, pretrained, {"small": MOMENT_SMALL}, config)
 
     def untrained() -> Any:
         own = {"task_name": "embedding", "enable_gradient_checkpointing": False}
@@ -530,8 +528,7 @@ def fracast(path: str | None = None) -> TorchEncoder:
     def fresh() -> nn.Module:
         import fracast
 
-        folder = Path(path) if path else Path(fracast.__file__).parent / "weights"
-        config = read_config(folder)
+        config = read_config(Path(path) if path else Path(fracast.__file__).parent / "weights")
         return type(core)({key: config[key] for key in ("model", "pyramid")})
 
     def for_length(length: int) -> TorchEncoder:

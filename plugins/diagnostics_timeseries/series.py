@@ -28,6 +28,10 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[\w.\-]+")
 _PATIENCE = 5.0
 
 
+FILES = ("*.json", "*.safetensors")
+"""What most checkpoints consist of."""
+
+
 def folder_of(scheme: str, spec: str, files: Sequence[str], small: str) -> Path:
     """The folder of a checkpoint: `spec` itself, or what the hub (or its cache here) has under that name.
 
@@ -89,15 +93,15 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def settings_of(
-    scheme: str, spec: str, pretrained: bool, files: Sequence[str], small: Mapping[str, Any], config: Any = None
+    scheme: str, spec: str, pretrained: bool, small: Mapping[str, Any], config: Any = None
 ) -> tuple[Path | None, dict[str, Any]]:
     """Folder and configuration of a checkpoint; of an untrained model in `small`, no folder, and `config` changes it.
 
-    Scheme, spec and files as of `folder_of`, whose errors offer the first of `small`.
+    Scheme and spec as of `folder_of`, whose errors offer the first of `small`.
     """
     if not pretrained and spec in small:
         return None, {**small[spec], **(config or {})}
-    folder = folder_of(scheme, spec, files, next(iter(small)))
+    folder = folder_of(scheme, spec, FILES, next(iter(small)))
     return folder, read_config(folder)
 
 
@@ -320,9 +324,7 @@ class SeriesModel:
 
 def places(tokens: int, variates: int, prefix: int = 0) -> Grid:
     """`tokens` in time, for each variate where there are several."""
-    if variates == 1:
-        return Grid((tokens,), ("t",), prefix)
-    return Grid((variates, tokens), ("v", "t"), prefix)
+    return Grid((tokens,), ("t",), prefix) if variates == 1 else Grid((variates, tokens), ("v", "t"), prefix)
 
 
 def stack(name: str, count: int, features: int, grid: Grid, norm: str | None = None, **site: Any) -> list[Tap]:

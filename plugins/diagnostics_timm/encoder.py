@@ -146,8 +146,7 @@ class Preprocess:
         channels, height, width = configuration["input_size"]
         if channels not in (1, 3):
             raise DiagnosticsError(f"{encoder} takes {channels} channels: only models of 1 or 3 are supported yet.")
-        transform = create_transform(**configuration, is_training=False)
-        return cls(encoder, (channels, height, width), transform)
+        return cls(encoder, (channels, height, width), create_transform(**configuration, is_training=False))
 
     def __call__(self, sample: np.ndarray) -> Tensor:
         return self.transform(image_of(sample, self.encoder, "RGB" if self.input_size[0] == 3 else "L"))

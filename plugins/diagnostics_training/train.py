@@ -34,7 +34,15 @@ from diagnostics_training.models.encoder import (
 from diagnostics_training.models.inputs import Views, channels_of, extent_of, prepare, resized
 from diagnostics_training.objectives import OBJECTIVES, objective_class
 from diagnostics_training.objectives.jepa import REGULARISERS
-from diagnostics_training.trainer.data import Feed, TrainingData, check_batch, default_patch, load, rendering_notice
+from diagnostics_training.trainer.data import (
+    Feed,
+    TrainingData,
+    check_batch,
+    default_patch,
+    describe_data,
+    load,
+    rendering_notice,
+)
 from diagnostics_training.trainer.objective import World, barrier, world
 from diagnostics_training.trainer.record import Watch, finish, finished, make_folder, say
 from diagnostics_training.trainer.settings import identity_of
@@ -239,8 +247,8 @@ def train(job: TrainJob) -> list[dict[str, Any]]:
             # All have looked at what is there before one of them writes.
             barrier()
             if where.first and not rows:
-                count = len(wanted) * job.seeds
-                say(f"{count} encoder{'s' if count > 1 else ''} on {data.description}; writes to {job.out}")
+                count, trained = len(wanted) * job.seeds, describe_data(data.spec, len(data.samples))
+                say(f"{count} encoder{'s' if count > 1 else ''} on {trained}; writes to {job.out}")
             rows += [_one(job, plan, data, where, watch) for plan in plans]
         return rows if where.first else []
 
@@ -323,7 +331,7 @@ def _one(job: TrainJob, plan: _Plan, data: TrainingData, where: World, watch: Wa
         "objective": own.objective,
         "seed": seed,
         **outcome,
-        "data": data.description,
+        "data": describe_data(data.spec, len(data.samples)),
         "run_data": job.data,
     }
     if where.first:

@@ -227,8 +227,8 @@ class Sounds:
             )
         features = torch.from_numpy(np.ascontiguousarray(self.extract(values[first:]), dtype=np.float32))
         rest = self.frames - features.shape[self.time]
-        behind = (0, 0) * (features.ndim - 1 - self.time)
-        features = torch.nn.functional.pad(features, (*behind, 0, max(0, rest)))
+        # Axes are counted from the last one, two numbers for each.
+        features = nn.functional.pad(features, (*(0, 0) * (features.ndim - 1 - self.time), 0, max(0, rest)))
         heard = math.ceil(self.frames * (self.length - first) / self.span)
         return {"sound": features, "heard": (torch.arange(self.frames) < heard).long()}
 
@@ -259,8 +259,7 @@ def _span(extract: Extract, rate: int) -> float:
         middle = (low + high) // 2
         click = np.zeros(120 * rate, dtype=np.float32)
         click[middle : middle + rate // 100] = 1.0
-        seen = not np.allclose(extract(click), rest)
-        low, high = (middle, high) if seen else (low, middle)
+        low, high = (low, middle) if np.allclose(extract(click), rest) else (middle, high)
     # To whole frames, in a length that is a round number of them.
     return float(round(high / rate, 2) * rate)
 

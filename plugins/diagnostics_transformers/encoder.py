@@ -72,8 +72,7 @@ def with_order(tower: nn.Module, tap: Tap) -> Tap:
     kind = model_type(tower)
     order, site = _ORDERS.get(kind), tap.site
     if kind in _FILLED and site is not None and tap.grid.prefix > 1:
-        filling = tap.grid.prefix - 1
-        return replace(tap, grid=replace(tap.grid, prefix=1), site=replace(site, trailing=filling))
+        return replace(tap, grid=replace(tap.grid, prefix=1), site=replace(site, trailing=tap.grid.prefix - 1))
     if order is None or site is None or site.layout != "tokens":
         return tap
     return replace(tap, site=replace(site, order=order(tower, tap)))
@@ -124,9 +123,8 @@ def packed_taps(passes: Passes, names: Sequence[str], grid: Grid, order: tuple[i
                 f"{passes.name} has {_tokens(tensor)} tokens at {name} for two images of {grid.tokens} patches: it "
                 f"merges them on its way, which is not supported yet."
             )
-        depth = min(1.0, i / len(names))
         site = Site(name, when="after" if i else "before", layout="packed", order=order)
-        tap = Tap(name, depth, "trunk", tensor.shape[-1], grid, site)
+        tap = Tap(name, min(1.0, i / len(names)), "trunk", tensor.shape[-1], grid, site)
         taps.append(tap if i else replace(tap, name="embed", part="embedding"))
     if len(steps) < len(names) + 1:
         raise DiagnosticsError(
@@ -241,11 +239,6 @@ def _without_shell(name: str, module: nn.Module) -> str:
     return name
 
 
-def over_levels(passes: Passes, layers: Sequence[str]) -> bool:
-    """Whether an encoder's layers take the tokens of several maps at once (Deformable DETR)."""
-    return bool(layers) and _SHAPES in arguments(passes.module.get_submodule(layers[0]))
-
-
 def with_levels(passes: Passes, taps: Sequence[Tap], layers: Sequence[str], blocks: int) -> list[Tap]:
     """The backbone's taps, of so many `blocks`, and behind them one of every map at every layer:
     `encoder.layers.0.level1`.
@@ -258,10 +251,8 @@ def with_levels(passes: Passes, taps: Sequence[Tap], layers: Sequence[str], bloc
         before = 0
         for level, size in enumerate(of_layer[name].kwargs[_SHAPES].tolist()):
             shape = (int(size[0]), int(size[1]))
-            behind = tokens.shape[1] - before - math.prod(shape)
-            site = Site(name, padding=before, trailing=behind)
-            tap = f"{name.removeprefix('tower.')}.level{level}"
-            depth = (blocks + i + 1) / whole
+            site = Site(name, padding=before, trailing=tokens.shape[1] - before - math.prod(shape))
+            tap, depth = f"{_short(name)}.level{level}", (blocks + i + 1) / whole
             levels.append(Tap(tap, depth, "trunk", tokens.shape[2], Grid(shape, ("y", "x")), site))
             before += math.prod(shape)
     return levels
@@ -286,22 +277,18 @@ def layers_of_head(passes: Passes, head: str, between: tuple[float, float]) -> l
             return []
         grid, order = places
         depth = low + (high - low) * (i + 1) / (len(names) + 1)
-        tap = name.removeprefix("tower.")
-        taps.append(Tap(tap, depth, "head", outputs[0].shape[-1], grid, Site(name, order=order)))
+        taps.append(Tap(_short(name), depth, "head", outputs[0].shape[-1], grid, Site(name, order=order)))
     return taps
 
 
 def _places(tokens: Tensor, prepared: Prepared) -> tuple[Grid, tuple[int, ...]] | None:
     """The grid of a layer's tokens and the order in which they lie; None where they fit no grid."""
     axes = tuple(prepared.extents)
-    for shape in prepared.places:
-        grid = Grid(shape, axes)
-        if tokens.ndim != 3 or prepared.packed:
-            return None
-        more = tokens.shape[1] - grid.tokens
+    for shape in prepared.places if tokens.ndim == 3 and not prepared.packed else ():
+        more = tokens.shape[1] - math.prod(shape)
         if 0 <= more <= 1:
             return Grid(shape, axes, more), ()
-        if more == grid.tokens:
+        if more == math.prod(shape):
             # Sorted by place: the context of a place, then its target.
             return Grid(shape, axes, more), (*range(0, 2 * more, 2), *range(1, 2 * more, 2))
     return None
@@ -407,7 +394,8 @@ def _taps_of(passes: Passes) -> tuple[list[Tap], str, list[str]]:
     if (kind := model_type(tower)) in CHAINS:
         return _of_chain(passes, CHAINS[kind])
     blocks, layers = trunk_of_detector(passes)
-    if over_levels(passes, layers):
+    # Layers that take the tokens of several maps at once (Deformable DETR).
+    if layers and _SHAPES in arguments(passes.module.get_submodule(layers[0])):
         taps, _, left_out = _of_stack(passes, blocks)
         taps = with_levels(passes, taps, layers, len(blocks))
         finest = next(tap for tap in taps if tap.site is not None and tap.site.module == layers[-1])
@@ -420,8 +408,9 @@ def _taps_of(passes: Passes) -> tuple[list[Tap], str, list[str]]:
             errors.append(error)
         except Exception as error:
             # Layers that hand on something of their own shape fail wherever it is read.
-            why = describe(error)
-            errors.append(DiagnosticsError(f"{passes.name} cannot be tapped ({why}): it is not supported yet."))
+            errors.append(
+                DiagnosticsError(f"{passes.name} cannot be tapped ({describe(error)}): it is not supported yet.")
+            )
     raise errors[0]
 
 
@@ -479,8 +468,7 @@ def _of_chain(passes: Passes, parts: Sequence[tuple[str, tuple[str, ...], int]])
     for i, (place, axes, special) in enumerate(parts):
         extents = {axis: n for axis, n in passes.prepared.extents.items() if axis in axes}
         grid = Grid(tuple(extents.values()), axes, special) if axes == ("t",) else None
-        blocks = children(passes.module, place)
-        discovered = passes.discover("", extents, blocks=blocks, grid=grid, prefix=special)
+        discovered = passes.discover("", extents, blocks=children(passes.module, place), grid=grid, prefix=special)
         last = i == len(parts) - 1
         for tap in discovered.taps:
             if (tap.part == "embedding" and i) or (tap.part == "head" and not last):
@@ -511,8 +499,7 @@ def _grid(passes: Passes, names: Sequence[str] | None) -> tuple[Grid | None, boo
         return None, False
     for shape in prepared.places:
         more = seen.shape[1] - math.prod(shape)
-        few = 0 <= more <= MOST_PREFIX or more == prepared.special
-        if seen.ndim == 3 and seen.shape[0] == 2 and few:
+        if seen.ndim == 3 and seen.shape[0] == 2 and (0 <= more <= MOST_PREFIX or more == prepared.special):
             return Grid(shape, axes, more), False
     return None, False
 

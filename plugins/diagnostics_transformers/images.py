@@ -44,8 +44,7 @@ def prepare_images(tower: nn.Module, source: str | None, name: str, size: int | 
     processor = from_directory("image processor", source)
     preprocess = Processed.of(tower, processor, name) if size is None else None
     preprocess = preprocess or Resized.of(tower, processor, name, size)
-    pixels = preprocess(example())["pixel_values"]
-    height, width = (int(n) for n in pixels.shape[-2:])
+    height, width = map(int, preprocess(example())["pixel_values"].shape[-2:])
     further = _FURTHER.get(model_type(tower))
     stretched = interpolating(tower, (height, width), "image_size")
 
@@ -87,8 +86,7 @@ def _special(config: Any, places: list[tuple[int, ...]]) -> int:
     """
     if places and setting(config, "model_type") == "mllama_vision_model":
         patches = int(np.prod(places[0]))
-        tile = -(-(patches + 1) // 8) * 8
-        return config.max_num_tiles * tile - patches
+        return config.max_num_tiles * -(-(patches + 1) // 8) * 8 - patches
     return 1 + int(setting(config, "num_detection_tokens", default=-1))
 
 
@@ -240,8 +238,8 @@ def _in_order(config: Any, images: Tensor) -> Tensor:
 def _flat_patches(config: Any, images: Tensor) -> Tensor:
     """[B, channel, y, x] as [B, N, D] in raster order, the channels of a pixel side by side."""
     p = config.patch_size
-    patches = images.unfold(2, p, p).unfold(3, p, p)  # [B, channel, ny, nx, p, p]
-    return patches.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)
+    # [B, channel, ny, nx, p, p] in between.
+    return images.unfold(2, p, p).unfold(3, p, p).permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)
 
 
 def _as_tiles(config: Any, images: Tensor) -> Tensor:
@@ -308,9 +306,8 @@ def prepare_patches(tower: nn.Module, source: str | None, name: str, size: int |
     def of(batch: Mapping[str, Tensor], shape: str = "flat") -> dict[str, Any]:
         patches = batch["patches"]
         count = len(patches)
-        given: dict[str, Any] = {}
         key = "hidden_states" if "hidden_states" in takes else "pixel_values"
-        given[key] = patches.flatten(0, 1) if packed else patches
+        given: dict[str, Any] = {key: patches.flatten(0, 1) if packed else patches}
         if shape == "strip":
             given[key] = given[key].reshape(-1, channels, patch, patch).permute(1, 2, 0, 3).flatten(2)[None]
         elif shape == "blocks":
@@ -319,7 +316,6 @@ def prepare_patches(tower: nn.Module, source: str | None, name: str, size: int |
             given[key] = given[key].reshape(-1, channels, patch, patch)
         if shape == "one row":
             given[key] = given[key][None]
-        pair = torch.tensor([side, side], device=patches.device)
         if sizes in ("grid_thw", "image_grid_thw"):
             across = side // cut.merge if shape == "blocks" else side
             given[sizes] = torch.tensor([1, across, across], device=patches.device).repeat(count, 1)
@@ -327,7 +323,7 @@ def prepare_patches(tower: nn.Module, source: str | None, name: str, size: int |
             y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
             given[sizes] = torch.stack([x.flatten(), y.flatten()], -1).to(patches.device).expand(count, -1, -1)
         else:
-            given[sizes] = pair.repeat(count, 1)
+            given[sizes] = torch.tensor([side, side], device=patches.device).repeat(count, 1)
         if "pixel_attention_mask" in takes:
             given["pixel_attention_mask"] = torch.ones(patches.shape[:2], dtype=torch.long, device=patches.device)
         if "merge_sizes" in takes:
@@ -350,8 +346,7 @@ def prepare_patches(tower: nn.Module, source: str | None, name: str, size: int |
 
 def _as_blocks(patches: Tensor, channels: int, p: int, m: int) -> Tensor:
     """Patches [N, channel * p * p], block by block, as [N / m^2, m * p, m * p, channel]."""
-    blocks = patches.reshape(-1, m, m, channels, p, p)
-    return blocks.permute(0, 1, 4, 2, 5, 3).reshape(-1, m * p, m * p, channels)
+    return patches.reshape(-1, m, m, channels, p, p).permute(0, 1, 4, 2, 5, 3).reshape(-1, m * p, m * p, channels)
 
 
 def _merge(config: Any, sizes: str) -> int:
@@ -360,8 +355,7 @@ def _merge(config: Any, sizes: str) -> int:
         return 1
     merge = setting(config, "spatial_merge_size", "merge_size", default=1)
     merge = merge if isinstance(merge, int) else (side_of(merge) or (1, 1))[0]
-    kernel = side_of(setting(config, "merge_kernel_size")) or (1, 1)
-    return max(1, merge, kernel[0])
+    return max(1, merge, (side_of(setting(config, "merge_kernel_size")) or (1, 1))[0])
 
 
 @dataclass(frozen=True)
@@ -450,8 +444,7 @@ def prepare_videos(tower: nn.Module, source: str | None, name: str, wanted: Want
             f"{name} cuts frames of {height} x {width} pixels into patches of {patch[0]} x {patch[1]}, which do not "
             f"fit: choose a size that is a multiple of the patch."
         )
-    takes = arguments(tower)
-    key = next(k for k in ("pixel_values_videos", "pixel_values") if k in takes)
+    key = next(k for k in ("pixel_values_videos", "pixel_values") if k in arguments(tower))
     folded = model_type(tower) in _FOLDED
     stretched = interpolating(tower, (height, width), "image_size", "crop_size")
 

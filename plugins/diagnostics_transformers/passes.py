@@ -64,22 +64,17 @@ class Texts:
             raise DiagnosticsError(
                 f"{self.encoder} finds no token in the text {str(sample)[:40]!r}: leave out empty texts."
             )
-        ids, special = self._cut(ids, special)
+        over = len(ids) - self.length
+        if over > 0:
+            # The special tokens at the end are kept.
+            stop = len(ids) - next((i for i, s in enumerate(reversed(special)) if not s), 0)
+            ids, special = ids[: stop - over] + ids[stop:], special[: stop - over] + special[stop:]
         rest = self.length - len(ids)
         return {
             "input_ids": torch.tensor(ids + [self.pad] * rest),
             "attention_mask": torch.tensor([1] * len(ids) + [0] * rest),
             "words": torch.tensor([not s for s in special] + [False] * rest),
         }
-
-    def _cut(self, ids: list[int], special: list[int]) -> tuple[list[int], list[int]]:
-        """At most `length` tokens, the special ones at the end kept."""
-        over = len(ids) - self.length
-        if over <= 0:
-            return ids, special
-        tail = next((i for i, s in enumerate(reversed(special)) if not s), 0)
-        stop = len(ids) - tail
-        return ids[: stop - over] + ids[stop:], special[: stop - over] + special[stop:]
 
     def valid(self, batch: Mapping[str, Tensor], tap: Tap) -> Tensor | None:
         """Words, not special tokens or padding; all tokens of taps on another grid (pooled ones)."""
@@ -108,8 +103,7 @@ def prepare_text(tower: nn.Module, source: str | None, name: str, wanted: Wanted
     else:
         pad, description = _padding(config, vocabulary), "bytes as tokens"
         encode = _by_bytes(vocabulary, pad)
-    special = encode(_EXAMPLE)[1]
-    lead = next(i for i, s in enumerate(special) if not s)
+    lead = next(i for i, s in enumerate(encode(_EXAMPLE)[1]) if not s)
     texts = Texts(name, length, pad, encode, lead)
     takes = arguments(tower)
     beside = _BESIDE | _BESIDE_OF.get(model_type(tower), {})
@@ -226,8 +220,7 @@ def prepare_series(tower: nn.Module, name: str, length: int | None) -> Prepared:
     elif can_miss:
         of_model = partial(_univariate, takes=takes)
     else:
-        mask = "past_observed_mask" if "past_observed_mask" in takes else "observed_mask"
-        of_model = partial(_observed, mask=mask)
+        of_model = partial(_observed, mask="past_observed_mask" if "past_observed_mask" in takes else "observed_mask")
 
     def valid(batch: Mapping[str, Tensor], tap: Tap) -> Tensor | None:
         """Tokens all of whose steps are observed, from the first on that is."""
@@ -238,8 +231,7 @@ def prepare_series(tower: nn.Module, name: str, length: int | None) -> Prepared:
         known = observed.unflatten(1, (count, -1)).all(2).mT  # [B, variate, token]
         return known.flatten(1) if "v" in tap.grid.axes else known.all(1)
 
-    together = "past_time_features" in takes or can_miss
-    extents = {"t": steps} if together else {"v": variates, "t": steps}
+    extents = {"t": steps} if "past_time_features" in takes or can_miss else {"v": variates, "t": steps}
     places = {"v": variates, "t": patch}
     noise = np.random.default_rng(0).standard_normal((steps, variates))
     return Prepared(

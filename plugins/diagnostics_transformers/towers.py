@@ -82,18 +82,14 @@ class Tower(nn.Module):
 
     def __init__(self, tower: nn.Module, projection: nn.Module | None) -> None:
         super().__init__()
-        self.tower = tower
-        self.projection = projection
-        if projection is None:
-            del self.projection
+        self.tower, self.projection = tower, projection
 
     def forward(self, batch: Mapping[str, Any]) -> Any:
         with _StableSort():
             out = self.tower(**batch)
-        projection = getattr(self, "projection", None)
         pooled = getattr(out, "pooler_output", None)
-        if projection is not None and isinstance(pooled, Tensor):
-            projection(pooled)
+        if self.projection is not None and isinstance(pooled, Tensor):
+            self.projection(pooled)
         return out
 
 
@@ -146,7 +142,7 @@ def towers(model: nn.Module) -> dict[str, tuple[str, nn.Module]]:
         named = [key for key in keys if any(word in key for word in words)]
         tower = next((t for t in (_of_config(model, getattr(config, key)) for key in named) if t is not None), None)
         if tower is None and named:
-            tower = _at_place(model, kind)
+            tower = next((part for part in model.named_modules() if part[0].rpartition(".")[2] in _PLACES[kind]), None)
         if tower is not None and kind_of(_encoder_of(tower[1])[1]) == kind:
             of_kind[kind] = tower
     return of_kind
@@ -159,13 +155,6 @@ def _of_config(model: nn.Module, config: Any) -> tuple[str, nn.Module] | None:
             base: Any = module.base_model if isinstance(module.base_model, PreTrainedModel) else module
             inner = next(key for key, part in module.named_modules() if part is base)
             return ".".join(part for part in (name, inner) if part), base
-    return None
-
-
-def _at_place(model: nn.Module, kind: str) -> tuple[str, nn.Module] | None:
-    for name, module in model.named_modules():
-        if name.rpartition(".")[2] in _PLACES[kind]:
-            return name, module
     return None
 
 
@@ -187,8 +176,7 @@ def kind_of(module: nn.Module) -> str | None:
     """Which of `INPUTS` a module takes; of one that takes texts, images are an addition."""
     takes = arguments(module)
     for kind in ("text", "vision", "audio", "series"):
-        names = INPUTS[kind]
-        if any(name in takes for name in names if name != "hidden_states" or "grid_thw" in takes):
+        if any(name in takes for name in INPUTS[kind] if name != "hidden_states" or "grid_thw" in takes):
             return kind
     return None
 
@@ -305,7 +293,9 @@ def _recorded(tower: nn.Module) -> Iterable[list[str]]:
     for names in by_class.values():
         outer = [n for n in names if not any(n.startswith(f"{other}.") for other in names)]
         trunk = [n for n in outer if not is_side(n)] or (outer if _only_side(tower) else [])
-        groups = _groups(trunk)
+        groups: dict[str, list[str]] = {}
+        for name in trunk:
+            groups.setdefault(re.sub(r"\.\d+$", "", name), []).append(name)
         if groups:
             candidates.append((size(trunk), trunk))
         if len(groups) > 1:
@@ -314,9 +304,8 @@ def _recorded(tower: nn.Module) -> Iterable[list[str]]:
     return [names for _, names in sorted(candidates, key=lambda pair: -pair[0])]
 
 
-def _targets(owner: nn.Module) -> list[tuple[type, str]]:
-    outputs: Any = getattr(owner, "_can_record_outputs", None)
-    recorded = (outputs or {}).get("hidden_states")
+def _targets(owner: Any) -> list[tuple[type, str]]:
+    recorded: Any = (getattr(owner, "_can_record_outputs", None) or {}).get("hidden_states")
     entries: list[Any] = list(recorded) if isinstance(recorded, (list, tuple)) else [recorded] if recorded else []
     targets: list[tuple[type, str]] = []
     for entry in entries:
@@ -329,14 +318,6 @@ def _targets(owner: nn.Module) -> list[tuple[type, str]]:
 def is_side(name: str) -> bool:
     """Whether a module stands in a part that is no trunk (a decoder, a quantizer)."""
     return any(part.removesuffix("s").endswith(_SIDE) for part in name.split("."))
-
-
-def _groups(names: list[str]) -> dict[str, list[str]]:
-    """Names by the list that they stand in."""
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        groups.setdefault(re.sub(r"\.\d+$", "", name), []).append(name)
-    return groups
 
 
 # What every modality's preprocessing is made of: `Prepared`, the sizes asked for, and a look into configuration and
@@ -388,7 +369,6 @@ class Prepared:
     example: a raw sample.
     extents: of the input along each axis that tokens can lie on, slowest first.
     places: grids (one extent for each axis) that the trunk's tokens may have by the configuration.
-    order: where each token of that grid lies among the grid tokens as the model keeps them; empty for raster order.
     packed: the tower takes and keeps the tokens of all samples in one row [B * T, F].
     description: what preprocessing is, for the configuration.
     arguments: batch -> the tower's keyword arguments.
@@ -405,7 +385,6 @@ class Prepared:
     example: np.ndarray
     extents: dict[str, int]
     places: list[tuple[int, ...]] = field(default_factory=list[tuple[int, ...]])
-    order: tuple[int, ...] = ()
     packed: bool = False
     description: str = ""
     arguments: Arguments = dict

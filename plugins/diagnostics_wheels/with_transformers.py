@@ -56,10 +56,9 @@ def dinov2(size: int = SIDE) -> TorchEncoder:
 def untrained_dinov2() -> Dinov2Model:
     """The architecture with initial weights."""
     # No mask token: it is used in training only, and the exported model has none.
-    config = Dinov2Config(
-        hidden_size=384, num_attention_heads=6, image_size=518, patch_size=PATCH, use_mask_token=False
+    return Dinov2Model(
+        Dinov2Config(hidden_size=384, num_attention_heads=6, image_size=518, patch_size=PATCH, use_mask_token=False)
     )
-    return Dinov2Model(config)
 
 
 def convert_dinov2(source: Path) -> dict[str, Tensor]:
@@ -82,8 +81,7 @@ def convert_dinov2(source: Path) -> dict[str, Tensor]:
             if name in arrays and not np.array_equal(arrays[name], array):
                 raise ValueError(f"two different tensors for {name}")
             arrays[name] = array
-    taken = {key for node in graph.node for key in node.input}
-    if unused := sorted(stored.keys() - taken):
+    if unused := sorted(stored.keys() - {key for node in graph.node for key in node.input}):
         raise ValueError(f"no node takes {unused[0]}")
     positions = [array for part in _POSITIONS if (array := arrays.pop(part, None)) is not None]
     arrays["backbone.embeddings.position_embeddings"] = np.concatenate(positions, axis=1)

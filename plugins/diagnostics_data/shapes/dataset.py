@@ -62,9 +62,7 @@ def motion(first: np.ndarray, last: np.ndarray, size: int) -> str:
     down, right = (last - first).tolist()
     if max(abs(down), abs(right)) < HOVERS * size:
         return MOTIONS[4]
-    if abs(down) > abs(right):
-        return MOTIONS[1 if down > 0 else 0]
-    return MOTIONS[3 if right > 0 else 2]
+    return MOTIONS[int(down > 0)] if abs(down) > abs(right) else MOTIONS[2 + int(right > 0)]
 
 
 def _in_order(scene: Scene, frame: int, seen: np.ndarray) -> list[int]:
@@ -74,12 +72,9 @@ def _in_order(scene: Scene, frame: int, seen: np.ndarray) -> list[int]:
 
 def _sentence(phrases: list[str]) -> str:
     number = NUMBERS[len(phrases)]
-    if len(phrases) == 0:
-        return f"{number} objects"
-    if len(phrases) == 1:
-        return f"{number} object: {phrases[0]}"
-    *front, back = phrases
-    return f"{number} objects, from front to back: {', '.join(front)}, and {back}"
+    if len(phrases) < 2:
+        return f"{number} object: {phrases[0]}" if phrases else f"{number} objects"
+    return f"{number} objects, from front to back: {', '.join(phrases[:-1])}, and {phrases[-1]}"
 
 
 def _phrase(scene: Scene, i: int, frame: int, moves: bool) -> str:

@@ -144,8 +144,8 @@ def _rounded(world: World, view: View, hits: Hits) -> tuple[np.ndarray, np.ndarr
     right = bend * (level(shape, p + _STEP, q) - here) + _DOME * p
     down = bend * (level(shape, p, q + _STEP) - here) + _DOME * q
     length = np.sqrt(1 + right * right + down * down)
-    to_camera = -plane.origin / np.linalg.norm(plane.origin)
-    between = world.light + to_camera
+    # Half way between the directions to the light and to the camera.
+    between = world.light - plane.origin / np.linalg.norm(plane.origin)
     between = between / np.linalg.norm(between)
 
     def facing(direction: np.ndarray) -> np.ndarray:

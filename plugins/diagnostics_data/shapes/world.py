@@ -137,8 +137,7 @@ class Texture:
             pattern = np.clip(3 * np.sin((2 * math.pi) * s), -1, 1) * np.clip(3 * np.sin((2 * math.pi) * t), -1, 1)
         else:
             pattern = 2.5 * (np.cos((2 * math.pi) * s) + np.cos((2 * math.pi) * t) - 0.5)
-        sharp = np.clip(pattern, -1, 1) * np.clip(2 - (4 * self.frequency) * footprint, 0, 1)
-        return 0.5 + 0.5 * sharp
+        return 0.5 + 0.5 * (np.clip(pattern, -1, 1) * np.clip(2 - (4 * self.frequency) * footprint, 0, 1))
 
     def _noise(self, s: np.ndarray, t: np.ndarray) -> np.ndarray:
         """Random numbers of the lattice, interpolated smoothly between its cells (value noise), -1 to 1."""

@@ -116,12 +116,10 @@ class Projector(nn.Module):
     def _pooled(self, tokens: Tensor, grid: Grid, valid: Tensor | None) -> Tensor:
         if valid is None:
             return self._mean(tokens, grid)
-        known = valid[..., None].to(tokens.dtype)
+        share = self._mean(valid[..., None].to(tokens.dtype), grid)
         # What is no data may be anything, NaN too.
-        share = self._mean(known, grid)
-        return self._mean(torch.where(valid[..., None], tokens, 0), grid) / share.clamp_min(
-            torch.finfo(share.dtype).tiny
-        )
+        known = torch.where(valid[..., None], tokens, 0)
+        return self._mean(known, grid) / share.clamp_min(torch.finfo(share.dtype).tiny)
 
     def _mean(self, tokens: Tensor, grid: Grid) -> Tensor:
         maps = tokens.transpose(1, 2).unflatten(2, grid.shape)
@@ -183,8 +181,8 @@ def projector_of(module: nn.Module) -> Projector:
 def _give(module: nn.Module, tap: Tap, width: int, pool: int) -> nn.Module:
     # What a base had, and was cut off, is no projector any more.
     if not isinstance(getattr(module, MODULE, None), Projector):
-        like = next(module.parameters())
-        setattr(module, MODULE, Projector(tap.features, width, pool).to(like.device).eval())
+        device = next(module.parameters()).device
+        setattr(module, MODULE, Projector(tap.features, width, pool).to(device).eval())
     return module
 
 

@@ -55,8 +55,7 @@ class View:
         if len(seen) == 3:
             grey = torch.tensordot(torch.tensor(LUMA), seen, 1)
             seen = grey + self.saturation * (seen - grey)
-        whole = seen.round().clamp(0, 255).permute(1, 2, 0).numpy()
-        return whole.reshape(sample.shape).astype(sample.dtype)
+        return seen.round().clamp(0, 255).permute(1, 2, 0).numpy().reshape(sample.shape).astype(sample.dtype)
 
     def part(self, seen: Sequence[tuple[float, float]], extent: Sequence[int]) -> Part:
         """Which part of an image of that extent lies where `seen` is in the view of it; both in pixels."""

@@ -468,8 +468,7 @@ def align_language(job: LanguageJob) -> dict[str, Any]:
         # Without what the base has behind the tap, as a head that is an earlier alignment's.
         start = replace(start, base=cut_encoder(start.base, start.tap.name))
     check_texts(start.dataset)
-    half = job.precision == "bf16" and not job.train_lm
-    decoder = decoder_named(job.lm, _texts(start), start.seed, half)
+    decoder = decoder_named(job.lm, _texts(start), start.seed, half=job.precision == "bf16" and not job.train_lm)
     pairs = Pairs(start.dataset, decoder, 1 + pooled(start.tap.grid, job.pool).tokens)
     test = np.flatnonzero(start.dataset.split == "test")
     asked = start.identity(job) | {

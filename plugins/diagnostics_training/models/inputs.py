@@ -64,8 +64,7 @@ def recoloured(pixels: Tensor, factors: Tensor) -> Tensor:
 
 
 def _grey(pixels: Tensor) -> Tensor:
-    weights = torch.tensor(LUMA).reshape(1, 3, *[1] * (pixels.ndim - 2))
-    return (pixels * weights).sum(1, keepdim=True)
+    return (pixels * torch.tensor(LUMA).reshape(1, 3, *[1] * (pixels.ndim - 2))).sum(1, keepdim=True)
 
 
 # Which patches are hidden, drawn for a whole batch: as many in every sample, so that they batch.

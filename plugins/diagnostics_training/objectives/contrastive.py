@@ -85,8 +85,7 @@ def _one_way(anchors: Tensor, same: Tensor, other: Tensor, rows: slice, temperat
     beside = anchors @ same.mT / temperature
     itself = places[:, None] == torch.arange(same.shape[-2], device=anchors.device)
     beside = beside.masked_fill(itself, -torch.inf)
-    across = anchors @ other.mT / temperature
-    logits = torch.cat([across, beside], dim=-1).log_softmax(-1)
+    logits = torch.cat([anchors @ other.mT / temperature, beside], dim=-1).log_softmax(-1)
     return -logits.gather(-1, places[:, None].expand(*logits.shape[:-1], 1)).mean()
 
 

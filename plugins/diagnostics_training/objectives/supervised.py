@@ -72,8 +72,7 @@ class Supervised(EncoderObjective):
             parts.append(missed[None] / len(predicted))
             start += count
         known = numbers.isfinite()
-        squared = torch.where(known, predicted[:, start:] - torch.where(known, numbers, 0), 0).square()
-        parts.append(squared.mean(0))
+        parts.append(torch.where(known, predicted[:, start:] - torch.where(known, numbers, 0), 0).square().mean(0))
         return {"loss": torch.cat(parts).mean()}
 
 

@@ -170,11 +170,6 @@ class TrainingData:
     ids: tuple[str, ...]
     """Of these samples."""
 
-    @property
-    def description(self) -> str:
-        """For people and for the lineage."""
-        return describe_data(self.spec, len(self.samples))
-
 
 def data_for(asked: str | None, base: Encoder) -> str:
     """The specification of the data to align on: as asked for, or those that the encoder was trained on, in its own
