@@ -27,6 +27,7 @@ from pathlib import Path
 PRELOADED = (
     "torch._dynamo",
     "timm",
+    "open_clip",
     "xarray",
     "sklearn.linear_model",
     "matplotlib.pyplot",
