@@ -18,12 +18,12 @@ BATCH = 16
 
 
 class Small(Objective):
-    """A ViT-S of 12 blocks at 224 pixels, with any loss."""
+    """A ViT-S at 224 pixels, with any loss."""
 
-    def __init__(self) -> None:
+    def __init__(self, depth: int = 12) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.model = timm.create_model("vit_small_patch16_224", num_classes=10)
+        self.model = timm.create_model("vit_small_patch16_224", num_classes=10, depth=depth)
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         return {"loss": torch.nn.functional.cross_entropy(self.model(batch["x"]), batch["y"])}
@@ -46,11 +46,11 @@ def most() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def grown(recompute: bool, samples: int = BATCH) -> int:
+def grown(recompute: bool, samples: int = BATCH, depth: int = 12) -> int:
     """What two steps add to this process."""
     torch.set_num_threads(1)
     before = most()
-    objective, settings = Small(), Settings(steps=10)
+    objective, settings = Small(depth), Settings(steps=10)
     optimiser = build_optimiser(objective, settings)
     with recomputed(objective.blocks() if recompute else ()):
         # The first one makes the optimiser's state.

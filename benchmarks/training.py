@@ -49,9 +49,9 @@ from _common import ARGUMENTS, SMALLEST, apart, cpu, finish, verdict
 STEPS, ROUNDS, BATCH, SERIES = (2, 1, 4, 20) if SMALLEST else (60, 3, 64, 2000)
 SHARE, SECONDS = 0.9, 0.2
 # More steps and rounds than above: what a training does once, as its check of the kernel of attention, is 1 % of 60 steps.
-PE_STEPS, PE_ROUNDS, PE_BATCH, SCENES = (2, 1, 16, 40) if SMALLEST else (120, 5, 64, 400)
+PE_STEPS, PE_ROUNDS, PE_BATCH, SCENES = (1, 1, 16, 40) if SMALLEST else (120, 5, 64, 400)
 PE_SHARE = 0.95
-MEMORY, APART = 0.5, 1e-6
+MEMORY, APART, DEPTH = 0.5, 1e-6, 2 if SMALLEST else 12
 
 
 def made(name: str, data: TrainingData) -> tuple[Objective, object]:
@@ -146,7 +146,7 @@ def gradients(objective: _step_memory.Small, blocks: Sequence[nn.Module]) -> lis
 def memory_of(how: str) -> int:
     """Bytes of a step in a process of its own, one that has not imported `_common`."""
     if SMALLEST:
-        return apart(_step_memory.grown, how == "recomputed", 1)
+        return apart(_step_memory.grown, how == "recomputed", 1, DEPTH)
     command = [sys.executable, _step_memory.__file__, how]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
@@ -155,7 +155,7 @@ def recomputing() -> list[bool]:
     """What it saves, and that it changes nothing."""
     plain, saved = (memory_of(how) for how in ("plain", "recomputed"))
     shown = f"{saved / 2**20:.0f} MiB to {plain / 2**20:.0f} MiB"
-    objective = _step_memory.Small()
+    objective = _step_memory.Small(DEPTH)
     pairs = zip(gradients(objective, ()), gradients(objective, objective.blocks()), strict=True)
     apart = max(float((one - two).abs().max()) for one, two in pairs)
     return [

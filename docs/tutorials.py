@@ -19,6 +19,7 @@ import jupytext
 import nbformat
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
+from nbclient.util import run_sync
 
 FOLDER = Path(__file__).parent / "tutorials"
 WIDTH = 88
@@ -47,16 +48,21 @@ def read(name: str) -> Any:
     return book
 
 
-def run(name: str, folder: Path) -> Any:
-    """The tutorial's notebook with the outputs of its cells, run in a folder. Raises nbclient's error where a cell raises."""
+def run(name: str, folder: Path, commands: Path = Path(sys.executable).parent) -> Any:
+    """The tutorial's notebook with the outputs of its cells, run in a folder with the `diagnostics` that lies in `commands`. Raises
+    nbclient's error where a cell raises."""
     book = read(name)
     # As at a user's: within a test the package would show no progress, and say less.
     environment = {key: value for key, value in os.environ.items() if key != "PYTEST_CURRENT_TEST"}
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    path = os.pathsep.join([str(commands), os.environ["PATH"]])
     # Sockets in the file system, since those of TCP may be read by others on the machine.
     kernel = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=str(folder / ".kernel"))
     client = NotebookClient(book, kernel, timeout=900, resources={"metadata": {"path": str(folder)}})
-    client.execute(env=environment | {"COLUMNS": str(WIDTH), "PATH": path})
+    try:
+        client.execute(env=environment | {"COLUMNS": str(WIDTH), "PATH": path})
+    finally:
+        # nbclient leaves a kernel alone that it did not start.
+        run_sync(kernel.shutdown_kernel)(now=True)
     for cell in book.cells:
         cell.metadata = nbformat.from_dict({key: value for key, value in cell.metadata.items() if key != "execution"})
         printed = [output for output in cell.get("outputs", []) if output.get("name") != "stderr"]

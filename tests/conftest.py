@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 # For the processes that tests start too (kernels of tutorials, commands): side by side, their threads wait for each other's, which
@@ -12,6 +14,8 @@ os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 from hypothesis import settings
+
+from tests.support import warm
 
 # Tables as wide as in the README, whatever the terminal that the tests are run in; tests of other widths set their own.
 os.environ["COLUMNS"] = "140"
@@ -25,6 +29,12 @@ LONGEST = "test_it_runs_and_prints_what_the_page_shows"
 # The same cases everywhere, so that what passes here passes in CI; `--hypothesis-profile=default` looks for others.
 settings.register_profile("settled", derandomize=True, database=None)
 settings.load_profile("settled")
+
+
+@pytest.fixture(scope="session")
+def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A `python` that has imported torch before it starts (`tests.support.warm`)."""
+    yield from warm.begin(tmp_path_factory.mktemp("warm"))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import runpy
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
@@ -56,6 +58,22 @@ def _installed(package: str) -> bool:
     return True
 
 
+@pytest.fixture(scope="module")
+def commands(warm_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of a `diagnostics` that has imported torch before it starts; so do kernels."""
+    folder = tmp_path_factory.mktemp("jupyter")
+    kernel = folder / "kernels" / "python3" / "kernel.json"
+    kernel.parent.mkdir(parents=True)
+    command = [str(warm_python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    kernel.write_text(json.dumps({"argv": command, "display_name": "Python 3", "language": "python"}))
+    diagnostics = warm_python.with_name("diagnostics")
+    diagnostics.write_text(f'#!/bin/sh\nexec {warm_python} -m diagnostics "$@"\n')
+    diagnostics.chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUPYTER_PATH", str(folder))
+        yield warm_python.parent
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_page_and_notebook_are_of_this_source(tutorials: Any, name: str) -> None:
     book = committed(name)
@@ -72,10 +90,10 @@ def test_page_and_notebook_are_of_this_source(tutorials: Any, name: str) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.weights] * (n in OF_WEIGHTS)) for n in NAMES])
-def test_it_runs_and_prints_what_the_page_shows(tutorials: Any, name: str, tmp_path: Path) -> None:
+def test_it_runs_and_prints_what_the_page_shows(tutorials: Any, name: str, tmp_path: Path, commands: Path) -> None:
     if missing := [package for package in NEEDS.get(name, ()) if not _installed(package)]:
         pytest.skip(f"the tutorial needs {', '.join(missing)}")
-    new, old = (tutorials.lines(book) for book in (tutorials.run(name, tmp_path), committed(name)))
+    new, old = (tutorials.lines(book) for book in (tutorials.run(name, tmp_path, commands), committed(name)))
     assert len(new) == len(old), f"python docs/tutorials.py {name}"
     different = [(a, b) for a, b in zip(new, old, strict=True) if not tutorials.alike(a, b)]
     assert len(different) <= (1 - SHARE) * len(old), different

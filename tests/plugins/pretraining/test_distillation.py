@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +25,7 @@ from diagnostics_training.trainer.objective import world
 
 from diagnostics import DiagnosticsError, Grid, LazySamples, Site, Tap, TorchEncoder, build
 from tests.support.pairs import save_pair
+from tests.support.two_processes import end_two, start_two
 
 PAIRS, WIDTH, TAUGHT = 12, 7, 5
 DATA = "shapes?n=60&size=32&objects=1&seed=3"
@@ -112,26 +109,8 @@ def of_two(folder: str) -> None:
         torch.save({"loss": loss.detach(), "gradients": torch.autograd.grad(loss, inputs)}, f"{folder}/{where.rank}.pt")
 
 
-def test_two_processes_give_the_whole_batchs_loss_and_gradients(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    paths = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "support"), os.environ.get("PYTHONPATH", "")]
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", f"import test_distillation as t; t.of_two({str(tmp_path)!r})"],
-            env=os.environ
-            | {
-                "PYTHONPATH": os.pathsep.join(paths),
-                "RANK": str(rank),
-                "WORLD_SIZE": "2",
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": port,
-            },
-        )
-        for rank in range(2)
-    ]
-    assert [process.wait(120) for process in started] == [0, 0]
+def test_two_processes_give_the_whole_batchs_loss_and_gradients(tmp_path: Path, warm_python: Path) -> None:
+    end_two(start_two(warm_python, __file__, f"of_two({str(tmp_path)!r})"))
     results = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     inputs = drawn()
     loss = sum(divergences(*inputs))

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +15,8 @@ pytest.importorskip("open_clip")
 from diagnostics_pretraining.objective import clamp_scale, contrast, equal_texts
 from diagnostics_training.trainer.objective import world
 from open_clip.loss import ClipLoss
+
+from tests.support.two_processes import end_two, start_two
 
 PAIRS, WIDTH = 12, 7
 
@@ -73,18 +71,8 @@ def of_two(folder: str) -> None:
         torch.save(results, Path(folder) / f"{where.rank}.pt")
 
 
-def test_two_processes_give_the_whole_batchs_loss_and_gradients(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    known = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    script = f"import {Path(__file__).stem} as t; t.of_two({str(tmp_path)!r})"
-    running = [
-        subprocess.Popen([sys.executable, "-c", script], env=known | {"RANK": str(rank), "MASTER_PORT": port})
-        for rank in (0, 1)
-    ]
-    assert [process.wait(timeout=120) for process in running] == [0, 0]
+def test_two_processes_give_the_whole_batchs_loss_and_gradients(tmp_path: Path, warm_python: Path) -> None:
+    end_two(start_two(warm_python, __file__, f"of_two({str(tmp_path)!r})"))
     ours, theirs = zip(*(torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)), strict=True)
     one = drawn()
     whole = contrast(*one)

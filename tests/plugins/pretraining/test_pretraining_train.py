@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +28,7 @@ from typer.testing import CliRunner
 
 from diagnostics import DiagnosticsError
 from diagnostics.cli.app import guarded
+from tests.support.two_processes import end_two, start_two
 
 DATA = "shapes?n=60&size=32&objects=1&seed=3"
 CLIPS = f"{DATA}&frames=4"
@@ -97,26 +94,15 @@ def of_two(folder: str, recipe: str, data: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("data", [DATA, CLIPS])
-def test_two_processes_give_one_processs_losses(tmp_path: Path, recipe: Path, data: str) -> None:
+def test_two_processes_give_one_processs_losses(tmp_path: Path, recipe: Path, data: str, warm_python: Path) -> None:
     """Of images, some of which are seen again with patches hidden; and of images and clips, seven of sixteen."""
     if data == CLIPS:
         recipe.write_text(
             OWN.replace("mask = 0.125", "clips = 0.4375\nframes = 3").replace("samples = 64", "samples = 32")
         )
     whole = trained(plan_of(job(recipe, tmp_path, data=data)), tmp_path / "one")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    path = os.pathsep.join(
-        [str(Path(__file__).parent), str(Path(__file__).parents[2] / "support"), os.environ.get("PYTHONPATH", "")]
-    )
-    known = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    script = f"import {Path(__file__).stem} as t; t.of_two({str(tmp_path / 'two')!r}, {str(recipe)!r}, {data!r})"
-    running = [
-        subprocess.Popen([sys.executable, "-c", script], env=known | {"RANK": str(rank), "MASTER_PORT": port})
-        for rank in (0, 1)
-    ]
-    assert [process.wait(timeout=300) for process in running] == [0, 0]
+    call = f"of_two({str(tmp_path / 'two')!r}, {str(recipe)!r}, {data!r})"
+    end_two(start_two(warm_python, __file__, call))
     two = lines(tmp_path / "two")
     assert len(two) == len(whole) == (8 if data == DATA else 4)
     for one, other in zip(whole, two, strict=True):

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
-import socket
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,6 +42,7 @@ from diagnostics_training.trainer.trainer import fit
 
 from tests.support.answering import COLOURS, SHAPES, WORDINGS
 from tests.support.tiny import tiny_dataset, tiny_encoder
+from tests.support.two_processes import end_two, start_two
 
 pytest.importorskip("transformers")
 
@@ -327,28 +324,11 @@ def test_a_decoder_from_a_folder_stays_as_it_is_and_in_no_checkpoint(tmp_path: P
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(tmp_path: Path) -> None:
+def test_two_processes_train_as_one(tmp_path: Path, warm_python: Path) -> None:
     """Over the boundary of the phases, where half of the parameters begin to have gradients."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    path = os.pathsep.join([str(Path(SUPPORT).parent), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    known = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    script = f"import test_language as t; from pathlib import Path; t.align_language(t.short(Path({str(tmp_path / 'two')!r})))"
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", script],
-            env=known | {"MASTER_PORT": port, "RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
+    running = start_two(warm_python, __file__, f"align_language(t.short(Path({str(tmp_path / 'two')!r})))")
     align_language(short(tmp_path / "one"))
-    for process in running:
-        message, _ = process.communicate(timeout=120)
-        assert process.returncode == 0, message
+    end_two(running)
     one, two = (dx.load_encoder(tmp_path / name, trust_code=True) for name in ("one", "two"))
     assert isinstance(one, dx.TorchEncoder) and isinstance(two, dx.TorchEncoder)
     for name, tensor in one.module.state_dict().items():

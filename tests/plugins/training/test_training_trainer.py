@@ -8,7 +8,6 @@ import os
 import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -31,6 +30,7 @@ from diagnostics_training.trainer.trainer import fit, number, seed_step
 from diagnostics import DiagnosticsError, Progress
 from diagnostics.activations.folder import lock
 from tests.support.objectives import feed, objective
+from tests.support.two_processes import end_two, start_two
 
 
 def job(
@@ -67,12 +67,12 @@ def jobs(folder: str, kinds: list[tuple[str, tuple[str, ...], dict[str, Any]]]) 
                     torch.save(tokens, Path(folder) / kind / name / "tokens.pt")
 
 
-def start(call: str, **environment: str) -> subprocess.Popen[str]:
+def start(call: str) -> subprocess.Popen[str]:
     """A process that calls a function of this file."""
     path = os.pathsep.join(
         [str(Path(__file__).parent), str(Path(__file__).parents[2] / "support"), os.environ.get("PYTHONPATH", "")]
     )
-    known = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | environment
+    known = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     script = (
         f"import torch; torch.set_num_threads(1); from pathlib import Path; import {Path(__file__).stem} as t; t.{call}"
     )
@@ -434,23 +434,20 @@ def test_bf16_computes_coarsely_and_keeps_weights_fine(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_with_the_whole_batch(tmp_path: Path) -> None:
+def test_two_processes_train_as_one_with_the_whole_batch(tmp_path: Path, warm_python: Path) -> None:
     lamb: dict[str, Any] = {"optimiser": "lamb", "accumulate": 2, "workers": 1}
     kinds: list[tuple[str, tuple[str, ...], dict[str, Any]]] = [
         ("plain", ("forecast", "contrastive", "reconstruct", "jepa", "supervised"), {}),
         ("lamb", ("forecast", "reconstruct"), lamb),
     ]
     call = f"jobs({str(tmp_path / 'two')!r}, {kinds!r})"
-    together = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    running = [start(call, RANK=str(rank), **together) for rank in range(2)]
+    running = start_two(warm_python, __file__, call)
     one = {
         (kind, name): job(tmp_path / "one" / kind / name, name, 6, optimiser=more.get("optimiser", "adamw"))
         for kind, names, more in kinds
         for name in names
     }
-    for process in running:
-        message, _ = process.communicate(timeout=120)
-        assert process.returncode == 0, message
+    end_two(running)
     for (kind, name), tokens in one.items():
         alone, two = (lines(tmp_path / count / kind / name) for count in ("one", "two"))
         assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in alone], abs=1e-5)
@@ -458,12 +455,6 @@ def test_two_processes_train_as_one_with_the_whole_batch(tmp_path: Path) -> None
         assert torch.allclose(
             torch.load(tmp_path / "two" / kind / name / "tokens.pt", weights_only=True), tokens, atol=1e-4
         )
-
-
-def free_port() -> int:
-    with socket.socket() as result:
-        result.bind(("127.0.0.1", 0))
-        return int(result.getsockname()[1])
 
 
 # Collapse
