@@ -1,9 +1,14 @@
-"""What the repository tells people to install: never this package by its free name, which anybody may register."""
+"""What people are told to install: never this package by its free name, which anybody may register, nor what has known
+holes."""
 
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 KINDS = {".cfg", ".ipynb", ".j2", ".js", ".json", ".md", ".py", ".sh", ".toml", ".txt", ".yaml", ".yml", ""}
@@ -28,3 +33,16 @@ def test_extras_come_from_the_checkout_everywhere() -> None:
                 f"{path.relative_to(ROOT)}: {each[0]}" for each in ADVICE.finditer(path.read_text(errors="replace"))
             ]
     assert seen > 500 and not found, found
+
+
+@pytest.mark.parametrize(
+    ("name", "holes"),
+    [
+        ("torch", ["2.5.1", "2.9.1"]),  # CVE-2025-32434, CVE-2026-24747: `weights_only` could be got around
+        ("filelock", ["3.20.0"]),  # CVE-2025-68146: a link in place of the lock was followed
+    ],
+)
+def test_versions_with_known_holes_are_not_allowed(name: str, holes: list[str]) -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    (allowed,) = (each.specifier for each in map(Requirement, declared) if each.name == name)
+    assert not [version for version in holes if version in allowed]

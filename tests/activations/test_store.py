@@ -220,6 +220,16 @@ def test_batch_size_and_workers_are_not_part_of_the_identity(tmp_path: Path) -> 
     extract(encoder, dataset, tmp_path / "run", planned(encoder, 20), batch_size=5, workers=2)
 
 
+def test_a_batch_larger_than_the_dataset_is_the_dataset(tmp_path: Path) -> None:
+    encoder, dataset = tiny_encoder(), tiny_dataset(20)
+    huge, whole = (
+        extract(encoder, dataset, tmp_path / str(size), planned(encoder, 20), batch_size=size)
+        for size in (99_999_999_999, 20)
+    )
+    for tap in encoder.taps:
+        np.testing.assert_array_equal(huge.pooled(tap.name), whole.pooled(tap.name))
+
+
 def chunk_files(run: Path) -> list[Path]:
     return sorted(path for path in (run / "taps").rglob("*") if path.name.startswith("c."))
 

@@ -25,7 +25,7 @@ from diagnostics.measures.probes.least_squares import (
 from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.measures.probes.nearest import NEIGHBOURS, KnnProbe, knn
 from diagnostics.measures.probes.protocol import Probe, Rows
-from diagnostics.measures.probes.softmax import choose_out_of_fold, last_fits
+from diagnostics.measures.probes.softmax import LogisticRows, choose_out_of_fold, last_fits, start_of_last
 from diagnostics.measures.result import CHOSEN_ON
 from diagnostics.measures.statistics import Losses
 from tests.support.memory import MemoryActivations, label_target
@@ -310,6 +310,16 @@ def test_several_taps_at_once_are_chosen_like_one_after_the_other() -> None:
         of_all, of_one = (last_fits(each.start, each.penalty) for each in (together, alone))
         scores = of_all.scores(stack)[tap, 0], of_one.scores(stack[tap : tap + 1])[0, 0]
         torch.testing.assert_close(*(each.softmax(dim=0) for each in scores), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_last_fits_start_from_train_at_the_strongest_of_the_chosen_penalties(whole: bool) -> None:
+    x, labels = classes(80, 5, 3, 4)
+    taps, val = torch.from_numpy(x)[None].repeat(2, 1, 1), np.arange(80) % 4 == 0
+    _, start = start_of_last(taps, labels, val, np.array([1e-3, 1.0]), whole)
+    train = taps[:, ~val], labels[~val]
+    losses = [fits.judged(*train)[1].mean().item() for fits in (start, LogisticRows(*train).fit(np.ones((2, 1))))]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
 
 
 @pytest.mark.parametrize("probe", [LinearProbe(), KnnProbe()])
