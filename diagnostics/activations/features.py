@@ -96,7 +96,7 @@ def write_features(
     Returns what `_features.json` beside them says. Raises DiagnosticsError where a sample does not fit, and
     StorageError where the folder holds other features or the disk is full.
     """
-    from diagnostics.activations.extract import capture_rows
+    from diagnostics.activations.extract import ShardBuffers, capture_rows
     from diagnostics.activations.plan import plan, row_order
     from diagnostics.activations.prepare import fit, prepared_batches
     from diagnostics.encoders.modules import BATCH, check_compute, computing, usable_device
@@ -121,6 +121,7 @@ def write_features(
     }
     size = batch_size or BATCH.get(where.partition(":")[0], BATCH["cpu"])
     position = np.argsort(row_order(len(dataset)))
+    kept = ShardBuffers(planned, min(rows, len(dataset)))
     with lock(out), sized.on(where), computing(compute, where):
         folder = Folder(out)
         _open(folder, about)
@@ -130,7 +131,7 @@ def write_features(
             stop = min(start + rows, len(dataset))
             if (name := f"features-{start:09}-{stop:09}.parquet") in there:
                 continue
-            kept = _Kept(np.empty((stop - start, width), np.float32))
+            kept.rows = 0
             batches = [position[first : min(first + size, stop)] for first in range(start, stop, size)]
             with contextlib.closing(prepared_batches(sized, dataset, batches, workers)) as prepared:
                 for positions, batch in zip(batches, prepared, strict=True):
@@ -139,27 +140,14 @@ def write_features(
             part = slice(start, stop)
             columns = {"id": np.asarray(dataset.ids, dtype=object), "split": dataset.split, "group": dataset.groups}
             targets = {key: (each, each.values[part]) for key, each in dataset.targets.items() if not each.dense}
-            table = table_of({key: values[part] for key, values in columns.items()}, targets, kept.features)
+            table = table_of(
+                {key: values[part] for key, values in columns.items()},
+                targets,
+                kept.pooled[read.name].reshape(stop - start, width),
+            )
             with writing(out, f"after {start:,} of {len(dataset):,} samples; "):
                 folder.put(name, parquet(table))
     return about
-
-
-class _Kept:
-    """Where `capture_rows` leaves the features of a file."""
-
-    def __init__(self, features: np.ndarray) -> None:
-        self.features, self.rows = features, 0
-
-    def put_tokens(self, tap: Tap, tokens: Any) -> None:
-        raise AssertionError("no tokens are kept")
-
-    def put_pooled(self, tap: Tap, pooled: Any) -> None:
-        """A batch's pooled values [row, pooling, feature] behind the rows that are there."""
-        self.features[self.rows : self.rows + len(pooled)] = pooled.flatten(1).float().cpu().numpy()
-
-    def recent(self, tap: Tap, count: int) -> np.ndarray:
-        raise AssertionError("no tokens are kept")
 
 
 def _digest(encoder: Encoder, tap: Tap) -> str:
