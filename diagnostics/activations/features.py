@@ -140,11 +140,8 @@ def write_features(
             part = slice(start, stop)
             columns = {"id": np.asarray(dataset.ids, dtype=object), "split": dataset.split, "group": dataset.groups}
             targets = {key: (each, each.values[part]) for key, each in dataset.targets.items() if not each.dense}
-            table = table_of(
-                {key: values[part] for key, values in columns.items()},
-                targets,
-                kept.pooled[read.name].reshape(stop - start, width),
-            )
+            columns = {key: of[part] for key, of in columns.items()}
+            table = table_of(columns, targets, kept.pooled[read.name].reshape(stop - start, width))
             with writing(out, f"after {start:,} of {len(dataset):,} samples; "):
                 folder.put(name, parquet(table))
     return about
