@@ -372,14 +372,12 @@ def export(encoder: str | Encoder, out: Path, trust_code: bool = False) -> Expor
         tensors = {**{f"visual.{key}": tensor for key, tensor in tensors.items()}, **text.module.state_dict(), **scale}
     _write(tensors, file)
     checkpoint = quote(str(out), safe="/~")
-    options: dict[str, object] = {"checkpoint": checkpoint}
-    if side != known.architecture.image:
-        options["img_size"] = side
+    size = {} if side == known.architecture.image else {"img_size": side}
     read_back = "" if text is None else _with_checkpoint(text.skeleton, checkpoint)
     return Exported(
         str(file),
         whole.name,
-        known.named(**options),
+        known.named(checkpoint=checkpoint, **size),
         read_back,
         len(tensors),
         bytes=file.stat().st_size,
@@ -428,11 +426,10 @@ def _parts(encoder: TorchEncoder) -> set[str]:
 def _check_tensors(encoder: str, state: Mapping[str, Tensor]) -> None:
     """Raises for what no file in Meta's layout can hold."""
     head = {key.partition(".")[0] for key in state}.intersection(HEAD)
-    heads = (set(HEAD), set(HEAD) - {"attn_pool"})
     why = ""
     if not any(key.startswith("blocks.") for key in state):
         why = "has no block"
-    elif head and head not in heads:
+    elif head and head not in (set(HEAD), set(HEAD) - {"attn_pool"}):
         why = (
             f"has {' and '.join(sorted(head))} but not all of {', '.join(HEAD)}, of which Meta's encoders have "
             f"all or none"

@@ -29,8 +29,7 @@ class Preprocess:
 
     def __call__(self, sample: np.ndarray) -> Tensor:
         squashed = image_of(sample, self.encoder).resize((self.size, self.size), Image.Resampling.BILINEAR)
-        pixels = torch.from_numpy(np.array(squashed)).permute(2, 0, 1).contiguous()
-        return (pixels.float() / 255 - 0.5) / 0.5
+        return (torch.from_numpy(np.array(squashed)).permute(2, 0, 1).contiguous().float() / 255 - 0.5) / 0.5
 
 
 def build_encoder(
@@ -58,8 +57,13 @@ def build_encoder(
     architecture = varied(model, depth, layer_scale, rope, pool)
     grid = architecture.grid(img_size)
     trained = pretrained or checkpoint is not None
-    options: dict[str, object] = {"depth": depth, "layer_scale": layer_scale, "img_size": img_size}
-    options |= {"positions": positions if positions != "index" else None, **variation(architecture)}
+    options: dict[str, object] = {
+        "depth": depth,
+        "layer_scale": layer_scale,
+        "img_size": img_size,
+        "positions": positions if positions != "index" else None,
+        **variation(architecture),
+    }
     name = name_of(model, trained, seed, options)
     if trained:
         if checkpoint is not None:
@@ -156,7 +160,6 @@ def variation(architecture: Architecture) -> dict[str, object]:
 
 def name_of(model: str, trained: bool, seed: int, options: Mapping[str, object]) -> str:
     """The specification without the checkpoint: where a file lies does not decide the activations, its tensors do."""
-    parts = [] if trained else ["pretrained=false"]
-    parts += [f"seed={seed}"] if seed and not trained else []
+    parts = [] if trained else ["pretrained=false", *([f"seed={seed}"] if seed else [])]
     parts += [f"{key}={value}" for key, value in options.items() if value is not None]
     return f"pe:{model}{'?' if parts else ''}{'&'.join(parts)}"

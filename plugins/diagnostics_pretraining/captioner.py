@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -83,10 +83,12 @@ class ModelCaptioner:
             with quiet():
                 self.processor: Any = AutoProcessor.from_pretrained(folder, **LOCAL)
                 # With `output_loading_info` these are two, which its annotation does not say.
-                loaded: Any = AutoModelForImageTextToText.from_pretrained(
-                    folder, dtype=_DTYPES[precision], use_safetensors=True, output_loading_info=True, **LOCAL
+                model, info = cast(
+                    "tuple[Any, Any]",
+                    AutoModelForImageTextToText.from_pretrained(
+                        folder, dtype=_DTYPES[precision], use_safetensors=True, output_loading_info=True, **LOCAL
+                    ),
                 )
-                model, info = loaded
         except Exception as error:
             why = why_not_loaded(error, "model that turns images and text into text")
             if "processor" in why:

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from diagnostics_training.plugin import Json, describe_collapse, describe_loss, next_lines, show
+from diagnostics_training.plugin import Json, describe_training, next_lines, show
 
 from diagnostics.plugin import DiagnosticsError, Entry, hookimpl, importing, options_of
 from diagnostics_pretraining.recipe import ExportJob, PretrainJob, RecaptionJob, ZeroshotJob
@@ -45,9 +45,8 @@ def train_pe(job: PretrainJob, json: Json = False) -> None:
 
     if row := train(job):
         asked = f" --for {quote(target)}" if (target := row.get("target")) else ""
-        what = f"{describe_loss(row, 'untrained')} of {row['samples']:,} pairs in all"
-        beware = f"; {describe_collapse(row)}" if row["collapse"] else ""
-        lines = [f"{row['path']}: {what}{beware}", *next_lines([row["path"]], row["run_data"])]
+        lines = [describe_training(row, f" of {row['samples']:,} pairs in all")]
+        lines += next_lines([row["path"]], row["run_data"])
         lines.append(f"Or:   diagnostics zeroshot {quote(row['path'])} --data {quote(row['run_data'])}{asked}")
         show(row, lines, json)
 

@@ -302,8 +302,7 @@ def build_text(model: str, checkpoint: str | None, pretrained: bool, context: in
     module = initial_text(size, vocabulary, seed)
     if checkpoint is not None:
         _fill(module, Path(checkpoint).expanduser(), size)
-    options = [] if checkpoint else ["pretrained=false"]
-    options += [f"seed={seed}"] if seed and not checkpoint else []
+    options = [] if checkpoint else ["pretrained=false", *([f"seed={seed}"] if seed else [])]
     options += [f"context={vocabulary.context}"] if context is not None else []
     return text_encoder_of(f"pe-text:{size}{'?' if options else ''}{'&'.join(options)}", size, module, vocabulary)
 

@@ -303,9 +303,10 @@ def export(folder: str | Path, out: Path, trust_code: bool = False) -> Exported:
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    size = (place / WEIGHTS).stat().st_size
     unknown = WHOLE - len(towers.vocabulary.kept or range(WHOLE))
-    return Exported(str(place), pair.image.name, f"local-dir:{place}", len(tensors), size, unknown)
+    return Exported(
+        str(place), pair.image.name, f"local-dir:{place}", len(tensors), (place / WEIGHTS).stat().st_size, unknown
+    )
 
 
 def _tensors(towers: Towers) -> dict[str, Tensor]:

@@ -391,9 +391,12 @@ def _carry_out(job: PretrainJob, plan: Plan, where: World, watch: Watch) -> dict
         "target": _target(plan.dataset),
     }
     if where.first:
-        lineage = {"group": f"{plan.size} recipe {row['recipe']}"}
-        lineage |= {key: row[key] for key in ("seed", "recipe", "data", "steps", "samples")}
-        lineage |= {"how": command_of("train pe", job), "left_out": " ".join(plan.left_out)}
+        lineage = {
+            "group": f"{plan.size} recipe {row['recipe']}",
+            **{key: row[key] for key in ("seed", "recipe", "data", "steps", "samples")},
+            "how": command_of("train pe", job),
+            "left_out": " ".join(plan.left_out),
+        }
         lineage |= {"collapse": row["collapse"]} if row["collapse"] else {}
         pair = encoders_of(towers.to(torch.device("cpu")), row["name"], lineage)
         # The text encoder first: without the image encoder, there is none, and the same command does both again.

@@ -42,8 +42,12 @@ from diagnostics_timeseries.series import (
 
 CHRONOS = "chronos:"
 _SMALL = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 4, "num_decoder_layers": 1, "num_heads": 4}
-_QUANTILES = [i / 10 for i in range(1, 10)]
-_PATCHED = {"input_patch_size": 16, "input_patch_stride": 16, "quantiles": _QUANTILES, "use_reg_token": True}
+_PATCHED = {
+    "input_patch_size": 16,
+    "input_patch_stride": 16,
+    "quantiles": [i / 10 for i in range(1, 10)],
+    "use_reg_token": True,
+}
 _T5 = {"feed_forward_proj": "relu", "tie_word_embeddings": False, "decoder_start_token_id": 0, "pad_token_id": 0}
 # Untrained models by name, with the token and patch sizes of the published ones and few features.
 CHRONOS_SMALL: Mapping[str, dict[str, Any]] = {
@@ -456,7 +460,6 @@ TIREX_SMALL: Mapping[str, Any] = {
     "block_kwargs": {"embedding_dim": 64, "num_heads": 4, "num_blocks": 4},
     "input_ff_dim": 128,
 }
-_CONTEXT = 2048
 
 
 def tirex(
@@ -465,7 +468,7 @@ def tirex(
     seed: int = 0,
     *,
     config: Mapping[str, Any] | None = None,
-    context: int = _CONTEXT,
+    context: int = 2048,
 ) -> TorchEncoder:
     """TiRex from its checkpoint, or a small untrained one.
 

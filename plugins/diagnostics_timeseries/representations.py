@@ -326,7 +326,6 @@ def _patchtst_fm(name: str, module: Any, fresh: Callable[[], nn.Module]) -> Seri
 # there a block's output is read as what the next block takes, and the last one's from the transformer.
 
 MANTIS = "mantis:"
-_STEPS = 512
 _SMALL = {"hidden_dim": 64, "transf_depth": 3, "transf_num_heads": 4, "transf_mlp_dim": 128, "transf_dim_head": 16}
 _STACK = "transf_unit.transformer"
 
@@ -365,7 +364,7 @@ def mantis(
         module = untrained()
         if tensors is not None and pretrained:
             module.load_state_dict(tensors)
-    steps = getattr(module, "seq_len", _STEPS)
+    steps = getattr(module, "seq_len", 512)
 
     return SeriesModel(
         called(MANTIS, model, pretrained, seed),

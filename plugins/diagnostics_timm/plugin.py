@@ -51,7 +51,6 @@ def _path_hint(path: str) -> str:
 
 def _name(model: str, trained: bool, img_size: int | None, seed: int) -> str:
     """The specification without the checkpoint: where a file lies does not decide the activations, its tensors do."""
-    options = [] if trained else ["pretrained=false"]
-    options += [f"seed={seed}"] if seed and not trained else []
+    options = [] if trained else ["pretrained=false", *([f"seed={seed}"] if seed else [])]
     options += [f"img_size={img_size}"] if img_size is not None else []
     return f"timm:{model}{'?' if options else ''}{'&'.join(options)}"

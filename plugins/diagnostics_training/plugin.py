@@ -120,10 +120,10 @@ def show(result: Mapping[str, Any], lines: Sequence[str], json: bool) -> None:
         print(line)
 
 
-def describe_training(row: Mapping[str, Any]) -> str:
-    """Line for people: where an encoder lies, its loss, and whether its output collapsed."""
+def describe_training(row: Mapping[str, Any], of: str = "") -> str:
+    """Line for people: where an encoder lies, its loss, of what, and whether its output collapsed."""
     beware = f"; {describe_collapse(row)}" if row["collapse"] else ""
-    return f"{row['path']}: {describe_loss(row, 'untrained')}{beware}"
+    return f"{row['path']}: {describe_loss(row, 'untrained')}{of}{beware}"
 
 
 def describe_loss(row: Mapping[str, Any], untrained: str) -> str:

@@ -336,8 +336,11 @@ def _one(job: TrainJob, plan: _Plan, data: TrainingData, where: World, watch: Wa
     }
     if where.first:
         encoder = plan.architecture.encoder(model.cpu(), row["name"])
-        lineage = {"group": own.objective} | {key: row[key] for key in ("seed", "objective", "data", "steps")}
-        lineage |= {"how": command_of("train objectives", job)}
+        lineage = {
+            "group": own.objective,
+            **{key: row[key] for key in ("seed", "objective", "data", "steps")},
+            "how": command_of("train objectives", job),
+        }
         lineage |= {"collapse": row["collapse"]} if row["collapse"] else {}
         finish(plan.folder / FINISHED, encoder, lineage, row, plan.identity)
     barrier()

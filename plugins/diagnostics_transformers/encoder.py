@@ -258,7 +258,7 @@ def with_levels(passes: Passes, taps: Sequence[Tap], layers: Sequence[str], bloc
     return levels
 
 
-def layers_of_head(passes: Passes, head: str, between: tuple[float, float]) -> list[Tap]:
+def layers_of_head(passes: Passes, head: str, low: float, high: float) -> list[Tap]:
     """Taps of the layers that a head stacks, evenly between two depths; nothing where their tokens fit no grid.
 
     Tokens of a grid that the configuration names, after at most a few special ones; or two for each place, as a
@@ -267,7 +267,6 @@ def layers_of_head(passes: Passes, head: str, between: tuple[float, float]) -> l
     """
     names = [f"{head}.{name}" for name in inner_layers(passes.module.get_submodule(head))]
     calls = passes.calls(names) if names else []
-    low, high = between
     taps: list[Tap] = []
     for i, name in enumerate(names):
         outputs = [first_tensor(call.output) for call in calls if call.name == name]
@@ -528,7 +527,7 @@ def _with_inner_layers(passes: Passes, taps: list[Tap]) -> list[Tap]:
     for tap in taps:
         if tap.part == "head" and tap.site is not None and tap.site.when == "after":
             with_inner += layers_of_head(
-                passes, tap.site.module, (with_inner[-1].depth if with_inner else 0.0, tap.depth)
+                passes, tap.site.module, low=with_inner[-1].depth if with_inner else 0.0, high=tap.depth
             )
         with_inner.append(tap)
     return with_inner

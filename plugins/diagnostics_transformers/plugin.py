@@ -51,8 +51,14 @@ def build(
     from diagnostics_transformers.towers import Wanted
 
     loaded = load(model, pretrained, seed, heads)
-    options = {"pretrained": pretrained or None, "tower": tower, "size": size, "length": length, "frames": frames}
-    options |= {"tokenizer": tokenizer}
+    options = {
+        "pretrained": pretrained or None,
+        "tower": tower,
+        "size": size,
+        "length": length,
+        "frames": frames,
+        "tokenizer": tokenizer,
+    }
     name = _name(model, pretrained, seed, heads, options)
     encoder, folder = encoder_of(loaded, name, tower, Wanted(size, length, frames, tokenizer)), folder_of(loaded)
     return encoder.replace(skeleton=_name(str(folder), False, 0, heads, options), files=data_files(folder))

@@ -10,7 +10,7 @@ import math
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 import torch
@@ -316,10 +316,12 @@ def _in_folder(name: str, dtype: torch.dtype) -> Decoder:
             config = AutoConfig.from_pretrained(folder, **LOCAL)
             tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL)
             # With `output_loading_info` these are two, which its annotation does not say.
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **LOCAL
+            model, info = cast(
+                "tuple[Any, Any]",
+                AutoModelForCausalLM.from_pretrained(
+                    folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **LOCAL
+                ),
             )
-            model, info = loaded
     except Exception as error:
         why = why_not_loaded(error, "causal decoder")
         raise DiagnosticsError(f"Decoder {name} cannot be loaded ({why}): {FOLDER}.") from error

@@ -9,7 +9,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -301,8 +301,11 @@ def load_sam2(folder: Path) -> tuple[Any, Any]:
         )
     try:
         with quiet():
-            loaded: Any = Sam2Model.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype=torch.float32
+            model, about = cast(
+                "tuple[Any, Any]",
+                Sam2Model.from_pretrained(
+                    folder, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype=torch.float32
+                ),
             )
             processor = Sam2ImageProcessor.from_pretrained(folder, local_files_only=True)
     except Exception as error:
@@ -310,7 +313,6 @@ def load_sam2(folder: Path) -> tuple[Any, Any]:
             f"SAM 2 cannot be loaded from {folder} ({describe(error)}): it needs config.json, "
             f"preprocessor_config.json and model.safetensors."
         ) from error
-    model, about = loaded
     if missing := sorted(about["missing_keys"]):
         raise DiagnosticsError(
             f"{folder} lacks {len(missing)} weights of SAM 2, {missing[0]} first: give a complete one."
@@ -401,8 +403,7 @@ def _of_block(student_BTF: Tensor, teacher_BTM: Tensor, known_BT: Tensor) -> Ten
     off = (student_BTF @ student_BTF.mT).sub_(wanted)
     weight = known_BT.to(off.dtype)
     # Weights of pairs are products, so that no matrix of them is needed.
-    total = (weight[:, None] @ off.square() @ weight[..., None]).flatten()
-    return total / weight.sum(1).square().clamp(min=1)
+    return (weight[:, None] @ off.square() @ weight[..., None]).flatten() / weight.sum(1).square().clamp(min=1)
 
 
 # The batches of spatial alignment: images in one view each, which all teachers see whole and the student in part.

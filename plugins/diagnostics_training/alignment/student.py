@@ -352,8 +352,9 @@ def carry_out(course: Course, job: AlignmentJob, start: Start, where: World, wat
             "training": digest_of_json(course.asked),
             "seed": start.seed,
             "how": command_of(job.command, job),
+            **course.lineage,
+            **({} if job.control else {"control": "none"}),
         }
-        lineage |= dict(course.lineage) | ({} if job.control else {"control": "none"})
         finish(course.folder / FINISHED, student.encoder, lineage, row, course.asked)
     barrier()
     return row
