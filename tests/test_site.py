@@ -145,22 +145,30 @@ def address(site: Path) -> Iterator[str]:
 
 @pytest.mark.browser
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's chromium at /usr/bin/chromium")
-@pytest.mark.parametrize(("width", "scheme", "named"), [(400, "light", "default"), (1300, "dark", "slate")])
 def test_browsers_show_every_page_without_error_scrolling_sideways_or_asking_elsewhere(
-    site: Path, address: str, width: int, scheme: Any, named: str
+    site: Path, address: str
 ) -> None:
+    """As wide as a phone and as a laptop; every other page in light colours and in dark ones, which one script chooses for all."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    schemes: tuple[tuple[Any, str], ...] = (("light", "default"), ("dark", "slate"))
     wrong: list[str] = []
     with playwright.sync_playwright() as p:
         browser = p.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        page.on("console", lambda message: wrong.append(f"{page.url}: {message.text}"))
-        page.on("pageerror", lambda error: wrong.append(f"{page.url}: {error}"))
-        page.on("request", lambda one: None if one.url.startswith((address, "data:")) else wrong.append(one.url))
-        for file in sorted(site.rglob("index.html")):
-            page.goto(f"{address}/{file.parent.relative_to(site)}/")
-            shown = page.evaluate("[document.documentElement.scrollWidth, document.body.dataset.mdColorScheme]")
-            if shown[0] > width or shown[1] != named:
-                wrong.append(f"{page.url}: {shown}")
+        files = sorted(site.rglob("index.html"))
+        for start, (scheme, named) in enumerate(schemes):
+            page = browser.new_page(color_scheme=scheme)
+            page.on("console", lambda message, page=page: wrong.append(f"{page.url}: {message.text}"))
+            page.on("pageerror", lambda error, page=page: wrong.append(f"{page.url}: {error}"))
+            page.on("request", lambda one: None if one.url.startswith((address, "data:")) else wrong.append(one.url))
+            for i, file in enumerate(files[start :: len(schemes)]):
+                # Loaded at one width, and then given the other one.
+                widths = (400, 1300) if i % 2 else (1300, 400)
+                page.set_viewport_size({"width": widths[0], "height": 900})
+                page.goto(f"{address}/{file.parent.relative_to(site)}/")
+                for width in widths:
+                    page.set_viewport_size({"width": width, "height": 900})
+                    shown = page.evaluate("[document.documentElement.scrollWidth, document.body.dataset.mdColorScheme]")
+                    if shown[0] > width or shown[1] != named:
+                        wrong.append(f"{page.url}: {shown}")
         browser.close()
     assert not wrong

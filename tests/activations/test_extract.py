@@ -45,19 +45,19 @@ extract(encoder, dataset, Path(sys.argv[1]), planned(encoder, {n}), batch_size=3
 """
 
 
-def start(run: Path, pause: float) -> subprocess.Popen[str]:
+def start(python: Path, run: Path, pause: float) -> subprocess.Popen[str]:
     code = SLOW.format(tests=str(Path(__file__).parents[1] / "support"), n=N, pause=pause)
-    return subprocess.Popen([sys.executable, "-c", code, str(run)], stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen([python, "-c", code, str(run)], stdout=subprocess.PIPE, text=True)
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_and_resumed_equals_undisturbed_to_the_bit(tmp_path: Path) -> None:
+def test_killed_at_random_moments_and_resumed_equals_undisturbed_to_the_bit(tmp_path: Path, warm_python: Path) -> None:
     encoder, dataset = tiny_encoder(), tiny_dataset(N)
     extract(encoder, dataset, tmp_path / "calm", planned(encoder, N), batch_size=3)
     rng = np.random.default_rng(0)
     run, counts = tmp_path / "killed", []
     for attempt in range(3):
-        process = start(run, 0.03)
+        process = start(warm_python, run, 0.03)
         assert process.stdout is not None
         process.stdout.readline()  # the first batch is done; imports took most of the time before
         time.sleep(float(rng.uniform(0.0, 0.25)))
@@ -67,12 +67,12 @@ def test_killed_at_random_moments_and_resumed_equals_undisturbed_to_the_bit(tmp_
                 break
             time.sleep(0.02)
         os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        process.communicate()  # which ends when the copy behind it has
         if run.exists():
             counts.append(Store(run).rows_done)
     assert counts == sorted(counts)
     assert counts[-1] > 0, "no kill came after a whole shard: the test shows nothing"
-    process = start(run, 0.0)
+    process = start(warm_python, run, 0.0)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0
     # Only what was missing is done again, from the start of the shard in hand.

@@ -9,7 +9,6 @@ import random
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -67,7 +66,7 @@ def jobs(folder: str, kinds: list[tuple[str, tuple[str, ...], dict[str, Any]]]) 
                     torch.save(tokens, Path(folder) / kind / name / "tokens.pt")
 
 
-def start(call: str) -> subprocess.Popen[str]:
+def start(python: Path, call: str) -> subprocess.Popen[str]:
     """A process that calls a function of this file."""
     path = os.pathsep.join(
         [str(Path(__file__).parent), str(Path(__file__).parents[2] / "support"), os.environ.get("PYTHONPATH", "")]
@@ -77,7 +76,7 @@ def start(call: str) -> subprocess.Popen[str]:
         f"import torch; torch.set_num_threads(1); from pathlib import Path; import {Path(__file__).stem} as t; t.{call}"
     )
     return subprocess.Popen(
-        [sys.executable, "-c", script], env=known, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [python, "-c", script], env=known, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
@@ -183,10 +182,10 @@ def test_progress_and_board(tmp_path: Path) -> None:
 # The regulariser draws directions from torch's generator in every step. Without workers a thread makes batches, and losses are the same.
 @pytest.mark.parametrize(("optimiser", "workers"), [("adamw", 2), ("lamb", 0)])
 def test_a_killed_training_goes_on_bit_for_bit(
-    tmp_path: Path, optimiser: str, workers: int, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, optimiser: str, workers: int, capsys: pytest.CaptureFixture[str], warm_python: Path
 ) -> None:
     out, name = tmp_path / "killed", "jepa+sigreg"
-    killed = start(f"job(Path({str(out)!r}), {name!r}, 24, 0.05, None, {optimiser!r}, workers={workers})")
+    killed = start(warm_python, f"job(Path({str(out)!r}), {name!r}, 24, 0.05, None, {optimiser!r}, workers={workers})")
     whole = job(tmp_path / "whole", name, 24, optimiser=optimiser)
     deadline = time.monotonic() + 300
     while len(lines(out)) < 13:
@@ -194,7 +193,7 @@ def test_a_killed_training_goes_on_bit_for_bit(
         assert killed.poll() is None, killed.communicate()
         time.sleep(0.01)
     killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    killed.communicate()  # which ends when the copy behind it has
     assert killed.returncode == -signal.SIGKILL
     assert lines(out)[-1]["step"] < 24
     assert (out / record.FILE).is_file()
