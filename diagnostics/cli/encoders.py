@@ -2,7 +2,6 @@
 
 import re
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +95,9 @@ def print_inspection(inspected: dict[str, Any]) -> None:
     console = terminal()
     parameters = f", {inspected['parameters']:,} parameters" if inspected["parameters"] else ""
     show(console, f"{whole(inspected['encoder'])}: {inspected['modality']}{parameters}", "bold")
-    alike = _same_for_all([tap["read"] for tap in inspected["taps"]])
+    # How tokens are made (their layout, and what is dropped of them), where that is the same for several taps.
+    ways = {way[0] if (way := _HOW.search(tap["read"])) else "" for tap in inspected["taps"]}
+    alike = ways.pop() if len(ways) == 1 and len(inspected["taps"]) > 1 else ""
     rows: list[list[str]] = []
     for tap in inspected["taps"]:
         # One token stands for the whole sample, and not for a place in it.
@@ -137,14 +138,6 @@ def print_inspection(inspected: dict[str, Any]) -> None:
         show(console, f"Grid {verdict}: {printable(placement['said'])}.", style)
         if placement.get("prefix_moved"):
             show(console, "Prefix tokens changed too: tokens are already mixed at this tap.")
-
-
-def _same_for_all(reads: Sequence[str]) -> str:
-    """How the tensors of several taps become tokens (their layout, and what is dropped of them), where that is the
-    same.
-    """
-    texts = {way[0] if (way := _HOW.search(read)) else "" for read in reads}
-    return texts.pop() if len(texts) == 1 and len(reads) > 1 else ""
 
 
 def export(encoder: str | Encoder, tap: str, out: str | Path, *, trust_code: bool = False) -> dict[str, Any]:

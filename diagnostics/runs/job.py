@@ -223,7 +223,11 @@ class _Job:
         for result in main.results.values() if request.margin is not None else ():
             result.attrs[attribute.MARGIN] = request.margin
         self._state_skipped(main, targets)
-        self._refuse_nothing(main)
+        if setup.named and not main.results:
+            nothing = f"gives nothing for {name} on {setup.dataset.name}"
+            raise DiagnosticsError(
+                " ".join(f"{each} {nothing}: {_reasons(main, each)}" for each in sorted(setup.named))
+            )
         self._redraw(main, store, readable)
         measured: dict[str, Measured] = {}
         omissions: list[Omission] = []
@@ -279,14 +283,6 @@ class _Job:
                 # One that fails to say so is left out already.
                 if measure.kinds and measure.name not in main.failed and measure.reads(targets[name]):
                     main.skipped[f"{measure.name}/{name}"] = why
-
-    def _refuse_nothing(self, main: Measured) -> None:
-        """Raises where measures were named and none of them gives anything."""
-        if not self.setup.named or main.results:
-            return
-        nothing = f"gives nothing for {self.setup.encoder.name} on {self.setup.dataset.name}"
-        missing = [f"{name} {nothing}: {_reasons(main, name)}" for name in sorted(self.setup.named)]
-        raise DiagnosticsError(" ".join(missing))
 
     def _measures_of(self, control_name: str) -> list[Measure]:
         """The measures that apply to a control."""

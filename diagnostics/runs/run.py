@@ -306,7 +306,11 @@ def between(
         >>> cka["matrix"].sel(tap="norm", tap_other=["embed", "norm"]).values.round(2)
         array([0.94, 0.27])
     """
-    chosen = _similarity(measure)
+    measures, _ = chosen_measures([measure])
+    chosen = measures[0] if len(measures) == 1 else None
+    if not isinstance(chosen, Similarity):
+        able = [each.name for each in chosen_measures(["all"])[0] if isinstance(each, Similarity)]
+        raise DiagnosticsError(f"{measure} does not compare pairs of taps: choose one of {', '.join(sorted(able))}.")
     stated = {
         attribute.MEASURE: chosen.name,
         attribute.SOURCE: chosen.source,
@@ -317,14 +321,6 @@ def between(
     if reason := too_few(result):
         raise DiagnosticsError(reason)
     return result
-
-
-def _similarity(name: str) -> Similarity:
-    measures, _ = chosen_measures([name])
-    if len(measures) != 1 or not isinstance(measures[0], Similarity):
-        able = [measure.name for measure in chosen_measures(["all"])[0] if isinstance(measure, Similarity)]
-        raise DiagnosticsError(f"{name} does not compare pairs of taps: choose one of {', '.join(sorted(able))}.")
-    return measures[0]
 
 
 def features(
@@ -338,7 +334,10 @@ def features(
     stored = {stored.name: stored for stored in store.taps}
     if tap not in stored:
         raise unknown("tap", tap, stored, f"These are stored in {store.path}; `--taps` of a run says which.")
-    rows = _rows(store, split)
+    if split is not None and split not in SPLITS:
+        raise unknown("split", split, SPLITS)
+    rows = np.argsort(row_order(len(store.ids)))
+    rows = rows if split is None else rows[store.split[rows] == split]
     if tokens:
         if pooling is not None:
             raise DiagnosticsError(f"Tokens are not pooled: leave out either pooling={pooling!r} or tokens=True.")
@@ -364,14 +363,6 @@ def features(
         name=tap,
         attrs={"tap": tap, "depth": stored[tap].depth, "read": read},
     )
-
-
-def _rows(store: Store, split: str | None) -> np.ndarray:
-    """The rows of a split in the dataset's order; of all samples where it is None."""
-    if split is not None and split not in SPLITS:
-        raise unknown("split", split, SPLITS)
-    rows = np.argsort(row_order(len(store.ids)))
-    return rows if split is None else rows[store.split[rows] == split]
 
 
 def _tokens(store: Store, tap: str, rows: np.ndarray, split: str | None) -> tuple[np.ndarray, np.ndarray]:

@@ -349,7 +349,10 @@ def _far(encoder: Encoder, taps: Sequence[Tap], changes: _Changes, prepared: Seq
     far: dict[str, np.ndarray] = {}
 
     def note(tap: Tap, tokens: Tensor) -> None:
-        far[tap.name] = _shares(tap, tokens, changes.axes)
+        moved = distances(tokens[1:], tokens[:1], tap.grid, changes.axes)
+        least = _NOTHING * (float(tokens[0].double().norm(dim=-1).mean()) or 1.0)
+        most = moved.max(axis=1, keepdims=True)
+        far[tap.name] = np.where(most > least, moved / np.maximum(most, 1e-30), 0.0)
         if len(far) == len(taps):
             end()
 
@@ -361,11 +364,3 @@ def _far(encoder: Encoder, taps: Sequence[Tap], changes: _Changes, prepared: Seq
             if len(far) < len(taps):
                 raise
     return far
-
-
-def _shares(tap: Tap, tokens: Tensor, axes: Sequence[str]) -> np.ndarray:
-    """Of tokens [1 + change, T, F] how far each is from the first sample's, as a share of the farthest."""
-    far = distances(tokens[1:], tokens[:1], tap.grid, axes)
-    scale = float(tokens[0].double().norm(dim=-1).mean()) or 1.0
-    most = far.max(axis=1, keepdims=True)
-    return np.where(most > _NOTHING * scale, far / np.maximum(most, 1e-30), 0.0)

@@ -61,7 +61,13 @@ def cut_encoder(encoder: Encoder, tap: str) -> TorchEncoder:
 def _with_own_modules(encoder: TorchEncoder, tap: str) -> TorchEncoder:
     """The encoder with modules of its own around the same tensors, some of which may be removed later: samples of
     another size then find the others."""
-    module = _sharing_tensors(encoder.module, encoder.name)
+    tensors = {id(tensor): tensor for tensor in (*encoder.module.parameters(), *encoder.module.buffers())}
+    try:
+        module = copy.deepcopy(encoder.module, tensors)
+    except Exception as error:
+        raise DiagnosticsError(
+            f"{encoder.name} cannot be cut, since its module cannot be copied ({describe(error)}): use it whole."
+        ) from error
 
     def resized(sized: TorchEncoder) -> TorchEncoder:
         names = {name for name, _ in module.named_modules()}
@@ -140,17 +146,6 @@ def _take_out(module: nn.Module, names: Sequence[str], encoder: str) -> None:
             continue  # within another that is absent, or drawn without it
         if hasattr(inside, key):
             setattr(inside, key, _Absent(name, encoder))
-
-
-def _sharing_tensors(module: nn.Module, name: str) -> nn.Module:
-    """A copy of the modules around the same parameters and buffers."""
-    tensors = [*module.parameters(), *module.buffers()]
-    try:
-        return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
-    except Exception as error:
-        raise DiagnosticsError(
-            f"{name} cannot be cut, since its module cannot be copied ({describe(error)}): use it whole."
-        ) from error
 
 
 class _Watching(TorchDispatchMode):
