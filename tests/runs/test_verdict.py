@@ -78,6 +78,14 @@ def test_what_counts_right_answers_is_readable_above_chance_and_above_shuffled_l
     assert accuracy(0.65).readability == "at chance" and accuracy(0.61).readability == "undecided"
 
 
+def test_a_control_is_a_rival_above_chance_by_a_share_of_what_lies_above_it() -> None:
+    for reached, named in ((0.52, None), (0.53, "raw_input"), (0.57, "raw_input")):
+        made = planted("y", gap=0.1, controls={"raw_input": (reached, -0.1)}, losses="counts", chance=None)
+        data = made.data.assign(line_chance=("tap", [0.5] * 3))  # .05 of .5 above it
+        rival = Profile("linear_probe", "y", data, made.controls).rival
+        assert (rival and rival[0]) == named
+
+
 def test_at_chance_is_every_tap_up_to_the_output() -> None:
     noise = planted("y", gap=0.0, score=0.0, width=0.01)
     for tap, verdict in (("blocks.1", Verdict.UNDECIDED), ("norm", Verdict.UNDECIDED)):

@@ -494,7 +494,7 @@ ASKED: Mapping[str, Callable[[], Any]] = {
     "nothing fitted": lambda: statistics.profile_intervals(np.zeros((1, 9)), np.ones((1, 9)), 0, SEED)[1],
     **{f"ranks of {samples} samples": partial(ranks, samples) for samples in (60, 12000)},
     "ends by blocks left out": lambda: [
-        without_blocks(4, 4, 4), without_blocks(2, 7, 3), without_blocks(5, 7), without_blocks(2, 7, 3, logarithm=True), without_blocks(12), statistics.jackknife_interval(1.0, -np.ones(3), np.ones(3)),
+        without_blocks(4, 4, 4), without_blocks(2, 7, 3), without_blocks(5, 7), without_blocks(2, 7, 3, logarithm=True), statistics.jackknife_interval(1.0, np.ones(1), np.ones(1)), statistics.jackknife_interval(1.0, -np.ones(3), np.ones(3)),
     ],
     "ends by influence": lambda: [
         statistics.linearised_interval(2.0, SQUARES - SQUARES.mean(), np.repeat(list(of), 12 // len(of)), logarithm=logarithm) for of, logarithm in (("abcdef", False), ("abcd", True), ("ab", False), ("a", False))
