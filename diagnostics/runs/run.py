@@ -159,7 +159,7 @@ class Run(RunData):
         from diagnostics.activations.features import export
 
         read = self.features(tap, pooling=pooling, target=target)
-        order, stored = _rows(self.store, None), self.store.targets()
+        order, stored = np.argsort(row_order(len(self.store.ids))), self.store.targets()
         targets = {name: (each, each.values[order]) for name, each in stored.items() if each.kind not in BY_PLACE}
         columns = {"id": read["sample"].values, "split": read["split"].values, "group": read["group"].values}
         return export(Path(path), columns, targets, read.values)
