@@ -320,3 +320,16 @@ def test_bootstrap_resamples_groups():
     narrow = bootstrap_mean_interval(values, np.arange(1000).astype(str), 0)
     assert narrow[1][0] - narrow[0][0] < (high[0] - low[0]) / 3
     assert np.isnan(bootstrap_mean_interval(values[:25], groups[:25], 0)).all()
+
+
+@pytest.mark.parametrize("shape", [(40, 12), (12, 40), (30, 30)])
+def test_the_participation_ratio_is_that_of_the_spectrum_and_so_is_each_samples_influence(
+    shape: tuple[int, int],
+) -> None:
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal(shape) * np.linspace(0.1, 3, shape[1]) + 7)
+    measure = ParticipationRatio()
+    score, by_sample, lacks = measure.read(x)
+    sigma, parts = singular_values_and_parts(x, centred=True)
+    assert score == pytest.approx(float(measure.of_sigma(sigma)), rel=1e-12)
+    np.testing.assert_allclose(by_sample, influence(measure.of_sigma, sigma, parts), rtol=1e-9, atol=1e-12)
+    assert lacks == ""
