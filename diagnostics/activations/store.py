@@ -237,6 +237,16 @@ class Store(Activations):
         except DamagedError as error:
             raise damaged(self.path, f"observed/{name}/{error}") from error
 
+    def observed_at(self, name: str, tap: str) -> np.ndarray | None:
+        """What an observation recorded at one tap; None where it has nothing there."""
+        stored = self._observation(name)
+        if stored is None or tap not in stored.taps:
+            return None
+        try:
+            return read_array(self.folder.inside(f"observed/{name}"), tap, stored.files)
+        except DamagedError as error:
+            raise damaged(self.path, f"observed/{name}/{error}") from error
+
     def has_observed(self, name: str, samples: int, state: Mapping[str, str]) -> bool:
         """Whether an observation of that many samples is stored, or that in this `state` of the code there is none.
 

@@ -104,12 +104,20 @@ def stream(
     passes.gather(reads, {"by": __name__, "version": version})
     held_out = range(FOLDS) if store.choose_on == "fit" else (0,)
     for tap in store.taps:
+        paths: dict[tuple[str, int], RidgePath] = {}
         for read in (read for read in reads if tap.name in read.dense.reads):
             blocks = _blocks(store, read.dense, read.sums, tap)
-            penalty = _penalty_of(blocks, held_out)
+            errors = np.zeros(len(PENALTIES))
+            for block in blocks.keys() & held_out:
+                others, key = _without(blocks, block), (read.dense.mask_digest, block)
+                # Features are decomposed once for all targets whose known places are the same.
+                path = paths[key] = paths[key].of_columns(others) if key in paths else RidgePath.from_moments(others)
+                errors += [blocks[block].squared_error(path, penalty).sum() for penalty in PENALTIES]
+            penalty = choose(errors)
             read.numbers[tap.name] = {"penalty": penalty}
             read.readouts[tap.name] = {
-                block: read.sums.solve(read.dense, _without(blocks, block), penalty) for block in (*held_out, None)
+                block: read.sums.solve(read.dense, _without(blocks, block), penalty)
+                for block in (*(blocks.keys() & held_out), None)
             }
     for block in (*held_out, None):
         passes.judge(reads, block)
@@ -148,35 +156,29 @@ def _products(dense: DenseRows, block: int) -> str:
     return f"products-{dense.digest}-{block}"
 
 
-def _blocks(store: Store, dense: DenseRows, sums: Sums, tap: Tap) -> list[Moments]:
-    """The sums of each block at a tap."""
+def _blocks(store: Store, dense: DenseRows, sums: Sums, tap: Tap) -> dict[int, Moments]:
+    """The sums at a tap of each block that has known tokens."""
     d, origin_y = tap.features, sums.origin(dense)
-    blocks: list[Moments] = []
+    blocks: dict[int, Moments] = {}
     for block in range(FOLDS):
-        gram, products = (store.observed(name)[tap.name][0] for name in (_gram(dense, block), _products(dense, block)))
-        n, origin, x, upper = np.split(gram, [1, 1 + d, 1 + 2 * d])
+        names = _gram(dense, block), _products(dense, block)
+        gram, products = (store.observed_at(name, tap.name) for name in names)
+        if gram is None or products is None:
+            continue
+        n, origin, x, upper = np.split(gram[0], [1, 1 + d, 1 + 2 * d])
         moments = Moments(origin, origin_y)
         moments.n, moments.x = int(n[0]), x
         moments.xx[np.triu_indices(d)] = upper
         moments.xx.T[np.triu_indices(d)] = upper
-        moments.y, moments.yy, xy = np.split(products, [len(origin_y), 2 * len(origin_y)])
+        moments.y, moments.yy, xy = np.split(products[0], [len(origin_y), 2 * len(origin_y)])
         moments.xy = xy.reshape(d, -1)
-        blocks.append(moments)
+        blocks[block] = moments
     return blocks
 
 
-def _penalty_of(blocks: Sequence[Moments], held_out: Sequence[int]) -> float:
-    """The penalty of least squared error on some blocks, each by the fit without it, all columns together."""
-    errors = np.zeros(len(PENALTIES))
-    for block in held_out:
-        path = RidgePath.from_moments(_without(blocks, block))
-        errors += [blocks[block].squared_error(path, penalty).sum() for penalty in PENALTIES]
-    return choose(errors)
-
-
-def _without(blocks: Sequence[Moments], block: int | None) -> Moments:
+def _without(blocks: Mapping[int, Moments], block: int | None) -> Moments:
     """The sums of all blocks but one, or of all."""
-    first, *rest = (moments for i, moments in enumerate(blocks) if i != block)
+    first, *rest = (moments for i, moments in blocks.items() if i != block)
     for moments in rest:
         first = first + moments
     return first
@@ -274,10 +276,11 @@ class _Passes:
                     continue
                 readout = read.readouts[tap.name][block]
                 if (i, tap.name) not in maps:
-                    parts = readout.weights, readout.bias - readout.mean @ readout.weights
+                    parts = readout.mean, readout.weights, readout.bias
                     maps[i, tap.name] = [torch.as_tensor(part, device=tokens.device).float() for part in parts]
-                weights, bias = maps[i, tap.name]
-                scores = _on_grid(tokens[torch.as_tensor(known, device=tokens.device)], tap, read.dense) @ weights
+                mean, weights, bias = maps[i, tap.name]
+                some = _on_grid(tokens[torch.as_tensor(known, device=tokens.device)], tap, read.dense)
+                scores = (some - mean) @ weights
                 for variant in range(len(bias)):
                     judged = read.sums.judge(read.dense, readout, scores + bias[variant], positions[known])
                     read.keep(tap, positions[known], variant, len(bias), judged)
@@ -292,7 +295,7 @@ class _BlockSums:
         self, origins: Mapping[str, Tensor], grams: Mapping[str, DenseRows], products: Mapping[str, _Read]
     ) -> None:
         self.origins, self.grams, self.products = origins, grams, products
-        self.sums: dict[tuple[str, str], list[Any]] = {}
+        self.sums: dict[tuple[str, str], list[Tensor]] = {}
 
     def add(self, tap: Tap, positions: np.ndarray, tokens: Tensor) -> None:
         """Takes in a batch's tokens: products of a sample in float32, whatever the batch, and sums in float64."""
@@ -311,22 +314,24 @@ class _BlockSums:
                     continue
                 x = away[dense.grid.shape][i][torch.as_tensor(known, device=device)]
                 if columns is None:
-                    parts = [len(x), x.double().sum(dim=0), x.T @ x]
+                    parts = [torch.tensor(len(x)), x.double().sum(dim=0), x.T @ x]
                 else:
                     y = torch.as_tensor(columns[i][known], device=device)
                     parts = [y.double().sum(dim=0), y.double().square().sum(dim=0), x.T @ y]
-                kept = self.sums.setdefault((name, tap.name), [0.0, 0.0, 0.0])
-                for j, part in enumerate(parts):
-                    kept[j] = kept[j] + (part.double() if isinstance(part, Tensor) else part)
+                if kept := self.sums.get((name, tap.name)):
+                    for j, part in enumerate(parts):
+                        kept[j] += part
+                else:
+                    self.sums[name, tap.name] = [part.double() for part in parts]
 
     def arrays(self) -> dict[str, dict[str, np.ndarray]]:
         """Of each of the sums, its array by tap, [1, number] float64: see `_blocks`."""
         arrays: dict[str, dict[str, np.ndarray]] = {name: {} for name in (*self.grams, *self.products)}
         for (name, tap), sums in self.sums.items():
-            first, second, products = (np.asarray(each.cpu() if isinstance(each, Tensor) else each) for each in sums)
+            first, second, products = (each.cpu().numpy() for each in sums)
             if name in self.grams:
                 upper = products[np.triu_indices(len(products))]
-                parts = [np.array([first]), self.origins[tap].double().cpu().numpy(), second, upper]
+                parts = [first[None], self.origins[tap].double().cpu().numpy(), second, upper]
             else:
                 parts = [first, second, products.ravel()]
             arrays[name][tap] = np.concatenate(parts)[None]

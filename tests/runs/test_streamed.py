@@ -274,3 +274,34 @@ def test_mean_iou_of_units_is_that_of_one_confusion(run: Run) -> None:
             ] += 1
     assert mean_iou(matrix) == pytest.approx(float(data["score"].sel(tap=probe.tap)))
     assert SegmentationProbe.streams == ("token_label",)
+
+
+@pytest.mark.parametrize("choose_on", ["val", "fit"])
+def test_fewer_groups_than_blocks_leave_blocks_empty(tmp_path: Path, choose_on: Any) -> None:
+    data = images()
+    groups = [f"{split}{i % 2}" for i, split in enumerate(data.split)]
+    few = dx.Dataset("few", "image", data.samples, data.ids, list(data.split), dict(data.targets), groups=groups)
+    run = dx.run(
+        tiny_image_encoder(),
+        few,
+        out=tmp_path,
+        measures=MEASURES,
+        controls=False,
+        report=False,
+        dense="streamed",
+        choose_on=choose_on,
+        watch=dx.silent,
+    )
+    assert np.isfinite(run.profile(HEIGHT).data["score"]).all()
+    assert run.profile(HEIGHT).data.attrs["units_train"] == 2
+
+
+def test_a_large_offset_of_the_features_costs_no_digits(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near = streamed._on_grid
+    monkeypatch.setattr(streamed, "_on_grid", lambda tokens, tap, dense: near(tokens, tap, dense) + 500)
+    origins = streamed._Passes.origins
+    monkeypatch.setattr(streamed._Passes, "origins", lambda self: {k: v + 500 for k, v in origins(self).items()})
+    far = measure(tmp_path)
+    np.testing.assert_allclose(far.profile(HEIGHT).data["score"], run.profile(HEIGHT).data["score"], atol=2e-4)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -253,6 +253,12 @@ class RidgePath(ShortRepr):
         mean_x, mean_y, scale, squares, towards = standardised_moments(moments)
         eigenvalues, v = (part.numpy() for part in eigh(torch.from_numpy(squares)))
         return cls(moments.n, mean_x, mean_y, scale[:, None] * v, np.maximum(eigenvalues, 0.0), v.T @ towards)
+
+    def of_columns(self, moments: Moments) -> RidgePath:
+        """The fits of other targets on the same rows, from sums that share those of the features."""
+        x, y = moments.x / moments.n, moments.y / moments.n
+        right = self.left.T @ (moments.xy - moments.n * np.outer(x, y))
+        return replace(self, mean_y=y + moments.origin_y, right=right)
 
     def weights(self, penalty: float) -> np.ndarray:
         """[feature, target] in units of target a unit of feature; 0 for features that are constant where fitted."""
