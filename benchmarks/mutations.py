@@ -20,12 +20,14 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
+import importlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -251,24 +253,64 @@ def every_mutation() -> list[Mutation]:
     return [mutation for file in FILES for mutation in mutations(file)]
 
 
-SELFTEST = """
-import sys
-from diagnostics.checks.selftest import all_cases, check
-from diagnostics.measures.arrays import one_thread
-first = ("answer",)
-with one_thread():
-    for family, case in sorted(all_cases(), key=lambda asked: asked[0] not in first):
-        if (family in first or sys.argv[1] == "all") and not check(family, case).right:
-            sys.exit(f"{family}: {case.what}")
-"""
-"""What `diagnostics selftest` computes, until one answer is off; those that are nearest first."""
-
-
 def noticed_by_selftest(copied: Path, families: str) -> tuple[bool, str]:
-    """Test for an answer that is off in a copy of the package; and the first such case, or why it does not run."""
-    command = [sys.executable, "-W", "ignore", "-c", SELFTEST, families]
-    done = subprocess.run(command, cwd=copied, env=_environment(copied), capture_output=True, text=True, check=False)
-    return done.returncode != 0, (done.stderr.strip().splitlines() or [""])[-1]
+    """Test for an answer that is off in a copy of the package; and the first such case, or why it does not run.
+
+    In a copy of this process, which has imported all libraries and nothing of the package.
+    """
+    answer = in_a_copy(lambda: selftest(copied, families))
+    return answer != "", answer
+
+
+def selftest(copied: Path, families: str) -> str:
+    """What `diagnostics selftest` computes, until one answer is off; those that are nearest first."""
+    sys.path.insert(0, str(copied))
+    try:
+        import diagnostics
+        from diagnostics.checks.selftest import all_cases, check
+        from diagnostics.measures.arrays import one_thread
+
+        assert Path(diagnostics.__file__).is_relative_to(copied)
+        first = ("answer",)
+        with one_thread():
+            for family, case in sorted(all_cases(), key=lambda asked: asked[0] not in first):
+                if (family in first or families == "all") and not check(family, case).right:
+                    return f"{family}: {case.what}"
+    except (Exception, SystemExit) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def in_a_copy(work: Callable[[], str]) -> str:
+    """What `work` returns in a fork of this process."""
+    receive, send = os.pipe()
+    if (child := os.fork()) == 0:
+        status = 1
+        try:
+            os.write(send, work().encode()[:60_000])
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(send)
+    with os.fdopen(receive, "rb") as answer:
+        said = answer.read().decode(errors="replace")
+    _, status = os.waitpid(child, 0)
+    return said if status == 0 else f"ends with {status}"
+
+
+def import_libraries(copied: Path) -> None:
+    """Imports all that selftest imports, but the package itself."""
+
+    def needed() -> str:
+        off = selftest(copied, "all")
+        return f"! {off}" if off else " ".join(name for name in sys.modules if not name.startswith("diagnostics"))
+
+    names = in_a_copy(needed).split()
+    if names[:1] == ["!"]:
+        sys.exit(f"selftest is off without a mutation: {' '.join(names[1:])}")
+    for name in names:
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
 
 
 def noticed_by_tests(copied: Path, file: str) -> bool:
@@ -293,6 +335,8 @@ def main() -> None:
     parser.add_argument("--tests", action="store_true")
     parser.add_argument("--smallest", action="store_true")
     asked = parser.parse_args()
+    sys.dont_write_bytecode = True
+    os.environ["OMP_NUM_THREADS"] = "1"
     everything = every_mutation()
     drawn = np.random.default_rng(asked.seed).permutation(len(everything))[: 1 if asked.smallest else asked.draws]
     print(f"{len(everything)} mutations in {len(FILES)} files; {len(drawn)} drawn by seed {asked.seed}")
@@ -300,6 +344,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         copied = Path(folder)
         shutil.copytree(ROOT / "diagnostics", copied / "diagnostics", ignore=shutil.ignore_patterns("__pycache__"))
+        if not asked.smallest:
+            import_libraries(copied)
         for index in drawn:
             mutation = everything[index]
             place = copied / "diagnostics" / mutation.file
