@@ -151,10 +151,10 @@ class Run(RunData):
         Examples:
             >>> import diagnostics as dx
             >>> import pandas as pd
-            >>> path = dx.open_run("runs/forecast").export("hidden.parquet", target="hidden_z", pooling="mean")
-            >>> table = pd.read_parquet(path)
-            >>> list(table.columns)[:5], len(table), len(table["features"][0])
-            (['id', 'split', 'group', 'target_x0', 'target_rho'], 200, 48)
+            >>> run = dx.open_run("runs/forecast")
+            >>> table = pd.read_parquet(run.export("hidden.parquet", "blocks.3"))
+            >>> list(table.columns)[:4], len(table), len(table["features"][0])
+            (['id', 'split', 'group', 'target_hidden_z'], 200, 96)
         """
         from diagnostics.activations.features import export
 

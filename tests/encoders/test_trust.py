@@ -207,7 +207,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], tuple[str, dict[str, Any]]], str]] = {
     "mappings without end": (lambda p: ("", {"text": '{"a":' * 200_000 + "1" + "}" * 200_000}), "damaged"),
     "modules that are none": (lambda p: ("x", {"absent": [3]}), "absent: 3"),
     "taps that are none": (lambda p: ("x", {"taps": [["norm"]]}), "taps: "),
-    "odd spread": (lambda p: ("x", {"prepared": {"": [[1], "a", None]}}), "no shape, mean and spread"),
+    "odd spread": (lambda p: ("x", {"prepared": {"": [[1], "a", None]}}), "prepared: "),
 }
 
 
