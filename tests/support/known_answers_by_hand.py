@@ -280,7 +280,21 @@ def intervals_of_statistics() -> list[Any]:
     nothing = [np.nan] * 2
     of_parts = [about(2.0, np.log(4) / np.sqrt(12), 3, True), about(2.0, np.log(4) / 2, 2, True)]
     of_parts += [about(2.0, np.log(2) / 2, 2, True), nothing]
-    return [[*of_blocks, nothing, nothing], [*of_groups, nothing], of_parts]
+    # Logarithms a fifth below, at and above; of n equal blocks each tells n - 1 times as much.
+    below_one = about(0.5, np.sqrt(2 * np.log(0.8) ** 2 * 2 / 3), 3, True)
+    return [[*of_blocks, nothing, nothing, below_one], [*of_groups, nothing], of_parts]
+
+
+def means_of_columns() -> list[list[float]]:
+    """Of squares, of some with their sign turned, and of those of one group, with ends over four groups."""
+    rows, groups = np.arange(12.0) ** 2 / 100, np.repeat([0, 1, 2, 3], [2, 3, 2, 5])
+    times = np.random.default_rng(SEED).multinomial(4, [1 / 4] * 4, size=2000)[:, groups]
+    found: list[list[float]] = []
+    for values, known in ((rows, np.full(12, True)), (-rows, np.arange(12) % 5 < 3)):
+        with np.errstate(invalid="ignore"):
+            drawn = (times * known) @ np.where(known, values, 0) / (times * known).sum(axis=1)
+        found.append([values[known].mean(), *by_hand.ends(values[known].mean(), drawn, 4, 0, 4)])
+    return np.array([*found, [rows[:2].mean(), np.nan, np.nan]]).T.tolist()
 
 
 def left_out(most: int) -> list[Any]:
@@ -720,6 +734,7 @@ BY_HAND: Mapping[str, Callable[[], Any]] = {
         "units that count": 2, "what few carry": 3, "units needed": 4, "too few to compare": 5, "reasons": 6, "standard error": 7, "resamples": [8, 9], "nothing fitted": 10,
     }),
     **{f"ranks of {samples} samples": partial(ranks, samples) for samples in (60, 12000)},
+    "means of columns": means_of_columns,
     **named(intervals_of_statistics, {"ends by blocks left out": 0, "ends by influence": 1, "ends of parts": 2}),
     **{f"ridge without groups of {most}": partial(left_out, most) for most in (1, 3, 256, 257)},
     **named(folds, {"folds": [0, 1], "a class in two folds": 2, "penalty of several parts": 3, "mean of others": 4}),

@@ -207,6 +207,12 @@ def ranks(samples: int) -> np.ndarray:
 SQUARES = np.arange(12.0) ** 2 / 100
 
 
+COLUMNS = np.stack(
+    [SQUARES, np.where(np.arange(12) % 5 < 3, -SQUARES, np.nan), np.where(np.arange(12) < 2, SQUARES, np.nan)], 1
+)
+"""The second is unknown in some rows of each group, the third in all groups but one."""
+
+
 def without_blocks(*sizes: int, logarithm: bool = False) -> tuple[float, float]:
     """Ends of the mean of twelve rows, or of its exponential, by leaving blocks of so many out."""
     left = (SQUARES.sum() - np.add.reduceat(SQUARES, np.cumsum((0, *sizes[:-1])))) / (12 - np.array(sizes))
@@ -495,10 +501,12 @@ ASKED: Mapping[str, Callable[[], Any]] = {
     **{f"ranks of {samples} samples": partial(ranks, samples) for samples in (60, 12000)},
     "ends by blocks left out": lambda: [
         without_blocks(4, 4, 4), without_blocks(2, 7, 3), without_blocks(5, 7), without_blocks(2, 7, 3, logarithm=True), statistics.jackknife_interval(1.0, np.ones(1), np.ones(1)), statistics.jackknife_interval(1.0, -np.ones(3), np.ones(3)),
+        statistics.jackknife_interval(0.5, np.array([0.4, 0.5, 0.625]), np.ones(3), logarithm=True),
     ],
     "ends by influence": lambda: [
         statistics.linearised_interval(2.0, SQUARES - SQUARES.mean(), np.repeat(list(of), 12 // len(of)), logarithm=logarithm) for of, logarithm in (("abcdef", False), ("abcd", True), ("ab", False), ("a", False))
     ],
+    "means of columns": lambda: [*map(list, statistics.mean_with_interval(COLUMNS, np.array(list("aabbbccddddd")), SEED).values())],
     "ends of parts": lambda: [statistics.subset_interval(2.0, np.array(of)) for of in ([1.0, 2.0, 4.0], [1.0, 4.0], [np.nan, 1.0, 2.0, 0.0], [1.0])],
     **{f"ridge without groups of {most}": partial(left_out, most) for most in (1, 3, 256, 257)},
     "folds": folds, "a class in two folds": lambda: [len(set(least_squares.folds(FOLDED, LABELS, seed)[[1, 9]])) == 2 for seed in range(8)],
