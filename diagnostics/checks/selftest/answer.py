@@ -499,6 +499,7 @@ ASKED: Mapping[str, Callable[[], Any]] = {
     "resamples": lambda: [digest(statistics.resample_counts(5, SEED)), statistics.resample_counts(5, SEED).size],
     "nothing fitted": lambda: statistics.profile_intervals(np.zeros((1, 9)), np.ones((1, 9)), 0, SEED)[1],
     **{f"ranks of {samples} samples": partial(ranks, samples) for samples in (60, 12000)},
+    "means of columns": lambda: [*map(list, statistics.mean_with_interval(COLUMNS, np.array(list("aabbbccddddd")), SEED).values())],
     "ends by blocks left out": lambda: [
         without_blocks(4, 4, 4), without_blocks(2, 7, 3), without_blocks(5, 7), without_blocks(2, 7, 3, logarithm=True), statistics.jackknife_interval(1.0, np.ones(1), np.ones(1)), statistics.jackknife_interval(1.0, -np.ones(3), np.ones(3)),
         statistics.jackknife_interval(0.5, np.array([0.4, 0.5, 0.625]), np.ones(3), logarithm=True),
@@ -506,7 +507,6 @@ ASKED: Mapping[str, Callable[[], Any]] = {
     "ends by influence": lambda: [
         statistics.linearised_interval(2.0, SQUARES - SQUARES.mean(), np.repeat(list(of), 12 // len(of)), logarithm=logarithm) for of, logarithm in (("abcdef", False), ("abcd", True), ("ab", False), ("a", False))
     ],
-    "means of columns": lambda: [*map(list, statistics.mean_with_interval(COLUMNS, np.array(list("aabbbccddddd")), SEED).values())],
     "ends of parts": lambda: [statistics.subset_interval(2.0, np.array(of)) for of in ([1.0, 2.0, 4.0], [1.0, 4.0], [np.nan, 1.0, 2.0, 0.0], [1.0])],
     **{f"ridge without groups of {most}": partial(left_out, most) for most in (1, 3, 256, 257)},
     "folds": folds, "a class in two folds": lambda: [len(set(least_squares.folds(FOLDED, LABELS, seed)[[1, 9]])) == 2 for seed in range(8)],
