@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from diagnostics.datasets.dataset import Dataset
     from diagnostics.datasets.target import Target
     from diagnostics.encoders.encoder import Encoder
-    from diagnostics.encoders.taps import Tap
 
     Targets = Mapping[str, tuple[Target | StoredTarget, np.ndarray]]
     """By name, with the values of the samples that are written."""
@@ -99,13 +98,17 @@ def write_features(
     from diagnostics.activations.extract import ShardBuffers, capture_rows
     from diagnostics.activations.plan import plan, row_order
     from diagnostics.activations.prepare import fit, prepared_batches
-    from diagnostics.encoders.modules import BATCH, check_compute, computing, usable_device
+    from diagnostics.encoders.modules import BATCH, check_compute, chosen_poolings, computing, usable_device
 
     where = usable_device(device)
     check_compute(compute, where)
+    if batch_size is not None and batch_size < 1:
+        raise DiagnosticsError(f"Batch size {batch_size} is below 1.")
+    if workers < 0:
+        raise DiagnosticsError(f"{workers} workers are below 0.")
     sized = fit(encoder, dataset)
     read = sized.tap(sized.output_tap if tap is None else tap)
-    planned = plan(sized, [read], len(dataset), 0, "float32", pooling)
+    planned = plan(sized, [read], len(dataset), 0, "float32", chosen_poolings(pooling, sized.poolings))
     width = len(planned.poolings) * read.features
     rows = max(1, FILE_BYTES // (4 * width))
     about = {
@@ -117,7 +120,8 @@ def write_features(
         "compute": compute,
         "features": width,
         "rows_of_a_file": rows,
-        "example": _digest(sized, read),
+        "weights": _digest(*map(str, sorted(sized.identity.items()))),
+        "ids": _digest(*map(str, (*dataset.ids, *dataset.split, *dataset.groups))),
     }
     size = batch_size or BATCH.get(where.partition(":")[0], BATCH["cpu"])
     position = np.argsort(row_order(len(dataset)))
@@ -147,16 +151,18 @@ def write_features(
     return about
 
 
-def _digest(encoder: Encoder, tap: Tap) -> str:
-    """Of the encoder's features of its own example, to a few digits: another model of the same name has another."""
-    values = encoder.transform([encoder.example()], tap=tap.name)
-    return hashlib.blake2b(np.array2string(values, precision=3, threshold=2**20).encode(), digest_size=8).hexdigest()
+def _digest(*texts: str) -> str:
+    """Another model, or other data, of the same name has another."""
+    return hashlib.blake2b("\0".join(texts).encode(errors="surrogateescape"), digest_size=8).hexdigest()
 
 
 def _open(folder: Folder, about: Mapping[str, Any]) -> None:
     """Writes what the folder is to hold; raises StorageError where it holds something else."""
     if folder.head(ABOUT) is not None:
-        there = json.loads(folder.get(ABOUT, MOST_ABOUT))
+        try:
+            there = dict(json.loads(folder.get(ABOUT, MOST_ABOUT)))
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise StorageError(f"{folder.path}/{ABOUT} is damaged: choose another --out.") from error
         if odd := [key for key in about if there.get(key) != about[key]]:
             raise StorageError(
                 f"{folder.path} holds other features ({', '.join(odd)}): choose another --out, or remove that folder."

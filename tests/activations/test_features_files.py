@@ -76,7 +76,7 @@ def test_the_same_command_goes_on_after_the_last_whole_file(
 
 
 @pytest.mark.parametrize(
-    ("change", "differs"), [({"tap": "blocks.0"}, "tap"), ({"pooling": ["mean"]}, "pooling"), ({"seed": 1}, "example")]
+    ("change", "differs"), [({"tap": "blocks.0"}, "tap"), ({"pooling": ["mean"]}, "pooling"), ({"seed": 1}, "weights")]
 )
 def test_other_features_are_not_mixed_in(tmp_path: Path, change: dict[str, Any], differs: str) -> None:
     write_features(tiny_encoder(), tiny_dataset(8), tmp_path / "out", "blocks.1")
@@ -106,3 +106,29 @@ def test_a_run_exports_what_it_holds(tmp_path: Path) -> None:
     assert table["target_kind"].tolist() == [data.targets["kind"].classes[i] for i in data.targets["kind"].values]
     with pytest.raises(DiagnosticsError):
         run.export(tmp_path / "level.csv")
+
+
+def test_other_data_of_the_same_name_and_size_are_refused(tmp_path: Path) -> None:
+    data = tiny_dataset(8)
+    other = dx.Dataset(
+        data.name, "series", data.samples, [f"t{i}" for i in range(8)], list(data.split), dict(data.targets)
+    )
+    write_features(tiny_encoder(), data, tmp_path / "out")
+    with pytest.raises(StorageError) as raised:
+        write_features(tiny_encoder(), other, tmp_path / "out")
+    assert "ids" in str(raised.value)
+
+
+@pytest.mark.parametrize("given", [{"pooling": ["medain"]}, {"tap": "nowhere"}, {"batch_size": 0}, {"workers": -1}])
+def test_a_mistake_writes_nothing(tmp_path: Path, given: dict[str, Any]) -> None:
+    with pytest.raises(DiagnosticsError):
+        write_features(tiny_encoder(), tiny_dataset(8), tmp_path / "out", **given)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("text", ["", "[3]", "{", "[" * 100_000])
+def test_a_damaged_description_is_refused(tmp_path: Path, text: str) -> None:
+    write_features(tiny_encoder(), tiny_dataset(8), tmp_path / "out")
+    (tmp_path / "out" / features.ABOUT).write_text(text)
+    with pytest.raises(StorageError):
+        write_features(tiny_encoder(), tiny_dataset(8), tmp_path / "out")
