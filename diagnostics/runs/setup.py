@@ -103,6 +103,8 @@ def _check(request: Request) -> None:
     if request.control_measures not in get_args(ControlMeasures):
         what = "choice of measures of controls (--control-measures)"
         raise unknown(what, request.control_measures, get_args(ControlMeasures))
+    if request.dense not in get_args(DenseTokens):
+        raise unknown("way to read dense targets (--dense)", request.dense, get_args(DenseTokens))
 
 
 def _check_redraws(request: Request, data: Dataset) -> None:

@@ -305,3 +305,10 @@ def test_a_large_offset_of_the_features_costs_no_digits(
     monkeypatch.setattr(streamed._Passes, "origins", lambda self: {k: v + 500 for k, v in origins(self).items()})
     far = measure(tmp_path)
     np.testing.assert_allclose(far.profile(HEIGHT).data["score"], run.profile(HEIGHT).data["score"], atol=2e-4)
+
+
+def test_another_way_to_read_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(DiagnosticsError) as raised:
+        measure(tmp_path / "run", dense="sometimes")
+    assert "--dense" in str(raised.value)
+    assert not (tmp_path / "run").exists()
