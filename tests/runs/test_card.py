@@ -9,8 +9,9 @@ import pytest
 import diagnostics as dx
 from diagnostics.errors import DiagnosticsError
 from diagnostics.runs.answer import plain, write_card
+from diagnostics.runs.explorer import readouts
 from tests.support.commands import diagnose, refused
-from tests.support.tiny import tiny_dataset, tiny_image_encoder
+from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +81,16 @@ def test_a_run_without_a_probe_has_no_card(tmp_path: Path) -> None:
     with pytest.raises(DiagnosticsError, match=r"No probe of .* read a target"):
         write_card(run, tmp_path / "card.md")
     assert not (tmp_path / "card.svg").exists()
+
+
+def test_card_and_explorer_count_independent_units_beside_samples(tmp_path: Path) -> None:
+    run = dx.run(
+        tiny_encoder(),
+        tiny_dataset(40, group_size=2),
+        out=tmp_path / "run",
+        measures="linear_probe",
+        controls=False,
+        report=False,
+    )
+    assert "of 4 independent" in write_card(run, tmp_path / "card.md").read_text(encoding="utf-8")
+    assert [each.test_units for each in readouts(run)] == [4, 4]
