@@ -393,7 +393,7 @@ def explore(
 
     The page is one HTML file that needs no network, and links to the report of each run. The command prints its path.
     """
-    from diagnostics.runs.explorer import explore as write_explorer
+    from diagnostics.runs.comparison.explorer import explore as write_explorer
     from diagnostics.runs.record import finished_runs
 
     with working():

@@ -23,7 +23,7 @@ from diagnostics.errors import DiagnosticsError, explaining
 from diagnostics.progress import duration, size
 from diagnostics.report.escaping import printable
 from diagnostics.report.layout import show, show_table, terminal, whole
-from diagnostics.runs.run_data import handed_out
+from diagnostics.runs.derived import handed_out
 from diagnostics.specs import build
 
 _HOW = re.compile(r"(?: as |, \d+ rows | without ).*$")

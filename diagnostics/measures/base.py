@@ -123,6 +123,8 @@ class Measure(ABC):
     """The type of metric by which model hubs know the score; empty: its name."""
     unit: ClassVar[str] = ""
     """The unit of the score, if it has one."""
+    readout: ClassVar[Literal["linear", "kernel", ""]] = ""
+    """Of a probe: where the output hides from a linear one, what a kernel reads there stands beside."""
     higher_is_better: ClassVar[bool | None] = True
     """None: neither way is better by itself."""
     pairwise: ClassVar[bool] = False
@@ -159,6 +161,7 @@ class Measure(ABC):
             attribute.SCORE_NAME: self.score_name or self.name,
             attribute.METRIC: self.metric,
             attribute.UNIT: self.unit,
+            attribute.READOUT: self.readout,
         }
         return {key: value for key, value in stated.items() if value not in (None, "")}
 

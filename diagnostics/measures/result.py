@@ -48,6 +48,7 @@ CHANCE = "chance"
 SCORE_NAME = "score_name"
 METRIC = "metric"
 UNIT = "unit"
+READOUT = "readout"
 
 # What a similarity states beside.
 ALIKE = "alike"

@@ -41,7 +41,7 @@ from diagnostics.report.page import (
     filled,
 )
 from diagnostics.report.writing import write_whole
-from diagnostics.runs.controls.kinds import NAMES, in_words
+from diagnostics.runs.controls.names import NAMES, in_words
 from diagnostics.runs.profile import FEW, INTERVALS, OLDER, Profile
 from diagnostics.runs.recommendation import Recommendation, by_verdict, first_probes, nonlinear_reading, recommend
 from diagnostics.runs.record import DISTRIBUTION
@@ -232,7 +232,7 @@ def _shown(profiles: Sequence[Profile], every: Sequence[Profile]) -> str:
         + (f" ({reading.words})" if (reading := nonlinear_reading(every, str(p.target))) else "")
         for p in profiles
     ]
-    readout = "a linear readout" if all(p.measure == "linear_probe" for p in profiles) else "its probe"
+    readout = "a linear readout" if all(p.readout == "linear" for p in profiles) else "its probe"
     return f"The output hides from {readout}: {'; '.join(_shortened(gaps))}." if gaps else ""
 
 

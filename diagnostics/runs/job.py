@@ -44,7 +44,8 @@ from diagnostics.measures.probes.linear import KernelProbe, LinearProbe, too_few
 from diagnostics.progress import Watch
 from diagnostics.registry import offered
 from diagnostics.report.progress_bars import watching
-from diagnostics.runs.controls import kinds as control
+from diagnostics.runs.controls.kinds import control_encoders
+from diagnostics.runs.controls.names import WEIGHTS, control_of
 from diagnostics.runs.inputs import Data
 from diagnostics.runs.record import Call, Provenance
 from diagnostics.runs.redraws import add_redraws
@@ -209,7 +210,7 @@ class _Job:
         self.measures = [m for m in setup.measures if m not in by_place]
         self.controls: dict[str, Callable[[], Encoder]] = {}
         if setup.draws:
-            self.controls = control.control_encoders(setup.encoder, setup.dataset, request.seed, setup.draws)
+            self.controls = control_encoders(setup.encoder, setup.dataset, request.seed, setup.draws)
 
     def do(self) -> None:
         """The encoder, then each control, then the results of all in one move."""
@@ -286,7 +287,7 @@ class _Job:
 
     def _measures_of(self, control_name: str) -> list[Measure]:
         """The measures that apply to a control."""
-        whole = self.request.control_measures == "all" and control.control_of(control_name) in control.WEIGHTS
+        whole = self.request.control_measures == "all" and control_of(control_name) in WEIGHTS
         return [m for m in self.measures if not m.pairwise and (m.kinds or whole)]
 
     def _measure_control(self, name: str, store: Store, targets: Mapping[str, StoredTarget]) -> Measured | None:
@@ -295,7 +296,7 @@ class _Job:
         Raises _NoControlError, with the reason, where it cannot be made or extracted, StorageError where the disk
         fails.
         """
-        setup, has_weights = self.setup, control.control_of(name) in control.WEIGHTS
+        setup, has_weights = self.setup, control_of(name) in WEIGHTS
         measures = self._measures_of(name)
         if not measures:
             return None

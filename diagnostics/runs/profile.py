@@ -18,7 +18,7 @@ from diagnostics.measures.statistics import OUTLYING, Interval, carried_by_few
 from diagnostics.measures.verdict import FEWEST, MARGIN, Verdict, round_count, units_needed
 from diagnostics.report.numbers import SIGNIFICANT, format_interval, format_number, is_plain, number, numbers, unbroken
 from diagnostics.report.page import ControlCurve, Details, ProfileFigure, note, tap_table
-from diagnostics.runs.controls.kinds import INPUTS, NAMES, WEIGHTS, control_of, in_words
+from diagnostics.runs.controls.names import INPUTS, NAMES, WEIGHTS, control_of, in_words
 from diagnostics.runs.redraws import NO_REDRAWS, Redraws, redraws_of
 
 if TYPE_CHECKING:
@@ -112,9 +112,14 @@ class Profile:
         return is_probe(self.data)
 
     @property
+    def readout(self) -> str:
+        """`linear` or `kernel`, as the probe declares it; "" of others."""
+        return str(self.data.attrs.get(attribute.READOUT, ""))
+
+    @property
     def label(self) -> str:
         """The target and what was scored; also by which probe, where that is not the linear one."""
-        probe = "" if self.measure == "linear_probe" or not self.target else f"{unbroken(self.measure)} "
+        probe = "" if self.readout == "linear" or not self.target else f"{unbroken(self.measure)} "
         return f"{unbroken(self.target or self.measure)} ({probe}{self.data.attrs['score_name']})"
 
     @cached_property

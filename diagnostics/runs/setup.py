@@ -24,7 +24,8 @@ from diagnostics.measures.verdict import check_margin
 from diagnostics.progress import Cost
 from diagnostics.registry import offered
 from diagnostics.report.html import PAGE_BYTES
-from diagnostics.runs.controls import kinds as control
+from diagnostics.runs.controls.kinds import planned_taps
+from diagnostics.runs.controls.names import INPUTS, control_of
 from diagnostics.runs.inputs import given
 from diagnostics.runs.request import Request, default_folder
 from diagnostics.vocabulary import BY_PLACE, SAFE_NAME, ChooseOn, ControlMeasures, DenseTokens
@@ -256,7 +257,7 @@ def cost_of(setup: Setup, planned: Plan, controls: Mapping[str, bool], *, second
     encoder, dataset = setup.encoder, setup.dataset
     controls = {name: tokens for name, tokens in controls.items() if tokens or not again}
     weights = [name for name in controls if _has_weights(name, encoder)]
-    inputs = {name: _planned(name, setup, planned) for name in controls if name in control.INPUTS}
+    inputs = {name: _planned(name, setup, planned) for name in controls if name in INPUTS}
     plans = {name: other for name, other in (inputs | dict.fromkeys(weights, planned)).items() if other is not None}
     stores = [planned, *(other if controls[name] else other.without_tokens for name, other in plans.items())]
     token_bytes, alike = sum(each.token_bytes for each in stores), 1 + len(weights)
@@ -297,14 +298,14 @@ def _sum_bytes(planned: Plan) -> int:
 
 def _has_weights(name: str, encoder: Encoder) -> bool:
     """Whether a control is the encoder with other weights; not every encoder can be drawn anew."""
-    method = {"fresh_weights": "fresh", "permuted_weights": "permuted"}.get(control.control_of(name), "")
+    method = {"fresh_weights": "fresh", "permuted_weights": "permuted"}.get(control_of(name), "")
     return bool(method) and getattr(type(encoder), method) is not getattr(Encoder, method)
 
 
 def _planned(name: str, setup: Setup, planned: Plan) -> Plan | None:
     """The plan of a control without the encoder; None for one that cannot be made."""
     try:
-        like, taps = control.planned_taps(name, setup.encoder, setup.dataset)
+        like, taps = planned_taps(name, setup.encoder, setup.dataset)
     except Exception:  # then it is left out with the reason when its turn comes
         return None
     return plan(

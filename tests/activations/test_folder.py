@@ -21,7 +21,7 @@ from diagnostics.activations.store import Store
 from diagnostics.errors import StorageError
 from diagnostics.report.writing import write_whole
 from diagnostics.runs.answer import write_card
-from diagnostics.runs.explorer import explore
+from diagnostics.runs.comparison.explorer import explore
 from tests.support.tiny import tiny_dataset, tiny_image_encoder
 
 MEASURES = "linear_probe,rankme,attention_entropy"

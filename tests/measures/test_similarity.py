@@ -17,7 +17,7 @@ from diagnostics.measures.similarity.kernels import (
     gram_of_blocks,
     hsic,
 )
-from diagnostics.runs.run import between
+from diagnostics.runs.derived import between
 from tests.support.memory import MemoryActivations
 
 

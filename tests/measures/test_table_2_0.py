@@ -23,7 +23,7 @@ from diagnostics import Dataset, DiagnosticsError, Grid, Site, Tap, TorchEncoder
 from diagnostics.activations.contract import StoredTarget
 from diagnostics.measures import bundled, geometry, locality, probes, similarity
 from diagnostics.measures.apply import Measured, measure_all
-from diagnostics.runs.run import between
+from diagnostics.runs.derived import between
 from tests.support.functions import FUNCTIONS, numbers
 from tests.support.memory import MemoryActivations
 from tests.support.planted import planted_images

@@ -24,7 +24,8 @@ from diagnostics.activations.plan import plan
 from diagnostics.datasets.dataset import padded
 from diagnostics.measures.apply import measure_all
 from diagnostics.measures.probes.linear import BANDWIDTHS, LANDMARKS, LEAST_TRAIN, KernelFeatures
-from diagnostics.runs.controls.kinds import NAMES, control_encoders
+from diagnostics.runs.controls.kinds import control_encoders
+from diagnostics.runs.controls.names import NAMES
 from diagnostics.runs.controls.raw_input import RawKernel
 from diagnostics.runs.setup import chosen_measures
 from diagnostics.specs import build

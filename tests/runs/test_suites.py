@@ -3,7 +3,7 @@ import pytest
 
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.similarity.kernels import cka
-from diagnostics.runs.run import between
+from diagnostics.runs.derived import between
 from tests.support.memory import MemoryActivations
 
 

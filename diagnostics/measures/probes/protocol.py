@@ -22,6 +22,7 @@ from diagnostics.measures.result import (
     LOSSES,
     METRIC,
     POOLING,
+    READOUT,
     REASON,
     SCORE_NAME,
     SEED,
@@ -104,7 +105,7 @@ class ClassOrValueProbe(Probe):
 
     def declaration(self, target: StoredTarget | None) -> dict[str, Any]:
         if target is not None and target.kind == "label":
-            return {LOSSES: "counts", SCORE_NAME: "accuracy", METRIC: "accuracy"}
+            return {LOSSES: "counts", SCORE_NAME: "accuracy", METRIC: "accuracy", READOUT: self.readout}
         return super().declaration(target)
 
 

@@ -18,11 +18,8 @@ from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.probes.linear import LANDMARKS, LEAST_TRAIN
 from diagnostics.runs.controls import raw_input as inputs
+from diagnostics.runs.controls.names import WEIGHTS
 from diagnostics.runs.controls.raw_input import SIDES, RawKernel, largest_taps
-
-WEIGHTS = ("fresh_weights", "permuted_weights")
-INPUTS = ("raw_input", "raw_input_kernel", "summary_statistics")
-NAMES: tuple[str, ...] = (*WEIGHTS, *INPUTS, "shuffled_labels")
 
 # Apart from the seeds that people give, so that an untrained encoder is not its own control.
 CONTROL_SEED = 20_000_003
@@ -51,16 +48,6 @@ ABOUT: Mapping[str, str] = {
     "shuffled_labels": "the encoder's own activations with the targets shuffled among the samples of each split "
     "(whole maps of a dense target are swapped, so what depends on the position alone stays)",
 }
-
-
-def control_of(name: str) -> str:
-    """The control that a draw belongs to: `fresh_weights` for `fresh_weights.2`, its second draw."""
-    return name.partition(".")[0]
-
-
-def in_words(name: str) -> str:
-    """The name of a control as people write it."""
-    return name.replace("_", " ")
 
 
 def control_encoders(encoder: Encoder, dataset: Dataset, seed: int, draws: int = 1) -> dict[str, Callable[[], Encoder]]:

@@ -30,7 +30,8 @@ from diagnostics.report.page import (
     filled,
 )
 from diagnostics.runs.answer import MARKS
-from diagnostics.runs.controls.kinds import ABOUT, NAMES, in_words
+from diagnostics.runs.controls.kinds import ABOUT
+from diagnostics.runs.controls.names import NAMES, in_words
 from diagnostics.runs.profile import INTERVALS
 from diagnostics.runs.recommendation import without_nonlinear
 from diagnostics.runs.run import Run
