@@ -400,9 +400,15 @@ def unpack_files(files: str, file: str) -> tempfile.TemporaryDirectory[str]:
             f"{file} holds {len(contents)} files of {size / 1e6:.1f} MB, where up to {MOST_FILES} of "
             f"different names and {MOST_BYTES // 10**6} MB in all can be: do not use it."
         )
-    folder = tempfile.TemporaryDirectory(prefix="diagnostics-")
-    for name, data in contents.items():
-        Path(folder.name, name).write_bytes(data)
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="diagnostics-")
+        for name, data in contents.items():
+            Path(folder.name, name).write_bytes(data)
+    except OSError as error:
+        raise StorageError(
+            f"The files in {file} cannot be unpacked into {tempfile.tempdir or 'any folder'} "
+            f"({error.strerror or error}): free some room there, or set TMPDIR to another folder."
+        ) from error
     return folder
 
 
