@@ -297,6 +297,18 @@ def writing(path: Path, when: str = "") -> Generator[None]:
         raise unwritable(path, error, when) from error
 
 
+@contextlib.contextmanager
+def reading(path: Path) -> Generator[None]:
+    """The same for a run that is read."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be read ({error.strerror or error}): see that you may read it, and give the same command "
+            f"again."
+        ) from error
+
+
 def _past_page_cache(access: Callable[[int], None], flag: int) -> None:
     """Calls `access` with the `flag` that passes the page cache, or with none where system or disk cannot.
 

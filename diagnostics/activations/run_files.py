@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from diagnostics.activations.folder import Folder, StrangeFileError, lock, writing
+from diagnostics.activations.folder import Folder, StrangeFileError, lock, reading, writing
 from diagnostics.activations.metadata import (
     MOST_BYTES,
     NAME,
@@ -158,8 +158,10 @@ def finished_index(store: Store) -> Index:
     """The same of a run that is to be whole: raises where its extraction was interrupted, its files are gone, or it has
     no results.
     """
-    store.check_whole()
-    if (index := read_index(store)) is None:
+    with reading(store.path):
+        store.check_whole()
+        index = read_index(store)
+    if index is None:
         again = "give the same `diagnostics run` command again"
         raise DiagnosticsError(f"{store.path} holds activations but no results yet: {again}.")
     return index

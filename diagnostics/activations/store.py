@@ -27,7 +27,7 @@ import numpy as np
 
 from diagnostics.activations.cache import Kept
 from diagnostics.activations.contract import Activations, StoredTarget
-from diagnostics.activations.folder import Folder, StrangeFileError, pages, writing
+from diagnostics.activations.folder import Folder, StrangeFileError, pages, reading, writing
 from diagnostics.activations.metadata import (
     COVERED,
     MOST_BYTES,
@@ -72,12 +72,8 @@ class Store(Activations):
         self.path = self.folder.path
         self.unobserved: dict[str, str] = {}
         """Observations that failed in a way that may not come again, and why; never written."""
-        try:
+        with reading(self.path):
             there = self.folder.head(NAME) is not None
-        except OSError as error:
-            raise StorageError(
-                f"{self.path} cannot be read ({error.strerror}): do you have permission to read it?"
-            ) from error
         if not there:
             raise DiagnosticsError(f"{self.path} is not a run: give the folder that `diagnostics run` wrote.")
         self.attrs, self.contents = self._opened(verified)
