@@ -14,7 +14,7 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures import arrays
 from diagnostics.measures.apply import measure_all
 from diagnostics.measures.arrays import cholesky, eigh, eigvalsh, qr, svd, svdvals, triangle
-from diagnostics.measures.geometry.spectrum import RankMe
+from diagnostics.measures.geometry.pooled import MeanCosine
 from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.measures.probes.softmax import logistic
 from diagnostics.runs.controls.raw_input import RAW
@@ -79,11 +79,11 @@ def test_where_all_fail_a_sentence_says_so_and_other_results_stay(monkeypatch: p
     rng = np.random.default_rng(0)
     activations = MemoryActivations({"a": rng.normal(size=(90, 1, 4))}, split=thirds(90))
     targets = {"kind": label_target(rng.integers(0, 2, 90))}
-    measures = [LinearProbe(), RankMe()]
+    measures = [LinearProbe(), MeanCosine()]
     assert "linear_probe/kind" in measure_all(measures, activations, targets, 0).results
     monkeypatch.setattr(linalg, "eigh", never)
     result = measure_all(measures, activations, targets, 0)
-    assert list(result.results) == ["rankme"]
+    assert list(result.results) == ["mean_cosine"]
     assert "No algorithm finds the eigenvectors" in result.skipped["linear_probe/kind"]
     assert "no convergence" in result.skipped["linear_probe/kind"]
 

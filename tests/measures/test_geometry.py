@@ -24,6 +24,7 @@ from diagnostics.measures.geometry.spectrum import (
     StableRank,
     influence,
     singular_values_and_parts,
+    spectrum_of_products,
 )
 from diagnostics.measures.statistics import (
     bootstrap_mean_interval,
@@ -300,6 +301,30 @@ def test_subset_interval():
     assert subset_interval(2.0, parts) == pytest.approx((2 * np.exp(-reach), 2 * np.exp(reach)), rel=1e-6)
     assert subset_interval(2.0, np.append(parts, np.nan)) == pytest.approx(subset_interval(2.0, parts))
     assert np.isnan(subset_interval(2.0, parts[:1])).all()
+
+
+@pytest.mark.parametrize("shape", [(60, 40), (40, 60)])
+@pytest.mark.parametrize("measure", [RankMe, EffectiveRank, StableRank])
+@pytest.mark.parametrize("decades", [1, 2, 4, 6, 8, 10, "half of them 0"])
+def test_products_give_the_spectrum_or_say_that_they_cannot(decades, measure, shape):
+    rng = np.random.default_rng(0)
+    count = min(shape)
+    half = np.pad(np.linspace(2, 1, count // 2), (0, count // 2))
+    sigma = half if isinstance(decades, str) else np.logspace(0, -decades, count)
+    left, right = (np.linalg.qr(rng.standard_normal((size, count)))[0] for size in shape)
+    x = torch.from_numpy(left * sigma @ right.T) * 1e-100
+    exact = float(measure.of_sigma(torch.from_numpy(sigma)))
+    found = spectrum_of_products(measure.of_sigma, x, centred=False)
+    if found is not None:
+        assert float(measure.of_sigma(found[0])) == pytest.approx(exact, rel=1e-6)
+        of_rows = influence(measure.of_sigma, *singular_values_and_parts(x, centred=False))
+        np.testing.assert_allclose(influence(measure.of_sigma, *found), of_rows, rtol=1e-5, atol=1e-6)
+    # What reads the largest alone is not disturbed by the small ones.
+    if decades in (1, 2, 4) or measure is StableRank:
+        assert found is not None
+    if decades == 10 and measure is not StableRank:
+        assert found is None
+    assert measure().read(x)[0] == pytest.approx(exact, rel=1e-6)
 
 
 def test_blocks_keep_groups_whole():

@@ -299,7 +299,20 @@ CHEAPER = [
     ((12, 20), 384, "pairs"),  # 2.0
     ((8, 8, 8), 1024, "pairs"),  # 1.8
     ((8, 10, 10), 1024, "pairs"),  # 1.4
+    ((24, 24), 1024, "pairs"),  # 1.7
 ]
+
+
+@pytest.mark.parametrize("shift", [0.0, 30.0])
+def test_tokens_in_single_precision_are_multiplied_in_it_where_they_are_many(ways, shift):
+    rng = np.random.default_rng(0)
+    tokens = (np.cumsum(rng.normal(size=(2, 256, 512)), axis=1) + shift * rng.normal(size=512)).astype(np.float32)
+    for centred in (False, True):
+        single = self_similarity(torch.from_numpy(tokens), (16, 16), centred=centred)
+        double = self_similarity(tokens.astype(np.float64), (16, 16), centred=centred)
+        for kind in ("lds", "cds", "rmsc", "curve"):
+            np.testing.assert_allclose(vars(single)[kind], vars(double)[kind], atol=2e-7)
+    assert ways["lags"] == 0
 
 
 @pytest.mark.parametrize(("grid", "features", "way"), CHEAPER)

@@ -306,9 +306,12 @@ FAR = 6
 SLOPE = 8
 """Distances 1..8 over which the decay is fitted (iREPA)."""
 
-# Of `_pairs_cost_less`, from CPU times at 28 grids of one to three axes with 16 to 1,024 features, on one core.
-_PER_PAIR = 64
-_PER_STEP = 12.0
+# Of `_pairs_cost_less`, from CPU times at grids of one and two axes with 48 to 1,536 features, on one core.
+_PER_PAIR = 100
+_PER_STEP = 24.0
+_SINGLE_FEATURES, _SINGLE_TOKENS = 512, 256
+"""From which on products of tokens that come in single precision are taken in it, at half the cost: with few, rounding
+averages out less."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -355,8 +358,10 @@ def self_similarity(tokens: Any, grid: Sequence[int], *, centred: bool = False) 
     """
     grid = extents(grid)
     x, single = token_samples(tokens, "The array of tokens", grid)
-    pairs = _pairs_cost_less(grid, x.shape[2])
-    of_blocks = [_similarity(block, grid, centred, pairs) for block in sample_blocks(x, pairs)]
+    short = isinstance(tokens, Tensor) and tokens.dtype == torch.float32
+    products = _product_type(grid, x.shape[2], short)
+    blocks = sample_blocks(x, pairs=products is not None)
+    of_blocks = [_similarity(block, grid, centred, products) for block in blocks]
     *values, curve = (torch.cat(parts) for parts in zip(*of_blocks, strict=True))
     lds, cds, rmsc = (scalar(each, single) for each in values)
     return TokenSimilarity(lds, cds, rmsc, (curve[0] if single else curve).cpu().numpy())
@@ -415,20 +420,27 @@ def _distances(grid: tuple[int, ...], device: torch.device, start: int, stop: in
     return distance
 
 
-def _pairs_cost_less(grid: tuple[int, ...], features: int) -> bool:
-    """Whether products of all pairs of tokens, and putting them in place, cost less than transforms of the padded
-    grid.
+def _product_type(grid: tuple[int, ...], features: int, short: bool) -> torch.dtype | None:
+    """In which precision products of all pairs of tokens are taken; None where transforms of the padded grid cost less.
+
+    `short`: whether the tokens come in single precision.
     """
     tokens, places = math.prod(grid), math.prod(padded_grid(grid))
-    return tokens**2 * (features + _PER_PAIR) < _PER_STEP * places * math.log2(places) * features
+    halved = short and features >= _SINGLE_FEATURES and tokens >= _SINGLE_TOKENS
+    of_pairs = tokens**2 * ((features / 2 if halved else features) + _PER_PAIR)
+    if of_pairs > _PER_STEP * places * math.log2(places) * features:
+        return None
+    return torch.float32 if halved else torch.float64
 
 
-def _similarity(x: Tensor, grid: tuple[int, ...], centred: bool, pairs: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _similarity(
+    x: Tensor, grid: tuple[int, ...], centred: bool, products: torch.dtype | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     unit, directed = directions(x, centred)
     reach = _farthest(grid)
     both = directed.to(x.dtype)
     # A token with itself is no pair.
-    sums = (_by_pair if pairs else _by_lag)(unit, grid)[:, 1:]
+    sums = (_by_pair(unit, grid, products) if products else _by_lag(unit, grid))[:, 1:]
     counts = _every_pair(grid, x.device) if bool(directed.all()) else _by_lag(both[:, :, None], grid).round()
     counts = counts[:, 1:]
     curve = quotient(sums, counts)
@@ -450,11 +462,12 @@ def _every_pair(grid: tuple[int, ...], device: torch.device) -> Tensor:
     return _by_lag(torch.ones((1, math.prod(grid), 1), dtype=torch.float64, device=device), grid).round()
 
 
-def _by_pair(field: Tensor, grid: tuple[int, ...]) -> Tensor:
+def _by_pair(field: Tensor, grid: tuple[int, ...], products: torch.dtype) -> Tensor:
     """Sums of the inner products of [sample, token, feature] over ordered pairs [sample, distance from 0]."""
     sums = torch.zeros((len(field), _farthest(grid) + 1), dtype=field.dtype, device=field.device)
-    for rows, products in cosines(field):
-        sums.index_add_(1, _distances(grid, field.device, rows.start, rows.stop).flatten(), products.flatten(1))
+    for rows, cosine in cosines(field.to(products)):
+        distance = _distances(grid, field.device, rows.start, rows.stop).flatten()
+        sums.index_add_(1, distance, cosine.flatten(1).to(sums.dtype))
     return sums
 
 
