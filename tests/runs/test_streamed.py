@@ -117,6 +117,29 @@ def test_a_class_that_no_token_fitted_has_is_never_said() -> None:
     assert set(said) == {4, 5}
 
 
+def test_the_discriminant_reads_a_trained_encoder_as_the_logistic_probe_does(tmp_path: Path) -> None:
+    encoder, data = "objectives:shapes-reconstruct", "shapes?n=60&size=64"
+    options: dict[str, Any] = {"measures": "segmentation_probe", "taps": "blocks.2", "token_budget": "1GB"}
+    scores = [
+        dx.run(
+            encoder,
+            data,
+            out=tmp_path / dense,
+            dense=dense,
+            choose_on="val",
+            controls=False,
+            report=False,
+            watch=dx.silent,
+            **options,
+        )
+        .profile("segmentation_probe/segmentation")
+        .data["score"]
+        .values
+        for dense in ("stored", "streamed")
+    ]
+    assert (scores[0] - scores[1]).max() < 0.05
+
+
 def test_each_sample_is_judged_by_a_fit_that_has_not_seen_it(tmp_path: Path) -> None:
     run = measure(tmp_path, choose_on="fit")
     stored = measure(tmp_path / "stored", dense="stored")
