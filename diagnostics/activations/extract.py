@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,11 @@ from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, StorageError, describe, explaining
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.vocabulary import SAFE_NAME, Compute
+
+Along = Callable[[Any, np.ndarray, Tap, Tensor], None]
+"""Takes in a batch, its rows, and the tokens of a tap [row, token, feature]."""
+OnGrids = Mapping[str, Mapping[str, np.ndarray]]
+"""Targets that are stored on grids: name -> grid key -> [sample, token] in the dataset's order."""
 
 
 class ShardBuffers:
@@ -84,13 +90,10 @@ def create(
     identity: Mapping[str, str],
     reference_statistics: Mapping[str, tuple[float, float]],
     dataset: Dataset,
-    dense: Mapping[str, Mapping[str, np.ndarray]],
+    dense: OnGrids,
     about: Mapping[str, Any],
 ) -> Store:
-    """An empty store, written beside its place and renamed, so that its creation is atomic.
-
-    `dense` holds the targets that are stored on grids: name -> grid key -> [sample, token] in the dataset's order.
-    """
+    """An empty store, written beside its place and renamed, so that its creation is atomic."""
     around, name = folder.around()
     around.root.mkdir(parents=True, exist_ok=True)
     with writing(folder.path), around.making(name) as unfinished:
@@ -136,7 +139,7 @@ def _create_arrays(group: zarr.Group, tap: Tap, plan: Plan) -> None:
         )
 
 
-def _write_samples(new: Sealing, plan: Plan, dataset: Dataset, dense: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+def _write_samples(new: Sealing, plan: Plan, dataset: Dataset, dense: OnGrids) -> None:
     group, order = new.root.create_group("samples"), row_order(plan.samples)
     columns = {"id": np.asarray(dataset.ids, dtype=object), "split": dataset.split, "group": dataset.groups}
     for name, values in columns.items():
@@ -186,17 +189,19 @@ def extract(
     watch: Watch = silent,
     with_tokens: bool = True,
     compute: Compute = "float32",
-    before_first_byte: Callable[[float, int], None] = lambda seconds_per_sample, again: None,
+    before_first_byte: Callable[[float, int, OnGrids], None] = lambda seconds_per_sample, again, dense: None,
+    along: Callable[[Store], Along | None] = lambda store: None,
 ) -> Store:
     """The store at a place; goes on where an earlier extraction stopped, and does nothing when it is whole.
 
     Raises DiagnosticsError where the place holds other activations, a sample does not fit, a tap does not fire, or a
     value is not finite or overflows the precision; StorageError where the disk is full. `before_first_byte` is called
-    once, with the seconds that a sample of the first batch took and the number of samples whose removed tokens are
-    extracted again, before anything is written. `compute`: what passes compute in here, which is the caller's to see
-    to. Without `with_tokens` no tokens are written, nor missed where they were removed. With `fresh` a run that holds
-    other activations, or that cannot be read, is not refused: the store is made `beside` it. `about` is added to the
-    attributes of a new store.
+    once, with the seconds that a sample of the first batch took, the number of samples whose removed tokens are
+    extracted again, and the targets of a new store on their grids, before anything is written. `along` is given a new
+    store, and may give what takes in the tokens of all its samples. `compute`: what passes compute in here, which is
+    the caller's to see to. Without `with_tokens` no tokens are written, nor missed where they were removed. With
+    `fresh` a run that holds other activations, or that cannot be read, is not refused: the store is made `beside` it.
+    `about` is added to the attributes of a new store.
     """
     keep_freed_memory()
     wanted = identity(encoder, dataset, plan, compute) | {"masks": masks_digest(encoder, dataset, plan)}
@@ -233,14 +238,16 @@ def extract(
     started = time.perf_counter()
     done = plan.samples - sum(len(step) for step in todo)
     again = sum(len(step) for step in todo) if store is not None and store.tokens_removed else 0
-    announced = done > 0 and not again
+    announced, also = done > 0 and not again, None
     buffers, created, kept = ShardBuffers(kept_plan, size), None, 0
     try:
         with contextlib.closing(step_batches(encoder, dataset, todo, size, workers)) as batches:
             for step, positions, batch in batches:
-                capture_rows(encoder, batch, positions, kept_plan, dataset, buffers)
+                capture_rows(encoder, batch, positions, kept_plan, dataset, buffers, also=also)
+                seconds = (time.perf_counter() - started) / len(positions)
+                dense = dense_targets(encoder, dataset, plan.taps) if store is None else {}
                 if not announced:
-                    before_first_byte((time.perf_counter() - started) / len(positions), again)
+                    before_first_byte(seconds, again, dense)
                     announced = True
                 if store is None:
                     store = created = create(
@@ -249,9 +256,13 @@ def extract(
                         wanted,
                         reference_statistics=statistics,
                         dataset=dataset,
-                        dense=dense_targets(encoder, dataset, plan.taps),
+                        dense=dense,
                         about=about or {},
                     )
+                    if (also := along(store)) is not None:
+                        # It needs the store, which is there only now: the first batch passes once more.
+                        names = [tap.name for tap in plan.taps]
+                        encoder.capture(batch, names, partial(also, batch, positions))
                 done += len(positions)
                 watch(Progress(f"extracting {encoder.name}", done, plan.samples))
                 if buffers.rows == len(step):
@@ -304,6 +315,7 @@ def capture_rows(
     plan: Plan,
     dataset: Dataset,
     buffers: ShardBuffers | InMemory,
+    also: Along | None = None,
 ) -> None:
     """One forward pass; each tap is pooled on the device and its tokens copied away at the moment it fires."""
     with_tokens = positions[0] < plan.token_samples
@@ -337,6 +349,8 @@ def capture_rows(
         finite = pooled.isfinite().flatten(1).all(1) & tokens[:, : tap.grid.prefix].isfinite().flatten(1).all(1)
         # At once: what stays between the activations of a pass keeps their memory from being used again.
         buffers.put_pooled(tap, pooled)
+        if also is not None:
+            also(batch, positions, tap, tokens)
         return finite
 
     ids = [dataset.ids[i] for i in row_order(plan.samples)[positions]]

@@ -9,16 +9,19 @@ from typing import Any, get_args
 
 import numpy as np
 
+from diagnostics.activations.extract import OnGrids
 from diagnostics.activations.plan import ARRAY_BYTES, WANTED, Plan, Precision, parse_budget, plan
 from diagnostics.activations.prepare import fit
 from diagnostics.activations.run_files import CONTROLS
 from diagnostics.datasets.dataset import Dataset, unprobeable_targets
+from diagnostics.datasets.target import Target
 from diagnostics.encoders.attention.kernels import check_kernel
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.modules import check_compute, usable_device
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, describe, explaining, unknown
 from diagnostics.measures.base import Measure
+from diagnostics.measures.probes.dense import known_places
 from diagnostics.measures.probes.least_squares import FOLDS
 from diagnostics.measures.verdict import check_margin
 from diagnostics.progress import Cost
@@ -28,7 +31,8 @@ from diagnostics.runs.controls.kinds import planned_taps
 from diagnostics.runs.controls.names import INPUTS, control_of
 from diagnostics.runs.inputs import given
 from diagnostics.runs.request import Request, default_folder
-from diagnostics.vocabulary import BY_PLACE, SAFE_NAME, ChooseOn, ControlMeasures, DenseTokens
+from diagnostics.runs.streamed import MOST_BYTES, block_bytes, passes_over
+from diagnostics.vocabulary import BY_PLACE, DENSE, SAFE_NAME, ChooseOn, ControlMeasures, DenseTokens
 
 
 class Setup:
@@ -43,6 +47,8 @@ class Setup:
     unprobeable: targets of the dataset that no probe can read, and why.
     draws: how often fresh and permuted weights are drawn; 0 for no controls at all.
     token_budget: bytes for the tokens of each encoder; None for the default rule (see `activations.plan`).
+    token_samples: how many samples' tokens the budget holds where probes read them.
+    dense: how dense targets are read.
     choose_on: see `Activations`.
     """
 
@@ -64,6 +70,9 @@ class Setup:
         self.folder = _resolved(self.out)
         _check_redraws(request, data)
         self.unprobeable = unprobeable_targets(data)
+        if request.dense == "none":
+            left_out = {name: target for name, target in data.targets.items() if target.dense}
+            self.unprobeable |= {name: f"Target {name} is left out (--dense none)." for name in left_out}
         if self.measures and all(_reads_only(measure, data, self.unprobeable) for measure in self.measures):
             raise DiagnosticsError(f"Nothing can be measured on {data.name}: {' '.join(self.unprobeable.values())}")
         self.encoder_spec, self.dataset_spec = typed[0] or self.encoder.spec, typed[1]
@@ -73,6 +82,10 @@ class Setup:
         # Tokens at one place of samples of unequal length have nothing in common.
         self.token_budget = 0 if data.ragged else budget
         self.choose_on: ChooseOn = request.choose_on or ("fit" if data.exchangeable else "val")
+        rule = (self.encoder, self.taps, len(data), self.token_budget, request.precision)
+        self.token_samples = plan(*rule).token_samples
+        stored = data.ragged or self.token_samples == len(data)
+        self.dense: DenseTokens = request.dense or ("stored" if stored else "streamed")
 
 
 def listed(names: str | Sequence[Any] | None) -> list[Any] | None:
@@ -104,7 +117,7 @@ def _check(request: Request) -> None:
     if request.control_measures not in get_args(ControlMeasures):
         what = "choice of measures of controls (--control-measures)"
         raise unknown(what, request.control_measures, get_args(ControlMeasures))
-    if request.dense not in get_args(DenseTokens):
+    if request.dense is not None and request.dense not in get_args(DenseTokens):
         raise unknown("way to read dense targets (--dense)", request.dense, get_args(DenseTokens))
 
 
@@ -203,11 +216,11 @@ def read_tokens(measures: Sequence[Measure], dataset: Dataset, dense: DenseToken
     A target for every place has such probes, whether or not they are among the measures: others may follow in the same
     run.
     """
-    streamed = {kind for measure in measures for kind in measure.streams if dense == "streamed"}
-    kinds = {target.kind for target in dataset.targets.values()} - streamed
-    by_place = kinds & set(BY_PLACE)
-    probes = any(by_place & set(m.kinds) or (m.needs == "tokens" and kinds & set(m.kinds)) for m in measures)
-    return probes or any(m.needs == "tokens" and not m.kinds for m in measures), probes or bool(by_place)
+    kinds = {target.kind for target in dataset.targets.values()}
+    otherwise = {m.name: {"stored": (), "streamed": m.streams, "none": DENSE}[dense] for m in measures}
+    stored = {m.name: kinds & set(m.kinds) - set(otherwise[m.name]) for m in measures}
+    probes = any(stored[m.name] & set(BY_PLACE) or (m.needs == "tokens" and stored[m.name]) for m in measures)
+    return probes or any(m.needs == "tokens" and not m.kinds for m in measures), probes or bool(kinds & set(BY_PLACE))
 
 
 def _check_own(own: Sequence[Measure], known: Collection[str]) -> None:
@@ -247,12 +260,20 @@ ID_BYTES = 25
 """Id, group and split of a sample, about."""
 
 
-def cost_of(setup: Setup, planned: Plan, controls: Mapping[str, bool], *, seconds: float, again: int) -> Cost:
+def cost_of(
+    setup: Setup,
+    planned: Plan,
+    controls: Mapping[str, bool],
+    *,
+    seconds: float,
+    again: int,
+    dense: OnGrids,
+) -> Cost:
     """The cost of extracting the encoder, planned so, and its controls, and of measuring them.
 
     `controls` says of each whether it keeps tokens, `seconds` is what a sample takes, `again` how many samples' tokens
-    were removed and are extracted anew: nothing else is then written. Results and what shrinks on disk (maps of
-    classes) are estimated; the rest is known to the byte.
+    were removed and are extracted anew: nothing else is then written. `dense`: targets on grids, as `create` is given
+    them. Results and what shrinks on disk (maps of classes) are estimated; the rest is known to the byte.
     """
     encoder, dataset = setup.encoder, setup.dataset
     controls = {name: tokens for name, tokens in controls.items() if tokens or not again}
@@ -263,8 +284,10 @@ def cost_of(setup: Setup, planned: Plan, controls: Mapping[str, bool], *, second
     token_bytes, alike = sum(each.token_bytes for each in stores), 1 + len(weights)
     written = sum(each.bytes + _sample_bytes(dataset, planned) for each in stores)
     written += _result_bytes(setup, controls) + PAGE_BYTES * setup.request.report
-    streamed = _streamed_targets(setup)
-    written += streamed * sum(map(_sum_bytes, stores))
+    # Shuffled labels are read from the encoder's own activations.
+    sums = [_sum_bytes(setup, each, dense, shuffled=bool(setup.draws and not i)) for i, each in enumerate(stores)]
+    passes = passes_over(dataset.split, setup.choose_on, gathered=max(sums) <= MOST_BYTES) if any(sums) else 0
+    written += sum(sums)
     enough = planned.token_samples >= min(WANTED, planned.samples)
     return Cost(
         encoder=encoder.name,
@@ -274,26 +297,65 @@ def cost_of(setup: Setup, planned: Plan, controls: Mapping[str, bool], *, second
         bytes=token_bytes if again else written,
         token_bytes=token_bytes,
         token_samples=planned.token_samples,
-        seconds=alike * seconds * (again or planned.samples) * (3 if streamed else 1),
+        seconds=alike * seconds * (again or planned.samples) * (1 + passes),
         encoders=alike,
         path=str(setup.out),
         token_bytes_of_64=0 if enough else WANTED * planned.token_bytes_per_sample,
         again=again,
         unprobeable=tuple(setup.unprobeable.values()),
+        dense=_reading(setup, passes),
     )
 
 
-def _streamed_targets(setup: Setup) -> int:
-    """Number of targets that are read from sums."""
-    if setup.request.dense == "stored":
-        return 0
+def later_cost(setup: Setup, passes: float, bytes_: int) -> Cost:
+    """The cost of reading dense targets of a run that is extracted; `bytes_`: what the sums of
+    the encoder take that are missing.
+    """
+    return Cost(
+        encoder=setup.encoder.name,
+        dataset=setup.dataset.name,
+        samples=len(setup.dataset),
+        taps=len(setup.taps),
+        bytes=bytes_,
+        token_bytes=0,
+        token_samples=0,
+        seconds=0.0,
+        encoders=1,
+        path=str(setup.out),
+        dense=_reading(setup, passes),
+    )
+
+
+def _reading(setup: Setup, passes: float) -> str:
+    """How dense targets are read in so many passes beside the extraction, and why, in a clause; empty where no measure
+    reads one.
+    """
+    if not _streamed_targets(setup):
+        return ""
+    asked, samples = setup.request.dense is not None, len(setup.dataset)
+    if setup.dense == "stored":
+        return f"dense targets are read from stored tokens, {'as asked' if asked else 'which the budget holds'}"
+    why = "as asked" if asked else f"since the token budget holds {setup.token_samples:,} of {samples:,} samples"
+    return f"dense targets are read from all samples in {passes:.1f} more passes of each encoder, {why}"
+
+
+def _streamed_targets(setup: Setup) -> dict[str, Target]:
+    """The targets that measures can read from sums, by name."""
     kinds = {kind for measure in setup.measures for kind in measure.streams}
-    return sum(target.kind in kinds for target in setup.dataset.targets.values())
+    there = {name: target for name, target in setup.dataset.targets.items() if name not in setup.unprobeable}
+    return {name: target for name, target in there.items() if target.kind in kinds}
 
 
-def _sum_bytes(planned: Plan) -> int:
-    """The sums of a target, at most: other targets with the same known places share most of them."""
-    return 8 * FOLDS * sum(tap.features * (tap.features + 1) // 2 for tap in planned.taps if tap.grid.tokens > 1)
+def _sum_bytes(setup: Setup, planned: Plan, dense: OnGrids, *, shuffled: bool) -> int:
+    """Of the sums of an encoder; `shuffled`: with those of shuffled labels, whose unknown places move too."""
+    whole, columns = dict[bytes, bool](), 0
+    for name, target in _streamed_targets(setup).items() if setup.dense == "streamed" else ():
+        if on_grids := dense.get(name):
+            known = [known_places(target.kind, values) for values in on_grids.values()]
+            whole[b"".join(np.packbits(each).tobytes() for each in known)] = all(each.all() for each in known)
+            columns += len(target.classes) or 1
+    masks = len(whole) + shuffled * sum(not each for each in whole.values())
+    return FOLDS * block_bytes(planned.taps, masks, columns * (1 + shuffled))
 
 
 def _has_weights(name: str, encoder: Encoder) -> bool:

@@ -107,6 +107,7 @@ def test_the_cost_says_how_many_samples_keep_tokens_and_what_64_would_take(tmp_p
             controls=controls,
             report=False,
             token_budget=budget,
+            dense="stored",
             watch=events.append,
         )
         cost = next(event for event in reversed(events) if isinstance(event, Cost))
@@ -127,6 +128,7 @@ def test_what_reads_few_tokens_says_so(tmp_path: Path, capsys: pytest.CaptureFix
             controls=False,
             report=False,
             token_budget=f"{count * each}B",
+            dense="stored",
         )
         few = {p.name for p in run.profiles() if any("rests on the tokens of only 19 samples" in c for c in p.cautions)}
         assert few == ({"self_similarity", "linear_probe/height"} if count == 19 else set())
@@ -150,6 +152,7 @@ def test_controls_without_a_model_are_paired_with_the_samples_that_keep_tokens(t
         measures="linear_probe",
         report=False,
         token_budget=f"{50 * each}B",
+        dense="stored",
     )
     height = run.profile("linear_probe/height")
     for name in ("raw_input", "summary_statistics", "permuted_weights"):

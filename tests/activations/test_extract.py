@@ -125,7 +125,7 @@ def test_workers_give_the_same_bytes(tmp_path: Path) -> None:
 def test_nothing_is_written_before_the_cost_is_known(tmp_path: Path) -> None:
     encoder, seen = tiny_encoder(), []
 
-    def before(seconds: float, again: int) -> None:
+    def before(seconds: float, again: int, dense: Any) -> None:
         assert again == 0
         seen.append((seconds, (tmp_path / "run").exists()))
 
