@@ -76,10 +76,12 @@ class Store(Activations):
             there = self.folder.head(NAME) is not None
         except OSError as error:
             raise StorageError(
-                f"{self.path} cannot be read ({error.strerror}): do you have permission to read it?"
+                f"{self.path} cannot be read ({error.strerror}): do you have permission to read it?", code="unreadable"
             ) from error
         if not there:
-            raise DiagnosticsError(f"{self.path} is not a run: give the folder that `diagnostics run` wrote.")
+            raise DiagnosticsError(
+                f"{self.path} is not a run: give the folder that `diagnostics run` wrote.", code="missing-file"
+            )
         self.attrs, self.contents = self._opened(verified)
         self.older = self.attrs["diagnostics_format"] != FORMAT
         """Whether a version of this package wrote it that is not gone on with."""
@@ -101,7 +103,8 @@ class Store(Activations):
             if document["attributes"].get("diagnostics_format") not in READABLE:
                 raise StorageError(
                     f"{self.path} is a Zarr group but not a run of this version (format {FORMAT}): remove it or choose "
-                    "another folder, and give `diagnostics run` again."
+                    "another folder, and give `diagnostics run` again.",
+                    code="other-version",
                 )
             attrs = sealed_attributes(document)
             try:

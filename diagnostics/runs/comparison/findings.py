@@ -79,12 +79,14 @@ def open_members(runs: Sequence[Run | str | Path]) -> list[Member]:
     Raises where there are fewer than two, or one of them twice.
     """
     if len(runs) < 2:
-        raise DiagnosticsError("A comparison needs two runs or more: name the folders that `diagnostics run` wrote.")
+        raise DiagnosticsError(
+            "A comparison needs two runs or more: name the folders that `diagnostics run` wrote.", code="too-few"
+        )
     opened = [_opened(run) for run in runs]
     places = [run.path.resolve() for _, run in opened]
     for i, place in enumerate(places):
         if place in places[:i]:
-            raise DiagnosticsError(f"{opened[i][1].path} is given twice: name each run once.")
+            raise DiagnosticsError(f"{opened[i][1].path} is given twice: name each run once.", code="duplicate")
     groups = [label or str(lineage_of(run).get("group", "")) or run.encoder_name for label, run in opened]
     seeds = [_seed(run) for _, run in opened]
     if len(set(groups)) < len(groups):
