@@ -16,6 +16,7 @@ import diagnostics as dx
 from diagnostics import DiagnosticsError
 from diagnostics.cli.main import app
 from diagnostics.specs import build
+from tests.support.refusals import refusal
 from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
 
@@ -50,7 +51,7 @@ def test_an_image_folder_runs_and_goes_on_after_it_was_moved(tmp_path: Path) -> 
     assert stamps and stamps == {path: path.stat().st_mtime_ns for path in (out / "taps").rglob("c*")}
     first = next((tmp_path / "elsewhere/waves").rglob("*.png"))
     Image.fromarray(255 - np.array(Image.open(first))).save(first)
-    with pytest.raises(DiagnosticsError, match="holds other activations"):
+    with refusal("other-run"):
         dx.run(tiny_image_encoder(), f"images:{tmp_path / 'elsewhere/waves'}", out=out, controls=False)
 
 
@@ -123,5 +124,5 @@ def test_listing_loads_nothing_heavy() -> None:
 
 
 def test_unknown_options_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DiagnosticsError, match="Unknown option of this dataset 'sede': did you mean seed"):
+    with refusal("unknown-name", "dataset", "sede"):
         build("dataset", f"images:{tmp_path}?sede=3")

@@ -30,6 +30,7 @@ from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder, save_en
 from diagnostics.encoders.saved.cut import cut_encoder
 from diagnostics.specs import build as registered
 from tests.support.perceiver import CORE, TINY, VARIED, images, meta_state
+from tests.support.refusals import refusal
 
 MODELS = {
     "tiny-core": CORE,
@@ -264,13 +265,13 @@ def test_a_file_that_is_there_stays(tmp_path: Path) -> None:
     (tmp_path / "link.pt").symlink_to(tmp_path / "nowhere")
     (tmp_path / "folder.pt").mkdir()
     for name in ("there.pt", "link.pt", "folder.pt"):
-        with pytest.raises(DiagnosticsError, match=f"{name} is there already: choose another --out, or remove it"):
+        with refusal("occupied", name):
             export("pe:tiny-core?pretrained=false", tmp_path / name)
     assert (tmp_path / "there.pt").read_text() == "mine"
     for name in ("weights", "weights.bin", "weights.pt.gz"):
-        with pytest.raises(DiagnosticsError, match=r"give a file that ends in \.safetensors or \.pt"):
+        with refusal("unsupported", ".safetensors or .pt"):
             export("pe:tiny-core?pretrained=false", tmp_path / name)
-    with pytest.raises(DiagnosticsError, match=r"no\.pt cannot be written \(Not a directory\)"):
+    with refusal("unwritable", "no.pt", "Not a directory"):
         export("pe:tiny-core?pretrained=false", tmp_path / "there.pt" / "no.pt")
 
 

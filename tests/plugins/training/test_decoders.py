@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from diagnostics import DiagnosticsError
+from tests.support.refusals import refusal
 
 transformers = pytest.importorskip("transformers")
 WORDS = ["Which shape is it?", "a disc", "a red star."]
@@ -81,9 +82,7 @@ def test_a_decoder_that_sees_what_comes_is_refused(tmp_path: Path) -> None:
         if causal:
             decoder_named(name, [])
         else:
-            with pytest.raises(
-                DiagnosticsError, match=r"\(BertLMHeadModel\) is not causal: what it says at a token depends"
-            ):
+            with refusal("unsupported", "BertLMHeadModel"):
                 decoder_named(name, [])
 
 
@@ -95,9 +94,7 @@ class Closed(nn.Module):
 def test_a_decoder_without_inputs_embeds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     closed = Decoder("closed", Closed(), None, 0, 0, None)
     monkeypatch.setattr(decoders, "_in_folder", lambda *_: closed)
-    with pytest.raises(
-        DiagnosticsError, match=r"Decoder closed \(Closed\) takes no inputs_embeds, by which it would see"
-    ):
+    with refusal("unsupported", "closed", "Closed"):
         decoder_named("closed", [])
 
 
