@@ -327,7 +327,8 @@ class _Batches(TorchDataset[Any]):
             try:
                 samples.append(self.encoder.preprocess(self.dataset[int(i)]))
             except DiagnosticsError as error:
-                return DiagnosticsError(f"Sample {self.dataset.ids[i]}: {error}", code=error.code)
+                code = "bad-sample" if error.code == "other" else error.code
+                return DiagnosticsError(f"Sample {self.dataset.ids[i]}: {error}", code=code)
             except (Exception, SystemExit) as error:
                 failure = DiagnosticsError(
                     f"Sample {self.dataset.ids[i]} of {self.dataset.name} cannot be prepared for {self.encoder.name}: "

@@ -232,9 +232,9 @@ class Store(Activations):
 
         stored = self._observation(name)
         if stored is None:
-            raise DiagnosticsError(self.unobserved.get(name, f"No {name} was recorded."))
+            raise DiagnosticsError(self.unobserved.get(name, f"No {name} was recorded."), code="not-measured")
         if stored.reason:
-            raise DiagnosticsError(stored.reason)
+            raise DiagnosticsError(stored.reason, code="not-measured")
         try:
             return Captured(observed_arrays(self.folder, name, stored), stored.left_out)
         except DamagedError as error:

@@ -165,7 +165,9 @@ def _wrapped(module: nn.Module, modality: Modality, tries: Iterable[tuple[np.nda
         else:
             return encoder
     if ran:
-        raise DiagnosticsError(f"{str(ran[0]).rstrip('.')}, as taps= of a diagnostics.TorchEncoder around it.")
+        raise DiagnosticsError(
+            f"{str(ran[0]).rstrip('.')}, as taps= of a diagnostics.TorchEncoder around it.", code=ran[0].code
+        )
     raise DiagnosticsError(
         f"{name} runs on no batch of shape {' or '.join(failed)}: give the size= that it takes, or declare how a "
         f"sample becomes its input, diagnostics.TorchEncoder(name, {modality!r}, module, preprocess=..., example=...) "
@@ -191,7 +193,8 @@ def _check_apart(encoder: TorchEncoder) -> None:
             raise DiagnosticsError(
                 f"{encoder.name} gives a sample other activations at {tap} when another sample is in its batch "
                 f"(perhaps its input has time before samples): declare its input and its taps yourself "
-                f"(docs/how-to/plugins.md)."
+                f"(docs/how-to/plugins.md).",
+                code="irreproducible",
             )
 
 

@@ -315,7 +315,9 @@ def features(
     rows = rows if split is None else rows[store.split[rows] == split]
     if tokens:
         if pooling is not None:
-            raise DiagnosticsError(f"Tokens are not pooled: leave out either pooling={pooling!r} or tokens=True.")
+            raise DiagnosticsError(
+                f"Tokens are not pooled: leave out either pooling={pooling!r} or tokens=True.", code="conflict"
+            )
         values, rows = _tokens(store, tap, rows, split)
         dims, grid = ("sample", "token", "feature"), stored[tap].grid
         # Where each token lies along each of the grid's axes, counted from 0.

@@ -144,7 +144,8 @@ def textures(tile: int = 64) -> dx.Dataset:
     """
     if not 8 <= tile <= SIDE // 5:
         raise dx.DiagnosticsError(
-            f"Dataset textures cannot be cut into tiles of tile={tile} pixels: give 8 to {SIDE // 5}."
+            f"Dataset textures cannot be cut into tiles of tile={tile} pixels: give 8 to {SIDE // 5}.",
+            code="bad-value",
         )
     photographs = module_of("textures", "skimage.data", "scikit-image")
     import numpy as np

@@ -172,7 +172,7 @@ def too_large(needed: int) -> str:
 def check_bytes(needed: int, contents: str, remedy: str) -> None:
     """Raises where `contents` would not fit into memory, before any of it is read."""
     if why := too_large(needed):
-        raise DiagnosticsError(f"{contents} {why}: {remedy}.")
+        raise DiagnosticsError(f"{contents} {why}: {remedy}.", code="too-large")
 
 
 def warn(text: str) -> None:

@@ -585,11 +585,14 @@ def _read(path: Path) -> tuple[list[np.ndarray], list[Any], str]:
     except Exception as error:
         raise DiagnosticsError(
             f"{path} cannot be read as .ts ({type(error).__name__}: {error}): compare it with the format of the "
-            f"archives."
+            f"archives.",
+            code="unreadable",
         ) from error
     if len(series) == 0:
-        raise DiagnosticsError(f"{path} holds no series: they follow a line @data.")
+        raise DiagnosticsError(f"{path} holds no series: they follow a line @data.", code="bad-data")
     if not (facts["classlabel"] or facts["targetlabel"]):
-        raise DiagnosticsError(f"{path} has neither classes nor target values: its header must say which.")
+        raise DiagnosticsError(
+            f"{path} has neither classes nor target values: its header must say which.", code="bad-data"
+        )
     known = [None if answer != answer or answer == "?" else answer for answer in np.asarray(answers).tolist()]
     return [sample.T for sample in series], known, "label" if facts["classlabel"] else "value"

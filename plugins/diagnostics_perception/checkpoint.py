@@ -218,12 +218,14 @@ def from_file(
     fitted_tensors, report = fitted(tensors, architecture, grid, positions)
     if report.wrong:
         raise DiagnosticsError(
-            f"Checkpoint {path} does not fit {encoder} ({'; '.join(report.wrong)}): {_advice(tensors)}."
+            f"Checkpoint {path} does not fit {encoder} ({'; '.join(report.wrong)}): {_advice(tensors)}.",
+            code="other-weights",
         )
     if report.changed and not partial:
         raise DiagnosticsError(
             f"Checkpoint {path} fits {encoder} only in part ({'; '.join(report.changed)}): {_advice(tensors)}, "
-            "or add partial=true to take it so."
+            "or add partial=true to take it so.",
+            code="other-weights",
         )
     return fitted_tensors, report
 
@@ -463,7 +465,7 @@ def _model_of(encoder: TorchEncoder, tensors: Mapping[str, Tensor]) -> tuple[Kno
     why = (
         f"its tensors are not those of one ({misfits[0]})" if misfits else "its patches and blocks are of no known size"
     )
-    raise DiagnosticsError(f"{encoder.name} is no Perception Encoder, since {why}: {_NEEDED}.")
+    raise DiagnosticsError(f"{encoder.name} is no Perception Encoder, since {why}: {_NEEDED}.", code="unsupported")
 
 
 def _check_same(encoder: TorchEncoder, module: nn.Module) -> None:

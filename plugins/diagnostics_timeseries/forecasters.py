@@ -562,5 +562,7 @@ def _file(model: str) -> Path:
         return path
     checkpoint = folder_of(TIREX, model, (_CHECKPOINT,), "small") / _CHECKPOINT
     if not checkpoint.is_file():
-        raise DiagnosticsError(f"{checkpoint.parent} holds no {_CHECKPOINT}: give the folder of a TiRex checkpoint.")
+        raise DiagnosticsError(
+            f"{checkpoint.parent} holds no {_CHECKPOINT}: give the folder of a TiRex checkpoint.", code="missing-file"
+        )
     return checkpoint

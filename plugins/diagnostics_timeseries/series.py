@@ -86,7 +86,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DiagnosticsError(f"{folder} holds no config.json: give the folder of a checkpoint.") from None
+        raise DiagnosticsError(
+            f"{folder} holds no config.json: give the folder of a checkpoint.", code="missing-file"
+        ) from None
     except (OSError, ValueError) as error:
         raise DiagnosticsError(f"{path} cannot be read ({describe(error)}): copy the checkpoint again.") from error
     if not isinstance(settings, dict):
@@ -172,7 +174,9 @@ def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         shapes |= {name: tuple(tensor.shape) for name, tensor in loaded.items()}
     if not shapes:
-        raise DiagnosticsError(f"{folder} holds no weights (*.safetensors or *.bin): give the folder of a checkpoint.")
+        raise DiagnosticsError(
+            f"{folder} holds no weights (*.safetensors or *.bin): give the folder of a checkpoint.", code="missing-file"
+        )
     return shapes
 
 
@@ -212,7 +216,9 @@ def tensors_of(library: str, folder: Path) -> dict[str, Tensor]:
 
     path = folder / "model.safetensors"
     if not path.is_file():
-        raise DiagnosticsError(f"{folder} holds no model.safetensors: give the folder of a {library} checkpoint.")
+        raise DiagnosticsError(
+            f"{folder} holds no model.safetensors: give the folder of a {library} checkpoint.", code="missing-file"
+        )
     with loading(library, path):
         return load_file(path)
 

@@ -42,7 +42,8 @@ class Wheel:
         path = Path(str(importlib.metadata.distribution(self.distribution).locate_file(self.file)))
         if not path.is_file():
             raise DiagnosticsError(
-                f"{self.distribution} {version} holds no {self.file}, which {self.encoder} reads: {self.again}"
+                f"{self.distribution} {version} holds no {self.file}, which {self.encoder} reads: {self.again}",
+                code="other-version",
             )
         return path
 

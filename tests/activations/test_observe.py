@@ -214,9 +214,9 @@ def test_names_of_plugins_never_become_other_paths(tmp_path: Path, name: str) ->
 
     Odd.name = name
     store = extracted(tmp_path / "run")
-    with pytest.raises(DiagnosticsError, match="cannot be stored"):
+    with refusal("bad-value", "cannot be stored"):
         record(store, Odd())
-    with pytest.raises(DiagnosticsError, match="was recorded"):
+    with refusal("not-measured"):
         store.observed("../taps")
     assert not (store.path / "observed").exists()
 

@@ -209,7 +209,7 @@ def test_a_run_on_samples_of_unequal_length_pools_their_own_steps(tmp_path: Any)
 
 def test_a_measure_of_tokens_asked_for_by_name_says_why_not(tmp_path: Any) -> None:
     data, _ = ragged_dataset()
-    with pytest.raises(DiagnosticsError, match=r"self_similarity gives nothing .* unequal length"):
+    with refusal("not-measured", "self_similarity", "unequal length"):
         dx.run(masked_encoder(32), data, out=tmp_path / "run", measures="self_similarity", controls=False)
 
 

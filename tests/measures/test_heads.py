@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from diagnostics.encoders.attention import statistics
 from diagnostics.encoders.encoder import Captured
-from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.locality import (
     attention_distance,
     attention_entropy,
@@ -240,7 +239,7 @@ def test_the_interval_is_over_groups() -> None:
 
 
 def test_without_attention_the_measure_says_why() -> None:
-    with pytest.raises(DiagnosticsError, match="No attention was recorded"):
+    with refusal("not-measured", "No attention"):
         AttentionDistance().compute(MemoryActivations({"a": np.zeros((5, 4, 2))}), None, 0)
 
 

@@ -479,7 +479,7 @@ def test_a_plugin_says_how_a_path_that_is_no_saved_encoder_is_opened(install: In
     assert specs.build("encoder", "mine:anything").name == tiny_encoder().name
     for name, hinted in (("folder", True), ("odd", False)):
         (tmp_path / name).mkdir()
-        with pytest.raises(DiagnosticsError, match="is no saved encoder: ") as caught:
+        with refusal("missing-file", tmp_path / name) as caught:
             specs.build("encoder", str(tmp_path / name))
         assert (f"mine:{tmp_path / name} opens it" in str(caught.value)) is hinted
 

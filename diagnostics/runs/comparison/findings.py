@@ -123,7 +123,8 @@ def _distinguish(groups: Sequence[str], seeds: Sequence[int | None], opened: Seq
             why = "no seed of their training is known" if seed is None else f"two of them have seed {seed}"
             raise DiagnosticsError(
                 f"Several runs are labelled {label}, but {why}: runs of one label are the seeds of one training, so "
-                "give each a label of its own."
+                "give each a label of its own.",
+                code="unclear",
             )
         alike = [other for other, pair in zip(opened, pairs, strict=True) if pair == (group, seed)]
         steps = [lineage_of(other).get("steps") for _, other in alike]

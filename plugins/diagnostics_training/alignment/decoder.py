@@ -35,17 +35,20 @@ def checked_folder(name: str, kind: str, remedy: str) -> Path:
     """
     folder = Path(name).expanduser()
     if not (folder / "config.json").is_file():
-        raise DiagnosticsError(f"There is no {kind} {name}: {remedy}.")
+        raise DiagnosticsError(f"There is no {kind} {name}: {remedy}.", code="missing-file")
     try:
         parts = list(_mappings(json.loads((folder / "config.json").read_text(encoding="utf-8"))))
     except (OSError, ValueError, RecursionError) as error:
-        raise DiagnosticsError(f"{kind.capitalize()} {name} cannot be loaded ({describe(error)}): {remedy}.") from error
+        raise DiagnosticsError(
+            f"{kind.capitalize()} {name} cannot be loaded ({describe(error)}): {remedy}.", code="unreadable"
+        ) from error
     for part in parts:
         for key, value in part.items():
             if key.endswith(("attn_implementation", "experts_implementation")) and "/" in str(value):
                 raise DiagnosticsError(
                     f"{kind.capitalize()} {name} names the kernel '{value}' of the hub, code that is never run: take "
-                    f"{key} out of its config.json."
+                    f"{key} out of its config.json.",
+                    code="untrusted-code",
                 )
     return folder
 

@@ -14,7 +14,7 @@ import pytest
 from diagnostics_data import plugin as recordings
 from PIL import Image
 
-from diagnostics import Dataset, DiagnosticsError
+from diagnostics import Dataset
 from diagnostics.specs import build
 from tests.support.refusals import refusal
 
@@ -160,7 +160,7 @@ def test_textures_are_the_photographs() -> None:
         np.testing.assert_array_equal(dataset[i], getattr(data, name)()[top : top + 100, left : left + 100])
         assert label.classes[label.values[i]] == name
     assert dataset.counts() == {"train": 45, "val": 15, "test": 15}
-    with pytest.raises(DiagnosticsError, match="tile=103 pixels: give 8 to 102"):
+    with refusal("bad-value", "tile=103", "102"):
         build("dataset", "textures?tile=103")
 
 

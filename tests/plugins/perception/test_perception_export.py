@@ -256,7 +256,7 @@ def test_an_encoder_without_a_name_for_its_size_is_refused(tmp_path: Path, monke
     encoder = registered("encoder", name)
     for model in MODELS:
         monkeypatch.delitem(ARCHITECTURES, model)
-    with pytest.raises(DiagnosticsError, match="its patches and blocks are of no known size"):
+    with refusal("unsupported", "known size"):
         export(encoder, tmp_path / "written.pt")
 
 
@@ -365,5 +365,5 @@ def test_models_with_fewer_blocks_and_other_layer_scale() -> None:
 def test_the_loader_names_the_options_that_a_file_needs(tmp_path: Path) -> None:
     name, _ = given("tiny-core", tmp_path)
     written = export(cut_encoder(aligned(name), "blocks.1"), tmp_path / "written.pt")
-    with pytest.raises(DiagnosticsError, match=r"it looks like pe:tiny-lang\?depth=2\."):
+    with refusal("other-weights", "pe:tiny-lang?depth=2"):
         build("tiny-core", checkpoint=written.file)

@@ -244,7 +244,7 @@ def test_the_next_commands_find_the_runs_where_they_are_by_default() -> None:
 
 def test_an_interrupted_training_is_no_encoder_yet(tmp_path: Path) -> None:
     (tmp_path / CHECKPOINT).write_bytes(b"")
-    with pytest.raises(DiagnosticsError, match="its training is not finished: give the command that started it again"):
+    with refusal("missing-file", "not finished"):
         build("encoder", str(tmp_path))
 
 

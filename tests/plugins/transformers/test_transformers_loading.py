@@ -254,7 +254,7 @@ def test_series_with_gaps_and_of_another_length() -> None:
     valid = subject.valid(batch, subject.taps[0])
     assert valid[0].all() and valid[1].tolist() == [False] * 3 + [True] * 13
     assert subject.sized_for(np.zeros(256)).taps[0].grid.shape == (8,)
-    with pytest.raises(DiagnosticsError, match="32 at a time"):
+    with refusal("bad-value", "32", "250"):
         subject.sized_for(np.zeros(250))
 
 
