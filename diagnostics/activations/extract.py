@@ -289,7 +289,7 @@ def refuse_other_folder(folder: Folder) -> None:
     """Raises where a place is neither a run nor empty."""
     path = folder.path
     if folder.head(NAME) is None and path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise StorageError(f"{path} is not a run, so nothing is written there: choose another --out.")
+        raise StorageError(f"{path} is not a run, so nothing is written there: choose another --out.", code="occupied")
 
 
 def _existing(folder: Folder, wanted: Mapping[str, str], dataset: Dataset) -> Store | None:
@@ -301,7 +301,8 @@ def _existing(folder: Folder, wanted: Mapping[str, str], dataset: Dataset) -> St
     if store.older:
         raise StorageError(
             f"{path} was written by an older version: it can be read but not gone on with, so choose another --out, or "
-            f"--fresh, which replaces it."
+            f"--fresh, which replaces it.",
+            code="other-version",
         )
     refuse_other_identity(store, wanted, dataset)
     store.tidy()
@@ -324,7 +325,8 @@ def capture_rows(
         if len(tokens) != len(positions):
             raise DiagnosticsError(
                 f"Tap {tap.name} of {encoder.name} gives {len(tokens)} rows for {len(positions)} samples: "
-                "what its module folds into the batch must become tokens or features."
+                "what its module folds into the batch must become tokens or features.",
+                code="bad-tap",
             )
         if with_tokens:
             buffers.put_tokens(tap, tokens)
@@ -335,14 +337,16 @@ def capture_rows(
             if empty.any():
                 raise DiagnosticsError(
                     f"Sample {ids[int(empty.int().argmax())]} has no token at tap {tap.name} of {encoder.name} that "
-                    f"stands for data: it is empty or too short, leave it out."
+                    f"stands for data: it is empty or too short, leave it out.",
+                    code="no-tokens",
                 )
             gaps = ~valid.all(dim=1)
             if with_tokens and gaps.any():
                 # A store has no mask, so every measure over tokens would take them for data.
                 raise _SampleError(
                     f"Sample {ids[int(gaps.int().argmax())]} has tokens at tap {tap.name} of {encoder.name} that "
-                    f"represent no data (gaps or padding): keep pooled activations alone, with --token-budget 0."
+                    f"represent no data (gaps or padding): keep pooled activations alone, with --token-budget 0.",
+                    code="no-tokens",
                 )
         pooled = pool(tap, tokens, plan.poolings, valid)
         # The mean over grid tokens is not finite when any of them is not, so it stands for all.
@@ -360,7 +364,8 @@ def capture_rows(
         if not finite.all():
             raise _SampleError(
                 f"{encoder.name} gives NaN or infinity at tap {name} for sample {ids[int(finite.int().argmin())]}: "
-                "look at that sample, or at the precision the model runs in."
+                "look at that sample, or at the precision the model runs in.",
+                code="not-finite",
             )
     if plan.precision == "float16" and with_tokens:
         for tap in plan.taps:
@@ -368,7 +373,8 @@ def capture_rows(
             if overflows.any():
                 raise _SampleError(
                     f"Activations of tap {tap.name} overflow float16 for sample {ids[int(overflows.argmax())]}: use "
-                    "--precision float32."
+                    "--precision float32.",
+                    code="not-finite",
                 )
     buffers.rows += len(positions)
 
@@ -553,13 +559,15 @@ def _distinct(observations: Iterable[Observation]) -> list[Observation]:
         if not SAFE_NAME.fullmatch(observation.name):
             raise DiagnosticsError(
                 f"{type(observation).__module__} offers an observation named {observation.name!r}, which cannot be "
-                f"stored: use letters, digits, '_', '-' and '.', not starting with a dot."
+                f"stored: use letters, digits, '_', '-' and '.', not starting with a dot.",
+                code="bad-value",
             )
         other = by_name.setdefault(observation.name, observation)
         if type(other) is not type(observation):
             raise DiagnosticsError(
                 f"{type(other).__module__} and {type(observation).__module__} both offer an observation named "
-                f"{observation.name}: uninstall one of them, or rename it."
+                f"{observation.name}: uninstall one of them, or rename it.",
+                code="duplicate",
             )
     return list(by_name.values())
 
@@ -572,7 +580,8 @@ def _checked(observation: Observation, encoder: Encoder, observed: Mapping[str, 
         if array.ndim == 0 or len(array) != rows:
             raise DiagnosticsError(
                 f"Observation {observation.name} of {encoder.name} gives shape {array.shape} for {rows} samples at tap "
-                f"{tap}: give [sample, ...]."
+                f"{tap}: give [sample, ...].",
+                code="bad-shape",
             )
         arrays[tap] = array
     return Captured(arrays, observed.left_out if isinstance(observed, Captured) else {})

@@ -317,12 +317,14 @@ def parse_budget(text: str | int | None) -> int | None:
     sizes = {unit.lower(): 1000**power for power, unit in enumerate(UNITS)}
     if match is None or match[2].lower() not in (*sizes, ""):
         raise DiagnosticsError(
-            f"A token budget of {text!r} is not a size: give a number with a unit, like 256MB or 2GB, or 0."
+            f"A token budget of {text!r} is not a size: give a number with a unit, like 256MB or 2GB, or 0.",
+            code="bad-value",
         )
     number, unit = float(match[1]), match[2].lower()
     if number and not unit:
         raise DiagnosticsError(
-            f"A token budget of {text} has no unit: give one, like {text}MB or 2GB, or 0 for no tokens."
+            f"A token budget of {text} has no unit: give one, like {text}MB or 2GB, or 0 for no tokens.",
+            code="bad-value",
         )
     return round(number * sizes.get(unit, 1))
 

@@ -149,7 +149,8 @@ def read_index(store: Store) -> Index | None:
     if content.get("run") != store.mark:
         raise StorageError(
             f"The results in {store.path} are those of another run: copy its own there, or give the `diagnostics run` "
-            f"command again with --fresh."
+            f"command again with --fresh.",
+            code="other-run",
         )
     return index
 
@@ -225,7 +226,8 @@ def read_results(store: Store, index: Index) -> Results:
         if read_index(store) != index:
             raise StorageError(
                 f"The results in {store.path} have been replaced since this run was opened: open it again "
-                f"(diagnostics.open_run)."
+                f"(diagnostics.open_run).",
+                code="other-run",
             ) from error
         raise unreadable(store.path) from error
 
@@ -380,7 +382,8 @@ def group_of(owner: str) -> str:
 def unreadable(path: Path) -> StorageError:
     """The error for results that are not there, in part or at all."""
     return StorageError(
-        f"The results in {path} cannot be read: give the same `diagnostics run` command again with --fresh."
+        f"The results in {path} cannot be read: give the same `diagnostics run` command again with --fresh.",
+        code="damaged",
     )
 
 

@@ -75,7 +75,9 @@ class Store(Activations):
         with reading(self.path):
             there = self.folder.head(NAME) is not None
         if not there:
-            raise DiagnosticsError(f"{self.path} is not a run: give the folder that `diagnostics run` wrote.")
+            raise DiagnosticsError(
+                f"{self.path} is not a run: give the folder that `diagnostics run` wrote.", code="missing-file"
+            )
         self.attrs, self.contents = self._opened(verified)
         self.older = self.attrs["diagnostics_format"] != FORMAT
         """Whether a version of this package wrote it that is not gone on with."""
@@ -97,7 +99,8 @@ class Store(Activations):
             if document["attributes"].get("diagnostics_format") not in READABLE:
                 raise StorageError(
                     f"{self.path} is a Zarr group but not a run of this version (format {FORMAT}): remove it or choose "
-                    "another folder, and give `diagnostics run` again."
+                    "another folder, and give `diagnostics run` again.",
+                    code="other-version",
                 )
             attrs = sealed_attributes(document)
             try:
@@ -225,9 +228,9 @@ class Store(Activations):
 
         stored = self._observation(name)
         if stored is None:
-            raise DiagnosticsError(self.unobserved.get(name, f"No {name} was recorded."))
+            raise DiagnosticsError(self.unobserved.get(name, f"No {name} was recorded."), code="not-measured")
         if stored.reason:
-            raise DiagnosticsError(stored.reason)
+            raise DiagnosticsError(stored.reason, code="not-measured")
         try:
             return Captured(observed_arrays(self.folder, name, stored), stored.left_out)
         except DamagedError as error:

@@ -35,7 +35,7 @@ def usable_device(device: str | None) -> str:
         torch.empty(1, device=device).cpu()  # `meta` holds nothing
     except (RuntimeError, AssertionError) as error:
         raise DiagnosticsError(
-            f"Device '{device}' is not there ({str(error).splitlines()[0]}): use --device cpu."
+            f"Device '{device}' is not there ({str(error).splitlines()[0]}): use --device cpu.", code="bad-value"
         ) from error
     return device
 
@@ -45,7 +45,9 @@ def check_compute(name: str, device: str) -> None:
     if name not in get_args(Compute):
         raise unknown("--compute", name, get_args(Compute))
     if name == "tf32" and torch.device(device).type != "cuda":
-        raise DiagnosticsError(f"--compute tf32 is for CUDA GPUs, not for {device}: give float32 or bf16.")
+        raise DiagnosticsError(
+            f"--compute tf32 is for CUDA GPUs, not for {device}: give float32 or bf16.", code="bad-value"
+        )
 
 
 @contextmanager
@@ -288,7 +290,8 @@ def device_of(module: nn.Module) -> torch.device:
             if tensor.is_meta:
                 raise DiagnosticsError(
                     f"The weights of {type(module).__name__} lie on the device meta, which holds no numbers: load them "
-                    f"first, as with module.to_empty(device='cpu') and module.load_state_dict(...)."
+                    f"first, as with module.to_empty(device='cpu') and module.load_state_dict(...).",
+                    code="no-weights",
                 )
             return tensor.device
     return torch.device("cpu")

@@ -138,7 +138,9 @@ class Measure(ABC):
         if cases := vars(cls).get("known_answers"):
             cls.known_answers = [case if case.measure else replace(case, measure=cls.name) for case in cases]
         if cls.kinds and (missing := cls.undeclared()):
-            raise DiagnosticsError(f"Probe {getattr(cls, 'name', cls.__name__)} does not declare {missing}")
+            raise DiagnosticsError(
+                f"Probe {getattr(cls, 'name', cls.__name__)} does not declare {missing}", code="missing-option"
+            )
 
     @classmethod
     def undeclared(cls) -> str:
@@ -184,7 +186,9 @@ class Measure(ABC):
         `choice` holds the numbers that the result has at the tap, such as `penalty`, and its `seed`. Raises
         DiagnosticsError where nothing can be handed over.
         """
-        raise DiagnosticsError(f"{self.name} of {target.name} cannot be fitted again here, since {self.instead}.")
+        raise DiagnosticsError(
+            f"{self.name} of {target.name} cannot be fitted again here, since {self.instead}.", code="not-savable"
+        )
 
 
 Base = TypeVar("Base", bound=Measure)

@@ -440,7 +440,8 @@ def _read(run: RunData) -> list[tuple[Profile, Recommendation]]:
     if not pairs:
         raise DiagnosticsError(
             f"No probe of {run.path} read a target, so there is no layer to name: run on data with targets, and "
-            f"with a probe among the measures."
+            f"with a probe among the measures.",
+            code="no-target",
         )
     return pairs
 

@@ -113,7 +113,8 @@ class FittedProbe(ShortRepr):
                 raise DiagnosticsError(
                     f"The probe {self.measure}/{self.target} reads tap {self.tap}, and these are features of {tap}: "
                     f"give those of "
-                    f'{self.tap}, or ask for run.probe("{self.target}", "{self.measure}", "{tap}").'
+                    f'{self.tap}, or ask for run.probe("{self.target}", "{self.measure}", "{tap}").',
+                    code="bad-tap",
                 )
             features = features.values
         x = as_tensor(features).cpu()
@@ -131,7 +132,8 @@ class FittedProbe(ShortRepr):
         if not fits:
             raise DiagnosticsError(
                 f"The probe {self.measure}/{self.target} reads {reads}, and was given shape {tuple(x.shape)}: give "
-                f"encoder.transform(samples, tap=probe.tap, {give}."
+                f"encoder.transform(samples, tap=probe.tap, {give}.",
+                code="bad-shape",
             )
         return finite(x, "What the probe was given").numpy()
 
@@ -157,7 +159,8 @@ def fitted_probe(run: RunData, target: str, measure: str | Measure, tap: str | N
         raise DiagnosticsError(
             f"{profile.measure} of {target} is fitted again from tokens, and those of {store.path} were removed "
             f"(`diagnostics clean`): give the same `diagnostics run` command again with another measure that reads "
-            f"tokens (as cka), which extracts them again."
+            f"tokens (as cka), which extracts them again.",
+            code="no-tokens",
         )
     (read,) = (each for each in store.taps if each.name == tap)
     at = profile.data.sel(tap=tap)
@@ -227,7 +230,8 @@ def _profile(run: RunData, measure: str, target: str, given: str | Measure) -> P
     there = f"{' and '.join(fitted)} of it {'was' if len(fitted) == 1 else 'were'}" if fitted else "no probe of it was"
     raise DiagnosticsError(
         f"{measure} of {target} was not fitted in {run.path}, {there}: give the same run with --measures {measure}, "
-        f"which adds it without a new extraction."
+        f"which adds it without a new extraction.",
+        code="not-measured",
     )
 
 
@@ -252,7 +256,9 @@ def between(
     chosen = measures[0] if len(measures) == 1 else None
     if not isinstance(chosen, Similarity):
         able = [each.name for each in chosen_measures(["all"])[0] if isinstance(each, Similarity)]
-        raise DiagnosticsError(f"{measure} does not compare pairs of taps: choose one of {', '.join(sorted(able))}.")
+        raise DiagnosticsError(
+            f"{measure} does not compare pairs of taps: choose one of {', '.join(sorted(able))}.", code="not-measured"
+        )
     stated = {
         attribute.MEASURE: chosen.name,
         attribute.SOURCE: chosen.source,
@@ -261,7 +267,7 @@ def between(
     }
     result = chosen.between(first, second, seed, most_rows).assign_attrs(stated)
     if reason := too_few(result):
-        raise DiagnosticsError(reason)
+        raise DiagnosticsError(reason, code="too-few")
     return result
 
 

@@ -234,7 +234,8 @@ class _Job:
         if setup.named and not main.results:
             nothing = f"gives nothing for {name} on {setup.dataset.name}"
             raise DiagnosticsError(
-                " ".join(f"{each} {nothing}: {_reasons(main, each)}" for each in sorted(setup.named))
+                " ".join(f"{each} {nothing}: {_reasons(main, each)}" for each in sorted(setup.named)),
+                code="not-measured",
             )
         self._redraw(main, store, readable)
         measured: dict[str, Measured] = {}
@@ -592,5 +593,6 @@ def _refuse_other_seed(folder: Folder, seed: int) -> None:
     if seeds != {seed}:
         raise StorageError(
             f"{folder.path} holds results and controls of seed {min(seeds)}, not {seed}: choose another --out, that "
-            f"seed, or --fresh, which drops them."
+            f"seed, or --fresh, which drops them.",
+            code="other-run",
         )

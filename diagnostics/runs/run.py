@@ -76,7 +76,8 @@ class Run(RunData):
         if not name:
             raise DiagnosticsError(
                 f"The encoder {self.encoder_name} of {self.path} was made in Python and has no name to build it by: "
-                f"make it again, or save it with diagnostics.save_encoder and run that folder."
+                f"make it again, or save it with diagnostics.save_encoder and run that folder.",
+                code="not-savable",
             )
         from diagnostics.encoders.encoder import pinned_to
         from diagnostics.specs import build
@@ -84,7 +85,8 @@ class Run(RunData):
         encoder = build("encoder", name)
         if encoder.identity["weights"] != self.store.identity["weights"]:
             raise DiagnosticsError(
-                f"'{name}' has other weights now than in {self.path}: bring those back, or run it again."
+                f"'{name}' has other weights now than in {self.path}: bring those back, or run it again.",
+                code="other-weights",
             )
         return pinned_to(encoder, self.record.sample)
 
@@ -220,7 +222,8 @@ class Run(RunData):
         if sorted(self.store.ids) == sorted(second.store.ids) and prints[0] != prints[1]:
             raise DiagnosticsError(
                 f"{self.path} and {second.path} hold other data under the same sample ids (their datasets' "
-                f"fingerprints differ): run both encoders on one dataset."
+                f"fingerprints differ): run both encoders on one dataset.",
+                code="not-comparable",
             )
         return between(self.store, second.store, measure, seed, most_rows)
 
@@ -247,7 +250,9 @@ class Run(RunData):
         else:
             chosen = [p for p in profiles if p.is_probe] or profiles
         if not chosen:
-            raise DiagnosticsError(f"{self.path} has no profile to draw: run again with measures that give one.")
+            raise DiagnosticsError(
+                f"{self.path} has no profile to draw: run again with measures that give one.", code="not-measured"
+            )
         return StillFigure(multiples([(p.name, draw(p.figure())) for p in chosen]))
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -310,7 +315,9 @@ def features(
     rows = rows if split is None else rows[store.split[rows] == split]
     if tokens:
         if pooling is not None:
-            raise DiagnosticsError(f"Tokens are not pooled: leave out either pooling={pooling!r} or tokens=True.")
+            raise DiagnosticsError(
+                f"Tokens are not pooled: leave out either pooling={pooling!r} or tokens=True.", code="conflict"
+            )
         values, rows = _tokens(store, tap, rows, split)
         dims, grid = ("sample", "token", "feature"), stored[tap].grid
         # Where each token lies along each of the grid's axes, counted from 0.
@@ -345,14 +352,16 @@ def _tokens(store: Store, tap: str, rows: np.ndarray, split: str | None) -> tupl
             raise DiagnosticsError(
                 f"{store.path} stores no tokens (no measure read them, or `diagnostics clean` removed them): leave out "
                 f"tokens=True, or give the same `diagnostics run` command again with a measure that reads tokens (as "
-                f"cka), which extracts them."
+                f"cka), which extracts them.",
+                code="no-tokens",
             )
         of = f"{split} samples" if split else "samples"
         raise DiagnosticsError(
             f"{store.path} holds no tokens of {of} at tap {tap}, but pooled activations "
             f"({' and '.join(store.poolings)}) of all {len(store.ids):,} samples and tokens of "
             f"{store.token_samples:,}: leave out tokens=True, or run again with --fresh and a larger --token-budget, "
-            f"as 1GB (samples of unequal length keep none)."
+            f"as 1GB (samples of unequal length keep none).",
+            code="no-tokens",
         )
     place = np.full(store.token_samples, -1)
     place[kept] = np.arange(len(kept))

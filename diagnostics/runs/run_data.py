@@ -243,7 +243,8 @@ class RunData:
         if tap is None:
             raise DiagnosticsError(
                 f"No tap of {self.path} has a score by which to choose{f' for {target}' if target else ''}: name a "
-                f"tap, one of {', '.join(each.name for each in self.store.taps)}."
+                f"tap, one of {', '.join(each.name for each in self.store.taps)}.",
+                code="not-measured",
             )
         return tap
 

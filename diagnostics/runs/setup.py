@@ -107,7 +107,7 @@ def _check(request: Request) -> None:
         (request.workers < 0, f"The number of workers is {request.workers}: give 0 or more."),
     ):
         if wrong:
-            raise DiagnosticsError(sentence)
+            raise DiagnosticsError(sentence, code="bad-value")
     if request.precision not in get_args(Precision):
         raise unknown("precision", request.precision, get_args(Precision))
     check_kernel(request.attention)
@@ -123,13 +123,14 @@ def _check(request: Request) -> None:
 
 def _check_redraws(request: Request, data: Dataset) -> None:
     if request.redraw_controls and not request.redraws:
-        raise DiagnosticsError("--redraw-controls redraws nothing without --redraws N: give both.")
+        raise DiagnosticsError("--redraw-controls redraws nothing without --redraws N: give both.", code="no-effect")
     if request.redraws and data.exchangeable is not True:
         given_splits = "test split of {} is" if data.exchangeable else "splits of {} are"
         raise DiagnosticsError(
             f"The split cannot be redrawn, since the {given_splits.format(data.name)} given: leave out "
             f"--redraws, or give data without splits, which are then drawn (in Python, Dataset(exchangeable=True) says "
-            f"that yours were)."
+            f"that yours were).",
+            code="bad-splits",
         )
 
 
@@ -139,12 +140,13 @@ def _resolved(path: Path) -> Path:
         whole = path.resolve()
     except (OSError, RuntimeError) as error:
         raise DiagnosticsError(
-            f"--out {str(path)!r} cannot be a folder ({describe(error)}): choose another."
+            f"--out {str(path)!r} cannot be a folder ({describe(error)}): choose another.", code="unwritable"
         ) from error
     if whole == Path.cwd() or whole in Path.cwd().parents:
         raise DiagnosticsError(
             f"--out {str(path)!r} is the folder that you are in, or one around it: name a folder of its own, like "
-            f"--out runs/mine."
+            f"--out runs/mine.",
+            code="occupied",
         )
     return whole
 
@@ -235,7 +237,7 @@ def _make(plugin: str, name: str, make: Callable[..., Any]) -> Measure:
     with explaining(f"Plugin {plugin} failed to make the measure {name}"):
         measure = make()
     if not isinstance(measure, Measure):
-        raise DiagnosticsError(f"Plugin {plugin} offers {name}, which is not a diagnostics.Measure.")
+        raise DiagnosticsError(f"Plugin {plugin} offers {name}, which is not a diagnostics.Measure.", code="bad-type")
     if measure.name != name:
         raise DiagnosticsError(
             f"Plugin {plugin} offers {name!r}, whose measure calls itself {measure.name!r}: give both one name."
@@ -248,7 +250,8 @@ def _check_name(name: str, what: str) -> None:
     if not SAFE_NAME.fullmatch(name) or name == CONTROLS:
         raise DiagnosticsError(
             f"{what} {name!r}: give it a name of letters, digits, '_', '-' and '.', other than {CONTROLS}, since "
-            f"results are stored under it."
+            f"results are stored under it.",
+            code="bad-value",
         )
 
 

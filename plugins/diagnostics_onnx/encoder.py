@@ -84,7 +84,8 @@ def _largest_series(graph: Any, encoder: str) -> tuple[str, dict[int, list[Any]]
     able = {prefix: scopes for prefix, scopes in series.items() if len(scopes) >= _FEWEST}
     if not able:
         raise DiagnosticsError(
-            f"{encoder} names no repeated blocks in its graph: name the tensors to read with ?taps=, with commas."
+            f"{encoder} names no repeated blocks in its graph: name the tensors to read with ?taps=, with commas.",
+            code="no-trunk",
         )
     best = max(able, key=lambda prefix: (sum(map(len, able[prefix].values())), -len(prefix)))
     return best, able[best]
@@ -175,7 +176,8 @@ def build(path: str, modality: str | None, taps: str | None, mean: str, std: str
         sample, preprocess, extents = _series(name, shape, length)
     else:
         raise DiagnosticsError(
-            f"{name} takes a tensor of {len(shape)} axes, which is no {kind}: give ?modality=image or series."
+            f"{name} takes a tensor of {len(shape)} axes, which is no {kind}: give ?modality=image or series.",
+            code="other-modality",
         )
     named = [tensor for tensor in (taps or "").split(",") if tensor]
     blocks = [(tensor.strip("/").replace("/", ".").replace(":", "."), tensor) for tensor in named]
@@ -267,7 +269,7 @@ def _batch_size(session: Any) -> int:
 
 def _read(path: str) -> Any:
     if not Path(path).is_file():
-        raise DiagnosticsError(f"There is no file {path}: give the path of an .onnx file.")
+        raise DiagnosticsError(f"There is no file {path}: give the path of an .onnx file.", code="missing-file")
     try:
         model = onnx.load(path)
         onnx.checker.check_model(model)
@@ -301,7 +303,8 @@ def _series(
         series = torch.as_tensor(np.asarray(sample, dtype=np.float32).reshape(-1))
         if len(series) != steps:
             raise DiagnosticsError(
-                f"{name} reads one variate of {steps} steps, not {list(np.shape(sample))}: cut the samples."
+                f"{name} reads one variate of {steps} steps, not {list(np.shape(sample))}: cut the samples.",
+                code="bad-sample",
             )
         return series if len(shape) == 2 else series[None] if shape[1] == 1 else series[:, None]
 

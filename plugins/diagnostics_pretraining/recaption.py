@@ -62,12 +62,14 @@ def recaptioned(table: str, data: str, caption: str) -> Dataset:
     if lacking := [name for name in wanted if name not in texts]:
         raise DiagnosticsError(
             f"{path} has no row for {len(lacking)} of the {len(dataset)} samples of {data}, {lacking[0]} first: "
-            f"caption all of them with `diagnostics recaption`, from the same data."
+            f"caption all of them with `diagnostics recaption`, from the same data.",
+            code="bad-data",
         )
     if empty := [name for name in wanted if not isinstance(texts[name], str) or not texts[name].strip()]:
         raise DiagnosticsError(
             f"{path} has no {caption} for {len(empty)} of the {len(dataset)} samples of {data}, {empty[0]} first: fill "
-            f"it in, or name another column with ?caption=."
+            f"it in, or name another column with ?caption=.",
+            code="bad-sample",
         )
     return Recaptioned(dataset, [str(texts[name]).strip() for name in wanted])
 

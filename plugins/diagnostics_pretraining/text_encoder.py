@@ -60,7 +60,8 @@ class Vocabulary:
         if kept is not None and (list(kept) != sorted({*kept, PADDING, START, END}) or kept[-1] != END or kept[0] < 0):
             raise DiagnosticsError(
                 f"The rows that a vocabulary keeps are in order, from {PADDING} to {END}, with {START}: make "
-                f"it of texts."
+                f"it of texts.",
+                code="bad-data",
             )
 
     @property
@@ -246,7 +247,9 @@ class Texts:
     def __call__(self, sample: np.ndarray) -> dict[str, Tensor]:
         text = str(sample)
         if not text.strip():
-            raise DiagnosticsError(f"{self.encoder} finds no token in the text {text[:40]!r}: leave out empty texts.")
+            raise DiagnosticsError(
+                f"{self.encoder} finds no token in the text {text[:40]!r}: leave out empty texts.", code="bad-data"
+            )
         tokens = self.vocabulary.encode([text])[0][0]
         end = int(tokens.argmax())
         place = torch.arange(len(tokens))
@@ -297,7 +300,8 @@ def build_text(model: str, checkpoint: str | None, pretrained: bool, context: in
     if checkpoint is None and pretrained:
         raise DiagnosticsError(
             f"The text tower of {size} comes from a file: give checkpoint=, Meta's .pt of the whole model, or "
-            f"pretrained=false for initial weights."
+            f"pretrained=false for initial weights.",
+            code="other-weights",
         )
     module = initial_text(size, vocabulary, seed)
     if checkpoint is not None:
@@ -314,7 +318,8 @@ def vocabulary_in(encoder: TorchEncoder) -> tuple[str, Vocabulary]:
     scheme, _, rest = encoder.skeleton.partition(":")
     if scheme != "pe-text":
         raise DiagnosticsError(
-            f"{encoder.name} is no text tower of a Perception Encoder: name one that `train pe` wrote."
+            f"{encoder.name} is no text tower of a Perception Encoder: name one that `train pe` wrote.",
+            code="other-weights",
         )
     if encoder.files:
         return _described(encoder.files[0].parent)

@@ -120,7 +120,8 @@ def _kind(settings: Mapping[str, Any], model: str) -> tuple[Any, Callable[..., S
     if named not in known or "chronos_config" not in settings:
         raise DiagnosticsError(
             f"{model} is a {named}, not a Chronos encoder ({', '.join(known)} with a chronos_config): name another "
-            f"folder."
+            f"folder.",
+            code="other-weights",
         )
     return known[named]
 
@@ -320,7 +321,8 @@ def check_distribution(part: Any, model: str) -> None:
     if not _DISTRIBUTION.fullmatch(target):
         raise DiagnosticsError(
             f"{MOIRAI}{model} names {target} as its distribution, which could be any code and is never run: get the "
-            f"config.json that its authors published."
+            f"config.json that its authors published.",
+            code="untrusted-code",
         )
 
 
@@ -560,5 +562,7 @@ def _file(model: str) -> Path:
         return path
     checkpoint = folder_of(TIREX, model, (_CHECKPOINT,), "small") / _CHECKPOINT
     if not checkpoint.is_file():
-        raise DiagnosticsError(f"{checkpoint.parent} holds no {_CHECKPOINT}: give the folder of a TiRex checkpoint.")
+        raise DiagnosticsError(
+            f"{checkpoint.parent} holds no {_CHECKPOINT}: give the folder of a TiRex checkpoint.", code="missing-file"
+        )
     return checkpoint

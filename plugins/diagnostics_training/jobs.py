@@ -117,23 +117,28 @@ For = Annotated[
 def check_weight(option: str, given: object, weight: float) -> None:
     """Raises for weights that a term of the loss cannot have."""
     if not 0 <= weight < math.inf:
-        raise DiagnosticsError(f"{option} {given} has a weight of {weight:g}: give 0 or more.")
+        raise DiagnosticsError(f"{option} {given} has a weight of {weight:g}: give 0 or more.", code="bad-value")
 
 
 def check_choice(to: str | None, target: str | None) -> None:
     """Raises unless a target is named where the best tap is asked for, and nowhere else."""
     if to == BEST and target is None:
-        raise DiagnosticsError(f"--to {BEST} is the best tap for a target: name that with --for.")
+        raise DiagnosticsError(
+            f"--to {BEST} is the best tap for a target: name that with --for.", code="missing-option"
+        )
     if to != BEST and target is not None:
         raise DiagnosticsError(
-            f"--for names the target of --to {BEST}, and --to names the tap {to}: leave one of them out."
+            f"--for names the target of --to {BEST}, and --to names the tap {to}: leave one of them out.",
+            code="bad-target",
         )
 
 
 def check_start(init: float) -> None:
     """Raises for factors that LayerScale cannot start at."""
     if not 0 < init < math.inf:
-        raise DiagnosticsError(f"LayerScale cannot start at {init}: give a number above 0, as 1.0 or 0.1.")
+        raise DiagnosticsError(
+            f"LayerScale cannot start at {init}: give a number above 0, as 1.0 or 0.1.", code="bad-value"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,11 +193,12 @@ class AlignmentJob(Settings, Base):
         for name in ("mask", "drop_path"):
             if not 0 <= getattr(self, name) < 1:
                 raise DiagnosticsError(
-                    f"--{name.replace('_', '-')} is a share, from 0 to below 1, not {getattr(self, name)}."
+                    f"--{name.replace('_', '-')} is a share, from 0 to below 1, not {getattr(self, name)}.",
+                    code="bad-value",
                 )
         check_start(self.layer_scale)
         if self.seed is not None and self.seed < 0:
-            raise DiagnosticsError(f"Seed {self.seed} is below 0: give 0 or more.")
+            raise DiagnosticsError(f"Seed {self.seed} is below 0: give 0 or more.", code="bad-value")
         if self.steps < 0 or self.batch < 2:
             raise DiagnosticsError(f"Aligning takes batches of 2 or more, not {self.steps} steps of {self.batch}.")
         if self.steps:
@@ -278,7 +284,9 @@ class SpatialJob(AlignmentJob):
         if self.to is None and self.relations is None:
             raise DiagnosticsError("There is no teacher: give --to TAP, --relations TEACHER, or both.")
         if self.mask_cell < 1:
-            raise DiagnosticsError(f"--mask-cell {self.mask_cell} is no number of tokens: give 1 or more.")
+            raise DiagnosticsError(
+                f"--mask-cell {self.mask_cell} is no number of tokens: give 1 or more.", code="bad-value"
+            )
         super().__post_init__()
 
 
@@ -324,10 +332,13 @@ class LanguageJob(AlignmentJob):
                 f"{self.steps}."
             )
         if self.lm == TINY and not self.train_lm:
-            raise DiagnosticsError("Decoder tiny starts from random weights and must be trained too: add --train-lm.")
+            raise DiagnosticsError(
+                "Decoder tiny starts from random weights and must be trained too: add --train-lm.", code="other-weights"
+            )
         if self.lm != TINY and Path(self.lm).expanduser().resolve().is_relative_to(self.folder.expanduser().resolve()):
             raise DiagnosticsError(
-                f"Decoder {self.lm} lies in {self.folder}, where it would be overwritten: give another --out."
+                f"Decoder {self.lm} lies in {self.folder}, where it would be overwritten: give another --out.",
+                code="occupied",
             )
 
     @property

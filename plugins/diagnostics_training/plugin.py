@@ -111,7 +111,9 @@ def needs_timm() -> None:
     import importlib.util
 
     if importlib.util.find_spec("timm") is None:
-        raise DiagnosticsError("Encoders of objectives are made of timm's blocks: pip install timm.")
+        raise DiagnosticsError(
+            "Encoders of objectives are made of timm's blocks: pip install timm.", code="missing-package"
+        )
 
 
 def show(result: Mapping[str, Any], lines: Sequence[str], json: bool) -> None:

@@ -184,7 +184,9 @@ def bundled(name: str, training_seed: int = 0) -> TorchEncoder:
     if wanted not in known:
         there = f"there are {', '.join(known)}" if known else "none came with this version"
         raise DiagnosticsError(
-            f"There is no trained encoder 'objectives:{wanted}': {there}; make one with `diagnostics train objectives`."
+            f"There is no trained encoder 'objectives:{wanted}': {there}; make one with `diagnostics train "
+            f"objectives`.",
+            code="missing-file",
         )
     return load_encoder(known[wanted])
 

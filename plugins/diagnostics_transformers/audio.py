@@ -212,7 +212,8 @@ class Sounds:
         if values.shape != (self.length,):
             raise DiagnosticsError(
                 f"{self.encoder} takes audio of shape [{self.length}], not {list(values.shape)}: bring samples to one "
-                f"length, with NaN before those that are shorter."
+                f"length, with NaN before those that are shorter.",
+                code="not-finite",
             )
         known = np.isfinite(values)
         first = int(known.argmax())
@@ -223,7 +224,8 @@ class Sounds:
         if first and not self.masked:
             raise DiagnosticsError(
                 f"{self.encoder} has no input that marks which part of a sample is sound, so the padding of shorter "
-                f"ones would count: cut all samples to one length."
+                f"ones would count: cut all samples to one length.",
+                code="bad-sample",
             )
         features = torch.from_numpy(np.ascontiguousarray(self.extract(values[first:]), dtype=np.float32))
         rest = self.frames - features.shape[self.time]

@@ -267,7 +267,8 @@ def _any_length(config: Any, name: str, length: int | None) -> tuple[int, int, i
     steps = length or min(most, 512)
     if steps % size or not 0 < steps <= most:
         raise DiagnosticsError(
-            f"{name} reads up to {most} steps, {size} at a time, so not {steps}: choose another ?length=."
+            f"{name} reads up to {most} steps, {size} at a time, so not {steps}: choose another ?length=.",
+            code="bad-value",
         )
     return steps, 1, steps // size
 

@@ -106,7 +106,8 @@ def choose(loaded: Loaded, wanted: str | None) -> tuple[str, nn.Module, nn.Modul
     ):
         raise DiagnosticsError(
             f"{loaded.name} ({kind}) takes {_NEITHER[kind]}, which no dataset here holds: tap it as a torch module of "
-            f"your own (docs/how-to/plugins.md)."
+            f"your own (docs/how-to/plugins.md).",
+            code="other-modality",
         )
     found_towers = towers(loaded.model)
     if not found_towers:

@@ -46,6 +46,8 @@ Span = tuple[int, int]
 class NotVerifiableError(DiagnosticsError):
     """An encoder's grid cannot be verified from outside; its message is the reason, a part of a sentence."""
 
+    code = "not-verifiable"
+
 
 @dataclass(frozen=True)
 class _Changes:

@@ -192,7 +192,9 @@ def _rounded(name: str, tensor: Tensor, encoder: str) -> Tensor:
         return tensor
     rounded = tensor.half()
     if not torch.equal(rounded.isfinite(), tensor.isfinite()):  # masks hold -inf as they should
-        raise DiagnosticsError(f"'{name}' of {encoder} has values beyond float16: save it without half.")
+        raise DiagnosticsError(
+            f"'{name}' of {encoder} has values beyond float16: save it without half.", code="not-finite"
+        )
     return rounded
 
 
@@ -371,12 +373,15 @@ def _contents(files: Sequence[Path]) -> dict[str, str | dict[str, str]]:
     room = MOST_BYTES
     for file in files:
         if not file.is_file():
-            raise DiagnosticsError(f"{file} is gone, and the encoder cannot be built again without it: put it back.")
+            raise DiagnosticsError(
+                f"{file} is gone, and the encoder cannot be built again without it: put it back.", code="missing-file"
+            )
         room -= file.stat().st_size
         if room < 0 or len(contents) == MOST_FILES or not _FILE_NAME.fullmatch(file.name):
             raise DiagnosticsError(
                 f"{file} cannot be saved with the weights, and the encoder cannot be built again without it: its name "
-                f"must be plain, and such files may have {MOST_BYTES // 10**6} MB in all and be {MOST_FILES} at most."
+                f"must be plain, and such files may have {MOST_BYTES // 10**6} MB in all and be {MOST_FILES} at most.",
+                code="not-savable",
             )
         content = file.read_bytes()
         try:

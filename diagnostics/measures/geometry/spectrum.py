@@ -84,7 +84,9 @@ def alpha_req(x: Any, *, ranks: tuple[int, int] = RANKS) -> float:
     """
     first, last = ranks
     if not 1 <= first < last:
-        raise DiagnosticsError(f"ranks is {tuple(ranks)}: give two different ranks, the smaller first, from 1 on.")
+        raise DiagnosticsError(
+            f"ranks is {tuple(ranks)}: give two different ranks, the smaller first, from 1 on.", code="bad-value"
+        )
     return _of_spectrum(lambda sigma: _decay(sigma, first, last), singular_values(samples(x, "x", 2), centred=True))
 
 

@@ -226,7 +226,8 @@ def neighbour_consistency(
     if not (1 <= k < x.shape[1] and radius >= 1):
         raise DiagnosticsError(
             f"Tokens of shape {tuple(x.shape[-2:])} have no {k} others within a radius of {radius}: give k from 1 to "
-            "the number of tokens less one, and a radius of at least 1."
+            "the number of tokens less one, and a radius of at least 1.",
+            code="bad-value",
         )
     return scalar(torch.cat([_consistency(block, grid, k, radius) for block in sample_blocks(x)]), single)
 
@@ -394,12 +395,14 @@ def spatial_relation(tokens: Any, mask: Any, grid: Sequence[int]) -> float | np.
     foreground = as_tensor(mask).to(x.device)
     if foreground.shape != (wanted := x.shape[1:2] if single else x.shape[:2]):
         raise DiagnosticsError(
-            f"The mask has shape {tuple(foreground.shape)}: give one value per token, {tuple(wanted)}."
+            f"The mask has shape {tuple(foreground.shape)}: give one value per token, {tuple(wanted)}.",
+            code="bad-shape",
         )
     if not bool(((foreground == 0) | (foreground == 1)).all()):
         raise DiagnosticsError(
             f"The mask of shape {tuple(foreground.shape)} holds other values than 0 and 1: decide which tokens are "
-            f"foreground."
+            f"foreground.",
+            code="bad-value",
         )
     parts = zip(
         sample_blocks(x),

@@ -35,7 +35,7 @@ def extents(grid: Any) -> tuple[int, ...]:
     except TypeError:
         shape = ()
     if not shape or min(shape) < 1:
-        raise DiagnosticsError(f"grid is {grid!r}: give the extents of the grid, as (14, 14).")
+        raise DiagnosticsError(f"grid is {grid!r}: give the extents of the grid, as (14, 14).", code="bad-value")
     return shape
 
 
@@ -43,7 +43,7 @@ def plane(grid: Any, of: str) -> tuple[int, int]:
     """The extents of a grid of y and x; `of` says of what ("an image")."""
     cells = extents(grid)
     if len(cells) != 2:
-        raise DiagnosticsError(f"grid is {cells}: give the cells of {of} along y and x, as (14, 14).")
+        raise DiagnosticsError(f"grid is {cells}: give the cells of {of} along y and x, as (14, 14).", code="bad-value")
     return cells
 
 
@@ -53,7 +53,9 @@ def lengths(cell: Any, axes: int) -> tuple[float, ...]:
     values = np.asarray(np.nan) if isinstance(cell, str) else np.asarray(as_tensor(given).cpu())
     sizes = tuple(np.full(axes, values).tolist()) if values.ndim == 0 else tuple(values.ravel().tolist())
     if len(sizes) != axes or values.ndim > 1 or not all(math.isfinite(x) and x > 0 for x in sizes):
-        raise DiagnosticsError(f"A grid of {axes} axes has no cells of {cell}: give a length above 0, or one per axis.")
+        raise DiagnosticsError(
+            f"A grid of {axes} axes has no cells of {cell}: give a length above 0, or one per axis.", code="bad-value"
+        )
     return sizes
 
 
@@ -180,4 +182,4 @@ def naming_tap(measure: str, tap: str) -> Generator[None]:
     try:
         yield
     except DiagnosticsError as error:
-        raise DiagnosticsError(f"{measure} at tap {tap}: {error}") from error
+        raise DiagnosticsError(f"{measure} at tap {tap}: {error}", code=error.code) from error

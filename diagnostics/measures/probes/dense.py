@@ -100,13 +100,17 @@ def depth_metrics(prediction: Any, truth: Any, *, align: Align | None = None) ->
     p = as_tensor(prediction).to(t.device)
     if p.shape != t.shape or t.ndim < 2:
         shapes = f"{tuple(p.shape)} and {tuple(t.shape)}"
-        raise DiagnosticsError(f"Prediction and truth have shapes {shapes}: give both as [sample, *place].")
+        raise DiagnosticsError(
+            f"Prediction and truth have shapes {shapes}: give both as [sample, *place].", code="bad-shape"
+        )
     p, t = p.flatten(1), t.flatten(1)
     known = ~t.isnan()
     if not bool(((t > 0) & t.isfinite())[known].all()):
         raise DiagnosticsError(f"Truth of shape {tuple(t.shape)} holds values infinite or not above 0: mark them NaN.")
     if not bool(p[known].isfinite().all()):
-        raise DiagnosticsError(f"Prediction of shape {tuple(p.shape)} holds NaN or infinity at known places.")
+        raise DiagnosticsError(
+            f"Prediction of shape {tuple(p.shape)} holds NaN or infinity at known places.", code="not-finite"
+        )
     there = known.any(dim=1)
     p, t, known = p[there], t[there], known[there]
     if len(t) == 0:
@@ -194,7 +198,7 @@ class DenseRows:
         grids = {tap.name: tap.grid for tap in taps if tap.grid.tokens > 1 and tap.grid.shape in target.on_grid}
         if not grids:
             raise DiagnosticsError(
-                f"Target {target.name} lies on no tap's grid: choose taps of several tokens (--taps)."
+                f"Target {target.name} lies on no tap's grid: choose taps of several tokens (--taps).", code="no-grid"
             )
         grid = grids.get(activations.output_tap, list(grids.values())[-1])
         values = target.tokens(grid)[: activations.token_samples]
@@ -369,7 +373,8 @@ class DenseProbe(Probe):
         if tap.name not in dense.reads:
             raise DiagnosticsError(
                 f"Tap {tap.name} has a grid of {tap.grid}, on which target {target.name} does not lie, so {self.name} "
-                f"was not fitted there: choose {', '.join(dense.reads)}."
+                f"was not fitted there: choose {', '.join(dense.reads)}.",
+                code="no-grid",
             )
         return EachToken(self.fits(dense, tap, choice), tap.grid, dense.grid)
 

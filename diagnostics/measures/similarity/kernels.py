@@ -186,7 +186,9 @@ def cka(x: Any, y: Any, *, kernel: KernelName = "linear", unbiased: bool = True,
     if kernel not in ("linear", "rbf"):
         raise unknown("kernel", kernel, ("linear", "rbf"))
     if sigma is not None and not 0 < sigma < float("inf"):
-        raise DiagnosticsError(f"sigma is {sigma}: give a positive number, or none for the median distance.")
+        raise DiagnosticsError(
+            f"sigma is {sigma}: give a positive number, or none for the median distance.", code="bad-value"
+        )
     sigmas: list[float | None] = [None, None]
     if kernel == "rbf":
         sides = zip((first, second), scales, strict=True)
@@ -231,7 +233,8 @@ def center_gram(gram: Any, *, unbiased: bool = True) -> Tensor:
     if out.ndim != 2 or out.shape[1] != n or n < (4 if unbiased else 2):
         raise DiagnosticsError(
             f"A kernel matrix of shape {tuple(out.shape)} cannot be centred: give a square one of at least "
-            f"{4 if unbiased else 2} samples."
+            f"{4 if unbiased else 2} samples.",
+            code="bad-shape",
         )
     finite(out, "A kernel matrix")
     if unbiased:

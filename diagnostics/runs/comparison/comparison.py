@@ -91,12 +91,16 @@ def check_agreement(members: Sequence[Member]) -> dict[str, str]:
         reasons = "; ".join(f"{name}: {why}" for name, why in list(left_out.items())[:3])
         unmeasured = all(why.startswith("not measured") for why in left_out.values())
         remedy = "Give all the same --measures." if unmeasured else "Run all with the same data and options."
-        raise DiagnosticsError(f"The runs have no measure in common that can be compared ({reasons}). {remedy}")
+        raise DiagnosticsError(
+            f"The runs have no measure in common that can be compared ({reasons}). {remedy}", code="not-comparable"
+        )
     return left_out
 
 
 def _refused(first: Member, other: Member, reason: str, remedy: str) -> DiagnosticsError:
-    return DiagnosticsError(f"{first.run.path} and {other.run.path} cannot be compared: {reason}. {remedy}")
+    return DiagnosticsError(
+        f"{first.run.path} and {other.run.path} cannot be compared: {reason}. {remedy}", code="not-comparable"
+    )
 
 
 Problems = Iterator[tuple[str, str]]

@@ -95,7 +95,8 @@ def _another(encoder: Encoder, own: Mapping[str, Tensor], other: Encoder) -> Enc
         raise DiagnosticsError(
             f"{other.name} gives what {encoder.name} itself gives on its example, at {len(alike)} of {len(telling)} "
             f"taps, so it is no control: its weights lie where none are drawn (give TorchEncoder fresh=, which builds "
-            f"a new module)."
+            f"a new module).",
+            code="no-control",
         )
     return other
 

@@ -308,7 +308,8 @@ def check_grids(tap: Tap, student: str, teacher: Teacher) -> None:
         raise DiagnosticsError(
             f"Tap {teacher.tap.name} of {teacher.encoder.name} has {theirs} and {tap.name} of {student} has {own}, and "
             f"tokens are compared place by place: choose a tap with a grid of the same axes for either (--at names the "
-            f"student's)."
+            f"student's).",
+            code="no-grid",
         )
 
 
@@ -323,7 +324,9 @@ def comparable(tap: Tap, other: Tap) -> bool:
 def with_module(encoder: Encoder) -> TorchEncoder:
     """The encoder itself; raises where it exposes no torch module."""
     if not isinstance(encoder, TorchEncoder):
-        raise DiagnosticsError(f"{encoder.name} exposes no torch module, which aligning needs: name another encoder.")
+        raise DiagnosticsError(
+            f"{encoder.name} exposes no torch module, which aligning needs: name another encoder.", code="unsupported"
+        )
     return encoder
 
 

@@ -99,7 +99,8 @@ class MaskRelations(Relations):
         if target is None:
             raise DiagnosticsError(
                 f"{dataset.name} has no masks: give data with a target of kind masks or token_label (shapes, "
-                f"segmentation:FOLDER), or another teacher to --relations."
+                f"segmentation:FOLDER), or another teacher to --relations.",
+                code="bad-target",
             )
         self.target, self.maps = target, dataset.targets[target].values
         self.about = f"exact masks, target {target} of {dataset.name}"
@@ -242,7 +243,7 @@ class Sam2Relations(Relations):
             if maps.dtype == np.float16 and maps.shape == (SIDE * SIDE, *self.places.shape):
                 return maps
         raise DiagnosticsError(
-            f"{file} cannot be read as the relations of a sample: remove it, and it is computed again."
+            f"{file} cannot be read as the relations of a sample: remove it, and it is computed again.", code="damaged"
         )
 
     def _write(self, file: Path, maps: np.ndarray) -> None:
@@ -311,7 +312,8 @@ def load_sam2(folder: Path) -> tuple[Any, Any]:
     except Exception as error:
         raise DiagnosticsError(
             f"SAM 2 cannot be loaded from {folder} ({describe(error)}): it needs config.json, "
-            f"preprocessor_config.json and model.safetensors."
+            f"preprocessor_config.json and model.safetensors.",
+            code="unreadable",
         ) from error
     if missing := sorted(about["missing_keys"]):
         raise DiagnosticsError(

@@ -72,7 +72,8 @@ def check_modality(encoder: Encoder, dataset: Dataset) -> None:
     if encoder.modality != dataset.modality:
         raise DiagnosticsError(
             f"{encoder.name} reads {encoder.modality} samples, but {dataset.name} holds {dataset.modality} samples: "
-            f"give other --data."
+            f"give other --data.",
+            code="bad-sample",
         )
 
 
@@ -123,7 +124,8 @@ def start_of(job: AlignmentJob) -> Start:
     if job.batch > len(rows):
         raise DiagnosticsError(
             f"A batch of {job.batch} cannot be drawn from the {len(rows)} train samples of {dataset.name}: give a "
-            f"smaller --batch."
+            f"smaller --batch.",
+            code="bad-value",
         )
     if job.mask and dataset.modality not in MODALITIES:
         raise DiagnosticsError(f"There is no way to mask patches of {dataset.modality}: leave --mask out.")
@@ -492,7 +494,8 @@ def check_target(dataset: Dataset, target: str) -> None:
     """Raises where a dataset lacks a target."""
     if target not in dataset.targets:
         raise DiagnosticsError(
-            f"{dataset.name} has no target '{target}': choose one of {', '.join(dataset.targets)} for --for."
+            f"{dataset.name} has no target '{target}': choose one of {', '.join(dataset.targets)} for --for.",
+            code="no-target",
         )
 
 
@@ -560,7 +563,8 @@ def best_tap(
         raise DiagnosticsError(
             f"The tap to use for {target} is {best} of {base.name} itself, the tap to be aligned: by {chosen_on} no "
             f"other is better by one standard error, so there is nothing to align. Name a tap with --to if "
-            f"you know one."
+            f"you know one.",
+            code="no-effect",
         )
     return best, {
         "tap": best,

@@ -42,7 +42,8 @@ class Patches:
             shown, size = ("x".join(map(str, n)) for n in (extent, self.size))
             raise DiagnosticsError(
                 f"A sample of {shown} ({', '.join(self.axes)}) cannot be cut into patches of {size}: let the patch "
-                f"divide it."
+                f"divide it.",
+                code="bad-sample",
             )
         return tuple(n // s for n, s in zip(extent, self.size, strict=True))
 

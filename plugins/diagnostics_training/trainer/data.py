@@ -48,7 +48,9 @@ def batches_ahead(batches: Batches, steps: range, world: World, workers: int) ->
     if workers and sys.platform != "linux":
         # Elsewhere system libraries may hang or crash after a fork, and what encoders prepare with seldom can be
         # pickled.
-        raise DiagnosticsError("Workers are forked, which only Linux does safely: leave --workers out.")
+        raise DiagnosticsError(
+            "Workers are forked, which only Linux does safely: leave --workers out.", code="no-effect"
+        )
     pinned = world.device.startswith("cuda")
 
     def make(step: int) -> Batch:
@@ -68,7 +70,8 @@ def batches_ahead(batches: Batches, steps: range, world: World, workers: int) ->
 def _ended(error: Exception) -> DiagnosticsError:
     return DiagnosticsError(
         f"A process that prepares batches was ended ({describe(error)}), perhaps because memory ran out: give fewer "
-        f"--workers."
+        f"--workers.",
+        code="process-ended",
     )
 
 
@@ -136,7 +139,7 @@ class _Steps(TorchDataset[Any]):
             return self.make(self.steps[index])
         except DiagnosticsError as error:
             # Not every subclass can be sent; a damaged disk has to stay one.
-            return (StorageError if isinstance(error, StorageError) else DiagnosticsError)(str(error))
+            return (StorageError if isinstance(error, StorageError) else DiagnosticsError)(str(error), code=error.code)
 
 
 LONGER = 1.5
@@ -289,7 +292,9 @@ def _held(dataset: Dataset, rows: np.ndarray, patch: int, side: int = 0) -> np.n
 def check_batch(batch: int, samples: int, parts: int = 1) -> None:
     """Raises where that many samples cannot be drawn, or not be computed in so many parts."""
     if not 2 <= batch <= samples:
-        raise DiagnosticsError(f"A batch of {batch} cannot be drawn from {samples} train samples: give 2 to as many.")
+        raise DiagnosticsError(
+            f"A batch of {batch} cannot be drawn from {samples} train samples: give 2 to as many.", code="bad-sample"
+        )
     if parts > batch:
         raise DiagnosticsError(
             f"A batch of {batch} samples cannot be computed in {parts} parts: give --accumulate at most as many."
@@ -320,7 +325,7 @@ class EpochOrder:
         """One process's samples of a step, where they lie in the batch, and where the batch begins in the epoch."""
         if self.batch % world:
             raise DiagnosticsError(
-                f"A batch of {self.batch} cannot be dealt out to {world} processes: give a multiple."
+                f"A batch of {self.batch} cannot be dealt out to {world} processes: give a multiple.", code="bad-value"
             )
         epoch, at = divmod(step, len(self.rows) // self.batch)
         size, first = self.batch // world, at * self.batch

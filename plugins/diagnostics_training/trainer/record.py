@@ -64,7 +64,8 @@ def save_checkpoint(
     except (OSError, SafetensorError) as error:
         raise DiagnosticsError(
             f"The checkpoint in {folder} cannot be written ({describe(error)}): free some room there and give the same "
-            f"command again."
+            f"command again.",
+            code="unwritable",
         ) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -148,7 +149,7 @@ def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _unreadable(path: Path, why: str) -> DiagnosticsError:
-    return DiagnosticsError(f"Checkpoint {path} cannot be read ({why}): remove it to start again.")
+    return DiagnosticsError(f"Checkpoint {path} cannot be read ({why}): remove it to start again.", code="damaged")
 
 
 def make_folder(folder: Path) -> None:
@@ -183,7 +184,8 @@ def refuse_other(subject: str, kept: Mapping[str, Any], identity: Mapping[str, A
         raise DiagnosticsError(
             f"{subject} was written with other settings "
             f"({'; '.join(_difference(key, kept.get(key), new.get(key)) for key in reported)}): give another --out, or "
-            f"remove that folder to start again."
+            f"remove that folder to start again.",
+            code="other-run",
         )
 
 
@@ -228,7 +230,8 @@ def finished(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
         refuse_other(f"The checkpoint in {folder}", {key: whole[key] for key in identity}, identity)
     if encoder.is_file():
         raise DiagnosticsError(
-            f"{encoder} is an encoder that this command did not make, and would be overwritten: give another --out."
+            f"{encoder} is an encoder that this command did not make, and would be overwritten: give another --out.",
+            code="occupied",
         )
     return None
 
@@ -477,7 +480,8 @@ class Finite:
         raise DiagnosticsError(
             f"The {'loss' if loss == step else 'gradient'} of {name} is not finite at step {step}"
             f"{f' (batch of {_few(ids(step - 1, 0, 1))})' if ids else ''}, and {last}: "
-            f"{'look at those samples, or ' if ids else ''}train with a smaller --lr, into another folder than {out}."
+            f"{'look at those samples, or ' if ids else ''}train with a smaller --lr, into another folder than {out}.",
+            code="diverged",
         )
 
 
@@ -542,6 +546,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
             if number < len(logged):
                 raise DiagnosticsError(
                     f"Line {number} of {path} is damaged: remove that line, or the file, and give the same command "
-                    f"again; the training goes on from its checkpoint."
+                    f"again; the training goes on from its checkpoint.",
+                    code="damaged",
                 ) from error
     return entries

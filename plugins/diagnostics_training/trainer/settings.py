@@ -162,7 +162,9 @@ class Settings(Computation, Optimisation, Duration):
             if (value := getattr(self, name)) is not None and value < least:
                 raise DiagnosticsError(f"Training cannot have {name} {value}: give at least {least}.")
         if not (self.lr > 0 and math.isfinite(self.lr)):
-            raise DiagnosticsError(f"Training cannot have a learning rate of {self.lr}: give a number above 0.")
+            raise DiagnosticsError(
+                f"Training cannot have a learning rate of {self.lr}: give a number above 0.", code="bad-value"
+            )
         if not self.clip > 0:
             raise DiagnosticsError(f"Gradients cannot be clipped to a length of {self.clip}: give a number above 0.")
         if not 0 <= self.weight_decay < math.inf:
