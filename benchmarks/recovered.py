@@ -13,7 +13,8 @@ import sys
 
 import numpy as np
 
-from diagnostics.measures.verdict import CLIP, paired_difference
+from diagnostics.measures.statistics import Losses
+from diagnostics.measures.verdict import CLIP, paired_differences
 from diagnostics.runs.comparison.differences import LEAST_GAP
 
 TAPS, BEST, TOP, CORRELATION = 12, 5, 0.6, 0.7
@@ -34,7 +35,8 @@ def draw(rng: np.random.Generator, gap: float, share: float, units: int) -> tupl
     clipped = np.minimum(fit, np.quantile(fit, CLIP, axis=1, keepdims=True))
     best = int(clipped[:-1].mean(axis=1).argmin())
     test, reference = losses(rng, np.append(r2, r2[-1] + share * gap), units)
-    shown = paired_difference(test[best], reference, test[-2], reference, 4 * units, 0)
+    ours, theirs = (Losses(test[[at]], reference[None]) for at in (best, -2))
+    (shown,) = paired_differences(ours, theirs, 4 * units, 0)
     gained, hidden = (test[-2] - test[-1]) / reference.sum(), (test[-2] - test[best]) / reference.sum()
     return shown.low > 0 and shown.value >= LEAST_GAP, float(gained.sum() / hidden.sum())
 

@@ -319,10 +319,12 @@ def _with_choice(result: xr.Dataset, choice: TapChoice, seed: int) -> xr.Dataset
         others = [tap for tap in range(len(taps)) if tap != output and depth[tap] <= depth[output]]
         against = test.at([output]), fit_units, seed
         attrs[BEST_TAP] = taps[choice.best]
-        attrs |= store_interval(HIDDEN_GAP, paired_differences(test.at([choice.best]), *against)[0])
+        (gap,) = paired_differences(test.at([choice.best]), *against)
+        attrs |= store_interval(HIDDEN_GAP, gap)
         attrs[GAP_BOUND] = largest_upper_end(paired_differences(test.at(others), *against, student=True))
         if choice.tap != output:
-            attrs[CHOSEN_GAP_LOW] = paired_differences(test.at([choice.tap]), *against, LIKELY)[0].low
+            (own,) = paired_differences(test.at([choice.tap]), *against, LIKELY)
+            attrs[CHOSEN_GAP_LOW] = own.low
     return result.assign_attrs(attrs)
 
 

@@ -140,14 +140,13 @@ def _half_units(loss: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np
     each.
     """
     whole = reference.sum(axis=0)
-    there = whole > 0
-    per = np.where(there, whole, 1.0)
+    per = np.where(whole > 0, whole, np.inf)
     missed = loss.sum(axis=0) / per
     mean = (reference**2).sum(axis=0) / per
     # A unit is as large as answers that go together, half a unit of mean size, wrong throughout, among them.
     between = ((loss - missed * reference) ** 2).sum(axis=0) + 0.5 * mean**2
     alone = whole * missed * (1 - missed) + 0.5 * mean
-    size = np.divide(between, alone, out=np.zeros_like(per), where=there & (alone > 0))
+    size = np.divide(between, alone, out=np.zeros_like(per), where=alone > 0)
     # By what each adds to the variance of the mean: half a unit each would pull a mean of many parts towards one half.
     halves = 0.5 * np.divide(size / per, (size / per).sum(), out=np.zeros_like(per), where=size > 0)
     return size, halves
@@ -288,7 +287,7 @@ def scores(loss: np.ndarray, reference: np.ndarray, counts: np.ndarray | None = 
     share = np.divide(lost, whole, out=np.where(np.isnan(lost), np.nan, 0.0), where=there)
     with np.errstate(invalid="ignore", divide="ignore"):
         score = 1.0 - share.sum(axis=2) / there.sum(axis=2)
-    return score[0] if counts is None else score
+    return score.squeeze(axis=0) if counts is None else score
 
 
 def profile_intervals(
@@ -376,10 +375,10 @@ def jackknife_interval(
     logarithm: the interval is symmetric on the logarithm of a positive statistic.
     """
     count = len(left_out)
-    values = np.append(left_out, estimate)
-    if count < 2 or not np.isfinite(values).all() or (logarithm and not (values > 0).all()):
+    with np.errstate(invalid="ignore", divide="ignore"):
+        whole, *parts = np.log([estimate, *left_out]) if logarithm else (estimate, *left_out)
+    if count < 2 or not np.isfinite([whole, *parts]).all():
         return float("nan"), float("nan")
-    whole, parts = (np.log(estimate), np.log(left_out)) if logarithm else (estimate, left_out)
     share = sizes.sum() / sizes
     pseudo = share * whole - (share - 1) * parts
     centre = count * whole - ((1 - 1 / share) * parts).sum()
@@ -428,8 +427,8 @@ def bootstrap_mean_interval(values: np.ndarray, groups: np.ndarray, seed: int) -
     np.add.at(sums, inverse, np.where(known, values, 0.0))
     np.add.at(counts, inverse, known.astype(np.float64))
     weights = resample_counts(len(unique), seed)
-    total = weights @ counts
-    means = np.divide(weights @ sums, total, out=np.full(total.shape, np.nan), where=total > 0)
+    with np.errstate(invalid="ignore"):
+        means = weights @ sums / (weights @ counts)
     low, high = np.full(values.shape[1], np.nan), np.full(values.shape[1], np.nan)
     for column, units in enumerate((counts > 0).sum(axis=0)):
         if units >= 2:

@@ -157,32 +157,15 @@ def paired_differences(
 
     Theirs are of one tap. `fit_units`, `level` and `student` are those of `statistics.interval`.
     """
-    gaps = ours.scores - theirs.scores[0]
+    gaps = ours.scores - theirs.scores
     first, second = (side.resampled(seed, stream) for stream, side in enumerate((ours, theirs)))
     found: list[Interval] = []
-    for i, gap in enumerate(gaps):
-        effective = effective_units(np.stack([ours.reference[i], theirs.reference[0]]), ours.counts)
-        drawn, units = first[:, i] - second[:, 0], ours.loss.shape[1]
+    for gap, reference, drawn in zip(gaps, ours.reference, (first - second).T, strict=True):
+        effective, units = effective_units(np.stack([reference, *theirs.reference]), ours.counts), ours.loss.shape[1]
         low, high = interval(gap, drawn, units, fit_units, effective, level, student=student)
         most = 1.0 if ours.counts else np.inf
         found.append(Interval(float(gap), float(np.maximum(low, -most)), float(np.minimum(high, most))))
     return found
-
-
-def paired_difference(
-    loss: np.ndarray,
-    reference: np.ndarray,
-    other_loss: np.ndarray,
-    other_reference: np.ndarray,
-    fit_units: int,
-    seed: int,
-    share: bool = False,
-) -> Interval:
-    """`paired_differences` of one tap, from losses [unit] or [unit, part] in the same order; `share`: they count wrong
-    answers.
-    """
-    ours, theirs = (Losses(x[None], y[None], share) for x, y in ((loss, reference), (other_loss, other_reference)))
-    return paired_differences(ours, theirs, fit_units, seed)[0]
 
 
 def largest_upper_end(gaps: list[Interval]) -> float:

@@ -270,7 +270,7 @@ class Profile:
         amounts = {"spread": losses.reference[at], "error": losses.loss[at]}
         name, (few, share) = max(
             ((name, carried_by_few(amount)) for name, amount in amounts.items()),
-            key=lambda item: np.nan_to_num(item[1][1], nan=-1.0),
+            key=lambda item: np.nan_to_num(item[1][1]),
         )
         if math.isnan(share):
             return f"{losses.loss.shape[1]} units are too few to see outliers of {self.name}"

@@ -158,7 +158,7 @@ def _confidence(profile: Profile) -> Confidence:
         return "undecided"
     if verdict is Verdict.SHOWN:
         return "shown"
-    return "likely" if profile.data.attrs.get(attribute.CHOSEN_GAP_LOW, 0.0) > 0 else "undecided"
+    return "likely" if profile.data.attrs.get(attribute.CHOSEN_GAP_LOW, math.nan) > 0 else "undecided"
 
 
 @dataclass(frozen=True)

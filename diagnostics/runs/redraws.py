@@ -68,10 +68,10 @@ def add_redraws(
     again = [m for m in measures if m.needs == "pooled" and any(key.startswith(f"{m.name}/") for key in pooled)]
     read = {name: target for name, target in targets.items() if any(key.endswith(f"/{name}") for key in pooled)}
     draws: list[Measured] = []
-    for i, split in enumerate(redraw_splits(activations.groups, activations.split, count, seed), 1):
+    for i, split in enumerate(redraw_splits(activations.groups, activations.split, count, seed)):
         asked = {name: shuffled(target, split, seed) for name, target in read.items()} if shuffle else read
         there = activations.with_other(split=split)
-        draws.append(measure_all(again, there, asked, seed, what=f"{what}, redraw {i} of {count}", watch=watch))
+        draws.append(measure_all(again, there, asked, seed, what=f"{what}, redraw {i + 1} of {count}", watch=watch))
     for key in pooled:
         measured.results[key] = _with_draws(probes[key], key, draws)
 

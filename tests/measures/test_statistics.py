@@ -21,7 +21,7 @@ from diagnostics.measures.statistics import (
     resampled_scores,
     scores,
 )
-from diagnostics.measures.verdict import choose_tap, largest_upper_end, paired_difference, paired_differences
+from diagnostics.measures.verdict import choose_tap, largest_upper_end, paired_differences
 
 
 def test_score_is_r2_and_accuracy() -> None:
@@ -199,16 +199,17 @@ def test_two_taps_that_agree_on_few_units_are_not_shown_to_be_alike() -> None:
     """Accuracies .95 and .85 of 16 units: in a seventh of draws they agree on all, and the bootstrap says 0 [0, 0]."""
     rng, draws = np.random.default_rng(5), 400
     missed, plain, wrongly = 0, 0, 0
-    ones = np.ones(16)
+    ones = np.ones((1, 16))
     for _ in range(draws):
         shared = rng.standard_normal(16) * np.sqrt(0.7)
         one, other, alike = shared + rng.standard_normal((3, 16)) * np.sqrt(0.3)
         wrong = [(x > stats.norm.ppf(p)).astype(float) for x, p in ((one, 0.95), (other, 0.85), (alike, 0.85))]
-        gap = paired_difference(wrong[0], ones, wrong[1], ones, 64, 0, share=True)
+        first, second, third = (Losses(x[None], ones, counts=True) for x in wrong)
+        (gap,) = paired_differences(first, second, 64, 0)
         missed += not gap.low <= 0.1 <= gap.high
-        gap = paired_difference(wrong[0], ones, wrong[1], ones, 64, 0)
+        (gap,) = paired_differences(Losses(wrong[0][None], ones), Losses(wrong[1][None], ones), 64, 0)
         plain += not gap.low - 1e-9 <= 0.1 <= gap.high + 1e-9
-        gap = paired_difference(wrong[1], ones, wrong[2], ones, 64, 0, share=True)
+        (gap,) = paired_differences(second, third, 64, 0)
         wrongly += not gap.low <= 0 <= gap.high
     limit = 0.05 + 2 * np.sqrt(0.05 * 0.95 / draws)
     assert missed / draws <= limit

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 import diagnostics as dx
 from diagnostics.cli.main import app
-from diagnostics.measures.verdict import paired_difference
+from diagnostics.measures.result import losses_of
+from diagnostics.measures.verdict import paired_differences
 from diagnostics.report.terminal import print_page
 from diagnostics.runs.page import control_heading, run_page
 from diagnostics.runs.profile import Profile
@@ -120,13 +121,12 @@ def test_draws_are_added_to_the_first_which_stays(tmp_path: Path, capsys: Any, m
     assert len(drawn) == 3 and drawn[0] == first and len({reached.value for reached in drawn}) == 3
     # Against each draw by hand: the margin is the smallest of the three by its lower bound.
     lows = []
-    ours = profile.data.sel(tap=profile.chosen_tap).sortby("unit")
+    ours = profile.data.sel(tap=[profile.chosen_tap]).sortby("unit")
     for name in DRAWS:
         other = several.controls[name]["linear_probe/level"].to_dataset()
-        other = other.sel(tap=other.attrs["chosen_tap"]).sortby("unit")
-        losses = [data[key].values for data in (ours, other) for key in ("loss", "reference_loss")]
+        other = other.sel(tap=[other.attrs["chosen_tap"]]).sortby("unit")
         units = int(ours.attrs["units_train"] + ours.attrs["units_val"])
-        lows.append(paired_difference(*losses, units, 0, False).low)
+        lows.append(paired_differences(losses_of(ours, "unit"), losses_of(other, "unit"), units, 0)[0].low)
     margin = profile.over("fresh_weights")
     assert margin is not None and margin.low == pytest.approx(min(lows))
     print_page(run_page(several), Path("report.html"), full=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from diagnostics.measures.statistics import Interval
-from diagnostics.measures.verdict import Verdict, paired_difference, units_needed
+from diagnostics.measures.statistics import Interval, Losses
+from diagnostics.measures.verdict import Verdict, paired_differences, units_needed
 from diagnostics.runs.profile import Profile
 from diagnostics.runs.recommendation import Confidence, recommend
 from tests.support.profiles import planted
@@ -131,8 +131,8 @@ def test_of_as_many_units_the_gaps_interval_is_as_wide_as_the_margin_each_way() 
     rng = np.random.default_rng(0)
 
     def gap(units: int) -> Interval:
-        ours, theirs = rng.chisquare(1, (2, units))
-        return paired_difference(ours, np.full(units, 2.0), theirs, np.full(units, 2.0), 0, 0)
+        ours, theirs = (Losses(loss[None], np.full((1, units), 2.0)) for loss in rng.chisquare(1, (2, units)))
+        return paired_differences(ours, theirs, 0, 0)[0]
 
     needed = units_needed(gap(100), 100, 0.05)
     assert needed is not None and needed > 400

@@ -28,9 +28,9 @@ def score(
 
 
 @cache
-def draws(units: int) -> np.ndarray:
+def draws(units: int, seed: int = SEED) -> np.ndarray:
     """How often each unit is in each resample, [resample, unit]."""
-    return np.random.default_rng(SEED).multinomial(units, [1 / units] * units, size=RESAMPLES)
+    return np.random.default_rng(seed).multinomial(units, [1 / units] * units, size=RESAMPLES)
 
 
 def resample(pair: Pair, share: bool = False, stream: int = 0) -> np.ndarray:
@@ -92,11 +92,13 @@ def standard_error(ours: Pair, theirs: Pair) -> float:
     return float(np.sqrt(units / (units - 1) * (((changes[0] - changes[1]) / (2 * step)) ** 2).sum()))
 
 
-def alike(pairs: Sequence[Pair], candidates: Sequence[int]) -> list[int]:
+def alike(
+    pairs: Sequence[Pair], candidates: Sequence[int], again_by_tap: Sequence[np.ndarray] | None = None
+) -> list[int]:
     """The model confidence set: the worst tap leaves while it is further from the mean than 9 of 10 resamples bring any."""
     units, left = len(pairs[0][0]), list(candidates)
     level = stats.norm.cdf(np.sqrt(units / (units - 1)) * stats.t.ppf(0.9, units - 1))
-    found, again = ([f(pair) for pair in pairs] for f in (score, resample))
+    found, again = [score(pair) for pair in pairs], again_by_tap or [resample(pair) for pair in pairs]
     while len(left) > 1:
         away = np.array([again[tap] - found[tap] for tap in left])
         away = away[:, np.isfinite(away).all(axis=0)]

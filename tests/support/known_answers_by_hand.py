@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
@@ -15,8 +15,9 @@ import torch
 from scipy import stats
 
 from diagnostics.checks.selftest import planted as planted_losses
-from diagnostics.checks.selftest.answer import GRID, GROUPS, digest
-from diagnostics.checks.selftest.planted import OUTPUT, PLANTED, SEED, SEEDS, SPLIT, TAPS, encoder, truth
+from diagnostics.checks.selftest.answer import ENDS_OF_GRID, GRID, ORDERED
+from diagnostics.checks.selftest.comparisons import GROUPS
+from diagnostics.checks.selftest.planted import OUTPUT, PLANTED, SEED, SEEDS, SPLIT, TAPS, digest, encoder, truth
 from diagnostics.measures.base import Arrays
 from diagnostics.measures.probes.least_squares import PENALTIES
 from diagnostics.measures.probes.softmax import LogisticRows
@@ -151,6 +152,83 @@ def controls(name: str) -> list[Any]:
     ]
 
 
+def drawn_scores(name: str, on: str) -> list[Any]:
+    """Of scores whose resamples are drawn with another seed: a standard error is their standard deviation."""
+    chosen_by, test = losses(name, on), losses(name, "test")
+    fit, units = sum(PLANTED[name].known[:2]), len(test[0][0])
+    again, drawn = (
+        [by_hand.score(pair, by_hand.draws(len(pair[0]), 0)) for pair in side] for side in (chosen_by, test)
+    )
+    best = max(range(OUTPUT), key=lambda tap: value(chosen_by[tap]))
+    ahead = value(chosen_by[best]) - value(chosen_by[OUTPUT])
+    tap = best if ahead > max(np.std(again[best] - again[OUTPUT]), 0.001) else OUTPUT
+
+    def gap(at: int, level: float = 0.95) -> list[float]:
+        apart = value(test[at]) - value(test[OUTPUT])
+        return [apart, *by_hand.ends(apart, drawn[at] - drawn[OUTPUT], units, fit, units, level)]
+
+    wide = np.sqrt(1 + units / fit) * np.sqrt(units / (units - 1)) * stats.t.ppf(0.975, units - 1)
+    ends = [max(gap(at)[2], gap(at)[0] + wide * np.std(drawn[at] - drawn[OUTPUT])) for at in range(OUTPUT)]
+    return [
+        TAPS[tap],
+        TAPS[best],
+        [TAPS[at] for at in sorted({tap, *by_hand.alike(chosen_by, range(OUTPUT + 1), again)})],
+        gap(best),
+        max(0.0, *ends),
+        [
+            [value(pair), *by_hand.ends(value(pair), own, units, fit, units)]
+            for pair, own in zip(test, drawn, strict=True)
+        ],
+        gap(tap, 0.8)[1] if tap != OUTPUT else None,
+    ]
+
+
+def misfits() -> list[list[bool]]:
+    """Refused (1) or not, in the order of the results in `answer.misfits`."""
+    rows = "0111111011010101111011101011101", "0111", "01110", "01", "10"
+    return [[of == "1" for of in row] for row in rows]
+
+
+def older() -> list[Any]:
+    """With a standard error of losses on val, and by their scores alone, which tell no taps apart."""
+    names = choice("unsure", "val")[:5]
+    by_scores = by_hand.choose(losses("unsure", "val"), OUTPUT, share=True, favour=False)
+    every = [TAPS[at] for at in range(OUTPUT + 1)]
+    bare = [TAPS[by_scores[0]], TAPS[by_scores[1]], every, *names[3:]]
+    return [[names, "val, by an older version: run again"], [bare, "val"], True]
+
+
+def read_by_kernel() -> list[Any]:
+    """At the output and at the linear probe's best tap, by both; a gap where the kernel has the same best tap."""
+
+    def read(linear: str, kernel: str, gap: bool) -> list[Any]:
+        share = PLANTED[linear].classes > 0
+        ends = [score_ends(losses(name, "test")[at], 120, share) for name in (kernel, linear) for at in (OUTPUT, 1)]
+        best = chosen(kernel)[1]
+        found = by_hand.gap(losses(kernel, "test")[best], losses(kernel, "test")[OUTPUT], 120, share) if gap else None
+        return [*ends, found, "middle", 0.4 if share else 0.0]
+
+    nothing = [None] * 5
+    return [
+        [read("hidden", "aligned", True), read("hidden", "aligned", False), *nothing, read("class", "class", True)],
+        [0, 0, *nothing, 1],
+        [1, 2, 1, 1, 2, 1, 1, 2],
+    ]
+
+
+def lost_draws() -> list[Any]:
+    test, (tap, best, _) = losses("late", "test"), chosen("late")
+    own, apart = value(test[tap]), value(test[best]) - value(test[OUTPUT])
+    spread = [dict.fromkeys(("mean", "low", "high"), each) for each in (own, apart)]
+    one = {"count": 1, "asked": 3, "score": spread[0], "gap": spread[1], "choices": {TAPS[tap]: 1}, "raw_input": None}
+    return [["first", "first"], [None, one]]
+
+
+def last() -> list[Any]:
+    x, _, fold = planted_losses.class_data()
+    return [[True, True, digest(of.mean(axis=1))] for of in (x[:, fold > 0], x)]
+
+
 def cautions() -> list[Any]:
     rivals = len(controls("class")[2]) > 0
     states = ["readable", "undecided", "readable", "readable", "undecided"]
@@ -189,6 +267,9 @@ TIES: Mapping[str, list[Any] | None] = {
     "one unit, not in the output's favour": [1, 1, [0, 1, 2]],
     "no other tap": [0, None, [0]],
     "a tap after the output": [2, 2, [1, 2]],
+    "two units": list(
+        by_hand.choose([(np.array(loss), np.full(2, 16.0)) for loss in ([0.3, 0.3], [0.2, 0.1], [0.25, 0.3])], 2)
+    ),
     "ahead by .0005 in all units": [2, 1, [0, 1, 2]],
     "ahead by .0015 in all units": [1, 1, [0, 1, 2]],
     "ahead by less than a standard error": [2, 1, [1, 2]],
@@ -201,6 +282,12 @@ def sets(units: int) -> list[list[int]]:
         by_hand.alike([(each, np.ones(units)) for each in taps], range(5)) if units > 1 else list(range(5))
         for taps in loss
     ]
+
+
+def two_taps() -> list[list[int]]:
+    made = planted_losses.parts()
+    pairs = [(made.loss[at], made.reference[at]) for at in range(len(made.loss))]
+    return [[of[at] for at in by_hand.alike([pairs[tap] for tap in of], (0, 1))] for of in ([0, 1], [0, 2])]
 
 
 def amounts() -> list[Any]:
@@ -226,12 +313,12 @@ def amounts() -> list[Any]:
     exact = 1 - 0.025 ** (1 / 9)
     made = planted_losses.parts()
     pair = [(made.loss[i], made.reference[i]) for i in (0, 2)]
-    texts = ["a and 2 others: x; y; c: z; b: z; a: q; c: q", "x; y"]
+    texts = ["a and 2 others: x; y; c: z; b: z; a: q; c: q", "c: z; w; b: x; y", "x; y"]
     drawn = by_hand.draws(5)
     return [
         taken,
         [1 - exact, 1 - 2 * exact, exact, 2 * exact, 1, 0],
-        [satterthwaite, 6, 0, 0, 0, satterthwaite],
+        [satterthwaite, 6, 0, 0, 2, 2, 0, satterthwaite],
         [[2, 20 / 39], [1, np.nan], [2, np.nan]],
         [30 * 16, None, None, 12000, 7],
         [True, False],
@@ -279,22 +366,26 @@ def intervals_of_statistics() -> list[Any]:
         of_groups.append(about(2.0, error / 2 if logarithm else error, groups, logarithm))
     nothing = [np.nan] * 2
     of_parts = [about(2.0, np.log(4) / np.sqrt(12), 3, True), about(2.0, np.log(4) / 2, 2, True)]
-    of_parts += [about(2.0, np.log(2) / 2, 2, True), nothing]
+    of_parts += [about(2.0, np.log(2) / 2, 2, True), nothing, about(0.5, np.log(4) / 2, 2, True), nothing]
     # Logarithms a fifth below, at and above; of n equal blocks each tells n - 1 times as much.
     below_one = about(0.5, np.sqrt(2 * np.log(0.8) ** 2 * 2 / 3), 3, True)
     return [[*of_blocks, nothing, nothing, below_one], [*of_groups, nothing], of_parts]
 
 
 def means_of_columns() -> list[list[float]]:
-    """Of squares, of some with their sign turned, and of those of one group, with ends over four groups."""
+    """Of squares, of some with their sign turned, of those of one group, and of two, with ends over the groups."""
     rows, groups = np.arange(12.0) ** 2 / 100, np.repeat([0, 1, 2, 3], [2, 3, 2, 5])
     times = np.random.default_rng(SEED).multinomial(4, [1 / 4] * 4, size=2000)[:, groups]
     found: list[list[float]] = []
-    for values, known in ((rows, np.full(12, True)), (-rows, np.arange(12) % 5 < 3)):
+    for values, known, units in (
+        (rows, np.full(12, True), 4),
+        (-rows, np.arange(12) % 5 < 3, 4),
+        (rows, np.arange(12) < 5, 2),
+    ):
         with np.errstate(invalid="ignore"):
             drawn = (times * known) @ np.where(known, values, 0) / (times * known).sum(axis=1)
-        found.append([values[known].mean(), *by_hand.ends(values[known].mean(), drawn, 4, 0, 4)])
-    return np.array([*found, [rows[:2].mean(), np.nan, np.nan]]).T.tolist()
+        found.append([values[known].mean(), *by_hand.ends(values[known].mean(), drawn, 4, 0, units)])
+    return np.array([*found[:2], [rows[:2].mean(), np.nan, np.nan], found[2]]).T.tolist()
 
 
 def left_out(most: int) -> list[Any]:
@@ -346,7 +437,7 @@ def folds() -> list[Any]:
         [1] * 18,
         [[0, 1, 1, 1, 1], [0, 2, 2, 2, 2], [0, 0, 0, 0, 6]],
         [True] * 8,
-        [2, 3, 1],
+        [2, 3, 1, 1],
         [[6.5], [6.5], [10 / 3], [3.0]],
     ]
 
@@ -357,9 +448,9 @@ def least(wrong: np.ndarray, lost: np.ndarray, allowed: np.ndarray) -> np.ndarra
     return np.where(count == count.min(axis=1, keepdims=True), lost.mean(axis=2), np.inf).argmin(axis=1)
 
 
-def classes() -> list[Any]:
+def class_penalties(grid: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """The index of the penalty [tap], and what is wrong there out of fold [tap, row]."""
     x, labels, fold = planted_losses.class_data()
-    grid = GRID
     wrong, lost = np.ones((3, 3, 90), dtype=bool), np.zeros((3, 3, 90))
     for out in (fold == each for each in range(5)):
         codes = np.unique(labels[~out], return_inverse=True)[1]
@@ -373,20 +464,27 @@ def classes() -> list[Any]:
     every = np.ones((3, 3), dtype=bool)
     first = least(wrong[:, :, fold == 0], lost[:, :, fold == 0], every)
     at = least(wrong, lost, np.abs(np.arange(3) - first[:, None]) <= 1)
-    assert first[2] == 2 and least(wrong, lost, every)[2] == 0
-    picked, penalties = wrong[np.arange(3), at], np.array(grid)[at]
+    assert grid != GRID or (first[2] == 2 and least(wrong, lost, every)[2] == 0)
+    return at, wrong[np.arange(3), at]
+
+
+def classes() -> list[Any]:
+    x, labels, fold = planted_losses.class_data()
+    at, picked = class_penalties(GRID)
+    penalties, every = np.array(GRID)[at], np.ones((3, 3), dtype=bool)
     train, val = fold > 0, fold == 0
-    fits = LogisticRows(torch.tensor(x[:, train]), labels[train].clip(max=2)).fit([grid] * 3, tolerance=1e-7)
+    fits = LogisticRows(torch.tensor(x[:, train]), labels[train].clip(max=2)).fit([GRID] * 3, tolerance=1e-7)
     right, loss = (each.numpy() for each in fits.judged(torch.tensor(x[:, val]), labels[val]))
     on_val = least(~right, loss, every)
     # A penalty that is worse by .9 ends a path where two standard errors are .85 (spread 2), not .98.
     # Half a standard error of 100 paired answers: 3 more that are wrong are within it, 5 are not.
     return [
         [3],
-        [4, 6, 5, 3, 3, 4, 5],
+        [4, 6, 5, 3, 3, 4, 5, 4],
         [penalties, penalties[:1], penalties[1:2]],
         [digest(picked), digest(picked[:1]), digest(picked[1:2])],
-        np.array(grid)[on_val],
+        np.array(GRID)[on_val],
+        [np.array(grid)[class_penalties(grid)[0]] for grid in ENDS_OF_GRID],
     ]
 
 
@@ -584,16 +682,17 @@ def along_depth() -> list[Any]:
         for each, row in zip(p, rows, strict=True)
     ]
     signs = np.random.default_rng(SEED).integers(0, 2, (1999, 6)) * 2 - 1
-    six, two = np.abs(signs[:, :6].sum(axis=1)) / np.sqrt(6), np.abs(signs[:, :2].sum(axis=1)) / np.sqrt(2)
-    most = np.maximum(six, two)
-    p_six, p_two = ((1 + (most >= np.sqrt(n) - 1e-12).sum()) / 2000 for n in (6, 2))
+    six, two = (signs[:, :n] / np.sqrt(n) for n in (6, 2))
+    apart = np.array([1, 1, 1, 1, -1, -1])
+    most = np.abs([six.sum(axis=1), six @ apart, two.sum(axis=1)]).max(axis=0)
+    p_six, p_apart, p_two = ((1 + (most >= t - 1e-12).sum()) / 2000 for t in np.sqrt([6, 2 / 3, 2]))
     line = [np.nan, 0, 0.5, 4.5, 7, np.nan, 9, np.nan]
     return [
         [[row.sum(axis=1), each, first] for row, each, first in zip(rows, p, at, strict=True)],
         line,
         [[0.375, 0.625], [0, 0]],
         [0, None],
-        [[np.nan], [1, 1], [p_six], [p_two]],
+        [[np.nan], [1, 1], [p_six, p_apart], [p_two]],
         [0.0, 0.5, 0.5 + 2e-6],
         [np.nan] * 4,
         [np.nan] * 4,
@@ -652,6 +751,21 @@ def drawn_again() -> list[Any]:
     ]
 
 
+def finding_order(name: str) -> tuple[int, float]:
+    """Of the verdict, then of the gap, the largest first."""
+    return ("shown", "undecided", "excluded", "at chance").index(PLANTED[name].finding[0]), -choice(name, "fit")[3][0]
+
+
+def certain_differences() -> list[Any]:
+    """Of R2 no width is known; of shares, all right and all wrong, half a unit each way."""
+    found: list[Any] = [[0.25, np.nan, np.nan], [0, 0, 0]]
+    for value, lost in ((1.0, (0.0, 1.0)), (-1.0, (1.0, 0.0))):
+        again = [by_hand.resample((np.full(80, each), np.ones(80)), True, stream) for stream, each in enumerate(lost)]
+        low, high = by_hand.ends(value, again[0] - again[1], 80, 120, 80)
+        found.append([value, max(low, -1.0), min(high, 1.0)])
+    return found
+
+
 def several() -> list[Any]:
     remaining = np.array(
         [[1 - value(pair) for pair in losses(name, "fit")[: OUTPUT + 1]] for name in ("hidden", "late", "alike")]
@@ -660,17 +774,19 @@ def several() -> list[Any]:
     both = [losses_of(name, encoder("young"), "fit") for name in ("alike",)]
     tap = by_hand.choose(both[0], OUTPUT)[0]
     best = int(np.argmax([value(pair) for pair in both[0][: OUTPUT + 1]]))
-    # Nothing is fitted, or on ten units and more: the output, which is within a standard error; on fewer: the best of the other target.
-    own, of_other = TAPS[chosen("unsure")[0]], TAPS[chosen("hidden")[1]]
-    unsure = [own, of_other, of_other, own]
+    # Nothing is fitted, or on ten units and more: the output, which is within a standard error; on fewer: the best of the other target, or
+    # the best one.
+    (own, alone), of_other = (TAPS[at] for at in chosen("unsure", "val")[:2]), TAPS[chosen("hidden")[1]]
+    order = sorted(ORDERED, key=lambda name: finding_order(name))
     return [
         common,
         None,
         [TAPS[best], TAPS[tap]],
         [[], ["planted"]],
         ["planted"],
+        [PLANTED[name].of or name for name in order],
         ["yes", "no"],
-        unsure,
+        [own, alone, alone, own, own, of_other, of_other, own],
         [True, False, False, False],
     ]
 
@@ -721,13 +837,23 @@ BY_HAND: Mapping[str, Callable[[], Any]] = {
     **{f"words on {name}": lambda name=name: [finding(name)[i] for i in (5, 7, 8)] for name in PLANTED},
     **{f"scores of {name}": lambda name=name: finding(name)[17] for name in PLANTED},
     **{f"controls of {name}": partial(controls, name) for name in ("hidden", "late", "alike", "class")},
+    **{f"drawn scores of {name} on {on}": partial(drawn_scores, name, on) for name in ("hidden", "unsure") for on in ("fit", "val")},
+    "what fits": misfits, "choices of older results": older, "margins refused": lambda: [False, False, True, False, True, True],
+    "what a kernel reads": read_by_kernel,
+    "kinds of profiles": lambda: [
+        ["hidden (R2)", True, True, "train and val, out of fold"], ["x (planted R2)", False, True, "val"], ["rank (R2)", None, False, "train and val, out of fold"],
+    ],
+    "what rests on tokens": lambda: [True, True, False],
+    "rivals at the border of chance": lambda: [True, False, True, False],
+    "shuffled labels as rivals": lambda: [["shuffled labels"], ["shuffled labels"], controls("class")[2]],
     **named(cautions, {
         "skew of train and val": 0, "readability of classes": 1, "remarks on classes": 2, "margin over two draws": [3, (9, 3)], "exact ends stated": 4,
         "few tokens": 5, "margin named": 6, "readable": 7, "at chance": 8, "ahead of shuffled labels": (9, 0), "ahead of all controls": (9, 1), "a gap that ends at 0": (9, 2),
         "units of train and val": 10, "floor and margin": [(11, 0), (11, 1)], "draws of a control": [(11, 2), (11, 3)], "units": 12,
     }),
     "parts, R2": partial(of_parts, False), "parts, share": partial(of_parts, True),
-    **{f"choice with {name}": partial(TIES.get, name) for name in TIES}, **{f"sets of {units} units": partial(sets, units) for units in (1, 3, 8, 40)},
+    **{f"choice with {name}": partial(TIES.get, name) for name in TIES}, **{f"sets of {units} units": partial(sets, units) for units in (1, 2, 3, 8, 40)},
+    "sets of two taps": two_taps,
     **named(amounts, {"ends of intervals": 0}), "Student's ends": students, **named(amounts, {"ends where all are right or wrong": 1}),
     **named(quarters, {"ends of quarters": 0, "sums of quarters": 1}),
     **named(amounts, {
@@ -738,18 +864,20 @@ BY_HAND: Mapping[str, Callable[[], Any]] = {
     **named(intervals_of_statistics, {"ends by blocks left out": 0, "ends by influence": 1, "ends of parts": 2}),
     **{f"ridge without groups of {most}": partial(left_out, most) for most in (1, 3, 256, 257)},
     **named(folds, {"folds": [0, 1], "a class in two folds": 2, "penalty of several parts": 3, "mean of others": 4}),
-    **named(classes, {"penalty within half an error": 0, "paths": 1, "classes out of fold": [2, 3, 4]}),
+    **named(classes, {"penalty within half an error": 0, "paths": 1, "classes out of fold": [2, 3, 4, 5]}), "last fits of classes": last,
     "after minus before": after_minus_before, "shares of the base": of_base, "shares of one seed": of_one, "shares above chance": above_chance,
     **{f"shares of {name}": partial(without_value, name) for name in ("alike", "noise", "class", "hidden")},
-    "shares of a gap of 0.0095": lambda: ["kept_best", "kept_output", "over_control", "recovered"], "shares of a gap of 0.0105": lambda: ["kept_best", "kept_output", "over_control"],
+    "shares of a gap of 0.0095 in 10 units": lambda: ["kept_best", "kept_output", "over_control", "recovered"],
+    "shares of a gap of 0.0105 in 10 units": lambda: ["kept_best", "kept_output", "over_control"],
+    "shares of a gap of 0.5 in 2 units": lambda: ["kept_best", "kept_output", "over_control", "recovered"],
     "scores of groups": of_groups,
     **named(along_depth, {"differences along depth": 0, "lines between taps": 1, "what units add": 2, "where curves differ most": 3, "flips": 4, "shared depths": 5}),
     "curves of other references": lambda: [along_depth()[6:]],
     "p of certain differences": lambda: [1, 2.0**-5, 2.0**-5, np.nan], "outcomes": lambda: ["gained", "lost", "cannot tell"],
-    "certain differences": lambda: [[0.25, np.nan, np.nan], [0, 0, 0]], "Holm": lambda: [0.04, np.nan, 0.09, 0.09, 0.9], "the same but for rounding": lambda: [False, True],
-    "losses by name": losses_by_name, "redraws": drawn_again,
+    "certain differences": certain_differences, "Holm": lambda: [0.04, np.nan, 0.09, 0.09, 0.9], "the same but for rounding": lambda: [False, True],
+    "losses by name": losses_by_name, "redraws": drawn_again, "draws without a value": lost_draws,
     **named(several, {
-        "one tap for several targets": [0, 1], "few units beside another target": 2, "a target that no probe reads": 3, "first probes": 4, "ways": 5, "favours": 6, "beside a control": 7,
+        "one tap for several targets": [0, 1], "few units beside another target": 2, "a target that no probe reads": 3, "first probes": 4, "order of findings": 5, "ways": 6, "favours": 7, "beside a control": 8,
     }),
 }  # fmt: skip
 

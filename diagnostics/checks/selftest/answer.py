@@ -16,31 +16,37 @@ import numpy as np
 import torch
 import xarray as xr
 
+from diagnostics.checks.selftest import comparisons
 from diagnostics.checks.selftest.planted import (
     PLANTED,
+    QUARTERS,
     SEED,
+    Drawn,
     Planted,
     changed,
     class_data,
+    digest,
     encoder,
     parts,
     profile,
     result,
     ridge_data,
     rows_in_groups,
-    runs_of,
     target,
     without,
 )
+from diagnostics.errors import DiagnosticsError
 from diagnostics.measures import apply, statistics, verdict
 from diagnostics.measures import result as attribute
 from diagnostics.measures.base import Case
 from diagnostics.measures.probes import least_squares, protocol, softmax
 from diagnostics.measures.statistics import Interval, Losses, interval
 from diagnostics.runs import recommendation, redraws
-from diagnostics.runs.comparison import differences, estimates
+from diagnostics.runs.comparison import estimates
 from diagnostics.runs.profile import Profile
+from diagnostics.vocabulary import ChooseOn
 
+ORDERED = ("noise", "late", "perhaps", "hidden", "alike", "ten")
 BY_HAND = "computed by hand in tests/checks/test_answer.py"
 
 
@@ -61,12 +67,6 @@ def deviation(found: Any, known: Any) -> float:
     if isinstance(known, (int, float)) and found is not None and not np.isnan(known):
         return float(np.nan_to_num(abs(found - known) / max(1, abs(known)), nan=np.inf))
     return 0.0 if found == known or (found != found and known != known) else np.inf
-
-
-def digest(values: Any) -> float:
-    """Of many values one number, which changes with each."""
-    flat = np.asarray(values, dtype=np.float64).ravel()
-    return float(np.cos(np.arange(len(flat))) @ flat)
 
 
 # The planted encoder.
@@ -125,6 +125,94 @@ def drawn_controls() -> list[Any]:
     return [each.control("fresh_weights") == known for each in made]
 
 
+def drawn_scores(name: str, on: ChooseOn) -> list[Any]:
+    """Choice, gaps and scores of a probe whose scores are drawn."""
+    (data,) = apply.measure_all([Drawn()], encoder(name, choose_on=on), target(name), SEED).results.values()
+    made = Profile("drawn", name, data, {})
+    return [*CHOICE(made), list(map(made.at, made.taps)), data.attrs.get(attribute.CHOSEN_GAP_LOW)]
+
+
+def misfits() -> list[Any]:
+    """Of results of a probe, of drawn scores, of a measure without target and of a similarity, which are refused."""
+    made, hidden = encoder("hidden"), target("hidden")["hidden"]
+    good, drawn = (probe().compute(made, hidden, SEED) for probe in (Planted, Drawn))
+    taps, zero = good["tap"], np.zeros(6)
+    text, numbers = (
+        np.array(["a"] * 6, dtype=object),
+        xr.Dataset(dict.fromkeys(("score", "low", "high"), ("tap", zero))),
+    )
+    plain, pairs = xr.Dataset(coords={"tap": taps}).merge(numbers), ("tap", "tap_other")
+    odd: Mapping[type[Planted], Sequence[Any]] = {
+        Planted: (
+            *(
+                good,
+                None,
+                good.drop_vars("loss"),
+                good.rename(unit="row"),
+                without(good, "units_val"),
+                good.isel(tap=[0]),
+            ),
+            *(good.drop_vars("tap"), plain, plain.drop_vars("high")),
+            *(good.assign({name: 1.0}) for name in ("a b", "n" * 200, "n" * 201)),
+            *(good.assign({name: ("tap", text)}) for name in ("a", "line_a", "low", "val_score")),
+            *(good.assign(a=("unit", np.array(of))) for of in ([1j] * 80, [np.longdouble(1)] * 80, [b"a"] * 80)),
+            *(good.assign({name: good["loss"]}) for name in ("a", "line_a", "depth", "val_score")),
+            *(good.assign({name: good[name].expand_dims("part")}) for name in ("loss", "val_score")),
+            *(good.assign_attrs(a=of) for of in (zero, "\ud800", zero.sum, [{1: 2}], ({"b": [1]},), {"b": {1: 2}})),
+        ),
+        Drawn: (drawn, drawn.drop_vars("unit"), drawn.drop_vars("val_score"), good),
+        type("Plain", (Planted,), {"kinds": ()}): (plain, *(plain.drop_vars(str(end)) for end in numbers), good),
+        type("Pairs", (Planted,), {"kinds": (), "pairwise": True}): (xr.Dataset({"matrix": (pairs, np.eye(6))}), plain),
+        type("Silent", (Planted,), {"kinds": (), "losses": None}): (good, plain),
+    }
+    return [[bool(apply.misfit(each, probe(), made)) for each in results] for probe, results in odd.items()]
+
+
+def older() -> list[Any]:
+    """Choices in a result of an older version, and by scores on val alone; others stay as they are."""
+    new = result("unsure", choose_on="val")
+    old = apply.with_choice(without(new, "chosen_tap").assign_attrs(best_tap="head"))
+    bare = apply.choose_taps({"": without(new.drop_dims("val_unit"), "gap")}, SEED)[""]
+    found = [
+        [CHOICE(made), made.chosen_on] for made in (Profile("planted", "unsure", data, {}) for data in (old, bare))
+    ]
+    return [*found, apply.with_choice(new) is new]
+
+
+def refused(margin: float | None) -> bool:
+    """Test for a margin that is none."""
+    try:
+        verdict.check_margin(margin)
+    except DiagnosticsError:
+        return True
+    return False
+
+
+def read_by_kernel() -> list[Any]:
+    """What a kernel reads of a target, and which profiles have a row of their own."""
+    hidden, other, wrong = (result(name).assign_attrs(n_train=80) for name in ("hidden", "aligned", "class"))
+    linear, kernel = (partial(Profile, measure, "hidden", controls={}) for measure in ("linear_probe", "kernel_probe"))
+    two = other.isel(tap=[1, 3]).assign_attrs(best_tap="middle")
+    pairs = (
+        *((linear(hidden), kernel(data)) for data in (two, other, hidden.isel(tap=[3, 2]))),
+        *(
+            (linear(without(hidden, "best_tap")), kernel(two)),
+            (linear(hidden.assign_attrs(best_tap="norm")), kernel(other)),
+        ),
+        *((linear(hidden),), (kernel(two),), (linear(wrong), kernel(wrong))),
+    )
+    read = [recommendation.nonlinear_reading(each, "hidden") for each in pairs]
+    words = [each and each.words.count(";") for each in read]
+    return [
+        [
+            each and [each.output, each.best, each.linear_output, each.linear_best, each.gap, each.tap, each.floor]
+            for each in read
+        ],
+        words,
+        [len(recommendation.without_nonlinear(each)) for each in pairs],
+    ]
+
+
 def drawn_again() -> list[Any]:
     """Scores, gaps and choices on other splits, and their spread."""
     made = encoder("perhaps")
@@ -142,6 +230,17 @@ def drawn_again() -> list[Any]:
         nothing,
         bare and bare.raw_input,
     ]
+
+
+def lost_draws() -> list[Any]:
+    """Redraws of which none, or one, gave a value."""
+    lost = [apply.Measured(skipped={"p": why}) for why in ("first", "second")]
+    found = [
+        redraws._with_draws(result("perhaps"), "p", draws)
+        for draws in (lost, [apply.Measured({"p": result("late")}), *lost])
+    ]
+    made = list(map(redraws.redraws_of, found))
+    return [[each.attrs[redraws.NO_REDRAWS] for each in found], [each and each.to_json() for each in made]]
 
 
 def measured(targets: Iterable[str], probe: type[Planted] = Planted, asked: Sequence[str] = ()) -> apply.Measured:
@@ -164,6 +263,7 @@ TIES: Mapping[str, tuple[np.ndarray, int, Sequence[float], bool]] = {
     "one unit, not in the output's favour": (ONE, 2, (0, 0.5, 1), False),
     "no other tap": (np.stack([FLAT] * 3), 0, (0, 0.5, 1), True),
     "a tap after the output": (np.stack([FLAT + 1, FLAT, NEAR]), 1, (0, 1, 1), True),
+    "two units": (np.array([[0.3, 0.3], [0.2, 0.1], [0.25, 0.3]]), 2, (0, 0.5, 1), True),
     "ahead by .0005 in all units": (np.stack([FLAT + 1, FLAT - 0.008, FLAT]), 2, (0, 0.5, 1), True),
     "ahead by .0015 in all units": (np.stack([FLAT + 1, FLAT - 0.024, FLAT]), 2, (0, 0.5, 1), True),
     "ahead by less than a standard error": (np.stack([FLAT + 1, NEAR, FLAT]), 2, (0, 0.5, 1), True),
@@ -172,19 +272,17 @@ RAMP = np.linspace(-1, 1, 2001)
 HOLDS = np.array([[[1.0, 1, 1], [1, 1, 0], *[[1, 0, 0]] * 4]])
 MOST = np.stack([np.where(np.arange(40) < 2, 0.02, 0.001), np.zeros(40)], axis=1)
 GAP = Interval(0.4, 0.1, 0.5)
-# One and three right answers of four.
-QUARTERS = Losses(np.array([[0.0, 1, 1, 1], [1, 0, 0, 0]]), np.ones((2, 4)), counts=True)
-TEXTS = "a: x; y; b: x; y; a.b: x; y; c: z; b: z; a: q; c: q", "x; y"
+TEXTS = "a: x; y; b: x; y; a.b: x; y; c: z; b: z; a: q; c: q", "c: z; w; b: x; y", "x; y"
 
 
 def of_parts(share: bool) -> list[Any]:
     """Scores with ends, resamples, units that count, and the choice."""
     losses, drawn = parts(), statistics.resample_counts(12, SEED)
-    both = losses.loss, losses.reference
-    again = statistics.resampled_scores(*both, drawn, SEED, share, 2)[::400]
+    both, given = (losses.loss, losses.reference), [True] * share
+    again = statistics.resampled_scores(*both, drawn, SEED, *given, *[2] * share)[::400]
     chosen = verdict.choose_tap(replace(losses, counts=share), 2, np.array([0.0, 0.5, 1.0, 2.0]), SEED)
-    ends = np.array(statistics.profile_intervals(*both, 7, SEED, share)).T
-    return [ends, again, statistics.effective_units(losses.reference, share), chosen]
+    ends = np.array(statistics.profile_intervals(*both, 7, SEED, *given)).T
+    return [ends, again, statistics.effective_units(losses.reference, *given), chosen]
 
 
 def sets(units: int) -> list[list[int]]:
@@ -208,16 +306,27 @@ SQUARES = np.arange(12.0) ** 2 / 100
 
 
 COLUMNS = np.stack(
-    [SQUARES, np.where(np.arange(12) % 5 < 3, -SQUARES, np.nan), np.where(np.arange(12) < 2, SQUARES, np.nan)], 1
+    [
+        SQUARES,
+        np.where(np.arange(12) % 5 < 3, -SQUARES, np.nan),
+        np.where(np.arange(12) < 2, SQUARES, np.nan),
+        np.where(np.arange(12) < 5, SQUARES, np.nan),
+    ],
+    1,
 )
-"""The second is unknown in some rows of each group, the third in all groups but one."""
+"""The second is unknown in some rows of each group, the others in all groups but one or two."""
+
+
+def told(logarithm: bool) -> dict[str, bool]:
+    """An interval on the logarithm is the default."""
+    return {} if logarithm else {"logarithm": False}
 
 
 def without_blocks(*sizes: int, logarithm: bool = False) -> tuple[float, float]:
     """Ends of the mean of twelve rows, or of its exponential, by leaving blocks of so many out."""
     left = (SQUARES.sum() - np.add.reduceat(SQUARES, np.cumsum((0, *sizes[:-1])))) / (12 - np.array(sizes))
     of = np.exp if logarithm else np.asarray
-    return statistics.jackknife_interval(float(of(SQUARES.mean())), of(left), np.array(sizes), logarithm=logarithm)
+    return statistics.jackknife_interval(float(of(SQUARES.mean())), of(left), np.array(sizes), **told(logarithm))
 
 
 def left_out(most: int) -> list[Any]:
@@ -246,17 +355,18 @@ FOLDED = protocol.Rows.of(
     {"train": np.arange(12), "val": np.arange(12, 14), "test": np.arange(1)}, np.repeat(list("abcdefg"), 2)
 )
 LABELS = np.array([1, 7, 1, 1, 2, 2, 2, 2, 3, 7, 3, 3, 0, 0])
-GRID = (0.1, 1.0, 10.0)
+GRID, ENDS_OF_GRID = (0.1, 1.0, 10.0), ((0.001, 0.01, 0.1), (10.0, 100.0, 1000.0))
 # Losses of penalties, strong to weak, and right answers; the spread of losses over rows beside those before; and
-# whether the path is asked for as a whole.
-PATHS: Sequence[tuple[Sequence[float], Sequence[int], float, bool]] = (
-    ((5, 4, 4.5, 4.6, 1), (0,) * 5, 9, False),
-    ((5, 4, 4.5, 3, 3.5, 3.6, 1), (0,) * 7, 9, False),
+# that the path is asked for as a whole.
+PATHS: Sequence[tuple[Any, ...]] = (
+    ((5, 4, 4.5, 4.6, 1), (0,) * 5, 9),
+    ((5, 4, 4.5, 3, 3.5, 3.6, 1), (0,) * 7, 9),
     ((5, 4, 4.5, 4.6, 1), (0,) * 5, 9, True),
-    ((5, 4, 9, 1), (0,) * 4, 0, False),
-    ((5, 4, 4.9, 1), (0,) * 4, 2, False),
-    ((5, 4, 4.9, 1), (0,) * 4, 2.3, False),
-    ((5, 6, 7, 7, 7, 7), (1, 2, 3, 3, 3, 9), 9, False),
+    ((5, 4, 9, 1), (0,) * 4, 0),
+    ((5, 4, 4.9, 1), (0,) * 4, 2),
+    ((5, 4, 4.9, 1), (0,) * 4, 2.3),
+    ((5, 6, 7, 7, 7, 7), (1, 2, 3, 3, 3, 9), 9),
+    ((5, 4, 4, 4, 1), (0,) * 5, 9),
 )
 RIGHT = torch.tensor(
     [[(at < start) | (at >= end) for start, end in ((0, 25), (30, 50), (0, 22), (0, 23))] for at in range(100)]
@@ -264,13 +374,33 @@ RIGHT = torch.tensor(
 LEVEL = torch.tensor([0.5, 0.9, 0.7, 0.6]).double()[None, :, None].expand(1, 4, 100)
 
 
-def path(worth: Sequence[float], right: Sequence[int], spread: float, whole: bool) -> int:
+def path(worth: Sequence[float], right: Sequence[int], spread: float, *whole: bool) -> int:
     """How many penalties are tried."""
     answers = (torch.arange(10)[None, None] < n for n in right)
     lost = ((w + i * spread * torch.linspace(-1, 1, 10).double())[None, None] for i, w in enumerate(worth))
-    told = zip(answers, lost, strict=True)
+    judged = zip(answers, lost, strict=True)
     rows = softmax.LogisticRows(torch.tensor([[[-1.0], [1.0], [2.0]]]).double(), np.array([0, 1, 1]))
-    return softmax._path(rows, 10.0 ** -np.arange(len(worth))[None], lambda _: next(told), whole)[1].shape[1]
+    return softmax._path(rows, 10.0 ** -np.arange(len(worth))[None], lambda _: next(judged), *whole)[1].shape[1]
+
+
+def last() -> list[Any]:
+    """Whether fits on train, and on train and val, are near those that go all the way; and where features are about."""
+    x, labels, fold = class_data()
+    features, codes, val, penalty = torch.tensor(x), labels.clip(max=2), fold == 0, np.array([0.1, 1.0, 0.01])
+    rows, train = softmax.LogisticRows(features, codes, exact=True), torch.tensor(~val)
+    own = softmax.LogisticRows(features[:, train], codes[~val], exact=True)
+
+    def apart(fits: softmax.LogisticFits, whole: softmax.LogisticRows, penalties: np.ndarray) -> float:
+        both = (each.scores(features).softmax(dim=2) for each in (fits, whole.fit(penalties, tolerance=1e-7)))
+        return float(torch.stack([*both]).diff(dim=0).abs().max())
+
+    found: list[Any] = []
+    for whole in (False, True):
+        start = softmax.start_of_last(features, codes, val, penalty, whole)
+        first = apart(start[1], rows.only(train, codes[~val]) if whole else own, np.ones((3, 1)))
+        again = apart(softmax.last_fits(start, penalty), rows, penalty[:, None])
+        found.append([first < 0.01, again < 0.001, digest(start[1].mean)])
+    return found
 
 
 def classes() -> list[Any]:
@@ -283,171 +413,7 @@ def classes() -> list[Any]:
         [each.penalty for each in made],
         [digest(each.wrong) for each in made],
         softmax.choose_logistic(*train, *val, GRID)[0],
-    ]
-
-
-# Comparisons.
-
-GROUPS = {"before": "hidden", "after": "aligned", "taught": "control"}
-
-
-def scored(name: str, variables: Mapping[str, Any]) -> estimates.ProbeLosses:
-    """A planted run with other variables."""
-    return estimates.probe_losses(changed(name, variables))
-
-
-def of_differences() -> list[Any]:
-    """Differences in all quantities and pairs: run by run where they are matched; corrected after Holm."""
-    groups = {"linear": {group: runs_of(name) for group, name in GROUPS.items()}}
-    made = differences.differences_of(groups, SEED, {("after", "before"): [(at, at) for at in (0, 1, 2)]})
-    return [[d.first, d.second, d.quantity, d.estimate, d.p_corrected, d.outcome] for d in made]
-
-
-def shared(
-    pairs: Iterable[Any], controls: Sequence[Any] = ("none",), cut: Sequence[str] = ("",), purpose: bool = False
-) -> differences.Shares:
-    """Shares of runs, each with its base."""
-    pairs = list(pairs)
-    return differences.shares_of(
-        "linear",
-        "after",
-        "before",
-        of_seeds=len(pairs),
-        purpose=purpose,
-        pairs=pairs,
-        controls=controls,
-        cut_at=cut,
-        seed=SEED,
-    )
-
-
-def share_values(made: differences.Shares) -> list[Any]:
-    """The shares with their ends, and what is said of them."""
-    values = (
-        made.recovered,
-        made.kept_best,
-        made.kept_output,
-        made.recovered_over_control,
-        made.cut,
-        made.over_control,
-        made.gap,
-    )
-    return [values, made.floor, made.cut_is, made.lifted, sorted(made.reasons)]
-
-
-def of_base(draws: Sequence[int], cut: Sequence[str]) -> list[Any]:
-    """Shares of an alignment with its control and cut, over seeds."""
-    base, aligned, taught = (runs_of(name, draws) for name in GROUPS.values())
-    return share_values(shared(zip(aligned, base, strict=True), taught, cut, purpose=True))
-
-
-def above_chance() -> list[Any]:
-    """Kept shares where answers are counted, of an encoder that is right nine times in ten of those of the base."""
-    base = runs_of("class")
-    other = [
-        estimates.probe_losses(
-            replace(run.profile, data=run.profile.data.assign(loss=0.1 + 0.9 * run.profile.data["loss"]))
-        )
-        for run in base
-    ]
-    made = shared(zip(other, base, strict=True), ["none", "x", "x"], [""] * 3)
-    unknown = shared([(scored("class", {}),) * 2])
-    weak = replace(
-        base[0], profile=replace(base[0].profile, data=base[0].profile.data.assign_attrs(over_shuffled_labels_low=-0.1))
-    )
-    return [
-        made.floor,
-        made.kept_output,
-        made.kept_best,
-        made.reasons["over_control"],
-        unknown.floor,
-        sorted((name, why[:9]) for name, why in unknown.reasons.items()),
-        sorted(shared([(weak, weak)]).reasons),
-    ]
-
-
-def of_little(gap: float) -> list[str]:
-    """Shares without a value of a base whose best tap is better by so much in all units."""
-    data = profile("ten").data
-    better = (data["tap"] == "middle") * gap * data["reference_loss"][3]
-    return sorted(shared([(scored("ten", {"loss": data["loss"][3] - better}),) * 2]).reasons)
-
-
-def of_groups() -> list[Any]:
-    """Scores of groups with the drop in the head, a run's own score, and the mean gap of a family of unequal units."""
-    profiles = {
-        profile: {"hidden": runs_of(first), "aligned": runs_of(second)}
-        for profile, first, second in (
-            ("linear", "hidden", "aligned"),
-            ("ten", "ten", "ten"),
-            ("young", "young", "young"),
-        )
-    } | {"alone": {"hidden": runs_of("class", (0,))}}
-    made = differences.group_scores_of(profiles, SEED)
-    family = differences.family_gaps(profiles, ["linear", "ten", "young"], SEED)
-    found = [
-        [each.profile, each.chosen_tap_text, each.chosen, each.output, each.hidden_gap, each.head_drop]
-        for each in (*made[:2], made[-1])
-    ]
-    return [found, len(made), [[each.group, each.profiles, each.hidden_gap] for each in family]]
-
-
-def curves(*groups: Mapping[str, Sequence[estimates.ProbeLosses]]) -> list[differences.CurveDifference]:
-    """Differences along depth of several profiles."""
-    return differences.curve_differences({str(i): each for i, each in enumerate(groups)}, SEED, {})
-
-
-def constant(lost: float, units: str = "abcdef") -> estimates.Term:
-    """A term of units that all lose as much."""
-    return estimates.Term(np.full((len(units), 1), lost), np.ones((len(units), 1)), tuple(units), 12)
-
-
-def apart(first: estimates.Term, second: estimates.Term) -> estimates.Estimate:
-    """The difference of two terms."""
-    return estimates.estimate_sum([([(first, second)], 1.0)], SEED)
-
-
-def flat_difference(*lost: float) -> Interval:
-    """That of two runs whose every unit loses as much at each tap."""
-    zero = 0 * profile("ten").data["loss"]
-    first, second = ([scored("ten", {"loss": zero + each, "reference_loss": zero + 1.0})] for each in lost)
-    return differences.differences_of({"p": {"a": first, "b": second}}, SEED, {})[1].estimate.interval
-
-
-def quarters(*weights: float) -> estimates.Estimate:
-    """A sum of the shares of one and of three right answers of four."""
-    terms = [
-        estimates.Term(loss[:, None], reference[:, None], tuple("abcd"), 3, share=True)
-        for loss, reference in zip(QUARTERS.loss, QUARTERS.reference, strict=True)
-    ]
-    return estimates.estimate_sum([([(term,)], weight) for term, weight in zip(terms, weights, strict=True)], SEED)
-
-
-def losses_by_name() -> list[Any]:
-    """Losses with parts whose units come in another order, a run's places, and what all taps are compared with."""
-    made, order = parts(), np.random.default_rng(SEED).permutation(12)
-    loss, whole = (np.concatenate([x, x[:2]])[:, order].T for x in (made.loss, made.reference))
-    axes, bare = ("part", "unit", "tap"), profile("hidden").data.drop_dims(("unit", "val_unit", "fit_unit"))
-    data = bare.assign(loss=(axes, loss), reference_loss=(axes, whole), unit=[f"u{at:02}" for at in order])
-    uneven = (
-        data.isel(tap=[0, 1, 2, 3])
-        .assign_attrs(losses="counts")
-        .assign(reference_loss=data["reference_loss"] * np.arange(1, 7))
-    )
-    run, other = (estimates.probe_losses(Profile("planted", "hidden", each, {})) for each in (data, uneven))
-    terms = run.at_chosen, run.at_best, run.at_output, *(run.ends or ())
-    return [
-        [digest(each.loss) for each in terms],
-        [digest(each.reference) for each in terms],
-        run.units == tuple(sorted(run.units)),
-        run.at(None).score,
-        run.fit_units,
-        run.share,
-        other.share,
-        other.ends is None,
-        other.common_reference is None,
-        run.loss.shape,
-        digest(run.common_reference),
+        [softmax.choose_out_of_fold(some[0], labels, fold, grid).penalty for grid in ENDS_OF_GRID],
     ]
 
 
@@ -459,6 +425,20 @@ ASKED: Mapping[str, Callable[[], Any]] = {
     **{f"words on {name}": lambda name=name: [profile(name).reading[:8], sorted(profile(name).beside), sorted(profile(name).lines)] for name in PLANTED},
     **{f"scores of {name}": lambda name=name: list(map(profile(name).at, profile(name).taps)) for name in PLANTED},
     **{f"controls of {name}": partial(controls, name) for name in ("hidden", "late", "alike", "class")},
+    **{f"drawn scores of {name} on {on}": partial(drawn_scores, name, on) for name in ("hidden", "unsure") for on in ("fit", "val")},
+    "what fits": misfits, "choices of older results": older, "margins refused": lambda: [refused(margin) for margin in (None, 0.05, 0.0, 2.0, -1.0, np.nan)],
+    "what a kernel reads": read_by_kernel,
+    "kinds of profiles": lambda: [[made.label, made.higher_is_better, made.is_probe, made.chosen_on] for made in (
+        Profile("linear_probe", "hidden", result("hidden"), {}), Profile("planted", "x", result("hidden", choose_on="val").assign_attrs(higher_is_better="no"), {}),
+        Profile("rank", None, result("hidden").drop_vars("loss").assign_attrs(higher_is_better="neither"), {}),
+    )],
+    "what rests on tokens": lambda: [attribute.TOKEN_SAMPLES in data.attrs for kind, places in (({}, "masks"), ({"needs": "tokens"}, "value"), ({}, "value")) for data in apply.measure_all(
+        [type("Some", (Planted,), {"kinds": ("value", "masks"), **kind})()], encoder("hidden"), {"x": replace(target("hidden")["hidden"], kind=places)}, SEED
+    ).results.values()],
+    "rivals at the border of chance": lambda: [Profile.of("planted", name, profile(name).data.assign_attrs(over_raw_input_low=0.0), {"raw_input": other.assign(score=0 * other["score"] + at)}).rival is None for name, ats in (
+        ("late", (0.047, 0.053)), ("class", (0.425, 0.435))
+    ) for other in [result("alike")] for at in ats],
+    "shuffled labels as rivals": lambda: [changed(name, attrs={"over_shuffled_labels_low": -0.1}).rivals for name in ("hidden", "alike", "class")],
     "skew of train and val": lambda: [changed("hidden", {"oof_loss": (ON_FIT, np.ones((6, 120))), "oof_reference": (ON_FIT, np.ones((6, 1)) * np.broadcast_to(few, 120)), **test}).skewed[:8] for few, test in SKEWS],
     "readability of classes": lambda: [changed("class", **each).readability for each in OF_CLASS],
     "remarks on classes": lambda: [len(changed("class", **each).remarks) for each in OF_CLASS],
@@ -476,8 +456,9 @@ ASKED: Mapping[str, Callable[[], Any]] = {
     "draws of a control": drawn_controls,
     "units": lambda: list(changed("hidden", lacks="units_").units.values()),
     "parts, R2": partial(of_parts, False), "parts, share": partial(of_parts, True),
-    **{f"choice with {name}": partial(verdict.choose_tap, Losses(loss, np.full(loss.shape, 16.0)), output, np.array(depth), SEED, favour) for name, (loss, output, depth, favour) in TIES.items()},
-    **{f"sets of {units} units": partial(sets, units) for units in (1, 3, 8, 40)},
+    **{f"choice with {name}": partial(verdict.choose_tap, Losses(loss, np.full(loss.shape, 16.0)), output, np.array(depth), SEED, **({} if favour else {"favour": False})) for name, (loss, output, depth, favour) in TIES.items()},
+    **{f"sets of {units} units": partial(sets, units) for units in (1, 2, 3, 8, 40)},
+    "sets of two taps": lambda: [verdict.confidence_set(parts(), np.array(of), SEED) for of in ([0, 1], [0, 2])],
     "ends of intervals": lambda: [
         interval(0.0, RAMP, 4), interval(0.0, RAMP, 9, 3, 4.0), interval(0.0, RAMP, 4, None, 9.0), interval(0.0, np.where(np.abs(RAMP) > 0.5, np.nan, RAMP), 4),
         interval(2.0, RAMP, 4), interval(-2.0, RAMP, 4), interval(0.0, RAMP, 1), interval(0.0, RAMP, 9, None, 1.0), interval(0.0, RAMP, 2), interval(0.0, RAMP, 9, level=0.8),
@@ -487,9 +468,9 @@ ASKED: Mapping[str, Callable[[], Any]] = {
         statistics.profile_intervals(np.full((1, 9), x), np.ones((1, 9)), fit, SEED, True)[end][0] for x, fit, end in ((0.0, 0, 1), (0.0, 3, 1), (1.0, 0, 2), (1.0, 3, 2), (0.0, 0, 2), (1.0, 0, 1))
     ],
     "ends of quarters": lambda: [QUARTERS.intervals(3, SEED), verdict.paired_differences(QUARTERS.at([0]), QUARTERS.at([1]), 3, SEED)],
-    "sums of quarters": lambda: [quarters(1.0, 0.0), quarters(0.5, 0.5), quarters(-1.0, 1.0)],
+    "sums of quarters": lambda: [comparisons.quarters(1.0, 0.0), comparisons.quarters(0.5, 0.5), comparisons.quarters(-1.0, 1.0)],
     "units that count": lambda: [
-        *(statistics.effective_units(each, share) for each in (HOLDS, np.eye(3)[None]) for share in (False, True)), statistics.effective_units(np.zeros((1, 3))), statistics.effective_units(HOLDS),
+        *(statistics.effective_units(each, share) for each in (HOLDS, np.eye(3)[None], np.ones((1, 2))) for share in (False, True)), statistics.effective_units(np.zeros((1, 3))), statistics.effective_units(HOLDS),
     ],
     "what few carry": lambda: [statistics.carried_by_few(each) for each in (MOST, MOST[:39], 0 * MOST)],
     "units needed": lambda: [verdict.units_needed(GAP, 30, 0.05), verdict.units_needed(GAP, 30, 0.0), verdict.units_needed(replace(GAP, low=np.nan), 30, 0.05), verdict.round_count(12345), verdict.round_count(7)],
@@ -505,56 +486,30 @@ ASKED: Mapping[str, Callable[[], Any]] = {
         statistics.jackknife_interval(0.5, np.array([0.4, 0.5, 0.625]), np.ones(3), logarithm=True),
     ],
     "ends by influence": lambda: [
-        statistics.linearised_interval(2.0, SQUARES - SQUARES.mean(), np.repeat(list(of), 12 // len(of)), logarithm=logarithm) for of, logarithm in (("abcdef", False), ("abcd", True), ("ab", False), ("a", False))
+        statistics.linearised_interval(2.0, SQUARES - SQUARES.mean(), np.repeat(list(of), 12 // len(of)), **told(logarithm)) for of, logarithm in (("abcdef", False), ("abcd", True), ("ab", False), ("a", False))
     ],
-    "ends of parts": lambda: [statistics.subset_interval(2.0, np.array(of)) for of in ([1.0, 2.0, 4.0], [1.0, 4.0], [np.nan, 1.0, 2.0, 0.0], [1.0])],
+    "ends of parts": lambda: [statistics.subset_interval(2.0, np.array(of)) for of in ([1.0, 2.0, 4.0], [1.0, 4.0], [np.nan, 1.0, 2.0, 0.0], [1.0])] + [statistics.subset_interval(at, np.array([1.0, 4.0])) for at in (0.5, 0.0)],
     **{f"ridge without groups of {most}": partial(left_out, most) for most in (1, 3, 256, 257)},
     "folds": folds, "a class in two folds": lambda: [len(set(least_squares.folds(FOLDED, LABELS, seed)[[1, 9]])) == 2 for seed in range(8)],
     "penalty of several parts": lambda: [
-        least_squares.choose_index(np.array(lost), np.array(whole)) for lost, whole in (([[2, 1], [1, 9], [1, 9]], [1, 0]), (np.ones((4, 2)), [0, 0]), ([[0.02, 0.9], [0.03, 0.3]], [0.1, 0.9]))
+        least_squares.choose_index(np.array(lost), np.array(whole)) for lost, whole in (([[2, 1], [1, 9], [1, 9]], [1, 0]), (np.ones((4, 2)), [0, 0]), ([[0.02, 0.9], [0.03, 0.3]], [0.1, 0.9]), ([[2, 1], [1, 9], [1.5, 9]], [1, 0]))
     ],
     "mean of others": lambda: least_squares.mean_of_others(np.array([[1.0], [2.0], [6.0], [7.0]]), np.array([0, 0, 1, 2])),
     "penalty within half an error": lambda: softmax._best(RIGHT, LEVEL),
-    "paths": lambda: [path(*each) for each in PATHS], "classes out of fold": classes,
-    "after minus before": of_differences, "shares of the base": partial(of_base, (0, 1, 2), ("late", "middle", "late")),
-    "shares of one seed": lambda: [of_base((0,), [""])[0][5], of_base((0,), [""])[3]], "shares above chance": above_chance,
-    **{f"shares of {name}": lambda name=name, cut=cut: share_values(shared([(run, run) for run in runs_of(name, (0,))], cut=[cut]))[1:] for name, cut in (("alike", "late"), ("noise", "gone"), ("class", ""), ("hidden", ""))},
-    **{f"shares of a gap of {gap}": partial(of_little, gap) for gap in (0.0095, 0.0105)},
-    "scores of groups": of_groups,
-    "differences along depth": lambda: [[each.difference, each.p, each.at] for each in curves(
-        {"before": runs_of("hidden", (0, 1)), "after": runs_of("aligned", (0, 1))}, {"before": runs_of("ten", (0,)), "after": runs_of("ten", (1,))}
-    )],
-    "lines between taps": lambda: estimates.by_depth(np.array([0.0, 2, 6, 7, 9])[:, None], np.array([0.1, 0.5, 1, 1, 1.2]), np.array([0, 0.1, 0.2, 0.75, 1, 1.1, 1.2, 1.3]))[:, 0],
-    "what units add": lambda: [
-        differences.score_influence(np.array([[1.0, 5, 2], [3, 5, 2]]), np.array([[2.0, 0, 1], [2, 0, 3]])), differences.score_influence(np.ones((2, 1)), np.zeros((2, 1))),
-    ],
-    "where curves differ most": lambda: [
-        differences.CurveDifference("", "", "", np.arange(3), np.array([-3.0, 1.0, 9.0]), np.array(p)).at for p in ([0.01, 0.04, 0.05], [0.05, 0.06, 0.07])
-    ],
-    "flips": lambda: estimates.flipped(
-        [np.ones((1, 1)), np.zeros((2, 6)), np.ones((1, 6)), np.ones((1, 2))], [["a"], list("abcdef"), list("abcdef"), list("ab")], [0, 0, 0, 0], SEED
-    ),
-    "shared depths": lambda: estimates.shared_depths([np.array([0.5, 1e-9]), np.array([0.0, 0.5 + 2e-6])]),
-    "curves of other references": lambda: [[each.difference, each.p] for each in curves(
-        {"before": runs_of("ten", (0,)), "after": [scored("ten", {"reference_loss": 2 * profile("ten").data["reference_loss"]})]}
-    )],
-    "p of certain differences": lambda: [apart(*map(constant, lost)).p for lost in ((0.5, 0.5), (0.5, 0.75), (0.75, 0.5))] + [apart(constant(0.5), constant(1.0, "a")).p],
-    "outcomes": lambda: [
-        differences.Difference("", "", "", "output", apart(*map(constant, lost)), p).outcome for lost, p in (((0.5, 0.75), 0.04), ((0.75, 0.5), 0.04), ((0.75, 0.5), 0.05))
-    ],
-    "certain differences": lambda: [flat_difference(0.75, 0.5), flat_difference(0.75, 0.75)],
-    "Holm": lambda: estimates.holm(np.array([0.01, np.nan, 0.04, 0.03, 0.9])),
-    "the same but for rounding": lambda: [estimates.near(np.ones(3), np.ones(3) + each) for each in (1e-8, 1e-12)],
-    "losses by name": losses_by_name, "redraws": drawn_again,
+    "paths": lambda: [path(*each) for each in PATHS], "classes out of fold": classes, "last fits of classes": last,
+    **comparisons.ASKED,
+    "redraws": drawn_again, "draws without a value": lost_draws,
     "one tap for several targets": lambda: [apply.common_tap(list(map(result, ("hidden", "late", "alike")))), apply.common_tap([])],
     "few units beside another target": lambda: [each.attrs["chosen_tap"] for each in measured(("young", "alike")).results.values()],
     "a target that no probe reads": lambda: [list(measured((), asked=asked).skipped) for asked in ((), ("planted",))],
     "first probes": lambda: [
         each.measure for each in recommendation.first_probes([profile("hidden"), Profile("other", "hidden", result("hidden"), {}), Profile("cka", None, result("hidden").drop_vars("loss"), {})]).values()
     ],
+    "order of findings": lambda: [each.target for each in recommendation.by_verdict(list(map(profile, ORDERED)))],
     "ways": lambda: [measured(("alike",), kind).results["planted/alike"].attrs[attribute.HIGHER_IS_BETTER] for kind in (Planted, type("Lower", (Planted,), {"higher_is_better": False}))],
     "favours": lambda: [
-        apply.choose_taps({"p": result("unsure").assign_attrs(units_train=n, units_val=0), "q": result("hidden")}, SEED)["p"].attrs["chosen_tap"] for n in (0, 1, 9, 10)
+        apply.choose_taps({"p": result("unsure", choose_on="val").assign_attrs(units_train=n, units_val=0), **beside}, SEED)["p"].attrs["chosen_tap"]
+        for beside in ({}, {"q": result("hidden")}) for n in (0, 1, 9, 10)
     ],
     "beside a control": lambda: ["over_c" in apply.against_control(*pair, "c", SEED).attrs for pair in (
         (result("unsure"), result("unsure")), (without(result("unsure"), "chosen_tap"), result("unsure")), (result("unsure"), without(result("unsure"), "chosen_tap")), (result("unsure"), result("ten"))

@@ -17,7 +17,7 @@ from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.measures.apply import against_control, measure_all
 from diagnostics.measures.base import Arrays
 from diagnostics.measures.probes import protocol
-from diagnostics.measures.statistics import Losses
+from diagnostics.measures.statistics import Losses, drawn_scores
 from diagnostics.runs.comparison.estimates import ProbeLosses, probe_losses
 from diagnostics.runs.profile import Profile
 from diagnostics.vocabulary import ChooseOn
@@ -60,6 +60,13 @@ PLANTED = {
 }
 
 
+LOSSES_ON = {
+    "unit": ("loss", "reference_loss"),
+    "val_unit": ("val_loss", "val_reference"),
+    "fit_unit": ("oof_loss", "oof_reference"),
+}
+
+
 class Planted(protocol.ClassOrValueProbe):
     """Reads the one feature of a tap as it is."""
 
@@ -90,6 +97,25 @@ class Planted(protocol.ClassOrValueProbe):
             seed=seed,
             oof=fit if activations.choose_on == "fit" else None,
         )
+
+
+class Drawn(Planted):
+    """The same scores by draws of the units, in place of losses."""
+
+    losses = "resampled"
+
+    def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
+        data = super().read_out(activations, target, seed)
+        for of in ("unit", "val_unit", "fit_unit"):
+            if of in data.sizes:
+                lost, whole = LOSSES_ON[of]
+                data = data.assign({f"{lost.removesuffix('loss')}drawn": _drawn(data[lost], data[whole])})
+        return data.drop_vars(["depth", *(name for names in LOSSES_ON.values() for name in names)], errors="ignore")
+
+
+def _drawn(loss: xr.DataArray, reference: xr.DataArray) -> tuple[tuple[str, str], np.ndarray]:
+    lost, whole = loss.values, reference.values
+    return ("tap", "draw"), drawn_scores(lambda times: 1 - lost @ times / (whole @ times), loss[loss.dims[1]].values)
 
 
 def truth(name: str) -> np.ndarray:
@@ -169,6 +195,16 @@ def parts(units: int = 12) -> Losses:
     whole = np.stack([1 + at % 3, np.where(at < 2, 2, 0), np.zeros(units, int), at % 4 // 2], axis=1)
     lost = rng.binomial(whole, np.array([0.2, 0.4, 0.6, 0.3])[:, None, None])
     return Losses(lost / 32, np.broadcast_to(whole, lost.shape) / 32)
+
+
+# One and three right answers of four.
+QUARTERS = Losses(np.array([[0.0, 1, 1, 1], [1, 0, 0, 0]]), np.ones((2, 4)), counts=True)
+
+
+def digest(values: Any) -> float:
+    """Of many values one number, which changes with each."""
+    flat = np.asarray(values, dtype=np.float64).ravel()
+    return float(np.cos(np.arange(len(flat))) @ flat)
 
 
 def rows_in_groups(most: int) -> protocol.Rows:

@@ -472,11 +472,11 @@ def folds(rows: Rows, labels: np.ndarray | None, seed: int) -> np.ndarray:
     has[unit_of, codes[inside]] = True
     # A class with groups in val too is never left without a row.
     at_risk = ~np.isin(np.arange(has.shape[1]), codes[~inside]) & (has.sum(axis=0) > 1)
-    rarest, sizes = np.where(has, has.sum(axis=0), len(units) + 1).argmin(axis=1), np.bincount(unit_of)
+    rarest, sizes = np.where(has, has.sum(axis=0), np.inf).argmin(axis=1), np.bincount(unit_of)
     drawn = np.random.default_rng(seed).random((_DRAWS if at_risk.any() else 1, len(units)))
     # The place of each group in an order gives its fold.
     dealt = [np.argsort(np.lexsort((each, -sizes, rarest))) % (FOLDS - 1) + 1 for each in drawn]
-    in_folds = [sum(has[each == fold].any(axis=0).astype(int) for fold in range(1, FOLDS)) for each in dealt]
+    in_folds = [sum(has[each == fold].any(axis=0).astype(int) for fold in np.unique(each)) for each in dealt]
     alone = [(at_risk & (each == 1)).sum() for each in in_folds]
     result = np.zeros(len(rows.fit), dtype=np.int64)
     result[inside] = dealt[int(np.argmin(alone))][unit_of]
@@ -534,7 +534,7 @@ class RidgeOutOfFold:
         first = torch.as_tensor(self.part == 0, device=x.device)
         tried = RidgeStack.from_data(x[:, ~first], y[~first]).predict(x[:, first])
         sums, around = self.loss(tried - y[first]).sum(dim=2).cpu().numpy(), self.reference[self.part == 0].sum(axis=0)
-        near = np.array([choose_index(of_tap, around) for of_tap in sums])[:, None] + np.arange(-1, 2)
+        near = np.add.outer([choose_index(of_tap, around) for of_tap in sums], [-1, 0, 1])
         grid = np.array(PENALTIES)[near.clip(0, len(PENALTIES) - 1)]
         errors = x.new_zeros((*grid.shape, *y.shape))
         for fold in np.unique(self.part):
@@ -575,8 +575,8 @@ def left_out_errors(stack: RidgeStack, x: Tensor, y: Tensor, part: np.ndarray) -
         at = torch.as_tensor(rows, device=x.device)
         some, size = u[:, at], rows.shape[1]
         if size == 1:
-            rest = 1 - 1 / n - some[:, :, 0].square() @ shares.mT
-            errors[:, :, at[:, 0]] /= rest.mT[..., None]
+            rest = 1 - 1 / n - some.squeeze(2).square() @ shares.mT
+            errors[:, :, at.flatten()] /= rest.mT[..., None]
             continue
         hat = (some[:, :, None] * shares[:, None, :, None]).flatten(2, 3) @ some.mT
         system = torch.eye(size, dtype=x.dtype, device=x.device) - 1 / n - hat.unflatten(2, (-1, size))
@@ -588,7 +588,7 @@ def _blocks(part: np.ndarray, wide: int) -> Iterator[np.ndarray]:
     """Rows [part, row] of parts of equal size, some at a time; `wide` values are held for each row."""
     order, sizes = np.argsort(part, kind="stable"), np.bincount(part)
     starts = np.cumsum(sizes) - sizes
-    for size in np.unique(sizes[sizes > 0]):
+    for size in np.unique(sizes):
         rows = order[starts[sizes == size][:, None] + np.arange(size)]
         step = max(1, _BLOCK // (int(size) * (wide if size > 1 else 1)))
         yield from (rows[at : at + step] for at in range(0, len(rows), step))

@@ -481,9 +481,8 @@ def choose_out_of_fold(
 
     part, judge = without(0)
     fits, of_first, losses_of_first = _path(part, np.tile(order, (len(x), 1)), judge)
-    near = (_best(of_first, losses_of_first)[:, None] + torch.arange(-1, 2, device=x.device)).clamp(
-        0, of_first.shape[1] - 1
-    )
+    best = _best(of_first, losses_of_first)
+    near = torch.stack([best - 1, best, best + 1], dim=1).clamp(0, of_first.shape[1] - 1)
     near = near.unique(dim=1) if len(near) == 1 else near
     taps = torch.arange(len(x), device=x.device)
     right = torch.zeros((*near.shape, len(labels)), dtype=torch.bool, device=x.device)

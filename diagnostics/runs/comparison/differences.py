@@ -243,7 +243,7 @@ def family_gaps(by_profile: Mapping[str, Groups], chosen: Sequence[str], seed: i
     value.
     """
     gaps: list[FamilyGap] = []
-    families = {name: next(iter(by_profile[name].values()))[0].profile.family for name in chosen}
+    families = {name: run.profile.family for name in chosen for run in next(iter(by_profile[name].values()))}
     for family, group in product(dict.fromkeys(families.values()), next(iter(by_profile.values()), {})):
         parts = {
             name: [(run.at_best, run.at_output) for run in by_profile[name][group]]
@@ -407,10 +407,11 @@ def _ratio(over: Sequence[Part], under: Sequence[Part], floor: float, seed: int)
     terms = [term for part in (*over, *under) for term in part]
     first = len(over) * len(over[0])
     above, below = (np.array([part_score(part) for part in parts]) - floor for parts in (over, under))
-    weights = part_weights(over), part_weights(under)
+    # Of as many runs and terms above as below.
+    weights = part_weights(over)
 
     def ratio(x: np.ndarray) -> np.ndarray:
-        return (x[..., :first] @ weights[0] - floor) / (x[..., first:] @ weights[1] - floor)
+        return (x[..., :first] @ weights - floor) / (x[..., first:] @ weights - floor)
 
     # What each seed adds to a ratio of means, by its linearisation.
     spread = ((above - above.mean() / below.mean() * below) / below.mean()).tolist()

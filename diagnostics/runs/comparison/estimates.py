@@ -46,7 +46,7 @@ class Term:
     @property
     def score(self) -> float:
         """1 - sum of losses / sum of references, averaged over parts."""
-        return float(scores(self.loss[None], self.reference[None])[0])
+        return scores(self.loss[None], self.reference[None]).item()
 
     def drawn(self, names: Sequence[str], seed: int, stream: int) -> np.ndarray:
         """The score in each resample of the units `names`, of which it has all or some: [resample]."""
@@ -105,7 +105,7 @@ def estimate(
     value = float(_unrounded(combine(at), at))
     # A term that comes twice is the same both times.
     streams = {id(term): stream for stream, term in enumerate({id(term): term for term in terms}.values())}
-    drawn = np.stack([term.drawn(names, seed, streams[id(term)]) for term in terms], axis=-1)
+    drawn = np.stack([term.drawn(names, seed, streams[id(term)]) for term in terms], axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         replicates = _unrounded(combine(drawn), drawn)
         # A ratio may meet a denominator of 0 in a resample.
@@ -362,9 +362,9 @@ def by_depth(values: np.ndarray, own: np.ndarray, depths: np.ndarray) -> np.ndar
     places = own[trunk]
     filled = np.full((len(depths), *values.shape[1:]), np.nan)
     for row, depth in enumerate(depths):
-        exact = [i for i in at if abs(own[i] - depth) < SAME]
-        if exact:
-            filled[row] = values[exact[0]]
+        exact = next((i for i in at if abs(own[i] - depth) < SAME), None)
+        if exact is not None:
+            filled[row] = values[exact]
         elif len(places) and places[0] < depth < places[-1]:
             right = int(np.searchsorted(places, depth))
             share = (depth - places[right - 1]) / (places[right] - places[right - 1])
