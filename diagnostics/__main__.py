@@ -11,7 +11,7 @@ import io
 from typing import Any
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.signals import end_if_stopped, watch_signals
+from diagnostics.interrupts import end_if_stopped, watch_signals
 
 
 def main() -> None:

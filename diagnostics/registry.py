@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 import pluggy
 
 from diagnostics.errors import DiagnosticsError, Stopped
-from diagnostics.signals import stoppable
+from diagnostics.interrupts import stoppable
 
 if TYPE_CHECKING:
     from diagnostics.datasets.dataset import Dataset

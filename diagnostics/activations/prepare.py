@@ -29,7 +29,7 @@ from diagnostics.encoders.encoder import Encoder, check_modality, size_for
 from diagnostics.encoders.modules import by_name, digest_of, seeded
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, StorageError, describe, explaining
-from diagnostics.signals import hold_worker_ends
+from diagnostics.interrupts import hold_worker_ends
 from diagnostics.vocabulary import BY_PLACE, Compute
 
 # In what two sets of samples differ, in words, as far as what is stored of them tells.

@@ -46,7 +46,8 @@ from diagnostics.activations.metadata import (
     write_group,
     write_observed,
 )
-from diagnostics.activations.plan import Journal, Layout, ShardBuffer, ShardReader, Step
+from diagnostics.activations.plan import Step
+from diagnostics.activations.shards import Journal, Layout, ShardBuffer, ShardReader
 from diagnostics.errors import DiagnosticsError, StorageError, damaged, unwritable
 from diagnostics.vocabulary import DENSE
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from diagnostics import signals
+from diagnostics import interrupts
 from diagnostics.errors import DiagnosticsError, describe
 from diagnostics.options import Option, options_of
 from diagnostics.report.escaping import printable
@@ -40,7 +40,7 @@ def working(quiet: bool = False, verbose: bool = False) -> Generator[Watch]:
     if quiet and verbose:
         raise DiagnosticsError("Both --quiet and --verbose are given: leave one of them out.")
     with (
-        signals.working(),
+        interrupts.working(),
         contextlib.redirect_stdout(sys.stderr),
         _heard() if verbose else contextlib.nullcontext(),
         watcher(quiet, verbose) as watch,
@@ -81,7 +81,7 @@ def guarded(command: Callable[..., None], plugin: str = "") -> Callable[..., Non
     @functools.wraps(command)
     def guard(*args: Any, **kwargs: Any) -> None:
         try:
-            with signals.working() if plugin else contextlib.nullcontext():
+            with interrupts.working() if plugin else contextlib.nullcontext():
                 command(*args, **kwargs)
         except KeyboardInterrupt as interrupt:
             raise _interrupted(str(interrupt)) from None
@@ -90,7 +90,7 @@ def guarded(command: Callable[..., None], plugin: str = "") -> Callable[..., Non
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
         except Exception as error:
-            if signals.stop_requested():
+            if interrupts.stop_requested():
                 # Compiled code may turn an interrupt into an error of its own.
                 raise _interrupted("") from None
             if isinstance(error, DiagnosticsError):
@@ -122,7 +122,7 @@ def _interrupted(sentence: str) -> typer.Exit:
     with contextlib.suppress(OSError):
         print(file=sys.stderr)
         say(sentence or "Interrupted.")
-    return typer.Exit(signals.exit_status())
+    return typer.Exit(interrupts.exit_status())
 
 
 def show_tracebacks(whole: bool) -> None:

@@ -13,8 +13,9 @@ from torch import nn
 from torch.utils.data import default_collate
 
 from diagnostics.activations.contract import Activations, StoredTarget, shuffled
-from diagnostics.activations.extract import OnGrids, extract, observe, refuse_other_folder
+from diagnostics.activations.extract import OnGrids, extract, refuse_other_folder
 from diagnostics.activations.folder import Folder, check_room, lock
+from diagnostics.activations.observe import observe
 from diagnostics.activations.plan import Precision, plan
 from diagnostics.activations.prepare import find_difference
 from diagnostics.activations.run_files import (

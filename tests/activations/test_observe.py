@@ -17,7 +17,8 @@ from torch.nn import functional as F
 import diagnostics as dx
 from diagnostics import DiagnosticsError
 from diagnostics.activations.contract import Observation
-from diagnostics.activations.extract import extract, observe
+from diagnostics.activations.extract import extract
+from diagnostics.activations.observe import observe
 from diagnostics.activations.plan import row_order
 from diagnostics.activations.store import Store
 from diagnostics.encoders.encoder import Captured, Encoder

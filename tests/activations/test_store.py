@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from zarr.codecs import Crc32cCodec
 
 from diagnostics import Target, split_groups
-from diagnostics.activations import plan as plan_module
+from diagnostics.activations import shards
 from diagnostics.activations.contract import shuffled
 from diagnostics.activations.extract import extract
 from diagnostics.activations.folder import Folder, check_room, lock, pages
-from diagnostics.activations.plan import Layout, ShardBuffer, ShardReader, row_order
+from diagnostics.activations.plan import row_order
+from diagnostics.activations.shards import Layout, ShardBuffer, ShardReader
 from diagnostics.activations.store import Store
 from diagnostics.errors import DiagnosticsError
 from tests.support.refusals import refusal
@@ -102,7 +103,7 @@ def test_memory_to_read_into_is_taken_once_and_never_shared(stored: Store, monke
     alone = [[block for _, block in Store(stored.path).token_blocks(name)] for name in names]
     assert len(alone[0]) > 1
     taken: list[int] = []
-    monkeypatch.setattr(plan_module, "pages", lambda length: taken.append(length) or pages(length))
+    monkeypatch.setattr(shards, "pages", lambda length: taken.append(length) or pages(length))
     opened = Store(stored.path)
     for _ in range(3):
         for name in names:

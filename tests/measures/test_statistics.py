@@ -21,7 +21,8 @@ from diagnostics.measures.statistics import (
     resampled_scores,
     scores,
 )
-from diagnostics.measures.verdict import choose_tap, largest_upper_end, paired_differences
+from diagnostics.measures.tap_choice import choose_tap
+from diagnostics.measures.verdict import largest_upper_end, paired_differences
 
 
 def test_score_is_r2_and_accuracy() -> None:

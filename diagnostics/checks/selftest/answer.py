@@ -36,7 +36,7 @@ from diagnostics.checks.selftest.planted import (
     without,
 )
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures import apply, statistics, verdict
+from diagnostics.measures import apply, statistics, tap_choice, verdict
 from diagnostics.measures import result as attribute
 from diagnostics.measures.base import Case
 from diagnostics.measures.probes import least_squares, protocol, softmax
@@ -280,7 +280,7 @@ def of_parts(share: bool) -> list[Any]:
     losses, drawn = parts(), statistics.resample_counts(12, SEED)
     both, given = (losses.loss, losses.reference), [True] * share
     again = statistics.resampled_scores(*both, drawn, SEED, *given, *[2] * share)[::400]
-    chosen = verdict.choose_tap(replace(losses, counts=share), 2, np.array([0.0, 0.5, 1.0, 2.0]), SEED)
+    chosen = tap_choice.choose_tap(replace(losses, counts=share), 2, np.array([0.0, 0.5, 1.0, 2.0]), SEED)
     ends = np.array(statistics.profile_intervals(*both, 7, SEED, *given)).T
     return [ends, again, statistics.effective_units(losses.reference, *given), chosen]
 
@@ -288,7 +288,7 @@ def of_parts(share: bool) -> list[Any]:
 def sets(units: int) -> list[list[int]]:
     """Model confidence sets of five taps, in several draws."""
     loss = np.random.default_rng(SEED).random((30, 5, units)) * np.linspace(1, 2.5, 5)[:, None]
-    return [verdict.confidence_set(Losses(each, np.ones_like(each)), np.arange(5), SEED) for each in loss]
+    return [tap_choice.confidence_set(Losses(each, np.ones_like(each)), np.arange(5), SEED) for each in loss]
 
 
 def ranks(samples: int) -> np.ndarray:
@@ -456,9 +456,9 @@ ASKED: Mapping[str, Callable[[], Any]] = {
     "draws of a control": drawn_controls,
     "units": lambda: list(changed("hidden", lacks="units_").units.values()),
     "parts, R2": partial(of_parts, False), "parts, share": partial(of_parts, True),
-    **{f"choice with {name}": partial(verdict.choose_tap, Losses(loss, np.full(loss.shape, 16.0)), output, np.array(depth), SEED, **({} if favour else {"favour": False})) for name, (loss, output, depth, favour) in TIES.items()},
+    **{f"choice with {name}": partial(tap_choice.choose_tap, Losses(loss, np.full(loss.shape, 16.0)), output, np.array(depth), SEED, **({} if favour else {"favour": False})) for name, (loss, output, depth, favour) in TIES.items()},
     **{f"sets of {units} units": partial(sets, units) for units in (1, 2, 3, 8, 40)},
-    "sets of two taps": lambda: [verdict.confidence_set(parts(), np.array(of), SEED) for of in ([0, 1], [0, 2])],
+    "sets of two taps": lambda: [tap_choice.confidence_set(parts(), np.array(of), SEED) for of in ([0, 1], [0, 2])],
     "ends of intervals": lambda: [
         interval(0.0, RAMP, 4), interval(0.0, RAMP, 9, 3, 4.0), interval(0.0, RAMP, 4, None, 9.0), interval(0.0, np.where(np.abs(RAMP) > 0.5, np.nan, RAMP), 4),
         interval(2.0, RAMP, 4), interval(-2.0, RAMP, 4), interval(0.0, RAMP, 1), interval(0.0, RAMP, 9, None, 1.0), interval(0.0, RAMP, 2), interval(0.0, RAMP, 9, level=0.8),
@@ -476,7 +476,7 @@ ASKED: Mapping[str, Callable[[], Any]] = {
     "units needed": lambda: [verdict.units_needed(GAP, 30, 0.05), verdict.units_needed(GAP, 30, 0.0), verdict.units_needed(replace(GAP, low=np.nan), 30, 0.05), verdict.round_count(12345), verdict.round_count(7)],
     "too few to compare": lambda: [bool(apply.too_few(xr.Dataset(attrs={"n": n, "measure": "cka"}))) for n in (19, 20)],
     "reasons": lambda: [attribute.shorten_reasons(text, ["a", "b", "a.b", "c"]) for text in TEXTS],
-    "standard error": lambda: verdict.standard_error(parts().at([0, 2])),
+    "standard error": lambda: tap_choice.standard_error(parts().at([0, 2])),
     "resamples": lambda: [digest(statistics.resample_counts(5, SEED)), statistics.resample_counts(5, SEED).size],
     "nothing fitted": lambda: statistics.profile_intervals(np.zeros((1, 9)), np.ones((1, 9)), 0, SEED)[1],
     **{f"ranks of {samples} samples": partial(ranks, samples) for samples in (60, 12000)},
