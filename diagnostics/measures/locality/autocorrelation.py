@@ -37,8 +37,8 @@ from diagnostics.measures.locality.blocks import (
     lacks_axes,
     lag_sums,
     naming_tap,
-    padded_grid,
     places,
+    product_type,
     rook_pairs,
     sample_blocks,
     scalar,
@@ -307,13 +307,6 @@ FAR = 6
 SLOPE = 8
 """Distances 1..8 over which the decay is fitted (iREPA)."""
 
-# Of `_pairs_cost_less`, from CPU times at grids of one and two axes with 48 to 1,536 features, on one core.
-_PER_PAIR = 100
-_PER_STEP = 24.0
-_SINGLE_FEATURES, _SINGLE_TOKENS = 512, 256
-"""From which on products of tokens that come in single precision are taken in it, at half the cost: with few, rounding
-averages out less."""
-
 
 @dataclass(frozen=True, repr=False)
 class TokenSimilarity(ShortRepr):
@@ -360,7 +353,7 @@ def self_similarity(tokens: Any, grid: Sequence[int], *, centred: bool = False) 
     grid = extents(grid)
     x, single = token_samples(tokens, "The array of tokens", grid)
     short = isinstance(tokens, Tensor) and tokens.dtype == torch.float32
-    products = _product_type(grid, x.shape[2], short)
+    products = product_type(grid, x.shape[2], short)
     blocks = sample_blocks(x, pairs=products is not None)
     of_blocks = [_similarity(block, grid, centred, products) for block in blocks]
     *values, curve = (torch.cat(parts) for parts in zip(*of_blocks, strict=True))
@@ -421,19 +414,6 @@ def _distances(grid: tuple[int, ...], device: torch.device, start: int, stop: in
     for axis in range(len(grid)):
         distance += (at[rows, axis][:, None] - at[:, axis]).abs()
     return distance
-
-
-def _product_type(grid: tuple[int, ...], features: int, short: bool) -> torch.dtype | None:
-    """In which precision products of all pairs of tokens are taken; None where transforms of the padded grid cost less.
-
-    `short`: whether the tokens come in single precision.
-    """
-    tokens, places = math.prod(grid), math.prod(padded_grid(grid))
-    halved = short and features >= _SINGLE_FEATURES and tokens >= _SINGLE_TOKENS
-    of_pairs = tokens**2 * ((features / 2 if halved else features) + _PER_PAIR)
-    if of_pairs > _PER_STEP * places * math.log2(places) * features:
-        return None
-    return torch.float32 if halved else torch.float64
 
 
 def _similarity(

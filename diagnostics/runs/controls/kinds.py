@@ -155,4 +155,4 @@ class InputEncoder(inputs.SampleEncoder):
         side = CELL_PIXELS if self.raw else 2 * CELL_PIXELS
         patches = inputs.resized(part, (rows * side, columns * side))[0].unfold(1, side, side).unfold(2, side, side)
         patches = patches.permute(1, 2, 0, 3, 4).reshape(rows * columns, pixels.shape[1], side * side)
-        return patches.flatten(1) if self.raw else torch.stack([inputs.pixel_statistics(patch) for patch in patches])
+        return patches.flatten(1) if self.raw else inputs.pixel_statistics(patches)
