@@ -295,10 +295,8 @@ class _Passes:
 
     def gather(self, reads: Sequence[_Read], version: str) -> None:
         """Writes what is missing of the sums of all blocks."""
-        known, origins = (
-            np.any([read.dense.known.any(axis=1) for read in reads], axis=0),
-            _origins(self.encoder, self.store),
-        )
+        known = np.any([read.dense.known.any(axis=1) for read in reads], axis=0)
+        origins = _origins(self.encoder, self.store)
         for block in range(FOLDS):
             sums = _BlockSums(self.store, reads, [block], version)
             if sums.missing:
@@ -429,17 +427,18 @@ def _grid_tokens(encoder: Encoder, store: Store, batch: Any, positions: np.ndarr
     these = f"in the batch from sample {store.ids[positions[0]]} on"
     if len(tokens) != len(positions):
         raise DiagnosticsError(
-            f"Tap {tap.name} of {encoder.name} gives {len(tokens)} rows for {len(positions)} samples."
+            f"Tap {tap.name} of {encoder.name} gives {len(tokens)} rows for {len(positions)} samples.", code="bad-tap"
         )
     valid = encoder.valid(batch, tap)
     if valid is not None and not bool(valid.all()):
         raise GapsError(
             f"Tap {tap.name} of {encoder.name} has tokens that represent no data (gaps or padding) {these}, which "
-            f"--dense streamed cannot leave out: give --dense none."
+            f"--dense streamed cannot leave out: give --dense none.",
+            code="no-tokens",
         )
     grid = tokens[:, tap.grid.prefix :].float()
     if not bool(grid.isfinite().all()):
-        raise DiagnosticsError(f"{encoder.name} gives NaN or infinity at tap {tap.name} {these}.")
+        raise DiagnosticsError(f"{encoder.name} gives NaN or infinity at tap {tap.name} {these}.", code="not-finite")
     return grid
 
 
