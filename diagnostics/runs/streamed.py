@@ -54,34 +54,33 @@ class _Read:
     numbers: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
     judged: dict[str, dict[str, np.ndarray]] = field(default_factory=dict[str, dict[str, np.ndarray]])
     """[sample, part] and [sample], NaN where not judged."""
-    tried: dict[str, list[np.ndarray]] = field(default_factory=dict[str, list[np.ndarray]])
-    """Of each variant, loss and reference [2, part] on val."""
+    tried: dict[str, list[list[tuple[np.ndarray, Judged]]]] = field(default_factory=dict[str, Any])
+    """Of each variant of the readout without the first block, rows and what was judged of them."""
 
-    def keep(self, tap: Tap, rows: np.ndarray, variant: int, variants: int, judged: Judged) -> None:
-        """What was judged of rows by a variant of the readout; the first of several."""
-        if variants > 1:
-            tried = self.tried.setdefault(tap.name, [np.zeros(0)] * variants)
-            sums = np.stack([judged["loss"].sum(axis=0), judged["reference"].sum(axis=0)])
-            tried[variant] = sums if not tried[variant].size else tried[variant] + sums
-            judged = {f"{name} {variant}": values for name, values in judged.items()}
-        kept = self.judged.setdefault(tap.name, {})
+    def keep(self, tap: str, rows: np.ndarray, judged: Judged) -> None:
+        kept = self.judged.setdefault(tap, {})
         for name, values in judged.items():
             if name not in kept:
                 kept[name] = np.full((len(self.dense.known), *values.shape[1:]), np.nan, np.float32)
             kept[name][rows] = values
 
-    def choose_variant(self) -> None:
+    def choose_variants(self) -> None:
         """Leaves of each tap's variants the one of least loss on val, of equal ones the last."""
         for tap, tried in self.tried.items():
-            scores = [np.nanmean(1 - loss / np.where(reference > 0, reference, np.nan)) for loss, reference in tried]
+            scores = [_mean_score([judged for _, judged in each]) for each in tried]
             best = len(scores) - 1 - int(np.argmax(scores[::-1]))
             for name, values in self.sums.variants.items():
                 self.numbers[tap][name] = values[best]
-            kept = self.judged[tap]
-            self.judged[tap] = {
-                name.removesuffix(f" {best}"): values for name, values in kept.items() if name.endswith(f" {best}")
-            }
+            for rows, judged in tried[best]:
+                self.keep(tap, rows, judged)
             self.readouts[tap] = {block: readout.at(best) for block, readout in self.readouts[tap].items()}
+        self.tried.clear()
+
+
+def _mean_score(judged: Sequence[Judged]) -> float:
+    """Over the parts that have a reference."""
+    loss, reference = (sum(each[of].sum(axis=0) for each in judged) for of in ("loss", "reference"))
+    return float(np.nanmean(1 - loss / np.where(reference > 0, reference, np.nan)))
 
 
 class AlongExtraction:
@@ -162,7 +161,7 @@ def stream(
             passes.judge(reads, block)
             if block == 0:
                 for read in reads:
-                    read.choose_variant()
+                    read.choose_variants()
     except GapsError as error:
         if asked:
             raise
@@ -323,9 +322,15 @@ class _Passes:
                 mean, weights, bias = maps[i, tap.name]
                 some = _on_grid(tokens[torch.as_tensor(known, device=tokens.device)], tap, read.dense)
                 scores = (some - mean) @ weights
-                for variant in range(len(bias)):
-                    judged = read.sums.judge(read.dense, readout, scores + bias[variant], positions[known])
-                    read.keep(tap, positions[known], variant, len(bias), judged)
+                tried: list[tuple[np.ndarray, Judged]] = [
+                    (positions[known], read.sums.judge(read.dense, readout, scores + each, positions[known]))
+                    for each in bias
+                ]
+                if len(tried) == 1:
+                    read.keep(tap.name, *tried[0])
+                else:
+                    for variant, each in zip(read.tried.setdefault(tap.name, [[] for _ in bias]), tried, strict=True):
+                        variant.append(each)
 
         self.each(rows, reads, "reading test" if block is None else f"reading block {block + 1}", visit)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 import diagnostics as dx
 from diagnostics import DiagnosticsError, Run, TorchEncoder
+from diagnostics.activations import prepare
+from diagnostics.activations.store import Store
+from diagnostics.errors import StorageError, unwritable
 from diagnostics.measures.probes.dense import DenseRows
 from diagnostics.measures.probes.least_squares import Moments, folds
 from diagnostics.measures.probes.segmentation import Classes, SegmentationProbe, mean_iou
@@ -352,6 +356,64 @@ def test_a_measure_that_is_added_later_says_its_passes_first(tmp_path: Path) -> 
     measure(tmp_path, watch=events.append)
     assert events[0].bytes == 0
     assert not any("summing" in event.step for event in events[1:])
+
+
+def test_a_measure_of_tokens_that_are_not_stored_is_refused_and_nothing_lost(tmp_path: Path) -> None:
+    with pytest.raises(DiagnosticsError):
+        measure(tmp_path, measures="self_similarity", dense=None, token_budget=0)
+    run = measure(tmp_path, dense=None, token_budget=0)
+    assert run.profile(SCENE).data.attrs["tokens"] == "streamed"
+
+
+def test_a_dense_target_that_memory_does_not_hold_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(prepare, "classes_on_grid", full)
+        with pytest.raises(DiagnosticsError) as raised:
+            measure(tmp_path / "run")
+    assert raised.value.code == "foreign-error"
+    assert "scene" in str(raised.value)
+    assert not (tmp_path / "run").exists()
+    measure(tmp_path / "run")
+
+
+def test_a_sample_with_another_grid_is_refused_and_what_is_done_stays(tmp_path: Path) -> None:
+    encoder, data = tiny_image_encoder(), images()
+    measure(tmp_path, measures="rankme")
+
+    def cropped(sample: Any) -> Any:
+        prepared = encoder.preprocess(sample)
+        return prepared[..., :8, :] if np.array_equal(sample, data.samples[20]) else prepared
+
+    with pytest.raises(DiagnosticsError) as raised:
+        measure(tmp_path, encoder=encoder.replace(preprocess=cropped), batch_size=1)
+    assert raised.value.code == "bad-tap"
+    assert measure(tmp_path).profile(SCENE)
+
+
+def test_a_disk_that_is_full_in_the_middle_of_sums_loses_nothing(
+    tmp_path: Path, passes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure(tmp_path, measures="rankme")
+    put = Store.put_observed
+
+    def full(store: Store, name: str, *given: Any) -> None:
+        if name.endswith("-2"):
+            raise unwritable(store.path, OSError(errno.ENOSPC, "No space left on device"), "")
+        put(store, name, *given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "put_observed", full)
+        with pytest.raises(StorageError) as raised:
+            measure(tmp_path)
+    assert raised.value.code == "no-space"
+    passes.clear()
+    assert measure(tmp_path).profile(SCENE)
+    assert passes[0] == "summing block 3 of 5"
 
 
 def test_token_measures_of_a_streamed_kind_keep_their_tokens(tmp_path: Path) -> None:
