@@ -58,6 +58,7 @@ class _Read:
     """Of each variant of the readout without the first block, rows and what was judged of them."""
 
     def keep(self, tap: str, rows: np.ndarray, judged: Judged) -> None:
+        """Keeps what was judged of rows at a tap."""
         kept = self.judged.setdefault(tap, {})
         for name, values in judged.items():
             if name not in kept:
@@ -191,7 +192,7 @@ def _solve(store: Store, reads: Sequence[_Read], held_out: Iterable[int]) -> Non
 
 
 def readout(store: Store, probe: Measure, target: StoredTarget, tap: Tap, choice: Mapping[str, float]) -> EachToken:
-    """What `stream` read a tap with on test, solved again from the sums in the store."""
+    """The readout with which `stream` read test at a tap, solved again from the sums in the store."""
     dense = DenseRows.of(probe.name, store.with_other(token_samples=len(store.ids)), target)
     sums: Sums = probe.sums(target)
     solved = sums.solve(dense, _without(_blocks(store, dense, sums, tap), None), choice["penalty"])
@@ -355,7 +356,7 @@ class _BlockSums:
 
     @property
     def bytes(self) -> int:
-        """What is missing takes, in memory and on disk."""
+        """Those of what is missing, in memory and on disk."""
         taps = self.store.taps
         return sum(
             block_bytes(taps, 1, 0) if name is _gram else block_bytes(taps, 0, len(read.sums.origin(read.dense)))
@@ -428,12 +429,8 @@ def _block_of(store: Store) -> np.ndarray:
 
 
 def _grid_tokens(encoder: Encoder, store: Store, batch: Any, positions: np.ndarray, tap: Tap, tokens: Tensor) -> Tensor:
-    """Float32 [row, grid token, feature] of the tokens of a batch; raises where they cannot be read."""
+    """Float32 [row, grid token, feature] of a batch; raises where tokens represent no data or are not finite."""
     these = f"in the batch from sample {store.ids[positions[0]]} on"
-    if len(tokens) != len(positions):
-        raise DiagnosticsError(
-            f"Tap {tap.name} of {encoder.name} gives {len(tokens)} rows for {len(positions)} samples.", code="bad-tap"
-        )
     valid = encoder.valid(batch, tap)
     if valid is not None and not bool(valid.all()):
         raise GapsError(

@@ -14,6 +14,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 import diagnostics as dx
 from diagnostics import DiagnosticsError, Run, TorchEncoder
 from diagnostics.activations import prepare
+from diagnostics.activations.run_files import bytes_below
 from diagnostics.activations.store import Store
 from diagnostics.errors import StorageError, unwritable
 from diagnostics.measures.probes.dense import DenseRows
@@ -21,7 +22,7 @@ from diagnostics.measures.probes.least_squares import Moments, folds
 from diagnostics.measures.probes.segmentation import Classes, SegmentationProbe, mean_iou
 from diagnostics.progress import Cost
 from diagnostics.runs import streamed
-from diagnostics.runs.streamed import passes_over
+from diagnostics.runs.streamed import block_bytes, passes_over
 from tests.runs.test_token_probes import cells, images, score
 from tests.support.planted import planted_image_encoder, planted_images
 from tests.support.tiny import tiny_encoder, tiny_image_encoder
@@ -259,13 +260,26 @@ def test_the_readout_is_handed_over(run: Run, name: str) -> None:
     assert got == pytest.approx(float(run.profile(name).data["score"].sel(tap=probe.tap)), abs=1e-4)
 
 
-def test_a_target_with_unknown_places_has_sums_of_its_own(tmp_path: Path) -> None:
-    def partly_known() -> dx.Dataset:
-        data = images()
-        scene = data.targets["scene"]
-        scene.values[::3, :4, :4] = -1
-        return data
+def partly_known() -> dx.Dataset:
+    data = images()
+    data.targets["scene"].values[::3, :4, :4] = -1
+    return data
 
+
+def test_the_cost_counts_products_of_features_once_a_mask(tmp_path: Path) -> None:
+    said, gram = list[int](), 0
+    for name, data in (("one", images()), ("two", partly_known())):
+        costs = list[Any]()
+        encoder = tiny_image_encoder(width=256)
+        options: dict[str, Any] = {"measures": MEASURES, "controls": False, "report": False, "dense": "streamed"}
+        dx.run(encoder, data, out=tmp_path / name, watch=costs.append, **options)
+        said.append(costs[0].bytes)
+        assert said[-1] == pytest.approx(bytes_below(tmp_path / name), rel=0.1)
+        gram = block_bytes(encoder.taps, 1, 0) * 5
+    assert said[1] - said[0] == pytest.approx(gram, rel=0.05)
+
+
+def test_a_target_with_unknown_places_has_sums_of_its_own(tmp_path: Path) -> None:
     options: dict[str, Any] = {"measures": MEASURES, "controls": False, "report": False, "watch": dx.silent}
     runs = [
         dx.run(tiny_image_encoder(), partly_known(), out=tmp_path / dense, dense=dense, choose_on="val", **options)
