@@ -238,7 +238,7 @@ def extract(
     started = time.perf_counter()
     done = plan.samples - sum(len(step) for step in todo)
     again = sum(len(step) for step in todo) if store is not None and store.tokens_removed else 0
-    announced, also = done > 0 and not again, None
+    announced, also, about = done > 0 and not again, None, about or {}
     buffers, created, kept = ShardBuffers(kept_plan, size), None, 0
     try:
         with contextlib.closing(step_batches(encoder, dataset, todo, size, workers)) as batches:
@@ -251,18 +251,11 @@ def extract(
                     announced = True
                 if store is None:
                     store = created = create(
-                        folder,
-                        plan,
-                        wanted,
-                        reference_statistics=statistics,
-                        dataset=dataset,
-                        dense=dense,
-                        about=about or {},
+                        folder, plan, wanted, reference_statistics=statistics, dataset=dataset, dense=dense, about=about
                     )
                     if (also := along(store)) is not None:
                         # It needs the store, which is there only now: the first batch passes once more.
-                        names = [tap.name for tap in plan.taps]
-                        encoder.capture(batch, names, partial(also, batch, positions))
+                        encoder.capture(batch, [tap.name for tap in plan.taps], partial(also, batch, positions))
                 done += len(positions)
                 watch(Progress(f"extracting {encoder.name}", done, plan.samples))
                 if buffers.rows == len(step):

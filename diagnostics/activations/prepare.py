@@ -202,11 +202,15 @@ def dense_targets(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap]) -> di
             dense[name] = {COVERED: masks.astype(np.int16) if fits else masks}
         elif target.dense:
             fitting = {"x".join(map(str, shape)): shape for shape in shapes if len(shape) == np.ndim(target.values[0])}
-            blocks = [
-                [by_cell[target.kind](maps, encoder.covers(maps.shape[1:]), shape) for shape in fitting.values()]
-                for maps in target.blocks()
-            ]
-            dense[name] = {key: joined(cells) for key, cells in zip(fitting, zip(*blocks, strict=True), strict=True)}
+            with explaining(
+                f"Target {name} cannot be brought to the grids of the taps (fewer samples take less memory)"
+            ):
+                blocks = [
+                    [by_cell[target.kind](maps, encoder.covers(maps.shape[1:]), shape) for shape in fitting.values()]
+                    for maps in target.blocks()
+                ]
+                cells = zip(fitting, zip(*blocks, strict=True), strict=True)
+                dense[name] = {key: joined(parts) for key, parts in cells}
     return dense
 
 

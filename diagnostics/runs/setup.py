@@ -306,7 +306,7 @@ def cost_of(
         token_bytes_of_64=0 if enough else WANTED * planned.token_bytes_per_sample,
         again=again,
         unprobeable=tuple(setup.unprobeable.values()),
-        dense=_reading(setup, passes),
+        dense=_dense_clause(setup, passes),
     )
 
 
@@ -325,15 +325,15 @@ def later_cost(setup: Setup, passes: float, bytes_: int) -> Cost:
         seconds=0.0,
         encoders=1,
         path=str(setup.out),
-        dense=_reading(setup, passes),
+        dense=_dense_clause(setup, passes),
     )
 
 
-def _reading(setup: Setup, passes: float) -> str:
+def _dense_clause(setup: Setup, passes: float) -> str:
     """How dense targets are read in so many passes beside the extraction, and why, in a clause; empty where no measure
     reads one.
     """
-    if not _streamed_targets(setup):
+    if not _sum_targets(setup) or (setup.dense == "streamed" and not passes):
         return ""
     asked, samples = setup.request.dense is not None, len(setup.dataset)
     if setup.dense == "stored":
@@ -342,7 +342,7 @@ def _reading(setup: Setup, passes: float) -> str:
     return f"dense targets are read from all samples in {passes:.1f} more passes of each encoder, {why}"
 
 
-def _streamed_targets(setup: Setup) -> dict[str, Target]:
+def _sum_targets(setup: Setup) -> dict[str, Target]:
     """The targets that measures can read from sums, by name."""
     kinds = {kind for measure in setup.measures for kind in measure.streams}
     there = {name: target for name, target in setup.dataset.targets.items() if name not in setup.unprobeable}
@@ -352,7 +352,7 @@ def _streamed_targets(setup: Setup) -> dict[str, Target]:
 def _sum_bytes(setup: Setup, planned: Plan, dense: OnGrids, *, shuffled: bool) -> int:
     """Of the sums of an encoder; `shuffled`: with those of shuffled labels, whose unknown places move too."""
     whole, columns = dict[bytes, bool](), 0
-    for name, target in _streamed_targets(setup).items() if setup.dense == "streamed" else ():
+    for name, target in _sum_targets(setup).items() if setup.dense == "streamed" else ():
         if on_grids := dense.get(name):
             known = [known_places(target.kind, values) for values in on_grids.values()]
             whole[b"".join(np.packbits(each).tobytes() for each in known)] = all(each.all() for each in known)

@@ -54,34 +54,34 @@ class _Read:
     numbers: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
     judged: dict[str, dict[str, np.ndarray]] = field(default_factory=dict[str, dict[str, np.ndarray]])
     """[sample, part] and [sample], NaN where not judged."""
-    tried: dict[str, list[np.ndarray]] = field(default_factory=dict[str, list[np.ndarray]])
-    """Of each variant, loss and reference [2, part] on val."""
+    tried: dict[str, list[list[tuple[np.ndarray, Judged]]]] = field(default_factory=dict[str, Any])
+    """Of each variant of the readout without the first block, rows and what was judged of them."""
 
-    def keep(self, tap: Tap, rows: np.ndarray, variant: int, variants: int, judged: Judged) -> None:
-        """What was judged of rows by a variant of the readout; the first of several."""
-        if variants > 1:
-            tried = self.tried.setdefault(tap.name, [np.zeros(0)] * variants)
-            sums = np.stack([judged["loss"].sum(axis=0), judged["reference"].sum(axis=0)])
-            tried[variant] = sums if not tried[variant].size else tried[variant] + sums
-            judged = {f"{name} {variant}": values for name, values in judged.items()}
-        kept = self.judged.setdefault(tap.name, {})
+    def keep(self, tap: str, rows: np.ndarray, judged: Judged) -> None:
+        """Keeps what was judged of rows at a tap."""
+        kept = self.judged.setdefault(tap, {})
         for name, values in judged.items():
             if name not in kept:
                 kept[name] = np.full((len(self.dense.known), *values.shape[1:]), np.nan, np.float32)
             kept[name][rows] = values
 
-    def choose_variant(self) -> None:
+    def choose_variants(self) -> None:
         """Leaves of each tap's variants the one of least loss on val, of equal ones the last."""
         for tap, tried in self.tried.items():
-            scores = [np.nanmean(1 - loss / np.where(reference > 0, reference, np.nan)) for loss, reference in tried]
+            scores = [_mean_score([judged for _, judged in each]) for each in tried]
             best = len(scores) - 1 - int(np.argmax(scores[::-1]))
             for name, values in self.sums.variants.items():
                 self.numbers[tap][name] = values[best]
-            kept = self.judged[tap]
-            self.judged[tap] = {
-                name.removesuffix(f" {best}"): values for name, values in kept.items() if name.endswith(f" {best}")
-            }
+            for rows, judged in tried[best]:
+                self.keep(tap, rows, judged)
             self.readouts[tap] = {block: readout.at(best) for block, readout in self.readouts[tap].items()}
+        self.tried.clear()
+
+
+def _mean_score(judged: Sequence[Judged]) -> float:
+    """Over the parts that have a reference."""
+    loss, reference = (sum(each[of].sum(axis=0) for each in judged) for of in ("loss", "reference"))
+    return float(np.nanmean(1 - loss / np.where(reference > 0, reference, np.nan)))
 
 
 class AlongExtraction:
@@ -162,7 +162,7 @@ def stream(
             passes.judge(reads, block)
             if block == 0:
                 for read in reads:
-                    read.choose_variant()
+                    read.choose_variants()
     except GapsError as error:
         if asked:
             raise
@@ -192,7 +192,7 @@ def _solve(store: Store, reads: Sequence[_Read], held_out: Iterable[int]) -> Non
 
 
 def readout(store: Store, probe: Measure, target: StoredTarget, tap: Tap, choice: Mapping[str, float]) -> EachToken:
-    """What `stream` read a tap with on test, solved again from the sums in the store."""
+    """The readout with which `stream` read test at a tap, solved again from the sums in the store."""
     dense = DenseRows.of(probe.name, store.with_other(token_samples=len(store.ids)), target)
     sums: Sums = probe.sums(target)
     solved = sums.solve(dense, _without(_blocks(store, dense, sums, tap), None), choice["penalty"])
@@ -295,10 +295,8 @@ class _Passes:
 
     def gather(self, reads: Sequence[_Read], version: str) -> None:
         """Writes what is missing of the sums of all blocks."""
-        known, origins = (
-            np.any([read.dense.known.any(axis=1) for read in reads], axis=0),
-            _origins(self.encoder, self.store),
-        )
+        known = np.any([read.dense.known.any(axis=1) for read in reads], axis=0)
+        origins = _origins(self.encoder, self.store)
         for block in range(FOLDS):
             sums = _BlockSums(self.store, reads, [block], version)
             if sums.missing:
@@ -325,9 +323,15 @@ class _Passes:
                 mean, weights, bias = maps[i, tap.name]
                 some = _on_grid(tokens[torch.as_tensor(known, device=tokens.device)], tap, read.dense)
                 scores = (some - mean) @ weights
-                for variant in range(len(bias)):
-                    judged = read.sums.judge(read.dense, readout, scores + bias[variant], positions[known])
-                    read.keep(tap, positions[known], variant, len(bias), judged)
+                tried: list[tuple[np.ndarray, Judged]] = [
+                    (positions[known], read.sums.judge(read.dense, readout, scores + each, positions[known]))
+                    for each in bias
+                ]
+                if len(tried) == 1:
+                    read.keep(tap.name, *tried[0])
+                else:
+                    for variant, each in zip(read.tried.setdefault(tap.name, [[] for _ in bias]), tried, strict=True):
+                        variant.append(each)
 
         self.each(rows, reads, "reading test" if block is None else f"reading block {block + 1}", visit)
 
@@ -352,7 +356,7 @@ class _BlockSums:
 
     @property
     def bytes(self) -> int:
-        """What is missing takes, in memory and on disk."""
+        """Those of what is missing, in memory and on disk."""
         taps = self.store.taps
         return sum(
             block_bytes(taps, 1, 0) if name is _gram else block_bytes(taps, 0, len(read.sums.origin(read.dense)))
@@ -425,21 +429,18 @@ def _block_of(store: Store) -> np.ndarray:
 
 
 def _grid_tokens(encoder: Encoder, store: Store, batch: Any, positions: np.ndarray, tap: Tap, tokens: Tensor) -> Tensor:
-    """Float32 [row, grid token, feature] of the tokens of a batch; raises where they cannot be read."""
+    """Float32 [row, grid token, feature] of a batch; raises where tokens represent no data or are not finite."""
     these = f"in the batch from sample {store.ids[positions[0]]} on"
-    if len(tokens) != len(positions):
-        raise DiagnosticsError(
-            f"Tap {tap.name} of {encoder.name} gives {len(tokens)} rows for {len(positions)} samples."
-        )
     valid = encoder.valid(batch, tap)
     if valid is not None and not bool(valid.all()):
         raise GapsError(
             f"Tap {tap.name} of {encoder.name} has tokens that represent no data (gaps or padding) {these}, which "
-            f"--dense streamed cannot leave out: give --dense none."
+            f"--dense streamed cannot leave out: give --dense none.",
+            code="no-tokens",
         )
     grid = tokens[:, tap.grid.prefix :].float()
     if not bool(grid.isfinite().all()):
-        raise DiagnosticsError(f"{encoder.name} gives NaN or infinity at tap {tap.name} {these}.")
+        raise DiagnosticsError(f"{encoder.name} gives NaN or infinity at tap {tap.name} {these}.", code="not-finite")
     return grid
 
 

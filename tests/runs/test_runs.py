@@ -381,7 +381,7 @@ def test_only_the_taps_asked_for_and_always_the_output(tmp_path: Path) -> None:
 
 
 def test_no_tokens_leaves_token_measures_out_with_a_reason(tmp_path: Path) -> None:
-    options = {"token_budget": 0, "controls": False, "report": False}
+    options = {"token_budget": 0, "controls": False, "report": False, "dense": "stored"}
     run = dx.run(tiny_image_encoder(), tiny_dataset(40, "image"), out=tmp_path / "run", **options)
     assert "--token-budget" in run.skipped["linear_probe/height"]
     assert "--token-budget" in run.skipped["self_similarity"]

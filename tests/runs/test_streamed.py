@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,16 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 import diagnostics as dx
 from diagnostics import DiagnosticsError, Run, TorchEncoder
+from diagnostics.activations import prepare
+from diagnostics.activations.run_files import bytes_below
+from diagnostics.activations.store import Store
+from diagnostics.errors import StorageError, unwritable
 from diagnostics.measures.probes.dense import DenseRows
 from diagnostics.measures.probes.least_squares import Moments, folds
 from diagnostics.measures.probes.segmentation import Classes, SegmentationProbe, mean_iou
 from diagnostics.progress import Cost
 from diagnostics.runs import streamed
-from diagnostics.runs.streamed import passes_over
+from diagnostics.runs.streamed import block_bytes, passes_over
 from tests.runs.test_token_probes import cells, images, score
 from tests.support.planted import planted_image_encoder, planted_images
 from tests.support.tiny import tiny_encoder, tiny_image_encoder
@@ -255,13 +260,26 @@ def test_the_readout_is_handed_over(run: Run, name: str) -> None:
     assert got == pytest.approx(float(run.profile(name).data["score"].sel(tap=probe.tap)), abs=1e-4)
 
 
-def test_a_target_with_unknown_places_has_sums_of_its_own(tmp_path: Path) -> None:
-    def partly_known() -> dx.Dataset:
-        data = images()
-        scene = data.targets["scene"]
-        scene.values[::3, :4, :4] = -1
-        return data
+def partly_known() -> dx.Dataset:
+    data = images()
+    data.targets["scene"].values[::3, :4, :4] = -1
+    return data
 
+
+def test_the_cost_counts_products_of_features_once_a_mask(tmp_path: Path) -> None:
+    said, gram = list[int](), 0
+    for name, data in (("one", images()), ("two", partly_known())):
+        costs = list[Any]()
+        encoder = tiny_image_encoder(width=256)
+        options: dict[str, Any] = {"measures": MEASURES, "controls": False, "report": False, "dense": "streamed"}
+        dx.run(encoder, data, out=tmp_path / name, watch=costs.append, **options)
+        said.append(costs[0].bytes)
+        assert said[-1] == pytest.approx(bytes_below(tmp_path / name), rel=0.1)
+        gram = block_bytes(encoder.taps, 1, 0) * 5
+    assert said[1] - said[0] == pytest.approx(gram, rel=0.05)
+
+
+def test_a_target_with_unknown_places_has_sums_of_its_own(tmp_path: Path) -> None:
     options: dict[str, Any] = {"measures": MEASURES, "controls": False, "report": False, "watch": dx.silent}
     runs = [
         dx.run(tiny_image_encoder(), partly_known(), out=tmp_path / dense, dense=dense, choose_on="val", **options)
@@ -352,6 +370,64 @@ def test_a_measure_that_is_added_later_says_its_passes_first(tmp_path: Path) -> 
     measure(tmp_path, watch=events.append)
     assert events[0].bytes == 0
     assert not any("summing" in event.step for event in events[1:])
+
+
+def test_a_measure_of_tokens_that_are_not_stored_is_refused_and_nothing_lost(tmp_path: Path) -> None:
+    with pytest.raises(DiagnosticsError):
+        measure(tmp_path, measures="self_similarity", dense=None, token_budget=0)
+    run = measure(tmp_path, dense=None, token_budget=0)
+    assert run.profile(SCENE).data.attrs["tokens"] == "streamed"
+
+
+def test_a_dense_target_that_memory_does_not_hold_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(prepare, "classes_on_grid", full)
+        with pytest.raises(DiagnosticsError) as raised:
+            measure(tmp_path / "run")
+    assert raised.value.code == "foreign-error"
+    assert "scene" in str(raised.value)
+    assert not (tmp_path / "run").exists()
+    measure(tmp_path / "run")
+
+
+def test_a_sample_with_another_grid_is_refused_and_what_is_done_stays(tmp_path: Path) -> None:
+    encoder, data = tiny_image_encoder(), images()
+    measure(tmp_path, measures="rankme")
+
+    def cropped(sample: Any) -> Any:
+        prepared = encoder.preprocess(sample)
+        return prepared[..., :8, :] if np.array_equal(sample, data.samples[20]) else prepared
+
+    with pytest.raises(DiagnosticsError) as raised:
+        measure(tmp_path, encoder=encoder.replace(preprocess=cropped), batch_size=1)
+    assert raised.value.code == "bad-tap"
+    assert measure(tmp_path).profile(SCENE)
+
+
+def test_a_disk_that_is_full_in_the_middle_of_sums_loses_nothing(
+    tmp_path: Path, passes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure(tmp_path, measures="rankme")
+    put = Store.put_observed
+
+    def full(store: Store, name: str, *given: Any) -> None:
+        if name.endswith("-2"):
+            raise unwritable(store.path, OSError(errno.ENOSPC, "No space left on device"), "")
+        put(store, name, *given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "put_observed", full)
+        with pytest.raises(StorageError) as raised:
+            measure(tmp_path)
+    assert raised.value.code == "no-space"
+    passes.clear()
+    assert measure(tmp_path).profile(SCENE)
+    assert passes[0] == "summing block 3 of 5"
 
 
 def test_token_measures_of_a_streamed_kind_keep_their_tokens(tmp_path: Path) -> None:

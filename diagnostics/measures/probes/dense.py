@@ -399,11 +399,7 @@ class DenseProbe(Probe):
 
 
 def _read_from_sums(
-    dense: DenseRows,
-    sums: Sums,
-    chosen: Mapping[str, Mapping[str, float]],
-    judged: Mapping[str, Judged],
-    seed: int,
+    dense: DenseRows, sums: Sums, chosen: Mapping[str, Mapping[str, float]], judged: Mapping[str, Judged], seed: int
 ) -> xr.Dataset:
     """The result of numbers that were chosen and of what was judged of all samples, each by tap."""
     rows, splits = dense.rows, list[Split](("test", "val"))
