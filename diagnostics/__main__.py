@@ -80,7 +80,8 @@ class _Results(io.FileIO):
             self._failed = True
             raise DiagnosticsError(
                 f"The output of this command cannot be written ({error.strerror or error}): redirect it elsewhere; "
-                f"stored results are kept."
+                f"stored results are kept.",
+                code="unwritable",
             ) from None
 
 

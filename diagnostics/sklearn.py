@@ -168,7 +168,8 @@ class TapFeatures(TransformerMixin, BaseEstimator):
         if isinstance(encoder, nn.Module):
             if X is None:
                 raise DiagnosticsError(
-                    "TapFeatures of a bare torch module needs samples to see what it takes: call fit(X)."
+                    "TapFeatures of a bare torch module needs samples to see what it takes: call fit(X).",
+                    code="missing-option",
                 )
             sample = np.asarray(to_pixels(X[0], grey=False))
             encoder = wrap(

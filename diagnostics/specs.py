@@ -64,12 +64,13 @@ def building(spec: str, named_by: str, trust_code: bool) -> Generator[None]:
     files = _naming.get()
     if _depth.get() >= DEEPEST:
         raise DiagnosticsError(
-            f"'{spec[:80]}' is nested in more than {DEEPEST} names: name the innermost encoder itself."
+            f"'{spec[:80]}' is nested in more than {DEEPEST} names: name the innermost encoder itself.",
+            code="too-large",
         )
     own = str(Path(named_by).resolve()) if named_by else ""
     if own in files:
         raise DiagnosticsError(
-            f"{named_by} names itself as the encoder that it is built from: save that encoder again."
+            f"{named_by} names itself as the encoder that it is built from: save that encoder again.", code="conflict"
         )
     set_naming = _naming.set((*files, own) if own else files)
     set_trusted = _trusted.set(_trusted.get() or trust_code)
@@ -261,7 +262,8 @@ def _build_skeleton(skeleton: str, file: Path, trust_code: bool) -> TorchEncoder
         ) from error
     if not isinstance(encoder, TorchEncoder):
         raise DiagnosticsError(
-            f"{file} is built by '{short}', which exposes no torch module here: save the encoder again."
+            f"{file} is built by '{short}', which exposes no torch module here: save the encoder again.",
+            code="not-savable",
         )
     return encoder
 
@@ -338,7 +340,8 @@ def _find(what: Literal["encoder", "dataset"], name: str) -> tuple[str, Callable
     ):
         raise DiagnosticsError(
             f"Unknown {what} '{name}': plugin {scheme} offers {few(own)} (as in '{own[0]}{rest}'); `diagnostics list` "
-            f"shows all."
+            f"shows all.",
+            code="unknown-name",
         )
     broken = [f"plugin {p.name} could not be loaded ({p.error})" for p in plugins() if p.error]
     other = "path/to/file.py:function" + (", or a folder with a saved encoder" if what == "encoder" else "")
@@ -469,4 +472,4 @@ def _convert(key: str, text: str, hint: Any) -> Any:
     if str in choices or not set(choices) & {int, float, bool}:
         return text
     wanted = " or ".join(choice.__name__ for choice in choices if choice is not types.NoneType)
-    raise DiagnosticsError(f"Option {key}={text} is not {wanted}.")
+    raise DiagnosticsError(f"Option {key}={text} is not {wanted}.", code="bad-value")

@@ -11,6 +11,7 @@ from typing import get_args
 import pytest
 
 from diagnostics.errors import Code, DiagnosticsError
+from tests.support.refusals import refusal
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "docs" / "reference" / "plugins.md"
@@ -47,3 +48,9 @@ def test_a_copy_keeps_the_code() -> None:
     error = copy.copy(DiagnosticsError("It is full.", code="no-space"))
     assert error.code == "no-space"
     assert str(error) == "It is full."
+
+
+def test_a_refusal_for_another_reason_or_of_another_name_fails() -> None:
+    for code, name in (("damaged", "embed"), ("no-grid", "norm")):
+        with pytest.raises(AssertionError), refusal(code, name):
+            raise DiagnosticsError("Tap embed has none.", code="no-grid")

@@ -164,7 +164,7 @@ def finished_index(store: Store) -> Index:
         index = read_index(store)
     if index is None:
         again = "give the same `diagnostics run` command again"
-        raise DiagnosticsError(f"{store.path} holds activations but no results yet: {again}.")
+        raise DiagnosticsError(f"{store.path} holds activations but no results yet: {again}.", code="not-measured")
     return index
 
 

@@ -271,7 +271,8 @@ class Store(Activations):
         if not self.complete:
             raise DiagnosticsError(
                 f"The extraction into {self.path} was interrupted after {self.rows_done:,} of {self.plan.samples:,} "
-                f"samples: give the same `diagnostics run` command again to finish it."
+                f"samples: give the same `diagnostics run` command again to finish it.",
+                code="damaged",
             )
         for layout in self._arrays:
             for shard in range(layout.shards):
@@ -341,7 +342,8 @@ class Store(Activations):
                 journal.store()
             except ValueError as error:
                 raise StorageError(
-                    f"{self.path} was damaged while it was written ({journal.name}): give the same command again."
+                    f"{self.path} was damaged while it was written ({journal.name}): give the same command again.",
+                    code="damaged",
                 ) from error
 
     def tidy(self) -> None:

@@ -553,7 +553,7 @@ def write_plugin(name: str, out: Path) -> tuple[Path, list[str]]:
     module = _module(name)
     folder = out / name
     if folder.exists():
-        raise DiagnosticsError(f"{folder} is there already: choose another name or another --out.")
+        raise DiagnosticsError(f"{folder} is there already: choose another name or another --out.", code="occupied")
     if not out.is_dir():
         raise DiagnosticsError(f"There is no folder {out}: make it first, or choose another --out.")
     try:

@@ -172,7 +172,7 @@ class Dataset:
     def _check(self) -> None:
         n = len(self.samples)
         if n == 0:
-            raise DiagnosticsError(f"Dataset {self.name} is empty.")
+            raise DiagnosticsError(f"Dataset {self.name} is empty.", code="too-few")
         columns = {"ids": self.ids, "split": self.split, "groups": self.groups}
         # Not every dataset has these.
         columns |= {name: column for name in ("texts", "questions") if (column := getattr(self, name))}
@@ -182,7 +182,7 @@ class Dataset:
                     f"Dataset {self.name} has {n} samples but {len(column)} {name}.", code="bad-shape"
                 )
         if len(set(self.ids)) != n:
-            raise DiagnosticsError(f"Dataset {self.name} gives the same id to several samples.")
+            raise DiagnosticsError(f"Dataset {self.name} gives the same id to several samples.", code="duplicate")
         if odd := [name for name in (*self.ids, *self.groups) if _SURROGATE.search(str(name))]:
             raise DiagnosticsError(
                 f"Dataset {self.name} has {odd[0]!r:.80} as an id or group, which cannot be written as UTF-8."

@@ -220,7 +220,7 @@ class Encoder(ABC):
             >>> bool((attention["blocks.5"].sum(-1) - 1).abs().max() < 1e-5)
             True
         """
-        raise DiagnosticsError(f"{self.name} gives no attention.")
+        raise DiagnosticsError(f"{self.name} gives no attention.", code="no-attention")
 
     def input_gradient(self, batch: Any, taps: Sequence[str] | None = None) -> Captured:
         """`{tap name: float tensor [sample, *places]}`: how strongly the tap's central grid token depends on each
@@ -245,7 +245,7 @@ class Encoder(ABC):
             >>> gradient[0].nonzero().max().item()
             271
         """
-        raise DiagnosticsError(f"{self.name} gives no gradients.")
+        raise DiagnosticsError(f"{self.name} gives no gradients.", code="unsupported")
 
     def sized_for(self, sample: np.ndarray) -> Encoder:
         """The encoder for samples of this size, with the grids that it has then; itself where nothing differs.
@@ -334,7 +334,7 @@ class Encoder(ABC):
             >>> encoder.permuted(seed=0).name
             'lorenz-forecast (permuted weights)'
         """
-        raise DiagnosticsError(f"{self.name} has no weights to permute.")
+        raise DiagnosticsError(f"{self.name} has no weights to permute.", code="no-control")
 
     def tap(self, name: str) -> Tap:
         """The tap of that name. Raises DiagnosticsError, with the nearest names, where there is none.
@@ -413,7 +413,8 @@ def check_channels_last(sample: np.ndarray, example: np.ndarray | None = None) -
         *first, channels, y, x = np.shape(sample)
         raise DiagnosticsError(
             f"it has shape {[*first, channels, y, x]}, and channels come last, as in {[*first, y, x, channels]}: give "
-            "np.moveaxis(images, -3, -1), or images.movedim(-3, -1) of a tensor."
+            "np.moveaxis(images, -3, -1), or images.movedim(-3, -1) of a tensor.",
+            code="bad-sample",
         )
 
 
@@ -536,7 +537,8 @@ def _batch(encoder: Encoder, samples: Sequence[np.ndarray], start: int, pinned: 
         shapes = " and ".join(dict.fromkeys(str(sample.shape) for sample in samples))
         raise DiagnosticsError(
             f"Samples {start} to {start + len(samples) - 1}, of shape {shapes}, do not form a batch for "
-            f"{encoder.name}: give samples of one size in a call, or batch_size=1."
+            f"{encoder.name}: give samples of one size in a call, or batch_size=1.",
+            code="bad-shape",
         ) from error
 
 
@@ -560,7 +562,9 @@ def _read(encoder: Encoder, batch: Any, tap: Tap, reduce: Callable[[Tap, Tensor]
     with explaining(f"{encoder.name} fails on the batch from sample {rows.start} on"):
         values = encoder.capture(batch, [tap.name], reduce)[tap.name]
     if len(values) != len(rows):
-        raise DiagnosticsError(f"Tap {tap.name} of {encoder.name} gives {len(values)} rows for {len(rows)} samples.")
+        raise DiagnosticsError(
+            f"Tap {tap.name} of {encoder.name} gives {len(values)} rows for {len(rows)} samples.", code="bad-tap"
+        )
     finite = values.isfinite().flatten(1).all(1)
     if not bool(finite.all()):
         raise DiagnosticsError(

@@ -68,7 +68,7 @@ def frames_of(encoder: TorchEncoder, count: int, sampler: str = "floor") -> Torc
         )
     if count > MOST_FRAMES:
         raise DiagnosticsError(
-            f"At most {MOST_FRAMES:,} frames of a video are seen, not {count}: ask for fewer frames."
+            f"At most {MOST_FRAMES:,} frames of a video are seen, not {count}: ask for fewer frames.", code="bad-value"
         )
 
     def preprocess(sample: np.ndarray) -> Any:

@@ -159,7 +159,8 @@ def _as_tensors(key: str, value: Any) -> list[tuple[str, Tensor]]:
         return [(key, torch.tensor(list(repr(value).encode()), dtype=torch.uint8))]
     raise DiagnosticsError(
         f"'{key}' in the state of the module is a {type(value).__name__}, of which no digest can be taken: keep "
-        f"tensors there."
+        f"tensors there.",
+        code="not-savable",
     )
 
 
@@ -360,5 +361,7 @@ def chosen_poolings(wanted: str | Sequence[str] | None, known: Sequence[str]) ->
         if name not in known:
             raise unknown("pooling", name, known)
     if not names:
-        raise DiagnosticsError(f"No pooling is named: give {', '.join(known)}, or leave it out for all.")
+        raise DiagnosticsError(
+            f"No pooling is named: give {', '.join(known)}, or leave it out for all.", code="missing-option"
+        )
     return tuple(name for name in known if name in names)

@@ -192,7 +192,10 @@ class Tap:
 
     def __post_init__(self) -> None:
         if not isinstance(self.grid, Grid):
-            raise DiagnosticsError(f"Tap {self.name} has no grid: a tap with one token, as a head, has Grid((), ()).")
+            raise DiagnosticsError(
+                f"Tap {self.name} has no grid: a tap with one token, as a head, has Grid((), ()).",
+                code="missing-option",
+            )
         if not SAFE_NAME.fullmatch(self.name):
             raise DiagnosticsError(
                 f"Tap name {self.name!r} cannot be stored: use letters, digits, '_', '-' and '.', not starting "

@@ -363,7 +363,8 @@ def _by(
     except np.linalg.LinAlgError as error:
         raise DiagnosticsError(
             f"No algorithm finds the {result} of a matrix of shape {tuple(x.shape)} ({describe(error)}): leave out "
-            f"features that are combinations of others, or the tap."
+            f"features that are combinations of others, or the tap.",
+            code="singular",
         ) from error
     parts = (torch.from_numpy(np.stack(part)) for part in zip(*flat, strict=True))
     return tuple(part.reshape(*matrix.shape[:-2], *part.shape[1:]).to(x.device) for part in parts)

@@ -95,7 +95,8 @@ def mase(prediction: Any, truth: Any, history: Any, season: int = 1) -> np.ndarr
         )
     if not all(np.isfinite(x).all() for x in (guess, known, past)):
         raise DiagnosticsError(
-            f"Predictions {guess.shape}, truths or histories {past.shape} hold NaN or infinity: leave those samples out."
+            f"Predictions {guess.shape}, truths or histories {past.shape} hold NaN or infinity: leave those samples out.",
+            code="not-finite",
         )
     if not 1 <= season < past.shape[1]:
         raise DiagnosticsError(

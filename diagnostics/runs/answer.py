@@ -331,7 +331,9 @@ def write_card(run: RunData, path: Path) -> Path:
     name then.
     """
     if path.suffix != ".md":
-        raise DiagnosticsError(f"A card is Markdown: give it a name that ends in .md, not {path.name}.")
+        raise DiagnosticsError(
+            f"A card is Markdown: give it a name that ends in .md, not {path.name}.", code="bad-value"
+        )
     from diagnostics.report.plots import draw
     from diagnostics.report.plots.still import svg
 

@@ -150,7 +150,9 @@ def fitted_probe(run: RunData, target: str, measure: str | Measure, tap: str | N
     if tap is None:
         tap = profile.chosen_tap
         if tap is None:
-            raise DiagnosticsError(f"No tap of {profile.name} has a score by which to choose: name one with tap=.")
+            raise DiagnosticsError(
+                f"No tap of {profile.name} has a score by which to choose: name one with tap=.", code="not-measured"
+            )
     elif tap not in profile.taps:
         raise unknown("tap", tap, profile.taps)
     tokens = probe.needs == "tokens" or stored.kind in DENSE
@@ -219,7 +221,7 @@ def _profile(run: RunData, measure: str, target: str, given: str | Measure) -> P
         return run.profile(name)
     why = run.skipped.get(name) or run.skipped.get(measure)
     if why:
-        raise DiagnosticsError(f"{run.path} holds no fitted {measure} of {target}: {why}")
+        raise DiagnosticsError(f"{run.path} holds no fitted {measure} of {target}: {why}", code="not-measured")
     targets = run.store.targets()
     if target not in targets:
         raise unknown("target", target, targets)

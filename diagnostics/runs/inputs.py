@@ -268,7 +268,7 @@ def _target(entries: Any, name: str, n: int) -> Target:
     kinds = {next((kind for kind in types if isinstance(each, types[kind])), type(each).__name__) for each in known}
     if len(kinds) != 1 or not kinds <= {"number", "str", "bool"}:
         what = " and ".join(sorted(kinds)) or "nothing that is known"
-        raise DiagnosticsError(f"{name} holds {what}: give names, or numbers, of one type.")
+        raise DiagnosticsError(f"{name} holds {what}: give names, or numbers, of one type.", code="bad-type")
     floats = any(isinstance(each, float) for each in known)
     if kinds == {"number"} and _fractions(np.array(known, dtype=np.float64), floats, int(missing.sum()), name):
         return Target("value", np.where(missing, np.nan, array).astype(np.float64))

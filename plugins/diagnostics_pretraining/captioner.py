@@ -134,7 +134,8 @@ class ModelCaptioner:
         except Exception as error:
             raise DiagnosticsError(
                 f"Captioner {self.name} fails on clip {clip.id} ({describe(error)}): give clips of fewer or smaller "
-                f"frames, or another captioner; captions that are already written are kept."
+                f"frames, or another captioner; captions that are already written are kept.",
+                code="foreign-error",
             ) from error
 
     def _inputs(self, clip: Clip, prompt: str, images: list[np.ndarray] | None, video: np.ndarray | None) -> Any:

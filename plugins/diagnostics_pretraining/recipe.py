@@ -143,7 +143,9 @@ class Recipe(Optimisation):
                 "A recipe without stages trains nothing: give at least one, with its size and samples.", code="too-few"
             )
         if self.batch < 2:
-            raise DiagnosticsError(f"There is nothing to contrast in a batch of {self.batch}: give at least 2.")
+            raise DiagnosticsError(
+                f"There is nothing to contrast in a batch of {self.batch}: give at least 2.", code="bad-value"
+            )
         shares = [(name, getattr(self, name)) for name in ("mask", "hidden", "clips")]
         shares += [(name, getattr(self.augment, name)) for name in _AUGMENTED] if self.augment else []
         for name, value in shares:
@@ -153,7 +155,8 @@ class Recipe(Optimisation):
                 )
         if self.augment is not None and self.augment.crop is not None and self.augment.crop[1] > 1:
             raise DiagnosticsError(
-                f"A crop cannot be {self.augment.crop[1]} of an image's area: give crop two shares of it, at most 1."
+                f"A crop cannot be {self.augment.crop[1]} of an image's area: give crop two shares of it, at most 1.",
+                code="bad-value",
             )
         if self.objective == "distil" and (self.mask or self.augment or self.clips):
             raise DiagnosticsError(
@@ -163,14 +166,18 @@ class Recipe(Optimisation):
             )
         if self.mask and not 0 < self.hidden < 1:
             raise DiagnosticsError(
-                f"Mask regularisation cannot hide a share of {self.hidden}: give a number above 0 and below 1, as 0.4."
+                f"Mask regularisation cannot hide a share of {self.hidden}: give a number above 0 and below 1, as 0.4.",
+                code="bad-value",
             )
         if self.mask and self.clips:
-            raise DiagnosticsError("Patches are hidden in batches of images alone: give mask = 0 or clips = 0.")
+            raise DiagnosticsError(
+                "Patches are hidden in batches of images alone: give mask = 0 or clips = 0.", code="conflict"
+            )
         if self.mask and abs(1 / self.mask - round(1 / self.mask)) > 1e-9:
             raise DiagnosticsError(
                 f"The mask share {self.mask} is not one in n: every n-th image of a batch is used again with patches "
-                f"hidden, so give 1 divided by a whole number, as 0.0625."
+                f"hidden, so give 1 divided by a whole number, as 0.0625.",
+                code="bad-value",
             )
 
     @property
@@ -247,14 +254,15 @@ def read_recipe(path: Path) -> Recipe:
     strange += _unknown_keys(path, lines, "augment", values["augment"], Augmentation) if "augment" in values else []
     if strange:
         raise DiagnosticsError(
-            f"{path} has keys that a recipe does not have: {', '.join(dict.fromkeys(strange))}. Correct or remove it."
+            f"{path} has keys that a recipe does not have: {', '.join(dict.fromkeys(strange))}. Correct or remove it.",
+            code="unknown-name",
         )
     lacking = [name for name in ("stages", "batch", "lr") if name not in values]
     lacking += [
         f"{name} of a stage" for name in ("size", "samples") if any(name not in s for s in values.get("stages", ()))
     ]
     if lacking:
-        raise DiagnosticsError(f"{path} lacks {enumerated(lacking)}: no recipe is without.")
+        raise DiagnosticsError(f"{path} lacks {enumerated(lacking)}: no recipe is without.", code="missing-option")
     return decode(Recipe, values)
 
 
@@ -265,7 +273,8 @@ def _unknown_keys(path: Path, lines: list[str], section: str, values: Any, kind:
     if not isinstance(values, Mapping):
         raise DiagnosticsError(
             f"{section} in line {_line(lines, section)} of {path} is no table: write it as "
-            f"docs/how-to/pretraining.md shows."
+            f"docs/how-to/pretraining.md shows.",
+            code="bad-type",
         )
     known = get_type_hints(kind)
     strange: list[str] = []
@@ -381,7 +390,8 @@ class PretrainJob(Computation, Pairs):
     def __post_init__(self) -> None:
         if (self.recipe is None) == (self.config is None):
             raise DiagnosticsError(
-                "A training has one recipe: name it with --recipe (1 to 9), or give a file of your own with --config."
+                "A training has one recipe: name it with --recipe (1 to 9), or give a file of your own with --config.",
+                code="conflict",
             )
         if (self.size is None) == (self.start is None):
             raise DiagnosticsError(

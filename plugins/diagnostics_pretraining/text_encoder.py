@@ -54,7 +54,8 @@ class Vocabulary:
         if not 3 <= self.context <= _LONGEST:
             raise DiagnosticsError(
                 f"Texts have 3 to {_LONGEST:,} tokens, start and end included, not {self.context}: choose a context in "
-                f"that range."
+                f"that range.",
+                code="bad-value",
             )
         kept = self.kept
         if kept is not None and (list(kept) != sorted({*kept, PADDING, START, END}) or kept[-1] != END or kept[0] < 0):
@@ -296,7 +297,7 @@ def build_text(model: str, checkpoint: str | None, pretrained: bool, context: in
     if vocabulary is None:
         vocabulary = Vocabulary(context_of(size) if context is None else context)
     elif context is not None:
-        raise DiagnosticsError(f"The context of {model} is {vocabulary.context}: leave out context.")
+        raise DiagnosticsError(f"The context of {model} is {vocabulary.context}: leave out context.", code="no-effect")
     if checkpoint is None and pretrained:
         raise DiagnosticsError(
             f"The text tower of {size} comes from a file: give checkpoint=, Meta's .pt of the whole model, or "
@@ -383,7 +384,8 @@ def _described(folder: Path) -> tuple[str, Vocabulary]:
         return str(content["size"]), Vocabulary(int(content["context"]), kept)
     except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise DiagnosticsError(
-            f"{file} says of no text tower how it is built ({type(error).__name__}): save the encoder again."
+            f"{file} says of no text tower how it is built ({type(error).__name__}): save the encoder again.",
+            code="damaged",
         ) from error
 
 
@@ -391,5 +393,8 @@ def _fill(module: nn.Module, file: Path, size: str) -> None:
     """The text tower of a whole CLIP in Meta's layout; raises where it is missing or does not fit."""
     own, tensors = module.state_dict(), read_tensors(file)
     if why := misfits(own, {name: tensor for name, tensor in tensors.items() if name in own}):
-        raise DiagnosticsError(f"Checkpoint {file} does not hold the text tower of {size} ({why}): name its own size.")
+        raise DiagnosticsError(
+            f"Checkpoint {file} does not hold the text tower of {size} ({why}): name its own size.",
+            code="other-weights",
+        )
     module.load_state_dict({name: tensors[name].float() for name in own})

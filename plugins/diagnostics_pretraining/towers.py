@@ -305,7 +305,8 @@ def export(folder: str | Path, out: Path, trust_code: bool = False) -> Exported:
     except (OSError, SafetensorError) as error:
         why = error.strerror if isinstance(error, OSError) else describe(error)
         raise DiagnosticsError(
-            f"{out} cannot be written ({why}): is there free space, and do you have permission to write there?"
+            f"{out} cannot be written ({why}): is there free space, and do you have permission to write there?",
+            code="unwritable",
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -64,7 +64,8 @@ def check_texts(dataset: Dataset, rows: np.ndarray) -> None:
     if all(dataset.texts[row] == first for row in looked_at):
         raise DiagnosticsError(
             f"All {len(looked_at):,} train texts of {dataset.name} are equal, so there is nothing to tell apart: give "
-            f"other texts."
+            f"other texts.",
+            code="bad-target",
         )
 
 
@@ -310,7 +311,8 @@ def check_start(folder: str, towers: Towers, recipe: Recipe) -> None:
     if different:
         raise DiagnosticsError(
             f"{folder} cannot be trained further by this recipe, since it has {enumerated(different)}: name another "
-            f"--from, or a recipe of your own (--config) that says so."
+            f"--from, or a recipe of your own (--config) that says so.",
+            code="other-weights",
         )
 
 

@@ -179,7 +179,8 @@ def _patched(name: str, whole: Any, fresh: Callable[[], nn.Module]) -> SeriesMod
     if size != settings.input_patch_stride:
         raise DiagnosticsError(
             f"{name} cuts patches of {size} steps every {settings.input_patch_stride}: overlapping patches have no "
-            f"grid here, use another checkpoint."
+            f"grid here, use another checkpoint.",
+            code="no-grid",
         )
     special = int(settings.use_reg_token)
     groups = type(whole).__name__ == "Chronos2Model"
@@ -274,7 +275,8 @@ def moirai(
     sizes = list(settings.get("patch_sizes", []))
     if patch_size not in sizes:
         raise DiagnosticsError(
-            f"{MOIRAI}{model} has patches of {sizes} steps, not {patch_size}: choose ?patch_size= of these."
+            f"{MOIRAI}{model} has patches of {sizes} steps, not {patch_size}: choose ?patch_size= of these.",
+            code="bad-value",
         )
 
     def untrained() -> Any:

@@ -42,7 +42,9 @@ def folder_of(scheme: str, spec: str, files: Sequence[str], small: str) -> Path:
         check_files(path)
         return path
     if path.is_file():
-        raise DiagnosticsError(f"{scheme}{spec} is a file: give the folder that holds it and its config.json.")
+        raise DiagnosticsError(
+            f"{scheme}{spec} is a file: give the folder that holds it and its config.json.", code="missing-file"
+        )
     if not _HUB_ID.fullmatch(spec):
         raise DiagnosticsError(
             f"There is no folder {spec}: give {scheme}FOLDER, {scheme}OWNER/MODEL of the hub, or for untrained weights "
@@ -69,7 +71,8 @@ def check_files(folder: Path) -> None:
     for file in sorted(folder.iterdir()):
         if file.exists() and not file.is_file() and not file.is_dir():
             raise DiagnosticsError(
-                f"{file} is no regular file: give the folder of a checkpoint as its authors published it."
+                f"{file} is no regular file: give the folder of a checkpoint as its authors published it.",
+                code="strange-file",
             )
 
 
@@ -90,9 +93,11 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{folder} holds no config.json: give the folder of a checkpoint.", code="missing-file"
         ) from None
     except (OSError, ValueError) as error:
-        raise DiagnosticsError(f"{path} cannot be read ({describe(error)}): copy the checkpoint again.") from error
+        raise DiagnosticsError(
+            f"{path} cannot be read ({describe(error)}): copy the checkpoint again.", code="unreadable"
+        ) from error
     if not isinstance(settings, dict):
-        raise DiagnosticsError(f"{path} is no mapping: copy the checkpoint again.")
+        raise DiagnosticsError(f"{path} is no mapping: copy the checkpoint again.", code="damaged")
     return settings
 
 
@@ -204,7 +209,8 @@ def with_weights(
         if odd := misfits(*read):
             raise DiagnosticsError(
                 f"{folder} does not fit a {type(module).__name__} of its config.json: {odd}; it was saved from another "
-                f"model or version."
+                f"model or version.",
+                code="other-weights",
             )
         module.load_state_dict(tensors, strict=False)
     return module
@@ -275,7 +281,8 @@ class SeriesModel:
             if series.shape != (variates, length):
                 raise DiagnosticsError(
                     f"it has {series.shape[1]} steps of {series.shape[0]} variate(s) among series of {length} of "
-                    f"{variates}: cut all to one length, or pad them with diagnostics.padded."
+                    f"{variates}: cut all to one length, or pad them with diagnostics.padded.",
+                    code="bad-shape",
                 )
             return dict(self.prepare(torch.from_numpy(series)))
 
@@ -319,10 +326,13 @@ class SeriesModel:
         series = np.ascontiguousarray(series.reshape(len(series), -1).T, dtype=np.float32)
         variates, steps = series.shape
         if variates > 1 and not self.several:
-            raise DiagnosticsError(f"{self.name} reads one variate, not {variates}: choose one, or average them.")
+            raise DiagnosticsError(
+                f"{self.name} reads one variate, not {variates}: choose one, or average them.", code="bad-sample"
+            )
         if self.longest is not None and steps > self.longest:
             raise DiagnosticsError(
-                f"A series of {steps} steps exceeds the {self.longest} that {self.name} reads: cut it first."
+                f"A series of {steps} steps exceeds the {self.longest} that {self.name} reads: cut it first.",
+                code="bad-sample",
             )
         if np.isinf(series).any():
             raise DiagnosticsError(

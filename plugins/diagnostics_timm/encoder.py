@@ -75,7 +75,7 @@ def create(name: str, img_size: int | None, **options: Any) -> nn.Module:
         if options:
             raise
         size = "" if img_size is None else f" with img_size={img_size} (try a multiple of its patch or window size)"
-        raise DiagnosticsError(f"timm cannot build {name}{size}: {describe(error)}") from error
+        raise DiagnosticsError(f"timm cannot build {name}{size}: {describe(error)}", code="foreign-error") from error
 
 
 def _check_name(name: str) -> None:
@@ -99,7 +99,7 @@ def _from_hub(name: str, img_size: int | None) -> nn.Module:
     except Exception as error:
         if not is_fetching(error):
             size = "" if img_size is None else f" with img_size={img_size}"
-            raise DiagnosticsError(f"timm cannot load {name}{size}: {describe(error)}") from error
+            raise DiagnosticsError(f"timm cannot load {name}{size}: {describe(error)}", code="foreign-error") from error
         why = f"({describe(error)})" if reached else "(no network, and not in the local cache)"
         raise DiagnosticsError(
             f"Pretrained weights of timm:{name} cannot be fetched {why}: {_INSTEAD}", code="not-fetched"
@@ -151,7 +151,9 @@ class Preprocess:
             configuration = resolve_model_data_config(model, args={"input_size": (channels, img_size, img_size)})
         channels, height, width = configuration["input_size"]
         if channels not in (1, 3):
-            raise DiagnosticsError(f"{encoder} takes {channels} channels: only models of 1 or 3 are supported yet.")
+            raise DiagnosticsError(
+                f"{encoder} takes {channels} channels: only models of 1 or 3 are supported yet.", code="unsupported"
+            )
         return cls(encoder, (channels, height, width), create_transform(**configuration, is_training=False))
 
     def __call__(self, sample: np.ndarray) -> Tensor:
@@ -207,7 +209,9 @@ def _step(step: Any, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int,
         return (wanted[0], wanted[1]), (offsets[0], offsets[1])
     if isinstance(step, transforms.Normalize) or kind in ("MaybeToTensor", "ToTensor", "MaybePILToTensor"):
         return size, None
-    raise DiagnosticsError(f"What preprocessing step {kind} does to places is not known yet, so targets cannot be cut.")
+    raise DiagnosticsError(
+        f"What preprocessing step {kind} does to places is not known yet, so targets cannot be cut.", code="unsupported"
+    )
 
 
 def encoder_of(
@@ -300,5 +304,6 @@ def _check_size(model: nn.Module, encoder: str, input_size: tuple[int, int, int]
     if any(n % side for n, side in zip(input_size[1:], cut.stride, strict=True)):
         raise DiagnosticsError(
             f"{encoder} cuts images of {list(input_size[1:])} pixels into patches of {list(cut.stride)}, "
-            "which do not fit: choose an img_size that is a multiple of the patch."
+            "which do not fit: choose an img_size that is a multiple of the patch.",
+            code="bad-value",
         )

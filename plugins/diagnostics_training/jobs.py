@@ -94,7 +94,9 @@ class TrainJob(Settings, ObjectiveOptions, Backbones):
         """Names of the objectives; raises for an unknown one."""
         names = list(OBJECTIVES) if self.objective == "all" else [n.strip() for n in self.objective.split(",")]
         if odd := [name for name in names if name not in OBJECTIVES]:
-            raise DiagnosticsError(f"There is no objective '{odd[0]}': choose from {', '.join(OBJECTIVES)}, or all.")
+            raise DiagnosticsError(
+                f"There is no objective '{odd[0]}': choose from {', '.join(OBJECTIVES)}, or all.", code="unknown-name"
+            )
         return list(dict.fromkeys(names))
 
 
@@ -200,7 +202,9 @@ class AlignmentJob(Settings, Base):
         if self.seed is not None and self.seed < 0:
             raise DiagnosticsError(f"Seed {self.seed} is below 0: give 0 or more.", code="bad-value")
         if self.steps < 0 or self.batch < 2:
-            raise DiagnosticsError(f"Aligning takes batches of 2 or more, not {self.steps} steps of {self.batch}.")
+            raise DiagnosticsError(
+                f"Aligning takes batches of 2 or more, not {self.steps} steps of {self.batch}.", code="bad-value"
+            )
         if self.steps:
             super().__post_init__()
 
@@ -282,7 +286,9 @@ class SpatialJob(AlignmentJob):
     def __post_init__(self) -> None:
         check_choice(self.to, self.target)
         if self.to is None and self.relations is None:
-            raise DiagnosticsError("There is no teacher: give --to TAP, --relations TEACHER, or both.")
+            raise DiagnosticsError(
+                "There is no teacher: give --to TAP, --relations TEACHER, or both.", code="missing-option"
+            )
         if self.mask_cell < 1:
             raise DiagnosticsError(
                 f"--mask-cell {self.mask_cell} is no number of tokens: give 1 or more.", code="bad-value"
@@ -325,11 +331,12 @@ class LanguageJob(AlignmentJob):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.pool not in (1, 2):
-            raise DiagnosticsError(f"Tokens cannot be pooled by {self.pool}: give --pool 1 or 2.")
+            raise DiagnosticsError(f"Tokens cannot be pooled by {self.pool}: give --pool 1 or 2.", code="bad-value")
         if not 0 <= self.alone <= self.steps:
             raise DiagnosticsError(
                 f"The projector cannot learn alone for {self.alone} of {self.steps} steps: give --projector-steps 0 to "
-                f"{self.steps}."
+                f"{self.steps}.",
+                code="bad-value",
             )
         if self.lm == TINY and not self.train_lm:
             raise DiagnosticsError(

@@ -136,7 +136,9 @@ def minilm(length: int) -> TorchEncoder:
         stored = load_file(folder / "model.safetensors")
         tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception as error:
-        raise DiagnosticsError(f"{folder} cannot be read ({error}): it is damaged, {MINILM.again}") from error
+        raise DiagnosticsError(
+            f"{folder} cannot be read ({error}): it is damaged, {MINILM.again}", code="damaged"
+        ) from error
     tokenizer.enable_truncation(length)
     tokenizer.enable_padding(length=length)
 
@@ -292,7 +294,8 @@ def _sound(sample: np.ndarray) -> np.ndarray:
         )
     if len(sound) > WINDOW:
         raise DiagnosticsError(
-            f"{WHISPER.encoder} takes at most 30 s at {RATE} Hz, not {len(sound) / RATE:.1f} s: cut the sound first."
+            f"{WHISPER.encoder} takes at most 30 s at {RATE} Hz, not {len(sound) / RATE:.1f} s: cut the sound first.",
+            code="bad-sample",
         )
     return sound
 
@@ -309,7 +312,9 @@ def convert_whisper(source: Path) -> dict[str, Tensor]:
     kind, stored = ctranslate2.read(source)
     heads = stored.pop("encoder/num_heads", None)
     if kind != "WhisperSpec" or heads is None or int(heads) != HEADS:
-        raise DiagnosticsError(f"{source} holds a {kind} that is no Whisper tiny of {HEADS} heads: {WHISPER.again}")
+        raise DiagnosticsError(
+            f"{source} holds a {kind} that is no Whisper tiny of {HEADS} heads: {WHISPER.again}", code="other-weights"
+        )
     arrays: dict[str, np.ndarray] = {}
     for name, array in stored.items():
         if name.startswith("encoder/"):

@@ -62,7 +62,7 @@ def test_a_transformer_on_images(prefix: int) -> None:
     assert [tap.name for tap in discovered.taps] == names
     assert [tap.depth for tap in discovered.taps] == pytest.approx([0, 1 / 3, 2 / 3, 1, 1, 1.5, 2])
     assert [tap.part for tap in discovered.taps] == ["embedding", *["trunk"] * 4, "head", "head"]
-    assert {str(tap.grid) for tap in discovered.taps[:5]} == {str(Grid((6, 6), ("y", "x"), prefix))}
+    assert {tap.grid for tap in discovered.taps[:5]} == {Grid((6, 6), ("y", "x"), prefix)}
     assert (discovered.output_tap, discovered.left_out) == ("final", {})
     assert [tap.features for tap in discovered.taps] == [12] * 6 + [5]
 
@@ -132,7 +132,7 @@ class Clips(nn.Module):
 def test_clips_with_their_frames_in_the_batch() -> None:
     discovered = discover(Clips(True), images(2, 6, 3, 16, 16), "mine", {"t": 6, "y": 16, "x": 16})
     assert {tap.site.rows for tap in discovered.taps} == {6}
-    assert {str(tap.grid) for tap in discovered.taps} == {"6 x 4 x 4 (t, y, x)"}
+    assert {tap.grid for tap in discovered.taps} == {Grid((6, 4, 4), ("t", "y", "x"))}
 
 
 def test_a_grid_that_is_not_certain_is_asked_for() -> None:
@@ -140,7 +140,7 @@ def test_a_grid_that_is_not_certain_is_asked_for() -> None:
     with refusal("unclear", "64", "1x8x8 or 4x4x4"):
         discover(Clips(False), batch, "mine", extents)
     sure = discover(Clips(False), images(2, 6, 3, 16, 16), "mine", {"t": 6, "y": 16, "x": 16})
-    assert {str(tap.grid) for tap in sure.taps} == {"3 x 4 x 4 (t, y, x)"}
+    assert {tap.grid for tap in sure.taps} == {Grid((3, 4, 4), ("t", "y", "x"))}
     grid = Grid((4, 4, 4), ("t", "y", "x"))
     assert {tap.grid for tap in discover(Clips(False), batch, "mine", extents, grid=grid).taps} == {grid}
 
@@ -215,7 +215,7 @@ class Variates(nn.Module):
 def test_variates_are_an_axis_of_the_grid(fold: bool) -> None:
     module, batch = Variates(fold).eval(), images(2, 32, 3)
     discovered = discover(module, batch, "mine", {"v": 3, "t": 32})
-    assert {str(tap.grid) for tap in discovered.taps} == {"3 x 4 (v, t)"}
+    assert {tap.grid for tap in discovered.taps} == {Grid((3, 4), ("v", "t"))}
     encoder = TorchEncoder("mine", "series", module, discovered.taps, "layers.1", example=np.zeros(1))
     embedded = module.embed(batch.transpose(1, 2).unflatten(2, (-1, 8))).detach()
     assert torch.equal(encoder.capture(batch)["embed"], embedded.flatten(1, 2))
@@ -537,7 +537,7 @@ def test_chosen_taps_stay_chosen_for_another_size() -> None:
 def test_maps_with_another_stride_along_each_axis() -> None:
     module = nn.Sequential(nn.Conv2d(3, 12, 3, (2, 1), 1), nn.Sequential(*[Convolved() for _ in range(3)]))
     discovered = discover(module, images(2, 3, 32, 32), "mine", {"y": 32, "x": 32})
-    assert {(tap.site.layout, str(tap.grid)) for tap in discovered.taps} == {("channels_first", "16 x 32 (y, x)")}
+    assert {(tap.site.layout, tap.grid) for tap in discovered.taps} == {("channels_first", Grid((16, 32), ("y", "x")))}
 
 
 class Convolved(nn.Module):

@@ -303,7 +303,8 @@ def _in_order(
         if tap.site.layout != "tokens" or tap.site.rows > 1 or len(tap.grid.shape) != len(axes):
             raise DiagnosticsError(
                 f"{encoder} keeps its tokens in an order of its own (axes {axes}), and tap {tap.name} is no list of "
-                "tokens: declare its taps yourself (docs/how-to/plugins.md)."
+                "tokens: declare its taps yourself (docs/how-to/plugins.md).",
+                code="token-order",
             )
         known = tap.site.order or tuple(range(tap.tokens))
         order = tuple(known[i] for i in raster(tap.grid.shape, axes, tap.grid.prefix))

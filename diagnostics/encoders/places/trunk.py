@@ -92,7 +92,8 @@ class Places:
             raise DiagnosticsError(
                 f"{self.encoder} gives a tensor of shape {list(shape)} at {name} for an input of "
                 f"{spelled([*self.extents.values()], [*self.extents])}, which fits no grid of it: declare its taps "
-                "yourself (docs/how-to/plugins.md)."
+                "yourself (docs/how-to/plugins.md).",
+                code="unclear",
             )
         return place
 
@@ -149,7 +150,8 @@ class Places:
         if self.features_first is None:
             raise DiagnosticsError(
                 f"{self.encoder} has {first} by {last} numbers, and it is unclear which axis is the features: "
-                f"give it an example of another size, or declare its taps yourself (docs/how-to/plugins.md)."
+                f"give it an example of another size, or declare its taps yourself (docs/how-to/plugins.md).",
+                code="unclear",
             )
         return self.features_first
 
@@ -481,7 +483,8 @@ def dry_run(module: nn.Module, blocks: Sequence[str], batch: Any, forward: Forwa
         if open_blocks:
             raise DiagnosticsError(
                 f"{encoder} runs {name} inside {open_blocks[-1][0]}: declare its taps yourself "
-                f"(docs/how-to/plugins.md)."
+                f"(docs/how-to/plugins.md).",
+                code="no-trunk",
             )
         # What else a block takes (position codes, a map's size, global queries) is no activation of the trunk.
         if not trace.blocks and (took is None or took.ndim < 3):

@@ -298,7 +298,9 @@ def standardised_moments(moments: Moments) -> tuple[np.ndarray, np.ndarray, np.n
     """
     n = moments.n
     if n == 0:
-        raise DiagnosticsError("Ridge has no rows to be fitted on: give at least one with a known target.")
+        raise DiagnosticsError(
+            "Ridge has no rows to be fitted on: give at least one with a known target.", code="too-few"
+        )
     x, y = moments.x / n, moments.y / n
     covariance = moments.xx - n * np.outer(x, x)
     mean_x, mean_y = x + moments.origin_x, y + moments.origin_y

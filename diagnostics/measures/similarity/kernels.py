@@ -279,7 +279,7 @@ def upper_gram(blocks: Iterable[Tensor], out: Tensor | None = None) -> Tensor:
             for piece in _pieces(part, WIDE):
                 _add_upper(total, centre(as_tensor(piece)))
     if total is None:
-        raise DiagnosticsError("There are no features: give at least one block of [sample, feature].")
+        raise DiagnosticsError("There are no features: give at least one block of [sample, feature].", code="too-few")
     return total
 
 

@@ -104,7 +104,7 @@ def rsa(x: Any, y: Any, *, distance: Distance = "correlation", method: Compariso
 def _rdm(x: Tensor, distance: str) -> Tensor:
     if len(x) > MOST_SAMPLES:
         raise DiagnosticsError(
-            f"x has shape {tuple(x.shape)}: give at most {MOST_SAMPLES} samples; all pairs are held."
+            f"x has shape {tuple(x.shape)}: give at most {MOST_SAMPLES} samples; all pairs are held.", code="too-large"
         )
     # What samples that are all alike differ by is rounding, and ranks would make something of it.
     alike = not bool(centre(x).any())

@@ -144,7 +144,8 @@ def explore(runs: Sequence[Path], left_out: Mapping[str, str], path: Path) -> Pa
     if not found:
         raise DiagnosticsError(
             f"No probe read a target in {enumerated(nothing)}, so there is nothing to show: run on data with targets, "
-            f"and with a probe among the measures."
+            f"and with a probe among the measures.",
+            code="no-target",
         )
     return write_page(explorer_page(found, {**left_out, **nothing}, path.parent), path)
 

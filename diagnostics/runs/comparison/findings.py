@@ -167,7 +167,8 @@ def pairs_with_base(members: Sequence[Member], base: str | None) -> dict[str, li
         if not matching:
             raise DiagnosticsError(
                 f"{member.name} has no base: {base} has seeds {', '.join(str(run.seed) for run in bases)}. Leave it "
-                f"out, or give the run of that seed."
+                f"out, or give the run of that seed.",
+                code="not-comparable",
             )
         pairs.setdefault(member.group, []).append((member, matching[0]))
     return pairs

@@ -262,7 +262,9 @@ def decoder_named(name: str, texts: Sequence[str], seed: int = 0, half: bool = F
     `inputs_embeds` or lets a token see later ones.
     """
     if importlib.util.find_spec("transformers") is None:
-        raise DiagnosticsError("Decoders are models of transformers: pip install -e '.[transformers]'.")
+        raise DiagnosticsError(
+            "Decoders are models of transformers: pip install -e '.[transformers]'.", code="missing-package"
+        )
     decoder = _tiny(texts, seed) if name == TINY else _in_folder(name, torch.bfloat16 if half else torch.float32)
     if "inputs_embeds" not in decoder.accepts:
         raise DiagnosticsError(

@@ -122,7 +122,8 @@ def places_of(encoder: Encoder, tap: Tap) -> Places:
     if tap.grid.axes != ("y", "x"):
         raise DiagnosticsError(
             f"Tap {tap.name} of {encoder.name} has {tap.grid}, and spatial alignment takes tokens on rows and "
-            f"columns: give another tap."
+            f"columns: give another tap.",
+            code="no-grid",
         )
     return Places((tap.grid.shape[0], tap.grid.shape[1]), encoder.covers)
 

@@ -370,7 +370,8 @@ def _partners(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
     if len(set(groups)) < 2:
         raise DiagnosticsError(
             f"All test samples of {dataset.name} are one group, so that no question can be asked with another's "
-            f"sample: give data of several groups."
+            f"sample: give data of several groups.",
+            code="too-few",
         )
     return np.array(
         [
@@ -558,7 +559,8 @@ def save_decoder(folder: Path, decoder: Decoder) -> None:
     except OSError as error:
         raise DiagnosticsError(
             f"The decoder cannot be written to {folder} ({error.strerror}): free some room there and give the same "
-            f"command again."
+            f"command again.",
+            code="unwritable",
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -184,7 +184,9 @@ def data_for(asked: str | None, base: Encoder) -> str:
         return training_spec(asked)[0]
     recorded = str(base.lineage.get("data", "")).partition(", the ")[0]
     if not recorded:
-        raise DiagnosticsError(f"{base.name} has no record of its training data: name a dataset with --data.")
+        raise DiagnosticsError(
+            f"{base.name} has no record of its training data: name a dataset with --data.", code="missing-option"
+        )
     name, options = parse_spec(recorded)
     if name not in SIMULATED or base.modality != "series":
         return recorded
@@ -211,17 +213,19 @@ def load(data: str, patch: int | None = None, *, windows: bool = True) -> Traini
     if dataset.modality not in AXES:
         raise DiagnosticsError(
             f"Objectives are trained on {', '.join(AXES)}, and {dataset.name} holds {dataset.modality}: give other "
-            f"--data."
+            f"--data.",
+            code="other-modality",
         )
     rows = np.flatnonzero(dataset.split == "train")
     size = default_patch(dataset.modality) if patch is None else patch
     if size < 1:
-        raise DiagnosticsError(f"A patch cannot have a size of {size}: give at least 1.")
+        raise DiagnosticsError(f"A patch cannot have a size of {size}: give at least 1.", code="bad-value")
     samples = _held(dataset, rows, size)
     if dataset.modality == "series" and not np.isfinite(samples).all():
         raise DiagnosticsError(
             f"Series of {dataset.name} have gaps or are padded (NaN), and these encoders have no mask: fill or cut "
-            f"them first."
+            f"them first.",
+            code="not-finite",
         )
     whole = extent_of(dataset.modality, samples[0]) if length is None else (length,)
     places = whole[-2:]
@@ -231,12 +235,14 @@ def load(data: str, patch: int | None = None, *, windows: bool = True) -> Traini
         near = min(fits, key=lambda n: abs(n - size), default=1)
         raise DiagnosticsError(
             f"Samples of {dataset.name} ({shown}) cannot be cut into patches of {size}: give --patch {near}, which "
-            f"divides them."
+            f"divides them.",
+            code="bad-value",
         )
     if dataset.modality == "video" and whole[0] % TUBE:
         raise DiagnosticsError(
             f"Clips of {dataset.name} ({shown}) cannot be cut into patches of {TUBE} frames: give an even "
-            f"number of them."
+            f"number of them.",
+            code="bad-value",
         )
     # Pictures become squares: that is what an encoder's name can say.
     extent = (*whole[:-2], *(min(places) for _ in places))
@@ -272,7 +278,8 @@ def _held(dataset: Dataset, rows: np.ndarray, patch: int, side: int = 0) -> np.n
     if first.nbytes * len(rows) > MOST_BYTES:
         raise DiagnosticsError(
             f"The train split of {dataset.name} takes {first.nbytes * len(rows) / 2**30:.1f} GiB and must fit in "
-            f"{MOST_BYTES / 2**30:.0f} GiB of memory: give fewer or smaller samples."
+            f"{MOST_BYTES / 2**30:.0f} GiB of memory: give fewer or smaller samples.",
+            code="too-large",
         )
     held = np.empty((len(rows), *first.shape), first.dtype)
     for i, row in enumerate(rows):
@@ -283,7 +290,8 @@ def _held(dataset: Dataset, rows: np.ndarray, patch: int, side: int = 0) -> np.n
                 return _held(dataset, rows, patch, max(1, shortest // patch) * patch)
             raise DiagnosticsError(
                 f"Samples of {dataset.name} have shapes {first.shape} and {sample.shape}, and training needs one "
-                f"shape: give series of one length, clips of as many frames, images all grey or all in colour."
+                f"shape: give series of one length, clips of as many frames, images all grey or all in colour.",
+                code="bad-shape",
             )
         held[i] = sample
     return held
@@ -297,7 +305,8 @@ def check_batch(batch: int, samples: int, parts: int = 1) -> None:
         )
     if parts > batch:
         raise DiagnosticsError(
-            f"A batch of {batch} samples cannot be computed in {parts} parts: give --accumulate at most as many."
+            f"A batch of {batch} samples cannot be computed in {parts} parts: give --accumulate at most as many.",
+            code="bad-value",
         )
 
 

@@ -124,7 +124,7 @@ def about_checkpoint(folder: Path) -> dict[str, Any] | None:
     except (SafetensorError, OSError) as error:
         raise _unreadable(path, str(error)) from error
     if KEY not in metadata:
-        raise DiagnosticsError(f"{path} is no checkpoint of this trainer: give another --out.")
+        raise DiagnosticsError(f"{path} is no checkpoint of this trainer: give another --out.", code="occupied")
     try:
         kept: dict[str, Any] = json.loads(metadata[KEY])
         if kept.pop("digest") != digest_of_json(kept):
@@ -157,7 +157,9 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DiagnosticsError(f"Folder {folder} cannot be made ({error.strerror}): give another --out.") from error
+        raise DiagnosticsError(
+            f"Folder {folder} cannot be made ({error.strerror}): give another --out.", code="unwritable"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -216,7 +218,8 @@ def finished(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
             if kept["encoder"] != _digest(encoder):
                 raise DiagnosticsError(
                     f"{encoder} is not the encoder that {path.name} in that folder describes, and would be "
-                    f"overwritten: give another --out."
+                    f"overwritten: give another --out.",
+                    code="occupied",
                 )
             # Of no use any more, where a kill left it.
             (folder / FILE).unlink(missing_ok=True)
@@ -225,7 +228,7 @@ def finished(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
         whole = checkpoint["identity"]
         if not identity.keys() <= whole.keys():
             raise DiagnosticsError(
-                f"The checkpoint in {folder} is that of another kind of training: give another --out."
+                f"The checkpoint in {folder} is that of another kind of training: give another --out.", code="other-run"
             )
         refuse_other(f"The checkpoint in {folder}", {key: whole[key] for key in identity}, identity)
     if encoder.is_file():
@@ -251,7 +254,9 @@ def _read(path: Path) -> dict[str, Any]:
             raise ValueError
         return {key: kept[key] for key in ("row", "identity", "encoder")}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DiagnosticsError(f"{path} cannot be read as the summary of a training: give another --out.") from error
+        raise DiagnosticsError(
+            f"{path} cannot be read as the summary of a training: give another --out.", code="damaged"
+        ) from error
 
 
 def _digest(file: Path) -> str:
@@ -281,7 +286,8 @@ def finish(
             (folder / FILE).unlink(missing_ok=True)
         except OSError as error:
             raise DiagnosticsError(
-                f"{path} cannot be written ({error.strerror}): free some room there and give the same command again."
+                f"{path} cannot be written ({error.strerror}): free some room there and give the same command again.",
+                code="unwritable",
             ) from error
     finally:
         for left in (partial_encoder, partial_summary):

@@ -85,7 +85,9 @@ def build_optimiser(objective: nn.Module, settings: Settings) -> torch.optim.Opt
     """
     trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     if not trained:
-        raise DiagnosticsError("There is nothing to train: no parameter of the objective requires a gradient.")
+        raise DiagnosticsError(
+            "There is nothing to train: no parameter of the objective requires a gradient.", code="unsupported"
+        )
     # A mask token and the like are vectors, with leading axes of one.
     decayed = [p for p in trained if sum(n > 1 for n in p.shape) > 1]
     others = [p for p in trained if sum(n > 1 for n in p.shape) <= 1]
@@ -97,7 +99,9 @@ def build_optimiser(objective: nn.Module, settings: Settings) -> torch.optim.Opt
     if settings.optimiser == "adamw":
         return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
     if importlib.util.find_spec("timm") is None:
-        raise DiagnosticsError("The optimiser lamb is timm's: pip install timm, or leave --optimiser out.")
+        raise DiagnosticsError(
+            "The optimiser lamb is timm's: pip install timm, or leave --optimiser out.", code="missing-package"
+        )
     from timm.optim.lamb import Lamb
 
     return Lamb(groups, lr=settings.lr, betas=settings.betas, max_grad_norm=None)

@@ -20,7 +20,7 @@ pytestmark = [
 # Below the skips, since these imports need them.
 from diagnostics_onnx.plugin import build  # noqa: E402  (below the skip of a missing package)
 
-from diagnostics import DiagnosticsError  # noqa: E402  (below the skip of a missing package)
+from diagnostics import DiagnosticsError, Grid  # noqa: E402  (below the skip of a missing package)
 from tests.support.refusals import refusal  # noqa: E402  (below the skip of a missing package)
 from tests.support.tiny import Block  # noqa: E402  (below the skip of a missing package)
 
@@ -73,7 +73,7 @@ def test_taps_are_what_the_blocks_gave(tmp_path: Path, fixed: int) -> None:
     path = exported(module, torch.zeros(max(1, fixed), 3, 16, 24), tmp_path / "images.onnx", fixed > 0)
     encoder = build(str(path), mean="0.5", std="0.25")
     assert [tap.name for tap in encoder.taps] == ["embed", "blocks.0", "blocks.1", "blocks.2"]
-    assert {str(tap.grid) for tap in encoder.taps} == {"4 x 6 (y, x) + 1 prefix"}
+    assert {tap.grid for tap in encoder.taps} == {Grid((4, 6), ("y", "x"), 1)}
     assert [tap.depth for tap in encoder.taps] == pytest.approx([0, 1 / 3, 2 / 3, 1])
     batch = torch.stack(
         [encoder.preprocess(np.random.default_rng(i).integers(0, 256, (16, 24, 3), np.uint8)) for i in range(4)]

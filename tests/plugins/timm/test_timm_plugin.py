@@ -5,31 +5,21 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
 
-# Below the skips, since these imports need torch and timm.
+# Below the skips, since these imports need timm.
 from diagnostics_timm.encoder import Preprocess  # noqa: E402  (below the skip of a missing package)
 from diagnostics_timm.plugin import build, encoders  # noqa: E402  (below the skip of a missing package)
 
 from diagnostics import DiagnosticsError, Grid  # noqa: E402  (below the skip of a missing package)
 from tests.support.refusals import refusal  # noqa: E402  (below the skip of a missing package)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Threads of tiny models wait for each other more than they work, most of all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _image(encoder: Any, seed: int = 1, shape: tuple[int, ...] = (50, 70, 3)) -> Any:

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
 
-# Below the skips, since these imports need torch and timm.
+# Below the skips, since these imports need timm.
 from diagnostics_timm.encoder import encoder_of  # noqa: E402  (below the skip of a missing package)
 
 from diagnostics import Grid  # noqa: E402  (below the skip of a missing package)
 from diagnostics.encoders.places import verify_grid  # noqa: E402  (below the skip of a missing package)
 from tests.support.refusals import refusal  # noqa: E402  (below the skip of a missing package)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def made(name: str, size: int, **options: Any) -> Any:
