@@ -188,10 +188,14 @@ def refused(margin: float | None) -> bool:
     return False
 
 
+def read_with(readout: str, data: xr.Dataset) -> Profile:
+    return Profile(f"{readout}_probe", "hidden", data.assign_attrs(readout=readout), {})
+
+
 def read_by_kernel() -> list[Any]:
     """What a kernel reads of a target, and which profiles have a row of their own."""
     hidden, other, wrong = (result(name).assign_attrs(n_train=80) for name in ("hidden", "aligned", "class"))
-    linear, kernel = (partial(Profile, measure, "hidden", controls={}) for measure in ("linear_probe", "kernel_probe"))
+    linear, kernel = (partial(read_with, readout) for readout in ("linear", "kernel"))
     two = other.isel(tap=[1, 3]).assign_attrs(best_tap="middle")
     pairs = (
         *((linear(hidden), kernel(data)) for data in (two, other, hidden.isel(tap=[3, 2]))),
@@ -429,7 +433,7 @@ ASKED: Mapping[str, Callable[[], Any]] = {
     "what fits": misfits, "choices of older results": older, "margins refused": lambda: [refused(margin) for margin in (None, 0.05, 0.0, 2.0, -1.0, np.nan)],
     "what a kernel reads": read_by_kernel,
     "kinds of profiles": lambda: [[made.label, made.higher_is_better, made.is_probe, made.chosen_on] for made in (
-        Profile("linear_probe", "hidden", result("hidden"), {}), Profile("planted", "x", result("hidden", choose_on="val").assign_attrs(higher_is_better="no"), {}),
+        read_with("linear", result("hidden")), Profile("planted", "x", result("hidden", choose_on="val").assign_attrs(higher_is_better="no"), {}),
         Profile("rank", None, result("hidden").drop_vars("loss").assign_attrs(higher_is_better="neither"), {}),
     )],
     "what rests on tokens": lambda: [attribute.TOKEN_SAMPLES in data.attrs for kind, places in (({}, "masks"), ({"needs": "tokens"}, "value"), ({}, "value")) for data in apply.measure_all(
