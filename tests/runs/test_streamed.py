@@ -427,7 +427,7 @@ def test_a_disk_that_is_full_in_the_middle_of_sums_loses_nothing(
     assert raised.value.code == "no-space"
     passes.clear()
     assert measure(tmp_path).profile(SCENE)
-    assert passes[0] == "summing block 3 of 5"
+    assert passes[0].startswith("summing block 3")
 
 
 def test_token_measures_of_a_streamed_kind_keep_their_tokens(tmp_path: Path) -> None:
