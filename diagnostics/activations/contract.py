@@ -152,6 +152,9 @@ class Activations(ABC):
     parts of one pool, out of fold on both (`fit`). No part of the identity of activations."""
     streamed: Mapping[tuple[str, str], Any] = MappingProxyType({})
     """What probes read in a pass, from tokens that are not stored; see `runs.streamed`."""
+    ready: Mapping[tuple[str, str], Any] = MappingProxyType({})
+    """What other processes found: by `Measure.key` and tap what `at_tap` gives, by "" in place of a tap a whole result;
+    see `runs.workers`."""
 
     @abstractmethod
     def pooled(self, tap: str, pooling: str | None = None) -> np.ndarray:

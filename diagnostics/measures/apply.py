@@ -15,6 +15,7 @@ import xarray as xr
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError, StorageError, describe
+from diagnostics.measures.arrays import one_thread
 from diagnostics.measures.base import Measure
 from diagnostics.measures.result import (
     ABOUT,
@@ -170,6 +171,7 @@ class Measured:
     """Those of `skipped` that broke, where the others have no value here by their nature."""
 
 
+@one_thread()
 def measure_all(
     measures: Sequence[Measure],
     activations: Activations,
@@ -194,21 +196,23 @@ def measure_all(
     jobs: list[tuple[str, Measure, StoredTarget | None]] = []
     for measure in measures:
         if not measure.kinds:
-            jobs.append((measure.name, measure, None))
+            jobs.append((measure.key(None), measure, None))
             continue
         try:
             read = [t for t in targets.values() if measure.reads(t)]
         except (Exception, SystemExit) as error:
             fail(measure.name, f"Measure {measure.name} failed to say what it reads: {describe(error)}.")
             continue
-        jobs.extend((f"{measure.name}/{t.name}", measure, t) for t in read)
+        jobs.extend((measure.key(t), measure, t) for t in read)
         if not read and measure.name in asked:
             kinds = " or ".join(measure.kinds)
             measured.skipped[measure.name] = f"it reads a target of kind {kinds}, and the dataset has none that fits."
     for done, (key, measure, target) in enumerate(jobs):
         watch(Progress(f"measuring {what}".strip(), done, len(jobs), key))
         try:
-            result = measure.compute(activations, target, seed)
+            result = activations.ready.get((key, ""))
+            if result is None:
+                result = measure.compute(activations, target, seed)
             if why := misfit(result, measure, activations):
                 fail(key, why)
                 continue

@@ -378,6 +378,14 @@ class DenseProbe(Probe):
             )
         return EachToken(self.fits(dense, tap, choice), tap.grid, dense.grid)
 
+    def at_tap(self, activations: Activations, target: StoredTarget, tap: Tap, seed: int) -> Any:
+        dense = self.rows(activations, target)
+        choice = self.choose(dense, tap, seed)
+        readout = self.fits(dense, tap, choice.numbers | {"seed": seed}, choice.start)
+        (test,) = self.read(dense, tap, "test", [readout])
+        numbers = choice.numbers | self.beside(dense, readout, test)
+        return readout, (test.loss, test.reference, *choice.val), numbers
+
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         dense, taps = self.rows(activations, target), activations.taps
         if (found := activations.streamed.get((self.name, dense.digest))) is not None:
@@ -390,11 +398,7 @@ class DenseProbe(Probe):
         for tap in taps:
             if tap.name not in dense.reads:
                 continue
-            choice = self.choose(dense, tap, seed)
-            readout = readouts[tap.name] = self.fits(dense, tap, choice.numbers | {"seed": seed}, choice.start)
-            (test,) = self.read(dense, tap, "test", [readout])
-            losses[tap.name] = test.loss, test.reference, *choice.val
-            numbers[tap.name] = choice.numbers | self.beside(dense, readout, test)
+            readouts[tap.name], losses[tap.name], numbers[tap.name] = self.known_at(activations, target, tap, seed)
         return _result(dense, losses, numbers, self.stated(dense, readouts), seed)
 
 
