@@ -46,6 +46,8 @@ class StoredTarget(TargetInfo):
     _: KW_ONLY
     family_override: Family | None = None
     on_grid: Mapping[tuple[int, ...], np.ndarray] = field(default_factory=dict[tuple[int, ...], np.ndarray])
+    shuffled: bool = False
+    """Whether samples have the values of others: see `shuffled`."""
 
     @property
     def family(self) -> Family:
@@ -76,6 +78,7 @@ def shuffled(target: StoredTarget, split: np.ndarray, seed: int) -> StoredTarget
         values=target.values[order] if len(target.values) else target.values,
         on_grid={shape: values[order] for shape, values in target.on_grid.items()},
         naive=None if target.naive is None else target.naive[order],
+        shuffled=True,
     )
 
 

@@ -8,7 +8,7 @@ with a sentence that says so, and the other measures are not affected.
 import json
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import xarray as xr
@@ -169,6 +169,12 @@ class Measured:
     skipped: dict[str, str] = field(default_factory=dict[str, str])
     failed: set[str] = field(default_factory=set[str])
     """Those of `skipped` that broke, where the others have no value here by their nature."""
+
+    def add(self, other: Self) -> None:
+        """Takes in those of other measures or targets."""
+        self.results |= other.results
+        self.skipped |= other.skipped
+        self.failed |= other.failed
 
 
 @one_thread()

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import logging
 import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
@@ -118,8 +117,7 @@ def run(
     redraw_controls: whether that is done for all controls and not for `raw_input` alone.
     device: `cuda` when there is one, else `cpu`. Device, batch size and workers never decide what is stored.
     batch_size: samples per forward pass; 16 by default, 128 on a GPU.
-    workers: processes that load and preprocess samples; with 0 this one does.
-    jobs: processes that measure, this one among them; 1 by default. No result depends on it.
+    workers, jobs: processes that load and preprocess samples (0: this one), and that measure (1 by default: this one).
     token_budget: room for the tokens of each encoder, with a unit, like "256MB" or "2GB", or 0; pooled activations are
     stored
         for all samples. By default none where no measure reads them, else those of 64 samples where 2 GB hold them, and
@@ -186,7 +184,7 @@ def perform(request: Request, watch: Watch | None = None) -> Run:
             remove(beside(folder))
             _refuse_other_seed(folder, request.seed)
         try:
-            with contextlib.closing(Workers(request.jobs or min(default_jobs(), len(setup.taps)))) as workers:
+            with contextlib.closing(Workers(request.jobs or default_jobs(len(setup.taps)), shown)) as workers:
                 _Job(setup, folder, shown, workers).do()
             finished = Run(setup.out)
             finished.encoder = pinned_to(setup.encoder, finished.record.sample)
@@ -203,7 +201,7 @@ class _Job:
 
     def __init__(self, setup: Setup, folder: Folder, watch: Watch, workers: Workers) -> None:
         self.setup, self.request, self.folder, self.watch = setup, setup.request, folder, watch
-        self.measure_all = functools.partial(workers.measure_all, watch=watch)
+        self.measure_all = workers.measure_all
         self.made_beside: list[Folder] = []
         """The places of stores that were made beside them."""
         self.told = False
@@ -353,23 +351,18 @@ class _Job:
         *,
         asked: Collection[str] = (),
         computed: bool = True,
-        shuffle: bool = False,
         view: Activations | None = None,
     ) -> Measured:
-        """The measures of an encoder, or of a control; `computed`: as in `_extract`; `view`: of `_stream`, if made;
-        `shuffle`: of shuffled targets.
-        """
+        """The measures of an encoder, or of a control; `computed`: as in `_extract`; `view`: of `_stream`, if made."""
         seed = self.request.seed
         if self.setup.dense != "streamed":
-            return self.measure_all(measures, store, targets, seed, asked=asked, what=what, shuffle=shuffle)
+            return self.measure_all(measures, store, targets, seed, asked=asked, what=what)
         view = view or self._stream(encoder, store, measures, [*targets.values()], computed=computed)
         streaming = [m for m in measures if set(m.streams) & {target.kind for target in targets.values()}]
         rest = [m for m in measures if m not in streaming]
-        measured = self.measure_all(rest, store, targets, seed, asked=asked, what=what, shuffle=shuffle)
+        measured = self.measure_all(rest, store, targets, seed, asked=asked, what=what)
         more = measure_all(streaming, view, targets, seed, asked=asked, what=what, watch=self.watch)
-        measured.results |= more.results
-        measured.skipped |= more.skipped
-        measured.failed |= more.failed
+        measured.add(more)
         return measured
 
     def _stream(
@@ -412,9 +405,7 @@ class _Job:
     def _measure_shuffled(self, store: Store, targets: Mapping[str, StoredTarget], view: Activations) -> Measured:
         """The probes on the encoder's own activations, with shuffled targets."""
         probes, permuted = [m for m in self.measures if m.kinds], self._shuffled(store, targets)
-        measured = self._measure(
-            self.setup.encoder, probes, store, permuted, "shuffled_labels", shuffle=True, view=view
-        )
+        measured = self._measure(self.setup.encoder, probes, store, permuted, "shuffled_labels", view=view)
         self._redraw(measured, store, targets, "shuffled_labels")
         return measured
 
@@ -431,7 +422,7 @@ class _Job:
                 request.seed,
                 what=of or setup.encoder.name,
                 shuffle=of == "shuffled_labels",
-                measure=functools.partial(self.measure_all, shuffle=of == "shuffled_labels"),
+                measure=self.measure_all,
             )
 
     def _extract(

@@ -17,9 +17,9 @@ def measure_nonlinear(
     measure: Callable[..., Measured],
 ) -> None:
     """Adds `kernel_probe` at the output and at the linear probe's best tap, for each target that it read at another tap
-    too.
+    too. `measure`: as `measure_all`.
 
-    `measure`: as `measure_all`. Where it is asked for at all taps it stays. From too few training samples it is left out once, not for each target.
+    Where it is asked for at all taps it stays. From too few training samples it is left out once, not for each target.
     """
     probe = KernelProbe()
     for name, target in targets.items():
@@ -33,7 +33,4 @@ def measure_nonlinear(
         if why := too_few(int((activations.split == "train").sum())):
             main.skipped[probe.name] = why
             return
-        read = measure([probe], activations.with_other(taps=taps), {name: target}, seed, what=what)
-        main.results |= read.results
-        main.skipped |= read.skipped
-        main.failed |= read.failed
+        main.add(measure([probe], activations.with_other(taps=taps), {name: target}, seed, what=what))

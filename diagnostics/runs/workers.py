@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -32,7 +32,7 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.apply import Measured, measure_all
 from diagnostics.measures.arrays import one_thread
 from diagnostics.measures.base import Measure
-from diagnostics.progress import Progress, Watch, silent
+from diagnostics.progress import Progress, Watch
 from diagnostics.registry import offered
 from diagnostics.runs.setup import chosen_measures
 from diagnostics.vocabulary import ChooseOn
@@ -43,14 +43,14 @@ PROCESS_BYTES = 2 * 10**9
 CGROUPS = Path("/sys/fs/cgroup")
 
 
-def default_jobs() -> int:
+def default_jobs(most: int) -> int:
     """As many processes as there are cores and memory for; `PYTHON_CPU_COUNT` stands for the cores, as in Python."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cores = usable_cores(int(os.environ.get("PYTHON_CPU_COUNT") or affinity), _limits("cpu.max"))
     with contextlib.suppress(OSError, ValueError, IndexError):
         free = 1024 * int(Path("/proc/meminfo").read_text().partition("MemAvailable:")[2].split()[0])
-        return fitting_jobs(cores, [free, *map(_room, _limits("memory.max"), _limits("memory.current"))])
-    return cores
+        cores = fitting_jobs(cores, [free, *map(_room, _limits("memory.max"), _limits("memory.current"))])
+    return min(cores, most)
 
 
 def usable_cores(affinity: int, limits: Iterable[str]) -> int:
@@ -154,7 +154,8 @@ def tasks_of(measures: Sequence[Measure], activations: Activations, targets: Map
 class Workers:
     """`jobs` processes that measure, this one among them; `close` ends the others."""
 
-    def __init__(self, jobs: int) -> None:
+    def __init__(self, jobs: int, watch: Watch) -> None:
+        self.watch = watch
         self.processes = [_Process() for _ in range(jobs - 1)]
         self.threads = ThreadPoolExecutor(jobs)
 
@@ -172,22 +173,21 @@ class Workers:
         seed: int,
         *,
         what: str = "",
-        watch: Watch = silent,
-        shuffle: bool = False,
-        **asked: Any,
+        asked: Collection[str] = (),
     ) -> Measured:
-        """`measure_all`, with its parts shared out; `shuffle`: whether `targets` are the store's shuffled."""
+        """As `measure_all`, whose parts are shared out."""
         # On a GPU measures compute there, many taps at once.
         if self.processes and not activations.device.startswith("cuda"):
             taps = tuple(tap.name for tap in activations.taps)
+            shuffle = any(target.shuffled for target in targets.values())
             source = Source(activations.path, taps, activations.choose_on, seed, activations.split, shuffle)
             here = functools.partial(Task.find, activations=activations, targets=targets, seed=seed)
-            ready = self._share(source, tasks_of(measures, activations, targets), here, what, watch)
+            ready = self._share(source, tasks_of(measures, activations, targets), here, what)
             activations = activations.with_other(ready=ready)
-        return measure_all(measures, activations, targets, seed, what=what, watch=watch, **asked)
+        return measure_all(measures, activations, targets, seed, asked=asked, what=what, watch=self.watch)
 
     def _share(
-        self, source: Source, tasks: Sequence[Task], here: Callable[[Task], Iterator[_Found]], what: str, watch: Watch
+        self, source: Source, tasks: Sequence[Task], here: Callable[[Task], Iterator[_Found]], what: str
     ) -> dict[tuple[str, str], Any]:
         """What all tasks find; this process does some of them too."""
         todo, done, found = deque(tasks), deque[Task](), dict[tuple[str, str], Any]()
@@ -208,13 +208,13 @@ class Workers:
         others = [self.threads.submit(deal, process) for process in self.processes]
         with one_thread():
             for now in work(here):
-                watch(Progress(f"measuring {what} by tap", len(done), len(tasks), now))
+                self.watch(Progress(f"measuring {what} by tap", len(done), len(tasks), now))
                 for other in others:
                     if other.done():
                         other.result()
         for other in others:
             other.result()
-        watch(Progress(f"measuring {what} by tap", len(tasks), len(tasks)))
+        self.watch(Progress(f"measuring {what} by tap", len(tasks), len(tasks)))
         return found
 
 
