@@ -511,6 +511,8 @@ class Position(Measure):
         )
 
     def at_tap(self, activations: Activations, target: StoredTarget | None, tap: Tap, seed: int) -> tuple[_Read, _Read]:
+        if tap.grid.tokens < 2:
+            raise DiagnosticsError(f"{self.name} tells places apart, and tap {tap.name} has one.", code="no-grid")
         n, rng = token_count(activations, self.name, MOST_SAMPLES), np.random.default_rng(seed)
         rows = self._rows(activations, n)
         count = min(tap.grid.tokens, MOST_TOKENS)
