@@ -58,7 +58,16 @@ def main() -> None:
 
         def call(jobs: int) -> tuple[float, float]:
             start = time.perf_counter(), cpu()
-            dx.run(encoder, data, out=Path(folder) / "run", jobs=jobs, measures=MEASURES, dense="stored", report=False, watch=dx.silent)
+            dx.run(
+                encoder,
+                data,
+                out=Path(folder) / "run",
+                jobs=jobs,
+                measures=MEASURES,
+                dense="stored",
+                report=False,
+                watch=dx.silent,
+            )
             return time.perf_counter() - start[0], cpu() - start[1]
 
         encoder, data = dx.build("encoder", ENCODER), dx.build("dataset", DATA)

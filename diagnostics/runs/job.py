@@ -361,8 +361,7 @@ class _Job:
         streaming = [m for m in measures if set(m.streams) & {target.kind for target in targets.values()}]
         rest = [m for m in measures if m not in streaming]
         measured = self.measure_all(rest, store, targets, seed, asked=asked, what=what)
-        more = measure_all(streaming, view, targets, seed, asked=asked, what=what, watch=self.watch)
-        measured.add(more)
+        measured.add(measure_all(streaming, view, targets, seed, asked=asked, what=what, watch=self.watch))
         return measured
 
     def _stream(
