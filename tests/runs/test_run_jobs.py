@@ -11,7 +11,6 @@ import pytest
 import xarray as xr
 
 import diagnostics as dx
-from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.apply import measure_all
 from diagnostics.measures.base import Arrays, Measure, normal
 from diagnostics.measures.geometry.spectrum import RankMe
@@ -20,6 +19,7 @@ from diagnostics.runs import workers
 from diagnostics.runs.setup import chosen_measures
 from diagnostics.runs.workers import fitting_jobs, tasks_of, usable_cores
 from tests.support.planted import planted_series, planted_series_encoder
+from tests.support.refusals import refusal
 
 MEASURES = ("linear_probe", "event_probe", "rankme", "self_similarity", "outlier_tokens", "position_probe", "cka")
 
@@ -114,7 +114,7 @@ def test_a_run_whose_process_is_killed_ends_and_goes_on_from_there(tmp_path: Pat
         if isinstance(event, dx.Progress) and event.step.endswith("by tap"):
             started[0].process.send_signal(signal.SIGKILL)
 
-    with pytest.raises(DiagnosticsError):
+    with refusal("process-ended"):
         measured(tmp_path, 2, watch=kill, controls=False)
     steps = list[str]()
     assert measured(tmp_path, 1, watch=lambda event: steps.append(str(event)), controls=False).results
@@ -142,7 +142,7 @@ def test_a_measure_that_is_an_object_is_no_task() -> None:
 
 @pytest.mark.parametrize("jobs", [0, -1])
 def test_no_jobs_are_refused(tmp_path: Path, jobs: int) -> None:
-    with pytest.raises(DiagnosticsError):
+    with refusal("bad-value"):
         measured(tmp_path, jobs)
     assert not list(tmp_path.iterdir())
 
