@@ -26,7 +26,7 @@ from diagnostics.cli.main import app
 from diagnostics.measures import bundled
 from diagnostics.report.terminal import print_page
 from diagnostics.runs.controls import kinds as control
-from diagnostics.runs.page import run_page
+from diagnostics.runs.pages.run import run_page
 from tests.support.functions import exported
 
 ROOT = Path(__file__).parent.parent

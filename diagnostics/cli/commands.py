@@ -81,7 +81,7 @@ def run(
     """
     from diagnostics.report.terminal import print_page
     from diagnostics.runs.job import perform
-    from diagnostics.runs.page import run_page
+    from diagnostics.runs.pages.run import run_page
     from diagnostics.runs.record import typed
 
     if on_error is not None:
@@ -375,7 +375,7 @@ def card(
 
     The picture is an SVG file beside the Markdown file. The command prints the path of the Markdown file.
     """
-    from diagnostics.runs.answer import write_card
+    from diagnostics.runs.pages.answer import write_card
 
     with working():
         finished = diagnostics.open_run(run)
@@ -393,7 +393,7 @@ def explore(
 
     The page is one HTML file that needs no network, and links to the report of each run. The command prints its path.
     """
-    from diagnostics.runs.comparison.explorer import explore as write_explorer
+    from diagnostics.runs.pages.explorer import explore as write_explorer
     from diagnostics.runs.record import finished_runs
 
     with working():
@@ -473,7 +473,7 @@ def page_of(path: Path, margin: float | None) -> Page:
 
     if margin is None and (page := stored_page(path)):
         return page
-    from diagnostics.runs.page import run_page
+    from diagnostics.runs.pages.run import run_page
 
     return run_page(diagnostics.open_run(path, margin))
 

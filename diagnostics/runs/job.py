@@ -41,13 +41,13 @@ from diagnostics.errors import DiagnosticsError, StorageError, describe, explain
 from diagnostics.measures import result as attribute
 from diagnostics.measures.apply import Measured, against_control, measure_all
 from diagnostics.measures.base import Measure
+from diagnostics.measures.probes.nonlinear import measure_nonlinear
 from diagnostics.progress import Watch
 from diagnostics.registry import offered
 from diagnostics.report.progress_bars import watching
 from diagnostics.runs.controls.kinds import control_encoders
 from diagnostics.runs.controls.names import WEIGHTS, control_of
 from diagnostics.runs.inputs import Data
-from diagnostics.runs.nonlinear import measure_nonlinear
 from diagnostics.runs.record import Call, Provenance
 from diagnostics.runs.redraws import add_redraws
 from diagnostics.runs.request import Request

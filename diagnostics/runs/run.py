@@ -236,7 +236,7 @@ class Run(RunData):
         Raises DiagnosticsError for an unknown target, and where no profile has a value.
         """
         from diagnostics.report.plots import StillFigure, draw, multiples
-        from diagnostics.runs.answer import score_map
+        from diagnostics.runs.pages.answer import score_map
 
         profiles = [p for p in self.profiles() if np.isfinite(p.data["score"].values).any()]
         read = [p for p in without_nonlinear(profiles) if p.is_probe and p.target]
@@ -274,13 +274,13 @@ class Run(RunData):
 
     def report(self, path: str | Path | None = None) -> Path:
         """Writes the run as one self-contained HTML file, by default `report.html` inside the run."""
-        from diagnostics.runs.page import write_report
+        from diagnostics.runs.pages.run import write_report
 
         return write_report(self, Path(path) if path else None)
 
     def _repr_html_(self) -> str:
         from diagnostics.report.html import page_tables
-        from diagnostics.runs.page import run_page
+        from diagnostics.runs.pages.run import run_page
 
         return page_tables(run_page(self))
 

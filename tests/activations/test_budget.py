@@ -12,7 +12,7 @@ from diagnostics import Grid, Tap
 from diagnostics.activations.plan import parse_budget, plan, samples_with_tokens
 from diagnostics.progress import Cost, size
 from diagnostics.report.terminal import print_page
-from diagnostics.runs.page import run_page
+from diagnostics.runs.pages.run import run_page
 from tests.support.refusals import refusal
 from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 

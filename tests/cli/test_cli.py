@@ -21,7 +21,7 @@ import diagnostics.activations.plan
 import diagnostics.activations.run_files
 import diagnostics.runs.inputs
 import diagnostics.runs.job
-import diagnostics.runs.page
+import diagnostics.runs.pages.run
 import diagnostics.runs.workers
 from diagnostics.activations.folder import Folder
 from tests.support.commands import diagnose, refused
@@ -634,7 +634,7 @@ def after(monkeypatch: pytest.MonkeyPatch, holder: Any, name: str, calls: int) -
         (diagnostics.activations.extract, "capture_rows", 6),
         (diagnostics.runs.workers, "measure_all", 0),
         (diagnostics.runs.job, "merge_results", 0),
-        (diagnostics.runs.page, "write_page", 0),
+        (diagnostics.runs.pages.run, "write_page", 0),
     ],
     ids=["extraction", "measures", "results", "report"],
 )

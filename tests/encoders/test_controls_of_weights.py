@@ -16,7 +16,7 @@ import diagnostics as dx
 from diagnostics.encoders.redraw import copied, layer_scales, permute, redraw, redrawn
 from diagnostics.report.terminal import print_page
 from diagnostics.runs.controls.kinds import control_encoders
-from diagnostics.runs.page import run_page
+from diagnostics.runs.pages.run import run_page
 from tests.support.refusals import refusal
 from tests.support.tiny import LENGTH, tiny_dataset, tiny_encoder
 

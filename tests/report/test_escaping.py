@@ -18,7 +18,7 @@ from diagnostics.cli import main as cli
 from diagnostics.progress import Cost
 from diagnostics.report import progress_bars as watching
 from diagnostics.report.terminal import print_page
-from diagnostics.runs.page import run_page
+from diagnostics.runs.pages.run import run_page
 from tests.support.commands import diagnose
 
 # A title is set, text turns red, its direction is turned, a line is begun, the screen is cleared (C1), the cursor goes home.

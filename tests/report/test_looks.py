@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from diagnostics.report.html import write_page
-from diagnostics.runs.page import run_page
+from diagnostics.runs.pages.run import run_page
 from tests.support.profiles import finished_run, uneven_probes
 
 CHROMIUM = Path("/usr/bin/chromium")

@@ -22,7 +22,7 @@ from diagnostics.measures.verdict import Verdict
 from diagnostics.report.page import MapFigure, ScoreMap
 from diagnostics.report.plots import StillFigure, draw, multiples
 from diagnostics.report.plots.still import svg
-from diagnostics.runs.page import run_page
+from diagnostics.runs.pages.run import run_page
 from tests.support.graded import graded_data, graded_encoder
 from tests.support.profiles import finished_run, profile
 from tests.support.refusals import refusal

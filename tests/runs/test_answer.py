@@ -11,8 +11,8 @@ import pytest
 from diagnostics.measures.verdict import Verdict
 from diagnostics.report import terminal
 from diagnostics.report.page import Notes, Table
-from diagnostics.runs.answer import answer, answer_blocks
-from diagnostics.runs.page import run_page
+from diagnostics.runs.pages.answer import answer, answer_blocks
+from diagnostics.runs.pages.run import run_page
 from diagnostics.runs.profile import Profile
 from diagnostics.runs.recommendation import by_verdict
 from tests.support.profiles import finished_run, planted

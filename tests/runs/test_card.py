@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import diagnostics as dx
-from diagnostics.runs.answer import plain, write_card
-from diagnostics.runs.comparison.explorer import readouts
+from diagnostics.runs.pages.answer import plain, write_card
+from diagnostics.runs.pages.explorer import readouts
 from tests.support.commands import diagnose, refused
 from tests.support.refusals import refusal
 from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder

@@ -8,8 +8,8 @@ import pytest
 from diagnostics.measures.statistics import Interval
 from diagnostics.measures.verdict import Verdict
 from diagnostics.report.page import Findings, Sentence
-from diagnostics.runs.answer import overview, score_map
-from diagnostics.runs.page import part_scores, parts_table
+from diagnostics.runs.pages.answer import overview, score_map
+from diagnostics.runs.pages.run import part_scores, parts_table
 from diagnostics.runs.profile import Profile
 from diagnostics.runs.recommendation import recommend
 from tests.support.profiles import planted, profile

@@ -12,7 +12,7 @@ import torch
 
 import diagnostics as dx
 from diagnostics.report.terminal import print_page
-from diagnostics.runs.page import run_page
+from diagnostics.runs.pages.run import run_page
 from tests.support.refusals import refusal
 from tests.support.tiny import tiny_dataset, tiny_encoder
 

@@ -35,7 +35,7 @@ from diagnostics.runs.comparison.findings import (
     shares_figures,
     target_name,
 )
-from diagnostics.runs.page import map_figure
+from diagnostics.runs.pages.run import map_figure
 
 
 def describe_runs(findings: Findings) -> str:

@@ -29,9 +29,9 @@ from diagnostics.report.page import (
     Table,
     filled,
 )
-from diagnostics.runs.answer import MARKS
 from diagnostics.runs.controls.kinds import ABOUT
 from diagnostics.runs.controls.names import NAMES, in_words
+from diagnostics.runs.pages.answer import MARKS
 from diagnostics.runs.profile import INTERVALS
 from diagnostics.runs.recommendation import without_nonlinear
 from diagnostics.runs.run import Run

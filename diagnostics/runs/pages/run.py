@@ -36,10 +36,18 @@ from diagnostics.report.page import (
     left_out_section,
 )
 from diagnostics.report.plots.profile import FLOOR, below_floor, lines_outside
-from diagnostics.runs.answer import answer, answer_blocks, brief_cautions, example_target, legend, legend_of, overview
 from diagnostics.runs.controls.kinds import ABOUT
 from diagnostics.runs.controls.names import NAMES, WEIGHTS, in_words
 from diagnostics.runs.derived import handed_out_in
+from diagnostics.runs.pages.answer import (
+    answer,
+    answer_blocks,
+    brief_cautions,
+    example_target,
+    legend,
+    legend_of,
+    overview,
+)
 from diagnostics.runs.profile import CUT, Profile
 from diagnostics.runs.recommendation import without_nonlinear
 from diagnostics.runs.record import store_page, with_folder
