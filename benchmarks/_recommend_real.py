@@ -18,7 +18,7 @@ from _recommend_sets import of_draw
 
 import diagnostics as dx
 from diagnostics.measures.probes.least_squares import PENALTIES, standardised
-from diagnostics.measures.verdict import confidence_set
+from diagnostics.measures.tap_choice import confidence_set
 
 from _common import verdict
 

@@ -18,7 +18,8 @@ from diagnostics.measures.statistics import (
     resampled_scores,
     scores,
 )
-from diagnostics.measures.verdict import confidence_set, paired_difference
+from diagnostics.measures.tap_choice import confidence_set
+from diagnostics.measures.verdict import paired_difference
 
 MARGIN = 0.05
 Table = dict[tuple[str | int | float, ...], np.ndarray]

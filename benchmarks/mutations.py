@@ -36,8 +36,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 NEAREST = {
     "measures/statistics.py": "tests/measures/test_statistics.py",
-    "measures/verdict.py": "tests/measures/test_tap_choice.py tests/measures/test_confidence_set.py tests/measures/test_statistics.py "
-    "tests/runs/test_verdict.py",
+    "measures/tap_choice.py": "tests/measures/test_tap_choice.py tests/measures/test_confidence_set.py tests/measures/test_statistics.py",
+    "measures/verdict.py": "tests/measures/test_tap_choice.py tests/measures/test_statistics.py tests/runs/test_verdict.py",
     "measures/apply.py": "tests/measures/test_tap_choice.py tests/measures/test_misfits.py tests/runs/test_verdict.py",
     "measures/result.py": "tests/measures/test_result.py tests/measures/test_tap_choice.py",
     "measures/probes/least_squares.py": "tests/measures/test_out_of_fold.py",

@@ -14,7 +14,8 @@ import sys
 import numpy as np
 
 from diagnostics.measures.statistics import Losses
-from diagnostics.measures.verdict import CLIP, paired_differences
+from diagnostics.measures.tap_choice import CLIP
+from diagnostics.measures.verdict import paired_differences
 from diagnostics.runs.comparison.differences import LEAST_GAP
 
 TAPS, BEST, TOP, CORRELATION = 12, 5, 0.6, 0.7

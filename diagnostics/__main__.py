@@ -11,7 +11,7 @@ import io
 from typing import Any
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.signals import end_if_stopped, watch_signals
+from diagnostics.interrupts import end_if_stopped, watch_signals
 
 
 def main() -> None:
@@ -80,7 +80,8 @@ class _Results(io.FileIO):
             self._failed = True
             raise DiagnosticsError(
                 f"The output of this command cannot be written ({error.strerror or error}): redirect it elsewhere; "
-                f"stored results are kept."
+                f"stored results are kept.",
+                code="unwritable",
             ) from None
 
 

@@ -6,6 +6,64 @@ import errno
 import os
 from collections.abc import Generator, Iterable
 from pathlib import Path
+from typing import Literal
+
+Code = Literal[
+    "unknown-name",
+    "bad-value",
+    "bad-shape",
+    "bad-type",
+    "conflict",
+    "no-effect",
+    "missing-option",
+    "duplicate",
+    "missing-file",
+    "occupied",
+    "unreadable",
+    "damaged",
+    "unwritable",
+    "no-space",
+    "in-use",
+    "other-run",
+    "other-version",
+    "strange-file",
+    "not-fetched",
+    "missing-package",
+    "untrusted-code",
+    "foreign-error",
+    "process-ended",
+    "too-large",
+    "bad-data",
+    "bad-sample",
+    "sample-changed",
+    "bad-target",
+    "bad-splits",
+    "too-few",
+    "not-finite",
+    "other-modality",
+    "no-target",
+    "no-grid",
+    "no-tokens",
+    "no-attention",
+    "no-kernel",
+    "bad-tap",
+    "no-trunk",
+    "unclear",
+    "token-order",
+    "irreproducible",
+    "not-verifiable",
+    "no-weights",
+    "other-weights",
+    "no-control",
+    "not-savable",
+    "unsupported",
+    "not-measured",
+    "not-comparable",
+    "singular",
+    "diverged",
+    "other",
+]
+"""The reason of an error, for programs and tests; docs/reference/plugins.md has a line for each."""
 
 LONGEST = 400
 """Characters of an exception's text that are shown; some libraries write pages."""
@@ -14,17 +72,26 @@ LONGEST = 400
 class DiagnosticsError(Exception):
     """What was given, why it does not work, and the next step, in one sentence.
 
-    The command line prints the message and exits with status 2; files are written atomically.
+    The command line prints the message and exits with status 2; files are written atomically. `code` is the reason in
+    a word that stays when the sentence is reworded.
 
     Examples:
         >>> import diagnostics as dx
         >>> try:
         ...     dx.build("dataset", "lorentz")
         ... except dx.DiagnosticsError as error:
+        ...     print(error.code)
         ...     print(error)
+        unknown-name
         Unknown dataset 'lorentz': did you mean lorenz? Or path/to/file.py:function;
         `diagnostics list` shows all.
     """
+
+    code: Code = "other"
+
+    def __init__(self, *args: object, code: Code | None = None) -> None:
+        super().__init__(*args)
+        self.code = code or self.code
 
     def _render_traceback_(self) -> list[str]:
         """What IPython shows in place of a traceback."""
@@ -54,7 +121,7 @@ def explaining(failure: str) -> Generator[None]:
     except DiagnosticsError:
         raise
     except (Exception, SystemExit) as error:
-        raise DiagnosticsError(f"{failure}: {describe(error)}") from error
+        raise DiagnosticsError(f"{failure}: {describe(error)}", code="foreign-error") from error
 
 
 @contextlib.contextmanager
@@ -68,7 +135,7 @@ def importing(needing: str, remedy: str) -> Generator[None]:
     try:
         yield
     except ImportError as error:
-        raise DiagnosticsError(f"{needing} {error.name}: {remedy}.") from error
+        raise DiagnosticsError(f"{needing} {error.name}: {remedy}.", code="missing-package") from error
 
 
 def few(names: Iterable[str]) -> str:
@@ -97,23 +164,26 @@ def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> Diagn
         choice = f"there are {shown}."
     else:
         choice = "there are none."
-    return DiagnosticsError(f"Unknown {kind} '{name}': {choice}{' ' + hint if hint else ''}")
+    return DiagnosticsError(f"Unknown {kind} '{name}': {choice}{' ' + hint if hint else ''}", code="unknown-name")
 
 
 def unwritable(path: Path, error: OSError, when: str = "") -> StorageError:
     """The error for a folder that cannot be written, by its cause."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageError(
-            f"No space left for {path}, {when}free some and give the same command again: it resumes from there."
+            f"No space left for {path}, {when}free some and give the same command again: it resumes from there.",
+            code="no-space",
         )
     return StorageError(
         f"{path} cannot be written ({error.strerror or error}): "
-        f"{'make it writable' if os.path.exists(path) else 'choose another folder with --out'}."
+        f"{'make it writable' if os.path.exists(path) else 'choose another folder with --out'}.",
+        code="unwritable",
     )
 
 
 def damaged(path: Path, part: str) -> StorageError:
     """The error for a finished run, of which a part cannot be read."""
     return StorageError(
-        f"{path} is damaged or was copied in part, {part} cannot be read: copy it again, or remove it and run again."
+        f"{path} is damaged or was copied in part, {part} cannot be read: copy it again, or remove it and run again.",
+        code="damaged",
     )

@@ -32,6 +32,7 @@ class Cost:
     token_bytes: int
     token_samples: int
     seconds: float
+    """0 where all is extracted already."""
     encoders: int
     path: str
     token_bytes_of_64: int = 0
@@ -42,6 +43,8 @@ class Cost:
     """
     unprobeable: tuple[str, ...] = ()
     """Why targets of the dataset cannot be probed, a sentence each."""
+    dense: str = ""
+    """How dense targets are read and why, in a clause; empty where none is."""
 
     def __str__(self) -> str:
         return "\n".join(self.lines)
@@ -57,6 +60,9 @@ class Cost:
                 f"{self.path}; extraction takes about {duration(self.seconds)}."
             )
             return [*self.unprobeable, tokens]
+        if not self.seconds:
+            later = f"{self.encoder} on {self.dataset}: {self.dense}; writes {size(self.bytes)} to {self.path}."
+            return [*self.unprobeable, later]
         budget = f"--token-budget {math.ceil(self.token_bytes_of_64 / 1e6)}MB"
         more = (
             f", of 64 they would take {size(self.token_bytes_of_64)} an encoder: {budget}"
@@ -71,7 +77,7 @@ class Cost:
         cost = (
             f"{self.encoder} on {self.dataset}: {self.samples:,} samples, {self.taps} taps, "
             f"{f'{self.encoders} encoders with the controls' if self.encoders > 1 else 'no controls'}; writes about "
-            f"{size(self.bytes)} to {self.path} ({tokens}); "
+            f"{size(self.bytes)} to {self.path} ({tokens}); {f'{self.dense}; ' if self.dense else ''}"
             f"extraction takes about {duration(self.seconds)}."
         )
         return [*self.unprobeable, cost]

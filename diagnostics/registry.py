@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 import pluggy
 
 from diagnostics.errors import DiagnosticsError, Stopped
-from diagnostics.signals import stoppable
+from diagnostics.interrupts import stoppable
 
 if TYPE_CHECKING:
     from diagnostics.datasets.dataset import Dataset
@@ -143,7 +143,8 @@ def offered(kind: EntryKind) -> dict[str, tuple[Plugin, Entry]]:
 def _refusal(kind: EntryKind, name: str, first: Plugin, second: Plugin) -> Callable[[], NoReturn]:
     def refuse() -> NoReturn:
         raise DiagnosticsError(
-            f"Plugins {first.name} and {second.name} both offer the {kind} '{name}': uninstall one of them."
+            f"Plugins {first.name} and {second.name} both offer the {kind} '{name}': uninstall one of them.",
+            code="duplicate",
         )
 
     return refuse

@@ -97,7 +97,9 @@ class TapFeatures(TransformerMixin, BaseEstimator):
         Raises DiagnosticsError for a sparse matrix: no encoder reads one.
         """
         if issparse(X):
-            raise DiagnosticsError("TapFeatures was given a sparse matrix: give raw samples, or X.toarray().")
+            raise DiagnosticsError(
+                "TapFeatures was given a sparse matrix: give raw samples, or X.toarray().", code="bad-type"
+            )
         encoder = self._built(X)
         self.shape_ = () if X is None else first_shape(encoder, X)
         self.encoder_ = pinned_to(encoder, self.shape_)
@@ -125,18 +127,20 @@ class TapFeatures(TransformerMixin, BaseEstimator):
         if self.run is None:
             if self.target is not None:
                 raise DiagnosticsError(
-                    f"TapFeatures has a target, {self.target}, and no run that read it: give run=, a run's folder."
+                    f"TapFeatures has a target, {self.target}, and no run that read it: give run=, a run's folder.",
+                    code="bad-target",
                 )
             return self.tap, self.pooling
         if self.tap is not None or self.pooling is not None:
             raise DiagnosticsError(
-                "TapFeatures has a run, which names tap and pooling: leave out tap and pooling, or run."
+                "TapFeatures has a run, which names tap and pooling: leave out tap and pooling, or run.", code="bad-tap"
             )
         run = open_run(self.run)
         if run.store.identity["weights"] != encoder.identity["weights"]:
             raise DiagnosticsError(
                 f"{self.run} is a run of {run.encoder_name} with other weights than {encoder.name}: give a run of this "
-                f"encoder."
+                f"encoder.",
+                code="other-weights",
             )
         tap = run.tap_for(self.target)
         stored = next(each for each in run.store.taps if each.name == tap)
@@ -146,7 +150,8 @@ class TapFeatures(TransformerMixin, BaseEstimator):
             raise DiagnosticsError(
                 f"{self.run} is a run of samples that were prepared otherwise ({there}) than for this encoder "
                 f"({here}), so its layer and what was fitted there do not hold: give mean, std and size, and samples "
-                f"of the size, as that run had them."
+                f"of the size, as that run had them.",
+                code="other-run",
             )
         return tap, list(run.store.poolings)
 
@@ -163,7 +168,8 @@ class TapFeatures(TransformerMixin, BaseEstimator):
         if isinstance(encoder, nn.Module):
             if X is None:
                 raise DiagnosticsError(
-                    "TapFeatures of a bare torch module needs samples to see what it takes: call fit(X)."
+                    "TapFeatures of a bare torch module needs samples to see what it takes: call fit(X).",
+                    code="missing-option",
                 )
             sample = np.asarray(to_pixels(X[0], grey=False))
             encoder = wrap(
@@ -174,13 +180,15 @@ class TapFeatures(TransformerMixin, BaseEstimator):
         if not isinstance(encoder, Encoder):
             raise DiagnosticsError(
                 f"TapFeatures was given a {type(encoder).__name__}: give the name of an encoder or a "
-                f"diagnostics.Encoder."
+                f"diagnostics.Encoder.",
+                code="bad-type",
             )
         name, weights = getattr(self, "_pickled", ("", ""))
         if name and self.encoder == name and encoder.identity["weights"] != weights:
             raise DiagnosticsError(
                 f"'{encoder.spec}' has other weights here than when this was pickled: bring the same ones, or make "
-                "TapFeatures again and refit what follows it."
+                "TapFeatures again and refit what follows it.",
+                code="other-weights",
             )
         return encoder
 
@@ -193,7 +201,9 @@ class TapFeatures(TransformerMixin, BaseEstimator):
                 name = getattr(encoder, "name", type(encoder).__name__)
                 raise DiagnosticsError(
                     f"The encoder {name} was made in Python and has no name, so it cannot be pickled, and "
-                    f"weights never are: save it with diagnostics.save_encoder and give TapFeatures that folder's name."
+                    f"weights never are: save it with diagnostics.save_encoder and give TapFeatures that folder's "
+                    f"name.",
+                    code="not-savable",
                 )
             state["encoder"] = encoder.spec
         if encoder is not None:

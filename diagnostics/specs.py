@@ -52,6 +52,8 @@ _CALLS = ("socket.connect", "socket.sendto", "socket.getaddrinfo", "socket.getho
 class UntrustedCodeError(DiagnosticsError):
     """A saved encoder names a Python file or a checkpoint, which was not read because the user does not trust it."""
 
+    code = "untrusted-code"
+
 
 @contextmanager
 def building(spec: str, named_by: str, trust_code: bool) -> Generator[None]:
@@ -62,12 +64,13 @@ def building(spec: str, named_by: str, trust_code: bool) -> Generator[None]:
     files = _naming.get()
     if _depth.get() >= DEEPEST:
         raise DiagnosticsError(
-            f"'{spec[:80]}' is nested in more than {DEEPEST} names: name the innermost encoder itself."
+            f"'{spec[:80]}' is nested in more than {DEEPEST} names: name the innermost encoder itself.",
+            code="too-large",
         )
     own = str(Path(named_by).resolve()) if named_by else ""
     if own in files:
         raise DiagnosticsError(
-            f"{named_by} names itself as the encoder that it is built from: save that encoder again."
+            f"{named_by} names itself as the encoder that it is built from: save that encoder again.", code="conflict"
         )
     set_naming = _naming.set((*files, own) if own else files)
     set_trusted = _trusted.set(_trusted.get() or trust_code)
@@ -165,7 +168,8 @@ def build(what: Literal["encoder", "dataset"], spec: str, *, trust_code: bool = 
     expected = _expected(what)
     if not isinstance(built, expected):
         raise DiagnosticsError(
-            f"{owner} gave a {type(built).__name__} for '{spec}', not a diagnostics.{expected.__name__}."
+            f"{owner} gave a {type(built).__name__} for '{spec}', not a diagnostics.{expected.__name__}.",
+            code="bad-type",
         )
     if what == "encoder":
         return built.replace(spec=spec)
@@ -253,11 +257,13 @@ def _build_skeleton(skeleton: str, file: Path, trust_code: bool) -> TorchEncoder
             "--trust-code)"
         )
         raise DiagnosticsError(
-            f"{file} is built by '{short}', which fails here{why if not_called else ''}: {error}"
+            f"{file} is built by '{short}', which fails here{why if not_called else ''}: {error}",
+            code=error.code,
         ) from error
     if not isinstance(encoder, TorchEncoder):
         raise DiagnosticsError(
-            f"{file} is built by '{short}', which exposes no torch module here: save the encoder again."
+            f"{file} is built by '{short}', which exposes no torch module here: save the encoder again.",
+            code="not-savable",
         )
     return encoder
 
@@ -268,12 +274,14 @@ def _no_saved_encoder(path: str, file: Path) -> DiagnosticsError:
         sentence = f"{file} holds tensors alone, and nothing of the encoder that they are of"
     elif not os.path.isdir(path):
         return DiagnosticsError(
-            f"There is no file {file}: give a folder or a .safetensors file that `save_encoder` wrote."
+            f"There is no file {file}: give a folder or a .safetensors file that `save_encoder` wrote.",
+            code="missing-file",
         )
     elif encoders := sorted(inner.parent.name for inner in Path(path).glob(f"*/{file.name}")):
         more = ", ..." if len(encoders) > 6 else ""
         return DiagnosticsError(
-            f"Folder {path} holds several encoders: name one of {', '.join(encoders[:6])}{more} in it."
+            f"Folder {path} holds several encoders: name one of {', '.join(encoders[:6])}{more} in it.",
+            code="unclear",
         )
     else:
         sentence = f"Folder {path} holds no {file.name}, so it is no saved encoder"
@@ -283,7 +291,7 @@ def _no_saved_encoder(path: str, file: Path) -> DiagnosticsError:
         with contextlib.suppress(Exception):
             hints.append(entry.path_hint(path) if entry.path_hint else "")
     hints = [*filter(None, hints), "or save the encoder with diagnostics.save_encoder"]
-    return DiagnosticsError(f"{sentence}: {'; '.join(hints)}.")
+    return DiagnosticsError(f"{sentence}: {'; '.join(hints)}.", code="missing-file")
 
 
 def _options(spec: str, query: str) -> dict[str, str]:
@@ -291,9 +299,11 @@ def _options(spec: str, query: str) -> dict[str, str]:
     for part in query.split("&") if query else ():
         key, equals, value = part.partition("=")
         if not key or not equals:
-            raise DiagnosticsError(f"Options of '{spec}' cannot be read: write them as ?key=value&key=value.")
+            raise DiagnosticsError(
+                f"Options of '{spec}' cannot be read: write them as ?key=value&key=value.", code="bad-value"
+            )
         if key in options:
-            raise DiagnosticsError(f"Option {key} is given twice in '{spec}': keep one of the two.")
+            raise DiagnosticsError(f"Option {key} is given twice in '{spec}': keep one of the two.", code="duplicate")
         options[key] = unquote(value)
     return options
 
@@ -330,7 +340,8 @@ def _find(what: Literal["encoder", "dataset"], name: str) -> tuple[str, Callable
     ):
         raise DiagnosticsError(
             f"Unknown {what} '{name}': plugin {scheme} offers {few(own)} (as in '{own[0]}{rest}'); `diagnostics list` "
-            f"shows all."
+            f"shows all.",
+            code="unknown-name",
         )
     broken = [f"plugin {p.name} could not be loaded ({p.error})" for p in plugins() if p.error]
     other = "path/to/file.py:function" + (", or a folder with a saved encoder" if what == "encoder" else "")
@@ -343,7 +354,9 @@ def _find(what: Literal["encoder", "dataset"], name: str) -> tuple[str, Callable
 def _from_file(path: Path, function: str) -> Callable[..., Any]:
     check_code(path)
     if not path.is_file():
-        raise DiagnosticsError(f"There is no file {path}: give the path of a Python file as path/to/file.py:function.")
+        raise DiagnosticsError(
+            f"There is no file {path}: give the path of a Python file as path/to/file.py:function.", code="missing-file"
+        )
     spec = importlib.util.spec_from_file_location(f"_diagnostics_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
@@ -459,4 +472,4 @@ def _convert(key: str, text: str, hint: Any) -> Any:
     if str in choices or not set(choices) & {int, float, bool}:
         return text
     wanted = " or ".join(choice.__name__ for choice in choices if choice is not types.NoneType)
-    raise DiagnosticsError(f"Option {key}={text} is not {wanted}.")
+    raise DiagnosticsError(f"Option {key}={text} is not {wanted}.", code="bad-value")

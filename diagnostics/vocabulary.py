@@ -14,8 +14,8 @@ Compute = Literal["float32", "tf32", "bf16"]
 ChooseOn = Literal["val", "fit"]
 """On which losses taps and penalties are chosen: on val, or out of fold on train and val."""
 
-DenseTokens = Literal["stored", "streamed"]
-"""How probes read a target with a value for every place: from stored tokens, or from sums that passes gather."""
+DenseTokens = Literal["stored", "streamed", "none"]
+"""How probes read a target with a value for every place: from stored tokens, from sums that passes gather, or not."""
 ControlMeasures = Literal["probes", "all"]
 """What is measured of controls with other weights: measures of targets, or all that are measured of the encoder."""
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import posixpath
 import re
 from pathlib import Path
 
 import pytest
+
+from tests.support import sentences
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -89,32 +90,5 @@ def test_a_page_is_in_plain_english(page: str) -> None:
     assert not [found[0] for phrase in DIALECT for found in re.finditer(rf"\b(?:{phrase})\b", prose(page), re.I)]
 
 
-MOST_SENTENCES = 762
-"""Of 2,589 test functions, those that compare a sentence. Lower it with what no longer does, and never raise it: a test compares a
-code, a verdict or a class, and a sentence is asserted once, where it is raised."""
-
-
 def test_no_more_tests_compare_sentences() -> None:
-    functions = [
-        node
-        for path in sorted(Path(__file__).parent.rglob("test_*.py"))
-        for node in ast.parse(path.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
-    ]
-    assert sum(map(compares_a_sentence, functions)) <= MOST_SENTENCES
-
-
-def compares_a_sentence(function: ast.FunctionDef) -> bool:
-    """Test for `match=`, or a comparison with a text of four words or more."""
-    return any(
-        (isinstance(node, ast.keyword) and node.arg == "match")
-        or (isinstance(node, ast.Compare) and any(map(is_sentence, (node.left, *node.comparators))))
-        for node in ast.walk(function)
-    )
-
-
-def is_sentence(node: ast.expr) -> bool:
-    if isinstance(node, (ast.Tuple, ast.List, ast.Set)):
-        return any(map(is_sentence, node.elts))
-    texts = node.values if isinstance(node, ast.JoinedStr) else [node]
-    return len(" ".join(str(text.value) for text in texts if isinstance(text, ast.Constant)).split()) >= 4
+    assert sentences.count() <= sentences.MOST

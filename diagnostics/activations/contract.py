@@ -55,7 +55,7 @@ class StoredTarget(TargetInfo):
     def tokens(self, grid: Grid) -> np.ndarray:
         """The dense target on a tap's grid, float [sample, token]."""
         if grid.shape not in self.on_grid:
-            raise DiagnosticsError(f"Target {self.name} is not stored on a grid of {grid}.")
+            raise DiagnosticsError(f"Target {self.name} is not stored on a grid of {grid}.", code="no-grid")
         return self.on_grid[grid.shape]
 
 
@@ -170,7 +170,9 @@ class Activations(ABC):
         """Arrays that an `Observation` recorded: tap -> [row, ...] for the first rows; raises, with the reason, where
         it has not.
         """
-        raise DiagnosticsError(f"No {name} was recorded, since nothing is stored: measure it in a run.")
+        raise DiagnosticsError(
+            f"No {name} was recorded, since nothing is stored: measure it in a run.", code="not-measured"
+        )
 
     def with_other(self, **members: Any) -> Self:
         """The same rows with other members, as another `split` [sample], fewer `taps`, or `pooled` of features made of

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ import zarr
 from torch import Tensor
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from diagnostics.activations.contract import Activations, Observation, StoredTarget
+from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.activations.folder import Folder, StrangeFileError, writing
 from diagnostics.activations.metadata import COVERED, NAME, WHOLE, Contents, Sealing, TargetFacts
-from diagnostics.activations.plan import Plan, ShardBuffer, Step, plan, row_order
+from diagnostics.activations.plan import Plan, Step, plan, row_order
 from diagnostics.activations.prepare import (
     dense_targets,
     identity,
@@ -31,15 +32,20 @@ from diagnostics.activations.prepare import (
     refuse_other_identity,
 )
 from diagnostics.activations.run_files import beside, remove
+from diagnostics.activations.shards import ShardBuffer
 from diagnostics.activations.store import FORMAT, Store, is_run
 from diagnostics.datasets.dataset import Dataset
-from diagnostics.encoders.attention.capture import NotFiniteError
-from diagnostics.encoders.encoder import Captured, Encoder
+from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.modules import BATCH, pool
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError, StorageError, describe, explaining
+from diagnostics.errors import DiagnosticsError, StorageError, explaining
 from diagnostics.progress import Progress, Watch, silent
-from diagnostics.vocabulary import SAFE_NAME, Compute
+from diagnostics.vocabulary import Compute
+
+Along = Callable[[Any, np.ndarray, Tap, Tensor], None]
+"""Takes in a batch, its rows, and the tokens of a tap [row, token, feature]."""
+OnGrids = Mapping[str, Mapping[str, np.ndarray]]
+"""Targets that are stored on grids: name -> grid key -> [sample, token] in the dataset's order."""
 
 
 class ShardBuffers:
@@ -84,13 +90,10 @@ def create(
     identity: Mapping[str, str],
     reference_statistics: Mapping[str, tuple[float, float]],
     dataset: Dataset,
-    dense: Mapping[str, Mapping[str, np.ndarray]],
+    dense: OnGrids,
     about: Mapping[str, Any],
 ) -> Store:
-    """An empty store, written beside its place and renamed, so that its creation is atomic.
-
-    `dense` holds the targets that are stored on grids: name -> grid key -> [sample, token] in the dataset's order.
-    """
+    """An empty store, written beside its place and renamed, so that its creation is atomic."""
     around, name = folder.around()
     around.root.mkdir(parents=True, exist_ok=True)
     with writing(folder.path), around.making(name) as unfinished:
@@ -136,7 +139,7 @@ def _create_arrays(group: zarr.Group, tap: Tap, plan: Plan) -> None:
         )
 
 
-def _write_samples(new: Sealing, plan: Plan, dataset: Dataset, dense: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+def _write_samples(new: Sealing, plan: Plan, dataset: Dataset, dense: OnGrids) -> None:
     group, order = new.root.create_group("samples"), row_order(plan.samples)
     columns = {"id": np.asarray(dataset.ids, dtype=object), "split": dataset.split, "group": dataset.groups}
     for name, values in columns.items():
@@ -186,17 +189,19 @@ def extract(
     watch: Watch = silent,
     with_tokens: bool = True,
     compute: Compute = "float32",
-    before_first_byte: Callable[[float, int], None] = lambda seconds_per_sample, again: None,
+    before_first_byte: Callable[[float, int, OnGrids], None] = lambda seconds_per_sample, again, dense: None,
+    along: Callable[[Store], Along | None] = lambda store: None,
 ) -> Store:
     """The store at a place; goes on where an earlier extraction stopped, and does nothing when it is whole.
 
     Raises DiagnosticsError where the place holds other activations, a sample does not fit, a tap does not fire, or a
     value is not finite or overflows the precision; StorageError where the disk is full. `before_first_byte` is called
-    once, with the seconds that a sample of the first batch took and the number of samples whose removed tokens are
-    extracted again, before anything is written. `compute`: what passes compute in here, which is the caller's to see
-    to. Without `with_tokens` no tokens are written, nor missed where they were removed. With `fresh` a run that holds
-    other activations, or that cannot be read, is not refused: the store is made `beside` it. `about` is added to the
-    attributes of a new store.
+    once, with the seconds that a sample of the first batch took, the number of samples whose removed tokens are
+    extracted again, and the targets of a new store on their grids, before anything is written. `along` is given a new
+    store, and may give what takes in the tokens of all its samples. `compute`: what passes compute in here, which is
+    the caller's to see to. Without `with_tokens` no tokens are written, nor missed where they were removed. With
+    `fresh` a run that holds other activations, or that cannot be read, is not refused: the store is made `beside` it.
+    `about` is added to the attributes of a new store.
     """
     keep_freed_memory()
     wanted = identity(encoder, dataset, plan, compute) | {"masks": masks_digest(encoder, dataset, plan)}
@@ -233,25 +238,24 @@ def extract(
     started = time.perf_counter()
     done = plan.samples - sum(len(step) for step in todo)
     again = sum(len(step) for step in todo) if store is not None and store.tokens_removed else 0
-    announced = done > 0 and not again
+    announced, also, about = done > 0 and not again, None, about or {}
     buffers, created, kept = ShardBuffers(kept_plan, size), None, 0
     try:
         with contextlib.closing(step_batches(encoder, dataset, todo, size, workers)) as batches:
             for step, positions, batch in batches:
-                capture_rows(encoder, batch, positions, kept_plan, dataset, buffers)
+                capture_rows(encoder, batch, positions, kept_plan, dataset, buffers, also=also)
+                seconds = (time.perf_counter() - started) / len(positions)
+                dense = dense_targets(encoder, dataset, plan.taps) if store is None else {}
                 if not announced:
-                    before_first_byte((time.perf_counter() - started) / len(positions), again)
+                    before_first_byte(seconds, again, dense)
                     announced = True
                 if store is None:
                     store = created = create(
-                        folder,
-                        plan,
-                        wanted,
-                        reference_statistics=statistics,
-                        dataset=dataset,
-                        dense=dense_targets(encoder, dataset, plan.taps),
-                        about=about or {},
+                        folder, plan, wanted, reference_statistics=statistics, dataset=dataset, dense=dense, about=about
                     )
+                    if (also := along(store)) is not None:
+                        # It needs the store, which is there only now: the first batch passes once more.
+                        encoder.capture(batch, [tap.name for tap in plan.taps], partial(also, batch, positions))
                 done += len(positions)
                 watch(Progress(f"extracting {encoder.name}", done, plan.samples))
                 if buffers.rows == len(step):
@@ -278,7 +282,7 @@ def refuse_other_folder(folder: Folder) -> None:
     """Raises where a place is neither a run nor empty."""
     path = folder.path
     if folder.head(NAME) is None and path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise StorageError(f"{path} is not a run, so nothing is written there: choose another --out.")
+        raise StorageError(f"{path} is not a run, so nothing is written there: choose another --out.", code="occupied")
 
 
 def _existing(folder: Folder, wanted: Mapping[str, str], dataset: Dataset) -> Store | None:
@@ -290,7 +294,8 @@ def _existing(folder: Folder, wanted: Mapping[str, str], dataset: Dataset) -> St
     if store.older:
         raise StorageError(
             f"{path} was written by an older version: it can be read but not gone on with, so choose another --out, or "
-            f"--fresh, which replaces it."
+            f"--fresh, which replaces it.",
+            code="other-version",
         )
     refuse_other_identity(store, wanted, dataset)
     store.tidy()
@@ -304,6 +309,7 @@ def capture_rows(
     plan: Plan,
     dataset: Dataset,
     buffers: ShardBuffers | InMemory,
+    also: Along | None = None,
 ) -> None:
     """One forward pass; each tap is pooled on the device and its tokens copied away at the moment it fires."""
     with_tokens = positions[0] < plan.token_samples
@@ -312,7 +318,8 @@ def capture_rows(
         if len(tokens) != len(positions):
             raise DiagnosticsError(
                 f"Tap {tap.name} of {encoder.name} gives {len(tokens)} rows for {len(positions)} samples: "
-                "what its module folds into the batch must become tokens or features."
+                "what its module folds into the batch must become tokens or features.",
+                code="bad-tap",
             )
         if with_tokens:
             buffers.put_tokens(tap, tokens)
@@ -323,20 +330,24 @@ def capture_rows(
             if empty.any():
                 raise DiagnosticsError(
                     f"Sample {ids[int(empty.int().argmax())]} has no token at tap {tap.name} of {encoder.name} that "
-                    f"stands for data: it is empty or too short, leave it out."
+                    f"stands for data: it is empty or too short, leave it out.",
+                    code="no-tokens",
                 )
             gaps = ~valid.all(dim=1)
             if with_tokens and gaps.any():
                 # A store has no mask, so every measure over tokens would take them for data.
                 raise _SampleError(
                     f"Sample {ids[int(gaps.int().argmax())]} has tokens at tap {tap.name} of {encoder.name} that "
-                    f"represent no data (gaps or padding): keep pooled activations alone, with --token-budget 0."
+                    f"represent no data (gaps or padding): keep pooled activations alone, with --token-budget 0.",
+                    code="no-tokens",
                 )
         pooled = pool(tap, tokens, plan.poolings, valid)
         # The mean over grid tokens is not finite when any of them is not, so it stands for all.
         finite = pooled.isfinite().flatten(1).all(1) & tokens[:, : tap.grid.prefix].isfinite().flatten(1).all(1)
         # At once: what stays between the activations of a pass keeps their memory from being used again.
         buffers.put_pooled(tap, pooled)
+        if also is not None:
+            also(batch, positions, tap, tokens)
         return finite
 
     ids = [dataset.ids[i] for i in row_order(plan.samples)[positions]]
@@ -346,7 +357,8 @@ def capture_rows(
         if not finite.all():
             raise _SampleError(
                 f"{encoder.name} gives NaN or infinity at tap {name} for sample {ids[int(finite.int().argmin())]}: "
-                "look at that sample, or at the precision the model runs in."
+                "look at that sample, or at the precision the model runs in.",
+                code="not-finite",
             )
     if plan.precision == "float16" and with_tokens:
         for tap in plan.taps:
@@ -354,7 +366,8 @@ def capture_rows(
             if overflows.any():
                 raise _SampleError(
                     f"Activations of tap {tap.name} overflow float16 for sample {ids[int(overflows.argmax())]}: use "
-                    "--precision float32."
+                    "--precision float32.",
+                    code="not-finite",
                 )
     buffers.rows += len(positions)
 
@@ -462,119 +475,3 @@ def _targets(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap]) -> dict[st
             naive=None if target.naive is None else np.asarray(target.naive, dtype=np.float64)[order],
         )
     return targets
-
-
-# Attention is large; and a prime, which no model has as its number of heads, cannot be mistaken for it.
-MOST_BATCH = 13
-
-
-def observe(
-    encoder: Encoder,
-    dataset: Dataset,
-    store: Store,
-    observations: Iterable[Observation],
-    *,
-    version: str,
-    batch_size: int | None = None,
-    workers: int = 0,
-    device: str = "cpu",
-    watch: Watch = silent,
-) -> None:
-    """Records each of these observations that the store does not hold yet; every write is atomic.
-
-    Where an encoder has none, the reason is recorded in its place: `store.observed` raises it, and nothing runs again
-    until another `version` of this package, another torch or another kind of device could give another answer. Raises
-    DiagnosticsError where samples cannot be read, StorageError where the disk is full.
-    """
-    for observation in _distinct(observations):
-        rows = min(observation.samples, len(dataset))
-        state = {
-            "by": f"{type(observation).__module__}.{type(observation).__qualname__}",
-            "version": version,
-            "torch": str(torch.__version__),
-            "device": device.partition(":")[0],
-        }
-        if store.has_observed(observation.name, rows, state):
-            continue
-        encoder.to(device)
-        size = min(batch_size or BATCH.get(state["device"], MOST_BATCH), MOST_BATCH)
-        batches = [np.arange(start, min(start + size, rows)) for start in range(0, rows, size)]
-        progress_step = f"observing {observation.name} of {encoder.name}"
-        parts: list[Captured] = []
-        reason = ""
-        taps = [tap.name for tap in store.taps]
-        with contextlib.closing(prepared_batches(encoder, dataset, batches, workers)) as prepared:
-            for positions, batch in zip(batches, prepared, strict=True):
-                try:
-                    parts.append(
-                        _checked(observation, encoder, observation.observe(encoder, batch, taps), len(positions))
-                    )
-                except NotFiniteError as error:
-                    reason = str(error)
-                    # A model may fold parts of samples into this axis, whose place then names none.
-                    if error.sample < len(positions):
-                        reason += f" Sample {error.sample} of this batch is {store.ids[positions[error.sample]]}."
-                    break
-                except DiagnosticsError as error:
-                    reason = str(error)
-                    break
-                except Exception as error:  # out of memory, say: nothing to keep
-                    store.unobserved[observation.name] = (
-                        f"{encoder.name} fails on {observation.name}: {describe(error)}."
-                    )
-                    break
-                watch(Progress(progress_step, int(positions[-1]) + 1, rows))
-        if observation.name in store.unobserved:
-            continue
-        joined = Captured({}, {}) if reason else _joined(parts, taps)
-        if not reason and not joined:
-            reason = f"{encoder.name} gives no {observation.name} at the taps that are kept."
-        about = {"samples": rows, "reason": reason, "left_out": joined.left_out, "state": state}
-        store.put_observed(observation.name, joined, about)
-
-
-def _distinct(observations: Iterable[Observation]) -> list[Observation]:
-    by_name: dict[str, Observation] = {}
-    for observation in observations:
-        if not SAFE_NAME.fullmatch(observation.name):
-            raise DiagnosticsError(
-                f"{type(observation).__module__} offers an observation named {observation.name!r}, which cannot be "
-                f"stored: use letters, digits, '_', '-' and '.', not starting with a dot."
-            )
-        other = by_name.setdefault(observation.name, observation)
-        if type(other) is not type(observation):
-            raise DiagnosticsError(
-                f"{type(other).__module__} and {type(observation).__module__} both offer an observation named "
-                f"{observation.name}: uninstall one of them, or rename it."
-            )
-    return list(by_name.values())
-
-
-def _checked(observation: Observation, encoder: Encoder, observed: Mapping[str, Any], rows: int) -> Captured:
-    """The arrays on the CPU in float32; raises DiagnosticsError for one without a row for each sample."""
-    arrays: dict[str, np.ndarray] = {}
-    for tap, values in observed.items():
-        array = np.asarray(values.cpu() if isinstance(values, Tensor) else values, dtype=np.float32)
-        if array.ndim == 0 or len(array) != rows:
-            raise DiagnosticsError(
-                f"Observation {observation.name} of {encoder.name} gives shape {array.shape} for {rows} samples at tap "
-                f"{tap}: give [sample, ...]."
-            )
-        arrays[tap] = array
-    return Captured(arrays, observed.left_out if isinstance(observed, Captured) else {})
-
-
-def _joined(parts: list[Captured], taps: list[str]) -> Captured:
-    """The batches concatenated, of the taps that all of them have with one shape."""
-    arrays: dict[str, np.ndarray] = {}
-    left_out: dict[str, str] = {}
-    for tap in taps:
-        shapes = {part[tap].shape[1:] if tap in part else None for part in parts}
-        if len(shapes) == 1 and None not in shapes:
-            arrays[tap] = np.concatenate([part[tap] for part in parts])
-        else:
-            reasons = [part.left_out[tap] for part in parts if tap in part.left_out]
-            left_out[tap] = (
-                reasons[0] if reasons else "nothing was recorded" if shapes == {None} else "it differs among batches"
-            )
-    return Captured(arrays, left_out)

@@ -103,9 +103,9 @@ def write_features(
     where = usable_device(device)
     check_compute(compute, where)
     if batch_size is not None and batch_size < 1:
-        raise DiagnosticsError(f"Batch size {batch_size} is below 1.")
+        raise DiagnosticsError(f"Batch size {batch_size} is below 1.", code="bad-value")
     if workers < 0:
-        raise DiagnosticsError(f"{workers} workers are below 0.")
+        raise DiagnosticsError(f"{workers} workers are below 0.", code="bad-value")
     sized = fit(encoder, dataset)
     read = sized.tap(sized.output_tap if tap is None else tap)
     planned = plan(sized, [read], len(dataset), 0, "float32", chosen_poolings(pooling, sized.poolings))
@@ -162,13 +162,14 @@ def _open(folder: Folder, about: Mapping[str, Any]) -> None:
         try:
             there = dict(json.loads(folder.get(ABOUT, MOST_ABOUT)))
         except (OSError, ValueError, TypeError, RecursionError) as error:
-            raise StorageError(f"{folder.path}/{ABOUT} is damaged: choose another --out.") from error
+            raise StorageError(f"{folder.path}/{ABOUT} is damaged: choose another --out.", code="damaged") from error
         if odd := [key for key in about if there.get(key) != about[key]]:
             raise StorageError(
-                f"{folder.path} holds other features ({', '.join(odd)}): choose another --out, or remove that folder."
+                f"{folder.path} holds other features ({', '.join(odd)}): choose another --out, or remove that folder.",
+                code="other-run",
             )
     elif folder.path.exists() and any(folder.path.iterdir()):
-        raise StorageError(f"{folder.path} is not empty, and holds no features: choose another --out.")
+        raise StorageError(f"{folder.path} is not empty, and holds no features: choose another --out.", code="occupied")
     else:
         with writing(folder.path):
             folder.path.mkdir(parents=True, exist_ok=True)
@@ -183,7 +184,7 @@ def export(
 ) -> Path:
     """One Parquet file of features that are there; raises DiagnosticsError for another kind of file."""
     if path.suffix != ".parquet":
-        raise DiagnosticsError(f"{path} is not called .parquet: name a Parquet file.")
+        raise DiagnosticsError(f"{path} is not called .parquet: name a Parquet file.", code="bad-value")
     with writing(path.parent):
         Folder(path.parent).put(path.name, parquet(table_of(columns, targets, features)))
     return path

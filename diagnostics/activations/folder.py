@@ -36,6 +36,8 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY
 class StrangeFileError(StorageError):
     """A link, a pipe or a device where a run has a file or a folder of its own."""
 
+    code = "strange-file"
+
     def __init__(self, path: Path) -> None:
         super().__init__(
             f"{path} is a link, lies behind one, or is no file or folder of a run, so it is neither read, written nor "
@@ -297,6 +299,19 @@ def writing(path: Path, when: str = "") -> Generator[None]:
         raise unwritable(path, error, when) from error
 
 
+@contextlib.contextmanager
+def reading(path: Path) -> Generator[None]:
+    """The same for a run that is read."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be read ({error.strerror or error}): see that you may read it, and give the same command "
+            f"again.",
+            code="unreadable",
+        ) from error
+
+
 def _past_page_cache(access: Callable[[int], None], flag: int) -> None:
     """Calls `access` with the `flag` that passes the page cache, or with none where system or disk cannot.
 
@@ -328,7 +343,7 @@ def lock(
             held.release()
             held.acquire()
     except filelock.Timeout as error:
-        raise StorageError(f"Another process {doing} {path}: {remedy}.") from error
+        raise StorageError(f"Another process {doing} {path}: {remedy}.", code="in-use") from error
     except OSError as error:
         raise unwritable(path, error) from error
     try:
@@ -345,5 +360,6 @@ def check_room(path: Path, needed: int) -> None:
     if needed > free:
         raise StorageError(
             f"{path.parent} has {size(free)} free and the run needs {size(needed)}: "
-            "free some, lower --token-budget, or choose another --out."
+            "free some, lower --token-budget, or choose another --out.",
+            code="no-space",
         )

@@ -110,7 +110,8 @@ def write_group(folder: Folder, attributes: Mapping[str, Any]) -> dict[str, Any]
     if len(data) > MOST_BYTES:
         raise DiagnosticsError(
             f"The description of {folder.path} takes {len(data):,} bytes, more than {MOST_BYTES:,}: give fewer or "
-            f"shorter names."
+            f"shorter names.",
+            code="too-large",
         )
     folder.put(NAME, data, flushed=True)
     return document["attributes"]

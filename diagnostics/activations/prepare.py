@@ -29,7 +29,7 @@ from diagnostics.encoders.encoder import Encoder, check_modality, size_for
 from diagnostics.encoders.modules import by_name, digest_of, seeded
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, StorageError, describe, explaining
-from diagnostics.signals import hold_worker_ends
+from diagnostics.interrupts import hold_worker_ends
 from diagnostics.vocabulary import BY_PLACE, Compute
 
 # In what two sets of samples differ, in words, as far as what is stored of them tells.
@@ -134,7 +134,8 @@ def refuse_other_identity(store: Store, wanted: Mapping[str, str], dataset: Data
             shown = _other_data(store, dataset) if key == "dataset" else DIGESTS.get(key) or _there_and_now(old, new)
             raise StorageError(
                 f"{store.path} holds other activations, its {key} differ{'' if key.endswith('s') else 's'}, {shown}: "
-                f"choose another --out, or --fresh, which drops them."
+                f"choose another --out, or --fresh, which drops them.",
+                code="other-run",
             )
 
 
@@ -201,11 +202,15 @@ def dense_targets(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap]) -> di
             dense[name] = {COVERED: masks.astype(np.int16) if fits else masks}
         elif target.dense:
             fitting = {"x".join(map(str, shape)): shape for shape in shapes if len(shape) == np.ndim(target.values[0])}
-            blocks = [
-                [by_cell[target.kind](maps, encoder.covers(maps.shape[1:]), shape) for shape in fitting.values()]
-                for maps in target.blocks()
-            ]
-            dense[name] = {key: joined(cells) for key, cells in zip(fitting, zip(*blocks, strict=True), strict=True)}
+            with explaining(
+                f"Target {name} cannot be brought to the grids of the taps (fewer samples take less memory)"
+            ):
+                blocks = [
+                    [by_cell[target.kind](maps, encoder.covers(maps.shape[1:]), shape) for shape in fitting.values()]
+                    for maps in target.blocks()
+                ]
+                cells = zip(fitting, zip(*blocks, strict=True), strict=True)
+                dense[name] = {key: joined(parts) for key, parts in cells}
     return dense
 
 
@@ -216,7 +221,8 @@ def refuse_other_behaviour(store: Store, statistics: Mapping[str, tuple[float, f
         if not np.allclose(then, now, rtol=0.02, atol=0.02 * abs(then[1]) + 1e-6, equal_nan=True):
             raise StorageError(
                 f"{store.path} holds other activations, the same weights gave different ones at tap {tap}: "
-                "choose another --out, or --fresh, which drops them."
+                "choose another --out, or --fresh, which drops them.",
+                code="other-run",
             )
 
 
@@ -230,7 +236,8 @@ def fit(encoder: Encoder, dataset: Dataset) -> Encoder:
     if encoder.rate is not None and dataset.rate is not None and encoder.rate != dataset.rate:
         raise DiagnosticsError(
             f"{encoder.name} takes {encoder.rate:g} samples a second, {dataset.name} holds {dataset.rate:g}: resample "
-            f"the data (?rate={encoder.rate:g} where the dataset has that option)."
+            f"the data (?rate={encoder.rate:g} where the dataset has that option).",
+            code="bad-sample",
         )
     with explaining(f"Samples of {dataset.name} cannot be read for {encoder.name}"):
         sample = dataset[0]
@@ -246,6 +253,8 @@ TOLERANCE: Mapping[Compute, float] = {"float32": 1e-5, "tf32": 1e-5, "bf16": 1e-
 
 class _SampleChangedError(DiagnosticsError):
     """Preparation wrote into the sample."""
+
+    code = "sample-changed"
 
 
 def find_difference(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap], compute: Compute) -> str:
@@ -322,11 +331,13 @@ class _Batches(TorchDataset[Any]):
             try:
                 samples.append(self.encoder.preprocess(self.dataset[int(i)]))
             except DiagnosticsError as error:
-                return DiagnosticsError(f"Sample {self.dataset.ids[i]}: {error}")
+                code = "bad-sample" if error.code == "other" else error.code
+                return DiagnosticsError(f"Sample {self.dataset.ids[i]}: {error}", code=code)
             except (Exception, SystemExit) as error:
                 failure = DiagnosticsError(
                     f"Sample {self.dataset.ids[i]} of {self.dataset.name} cannot be prepared for {self.encoder.name}: "
-                    f"{describe(error)}"
+                    f"{describe(error)}",
+                    code="foreign-error",
                 )
                 # A chained error would stay behind in the worker's process.
                 failure.add_note(traceback.format_exc())
@@ -336,7 +347,8 @@ class _Batches(TorchDataset[Any]):
         except (RuntimeError, TypeError) as error:
             return DiagnosticsError(
                 f"Samples of {self.dataset.name} do not form a batch ({str(error).splitlines()[0]}): if their sizes "
-                f"differ, let the encoder bring them to one (size= beside a bare module)."
+                f"differ, let the encoder bring them to one (size= beside a bare module).",
+                code="bad-shape",
             )
 
 
@@ -349,7 +361,9 @@ def prepared_batches(encoder: Encoder, dataset: Dataset, batches: Sequence[np.nd
     if workers and sys.platform != "linux":
         # Elsewhere system libraries may hang or crash after a fork, and what encoders prepare with seldom can be
         # pickled.
-        raise DiagnosticsError("Workers are forked, which only Linux does safely: leave --workers out.")
+        raise DiagnosticsError(
+            "Workers are forked, which only Linux does safely: leave --workers out.", code="unsupported"
+        )
     # A generator of its own, as the loader would draw a seed for its workers from the global one.
     loader: Any = DataLoader(
         _Batches(encoder, dataset, batches),
@@ -388,7 +402,8 @@ def _worker_errors(dataset: Dataset) -> Generator[None]:
         traceback.clear_frames(error.__traceback__)
         raise DiagnosticsError(
             f"A process that prepares samples of {dataset.name} was ended ({describe(error)}), perhaps because memory "
-            f"ran out: give fewer --workers."
+            f"ran out: give fewer --workers.",
+            code="process-ended",
         ) from error
 
 

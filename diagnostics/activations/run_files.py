@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from diagnostics.activations.folder import Folder, StrangeFileError, lock, writing
+from diagnostics.activations.folder import Folder, StrangeFileError, lock, reading, writing
 from diagnostics.activations.metadata import (
     MOST_BYTES,
     NAME,
@@ -149,7 +149,8 @@ def read_index(store: Store) -> Index | None:
     if content.get("run") != store.mark:
         raise StorageError(
             f"The results in {store.path} are those of another run: copy its own there, or give the `diagnostics run` "
-            f"command again with --fresh."
+            f"command again with --fresh.",
+            code="other-run",
         )
     return index
 
@@ -158,10 +159,12 @@ def finished_index(store: Store) -> Index:
     """The same of a run that is to be whole: raises where its extraction was interrupted, its files are gone, or it has
     no results.
     """
-    store.check_whole()
-    if (index := read_index(store)) is None:
+    with reading(store.path):
+        store.check_whole()
+        index = read_index(store)
+    if index is None:
         again = "give the same `diagnostics run` command again"
-        raise DiagnosticsError(f"{store.path} holds activations but no results yet: {again}.")
+        raise DiagnosticsError(f"{store.path} holds activations but no results yet: {again}.", code="not-measured")
     return index
 
 
@@ -223,7 +226,8 @@ def read_results(store: Store, index: Index) -> Results:
         if read_index(store) != index:
             raise StorageError(
                 f"The results in {store.path} have been replaced since this run was opened: open it again "
-                f"(diagnostics.open_run)."
+                f"(diagnostics.open_run).",
+                code="other-run",
             ) from error
         raise unreadable(store.path) from error
 
@@ -378,7 +382,8 @@ def group_of(owner: str) -> str:
 def unreadable(path: Path) -> StorageError:
     """The error for results that are not there, in part or at all."""
     return StorageError(
-        f"The results in {path} cannot be read: give the same `diagnostics run` command again with --fresh."
+        f"The results in {path} cannot be read: give the same `diagnostics run` command again with --fresh.",
+        code="damaged",
     )
 
 

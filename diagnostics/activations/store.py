@@ -27,7 +27,7 @@ import numpy as np
 
 from diagnostics.activations.cache import Kept
 from diagnostics.activations.contract import Activations, StoredTarget
-from diagnostics.activations.folder import Folder, StrangeFileError, pages, writing
+from diagnostics.activations.folder import Folder, StrangeFileError, pages, reading, writing
 from diagnostics.activations.metadata import (
     COVERED,
     MOST_BYTES,
@@ -46,7 +46,8 @@ from diagnostics.activations.metadata import (
     write_group,
     write_observed,
 )
-from diagnostics.activations.plan import Journal, Layout, ShardBuffer, ShardReader, Step
+from diagnostics.activations.plan import Step
+from diagnostics.activations.shards import Journal, Layout, ShardBuffer, ShardReader
 from diagnostics.errors import DiagnosticsError, StorageError, damaged, unwritable
 from diagnostics.vocabulary import DENSE
 
@@ -72,14 +73,12 @@ class Store(Activations):
         self.path = self.folder.path
         self.unobserved: dict[str, str] = {}
         """Observations that failed in a way that may not come again, and why; never written."""
-        try:
+        with reading(self.path):
             there = self.folder.head(NAME) is not None
-        except OSError as error:
-            raise StorageError(
-                f"{self.path} cannot be read ({error.strerror}): do you have permission to read it?"
-            ) from error
         if not there:
-            raise DiagnosticsError(f"{self.path} is not a run: give the folder that `diagnostics run` wrote.")
+            raise DiagnosticsError(
+                f"{self.path} is not a run: give the folder that `diagnostics run` wrote.", code="missing-file"
+            )
         self.attrs, self.contents = self._opened(verified)
         self.older = self.attrs["diagnostics_format"] != FORMAT
         """Whether a version of this package wrote it that is not gone on with."""
@@ -101,7 +100,8 @@ class Store(Activations):
             if document["attributes"].get("diagnostics_format") not in READABLE:
                 raise StorageError(
                     f"{self.path} is a Zarr group but not a run of this version (format {FORMAT}): remove it or choose "
-                    "another folder, and give `diagnostics run` again."
+                    "another folder, and give `diagnostics run` again.",
+                    code="other-version",
                 )
             attrs = sealed_attributes(document)
             try:
@@ -229,9 +229,9 @@ class Store(Activations):
 
         stored = self._observation(name)
         if stored is None:
-            raise DiagnosticsError(self.unobserved.get(name, f"No {name} was recorded."))
+            raise DiagnosticsError(self.unobserved.get(name, f"No {name} was recorded."), code="not-measured")
         if stored.reason:
-            raise DiagnosticsError(stored.reason)
+            raise DiagnosticsError(stored.reason, code="not-measured")
         try:
             return Captured(observed_arrays(self.folder, name, stored), stored.left_out)
         except DamagedError as error:
@@ -271,7 +271,8 @@ class Store(Activations):
         if not self.complete:
             raise DiagnosticsError(
                 f"The extraction into {self.path} was interrupted after {self.rows_done:,} of {self.plan.samples:,} "
-                f"samples: give the same `diagnostics run` command again to finish it."
+                f"samples: give the same `diagnostics run` command again to finish it.",
+                code="damaged",
             )
         for layout in self._arrays:
             for shard in range(layout.shards):
@@ -341,7 +342,8 @@ class Store(Activations):
                 journal.store()
             except ValueError as error:
                 raise StorageError(
-                    f"{self.path} was damaged while it was written ({journal.name}): give the same command again."
+                    f"{self.path} was damaged while it was written ({journal.name}): give the same command again.",
+                    code="damaged",
                 ) from error
 
     def tidy(self) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from diagnostics import signals
+from diagnostics import interrupts
 from diagnostics.errors import DiagnosticsError, describe
 from diagnostics.options import Option, options_of
 from diagnostics.report.escaping import printable
@@ -38,9 +38,9 @@ def working(quiet: bool = False, verbose: bool = False) -> Generator[Watch]:
     from diagnostics.report.progress_bars import watcher
 
     if quiet and verbose:
-        raise DiagnosticsError("Both --quiet and --verbose are given: leave one of them out.")
+        raise DiagnosticsError("Both --quiet and --verbose are given: leave one of them out.", code="conflict")
     with (
-        signals.working(),
+        interrupts.working(),
         contextlib.redirect_stdout(sys.stderr),
         _heard() if verbose else contextlib.nullcontext(),
         watcher(quiet, verbose) as watch,
@@ -81,7 +81,7 @@ def guarded(command: Callable[..., None], plugin: str = "") -> Callable[..., Non
     @functools.wraps(command)
     def guard(*args: Any, **kwargs: Any) -> None:
         try:
-            with signals.working() if plugin else contextlib.nullcontext():
+            with interrupts.working() if plugin else contextlib.nullcontext():
                 command(*args, **kwargs)
         except KeyboardInterrupt as interrupt:
             raise _interrupted(str(interrupt)) from None
@@ -90,7 +90,7 @@ def guarded(command: Callable[..., None], plugin: str = "") -> Callable[..., Non
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
         except Exception as error:
-            if signals.stop_requested():
+            if interrupts.stop_requested():
                 # Compiled code may turn an interrupt into an error of its own.
                 raise _interrupted("") from None
             if isinstance(error, DiagnosticsError):
@@ -122,7 +122,7 @@ def _interrupted(sentence: str) -> typer.Exit:
     with contextlib.suppress(OSError):
         print(file=sys.stderr)
         say(sentence or "Interrupted.")
-    return typer.Exit(signals.exit_status())
+    return typer.Exit(interrupts.exit_status())
 
 
 def show_tracebacks(whole: bool) -> None:
@@ -258,7 +258,8 @@ def _take(context: typer.Context, path: Path) -> None:
         told = ", ".join(f"'{key}' in line {_line(text, key)}{_nearest(key, names)}" for key in strange)
         raise DiagnosticsError(
             f"{path} has options that this command does not have: {told}. Correct or remove it; `diagnostics run "
-            f"--help` lists all."
+            f"--help` lists all.",
+            code="unknown-name",
         )
     for key, value in values.items():
         name = names[_spelt(key)]
@@ -286,9 +287,13 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise DiagnosticsError(f"{path} is not UTF-8 text ({error.reason}): save it as UTF-8.") from error
+        raise DiagnosticsError(
+            f"{path} is not UTF-8 text ({error.reason}): save it as UTF-8.", code="unreadable"
+        ) from error
     except OSError as error:
-        raise DiagnosticsError(f"{path} cannot be read ({error.strerror or error}): name a file of TOML.") from error
+        raise DiagnosticsError(
+            f"{path} cannot be read ({error.strerror or error}): name a file of TOML.", code="unreadable"
+        ) from error
 
 
 def _parsed(path: Path, text: str) -> dict[str, Any]:
@@ -298,7 +303,7 @@ def _parsed(path: Path, text: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise DiagnosticsError(
-            f'{path} is not valid TOML ({error}): write a line for each option, as data = "digits".'
+            f'{path} is not valid TOML ({error}): write a line for each option, as data = "digits".', code="unreadable"
         ) from error
 
 
@@ -313,11 +318,13 @@ def _valid(value: Any, param: Any, where: str) -> Any:
     if getattr(param, "is_flag", False):
         if isinstance(value, bool):
             return value
-        raise DiagnosticsError(f"Option {where} is true or false, not {value!r}.")
+        raise DiagnosticsError(f"Option {where} is true or false, not {value!r}.", code="bad-type")
     several = param.metavar == "NAMES"
     if several and isinstance(value, list) and all(isinstance(one, str) for one in value):
         return ",".join(value)
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         of_names = " or a list of names" if several else ""
-        raise DiagnosticsError(f"Option {where} is a text or a number{of_names}, not {type(value).__name__}.")
+        raise DiagnosticsError(
+            f"Option {where} is a text or a number{of_names}, not {type(value).__name__}.", code="bad-type"
+        )
     return str(value)

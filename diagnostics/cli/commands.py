@@ -393,7 +393,7 @@ def explore(
 
     The page is one HTML file that needs no network, and links to the report of each run. The command prints its path.
     """
-    from diagnostics.runs.explorer import explore as write_explorer
+    from diagnostics.runs.comparison.explorer import explore as write_explorer
     from diagnostics.runs.record import finished_runs
 
     with working():
@@ -553,7 +553,7 @@ def write_plugin(name: str, out: Path) -> tuple[Path, list[str]]:
     module = _module(name)
     folder = out / name
     if folder.exists():
-        raise DiagnosticsError(f"{folder} is there already: choose another name or another --out.")
+        raise DiagnosticsError(f"{folder} is there already: choose another name or another --out.", code="occupied")
     if not out.is_dir():
         raise DiagnosticsError(f"There is no folder {out}: make it first, or choose another --out.")
     try:

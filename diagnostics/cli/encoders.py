@@ -23,7 +23,7 @@ from diagnostics.errors import DiagnosticsError, explaining
 from diagnostics.progress import duration, size
 from diagnostics.report.escaping import printable
 from diagnostics.report.layout import show, show_table, terminal, whole
-from diagnostics.runs.run_data import handed_out
+from diagnostics.runs.derived import handed_out
 from diagnostics.specs import build
 
 _HOW = re.compile(r"(?: as |, \d+ rows | without ).*$")
@@ -149,7 +149,7 @@ def export(encoder: str | Encoder, tap: str, out: str | Path, *, trust_code: boo
     """
     file = Path(out) if Path(out).suffix == ".safetensors" else Path(out) / SAVED
     if file.exists():
-        raise DiagnosticsError(f"{file} is there already: choose another --out, or remove it.")
+        raise DiagnosticsError(f"{file} is there already: choose another --out, or remove it.", code="occupied")
     entire: Encoder = build("encoder", encoder, trust_code=trust_code) if isinstance(encoder, str) else encoder
     cut = cut_encoder(entire, tap)
     assert isinstance(entire, TorchEncoder)

@@ -60,7 +60,8 @@ class Question:
     def __post_init__(self) -> None:
         if not self.wordings:
             raise DiagnosticsError(
-                f"Question {self.name} has no wording: give one, or leave `wordings` out for a caption."
+                f"Question {self.name} has no wording: give one, or leave `wordings` out for a caption.",
+                code="missing-option",
             )
 
 
@@ -171,15 +172,17 @@ class Dataset:
     def _check(self) -> None:
         n = len(self.samples)
         if n == 0:
-            raise DiagnosticsError(f"Dataset {self.name} is empty.")
+            raise DiagnosticsError(f"Dataset {self.name} is empty.", code="too-few")
         columns = {"ids": self.ids, "split": self.split, "groups": self.groups}
         # Not every dataset has these.
         columns |= {name: column for name in ("texts", "questions") if (column := getattr(self, name))}
         for name, column in columns.items():
             if len(column) != n:
-                raise DiagnosticsError(f"Dataset {self.name} has {n} samples but {len(column)} {name}.")
+                raise DiagnosticsError(
+                    f"Dataset {self.name} has {n} samples but {len(column)} {name}.", code="bad-shape"
+                )
         if len(set(self.ids)) != n:
-            raise DiagnosticsError(f"Dataset {self.name} gives the same id to several samples.")
+            raise DiagnosticsError(f"Dataset {self.name} gives the same id to several samples.", code="duplicate")
         if odd := [name for name in (*self.ids, *self.groups) if _SURROGATE.search(str(name))]:
             raise DiagnosticsError(
                 f"Dataset {self.name} has {odd[0]!r:.80} as an id or group, which cannot be written as UTF-8."
@@ -194,23 +197,28 @@ class Dataset:
             if seen.setdefault(group, split) != split:
                 raise DiagnosticsError(
                     f"Dataset {self.name} has group {group} in {seen[group]} and in {split}: keep each group "
-                    f"in one split."
+                    f"in one split.",
+                    code="bad-splits",
                 )
         for name, target in self.targets.items():
             if not isinstance(target, Target):
                 raise DiagnosticsError(
-                    f"Target {name} of {self.name} is a {type(target).__name__}: give a diagnostics.Target."
+                    f"Target {name} of {self.name} is a {type(target).__name__}: give a diagnostics.Target.",
+                    code="bad-type",
                 )
             if not SAFE_NAME.fullmatch(name):
                 raise DiagnosticsError(
                     f"Target name {name!r} of {self.name} cannot be stored: use letters, digits, '_', '-' and '.', "
-                    "not starting with a dot."
+                    "not starting with a dot.",
+                    code="bad-target",
                 )
             if target.kind not in get_args(Kind):
                 raise DiagnosticsError(f"Target {name} of {self.name} has unknown kind '{target.kind}'.")
             wrong = misfit(target)
             if wrong:
-                raise DiagnosticsError(f"Target {name} of {self.name} is of kind {target.kind}, but {wrong}.")
+                raise DiagnosticsError(
+                    f"Target {name} of {self.name} is of kind {target.kind}, but {wrong}.", code="bad-target"
+                )
             if len(target.values) != n:
                 raise DiagnosticsError(f"Target {name} of {self.name} has {len(target.values)} values for {n} samples.")
 
@@ -282,7 +290,8 @@ def padded(samples: Sequence[np.ndarray]) -> np.ndarray:
     if len(ranks) != 1 or len(variates) != 1 or not ranks <= {1, 2}:
         raise DiagnosticsError(
             "Series can only be padded to one length where each is [time] or each is [time, variate] with as many "
-            "variates."
+            "variates.",
+            code="bad-shape",
         )
     longest = max(len(sample) for sample in samples)
     array = np.full((len(samples), longest, *variates.pop()), np.nan, dtype=np.float32)
@@ -316,7 +325,9 @@ def split_groups(
     """
     unique, inverse = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     if len(unique) < 3:
-        raise DiagnosticsError(f"{len(unique)} group(s) cannot fill train, val and test: give at least 3.")
+        raise DiagnosticsError(
+            f"{len(unique)} group(s) cannot fill train, val and test: give at least 3.", code="too-few"
+        )
     order = np.random.default_rng(seed).permutation(len(unique))
     bounds = np.cumsum(fractions)[:2] * len(unique)
     first = min(max(1, round(bounds[0])), len(unique) - 2)
@@ -424,26 +435,33 @@ def complete_splits(
         'test is the given test, val a fifth of train'
     """
     if seed < 0:
-        raise DiagnosticsError(f"Dataset {name} cannot have seed={seed}: give 0 or more.")
+        raise DiagnosticsError(f"Dataset {name} cannot have seed={seed}: give 0 or more.", code="bad-value")
     parts = [
         SPLIT_OF.get(text, text) for entry in given for text in ["" if entry is None else str(entry).strip().lower()]
     ]
     names = set(parts)
     if odd := names - {*SPLITS, ""}:
-        raise DiagnosticsError(f"{name} has a split named {min(odd)}: name splits train, val and test.")
+        raise DiagnosticsError(
+            f"{name} has a split named {min(odd)}: name splits train, val and test.", code="bad-splits"
+        )
     if "" in names and len(names) > 1:
-        raise DiagnosticsError(f"Some samples of {name} have a split and others have none: give one to all or to none.")
+        raise DiagnosticsError(
+            f"Some samples of {name} have a split and others have none: give one to all or to none.", code="bad-splits"
+        )
     if len(names) == 3:
         return parts, "splits as given", False
     if len(names) == 1:
         return [str(split) for split in split_groups(groups, seed)], "splits drawn over groups", True
     if "train" not in names:
-        raise DiagnosticsError(f"{name} has {' and '.join(sorted(names))} and no train samples: add a train split.")
+        raise DiagnosticsError(
+            f"{name} has {' and '.join(sorted(names))} and no train samples: add a train split.", code="bad-splits"
+        )
     (other,) = names - {"train"}
     mine = sorted({group for group, split in zip(groups, parts, strict=True) if split == "train"})
     if len(mine) < 2:
         raise DiagnosticsError(
-            f"The train split of {name} is one group, so no val can be carved out: add samples to it."
+            f"The train split of {name} is one group, so no val can be carved out: add samples to it.",
+            code="bad-splits",
         )
     order = np.random.default_rng(seed).permutation(len(mine))
     count = min(len(mine) - 1, max(1, round(VAL_SHARE * len(mine))))
@@ -465,7 +483,7 @@ def subset(dataset: Dataset, samples: int, seed: int) -> Dataset:
     Raises DiagnosticsError for fewer than 3 samples.
     """
     if samples < len(SPLITS):
-        raise DiagnosticsError(f"{samples} sample(s) cannot fill train, val and test: give at least 3.")
+        raise DiagnosticsError(f"{samples} sample(s) cannot fill train, val and test: give at least 3.", code="too-few")
     if samples >= len(dataset):
         return dataset
     rng = np.random.default_rng([seed, len(dataset), samples])
@@ -534,7 +552,9 @@ def with_logarithms(dataset: Dataset, names: Sequence[str]) -> Dataset:
         if name not in dataset.targets:
             raise unknown(f"target of {dataset.name}", name, dataset.targets)
         if f"log_{name}" in dataset.targets:
-            raise DiagnosticsError(f"Dataset {dataset.name} has a target log_{name} already: leave out log={name}.")
+            raise DiagnosticsError(
+                f"Dataset {dataset.name} has a target log_{name} already: leave out log={name}.", code="duplicate"
+            )
     logged = copy.copy(dataset)
     logged.targets = {
         f"log_{name}" if name in names else name: _logarithm(name, dataset) if name in names else target
@@ -549,14 +569,17 @@ def _logarithm(name: str, dataset: Dataset) -> Target:
     target = dataset.targets[name]
     if target.kind not in NUMBERS or target.period is not None:
         what = f"of kind {target.kind}" if target.period is None else f"periodic ({target.period:g})"
-        raise DiagnosticsError(f"Target {name} of {dataset.name} is {what}: leave out log={name}, which takes numbers.")
+        raise DiagnosticsError(
+            f"Target {name} of {dataset.name} is {what}: leave out log={name}, which takes numbers.", code="bad-target"
+        )
 
     def log(values: Any) -> np.ndarray:
         array = np.asarray(values)
         if (array <= 0).any():
             raise DiagnosticsError(
                 f"Target {name} of {dataset.name} has values down to {np.nanmin(array):g}, but log={name} needs values "
-                "above 0: leave it out, or mark those values as unknown."
+                "above 0: leave it out, or mark those values as unknown.",
+                code="bad-target",
             )
         return np.log(array)
 

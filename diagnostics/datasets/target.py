@@ -153,7 +153,7 @@ class Target(TargetInfo):
             wrong = misfit(one)
             if wrong or one.values.ndim != 1 + axes:
                 wrong = wrong or f"it has the shape {one.values.shape[1:]} and the first one {axes} axes"
-                raise DiagnosticsError(f"Map {i} of a target is of kind {self.kind}, but {wrong}.")
+                raise DiagnosticsError(f"Map {i} of a target is of kind {self.kind}, but {wrong}.", code="bad-target")
             yield one.values
 
     def _alone(self, sample: int) -> Target:
@@ -249,7 +249,8 @@ def classes_on_grid(labels: np.ndarray, covered: tuple[tuple[float, float], ...]
     """
     if labels.size and labels.max() >= MOST_CLASSES:
         raise DiagnosticsError(
-            f"Labels reach {labels.max()}: number the classes of a token_label from 0 and below {MOST_CLASSES}."
+            f"Labels reach {labels.max()}: number the classes of a token_label from 0 and below {MOST_CLASSES}.",
+            code="bad-target",
         )
     # Each axis is cut where a place or a cell ends, so that every piece of a map lies in one place and in one cell.
     places: list[np.ndarray] = []

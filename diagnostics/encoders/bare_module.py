@@ -60,7 +60,8 @@ def declared(
         ways = [_way(owner, own, each, given) for each in (NEEDED if modality is None else [modality])]
         raise DiagnosticsError(
             f"{owner} gives a bare {type(module).__name__}, whose {enumerated(missing)} cannot be known from it: say "
-            f"what it takes in place of the dots, {' or '.join(ways)}, or return a diagnostics.TorchEncoder."
+            f"what it takes in place of the dots, {' or '.join(ways)}, or return a diagnostics.TorchEncoder.",
+            code="unclear",
         )
     means, stds = _numbers(mean), _numbers(std)
     if modality == "series":
@@ -110,7 +111,9 @@ def wrap(
         try:
             check_channels_last(example)
         except DiagnosticsError as error:
-            raise DiagnosticsError(f"Samples do not fit a bare {type(module).__name__}: {error}") from error
+            raise DiagnosticsError(
+                f"Samples do not fit a bare {type(module).__name__}: {error}", code="bad-sample"
+            ) from error
         pixels = Pixels.of(module, example, size, mean, std)
         wider = [Pixels(3, size, pixels.scale, pixels.mean, pixels.std)] if pixels.channels == 1 else []
         tries = [pixels for pixels in (pixels, *wider) if pixels.fits] or [pixels]
@@ -122,7 +125,8 @@ def wrap(
     raise DiagnosticsError(
         f"How {modality} samples of shape {list(example.shape)} become the input of a bare {type(module).__name__} "
         f"cannot be known: declare it, diagnostics.TorchEncoder(name, {modality!r}, module, preprocess=..., "
-        f"example=...) (docs/how-to/plugins.md)."
+        f"example=...) (docs/how-to/plugins.md).",
+        code="unclear",
     )
 
 
@@ -161,11 +165,14 @@ def _wrapped(module: nn.Module, modality: Modality, tries: Iterable[tuple[np.nda
         else:
             return encoder
     if ran:
-        raise DiagnosticsError(f"{str(ran[0]).rstrip('.')}, as taps= of a diagnostics.TorchEncoder around it.")
+        raise DiagnosticsError(
+            f"{str(ran[0]).rstrip('.')}, as taps= of a diagnostics.TorchEncoder around it.", code=ran[0].code
+        )
     raise DiagnosticsError(
         f"{name} runs on no batch of shape {' or '.join(failed)}: give the size= that it takes, or declare how a "
         f"sample becomes its input, diagnostics.TorchEncoder(name, {modality!r}, module, preprocess=..., example=...) "
-        f"(docs/how-to/plugins.md)."
+        f"(docs/how-to/plugins.md).",
+        code="bad-sample",
     )
 
 
@@ -186,7 +193,8 @@ def _check_apart(encoder: TorchEncoder) -> None:
             raise DiagnosticsError(
                 f"{encoder.name} gives a sample other activations at {tap} when another sample is in its batch "
                 f"(perhaps its input has time before samples): declare its input and its taps yourself "
-                f"(docs/how-to/plugins.md)."
+                f"(docs/how-to/plugins.md).",
+                code="irreproducible",
             )
 
 
@@ -215,11 +223,12 @@ class Pixels:
         if raw and (mean is None or std is None):
             raise DiagnosticsError(
                 f"How the bytes of an image become the input of a bare {type(module).__name__} cannot be known: give "
-                f"mean= and std= beside it, of its pixels from 0 to 1 (mean=0, std=1 where it takes them so)."
+                f"mean= and std= beside it, of its pixels from 0 to 1 (mean=0, std=1 where it takes them so).",
+                code="unclear",
             )
         channels = example.shape[2] if example.ndim == 3 else 1
         if size is not None and size < 1:
-            raise DiagnosticsError(f"size={size} is no number of pixels: give 1 or more.")
+            raise DiagnosticsError(f"size={size} is no number of pixels: give 1 or more.", code="bad-value")
         return cls(channels, size, 255.0 if raw else 1.0, _listed(mean, 0.0), _listed(std, 1.0))
 
     @property
@@ -235,7 +244,8 @@ class Pixels:
         if len(image) != self.channels:
             raise DiagnosticsError(
                 f"it has shape {list(np.shape(sample))}, and the module takes {self.channels} channel(s): convert the "
-                f"images."
+                f"images.",
+                code="bad-sample",
             )
         if self.size:
             (top, bottom), (left, right) = central_part(tuple(image.shape[1:]))
@@ -271,7 +281,8 @@ def _listed(numbers: Numbers | None, otherwise: float) -> tuple[float, ...]:
     listed = np.atleast_1d(np.asarray(otherwise if numbers is None else numbers, dtype=np.float64))
     if listed.ndim > 1 or not np.isfinite(listed).all() or (otherwise and not listed.all()):
         raise DiagnosticsError(
-            f"{numbers} cannot be {'a std' if otherwise else 'a mean'}: give one number, or one per channel."
+            f"{numbers} cannot be {'a std' if otherwise else 'a mean'}: give one number, or one per channel.",
+            code="bad-value",
         )
     return tuple(listed.tolist())
 
@@ -279,7 +290,8 @@ def _listed(numbers: Numbers | None, otherwise: float) -> tuple[float, ...]:
 def _by_channel(numbers: tuple[float, ...], channels: int) -> Tensor:
     if len(numbers) not in (1, channels):
         raise DiagnosticsError(
-            f"mean and std are {len(numbers)} numbers for {channels} channel(s): give one, or one per channel."
+            f"mean and std are {len(numbers)} numbers for {channels} channel(s): give one, or one per channel.",
+            code="bad-value",
         )
     return torch.tensor(numbers, dtype=torch.float32)
 
@@ -291,7 +303,7 @@ def _numbers(text: str | None) -> list[float] | None:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise DiagnosticsError(
-            f"'{text}' is not one number, or one per channel: separate numbers with commas."
+            f"'{text}' is not one number, or one per channel: separate numbers with commas.", code="bad-value"
         ) from None
 
 

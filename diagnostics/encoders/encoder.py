@@ -169,10 +169,12 @@ class Encoder(ABC):
             (40, 32, 48)
         """
         if tokens and pooling is not None:
-            raise DiagnosticsError(f"Tokens are not pooled: leave out either pooling={pooling!r} or tokens=True.")
+            raise DiagnosticsError(
+                f"Tokens are not pooled: leave out either pooling={pooling!r} or tokens=True.", code="conflict"
+            )
         where = usable_device(device)
         if batch_size is not None and batch_size < 1:
-            raise DiagnosticsError(f"Batch size {batch_size} is below 1.")
+            raise DiagnosticsError(f"Batch size {batch_size} is below 1.", code="bad-value")
         wanted = self.tap(self.output_tap if tap is None else tap)
         names = chosen_poolings(pooling, self.poolings)
         given = _listed(self, samples)
@@ -218,7 +220,7 @@ class Encoder(ABC):
             >>> bool((attention["blocks.5"].sum(-1) - 1).abs().max() < 1e-5)
             True
         """
-        raise DiagnosticsError(f"{self.name} gives no attention.")
+        raise DiagnosticsError(f"{self.name} gives no attention.", code="no-attention")
 
     def input_gradient(self, batch: Any, taps: Sequence[str] | None = None) -> Captured:
         """`{tap name: float tensor [sample, *places]}`: how strongly the tap's central grid token depends on each
@@ -243,7 +245,7 @@ class Encoder(ABC):
             >>> gradient[0].nonzero().max().item()
             271
         """
-        raise DiagnosticsError(f"{self.name} gives no gradients.")
+        raise DiagnosticsError(f"{self.name} gives no gradients.", code="unsupported")
 
     def sized_for(self, sample: np.ndarray) -> Encoder:
         """The encoder for samples of this size, with the grids that it has then; itself where nothing differs.
@@ -319,7 +321,7 @@ class Encoder(ABC):
             >>> control.identity["weights"] == encoder.identity["weights"]
             False
         """
-        raise DiagnosticsError(f"{self.name} has no weights to draw afresh.")
+        raise DiagnosticsError(f"{self.name} has no weights to draw afresh.", code="no-control")
 
     def permuted(self, seed: int) -> Encoder:
         """A control encoder (baseline): the same weights, shuffled within each tensor, which keeps their distribution.
@@ -332,7 +334,7 @@ class Encoder(ABC):
             >>> encoder.permuted(seed=0).name
             'lorenz-forecast (permuted weights)'
         """
-        raise DiagnosticsError(f"{self.name} has no weights to permute.")
+        raise DiagnosticsError(f"{self.name} has no weights to permute.", code="no-control")
 
     def tap(self, name: str) -> Tap:
         """The tap of that name. Raises DiagnosticsError, with the nearest names, where there is none.
@@ -369,7 +371,8 @@ def check_modality(encoder: Encoder, samples: Any) -> None:
     if modality != encoder.modality:
         raise DiagnosticsError(
             f"{encoder.name} reads {encoder.modality} samples, but {getattr(samples, 'name', 'what was given')} holds "
-            f"{modality} samples: give {encoder.modality} samples."
+            f"{modality} samples: give {encoder.modality} samples.",
+            code="other-modality",
         )
 
 
@@ -382,9 +385,11 @@ def size_for(encoder: Encoder, sample: np.ndarray, whose: str) -> Encoder:
             check_channels_last(sample, encoder.example())
         return encoder.sized_for(sample)
     except DiagnosticsError as error:
-        raise DiagnosticsError(f"{whose} do not fit {encoder.name}: {error}") from error
+        raise DiagnosticsError(f"{whose} do not fit {encoder.name}: {error}", code="bad-sample") from error
     except Exception as error:
-        raise DiagnosticsError(f"{whose} cannot be read for {encoder.name}: {describe(error)}") from error
+        raise DiagnosticsError(
+            f"{whose} cannot be read for {encoder.name}: {describe(error)}", code="foreign-error"
+        ) from error
 
 
 def pinned_to(encoder: Encoder, shape: Sequence[int]) -> Encoder:
@@ -408,7 +413,8 @@ def check_channels_last(sample: np.ndarray, example: np.ndarray | None = None) -
         *first, channels, y, x = np.shape(sample)
         raise DiagnosticsError(
             f"it has shape {[*first, channels, y, x]}, and channels come last, as in {[*first, y, x, channels]}: give "
-            "np.moveaxis(images, -3, -1), or images.movedim(-3, -1) of a tensor."
+            "np.moveaxis(images, -3, -1), or images.movedim(-3, -1) of a tensor.",
+            code="bad-sample",
         )
 
 
@@ -424,7 +430,8 @@ def _listed(encoder: Encoder, samples: Any) -> Any:
     """
     if isinstance(samples, (str, os.PathLike)) or hasattr(samples, "getbands"):
         raise DiagnosticsError(
-            f"{encoder.name}.transform was given a single {type(samples).__name__}: give a list of samples."
+            f"{encoder.name}.transform was given a single {type(samples).__name__}: give a list of samples.",
+            code="bad-type",
         )
     check_modality(encoder, samples)
     if hasattr(samples, "to_numpy"):  # a table's rows, where its items would be columns
@@ -434,7 +441,8 @@ def _listed(encoder: Encoder, samples: Any) -> Any:
     if _is_one(samples, np.asarray(encoder.example())):
         raise DiagnosticsError(
             f"{encoder.name}.transform was given {_shown(samples)}, which is one sample: give [sample, ...], or a list "
-            f"of samples."
+            f"of samples.",
+            code="bad-shape",
         )
     return samples
 
@@ -460,7 +468,9 @@ def _checked(encoder: Encoder, samples: Any, index: int) -> np.ndarray:
     except DiagnosticsError:
         raise
     except Exception as error:
-        raise DiagnosticsError(f"Sample {index} for {encoder.name} cannot be read ({describe(error)}).") from error
+        raise DiagnosticsError(
+            f"Sample {index} for {encoder.name} cannot be read ({describe(error)}).", code="unreadable"
+        ) from error
     if encoder.modality == "text":
         fits = sample.ndim == 0 and isinstance(sample.item(), str)
     else:
@@ -471,12 +481,13 @@ def _checked(encoder: Encoder, samples: Any, index: int) -> np.ndarray:
         try:
             check_channels_last(sample, example)
         except DiagnosticsError as error:
-            raise DiagnosticsError(f"Sample {index} does not fit {encoder.name}: {error}") from error
+            raise DiagnosticsError(f"Sample {index} does not fit {encoder.name}: {error}", code="bad-sample") from error
     if not fits:
         like = f"{' or '.join(axes)}, as its example {_shown(example)}" if axes else "a string each"
         raise DiagnosticsError(
             f"{encoder.name} reads {encoder.modality} samples ({like}), and sample {index} is {_shown(sample)}: give "
-            f"samples as the run's dataset holds them."
+            f"samples as the run's dataset holds them.",
+            code="bad-sample",
         )
     # Torch warns of arrays that cannot be written to.
     return sample if sample.flags.writeable else sample.copy()
@@ -502,10 +513,11 @@ def _batch(encoder: Encoder, samples: Sequence[np.ndarray], start: int, pinned: 
         try:
             prepared.append(encoder.preprocess(sample))
         except DiagnosticsError as error:
-            raise DiagnosticsError(f"Sample {index} does not fit {encoder.name}: {error}") from error
+            raise DiagnosticsError(f"Sample {index} does not fit {encoder.name}: {error}", code="bad-sample") from error
         except Exception as error:
             raise DiagnosticsError(
-                f"Sample {index} ({_shown(sample)}) cannot be prepared for {encoder.name}: {describe(error)}"
+                f"Sample {index} ({_shown(sample)}) cannot be prepared for {encoder.name}: {describe(error)}",
+                code="foreign-error",
             ) from error
         if pinned and (here := _shown_shapes(prepared[-1])) != pinned:
             remedy = (
@@ -516,7 +528,8 @@ def _batch(encoder: Encoder, samples: Sequence[np.ndarray], start: int, pinned: 
             raise DiagnosticsError(
                 f"Sample {index} ({_shown(sample)}) is prepared to shape {here}, and {encoder.name} was made for "
                 f"{pinned}, so its features would be others: {remedy}, or read samples of this size apart, with "
-                f"encoder.sized_for(sample)."
+                f"encoder.sized_for(sample).",
+                code="bad-sample",
             )
     try:
         return default_collate(prepared)
@@ -524,7 +537,8 @@ def _batch(encoder: Encoder, samples: Sequence[np.ndarray], start: int, pinned: 
         shapes = " and ".join(dict.fromkeys(str(sample.shape) for sample in samples))
         raise DiagnosticsError(
             f"Samples {start} to {start + len(samples) - 1}, of shape {shapes}, do not form a batch for "
-            f"{encoder.name}: give samples of one size in a call, or batch_size=1."
+            f"{encoder.name}: give samples of one size in a call, or batch_size=1.",
+            code="bad-shape",
         ) from error
 
 
@@ -548,11 +562,14 @@ def _read(encoder: Encoder, batch: Any, tap: Tap, reduce: Callable[[Tap, Tensor]
     with explaining(f"{encoder.name} fails on the batch from sample {rows.start} on"):
         values = encoder.capture(batch, [tap.name], reduce)[tap.name]
     if len(values) != len(rows):
-        raise DiagnosticsError(f"Tap {tap.name} of {encoder.name} gives {len(values)} rows for {len(rows)} samples.")
+        raise DiagnosticsError(
+            f"Tap {tap.name} of {encoder.name} gives {len(values)} rows for {len(rows)} samples.", code="bad-tap"
+        )
     finite = values.isfinite().flatten(1).all(1)
     if not bool(finite.all()):
         raise DiagnosticsError(
             f"{encoder.name} gives NaN or infinity at tap {tap.name} for sample {rows[int(finite.int().argmin())]}: "
-            f"look at that sample, which may be empty, or at the precision the model runs in."
+            f"look at that sample, which may be empty, or at the precision the model runs in.",
+            code="not-finite",
         )
     return values

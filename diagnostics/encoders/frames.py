@@ -56,22 +56,27 @@ def frames_of(encoder: TorchEncoder, count: int, sampler: str = "floor") -> Torc
     """
     if encoder.modality != "image" or any(tap.site is not None and tap.site.rows > 1 for tap in encoder.taps):
         raise DiagnosticsError(
-            f"{encoder.name} reads {encoder.modality} samples: frames of a video need an encoder of single images."
+            f"{encoder.name} reads {encoder.modality} samples: frames of a video need an encoder of single images.",
+            code="other-modality",
         )
     if sampler not in get_args(Sampler):
         raise unknown("sampler of frames", sampler, get_args(Sampler))
     least = 2 if sampler == "endpoints" else 1
     if count < least:
-        raise DiagnosticsError(f"Sampler {sampler} takes at least {least} frame(s), not {count}: ask for more frames.")
+        raise DiagnosticsError(
+            f"Sampler {sampler} takes at least {least} frame(s), not {count}: ask for more frames.", code="bad-value"
+        )
     if count > MOST_FRAMES:
         raise DiagnosticsError(
-            f"At most {MOST_FRAMES:,} frames of a video are seen, not {count}: ask for fewer frames."
+            f"At most {MOST_FRAMES:,} frames of a video are seen, not {count}: ask for fewer frames.", code="bad-value"
         )
 
     def preprocess(sample: np.ndarray) -> Any:
         if sample.ndim != 4 or 0 in sample.shape:
             raise DiagnosticsError(
-                f"{video.name} takes videos of shape [t, y, x, channel], not {list(sample.shape)}: convert the samples."
+                f"{video.name} takes videos of shape [t, y, x, channel], not {list(sample.shape)}: convert the "
+                f"samples.",
+                code="bad-sample",
             )
         return default_collate([encoder.preprocess(sample[i]) for i in sampled_frames(len(sample), count, sampler)])
 
@@ -112,7 +117,9 @@ def frames_of(encoder: TorchEncoder, count: int, sampler: str = "floor") -> Torc
 def _over_frames(tap: Tap, count: int, encoder: str) -> Tap:
     """The tap with time as the first axis of its grid."""
     if tap.site is None or not (tap.grid.axes == ("y", "x") or tap.grid.tokens == 1):
-        raise DiagnosticsError(f"Tap {tap.name} of {encoder} has a grid of {tap.grid}, not of y and x: leave it out.")
+        raise DiagnosticsError(
+            f"Tap {tap.name} of {encoder} has a grid of {tap.grid}, not of y and x: leave it out.", code="no-grid"
+        )
     shape = tap.grid.shape if tap.grid.axes == ("y", "x") else (1, 1)
     grid = Grid((count, *shape), ("t", "y", "x"), tap.grid.prefix)
     return replace(tap, grid=grid, site=replace(tap.site, rows=count))

@@ -101,7 +101,8 @@ def at_taps(
         if calls[site.module] != site.calls:
             raise DiagnosticsError(
                 f"Tap {tap.name} of {encoder} expects module '{site.module}' to run {site.calls} time(s) in a pass, "
-                f"but it ran {calls[site.module]} time(s): correct the tap's Site."
+                f"but it ran {calls[site.module]} time(s): correct the tap's Site.",
+                code="bad-tap",
             )
 
 
@@ -203,12 +204,15 @@ def as_tokens(tap: Tap, site: Site, value: Any) -> Tensor:
     value = dict(enumerate(tensors_in(value))).get(site.item) if site.item else first_tensor(value)
     if not isinstance(value, Tensor):
         raise DiagnosticsError(
-            f"Tap {tap.name} read a {type(value).__name__} {site}, not a tensor: tap a module inside it that gives one."
+            f"Tap {tap.name} read a {type(value).__name__} {site}, not a tensor: tap a module inside it that gives "
+            f"one.",
+            code="bad-tap",
         )
     if not value.is_floating_point():
         raise DiagnosticsError(
             f"Tap {tap.name} read {str(value.dtype).removeprefix('torch.')} values {site}: tap a module that gives "
-            f"real numbers."
+            f"real numbers.",
+            code="bad-tap",
         )
     places: tuple[int, ...] | None = None
     if site.layout == "channels_first" and value.ndim >= 3:
@@ -228,7 +232,8 @@ def as_tokens(tap: Tap, site: Site, value: Any) -> Tensor:
     else:
         raise DiagnosticsError(
             f"Tap {tap.name} read a tensor of shape {tuple(value.shape)} {site}, which is not of layout "
-            f"'{site.layout}'."
+            f"'{site.layout}'.",
+            code="bad-tap",
         )
     expected = (tap.grid.prefix + tap.grid.tokens // site.rows, tap.features)
     tokens = tokens[:, site.kept]
@@ -242,7 +247,8 @@ def as_tokens(tap: Tap, site: Site, value: Any) -> Tensor:
     if wrong or len(site.order) not in (0, expected[0]) or len(tokens) % site.rows:
         raise DiagnosticsError(
             f"Tap {tap.name} read a tensor of shape {tuple(value.shape)} {site}, but declares {tap.tokens} tokens, "
-            f"{tap.grid}, of {tap.features} features."
+            f"{tap.grid}, of {tap.features} features.",
+            code="bad-tap",
         )
     if site.order:
         tokens = tokens[:, torch.tensor(site.order, device=tokens.device)]

@@ -35,7 +35,7 @@ def usable_device(device: str | None) -> str:
         torch.empty(1, device=device).cpu()  # `meta` holds nothing
     except (RuntimeError, AssertionError) as error:
         raise DiagnosticsError(
-            f"Device '{device}' is not there ({str(error).splitlines()[0]}): use --device cpu."
+            f"Device '{device}' is not there ({str(error).splitlines()[0]}): use --device cpu.", code="bad-value"
         ) from error
     return device
 
@@ -45,7 +45,9 @@ def check_compute(name: str, device: str) -> None:
     if name not in get_args(Compute):
         raise unknown("--compute", name, get_args(Compute))
     if name == "tf32" and torch.device(device).type != "cuda":
-        raise DiagnosticsError(f"--compute tf32 is for CUDA GPUs, not for {device}: give float32 or bf16.")
+        raise DiagnosticsError(
+            f"--compute tf32 is for CUDA GPUs, not for {device}: give float32 or bf16.", code="bad-value"
+        )
 
 
 @contextmanager
@@ -157,7 +159,8 @@ def _as_tensors(key: str, value: Any) -> list[tuple[str, Tensor]]:
         return [(key, torch.tensor(list(repr(value).encode()), dtype=torch.uint8))]
     raise DiagnosticsError(
         f"'{key}' in the state of the module is a {type(value).__name__}, of which no digest can be taken: keep "
-        f"tensors there."
+        f"tensors there.",
+        code="not-savable",
     )
 
 
@@ -288,7 +291,8 @@ def device_of(module: nn.Module) -> torch.device:
             if tensor.is_meta:
                 raise DiagnosticsError(
                     f"The weights of {type(module).__name__} lie on the device meta, which holds no numbers: load them "
-                    f"first, as with module.to_empty(device='cpu') and module.load_state_dict(...)."
+                    f"first, as with module.to_empty(device='cpu') and module.load_state_dict(...).",
+                    code="no-weights",
                 )
             return tensor.device
     return torch.device("cpu")
@@ -357,5 +361,7 @@ def chosen_poolings(wanted: str | Sequence[str] | None, known: Sequence[str]) ->
         if name not in known:
             raise unknown("pooling", name, known)
     if not names:
-        raise DiagnosticsError(f"No pooling is named: give {', '.join(known)}, or leave it out for all.")
+        raise DiagnosticsError(
+            f"No pooling is named: give {', '.join(known)}, or leave it out for all.", code="missing-option"
+        )
     return tuple(name for name in known if name in names)

@@ -78,5 +78,7 @@ def to_pixels(sample: Any, grey: bool) -> Any:
         return sample
     sample = upright(sample)
     if sample.mode.startswith(("I", "F")):
-        raise DiagnosticsError(f"it has pixels of {sample.mode}, not of 8 bits a channel: convert it to 8 bits.")
+        raise DiagnosticsError(
+            f"it has pixels of {sample.mode}, not of 8 bits a channel: convert it to 8 bits.", code="bad-sample"
+        )
     return np.array(sample.convert("L" if grey else "RGB"))

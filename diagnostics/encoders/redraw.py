@@ -151,7 +151,8 @@ def _refuse_packed(module: nn.Module) -> None:
         if not isinstance(value, (Tensor, torch.dtype)) and not name.endswith("_extra_state"):
             raise DiagnosticsError(
                 f"weights at '{name.rpartition('.')[0]}' are packed ({type(value).__name__}), so they cannot be "
-                f"redrawn: use the model before it was quantised, or give TorchEncoder fresh=."
+                f"redrawn: use the model before it was quantised, or give TorchEncoder fresh=.",
+                code="no-control",
             )
 
 

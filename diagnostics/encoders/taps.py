@@ -46,7 +46,8 @@ class Grid:
         if len(self.shape) != len(self.axes) or any(n < 1 for n in self.shape) or self.prefix < 0:
             raise DiagnosticsError(
                 f"A grid needs one axis name for each extent of at least 1, not shape {self.shape} with axes "
-                f"{self.axes}."
+                f"{self.axes}.",
+                code="bad-value",
             )
 
     @property
@@ -120,17 +121,20 @@ class Site:
         if not 0 <= self.call < self.calls:
             raise DiagnosticsError(
                 f"A tap cannot read call {self.call} of the {self.calls} call(s) of '{self.module}': calls "
-                f"count from 0."
+                f"count from 0.",
+                code="bad-value",
             )
         if sorted(self.order) != list(range(len(self.order))):
             raise DiagnosticsError(
                 f"The order of tokens at '{self.module}' is no permutation: name each of {len(self.order)} tokens "
-                f"once, from 0."
+                f"once, from 0.",
+                code="bad-value",
             )
         if self.rows < 1 or self.padding < 0 or self.trailing < 0:
             raise DiagnosticsError(
                 f"A tap at '{self.module}' cannot have {self.rows} rows a sample, {self.padding} tokens of padding and "
-                f"{self.trailing} trailing ones."
+                f"{self.trailing} trailing ones.",
+                code="bad-value",
             )
 
     def __str__(self) -> str:
@@ -188,21 +192,27 @@ class Tap:
 
     def __post_init__(self) -> None:
         if not isinstance(self.grid, Grid):
-            raise DiagnosticsError(f"Tap {self.name} has no grid: a tap with one token, as a head, has Grid((), ()).")
+            raise DiagnosticsError(
+                f"Tap {self.name} has no grid: a tap with one token, as a head, has Grid((), ()).",
+                code="missing-option",
+            )
         if not SAFE_NAME.fullmatch(self.name):
             raise DiagnosticsError(
                 f"Tap name {self.name!r} cannot be stored: use letters, digits, '_', '-' and '.', not starting "
-                f"with a dot."
+                f"with a dot.",
+                code="bad-value",
             )
         if not (math.isfinite(self.depth) and self.depth >= 0) or (self.part != "head" and self.depth > 1):
             raise DiagnosticsError(
                 f"Tap {self.name} has depth {self.depth}: 0 is after the embedding, 1 the trunk's output, only heads "
-                f"lie beyond."
+                f"lie beyond.",
+                code="bad-value",
             )
         if self.site is not None and self.site.rows > 1 and self.site.rows != self.grid.shape[0]:
             raise DiagnosticsError(
                 f"Tap {self.name} has {self.site.rows} rows a sample, which do not fit a grid of {self.grid}: its "
-                f"first axis must be theirs."
+                f"first axis must be theirs.",
+                code="no-grid",
             )
 
     @property

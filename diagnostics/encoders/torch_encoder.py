@@ -53,7 +53,8 @@ def read_gradients(
     if len(floating) != 1:
         raise DiagnosticsError(
             f"{encoder} takes {len(floating)} tensors of floating point numbers, so it is unclear which to "
-            f"differentiate by: a receptive field needs preprocessing that gives one."
+            f"differentiate by: a receptive field needs preprocessing that gives one.",
+            code="unclear",
         )
     given = floating[0]
     leaf = given.detach().clone().requires_grad_(True)
@@ -80,7 +81,7 @@ def read_gradients(
             result[tap.name] = _on_places(gradient, where[0], tap)
     if not result:
         reasons = "; ".join(f"{tap}: {reason}" for tap, reason in list(result.left_out.items())[:2])
-        raise DiagnosticsError(f"{encoder} gives no gradients: {reasons}.")
+        raise DiagnosticsError(f"{encoder} gives no gradients: {reasons}.", code="unsupported")
     return result
 
 
@@ -217,7 +218,9 @@ class TorchEncoder(Encoder):
         rate: float | None = None,
     ) -> None:
         if example is None:
-            raise DiagnosticsError(f"{name} has no example: give example=, a raw sample that it accepts.")
+            raise DiagnosticsError(
+                f"{name} has no example: give example=, a raw sample that it accepts.", code="missing-option"
+            )
         vars(self).update(
             name=name, modality=modality, module=module, forward=forward or _call, fresh_module=fresh,
             configuration=configuration, rate=rate, left_out={}, _preprocess=preprocess, _example=example,
@@ -234,7 +237,8 @@ class TorchEncoder(Encoder):
     def __setattr__(self, attribute: str, value: Any) -> None:
         if attribute in _FIXED:
             raise DiagnosticsError(
-                f"{self.name} cannot be changed in place: use the copy that encoder.replace({attribute}=...) returns."
+                f"{self.name} cannot be changed in place: use the copy that encoder.replace({attribute}=...) returns.",
+                code="bad-value",
             )
         super().__setattr__(attribute, value)
 
@@ -276,12 +280,15 @@ class TorchEncoder(Encoder):
     def _check_taps(self) -> None:
         names = [tap.name for tap in self.taps]
         if len(set(names)) != len(names):
-            raise DiagnosticsError(f"{self.name} declares a tap twice: {', '.join(names)}.")
+            raise DiagnosticsError(f"{self.name} declares a tap twice: {', '.join(names)}.", code="duplicate")
         self.tap(self.output_tap)
         modules = dict(self.module.named_modules())
         for tap in self.taps:
             if tap.site is None:
-                raise DiagnosticsError(f"Tap {tap.name} of {self.name} does not say where it is read: give it a Site.")
+                raise DiagnosticsError(
+                    f"Tap {tap.name} of {self.name} does not say where it is read: give it a Site.",
+                    code="missing-option",
+                )
             if tap.site.module not in modules:
                 raise unknown(f"module in tap {tap.name} of {self.name}:", tap.site.module, modules)
 

@@ -51,7 +51,8 @@ from diagnostics.measures.result import (
     units_fitted,
 )
 from diagnostics.measures.statistics import Losses
-from diagnostics.measures.verdict import FEWEST, TapChoice, choose_tap, largest_upper_end, paired_differences
+from diagnostics.measures.tap_choice import FEWEST, TapChoice, choose_tap
+from diagnostics.measures.verdict import largest_upper_end, paired_differences
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.vocabulary import BY_PLACE, SAFE_NAME, Family
 

@@ -68,7 +68,9 @@ def as_tensor(x: Any) -> Tensor:
     """
     if isinstance(x, Tensor):
         if x.is_complex():
-            raise DiagnosticsError(f"A complex tensor of shape {tuple(x.shape)} has no measure: give real numbers.")
+            raise DiagnosticsError(
+                f"A complex tensor of shape {tuple(x.shape)} has no measure: give real numbers.", code="bad-type"
+            )
         return x.detach().to(torch.float64)
     try:
         with warnings.catch_warnings():
@@ -77,7 +79,8 @@ def as_tensor(x: Any) -> Tensor:
     except (ValueError, TypeError, Warning) as error:
         raise DiagnosticsError(
             f"{type(x).__name__} given where real numbers are wanted ({describe(error)}): give a numpy array or a "
-            f"torch tensor."
+            f"torch tensor.",
+            code="bad-type",
         ) from error
     # torch warns of memory that it must not write to.
     return torch.from_numpy(array if array.flags.writeable and min(array.strides, default=0) >= 0 else array.copy())
@@ -89,10 +92,12 @@ def samples(x: Any, name: str, least: int = 1) -> Tensor:
     tensor = as_tensor(x)
     shape = tuple(tensor.shape)
     if tensor.ndim != 2 or shape[1] == 0:
-        raise DiagnosticsError(f"{name} has shape {shape}: give [sample, feature], with at least one feature.")
+        raise DiagnosticsError(
+            f"{name} has shape {shape}: give [sample, feature], with at least one feature.", code="bad-shape"
+        )
     if shape[0] < least:
         wanted = "one sample" if least == 1 else f"{least} samples"
-        raise DiagnosticsError(f"{name} has shape {shape}: give at least {wanted}.")
+        raise DiagnosticsError(f"{name} has shape {shape}: give at least {wanted}.", code="bad-shape")
     return finite(tensor, name)
 
 
@@ -101,7 +106,9 @@ def pair(x: Any, y: Any, least: int = 1) -> tuple[Tensor, Tensor]:
     first, second = samples(x, "x", least), samples(y, "y", least)
     if len(first) != len(second):
         shapes = f"{tuple(first.shape)} and {tuple(second.shape)}"
-        raise DiagnosticsError(f"x and y have shapes {shapes}: give both for the same samples in the same order.")
+        raise DiagnosticsError(
+            f"x and y have shapes {shapes}: give both for the same samples in the same order.", code="bad-shape"
+        )
     return first, second.to(first.device)
 
 
@@ -113,10 +120,13 @@ def token_samples(x: Any, name: str, grid: tuple[int, ...] | None = None) -> tup
     tensor = as_tensor(x)
     shape = tuple(tensor.shape)
     if tensor.ndim not in (2, 3) or 0 in shape:
-        raise DiagnosticsError(f"{name} has shape {shape}: give [sample, token, feature] or [token, feature].")
+        raise DiagnosticsError(
+            f"{name} has shape {shape}: give [sample, token, feature] or [token, feature].", code="bad-shape"
+        )
     if grid is not None and (shape[-2] != math.prod(grid) or not 1 <= len(grid) <= 3):
         raise DiagnosticsError(
-            f"{name} of shape {shape} does not fill a grid of {grid}: give one token per cell, on one to three axes."
+            f"{name} of shape {shape} does not fill a grid of {grid}: give one token per cell, on one to three axes.",
+            code="bad-shape",
         )
     return finite(tensor if tensor.ndim == 3 else tensor[None], name), tensor.ndim == 2
 
@@ -125,7 +135,9 @@ def finite(tensor: Tensor, name: str) -> Tensor:
     """The tensor; raises DiagnosticsError where it holds NaN or infinity."""
     # A sum is finite only if every term is, and takes no second array; it may overflow where no term does.
     if not bool(tensor.sum().isfinite()) and not bool(tensor.isfinite().all()):
-        raise DiagnosticsError(f"{name} of shape {tuple(tensor.shape)} holds NaN or infinity: leave those samples out.")
+        raise DiagnosticsError(
+            f"{name} of shape {tuple(tensor.shape)} holds NaN or infinity: leave those samples out.", code="not-finite"
+        )
     return tensor
 
 
@@ -133,20 +145,26 @@ def class_labels(labels: Any, rows: int, name: str = "labels") -> np.ndarray:
     """Labels as int64 [row]; raises DiagnosticsError for what is not one known class (an integer from 0) a row."""
     kinds = {"f": "floating-point numbers", "U": "text", "S": "text"}
     if isinstance(labels, Tensor) and labels.is_floating_point():
-        raise DiagnosticsError(f"{name} are {kinds['f']}: give integer classes.")
+        raise DiagnosticsError(f"{name} are {kinds['f']}: give integer classes.", code="bad-type")
     try:
         array = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
     except ValueError as error:
-        raise DiagnosticsError(f"{name} are no array ({describe(error)}): give one integer class per row.") from error
+        raise DiagnosticsError(
+            f"{name} are no array ({describe(error)}): give one integer class per row.", code="bad-type"
+        ) from error
     if array.dtype.kind not in "iub":
         kind = kinds.get(array.dtype.kind, f"of type {array.dtype}")
         raise DiagnosticsError(f"{name} are {kind}: give integer classes.")
     if array.shape != (rows,):
-        raise DiagnosticsError(f"{name} have shape {array.shape}: give one label per row, {rows} of them.")
+        raise DiagnosticsError(
+            f"{name} have shape {array.shape}: give one label per row, {rows} of them.", code="bad-shape"
+        )
     if array.size and array.min() < 0:
-        raise DiagnosticsError(f"{name} hold {array.min()}: negative labels are unknown, leave those rows out.")
+        raise DiagnosticsError(
+            f"{name} hold {array.min()}: negative labels are unknown, leave those rows out.", code="bad-value"
+        )
     if array.size and array.max() > np.iinfo(np.int64).max:
-        raise DiagnosticsError(f"{name} hold {array.max()}: give integer classes of 64 bits.")
+        raise DiagnosticsError(f"{name} hold {array.max()}: give integer classes of 64 bits.", code="bad-value")
     return array.astype(np.int64)
 
 
@@ -234,13 +252,17 @@ def gram(x: Tensor) -> Tensor:
 def require_finite_tap(x: np.ndarray | Tensor, measure: str, tap: str) -> None:
     """Raises DiagnosticsError where activations of a tap hold NaN or infinity."""
     if not bool((x.isfinite() if isinstance(x, Tensor) else np.isfinite(x)).all()):
-        raise DiagnosticsError(f"{measure} finds NaN or infinity at tap {tap}: leave it out (--taps).")
+        raise DiagnosticsError(
+            f"{measure} finds NaN or infinity at tap {tap}: leave it out (--taps).", code="not-finite"
+        )
 
 
 def token_count(activations: Activations, measure: str, most: int) -> int:
     """How many samples a measure of tokens reads, `most` at most; raises DiagnosticsError where no tokens are kept."""
     if activations.token_samples == 0:
-        raise DiagnosticsError(f"{measure} reads tokens, and none are kept: raise the token budget (--token-budget).")
+        raise DiagnosticsError(
+            f"{measure} reads tokens, and none are kept: raise the token budget (--token-budget).", code="no-tokens"
+        )
     return min(activations.token_samples, most)
 
 
@@ -312,7 +334,8 @@ def cholesky(x: Tensor) -> Tensor:
     if bool(failed.any()):
         raise DiagnosticsError(
             f"A matrix of shape {tuple(x.shape)} has no Cholesky factor, it is not positive definite: raise the "
-            f"penalty, or leave out features that are combinations of others."
+            f"penalty, or leave out features that are combinations of others.",
+            code="singular",
         )
     return factor
 
@@ -322,7 +345,8 @@ def _double(x: Tensor, result: str) -> Tensor:
     if not bool(matrix.isfinite().all()):
         raise DiagnosticsError(
             f"A matrix of shape {tuple(x.shape)} has no {result}, it holds NaN or infinity: scale the "
-            "features down, or leave out samples that are not finite."
+            "features down, or leave out samples that are not finite.",
+            code="not-finite",
         )
     return matrix
 
@@ -339,7 +363,8 @@ def _by(
     except np.linalg.LinAlgError as error:
         raise DiagnosticsError(
             f"No algorithm finds the {result} of a matrix of shape {tuple(x.shape)} ({describe(error)}): leave out "
-            f"features that are combinations of others, or the tap."
+            f"features that are combinations of others, or the tap.",
+            code="singular",
         ) from error
     parts = (torch.from_numpy(np.stack(part)) for part in zip(*flat, strict=True))
     return tuple(part.reshape(*matrix.shape[:-2], *part.shape[1:]).to(x.device) for part in parts)

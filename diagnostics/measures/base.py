@@ -123,6 +123,8 @@ class Measure(ABC):
     """The type of metric by which model hubs know the score; empty: its name."""
     unit: ClassVar[str] = ""
     """The unit of the score, if it has one."""
+    readout: ClassVar[Literal["linear", "kernel", ""]] = ""
+    """Of a probe: where the output hides from a linear one, what a kernel reads there stands beside."""
     higher_is_better: ClassVar[bool | None] = True
     """None: neither way is better by itself."""
     pairwise: ClassVar[bool] = False
@@ -136,7 +138,9 @@ class Measure(ABC):
         if cases := vars(cls).get("known_answers"):
             cls.known_answers = [case if case.measure else replace(case, measure=cls.name) for case in cases]
         if cls.kinds and (missing := cls.undeclared()):
-            raise DiagnosticsError(f"Probe {getattr(cls, 'name', cls.__name__)} does not declare {missing}")
+            raise DiagnosticsError(
+                f"Probe {getattr(cls, 'name', cls.__name__)} does not declare {missing}", code="missing-option"
+            )
 
     @classmethod
     def undeclared(cls) -> str:
@@ -159,6 +163,7 @@ class Measure(ABC):
             attribute.SCORE_NAME: self.score_name or self.name,
             attribute.METRIC: self.metric,
             attribute.UNIT: self.unit,
+            attribute.READOUT: self.readout,
         }
         return {key: value for key, value in stated.items() if value not in (None, "")}
 
@@ -181,7 +186,9 @@ class Measure(ABC):
         `choice` holds the numbers that the result has at the tap, such as `penalty`, and its `seed`. Raises
         DiagnosticsError where nothing can be handed over.
         """
-        raise DiagnosticsError(f"{self.name} of {target.name} cannot be fitted again here, since {self.instead}.")
+        raise DiagnosticsError(
+            f"{self.name} of {target.name} cannot be fitted again here, since {self.instead}.", code="not-savable"
+        )
 
 
 Base = TypeVar("Base", bound=Measure)

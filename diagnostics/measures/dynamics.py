@@ -62,7 +62,8 @@ def seasonal_naive(series: Any, horizon: int, season: int = 1) -> np.ndarray:
     if values.ndim not in (1, 2) or not 1 <= season <= values.shape[-1] or horizon < 1:
         raise DiagnosticsError(
             f"Series of shape {values.shape} give no naive forecast of {horizon} steps with season {season}: give "
-            "[sample, time] with at least one season, and a horizon of 1 or more."
+            "[sample, time] with at least one season, and a horizon of 1 or more.",
+            code="bad-shape",
         )
     return values[..., values.shape[-1] - season + np.arange(horizon) % season]
 
@@ -89,15 +90,18 @@ def mase(prediction: Any, truth: Any, history: Any, season: int = 1) -> np.ndarr
     if guess.shape != known.shape or guess.ndim != 2 or past.ndim != 2 or len(past) != len(known):
         raise DiagnosticsError(
             f"Predictions {guess.shape}, truths {known.shape} and histories {past.shape} do not fit: give [sample, "
-            f"horizon] twice and [sample, time]."
+            f"horizon] twice and [sample, time].",
+            code="bad-shape",
         )
     if not all(np.isfinite(x).all() for x in (guess, known, past)):
         raise DiagnosticsError(
-            f"Predictions {guess.shape}, truths or histories {past.shape} hold NaN or infinity: leave those samples out."
+            f"Predictions {guess.shape}, truths or histories {past.shape} hold NaN or infinity: leave those samples out.",
+            code="not-finite",
         )
     if not 1 <= season < past.shape[1]:
         raise DiagnosticsError(
-            f"Histories of shape {past.shape} do not fit a season of {season} steps: give longer ones."
+            f"Histories of shape {past.shape} do not fit a season of {season} steps: give longer ones.",
+            code="bad-shape",
         )
     scale = np.abs(past[:, season:] - past[:, :-season]).mean(axis=1)
     return np.divide(np.abs(guess - known).mean(axis=1), scale, out=np.full(len(scale), np.nan), where=scale > 0)
@@ -136,7 +140,8 @@ class ForecastProbe(RidgeProbe):
         if target.naive is None:
             raise DiagnosticsError(
                 f"Target {target.name} comes without naive forecasts, which {self.name} compares with: give "
-                f"Target(naive=...)."
+                f"Target(naive=...).",
+                code="bad-target",
             )
         values, naive = (np.asarray(x, dtype=np.float64).reshape(len(x), -1) for x in (target.values, target.naive))
         known: np.ndarray = np.asarray(np.isfinite(np.hstack([values, naive])).all(axis=1))
@@ -208,7 +213,9 @@ class EventProbe(DenseProbe):
             seen = {int(value) for value in np.unique(dense.values[chosen][dense.known[chosen]])}
             if len(seen) < 2:
                 has = "no event" if 1 not in seen else "nothing but events"
-                raise DiagnosticsError(f"Target {target.name} has {has} in {split} tokens: use more samples.")
+                raise DiagnosticsError(
+                    f"Target {target.name} has {has} in {split} tokens: use more samples.", code="too-few"
+                )
         return dense
 
     def choose(self, dense: DenseRows, tap: Tap, seed: int) -> TokenChoice:
@@ -299,7 +306,7 @@ def straightness(path: Any) -> Any:
     x = as_tensor(path)
     if x.ndim not in (2, 3) or x.shape[-2] < 3 or x.shape[-1] == 0:
         raise DiagnosticsError(
-            f"A path has shape {tuple(x.shape)}: give [sample, time, feature] with at least 3 times."
+            f"A path has shape {tuple(x.shape)}: give [sample, time, feature] with at least 3 times.", code="bad-shape"
         )
     finite(x, "A path")
     single = x.ndim == 2
@@ -349,12 +356,15 @@ def linear_predictability(sequences: Any, split: Any, penalties: tuple[float, ..
     if x.ndim != 3 or x.shape[1] < 2 or x.shape[2] == 0 or len(split) != len(x):
         raise DiagnosticsError(
             f"Sequences of shape {x.shape} with {len(split)} splits have no steps: give [sample, time, feature] with "
-            f"at least 2 times, and a split for each sample."
+            f"at least 2 times, and a split for each sample.",
+            code="bad-shape",
         )
     finite(torch.from_numpy(x), "The array of sequences")
     by_split = [np.flatnonzero(split == name) for name in ("train", "val", "test")]
     if any(len(rows) == 0 for rows in by_split):
-        raise DiagnosticsError("Linear predictability needs train, val and test samples: give a split with all three.")
+        raise DiagnosticsError(
+            "Linear predictability needs train, val and test samples: give a split with all three.", code="bad-splits"
+        )
     each = [part for rows in by_split[:0:-1] for part in (rows.astype(str), np.arange(len(rows)))]
     rows = Rows(*by_split, *each)
     loss, reference, still, _ = _one_step([(slice(0, len(x)), x)], rows, penalties)
@@ -410,7 +420,9 @@ def timed(activations: Activations, measure: str, least: int) -> dict[str, str]:
         steps = dict(zip(tap.grid.axes, tap.grid.shape, strict=True)).get("t")
         why[tap.name] = "no time axis" if steps is None else f"{steps} step(s) in time" if steps < least else ""
     if all(why.values()):
-        raise DiagnosticsError(f"{measure} follows tokens in time, and no tap has {least} of them on a time axis.")
+        raise DiagnosticsError(
+            f"{measure} follows tokens in time, and no tap has {least} of them on a time axis.", code="no-tokens"
+        )
     return why
 
 

@@ -48,6 +48,7 @@ CHANCE = "chance"
 SCORE_NAME = "score_name"
 METRIC = "metric"
 UNIT = "unit"
+READOUT = "readout"
 
 # What a similarity states beside.
 ALIKE = "alike"
@@ -78,7 +79,7 @@ TOKEN_SAMPLES = "token_samples"
 
 # What `apply` adds to the result of a probe.
 CHOSEN_TAP = "chosen_tap"
-"""The tap to use, by the rule of `verdict.choose_tap`."""
+"""The tap to use, by the rule of `tap_choice.choose_tap`."""
 BEST_TAP = "best_tap"
 """The best tap other than the output, by the losses that choose."""
 TAP_SET = "tap_set"

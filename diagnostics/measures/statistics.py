@@ -5,8 +5,9 @@ A probe gives, for each tap, the loss and the reference loss of each independent
 """
 
 import functools
+import itertools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -63,8 +64,8 @@ class Losses:
         """Scores in each resample of the units, [resample, tap]; those of `drawn` are the same whatever the seed."""
         if self.drawn is not None:
             return self.drawn[:, 1:].T
-        counts = resample_counts(self.loss.shape[1], seed)
-        return resampled_scores(self.loss, self.reference, counts, seed, self.counts, stream)
+        drawn = Resamples(self.loss.shape[1], seed)
+        return resampled_scores(self.loss, self.reference, drawn, seed, self.counts, stream)
 
     def intervals(self, fit_units: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Score, low and high of each tap."""
@@ -73,13 +74,41 @@ class Losses:
         return self.scores, *interval(self.scores, self.resampled(seed), self.loss.shape[1], fit_units)
 
 
+# Counts that are kept, in bytes, and those of a block, in numbers.
+_KEPT, _BLOCK = 2**24, 2**19
+
+
+@dataclass(frozen=True)
+class Resamples:
+    """`resample_counts` in blocks of resamples, float64 [some, unit], 4 MB each: of many units all are never held, and
+    each iteration draws them again. `columns`: which units there are, all where it is None."""
+
+    units: int
+    seed: int
+    resamples: int = RESAMPLES
+    columns: Sequence[int] | None = None
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        kept = self.units * self.resamples <= _KEPT
+        for counts in (_kept_counts if kept else _draw_counts)(self.units, self.seed, self.resamples):
+            yield (counts if self.columns is None else counts[:, self.columns]).astype(np.float64)
+
+
+def _draw_counts(units: int, seed: int, resamples: int) -> Iterator[np.ndarray]:
+    rng, step = np.random.default_rng(seed), max(1, _BLOCK // units)
+    for start in range(0, resamples, step):
+        yield rng.multinomial(units, np.full(units, 1 / units), size=min(step, resamples - start))
+
+
 @functools.lru_cache(maxsize=4)
+def _kept_counts(units: int, seed: int, resamples: int) -> list[np.ndarray]:
+    # Of many units none is drawn 256 times: ten times are rare.
+    return [counts.astype(np.uint8) for counts in _draw_counts(units, seed, resamples)]
+
+
 def resample_counts(units: int, seed: int, resamples: int = RESAMPLES) -> np.ndarray:
-    """How often each of `units` independent units is drawn in each resample, float64 [resample, unit], read-only."""
-    rng = np.random.default_rng(seed)
-    counts = rng.multinomial(units, np.full(units, 1 / units), size=resamples).astype(np.float64)
-    counts.setflags(write=False)
-    return counts
+    """How often each of `units` independent units is drawn in each resample, float64 [resample, unit]."""
+    return np.concatenate(list(Resamples(units, seed, resamples)))
 
 
 def drawn_scores(score: Callable[[np.ndarray], np.ndarray], unit_of: Sequence[str] | np.ndarray) -> np.ndarray:
@@ -105,12 +134,17 @@ def drawn_scores(score: Callable[[np.ndarray], np.ndarray], unit_of: Sequence[st
         ((2, 2001), array([1., 2.]))
     """
     units, at = np.unique(np.asarray(unit_of).astype(str), return_inverse=True)
-    counts = resample_counts(len(units), 0)
-    return np.stack([score(times[at]) for times in (np.ones(len(units)), *counts)], axis=1)
+    draws = (times for block in Resamples(len(units), 0) for times in block)
+    return np.stack([score(times[at]) for times in itertools.chain([np.ones(len(units))], draws)], axis=1)
 
 
 def resampled_scores(
-    loss: np.ndarray, reference: np.ndarray, counts: np.ndarray, seed: int, share: bool = False, stream: int = 0
+    loss: np.ndarray,
+    reference: np.ndarray,
+    counts: np.ndarray | Resamples,
+    seed: int,
+    share: bool = False,
+    stream: int = 0,
 ) -> np.ndarray:
     """Scores in each resample, [resample, tap], of losses [tap, unit] or [tap, unit, part] with `resample_counts`.
 
@@ -120,19 +154,25 @@ def resampled_scores(
     whose interval Brown, Cai and DasGupta recommend (2001, Statistical Science 16). Scores that are compared take
     `stream`s of their own.
     """
+    blocks = [counts] if isinstance(counts, np.ndarray) else counts
     if not share:
-        return scores(loss, reference, counts)
-    drawn = np.empty((len(counts), len(loss)))
-    for i, (lost, whole) in enumerate(zip(*(x.reshape(*x.shape[:2], -1) for x in (loss, reference)), strict=True)):
-        size, halves = _half_units(lost, whole)
-        rng = np.random.default_rng([seed, stream])
-        right, wrong = size * rng.standard_gamma(halves, size=(2, len(counts), len(size)))
-        lost, whole = counts @ lost, counts @ whole
-        there = whole > 0
-        rate = np.divide(lost + wrong, whole + wrong + right, out=np.zeros_like(lost), where=there)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            drawn[:, i] = 1.0 - np.where(np.isnan(lost), np.nan, rate).sum(axis=1) / there.sum(axis=1)
-    return drawn
+        return np.concatenate([scores(loss, reference, block) for block in blocks])
+    lost, whole = (x.reshape(*x.shape[:2], -1) for x in (loss, reference))
+    drawn: list[np.ndarray] = []
+    # As many taps at a time as sums of 32 MB allow.
+    for taps in np.array_split(np.arange(len(lost)), -(-lost.shape[0] * lost.shape[2] * RESAMPLES // 2**21)):
+        some = lost[taps], whole[taps]
+        sums = [np.stack([np.tensordot(block, x, axes=(1, 1)) for x in some]) for block in blocks]
+        for i, (wrong, asked) in enumerate(np.concatenate(sums, axis=1).transpose(2, 0, 1, 3)):
+            size, halves = _half_units(some[0][i], some[1][i])
+            rng = np.random.default_rng([seed, stream])
+            right_half, wrong_half = size * rng.standard_gamma(halves, size=(2, *wrong.shape))
+            there, answers = asked > 0, asked + wrong_half + right_half
+            rate = np.divide(wrong + wrong_half, answers, out=np.zeros_like(wrong), where=there)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                score = 1.0 - np.where(np.isnan(wrong), np.nan, rate).sum(axis=1) / there.sum(axis=1)
+            drawn.append(score)
+    return np.stack(drawn, axis=1)
 
 
 def _half_units(loss: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -301,7 +341,7 @@ def profile_intervals(
     """
     units = loss.shape[1]
     score = scores(loss, reference)
-    replicates = resampled_scores(loss, reference, resample_counts(units, seed), seed, share)
+    replicates = resampled_scores(loss, reference, Resamples(units, seed), seed, share)
     low, high = interval(score, replicates, units, fit_units, effective_units(reference, share))
     if share and loss.ndim == 2:
         exact = 1 - ((1 - LEVEL) / 2) ** (1 / np.maximum((reference > 0).sum(axis=1), 1))
@@ -426,9 +466,10 @@ def bootstrap_mean_interval(values: np.ndarray, groups: np.ndarray, seed: int) -
     counts = np.zeros_like(sums)
     np.add.at(sums, inverse, np.where(known, values, 0.0))
     np.add.at(counts, inverse, known.astype(np.float64))
-    weights = resample_counts(len(unique), seed)
+    drawn = [(weights @ sums, weights @ counts) for weights in Resamples(len(unique), seed)]
+    added, total = (np.concatenate(part) for part in zip(*drawn, strict=True))
     with np.errstate(invalid="ignore"):
-        means = weights @ sums / (weights @ counts)
+        means = added / total
     low, high = np.full(values.shape[1], np.nan), np.full(values.shape[1], np.nan)
     for column, units in enumerate((counts > 0).sum(axis=0)):
         if units >= 2:

@@ -20,7 +20,9 @@ def write_whole(path: Path, text: str) -> Path:
     Raises DiagnosticsError where the folder is not there, StorageError where it cannot be written.
     """
     if not path.parent.is_dir():
-        raise DiagnosticsError(f"There is no folder {path.parent} for {path.name}: make it, or name another place.")
+        raise DiagnosticsError(
+            f"There is no folder {path.parent} for {path.name}: make it, or name another place.", code="missing-file"
+        )
     with writing(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))

@@ -41,7 +41,7 @@ from diagnostics.report.page import (
     filled,
 )
 from diagnostics.report.writing import write_whole
-from diagnostics.runs.controls.kinds import NAMES, in_words
+from diagnostics.runs.controls.names import NAMES, in_words
 from diagnostics.runs.profile import FEW, INTERVALS, OLDER, Profile
 from diagnostics.runs.recommendation import Recommendation, by_verdict, first_probes, nonlinear_reading, recommend
 from diagnostics.runs.record import DISTRIBUTION
@@ -232,7 +232,7 @@ def _shown(profiles: Sequence[Profile], every: Sequence[Profile]) -> str:
         + (f" ({reading.words})" if (reading := nonlinear_reading(every, str(p.target))) else "")
         for p in profiles
     ]
-    readout = "a linear readout" if all(p.measure == "linear_probe" for p in profiles) else "its probe"
+    readout = "a linear readout" if all(p.readout == "linear" for p in profiles) else "its probe"
     return f"The output hides from {readout}: {'; '.join(_shortened(gaps))}." if gaps else ""
 
 
@@ -331,7 +331,9 @@ def write_card(run: RunData, path: Path) -> Path:
     name then.
     """
     if path.suffix != ".md":
-        raise DiagnosticsError(f"A card is Markdown: give it a name that ends in .md, not {path.name}.")
+        raise DiagnosticsError(
+            f"A card is Markdown: give it a name that ends in .md, not {path.name}.", code="bad-value"
+        )
     from diagnostics.report.plots import draw
     from diagnostics.report.plots.still import svg
 
@@ -440,7 +442,8 @@ def _read(run: RunData) -> list[tuple[Profile, Recommendation]]:
     if not pairs:
         raise DiagnosticsError(
             f"No probe of {run.path} read a target, so there is no layer to name: run on data with targets, and "
-            f"with a probe among the measures."
+            f"with a probe among the measures.",
+            code="no-target",
         )
     return pairs
 

@@ -118,7 +118,7 @@ class InMemoryRequest:
         **fed: Any,
     ) -> None:
         if seed < 0:
-            raise DiagnosticsError(f"Seed {seed} is below 0: give 0 or more.")
+            raise DiagnosticsError(f"Seed {seed} is below 0: give 0 or more.", code="bad-value")
         asked = ([measures] if isinstance(measures, Measure) else listed(measures)) or []
         chosen, self.left_out = chosen_measures(asked)
         for each in chosen:
@@ -164,7 +164,8 @@ class InMemoryRequest:
             reasons = dict.fromkeys(f"{name}: {why}" for name, why in left_out.items())
             raise DiagnosticsError(
                 f"Nothing can be measured for {self.encoder.name} on {len(self.dataset)} samples of "
-                f"{self.dataset.name}: {'; '.join(reasons)}"
+                f"{self.dataset.name}: {'; '.join(reasons)}",
+                code="bad-sample",
             )
         return _table(measured.results, self.taps).assign_attrs(
             encoder=self.encoder.name,
@@ -289,11 +290,12 @@ class LayerProfiles:
         size: int | None = None,
     ) -> None:
         if every < 1:
-            raise DiagnosticsError(f"every={every} is no number of steps: give 1 or more.")
+            raise DiagnosticsError(f"every={every} is no number of steps: give 1 or more.", code="bad-value")
         if log is not None and not hasattr(log, "add_scalar") and not callable(log):
             raise DiagnosticsError(
                 f"log is a {type(log).__name__}: give an object with add_scalar(name, value, step), or a "
-                f"function of a dict."
+                f"function of a dict.",
+                code="bad-type",
             )
         self.every, self.log = every, log
         options: dict[str, Any] = {"taps": taps, "measures": measures, "samples": samples, "seed": seed}
@@ -331,7 +333,8 @@ class LayerProfiles:
         if not self._measured:
             why = f" ({'; '.join(f'{n}: {reason}' for n, reason in self._failed.items())})" if self._failed else ""
             raise DiagnosticsError(
-                f"No step was measured yet{why}: call step(n), which measures every {self.every} steps."
+                f"No step was measured yet{why}: call step(n), which measures every {self.every} steps.",
+                code="not-measured",
             )
         steps = sorted(self._measured)
         names = list(dict.fromkeys(str(name) for n in steps for name in self._measured[n]["measure"].values))
@@ -380,7 +383,9 @@ class LayerProfiles:
         try:
             from transformers import TrainerCallback
         except ImportError as error:
-            raise DiagnosticsError("transformers is not installed: pip install transformers.") from error
+            raise DiagnosticsError(
+                "transformers is not installed: pip install transformers.", code="missing-package"
+            ) from error
 
         step = self.step
 
@@ -403,7 +408,7 @@ class LayerProfiles:
             except ImportError:
                 continue
         else:
-            raise DiagnosticsError("Lightning is not installed: pip install -e '.[lightning]'.")
+            raise DiagnosticsError("Lightning is not installed: pip install -e '.[lightning]'.", code="missing-package")
 
         step = self.step
 

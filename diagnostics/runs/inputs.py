@@ -59,7 +59,8 @@ def from_arrays(given: Given, modality: Modality | None = None) -> Dataset:
     if given.splits is None and len(set(groups)) < FEWEST:
         raise DiagnosticsError(
             f"X has {n} samples of {len(set(groups))} groups, of which train, val and test cannot be drawn: the first "
-            f"axis of X is its samples, give {FEWEST} groups or more."
+            f"axis of X is its samples, give {FEWEST} groups or more.",
+            code="bad-sample",
         )
     split, how, exchangeable = complete_splits(named, groups, 0, "X")
     return Dataset(
@@ -88,7 +89,8 @@ def _unpacked(given: Given) -> Given:
         raise DiagnosticsError(
             f"X is a {type(X).__name__}, whose samples have no numbers: give an array, a table, or a dataset with a "
             f"length (of a "
-            "DataLoader, loader.dataset), and several targets as y={'a': ..., 'b': ...}."
+            "DataLoader, loader.dataset), and several targets as y={'a': ..., 'b': ...}.",
+            code="bad-type",
         )
     if isinstance(X, TorchDataset):
         return _of_torch(given)
@@ -100,7 +102,7 @@ def _unpacked(given: Given) -> Given:
         other = getattr(getattr(given, name), "index", None)
         if isinstance(index, pd.Index) and isinstance(other, pd.Index) and not index.equals(other):
             raise DiagnosticsError(
-                f"Rows of X and {name} have other indexes: align them, {name} = {name}.loc[X.index]."
+                f"Rows of X and {name} have other indexes: align them, {name} = {name}.loc[X.index].", code="bad-data"
             )
     steps = {name: columns[name]() for name in rest}
     pictures = {name: step for name, step in steps.items() if isinstance(step, LazySamples)}
@@ -108,7 +110,8 @@ def _unpacked(given: Given) -> Given:
     if odd := [name for name, step in steps.items() if len(steps) > 1 and np.asarray(step[0]).dtype.kind not in "fiub"]:
         raise DiagnosticsError(
             f"Column {odd[0]} of X holds no numbers, which the {len(rest) - 1} other columns may be, the steps of a "
-            f"series: name what is no sample as y=, groups= or splits=, or drop it."
+            f"series: name what is no sample as y=, groups= or splits=, or drop it.",
+            code="bad-type",
         )
     named = isinstance(index, pd.Index) and not isinstance(index, pd.RangeIndex) and index.is_unique
     return replace(
@@ -189,7 +192,7 @@ def _samples(given: Any, modality: Modality | None) -> tuple[Any, Modality, bool
     whole = isinstance(given, torch.Tensor) or (isinstance(given, np.ndarray) and given.dtype.kind != "O")
     rows: Any = given if lazy else _array(given) if whole else [_array(each) for each in given]
     if len(rows) == 0:
-        raise DiagnosticsError("X is empty: give samples along its first axis.")
+        raise DiagnosticsError("X is empty: give samples along its first axis.", code="bad-sample")
     first = np.asarray(rows[0])
     bytes_or_colours = first.ndim > 2 or (first.ndim == 2 and first.dtype == np.uint8)
     of_numbers = "series" if not bytes_or_colours else "image" if first.ndim < 4 else "video"
@@ -200,7 +203,8 @@ def _samples(given: Any, modality: Modality | None) -> tuple[Any, Modality, bool
             raise DiagnosticsError(
                 f"Sample {i} of X is {row.dtype} of shape {list(row.shape)}, and {kind} samples are "
                 f"{' or '.join(AXES[kind]) or 'strings'}: give such samples along the first axis of X, or another "
-                f"modality=."
+                f"modality=.",
+                code="bad-shape",
             )
     if kind in ("image", "video"):
         return LazySamples(len(rows), partial(_pixels, rows, first)), kind, False
@@ -219,7 +223,8 @@ def _pixels(rows: Any, first: np.ndarray, i: int) -> np.ndarray:
     if sample.min() < 0 or sample.max() > 255:
         raise DiagnosticsError(
             f"Sample {i} of X holds {sample.min()} to {sample.max()}, and sample 0 bytes, 0 to 255: give all as "
-            f"numpy.uint8, or all as fractions."
+            f"numpy.uint8, or all as fractions.",
+            code="bad-sample",
         )
     return sample.astype(np.uint8)
 
@@ -232,12 +237,14 @@ def _entries(entries: Any, name: str, n: int) -> tuple[np.ndarray, np.ndarray]:
         raise DiagnosticsError(
             f"X has {n} samples, and {name} has shape {list(array.shape)}: give one entry for each sample, several "
             f"targets by name, "
-            "y={'a': ..., 'b': ...}, and maps or rows of numbers as diagnostics.Target."
+            "y={'a': ..., 'b': ...}, and maps or rows of numbers as diagnostics.Target.",
+            code="bad-shape",
         )
     missing = np.asarray(pd.isna(array))
     if name in ("groups", "splits") and missing.any():
         raise DiagnosticsError(
-            f"{name} is not known for sample {int(missing.argmax())}: name it, or leave the sample out."
+            f"{name} is not known for sample {int(missing.argmax())}: name it, or leave the sample out.",
+            code="bad-sample",
         )
     return array, missing
 
@@ -261,7 +268,7 @@ def _target(entries: Any, name: str, n: int) -> Target:
     kinds = {next((kind for kind in types if isinstance(each, types[kind])), type(each).__name__) for each in known}
     if len(kinds) != 1 or not kinds <= {"number", "str", "bool"}:
         what = " and ".join(sorted(kinds)) or "nothing that is known"
-        raise DiagnosticsError(f"{name} holds {what}: give names, or numbers, of one type.")
+        raise DiagnosticsError(f"{name} holds {what}: give names, or numbers, of one type.", code="bad-type")
     floats = any(isinstance(each, float) for each in known)
     if kinds == {"number"} and _fractions(np.array(known, dtype=np.float64), floats, int(missing.sum()), name):
         return Target("value", np.where(missing, np.nan, array).astype(np.float64))
@@ -274,7 +281,7 @@ def _target(entries: Any, name: str, n: int) -> Target:
 def _fractions(known: np.ndarray, floats: bool, gaps: int, name: str) -> bool:
     """Whether numbers are a quantity, and else count classes; refuses what may be either."""
     if np.isinf(known).any():
-        raise DiagnosticsError(f"{name} is infinite for a sample: give NaN where it is not known.")
+        raise DiagnosticsError(f"{name} is infinite for a sample: give NaN where it is not known.", code="not-finite")
     distinct = np.unique(known)
     count, repeated = len(distinct), 2 * len(distinct) <= len(known)
     if not (distinct == distinct.round()).all() or (floats and not (count <= CLASSES and repeated)):
@@ -286,7 +293,8 @@ def _fractions(known: np.ndarray, floats: bool, gaps: int, name: str) -> bool:
             f"{name} holds {count} different whole "
             f"numbers{' as floats' * floats}{f' and nothing for {gaps} samples' * bool(gaps)}, which may be classes or "
             f"a quantity: give {name}.astype(int).astype(str) of classes, without samples of none, or "
-            f"diagnostics.Target('value', {name}) of a quantity."
+            f"diagnostics.Target('value', {name}) of a quantity.",
+            code="bad-target",
         )
     return False
 
@@ -358,7 +366,9 @@ def dataset(
         parts = (*X, None, None) if isinstance(X, tuple) and y is None and 2 <= len(X) <= 4 else (X, y, groups, splits)
         return from_arrays(Given(*parts[:4]), modality)
     if any(part is not None for part in (y, groups, splits, modality)):
-        raise DiagnosticsError("A name, or a diagnostics.Dataset, has targets and splits of its own: give X alone.")
+        raise DiagnosticsError(
+            "A name, or a diagnostics.Dataset, has targets and splits of its own: give X alone.", code="bad-target"
+        )
     return build("dataset", X) if isinstance(X, str) else X
 
 
@@ -430,11 +440,14 @@ def given(
     model = build("encoder", encoder, trust_code=trust_code) if isinstance(encoder, str) else encoder
     if not isinstance(model, Encoder | nn.Module):
         raise DiagnosticsError(
-            f"{caller} was given a {type(model).__name__}: give a name or a diagnostics.Encoder, or a torch module."
+            f"{caller} was given a {type(model).__name__}: give a name or a diagnostics.Encoder, or a torch module.",
+            code="bad-type",
         )
     if isinstance(dataset, nn.Module | int | float | NoneType):
         raise DiagnosticsError(
-            f"{caller} was given a {type(dataset).__name__}: give a name or a diagnostics.Dataset, or arrays as (X, y)."
+            f"{caller} was given a {type(dataset).__name__}: give a name or a diagnostics.Dataset, or arrays as "
+            f"(X, y).",
+            code="bad-type",
         )
     data = _data(dataset, model.modality if isinstance(model, Encoder) else None)
     if isinstance(model, nn.Module):
@@ -452,5 +465,6 @@ def refuse_fed(caller: str, encoder: Encoder, fed: Mapping[str, Any]) -> None:
     if told := [name for name, value in fed.items() if value is not None]:
         raise DiagnosticsError(
             f"{caller} was given {enumerated(told)} beside {encoder.name}, which prepares its samples itself: leave "
-            f"{'it' if len(told) == 1 else 'them'} out, or give the bare torch module."
+            f"{'it' if len(told) == 1 else 'them'} out, or give the bare torch module.",
+            code="no-effect",
         )

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from torch import nn
 from torch.utils.data import default_collate
 
 from diagnostics.activations.contract import Activations, StoredTarget, shuffled
-from diagnostics.activations.extract import extract, observe, refuse_other_folder
+from diagnostics.activations.extract import OnGrids, extract, refuse_other_folder
 from diagnostics.activations.folder import Folder, check_room, lock
+from diagnostics.activations.observe import observe
 from diagnostics.activations.plan import Precision, plan
 from diagnostics.activations.prepare import find_difference
 from diagnostics.activations.run_files import (
@@ -40,18 +41,19 @@ from diagnostics.errors import DiagnosticsError, StorageError, describe, explain
 from diagnostics.measures import result as attribute
 from diagnostics.measures.apply import Measured, against_control, measure_all
 from diagnostics.measures.base import Measure
-from diagnostics.measures.probes.linear import KernelProbe, LinearProbe, too_few
 from diagnostics.progress import Watch
 from diagnostics.registry import offered
 from diagnostics.report.progress_bars import watching
-from diagnostics.runs.controls import kinds as control
+from diagnostics.runs.controls.kinds import control_encoders
+from diagnostics.runs.controls.names import WEIGHTS, control_of
 from diagnostics.runs.inputs import Data
+from diagnostics.runs.nonlinear import measure_nonlinear
 from diagnostics.runs.record import Call, Provenance
 from diagnostics.runs.redraws import add_redraws
 from diagnostics.runs.request import Request
 from diagnostics.runs.run import Run
-from diagnostics.runs.setup import Setup, cost_of, read_tokens
-from diagnostics.runs.streamed import stream
+from diagnostics.runs.setup import Setup, cost_of, later_cost, read_tokens
+from diagnostics.runs.streamed import AlongExtraction, stream
 from diagnostics.vocabulary import ChooseOn, Compute, ControlMeasures, DenseTokens, Kernel
 
 LOG = logging.getLogger("diagnostics")
@@ -73,7 +75,7 @@ def run(
     batch_size: int | None = None,
     workers: int = 0,
     token_budget: str | int | None = None,
-    dense: DenseTokens = "stored",
+    dense: DenseTokens | None = None,
     pooling: str | Sequence[str] | None = None,
     choose_on: ChooseOn | None = None,
     margin: float | None = None,
@@ -118,8 +120,9 @@ def run(
     stored
         for all samples. By default none where no measure reads them, else those of 64 samples where 2 GB hold them, and
         never of fewer than 8; where a probe reads them (of a dense target), of what 256 MB hold if that is more.
-    dense: how targets with a value for every place are read: from `stored` tokens, or `streamed`: from all samples, in
-        two more passes that store no token but sums (see docs/how-to/large-encoders.md).
+    dense: how targets with a value for every place are read: from `stored` tokens; `streamed`: from all samples, in
+        another pass, with sums stored in place of tokens (see docs/how-to/large-encoders.md); or `none`: not at all. By
+        default `stored` where the token budget holds the tokens of all samples, else `streamed`.
     pooling: how tokens are pooled, `mean`, `last`, `prefix`, side by side; all that the encoder has by default. Runs
     can be
         compared when they pool alike.
@@ -197,7 +200,11 @@ class _Job:
         self.setup, self.request, self.folder, self.watch = setup, setup.request, folder, watch
         self.made_beside: list[Folder] = []
         """The places of stores that were made beside them."""
-        request = setup.request
+        self.told = False
+        """Whether the cost was said."""
+        request, there = setup.request, _store_at(folder)
+        if request.dense is None and there and there.plan.token_samples == len(setup.dataset):
+            setup.dense = "stored"  # of an earlier call with a larger budget
         options = {"device": setup.device, "batch_size": request.batch_size, "workers": request.workers}
         asked = {"compute": request.compute, "attention": request.attention, "choose_on": setup.choose_on}
         self.call, self.started = Call.now(request.seed, options | asked), time.monotonic()
@@ -209,7 +216,7 @@ class _Job:
         self.measures = [m for m in setup.measures if m not in by_place]
         self.controls: dict[str, Callable[[], Encoder]] = {}
         if setup.draws:
-            self.controls = control.control_encoders(setup.encoder, setup.dataset, request.seed, setup.draws)
+            self.controls = control_encoders(setup.encoder, setup.dataset, request.seed, setup.draws)
 
     def do(self) -> None:
         """The encoder, then each control, then the results of all in one move."""
@@ -218,7 +225,9 @@ class _Job:
         targets = store.targets()
         readable = {name: target for name, target in targets.items() if name not in setup.unprobeable}
         name, seed = setup.encoder.name, request.seed
-        main = self._measure(setup.encoder, self.measures, store, readable, name, asked=setup.named)
+        permuted = self._shuffled(store, readable).values() if setup.draws else ()
+        view = self._stream(setup.encoder, store, self.measures, [*readable.values(), *permuted])
+        main = self._measure(setup.encoder, self.measures, store, readable, name, asked=setup.named, view=view)
         measure_nonlinear(main, store, readable, seed, name, self.watch)
         for result in main.results.values() if request.margin is not None else ():
             result.attrs[attribute.MARGIN] = request.margin
@@ -226,7 +235,8 @@ class _Job:
         if setup.named and not main.results:
             nothing = f"gives nothing for {name} on {setup.dataset.name}"
             raise DiagnosticsError(
-                " ".join(f"{each} {nothing}: {_reasons(main, each)}" for each in sorted(setup.named))
+                " ".join(f"{each} {nothing}: {_reasons(main, each)}" for each in sorted(setup.named)),
+                code="not-measured",
             )
         self._redraw(main, store, readable)
         measured: dict[str, Measured] = {}
@@ -238,7 +248,7 @@ class _Job:
             except _NoControlError as error:
                 omissions.append(Omission(str(error), control=name))
         if setup.draws:
-            measured["shuffled_labels"] = self._measure_shuffled(store, readable)
+            measured["shuffled_labels"] = self._measure_shuffled(store, readable, view)
         skipped = {**main.skipped, **setup.unusable}
         omissions += [Omission(why, key, failed=key in main.failed) for key, why in skipped.items()]
         for name, of_control in measured.items():
@@ -286,7 +296,7 @@ class _Job:
 
     def _measures_of(self, control_name: str) -> list[Measure]:
         """The measures that apply to a control."""
-        whole = self.request.control_measures == "all" and control.control_of(control_name) in control.WEIGHTS
+        whole = self.request.control_measures == "all" and control_of(control_name) in WEIGHTS
         return [m for m in self.measures if not m.pairwise and (m.kinds or whole)]
 
     def _measure_control(self, name: str, store: Store, targets: Mapping[str, StoredTarget]) -> Measured | None:
@@ -295,7 +305,7 @@ class _Job:
         Raises _NoControlError, with the reason, where it cannot be made or extracted, StorageError where the disk
         fails.
         """
-        setup, has_weights = self.setup, control.control_of(name) in control.WEIGHTS
+        setup, has_weights = self.setup, control_of(name) in WEIGHTS
         measures = self._measures_of(name)
         if not measures:
             return None
@@ -337,26 +347,13 @@ class _Job:
         *,
         asked: Collection[str] = (),
         computed: bool = True,
+        view: Activations | None = None,
     ) -> Measured:
-        """The measures of an encoder, or of a control; `computed`: as in `_extract`."""
-        request, seed = self.request, self.request.seed
-        if request.dense == "stored":
+        """The measures of an encoder, or of a control; `computed`: as in `_extract`; `view`: of `_stream`, if made."""
+        seed = self.request.seed
+        if self.setup.dense != "streamed":
             return measure_all(measures, store, targets, seed, asked=asked, what=what, watch=self.watch)
-        compute: Compute = request.compute if computed else "float32"
-        with (
-            encoder.on(self.setup.device),
-            computing(compute, self.setup.device),
-            attention_in(request.attention if computed else "auto"),
-        ):
-            view = stream(
-                encoder,
-                self.setup.dataset,
-                store,
-                measures,
-                [*targets.values()],
-                version=self.call.version,
-                **self.passes,
-            )
+        view = view or self._stream(encoder, store, measures, [*targets.values()], computed=computed)
         streaming = [m for m in measures if set(m.streams) & {target.kind for target in targets.values()}]
         rest = [m for m in measures if m not in streaming]
         measured = measure_all(rest, store, targets, seed, asked=asked, what=what, watch=self.watch)
@@ -366,12 +363,47 @@ class _Job:
         measured.failed |= more.failed
         return measured
 
-    def _measure_shuffled(self, store: Store, targets: Mapping[str, StoredTarget]) -> Measured:
+    def _stream(
+        self,
+        encoder: Encoder,
+        store: Store,
+        measures: Sequence[Measure],
+        targets: Sequence[StoredTarget],
+        *,
+        computed: bool = True,
+    ) -> Activations:
+        """The store with what measures read of dense targets by sums, where they are streamed."""
+        setup = self.setup
+        if setup.dense != "streamed":
+            return store
+
+        def before(passes: float, bytes_: int) -> None:
+            if not self.told:
+                self.told = True
+                cost = later_cost(setup, passes, bytes_)
+                self.watch(cost)
+                check_room(self.folder.path, cost.bytes)
+
+        with self._passing(encoder, computed=computed):
+            return stream(
+                encoder,
+                setup.dataset,
+                store,
+                measures,
+                targets,
+                version=self.call.version,
+                asked=self.request.dense is not None,
+                before=before,
+                **self.passes,
+            )
+
+    def _shuffled(self, store: Store, targets: Mapping[str, StoredTarget]) -> dict[str, StoredTarget]:
+        return {name: shuffled(target, store.split, self.request.seed) for name, target in targets.items()}
+
+    def _measure_shuffled(self, store: Store, targets: Mapping[str, StoredTarget], view: Activations) -> Measured:
         """The probes on the encoder's own activations, with shuffled targets."""
-        seed = self.request.seed
-        permuted = {name: shuffled(target, store.split, seed) for name, target in targets.items()}
-        probes = [m for m in self.measures if m.kinds]
-        measured = self._measure(self.setup.encoder, probes, store, permuted, "shuffled_labels")
+        probes, permuted = [m for m in self.measures if m.kinds], self._shuffled(store, targets)
+        measured = self._measure(self.setup.encoder, probes, store, permuted, "shuffled_labels", view=view)
         self._redraw(measured, store, targets, "shuffled_labels")
         return measured
 
@@ -411,7 +443,7 @@ class _Job:
         request, setup, samples = self.request, self.setup, len(self.setup.dataset)
         # What controls without the encoder give has one token and one pooling.
         poolings = [name for name in setup.poolings or () if name in encoder.poolings] or None
-        with_tokens, probes = read_tokens(measures, setup.dataset, request.dense)
+        with_tokens, probes = read_tokens(measures, setup.dataset, setup.dense)
         there = _store_at(place)
         # Who names a budget wants the encoder's, but for those that were removed since.
         with_tokens = with_tokens or (announced and bool(setup.token_budget) and not (there and there.complete))
@@ -421,19 +453,26 @@ class _Job:
             # An earlier call may have kept more, of which measures without a probe read as many.
             planned = plan(*rule, max(planned.token_samples, there.plan.token_samples))
 
-        def before_first_byte(seconds: float, again: int) -> None:
+        def before_first_byte(seconds: float, again: int, dense: OnGrids) -> None:
             if announced:
+                self.told = not again
                 measured = {name: self._measures_of(name) for name in self.controls}
                 read = {
-                    name: read_tokens(theirs, setup.dataset, request.dense)[0]
+                    name: read_tokens(theirs, setup.dataset, setup.dense)[0]
                     for name, theirs in measured.items()
                     if theirs
                 }
                 kept = planned if with_tokens else planned.without_tokens
-                cost = cost_of(setup, kept, read, seconds=seconds, again=again)
+                cost = cost_of(setup, kept, read, seconds=seconds, again=again, dense=dense)
                 self.watch(cost)
                 check_room(place.path, cost.bytes)
 
+        def streamed(new: Store) -> list[StoredTarget]:
+            targets = {name: target for name, target in new.targets().items() if name not in setup.unprobeable}
+            more = self._shuffled(new, targets) if announced and setup.draws else {}
+            return [*targets.values(), *more.values()]
+
+        along = AlongExtraction(encoder, measures if setup.dense == "streamed" else (), streamed, self.call.version)
         compute: Compute = request.compute if computed else "float32"
         with encoder.on(setup.device), computing(compute, setup.device):
             if announced:
@@ -453,9 +492,11 @@ class _Job:
                     fresh=request.fresh,
                     with_tokens=with_tokens,
                     before_first_byte=before_first_byte,
+                    along=along,
                     compute=compute,
                     **self.passes,
                 )
+                along.write()
         if store.path != place.path:
             self.made_beside.append(place)
         store.device, store.choose_on = setup.device, setup.choose_on
@@ -477,14 +518,17 @@ class _Job:
             LOG.info("attention of %s: %s", encoder.name, ran)
 
     def _observe(self, encoder: Encoder, store: Store, measures: Sequence[Measure]) -> None:
-        request, setup = self.request, self.setup
         observations = [measure.observation for measure in measures if measure.observation is not None]
-        with (
-            encoder.on(setup.device),
-            computing(request.compute, setup.device),
-            attention_in(request.attention),
-        ):
-            observe(encoder, setup.dataset, store, observations, version=self.call.version, **self.passes)
+        with self._passing(encoder):
+            observe(encoder, self.setup.dataset, store, observations, version=self.call.version, **self.passes)
+
+    @contextlib.contextmanager
+    def _passing(self, encoder: Encoder, *, computed: bool = True) -> Generator[None]:
+        """An encoder on the device, whose passes compute as was asked for; `computed`: as in `_extract`."""
+        request, device = self.request, self.setup.device
+        compute: Compute = request.compute if computed else "float32"
+        with encoder.on(device), computing(compute, device), attention_in(request.attention if computed else "auto"):
+            yield
 
     def _write(
         self, store: Store, main: Measured, measured: Mapping[str, Measured], omissions: Sequence[Omission]
@@ -550,31 +594,6 @@ def _refuse_other_seed(folder: Folder, seed: int) -> None:
     if seeds != {seed}:
         raise StorageError(
             f"{folder.path} holds results and controls of seed {min(seeds)}, not {seed}: choose another --out, that "
-            f"seed, or --fresh, which drops them."
+            f"seed, or --fresh, which drops them.",
+            code="other-run",
         )
-
-
-def measure_nonlinear(
-    main: Measured, activations: Activations, targets: Mapping[str, StoredTarget], seed: int, what: str, watch: Watch
-) -> None:
-    """Adds `kernel_probe` at the output and at the linear probe's best tap, for each target that it read at another tap
-    too.
-
-    Where it is asked for at all taps it stays. From too few training samples it is left out once, not for each target.
-    """
-    probe = KernelProbe()
-    for name, target in targets.items():
-        linear = main.results.get(f"{LinearProbe.name}/{name}")
-        if linear is None or not probe.reads(target) or f"{probe.name}/{name}" in main.results | main.skipped:
-            continue
-        ends = {activations.output_tap, linear.attrs.get(attribute.BEST_TAP)}
-        taps = [tap for tap in activations.taps if tap.name in ends]
-        if len(taps) < 2:
-            continue
-        if why := too_few(int((activations.split == "train").sum())):
-            main.skipped[probe.name] = why
-            return
-        read = measure_all([probe], activations.with_other(taps=taps), {name: target}, seed, what=what, watch=watch)
-        main.results |= read.results
-        main.skipped |= read.skipped
-        main.failed |= read.failed

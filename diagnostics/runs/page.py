@@ -37,8 +37,9 @@ from diagnostics.report.page import (
 )
 from diagnostics.report.plots.profile import FLOOR, below_floor, lines_outside
 from diagnostics.runs.answer import answer, answer_blocks, brief_cautions, example_target, legend, legend_of, overview
-from diagnostics.runs.controls import kinds as control
-from diagnostics.runs.controls.kinds import in_words
+from diagnostics.runs.controls.kinds import ABOUT
+from diagnostics.runs.controls.names import NAMES, WEIGHTS, in_words
+from diagnostics.runs.derived import handed_out_in
 from diagnostics.runs.profile import CUT, Profile
 from diagnostics.runs.recommendation import without_nonlinear
 from diagnostics.runs.record import store_page, with_folder
@@ -207,7 +208,7 @@ def _probes(probes: Sequence[tuple[str, Profile]]) -> Section:
 
 def _controls(run: RunData, probes: Sequence[tuple[str, Profile]]) -> Section:
     profiles = [p for _, p in probes]
-    names = [name for name in control.NAMES if any(name in p.controls for p in profiles)]
+    names = [name for name in NAMES if any(name in p.controls for p in profiles)]
     if not names:
         return Section("", "")
     rows = [Row((p.name, Number(p.score), *(_reached(p, c) for c in names)), anchor) for anchor, p in probes]
@@ -238,7 +239,7 @@ def control_heading(name: str, profiles: Sequence[Profile], chosen: bool = True)
     them.
     """
     label = in_words(name)
-    if name not in control.WEIGHTS:
+    if name not in WEIGHTS:
         return label
     counts = {len(profile.drawn(name)) for profile in profiles} - {0} or {1}
     if counts == {1}:
@@ -249,8 +250,8 @@ def control_heading(name: str, profiles: Sequence[Profile], chosen: bool = True)
 
 
 def _about_controls(names: Sequence[str], own: dict[str, str], profiles: Sequence[Profile]) -> list[Note]:
-    notes = [Note(control.ABOUT[name] + (f". {own[name]}" if name in own else ""), in_words(name)) for name in names]
-    draws = max((len(p.drawn(name)) for p in profiles for name in control.WEIGHTS), default=0)
+    notes = [Note(ABOUT[name] + (f". {own[name]}" if name in own else ""), in_words(name)) for name in names]
+    draws = max((len(p.drawn(name)) for p in profiles for name in WEIGHTS), default=0)
     if draws:
         about = (
             f"{draws} draws: the value is from the draw whose chosen tap scores highest by what chooses, with the "
@@ -267,7 +268,7 @@ def _others(others: Sequence[tuple[str, Profile]], brief: bool) -> Table:
     """Measures that choose no tap: where they are smallest and largest, and what stands at the output; on a brief page
     where there is nothing else to show."""
     profiles = [p for _, p in others]
-    weights = [name for name in control.WEIGHTS if any(name in p.controls for p in profiles)]
+    weights = [name for name in WEIGHTS if any(name in p.controls for p in profiles)]
     columns = (
         Column("measure without target"),
         Column("family"),
@@ -388,7 +389,7 @@ def _provenance(run: RunData) -> list[tuple[str, str]]:
     encoder, dataset = run.record.encoder, run.record.dataset
     return [
         ("encoder", encoder.asked or encoder.name),
-        ("about the output tap", str(run.handed_out)),
+        ("about the output tap", str(handed_out_in(run))),
         ("dataset", dataset.asked or dataset.name),
         ("about the dataset", dataset.about),
         ("seed of controls and bootstrap", str(run.index.calls[-1]["seed"])),

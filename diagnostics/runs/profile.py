@@ -15,10 +15,11 @@ from diagnostics.errors import enumerated
 from diagnostics.measures import result as attribute
 from diagnostics.measures.result import choosing_losses, choosing_score, is_probe, read_interval
 from diagnostics.measures.statistics import OUTLYING, Interval, carried_by_few
-from diagnostics.measures.verdict import FEWEST, MARGIN, Verdict, round_count, units_needed
+from diagnostics.measures.tap_choice import FEWEST
+from diagnostics.measures.verdict import MARGIN, Verdict, round_count, units_needed
 from diagnostics.report.numbers import SIGNIFICANT, format_interval, format_number, is_plain, number, numbers, unbroken
 from diagnostics.report.page import ControlCurve, Details, ProfileFigure, note, tap_table
-from diagnostics.runs.controls.kinds import INPUTS, NAMES, WEIGHTS, control_of, in_words
+from diagnostics.runs.controls.names import INPUTS, NAMES, WEIGHTS, control_of, in_words
 from diagnostics.runs.redraws import NO_REDRAWS, Redraws, redraws_of
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ FEW = 10
 """Independent units, below which a bootstrap interval is too narrow to be believed."""
 FEW_WITH_TOKENS = 20
 """Samples with tokens, below which what is read of tokens says little of other samples."""
-ENDS = ("value", "low", "high")
 CHANCE = ("chance", "commonest")
 """Reference lines that say what knowing nothing reaches."""
 
@@ -112,9 +112,14 @@ class Profile:
         return is_probe(self.data)
 
     @property
+    def readout(self) -> str:
+        """`linear` or `kernel`, as the probe declares it; "" of others."""
+        return str(self.data.attrs.get(attribute.READOUT, ""))
+
+    @property
     def label(self) -> str:
         """The target and what was scored; also by which probe, where that is not the linear one."""
-        probe = "" if self.measure == "linear_probe" or not self.target else f"{unbroken(self.measure)} "
+        probe = "" if self.readout == "linear" or not self.target else f"{unbroken(self.measure)} "
         return f"{unbroken(self.target or self.measure)} ({probe}{self.data.attrs['score_name']})"
 
     @cached_property
@@ -515,7 +520,7 @@ class Profile:
             "best_tap": self.best_tap,
             "output_tap": self.output_tap,
             "output_score": number(self.output.value),
-            "hidden_gap": _json(self.hidden_gap) or dict.fromkeys(ENDS),
+            "hidden_gap": _json(self.hidden_gap or Interval(math.nan, math.nan, math.nan)),
             "verdict": str(self.verdict) if self.target and self.is_probe else None,
             "readability": self.readability if self.is_probe else None,
             "gap_bound": number(self.gap_bound),
@@ -592,4 +597,4 @@ class Profile:
 
 
 def _json(interval: Interval | None) -> dict[str, float | None] | None:
-    return {key: number(getattr(interval, key)) for key in ENDS} if interval else None
+    return {key: number(end) for key, end in vars(interval).items()} if interval else None

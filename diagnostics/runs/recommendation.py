@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from diagnostics.errors import enumerated
 from diagnostics.measures import result as attribute
-from diagnostics.measures.probes.linear import KernelProbe, LinearProbe
 from diagnostics.measures.statistics import Interval
 from diagnostics.measures.verdict import Verdict
 from diagnostics.report.numbers import format_interval, format_number, number
@@ -191,7 +190,7 @@ def nonlinear_reading(profiles: Sequence[Profile], target: str) -> NonlinearRead
     """Of the profiles of a run; None where the kernel did not read the target at the output and at the linear probe's
     best tap.
     """
-    linear, kernel = (_profile(profiles, measure.name, target) for measure in (LinearProbe, KernelProbe))
+    linear, kernel = (_profile(profiles, readout, target) for readout in ("linear", "kernel"))
     if linear is None or kernel is None or linear.best_tap in (None, linear.output_tap):
         return None
     if linear.best_tap not in kernel.taps:
@@ -237,11 +236,11 @@ def without_nonlinear(profiles: Sequence[Profile]) -> list[Profile]:
     return [
         profile
         for profile in profiles
-        if profile.measure != KernelProbe.name
-        or (linear := _profile(profiles, LinearProbe.name, profile.target)) is None
+        if profile.readout != "kernel"
+        or (linear := _profile(profiles, "linear", profile.target)) is None
         or len(profile.taps) == len(linear.taps)
     ]
 
 
-def _profile(profiles: Sequence[Profile], measure: str, target: str | None) -> Profile | None:
-    return next((profile for profile in profiles if (profile.measure, profile.target) == (measure, target)), None)
+def _profile(profiles: Sequence[Profile], readout: str, target: str | None) -> Profile | None:
+    return next((profile for profile in profiles if (profile.readout, profile.target) == (readout, target)), None)

@@ -255,7 +255,8 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
     if not folder.is_dir():
         raise DiagnosticsError(
             f"There is no folder {folder}: name the one in which your runs lie, or make a run (`diagnostics run "
-            f"--help`)."
+            f"--help`).",
+            code="missing-file",
         )
     if is_run(Folder(folder)):
         return [_row(folder)]
@@ -277,7 +278,8 @@ def finished_runs(folders: list[Path]) -> tuple[list[Path], dict[str, str]]:
     if not finished:
         raise DiagnosticsError(
             f"There is no finished run in {enumerated(map(str, folders))}: `diagnostics runs` lists what a folder "
-            f"contains."
+            f"contains.",
+            code="missing-file",
         )
     return finished, left_out
 

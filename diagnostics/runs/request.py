@@ -162,13 +162,14 @@ class Request:
         ),
     ] = None
     dense: Annotated[
-        DenseTokens,
+        DenseTokens | None,
         Option(
-            "Read dense targets from stored tokens, or from all samples in two more passes.",
-            "stored|streamed",
+            "Read dense targets from stored tokens, from all samples in another pass, or not at all [stored if the "
+            "tokens of all samples fit the budget].",
+            "stored|streamed|none",
             group=COST,
         ),
-    ] = "stored"
+    ] = None
     precision: Annotated[Precision, Option("Precision of stored tokens: float32 or float16.", "NAME", group=COST)] = (
         "float32"
     )

@@ -1,44 +1,32 @@
 """A finished run, read from disk: activations, results, provenance, table, probes, and its similarity with another run.
 
-A run stores what a probe lost on test and the penalty (or number of neighbours) that val chose, not its coefficients.
-They follow from the activations, which are there, by the `fit` of the measure.
+Reading it loads no torch; what is computed anew (see `derived`) does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from diagnostics.activations.contract import Activations
 from diagnostics.activations.plan import row_order
 from diagnostics.activations.store import Store
-from diagnostics.encoders.encoder import Encoder, pinned_to
-from diagnostics.encoders.modules import chosen_poolings
-from diagnostics.encoders.taps import Grid
 from diagnostics.errors import DiagnosticsError, unknown
-from diagnostics.measures import result as attribute
-from diagnostics.measures.apply import too_few
-from diagnostics.measures.arrays import ShortRepr, as_tensor, finite, one_thread
-from diagnostics.measures.base import Measure, Readout
-from diagnostics.measures.similarity.base import Similarity
-from diagnostics.measures.statistics import Interval
-from diagnostics.registry import offered
-from diagnostics.runs.profile import Profile
+from diagnostics.measures.base import Measure
 from diagnostics.runs.recommendation import by_verdict, without_nonlinear
 from diagnostics.runs.run_data import RunData, run_dataframe
-from diagnostics.runs.setup import chosen_measures
-from diagnostics.specs import build
-from diagnostics.vocabulary import BY_PLACE, DENSE, SPLITS
+from diagnostics.vocabulary import BY_PLACE, SPLITS
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+
+    from diagnostics.encoders.encoder import Encoder
+    from diagnostics.runs.derived import FittedProbe, HandedOut
 
 
 class Run(RunData):
@@ -88,12 +76,17 @@ class Run(RunData):
         if not name:
             raise DiagnosticsError(
                 f"The encoder {self.encoder_name} of {self.path} was made in Python and has no name to build it by: "
-                f"make it again, or save it with diagnostics.save_encoder and run that folder."
+                f"make it again, or save it with diagnostics.save_encoder and run that folder.",
+                code="not-savable",
             )
+        from diagnostics.encoders.encoder import pinned_to
+        from diagnostics.specs import build
+
         encoder = build("encoder", name)
         if encoder.identity["weights"] != self.store.identity["weights"]:
             raise DiagnosticsError(
-                f"'{name}' has other weights now than in {self.path}: bring those back, or run it again."
+                f"'{name}' has other weights now than in {self.path}: bring those back, or run it again.",
+                code="other-weights",
             )
         return pinned_to(encoder, self.record.sample)
 
@@ -192,8 +185,19 @@ class Run(RunData):
             >>> new.targets["hidden_z"].values.round()[:4]
             array([24., 20., 22., 29.])
         """
+        from diagnostics.runs.derived import fitted_probe
+
         recommended = {each.target: each.measure for each in self.recommendations()}
         return fitted_probe(self, target, measure or recommended.get(target, "linear_probe"), tap)
+
+    @property
+    def handed_out(self) -> HandedOut:
+        """The tap that the encoder's makers hand out, and how far the tap before it is from it, from the stored
+        means.
+        """
+        from diagnostics.runs.derived import handed_out_in
+
+        return handed_out_in(self)
 
     def similarity_with(
         self, other: Run | str | Path, measure: str = "cka", seed: int = 0, most_rows: int | None = None
@@ -210,13 +214,16 @@ class Run(RunData):
             >>> cka["matrix"].sel(tap="norm", tap_other=["embed", "norm"]).values.round(2)
             array([0.94, 0.27])
         """
+        from diagnostics.runs.derived import between
+
         second = other if isinstance(other, Run) else Run(other)
         prints = [run.record.dataset.fingerprint for run in (self, second)]
         # Equal ids may stand for other samples, as of another seed.
         if sorted(self.store.ids) == sorted(second.store.ids) and prints[0] != prints[1]:
             raise DiagnosticsError(
                 f"{self.path} and {second.path} hold other data under the same sample ids (their datasets' "
-                f"fingerprints differ): run both encoders on one dataset."
+                f"fingerprints differ): run both encoders on one dataset.",
+                code="not-comparable",
             )
         return between(self.store, second.store, measure, seed, most_rows)
 
@@ -243,7 +250,9 @@ class Run(RunData):
         else:
             chosen = [p for p in profiles if p.is_probe] or profiles
         if not chosen:
-            raise DiagnosticsError(f"{self.path} has no profile to draw: run again with measures that give one.")
+            raise DiagnosticsError(
+                f"{self.path} has no profile to draw: run again with measures that give one.", code="not-measured"
+            )
         return StillFigure(multiples([(p.name, draw(p.figure())) for p in chosen]))
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -289,40 +298,6 @@ def open_run(path: str | Path, margin: float | None = None) -> Run:
     return Run(path, margin)
 
 
-def between(
-    first: Activations, second: Activations, measure: str = "cka", seed: int = 0, most_rows: int | None = None
-) -> xr.Dataset:
-    """The similarity of each tap of one run to each tap of another, on the same samples: `matrix` [tap, tap_other], and
-    its null distribution where the measure has one (see `Similarity`).
-
-    `measure` names one that compares pairs of taps; `most_rows` limits the samples further than the measure itself
-    does. Raises DiagnosticsError for any other measure, and where the sample ids of the two runs differ.
-
-    Examples:
-        >>> import diagnostics as dx
-        >>> from diagnostics.runs.run import between
-        >>> run, other = dx.open_run("runs/forecast"), dx.open_run("runs/jepa")
-        >>> cka = between(run.store, other.store, "cka")
-        >>> cka["matrix"].sel(tap="norm", tap_other=["embed", "norm"]).values.round(2)
-        array([0.94, 0.27])
-    """
-    measures, _ = chosen_measures([measure])
-    chosen = measures[0] if len(measures) == 1 else None
-    if not isinstance(chosen, Similarity):
-        able = [each.name for each in chosen_measures(["all"])[0] if isinstance(each, Similarity)]
-        raise DiagnosticsError(f"{measure} does not compare pairs of taps: choose one of {', '.join(sorted(able))}.")
-    stated = {
-        attribute.MEASURE: chosen.name,
-        attribute.SOURCE: chosen.source,
-        attribute.ABOUT: chosen.answers,
-        attribute.FAMILY: chosen.family,
-    }
-    result = chosen.between(first, second, seed, most_rows).assign_attrs(stated)
-    if reason := too_few(result):
-        raise DiagnosticsError(reason)
-    return result
-
-
 def features(
     store: Store,
     tap: str,
@@ -340,13 +315,17 @@ def features(
     rows = rows if split is None else rows[store.split[rows] == split]
     if tokens:
         if pooling is not None:
-            raise DiagnosticsError(f"Tokens are not pooled: leave out either pooling={pooling!r} or tokens=True.")
+            raise DiagnosticsError(
+                f"Tokens are not pooled: leave out either pooling={pooling!r} or tokens=True.", code="conflict"
+            )
         values, rows = _tokens(store, tap, rows, split)
         dims, grid = ("sample", "token", "feature"), stored[tap].grid
         # Where each token lies along each of the grid's axes, counted from 0.
         along = {axis: ("token", index.ravel()) for axis, index in zip(grid.axes, np.indices(grid.shape), strict=True)}
         read = "tokens"
     else:
+        from diagnostics.encoders.modules import chosen_poolings
+
         names = chosen_poolings(pooling, store.poolings)
         values = np.concatenate([store.pooled(tap, name)[rows].astype(np.float32) for name in names], axis=1)
         dims, along = ("sample", "feature"), {"pooling": ("feature", np.repeat(names, stored[tap].features))}
@@ -373,14 +352,16 @@ def _tokens(store: Store, tap: str, rows: np.ndarray, split: str | None) -> tupl
             raise DiagnosticsError(
                 f"{store.path} stores no tokens (no measure read them, or `diagnostics clean` removed them): leave out "
                 f"tokens=True, or give the same `diagnostics run` command again with a measure that reads tokens (as "
-                f"cka), which extracts them."
+                f"cka), which extracts them.",
+                code="no-tokens",
             )
         of = f"{split} samples" if split else "samples"
         raise DiagnosticsError(
             f"{store.path} holds no tokens of {of} at tap {tap}, but pooled activations "
             f"({' and '.join(store.poolings)}) of all {len(store.ids):,} samples and tokens of "
             f"{store.token_samples:,}: leave out tokens=True, or run again with --fresh and a larger --token-budget, "
-            f"as 1GB (samples of unequal length keep none)."
+            f"as 1GB (samples of unequal length keep none).",
+            code="no-tokens",
         )
     place = np.full(store.token_samples, -1)
     place[kept] = np.arange(len(kept))
@@ -392,197 +373,3 @@ def _tokens(store: Store, tap: str, rows: np.ndarray, split: str | None) -> tupl
         values[wanted[wanted >= 0]] = read[wanted >= 0]
     assert values is not None  # as many blocks as rows with tokens ask for
     return values, kept
-
-
-CLASSES = ("label", "token_label", "event")
-"""Kinds of target of which a class is predicted."""
-
-
-@dataclass(frozen=True, repr=False)
-class FittedProbe(ShortRepr):
-    """A probe as it was read on test: fitted on train and val, with the choice that val made.
-
-    `tap` and `pooling` say what it reads, as `Encoder.transform` and `Run.features` give it: pooled values, or where
-    `pooling` is empty the tokens of `grid`. `on` is the grid that its predictions lie on, None where there is one a
-    sample. `score` is its score on test with its interval, as the run recorded it; `classes` are the names (or numbers)
-    of a label's classes, `units` those of a value. `readout` holds what was fitted: of a linear probe `weights` and
-    `bias`.
-
-    Examples:
-        >>> import diagnostics as dx
-        >>> run = dx.open_run("runs/forecast")
-        >>> probe = run.probe("hidden_z")
-        >>> print(probe)
-        linear_probe of hidden_z at blocks.3 (mean and last): 0.917 [0.833, 0.968]
-        >>> probe.readout.weights.shape
-        (96, 1)
-        >>> probe.predict(run.features(probe.tap, split="test")).round()[:3]
-        array([38., 41., 23.])
-    """
-
-    measure: str
-    target: str
-    tap: str
-    pooling: tuple[str, ...]
-    features: int
-    score: Interval
-    units: str
-    classes: tuple[Any, ...]
-    period: float | None
-    readout: Readout = field(repr=False)
-    grid: Grid | None = None
-    on: Grid | None = None
-    numbers: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64), repr=False)
-    """The numbers by which the target holds `classes`."""
-
-    @one_thread()
-    def predict(self, features: Any) -> np.ndarray:
-        """What the probe says of each sample: [sample], of a target with several horizons [sample, horizon]; and of
-        each token, [sample, token], where the target has a value for every place.
-
-        Of a label the class, by its name where the target names its classes, and as a number where the names are whole
-        numbers or there are none; of an event 1 or 0; of a value a number in the target's units; of a value with a
-        period a number from 0 up to the period.
-
-        Parameters
-        ----------
-        features: [sample, feature] at the probe's tap and pooling, or [sample, token, feature] of the tap's grid tokens
-        where
-            `pooling` is empty; numpy, torch or xarray.
-
-        Raises DiagnosticsError for another shape, for a `Run.features` of another tap, and for NaN or infinity.
-        """
-        read = self.readout.predict(self._checked(features))
-        if self.classes:
-            return _as_given(self.classes)[np.searchsorted(self.numbers, read)]
-        if self.period is not None:
-            turns = np.arctan2(read[..., 1], read[..., 0]) / (2 * np.pi)
-            # The remainder of a tiny negative number is the divisor itself.
-            return (turns % 1.0) % 1.0 * self.period
-        several = read.ndim > (1 if self.on is None else 2)
-        return read[..., 0] if several and read.shape[-1] == 1 else read
-
-    def _checked(self, features: Any) -> np.ndarray:
-        """float64 [sample, feature] or [sample, token, feature] of the probe's tap."""
-        if isinstance(features, xr.DataArray):
-            tap = features.attrs.get("tap", self.tap)
-            if tap != self.tap:
-                raise DiagnosticsError(
-                    f"The probe {self.measure}/{self.target} reads tap {self.tap}, and these are features of {tap}: "
-                    f"give those of "
-                    f'{self.tap}, or ask for run.probe("{self.target}", "{self.measure}", "{tap}").'
-                )
-            features = features.values
-        x = as_tensor(features).cpu()
-        if self.grid is None:
-            fits = x.ndim == 2 and x.shape[1] == self.features
-            reads = f"{self.features} features a sample, {' and '.join(self.pooling)} at tap {self.tap}"
-            give = "pooling=probe.pooling), or run.features(probe.tap)"
-        else:
-            fits = x.ndim == 3 and tuple(x.shape[1:]) == (self.grid.tokens, self.features)
-            reads = (
-                f"{self.grid.tokens} tokens ({self.grid}) of {self.features} features at tap {self.tap}, prefix "
-                f"tokens left out"
-            )
-            give = "tokens=True), or run.features(probe.tap, tokens=True)"
-        if not fits:
-            raise DiagnosticsError(
-                f"The probe {self.measure}/{self.target} reads {reads}, and was given shape {tuple(x.shape)}: give "
-                f"encoder.transform(samples, tap=probe.tap, {give}."
-            )
-        return finite(x, "What the probe was given").numpy()
-
-    def __str__(self) -> str:
-        return f"{self.measure} of {self.target} at {self.tap} ({' and '.join(self.pooling) or 'tokens'}): {self.score}"
-
-
-@one_thread()
-def fitted_probe(run: RunData, target: str, measure: str | Measure, tap: str | None) -> FittedProbe:
-    """What `Run.probe` returns."""
-    name = measure if isinstance(measure, str) else measure.name
-    profile = _profile(run, name, target, measure)
-    probe, stored, store = _measure(measure), run.store.targets()[target], run.store
-    if tap is None:
-        tap = profile.chosen_tap
-        if tap is None:
-            raise DiagnosticsError(f"No tap of {profile.name} has a score by which to choose: name one with tap=.")
-    elif tap not in profile.taps:
-        raise unknown("tap", tap, profile.taps)
-    tokens = probe.needs == "tokens" or stored.kind in DENSE
-    streamed = profile.data.attrs.get("tokens") == "streamed"
-    if tokens and store.tokens_removed and not streamed:
-        raise DiagnosticsError(
-            f"{profile.measure} of {target} is fitted again from tokens, and those of {store.path} were removed "
-            f"(`diagnostics clean`): give the same `diagnostics run` command again with another measure that reads "
-            f"tokens (as cka), which extracts them again."
-        )
-    (read,) = (each for each in store.taps if each.name == tap)
-    at = profile.data.sel(tap=tap)
-    choice = {str(key): float(value) for key, value in at.data_vars.items() if value.ndim == 0}
-    activations = store.with_other(device="cpu", choose_on=at.attrs.get(attribute.CHOSEN_ON, "val"))
-    if streamed:
-        from diagnostics.runs.streamed import readout  # a command that prints what lies on disk reads no model
-
-        fitted = readout(store, probe, stored, read, choice)
-    else:
-        fitted = probe.fit(activations, stored, read, choice | {"seed": int(at.attrs[attribute.SEED])})
-    on = getattr(fitted, "on", None)
-    values = stored.values if on is None else stored.tokens(on)[: len(store.ids) if streamed else store.token_samples]
-    numbers = np.unique(values[values >= 0]).astype(np.int64) if stored.kind in CLASSES else np.zeros(0, dtype=np.int64)
-    return FittedProbe(
-        name,
-        target,
-        tap,
-        pooling=() if tokens else tuple(store.poolings),
-        features=read.features if tokens else activations.pooled(tap).shape[1],
-        score=Interval(*(float(at[key]) for key in ("score", "low", "high"))),
-        units=stored.units,
-        classes=tuple(stored.classes[c] if stored.classes else c for c in numbers.tolist()),
-        period=stored.period,
-        readout=fitted,
-        grid=read.grid if tokens else None,
-        on=on,
-        numbers=numbers,
-    )
-
-
-def _measure(measure: str | Measure) -> Measure:
-    """The measure of a name; raises where no plugin offers it."""
-    if isinstance(measure, Measure):
-        return measure
-    known = offered("measure")
-    if measure not in known:
-        raise unknown("measure", measure, known)
-    return known[measure][1]()
-
-
-def _as_given(classes: Sequence[Any]) -> np.ndarray:
-    """Class names, or the whole numbers that all of them are: labels that were numbers in a file are to be compared as
-    such.
-    """
-    names = np.asarray(classes)
-    numbers = [str(name).removeprefix("-").isdecimal() and str(int(name)) == str(name) for name in classes]
-    return names.astype(np.int64) if all(numbers) else names
-
-
-def _profile(run: RunData, measure: str, target: str, given: str | Measure) -> Profile:
-    """The profile of a probe; where it was not measured, the refusal says why and how to."""
-    name = f"{measure}/{target}"
-    known = [profile.name for profile in run.profiles() if profile.is_probe]
-    if name in known:
-        return run.profile(name)
-    why = run.skipped.get(name) or run.skipped.get(measure)
-    if why:
-        raise DiagnosticsError(f"{run.path} holds no fitted {measure} of {target}: {why}")
-    targets = run.store.targets()
-    if target not in targets:
-        raise unknown("target", target, targets)
-    probe = _measure(given)
-    if type(probe).fit is Measure.fit:
-        probe.fit(run.store, targets[target], run.store.taps[0], {})
-    fitted = [other.partition("/")[0] for other in known if other.partition("/")[2] == target]
-    there = f"{' and '.join(fitted)} of it {'was' if len(fitted) == 1 else 'were'}" if fitted else "no probe of it was"
-    raise DiagnosticsError(
-        f"{measure} of {target} was not fitted in {run.path}, {there}: give the same run with --measures {measure}, "
-        f"which adds it without a new extraction."
-    )

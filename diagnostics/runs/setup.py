@@ -9,25 +9,30 @@ from typing import Any, get_args
 
 import numpy as np
 
+from diagnostics.activations.extract import OnGrids
 from diagnostics.activations.plan import ARRAY_BYTES, WANTED, Plan, Precision, parse_budget, plan
 from diagnostics.activations.prepare import fit
 from diagnostics.activations.run_files import CONTROLS
 from diagnostics.datasets.dataset import Dataset, unprobeable_targets
+from diagnostics.datasets.target import Target
 from diagnostics.encoders.attention.kernels import check_kernel
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.modules import check_compute, usable_device
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, describe, explaining, unknown
 from diagnostics.measures.base import Measure
+from diagnostics.measures.probes.dense import known_places
 from diagnostics.measures.probes.least_squares import FOLDS
 from diagnostics.measures.verdict import check_margin
 from diagnostics.progress import Cost
 from diagnostics.registry import offered
 from diagnostics.report.html import PAGE_BYTES
-from diagnostics.runs.controls import kinds as control
+from diagnostics.runs.controls.kinds import planned_taps
+from diagnostics.runs.controls.names import INPUTS, control_of
 from diagnostics.runs.inputs import given
 from diagnostics.runs.request import Request, default_folder
-from diagnostics.vocabulary import BY_PLACE, SAFE_NAME, ChooseOn, ControlMeasures, DenseTokens
+from diagnostics.runs.streamed import MOST_BYTES, block_bytes, passes_over
+from diagnostics.vocabulary import BY_PLACE, DENSE, SAFE_NAME, ChooseOn, ControlMeasures, DenseTokens
 
 
 class Setup:
@@ -42,6 +47,8 @@ class Setup:
     unprobeable: targets of the dataset that no probe can read, and why.
     draws: how often fresh and permuted weights are drawn; 0 for no controls at all.
     token_budget: bytes for the tokens of each encoder; None for the default rule (see `activations.plan`).
+    token_samples: how many samples' tokens the budget holds where probes read them.
+    dense: how dense targets are read.
     choose_on: see `Activations`.
     """
 
@@ -63,8 +70,13 @@ class Setup:
         self.folder = _resolved(self.out)
         _check_redraws(request, data)
         self.unprobeable = unprobeable_targets(data)
+        if request.dense == "none":
+            left_out = {name: target for name, target in data.targets.items() if target.dense}
+            self.unprobeable |= {name: f"Target {name} is left out (--dense none)." for name in left_out}
         if self.measures and all(_reads_only(measure, data, self.unprobeable) for measure in self.measures):
-            raise DiagnosticsError(f"Nothing can be measured on {data.name}: {' '.join(self.unprobeable.values())}")
+            raise DiagnosticsError(
+                f"Nothing can be measured on {data.name}: {' '.join(self.unprobeable.values())}", code="no-target"
+            )
         self.encoder_spec, self.dataset_spec = typed[0] or self.encoder.spec, typed[1]
         self.taps = chosen_taps(self.encoder, listed(request.taps))
         self.poolings = _chosen_poolings(self.encoder, listed(request.pooling))
@@ -72,6 +84,10 @@ class Setup:
         # Tokens at one place of samples of unequal length have nothing in common.
         self.token_budget = 0 if data.ragged else budget
         self.choose_on: ChooseOn = request.choose_on or ("fit" if data.exchangeable else "val")
+        rule = (self.encoder, self.taps, len(data), self.token_budget, request.precision)
+        self.token_samples = plan(*rule).token_samples
+        stored = data.ragged or self.token_samples == len(data)
+        self.dense: DenseTokens = request.dense or ("stored" if stored else "streamed")
 
 
 def listed(names: str | Sequence[Any] | None) -> list[Any] | None:
@@ -93,7 +109,7 @@ def _check(request: Request) -> None:
         (request.workers < 0, f"The number of workers is {request.workers}: give 0 or more."),
     ):
         if wrong:
-            raise DiagnosticsError(sentence)
+            raise DiagnosticsError(sentence, code="bad-value")
     if request.precision not in get_args(Precision):
         raise unknown("precision", request.precision, get_args(Precision))
     check_kernel(request.attention)
@@ -103,19 +119,20 @@ def _check(request: Request) -> None:
     if request.control_measures not in get_args(ControlMeasures):
         what = "choice of measures of controls (--control-measures)"
         raise unknown(what, request.control_measures, get_args(ControlMeasures))
-    if request.dense not in get_args(DenseTokens):
+    if request.dense is not None and request.dense not in get_args(DenseTokens):
         raise unknown("way to read dense targets (--dense)", request.dense, get_args(DenseTokens))
 
 
 def _check_redraws(request: Request, data: Dataset) -> None:
     if request.redraw_controls and not request.redraws:
-        raise DiagnosticsError("--redraw-controls redraws nothing without --redraws N: give both.")
+        raise DiagnosticsError("--redraw-controls redraws nothing without --redraws N: give both.", code="no-effect")
     if request.redraws and data.exchangeable is not True:
         given_splits = "test split of {} is" if data.exchangeable else "splits of {} are"
         raise DiagnosticsError(
             f"The split cannot be redrawn, since the {given_splits.format(data.name)} given: leave out "
             f"--redraws, or give data without splits, which are then drawn (in Python, Dataset(exchangeable=True) says "
-            f"that yours were)."
+            f"that yours were).",
+            code="bad-splits",
         )
 
 
@@ -125,12 +142,13 @@ def _resolved(path: Path) -> Path:
         whole = path.resolve()
     except (OSError, RuntimeError) as error:
         raise DiagnosticsError(
-            f"--out {str(path)!r} cannot be a folder ({describe(error)}): choose another."
+            f"--out {str(path)!r} cannot be a folder ({describe(error)}): choose another.", code="unwritable"
         ) from error
     if whole == Path.cwd() or whole in Path.cwd().parents:
         raise DiagnosticsError(
             f"--out {str(path)!r} is the folder that you are in, or one around it: name a folder of its own, like "
-            f"--out runs/mine."
+            f"--out runs/mine.",
+            code="occupied",
         )
     return whole
 
@@ -155,7 +173,9 @@ def _chosen_poolings(model: Encoder, names: Sequence[str] | None) -> list[str] |
         if name not in model.poolings:
             raise unknown("pooling", name, model.poolings)
     if not names:
-        raise DiagnosticsError(f"--pooling names nothing: give {', '.join(model.poolings)}, or leave it out.")
+        raise DiagnosticsError(
+            f"--pooling names nothing: give {', '.join(model.poolings)}, or leave it out.", code="missing-option"
+        )
     return [name for name in model.poolings if name in names]
 
 
@@ -202,18 +222,18 @@ def read_tokens(measures: Sequence[Measure], dataset: Dataset, dense: DenseToken
     A target for every place has such probes, whether or not they are among the measures: others may follow in the same
     run.
     """
-    streamed = {kind for measure in measures for kind in measure.streams if dense == "streamed"}
-    kinds = {target.kind for target in dataset.targets.values()} - streamed
-    by_place = kinds & set(BY_PLACE)
-    probes = any(by_place & set(m.kinds) or (m.needs == "tokens" and kinds & set(m.kinds)) for m in measures)
-    return probes or any(m.needs == "tokens" and not m.kinds for m in measures), probes or bool(by_place)
+    kinds = {target.kind for target in dataset.targets.values()}
+    otherwise = {m.name: {"stored": (), "streamed": m.streams, "none": DENSE}[dense] for m in measures}
+    stored = {m.name: kinds & set(m.kinds) - set(otherwise[m.name]) for m in measures}
+    probes = any(stored[m.name] & set(BY_PLACE) or (m.needs == "tokens" and stored[m.name]) for m in measures)
+    return probes or any(m.needs == "tokens" and not m.kinds for m in measures), probes or bool(kinds & set(BY_PLACE))
 
 
 def _check_own(own: Sequence[Measure], known: Collection[str]) -> None:
     names = [measure.name for measure in own]
     for name in names:
         if name in known or names.count(name) > 1:
-            raise DiagnosticsError(f"There is another measure {name}: give yours a name of its own.")
+            raise DiagnosticsError(f"There is another measure {name}: give yours a name of its own.", code="duplicate")
         _check_name(name, "A measure is called")
 
 
@@ -221,10 +241,11 @@ def _make(plugin: str, name: str, make: Callable[..., Any]) -> Measure:
     with explaining(f"Plugin {plugin} failed to make the measure {name}"):
         measure = make()
     if not isinstance(measure, Measure):
-        raise DiagnosticsError(f"Plugin {plugin} offers {name}, which is not a diagnostics.Measure.")
+        raise DiagnosticsError(f"Plugin {plugin} offers {name}, which is not a diagnostics.Measure.", code="bad-type")
     if measure.name != name:
         raise DiagnosticsError(
-            f"Plugin {plugin} offers {name!r}, whose measure calls itself {measure.name!r}: give both one name."
+            f"Plugin {plugin} offers {name!r}, whose measure calls itself {measure.name!r}: give both one name.",
+            code="conflict",
         )
     _check_name(name, f"Plugin {plugin} offers")
     return measure
@@ -234,7 +255,8 @@ def _check_name(name: str, what: str) -> None:
     if not SAFE_NAME.fullmatch(name) or name == CONTROLS:
         raise DiagnosticsError(
             f"{what} {name!r}: give it a name of letters, digits, '_', '-' and '.', other than {CONTROLS}, since "
-            f"results are stored under it."
+            f"results are stored under it.",
+            code="bad-value",
         )
 
 
@@ -246,24 +268,34 @@ ID_BYTES = 25
 """Id, group and split of a sample, about."""
 
 
-def cost_of(setup: Setup, planned: Plan, controls: Mapping[str, bool], *, seconds: float, again: int) -> Cost:
+def cost_of(
+    setup: Setup,
+    planned: Plan,
+    controls: Mapping[str, bool],
+    *,
+    seconds: float,
+    again: int,
+    dense: OnGrids,
+) -> Cost:
     """The cost of extracting the encoder, planned so, and its controls, and of measuring them.
 
     `controls` says of each whether it keeps tokens, `seconds` is what a sample takes, `again` how many samples' tokens
-    were removed and are extracted anew: nothing else is then written. Results and what shrinks on disk (maps of
-    classes) are estimated; the rest is known to the byte.
+    were removed and are extracted anew: nothing else is then written. `dense`: targets on grids, as `create` is given
+    them. Results and what shrinks on disk (maps of classes) are estimated; the rest is known to the byte.
     """
     encoder, dataset = setup.encoder, setup.dataset
     controls = {name: tokens for name, tokens in controls.items() if tokens or not again}
     weights = [name for name in controls if _has_weights(name, encoder)]
-    inputs = {name: _planned(name, setup, planned) for name in controls if name in control.INPUTS}
+    inputs = {name: _planned(name, setup, planned) for name in controls if name in INPUTS}
     plans = {name: other for name, other in (inputs | dict.fromkeys(weights, planned)).items() if other is not None}
     stores = [planned, *(other if controls[name] else other.without_tokens for name, other in plans.items())]
     token_bytes, alike = sum(each.token_bytes for each in stores), 1 + len(weights)
     written = sum(each.bytes + _sample_bytes(dataset, planned) for each in stores)
     written += _result_bytes(setup, controls) + PAGE_BYTES * setup.request.report
-    streamed = _streamed_targets(setup)
-    written += streamed * sum(map(_sum_bytes, stores))
+    # Shuffled labels are read from the encoder's own activations.
+    sums = [_sum_bytes(setup, each, dense, shuffled=bool(setup.draws and not i)) for i, each in enumerate(stores)]
+    passes = passes_over(dataset.split, setup.choose_on, gathered=max(sums) <= MOST_BYTES) if any(sums) else 0
+    written += sum(sums)
     enough = planned.token_samples >= min(WANTED, planned.samples)
     return Cost(
         encoder=encoder.name,
@@ -273,38 +305,77 @@ def cost_of(setup: Setup, planned: Plan, controls: Mapping[str, bool], *, second
         bytes=token_bytes if again else written,
         token_bytes=token_bytes,
         token_samples=planned.token_samples,
-        seconds=alike * seconds * (again or planned.samples) * (3 if streamed else 1),
+        seconds=alike * seconds * (again or planned.samples) * (1 + passes),
         encoders=alike,
         path=str(setup.out),
         token_bytes_of_64=0 if enough else WANTED * planned.token_bytes_per_sample,
         again=again,
         unprobeable=tuple(setup.unprobeable.values()),
+        dense=_dense_clause(setup, passes),
     )
 
 
-def _streamed_targets(setup: Setup) -> int:
-    """Number of targets that are read from sums."""
-    if setup.request.dense == "stored":
-        return 0
+def later_cost(setup: Setup, passes: float, bytes_: int) -> Cost:
+    """The cost of reading dense targets of a run that is extracted; `bytes_`: what the sums of
+    the encoder take that are missing.
+    """
+    return Cost(
+        encoder=setup.encoder.name,
+        dataset=setup.dataset.name,
+        samples=len(setup.dataset),
+        taps=len(setup.taps),
+        bytes=bytes_,
+        token_bytes=0,
+        token_samples=0,
+        seconds=0.0,
+        encoders=1,
+        path=str(setup.out),
+        dense=_dense_clause(setup, passes),
+    )
+
+
+def _dense_clause(setup: Setup, passes: float) -> str:
+    """How dense targets are read in so many passes beside the extraction, and why, in a clause; empty where no measure
+    reads one.
+    """
+    if not _sum_targets(setup) or (setup.dense == "streamed" and not passes):
+        return ""
+    asked, samples = setup.request.dense is not None, len(setup.dataset)
+    if setup.dense == "stored":
+        return f"dense targets are read from stored tokens, {'as asked' if asked else 'which the budget holds'}"
+    why = "as asked" if asked else f"since the token budget holds {setup.token_samples:,} of {samples:,} samples"
+    return f"dense targets are read from all samples in {passes:.1f} more passes of each encoder, {why}"
+
+
+def _sum_targets(setup: Setup) -> dict[str, Target]:
+    """The targets that measures can read from sums, by name."""
     kinds = {kind for measure in setup.measures for kind in measure.streams}
-    return sum(target.kind in kinds for target in setup.dataset.targets.values())
+    there = {name: target for name, target in setup.dataset.targets.items() if name not in setup.unprobeable}
+    return {name: target for name, target in there.items() if target.kind in kinds}
 
 
-def _sum_bytes(planned: Plan) -> int:
-    """The sums of a target, at most: other targets with the same known places share most of them."""
-    return 8 * FOLDS * sum(tap.features * (tap.features + 1) // 2 for tap in planned.taps if tap.grid.tokens > 1)
+def _sum_bytes(setup: Setup, planned: Plan, dense: OnGrids, *, shuffled: bool) -> int:
+    """Of the sums of an encoder; `shuffled`: with those of shuffled labels, whose unknown places move too."""
+    whole, columns = dict[bytes, bool](), 0
+    for name, target in _sum_targets(setup).items() if setup.dense == "streamed" else ():
+        if on_grids := dense.get(name):
+            known = [known_places(target.kind, values) for values in on_grids.values()]
+            whole[b"".join(np.packbits(each).tobytes() for each in known)] = all(each.all() for each in known)
+            columns += len(target.classes) or 1
+    masks = len(whole) + shuffled * sum(not each for each in whole.values())
+    return FOLDS * block_bytes(planned.taps, masks, columns * (1 + shuffled))
 
 
 def _has_weights(name: str, encoder: Encoder) -> bool:
     """Whether a control is the encoder with other weights; not every encoder can be drawn anew."""
-    method = {"fresh_weights": "fresh", "permuted_weights": "permuted"}.get(control.control_of(name), "")
+    method = {"fresh_weights": "fresh", "permuted_weights": "permuted"}.get(control_of(name), "")
     return bool(method) and getattr(type(encoder), method) is not getattr(Encoder, method)
 
 
 def _planned(name: str, setup: Setup, planned: Plan) -> Plan | None:
     """The plan of a control without the encoder; None for one that cannot be made."""
     try:
-        like, taps = control.planned_taps(name, setup.encoder, setup.dataset)
+        like, taps = planned_taps(name, setup.encoder, setup.dataset)
     except Exception:  # then it is left out with the reason when its turn comes
         return None
     return plan(

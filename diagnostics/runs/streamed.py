@@ -1,13 +1,14 @@
-"""Dense targets read from tokens that are not stored: a pass gathers sums, block by block, and a second one judges.
+"""Dense targets read from tokens that are not stored: sums are gathered, block by block, and a pass judges by them.
 
-The sums of a block lie in the store like observations, so a kill costs the block in hand, and a target that is added
-later costs its own products alone. What the second pass judges is in memory until the results are written.
+Sums are gathered along with the extraction, or in a pass of their own where that was made without them. Those of a
+block lie in the store like observations, so a kill of such a pass costs the block in hand, and a target that is added
+later costs its own products alone. What the last pass judges is in memory until the results are written.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from diagnostics.activations.contract import Activations, StoredTarget
+from diagnostics.activations.extract import Along
 from diagnostics.activations.prepare import prepared_batches
 from diagnostics.activations.store import Store
 from diagnostics.datasets.dataset import Dataset
@@ -25,14 +27,18 @@ from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.modules import BATCH
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, explaining
+from diagnostics.measures.arrays import gram
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.dense import DenseRows, EachToken, Judged, Sums, TokenMap
 from diagnostics.measures.probes.least_squares import FOLDS, PENALTIES, Moments, RidgePath, choose, folds
 from diagnostics.measures.probes.protocol import Rows
 from diagnostics.progress import Progress, Watch
-from diagnostics.vocabulary import SPLITS
+from diagnostics.vocabulary import SPLITS, ChooseOn
 
 _Visit = Callable[[Tap, np.ndarray, Tensor], None]
+_Name = Callable[[DenseRows, int], str]
+MOST_BYTES = 3 * 10**9
+"""Of the sums of all blocks up to which they are gathered along with the extraction, in memory."""
 
 
 @dataclass(eq=False)
@@ -48,34 +54,74 @@ class _Read:
     numbers: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
     judged: dict[str, dict[str, np.ndarray]] = field(default_factory=dict[str, dict[str, np.ndarray]])
     """[sample, part] and [sample], NaN where not judged."""
-    tried: dict[str, list[np.ndarray]] = field(default_factory=dict[str, list[np.ndarray]])
-    """Of each variant, loss and reference [2, part] on val."""
+    tried: dict[str, list[list[tuple[np.ndarray, Judged]]]] = field(default_factory=dict[str, Any])
+    """Of each variant of the readout without the first block, rows and what was judged of them."""
 
-    def keep(self, tap: Tap, rows: np.ndarray, variant: int, variants: int, judged: Judged) -> None:
-        """What was judged of rows by a variant of the readout; the first of several."""
-        if variants > 1:
-            tried = self.tried.setdefault(tap.name, [np.zeros(0)] * variants)
-            sums = np.stack([judged["loss"].sum(axis=0), judged["reference"].sum(axis=0)])
-            tried[variant] = sums if not tried[variant].size else tried[variant] + sums
-            judged = {f"{name} {variant}": values for name, values in judged.items()}
-        kept = self.judged.setdefault(tap.name, {})
+    def keep(self, tap: str, rows: np.ndarray, judged: Judged) -> None:
+        """Keeps what was judged of rows at a tap."""
+        kept = self.judged.setdefault(tap, {})
         for name, values in judged.items():
             if name not in kept:
                 kept[name] = np.full((len(self.dense.known), *values.shape[1:]), np.nan, np.float32)
             kept[name][rows] = values
 
-    def choose_variant(self) -> None:
+    def choose_variants(self) -> None:
         """Leaves of each tap's variants the one of least loss on val, of equal ones the last."""
         for tap, tried in self.tried.items():
-            scores = [np.nanmean(1 - loss / np.where(reference > 0, reference, np.nan)) for loss, reference in tried]
+            scores = [_mean_score([judged for _, judged in each]) for each in tried]
             best = len(scores) - 1 - int(np.argmax(scores[::-1]))
             for name, values in self.sums.variants.items():
                 self.numbers[tap][name] = values[best]
-            kept = self.judged[tap]
-            self.judged[tap] = {
-                name.removesuffix(f" {best}"): values for name, values in kept.items() if name.endswith(f" {best}")
-            }
+            for rows, judged in tried[best]:
+                self.keep(tap, rows, judged)
             self.readouts[tap] = {block: readout.at(best) for block, readout in self.readouts[tap].items()}
+        self.tried.clear()
+
+
+def _mean_score(judged: Sequence[Judged]) -> float:
+    """Over the parts that have a reference."""
+    loss, reference = (sum(each[of].sum(axis=0) for each in judged) for of in ("loss", "reference"))
+    return float(np.nanmean(1 - loss / np.where(reference > 0, reference, np.nan)))
+
+
+class AlongExtraction:
+    """Gathers the sums of `measures` and of the `targets` of a new store while it is extracted.
+
+    Of tokens without data nothing is gathered: the pass that misses the sums then says so.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        measures: Sequence[Measure],
+        targets: Callable[[Store], Sequence[StoredTarget]],
+        version: str,
+    ) -> None:
+        self.encoder, self.measures, self.targets, self.version = encoder, measures, targets, version
+        self.sums: _BlockSums | None = None
+
+    def __call__(self, store: Store) -> Along | None:
+        view = store.with_other(token_samples=len(store.ids))
+        reads = list(_reads(view, self.measures, self.targets(store)))
+        sums = _BlockSums(store, reads, range(FOLDS), self.version)
+        if not sums.missing or sums.bytes > MOST_BYTES:
+            return None
+        self.sums, sums.origins = sums, _origins(self.encoder, store)
+        return self._add
+
+    def _add(self, batch: Any, positions: np.ndarray, tap: Tap, tokens: Tensor) -> None:
+        if self.sums is not None:
+            try:
+                grid = _grid_tokens(self.encoder, self.sums.store, batch, positions, tap, tokens)
+            except GapsError:
+                self.sums = None
+            else:
+                self.sums.add(tap, positions, grid)
+
+    def write(self) -> None:
+        """The sums of all blocks into the store, which is whole."""
+        if self.sums is not None:
+            self.sums.write()
 
 
 def stream(
@@ -90,25 +136,50 @@ def stream(
     batch_size: int | None,
     workers: int,
     watch: Watch,
+    asked: bool,
+    before: Callable[[float, int], None],
 ) -> Activations:
     """The store with what `measures` read of dense `targets` by sums, for their `compute`.
 
-    Sums that the store has are not gathered again. Raises DiagnosticsError for a sample that cannot be read or has
-    padding, StorageError where the disk is full.
+    Sums that the store has are not gathered again. `before` is told how many passes over all samples follow, and the
+    bytes that they write. Raises DiagnosticsError for a sample that cannot be read, StorageError where the disk is
+    full. Where tokens represent no data it raises GapsError if streaming was `asked` for, and otherwise has that in
+    place of what was read.
     """
     view = store.with_other(token_samples=len(store.ids), streamed={})
     reads = list(_reads(view, measures, targets))
     if not reads:
         return view
     passes = _Passes(encoder, dataset, store, device=device, batch_size=batch_size, workers=workers, watch=watch)
-    passes.gather(reads, {"by": __name__, "version": version})
+    left = _BlockSums(store, reads, range(FOLDS), version)
+    before(passes_over(store.split, store.choose_on, gathered=not left.missing), left.bytes)
     held_out = range(FOLDS) if store.choose_on == "fit" else (0,)
+    try:
+        if left.missing:
+            passes.gather(reads, version)
+        _solve(store, reads, held_out)
+        for block in (*held_out, None):
+            passes.judge(reads, block)
+            if block == 0:
+                for read in reads:
+                    read.choose_variants()
+    except GapsError as error:
+        if asked:
+            raise
+        view.streamed = {(read.measure.name, read.dense.digest): error for read in reads}
+    else:
+        view.streamed = {(read.measure.name, read.dense.digest): (read.numbers, read.judged) for read in reads}
+    return view
+
+
+def _solve(store: Store, reads: Sequence[_Read], held_out: Iterable[int]) -> None:
+    """Chooses the penalty of each tap from sums, and fits without each block that is held out, and on all."""
     for tap in store.taps:
         paths: dict[tuple[str, int], RidgePath] = {}
         for read in (read for read in reads if tap.name in read.dense.reads):
             blocks = _blocks(store, read.dense, read.sums, tap)
-            errors = np.zeros(len(PENALTIES))
-            for block in blocks.keys() & held_out:
+            errors, some = np.zeros(len(PENALTIES)), blocks.keys() & held_out
+            for block in some:
                 others, key = _without(blocks, block), (read.dense.mask_digest, block)
                 # Features are decomposed once for all targets whose known places are the same.
                 path = paths[key] = paths[key].of_columns(others) if key in paths else RidgePath.from_moments(others)
@@ -116,26 +187,30 @@ def stream(
             penalty = choose(errors)
             read.numbers[tap.name] = {"penalty": penalty}
             read.readouts[tap.name] = {
-                block: read.sums.solve(read.dense, _without(blocks, block), penalty)
-                for block in (*(blocks.keys() & held_out), None)
+                block: read.sums.solve(read.dense, _without(blocks, block), penalty) for block in (*some, None)
             }
-    for block in (*held_out, None):
-        passes.judge(reads, block)
-        if block == 0:
-            for read in reads:
-                read.choose_variant()
-    view.streamed = {(read.measure.name, read.dense.digest): (read.numbers, read.judged) for read in reads}
-    return view
 
 
 def readout(store: Store, probe: Measure, target: StoredTarget, tap: Tap, choice: Mapping[str, float]) -> EachToken:
-    """What `stream` read a tap with on test, solved again from the sums in the store."""
+    """The readout with which `stream` read test at a tap, solved again from the sums in the store."""
     dense = DenseRows.of(probe.name, store.with_other(token_samples=len(store.ids)), target)
     sums: Sums = probe.sums(target)
     solved = sums.solve(dense, _without(_blocks(store, dense, sums, tap), None), choice["penalty"])
     for name, values in sums.variants.items():
         solved = solved.at(list(values).index(choice[name]))
     return EachToken(solved, tap.grid, dense.grid)
+
+
+def passes_over(split: np.ndarray, choose_on: ChooseOn, *, gathered: bool) -> float:
+    """Passes over all samples beside the extraction; `gathered`: whether it gathers the sums, or they are there."""
+    judged = split != "train" if choose_on == "val" else np.ones(len(split), dtype=bool)
+    return float(judged.mean() + (0 if gathered else (split != "test").mean()))
+
+
+def block_bytes(taps: Iterable[Tap], masks: int, columns: int) -> int:
+    """Of the sums of a block, of targets that have so many distinct masks of known tokens, and columns together."""
+    features = [tap.features for tap in taps if tap.grid.tokens > 1]
+    return 8 * sum(d * (d + 1) // 2 * masks + d * columns for d in features)
 
 
 def _reads(view: Activations, measures: Sequence[Measure], targets: Sequence[StoredTarget]) -> Iterator[_Read]:
@@ -162,10 +237,10 @@ def _blocks(store: Store, dense: DenseRows, sums: Sums, tap: Tap) -> dict[int, M
     blocks: dict[int, Moments] = {}
     for block in range(FOLDS):
         names = _gram(dense, block), _products(dense, block)
-        gram, products = (store.observed_at(name, tap.name) for name in names)
-        if gram is None or products is None:
+        features, products = (store.observed_at(name, tap.name) for name in names)
+        if features is None or products is None:
             continue
-        n, origin, x, upper = np.split(gram[0], [1, 1 + d, 1 + 2 * d])
+        n, origin, x, upper = np.split(features[0], [1, 1 + d, 1 + 2 * d])
         moments = Moments(origin, origin_y)
         moments.n, moments.x = int(n[0]), x
         moments.xx[np.triu_indices(d)] = upper
@@ -200,68 +275,35 @@ class _Passes:
     ) -> None:
         self.encoder, self.dataset, self.store, self.workers, self.watch = encoder, dataset, store, workers, watch
         self.size = batch_size or BATCH.get(device.partition(":")[0], BATCH["cpu"])
-        by_split = {name: np.flatnonzero(store.split == name) for name in SPLITS}
-        rows = Rows.of(by_split, store.groups)
-        self.block = np.full(len(store.ids), FOLDS)
-        self.block[rows.fit] = folds(rows, None, 0)
-        """The block of each sample, and one more number for those of test."""
-        self._origins: dict[str, Tensor] = {}
+        self.block = _block_of(store)
 
     def each(self, rows: np.ndarray, reads: Sequence[_Read], step: str, visit: _Visit) -> None:
         """One pass over some rows: `visit` gets a tap, rows, and their grid tokens, float32 [row, token, feature]."""
         batches = [rows[start : start + self.size] for start in range(0, len(rows), self.size)]
         taps = [tap.name for tap in self.store.taps if any(tap.name in read.dense.reads for read in reads)]
-        encoder, done = self.encoder, 0
+        encoder, store, done = self.encoder, self.store, 0
         with contextlib.closing(prepared_batches(encoder, self.dataset, batches, self.workers)) as prepared:
             for positions, batch in zip(batches, prepared, strict=True):
 
                 def reduce(tap: Tap, tokens: Tensor, positions: np.ndarray = positions, batch: Any = batch) -> None:
-                    these = f"in the batch from sample {self.store.ids[positions[0]]} on"
-                    if len(tokens) != len(positions):
-                        raise DiagnosticsError(
-                            f"Tap {tap.name} of {encoder.name} gives {len(tokens)} rows for {len(positions)} samples."
-                        )
-                    valid = encoder.valid(batch, tap)
-                    if valid is not None and not bool(valid.all()):
-                        raise DiagnosticsError(
-                            f"Tap {tap.name} of {encoder.name} has tokens that represent no data (gaps or padding) "
-                            f"{these}: leave out --dense streamed."
-                        )
-                    grid = tokens[:, tap.grid.prefix :].float()
-                    if not bool(grid.isfinite().all()):
-                        raise DiagnosticsError(f"{encoder.name} gives NaN or infinity at tap {tap.name} {these}.")
-                    visit(tap, positions, grid)
+                    visit(tap, positions, _grid_tokens(encoder, store, batch, positions, tap, tokens))
 
-                with explaining(f"{encoder.name} fails on the batch from sample {self.store.ids[positions[0]]} on"):
+                with explaining(f"{encoder.name} fails on the batch from sample {store.ids[positions[0]]} on"):
                     encoder.capture(batch, taps, reduce)
                 done += len(positions)
                 self.watch(Progress(f"{step} of {encoder.name}", done, len(rows)))
 
-    def gather(self, reads: Sequence[_Read], state: dict[str, str]) -> None:
+    def gather(self, reads: Sequence[_Read], version: str) -> None:
         """Writes what is missing of the sums of all blocks."""
         known = np.any([read.dense.known.any(axis=1) for read in reads], axis=0)
+        origins = _origins(self.encoder, self.store)
         for block in range(FOLDS):
-            grams = {_gram(read.dense, block): read.dense for read in reads}
-            products = {_products(read.dense, block): read for read in reads}
-            grams = {name: of for name, of in grams.items() if not self.store.has_observed(name, 0, state)}
-            products = {name: of for name, of in products.items() if not self.store.has_observed(name, 0, state)}
-            rows = np.flatnonzero((self.block == block) & known)
-            if grams or products:
-                about = {"samples": len(rows), "reason": "", "left_out": {}, "state": state}
-                sums = _BlockSums(self.origins(), grams, products)
+            sums = _BlockSums(self.store, reads, [block], version)
+            if sums.missing:
+                sums.origins = origins
+                rows = np.flatnonzero((self.block == block) & known)
                 self.each(rows, reads, f"summing block {block + 1} of {FOLDS}", sums.add)
-                for name, arrays in sums.arrays().items():
-                    self.store.put_observed(name, arrays, about)
-
-    def origins(self) -> dict[str, Tensor]:
-        """The mean of each tap's grid tokens on the encoder's example [feature]."""
-        if not self._origins:
-            batch = default_collate([self.encoder.preprocess(self.encoder.example())])
-            names = [tap.name for tap in self.store.taps]
-            self._origins = self.encoder.capture(
-                batch, names, lambda tap, tokens: tokens[0, tap.grid.prefix :].float().mean(dim=0)
-            )
-        return self._origins
+                sums.write()
 
     def judge(self, reads: Sequence[_Read], block: int | None) -> None:
         """Judges the samples of a block by the readouts that were fitted without it; None: those of test."""
@@ -281,61 +323,125 @@ class _Passes:
                 mean, weights, bias = maps[i, tap.name]
                 some = _on_grid(tokens[torch.as_tensor(known, device=tokens.device)], tap, read.dense)
                 scores = (some - mean) @ weights
-                for variant in range(len(bias)):
-                    judged = read.sums.judge(read.dense, readout, scores + bias[variant], positions[known])
-                    read.keep(tap, positions[known], variant, len(bias), judged)
+                tried: list[tuple[np.ndarray, Judged]] = [
+                    (positions[known], read.sums.judge(read.dense, readout, scores + each, positions[known]))
+                    for each in bias
+                ]
+                if len(tried) == 1:
+                    read.keep(tap.name, *tried[0])
+                else:
+                    for variant, each in zip(read.tried.setdefault(tap.name, [[] for _ in bias]), tried, strict=True):
+                        variant.append(each)
 
         self.each(rows, reads, "reading test" if block is None else f"reading block {block + 1}", visit)
 
 
 class _BlockSums:
-    """The sums of a block at all taps, in memory."""
+    """Sums of some blocks at all taps, in memory: those that the store does not have."""
 
-    def __init__(
-        self, origins: Mapping[str, Tensor], grams: Mapping[str, DenseRows], products: Mapping[str, _Read]
-    ) -> None:
-        self.origins, self.grams, self.products = origins, grams, products
+    def __init__(self, store: Store, reads: Sequence[_Read], blocks: Iterable[int], version: str) -> None:
+        self.store, self.state = store, {"by": __name__, "version": version}
+        self.block = _block_of(store)
+        # Of the features once for all targets whose known places are the same.
+        self.parts = {name(read.dense, 0): (name, read) for read in reads for name in (_gram, _products)}
+        self.missing: dict[str, tuple[_Name, _Read]] = {}
+        for name, read in self.parts.values():
+            for block in blocks:
+                if not store.has_observed(name(read.dense, block), 0, self.state):
+                    self.missing[name(read.dense, block)] = name, read
+        self.origins: Mapping[str, Tensor] = {}
+        """Of `_origins`."""
         self.sums: dict[tuple[str, str], list[Tensor]] = {}
+        self._upper: dict[int, Tensor] = {}
+
+    @property
+    def bytes(self) -> int:
+        """Those of what is missing, in memory and on disk."""
+        taps = self.store.taps
+        return sum(
+            block_bytes(taps, 1, 0) if name is _gram else block_bytes(taps, 0, len(read.sums.origin(read.dense)))
+            for name, read in self.missing.values()
+        )
 
     def add(self, tap: Tap, positions: np.ndarray, tokens: Tensor) -> None:
         """Takes in a batch's tokens: products of a sample in float32, whatever the batch, and sums in float64."""
-        origin, device = self.origins[tap.name], tokens.device
         away: dict[tuple[int, ...], Tensor] = {}
-        for name, of in (*self.grams.items(), *self.products.items()):
-            dense = of.dense if isinstance(of, _Read) else of
+        for name, read in self.parts.values():
+            dense = read.dense
             if tap.name not in dense.reads:
                 continue
             if dense.grid.shape not in away:
-                away[dense.grid.shape] = _on_grid(tokens, tap, dense) - origin
-            columns = of.sums.columns(dense, positions) if isinstance(of, _Read) else None
+                away[dense.grid.shape] = _on_grid(tokens, tap, dense) - self.origins[tap.name]
+            columns = None if name is _gram else read.sums.columns(dense, positions)
             for i, row in enumerate(positions):
-                known = dense.known[row]
-                if not known.any():
+                known, of = dense.known[row], name(dense, self.block[row])
+                if of not in self.missing or not known.any():
                     continue
-                x = away[dense.grid.shape][i][torch.as_tensor(known, device=device)]
+                x = away[dense.grid.shape][i][torch.as_tensor(known, device=tokens.device)]
                 if columns is None:
-                    parts = [torch.tensor(len(x)), x.double().sum(dim=0), x.T @ x]
+                    new = [torch.tensor(len(x)), x.double().sum(dim=0), self._upper_half(gram(x.T))]
                 else:
-                    y = torch.as_tensor(columns[i][known], device=device)
-                    parts = [y.double().sum(dim=0), y.double().square().sum(dim=0), x.T @ y]
-                if kept := self.sums.get((name, tap.name)):
-                    for j, part in enumerate(parts):
+                    y = torch.as_tensor(columns[i][known], device=tokens.device)
+                    new = [y.double().sum(dim=0), y.double().square().sum(dim=0), x.T @ y]
+                if kept := self.sums.get((of, tap.name)):
+                    for j, part in enumerate(new):
                         kept[j] += part
                 else:
-                    self.sums[name, tap.name] = [part.double() for part in parts]
+                    self.sums[of, tap.name] = [part.double() for part in new]
 
-    def arrays(self) -> dict[str, dict[str, np.ndarray]]:
-        """Of each of the sums, its array by tap, [1, number] float64: see `_blocks`."""
-        arrays: dict[str, dict[str, np.ndarray]] = {name: {} for name in (*self.grams, *self.products)}
-        for (name, tap), sums in self.sums.items():
-            first, second, products = (each.cpu().numpy() for each in sums)
-            if name in self.grams:
-                upper = products[np.triu_indices(len(products))]
-                parts = [first[None], self.origins[tap].double().cpu().numpy(), second, upper]
-            else:
-                parts = [first, second, products.ravel()]
-            arrays[name][tap] = np.concatenate(parts)[None]
-        return arrays
+    def _upper_half(self, products: Tensor) -> Tensor:
+        """The upper triangle [number] of [feature, feature], row by row."""
+        size = len(products)
+        if size not in self._upper:
+            rows, columns = torch.triu_indices(size, size, device=products.device)
+            self._upper[size] = rows * size + columns
+        return products.flatten()[self._upper[size]]
+
+    def write(self) -> None:
+        """Each of the sums into the store, by tap [1, number] float64: see `_blocks`."""
+        for of, (name, _) in self.missing.items():
+            arrays = dict[str, np.ndarray]()
+            for tap in self.store.taps:
+                if (sums := self.sums.pop((of, tap.name), None)) is not None:
+                    first, second, products = (each.cpu().numpy() for each in sums)
+                    origin = [self.origins[tap.name].double().cpu().numpy()] if name is _gram else []
+                    arrays[tap.name] = np.concatenate([first.ravel(), *origin, second, products.ravel()])[None]
+            about = {"samples": 0, "reason": "", "left_out": {}, "state": self.state}
+            self.store.put_observed(of, arrays, about)
+
+
+class GapsError(DiagnosticsError):
+    """Tokens of a sample represent no data."""
+
+
+def _origins(encoder: Encoder, store: Store) -> dict[str, Tensor]:
+    """The mean of each tap's grid tokens on the encoder's example [feature], about which products are summed."""
+    batch, names = default_collate([encoder.preprocess(encoder.example())]), [tap.name for tap in store.taps]
+    return encoder.capture(batch, names, lambda tap, tokens: tokens[0, tap.grid.prefix :].float().mean(dim=0))
+
+
+def _block_of(store: Store) -> np.ndarray:
+    """The block of each sample, and one more number for those of test."""
+    rows = Rows.of({name: np.flatnonzero(store.split == name) for name in SPLITS}, store.groups)
+    block = np.full(len(store.ids), FOLDS)
+    block[rows.fit] = folds(rows, None, 0)
+    return block
+
+
+def _grid_tokens(encoder: Encoder, store: Store, batch: Any, positions: np.ndarray, tap: Tap, tokens: Tensor) -> Tensor:
+    """Float32 [row, grid token, feature] of a batch; raises where tokens represent no data or are not finite."""
+    these = f"in the batch from sample {store.ids[positions[0]]} on"
+    valid = encoder.valid(batch, tap)
+    if valid is not None and not bool(valid.all()):
+        raise GapsError(
+            f"Tap {tap.name} of {encoder.name} has tokens that represent no data (gaps or padding) {these}, which "
+            f"--dense streamed cannot leave out: give --dense none.",
+            code="no-tokens",
+        )
+    grid = tokens[:, tap.grid.prefix :].float()
+    if not bool(grid.isfinite().all()):
+        raise DiagnosticsError(f"{encoder.name} gives NaN or infinity at tap {tap.name} {these}.", code="not-finite")
+    return grid
 
 
 def _on_grid(tokens: Tensor, tap: Tap, dense: DenseRows) -> Tensor:

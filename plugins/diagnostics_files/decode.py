@@ -241,7 +241,8 @@ def one_rate(sounds: Sequence[Sound], source: str) -> int:
         if sound.rate != sounds[0].rate:
             raise DiagnosticsError(
                 f"{sound.name} of {source} has {sound.rate} Hz and {sounds[0].name} {sounds[0].rate} Hz: add "
-                f"?rate=16000 or the rate that your encoder takes."
+                f"?rate=16000 or the rate that your encoder takes.",
+                code="bad-data",
             )
     return sounds[0].rate
 

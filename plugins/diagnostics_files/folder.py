@@ -32,7 +32,7 @@ class Unusable(DiagnosticsError):
 
     def __init__(self, name: str, why: str, remedy: str, skip: bool = True, damage: bool = False) -> None:
         more = f", or leave {'damaged' if damage else 'such'} files out with ?on_error=skip" if skip else ""
-        super().__init__(f"{name} {why}: {remedy}{more}.")
+        super().__init__(f"{name} {why}: {remedy}{more}.", code="unreadable" if damage else "bad-data")
         self.name, self.why, self.remedy, self.damage = name, why, remedy, damage
 
 
@@ -41,7 +41,9 @@ def need(module: str, package: str, wanted: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise DiagnosticsError(f"{wanted} needs {package}, which is not installed: pip install {package}") from error
+        raise DiagnosticsError(
+            f"{wanted} needs {package}, which is not installed: pip install {package}", code="missing-package"
+        ) from error
 
 
 def damaged(name: str, error: BaseException | str, skip: bool = True) -> Unusable:
@@ -108,7 +110,9 @@ def usable(
     out is said on stderr. Raises where nothing is left.
     """
     if on_error not in ("stop", "skip"):
-        raise DiagnosticsError(f"Option on_error={on_error} of {source} is unknown: give stop or skip.")
+        raise DiagnosticsError(
+            f"Option on_error={on_error} of {source} is unknown: give stop or skip.", code="bad-value"
+        )
     if on_error == "stop":
         return range(len(names)), {}
     kept: list[int] = []
@@ -127,7 +131,8 @@ def usable(
     if not kept:
         first = next(iter(left_out.values()))
         raise DiagnosticsError(
-            f"Of {len(names)} files of {source} none can be used, as {first.name} {first.why}: {first.remedy}."
+            f"Of {len(names)} files of {source} none can be used, as {first.name} {first.why}: {first.remedy}.",
+            code="bad-data",
         )
     return kept, left_out
 
@@ -167,7 +172,7 @@ def too_large(needed: int) -> str:
 def check_bytes(needed: int, contents: str, remedy: str) -> None:
     """Raises where `contents` would not fit into memory, before any of it is read."""
     if why := too_large(needed):
-        raise DiagnosticsError(f"{contents} {why}: {remedy}.")
+        raise DiagnosticsError(f"{contents} {why}: {remedy}.", code="too-large")
 
 
 def warn(text: str) -> None:
@@ -203,9 +208,11 @@ def folder(text: str, scheme: str) -> Path:
     path = Path(text).expanduser()
     if not path.is_dir():
         fault = "is a file" if path.exists() else "does not exist"
-        raise DiagnosticsError(f"{scheme}:{text} {fault}: give the path of a folder after '{scheme}:'.")
+        raise DiagnosticsError(
+            f"{scheme}:{text} {fault}: give the path of a folder after '{scheme}:'.", code="missing-file"
+        )
     if utf8_name(path.resolve().name) != path.resolve().name:
-        raise DiagnosticsError(f"{scheme}:{utf8_name(text)} has a name that is not UTF-8: rename it.")
+        raise DiagnosticsError(f"{scheme}:{utf8_name(text)} has a name that is not UTF-8: rename it.", code="bad-value")
     return path
 
 
@@ -213,14 +220,19 @@ def file(text: str, scheme: str, suffixes: Collection[str]) -> Path:
     """The file that a specification names."""
     path = Path(text).expanduser()
     if not path.exists():
-        raise DiagnosticsError(f"{scheme}:{text} does not exist: give the path of a file after '{scheme}:'.")
+        raise DiagnosticsError(
+            f"{scheme}:{text} does not exist: give the path of a file after '{scheme}:'.", code="missing-file"
+        )
     if path.is_dir() and not path.suffix:
         raise DiagnosticsError(
             f"{scheme}:{text} is a folder: give a file, {', '.join(sorted(suffixes))}; a table may have a row for each "
-            f"file of the folder."
+            f"file of the folder.",
+            code="missing-file",
         )
     if path.suffix.lower() not in suffixes:
-        raise DiagnosticsError(f"{scheme}:{text} is not one of {', '.join(sorted(suffixes))}: convert it first.")
+        raise DiagnosticsError(
+            f"{scheme}:{text} is not one of {', '.join(sorted(suffixes))}: convert it first.", code="unsupported"
+        )
     if path.suffix.lower() == ".zarr" and path.is_dir():
         check_tree(path)
     else:
@@ -236,7 +248,9 @@ def find(root: Path, suffixes: Collection[str], kind: str) -> list[File]:
     """
     names = sorted(_walk(root, {suffix.lower() for suffix in suffixes}))
     if not names:
-        raise DiagnosticsError(f"{root} holds no {kind}: put files of {', '.join(sorted(suffixes))} there.")
+        raise DiagnosticsError(
+            f"{root} holds no {kind}: put files of {', '.join(sorted(suffixes))} there.", code="missing-file"
+        )
     splits = {name.parts[0].lower() if len(name.parts) > 1 else "" for name in names} <= set(SPLIT_OF)
     return [
         File(
@@ -257,7 +271,7 @@ def classes(files: Sequence[File]) -> list[str] | None:
     if "" in of_file:
         stray = files[of_file.index("")].name
         raise DiagnosticsError(
-            f"{stray} lies beside class folders, so its class is not known: move it into one of them."
+            f"{stray} lies beside class folders, so its class is not known: move it into one of them.", code="bad-data"
         )
     return of_file
 
@@ -268,7 +282,8 @@ def safe_name(text: str, where: str) -> PurePosixPath:
     if not name.parts or name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
         raise DiagnosticsError(
             f"{where} names '{text}', which is no place below its own folder: give names of files, without '..', '/' "
-            f"or a drive in front."
+            f"or a drive in front.",
+            code="strange-file",
         )
     return name
 

@@ -156,7 +156,8 @@ def labelled(
         more, note = targets_of(columns, labels.values, path, ("split", "group"))
         if clash := set(more) & set(targets):
             raise DiagnosticsError(
-                f"{path} has a column {clash.pop()}, and class folders give that too: rename the column."
+                f"{path} has a column {clash.pop()}, and class folders give that too: rename the column.",
+                code="duplicate",
             )
         targets |= more
         notes.append(note)
@@ -174,10 +175,11 @@ def _table_path(text: str, root: Path) -> Path:
         if path.is_file():
             return path
     if given.is_absolute():
-        raise DiagnosticsError(f"There is no table {given}: correct ?table=.")
+        raise DiagnosticsError(f"There is no table {given}: correct ?table=.", code="missing-file")
     raise DiagnosticsError(
         f"There is no table {text}, neither in the working directory {Path.cwd()} nor in the folder {root}: correct "
-        f"?table=."
+        f"?table=.",
+        code="missing-file",
     )
 
 
@@ -187,13 +189,14 @@ def _joined(columns: Columns, every: Sequence[File], kept: Sequence[int], key: s
     for row, entry in enumerate(column(columns, key, path, "file")):
         name = str(entry).replace("\\", "/").removeprefix("./")
         if name in row_of:
-            raise DiagnosticsError(f"{path} names {name} twice: keep one row for each file.")
+            raise DiagnosticsError(f"{path} names {name} twice: keep one row for each file.", code="duplicate")
         row_of[name] = row
     there = {file.name for file in every}
     if missing := [name for name in row_of if name not in there]:
         raise DiagnosticsError(
             f"{path} names {len(missing)} file(s) that are not in the folder, {missing[0]} first: write names "
-            f"as they are below the folder, or add the files."
+            f"as they are below the folder, or add the files.",
+            code="bad-value",
         )
     rows = [row_of.get(every[i].name) for i in kept]
     return {
@@ -249,7 +252,8 @@ def videos(path: str, frames: int, every: int, clips: int | None, labels: Labels
     root = folder(path, "videos")
     if frames < 1 or every < 1 or (clips is not None and clips < 1):
         raise DiagnosticsError(
-            f"Dataset videos cannot have frames={frames}, every={every}, clips={clips}: give 1 or more."
+            f"Dataset videos cannot have frames={frames}, every={every}, clips={clips}: give 1 or more.",
+            code="bad-value",
         )
     span = (frames - 1) * every + 1
 
@@ -291,7 +295,8 @@ def audio(path: str, rate: int | None, seconds: float | None, labels: Labels) ->
     if (rate is not None and not 1 <= rate <= FASTEST) or (seconds is not None and not 0 < seconds < np.inf):
         raise DiagnosticsError(
             f"Dataset audio cannot have rate={rate} and seconds={seconds}: give numbers above 0, and {FASTEST:,} "
-            "samples a second at most."
+            "samples a second at most.",
+            code="bad-value",
         )
 
     @functools.cache
@@ -342,7 +347,8 @@ def datasets_on_disk(path: str, input: str | None, values: str, rate: int | None
         loaded = library.load_from_disk(str(root))
     except Exception as error:
         raise DiagnosticsError(
-            f"{root} cannot be loaded as a saved dataset ({type(error).__name__}): write it with save_to_disk."
+            f"{root} cannot be loaded as a saved dataset ({type(error).__name__}): write it with save_to_disk.",
+            code="unreadable",
         ) from error
     parts: dict[str, Any] = dict(loaded) if isinstance(loaded, library.DatasetDict) else {"": loaded}
     features = next(iter(parts.values())).features
@@ -353,7 +359,7 @@ def datasets_on_disk(path: str, input: str | None, values: str, rate: int | None
     samples = {name: part.select_columns([column]) for name, part in parts.items()}
     places = [(name, i) for name, part in parts.items() for i in range(len(part))]
     if not places:
-        raise DiagnosticsError(f"{scheme} holds no rows: save a dataset that has some.")
+        raise DiagnosticsError(f"{scheme} holds no rows: save a dataset that has some.", code="too-few")
     targets, groups, note = _targets(parts, features, column, values, scheme, library)
     ids = [f"{name or 'row'}-{i:06d}" for name, i in places]
     given = [name for name, _ in places]
@@ -426,13 +432,15 @@ def _input(features: Any, wanted: str | None, scheme: str, library: Any) -> tupl
         if wanted not in kinds:
             raise DiagnosticsError(
                 f"Column {wanted} of {scheme} is no image, audio, list of numbers or text; these are: "
-                f"{', '.join(kinds) or 'none'}: correct ?input=."
+                f"{', '.join(kinds) or 'none'}: correct ?input=.",
+                code="unknown-name",
             )
         return wanted, kinds[wanted]
     chosen = [n for n, kind in kinds.items() if kind != "text"] or [n for n in kinds if n == "text"] or list(kinds)
     if len(chosen) != 1:
         raise DiagnosticsError(
-            f"{scheme} has {len(chosen)} columns that could be samples ({', '.join(chosen)}): say which with ?input=."
+            f"{scheme} has {len(chosen)} columns that could be samples ({', '.join(chosen)}): say which with ?input=.",
+            code="unclear",
         )
     return chosen[0], kinds[chosen[0]]
 

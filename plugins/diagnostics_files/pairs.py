@@ -66,7 +66,8 @@ def segmentation(path: str, unknown: int | None, seed: int, on_error: str) -> Fi
     if len(present) < 2:
         raise DiagnosticsError(
             f"The masks of {scheme} hold one class only ({', '.join(map(str, present)) or 'none'}; {unknown} is "
-            f"unknown): give masks with at least two, or another{' or no' if asked else ''} ?unknown=."
+            f"unknown): give masks with at least two, or another{' or no' if asked else ''} ?unknown=.",
+            code="bad-target",
         )
     maps: Any = LazySamples(len(kept), lambda i: read(numbers(kept[i])))
     target = Target("token_label", maps, about=f"class of each pixel; {how}")
@@ -81,7 +82,8 @@ def depths(path: str, scale: float, seed: int, on_error: str) -> FileDataset:
     root = folder(path, "depth")
     if not 0 < scale < np.inf:
         raise DiagnosticsError(
-            f"Dataset depth cannot have scale={scale}: give the metres that one step of the PNG means."
+            f"Dataset depth cannot have scale={scale}: give the metres that one step of the PNG means.",
+            code="bad-value",
         )
     pairs, note = pairs_of(root, DEPTHS, (".png", ".npy"), scheme)
 
@@ -91,7 +93,8 @@ def depths(path: str, scale: float, seed: int, on_error: str) -> FileDataset:
     kept, left_out = _usable(pairs, metres, on_error, scheme)
     if not any(np.isfinite(metres(pair)).any() for pair in kept):
         raise DiagnosticsError(
-            f"The maps of {scheme} hold no depth above 0: give depth in metres, or 16-bit steps of ?scale=."
+            f"The maps of {scheme} hold no depth above 0: give depth in metres, or 16-bit steps of ?scale=.",
+            code="bad-target",
         )
     maps: Any = LazySamples(len(kept), lambda i: metres(kept[i]))
     target = Target("token_value", maps, units="m", about="distance of each pixel; NaN where unknown")
@@ -132,7 +135,8 @@ def pairs_of(root: Path, map_folders: Sequence[str], suffixes: Sequence[str], sc
     if not pairs:
         raise DiagnosticsError(
             f"No image of {scheme} has a map of the same name: name them alike, as images/a.jpg and "
-            f"{map_folders[0]}/a.png."
+            f"{map_folders[0]}/a.png.",
+            code="missing-file",
         )
     if note := alone(single, "image", "a map"):
         warn(f"{scheme}: {note}.")
@@ -147,7 +151,7 @@ def _by_stem(files: Sequence[File], folder: Path, kind: str) -> dict[PurePosixPa
     by_stem = {_stem(file): file for file in files}
     if len(by_stem) < len(files):
         twice = next(stem for stem, count in Counter(map(_stem, files)).items() if count > 1)
-        raise DiagnosticsError(f"{folder} has two {kind} named {twice}: keep one of them.")
+        raise DiagnosticsError(f"{folder} has two {kind} named {twice}: keep one of them.", code="duplicate")
     return by_stem
 
 
@@ -195,7 +199,9 @@ def _one_of(base: Path, names: Sequence[str], scheme: str) -> Path:
     for name in names:
         if (base / name).is_dir():
             return base / name
-    raise DiagnosticsError(f"{base} has no folder {' or '.join(names)}: {scheme} needs images and maps side by side.")
+    raise DiagnosticsError(
+        f"{base} has no folder {' or '.join(names)}: {scheme} needs images and maps side by side.", code="missing-file"
+    )
 
 
 def _dataset(
@@ -248,7 +254,9 @@ def davis(path: str, frames: int, sets: str | None, seed: int, on_error: str) ->
     scheme = f"davis:{path}"
     root = folder(path, "davis")
     if frames < 1:
-        raise DiagnosticsError(f"Dataset davis cannot have frames={frames}: give the frames of a clip, 1 or more.")
+        raise DiagnosticsError(
+            f"Dataset davis cannot have frames={frames}: give the frames of a clip, 1 or more.", code="bad-value"
+        )
     every, note = _clips(root, frames, sets, scheme)
 
     def images(clip: Clip) -> np.ndarray:
@@ -268,7 +276,9 @@ def davis(path: str, frames: int, sets: str | None, seed: int, on_error: str) ->
         _check_extents(root, clip)
     read, present, how = class_numbers(map(masks, clips), 255)
     if not any(present):
-        raise DiagnosticsError(f"The masks of {scheme} show no object: give masks that number objects from 1.")
+        raise DiagnosticsError(
+            f"The masks of {scheme} show no object: give masks that number objects from 1.", code="bad-target"
+        )
     maps: Any = LazySamples(len(clips), lambda i: read(masks(clips[i])))
     groups = [utf8_name(clip.video) for clip in clips]
     split, drawn, exchangeable = complete_splits([clip.split for clip in clips], groups, seed, scheme)
@@ -314,12 +324,14 @@ def _clips(root: Path, frames: int, sets: str | None, scheme: str) -> tuple[list
         for image in images:
             if image.stem not in masks:
                 raise DiagnosticsError(
-                    f"Frame {image.relative_to(root).as_posix()} of {scheme} has no mask: add {image.stem}.png."
+                    f"Frame {image.relative_to(root).as_posix()} of {scheme} has no mask: add {image.stem}.png.",
+                    code="missing-file",
                 )
             pairs.append((image.relative_to(root).as_posix(), masks[image.stem].relative_to(root).as_posix()))
         if len(pairs) != len(masks):
             raise DiagnosticsError(
-                f"Video {video} of {scheme} has {len(masks)} masks and {len(pairs)} frames: give one for each."
+                f"Video {video} of {scheme} has {len(masks)} masks and {len(pairs)} frames: give one for each.",
+                code="bad-shape",
             )
         split = split_of[video] if split_of is not None else ""
         clips += [
@@ -327,7 +339,9 @@ def _clips(root: Path, frames: int, sets: str | None, scheme: str) -> tuple[list
             for first in range(0, len(pairs) - frames + 1, frames)
         ]
     if not clips:
-        raise DiagnosticsError(f"No video of {scheme} has {frames} frames with masks: give a smaller ?frames=.")
+        raise DiagnosticsError(
+            f"No video of {scheme} has {frames} frames with masks: give a smaller ?frames=.", code="too-few"
+        )
     shown = sorted(entry.name for entry in images_at.iterdir() if entry.is_dir())
     if note := alone([name for name in shown if not (masks_at / name).is_dir()], "video", "masks"):
         warn(f"{scheme}: {note}.")
@@ -338,7 +352,8 @@ def _resolution(folder_of_all: Path, scheme: str) -> Path:
     if not folder_of_all.is_dir():
         raise DiagnosticsError(
             f"{scheme} has no folder {folder_of_all.name}: lay out JPEGImages/480p/VIDEO/*.jpg and "
-            f"Annotations/480p/VIDEO/*.png."
+            f"Annotations/480p/VIDEO/*.png.",
+            code="missing-file",
         )
     return folder_of_all / "480p" if (folder_of_all / "480p").is_dir() else folder_of_all
 
@@ -352,7 +367,8 @@ def _sets(root: Path, sets: str, scheme: str) -> dict[str, str]:
     }
     if not split_of:
         raise DiagnosticsError(
-            f"{scheme} has no lists ImageSets/{sets}/train.txt and val.txt: correct ?sets= or leave it out."
+            f"{scheme} has no lists ImageSets/{sets}/train.txt and val.txt: correct ?sets= or leave it out.",
+            code="missing-file",
         )
     return split_of
 

@@ -47,7 +47,9 @@ def read_table(path: Path) -> Columns:
             f"{path} cannot be read as UTF-8 text of a table ({error}): save it as UTF-8."
         ) from error
     if not columns or not next(iter(columns.values())):
-        raise DiagnosticsError(f"{path} holds no rows: give a table with a header and one row for each sample.")
+        raise DiagnosticsError(
+            f"{path} holds no rows: give a table with a header and one row for each sample.", code="bad-sample"
+        )
     return columns
 
 
@@ -55,7 +57,9 @@ def column(columns: Columns, name: str, path: Path, option: str = "") -> list[An
     """The column of that name, or the sentence that says which there are."""
     if name not in columns:
         remedy = f"name yours with ?{option}=" if option else f"add a column {name}"
-        raise DiagnosticsError(f"{path} has no column '{name}' but {', '.join(columns)}: {remedy}.")
+        raise DiagnosticsError(
+            f"{path} has no column '{name}' but {', '.join(columns)}: {remedy}.", code="unknown-name"
+        )
     return columns[name]
 
 
@@ -77,7 +81,7 @@ def targets_of(
     quantities = {name.strip() for name in values.split(",") if name.strip()}
     if missing := quantities - set(columns):
         raise DiagnosticsError(
-            f"{path} has no column '{sorted(missing)[0]}' but {', '.join(columns)}: correct ?values=."
+            f"{path} has no column '{sorted(missing)[0]}' but {', '.join(columns)}: correct ?values=.", code="bad-data"
         )
     targets: dict[str, Target] = {}
     left_out: list[str] = []
@@ -109,7 +113,8 @@ def target(entries: Sequence[Any], name: str, quantity: bool = False, path: obje
         if np.isinf(numbers).any():
             row = int(np.isinf(numbers).argmax()) + 1
             raise DiagnosticsError(
-                f"Column {name} of {path} is infinite in row {row}: leave it empty where it is not known."
+                f"Column {name} of {path} is infinite in row {row}: leave it empty where it is not known.",
+                code="not-finite",
             )
         return "it is always the same" if len(set(known)) == 1 else Target("value", numbers, about=name)
     if quantity:
@@ -133,13 +138,16 @@ def _csv(path: Path, delimiter: str) -> Columns:
         header = [name.strip() for name in next(rows, [])]
         _check_names(header, path)
         if len(header) == 1 and (other := next((mark for mark in ";\t|," if mark in header[0]), "")):
-            raise DiagnosticsError(f"The cells of {path} are separated by {other!r}, not {delimiter!r}: save it so.")
+            raise DiagnosticsError(
+                f"The cells of {path} are separated by {other!r}, not {delimiter!r}: save it so.", code="bad-data"
+            )
         cells: list[list[str]] = []
         for row in filter(None, rows):
             if len(row) != len(header):
                 raise DiagnosticsError(
                     f"Line {rows.line_num} of {path} has {len(row)} cells and the header {len(header)}: "
-                    f"correct that line."
+                    f"correct that line.",
+                    code="bad-data",
                 )
             cells.append([cell.strip() for cell in row])
     return {name: _typed([row[i] for row in cells]) for i, name in enumerate(header)}
@@ -163,7 +171,9 @@ def _json_lines(path: Path) -> Columns:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise DiagnosticsError(f"Line {number} of {path} is not JSON ({error}): correct that line.") from error
+                raise DiagnosticsError(
+                    f"Line {number} of {path} is not JSON ({error}): correct that line.", code="unreadable"
+                ) from error
             if not isinstance(row, dict):
                 raise DiagnosticsError(
                     f'Line {number} of {path} is not a JSON object: write {{"name": value, ...}} on each line.'
@@ -178,7 +188,9 @@ def _parquet(path: Path) -> Columns:
     try:
         table = parquet.read_table(path)
     except Exception as error:
-        raise DiagnosticsError(f"{path} cannot be read as Parquet ({type(error).__name__}): write it again.") from error
+        raise DiagnosticsError(
+            f"{path} cannot be read as Parquet ({type(error).__name__}): write it again.", code="unreadable"
+        ) from error
     _check_names(table.column_names, path)
     return {name: [_known(entry) for entry in table.column(name).to_pylist()] for name in table.column_names}
 
@@ -190,7 +202,7 @@ def _known(entry: Any) -> Any:
 def _check_names(names: Sequence[str], path: Path) -> None:
     if len(set(names)) != len(names) or "" in names:
         raise DiagnosticsError(
-            f"Columns of {path} have no or the same name ({', '.join(names)}): name each differently."
+            f"Columns of {path} have no or the same name ({', '.join(names)}): name each differently.", code="bad-data"
         )
 
 
@@ -214,10 +226,13 @@ def from_table(columns: Columns, where: Path, steps: str) -> tuple[list[np.ndarr
         raise DiagnosticsError(
             f"{where} shows no series{f' in columns like {steps}' if steps else ''}: give steps as columns 0, 1, 2, "
             f"... (one series per row), or of other names, as ?steps=v*; columns id and time (one step per row), or "
-            f"lists in a column series."
+            f"lists in a column series.",
+            code="unclear",
         )
     if (text := next((n for n in names if any(isinstance(entry, str) for entry in columns[n])), None)) is not None:
-        raise DiagnosticsError(f"Column {text} of {where} holds text, not the numbers of a step: correct it.")
+        raise DiagnosticsError(
+            f"Column {text} of {where} holds text, not the numbers of a step: correct it.", code="bad-data"
+        )
     values = np.array([[np.nan if entry is None else entry for entry in columns[n]] for n in names], dtype=np.float64)
     return list(values.T), _without(columns, set(names))
 
@@ -226,28 +241,33 @@ def _long(columns: Columns, where: Path) -> tuple[list[np.ndarray], Columns]:
     """A step a row: what is the same in all steps of every series belongs to the series, what changes is a variate."""
     if "id" not in columns:
         raise DiagnosticsError(
-            f"{where} has a column time and no column id: say with id which series a row belongs to."
+            f"{where} has a column time and no column id: say with id which series a row belongs to.", code="bad-data"
         )
     rows_of: dict[Any, list[int]] = {}
     for row, key in enumerate(columns["id"]):
         rows_of.setdefault(key, []).append(row)
     times = columns["time"]
     if None in rows_of or None in times:
-        raise DiagnosticsError(f"{where} has rows without id or time: fill them in or remove them.")
+        raise DiagnosticsError(f"{where} has rows without id or time: fill them in or remove them.", code="bad-data")
     for key, rows in rows_of.items():
         rows.sort(key=lambda row: times[row])
         if len({times[row] for row in rows}) < len(rows):
-            raise DiagnosticsError(f"Series {key} of {where} has two rows of one time: keep one of them.")
+            raise DiagnosticsError(
+                f"Series {key} of {where} has two rows of one time: keep one of them.", code="duplicate"
+            )
     rest = [name for name in columns if name not in ("id", "time")]
     changing = [n for n in rest if any(len({columns[n][row] for row in rows}) > 1 for rows in rows_of.values())]
     if odd := [
         n for n in changing if n in ("id", "group", "split") or any(isinstance(entry, str) for entry in columns[n])
     ]:
         raise DiagnosticsError(
-            f"Column {odd[0]} of {where} changes within a series and is no number: give one for each series."
+            f"Column {odd[0]} of {where} changes within a series and is no number: give one for each series.",
+            code="bad-value",
         )
     if not changing:
-        raise DiagnosticsError(f"No column of {where} changes within a series: give at least one column of values.")
+        raise DiagnosticsError(
+            f"No column of {where} changes within a series: give at least one column of values.", code="too-few"
+        )
     values = np.array([[np.nan if e is None else e for e in columns[n]] for n in changing], dtype=np.float64).T
     of_series = {n: [columns[n][rows[0]] for rows in rows_of.values()] for n in rest if n not in changing}
     return [values[rows] for rows in rows_of.values()], {"id": list(rows_of), **of_series}
@@ -262,7 +282,9 @@ def listed(entry: Any, row: int, where: object) -> np.ndarray:
         ]
         series = np.array(steps, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise DiagnosticsError(f"Row {row} of {where} holds no list of numbers: correct it.") from error
+        raise DiagnosticsError(
+            f"Row {row} of {where} holds no list of numbers: correct it.", code="bad-data"
+        ) from error
     if series.ndim not in (1, 2):
         raise DiagnosticsError(
             f"The series in row {row} of {where} has {series.ndim} axes: give [time] or [time, variate]."
@@ -321,7 +343,7 @@ def read_zarr(path: Path) -> tuple[Any, Columns]:
         raise
     except Exception as error:
         raise DiagnosticsError(
-            f"{path} cannot be read as a Zarr group ({type(error).__name__}): write it again."
+            f"{path} cannot be read as a Zarr group ({type(error).__name__}): write it again.", code="unreadable"
         ) from error
 
 
@@ -330,20 +352,23 @@ def _series_and_columns(arrays: dict[str, Any], path: Path) -> tuple[Any, Column
     if key not in arrays:
         raise DiagnosticsError(
             f"{path} has no array series or X but {', '.join(arrays) or 'nothing'}: store [sample, time] or [sample, "
-            f"time, variate] under one of these names."
+            f"time, variate] under one of these names.",
+            code="bad-sample",
         )
     series = arrays.pop(key)
     if series.dtype.kind not in "fiu" or series.ndim not in (2, 3) or 0 in series.shape:
         raise DiagnosticsError(
             f"Array {key} of {path} is {series.dtype} of shape {list(series.shape)}: give numbers as "
-            f"[sample, time] or [sample, time, variate]."
+            f"[sample, time] or [sample, time, variate].",
+            code="bad-shape",
         )
     columns: Columns = {}
     for name, array in arrays.items():
         if array.shape != (series.shape[0],) or array.dtype.kind not in "fiubUST":
             raise DiagnosticsError(
                 f"Array {name} of {path} is {array.dtype} of shape {list(array.shape)}: give one number or text for "
-                f"each of the {series.shape[0]} series, or take it out."
+                f"each of the {series.shape[0]} series, or take it out.",
+                code="bad-shape",
             )
         entries = [entry.decode() if isinstance(entry, bytes) else entry for entry in np.asarray(array[:]).tolist()]
         # As scikit-learn's splitters call it, beside X and y.
@@ -387,7 +412,8 @@ def described(
     ids = texts_of(columns, "id", ids)
     if len(set(ids)) < len(ids):
         raise DiagnosticsError(
-            f"{source} gives the id {Counter(ids).most_common(1)[0][0]} to several samples: make ids unique."
+            f"{source} gives the id {Counter(ids).most_common(1)[0][0]} to several samples: make ids unique.",
+            code="bad-sample",
         )
     groups = texts_of(columns, "group", groups or ids)
     targets, note = targets_of(columns, values, source, SPECIAL)
@@ -404,17 +430,19 @@ def texts(path: str, text: str, values: str, seed: int) -> Dataset:
         try:
             entries: list[Any] = source.read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
-            raise DiagnosticsError(f"{source} is not UTF-8 text ({error}): save it as UTF-8.") from error
+            raise DiagnosticsError(
+                f"{source} is not UTF-8 text ({error}): save it as UTF-8.", code="unreadable"
+            ) from error
     else:
         columns = read_table(source)
         entries = column(columns, text, source, "text")
         del columns[text]
     texts = ["" if entry is None else str(entry) for entry in entries]
     if not texts:
-        raise DiagnosticsError(f"{source} is empty: give one text per line.")
+        raise DiagnosticsError(f"{source} is empty: give one text per line.", code="too-few")
     for number, entry in enumerate(texts, 1):
         if not entry.strip():
-            raise DiagnosticsError(f"Text {number} of {source} is empty: fill it in or remove it.")
+            raise DiagnosticsError(f"Text {number} of {source} is empty: fill it in or remove it.", code="bad-data")
     # The same words in train and test would be a test of memory.
     ids, rows, about = described(columns, [f"text-{i:06d}" for i in range(len(texts))], texts, values, seed, source)
     samples = LazySamples(len(texts), lambda i: np.asarray(texts[i]))
@@ -432,7 +460,9 @@ def series(path: str, values: str, steps: str, roles: Mapping[str, str], seed: i
     source = file(path, "series", (*SUFFIXES, ".npz", ".zarr"))
     suffix = source.suffix.lower()
     if suffix in (".npz", ".zarr") and (steps or any(roles.values())):
-        raise DiagnosticsError(f"{source} holds arrays and no columns: leave out ?steps=, ?id= and ?group=.")
+        raise DiagnosticsError(
+            f"{source} holds arrays and no columns: leave out ?steps=, ?id= and ?group=.", code="no-effect"
+        )
     if suffix == ".zarr":
         array, columns = read_zarr(source)
         return _streamed(source, array, columns, values, seed)
@@ -470,11 +500,12 @@ def trimmed(series: np.ndarray, name: str, where: object) -> np.ndarray:
         values = values[:, 0]
     if np.isinf(values).any():
         raise DiagnosticsError(
-            f"Series {name} of {where} is infinite somewhere: leave a gap (NaN) where nothing is known."
+            f"Series {name} of {where} is infinite somewhere: leave a gap (NaN) where nothing is known.",
+            code="not-finite",
         )
     known = np.flatnonzero(~np.isnan(values).all(axis=tuple(range(1, values.ndim))))
     if len(known) == 0:
-        raise DiagnosticsError(f"Series {name} of {where} has no known value: remove it.")
+        raise DiagnosticsError(f"Series {name} of {where} has no known value: remove it.", code="bad-data")
     return values[known[0] : known[-1] + 1]
 
 
@@ -524,7 +555,8 @@ def ts(path: str, seed: int) -> Dataset:
     for other in both.values():
         if not other.is_file():
             raise DiagnosticsError(
-                f"{source} has no {other.name} beside it: add that, or rename the file to {stem}.ts."
+                f"{source} has no {other.name} beside it: add that, or rename the file to {stem}.ts.",
+                code="missing-file",
             )
     return archive(stem, both, seed)
 
@@ -553,11 +585,14 @@ def _read(path: Path) -> tuple[list[np.ndarray], list[Any], str]:
     except Exception as error:
         raise DiagnosticsError(
             f"{path} cannot be read as .ts ({type(error).__name__}: {error}): compare it with the format of the "
-            f"archives."
+            f"archives.",
+            code="unreadable",
         ) from error
     if len(series) == 0:
-        raise DiagnosticsError(f"{path} holds no series: they follow a line @data.")
+        raise DiagnosticsError(f"{path} holds no series: they follow a line @data.", code="bad-data")
     if not (facts["classlabel"] or facts["targetlabel"]):
-        raise DiagnosticsError(f"{path} has neither classes nor target values: its header must say which.")
+        raise DiagnosticsError(
+            f"{path} has neither classes nor target values: its header must say which.", code="bad-data"
+        )
     known = [None if answer != answer or answer == "?" else answer for answer in np.asarray(answers).tolist()]
     return [sample.T for sample in series], known, "label" if facts["classlabel"] else "value"

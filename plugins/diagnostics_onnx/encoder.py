@@ -56,7 +56,8 @@ def block_outputs(graph: Any, encoder: str) -> tuple[str, list[tuple[str, str]]]
         leaving = [name for node in nodes for name in node.output if used_by[name] - {scope}]
         if not leaving:
             raise DiagnosticsError(
-                f"{encoder} has a block {prefix}.{scope} that passes nothing on: name its taps with ?taps=."
+                f"{encoder} has a block {prefix}.{scope} that passes nothing on: name its taps with ?taps=.",
+                code="no-trunk",
             )
         handed.append((f"{prefix.strip('/').replace('/', '.')}.{scope}", leaving[-1]))
     first = next(iter(scopes))
@@ -69,7 +70,9 @@ def block_outputs(graph: Any, encoder: str) -> tuple[str, list[tuple[str, str]]]
     outside |= {value.name for value in graph.input}
     entering = [name for node in scopes[first] for name in node.input if name in outside]
     if not entering:
-        raise DiagnosticsError(f"{encoder} has a first block that takes nothing: name its taps with ?taps=.")
+        raise DiagnosticsError(
+            f"{encoder} has a first block that takes nothing: name its taps with ?taps=.", code="no-trunk"
+        )
     return entering[0], handed
 
 
@@ -84,7 +87,8 @@ def _largest_series(graph: Any, encoder: str) -> tuple[str, dict[int, list[Any]]
     able = {prefix: scopes for prefix, scopes in series.items() if len(scopes) >= _FEWEST}
     if not able:
         raise DiagnosticsError(
-            f"{encoder} names no repeated blocks in its graph: name the tensors to read with ?taps=, with commas."
+            f"{encoder} names no repeated blocks in its graph: name the tensors to read with ?taps=, with commas.",
+            code="no-trunk",
         )
     best = max(able, key=lambda prefix: (sum(map(len, able[prefix].values())), -len(prefix)))
     return best, able[best]
@@ -166,7 +170,9 @@ def build(path: str, modality: str | None, taps: str | None, mean: str, std: str
     model = _read(path)
     inputs = [value for value in model.graph.input if value.name not in {t.name for t in model.graph.initializer}]
     if len(inputs) != 1:
-        raise DiagnosticsError(f"{name} takes {len(inputs)} inputs: only models with one can be read from a file.")
+        raise DiagnosticsError(
+            f"{name} takes {len(inputs)} inputs: only models with one can be read from a file.", code="unsupported"
+        )
     shape = [d.dim_value or None for d in inputs[0].type.tensor_type.shape.dim]
     kind = modality or ("image" if len(shape) == 4 else "series")
     if kind == "image" and len(shape) == 4:
@@ -175,7 +181,8 @@ def build(path: str, modality: str | None, taps: str | None, mean: str, std: str
         sample, preprocess, extents = _series(name, shape, length)
     else:
         raise DiagnosticsError(
-            f"{name} takes a tensor of {len(shape)} axes, which is no {kind}: give ?modality=image or series."
+            f"{name} takes a tensor of {len(shape)} axes, which is no {kind}: give ?modality=image or series.",
+            code="other-modality",
         )
     named = [tensor for tensor in (taps or "").split(",") if tensor]
     blocks = [(tensor.strip("/").replace("/", ".").replace(":", "."), tensor) for tensor in named]
@@ -194,7 +201,9 @@ def build(path: str, modality: str | None, taps: str | None, mean: str, std: str
         except Exception as error:
             failures.append(error)
     else:
-        raise DiagnosticsError(f"{name} does not run on an example: {describe(failures[-1])}.") from failures[-1]
+        raise DiagnosticsError(
+            f"{name} does not run on an example: {describe(failures[-1])}.", code="foreign-error"
+        ) from failures[-1]
     first = next(iter(tensors.values()))
 
     def read(given: Tensor) -> Tensor:
@@ -206,7 +215,9 @@ def build(path: str, modality: str | None, taps: str | None, mean: str, std: str
         depth = (i if entered else i + 1) / max(1, len(tensors) - bool(entered))
         place = places.of(value, tensor)
         if place.layout == "time_first":
-            raise DiagnosticsError(f"{name} has time before samples at {tensor}, which cannot be read from a file yet.")
+            raise DiagnosticsError(
+                f"{name} has time before samples at {tensor}, which cannot be read from a file yet.", code="unsupported"
+            )
         site = Site(tensor, layout=place.layout, rows=place.rows)
         read_at.append(Tap(tap, depth, "embedding" if tap == "embed" else "trunk", place.features, place.grid, site))
     return OnnxEncoder(name, cast(Modality, kind), model, read_at, preprocess, example=sample, fixed=fixed)
@@ -220,7 +231,8 @@ def _places(
     special = first.special_tokens() or []
     if special != list(range(len(special))):
         raise DiagnosticsError(
-            f"{name} has special tokens among the others at {tensor}, which cannot be read from a file yet."
+            f"{name} has special tokens among the others at {tensor}, which cannot be read from a file yet.",
+            code="unsupported",
         )
     features_first = first.features_first(extents)
     return Places(name, extents, len(batch), prefix=len(special), certain=False, features_first=features_first)
@@ -244,7 +256,7 @@ def session_of(model: Any, tensors: Sequence[str], encoder: str) -> Any:
     try:
         return onnxruntime.InferenceSession(widened.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise DiagnosticsError(f"{encoder} cannot be run: {describe(error)}.") from error
+        raise DiagnosticsError(f"{encoder} cannot be run: {describe(error)}.", code="foreign-error") from error
 
 
 def run(session: Any, names: list[str], given: np.ndarray, fixed: int) -> list[Tensor]:
@@ -267,12 +279,12 @@ def _batch_size(session: Any) -> int:
 
 def _read(path: str) -> Any:
     if not Path(path).is_file():
-        raise DiagnosticsError(f"There is no file {path}: give the path of an .onnx file.")
+        raise DiagnosticsError(f"There is no file {path}: give the path of an .onnx file.", code="missing-file")
     try:
         model = onnx.load(path)
         onnx.checker.check_model(model)
     except Exception as error:
-        raise DiagnosticsError(f"{path} is not a complete ONNX file: {describe(error)}.") from error
+        raise DiagnosticsError(f"{path} is not a complete ONNX file: {describe(error)}.", code="unreadable") from error
     return model
 
 
@@ -282,7 +294,8 @@ def _image(
     channels, height, width = shape[1:]
     if channels not in (1, 3) or not height or not width:
         raise DiagnosticsError(
-            f"{name} takes {list(shape)}: only images [B, 1 or 3 channels, y, x] of one size can be read."
+            f"{name} takes {list(shape)}: only images [B, 1 or 3 channels, y, x] of one size can be read.",
+            code="unsupported",
         )
     centre, spread = (_numbers(text, channels) for text in (mean, std))
 
@@ -295,13 +308,14 @@ def _series(
 ) -> tuple[np.ndarray, Preprocess, dict[str, int]]:
     steps = next((n for n in shape[1:] if n and n > 1), None) or length
     if not steps:
-        raise DiagnosticsError(f"{name} leaves the length of its series open: give ?length=.")
+        raise DiagnosticsError(f"{name} leaves the length of its series open: give ?length=.", code="missing-option")
 
     def preprocess(sample: np.ndarray) -> Tensor:
         series = torch.as_tensor(np.asarray(sample, dtype=np.float32).reshape(-1))
         if len(series) != steps:
             raise DiagnosticsError(
-                f"{name} reads one variate of {steps} steps, not {list(np.shape(sample))}: cut the samples."
+                f"{name} reads one variate of {steps} steps, not {list(np.shape(sample))}: cut the samples.",
+                code="bad-sample",
             )
         return series if len(shape) == 2 else series[None] if shape[1] == 1 else series[:, None]
 
@@ -317,6 +331,7 @@ def _numbers(text: str, channels: int) -> list[float]:
         values = [sum(values) / 3]
     if len(values) not in (1, channels):
         raise DiagnosticsError(
-            f"'{text}' is not one number, or one for each of {channels} channels: separate them with commas."
+            f"'{text}' is not one number, or one for each of {channels} channels: separate them with commas.",
+            code="bad-value",
         )
     return values

@@ -218,12 +218,14 @@ def from_file(
     fitted_tensors, report = fitted(tensors, architecture, grid, positions)
     if report.wrong:
         raise DiagnosticsError(
-            f"Checkpoint {path} does not fit {encoder} ({'; '.join(report.wrong)}): {_advice(tensors)}."
+            f"Checkpoint {path} does not fit {encoder} ({'; '.join(report.wrong)}): {_advice(tensors)}.",
+            code="other-weights",
         )
     if report.changed and not partial:
         raise DiagnosticsError(
             f"Checkpoint {path} fits {encoder} only in part ({'; '.join(report.changed)}): {_advice(tensors)}, "
-            "or add partial=true to take it so."
+            "or add partial=true to take it so.",
+            code="other-weights",
         )
     return fitted_tensors, report
 
@@ -298,7 +300,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not tensors.keys() & {"conv1.weight", "patch_embed.proj.weight"}:
         raise DiagnosticsError(
             f"Checkpoint {path} holds no Perception Encoder ({len(tensors)} tensors, but neither conv1.weight as in "
-            "Meta's files nor patch_embed.proj.weight as in timm's): give the file of a vision tower."
+            "Meta's files nor patch_embed.proj.weight as in timm's): give the file of a vision tower.",
+            code="other-weights",
         )
     return tensors
 
@@ -355,10 +358,11 @@ def export(encoder: str | Encoder, out: Path, trust_code: bool = False) -> Expor
     file = out.expanduser()
     if file.suffix not in ENDINGS:
         raise DiagnosticsError(
-            f"{file} says no format: give a file that ends in {' or '.join(ENDINGS)} (Meta's own code reads .pt)."
+            f"{file} says no format: give a file that ends in {' or '.join(ENDINGS)} (Meta's own code reads .pt).",
+            code="unsupported",
         )
     if file.exists() or file.is_symlink():
-        raise DiagnosticsError(f"{file} is there already: choose another --out, or remove it.")
+        raise DiagnosticsError(f"{file} is there already: choose another --out, or remove it.", code="occupied")
     whole: Encoder = build("encoder", encoder, trust_code=trust_code) if isinstance(encoder, str) else encoder
     own, left_out = _own(whole)
     _check_tensors(whole.name, own.module.state_dict())
@@ -408,13 +412,17 @@ def _own(encoder: Encoder) -> tuple[TorchEncoder, list[str]]:
     """The encoder without modules that no `Eva` has, which a cut at its output leaves out, and the names of these."""
     if not isinstance(encoder, TorchEncoder) or not isinstance(encoder.module, Eva):
         kind = type(encoder.module).__name__ if isinstance(encoder, TorchEncoder) else "model without a torch module"
-        raise DiagnosticsError(f"{encoder.name} is a {kind}, where a Perception Encoder is an Eva of timm: {_NEEDED}.")
+        raise DiagnosticsError(
+            f"{encoder.name} is a {kind}, where a Perception Encoder is an Eva of timm: {_NEEDED}.", code="bad-type"
+        )
     further = _parts(encoder).difference(PARTS)
     if not further:
         return encoder, []
     own = cut_encoder(encoder, encoder.output_tap)
     if read := _parts(own).intersection(further):
-        raise DiagnosticsError(f"{encoder.name} has {few(read)}, which no Perception Encoder has: {_NEEDED}.")
+        raise DiagnosticsError(
+            f"{encoder.name} has {few(read)}, which no Perception Encoder has: {_NEEDED}.", code="unsupported"
+        )
     return own, sorted(further)
 
 
@@ -459,7 +467,7 @@ def _model_of(encoder: TorchEncoder, tensors: Mapping[str, Tensor]) -> tuple[Kno
     why = (
         f"its tensors are not those of one ({misfits[0]})" if misfits else "its patches and blocks are of no known size"
     )
-    raise DiagnosticsError(f"{encoder.name} is no Perception Encoder, since {why}: {_NEEDED}.")
+    raise DiagnosticsError(f"{encoder.name} is no Perception Encoder, since {why}: {_NEEDED}.", code="unsupported")
 
 
 def _check_same(encoder: TorchEncoder, module: nn.Module) -> None:
@@ -470,7 +478,8 @@ def _check_same(encoder: TorchEncoder, module: nn.Module) -> None:
         if not torch.allclose(tokens, given[name], 0, 0, equal_nan=True):
             raise DiagnosticsError(
                 f"{encoder.name} gives other activations at {name} than Meta's code would with its tensors, as with "
-                f"positions=rescaled: {_NEEDED}, with positions=index."
+                f"positions=rescaled: {_NEEDED}, with positions=index.",
+                code="other-run",
             )
 
 

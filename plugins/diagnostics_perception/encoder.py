@@ -50,7 +50,8 @@ def build_encoder(
         raise unknown("Perception Encoder", model, ARCHITECTURES)
     if partial and checkpoint is None:
         raise DiagnosticsError(
-            "Option partial says how to take a checkpoint: give one with checkpoint=, or leave it out."
+            "Option partial says how to take a checkpoint: give one with checkpoint=, or leave it out.",
+            code="no-effect",
         )
     if positions not in ("index", "rescaled"):
         raise unknown("option positions", positions, ("index", "rescaled"))
@@ -71,12 +72,14 @@ def build_encoder(
         else:
             if not architecture.timm or (rope, pool) != (True, "attention"):
                 raise DiagnosticsError(
-                    f"No weights of {name} were published: add pretrained=false for initial ones, or checkpoint=FILE."
+                    f"No weights of {name} were published: add pretrained=false for initial ones, or checkpoint=FILE.",
+                    code="no-weights",
                 )
             tensors, report = fitted(_from_hub(architecture.timm), architecture, grid, positions)
             if why := "; ".join([*report.wrong, *report.changed]):
                 raise DiagnosticsError(
-                    f"timm's weights {architecture.timm} do not fit {name} ({why}): give a checkpoint."
+                    f"timm's weights {architecture.timm} do not fit {name} ({why}): give a checkpoint.",
+                    code="other-weights",
                 )
         module, weights = skeleton(architecture, img_size, positions), str(report)
         module.load_state_dict(tensors, assign=True)

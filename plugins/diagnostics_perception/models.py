@@ -55,11 +55,14 @@ class Architecture:
         """Patches along a side of an image, by default of one as in training; raises where they do not fit."""
         side = self.image if image is None else image
         if side > 8192:
-            raise DiagnosticsError(f"No image of img_size={side} pixels is encoded: give at most 8,192.")
+            raise DiagnosticsError(
+                f"No image of img_size={side} pixels is encoded: give at most 8,192.", code="bad-value"
+            )
         if side < self.patch or side % self.patch:
             raise DiagnosticsError(
                 f"An image of {side} x {side} pixels cannot be cut into patches of {self.patch}: "
-                f"choose an img_size that is a multiple of {self.patch}."
+                f"choose an img_size that is a multiple of {self.patch}.",
+                code="bad-value",
             )
         return side // self.patch
 
@@ -127,18 +130,22 @@ def varied(
         raise unknown("option pool", pool, get_args(Pool))
     if pool == "class" and not (known.class_token and known.embedding):
         lacks = "class token" if known.embedding else "embedding"
-        raise DiagnosticsError(f"pe:{model} has no {lacks}, so it cannot have pool=class: leave it out.")
+        raise DiagnosticsError(
+            f"pe:{model} has no {lacks}, so it cannot have pool=class: leave it out.", code="no-effect"
+        )
     known = replace(known, rope=rope, pool="class" if pool == "class" else "attention")
     depth = known.depth if depth is None else depth
     if not 1 <= depth <= known.depth:
         raise DiagnosticsError(
-            f"pe:{model} has {known.depth} blocks and cannot have depth={depth}: give 1 to {known.depth}."
+            f"pe:{model} has {known.depth} blocks and cannot have depth={depth}: give 1 to {known.depth}.",
+            code="bad-value",
         )
     if layer_scale is None:
         return replace(known, depth=depth)
     if not 0 <= layer_scale < math.inf:
         raise DiagnosticsError(
-            f"LayerScale cannot start at layer_scale={layer_scale}: give a number above 0, as 0.1, or 0 for none."
+            f"LayerScale cannot start at layer_scale={layer_scale}: give a number above 0, as 0.1, or 0 for none.",
+            code="bad-value",
         )
     return replace(known, depth=depth, layer_scale=layer_scale or None)
 

@@ -93,12 +93,15 @@ class ModelCaptioner:
             why = why_not_loaded(error, "model that turns images and text into text")
             if "processor" in why:
                 why = "its processor, as save_pretrained writes it, is not beside its config.json"
-            raise DiagnosticsError(f"Captioner {name} cannot be loaded ({why}): {REMEDY}.") from error
+            raise DiagnosticsError(
+                f"Captioner {name} cannot be loaded ({why}): {REMEDY}.", code="unreadable"
+            ) from error
         check_weights(model, info, f"captioner {name}", REMEDY)
         if getattr(self.processor, "image_processor", None) is None:
             raise DiagnosticsError(
                 f"Captioner {name} cannot be loaded (its processor, as save_pretrained writes it, is not beside its "
-                f"config.json): {REMEDY}."
+                f"config.json): {REMEDY}.",
+                code="unreadable",
             )
         self.model, self.tokens, self.device = model.eval().to(device), tokens, device
         self.chats = getattr(self.processor, "chat_template", None) is not None
@@ -131,7 +134,8 @@ class ModelCaptioner:
         except Exception as error:
             raise DiagnosticsError(
                 f"Captioner {self.name} fails on clip {clip.id} ({describe(error)}): give clips of fewer or smaller "
-                f"frames, or another captioner; captions that are already written are kept."
+                f"frames, or another captioner; captions that are already written are kept.",
+                code="foreign-error",
             ) from error
 
     def _inputs(self, clip: Clip, prompt: str, images: list[np.ndarray] | None, video: np.ndarray | None) -> Any:
@@ -161,7 +165,8 @@ class ModelCaptioner:
         if most is not None and given + self.tokens > most:
             raise DiagnosticsError(
                 f"Clip {clip.id} takes {given} tokens of captioner {self.name}, which with an answer of {self.tokens} "
-                f"are more than its {most}: give clips of fewer or smaller frames, or fewer --tokens."
+                f"are more than its {most}: give clips of fewer or smaller frames, or fewer --tokens.",
+                code="too-large",
             )
 
 

@@ -68,7 +68,7 @@ def clip_places(batch: int, share: float) -> np.ndarray:
     Raises for a share that is none.
     """
     if not 0 <= share <= 1:
-        raise DiagnosticsError(f"A batch cannot have a share of {share} clips: give 0 to 1.")
+        raise DiagnosticsError(f"A batch cannot have a share of {share} clips: give 0 to 1.", code="bad-value")
     return np.diff(np.arange(batch + 1) * round(share * batch) // batch) > 0
 
 
@@ -185,15 +185,17 @@ class Feed:
         if dataset.modality not in ("image", "video"):
             raise DiagnosticsError(
                 f"{dataset.name} holds {dataset.modality}, and Perception Encoders are trained on images and clips: "
-                f"give other --data."
+                f"give other --data.",
+                code="other-modality",
             )
         if clips and dataset.modality != "video":
             raise DiagnosticsError(
                 f"{dataset.name} holds images, so that no share of a batch can be clips: give clips, as "
-                f"'shapes?frames=8'."
+                f"'shapes?frames=8'.",
+                code="other-modality",
             )
         if frames < 1:
-            raise DiagnosticsError(f"Nothing is seen of clips in {frames} frames: give 1 or more.")
+            raise DiagnosticsError(f"Nothing is seen of clips in {frames} frames: give 1 or more.", code="bad-value")
         self.dataset, self.vocabulary, self.changes = dataset, vocabulary, changes
         self.stages, self.batch, self.seed = tuple(stages), batch, seed
         self.steps = steps_of(stages, batch)
@@ -267,7 +269,8 @@ def check_masks(batch: int, processes: int, share: float) -> None:
     if batch % (every * processes):
         raise DiagnosticsError(
             f"Every {every}-th image of a batch is used again with patches hidden, and a batch of {batch} in "
-            f"{processes} process{'es' if processes > 1 else ''} is no multiple of {every * processes}: give one."
+            f"{processes} process{'es' if processes > 1 else ''} is no multiple of {every * processes}: give one.",
+            code="bad-value",
         )
 
 
@@ -472,13 +475,15 @@ class Teacher:
             if encoder.modality != wanted:
                 raise DiagnosticsError(
                     f"Teacher {encoder.name} reads {encoder.modality} samples where {wanted} samples are taught: name "
-                    f"a folder that `diagnostics train pe` wrote."
+                    f"a folder that `diagnostics train pe` wrote.",
+                    code="other-modality",
                 )
         widths = [encoder.tap(_read_at(encoder)).features for encoder in (self.image, self.text)]
         if widths[0] != widths[1]:
             raise DiagnosticsError(
                 f"Teacher {self.image.name} embeds images in {widths[0]} features and texts in {widths[1]}, so they "
-                f"have no cosine: name a pair that was trained together."
+                f"have no cosine: name a pair that was trained together.",
+                code="other-weights",
             )
 
     def prepared(self, samples: Sequence[np.ndarray], texts: Sequence[str]) -> dict[str, Tensor]:

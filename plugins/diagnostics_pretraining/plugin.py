@@ -64,7 +64,9 @@ def recaption(job: RecaptionJob, json: Json = False) -> None:
       diagnostics recaption --data 'shapes?frames=8' --captioner rules --mistakes 0.1 --out clips.jsonl
     """
     if (job.captioner != "rules" or job.summary is not None) and importlib.util.find_spec("transformers") is None:
-        raise DiagnosticsError("Captioners are models of transformers: pip install -e '.[transformers]'.")
+        raise DiagnosticsError(
+            "Captioners are models of transformers: pip install -e '.[transformers]'.", code="missing-package"
+        )
     from diagnostics_training.trainer.objective import world
 
     from diagnostics_pretraining.recaption import recaption

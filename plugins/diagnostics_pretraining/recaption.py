@@ -62,12 +62,14 @@ def recaptioned(table: str, data: str, caption: str) -> Dataset:
     if lacking := [name for name in wanted if name not in texts]:
         raise DiagnosticsError(
             f"{path} has no row for {len(lacking)} of the {len(dataset)} samples of {data}, {lacking[0]} first: "
-            f"caption all of them with `diagnostics recaption`, from the same data."
+            f"caption all of them with `diagnostics recaption`, from the same data.",
+            code="bad-data",
         )
     if empty := [name for name in wanted if not isinstance(texts[name], str) or not texts[name].strip()]:
         raise DiagnosticsError(
             f"{path} has no {caption} for {len(empty)} of the {len(dataset)} samples of {data}, {empty[0]} first: fill "
-            f"it in, or name another column with ?caption=."
+            f"it in, or name another column with ?caption=.",
+            code="bad-sample",
         )
     return Recaptioned(dataset, [str(texts[name]).strip() for name in wanted])
 
@@ -159,7 +161,8 @@ class Cache:
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise DiagnosticsError(
                     f"Line {number} of {self.path} is no caption that was kept there: remove that line, or the file, "
-                    f"and give the same command again."
+                    f"and give the same command again.",
+                    code="damaged",
                 ) from error
             self._texts[entry["key"]] = entry["text"]
         self._file.truncate(len(whole))
@@ -183,7 +186,7 @@ def _writing(path: Path) -> Generator[None]:
         yield
     except OSError as error:
         raise DiagnosticsError(
-            f"{path} cannot be written ({error.strerror or error}): choose another file with --out."
+            f"{path} cannot be written ({error.strerror or error}): choose another file with --out.", code="unwritable"
         ) from error
 
 
@@ -237,7 +240,8 @@ class ModelSummariser:
         if most is not None and len(ids) + self._tokens > most:
             raise DiagnosticsError(
                 f"The notes on clip {clip.id} are {len(ids)} tokens of {self.name}, which with an answer of "
-                f"{self._tokens} are more than its {most}: give clips of fewer frames, or fewer --tokens."
+                f"{self._tokens} are more than its {most}: give clips of fewer frames, or fewer --tokens.",
+                code="too-large",
             )
         given = torch.tensor([ids], device=self._device)
         try:
@@ -254,7 +258,8 @@ class ModelSummariser:
         except Exception as error:
             raise DiagnosticsError(
                 f"{self.name} fails on the notes on clip {clip.id} ({describe(error)}): give another --summary; "
-                f"captions that are made stay."
+                f"captions that are made stay.",
+                code="foreign-error",
             ) from error
         return " ".join(tokenizer.decode(answer[0, len(ids) :], skip_special_tokens=True).split())
 
@@ -294,12 +299,15 @@ class Rules:
         if not isinstance(dataset, Shapes):
             raise DiagnosticsError(
                 f"Captioner rules knows the ground truth of `shapes` only, not of {dataset.name}: give --data "
-                f"'shapes?frames=8', or the folder of a model."
+                f"'shapes?frames=8', or the folder of a model.",
+                code="other-modality",
             )
         if not 0 <= mistakes <= 1:
-            raise DiagnosticsError(f"A share of mistakes of {mistakes:g} does not exist: give --mistakes 0 to 1.")
+            raise DiagnosticsError(
+                f"A share of mistakes of {mistakes:g} does not exist: give --mistakes 0 to 1.", code="bad-value"
+            )
         if seed < 0:
-            raise DiagnosticsError(f"Captioner rules cannot have --seed {seed}: give 0 or more.")
+            raise DiagnosticsError(f"Captioner rules cannot have --seed {seed}: give 0 or more.", code="bad-value")
         self.dataset, self.mistakes, self.seed = dataset, mistakes, seed
         self.name, self.identity = NAME, f"{NAME} mistakes={mistakes!r} seed={seed}"
 
@@ -346,15 +354,19 @@ def notes_on(dataset: Dataset, table: Path | None) -> list[dict[str, str]]:
     if not there:
         raise DiagnosticsError(
             f"{table} has neither a column title nor a column human_caption but {', '.join(columns)}: name one of its "
-            f"columns so."
+            f"columns so.",
+            code="unknown-name",
         )
     if repeated := next((name for name, count in Counter(names).items() if count > 1), None):
-        raise DiagnosticsError(f"{table} has the id {repeated} twice: keep one row for each clip or file.")
+        raise DiagnosticsError(
+            f"{table} has the id {repeated} twice: keep one row for each clip or file.", code="duplicate"
+        )
     ids, groups = list(map(str, dataset.ids)), list(map(str, dataset.groups))
     if strange := sorted(set(names) - {*ids, *groups}):
         raise DiagnosticsError(
             f"{table} has {len(strange)} id(s) that neither a clip nor a file of {dataset.name} has, {strange[0]} "
-            f"first: ids are as {ids[0]}, or {groups[0]} for all clips of a file."
+            f"first: ids are as {ids[0]}, or {groups[0]} for all clips of a file.",
+            code="bad-data",
         )
     rows = {
         name: {key: " ".join(str(columns[key][i]).split()) for key in there if columns[key][i] is not None}
@@ -390,13 +402,15 @@ def recaption(job: RecaptionJob) -> Captioned:
     if job.out.exists() and not kept_in.is_file():
         raise DiagnosticsError(
             f"{job.out} is there, and {kept_in.name} is not in that folder, so this command did not write the table: "
-            f"choose another file with --out."
+            f"choose another file with --out.",
+            code="occupied",
         )
     dataset: Dataset = build("dataset", job.data)
     if dataset.modality not in ("video", "image"):
         raise DiagnosticsError(
             f"{dataset.name} holds {dataset.modality} samples, and captions are of what can be seen: give "
-            f"`videos:FOLDER`, `images:FOLDER` or `shapes?frames=8`."
+            f"`videos:FOLDER`, `images:FOLDER` or `shapes?frames=8`.",
+            code="other-modality",
         )
     notes = notes_on(dataset, job.table)
     captioner = _captioner(job, dataset)
@@ -506,18 +520,27 @@ def _captioner(job: RecaptionJob, dataset: Dataset) -> Captioner:
     if given:
         raise DiagnosticsError(
             f"{' and '.join(given)} is of captioner {NAME}, and {job.captioner} is a model that answers alike each "
-            f"time: leave it out."
+            f"time: leave it out.",
+            code="no-effect",
         )
     return ModelCaptioner(job.captioner, job.tokens, job.device or "cpu", job.precision)
 
 
 def _check(job: RecaptionJob) -> None:
     if not 1 <= job.tokens < math.inf:
-        raise DiagnosticsError(f"A caption of {job.tokens} tokens does not exist: give --tokens 1 or more.")
+        raise DiagnosticsError(
+            f"A caption of {job.tokens} tokens does not exist: give --tokens 1 or more.", code="bad-value"
+        )
     if job.precision not in PRECISIONS:
-        raise DiagnosticsError(f"Unknown precision '{job.precision}': give {' or '.join(PRECISIONS)}.")
+        raise DiagnosticsError(
+            f"Unknown precision '{job.precision}': give {' or '.join(PRECISIONS)}.", code="unknown-name"
+        )
     if job.out.is_dir() or job.out.suffix != ".jsonl":
-        raise DiagnosticsError(f"The table {job.out} must have a name that ends in .jsonl: correct --out.")
+        raise DiagnosticsError(
+            f"The table {job.out} must have a name that ends in .jsonl: correct --out.", code="bad-value"
+        )
     for option, prompt in (("--prompt", job.prompt), ("--frame-prompt", job.frame_prompt)):
         if prompt is not None and not prompt.strip():
-            raise DiagnosticsError(f"{option} is empty, so that nothing is asked: give a question, or leave it out.")
+            raise DiagnosticsError(
+                f"{option} is empty, so that nothing is asked: give a question, or leave it out.", code="no-effect"
+            )

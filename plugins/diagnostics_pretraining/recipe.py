@@ -40,7 +40,8 @@ def steps_of(stages: Sequence[Stage], batch: int) -> int:
             near = max(1, round(stage.samples / batch)) * batch
             raise DiagnosticsError(
                 f"The stage of {stage.size} pixels has {stage.samples:,} samples, which is no multiple of the batch of "
-                f"{batch:,}: give {near:,}."
+                f"{batch:,}: give {near:,}.",
+                code="bad-value",
             )
     return sum(stage.samples for stage in stages) // batch
 
@@ -64,13 +65,15 @@ def scaled(stages: Sequence[Stage], samples: int, batch: int) -> tuple[Stage, ..
     if samples < 1 or samples % batch:
         near = max(len(stages), round(samples / batch)) * batch
         raise DiagnosticsError(
-            f"Training on {samples:,} samples is no whole number of batches of {batch:,}: give --samples {near}."
+            f"Training on {samples:,} samples is no whole number of batches of {batch:,}: give --samples {near}.",
+            code="bad-value",
         )
     steps = samples // batch
     if steps < len(stages):
         raise DiagnosticsError(
             f"There are {steps} batches of {batch:,} in {samples:,} samples and {len(stages)} stages: give at least "
-            f"--samples {len(stages) * batch}."
+            f"--samples {len(stages) * batch}.",
+            code="bad-value",
         )
     shares = [steps * stage.samples / sum(one.samples for one in stages) for stage in stages]
     counts = [max(1, int(share)) for share in shares]
@@ -137,34 +140,44 @@ class Recipe(Optimisation):
     def __post_init__(self) -> None:
         if not self.stages:
             raise DiagnosticsError(
-                "A recipe without stages trains nothing: give at least one, with its size and samples."
+                "A recipe without stages trains nothing: give at least one, with its size and samples.", code="too-few"
             )
         if self.batch < 2:
-            raise DiagnosticsError(f"There is nothing to contrast in a batch of {self.batch}: give at least 2.")
+            raise DiagnosticsError(
+                f"There is nothing to contrast in a batch of {self.batch}: give at least 2.", code="bad-value"
+            )
         shares = [(name, getattr(self, name)) for name in ("mask", "hidden", "clips")]
         shares += [(name, getattr(self.augment, name)) for name in _AUGMENTED] if self.augment else []
         for name, value in shares:
             if not 0 <= value <= 1:
-                raise DiagnosticsError(f"A recipe cannot have {name} = {value:g}: give a share from 0 to 1.")
+                raise DiagnosticsError(
+                    f"A recipe cannot have {name} = {value:g}: give a share from 0 to 1.", code="bad-value"
+                )
         if self.augment is not None and self.augment.crop is not None and self.augment.crop[1] > 1:
             raise DiagnosticsError(
-                f"A crop cannot be {self.augment.crop[1]} of an image's area: give crop two shares of it, at most 1."
+                f"A crop cannot be {self.augment.crop[1]} of an image's area: give crop two shares of it, at most 1.",
+                code="bad-value",
             )
         if self.objective == "distil" and (self.mask or self.augment or self.clips):
             raise DiagnosticsError(
                 "Distillation uses a teacher's embeddings of whole images, which a recipe with mask, augment or clips "
-                "does not show: leave these out."
+                "does not show: leave these out.",
+                code="conflict",
             )
         if self.mask and not 0 < self.hidden < 1:
             raise DiagnosticsError(
-                f"Mask regularisation cannot hide a share of {self.hidden}: give a number above 0 and below 1, as 0.4."
+                f"Mask regularisation cannot hide a share of {self.hidden}: give a number above 0 and below 1, as 0.4.",
+                code="bad-value",
             )
         if self.mask and self.clips:
-            raise DiagnosticsError("Patches are hidden in batches of images alone: give mask = 0 or clips = 0.")
+            raise DiagnosticsError(
+                "Patches are hidden in batches of images alone: give mask = 0 or clips = 0.", code="conflict"
+            )
         if self.mask and abs(1 / self.mask - round(1 / self.mask)) > 1e-9:
             raise DiagnosticsError(
                 f"The mask share {self.mask} is not one in n: every n-th image of a batch is used again with patches "
-                f"hidden, so give 1 divided by a whole number, as 0.0625."
+                f"hidden, so give 1 divided by a whole number, as 0.0625.",
+                code="bad-value",
             )
 
     @property
@@ -196,12 +209,14 @@ class Recipe(Optimisation):
             if stage.size < patch or stage.size % patch or stage.size > image:
                 raise DiagnosticsError(
                     f"Images of a stage of {stage.size} pixels cannot be cut into patches of {patch} or are larger "
-                    f"than the model's {image}: give a multiple of {patch}, at most {image}."
+                    f"than the model's {image}: give a multiple of {patch}, at most {image}.",
+                    code="bad-value",
                 )
             if self.mask and stage.size == patch:
                 raise DiagnosticsError(
                     f"An image of {stage.size} pixels is a single patch, of which no part can be hidden: give larger "
-                    f"stages, or mask = 0."
+                    f"stages, or mask = 0.",
+                    code="bad-value",
                 )
         if samples is not None:
             stages = scaled(stages, samples, self.batch)
@@ -226,10 +241,12 @@ def read_recipe(path: Path) -> Recipe:
         text = path.read_text(encoding="utf-8")
         values = tomllib.loads(text)
     except (OSError, UnicodeDecodeError) as error:
-        raise DiagnosticsError(f"{path} cannot be read ({error}): name a recipe, a file of TOML.") from error
+        raise DiagnosticsError(
+            f"{path} cannot be read ({error}): name a recipe, a file of TOML.", code="unreadable"
+        ) from error
     except tomllib.TOMLDecodeError as error:
         raise DiagnosticsError(
-            f"{path} is not valid TOML ({error}): write one as docs/how-to/pretraining.md shows."
+            f"{path} is not valid TOML ({error}): write one as docs/how-to/pretraining.md shows.", code="unreadable"
         ) from error
     lines = text.splitlines()
     strange = _unknown_keys(path, lines, "", values, Recipe)
@@ -237,14 +254,15 @@ def read_recipe(path: Path) -> Recipe:
     strange += _unknown_keys(path, lines, "augment", values["augment"], Augmentation) if "augment" in values else []
     if strange:
         raise DiagnosticsError(
-            f"{path} has keys that a recipe does not have: {', '.join(dict.fromkeys(strange))}. Correct or remove it."
+            f"{path} has keys that a recipe does not have: {', '.join(dict.fromkeys(strange))}. Correct or remove it.",
+            code="unknown-name",
         )
     lacking = [name for name in ("stages", "batch", "lr") if name not in values]
     lacking += [
         f"{name} of a stage" for name in ("size", "samples") if any(name not in s for s in values.get("stages", ()))
     ]
     if lacking:
-        raise DiagnosticsError(f"{path} lacks {enumerated(lacking)}: no recipe is without.")
+        raise DiagnosticsError(f"{path} lacks {enumerated(lacking)}: no recipe is without.", code="missing-option")
     return decode(Recipe, values)
 
 
@@ -255,7 +273,8 @@ def _unknown_keys(path: Path, lines: list[str], section: str, values: Any, kind:
     if not isinstance(values, Mapping):
         raise DiagnosticsError(
             f"{section} in line {_line(lines, section)} of {path} is no table: write it as "
-            f"docs/how-to/pretraining.md shows."
+            f"docs/how-to/pretraining.md shows.",
+            code="bad-type",
         )
     known = get_type_hints(kind)
     strange: list[str] = []
@@ -265,7 +284,7 @@ def _unknown_keys(path: Path, lines: list[str], section: str, values: Any, kind:
             near = difflib.get_close_matches(key, known, n=1)
             strange.append(f"'{key}' in line {line}{f' (did you mean {near[0]}?)' if near else ''}")
         elif (wanted := _wanted(value, known[key])) is not None:
-            raise DiagnosticsError(f"{key} in line {line} of {path} is {wanted}, not {value!r}.")
+            raise DiagnosticsError(f"{key} in line {line} of {path} is {wanted}, not {value!r}.", code="bad-value")
     return strange
 
 
@@ -371,11 +390,13 @@ class PretrainJob(Computation, Pairs):
     def __post_init__(self) -> None:
         if (self.recipe is None) == (self.config is None):
             raise DiagnosticsError(
-                "A training has one recipe: name it with --recipe (1 to 9), or give a file of your own with --config."
+                "A training has one recipe: name it with --recipe (1 to 9), or give a file of your own with --config.",
+                code="conflict",
             )
         if (self.size is None) == (self.start is None):
             raise DiagnosticsError(
-                "Towers start from new weights of a --size, or from those of a folder (--from): give one of the two."
+                "Towers start from new weights of a --size, or from those of a folder (--from): give one of the two.",
+                code="other-weights",
             )
 
     @property

@@ -54,13 +54,15 @@ class Vocabulary:
         if not 3 <= self.context <= _LONGEST:
             raise DiagnosticsError(
                 f"Texts have 3 to {_LONGEST:,} tokens, start and end included, not {self.context}: choose a context in "
-                f"that range."
+                f"that range.",
+                code="bad-value",
             )
         kept = self.kept
         if kept is not None and (list(kept) != sorted({*kept, PADDING, START, END}) or kept[-1] != END or kept[0] < 0):
             raise DiagnosticsError(
                 f"The rows that a vocabulary keeps are in order, from {PADDING} to {END}, with {START}: make "
-                f"it of texts."
+                f"it of texts.",
+                code="bad-data",
             )
 
     @property
@@ -246,7 +248,9 @@ class Texts:
     def __call__(self, sample: np.ndarray) -> dict[str, Tensor]:
         text = str(sample)
         if not text.strip():
-            raise DiagnosticsError(f"{self.encoder} finds no token in the text {text[:40]!r}: leave out empty texts.")
+            raise DiagnosticsError(
+                f"{self.encoder} finds no token in the text {text[:40]!r}: leave out empty texts.", code="bad-data"
+            )
         tokens = self.vocabulary.encode([text])[0][0]
         end = int(tokens.argmax())
         place = torch.arange(len(tokens))
@@ -293,11 +297,12 @@ def build_text(model: str, checkpoint: str | None, pretrained: bool, context: in
     if vocabulary is None:
         vocabulary = Vocabulary(context_of(size) if context is None else context)
     elif context is not None:
-        raise DiagnosticsError(f"The context of {model} is {vocabulary.context}: leave out context.")
+        raise DiagnosticsError(f"The context of {model} is {vocabulary.context}: leave out context.", code="no-effect")
     if checkpoint is None and pretrained:
         raise DiagnosticsError(
             f"The text tower of {size} comes from a file: give checkpoint=, Meta's .pt of the whole model, or "
-            f"pretrained=false for initial weights."
+            f"pretrained=false for initial weights.",
+            code="other-weights",
         )
     module = initial_text(size, vocabulary, seed)
     if checkpoint is not None:
@@ -314,7 +319,8 @@ def vocabulary_in(encoder: TorchEncoder) -> tuple[str, Vocabulary]:
     scheme, _, rest = encoder.skeleton.partition(":")
     if scheme != "pe-text":
         raise DiagnosticsError(
-            f"{encoder.name} is no text tower of a Perception Encoder: name one that `train pe` wrote."
+            f"{encoder.name} is no text tower of a Perception Encoder: name one that `train pe` wrote.",
+            code="other-weights",
         )
     if encoder.files:
         return _described(encoder.files[0].parent)
@@ -378,7 +384,8 @@ def _described(folder: Path) -> tuple[str, Vocabulary]:
         return str(content["size"]), Vocabulary(int(content["context"]), kept)
     except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise DiagnosticsError(
-            f"{file} says of no text tower how it is built ({type(error).__name__}): save the encoder again."
+            f"{file} says of no text tower how it is built ({type(error).__name__}): save the encoder again.",
+            code="damaged",
         ) from error
 
 
@@ -386,5 +393,8 @@ def _fill(module: nn.Module, file: Path, size: str) -> None:
     """The text tower of a whole CLIP in Meta's layout; raises where it is missing or does not fit."""
     own, tensors = module.state_dict(), read_tensors(file)
     if why := misfits(own, {name: tensor for name, tensor in tensors.items() if name in own}):
-        raise DiagnosticsError(f"Checkpoint {file} does not hold the text tower of {size} ({why}): name its own size.")
+        raise DiagnosticsError(
+            f"Checkpoint {file} does not hold the text tower of {size} ({why}): name its own size.",
+            code="other-weights",
+        )
     module.load_state_dict({name: tensors[name].float() for name in own})

@@ -89,12 +89,14 @@ def load_pair(folder: str | Path, *, trust_code: bool = False) -> Pair:
     scale = image.lineage.get("scale")
     if not inner.is_dir() or not isinstance(scale, float) or not 0 < scale < math.inf:
         raise DiagnosticsError(
-            f"{folder} has no text encoder that was trained with it: name a folder that `diagnostics train pe` wrote."
+            f"{folder} has no text encoder that was trained with it: name a folder that `diagnostics train pe` wrote.",
+            code="missing-file",
         )
     text = build("encoder", str(inner), trust_code=trust_code)
     if image.lineage.get(TEXT) != text.identity["weights"]:
         raise DiagnosticsError(
-            f"{inner} is not the text encoder that {folder} was trained with: copy both folders again, together."
+            f"{inner} is not the text encoder that {folder} was trained with: copy both folders again, together.",
+            code="other-run",
         )
     return Pair(image, text, scale)
 
@@ -116,7 +118,8 @@ def towers_of(pair: Pair, *, masked: bool = False, seed: int = 0) -> Towers:
     except RuntimeError as error:
         raise DiagnosticsError(
             f"{pair.image.name} does not fit towers of size {size}, as one that was cut or aligned: name what `train "
-            f"pe` wrote."
+            f"pe` wrote.",
+            code="other-weights",
         ) from error
     with torch.no_grad():
         towers.log_scale.fill_(math.log(pair.scale))
@@ -178,7 +181,9 @@ class Towers(nn.Module):
         x = image.patch_embed.proj(pixels).flatten(2).transpose(1, 2)
         if hidden is not None:
             if self.mask_token is None:
-                raise DiagnosticsError("These towers have no mask token: build them with masked=True.")
+                raise DiagnosticsError(
+                    "These towers have no mask token: build them with masked=True.", code="missing-option"
+                )
             x = torch.where(hidden[..., None], self.mask_token.to(x.dtype), x)
         if one.class_token:
             x = torch.cat([image.cls_token.expand(len(x), -1, -1).to(x.dtype), x], dim=1)
@@ -193,7 +198,8 @@ class Towers(nn.Module):
         if pixels.shape[-2] != side or side > self.architecture.image:
             raise DiagnosticsError(
                 f"Images of {pixels.shape[-2]} x {side} pixels do not fit towers of {self.architecture.image}: give "
-                f"squares of that size or smaller."
+                f"squares of that size or smaller.",
+                code="bad-value",
             )
         return self.architecture.grid(side)
 
@@ -283,7 +289,7 @@ def export(folder: str | Path, out: Path, trust_code: bool = False) -> Exported:
     # As it was given: the configuration may name it, and a folder that is copied must not tell where it was made.
     place = out.expanduser()
     if place.exists():
-        raise DiagnosticsError(f"{out} is there already: choose another --out, or remove it.")
+        raise DiagnosticsError(f"{out} is there already: choose another --out, or remove it.", code="occupied")
     pair = load_pair(folder, trust_code=trust_code)
     towers = towers_of(pair)
     tensors = _tensors(towers)
@@ -299,7 +305,8 @@ def export(folder: str | Path, out: Path, trust_code: bool = False) -> Exported:
     except (OSError, SafetensorError) as error:
         why = error.strerror if isinstance(error, OSError) else describe(error)
         raise DiagnosticsError(
-            f"{out} cannot be written ({why}): is there free space, and do you have permission to write there?"
+            f"{out} cannot be written ({why}): is there free space, and do you have permission to write there?",
+            code="unwritable",
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -384,7 +391,8 @@ def _check_same(pair: Pair, folder: Path) -> None:
         model: Any = open_clip.create_model(f"local-dir:{folder}", device="cpu").eval()
     except Exception as error:
         raise DiagnosticsError(
-            f"open_clip cannot read what would be written of {pair.image.name} ({describe(error)}): {_UPDATE}."
+            f"open_clip cannot read what would be written of {pair.image.name} ({describe(error)}): {_UPDATE}.",
+            code="foreign-error",
         ) from error
     images = default_collate([pair.image.preprocess(pair.image.example())])
     texts = open_clip.get_tokenizer(f"local-dir:{folder}")([str(pair.text.example())])
@@ -393,7 +401,8 @@ def _check_same(pair: Pair, folder: Path) -> None:
         if float((given - expected).abs().max()) > _APART * float(expected.std()):
             raise DiagnosticsError(
                 f"open_clip gives other embeddings of {encoder.name} than it has here, so nothing is written: "
-                f"{_UPDATE}."
+                f"{_UPDATE}.",
+                code="irreproducible",
             )
 
 

@@ -48,7 +48,8 @@ def check_texts(dataset: Dataset, rows: np.ndarray) -> None:
     """Raises where there are no texts, some are empty, or all are equal."""
     if not dataset.texts:
         raise DiagnosticsError(
-            f"{dataset.name} has no texts to train with: give data with captions, as captions:FILE or shapes."
+            f"{dataset.name} has no texts to train with: give data with captions, as captions:FILE or shapes.",
+            code="no-target",
         )
     looked_at = _some(rows) if isinstance(dataset.texts, LazySamples) else rows
     empty = [str(dataset.ids[row]) for row in looked_at if not dataset.texts[row].strip()]
@@ -56,13 +57,15 @@ def check_texts(dataset: Dataset, rows: np.ndarray) -> None:
         shown = ", ".join(empty[:3]) + (", ..." if len(empty) > 3 else "")
         raise DiagnosticsError(
             f"{len(empty):,} of the {len(looked_at):,} train texts of {dataset.name} are empty ({shown}): fill them, "
-            f"or leave those samples out."
+            f"or leave those samples out.",
+            code="bad-sample",
         )
     first = dataset.texts[rows[0]]
     if all(dataset.texts[row] == first for row in looked_at):
         raise DiagnosticsError(
             f"All {len(looked_at):,} train texts of {dataset.name} are equal, so there is nothing to tell apart: give "
-            f"other texts."
+            f"other texts.",
+            code="bad-target",
         )
 
 
@@ -150,7 +153,8 @@ def check_survives(changes: PictureChanges, dataset: Dataset) -> None:
         left = sorted(harmless_changes(dataset))
         raise DiagnosticsError(
             f"Texts of {dataset.name} would be false under a change of {enumerated(false)}: "
-            f"{f'augment by {enumerated(left)}, or not at all' if left else 'leave augmentation out'}."
+            f"{f'augment by {enumerated(left)}, or not at all' if left else 'leave augmentation out'}.",
+            code="conflict",
         )
 
 
@@ -286,7 +290,8 @@ def _teacher(job: PretrainJob, recipe: Recipe) -> Teacher | None:
     if (recipe.objective == "distil") != (job.teacher is not None):
         raise DiagnosticsError(
             "A recipe that distils learns from a teacher, and no other has one: give both --recipe distil and "
-            "--teacher FOLDER, or neither."
+            "--teacher FOLDER, or neither.",
+            code="conflict",
         )
     return None if job.teacher is None else Teacher(load_pair(job.teacher))
 
@@ -306,7 +311,8 @@ def check_start(folder: str, towers: Towers, recipe: Recipe) -> None:
     if different:
         raise DiagnosticsError(
             f"{folder} cannot be trained further by this recipe, since it has {enumerated(different)}: name another "
-            f"--from, or a recipe of your own (--config) that says so."
+            f"--from, or a recipe of your own (--config) that says so.",
+            code="other-weights",
         )
 
 

@@ -181,7 +181,8 @@ def zeroshot(job: ZeroshotJob) -> Result:
     if job.target is None and not dataset.texts:
         raise DiagnosticsError(
             f"{dataset.name} has no texts, so that nothing can be retrieved: name a target with --for, or give data "
-            f"with captions."
+            f"with captions.",
+            code="no-target",
         )
     labels, classes = (None, ()) if job.target is None else labels_of(dataset, job.target)
     rows = np.flatnonzero(dataset.split == job.split)
@@ -242,7 +243,8 @@ def _classified(
     if len(classes) < 2 or not len(known):
         raise DiagnosticsError(
             f"Target {job.target} of {dataset.name} has {len(classes)} class(es) and is known of {len(known)} "
-            f"{job.split} samples: give one of at least two."
+            f"{job.split} samples: give one of at least two.",
+            code="too-few",
         )
     vocabulary = vocabulary_in(pair.text)[1]
     templates = job.template or tuple(t for t in TEMPLATES if _all_known(t.replace("{}", ""), vocabulary))
@@ -272,7 +274,8 @@ def _retrieved(
     if gallery > len(texts):
         raise DiagnosticsError(
             f"{dataset.name} has {len(texts)} different {job.split} samples, too few for a gallery of {gallery}: give "
-            f"a smaller --gallery, or more data."
+            f"a smaller --gallery, or more data.",
+            code="too-few",
         )
     _, wanted, counts = np.unique(np.array(texts), return_inverse=True, return_counts=True)
     groups = dataset.groups[rows[first]]
@@ -318,7 +321,8 @@ def _image_encoder(pair: Pair, dataset: Dataset, frames: int) -> TorchEncoder:
     if dataset.modality != "image":
         raise DiagnosticsError(
             f"{pair.image.name} reads images (and frames of videos), and {dataset.name} holds {dataset.modality} "
-            f"samples: give such data."
+            f"samples: give such data.",
+            code="other-modality",
         )
     return pair.image
 
@@ -337,9 +341,12 @@ def _check(job: ZeroshotJob) -> None:
         raise unknown("split", job.split, SPLITS, "Towers were trained on train.")
     if bad := [template for template in job.template if "{}" not in template]:
         raise DiagnosticsError(
-            f"Template {few(bad)!r} has no place for the class: write {{}} there, as 'a photo of a {{}}'."
+            f"Template {few(bad)!r} has no place for the class: write {{}} there, as 'a photo of a {{}}'.",
+            code="bad-value",
         )
     if job.gallery is not None and job.gallery < 2:
-        raise DiagnosticsError(f"A gallery of {job.gallery} has nothing to choose from: give --gallery 2 or more.")
+        raise DiagnosticsError(
+            f"A gallery of {job.gallery} has nothing to choose from: give --gallery 2 or more.", code="bad-value"
+        )
     if job.seed < 0:
-        raise DiagnosticsError(f"There is no seed {job.seed}: give --seed 0 or more.")
+        raise DiagnosticsError(f"There is no seed {job.seed}: give --seed 0 or more.", code="bad-value")

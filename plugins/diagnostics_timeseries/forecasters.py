@@ -120,7 +120,8 @@ def _kind(settings: Mapping[str, Any], model: str) -> tuple[Any, Callable[..., S
     if named not in known or "chronos_config" not in settings:
         raise DiagnosticsError(
             f"{model} is a {named}, not a Chronos encoder ({', '.join(known)} with a chronos_config): name another "
-            f"folder."
+            f"folder.",
+            code="other-weights",
         )
     return known[named]
 
@@ -178,7 +179,8 @@ def _patched(name: str, whole: Any, fresh: Callable[[], nn.Module]) -> SeriesMod
     if size != settings.input_patch_stride:
         raise DiagnosticsError(
             f"{name} cuts patches of {size} steps every {settings.input_patch_stride}: overlapping patches have no "
-            f"grid here, use another checkpoint."
+            f"grid here, use another checkpoint.",
+            code="no-grid",
         )
     special = int(settings.use_reg_token)
     groups = type(whole).__name__ == "Chronos2Model"
@@ -273,7 +275,8 @@ def moirai(
     sizes = list(settings.get("patch_sizes", []))
     if patch_size not in sizes:
         raise DiagnosticsError(
-            f"{MOIRAI}{model} has patches of {sizes} steps, not {patch_size}: choose ?patch_size= of these."
+            f"{MOIRAI}{model} has patches of {sizes} steps, not {patch_size}: choose ?patch_size= of these.",
+            code="bad-value",
         )
 
     def untrained() -> Any:
@@ -320,7 +323,8 @@ def check_distribution(part: Any, model: str) -> None:
     if not _DISTRIBUTION.fullmatch(target):
         raise DiagnosticsError(
             f"{MOIRAI}{model} names {target} as its distribution, which could be any code and is never run: get the "
-            f"config.json that its authors published."
+            f"config.json that its authors published.",
+            code="untrusted-code",
         )
 
 
@@ -560,5 +564,7 @@ def _file(model: str) -> Path:
         return path
     checkpoint = folder_of(TIREX, model, (_CHECKPOINT,), "small") / _CHECKPOINT
     if not checkpoint.is_file():
-        raise DiagnosticsError(f"{checkpoint.parent} holds no {_CHECKPOINT}: give the folder of a TiRex checkpoint.")
+        raise DiagnosticsError(
+            f"{checkpoint.parent} holds no {_CHECKPOINT}: give the folder of a TiRex checkpoint.", code="missing-file"
+        )
     return checkpoint

@@ -408,7 +408,9 @@ def _resized(series: Tensor, steps: int) -> Tensor:
     observed = ~series.isnan().any(0)
     series = series[:, int(observed.int().argmax()) :]
     if bool(series.isnan().any()) or series.shape[1] < 2:
-        raise DiagnosticsError("it has gaps (NaN), and Mantis has no mask: fill them, by interpolation for example.")
+        raise DiagnosticsError(
+            "it has gaps (NaN), and Mantis has no mask: fill them, by interpolation for example.", code="not-finite"
+        )
     return nn.functional.interpolate(series[None], size=steps, mode="linear", align_corners=False)[0]
 
 

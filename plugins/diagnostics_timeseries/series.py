@@ -42,11 +42,14 @@ def folder_of(scheme: str, spec: str, files: Sequence[str], small: str) -> Path:
         check_files(path)
         return path
     if path.is_file():
-        raise DiagnosticsError(f"{scheme}{spec} is a file: give the folder that holds it and its config.json.")
+        raise DiagnosticsError(
+            f"{scheme}{spec} is a file: give the folder that holds it and its config.json.", code="missing-file"
+        )
     if not _HUB_ID.fullmatch(spec):
         raise DiagnosticsError(
             f"There is no folder {spec}: give {scheme}FOLDER, {scheme}OWNER/MODEL of the hub, or for untrained weights "
-            f"{scheme}{small}?pretrained=false."
+            f"{scheme}{small}?pretrained=false.",
+            code="missing-file",
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -58,7 +61,8 @@ def folder_of(scheme: str, spec: str, files: Sequence[str], small: str) -> Path:
         why = "the hub does not answer, and its cache here has nothing of that name" if offline else describe(error)
         raise DiagnosticsError(
             f"{scheme}{spec} is no folder here and cannot be fetched ({why}): give the folder of a checkpoint, or for "
-            f"untrained weights {scheme}{small}?pretrained=false."
+            f"untrained weights {scheme}{small}?pretrained=false.",
+            code="not-fetched",
         ) from error
 
 
@@ -67,7 +71,8 @@ def check_files(folder: Path) -> None:
     for file in sorted(folder.iterdir()):
         if file.exists() and not file.is_file() and not file.is_dir():
             raise DiagnosticsError(
-                f"{file} is no regular file: give the folder of a checkpoint as its authors published it."
+                f"{file} is no regular file: give the folder of a checkpoint as its authors published it.",
+                code="strange-file",
             )
 
 
@@ -84,11 +89,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DiagnosticsError(f"{folder} holds no config.json: give the folder of a checkpoint.") from None
+        raise DiagnosticsError(
+            f"{folder} holds no config.json: give the folder of a checkpoint.", code="missing-file"
+        ) from None
     except (OSError, ValueError) as error:
-        raise DiagnosticsError(f"{path} cannot be read ({describe(error)}): copy the checkpoint again.") from error
+        raise DiagnosticsError(
+            f"{path} cannot be read ({describe(error)}): copy the checkpoint again.", code="unreadable"
+        ) from error
     if not isinstance(settings, dict):
-        raise DiagnosticsError(f"{path} is no mapping: copy the checkpoint again.")
+        raise DiagnosticsError(f"{path} is no mapping: copy the checkpoint again.", code="damaged")
     return settings
 
 
@@ -123,12 +132,14 @@ def loading(library: str, folder: Path | str) -> Generator[None]:
     except pickle.UnpicklingError as error:
         raise DiagnosticsError(
             f"{folder} is no checkpoint, or holds more than tensors and could run code: it is not loaded; get the file "
-            f"that its authors published."
+            f"that its authors published.",
+            code="unreadable",
         ) from error
     except Exception as error:
         raise DiagnosticsError(
             f"{library} cannot load {folder} ({describe(error)}): it is damaged, or saved from another model or "
-            f"version."
+            f"version.",
+            code="damaged",
         ) from error
 
 
@@ -150,7 +161,8 @@ def check_fits(module: nn.Module, folder: Path, aside: Sequence[str] = ()) -> No
         raise DiagnosticsError(
             f"{folder} does not hold the weights of a {type(module).__name__} of its config.json: {len(odd)} of "
             f"{len(wanted)} parameters are missing or of another shape ({first}, not {list(wanted[odd[0]])}); copy the "
-            f"checkpoint again."
+            f"checkpoint again.",
+            code="other-weights",
         )
 
 
@@ -167,7 +179,9 @@ def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         shapes |= {name: tuple(tensor.shape) for name, tensor in loaded.items()}
     if not shapes:
-        raise DiagnosticsError(f"{folder} holds no weights (*.safetensors or *.bin): give the folder of a checkpoint.")
+        raise DiagnosticsError(
+            f"{folder} holds no weights (*.safetensors or *.bin): give the folder of a checkpoint.", code="missing-file"
+        )
     return shapes
 
 
@@ -195,7 +209,8 @@ def with_weights(
         if odd := misfits(*read):
             raise DiagnosticsError(
                 f"{folder} does not fit a {type(module).__name__} of its config.json: {odd}; it was saved from another "
-                f"model or version."
+                f"model or version.",
+                code="other-weights",
             )
         module.load_state_dict(tensors, strict=False)
     return module
@@ -207,7 +222,9 @@ def tensors_of(library: str, folder: Path) -> dict[str, Tensor]:
 
     path = folder / "model.safetensors"
     if not path.is_file():
-        raise DiagnosticsError(f"{folder} holds no model.safetensors: give the folder of a {library} checkpoint.")
+        raise DiagnosticsError(
+            f"{folder} holds no model.safetensors: give the folder of a {library} checkpoint.", code="missing-file"
+        )
     with loading(library, path):
         return load_file(path)
 
@@ -264,7 +281,8 @@ class SeriesModel:
             if series.shape != (variates, length):
                 raise DiagnosticsError(
                     f"it has {series.shape[1]} steps of {series.shape[0]} variate(s) among series of {length} of "
-                    f"{variates}: cut all to one length, or pad them with diagnostics.padded."
+                    f"{variates}: cut all to one length, or pad them with diagnostics.padded.",
+                    code="bad-shape",
                 )
             return dict(self.prepare(torch.from_numpy(series)))
 
@@ -302,22 +320,28 @@ class SeriesModel:
         if series.ndim not in (1, 2) or series.dtype.kind not in "fiub" or 0 in series.shape:
             raise DiagnosticsError(
                 f"{self.name} reads numbers [time] or [time, variate], not {series.dtype} of shape "
-                f"{list(series.shape)}."
+                f"{list(series.shape)}.",
+                code="bad-shape",
             )
         series = np.ascontiguousarray(series.reshape(len(series), -1).T, dtype=np.float32)
         variates, steps = series.shape
         if variates > 1 and not self.several:
-            raise DiagnosticsError(f"{self.name} reads one variate, not {variates}: choose one, or average them.")
+            raise DiagnosticsError(
+                f"{self.name} reads one variate, not {variates}: choose one, or average them.", code="bad-sample"
+            )
         if self.longest is not None and steps > self.longest:
             raise DiagnosticsError(
-                f"A series of {steps} steps exceeds the {self.longest} that {self.name} reads: cut it first."
+                f"A series of {steps} steps exceeds the {self.longest} that {self.name} reads: cut it first.",
+                code="bad-sample",
             )
         if np.isinf(series).any():
-            raise DiagnosticsError(f"{self.name} was given an infinite value: mark what is not known with NaN.")
+            raise DiagnosticsError(
+                f"{self.name} was given an infinite value: mark what is not known with NaN.", code="not-finite"
+            )
         observed = int(np.isfinite(series).any(axis=0).sum())
         if observed < self.fewest:
             raise DiagnosticsError(
-                f"{self.name} needs at least {self.fewest} observed step(s), a series has {observed}."
+                f"{self.name} needs at least {self.fewest} observed step(s), a series has {observed}.", code="too-few"
             )
         return series
 

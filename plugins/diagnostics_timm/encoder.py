@@ -47,7 +47,8 @@ def model_of(name: str, pretrained: bool, checkpoint: str | None, img_size: int 
     if img_size is not None and not 1 <= img_size <= MOST_PIXELS:
         raise DiagnosticsError(
             f"timm:{name} cannot take img_size={img_size}: give a number of pixels of at least 1 and at most "
-            f"{MOST_PIXELS:,}."
+            f"{MOST_PIXELS:,}.",
+            code="too-few",
         )
     if checkpoint is not None:
         return _from_file(name, Path(checkpoint), img_size)
@@ -74,7 +75,7 @@ def create(name: str, img_size: int | None, **options: Any) -> nn.Module:
         if options:
             raise
         size = "" if img_size is None else f" with img_size={img_size} (try a multiple of its patch or window size)"
-        raise DiagnosticsError(f"timm cannot build {name}{size}: {describe(error)}") from error
+        raise DiagnosticsError(f"timm cannot build {name}{size}: {describe(error)}", code="foreign-error") from error
 
 
 def _check_name(name: str) -> None:
@@ -90,7 +91,7 @@ def _check_name(name: str) -> None:
 def _from_hub(name: str, img_size: int | None) -> nn.Module:
     configuration = timm.get_pretrained_cfg(name)
     if configuration is None or not configuration.has_weights:
-        raise DiagnosticsError(f"timm has no pretrained weights of {name}: {_INSTEAD}")
+        raise DiagnosticsError(f"timm has no pretrained weights of {name}: {_INSTEAD}", code="no-weights")
     reached = True
     try:
         with quick_offline() as reached:
@@ -98,15 +99,19 @@ def _from_hub(name: str, img_size: int | None) -> nn.Module:
     except Exception as error:
         if not is_fetching(error):
             size = "" if img_size is None else f" with img_size={img_size}"
-            raise DiagnosticsError(f"timm cannot load {name}{size}: {describe(error)}") from error
+            raise DiagnosticsError(f"timm cannot load {name}{size}: {describe(error)}", code="foreign-error") from error
         why = f"({describe(error)})" if reached else "(no network, and not in the local cache)"
-        raise DiagnosticsError(f"Pretrained weights of timm:{name} cannot be fetched {why}: {_INSTEAD}") from error
+        raise DiagnosticsError(
+            f"Pretrained weights of timm:{name} cannot be fetched {why}: {_INSTEAD}", code="not-fetched"
+        ) from error
 
 
 def _from_file(name: str, path: Path, img_size: int | None) -> nn.Module:
     tensors = read_tensors(path)
     if not tensors:
-        raise DiagnosticsError(f"Checkpoint {path} holds no tensors: save the model's state_dict() into it.")
+        raise DiagnosticsError(
+            f"Checkpoint {path} holds no tensors: save the model's state_dict() into it.", code="no-weights"
+        )
     model = create(name, img_size)
     differences = misfits(model.state_dict(), tensors)
     if not differences:
@@ -118,7 +123,8 @@ def _from_file(name: str, path: Path, img_size: int | None) -> nn.Module:
         return create(name, img_size, pretrained=True, pretrained_cfg_overlay={"state_dict": dict(tensors)})
     except Exception as error:
         raise DiagnosticsError(
-            f"Checkpoint {path} does not fit timm:{name} ({differences}): name the model that it was saved from."
+            f"Checkpoint {path} does not fit timm:{name} ({differences}): name the model that it was saved from.",
+            code="other-weights",
         ) from error
 
 
@@ -145,7 +151,9 @@ class Preprocess:
             configuration = resolve_model_data_config(model, args={"input_size": (channels, img_size, img_size)})
         channels, height, width = configuration["input_size"]
         if channels not in (1, 3):
-            raise DiagnosticsError(f"{encoder} takes {channels} channels: only models of 1 or 3 are supported yet.")
+            raise DiagnosticsError(
+                f"{encoder} takes {channels} channels: only models of 1 or 3 are supported yet.", code="unsupported"
+            )
         return cls(encoder, (channels, height, width), create_transform(**configuration, is_training=False))
 
     def __call__(self, sample: np.ndarray) -> Tensor:
@@ -157,7 +165,9 @@ class Preprocess:
         Reaches beyond the image where the transform pads (crop mode `border`).
         """
         if len(shape) != 2 or min(shape) < 1:
-            raise DiagnosticsError(f"{self.encoder} sees images with extents along y and x, not {list(shape)}.")
+            raise DiagnosticsError(
+                f"{self.encoder} sees images with extents along y and x, not {list(shape)}.", code="other-modality"
+            )
         sides = [(0.0, float(n)) for n in shape]
         size = (int(shape[0]), int(shape[1]))
         for step in self.transform.transforms:
@@ -199,7 +209,9 @@ def _step(step: Any, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int,
         return (wanted[0], wanted[1]), (offsets[0], offsets[1])
     if isinstance(step, transforms.Normalize) or kind in ("MaybeToTensor", "ToTensor", "MaybePILToTensor"):
         return size, None
-    raise DiagnosticsError(f"What preprocessing step {kind} does to places is not known yet, so targets cannot be cut.")
+    raise DiagnosticsError(
+        f"What preprocessing step {kind} does to places is not known yet, so targets cannot be cut.", code="unsupported"
+    )
 
 
 def encoder_of(
@@ -292,5 +304,6 @@ def _check_size(model: nn.Module, encoder: str, input_size: tuple[int, int, int]
     if any(n % side for n, side in zip(input_size[1:], cut.stride, strict=True)):
         raise DiagnosticsError(
             f"{encoder} cuts images of {list(input_size[1:])} pixels into patches of {list(cut.stride)}, "
-            "which do not fit: choose an img_size that is a multiple of the patch."
+            "which do not fit: choose an img_size that is a multiple of the patch.",
+            code="bad-value",
         )

@@ -20,7 +20,8 @@ def image_of(sample: np.ndarray, encoder: str, mode: str = "RGB") -> Image.Image
     if sample.dtype != np.uint8 or not (grey or (sample.ndim == 3 and sample.shape[2] == 3)) or 0 in sample.shape:
         raise DiagnosticsError(
             f"{encoder} takes images of dtype uint8 and shape [y, x] or [y, x, 1 or 3 channels], "
-            f"not {sample.dtype} of shape {list(sample.shape)}: convert the samples."
+            f"not {sample.dtype} of shape {list(sample.shape)}: convert the samples.",
+            code="bad-sample",
         )
     return Image.fromarray(np.ascontiguousarray(sample.reshape(sample.shape[:2]) if grey else sample)).convert(mode)
 

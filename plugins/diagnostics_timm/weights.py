@@ -66,7 +66,9 @@ def quiet() -> Generator[None]:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name, without wrappers' prefixes; never unpickles anything but tensors."""
     if not path.is_file():
-        raise DiagnosticsError(f"There is no checkpoint {path}: give a .safetensors, .pth, .pt or .bin file.")
+        raise DiagnosticsError(
+            f"There is no checkpoint {path}: give a .safetensors, .pth, .pt or .bin file.", code="missing-file"
+        )
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -77,7 +79,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except Exception as error:
         raise DiagnosticsError(
             f"Checkpoint {path} cannot be read: it is damaged, cut short, or holds more than tensors "
-            f"({type(error).__name__}); copy it again or save its state_dict() as .safetensors."
+            f"({type(error).__name__}); copy it again or save its state_dict() as .safetensors.",
+            code="unreadable",
         ) from error
     for key in ("state_dict", "weights", "model"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):

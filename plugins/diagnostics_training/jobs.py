@@ -94,7 +94,9 @@ class TrainJob(Settings, ObjectiveOptions, Backbones):
         """Names of the objectives; raises for an unknown one."""
         names = list(OBJECTIVES) if self.objective == "all" else [n.strip() for n in self.objective.split(",")]
         if odd := [name for name in names if name not in OBJECTIVES]:
-            raise DiagnosticsError(f"There is no objective '{odd[0]}': choose from {', '.join(OBJECTIVES)}, or all.")
+            raise DiagnosticsError(
+                f"There is no objective '{odd[0]}': choose from {', '.join(OBJECTIVES)}, or all.", code="unknown-name"
+            )
         return list(dict.fromkeys(names))
 
 
@@ -117,23 +119,28 @@ For = Annotated[
 def check_weight(option: str, given: object, weight: float) -> None:
     """Raises for weights that a term of the loss cannot have."""
     if not 0 <= weight < math.inf:
-        raise DiagnosticsError(f"{option} {given} has a weight of {weight:g}: give 0 or more.")
+        raise DiagnosticsError(f"{option} {given} has a weight of {weight:g}: give 0 or more.", code="bad-value")
 
 
 def check_choice(to: str | None, target: str | None) -> None:
     """Raises unless a target is named where the best tap is asked for, and nowhere else."""
     if to == BEST and target is None:
-        raise DiagnosticsError(f"--to {BEST} is the best tap for a target: name that with --for.")
+        raise DiagnosticsError(
+            f"--to {BEST} is the best tap for a target: name that with --for.", code="missing-option"
+        )
     if to != BEST and target is not None:
         raise DiagnosticsError(
-            f"--for names the target of --to {BEST}, and --to names the tap {to}: leave one of them out."
+            f"--for names the target of --to {BEST}, and --to names the tap {to}: leave one of them out.",
+            code="bad-target",
         )
 
 
 def check_start(init: float) -> None:
     """Raises for factors that LayerScale cannot start at."""
     if not 0 < init < math.inf:
-        raise DiagnosticsError(f"LayerScale cannot start at {init}: give a number above 0, as 1.0 or 0.1.")
+        raise DiagnosticsError(
+            f"LayerScale cannot start at {init}: give a number above 0, as 1.0 or 0.1.", code="bad-value"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,13 +195,16 @@ class AlignmentJob(Settings, Base):
         for name in ("mask", "drop_path"):
             if not 0 <= getattr(self, name) < 1:
                 raise DiagnosticsError(
-                    f"--{name.replace('_', '-')} is a share, from 0 to below 1, not {getattr(self, name)}."
+                    f"--{name.replace('_', '-')} is a share, from 0 to below 1, not {getattr(self, name)}.",
+                    code="bad-value",
                 )
         check_start(self.layer_scale)
         if self.seed is not None and self.seed < 0:
-            raise DiagnosticsError(f"Seed {self.seed} is below 0: give 0 or more.")
+            raise DiagnosticsError(f"Seed {self.seed} is below 0: give 0 or more.", code="bad-value")
         if self.steps < 0 or self.batch < 2:
-            raise DiagnosticsError(f"Aligning takes batches of 2 or more, not {self.steps} steps of {self.batch}.")
+            raise DiagnosticsError(
+                f"Aligning takes batches of 2 or more, not {self.steps} steps of {self.batch}.", code="bad-value"
+            )
         if self.steps:
             super().__post_init__()
 
@@ -276,9 +286,13 @@ class SpatialJob(AlignmentJob):
     def __post_init__(self) -> None:
         check_choice(self.to, self.target)
         if self.to is None and self.relations is None:
-            raise DiagnosticsError("There is no teacher: give --to TAP, --relations TEACHER, or both.")
+            raise DiagnosticsError(
+                "There is no teacher: give --to TAP, --relations TEACHER, or both.", code="missing-option"
+            )
         if self.mask_cell < 1:
-            raise DiagnosticsError(f"--mask-cell {self.mask_cell} is no number of tokens: give 1 or more.")
+            raise DiagnosticsError(
+                f"--mask-cell {self.mask_cell} is no number of tokens: give 1 or more.", code="bad-value"
+            )
         super().__post_init__()
 
 
@@ -317,17 +331,21 @@ class LanguageJob(AlignmentJob):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.pool not in (1, 2):
-            raise DiagnosticsError(f"Tokens cannot be pooled by {self.pool}: give --pool 1 or 2.")
+            raise DiagnosticsError(f"Tokens cannot be pooled by {self.pool}: give --pool 1 or 2.", code="bad-value")
         if not 0 <= self.alone <= self.steps:
             raise DiagnosticsError(
                 f"The projector cannot learn alone for {self.alone} of {self.steps} steps: give --projector-steps 0 to "
-                f"{self.steps}."
+                f"{self.steps}.",
+                code="bad-value",
             )
         if self.lm == TINY and not self.train_lm:
-            raise DiagnosticsError("Decoder tiny starts from random weights and must be trained too: add --train-lm.")
+            raise DiagnosticsError(
+                "Decoder tiny starts from random weights and must be trained too: add --train-lm.", code="other-weights"
+            )
         if self.lm != TINY and Path(self.lm).expanduser().resolve().is_relative_to(self.folder.expanduser().resolve()):
             raise DiagnosticsError(
-                f"Decoder {self.lm} lies in {self.folder}, where it would be overwritten: give another --out."
+                f"Decoder {self.lm} lies in {self.folder}, where it would be overwritten: give another --out.",
+                code="occupied",
             )
 
     @property

@@ -111,7 +111,9 @@ def needs_timm() -> None:
     import importlib.util
 
     if importlib.util.find_spec("timm") is None:
-        raise DiagnosticsError("Encoders of objectives are made of timm's blocks: pip install timm.")
+        raise DiagnosticsError(
+            "Encoders of objectives are made of timm's blocks: pip install timm.", code="missing-package"
+        )
 
 
 def show(result: Mapping[str, Any], lines: Sequence[str], json: bool) -> None:
@@ -299,7 +301,8 @@ def projected(base: str, at: str, width: int, cut: bool = False, pool: int = 1) 
     encoder = cut_encoder(encoder, at) if cut else encoder
     if not isinstance(encoder, dx.TorchEncoder) or encoder.output_tap != at or width < 1 or pool not in (1, 2):
         raise DiagnosticsError(
-            f"{base} has no output {at} of a torch module that a projector of {width} features fits on."
+            f"{base} has no output {at} of a torch module that a projector of {width} features fits on.",
+            code="other-weights",
         )
     return with_projector(encoder, width, pool)
 

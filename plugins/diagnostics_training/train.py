@@ -64,7 +64,9 @@ class Architecture(Sizes):
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
-            raise DiagnosticsError(f"There is no objective '{self.objective}': choose one of {', '.join(OBJECTIVES)}.")
+            raise DiagnosticsError(
+                f"There is no objective '{self.objective}': choose one of {', '.join(OBJECTIVES)}.", code="unknown-name"
+            )
         super().__post_init__()
 
     @property
@@ -132,7 +134,9 @@ class Architecture(Sizes):
         self.patches.grid(extent_of(self.modality, sample))
         if channels_of(self.modality, sample) != self.channels:
             raise DiagnosticsError(
-                f"This encoder reads series of {self.channels} variate(s), not of {channels_of(self.modality, sample)}."
+                f"This encoder reads series of {self.channels} variate(s), not of "
+                f"{channels_of(self.modality, sample)}.",
+                code="bad-sample",
             )
         return prepare(self.modality, sample[None])[0]
 
@@ -164,11 +168,14 @@ def extent(modality: str, length: int, size: int, frames: int) -> tuple[int, ...
     """Of samples of a modality."""
     if frames % TUBE:
         raise DiagnosticsError(
-            f"A clip of frames={frames} cannot be cut into patches of {TUBE} frames: give an even number."
+            f"A clip of frames={frames} cannot be cut into patches of {TUBE} frames: give an even number.",
+            code="bad-value",
         )
     known = {"series": (length,), "image": (size, size), "video": (frames, size, size)}
     if modality not in known:
-        raise DiagnosticsError(f"There is no modality '{modality}' here: choose one of {', '.join(known)}.")
+        raise DiagnosticsError(
+            f"There is no modality '{modality}' here: choose one of {', '.join(known)}.", code="unknown-name"
+        )
     return known[modality]
 
 
@@ -184,7 +191,9 @@ def bundled(name: str, training_seed: int = 0) -> TorchEncoder:
     if wanted not in known:
         there = f"there are {', '.join(known)}" if known else "none came with this version"
         raise DiagnosticsError(
-            f"There is no trained encoder 'objectives:{wanted}': {there}; make one with `diagnostics train objectives`."
+            f"There is no trained encoder 'objectives:{wanted}': {there}; make one with `diagnostics train "
+            f"objectives`.",
+            code="missing-file",
         )
     return load_encoder(known[wanted])
 
@@ -200,9 +209,12 @@ def check_job(job: TrainJob) -> None:
     made.
     """
     if job.regulariser not in REGULARISERS:
-        raise DiagnosticsError(f"There is no regulariser '{job.regulariser}': choose one of {', '.join(REGULARISERS)}.")
+        raise DiagnosticsError(
+            f"There is no regulariser '{job.regulariser}': choose one of {', '.join(REGULARISERS)}.",
+            code="unknown-name",
+        )
     if job.seeds < 1:
-        raise DiagnosticsError(f"There is nothing to train with {job.seeds} seeds: give at least 1.")
+        raise DiagnosticsError(f"There is nothing to train with {job.seeds} seeds: give at least 1.", code="bad-value")
     check_choices(positives=job.positives, **({} if job.likelihood is None else {"likelihood": job.likelihood}))
     check_sizes(job.width, job.depth, job.heads)
 
@@ -256,7 +268,9 @@ def train(job: TrainJob) -> list[dict[str, Any]]:
 def _check(job: TrainJob, wanted: Sequence[str], data: TrainingData) -> None:
     """Raises where these data cannot be trained on as was asked for."""
     if job.modality not in (None, data.modality):
-        raise DiagnosticsError(f"{data.name} holds {data.modality}, not {job.modality}: leave --modality out.")
+        raise DiagnosticsError(
+            f"{data.name} holds {data.modality}, not {job.modality}: leave --modality out.", code="conflict"
+        )
     for name in wanted:
         architecture = architecture_of(job, name, data, 1)
         # Without memory or random draws.

@@ -184,7 +184,8 @@ class Sounds:
         except Exception as error:
             raise DiagnosticsError(
                 f"The features of {encoder} cannot be made from {length} samples ({describe(error)}): try another "
-                f"?length=."
+                f"?length=.",
+                code="bad-value",
             ) from error
         changing = [i for i, (a, b) in enumerate(zip(whole.shape, longer.shape, strict=True)) if a != b]
         if changing:
@@ -195,7 +196,8 @@ class Sounds:
         if length > span:
             raise DiagnosticsError(
                 f"{encoder} reads at most {int(span)} samples ({span / rate:.3g} s at {rate} Hz), not "
-                f"{length}: cut them."
+                f"{length}: cut them.",
+                code="bad-sample",
             )
         return cls(encoder, extract, length, rate, whole.shape, time=time, span=span, masked=True)
 
@@ -212,18 +214,21 @@ class Sounds:
         if values.shape != (self.length,):
             raise DiagnosticsError(
                 f"{self.encoder} takes audio of shape [{self.length}], not {list(values.shape)}: bring samples to one "
-                f"length, with NaN before those that are shorter."
+                f"length, with NaN before those that are shorter.",
+                code="not-finite",
             )
         known = np.isfinite(values)
         first = int(known.argmax())
         if not known[first:].all() or not known.any():
             raise DiagnosticsError(
-                f"{self.encoder} takes audio that is NaN only before its first sample: fill the gaps."
+                f"{self.encoder} takes audio that is NaN only before its first sample: fill the gaps.",
+                code="not-finite",
             )
         if first and not self.masked:
             raise DiagnosticsError(
                 f"{self.encoder} has no input that marks which part of a sample is sound, so the padding of shorter "
-                f"ones would count: cut all samples to one length."
+                f"ones would count: cut all samples to one length.",
+                code="bad-sample",
             )
         features = torch.from_numpy(np.ascontiguousarray(self.extract(values[first:]), dtype=np.float32))
         rest = self.frames - features.shape[self.time]

@@ -121,14 +121,16 @@ def packed_taps(passes: Passes, names: Sequence[str], grid: Grid, order: tuple[i
         if _tokens(tensor) != 2 * (grid.prefix + grid.tokens):
             raise DiagnosticsError(
                 f"{passes.name} has {_tokens(tensor)} tokens at {name} for two images of {grid.tokens} patches: it "
-                f"merges them on its way, which is not supported yet."
+                f"merges them on its way, which is not supported yet.",
+                code="unsupported",
             )
         site = Site(name, when="after" if i else "before", layout="packed", order=order)
         tap = Tap(name, min(1.0, i / len(names)), "trunk", tensor.shape[-1], grid, site)
         taps.append(tap if i else replace(tap, name="embed", part="embedding"))
     if len(steps) < len(names) + 1:
         raise DiagnosticsError(
-            f"{passes.name} does not run all its layers once on two images: it is not supported yet."
+            f"{passes.name} does not run all its layers once on two images: it is not supported yet.",
+            code="unsupported",
         )
     return taps
 
@@ -149,7 +151,8 @@ def check_places(passes: Passes, tap: Tap) -> None:
     if site.rows == 1 and len(rest) == 2 and torch.equal(rest[0], rest[1]):
         raise DiagnosticsError(
             f"{name} gives its first layer '{site.module}' the same for any {prepared.modality} (queries, no "
-            f"places of it): it is not supported yet."
+            f"places of it): it is not supported yet.",
+            code="unsupported",
         )
     if "t" not in grid.axes or prepared.modality not in ("text", "audio", "series") or grid.tokens < 2:
         return
@@ -166,7 +169,8 @@ def check_places(passes: Passes, tap: Tap) -> None:
         if order_of_axes((steps,), np.array([[middle]]), np.array([place]), [reach]) is None:
             raise DiagnosticsError(
                 f"{name} does not keep its tokens in the order of time (a change between {start:.0%} and "
-                f"{stop:.0%} of the {prepared.modality} moved token {place} of {steps}): it is not supported yet."
+                f"{stop:.0%} of the {prepared.modality} moved token {place} of {steps}): it is not supported yet.",
+                code="token-order",
             )
 
 
@@ -408,7 +412,9 @@ def _taps_of(passes: Passes) -> tuple[list[Tap], str, list[str]]:
         except Exception as error:
             # Layers that hand on something of their own shape fail wherever it is read.
             errors.append(
-                DiagnosticsError(f"{passes.name} cannot be tapped ({describe(error)}): it is not supported yet.")
+                DiagnosticsError(
+                    f"{passes.name} cannot be tapped ({describe(error)}): it is not supported yet.", code="unsupported"
+                )
             )
     raise errors[0]
 
@@ -516,7 +522,8 @@ def _order_of_packed(passes: Passes, first: str, grid: Grid) -> tuple[int, ...]:
     order = tokens_of_cells(grid, tokens)
     if order is None:
         raise DiagnosticsError(
-            f"The patches of an image do not give one token each in {passes.name}: it is not supported yet."
+            f"The patches of an image do not give one token each in {passes.name}: it is not supported yet.",
+            code="unsupported",
         )
     return () if order == sorted(order) else (*range(grid.prefix), *order)
 

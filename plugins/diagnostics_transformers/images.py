@@ -57,7 +57,8 @@ def prepare_images(tower: nn.Module, source: str | None, name: str, size: int | 
     if patch and min(patch) > 1 and _is_plain(tower) and (height % patch[0] or width % patch[1]):
         raise DiagnosticsError(
             f"{name} cuts images of {height} x {width} pixels into patches of {patch[0]} x {patch[1]}, which "
-            f"do not fit: choose a size that is a multiple of the patch."
+            f"do not fit: choose a size that is a multiple of the patch.",
+            code="bad-value",
         )
     return Prepared(
         "image",
@@ -149,7 +150,8 @@ class Processed:
         except Exception as error:
             raise DiagnosticsError(
                 f"The image processor of {self.encoder} fails on an image of {image.height} x {image.width} pixels "
-                f"({describe(error)}): choose another size with ?size=."
+                f"({describe(error)}): choose another size with ?size=.",
+                code="foreign-error",
             ) from error
         return {"pixel_values": pixels[0].float()}
 
@@ -205,7 +207,9 @@ class Resized(Middle):
         """At `size`, or at the model's own; mean and std of the processor, or 0.5."""
         config: Any = tower.config
         if size is not None and size < 1:
-            raise DiagnosticsError(f"{name} cannot take size={size}: give a number of pixels of at least 1.")
+            raise DiagnosticsError(
+                f"{name} cannot take size={size}: give a number of pixels of at least 1.", code="bad-value"
+            )
         own = _own(config) or side_of(_plain(getattr(processor, "size", None)))
         channels = setting(config, "num_channels", "in_channels", "in_chans", default=3)
         channels = channels if channels in (1, 3) else 3
@@ -391,7 +395,9 @@ class Patches:
         try:
             patches = self.processor(images=image, return_tensors="pt")["pixel_values"].float()
         except Exception as error:
-            raise DiagnosticsError(f"The image processor of {self.encoder} fails ({describe(error)}).") from error
+            raise DiagnosticsError(
+                f"The image processor of {self.encoder} fails ({describe(error)}).", code="foreign-error"
+            ) from error
         # A row of patches for each image, or those of this one image alone.
         return {"patches": patches[0] if patches.ndim == 3 and len(patches) == 1 else patches}
 
@@ -435,14 +441,15 @@ def prepare_videos(tower: nn.Module, source: str | None, name: str, wanted: Want
     patch = tuple(cut) if len(cut) == 2 else side_of(setting(config, "patch_size")) or (1, 1)
     if frames < 1 or frames % step:
         raise DiagnosticsError(
-            f"{name} takes frames {step} at a time, so not {frames}: choose a multiple with ?frames=."
+            f"{name} takes frames {step} at a time, so not {frames}: choose a multiple with ?frames=.", code="bad-value"
         )
     clips = Clips.of(resize, frames, processor if wanted.size is None else None)
     height, width = clips.size
     if height % patch[0] or width % patch[1]:
         raise DiagnosticsError(
             f"{name} cuts frames of {height} x {width} pixels into patches of {patch[0]} x {patch[1]}, which do not "
-            f"fit: choose a size that is a multiple of the patch."
+            f"fit: choose a size that is a multiple of the patch.",
+            code="bad-value",
         )
     key = next(k for k in ("pixel_values_videos", "pixel_values") if k in arguments(tower))
     folded = model_type(tower) in _FOLDED
@@ -494,7 +501,8 @@ class Clips:
         if sample.dtype != np.uint8 or sample.ndim != 4 or sample.shape[-1] not in (1, 3) or 0 in sample.shape:
             raise DiagnosticsError(
                 f"{self.resize.encoder} takes videos of dtype uint8 and shape [t, y, x, 1 or 3 channels], not "
-                f"{sample.dtype} of shape {list(sample.shape)}: convert the samples."
+                f"{sample.dtype} of shape {list(sample.shape)}: convert the samples.",
+                code="bad-sample",
             )
         if self.processor is not None:
             return {"pixel_values": self._processed(sample)}

@@ -92,7 +92,7 @@ def initial(config: Any, name: str, whole: bool = False) -> nn.Module:
         raise
     except Exception as error:
         raise DiagnosticsError(
-            f"transformers cannot build {name} ({describe(error)}): check its config.json."
+            f"transformers cannot build {name} ({describe(error)}): check its config.json.", code="foreign-error"
         ) from error
 
 
@@ -103,7 +103,8 @@ def _class(config: Any, name: str, whole: bool) -> Any:
         model = getattr(transformers, named, None) if named else None
         if model is None:
             raise DiagnosticsError(
-                f"{name} names no architecture that transformers has ('{named}'): leave out heads=true."
+                f"{name} names no architecture that transformers has ('{named}'): leave out heads=true.",
+                code="no-effect",
             )
         return model
     try:
@@ -120,14 +121,18 @@ def _source(name: str) -> str:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise DiagnosticsError(
-                f"Directory {name} has no config.json: give one that was written by transformers' save_pretrained."
+                f"Directory {name} has no config.json: give one that was written by transformers' save_pretrained.",
+                code="missing-file",
             )
         return str(path)
     if path.is_file():
-        raise DiagnosticsError(f"{name} is a file: give the directory that holds it with its config.json.")
+        raise DiagnosticsError(
+            f"{name} is a file: give the directory that holds it with its config.json.", code="missing-file"
+        )
     if not _HUB_NAME.fullmatch(name) or ".." in name or name.startswith(("~", ".", os.sep)):
         raise DiagnosticsError(
-            f"There is no directory {name}: give one with a config.json, or the name of a model on the hub."
+            f"There is no directory {name}: give one with a config.json, or the name of a model on the hub.",
+            code="missing-file",
         )
     return name
 
@@ -160,7 +165,7 @@ def _config(source: str, name: str) -> Any:
             why = f"transformers {transformers.__version__} does not know its model type"
         else:
             why = _unreached(error, source) or describe(error)
-        raise DiagnosticsError(f"{name} cannot be loaded ({why}): {_instead(source)}") from error
+        raise DiagnosticsError(f"{name} cannot be loaded ({why}): {_instead(source)}", code="unreadable") from error
     _refuse_kernels(config, name)
     return config
 
@@ -175,7 +180,8 @@ def _refuse_kernels(config: Any, name: str) -> None:
             if "/" in kernel:
                 raise DiagnosticsError(
                     f"{name} cannot be loaded (its config.json names the kernel '{kernel}' of the hub, code that is "
-                    f"never run): take {key[1:]} out of it."
+                    f"never run): take {key[1:]} out of it.",
+                    code="untrusted-code",
                 )
 
 
@@ -192,12 +198,15 @@ def _with_weights(source: str, config: Any, name: str, whole: bool) -> tuple[nn.
         )
     except Exception as error:
         why = _unreached(error, source) or _refused(error) or describe(error)
-        raise DiagnosticsError(f"Weights of {name} cannot be loaded ({why}): {_instead(source)}") from error
+        raise DiagnosticsError(
+            f"Weights of {name} cannot be loaded ({why}): {_instead(source)}", code="unreadable"
+        ) from error
     mismatched = [key[0] if isinstance(key, tuple) else str(key) for key in info["mismatched_keys"]]
     if mismatched:
         raise DiagnosticsError(
             f"Weights of {name} are of another architecture than its config.json ({len(mismatched)} tensors of another "
-            f"shape: {few(mismatched)}): give the config.json that they were saved with."
+            f"shape: {few(mismatched)}): give the config.json that they were saved with.",
+            code="other-weights",
         )
     return model.eval(), {str(key) for key in info["missing_keys"]}
 
@@ -210,7 +219,8 @@ def refuse_missing(loaded: Loaded, prefix: str, but: set[str]) -> None:
     if lacking:
         raise DiagnosticsError(
             f"Weights of {loaded.name} lack {len(lacking)} tensors that a {type(loaded.model).__name__} needs "
-            f"({few(lacking)}): they were saved from another architecture."
+            f"({few(lacking)}): they were saved from another architecture.",
+            code="no-weights",
         )
 
 

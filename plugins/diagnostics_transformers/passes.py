@@ -62,7 +62,8 @@ class Texts:
         ids, special = self.encode(str(sample))
         if all(special):
             raise DiagnosticsError(
-                f"{self.encoder} finds no token in the text {str(sample)[:40]!r}: leave out empty texts."
+                f"{self.encoder} finds no token in the text {str(sample)[:40]!r}: leave out empty texts.",
+                code="bad-data",
             )
         over = len(ids) - self.length
         if over > 0:
@@ -93,7 +94,9 @@ def prepare_text(tower: nn.Module, source: str | None, name: str, wanted: Wanted
     vocabulary = int(setting(config, "vocab_size", "src_vocab_size", "text_vocab_size", default=256))
     most = _most(tower, config, tokenizer)
     if length is not None and not 1 <= length <= most:
-        raise DiagnosticsError(f"{name} reads 1 to {most} tokens, not length={length}: choose a length in that range.")
+        raise DiagnosticsError(
+            f"{name} reads 1 to {most} tokens, not length={length}: choose a length in that range.", code="bad-value"
+        )
     # Models of long texts pad them to whole windows themselves, and their layers see that.
     window = setting(config, "attention_window", default=1)
     window = max(window) if isinstance(window, (list, tuple)) else int(window)
@@ -155,7 +158,8 @@ def _by_tokenizer(tokenizer: Any, name: str, vocabulary: int) -> tuple[Any, int,
         if ids and max(ids) >= vocabulary:
             raise DiagnosticsError(
                 f"{name} has {vocabulary} tokens, but its tokenizer gives number {max(ids)}: put the model's own "
-                f"tokenizer into the directory."
+                f"tokenizer into the directory.",
+                code="other-weights",
             )
         return ids, [int(s) for s in encoded["special_tokens_mask"]]
 
@@ -203,12 +207,14 @@ def prepare_series(tower: nn.Module, name: str, length: int | None) -> Prepared:
             shape = f"[{steps}]" if variates == 1 else f"[{steps}, {variates}]"
             raise DiagnosticsError(
                 f"{name} reads series of shape {shape}, not {list(np.shape(sample))}: cut them to {steps} steps, or "
-                f"ask for another ?length= where the model takes any."
+                f"ask for another ?length= where the model takes any.",
+                code="bad-sample",
             )
         observed = np.isfinite(values)
         if not observed.all() and not can_miss:
             raise DiagnosticsError(
-                f"{name} attends to missing steps as to any others: fill the gaps, and cut all series to one length."
+                f"{name} attends to missing steps as to any others: fill the gaps, and cut all series to one length.",
+                code="not-finite",
             )
         return {
             "values": torch.from_numpy(np.where(observed, values, 0.0).astype(np.float32)),
@@ -255,7 +261,8 @@ def _fixed(config: Any, name: str, length: int | None) -> tuple[int, int, int]:
     steps = int(config.context_length)
     if length not in (None, steps):
         raise DiagnosticsError(
-            f"{name} reads {steps} steps and no other number, so length={length} cannot be: leave it out."
+            f"{name} reads {steps} steps and no other number, so length={length} cannot be: leave it out.",
+            code="bad-value",
         )
     size, stride = int(config.patch_length), int(setting(config, "patch_stride", default=config.patch_length))
     return steps, int(config.num_input_channels), (max(steps, size) - size) // stride + 1
@@ -267,7 +274,8 @@ def _any_length(config: Any, name: str, length: int | None) -> tuple[int, int, i
     steps = length or min(most, 512)
     if steps % size or not 0 < steps <= most:
         raise DiagnosticsError(
-            f"{name} reads up to {most} steps, {size} at a time, so not {steps}: choose another ?length=."
+            f"{name} reads up to {most} steps, {size} at a time, so not {steps}: choose another ?length=.",
+            code="bad-value",
         )
     return steps, 1, steps // size
 
@@ -279,7 +287,8 @@ def _lagged(config: Any, name: str, length: int | None) -> tuple[int, int, int]:
     if length not in (None, steps):
         raise DiagnosticsError(
             f"{name} reads {context} steps and {steps - context} before them that its lags reach, so length={length} "
-            f"cannot be: leave it out."
+            f"cannot be: leave it out.",
+            code="bad-value",
         )
     return steps, int(config.input_size), context
 
@@ -332,7 +341,8 @@ def prepare(tower: nn.Module, source: str | None, name: str, wanted: Wanted) -> 
         return prepare_images(tower, source, name, wanted.size)
     raise DiagnosticsError(
         f"{name} ({type(tower).__name__}) takes {', '.join(t for t in takes[:3])}, which is no image, video, audio, "
-        f"text or series by itself: tap it as a torch module of your own (docs/how-to/plugins.md)."
+        f"text or series by itself: tap it as a torch module of your own (docs/how-to/plugins.md).",
+        code="other-modality",
     )
 
 
@@ -361,7 +371,8 @@ class Passes:
                 errors.append(error)
         raise DiagnosticsError(
             f"{self.name} ({type(self.module.tower).__name__}) does not run on {self.prepared.modality} alone "
-            f"({describe(errors[0])}): it is not supported yet."
+            f"({describe(errors[0])}): it is not supported yet.",
+            code="unsupported",
         ) from errors[0]
 
     def forward(self, module: nn.Module, batch: Mapping[str, Tensor]) -> Any:

@@ -99,14 +99,17 @@ def choose(loaded: Loaded, wanted: str | None) -> tuple[str, nn.Module, nn.Modul
     The root, under the name "", where the model has one encoder for one modality.
     """
     if wanted is not None and wanted not in TOWERS:
-        raise DiagnosticsError(f"tower={wanted} is none of {', '.join(TOWERS)}: choose one of them.")
+        raise DiagnosticsError(
+            f"tower={wanted} is none of {', '.join(TOWERS)}: choose one of them.", code="unknown-name"
+        )
     kind = str(getattr(loaded.config, "model_type", ""))
     if kind in _NEITHER and not any(
         name.endswith("prenet.feature_encoder") for name, _ in loaded.model.named_modules()
     ):
         raise DiagnosticsError(
             f"{loaded.name} ({kind}) takes {_NEITHER[kind]}, which no dataset here holds: tap it as a torch module of "
-            f"your own (docs/how-to/plugins.md)."
+            f"your own (docs/how-to/plugins.md).",
+            code="other-modality",
         )
     found_towers = towers(loaded.model)
     if not found_towers:
@@ -115,11 +118,14 @@ def choose(loaded: Loaded, wanted: str | None) -> tuple[str, nn.Module, nn.Modul
         if wanted is not None and own != wanted:
             raise DiagnosticsError(
                 f"{loaded.name} has no {wanted} tower, only one for {own or 'no input that is known'}: leave out "
-                f"tower=."
+                f"tower=.",
+                code="no-effect",
             )
         return name, module, None
     if wanted is not None and wanted not in found_towers:
-        raise DiagnosticsError(f"{loaded.name} has no {wanted} tower: choose tower={' or '.join(found_towers)}.")
+        raise DiagnosticsError(
+            f"{loaded.name} has no {wanted} tower: choose tower={' or '.join(found_towers)}.", code="unknown-name"
+        )
     kind = wanted or next(iter(found_towers))
     name, module = found_towers[kind]
     inner, encoder = _encoder_of(module)
@@ -351,7 +357,9 @@ class Wanted:
             raise unknown("tokenizer", self.tokenizer, ["bytes"], "Leave it out for the directory's own.")
         for key, most in (("size", 8192), ("length", 10**7), ("frames", 4096)):
             if (getattr(self, key) or 0) > most:
-                raise DiagnosticsError(f"No encoder takes {key}={getattr(self, key)}: give at most {most:,}.")
+                raise DiagnosticsError(
+                    f"No encoder takes {key}={getattr(self, key)}: give at most {most:,}.", code="bad-value"
+                )
 
 
 def whole(shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
@@ -432,7 +440,8 @@ def refuse_guess(loaded: Loaded, prepared: Prepared) -> None:
     raise DiagnosticsError(
         f"{loaded.name} has weights and no {prepared.guessed} that can be used ({why}), without which its "
         f"features would be wrong: copy into its directory what save_pretrained of its {prepared.guessed} writes "
-        f"({_LOADERS[prepared.guessed][1]}){other}."
+        f"({_LOADERS[prepared.guessed][1]}){other}.",
+        code="missing-file",
     )
 
 

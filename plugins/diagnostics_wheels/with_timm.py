@@ -50,8 +50,11 @@ def convert(source: Path) -> dict[str, Tensor]:
         if name.rpartition(".")[2] != stored_name.rpartition(".")[2] or expected.shape != tensor.shape:
             raise DiagnosticsError(
                 f"{source} has {stored_name} of shape {list(tensor.shape)} where timm's network has {name} of "
-                f"{list(expected.shape)}: {WHEEL.again}"
+                f"{list(expected.shape)}: {WHEEL.again}",
+                code="other-weights",
             )
     if len(own) != len(stored):
-        raise DiagnosticsError(f"{source} has {len(stored)} tensors, timm's network {len(own)}: {WHEEL.again}")
+        raise DiagnosticsError(
+            f"{source} has {len(stored)} tensors, timm's network {len(own)}: {WHEEL.again}", code="other-weights"
+        )
     return dict(zip(own, stored.values(), strict=True))

@@ -44,7 +44,8 @@ def dinov2(size: int = SIDE) -> TorchEncoder:
         near = max(PATCH, round(size / PATCH) * PATCH)
         raise DiagnosticsError(
             f"{DINOV2.encoder} cannot read images of {size} pixels, since its patches have {PATCH}: give a multiple, "
-            f"as {near}."
+            f"as {near}.",
+            code="bad-value",
         )
     preprocess = Middle(DINOV2.encoder, (size, size), 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     grid = Grid((size // PATCH, size // PATCH), ("y", "x"), prefix=1)
@@ -126,14 +127,18 @@ def minilm(length: int) -> TorchEncoder:
     but for its length, which they set to one.
     """
     if not 3 <= length <= MOST:
-        raise DiagnosticsError(f"{MINILM.encoder} cannot take texts of length={length} tokens: give 3 to {MOST}.")
+        raise DiagnosticsError(
+            f"{MINILM.encoder} cannot take texts of length={length} tokens: give 3 to {MOST}.", code="bad-value"
+        )
     folder = MINILM.path().parent
     try:
         config = BertConfig.from_json_file(folder / "config.json")
         stored = load_file(folder / "model.safetensors")
         tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception as error:
-        raise DiagnosticsError(f"{folder} cannot be read ({error}): it is damaged, {MINILM.again}") from error
+        raise DiagnosticsError(
+            f"{folder} cannot be read ({error}): it is damaged, {MINILM.again}", code="damaged"
+        ) from error
     tokenizer.enable_truncation(length)
     tokenizer.enable_padding(length=length)
 
@@ -276,18 +281,21 @@ def _sound(sample: np.ndarray) -> np.ndarray:
     sample = np.asarray(sample, dtype=np.float32)
     if sample.ndim != 1:
         raise DiagnosticsError(
-            f"{WHISPER.encoder} takes sound of one channel [time], not a sample of shape {list(sample.shape)}."
+            f"{WHISPER.encoder} takes sound of one channel [time], not a sample of shape {list(sample.shape)}.",
+            code="bad-shape",
         )
     known = np.flatnonzero(~np.isnan(sample))
     sound = sample[known[0] :] if len(known) else sample[:0]
     if len(sound) == 0 or not np.isfinite(sound).all():
         raise DiagnosticsError(
             f"{WHISPER.encoder} takes finite numbers, behind NaN only as padding on the left: this sample of "
-            f"{len(sample)} has {'none' if len(sound) == 0 else 'others in between'}."
+            f"{len(sample)} has {'none' if len(sound) == 0 else 'others in between'}.",
+            code="not-finite",
         )
     if len(sound) > WINDOW:
         raise DiagnosticsError(
-            f"{WHISPER.encoder} takes at most 30 s at {RATE} Hz, not {len(sound) / RATE:.1f} s: cut the sound first."
+            f"{WHISPER.encoder} takes at most 30 s at {RATE} Hz, not {len(sound) / RATE:.1f} s: cut the sound first.",
+            code="bad-sample",
         )
     return sound
 
@@ -304,7 +312,9 @@ def convert_whisper(source: Path) -> dict[str, Tensor]:
     kind, stored = ctranslate2.read(source)
     heads = stored.pop("encoder/num_heads", None)
     if kind != "WhisperSpec" or heads is None or int(heads) != HEADS:
-        raise DiagnosticsError(f"{source} holds a {kind} that is no Whisper tiny of {HEADS} heads: {WHISPER.again}")
+        raise DiagnosticsError(
+            f"{source} holds a {kind} that is no Whisper tiny of {HEADS} heads: {WHISPER.again}", code="other-weights"
+        )
     arrays: dict[str, np.ndarray] = {}
     for name, array in stored.items():
         if name.startswith("encoder/"):

@@ -16,9 +16,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from diagnostics import Dataset, DiagnosticsError, Target
+from diagnostics import Dataset, Target
 from diagnostics.activations.extract import extract
 from diagnostics.activations.store import Store
+from tests.support.refusals import refusal
 from tests.support.stores import digests, planned
 from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
@@ -111,7 +112,7 @@ def test_a_batch_is_never_larger_than_the_data(tmp_path: Path) -> None:
 
 def test_workers_are_not_forked_where_that_is_not_safe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
-    with pytest.raises(DiagnosticsError, match="only Linux does safely: leave --workers out"):
+    with refusal("unsupported"):
         extract(tiny_encoder(), tiny_dataset(N), tmp_path / "run", planned(tiny_encoder(), N), workers=1)
 
 
@@ -125,7 +126,7 @@ def test_workers_give_the_same_bytes(tmp_path: Path) -> None:
 def test_nothing_is_written_before_the_cost_is_known(tmp_path: Path) -> None:
     encoder, seen = tiny_encoder(), []
 
-    def before(seconds: float, again: int) -> None:
+    def before(seconds: float, again: int, dense: Any) -> None:
         assert again == 0
         seen.append((seconds, (tmp_path / "run").exists()))
 
@@ -139,7 +140,7 @@ def test_nan_names_tap_and_sample_and_leaves_nothing(tmp_path: Path) -> None:
     dataset = tiny_dataset(N)
     dataset.samples[7, 3] = np.nan
     encoder = tiny_encoder()
-    with pytest.raises(DiagnosticsError, match=r"NaN or infinity at tap embed for sample s7:"):
+    with refusal("not-finite", "embed", "s7"):
         extract(encoder, dataset, tmp_path / "run", planned(encoder, N), batch_size=N)
     assert list(tmp_path.iterdir()) == []
 
@@ -148,7 +149,7 @@ def test_nan_in_a_prefix_token_alone_is_seen(tmp_path: Path) -> None:
     encoder = tiny_image_encoder()
     with torch.no_grad():
         encoder.module.prefix[0, 1, 0] = torch.inf  # a register: no pooling reads it
-    with pytest.raises(DiagnosticsError, match="NaN or infinity at tap embed"):
+    with refusal("not-finite", "embed"):
         extract(encoder, tiny_dataset(N, "image"), tmp_path / "run", planned(encoder, N))
 
 
@@ -177,7 +178,7 @@ def test_a_worker_that_the_system_kills_is_one_sentence(tmp_path: Path, meanwhil
         return module(batch)
 
     dataset = Dataset("mine", "series", Samples(), list(whole.ids), list(whole.split), whole.targets)
-    with pytest.raises(DiagnosticsError, match=r"samples of mine was ended .*: give fewer --workers\."):
+    with refusal("process-ended", "mine"):
         extract(
             tiny_encoder(forward=passing),
             dataset,
@@ -212,7 +213,7 @@ def test_a_sample_that_cannot_be_prepared_is_named(tmp_path: Path, workers: int)
         ["train"] * 6 + ["val"] * 2 + ["test"] * 2,
         {"y": Target("value", np.zeros(10))},
     )
-    with pytest.raises(DiagnosticsError, match=r"^Sample s4: it has shape \(12,\)"):
+    with refusal("bad-sample", "s4", "(12,)"):
         extract(encoder, dataset, tmp_path / "run", planned(encoder, 10), workers=workers)
 
 
@@ -230,7 +231,7 @@ def test_padding_beside_the_crop_never_becomes_a_target(tmp_path: Path) -> None:
 def test_variates_folded_into_the_batch_are_refused(tmp_path: Path) -> None:
     """Twice the rows would overwrite other samples' rows, with no other sign than wrong scores."""
     encoder = tiny_encoder(forward=lambda module, batch: module(torch.cat([batch, batch])))
-    with pytest.raises(DiagnosticsError, match=r"Tap embed of tiny gives \d+ rows for \d+ samples"):
+    with refusal("bad-tap", "embed", "tiny"):
         extract(encoder, tiny_dataset(N), tmp_path / "run", planned(encoder, N))
     assert not (tmp_path / "run").exists()
 
@@ -238,7 +239,7 @@ def test_variates_folded_into_the_batch_are_refused(tmp_path: Path) -> None:
 def test_code_that_computes_something_else_with_the_same_weights_is_noticed(tmp_path: Path) -> None:
     extract(tiny_encoder(), tiny_dataset(N), tmp_path / "run", planned(tiny_encoder(), N))
     other = tiny_encoder(forward=lambda module, batch: module(1.5 * batch))
-    with pytest.raises(DiagnosticsError, match="the same weights gave different ones at tap embed"):
+    with refusal("other-run", "embed"):
         extract(other, tiny_dataset(N), tmp_path / "run", planned(other, N))
 
 
@@ -254,7 +255,7 @@ def test_a_failure_after_whole_shards_can_be_gone_on_with(tmp_path: Path) -> Non
         module(batch)
 
     encoder = tiny_encoder(forward=forward)
-    with pytest.raises(DiagnosticsError, match=r"fails on the batch from sample s.*out of memory"):
+    with refusal("foreign-error", "out of memory"):
         extract(encoder, tiny_dataset(N), tmp_path / "run", planned(encoder, N), batch_size=4)
     store = extract(encoder, tiny_dataset(N), tmp_path / "run", planned(encoder, N), batch_size=2)
     assert store.attrs["complete"]

@@ -21,7 +21,8 @@ from diagnostics.activations.store import Store
 from diagnostics.errors import StorageError
 from diagnostics.report.writing import write_whole
 from diagnostics.runs.answer import write_card
-from diagnostics.runs.explorer import explore
+from diagnostics.runs.comparison.explorer import explore
+from tests.support.refusals import refusal
 from tests.support.tiny import tiny_dataset, tiny_image_encoder
 
 MEASURES = "linear_probe,rankme,attention_entropy"
@@ -213,7 +214,7 @@ def test_a_file_is_read_to_its_stated_size_alone(run: Path) -> None:
         kept = path.read_bytes()
         with path.open("r+b") as file:
             file.truncate(10**12)  # a hole: it takes no room on disk
-        with pytest.raises(StorageError, match="cannot be read"):
+        with refusal("damaged", kind=StorageError):
             read(run)
         path.write_bytes(kept)
     assert dx.open_run(run).to_json()
@@ -386,7 +387,7 @@ def test_a_lock_leaves_nothing_and_never_holds_what_was_removed(tmp_path: Path) 
 
     with lock(tmp_path / "run"):
         assert (tmp_path / ".run.lock").exists()
-        with pytest.raises(StorageError, match="Another process"), lock(tmp_path / "run"):
+        with refusal("in-use", kind=StorageError), lock(tmp_path / "run"):
             pass
     assert list(tmp_path.iterdir()) == []
     acquire, stolen = filelock.FileLock.acquire, []
@@ -399,7 +400,7 @@ def test_a_lock_leaves_nothing_and_never_holds_what_was_removed(tmp_path: Path) 
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(filelock.FileLock, "acquire", slow)
-        with lock(tmp_path / "run"), pytest.raises(StorageError, match="Another process"), lock(tmp_path / "run"):
+        with lock(tmp_path / "run"), refusal("in-use", kind=StorageError), lock(tmp_path / "run"):
             pass
 
 

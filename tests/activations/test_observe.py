@@ -17,7 +17,8 @@ from torch.nn import functional as F
 import diagnostics as dx
 from diagnostics import DiagnosticsError
 from diagnostics.activations.contract import Observation
-from diagnostics.activations.extract import extract, observe
+from diagnostics.activations.extract import extract
+from diagnostics.activations.observe import observe
 from diagnostics.activations.plan import row_order
 from diagnostics.activations.store import Store
 from diagnostics.encoders.encoder import Captured, Encoder
@@ -25,6 +26,7 @@ from diagnostics.errors import StorageError
 from diagnostics.measures.locality import attention_distance
 from diagnostics.measures.locality.heads import AttentionDistance
 from diagnostics.progress import Progress
+from tests.support.refusals import refusal
 from tests.support.stores import digests, planned
 from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
@@ -199,7 +201,7 @@ def test_interrupted_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     with monkeypatch.context() as patch:
         patch.setattr(zarr.Group, "create_array", full)
-        with pytest.raises(StorageError, match=r"No space left for .*while writing means"):
+        with refusal("no-space", "while writing means", kind=StorageError):
             record(store, Means())
     assert [path.name for path in (store.path / "observed").iterdir()] == ["zarr.json"]
     record(store, Means())
@@ -213,9 +215,9 @@ def test_names_of_plugins_never_become_other_paths(tmp_path: Path, name: str) ->
 
     Odd.name = name
     store = extracted(tmp_path / "run")
-    with pytest.raises(DiagnosticsError, match="cannot be stored"):
+    with refusal("bad-value", "cannot be stored"):
         record(store, Odd())
-    with pytest.raises(DiagnosticsError, match="was recorded"):
+    with refusal("not-measured"):
         store.observed("../taps")
     assert not (store.path / "observed").exists()
 
@@ -225,7 +227,7 @@ def test_two_of_one_name_are_named(tmp_path: Path) -> None:
         pass
 
     store = extracted(tmp_path / "run")
-    with pytest.raises(DiagnosticsError, match="both offer an observation named means"):
+    with refusal("duplicate", "means"):
         observe(looking(), tiny_dataset(N, "image"), store, [Means(), Other()], version="1")
     # Several measures may read one.
     what = Means()
@@ -283,7 +285,7 @@ def test_damage_is_said(tmp_path: Path, what: str) -> None:
         data = bytearray(chunk.read_bytes())
         data[5] ^= 1
         chunk.write_bytes(data)
-    with pytest.raises(StorageError, match="is damaged or was copied in part, observed/means"):
+    with refusal("damaged", "observed/means", kind=StorageError):
         Store(store.path).observed("means")
 
 
@@ -348,7 +350,7 @@ def test_without_attention_the_run_goes_on_and_says_why(tmp_path: Path) -> None:
         "over the example alone: whether it gives the same, whether controls give it too, and what weights each of two controls leaves"
     )
     # Who asks for nothing else is refused; beside others it is left out.
-    with pytest.raises(DiagnosticsError, match=r"attention_distance gives nothing for tiny on .*no attention inside"):
+    with refusal("not-measured", "attention_distance", "no attention inside"):
         dx.run(encoder, tiny_dataset(N), **{**options, "measures": "attention_distance"})
     run = dx.run(encoder, tiny_dataset(N), **{**options, "measures": "rankme,attention_distance"})
     assert "no attention inside" in run.skipped["attention_distance"]

@@ -17,6 +17,7 @@ from diagnostics.activations.folder import Folder
 from diagnostics.activations.metadata import write_group
 from diagnostics.activations.store import Store
 from diagnostics.errors import DiagnosticsError, StorageError
+from tests.support.refusals import refusal
 from tests.support.stores import planned
 from tests.support.tiny import tiny_dataset, tiny_image_encoder
 
@@ -96,10 +97,10 @@ def test_a_shard_in_anothers_place_is_refused(run: Path, kept: tuple[Path, Path]
         )
     store = Store(run)
     store.check_whole()
-    with pytest.raises(StorageError, match=rf"is damaged or was copied in part, taps/blocks.0/{kind} cannot be read"):
+    with refusal("damaged", f"taps/blocks.0/{kind}", kind=StorageError):
         store.pooled("blocks.0") if kind == "pooled" else list(store.feature_blocks("blocks.0"))
     if kind == "tokens":
-        with pytest.raises(StorageError, match=r"taps/blocks\.0/tokens"):
+        with refusal("damaged", "taps/blocks.0/tokens", kind=StorageError):
             list(store.token_blocks("blocks.0"))
 
 
@@ -120,7 +121,7 @@ def test_targets_of_another_run_are_refused(run: Path, tmp_path: Path) -> None:
     other = extract(encoder, dataset, tmp_path / "other", planned(encoder, N)).path
     shutil.rmtree(run / "samples" / "targets" / "level")
     shutil.copytree(other / "samples" / "targets" / "level", run / "samples" / "targets" / "level")
-    with pytest.raises(StorageError, match="samples/targets/level"):
+    with refusal("damaged", "samples/targets/level", kind=StorageError):
         Store(run).targets()
 
 
@@ -138,7 +139,7 @@ def test_an_observation_in_anothers_place_is_refused(run: Path, kept: tuple[Path
     else:
         name = "other"
         place.rename(place.with_name(name))
-    with pytest.raises(StorageError, match=rf"is damaged or was copied in part, observed/{name}"):
+    with refusal("damaged", f"observed/{name}", kind=StorageError):
         Store(run).observed(name)
 
 
@@ -276,7 +277,7 @@ def test_attributes_that_cannot_be_end_in_one_sentence(run: Path, name: str, sea
         write_group(Folder(run), document["attributes"])
     else:
         (run / "zarr.json").write_text(json.dumps(document))
-    with pytest.raises(DiagnosticsError, match="is damaged or was copied in part") as error:
+    with refusal("damaged") as error:
         everything(run)
     assert "\n" not in str(error.value)
 
@@ -285,7 +286,7 @@ def test_attributes_of_others_are_noticed(run: Path) -> None:
     document = json.loads((run / "zarr.json").read_text())
     document["attributes"]["note"] = "mine"
     (run / "zarr.json").write_text(json.dumps(document))
-    with pytest.raises(StorageError, match=r"damaged or was copied in part, zarr\.json"):
+    with refusal("damaged", "zarr.json", kind=StorageError):
         Store(run)
 
 
@@ -304,7 +305,7 @@ def test_metadata_that_is_none_ends_in_one_sentence(run: Path, text: bytes) -> N
 def test_metadata_that_is_huge_is_not_read(run: Path) -> None:
     with (run / "zarr.json").open("r+b") as file:
         file.truncate(10**12)  # a hole: it takes no room on disk
-    with pytest.raises(StorageError, match=r"damaged or was copied in part, zarr\.json"):
+    with refusal("damaged", "zarr.json", kind=StorageError):
         Store(run)
 
 
@@ -312,5 +313,5 @@ def test_a_store_of_the_former_format_is_refused(run: Path) -> None:
     document = json.loads((run / "zarr.json").read_text())
     document["attributes"]["diagnostics_format"] = 1
     (run / "zarr.json").write_text(json.dumps(document))
-    with pytest.raises(DiagnosticsError, match=r"not a run of this version \(format 6\).*give `diagnostics run` again"):
+    with refusal("other-version", "6"):
         Store(run)

@@ -15,8 +15,9 @@ import diagnostics as dx
 from diagnostics.activations.folder import lock
 from diagnostics.activations.run_files import remove_tokens, token_bytes
 from diagnostics.activations.store import Store
-from diagnostics.errors import DiagnosticsError, StorageError
+from diagnostics.errors import StorageError
 from diagnostics.progress import Cost, Progress
+from tests.support.refusals import refusal
 from tests.support.tiny import tiny_dataset, tiny_image_encoder
 
 MEASURES = ["linear_probe", "cka"]
@@ -54,7 +55,7 @@ def test_the_space_is_free_and_the_run_opens_with_all_its_results(run: Path) -> 
     np.testing.assert_array_equal(after.features("norm"), features)
     assert after.report().is_file()
     assert after.store.token_samples == 0
-    with pytest.raises(DiagnosticsError, match=r"stores no tokens .* leave out tokens=True, or give the same"):
+    with refusal("no-tokens"):
         after.features("norm", tokens=True)
     assert (remove_tokens(run), token_bytes(Store(run))) == (0, 0)
 
@@ -125,10 +126,10 @@ def test_an_interrupted_second_extraction_leaves_a_run_that_opens_and_goes_on(ru
 
 
 def test_a_run_that_another_process_writes_and_what_is_no_run_are_refused(run: Path, tmp_path: Path) -> None:
-    with lock(run), pytest.raises(StorageError, match=r"Another process is writing .*: wait for it, and then clean"):
+    with lock(run), refusal("in-use", kind=StorageError):
         remove_tokens(run)
     assert token_bytes(Store(run)) > 0
-    with pytest.raises(DiagnosticsError, match="is not a run"):
+    with refusal("missing-file"):
         remove_tokens(tmp_path / "nothing" / "here")
     assert not (tmp_path / "nothing").exists()
 
@@ -136,5 +137,5 @@ def test_a_run_that_another_process_writes_and_what_is_no_run_are_refused(run: P
 def test_a_missing_file_of_a_cleaned_run_is_still_damage(run: Path) -> None:
     remove_tokens(run)
     next(run.glob("taps/norm/pooled/c.*")).unlink()
-    with pytest.raises(StorageError, match="damaged"):
+    with refusal("damaged", kind=StorageError):
         dx.open_run(run)

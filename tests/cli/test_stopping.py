@@ -47,11 +47,11 @@ class Stubborn(Waits):
     "What it cleans up takes long; time stands still until there is a file called `late`."
     def wait(self):
         import types
-        from diagnostics import signals
+        from diagnostics import interrupts
         def clock():
             (HERE / "asked").touch()
             return 1000.0 if (HERE / "late").exists() else 0.0
-        signals.time = types.SimpleNamespace(monotonic=clock)
+        interrupts.time = types.SimpleNamespace(monotonic=clock)
         try: super().wait()
         except KeyboardInterrupt:
             (HERE / "asked").unlink()
@@ -264,7 +264,7 @@ def test_a_training_ends_in_its_own_words(tmp_path: Path) -> None:
 GONE = """
 import signal, sys
 from diagnostics.cli.app import working
-from diagnostics.signals import watch_signals
+from diagnostics.interrupts import watch_signals
 watch_signals()
 with working():
     assert signal.getsignal(signal.SIGPIPE) is signal.SIG_IGN

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder
+from diagnostics import Grid, Site, Tap, TorchEncoder
 from diagnostics.encoders import modules
 from diagnostics.encoders.modules import check_compute, computing, whole
 from diagnostics.measures.locality import attention_entropy
+from tests.support.refusals import refusal
 
 
 class Block(nn.Module):
@@ -86,7 +87,7 @@ def test_float32_keeps_a_gpu_from_tf32_and_leaves_the_settings_as_they_were() ->
 
 
 def test_what_a_device_cannot_is_refused() -> None:
-    with pytest.raises(DiagnosticsError, match=r"tf32 is for CUDA GPUs, not for cpu: give float32 or bf16\."):
+    with refusal("bad-value", "tf32", "cpu"):
         check_compute("tf32", "cpu")
     check_compute("tf32", "cuda:1")
     with whole(torch.device("meta")), whole(torch.device("cpu")):

@@ -245,8 +245,9 @@ def test_an_error_in_the_pass_or_its_reader_comes_through() -> None:
     def broken(tap: Tap, tokens: Tensor) -> None:
         raise KeyError("reader")
 
-    with pytest.raises(KeyError, match="reader"):
+    with pytest.raises(KeyError) as caught:
         cut.capture(batch_of(cut), None, broken)
+    assert caught.value.args == ("reader",)
     with pytest.raises(RuntimeError):
         cut.capture(torch.zeros(2, 6, dtype=torch.float64))
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in cut.module.modules())

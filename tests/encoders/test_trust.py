@@ -27,6 +27,7 @@ from diagnostics.checks.conformance import check_encoder, prepare_encoder
 from diagnostics.cli.encoders import export, inspect_encoder
 from diagnostics.cli.main import app
 from diagnostics.specs import DEEPEST, UntrustedCodeError
+from tests.support.refusals import refusal
 
 SENTINEL = "code-has-run"
 EVIL = f"""
@@ -267,7 +268,7 @@ def test_opening_a_saved_encoder_calls_no_host(here: Path, hub: tuple[str, list[
 def test_a_saved_encoder_reads_no_checkpoint_but_its_own(here: Path) -> None:
     pytest.importorskip("timm")
     for skeleton in (f"timm:resnet10t?checkpoint={here}/weights.pt", nested(f"pe:core-t16-384?checkpoint={here}/x", 2)):
-        with pytest.raises(UntrustedCodeError, match=r"names the checkpoint .*, which is not read, .*--trust-code"):
+        with refusal("untrusted-code", kind=UntrustedCodeError):
             dx.load_encoder(written("x.safetensors", skeleton))
 
 
@@ -388,7 +389,7 @@ def test_trust_ends_with_the_call_and_holds_for_other_sizes(good: Path) -> None:
     import numpy as np
 
     trusted = dx.load_encoder("x.safetensors", trust_code=True)
-    with pytest.raises(DiagnosticsError, match="--trust-code"):
+    with refusal("untrusted-code"):
         dx.load_encoder("x.safetensors")
     cut = dx.load_encoder(dx.save_encoder("c", trusted, cut="blocks.0"), trust_code=True)
     assert cut.sized_for(np.arange(48.0)).taps[0].grid.shape == (12,)
@@ -401,7 +402,7 @@ def test_data_that_a_file_names_are_trusted_no_more(good: Path) -> None:
 
     base = dx.build("encoder", "objective:random?length=32&width=8&depth=2&heads=2&patch=8")
     dx.save_encoder("base", base, lineage={"data": "evil.py:data, the 14 samples of its train split"})
-    with pytest.raises(DiagnosticsError, match=r"base names the Python file evil\.py"):
+    with refusal("untrusted-code", "base", "evil.py"):
         align_tap(TapJob(encoder="base", to="blocks.0", steps=0, batch=2, out=Path("o")))
     none_has_run(good.parent)
     align_tap(TapJob(encoder="base", to="blocks.0", steps=0, batch=2, out=Path("o"), trust_code=True))
@@ -413,5 +414,5 @@ def test_a_distribution_is_one_of_the_packages_own(subject: str) -> None:
 
     check_distribution(MOIRAI_SMALL["distr_output"], "small")
     for message in ({"_target_": subject}, {"components": [{"_target_": subject}]}):
-        with pytest.raises(DiagnosticsError, match="could be any code"):
+        with refusal("untrusted-code"):
             check_distribution(message, "FOLDER")

@@ -9,6 +9,7 @@ import torch
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import class_labels, median
 from diagnostics.measures.probes import attentive, ridge
+from tests.support.refusals import refusal
 
 
 @pytest.mark.parametrize("labels", [[2, 0, 1], np.array([2, 0, 1], np.uint8), torch.tensor([2, 0, 1])])
@@ -44,7 +45,7 @@ def test_values_in_brain_floats_are_values() -> None:
 
 def test_ridge_without_a_penalty_is_refused() -> None:
     x = np.random.default_rng(0).normal(size=(50, 3))
-    with pytest.raises(DiagnosticsError, match="penalties are 0: give one number or several, above 0"):
+    with refusal("bad-value", "penalties", "0"):
         ridge(np.c_[x, np.ones(50)], x[:, 0]).predict(np.c_[x, np.ones(50)], 0)
 
 

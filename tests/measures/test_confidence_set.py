@@ -5,7 +5,7 @@ import time
 import numpy as np
 
 from diagnostics.measures.statistics import Losses
-from diagnostics.measures.verdict import COVERAGE, confidence_set
+from diagnostics.measures.tap_choice import COVERAGE, confidence_set
 
 
 def planted(rng: np.random.Generator, worse: list[float], units: int = 200) -> Losses:

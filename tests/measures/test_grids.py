@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from diagnostics.errors import DiagnosticsError
 from diagnostics.measures import locality
 from tests.support.functions import ATTENTION, GRID, IMAGE_MASKS, MASKS, TOKENS, T, numbers
+from tests.support.refusals import refusal
 
 CALLS: dict[str, Callable[[Any], Any]] = {
     "attention_distance": lambda grid: locality.attention_distance(ATTENTION[:, :, 1:, 1:], grid),
@@ -61,15 +61,13 @@ def test_any_sequence_of_whole_numbers_is_a_grid(name: str, grid: Any) -> None:
     ("name", "grid"), [*((EVERY, grid) for grid in NO_GRIDS), *((name, (8.0, 8)) for name in CALLS)]
 )
 def test_what_is_none_is_refused_in_a_sentence(name: str, grid: Any) -> None:
-    with pytest.raises(DiagnosticsError, match=r"give the extents of the grid, as \(14, 14\)") as caught:
+    with refusal("bad-value", "grid") as caught:
         CALLS[name](grid)
     assert "\n" not in str(caught.value)
 
 
 def test_tokens_that_do_not_fill_it_are_named_in_the_singular() -> None:
-    with pytest.raises(
-        DiagnosticsError, match=r"^The array of tokens of shape \(3, 64, 6\) does not fill a grid of \(7, 8\)"
-    ):
+    with refusal("bad-shape", "(3, 64, 6)", "(7, 8)"):
         locality.self_similarity(TOKENS, (7, 8))
 
 
@@ -96,7 +94,7 @@ def test_one_length_is_that_of_both_axes(name: str) -> None:
     ],
 )
 def test_what_is_no_length_is_refused_in_a_sentence(name: str, cell: Any) -> None:
-    with pytest.raises(DiagnosticsError, match=r"no cells of|real numbers") as caught:
+    with refusal("bad-value") as caught:
         CELLS[name](cell)
     assert "\n" not in str(caught.value)
 

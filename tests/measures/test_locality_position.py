@@ -6,12 +6,12 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
-from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.apply import measure_all
 from diagnostics.measures.locality.single_tokens import MOST_SAMPLES, Position, position_probe
 from diagnostics.measures.probes.least_squares import PENALTIES
 from diagnostics.runs.profile import Profile
 from tests.support.memory import MemoryActivations, thirds
+from tests.support.refusals import refusal
 
 
 def coordinates(grid):
@@ -104,17 +104,17 @@ def test_rescaled_features_and_other_origins_change_nothing_and_scrambled_places
 
 def test_bad_input_is_said_and_one_token_has_no_place():
     tokens = np.random.default_rng(0).normal(size=(10, 6, 2))
-    with pytest.raises(DiagnosticsError, match=r"\(10, 6, 2\) and the split \(3,\)"):
+    with refusal("bad-shape", "(10, 6, 2)", "(3,)"):
         position_probe(tokens, (6,), ["train", "val", "test"])
-    with pytest.raises(DiagnosticsError, match=r"\(6, 2\) and the split \(6,\)"):
+    with refusal("bad-shape", "(6, 2)", "(6,)"):
         position_probe(tokens[0], (6,), ["train"] * 6)
-    with pytest.raises(DiagnosticsError, match="names test, train: give some to each of train, val, test"):
+    with refusal("bad-splits", "test, train", "train, val, test"):
         position_probe(tokens, (6,), ["train", "test"] * 5)
-    with pytest.raises(DiagnosticsError, match=r"penalties are \[0\]"):
+    with refusal("bad-value"):
         position_probe(tokens, (6,), thirds(10), penalties=(0,))
-    with pytest.raises(DiagnosticsError, match=r"grid of \(7,\)"):
+    with refusal("bad-shape", "(7,)"):
         position_probe(tokens, (7,), thirds(10))
-    with pytest.raises(DiagnosticsError, match="NaN"):
+    with refusal("not-finite"):
         position_probe(np.where(np.arange(2), tokens, np.nan), (6,), thirds(10))
     assert np.isnan(position_probe(tokens[:, :1], (1,), thirds(10)).r2)
 
@@ -233,9 +233,9 @@ def test_many_tokens_are_drawn_from_and_units_are_groups():
 def test_bad_taps_and_splits_are_named():
     given = activations()
     given.arrays["place"][7, 2, 0] = np.inf
-    with pytest.raises(DiagnosticsError, match="position_probe finds NaN or infinity at tap place"):
+    with refusal("not-finite", "position_probe", "place"):
         Position().compute(given, None, 0)
-    with pytest.raises(DiagnosticsError, match=r"no test sample whose tokens are kept.*--token-budget"):
+    with refusal("too-few", "test", "--token-budget"):
         Position().compute(activations(token_samples=2), None, 0)
-    with pytest.raises(DiagnosticsError, match=r"position_probe reads tokens.*--token-budget"):
+    with refusal("no-tokens", "position_probe"):
         Position().compute(activations(token_samples=0), None, 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -21,7 +23,8 @@ from diagnostics.measures.statistics import (
     resampled_scores,
     scores,
 )
-from diagnostics.measures.verdict import choose_tap, largest_upper_end, paired_differences
+from diagnostics.measures.tap_choice import choose_tap
+from diagnostics.measures.verdict import largest_upper_end, paired_differences
 
 
 def test_score_is_r2_and_accuracy() -> None:
@@ -37,6 +40,20 @@ def test_resampling_draws_units_not_rows() -> None:
     counts = resample_counts(7, 0)
     assert (counts.sum(axis=1) == 7).all()
     assert counts.var(axis=0).mean() == pytest.approx(1 - 1 / 7, rel=0.1)
+
+
+@pytest.mark.parametrize("units", [300, 9000])
+def test_blocks_of_resamples_are_those_of_one_draw_and_bounded_in_memory(units: int) -> None:
+    rng = np.random.default_rng(4)
+    drawn = rng.multinomial(units, np.full(units, 1 / units), size=60)
+    np.testing.assert_array_equal(resample_counts(units, 4, 60), drawn)
+    loss = np.random.default_rng(0).integers(0, 2, (3, units)).astype(float)
+    tracemalloc.start()
+    replicates = Losses(loss, np.ones_like(loss)).resampled(4)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_allclose(replicates[:60], 1 - drawn @ loss.T / units, rtol=1e-12)
+    assert peak < 20e6
 
 
 def test_interval_of_a_mean_is_near_the_t_interval() -> None:

@@ -23,10 +23,11 @@ from diagnostics import Dataset, DiagnosticsError, Grid, Site, Tap, TorchEncoder
 from diagnostics.activations.contract import StoredTarget
 from diagnostics.measures import bundled, geometry, locality, probes, similarity
 from diagnostics.measures.apply import Measured, measure_all
-from diagnostics.runs.run import between
+from diagnostics.runs.derived import between
 from tests.support.functions import FUNCTIONS, numbers
 from tests.support.memory import MemoryActivations
 from tests.support.planted import planted_images
+from tests.support.refusals import refusal
 from tests.support.tiny import tiny_dataset, tiny_encoder
 
 READ_FEATURES = {name: measure for name, measure in bundled().items() if measure.needs in ("pooled", "tokens")}
@@ -195,7 +196,7 @@ def test_one_sample_has_no_number_but_where_the_definition_gives_one(name: str) 
     if name in ALONE:
         assert FUNCTIONS[name](lambda x: x[:1]) == pytest.approx(ALONE[name], abs=1e-4)
     else:
-        with pytest.raises(DiagnosticsError, match=r"shape|samples"):
+        with refusal("bad-shape"):
             FUNCTIONS[name](lambda x: x[:1])
 
 
@@ -378,7 +379,7 @@ def test_names_match_values_whatever_the_order_of_registration_and_a_module_that
     result = _captured(module, x, "last", "first", features=6)
     torch.testing.assert_close(result["first"], module.first(x))
     torch.testing.assert_close(result["last"], module.last(module.first(x).tanh()))
-    with pytest.raises(DiagnosticsError, match="'never' to run 1 time"):
+    with refusal("bad-tap", "never", "1"):
         _captured(module, x, "first", "never", features=6)
 
 
@@ -457,7 +458,7 @@ def test_two_models_that_saw_the_samples_in_two_orders_agree_and_other_samples_a
         result = between(stores[0], stores[1], name)
         same = 0.0 if result.attrs["alike"] == "smaller" else 1.0
         np.testing.assert_allclose(np.diag(result["matrix"]), same, atol=1e-5, err_msg=name)
-        with pytest.raises(DiagnosticsError, match="same samples"):
+        with refusal("not-comparable"):
             between(stores[0], stores[2], name)
 
 

@@ -17,7 +17,7 @@ from diagnostics.measures.dynamics import ForecastProbe
 from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.measures.probes.nearest import KnnProbe
 from diagnostics.measures.statistics import Losses, resample_counts, resampled_scores
-from diagnostics.measures.verdict import TapChoice, choose_tap, confidence_set, standard_error
+from diagnostics.measures.tap_choice import TapChoice, choose_tap, confidence_set, standard_error
 from diagnostics.runs.answer import answer
 from diagnostics.runs.profile import Profile
 from diagnostics.vocabulary import Kind

@@ -27,7 +27,7 @@ from diagnostics.measures.statistics import Interval
 from diagnostics.report import terminal as report_terminal
 from diagnostics.report.layout import show, show_table, whole
 from diagnostics.report.numbers import format_interval
-from diagnostics.runs.controls.kinds import NAMES
+from diagnostics.runs.controls.names import NAMES
 from diagnostics.runs.page import run_page
 from diagnostics.runs.recommendation import recommend
 from tests.support.commands import diagnose

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import diagnostics as dx
-from diagnostics.errors import DiagnosticsError
 from diagnostics.runs.answer import plain, write_card
-from diagnostics.runs.explorer import readouts
+from diagnostics.runs.comparison.explorer import readouts
 from tests.support.commands import diagnose, refused
+from tests.support.refusals import refusal
 from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
 
@@ -34,6 +36,21 @@ def test_a_card_names_the_layer_of_each_target_with_the_runs_numbers(run: dx.Run
         target = row[0].removeprefix("| ").rpartition(" (")[0].replace("\\", "")
         assert row[1] == plain(advice[target].tap or "-")
         assert row[3].startswith(plain(f"{advice[target].output.value:.3f}"))
+
+
+def test_a_finished_run_is_read_without_torch(run: dx.Run, tmp_path: Path) -> None:
+    code = (
+        "import sys, diagnostics as dx; from diagnostics.cli.main import main\n"
+        "read = dx.open_run(sys.argv[1]); read.recommend(read.recommendations()[0].target), read.to_dataframe()\n"
+        "sys.argv = ['diagnostics', *sys.argv[2:], sys.argv[1]]\n"
+        "try: main()\n"
+        "finally: print(sorted({'torch', 'sklearn', 'timm', 'zarr'} & {*sys.modules}), file=sys.stderr)"
+    )
+    out = str(tmp_path / "card.md")
+    for command in (["card", "--out", out], ["show", "--format", "json"], ["runs"]):
+        typed = [sys.executable, "-c", code, str(run.path), *command]
+        done = subprocess.run(typed, capture_output=True, text=True, check=True)
+        assert done.stderr == "[]\n", command
 
 
 def test_the_metadata_is_yaml_with_the_scores_at_the_layer_and_at_the_output(run: dx.Run, tmp_path: Path) -> None:
@@ -78,7 +95,7 @@ def test_the_command_writes_it_into_the_run_or_where_it_is_asked_to(run: dx.Run,
 def test_a_run_without_a_probe_has_no_card(tmp_path: Path) -> None:
     options = {"measures": ["rankme"], "controls": False, "report": False}
     run = dx.run(tiny_image_encoder(), tiny_dataset(40, "image"), out=tmp_path / "run", **options)
-    with pytest.raises(DiagnosticsError, match=r"No probe of .* read a target"):
+    with refusal("no-target"):
         write_card(run, tmp_path / "card.md")
     assert not (tmp_path / "card.svg").exists()
 

@@ -9,11 +9,12 @@ import pytest
 import xarray as xr
 
 import diagnostics as dx
-from diagnostics import Dataset, DiagnosticsError
+from diagnostics import Dataset
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.datasets.dataset import subset
 from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.measures.result import CHOSEN_ON
+from tests.support.refusals import refusal
 from tests.support.tiny import tiny_dataset, tiny_encoder
 
 
@@ -96,7 +97,7 @@ def test_a_column_of_splits_is_not_taken_for_a_draw(tmp_path: Path) -> None:
 
 
 def test_another_way_to_choose_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DiagnosticsError, match=r"Unknown way to choose \(--choose-on\) 'test': there are fit, val"):
+    with refusal("unknown-name", "test"):
         dx.run(tiny_encoder(), drawn(True), out=tmp_path / "run", choose_on="test")
 
 

@@ -33,6 +33,7 @@ from diagnostics.runs.comparison.estimates import (
 from diagnostics.runs.comparison.findings import tap_similarity
 from diagnostics.runs.comparison.page import alignment_name, comparison_page, describe_lifts, describe_similarity
 from tests.support.graded import GRID, graded_data, graded_encoder, known_r2
+from tests.support.refusals import refusal
 
 LINEAR = "linear_probe/a"
 NO_PROFILE: Any = None
@@ -159,7 +160,7 @@ def test_a_base_can_be_named_where_no_alignment_tells_it(make_run: Maker, base: 
     other = make_run("untold", (0.5, 2, 2))
     assert not dx.compare([base, other], similarity=None).shares
     assert shares(dx.compare([base, other], base="base", similarity=None), "untold", "a").recovered.value > 0.98
-    with pytest.raises(DiagnosticsError, match="Unknown base 'bse'"):
+    with refusal("unknown-name", "bse"):
         dx.compare([base, other], base="bse")
 
 
@@ -529,11 +530,11 @@ def test_labels_overrule_and_runs_that_nothing_tells_apart_are_named_by_folder(m
     assert [side.name for side in result.members] == ["twin (twin)", "twin (twin again)"]
     result = dx.compare([f"first={one.path}", other.path], similarity=None)
     assert [side.group for side in result.members] == ["first", "twin again"]
-    with pytest.raises(DiagnosticsError, match="labelled x, but no seed of their training is known"):
+    with refusal("unclear", "labelled x"):
         dx.compare([f"x={one.path}", f"x={other.path}"])
-    with pytest.raises(DiagnosticsError, match="given twice"):
+    with refusal("duplicate"):
         dx.compare([one, one])
-    with pytest.raises(DiagnosticsError, match="two runs or more"):
+    with refusal("too-few"):
         dx.compare([one])
 
 
@@ -636,11 +637,9 @@ def test_without_what_chance_reaches_no_tap_has_a_position() -> None:
 
 
 def test_runs_on_different_data_are_refused_with_the_difference(make_run: Maker, base: Run) -> None:
-    with pytest.raises(
-        DiagnosticsError, match=r"hold other data, 100 of 600 samples are in one only, for example s500"
-    ):
+    with refusal("not-comparable", "100 of 600", "s500"):
         dx.compare([base, make_run("fewer", data={"n": 500})])
-    with pytest.raises(DiagnosticsError, match=r"the values of the target a differ in \d+ samples, for example s0"):
+    with refusal("not-comparable", "target a", "s0"):
         dx.compare([base, make_run("another seed", data={"seed": 1})])
 
 
@@ -681,21 +680,21 @@ def test_other_splits_targets_and_content_are_refused_by_name(make_run: Maker, b
 
 def test_other_protocols_are_refused_and_other_measures_left_out(make_run: Maker, base: Run) -> None:
     seeded = make_run("seeded", run={"seed": 5})
-    with pytest.raises(DiagnosticsError, match=r"another seed \(0 and 5\)"):
+    with refusal("not-comparable", "(0 and 5)"):
         dx.compare([base, seeded])
     versions = base.index.calls[-1]["versions"]
     versions["encoder-diagnostics"] += "x"
-    with pytest.raises(DiagnosticsError, match=r"measured by versions .* and .* of diagnostics"):
+    with refusal("not-comparable", "versions"):
         dx.compare([base, make_run("older")])
     versions["encoder-diagnostics"] = dx.__version__
     fewer = make_run("one tap, few taps", (0.5, 2, 0.5), run={"taps": "stage.0"})
-    with pytest.raises(DiagnosticsError, match=r"both are of one encoder, and only one of them has its tap stage\.1"):
+    with refusal("not-comparable", "stage.1"):
         dx.compare([base, fewer])
     more = make_run("more", run={"measures": "linear_probe,effective_rank"})
     result = dx.compare([base, more], similarity=None)
     assert result.left_out == {"effective_rank": "not measured in base"}
     less = make_run("less", run={"measures": "effective_rank"})
-    with pytest.raises(DiagnosticsError, match="no measure in common"):
+    with refusal("not-comparable", "no measure"):
         dx.compare([base, less])
     both = dx.compare(
         [more, make_run("more again", noise=4, run={"measures": "linear_probe,effective_rank"})], similarity=None
@@ -721,10 +720,10 @@ def test_other_pooling_is_refused_with_the_option_that_mends_it(tmp_path: Path) 
     one, other = two_steps("both"), two_steps("only mean", pooling="mean")
     assert list(one.store.poolings) == ["mean", "last"]
     assert other.profile(LINEAR).data.attrs["pooling"] == "mean"
-    with pytest.raises(DiagnosticsError, match=r"mean and last side by side, the other by mean.*--pooling mean"):
+    with refusal("not-comparable", "--pooling mean"):
         dx.compare([one, other])
     dx.compare([two_steps("mean too", pooling=["mean"]), other], similarity=None)
-    with pytest.raises(DiagnosticsError, match="Unknown pooling 'maen'"):
+    with refusal("unknown-name", "maen"):
         two_steps("typo", pooling="maen")
 
 

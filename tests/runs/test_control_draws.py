@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 
 import diagnostics as dx
 from diagnostics.cli.main import app
-from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.result import losses_of
 from diagnostics.measures.verdict import paired_differences
 from diagnostics.report.terminal import print_page
 from diagnostics.runs.page import control_heading, run_page
 from diagnostics.runs.profile import Profile
+from tests.support.refusals import refusal
 from tests.support.tiny import tiny_dataset, tiny_encoder
 
 DRAWS = ["fresh_weights", "fresh_weights.2", "fresh_weights.3"]
@@ -168,5 +168,5 @@ def test_the_command_line_takes_draws(tmp_path: Path) -> None:
 
 
 def test_no_draws_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DiagnosticsError, match="number of draws of a control is 0: give 1 or more, or --no-controls"):
+    with refusal("bad-value", "is 0", "--no-controls"):
         dx.run(tiny_encoder(), tiny_dataset(20), out=tmp_path / "run", control_draws=0)

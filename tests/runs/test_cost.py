@@ -13,6 +13,7 @@ from diagnostics.activations.plan import plan
 from diagnostics.activations.run_files import bytes_below, token_bytes
 from diagnostics.progress import Cost
 from diagnostics.runs.controls import kinds as control
+from diagnostics.runs.controls.names import INPUTS
 from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
 WITHIN = 0.1
@@ -60,7 +61,7 @@ def test_controls_without_the_encoder_are_as_large_as_planned(modality: Any, n: 
     encoder = tiny_image_encoder() if modality == "image" else tiny_encoder()
     dataset = tiny_dataset(n, modality)
     makers = control.control_encoders(encoder, dataset, 0)
-    for name in control.INPUTS:
+    for name in INPUTS:
         like, taps = control.planned_taps(name, encoder, dataset)
         made = makers[name]().sized_for(dataset[0])
         assert like.poolings == made.poolings

@@ -11,8 +11,8 @@ import pytest
 import diagnostics as dx
 from diagnostics.measures.statistics import Interval
 from diagnostics.report.html import write_page
-from diagnostics.runs.controls.kinds import NAMES
-from diagnostics.runs.explorer import explorer_page, readouts
+from diagnostics.runs.comparison.explorer import explorer_page, readouts
+from diagnostics.runs.controls.names import NAMES
 from tests.support.commands import diagnose, refused
 from tests.support.profiles import finished_run, profile
 from tests.support.tiny import tiny_dataset, tiny_image_encoder

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from diagnostics import Grid, Site, Tap, TorchEncoder
-from diagnostics.runs.controls.kinds import NAMES, InputEncoder, control_encoders
+from diagnostics.runs.controls.kinds import InputEncoder, control_encoders
+from diagnostics.runs.controls.names import NAMES
 from diagnostics.runs.controls.raw_input import BANDS, RAW, RAW_FRAMES, RAW_PIXELS, RAW_STEPS, STATISTICS, WORDS
 from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 

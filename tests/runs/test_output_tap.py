@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import diagnostics as dx
 from diagnostics.cli.encoders import inspect_encoder
 from diagnostics.encoders.torch_encoder import last_taps, names_of_outputs
-from diagnostics.runs.run_data import HandedOut, handed_out
+from diagnostics.runs.derived import HandedOut, handed_out
 from tests.support.tiny import tiny_encoder
 
 WIDTH, TOKENS, SCALE = 12, 8, 10.0

@@ -18,16 +18,18 @@ from torch import nn
 from torch.utils.data import default_collate
 
 import diagnostics as dx
-from diagnostics import Dataset, DiagnosticsError, Encoder, Grid, Site, Tap, Target, TorchEncoder
+from diagnostics import Dataset, Encoder, Grid, Site, Tap, Target, TorchEncoder
 from diagnostics.activations.extract import extract
 from diagnostics.activations.plan import plan
 from diagnostics.datasets.dataset import padded
 from diagnostics.measures.apply import measure_all
 from diagnostics.measures.probes.linear import BANDWIDTHS, LANDMARKS, LEAST_TRAIN, KernelFeatures
-from diagnostics.runs.controls.kinds import NAMES, control_encoders
+from diagnostics.runs.controls.kinds import control_encoders
+from diagnostics.runs.controls.names import NAMES
 from diagnostics.runs.controls.raw_input import RawKernel
 from diagnostics.runs.setup import chosen_measures
 from diagnostics.specs import build
+from tests.support.refusals import refusal
 from tests.support.tiny import LENGTH, tiny_dataset, tiny_encoder, tiny_image_encoder
 
 Floats = NDArray[np.float64]
@@ -298,5 +300,5 @@ def test_every_modality_has_it(modality: str) -> None:
 
 def test_an_unknown_tap_of_it_is_named() -> None:
     control = RawKernel(tiny_encoder(), tiny_dataset(200), 0)
-    with pytest.raises(DiagnosticsError, match=r"last_x0\.5"):
+    with refusal("unknown-name", "last_x0.5"):
         control.capture(default_collate([control.preprocess(control.example())]), ["last_x0.6"])

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import diagnostics as dx
-from diagnostics import DiagnosticsError
 from diagnostics.report.terminal import print_page
 from diagnostics.runs.page import run_page
+from tests.support.refusals import refusal
 from tests.support.tiny import tiny_dataset, tiny_encoder
 
 OPTIONS: dict[str, Any] = {"measures": "rankme", "controls": False, "report": False}
@@ -86,7 +86,7 @@ def test_a_sample_that_its_preparation_changes_is_refused(tmp_path: Path) -> Non
     data = tiny_dataset(30)
     before = np.array(data.samples)
     encoder = tiny_encoder()
-    with pytest.raises(DiagnosticsError, match=r"changes the sample itself.*np\.array\(sample\)"):
+    with refusal("sample-changed"):
         dx.run(encoder.replace(preprocess=scaled, sized_for=None), data, out=tmp_path / "run", **OPTIONS)
     assert not (tmp_path / "run").exists() or not any((tmp_path / "run").iterdir())
     np.testing.assert_array_equal(np.array(data.samples), before)

@@ -29,6 +29,7 @@ from diagnostics.report.terminal import print_page
 from diagnostics.runs.comparison.page import cautions
 from diagnostics.runs.page import run_page
 from diagnostics.runs.profile import CUT, INTERVALS
+from tests.support.refusals import refusal
 from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -353,7 +354,7 @@ def test_a_module_that_cannot_be_copied_loses_its_controls_alone(tmp_path: Path)
 def test_controls_of_another_seed_are_refused_before_any_work(tmp_path: Path) -> None:
     options = {"out": tmp_path / "run", "measures": ["rankme"], "report": False}
     dx.run(tiny_encoder(), tiny_dataset(40), **options)
-    with pytest.raises(DiagnosticsError, match="results and controls of seed 0, not 7"):
+    with refusal("other-run", "0", "7"):
         dx.run(tiny_encoder(), tiny_dataset(40), seed=7, **options)
 
 
@@ -380,7 +381,7 @@ def test_only_the_taps_asked_for_and_always_the_output(tmp_path: Path) -> None:
 
 
 def test_no_tokens_leaves_token_measures_out_with_a_reason(tmp_path: Path) -> None:
-    options = {"token_budget": 0, "controls": False, "report": False}
+    options = {"token_budget": 0, "controls": False, "report": False, "dense": "stored"}
     run = dx.run(tiny_image_encoder(), tiny_dataset(40, "image"), out=tmp_path / "run", **options)
     assert "--token-budget" in run.skipped["linear_probe/height"]
     assert "--token-budget" in run.skipped["self_similarity"]
@@ -395,10 +396,10 @@ def test_unfinished_and_half_copied_runs_do_not_open(run: Run, tmp_path: Path) -
         names = list(profile.data.data_vars)
         assert names == sorted(names), "the same order each time"
     next(copied.glob("results/*/numbers")).unlink()
-    with pytest.raises(DiagnosticsError, match="cannot be read"):
+    with refusal("damaged"):
         dx.open_run(copied).to_json()
     next((copied / "taps" / "norm" / "tokens").glob("c.*")).rename(tmp_path / "taken")
-    with pytest.raises(DiagnosticsError, match="damaged or was copied in part"):
+    with refusal("damaged"):
         dx.open_run(copied)
 
 
@@ -560,13 +561,13 @@ def test_taps_of_two_runs_are_compared_on_the_same_samples_only(tmp_path: Path) 
         assert float(result["matrix"].sel(tap="embed", tap_other="embed")) == pytest.approx(1)
         assert float(result["matrix"].sel(tap="blocks.1", tap_other="blocks.1")) < 0.99
         assert float(result["matrix"].sel(tap="blocks.3", tap_other="blocks.3")) == pytest.approx(1)
-        assert float(result["p"].sel(tap="embed", tap_other="embed")) == pytest.approx(0.01)
+        assert float(result["p"].sel(tap="embed", tap_other="embed")) == pytest.approx(0.025)
     # Other samples under the same ids: only the content tells.
     changed = Dataset(
         "planted", "series", data.samples[::-1].copy(), data.ids, list(data.split), data.targets, about=data.about
     )
     third = dx.run(encoder, changed, out=tmp_path / "third", **options)
-    with pytest.raises(DiagnosticsError, match="hold other data under the same sample ids"):
+    with refusal("not-comparable", "fingerprints"):
         first.similarity_with(third)
     fewer = Dataset(
         "planted",
@@ -577,7 +578,7 @@ def test_taps_of_two_runs_are_compared_on_the_same_samples_only(tmp_path: Path) 
         {name: Target(t.kind, t.values[:100]) for name, t in data.targets.items()},
     )
     fourth = dx.run(encoder, fewer, out=tmp_path / "fourth", **options)
-    with pytest.raises(DiagnosticsError, match="not in the second"):
+    with refusal("not-comparable", "cka"):
         first.similarity_with(fourth)
 
 
@@ -588,11 +589,11 @@ def test_names_may_come_as_one_text_and_what_is_no_encoder_is_said(tmp_path: Pat
     )
     assert [p.measure for p in run.profiles()] == ["rankme"]
     assert run.profile("rankme").taps == ["blocks.1", "blocks.3"]
-    with pytest.raises(DiagnosticsError, match=r"was given a list: give a name or a diagnostics\.Encoder"):
+    with refusal("bad-type", "diagnostics.Encoder"):
         dx.run([2, 2], data, out=tmp_path / "none")
-    with pytest.raises(DiagnosticsError, match=r"Target l of d is a list: give a diagnostics\.Target"):
+    with refusal("bad-type", "Target l of d"):
         Dataset("d", "series", data.samples, data.ids, list(data.split), {"l": [1, 2]})
-    with pytest.raises(DiagnosticsError, match="names 2 classes and holds class 2"):
+    with refusal("bad-target", "2 classes"):
         Dataset(
             "d",
             "series",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,17 @@ import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 import diagnostics as dx
-from diagnostics import DiagnosticsError, Run
+from diagnostics import DiagnosticsError, Run, TorchEncoder
+from diagnostics.activations import prepare
+from diagnostics.activations.run_files import bytes_below
+from diagnostics.activations.store import Store
+from diagnostics.errors import StorageError, unwritable
 from diagnostics.measures.probes.dense import DenseRows
 from diagnostics.measures.probes.least_squares import Moments, folds
 from diagnostics.measures.probes.segmentation import Classes, SegmentationProbe, mean_iou
+from diagnostics.progress import Cost
 from diagnostics.runs import streamed
+from diagnostics.runs.streamed import block_bytes, passes_over
 from tests.runs.test_token_probes import cells, images, score
 from tests.support.planted import planted_image_encoder, planted_images
 from tests.support.tiny import tiny_encoder, tiny_image_encoder
@@ -24,9 +31,9 @@ MEASURES = ["linear_probe", "segmentation_probe"]
 HEIGHT, SCENE = "linear_probe/height", "segmentation_probe/scene"
 
 
-def measure(out: Path, **options: Any) -> Run:
+def measure(out: Path, encoder: TorchEncoder | None = None, **options: Any) -> Run:
     asked = {"measures": MEASURES, "controls": False, "report": False, "dense": "streamed", "choose_on": "val"}
-    return dx.run(tiny_image_encoder(), images(), out=out, watch=dx.silent, **asked | options)
+    return dx.run(encoder or tiny_image_encoder(), images(), out=out, **{"watch": dx.silent} | asked | options)
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +122,29 @@ def test_a_class_that_no_token_fitted_has_is_never_said() -> None:
     assert set(said) == {4, 5}
 
 
+def test_the_discriminant_reads_a_trained_encoder_as_the_logistic_probe_does(tmp_path: Path) -> None:
+    encoder, data = "objectives:shapes-reconstruct", "shapes?n=60&size=64"
+    options: dict[str, Any] = {"measures": "segmentation_probe", "taps": "blocks.2", "token_budget": "1GB"}
+    scores = [
+        dx.run(
+            encoder,
+            data,
+            out=tmp_path / dense,
+            dense=dense,
+            choose_on="val",
+            controls=False,
+            report=False,
+            watch=dx.silent,
+            **options,
+        )
+        .profile("segmentation_probe/segmentation")
+        .data["score"]
+        .values
+        for dense in ("stored", "streamed")
+    ]
+    assert (scores[0] - scores[1]).max() < 0.05
+
+
 def test_each_sample_is_judged_by_a_fit_that_has_not_seen_it(tmp_path: Path) -> None:
     run = measure(tmp_path, choose_on="fit")
     stored = measure(tmp_path / "stored", dense="stored")
@@ -164,26 +194,49 @@ def test_the_choice_looks_at_no_test_target(run: Run, tmp_path: Path) -> None:
     assert float(again.profile(HEIGHT).data["score"].max()) < float(run.profile(HEIGHT).data["score"].max())
 
 
-def test_a_kill_costs_the_block_in_hand(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    each, calls = streamed._Passes.each, list[str]()
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What each pass beside the extraction is for."""
+    each, steps = streamed._Passes.each, list[str]()
+
+    def watched(self: Any, rows: np.ndarray, reads: Any, step: str, visit: Any) -> None:
+        steps.append(step)
+        each(self, rows, reads, step, visit)
+
+    monkeypatch.setattr(streamed._Passes, "each", watched)
+    return steps
+
+
+def test_sums_are_gathered_along_with_the_extraction(tmp_path: Path, passes: list[str]) -> None:
+    measure(tmp_path)
+    assert passes == ["reading block 1", "reading test"]
+    passes.clear()
+    measure(tmp_path / "fit", choose_on="fit")
+    assert passes == [*(f"reading block {i}" for i in range(1, 6)), "reading test"]
+
+
+def test_a_kill_costs_the_block_in_hand(
+    run: Run, tmp_path: Path, passes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure(tmp_path, measures="rankme")
+    each = streamed._Passes.each
 
     def failing(self: Any, rows: np.ndarray, reads: Any, step: str, visit: Any) -> None:
-        calls.append(step)
         if step.startswith("summing block 3"):
             raise KeyboardInterrupt
         each(self, rows, reads, step, visit)
 
-    monkeypatch.setattr(streamed._Passes, "each", failing)
-    with pytest.raises(KeyboardInterrupt):
-        measure(tmp_path)
-    monkeypatch.setattr(streamed._Passes, "each", lambda *given: calls.append(given[3]) or each(*given))
-    calls.clear()
+    with monkeypatch.context() as patched:
+        patched.setattr(streamed._Passes, "each", failing)
+        with pytest.raises(KeyboardInterrupt):
+            measure(tmp_path)
+    passes.clear()
     again = measure(tmp_path)
-    assert calls == [*(f"summing block {i} of 5" for i in (3, 4, 5)), "reading block 1", "reading test"]
-    np.testing.assert_array_equal(again.profile(SCENE).data["score"], run.profile(SCENE).data["score"])
-    calls.clear()
+    assert passes == [*(f"summing block {i} of 5" for i in (3, 4, 5)), "reading block 1", "reading test"]
+    np.testing.assert_allclose(again.profile(SCENE).data["score"], run.profile(SCENE).data["score"], atol=1e-6)
+    passes.clear()
     measure(tmp_path)
-    assert calls == ["reading block 1", "reading test"]
+    assert passes == ["reading block 1", "reading test"]
 
 
 def test_controls_are_streamed_too(tmp_path: Path) -> None:
@@ -207,13 +260,26 @@ def test_the_readout_is_handed_over(run: Run, name: str) -> None:
     assert got == pytest.approx(float(run.profile(name).data["score"].sel(tap=probe.tap)), abs=1e-4)
 
 
-def test_a_target_with_unknown_places_has_sums_of_its_own(tmp_path: Path) -> None:
-    def partly_known() -> dx.Dataset:
-        data = images()
-        scene = data.targets["scene"]
-        scene.values[::3, :4, :4] = -1
-        return data
+def partly_known() -> dx.Dataset:
+    data = images()
+    data.targets["scene"].values[::3, :4, :4] = -1
+    return data
 
+
+def test_the_cost_counts_products_of_features_once_a_mask(tmp_path: Path) -> None:
+    said, gram = list[int](), 0
+    for name, data in (("one", images()), ("two", partly_known())):
+        costs = list[Any]()
+        encoder = tiny_image_encoder(width=256)
+        options: dict[str, Any] = {"measures": MEASURES, "controls": False, "report": False, "dense": "streamed"}
+        dx.run(encoder, data, out=tmp_path / name, watch=costs.append, **options)
+        said.append(costs[0].bytes)
+        assert said[-1] == pytest.approx(bytes_below(tmp_path / name), rel=0.1)
+        gram = block_bytes(encoder.taps, 1, 0) * 5
+    assert said[1] - said[0] == pytest.approx(gram, rel=0.05)
+
+
+def test_a_target_with_unknown_places_has_sums_of_its_own(tmp_path: Path) -> None:
     options: dict[str, Any] = {"measures": MEASURES, "controls": False, "report": False, "watch": dx.silent}
     runs = [
         dx.run(tiny_image_encoder(), partly_known(), out=tmp_path / dense, dense=dense, choose_on="val", **options)
@@ -227,25 +293,152 @@ def test_a_target_with_unknown_places_has_sums_of_its_own(tmp_path: Path) -> Non
     assert sum(name.startswith("gram-") for name in observed) == 10
 
 
-def test_padding_is_refused_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def halved(monkeypatch: pytest.MonkeyPatch) -> TorchEncoder:
+    """An encoder whose last 8 of 16 tokens represent no data."""
     encoder = tiny_image_encoder()
     monkeypatch.setattr(
         type(encoder),
         "valid",
         lambda self, batch, tap: torch.zeros(len(batch), 16, dtype=torch.bool).index_fill(1, torch.arange(8), True),
     )
+    return encoder
+
+
+def test_padding_is_refused_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DiagnosticsError) as raised:
-        dx.run(
-            encoder,
-            images(),
-            out=tmp_path,
-            measures=MEASURES,
-            controls=False,
-            report=False,
-            dense="streamed",
-            watch=dx.silent,
-        )
+        measure(tmp_path, encoder=halved(monkeypatch))
     assert "--dense streamed" in str(raised.value)
+
+
+def test_padding_leaves_dense_targets_out_where_streaming_is_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = measure(tmp_path, encoder=halved(monkeypatch), dense=None, token_budget=0)
+    assert {HEIGHT, SCENE} <= set(run.skipped)
+    assert "--dense" in run.skipped[SCENE]
+    assert run.profiles()
+
+
+def said(out: Path, **options: Any) -> tuple[Run, str]:
+    costs = list[Any]()
+    run = measure(out, watch=costs.append, **options)
+    return run, " ".join(event.dense for event in costs if isinstance(event, Cost))
+
+
+def test_targets_are_streamed_where_the_budget_does_not_hold_their_tokens(tmp_path: Path) -> None:
+    each = sum(tap.tokens * tap.features for tap in tiny_image_encoder().taps) * 4
+    few = f"{(len(images()) - 1) * each}B"
+    for name, options, way in (
+        ("default", {}, "stored"),
+        ("few", {"token_budget": few}, "streamed"),
+        ("none", {"token_budget": 0}, "streamed"),
+        ("asked", {"token_budget": few, "dense": "stored"}, "stored"),
+        ("over", {"dense": "streamed"}, "streamed"),
+    ):
+        run, cost = said(tmp_path / name, **{"dense": None} | options)
+        assert (run.profile(SCENE).data.attrs.get("tokens") == "streamed") is (way == "streamed"), name
+        assert ("passes" in cost) is (way == "streamed"), name
+        assert ("asked" in cost) is ("dense" in options), name
+
+
+def test_a_run_that_holds_all_tokens_goes_on_with_them(tmp_path: Path) -> None:
+    more = {"token_budget": 0, "dense": None}
+    assert measure(tmp_path / "a", dense="stored").store.token_samples == len(images())
+    assert measure(tmp_path / "a", dense=None).profile(SCENE).data.attrs.get("tokens") is None
+    assert measure(tmp_path / "b", **more).profile(SCENE).data.attrs["tokens"] == "streamed"
+
+
+def test_dense_targets_are_left_out_with_the_reason(tmp_path: Path) -> None:
+    run, cost = said(tmp_path / "a", dense="none")
+    assert {HEIGHT, SCENE} <= set(run.skipped)
+    assert "--dense none" in run.skipped[HEIGHT]
+    assert not cost
+    assert run.store.token_samples == 0
+    with pytest.raises(DiagnosticsError) as raised:
+        measure(tmp_path / "b", measures="segmentation_probe", dense="none")
+    assert "--dense none" in str(raised.value)
+
+
+def test_a_measure_that_is_added_later_says_its_passes_first(tmp_path: Path) -> None:
+    measure(tmp_path, measures="rankme")
+    events = list[Any]()
+    measure(tmp_path, watch=events.append)
+    assert isinstance(events[0], Cost)
+    assert f"{passes_over(dx.open_run(tmp_path).store.split, 'val', gathered=False):.1f} more passes" in str(events[0])
+    assert events[0].seconds == 0 < events[0].bytes
+    events.clear()
+    measure(tmp_path, watch=events.append)
+    assert events[0].bytes == 0
+    assert not any("summing" in event.step for event in events[1:])
+
+
+def test_a_measure_of_tokens_that_are_not_stored_is_refused_and_nothing_lost(tmp_path: Path) -> None:
+    with pytest.raises(DiagnosticsError):
+        measure(tmp_path, measures="self_similarity", dense=None, token_budget=0)
+    run = measure(tmp_path, dense=None, token_budget=0)
+    assert run.profile(SCENE).data.attrs["tokens"] == "streamed"
+
+
+def test_a_dense_target_that_memory_does_not_hold_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(prepare, "classes_on_grid", full)
+        with pytest.raises(DiagnosticsError) as raised:
+            measure(tmp_path / "run")
+    assert raised.value.code == "foreign-error"
+    assert "scene" in str(raised.value)
+    assert not (tmp_path / "run").exists()
+    measure(tmp_path / "run")
+
+
+def test_a_sample_with_another_grid_is_refused_and_what_is_done_stays(tmp_path: Path) -> None:
+    encoder, data = tiny_image_encoder(), images()
+    measure(tmp_path, measures="rankme")
+
+    def cropped(sample: Any) -> Any:
+        prepared = encoder.preprocess(sample)
+        return prepared[..., :8, :] if np.array_equal(sample, data.samples[20]) else prepared
+
+    with pytest.raises(DiagnosticsError) as raised:
+        measure(tmp_path, encoder=encoder.replace(preprocess=cropped), batch_size=1)
+    assert raised.value.code == "bad-tap"
+    assert measure(tmp_path).profile(SCENE)
+
+
+def test_a_disk_that_is_full_in_the_middle_of_sums_loses_nothing(
+    tmp_path: Path, passes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure(tmp_path, measures="rankme")
+    put = Store.put_observed
+
+    def full(store: Store, name: str, *given: Any) -> None:
+        if name.endswith("-2"):
+            raise unwritable(store.path, OSError(errno.ENOSPC, "No space left on device"), "")
+        put(store, name, *given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "put_observed", full)
+        with pytest.raises(StorageError) as raised:
+            measure(tmp_path)
+    assert raised.value.code == "no-space"
+    passes.clear()
+    assert measure(tmp_path).profile(SCENE)
+    assert passes[0].startswith("summing block 3")
+
+
+def test_token_measures_of_a_streamed_kind_keep_their_tokens(tmp_path: Path) -> None:
+    class TokenShare(SegmentationProbe):
+        name = "mine"
+        streams = ()
+
+    run = measure(tmp_path, measures=["segmentation_probe", TokenShare()])
+    assert run.store.token_samples > 0
+    assert run.profile("mine/scene").data.attrs.get("tokens") is None
+    assert run.profile(SCENE).data.attrs["tokens"] == "streamed"
 
 
 def test_pooled_targets_are_read_as_before(tmp_path: Path) -> None:
@@ -301,8 +494,8 @@ def test_a_large_offset_of_the_features_costs_no_digits(
 ) -> None:
     near = streamed._on_grid
     monkeypatch.setattr(streamed, "_on_grid", lambda tokens, tap, dense: near(tokens, tap, dense) + 500)
-    origins = streamed._Passes.origins
-    monkeypatch.setattr(streamed._Passes, "origins", lambda self: {k: v + 500 for k, v in origins(self).items()})
+    origins = streamed._origins
+    monkeypatch.setattr(streamed, "_origins", lambda *given: {k: v + 500 for k, v in origins(*given).items()})
     far = measure(tmp_path)
     np.testing.assert_allclose(far.profile(HEIGHT).data["score"], run.profile(HEIGHT).data["score"], atol=2e-4)
 

@@ -12,7 +12,8 @@ import diagnostics as dx
 from diagnostics.activations.run_files import token_bytes
 from diagnostics.activations.store import Store
 from diagnostics.cli.commands import run as command
-from diagnostics.errors import DiagnosticsError, StorageError
+from diagnostics.errors import StorageError
+from tests.support.refusals import refusal
 from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
 N = 100
@@ -28,7 +29,7 @@ def test_tokens_that_nothing_reads_are_not_written_and_come_when_something_does(
     pooled = run(tmp_path / "a", "linear_probe", watch=costs.append)
     assert pooled.disk_use[0] == 0 and pooled.store.token_samples == 0 and pooled.store.complete
     assert costs[0].token_bytes == costs[0].token_samples == 0 and "(no tokens)" in str(costs[0])
-    with pytest.raises(DiagnosticsError, match="tokens"):
+    with refusal("no-tokens", "tokens"):
         pooled.features("norm", tokens=True)
     both = run(tmp_path / "a", "self_similarity")
     assert both.features("norm", tokens=True).shape[0] == 64 == both.store.token_samples
@@ -46,9 +47,7 @@ def test_a_dense_target_keeps_what_its_probe_needs(tmp_path: Path) -> None:
     dense = run(tmp_path / "a", "linear_probe", tiny_image_encoder(), data)
     assert dense.store.token_samples == N == dense.profile("linear_probe/height").token_samples
     run(tmp_path / "b", "self_similarity")
-    with pytest.raises(
-        StorageError, match=r"64 samples in shards .* there, 100 samples in shards .* now: choose another --out"
-    ):
+    with refusal("other-run", "64 samples", "100 samples", kind=StorageError):
         run(tmp_path / "b", "attentive_probe")
     more = run(tmp_path / "c", "attentive_probe")
     assert more.store.token_samples == N == run(tmp_path / "c", "self_similarity").store.token_samples
@@ -86,8 +85,6 @@ def test_controls_of_weights_are_measured_by_probes_alone_unless_asked(tmp_path:
     assert set(whole.controls["fresh_weights"].children) == set(measures.split(","))
     assert token_bytes(Store(tmp_path / "b" / "controls" / "fresh_weights")) > 0
     assert set(whole.controls["raw_input"].children) == {"linear_probe"}
-    with pytest.raises(
-        DiagnosticsError, match=r"Unknown choice of measures of controls .*'some': there are all, probes"
-    ):
+    with refusal("unknown-name", "some"):
         run(tmp_path / "c", measures, control_measures="some")
     assert "control_measures" in command.__wrapped__.__annotations__  # type: ignore[attr-defined]  (set by functools.wraps)

@@ -71,7 +71,7 @@ class MemoryActivations(Activations):
 
     def observed(self, name: str) -> Mapping[str, np.ndarray]:
         if name not in self.observations:
-            raise DiagnosticsError(f"No {name} was recorded.")
+            raise DiagnosticsError(f"No {name} was recorded.", code="not-measured")
         return self.observations[name]
 
 

@@ -12,7 +12,7 @@ import xarray as xr
 
 from diagnostics.measures.result import store_interval
 from diagnostics.measures.statistics import Interval
-from diagnostics.runs.controls.kinds import NAMES
+from diagnostics.runs.controls.names import NAMES
 from diagnostics.runs.profile import Profile
 from diagnostics.runs.record import DatasetRecord, EncoderRecord, Provenance
 

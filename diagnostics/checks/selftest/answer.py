@@ -36,7 +36,7 @@ from diagnostics.checks.selftest.planted import (
     without,
 )
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures import apply, statistics, verdict
+from diagnostics.measures import apply, statistics, tap_choice, verdict
 from diagnostics.measures import result as attribute
 from diagnostics.measures.base import Case
 from diagnostics.measures.probes import least_squares, protocol, softmax
@@ -161,11 +161,7 @@ def misfits() -> list[Any]:
             *(good.assign_attrs(a=of) for of in (zero, "\ud800", zero.sum, [{1: 2}], ({"b": [1]},), {"b": {1: 2}})),
         ),
         Drawn: (drawn, drawn.drop_vars("unit"), drawn.drop_vars("val_score"), good),
-        type("Plain", (Planted,), {"kinds": ()}): (
-            plain,
-            *(plain.drop_vars(end) for end in ("score", "low", "high")),
-            good,
-        ),
+        type("Plain", (Planted,), {"kinds": ()}): (plain, *(plain.drop_vars(str(end)) for end in numbers), good),
         type("Pairs", (Planted,), {"kinds": (), "pairwise": True}): (xr.Dataset({"matrix": (pairs, np.eye(6))}), plain),
         type("Silent", (Planted,), {"kinds": (), "losses": None}): (good, plain),
     }
@@ -192,10 +188,14 @@ def refused(margin: float | None) -> bool:
     return False
 
 
+def read_with(readout: str, data: xr.Dataset) -> Profile:
+    return Profile(f"{readout}_probe", "hidden", data.assign_attrs(readout=readout), {})
+
+
 def read_by_kernel() -> list[Any]:
     """What a kernel reads of a target, and which profiles have a row of their own."""
     hidden, other, wrong = (result(name).assign_attrs(n_train=80) for name in ("hidden", "aligned", "class"))
-    linear, kernel = (partial(Profile, measure, "hidden", controls={}) for measure in ("linear_probe", "kernel_probe"))
+    linear, kernel = (partial(read_with, readout) for readout in ("linear", "kernel"))
     two = other.isel(tap=[1, 3]).assign_attrs(best_tap="middle")
     pairs = (
         *((linear(hidden), kernel(data)) for data in (two, other, hidden.isel(tap=[3, 2]))),
@@ -284,7 +284,7 @@ def of_parts(share: bool) -> list[Any]:
     losses, drawn = parts(), statistics.resample_counts(12, SEED)
     both, given = (losses.loss, losses.reference), [True] * share
     again = statistics.resampled_scores(*both, drawn, SEED, *given, *[2] * share)[::400]
-    chosen = verdict.choose_tap(replace(losses, counts=share), 2, np.array([0.0, 0.5, 1.0, 2.0]), SEED)
+    chosen = tap_choice.choose_tap(replace(losses, counts=share), 2, np.array([0.0, 0.5, 1.0, 2.0]), SEED)
     ends = np.array(statistics.profile_intervals(*both, 7, SEED, *given)).T
     return [ends, again, statistics.effective_units(losses.reference, *given), chosen]
 
@@ -292,7 +292,7 @@ def of_parts(share: bool) -> list[Any]:
 def sets(units: int) -> list[list[int]]:
     """Model confidence sets of five taps, in several draws."""
     loss = np.random.default_rng(SEED).random((30, 5, units)) * np.linspace(1, 2.5, 5)[:, None]
-    return [verdict.confidence_set(Losses(each, np.ones_like(each)), np.arange(5), SEED) for each in loss]
+    return [tap_choice.confidence_set(Losses(each, np.ones_like(each)), np.arange(5), SEED) for each in loss]
 
 
 def ranks(samples: int) -> np.ndarray:
@@ -442,7 +442,7 @@ ASKED: Mapping[str, Callable[[], Any]] = {
     "what fits": misfits, "choices of older results": older, "margins refused": lambda: [refused(margin) for margin in (None, 0.05, 0.0, 2.0, -1.0, np.nan)],
     "what a kernel reads": read_by_kernel,
     "kinds of profiles": lambda: [[made.label, made.higher_is_better, made.is_probe, made.chosen_on] for made in (
-        Profile("linear_probe", "hidden", result("hidden"), {}), Profile("planted", "x", result("hidden", choose_on="val").assign_attrs(higher_is_better="no"), {}),
+        read_with("linear", result("hidden")), Profile("planted", "x", result("hidden", choose_on="val").assign_attrs(higher_is_better="no"), {}),
         Profile("rank", None, result("hidden").drop_vars("loss").assign_attrs(higher_is_better="neither"), {}),
     )],
     "what rests on tokens": lambda: [attribute.TOKEN_SAMPLES in data.attrs for kind, places in (({}, "masks"), ({"needs": "tokens"}, "value"), ({}, "value")) for data in apply.measure_all(
@@ -460,6 +460,7 @@ ASKED: Mapping[str, Callable[[], Any]] = {
     "few tokens": lambda: [(n, bool(made.sparse), len(made.cautions)) for n in (19, 20) for made in [changed("hidden", attrs={"token_samples": n})]],
     "margin named": lambda: changed("hidden", attrs={"margin": 0.2}).margin,
     "readable": lambda: [made.readability for made in ends_changed("low", ("hidden", 0.05), ("hidden", 0.0), ("class", 0.39), ("class", 0.41))],
+    "readable without a chance": lambda: [changed("hidden", {"low": ("tap", np.full(6, low))}, lacks="chance").readability for low in (-0.1, 0.1)],
     "at chance": lambda: [bool(made.is_at_chance) for made in ends_changed("high", ("hidden", 0.049), ("hidden", 0.051), ("class", 0.429), ("class", 0.431))],
     "ahead of shuffled labels": lambda: changed("class", attrs={"over_shuffled_labels_low": 0.05}).is_readable,
     "ahead of all controls": lambda: changed("late", attrs={f"over_{each}_low": 0.05 for each in ("fresh_weights", "fresh_weights.2", "raw_input")}).rivals,
@@ -469,9 +470,9 @@ ASKED: Mapping[str, Callable[[], Any]] = {
     "draws of a control": drawn_controls,
     "units": lambda: list(changed("hidden", lacks="units_").units.values()),
     "parts, R2": partial(of_parts, False), "parts, share": partial(of_parts, True),
-    **{f"choice with {name}": partial(verdict.choose_tap, Losses(loss, np.full(loss.shape, 16.0)), output, np.array(depth), SEED, **({} if favour else {"favour": False})) for name, (loss, output, depth, favour) in TIES.items()},
+    **{f"choice with {name}": partial(tap_choice.choose_tap, Losses(loss, np.full(loss.shape, 16.0)), output, np.array(depth), SEED, **({} if favour else {"favour": False})) for name, (loss, output, depth, favour) in TIES.items()},
     **{f"sets of {units} units": partial(sets, units) for units in (1, 2, 3, 8, 40)},
-    "sets of two taps": lambda: [verdict.confidence_set(parts(), np.array(of), SEED) for of in ([0, 1], [0, 2])],
+    "sets of two taps": lambda: [tap_choice.confidence_set(parts(), np.array(of), SEED) for of in ([0, 1], [0, 2])],
     "ends of intervals": lambda: [
         interval(0.0, RAMP, 4), interval(0.0, RAMP, 9, 3, 4.0), interval(0.0, RAMP, 4, None, 9.0), interval(0.0, np.where(np.abs(RAMP) > 0.5, np.nan, RAMP), 4),
         interval(2.0, RAMP, 4), interval(-2.0, RAMP, 4), interval(0.0, RAMP, 1), interval(0.0, RAMP, 9, None, 1.0), interval(0.0, RAMP, 2), interval(0.0, RAMP, 9, level=0.8),
@@ -489,7 +490,7 @@ ASKED: Mapping[str, Callable[[], Any]] = {
     "units needed": lambda: [verdict.units_needed(GAP, 30, 0.05), verdict.units_needed(GAP, 30, 0.0), verdict.units_needed(replace(GAP, low=np.nan), 30, 0.05), verdict.round_count(12345), verdict.round_count(7)],
     "too few to compare": lambda: [bool(apply.too_few(xr.Dataset(attrs={"n": n, "measure": "cka"}))) for n in (19, 20)],
     "reasons": lambda: [attribute.shorten_reasons(text, ["a", "b", "a.b", "c"]) for text in TEXTS],
-    "standard error": lambda: verdict.standard_error(parts().at([0, 2])),
+    "standard error": lambda: tap_choice.standard_error(parts().at([0, 2])),
     "resamples": lambda: [digest(statistics.resample_counts(5, SEED)), statistics.resample_counts(5, SEED).size],
     "nothing fitted": lambda: statistics.profile_intervals(np.zeros((1, 9)), np.ones((1, 9)), 0, SEED)[1],
     **{f"ranks of {samples} samples": partial(ranks, samples) for samples in (60, 12000)},

@@ -31,6 +31,8 @@ TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 1e-2, torc
 class NotFiniteError(DiagnosticsError):
     """Queries or keys are not finite, first those of `sample`, counted within the batch."""
 
+    code = "not-finite"
+
     def __init__(self, message: str, sample: int) -> None:
         super().__init__(message)
         self.sample = sample
@@ -233,7 +235,7 @@ def read_attention(
     reason = "read before a module, so it has no attention of its own"
     left_out = {tap.name: reason for tap in taps if tap not in own} | watching.left_out
     if not watching.seen:
-        raise DiagnosticsError(f"{encoder} gives no attention: {_together(left_out)}.")
+        raise DiagnosticsError(f"{encoder} gives no attention: {_together(left_out)}.", code="no-attention")
     return Captured({tap.name: watching.seen[tap.name] for tap in taps if tap.name in watching.seen}, left_out)
 
 
@@ -475,19 +477,22 @@ class _Watching(TorchFunctionMode):
             raise DiagnosticsError(
                 f"Attention of {self.encoder} at tap {frame.tap.name}, or its values, is NaN or infinite though "
                 f"queries and keys are finite: look for the first tap whose activations are not finite, or are too "
-                f"large to be multiplied."
+                f"large to be multiplied.",
+                code="not-finite",
             )
         if error > most:
             raise DiagnosticsError(
                 f"Attention of {self.encoder} at tap {frame.tap.name}, recomputed from queries and keys, times the "
                 f"values is not what '{frame.site.module}' computed (relative error {error:.2g}, at most "
-                f"{most:g}): its kernel does something else, so there is no attention to measure."
+                f"{most:g}): its kernel does something else, so there is no attention to measure.",
+                code="irreproducible",
             )
 
     def _dropped(self, share: float) -> DiagnosticsError:
         return DiagnosticsError(
             f"Attention of {self.encoder} at tap {self.open[-1].tap.name} has a dropout of {share:g} active: "
-            "make its module respect eval mode."
+            "make its module respect eval mode.",
+            code="no-attention",
         )
 
 

@@ -135,7 +135,8 @@ def attention_in(kernel: Kernel) -> Generator[None]:
             raise
         raise DiagnosticsError(
             f"The {kernel} kernel refuses attention that did not occur in the first pass ({describe(error)}): give "
-            f"--attention auto."
+            f"--attention auto.",
+            code="no-kernel",
         ) from error
     finally:
         torch.backends.mha.set_fastpath_enabled(shortcut)
@@ -168,7 +169,8 @@ def explain_attention(kernel: Kernel, forward: Callable[[], Any], model: str, ha
     if not trying.calls:
         raise DiagnosticsError(
             f"The pass of {model} never calls torch's scaled_dot_product_attention, so no kernel can be chosen "
-            f"for it: leave --attention {kernel} out."
+            f"for it: leave --attention {kernel} out.",
+            code="no-kernel",
         )
     return ""
 
@@ -198,7 +200,8 @@ class _Trying:
             narrower = f"{self.half} or " if "dtype" in reason else ""
             raise DiagnosticsError(
                 f"The {self.kernel} kernel refuses the attention of {self.model} ({reason}): give "
-                f"{narrower}--attention auto."
+                f"{narrower}--attention auto.",
+                code="no-kernel",
             )
 
     @property

@@ -26,7 +26,7 @@ from diagnostics.encoders.attention.capture import FusedCall
 from diagnostics.encoders.attention.kernels import SdpaCall, SdpaCalls
 from diagnostics.encoders.modules import whole
 from diagnostics.encoders.taps import Site, Tap
-from diagnostics.errors import DiagnosticsError, describe
+from diagnostics.errors import DiagnosticsError, describe, unknown
 
 
 @dataclass(frozen=True, eq=False)
@@ -506,11 +506,11 @@ def attention_statistics(call: FusedCall, out: Tensor, tokens: Tokens, by: Imple
     if by == "auto":
         return _automatic(call, out, tokens)
     if by not in IMPLEMENTATIONS:
-        raise DiagnosticsError(
-            f"No attention statistics are called {by!r}: choose among auto, {', '.join(IMPLEMENTATIONS)}."
-        )
+        raise unknown("attention statistics", by, ("auto", *IMPLEMENTATIONS))
     if by == "triton" and (reason := refused(call, tokens)):
-        raise DiagnosticsError(f"Attention statistics by triton cannot be had here: {reason}; choose auto or blocks.")
+        raise DiagnosticsError(
+            f"Attention statistics by triton cannot be had here: {reason}; choose auto or blocks.", code="no-kernel"
+        )
     return IMPLEMENTATIONS[by](call, out, tokens)
 
 
@@ -592,7 +592,8 @@ def _heads_of(call: FusedCall, out: Tensor, name: str) -> HeadsSeen:
     if statistics.error == math.inf:
         raise DiagnosticsError(
             f"Attention of {name}, or its values, is NaN or infinite though queries and keys are finite: train with a "
-            f"smaller learning rate."
+            f"smaller learning rate.",
+            code="not-finite",
         )
     logit = torch.where(statistics.logit.isnan(), -math.inf, statistics.logit)
     return HeadsSeen(statistics.entropy.nanmean(0), logit.amax(0), keys)

@@ -68,7 +68,8 @@ def axis_order(
     first = "none" if moved[0] < 0 else [int(n) for n in np.unravel_index(moved[0], grid.shape)]
     raise DiagnosticsError(
         f"{encoder} does not keep its tokens in the order of its input (cell {list(cells[0])} moved token {first}): "
-        f"declare the taps yourself, with the order of their tokens (docs/how-to/plugins.md)."
+        f"declare the taps yourself, with the order of their tokens (docs/how-to/plugins.md).",
+        code="token-order",
     )
 
 
@@ -202,7 +203,8 @@ def discover(
     if earlier:
         raise DiagnosticsError(
             f"{encoder} runs the stack {earlier} before {names[0]}, and it is unclear which of them is its trunk: name "
-            f"the blocks (discover(blocks=)), or declare its taps yourself (docs/how-to/plugins.md)."
+            f"the blocks (discover(blocks=)), or declare its taps yourself (docs/how-to/plugins.md).",
+            code="unclear",
         )
     samples = len(tensors_in(batch)[0])
     parts = dict(module.named_modules())
@@ -236,7 +238,8 @@ def discover(
         if place.rows > 1 and part == "embedding" and samples > 1 and not first_input.rows_follow_samples(place.rows):
             raise DiagnosticsError(
                 f"{encoder} interleaves the rows of its samples (not one sample after the other) at {name}: declare "
-                "its taps yourself (docs/how-to/plugins.md)."
+                "its taps yourself (docs/how-to/plugins.md).",
+                code="token-order",
             )
         if place.layout == "tokens" and special and place.grid.prefix == len(special):
             # Special tokens at the end or among the others are handed over first.
@@ -300,7 +303,8 @@ def _in_order(
         if tap.site.layout != "tokens" or tap.site.rows > 1 or len(tap.grid.shape) != len(axes):
             raise DiagnosticsError(
                 f"{encoder} keeps its tokens in an order of its own (axes {axes}), and tap {tap.name} is no list of "
-                "tokens: declare its taps yourself (docs/how-to/plugins.md)."
+                "tokens: declare its taps yourself (docs/how-to/plugins.md).",
+                code="token-order",
             )
         known = tap.site.order or tuple(range(tap.tokens))
         order = tuple(known[i] for i in raster(tap.grid.shape, axes, tap.grid.prefix))
@@ -321,7 +325,8 @@ def _check_time(first_input: FirstBlockInput, tap: Tap, extents: Mapping[str, in
     if 0 < len(places) <= LOCAL * tap.grid.tokens and float(places.mean()) < (tap.grid.tokens - 1) / 2:
         raise DiagnosticsError(
             f"{encoder} does not keep its tokens in the order of time (the last quarter of a sample moves the first "
-            f"ones): declare the taps yourself, with the order of their tokens (docs/how-to/plugins.md)."
+            f"ones): declare the taps yourself, with the order of their tokens (docs/how-to/plugins.md).",
+            code="token-order",
         )
 
 

@@ -92,7 +92,8 @@ class Places:
             raise DiagnosticsError(
                 f"{self.encoder} gives a tensor of shape {list(shape)} at {name} for an input of "
                 f"{spelled([*self.extents.values()], [*self.extents])}, which fits no grid of it: declare its taps "
-                "yourself (docs/how-to/plugins.md)."
+                "yourself (docs/how-to/plugins.md).",
+                code="unclear",
             )
         return place
 
@@ -149,7 +150,8 @@ class Places:
         if self.features_first is None:
             raise DiagnosticsError(
                 f"{self.encoder} has {first} by {last} numbers, and it is unclear which axis is the features: "
-                f"give it an example of another size, or declare its taps yourself (docs/how-to/plugins.md)."
+                f"give it an example of another size, or declare its taps yourself (docs/how-to/plugins.md).",
+                code="unclear",
             )
         return self.features_first
 
@@ -173,7 +175,8 @@ class Places:
             if shapes:
                 raise DiagnosticsError(
                     f"{self.encoder} has {tokens} tokens, which may be a grid of "
-                    f"{' or '.join('x'.join(map(str, shape)) for shape in shapes[:3])}: declare which one."
+                    f"{' or '.join('x'.join(map(str, shape)) for shape in shapes[:3])}: declare which one.",
+                    code="unclear",
                 )
         # Frames of a convolution without padding divide no length.
         alone = len(axes) == 1 and axes[0] == "t" and 0 < tokens - (self.prefix or 0) <= self.extents["t"]
@@ -243,7 +246,8 @@ def extents_of(modality: Modality, batch: Any, encoder: str, sample: tuple[int, 
         return {"v": min(shape), "t": max(shape)} if min(shape) > 1 else {"t": max(shape)}
     raise DiagnosticsError(
         f"{encoder} prepares a {modality} as a tensor of shape {shape}, which does not show its axes: declare its "
-        "taps yourself (docs/how-to/plugins.md)."
+        "taps yourself (docs/how-to/plugins.md).",
+        code="unclear",
     )
 
 
@@ -279,7 +283,8 @@ def find_blocks(model: nn.Module, encoder: str) -> list[str]:
     if not blocks:
         raise DiagnosticsError(
             f"{encoder} ({type(model).__name__}) has no stack of blocks that could be found: declare its taps yourself "
-            "(docs/how-to/plugins.md)."
+            "(docs/how-to/plugins.md).",
+            code="no-trunk",
         )
     return [name for name, _ in blocks]
 
@@ -478,7 +483,8 @@ def dry_run(module: nn.Module, blocks: Sequence[str], batch: Any, forward: Forwa
         if open_blocks:
             raise DiagnosticsError(
                 f"{encoder} runs {name} inside {open_blocks[-1][0]}: declare its taps yourself "
-                f"(docs/how-to/plugins.md)."
+                f"(docs/how-to/plugins.md).",
+                code="no-trunk",
             )
         # What else a block takes (position codes, a map's size, global queries) is no activation of the trunk.
         if not trace.blocks and (took is None or took.ndim < 3):
@@ -514,13 +520,14 @@ def dry_run(module: nn.Module, blocks: Sequence[str], batch: Any, forward: Forwa
         raise
     except Exception as error:
         raise DiagnosticsError(
-            f"{encoder} does not run on an example ({describe(error)}): try another size."
+            f"{encoder} does not run on an example ({describe(error)}): try another size.", code="foreign-error"
         ) from error
     idle = [name for name in blocks if not trace.calls[name]]
     if idle:
         raise DiagnosticsError(
             f"{encoder} never runs {idle[0]}, which is one of its blocks: declare its taps yourself "
-            f"(docs/how-to/plugins.md)."
+            f"(docs/how-to/plugins.md).",
+            code="bad-tap",
         )
     return trace
 
@@ -559,5 +566,6 @@ def _alike(tensor: Tensor, first: Tensor) -> bool:
 def _several(encoder: str, name: str) -> DiagnosticsError:
     return DiagnosticsError(
         f"{encoder} ({name} does not pass on a tensor of activations first) cannot be tapped automatically: "
-        f"declare its taps yourself (docs/how-to/plugins.md)."
+        f"declare its taps yourself (docs/how-to/plugins.md).",
+        code="no-trunk",
     )

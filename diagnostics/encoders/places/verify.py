@@ -46,6 +46,8 @@ Span = tuple[int, int]
 class NotVerifiableError(DiagnosticsError):
     """An encoder's grid cannot be verified from outside; its message is the reason, a part of a sentence."""
 
+    code = "not-verifiable"
+
 
 @dataclass(frozen=True)
 class _Changes:
@@ -74,7 +76,8 @@ def _valid_tokens(encoder: Encoder, tap: Tap, prepared: Any) -> np.ndarray:
     if tuple(valid.shape) != (1, tap.grid.tokens):
         raise DiagnosticsError(
             f"valid of {encoder.name} gives shape {tuple(valid.shape)} at tap {tap.name}: give bool [sample, grid "
-            f"token]."
+            f"token].",
+            code="bad-shape",
         )
     return valid[0].cpu().numpy().astype(bool)
 

@@ -36,7 +36,8 @@ def cut_encoder(encoder: Encoder, tap: str) -> TorchEncoder:
     """
     if not isinstance(encoder, TorchEncoder):
         raise DiagnosticsError(
-            f"{encoder.name} exposes no torch module, so it cannot be cut: name an encoder that has one."
+            f"{encoder.name} exposes no torch module, so it cannot be cut: name an encoder that has one.",
+            code="not-savable",
         )
     last = encoder.tap(tap)
     batch = default_collate([encoder.preprocess(encoder.example())] * 2)
@@ -55,7 +56,9 @@ def cut_encoder(encoder: Encoder, tap: str) -> TorchEncoder:
         if not differing:
             return cut
         reason = f"a pass that ends there gives others at tap {differing[0]}"
-    raise DiagnosticsError(f"{encoder.name} cannot be cut at {tap}, since {reason.rstrip('.')}: choose another tap.")
+    raise DiagnosticsError(
+        f"{encoder.name} cannot be cut at {tap}, since {reason.rstrip('.')}: choose another tap.", code="not-savable"
+    )
 
 
 def _with_own_modules(encoder: TorchEncoder, tap: str) -> TorchEncoder:
@@ -66,7 +69,8 @@ def _with_own_modules(encoder: TorchEncoder, tap: str) -> TorchEncoder:
         module = copy.deepcopy(encoder.module, tensors)
     except Exception as error:
         raise DiagnosticsError(
-            f"{encoder.name} cannot be cut, since its module cannot be copied ({describe(error)}): use it whole."
+            f"{encoder.name} cannot be cut, since its module cannot be copied ({describe(error)}): use it whole.",
+            code="not-savable",
         ) from error
 
     def resized(sized: TorchEncoder) -> TorchEncoder:
@@ -120,7 +124,8 @@ def _until(site: Site, forward: Forward, name: str) -> Forward:
         if not end.ended:
             raise DiagnosticsError(
                 f"The pass of {name} does not end at '{site.module}': its code continues after an error there; choose "
-                f"another tap."
+                f"another tap.",
+                code="not-savable",
             )
 
     return run
@@ -218,7 +223,9 @@ def _idle(encoder: TorchEncoder, last: Tap) -> tuple[str, ...]:
 
 def _site(encoder: TorchEncoder, tap: Tap) -> Site:
     if tap.site is None:
-        raise DiagnosticsError(f"Tap {tap.name} of {encoder.name} does not say where it is read: give it a Site.")
+        raise DiagnosticsError(
+            f"Tap {tap.name} of {encoder.name} does not say where it is read: give it a Site.", code="missing-option"
+        )
     return tap.site
 
 

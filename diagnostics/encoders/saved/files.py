@@ -107,7 +107,8 @@ def save_encoder(
     encoder = cut_encoder(encoder, cut) if cut is not None else encoder
     if not isinstance(encoder, TorchEncoder):
         raise DiagnosticsError(
-            f"{encoder.name} exposes no torch module whose weights could be saved: save another encoder."
+            f"{encoder.name} exposes no torch module whose weights could be saved: save another encoder.",
+            code="not-savable",
         )
     skeleton, files = skeleton_of(encoder)
     tensors = _tensors(encoder)
@@ -131,7 +132,7 @@ def save_encoder(
         text = json.dumps({**asdict(about), "digest": _digest(asdict(about))})
     except TypeError as error:
         raise DiagnosticsError(
-            f"The lineage of {encoder.name} cannot be written as JSON ({error}): use plain values."
+            f"The lineage of {encoder.name} cannot be written as JSON ({error}): use plain values.", code="not-savable"
         ) from error
     file = encoder_file(path)
     with whole_file(file) as written:
@@ -165,7 +166,8 @@ def check_prepared(encoder: TorchEncoder, about: Description, file: Path) -> Non
             raise DiagnosticsError(
                 f"{file} was saved with another preprocessing than '{about.skeleton}' has here (shape, mean "
                 f"and spread of {key or 'the example'} were {then} and are {here}): install the packages that it was "
-                f"saved with."
+                f"saved with.",
+                code="other-version",
             )
 
 
@@ -192,7 +194,9 @@ def _rounded(name: str, tensor: Tensor, encoder: str) -> Tensor:
         return tensor
     rounded = tensor.half()
     if not torch.equal(rounded.isfinite(), tensor.isfinite()):  # masks hold -inf as they should
-        raise DiagnosticsError(f"'{name}' of {encoder} has values beyond float16: save it without half.")
+        raise DiagnosticsError(
+            f"'{name}' of {encoder} has values beyond float16: save it without half.", code="not-finite"
+        )
     return rounded
 
 
@@ -204,7 +208,8 @@ def _first_names(module: nn.Module, encoder: str) -> dict[str, str]:
         if not isinstance(value, Tensor):
             raise DiagnosticsError(
                 f"{encoder} keeps something that is no tensor in its state ('{name}'), which no safetensors file can "
-                f"hold: save another encoder."
+                f"hold: save another encoder.",
+                code="not-savable",
             )
         place = value.untyped_storage().data_ptr(), value.storage_offset(), value.shape, value.stride(), value.dtype
         names[name] = first.setdefault(place if value.numel() else name, name)
@@ -218,7 +223,9 @@ def fill(module: nn.Module, about: Description, file: Path) -> None:
     except (SafetensorError, OSError) as error:
         raise _unreadable(file, error) from error
     if digest_of(tensors) != about.sha256:
-        raise DiagnosticsError(f"The weights in {file} are not those that were saved: it is damaged, copy it again.")
+        raise DiagnosticsError(
+            f"The weights in {file} are not those that were saved: it is damaged, copy it again.", code="damaged"
+        )
     own, first = module.state_dict(), _first_names(module, about.name)
     wanted = {name: tensor for name, tensor in own.items() if first[name] == name}
     for name in wanted.keys() & tensors.keys():
@@ -227,7 +234,8 @@ def fill(module: nn.Module, about: Description, file: Path) -> None:
     if odd := misfits(wanted, tensors, types=True):
         raise DiagnosticsError(
             f"Weights in {file} do not fit '{about.skeleton}' ({odd}): what it builds has changed since they were "
-            f"saved, install or restore that version."
+            f"saved, install or restore that version.",
+            code="other-weights",
         )
     module.load_state_dict({name: tensors[first[name]] for name in own}, strict=True)
 
@@ -247,7 +255,8 @@ def read_description(file: Path) -> Description | None:
     if len(text) > MOST_TEXT:
         raise DiagnosticsError(
             f"The description in {file} has {len(text) / 1e6:,.0f} MB, more than the {MOST_TEXT // 10**6} MB that one "
-            f"may have: do not use it."
+            f"may have: do not use it.",
+            code="too-large",
         )
     try:
         fields = json.loads(text, object_pairs_hook=_once)
@@ -256,12 +265,13 @@ def read_description(file: Path) -> Description | None:
             raise ValueError("it is not what was written")
         if fields["format"] != FORMAT:
             raise DiagnosticsError(
-                f"{file} is of format {fields['format']}, not {FORMAT}: use the version that wrote it."
+                f"{file} is of format {fields['format']}, not {FORMAT}: use the version that wrote it.",
+                code="other-version",
             )
         return decode(Description, fields)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise DiagnosticsError(
-            f"The description in {file} is damaged ({describe(error)}): copy or save it again."
+            f"The description in {file} is damaged ({describe(error)}): copy or save it again.", code="damaged"
         ) from error
 
 
@@ -280,7 +290,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _unreadable(file: Path, error: Exception) -> DiagnosticsError:
     return DiagnosticsError(
         f"{file} cannot be read as safetensors ({describe(error)}): it is cut short, damaged, or something else under "
-        f"that name; copy or save it again."
+        f"that name; copy or save it again.",
+        code="unreadable",
     )
 
 
@@ -307,7 +318,8 @@ def whole_file(file: Path) -> Generator[Path]:
     except (SafetensorError, RuntimeError) as error:  # the latter is torch's
         raise StorageError(
             f"{file} cannot be written ({describe(error)}): is there free space, and do you have permission to "
-            f"write there?"
+            f"write there?",
+            code="unwritable",
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -338,7 +350,8 @@ def skeleton_of(encoder: TorchEncoder) -> tuple[str, dict[str, str | dict[str, s
     if not text:
         raise DiagnosticsError(
             f"{encoder.name} was made in Python, so nothing says how to build it again: put the function that makes it "
-            f"into a file and use diagnostics.build('encoder', 'file.py:function')."
+            f"into a file and use diagnostics.build('encoder', 'file.py:function').",
+            code="not-savable",
         )
     return _from_anywhere(text, encoder.files, encoder.name)
 
@@ -356,7 +369,9 @@ def _from_anywhere(text: str, files: Sequence[Path], encoder: str) -> tuple[str,
     scheme, colon, rest = name.partition(":")
     folder = Path(rest).expanduser()
     if colon and folder.is_absolute() and not folder.exists():
-        raise DiagnosticsError(f"{folder} is gone, and {encoder} cannot be built again without it: put it back.")
+        raise DiagnosticsError(
+            f"{folder} is gone, and {encoder} cannot be built again without it: put it back.", code="missing-file"
+        )
     if colon and folder in {file.parent for file in files}:
         return f"{scheme}:{FILES}{mark}{query}", _contents(files)
     # A folder may have the name of a model (`timm:resnet18` beside results in `resnet18`), but then has no
@@ -371,12 +386,15 @@ def _contents(files: Sequence[Path]) -> dict[str, str | dict[str, str]]:
     room = MOST_BYTES
     for file in files:
         if not file.is_file():
-            raise DiagnosticsError(f"{file} is gone, and the encoder cannot be built again without it: put it back.")
+            raise DiagnosticsError(
+                f"{file} is gone, and the encoder cannot be built again without it: put it back.", code="missing-file"
+            )
         room -= file.stat().st_size
         if room < 0 or len(contents) == MOST_FILES or not _FILE_NAME.fullmatch(file.name):
             raise DiagnosticsError(
                 f"{file} cannot be saved with the weights, and the encoder cannot be built again without it: its name "
-                f"must be plain, and such files may have {MOST_BYTES // 10**6} MB in all and be {MOST_FILES} at most."
+                f"must be plain, and such files may have {MOST_BYTES // 10**6} MB in all and be {MOST_FILES} at most.",
+                code="not-savable",
             )
         content = file.read_bytes()
         try:
@@ -398,11 +416,19 @@ def unpack_files(files: str, file: str) -> tempfile.TemporaryDirectory[str]:
     if size > MOST_BYTES or len(contents) > MOST_FILES or len({name.lower() for name in contents}) < len(contents):
         raise DiagnosticsError(
             f"{file} holds {len(contents)} files of {size / 1e6:.1f} MB, where up to {MOST_FILES} of "
-            f"different names and {MOST_BYTES // 10**6} MB in all can be: do not use it."
+            f"different names and {MOST_BYTES // 10**6} MB in all can be: do not use it.",
+            code="too-large",
         )
-    folder = tempfile.TemporaryDirectory(prefix="diagnostics-")
-    for name, data in contents.items():
-        Path(folder.name, name).write_bytes(data)
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="diagnostics-")
+        for name, data in contents.items():
+            Path(folder.name, name).write_bytes(data)
+    except OSError as error:
+        raise StorageError(
+            f"The files in {file} cannot be unpacked into {tempfile.tempdir or 'any folder'} "
+            f"({error.strerror or error}): free some room there, or set TMPDIR to another folder.",
+            code="no-space",
+        ) from error
     return folder
 
 
@@ -411,12 +437,15 @@ def _content(name: str, content: Any, file: str) -> bytes:
     if not _FILE_NAME.fullmatch(name) or Path(name).stem.partition(".")[0].upper() in _RESERVED:
         raise DiagnosticsError(
             f"{file} holds a file named {name[:80]!r}, which is no plain name of a .json, .txt or .model file: do not "
-            f"use it."
+            f"use it.",
+            code="strange-file",
         )
     try:
         return content.encode() if isinstance(content, str) else base64.b64decode(content["base64"], validate=True)
     except (ValueError, TypeError, KeyError) as error:
-        raise DiagnosticsError(f"{name} in {file} is damaged ({describe(error)}): copy or save it again.") from error
+        raise DiagnosticsError(
+            f"{name} in {file} is damaged ({describe(error)}): copy or save it again.", code="damaged"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -433,7 +462,8 @@ def limit_size() -> Generator[None]:
         if count > MOST_PARAMETERS or numbers > MOST_NUMBERS:
             raise DiagnosticsError(
                 f"its module has more than {MOST_PARAMETERS:,} parameters or {MOST_NUMBERS:,} weights, at "
-                f"'{name}' of a {type(_module).__name__}: no encoder is that large."
+                f"'{name}' of a {type(_module).__name__}: no encoder is that large.",
+                code="too-large",
             )
 
     with register_module_parameter_registration_hook(note):

@@ -90,7 +90,7 @@ class PooledMeasure(GeometryMeasure):
             try:
                 by_tap[tap.name] = self.of_tap(x, activations.groups[rows], seed)
             except DiagnosticsError as error:
-                raise DiagnosticsError(f"{label}: {error}") from error
+                raise DiagnosticsError(f"{label}: {error}", code=error.code) from error
         attrs: dict[str, str | int] = {POOLING: pooling, N: len(rows), "rows": self.beside(len(rows)), SEED: seed}
         return self.laid_out(activations, by_tap, attrs)
 
@@ -120,7 +120,7 @@ def uniformity(x: Any, *, t: float = 2.0) -> float:
         -4.0
     """
     if not t > 0:
-        raise DiagnosticsError(f"t is {t}: give a number above 0.")
+        raise DiagnosticsError(f"t is {t}: give a number above 0.", code="bad-value")
     u = directions(samples(x, "x", 2))
     return _log_mean(_kernel_means(u, t)) if len(u) >= 2 else float("nan")
 
@@ -285,7 +285,7 @@ def two_nn(x: Any, *, fit: Literal["regression", "mle"] = "regression") -> float
         2
     """
     if fit not in ("regression", "mle"):
-        raise DiagnosticsError(f"fit is {fit!r}: give 'regression' or 'mle'.")
+        raise DiagnosticsError(f"fit is {fit!r}: give 'regression' or 'mle'.", code="bad-value")
     return _two_nn(_distinct(samples(x, "x", 3)))["score" if fit == "regression" else fit]
 
 
@@ -312,7 +312,7 @@ def mle_dimension(x: Any, *, k: int = NEIGHBOURS) -> float:
         2
     """
     if k < 2:
-        raise DiagnosticsError(f"k is {k}: give at least 2 neighbours.")
+        raise DiagnosticsError(f"k is {k}: give at least 2 neighbours.", code="bad-value")
     return _mle(_distinct(samples(x, "x", k + 1)), k)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import centre, gram, samples, svd, svdvals, triangle
+from diagnostics.measures.arrays import SINGLE, centre, eigh, eigvalsh, gram, rescaled, samples, svd, svdvals, triangle
 from diagnostics.measures.base import Case, centred_axes, define, rotation
 from diagnostics.measures.geometry.pooled import PooledMeasure, TapNumbers, no_interval
 from diagnostics.measures.statistics import linearised_interval
@@ -84,7 +84,9 @@ def alpha_req(x: Any, *, ranks: tuple[int, int] = RANKS) -> float:
     """
     first, last = ranks
     if not 1 <= first < last:
-        raise DiagnosticsError(f"ranks is {tuple(ranks)}: give two different ranks, the smaller first, from 1 on.")
+        raise DiagnosticsError(
+            f"ranks is {tuple(ranks)}: give two different ranks, the smaller first, from 1 on.", code="bad-value"
+        )
     return _of_spectrum(lambda sigma: _decay(sigma, first, last), singular_values(samples(x, "x", 2), centred=True))
 
 
@@ -138,6 +140,7 @@ def stable_rank(x: Any) -> float:
 
 Functional = Callable[[Tensor], Tensor]
 """A scalar from singular values [k], largest first and not all zero; differentiable, and without a scale."""
+_ROUNDING = 16 * torch.finfo(torch.float64).eps
 
 
 def singular_values(x: Tensor, *, centred: bool) -> Tensor:
@@ -154,14 +157,37 @@ def singular_values_and_parts(x: Tensor, *, centred: bool) -> tuple[Tensor, Tens
     return sigma, (left * sigma if len(rows) <= rows.shape[1] else rows @ right.mT).square()
 
 
+def spectrum_of_products(functional: Functional, x: Tensor, *, centred: bool) -> tuple[Tensor, Tensor] | None:
+    """`singular_values_and_parts` up to a scale, at a third of their cost; None where rounding may change the
+    functional by more than `SINGLE` of it, which is what the storage of the activations changes.
+
+    Eigenvalues of products are wrong by a share `_ROUNDING` of the largest, and so small singular values, their roots,
+    by more than their digits: what that does to the functional is bounded by its derivatives.
+    """
+    rows = rescaled(centre(x) if centred else x)
+    wide = len(rows) <= rows.shape[1]
+    ascending, vectors = eigh(gram(rows if wide else rows.mT.contiguous()))
+    roots, vectors = ascending.clamp(min=0).flip(0).sqrt(), vectors.flip(1)
+    least = math.sqrt(_ROUNDING) * roots[0]
+    sigma, above = roots * (roots > least), torch.maximum(roots, least)
+    value = functional(sigma).abs()
+    if bool(value.isnan()) or bool(_slope(functional, above).abs() @ (least.square() / above) > SINGLE * value):
+        return None
+    return sigma, (vectors * sigma if wide else rows @ vectors).square()
+
+
 def influence(functional: Functional, sigma: Tensor, parts: Tensor) -> Tensor:
     """Derivative of a functional of the spectrum by the weight of each row, [sample]; sums to 0."""
     # A row adds (v_k . x_i)^2 to the k-th eigenvalue of x^T x. That the mean moves with the weight changes nothing.
     there = sigma > 0
-    values = sigma[there].clone()
+    return parts[:, there] @ (_slope(functional, sigma[there]) / (2 * sigma[there]))
+
+
+def _slope(functional: Functional, sigma: Tensor) -> Tensor:
+    """Derivative of a functional by each singular value."""
+    values = sigma.clone().requires_grad_()
     with torch.enable_grad():
-        (slope,) = torch.autograd.grad(functional(values.requires_grad_()), values)
-    return parts[:, there] @ (slope / (2 * values.detach()))
+        return torch.autograd.grad(functional(values), values)[0]
 
 
 def _triangle(rows: Tensor) -> Tensor:
@@ -195,7 +221,12 @@ def _decay(sigma: Tensor, first: int = RANKS[0], last: int = RANKS[1]) -> Tensor
 def _of_noise(n: int, d: int, seed: int, device: str, centred: bool) -> Tensor:
     """Singular values of one draw of independent standard Gaussian features; taps and measures share it."""
     draws = torch.Generator(device=device).manual_seed(seed)
-    return singular_values(torch.randn((n, d), generator=draws, dtype=torch.float64, device=device), centred=centred)
+    noise = torch.randn((n, d), generator=draws, dtype=torch.float64, device=device)
+    rows = centre(noise) if centred else noise
+    # None is so small that its square lacks digits, but for the last where centring leaves one of 0.
+    sigma = eigvalsh(gram(rows if n <= d else rows.mT.contiguous())).clamp(min=0).flip(0).sqrt()
+    sigma[n - centred :] = 0
+    return sigma
 
 
 class _Spectral(PooledMeasure):
@@ -222,7 +253,9 @@ class _Spectral(PooledMeasure):
 
     def read(self, x: Tensor) -> tuple[float, Tensor, str]:
         """The value of [sample, feature], the influence of each sample, and why there is no value."""
-        sigma, parts = singular_values_and_parts(x, centred=self.centred)
+        sigma, parts = spectrum_of_products(self.of_sigma, x, centred=self.centred) or singular_values_and_parts(
+            x, centred=self.centred
+        )
         score = _of_spectrum(self.of_sigma, sigma)
         lacks = self.lacks(sigma) if np.isnan(score) else ""
         return score, parts if lacks else influence(self.of_sigma, sigma, parts), lacks
@@ -274,7 +307,8 @@ class _OfSquares(_OfCovariance):
         if not bool(largest > 0):
             return float("nan"), rows, self.empty
         rows = rows / largest
-        wide = len(rows) <= rows.shape[1]
+        # Products of samples say at once what each row adds; those of features, with another product of their size.
+        wide = len(rows) <= 3 * rows.shape[1]
         products = gram(rows if wide else rows.mT.contiguous())
         # Sums over the eigenvalues, and what each row adds to them.
         own = rows.square().sum(dim=1)

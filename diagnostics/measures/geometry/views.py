@@ -62,7 +62,7 @@ def matrix_entropy(tokens: Any, *, order: float = 1.0, normalised: bool = False)
         0.0
     """
     if not 0 < order < math.inf:
-        raise DiagnosticsError(f"order is {order}: give a number above 0.")
+        raise DiagnosticsError(f"order is {order}: give a number above 0.", code="bad-value")
     x, single = token_samples(tokens, "tokens")
     most = math.log(min(x.shape[1:]))
     # The scale leaves first: squares of large or small numbers must neither overflow nor vanish.
@@ -106,13 +106,19 @@ def dime(
         0.4621
     """
     if bandwidth is not None and not bandwidth > 0:
-        raise DiagnosticsError(f"bandwidth is {bandwidth}: give a number above 0, or None for the median distance.")
+        raise DiagnosticsError(
+            f"bandwidth is {bandwidth}: give a number above 0, or None for the median distance.", code="bad-value"
+        )
     if permutations < 1 or not 0 < order < math.inf:
-        raise DiagnosticsError(f"permutations is {permutations} and order {order}: give at least 1, and above 0.")
+        raise DiagnosticsError(
+            f"permutations is {permutations} and order {order}: give at least 1, and above 0.", code="bad-value"
+        )
     a, b = pair(x, y, 2)
     n = len(a)
     if n > MOST_DIME_SAMPLES:
-        raise DiagnosticsError(f"x has shape {tuple(a.shape)}: give at most {MOST_DIME_SAMPLES} samples.")
+        raise DiagnosticsError(
+            f"x has shape {tuple(a.shape)}: give at most {MOST_DIME_SAMPLES} samples.", code="too-large"
+        )
     first, second = _gaussian(a, bandwidth), _gaussian(b, bandwidth)
     if first is None or second is None:
         return float("nan")
@@ -191,7 +197,9 @@ def lidar(views: Any, *, delta: float = DELTA) -> float:
     x = as_tensor(views)
     shape = tuple(x.shape)
     if x.ndim != 3 or shape[0] < 2 or shape[1] < 2 or shape[2] == 0:
-        raise DiagnosticsError(f"views has shape {shape}: give [class, view, feature], at least 2 classes of 2 views.")
+        raise DiagnosticsError(
+            f"views has shape {shape}: give [class, view, feature], at least 2 classes of 2 views.", code="bad-shape"
+        )
     classes = torch.arange(shape[0], device=x.device).repeat_interleave(shape[1])
     return lidar_of_classes(samples(x.flatten(0, 1), "views"), classes, delta)
 
@@ -199,7 +207,7 @@ def lidar(views: Any, *, delta: float = DELTA) -> float:
 def lidar_of_classes(x: Tensor, classes: Tensor, delta: float = DELTA) -> float:
     """`lidar` of [sample, feature] with classes 0, 1, ... [sample] of any size, all weighing the same."""
     if not delta > 0:
-        raise DiagnosticsError(f"delta is {delta}: give a number above 0.")
+        raise DiagnosticsError(f"delta is {delta}: give a number above 0.", code="bad-value")
     x = centre(x)
     count = torch.bincount(classes).to(x.dtype)
     means = x.new_zeros((len(count), x.shape[1])).index_add_(0, classes, x) / count[:, None]
@@ -213,7 +221,8 @@ def lidar_of_classes(x: Tensor, classes: Tensor, delta: float = DELTA) -> float:
     if not bool(sizes.min() > 1e3 * sizes.max() * torch.finfo(x.dtype).eps * len(x)):
         raise DiagnosticsError(
             f"Features of shape {tuple(x.shape)} are so large that delta {delta:g} vanishes beside them: scale them "
-            f"down or raise delta."
+            f"down or raise delta.",
+            code="not-finite",
         )
     whitened = torch.linalg.solve_triangular(factor.T, between.T, upper=False)
     # A common mean leaves rounding error, which is no difference between classes.
@@ -241,7 +250,7 @@ def alignment(x: Any, y: Any, *, power: float = 2.0) -> float:
         2.0
     """
     if not power > 0:
-        raise DiagnosticsError(f"power is {power}: give a number above 0.")
+        raise DiagnosticsError(f"power is {power}: give a number above 0.", code="bad-value")
     u, v, _ = paired_directions(*_features_alike(x, y))
     return float(distances(u, v, power).mean()) if len(u) else float("nan")
 
@@ -267,7 +276,7 @@ def infonce(x: Any, y: Any, *, temperature: float = 0.1) -> float:
         2.7081
     """
     if not temperature > 0:
-        raise DiagnosticsError(f"temperature is {temperature}: give a number above 0.")
+        raise DiagnosticsError(f"temperature is {temperature}: give a number above 0.", code="bad-value")
     u, v, _ = paired_directions(*_features_alike(x, y, 2))
     return float(losses(u, v, temperature).mean()) if len(u) >= 2 else float("nan")
 
@@ -297,7 +306,7 @@ def _features_alike(x: Any, y: Any, least: int = 1) -> tuple[Tensor, Tensor]:
     first, second = pair(x, y, least)
     if first.shape[1] != second.shape[1]:
         shapes = f"{tuple(first.shape)} and {tuple(second.shape)}"
-        raise DiagnosticsError(f"x and y have shapes {shapes}: give both with the same features.")
+        raise DiagnosticsError(f"x and y have shapes {shapes}: give both with the same features.", code="bad-shape")
     return first, second
 
 
@@ -334,7 +343,8 @@ class _Views(PooledMeasure):
             raise DiagnosticsError(
                 f"{self.name} compares samples of one group, and {count} of {len(sizes)} groups have two samples or "
                 f"more: it needs {self.groups_needed}; give the dataset `groups` (video, subject, scene) whose samples are "
-                f"views of one thing."
+                f"views of one thing.",
+                code="too-few",
             )
         return np.flatnonzero(sizes[of_row] >= 2)
 

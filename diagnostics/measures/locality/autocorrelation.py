@@ -37,8 +37,8 @@ from diagnostics.measures.locality.blocks import (
     lacks_axes,
     lag_sums,
     naming_tap,
-    padded_grid,
     places,
+    product_type,
     rook_pairs,
     sample_blocks,
     scalar,
@@ -226,7 +226,8 @@ def neighbour_consistency(
     if not (1 <= k < x.shape[1] and radius >= 1):
         raise DiagnosticsError(
             f"Tokens of shape {tuple(x.shape[-2:])} have no {k} others within a radius of {radius}: give k from 1 to "
-            "the number of tokens less one, and a radius of at least 1."
+            "the number of tokens less one, and a radius of at least 1.",
+            code="bad-value",
         )
     return scalar(torch.cat([_consistency(block, grid, k, radius) for block in sample_blocks(x)]), single)
 
@@ -306,10 +307,6 @@ FAR = 6
 SLOPE = 8
 """Distances 1..8 over which the decay is fitted (iREPA)."""
 
-# Of `_pairs_cost_less`, from CPU times at 28 grids of one to three axes with 16 to 1,024 features, on one core.
-_PER_PAIR = 64
-_PER_STEP = 12.0
-
 
 @dataclass(frozen=True, repr=False)
 class TokenSimilarity(ShortRepr):
@@ -355,8 +352,10 @@ def self_similarity(tokens: Any, grid: Sequence[int], *, centred: bool = False) 
     """
     grid = extents(grid)
     x, single = token_samples(tokens, "The array of tokens", grid)
-    pairs = _pairs_cost_less(grid, x.shape[2])
-    of_blocks = [_similarity(block, grid, centred, pairs) for block in sample_blocks(x, pairs)]
+    short = isinstance(tokens, Tensor) and tokens.dtype == torch.float32
+    products = product_type(grid, x.shape[2], short)
+    blocks = sample_blocks(x, pairs=products is not None)
+    of_blocks = [_similarity(block, grid, centred, products) for block in blocks]
     *values, curve = (torch.cat(parts) for parts in zip(*of_blocks, strict=True))
     lds, cds, rmsc = (scalar(each, single) for each in values)
     return TokenSimilarity(lds, cds, rmsc, (curve[0] if single else curve).cpu().numpy())
@@ -389,12 +388,14 @@ def spatial_relation(tokens: Any, mask: Any, grid: Sequence[int]) -> float | np.
     foreground = as_tensor(mask).to(x.device)
     if foreground.shape != (wanted := x.shape[1:2] if single else x.shape[:2]):
         raise DiagnosticsError(
-            f"The mask has shape {tuple(foreground.shape)}: give one value per token, {tuple(wanted)}."
+            f"The mask has shape {tuple(foreground.shape)}: give one value per token, {tuple(wanted)}.",
+            code="bad-shape",
         )
     if not bool(((foreground == 0) | (foreground == 1)).all()):
         raise DiagnosticsError(
             f"The mask of shape {tuple(foreground.shape)} holds other values than 0 and 1: decide which tokens are "
-            f"foreground."
+            f"foreground.",
+            code="bad-value",
         )
     parts = zip(
         sample_blocks(x),
@@ -415,20 +416,14 @@ def _distances(grid: tuple[int, ...], device: torch.device, start: int, stop: in
     return distance
 
 
-def _pairs_cost_less(grid: tuple[int, ...], features: int) -> bool:
-    """Whether products of all pairs of tokens, and putting them in place, cost less than transforms of the padded
-    grid.
-    """
-    tokens, places = math.prod(grid), math.prod(padded_grid(grid))
-    return tokens**2 * (features + _PER_PAIR) < _PER_STEP * places * math.log2(places) * features
-
-
-def _similarity(x: Tensor, grid: tuple[int, ...], centred: bool, pairs: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _similarity(
+    x: Tensor, grid: tuple[int, ...], centred: bool, products: torch.dtype | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     unit, directed = directions(x, centred)
     reach = _farthest(grid)
     both = directed.to(x.dtype)
     # A token with itself is no pair.
-    sums = (_by_pair if pairs else _by_lag)(unit, grid)[:, 1:]
+    sums = (_by_pair(unit, grid, products) if products else _by_lag(unit, grid))[:, 1:]
     counts = _every_pair(grid, x.device) if bool(directed.all()) else _by_lag(both[:, :, None], grid).round()
     counts = counts[:, 1:]
     curve = quotient(sums, counts)
@@ -450,11 +445,12 @@ def _every_pair(grid: tuple[int, ...], device: torch.device) -> Tensor:
     return _by_lag(torch.ones((1, math.prod(grid), 1), dtype=torch.float64, device=device), grid).round()
 
 
-def _by_pair(field: Tensor, grid: tuple[int, ...]) -> Tensor:
+def _by_pair(field: Tensor, grid: tuple[int, ...], products: torch.dtype) -> Tensor:
     """Sums of the inner products of [sample, token, feature] over ordered pairs [sample, distance from 0]."""
     sums = torch.zeros((len(field), _farthest(grid) + 1), dtype=field.dtype, device=field.device)
-    for rows, products in cosines(field):
-        sums.index_add_(1, _distances(grid, field.device, rows.start, rows.stop).flatten(), products.flatten(1))
+    for rows, cosine in cosines(field.to(products)):
+        distance = _distances(grid, field.device, rows.start, rows.stop).flatten()
+        sums.index_add_(1, distance, cosine.flatten(1).to(sums.dtype))
     return sums
 
 

@@ -27,6 +27,13 @@ _MOST = 2**22
 # And in a block of samples, where there is more than one in it: what stays in the cache of a core.
 _NEAR = 2**18
 
+# Of `product_type`, from CPU times at grids of one and two axes with 48 to 1,536 features, on one core.
+_PER_PAIR = 100
+_PER_STEP = 24.0
+_SINGLE_FEATURES, _SINGLE_TOKENS = 512, 256
+"""From which on products of tokens that come in single precision are taken in it, at half the cost: with few, rounding
+averages out less."""
+
 
 def extents(grid: Any) -> tuple[int, ...]:
     """The extents of a grid from any sequence of whole numbers above 0; raises DiagnosticsError for everything else."""
@@ -35,7 +42,7 @@ def extents(grid: Any) -> tuple[int, ...]:
     except TypeError:
         shape = ()
     if not shape or min(shape) < 1:
-        raise DiagnosticsError(f"grid is {grid!r}: give the extents of the grid, as (14, 14).")
+        raise DiagnosticsError(f"grid is {grid!r}: give the extents of the grid, as (14, 14).", code="bad-value")
     return shape
 
 
@@ -43,7 +50,7 @@ def plane(grid: Any, of: str) -> tuple[int, int]:
     """The extents of a grid of y and x; `of` says of what ("an image")."""
     cells = extents(grid)
     if len(cells) != 2:
-        raise DiagnosticsError(f"grid is {cells}: give the cells of {of} along y and x, as (14, 14).")
+        raise DiagnosticsError(f"grid is {cells}: give the cells of {of} along y and x, as (14, 14).", code="bad-value")
     return cells
 
 
@@ -53,7 +60,9 @@ def lengths(cell: Any, axes: int) -> tuple[float, ...]:
     values = np.asarray(np.nan) if isinstance(cell, str) else np.asarray(as_tensor(given).cpu())
     sizes = tuple(np.full(axes, values).tolist()) if values.ndim == 0 else tuple(values.ravel().tolist())
     if len(sizes) != axes or values.ndim > 1 or not all(math.isfinite(x) and x > 0 for x in sizes):
-        raise DiagnosticsError(f"A grid of {axes} axes has no cells of {cell}: give a length above 0, or one per axis.")
+        raise DiagnosticsError(
+            f"A grid of {axes} axes has no cells of {cell}: give a length above 0, or one per axis.", code="bad-value"
+        )
     return sizes
 
 
@@ -146,6 +155,19 @@ def lag_sums(field: Tensor, grid: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     return sums, _lag_distances(grid, field.device)
 
 
+def product_type(grid: tuple[int, ...], features: int, short: bool) -> torch.dtype | None:
+    """In which precision products of all pairs of tokens are taken; None where transforms of the padded grid cost less.
+
+    `short`: whether the tokens come in single precision.
+    """
+    tokens, places = math.prod(grid), math.prod(padded_grid(grid))
+    halved = short and features >= _SINGLE_FEATURES and tokens >= _SINGLE_TOKENS
+    of_pairs = tokens**2 * ((features / 2 if halved else features) + _PER_PAIR)
+    if of_pairs > _PER_STEP * places * math.log2(places) * features:
+        return None
+    return torch.float32 if halved else torch.float64
+
+
 def padded_grid(grid: tuple[int, ...]) -> tuple[int, ...]:
     """At least twice the extents, so that the grid meets itself at no lag from both sides, without a prime factor above
     7, which would make transforms up to four times as slow."""
@@ -180,4 +202,4 @@ def naming_tap(measure: str, tap: str) -> Generator[None]:
     try:
         yield
     except DiagnosticsError as error:
-        raise DiagnosticsError(f"{measure} at tap {tap}: {error}") from error
+        raise DiagnosticsError(f"{measure} at tap {tap}: {error}", code=error.code) from error

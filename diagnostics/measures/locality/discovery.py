@@ -107,7 +107,7 @@ def lost(features: Any, grid: Sequence[int], *, seeds: int = 100, cell: float | 
     grid, cell = plane(grid, "an image"), lengths(cell, 2)
     x = _features(features, grid)
     if seeds < 1:
-        raise DiagnosticsError(f"lost got {seeds} seeds: give at least 1.")
+        raise DiagnosticsError(f"lost got {seeds} seeds: give at least 1.", code="bad-value")
     length = x.norm(dim=1)
     if not bool((length > 0).any()):
         return _nothing(grid)
@@ -149,7 +149,8 @@ def tokencut(
     if len(x) > MOST_TOKENS:
         raise DiagnosticsError(
             f"features has shape {tuple(x.shape)}: tokencut holds all pairs of tokens, at most {MOST_TOKENS} tokens; use "
-            "lost, or a smaller image."
+            "lost, or a smaller image.",
+            code="too-large",
         )
     unit = unit_rows(x)
     vector = _second_eigenvector((unit @ unit.T > threshold).to(x.dtype).clamp(min=WEAK))
@@ -185,7 +186,8 @@ def corloc(boxes: Any, truths: Sequence[Any]) -> float:
     if guesses.ndim != 2 or guesses.shape[1] != 4 or len(guesses) != len(truths) or len(guesses) == 0:
         raise DiagnosticsError(
             f"boxes has shape {guesses.shape} beside the objects of {len(truths)} images: give one box (x, y, x, y) "
-            f"per image."
+            f"per image.",
+            code="bad-shape",
         )
     hits = 0
     for i, (box, objects) in enumerate(zip(guesses, truths, strict=True)):
@@ -193,7 +195,8 @@ def corloc(boxes: Any, truths: Sequence[Any]) -> float:
         if wanted.ndim != 2 or wanted.shape[1] != 4 or len(wanted) == 0:
             raise DiagnosticsError(
                 f"Image {i} has objects' boxes of shape {wanted.shape}: give [object, 4]; leave out images without "
-                f"objects."
+                f"objects.",
+                code="bad-shape",
             )
         hits += _best_iou(box, wanted) >= HIT
     return hits / len(guesses)
@@ -230,11 +233,15 @@ def object_discovery(
     given = as_array(masks)
     if given.ndim != (2 if single else 3) or (not single and len(given) != len(x)) or given.dtype.kind not in "iub":
         wanted = "[y, x]" if single else f"[sample, y, x] for {len(x)} samples"
-        raise DiagnosticsError(f"masks is {given.dtype} of shape {given.shape}: give integers {wanted}.")
+        raise DiagnosticsError(
+            f"masks is {given.dtype} of shape {given.shape}: give integers {wanted}.", code="bad-shape"
+        )
     given = given[None] if single else given
     iou = np.array([_iou(_METHODS[method], x[i], grid, mask, _boxes(mask)) for i, mask in enumerate(given)])
     if np.isnan(iou).all():
-        raise DiagnosticsError(f"masks of shape {given.shape} show no object: give samples with objects from 1.")
+        raise DiagnosticsError(
+            f"masks of shape {given.shape} show no object: give samples with objects from 1.", code="bad-target"
+        )
     hit = np.where(np.isnan(iou), np.nan, iou >= HIT)
     if single:
         return Discovered(float(iou[0]), float(hit[0]), float(hit[0]))
@@ -248,7 +255,8 @@ def _features(features: Any, grid: tuple[int, int]) -> Tensor:
     x, single = token_samples(features, "The array of features", grid)
     if not single:
         raise DiagnosticsError(
-            f"features of {len(x)} samples on a grid of {grid}: give one image's, [token, feature], on a grid of y and x."
+            f"features of {len(x)} samples on a grid of {grid}: give one image's, [token, feature], on a grid of y and x.",
+            code="bad-shape",
         )
     return rescaled(x[0])
 
@@ -350,7 +358,8 @@ class ObjectDiscovery(Probe):
         if not taps:
             raise DiagnosticsError(
                 f"{self.name} grows an object on a grid of y and x, and no tap has one ({store_reasons(reasons)}): "
-                f"choose other taps (--taps)."
+                f"choose other taps (--taps).",
+                code="no-grid",
             )
         kept = activations.token_samples
         boxes = [_boxes(mask) for mask in masks[:kept]]

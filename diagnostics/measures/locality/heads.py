@@ -135,7 +135,8 @@ def attention_distance(attention: Any, grid: Sequence[int], *, cell: float | Seq
     if not 1 <= len(grid) <= 3 or weights.shape[-2:] != (tokens, tokens):
         raise DiagnosticsError(
             f"Attention of shape {tuple(weights.shape)[single:]} is not among the {tokens} cells of a grid of {grid}: "
-            f"give one query and one key per cell, prefix tokens left out, on a grid of one to three axes."
+            f"give one query and one key per cell, prefix tokens left out, on a grid of one to three axes.",
+            code="no-grid",
         )
     return _array(of_matrix(weights, 0, _places(grid, cell, weights.device)).distance, single)
 
@@ -175,7 +176,8 @@ def global_token_mass(attention: Any, prefix: int) -> GlobalMass:
     if weights.shape[-2] != weights.shape[-1] or not 0 <= prefix < weights.shape[-1]:
         raise DiagnosticsError(
             f"Attention of shape {tuple(weights.shape)[single:]} is not among all tokens, {prefix} prefix tokens and a "
-            f"grid: give one query and one key for each of both."
+            f"grid: give one query and one key for each of both.",
+            code="no-grid",
         )
     statistics = of_matrix(weights[..., prefix:, :], prefix, None)
     return GlobalMass(_array(statistics.prefix, single), _array(statistics.top_key, single))
@@ -214,10 +216,12 @@ def _checked(attention: Any) -> tuple[Tensor, bool]:
     weights = attention.detach() if isinstance(attention, Tensor) else as_tensor(attention)
     shape = tuple(weights.shape)
     if weights.ndim not in (3, 4) or 0 in shape:
-        raise DiagnosticsError(f"Attention has shape {shape}: give [sample, head, query, key] or [head, query, key].")
+        raise DiagnosticsError(
+            f"Attention has shape {shape}: give [sample, head, query, key] or [head, query, key].", code="bad-shape"
+        )
     if not bool(weights.sum(dtype=torch.float64).isfinite()) or bool((weights < 0).any()):
         raise DiagnosticsError(
-            f"Attention of shape {shape} holds negative, infinite or NaN weights: apply the softmax."
+            f"Attention of shape {shape} holds negative, infinite or NaN weights: apply the softmax.", code="not-finite"
         )
     return (weights, False) if weights.ndim == 4 else (weights[None], True)
 

@@ -69,7 +69,9 @@ def boundary_f(prediction: Any, truth: Any, *, tolerance: float = TOLERANCE) -> 
     """
     guess, wanted = _pair(prediction, truth)
     if not 0 <= tolerance < 1:
-        raise DiagnosticsError(f"tolerance is {tolerance}: give a share of the image's diagonal, from 0 to below 1.")
+        raise DiagnosticsError(
+            f"tolerance is {tolerance}: give a share of the image's diagonal, from 0 to below 1.", code="bad-value"
+        )
     reach = math.ceil(tolerance * math.hypot(*guess.shape))
     ours, theirs = _boundary(guess), _boundary(wanted)
     if len(ours) == 0 or len(theirs) == 0:
@@ -141,17 +143,20 @@ def _near(points: np.ndarray, others: np.ndarray, reach: float) -> float:
 def _pair(prediction: Any, truth: Any) -> tuple[np.ndarray, np.ndarray]:
     guess, wanted = _mask(prediction, "prediction"), _mask(truth, "truth")
     if guess.shape != wanted.shape:
-        raise DiagnosticsError(f"prediction and truth have shapes {guess.shape} and {wanted.shape}: give equal shapes.")
+        raise DiagnosticsError(
+            f"prediction and truth have shapes {guess.shape} and {wanted.shape}: give equal shapes.", code="bad-shape"
+        )
     return guess, wanted
 
 
 def _mask(x: Any, name: str) -> np.ndarray:
     array = as_array(x)
     if array.ndim != 2 or 0 in array.shape:
-        raise DiagnosticsError(f"{name} has shape {array.shape}: give one mask as [y, x].")
+        raise DiagnosticsError(f"{name} has shape {array.shape}: give one mask as [y, x].", code="bad-shape")
     if array.dtype != bool and not np.isin(array, (0, 1)).all():
         raise DiagnosticsError(
-            f"{name} of shape {array.shape} holds more than 0 and 1: compare one object at a time, as masks == object."
+            f"{name} of shape {array.shape} holds more than 0 and 1: compare one object at a time, as masks == object.",
+            code="bad-value",
         )
     return array.astype(bool)
 
@@ -159,9 +164,11 @@ def _mask(x: Any, name: str) -> np.ndarray:
 def _box(x: Any) -> np.ndarray:
     box = as_array(x).astype(np.float64)
     if box.shape != (4,):
-        raise DiagnosticsError(f"A box has shape {box.shape}: give four numbers (x, y, x, y).")
+        raise DiagnosticsError(f"A box has shape {box.shape}: give four numbers (x, y, x, y).", code="bad-shape")
     if (box[2:] < box[:2]).any():
-        raise DiagnosticsError(f"The box {box.tolist()} ends before it begins: give (x, y, x, y), smaller ends first.")
+        raise DiagnosticsError(
+            f"The box {box.tolist()} ends before it begins: give (x, y, x, y), smaller ends first.", code="bad-value"
+        )
     return box
 
 
@@ -176,7 +183,8 @@ def masks_of(measure: str, target: StoredTarget, axes: Sequence[str]) -> np.ndar
     if masks.ndim != 1 + len(axes):
         raise DiagnosticsError(
             f"{measure} needs masks [sample, {', '.join(axes)}], and target {target.name} has masks of shape "
-            f"{masks.shape}: choose a dataset of {'videos' if 't' in axes else 'still images'} for it."
+            f"{masks.shape}: choose a dataset of {'videos' if 't' in axes else 'still images'} for it.",
+            code="bad-target",
         )
     return masks
 
@@ -190,7 +198,8 @@ def scored_rows(measure: str, activations: Activations, target: str, known: np.n
         if len(rows) == 0:
             raise DiagnosticsError(
                 f"{measure} finds no object of target {target} in any {name} sample whose tokens are kept: use more "
-                "samples or raise the token budget (--token-budget)."
+                "samples or raise the token budget (--token-budget).",
+                code="too-few",
             )
     return Rows.of({"train": np.zeros(0, dtype=np.int64), "val": val, "test": test}, activations.groups)
 
@@ -300,19 +309,26 @@ def label_propagation(
     grid = plane(grid, "a frame")
     x, single = token_samples(tokens, "The array of tokens", grid)
     if single:
-        raise DiagnosticsError(f"tokens has shape {tuple(x.shape[1:])}: give [frame, token, feature].")
+        raise DiagnosticsError(
+            f"tokens has shape {tuple(x.shape[1:])}: give [frame, token, feature].", code="bad-shape"
+        )
     if neighbours < 1 or window < 0 or memory < 0 or not temperature > 0:
         raise DiagnosticsError(
             f"label_propagation got neighbours {neighbours}, window {window}, memory {memory} and temperature "
-            f"{temperature}: give at least 1, 0, 0 and a temperature above 0."
+            f"{temperature}: give at least 1, 0, 0 and a temperature above 0.",
+            code="bad-value",
         )
     given = as_array(first_mask)
     if given.ndim not in (2, 3) or 0 in given.shape or given.dtype.kind not in "iub":
-        raise DiagnosticsError(f"first_mask is {given.dtype} of shape {given.shape}: give int [y, x] or [frame, y, x].")
+        raise DiagnosticsError(
+            f"first_mask is {given.dtype} of shape {given.shape}: give int [y, x] or [frame, y, x].", code="bad-shape"
+        )
     given = (given if given.ndim == 2 else given[0]).astype(np.int64)
     objects = np.unique(given[given > 0])
     if len(objects) == 0:
-        raise DiagnosticsError(f"first_mask of shape {given.shape} shows no object in frame 0: leave that video out.")
+        raise DiagnosticsError(
+            f"first_mask of shape {given.shape} shows no object in frame 0: leave that video out.", code="bad-target"
+        )
     labels = np.concatenate([[0], objects])
     soft = x.new_zeros((len(x), x.shape[1], len(labels)))
     # The first frame's labels are those of the pixels at the cells' centres.
@@ -358,15 +374,19 @@ def j_and_f(prediction: Any, truth: Any) -> RegionAndBoundary:
     guess, wanted = as_array(prediction), as_array(truth)
     if guess.shape != wanted.shape or guess.ndim != 3:
         raise DiagnosticsError(
-            f"prediction and truth have shapes {guess.shape} and {wanted.shape}: give both as [frame, y, x] of one size."
+            f"prediction and truth have shapes {guess.shape} and {wanted.shape}: give both as [frame, y, x] of one size.",
+            code="bad-shape",
         )
     if len(guess) < LEAST_FRAMES:
         raise DiagnosticsError(
-            f"prediction has shape {guess.shape}: give at least {LEAST_FRAMES} frames; the first and the last are left out."
+            f"prediction has shape {guess.shape}: give at least {LEAST_FRAMES} frames; the first and the last are left out.",
+            code="too-few",
         )
     objects = np.unique(wanted[0][wanted[0] > 0])
     if len(objects) == 0:
-        raise DiagnosticsError(f"truth of shape {wanted.shape} shows no object in frame 0: leave that video out.")
+        raise DiagnosticsError(
+            f"truth of shape {wanted.shape} shows no object in frame 0: leave that video out.", code="bad-target"
+        )
     known = wanted != -1
     by_object = np.zeros((len(objects), 2))
     for row, number in enumerate(objects):
@@ -477,7 +497,8 @@ class LabelPropagation(Probe):
         if not taps:
             raise DiagnosticsError(
                 f"{self.name} follows masks of shape {masks.shape} of target {target.name} through frames, and no tap "
-                f"has them ({store_reasons(reasons.items())}): choose an encoder of videos, or other taps (--taps)."
+                f"has them ({store_reasons(reasons.items())}): choose an encoder of videos, or other taps (--taps).",
+                code="no-grid",
             )
         kept = activations.token_samples
         frames = {tap.grid.shape[0]: _frames(masks.shape[1], tap.grid.shape[0]) for _, tap in taps}

@@ -71,11 +71,14 @@ def receptive_field(
     if axes == 0 or size.ndim not in (axes, axes + 1) or 0 in shape:
         raise DiagnosticsError(
             f"A gradient of shape {shape} has no centre ({', '.join(f'{x:g}' for x in centre)}): give one number for "
-            f"each axis of places, which may stand behind one axis of samples."
+            f"each axis of places, which may stand behind one axis of samples.",
+            code="bad-shape",
         )
     sizes = list(lengths(cell, axes))
     if not bool(size.isfinite().all()):
-        raise DiagnosticsError(f"A gradient of shape {shape} holds NaN or infinity: leave those samples out.")
+        raise DiagnosticsError(
+            f"A gradient of shape {shape} holds NaN or infinity: leave those samples out.", code="not-finite"
+        )
     single = size.ndim == axes
     statistics = _of_samples(size[None] if single else size, centre, sizes)
     radius50, radius95, sd, support = (values.cpu().numpy() for values in statistics)

@@ -113,7 +113,9 @@ def outlier_tokens(tokens: Any, grid: Sequence[int] | None = None, *, k: float =
     flat = x.ndim == 1
     x, single = token_samples(x[:, None] if flat else x, "The array of tokens", grid)
     if not k > 0:
-        raise DiagnosticsError(f"Outliers lie k = {k} median deviations above the median: give a k above 0.")
+        raise DiagnosticsError(
+            f"Outliers lie k = {k} median deviations above the median: give a k above 0.", code="bad-value"
+        )
     blocks = sample_blocks(x, pairs=False)
     scale = scale_of(float(x.abs().amax()))
     norms = torch.cat([torch.linalg.vector_norm(block * scale, dim=2) / scale for block in blocks])
@@ -331,16 +333,20 @@ def position_probe(
     if single or names.shape != (len(x),):
         raise DiagnosticsError(
             f"Tokens have shape {tuple(np.shape(tokens))} and the split {names.shape}: give [sample, token, feature] "
-            f"and one of {', '.join(SPLITS)} a sample."
+            f"and one of {', '.join(SPLITS)} a sample.",
+            code="bad-shape",
         )
     by_split = [np.flatnonzero(names == name) for name in SPLITS]
     if set(names) != set(SPLITS):
         raise DiagnosticsError(
             f"The split of {len(names)} samples names {', '.join(sorted(set(names)))}: give some to each of "
-            f"{', '.join(SPLITS)}."
+            f"{', '.join(SPLITS)}.",
+            code="bad-splits",
         )
     if not penalties or not min(penalties) > 0:
-        raise DiagnosticsError(f"The penalties are {list(penalties)}: give at least one, all above 0.")
+        raise DiagnosticsError(
+            f"The penalties are {list(penalties)}: give at least one, all above 0.", code="bad-value"
+        )
     if math.prod(grid) == 1:
         nan = float("nan")
         return PositionProbe(nan, np.full(len(grid), nan), nan, nan, nan)

@@ -224,7 +224,8 @@ def attentive(
     if y.ndim not in (1, 2) or len(y) != len(given) or fresh.shape[2] != given.shape[2]:
         raise DiagnosticsError(
             f"tokens {tuple(given.shape)}, target {tuple(y.shape)} and new {tuple(fresh.shape)} do not fit: give one "
-            f"target per sample and equal features."
+            f"target per sample and equal features.",
+            code="bad-shape",
         )
     finite(y, "target")
     classes, codes = y.unique(return_inverse=True)

@@ -40,12 +40,14 @@ from diagnostics.measures.probes.protocol import (
     Probe,
     Readout,
     Rows,
+    Split,
     TapReadouts,
     probe_result,
     rows_of,
     sum_by_unit,
 )
 from diagnostics.measures.statistics import Losses
+from diagnostics.vocabulary import Kind
 
 Align = Literal["scale", "scale_shift"]
 THRESHOLD = 1.25
@@ -98,13 +100,17 @@ def depth_metrics(prediction: Any, truth: Any, *, align: Align | None = None) ->
     p = as_tensor(prediction).to(t.device)
     if p.shape != t.shape or t.ndim < 2:
         shapes = f"{tuple(p.shape)} and {tuple(t.shape)}"
-        raise DiagnosticsError(f"Prediction and truth have shapes {shapes}: give both as [sample, *place].")
+        raise DiagnosticsError(
+            f"Prediction and truth have shapes {shapes}: give both as [sample, *place].", code="bad-shape"
+        )
     p, t = p.flatten(1), t.flatten(1)
     known = ~t.isnan()
     if not bool(((t > 0) & t.isfinite())[known].all()):
         raise DiagnosticsError(f"Truth of shape {tuple(t.shape)} holds values infinite or not above 0: mark them NaN.")
     if not bool(p[known].isfinite().all()):
-        raise DiagnosticsError(f"Prediction of shape {tuple(p.shape)} holds NaN or infinity at known places.")
+        raise DiagnosticsError(
+            f"Prediction of shape {tuple(p.shape)} holds NaN or infinity at known places.", code="not-finite"
+        )
     there = known.any(dim=1)
     p, t, known = p[there], t[there], known[there]
     if len(t) == 0:
@@ -159,6 +165,11 @@ DEPTH_ANSWERS = (
 """Known answers of `depth_metrics`."""
 
 
+def known_places(kind: Kind, values: np.ndarray) -> np.ndarray:
+    """Where a dense target of a kind is known, bool like its values."""
+    return np.asarray(values >= 0 if kind == "token_label" else np.isfinite(values))
+
+
 @dataclass(frozen=True)
 class DenseRows:
     """The tokens that a dense probe reads: splits and units are those of the samples, so a sample's tokens stay
@@ -187,11 +198,11 @@ class DenseRows:
         grids = {tap.name: tap.grid for tap in taps if tap.grid.tokens > 1 and tap.grid.shape in target.on_grid}
         if not grids:
             raise DiagnosticsError(
-                f"Target {target.name} lies on no tap's grid: choose taps of several tokens (--taps)."
+                f"Target {target.name} lies on no tap's grid: choose taps of several tokens (--taps).", code="no-grid"
             )
         grid = grids.get(activations.output_tap, list(grids.values())[-1])
         values = target.tokens(grid)[: activations.token_samples]
-        known: np.ndarray = np.asarray(values >= 0 if target.kind == "token_label" else np.isfinite(values))
+        known = known_places(target.kind, values)
         rows = rows_of(activations, target.name, np.asarray(known.any(axis=1)), KEEP_TOKENS)
         reads = tuple(name for name, has in grids.items() if len(has.shape) == len(grid.shape))
         return cls(measure, activations, target, grid=grid, values=values, known=known, rows=rows, reads=reads)
@@ -362,90 +373,84 @@ class DenseProbe(Probe):
         if tap.name not in dense.reads:
             raise DiagnosticsError(
                 f"Tap {tap.name} has a grid of {tap.grid}, on which target {target.name} does not lie, so {self.name} "
-                f"was not fitted there: choose {', '.join(dense.reads)}."
+                f"was not fitted there: choose {', '.join(dense.reads)}.",
+                code="no-grid",
             )
         return EachToken(self.fits(dense, tap, choice), tap.grid, dense.grid)
 
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         dense, taps = self.rows(activations, target), activations.taps
         if (found := activations.streamed.get((self.name, dense.digest))) is not None:
+            if isinstance(found, DiagnosticsError):
+                raise found
             chosen, judged = found
-            return self._read_from_sums(dense, chosen, judged, seed)
-        numbers, readouts = dict[str, np.ndarray](), dict[str, Any]()
-        losses: dict[int, tuple[np.ndarray, ...]] = {}
-        for i, tap in enumerate(taps):
+            return _read_from_sums(dense, self.sums(target), chosen, judged, seed)
+        numbers, readouts = dict[str, dict[str, Any]](), dict[str, Any]()
+        losses: dict[str, Sequence[np.ndarray]] = {}
+        for tap in taps:
             if tap.name not in dense.reads:
                 continue
             choice = self.choose(dense, tap, seed)
             readout = readouts[tap.name] = self.fits(dense, tap, choice.numbers | {"seed": seed}, choice.start)
             (test,) = self.read(dense, tap, "test", [readout])
-            losses[i] = test.loss, test.reference, *choice.val
-            for name, value in (choice.numbers | self.beside(dense, readout, test)).items():
-                numbers.setdefault(name, np.full((len(taps), *np.shape(value)), np.nan))[i] = value
-        unread = [np.full_like(each, np.nan) for each in next(iter(losses.values()))]
-        loss, reference, *val = (
-            np.stack(each) for each in zip(*(losses.get(i, unread) for i in range(len(taps))), strict=True)
-        )
-        if loss.shape[2] == 1:
-            loss, reference, *val = (each[..., 0] for each in (loss, reference, *val))
-        stated = self.stated(dense, readouts)
-        lines = {name: np.full(len(taps), stated.pop(name)) for name in list(stated) if name.startswith("line_")}
-        extra = {
-            name: (("tap", "part")[: values.ndim], values)
-            for name, values in (numbers | lines | dense.counts()).items()
-        }
-        return probe_result(
-            activations,
-            dense.rows,
-            loss,
-            reference,
-            Losses(val[0], val[1]),
-            extra,
-            seed=seed,
-            centring="features standardised with the tokens fitted",
-            **stated,
-            **dense.attrs(),
-        )
+            losses[tap.name] = test.loss, test.reference, *choice.val
+            numbers[tap.name] = choice.numbers | self.beside(dense, readout, test)
+        return _result(dense, losses, numbers, self.stated(dense, readouts), seed)
 
-    def _read_from_sums(
-        self, dense: DenseRows, numbers: Mapping[str, Mapping[str, float]], judged: Mapping[str, Judged], seed: int
-    ) -> xr.Dataset:
-        """`numbers` chosen and what was judged of all samples, each by tap."""
-        sums, rows, taps = self.sums(dense.target), dense.rows, dense.activations.taps
 
-        def summed(of: str, split: Literal["test", "val", "fit"]) -> np.ndarray:
-            some = getattr(rows, split)
-            parts = {tap: sum_by_unit(each[of][some].astype(np.float64), rows, split) for tap, each in judged.items()}
-            unread = np.full_like(next(iter(parts.values())), np.nan)
-            by_tap = np.stack([parts.get(tap.name, unread) for tap in taps])
-            return by_tap[..., 0] if by_tap.shape[2] == 1 else by_tap
+def _read_from_sums(
+    dense: DenseRows, sums: Sums, chosen: Mapping[str, Mapping[str, float]], judged: Mapping[str, Judged], seed: int
+) -> xr.Dataset:
+    """The result of numbers that were chosen and of what was judged of all samples, each by tap."""
+    rows, splits = dense.rows, list[Split](("test", "val"))
+    if dense.activations.choose_on == "fit":
+        splits.append("fit")
+    losses, numbers = dict[str, Sequence[np.ndarray]](), dict[str, dict[str, Any]]()
+    for tap, each in judged.items():
+        losses[tap] = [
+            sum_by_unit(each[of][getattr(rows, split)].astype(np.float64), rows, split)
+            for split in splits
+            for of in ("loss", "reference")
+        ]
+        test = {name: of[rows.test].astype(np.float64) for name, of in each.items()}
+        numbers[tap] = {**chosen[tap], **sums.beside(test)}
+    return _result(dense, losses, numbers, sums.stated(dense) | {"tokens": "streamed"}, seed)
 
-        losses = {split: Losses(summed("loss", split), summed("reference", split)) for split in ("test", "val")}
-        oof = (
-            Losses(summed("loss", "fit"), summed("reference", "fit")) if dense.activations.choose_on == "fit" else None
-        )
-        extra = dict[str, np.ndarray]()
-        for i, tap in enumerate(taps):
-            if tap.name in judged:
-                test = {name: of[rows.test].astype(np.float64) for name, of in judged[tap.name].items()}
-                for name, value in {**numbers[tap.name], **sums.beside(test)}.items():
-                    extra.setdefault(name, np.full((len(taps), *np.shape(value)), np.nan))[i] = value
-        stated = sums.stated(dense)
-        extra |= {name: np.full(len(taps), stated.pop(name)) for name in list(stated) if name.startswith("line_")}
-        return probe_result(
-            dense.activations,
-            rows,
-            losses["test"].loss,
-            losses["test"].reference,
-            losses["val"],
-            {name: (("tap", "part")[: of.ndim], of) for name, of in (extra | dense.counts()).items()},
-            seed=seed,
-            oof=oof,
-            centring="features standardised with the tokens fitted",
-            tokens="streamed",
-            **stated,
-            **dense.attrs(),
-        )
+
+def _result(
+    dense: DenseRows,
+    losses: Mapping[str, Sequence[np.ndarray]],
+    numbers: Mapping[str, Mapping[str, Any]],
+    stated: dict[str, Any],
+    seed: int,
+) -> xr.Dataset:
+    """The result of a probe from numbers of each tap that is read, and its losses and references [unit, part] on test,
+    val and perhaps out of fold; `stated`: attributes, of which lines stand beside the numbers.
+    """
+    taps, variables = dense.activations.taps, dict[str, np.ndarray]()
+    unread = [np.full_like(each, np.nan) for each in next(iter(losses.values()))]
+    by_tap = [np.stack(each) for each in zip(*(losses.get(tap.name, unread) for tap in taps), strict=True)]
+    if by_tap[0].shape[2] == 1:
+        by_tap = [each[..., 0] for each in by_tap]
+    test, val, *oof = map(Losses, by_tap[::2], by_tap[1::2])
+    for i, tap in enumerate(taps):
+        for name, value in numbers.get(tap.name, {}).items():
+            variables.setdefault(name, np.full((len(taps), *np.shape(value)), np.nan))[i] = value
+    lines = [name for name in stated if name.startswith("line_")]
+    variables |= {name: np.full(len(taps), stated.pop(name)) for name in lines} | dense.counts()
+    return probe_result(
+        dense.activations,
+        dense.rows,
+        test.loss,
+        test.reference,
+        val,
+        {name: (("tap", "part")[: values.ndim], values) for name, values in variables.items()},
+        seed=seed,
+        oof=oof[0] if oof else None,
+        centring="features standardised with the tokens fitted",
+        **stated,
+        **dense.attrs(),
+    )
 
 
 class TokenRidge(DenseProbe):

@@ -75,7 +75,9 @@ class Moments:
 
     def __add__(self, other: Moments) -> Moments:
         if not (np.array_equal(self.origin_x, other.origin_x) and np.array_equal(self.origin_y, other.origin_y)):
-            raise DiagnosticsError("Moments with different origins cannot be added: gather both from one origin.")
+            raise DiagnosticsError(
+                "Moments with different origins cannot be added: gather both from one origin.", code="conflict"
+            )
         out = Moments(self.origin_x, self.origin_y)
         for name in ("n", "x", "y", "xx", "xy", "yy"):
             setattr(out, name, getattr(self, name) + getattr(other, name))
@@ -150,7 +152,8 @@ class RidgeStack(ShortRepr):
         n, d = x.shape[1:]
         if n == 0 or len(y) != n:
             raise DiagnosticsError(
-                f"Ridge cannot be fitted on x {(n, d)} and y {tuple(y.shape)}: give as many rows of each, at least one."
+                f"Ridge cannot be fitted on x {(n, d)} and y {tuple(y.shape)}: give as many rows of each, at least one.",
+                code="bad-shape",
             )
         _check_finite(x, y)
         mean_x, scale, z = standardised(x)
@@ -283,7 +286,8 @@ class RidgePath(ShortRepr):
         if new.ndim != 2 or new.shape[1] != len(self.mean_x):
             count = len(self.mean_x)
             raise DiagnosticsError(
-                f"x has shape {tuple(new.shape)}: give [row, feature] with the {count} features fitted."
+                f"x has shape {tuple(new.shape)}: give [row, feature] with the {count} features fitted.",
+                code="bad-shape",
             )
         return self._stack.predict(new[None], chosen)[0].numpy()
 
@@ -294,7 +298,9 @@ def standardised_moments(moments: Moments) -> tuple[np.ndarray, np.ndarray, np.n
     """
     n = moments.n
     if n == 0:
-        raise DiagnosticsError("Ridge has no rows to be fitted on: give at least one with a known target.")
+        raise DiagnosticsError(
+            "Ridge has no rows to be fitted on: give at least one with a known target.", code="too-few"
+        )
     x, y = moments.x / n, moments.y / n
     covariance = moments.xx - n * np.outer(x, x)
     mean_x, mean_y = x + moments.origin_x, y + moments.origin_y
@@ -352,7 +358,7 @@ def several(penalties: float | Sequence[float]) -> tuple[float, ...]:
     """Penalties above 0 from one number or several; raises DiagnosticsError for anything else."""
     values = as_tensor(penalties).flatten().tolist()
     if not values or not all(math.isfinite(p) and p > 0 for p in values):
-        raise DiagnosticsError(f"penalties are {penalties}: give one number or several, above 0.")
+        raise DiagnosticsError(f"penalties are {penalties}: give one number or several, above 0.", code="bad-value")
     return tuple(values)
 
 
@@ -363,7 +369,8 @@ def _targets(y: Any, features: Tensor) -> Tensor:
     if targets.ndim != 2 or len(targets) != len(features):
         raise DiagnosticsError(
             f"x has shape {tuple(features.shape)} and y {tuple(targets.shape)}: give y as [row] or [row, target], as many "
-            "rows as of x."
+            "rows as of x.",
+            code="bad-shape",
         )
     return finite(targets, "y")
 

@@ -334,6 +334,7 @@ class LinearProbe(ClassOrValueProbe, RidgeProbe):
     answers = "What can be read out linearly, and how well?"
     source = "Alain and Bengio 2016 (1610.01644); ridge: Hoerl and Kennard 1970"
     kinds = ("label", "value", "state", "future", "token_value")
+    readout = "linear"
     streams = ("token_value",)
     known_answers = (
         Case("ridge: one feature of spread 1, penalty 1/2 a row: 1 / (1 + 1/2)", 2 / 3, HOERL, lambda: _shrunk(10, 1)),
@@ -522,6 +523,7 @@ class KernelProbe(ClassOrValueProbe):
     answers = "What can a nonlinear readout read, and how well?"
     source = f"Nystrom features of a Gaussian kernel: {NYSTROM}; read by the linear probe"
     kinds = ("label", "value", "state", "future")
+    readout = "kernel"
     standard = False
     known_answers = (
         Case("squared distance of the features of two landmarks, at a bandwidth of their distance: 2 - 2 / sqrt(e)", 2 - 2 * np.exp(-0.5), NYSTROM, _landmark_distance),

@@ -67,7 +67,9 @@ def knn(bank: Any, labels: Any, queries: Any, k: int = 20, temperature: float = 
     rows = len(samples(bank, "bank"))
     classes, codes = np.unique(class_labels(labels, rows), return_inverse=True)
     if k > rows:
-        raise DiagnosticsError(f"k is {k} and the bank has {rows} rows: give a k of at most {rows}, or more rows.")
+        raise DiagnosticsError(
+            f"k is {k} and the bank has {rows} rows: give a k of at most {rows}, or more rows.", code="bad-value"
+        )
     return classes[_winner(knn_votes(bank, codes, queries, (k,), temperature)[0])]
 
 
@@ -105,10 +107,11 @@ def knn_votes(
     codes = torch.from_numpy(class_labels(labels, len(known))).to(known.device)
     if asked.shape[1] != known.shape[1]:
         raise DiagnosticsError(
-            f"bank {tuple(known.shape)} and queries {tuple(asked.shape)} do not fit: give equal features."
+            f"bank {tuple(known.shape)} and queries {tuple(asked.shape)} do not fit: give equal features.",
+            code="bad-shape",
         )
     if min(neighbours) < 1:
-        raise DiagnosticsError(f"neighbours are {neighbours}: give numbers of at least 1.")
+        raise DiagnosticsError(f"neighbours are {neighbours}: give numbers of at least 1.", code="bad-value")
     known, asked = unit_rows(known), asked.to(known.device)
     votes = known.new_zeros(len(neighbours), len(asked), int(codes.max()) + 1)
     most = min(max(neighbours), len(known))
@@ -279,15 +282,20 @@ def retrieval_recall(a: Any, b: Any, *, at: Sequence[int] = AT, same: Any = None
     """
     x, y = pair(a, b)
     if x.shape[1] != y.shape[1]:
-        raise DiagnosticsError(f"a and b have shapes {tuple(x.shape)} and {tuple(y.shape)}: give equal features.")
+        raise DiagnosticsError(
+            f"a and b have shapes {tuple(x.shape)} and {tuple(y.shape)}: give equal features.", code="bad-shape"
+        )
     if len(at) == 0 or min(at) < 1:
-        raise DiagnosticsError(f"Recall at {tuple(at)} does not exist: give numbers of neighbours from 1.")
+        raise DiagnosticsError(
+            f"Recall at {tuple(at)} does not exist: give numbers of neighbours from 1.", code="bad-value"
+        )
     groups = np.arange(len(x))
     if same is not None:
         names = np.asarray(same.detach().cpu() if isinstance(same, Tensor) else same)
         if names.shape != groups.shape:
             raise DiagnosticsError(
-                f"same has shape {names.shape} for {len(x)} samples: give one number or name per sample."
+                f"same has shape {names.shape} for {len(x)} samples: give one number or name per sample.",
+                code="bad-shape",
             )
         groups = np.unique(names, return_inverse=True)[1]
     there, back = (
@@ -374,7 +382,8 @@ class CaptionProbe(Probe):
             if texts_of_split < 2:
                 raise DiagnosticsError(
                     f"Target {target.name} has one and the same caption in all {split} samples: use more samples or "
-                    f"leave it out."
+                    f"leave it out.",
+                    code="bad-target",
                 )
         of_val = np.unique(texts[rows.val], axis=0, return_inverse=True)[1].ravel()
         count = len(activations.taps)

@@ -22,6 +22,7 @@ from diagnostics.measures.result import (
     LOSSES,
     METRIC,
     POOLING,
+    READOUT,
     REASON,
     SCORE_NAME,
     SEED,
@@ -88,7 +89,7 @@ class Probe(Measure):
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
         if target is None:
             raise DiagnosticsError(
-                f"{self.name} reads out a target, and none was given: choose a dataset with targets."
+                f"{self.name} reads out a target, and none was given: choose a dataset with targets.", code="no-target"
             )
         return self.read_out(activations, target, seed)
 
@@ -104,7 +105,7 @@ class ClassOrValueProbe(Probe):
 
     def declaration(self, target: StoredTarget | None) -> dict[str, Any]:
         if target is not None and target.kind == "label":
-            return {LOSSES: "counts", SCORE_NAME: "accuracy", METRIC: "accuracy"}
+            return {LOSSES: "counts", SCORE_NAME: "accuracy", METRIC: "accuracy", READOUT: self.readout}
         return super().declaration(target)
 
 
@@ -115,7 +116,7 @@ def rows_of(
     split = activations.split[: len(known)]
     by_split = {name: np.flatnonzero(known & (split == name)) for name in SPLITS}
     if empty := [name for name, rows in by_split.items() if len(rows) == 0]:
-        raise DiagnosticsError(f"Target {target} is known for no {empty[0]} sample{remedy}.")
+        raise DiagnosticsError(f"Target {target} is known for no {empty[0]} sample{remedy}.", code="too-few")
     return Rows.of(by_split, activations.groups)
 
 
@@ -150,12 +151,13 @@ def label_rows(activations: Activations, target: StoredTarget) -> tuple[Rows, np
     if len(seen) < 2:
         count = len(rows.train)
         raise DiagnosticsError(
-            f"Target {target.name} has only one class in its {count} train samples: use more samples."
+            f"Target {target.name} has only one class in its {count} train samples: use more samples.", code="too-few"
         )
     if missing := sorted(set(np.unique(labels[labels >= 0]).tolist()) - set(seen.tolist())):
         names = ", ".join(target.classes[c] if c < len(target.classes) else str(c) for c in missing)
         raise DiagnosticsError(
-            f"Target {target.name} has no train sample of class {names}: use more samples or mark them unknown (-1)."
+            f"Target {target.name} has no train sample of class {names}: use more samples or mark them unknown (-1).",
+            code="too-few",
         )
     return rows, labels
 

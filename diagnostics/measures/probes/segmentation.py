@@ -53,16 +53,20 @@ def confusion(prediction: Any, truth: Any, classes: int) -> np.ndarray:
     p, t = (x.detach() if isinstance(x, torch.Tensor) else torch.from_numpy(np.array(x)) for x in (prediction, truth))
     if p.shape != t.shape:
         raise DiagnosticsError(
-            f"Prediction and truth have shapes {tuple(p.shape)} and {tuple(t.shape)}: give a class for each place of both."
+            f"Prediction and truth have shapes {tuple(p.shape)} and {tuple(t.shape)}: give a class for each place of both.",
+            code="bad-shape",
         )
     if p.is_floating_point() or t.is_floating_point():
-        raise DiagnosticsError(f"Prediction and truth are {p.dtype} and {t.dtype}: give the integer number of a class.")
+        raise DiagnosticsError(
+            f"Prediction and truth are {p.dtype} and {t.dtype}: give the integer number of a class.", code="bad-type"
+        )
     known = t >= 0
     p, t = p.to(t.device)[known].long(), t[known].long()
     if len(t) and not (int(p.min()) >= 0 and max(int(p.max()), int(t.max())) < classes):
         raise DiagnosticsError(
             f"Classes reach from {min(int(p.min()), int(t.min()))} to {max(int(p.max()), int(t.max()))}: number them from "
-            f"0 and below classes={classes}."
+            f"0 and below classes={classes}.",
+            code="bad-value",
         )
     return torch.bincount(t * classes + p, minlength=classes**2).reshape(classes, classes).cpu().numpy()
 
@@ -77,7 +81,9 @@ def iou(matrix: Any) -> np.ndarray:
     """
     counts = np.asarray(matrix, dtype=np.float64)
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or counts.shape[0] == 0:
-        raise DiagnosticsError(f"A confusion matrix of shape {counts.shape} is not square: give [class, class].")
+        raise DiagnosticsError(
+            f"A confusion matrix of shape {counts.shape} is not square: give [class, class].", code="bad-shape"
+        )
     both = np.diagonal(counts)
     either = counts.sum(axis=0) + counts.sum(axis=1) - both
     return np.divide(both, either, out=np.full_like(either, np.nan), where=either > 0)
@@ -156,13 +162,16 @@ def dense_classification(tokens: Any, labels: Any, split: Any, *, seed: int = 0)
     if y.shape != x.shape[:2] or y.dtype.kind not in "iu" or splits.shape != x.shape[:1]:
         raise DiagnosticsError(
             f"labels are {y.dtype} of shape {y.shape} and split of shape {splits.shape}, for tokens of shape "
-            f"{x.shape}: give an integer for each token and a split for each sample."
+            f"{x.shape}: give an integer for each token and a split for each sample.",
+            code="bad-shape",
         )
     known = y >= 0
     masks = {name: known & (splits == name)[:, None] for name in SPLITS}
     for name, mask in masks.items():
         if not mask.any():
-            raise DiagnosticsError(f"labels of shape {y.shape} are known for no {name} token: give some in each split.")
+            raise DiagnosticsError(
+                f"labels of shape {y.shape} are known for no {name} token: give some in each split.", code="too-few"
+            )
     classes, numbered = np.unique(y[known]), np.full(y.shape, -1)
     numbered[known] = np.searchsorted(classes, y[known])
 
@@ -217,7 +226,8 @@ def _fit_classifier(
         some.flat[drawn[mask.ravel()[drawn]][:MOST_TOKENS]] = True
     if len(np.unique(labels[of_train])) < 2:
         raise DiagnosticsError(
-            f"{name} has only one class in its {int(of_train.sum())} train tokens: leave it out or use more samples."
+            f"{name} has only one class in its {int(of_train.sum())} train tokens: leave it out or use more samples.",
+            code="too-few",
         )
     any_ = of_train | of_val | of_both
     blocks = list(read(any_))

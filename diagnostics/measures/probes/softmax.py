@@ -80,7 +80,9 @@ class Logistic(ShortRepr):
         """[row, class] for x [row, feature], numpy or torch."""
         new = np.asarray(as_tensor(x).cpu())
         if new.ndim != 2 or new.shape[1] != len(self.mean):
-            raise DiagnosticsError(f"x has shape {new.shape}: give rows with the {len(self.mean)} features fitted.")
+            raise DiagnosticsError(
+                f"x has shape {new.shape}: give rows with the {len(self.mean)} features fitted.", code="bad-shape"
+            )
         scores = (new - self.mean) @ self.weights + self.bias
         scores -= scores.max(axis=1, keepdims=True)
         return scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
@@ -94,7 +96,9 @@ class Logistic(ShortRepr):
         known = self.log_probability(x)
         wanted = class_labels(labels, len(known))
         if not set(wanted.tolist()) <= set(self.classes.tolist()):
-            raise DiagnosticsError(f"labels hold classes that were not fitted: give some of {self.classes.tolist()}.")
+            raise DiagnosticsError(
+                f"labels hold classes that were not fitted: give some of {self.classes.tolist()}.", code="bad-value"
+            )
         return -float(known[np.arange(len(known)), np.searchsorted(self.classes, wanted)].mean())
 
 
@@ -122,7 +126,9 @@ def logistic(
     features, penalties = samples(x, "x"), several(penalties)
     classes, codes = np.unique(class_labels(labels, len(features)), return_inverse=True)
     if len(classes) < 2:
-        raise DiagnosticsError("A logistic probe needs rows of at least two classes: give more rows, or leave it out.")
+        raise DiagnosticsError(
+            "A logistic probe needs rows of at least two classes: give more rows, or leave it out.", code="too-few"
+        )
     rows = LogisticRows(features[None], codes, exact=True)
     order = sorted(penalties, reverse=True)
     models: dict[float, Logistic] = {}

@@ -296,7 +296,8 @@ class Similarity(Measure):
             own = ", the other ".join(" and ".join(side.poolings) for side in (activations, other))
             raise DiagnosticsError(
                 f"{self.name} compares samples that are pooled alike where fewer than {FEWEST_WITH_TOKENS} have "
-                f"tokens, and one run holds {own}: run both with one --pooling, or with a larger --token-budget."
+                f"tokens, and one run holds {own}: run both with one --pooling, or with a larger --token-budget.",
+                code="not-comparable",
             )
         first = Side(activations, rows, whole, activations.device, poolings)
         return self._result(first, Side(other, there[rows], whole, activations.device, poolings), seed)
@@ -304,7 +305,9 @@ class Similarity(Measure):
     def _result(self, first: Side, second: Side, seed: int) -> xr.Dataset:
         n, same = len(first.rows), first is second
         if n < self.least:
-            raise DiagnosticsError(f"{self.name} compares at least {self.least} samples, and there are {n}: use more.")
+            raise DiagnosticsError(
+                f"{self.name} compares at least {self.least} samples, and there are {n}: use more.", code="too-few"
+            )
         prepared, why = self._prepared(first)
         prepared_other, why_other = (prepared, why) if same else self._prepared(second)
         shape = len(prepared), len(prepared_other)
@@ -392,8 +395,11 @@ def _places(first: Activations, second: Activations, measure: str) -> np.ndarray
         raise DiagnosticsError(
             f"{measure} compares the same samples, but {len(missing)} of the {len(ids)} in the first run are not in the "
             f"second and {len(surplus)} of the {len(where)} in the second not in the first (for example {example}): "
-            f"extract both from the same dataset."
+            f"extract both from the same dataset.",
+            code="not-comparable",
         )
     if not len(where) == len(second.ids) or len(set(ids)) != len(ids):
-        raise DiagnosticsError(f"{measure} finds two samples with one id in a run: samples cannot be matched by id.")
+        raise DiagnosticsError(
+            f"{measure} finds two samples with one id in a run: samples cannot be matched by id.", code="duplicate"
+        )
     return np.array([where[name] for name in ids], dtype=np.int64)

@@ -110,7 +110,9 @@ def svcca(x: Any, y: Any, *, variance: float = VARIANCE) -> float:
         1.0
     """
     if not 0 < variance <= 1:
-        raise DiagnosticsError(f"svcca keeps a share of the variance, not {variance}: give more than 0 and at most 1.")
+        raise DiagnosticsError(
+            f"svcca keeps a share of the variance, not {variance}: give more than 0 and at most 1.", code="bad-value"
+        )
     a, b = (leading(side, variance) for side in pair(x, y, 2))
     _warn_of_shared("svcca", a, b)
     return _mean(a, b)
@@ -526,11 +528,14 @@ def gulp(x: Any, y: Any, *, regularization: float = REGULARIZATION) -> float:
     first, second = pair(x, y, 2)
     n, widest = len(first), max(first.shape[1], second.shape[1])
     if not 0 <= regularization < float("inf"):
-        raise DiagnosticsError(f"gulp has a regularization of {regularization}: give 0 or a positive number.")
+        raise DiagnosticsError(
+            f"gulp has a regularization of {regularization}: give 0 or a positive number.", code="bad-value"
+        )
     if regularization == 0 and n <= widest:
         raise DiagnosticsError(
             f"gulp without regularization has {n} samples of {widest} features: give more samples than features, or a "
-            "positive regularization."
+            "positive regularization.",
+            code="too-few",
         )
     a, b = unit(first), unit(second)
     if n > a.shape[1] + b.shape[1]:

@@ -66,7 +66,9 @@ def minibatch_cka(x: Any, y: Any, *, batch_size: int = BATCH) -> float:
     """
     first, second = (rescaled(side) for side in pair(x, y, LEAST))
     if batch_size < LEAST:
-        raise DiagnosticsError(f"A batch size of {batch_size} is too small: give at least {LEAST} samples a batch.")
+        raise DiagnosticsError(
+            f"A batch size of {batch_size} is too small: give at least {LEAST} samples a batch.", code="bad-value"
+        )
     total = MinibatchCka()
     for start in range(0, len(first), batch_size):
         total.update(first[start : start + batch_size], second[start : start + batch_size])
@@ -270,7 +272,8 @@ class TorchCka(Similarity):
         if size > MOST_BYTES:
             raise DiagnosticsError(
                 f"{self.name} needs all activations of {len(side.rows)} samples in memory at once, here "
-                f"{size / 2**30:.1f} GiB: take fewer taps (--taps), or the measures cka or minibatch_cka."
+                f"{size / 2**30:.1f} GiB: take fewer taps (--taps), or the measures cka or minibatch_cka.",
+                code="too-large",
             )
         x = torch.cat([as_tensor(block).float() for block in side.blocks(tap)], dim=1).to(side.device)
         require_finite_tap(x, self.name, tap)
@@ -314,7 +317,8 @@ def torch_cka(firsts: Sequence[Tensor], seconds: Sequence[Tensor], batch_size: i
         from torch_cka import CKA
     except ImportError as error:
         raise DiagnosticsError(
-            f"torch_cka runs the package torch-cka, which cannot be imported ({error}): pip install torch-cka."
+            f"torch_cka runs the package torch-cka, which cannot be imported ({error}): pip install torch-cka.",
+            code="missing-package",
         ) from error
     n = len(firsts[0])
     rows = torch.arange(n - n % batch_size if n % batch_size < LEAST else n)

@@ -77,7 +77,8 @@ def compare_rdms(a: Any, b: Any, *, method: Comparison = "spearman") -> float:
     if first.ndim != 1 or first.shape != second.shape or not len(first):
         raise DiagnosticsError(
             f"compare_rdms has shapes {tuple(first.shape)} and {tuple(second.shape)}: give two upper triangles of one size, "
-            "as rdm returns them."
+            "as rdm returns them.",
+            code="bad-shape",
         )
     return _compare(first, second.to(first.device), method)
 
@@ -103,7 +104,7 @@ def rsa(x: Any, y: Any, *, distance: Distance = "correlation", method: Compariso
 def _rdm(x: Tensor, distance: str) -> Tensor:
     if len(x) > MOST_SAMPLES:
         raise DiagnosticsError(
-            f"x has shape {tuple(x.shape)}: give at most {MOST_SAMPLES} samples; all pairs are held."
+            f"x has shape {tuple(x.shape)}: give at most {MOST_SAMPLES} samples; all pairs are held.", code="too-large"
         )
     # What samples that are all alike differ by is rounding, and ranks would make something of it.
     alike = not bool(centre(x).any())
@@ -113,7 +114,9 @@ def _rdm(x: Tensor, distance: str) -> Tensor:
         distances = torch.nn.functional.pdist(x * scale) / scale
         return torch.zeros_like(distances) if alike else distances
     if distance not in ("correlation", "cosine"):
-        raise DiagnosticsError(f'There is no distance "{distance}": give euclidean, correlation or cosine.')
+        raise DiagnosticsError(
+            f'There is no distance "{distance}": give euclidean, correlation or cosine.', code="unknown-name"
+        )
     z = x = rescaled(x)
     if distance == "correlation":
         z = x - x[:, :1]
@@ -131,7 +134,9 @@ def _compare(a: Tensor, b: Tensor, method: str) -> float:
     if method == "kendall":
         return _tau(a, b)
     if method not in ("spearman", "pearson", "cosine"):
-        raise DiagnosticsError(f'There is no comparison "{method}": give spearman, pearson, kendall or cosine.')
+        raise DiagnosticsError(
+            f'There is no comparison "{method}": give spearman, pearson, kendall or cosine.', code="unknown-name"
+        )
     return _inner(_direction(a, method), _direction(b, method))
 
 
@@ -399,7 +404,7 @@ def _both(x: Any, y: Any, k: int, least: int) -> tuple[Tensor, Tensor]:
     first, second = pair(x, y, 4 if least == 2 else 2)
     n = len(first)
     if not least <= k < n:
-        raise DiagnosticsError(f"k is {k} for {n} samples: give {least} to {n - 1} neighbours.")
+        raise DiagnosticsError(f"k is {k} for {n} samples: give {least} to {n - 1} neighbours.", code="bad-value")
     return first, second
 
 

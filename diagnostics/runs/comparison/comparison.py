@@ -86,17 +86,23 @@ def check_agreement(members: Sequence[Member]) -> dict[str, str]:
                 left_out[name] = why
                 break
     if not names:
-        raise DiagnosticsError(f"{first.run.path} holds no measure by depth: run all with --measures standard.")
+        raise DiagnosticsError(
+            f"{first.run.path} holds no measure by depth: run all with --measures standard.", code="not-measured"
+        )
     if len(left_out) == len(names):
         reasons = "; ".join(f"{name}: {why}" for name, why in list(left_out.items())[:3])
         unmeasured = all(why.startswith("not measured") for why in left_out.values())
         remedy = "Give all the same --measures." if unmeasured else "Run all with the same data and options."
-        raise DiagnosticsError(f"The runs have no measure in common that can be compared ({reasons}). {remedy}")
+        raise DiagnosticsError(
+            f"The runs have no measure in common that can be compared ({reasons}). {remedy}", code="not-comparable"
+        )
     return left_out
 
 
 def _refused(first: Member, other: Member, reason: str, remedy: str) -> DiagnosticsError:
-    return DiagnosticsError(f"{first.run.path} and {other.run.path} cannot be compared: {reason}. {remedy}")
+    return DiagnosticsError(
+        f"{first.run.path} and {other.run.path} cannot be compared: {reason}. {remedy}", code="not-comparable"
+    )
 
 
 Problems = Iterator[tuple[str, str]]
@@ -379,7 +385,9 @@ class Comparison(Findings):
         probes = {row.profile for row in self.group_scores}
         drawn = [name for name in names if name in probes] or names
         if not drawn:
-            raise DiagnosticsError("The runs share no profile to draw: run them with the same measures.")
+            raise DiagnosticsError(
+                "The runs share no profile to draw: run them with the same measures.", code="not-comparable"
+            )
         return StillFigure(multiples([(name, draw(curves_figure(self, name))) for name in drawn]))
 
     def to_json(self) -> dict[str, Any]:
@@ -480,7 +488,7 @@ def compare(
         jepa norm (1.00) -0.033 [-0.211, 0.046]
     """
     if seed < 0:
-        raise DiagnosticsError(f"Seed {seed} is below 0: give 0 or more.")
+        raise DiagnosticsError(f"Seed {seed} is below 0: give 0 or more.", code="bad-value")
     members = open_members(runs)
     pairs = pairs_with_base(members, base)
     left_out = check_agreement(members)

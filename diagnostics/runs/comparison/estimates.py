@@ -19,9 +19,9 @@ from diagnostics.measures.result import LOSSES, units_fitted
 from diagnostics.measures.statistics import (
     LEVEL,
     Interval,
+    Resamples,
     effective_units,
     interval,
-    resample_counts,
     resampled_scores,
     scores,
 )
@@ -52,10 +52,8 @@ class Term:
         """The score in each resample of the units `names`, of which it has all or some: [resample]."""
         key = hash(tuple(names)), seed, stream
         if key not in self._drawn:
-            counts = resample_counts(len(names), seed)
-            if len(names) != len(self.units):
-                at = {name: i for i, name in enumerate(names)}
-                counts = counts[:, [at[name] for name in self.units]]
+            at = {name: i for i, name in enumerate(names)}
+            counts = Resamples(len(names), seed, columns=[at[name] for name in self.units])
             self._drawn[key] = resampled_scores(
                 self.loss[None], self.reference[None], counts, seed, self.share, stream
             )[:, 0]

@@ -79,12 +79,14 @@ def open_members(runs: Sequence[Run | str | Path]) -> list[Member]:
     Raises where there are fewer than two, or one of them twice.
     """
     if len(runs) < 2:
-        raise DiagnosticsError("A comparison needs two runs or more: name the folders that `diagnostics run` wrote.")
+        raise DiagnosticsError(
+            "A comparison needs two runs or more: name the folders that `diagnostics run` wrote.", code="too-few"
+        )
     opened = [_opened(run) for run in runs]
     places = [run.path.resolve() for _, run in opened]
     for i, place in enumerate(places):
         if place in places[:i]:
-            raise DiagnosticsError(f"{opened[i][1].path} is given twice: name each run once.")
+            raise DiagnosticsError(f"{opened[i][1].path} is given twice: name each run once.", code="duplicate")
     groups = [label or str(lineage_of(run).get("group", "")) or run.encoder_name for label, run in opened]
     seeds = [_seed(run) for _, run in opened]
     if len(set(groups)) < len(groups):
@@ -121,7 +123,8 @@ def _distinguish(groups: Sequence[str], seeds: Sequence[int | None], opened: Seq
             why = "no seed of their training is known" if seed is None else f"two of them have seed {seed}"
             raise DiagnosticsError(
                 f"Several runs are labelled {label}, but {why}: runs of one label are the seeds of one training, so "
-                "give each a label of its own."
+                "give each a label of its own.",
+                code="unclear",
             )
         alike = [other for other, pair in zip(opened, pairs, strict=True) if pair == (group, seed)]
         steps = [lineage_of(other).get("steps") for _, other in alike]
@@ -164,7 +167,8 @@ def pairs_with_base(members: Sequence[Member], base: str | None) -> dict[str, li
         if not matching:
             raise DiagnosticsError(
                 f"{member.name} has no base: {base} has seeds {', '.join(str(run.seed) for run in bases)}. Leave it "
-                f"out, or give the run of that seed."
+                f"out, or give the run of that seed.",
+                code="not-comparable",
             )
         pairs.setdefault(member.group, []).append((member, matching[0]))
     return pairs

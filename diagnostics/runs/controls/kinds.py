@@ -18,11 +18,8 @@ from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.probes.linear import LANDMARKS, LEAST_TRAIN
 from diagnostics.runs.controls import raw_input as inputs
+from diagnostics.runs.controls.names import WEIGHTS
 from diagnostics.runs.controls.raw_input import SIDES, RawKernel, largest_taps
-
-WEIGHTS = ("fresh_weights", "permuted_weights")
-INPUTS = ("raw_input", "raw_input_kernel", "summary_statistics")
-NAMES: tuple[str, ...] = (*WEIGHTS, *INPUTS, "shuffled_labels")
 
 # Apart from the seeds that people give, so that an untrained encoder is not its own control.
 CONTROL_SEED = 20_000_003
@@ -51,16 +48,6 @@ ABOUT: Mapping[str, str] = {
     "shuffled_labels": "the encoder's own activations with the targets shuffled among the samples of each split "
     "(whole maps of a dense target are swapped, so what depends on the position alone stays)",
 }
-
-
-def control_of(name: str) -> str:
-    """The control that a draw belongs to: `fresh_weights` for `fresh_weights.2`, its second draw."""
-    return name.partition(".")[0]
-
-
-def in_words(name: str) -> str:
-    """The name of a control as people write it."""
-    return name.replace("_", " ")
 
 
 def control_encoders(encoder: Encoder, dataset: Dataset, seed: int, draws: int = 1) -> dict[str, Callable[[], Encoder]]:
@@ -108,7 +95,8 @@ def _another(encoder: Encoder, own: Mapping[str, Tensor], other: Encoder) -> Enc
         raise DiagnosticsError(
             f"{other.name} gives what {encoder.name} itself gives on its example, at {len(alike)} of {len(telling)} "
             f"taps, so it is no control: its weights lie where none are drawn (give TorchEncoder fresh=, which builds "
-            f"a new module)."
+            f"a new module).",
+            code="no-control",
         )
     return other
 
@@ -167,4 +155,4 @@ class InputEncoder(inputs.SampleEncoder):
         side = CELL_PIXELS if self.raw else 2 * CELL_PIXELS
         patches = inputs.resized(part, (rows * side, columns * side))[0].unfold(1, side, side).unfold(2, side, side)
         patches = patches.permute(1, 2, 0, 3, 4).reshape(rows * columns, pixels.shape[1], side * side)
-        return patches.flatten(1) if self.raw else torch.stack([inputs.pixel_statistics(patch) for patch in patches])
+        return patches.flatten(1) if self.raw else inputs.pixel_statistics(patches)

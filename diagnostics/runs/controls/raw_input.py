@@ -136,10 +136,10 @@ def resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def pixel_statistics(channels: Tensor) -> Tensor:
-    """Mean, spread and quantiles of each channel, [feature] from [channel, pixel]."""
+    """Mean, spread and quantiles of each channel, [..., feature] from [..., channel, pixel]."""
     # Not torch's quantile, which takes no more than 2^24 pixels.
-    levels = torch.from_numpy(np.quantile(channels.numpy(), QUANTILES, axis=1)).float()
-    return torch.cat([channels.mean(1), channels.std(1, correction=0), levels.flatten()])
+    levels = torch.from_numpy(np.quantile(channels.numpy(), QUANTILES, axis=-1)).float().movedim(0, -2)
+    return torch.cat([channels.mean(-1), channels.std(-1, correction=0), levels.flatten(-2)], dim=-1)
 
 
 def _raw_image(sample: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ import diagnostics as dx
 from diagnostics.report.plots import draw
 from diagnostics.report.plots.still import svg
 from diagnostics.runs.answer import card_page, card_picture, page_markdown
-from diagnostics.runs.explorer import explore
+from diagnostics.runs.comparison.explorer import explore
 
 HERE = Path(__file__).parent
 CAPTIONS = "captions.csv"

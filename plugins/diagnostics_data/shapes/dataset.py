@@ -301,13 +301,16 @@ def _check(n: int, size: int, frames: int, seed: int, objects: int, split: str) 
         ("objects", objects, 1, MOST_OBJECTS),
     ):
         if not least <= value <= most:
-            raise DiagnosticsError(f"Dataset shapes cannot have {name}={value}: give {least} to {most}.")
+            raise DiagnosticsError(
+                f"Dataset shapes cannot have {name}={value}: give {least} to {most}.", code="bad-value"
+            )
     if seed < 0:
-        raise DiagnosticsError(f"Dataset shapes cannot have seed={seed}: give 0 or more.")
+        raise DiagnosticsError(f"Dataset shapes cannot have seed={seed}: give 0 or more.", code="bad-value")
     each = frames * size**2 * (PLACE_BYTES if frames == 1 else PLACE_BYTES + CLIP_BYTES)
     if n * each > MOST_BYTES:
         raise DiagnosticsError(
             f"Dataset shapes with n={n}, size={size} and frames={frames} would take {n * each / 2**30:.1f} GiB of "
             f"memory: give n={MOST_BYTES // each} or less, or render scene by scene "
-            f"(diagnostics_data.shapes.render.render)."
+            f"(diagnostics_data.shapes.render.render).",
+            code="too-large",
         )

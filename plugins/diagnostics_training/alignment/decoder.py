@@ -35,17 +35,20 @@ def checked_folder(name: str, kind: str, remedy: str) -> Path:
     """
     folder = Path(name).expanduser()
     if not (folder / "config.json").is_file():
-        raise DiagnosticsError(f"There is no {kind} {name}: {remedy}.")
+        raise DiagnosticsError(f"There is no {kind} {name}: {remedy}.", code="missing-file")
     try:
         parts = list(_mappings(json.loads((folder / "config.json").read_text(encoding="utf-8"))))
     except (OSError, ValueError, RecursionError) as error:
-        raise DiagnosticsError(f"{kind.capitalize()} {name} cannot be loaded ({describe(error)}): {remedy}.") from error
+        raise DiagnosticsError(
+            f"{kind.capitalize()} {name} cannot be loaded ({describe(error)}): {remedy}.", code="unreadable"
+        ) from error
     for part in parts:
         for key, value in part.items():
             if key.endswith(("attn_implementation", "experts_implementation")) and "/" in str(value):
                 raise DiagnosticsError(
                     f"{kind.capitalize()} {name} names the kernel '{value}' of the hub, code that is never run: take "
-                    f"{key} out of its config.json."
+                    f"{key} out of its config.json.",
+                    code="untrusted-code",
                 )
     return folder
 
@@ -63,7 +66,8 @@ def check_weights(model: Any, info: Mapping[str, Any], named: str, remedy: str) 
     """
     if lacking := sorted(map(str, info["missing_keys"])):
         raise DiagnosticsError(
-            f"Weights of {named} lack {len(lacking)} tensors of a {type(model).__name__} ({few(lacking)}): {remedy}."
+            f"Weights of {named} lack {len(lacking)} tensors of a {type(model).__name__} ({few(lacking)}): {remedy}.",
+            code="no-weights",
         )
 
 
@@ -258,12 +262,15 @@ def decoder_named(name: str, texts: Sequence[str], seed: int = 0, half: bool = F
     `inputs_embeds` or lets a token see later ones.
     """
     if importlib.util.find_spec("transformers") is None:
-        raise DiagnosticsError("Decoders are models of transformers: pip install -e '.[transformers]'.")
+        raise DiagnosticsError(
+            "Decoders are models of transformers: pip install -e '.[transformers]'.", code="missing-package"
+        )
     decoder = _tiny(texts, seed) if name == TINY else _in_folder(name, torch.bfloat16 if half else torch.float32)
     if "inputs_embeds" not in decoder.accepts:
         raise DiagnosticsError(
             f"Decoder {name} ({type(decoder.model).__name__}) takes no inputs_embeds, by which it would see the "
-            f"encoder's tokens: {FOLDER} that does."
+            f"encoder's tokens: {FOLDER} that does.",
+            code="unsupported",
         )
     _check_causal(decoder)
     return decoder
@@ -324,13 +331,14 @@ def _in_folder(name: str, dtype: torch.dtype) -> Decoder:
             )
     except Exception as error:
         why = why_not_loaded(error, "causal decoder")
-        raise DiagnosticsError(f"Decoder {name} cannot be loaded ({why}): {FOLDER}.") from error
+        raise DiagnosticsError(f"Decoder {name} cannot be loaded ({why}): {FOLDER}.", code="unreadable") from error
     check_weights(model, info, f"decoder {name}", FOLDER)
     # pyrefly: ignore[missing-attribute]
     if tokenizer.eos_token_id is None:
         raise DiagnosticsError(
             f"The tokenizer of decoder {name} has no token for the end of an answer: name its eos_token in "
-            f"tokenizer_config.json."
+            f"tokenizer_config.json.",
+            code="unsupported",
         )
     end = int(tokenizer.eos_token_id)
     # pyrefly: ignore[missing-attribute]
@@ -354,5 +362,6 @@ def _check_causal(decoder: Decoder) -> None:
     if not float(moved[:4].max()) <= 1e-3 * float(moved[4]):
         raise DiagnosticsError(
             f"Decoder {decoder.name} ({type(decoder.model).__name__}) is not causal: what it says at a token depends "
-            f"on later ones, so that it could read the answers; {FOLDER}."
+            f"on later ones, so that it could read the answers; {FOLDER}.",
+            code="unsupported",
         )

@@ -116,12 +116,14 @@ def places_of(encoder: Encoder, tap: Tap) -> Places:
     if encoder.modality != "image":
         raise DiagnosticsError(
             f"{encoder.name} reads {encoder.modality} samples, and spatial alignment takes images: give an encoder of "
-            f"images."
+            f"images.",
+            code="bad-sample",
         )
     if tap.grid.axes != ("y", "x"):
         raise DiagnosticsError(
             f"Tap {tap.name} of {encoder.name} has {tap.grid}, and spatial alignment takes tokens on rows and "
-            f"columns: give another tap."
+            f"columns: give another tap.",
+            code="no-grid",
         )
     return Places((tap.grid.shape[0], tap.grid.shape[1]), encoder.covers)
 
@@ -225,7 +227,7 @@ def hidden(
         return values
     y = {"image": 0, "video": 1}.get(modality)
     if y is None:
-        raise DiagnosticsError(f"There is no way to mask patches of {modality}: leave --mask out.")
+        raise DiagnosticsError(f"There is no way to mask patches of {modality}: leave --mask out.", code="unsupported")
     which = _chosen(cells or [equal_cells(n, CELLS) for n in sample.shape[y : y + 2]], share, rng)
     pixels = np.array(sample)
     pixels[(slice(None),) * y + (which,)] = GREY

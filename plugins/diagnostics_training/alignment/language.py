@@ -58,14 +58,16 @@ def check_texts(dataset: Dataset) -> None:
     if not dataset.questions:
         raise DiagnosticsError(
             f"{dataset.name} has no texts, from which language is learned: name a dataset of captions or questions "
-            f"with --data (`captions:FILE`, `shapes`)."
+            f"with --data (`captions:FILE`, `shapes`).",
+            code="no-target",
         )
     rows = {row for row, question in _all(dataset) if not question.answer.strip()}
     rows |= {row for row, asked in enumerate(dataset.questions) if not asked}
     if rows:
         raise DiagnosticsError(
             f"{len(rows)} of the {len(dataset)} samples of {dataset.name} have an empty text, {dataset.ids[min(rows)]} "
-            f"first: fill it in, or leave these samples out."
+            f"first: fill it in, or leave these samples out.",
+            code="bad-data",
         )
 
 
@@ -122,7 +124,8 @@ class Pairs:
                 f"{len(long)} texts of {self.dataset.name} have more than the {most} tokens that the context of "
                 f"decoder {self.decoder.name} leaves beside the encoder's, that of {self.dataset.ids[row]} first "
                 f"({length}): shorten them, give a decoder of a longer context, or fewer tokens of the encoder "
-                f"(--pool 2)."
+                f"(--pool 2).",
+                code="too-large",
             )
 
 
@@ -367,7 +370,8 @@ def _partners(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
     if len(set(groups)) < 2:
         raise DiagnosticsError(
             f"All test samples of {dataset.name} are one group, so that no question can be asked with another's "
-            f"sample: give data of several groups."
+            f"sample: give data of several groups.",
+            code="too-few",
         )
     return np.array(
         [
@@ -529,7 +533,9 @@ def held_out(start: Start, pairs: Pairs) -> dict[str, Tensor]:
     """Questions about samples of val, as a batch. Raises where there are none."""
     rows = np.flatnonzero(start.dataset.split == "val")
     if not len(rows):
-        raise DiagnosticsError(f"{start.dataset.name} has no val split to evaluate on: leave --evaluate-every out.")
+        raise DiagnosticsError(
+            f"{start.dataset.name} has no val split to evaluate on: leave --evaluate-every out.", code="bad-splits"
+        )
     return QuestionFeed(replace(start, rows=rows), pairs, min(EVALUATED, len(rows)))(0)
 
 
@@ -553,7 +559,8 @@ def save_decoder(folder: Path, decoder: Decoder) -> None:
     except OSError as error:
         raise DiagnosticsError(
             f"The decoder cannot be written to {folder} ({error.strerror}): free some room there and give the same "
-            f"command again."
+            f"command again.",
+            code="unwritable",
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -178,12 +178,14 @@ def check_drops(student: TorchEncoder, blocks: Sequence[Block]) -> None:
     if odd := [block.name for block in blocks if not block.drops]:
         raise DiagnosticsError(
             f"Block {odd[0]} of {student.name} takes the tokens of all samples in one row, so DropPath cannot leave it "
-            f"out for some of them: leave --drop-path out."
+            f"out for some of them: leave --drop-path out.",
+            code="unsupported",
         )
     if not blocks:
         raise DiagnosticsError(
             f"{student.name} has no blocks that keep the shape of what they take, so DropPath has no place: leave "
-            f"--drop-path out."
+            f"--drop-path out.",
+            code="unsupported",
         )
 
 
@@ -220,7 +222,9 @@ def scaled(base: Encoder, init: float) -> tuple[TorchEncoder, list[Block]]:
     Taps, preprocessing and sizes are the base's; its `skeleton` is `aligned?base=...`.
     """
     if not isinstance(base, TorchEncoder):
-        raise DiagnosticsError(f"{base.name} exposes no torch module that could be trained: align another encoder.")
+        raise DiagnosticsError(
+            f"{base.name} exposes no torch module that could be trained: align another encoder.", code="unsupported"
+        )
     check_start(init)
     blocks = residual_blocks(base)
 
@@ -308,7 +312,8 @@ def check_grids(tap: Tap, student: str, teacher: Teacher) -> None:
         raise DiagnosticsError(
             f"Tap {teacher.tap.name} of {teacher.encoder.name} has {theirs} and {tap.name} of {student} has {own}, and "
             f"tokens are compared place by place: choose a tap with a grid of the same axes for either (--at names the "
-            f"student's)."
+            f"student's).",
+            code="no-grid",
         )
 
 
@@ -323,7 +328,9 @@ def comparable(tap: Tap, other: Tap) -> bool:
 def with_module(encoder: Encoder) -> TorchEncoder:
     """The encoder itself; raises where it exposes no torch module."""
     if not isinstance(encoder, TorchEncoder):
-        raise DiagnosticsError(f"{encoder.name} exposes no torch module, which aligning needs: name another encoder.")
+        raise DiagnosticsError(
+            f"{encoder.name} exposes no torch module, which aligning needs: name another encoder.", code="unsupported"
+        )
     return encoder
 
 
@@ -416,7 +423,8 @@ class Alignment(Objective):
         except RuntimeError as error:
             raise DiagnosticsError(
                 f"No gradient can be followed through {self.student.name} ({' '.join(str(error).split())[:200]}): it "
-                f"cannot be aligned."
+                f"cannot be aligned.",
+                code="unsupported",
             ) from error
         for parameter in self.module.parameters():
             parameter.requires_grad_(parameter.grad is not None)

@@ -99,7 +99,8 @@ class MaskRelations(Relations):
         if target is None:
             raise DiagnosticsError(
                 f"{dataset.name} has no masks: give data with a target of kind masks or token_label (shapes, "
-                f"segmentation:FOLDER), or another teacher to --relations."
+                f"segmentation:FOLDER), or another teacher to --relations.",
+                code="bad-target",
             )
         self.target, self.maps = target, dataset.targets[target].values
         self.about = f"exact masks, target {target} of {dataset.name}"
@@ -242,7 +243,7 @@ class Sam2Relations(Relations):
             if maps.dtype == np.float16 and maps.shape == (SIDE * SIDE, *self.places.shape):
                 return maps
         raise DiagnosticsError(
-            f"{file} cannot be read as the relations of a sample: remove it, and it is computed again."
+            f"{file} cannot be read as the relations of a sample: remove it, and it is computed again.", code="damaged"
         )
 
     def _write(self, file: Path, maps: np.ndarray) -> None:
@@ -255,7 +256,8 @@ class Sam2Relations(Relations):
         except OSError as error:
             raise DiagnosticsError(
                 f"Relations cannot be kept in {file.parent} ({error.strerror}): set XDG_CACHE_HOME to a folder that "
-                f"can be written, with 2 MB for each sample of 32 x 32 tokens."
+                f"can be written, with 2 MB for each sample of 32 x 32 tokens.",
+                code="unwritable",
             ) from error
 
 
@@ -285,19 +287,23 @@ def load_sam2(folder: Path) -> tuple[Any, Any]:
     try:
         from transformers import Sam2ImageProcessor, Sam2Model
     except ImportError as error:
-        raise DiagnosticsError("SAM 2 is read by transformers: pip install -e '.[transformers]'.") from error
+        raise DiagnosticsError(
+            "SAM 2 is read by transformers: pip install -e '.[transformers]'.", code="missing-package"
+        ) from error
     folder = folder.expanduser()
     try:
         kind = json.loads((folder / "config.json").read_text())["model_type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DiagnosticsError(
             f"{folder} is no folder of SAM 2 (no config.json with a model_type): give one that transformers' "
-            f"save_pretrained wrote."
+            f"save_pretrained wrote.",
+            code="missing-file",
         ) from error
     if kind not in TYPES:
         raise DiagnosticsError(
             f"{folder} holds a model of type {kind!r:.80}, and relations by masks need SAM 2: give its folder, or the "
-            f"encoder's own name to take its tokens."
+            f"encoder's own name to take its tokens.",
+            code="other-weights",
         )
     try:
         with quiet():
@@ -311,11 +317,13 @@ def load_sam2(folder: Path) -> tuple[Any, Any]:
     except Exception as error:
         raise DiagnosticsError(
             f"SAM 2 cannot be loaded from {folder} ({describe(error)}): it needs config.json, "
-            f"preprocessor_config.json and model.safetensors."
+            f"preprocessor_config.json and model.safetensors.",
+            code="unreadable",
         ) from error
     if missing := sorted(about["missing_keys"]):
         raise DiagnosticsError(
-            f"{folder} lacks {len(missing)} weights of SAM 2, {missing[0]} first: give a complete one."
+            f"{folder} lacks {len(missing)} weights of SAM 2, {missing[0]} first: give a complete one.",
+            code="no-weights",
         )
     # Else masks that seem unstable are replaced: that is a threshold.
     model.mask_decoder.dynamic_multimask_via_stability = False
@@ -529,10 +537,13 @@ def relations_of(name: str, start: Start, trust_code: bool = False) -> Relations
         raise
     except DiagnosticsError as error:
         raise DiagnosticsError(
-            f"'{name}' is no teacher of relations: give masks, sam2:FOLDER, or an encoder. As an encoder: {error}"
+            f"'{name}' is no teacher of relations: give masks, sam2:FOLDER, or an encoder. As an encoder: {error}",
+            code="unknown-name",
         ) from error
     if teacher.weight != 1:
-        raise DiagnosticsError(f"Relations have no weight but 1: give --relations {name.rpartition('@')[0]}.")
+        raise DiagnosticsError(
+            f"Relations have no weight but 1: give --relations {name.rpartition('@')[0]}.", code="bad-value"
+        )
     return EncoderRelations(name, teacher, places)
 
 

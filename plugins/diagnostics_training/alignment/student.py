@@ -72,7 +72,8 @@ def check_modality(encoder: Encoder, dataset: Dataset) -> None:
     if encoder.modality != dataset.modality:
         raise DiagnosticsError(
             f"{encoder.name} reads {encoder.modality} samples, but {dataset.name} holds {dataset.modality} samples: "
-            f"give other --data."
+            f"give other --data.",
+            code="bad-sample",
         )
 
 
@@ -123,10 +124,13 @@ def start_of(job: AlignmentJob) -> Start:
     if job.batch > len(rows):
         raise DiagnosticsError(
             f"A batch of {job.batch} cannot be drawn from the {len(rows)} train samples of {dataset.name}: give a "
-            f"smaller --batch."
+            f"smaller --batch.",
+            code="bad-value",
         )
     if job.mask and dataset.modality not in MODALITIES:
-        raise DiagnosticsError(f"There is no way to mask patches of {dataset.modality}: leave --mask out.")
+        raise DiagnosticsError(
+            f"There is no way to mask patches of {dataset.modality}: leave --mask out.", code="unsupported"
+        )
     sample = dataset[int(rows[0])]
     own = with_module(whole.sized_for(sample))
     tap = own.tap(job.at or own.output_tap)
@@ -449,7 +453,8 @@ def check_width(start: Start, teacher: Teacher) -> None:
         raise DiagnosticsError(
             f"Tap {teacher.tap.name} of {start.own.name} has {teacher.tap.features} features and {start.tap.name}, "
             f"which it is to teach, {start.tap.features}: name a tap of as many, or let it teach through a linear map "
-            f"(--to {start.tap.name} --teacher {start.own.name}:{teacher.tap.name})."
+            f"(--to {start.tap.name} --teacher {start.own.name}:{teacher.tap.name}).",
+            code="bad-shape",
         )
 
 
@@ -477,7 +482,8 @@ def kept(start: Start, weight: float) -> Teacher:
     if not comparable(start.tap, output):
         raise DiagnosticsError(
             f"The output {output.name} of {start.own.name} has no tokens in the places of {start.tap.name}, so they "
-            f"cannot be kept: leave --keep out."
+            f"cannot be kept: leave --keep out.",
+            code="no-grid",
         )
     return Teacher(start.own, output, weight=weight, mapped=True)
 
@@ -492,7 +498,8 @@ def check_target(dataset: Dataset, target: str) -> None:
     """Raises where a dataset lacks a target."""
     if target not in dataset.targets:
         raise DiagnosticsError(
-            f"{dataset.name} has no target '{target}': choose one of {', '.join(dataset.targets)} for --for."
+            f"{dataset.name} has no target '{target}': choose one of {', '.join(dataset.targets)} for --for.",
+            code="no-target",
         )
 
 
@@ -549,7 +556,8 @@ def best_tap(
             why = "; ".join(why for name, why in probed.skipped.items() if name.startswith(probe))
             raise DiagnosticsError(
                 f"{probe} cannot read {target} of {dataset.name}, so no tap is its best: "
-                f"{why or 'name the tap itself'}."
+                f"{why or 'name the tap itself'}.",
+                code="no-target",
             )
         profile = probed.profile(key)
         best, chosen_on = profile.chosen_tap, profile.chosen_on
@@ -560,7 +568,8 @@ def best_tap(
         raise DiagnosticsError(
             f"The tap to use for {target} is {best} of {base.name} itself, the tap to be aligned: by {chosen_on} no "
             f"other is better by one standard error, so there is nothing to align. Name a tap with --to if "
-            f"you know one."
+            f"you know one.",
+            code="no-effect",
         )
     return best, {
         "tap": best,

@@ -42,7 +42,8 @@ class Patches:
             shown, size = ("x".join(map(str, n)) for n in (extent, self.size))
             raise DiagnosticsError(
                 f"A sample of {shown} ({', '.join(self.axes)}) cannot be cut into patches of {size}: let the patch "
-                f"divide it."
+                f"divide it.",
+                code="bad-sample",
             )
         return tuple(n // s for n, s in zip(extent, self.size, strict=True))
 
@@ -139,7 +140,9 @@ def check_choices(**chosen: str) -> None:
     """Raises for a word that is none of `CHOICES`."""
     for name, value in chosen.items():
         if value not in CHOICES[name]:
-            raise DiagnosticsError(f"There is no {name} '{value}': choose one of {', '.join(CHOICES[name])}.")
+            raise DiagnosticsError(
+                f"There is no {name} '{value}': choose one of {', '.join(CHOICES[name])}.", code="unknown-name"
+            )
 
 
 def check_sizes(width: int, depth: int, heads: int, **more: int) -> None:
@@ -147,16 +150,18 @@ def check_sizes(width: int, depth: int, heads: int, **more: int) -> None:
     for option, value in {"width": width, "depth": depth, "heads": heads, **more}.items():
         if not 1 <= value <= MOST[option]:
             limit = "at least 1" if value < 1 else f"at most {MOST[option]:,}"
-            raise DiagnosticsError(f"An encoder cannot have {option}={value}: give {limit}.")
+            raise DiagnosticsError(f"An encoder cannot have {option}={value}: give {limit}.", code="bad-value")
     if 12 * depth * width**2 > MOST_WEIGHTS:
         raise DiagnosticsError(
             f"An encoder of depth {depth} and width {width} has more than {MOST_WEIGHTS:,} weights: give less of "
-            f"either."
+            f"either.",
+            code="too-large",
         )
     if width % (2 * heads):
         raise DiagnosticsError(
             f"A width of {width} cannot be divided among {heads} heads in pairs, as sines and cosines of positions "
-            f"need it: give a multiple of {2 * heads} (2 x heads)."
+            f"need it: give a multiple of {2 * heads} (2 x heads).",
+            code="bad-value",
         )
 
 
@@ -187,14 +192,17 @@ class Sizes:
         check_choices(modality=self.modality, likelihood=self.likelihood, positives=self.positives)
         check_sizes(self.width, self.depth, self.heads, patch=self.patch, channels=self.channels, outputs=self.outputs)
         if self.positives == "temporal" and self.modality != "series":
-            raise DiagnosticsError("Temporal positives are for series: leave --positives out for images and clips.")
+            raise DiagnosticsError(
+                "Temporal positives are for series: leave --positives out for images and clips.", code="other-modality"
+            )
         _ = self.grid
         values = self.channels * math.prod(self.extent)
         if values > MOST_VALUES:
             shown = "x".join(map(str, self.extent))
             raise DiagnosticsError(
                 f"Samples of {shown} have {values:,} numbers, more than the {MOST_VALUES:,} that an encoder is made "
-                f"for: make them smaller."
+                f"for: make them smaller.",
+                code="too-large",
             )
 
     @property

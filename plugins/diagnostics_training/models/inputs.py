@@ -171,7 +171,9 @@ def extent_of(modality: str, sample: np.ndarray) -> tuple[int, ...]:
     ranks = {"series": (1, 2), "image": (2, 3), "video": (4,)}[modality]
     if sample.ndim not in ranks or (modality != "series" and sample.ndim == ranks[-1] and sample.shape[-1] != 3):
         wanted = {"series": "[time] or [time, variate]", "image": "[y, x] or [y, x, 3]", "video": "[t, y, x, 3]"}
-        raise DiagnosticsError(f"This encoder reads a {modality} as {wanted[modality]}, not as shape {sample.shape}.")
+        raise DiagnosticsError(
+            f"This encoder reads a {modality} as {wanted[modality]}, not as shape {sample.shape}.", code="bad-sample"
+        )
     return tuple(sample.shape[: {"series": 1, "image": 2, "video": 3}[modality]])
 
 
@@ -197,7 +199,9 @@ def _series(samples: np.ndarray) -> Tensor:
     series = torch.from_numpy(np.asarray(samples, np.float32))
     series = series[:, None] if series.ndim == 2 else series.transpose(1, 2)
     if not bool(series.isfinite().all()):
-        raise DiagnosticsError("This encoder has no mask, and a series has gaps or NaN padding: fill or cut it.")
+        raise DiagnosticsError(
+            "This encoder has no mask, and a series has gaps or NaN padding: fill or cut it.", code="not-finite"
+        )
     return series
 
 

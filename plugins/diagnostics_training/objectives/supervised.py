@@ -52,7 +52,8 @@ class Supervised(EncoderObjective):
         if not labels and not numbers:
             raise DiagnosticsError(
                 f"Dataset {dataset} has no label, value, state or future to be supervised with: leave supervised out "
-                f"of --objective."
+                f"of --objective.",
+                code="no-target",
             )
         known = _stacked(numbers, np.float32, len(rows))
         std = np.nanstd(known, axis=0)

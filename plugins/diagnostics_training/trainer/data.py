@@ -48,7 +48,9 @@ def batches_ahead(batches: Batches, steps: range, world: World, workers: int) ->
     if workers and sys.platform != "linux":
         # Elsewhere system libraries may hang or crash after a fork, and what encoders prepare with seldom can be
         # pickled.
-        raise DiagnosticsError("Workers are forked, which only Linux does safely: leave --workers out.")
+        raise DiagnosticsError(
+            "Workers are forked, which only Linux does safely: leave --workers out.", code="no-effect"
+        )
     pinned = world.device.startswith("cuda")
 
     def make(step: int) -> Batch:
@@ -68,7 +70,8 @@ def batches_ahead(batches: Batches, steps: range, world: World, workers: int) ->
 def _ended(error: Exception) -> DiagnosticsError:
     return DiagnosticsError(
         f"A process that prepares batches was ended ({describe(error)}), perhaps because memory ran out: give fewer "
-        f"--workers."
+        f"--workers.",
+        code="process-ended",
     )
 
 
@@ -136,7 +139,7 @@ class _Steps(TorchDataset[Any]):
             return self.make(self.steps[index])
         except DiagnosticsError as error:
             # Not every subclass can be sent; a damaged disk has to stay one.
-            return (StorageError if isinstance(error, StorageError) else DiagnosticsError)(str(error))
+            return (StorageError if isinstance(error, StorageError) else DiagnosticsError)(str(error), code=error.code)
 
 
 LONGER = 1.5
@@ -181,7 +184,9 @@ def data_for(asked: str | None, base: Encoder) -> str:
         return training_spec(asked)[0]
     recorded = str(base.lineage.get("data", "")).partition(", the ")[0]
     if not recorded:
-        raise DiagnosticsError(f"{base.name} has no record of its training data: name a dataset with --data.")
+        raise DiagnosticsError(
+            f"{base.name} has no record of its training data: name a dataset with --data.", code="missing-option"
+        )
     name, options = parse_spec(recorded)
     if name not in SIMULATED or base.modality != "series":
         return recorded
@@ -208,17 +213,19 @@ def load(data: str, patch: int | None = None, *, windows: bool = True) -> Traini
     if dataset.modality not in AXES:
         raise DiagnosticsError(
             f"Objectives are trained on {', '.join(AXES)}, and {dataset.name} holds {dataset.modality}: give other "
-            f"--data."
+            f"--data.",
+            code="other-modality",
         )
     rows = np.flatnonzero(dataset.split == "train")
     size = default_patch(dataset.modality) if patch is None else patch
     if size < 1:
-        raise DiagnosticsError(f"A patch cannot have a size of {size}: give at least 1.")
+        raise DiagnosticsError(f"A patch cannot have a size of {size}: give at least 1.", code="bad-value")
     samples = _held(dataset, rows, size)
     if dataset.modality == "series" and not np.isfinite(samples).all():
         raise DiagnosticsError(
             f"Series of {dataset.name} have gaps or are padded (NaN), and these encoders have no mask: fill or cut "
-            f"them first."
+            f"them first.",
+            code="not-finite",
         )
     whole = extent_of(dataset.modality, samples[0]) if length is None else (length,)
     places = whole[-2:]
@@ -228,12 +235,14 @@ def load(data: str, patch: int | None = None, *, windows: bool = True) -> Traini
         near = min(fits, key=lambda n: abs(n - size), default=1)
         raise DiagnosticsError(
             f"Samples of {dataset.name} ({shown}) cannot be cut into patches of {size}: give --patch {near}, which "
-            f"divides them."
+            f"divides them.",
+            code="bad-value",
         )
     if dataset.modality == "video" and whole[0] % TUBE:
         raise DiagnosticsError(
             f"Clips of {dataset.name} ({shown}) cannot be cut into patches of {TUBE} frames: give an even "
-            f"number of them."
+            f"number of them.",
+            code="bad-value",
         )
     # Pictures become squares: that is what an encoder's name can say.
     extent = (*whole[:-2], *(min(places) for _ in places))
@@ -269,7 +278,8 @@ def _held(dataset: Dataset, rows: np.ndarray, patch: int, side: int = 0) -> np.n
     if first.nbytes * len(rows) > MOST_BYTES:
         raise DiagnosticsError(
             f"The train split of {dataset.name} takes {first.nbytes * len(rows) / 2**30:.1f} GiB and must fit in "
-            f"{MOST_BYTES / 2**30:.0f} GiB of memory: give fewer or smaller samples."
+            f"{MOST_BYTES / 2**30:.0f} GiB of memory: give fewer or smaller samples.",
+            code="too-large",
         )
     held = np.empty((len(rows), *first.shape), first.dtype)
     for i, row in enumerate(rows):
@@ -280,7 +290,8 @@ def _held(dataset: Dataset, rows: np.ndarray, patch: int, side: int = 0) -> np.n
                 return _held(dataset, rows, patch, max(1, shortest // patch) * patch)
             raise DiagnosticsError(
                 f"Samples of {dataset.name} have shapes {first.shape} and {sample.shape}, and training needs one "
-                f"shape: give series of one length, clips of as many frames, images all grey or all in colour."
+                f"shape: give series of one length, clips of as many frames, images all grey or all in colour.",
+                code="bad-shape",
             )
         held[i] = sample
     return held
@@ -289,10 +300,13 @@ def _held(dataset: Dataset, rows: np.ndarray, patch: int, side: int = 0) -> np.n
 def check_batch(batch: int, samples: int, parts: int = 1) -> None:
     """Raises where that many samples cannot be drawn, or not be computed in so many parts."""
     if not 2 <= batch <= samples:
-        raise DiagnosticsError(f"A batch of {batch} cannot be drawn from {samples} train samples: give 2 to as many.")
+        raise DiagnosticsError(
+            f"A batch of {batch} cannot be drawn from {samples} train samples: give 2 to as many.", code="bad-sample"
+        )
     if parts > batch:
         raise DiagnosticsError(
-            f"A batch of {batch} samples cannot be computed in {parts} parts: give --accumulate at most as many."
+            f"A batch of {batch} samples cannot be computed in {parts} parts: give --accumulate at most as many.",
+            code="bad-value",
         )
 
 
@@ -320,7 +334,7 @@ class EpochOrder:
         """One process's samples of a step, where they lie in the batch, and where the batch begins in the epoch."""
         if self.batch % world:
             raise DiagnosticsError(
-                f"A batch of {self.batch} cannot be dealt out to {world} processes: give a multiple."
+                f"A batch of {self.batch} cannot be dealt out to {world} processes: give a multiple.", code="bad-value"
             )
         epoch, at = divmod(step, len(self.rows) // self.batch)
         size, first = self.batch // world, at * self.batch

@@ -38,7 +38,7 @@ def world(device: str | None = None) -> Generator[World]:
     """
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if kind.startswith("cuda") and not torch.cuda.is_available():
-        raise DiagnosticsError(f"There is no GPU for device {kind}: leave --device out, or give cpu.")
+        raise DiagnosticsError(f"There is no GPU for device {kind}: leave --device out, or give cpu.", code="bad-value")
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1 or dist.is_initialized():
         yield World(device=kind) if size == 1 else World(dist.get_rank(), dist.get_world_size(), kind)

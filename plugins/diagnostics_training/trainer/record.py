@@ -64,7 +64,8 @@ def save_checkpoint(
     except (OSError, SafetensorError) as error:
         raise DiagnosticsError(
             f"The checkpoint in {folder} cannot be written ({describe(error)}): free some room there and give the same "
-            f"command again."
+            f"command again.",
+            code="unwritable",
         ) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -123,7 +124,7 @@ def about_checkpoint(folder: Path) -> dict[str, Any] | None:
     except (SafetensorError, OSError) as error:
         raise _unreadable(path, str(error)) from error
     if KEY not in metadata:
-        raise DiagnosticsError(f"{path} is no checkpoint of this trainer: give another --out.")
+        raise DiagnosticsError(f"{path} is no checkpoint of this trainer: give another --out.", code="occupied")
     try:
         kept: dict[str, Any] = json.loads(metadata[KEY])
         if kept.pop("digest") != digest_of_json(kept):
@@ -148,7 +149,7 @@ def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _unreadable(path: Path, why: str) -> DiagnosticsError:
-    return DiagnosticsError(f"Checkpoint {path} cannot be read ({why}): remove it to start again.")
+    return DiagnosticsError(f"Checkpoint {path} cannot be read ({why}): remove it to start again.", code="damaged")
 
 
 def make_folder(folder: Path) -> None:
@@ -156,7 +157,9 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DiagnosticsError(f"Folder {folder} cannot be made ({error.strerror}): give another --out.") from error
+        raise DiagnosticsError(
+            f"Folder {folder} cannot be made ({error.strerror}): give another --out.", code="unwritable"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -183,7 +186,8 @@ def refuse_other(subject: str, kept: Mapping[str, Any], identity: Mapping[str, A
         raise DiagnosticsError(
             f"{subject} was written with other settings "
             f"({'; '.join(_difference(key, kept.get(key), new.get(key)) for key in reported)}): give another --out, or "
-            f"remove that folder to start again."
+            f"remove that folder to start again.",
+            code="other-run",
         )
 
 
@@ -214,7 +218,8 @@ def finished(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
             if kept["encoder"] != _digest(encoder):
                 raise DiagnosticsError(
                     f"{encoder} is not the encoder that {path.name} in that folder describes, and would be "
-                    f"overwritten: give another --out."
+                    f"overwritten: give another --out.",
+                    code="occupied",
                 )
             # Of no use any more, where a kill left it.
             (folder / FILE).unlink(missing_ok=True)
@@ -223,12 +228,13 @@ def finished(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
         whole = checkpoint["identity"]
         if not identity.keys() <= whole.keys():
             raise DiagnosticsError(
-                f"The checkpoint in {folder} is that of another kind of training: give another --out."
+                f"The checkpoint in {folder} is that of another kind of training: give another --out.", code="other-run"
             )
         refuse_other(f"The checkpoint in {folder}", {key: whole[key] for key in identity}, identity)
     if encoder.is_file():
         raise DiagnosticsError(
-            f"{encoder} is an encoder that this command did not make, and would be overwritten: give another --out."
+            f"{encoder} is an encoder that this command did not make, and would be overwritten: give another --out.",
+            code="occupied",
         )
     return None
 
@@ -248,7 +254,9 @@ def _read(path: Path) -> dict[str, Any]:
             raise ValueError
         return {key: kept[key] for key in ("row", "identity", "encoder")}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DiagnosticsError(f"{path} cannot be read as the summary of a training: give another --out.") from error
+        raise DiagnosticsError(
+            f"{path} cannot be read as the summary of a training: give another --out.", code="damaged"
+        ) from error
 
 
 def _digest(file: Path) -> str:
@@ -278,7 +286,8 @@ def finish(
             (folder / FILE).unlink(missing_ok=True)
         except OSError as error:
             raise DiagnosticsError(
-                f"{path} cannot be written ({error.strerror}): free some room there and give the same command again."
+                f"{path} cannot be written ({error.strerror}): free some room there and give the same command again.",
+                code="unwritable",
             ) from error
     finally:
         for left in (partial_encoder, partial_summary):
@@ -477,7 +486,8 @@ class Finite:
         raise DiagnosticsError(
             f"The {'loss' if loss == step else 'gradient'} of {name} is not finite at step {step}"
             f"{f' (batch of {_few(ids(step - 1, 0, 1))})' if ids else ''}, and {last}: "
-            f"{'look at those samples, or ' if ids else ''}train with a smaller --lr, into another folder than {out}."
+            f"{'look at those samples, or ' if ids else ''}train with a smaller --lr, into another folder than {out}.",
+            code="diverged",
         )
 
 
@@ -542,6 +552,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
             if number < len(logged):
                 raise DiagnosticsError(
                     f"Line {number} of {path} is damaged: remove that line, or the file, and give the same command "
-                    f"again; the training goes on from its checkpoint."
+                    f"again; the training goes on from its checkpoint.",
+                    code="damaged",
                 ) from error
     return entries

@@ -160,32 +160,43 @@ class Settings(Computation, Optimisation, Duration):
             ("seed", 0),
         ):
             if (value := getattr(self, name)) is not None and value < least:
-                raise DiagnosticsError(f"Training cannot have {name} {value}: give at least {least}.")
+                raise DiagnosticsError(f"Training cannot have {name} {value}: give at least {least}.", code="bad-value")
         if not (self.lr > 0 and math.isfinite(self.lr)):
-            raise DiagnosticsError(f"Training cannot have a learning rate of {self.lr}: give a number above 0.")
+            raise DiagnosticsError(
+                f"Training cannot have a learning rate of {self.lr}: give a number above 0.", code="bad-value"
+            )
         if not self.clip > 0:
-            raise DiagnosticsError(f"Gradients cannot be clipped to a length of {self.clip}: give a number above 0.")
+            raise DiagnosticsError(
+                f"Gradients cannot be clipped to a length of {self.clip}: give a number above 0.", code="bad-value"
+            )
         if not 0 <= self.weight_decay < math.inf:
-            raise DiagnosticsError(f"Weights cannot decay by {self.weight_decay}: give 0 or more.")
+            raise DiagnosticsError(f"Weights cannot decay by {self.weight_decay}: give 0 or more.", code="bad-value")
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
-                raise DiagnosticsError(f"Training knows no {name} {getattr(self, name)}: choose {' or '.join(known)}.")
+                raise DiagnosticsError(
+                    f"Training knows no {name} {getattr(self, name)}: choose {' or '.join(known)}.", code="unknown-name"
+                )
         if not 0 <= self.warmup <= self.steps or (self.warmup > 1 and self.warmup % 1):
             raise DiagnosticsError(
                 f"A warm-up cannot take {self.warmup} of {self.steps} steps: give a share below 1, or a whole number "
-                f"of steps, at most as many."
+                f"of steps, at most as many.",
+                code="bad-value",
             )
         if not 0 <= self.cooldown <= 1:
-            raise DiagnosticsError(f"A cooldown cannot take {self.cooldown} of the steps: give a share, from 0 to 1.")
+            raise DiagnosticsError(
+                f"A cooldown cannot take {self.cooldown} of the steps: give a share, from 0 to 1.", code="bad-value"
+            )
         if self.cooldown and self.schedule != "constant":
             raise DiagnosticsError(
                 f"A {self.schedule} schedule falls by itself and has no cooldown: leave it out, or choose a constant "
-                f"schedule."
+                f"schedule.",
+                code="no-effect",
             )
         if self._rising + self._falling > self.steps:
             raise DiagnosticsError(
                 f"Training of {self.steps} steps cannot have {self._rising} of warm-up and {self._falling} of "
-                f"cooldown: give less of either."
+                f"cooldown: give less of either.",
+                code="bad-value",
             )
 
     @property

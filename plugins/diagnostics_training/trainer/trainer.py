@@ -85,7 +85,9 @@ def build_optimiser(objective: nn.Module, settings: Settings) -> torch.optim.Opt
     """
     trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     if not trained:
-        raise DiagnosticsError("There is nothing to train: no parameter of the objective requires a gradient.")
+        raise DiagnosticsError(
+            "There is nothing to train: no parameter of the objective requires a gradient.", code="unsupported"
+        )
     # A mask token and the like are vectors, with leading axes of one.
     decayed = [p for p in trained if sum(n > 1 for n in p.shape) > 1]
     others = [p for p in trained if sum(n > 1 for n in p.shape) <= 1]
@@ -97,7 +99,9 @@ def build_optimiser(objective: nn.Module, settings: Settings) -> torch.optim.Opt
     if settings.optimiser == "adamw":
         return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
     if importlib.util.find_spec("timm") is None:
-        raise DiagnosticsError("The optimiser lamb is timm's: pip install timm, or leave --optimiser out.")
+        raise DiagnosticsError(
+            "The optimiser lamb is timm's: pip install timm, or leave --optimiser out.", code="missing-package"
+        )
     from timm.optim.lamb import Lamb
 
     return Lamb(groups, lr=settings.lr, betas=settings.betas, max_grad_norm=None)
@@ -133,7 +137,8 @@ def check_attention(
     if settings.watch_attention and not see_heads(objective, batch, settings):
         raise DiagnosticsError(
             f"The output of {name} comes from no call of torch's scaled_dot_product_attention, so no head can be "
-            f"watched: leave --watch-attention out."
+            f"watched: leave --watch-attention out.",
+            code="no-attention",
         )
 
 
@@ -285,11 +290,13 @@ def check_fits(objective: Objective, settings: Settings, name: str) -> None:
     if settings.accumulate > 1 and objective.compares_samples:
         raise DiagnosticsError(
             f"The loss of {name} compares the samples of a batch, which therefore cannot be computed in parts: leave "
-            f"--accumulate out."
+            f"--accumulate out.",
+            code="conflict",
         )
     if settings.recompute and not objective.blocks():
         raise DiagnosticsError(
-            f"There are no blocks of {name} whose activations could be recomputed: leave --recompute out."
+            f"There are no blocks of {name} whose activations could be recomputed: leave --recompute out.",
+            code="unsupported",
         )
 
 
@@ -344,7 +351,8 @@ def split(batch: Batch, count: int) -> list[tuple[float, Batch]]:
     if count > samples:
         raise DiagnosticsError(
             f"A batch of {samples} samples in a process cannot be computed in {count} parts: give --accumulate at most "
-            f"as many."
+            f"as many.",
+            code="bad-value",
         )
     parts = zip(*(tensor.tensor_split(count) for tensor in batch.values()), strict=True)
     return [(len(part[0]) / samples, dict(zip(batch, part, strict=True))) for part in parts]

@@ -20,7 +20,7 @@ from diagnostics_data.shapes.world import COLOURS, SHAPES, TEXTURES, Surface, Wo
 from torch import nn
 
 import diagnostics as dx
-from diagnostics import DiagnosticsError
+from tests.support.refusals import refusal
 from tests.support.tiny import Trunk, tiny_image_encoder
 
 SIZE = 32
@@ -506,9 +506,9 @@ def test_bounds_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"seed": -1}, "0 or more"),
     ):
         ((name, value),) = wrong.items()
-        with pytest.raises(DiagnosticsError, match=f"^Dataset shapes cannot have {name}={value}: give {allowed}.$"):
+        with refusal("bad-value", f"{name}={value}", allowed):
             make(**wrong)
-    with pytest.raises(DiagnosticsError, match=r"would take 8\.3 GiB of memory: give n=481 or less"):
+    with refusal("too-large", "8.3", "481"):
         make(n=1000, size=512, frames=2)
     # The bound is what samples and dense targets really take.
     for frames in (1, 2):
@@ -517,7 +517,7 @@ def test_bounds_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
         held = data.samples.nbytes + sum(t.values.nbytes for t in data.targets.values() if t.dense or t.kind == "masks")
         limit = held - 1
         monkeypatch.setattr(dataset_module, "MOST_BYTES", limit)
-        with pytest.raises(DiagnosticsError, match="give n=9 or less"):
+        with refusal("too-large", "9"):
             make(n=10, size=SIZE, frames=frames)
         monkeypatch.setattr(dataset_module, "MOST_BYTES", held)
         make(n=10, size=SIZE, frames=frames)
@@ -629,5 +629,5 @@ def test_pairs_of_shape_and_colour_are_in_one_split_whatever_the_seed() -> None:
 
 
 def test_an_unknown_way_to_split_is_refused_with_those_that_there_are() -> None:
-    with pytest.raises(DiagnosticsError, match="Unknown split 'pair': did you mean pairs"):
+    with refusal("unknown-name", "pair"):
         make(n=10, size=SIZE, split="pair")

@@ -8,14 +8,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
 import diagnostics as dx
-from diagnostics import DiagnosticsError
 from diagnostics.cli.main import app
 from diagnostics.specs import build
+from tests.support.refusals import refusal
 from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
 
@@ -50,7 +49,7 @@ def test_an_image_folder_runs_and_goes_on_after_it_was_moved(tmp_path: Path) -> 
     assert stamps and stamps == {path: path.stat().st_mtime_ns for path in (out / "taps").rglob("c*")}
     first = next((tmp_path / "elsewhere/waves").rglob("*.png"))
     Image.fromarray(255 - np.array(Image.open(first))).save(first)
-    with pytest.raises(DiagnosticsError, match="holds other activations"):
+    with refusal("other-run"):
         dx.run(tiny_image_encoder(), f"images:{tmp_path / 'elsewhere/waves'}", out=out, controls=False)
 
 
@@ -94,7 +93,7 @@ def test_a_damaged_file_ends_a_run_by_name(tmp_path: Path) -> None:
     first = next((tmp_path / "waves").rglob("*.png"))
     first.write_text("no image")
     name = first.relative_to(tmp_path / "waves").as_posix()
-    with pytest.raises(DiagnosticsError, match=rf"{name}.* cannot be decoded .*on_error=skip"):
+    with refusal("unreadable", name, "on_error=skip"):
         dx.run(tiny_image_encoder(), f"images:{tmp_path / 'waves'}", out=tmp_path / "run", controls=False)
     run = dx.run(
         tiny_image_encoder(),
@@ -123,5 +122,5 @@ def test_listing_loads_nothing_heavy() -> None:
 
 
 def test_unknown_options_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DiagnosticsError, match="Unknown option of this dataset 'sede': did you mean seed"):
+    with refusal("unknown-name", "dataset", "sede"):
         build("dataset", f"images:{tmp_path}?sede=3")

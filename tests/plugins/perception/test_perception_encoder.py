@@ -23,6 +23,7 @@ from diagnostics import run as run_on
 from diagnostics.encoders.modules import pool
 from diagnostics.specs import build as registered
 from tests.support.perceiver import TINY, images
+from tests.support.refusals import refusal
 
 
 def tiny(family: str = "core", **options: Any) -> Any:
@@ -161,7 +162,7 @@ def test_grey_images_become_colour() -> None:
     ],
 )
 def test_samples_that_are_no_images_are_refused(sample: np.ndarray) -> None:
-    with pytest.raises(DiagnosticsError, match="tiny takes images of dtype uint8"):
+    with refusal("bad-sample", "tiny"):
         tiny().preprocess(sample)
 
 

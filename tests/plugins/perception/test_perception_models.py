@@ -24,8 +24,8 @@ from diagnostics_perception.models import (  # noqa: E402  (below the skip of a 
     skeleton,
 )
 
-from diagnostics import DiagnosticsError  # noqa: E402  (below the skip of a missing package)
 from tests.support.perceiver import CORE, TINY, VARIED, images, meta_shapes, meta_state, reference  # noqa: E402  (below the skip of a missing package)
+from tests.support.refusals import refusal  # noqa: E402  (below the skip of a missing package)
 
 
 def built(state: dict[str, Tensor], one: Architecture, image: int | None = None, positions: Positions = "index") -> Any:
@@ -198,5 +198,5 @@ def test_initial_weights_are_drawn_as_before_training() -> None:
 
 @pytest.mark.parametrize("size", [0, -16, 8, 40, 385])
 def test_images_that_patches_do_not_fit_are_refused(size: int) -> None:
-    with pytest.raises(DiagnosticsError, match="multiple of 16"):
+    with refusal("bad-value", "16"):
         skeleton(ARCHITECTURES["core-t16-384"], size)

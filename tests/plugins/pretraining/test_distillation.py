@@ -23,8 +23,9 @@ from diagnostics_pretraining.towers import Pair, build_towers, encoders_of, load
 from diagnostics_pretraining.train import plan_of, train
 from diagnostics_training.trainer.objective import world
 
-from diagnostics import DiagnosticsError, Grid, LazySamples, Site, Tap, TorchEncoder, build
+from diagnostics import Grid, LazySamples, Site, Tap, TorchEncoder, build
 from tests.support.pairs import save_pair
+from tests.support.refusals import refusal
 from tests.support.two_processes import end_two, start_two
 
 PAIRS, WIDTH, TAUGHT = 12, 7, 5
@@ -220,16 +221,16 @@ def test_any_two_encoders_can_teach() -> None:
 
 
 def test_what_cannot_teach_is_refused(tmp_path: Path, teacher: Path) -> None:
-    with pytest.raises(DiagnosticsError, match="Teacher tiny-image reads image samples where text samples are taught"):
+    with refusal("other-modality", "tiny-image", "image", "text"):
         Teacher(Pair(tiny_image_encoder(), tiny_image_encoder(), 1.0))
-    with pytest.raises(DiagnosticsError, match="embeds images in 16 features and texts in 8, so they have no cosine"):
+    with refusal("other-weights", "16", "8"):
         Teacher(Pair(tiny_image_encoder(width=16), letters(), 1.0))
     for more in ({}, {"recipe": "1", "teacher": str(teacher)}):
-        with pytest.raises(DiagnosticsError, match="give both --recipe distil and --teacher FOLDER, or neither"):
+        with refusal("conflict", "--recipe", "--teacher"):
             plan_of(job(tmp_path, **more))
     own = tmp_path / "own.toml"
     own.write_text(
         'objective = "distil"\nbatch = 16\nlr = 1e-3\nmask = 0.125\nstages = [{ size = 16, samples = 64 }]\n'
     )
-    with pytest.raises(DiagnosticsError, match="which a recipe with mask, augment or clips does not show"):
+    with refusal("conflict", "mask, augment or clips"):
         plan_of(job(tmp_path, recipe=None, config=own, teacher=str(teacher)))

@@ -27,8 +27,9 @@ from diagnostics_pretraining.text_encoder import Vocabulary, context_of, vocabul
 from diagnostics_pretraining.towers import Pair, encoders_of, export, load_pair
 
 import diagnostics.cli.main as cli
-from diagnostics import DiagnosticsError, build, save_encoder
+from diagnostics import build, save_encoder
 from tests.support.pairs import batch_of, save_pair, trained
+from tests.support.refusals import refusal
 
 
 def saved(folder: Path, whole: bool = True, **more: Any) -> Pair:
@@ -110,17 +111,17 @@ def test_a_reduced_vocabulary_is_written_as_the_whole_one(tmp_path: Path) -> Non
 def test_what_is_no_pair_or_is_there_is_refused(tmp_path: Path) -> None:
     saved(tmp_path / "mine")
     save_encoder(tmp_path / "alone", build("encoder", "pe:micro?pretrained=false"))
-    with pytest.raises(DiagnosticsError, match="alone has no text encoder"):
+    with refusal("missing-file", "alone"):
         export(tmp_path / "alone", tmp_path / "theirs")
     assert not (tmp_path / "theirs").exists()
-    with pytest.raises(DiagnosticsError, match="alone is there already: choose another --out, or remove it"):
+    with refusal("occupied", "alone"):
         export(tmp_path / "mine", tmp_path / "alone")
 
 
 def test_what_open_clip_computes_otherwise_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved(tmp_path / "mine")
     monkeypatch.setattr(exporting, "_pool", lambda one: "token")
-    with pytest.raises(DiagnosticsError, match="open_clip cannot read what would be written of mine"):
+    with refusal("foreign-error", "mine"):
         export(tmp_path / "mine", tmp_path / "theirs")
     monkeypatch.undo()
     true = exporting._variation
@@ -130,7 +131,7 @@ def test_what_open_clip_computes_otherwise_is_not_written(tmp_path: Path, monkey
         return described | {"model_args": described["model_args"] | {"rope_grid_offset": 0.0}}
 
     monkeypatch.setattr(exporting, "_variation", off_by_one)
-    with pytest.raises(DiagnosticsError, match="open_clip gives other embeddings of mine than it has here"):
+    with refusal("irreproducible", "mine"):
         export(tmp_path / "mine", tmp_path / "theirs")
     assert not (tmp_path / "theirs").exists() and list(tmp_path.glob(".*")) == []
 

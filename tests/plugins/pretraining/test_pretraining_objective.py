@@ -23,7 +23,7 @@ from diagnostics_pretraining.recipe import Stage
 from diagnostics_pretraining.text_encoder import vocabulary_of
 from diagnostics_pretraining.towers import Towers, build_towers
 
-from diagnostics import DiagnosticsError
+from tests.support.refusals import refusal
 
 WORDS = ("a red star", "a blue disc", "a green ring", "a grey cross")
 VOCABULARY = vocabulary_of(WORDS, 16)
@@ -129,7 +129,7 @@ def test_hidden_patches_are_counted_and_dealt_out(step: int, patches: int) -> No
 
 def test_batches_that_cannot_be_masked_are_refused() -> None:
     check_masks(32, 2, 1 / 16)
-    with pytest.raises(DiagnosticsError, match="batch of 32 in 3 processes is no multiple of 48"):
+    with refusal("bad-value", "32", "3", "48"):
         check_masks(32, 3, 1 / 16)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from diagnostics_pretraining.recipe import Stage, scaled, stage_at, steps_of
 
-from diagnostics import DiagnosticsError
+from tests.support.refusals import refusal
 
 STAGES = (Stage(16, 400), Stage(24, 320), Stage(32, 160), Stage(48, 80))
 
@@ -33,13 +33,9 @@ def test_scaled_as_they_are_they_stay() -> None:
 
 
 def test_what_is_no_whole_number_of_batches_is_refused() -> None:
-    with pytest.raises(DiagnosticsError, match=r"stage of 24 pixels has 320 samples.*batch of 50: give 300"):
+    with refusal("bad-value", "24", "320", "50", "300"):
         steps_of(STAGES[1:2], 50)
-    with pytest.raises(
-        DiagnosticsError, match="1,000 samples is no whole number of batches of 48: give --samples 1008"
-    ):
+    with refusal("bad-value", "1,000", "48", "1008"):
         scaled(STAGES, 1000, 48)
-    with pytest.raises(
-        DiagnosticsError, match="2 batches of 40 in 80 samples and 4 stages: give at least --samples 160"
-    ):
+    with refusal("bad-value", "2", "40", "80", "4", "160"):
         scaled(STAGES, 80, 40)

@@ -18,8 +18,9 @@ from PIL import Image
 from typer import Typer
 from typer.testing import CliRunner
 
-from diagnostics import Dataset, DiagnosticsError, build
+from diagnostics import Dataset, build
 from diagnostics.cli.app import guarded
+from tests.support.refusals import refusal
 
 DATA = "shapes?n=10&frames=2&size=32"
 INNER = DATA.replace("&", "%26")
@@ -210,7 +211,7 @@ def test_a_model_that_is_asked_nothing_captions_frames_alone(tmp_path: Path, mod
     assert "BEWARE: video_caption is empty, or lacks frames, in 10 of 10 clips" in result.stdout
     rows = rows_of(out)
     assert all(row["video_caption"] is None and len(row["frame_captions"]) == 2 for row in rows)
-    with pytest.raises(DiagnosticsError, match="has no video_caption for 10 of the 10 samples of shapes"):
+    with refusal("bad-sample", "video_caption", "10", "shapes"):
         build("dataset", f"recaptioned:{out}?caption=video_caption&data={INNER}")
 
 
@@ -316,7 +317,7 @@ def test_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
         table.write_text(text)
         assert sentence in refused(*call, "--table", table, "--out", tmp_path / "e.jsonl")
     assert called(*call, "--out", tmp_path / "f.jsonl").exit_code == 0
-    with pytest.raises(DiagnosticsError, match="has no row for 2 of the 12 samples of shapes"):
+    with refusal("bad-data", "2", "12", "shapes"):
         build("dataset", f"recaptioned:{tmp_path / 'f.jsonl'}?data=shapes?n=12%26frames=2%26size=32")
 
 
@@ -324,25 +325,23 @@ def test_folders_that_hold_no_captioner_are_named(tmp_path: Path, models: Path) 
     def captioner(folder: Path) -> ModelCaptioner:
         return ModelCaptioner(str(folder), 5, "cpu", "float32")
 
-    with pytest.raises(DiagnosticsError, match="it is no model that turns images and text into text"):
+    with refusal("unreadable"):
         captioner(models / "causal")
     folder = tmp_path / "bare"
     folder.mkdir()
     for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_bytes((models / "llava" / name).read_bytes())
-    with pytest.raises(DiagnosticsError, match="its processor, as save_pretrained writes it, is not beside"):
+    with refusal("unreadable"):
         captioner(folder)
     wordy, clip = ModelCaptioner(str(models / "llava"), 5000, "cpu", "float32"), clip_of(build("dataset", DATA), 0)
-    with pytest.raises(DiagnosticsError, match="which with an answer of 5000 are more than its 2048"):
+    with refusal("too-large", "5000", "2048"):
         wordy.caption_frame(clip, 0, "image")
 
 
 def test_one_process_holds_the_captions_and_leaves_no_lock(tmp_path: Path) -> None:
     with (
         Cache(tmp_path / "made.jsonl"),
-        pytest.raises(
-            DiagnosticsError, match=r"Another process is writing .*made\.jsonl: wait for it, or choose another file"
-        ),
+        refusal("in-use", "made.jsonl"),
     ):
         Cache(tmp_path / "made.jsonl").__enter__()
     assert [path.name for path in tmp_path.iterdir()] == ["made.jsonl"]

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
 
-# Below the skips, since these imports need torch and timm.
+# Below the skips, since these imports need timm.
 from diagnostics_timm.encoder import encoder_of  # noqa: E402  (below the skip of a missing package)
 from timm.layers import apply_rot_embed_cat  # noqa: E402  (below the skip of a missing package)
 
-from diagnostics import DiagnosticsError  # noqa: E402  (below the skip of a missing package)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+from tests.support.refusals import refusal  # noqa: E402  (below the skip of a missing package)
 
 
 def made(name: str, size: int) -> Any:
@@ -111,12 +102,12 @@ def test_windows_say_why_they_have_none(on: bool) -> None:
     seen = encoder.attention(batch)
     assert set(seen) == {"layers.3.blocks.0", "layers.3.blocks.1"}
     assert "49 queries to 49 keys, not among the tap's 3136 tokens" in seen.left_out["layers.0.blocks.0"]
-    with pytest.raises(DiagnosticsError, match="not among the tap's 3136 tokens"):
+    with refusal("no-attention", "3136 tokens"):
         encoder.attention(batch, ["layers.0.blocks.0"])
 
 
 def test_networks_without_attention_say_so() -> None:
     torch.manual_seed(0)
     encoder = encoder_of(timm.create_model("resnet10t"), "resnet10t", 64)
-    with pytest.raises(DiagnosticsError, match="no attention inside"):
+    with refusal("no-attention", "no attention inside"):
         encoder.attention(images(64))

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
 
-# Below the skips, since these imports need torch and timm.
+# Below the skips, since these imports need timm.
 from diagnostics_timm.encoder import encoder_of  # noqa: E402  (below the skip of a missing package)
 
-from diagnostics import DiagnosticsError, Grid  # noqa: E402  (below the skip of a missing package)
+from diagnostics import Grid  # noqa: E402  (below the skip of a missing package)
 from diagnostics.encoders.places import verify_grid  # noqa: E402  (below the skip of a missing package)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+from tests.support.refusals import refusal  # noqa: E402  (below the skip of a missing package)
 
 
 def made(name: str, size: int, **options: Any) -> Any:
@@ -163,7 +155,7 @@ def test_hiera_without_its_order_is_found_out() -> None:
 
     encoder = made("hiera_tiny_224", 96)
     image = torch.randn((2, 3, 96, 96), generator=torch.Generator().manual_seed(0))
-    with pytest.raises(DiagnosticsError, match="order of its input"):
+    with refusal("token-order"):
         discover(encoder.module, image, "hiera", {"y": 96, "x": 96})
     raw = [replace(tap, site=replace(tap.site, order=())) for tap in encoder.taps if tap.part != "head"]
     placed = verify_grid(encoder.with_taps([*raw, *encoder.taps[len(raw) :]]))

@@ -15,8 +15,9 @@ pytest.importorskip("timm")
 from diagnostics_training.train import WEIGHTS
 
 import diagnostics as dx
-from diagnostics import DiagnosticsError, build, load_encoder
+from diagnostics import build, load_encoder
 from diagnostics.cli.main import app
+from tests.support.refusals import refusal
 
 FILES = sorted(WEIGHTS.glob("*.safetensors"))
 
@@ -49,7 +50,7 @@ def test_a_name_brings_one_and_a_seed_another() -> None:
     )
     assert (first.lineage["seed"], second.lineage["seed"]) == (0, 1)
     assert first.identity["weights"] != second.identity["weights"]
-    with pytest.raises(DiagnosticsError, match="no trained encoder 'objectives:lorenz-japa'"):
+    with refusal("missing-file", "lorenz-japa"):
         build("encoder", "objectives:lorenz-japa")
 
 

@@ -29,6 +29,7 @@ from diagnostics_training.trainer.trainer import fit, number, seed_step
 from diagnostics import DiagnosticsError, Progress
 from diagnostics.activations.folder import lock
 from tests.support.objectives import feed, objective
+from tests.support.refusals import refusal
 from tests.support.two_processes import end_two, start_two
 
 
@@ -243,7 +244,7 @@ def test_a_damaged_log_says_how_to_go_on(tmp_path: Path, damage: bytes) -> None:
     log = tmp_path / "metrics.jsonl"
     whole = log.read_bytes().splitlines()
     log.write_bytes(b"\n".join([*whole[:2], damage, *whole[3:], b""]))
-    with pytest.raises(DiagnosticsError, match=r"Line 3 of .*metrics\.jsonl is damaged: remove that line, or the file"):
+    with refusal("damaged", "3", "metrics.jsonl"):
         trained(tmp_path, settings)
     log.write_bytes(b"\n".join([*whole[:2], *whole[3:], b""]))
     trained(tmp_path, settings)
@@ -299,7 +300,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     trained(tmp_path, Settings(steps=20))
     path = tmp_path / record.FILE
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(DiagnosticsError, match="cannot be read"):
+    with refusal("damaged"):
         trained(tmp_path, Settings(steps=20))
 
 
@@ -322,7 +323,7 @@ def test_a_full_disk_is_one_sentence_and_nothing_of_a_checkpoint_stays(tmp_path:
     (tmp_path / "checkpoint.safetensors.partial" / ".tmpXk1").write_bytes(b"what a kill left")
     with monkeypatch.context() as patched:
         patched.setattr(record, "save_file", full)
-        with pytest.raises(DiagnosticsError, match=r"No space left on device.*free some room there"):
+        with refusal("unwritable"):
             trained(tmp_path, Settings(steps=20))
     assert not [file for file in tmp_path.rglob("*") if "partial" in file.name or ".tmp" in file.name]
     trained(tmp_path, Settings(steps=20))
@@ -342,7 +343,7 @@ def test_a_checkpoint_holds_the_optimiser_by_name(tmp_path: Path) -> None:
 
 def test_one_process_at_a_time_trains_in_a_folder_and_no_lock_is_left(tmp_path: Path) -> None:
     out = tmp_path / "mine"
-    with lock(out), pytest.raises(DiagnosticsError, match=f"Another process trains training in {out}: wait for it, or"):
+    with lock(out), refusal("in-use", out):
         trained(out, Settings(steps=20))
     trained(out, Settings(steps=20))
     assert [path.name for path in tmp_path.iterdir()] == ["mine"] and not list(out.glob(".*"))
@@ -389,7 +390,7 @@ def test_what_is_not_finite_ends_in_a_sentence_about_its_own_step(tmp_path: Path
 
 
 def test_where_ids_are_not_known_none_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DiagnosticsError, match="at step 13, and no checkpoint was written: train with a smaller --lr"):
+    with refusal("diverged", "13"):
         fit(Bad(12, False), lambda *at: Named()(*at), Settings(steps=20), tmp_path)
 
 

@@ -20,7 +20,7 @@ from diagnostics_transformers.load import Loaded, quiet, settled  # noqa: E402  
 from diagnostics_transformers.towers import Wanted  # noqa: E402  (below the skip of a missing package)
 from transformers_zoo import build as tiny  # noqa: E402  (below the skip of a missing package)
 
-from diagnostics import DiagnosticsError  # noqa: E402  (below the skip of a missing package)
+from tests.support.refusals import refusal  # noqa: E402  (below the skip of a missing package)
 
 # Model type -> prefix of the layers' taps. Rotary and learnt positions, biases, norms of queries and keys, grouped heads.
 FAMILIES = {
@@ -81,7 +81,7 @@ def test_eager_attention_is_caught_too(kind: str) -> None:
 
 def test_tokens_that_attend_to_added_silence_have_no_attention_of_their_own() -> None:
     subject = encoder_of_short_whisper()
-    with pytest.raises(DiagnosticsError, match="attend to padding"):
+    with refusal("no-attention", "attend to padding"):
         subject.attention(default_collate([subject.preprocess(subject.example())] * 3))
 
 
@@ -94,5 +94,5 @@ def encoder_of_short_whisper() -> Any:
 
 def test_a_model_without_attention_says_so() -> None:
     subject = encoder("mamba", "eager")
-    with pytest.raises(DiagnosticsError, match="gives no attention"):
+    with refusal("no-attention"):
         subject.attention(default_collate([subject.preprocess(subject.example())] * 3))

@@ -25,6 +25,7 @@ from transformers_zoo import build as tiny  # noqa: E402  (below the skip of a m
 from transformers_zoo import tiny_config  # noqa: E402  (below the skip of a missing package)
 
 from diagnostics import DiagnosticsError  # noqa: E402  (below the skip of a missing package)
+from tests.support.refusals import refusal  # noqa: E402  (below the skip of a missing package)
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +152,7 @@ def test_stored_weights_are_not_fed_by_a_guess(kind: str, part: str, file: str, 
         sentence(error, "special tokens alone", "?tokenizer=bytes")
         asked = build(str(tmp_path), tokenizer="bytes")
         assert "bytes as tokens" in asked.identity["configuration"] and "tokenizer=bytes" in asked.skeleton
-        with pytest.raises(DiagnosticsError, match="Unknown tokenizer 'words'"):
+        with refusal("unknown-name", "words"):
             build(str(tmp_path), tokenizer="words")
 
 
@@ -170,7 +171,7 @@ def test_the_directory_prepares_its_images(vit: Path) -> None:
     torch.testing.assert_close(subject.preprocess(subject.example())["pixel_values"], expected)
     grey = subject.preprocess(subject.example()[..., 0])["pixel_values"]
     assert grey.shape == expected.shape and "ViTImageProcessor" in subject.identity["configuration"]
-    with pytest.raises(DiagnosticsError, match="uint8"):
+    with refusal("bad-sample", "uint8"):
         subject.preprocess(subject.example().astype(np.float32))
 
 
@@ -253,7 +254,7 @@ def test_series_with_gaps_and_of_another_length() -> None:
     valid = subject.valid(batch, subject.taps[0])
     assert valid[0].all() and valid[1].tolist() == [False] * 3 + [True] * 13
     assert subject.sized_for(np.zeros(256)).taps[0].grid.shape == (8,)
-    with pytest.raises(DiagnosticsError, match="32 at a time"):
+    with refusal("bad-value", "32", "250"):
         subject.sized_for(np.zeros(250))
 
 

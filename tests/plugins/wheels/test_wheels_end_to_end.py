@@ -56,7 +56,7 @@ def _beside_fresh(
             taps=taps,
             measures="linear_probe",
             controls=False,
-            token_budget=0,
+            dense="none",
             report=False,
         )
         for part, which in (("trained", encoder), ("fresh", encoder.fresh(0)))

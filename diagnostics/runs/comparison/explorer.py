@@ -30,7 +30,8 @@ from diagnostics.report.page import (
     filled,
 )
 from diagnostics.runs.answer import MARKS
-from diagnostics.runs.controls.kinds import ABOUT, NAMES, in_words
+from diagnostics.runs.controls.kinds import ABOUT
+from diagnostics.runs.controls.names import NAMES, in_words
 from diagnostics.runs.profile import INTERVALS
 from diagnostics.runs.recommendation import without_nonlinear
 from diagnostics.runs.run import Run
@@ -143,7 +144,8 @@ def explore(runs: Sequence[Path], left_out: Mapping[str, str], path: Path) -> Pa
     if not found:
         raise DiagnosticsError(
             f"No probe read a target in {enumerated(nothing)}, so there is nothing to show: run on data with targets, "
-            f"and with a probe among the measures."
+            f"and with a probe among the measures.",
+            code="no-target",
         )
     return write_page(explorer_page(found, {**left_out, **nothing}, path.parent), path)
 

@@ -1,0 +1,63 @@
+"""Whole runs against bare forward passes in the same process: the README's main job, and a ViT-S on scenes with dense targets.
+
+A bare pass prepares all samples and computes the output, and keeps nothing. A run with controls passes the encoder and two copies
+with other weights, so the main job is held against three. One thread, so CPU time is what a quiet machine takes at least.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import torch
+from torch.utils.data import default_collate
+
+import diagnostics as dx
+from diagnostics.encoders.encoder import Encoder
+
+from _common import SMALLEST, cpu, finish, verdict
+
+BATCH = 16
+SERIES = "lorenz?n=40" if SMALLEST else "lorenz"
+VIT = "timm:test_vit?pretrained=false" if SMALLEST else "timm:vit_small_patch16_224?pretrained=false"
+SCENES = "shapes?n=20&size=160" if SMALLEST else "shapes?n=200&size=224"
+MEASURES = "rankme" if SMALLEST else "standard"
+
+
+def bare(encoder: Encoder, data: dx.Dataset) -> float:
+    """CPU seconds of a pass over all samples."""
+    encoder, start = encoder.sized_for(data[0]), cpu()
+    with torch.inference_mode():
+        for first in range(0, len(data), BATCH):
+            batch = default_collate([encoder.preprocess(data[i]) for i in range(first, min(first + BATCH, len(data)))])
+            encoder.capture(batch, [encoder.output_tap], lambda *_: None)
+    return cpu() - start
+
+
+def whole(encoder: str, data: str, controls: bool) -> float:
+    """CPU seconds of a run with its report, the making of its data with it."""
+    with tempfile.TemporaryDirectory() as folder:
+        start = cpu()
+        dx.run(encoder, data, out=Path(folder, "run"), measures=MEASURES, controls=controls, watch=dx.silent)
+        return cpu() - start
+
+
+def main() -> None:
+    verdicts = []
+    for name, encoder, data, cases in (
+        ("main job", "fracast", SERIES, ((True, 3, 1.3),)),
+        ("ViT-S", VIT, SCENES, ((False, 1, 2.5), (True, 1, 5.5))),
+    ):
+        built, samples = dx.build("encoder", encoder), dx.build("dataset", data)
+        for controls, passes, goal in cases:
+            before, run, after = bare(built, samples), whole(encoder, data, controls), bare(built, samples)
+            one = (before + after) / 2
+            what = f"{name}, {'with' if controls else 'no'} controls"
+            print(f"{what}: {run:.1f} CPU-s; a bare pass {before:.1f} and {after:.1f}", flush=True)
+            passed = f"{passes} bare pass{'es' if passes > 1 else ''}"
+            verdicts.append(verdict(f"{what}, to {passed}", run / (passes * one), goal))
+    finish(*verdicts)
+
+
+if __name__ == "__main__":
+    main()
