@@ -11,6 +11,9 @@ from typing import Any
 # takes up to as much CPU time again.
 os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", "1")
 
+# `diagnostics run` starts no processes then, unless a test asks for them: each would import torch.
+os.environ["PYTHON_CPU_COUNT"] = "1"
+
 import pytest
 import torch
 from hypothesis import settings

@@ -46,6 +46,8 @@ class StoredTarget(TargetInfo):
     _: KW_ONLY
     family_override: Family | None = None
     on_grid: Mapping[tuple[int, ...], np.ndarray] = field(default_factory=dict[tuple[int, ...], np.ndarray])
+    shuffled: bool = False
+    """Whether samples have the values of others: see `shuffled`."""
 
     @property
     def family(self) -> Family:
@@ -76,6 +78,7 @@ def shuffled(target: StoredTarget, split: np.ndarray, seed: int) -> StoredTarget
         values=target.values[order] if len(target.values) else target.values,
         on_grid={shape: values[order] for shape, values in target.on_grid.items()},
         naive=None if target.naive is None else target.naive[order],
+        shuffled=True,
     )
 
 
@@ -152,6 +155,9 @@ class Activations(ABC):
     parts of one pool, out of fold on both (`fit`). No part of the identity of activations."""
     streamed: Mapping[tuple[str, str], Any] = MappingProxyType({})
     """What probes read in a pass, from tokens that are not stored; see `runs.streamed`."""
+    ready: Mapping[tuple[str, str], Any] = MappingProxyType({})
+    """What other processes found: by `Measure.key` and tap what `at_tap` gives, by "" in place of a tap a whole result;
+    see `runs.workers`."""
 
     @abstractmethod
     def pooled(self, tap: str, pooling: str | None = None) -> np.ndarray:

@@ -8,13 +8,14 @@ with a sentence that says so, and the other measures are not affected.
 import json
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import xarray as xr
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError, StorageError, describe
+from diagnostics.measures.arrays import one_thread
 from diagnostics.measures.base import Measure
 from diagnostics.measures.result import (
     ABOUT,
@@ -169,7 +170,14 @@ class Measured:
     failed: set[str] = field(default_factory=set[str])
     """Those of `skipped` that broke, where the others have no value here by their nature."""
 
+    def add(self, other: Self) -> None:
+        """Takes in those of other measures or targets."""
+        self.results |= other.results
+        self.skipped |= other.skipped
+        self.failed |= other.failed
 
+
+@one_thread()
 def measure_all(
     measures: Sequence[Measure],
     activations: Activations,
@@ -194,21 +202,23 @@ def measure_all(
     jobs: list[tuple[str, Measure, StoredTarget | None]] = []
     for measure in measures:
         if not measure.kinds:
-            jobs.append((measure.name, measure, None))
+            jobs.append((measure.key(None), measure, None))
             continue
         try:
             read = [t for t in targets.values() if measure.reads(t)]
         except (Exception, SystemExit) as error:
             fail(measure.name, f"Measure {measure.name} failed to say what it reads: {describe(error)}.")
             continue
-        jobs.extend((f"{measure.name}/{t.name}", measure, t) for t in read)
+        jobs.extend((measure.key(t), measure, t) for t in read)
         if not read and measure.name in asked:
             kinds = " or ".join(measure.kinds)
             measured.skipped[measure.name] = f"it reads a target of kind {kinds}, and the dataset has none that fits."
     for done, (key, measure, target) in enumerate(jobs):
         watch(Progress(f"measuring {what}".strip(), done, len(jobs), key))
         try:
-            result = measure.compute(activations, target, seed)
+            result = activations.ready.get((key, ""))
+            if result is None:
+                result = measure.compute(activations, target, seed)
             if why := misfit(result, measure, activations):
                 fail(key, why)
                 continue

@@ -175,6 +175,22 @@ class Measure(ABC):
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
         """The measure at every tap of the activations."""
 
+    def key(self, target: StoredTarget | None) -> str:
+        """The name of its result on a target, as results are listed."""
+        return f"{self.name}/{target.name}" if target else self.name
+
+    def at_tap(self, activations: Activations, target: Any, tap: Tap, seed: int) -> Any:
+        """What `compute` puts together from each tap, found at one of them; small, since processes send it.
+
+        A measure that defines it asks `known_at` in `compute`, so that processes may share out its taps.
+        """
+        raise NotImplementedError(f"{self.name} is computed at all taps together.")
+
+    def known_at(self, activations: Activations, target: StoredTarget | None, tap: Tap, seed: int) -> Any:
+        """What `at_tap` gives, or another process found."""
+        found = activations.ready.get((self.key(target), tap.name))
+        return self.at_tap(activations, target, tap, seed) if found is None else found
+
     def sums(self, target: StoredTarget) -> Any:
         """How it reads a target of a kind in `streams` from sums of tokens: a `probes.dense.Sums`."""
         raise NotImplementedError(f"{self.name} says that it streams, and not how.")

@@ -21,7 +21,6 @@ from diagnostics.measures.arrays import (
     as_tensor,
     finite,
     first_tokens,
-    one_thread,
     over_taps,
     require_finite_tap,
     rounding,
@@ -30,8 +29,9 @@ from diagnostics.measures.arrays import (
 from diagnostics.measures.base import Case, Measure, circle, normal, rotation
 from diagnostics.measures.probes.dense import DenseProbe, DenseRows, TokenChoice, TokenRead
 from diagnostics.measures.probes.least_squares import PENALTIES, Moments, RidgePath, choose
-from diagnostics.measures.probes.linear import RidgeProbe, Task
+from diagnostics.measures.probes.linear import RidgeProbe
 from diagnostics.measures.probes.protocol import KEEP_TOKENS, Readout, Rows, rows_of
+from diagnostics.measures.probes.samples import Task
 from diagnostics.measures.result import stated
 from diagnostics.measures.statistics import Losses, mean_with_interval, profile_intervals, scores
 
@@ -453,7 +453,6 @@ class Straightness(_Latent):
         Case("independent points in 64 dimensions (mean of 100)", -0.5, HENAFF, lambda: float(np.mean(straightness(normal(100, 30, 64, seed=0)))), 0.01),
     )  # fmt: skip
 
-    @one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
         why = timed(activations, self.name, 3)
         n = token_count(activations, self.name, MOST_SAMPLES)
@@ -508,7 +507,6 @@ class LinearPredictability(_Latent):
         ),
     )
 
-    @one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
         why = timed(activations, self.name, 2)
         n = token_count(activations, self.name, MOST_SAMPLES)

@@ -54,6 +54,7 @@ from diagnostics.runs.request import Request
 from diagnostics.runs.run import Run
 from diagnostics.runs.setup import Setup, cost_of, later_cost, read_tokens
 from diagnostics.runs.streamed import AlongExtraction, stream
+from diagnostics.runs.workers import Workers, default_jobs
 from diagnostics.vocabulary import ChooseOn, Compute, ControlMeasures, DenseTokens, Kernel
 
 LOG = logging.getLogger("diagnostics")
@@ -74,6 +75,7 @@ def run(
     device: str | None = None,
     batch_size: int | None = None,
     workers: int = 0,
+    jobs: int | None = None,
     token_budget: str | int | None = None,
     dense: DenseTokens | None = None,
     pooling: str | Sequence[str] | None = None,
@@ -115,7 +117,7 @@ def run(
     redraw_controls: whether that is done for all controls and not for `raw_input` alone.
     device: `cuda` when there is one, else `cpu`. Device, batch size and workers never decide what is stored.
     batch_size: samples per forward pass; 16 by default, 128 on a GPU.
-    workers: processes that load and preprocess samples; with 0 this one does.
+    workers, jobs: processes that load and preprocess samples (0: this one), and that measure (1 by default: this one).
     token_budget: room for the tokens of each encoder, with a unit, like "256MB" or "2GB", or 0; pooled activations are
     stored
         for all samples. By default none where no measure reads them, else those of 64 samples where 2 GB hold them, and
@@ -166,7 +168,7 @@ def run(
         at blocks.3); a kernel reads 0.91 of 0.94 from the output; blocks.1, blocks.2 and
         blocks.4 not shown to be worse.
     """
-    given: dict[str, Any] = locals()
+    given: dict[str, Any] = locals() | {"jobs": 1 if jobs is None else jobs}
     return perform(Request(**{name: value for name, value in given.items() if name != "watch"}), watch)
 
 
@@ -182,7 +184,8 @@ def perform(request: Request, watch: Watch | None = None) -> Run:
             remove(beside(folder))
             _refuse_other_seed(folder, request.seed)
         try:
-            _Job(setup, folder, shown).do()
+            with contextlib.closing(Workers(request.jobs or default_jobs(len(setup.taps)), shown)) as workers:
+                _Job(setup, folder, shown, workers).do()
             finished = Run(setup.out)
             finished.encoder = pinned_to(setup.encoder, finished.record.sample)
             if request.report:
@@ -196,8 +199,9 @@ def perform(request: Request, watch: Watch | None = None) -> Run:
 class _Job:
     """The encoder and its controls through the same extraction and the same measures."""
 
-    def __init__(self, setup: Setup, folder: Folder, watch: Watch) -> None:
+    def __init__(self, setup: Setup, folder: Folder, watch: Watch, workers: Workers) -> None:
         self.setup, self.request, self.folder, self.watch = setup, setup.request, folder, watch
+        self.measure_all = workers.measure_all
         self.made_beside: list[Folder] = []
         """The places of stores that were made beside them."""
         self.told = False
@@ -228,7 +232,7 @@ class _Job:
         permuted = self._shuffled(store, readable).values() if setup.draws else ()
         view = self._stream(setup.encoder, store, self.measures, [*readable.values(), *permuted])
         main = self._measure(setup.encoder, self.measures, store, readable, name, asked=setup.named, view=view)
-        measure_nonlinear(main, store, readable, seed, name, self.watch)
+        measure_nonlinear(main, store, readable, seed, name, self.measure_all)
         for result in main.results.values() if request.margin is not None else ():
             result.attrs[attribute.MARGIN] = request.margin
         self._state_skipped(main, targets)
@@ -352,15 +356,12 @@ class _Job:
         """The measures of an encoder, or of a control; `computed`: as in `_extract`; `view`: of `_stream`, if made."""
         seed = self.request.seed
         if self.setup.dense != "streamed":
-            return measure_all(measures, store, targets, seed, asked=asked, what=what, watch=self.watch)
+            return self.measure_all(measures, store, targets, seed, asked=asked, what=what)
         view = view or self._stream(encoder, store, measures, [*targets.values()], computed=computed)
         streaming = [m for m in measures if set(m.streams) & {target.kind for target in targets.values()}]
         rest = [m for m in measures if m not in streaming]
-        measured = measure_all(rest, store, targets, seed, asked=asked, what=what, watch=self.watch)
-        more = measure_all(streaming, view, targets, seed, asked=asked, what=what, watch=self.watch)
-        measured.results |= more.results
-        measured.skipped |= more.skipped
-        measured.failed |= more.failed
+        measured = self.measure_all(rest, store, targets, seed, asked=asked, what=what)
+        measured.add(measure_all(streaming, view, targets, seed, asked=asked, what=what, watch=self.watch))
         return measured
 
     def _stream(
@@ -419,8 +420,8 @@ class _Job:
                 request.redraws,
                 request.seed,
                 what=of or setup.encoder.name,
-                watch=self.watch,
                 shuffle=of == "shuffled_labels",
+                measure=self.measure_all,
             )
 
     def _extract(

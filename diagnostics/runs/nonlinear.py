@@ -1,19 +1,23 @@
 """The kernel probe beside the linear one, where that chooses another tap than the output."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.measures import result as attribute
-from diagnostics.measures.apply import Measured, measure_all
+from diagnostics.measures.apply import Measured
 from diagnostics.measures.probes.linear import KernelProbe, LinearProbe, too_few
-from diagnostics.progress import Watch
 
 
 def measure_nonlinear(
-    main: Measured, activations: Activations, targets: Mapping[str, StoredTarget], seed: int, what: str, watch: Watch
+    main: Measured,
+    activations: Activations,
+    targets: Mapping[str, StoredTarget],
+    seed: int,
+    what: str,
+    measure: Callable[..., Measured],
 ) -> None:
     """Adds `kernel_probe` at the output and at the linear probe's best tap, for each target that it read at another tap
-    too.
+    too. `measure`: as `measure_all`.
 
     Where it is asked for at all taps it stays. From too few training samples it is left out once, not for each target.
     """
@@ -29,7 +33,4 @@ def measure_nonlinear(
         if why := too_few(int((activations.split == "train").sum())):
             main.skipped[probe.name] = why
             return
-        read = measure_all([probe], activations.with_other(taps=taps), {name: target}, seed, what=what, watch=watch)
-        main.results |= read.results
-        main.skipped |= read.skipped
-        main.failed |= read.failed
+        main.add(measure([probe], activations.with_other(taps=taps), {name: target}, seed, what=what))

@@ -7,7 +7,7 @@ over the data is not repeated. Draws share their samples, so their spread is no 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,7 +19,6 @@ from diagnostics.datasets.dataset import split_groups
 from diagnostics.measures import result as attribute
 from diagnostics.measures.apply import Measured, measure_all
 from diagnostics.measures.base import Measure
-from diagnostics.progress import Watch, silent
 from diagnostics.report.numbers import format_number, number
 from diagnostics.vocabulary import SPLITS
 
@@ -53,8 +52,8 @@ def add_redraws(
     seed: int,
     *,
     what: str,
-    watch: Watch = silent,
     shuffle: bool = False,
+    measure: Callable[..., Measured] = measure_all,
 ) -> None:
     """Adds `SCORE`, `GAP` and `TAP` of `count` draws to the results of probes that read pooled activations.
 
@@ -71,7 +70,7 @@ def add_redraws(
     for i, split in enumerate(redraw_splits(activations.groups, activations.split, count, seed)):
         asked = {name: shuffled(target, split, seed) for name, target in read.items()} if shuffle else read
         there = activations.with_other(split=split)
-        draws.append(measure_all(again, there, asked, seed, what=f"{what}, redraw {i + 1} of {count}", watch=watch))
+        draws.append(measure(again, there, asked, seed, what=f"{what}, redraw {i + 1} of {count}"))
     for key in pooled:
         measured.results[key] = _with_draws(probes[key], key, draws)
 

@@ -152,6 +152,15 @@ class Request:
     device: Annotated[str | None, Option(DEVICES, "NAME", group=COST)] = None
     batch_size: Annotated[int | None, Option("Samples per forward pass [16; 128 on a GPU].", "N", group=COST)] = None
     workers: Annotated[int, Option("Processes that load and preprocess samples.", "N", group=COST)] = 0
+    jobs: Annotated[
+        int | None,
+        Option(
+            "Processes that measure, of one core each [as many as cores and memory allow].",
+            "N",
+            group=COST,
+            decides=False,
+        ),
+    ] = None
     token_budget: Annotated[
         str | int | None,
         Option(

@@ -107,6 +107,7 @@ def _check(request: Request) -> None:
         (request.seed < 0, f"Seed {request.seed} is below 0: give 0 or more."),
         (request.batch_size is not None and request.batch_size < 1, f"Batch size {request.batch_size} is below 1."),
         (request.workers < 0, f"The number of workers is {request.workers}: give 0 or more."),
+        (request.jobs is not None and request.jobs < 1, f"The number of jobs is {request.jobs}: give 1 or more."),
     ):
         if wrong:
             raise DiagnosticsError(sentence, code="bad-value")

@@ -22,6 +22,7 @@ import diagnostics.activations.run_files
 import diagnostics.runs.inputs
 import diagnostics.runs.job
 import diagnostics.runs.page
+import diagnostics.runs.workers
 from diagnostics.activations.folder import Folder
 from tests.support.commands import diagnose, refused
 
@@ -631,7 +632,7 @@ def after(monkeypatch: pytest.MonkeyPatch, holder: Any, name: str, calls: int) -
     ("holder", "name", "calls"),
     [
         (diagnostics.activations.extract, "capture_rows", 6),
-        (diagnostics.runs.job, "measure_all", 0),
+        (diagnostics.runs.workers, "measure_all", 0),
         (diagnostics.runs.job, "merge_results", 0),
         (diagnostics.runs.page, "write_page", 0),
     ],

@@ -14,8 +14,8 @@ from sklearn.preprocessing import StandardScaler
 import diagnostics as dx
 from diagnostics import Dataset, DiagnosticsError, Run, Target
 from diagnostics.measures import bundled
-from diagnostics.measures.probes.linear import SampleProbe
 from diagnostics.measures.probes.protocol import sum_by_unit
+from diagnostics.measures.probes.samples import SampleProbe
 from diagnostics.measures.statistics import scores
 from tests.support.refusals import refusal
 from tests.support.tiny import tiny_dataset, tiny_encoder

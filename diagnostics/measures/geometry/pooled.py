@@ -21,8 +21,9 @@ import xarray as xr
 from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
+from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import centre, one_thread, over_taps, rescaled, rounding, samples
+from diagnostics.measures.arrays import centre, over_taps, rescaled, rounding, samples
 from diagnostics.measures.base import Case, Measure, circle, define, normal, rotation
 from diagnostics.measures.result import CENTRING, FUNCTIONAL, INTERVAL, POOLING, REASON, SEED, N, store_reasons
 from diagnostics.measures.statistics import group_blocks, linearised_interval, subset_interval
@@ -78,19 +79,18 @@ class PooledMeasure(GeometryMeasure):
         """What n counts, in words."""
         return f"{n} samples"
 
-    @one_thread()
+    def at_tap(self, activations: Activations, target: StoredTarget | None, tap: Tap, seed: int) -> TapNumbers:
+        label, rows = f"Tap {tap.name} for {self.name}", self.rows(activations)
+        pooled = activations.pooled(tap.name, activations.poolings[0])[rows]
+        x = samples(torch.as_tensor(pooled, device=activations.device), label, self.least)
+        try:
+            return self.of_tap(x, activations.groups[rows], seed)
+        except DiagnosticsError as error:
+            raise DiagnosticsError(f"{label}: {error}", code=error.code) from error
+
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
-        pooling = activations.poolings[0]
-        rows = self.rows(activations)
-        by_tap: dict[str, TapNumbers] = {}
-        for tap in activations.taps:
-            label = f"Tap {tap.name} for {self.name}"
-            pooled = activations.pooled(tap.name, pooling)[rows]
-            x = samples(torch.as_tensor(pooled, device=activations.device), label, self.least)
-            try:
-                by_tap[tap.name] = self.of_tap(x, activations.groups[rows], seed)
-            except DiagnosticsError as error:
-                raise DiagnosticsError(f"{label}: {error}", code=error.code) from error
+        pooling, rows = activations.poolings[0], self.rows(activations)
+        by_tap = {tap.name: self.known_at(activations, target, tap, seed) for tap in activations.taps}
         attrs: dict[str, str | int] = {POOLING: pooling, N: len(rows), "rows": self.beside(len(rows)), SEED: seed}
         return self.laid_out(activations, by_tap, attrs)
 

@@ -21,7 +21,6 @@ from diagnostics.measures.arrays import (
     centre,
     first_tokens,
     median,
-    one_thread,
     quotient,
     rescaled,
     rounding,
@@ -91,10 +90,12 @@ class _OfTokens(GeometryMeasure):
     def of_tap(self, activations: Activations, tap: Tap, n: int, seed: int) -> TapNumbers:
         """The numbers of one tap from its first n samples."""
 
-    @one_thread()
+    def at_tap(self, activations: Activations, target: StoredTarget | None, tap: Tap, seed: int) -> TapNumbers:
+        return self.of_tap(activations, tap, token_count(activations, self.name, self.most_samples), seed)
+
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
         n = token_count(activations, self.name, self.most_samples)
-        by_tap = {tap.name: self.of_tap(activations, tap, n, seed) for tap in activations.taps}
+        by_tap = {tap.name: self.known_at(activations, target, tap, seed) for tap in activations.taps}
         return self.laid_out(activations, by_tap, {POOLING: f"none: grid tokens, {self.order}", N: n, SEED: seed})
 
 

@@ -21,7 +21,6 @@ from diagnostics.measures.arrays import (
     ShortRepr,
     as_tensor,
     first_tokens,
-    one_thread,
     over_taps,
     quotient,
     token_count,
@@ -129,7 +128,6 @@ class SampleMean(Measure):
     def lacks(self, grid: Grid) -> str:
         """Why a grid allows no value; nothing where it does."""
 
-    @one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
         n = token_count(activations, self.name, MOST_SAMPLES)
         values = np.full((n, len(activations.taps)), np.nan)
@@ -140,7 +138,7 @@ class SampleMean(Measure):
                 reasons.append((tap.name, reason))
                 continue
             line[t] = self.of_no_order(tap.grid.shape)
-            values[:, t] = self._of_tap(activations, tap, n)
+            values[:, t] = self.known_at(activations, target, tap, seed)
             if lost := int(np.isnan(values[:, t]).sum()):
                 reasons.append((tap.name, f"{lost} of {n} samples {self.without}"))
         variables = mean_with_interval(values, activations.groups[:n], seed)
@@ -154,7 +152,8 @@ class SampleMean(Measure):
         )
         return over_taps(activations, {**variables, f"line_{self.line}": line}, attrs)
 
-    def _of_tap(self, activations: Activations, tap: Tap, n: int) -> np.ndarray:
+    def at_tap(self, activations: Activations, target: StoredTarget | None, tap: Tap, seed: int) -> np.ndarray:
+        n = token_count(activations, self.name, MOST_SAMPLES)
         with naming_tap(self.name, tap.name):
             blocks = first_tokens(activations, tap.name, n)
             return np.concatenate([self.of_samples(tokens, tap.grid.shape) for _, tokens in blocks])
@@ -527,7 +526,6 @@ class SelfSimilarity(Measure):
         for kind, value in zip(("lds", "cds", "rmsc"), values, strict=True)
     )
 
-    @one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
         n = token_count(activations, self.name, MOST_SAMPLES)
         taps = activations.taps
@@ -541,7 +539,7 @@ class SelfSimilarity(Measure):
                 reasons.append((tap.name, reason))
             if tap.grid.tokens < 2 or len(tap.grid.shape) > 3:
                 continue
-            for c, similar in enumerate(_of_tap(activations, tap, n)):
+            for c, similar in enumerate(self.known_at(activations, target, tap, seed)):
                 numbers[c, :, :, t] = similar.lds, similar.cds, similar.rmsc
                 curves[c, t, : similar.curve.shape[1]] = known_mean(similar.curve)
             for c, which in enumerate(("", " once the mean is removed")):
@@ -566,18 +564,19 @@ class SelfSimilarity(Measure):
         )
         return over_taps(activations, variables, attrs, distance=np.arange(1, reach + 1))
 
-
-def _of_tap(activations: Activations, tap: Tap, n: int) -> list[TokenSimilarity]:
-    """As they are and centred, over the first n samples."""
-    parts: tuple[list[TokenSimilarity], list[TokenSimilarity]] = ([], [])
-    for _, tokens in first_tokens(activations, tap.name, n):
-        with naming_tap("self_similarity", tap.name):
-            for part, centre in zip(parts, (False, True), strict=True):
-                part.append(self_similarity(tokens, tap.grid.shape, centred=centre))
-    return [
-        TokenSimilarity(*(np.concatenate([vars(each)[kind] for each in part]) for kind in vars(part[0])))
-        for part in parts
-    ]
+    def at_tap(
+        self, activations: Activations, target: StoredTarget | None, tap: Tap, seed: int
+    ) -> list[TokenSimilarity]:
+        """As tokens are and centred."""
+        parts: tuple[list[TokenSimilarity], list[TokenSimilarity]] = ([], [])
+        for _, tokens in first_tokens(activations, tap.name, token_count(activations, self.name, MOST_SAMPLES)):
+            with naming_tap(self.name, tap.name):
+                for part, centre in zip(parts, (False, True), strict=True):
+                    part.append(self_similarity(tokens, tap.grid.shape, centred=centre))
+        return [
+            TokenSimilarity(*(np.concatenate([vars(each)[kind] for each in part]) for kind in vars(part[0])))
+            for part in parts
+        ]
 
 
 def _lacks(tap: Tap) -> str:

@@ -30,7 +30,7 @@ from diagnostics.encoders.attention.capture import FusedCall, OfCall
 from diagnostics.encoders.encoder import Captured, Encoder
 from diagnostics.encoders.taps import Grid, Site, Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import ShortRepr, as_tensor, one_thread, over_taps
+from diagnostics.measures.arrays import ShortRepr, as_tensor, over_taps
 from diagnostics.measures.base import Case, Measure, define
 from diagnostics.measures.locality.blocks import extents, lengths, places
 from diagnostics.measures.result import stated
@@ -274,7 +274,6 @@ class HeadMeasure(Measure):
         """Why that many samples have no value, in words; `values` [sample, head, column] are what was recorded."""
         return f"{lost} of {n} samples have a head that does not look at the grid"
 
-    @one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
         assert self.observation is not None
         observed = activations.observed(self.observation.name)

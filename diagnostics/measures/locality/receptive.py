@@ -13,7 +13,7 @@ from torch import Tensor
 from diagnostics.activations.contract import Activations, Observation, StoredTarget
 from diagnostics.encoders.encoder import Captured, Encoder
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import ShortRepr, as_tensor, one_thread, over_taps
+from diagnostics.measures.arrays import ShortRepr, as_tensor, over_taps
 from diagnostics.measures.base import Case, Measure
 from diagnostics.measures.locality.blocks import lengths
 from diagnostics.measures.result import stated
@@ -167,7 +167,6 @@ class ReceptiveFieldOfTaps(Measure):
         for k in (1, 2, 3, 5)
     )
 
-    @one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
         observed = activations.observed("gradients")
         left_out = observed.left_out if isinstance(observed, Captured) else {}

@@ -21,7 +21,6 @@ from diagnostics.measures.arrays import (
     as_tensor,
     first_tokens,
     median,
-    one_thread,
     over_taps,
     require_finite_tap,
     scale_of,
@@ -203,7 +202,6 @@ class OutlierTokenShare(Measure):
         Case("Gaussian norms", 0, DARCET, lambda: outlier_tokens(10 + normal(5000, seed=1)).share),
     )
 
-    @one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
         n = token_count(activations, self.name, MOST_SAMPLES)
         taps = activations.taps
@@ -224,7 +222,7 @@ class OutlierTokenShare(Measure):
             if reason := "one token" if tap.grid.tokens < 2 else lacks_axes(tap.grid):
                 reasons.append((tap.name, reason))
                 continue
-            outliers = self._of_tap(activations, tap, n)
+            outliers = self.known_at(activations, target, tap, seed)
             for name in kinds:
                 numbers[name][t] = getattr(outliers, name)
             if np.isnan(outliers.share):
@@ -249,7 +247,8 @@ class OutlierTokenShare(Measure):
         variables = {**mean_with_interval(shares, activations.groups[:n], seed), **numbers}
         return over_taps(activations, {**variables, "share_by_place": (("tap", "place_index"), by_place)}, attrs)
 
-    def _of_tap(self, activations: Activations, tap: Tap, n: int) -> OutlierTokens:
+    def at_tap(self, activations: Activations, target: StoredTarget | None, tap: Tap, seed: int) -> OutlierTokens:
+        n = token_count(activations, self.name, MOST_SAMPLES)
         norms, likeness = list[Tensor](), list[Tensor]()
         with naming_tap(self.name, tap.name):
             for _, tokens in first_tokens(activations, tap.name, n):
@@ -467,11 +466,14 @@ class Position(Measure):
         ),
     )
 
-    @one_thread()
+    @staticmethod
+    def _rows(activations: Activations, n: int) -> Rows:
+        return rows_of(activations, "place", np.ones(n, dtype=bool), KEEP_TOKENS)
+
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
         n = token_count(activations, self.name, MOST_SAMPLES)
         taps = activations.taps
-        rows = rows_of(activations, "place", np.ones(n, dtype=bool), KEEP_TOKENS)
+        rows = self._rows(activations, n)
         axes = min(3, max(len(tap.grid.shape) for tap in taps))
         loss = np.full((len(taps), len(rows.units), axes), np.nan)
         reference = np.full_like(loss, np.nan)
@@ -482,7 +484,7 @@ class Position(Measure):
             if reason := "one token" if tap.grid.tokens < 2 else lacks_axes(tap.grid):
                 reasons.append((tap.name, reason))
                 continue
-            readout, shuffled = self._of_tap(activations, tap, n, rows, seed)
+            readout, shuffled = self.known_at(activations, target, tap, seed)
             for whole, part in ((loss, readout.loss), (reference, readout.reference)):
                 # Axes that this grid lacks have nothing to predict and nothing lost.
                 whole[t] = np.pad(sum_by_unit(part, rows), ((0, 0), (0, axes - part.shape[1])))
@@ -508,8 +510,11 @@ class Position(Measure):
             reasons=reasons,
         )
 
-    def _of_tap(self, activations: Activations, tap: Tap, n: int, rows: Rows, seed: int) -> tuple[_Read, _Read]:
-        rng = np.random.default_rng(seed)
+    def at_tap(self, activations: Activations, target: StoredTarget | None, tap: Tap, seed: int) -> tuple[_Read, _Read]:
+        if tap.grid.tokens < 2:
+            raise DiagnosticsError(f"{self.name} tells places apart, and tap {tap.name} has one.", code="no-grid")
+        n, rng = token_count(activations, self.name, MOST_SAMPLES), np.random.default_rng(seed)
+        rows = self._rows(activations, n)
         count = min(tap.grid.tokens, MOST_TOKENS)
         deal = np.tile(np.arange(tap.grid.tokens), (n, 1))
         drawn = np.sort(rng.permuted(deal, axis=1)[:, :count], axis=1)

@@ -30,8 +30,8 @@ from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, class_labels, finite, require_finite_tap, token_samples
 from diagnostics.measures.base import Case, normal
-from diagnostics.measures.probes.linear import Choice, SampleProbe, Task
 from diagnostics.measures.probes.protocol import ClassOrValueProbe, TapReadouts
+from diagnostics.measures.probes.samples import Choice, SampleProbe, Task
 
 HEADS = 4
 SETTINGS: tuple[tuple[float, float], ...] = tuple(product((1e-2, 3e-2), (1e-2, 1.0)))

@@ -378,23 +378,23 @@ class DenseProbe(Probe):
             )
         return EachToken(self.fits(dense, tap, choice), tap.grid, dense.grid)
 
+    def at_tap(self, activations: Activations, target: StoredTarget, tap: Tap, seed: int) -> Any:
+        dense = self.rows(activations, target)
+        choice = self.choose(dense, tap, seed)
+        readout = self.fits(dense, tap, choice.numbers | {"seed": seed}, choice.start)
+        (test,) = self.read(dense, tap, "test", [readout])
+        return readout, (test.loss, test.reference, *choice.val), choice.numbers | self.beside(dense, readout, test)
+
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
-        dense, taps = self.rows(activations, target), activations.taps
+        dense = self.rows(activations, target)
         if (found := activations.streamed.get((self.name, dense.digest))) is not None:
             if isinstance(found, DiagnosticsError):
                 raise found
-            chosen, judged = found
-            return _read_from_sums(dense, self.sums(target), chosen, judged, seed)
-        numbers, readouts = dict[str, dict[str, Any]](), dict[str, Any]()
-        losses: dict[str, Sequence[np.ndarray]] = {}
-        for tap in taps:
-            if tap.name not in dense.reads:
-                continue
-            choice = self.choose(dense, tap, seed)
-            readout = readouts[tap.name] = self.fits(dense, tap, choice.numbers | {"seed": seed}, choice.start)
-            (test,) = self.read(dense, tap, "test", [readout])
-            losses[tap.name] = test.loss, test.reference, *choice.val
-            numbers[tap.name] = choice.numbers | self.beside(dense, readout, test)
+            return _read_from_sums(dense, self.sums(target), found[0], found[1], seed)
+        readouts, numbers, losses = dict[str, Any](), dict[str, dict[str, Any]](), dict[str, Sequence[np.ndarray]]()
+        for tap in activations.taps:
+            if tap.name in dense.reads:
+                readouts[tap.name], losses[tap.name], numbers[tap.name] = self.known_at(activations, target, tap, seed)
         return _result(dense, losses, numbers, self.stated(dense, readouts), seed)
 
 

@@ -17,7 +17,6 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, class_labels, one_thread, pair, samples, unit_rows
 from diagnostics.measures.base import Case
 from diagnostics.measures.probes.least_squares import PENALTIES, RidgeStack, choose, refit
-from diagnostics.measures.probes.linear import Choice, SampleProbe, Task
 from diagnostics.measures.probes.protocol import (
     ClassOrValueProbe,
     Probe,
@@ -27,6 +26,7 @@ from diagnostics.measures.probes.protocol import (
     sum_by_unit,
     tap_stacks,
 )
+from diagnostics.measures.probes.samples import Choice, SampleProbe, Task
 from diagnostics.measures.statistics import Losses
 
 TEMPERATURE = 0.07

@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import one_thread, over_taps, samples
+from diagnostics.measures.arrays import over_taps, samples
 from diagnostics.measures.base import Measure, Readout
 from diagnostics.measures.result import (
     CENTRING,
@@ -85,7 +85,6 @@ class Probe(Measure):
 
     invariant_to = ("scale", "shift")
 
-    @one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
         if target is None:
             raise DiagnosticsError(

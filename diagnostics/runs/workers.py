@@ -1,0 +1,291 @@
+"""Processes that measure beside a run's own: they find in the store what measures need of each tap, in any order.
+
+It is handed to the measures (`Activations.ready`), which find in the run's process whatever is not there. So nothing is
+decided here: without the processes, or with a measure that they cannot make, all is the same and takes longer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import multiprocessing
+import os
+import pickle
+import queue
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from diagnostics.activations.contract import Activations, StoredTarget, shuffled
+from diagnostics.activations.store import Store
+from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.apply import Measured, measure_all
+from diagnostics.measures.arrays import one_thread
+from diagnostics.measures.base import Measure
+from diagnostics.progress import Progress, Watch
+from diagnostics.registry import offered
+from diagnostics.runs.setup import chosen_measures
+from diagnostics.vocabulary import ChooseOn
+
+LOG = logging.getLogger("diagnostics")
+PROCESS_BYTES = 2 * 10**9
+"""Memory that a process may need: libraries, pooled values that it keeps, and what it computes with."""
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def default_jobs(most: int) -> int:
+    """As many processes as there are cores and memory for; `PYTHON_CPU_COUNT` stands for the cores, as in Python."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores(int(os.environ.get("PYTHON_CPU_COUNT") or affinity), _limits("cpu.max"))
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        free = 1024 * int(Path("/proc/meminfo").read_text().partition("MemAvailable:")[2].split()[0])
+        cores = fitting_jobs(cores, [free, *map(_room, _limits("memory.max"), _limits("memory.current"))])
+    return min(cores, most)
+
+
+def usable_cores(affinity: int, limits: Iterable[str]) -> int:
+    """The cores of an affinity, or fewer where a cgroup's `cpu.max` says so: "200000 100000" two, "max 100000" all."""
+    quotas = [int(limit) // int(period) for limit, period in map(str.split, limits) if limit != "max"]
+    return max(1, min([affinity, *quotas]))
+
+
+def fitting_jobs(cores: int, free: Iterable[float]) -> int:
+    """The processes, of one a core, that fit in the least of some amounts of free memory in bytes."""
+    return max(1, min(cores, int(min(free) / PROCESS_BYTES)))
+
+
+def _room(limit: str, used: str) -> float:
+    return float("inf") if limit.strip() == "max" else float(limit) - float(used)
+
+
+def _limits(name: str) -> list[str]:
+    """What the cgroups that this process is in say, the innermost first; nothing where there are none."""
+    with contextlib.suppress(OSError):
+        own = CGROUPS / Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip().lstrip("/")
+        return [file.read_text() for each in (own, *own.parents) if (file := each / name).is_file()]
+    return []
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which activations tasks read, and how: what a process needs to see those that the run sees."""
+
+    place: Path
+    taps: tuple[str, ...]
+    choose_on: ChooseOn
+    seed: int
+    split: np.ndarray | None
+    """Another one than the store's."""
+    shuffle: bool
+
+    def open(self) -> tuple[Activations, dict[str, StoredTarget]]:
+        """The activations, and their targets by name."""
+        store, targets = _opened(self.place)
+        split = store.split if self.split is None else self.split
+        if self.shuffle:
+            targets = {name: shuffled(target, split, self.seed) for name, target in targets.items()}
+        taps = [tap for tap in store.taps if tap.name in self.taps]
+        return store.with_other(taps=taps, choose_on=self.choose_on, split=split), targets
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(place: Path) -> tuple[Store, dict[str, StoredTarget]]:
+    store = Store(place)
+    return store, store.targets()
+
+
+Pair = tuple[str, str]
+"""The names of a measure and of a target, "" for none."""
+_Found = tuple[tuple[str, str], Any]
+"""A key of `Activations.ready`, and what was found."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Measures with their targets at one tap, or one that has no part of a tap, whole (`tap` "")."""
+
+    tap: str
+    pairs: tuple[Pair, ...]
+
+    def find(self, activations: Activations, targets: Mapping[str, StoredTarget], seed: int) -> Iterator[_Found]:
+        """What is found, with its key of `Activations.ready`; what fails does so again where it is asked for."""
+        tap = next((tap for tap in activations.taps if tap.name == self.tap), None)
+        for name, of in self.pairs:
+            with contextlib.suppress(Exception, SystemExit):
+                measure, target = _measure(name), targets[of] if of else None
+                if tap:
+                    found = measure.at_tap(activations, target, tap, seed)
+                else:
+                    found = measure.compute(activations, target, seed)
+                yield (measure.key(target), self.tap), found
+
+
+@functools.cache
+def _measure(name: str) -> Measure:
+    return chosen_measures([name])[0][0]
+
+
+def tasks_of(measures: Sequence[Measure], activations: Activations, targets: Mapping[str, StoredTarget]) -> list[Task]:
+    """The tasks of measures that other processes can make by name; whole ones first, since they take longest."""
+    named = offered("measure")
+    parts, whole = list[Pair](), list[Pair]()
+    for measure in measures:
+        if measure.name not in named:
+            LOG.info("%s was handed over as an object, and is measured by one process", measure.name)
+            continue
+        with contextlib.suppress(Exception, SystemExit):
+            read = [name for name, of in targets.items() if measure.reads(of)] if measure.kinds else [""]
+            has_parts = type(measure).at_tap is not Measure.at_tap
+            (parts if has_parts else whole).extend((measure.name, name) for name in read)
+    at_taps = [Task(tap.name, tuple(parts)) for tap in activations.taps if parts]
+    return [*(Task("", (pair,)) for pair in whole), *at_taps]
+
+
+class Workers:
+    """`jobs` processes that measure, this one among them; `close` ends the others."""
+
+    def __init__(self, jobs: int, watch: Watch) -> None:
+        self.watch = watch
+        self.processes = [_Process() for _ in range(jobs - 1)]
+        self.threads = ThreadPoolExecutor(jobs)
+
+    def close(self) -> None:
+        """Ends them at once, whatever they do."""
+        for process in self.processes:
+            process.end()
+        self.threads.shutdown()
+
+    def measure_all(
+        self,
+        measures: Sequence[Measure],
+        activations: Store,
+        targets: Mapping[str, StoredTarget],
+        seed: int,
+        *,
+        what: str = "",
+        asked: Collection[str] = (),
+    ) -> Measured:
+        """As `measure_all`, whose parts are shared out."""
+        # On a GPU measures compute there, many taps at once.
+        if self.processes and not activations.device.startswith("cuda"):
+            taps = tuple(tap.name for tap in activations.taps)
+            shuffle = any(target.shuffled for target in targets.values())
+            source = Source(activations.path, taps, activations.choose_on, seed, activations.split, shuffle)
+            here = functools.partial(Task.find, activations=activations, targets=targets, seed=seed)
+            ready = self._share(source, tasks_of(measures, activations, targets), here, what)
+            activations = activations.with_other(ready=ready)
+        return measure_all(measures, activations, targets, seed, asked=asked, what=what, watch=self.watch)
+
+    def _share(
+        self, source: Source, tasks: Sequence[Task], here: Callable[[Task], Iterator[_Found]], what: str
+    ) -> dict[tuple[str, str], Any]:
+        """What all tasks find; this process does some of them too."""
+        todo, done, found = deque(tasks), deque[Task](), dict[tuple[str, str], Any]()
+
+        def work(find: Callable[[Task], Iterable[_Found]]) -> Iterator[str]:
+            while todo:
+                with contextlib.suppress(IndexError):
+                    task = todo.popleft()
+                    yield task.tap or task.pairs[0][0]
+                    found.update(find(task))
+                    done.append(task)
+
+        def deal(process: _Process) -> None:
+            while todo and not process.started():
+                pass
+            deque(work(functools.partial(process.find, source)), maxlen=0)
+
+        others = [self.threads.submit(deal, process) for process in self.processes]
+        with one_thread():
+            for now in work(here):
+                self.watch(Progress(f"measuring {what} by tap", len(done), len(tasks), now))
+                for other in others:
+                    if other.done():
+                        other.result()
+        for other in others:
+            other.result()
+        self.watch(Progress(f"measuring {what} by tap", len(tasks), len(tasks)))
+        return found
+
+
+class _Process:
+    """A process that does tasks, of a group of its own, so that Ctrl-C at a terminal reaches the run alone."""
+
+    def __init__(self) -> None:
+        self.ready = False
+        self.link, theirs = multiprocessing.Pipe()
+        with theirs:
+            code = f"from diagnostics.runs.workers import serve; serve({theirs.fileno()})"
+            # What it prints must not stand among a command's output, and its modules are those of this process.
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-c", code],
+                stdin=subprocess.DEVNULL,
+                stdout=sys.__stderr__,
+                env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+
+    def started(self) -> bool:
+        """Test for having its libraries, which takes seconds; waits a moment where it has not."""
+        if not self.ready and self.link.poll(0.1):
+            self.ready = self._exchange() == []
+        return self.ready
+
+    def find(self, source: Source, task: Task) -> list[_Found]:
+        """As `Task.find` there."""
+        # Not by the link's own pickles, in which tensors are shared memory.
+        return [(key, pickle.loads(found)) for key, found in self._exchange((source, task))]  # noqa: S301
+
+    def _exchange(self, *asked: Any) -> list[_Found]:
+        """What it sends next, after it was sent something."""
+        try:
+            for each in asked:
+                self.link.send(each)
+            return self.link.recv()
+        except (OSError, EOFError) as error:
+            status = self.process.wait()
+            raise DiagnosticsError(
+                f"A process that measures was ended (status {status}), perhaps because memory ran out: give fewer "
+                f"--jobs.",
+                code="process-ended",
+            ) from error
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.link.close()
+
+
+def serve(link: int) -> None:
+    """Does what arrives at the descriptor of a link until the process at its other end closes it, or has ended."""
+    connection = Connection(link)
+    tasks = queue.SimpleQueue[tuple[Source, Task]]()
+
+    def receive() -> NoReturn:
+        # Beside the work, which would else go on for nobody.
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                tasks.put(connection.recv())
+        os._exit(0)
+
+    threading.Thread(target=receive, daemon=True).start()
+    found = list[_Found]()
+    with one_thread():
+        while True:
+            connection.send(found)
+            source, task = tasks.get()
+            found = []
+            for key, value in task.find(*source.open(), source.seed):
+                with contextlib.suppress(Exception):  # of a plugin's own type, perhaps
+                    found.append((key, pickle.dumps(value)))

@@ -1,0 +1,162 @@
+"""Runs that measure with several processes find what one finds, and leave none behind."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import diagnostics as dx
+from diagnostics.measures.apply import measure_all
+from diagnostics.measures.base import Arrays, Measure, normal
+from diagnostics.measures.geometry.spectrum import RankMe
+from diagnostics.measures.similarity.kernels import Cka
+from diagnostics.runs import workers
+from diagnostics.runs.setup import chosen_measures
+from diagnostics.runs.workers import fitting_jobs, tasks_of, usable_cores
+from tests.support.planted import planted_series, planted_series_encoder
+from tests.support.refusals import refusal
+
+MEASURES = ("linear_probe", "event_probe", "rankme", "self_similarity", "outlier_tokens", "position_probe", "cka")
+
+
+class Strange(Measure):
+    """No process can make it by its name, and no pickle holds it."""
+
+    name, source, answers = "strange", "here", "Does it stay where it is?"
+
+    def __init__(self) -> None:
+        self.held = lambda: 1.0
+
+    def compute(self, activations: Any, target: Any, seed: int) -> xr.Dataset:
+        ones = np.full(len(activations.taps), self.held())
+        values = dict.fromkeys(("score", "low", "high"), ("tap", ones))
+        stated = {"functional": "one", "pooling": "none", "centring": "none", "seed": seed}
+        return xr.Dataset(values, {"tap": [tap.name for tap in activations.taps]}, stated)
+
+
+def measured(out: Path, jobs: int, **options: Any) -> dx.Run:
+    data = planted_series()
+    data.exchangeable = True
+    options = {"measures": [*MEASURES, Strange()], "report": False} | options
+    return dx.run(planted_series_encoder(), data, out=out, jobs=jobs, **options)
+
+
+def values(run: dx.Run) -> dict[str, xr.Dataset]:
+    return {node.path: node.to_dataset().load() for node in run.results.subtree}
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The processes that runs start, with the keys of what each found."""
+    every = list[Any]()
+
+    class Kept(workers._Process):
+        def __init__(self) -> None:
+            super().__init__()
+            # So that it does its share of work that takes less time than its start.
+            assert self.link.poll(120)
+            self.keys = list[tuple[str, str]]()
+            every.append(self)
+
+        def find(self, source: workers.Source, task: workers.Task) -> Any:
+            found = super().find(source, task)
+            self.keys.extend(key for key, _ in found)
+            return found
+
+    monkeypatch.setattr(workers, "_Process", Kept)
+    return every
+
+
+def test_any_number_of_processes_finds_the_same_to_the_last_digit(tmp_path: Path, started: list[Any]) -> None:
+    options = {"redraws": 1, "redraw_controls": True}
+    one = values(measured(tmp_path / "1", 1, **options))
+    assert not started
+    assert "/strange" in one
+    for jobs in (2, 3):
+        several = values(measured(tmp_path / str(jobs), jobs, **options))
+        assert several.keys() == one.keys()
+        for key, result in one.items():
+            xr.testing.assert_identical(several[key], result)
+    assert len(started) == 1 + 2
+    found = {key for process in started for key in process.keys}
+    assert {name.partition("/")[0] for name, _ in found} <= {*MEASURES}
+    assert all(process.keys for process in started)
+    assert all(process.process.poll() is not None for process in started)
+
+
+def test_what_is_found_at_taps_is_not_found_again(tmp_path: Path) -> None:
+    store = measured(tmp_path, 1, controls=False).store
+    targets, (measures, _) = (
+        store.targets(),
+        chosen_measures([*MEASURES, "attentive_probe", "morans_i", "massive_activations"]),
+    )
+    tasks = tasks_of(measures, store, targets)
+    ready = dict(found for task in tasks for found in task.find(store, targets, 0))
+    expected = measure_all(measures, store, targets, 0)
+
+    def refuse(*_: Any) -> Any:
+        raise AssertionError
+
+    reading = store.with_other(ready=ready, pooled=refuse, token_blocks=refuse)
+    again = measure_all(measures, reading, targets, 0)
+    assert (again.skipped, again.failed) == (expected.skipped, expected.failed)
+    for key, result in expected.results.items():
+        xr.testing.assert_identical(again.results[key], result)
+
+
+def test_a_run_whose_process_is_killed_ends_and_goes_on_from_there(tmp_path: Path, started: list[Any]) -> None:
+    def kill(event: Any) -> None:
+        if isinstance(event, dx.Progress) and event.step.endswith("by tap"):
+            started[0].process.send_signal(signal.SIGKILL)
+
+    with refusal("process-ended"):
+        measured(tmp_path, 2, watch=kill, controls=False)
+    steps = list[str]()
+    assert measured(tmp_path, 1, watch=lambda event: steps.append(str(event)), controls=False).results
+    assert not any("extracting" in step for step in steps)
+
+
+def test_an_interrupt_leaves_no_process(tmp_path: Path, started: list[Any]) -> None:
+    def stop(event: Any) -> None:
+        if isinstance(event, dx.Progress) and event.step.endswith("by tap"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measured(tmp_path, 2, watch=stop, controls=False)
+    (process,) = started
+    assert process.process.poll() is not None
+
+
+def test_a_measure_that_is_an_object_is_no_task() -> None:
+    activations = Arrays({"a": normal(30, 3, seed=0), "b": normal(30, 3, seed=1)}, ["train"] * 30)
+    assert tasks_of([Strange()], activations, {}) == []
+    whole, *by_tap = tasks_of([Cka(), RankMe()], activations, {})
+    assert (whole.tap, whole.pairs) == ("", (("cka", ""),))
+    assert [task.tap for task in by_tap] == [tap.name for tap in activations.taps]
+
+
+@pytest.mark.parametrize("jobs", [0, -1])
+def test_no_jobs_are_refused(tmp_path: Path, jobs: int) -> None:
+    with refusal("bad-value"):
+        measured(tmp_path, jobs)
+    assert not list(tmp_path.iterdir())
+
+
+def test_jobs_are_the_cores_that_may_be_used() -> None:
+    assert usable_cores(8, []) == 8
+    assert usable_cores(8, ["max 100000\n"]) == 8
+    assert usable_cores(8, ["250000 100000\n", "max 100000\n", "400000 100000"]) == 2
+    assert usable_cores(8, ["50000 100000"]) == 1
+    assert usable_cores(2, ["400000 100000"]) == 2
+
+
+def test_jobs_fit_into_the_least_memory_that_is_free() -> None:
+    gigabyte = 10**9
+    assert fitting_jobs(16, [64 * gigabyte]) == 16
+    assert fitting_jobs(16, [64 * gigabyte, 9 * gigabyte, float("inf")]) == 4
+    assert fitting_jobs(16, [gigabyte]) == 1
