@@ -158,7 +158,7 @@ def losses_of(result: xr.Dataset, unit: str) -> Losses:
     }[unit]
     if drawn in result:
         ones = np.ones((result.sizes["tap"], result.sizes[unit]))
-        return Losses(0 * ones, ones, drawn=result[drawn].transpose("tap", ...).values)
+        return Losses(ones, ones, drawn=result[drawn].transpose("tap", ...).values)
     loss, reference = (result[name].transpose("tap", unit, ...).values for name in names)
     return Losses(loss, reference, result.attrs[LOSSES] == "counts")
 

@@ -41,7 +41,7 @@ class Interval:
 class Losses:
     """`loss` and `reference` of each tap and independent unit of a split, [tap, unit] or [tap, unit, part].
 
-    Of a score that is no sum of losses they are 0 and 1, and `drawn` [tap, draw] is what `drawn_scores` gave.
+    Of a score that is no sum of losses both are 1, and `drawn` [tap, draw] is what `drawn_scores` gave.
     """
 
     loss: np.ndarray

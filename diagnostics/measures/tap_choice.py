@@ -48,15 +48,15 @@ def confidence_set(losses: Losses, candidates: np.ndarray, seed: int) -> list[in
     # A part (class) that a resample draws in no unit leaves it without a score.
     away = away[np.isfinite(away).all(axis=1)]
     level = special.ndtr(np.sqrt(units / (units - 1)) * special.stdtrit(units - 1, COVERAGE))
-    while len(left) > 1:
+    while True:
         around = away.mean(axis=1, keepdims=True) - away
         error = around.std(axis=0)
         told = error > 1e-12
         if not told.any():
             break
-        scale = np.divide(1.0, error, out=np.zeros_like(error), where=told)
-        distance = (score[left].mean() - score[left]) * scale
-        if distance.max() <= np.quantile((around * scale).max(axis=1), level):
+        error = np.where(told, error, np.inf)
+        distance = (score[left].mean() - score[left]) / error
+        if distance.max() <= np.quantile((around / error).max(axis=1), level):
             break
         stays = np.arange(len(left)) != distance.argmax()
         left, away = left[stays], away[:, stays]
@@ -130,8 +130,9 @@ def standard_error(pair: Losses) -> float:
     if pair.drawn is not None:
         return float(np.nanstd(pair.drawn[0, 1:] - pair.drawn[1, 1:]))
     loss, reference = (x.reshape(2, units, -1) for x in (pair.loss, pair.reference))
-    whole = reference.sum(axis=1, keepdims=True)
-    rate = np.divide(loss.sum(axis=1, keepdims=True), whole, out=np.zeros_like(whole), where=whole > 0)
-    influence = np.divide(loss - rate * reference, whole, out=np.zeros_like(loss), where=whole > 0)
-    each = influence.sum(axis=2) / (whole > 0).sum(axis=2)
+    total = reference.sum(axis=1, keepdims=True)
+    # A part that is nowhere adds nothing.
+    whole = np.where(total > 0, total, np.inf)
+    influence = (loss - loss.sum(axis=1, keepdims=True) / whole * reference) / whole
+    each = influence.sum(axis=2) / np.isfinite(whole).sum(axis=2)
     return float(np.sqrt(units / (units - 1) * ((each[0] - each[1]) ** 2).sum()))

@@ -354,12 +354,21 @@ def folds() -> list[Any]:
     return [list(map(len, of_group)), [np.sort(np.bincount([of[0] for of in each], minlength=5)) for each in some]]
 
 
+def several_classes() -> list[Any]:
+    """Groups that all hold a common class, and some of them one of two rarer ones, even over the folds."""
+    by_split = {"train": np.arange(24), "val": np.arange(24, 28), "test": np.arange(1)}
+    rows = protocol.Rows.of(by_split, np.repeat([f"{group:02}" for group in range(14)], 2))
+    labels = np.where(np.arange(28) % 2, np.repeat(np.arange(14) % 3, 2), 0)
+    dealt = [least_squares.folds(rows, labels, seed)[:24:2] for seed in range(4)]
+    return [[np.bincount(fold[np.arange(12) % 3 == rare]) for rare in range(3)] for fold in dealt]
+
+
 # Class 7 is in two groups.
 FOLDED = protocol.Rows.of(
     {"train": np.arange(12), "val": np.arange(12, 14), "test": np.arange(1)}, np.repeat(list("abcdefg"), 2)
 )
 LABELS = np.array([1, 7, 1, 1, 2, 2, 2, 2, 3, 7, 3, 3, 0, 0])
-GRID, ENDS_OF_GRID = (0.1, 1.0, 10.0), ((0.001, 0.01, 0.1), (10.0, 100.0, 1000.0))
+GRID, ENDS_OF_GRID = (0.1, 1.0, 10.0), ((1e-5, 0.001, 0.1), (10.0, 100.0, 1000.0))
 # Losses of penalties, strong to weak, and right answers; the spread of losses over rows beside those before; and
 # that the path is asked for as a whole.
 PATHS: Sequence[tuple[Any, ...]] = (
@@ -372,9 +381,9 @@ PATHS: Sequence[tuple[Any, ...]] = (
     ((5, 6, 7, 7, 7, 7), (1, 2, 3, 3, 3, 9), 9),
     ((5, 4, 4, 4, 1), (0,) * 5, 9),
 )
-RIGHT = torch.tensor(
-    [[(at < start) | (at >= end) for start, end in ((0, 25), (30, 50), (0, 22), (0, 23))] for at in range(100)]
-).T[None]
+# Wrong rows: of the best nine, of the others eleven, ten and eleven.
+WRONG = ((*range(9), 30, 31), range(30, 39), range(10), range(11))
+RIGHT = torch.tensor([[at not in rows for at in range(100)] for rows in WRONG])[None]
 LEVEL = torch.tensor([0.5, 0.9, 0.7, 0.6]).double()[None, :, None].expand(1, 4, 100)
 
 
@@ -451,6 +460,7 @@ ASKED: Mapping[str, Callable[[], Any]] = {
     "few tokens": lambda: [(n, bool(made.sparse), len(made.cautions)) for n in (19, 20) for made in [changed("hidden", attrs={"token_samples": n})]],
     "margin named": lambda: changed("hidden", attrs={"margin": 0.2}).margin,
     "readable": lambda: [made.readability for made in ends_changed("low", ("hidden", 0.05), ("hidden", 0.0), ("class", 0.39), ("class", 0.41))],
+    "readable without a chance": lambda: [changed("hidden", {"low": ("tap", np.full(6, low))}, lacks="chance").readability for low in (-0.1, 0.1)],
     "at chance": lambda: [bool(made.is_at_chance) for made in ends_changed("high", ("hidden", 0.049), ("hidden", 0.051), ("class", 0.429), ("class", 0.431))],
     "ahead of shuffled labels": lambda: changed("class", attrs={"over_shuffled_labels_low": 0.05}).is_readable,
     "ahead of all controls": lambda: changed("late", attrs={f"over_{each}_low": 0.05 for each in ("fresh_weights", "fresh_weights.2", "raw_input")}).rivals,
@@ -494,7 +504,8 @@ ASKED: Mapping[str, Callable[[], Any]] = {
     ],
     "ends of parts": lambda: [statistics.subset_interval(2.0, np.array(of)) for of in ([1.0, 2.0, 4.0], [1.0, 4.0], [np.nan, 1.0, 2.0, 0.0], [1.0])] + [statistics.subset_interval(at, np.array([1.0, 4.0])) for at in (0.5, 0.0)],
     **{f"ridge without groups of {most}": partial(left_out, most) for most in (1, 3, 256, 257)},
-    "folds": folds, "a class in two folds": lambda: [len(set(least_squares.folds(FOLDED, LABELS, seed)[[1, 9]])) == 2 for seed in range(8)],
+    "ridge penalties at the ends": lambda: [least_squares.RidgeOutOfFold(rows, y, lambda errors: errors**2, SEED).choose(torch.tensor(x[1:]))[0] for rows, x, _ in [ridge_data(257)] for y in (x[1] @ np.ones((3, 1)), x[0, :, :1])],
+    "folds": folds, "folds of several classes": several_classes, "a class in two folds": lambda: [len(set(least_squares.folds(FOLDED, LABELS, seed)[[1, 9]])) == 2 for seed in range(8)],
     "penalty of several parts": lambda: [
         least_squares.choose_index(np.array(lost), np.array(whole)) for lost, whole in (([[2, 1], [1, 9], [1, 9]], [1, 0]), (np.ones((4, 2)), [0, 0]), ([[0.02, 0.9], [0.03, 0.3]], [0.1, 0.9]), ([[2, 1], [1, 9], [1.5, 9]], [1, 0]))
     ],

@@ -231,6 +231,10 @@ ASKED: Mapping[str, Callable[[], Any]] = {
         [apart(*map(constant, lost)).p for lost in ((0.5, 0.5), (0.5, 0.75), (0.75, 0.5))]
         + [apart(constant(0.5), constant(1.0, "a")).p]
     ),
+    "certain over seeds": lambda: estimates.estimate_sum([([(constant(0.5),), (constant(0.5),)], 1.0)], SEED),
+    "no more than its control": lambda: [
+        shared([(run, run)], controls=[run]).lifted for run in runs_of("hidden", (0,))
+    ],
     "outcomes": lambda: [
         differences.Difference("", "", "", "output", apart(*map(constant, lost)), p).outcome
         for lost, p in (((0.5, 0.75), 0.04), ((0.75, 0.5), 0.04), ((0.75, 0.5), 0.05))

@@ -473,7 +473,7 @@ def folds(rows: Rows, labels: np.ndarray | None, seed: int) -> np.ndarray:
     has = np.zeros((len(units), int(codes.max()) + 1), dtype=bool)
     has[unit_of, codes[inside]] = True
     # A class with groups in val too is never left without a row.
-    at_risk = ~np.isin(np.arange(has.shape[1]), codes[~inside]) & (has.sum(axis=0) > 1)
+    at_risk = ~np.isin(np.arange(has.shape[1]), codes[~inside])
     rarest, sizes = np.where(has, has.sum(axis=0), np.inf).argmin(axis=1), np.bincount(unit_of)
     drawn = np.random.default_rng(seed).random((_DRAWS if at_risk.any() else 1, len(units)))
     # The place of each group in an order gives its fold.

@@ -482,8 +482,7 @@ def choose_out_of_fold(
     part, judge = without(0)
     fits, of_first, losses_of_first = _path(part, np.tile(order, (len(x), 1)), judge)
     best = _best(of_first, losses_of_first)
-    near = torch.stack([best - 1, best, best + 1], dim=1).clamp(0, of_first.shape[1] - 1)
-    near = near.unique(dim=1) if len(near) == 1 else near
+    near = torch.stack([best - 1, best, best + 1], dim=1).clamp(0, of_first.shape[1] - 1).unique(dim=1)
     taps = torch.arange(len(x), device=x.device)
     right = torch.zeros((*near.shape, len(labels)), dtype=torch.bool, device=x.device)
     losses = x.new_zeros(right.shape)
@@ -491,7 +490,8 @@ def choose_out_of_fold(
         each[taps[:, None], near] for each in (of_first, losses_of_first)
     )
     grid = np.array(order)[near.cpu().numpy()]
-    for number in range(1, int(fold.max()) + 1):
+    _, *others = np.unique(fold)
+    for number in others:
         part, judge = without(number)
         _, right[:, :, fold == number], losses[:, :, fold == number] = _path(part, grid, judge, whole=True)
     best = _best(right, losses)
@@ -556,6 +556,6 @@ def _best(right: Tensor, losses: Tensor) -> Tensor:
     right = right.double()
     top = right.mean(dim=2).argmax(dim=1)
     short = right[torch.arange(len(right), device=right.device), top][:, None] - right
-    error = (short.square().mean(dim=2) - short.mean(dim=2) ** 2).clamp(min=0).sqrt() / right.shape[2] ** 0.5
+    error = short.std(dim=2, correction=0) / right.shape[2] ** 0.5
     near = short.mean(dim=2) <= error / 2
     return losses.mean(dim=2).masked_fill(~near, torch.inf).argmin(dim=1)

@@ -405,7 +405,7 @@ def _mean(parts: Sequence[Part], seed: int) -> Interval:
 def _ratio(over: Sequence[Part], under: Sequence[Part], floor: float, seed: int) -> Interval:
     """(mean of `over` - floor) / (mean of `under` - floor)."""
     terms = [term for part in (*over, *under) for term in part]
-    first = len(over) * len(over[0])
+    first = len(terms) // 2
     above, below = (np.array([part_score(part) for part in parts]) - floor for parts in (over, under))
     # Of as many runs and terms above as below.
     weights = part_weights(over)

@@ -195,7 +195,7 @@ def _p(value: float, ends: Interval, freedom: float, units: int) -> float:
         return 1.0
     if reach <= 0:
         # All units say the same. Then what is known is the sign test's.
-        return min(1.0, 2.0 ** (1 - units))
+        return 2.0 ** (1 - units)
     return float(2 * special.stdtr(freedom, -abs(value) / reach * _quantile(freedom)))
 
 
