@@ -222,7 +222,7 @@ def measure_all(
             if why := misfit(result, measure, activations):
                 fail(key, why)
                 continue
-            result = _completed(result, measure, target, activations, seed)
+            result = _completed(result, measure, target, activations)
             if measure.pairwise and (few := too_few(result)):
                 measured.skipped[key] = few
             elif not any(np.isfinite(result[name]).any() for name in ("score", "matrix") if name in result):
@@ -238,12 +238,12 @@ def measure_all(
             fail(key, f"Measure {key} failed on {what}: {describe(error)}.")
     if jobs:
         watch(Progress(f"measuring {what}".strip(), len(jobs), len(jobs)))
-    measured.results = choose_taps(measured.results, seed)
+    measured.results = choose_taps(measured.results)
     return measured
 
 
 def _completed(
-    result: xr.Dataset, measure: Measure, target: StoredTarget | None, activations: Activations, seed: int
+    result: xr.Dataset, measure: Measure, target: StoredTarget | None, activations: Activations
 ) -> xr.Dataset:
     """The result with intervals, selection and the attributes that every result has."""
     family: Family | None = measure.family or (target.family if target else None)
@@ -266,7 +266,7 @@ def _completed(
         result = result.assign_coords(depth=("tap", [depths[str(tap)] for tap in result["tap"].values]))
     result = result.assign_attrs(attrs)
     if is_probe(result):
-        result = _with_intervals(result, seed)
+        result = _with_intervals(result)
     if reason := shorten_reasons(str(result.attrs.get(REASON, "")), [tap.name for tap in activations.taps]):
         result.attrs[REASON] = reason
     else:
@@ -290,10 +290,10 @@ LIKELY = 0.8
 """Level of the interval whose lower end is the one-sided one at 90 %."""
 
 
-def _with_intervals(result: xr.Dataset, seed: int) -> xr.Dataset:
+def _with_intervals(result: xr.Dataset) -> xr.Dataset:
     """The result with scores and intervals from test losses, and what the intervals are."""
     test, fit_units = losses_of(result, "unit"), units_fitted(result)
-    score, low, high = test.intervals(fit_units, seed)
+    score, low, high = test.intervals(fit_units, result.attrs[SEED])
     counts = result.attrs[LOSSES] == "counts"
     widened = ", widened for the training set's share" if fit_units else "; nothing was fitted"
     half_units = "; with half a unit that is right and half a unit that is wrong, shared out among the parts"
@@ -304,7 +304,7 @@ def _with_intervals(result: xr.Dataset, seed: int) -> xr.Dataset:
     return result.assign_attrs({INTERVALS: stated})
 
 
-def _choose(result: xr.Dataset, seed: int) -> TapChoice | None:
+def _choose(result: xr.Dataset) -> TapChoice | None:
     """The choice of a tap by the losses that choose, or by the score on val alone where the probe gives no losses."""
     output = [str(tap) for tap in result["tap"].values].index(result.attrs[OUTPUT_TAP])
     losses = choosing_losses(result)
@@ -313,10 +313,10 @@ def _choose(result: xr.Dataset, seed: int) -> TapChoice | None:
     if losses is None:
         remaining = 1.0 - choosing_scores(result)[:, None]
         losses = Losses(remaining, np.ones_like(remaining))
-    return choose_tap(losses, output, np.asarray(result["depth"].values), seed, favour=enough)
+    return choose_tap(losses, output, np.asarray(result["depth"].values), result.attrs[SEED], favour=enough)
 
 
-def _with_choice(result: xr.Dataset, choice: TapChoice, seed: int) -> xr.Dataset:
+def _with_choice(result: xr.Dataset, choice: TapChoice) -> xr.Dataset:
     """The choice, and what test says of the gaps, as attributes."""
     taps = [str(tap) for tap in result["tap"].values]
     output = taps.index(result.attrs[OUTPUT_TAP])
@@ -328,7 +328,7 @@ def _with_choice(result: xr.Dataset, choice: TapChoice, seed: int) -> xr.Dataset
     if choice.best is not None:
         depth = result["depth"].values
         others = [tap for tap in range(len(taps)) if tap != output and depth[tap] <= depth[output]]
-        against = test.at([output]), fit_units, seed
+        against = test.at([output]), fit_units, result.attrs[SEED]
         attrs[BEST_TAP] = taps[choice.best]
         (gap,) = paired_differences(test.at([choice.best]), *against)
         attrs |= store_interval(HIDDEN_GAP, gap)
@@ -339,21 +339,19 @@ def _with_choice(result: xr.Dataset, choice: TapChoice, seed: int) -> xr.Dataset
     return result.assign_attrs(attrs)
 
 
-def choose_taps(results: Mapping[str, xr.Dataset], seed: int) -> dict[str, xr.Dataset]:
+def choose_taps(results: Mapping[str, xr.Dataset]) -> dict[str, xr.Dataset]:
     """The results, those of probes with the tap to use and what test says of it.
 
     A target with fewer than `FEWEST` units of train and val takes the best tap of the others that its probe reads, else
     its own best.
     """
-    choices = {key: choice for key, result in results.items() if is_probe(result) and (choice := _choose(result, seed))}
+    choices = {key: choice for key, result in results.items() if is_probe(result) and (choice := _choose(result))}
     few = {key for key in choices if 0 < units_fitted(results[key]) < FEWEST}
     for key in few:
         others = [results[other] for other in choices.keys() - few if _alike(results[other], results[key])]
         if (tap := common_tap(others)) is not None:
             choices[key] = replace(choices[key], tap=tap)
-    return {
-        key: _with_choice(result, choices[key], seed) if key in choices else result for key, result in results.items()
-    }
+    return {key: _with_choice(result, choices[key]) if key in choices else result for key, result in results.items()}
 
 
 def with_choice(result: xr.Dataset) -> xr.Dataset:
@@ -364,7 +362,7 @@ def with_choice(result: xr.Dataset) -> xr.Dataset:
         return result
     kept = {key: value for key, value in result.attrs.items() if key != BEST_TAP}
     older = result.drop_attrs(deep=False).assign_attrs({**kept, OLDER: 1})
-    return choose_taps({"": older}, int(older.attrs[SEED]))[""]
+    return choose_taps({"": older})[""]
 
 
 def _alike(result: xr.Dataset, other: xr.Dataset) -> bool:
@@ -389,7 +387,7 @@ def common_tap(results: Sequence[xr.Dataset]) -> int | None:
     return int(np.nanargmin(relative)) if np.isfinite(relative).any() else None
 
 
-def against_control(result: xr.Dataset, other: xr.Dataset, control: str, seed: int) -> xr.Dataset:
+def against_control(result: xr.Dataset, other: xr.Dataset, control: str) -> xr.Dataset:
     """A probe's result with by how much its chosen tap beats a control's chosen tap, paired over the same test
     units.
     """
@@ -398,5 +396,7 @@ def against_control(result: xr.Dataset, other: xr.Dataset, control: str, seed: i
     ours, theirs = (data.sel(tap=[data.attrs[CHOSEN_TAP]]).sortby("unit") for data in (result, other))
     if list(ours["unit"].values) != list(theirs["unit"].values):
         return result
-    (gap,) = paired_differences(losses_of(ours, "unit"), losses_of(theirs, "unit"), units_fitted(result), seed)
+    (gap,) = paired_differences(
+        losses_of(ours, "unit"), losses_of(theirs, "unit"), units_fitted(result), result.attrs[SEED]
+    )
     return result.assign_attrs(store_interval(f"{OVER}{control}", gap))

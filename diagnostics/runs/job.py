@@ -542,7 +542,7 @@ class _Job:
         results = {name: of_control.results for name, of_control in measured.items()}
         for name, theirs in (self._kept_results(store, controls, names) | results).items():
             for key in set(main.results) & set(theirs):
-                main.results[key] = against_control(main.results[key], theirs[key], name, request.seed)
+                main.results[key] = against_control(main.results[key], theirs[key], name)
         merge_results(
             store,
             {ENCODER: main.results, **results},

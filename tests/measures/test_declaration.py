@@ -156,9 +156,7 @@ def test_a_score_that_is_no_sum_gets_interval_gap_and_tap_from_its_draws() -> No
     assert profile.verdict == "shown" and profile.is_probe and profile.tap_set == ["best"] and profile.skewed == ""
     # A control is paired by the same draws.
     lost = results(Ranks(), Arrays({"only": taps["weak"]}, split), StoredTarget("y", "value", truth))
-    margin = Profile.of("ranks", "y", against_control(data, lost, "raw_input", 0), {"raw_input": lost}).over(
-        "raw_input"
-    )
+    margin = Profile.of("ranks", "y", against_control(data, lost, "raw_input"), {"raw_input": lost}).over("raw_input")
     by_hand = interval(tests[1] - tests[0], drawn[:, 1] - drawn[:, 0], 80)
     assert margin is not None and (margin.low, margin.high) == pytest.approx(tuple(map(float, by_hand)))
     # Ahead of the output by less than one standard error, it is not chosen.

@@ -285,7 +285,7 @@ def measured(
 
 
 def taps_chosen(results: dict[str, xr.Dataset]) -> dict[str, str]:
-    return {key: result.attrs["chosen_tap"] for key, result in choose_taps(results, 0).items()}
+    return {key: result.attrs["chosen_tap"] for key, result in choose_taps(results).items()}
 
 
 def test_fewer_than_ten_units_take_the_tap_of_the_other_targets() -> None:
@@ -313,7 +313,7 @@ def test_one_tap_for_all_is_that_of_the_smallest_mean_standardised_loss() -> Non
 
 def test_a_probe_that_gives_scores_on_val_alone_takes_the_best_of_them() -> None:
     data = measured([0.5, 0.8, 0.6], 40).drop_vars(["oof_loss", "oof_reference"])
-    result = choose_taps({"y": data.assign(val_score=("tap", [0.5, 0.8, 0.6]))}, 0)["y"]
+    result = choose_taps({"y": data.assign(val_score=("tap", [0.5, 0.8, 0.6]))})["y"]
     assert (result.attrs["chosen_tap"], result.attrs["best_tap"]) == ("t1", "t1")
 
 
@@ -322,12 +322,12 @@ def test_a_probe_that_gives_scores_on_val_alone_takes_the_best_of_them() -> None
 
 def test_the_bound_is_the_largest_upper_end_of_the_taps_that_the_output_can_hide() -> None:
     # On test the first tap is ahead, which was not chosen.
-    result = choose_taps({"y": measured([0.2, 0.9, 0.5], 40, [0.8, 0.55, 0.5])}, 0)["y"]
+    result = choose_taps({"y": measured([0.2, 0.9, 0.5], 40, [0.8, 0.55, 0.5])})["y"]
     assert (result.attrs["chosen_tap"], result.attrs["best_tap"]) == ("t1", "t1")
     assert result.attrs["hidden_gap"] == pytest.approx(0.05)
     assert result.attrs["gap_bound"] == pytest.approx(0.3), "the same in every unit, so that it has no width"
     behind = measured([0.2, 0.9, 0.5], 40, [0.55, 0.5, 0.9]).assign_attrs(output_tap="t1")
-    assert choose_taps({"y": behind}, 0)["y"].attrs["gap_bound"] == pytest.approx(0.05), "without what lies behind"
+    assert choose_taps({"y": behind})["y"].attrs["gap_bound"] == pytest.approx(0.05), "without what lies behind"
 
 
 def test_a_result_of_an_older_version_is_chosen_on_val_and_says_so() -> None:

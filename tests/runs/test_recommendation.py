@@ -54,7 +54,7 @@ def recommendation(
         for each in (target, shuffled(target, activations.split, seed))
     )
     if controls:
-        result = against_control(result, control, "shuffled_labels", seed)
+        result = against_control(result, control, "shuffled_labels")
     return recommend(Profile.of("linear_probe", "y", result, {"shuffled_labels": control} if controls else {}))
 
 

@@ -172,7 +172,7 @@ def older() -> list[Any]:
     """Choices in a result of an older version, and by scores on val alone; others stay as they are."""
     new = result("unsure", choose_on="val")
     old = apply.with_choice(without(new, "chosen_tap").assign_attrs(best_tap="head"))
-    bare = apply.choose_taps({"": without(new.drop_dims("val_unit"), "gap")}, SEED)[""]
+    bare = apply.choose_taps({"": without(new.drop_dims("val_unit"), "gap")})[""]
     found = [
         [CHOICE(made), made.chosen_on] for made in (Profile("planted", "unsure", data, {}) for data in (old, bare))
     ]
@@ -523,10 +523,10 @@ ASKED: Mapping[str, Callable[[], Any]] = {
     "order of findings": lambda: [each.target for each in recommendation.by_verdict(list(map(profile, ORDERED)))],
     "ways": lambda: [measured(("alike",), kind).results["planted/alike"].attrs[attribute.HIGHER_IS_BETTER] for kind in (Planted, type("Lower", (Planted,), {"higher_is_better": False}))],
     "favours": lambda: [
-        apply.choose_taps({"p": result("unsure", choose_on="val").assign_attrs(units_train=n, units_val=0), **beside}, SEED)["p"].attrs["chosen_tap"]
+        apply.choose_taps({"p": result("unsure", choose_on="val").assign_attrs(units_train=n, units_val=0), **beside})["p"].attrs["chosen_tap"]
         for beside in ({}, {"q": result("hidden")}) for n in (0, 1, 9, 10)
     ],
-    "beside a control": lambda: ["over_c" in apply.against_control(*pair, "c", SEED).attrs for pair in (
+    "beside a control": lambda: ["over_c" in apply.against_control(*pair, "c").attrs for pair in (
         (result("unsure"), result("unsure")), (without(result("unsure"), "chosen_tap"), result("unsure")), (result("unsure"), without(result("unsure"), "chosen_tap")), (result("unsure"), result("ten"))
     )],
 }  # fmt: skip

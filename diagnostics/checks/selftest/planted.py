@@ -166,7 +166,7 @@ def profile(name: str, draw: int = 0, choose_on: ChooseOn = "fit") -> Profile:
     errors = dict(zip(CONTROLS, PLANTED[name].controls if has_controls else (), strict=False))
     others = {control: result(name, (error,), 7 + i) for i, (control, error) in enumerate(errors.items())}
     for control, other in others.items():
-        data = against_control(data, other, control, SEED)
+        data = against_control(data, other, control)
     return Profile.of("planted", PLANTED[name].of or name, data, others)
 
 
