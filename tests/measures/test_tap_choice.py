@@ -277,6 +277,7 @@ def measured(
     attrs = {
         "measure": measure,
         "output_tap": "t2",
+        "seed": 0,
         "losses": "squares",
         "units_train": units - units // 4,
         "units_val": units // 4,
