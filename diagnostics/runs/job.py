@@ -206,7 +206,7 @@ class _Job:
         """The places of stores that were made beside them."""
         self.told = False
         """Whether the cost was said."""
-        request, there = setup.request, _store_at(folder)
+        request, there = setup.request, self._continued(folder)
         if request.dense is None and there and there.plan.token_samples == len(setup.dataset):
             setup.dense = "stored"  # of an earlier call with a larger budget
         options = {"device": setup.device, "batch_size": request.batch_size, "workers": request.workers}
@@ -445,7 +445,7 @@ class _Job:
         # What controls without the encoder give has one token and one pooling.
         poolings = [name for name in setup.poolings or () if name in encoder.poolings] or None
         with_tokens, probes = read_tokens(measures, setup.dataset, setup.dense)
-        there = _store_at(place)
+        there = self._continued(place)
         # Who names a budget wants the encoder's, but for those that were removed since.
         with_tokens = with_tokens or (announced and bool(setup.token_budget) and not (there and there.complete))
         rule = (encoder, taps, samples, setup.token_budget, request.precision, poolings)
@@ -502,6 +502,12 @@ class _Job:
             self.made_beside.append(place)
         store.device, store.choose_on = setup.device, setup.choose_on
         return store
+
+    def _continued(self, place: Folder) -> Store | None:
+        """The store that this call goes on with; None without one, or where it cannot be read, as is said later."""
+        with contextlib.suppress(DiagnosticsError):
+            return None if self.request.fresh else Store(place)
+        return None
 
     def _explain_attention(self, encoder: Encoder, taps: Sequence[Tap]) -> None:
         """Raises where the kernel that was asked for cannot compute the encoder's attention; logs which one `auto`
@@ -575,13 +581,6 @@ def _reasons(measured: Measured, measure: str) -> str:
     """Why a measure gives nothing, of all its targets; equal reasons once."""
     why = [reason for key, reason in measured.skipped.items() if key.partition("/")[0] == measure]
     return " ".join(dict.fromkeys(why)) or "it gives no reason."
-
-
-def _store_at(place: Folder) -> Store | None:
-    """The store that is there; None where none is, or none that can be read, which is said when it is extracted."""
-    with contextlib.suppress(DiagnosticsError):
-        return Store(place)
-    return None
 
 
 def _refuse_other_seed(folder: Folder, seed: int) -> None:
