@@ -231,7 +231,7 @@ class _Job:
         name, seed = setup.encoder.name, request.seed
         permuted = self._shuffled(store, readable).values() if setup.draws else ()
         view = self._stream(setup.encoder, store, self.measures, [*readable.values(), *permuted])
-        main = self._measure(setup.encoder, self.measures, store, readable, name, asked=setup.named, view=view)
+        main = self._measure(self.measures, store, view, readable, name, asked=setup.named)
         measure_nonlinear(main, store, readable, seed, name, self.measure_all)
         for result in main.results.values() if request.margin is not None else ():
             result.attrs[attribute.MARGIN] = request.margin
@@ -306,8 +306,8 @@ class _Job:
     def _measure_control(self, name: str, store: Store, targets: Mapping[str, StoredTarget]) -> Measured | None:
         """The results of a control encoder, None where no measure applies to it.
 
-        Raises _NoControlError, with the reason, where it cannot be made or extracted, StorageError where the disk
-        fails.
+        Raises _NoControlError, with the reason, where it cannot be made, extracted or streamed, StorageError where the
+        disk fails.
         """
         setup, has_weights = self.setup, control_of(name) in WEIGHTS
         measures = self._measures_of(name)
@@ -326,16 +326,17 @@ class _Job:
                 token_samples=store.plan.token_samples,
                 computed=has_weights,
             )
+            if has_weights:
+                self._observe(encoder, stored, measures)
+            readable = {key: value for key, value in stored.targets().items() if key in targets}
+            view = self._stream(encoder, stored, measures, [*readable.values()], computed=has_weights)
         except StorageError:
             raise
         except DiagnosticsError as error:
             raise _NoControlError(str(error)) from error
         except Exception as error:  # whatever a strange module does when it is copied or drawn afresh
             raise _NoControlError(f"it cannot be made from {setup.encoder.name}: {describe(error)}.") from error
-        if has_weights:
-            self._observe(encoder, stored, measures)
-        readable = {key: value for key, value in stored.targets().items() if key in targets}
-        measured = self._measure(encoder, measures, stored, readable, name, computed=has_weights)
+        measured = self._measure(measures, stored, view, readable, name)
         for result in measured.results.values() if has_weights else ():
             result.attrs |= {"redrawn": getattr(encoder, "redrawn", 1.0), "note": getattr(encoder, "note", "")}
         self._redraw(measured, stored, readable, name)
@@ -343,22 +344,17 @@ class _Job:
 
     def _measure(
         self,
-        encoder: Encoder,
         measures: Sequence[Measure],
         store: Store,
+        view: Activations,
         targets: Mapping[str, StoredTarget],
         what: str,
         *,
         asked: Collection[str] = (),
-        computed: bool = True,
-        view: Activations | None = None,
     ) -> Measured:
-        """The measures of an encoder, or of a control; `computed`: as in `_extract`; `view`: of `_stream`, if made."""
+        """The measures of an encoder, or of a control; `view`: of `_stream`."""
         seed = self.request.seed
-        if self.setup.dense != "streamed":
-            return self.measure_all(measures, store, targets, seed, asked=asked, what=what)
-        view = view or self._stream(encoder, store, measures, [*targets.values()], computed=computed)
-        streaming = [m for m in measures if set(m.streams) & {target.kind for target in targets.values()}]
+        streaming = [m for m in measures if view is not store and {t.kind for t in targets.values()} & {*m.streams}]
         rest = [m for m in measures if m not in streaming]
         measured = self.measure_all(rest, store, targets, seed, asked=asked, what=what)
         measured.add(measure_all(streaming, view, targets, seed, asked=asked, what=what, watch=self.watch))
@@ -404,7 +400,7 @@ class _Job:
     def _measure_shuffled(self, store: Store, targets: Mapping[str, StoredTarget], view: Activations) -> Measured:
         """The probes on the encoder's own activations, with shuffled targets."""
         probes, permuted = [m for m in self.measures if m.kinds], self._shuffled(store, targets)
-        measured = self._measure(self.setup.encoder, probes, store, permuted, "shuffled_labels", view=view)
+        measured = self._measure(probes, store, view, permuted, "shuffled_labels")
         self._redraw(measured, store, targets, "shuffled_labels")
         return measured
 

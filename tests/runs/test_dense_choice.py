@@ -8,10 +8,14 @@ from typing import Any
 import pytest
 
 import diagnostics as dx
-from diagnostics import Run, TorchEncoder
+from diagnostics import DiagnosticsError, Run, TorchEncoder
 from diagnostics.activations import plan
+from diagnostics.errors import StorageError
 from diagnostics.progress import Cost
+from diagnostics.runs import job
+from diagnostics.runs.controls.names import WEIGHTS
 from tests.runs.test_token_probes import images
+from tests.support.refusals import refusal
 from tests.support.tiny import tiny_image_encoder
 
 HEIGHT = "linear_probe/height"
@@ -44,3 +48,33 @@ def test_a_fresh_run_plans_its_own_tokens(tmp_path: Path, monkeypatch: pytest.Mo
     measure(tmp_path, wide, fresh=True, measures="cka", watch=costs.append)
     (cost,) = (event for event in costs if isinstance(event, Cost))
     assert cost.token_samples == plan.FEWEST
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """Makes the streaming of every control with weights fail so."""
+    streamed = job.stream
+
+    def of_encoder(encoder: TorchEncoder, *given: Any, **options: Any) -> Any:
+        if "weights" in encoder.name:
+            raise error
+        return streamed(encoder, *given, **options)
+
+    monkeypatch.setattr(job, "stream", of_encoder)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), DiagnosticsError("No memory.", code="foreign-error")])
+def test_a_control_that_cannot_be_streamed_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    failing(monkeypatch, error)
+    controls = {*measure(tmp_path, dense="streamed", controls=True).profile(HEIGHT).controls}
+    assert controls > {"raw_input", "shuffled_labels"}
+    assert not controls & {*WEIGHTS}
+
+
+def test_a_disk_that_is_full_while_a_control_is_streamed_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, StorageError("The disk is full.", code="no-space"))
+    with refusal("no-space"):
+        measure(tmp_path, dense="streamed", controls=True)
