@@ -12,7 +12,7 @@ import xarray as xr
 from torch import nn
 from torch.utils.data import default_collate
 
-from diagnostics.activations.contract import Activations, StoredTarget, shuffled
+from diagnostics.activations.contract import StoredTarget, shuffled
 from diagnostics.activations.extract import OnGrids, extract, refuse_other_folder
 from diagnostics.activations.folder import Folder, check_room, lock
 from diagnostics.activations.observe import observe
@@ -39,7 +39,7 @@ from diagnostics.encoders.modules import computing, random_kept
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, StorageError, describe, explaining
 from diagnostics.measures import result as attribute
-from diagnostics.measures.apply import Measured, against_control, measure_all
+from diagnostics.measures.apply import Measured, against_control
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.nonlinear import measure_nonlinear
 from diagnostics.progress import Watch
@@ -346,7 +346,7 @@ class _Job:
         self,
         measures: Sequence[Measure],
         store: Store,
-        view: Activations,
+        view: Store,
         targets: Mapping[str, StoredTarget],
         what: str,
         *,
@@ -357,7 +357,8 @@ class _Job:
         streaming = [m for m in measures if view is not store and {t.kind for t in targets.values()} & {*m.streams}]
         rest = [m for m in measures if m not in streaming]
         measured = self.measure_all(rest, store, targets, seed, asked=asked, what=what)
-        measured.add(measure_all(streaming, view, targets, seed, asked=asked, what=what, watch=self.watch))
+        if streaming:
+            measured.add(self.measure_all(streaming, view, targets, seed, asked=asked, what=what))
         return measured
 
     def _stream(
@@ -368,7 +369,7 @@ class _Job:
         targets: Sequence[StoredTarget],
         *,
         computed: bool = True,
-    ) -> Activations:
+    ) -> Store:
         """The store with what measures read of dense targets by sums, where they are streamed."""
         setup = self.setup
         if setup.dense != "streamed":
@@ -382,7 +383,7 @@ class _Job:
                 check_room(self.folder.path, cost.bytes)
 
         with self._passing(encoder, computed=computed):
-            return stream(
+            view = stream(
                 encoder,
                 setup.dataset,
                 store,
@@ -393,11 +394,13 @@ class _Job:
                 before=before,
                 **self.passes,
             )
+        assert isinstance(view, Store)
+        return view
 
     def _shuffled(self, store: Store, targets: Mapping[str, StoredTarget]) -> dict[str, StoredTarget]:
         return {name: shuffled(target, store.split, self.request.seed) for name, target in targets.items()}
 
-    def _measure_shuffled(self, store: Store, targets: Mapping[str, StoredTarget], view: Activations) -> Measured:
+    def _measure_shuffled(self, store: Store, targets: Mapping[str, StoredTarget], view: Store) -> Measured:
         """The probes on the encoder's own activations, with shuffled targets."""
         probes, permuted = [m for m in self.measures if m.kinds], self._shuffled(store, targets)
         measured = self._measure(probes, store, view, permuted, "shuffled_labels")
