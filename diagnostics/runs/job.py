@@ -39,7 +39,7 @@ from diagnostics.encoders.modules import computing, random_kept
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, StorageError, describe, explaining
 from diagnostics.measures import result as attribute
-from diagnostics.measures.apply import Measured, against_control
+from diagnostics.measures.apply import Measured, against_control, read_alike
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.nonlinear import measure_nonlinear
 from diagnostics.progress import Watch
@@ -48,7 +48,7 @@ from diagnostics.report.progress_bars import watching
 from diagnostics.runs.controls.kinds import control_encoders
 from diagnostics.runs.controls.names import WEIGHTS, control_of
 from diagnostics.runs.inputs import Data
-from diagnostics.runs.record import Call, Provenance
+from diagnostics.runs.record import Call, Provenance, refuse_other_seed
 from diagnostics.runs.redraws import add_redraws
 from diagnostics.runs.request import Request
 from diagnostics.runs.run import Run
@@ -182,7 +182,7 @@ def perform(request: Request, watch: Watch | None = None) -> Run:
             listed(folder)
         else:
             remove(beside(folder))
-            _refuse_other_seed(folder, request.seed)
+            refuse_other_seed(folder, request.seed)
         try:
             with contextlib.closing(Workers(request.jobs or default_jobs(len(setup.taps)), shown)) as workers:
                 _Job(setup, folder, shown, workers).do()
@@ -545,17 +545,23 @@ class _Job:
         names = list(dict.fromkeys([*asked, *(key.partition("/")[0] for key in (*main.results, *main.skipped))]))
         controls = [*self.controls, *measured]
         results = {name: of_control.results for name, of_control in measured.items()}
+        outdated = list[tuple[str, str]]()
         for name, theirs in (self._kept_results(store, controls, names) | results).items():
-            for key in set(main.results) & set(theirs):
-                main.results[key] = against_control(main.results[key], theirs[key], name)
+            for key in sorted(set(main.results) & set(theirs)):
+                if name not in results and not read_alike(main.results[key], theirs[key]):
+                    outdated.append((name, key))
+                else:
+                    main.results[key] = against_control(main.results[key], theirs[key], name)
+        why = "it was measured in another way than the encoder is now: give the same command with controls."
         merge_results(
             store,
             {ENCODER: main.results, **results},
-            omissions,
+            [*omissions, *(Omission(why, key, name) for name, key in outdated)],
             dataclasses.replace(self.call, seconds=round(time.monotonic() - self.started, 1)).to_attrs(),
             measures=[*names, *setup.unusable],
             pairwise={m.name for m in setup.measures if m.pairwise},
             controls=controls,
+            outdated=outdated,
             order=list(offered("measure")),
             fresh=request.fresh,
         )
@@ -580,19 +586,3 @@ def _reasons(measured: Measured, measure: str) -> str:
     """Why a measure gives nothing, of all its targets; equal reasons once."""
     why = [reason for key, reason in measured.skipped.items() if key.partition("/")[0] == measure]
     return " ".join(dict.fromkeys(why)) or "it gives no reason."
-
-
-def _refuse_other_seed(folder: Folder, seed: int) -> None:
-    """Raises before any work where what is there was drawn and resampled with another seed."""
-    if folder.head("zarr.json") is None or (store := Store(folder)).older:
-        return
-    index = read_index(store)
-    # Without results yet, controls may have been drawn.
-    calls = [Call.from_attrs(call) for call in index.calls] if index else []
-    seeds = {call.seed for call in calls} or {Provenance.read(store).seed}
-    if seeds != {seed}:
-        raise StorageError(
-            f"{folder.path} holds results and controls of seed {min(seeds)}, not {seed}: choose another --out, that "
-            f"seed, or --fresh, which drops them.",
-            code="other-run",
-        )

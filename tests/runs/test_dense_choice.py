@@ -18,7 +18,7 @@ from tests.runs.test_token_probes import images
 from tests.support.refusals import refusal
 from tests.support.tiny import tiny_image_encoder
 
-HEIGHT = "linear_probe/height"
+HEIGHT, LEVEL = "linear_probe/height", "linear_probe/level"
 
 
 def measure(out: Path, encoder: TorchEncoder | None = None, **options: Any) -> Run:
@@ -78,3 +78,21 @@ def test_a_disk_that_is_full_while_a_control_is_streamed_ends_the_run(
     failing(monkeypatch, StorageError("The disk is full.", code="no-space"))
     with refusal("no-space"):
         measure(tmp_path, dense="streamed", controls=True)
+
+
+def test_controls_that_another_reader_measured_are_no_controls(tmp_path: Path) -> None:
+    first = measure(tmp_path, dense="stored", controls=True)
+    assert first.profile(HEIGHT).controls
+    second = measure(tmp_path, dense="streamed")
+    assert not second.profile(HEIGHT).controls
+    assert not any(name.startswith("over_") for name in second.profile(HEIGHT).data.attrs)
+    # What reads no map has them still.
+    assert {*second.profile(LEVEL).controls} == {*first.profile(LEVEL).controls}
+    assert (
+        second.profile(LEVEL).data.attrs["over_fresh_weights"] == first.profile(LEVEL).data.attrs["over_fresh_weights"]
+    )
+    label = f"{HEIGHT} of fresh_weights"
+    assert label in second.skipped
+    third = measure(tmp_path, dense="streamed", controls=True)
+    assert {*third.profile(HEIGHT).controls} == {*first.profile(HEIGHT).controls}
+    assert label not in third.skipped
