@@ -375,10 +375,11 @@ class _Job:
         if setup.dense != "streamed":
             return store
 
-        def before(passes: float, bytes_: int) -> None:
+        def before(passes: float, missing: int) -> None:
             if not self.told:
                 self.told = True
-                cost = later_cost(setup, passes, bytes_)
+                read = [name for name in self.controls if self._measures_of(name)]
+                cost = later_cost(setup, store.plan, read, targets, passes, missing)
                 self.watch(cost)
                 check_room(self.folder.path, cost.bytes)
 

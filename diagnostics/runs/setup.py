@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 
+from diagnostics.activations.contract import StoredTarget
 from diagnostics.activations.extract import OnGrids
 from diagnostics.activations.plan import ARRAY_BYTES, WANTED, Plan, Precision, parse_budget, plan
 from diagnostics.activations.prepare import fit
@@ -286,11 +287,12 @@ def cost_of(
     """
     encoder, dataset = setup.encoder, setup.dataset
     controls = {name: tokens for name, tokens in controls.items() if tokens or not again}
-    weights = [name for name in controls if _has_weights(name, encoder)]
-    inputs = {name: _planned(name, setup, planned) for name in controls if name in INPUTS}
-    plans = {name: other for name, other in (inputs | dict.fromkeys(weights, planned)).items() if other is not None}
+    plans = _plans(setup, planned, controls)
     stores = [planned, *(other if controls[name] else other.without_tokens for name, other in plans.items())]
-    token_bytes, alike = sum(each.token_bytes for each in stores), 1 + len(weights)
+    token_bytes, alike = (
+        sum(each.token_bytes for each in stores),
+        1 + sum(_has_weights(name, encoder) for name in plans),
+    )
     written = sum(each.bytes + _sample_bytes(dataset, planned) for each in stores)
     written += _result_bytes(setup, controls) + PAGE_BYTES * setup.request.report
     # Shuffled labels are read from the encoder's own activations.
@@ -316,16 +318,28 @@ def cost_of(
     )
 
 
-def later_cost(setup: Setup, passes: float, bytes_: int) -> Cost:
-    """The cost of reading dense targets of a run that is extracted; `bytes_`: what the sums of
-    the encoder take that are missing.
+def later_cost(
+    setup: Setup,
+    planned: Plan,
+    controls: Collection[str],
+    targets: Iterable[StoredTarget],
+    passes: float,
+    missing: int,
+) -> Cost:
+    """The cost of reading dense targets of a run that is extracted; `missing`: bytes of the sums that the encoder
+    lacks, of which its controls are taken to lack the same share.
     """
+    read = [target for target in targets if not target.shuffled]
+    dense = {target.name: {str(grid): values for grid, values in target.on_grid.items()} for target in read}
+    own = _sum_bytes(setup, planned, dense, shuffled=bool(setup.draws))
+    plans = _plans(setup, planned, controls).values()
+    theirs = sum(_sum_bytes(setup, each, dense, shuffled=False) for each in plans)
     return Cost(
         encoder=setup.encoder.name,
         dataset=setup.dataset.name,
         samples=len(setup.dataset),
         taps=len(setup.taps),
-        bytes=bytes_,
+        bytes=missing + round(theirs * missing / own),
         token_bytes=0,
         token_samples=0,
         seconds=0.0,
@@ -339,7 +353,8 @@ def _dense_clause(setup: Setup, passes: float) -> str:
     """How dense targets are read in so many passes beside the extraction, and why, in a clause; empty where no measure
     reads one.
     """
-    if not _sum_targets(setup) or (setup.dense == "streamed" and not passes):
+    # Tokens of samples of unequal length are neither stored nor summed.
+    if setup.dataset.ragged or not _sum_targets(setup) or (setup.dense == "streamed" and not passes):
         return ""
     asked, samples = setup.request.dense is not None, len(setup.dataset)
     if setup.dense == "stored":
@@ -360,9 +375,10 @@ def _sum_bytes(setup: Setup, planned: Plan, dense: OnGrids, *, shuffled: bool) -
     whole, columns = dict[bytes, bool](), 0
     for name, target in _sum_targets(setup).items() if setup.dense == "streamed" else ():
         if on_grids := dense.get(name):
-            known = [known_places(target.kind, values) for values in on_grids.values()]
-            whole[b"".join(np.packbits(each).tobytes() for each in known)] = all(each.all() for each in known)
-            columns += len(target.classes) or 1
+            grids = [(values, known_places(target.kind, values)) for values in on_grids.values()]
+            whole[b"".join(np.packbits(known).tobytes() for _, known in grids)] = all(known.all() for _, known in grids)
+            labels = target.kind == "token_label"
+            columns += max(len(np.unique(values[known])) for values, known in grids) if labels else 1
     masks = len(whole) + shuffled * sum(not each for each in whole.values())
     return FOLDS * block_bytes(planned.taps, masks, columns * (1 + shuffled))
 
@@ -371,6 +387,13 @@ def _has_weights(name: str, encoder: Encoder) -> bool:
     """Whether a control is the encoder with other weights; not every encoder can be drawn anew."""
     method = {"fresh_weights": "fresh", "permuted_weights": "permuted"}.get(control_of(name), "")
     return bool(method) and getattr(type(encoder), method) is not getattr(Encoder, method)
+
+
+def _plans(setup: Setup, planned: Plan, controls: Collection[str]) -> dict[str, Plan]:
+    """The plans of those of some controls that can be made, beside the encoder's."""
+    weights = [name for name in controls if _has_weights(name, setup.encoder)]
+    inputs = {name: _planned(name, setup, planned) for name in controls if name in INPUTS}
+    return {name: other for name, other in (inputs | dict.fromkeys(weights, planned)).items() if other is not None}
 
 
 def _planned(name: str, setup: Setup, planned: Plan) -> Plan | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import diagnostics as dx
@@ -68,3 +69,34 @@ def test_controls_without_the_encoder_are_as_large_as_planned(modality: Any, n: 
         assert [tap.grid.shape for tap in taps] == [tap.grid.shape for tap in made.taps]
         numbers, most = (sum(tap.tokens * tap.features for tap in some) for some in (made.taps, taps))
         assert 0.5 * most < numbers <= most
+
+
+def test_classes_without_names_are_counted(tmp_path: Path) -> None:
+    base = tiny_dataset(60, "image")
+    numbers = np.random.default_rng(0).integers(0, 100, (60, 4, 4)).repeat(4, 1).repeat(4, 2)
+    data = Dataset(
+        "many", "image", base.samples, base.ids, list(base.split), {"thing": dx.Target("token_label", numbers)}
+    )
+    options = {"measures": "segmentation_probe", "dense": "streamed", "controls": False, "report": False}
+    cost, written, _ = said_and_written(tiny_image_encoder(width=128), data, tmp_path / "run", **options)
+    assert cost.bytes == pytest.approx(written, rel=WITHIN)
+
+
+def test_of_samples_of_unequal_length_no_dense_target_is_said_to_be_read(tmp_path: Path) -> None:
+    data = tiny_dataset(40, "image")
+    data.ragged = True
+    events = list[Any]()
+    options: dict[str, Any] = {"measures": "linear_probe", "controls": False, "report": False}
+    dx.run(tiny_image_encoder(), data, out=tmp_path / "run", watch=events.append, **options)
+    (cost,) = (event for event in events if isinstance(event, Cost))
+    assert not cost.dense
+
+
+def test_dense_targets_that_are_read_later_cost_sums_of_controls_too(tmp_path: Path) -> None:
+    encoder, data, out = tiny_image_encoder(width=128), tiny_dataset(40, "image"), tmp_path / "run"
+    options: dict[str, Any] = {"dense": "streamed", "report": False}
+    dx.run(encoder, data, out=out, measures="knn_probe", **options)
+    before, events = bytes_below(out), list[Any]()
+    dx.run(encoder, data, out=out, measures="linear_probe", watch=events.append, **options)
+    (cost,) = (event for event in events if isinstance(event, Cost))
+    assert cost.bytes == pytest.approx(bytes_below(out) - before, rel=WITHIN)
