@@ -206,7 +206,7 @@ class _Job:
         """The places of stores that were made beside them."""
         self.told = False
         """Whether the cost was said."""
-        request, there = setup.request, self._continued(folder)
+        request, there = setup.request, self._store_there(folder)
         if request.dense is None and there and there.plan.token_samples == len(setup.dataset):
             setup.dense = "stored"  # of an earlier call with a larger budget
         options = {"device": setup.device, "batch_size": request.batch_size, "workers": request.workers}
@@ -445,7 +445,7 @@ class _Job:
         # What controls without the encoder give has one token and one pooling.
         poolings = [name for name in setup.poolings or () if name in encoder.poolings] or None
         with_tokens, probes = read_tokens(measures, setup.dataset, setup.dense)
-        there = self._continued(place)
+        there = self._store_there(place)
         # Who names a budget wants the encoder's, but for those that were removed since.
         with_tokens = with_tokens or (announced and bool(setup.token_budget) and not (there and there.complete))
         rule = (encoder, taps, samples, setup.token_budget, request.precision, poolings)
@@ -503,7 +503,7 @@ class _Job:
         store.device, store.choose_on = setup.device, setup.choose_on
         return store
 
-    def _continued(self, place: Folder) -> Store | None:
+    def _store_there(self, place: Folder) -> Store | None:
         """The store that this call goes on with; None without one, or where it cannot be read, as is said later."""
         with contextlib.suppress(DiagnosticsError):
             return None if self.request.fresh else Store(place)

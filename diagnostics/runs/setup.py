@@ -289,10 +289,8 @@ def cost_of(
     controls = {name: tokens for name, tokens in controls.items() if tokens or not again}
     plans = _plans(setup, planned, controls)
     stores = [planned, *(other if controls[name] else other.without_tokens for name, other in plans.items())]
-    token_bytes, alike = (
-        sum(each.token_bytes for each in stores),
-        1 + sum(_has_weights(name, encoder) for name in plans),
-    )
+    token_bytes = sum(each.token_bytes for each in stores)
+    alike = 1 + sum(_has_weights(name, encoder) for name in plans)
     written = sum(each.bytes + _sample_bytes(dataset, planned) for each in stores)
     written += _result_bytes(setup, controls) + PAGE_BYTES * setup.request.report
     # Shuffled labels are read from the encoder's own activations.
