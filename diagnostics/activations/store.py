@@ -272,7 +272,7 @@ class Store(Activations):
             raise DiagnosticsError(
                 f"The extraction into {self.path} was interrupted after {self.rows_done:,} of {self.plan.samples:,} "
                 f"samples: give the same `diagnostics run` command again to finish it.",
-                code="damaged",
+                code="unfinished",
             )
         for layout in self._arrays:
             for shard in range(layout.shards):

@@ -15,7 +15,6 @@ import xarray as xr
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError, StorageError, describe
-from diagnostics.measures.arrays import one_thread
 from diagnostics.measures.base import Measure
 from diagnostics.measures.result import (
     ABOUT,
@@ -53,6 +52,7 @@ from diagnostics.measures.result import (
 )
 from diagnostics.measures.statistics import Losses
 from diagnostics.measures.tap_choice import FEWEST, TapChoice, choose_tap
+from diagnostics.measures.threads import one_thread
 from diagnostics.measures.verdict import largest_upper_end, paired_differences
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.vocabulary import BY_PLACE, SAFE_NAME, Family
@@ -222,7 +222,7 @@ def measure_all(
             if why := misfit(result, measure, activations):
                 fail(key, why)
                 continue
-            result = _completed(result, measure, target, activations)
+            result = _completed(result.assign_attrs({SEED: seed, **result.attrs}), measure, target, activations)
             if measure.pairwise and (few := too_few(result)):
                 measured.skipped[key] = few
             elif not any(np.isfinite(result[name]).any() for name in ("score", "matrix") if name in result):

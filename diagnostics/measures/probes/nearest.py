@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import ShortRepr, as_tensor, class_labels, one_thread, pair, samples, unit_rows
+from diagnostics.measures.arrays import ShortRepr, as_tensor, class_labels, pair, samples, unit_rows
 from diagnostics.measures.base import Case
 from diagnostics.measures.probes.least_squares import PENALTIES, RidgeStack, choose, refit
 from diagnostics.measures.probes.protocol import (
@@ -28,6 +28,7 @@ from diagnostics.measures.probes.protocol import (
 )
 from diagnostics.measures.probes.samples import Choice, SampleProbe, Task
 from diagnostics.measures.statistics import Losses
+from diagnostics.measures.threads import one_thread
 
 TEMPERATURE = 0.07
 NEIGHBOURS = (5, 10, 20, 50)

@@ -12,11 +12,12 @@ from torch import Tensor
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import cholesky, one_thread, token_samples
+from diagnostics.measures.arrays import cholesky, token_samples
 from diagnostics.measures.base import Case
 from diagnostics.measures.probes.dense import DenseProbe, DenseRows, Judged, Sums, TokenChoice, TokenMap, TokenRead
 from diagnostics.measures.probes.least_squares import PENALTIES, Moments, standardised_moments
 from diagnostics.measures.probes.softmax import FINAL, LOGISTIC_PENALTIES, Classifiers, LogisticFits, LogisticRows
+from diagnostics.measures.threads import one_thread
 from diagnostics.vocabulary import SPLITS
 
 MOST_TOKENS = 8192

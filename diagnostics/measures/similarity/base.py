@@ -19,7 +19,7 @@ from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import one_thread, samples
+from diagnostics.measures.arrays import samples
 from diagnostics.measures.base import Measure
 from diagnostics.measures.result import (
     ALIKE,
@@ -35,6 +35,7 @@ from diagnostics.measures.result import (
     N,
     store_reasons,
 )
+from diagnostics.measures.threads import one_thread
 
 NULL_DRAWS = 99
 """Permutations of the null where a measure does not ask for another number."""

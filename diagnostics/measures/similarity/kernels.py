@@ -134,8 +134,8 @@ MOST_ROWS = 2048
 """Rows of the kernels of a run at most: all taps' are held at once, and independent features already spread by only
 sqrt(2) / n = .0007 there."""
 PERMUTATIONS = 39
-"""Permutations of the null, nearly all that the measure costs: unrelated taps pass tau in exactly 1 of 20 runs with any
-number that is 1 less than a multiple of 20, and 99 find little more."""
+"""Permutations of the null, nearly all that the measure costs: unrelated taps pass tau in 1 of 20 runs (in fewer where
+values are tied) with any number that is 1 less than a multiple of 20, and 99 find little more."""
 MEDIAN_ROWS = 4096
 """Rows whose distances the median is taken over at most."""
 WIDE = 1024
