@@ -44,7 +44,7 @@ from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.options import Option
 from diagnostics.progress import size
 from diagnostics.report.escaping import printable
-from diagnostics.runs.request import DEVICES, HOW, SCREEN, Request, TrustCode
+from diagnostics.runs.options import DEVICES, HOW, SCREEN, Request, TrustCode
 from diagnostics.vocabulary import Compute
 
 if TYPE_CHECKING:

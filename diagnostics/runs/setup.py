@@ -30,7 +30,7 @@ from diagnostics.report.html import PAGE_BYTES
 from diagnostics.runs.controls.kinds import planned_taps
 from diagnostics.runs.controls.names import INPUTS, control_of
 from diagnostics.runs.inputs import given
-from diagnostics.runs.request import Request, default_folder
+from diagnostics.runs.options import Request, default_folder
 from diagnostics.runs.streamed import MOST_BYTES, block_bytes, passes_over
 from diagnostics.vocabulary import BY_PLACE, DENSE, SAFE_NAME, ChooseOn, ControlMeasures, DenseTokens
 
