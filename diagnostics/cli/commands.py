@@ -375,7 +375,7 @@ def card(
 
     The picture is an SVG file beside the Markdown file. The command prints the path of the Markdown file.
     """
-    from diagnostics.runs.pages.answer import write_card
+    from diagnostics.runs.pages.card import write_card
 
     with working():
         finished = diagnostics.open_run(run)
