@@ -1,4 +1,4 @@
-"""The answer of a run, which comes first: a row a target with the layer to use, and how sure it is, in a few sentences."""
+"""The answer of a run, which comes first: a row a target with the layer to use, and how sure it is, in sentences."""
 
 from __future__ import annotations
 
