@@ -36,6 +36,9 @@ NEIGHBOURS = (5, 10, 20, 50)
 
 WU = "Wu et al. 2018 (1805.01978), eq. 7"
 
+PRODUCTS_A_SECOND = 1.5e10
+"""Multiplications of float64 and additions, with the choice of neighbours, by one core; about, as machines differ."""
+
 # Similarities held at a time: 32 MiB.
 _BLOCK = 2**22
 # Cosines of equal rows, and equal votes, differ by rounding, and must tie.
@@ -128,6 +131,8 @@ def knn_votes(
                 tied = (top[:, k - 1] - top[:, k] <= _TIE).nonzero()[:, 0]
                 weights = _in_parts(similar[tied], top[tied, k - 1 : k], k, temperature)
                 here[tied] = torch.zeros_like(here[tied]).index_add_(1, codes, weights)
+        # Else the next block is made while this one is still held.
+        del similar
     return votes.cpu().numpy()
 
 
@@ -200,6 +205,16 @@ class KnnProbe(ClassOrValueProbe, SampleProbe):
             lambda: _first_votes(2),
         ),
     )
+
+    @staticmethod
+    def seconds(train: int, val: int, test: int, features: int, *, whole: bool) -> float:
+        """About what one core takes for a tap, from the numbers of samples: the square of them, where other probes take
+        their number; `whole` as of a task.
+        """
+        fit = train + val
+        # The fold of val asks train, and each of four others all that is not in it.
+        pairs = train * val + fit * test + (train * (fit - train / 4) if whole else 0)
+        return pairs * features / PRODUCTS_A_SECOND
 
     def choose(self, task: Task, x: Tensor) -> Choice:
         rows, labels = task.rows, task.values
