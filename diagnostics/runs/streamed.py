@@ -19,6 +19,7 @@ from torch.utils.data import default_collate
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.activations.extract import Along
+from diagnostics.activations.metadata import observed_names
 from diagnostics.activations.prepare import prepared_batches
 from diagnostics.activations.store import Store
 from diagnostics.datasets.dataset import Dataset
@@ -415,9 +416,18 @@ class GapsError(DiagnosticsError):
 
 
 def _origins(encoder: Encoder, store: Store) -> dict[str, Tensor]:
-    """The mean of each tap's grid tokens on the encoder's example [feature], about which products are summed."""
+    """About which products are summed, by tap [feature]: the means of grid tokens on the encoder's example.
+
+    Sums that are in the store keep theirs, and new ones share it: another device rounds the example otherwise.
+    """
     batch, names = default_collate([encoder.preprocess(encoder.example())]), [tap.name for tap in store.taps]
-    return encoder.capture(batch, names, lambda tap, tokens: tokens[0, tap.grid.prefix :].float().mean(dim=0))
+    origins = encoder.capture(batch, names, lambda tap, tokens: tokens[0, tap.grid.prefix :].float().mean(dim=0))
+    there = sorted({file.split("/")[1] for file in observed_names(store.folder) if "/gram-" in file})
+    for tap in store.taps:
+        kept = (store.observed_at(name, tap.name) for name in there)
+        if (features := next((each for each in kept if each is not None), None)) is not None:
+            origins[tap.name] = torch.from_numpy(features[0, 1 : 1 + tap.features]).to(origins[tap.name])
+    return origins
 
 
 def _block_of(store: Store) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +238,46 @@ def test_a_kill_costs_the_block_in_hand(
     passes.clear()
     measure(tmp_path)
     assert passes == ["reading block 1", "reading test"]
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From then on, the encoder's example gives other values, as on another device (here far more of another)."""
+
+    def move() -> None:
+        example = TorchEncoder.example
+        monkeypatch.setattr(TorchEncoder, "example", lambda self: example(self) + 3)
+
+    return move
+
+
+def test_sums_go_on_on_another_device(
+    run: Run, tmp_path: Path, elsewhere: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure(tmp_path, measures="rankme")
+    put = Store.put_observed
+
+    def killed(store: Store, name: str, *given: Any) -> None:
+        if name.endswith("-2"):
+            raise KeyboardInterrupt
+        put(store, name, *given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "put_observed", killed)
+        with pytest.raises(KeyboardInterrupt):
+            measure(tmp_path)
+    elsewhere()
+    again = measure(tmp_path)
+    np.testing.assert_allclose(again.profile(SCENE).data["score"], run.profile(SCENE).data["score"], atol=1e-6)
+
+
+def test_products_that_are_added_on_another_device_belong_to_those_of_the_features(
+    run: Run, tmp_path: Path, elsewhere: Callable[[], None]
+) -> None:
+    measure(tmp_path, measures="linear_probe")
+    elsewhere()
+    added = measure(tmp_path).profile(SCENE).data
+    np.testing.assert_allclose(added["score"], run.profile(SCENE).data["score"], atol=1e-6)
 
 
 def test_controls_are_streamed_too(tmp_path: Path) -> None:
