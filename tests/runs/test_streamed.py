@@ -334,6 +334,16 @@ def test_a_target_with_unknown_places_has_sums_of_its_own(tmp_path: Path) -> Non
     assert sum(name.startswith("gram-") for name in observed) == 10
 
 
+def test_one_map_read_as_classes_and_as_values_has_sums_of_both(tmp_path: Path) -> None:
+    data = images()
+    maps = data.targets["scene"].values[:, 2::4, 2::4]
+    data.targets.clear()
+    data.targets |= {"class": dx.Target("token_label", maps), "value": dx.Target("token_value", maps.astype(float))}
+    options: dict[str, Any] = {"measures": MEASURES, "controls": False, "report": False, "watch": dx.silent}
+    run = dx.run(tiny_image_encoder(), data, out=tmp_path, dense="streamed", **options)
+    assert {profile.name for profile in run.profiles()} == {"segmentation_probe/class", "linear_probe/value"}
+
+
 def halved(monkeypatch: pytest.MonkeyPatch) -> TorchEncoder:
     """An encoder whose last 8 of 16 tokens represent no data."""
     encoder = tiny_image_encoder()

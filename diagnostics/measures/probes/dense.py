@@ -27,14 +27,7 @@ from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, require_finite_tap
 from diagnostics.measures.base import Case
-from diagnostics.measures.probes.least_squares import (
-    PENALTIES,
-    LinearMaps,
-    Moments,
-    RidgeFits,
-    RidgePath,
-    choose,
-)
+from diagnostics.measures.probes.least_squares import PENALTIES, LinearMaps, Moments, RidgeFits, RidgePath, choose
 from diagnostics.measures.probes.protocol import (
     KEEP_TOKENS,
     Probe,
@@ -214,8 +207,9 @@ class DenseRows:
 
     @cached_property
     def digest(self) -> str:
-        """Of the values too, where they are known."""
-        return _digest(self.mask_digest.encode(), np.where(self.known, self.values, 0).astype(np.float64).tobytes())
+        """Of the kind and the values too, where they are known."""
+        values = np.where(self.known, self.values, 0).astype(np.float64).tobytes()
+        return _digest(self.mask_digest.encode(), self.target.kind.encode(), values)
 
     @cached_property
     def classes(self) -> np.ndarray:
