@@ -88,7 +88,8 @@ def _mean_score(judged: Sequence[Judged]) -> float:
 class AlongExtraction:
     """Gathers the sums of `measures` and of the `targets` of a new store while it is extracted.
 
-    Of tokens without data nothing is gathered: the pass that misses the sums then says so.
+    Of tokens without data nothing is gathered: the pass that misses the sums then says so. Nor of those that are not
+    finite: the extraction itself names their sample.
     """
 
     def __init__(
@@ -114,7 +115,7 @@ class AlongExtraction:
         if self.sums is not None:
             try:
                 grid = _grid_tokens(self.encoder, self.sums.store, batch, positions, tap, tokens)
-            except GapsError:
+            except DiagnosticsError:
                 self.sums = None
             else:
                 self.sums.add(tap, positions, grid)

@@ -26,6 +26,7 @@ from diagnostics.runs import streamed
 from diagnostics.runs.streamed import block_bytes, passes_over
 from tests.runs.test_token_probes import cells, images, score
 from tests.support.planted import planted_image_encoder, planted_images
+from tests.support.refusals import refusal
 from tests.support.tiny import tiny_encoder, tiny_image_encoder
 
 MEASURES = ["linear_probe", "segmentation_probe"]
@@ -444,6 +445,18 @@ def test_a_dense_target_that_memory_does_not_hold_is_one_sentence(
     assert "scene" in str(raised.value)
     assert not (tmp_path / "run").exists()
     measure(tmp_path / "run")
+
+
+def test_a_sample_that_gives_nan_is_named_and_leaves_no_run(tmp_path: Path) -> None:
+    encoder, data = tiny_image_encoder(), images()
+
+    def broken(sample: Any) -> Any:
+        prepared = encoder.preprocess(sample)
+        return prepared * np.nan if np.array_equal(sample, data.samples[20]) else prepared
+
+    with refusal("not-finite", f"sample {data.ids[20]}:"):
+        measure(tmp_path / "run", encoder=encoder.replace(preprocess=broken), batch_size=8)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_sample_with_another_grid_is_refused_and_what_is_done_stays(tmp_path: Path) -> None:
