@@ -27,7 +27,7 @@ from diagnostics.datasets.target import resample
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.modules import BATCH
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError, explaining
+from diagnostics.errors import DiagnosticsError, damaged, explaining
 from diagnostics.measures.arrays import gram
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.dense import DenseRows, EachToken, Judged, Sums, TokenMap
@@ -194,8 +194,16 @@ def _solve(store: Store, reads: Sequence[_Read], held_out: Iterable[int]) -> Non
 
 
 def readout(store: Store, probe: Measure, target: StoredTarget, tap: Tap, choice: Mapping[str, float]) -> EachToken:
-    """The readout with which `stream` read test at a tap, solved again from the sums in the store."""
+    """The readout with which `stream` read test at a tap, solved again from the sums in the store.
+
+    Raises StorageError where those are not whole.
+    """
     dense = DenseRows.of(probe.name, store.with_other(token_samples=len(store.ids)), target)
+    for name in (_gram, _products):
+        blocks = [store.observation(name(dense, block)) for block in range(FOLDS)]
+        # A kill while another version writes them anew leaves some of each, and one that is not there.
+        if None in blocks or len({stored.state["version"] for stored in blocks if stored}) > 1:
+            raise damaged(store.path, f"observed/{name(dense, 0)}")
     sums: Sums = probe.sums(target)
     solved = sums.solve(dense, _without(_blocks(store, dense, sums, tap), None), choice["penalty"])
     for name, values in sums.variants.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -300,6 +301,18 @@ def test_the_readout_is_handed_over(run: Run, name: str) -> None:
     predicted = probe.predict(tokens[data.split == "test"])
     got = score(name, predicted, data)
     assert got == pytest.approx(float(run.profile(name).data["score"].sel(tap=probe.tap)), abs=1e-4)
+
+
+@pytest.mark.parametrize("kept", [0, 4])
+def test_the_readout_is_solved_from_all_blocks_or_not_at_all(run: Run, tmp_path: Path, kept: int) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run.path, copy)
+    for products in sorted((copy / "observed").glob("products-*"))[kept:]:
+        shutil.rmtree(products)
+    with refusal("damaged"):
+        dx.open_run(copy).probe("height", "linear_probe")
+    with refusal("damaged"):
+        dx.open_run(copy).probe("scene", "segmentation_probe")
 
 
 def partly_known() -> dx.Dataset:
