@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from diagnostics.activations import prepare
 from diagnostics.activations.run_files import bytes_below
 from diagnostics.activations.store import Store
 from diagnostics.errors import StorageError, unwritable
-from diagnostics.measures.probes.dense import DenseRows
+from diagnostics.measures.probes.dense import DenseRows, TokenMap, Values
 from diagnostics.measures.probes.least_squares import Moments, folds
 from diagnostics.measures.probes.segmentation import Classes, SegmentationProbe, mean_iou
 from diagnostics.progress import Cost
@@ -146,6 +147,18 @@ def test_the_discriminant_reads_a_trained_encoder_as_the_logistic_probe_does(tmp
         for dense in ("stored", "streamed")
     ]
     assert (scores[0] - scores[1]).max() < 0.05
+
+
+def test_what_all_samples_say_is_found_once(run: Run) -> None:
+    store = run.store.with_other(token_samples=len(run.store.ids))
+    found = DenseRows.of("linear_probe", store, run.store.targets()["height"])
+    dense, sums, rows = replace(found, values=found.values - found.values.min() + 1), Values(), np.arange(3)
+    readout = TokenMap(np.zeros(8), np.zeros((8, 1)), np.zeros((1, 1)))
+    said = torch.ones(*dense.values[rows].shape, 1)
+    before = sums.columns(dense, rows), sums.judge(dense, readout, said, rows).keys()
+    dense.values[3:] -= 100
+    np.testing.assert_array_equal(sums.columns(dense, rows), before[0])
+    assert sums.judge(dense, readout, said, rows).keys() == before[1]
 
 
 def test_each_sample_is_judged_by_a_fit_that_has_not_seen_it(tmp_path: Path) -> None:

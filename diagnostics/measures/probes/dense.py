@@ -216,6 +216,16 @@ class DenseRows:
         """The numbers of the classes that known tokens have, [class]."""
         return np.unique(self.values[self.known])
 
+    @cached_property
+    def mean(self) -> float:
+        """Of the known values of train and val."""
+        return float(self.values[self.mask(self.rows.fit)].mean())
+
+    @cached_property
+    def positive(self) -> bool:
+        """Whether all known values are above 0."""
+        return bool((self.values[self.known] > 0).all())
+
     def mask(self, rows: np.ndarray) -> np.ndarray:
         """The known tokens of some rows, bool [sample, token]."""
         wanted = np.zeros_like(self.known)
@@ -274,9 +284,7 @@ class TokenRead:
 
 @dataclass(frozen=True)
 class TokenChoice:
-    """What is chosen for a tap: numbers, their loss and reference on val [unit, part], and what the last fit may start
-    from.
-    """
+    """What is chosen for a tap: numbers, their loss and reference on val [unit, part], and a start for the last fit."""
 
     numbers: dict[str, float]
     val: tuple[np.ndarray, np.ndarray]
@@ -285,9 +293,7 @@ class TokenChoice:
 
 @dataclass(frozen=True)
 class EachToken(Readout):
-    """A readout of single tokens: of those of a tap's `grid`, once they are averaged over the cells of the grid
-    `on`.
-    """
+    """A readout of single tokens: of those of a tap's `grid`, averaged over the cells of the grid `on`."""
 
     readout: Readout
     grid: Grid
@@ -303,9 +309,7 @@ class EachToken(Readout):
 
 
 class DenseProbe(Probe):
-    """A probe from single tokens to a target with a value for every place: a subclass chooses, fits and judges, tap by
-    tap.
-    """
+    """A probe from single tokens to a target with a value for every place: a subclass chooses, fits and judges a tap."""
 
     def rows(self, activations: Activations, target: StoredTarget) -> DenseRows:
         """The tokens that are read; raises where a target does not do."""
@@ -470,7 +474,7 @@ class TokenRidge(DenseProbe):
         return (truth - guess)[:, None] ** 2, (truth[:, None] - readout.mean_y.numpy()) ** 2
 
     def beside(self, dense: DenseRows, readout: LinearMaps, test: TokenRead) -> dict[str, float]:
-        if not (dense.values[dense.known] > 0).all():
+        if not dense.positive:
             return {}
         rows = dense.rows.test
         truth = np.where(dense.known, dense.values, np.nan)[rows]
@@ -560,10 +564,10 @@ class Values(Sums):
     """A value at every place by ridge regression, as `TokenRidge` from stored tokens."""
 
     def columns(self, dense: DenseRows, rows: np.ndarray) -> np.ndarray:
-        return (dense.values[rows] - self.origin(dense)[0]).astype(np.float32)[..., None]
+        return (dense.values[rows] - dense.mean).astype(np.float32)[..., None]
 
     def origin(self, dense: DenseRows) -> np.ndarray:
-        return dense.values[dense.mask(dense.rows.fit)].mean(keepdims=True)
+        return np.array([dense.mean])
 
     def solve(self, dense: DenseRows, moments: Moments, penalty: float) -> TokenMap:
         fits = RidgeFits.from_moments(moments, [penalty])
@@ -576,7 +580,7 @@ class Values(Sums):
             "loss": np.nansum((truth - guess) ** 2, axis=1)[:, None],
             "reference": np.nansum((truth - readout.bias[0, 0]) ** 2, axis=1)[:, None],
         }
-        if not (dense.values[dense.known] > 0).all():
+        if not dense.positive:
             return judged
         for prefix, align in (("", None), ("aligned_", "scale_shift")):
             each = [asdict(depth_metrics(g[None], t[None], align=align)) for g, t in zip(guess, truth, strict=True)]
