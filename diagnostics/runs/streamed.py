@@ -8,6 +8,7 @@ later costs its own products alone. What the last pass judges is in memory until
 from __future__ import annotations
 
 import contextlib
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,7 +31,7 @@ from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, damaged, explaining
 from diagnostics.measures.arrays import gram
 from diagnostics.measures.base import Measure
-from diagnostics.measures.probes.dense import DenseRows, EachToken, Judged, Sums, TokenMap
+from diagnostics.measures.probes.dense import DenseRows, EachToken, Judged, JudgedRows, Sums, TokenMap
 from diagnostics.measures.probes.least_squares import FOLDS, PENALTIES, Moments, RidgePath, choose, folds
 from diagnostics.measures.probes.protocol import Rows
 from diagnostics.progress import Progress, Watch
@@ -53,18 +54,9 @@ class _Read:
     readouts: dict[str, dict[int | None, TokenMap]] = field(default_factory=dict[str, dict[int | None, TokenMap]])
     """Fitted without a block, or on all (None)."""
     numbers: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
-    judged: dict[str, dict[str, np.ndarray]] = field(default_factory=dict[str, dict[str, np.ndarray]])
-    """[sample, part] and [sample], NaN where not judged."""
-    tried: dict[str, list[list[tuple[np.ndarray, Judged]]]] = field(default_factory=dict[str, Any])
-    """Of each variant of the readout without the first block, rows and what was judged of them."""
-
-    def keep(self, tap: str, rows: np.ndarray, judged: Judged) -> None:
-        """Keeps what was judged of rows at a tap."""
-        kept = self.judged.setdefault(tap, {})
-        for name, values in judged.items():
-            if name not in kept:
-                kept[name] = np.full((len(self.dense.known), *values.shape[1:]), np.nan, np.float32)
-            kept[name][rows] = values
+    judged: dict[str, list[JudgedRows]] = field(default_factory=lambda: defaultdict(list))
+    tried: dict[str, list[list[JudgedRows]]] = field(default_factory=dict[str, list[list[JudgedRows]]])
+    """Of each variant of the readout without the first block."""
 
     def choose_variants(self) -> None:
         """Leaves of each tap's variants the one of least loss on val, of equal ones the last."""
@@ -73,8 +65,7 @@ class _Read:
             best = len(scores) - 1 - int(np.argmax(scores[::-1]))
             for name, values in self.sums.variants.items():
                 self.numbers[tap][name] = values[best]
-            for rows, judged in tried[best]:
-                self.keep(tap, rows, judged)
+            self.judged[tap] += tried[best]
             self.readouts[tap] = {block: readout.at(best) for block, readout in self.readouts[tap].items()}
         self.tried.clear()
 
@@ -333,12 +324,10 @@ class _Passes:
                 mean, weights, bias = maps[i, tap.name]
                 some = _on_grid(tokens[torch.as_tensor(known, device=tokens.device)], tap, read.dense)
                 scores = (some - mean) @ weights
-                tried: list[tuple[np.ndarray, Judged]] = [
-                    (positions[known], read.sums.judge(read.dense, readout, scores + each, positions[known]))
-                    for each in bias
-                ]
+                rows = positions[known]
+                tried = [(rows, read.sums.judge(read.dense, readout, scores + each, rows)) for each in bias]
                 if len(tried) == 1:
-                    read.keep(tap.name, *tried[0])
+                    read.judged[tap.name] += tried
                 else:
                     for variant, each in zip(read.tried.setdefault(tap.name, [[] for _ in bias]), tried, strict=True):
                         variant.append(each)

@@ -255,6 +255,32 @@ def test_a_kill_costs_the_block_in_hand(
     assert passes == ["reading block 1", "reading test"]
 
 
+def bytes_of(found: Any) -> int:
+    """Those of all arrays within."""
+    if isinstance(found, np.ndarray):
+        return found.nbytes
+    return sum(map(bytes_of, found.values() if isinstance(found, dict) else found))
+
+
+def test_what_is_judged_takes_few_bytes_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads, choose = list[Any](), streamed._Read.choose_variants
+    tried = list[int]()
+
+    def watched(self: Any) -> None:
+        reads.append(self)
+        tried.append(bytes_of(self.tried))
+        choose(self)
+
+    monkeypatch.setattr(streamed._Read, "choose_variants", watched)
+    run = measure(tmp_path, measures="segmentation_probe")
+    (read,) = reads
+    # Of union and loss of three classes a number each, and the row.
+    each = len(run.store.taps) * (2 * 3 * 2 + 8)
+    rows = read.dense.rows
+    assert 0 < tried[0] <= 5 * len(rows.val) * each
+    assert 0 < bytes_of(read.judged) <= (len(rows.val) + len(rows.test)) * each
+
+
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """From then on, the encoder's example gives other values, as on another device (here far more of another)."""

@@ -165,8 +165,7 @@ def known_places(kind: Kind, values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class DenseRows:
-    """The tokens that a dense probe reads: splits and units are those of the samples, so a sample's tokens stay
-    together.
+    """The tokens that a dense probe reads: splits and units are those of samples, whose tokens stay together.
 
     All taps are scored on one grid, the output tap's (the last with more than one token, where that has none): coarser
     cells would be easier, and taps could not be compared.
@@ -233,9 +232,7 @@ class DenseRows:
         return wanted
 
     def blocks(self, tap: Tap, wanted: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """x [token, feature] float64, value [token] and row [token] of the wanted tokens, bool [sample, token], in
-        order.
-        """
+        """x [token, feature] float64, value and row [token] of the wanted tokens, bool [sample, token], in order."""
         for block, tokens in self.activations.token_blocks(tap.name):
             rows = block.start + np.flatnonzero(wanted[block].any(axis=1))
             if len(rows) == 0:
@@ -321,9 +318,7 @@ class DenseProbe(Probe):
 
     @abstractmethod
     def fits(self, dense: DenseRows, tap: Tap, numbers: Mapping[str, float], start: Any = None) -> Readout:
-        """The readout of single tokens fitted on train and val with chosen numbers; `start`: of the `TokenChoice`,
-        where it was made here.
-        """
+        """The readout of single tokens fitted on train and val with chosen numbers; `start`: of a `TokenChoice`."""
 
     @abstractmethod
     def judge(
@@ -388,7 +383,7 @@ class DenseProbe(Probe):
         if (found := activations.streamed.get((self.name, dense.digest))) is not None:
             if isinstance(found, DiagnosticsError):
                 raise found
-            return _read_from_sums(dense, self.sums(target), found[0], found[1], seed)
+            return _read_from_sums(dense, self.sums(target), found, seed)
         readouts, numbers, losses = dict[str, Any](), dict[str, dict[str, Any]](), dict[str, Sequence[np.ndarray]]()
         for tap in activations.taps:
             if tap.name in dense.reads:
@@ -396,21 +391,24 @@ class DenseProbe(Probe):
         return _result(dense, losses, numbers, self.stated(dense, readouts), seed)
 
 
-def _read_from_sums(
-    dense: DenseRows, sums: Sums, chosen: Mapping[str, Mapping[str, float]], judged: Mapping[str, Judged], seed: int
-) -> xr.Dataset:
-    """The result of numbers that were chosen and of what was judged of all samples, each by tap."""
+def _read_from_sums(dense: DenseRows, sums: Sums, found: Streamed, seed: int) -> xr.Dataset:
+    """The result of what was chosen and judged."""
+    chosen, judged = found
     rows, splits = dense.rows, list[Split](("test", "val"))
     if dense.activations.choose_on == "fit":
         splits.append("fit")
     losses, numbers = dict[str, Sequence[np.ndarray]](), dict[str, dict[str, Any]]()
-    for tap, each in judged.items():
+    for tap, parts in judged.items():
+        order = np.concatenate([each for each, _ in parts])
+        place = np.full(len(dense.known), len(order))  # no place, for a sample that was not judged
+        place[order] = np.arange(len(order))
+        each = {name: np.concatenate([of[name] for _, of in parts]) for name in parts[0][1]}
         losses[tap] = [
-            sum_by_unit(each[of][getattr(rows, split)].astype(np.float64), rows, split)
+            sum_by_unit(each[of][place[getattr(rows, split)]].astype(np.float64), rows, split)
             for split in splits
             for of in ("loss", "reference")
         ]
-        test = {name: of[rows.test].astype(np.float64) for name, of in each.items()}
+        test = {name: of[place[rows.test]].astype(np.float64) for name, of in each.items()}
         numbers[tap] = {**chosen[tap], **sums.beside(test)}
     return _result(dense, losses, numbers, sums.stated(dense) | {"tokens": "streamed"}, seed)
 
@@ -527,6 +525,10 @@ class TokenMap(ShortRepr, TapReadouts):
 
 Judged = Mapping[str, np.ndarray]
 """`loss` and `reference` [sample, part] of samples, and by name further numbers [sample]."""
+JudgedRows = tuple[np.ndarray, Judged]
+"""Some rows, and what was judged of them."""
+Streamed = tuple[Mapping[str, Mapping[str, float]], Mapping[str, Sequence[JudgedRows]]]
+"""Numbers that were chosen, and what was judged, each by tap."""
 
 
 class Sums(ABC):
