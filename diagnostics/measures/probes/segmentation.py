@@ -311,7 +311,10 @@ class Classes(Sums):
             np.bincount(of, minlength=most).reshape(len(rows), classes)
             for of in (start + truth, start + guess, (start + truth)[right])
         )
-        return {"loss": inside + told - 2 * both, "reference": inside + told - both}
+        # All samples' stay in memory, of validation for each prior.
+        least = np.min_scalar_type(2 * known.shape[1])
+        judged = {"loss": inside + told - 2 * both, "reference": inside + told - both}
+        return {name: of.astype(least) for name, of in judged.items()}
 
     def stated(self, dense: DenseRows) -> dict[str, Any]:
         return {
