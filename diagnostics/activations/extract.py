@@ -257,9 +257,10 @@ def extract(
                     store = created = create(
                         folder, plan, wanted, reference_statistics=statistics, dataset=dataset, dense=dense, about=about
                     )
-                    if (also := along(store)) is not None:
-                        # It needs the store, which is there only now: the first batch passes once more.
-                        encoder.capture(batch, [tap.name for tap in plan.taps], partial(also, batch, positions))
+                    with explaining(f"{encoder.name} fails on what is gathered along with its extraction"):
+                        if (also := along(store)) is not None:
+                            # It needs the store, which is there only now: the first batch passes once more.
+                            encoder.capture(batch, [tap.name for tap in plan.taps], partial(also, batch, positions))
                 done += len(positions)
                 watch(Progress(f"extracting {encoder.name}", done, plan.samples))
                 if buffers.rows == len(step):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,15 +19,9 @@ from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.attention.capture import NotFiniteError
 from diagnostics.encoders.encoder import Captured, Encoder
 from diagnostics.encoders.modules import BATCH
-from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, describe
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.vocabulary import SAFE_NAME
-
-Along = Callable[[Any, np.ndarray, Tap, Tensor], None]
-"""Takes in a batch, its rows, and the tokens of a tap [row, token, feature]."""
-OnGrids = Mapping[str, Mapping[str, np.ndarray]]
-"""Targets that are stored on grids: name -> grid key -> [sample, token] in the dataset's order."""
 
 # Attention is large; and a prime, which no model has as its number of heads, cannot be mistaken for it.
 MOST_BATCH = 13

@@ -244,6 +244,7 @@ def merge_results(
     controls: Collection[str],
     order: Sequence[str],
     fresh: bool,
+    outdated: Collection[tuple[str, str]] = (),
 ) -> None:
     """Puts the results of one call among those that are there: what it measured is replaced, the rest stays.
 
@@ -255,6 +256,7 @@ def merge_results(
     controls: names that this call made, or tried to. The results of other controls stay, also of these measures.
     order: of all measures, in which results are listed.
     fresh: whether nothing of what is there stays.
+    outdated: controls and keys of results of other controls that stay no longer.
     """
     run = store.folder
     old = Index() if fresh else read_index(store) or Index()
@@ -263,7 +265,8 @@ def merge_results(
     entries: dict[str, list[Entry]] = {}
     for owner in dict.fromkeys([*old.entries, *results]):
         replaced = measures if owner == ENCODER or owner in controls else ()
-        kept = [entry for entry in old.entries.get(owner, ()) if entry.measure not in replaced]
+        there_of = [entry for entry in old.entries.get(owner, ()) if (owner, entry.key) not in outdated]
+        kept = [entry for entry in there_of if entry.measure not in replaced]
         new = [Entry(key, key.partition("/")[0] in pairwise, len(calls) - 1) for key in results.get(owner, {})]
         listed = [*order, *(entry.measure for entry in (*kept, *new) if entry.measure not in order)]
         if ordered := sorted((*kept, *new), key=lambda entry: listed.index(entry.measure)):

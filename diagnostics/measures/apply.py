@@ -22,6 +22,7 @@ from diagnostics.measures.result import (
     CHOSEN_GAP_LOW,
     CHOSEN_TAP,
     FAMILY,
+    FUNCTIONAL,
     GAP_BOUND,
     HIDDEN_GAP,
     HIGHER_IS_BETTER,
@@ -385,6 +386,11 @@ def common_tap(results: Sequence[xr.Dataset]) -> int | None:
     # A target that all taps read without an error has nothing to say.
     relative = (remaining / np.maximum(np.nanmean(remaining, axis=1, keepdims=True), TINY)).mean(axis=0)
     return int(np.nanargmin(relative)) if np.isfinite(relative).any() else None
+
+
+def read_alike(result: xr.Dataset, other: xr.Dataset) -> bool:
+    """Test for one reader, of stored tokens or of streamed ones, so that losses can be paired."""
+    return all(result.attrs.get(name) == other.attrs.get(name) for name in (FUNCTIONAL, "tokens"))
 
 
 def against_control(result: xr.Dataset, other: xr.Dataset, control: str) -> xr.Dataset:

@@ -12,7 +12,7 @@ import xarray as xr
 from torch import nn
 from torch.utils.data import default_collate
 
-from diagnostics.activations.contract import Activations, StoredTarget, shuffled
+from diagnostics.activations.contract import StoredTarget, shuffled
 from diagnostics.activations.extract import OnGrids, extract, refuse_other_folder
 from diagnostics.activations.folder import Folder, check_room, lock
 from diagnostics.activations.observe import observe
@@ -39,7 +39,7 @@ from diagnostics.encoders.modules import computing, random_kept
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, StorageError, describe, explaining
 from diagnostics.measures import result as attribute
-from diagnostics.measures.apply import Measured, against_control, measure_all
+from diagnostics.measures.apply import Measured, against_control, read_alike
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.nonlinear import measure_nonlinear
 from diagnostics.progress import Watch
@@ -49,7 +49,7 @@ from diagnostics.runs.controls.kinds import control_encoders
 from diagnostics.runs.controls.names import WEIGHTS, control_of
 from diagnostics.runs.inputs import Data
 from diagnostics.runs.options import Request
-from diagnostics.runs.record import Call, Provenance
+from diagnostics.runs.record import Call, Provenance, refuse_other_seed
 from diagnostics.runs.redraws import add_redraws
 from diagnostics.runs.run import Run
 from diagnostics.runs.setup import Setup, cost_of, later_cost, read_tokens
@@ -182,7 +182,7 @@ def perform(request: Request, watch: Watch | None = None) -> Run:
             listed(folder)
         else:
             remove(beside(folder))
-            _refuse_other_seed(folder, request.seed)
+            refuse_other_seed(folder, request.seed)
         try:
             with contextlib.closing(Workers(request.jobs or default_jobs(len(setup.taps)), shown)) as workers:
                 _Job(setup, folder, shown, workers).do()
@@ -206,7 +206,7 @@ class _Job:
         """The places of stores that were made beside them."""
         self.told = False
         """Whether the cost was said."""
-        request, there = setup.request, _store_at(folder)
+        request, there = setup.request, self._continued(folder)
         if request.dense is None and there and there.plan.token_samples == len(setup.dataset):
             setup.dense = "stored"  # of an earlier call with a larger budget
         options = {"device": setup.device, "batch_size": request.batch_size, "workers": request.workers}
@@ -231,7 +231,7 @@ class _Job:
         name, seed = setup.encoder.name, request.seed
         permuted = self._shuffled(store, readable).values() if setup.draws else ()
         view = self._stream(setup.encoder, store, self.measures, [*readable.values(), *permuted])
-        main = self._measure(setup.encoder, self.measures, store, readable, name, asked=setup.named, view=view)
+        main = self._measure(self.measures, store, view, readable, name, asked=setup.named)
         measure_nonlinear(main, store, readable, seed, name, self.measure_all)
         for result in main.results.values() if request.margin is not None else ():
             result.attrs[attribute.MARGIN] = request.margin
@@ -306,8 +306,8 @@ class _Job:
     def _measure_control(self, name: str, store: Store, targets: Mapping[str, StoredTarget]) -> Measured | None:
         """The results of a control encoder, None where no measure applies to it.
 
-        Raises _NoControlError, with the reason, where it cannot be made or extracted, StorageError where the disk
-        fails.
+        Raises _NoControlError, with the reason, where it cannot be made, extracted or streamed, StorageError where the
+        disk fails.
         """
         setup, has_weights = self.setup, control_of(name) in WEIGHTS
         measures = self._measures_of(name)
@@ -326,16 +326,17 @@ class _Job:
                 token_samples=store.plan.token_samples,
                 computed=has_weights,
             )
+            if has_weights:
+                self._observe(encoder, stored, measures)
+            readable = {key: value for key, value in stored.targets().items() if key in targets}
+            view = self._stream(encoder, stored, measures, [*readable.values()], computed=has_weights)
         except StorageError:
             raise
         except DiagnosticsError as error:
             raise _NoControlError(str(error)) from error
         except Exception as error:  # whatever a strange module does when it is copied or drawn afresh
             raise _NoControlError(f"it cannot be made from {setup.encoder.name}: {describe(error)}.") from error
-        if has_weights:
-            self._observe(encoder, stored, measures)
-        readable = {key: value for key, value in stored.targets().items() if key in targets}
-        measured = self._measure(encoder, measures, stored, readable, name, computed=has_weights)
+        measured = self._measure(measures, stored, view, readable, name)
         for result in measured.results.values() if has_weights else ():
             result.attrs |= {"redrawn": getattr(encoder, "redrawn", 1.0), "note": getattr(encoder, "note", "")}
         self._redraw(measured, stored, readable, name)
@@ -343,25 +344,21 @@ class _Job:
 
     def _measure(
         self,
-        encoder: Encoder,
         measures: Sequence[Measure],
         store: Store,
+        view: Store,
         targets: Mapping[str, StoredTarget],
         what: str,
         *,
         asked: Collection[str] = (),
-        computed: bool = True,
-        view: Activations | None = None,
     ) -> Measured:
-        """The measures of an encoder, or of a control; `computed`: as in `_extract`; `view`: of `_stream`, if made."""
+        """The measures of an encoder, or of a control; `view`: of `_stream`."""
         seed = self.request.seed
-        if self.setup.dense != "streamed":
-            return self.measure_all(measures, store, targets, seed, asked=asked, what=what)
-        view = view or self._stream(encoder, store, measures, [*targets.values()], computed=computed)
-        streaming = [m for m in measures if set(m.streams) & {target.kind for target in targets.values()}]
+        streaming = [m for m in measures if view is not store and {t.kind for t in targets.values()} & {*m.streams}]
         rest = [m for m in measures if m not in streaming]
         measured = self.measure_all(rest, store, targets, seed, asked=asked, what=what)
-        measured.add(measure_all(streaming, view, targets, seed, asked=asked, what=what, watch=self.watch))
+        if streaming:
+            measured.add(self.measure_all(streaming, view, targets, seed, asked=asked, what=what))
         return measured
 
     def _stream(
@@ -372,7 +369,7 @@ class _Job:
         targets: Sequence[StoredTarget],
         *,
         computed: bool = True,
-    ) -> Activations:
+    ) -> Store:
         """The store with what measures read of dense targets by sums, where they are streamed."""
         setup = self.setup
         if setup.dense != "streamed":
@@ -386,7 +383,7 @@ class _Job:
                 check_room(self.folder.path, cost.bytes)
 
         with self._passing(encoder, computed=computed):
-            return stream(
+            view = stream(
                 encoder,
                 setup.dataset,
                 store,
@@ -397,14 +394,16 @@ class _Job:
                 before=before,
                 **self.passes,
             )
+        assert isinstance(view, Store)
+        return view
 
     def _shuffled(self, store: Store, targets: Mapping[str, StoredTarget]) -> dict[str, StoredTarget]:
         return {name: shuffled(target, store.split, self.request.seed) for name, target in targets.items()}
 
-    def _measure_shuffled(self, store: Store, targets: Mapping[str, StoredTarget], view: Activations) -> Measured:
+    def _measure_shuffled(self, store: Store, targets: Mapping[str, StoredTarget], view: Store) -> Measured:
         """The probes on the encoder's own activations, with shuffled targets."""
         probes, permuted = [m for m in self.measures if m.kinds], self._shuffled(store, targets)
-        measured = self._measure(self.setup.encoder, probes, store, permuted, "shuffled_labels", view=view)
+        measured = self._measure(probes, store, view, permuted, "shuffled_labels")
         self._redraw(measured, store, targets, "shuffled_labels")
         return measured
 
@@ -445,7 +444,7 @@ class _Job:
         # What controls without the encoder give has one token and one pooling.
         poolings = [name for name in setup.poolings or () if name in encoder.poolings] or None
         with_tokens, probes = read_tokens(measures, setup.dataset, setup.dense)
-        there = _store_at(place)
+        there = self._continued(place)
         # Who names a budget wants the encoder's, but for those that were removed since.
         with_tokens = with_tokens or (announced and bool(setup.token_budget) and not (there and there.complete))
         rule = (encoder, taps, samples, setup.token_budget, request.precision, poolings)
@@ -503,6 +502,12 @@ class _Job:
         store.device, store.choose_on = setup.device, setup.choose_on
         return store
 
+    def _continued(self, place: Folder) -> Store | None:
+        """The store that this call goes on with; None without one, or where it cannot be read, as is said later."""
+        with contextlib.suppress(DiagnosticsError):
+            return None if self.request.fresh else Store(place)
+        return None
+
     def _explain_attention(self, encoder: Encoder, taps: Sequence[Tap]) -> None:
         """Raises where the kernel that was asked for cannot compute the encoder's attention; logs which one `auto`
         comes to.
@@ -540,17 +545,23 @@ class _Job:
         names = list(dict.fromkeys([*asked, *(key.partition("/")[0] for key in (*main.results, *main.skipped))]))
         controls = [*self.controls, *measured]
         results = {name: of_control.results for name, of_control in measured.items()}
+        outdated = list[tuple[str, str]]()
         for name, theirs in (self._kept_results(store, controls, names) | results).items():
-            for key in set(main.results) & set(theirs):
-                main.results[key] = against_control(main.results[key], theirs[key], name)
+            for key in sorted(set(main.results) & set(theirs)):
+                if name not in results and not read_alike(main.results[key], theirs[key]):
+                    outdated.append((name, key))
+                else:
+                    main.results[key] = against_control(main.results[key], theirs[key], name)
+        why = "it was measured in another way than the encoder is now: give the same command with controls."
         merge_results(
             store,
             {ENCODER: main.results, **results},
-            omissions,
+            [*omissions, *(Omission(why, key, name) for name, key in outdated)],
             dataclasses.replace(self.call, seconds=round(time.monotonic() - self.started, 1)).to_attrs(),
             measures=[*names, *setup.unusable],
             pairwise={m.name for m in setup.measures if m.pairwise},
             controls=controls,
+            outdated=outdated,
             order=list(offered("measure")),
             fresh=request.fresh,
         )
@@ -575,26 +586,3 @@ def _reasons(measured: Measured, measure: str) -> str:
     """Why a measure gives nothing, of all its targets; equal reasons once."""
     why = [reason for key, reason in measured.skipped.items() if key.partition("/")[0] == measure]
     return " ".join(dict.fromkeys(why)) or "it gives no reason."
-
-
-def _store_at(place: Folder) -> Store | None:
-    """The store that is there; None where none is, or none that can be read, which is said when it is extracted."""
-    with contextlib.suppress(DiagnosticsError):
-        return Store(place)
-    return None
-
-
-def _refuse_other_seed(folder: Folder, seed: int) -> None:
-    """Raises before any work where what is there was drawn and resampled with another seed."""
-    if folder.head("zarr.json") is None or (store := Store(folder)).older:
-        return
-    index = read_index(store)
-    # Without results yet, controls may have been drawn.
-    calls = [Call.from_attrs(call) for call in index.calls] if index else []
-    seeds = {call.seed for call in calls} or {Provenance.read(store).seed}
-    if seeds != {seed}:
-        raise StorageError(
-            f"{folder.path} holds results and controls of seed {min(seeds)}, not {seed}: choose another --out, that "
-            f"seed, or --fresh, which drops them.",
-            code="other-run",
-        )

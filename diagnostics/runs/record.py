@@ -29,12 +29,13 @@ from diagnostics.activations.run_files import (
     bytes_below,
     disk_use,
     finished_index,
+    read_index,
     read_page,
     token_bytes,
     write_page,
 )
 from diagnostics.activations.store import Store, is_run
-from diagnostics.errors import DiagnosticsError, damaged, enumerated
+from diagnostics.errors import DiagnosticsError, StorageError, damaged, enumerated
 from diagnostics.options import decode
 from diagnostics.progress import size
 from diagnostics.registry import plugins
@@ -192,6 +193,22 @@ def _version(distribution: str) -> str:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return ""
+
+
+def refuse_other_seed(folder: Folder, seed: int) -> None:
+    """Raises before any work where what is there was drawn and resampled with another seed."""
+    if folder.head("zarr.json") is None or (store := Store(folder)).older:
+        return
+    index = read_index(store)
+    # Without results yet, controls may have been drawn.
+    calls = [Call.from_attrs(call) for call in index.calls] if index else []
+    seeds = {call.seed for call in calls} or {Provenance.read(store).seed}
+    if seeds != {seed}:
+        raise StorageError(
+            f"{folder.path} holds results and controls of seed {min(seeds)}, not {seed}: choose another --out, that "
+            f"seed, or --fresh, which drops them.",
+            code="other-run",
+        )
 
 
 def store_page(store: Store, index: Index, page: Page, target: str | None, left_out: int) -> None:

@@ -144,7 +144,10 @@ def tasks_of(measures: Sequence[Measure], activations: Activations, targets: Map
             LOG.info("%s was handed over as an object, and is measured by one process", measure.name)
             continue
         with contextlib.suppress(Exception, SystemExit):
-            read = [name for name, of in targets.items() if measure.reads(of)] if measure.kinds else [""]
+            # What was streamed is in this process alone.
+            streamed = measure.streams if activations.streamed else ()
+            theirs = [name for name, of in targets.items() if of.kind not in streamed and measure.reads(of)]
+            read = theirs if measure.kinds else [""]
             has_parts = type(measure).at_tap is not Measure.at_tap
             (parts if has_parts else whole).extend((measure.name, name) for name in read)
     at_taps = [Task(tap.name, tuple(parts)) for tap in activations.taps if parts]
@@ -177,12 +180,13 @@ class Workers:
     ) -> Measured:
         """As `measure_all`, whose parts are shared out."""
         # On a GPU measures compute there, many taps at once.
-        if self.processes and not activations.device.startswith("cuda"):
+        tasks = tasks_of(measures, activations, targets) if self.processes else []
+        if tasks and not activations.device.startswith("cuda"):
             taps = tuple(tap.name for tap in activations.taps)
             shuffle = any(target.shuffled for target in targets.values())
             source = Source(activations.path, taps, activations.choose_on, seed, activations.split, shuffle)
             here = functools.partial(Task.find, activations=activations, targets=targets, seed=seed)
-            ready = self._share(source, tasks_of(measures, activations, targets), here, what)
+            ready = self._share(source, tasks, here, what)
             activations = activations.with_other(ready=ready)
         return measure_all(measures, activations, targets, seed, asked=asked, what=what, watch=self.watch)
 

@@ -283,3 +283,17 @@ def test_a_failure_after_whole_shards_can_be_gone_on_with(tmp_path: Path) -> Non
         extract(encoder, tiny_dataset(N), tmp_path / "run", planned(encoder, N), batch_size=4)
     store = extract(encoder, tiny_dataset(N), tmp_path / "run", planned(encoder, N), batch_size=2)
     assert store.attrs["complete"]
+
+
+@pytest.mark.parametrize("in_pass", [False, True])
+def test_memory_that_runs_out_along_with_the_extraction_is_one_sentence(tmp_path: Path, in_pass: bool) -> None:
+    encoder, dataset = tiny_encoder(), tiny_dataset(N)
+
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError
+
+    with refusal("foreign-error", encoder.name):
+        along = (lambda _: full) if in_pass else full
+        extract(encoder, dataset, tmp_path / "run", planned(encoder, N), along=along)
+    assert not (tmp_path / "run").exists()
+    assert extract(encoder, dataset, tmp_path / "run", planned(encoder, N)).complete

@@ -18,8 +18,10 @@ from diagnostics.measures.similarity.kernels import Cka
 from diagnostics.runs import workers
 from diagnostics.runs.setup import chosen_measures
 from diagnostics.runs.workers import fitting_jobs, tasks_of, usable_cores
+from tests.runs.test_token_probes import images
 from tests.support.planted import planted_series, planted_series_encoder
 from tests.support.refusals import refusal
+from tests.support.tiny import tiny_image_encoder
 
 MEASURES = ("linear_probe", "event_probe", "rankme", "self_similarity", "outlier_tokens", "position_probe", "cka")
 
@@ -130,6 +132,18 @@ def test_an_interrupt_leaves_no_process(tmp_path: Path, started: list[Any]) -> N
         measured(tmp_path, 2, watch=stop, controls=False)
     (process,) = started
     assert process.process.poll() is not None
+
+
+def test_targets_that_are_not_streamed_are_shared_out(tmp_path: Path, started: list[Any]) -> None:
+    options: dict[str, Any] = {"measures": "linear_probe", "report": False, "dense": "streamed", "controls": False}
+    one, several = (dx.run(tiny_image_encoder(), images(), out=tmp_path / str(n), jobs=n, **options) for n in (1, 2))
+    (process,) = started
+    found = {name for name, _ in process.keys}
+    assert found
+    assert found <= {"linear_probe/kind", "linear_probe/level", "linear_probe/hour"}
+    assert [*values(several)] == [*values(one)]
+    for key, result in values(one).items():
+        xr.testing.assert_identical(values(several)[key], result)
 
 
 def test_a_measure_that_is_an_object_is_no_task() -> None:
