@@ -24,7 +24,7 @@ from diagnostics.measures.probes.dense import DenseRows, TokenMap, Values
 from diagnostics.measures.probes.least_squares import Moments, folds
 from diagnostics.measures.probes.segmentation import Classes, SegmentationProbe, mean_iou
 from diagnostics.progress import Cost
-from diagnostics.runs import streamed
+from diagnostics.runs import redraws, streamed
 from diagnostics.runs.streamed import block_bytes, passes_over
 from tests.runs.test_token_probes import cells, images, score
 from tests.support.planted import planted_image_encoder, planted_images
@@ -329,6 +329,14 @@ def test_controls_are_streamed_too(tmp_path: Path) -> None:
     assert shuffled.attrs["tokens"] == "streamed"
     assert float(shuffled["score"].max()) < 0.2
     assert float(profile.data["score"].max()) > 0.5
+
+
+def test_why_there_are_no_redraws(tmp_path: Path) -> None:
+    data = images()
+    data.exchangeable = True
+    options: dict[str, Any] = {"measures": "segmentation_probe", "controls": False, "report": False, "watch": dx.silent}
+    run = dx.run(tiny_image_encoder(), data, out=tmp_path, dense="streamed", redraws=1, **options)
+    assert run.profile(SCENE).data.attrs[redraws.NO_REDRAWS] == redraws.STREAMED
 
 
 @pytest.mark.parametrize("name", [HEIGHT, SCENE])
