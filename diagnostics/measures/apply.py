@@ -267,7 +267,7 @@ def _completed(
         result = result.assign_coords(depth=("tap", [depths[str(tap)] for tap in result["tap"].values]))
     result = result.assign_attrs(attrs)
     if is_probe(result):
-        result = _with_intervals(result)
+        result = with_intervals(result)
     if reason := shorten_reasons(str(result.attrs.get(REASON, "")), [tap.name for tap in activations.taps]):
         result.attrs[REASON] = reason
     else:
@@ -291,7 +291,7 @@ LIKELY = 0.8
 """Level of the interval whose lower end is the one-sided one at 90 %."""
 
 
-def _with_intervals(result: xr.Dataset) -> xr.Dataset:
+def with_intervals(result: xr.Dataset) -> xr.Dataset:
     """The result with scores and intervals from test losses, and what the intervals are."""
     test, fit_units = losses_of(result, "unit"), units_fitted(result)
     score, low, high = test.intervals(fit_units, result.attrs[SEED])
