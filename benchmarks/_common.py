@@ -18,6 +18,8 @@ from torch.utils.data import default_collate
 from diagnostics import Dataset, Encoder, Progress, Target
 from diagnostics.activations.plan import row_order
 from diagnostics.activations.prepare import keep_freed_memory
+from diagnostics.measures.statistics import Interval, Losses
+from diagnostics.measures.verdict import paired_differences
 
 torch.set_num_threads(1)
 threadpool_limits(1)
@@ -43,6 +45,19 @@ def vit_tiny() -> Encoder:
     from diagnostics.specs import build
 
     return build("encoder", f"{MODEL}?pretrained=false")
+
+
+def paired_difference(
+    loss: np.ndarray,
+    reference: np.ndarray,
+    other_loss: np.ndarray,
+    other_reference: np.ndarray,
+    fit_units: int,
+    share: bool = False,
+) -> Interval:
+    """`paired_differences` of one tap, from losses [unit] or [unit, part] in the same order; `share`: they count wrong answers."""
+    ours, theirs = (Losses(x[None], y[None], share) for x, y in ((loss, reference), (other_loss, other_reference)))
+    return paired_differences(ours, theirs, fit_units, 0)[0]
 
 
 class Noise:

@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from diagnostics.measures.verdict import paired_difference
+from _common import paired_difference
 
 CLIP = 0.95
 CAP = 0.01
@@ -103,7 +103,7 @@ def today(
             side[..., 0] if val.shape[3] == 1 else side
             for side in (test[i, top[i]], test[i, output], test_reference[i])
         )
-        if paired_difference(ours, whole, theirs, whole, fit_units, 0, share).low > 0:
+        if paired_difference(ours, whole, theirs, whole, fit_units, share).low > 0:
             chosen[i] = near[i]
     return chosen
 

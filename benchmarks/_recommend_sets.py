@@ -19,7 +19,8 @@ from diagnostics.measures.statistics import (
     scores,
 )
 from diagnostics.measures.tap_choice import confidence_set
-from diagnostics.measures.verdict import paired_difference
+
+from _common import paired_difference
 
 MARGIN = 0.05
 Table = dict[tuple[str | int | float, ...], np.ndarray]
@@ -115,7 +116,7 @@ def coverages(draws: int) -> Table:
             tap, best = chosen[i], other[i]
             _, low, high = profile_intervals(of.loss[[tap]], of.reference[[tap]], units, 0, setting.share)
             sides = (of.loss[best], of.reference[best], of.loss[output], of.reference[output])
-            ends = paired_difference(*sides, units, 0, setting.share)
+            ends = paired_difference(*sides, units, setting.share)
             # The bootstrap of few counts ends on steps of 1 / units.
             holds = ends.low - 1e-9 <= score[i, best] - score[i, output] <= ends.high + 1e-9
             row = (low[0] <= score[i, tap] <= high[0], holds, np.nan if tap == output else holds)

@@ -14,9 +14,8 @@ import numpy as np
 from scipy import stats
 
 from diagnostics.measures.statistics import OUTLYING, carried_by_few, profile_intervals
-from diagnostics.measures.verdict import paired_difference
 
-from _common import ARGUMENTS, SMALLEST, finish, verdict
+from _common import ARGUMENTS, SMALLEST, finish, paired_difference, verdict
 
 DRAWS, MANY = (5, 2000) if SMALLEST else (1000, 200_000)
 Losses = tuple[np.ndarray, np.ndarray]
@@ -206,7 +205,7 @@ def missed(truth: float, draw: Callable[[np.random.Generator], list[Losses]], sh
     found = []
     for _ in range(DRAWS):
         one, other = draw(rng)
-        gap = paired_difference(*one, *other, 4 * len(one[0]), 0, share)
+        gap = paired_difference(*one, *other, 4 * len(one[0]), share)
         # The bootstrap of few counts ends on steps of 1 / units.
         found.append((not gap.low - 1e-9 <= truth <= gap.high + 1e-9, gap.high - gap.low))
     wrong, width = np.array(found).T
@@ -226,7 +225,7 @@ def chosen(units: int) -> tuple[float, float, float]:
         val, noise = (rng.standard_normal((units, 12)) * np.sqrt(share) for _ in range(2))
         best = int((val**2).sum(axis=0).argmin())
         reference = rng.chisquare(1, units)
-        gap = paired_difference(noise[:, best] ** 2, reference, noise[:, 11] ** 2, reference, 4 * units, 0)
+        gap = paired_difference(noise[:, best] ** 2, reference, noise[:, 11] ** 2, reference, 4 * units)
         own = 0.1 * (best == 5)
         found.append((best != 5, best == 11 or gap.low <= own <= gap.high, gap.low <= 0.1 <= gap.high))
     return tuple(np.mean(found, axis=0).tolist())

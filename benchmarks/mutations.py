@@ -268,7 +268,7 @@ def selftest(copied: Path, families: str) -> str:
     try:
         import diagnostics
         from diagnostics.checks.selftest import all_cases, check
-        from diagnostics.measures.arrays import one_thread
+        from diagnostics.measures.threads import one_thread
 
         assert Path(diagnostics.__file__).is_relative_to(copied)
         first = ("answer",)

@@ -13,8 +13,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from diagnostics.measures.arrays import one_thread
 from diagnostics.measures.probes.softmax import FINAL, LogisticRows, choose_logistic
+from diagnostics.measures.threads import one_thread
 
 from _common import SMALLEST, cpu, finish, verdict
 

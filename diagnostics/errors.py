@@ -21,6 +21,7 @@ Code = Literal[
     "occupied",
     "unreadable",
     "damaged",
+    "unfinished",
     "unwritable",
     "no-space",
     "in-use",

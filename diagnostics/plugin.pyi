@@ -60,7 +60,7 @@ from diagnostics.options import decode as decode
 from diagnostics.options import options as options
 from diagnostics.options import options_of as options_of
 from diagnostics.registry import Entry as Entry
-from diagnostics.runs.request import default_folder as default_folder
+from diagnostics.runs.options import default_folder as default_folder
 from diagnostics.specs import UntrustedCodeError as UntrustedCodeError
 from diagnostics.vocabulary import KERNELS as KERNELS
 from diagnostics.vocabulary import SPLIT_OF as SPLIT_OF

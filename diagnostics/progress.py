@@ -45,6 +45,8 @@ class Cost:
     """Why targets of the dataset cannot be probed, a sentence each."""
     dense: str = ""
     """How dense targets are read and why, in a clause; empty where none is."""
+    measuring: str = ""
+    """What measures take that compare all samples in pairs, in a clause; empty where that is little."""
 
     def __str__(self) -> str:
         return "\n".join(self.lines)
@@ -78,7 +80,7 @@ class Cost:
             f"{self.encoder} on {self.dataset}: {self.samples:,} samples, {self.taps} taps, "
             f"{f'{self.encoders} encoders with the controls' if self.encoders > 1 else 'no controls'}; writes about "
             f"{size(self.bytes)} to {self.path} ({tokens}); {f'{self.dense}; ' if self.dense else ''}"
-            f"extraction takes about {duration(self.seconds)}."
+            f"extraction takes about {duration(self.seconds)}{f'; {self.measuring}' if self.measuring else ''}."
         )
         return [*self.unprobeable, cost]
 

@@ -25,7 +25,7 @@ from diagnostics import registry
 from diagnostics.cli.main import app
 from diagnostics.measures import bundled
 from diagnostics.report.terminal import print_page
-from diagnostics.runs.controls import kinds as control
+from diagnostics.runs.controls.names import NAMES
 from diagnostics.runs.pages.run import run_page
 from tests.support.functions import exported
 
@@ -259,7 +259,7 @@ def test_readme_shows_what_is_printed_today(
     from tests.support.profiles import finished_run, profile
 
     ends = Interval(0.5, 0.4, 0.6)
-    names = dict.fromkeys(control.NAMES, 0.1)
+    names = dict.fromkeys(NAMES, 0.1)
     run = finished_run(
         [
             profile("linear_probe", ["embed", "norm"], ends, names, probe=True, target="target"),

@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 
 import diagnostics as dx
 from diagnostics.options import Option, deciding, options, options_of
-from diagnostics.runs import job, request
+from diagnostics.runs import job
+from diagnostics.runs import options as of_run
 
 if TYPE_CHECKING:
     from torch import nn
@@ -113,7 +114,7 @@ def test_what_does_not_decide_stands_in_no_identity() -> None:
 def test_run_has_the_parameters_of_its_request() -> None:
     """Names, types and defaults as they are written, and a row of the docstring for each."""
     (function,) = [node for node in parsed(job) if isinstance(node, ast.FunctionDef) and node.name == "run"]
-    (declared,) = [node for node in parsed(request) if isinstance(node, ast.ClassDef) and node.name == "Request"]
+    (declared,) = [node for node in parsed(of_run) if isinstance(node, ast.ClassDef) and node.name == "Request"]
     given = [*function.args.args, *function.args.kwonlyargs]
     defaults = [None] * len(function.args.args) + function.args.kw_defaults
     signature = {
@@ -166,7 +167,7 @@ def test_an_option_of_run_is_added_as_contributing_says(tmp_path: Path) -> None:
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / path, tmp_path / path)
     field = '    note: Annotated[str | None, Option("A note that is kept with this call.", "TEXT", group=HOW)] = None\n'
-    insert("diagnostics/runs/request.py", '"Seed of the controls and the bootstrap.", "N", group=HOW)] = 0\n', field)
+    insert("diagnostics/runs/options.py", '"Seed of the controls and the bootstrap.", "N", group=HOW)] = 0\n', field)
     insert("diagnostics/runs/job.py", "    seed: int = 0,\n", "    note: str | None = None,\n")
     insert(
         "diagnostics/runs/job.py",
@@ -200,7 +201,7 @@ def parsed(module: Any) -> list[ast.stmt]:
 
 def written(annotation: ast.expr) -> str:
     """The type of a field, without its `Option`; aliases of both as they are resolved."""
-    if isinstance(annotation, ast.Name) and (alias := getattr(request, annotation.id, None)) is not None:
+    if isinstance(annotation, ast.Name) and (alias := getattr(of_run, annotation.id, None)) is not None:
         return alias.__origin__.__name__
     if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Annotated":
         assert isinstance(annotation.slice, ast.Tuple)

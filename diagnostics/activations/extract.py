@@ -46,6 +46,8 @@ Along = Callable[[Any, np.ndarray, Tap, Tensor], None]
 """Takes in a batch, its rows, and the tokens of a tap [row, token, feature]."""
 OnGrids = Mapping[str, Mapping[str, np.ndarray]]
 """Targets that are stored on grids: name -> grid key -> [sample, token] in the dataset's order."""
+LONG = 60
+"""Seconds from which an extraction's time is estimated once more before it is announced."""
 
 
 class ShardBuffers:
@@ -196,7 +198,7 @@ def extract(
 
     Raises DiagnosticsError where the place holds other activations, a sample does not fit, a tap does not fire, or a
     value is not finite or overflows the precision; StorageError where the disk is full. `before_first_byte` is called
-    once, with the seconds that a sample of the first batch took, the number of samples whose removed tokens are
+    once, with the seconds that a sample takes as its first batches show, the number of samples whose removed tokens are
     extracted again, and the targets of a new store on their grids, before anything is written. `along` is given a new
     store, and may give what takes in the tokens of all its samples. `compute`: what passes compute in here, which is
     the caller's to see to. Without `with_tokens` no tokens are written, nor missed where they were removed. With
@@ -247,6 +249,8 @@ def extract(
                 seconds = (time.perf_counter() - started) / len(positions)
                 dense = dense_targets(encoder, dataset, plan.taps) if store is None else {}
                 if not announced:
+                    if seconds * plan.samples > LONG and len(todo) > 1:
+                        seconds = min(seconds, _seconds_when_warm(encoder, dataset, plan, todo[1:], size))
                     before_first_byte(seconds, again, dense)
                     announced = True
                 if store is None:
@@ -273,6 +277,20 @@ def extract(
     assert store is not None
     store.finish(with_tokens)
     return store
+
+
+def _seconds_when_warm(encoder: Encoder, dataset: Dataset, plan: Plan, steps: Sequence[Step], size: int) -> float:
+    """The seconds that a sample of another batch takes: the first one pays for all that happens once, like files that
+    are opened and a GPU's choice of kernels.
+    """
+    started = time.perf_counter()
+    with contextlib.closing(step_batches(encoder, dataset, steps, size, 0)) as batches:
+        _, positions, batch = next(batches)
+        with explaining(f"{encoder.name} fails on a batch"):
+            encoder.capture(
+                batch, [tap.name for tap in plan.taps], lambda tap, tokens: pool(tap, tokens, plan.poolings).cpu()
+            )
+    return (time.perf_counter() - started) / len(positions)
 
 
 class _SampleError(DiagnosticsError):

@@ -136,15 +136,17 @@ def read_index(store: Store) -> Index | None:
     """Which results a run has; None where there are none yet. Raises where that cannot be read, or another run's lie
     there.
     """
-    if store.folder.head(index_file(store)) is None:
-        return None
+    with reading(store.path):
+        if store.folder.head(index_file(store)) is None:
+            return None
     try:
-        content = _older_content(store) if store.older else _content(store.folder)
+        with reading(store.path):
+            content = _older_content(store) if store.older else _content(store.folder)
         index: Index = decode(Index, content)
         used = [each.call for each in (*chain(*index.entries.values()), *index.omissions)]
         if not index.calls or not all(0 <= call < len(index.calls) for call in used):
             raise ValueError("calls")
-    except (DamagedError, TypeError, KeyError, AttributeError, ValueError, OSError) as error:
+    except (DamagedError, TypeError, KeyError, AttributeError, ValueError) as error:
         raise unreadable(store.path) from error
     if content.get("run") != store.mark:
         raise StorageError(
@@ -161,10 +163,9 @@ def finished_index(store: Store) -> Index:
     """
     with reading(store.path):
         store.check_whole()
-        index = read_index(store)
-    if index is None:
+    if (index := read_index(store)) is None:
         again = "give the same `diagnostics run` command again"
-        raise DiagnosticsError(f"{store.path} holds activations but no results yet: {again}.", code="not-measured")
+        raise DiagnosticsError(f"{store.path} holds activations but no results yet: {again}.", code="unfinished")
     return index
 
 

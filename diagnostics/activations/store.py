@@ -227,7 +227,7 @@ class Store(Activations):
     def observed(self, name: str) -> Captured:
         from diagnostics.encoders.encoder import Captured
 
-        stored = self._observation(name)
+        stored = self.observation(name)
         if stored is None:
             raise DiagnosticsError(self.unobserved.get(name, f"No {name} was recorded."), code="not-measured")
         if stored.reason:
@@ -239,7 +239,7 @@ class Store(Activations):
 
     def observed_at(self, name: str, tap: str) -> np.ndarray | None:
         """What an observation recorded at one tap; None where it has nothing there."""
-        stored = self._observation(name)
+        stored = self.observation(name)
         if stored is None or tap not in stored.taps:
             return None
         try:
@@ -253,14 +253,15 @@ class Store(Activations):
         What was observed holds on any device and with any torch; but another observation, or version of it, may have
         recorded other numbers under that name.
         """
-        stored = self._observation(name)
+        stored = self.observation(name)
         if stored is None:
             return False
         if stored.reason:
             return stored.state == state
         return stored.samples >= samples and all(stored.state.get(key) == state[key] for key in ("by", "version"))
 
-    def _observation(self, name: str) -> Observed | None:
+    def observation(self, name: str) -> Observed | None:
+        """What is known of an observation, None where nothing was recorded."""
         try:
             return read_observed(self.folder, self.contents.run.hex(), name)
         except DamagedError as error:
@@ -272,7 +273,7 @@ class Store(Activations):
             raise DiagnosticsError(
                 f"The extraction into {self.path} was interrupted after {self.rows_done:,} of {self.plan.samples:,} "
                 f"samples: give the same `diagnostics run` command again to finish it.",
-                code="damaged",
+                code="unfinished",
             )
         for layout in self._arrays:
             for shard in range(layout.shards):

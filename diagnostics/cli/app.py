@@ -23,7 +23,7 @@ from diagnostics import interrupts
 from diagnostics.errors import DiagnosticsError, describe
 from diagnostics.options import Option, options_of
 from diagnostics.report.escaping import printable
-from diagnostics.runs.request import ENCODER
+from diagnostics.runs.options import ENCODER
 
 if TYPE_CHECKING:
     from diagnostics.progress import Watch

@@ -44,7 +44,7 @@ from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.options import Option
 from diagnostics.progress import size
 from diagnostics.report.escaping import printable
-from diagnostics.runs.request import DEVICES, HOW, SCREEN, Request, TrustCode
+from diagnostics.runs.options import DEVICES, HOW, SCREEN, Request, TrustCode
 from diagnostics.vocabulary import Compute
 
 if TYPE_CHECKING:
@@ -375,7 +375,7 @@ def card(
 
     The picture is an SVG file beside the Markdown file. The command prints the path of the Markdown file.
     """
-    from diagnostics.runs.pages.answer import write_card
+    from diagnostics.runs.pages.card import write_card
 
     with working():
         finished = diagnostics.open_run(run)

@@ -61,10 +61,10 @@ def computing(compute: Compute, device: str) -> Generator[None]:
 
 @contextmanager
 def whole(device: torch.device) -> Generator[None]:
-    """A context for what is made of a pass's values while it runs: autocast, which would shorten it, is off."""
+    """A context for what is made of a pass's values while it runs: autocast and TF32, which would cut it, are off."""
     # Not all devices have it, as `meta`.
     known = torch.amp.is_autocast_available(device.type)
-    with torch.autocast(device.type, enabled=False) if known else nullcontext():
+    with _tf32(False, device.type), torch.autocast(device.type, enabled=False) if known else nullcontext():
         yield
 
 

@@ -15,7 +15,6 @@ import xarray as xr
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError, StorageError, describe
-from diagnostics.measures.arrays import one_thread
 from diagnostics.measures.base import Measure
 from diagnostics.measures.result import (
     ABOUT,
@@ -54,6 +53,7 @@ from diagnostics.measures.result import (
 )
 from diagnostics.measures.statistics import Losses
 from diagnostics.measures.tap_choice import FEWEST, TapChoice, choose_tap
+from diagnostics.measures.threads import one_thread
 from diagnostics.measures.verdict import largest_upper_end, paired_differences
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.vocabulary import BY_PLACE, SAFE_NAME, Family
@@ -223,7 +223,7 @@ def measure_all(
             if why := misfit(result, measure, activations):
                 fail(key, why)
                 continue
-            result = _completed(result, measure, target, activations)
+            result = _completed(result.assign_attrs({SEED: seed, **result.attrs}), measure, target, activations)
             if measure.pairwise and (few := too_few(result)):
                 measured.skipped[key] = few
             elif not any(np.isfinite(result[name]).any() for name in ("score", "matrix") if name in result):
@@ -267,7 +267,7 @@ def _completed(
         result = result.assign_coords(depth=("tap", [depths[str(tap)] for tap in result["tap"].values]))
     result = result.assign_attrs(attrs)
     if is_probe(result):
-        result = _with_intervals(result)
+        result = with_intervals(result)
     if reason := shorten_reasons(str(result.attrs.get(REASON, "")), [tap.name for tap in activations.taps]):
         result.attrs[REASON] = reason
     else:
@@ -291,7 +291,7 @@ LIKELY = 0.8
 """Level of the interval whose lower end is the one-sided one at 90 %."""
 
 
-def _with_intervals(result: xr.Dataset) -> xr.Dataset:
+def with_intervals(result: xr.Dataset) -> xr.Dataset:
     """The result with scores and intervals from test losses, and what the intervals are."""
     test, fit_units = losses_of(result, "unit"), units_fitted(result)
     score, low, high = test.intervals(fit_units, result.attrs[SEED])

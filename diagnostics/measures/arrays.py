@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -42,23 +42,6 @@ def _short(value: Any) -> str:
         return f"<{str(value.dtype).removeprefix('torch.')} {list(value.shape)}>"
     array = value.cpu().numpy() if isinstance(value, Tensor) else value
     return np.array2string(array, separator=", ", precision=6, max_line_width=10**6).replace("\n", "")
-
-
-@contextlib.contextmanager
-def one_thread() -> Generator[None]:
-    """Linear algebra on one thread while this lasts; also a decorator.
-
-    Threads gain nothing on many small products, and on a busy machine cost up to 50 times the CPU time by waiting.
-    """
-    from threadpoolctl import threadpool_limits
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1):
-            yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def as_tensor(x: Any) -> Tensor:
@@ -154,7 +137,7 @@ def class_labels(labels: Any, rows: int, name: str = "labels") -> np.ndarray:
         ) from error
     if array.dtype.kind not in "iub":
         kind = kinds.get(array.dtype.kind, f"of type {array.dtype}")
-        raise DiagnosticsError(f"{name} are {kind}: give integer classes.")
+        raise DiagnosticsError(f"{name} are {kind}: give integer classes.", code="bad-type")
     if array.shape != (rows,):
         raise DiagnosticsError(
             f"{name} have shape {array.shape}: give one label per row, {rows} of them.", code="bad-shape"

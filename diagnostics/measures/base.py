@@ -124,7 +124,8 @@ class Measure(ABC):
     unit: ClassVar[str] = ""
     """The unit of the score, if it has one."""
     readout: ClassVar[Literal["linear", "kernel", ""]] = ""
-    """Of a probe: where the output hides from a linear one, what a kernel reads there stands beside."""
+    """Of a probe, what reads: "linear" ones are named by their target alone, and where one finds that the output hides
+    something, what the "kernel" one reads of the same target is told beside it; "" of all others."""
     higher_is_better: ClassVar[bool | None] = True
     """None: neither way is better by itself."""
     pairwise: ClassVar[bool] = False

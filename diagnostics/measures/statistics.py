@@ -160,7 +160,7 @@ def resampled_scores(
     lost, whole = (x.reshape(*x.shape[:2], -1) for x in (loss, reference))
     drawn: list[np.ndarray] = []
     # As many taps at a time as sums of 32 MB allow.
-    for taps in np.array_split(np.arange(len(lost)), -(-lost.shape[0] * lost.shape[2] * RESAMPLES // 2**21)):
+    for taps in np.array_split(np.arange(len(lost)), max(1, -(-lost.shape[0] * lost.shape[2] * RESAMPLES // 2**21))):
         some = lost[taps], whole[taps]
         sums = [np.stack([np.tensordot(block, x, axes=(1, 1)) for x in some]) for block in blocks]
         for i, (wrong, asked) in enumerate(np.concatenate(sums, axis=1).transpose(2, 0, 1, 3)):

@@ -25,11 +25,12 @@ from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.measures import result as attribute
 from diagnostics.measures.apply import FEWEST_COMPARED, too_few
-from diagnostics.measures.arrays import ShortRepr, as_tensor, finite, one_thread
+from diagnostics.measures.arrays import ShortRepr, as_tensor, finite
 from diagnostics.measures.base import Measure, Readout
 from diagnostics.measures.similarity import cka
 from diagnostics.measures.similarity.base import Similarity
 from diagnostics.measures.statistics import Interval
+from diagnostics.measures.threads import one_thread
 from diagnostics.registry import offered
 from diagnostics.report.numbers import format_number, number
 from diagnostics.runs.profile import Profile
@@ -259,7 +260,7 @@ def between(
     if not isinstance(chosen, Similarity):
         able = [each.name for each in chosen_measures(["all"])[0] if isinstance(each, Similarity)]
         raise DiagnosticsError(
-            f"{measure} does not compare pairs of taps: choose one of {', '.join(sorted(able))}.", code="not-measured"
+            f"{measure} does not compare pairs of taps: choose one of {', '.join(sorted(able))}.", code="bad-value"
         )
     stated = {
         attribute.MEASURE: chosen.name,

@@ -48,9 +48,9 @@ from diagnostics.report.progress_bars import watching
 from diagnostics.runs.controls.kinds import control_encoders
 from diagnostics.runs.controls.names import WEIGHTS, control_of
 from diagnostics.runs.inputs import Data
+from diagnostics.runs.options import Request
 from diagnostics.runs.record import Call, Provenance, refuse_other_seed
 from diagnostics.runs.redraws import add_redraws
-from diagnostics.runs.request import Request
 from diagnostics.runs.run import Run
 from diagnostics.runs.setup import Setup, cost_of, later_cost, read_tokens
 from diagnostics.runs.streamed import AlongExtraction, stream

@@ -164,7 +164,7 @@ class Profile:
     @property
     def chosen_on(self) -> str:
         """The samples whose losses chose, in words."""
-        if attribute.OLDER in self.data.attrs:
+        if self.data.attrs.get(attribute.OLDER):
             return OLDER
         return "train and val, out of fold" if self.data.attrs.get(attribute.CHOSEN_ON) == "fit" else "val"
 

@@ -175,7 +175,6 @@ class NonlinearReading:
     linear_best: Interval
     gap: Interval | None
     tap: str
-    n_train: int
     floor: float
 
     @property
@@ -202,7 +201,6 @@ def nonlinear_reading(profiles: Sequence[Profile], target: str) -> NonlinearRead
         linear_best=linear.at(linear.best_tap),
         gap=kernel.hidden_gap if kernel.best_tap == linear.best_tap else None,
         tap=linear.best_tap,
-        n_train=int(kernel.data.attrs["n_train"]),
         floor=linear.floor,
     )
 

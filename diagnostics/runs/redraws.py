@@ -30,6 +30,7 @@ SPREAD = "Redraws are other random splits of the same samples: mean (lowest to h
 NO_REDRAWS = "no_redraws"
 """Attribute: why a probe, or some of its draws, has no value."""
 TOKENS = "it reads tokens, and tokens are stored for some of the samples only"
+STREAMED = "it reads tokens, which are streamed and not stored"
 
 
 def redraw_splits(groups: np.ndarray, split: np.ndarray, count: int, seed: int) -> list[np.ndarray]:
@@ -63,7 +64,8 @@ def add_redraws(
     probes = {key: result for key, result in measured.results.items() if attribute.is_probe(result)}
     pooled = {key for key, result in probes.items() if attribute.TOKEN_SAMPLES not in result.attrs}
     for key in probes.keys() - pooled:
-        measured.results[key] = probes[key].assign_attrs({NO_REDRAWS: TOKENS})
+        why = STREAMED if probes[key].attrs.get("tokens") == "streamed" else TOKENS
+        measured.results[key] = probes[key].assign_attrs({NO_REDRAWS: why})
     again = [m for m in measures if m.needs == "pooled" and any(key.startswith(f"{m.name}/") for key in pooled)]
     read = {name: target for name, target in targets.items() if any(key.endswith(f"/{name}") for key in pooled)}
     draws: list[Measured] = []

@@ -24,16 +24,17 @@ from diagnostics.errors import DiagnosticsError, describe, explaining, unknown
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.dense import known_places
 from diagnostics.measures.probes.least_squares import FOLDS
+from diagnostics.measures.probes.nearest import KnnProbe
 from diagnostics.measures.verdict import check_margin
-from diagnostics.progress import Cost
+from diagnostics.progress import Cost, duration
 from diagnostics.registry import offered
 from diagnostics.report.html import PAGE_BYTES
 from diagnostics.runs.controls.kinds import planned_taps
 from diagnostics.runs.controls.names import INPUTS, control_of
 from diagnostics.runs.inputs import given
-from diagnostics.runs.request import Request, default_folder
+from diagnostics.runs.options import Request, default_folder
 from diagnostics.runs.streamed import MOST_BYTES, block_bytes, passes_over
-from diagnostics.vocabulary import BY_PLACE, DENSE, SAFE_NAME, ChooseOn, ControlMeasures, DenseTokens
+from diagnostics.vocabulary import BY_PLACE, DENSE, SAFE_NAME, SPLITS, ChooseOn, ControlMeasures, DenseTokens
 
 
 class Setup:
@@ -264,6 +265,8 @@ def _check_name(name: str, what: str) -> None:
 
 # As measured: files of the result of a probe, beside what it has of every unit and tap, and of another measure.
 PROBE_BYTES, RESULT_BYTES = 16_000, 8_000
+LONG = 60
+"""Seconds of measuring that are announced."""
 UNIT_BYTES = 12
 """Losses and what they are relative to, of a unit at a tap."""
 ID_BYTES = 25
@@ -313,6 +316,7 @@ def cost_of(
         again=again,
         unprobeable=tuple(setup.unprobeable.values()),
         dense=_dense_clause(setup, passes),
+        measuring=_pairs_clause(setup, planned, read=1 + len(controls) + bool(setup.draws)),
     )
 
 
@@ -359,6 +363,17 @@ def _dense_clause(setup: Setup, passes: float) -> str:
         return f"dense targets are read from stored tokens, {'as asked' if asked else 'which the budget holds'}"
     why = "as asked" if asked else f"since the token budget holds {setup.token_samples:,} of {samples:,} samples"
     return f"dense targets are read from all samples in {passes:.1f} more passes of each encoder, {why}"
+
+
+def _pairs_clause(setup: Setup, planned: Plan, read: int) -> str:
+    """What knn probes take of so many sets of activations and labels, in a clause; empty for less than `LONG`."""
+    names, split = [measure.name for measure in setup.measures], setup.dataset.split
+    there = {name: target for name, target in setup.dataset.targets.items() if name not in setup.unprobeable}
+    probes = sum(target.kind in KnnProbe.kinds for target in there.values()) if KnnProbe.name in names else 0
+    train, val, test = (int((split == part).sum()) for part in SPLITS)
+    features = len(planned.poolings) * sum(tap.features for tap in planned.taps)
+    seconds = read * probes * KnnProbe.seconds(train, val, test, features, whole=setup.choose_on == "fit")
+    return f"{KnnProbe.name} compares samples in pairs, about {duration(seconds)} of one core" if seconds > LONG else ""
 
 
 def _sum_targets(setup: Setup) -> dict[str, Target]:

@@ -8,6 +8,7 @@ later costs its own products alone. What the last pass judges is in memory until
 from __future__ import annotations
 
 import contextlib
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ from torch.utils.data import default_collate
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.activations.extract import Along
+from diagnostics.activations.metadata import observed_names
 from diagnostics.activations.prepare import prepared_batches
 from diagnostics.activations.store import Store
 from diagnostics.datasets.dataset import Dataset
@@ -26,10 +28,10 @@ from diagnostics.datasets.target import resample
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.modules import BATCH
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError, explaining
+from diagnostics.errors import DiagnosticsError, damaged, explaining
 from diagnostics.measures.arrays import gram
 from diagnostics.measures.base import Measure
-from diagnostics.measures.probes.dense import DenseRows, EachToken, Judged, Sums, TokenMap
+from diagnostics.measures.probes.dense import DenseRows, EachToken, Judged, JudgedRows, Sums, TokenMap
 from diagnostics.measures.probes.least_squares import FOLDS, PENALTIES, Moments, RidgePath, choose, folds
 from diagnostics.measures.probes.protocol import Rows
 from diagnostics.progress import Progress, Watch
@@ -52,18 +54,9 @@ class _Read:
     readouts: dict[str, dict[int | None, TokenMap]] = field(default_factory=dict[str, dict[int | None, TokenMap]])
     """Fitted without a block, or on all (None)."""
     numbers: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
-    judged: dict[str, dict[str, np.ndarray]] = field(default_factory=dict[str, dict[str, np.ndarray]])
-    """[sample, part] and [sample], NaN where not judged."""
-    tried: dict[str, list[list[tuple[np.ndarray, Judged]]]] = field(default_factory=dict[str, Any])
-    """Of each variant of the readout without the first block, rows and what was judged of them."""
-
-    def keep(self, tap: str, rows: np.ndarray, judged: Judged) -> None:
-        """Keeps what was judged of rows at a tap."""
-        kept = self.judged.setdefault(tap, {})
-        for name, values in judged.items():
-            if name not in kept:
-                kept[name] = np.full((len(self.dense.known), *values.shape[1:]), np.nan, np.float32)
-            kept[name][rows] = values
+    judged: dict[str, list[JudgedRows]] = field(default_factory=lambda: defaultdict(list))
+    tried: dict[str, list[list[JudgedRows]]] = field(default_factory=dict[str, list[list[JudgedRows]]])
+    """Of each variant of the readout without the first block."""
 
     def choose_variants(self) -> None:
         """Leaves of each tap's variants the one of least loss on val, of equal ones the last."""
@@ -72,8 +65,7 @@ class _Read:
             best = len(scores) - 1 - int(np.argmax(scores[::-1]))
             for name, values in self.sums.variants.items():
                 self.numbers[tap][name] = values[best]
-            for rows, judged in tried[best]:
-                self.keep(tap, rows, judged)
+            self.judged[tap] += tried[best]
             self.readouts[tap] = {block: readout.at(best) for block, readout in self.readouts[tap].items()}
         self.tried.clear()
 
@@ -87,7 +79,8 @@ def _mean_score(judged: Sequence[Judged]) -> float:
 class AlongExtraction:
     """Gathers the sums of `measures` and of the `targets` of a new store while it is extracted.
 
-    Of tokens without data nothing is gathered: the pass that misses the sums then says so.
+    Of tokens without data nothing is gathered: the pass that misses the sums then says so. Nor of those that are not
+    finite: the extraction itself names their sample.
     """
 
     def __init__(
@@ -113,7 +106,7 @@ class AlongExtraction:
         if self.sums is not None:
             try:
                 grid = _grid_tokens(self.encoder, self.sums.store, batch, positions, tap, tokens)
-            except GapsError:
+            except DiagnosticsError:
                 self.sums = None
             else:
                 self.sums.add(tap, positions, grid)
@@ -192,8 +185,16 @@ def _solve(store: Store, reads: Sequence[_Read], held_out: Iterable[int]) -> Non
 
 
 def readout(store: Store, probe: Measure, target: StoredTarget, tap: Tap, choice: Mapping[str, float]) -> EachToken:
-    """The readout with which `stream` read test at a tap, solved again from the sums in the store."""
+    """The readout with which `stream` read test at a tap, solved again from the sums in the store.
+
+    Raises StorageError where those are not whole.
+    """
     dense = DenseRows.of(probe.name, store.with_other(token_samples=len(store.ids)), target)
+    for name in (_gram, _products):
+        blocks = [store.observation(name(dense, block)) for block in range(FOLDS)]
+        # A kill while another version writes them anew leaves some of each, and one that is not there.
+        if None in blocks or len({stored.state["version"] for stored in blocks if stored}) > 1:
+            raise damaged(store.path, f"observed/{name(dense, 0)}")
     sums: Sums = probe.sums(target)
     solved = sums.solve(dense, _without(_blocks(store, dense, sums, tap), None), choice["penalty"])
     for name, values in sums.variants.items():
@@ -323,12 +324,10 @@ class _Passes:
                 mean, weights, bias = maps[i, tap.name]
                 some = _on_grid(tokens[torch.as_tensor(known, device=tokens.device)], tap, read.dense)
                 scores = (some - mean) @ weights
-                tried: list[tuple[np.ndarray, Judged]] = [
-                    (positions[known], read.sums.judge(read.dense, readout, scores + each, positions[known]))
-                    for each in bias
-                ]
+                rows = positions[known]
+                tried = [(rows, read.sums.judge(read.dense, readout, scores + each, rows)) for each in bias]
                 if len(tried) == 1:
-                    read.keep(tap.name, *tried[0])
+                    read.judged[tap.name] += tried
                 else:
                     for variant, each in zip(read.tried.setdefault(tap.name, [[] for _ in bias]), tried, strict=True):
                         variant.append(each)
@@ -415,9 +414,18 @@ class GapsError(DiagnosticsError):
 
 
 def _origins(encoder: Encoder, store: Store) -> dict[str, Tensor]:
-    """The mean of each tap's grid tokens on the encoder's example [feature], about which products are summed."""
+    """About which products are summed, by tap [feature]: the means of grid tokens on the encoder's example.
+
+    Sums that are in the store keep theirs, and new ones share it: another device rounds the example otherwise.
+    """
     batch, names = default_collate([encoder.preprocess(encoder.example())]), [tap.name for tap in store.taps]
-    return encoder.capture(batch, names, lambda tap, tokens: tokens[0, tap.grid.prefix :].float().mean(dim=0))
+    origins = encoder.capture(batch, names, lambda tap, tokens: tokens[0, tap.grid.prefix :].float().mean(dim=0))
+    there = sorted({file.split("/")[1] for file in observed_names(store.folder) if "/gram-" in file})
+    for tap in store.taps:
+        kept = (store.observed_at(name, tap.name) for name in there)
+        if (features := next((each for each in kept if each is not None), None)) is not None:
+            origins[tap.name] = torch.from_numpy(features[0, 1 : 1 + tap.features]).to(origins[tap.name])
+    return origins
 
 
 def _block_of(store: Store) -> np.ndarray:

@@ -30,8 +30,8 @@ from diagnostics.activations.contract import Activations, StoredTarget, shuffled
 from diagnostics.activations.store import Store
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.apply import Measured, measure_all
-from diagnostics.measures.arrays import one_thread
 from diagnostics.measures.base import Measure
+from diagnostics.measures.threads import one_thread
 from diagnostics.progress import Progress, Watch
 from diagnostics.registry import offered
 from diagnostics.runs.setup import chosen_measures

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from diagnostics import Dataset, Target
 from diagnostics.activations.extract import extract
+from diagnostics.activations.plan import row_order
 from diagnostics.activations.store import Store
 from tests.support.refusals import refusal
 from tests.support.stores import digests, planned
@@ -36,6 +37,7 @@ from typing import Any
 from tests.support.stores import planned
 from tests.support.tiny import tiny_dataset, tiny_encoder
 from diagnostics.activations.extract import extract
+from diagnostics.activations.plan import row_order
 encoder, dataset = tiny_encoder(), tiny_dataset({n})
 seen = []
 def watch(event):
@@ -134,6 +136,28 @@ def test_nothing_is_written_before_the_cost_is_known(tmp_path: Path) -> None:
     assert len(seen) == 1
     assert seen[0][0] > 0
     assert seen[0][1] is False
+
+
+def test_a_slow_first_batch_is_not_taken_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of a GPU is, and of files that are opened; a short extraction's first batch is taken as it is."""
+    dataset, said = tiny_dataset(N), list[float]()
+    slow = int(row_order(N)[:8].max())
+
+    class Samples:
+        def __len__(self) -> int:
+            return N
+
+        def __getitem__(self, index: int) -> np.ndarray:
+            time.sleep(0.5 * (index == slow))
+            return array[index]
+
+    array, dataset.samples = dataset.samples, Samples()  # type: ignore[assignment]
+    for name, long in (("long", 0), ("short", 60)):
+        monkeypatch.setattr("diagnostics.activations.extract.LONG", long)
+        options = {"batch_size": 8, "before_first_byte": lambda seconds, again, dense: said.append(seconds)}
+        extract(tiny_encoder(), dataset, tmp_path / name, planned(tiny_encoder(), N, budget=0), **options)  # type: ignore[arg-type]
+    assert said[0] < 0.5 / 8 <= said[1]
+    assert digests(tmp_path / "long") == digests(tmp_path / "short")
 
 
 def test_nan_names_tap_and_sample_and_leaves_nothing(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from diagnostics.activations.run_files import listed, remove_tokens
 from diagnostics.activations.store import Store
 from diagnostics.errors import StorageError
 from diagnostics.report.writing import write_whole
-from diagnostics.runs.pages.answer import write_card
+from diagnostics.runs.pages.card import write_card
 from diagnostics.runs.pages.explorer import explore
 from tests.support.refusals import refusal
 from tests.support.tiny import tiny_dataset, tiny_image_encoder

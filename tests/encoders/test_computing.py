@@ -82,6 +82,10 @@ def test_float32_keeps_a_gpu_from_tf32_and_leaves_the_settings_as_they_were() ->
             assert now() == expected
             raise KeyError
         assert now() == before
+        # What is made of a pass's values is not shortened, whatever the pass computes in.
+        with modules._tf32(wanted, "cuda"), whole(torch.device("cuda")):
+            assert now() == ("highest", False)
+        assert now() == before
     with computing("float32", "cpu"):
         assert now() == before
 

@@ -283,6 +283,14 @@ def test_measure_equals_the_plain_function(shift):
     np.testing.assert_allclose(np.diagonal(result.matrix.values), 1, atol=1e-12)
 
 
+def test_measure_keeps_its_digits_where_kernels_are_kept_in_single_precision():
+    many = taps(n=kernels.SINGLE_KERNELS + 1)
+    result = Cka().compute(MemoryActivations(many, token_samples=2), None, 0)
+    expected = cka(many["a"].mean(axis=1), many["b"].mean(axis=1))
+    assert result.matrix.sel(tap="a", tap_other="b").item() == pytest.approx(expected, abs=1e-9)
+    assert result.matrix.sel(tap="a", tap_other="a").item() == pytest.approx(1, abs=1e-9)
+
+
 def test_measure_shift_changes_nothing():
     plain, shifted = (Cka().compute(MemoryActivations(taps(s)), None, 0).matrix.values for s in (0.0, 1e4))
     np.testing.assert_allclose(shifted, plain, rtol=0, atol=1e-9)

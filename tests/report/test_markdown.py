@@ -21,7 +21,7 @@ from diagnostics.report.page import (
     Sentence,
     Table,
 )
-from diagnostics.runs.pages.answer import page_markdown, plain
+from diagnostics.runs.pages.card import page_markdown, plain
 
 HALF = Interval(0.5, 0.4, 0.6)
 MAP = ScoreMap(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import diagnostics as dx
-from diagnostics.runs.pages.answer import plain, write_card
+from diagnostics.runs.pages.card import plain, write_card
 from diagnostics.runs.pages.explorer import readouts
 from tests.support.commands import diagnose, refused
 from tests.support.refusals import refusal

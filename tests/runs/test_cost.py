@@ -7,11 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import diagnostics as dx
 from diagnostics import Dataset, Grid, Tap
+from diagnostics.activations.contract import StoredTarget
 from diagnostics.activations.plan import plan
 from diagnostics.activations.run_files import bytes_below, token_bytes
+from diagnostics.measures.probes import knn_votes, nearest
+from diagnostics.measures.probes.linear import Task
+from diagnostics.measures.probes.protocol import Rows
 from diagnostics.progress import Cost
 from diagnostics.runs.controls import kinds as control
 from diagnostics.runs.controls.names import INPUTS
@@ -43,6 +48,38 @@ def test_what_is_said_is_what_is_written(modality: Any, n: int, options: dict[st
     cost, written, tokens = said_and_written(encoder, tiny_dataset(n, modality), tmp_path / "run", **options)
     assert cost.bytes == pytest.approx(written, rel=WITHIN)
     assert cost.token_bytes == pytest.approx(tokens, rel=0.02)
+
+
+def test_what_grows_with_the_square_of_the_samples_is_announced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: dict[tuple[str, int], str] = {}
+    for measures, least in (("knn_probe", 0), ("knn_probe", 60), ("rankme", 0)):
+        monkeypatch.setattr("diagnostics.runs.setup.LONG", least)
+        events: list[Any] = []
+        out = tmp_path / f"{measures}-{least}"
+        dx.run(tiny_encoder(), tiny_dataset(40), out=out, watch=events.append, measures=measures, report=False)
+        said[measures, least] = next(event for event in events if isinstance(event, Cost)).measuring
+    assert [what for what, clause in said.items() if clause] == [("knn_probe", 0)]
+
+
+def test_a_neighbours_probe_is_estimated_from_the_pairs_that_it_compares(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, compared = np.random.default_rng(0), list[int]()
+
+    def count(bank: Any, labels: Any, queries: Any, *rest: Any) -> np.ndarray:
+        compared.append(len(bank) * len(queries))
+        return knn_votes(bank, labels, queries, *rest)
+
+    monkeypatch.setattr(nearest, "knn_votes", count)
+    x, n = torch.tensor(rng.normal(size=(1, 120, 3))), {"train": 60, "val": 20, "test": 40}
+    rows = Rows.of(dict(zip(n, np.split(np.arange(120), [60, 80]), strict=True)), np.arange(120).astype(str))
+    for whole in (True, False):
+        compared.clear()
+        target = StoredTarget("kind", "label", np.arange(120) % 2, classes=("a", "b"))
+        task, probe = Task(target, rows, target.values, 0, whole), nearest.KnnProbe()
+        probe.fits(task, x, probe.choose(task, x).numbers)(x[:, rows.test])
+        seconds = probe.seconds(*n.values(), 3, whole=whole)
+        assert seconds == pytest.approx(sum(compared) * 3 / nearest.PRODUCTS_A_SECOND)
 
 
 def test_shards_and_chunks_are_dealt_out_evenly() -> None:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from diagnostics.runs.request import LONGEST, default_folder
+from diagnostics.runs.options import LONGEST, default_folder
 
 VIT = "my_vit.py:model?modality=image&size=96&mean=0.5&std=0.25"
 
@@ -50,5 +50,5 @@ def test_what_differs_in_two_runs_gives_two_folders() -> None:
 
 
 def test_it_is_asked_for_without_torch() -> None:
-    asked = "import sys, diagnostics.runs.request; sys.exit('torch' in sys.modules)"
+    asked = "import sys, diagnostics.runs.options; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", asked], check=False).returncode == 0

@@ -82,7 +82,6 @@ def test_what_is_only_harder_to_read_is_read_from_the_output(run: Run, target: s
     assert reading.linear_output.value < 0.65
     assert reading.output.low > reading.linear_output.high and reading.output.value > 0.85
     assert reading.gap is not None and reading.gap.value < 0.1
-    assert reading.n_train == 180
 
 
 def test_what_is_lost_is_not_read_from_the_output(run: Run) -> None:

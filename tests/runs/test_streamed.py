@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +20,15 @@ from diagnostics.activations import prepare
 from diagnostics.activations.run_files import bytes_below
 from diagnostics.activations.store import Store
 from diagnostics.errors import StorageError, unwritable
-from diagnostics.measures.probes.dense import DenseRows
+from diagnostics.measures.probes.dense import DenseRows, TokenMap, Values
 from diagnostics.measures.probes.least_squares import Moments, folds
 from diagnostics.measures.probes.segmentation import Classes, SegmentationProbe, mean_iou
 from diagnostics.progress import Cost
-from diagnostics.runs import streamed
+from diagnostics.runs import redraws, streamed
 from diagnostics.runs.streamed import block_bytes, passes_over
 from tests.runs.test_token_probes import cells, images, score
 from tests.support.planted import planted_image_encoder, planted_images
+from tests.support.refusals import refusal
 from tests.support.tiny import tiny_encoder, tiny_image_encoder
 
 MEASURES = ["linear_probe", "segmentation_probe"]
@@ -145,6 +149,18 @@ def test_the_discriminant_reads_a_trained_encoder_as_the_logistic_probe_does(tmp
     assert (scores[0] - scores[1]).max() < 0.05
 
 
+def test_what_all_samples_say_is_found_once(run: Run) -> None:
+    store = run.store.with_other(token_samples=len(run.store.ids))
+    found = DenseRows.of("linear_probe", store, run.store.targets()["height"])
+    dense, sums, rows = replace(found, values=found.values - found.values.min() + 1), Values(), np.arange(3)
+    readout = TokenMap(np.zeros(8), np.zeros((8, 1)), np.zeros((1, 1)))
+    said = torch.ones(*dense.values[rows].shape, 1)
+    before = sums.columns(dense, rows), sums.judge(dense, readout, said, rows).keys()
+    dense.values[3:] -= 100
+    np.testing.assert_array_equal(sums.columns(dense, rows), before[0])
+    assert sums.judge(dense, readout, said, rows).keys() == before[1]
+
+
 def test_each_sample_is_judged_by_a_fit_that_has_not_seen_it(tmp_path: Path) -> None:
     run = measure(tmp_path, choose_on="fit")
     stored = measure(tmp_path / "stored", dense="stored")
@@ -239,6 +255,72 @@ def test_a_kill_costs_the_block_in_hand(
     assert passes == ["reading block 1", "reading test"]
 
 
+def bytes_of(found: Any) -> int:
+    """Those of all arrays within."""
+    if isinstance(found, np.ndarray):
+        return found.nbytes
+    return sum(map(bytes_of, found.values() if isinstance(found, dict) else found))
+
+
+def test_what_is_judged_takes_few_bytes_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads, choose = list[Any](), streamed._Read.choose_variants
+    tried = list[int]()
+
+    def watched(self: Any) -> None:
+        reads.append(self)
+        tried.append(bytes_of(self.tried))
+        choose(self)
+
+    monkeypatch.setattr(streamed._Read, "choose_variants", watched)
+    run = measure(tmp_path, measures="segmentation_probe")
+    (read,) = reads
+    # Of union and loss of three classes a number each, and the row.
+    each = len(run.store.taps) * (2 * 3 * 2 + 8)
+    rows = read.dense.rows
+    assert 0 < tried[0] <= 5 * len(rows.val) * each
+    assert 0 < bytes_of(read.judged) <= (len(rows.val) + len(rows.test)) * each
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From then on, the encoder's example gives other values, as on another device (here far more of another)."""
+
+    def move() -> None:
+        example = TorchEncoder.example
+        monkeypatch.setattr(TorchEncoder, "example", lambda self: example(self) + 3)
+
+    return move
+
+
+def test_sums_go_on_on_another_device(
+    run: Run, tmp_path: Path, elsewhere: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure(tmp_path, measures="rankme")
+    put = Store.put_observed
+
+    def killed(store: Store, name: str, *given: Any) -> None:
+        if name.endswith("-2"):
+            raise KeyboardInterrupt
+        put(store, name, *given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "put_observed", killed)
+        with pytest.raises(KeyboardInterrupt):
+            measure(tmp_path)
+    elsewhere()
+    again = measure(tmp_path)
+    np.testing.assert_allclose(again.profile(SCENE).data["score"], run.profile(SCENE).data["score"], atol=1e-6)
+
+
+def test_products_that_are_added_on_another_device_belong_to_those_of_the_features(
+    run: Run, tmp_path: Path, elsewhere: Callable[[], None]
+) -> None:
+    measure(tmp_path, measures="linear_probe")
+    elsewhere()
+    added = measure(tmp_path).profile(SCENE).data
+    np.testing.assert_allclose(added["score"], run.profile(SCENE).data["score"], atol=1e-6)
+
+
 def test_controls_are_streamed_too(tmp_path: Path) -> None:
     run = measure(tmp_path, controls=True)
     profile = run.profile(HEIGHT)
@@ -247,6 +329,14 @@ def test_controls_are_streamed_too(tmp_path: Path) -> None:
     assert shuffled.attrs["tokens"] == "streamed"
     assert float(shuffled["score"].max()) < 0.2
     assert float(profile.data["score"].max()) > 0.5
+
+
+def test_why_there_are_no_redraws(tmp_path: Path) -> None:
+    data = images()
+    data.exchangeable = True
+    options: dict[str, Any] = {"measures": "segmentation_probe", "controls": False, "report": False, "watch": dx.silent}
+    run = dx.run(tiny_image_encoder(), data, out=tmp_path, dense="streamed", redraws=1, **options)
+    assert run.profile(SCENE).data.attrs[redraws.NO_REDRAWS] == redraws.STREAMED
 
 
 @pytest.mark.parametrize("name", [HEIGHT, SCENE])
@@ -258,6 +348,18 @@ def test_the_readout_is_handed_over(run: Run, name: str) -> None:
     predicted = probe.predict(tokens[data.split == "test"])
     got = score(name, predicted, data)
     assert got == pytest.approx(float(run.profile(name).data["score"].sel(tap=probe.tap)), abs=1e-4)
+
+
+@pytest.mark.parametrize("kept", [0, 4])
+def test_the_readout_is_solved_from_all_blocks_or_not_at_all(run: Run, tmp_path: Path, kept: int) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run.path, copy)
+    for products in sorted((copy / "observed").glob("products-*"))[kept:]:
+        shutil.rmtree(products)
+    with refusal("damaged"):
+        dx.open_run(copy).probe("height", "linear_probe")
+    with refusal("damaged"):
+        dx.open_run(copy).probe("scene", "segmentation_probe")
 
 
 def partly_known() -> dx.Dataset:
@@ -291,6 +393,16 @@ def test_a_target_with_unknown_places_has_sums_of_its_own(tmp_path: Path) -> Non
     np.testing.assert_allclose(*(each.profile(HEIGHT).data["score"] for each in runs), rtol=1e-4)
     observed = [path.name for path in (tmp_path / "streamed" / "observed").iterdir() if path.is_dir()]
     assert sum(name.startswith("gram-") for name in observed) == 10
+
+
+def test_one_map_read_as_classes_and_as_values_has_sums_of_both(tmp_path: Path) -> None:
+    data = images()
+    maps = data.targets["scene"].values[:, 2::4, 2::4]
+    data.targets.clear()
+    data.targets |= {"class": dx.Target("token_label", maps), "value": dx.Target("token_value", maps.astype(float))}
+    options: dict[str, Any] = {"measures": MEASURES, "controls": False, "report": False, "watch": dx.silent}
+    run = dx.run(tiny_image_encoder(), data, out=tmp_path, dense="streamed", **options)
+    assert {profile.name for profile in run.profiles()} == {"segmentation_probe/class", "linear_probe/value"}
 
 
 def halved(monkeypatch: pytest.MonkeyPatch) -> TorchEncoder:
@@ -393,6 +505,18 @@ def test_a_dense_target_that_memory_does_not_hold_is_one_sentence(
     assert "scene" in str(raised.value)
     assert not (tmp_path / "run").exists()
     measure(tmp_path / "run")
+
+
+def test_a_sample_that_gives_nan_is_named_and_leaves_no_run(tmp_path: Path) -> None:
+    encoder, data = tiny_image_encoder(), images()
+
+    def broken(sample: Any) -> Any:
+        prepared = encoder.preprocess(sample)
+        return prepared * np.nan if np.array_equal(sample, data.samples[20]) else prepared
+
+    with refusal("not-finite", f"sample {data.ids[20]}:"):
+        measure(tmp_path / "run", encoder=encoder.replace(preprocess=broken), batch_size=8)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_sample_with_another_grid_is_refused_and_what_is_done_stays(tmp_path: Path) -> None:

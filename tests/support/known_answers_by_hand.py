@@ -860,7 +860,7 @@ BY_HAND: Mapping[str, Callable[[], Any]] = {
     "shuffled labels as rivals": lambda: [["shuffled labels"], ["shuffled labels"], controls("class")[2]],
     **named(cautions, {
         "skew of train and val": 0, "readability of classes": 1, "remarks on classes": 2, "margin over two draws": [3, (9, 3)], "exact ends stated": 4,
-        "few tokens": 5, "margin named": 6, "readable": 7}), "readable without a chance": lambda: ["undecided", "readable"], **named(cautions, {"at chance": 8, "ahead of shuffled labels": (9, 0), "ahead of all controls": (9, 1), "a gap that ends at 0": (9, 2),
+        "few tokens": 5, "margin named": 6, "readable": 7}), "readable without a chance": lambda: ["undecided", "readable"], "exact ends of wrong answers": lambda: True, **named(cautions, {"at chance": 8, "ahead of shuffled labels": (9, 0), "ahead of all controls": (9, 1), "a gap that ends at 0": (9, 2),
         "units of train and val": 10, "floor and margin": [(11, 0), (11, 1)], "draws of a control": [(11, 2), (11, 3)], "units": 12,
     }),
     "parts, R2": partial(of_parts, False), "parts, share": partial(of_parts, True),

@@ -30,6 +30,7 @@ def profile(
         "chance": 0.0,
         "higher_is_better": "yes",
         "measure": name,
+        "readout": {"linear_probe": "linear", "kernel_probe": "kernel"}.get(name, ""),
         "units_val": 80,
     }
     if probe:
@@ -144,7 +145,6 @@ def finished_run(
         "controls": {},
         "similarity": list,
         "recommendations": list,
-        "handed_out": "",
         "disk_use": (0, 0),
     }
     return SimpleNamespace(
@@ -155,6 +155,6 @@ def finished_run(
         dataset=dataset,
         n=sizes,
         record=record,
-        store=SimpleNamespace(identity={}, older=False),
+        store=SimpleNamespace(identity={}, older=False, taps=[SimpleNamespace(name="norm")], output_tap="norm"),
         index=SimpleNamespace(calls=[call], entries={}),
     )

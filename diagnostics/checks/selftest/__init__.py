@@ -11,8 +11,8 @@ from typing import Any
 from diagnostics.checks.selftest import answer
 from diagnostics.errors import describe
 from diagnostics.measures import bundled
-from diagnostics.measures.arrays import one_thread
 from diagnostics.measures.base import Case
+from diagnostics.measures.threads import one_thread
 from diagnostics.progress import Progress, Watch
 from diagnostics.report.numbers import number
 from diagnostics.report.progress_bars import watching

@@ -188,6 +188,12 @@ def refused(margin: float | None) -> bool:
     return False
 
 
+def wrong_answers() -> xr.Dataset:
+    """A result of classes whose answers are all wrong."""
+    data = result("class")
+    return data.assign(loss=data["reference_loss"])
+
+
 def read_with(readout: str, data: xr.Dataset) -> Profile:
     return Profile(f"{readout}_probe", "hidden", data.assign_attrs(readout=readout), {})
 
@@ -461,6 +467,7 @@ ASKED: Mapping[str, Callable[[], Any]] = {
     "margin named": lambda: changed("hidden", attrs={"margin": 0.2}).margin,
     "readable": lambda: [made.readability for made in ends_changed("low", ("hidden", 0.05), ("hidden", 0.0), ("class", 0.39), ("class", 0.41))],
     "readable without a chance": lambda: [changed("hidden", {"low": ("tap", np.full(6, low))}, lacks="chance").readability for low in (-0.1, 0.1)],
+    "exact ends of wrong answers": lambda: "Clopper" in apply.with_intervals(wrong_answers()).attrs[attribute.INTERVALS],
     "at chance": lambda: [bool(made.is_at_chance) for made in ends_changed("high", ("hidden", 0.049), ("hidden", 0.051), ("class", 0.429), ("class", 0.431))],
     "ahead of shuffled labels": lambda: changed("class", attrs={"over_shuffled_labels_low": 0.05}).is_readable,
     "ahead of all controls": lambda: changed("late", attrs={f"over_{each}_low": 0.05 for each in ("fresh_weights", "fresh_weights.2", "raw_input")}).rivals,

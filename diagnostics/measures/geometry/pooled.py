@@ -102,8 +102,8 @@ def no_interval(groups: np.ndarray) -> str:
 
 WANG = "Wang and Isola 2020 (2005.10242)"
 ETHAYARAJH = "Ethayarajh 2019 (1909.00512)"
-BLOCK_ELEMENTS = 2**23
-"""Largest array held for a block, in numbers: 64 MiB."""
+BLOCK_ELEMENTS = 2**20
+"""Largest array held for a block, in numbers: 8 MiB."""
 
 
 def uniformity(x: Any, *, t: float = 2.0) -> float:

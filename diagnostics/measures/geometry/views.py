@@ -222,7 +222,7 @@ def lidar_of_classes(x: Tensor, classes: Tensor, delta: float = DELTA) -> float:
         raise DiagnosticsError(
             f"Features of shape {tuple(x.shape)} are so large that delta {delta:g} vanishes beside them: scale them "
             f"down or raise delta.",
-            code="not-finite",
+            code="bad-value",
         )
     whitened = torch.linalg.solve_triangular(factor.T, between.T, upper=False)
     # A common mean leaves rounding error, which is no difference between classes.

@@ -351,7 +351,9 @@ def self_similarity(tokens: Any, grid: Sequence[int], *, centred: bool = False) 
     """
     grid = extents(grid)
     x, single = token_samples(tokens, "The array of tokens", grid)
-    short = isinstance(tokens, Tensor) and tokens.dtype == torch.float32
+    # Elsewhere it may be still less: TF32 of a GPU, or the caller's autocast.
+    short = isinstance(tokens, Tensor) and (tokens.dtype, tokens.device.type) == (torch.float32, "cpu")
+    short = short and not torch.is_autocast_enabled("cpu")
     products = product_type(grid, x.shape[2], short)
     blocks = sample_blocks(x, pairs=products is not None)
     of_blocks = [_similarity(block, grid, centred, products) for block in blocks]

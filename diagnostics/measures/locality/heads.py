@@ -136,7 +136,7 @@ def attention_distance(attention: Any, grid: Sequence[int], *, cell: float | Seq
         raise DiagnosticsError(
             f"Attention of shape {tuple(weights.shape)[single:]} is not among the {tokens} cells of a grid of {grid}: "
             f"give one query and one key per cell, prefix tokens left out, on a grid of one to three axes.",
-            code="no-grid",
+            code="bad-shape",
         )
     return _array(of_matrix(weights, 0, _places(grid, cell, weights.device)).distance, single)
 
@@ -177,7 +177,7 @@ def global_token_mass(attention: Any, prefix: int) -> GlobalMass:
         raise DiagnosticsError(
             f"Attention of shape {tuple(weights.shape)[single:]} is not among all tokens, {prefix} prefix tokens and a "
             f"grid: give one query and one key for each of both.",
-            code="no-grid",
+            code="bad-shape",
         )
     statistics = of_matrix(weights[..., prefix:, :], prefix, None)
     return GlobalMass(_array(statistics.prefix, single), _array(statistics.top_key, single))
@@ -221,7 +221,7 @@ def _checked(attention: Any) -> tuple[Tensor, bool]:
         )
     if not bool(weights.sum(dtype=torch.float64).isfinite()) or bool((weights < 0).any()):
         raise DiagnosticsError(
-            f"Attention of shape {shape} holds negative, infinite or NaN weights: apply the softmax.", code="not-finite"
+            f"Attention of shape {shape} holds negative, infinite or NaN weights: apply the softmax.", code="bad-value"
         )
     return (weights, False) if weights.ndim == 4 else (weights[None], True)
 

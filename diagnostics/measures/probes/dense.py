@@ -27,14 +27,7 @@ from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, require_finite_tap
 from diagnostics.measures.base import Case
-from diagnostics.measures.probes.least_squares import (
-    PENALTIES,
-    LinearMaps,
-    Moments,
-    RidgeFits,
-    RidgePath,
-    choose,
-)
+from diagnostics.measures.probes.least_squares import PENALTIES, LinearMaps, Moments, RidgeFits, RidgePath, choose
 from diagnostics.measures.probes.protocol import (
     KEEP_TOKENS,
     Probe,
@@ -172,8 +165,7 @@ def known_places(kind: Kind, values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class DenseRows:
-    """The tokens that a dense probe reads: splits and units are those of the samples, so a sample's tokens stay
-    together.
+    """The tokens that a dense probe reads: splits and units are those of samples, whose tokens stay together.
 
     All taps are scored on one grid, the output tap's (the last with more than one token, where that has none): coarser
     cells would be easier, and taps could not be compared.
@@ -214,13 +206,24 @@ class DenseRows:
 
     @cached_property
     def digest(self) -> str:
-        """Of the values too, where they are known."""
-        return _digest(self.mask_digest.encode(), np.where(self.known, self.values, 0).astype(np.float64).tobytes())
+        """Of the kind and the values too, where they are known."""
+        values = np.where(self.known, self.values, 0).astype(np.float64).tobytes()
+        return _digest(self.mask_digest.encode(), self.target.kind.encode(), values)
 
     @cached_property
     def classes(self) -> np.ndarray:
         """The numbers of the classes that known tokens have, [class]."""
         return np.unique(self.values[self.known])
+
+    @cached_property
+    def mean(self) -> float:
+        """Of the known values of train and val."""
+        return float(self.values[self.mask(self.rows.fit)].mean())
+
+    @cached_property
+    def positive(self) -> bool:
+        """Whether all known values are above 0."""
+        return bool((self.values[self.known] > 0).all())
 
     def mask(self, rows: np.ndarray) -> np.ndarray:
         """The known tokens of some rows, bool [sample, token]."""
@@ -229,9 +232,7 @@ class DenseRows:
         return wanted
 
     def blocks(self, tap: Tap, wanted: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """x [token, feature] float64, value [token] and row [token] of the wanted tokens, bool [sample, token], in
-        order.
-        """
+        """x [token, feature] float64, value and row [token] of the wanted tokens, bool [sample, token], in order."""
         for block, tokens in self.activations.token_blocks(tap.name):
             rows = block.start + np.flatnonzero(wanted[block].any(axis=1))
             if len(rows) == 0:
@@ -280,9 +281,7 @@ class TokenRead:
 
 @dataclass(frozen=True)
 class TokenChoice:
-    """What is chosen for a tap: numbers, their loss and reference on val [unit, part], and what the last fit may start
-    from.
-    """
+    """What is chosen for a tap: numbers, their loss and reference on val [unit, part], and a start for the last fit."""
 
     numbers: dict[str, float]
     val: tuple[np.ndarray, np.ndarray]
@@ -291,9 +290,7 @@ class TokenChoice:
 
 @dataclass(frozen=True)
 class EachToken(Readout):
-    """A readout of single tokens: of those of a tap's `grid`, once they are averaged over the cells of the grid
-    `on`.
-    """
+    """A readout of single tokens: of those of a tap's `grid`, averaged over the cells of the grid `on`."""
 
     readout: Readout
     grid: Grid
@@ -309,9 +306,7 @@ class EachToken(Readout):
 
 
 class DenseProbe(Probe):
-    """A probe from single tokens to a target with a value for every place: a subclass chooses, fits and judges, tap by
-    tap.
-    """
+    """A probe from single tokens to a target with a value for every place: a subclass chooses, fits and judges a tap."""
 
     def rows(self, activations: Activations, target: StoredTarget) -> DenseRows:
         """The tokens that are read; raises where a target does not do."""
@@ -323,9 +318,7 @@ class DenseProbe(Probe):
 
     @abstractmethod
     def fits(self, dense: DenseRows, tap: Tap, numbers: Mapping[str, float], start: Any = None) -> Readout:
-        """The readout of single tokens fitted on train and val with chosen numbers; `start`: of the `TokenChoice`,
-        where it was made here.
-        """
+        """The readout of single tokens fitted on train and val with chosen numbers; `start`: of a `TokenChoice`."""
 
     @abstractmethod
     def judge(
@@ -390,7 +383,7 @@ class DenseProbe(Probe):
         if (found := activations.streamed.get((self.name, dense.digest))) is not None:
             if isinstance(found, DiagnosticsError):
                 raise found
-            return _read_from_sums(dense, self.sums(target), found[0], found[1], seed)
+            return _read_from_sums(dense, self.sums(target), found, seed)
         readouts, numbers, losses = dict[str, Any](), dict[str, dict[str, Any]](), dict[str, Sequence[np.ndarray]]()
         for tap in activations.taps:
             if tap.name in dense.reads:
@@ -398,21 +391,24 @@ class DenseProbe(Probe):
         return _result(dense, losses, numbers, self.stated(dense, readouts), seed)
 
 
-def _read_from_sums(
-    dense: DenseRows, sums: Sums, chosen: Mapping[str, Mapping[str, float]], judged: Mapping[str, Judged], seed: int
-) -> xr.Dataset:
-    """The result of numbers that were chosen and of what was judged of all samples, each by tap."""
+def _read_from_sums(dense: DenseRows, sums: Sums, found: Streamed, seed: int) -> xr.Dataset:
+    """The result of what was chosen and judged."""
+    chosen, judged = found
     rows, splits = dense.rows, list[Split](("test", "val"))
     if dense.activations.choose_on == "fit":
         splits.append("fit")
     losses, numbers = dict[str, Sequence[np.ndarray]](), dict[str, dict[str, Any]]()
-    for tap, each in judged.items():
+    for tap, parts in judged.items():
+        order = np.concatenate([each for each, _ in parts])
+        place = np.full(len(dense.known), len(order))  # no place, for a sample that was not judged
+        place[order] = np.arange(len(order))
+        each = {name: np.concatenate([of[name] for _, of in parts]) for name in parts[0][1]}
         losses[tap] = [
-            sum_by_unit(each[of][getattr(rows, split)].astype(np.float64), rows, split)
+            sum_by_unit(each[of][place[getattr(rows, split)]].astype(np.float64), rows, split)
             for split in splits
             for of in ("loss", "reference")
         ]
-        test = {name: of[rows.test].astype(np.float64) for name, of in each.items()}
+        test = {name: of[place[rows.test]].astype(np.float64) for name, of in each.items()}
         numbers[tap] = {**chosen[tap], **sums.beside(test)}
     return _result(dense, losses, numbers, sums.stated(dense) | {"tokens": "streamed"}, seed)
 
@@ -476,7 +472,7 @@ class TokenRidge(DenseProbe):
         return (truth - guess)[:, None] ** 2, (truth[:, None] - readout.mean_y.numpy()) ** 2
 
     def beside(self, dense: DenseRows, readout: LinearMaps, test: TokenRead) -> dict[str, float]:
-        if not (dense.values[dense.known] > 0).all():
+        if not dense.positive:
             return {}
         rows = dense.rows.test
         truth = np.where(dense.known, dense.values, np.nan)[rows]
@@ -529,6 +525,10 @@ class TokenMap(ShortRepr, TapReadouts):
 
 Judged = Mapping[str, np.ndarray]
 """`loss` and `reference` [sample, part] of samples, and by name further numbers [sample]."""
+JudgedRows = tuple[np.ndarray, Judged]
+"""Some rows, and what was judged of them."""
+Streamed = tuple[Mapping[str, Mapping[str, float]], Mapping[str, Sequence[JudgedRows]]]
+"""Numbers that were chosen, and what was judged, each by tap."""
 
 
 class Sums(ABC):
@@ -566,10 +566,10 @@ class Values(Sums):
     """A value at every place by ridge regression, as `TokenRidge` from stored tokens."""
 
     def columns(self, dense: DenseRows, rows: np.ndarray) -> np.ndarray:
-        return (dense.values[rows] - self.origin(dense)[0]).astype(np.float32)[..., None]
+        return (dense.values[rows] - dense.mean).astype(np.float32)[..., None]
 
     def origin(self, dense: DenseRows) -> np.ndarray:
-        return dense.values[dense.mask(dense.rows.fit)].mean(keepdims=True)
+        return np.array([dense.mean])
 
     def solve(self, dense: DenseRows, moments: Moments, penalty: float) -> TokenMap:
         fits = RidgeFits.from_moments(moments, [penalty])
@@ -582,7 +582,7 @@ class Values(Sums):
             "loss": np.nansum((truth - guess) ** 2, axis=1)[:, None],
             "reference": np.nansum((truth - readout.bias[0, 0]) ** 2, axis=1)[:, None],
         }
-        if not (dense.values[dense.known] > 0).all():
+        if not dense.positive:
             return judged
         for prefix, align in (("", None), ("aligned_", "scale_shift")):
             each = [asdict(depth_metrics(g[None], t[None], align=align)) for g, t in zip(guess, truth, strict=True)]

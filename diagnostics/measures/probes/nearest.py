@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import ShortRepr, as_tensor, class_labels, one_thread, pair, samples, unit_rows
+from diagnostics.measures.arrays import ShortRepr, as_tensor, class_labels, pair, samples, unit_rows
 from diagnostics.measures.base import Case
 from diagnostics.measures.probes.least_squares import PENALTIES, RidgeStack, choose, refit
 from diagnostics.measures.probes.protocol import (
@@ -28,12 +28,16 @@ from diagnostics.measures.probes.protocol import (
 )
 from diagnostics.measures.probes.samples import Choice, SampleProbe, Task
 from diagnostics.measures.statistics import Losses
+from diagnostics.measures.threads import one_thread
 
 TEMPERATURE = 0.07
 NEIGHBOURS = (5, 10, 20, 50)
 """The grid of k for every tap; what exceeds the rows at hand is lowered to them."""
 
 WU = "Wu et al. 2018 (1805.01978), eq. 7"
+
+PRODUCTS_A_SECOND = 1.5e10
+"""Multiplications of float64 and additions, with the choice of neighbours, by one core; about, as machines differ."""
 
 # Similarities held at a time: 32 MiB.
 _BLOCK = 2**22
@@ -127,6 +131,8 @@ def knn_votes(
                 tied = (top[:, k - 1] - top[:, k] <= _TIE).nonzero()[:, 0]
                 weights = _in_parts(similar[tied], top[tied, k - 1 : k], k, temperature)
                 here[tied] = torch.zeros_like(here[tied]).index_add_(1, codes, weights)
+        # Else the next block is made while this one is still held.
+        del similar
     return votes.cpu().numpy()
 
 
@@ -199,6 +205,16 @@ class KnnProbe(ClassOrValueProbe, SampleProbe):
             lambda: _first_votes(2),
         ),
     )
+
+    @staticmethod
+    def seconds(train: int, val: int, test: int, features: int, *, whole: bool) -> float:
+        """About what one core takes for a tap, from the numbers of samples: the square of them, where other probes take
+        their number; `whole` as of a task.
+        """
+        fit = train + val
+        # The fold of val asks train, and each of four others all that is not in it.
+        pairs = train * val + fit * test + (train * (fit - train / 4) if whole else 0)
+        return pairs * features / PRODUCTS_A_SECOND
 
     def choose(self, task: Task, x: Tensor) -> Choice:
         rows, labels = task.rows, task.values

@@ -12,11 +12,12 @@ from torch import Tensor
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import cholesky, one_thread, token_samples
+from diagnostics.measures.arrays import cholesky, token_samples
 from diagnostics.measures.base import Case
 from diagnostics.measures.probes.dense import DenseProbe, DenseRows, Judged, Sums, TokenChoice, TokenMap, TokenRead
 from diagnostics.measures.probes.least_squares import PENALTIES, Moments, standardised_moments
 from diagnostics.measures.probes.softmax import FINAL, LOGISTIC_PENALTIES, Classifiers, LogisticFits, LogisticRows
+from diagnostics.measures.threads import one_thread
 from diagnostics.vocabulary import SPLITS
 
 MOST_TOKENS = 8192
@@ -310,7 +311,10 @@ class Classes(Sums):
             np.bincount(of, minlength=most).reshape(len(rows), classes)
             for of in (start + truth, start + guess, (start + truth)[right])
         )
-        return {"loss": inside + told - 2 * both, "reference": inside + told - both}
+        # All samples' stay in memory, of validation for each prior.
+        least = np.min_scalar_type(2 * known.shape[1])
+        judged = {"loss": inside + told - 2 * both, "reference": inside + told - both}
+        return {name: of.astype(least) for name, of in judged.items()}
 
     def stated(self, dense: DenseRows) -> dict[str, Any]:
         return {

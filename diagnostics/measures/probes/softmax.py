@@ -25,9 +25,10 @@ import torch
 from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import ShortRepr, as_tensor, class_labels, eigh, one_thread, qr, samples
+from diagnostics.measures.arrays import ShortRepr, as_tensor, class_labels, eigh, qr, samples
 from diagnostics.measures.probes.least_squares import products, several, standardised
 from diagnostics.measures.probes.protocol import TapReadouts
+from diagnostics.measures.threads import one_thread
 
 LOGISTIC_PENALTIES: tuple[float, ...] = tuple(10.0**k for k in range(-5, 2))
 """The grid for every tap: decades from 1e-5 to 10, beside the mean loss and for features of variance 1."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import one_thread, samples
+from diagnostics.measures.arrays import samples
 from diagnostics.measures.base import Measure
 from diagnostics.measures.result import (
     ALIKE,
@@ -35,6 +35,7 @@ from diagnostics.measures.result import (
     N,
     store_reasons,
 )
+from diagnostics.measures.threads import one_thread
 
 NULL_DRAWS = 99
 """Permutations of the null where a measure does not ask for another number."""
@@ -312,7 +313,9 @@ class Similarity(Measure):
         prepared_other, why_other = (prepared, why) if same else self._prepared(second)
         shape = len(prepared), len(prepared_other)
         use, use_other = ([i for i, tap in enumerate(m) if tap is not None] for m in (prepared, prepared_other))
-        ones, others = [prepared[i] for i in use], [prepared_other[i] for i in use_other]
+        ones = [prepared[i] for i in use]
+        # One list where the sides are one: what would be made of both is then made once.
+        others = ones if same else [prepared_other[i] for i in use_other]
         upper = same and self.symmetric
         if ones and others:
             values = self.pairs(ones, others, upper)

@@ -93,8 +93,8 @@ def pair_products(firsts: Sequence[Tensor], seconds: Sequence[Tensor]) -> np.nda
     same = firsts is seconds
     for start in range(0, len(firsts[0]), BLOCK):
         part = slice(start, start + BLOCK)
-        first = torch.stack([kernel[part] for kernel in firsts])
-        total += first @ (first if same else torch.stack([kernel[part] for kernel in seconds])).T
+        first = torch.stack([kernel[part] for kernel in firsts]).double()
+        total += first @ (first if same else torch.stack([kernel[part] for kernel in seconds]).double()).T
     return total.cpu().numpy()
 
 
@@ -103,8 +103,8 @@ def shuffled_products(
 ) -> Iterator[np.ndarray]:
     """`pair_products` for each order of the second side's samples, in single precision (an error near 1e-7)."""
     # Entries of all taps lie side by side, so that a permutation fetches those of a pair together.
-    first = torch.stack([kernel.float() for kernel in firsts])
     second = torch.stack([kernel.float() for kernel in seconds], dim=1)
+    first = second.T if firsts is seconds else torch.stack([kernel.float() for kernel in firsts])
     for order in orders:
         entries = moved_entries(order)
         total = torch.zeros(len(firsts), len(seconds), dtype=torch.float32, device=first.device)
@@ -119,7 +119,7 @@ def _entries(n: int) -> np.ndarray:
     """Where the pair of two samples, in whatever order the two come, stands in a vector over pairs, int32 [sample,
     sample]."""
     entries = np.zeros((n, n), dtype=np.int32)
-    entries[np.triu_indices(n, 1)] = np.arange(n * (n - 1) // 2)
+    entries.ravel()[pair_places(n, torch.device("cpu")).numpy()] = np.arange(n * (n - 1) // 2)
     return entries + entries.T
 
 
@@ -134,8 +134,8 @@ MOST_ROWS = 2048
 """Rows of the kernels of a run at most: all taps' are held at once, and independent features already spread by only
 sqrt(2) / n = .0007 there."""
 PERMUTATIONS = 39
-"""Permutations of the null, nearly all that the measure costs: unrelated taps pass tau in exactly 1 of 20 runs with any
-number that is 1 less than a multiple of 20, and 99 find little more."""
+"""Permutations of the null, nearly all that the measure costs: unrelated taps pass tau in 1 of 20 runs (in fewer where
+values are tied) with any number that is 1 less than a multiple of 20, and 99 find little more."""
 MEDIAN_ROWS = 4096
 """Rows whose distances the median is taken over at most."""
 WIDE = 1024
@@ -144,6 +144,9 @@ SINGLE_FEATURES = 512
 """Features from which on they may be multiplied in single precision: with few, rounding averages out less."""
 SINGLE_ROWS = 128
 """Samples from which on, for the same reason."""
+SINGLE_KERNELS = 1024
+"""Samples from which on the kernels of a run, all held at once, are kept in single precision: over so many pairs
+rounding averages out, to 1e-10 of CKA."""
 SINGLE_WIDE = 4096
 """Features whose products add up in single precision at most."""
 BLOCK_ROWS = 1024
@@ -478,6 +481,8 @@ class _Alignment(Products):
         if not ordinary(float(upper.diagonal().sum().sqrt())):
             upper = self.upper(blocks_of(side, tap, scale_of_tap(side, tap, self.name)), side.kernel)
         unit = unit_pairs(upper)
+        if unit is not None and len(upper) >= SINGLE_KERNELS:
+            unit = unit.float()
         return unit, "all samples are equal up to rounding, or equally far from one another" if unit is None else ""
 
     def prepared(self, x: Tensor) -> Any:

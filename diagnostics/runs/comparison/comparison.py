@@ -54,7 +54,7 @@ from diagnostics.runs.comparison.findings import (
     without_base,
 )
 from diagnostics.runs.comparison.page import comparison_page
-from diagnostics.runs.request import slug
+from diagnostics.runs.options import slug
 from diagnostics.runs.run import Run
 from diagnostics.runs.run_data import map_json, run_dataframe
 

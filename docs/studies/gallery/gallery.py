@@ -16,7 +16,7 @@ from pathlib import Path
 import diagnostics as dx
 from diagnostics.report.plots import draw
 from diagnostics.report.plots.still import svg
-from diagnostics.runs.pages.answer import card_page, card_picture, page_markdown
+from diagnostics.runs.pages.card import card_page, card_picture, page_markdown
 from diagnostics.runs.pages.explorer import explore
 
 HERE = Path(__file__).parent

@@ -34,7 +34,7 @@ import diagnostics as dx
 from diagnostics import DiagnosticsError, Grid, TorchEncoder, stack_taps
 from diagnostics.checks.conformance import check_encoder
 from diagnostics.cli.main import main
-from diagnostics.runs.request import default_folder
+from diagnostics.runs.options import default_folder
 from tests.support.refusals import refusal
 
 ERASING = f"{Path(__file__).parents[2] / 'support' / 'erasing.py'}:build"

@@ -30,7 +30,7 @@ import diagnostics.cli.main as cli
 from diagnostics import Dataset, DiagnosticsError, build, load_encoder, save_encoder
 from diagnostics.checks.conformance import check_encoder
 from diagnostics.registry import Entry, Plugin
-from diagnostics.runs.request import default_folder
+from diagnostics.runs.options import default_folder
 from tests.support.refusals import refusal
 
 SMALL = ["--width", "16", "--depth", "2", "--heads", "2", "--steps", "6", "--batch", "8"]
