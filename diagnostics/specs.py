@@ -471,5 +471,6 @@ def _convert(key: str, text: str, hint: Any) -> Any:
                 continue
     if str in choices or not set(choices) & {int, float, bool}:
         return text
-    wanted = " or ".join(choice.__name__ for choice in choices if choice is not types.NoneType)
-    raise DiagnosticsError(f"Option {key}={text} is not {wanted}.", code="bad-value")
+    names = {int: "a whole number", float: "a number", bool: "true or false"}
+    wanted = " or ".join(names.get(choice, choice.__name__) for choice in choices if choice is not types.NoneType)
+    raise DiagnosticsError(f"Option {key}={text} is not {wanted}: give that for {key}.", code="bad-value")

@@ -299,7 +299,7 @@ def test_a_run_prints_one_json_object_and_writes_the_report(mine: Callable[[str]
         (["run", "{build}", "--data", "{data}", "--measures", "ckaa"], "Unknown measure 'ckaa': did you mean cka or "),
         (["run", "{build}?sead=1", "--data", "{data}"], "Unknown option of this encoder 'sead': did you mean seed?"),
         (["run", "{build}", "--data", "{data}?lenght=3"], "option of this dataset 'lenght': did you mean length?"),
-        (["run", "{build}?seed=two", "--data", "{data}"], "Option seed=two is not int."),
+        (["run", "{build}?seed=two", "--data", "{data}"], "Option seed=two is not a whole number"),
         (["run", "{build}?seed", "--data", "{data}"], "cannot be read: write them as ?key=value&key=value."),
         (["run", "{build}", "--data", "{data}?n=24&seed"], "cannot be read: write them as ?key=value&key=value."),
         (["run", "{build}", "--data", "{data}", "--precision", "float61"], "Unknown precision 'float61': did you mean"),

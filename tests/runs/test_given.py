@@ -115,7 +115,7 @@ def test_a_module_in_a_file_is_taken_as_it_is(file: str) -> None:
         ("image?modalty=image&size=16", "Unknown option of this encoder 'modalty': did you mean modality"),
         ("image?modality=image&size=16&mean=a&std=1", "'a' is not one number"),
         ("image?modality=image&size=16&mean=0&std=0", "cannot be a std"),
-        ("image?modality=image&size=ten&mean=0&std=1", "size=ten is not int"),
+        ("image?modality=image&size=ten&mean=0&std=1", "size=ten is not a whole number"),
         ("image?modality=image&size=16&mean=1,2&std=1", "2 numbers for 3 channel"),
         ("image?lenght=3", "Unknown option of this encoder 'lenght'"),
         ("plain?modality=series&length=8", r"Linear runs on no batch of shape \[2, 8\].* declare how a sample becomes"),
