@@ -24,7 +24,7 @@ from typing import BinaryIO
 import filelock
 import numpy as np
 
-from diagnostics.errors import StorageError, unwritable
+from diagnostics.errors import StorageError, damaged, unwritable
 from diagnostics.progress import size
 
 # What direct reads and writes must be aligned to, in memory and in length, on any common disk.
@@ -305,6 +305,8 @@ def reading(path: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise damaged(path, "a file that is larger than it was written") from error
         raise StorageError(
             f"{path} cannot be read ({error.strerror or error}): see that you may read it, and give the same command "
             f"again.",

@@ -78,7 +78,7 @@ def test_lidar_without_value_and_bad_input():
             lidar(np.ones(shape))
     with refusal("bad-value", "delta", "0"):
         lidar(np.ones((3, 2, 2)), delta=0)
-    with refusal("not-finite", "delta"):
+    with refusal("bad-value", "delta"):
         lidar(np.random.default_rng(0).normal(size=(4, 2, 30)) * 1e12)
     with refusal("not-finite"):
         lidar(np.full((3, 2, 2), np.nan))

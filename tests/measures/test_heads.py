@@ -155,21 +155,21 @@ def test_no_value_is_nan_and_bad_input_is_said() -> None:
         global_token_mass(empty, 1).top_key,
     ):
         assert np.isnan(result[0]) and np.isfinite(result[1])
-    with refusal("no-grid", "(1, 5, 5)", "4"):
+    with refusal("bad-shape", "(1, 5, 5)", "4"):
         attention_distance(np.full((1, 5, 5), 0.2), (2, 2))
-    with refusal("no-grid"):
+    with refusal("bad-shape"):
         attention_distance(np.full((1, 1, 1), 1.0), (1, 1, 1, 1))
     with refusal("bad-shape", "(4, 4)"):
         attention_entropy(np.full((4, 4), 0.25))
     for bad in (-0.1, np.nan, np.inf):
         wrong = np.full((1, 4, 4), 0.25)
         wrong[0, 1, 1] = bad
-        with refusal("not-finite"):
+        with refusal("bad-value"):
             attention_entropy(wrong)
     for cell in (0.0, -1, (1.0,), (1.0, np.inf)):
         with refusal("bad-value"):
             attention_distance(np.full((1, 4, 4), 0.25), (2, 2), cell=cell)
-    with refusal("no-grid", "4"):
+    with refusal("bad-shape", "4"):
         global_token_mass(np.full((1, 4, 4), 0.25), 4)
 
 

@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
 from diagnostics.activations.contract import StoredTarget
-from diagnostics.measures.probes import linear, protocol
+from diagnostics.measures.probes import protocol, samples
 from diagnostics.measures.probes.cross_attention import AttentiveProbe
 from diagnostics.measures.probes.least_squares import PENALTIES, RidgeStack, refit
 from diagnostics.measures.probes.linear import LinearProbe
@@ -199,7 +199,7 @@ def test_measures_say_the_same_for_taps_in_stacks(monkeypatch, together):
             filled = [np.pad(x, ((0, 0), (0, width - x.shape[1]))) for x in result]
             yield slice(start, start + len(result)), torch.from_numpy(np.stack(filled))
 
-    monkeypatch.setattr(linear, "tap_stacks", stacks)
+    monkeypatch.setattr(samples, "tap_stacks", stacks)
     for (measure, target), one in zip(targets, alone, strict=True):
         other = measure.compute(given_, target, 0)
         assert set(one.data_vars) == set(other.data_vars)

@@ -25,9 +25,9 @@ def test_compares_by_name():
 
 def test_refuses_what_does_not_compare_pairs():
     first, second = runs()
-    with refusal("not-measured", "rankme", "cka", "mutual_knn"):
+    with refusal("bad-value", "rankme", "cka", "mutual_knn"):
         between(first, second, "rankme")
-    with refusal("not-measured", "all"):
+    with refusal("bad-value", "all"):
         between(first, second, "all")
     with refusal("unknown-name", "cka"):
         between(first, second, "ckaa")
