@@ -90,8 +90,8 @@ class DiagnosticsError(Exception):
 
     code: Code = "other"
 
-    def __init__(self, *args: object, code: Code | None = None) -> None:
-        super().__init__(*args)
+    def __init__(self, message: object = "", *, code: Code | None = None) -> None:
+        super().__init__(message)
         self.code = code or self.code
 
     def _render_traceback_(self) -> list[str]:
