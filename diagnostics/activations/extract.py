@@ -18,7 +18,7 @@ from torch import Tensor
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from diagnostics.activations.contract import Activations, StoredTarget
-from diagnostics.activations.folder import Folder, StrangeFileError, writing
+from diagnostics.activations.folder import Folder, StrangeFileError, reading, writing
 from diagnostics.activations.metadata import COVERED, NAME, WHOLE, Contents, Sealing, TargetFacts
 from diagnostics.activations.plan import Plan, Step, plan, row_order
 from diagnostics.activations.prepare import (
@@ -300,15 +300,18 @@ class _SampleError(DiagnosticsError):
 def refuse_other_folder(folder: Folder) -> None:
     """Raises where a place is neither a run nor empty."""
     path = folder.path
-    if folder.head(NAME) is None and path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    with reading(path):
+        other = folder.head(NAME) is None and path.exists() and not (path.is_dir() and not any(path.iterdir()))
+    if other:
         raise StorageError(f"{path} is not a run, so nothing is written there: choose another --out.", code="occupied")
 
 
 def _existing(folder: Folder, wanted: Mapping[str, str], dataset: Dataset) -> Store | None:
     refuse_other_folder(folder)
     path = folder.path
-    if folder.head(NAME) is None:
-        return None
+    with reading(path):
+        if folder.head(NAME) is None:
+            return None
     store = Store(folder)
     if store.older:
         raise StorageError(

@@ -14,7 +14,7 @@ from torch.utils.data import default_collate
 
 from diagnostics.activations.contract import StoredTarget, shuffled
 from diagnostics.activations.extract import OnGrids, extract, refuse_other_folder
-from diagnostics.activations.folder import Folder, check_room, lock
+from diagnostics.activations.folder import Folder, check_room, lock, reading
 from diagnostics.activations.observe import observe
 from diagnostics.activations.plan import Precision, plan
 from diagnostics.activations.prepare import find_difference
@@ -177,12 +177,13 @@ def perform(request: Request, watch: Watch | None = None) -> Run:
     """`run` of what is asked for."""
     setup = Setup(request)
     with lock(setup.folder), watching(watch) as shown:
-        folder = recover(setup.folder)
-        if request.fresh:
-            listed(folder)
-        else:
-            remove(beside(folder))
-            refuse_other_seed(folder, request.seed)
+        with reading(setup.out):
+            folder = recover(setup.folder)
+            if request.fresh:
+                listed(folder)
+            else:
+                remove(beside(folder))
+                refuse_other_seed(folder, request.seed)
         try:
             with contextlib.closing(Workers(request.jobs or default_jobs(len(setup.taps)), shown)) as workers:
                 _Job(setup, folder, shown, workers).do()

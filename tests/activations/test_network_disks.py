@@ -80,6 +80,13 @@ def test_an_error_of_the_disk_is_a_sentence_and_the_same_command_goes_on(
     assert measured(tmp_path / "run") == found
 
 
+def test_the_first_look_at_a_run_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
+    for fault in range(12):
+        with pytest.MonkeyPatch.context() as patch, contextlib.suppress(DiagnosticsError):
+            Disk(patch, tmp_path, errno.EIO, 18 + fault)
+            measured(tmp_path / str(fault))
+
+
 def test_late_answers_change_nothing(whole: tuple[dict[str, Any], int], tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         Disk(patch, tmp_path, delay=0.002)
