@@ -16,7 +16,6 @@ import re
 import shlex
 import shutil
 import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from string import Template
@@ -557,10 +556,10 @@ def write_plugin(name: str, out: Path) -> tuple[Path, list[str]]:
     if not out.is_dir():
         raise DiagnosticsError(f"There is no folder {out}: make it first, or choose another --out.")
     try:
-        partial = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=out))
+        partial = out / f".{name}.{os.urandom(8).hex()}.partial"
+        partial.mkdir()
         try:
             files = _write(partial, name, module)
-            partial.chmod(0o755)
             partial.rename(folder)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)

@@ -13,6 +13,7 @@ import pytest
 import diagnostics as dx
 from diagnostics.encoders.saved.files import unpack_files
 from diagnostics.errors import StorageError
+from tests.support.commands import diagnose
 from tests.support.tiny import tiny_dataset, tiny_encoder
 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -98,6 +99,7 @@ def test_files_of_a_run_are_as_open_as_the_user_lets_new_files_be(mask: int, tmp
     before = os.umask(mask)
     try:
         dx.run(tiny_encoder(), tiny_dataset(40), out=tmp_path / "run", measures=["linear_probe"], controls=False)
+        diagnose("new-plugin", "mine-of-a-mask", "--out", tmp_path / "run")
         (tmp_path / "plain").touch()
         (tmp_path / "folder").mkdir()
     finally:
