@@ -46,7 +46,7 @@ class Cost:
     dense: str = ""
     """How dense targets are read and why, in a clause; empty where none is."""
     measuring: str = ""
-    """What measures take that compare all samples in pairs, in a clause; empty where that is little."""
+    """The cost of measures that compare all samples in pairs, in a clause; empty where that is little."""
 
     def __str__(self) -> str:
         return "\n".join(self.lines)

@@ -47,7 +47,7 @@ class StoredTarget(TargetInfo):
     family_override: Family | None = None
     on_grid: Mapping[tuple[int, ...], np.ndarray] = field(default_factory=dict[tuple[int, ...], np.ndarray])
     shuffled: bool = False
-    """Whether samples have the values of others: see `shuffled`."""
+    """Test for values that are those of other samples: see `shuffled`."""
 
     @property
     def family(self) -> Family:
@@ -156,8 +156,8 @@ class Activations(ABC):
     streamed: Mapping[tuple[str, str], Any] = MappingProxyType({})
     """What probes read in a pass, from tokens that are not stored; see `runs.streamed`."""
     ready: Mapping[tuple[str, str], Any] = MappingProxyType({})
-    """What other processes found: by `Measure.key` and tap what `at_tap` gives, by "" in place of a tap a whole result;
-    see `runs.workers`."""
+    """Findings of other processes: by `Measure.key` and tap those of `at_tap`, by "" in place of a tap a whole result; see
+    `runs.workers`."""
 
     @abstractmethod
     def pooled(self, tap: str, pooling: str | None = None) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What only the running model gives (attention, gradients), recorded beside what was extracted."""
+"""Records of what only the running model gives (attention, gradients), beside what was extracted."""
 
 from __future__ import annotations
 

@@ -188,7 +188,7 @@ class Measure(ABC):
         raise NotImplementedError(f"{self.name} is computed at all taps together.")
 
     def known_at(self, activations: Activations, target: StoredTarget | None, tap: Tap, seed: int) -> Any:
-        """What `at_tap` gives, or another process found."""
+        """The finding of `at_tap`, or of another process."""
         found = activations.ready.get((self.key(target), tap.name))
         return self.at_tap(activations, target, tap, seed) if found is None else found
 

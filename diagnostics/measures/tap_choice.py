@@ -18,7 +18,7 @@ from diagnostics.measures.statistics import (
 )
 
 COVERAGE = 0.9
-"""How often the set holds a tap that none is better than."""
+"""The share of draws in which the set holds a tap that none is better than."""
 
 
 def confidence_set(losses: Losses, candidates: np.ndarray, seed: int) -> list[int]:

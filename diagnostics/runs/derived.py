@@ -1,4 +1,4 @@
-"""What is computed anew from a finished run: fitted probes, similarity with another run, and its output tap beside the
+"""Computed anew from a finished run: fitted probes, similarity with another run, and its output tap beside the
 tap before it.
 
 A run stores what a probe lost on test and the penalty (or number of neighbours) that was chosen, not its coefficients.

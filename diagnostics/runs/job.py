@@ -206,7 +206,7 @@ class _Job:
         self.made_beside: list[Folder] = []
         """The places of stores that were made beside them."""
         self.told = False
-        """Whether the cost was said."""
+        """True after the cost was said."""
         request, there = setup.request, self._store_there(folder)
         if request.dense is None and there and there.plan.token_samples == len(setup.dataset):
             setup.dense = "stored"  # of an earlier call with a larger budget

@@ -366,7 +366,7 @@ def _dense_clause(setup: Setup, passes: float) -> str:
 
 
 def _pairs_clause(setup: Setup, planned: Plan, read: int) -> str:
-    """What knn probes take of so many sets of activations and labels, in a clause; empty for less than `LONG`."""
+    """The cost of knn probes of so many sets of activations and labels, in a clause; empty for less than `LONG`."""
     names, split = [measure.name for measure in setup.measures], setup.dataset.split
     there = {name: target for name, target in setup.dataset.targets.items() if name not in setup.unprobeable}
     probes = sum(target.kind in KnnProbe.kinds for target in there.values()) if KnnProbe.name in names else 0

@@ -49,7 +49,7 @@ def default_jobs(most: int) -> int:
     cores = usable_cores(int(os.environ.get("PYTHON_CPU_COUNT") or affinity), _limits("cpu.max"))
     with contextlib.suppress(OSError, ValueError, IndexError):
         free = 1024 * int(Path("/proc/meminfo").read_text().partition("MemAvailable:")[2].split()[0])
-        cores = fitting_jobs(cores, [free, *map(_room, _limits("memory.max"), _limits("memory.current"))])
+        cores = jobs_that_fit(cores, [free, *map(_room, _limits("memory.max"), _limits("memory.current"))])
     return min(cores, most)
 
 
@@ -59,7 +59,7 @@ def usable_cores(affinity: int, limits: Iterable[str]) -> int:
     return max(1, min([affinity, *quotas]))
 
 
-def fitting_jobs(cores: int, free: Iterable[float]) -> int:
+def jobs_that_fit(cores: int, free: Iterable[float]) -> int:
     """The processes, of one a core, that fit in the least of some amounts of free memory in bytes."""
     return max(1, min(cores, int(min(free) / PROCESS_BYTES)))
 
@@ -69,7 +69,7 @@ def _room(limit: str, used: str) -> float:
 
 
 def _limits(name: str) -> list[str]:
-    """What the cgroups that this process is in say, the innermost first; nothing where there are none."""
+    """The limits of the cgroups that this process is in, the innermost first; nothing where there are none."""
     with contextlib.suppress(OSError):
         own = CGROUPS / Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip().lstrip("/")
         return [file.read_text() for each in (own, *own.parents) if (file := each / name).is_file()]
@@ -78,7 +78,7 @@ def _limits(name: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Source:
-    """Which activations tasks read, and how: what a process needs to see those that the run sees."""
+    """The activations that tasks read: all that a process needs to see those that the run sees."""
 
     place: Path
     taps: tuple[str, ...]
@@ -118,7 +118,7 @@ class Task:
     pairs: tuple[Pair, ...]
 
     def find(self, activations: Activations, targets: Mapping[str, StoredTarget], seed: int) -> Iterator[_Found]:
-        """What is found, with its key of `Activations.ready`; what fails does so again where it is asked for."""
+        """All that is found, with its key of `Activations.ready`; what fails does so again where it is asked for."""
         tap = next((tap for tap in activations.taps if tap.name == self.tap), None)
         for name, of in self.pairs:
             with contextlib.suppress(Exception, SystemExit):
@@ -193,7 +193,7 @@ class Workers:
     def _share(
         self, source: Source, tasks: Sequence[Task], here: Callable[[Task], Iterator[_Found]], what: str
     ) -> dict[tuple[str, str], Any]:
-        """What all tasks find; this process does some of them too."""
+        """The findings of all tasks; this process does some of them too."""
         todo, done, found = deque(tasks), deque[Task](), dict[tuple[str, str], Any]()
 
         def work(find: Callable[[Task], Iterable[_Found]]) -> Iterator[str]:
@@ -205,7 +205,7 @@ class Workers:
                     done.append(task)
 
         def deal(process: _Process) -> None:
-            while todo and not process.started():
+            while todo and not process.has_started():
                 pass
             deque(work(functools.partial(process.find, source)), maxlen=0)
 
@@ -240,7 +240,7 @@ class _Process:
                 start_new_session=True,
             )
 
-    def started(self) -> bool:
+    def has_started(self) -> bool:
         """Test for having its libraries, which takes seconds; waits a moment where it has not."""
         if not self.ready and self.link.poll(0.1):
             self.ready = self._exchange() == []
@@ -252,7 +252,7 @@ class _Process:
         return [(key, pickle.loads(found)) for key, found in self._exchange((source, task))]  # noqa: S301
 
     def _exchange(self, *asked: Any) -> list[_Found]:
-        """What it sends next, after it was sent something."""
+        """The next that it sends, after it was sent something."""
         try:
             for each in asked:
                 self.link.send(each)

@@ -151,11 +151,11 @@ def test_a_slow_first_batch_is_not_taken_for_all(tmp_path: Path, monkeypatch: py
             time.sleep(0.5 * (index == slow))
             return array[index]
 
-    array, dataset.samples = dataset.samples, Samples()  # type: ignore[assignment]
+    array, dataset.samples = dataset.samples, Samples()
     for name, long in (("long", 0), ("short", 60)):
         monkeypatch.setattr("diagnostics.activations.extract.LONG", long)
         options = {"batch_size": 8, "before_first_byte": lambda seconds, again, dense: said.append(seconds)}
-        extract(tiny_encoder(), dataset, tmp_path / name, planned(tiny_encoder(), N, budget=0), **options)  # type: ignore[arg-type]
+        extract(tiny_encoder(), dataset, tmp_path / name, planned(tiny_encoder(), N, budget=0), **options)
     assert said[0] < 0.5 / 8 <= said[1]
     assert digests(tmp_path / "long") == digests(tmp_path / "short")
 

@@ -17,7 +17,7 @@ from diagnostics.measures.geometry.spectrum import RankMe
 from diagnostics.measures.similarity.kernels import Cka
 from diagnostics.runs import workers
 from diagnostics.runs.setup import chosen_measures
-from diagnostics.runs.workers import fitting_jobs, tasks_of, usable_cores
+from diagnostics.runs.workers import jobs_that_fit, tasks_of, usable_cores
 from tests.runs.test_token_probes import images
 from tests.support.planted import planted_series, planted_series_encoder
 from tests.support.refusals import refusal
@@ -53,7 +53,7 @@ def values(run: dx.Run) -> dict[str, xr.Dataset]:
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def has_started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The processes that runs start, with the keys of what each found."""
     every = list[Any]()
 
@@ -171,6 +171,6 @@ def test_jobs_are_the_cores_that_may_be_used() -> None:
 
 def test_jobs_fit_into_the_least_memory_that_is_free() -> None:
     gigabyte = 10**9
-    assert fitting_jobs(16, [64 * gigabyte]) == 16
-    assert fitting_jobs(16, [64 * gigabyte, 9 * gigabyte, float("inf")]) == 4
-    assert fitting_jobs(16, [gigabyte]) == 1
+    assert jobs_that_fit(16, [64 * gigabyte]) == 16
+    assert jobs_that_fit(16, [64 * gigabyte, 9 * gigabyte, float("inf")]) == 4
+    assert jobs_that_fit(16, [gigabyte]) == 1

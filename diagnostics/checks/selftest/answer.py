@@ -199,7 +199,7 @@ def read_with(readout: str, data: xr.Dataset) -> Profile:
 
 
 def read_by_kernel() -> list[Any]:
-    """What a kernel reads of a target, and which profiles have a row of their own."""
+    """Readings of a target by a kernel, and which profiles have a row of their own."""
     hidden, other, wrong = (result(name).assign_attrs(n_train=80) for name in ("hidden", "aligned", "class"))
     linear, kernel = (partial(read_with, readout) for readout in ("linear", "kernel"))
     two = other.isel(tap=[1, 3]).assign_attrs(best_tap="middle")
@@ -327,8 +327,8 @@ COLUMNS = np.stack(
 """The second is unknown in some rows of each group, the others in all groups but one or two."""
 
 
-def told(logarithm: bool) -> dict[str, bool]:
-    """An interval on the logarithm is the default."""
+def keywords(logarithm: bool) -> dict[str, bool]:
+    """The argument that an interval needs, none for one on the logarithm, which is the default."""
     return {} if logarithm else {"logarithm": False}
 
 
@@ -336,7 +336,7 @@ def without_blocks(*sizes: int, logarithm: bool = False) -> tuple[float, float]:
     """Ends of the mean of twelve rows, or of its exponential, by leaving blocks of so many out."""
     left = (SQUARES.sum() - np.add.reduceat(SQUARES, np.cumsum((0, *sizes[:-1])))) / (12 - np.array(sizes))
     of = np.exp if logarithm else np.asarray
-    return statistics.jackknife_interval(float(of(SQUARES.mean())), of(left), np.array(sizes), **told(logarithm))
+    return statistics.jackknife_interval(float(of(SQUARES.mean())), of(left), np.array(sizes), **keywords(logarithm))
 
 
 def left_out(most: int) -> list[Any]:
@@ -507,7 +507,7 @@ ASKED: Mapping[str, Callable[[], Any]] = {
         statistics.jackknife_interval(0.5, np.array([0.4, 0.5, 0.625]), np.ones(3), logarithm=True),
     ],
     "ends by influence": lambda: [
-        statistics.linearised_interval(2.0, SQUARES - SQUARES.mean(), np.repeat(list(of), 12 // len(of)), **told(logarithm)) for of, logarithm in (("abcdef", False), ("abcd", True), ("ab", False), ("a", False))
+        statistics.linearised_interval(2.0, SQUARES - SQUARES.mean(), np.repeat(list(of), 12 // len(of)), **keywords(logarithm)) for of, logarithm in (("abcdef", False), ("abcd", True), ("ab", False), ("a", False))
     ],
     "ends of parts": lambda: [statistics.subset_interval(2.0, np.array(of)) for of in ([1.0, 2.0, 4.0], [1.0, 4.0], [np.nan, 1.0, 2.0, 0.0], [1.0])] + [statistics.subset_interval(at, np.array([1.0, 4.0])) for at in (0.5, 0.0)],
     **{f"ridge without groups of {most}": partial(left_out, most) for most in (1, 3, 256, 257)},

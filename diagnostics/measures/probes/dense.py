@@ -159,7 +159,7 @@ DEPTH_ANSWERS = (
 
 
 def known_places(kind: Kind, values: np.ndarray) -> np.ndarray:
-    """Where a dense target of a kind is known, bool like its values."""
+    """The places where a dense target of a kind is known, bool like its values."""
     return np.asarray(values >= 0 if kind == "token_label" else np.isfinite(values))
 
 
@@ -222,7 +222,7 @@ class DenseRows:
 
     @cached_property
     def positive(self) -> bool:
-        """Whether all known values are above 0."""
+        """Test for known values that are all above 0."""
         return bool((self.values[self.known] > 0).all())
 
     def mask(self, rows: np.ndarray) -> np.ndarray:
