@@ -156,8 +156,8 @@ class Activations(ABC):
     streamed: Mapping[tuple[str, str], Any] = MappingProxyType({})
     """What probes read in a pass, from tokens that are not stored; see `runs.streamed`."""
     ready: Mapping[tuple[str, str], Any] = MappingProxyType({})
-    """Findings of other processes: by `Measure.key` and tap those of `at_tap`, by "" in place of a tap a whole result; see
-    `runs.workers`."""
+    """Findings of other processes: by `Measure.key` and tap those of `at_tap`, by "" in place of a tap a whole result;
+    see `runs.workers`."""
 
     @abstractmethod
     def pooled(self, tap: str, pooling: str | None = None) -> np.ndarray:
