@@ -53,7 +53,7 @@ def values(run: dx.Run) -> dict[str, xr.Dataset]:
 
 
 @pytest.fixture
-def has_started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The processes that runs start, with the keys of what each found."""
     every = list[Any]()
 
