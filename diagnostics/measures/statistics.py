@@ -245,7 +245,7 @@ def effective_units(reference: np.ndarray, share: bool = False) -> float:
     parts' scores about 1 / units that hold them, the degrees of freedom of their mean by Welch (1947) and Satterthwaite
     (1946).
     """
-    holds = (reference.reshape(*reference.shape[:2], -1) > 0).any(axis=0).sum(axis=0)
+    holds = (np.atleast_3d(reference) > 0).any(axis=0).sum(axis=0)
     holds = holds[holds > 0].astype(np.float64)
     if len(holds) == 0 or holds.max() < 2:
         return 0.0

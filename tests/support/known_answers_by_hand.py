@@ -317,7 +317,7 @@ def amounts() -> list[Any]:
     drawn = by_hand.draws(5)
     return [
         taken,
-        [1 - exact, 1 - 2 * exact, exact, 2 * exact, 1, 0],
+        [1 - exact, 1 - 2 * exact, exact, 2 * exact, 1, 0, 0.025 ** (1 / 6)],
         [satterthwaite, 6, 0, 0, 2, 2, 0, satterthwaite],
         [[2, 20 / 39], [1, np.nan], [2, np.nan]],
         [30 * 16, None, None, 12000, 7],
@@ -874,7 +874,7 @@ BY_HAND: Mapping[str, Callable[[], Any]] = {
     **{f"ranks of {samples} samples": partial(ranks, samples) for samples in (60, 12000)},
     "means of columns": means_of_columns,
     **named(intervals_of_statistics, {"ends by blocks left out": 0, "ends by influence": 1, "ends of parts": 2}),
-    **{f"ridge without groups of {most}": partial(left_out, most) for most in (1, 3, 256, 257)},
+    **{f"ridge without groups of {most}": partial(left_out, most) for most in (1, 2, 3, 256, 257)},
     "ridge penalties at the ends": ridge_at_the_ends,
     **named(folds, {"folds": [0, 1], "folds of several classes": 5, "a class in two folds": 2, "penalty of several parts": 3, "mean of others": 4}),
     **named(classes, {"penalty within half an error": 0, "paths": 1, "classes out of fold": [2, 3, 4, 5]}), "last fits of classes": last,

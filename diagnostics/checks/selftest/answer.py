@@ -487,7 +487,7 @@ ASKED: Mapping[str, Callable[[], Any]] = {
     "Student's ends": lambda: [interval(0.0, RAMP**9, 4, student=True), interval(0.5, RAMP**9, 9, 3, 4.0, student=True), interval(0.0, RAMP, 9, student=True)],
     "ends where all are right or wrong": lambda: [
         statistics.profile_intervals(np.full((1, 9), x), np.ones((1, 9)), fit, SEED, True)[end][0] for x, fit, end in ((0.0, 0, 1), (0.0, 3, 1), (1.0, 0, 2), (1.0, 3, 2), (0.0, 0, 2), (1.0, 0, 1))
-    ],
+    ] + [statistics.profile_intervals(np.zeros((1, 9)), np.arange(9)[None] % 3, 0, SEED, True)[1][0]],
     "ends of quarters": lambda: [QUARTERS.intervals(3, SEED), verdict.paired_differences(QUARTERS.at([0]), QUARTERS.at([1]), 3, SEED)],
     "sums of quarters": lambda: [comparisons.quarters(1.0, 0.0), comparisons.quarters(0.5, 0.5), comparisons.quarters(-1.0, 1.0)],
     "units that count": lambda: [
@@ -510,7 +510,7 @@ ASKED: Mapping[str, Callable[[], Any]] = {
         statistics.linearised_interval(2.0, SQUARES - SQUARES.mean(), np.repeat(list(of), 12 // len(of)), **keywords(logarithm)) for of, logarithm in (("abcdef", False), ("abcd", True), ("ab", False), ("a", False))
     ],
     "ends of parts": lambda: [statistics.subset_interval(2.0, np.array(of)) for of in ([1.0, 2.0, 4.0], [1.0, 4.0], [np.nan, 1.0, 2.0, 0.0], [1.0])] + [statistics.subset_interval(at, np.array([1.0, 4.0])) for at in (0.5, 0.0)],
-    **{f"ridge without groups of {most}": partial(left_out, most) for most in (1, 3, 256, 257)},
+    **{f"ridge without groups of {most}": partial(left_out, most) for most in (1, 2, 3, 256, 257)},
     "ridge penalties at the ends": lambda: [least_squares.RidgeOutOfFold(rows, y, lambda errors: errors**2, SEED).choose(torch.tensor(x[1:]))[0] for rows, x, _ in [ridge_data(257)] for y in (x[1] @ np.ones((3, 1)), x[0, :, :1])],
     "folds": folds, "folds of several classes": several_classes, "a class in two folds": lambda: [len(set(least_squares.folds(FOLDED, LABELS, seed)[[1, 9]])) == 2 for seed in range(8)],
     "penalty of several parts": lambda: [

@@ -281,7 +281,7 @@ class ProbeLosses:
     def at(self, tap: int | None) -> Term:
         """Loss and reference at a tap, one and the same term whenever asked; NaN where there is none."""
         if tap not in self._terms:
-            nothing = np.full(self.loss.shape[1:], np.nan)
+            nothing = np.full_like(self.loss[self.output], np.nan)
             loss, reference = (nothing, np.ones_like(nothing)) if tap is None else (self.loss[tap], self.reference[tap])
             self._terms[tap] = Term(loss, reference, self.units, self.fit_units, self.share)
         return self._terms[tap]
