@@ -38,6 +38,19 @@ def test_every_code_is_given_by_an_error_and_no_other() -> None:
     assert given == set(get_args(Code))
 
 
+def test_every_error_that_is_made_here_has_a_code() -> None:
+    calls = [
+        (path, node)
+        for room in ("diagnostics", "plugins")
+        for path in (ROOT / room).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("DiagnosticsError", "StorageError")
+    ]
+    assert len(calls) > 500
+    without = [(path.name, n.lineno) for path, n in calls if "code" not in {keyword.arg for keyword in n.keywords}]
+    assert without == []
+
+
 @pytest.mark.skipif(not REFERENCE.is_file(), reason="tests run without the docs beside them")
 def test_the_reference_has_a_line_for_every_code() -> None:
     section = REFERENCE.read_text(encoding="utf-8").split("\n### Codes\n")[1]

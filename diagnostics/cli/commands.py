@@ -453,7 +453,9 @@ def clean(
     from diagnostics.report.layout import terminal, whole
 
     if not tokens:
-        raise DiagnosticsError(f"Nothing to remove is named: give `diagnostics clean {run} --tokens`.")
+        raise DiagnosticsError(
+            f"Nothing to remove is named: give `diagnostics clean {run} --tokens`.", code="missing-option"
+        )
     with working():
         freed = remove_tokens(run)
     if json:
@@ -477,19 +479,14 @@ def page_of(path: Path, margin: float | None) -> Page:
     return run_page(diagnostics.open_run(path, margin))
 
 
-def open_in_browser(path: Path) -> bool:
-    """Shows a file in the browser; False where there is no display, and so none that would not take over the
-    terminal.
-    """
+def open_in_browser(path: Path) -> None:
+    """Show a file in the browser, if there is a display: without one, a browser would take over the terminal."""
     import webbrowser
 
     display = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"))
-    if sys.platform.startswith("linux") and not display:
-        return False
-    try:
-        return webbrowser.open(path.resolve().as_uri())
-    except webbrowser.Error:
-        return False
+    if display or not sys.platform.startswith("linux"):
+        with contextlib.suppress(webbrowser.Error):
+            webbrowser.open(path.resolve().as_uri())
 
 
 def print_runs(rows: list[dict[str, Any]], folder: Path) -> None:
@@ -554,7 +551,9 @@ def write_plugin(name: str, out: Path) -> tuple[Path, list[str]]:
     if folder.exists():
         raise DiagnosticsError(f"{folder} is there already: choose another name or another --out.", code="occupied")
     if not out.is_dir():
-        raise DiagnosticsError(f"There is no folder {out}: make it first, or choose another --out.")
+        raise DiagnosticsError(
+            f"There is no folder {out}: make it first, or choose another --out.", code="missing-file"
+        )
     try:
         partial = out / f".{name}.{os.urandom(8).hex()}.partial"
         partial.mkdir()
@@ -565,7 +564,9 @@ def write_plugin(name: str, out: Path) -> tuple[Path, list[str]]:
             shutil.rmtree(partial, ignore_errors=True)
             raise
     except OSError as error:
-        raise DiagnosticsError(f"{folder} cannot be written ({error.strerror}): choose another --out.") from error
+        raise DiagnosticsError(
+            f"{folder} cannot be written ({error.strerror}): choose another --out.", code="unwritable"
+        ) from error
     return folder, files
 
 
@@ -575,10 +576,13 @@ def _module(name: str) -> str:
     if not _NAME.fullmatch(name) or not module.isidentifier() or keyword.iskeyword(module):
         raise DiagnosticsError(
             f"{name!r} cannot be the name of a plugin: start with a letter, continue with letters, "
-            "digits, '-', '_' or '.', and do not use a keyword of Python."
+            "digits, '-', '_' or '.', and do not use a keyword of Python.",
+            code="bad-value",
         )
     if module == "tests" or importlib.util.find_spec(module) is not None:
-        raise DiagnosticsError(f"A module {module} is there already, which {name!r} would hide: choose another name.")
+        raise DiagnosticsError(
+            f"A module {module} is there already, which {name!r} would hide: choose another name.", code="duplicate"
+        )
     return module
 
 

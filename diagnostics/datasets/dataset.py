@@ -66,9 +66,7 @@ class Question:
 
 
 def captioned(texts: tuple[str, ...] | LazySamples) -> tuple[tuple[Question, ...], ...] | LazySamples:
-    """Captions [sample] as the answers to a question that asks nothing, one for each sample; read on demand as they
-    are.
-    """
+    """Captions [sample] as the answers to a question that asks nothing, read on demand as they are."""
     if isinstance(texts, LazySamples):
         return LazySamples(len(texts), lambda i: (Question("caption", texts[i]),))
     return tuple((Question("caption", text),) for text in texts)
@@ -97,8 +95,7 @@ class Dataset:
     questions: what can be asked of each sample, with the answers; by default its caption is the answer to nothing
     asked.
     extras: what plugins alone read, by name, as `text_survives` of the training of image and text towers: the changes
-    of an image
-        under which the texts stay true.
+        of an image under which the texts stay true.
     exchangeable: whether train and val are random parts of one pool, drawn over groups as by `split_groups`: layers and
         penalties are then chosen on both, out of fold, else on val alone. "fit" where test was given and is another
         pool: such splits are not drawn again (`--redraws`). No part of the fingerprint.
@@ -185,13 +182,18 @@ class Dataset:
             raise DiagnosticsError(f"Dataset {self.name} gives the same id to several samples.", code="duplicate")
         if odd := [name for name in (*self.ids, *self.groups) if _SURROGATE.search(str(name))]:
             raise DiagnosticsError(
-                f"Dataset {self.name} has {odd[0]!r:.80} as an id or group, which cannot be written as UTF-8."
+                f"Dataset {self.name} has {odd[0]!r:.80} as an id or group, which cannot be written as UTF-8.",
+                code="bad-data",
             )
         for split in SPLITS:
             if not (self.split == split).any():
-                raise DiagnosticsError(f"Dataset {self.name} has no {split} samples: it needs train, val and test.")
+                raise DiagnosticsError(
+                    f"Dataset {self.name} has no {split} samples: it needs train, val and test.", code="bad-splits"
+                )
         if odd := set(self.split) - set(SPLITS):
-            raise DiagnosticsError(f"Dataset {self.name} has splits {sorted(odd)} beside train, val and test.")
+            raise DiagnosticsError(
+                f"Dataset {self.name} has splits {sorted(odd)} beside train, val and test.", code="bad-splits"
+            )
         seen: dict[str, str] = {}
         for group, split in zip(self.groups, self.split, strict=True):
             if seen.setdefault(group, split) != split:
@@ -213,14 +215,18 @@ class Dataset:
                     code="bad-target",
                 )
             if target.kind not in get_args(Kind):
-                raise DiagnosticsError(f"Target {name} of {self.name} has unknown kind '{target.kind}'.")
+                raise DiagnosticsError(
+                    f"Target {name} of {self.name} has unknown kind '{target.kind}'.", code="bad-target"
+                )
             wrong = misfit(target)
             if wrong:
                 raise DiagnosticsError(
                     f"Target {name} of {self.name} is of kind {target.kind}, but {wrong}.", code="bad-target"
                 )
             if len(target.values) != n:
-                raise DiagnosticsError(f"Target {name} of {self.name} has {len(target.values)} values for {n} samples.")
+                raise DiagnosticsError(
+                    f"Target {name} of {self.name} has {len(target.values)} values for {n} samples.", code="bad-shape"
+                )
 
     def __len__(self) -> int:
         return len(self.samples)

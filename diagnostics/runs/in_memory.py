@@ -125,7 +125,9 @@ class InMemoryRequest:
             if why := _needs_a_run(each):
                 self.left_out[each.name] = why
                 if each in asked or each.name in asked:
-                    raise DiagnosticsError(f"{each.name} {why}: diagnostics.run(..., measures=[{each.name!r}]).")
+                    raise DiagnosticsError(
+                        f"{each.name} {why}: diagnostics.run(..., measures=[{each.name!r}]).", code="unsupported"
+                    )
         with random_kept():
             model, data = given(caller, encoder, dataset, fed)
             self.encoder = fit(model, data)

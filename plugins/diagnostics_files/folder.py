@@ -36,6 +36,12 @@ class Unusable(DiagnosticsError):
         self.name, self.why, self.remedy, self.damage = name, why, remedy, damage
 
 
+class DataError(DiagnosticsError):
+    """A row, a column or a text that does not hold what is needed."""
+
+    code = "bad-data"
+
+
 def need(module: str, package: str, wanted: str) -> Any:
     """The module, or the sentence that says which package to install for what is wanted."""
     try:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from diagnostics.plugin import Dataset, DiagnosticsError, LazySamples, Target, complete_splits, padded
-from diagnostics_files.folder import check_bytes, damaged, file, join_notes, need, pad_left, safe_name, warn
+from diagnostics_files.folder import DataError, check_bytes, damaged, file, join_notes, need, pad_left, safe_name, warn
 
 # Tables of CSV, JSON lines and Parquet as columns, and columns as targets.
 
@@ -33,10 +33,14 @@ def read_table(path: Path) -> Columns:
     Empty cells, null and NaN are None. CSV has no types: a column of whole numbers becomes int, of other numbers float.
     """
     if not path.is_file():
-        raise DiagnosticsError(f"There is no table {path}: give the path of a .csv, .jsonl or .parquet file.")
+        raise DiagnosticsError(
+            f"There is no table {path}: give the path of a .csv, .jsonl or .parquet file.", code="missing-file"
+        )
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise DiagnosticsError(f"{path} is not one of {', '.join(SUFFIXES)}: save the table as one of these.")
+        raise DiagnosticsError(
+            f"{path} is not one of {', '.join(SUFFIXES)}: save the table as one of these.", code="unsupported"
+        )
     try:
         if suffix in (".csv", ".tsv"):
             columns = _csv(path, "," if suffix == ".csv" else "\t")
@@ -44,7 +48,7 @@ def read_table(path: Path) -> Columns:
             columns = _parquet(path) if suffix == ".parquet" else _json_lines(path)
     except (UnicodeDecodeError, csv.Error) as error:
         raise DiagnosticsError(
-            f"{path} cannot be read as UTF-8 text of a table ({error}): save it as UTF-8."
+            f"{path} cannot be read as UTF-8 text of a table ({error}): save it as UTF-8.", code="unreadable"
         ) from error
     if not columns or not next(iter(columns.values())):
         raise DiagnosticsError(
@@ -80,9 +84,7 @@ def targets_of(
     """
     quantities = {name.strip() for name in values.split(",") if name.strip()}
     if missing := quantities - set(columns):
-        raise DiagnosticsError(
-            f"{path} has no column '{sorted(missing)[0]}' but {', '.join(columns)}: correct ?values=.", code="bad-data"
-        )
+        raise DataError(f"{path} has no column '{sorted(missing)[0]}' but {', '.join(columns)}: correct ?values=.")
     targets: dict[str, Target] = {}
     left_out: list[str] = []
     for name, entries in columns.items():
@@ -94,7 +96,9 @@ def targets_of(
             continue
         safe = re.sub(r"[^A-Za-z0-9_.\-]+", "_", name).strip("_.") or "column"
         if safe in targets:
-            raise DiagnosticsError(f"Two columns of {path} would both be target {safe}: rename one of them.")
+            raise DiagnosticsError(
+                f"Two columns of {path} would both be target {safe}: rename one of them.", code="duplicate"
+            )
         targets[safe] = parsed
     note = f"not a target: {', '.join(left_out)}" if left_out else ""
     if note:
@@ -118,7 +122,7 @@ def target(entries: Sequence[Any], name: str, quantity: bool = False, path: obje
             )
         return "it is always the same" if len(set(known)) == 1 else Target("value", numbers, about=name)
     if quantity:
-        raise DiagnosticsError(f"Column {name} of {path} holds text, so it is no quantity: take it out of ?values=.")
+        raise DataError(f"Column {name} of {path} holds text, so it is no quantity: take it out of ?values=.")
     if not kinds <= {int, str, bool} or len(kinds) > 1:
         return "it mixes types" if kinds <= {int, float, str, bool} else "it is neither text nor numbers"
     numbered = str in kinds and all(_WHOLE.fullmatch(entry) for entry in known)
@@ -138,16 +142,13 @@ def _csv(path: Path, delimiter: str) -> Columns:
         header = [name.strip() for name in next(rows, [])]
         _check_names(header, path)
         if len(header) == 1 and (other := next((mark for mark in ";\t|," if mark in header[0]), "")):
-            raise DiagnosticsError(
-                f"The cells of {path} are separated by {other!r}, not {delimiter!r}: save it so.", code="bad-data"
-            )
+            raise DataError(f"The cells of {path} are separated by {other!r}, not {delimiter!r}: save it so.")
         cells: list[list[str]] = []
         for row in filter(None, rows):
             if len(row) != len(header):
-                raise DiagnosticsError(
+                raise DataError(
                     f"Line {rows.line_num} of {path} has {len(row)} cells and the header {len(header)}: "
-                    f"correct that line.",
-                    code="bad-data",
+                    f"correct that line."
                 )
             cells.append([cell.strip() for cell in row])
     return {name: _typed([row[i] for row in cells]) for i, name in enumerate(header)}
@@ -175,7 +176,7 @@ def _json_lines(path: Path) -> Columns:
                     f"Line {number} of {path} is not JSON ({error}): correct that line.", code="unreadable"
                 ) from error
             if not isinstance(row, dict):
-                raise DiagnosticsError(
+                raise DataError(
                     f'Line {number} of {path} is not a JSON object: write {{"name": value, ...}} on each line.'
                 )
             rows.append(row)
@@ -201,9 +202,7 @@ def _known(entry: Any) -> Any:
 
 def _check_names(names: Sequence[str], path: Path) -> None:
     if len(set(names)) != len(names) or "" in names:
-        raise DiagnosticsError(
-            f"Columns of {path} have no or the same name ({', '.join(names)}): name each differently.", code="bad-data"
-        )
+        raise DataError(f"Columns of {path} have no or the same name ({', '.join(names)}): name each differently.")
 
 
 # Series and their columns: from tables, a series or a step a row; from the arrays of `.npz` and Zarr.
@@ -230,9 +229,7 @@ def from_table(columns: Columns, where: Path, steps: str) -> tuple[list[np.ndarr
             code="unclear",
         )
     if (text := next((n for n in names if any(isinstance(entry, str) for entry in columns[n])), None)) is not None:
-        raise DiagnosticsError(
-            f"Column {text} of {where} holds text, not the numbers of a step: correct it.", code="bad-data"
-        )
+        raise DataError(f"Column {text} of {where} holds text, not the numbers of a step: correct it.")
     values = np.array([[np.nan if entry is None else entry for entry in columns[n]] for n in names], dtype=np.float64)
     return list(values.T), _without(columns, set(names))
 
@@ -240,15 +237,13 @@ def from_table(columns: Columns, where: Path, steps: str) -> tuple[list[np.ndarr
 def _long(columns: Columns, where: Path) -> tuple[list[np.ndarray], Columns]:
     """A step a row: what is the same in all steps of every series belongs to the series, what changes is a variate."""
     if "id" not in columns:
-        raise DiagnosticsError(
-            f"{where} has a column time and no column id: say with id which series a row belongs to.", code="bad-data"
-        )
+        raise DataError(f"{where} has a column time and no column id: say with id which series a row belongs to.")
     rows_of: dict[Any, list[int]] = {}
     for row, key in enumerate(columns["id"]):
         rows_of.setdefault(key, []).append(row)
     times = columns["time"]
     if None in rows_of or None in times:
-        raise DiagnosticsError(f"{where} has rows without id or time: fill them in or remove them.", code="bad-data")
+        raise DataError(f"{where} has rows without id or time: fill them in or remove them.")
     for key, rows in rows_of.items():
         rows.sort(key=lambda row: times[row])
         if len({times[row] for row in rows}) < len(rows):
@@ -282,12 +277,11 @@ def listed(entry: Any, row: int, where: object) -> np.ndarray:
         ]
         series = np.array(steps, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise DiagnosticsError(
-            f"Row {row} of {where} holds no list of numbers: correct it.", code="bad-data"
-        ) from error
+        raise DataError(f"Row {row} of {where} holds no list of numbers: correct it.") from error
     if series.ndim not in (1, 2):
         raise DiagnosticsError(
-            f"The series in row {row} of {where} has {series.ndim} axes: give [time] or [time, variate]."
+            f"The series in row {row} of {where} has {series.ndim} axes: give [time] or [time, variate].",
+            code="bad-shape",
         )
     return series
 
@@ -442,7 +436,7 @@ def texts(path: str, text: str, values: str, seed: int) -> Dataset:
         raise DiagnosticsError(f"{source} is empty: give one text per line.", code="too-few")
     for number, entry in enumerate(texts, 1):
         if not entry.strip():
-            raise DiagnosticsError(f"Text {number} of {source} is empty: fill it in or remove it.", code="bad-data")
+            raise DataError(f"Text {number} of {source} is empty: fill it in or remove it.")
     # The same words in train and test would be a test of memory.
     ids, rows, about = described(columns, [f"text-{i:06d}" for i in range(len(texts))], texts, values, seed, source)
     samples = LazySamples(len(texts), lambda i: np.asarray(texts[i]))
@@ -483,7 +477,9 @@ def dataset(name: str, rows: Sequence[np.ndarray], columns: Columns, values: str
     ids, more, about = described(columns, [f"series-{i:06d}" for i in range(len(rows))], None, values, seed, where)
     series = [trimmed(row, key, where) for row, key in zip(rows, ids, strict=True)]
     if len({row.shape[1:] for row in series}) > 1:
-        raise DiagnosticsError(f"Series of {where} have different numbers of variates: give all the same.")
+        raise DiagnosticsError(
+            f"Series of {where} have different numbers of variates: give all the same.", code="bad-shape"
+        )
     lengths = [len(row) for row in series]
     about = _about(ids, [len(row) for row in rows], lengths, where, about)
     return Dataset(name, "series", padded(series), ids, **more, about=about, ragged=len(set(lengths)) > 1)
@@ -505,7 +501,7 @@ def trimmed(series: np.ndarray, name: str, where: object) -> np.ndarray:
         )
     known = np.flatnonzero(~np.isnan(values).all(axis=tuple(range(1, values.ndim))))
     if len(known) == 0:
-        raise DiagnosticsError(f"Series {name} of {where} has no known value: remove it.", code="bad-data")
+        raise DataError(f"Series {name} of {where} has no known value: remove it.")
     return values[known[0] : known[-1] + 1]
 
 
@@ -574,7 +570,7 @@ def archive(name: str, files: dict[str, Path], seed: int) -> Dataset:
         columns["split"] += [split or None] * len(series)
         columns.setdefault(kind, []).extend(answers)
     if len(columns) > 3 or any(len(entries) != len(samples) for entries in columns.values()):
-        raise DiagnosticsError(f"{name} has classes in one file and numbers in the other: give two files of one kind.")
+        raise DataError(f"{name} has classes in one file and numbers in the other: give two files of one kind.")
     return dataset(name, samples, columns, "", seed, name)
 
 
@@ -589,10 +585,8 @@ def _read(path: Path) -> tuple[list[np.ndarray], list[Any], str]:
             code="unreadable",
         ) from error
     if len(series) == 0:
-        raise DiagnosticsError(f"{path} holds no series: they follow a line @data.", code="bad-data")
+        raise DataError(f"{path} holds no series: they follow a line @data.")
     if not (facts["classlabel"] or facts["targetlabel"]):
-        raise DiagnosticsError(
-            f"{path} has neither classes nor target values: its header must say which.", code="bad-data"
-        )
+        raise DataError(f"{path} has neither classes nor target values: its header must say which.")
     known = [None if answer != answer or answer == "?" else answer for answer in np.asarray(answers).tolist()]
     return [sample.T for sample in series], known, "label" if facts["classlabel"] else "value"

@@ -447,7 +447,7 @@ def _check_tensors(encoder: str, state: Mapping[str, Tensor]) -> None:
     elif odd := {str(tensor.dtype).removeprefix("torch.") for tensor in state.values()} - {"float32"}:
         why = f"has weights in {few(odd)}, which are read back in float32"
     if why:
-        raise DiagnosticsError(f"{encoder} {why}: {_NEEDED}.")
+        raise DiagnosticsError(f"{encoder} {why}: {_NEEDED}.", code="unsupported")
 
 
 def _model_of(encoder: TorchEncoder, tensors: Mapping[str, Tensor]) -> tuple[Known, int]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, TorchEncoder, importing
 from diagnostics_timeseries.series import (
     FILES,
+    SampleError,
     SeriesModel,
     any_observed,
     by_variate,
@@ -102,6 +103,10 @@ def granite(
     return read(name, module, untrained).encoder()
 
 
+def _unsupported(name: str, why: str) -> DiagnosticsError:
+    return DiagnosticsError(f"{name} {why}: use another checkpoint.", code="unsupported")
+
+
 def _encoder_of(whole: Any) -> Any:
     """Without decoder and head, where the class allows it."""
     return whole.backbone if whole.config.model_type in ("tinytimemixer", "tspulse") else whole
@@ -119,16 +124,16 @@ def _kind(settings: Mapping[str, Any], model: str) -> tuple[Any, Callable[..., S
     }
     named = settings.get("model_type")
     if named not in known:
-        raise DiagnosticsError(f"{model} is of model type {named}, not of {', '.join(known)}: name another folder.")
+        raise DiagnosticsError(
+            f"{model} is of model type {named}, not of {', '.join(known)}: name another folder.", code="unsupported"
+        )
     return known[named]()
 
 
 def _ttm(name: str, module: Any, fresh: Callable[[], nn.Module]) -> SeriesModel:
     settings = module.config
     if settings.multi_scale:
-        raise DiagnosticsError(
-            f"{name} has patches of several scales, which have no common grid: use another checkpoint."
-        )
+        raise _unsupported(name, "has patches of several scales, which have no common grid")
     tokens = settings.context_length // settings.patch_length
     special = settings.num_patches - tokens
     blocks = len(module.encoder.mlp_mixer_encoder.mixers)
@@ -157,9 +162,7 @@ def _tspulse(name: str, module: Any, fresh: Callable[[], nn.Module]) -> SeriesMo
     registers = settings.patch_register_tokens
     layers = [i for i, part in enumerate(module.encoder_block.mixers) if type(part).__name__ == "TSPulseLayer"]
     if len(set(settings.num_patches_layerwise)) > 1:
-        raise DiagnosticsError(
-            f"{name} mixes its patches into fewer, which have no position in the series: use another checkpoint."
-        )
+        raise _unsupported(name, "mixes its patches into fewer, which have no position in the series")
 
     def taps(variates: int) -> list[Tap]:
         whole = tokens + frequencies + registers
@@ -196,11 +199,11 @@ def _of_window(
 
     def taps_of(steps: int, variates: int) -> list[Tap]:
         if steps != window:
-            raise DiagnosticsError(
+            raise SampleError(
                 f"{name} reads exactly {window} steps, a series has {steps}: cut or resample it, or put NaN before it."
             )
         if settings.mode != "common_channel" and variates != settings.num_input_channels:
-            raise DiagnosticsError(
+            raise SampleError(
                 f"{name} mixes {settings.num_input_channels} variates, a series has {variates}: give as many."
             )
         return taps(variates)
@@ -239,7 +242,7 @@ def _flowstate(name: str, module: Any, fresh: Callable[[], nn.Module]) -> Series
 
     def prepare(series: Tensor) -> dict[str, Tensor]:
         if not settings.with_missing and bool(series.isnan().any()):
-            raise DiagnosticsError("it has missing values (NaN), and this FlowState knows none: fill them.")
+            raise SampleError("it has missing values (NaN), and this FlowState knows none: fill them.")
         return {"series": series[0]}
 
     return SeriesModel(
@@ -268,15 +271,13 @@ def _patchtst_fm(name: str, module: Any, fresh: Callable[[], nn.Module]) -> Seri
     settings = module.config
     size = settings.d_patch
     if settings.patch_stride is not None:
-        raise DiagnosticsError(f"{name} cuts overlapping patches, which have no grid here: use another checkpoint.")
+        raise _unsupported(name, "cuts overlapping patches, which have no grid here")
     contiguous = settings.pretrain_mask_cont * (2 if settings.randomize_cpm else 1)
     # The package's least horizon.
     ahead = max(settings.prediction_length, size * max(contiguous, 2))
     future = ahead // size
     if ahead % size:
-        raise DiagnosticsError(
-            f"{name} forecasts {ahead} steps, no whole number of patches of {size}: use another checkpoint."
-        )
+        raise _unsupported(name, f"forecasts {ahead} steps, no whole number of patches of {size}")
     norm = "backbone.prehead_norm" if settings.prehead_norm else None
 
     def taps(steps: int, variates: int) -> list[Tap]:
@@ -364,8 +365,7 @@ def mantis(
         module = untrained()
         if tensors is not None and pretrained:
             module.load_state_dict(tensors)
-    steps = getattr(module, "seq_len", 512)
-
+    steps, last = getattr(module, "seq_len", 512), f"layers.{len(module.transf_unit.transformer.layers) - 1}"
     return SeriesModel(
         called(MANTIS, model, pretrained, seed),
         module,
@@ -373,15 +373,13 @@ def mantis(
         lambda series: {"series": _resized(series, steps)},
         # pyrefly: ignore[not-callable]
         lambda module, batch: module.prj(module(batch["series"].flatten(0, 1).unsqueeze(1))),
-        f"layers.{len(module.transf_unit.transformer.layers) - 1}",
+        last,
         longest=None,
         fresh=untrained,
         fewest=2,
         several=True,
         configuration=f"resized to {steps} steps",
-        maker_names={
-            f"layers.{len(module.transf_unit.transformer.layers) - 1}": "MantisTrainer.transform (class token)"
-        },
+        maker_names={last: "MantisTrainer.transform (class token)"},
     ).encoder()
 
 
@@ -455,7 +453,7 @@ def moment(
     module = with_weights("MOMENT", untrained, folder, pretrained, seed, aside=("head.", "encoder.embed_tokens."))
     size, window = module.patch_len, module.seq_len
     if module.config.patch_stride_len != size:
-        raise DiagnosticsError(f"{model} cuts overlapping patches, which have no grid here: use another checkpoint.")
+        raise _unsupported(model, "cuts overlapping patches, which have no grid here")
 
     def taps(steps: int, variates: int) -> Any:
         tokens = steps // size
@@ -505,9 +503,8 @@ def moment(
 # only. NaN is masked too: on the left (series padded to one length) it is the model's own padding, and pooling leaves
 # out the tokens of steps that were not observed.
 
-
-# The package refuses fewer observed steps, since their range says nothing.
 FEWEST_STEPS = 8
+"""The package refuses fewer observed steps, since their range says nothing."""
 
 
 def fracast(path: str | None = None) -> TorchEncoder:
@@ -516,7 +513,10 @@ def fracast(path: str | None = None) -> TorchEncoder:
         from fracast import FracastModel
     if path is not None:
         if not Path(path).is_dir():
-            raise DiagnosticsError(f"There is no folder {path}: give a Fracast release directory, or leave ?path= out.")
+            raise DiagnosticsError(
+                f"There is no folder {path}: give a Fracast release directory, or leave ?path= out.",
+                code="missing-file",
+            )
         check_files(Path(path))
     model = FracastModel.from_pretrained(path, weights="fp32")
     core: nn.Module = model.core.eval()
@@ -524,7 +524,9 @@ def fracast(path: str | None = None) -> TorchEncoder:
     # pyrefly: ignore[not-callable]
     stages = len(core.dilations())
     if getattr(core, "block", None) is None or getattr(core, "scale", None) is None:
-        raise DiagnosticsError("This Fracast release does not share one scaled block: only Fracast-0 is known here.")
+        raise DiagnosticsError(
+            "This Fracast release does not share one scaled block: only Fracast-0 is known here.", code="unsupported"
+        )
 
     def fresh() -> nn.Module:
         import fracast
@@ -534,9 +536,9 @@ def fracast(path: str | None = None) -> TorchEncoder:
 
     def for_length(length: int) -> TorchEncoder:
         def preprocess(sample: np.ndarray) -> dict[str, torch.Tensor]:
-            series = _checked(sample, context)
+            series = _check_sample(sample, context)
             if len(series) != length:
-                raise DiagnosticsError(f"it has {len(series)} steps among series of {length}: cut all to one length.")
+                raise SampleError(f"it has {len(series)} steps among series of {length}: cut all to one length.")
             return _in_context(series, context)
 
         def valid(batch: dict[str, torch.Tensor], tap: Tap) -> torch.Tensor | None:
@@ -555,7 +557,7 @@ def fracast(path: str | None = None) -> TorchEncoder:
             forward=lambda core, batch: core(batch["values"], batch["mask"], batch["mask"].float()),
             fresh=fresh,
             configuration=f"series of {length} steps in a context of {context}",
-            sized_for=lambda sample: for_length(len(_checked(sample, context))),
+            sized_for=lambda sample: for_length(len(_check_sample(sample, context))),
             valid=valid,
         )
 
@@ -573,16 +575,16 @@ def _taps(stages: int, width: int, context: int, length: int) -> list[Tap]:
     return [*taps, Tap("norm", 1.0, "trunk", width, grid, Site("norm", padding=padding))]
 
 
-def _checked(sample: np.ndarray, context: int) -> np.ndarray:
+def _check_sample(sample: np.ndarray, context: int) -> np.ndarray:
     series = np.asarray(sample, dtype=np.float32)
     if series.ndim == 2 and series.shape[1] == 1:
         series = series[:, 0]
     if series.ndim != 1:
-        raise DiagnosticsError(f"Fracast reads one variate [time], not a sample of shape {np.shape(sample)}.")
+        raise SampleError(f"Fracast reads one variate [time], not a sample of shape {np.shape(sample)}.")
     if len(series) > context:
-        raise DiagnosticsError(f"A series of {len(series)} steps exceeds Fracast's context of {context}: cut it first.")
+        raise SampleError(f"A series of {len(series)} steps exceeds Fracast's context of {context}: cut it first.")
     if np.isfinite(series).sum() < FEWEST_STEPS:
-        raise DiagnosticsError(f"Fracast needs at least {FEWEST_STEPS} finite steps in a series of {len(series)}.")
+        raise SampleError(f"Fracast needs at least {FEWEST_STEPS} finite steps in a series of {len(series)}.")
     return series
 
 

@@ -32,6 +32,12 @@ FILES = ("*.json", "*.safetensors")
 """What most checkpoints consist of."""
 
 
+class SampleError(DiagnosticsError):
+    """A sample that a model does not take."""
+
+    code = "bad-sample"
+
+
 def folder_of(scheme: str, spec: str, files: Sequence[str], small: str) -> Path:
     """The folder of a checkpoint: `spec` itself, or what the hub (or its cache here) has under that name.
 
@@ -326,13 +332,10 @@ class SeriesModel:
         series = np.ascontiguousarray(series.reshape(len(series), -1).T, dtype=np.float32)
         variates, steps = series.shape
         if variates > 1 and not self.several:
-            raise DiagnosticsError(
-                f"{self.name} reads one variate, not {variates}: choose one, or average them.", code="bad-sample"
-            )
+            raise SampleError(f"{self.name} reads one variate, not {variates}: choose one, or average them.")
         if self.longest is not None and steps > self.longest:
-            raise DiagnosticsError(
-                f"A series of {steps} steps exceeds the {self.longest} that {self.name} reads: cut it first.",
-                code="bad-sample",
+            raise SampleError(
+                f"A series of {steps} steps exceeds the {self.longest} that {self.name} reads: cut it first."
             )
         if np.isinf(series).any():
             raise DiagnosticsError(

@@ -298,7 +298,8 @@ def prepare_patches(tower: nn.Module, source: str | None, name: str, size: int |
     if size % (patch * merge):
         raise DiagnosticsError(
             f"{name} cuts images into patches of {patch} pixels, of which {merge} x {merge} are merged, so {size} "
-            f"pixels do not fit: choose a size that is a multiple of {patch * merge}."
+            f"pixels do not fit: choose a size that is a multiple of {patch * merge}.",
+            code="bad-value",
         )
     side = size // patch
     processor = from_directory("image processor", source)

@@ -447,6 +447,6 @@ def refuse_guess(loaded: Loaded, prepared: Prepared) -> None:
 
 def _load(part: str, source: str | None) -> Any:
     if source is None:
-        raise DiagnosticsError("there is no directory")
+        raise DiagnosticsError("there is no directory", code="missing-file")
     with quiet():
         return getattr(transformers, _LOADERS[part][0]).from_pretrained(source, trust_remote_code=False)

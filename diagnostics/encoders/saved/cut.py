@@ -139,7 +139,7 @@ class _Absent(nn.Module):
         self.message = f"Module '{name}' is not in {encoder}: use the whole encoder for such samples."
 
     def forward(self, *_: Any, **__: Any) -> Any:
-        raise DiagnosticsError(self.message)
+        raise DiagnosticsError(self.message, code="bad-sample")
 
 
 def _take_out(module: nn.Module, names: Sequence[str], encoder: str) -> None:

@@ -99,7 +99,9 @@ def depth_metrics(prediction: Any, truth: Any, *, align: Align | None = None) ->
     p, t = p.flatten(1), t.flatten(1)
     known = ~t.isnan()
     if not bool(((t > 0) & t.isfinite())[known].all()):
-        raise DiagnosticsError(f"Truth of shape {tuple(t.shape)} holds values infinite or not above 0: mark them NaN.")
+        raise DiagnosticsError(
+            f"Truth of shape {tuple(t.shape)} holds values infinite or not above 0: mark them NaN.", code="bad-target"
+        )
     if not bool(p[known].isfinite().all()):
         raise DiagnosticsError(
             f"Prediction of shape {tuple(p.shape)} holds NaN or infinity at known places.", code="not-finite"
@@ -129,9 +131,9 @@ def _aligned(p: Tensor, t: Tensor, weight: Tensor, *, shift: bool) -> Tensor:
     return mean_t + factor * around_p
 
 
-def _depth() -> np.ndarray:
-    """[sample, place], above 1."""
-    return 1 + np.random.default_rng(3).random((3, 20))
+def _depth_off_by(factor: float, align: Align | None = None) -> DepthMetrics:
+    truth = 1 + np.random.default_rng(3).random((3, 20))
+    return depth_metrics(factor * truth, truth, align=align)
 
 
 def _aligned_depth_rmse() -> float:
@@ -144,15 +146,10 @@ def _aligned_depth_rmse() -> float:
 
 EIGEN = "Eigen et al. 2014 (1406.2283)"
 DEPTH_ANSWERS = (
-    Case("depth: delta 1 of 1.2 times the truth", 1, EIGEN, lambda: depth_metrics(1.2 * _depth(), _depth()).delta1),
-    Case("depth: AbsRel of 1.2 times the truth", 0.2, EIGEN, lambda: depth_metrics(1.2 * _depth(), _depth()).abs_rel),
-    Case("depth: delta 1 of 1.3 times the truth", 0, EIGEN, lambda: depth_metrics(1.3 * _depth(), _depth()).delta1),
-    Case(
-        "depth: RMSE after one factor a sample",
-        0,
-        EIGEN,
-        lambda: depth_metrics(1.7 * _depth(), _depth(), align="scale").rmse,
-    ),
+    Case("depth: delta 1 of 1.2 times the truth", 1, EIGEN, lambda: _depth_off_by(1.2).delta1),
+    Case("depth: AbsRel of 1.2 times the truth", 0.2, EIGEN, lambda: _depth_off_by(1.2).abs_rel),
+    Case("depth: delta 1 of 1.3 times the truth", 0, EIGEN, lambda: _depth_off_by(1.3).delta1),
+    Case("depth: RMSE after one factor a sample", 0, EIGEN, lambda: _depth_off_by(1.7, "scale").rmse),
     Case("depth: RMSE after factor and offset a sample", 0, EIGEN, _aligned_depth_rmse),
 )
 """Known answers of `depth_metrics`."""

@@ -362,7 +362,7 @@ class KernelProbe(ClassOrValueProbe):
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         known = label_rows if target.kind == "label" else value_rows
         if why := too_few(len(known(activations, target)[0].train)):
-            raise DiagnosticsError(why)
+            raise DiagnosticsError(why, code="too-few")
         results = [self.known_at(activations, target, tap, seed) for tap in activations.taps]
         functional = (
             f"{results[0].attrs[FUNCTIONAL]}, from a Gaussian kernel's features ({LANDMARKS} landmarks at most)"

@@ -402,7 +402,7 @@ def _training(dataset: Dataset) -> np.ndarray:
     train = np.flatnonzero(dataset.split == "train")
     if len(train) < LEAST_TRAIN:
         needed = f"the raw input kernel needs {LEAST_TRAIN} training samples"
-        raise DiagnosticsError(f"{needed}, and {dataset.name} has {len(train)}.")
+        raise DiagnosticsError(f"{needed}, and {dataset.name} has {len(train)}.", code="too-few")
     return train
 
 
