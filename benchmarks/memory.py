@@ -75,7 +75,7 @@ class OnDisk(Activations):
 
 def of_measuring(data: OnDisk) -> float:
     """Of a process that measures what another one wrote, in MB."""
-    measure_all(chosen_measures(None)[0], data, data.targets, 0)
+    measure_all(chosen_measures(None)[0], data, data.targets)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -77,7 +77,7 @@ def main() -> None:
     decompositions = (cpu() - start) / TAPS
     measures, _ = chosen_measures(None)
     start = cpu()
-    measured = measure_all(measures, data, data.targets, 0, watch=watch)
+    measured = measure_all(measures, data, data.targets, watch=watch)
     whole = (cpu() - start) / TAPS
     for key, seconds in sorted(spent.items(), key=lambda item: -item[1]):
         if key in measured.results:

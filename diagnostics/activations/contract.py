@@ -47,7 +47,7 @@ class StoredTarget(TargetInfo):
     family_override: Family | None = None
     on_grid: Mapping[tuple[int, ...], np.ndarray] = field(default_factory=dict[tuple[int, ...], np.ndarray])
     shuffled: bool = False
-    """Test for values that are those of other samples: see `shuffled`."""
+    """Test for values that are those of other samples: see `shuffle`."""
 
     @property
     def family(self) -> Family:
@@ -61,12 +61,15 @@ class StoredTarget(TargetInfo):
         return self.on_grid[grid.shape]
 
 
-def shuffled(target: StoredTarget, split: np.ndarray, seed: int) -> StoredTarget:
-    """The target with its known values permuted among the samples of each split (a control: no sample keeps its
-    answer).
+def shuffle(activations: Activations, targets: Mapping[str, StoredTarget]) -> dict[str, StoredTarget]:
+    """Permute the known values of targets among the samples of each split (a control: no sample keeps its answer).
 
     Maps of a dense target are exchanged whole, so what depends on the place alone stays readable.
     """
+    return {name: _shuffle(target, activations.split, activations.seed) for name, target in targets.items()}
+
+
+def _shuffle(target: StoredTarget, split: np.ndarray, seed: int) -> StoredTarget:
     rng = np.random.default_rng(seed)
     order = np.arange(len(split))
     known = _known(target, len(split))
@@ -153,6 +156,8 @@ class Activations(ABC):
     choose_on: ChooseOn = "val"
     """On which losses taps and penalties are chosen: those of val by a fit on train, or, where train and val are random
     parts of one pool, out of fold on both (`fit`). No part of the identity of activations."""
+    seed: int = 0
+    """Of what measures draw, as resamples and permutations."""
     streamed: Mapping[tuple[str, str], Any] = MappingProxyType({})
     """What probes read in a pass, from tokens that are not stored; see `runs.streamed`."""
     ready: Mapping[tuple[str, str], Any] = MappingProxyType({})

@@ -183,7 +183,6 @@ def measure_all(
     measures: Sequence[Measure],
     activations: Activations,
     targets: Mapping[str, StoredTarget],
-    seed: int,
     *,
     asked: Collection[str] = (),
     what: str = "",
@@ -219,11 +218,13 @@ def measure_all(
         try:
             result = activations.ready.get((key, ""))
             if result is None:
-                result = measure.compute(activations, target, seed)
+                result = measure.compute(activations, target, activations.seed)
             if why := misfit(result, measure, activations):
                 fail(key, why)
                 continue
-            result = _completed(result.assign_attrs({SEED: seed, **result.attrs}), measure, target, activations)
+            result = _completed(
+                result.assign_attrs({SEED: activations.seed, **result.attrs}), measure, target, activations
+            )
             if measure.pairwise and (few := too_few(result)):
                 measured.skipped[key] = few
             elif not any(np.isfinite(result[name]).any() for name in ("score", "matrix") if name in result):

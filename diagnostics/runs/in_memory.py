@@ -149,9 +149,8 @@ class InMemoryRequest:
         )
         measured = measure_all(
             self.measures,
-            activations,
+            activations.with_other(seed=self.seed),
             {name: target for name, target in targets.items() if name not in self.unprobeable},
-            self.seed,
             asked=[each.name for each in self.measures],
             what=self.encoder.name,
         )

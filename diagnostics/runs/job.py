@@ -12,7 +12,7 @@ import xarray as xr
 from torch import nn
 from torch.utils.data import default_collate
 
-from diagnostics.activations.contract import StoredTarget, shuffled
+from diagnostics.activations.contract import StoredTarget, shuffle
 from diagnostics.activations.extract import OnGrids, extract, refuse_other_folder
 from diagnostics.activations.folder import Folder, check_room, lock, reading
 from diagnostics.activations.observe import observe
@@ -229,11 +229,11 @@ class _Job:
         store = self._extract_encoder()
         targets = store.targets()
         readable = {name: target for name, target in targets.items() if name not in setup.unprobeable}
-        name, seed = setup.encoder.name, request.seed
-        permuted = self._shuffled(store, readable).values() if setup.draws else ()
+        name = setup.encoder.name
+        permuted = shuffle(store, readable).values() if setup.draws else ()
         view = self._stream(setup.encoder, store, self.measures, [*readable.values(), *permuted])
         main = self._measure(self.measures, store, view, readable, name, asked=setup.named)
-        measure_nonlinear(main, store, readable, seed, name, self.measure_all)
+        measure_nonlinear(main, store, readable, name, self.measure_all)
         for result in main.results.values() if request.margin is not None else ():
             result.attrs[attribute.MARGIN] = request.margin
         self._state_skipped(main, targets)
@@ -354,12 +354,11 @@ class _Job:
         asked: Collection[str] = (),
     ) -> Measured:
         """The measures of an encoder, or of a control; `view`: of `_stream`."""
-        seed = self.request.seed
         streaming = [m for m in measures if view is not store and {t.kind for t in targets.values()} & {*m.streams}]
         rest = [m for m in measures if m not in streaming]
-        measured = self.measure_all(rest, store, targets, seed, asked=asked, what=what)
+        measured = self.measure_all(rest, store, targets, asked=asked, what=what)
         if streaming:
-            measured.add(self.measure_all(streaming, view, targets, seed, asked=asked, what=what))
+            measured.add(self.measure_all(streaming, view, targets, asked=asked, what=what))
         return measured
 
     def _stream(
@@ -399,12 +398,9 @@ class _Job:
         assert isinstance(view, Store)
         return view
 
-    def _shuffled(self, store: Store, targets: Mapping[str, StoredTarget]) -> dict[str, StoredTarget]:
-        return {name: shuffled(target, store.split, self.request.seed) for name, target in targets.items()}
-
     def _measure_shuffled(self, store: Store, targets: Mapping[str, StoredTarget], view: Store) -> Measured:
         """The probes on the encoder's own activations, with shuffled targets."""
-        probes, permuted = [m for m in self.measures if m.kinds], self._shuffled(store, targets)
+        probes, permuted = [m for m in self.measures if m.kinds], shuffle(store, targets)
         measured = self._measure(probes, store, view, permuted, "shuffled_labels")
         self._redraw(measured, store, targets, "shuffled_labels")
         return measured
@@ -419,9 +415,8 @@ class _Job:
                 store,
                 targets,
                 request.redraws,
-                request.seed,
                 what=of or setup.encoder.name,
-                shuffle=of == "shuffled_labels",
+                permute=of == "shuffled_labels",
                 measure=self.measure_all,
             )
 
@@ -470,8 +465,9 @@ class _Job:
                 check_room(place.path, cost.bytes)
 
         def streamed(new: Store) -> list[StoredTarget]:
+            new.seed = request.seed
             targets = {name: target for name, target in new.targets().items() if name not in setup.unprobeable}
-            more = self._shuffled(new, targets) if announced and setup.draws else {}
+            more = shuffle(new, targets) if announced and setup.draws else {}
             return [*targets.values(), *more.values()]
 
         along = AlongExtraction(encoder, measures if setup.dense == "streamed" else (), streamed, self.call.version)
@@ -501,7 +497,7 @@ class _Job:
                 along.write()
         if store.path != place.path:
             self.made_beside.append(place)
-        store.device, store.choose_on = setup.device, setup.choose_on
+        store.device, store.choose_on, store.seed = setup.device, setup.choose_on, request.seed
         return store
 
     def _store_there(self, place: Folder) -> Store | None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from diagnostics.activations.contract import Activations, StoredTarget, shuffled
+from diagnostics.activations.contract import Activations, StoredTarget, shuffle
 from diagnostics.datasets.dataset import split_groups
 from diagnostics.measures import result as attribute
 from diagnostics.measures.apply import Measured, measure_all
@@ -50,15 +50,14 @@ def add_redraws(
     activations: Activations,
     targets: Mapping[str, StoredTarget],
     count: int,
-    seed: int,
     *,
     what: str,
-    shuffle: bool = False,
+    permute: bool = False,
     measure: Callable[..., Measured] = measure_all,
 ) -> None:
     """Adds `SCORE`, `GAP` and `TAP` of `count` draws to the results of probes that read pooled activations.
 
-    `measured` is what `measures` gave for `activations` and `targets`. `shuffle`: whether targets are shuffled within
+    `measured` is what `measures` gave for `activations` and `targets`. `permute`: whether targets are shuffled within
     each drawn split. A draw in which a probe has no value (a class that its train lacks) is NaN, and its tap "".
     """
     probes = {key: result for key, result in measured.results.items() if attribute.is_probe(result)}
@@ -69,10 +68,10 @@ def add_redraws(
     again = [m for m in measures if m.needs == "pooled" and any(key.startswith(f"{m.name}/") for key in pooled)]
     read = {name: target for name, target in targets.items() if any(key.endswith(f"/{name}") for key in pooled)}
     draws: list[Measured] = []
-    for i, split in enumerate(redraw_splits(activations.groups, activations.split, count, seed)):
-        asked = {name: shuffled(target, split, seed) for name, target in read.items()} if shuffle else read
+    for i, split in enumerate(redraw_splits(activations.groups, activations.split, count, activations.seed)):
         there = activations.with_other(split=split)
-        draws.append(measure(again, there, asked, seed, what=f"{what}, redraw {i + 1} of {count}"))
+        asked = shuffle(there, read) if permute else read
+        draws.append(measure(again, there, asked, what=f"{what}, redraw {i + 1} of {count}"))
     for key in pooled:
         measured.results[key] = _with_draws(probes[key], key, draws)
 

@@ -24,9 +24,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
-
-from diagnostics.activations.contract import Activations, StoredTarget, shuffled
+from diagnostics.activations.contract import Activations, StoredTarget, shuffle
 from diagnostics.activations.store import Store
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.apply import Measured, measure_all
@@ -35,7 +33,6 @@ from diagnostics.measures.threads import one_thread
 from diagnostics.progress import Progress, Watch
 from diagnostics.registry import offered
 from diagnostics.runs.setup import chosen_measures
-from diagnostics.vocabulary import ChooseOn
 
 LOG = logging.getLogger("diagnostics")
 PROCESS_BYTES = 2 * 10**9
@@ -81,25 +78,19 @@ class Source:
     """The activations that tasks read: all that a process needs to see those that the run sees."""
 
     place: Path
-    taps: tuple[str, ...]
-    choose_on: ChooseOn
-    seed: int
-    split: np.ndarray | None
-    """Another one than the store's."""
-    shuffle: bool
+    members: Mapping[str, Any]
+    """Members in which they may differ from the store."""
+    permute: bool
 
     def open(self) -> tuple[Activations, dict[str, StoredTarget]]:
         """The activations, and their targets by name."""
-        store, targets = _opened(self.place)
-        split = store.split if self.split is None else self.split
-        if self.shuffle:
-            targets = {name: shuffled(target, split, self.seed) for name, target in targets.items()}
-        taps = [tap for tap in store.taps if tap.name in self.taps]
-        return store.with_other(taps=taps, choose_on=self.choose_on, split=split), targets
+        store, targets = _open(self.place)
+        activations = store.with_other(**self.members)
+        return activations, shuffle(activations, targets) if self.permute else targets
 
 
 @functools.lru_cache(maxsize=1)
-def _opened(place: Path) -> tuple[Store, dict[str, StoredTarget]]:
+def _open(place: Path) -> tuple[Store, dict[str, StoredTarget]]:
     store = Store(place)
     return store, store.targets()
 
@@ -117,16 +108,16 @@ class Task:
     tap: str
     pairs: tuple[Pair, ...]
 
-    def find(self, activations: Activations, targets: Mapping[str, StoredTarget], seed: int) -> Iterator[_Found]:
+    def find(self, activations: Activations, targets: Mapping[str, StoredTarget]) -> Iterator[_Found]:
         """All that is found, with its key of `Activations.ready`; what fails does so again where it is asked for."""
         tap = next((tap for tap in activations.taps if tap.name == self.tap), None)
         for name, of in self.pairs:
             with contextlib.suppress(Exception, SystemExit):
                 measure, target = _measure(name), targets[of] if of else None
                 if tap:
-                    found = measure.at_tap(activations, target, tap, seed)
+                    found = measure.at_tap(activations, target, tap, activations.seed)
                 else:
-                    found = measure.compute(activations, target, seed)
+                    found = measure.compute(activations, target, activations.seed)
                 yield (measure.key(target), self.tap), found
 
 
@@ -173,7 +164,6 @@ class Workers:
         measures: Sequence[Measure],
         activations: Store,
         targets: Mapping[str, StoredTarget],
-        seed: int,
         *,
         what: str = "",
         asked: Collection[str] = (),
@@ -182,13 +172,12 @@ class Workers:
         # On a GPU measures compute there, many taps at once.
         tasks = tasks_of(measures, activations, targets) if self.processes else []
         if tasks and not activations.device.startswith("cuda"):
-            taps = tuple(tap.name for tap in activations.taps)
-            shuffle = any(target.shuffled for target in targets.values())
-            source = Source(activations.path, taps, activations.choose_on, seed, activations.split, shuffle)
-            here = functools.partial(Task.find, activations=activations, targets=targets, seed=seed)
+            members = {name: getattr(activations, name) for name in ("taps", "choose_on", "seed", "split")}
+            source = Source(activations.path, members, any(target.shuffled for target in targets.values()))
+            here = functools.partial(Task.find, activations=activations, targets=targets)
             ready = self._share(source, tasks, here, what)
             activations = activations.with_other(ready=ready)
-        return measure_all(measures, activations, targets, seed, asked=asked, what=what, watch=self.watch)
+        return measure_all(measures, activations, targets, asked=asked, what=what, watch=self.watch)
 
     def _share(
         self, source: Source, tasks: Sequence[Task], here: Callable[[Task], Iterator[_Found]], what: str
@@ -290,6 +279,6 @@ def serve(link: int) -> None:
             connection.send(found)
             source, task = tasks.get()
             found = []
-            for key, value in task.find(*source.open(), source.seed):
+            for key, value in task.find(*source.open()):
                 with contextlib.suppress(Exception):  # of a plugin's own type, perhaps
                     found.append((key, pickle.dumps(value)))

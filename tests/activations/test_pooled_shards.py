@@ -106,7 +106,7 @@ def test_measuring_reads_each_taps_pooled_values_once(tmp_path: Path, monkeypatc
     dataset.targets["other"] = Target("value", np.random.default_rng(0).normal(size=N))
     store = extract(encoder, dataset, tmp_path / "run", planned(encoder, N, budget=0))
     measures, _ = chosen_measures(None)
-    measured = measure_all([m for m in measures if m.needs == "pooled"], store, store.targets(), 0)
+    measured = measure_all([m for m in measures if m.needs == "pooled"], store, store.targets())
     assert {f"linear_probe/{name}" for name in dataset.targets} <= set(measured.results)
     read = Counter(name for name in opened if "/pooled/c." in name)
     assert read == {f"taps/{tap.name}/pooled/c.{shard}.0.0": 1 for tap in store.taps for shard in range(3)}

@@ -19,7 +19,7 @@ from zarr.codecs import Crc32cCodec
 
 from diagnostics import Target, split_groups
 from diagnostics.activations import shards
-from diagnostics.activations.contract import shuffled
+from diagnostics.activations.contract import shuffle
 from diagnostics.activations.extract import extract
 from diagnostics.activations.folder import Folder, check_room, lock, pages
 from diagnostics.activations.plan import row_order
@@ -299,7 +299,7 @@ def test_targets_come_back_as_they_were_given(tmp_path: Path) -> None:
     np.testing.assert_array_equal(result["future"].naive, given["future"].naive[order])
     for name in ("video", "event"):
         assert not result[name].on_grid
-        assert not shuffled(result[name], store.split, 0).on_grid
+        assert not shuffle(store, result)[name].on_grid
 
 
 def test_damaged_metadata_is_one_sentence(stored: Store) -> None:

@@ -69,7 +69,7 @@ def stored(*targets: StoredTarget) -> Any:
 
 
 def results(measure: dx.Measure, activations: Any, target: StoredTarget, seed: int = 0) -> xr.Dataset:
-    measured = measure_all([measure], activations, {target.name: target}, seed)
+    measured = measure_all([measure], activations.with_other(seed=seed), {target.name: target})
     assert not measured.skipped
     return measured.results[f"{measure.name}/{target.name}"]
 
@@ -114,7 +114,7 @@ def test_losses_of_a_measure_without_target_are_declared_too() -> None:
         def compute(self, activations: Any, target: Any, seed: int) -> xr.Dataset:
             return super().compute(activations, classes()[1], seed)
 
-    measured = measure_all([Places()], classes()[0], {}, 0)
+    measured = measure_all([Places()], classes()[0], {})
     assert measured.skipped["places"].startswith(
         "Measure places gives losses and does not declare losses: write losses = "
     )

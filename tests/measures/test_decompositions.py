@@ -80,9 +80,9 @@ def test_where_all_fail_a_sentence_says_so_and_other_results_stay(monkeypatch: p
     activations = MemoryActivations({"a": rng.normal(size=(90, 1, 4))}, split=thirds(90))
     targets = {"kind": label_target(rng.integers(0, 2, 90))}
     measures = [LinearProbe(), MeanCosine()]
-    assert "linear_probe/kind" in measure_all(measures, activations, targets, 0).results
+    assert "linear_probe/kind" in measure_all(measures, activations, targets).results
     monkeypatch.setattr(linalg, "eigh", never)
-    result = measure_all(measures, activations, targets, 0)
+    result = measure_all(measures, activations, targets)
     assert list(result.results) == ["mean_cosine"]
     assert "No algorithm finds the eigenvectors" in result.skipped["linear_probe/kind"]
     assert "no convergence" in result.skipped["linear_probe/kind"]

@@ -240,7 +240,7 @@ def activations(taps, **kwargs):
 
 def test_measure_points_at_the_planted_tap():
     taps, target = image_taps()
-    result = measure_all([ObjectDiscovery()], activations(taps), {"objects": target}, 0).results[
+    result = measure_all([ObjectDiscovery()], activations(taps), {"objects": target}).results[
         "object_discovery/objects"
     ]
     score = dict(zip(result.tap.values, result.score.values, strict=True))

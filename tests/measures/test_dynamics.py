@@ -86,7 +86,7 @@ def _future(n: int = 600, horizons: int = 3) -> tuple[dict[str, np.ndarray], Sto
 def test_forecast_skill_is_found_where_the_future_was_planted() -> None:
     taps, target = _future()
     result = ForecastProbe().compute(MemoryActivations(taps), target, 0)
-    done = measure_all([ForecastProbe()], MemoryActivations(taps), {"ahead": target}, 0).results["forecast_probe/ahead"]
+    done = measure_all([ForecastProbe()], MemoryActivations(taps), {"ahead": target}).results["forecast_probe/ahead"]
     assert done.attrs["chosen_tap"] == "knows" and done.attrs["score_name"] == "skill"
     score = dict(zip(["none", "knows", "naive"], done["score"].values, strict=True))
     assert score["knows"] > 0.95
@@ -106,9 +106,9 @@ def test_forecast_skill_is_found_where_the_future_was_planted() -> None:
 def test_a_future_without_naive_forecasts_is_not_read_and_asking_for_it_says_so() -> None:
     taps, target = _future()
     bare = StoredTarget("ahead", "future", target.values)
-    silent = measure_all([ForecastProbe()], MemoryActivations(taps), {"ahead": bare}, 0)
+    silent = measure_all([ForecastProbe()], MemoryActivations(taps), {"ahead": bare})
     assert not silent.results and not silent.skipped
-    asked = measure_all([ForecastProbe()], MemoryActivations(taps), {"ahead": bare}, 0, asked=["forecast_probe"])
+    asked = measure_all([ForecastProbe()], MemoryActivations(taps), {"ahead": bare}, asked=["forecast_probe"])
     assert "kind future" in asked.skipped["forecast_probe"]
     with refusal("bad-target", "naive"):
         ForecastProbe().compute(MemoryActivations(taps), bare, 0)
@@ -244,7 +244,7 @@ def test_events_are_found_at_the_planted_tap_and_nowhere_else() -> None:
     taps, events = _events()
     target = StoredTarget("change", "event", np.empty(0), on_grid={(20,): events})
     activations = MemoryActivations(taps)
-    done = measure_all([EventProbe()], activations, {"change": target}, 0).results["event_probe/change"]
+    done = measure_all([EventProbe()], activations, {"change": target}).results["event_probe/change"]
     score = done["score"].values
     assert done.attrs["chosen_tap"] == "holds" and score[1] > 0.9 and done.auc[1] > 0.95
     for i in (0, 3):
@@ -327,7 +327,7 @@ def test_a_probe_whose_result_lacks_what_is_judged_costs_only_its_own_result() -
     rng = RNG(5)
     activations = MemoryActivations({"a": rng.normal(size=(20, 5, 3))}, {"a": (5, 1, 1)})
     targets = {"kind": label_target(np.arange(20) % 2)}
-    done = measure_all([Lacking(), Straightness()], activations, targets, 0, what="a model")
+    done = measure_all([Lacking(), Straightness()], activations, targets, what="a model")
     assert list(done.results) == ["straightness"]
     assert done.skipped["lacking/kind"].startswith("Measure lacking does not state units_train and units_val")
     assert done.failed == {"lacking/kind"}

@@ -155,7 +155,7 @@ def activations(**options):
 
 
 def test_the_tap_that_holds_places_is_found_and_no_other():
-    measured = measure_all([Position()], activations(), {}, 0)
+    measured = measure_all([Position()], activations(), {})
     assert not measured.skipped
     result = measured.results["position_probe"]
     assert result.attrs["chosen_tap"] == "place"
@@ -172,7 +172,7 @@ def test_the_tap_that_holds_places_is_found_and_no_other():
     profile = Profile("position_probe", None, result, {})
     assert profile.is_probe
     assert profile.name == "position_probe"
-    assert result.identical(measure_all([Position()], activations(), {}, 0).results["position_probe"])
+    assert result.identical(measure_all([Position()], activations(), {}).results["position_probe"])
 
 
 def test_the_tokens_of_a_tap_are_read_once():
@@ -180,13 +180,13 @@ def test_the_tokens_of_a_tap_are_read_once():
     passes = []
     blocks = given.token_blocks
     given.token_blocks = lambda tap: passes.append(tap) or blocks(tap)
-    assert "position_probe" in measure_all([Position()], given, {}, 0).results
+    assert "position_probe" in measure_all([Position()], given, {}).results
     assert sorted(passes) == ["noise", "place", "scrambled"]
 
 
 def test_measure_equals_the_plain_function_whatever_the_blocks():
     given = activations(block=11)
-    result = measure_all([Position()], given, {}, 0).results["position_probe"]
+    result = measure_all([Position()], given, {}).results["position_probe"]
     for tap in ("noise", "place"):
         tokens = given.arrays[tap].astype(np.float32)
         plain = position_probe(tokens, (6, 8), given.split)
@@ -205,7 +205,7 @@ def test_taps_with_other_axes_stand_side_by_side():
         "image": sinusoidal((3, 4)) + 0.1 * rng.normal(size=(30, 12, 64)),
     }
     given = MemoryActivations(arrays, {"cube": (2, 3, 4), "image": (3, 4)})
-    result = measure_all([Position()], given, {}, 0).results["position_probe"]
+    result = measure_all([Position()], given, {}).results["position_probe"]
     for tap, grid in (("line", (12,)), ("cube", (2, 3, 4)), ("image", (3, 4))):
         plain = position_probe(arrays[tap].astype(np.float32), grid, given.split)
         assert result.score.sel(tap=tap).item() == pytest.approx(plain.r2, abs=1e-9)
@@ -218,7 +218,7 @@ def test_many_tokens_are_drawn_from_and_units_are_groups():
     groups = np.array([f"g{i // 5}" for i in range(n)], dtype=object)
     split = np.array([("train", "val", "test")[i // 5 % 3] for i in range(n)], dtype=object)
     given = MemoryActivations({"a": tokens}, {"a": (10, 12)}, groups=groups, split=split)
-    result = measure_all([Position()], given, {}, 0).results["position_probe"]
+    result = measure_all([Position()], given, {}).results["position_probe"]
     assert result.attrs["n_train"] + result.attrs["n_val"] + result.attrs["n_test"] == MOST_SAMPLES
     assert (
         len(result.unit)

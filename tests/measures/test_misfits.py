@@ -58,7 +58,7 @@ class After(Measure):
 
 
 def measured(store: Store, change: Callable[[xr.Dataset, Activations], xr.Dataset]) -> Measured:
-    return measure_all([Odd(change), After()], store, {}, 0, what="tiny")
+    return measure_all([Odd(change), After()], store, {}, what="tiny")
 
 
 def variable(name: Any, value: Any, *more: str) -> Callable[[xr.Dataset, Activations], xr.Dataset]:
@@ -121,7 +121,7 @@ def test_a_measure_that_fails_to_say_what_it_reads_is_left_out(store: Store) -> 
         def reads(self, target: Any) -> bool:
             raise RuntimeError("no idea")
 
-    result = measure_all([Unsure(), After()], store, store.targets(), 0, what="tiny")
+    result = measure_all([Unsure(), After()], store, store.targets(), what="tiny")
     assert result.skipped == {"unsure": "Measure unsure failed to say what it reads: RuntimeError: no idea."}
     assert result.failed == {"unsure"} and set(result.results) == {"after"}
 

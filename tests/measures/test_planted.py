@@ -12,7 +12,7 @@ import xarray as xr
 
 import diagnostics as dx
 from diagnostics import Run
-from diagnostics.activations.contract import StoredTarget, shuffled
+from diagnostics.activations.contract import StoredTarget, shuffle
 from diagnostics.measures import bundled
 from diagnostics.measures.apply import measure_all
 from diagnostics.measures.similarity.base import Similarity
@@ -349,8 +349,8 @@ def test_shuffled_masks_are_not_found(images: Run) -> None:
 
 def _shuffled(run: Run, key: str) -> xr.Dataset:
     name, _, target = key.partition("/")
-    dealt = shuffled(run.store.targets()[target], run.store.split, 0)
-    measured = measure_all([bundled()[name]()], run.store, {target: dealt}, 0, asked=[name])
+    dealt = shuffle(run.store, {target: run.store.targets()[target]})
+    measured = measure_all([bundled()[name]()], run.store, dealt, asked=[name])
     assert not measured.skipped
     return measured.results[key]
 
@@ -379,9 +379,7 @@ def test_decay_of_the_spectrum_points_at_the_tap_where_it_was_changed() -> None:
     turn = np.linalg.qr(rng.standard_normal((d, d)))[0]
     rank = np.arange(1, d + 1)
     taps = {"slow": basis * rank**-0.5, "turned": 7 * (basis * rank**-0.5) @ turn + 1e4, "fast": basis * rank**-1.0}
-    measured = measure_all(
-        [bundled()["alpha_req"]()], MemoryActivations({k: x[:, None] for k, x in taps.items()}), {}, 0
-    )
+    measured = measure_all([bundled()["alpha_req"]()], MemoryActivations({k: x[:, None] for k, x in taps.items()}), {})
     result = measured.results["alpha_req"]["score"].values
     np.testing.assert_allclose(result, [1, 1, 2], atol=1e-6)
 
@@ -399,7 +397,7 @@ def test_objects_are_followed_where_their_tokens_know_them_and_lost_in_noise() -
     activations = MemoryActivations(taps, dict.fromkeys(taps, grid))
     target = StoredTarget("object", "masks", masks)
     measure = bundled()["label_propagation"]()
-    result = measure_all([measure], activations, {"object": target}, 0, asked=[measure.name]).results
+    result = measure_all([measure], activations, {"object": target}, asked=[measure.name]).results
     data = result["label_propagation/object"]
     np.testing.assert_allclose(data["score"].sel(tap=["known", "again"]), 1, atol=1e-6)
     assert data["score"].sel(tap="noise") < data["line_still"].sel(tap="noise") + 0.1

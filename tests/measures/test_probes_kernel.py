@@ -12,7 +12,7 @@ from scipy.spatial.distance import pdist
 from sklearn.kernel_approximation import Nystroem
 from sklearn.linear_model import Ridge
 
-from diagnostics.activations.contract import Activations, StoredTarget, shuffled
+from diagnostics.activations.contract import Activations, StoredTarget, shuffle
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.apply import measure_all
 from diagnostics.measures.base import Arrays
@@ -72,7 +72,9 @@ def test_reads_about_as_much_of_a_linear_target_as_the_linear_probe() -> None:
 
 def test_reads_nothing_of_shuffled_targets() -> None:
     for planted in (PRODUCT, LINEAR):
-        assert scores(KernelProbe().compute(taps(held=X), shuffled(planted, SPLIT, 0), 0))[0] < 0.02
+        here = taps(held=X)
+        (dealt,) = shuffle(here, {"planted": planted}).values()
+        assert scores(KernelProbe().compute(here, dealt, 0))[0] < 0.02
 
 
 def test_equals_ridge_on_scikit_learns_nystroem_features() -> None:
@@ -130,7 +132,7 @@ def test_taps_do_not_depend_on_each_other_and_keep_their_places() -> None:
 def test_a_part_of_the_taps_is_measured_like_all_and_completed() -> None:
     store = taps(noise=NOISE, held=X, last=np.c_[X[:, :1], NOISE])
     some = store.with_other(taps=store.taps[1:])
-    result = measure_all([KernelProbe()], some, {"planted": PRODUCT}, 0).results["kernel_probe/planted"]
+    result = measure_all([KernelProbe()], some, {"planted": PRODUCT}).results["kernel_probe/planted"]
     assert result.attrs["best_tap"] == "held" and result.attrs["hidden_gap_low"] > 0.5
     assert result["depth"].values.tolist() == [0.5, 1]
     assert not list(some.token_blocks("held")) and not list(some.feature_blocks("held"))

@@ -219,7 +219,7 @@ def activations(taps, **kwargs):
 @pytest.mark.parametrize("tubelet", [1, 2, 3])
 def test_measure_points_at_the_planted_tap(tubelet):
     taps, target = video_taps(tubelet=tubelet)
-    measured = measure_all([LabelPropagation()], activations(taps), {"objects": target}, 0)
+    measured = measure_all([LabelPropagation()], activations(taps), {"objects": target})
     result = measured.results["label_propagation/objects"]
     score = dict(zip(result.tap.values, result.score.values, strict=True))
     assert result.attrs["chosen_tap"] == "seen"

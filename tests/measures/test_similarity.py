@@ -328,11 +328,11 @@ def test_measure_pools_two_runs_alike():
 def test_unrelated_taps_are_not_compared_on_few_samples():
     rng = np.random.default_rng(0)
     arrays = {name: rng.normal(size=(4, 3, 50)) for name in "abc"}
-    done = measure_all([Cka()], MemoryActivations(arrays), {}, 0)
+    done = measure_all([Cka()], MemoryActivations(arrays), {})
     assert done.results == {}
     assert done.skipped["cka"] == "cka compares taps on at least 20 samples, and there are 4: use a dataset with more."
     enough = {name: rng.normal(size=(20, 3, 50)) for name in "abc"}
-    assert measure_all([Cka()], MemoryActivations(enough), {}, 0).results["cka"].attrs["n"] == 20
+    assert measure_all([Cka()], MemoryActivations(enough), {}).results["cka"].attrs["n"] == 20
     with refusal("too-few", "20 samples", "there are 4"):
         between(MemoryActivations(arrays), MemoryActivations(arrays))
 

@@ -523,7 +523,7 @@ def _taps(tokens: Mapping[str, np.ndarray], n: int = 80, grid: tuple[int, ...] =
 def _measured(names: list[str], activations: MemoryActivations, targets: dict[str, StoredTarget]) -> Measured:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return measure_all([bundled()[name]() for name in names], activations, targets, 0)
+        return measure_all([bundled()[name]() for name in names], activations, targets)
 
 
 def _everything(tokens: Mapping[str, np.ndarray], n: int = 80) -> dict[str, xr.Dataset | str]:

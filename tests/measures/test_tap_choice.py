@@ -247,7 +247,7 @@ def test_no_loss_on_test_enters_the_choice(probe: Measure, kind: Kind, choose_on
         activations.choose_on = choose_on
         key = f"{probe.name}/y"
         kept, other = (
-            measure_all([probe], each, {"y": of}, 0).results[key]
+            measure_all([probe], each, {"y": of}).results[key]
             for each, of in ((activations, target), other_test(activations, target))
         )
         assert not np.allclose(kept["loss"], other["loss"]), "test is another"
@@ -338,7 +338,7 @@ def test_a_result_of_an_older_version_is_chosen_on_val_and_says_so() -> None:
         name: (size * y + rng.standard_normal(300))[:, None] for name, size in {"a": 0.3, "b": 3.0, "c": 1.0}.items()
     }
     activations = Arrays(taps, np.repeat(["train", "val", "test"], [180, 60, 60]).tolist())
-    new = measure_all([LinearProbe()], activations, {"y": StoredTarget("y", "value", y)}, 0).results["linear_probe/y"]
+    new = measure_all([LinearProbe()], activations, {"y": StoredTarget("y", "value", y)}).results["linear_probe/y"]
     stated = ("chosen_tap", "tap_set", "chosen_on", "hidden_gap", "gap_bound")
     kept = {key: value for key, value in new.attrs.items() if key not in stated}
     old = new.drop_attrs(deep=False).assign_attrs(kept | {"best_tap": "a"})

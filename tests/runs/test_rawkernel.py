@@ -65,7 +65,7 @@ def read(
     store = extract(
         control_encoder, data, path / control, plan(control_encoder, control_encoder.taps, len(data), 10**8, "float32")
     )
-    measured = measure_all(chosen_measures([by])[0], store, store.targets(), 0, asked=[by])
+    measured = measure_all(chosen_measures([by])[0], store, store.targets(), asked=[by])
     return {key.partition("/")[2]: result for key, result in measured.results.items()}
 
 

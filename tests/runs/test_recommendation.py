@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import diagnostics as dx
-from diagnostics.activations.contract import StoredTarget, shuffled
+from diagnostics.activations.contract import StoredTarget, shuffle
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures import bundled
 from diagnostics.measures.apply import against_control, measure_all
@@ -47,11 +47,11 @@ def recommendation(
     taps = {f"t{i}": x * np.pad(signal, ((0, 0), (0, 5))) for i, x in enumerate(strengths)}
     taps = {name: x + rng.standard_normal(x.shape) for name, x in taps.items()}
     activations, target = Arrays(taps, list(SPLIT)), StoredTarget("y", kind, values)  # type: ignore[arg-type]  # a kind by its name
-    activations.choose_on = choose_on
+    activations.choose_on, activations.seed = choose_on, seed
     key = "linear_probe/y"
     result, control = (
-        measure_all([LinearProbe()], activations, {"y": each}, seed).results[key]
-        for each in (target, shuffled(target, activations.split, seed))
+        measure_all([LinearProbe()], activations, each).results[key]
+        for each in ({"y": target}, shuffle(activations, {"y": target}))
     )
     if controls:
         result = against_control(result, control, "shuffled_labels")

@@ -171,12 +171,12 @@ def test_scores_that_are_no_sums_are_redrawn_too() -> None:
     truth = rng.standard_normal(160)
     taps = {name: (truth + noise * rng.standard_normal(160))[:, None] for name, noise in (("best", 0.3), ("last", 1))}
     made, read = Arrays(taps, np.repeat(["val", "test"], 80).tolist()), {"y": StoredTarget("y", "value", truth)}
-    measured = measure_all([Ranks()], made, read, 0)
-    add_redraws(measured, [Ranks()], made, read, 2, 0, what="planted")
+    measured = measure_all([Ranks()], made, read)
+    add_redraws(measured, [Ranks()], made, read, 2, what="planted")
     redraws = redraws_of(measured.results["ranks/y"])
     assert redraws is not None and redraws.count == 2 and redraws.choices == Counter(best=2)
     other = made.with_other(split=redraw_splits(made.groups, made.split, 2, 0)[1])
-    alone = measure_all([Ranks()], other, read, 0).results["ranks/y"]
+    alone = measure_all([Ranks()], other, read).results["ranks/y"]
     np.testing.assert_array_equal(measured.results["ranks/y"][SCORE][1], alone["score"])
 
 

@@ -98,14 +98,14 @@ def test_what_is_found_at_taps_is_not_found_again(tmp_path: Path) -> None:
         chosen_measures([*MEASURES, "attentive_probe", "morans_i", "massive_activations"]),
     )
     tasks = tasks_of(measures, store, targets)
-    ready = dict(found for task in tasks for found in task.find(store, targets, 0))
-    expected = measure_all(measures, store, targets, 0)
+    ready = dict(found for task in tasks for found in task.find(store, targets))
+    expected = measure_all(measures, store, targets)
 
     def refuse(*_: Any) -> Any:
         raise AssertionError
 
     reading = store.with_other(ready=ready, pooled=refuse, token_blocks=refuse)
-    again = measure_all(measures, reading, targets, 0)
+    again = measure_all(measures, reading, targets)
     assert (again.skipped, again.failed) == (expected.skipped, expected.failed)
     for key, result in expected.results.items():
         xr.testing.assert_identical(again.results[key], result)

@@ -127,7 +127,7 @@ def drawn_controls() -> list[Any]:
 
 def drawn_scores(name: str, on: ChooseOn) -> list[Any]:
     """Choice, gaps and scores of a probe whose scores are drawn."""
-    (data,) = apply.measure_all([Drawn()], encoder(name, choose_on=on), target(name), SEED).results.values()
+    (data,) = apply.measure_all([Drawn()], encoder(name, choose_on=on), target(name)).results.values()
     made = Profile("drawn", name, data, {})
     return [*CHOICE(made), list(map(made.at, made.taps)), data.attrs.get(attribute.CHOSEN_GAP_LOW)]
 
@@ -226,8 +226,8 @@ def read_by_kernel() -> list[Any]:
 def drawn_again() -> list[Any]:
     """Scores, gaps and choices on other splits, and their spread."""
     made = encoder("perhaps")
-    measured = apply.measure_all([Planted()], made, target("perhaps"), SEED)
-    redraws.add_redraws(measured, [Planted()], made, target("perhaps"), 3, SEED, what="planted")
+    measured = apply.measure_all([Planted()], made, target("perhaps"))
+    redraws.add_redraws(measured, [Planted()], made, target("perhaps"), 3, what="planted")
     data = measured.results["planted/perhaps"]
     found, bare = redraws.redraws_of(data, data), redraws.redraws_of(data)
     splits = redraws.redraw_splits(made.groups, made.split, 3, SEED)
@@ -256,7 +256,7 @@ def lost_draws() -> list[Any]:
 def measured(targets: Iterable[str], probe: type[Planted] = Planted, asked: Sequence[str] = ()) -> apply.Measured:
     """What the encoder of one target gives of several."""
     read = {key: each for name in targets for key, each in target(name).items()}
-    return apply.measure_all([probe()], encoder("young"), read, SEED, asked=asked)
+    return apply.measure_all([probe()], encoder("young"), read, asked=asked)
 
 
 # Planted losses.
@@ -452,7 +452,7 @@ ASKED: Mapping[str, Callable[[], Any]] = {
         Profile("rank", None, result("hidden").drop_vars("loss").assign_attrs(higher_is_better="neither"), {}),
     )],
     "what rests on tokens": lambda: [attribute.TOKEN_SAMPLES in data.attrs for kind, places in (({}, "masks"), ({"needs": "tokens"}, "value"), ({}, "value")) for data in apply.measure_all(
-        [type("Some", (Planted,), {"kinds": ("value", "masks"), **kind})()], encoder("hidden"), {"x": replace(target("hidden")["hidden"], kind=places)}, SEED
+        [type("Some", (Planted,), {"kinds": ("value", "masks"), **kind})()], encoder("hidden"), {"x": replace(target("hidden")["hidden"], kind=places)}
     ).results.values()],
     "rivals at the border of chance": lambda: [Profile.of("planted", name, profile(name).data.assign_attrs(over_raw_input_low=0.0), {"raw_input": other.assign(score=0 * other["score"] + at)}).rival is None for name, ats in (
         ("late", (0.047, 0.053)), ("class", (0.425, 0.435))

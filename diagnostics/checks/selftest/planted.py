@@ -138,7 +138,7 @@ def encoder(name: str, errors: tuple[float, ...] = (), draw: int = 0, choose_on:
     made.taps = [
         replace(tap, depth=at / OUTPUT, part="head" if at > OUTPUT else "trunk") for at, tap in enumerate(made.taps)
     ]
-    made.output_tap, made.choose_on = TAPS[OUTPUT], choose_on
+    made.output_tap, made.choose_on, made.seed = TAPS[OUTPUT], choose_on, SEED
     return made
 
 
@@ -155,7 +155,7 @@ def target(name: str) -> dict[str, StoredTarget]:
 @cache
 def result(name: str, errors: tuple[float, ...] = (), draw: int = 0, choose_on: ChooseOn = "fit") -> xr.Dataset:
     """What measuring gives."""
-    (data,) = measure_all([Planted()], encoder(name, errors, draw, choose_on), target(name), SEED).results.values()
+    (data,) = measure_all([Planted()], encoder(name, errors, draw, choose_on), target(name)).results.values()
     return data
 
 

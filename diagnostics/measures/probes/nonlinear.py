@@ -12,7 +12,6 @@ def measure_nonlinear(
     main: Measured,
     activations: Activations,
     targets: Mapping[str, StoredTarget],
-    seed: int,
     what: str,
     measure: Callable[..., Measured],
 ) -> None:
@@ -33,4 +32,4 @@ def measure_nonlinear(
         if why := too_few(int((activations.split == "train").sum())):
             main.skipped[probe.name] = why
             return
-        main.add(measure([probe], activations.with_other(taps=taps), {name: target}, seed, what=what))
+        main.add(measure([probe], activations.with_other(taps=taps), {name: target}, what=what))
