@@ -23,6 +23,7 @@ from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.modules import pool
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError, unknown
+from diagnostics.measures import CATALOGUE
 from diagnostics.measures import result as attribute
 from diagnostics.measures.apply import FEWEST_COMPARED, too_few
 from diagnostics.measures.arrays import ShortRepr, as_tensor, finite
@@ -143,8 +144,9 @@ class FittedProbe(ShortRepr):
 
 
 @one_thread()
-def fitted_probe(run: RunData, target: str, measure: str | Measure, tap: str | None) -> FittedProbe:
-    """What `Run.probe` returns."""
+def fitted_probe(run: RunData, target: str, measure: str | Measure | None, tap: str | None) -> FittedProbe:
+    """The probe that `Run.probe` returns."""
+    measure = measure or _default_probe(run, target)
     name = measure if isinstance(measure, str) else measure.name
     profile = _profile(run, name, target, measure)
     probe, stored, store = _measure(measure), run.store.targets()[target], run.store
@@ -193,6 +195,14 @@ def fitted_probe(run: RunData, target: str, measure: str | Measure, tap: str | N
         on=on,
         numbers=numbers,
     )
+
+
+def _default_probe(run: RunData, target: str) -> str:
+    """The probe by which a layer is recommended; of a target that none read, the first that reads its kind."""
+    targets, recommended = run.store.targets(), {each.target: each.measure for each in run.recommendations()}
+    if target not in targets:
+        raise unknown("target", target, targets)
+    return recommended.get(target) or next(n for n, each in CATALOGUE.items() if targets[target].kind in each["kinds"])
 
 
 def _measure(measure: str | Measure) -> Measure:

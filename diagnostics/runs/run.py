@@ -187,8 +187,7 @@ class Run(RunData):
         """
         from diagnostics.runs.derived import fitted_probe
 
-        recommended = {each.target: each.measure for each in self.recommendations()}
-        return fitted_probe(self, target, measure or recommended.get(target, "linear_probe"), tap)
+        return fitted_probe(self, target, measure, tap)
 
     @property
     def handed_out(self) -> HandedOut:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +15,12 @@ from sklearn.preprocessing import StandardScaler
 
 import diagnostics as dx
 from diagnostics import Dataset, DiagnosticsError, Run, Target
+from diagnostics.activations.contract import StoredTarget
 from diagnostics.measures import bundled
 from diagnostics.measures.probes.protocol import sum_by_unit
 from diagnostics.measures.probes.samples import SampleProbe
 from diagnostics.measures.statistics import scores
+from diagnostics.runs.derived import _default_probe
 from tests.support.refusals import refusal
 from tests.support.tiny import tiny_dataset, tiny_encoder
 
@@ -185,3 +189,13 @@ def test_a_probe_that_was_not_fitted_is_refused_in_a_sentence(run: Run, tmp_path
     bare = dx.run(tiny_encoder(), tiny_dataset(20), out=tmp_path / "bare", **options)
     with refusal("not-measured", "linear_probe", "no probe"):
         bare.probe("level")
+
+
+@pytest.mark.parametrize(
+    ("kind", "measure"), [("value", "linear_probe"), ("token_label", "segmentation_probe"), ("event", "event_probe")]
+)
+def test_a_target_that_no_probe_read_has_the_first_probe_of_its_kind(kind: Any, measure: str) -> None:
+    unread: Any = SimpleNamespace(
+        store=SimpleNamespace(targets=lambda: {"y": StoredTarget("y", kind, np.zeros(3))}), recommendations=list
+    )
+    assert _default_probe(unread, "y") == measure
