@@ -91,6 +91,7 @@ SKEWS: Sequence[tuple[Any, Mapping[str, Any]]] = (
     (FEW, {}),
     ((0.85 * FEW).clip(1), {}),
     (1, {}),
+    (1, {"oof_loss": (ON_FIT, np.ones((6, 1)) * FEW)}),
     (1, {"loss": (ON_TEST, np.ones((6, 1)) * np.where(np.arange(80) < 2, 1e3, 1.0))}),
 )
 OF_CLASS: Sequence[Mapping[str, Any]] = (
@@ -375,6 +376,7 @@ FOLDED = protocol.Rows.of(
 )
 LABELS = np.array([1, 7, 1, 1, 2, 2, 2, 2, 3, 7, 3, 3, 0, 0])
 GRID, ENDS_OF_GRID = (0.1, 1.0, 10.0), ((1e-5, 0.001, 0.1), (10.0, 100.0, 1000.0))
+WEAK = (1e-5, 1e-4, 0.001, 0.1, 1.0, 10.0)
 # Losses of penalties, strong to weak, and right answers; the spread of losses over rows beside those before; and
 # that the path is asked for as a whole.
 PATHS: Sequence[tuple[Any, ...]] = (
@@ -432,6 +434,7 @@ def classes() -> list[Any]:
         [each.penalty for each in made],
         [digest(each.wrong) for each in made],
         softmax.choose_logistic(*train, *val, GRID)[0],
+        softmax.choose_logistic(train[0][2:], train[1], val[0][2:], val[1], WEAK)[0],
         [softmax.choose_out_of_fold(some[0], labels, fold, grid).penalty for grid in ENDS_OF_GRID],
     ]
 

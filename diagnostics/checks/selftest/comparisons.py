@@ -206,6 +206,7 @@ ASKED: Mapping[str, Callable[[], Any]] = {
     "what units add": lambda: [
         differences.score_influence(np.array([[1.0, 5, 2], [3, 5, 2]]), np.array([[2.0, 0, 1], [2, 0, 3]])),
         differences.score_influence(np.ones((2, 1)), np.zeros((2, 1))),
+        differences.score_influence(np.ones((2, 1)), np.full((2, 1), 0.25)),
     ],
     "where curves differ most": lambda: [
         differences.CurveDifference("", "", "", np.arange(3), np.array([-3.0, 1.0, 9.0]), np.array(p)).at
