@@ -115,14 +115,39 @@ def describe(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def explaining(failure: str) -> Generator[None]:
-    """Turns an unexpected exception within this context into a DiagnosticsError that begins with `failure`."""
+def explaining(
+    failure: str,
+    remedy: str = "",
+    code: Code = "foreign-error",
+    errors: type[BaseException] | tuple[type[BaseException], ...] = (Exception, SystemExit),
+) -> Generator[None]:
+    """Turn an unexpected exception within this context into one sentence: `failure (the exception): remedy.`
+
+    Args:
+        failure: what cannot be done, with the verb.
+        remedy: what to do; without one the sentence ends with the exception.
+        code: of the error.
+        errors: the exceptions that are turned. A DiagnosticsError stays as it is.
+
+    Examples:
+        >>> from diagnostics.plugin import DiagnosticsError, explaining
+        >>> try:
+        ...     with explaining("Row 3 is no number", "correct it", "bad-data", ValueError):
+        ...         float("three")
+        ... except DiagnosticsError as error:
+        ...     print(error)
+        Row 3 is no number (ValueError: could not convert string to float: 'three'):
+        correct it.
+    """
     try:
         yield
     except DiagnosticsError:
         raise
-    except (Exception, SystemExit) as error:
-        raise DiagnosticsError(f"{failure}: {describe(error)}", code="foreign-error") from error
+    except errors as error:
+        # The system's words for a disk leave out the path, which the sentence has.
+        why = (isinstance(error, OSError) and error.strerror) or describe(error)
+        message = f"{failure} ({why}): {remedy}." if remedy else f"{failure}: {describe(error)}"
+        raise DiagnosticsError(message, code=code) from error
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from diagnostics import interrupts
-from diagnostics.errors import DiagnosticsError, describe
+from diagnostics.errors import DiagnosticsError, describe, explaining
 from diagnostics.options import Option, options_of
 from diagnostics.report.escaping import printable
 from diagnostics.runs.options import ENCODER
@@ -299,12 +299,13 @@ def _text(path: Path) -> str:
 def _parsed(path: Path, text: str) -> dict[str, Any]:
     import tomllib
 
-    try:
+    with explaining(
+        f"{path} is not valid TOML",
+        'write a line for each option, as data = "digits"',
+        "unreadable",
+        tomllib.TOMLDecodeError,
+    ):
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise DiagnosticsError(
-            f'{path} is not valid TOML ({error}): write a line for each option, as data = "digits".', code="unreadable"
-        ) from error
 
 
 def _line(text: str, key: str) -> int:

@@ -39,7 +39,7 @@ from diagnostics.cli.app import (
     read_config,
     working,
 )
-from diagnostics.errors import DiagnosticsError, unknown
+from diagnostics.errors import DiagnosticsError, explaining, unknown
 from diagnostics.options import Option
 from diagnostics.progress import size
 from diagnostics.report.escaping import printable
@@ -554,7 +554,7 @@ def write_plugin(name: str, out: Path) -> tuple[Path, list[str]]:
         raise DiagnosticsError(
             f"There is no folder {out}: make it first, or choose another --out.", code="missing-file"
         )
-    try:
+    with explaining(f"{folder} cannot be written", "choose another --out", "unwritable", OSError):
         partial = out / f".{name}.{os.urandom(8).hex()}.partial"
         partial.mkdir()
         try:
@@ -563,10 +563,6 @@ def write_plugin(name: str, out: Path) -> tuple[Path, list[str]]:
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-    except OSError as error:
-        raise DiagnosticsError(
-            f"{folder} cannot be written ({error.strerror}): choose another --out.", code="unwritable"
-        ) from error
     return folder, files
 
 

@@ -462,15 +462,9 @@ def _is_one(samples: Any, example: np.ndarray) -> bool:
 def _checked(encoder: Encoder, samples: Any, index: int) -> np.ndarray:
     """A sample as an array that may be written to; raises where it is of no shape or type that the modality has."""
     axes, example = AXES[encoder.modality], np.asarray(encoder.example())
-    try:
+    with explaining(f"Sample {index} for {encoder.name} cannot be read", code="unreadable"):
         raw = samples[index]
         sample = np.asarray(to_pixels(raw, example.ndim == 2) if encoder.modality == "image" else raw)
-    except DiagnosticsError:
-        raise
-    except Exception as error:
-        raise DiagnosticsError(
-            f"Sample {index} for {encoder.name} cannot be read ({describe(error)}).", code="unreadable"
-        ) from error
     if encoder.modality == "text":
         fits = sample.ndim == 0 and isinstance(sample.item(), str)
     else:

@@ -20,7 +20,7 @@ from diagnostics.encoders.attention.kernels import check_kernel
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.modules import check_compute, usable_device
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError, describe, explaining, unknown
+from diagnostics.errors import DiagnosticsError, explaining, unknown
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.dense import known_places
 from diagnostics.measures.probes.least_squares import FOLDS
@@ -141,12 +141,8 @@ def _check_redraws(request: Request, data: Dataset) -> None:
 
 def _resolved(path: Path) -> Path:
     """The absolute path of the run's folder, without links; refuses the folder that one is in and those around it."""
-    try:
+    with explaining(f"--out {str(path)!r} cannot be a folder", "choose another", "unwritable", (OSError, RuntimeError)):
         whole = path.resolve()
-    except (OSError, RuntimeError) as error:
-        raise DiagnosticsError(
-            f"--out {str(path)!r} cannot be a folder ({describe(error)}): choose another.", code="unwritable"
-        ) from error
     if whole == Path.cwd() or whole in Path.cwd().parents:
         raise DiagnosticsError(
             f"--out {str(path)!r} is the folder that you are in, or one around it: name a folder of its own, like "

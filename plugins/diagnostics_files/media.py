@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from diagnostics.plugin import Dataset, DiagnosticsError, LazySamples, Target, complete_splits
+from diagnostics.plugin import Dataset, DiagnosticsError, LazySamples, Target, complete_splits, explaining
 from diagnostics_files.decode import (
     FASTEST,
     SOUNDS,
@@ -343,13 +343,8 @@ def datasets_on_disk(path: str, input: str | None, values: str, rate: int | None
     root = folder(path, "datasets")
     library = need("datasets", "datasets", f"Reading {scheme}")
     check_tree(root)
-    try:
+    with explaining(f"{root} cannot be loaded as a saved dataset", "write it with save_to_disk", "unreadable"):
         loaded = library.load_from_disk(str(root))
-    except Exception as error:
-        raise DiagnosticsError(
-            f"{root} cannot be loaded as a saved dataset ({type(error).__name__}): write it with save_to_disk.",
-            code="unreadable",
-        ) from error
     parts: dict[str, Any] = dict(loaded) if isinstance(loaded, library.DatasetDict) else {"": loaded}
     features = next(iter(parts.values())).features
     column, modality = _input(features, input, scheme, library)

@@ -9,7 +9,7 @@ import math
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +24,7 @@ from diagnostics_files.tables import SUFFIXES, column, read_table
 from diagnostics_timm.weights import quiet
 from diagnostics_training.alignment.decoder import decoder_named
 
-from diagnostics.plugin import Dataset, DiagnosticsError, Progress, build, describe, lock, watcher
+from diagnostics.plugin import Dataset, DiagnosticsError, Progress, build, explaining, lock, watcher
 from diagnostics_pretraining.captioner import (
     CLIP_PROMPT,
     FRAME_PROMPT,
@@ -180,14 +180,8 @@ class Cache:
         self._texts[key] = text
 
 
-@contextlib.contextmanager
-def _writing(path: Path) -> Generator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DiagnosticsError(
-            f"{path} cannot be written ({error.strerror or error}): choose another file with --out.", code="unwritable"
-        ) from error
+def _writing(path: Path) -> contextlib.AbstractContextManager[None]:
+    return explaining(f"{path} cannot be written", "choose another file with --out", "unwritable", OSError)
 
 
 # One caption made of all that is known of a clip, by a causal model, or by a rule where there is none.
@@ -244,23 +238,23 @@ class ModelSummariser:
                 code="too-large",
             )
         given = torch.tensor([ids], device=self._device)
-        try:
-            with quiet(), torch.no_grad():
-                answer = self._model.generate(
-                    input_ids=given,
-                    attention_mask=torch.ones_like(given),
-                    max_new_tokens=self._tokens,
-                    do_sample=False,
-                    num_beams=1,
-                    eos_token_id=self._decoder.end,
-                    pad_token_id=self._decoder.end,
-                )
-        except Exception as error:
-            raise DiagnosticsError(
-                f"{self.name} fails on the notes on clip {clip.id} ({describe(error)}): give another --summary; "
-                f"captions that are made stay.",
-                code="foreign-error",
-            ) from error
+        with (
+            explaining(
+                f"{self.name} fails on the notes on clip {clip.id}",
+                "give another --summary; captions that are made stay",
+            ),
+            quiet(),
+            torch.no_grad(),
+        ):
+            answer = self._model.generate(
+                input_ids=given,
+                attention_mask=torch.ones_like(given),
+                max_new_tokens=self._tokens,
+                do_sample=False,
+                num_beams=1,
+                eos_token_id=self._decoder.end,
+                pad_token_id=self._decoder.end,
+            )
         return " ".join(tokenizer.decode(answer[0, len(ids) :], skip_special_tokens=True).split())
 
 

@@ -17,7 +17,7 @@ from diagnostics_perception.models import ARCHITECTURES
 from diagnostics_timm.weights import read_tensors
 from torch import Tensor, nn
 
-from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, TorchEncoder, misfits, unknown
+from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, TorchEncoder, explaining, misfits, unknown
 
 if TYPE_CHECKING:
     from open_clip.tokenizer import SimpleTokenizer
@@ -378,15 +378,10 @@ def _described_in(text: str) -> tempfile.TemporaryDirectory[str]:
 
 def _described(folder: Path) -> tuple[str, Vocabulary]:
     file = folder / DESCRIPTION
-    try:
+    with explaining(f"{file} says of no text tower how it is built", "save the encoder again", "damaged"):
         content = json.loads(file.read_text())
         kept = None if content["kept"] is None else tuple(map(int, content["kept"]))
         return str(content["size"]), Vocabulary(int(content["context"]), kept)
-    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-        raise DiagnosticsError(
-            f"{file} says of no text tower how it is built ({type(error).__name__}): save the encoder again.",
-            code="damaged",
-        ) from error
 
 
 def _fill(module: nn.Module, file: Path, size: str) -> None:

@@ -14,7 +14,7 @@ from diagnostics_timm.pixels import Middle, example, image_of, resized
 from PIL import Image
 from torch import Tensor, nn
 
-from diagnostics.plugin import DiagnosticsError, describe
+from diagnostics.plugin import DiagnosticsError, explaining
 from diagnostics_transformers.towers import Prepared, Wanted, arguments, from_directory, model_type, setting
 
 # Images: the directory's own image processor, or a resize to the model's size.
@@ -145,14 +145,11 @@ class Processed:
 
     def __call__(self, sample: np.ndarray) -> dict[str, Tensor]:
         image = image_of(sample, self.encoder, "RGB" if self.channels == 3 else "L")
-        try:
+        with explaining(
+            f"The image processor of {self.encoder} fails on an image of {image.height} x {image.width} pixels",
+            "choose another size with ?size=",
+        ):
             pixels = self.processor(images=image, return_tensors="pt")["pixel_values"]
-        except Exception as error:
-            raise DiagnosticsError(
-                f"The image processor of {self.encoder} fails on an image of {image.height} x {image.width} pixels "
-                f"({describe(error)}): choose another size with ?size=.",
-                code="foreign-error",
-            ) from error
         return {"pixel_values": pixels[0].float()}
 
     @property
@@ -393,12 +390,8 @@ class Patches:
         if self.processor is None:
             return {"patches": self._cut(self.resize(sample)["pixel_values"])}
         image = resized(image_of(sample, self.encoder), (self.size, self.size), Image.Resampling.BICUBIC)
-        try:
+        with explaining(f"The image processor of {self.encoder} fails"):
             patches = self.processor(images=image, return_tensors="pt")["pixel_values"].float()
-        except Exception as error:
-            raise DiagnosticsError(
-                f"The image processor of {self.encoder} fails ({describe(error)}).", code="foreign-error"
-            ) from error
         # A row of patches for each image, or those of this one image alone.
         return {"patches": patches[0] if patches.ndim == 3 and len(patches) == 1 else patches}
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from diagnostics.encoders.hooks import Call, Forward, first_tensor, hooked, tensors_in
 from diagnostics.encoders.modules import evaluating
 from diagnostics.encoders.taps import Grid, Layout, spelled
-from diagnostics.errors import DiagnosticsError, describe
+from diagnostics.errors import DiagnosticsError, explaining
 from diagnostics.vocabulary import Modality
 
 MOST_PREFIX = 16
@@ -512,16 +512,14 @@ def dry_run(module: nn.Module, blocks: Sequence[str], batch: Any, forward: Forwa
                 trace.tail.append(Step(name, number, entering.pop(name, None), gave.clone()))
 
     names = [name for name, _ in module.named_modules() if name and not name.startswith(inside)]
-    try:
-        # Not inference mode: some models keep tables that they make in their first pass.
-        with hooked(module, names, begin, end), evaluating(module), torch.no_grad():
-            trace.finals = tensors_in(forward(module, batch))
-    except DiagnosticsError:
-        raise
-    except Exception as error:
-        raise DiagnosticsError(
-            f"{encoder} does not run on an example ({describe(error)}): try another size.", code="foreign-error"
-        ) from error
+    # Not inference mode: some models keep tables that they make in their first pass.
+    with (
+        explaining(f"{encoder} does not run on an example", "try another size"),
+        hooked(module, names, begin, end),
+        evaluating(module),
+        torch.no_grad(),
+    ):
+        trace.finals = tensors_in(forward(module, batch))
     idle = [name for name in blocks if not trace.calls[name]]
     if idle:
         raise DiagnosticsError(

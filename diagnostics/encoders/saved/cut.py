@@ -21,7 +21,7 @@ from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.hooks import Forward, hooked, until
 from diagnostics.encoders.taps import Site, Tap
 from diagnostics.encoders.torch_encoder import TorchEncoder
-from diagnostics.errors import DiagnosticsError, describe
+from diagnostics.errors import DiagnosticsError, describe, explaining
 
 
 def cut_encoder(encoder: Encoder, tap: str) -> TorchEncoder:
@@ -65,13 +65,8 @@ def _with_own_modules(encoder: TorchEncoder, tap: str) -> TorchEncoder:
     """The encoder with modules of its own around the same tensors, some of which may be removed later: samples of
     another size then find the others."""
     tensors = {id(tensor): tensor for tensor in (*encoder.module.parameters(), *encoder.module.buffers())}
-    try:
+    with explaining(f"{encoder.name} cannot be cut, since its module cannot be copied", "use it whole", "not-savable"):
         module = copy.deepcopy(encoder.module, tensors)
-    except Exception as error:
-        raise DiagnosticsError(
-            f"{encoder.name} cannot be cut, since its module cannot be copied ({describe(error)}): use it whole.",
-            code="not-savable",
-        ) from error
 
     def resized(sized: TorchEncoder) -> TorchEncoder:
         names = {name for name, _ in module.named_modules()}

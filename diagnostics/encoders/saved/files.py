@@ -32,7 +32,7 @@ from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.modules import digest_of, misfits
 from diagnostics.encoders.saved.cut import cut_encoder
 from diagnostics.encoders.torch_encoder import TorchEncoder
-from diagnostics.errors import DiagnosticsError, StorageError, describe, unwritable
+from diagnostics.errors import DiagnosticsError, StorageError, describe, explaining, unwritable
 from diagnostics.options import decode
 
 SAVED = "encoder.safetensors"
@@ -128,12 +128,10 @@ def save_encoder(
         lineage=dict(encoder.lineage if lineage is None else lineage),
         files=files,
     )
-    try:
+    with explaining(
+        f"The lineage of {encoder.name} cannot be written as JSON", "use plain values", "not-savable", TypeError
+    ):
         text = json.dumps({**asdict(about), "digest": _digest(asdict(about))})
-    except TypeError as error:
-        raise DiagnosticsError(
-            f"The lineage of {encoder.name} cannot be written as JSON ({error}): use plain values.", code="not-savable"
-        ) from error
     file = encoder_file(path)
     with whole_file(file) as written:
         save_file(tensors, written, metadata={KEY: text})
@@ -258,7 +256,12 @@ def read_description(file: Path) -> Description | None:
             f"may have: do not use it.",
             code="too-large",
         )
-    try:
+    with explaining(
+        f"The description in {file} is damaged",
+        "copy or save it again",
+        "damaged",
+        (ValueError, TypeError, KeyError, RecursionError),
+    ):
         fields = json.loads(text, object_pairs_hook=_once)
         # What is written by hand, or was before there was one, lacks it.
         if "digest" in fields and fields.pop("digest") != _digest(fields):
@@ -269,10 +272,6 @@ def read_description(file: Path) -> Description | None:
                 code="other-version",
             )
         return decode(Description, fields)
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise DiagnosticsError(
-            f"The description in {file} is damaged ({describe(error)}): copy or save it again.", code="damaged"
-        ) from error
 
 
 def _digest(about: Mapping[str, Any]) -> str:
@@ -440,12 +439,10 @@ def _content(name: str, content: Any, file: str) -> bytes:
             f"use it.",
             code="strange-file",
         )
-    try:
+    with explaining(
+        f"{name} in {file} is damaged", "copy or save it again", "damaged", (ValueError, TypeError, KeyError)
+    ):
         return content.encode() if isinstance(content, str) else base64.b64decode(content["base64"], validate=True)
-    except (ValueError, TypeError, KeyError) as error:
-        raise DiagnosticsError(
-            f"{name} in {file} is damaged ({describe(error)}): copy or save it again.", code="damaged"
-        ) from error
 
 
 @contextlib.contextmanager

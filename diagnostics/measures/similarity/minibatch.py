@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from diagnostics.errors import DiagnosticsError
+from diagnostics.errors import DiagnosticsError, importing
 from diagnostics.measures.arrays import as_tensor, centre, ordinary, pair, require_finite_tap, rescaled
 from diagnostics.measures.base import Arrays, Case, column, normal, sixty_samples, two_parts
 from diagnostics.measures.similarity.base import Side, Similarity, Swaps, Taps
@@ -313,13 +313,8 @@ def torch_cka(firsts: Sequence[Tensor], seconds: Sequence[Tensor], batch_size: i
     Batches are consecutive samples; a last one below 4, at which it divides by zero, is left out. NaN where its sums
     are. Raises DiagnosticsError where it is not installed.
     """
-    try:
+    with importing("torch_cka needs", "pip install torch-cka"):
         from torch_cka import CKA
-    except ImportError as error:
-        raise DiagnosticsError(
-            f"torch_cka runs the package torch-cka, which cannot be imported ({error}): pip install torch-cka.",
-            code="missing-package",
-        ) from error
     n = len(firsts[0])
     rows = torch.arange(n - n % batch_size if n % batch_size < LEAST else n)
     # Not shuffled: the package draws the order anew for each of two models.

@@ -18,7 +18,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from diagnostics.plugin import DiagnosticsError, Encoder, Progress, describe, printable, save_encoder, svdvals
+from diagnostics.plugin import (
+    DiagnosticsError,
+    Encoder,
+    Progress,
+    describe,
+    explaining,
+    printable,
+    save_encoder,
+    svdvals,
+)
 from diagnostics_training.trainer.objective import Batch, Objective, World, least, mean
 from diagnostics_training.trainer.settings import Settings
 
@@ -154,12 +163,8 @@ def _unreadable(path: Path, why: str) -> DiagnosticsError:
 
 def make_folder(folder: Path) -> None:
     """Makes a folder where there is none; raises where that is impossible."""
-    try:
+    with explaining(f"Folder {folder} cannot be made", "give another --out", "unwritable", OSError):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DiagnosticsError(
-            f"Folder {folder} cannot be made ({error.strerror}): give another --out.", code="unwritable"
-        ) from error
 
 
 @contextlib.contextmanager
@@ -279,16 +284,13 @@ def finish(
         save_encoder(partial_encoder, encoder, lineage=lineage)
         kept = {"row": dict(row), "identity": dict(identity), "encoder": _digest(partial_encoder)}
         kept["digest"] = digest_of_json(kept)
-        try:
+        with explaining(
+            f"{path} cannot be written", "free some room there and give the same command again", "unwritable", OSError
+        ):
             partial_summary.write_text(json.dumps(kept, indent=1))
             partial_summary.replace(path)
             partial_encoder.replace(folder / ENCODER)
             (folder / FILE).unlink(missing_ok=True)
-        except OSError as error:
-            raise DiagnosticsError(
-                f"{path} cannot be written ({error.strerror}): free some room there and give the same command again.",
-                code="unwritable",
-            ) from error
     finally:
         for left in (partial_encoder, partial_summary):
             left.unlink(missing_ok=True)
