@@ -150,6 +150,29 @@ def explaining(
         raise DiagnosticsError(message, code=code) from error
 
 
+def refuse_values(*checks: tuple[object, str]) -> None:
+    """Raise the sentence of the first check that is true, as an error of code `bad-value`.
+
+    Args:
+        checks: whether a value is wrong, and the sentence for it.
+
+    Examples:
+        >>> from diagnostics.plugin import DiagnosticsError, refuse_values
+        >>> batch, seed = 0, 0
+        >>> try:
+        ...     refuse_values(
+        ...         (seed < 0, f"Seed {seed} is below 0: give 0 or more."),
+        ...         (batch < 1, f"Batch size {batch} is below 1: give 1 or more."),
+        ...     )
+        ... except DiagnosticsError as error:
+        ...     print(error)
+        Batch size 0 is below 1: give 1 or more.
+    """
+    for wrong, sentence in checks:
+        if wrong:
+            raise DiagnosticsError(sentence, code="bad-value")
+
+
 @contextlib.contextmanager
 def importing(needing: str, remedy: str) -> Generator[None]:
     """Turns the absence of a package within this context into one sentence: `ONNX files need onnx: pip install onnx.`

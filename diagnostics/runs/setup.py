@@ -20,7 +20,7 @@ from diagnostics.encoders.attention.kernels import check_kernel
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.modules import check_compute, usable_device
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError, explaining, unknown
+from diagnostics.errors import DiagnosticsError, explaining, refuse_values, unknown
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.dense import known_places
 from diagnostics.measures.probes.least_squares import FOLDS
@@ -100,7 +100,7 @@ def listed(names: str | Sequence[Any] | None) -> list[Any] | None:
 
 
 def _check(request: Request) -> None:
-    for wrong, sentence in (
+    refuse_values(
         (
             request.control_draws < 1,
             f"The number of draws of a control is {request.control_draws}: give 1 or more, or --no-controls.",
@@ -110,9 +110,7 @@ def _check(request: Request) -> None:
         (request.batch_size is not None and request.batch_size < 1, f"Batch size {request.batch_size} is below 1."),
         (request.workers < 0, f"The number of workers is {request.workers}: give 0 or more."),
         (request.jobs is not None and request.jobs < 1, f"The number of jobs is {request.jobs}: give 1 or more."),
-    ):
-        if wrong:
-            raise DiagnosticsError(sentence, code="bad-value")
+    )
     if request.precision not in get_args(Precision):
         raise unknown("precision", request.precision, get_args(Precision))
     check_kernel(request.attention)

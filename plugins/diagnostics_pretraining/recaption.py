@@ -24,7 +24,7 @@ from diagnostics_files.tables import SUFFIXES, column, read_table
 from diagnostics_timm.weights import quiet
 from diagnostics_training.alignment.decoder import decoder_named
 
-from diagnostics.plugin import Dataset, DiagnosticsError, Progress, build, explaining, lock, watcher
+from diagnostics.plugin import Dataset, DiagnosticsError, Progress, build, explaining, lock, refuse_values, watcher
 from diagnostics_pretraining.captioner import (
     CLIP_PROMPT,
     FRAME_PROMPT,
@@ -296,12 +296,10 @@ class Rules:
                 f"'shapes?frames=8', or the folder of a model.",
                 code="other-modality",
             )
-        if not 0 <= mistakes <= 1:
-            raise DiagnosticsError(
-                f"A share of mistakes of {mistakes:g} does not exist: give --mistakes 0 to 1.", code="bad-value"
-            )
-        if seed < 0:
-            raise DiagnosticsError(f"Captioner rules cannot have --seed {seed}: give 0 or more.", code="bad-value")
+        refuse_values(
+            (not 0 <= mistakes <= 1, f"A share of mistakes of {mistakes:g} does not exist: give --mistakes 0 to 1."),
+            (seed < 0, f"Captioner rules cannot have --seed {seed}: give 0 or more."),
+        )
         self.dataset, self.mistakes, self.seed = dataset, mistakes, seed
         self.name, self.identity = NAME, f"{NAME} mistakes={mistakes!r} seed={seed}"
 

@@ -23,6 +23,7 @@ from diagnostics.plugin import (
     frames_of,
     profile_intervals,
     recall_hits,
+    refuse_values,
     unknown,
 )
 from diagnostics_pretraining.recipe import ZeroshotJob
@@ -344,9 +345,10 @@ def _check(job: ZeroshotJob) -> None:
             f"Template {few(bad)!r} has no place for the class: write {{}} there, as 'a photo of a {{}}'.",
             code="bad-value",
         )
-    if job.gallery is not None and job.gallery < 2:
-        raise DiagnosticsError(
-            f"A gallery of {job.gallery} has nothing to choose from: give --gallery 2 or more.", code="bad-value"
-        )
-    if job.seed < 0:
-        raise DiagnosticsError(f"There is no seed {job.seed}: give --seed 0 or more.", code="bad-value")
+    refuse_values(
+        (
+            job.gallery is not None and job.gallery < 2,
+            f"A gallery of {job.gallery} has nothing to choose from: give --gallery 2 or more.",
+        ),
+        (job.seed < 0, f"There is no seed {job.seed}: give --seed 0 or more."),
+    )
