@@ -16,7 +16,7 @@ from diagnostics.encoders.encoder import check_channels_last
 from diagnostics.encoders.modules import device_of, evaluating
 from diagnostics.encoders.pictures import central_part
 from diagnostics.encoders.torch_encoder import TorchEncoder
-from diagnostics.errors import DiagnosticsError, describe, enumerated, unknown
+from diagnostics.errors import DiagnosticsError, describe, enumerated, explaining, unknown
 from diagnostics.vocabulary import Modality
 
 SAME = 1e-3
@@ -299,12 +299,9 @@ def _by_channel(numbers: tuple[float, ...], channels: int) -> Tensor:
 def _numbers(text: str | None) -> list[float] | None:
     if text is None:
         return None
-    try:
+    wrong = f"'{text}' is not one number, or one per channel"
+    with explaining(wrong, "separate numbers with commas", "bad-value", ValueError):
         return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise DiagnosticsError(
-            f"'{text}' is not one number, or one per channel: separate numbers with commas.", code="bad-value"
-        ) from None
 
 
 def _noise(shape: tuple[int, ...], dtype: Any, seed: int = 0) -> np.ndarray:

@@ -154,16 +154,14 @@ class Cache:
         data = self._file.read()
         whole = data[: data.rfind(b"\n") + 1]
         for number, line in enumerate(whole.splitlines(), 1):
-            try:
+            with explaining(
+                f"Line {number} of {self.path} is no caption that was kept there",
+                "remove that line, or the file, and give the same command again",
+                "damaged",
+            ):
                 entry = json.loads(line)
                 if not all(isinstance(entry[name], kind) for name, kind in ENTRIES.items()):
                     raise ValueError("an entry is no text")
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
-                raise DiagnosticsError(
-                    f"Line {number} of {self.path} is no caption that was kept there: remove that line, or the file, "
-                    f"and give the same command again.",
-                    code="damaged",
-                ) from error
             self._texts[entry["key"]] = entry["text"]
         self._file.truncate(len(whole))
 

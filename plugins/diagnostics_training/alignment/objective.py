@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from diagnostics.plugin import DiagnosticsError, Encoder, Grid, Tap, TorchEncoder
+from diagnostics.plugin import DiagnosticsError, Encoder, Grid, Tap, TorchEncoder, explaining
 from diagnostics_training.jobs import check_start
 from diagnostics_training.trainer.objective import Batch, Objective
 
@@ -418,14 +418,9 @@ class Alignment(Objective):
         """Has gradients required of what the output depends on; raises where that is nothing."""
         for parameter in self.module.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
-        try:
+        failure = f"No gradient can be followed through {self.student.name}"
+        with explaining(failure, "it cannot be aligned", "unsupported", RuntimeError):
             self(batch)["loss"].backward()
-        except RuntimeError as error:
-            raise DiagnosticsError(
-                f"No gradient can be followed through {self.student.name} ({' '.join(str(error).split())[:200]}): it "
-                f"cannot be aligned.",
-                code="unsupported",
-            ) from error
         for parameter in self.module.parameters():
             parameter.requires_grad_(parameter.grad is not None)
             parameter.grad = None

@@ -287,14 +287,9 @@ def load_sam2(folder: Path) -> tuple[Any, Any]:
     with importing("SAM 2 needs", "pip install -e '.[transformers]'"):
         from transformers import Sam2ImageProcessor, Sam2Model
     folder = folder.expanduser()
-    try:
+    remedy = "give one with a config.json that has a model_type, as transformers' save_pretrained writes it"
+    with explaining(f"{folder} is no folder of SAM 2", remedy, "missing-file"):
         kind = json.loads((folder / "config.json").read_text())["model_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DiagnosticsError(
-            f"{folder} is no folder of SAM 2 (no config.json with a model_type): give one that transformers' "
-            f"save_pretrained wrote.",
-            code="missing-file",
-        ) from error
     if kind not in TYPES:
         raise DiagnosticsError(
             f"{folder} holds a model of type {kind!r:.80}, and relations by masks need SAM 2: give its folder, or the "

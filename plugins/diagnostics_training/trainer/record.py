@@ -253,15 +253,11 @@ def finished_before(path: Path, identity: Mapping[str, Any], where: World) -> di
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
+    with explaining(f"{path} cannot be read as the summary of a training", "give another --out", "damaged"):
         kept: dict[str, Any] = json.loads(path.read_text())
         if kept.pop("digest") != digest_of_json(kept):
-            raise ValueError
+            raise ValueError("it is not what was written")
         return {key: kept[key] for key in ("row", "identity", "encoder")}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DiagnosticsError(
-            f"{path} cannot be read as the summary of a training: give another --out.", code="damaged"
-        ) from error
 
 
 def _digest(file: Path) -> str:
