@@ -60,7 +60,7 @@ class LazySamples(Sequence[Any]):
 
 @dataclass(frozen=True, kw_only=True)
 class TargetInfo:
-    """What a target has besides its kind and values, in a dataset and in a store alike; see `Target`."""
+    """Facts of a target besides its kind and values, in a dataset and in a store alike; see `Target`."""
 
     units: str = ""
     about: str = ""
@@ -136,7 +136,7 @@ class Target(TargetInfo):
 
     @property
     def dense(self) -> bool:
-        """Whether the target has a value for every place of a sample."""
+        """True for a value at every place of a sample."""
         return self.kind in DENSE
 
     def blocks(self) -> Iterator[np.ndarray]:
@@ -191,7 +191,7 @@ _FORMS = {
 
 
 def misfit(target: Target) -> str:
-    """Why a target's values do not fit its kind, in words; "" where they do."""
+    """The reason why a target's values do not fit its kind, in words; "" where they do."""
     if target.values.dtype == object and target.kind in BY_PLACE and len(target.values):
         return misfit(target._alone(0))
     values, kind = target.values, target.kind

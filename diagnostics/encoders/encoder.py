@@ -263,7 +263,7 @@ class Encoder(ABC):
         return self
 
     def valid(self, batch: Any, tap: Tap) -> Tensor | None:
-        """Which grid tokens of a tap represent data, bool [sample, grid token]; None where all do (no padding, no
+        """The grid tokens of a tap that represent data, bool [sample, grid token]; None where all do (no padding, no
         mask).
         """
         return None
@@ -419,7 +419,7 @@ def check_channels_last(sample: np.ndarray, example: np.ndarray | None = None) -
 
 
 def channels_first(sample: Any) -> bool:
-    """Whether it can only be [..., channel, y, x]."""
+    """Test for a shape that can only be [..., channel, y, x]."""
     shape = tuple(np.shape(sample))
     return len(shape) in (3, 4) and shape[-3] in COLOURS and min(shape[-2:]) > max(COLOURS) + 1
 
@@ -448,7 +448,7 @@ def _listed(encoder: Encoder, samples: Any) -> Any:
 
 
 def _is_one(samples: Any, example: np.ndarray) -> bool:
-    """Whether an array is a sample where several are wanted: an image in colour would pass for as many grey ones as it
+    """Test for one sample where several are wanted: an image in colour would pass for as many grey ones as it
     has rows.
     """
     shape = tuple(getattr(samples, "shape", ()))
@@ -537,7 +537,7 @@ def _batch(encoder: Encoder, samples: Sequence[np.ndarray], start: int, pinned: 
 
 
 def _pooling(encoder: Encoder, batch: Any, poolings: Sequence[str]) -> Callable[[Tap, Tensor], Tensor]:
-    """What makes float32 [sample, pooling, feature] of a batch's tokens."""
+    """The function from a batch's tokens to float32 [sample, pooling, feature]."""
 
     def pooled(tap: Tap, tokens: Tensor) -> Tensor:
         valid = encoder.valid(batch, tap)
@@ -552,7 +552,7 @@ def _grid_tokens(tap: Tap, tokens: Tensor) -> Tensor:
 
 
 def _read(encoder: Encoder, batch: Any, tap: Tap, reduce: Callable[[Tap, Tensor], Tensor], rows: range) -> Tensor:
-    """What `reduce` makes of a batch's tokens at a tap, from one pass."""
+    """A batch's tokens at a tap after `reduce`, from one pass."""
     with explaining(f"{encoder.name} fails on the batch from sample {rows.start} on"):
         values = encoder.capture(batch, [tap.name], reduce)[tap.name]
     if len(values) != len(rows):

@@ -192,7 +192,7 @@ def quotient(above: Tensor, below: Tensor) -> Tensor:
 
 
 def ordinary(size: float) -> bool:
-    """Whether squares of squares of such a number, and their sums, neither over- nor underflow; not for 0 and NaN."""
+    """Test for a number whose squares of squares, and their sums, neither over- nor underflow; not for 0 and NaN."""
     return 1e-60 < size < 1e60
 
 
@@ -238,7 +238,7 @@ def require_finite_tap(x: np.ndarray | Tensor, measure: str, tap: str) -> None:
 
 
 def token_count(activations: Activations, measure: str, most: int) -> int:
-    """How many samples a measure of tokens reads, `most` at most; raises DiagnosticsError where no tokens are kept."""
+    """The number of samples that a measure of tokens reads, at most `most`; raises where no tokens are kept."""
     if activations.token_samples == 0:
         raise DiagnosticsError(
             f"{measure} reads tokens, and none are kept: raise the token budget (--token-budget).", code="no-tokens"

@@ -72,11 +72,11 @@ class PooledMeasure(GeometryMeasure):
         """The numbers of one tap from x [sample, feature], float64 and finite."""
 
     def rows(self, activations: Activations) -> np.ndarray:
-        """Which rows are read."""
+        """The rows that are read."""
         return np.arange(min(len(activations.ids), self.most_rows))
 
     def beside(self, n: int) -> str:
-        """What n counts, in words."""
+        """The things that n counts, in words."""
         return f"{n} samples"
 
     def at_tap(self, activations: Activations, target: StoredTarget | None, tap: Tap, seed: int) -> TapNumbers:
@@ -96,7 +96,7 @@ class PooledMeasure(GeometryMeasure):
 
 
 def no_interval(groups: np.ndarray) -> str:
-    """Why there is no interval over these groups, in words; nothing where there is one."""
+    """The reason why there is no interval over these groups, in words; nothing where there is one."""
     return "" if len(set(groups.astype(str))) > 1 else "all samples are of one group, so no interval"
 
 
@@ -317,8 +317,7 @@ def mle_dimension(x: Any, *, k: int = NEIGHBOURS) -> float:
 
 
 def distinct_samples(x: Any) -> int:
-    """How many samples of x [sample, feature] are not copies of another, rounding aside: the n of `two_nn` and
-    `mle_dimension`.
+    """The number of samples of x [sample, feature] without copies, rounding aside: the n of `two_nn`, `mle_dimension`.
 
     Examples:
         >>> from diagnostics.measures.geometry import distinct_samples

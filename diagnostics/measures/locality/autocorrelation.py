@@ -1,4 +1,4 @@
-"""Whether near tokens are alike: Moran's I, nearest tokens that are neighbours, and similarity against distance on the
+"""Likeness of near tokens: Moran's I, nearest tokens that are neighbours, and similarity against distance on the
 grid.
 """
 
@@ -126,7 +126,7 @@ class SampleMean(Measure):
 
     @abstractmethod
     def lacks(self, grid: Grid) -> str:
-        """Why a grid allows no value; nothing where it does."""
+        """The reason why a grid allows no value; nothing where it does."""
 
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
         n = token_count(activations, self.name, MOST_SAMPLES)
@@ -582,7 +582,7 @@ class SelfSimilarity(Measure):
 
 
 def _lacks(tap: Tap) -> str:
-    """What a tap's grid cannot give, in words; nothing where it gives all."""
+    """The reason why a tap's grid gives no value, in words; nothing where it gives all."""
     if tap.grid.tokens < 2:
         return "one token, no pairs"
     if reason := lacks_axes(tap.grid):

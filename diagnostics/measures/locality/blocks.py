@@ -109,7 +109,7 @@ def directions(x: Tensor, centred: bool = False) -> tuple[Tensor, Tensor]:
 
 
 def deviations(x: Tensor) -> Tensor:
-    """What [S, T, F] deviates from each sample's mean token, up to a factor a sample; 0 where tokens are equal but for
+    """Deviations of [S, T, F] from each sample's mean token, up to a factor a sample; 0 where tokens are equal but for
     rounding."""
     least = rounding(x) * _largest(x)
     x = x - x[:, :1]
@@ -187,7 +187,7 @@ def _lag_distances(grid: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 def lacks_axes(grid: Grid) -> str:
-    """Why a grid has too many axes for measures of tokens; "" where it has not."""
+    """The sentence on a grid with too many axes for measures of tokens; "" where it has not."""
     return "a grid of more than three axes" if len(grid.shape) > 3 else ""
 
 

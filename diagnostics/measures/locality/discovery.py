@@ -205,7 +205,7 @@ def corloc(boxes: Any, truths: Sequence[Any]) -> float:
 def object_discovery(
     tokens: Any, grid: Sequence[int], masks: Any, *, method: Literal["lost", "tokencut"] = "lost"
 ) -> Discovered:
-    """Whether the object that the tokens mark out is one of the image's: IoU of boxes, hits and CorLoc.
+    """Agreement of the object that the tokens mark out with those of the image: IoU of boxes, hits and CorLoc.
 
     Parameters
     ----------
@@ -401,7 +401,7 @@ class ObjectDiscovery(Probe):
 
 
 def _lacks(tap: Tap) -> str:
-    """Why no object can grow at a tap, in words; nothing where one can."""
+    """The reason why no object can grow at a tap, in words; nothing where one can."""
     if tap.grid.axes != ("y", "x"):
         return f"a grid of {tap.grid}, not of y and x"
     return "one token" if tap.grid.tokens < 2 else ""

@@ -159,7 +159,7 @@ def attention_entropy(attention: Any) -> np.ndarray:
 
 
 def global_token_mass(attention: Any, prefix: int) -> GlobalMass:
-    """How much of the grid tokens' attention goes to global tokens: prefix tokens, and the grid token looked at most.
+    """Share of the grid tokens' attention that goes to global tokens: prefix tokens, and the grid token looked at most.
 
     `attention` [sample, head, token, token] or [head, token, token] over **all** tokens, the `prefix` class and
     register tokens first. The share of the top key is that of the mean over queries, so that a token which every query
@@ -267,11 +267,11 @@ class HeadMeasure(Measure):
         return 0.0
 
     def lacks(self, grid: Grid) -> str:
-        """What the grid lacks for it, in words; nothing where it has all."""
+        """The lack of the grid for it, in words; nothing where it has all."""
         return "one cell, so nowhere else to look" if grid.tokens < 2 else ""
 
     def unknown(self, lost: int, values: np.ndarray, n: int) -> str:
-        """Why that many samples have no value, in words; `values` [sample, head, column] are what was recorded."""
+        """The reason why so many samples have no value, in words; `values` [sample, head, column] as recorded."""
         return f"{lost} of {n} samples have a head that does not look at the grid"
 
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:

@@ -434,7 +434,7 @@ def _carried(
 
 
 def _largest(soft: Tensor, grid: tuple[int, int], shape: tuple[int, ...]) -> Tensor:
-    """Which label [y, x] is largest at the mask's size, from [token, label] on the grid."""
+    """The label [y, x] that is largest at the mask's size, from [token, label] on the grid."""
     maps = torch.nn.functional.interpolate(
         soft.T.reshape(1, -1, *grid), size=shape, mode="bilinear", align_corners=False
     )[0]
@@ -534,7 +534,7 @@ class LabelPropagation(Probe):
 
 
 def _lacks(tap: Tap, extent: tuple[int, ...]) -> str:
-    """Why objects cannot be followed at a tap, in words; nothing where they can."""
+    """The reason why objects cannot be followed at a tap, in words; nothing where they can."""
     if tap.grid.axes != ("t", "y", "x"):
         return f"a grid of {tap.grid}, not of t, y and x"
     frames = tap.grid.shape[0]

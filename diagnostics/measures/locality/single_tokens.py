@@ -265,7 +265,7 @@ MOST_TOKENS = 64
 
 @dataclass(frozen=True, repr=False)
 class PositionProbe(ShortRepr):
-    """How well single tokens tell their place, on samples that the probe has not seen.
+    """Accuracy with which single tokens tell their place, on samples that the probe has not seen.
 
     `r2` mean over the axes of more than one cell of `r2_by_axis` [axis], against the mean place of the tokens fitted;
     `error` mean Euclidean distance from the place predicted to the place, in tokens, and `error_of_mean` that of the
@@ -289,7 +289,7 @@ class PositionProbe(ShortRepr):
 
 @dataclass(frozen=True)
 class _Read:
-    """What one probe (the places, or the shuffled ones) leaves on test: [test row, axis] squared errors, and more."""
+    """The losses of one probe (of places, or of shuffled ones) on test: [test row, axis] squared errors, and more."""
 
     loss: np.ndarray
     reference: np.ndarray

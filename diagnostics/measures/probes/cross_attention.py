@@ -271,7 +271,7 @@ def _accuracy_where_one_token_tells() -> float:
 
 
 class AttentiveProbe(ClassOrValueProbe, SampleProbe):
-    """What attention over the tokens of a sample reads out at every tap: accuracy, or R2.
+    """Score of attention over the tokens of a sample at every tap: accuracy, or R2.
 
     Grid tokens only. Learning rate, weight decay and number of epochs are chosen on val (by accuracy, or squared
     error), the chosen setting is trained again on train and val for as many epochs, and read once on test.

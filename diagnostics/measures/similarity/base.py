@@ -46,7 +46,7 @@ _ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class Swaps:
-    """Which samples may take each other's places: groups (videos, series, subjects) swap as wholes, so only with groups
+    """Samples that may take each other's places: groups (videos, series, subjects) swap as wholes, so only with groups
     of their own size.
 
     `classes`: for each set of groups that may swap, their rows, int64 [group, member]. `swapped` names them in words,
@@ -64,7 +64,7 @@ class Swaps:
 
     @property
     def few(self) -> str:
-        """Why there are too few permutations for a test ("" where there are enough)."""
+        """The reason why there are too few permutations for a test ("" where there are enough)."""
         if self.never:
             return self.never
         if math.prod(math.factorial(min(len(rows), 20)) for rows in self.classes) >= round(1 / ALPHA):
@@ -73,7 +73,7 @@ class Swaps:
         return f"{count} groups of which only those of one size can be swapped leave too few permutations"
 
     def words(self, count: int) -> str:
-        """What is permuted, as results state it."""
+        """The things that are permuted, as results state it."""
         if self.never:
             return f"none: {self.never}"
         fixed = sum(rows.size for rows in self.classes if len(rows) == 1)
@@ -210,7 +210,7 @@ class Similarity(Measure):
 
     @abstractmethod
     def prepared(self, x: Tensor) -> Any:
-        """What is compared, made once for a tap from float64 [sample, feature]; never changes x."""
+        """The form in which a tap is compared, made once from float64 [sample, feature]; never changes x."""
 
     @abstractmethod
     def compared(self, a: Any, b: Any) -> float:
@@ -222,15 +222,15 @@ class Similarity(Measure):
         return a[order]
 
     def reason(self, x: Tensor) -> str:
-        """Why this tap has no value ("" where it has one): its row and its column are NaN."""
+        """The reason why this tap has no value ("" where it has one): its row and its column are NaN."""
         return ""
 
     def attributes(self, n: int) -> Mapping[str, Any]:
-        """What else to state of a result from n samples."""
+        """Further attributes of a result from n samples."""
         return {}
 
     def swappable(self, groups: np.ndarray) -> Swaps:
-        """Which samples the null may swap, from the group of each [sample]; `permuted` is given no other orders."""
+        """The samples that the null may swap, from the group of each [sample]; `permuted` is given no other orders."""
         return swaps(groups)
 
     def of_tap(self, side: Side, tap: str) -> tuple[Any, str]:
@@ -260,7 +260,7 @@ class Similarity(Measure):
         return {}
 
     def pooling(self, side: Side) -> str:
-        """Which features of a tap it reads."""
+        """The features of a tap that it reads."""
         if self.needs == "pooled":
             return side.activations.poolings[0]
         if side.whole:

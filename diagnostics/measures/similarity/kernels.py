@@ -79,7 +79,7 @@ def moved_pairs(values: Tensor, order: Tensor) -> Tensor:
 
 
 def moved_entries(order: Tensor) -> Tensor:
-    """Where the entries of a vector over pairs stand that become its entries when the samples are put in this order,
+    """The places of the entries of a vector over pairs that become its entries when the samples are put in this order,
     int32 [pair]."""
     places, moved = _entries(len(order)), order.cpu().numpy()
     # Row by row: what is looked up lies close together.
@@ -116,7 +116,7 @@ def shuffled_products(
 
 @functools.lru_cache(maxsize=2)
 def _entries(n: int) -> np.ndarray:
-    """Where the pair of two samples, in whatever order the two come, stands in a vector over pairs, int32 [sample,
+    """The place of the pair of two samples, in whatever order the two come, in a vector over pairs, int32 [sample,
     sample]."""
     entries = np.zeros((n, n), dtype=np.int32)
     entries.ravel()[pair_places(n, torch.device("cpu")).numpy()] = np.arange(n * (n - 1) // 2)
@@ -125,7 +125,7 @@ def _entries(n: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=2)
 def pair_places(n: int, device: torch.device) -> Tensor:
-    """Where each pair i < j stands in a flattened [sample, sample]."""
+    """The place of each pair i < j in a flattened [sample, sample]."""
     rows, columns = torch.triu_indices(n, n, 1, device=device)
     return rows * n + columns
 

@@ -56,7 +56,7 @@ def rdm(x: Any, *, distance: Distance = "euclidean") -> np.ndarray:
 
 
 def compare_rdms(a: Any, b: Any, *, method: Comparison = "spearman") -> float:
-    """How alike two dissimilarity matrices are (upper triangles, as from `rdm`), from -1 to 1.
+    """Likeness of two dissimilarity matrices (upper triangles, as from `rdm`), from -1 to 1.
 
     "spearman": Pearson's r of ranks, ties have their mean rank. "kendall": tau_a, over all pairs of entries, tied or
     not. "pearson" and "cosine" (0 to 1 for distances): of the entries. For both kinds of ranks, entries closer than
@@ -310,7 +310,7 @@ def cknna(x: Any, y: Any, *, k: int = K) -> float:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Who is near whom among n samples, an entry for each sample and each that may be among its k nearest.
+    """Neighbours among n samples, an entry for each sample and each that may be among its k nearest.
 
     `rows` and `columns` int64 [entry]; `chance` that ties broken at random leave the column among the k nearest of the
     row, and the `cosine`, float64 [entry + 1] with a last one of 0 for what has no entry. `order` int64 [sample]: which
@@ -409,7 +409,7 @@ def _both(x: Any, y: Any, k: int, least: int) -> tuple[Tensor, Tensor]:
 
 
 def _spread(x: Tensor) -> bool:
-    """Whether rows point in more than one direction, rounding aside."""
+    """Test for rows that point in more than one direction, rounding aside."""
     unit = unit_rows(x)
     return bool((unit - unit[:1]).abs().amax() > rounding(x))
 
