@@ -1,5 +1,7 @@
 """The bundled commands: each calls the library with the given options and prints tables or one JSON object; and a
 plugin project from templates: an encoder, a dataset, and passing tests for both.
+
+The options of `run` are declared in `diagnostics.runs.options`.
 """
 
 from __future__ import annotations

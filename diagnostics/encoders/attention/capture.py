@@ -1,5 +1,5 @@
 """Attention as a model computes it: captured, or for fused kernels, which do not return it, recomputed from their
-arguments, and verified.
+arguments, and verified. `diagnostics.measures.locality.heads` observes it for measures.
 
 Shape suffixes: B sample, H head, Q query, K key, T token, D width of a head.
 """

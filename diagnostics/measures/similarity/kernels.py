@@ -456,7 +456,7 @@ class Products(Similarity):
     needs = "tokens"
     least = 4
 
-    def compared(self, a: Any, b: Any) -> float:
+    def compare(self, a: Any, b: Any) -> float:
         return float(a @ b)
 
     def pairs(self, firsts: Taps, seconds: Taps, upper: bool) -> np.ndarray:
@@ -485,13 +485,13 @@ class _Alignment(Products):
             unit = unit.float()
         return unit, "all samples are equal up to rounding, or equally far from one another" if unit is None else ""
 
-    def prepared(self, x: Tensor) -> Any:
+    def prepare(self, x: Tensor) -> Any:
         return unit_pairs(self.upper([x]))
 
-    def permuted(self, a: Any, order: Tensor) -> Any:
+    def permute(self, a: Any, order: Tensor) -> Any:
         return moved_pairs(a, order)
 
-    def shuffled(self, firsts: Taps, seconds: Taps, orders: Iterator[Tensor], upper: bool) -> Iterator[np.ndarray]:
+    def shuffle(self, firsts: Taps, seconds: Taps, orders: Iterator[Tensor], upper: bool) -> Iterator[np.ndarray]:
         return shuffled_products(firsts, seconds, orders)
 
 

@@ -185,10 +185,10 @@ class MinibatchAlignment(Products):
             return kernel, ""
         return None, "all samples of each batch are equal up to rounding, or equally far from one another"
 
-    def prepared(self, x: Tensor) -> Any:
+    def prepare(self, x: Tensor) -> Any:
         return joined(batch_kernels([x], batches(len(x), BATCH)))
 
-    def permuted(self, a: Any, order: Tensor) -> Any:
+    def permute(self, a: Any, order: Tensor) -> Any:
         parts = batches(len(order), BATCH)
         kernels = a.split([pairs_of([rows]) for rows in parts])
         return torch.cat(
@@ -280,13 +280,13 @@ class TorchCka(Similarity):
         why = self.reason(x)
         return (None, why) if why else (x, "")
 
-    def prepared(self, x: Tensor) -> Any:
+    def prepare(self, x: Tensor) -> Any:
         return x.float()
 
     def reason(self, x: Tensor) -> str:
         return "all samples are equal" if bool((x == x[:1]).all()) else ""
 
-    def compared(self, a: Any, b: Any) -> float:
+    def compare(self, a: Any, b: Any) -> float:
         return float(self.pairs([a], [b], upper=False)[0, 0])
 
     def pairs(self, firsts: Taps, seconds: Taps, upper: bool) -> np.ndarray:

@@ -225,16 +225,16 @@ class Rsa(Similarity):
             return "all its samples are equally unlike"
         return ""
 
-    def prepared(self, x: Tensor) -> Tensor:
+    def prepare(self, x: Tensor) -> Tensor:
         return _direction(_rdm(x, "correlation"), "spearman")
 
-    def compared(self, a: Tensor, b: Tensor) -> float:
+    def compare(self, a: Tensor, b: Tensor) -> float:
         return _inner(a, b)
 
-    def permuted(self, a: Tensor, order: Tensor) -> Tensor:
+    def permute(self, a: Tensor, order: Tensor) -> Tensor:
         return moved_pairs(a, order)
 
-    def shuffled(self, firsts: Taps, seconds: Taps, orders: Iterator[Tensor], upper: bool) -> Iterator[np.ndarray]:
+    def shuffle(self, firsts: Taps, seconds: Taps, orders: Iterator[Tensor], upper: bool) -> Iterator[np.ndarray]:
         ones, others = torch.stack(list(firsts)).float(), torch.stack(list(seconds)).float()
         for order in orders:
             yield (ones @ others[:, moved_entries(order)].T).double().cpu().numpy()
@@ -495,9 +495,9 @@ MutualKnn = define(
             3e-3,
         ),
     ),
-    prepared=lambda self, x: neighbours(x, K),
-    permuted=lambda self, a, order: a.reordered(order),
-    compared=staticmethod(_shared),
+    prepare=lambda self, x: neighbours(x, K),
+    permute=lambda self, a, order: a.reordered(order),
+    compare=staticmethod(_shared),
     attributes=lambda self, n: {"k": K, "chance": K / (n - 1)},
 )
 
@@ -522,8 +522,8 @@ Cknna = define(
         Case("copy", 1, HUH, lambda: cknna(sixty_samples(), sixty_samples(), k=5)),
         Case("all neighbours minus debiased CKA of rows of length 1", 0, HUH, _all_neighbours_minus_cka),
     ),
-    prepared=lambda self, x: _kernel(neighbours(x, K)),
-    permuted=lambda self, a, order: _Kernel(a.neighbours.reordered(order), a.own),
-    compared=staticmethod(_aligned),
+    prepare=lambda self, x: _kernel(neighbours(x, K)),
+    permute=lambda self, a, order: _Kernel(a.neighbours.reordered(order), a.own),
+    compare=staticmethod(_aligned),
     attributes=lambda self, n: {"k": K},
 )
