@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from diagnostics_training.jobs import WHAT
 from diagnostics_training.trainer.settings import TRAINING, Computation, Optimisation, Seed, Warmup, identity_of
 
-from diagnostics.plugin import DiagnosticsError, Option, decode, enumerated, options, unknown
+from diagnostics.plugin import DiagnosticsError, Option, decode, enumerated, explaining, options, unknown
 
 # What a training is made of, as one TOML file says it; the plugin's own are the rows of Perception Encoder's ablation.
 #
@@ -237,17 +237,10 @@ def read_recipe(path: Path) -> Recipe:
     """A recipe in a file; raises DiagnosticsError for what cannot be read, with line and nearest name of an unknown
     key.
     """
-    try:
+    with explaining(f"{path} cannot be read", "name a recipe, a file of TOML", "unreadable", (OSError, ValueError)):
         text = path.read_text(encoding="utf-8")
+    with explaining(f"{path} is not valid TOML", "write one as docs/how-to/pretraining.md shows", "unreadable"):
         values = tomllib.loads(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise DiagnosticsError(
-            f"{path} cannot be read ({error}): name a recipe, a file of TOML.", code="unreadable"
-        ) from error
-    except tomllib.TOMLDecodeError as error:
-        raise DiagnosticsError(
-            f"{path} is not valid TOML ({error}): write one as docs/how-to/pretraining.md shows.", code="unreadable"
-        ) from error
     lines = text.splitlines()
     strange = _unknown_keys(path, lines, "", values, Recipe)
     strange += [key for stage in values.get("stages", ()) for key in _unknown_keys(path, lines, "stages", stage, Stage)]

@@ -28,6 +28,7 @@ from diagnostics.plugin import (
     UntrustedCodeError,
     explaining,
     importing,
+    silent,
 )
 from diagnostics.plugin import on_grid as averaged_over_cells
 from diagnostics_training.alignment.feed import Feed, Places, View, draw_view, hidden, places_of, sampled, token_blocks
@@ -45,7 +46,7 @@ from diagnostics_training.alignment.student import (
 )
 from diagnostics_training.jobs import SpatialJob
 from diagnostics_training.trainer.objective import Batch, World, barrier
-from diagnostics_training.trainer.record import Watch, digest_of_tensors, say, silent
+from diagnostics_training.trainer.record import Watch, digest_of_tensors, say
 
 # What a teacher of relations is.
 #

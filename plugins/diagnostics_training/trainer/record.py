@@ -6,7 +6,6 @@ import importlib.util
 import json
 import math
 import os
-import shutil
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,11 +21,11 @@ from diagnostics.plugin import (
     DiagnosticsError,
     Encoder,
     Progress,
-    describe,
     explaining,
     printable,
     save_encoder,
     svdvals,
+    whole_file,
 )
 from diagnostics_training.trainer.objective import Batch, Objective, World, least, mean
 from diagnostics_training.trainer.settings import Settings
@@ -59,25 +58,11 @@ def save_checkpoint(
             tensors[f"{GROUP}{i}/{key}"] = torch.as_tensor(group[key])
     # Clones: tensors that share memory are refused, and equal values cost little here.
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    # A folder, since safetensors writes to a file of another name first, which a kill leaves.
-    beside = folder / f"{FILE}.partial"
     kept = {"format": 3, "step": step, "identity": dict(identity), "tensors": digest_of_tensors(tensors)}
-    try:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir()
-        written = beside / FILE
+    with whole_file(folder / FILE) as written:
         save_file(tensors, written, {KEY: json.dumps({**kept, "digest": digest_of_json(kept)})})
         with written.open("rb") as file:
             os.fsync(file.fileno())
-        written.replace(folder / FILE)
-    except (OSError, SafetensorError) as error:
-        raise DiagnosticsError(
-            f"The checkpoint in {folder} cannot be written ({describe(error)}): free some room there and give the same "
-            f"command again.",
-            code="unwritable",
-        ) from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def load_checkpoint(
@@ -374,10 +359,6 @@ SHOWN = 20
 """Ids in a message at most."""
 ESTIMATE_AFTER = 10
 """Steps after which the remaining time is said; the first is left out of the estimate."""
-
-
-def silent(event: Progress) -> None:
-    """Watches without a word."""
 
 
 def say(line: str) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from diagnostics.plugin import DiagnosticsError, attention_in, explain_attention, importing, lock, watch_heads
+from diagnostics.plugin import DiagnosticsError, attention_in, explain_attention, importing, lock, silent, watch_heads
 from diagnostics_training.trainer.data import Batches, batches_ahead
 from diagnostics_training.trainer.objective import Batch, Objective, World, barrier
 from diagnostics_training.trainer.record import (
@@ -40,7 +40,6 @@ from diagnostics_training.trainer.record import (
     resumable,
     save_checkpoint,
     say,
-    silent,
     to_numbers,
 )
 from diagnostics_training.trainer.settings import Settings
