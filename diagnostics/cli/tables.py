@@ -47,7 +47,7 @@ def list_all() -> dict[str, list[dict[str, Any]]]:
     rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in LISTED}
     for kind in ("encoder", "dataset"):
         rows[f"{kind}s"] = [
-            {"name": name, **_described(entry), **_parameters(name, entry), "plugin": plugin.name}
+            {"name": name, **_describe(entry), **_parameters(name, entry), "plugin": plugin.name}
             for name, (plugin, entry) in offered(kind).items()
         ]
     for name, (plugin, entry) in offered("measure").items():
@@ -59,7 +59,7 @@ def list_all() -> dict[str, list[dict[str, Any]]]:
     return rows
 
 
-def _described(entry: Entry) -> dict[str, Any]:
+def _describe(entry: Entry) -> dict[str, Any]:
     """What an encoder or dataset is, in its plugin's words or its builder's first line, and what it reads or holds."""
     docstring = inspect.getdoc(entry.make) if inspect.isroutine(entry.make) or inspect.isclass(entry.make) else ""
     about = entry.about or (docstring or "").partition("\n")[0]

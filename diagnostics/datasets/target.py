@@ -235,8 +235,8 @@ def on_grid(maps: np.ndarray, covered: tuple[tuple[float, float], ...], shape: t
     means = np.empty((len(maps), math.prod(shape)))
     for rows in _blocks(maps):
         known = np.isfinite(maps[rows])
-        total = _summed(np.where(known, maps[rows], 0.0), overlaps)
-        weight = _summed(known.astype(np.float64), overlaps)
+        total = _sum_cells(np.where(known, maps[rows], 0.0), overlaps)
+        weight = _sum_cells(known.astype(np.float64), overlaps)
         mean = np.divide(total, weight, out=np.full_like(total, np.nan), where=(weight >= least) & (weight > 0))
         means[rows] = mean.reshape(len(mean), -1)
     return means
@@ -319,7 +319,7 @@ def resample(tokens: np.ndarray, grid: tuple[int, ...], shape: tuple[int, ...]) 
     area.
     """
     shares = [_overlap(0.0, float(old), new, old) * (new / old) for old, new in zip(grid, shape, strict=True)]
-    resampled = _summed(tokens.reshape(len(tokens), *grid, -1), [share.astype(tokens.dtype) for share in shares])
+    resampled = _sum_cells(tokens.reshape(len(tokens), *grid, -1), [share.astype(tokens.dtype) for share in shares])
     return resampled.reshape(len(tokens), -1, tokens.shape[2])
 
 
@@ -348,7 +348,7 @@ def _edges(start: float, stop: float, cells: int) -> np.ndarray:
     return np.where(np.abs(edges - edges.round()) < _ROUNDING, edges.round(), edges)
 
 
-def _summed(maps: np.ndarray, overlaps: Sequence[np.ndarray]) -> np.ndarray:
+def _sum_cells(maps: np.ndarray, overlaps: Sequence[np.ndarray]) -> np.ndarray:
     """Maps [sample, *extent] summed over the cells of each axis, [sample, *shape]."""
     for axis, overlap in enumerate(overlaps, start=1):
         maps = np.moveaxis(np.tensordot(maps, overlap, axes=(axis, 1)), -1, axis)

@@ -119,7 +119,7 @@ def wrap(
         tries = [pixels for pixels in (pixels, *wider) if pixels.fits] or [pixels]
         return _wrapped(module, modality, [(example, prepare) for prepare in tries])
     if modality == "series" and example.ndim in (1, 2):
-        values = _listed(mean, 0.0), _listed(std, 1.0)
+        values = _as_tuple(mean, 0.0), _as_tuple(std, 1.0)
         layouts = ("as it is", "channel first", "channel last") if example.ndim == 1 else ("as it is", "variates first")
         return _wrapped(module, modality, [(example, Values(layout, *values)) for layout in layouts])
     raise DiagnosticsError(
@@ -229,7 +229,7 @@ class Pixels:
         channels = example.shape[2] if example.ndim == 3 else 1
         if size is not None and size < 1:
             raise DiagnosticsError(f"size={size} is no number of pixels: give 1 or more.", code="bad-value")
-        return cls(channels, size, 255.0 if raw else 1.0, _listed(mean, 0.0), _listed(std, 1.0))
+        return cls(channels, size, 255.0 if raw else 1.0, _as_tuple(mean, 0.0), _as_tuple(std, 1.0))
 
     @property
     def fits(self) -> bool:
@@ -276,7 +276,7 @@ class Values:
         return series.T.contiguous() if self.layout == "variates first" else series
 
 
-def _listed(numbers: Numbers | None, otherwise: float) -> tuple[float, ...]:
+def _as_tuple(numbers: Numbers | None, otherwise: float) -> tuple[float, ...]:
     """As a tuple; `otherwise`, 1 for what is divided by, where there are none."""
     listed = np.atleast_1d(np.asarray(otherwise if numbers is None else numbers, dtype=np.float64))
     if listed.ndim > 1 or not np.isfinite(listed).all() or (otherwise and not listed.all()):

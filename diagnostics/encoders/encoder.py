@@ -177,11 +177,11 @@ class Encoder(ABC):
             raise DiagnosticsError(f"Batch size {batch_size} is below 1.", code="bad-value")
         wanted = self.tap(self.output_tap if tap is None else tap)
         names = chosen_poolings(pooling, self.poolings)
-        given = _listed(self, samples)
+        given = _as_list(self, samples)
         sized = self
         pinned = _shown_shapes(self.preprocess(self.example())) if self.pinned else ""
         if len(given) and not pinned:
-            first = _checked(self, given, 0)
+            first = _check_sample(self, given, 0)
             sized = size_for(self, first, f"Samples of shape {first.shape}")
         read = sized.tap(wanted.name)
         shape = (read.grid.tokens, read.features) if tokens else (len(names) * read.features,)
@@ -193,7 +193,7 @@ class Encoder(ABC):
         with sized.on(where), computing("float32", where):
             for start in range(0, len(given), size):
                 rows = range(start, min(start + size, len(given)))
-                batch = _batch(sized, [_checked(self, given, i) for i in rows], start, pinned)
+                batch = _batch(sized, [_check_sample(self, given, i) for i in rows], start, pinned)
                 values = _read(sized, batch, read, _grid_tokens if tokens else _pooling(sized, batch, names), rows)
                 features[start : rows.stop] = values.reshape(len(rows), *shape).cpu().numpy()
         return features
@@ -403,8 +403,8 @@ def pinned_to(encoder: Encoder, shape: Sequence[int]) -> Encoder:
 
 def first_shape(encoder: Encoder, samples: Any) -> tuple[int, ...]:
     """Shape of the first of some samples as `transform` takes them; () of a text and of none."""
-    given = _listed(encoder, samples)
-    return np.shape(_checked(encoder, given, 0)) if len(given) else ()
+    given = _as_list(encoder, samples)
+    return np.shape(_check_sample(encoder, given, 0)) if len(given) else ()
 
 
 def check_channels_last(sample: np.ndarray, example: np.ndarray | None = None) -> None:
@@ -424,7 +424,7 @@ def channels_first(sample: Any) -> bool:
     return len(shape) in (3, 4) and shape[-3] in COLOURS and min(shape[-2:]) > max(COLOURS) + 1
 
 
-def _listed(encoder: Encoder, samples: Any) -> Any:
+def _as_list(encoder: Encoder, samples: Any) -> Any:
     """The samples as something with a length whose items are samples; raises for a single sample and another
     modality.
     """
@@ -459,7 +459,7 @@ def _is_one(samples: Any, example: np.ndarray) -> bool:
     return len(shape) == 1 or (len(shape) == example.ndim and (shape[-1] == example.shape[-1] or colours))
 
 
-def _checked(encoder: Encoder, samples: Any, index: int) -> np.ndarray:
+def _check_sample(encoder: Encoder, samples: Any, index: int) -> np.ndarray:
     """A sample as an array that may be written to; raises where it is of no shape or type that the modality has."""
     axes, example = AXES[encoder.modality], np.asarray(encoder.example())
     with explaining(f"Sample {index} for {encoder.name} cannot be read", code="unreadable"):

@@ -220,7 +220,7 @@ def measure_all(
             if why := misfit(result, measure, activations):
                 fail(key, why)
                 continue
-            result = _completed(
+            result = _complete(
                 result.assign_attrs({SEED: activations.seed, **result.attrs}), measure, target, activations
             )
             if measure.pairwise and (few := too_few(result)):
@@ -242,7 +242,7 @@ def measure_all(
     return measured
 
 
-def _completed(
+def _complete(
     result: xr.Dataset, measure: Measure, target: StoredTarget | None, activations: Activations
 ) -> xr.Dataset:
     """The result with intervals, selection and the attributes that every result has."""

@@ -69,7 +69,7 @@ class Setup:
         typed = [one if isinstance(one, str) else "" for one in (request.encoder, request.dataset)]
         names = typed[0] or self.encoder.name, typed[1] or data.name
         self.out = Path(request.out) if request.out is not None else default_folder(*names)
-        self.folder = _resolved(self.out)
+        self.folder = _resolve(self.out)
         _check_redraws(request, data)
         self.unprobeable = unprobeable_targets(data)
         if request.dense == "none":
@@ -137,7 +137,7 @@ def _check_redraws(request: Request, data: Dataset) -> None:
         )
 
 
-def _resolved(path: Path) -> Path:
+def _resolve(path: Path) -> Path:
     """The absolute path of the run's folder, without links; refuses the folder that one is in and those around it."""
     with explaining(f"--out {str(path)!r} cannot be a folder", "choose another", "unwritable", (OSError, RuntimeError)):
         whole = path.resolve()
@@ -399,11 +399,11 @@ def _has_weights(name: str, encoder: Encoder) -> bool:
 def _plans(setup: Setup, planned: Plan, controls: Collection[str]) -> dict[str, Plan]:
     """The plans of those of some controls that can be made, beside the encoder's."""
     weights = [name for name in controls if _has_weights(name, setup.encoder)]
-    inputs = {name: _planned(name, setup, planned) for name in controls if name in INPUTS}
+    inputs = {name: _plan_of(name, setup, planned) for name in controls if name in INPUTS}
     return {name: other for name, other in (inputs | dict.fromkeys(weights, planned)).items() if other is not None}
 
 
-def _planned(name: str, setup: Setup, planned: Plan) -> Plan | None:
+def _plan_of(name: str, setup: Setup, planned: Plan) -> Plan | None:
     """The plan of a control without the encoder; None for one that cannot be made."""
     try:
         like, taps = planned_taps(name, setup.encoder, setup.dataset)

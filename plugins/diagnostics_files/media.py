@@ -149,7 +149,7 @@ def labelled(
             targets["label"] = label
     if labels.table:
         path = _table_path(labels.table, root)
-        columns = _joined(read_table(path), every, kept, labels.key, path)
+        columns = _join(read_table(path), every, kept, labels.key, path)
         if any(entry is not None for entry in columns.get("split", ())):
             given = columns["split"]
         groups = texts_of(columns, "group", groups)
@@ -183,7 +183,7 @@ def _table_path(text: str, root: Path) -> Path:
     )
 
 
-def _joined(columns: Columns, every: Sequence[File], kept: Sequence[int], key: str, path: Path) -> Columns:
+def _join(columns: Columns, every: Sequence[File], kept: Sequence[int], key: str, path: Path) -> Columns:
     """The columns but `key`, in the order of the kept files."""
     row_of: dict[str, int] = {}
     for row, entry in enumerate(column(columns, key, path, "file")):

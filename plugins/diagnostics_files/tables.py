@@ -152,10 +152,10 @@ def _csv(path: Path, delimiter: str) -> Columns:
                     f"correct that line."
                 )
             cells.append([cell.strip() for cell in row])
-    return {name: _typed([row[i] for row in cells]) for i, name in enumerate(header)}
+    return {name: _convert([row[i] for row in cells]) for i, name in enumerate(header)}
 
 
-def _typed(cells: Sequence[str]) -> list[Any]:
+def _convert(cells: Sequence[str]) -> list[Any]:
     entries = [None if cell.lower() in ("", "nan") else cell for cell in cells]
     convert = int if all(entry is None or _WHOLE.fullmatch(entry) for entry in entries) else float
     try:
@@ -446,7 +446,7 @@ def series(path: str, values: str, steps: str, roles: Mapping[str, str], seed: i
         )
     if suffix == ".zarr":
         array, columns = read_zarr(source)
-        return _streamed(source, array, columns, values, seed)
+        return _from_zarr(source, array, columns, values, seed)
     if suffix == ".npz":
         rows, columns = read_npz(source)
     else:
@@ -513,7 +513,7 @@ def _about(ids: Sequence[str], given: Sequence[int], lengths: Sequence[int], whe
     return join_notes(count, about, note)
 
 
-def _streamed(path: Path, array: Any, columns: Columns, values: str, seed: int) -> Dataset:
+def _from_zarr(path: Path, array: Any, columns: Columns, values: str, seed: int) -> Dataset:
     """The same from a Zarr array, of which a few rows are in memory at a time."""
     ids, more, about = described(columns, [f"series-{i:06d}" for i in range(array.shape[0])], None, values, seed, path)
     lengths: list[int] = []

@@ -302,12 +302,12 @@ class Rules:
         self.name, self.identity = NAME, f"{NAME} mistakes={mistakes!r} seed={seed}"
 
     def caption_clip(self, clip: Clip, prompt: str) -> str:
-        return self._mistaken(self.dataset.texts[clip.row], clip.id, -1)
+        return self._make_mistakes(self.dataset.texts[clip.row], clip.id, -1)
 
     def caption_frame(self, clip: Clip, frame: int, prompt: str) -> str:
-        return self._mistaken(self.dataset.frame_texts[clip.row][frame], clip.id, frame)
+        return self._make_mistakes(self.dataset.frame_texts[clip.row][frame], clip.id, frame)
 
-    def _mistaken(self, text: str, clip: str, frame: int) -> str:
+    def _make_mistakes(self, text: str, clip: str, frame: int) -> str:
         rng = np.random.default_rng([self.seed, int(key_of(clip, frame)[:16], 16)])
 
         def word(match: re.Match[str]) -> str:

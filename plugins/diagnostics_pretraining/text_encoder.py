@@ -292,7 +292,7 @@ def text_encoder_of(name: str, size: str, module: TextTransformer, vocabulary: V
 
 def build_text(model: str, checkpoint: str | None, pretrained: bool, context: int | None, seed: int) -> TorchEncoder:
     """See `diagnostics_pretraining.plugin.text`."""
-    size, vocabulary = _described(Path(model)) if Path(model, DESCRIPTION).is_file() else (model, None)
+    size, vocabulary = _description(Path(model)) if Path(model, DESCRIPTION).is_file() else (model, None)
     size = known_size(size)
     if vocabulary is None:
         vocabulary = Vocabulary(context_of(size) if context is None else context)
@@ -323,7 +323,7 @@ def vocabulary_in(encoder: TorchEncoder) -> tuple[str, Vocabulary]:
             code="other-weights",
         )
     if encoder.files:
-        return _described(encoder.files[0].parent)
+        return _description(encoder.files[0].parent)
     module: Any = encoder.module
     return rest.partition("?")[0], Vocabulary(module.context_length)
 
@@ -376,7 +376,7 @@ def _described_in(text: str) -> tempfile.TemporaryDirectory[str]:
     return folder
 
 
-def _described(folder: Path) -> tuple[str, Vocabulary]:
+def _description(folder: Path) -> tuple[str, Vocabulary]:
     file = folder / DESCRIPTION
     with explaining(f"{file} says of no text tower how it is built", "save the encoder again", "damaged"):
         content = json.loads(file.read_text())

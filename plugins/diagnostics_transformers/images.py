@@ -167,7 +167,7 @@ def cropped(processor: Any, shape: tuple[int, ...]) -> tuple[tuple[float, float]
     crop = side_of(_plain(getattr(processor, "crop_size", None)))
     if not getattr(processor, "do_center_crop", False) or crop is None:
         return ((0.0, float(height)), (0.0, float(width)))
-    resized = _resized(processor, height, width)
+    resized = _size_behind(processor, height, width)
     return tuple(
         ((new - cut) / 2 * old / new, ((new - cut) / 2 + cut) * old / new)
         for old, new, cut in zip((height, width), resized, crop, strict=True)
@@ -181,7 +181,7 @@ def _plain(value: Any) -> Any:
     return {key: value[key] for key in ("height", "width", "shortest_edge", "longest_edge") if value.get(key)}
 
 
-def _resized(processor: Any, height: int, width: int) -> tuple[int, int]:
+def _size_behind(processor: Any, height: int, width: int) -> tuple[int, int]:
     """Height and width behind the processor's resize."""
     size = _plain(getattr(processor, "size", None))
     if not getattr(processor, "do_resize", False) or not size:
@@ -486,7 +486,7 @@ class Clips:
     def of(cls, resize: Resized, frames: int, processor: Any) -> Clips:
         with contextlib.suppress(Exception):  # a processor that fails, or None: each frame is prepared as an image
             trial = cls(resize, frames, (0, 0), processor)
-            first, second = (tuple(trial._processed(_example(frames)[:, :y]).shape) for y in (60, 50))
+            first, second = (tuple(trial._process(_example(frames)[:, :y]).shape) for y in (60, 50))
             if len(first) == 4 and first == second and first[0] == frames:
                 return cls(resize, frames, first[2:], processor)
         return cls(resize, frames, resize.size)
@@ -499,7 +499,7 @@ class Clips:
                 code="bad-sample",
             )
         if self.processor is not None:
-            return {"pixel_values": self._processed(sample)}
+            return {"pixel_values": self._process(sample)}
         drawn = self._drawn(len(sample))
         frames = {i: self.resize(sample[i])["pixel_values"] for i in set(drawn)}
         return {"pixel_values": torch.stack([frames[i] for i in drawn])}
@@ -507,7 +507,7 @@ class Clips:
     def _drawn(self, count: int) -> list[int]:
         return np.linspace(0, count - 1, self.frames).round().astype(int).tolist()
 
-    def _processed(self, sample: np.ndarray) -> Tensor:
+    def _process(self, sample: np.ndarray) -> Tensor:
         """[t, channel, y, x]."""
         frames = np.repeat(sample, 3, axis=-1) if sample.shape[-1] == 1 else sample
         frames = frames[self._drawn(len(frames))]

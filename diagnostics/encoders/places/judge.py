@@ -470,7 +470,7 @@ def judge_later(tap: Tap, seen: Movements) -> TapGrid:
         if order:
             return TapGrid(tap.name, "wrong", share, f"wrong order: {order}")
     names = [", ".join(f"{axis} {n}" for axis, n in zip(shared, place, strict=True)) for place in places]
-    for one, other in _exchanged(moved.declared, moved.farthest, own < HALF):
+    for one, other in _exchanges(moved.declared, moved.farthest, own < HALF):
         return TapGrid(
             tap.name, "wrong", share, f"wrong order: the tokens of ({names[one]}) and ({names[other]}) are exchanged"
         )
@@ -513,7 +513,7 @@ def _wrong_order(moved: _Moved) -> str:
     return ""
 
 
-def _exchanged(declared: np.ndarray, farthest: np.ndarray, odd: np.ndarray) -> list[tuple[int, int]]:
+def _exchanges(declared: np.ndarray, farthest: np.ndarray, odd: np.ndarray) -> list[tuple[int, int]]:
     """Pairs of `declared` tokens (indices) that each change the other and hardly themselves (`odd`), where nearly all
     others change themselves.
     """
@@ -540,7 +540,7 @@ def exchanged_between(before: Tap, after: Tap, activations: Mapping[str, Tensor]
     x, y = (normalize(tokens - tokens.mean(1, keepdim=True), dim=2) for tokens in grids)
     alike = (y @ x.mT).mean(0)
     own, most = alike.diagonal().numpy(), alike.max(1)
-    for pair in _exchanged(np.arange(len(own)), most.indices.numpy(), own < most.values.numpy() - CLEARLY):
+    for pair in _exchanges(np.arange(len(own)), most.indices.numpy(), own < most.values.numpy() - CLEARLY):
         one, other = (tuple(map(int, np.unravel_index(place, after.grid.shape))) for place in pair)
         return f"tap {after.name} has the tokens of {one} and {other} exchanged against tap {before.name}"
     return ""

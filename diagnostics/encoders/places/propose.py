@@ -269,12 +269,12 @@ def discover(
 
     taps = branched(first.name, "embed", 0.0, "embedding", whole.entered, call=first.call, when="before")
     for i, step in enumerate(whole.blocks):
-        tap = _called(whole, step)
+        tap = _call_name(whole, step)
         taps += branched(step.name, tap, (i + 1) / len(whole.blocks), "trunk", step.branches, call=step.call)
     ends = (
         _ends(whole, parts, own=False) if trunk is None else _ends(dry_run(module, names, batch, trunk, encoder), parts)
     )
-    taps += [placed(end.name, _called(whole, end), 1.0, "trunk", end.gave, end.call) for end in ends]
+    taps += [placed(end.name, _call_name(whole, end), 1.0, "trunk", end.gave, end.call) for end in ends]
     taps = _in_order(module, taps, batch, extents, run, encoder)
     _check_time(first_input, taps[0], extents, encoder)
     # Of branches side by side the first is the main one.
@@ -285,7 +285,7 @@ def discover(
     return discovered
 
 
-def _called(trace: Trace, step: Step) -> str:
+def _call_name(trace: Trace, step: Step) -> str:
     """The module's name, and which of its calls where there are several."""
     return step.name if trace.calls[step.name] == 1 else f"{step.name}.{step.call}"
 
@@ -395,7 +395,7 @@ def _add_heads(
 ) -> None:
     """Taps of the heads, and of the first vector that stands for a sample where no head gives just that."""
     heads = [step for step in tail if _is_head(step, tail, parts)]
-    candidates = [(_called(trace, step), step, step.gave, "after") for step in heads]
+    candidates = [(_call_name(trace, step), step, step.gave, "after") for step in heads]
     pooled = _pooled(tail, heads)
     if pooled is not None:
         step, tensor, when = pooled

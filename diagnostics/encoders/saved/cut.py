@@ -171,7 +171,7 @@ def _memory(tensor: Tensor) -> int:
 
 
 @contextmanager
-def _counted(module: nn.Module) -> Generator[tuple[Counter[str], Counter[str]]]:
+def _count_calls(module: nn.Module) -> Generator[tuple[Counter[str], Counter[str]]]:
     """A context that counts how often each module is entered and left, under each of its names."""
     names = [name for name, _ in module.named_modules(remove_duplicate=False)]
     begun: Counter[str] = Counter()
@@ -182,7 +182,7 @@ def _counted(module: nn.Module) -> Generator[tuple[Counter[str], Counter[str]]]:
 
 def _taps_until(encoder: TorchEncoder, cut: TorchEncoder, last: Tap) -> tuple[Tap, ...]:
     """The whole encoder's taps that fire in the pass of the cut one, with the number of calls in that pass."""
-    with _counted(cut.module) as (begun, ended):
+    with _count_calls(cut.module) as (begun, ended):
         cut.capture(default_collate([cut.preprocess(cut.example())]), [])
     taps: list[Tap] = []
     for tap in encoder.taps[: encoder.taps.index(last) + 1]:
@@ -199,7 +199,7 @@ def _idle(encoder: TorchEncoder, last: Tap) -> tuple[str, ...]:
     stopping = encoder.replace(forward=_until(site, encoder.forward, encoder.name))
     batch = default_collate([encoder.preprocess(encoder.example())])
     watching = _Watching()
-    with _counted(encoder.module) as (begun, _), watching:
+    with _count_calls(encoder.module) as (begun, _), watching:
         stopping.capture(batch, [])
     if site.when == "before":
         # Its last call is left before it does anything.

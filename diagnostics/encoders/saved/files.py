@@ -123,7 +123,7 @@ def save_encoder(
         absent=list(encoder.absent),
         taps=[tap.name for tap in encoder.taps],
         output_tap=encoder.output_tap,
-        prepared=_prepared(encoder),
+        prepared=_summaries(encoder),
         sha256=digest_of(tensors),
         lineage=dict(encoder.lineage if lineage is None else lineage),
         files=files,
@@ -146,7 +146,7 @@ def encoder_file(path: str | Path) -> Path:
     return file if file.suffix == ".safetensors" else file / SAVED
 
 
-def _prepared(encoder: TorchEncoder) -> dict[str, Summary]:
+def _summaries(encoder: TorchEncoder) -> dict[str, Summary]:
     summaries: dict[str, Summary] = {}
     for key, tensor in encoder.prepared_example().items():
         known = tensor[~tensor.isnan()] if tensor.is_floating_point() else tensor
@@ -157,7 +157,7 @@ def _prepared(encoder: TorchEncoder) -> dict[str, Summary]:
 
 def check_prepared(encoder: TorchEncoder, about: Description, file: Path) -> None:
     """Raises where preprocessing is another than when the file was written, beyond what another version rounds."""
-    now = _prepared(encoder)
+    now = _summaries(encoder)
     for key in about.prepared.keys() | now.keys():
         then, here = about.prepared.get(key), now.get(key)
         if then is None or here is None or then[0] != here[0] or not _near(then, here):

@@ -130,7 +130,7 @@ def attention_distance(attention: Any, grid: Sequence[int], *, cell: float | Seq
         [0.0, 8.0]
     """
     grid = extents(grid)
-    weights, single = _checked(attention)
+    weights, single = _check(attention)
     tokens = math.prod(grid)
     if not 1 <= len(grid) <= 3 or weights.shape[-2:] != (tokens, tokens):
         raise DiagnosticsError(
@@ -154,7 +154,7 @@ def attention_entropy(attention: Any) -> np.ndarray:
         >>> attention_entropy(heads).round(4).tolist()  # one key, and two: ln 2
         [0.0, 0.6931]
     """
-    weights, single = _checked(attention)
+    weights, single = _check(attention)
     return _array(of_matrix(weights, 0, None).entropy, single)
 
 
@@ -172,7 +172,7 @@ def global_token_mass(attention: Any, prefix: int) -> GlobalMass:
         >>> mass.prefix.tolist(), mass.top_key.tolist()
         ([0.5], [0.25])
     """
-    weights, single = _checked(attention)
+    weights, single = _check(attention)
     if weights.shape[-2] != weights.shape[-1] or not 0 <= prefix < weights.shape[-1]:
         raise DiagnosticsError(
             f"Attention of shape {tuple(weights.shape)[single:]} is not among all tokens, {prefix} prefix tokens and a "
@@ -209,7 +209,7 @@ def _places(grid: tuple[int, ...], cell: float | Sequence[float], device: torch.
     return places(grid, device) * torch.tensor(lengths(cell, len(grid)), dtype=torch.float64, device=device)
 
 
-def _checked(attention: Any) -> tuple[Tensor, bool]:
+def _check(attention: Any) -> tuple[Tensor, bool]:
     """As [sample, head, query, key], and whether it came without the sample axis; not yet float64, since it is
     large.
     """

@@ -342,7 +342,7 @@ def label_propagation(
     carried[0] = given
     for frame in range(1, len(x)):
         sources = [0, *range(max(1, frame - memory), frame)]
-        soft[frame] = _carried(
+        soft[frame] = _carry(
             unit[frame],
             unit[sources],
             soft[sources],
@@ -396,7 +396,7 @@ def j_and_f(prediction: Any, truth: Any) -> RegionAndBoundary:
     return RegionAndBoundary(float(j), float(f), float((j + f) / 2), by_object)
 
 
-def _carried(
+def _carry(
     target: Tensor,
     sources: Tensor,
     soft: Tensor,
