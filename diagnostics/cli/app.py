@@ -148,7 +148,7 @@ def _exit_after(sentence: str, error: BaseException) -> typer.Exit:
 
 
 def _quotes(sentence: str, error: BaseException | None) -> bool:
-    """Whether a sentence quotes an unexpected exception, from anywhere down the chain of causes."""
+    """True if a sentence quotes an unexpected exception, from anywhere down the chain of causes."""
     while error is not None:
         # What a worker process raised comes as a note, since its traceback cannot be passed on.
         foreign = not isinstance(error, DiagnosticsError)

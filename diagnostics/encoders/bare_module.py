@@ -233,7 +233,7 @@ class Pixels:
 
     @property
     def fits(self) -> bool:
-        """Whether there is one mean and std, or one a channel."""
+        """True if there is one mean and std, or one a channel."""
         return {len(self.mean), len(self.std)} <= {1, self.channels}
 
     def __call__(self, sample: np.ndarray) -> Tensor:

@@ -485,7 +485,7 @@ class FirstBlockInput:
         return None if moved is None or moved.ndim != 3 else float(moved.any(2).float().mean()) <= LOCAL
 
     def rows_follow_samples(self, rows: int) -> bool:
-        """Whether the first sample moves its own `rows` of the batch axis, and no others."""
+        """True if the first sample moves its own `rows` of the batch axis, and no others."""
 
         def change(given: Tensor) -> Tensor:
             given[0] = noisy(given[0])

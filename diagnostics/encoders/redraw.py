@@ -186,7 +186,7 @@ def _weight_buffers(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _several(tensor: Tensor, count: int) -> bool:
-    """Whether it holds so many values, 2 or 3."""
+    """True if it holds so many values, 2 or 3."""
     flat = torch.view_as_real(tensor).flatten() if tensor.is_complex() else tensor.flatten()
     if not flat.numel():
         return False

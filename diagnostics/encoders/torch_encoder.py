@@ -325,7 +325,7 @@ class TorchEncoder(Encoder):
 
     @property
     def resizable(self) -> bool:
-        """Whether `sized_for` may return another encoder for samples of another size."""
+        """True if `sized_for` may return another encoder for samples of another size."""
         return self._sized_for is not None or self._first_example is not None
 
     def sized_for(self, sample: np.ndarray) -> Encoder:
@@ -509,7 +509,7 @@ def names_of_outputs(
 
 
 def _holds(output: Tensor, tokens: Tensor) -> bool:
-    """Whether tokens [token, feature] are rows of an output's first sample, and all of them (but for any padding)."""
+    """True if tokens [token, feature] are rows of an output's first sample, and all of them (but for any padding)."""
     features = tokens.shape[-1]
     if not output.is_floating_point() or output.ndim < 2 or features not in (output.shape[-1], output.shape[1]):
         return False

@@ -279,7 +279,7 @@ def _target(entries: Any, name: str, n: int) -> Target:
 
 
 def _fractions(known: np.ndarray, floats: bool, gaps: int, name: str) -> bool:
-    """Whether numbers are a quantity, and else count classes; refuses what may be either."""
+    """True if numbers are a quantity, and else count classes; refuses what may be either."""
     if np.isinf(known).any():
         raise DiagnosticsError(f"{name} is infinite for a sample: give NaN where it is not known.", code="not-finite")
     distinct = np.unique(known)

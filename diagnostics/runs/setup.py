@@ -151,7 +151,7 @@ def _resolve(path: Path) -> Path:
 
 
 def _reads_only(measure: Measure, data: Dataset, unprobeable: Collection[str]) -> bool:
-    """Whether a measure reads targets, and of this dataset only such as cannot be probed."""
+    """True if a measure reads targets, and of this dataset only such as cannot be probed."""
     read = {name for name, target in data.targets.items() if target.kind in measure.kinds}
     return bool(read) and read <= set(unprobeable)
 
@@ -391,7 +391,7 @@ def _sum_bytes(setup: Setup, planned: Plan, dense: OnGrids, *, shuffled: bool) -
 
 
 def _has_weights(name: str, encoder: Encoder) -> bool:
-    """Whether a control is the encoder with other weights; not every encoder can be drawn anew."""
+    """True if a control is the encoder with other weights; not every encoder can be drawn anew."""
     method = {"fresh_weights": "fresh", "permuted_weights": "permuted"}.get(control_of(name), "")
     return bool(method) and getattr(type(encoder), method) is not getattr(Encoder, method)
 

@@ -40,7 +40,7 @@ def check_declared_size(path: Path, name: str) -> None:
 
 
 def _has_last_page(tail: bytes) -> bool:
-    """Whether the last page of an Ogg file is whole and marked as the last one (RFC 3533)."""
+    """True if the last page of an Ogg file is whole and marked as the last one (RFC 3533)."""
     page = tail[tail.rfind(b"OggS") :]
     return len(page) > 26 and bool(page[5] & 4) and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
 

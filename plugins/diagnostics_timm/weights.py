@@ -42,7 +42,7 @@ def quick_offline(local: bool = False) -> Generator[bool]:
 
 
 def is_fetching(error: BaseException) -> bool:
-    """Whether an error comes from the network or its clients."""
+    """True if an error comes from the network or its clients."""
     clients = ("huggingface_hub", "httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
     return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in clients
 

@@ -124,7 +124,7 @@ def _mask_of(tower: nn.Module) -> str | None:
 
 
 def _has_patches(config: Any) -> bool:
-    """Whether spectrograms are cut into patches like images (AST)."""
+    """True if spectrograms are cut into patches like images (AST)."""
     return all(isinstance(setting(config, key), int) for key in ("patch_size", "frequency_stride", "time_stride"))
 
 

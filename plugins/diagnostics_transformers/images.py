@@ -92,7 +92,7 @@ def _special(config: Any, places: list[tuple[int, ...]]) -> int:
 
 
 def _is_plain(tower: nn.Module) -> bool:
-    """Whether its patches are cut by a convolution that leaves nothing between them."""
+    """True if its patches are cut by a convolution that leaves nothing between them."""
     for part in tower.modules():
         if isinstance(part, (nn.Conv2d, nn.Conv3d)):
             return tuple(part.kernel_size) == tuple(part.stride) and not any(part.padding)
@@ -275,7 +275,7 @@ _SIDE = 16
 
 
 def takes_patches(tower: nn.Module) -> bool:
-    """Whether a vision tower takes patches, and not whole images as well."""
+    """True if a vision tower takes patches, and not whole images as well."""
     return model_type(tower) not in _WHOLE and any(key in arguments(tower) for key in _SIZES)
 
 
@@ -419,7 +419,7 @@ _FOLDED = ("xclip_vision_model",)
 
 
 def is_video(tower: nn.Module) -> bool:
-    """Whether a vision tower takes [B, t, channel, y, x]."""
+    """True if a vision tower takes [B, t, channel, y, x]."""
     return "pixel_values_videos" in arguments(tower) or model_type(tower) in _VIDEO_TYPES
 
 

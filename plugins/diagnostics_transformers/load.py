@@ -218,7 +218,7 @@ def refuse_missing(loaded: Loaded, prefix: str, but: set[str]) -> None:
 
 
 def lacking(loaded: Loaded, prefix: str, module: str) -> bool:
-    """Whether weights of a module under `prefix` were not in the files, so that it is of no use."""
+    """True if weights of a module under `prefix` were not in the files, so that it is of no use."""
     return any(_under(key.removeprefix(prefix), {module}) for key in loaded.missing if key.startswith(prefix))
 
 

@@ -278,7 +278,7 @@ def _lists(tower: nn.Module, *kinds: type[nn.ModuleList | nn.Sequential]) -> dic
 
 
 def _only_side(tower: nn.Module) -> bool:
-    """Whether all that stacks layers has the name of a side branch: decoders alone are a trunk."""
+    """True if all that stacks layers has the name of a side branch: decoders alone are a trunk."""
     return all(is_side(name) for name in _lists(tower, nn.ModuleList, nn.Sequential))
 
 
@@ -322,7 +322,7 @@ def _targets(owner: Any) -> list[tuple[type, str]]:
 
 
 def is_side(name: str) -> bool:
-    """Whether a module stands in a part that is no trunk (a decoder, a quantizer)."""
+    """True if a module stands in a part that is no trunk (a decoder, a quantizer)."""
     return any(part.removesuffix("s").endswith(_SIDE) for part in name.split("."))
 
 

@@ -93,7 +93,7 @@ class EncoderUnderTest:
 
     @property
     def sites(self) -> bool:
-        """Whether it shows a torch module and where in it each tap reads."""
+        """True if it shows a torch module and where in it each tap reads."""
         return self.module is not None and all(tap.site is not None for tap in self.encoder.taps)
 
     def batch(self, samples: Sequence[np.ndarray] | None = None) -> Any:
@@ -230,7 +230,7 @@ def in_place(subject: EncoderUnderTest) -> Outcome:
 
 
 def _keeps(subject: EncoderUnderTest, tap: Tap, tokens: Tensor) -> bool:
-    """Whether overwriting changes what a tap's module takes or gives even where no tap is read."""
+    """True if overwriting changes what a tap's module takes or gives even where no tap is read."""
     assert tap.site is not None
     with _overwritten(subject), _record(subject) as seen:
         subject.capture(taps=[])

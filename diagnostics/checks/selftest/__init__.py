@@ -29,7 +29,7 @@ class Outcome:
 
     @property
     def right(self) -> bool:
-        """Whether it is within the tolerance."""
+        """True if it is within the tolerance."""
         return bool(abs(self.computed - self.case.expected) <= self.case.tolerance)
 
     @property

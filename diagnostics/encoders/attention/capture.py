@@ -265,7 +265,7 @@ class _Frame:
         return self.tap.tokens + self.site.dropped
 
     def square(self, shape: tuple[int, ...]) -> bool:
-        """Whether an attention of that shape is among the tokens in the module."""
+        """True if an attention of that shape is among the tokens in the module."""
         return shape[-2:] == (self.tokens, self.tokens)
 
     def verdict(self, samples: int) -> str:

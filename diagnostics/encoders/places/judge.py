@@ -547,7 +547,7 @@ def exchanged_between(before: Tap, after: Tap, activations: Mapping[str, Tensor]
 
 
 def _lags(moved: _Moved) -> bool:
-    """Whether what moves lies in time behind the cells, and nothing before them moves: so do causal models."""
+    """True if what moves lies in time behind the cells, and nothing before them moves: so do causal models."""
     if moved.axes != ("t",):
         return False
     before = np.arange(moved.shape[0])[None] < moved.places - 1  # a window may begin in the cell before

@@ -376,7 +376,7 @@ def _behind(trace: Trace, ends: Sequence[Step]) -> list[Step]:
 
 
 def _is_head(step: Step, tail: Sequence[Step], parts: Mapping[str, nn.Module]) -> bool:
-    """Whether it is an outermost module that changed something by weights, or a norm."""
+    """True if it is an outermost module that changed something by weights, or a norm."""
     kind = parts[step.name]
     return not (
         any(step.name.startswith(f"{other.name}.") for other in tail)
@@ -433,7 +433,7 @@ def _pooled(tail: Sequence[Step], heads: Sequence[Step]) -> tuple[Step, Tensor, 
 
 
 def _is_vector(tensor: Tensor, samples: int, dims: int) -> bool:
-    """Whether it is a vector for each sample, [B, F] or [B, F, 1, 1], of real numbers."""
+    """True if it is a vector for each sample, [B, F] or [B, F, 1, 1], of real numbers."""
     of_samples = tensor.ndim == dims and len(tensor) == samples and tensor.is_floating_point()
     return of_samples and tensor[0].numel() == tensor.shape[1]
 

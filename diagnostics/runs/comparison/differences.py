@@ -51,7 +51,7 @@ class Difference:
 
     @property
     def survives(self) -> bool:
-        """Whether it is shown, all comparisons together (0.05)."""
+        """True if it is shown, all comparisons together (0.05)."""
         return bool(self.p_corrected < ALPHA)
 
     @property
@@ -304,7 +304,7 @@ class Shares:
 
     @property
     def lifted(self) -> bool:
-        """Whether the output is shown to hold more than the control's."""
+        """True if the output is shown to hold more than the control's."""
         return self.over_control is not None and self.over_control.low > 0
 
 
@@ -431,7 +431,7 @@ def _floor(pairs: Pairs) -> tuple[float, str]:
 
 
 def _beats_chance(pairs: Pairs) -> bool:
-    """Whether the bases' best taps beat their own shuffled labels, where there are any: what chance reaches varies
+    """True if the bases' best taps beat their own shuffled labels, where there are any: what chance reaches varies
     too.
     """
     margins = [base.profile.over("shuffled_labels") for _, base in pairs]

@@ -320,7 +320,7 @@ class ProbeLosses:
 
 
 def near(reference: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two references are the same but for rounding."""
+    """True if two references are the same but for rounding."""
     return reference.shape == other.shape and np.allclose(reference, other, rtol=1e-9, atol=0)
 
 

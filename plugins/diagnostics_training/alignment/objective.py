@@ -45,7 +45,7 @@ class Block:
 
     @property
     def drops(self) -> bool:
-        """Whether its samples are told apart, so that DropPath can leave it out for some of them."""
+        """True if its samples are told apart, so that DropPath can leave it out for some of them."""
         return self.kind != "whole" or self.layout in _BATCH_AXIS
 
 
@@ -318,7 +318,7 @@ def check_grids(tap: Tap, student: str, teacher: Teacher) -> None:
 
 
 def comparable(tap: Tap, other: Tap) -> bool:
-    """Whether the grids of two taps have the same axes, and none is one token for the whole sample where the other is
+    """True if the grids of two taps have the same axes, and none is one token for the whole sample where the other is
     not.
     """
     same = tap.grid.axes == other.grid.axes

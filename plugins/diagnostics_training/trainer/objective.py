@@ -26,7 +26,7 @@ class World:
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that writes and speaks."""
+        """True if this process is the one that writes and speaks."""
         return self.rank == 0
 
 
