@@ -71,7 +71,7 @@ LONGEST = 400
 
 
 class DiagnosticsError(Exception):
-    """What was given, why it does not work, and the next step, in one sentence.
+    """An error that a user can cause: what was given, why it does not work, and the next step, in one sentence.
 
     The command line prints the message and exits with status 2; files are written atomically. `code` is the reason in
     a word that stays when the sentence is reworded.
@@ -95,7 +95,7 @@ class DiagnosticsError(Exception):
         self.code = code or self.code
 
     def _render_traceback_(self) -> list[str]:
-        """What IPython shows in place of a traceback."""
+        """The line that IPython shows in place of a traceback."""
         return [f"{type(self).__name__}: {self}"]
 
 

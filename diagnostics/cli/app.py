@@ -126,7 +126,7 @@ def _exit_interrupted(sentence: str) -> typer.Exit:
 
 
 def show_tracebacks(whole: bool) -> None:
-    """Whether a command that ends in an error shows where it was raised."""
+    """Set whether a command that ends in an error shows where it was raised."""
     _Errors.whole = whole
 
 
@@ -299,7 +299,7 @@ def _line(text: str, key: str) -> int:
 
 
 def _valid(value: Any, param: Any, where: str) -> Any:
-    """What the command line would have given; its own types are checked there."""
+    """The value that the command line would have given; its own types are checked there."""
     if getattr(param, "is_flag", False):
         if isinstance(value, bool):
             return value

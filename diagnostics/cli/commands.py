@@ -322,7 +322,7 @@ def selftest(
 
 
 class Format(enum.StrEnum):
-    """How `show` writes a run."""
+    """A form in which `show` writes a run."""
 
     table = "table"
     csv = "csv"

@@ -34,7 +34,7 @@ POWER_ITERATIONS = 50
 
 @dataclass(frozen=True)
 class Redrawn:
-    """How many weights differ between two modules, and the names of the tensors that are equal.
+    """The share of weights that differ between two modules, and the names of the tensors that are equal.
 
     Weights are the numbers of parameters, and of buffers that may be weights; statistics and masks do not count. A
     constant tensor (biases of 0 before training) is redrawn with the same value, and does not count as equal.

@@ -1,4 +1,4 @@
-"""Who looks at clips: any model of transformers that turns images or videos, with a text, into text."""
+"""Captioners of clips: any model of transformers that turns images or videos, with a text, into text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training is made of: the recipe of a TOML file, and the jobs of this plugin's commands."""
+"""Parts of a training: the recipe of a TOML file, and the jobs of this plugin's commands."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Stage:
 
 
 def steps_of(stages: Sequence[Stage], batch: int) -> int:
-    """How many steps of `batch` samples these stages have; raises where a stage is no whole number of batches."""
+    """The number of steps of `batch` samples in these stages; raises where a stage is no whole number of batches."""
     for stage in stages:
         if stage.samples < 1 or stage.samples % batch:
             near = max(1, round(stage.samples / batch)) * batch
@@ -93,7 +93,7 @@ NAMES = (*map(str, ROWS), *sorted(path.stem for path in FOLDER.glob("*.toml") if
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is changed at random in an image, as `PictureChanges` draws it; what is left out stays as it is.
+    """The random changes of an image, as `PictureChanges` draws it; what is left out stays as it is.
 
     crop: smallest and largest share of the area. aspect: of a crop. brightness, saturation, contrast: how far the
     factor lies from 1 at most. mirror: how often left and right are exchanged.
@@ -109,7 +109,7 @@ class Augmentation:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Optimisation):
-    """How towers of image and text are trained; the keys of a TOML file.
+    """The way towers of image and text are trained; the keys of a TOML file.
 
     stages: one after the other.
     image: sizes of stages are those of a model whose images have this side, and are brought to the size and patch of

@@ -40,7 +40,7 @@ _LONGEST = 4096
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """How texts become tokens.
+    """The tokens of texts.
 
     context: tokens of a text, start and end included. kept: rows of the whole table that are kept, in order, with
     padding, start and end among them; None for all of them. Of a reduced table the row before the start stands for

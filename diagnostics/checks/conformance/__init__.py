@@ -341,7 +341,7 @@ def batch_invariance(subject: EncoderUnderTest) -> Outcome:
 
 
 def no_graph(subject: EncoderUnderTest) -> Outcome:
-    """What is captured wants no gradients, not even where parameters do."""
+    """Captured tensors want no gradients, not even where parameters do."""
     kept: list[str] = []
 
     def look(tap: Tap, tokens: Tensor) -> None:
@@ -423,7 +423,7 @@ class Conformance:
 
     @property
     def failed(self) -> int:
-        """How many checks failed."""
+        """The number of checks that failed."""
         return sum(outcome.verdict == "failed" for outcome in self.outcomes)
 
     def to_json(self) -> dict[str, Any]:

@@ -211,7 +211,7 @@ def manual_forward(subject: EncoderUnderTest) -> Outcome:
 
 
 def in_place(subject: EncoderUnderTest) -> Outcome:
-    """What was captured stays when the tensor that the tap read is overwritten right after."""
+    """Captured tensors stay when the tensor that the tap read is overwritten right after."""
     if not subject.sites:
         return not_applicable(NO_SITES)
     with _overwritten(subject) as count:
@@ -415,7 +415,7 @@ def attention(subject: EncoderUnderTest) -> Outcome:
 
 
 def padding(subject: EncoderUnderTest) -> Outcome:
-    """What stands where a sample is padded does not change what is pooled."""
+    """The content of padding does not change what is pooled."""
     encoder = subject.encoder
     sample = _padded(subject)
     if sample is None:

@@ -215,7 +215,7 @@ def _merge(digits: Sequence[Digit]) -> list[Digit]:
 
 @dataclass(frozen=True)
 class Movements:
-    """How far tokens went when single cells of a sample changed.
+    """Movements of tokens when single cells of a sample changed.
 
     `axes` and `shape` are those of the first tap's grid that the sample has, `unchecked` its others; `cells` [n, axis]
     were changed. `far` has for each tap [n, prefix + places], as shares of the farthest token; places of axes that the
@@ -248,12 +248,12 @@ class _Moved:
 
     @property
     def exact(self) -> np.ndarray:
-        """Which places moved their own token farthest, bool [n]."""
+        """The places that moved their own token farthest, bool [n]."""
         return (self.farthest == self.declared) & (self.far.max(axis=1) > 0)
 
     @property
     def own(self) -> np.ndarray:
-        """How far each place's own token went, [n]."""
+        """The distance that each place's own token went, [n]."""
         own = np.take_along_axis(self.far, self.prefix + self.declared[:, None], axis=1)[:, 0]
         return own / np.maximum(self.far.max(axis=1), 1e-30)
 

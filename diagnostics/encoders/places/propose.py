@@ -124,7 +124,7 @@ _IDLE = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.A
 
 @dataclass
 class Discovered:
-    """What discovery knows of a module.
+    """The findings of discovery on a module.
 
     `taps` in order of execution, `output_tap` (the trunk's last), and `left_out`: why a head or a branch has no tap.
 

@@ -26,7 +26,7 @@ MOST_PREFIX = 16
 
 @dataclass(frozen=True)
 class Place:
-    """How a tensor becomes tokens: the layout and rows of its `Site`, and the features and grid of its `Tap`.
+    """The way from a tensor to tokens: the layout and rows of its `Site`, and the features and grid of its `Tap`.
 
     Examples:
         >>> import torch
@@ -401,7 +401,7 @@ _WEIGHTED = (
 
 
 def _weighted(module: nn.Module) -> int:
-    """How many convolutions and linear layers it has."""
+    """The number of its convolutions and linear layers."""
     return sum(isinstance(part, _WEIGHTED) for part in module.modules())
 
 

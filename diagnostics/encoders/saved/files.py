@@ -48,7 +48,7 @@ Summary = tuple[list[int], float, float]
 
 @dataclass(frozen=True)
 class Description:
-    """What the metadata says: how to build the encoder, and what it must then be like."""
+    """The metadata of a saved encoder: how to build the encoder, and what it must then be like."""
 
     name: str
     modality: str

@@ -30,7 +30,7 @@ from diagnostics.runs.profile import Profile
 
 @dataclass(frozen=True, eq=False)
 class Term:
-    """What one probe of one run lost at one place, and what stands against it: float64 [unit, part] each.
+    """The losses of one probe of one run at one place, and what stands against them: float64 [unit, part] each.
 
     `fit_units`: independent units that the probe was fitted on. `share`: whether losses count wrong answers, see
     `diagnostics.measures.statistics.resampled_scores`.

@@ -69,7 +69,7 @@ class Member:
 
 
 def lineage_of(run: Run) -> Mapping[str, Any]:
-    """What made the encoder's weights, as the run recorded it."""
+    """The origin of the encoder's weights, as the run recorded it."""
     return run.record.encoder.lineage
 
 

@@ -1,4 +1,4 @@
-"""What a training leaves in its folder and tells while it runs: checkpoints, what it came to, logs and notices."""
+"""Records of a training in its folder and while it runs: checkpoints, what it came to, logs and notices."""
 
 import contextlib
 import hashlib
@@ -195,7 +195,7 @@ ENCODER = "encoder.safetensors"
 
 
 def finished(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What a training of the same identity came to; None where it is not finished.
+    """The result of a training of the same identity; None where it is not finished.
 
     Raises where the folder holds a training of another identity, or an encoder that no such training made: it would be
     overwritten.
@@ -230,7 +230,7 @@ def finished(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def finished_before(path: Path, identity: Mapping[str, Any], where: World) -> dict[str, Any] | None:
-    """What `finished` gives; the first process says it."""
+    """The result of `finished`; the first process says it."""
     done = finished(path, identity)
     if done is not None and where.first:
         say(f"{path.parent} is finished")
@@ -294,7 +294,7 @@ output.
 
 @dataclass(frozen=True)
 class Look:
-    """What was seen of an output [sample, feature] at a step."""
+    """Two figures of an output [sample, feature] at a step."""
 
     step: int
     rank: float
@@ -367,7 +367,7 @@ def say(line: str) -> None:
 
 
 class Monitor:
-    """What the first process logs and prints while it trains.
+    """Logs and notices of the first process while it trains.
 
     Lines of the folder's `metrics.jsonl` after step `first` (of a run that was killed) are cut off.
     """

@@ -1,4 +1,4 @@
-"""How to train, whatever the objective: each option once, with its default and whether it decides the numbers."""
+"""Options of training, whatever the objective: each once, with its default and whether it decides the numbers."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def part_of(job: DataclassInstance, kind: type[DataclassInstance]) -> dict[str, 
 
 @dataclass(frozen=True, kw_only=True)
 class Duration:
-    """How long is trained; apart, so that it comes first."""
+    """Length of a training; apart, so that it comes first."""
 
     steps: Steps
 
 
 @dataclass(frozen=True, kw_only=True)
 class Optimisation:
-    """How weights follow their gradients.
+    """Rules by which weights follow their gradients.
 
     batch: samples of a step, over all processes.
     lr: peak of the learning rate.
@@ -76,7 +76,7 @@ class Optimisation:
 
 @dataclass(frozen=True, kw_only=True)
 class Computation:
-    """How steps are computed.
+    """Options of how steps are computed.
 
     precision: `bf16` computes the forward pass under autocast.
     attention: the kernel of forward and backward passes, and no other; `auto` leaves it to torch.
@@ -123,7 +123,7 @@ class Computation:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Computation, Optimisation, Duration):
-    """How to train, whatever the objective; jobs are settings with more options.
+    """Settings of a training, whatever the objective; jobs are settings with more options.
 
     accumulate: in how many parts, one after the other, a process computes its part of a batch; the loss is their mean.
     seed: of batches and of what is drawn; None for 0.

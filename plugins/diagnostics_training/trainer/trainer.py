@@ -155,7 +155,7 @@ def see_heads(objective: Objective, batch: Batch, settings: Settings) -> dict[st
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a training came to. `seconds` are those of this process, `looks` the outputs seen for the collapse detector;
+    """Outcome of a training. `seconds` are those of this process, `looks` the outputs seen for the collapse detector;
     loss and looks are known to the first process only."""
 
     steps: int
