@@ -150,6 +150,15 @@ def explaining(
         raise DiagnosticsError(message, code=code) from error
 
 
+@contextlib.contextmanager
+def naming(what: str, code: Code | None = None) -> Generator[None]:
+    """Put what an error is about before the sentence of a DiagnosticsError in this context, and another `code`."""
+    try:
+        yield
+    except DiagnosticsError as error:
+        raise DiagnosticsError(f"{what}: {error}", code=code or error.code) from error
+
+
 def refuse_values(*checks: tuple[object, str]) -> None:
     """Raise the sentence of the first check that is true, as an error of code `bad-value`.
 

@@ -16,7 +16,7 @@ from diagnostics.encoders.encoder import check_channels_last
 from diagnostics.encoders.modules import device_of, evaluating
 from diagnostics.encoders.pictures import central_part
 from diagnostics.encoders.torch_encoder import TorchEncoder
-from diagnostics.errors import DiagnosticsError, describe, enumerated, explaining, unknown
+from diagnostics.errors import DiagnosticsError, describe, enumerated, explaining, naming, unknown
 from diagnostics.vocabulary import Modality
 
 SAME = 1e-3
@@ -108,12 +108,8 @@ def wrap(
     """
     example = _noise(np.shape(sample), np.asarray(sample).dtype)
     if modality == "image" and example.ndim in (2, 3):
-        try:
+        with naming(f"Samples do not fit a bare {type(module).__name__}", "bad-sample"):
             check_channels_last(example)
-        except DiagnosticsError as error:
-            raise DiagnosticsError(
-                f"Samples do not fit a bare {type(module).__name__}: {error}", code="bad-sample"
-            ) from error
         pixels = Pixels.of(module, example, size, mean, std)
         wider = [Pixels(3, size, pixels.scale, pixels.mean, pixels.std)] if pixels.channels == 1 else []
         tries = [pixels for pixels in (pixels, *wider) if pixels.fits] or [pixels]

@@ -18,7 +18,7 @@ from torch.utils.data import default_collate
 from diagnostics.encoders.modules import BATCH, by_name, chosen_poolings, computing, pool, usable_device
 from diagnostics.encoders.pictures import to_pixels
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError, describe, explaining, unknown
+from diagnostics.errors import DiagnosticsError, describe, explaining, naming, unknown
 from diagnostics.vocabulary import Modality
 
 Reduce = Callable[[Tap, Tensor], Any]
@@ -472,10 +472,8 @@ def _check_sample(encoder: Encoder, samples: Any, index: int) -> np.ndarray:
         # Fractions read as bytes are black: an encoder that takes fractions has an example of them.
         fits = fits and (sample.dtype.kind == "f") <= (example.dtype.kind == "f")
     if encoder.modality in ("image", "video"):
-        try:
+        with naming(f"Sample {index} does not fit {encoder.name}", "bad-sample"):
             check_channels_last(sample, example)
-        except DiagnosticsError as error:
-            raise DiagnosticsError(f"Sample {index} does not fit {encoder.name}: {error}", code="bad-sample") from error
     if not fits:
         like = f"{' or '.join(axes)}, as its example {_shown(example)}" if axes else "a string each"
         raise DiagnosticsError(

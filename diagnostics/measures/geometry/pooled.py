@@ -22,7 +22,7 @@ from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError
+from diagnostics.errors import DiagnosticsError, naming
 from diagnostics.measures.arrays import centre, over_taps, rescaled, rounding, samples
 from diagnostics.measures.base import Case, Measure, circle, define, normal, rotation
 from diagnostics.measures.result import CENTRING, FUNCTIONAL, INTERVAL, POOLING, REASON, SEED, N, store_reasons
@@ -83,10 +83,8 @@ class PooledMeasure(GeometryMeasure):
         label, rows = f"Tap {tap.name} for {self.name}", self.rows(activations)
         pooled = activations.pooled(tap.name, activations.poolings[0])[rows]
         x = samples(torch.as_tensor(pooled, device=activations.device), label, self.least)
-        try:
+        with naming(label):
             return self.of_tap(x, activations.groups[rows], seed)
-        except DiagnosticsError as error:
-            raise DiagnosticsError(f"{label}: {error}", code=error.code) from error
 
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
         pooling, rows = activations.poolings[0], self.rows(activations)

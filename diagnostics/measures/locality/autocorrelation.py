@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Grid, Tap
-from diagnostics.errors import DiagnosticsError
+from diagnostics.errors import DiagnosticsError, naming
 from diagnostics.measures.arrays import (
     ShortRepr,
     as_tensor,
@@ -35,7 +35,6 @@ from diagnostics.measures.locality.blocks import (
     extents,
     lacks_axes,
     lag_sums,
-    naming_tap,
     places,
     product_type,
     rook_pairs,
@@ -154,7 +153,7 @@ class SampleMean(Measure):
 
     def at_tap(self, activations: Activations, target: StoredTarget | None, tap: Tap, seed: int) -> np.ndarray:
         n = token_count(activations, self.name, MOST_SAMPLES)
-        with naming_tap(self.name, tap.name):
+        with naming(f"{self.name} at tap {tap.name}"):
             blocks = first_tokens(activations, tap.name, n)
             return np.concatenate([self.of_samples(tokens, tap.grid.shape) for _, tokens in blocks])
 
@@ -572,7 +571,7 @@ class SelfSimilarity(Measure):
         """As tokens are and centred."""
         parts: tuple[list[TokenSimilarity], list[TokenSimilarity]] = ([], [])
         for _, tokens in first_tokens(activations, tap.name, token_count(activations, self.name, MOST_SAMPLES)):
-            with naming_tap(self.name, tap.name):
+            with naming(f"{self.name} at tap {tap.name}"):
                 for part, centre in zip(parts, (False, True), strict=True):
                     part.append(self_similarity(tokens, tap.grid.shape, centred=centre))
         return [

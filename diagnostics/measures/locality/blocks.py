@@ -7,8 +7,7 @@ import functools
 import itertools
 import math
 import operator
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -194,12 +193,3 @@ def lacks_axes(grid: Grid) -> str:
 def scalar(values: Tensor, single: bool) -> float | np.ndarray:
     """[sample] as numpy, or the float of the only sample where there was no sample axis."""
     return float(values[0]) if single else values.cpu().numpy()
-
-
-@contextmanager
-def naming_tap(measure: str, tap: str) -> Generator[None]:
-    """A context whose DiagnosticsErrors say which measure failed at which tap."""
-    try:
-        yield
-    except DiagnosticsError as error:
-        raise DiagnosticsError(f"{measure} at tap {tap}: {error}", code=error.code) from error

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError, unknown
+from diagnostics.errors import DiagnosticsError, naming, unknown
 from diagnostics.measures.arrays import ShortRepr, as_tensor, centre, eigh, rescaled, token_samples, unit_rows
 from diagnostics.measures.base import Case
-from diagnostics.measures.locality.blocks import lengths, naming_tap, plane
+from diagnostics.measures.locality.blocks import lengths, plane
 from diagnostics.measures.locality.masks import (
     as_array,
     box_iou,
@@ -371,7 +371,7 @@ class ObjectDiscovery(Probe):
             reference[i], iou[i], centred[i] = 0.0, 0.0, 0.0
             for row, tokens in tokens_of(activations, tap.name, rows):
                 reference[i, row] = 1.0
-                with naming_tap(self.name, tap.name):
+                with naming(f"{self.name} at tap {tap.name}"):
                     x = as_tensor(tokens).to(activations.device)
                     iou[i, row] = _iou(lost, x, tap.grid.shape, masks[row], boxes[row])
                     centred[i, row] = _iou(lost, centre(x), tap.grid.shape, masks[row], boxes[row])

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError
+from diagnostics.errors import DiagnosticsError, naming
 from diagnostics.measures.arrays import ShortRepr, as_tensor, token_samples, unit_rows
 from diagnostics.measures.base import Case
-from diagnostics.measures.locality.blocks import naming_tap, plane
+from diagnostics.measures.locality.blocks import plane
 from diagnostics.measures.probes.protocol import Probe, Rows, probe_result, sum_by_unit
 from diagnostics.measures.result import store_reasons
 from diagnostics.measures.statistics import Losses
@@ -511,7 +511,7 @@ class LabelPropagation(Probe):
             chosen = frames[tap.grid.shape[0]]
             numbers[i] = 0.0
             for row, tokens in tokens_of(activations, tap.name, rows):
-                with naming_tap(self.name, tap.name):
+                with naming(f"{self.name} at tap {tap.name}"):
                     numbers[i, row] = _of_video(tokens, tap.grid.shape, masks[row, chosen], activations.device)
             if tap.grid.shape not in of_grid:
                 of_grid[tap.grid.shape] = _lines(masks[rows.test][:, chosen], tap.grid.shape, activations.device)

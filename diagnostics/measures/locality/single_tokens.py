@@ -15,7 +15,7 @@ from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError
+from diagnostics.errors import DiagnosticsError, naming
 from diagnostics.measures.arrays import (
     ShortRepr,
     as_tensor,
@@ -33,7 +33,6 @@ from diagnostics.measures.locality.blocks import (
     directions,
     extents,
     lacks_axes,
-    naming_tap,
     places,
     rook_pairs,
     sample_blocks,
@@ -250,7 +249,7 @@ class OutlierTokenShare(Measure):
     def at_tap(self, activations: Activations, target: StoredTarget | None, tap: Tap, seed: int) -> OutlierTokens:
         n = token_count(activations, self.name, MOST_SAMPLES)
         norms, likeness = list[Tensor](), list[Tensor]()
-        with naming_tap(self.name, tap.name):
+        with naming(f"{self.name} at tap {tap.name}"):
             for _, tokens in first_tokens(activations, tap.name, n):
                 x, _ = token_samples(tokens, f"Tap {tap.name} for {self.name}", tap.grid.shape)
                 for block in sample_blocks(x, pairs=False):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -77,12 +77,10 @@ def load_checkpoint(
         return 0
     refuse_other(f"The checkpoint in {folder}", kept["identity"], identity)
     path = folder / FILE
-    try:
+    with _reading(path):
         tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise _unreadable(path, str(error)) from error
-    if digest_of_tensors(tensors) != kept["tensors"]:
-        raise _unreadable(path, DAMAGED)
+        if digest_of_tensors(tensors) != kept["tensors"]:
+            raise ValueError(DAMAGED)
     module.load_state_dict({n.removeprefix(WEIGHTS): t for n, t in tensors.items() if n.startswith(WEIGHTS)})
     for name, parameter in module.named_parameters():
         state = {
@@ -112,20 +110,15 @@ def about_checkpoint(folder: Path) -> dict[str, Any] | None:
     path = folder / FILE
     if not path.is_file():
         return None
-    try:
-        with safe_open(path, "pt") as file:
-            metadata: Mapping[str, str] = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise _unreadable(path, str(error)) from error
+    with _reading(path), safe_open(path, "pt") as file:
+        metadata: Mapping[str, str] = file.metadata() or {}
     if KEY not in metadata:
         raise DiagnosticsError(f"{path} is no checkpoint of this trainer: give another --out.", code="occupied")
-    try:
+    with _reading(path):
         kept: dict[str, Any] = json.loads(metadata[KEY])
         if kept.pop("digest") != digest_of_json(kept):
-            raise ValueError
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _unreadable(path, DAMAGED) from error
-    return kept
+            raise ValueError(DAMAGED)
+        return kept
 
 
 def digest_of_json(kept: Mapping[str, Any]) -> str:
@@ -142,8 +135,8 @@ def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _unreadable(path: Path, why: str) -> DiagnosticsError:
-    return DiagnosticsError(f"Checkpoint {path} cannot be read ({why}): remove it to start again.", code="damaged")
+def _reading(path: Path) -> contextlib.AbstractContextManager[None]:
+    return explaining(f"Checkpoint {path} cannot be read", "remove it to start again", "damaged")
 
 
 def make_folder(folder: Path) -> None:
