@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -42,6 +42,8 @@ FILE = "checkpoint.safetensors"
 KEY = "diagnostics_checkpoint"
 WEIGHTS, STATE, GROUP = "weights/", "optimiser/", "group/"
 DAMAGED = "its bytes are not those that were written"
+UNREADABLE = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What reading a damaged file raises; too little memory is none of it."""
 
 
 def save_checkpoint(
@@ -136,7 +138,7 @@ def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _reading(path: Path) -> contextlib.AbstractContextManager[None]:
-    return explaining(f"Checkpoint {path} cannot be read", "remove it to start again", "damaged")
+    return explaining(f"Checkpoint {path} cannot be read", "remove it to start again", "damaged", UNREADABLE)
 
 
 def make_folder(folder: Path) -> None:
@@ -231,7 +233,8 @@ def finished_before(path: Path, identity: Mapping[str, Any], where: World) -> di
 
 
 def _read(path: Path) -> dict[str, Any]:
-    with explaining(f"{path} cannot be read as the summary of a training", "give another --out", "damaged"):
+    failure = f"{path} cannot be read as the summary of a training"
+    with explaining(failure, "give another --out", "damaged", UNREADABLE):
         kept: dict[str, Any] = json.loads(path.read_text())
         if kept.pop("digest") != digest_of_json(kept):
             raise ValueError("it is not what was written")
