@@ -71,7 +71,7 @@ LONGEST = 400
 
 
 class DiagnosticsError(Exception):
-    """What was given, why it does not work, and the next step, in one sentence.
+    """An error that a user can cause: what was given, why it does not work, and the next step, in one sentence.
 
     The command line prints the message and exits with status 2; files are written atomically. `code` is the reason in
     a word that stays when the sentence is reworded.
@@ -95,7 +95,7 @@ class DiagnosticsError(Exception):
         self.code = code or self.code
 
     def _render_traceback_(self) -> list[str]:
-        """What IPython shows in place of a traceback."""
+        """The line that IPython shows in place of a traceback."""
         return [f"{type(self).__name__}: {self}"]
 
 
@@ -115,14 +115,71 @@ def describe(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def explaining(failure: str) -> Generator[None]:
-    """Turns an unexpected exception within this context into a DiagnosticsError that begins with `failure`."""
+def explaining(
+    failure: str,
+    remedy: str = "",
+    code: Code = "foreign-error",
+    errors: type[BaseException] | tuple[type[BaseException], ...] = (Exception, SystemExit),
+) -> Generator[None]:
+    """Turn an unexpected exception within this context into one sentence: `failure (the exception): remedy.`
+
+    Args:
+        failure: what cannot be done, with the verb.
+        remedy: what to do; without one the sentence ends with the exception.
+        code: of the error.
+        errors: the exceptions that are turned. A DiagnosticsError stays as it is.
+
+    Examples:
+        >>> from diagnostics.plugin import DiagnosticsError, explaining
+        >>> try:
+        ...     with explaining("Row 3 is no number", "correct it", "bad-data", ValueError):
+        ...         float("three")
+        ... except DiagnosticsError as error:
+        ...     print(error)
+        Row 3 is no number (ValueError: could not convert string to float: 'three'):
+        correct it.
+    """
     try:
         yield
     except DiagnosticsError:
         raise
-    except (Exception, SystemExit) as error:
-        raise DiagnosticsError(f"{failure}: {describe(error)}", code="foreign-error") from error
+    except errors as error:
+        # The system's words for a disk leave out the path, which the sentence has.
+        why = (isinstance(error, OSError) and error.strerror) or describe(error)
+        message = f"{failure} ({why}): {remedy}." if remedy else f"{failure}: {describe(error)}"
+        raise DiagnosticsError(message, code=code) from error
+
+
+@contextlib.contextmanager
+def naming(what: str, code: Code | None = None) -> Generator[None]:
+    """Put what an error is about before the sentence of a DiagnosticsError in this context, and another `code`."""
+    try:
+        yield
+    except DiagnosticsError as error:
+        raise DiagnosticsError(f"{what}: {error}", code=code or error.code) from error
+
+
+def refuse_values(*checks: tuple[object, str]) -> None:
+    """Raise the sentence of the first check that is true, as an error of code `bad-value`.
+
+    Args:
+        checks: whether a value is wrong, and the sentence for it.
+
+    Examples:
+        >>> from diagnostics.plugin import DiagnosticsError, refuse_values
+        >>> batch, seed = 0, 0
+        >>> try:
+        ...     refuse_values(
+        ...         (seed < 0, f"Seed {seed} is below 0: give 0 or more."),
+        ...         (batch < 1, f"Batch size {batch} is below 1: give 1 or more."),
+        ...     )
+        ... except DiagnosticsError as error:
+        ...     print(error)
+        Batch size 0 is below 1: give 1 or more.
+    """
+    for wrong, sentence in checks:
+        if wrong:
+            raise DiagnosticsError(sentence, code="bad-value")
 
 
 @contextlib.contextmanager

@@ -64,7 +64,7 @@ def _end_with_reader(ends: bool) -> None:
 
 
 def stop_requested() -> bool:
-    """Whether a signal has asked this process to stop."""
+    """True if a signal has asked this process to stop."""
     return _State.number is not None
 
 

@@ -54,12 +54,12 @@ class Option:
 
 def options(job: type[DataclassInstance]) -> dict[str, Option]:
     """Options of the command that is made of a job, by field, in order, with all their names."""
-    return {name: option for name, (_, option) in _declared(job).items() if option.help}
+    return {name: option for name, (_, option) in _declarations(job).items() if option.help}
 
 
 def deciding(job: type[DataclassInstance]) -> list[str]:
     """Fields of a job by which its result is known: all but those whose `Option` says that they do not decide."""
-    apart = {name for name, (_, option) in _declared(job).items() if not option.decides}
+    apart = {name for name, (_, option) in _declarations(job).items() if not option.decides}
     return [each.name for each in fields(job) if each.name not in apart]
 
 
@@ -84,7 +84,7 @@ def options_of(job: type[DataclassInstance] | None = None) -> Callable[[Callable
         >>> greet(name="her", loud=True)
         HELLO her
     """
-    ours = {name: row for name, row in _declared(job).items() if row[1].help} if job else {}
+    ours = {name: row for name, row in _declarations(job).items() if row[1].help} if job else {}
 
     def command_of(act: Callable[..., None]) -> Callable[..., None]:
         own = list(inspect.signature(act).parameters.values())[job is not None :]
@@ -135,7 +135,7 @@ class _Unknown(type):
         return cls
 
 
-def _declared(job: type[DataclassInstance]) -> dict[str, tuple[Any, Option]]:
+def _declarations(job: type[DataclassInstance]) -> dict[str, tuple[Any, Option]]:
     """Field -> its type and `Option`, of those that have one."""
     hints = hints_of(job)
     rows = {each.name: _read(each.name, hints[each.name]) for each in fields(job)}

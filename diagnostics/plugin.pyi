@@ -42,8 +42,10 @@ from diagnostics.encoders.torch_encoder import names_of_outputs as names_of_outp
 from diagnostics.errors import StorageError as StorageError
 from diagnostics.errors import describe as describe
 from diagnostics.errors import enumerated as enumerated
+from diagnostics.errors import explaining as explaining
 from diagnostics.errors import few as few
 from diagnostics.errors import importing as importing
+from diagnostics.errors import refuse_values as refuse_values
 from diagnostics.errors import unknown as unknown
 from diagnostics.measures.arrays import svdvals as svdvals
 from diagnostics.measures.probes.nearest import recall_hits as recall_hits

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run will write and take, said before the first byte.
+    """The disk and time that a run will take, said before the first byte.
 
     Examples:
         >>> import diagnostics as dx
@@ -53,7 +53,7 @@ class Cost:
 
     @property
     def lines(self) -> list[str]:
-        """What cannot be probed, a line for each target, and then the cost."""
+        """A line for each target that cannot be probed, and then the cost."""
         if self.again:
             of = f"{self.encoders} encoders with the controls" if self.encoders > 1 else "no controls"
             tokens = (

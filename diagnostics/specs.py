@@ -84,7 +84,7 @@ def building(spec: str, named_by: str, trust_code: bool) -> Generator[None]:
 
 
 def trusting() -> bool:
-    """Whether the user trusts the Python files that saved encoders name, for what is being built now."""
+    """True if the user trusts the Python files that saved encoders name, for what is being built now."""
     return _trusted.get()
 
 

@@ -1,4 +1,4 @@
-"""What measures read: protocols for stored activations, targets and observations, independent of the storage."""
+"""The contract of measures: protocols for stored activations, targets and observations, independent of the storage."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _shuffle(target: StoredTarget, split: np.ndarray, seed: int) -> StoredTarget
 
 
 def _known(target: StoredTarget, samples: int) -> np.ndarray:
-    """Whether a sample's value is known, bool [sample]; maps are swapped whole, known or not."""
+    """The samples whose value is known, bool [sample]; maps are swapped whole, known or not."""
     if target.kind in BY_PLACE:
         return np.ones(samples, dtype=bool)
     if target.kind == "label":

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diagnostics.activations.folder import Folder, lock, writing
-from diagnostics.errors import DiagnosticsError, StorageError, importing
+from diagnostics.errors import DiagnosticsError, StorageError, importing, refuse_values
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.vocabulary import BY_PLACE, Compute
 
@@ -102,10 +102,10 @@ def write_features(
 
     where = usable_device(device)
     check_compute(compute, where)
-    if batch_size is not None and batch_size < 1:
-        raise DiagnosticsError(f"Batch size {batch_size} is below 1.", code="bad-value")
-    if workers < 0:
-        raise DiagnosticsError(f"{workers} workers are below 0.", code="bad-value")
+    refuse_values(
+        (batch_size is not None and batch_size < 1, f"Batch size {batch_size} is below 1."),
+        (workers < 0, f"{workers} workers are below 0."),
+    )
     sized = fit(encoder, dataset)
     read = sized.tap(sized.output_tap if tap is None else tap)
     planned = plan(sized, [read], len(dataset), 0, "float32", chosen_poolings(pooling, sized.poolings))

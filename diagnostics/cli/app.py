@@ -20,7 +20,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from diagnostics import interrupts
-from diagnostics.errors import DiagnosticsError, describe
+from diagnostics.errors import DiagnosticsError, describe, explaining
 from diagnostics.options import Option, options_of
 from diagnostics.report.escaping import printable
 from diagnostics.runs.options import ENCODER
@@ -42,14 +42,14 @@ def working(quiet: bool = False, verbose: bool = False) -> Generator[Watch]:
     with (
         interrupts.working(),
         contextlib.redirect_stdout(sys.stderr),
-        _heard() if verbose else contextlib.nullcontext(),
+        _listen() if verbose else contextlib.nullcontext(),
         watcher(quiet, verbose) as watch,
     ):
         yield watch
 
 
 @contextlib.contextmanager
-def _heard() -> Generator[None]:
+def _listen() -> Generator[None]:
     import logging
     import warnings
 
@@ -84,7 +84,7 @@ def guarded(command: Callable[..., None], plugin: str = "") -> Callable[..., Non
             with interrupts.working() if plugin else contextlib.nullcontext():
                 command(*args, **kwargs)
         except KeyboardInterrupt as interrupt:
-            raise _interrupted(str(interrupt)) from None
+            raise _exit_interrupted(str(interrupt)) from None
         except BrokenPipeError:
             raise typer.Exit(1) from None
         except (typer.Exit, typer.Abort, typer.BadParameter):
@@ -92,7 +92,7 @@ def guarded(command: Callable[..., None], plugin: str = "") -> Callable[..., Non
         except Exception as error:
             if interrupts.stop_requested():
                 # Compiled code may turn an interrupt into an error of its own.
-                raise _interrupted("") from None
+                raise _exit_interrupted("") from None
             if isinstance(error, DiagnosticsError):
                 raise _exit_after(str(error), error) from None
             if not plugin:
@@ -117,7 +117,7 @@ def say(sentence: str) -> None:
     show(Console(stderr=True, highlight=False), text)
 
 
-def _interrupted(sentence: str) -> typer.Exit:
+def _exit_interrupted(sentence: str) -> typer.Exit:
     # A terminal that hung up takes no words.
     with contextlib.suppress(OSError):
         print(file=sys.stderr)
@@ -126,7 +126,7 @@ def _interrupted(sentence: str) -> typer.Exit:
 
 
 def show_tracebacks(whole: bool) -> None:
-    """Whether a command that ends in an error shows where it was raised."""
+    """Set whether a command that ends in an error shows where it was raised."""
     _Errors.whole = whole
 
 
@@ -148,7 +148,7 @@ def _exit_after(sentence: str, error: BaseException) -> typer.Exit:
 
 
 def _quotes(sentence: str, error: BaseException | None) -> bool:
-    """Whether a sentence quotes an unexpected exception, from anywhere down the chain of causes."""
+    """True if a sentence quotes an unexpected exception, from anywhere down the chain of causes."""
     while error is not None:
         # What a worker process raised comes as a note, since its traceback cannot be passed on.
         foreign = not isinstance(error, DiagnosticsError)
@@ -252,8 +252,7 @@ def _take(context: typer.Context, path: Path) -> None:
     command: Any = context.command
     params = {param.name: param for param in command.params if param.name not in ("config", "help")}
     names = {_name(param): key for key, param in params.items()}
-    text = _text(path)
-    values = _parsed(path, text)
+    text, values = _read(path)
     if strange := [key for key in values if _spelt(key) not in names]:
         told = ", ".join(f"'{key}' in line {_line(text, key)}{_nearest(key, names)}" for key in strange)
         raise DiagnosticsError(
@@ -283,28 +282,14 @@ def _name(param: Any) -> str:
     return long[0].removeprefix("--") if long else str(param.name).replace("_", "-")
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DiagnosticsError(
-            f"{path} is not UTF-8 text ({error.reason}): save it as UTF-8.", code="unreadable"
-        ) from error
-    except OSError as error:
-        raise DiagnosticsError(
-            f"{path} cannot be read ({error.strerror or error}): name a file of TOML.", code="unreadable"
-        ) from error
-
-
-def _parsed(path: Path, text: str) -> dict[str, Any]:
+def _read(path: Path) -> tuple[str, dict[str, Any]]:
+    """The text of a TOML file, and its values."""
     import tomllib
 
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise DiagnosticsError(
-            f'{path} is not valid TOML ({error}): write a line for each option, as data = "digits".', code="unreadable"
-        ) from error
+    with explaining(f"{path} cannot be read", "name a file of TOML in UTF-8", "unreadable", (OSError, ValueError)):
+        text = path.read_text(encoding="utf-8")
+    with explaining(f"{path} is not valid TOML", 'write a line for each option, as data = "digits"', "unreadable"):
+        return text, tomllib.loads(text)
 
 
 def _line(text: str, key: str) -> int:
@@ -314,7 +299,7 @@ def _line(text: str, key: str) -> int:
 
 
 def _valid(value: Any, param: Any, where: str) -> Any:
-    """What the command line would have given; its own types are checked there."""
+    """The value that the command line would have given; its own types are checked there."""
     if getattr(param, "is_flag", False):
         if isinstance(value, bool):
             return value

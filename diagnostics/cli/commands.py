@@ -1,5 +1,7 @@
 """The bundled commands: each calls the library with the given options and prints tables or one JSON object; and a
 plugin project from templates: an encoder, a dataset, and passing tests for both.
+
+The options of `run` are declared in `diagnostics.runs.options`.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ from diagnostics.cli.app import (
     read_config,
     working,
 )
-from diagnostics.errors import DiagnosticsError, unknown
+from diagnostics.errors import DiagnosticsError, explaining, unknown
 from diagnostics.options import Option
 from diagnostics.progress import size
 from diagnostics.report.escaping import printable
@@ -320,7 +322,7 @@ def selftest(
 
 
 class Format(enum.StrEnum):
-    """How `show` writes a run."""
+    """A form in which `show` writes a run."""
 
     table = "table"
     csv = "csv"
@@ -554,7 +556,7 @@ def write_plugin(name: str, out: Path) -> tuple[Path, list[str]]:
         raise DiagnosticsError(
             f"There is no folder {out}: make it first, or choose another --out.", code="missing-file"
         )
-    try:
+    with explaining(f"{folder} cannot be written", "choose another --out", "unwritable", OSError):
         partial = out / f".{name}.{os.urandom(8).hex()}.partial"
         partial.mkdir()
         try:
@@ -563,10 +565,6 @@ def write_plugin(name: str, out: Path) -> tuple[Path, list[str]]:
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-    except OSError as error:
-        raise DiagnosticsError(
-            f"{folder} cannot be written ({error.strerror}): choose another --out.", code="unwritable"
-        ) from error
     return folder, files
 
 

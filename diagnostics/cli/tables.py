@@ -47,7 +47,7 @@ def list_all() -> dict[str, list[dict[str, Any]]]:
     rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in LISTED}
     for kind in ("encoder", "dataset"):
         rows[f"{kind}s"] = [
-            {"name": name, **_described(entry), **_parameters(name, entry), "plugin": plugin.name}
+            {"name": name, **_describe(entry), **_parameters(name, entry), "plugin": plugin.name}
             for name, (plugin, entry) in offered(kind).items()
         ]
     for name, (plugin, entry) in offered("measure").items():
@@ -59,15 +59,15 @@ def list_all() -> dict[str, list[dict[str, Any]]]:
     return rows
 
 
-def _described(entry: Entry) -> dict[str, Any]:
-    """What an encoder or dataset is, in its plugin's words or its builder's first line, and what it reads or holds."""
+def _describe(entry: Entry) -> dict[str, Any]:
+    """Facts of an encoder or dataset, in its plugin's words or its builder's first line, and what it reads or holds."""
     docstring = inspect.getdoc(entry.make) if inspect.isroutine(entry.make) or inspect.isclass(entry.make) else ""
     about = entry.about or (docstring or "").partition("\n")[0]
     return {"about": about, "modalities": list(entry.modalities), "targets": list(entry.kinds)}
 
 
 def _parameters(name: str, entry: Entry) -> dict[str, Any]:
-    """What follows the colon of a scheme, in its builder's own word, and the builder's options with their defaults."""
+    """The word behind the colon of a scheme, as its builder has it, and the builder's options with their defaults."""
     parameters = list(inspect.signature(entry.make).parameters.values())
     first = 1 if name.endswith(":") else 0
     return {
@@ -77,7 +77,7 @@ def _parameters(name: str, entry: Entry) -> dict[str, Any]:
 
 
 def _measure(entry: Entry) -> dict[str, Any]:
-    """What a measure is, by its plugin's description, or where there is none by the measure itself."""
+    """Facts of a measure, by its plugin's description, or where there is none by the measure itself."""
     if not entry.about:
         try:
             measure: Measure = entry.make()
@@ -196,7 +196,7 @@ def print_conformance(conformance: Conformance) -> None:
 
 
 def print_selftest(outcomes: list[Outcome], *, full: bool = False) -> None:
-    """How many known answers each family of measures has, how many are right and how near; then those that are not.
+    """Each family of measures with its known answers, how many are right and how near; then those that are not.
 
     With `full` also every known answer with what came out, how near it must be, and its source.
     """

@@ -523,7 +523,7 @@ def subset(dataset: Dataset, samples: int, seed: int) -> Dataset:
 
 
 def _shares(dataset: Dataset, samples: int) -> dict[str, int]:
-    """How many samples of each split, by largest remainder."""
+    """The number of samples of each split, by largest remainder."""
     exact = {split: samples * count / len(dataset) for split, count in dataset.counts().items()}
     counts = {split: max(1, int(share)) for split, share in exact.items()}
     while sum(counts.values()) != samples:

@@ -60,7 +60,7 @@ class LazySamples(Sequence[Any]):
 
 @dataclass(frozen=True, kw_only=True)
 class TargetInfo:
-    """What a target has besides its kind and values, in a dataset and in a store alike; see `Target`."""
+    """Facts of a target besides its kind and values, in a dataset and in a store alike; see `Target`."""
 
     units: str = ""
     about: str = ""
@@ -136,7 +136,7 @@ class Target(TargetInfo):
 
     @property
     def dense(self) -> bool:
-        """Whether the target has a value for every place of a sample."""
+        """True for a value at every place of a sample."""
         return self.kind in DENSE
 
     def blocks(self) -> Iterator[np.ndarray]:
@@ -191,7 +191,7 @@ _FORMS = {
 
 
 def misfit(target: Target) -> str:
-    """Why a target's values do not fit its kind, in words; "" where they do."""
+    """The reason why a target's values do not fit its kind, in words; "" where they do."""
     if target.values.dtype == object and target.kind in BY_PLACE and len(target.values):
         return misfit(target._alone(0))
     values, kind = target.values, target.kind
@@ -235,8 +235,8 @@ def on_grid(maps: np.ndarray, covered: tuple[tuple[float, float], ...], shape: t
     means = np.empty((len(maps), math.prod(shape)))
     for rows in _blocks(maps):
         known = np.isfinite(maps[rows])
-        total = _summed(np.where(known, maps[rows], 0.0), overlaps)
-        weight = _summed(known.astype(np.float64), overlaps)
+        total = _sum_cells(np.where(known, maps[rows], 0.0), overlaps)
+        weight = _sum_cells(known.astype(np.float64), overlaps)
         mean = np.divide(total, weight, out=np.full_like(total, np.nan), where=(weight >= least) & (weight > 0))
         means[rows] = mean.reshape(len(mean), -1)
     return means
@@ -319,7 +319,7 @@ def resample(tokens: np.ndarray, grid: tuple[int, ...], shape: tuple[int, ...]) 
     area.
     """
     shares = [_overlap(0.0, float(old), new, old) * (new / old) for old, new in zip(grid, shape, strict=True)]
-    resampled = _summed(tokens.reshape(len(tokens), *grid, -1), [share.astype(tokens.dtype) for share in shares])
+    resampled = _sum_cells(tokens.reshape(len(tokens), *grid, -1), [share.astype(tokens.dtype) for share in shares])
     return resampled.reshape(len(tokens), -1, tokens.shape[2])
 
 
@@ -348,7 +348,7 @@ def _edges(start: float, stop: float, cells: int) -> np.ndarray:
     return np.where(np.abs(edges - edges.round()) < _ROUNDING, edges.round(), edges)
 
 
-def _summed(maps: np.ndarray, overlaps: Sequence[np.ndarray]) -> np.ndarray:
+def _sum_cells(maps: np.ndarray, overlaps: Sequence[np.ndarray]) -> np.ndarray:
     """Maps [sample, *extent] summed over the cells of each axis, [sample, *shape]."""
     for axis, overlap in enumerate(overlaps, start=1):
         maps = np.moveaxis(np.tensordot(maps, overlap, axes=(axis, 1)), -1, axis)

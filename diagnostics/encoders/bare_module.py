@@ -16,7 +16,7 @@ from diagnostics.encoders.encoder import check_channels_last
 from diagnostics.encoders.modules import device_of, evaluating
 from diagnostics.encoders.pictures import central_part
 from diagnostics.encoders.torch_encoder import TorchEncoder
-from diagnostics.errors import DiagnosticsError, describe, enumerated, unknown
+from diagnostics.errors import DiagnosticsError, describe, enumerated, explaining, naming, unknown
 from diagnostics.vocabulary import Modality
 
 SAME = 1e-3
@@ -108,18 +108,14 @@ def wrap(
     """
     example = _noise(np.shape(sample), np.asarray(sample).dtype)
     if modality == "image" and example.ndim in (2, 3):
-        try:
+        with naming(f"Samples do not fit a bare {type(module).__name__}", "bad-sample"):
             check_channels_last(example)
-        except DiagnosticsError as error:
-            raise DiagnosticsError(
-                f"Samples do not fit a bare {type(module).__name__}: {error}", code="bad-sample"
-            ) from error
         pixels = Pixels.of(module, example, size, mean, std)
         wider = [Pixels(3, size, pixels.scale, pixels.mean, pixels.std)] if pixels.channels == 1 else []
         tries = [pixels for pixels in (pixels, *wider) if pixels.fits] or [pixels]
         return _wrapped(module, modality, [(example, prepare) for prepare in tries])
     if modality == "series" and example.ndim in (1, 2):
-        values = _listed(mean, 0.0), _listed(std, 1.0)
+        values = _as_tuple(mean, 0.0), _as_tuple(std, 1.0)
         layouts = ("as it is", "channel first", "channel last") if example.ndim == 1 else ("as it is", "variates first")
         return _wrapped(module, modality, [(example, Values(layout, *values)) for layout in layouts])
     raise DiagnosticsError(
@@ -229,11 +225,11 @@ class Pixels:
         channels = example.shape[2] if example.ndim == 3 else 1
         if size is not None and size < 1:
             raise DiagnosticsError(f"size={size} is no number of pixels: give 1 or more.", code="bad-value")
-        return cls(channels, size, 255.0 if raw else 1.0, _listed(mean, 0.0), _listed(std, 1.0))
+        return cls(channels, size, 255.0 if raw else 1.0, _as_tuple(mean, 0.0), _as_tuple(std, 1.0))
 
     @property
     def fits(self) -> bool:
-        """Whether there is one mean and std, or one a channel."""
+        """True if there is one mean and std, or one a channel."""
         return {len(self.mean), len(self.std)} <= {1, self.channels}
 
     def __call__(self, sample: np.ndarray) -> Tensor:
@@ -276,7 +272,7 @@ class Values:
         return series.T.contiguous() if self.layout == "variates first" else series
 
 
-def _listed(numbers: Numbers | None, otherwise: float) -> tuple[float, ...]:
+def _as_tuple(numbers: Numbers | None, otherwise: float) -> tuple[float, ...]:
     """As a tuple; `otherwise`, 1 for what is divided by, where there are none."""
     listed = np.atleast_1d(np.asarray(otherwise if numbers is None else numbers, dtype=np.float64))
     if listed.ndim > 1 or not np.isfinite(listed).all() or (otherwise and not listed.all()):
@@ -299,12 +295,9 @@ def _by_channel(numbers: tuple[float, ...], channels: int) -> Tensor:
 def _numbers(text: str | None) -> list[float] | None:
     if text is None:
         return None
-    try:
+    wrong = f"'{text}' is not one number, or one per channel"
+    with explaining(wrong, "separate numbers with commas", "bad-value", ValueError):
         return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise DiagnosticsError(
-            f"'{text}' is not one number, or one per channel: separate numbers with commas.", code="bad-value"
-        ) from None
 
 
 def _noise(shape: tuple[int, ...], dtype: Any, seed: int = 0) -> np.ndarray:

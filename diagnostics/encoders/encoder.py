@@ -18,7 +18,7 @@ from torch.utils.data import default_collate
 from diagnostics.encoders.modules import BATCH, by_name, chosen_poolings, computing, pool, usable_device
 from diagnostics.encoders.pictures import to_pixels
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError, describe, explaining, unknown
+from diagnostics.errors import DiagnosticsError, describe, explaining, naming, unknown
 from diagnostics.vocabulary import Modality
 
 Reduce = Callable[[Tap, Tensor], Any]
@@ -177,11 +177,11 @@ class Encoder(ABC):
             raise DiagnosticsError(f"Batch size {batch_size} is below 1.", code="bad-value")
         wanted = self.tap(self.output_tap if tap is None else tap)
         names = chosen_poolings(pooling, self.poolings)
-        given = _listed(self, samples)
+        given = _as_list(self, samples)
         sized = self
         pinned = _shown_shapes(self.preprocess(self.example())) if self.pinned else ""
         if len(given) and not pinned:
-            first = _checked(self, given, 0)
+            first = _check_sample(self, given, 0)
             sized = size_for(self, first, f"Samples of shape {first.shape}")
         read = sized.tap(wanted.name)
         shape = (read.grid.tokens, read.features) if tokens else (len(names) * read.features,)
@@ -193,7 +193,7 @@ class Encoder(ABC):
         with sized.on(where), computing("float32", where):
             for start in range(0, len(given), size):
                 rows = range(start, min(start + size, len(given)))
-                batch = _batch(sized, [_checked(self, given, i) for i in rows], start, pinned)
+                batch = _batch(sized, [_check_sample(self, given, i) for i in rows], start, pinned)
                 values = _read(sized, batch, read, _grid_tokens if tokens else _pooling(sized, batch, names), rows)
                 features[start : rows.stop] = values.reshape(len(rows), *shape).cpu().numpy()
         return features
@@ -263,7 +263,7 @@ class Encoder(ABC):
         return self
 
     def valid(self, batch: Any, tap: Tap) -> Tensor | None:
-        """Which grid tokens of a tap represent data, bool [sample, grid token]; None where all do (no padding, no
+        """The grid tokens of a tap that represent data, bool [sample, grid token]; None where all do (no padding, no
         mask).
         """
         return None
@@ -403,8 +403,8 @@ def pinned_to(encoder: Encoder, shape: Sequence[int]) -> Encoder:
 
 def first_shape(encoder: Encoder, samples: Any) -> tuple[int, ...]:
     """Shape of the first of some samples as `transform` takes them; () of a text and of none."""
-    given = _listed(encoder, samples)
-    return np.shape(_checked(encoder, given, 0)) if len(given) else ()
+    given = _as_list(encoder, samples)
+    return np.shape(_check_sample(encoder, given, 0)) if len(given) else ()
 
 
 def check_channels_last(sample: np.ndarray, example: np.ndarray | None = None) -> None:
@@ -419,12 +419,12 @@ def check_channels_last(sample: np.ndarray, example: np.ndarray | None = None) -
 
 
 def channels_first(sample: Any) -> bool:
-    """Whether it can only be [..., channel, y, x]."""
+    """Test for a shape that can only be [..., channel, y, x]."""
     shape = tuple(np.shape(sample))
     return len(shape) in (3, 4) and shape[-3] in COLOURS and min(shape[-2:]) > max(COLOURS) + 1
 
 
-def _listed(encoder: Encoder, samples: Any) -> Any:
+def _as_list(encoder: Encoder, samples: Any) -> Any:
     """The samples as something with a length whose items are samples; raises for a single sample and another
     modality.
     """
@@ -448,7 +448,7 @@ def _listed(encoder: Encoder, samples: Any) -> Any:
 
 
 def _is_one(samples: Any, example: np.ndarray) -> bool:
-    """Whether an array is a sample where several are wanted: an image in colour would pass for as many grey ones as it
+    """Test for one sample where several are wanted: an image in colour would pass for as many grey ones as it
     has rows.
     """
     shape = tuple(getattr(samples, "shape", ()))
@@ -459,18 +459,12 @@ def _is_one(samples: Any, example: np.ndarray) -> bool:
     return len(shape) == 1 or (len(shape) == example.ndim and (shape[-1] == example.shape[-1] or colours))
 
 
-def _checked(encoder: Encoder, samples: Any, index: int) -> np.ndarray:
+def _check_sample(encoder: Encoder, samples: Any, index: int) -> np.ndarray:
     """A sample as an array that may be written to; raises where it is of no shape or type that the modality has."""
     axes, example = AXES[encoder.modality], np.asarray(encoder.example())
-    try:
+    with explaining(f"Sample {index} for {encoder.name} cannot be read", code="unreadable"):
         raw = samples[index]
         sample = np.asarray(to_pixels(raw, example.ndim == 2) if encoder.modality == "image" else raw)
-    except DiagnosticsError:
-        raise
-    except Exception as error:
-        raise DiagnosticsError(
-            f"Sample {index} for {encoder.name} cannot be read ({describe(error)}).", code="unreadable"
-        ) from error
     if encoder.modality == "text":
         fits = sample.ndim == 0 and isinstance(sample.item(), str)
     else:
@@ -478,10 +472,8 @@ def _checked(encoder: Encoder, samples: Any, index: int) -> np.ndarray:
         # Fractions read as bytes are black: an encoder that takes fractions has an example of them.
         fits = fits and (sample.dtype.kind == "f") <= (example.dtype.kind == "f")
     if encoder.modality in ("image", "video"):
-        try:
+        with naming(f"Sample {index} does not fit {encoder.name}", "bad-sample"):
             check_channels_last(sample, example)
-        except DiagnosticsError as error:
-            raise DiagnosticsError(f"Sample {index} does not fit {encoder.name}: {error}", code="bad-sample") from error
     if not fits:
         like = f"{' or '.join(axes)}, as its example {_shown(example)}" if axes else "a string each"
         raise DiagnosticsError(
@@ -543,7 +535,7 @@ def _batch(encoder: Encoder, samples: Sequence[np.ndarray], start: int, pinned: 
 
 
 def _pooling(encoder: Encoder, batch: Any, poolings: Sequence[str]) -> Callable[[Tap, Tensor], Tensor]:
-    """What makes float32 [sample, pooling, feature] of a batch's tokens."""
+    """The function from a batch's tokens to float32 [sample, pooling, feature]."""
 
     def pooled(tap: Tap, tokens: Tensor) -> Tensor:
         valid = encoder.valid(batch, tap)
@@ -558,7 +550,7 @@ def _grid_tokens(tap: Tap, tokens: Tensor) -> Tensor:
 
 
 def _read(encoder: Encoder, batch: Any, tap: Tap, reduce: Callable[[Tap, Tensor], Tensor], rows: range) -> Tensor:
-    """What `reduce` makes of a batch's tokens at a tap, from one pass."""
+    """A batch's tokens at a tap after `reduce`, from one pass."""
     with explaining(f"{encoder.name} fails on the batch from sample {rows.start} on"):
         values = encoder.capture(batch, [tap.name], reduce)[tap.name]
     if len(values) != len(rows):

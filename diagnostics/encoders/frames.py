@@ -15,7 +15,7 @@ from torch.utils.data import default_collate
 from diagnostics.encoders.modules import map_tensors
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.encoders.torch_encoder import TorchEncoder
-from diagnostics.errors import DiagnosticsError, unknown
+from diagnostics.errors import DiagnosticsError, refuse_values, unknown
 
 Sampler = Literal["floor", "endpoints"]
 MOST_FRAMES = 4096
@@ -62,14 +62,13 @@ def frames_of(encoder: TorchEncoder, count: int, sampler: str = "floor") -> Torc
     if sampler not in get_args(Sampler):
         raise unknown("sampler of frames", sampler, get_args(Sampler))
     least = 2 if sampler == "endpoints" else 1
-    if count < least:
-        raise DiagnosticsError(
-            f"Sampler {sampler} takes at least {least} frame(s), not {count}: ask for more frames.", code="bad-value"
-        )
-    if count > MOST_FRAMES:
-        raise DiagnosticsError(
-            f"At most {MOST_FRAMES:,} frames of a video are seen, not {count}: ask for fewer frames.", code="bad-value"
-        )
+    refuse_values(
+        (count < least, f"Sampler {sampler} takes at least {least} frame(s), not {count}: ask for more frames."),
+        (
+            count > MOST_FRAMES,
+            f"At most {MOST_FRAMES:,} frames of a video are seen, not {count}: ask for fewer frames.",
+        ),
+    )
 
     def preprocess(sample: np.ndarray) -> Any:
         if sample.ndim != 4 or 0 in sample.shape:

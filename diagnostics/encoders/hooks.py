@@ -188,7 +188,7 @@ def recorded(module: nn.Module, names: Iterable[str]) -> Generator[list[Call]]:
 
 
 def as_tokens(tap: Tap, site: Site, value: Any) -> Tensor:
-    """What a module took or gave, as tokens [B, T, F] in the order that the tap's site declares.
+    """Tensors that a module took or gave, as tokens [B, T, F] in the order that the tap's site declares.
 
     Raises DiagnosticsError where it is no tensor of real numbers, or does not fit the site's layout and the tap's grid.
 
@@ -303,7 +303,7 @@ _ROUNDING = 1e-6
 
 
 def value_at(module: nn.Module, site: Site, batch: Any, forward: Forward) -> Any:
-    """What lies at a site in a pass that ends there, in eval mode and without gradients; None where no pass comes
+    """The tensor at a site in a pass that ends there, in eval mode and without gradients; None where no pass comes
     there.
     """
     with evaluating(module), torch.no_grad(), until(module, site) as end:
@@ -354,7 +354,7 @@ def aggregate(values: np.ndarray, grid: Grid, axes: Sequence[str]) -> np.ndarray
 
 
 def distances(tokens: Tensor, rest: Tensor, grid: Grid, axes: Sequence[str]) -> np.ndarray:
-    """How far tokens [n, T, F] lie from those of the unchanged input [1, T, F]: [n, prefix + places], by
+    """Distances of tokens [n, T, F] from those of the unchanged input [1, T, F]: [n, prefix + places], by
     `aggregate`.
     """
     far = (tokens.double() - rest.double()).norm(dim=-1).nan_to_num(0.0).cpu().numpy()
@@ -422,7 +422,7 @@ class FirstBlockInput:
         return None
 
     def moved(self, change: Callable[[Tensor], Tensor | None]) -> Tensor | None:
-        """Which of its numbers move, bool [B, ...], when the one tensor of real numbers in the batch is changed."""
+        """The numbers that move, bool [B, ...], when the one tensor of real numbers in the batch is changed."""
         floating = floating_in(self.batch)
         changed = change(floating[0].clone()) if len(floating) == 1 else None
         if changed is None or self.rest is None:
@@ -434,7 +434,7 @@ class FirstBlockInput:
         return moved if bool(moved.any()) else None
 
     def moved_by_end(self, extents: Mapping[str, int]) -> Tensor | None:
-        """Which of its numbers move when the last quarter of the input along every axis of places changes."""
+        """The numbers that move when the last quarter of the input along every axis of places changes."""
 
         def change(given: Tensor) -> Tensor | None:
             spans: dict[int, tuple[int, int]] = {}
@@ -485,7 +485,7 @@ class FirstBlockInput:
         return None if moved is None or moved.ndim != 3 else float(moved.any(2).float().mean()) <= LOCAL
 
     def rows_follow_samples(self, rows: int) -> bool:
-        """Whether the first sample moves its own `rows` of the batch axis, and no others."""
+        """True if the first sample moves its own `rows` of the batch axis, and no others."""
 
         def change(given: Tensor) -> Tensor:
             given[0] = noisy(given[0])

@@ -114,7 +114,7 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
 
 
 def misfits(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], *, types: bool = False) -> str:
-    """What keeps tensors from being those that a module wants, in words; "" where they fit.
+    """The misfits between tensors and those that a module wants, in words; "" where they fit.
 
     Each name is to be in both, with one shape, and with `types` with one number format too.
 

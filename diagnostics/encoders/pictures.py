@@ -34,7 +34,7 @@ def central_part(shape: tuple[int, ...], size: Sequence[int] = (1, 1)) -> tuple[
 
 
 def turn(image: Any) -> str:
-    """How a Pillow image has to be turned to be seen upright, as cameras note it in EXIF: the name of a transposition,
+    """The turn that a Pillow image needs to be seen upright, as cameras note it in EXIF: the name of a transposition,
     "" for none.
     """
     names = (

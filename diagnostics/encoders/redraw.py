@@ -34,7 +34,7 @@ POWER_ITERATIONS = 50
 
 @dataclass(frozen=True)
 class Redrawn:
-    """How many weights differ between two modules, and the names of the tensors that are equal.
+    """The share of weights that differ between two modules, and the names of the tensors that are equal.
 
     Weights are the numbers of parameters, and of buffers that may be weights; statistics and masks do not count. A
     constant tensor (biases of 0 before training) is redrawn with the same value, and does not count as equal.
@@ -186,7 +186,7 @@ def _weight_buffers(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _several(tensor: Tensor, count: int) -> bool:
-    """Whether it holds so many values, 2 or 3."""
+    """True if it holds so many values, 2 or 3."""
     flat = torch.view_as_real(tensor).flatten() if tensor.is_complex() else tensor.flatten()
     if not flat.numel():
         return False

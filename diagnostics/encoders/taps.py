@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from diagnostics.errors import DiagnosticsError
+from diagnostics.errors import DiagnosticsError, refuse_values
 from diagnostics.vocabulary import SAFE_NAME
 
 # The grid: where in the input a tap's tokens lie, and which come before it without a place (class token, registers).
@@ -118,24 +118,23 @@ class Site:
     item: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.call < self.calls:
-            raise DiagnosticsError(
+        refuse_values(
+            (
+                not 0 <= self.call < self.calls,
                 f"A tap cannot read call {self.call} of the {self.calls} call(s) of '{self.module}': calls "
                 f"count from 0.",
-                code="bad-value",
-            )
-        if sorted(self.order) != list(range(len(self.order))):
-            raise DiagnosticsError(
+            ),
+            (
+                sorted(self.order) != list(range(len(self.order))),
                 f"The order of tokens at '{self.module}' is no permutation: name each of {len(self.order)} tokens "
                 f"once, from 0.",
-                code="bad-value",
-            )
-        if self.rows < 1 or self.padding < 0 or self.trailing < 0:
-            raise DiagnosticsError(
+            ),
+            (
+                self.rows < 1 or self.padding < 0 or self.trailing < 0,
                 f"A tap at '{self.module}' cannot have {self.rows} rows a sample, {self.padding} tokens of padding and "
                 f"{self.trailing} trailing ones.",
-                code="bad-value",
-            )
+            ),
+        )
 
     def __str__(self) -> str:
         which = f" call {self.call + 1} of {self.calls}" if self.calls > 1 else ""
@@ -196,18 +195,18 @@ class Tap:
                 f"Tap {self.name} has no grid: a tap with one token, as a head, has Grid((), ()).",
                 code="missing-option",
             )
-        if not SAFE_NAME.fullmatch(self.name):
-            raise DiagnosticsError(
+        refuse_values(
+            (
+                not SAFE_NAME.fullmatch(self.name),
                 f"Tap name {self.name!r} cannot be stored: use letters, digits, '_', '-' and '.', not starting "
                 f"with a dot.",
-                code="bad-value",
-            )
-        if not (math.isfinite(self.depth) and self.depth >= 0) or (self.part != "head" and self.depth > 1):
-            raise DiagnosticsError(
+            ),
+            (
+                not (math.isfinite(self.depth) and self.depth >= 0) or (self.part != "head" and self.depth > 1),
                 f"Tap {self.name} has depth {self.depth}: 0 is after the embedding, 1 the trunk's output, only heads "
                 f"lie beyond.",
-                code="bad-value",
-            )
+            ),
+        )
         if self.site is not None and self.site.rows > 1 and self.site.rows != self.grid.shape[0]:
             raise DiagnosticsError(
                 f"Tap {self.name} has {self.site.rows} rows a sample, which do not fit a grid of {self.grid}: its "

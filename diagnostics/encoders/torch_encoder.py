@@ -325,11 +325,11 @@ class TorchEncoder(Encoder):
 
     @property
     def resizable(self) -> bool:
-        """Whether `sized_for` may return another encoder for samples of another size."""
+        """True if `sized_for` may return another encoder for samples of another size."""
         return self._sized_for is not None or self._first_example is not None
 
     def sized_for(self, sample: np.ndarray) -> Encoder:
-        sized = (self._sized_for(sample) if self._sized_for else self._rediscovered(sample)) or self
+        sized = (self._sized_for(sample) if self._sized_for else self._rediscover(sample)) or self
         if sized is self:
             return self
         # A function that builds it anew knows neither the name that was asked for nor where the weights come from, nor
@@ -340,7 +340,7 @@ class TorchEncoder(Encoder):
         named: dict[str, Any] = {"spec": self.spec, "lineage": self.lineage, "maker_names": self.maker_names}
         return sized.replace(**named, **saved)
 
-    def _rediscovered(self, sample: np.ndarray) -> TorchEncoder | None:
+    def _rediscover(self, sample: np.ndarray) -> TorchEncoder | None:
         """With taps discovered for samples of another size; None where they were declared, or the size is the same."""
         if self._first_example is None or np.shape(sample) == np.shape(self._example):
             return None
@@ -509,7 +509,7 @@ def names_of_outputs(
 
 
 def _holds(output: Tensor, tokens: Tensor) -> bool:
-    """Whether tokens [token, feature] are rows of an output's first sample, and all of them (but for any padding)."""
+    """True if tokens [token, feature] are rows of an output's first sample, and all of them (but for any padding)."""
     features = tokens.shape[-1]
     if not output.is_floating_point() or output.ndim < 2 or features not in (output.shape[-1], output.shape[1]):
         return False

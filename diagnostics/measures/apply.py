@@ -71,9 +71,7 @@ LONGEST_NAME = 200
 
 
 def misfit(result: Any, measure: Measure, activations: Activations) -> str:
-    """Why a result cannot be read (a variable, axis, attribute or tap is missing) or stored, in one sentence; "" where
-    it can.
-    """
+    """The sentence on a result that cannot be read or stored (a variable, axis, attribute or tap is missing), or ""."""
     if not isinstance(result, xr.Dataset):
         return f"Measure {measure.name} gives a {type(result).__name__}: return an xarray.Dataset."
     # A probe may need no target, as one of places does not.
@@ -131,7 +129,7 @@ def _odd_attribute(result: xr.Dataset, measure: Measure) -> str:
 
 
 def _writable(value: Any) -> bool:
-    """Whether JSON holds it: no lone surrogate, no circle, and no key that would come back as a text."""
+    """Test for what JSON holds: no lone surrogate, no circle, and no key that would come back as a text."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
         return _has_text_keys(value)
@@ -222,7 +220,7 @@ def measure_all(
             if why := misfit(result, measure, activations):
                 fail(key, why)
                 continue
-            result = _completed(
+            result = _complete(
                 result.assign_attrs({SEED: activations.seed, **result.attrs}), measure, target, activations
             )
             if measure.pairwise and (few := too_few(result)):
@@ -244,7 +242,7 @@ def measure_all(
     return measured
 
 
-def _completed(
+def _complete(
     result: xr.Dataset, measure: Measure, target: StoredTarget | None, activations: Activations
 ) -> xr.Dataset:
     """The result with intervals, selection and the attributes that every result has."""
@@ -282,7 +280,7 @@ FEWEST_COMPARED = 20
 
 
 def too_few(result: xr.Dataset) -> str:
-    """Why a similarity is not shown; "" where it rests on enough samples."""
+    """The reason why a similarity is not shown; "" where it rests on enough samples."""
     if (n := int(result.attrs.get(N, FEWEST_COMPARED))) >= FEWEST_COMPARED:
         return ""
     return f"{result.attrs[MEASURE]} compares taps on at least {FEWEST_COMPARED} samples, and there are {n}: use a dataset with more."

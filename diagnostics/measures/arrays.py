@@ -18,7 +18,7 @@ import xarray as xr
 from torch import Tensor
 
 from diagnostics.activations.contract import Activations
-from diagnostics.errors import DiagnosticsError, describe
+from diagnostics.errors import DiagnosticsError, explaining
 
 # Arrays of up to this many values are shown whole.
 _SHOWN = 8
@@ -55,16 +55,17 @@ def as_tensor(x: Any) -> Tensor:
                 f"A complex tensor of shape {tuple(x.shape)} has no measure: give real numbers.", code="bad-type"
             )
         return x.detach().to(torch.float64)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", np.exceptions.ComplexWarning)
-            array = np.asarray(x, dtype=np.float64)
-    except (ValueError, TypeError, Warning) as error:
-        raise DiagnosticsError(
-            f"{type(x).__name__} given where real numbers are wanted ({describe(error)}): give a numpy array or a "
-            f"torch tensor.",
-            code="bad-type",
-        ) from error
+    with (
+        explaining(
+            f"{type(x).__name__} given where real numbers are wanted",
+            "give a numpy array or a torch tensor",
+            "bad-type",
+            (ValueError, TypeError, Warning),
+        ),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("error", np.exceptions.ComplexWarning)
+        array = np.asarray(x, dtype=np.float64)
     # torch warns of memory that it must not write to.
     return torch.from_numpy(array if array.flags.writeable and min(array.strides, default=0) >= 0 else array.copy())
 
@@ -129,12 +130,8 @@ def class_labels(labels: Any, rows: int, name: str = "labels") -> np.ndarray:
     kinds = {"f": "floating-point numbers", "U": "text", "S": "text"}
     if isinstance(labels, Tensor) and labels.is_floating_point():
         raise DiagnosticsError(f"{name} are {kinds['f']}: give integer classes.", code="bad-type")
-    try:
+    with explaining(f"{name} are no array", "give one integer class per row", "bad-type", ValueError):
         array = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
-    except ValueError as error:
-        raise DiagnosticsError(
-            f"{name} are no array ({describe(error)}): give one integer class per row.", code="bad-type"
-        ) from error
     if array.dtype.kind not in "iub":
         kind = kinds.get(array.dtype.kind, f"of type {array.dtype}")
         raise DiagnosticsError(f"{name} are {kind}: give integer classes.", code="bad-type")
@@ -195,7 +192,7 @@ def quotient(above: Tensor, below: Tensor) -> Tensor:
 
 
 def ordinary(size: float) -> bool:
-    """Whether squares of squares of such a number, and their sums, neither over- nor underflow; not for 0 and NaN."""
+    """Test for a number whose squares of squares, and their sums, neither over- nor underflow; not for 0 and NaN."""
     return 1e-60 < size < 1e60
 
 
@@ -241,7 +238,7 @@ def require_finite_tap(x: np.ndarray | Tensor, measure: str, tap: str) -> None:
 
 
 def token_count(activations: Activations, measure: str, most: int) -> int:
-    """How many samples a measure of tokens reads, `most` at most; raises DiagnosticsError where no tokens are kept."""
+    """The number of samples that a measure of tokens reads, at most `most`; raises where no tokens are kept."""
     if activations.token_samples == 0:
         raise DiagnosticsError(
             f"{measure} reads tokens, and none are kept: raise the token budget (--token-budget).", code="no-tokens"
@@ -341,14 +338,13 @@ def _by(
     matrix = _double(x, result)
     with contextlib.suppress(RuntimeError):  # torch's LinAlgError is one, and so are failures of a device's library
         return fast(matrix)
-    try:
+    with explaining(
+        f"No algorithm finds the {result} of a matrix of shape {tuple(x.shape)}",
+        "leave out features that are combinations of others, or the tap",
+        "singular",
+        np.linalg.LinAlgError,
+    ):
         flat = [slow(single) for single in matrix.detach().cpu().reshape(-1, *matrix.shape[-2:]).numpy()]
-    except np.linalg.LinAlgError as error:
-        raise DiagnosticsError(
-            f"No algorithm finds the {result} of a matrix of shape {tuple(x.shape)} ({describe(error)}): leave out "
-            f"features that are combinations of others, or the tap.",
-            code="singular",
-        ) from error
     parts = (torch.from_numpy(np.stack(part)) for part in zip(*flat, strict=True))
     return tuple(part.reshape(*matrix.shape[:-2], *part.shape[1:]).to(x.device) for part in parts)
 

@@ -28,7 +28,7 @@ DECLARE = (
 
 
 class Readout(ABC):
-    """What a probe fitted at one tap, for samples that it has not seen.
+    """A probe as fitted at one tap, for samples that it has not seen.
 
     `on` is the grid that predictions lie on, None where there is one a sample.
     """
@@ -145,9 +145,7 @@ class Measure(ABC):
 
     @classmethod
     def undeclared(cls) -> str:
-        """What a probe of this class lacks, and what to write, as the end of a sentence; empty where it declares
-        all.
-        """
+        """The declarations that a probe of this class lacks, and what to write, as the end of a sentence, or ""."""
         # Of drawn scores the largest is chosen.
         largest = cls.losses != "resampled" or cls.higher_is_better
         has = {"losses": cls.losses in KINDS_OF_LOSSES, "score_name": cls.score_name, "higher_is_better": largest}
@@ -169,7 +167,7 @@ class Measure(ABC):
         return {key: value for key, value in stated.items() if value not in (None, "")}
 
     def reads(self, target: StoredTarget) -> bool:
-        """Whether it can say anything about this target."""
+        """Test for a target that it can say anything about."""
         return target.kind in self.kinds
 
     @abstractmethod
@@ -181,7 +179,7 @@ class Measure(ABC):
         return f"{self.name}/{target.name}" if target else self.name
 
     def at_tap(self, activations: Activations, target: Any, tap: Tap, seed: int) -> Any:
-        """What `compute` puts together from each tap, found at one of them; small, since processes send it.
+        """The part of `compute` that is found at one tap; small, since processes send it.
 
         A measure that defines it asks `known_at` in `compute`, so that processes may share out its taps.
         """
@@ -193,7 +191,7 @@ class Measure(ABC):
         return self.at_tap(activations, target, tap, seed) if found is None else found
 
     def sums(self, target: StoredTarget) -> Any:
-        """How it reads a target of a kind in `streams` from sums of tokens: a `probes.dense.Sums`."""
+        """The reader of a target of a kind in `streams` from sums of tokens: a `probes.dense.Sums`."""
         raise NotImplementedError(f"{self.name} says that it streams, and not how.")
 
     def fit(self, activations: Activations, target: StoredTarget, tap: Tap, choice: Mapping[str, float]) -> Readout:

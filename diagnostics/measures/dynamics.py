@@ -414,7 +414,7 @@ def paths(activations: Activations, tap: Tap, most: int, measure: str) -> Iterat
 
 
 def timed(activations: Activations, measure: str, least: int) -> dict[str, str]:
-    """Why a tap has no path of at least `least` steps: name -> reason, "" where it has one; raises where none has."""
+    """The reason why each tap has no path of at least `least` steps, "" where it has one; raises where none has."""
     why: dict[str, str] = {}
     for tap in activations.taps:
         steps = dict(zip(tap.grid.axes, tap.grid.shape, strict=True)).get("t")

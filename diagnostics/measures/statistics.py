@@ -107,7 +107,7 @@ def _kept_counts(units: int, seed: int, resamples: int) -> list[np.ndarray]:
 
 
 def resample_counts(units: int, seed: int, resamples: int = RESAMPLES) -> np.ndarray:
-    """How often each of `units` independent units is drawn in each resample, float64 [resample, unit]."""
+    """The number of times that each of `units` units is drawn in each resample, float64 [resample, unit]."""
     return np.concatenate(list(Resamples(units, seed, resamples)))
 
 
@@ -239,7 +239,7 @@ def interval(
 
 
 def effective_units(reference: np.ndarray, share: bool = False) -> float:
-    """How many units the score of a reference [tap, unit] or [tap, unit, part] rests on; 0 where no part lies in two.
+    """Units that the score of a reference [tap, unit] or [tap, unit, part] rests on; 0 where no part lies in two.
 
     Of a share all units: `resampled_scores` adds what its rare parts leave open. Of other scores, with variances of the
     parts' scores about 1 / units that hold them, the degrees of freedom of their mean by Welch (1947) and Satterthwaite

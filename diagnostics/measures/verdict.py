@@ -19,7 +19,7 @@ from diagnostics.measures.statistics import LEVEL, Interval, Losses, effective_u
 
 
 class Verdict(StrEnum):
-    """What is known of the hidden gap of a target, in the order in which findings are listed.
+    """The finding on the hidden gap of a target, in the order in which findings are listed.
 
     Examples:
         >>> from diagnostics.measures.verdict import Verdict
@@ -61,7 +61,7 @@ def check_margin(margin: float | None) -> None:
 
 
 def units_needed(gap: Interval, units: int, margin: float) -> int | None:
-    """How many test units would tell a gap of the margin from none, from the width of the interval over `units`: it
+    """Test units that would tell a gap of the margin from none, from the width of the interval over `units`: it
     falls with the root of their number. Never from the gap itself, which would promise much where it is large by
     chance. None without a width."""
     half = (gap.high - gap.low) / 2

@@ -43,7 +43,7 @@ def write_page(page: Page, path: Path) -> Path:
         .get_template("page.html.j2")
         .render(
             page=page,
-            plotlyjs=_packed(plotly.offline.get_plotlyjs()) if drawn else "",
+            plotlyjs=_pack(plotly.offline.get_plotlyjs()) if drawn else "",
             settings=settings(),
             glossary=GLOSSARY,
         )
@@ -58,7 +58,7 @@ def _blocks(sections: Sequence[Section]) -> Iterator[Block]:
 
 
 @functools.cache
-def _packed(script: str) -> str:
+def _pack(script: str) -> str:
     """A script that the page unpacks: of plotly.js two fifths of its size."""
     return base64.b64encode(gzip.compress(script.encode(), mtime=0)).decode("ascii")
 
@@ -83,7 +83,7 @@ def templates() -> Environment:
         "signs": _signs,
         "numbers": _numbers,
         "explained": explained,
-        "linked": _linked,
+        "linked": _link,
         "breakable": breakable,
         # Of a file beside the page: whatever its path holds is no address of another kind.
         "address": lambda link: quote(link.path, safe="/"),
@@ -103,7 +103,7 @@ def _numbers(cell: Cell) -> list[str]:
     return [repr(float(end)) if math.isfinite(end) else "" for end in ends]
 
 
-def _linked(finding: Finding) -> Markup:
+def _link(finding: Finding) -> Markup:
     """The words of a finding as HTML, with what leads to a section as a link."""
     words, link = finding.words, finding.link
     before, link, after = map(breakable, words.partition(link) if link else (words, "", ""))

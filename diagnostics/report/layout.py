@@ -164,7 +164,7 @@ def _side_by_side(columns: Sequence[str], rows: Sequence[Sequence[Text]], width:
         spare = width - sum(least) - gap * (len(widths) - 1)
         if spare < 0:
             return None
-        widths = _shared(by_column, least, widths, spare)
+        widths = _share_out(by_column, least, widths, spare)
     lines = _row_lines([Text(name, "bold") for name in columns], widths, gap)
     lines.append(Text(rule * (sum(widths) + gap * (len(widths) - 1))))
     for row in rows:
@@ -172,7 +172,7 @@ def _side_by_side(columns: Sequence[str], rows: Sequence[Sequence[Text]], width:
     return lines
 
 
-def _shared(by_column: Sequence[Sequence[str]], least: Sequence[int], most: Sequence[int], spare: int) -> list[int]:
+def _share_out(by_column: Sequence[Sequence[str]], least: Sequence[int], most: Sequence[int], spare: int) -> list[int]:
     """Widths of columns from the least to the most that they can use: first the names below the first column's title
     get what they need, then each spare cell goes to the tallest column."""
     widths = list(least)

@@ -94,5 +94,5 @@ def numbers(values: Any) -> list[float | None]:
 
 
 def is_plain(value: Any) -> bool:
-    """Whether JSON can hold an attribute as it is."""
+    """True if JSON can hold an attribute as it is."""
     return isinstance(value, (str, int, bool)) or (isinstance(value, float) and math.isfinite(value))

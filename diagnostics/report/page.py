@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class ControlCurve:
-    """What a control encoder (baseline) reaches: values [tap] at `taps`.
+    """The values of a control encoder (baseline) [tap] at `taps`.
 
     `style`: number of its colour and dashes, the same in every figure of a page.
     """
@@ -226,7 +226,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Finding:
-    """What is shown of a target, in words; `verdict` decides its mark and colour on full pages.
+    """The finding on a target, in words; `verdict` decides its mark and colour on full pages.
 
     link: the part of the words that leads to the section `anchor`; "" for none.
     """
@@ -427,7 +427,7 @@ def page_of(values: Any) -> Any:
 
 
 def left_out_section(reasons: Mapping[str, str]) -> Section:
-    """What is not there, from name -> reason: each reason once."""
+    """The section on what is not there, from name -> reason: each reason once."""
     notes = [
         Note(reason, ", ".join(unbroken(name) for name in names))
         for reason, names in taps_by_reason(reasons.items()).items()

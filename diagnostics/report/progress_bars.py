@@ -133,7 +133,7 @@ REDRAWN_EVERY = 0.2
 
 
 def in_notebook() -> bool:
-    """Whether this is the kernel of a notebook. IPython is imported by whoever runs one, and here never."""
+    """True if this is the kernel of a notebook. IPython is imported by whoever runs one, and here never."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     # The shell of a kernel knows it (Jupyter's, VS Code's, Colab's); IPython in a terminal has none.

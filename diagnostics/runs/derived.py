@@ -97,7 +97,7 @@ class FittedProbe(ShortRepr):
 
         Raises DiagnosticsError for another shape, for a `Run.features` of another tap, and for NaN or infinity.
         """
-        read = self.readout.predict(self._checked(features))
+        read = self.readout.predict(self._check(features))
         if self.classes:
             return _as_given(self.classes)[np.searchsorted(self.numbers, read)]
         if self.period is not None:
@@ -107,7 +107,7 @@ class FittedProbe(ShortRepr):
         several = read.ndim > (1 if self.on is None else 2)
         return read[..., 0] if several and read.shape[-1] == 1 else read
 
-    def _checked(self, features: Any) -> np.ndarray:
+    def _check(self, features: Any) -> np.ndarray:
         """float64 [sample, feature] or [sample, token, feature] of the probe's tap."""
         if isinstance(features, xr.DataArray):
             tap = features.attrs.get("tap", self.tap)

@@ -19,7 +19,7 @@ from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.modules import device_of, random_kept
 from diagnostics.encoders.taps import Tap
 from diagnostics.encoders.torch_encoder import TorchEncoder
-from diagnostics.errors import DiagnosticsError, unknown
+from diagnostics.errors import DiagnosticsError, importing, unknown
 from diagnostics.measures import result as attribute
 from diagnostics.measures.apply import measure_all
 from diagnostics.measures.base import Measure
@@ -381,12 +381,8 @@ class LayerProfiles:
 
         Raises DiagnosticsError where transformers is not installed.
         """
-        try:
+        with importing("The callback needs", "pip install transformers"):
             from transformers import TrainerCallback
-        except ImportError as error:
-            raise DiagnosticsError(
-                "transformers is not installed: pip install transformers.", code="missing-package"
-            ) from error
 
         step = self.step
 

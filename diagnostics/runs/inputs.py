@@ -46,7 +46,7 @@ def from_arrays(given: Given, modality: Modality | None = None) -> Dataset:
     """The dataset of what is no name; for errors see `diagnostics.dataset`."""
     if modality is not None and modality not in get_args(Modality):
         raise unknown("modality", str(modality), get_args(Modality))
-    given = _unpacked(given)
+    given = _unpack(given)
     samples, kind, ragged = _samples(given.samples, modality)
     n = len(samples)
     ids = [f"sample-{i:06d}" for i in range(n)] if given.ids is None else [str(each) for each in given.ids]
@@ -77,14 +77,14 @@ def from_arrays(given: Given, modality: Modality | None = None) -> Dataset:
     )
 
 
-def _unpacked(given: Given) -> Given:
+def _unpack(given: Given) -> Given:
     """With columns of tables, and what items of datasets hold, in the place of tables and datasets."""
     X = given.samples
     if isinstance(X, Mapping) and X and all(hasattr(part, "column_names") for part in X.values()):
         import datasets
 
         splits = [name for name, part in X.items() for _ in range(len(part))]
-        return _unpacked(replace(given, samples=datasets.concatenate_datasets(list(X.values())), splits=splits))
+        return _unpack(replace(given, samples=datasets.concatenate_datasets(list(X.values())), splits=splits))
     if isinstance(X, Mapping) or not (hasattr(X, "__len__") and hasattr(X, "__getitem__")):
         raise DiagnosticsError(
             f"X is a {type(X).__name__}, whose samples have no numbers: give an array, a table, or a dataset with a "
@@ -279,7 +279,7 @@ def _target(entries: Any, name: str, n: int) -> Target:
 
 
 def _fractions(known: np.ndarray, floats: bool, gaps: int, name: str) -> bool:
-    """Whether numbers are a quantity, and else count classes; refuses what may be either."""
+    """True if numbers are a quantity, and else count classes; refuses what may be either."""
     if np.isinf(known).any():
         raise DiagnosticsError(f"{name} is infinite for a sample: give NaN where it is not known.", code="not-finite")
     distinct = np.unique(known)

@@ -42,7 +42,7 @@ def default_folder(encoder: str, dataset: str) -> Path:
     # Letters of other scripts are all replaced alike.
     if 0 < len(whole) <= LONGEST and "".join(names).isascii():
         return Path("runs") / whole
-    short = [_shortened(slug(_own_name(name))) for name in names]
+    short = [_shorten(slug(_own_name(name))) for name in names]
     digest = hashlib.sha256("\x1f".join(names).encode(errors="surrogateescape")).hexdigest()[:8]
     return Path("runs") / "-".join([*filter(None, short), digest])
 
@@ -58,7 +58,7 @@ def _own_name(name: str) -> str:
     return name if ".py:" in name else re.split(r"[/:]", name)[-1]
 
 
-def _shortened(name: str) -> str:
+def _shorten(name: str) -> str:
     words = re.match(rf".{{1,{PART}}}(?=[-_.]|$)", name)
     return (words[0] if words else name[:PART]).strip("-_.")
 

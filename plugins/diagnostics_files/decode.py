@@ -40,7 +40,7 @@ def check_declared_size(path: Path, name: str) -> None:
 
 
 def _has_last_page(tail: bytes) -> bool:
-    """Whether the last page of an Ogg file is whole and marked as the last one (RFC 3533)."""
+    """True if the last page of an Ogg file is whole and marked as the last one (RFC 3533)."""
     page = tail[tail.rfind(b"OggS") :]
     return len(page) > 26 and bool(page[5] & 4) and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
 
@@ -197,7 +197,7 @@ def index_sound(source: Source, name: str) -> Sound:
         check_declared_size(source, name)
     with decoding(name):
         if _soundfile():
-            info = need("soundfile", "soundfile", "Reading sound files").info(_opened(source))
+            info = need("soundfile", "soundfile", "Reading sound files").info(_open(source))
             length, rate = int(info.frames), int(info.samplerate)
         else:
             rate, samples = _wav(source, name)
@@ -257,10 +257,10 @@ def _mono(sound: Sound, start: int, stop: int) -> np.ndarray:
     with decoding(sound.name):
         if _soundfile():
             soundfile = need("soundfile", "soundfile", "Reading sound files")
-            samples, _ = soundfile.read(_opened(sound.source), start=start, stop=stop, dtype="float32", always_2d=True)
+            samples, _ = soundfile.read(_open(sound.source), start=start, stop=stop, dtype="float32", always_2d=True)
         else:
             _, waves = _wav(sound.source, sound.name)
-            samples = _scaled(np.asarray(waves[start:stop]))
+            samples = _scale(np.asarray(waves[start:stop]))
     if len(samples) != stop - start:
         raise damaged(sound.name, f"it ends {stop - start - len(samples)} samples early")
     return samples.reshape(len(samples), -1).mean(axis=1, dtype=np.float64).astype(np.float32)
@@ -270,7 +270,7 @@ def _soundfile() -> bool:
     return importlib.util.find_spec("soundfile") is not None
 
 
-def _opened(source: Source) -> Any:
+def _open(source: Source) -> Any:
     return str(source) if isinstance(source, Path) else source()
 
 
@@ -280,12 +280,12 @@ def _wav(source: Source, name: str) -> tuple[int, Any]:
     if not name.lower().endswith(".wav"):
         need("soundfile", "soundfile", f"Reading {name}")
     try:
-        return wavfile.read(_opened(source), mmap=isinstance(source, Path))
+        return wavfile.read(_open(source), mmap=isinstance(source, Path))
     except ValueError:  # 24 bits cannot be mapped
-        return wavfile.read(_opened(source))
+        return wavfile.read(_open(source))
 
 
-def _scaled(samples: np.ndarray) -> np.ndarray:
+def _scale(samples: np.ndarray) -> np.ndarray:
     if samples.dtype.kind == "f":
         return samples.astype(np.float32)
     if samples.dtype == np.uint8:
@@ -359,7 +359,7 @@ def read_video(video: Video, wanted: Sequence[int]) -> np.ndarray:
             with av.open(str(video.path)) as container:
                 if searched := first > back:
                     container.seek(int(video.times[first - back]), stream=container.streams.video[0], backward=True)
-                frames = _decoded(container, video, wanted, strict=searched)
+                frames = _decode(container, video, wanted, strict=searched)
             if frames is not None:
                 return frames
             if not searched:
@@ -367,7 +367,7 @@ def read_video(video: Video, wanted: Sequence[int]) -> np.ndarray:
             back = 2 * back + 1
 
 
-def _decoded(container: Any, video: Video, wanted: Sequence[int], strict: bool) -> np.ndarray | None:
+def _decode(container: Any, video: Video, wanted: Sequence[int], strict: bool) -> np.ndarray | None:
     """The wanted frames; None where some do not come, or with `strict` where any comes at another time than the index
     says.
     """

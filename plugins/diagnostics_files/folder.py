@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from diagnostics.plugin import SPLIT_OF, Dataset, DiagnosticsError, LazySamples, printable
+from diagnostics.plugin import SPLIT_OF, Dataset, DiagnosticsError, LazySamples, importing, printable
 
 # What goes wrong with files: missing packages, damaged files, and whether to go on without them.
 
@@ -44,12 +44,8 @@ class DataError(DiagnosticsError):
 
 def need(module: str, package: str, wanted: str) -> Any:
     """The module, or the sentence that says which package to install for what is wanted."""
-    try:
+    with importing(f"{wanted} needs", f"pip install {package}"):
         return importlib.import_module(module)
-    except ImportError as error:
-        raise DiagnosticsError(
-            f"{wanted} needs {package}, which is not installed: pip install {package}", code="missing-package"
-        ) from error
 
 
 def damaged(name: str, error: BaseException | str, skip: bool = True) -> Unusable:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from diagnostics.plugin import Dataset, DiagnosticsError, LazySamples, Target, complete_splits
+from diagnostics.plugin import Dataset, DiagnosticsError, LazySamples, Target, complete_splits, explaining
 from diagnostics_files.decode import (
     FASTEST,
     SOUNDS,
@@ -149,7 +149,7 @@ def labelled(
             targets["label"] = label
     if labels.table:
         path = _table_path(labels.table, root)
-        columns = _joined(read_table(path), every, kept, labels.key, path)
+        columns = _join(read_table(path), every, kept, labels.key, path)
         if any(entry is not None for entry in columns.get("split", ())):
             given = columns["split"]
         groups = texts_of(columns, "group", groups)
@@ -183,7 +183,7 @@ def _table_path(text: str, root: Path) -> Path:
     )
 
 
-def _joined(columns: Columns, every: Sequence[File], kept: Sequence[int], key: str, path: Path) -> Columns:
+def _join(columns: Columns, every: Sequence[File], kept: Sequence[int], key: str, path: Path) -> Columns:
     """The columns but `key`, in the order of the kept files."""
     row_of: dict[str, int] = {}
     for row, entry in enumerate(column(columns, key, path, "file")):
@@ -343,13 +343,8 @@ def datasets_on_disk(path: str, input: str | None, values: str, rate: int | None
     root = folder(path, "datasets")
     library = need("datasets", "datasets", f"Reading {scheme}")
     check_tree(root)
-    try:
+    with explaining(f"{root} cannot be loaded as a saved dataset", "write it with save_to_disk", "unreadable"):
         loaded = library.load_from_disk(str(root))
-    except Exception as error:
-        raise DiagnosticsError(
-            f"{root} cannot be loaded as a saved dataset ({type(error).__name__}): write it with save_to_disk.",
-            code="unreadable",
-        ) from error
     parts: dict[str, Any] = dict(loaded) if isinstance(loaded, library.DatasetDict) else {"": loaded}
     features = next(iter(parts.values())).features
     column, modality = _input(features, input, scheme, library)

@@ -1,4 +1,4 @@
-"""What this plugin offers: a scheme for each kind of folder or file; importing it imports nothing heavy.
+"""The datasets of this plugin: a scheme for each kind of folder or file; importing it imports nothing heavy.
 
 `on_error` says what a damaged file does: `stop` ends the run when its turn comes, `skip` decodes every file once
 beforehand, says on stderr which are left out, and goes on without them.

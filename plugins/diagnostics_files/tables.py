@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from diagnostics.plugin import Dataset, DiagnosticsError, LazySamples, Target, complete_splits, padded
+from diagnostics.plugin import Dataset, DiagnosticsError, LazySamples, Target, complete_splits, explaining, padded
 from diagnostics_files.folder import DataError, check_bytes, damaged, file, join_notes, need, pad_left, safe_name, warn
 
 # Tables of CSV, JSON lines and Parquet as columns, and columns as targets.
@@ -41,15 +41,16 @@ def read_table(path: Path) -> Columns:
         raise DiagnosticsError(
             f"{path} is not one of {', '.join(SUFFIXES)}: save the table as one of these.", code="unsupported"
         )
-    try:
+    with explaining(
+        f"{path} cannot be read as UTF-8 text of a table",
+        "save it as UTF-8",
+        "unreadable",
+        (UnicodeDecodeError, csv.Error),
+    ):
         if suffix in (".csv", ".tsv"):
             columns = _csv(path, "," if suffix == ".csv" else "\t")
         else:
             columns = _parquet(path) if suffix == ".parquet" else _json_lines(path)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DiagnosticsError(
-            f"{path} cannot be read as UTF-8 text of a table ({error}): save it as UTF-8.", code="unreadable"
-        ) from error
     if not columns or not next(iter(columns.values())):
         raise DiagnosticsError(
             f"{path} holds no rows: give a table with a header and one row for each sample.", code="bad-sample"
@@ -151,10 +152,10 @@ def _csv(path: Path, delimiter: str) -> Columns:
                     f"correct that line."
                 )
             cells.append([cell.strip() for cell in row])
-    return {name: _typed([row[i] for row in cells]) for i, name in enumerate(header)}
+    return {name: _convert([row[i] for row in cells]) for i, name in enumerate(header)}
 
 
-def _typed(cells: Sequence[str]) -> list[Any]:
+def _convert(cells: Sequence[str]) -> list[Any]:
     entries = [None if cell.lower() in ("", "nan") else cell for cell in cells]
     convert = int if all(entry is None or _WHOLE.fullmatch(entry) for entry in entries) else float
     try:
@@ -186,12 +187,8 @@ def _json_lines(path: Path) -> Columns:
 
 def _parquet(path: Path) -> Columns:
     parquet = need("pyarrow.parquet", "pyarrow", f"Reading {path.name}")
-    try:
+    with explaining(f"{path} cannot be read as Parquet", "write it again", "unreadable"):
         table = parquet.read_table(path)
-    except Exception as error:
-        raise DiagnosticsError(
-            f"{path} cannot be read as Parquet ({type(error).__name__}): write it again.", code="unreadable"
-        ) from error
     _check_names(table.column_names, path)
     return {name: [_known(entry) for entry in table.column(name).to_pylist()] for name in table.column_names}
 
@@ -331,14 +328,8 @@ def read_zarr(path: Path) -> tuple[Any, Columns]:
     """The array `series`, unread, and other arrays as its columns."""
     import zarr
 
-    try:
+    with explaining(f"{path} cannot be read as a Zarr group", "write it again", "unreadable"):
         return _series_and_columns(dict(zarr.open_group(path, mode="r").arrays()), path)
-    except DiagnosticsError:
-        raise
-    except Exception as error:
-        raise DiagnosticsError(
-            f"{path} cannot be read as a Zarr group ({type(error).__name__}): write it again.", code="unreadable"
-        ) from error
 
 
 def _series_and_columns(arrays: dict[str, Any], path: Path) -> tuple[Any, Columns]:
@@ -421,12 +412,8 @@ def texts(path: str, text: str, values: str, seed: int) -> Dataset:
     source = file(path, "texts", (*SUFFIXES, ".txt"))
     columns: Columns = {}
     if source.suffix.lower() == ".txt":
-        try:
+        with explaining(f"{source} is not UTF-8 text", "save it as UTF-8", "unreadable", UnicodeDecodeError):
             entries: list[Any] = source.read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise DiagnosticsError(
-                f"{source} is not UTF-8 text ({error}): save it as UTF-8.", code="unreadable"
-            ) from error
     else:
         columns = read_table(source)
         entries = column(columns, text, source, "text")
@@ -459,7 +446,7 @@ def series(path: str, values: str, steps: str, roles: Mapping[str, str], seed: i
         )
     if suffix == ".zarr":
         array, columns = read_zarr(source)
-        return _streamed(source, array, columns, values, seed)
+        return _from_zarr(source, array, columns, values, seed)
     if suffix == ".npz":
         rows, columns = read_npz(source)
     else:
@@ -526,7 +513,7 @@ def _about(ids: Sequence[str], given: Sequence[int], lengths: Sequence[int], whe
     return join_notes(count, about, note)
 
 
-def _streamed(path: Path, array: Any, columns: Columns, values: str, seed: int) -> Dataset:
+def _from_zarr(path: Path, array: Any, columns: Columns, values: str, seed: int) -> Dataset:
     """The same from a Zarr array, of which a few rows are in memory at a time."""
     ids, more, about = described(columns, [f"series-{i:06d}" for i in range(array.shape[0])], None, values, seed, path)
     lengths: list[int] = []
@@ -576,14 +563,8 @@ def archive(name: str, files: dict[str, Path], seed: int) -> Dataset:
 
 def _read(path: Path) -> tuple[list[np.ndarray], list[Any], str]:
     loaders = need("aeon.datasets", "aeon", f"Reading {path.name}")
-    try:
+    with explaining(f"{path} cannot be read as .ts", "compare it with the format of the archives", "unreadable"):
         series, answers, facts = loaders.load_from_ts_file(str(path), return_meta_data=True)
-    except Exception as error:
-        raise DiagnosticsError(
-            f"{path} cannot be read as .ts ({type(error).__name__}: {error}): compare it with the format of the "
-            f"archives.",
-            code="unreadable",
-        ) from error
     if len(series) == 0:
         raise DataError(f"{path} holds no series: they follow a line @data.")
     if not (facts["classlabel"] or facts["targetlabel"]):

@@ -27,6 +27,7 @@ from diagnostics.plugin import (
     as_tokens,
     central_part,
     describe,
+    explaining,
     keep,
     unknown,
 )
@@ -253,10 +254,8 @@ def session_of(model: Any, tensors: Sequence[str], encoder: str) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 4
-    try:
+    with explaining(f"{encoder} cannot be run"):
         return onnxruntime.InferenceSession(widened.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise DiagnosticsError(f"{encoder} cannot be run: {describe(error)}.", code="foreign-error") from error
 
 
 def run(session: Any, names: list[str], given: np.ndarray, fixed: int) -> list[Tensor]:
@@ -280,11 +279,9 @@ def _batch_size(session: Any) -> int:
 def _read(path: str) -> Any:
     if not Path(path).is_file():
         raise DiagnosticsError(f"There is no file {path}: give the path of an .onnx file.", code="missing-file")
-    try:
+    with explaining(f"{path} is not a complete ONNX file", code="unreadable"):
         model = onnx.load(path)
         onnx.checker.check_model(model)
-    except Exception as error:
-        raise DiagnosticsError(f"{path} is not a complete ONNX file: {describe(error)}.", code="unreadable") from error
     return model
 
 

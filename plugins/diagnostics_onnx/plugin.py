@@ -1,4 +1,4 @@
-"""What this plugin offers; importing it imports nothing heavy."""
+"""The encoders of this plugin; importing it imports nothing heavy."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -170,7 +170,7 @@ _HEAD = re.compile(r"(ln_post|norm|attn_pool|fc_norm|head)\.|proj$")
 
 @dataclass
 class Report:
-    """What of a checkpoint does not fit an architecture, by the names that the file has or should have."""
+    """The parts of a checkpoint that do not fit an architecture, by the names that the file has or should have."""
 
     missing: list[str] = field(default_factory=list[str])
     unexpected: list[str] = field(default_factory=list[str])
@@ -186,13 +186,13 @@ class Report:
 
     @property
     def wrong(self) -> list[str]:
-        """What nothing can make good."""
+        """The misfits that nothing can make good."""
         kinds = {"missing": self.missing, "unexpected": self.unexpected, "of another shape": self.misshapen}
         return [f"{len(names)} tensors {kind}: {_few(names)}" for kind, names in kinds.items() if names]
 
     @property
     def changed(self) -> list[str]:
-        """What makes of the checkpoint another encoder than it was, though one that runs."""
+        """The changes that make of the checkpoint another encoder than it was, though one that runs."""
         notes = []
         if self.dropped_blocks:
             notes.append(f"its blocks {_span(self.dropped_blocks)} are dropped")
@@ -203,7 +203,7 @@ class Report:
         return [*notes, self.positions] if self.positions_unasked else notes
 
     def __str__(self) -> str:
-        """What a run should say of its weights; nothing where the checkpoint fits as it is."""
+        """The sentence that a run should say of its weights; nothing where the checkpoint fits as it is."""
         asked = [self.positions] if self.positions and not self.positions_unasked else []
         return "; ".join([*self.changed, *asked])
 
@@ -307,7 +307,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _advice(tensors: Mapping[str, Tensor]) -> str:
-    """Which encoder a checkpoint looks like."""
+    """The encoder that a checkpoint looks like, in words."""
     known = recognised(tensors)
     alike = [one.named() for one in known if len(one.options) == len(known[0].options)]
     return f"it looks like {' or '.join(alike)}" if alike else "name the model that it was saved from"

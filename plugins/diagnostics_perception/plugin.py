@@ -1,4 +1,4 @@
-"""What this plugin offers, `diagnostics export meta` among it; importing it imports nothing heavy."""
+"""The encoders of this plugin and `diagnostics export meta`; importing it imports nothing heavy."""
 
 import importlib
 import shlex

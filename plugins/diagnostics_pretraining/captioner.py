@@ -1,4 +1,4 @@
-"""Who looks at clips: any model of transformers that turns images or videos, with a text, into text."""
+"""Captioners of clips: any model of transformers that turns images or videos, with a text, into text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from diagnostics_timm.weights import quiet
 from diagnostics_training.alignment.decoder import LOCAL, check_weights, checked_folder, why_not_loaded
 
-from diagnostics.plugin import Dataset, DiagnosticsError, describe
+from diagnostics.plugin import Dataset, DiagnosticsError, explaining
 
 # A clip and what is known of it besides its pixels.
 
@@ -119,24 +119,22 @@ class ModelCaptioner:
     def _answer(
         self, clip: Clip, prompt: str, images: list[np.ndarray] | None = None, video: np.ndarray | None = None
     ) -> str:
-        try:
-            with quiet(), torch.no_grad():
-                batch = self._inputs(clip, prompt, images, video).to(self.device, self.model.dtype)
-                given = batch.get("input_ids")
-                self._check_length(clip, 0 if given is None else given.shape[1])
-                answer = self.model.generate(**batch, max_new_tokens=self.tokens, do_sample=False, num_beams=1)[0]
-                # Some give the question back before the answer.
-                if given is not None and torch.equal(answer[: given.shape[1]], given[0]):
-                    answer = answer[given.shape[1] :]
-                return " ".join(self.processor.tokenizer.decode(answer, skip_special_tokens=True).split())
-        except DiagnosticsError:
-            raise
-        except Exception as error:
-            raise DiagnosticsError(
-                f"Captioner {self.name} fails on clip {clip.id} ({describe(error)}): give clips of fewer or smaller "
-                f"frames, or another captioner; captions that are already written are kept.",
-                code="foreign-error",
-            ) from error
+        with (
+            explaining(
+                f"Captioner {self.name} fails on clip {clip.id}",
+                "give clips of fewer or smaller frames, or another captioner; captions that are written are kept",
+            ),
+            quiet(),
+            torch.no_grad(),
+        ):
+            batch = self._inputs(clip, prompt, images, video).to(self.device, self.model.dtype)
+            given = batch.get("input_ids")
+            self._check_length(clip, 0 if given is None else given.shape[1])
+            answer = self.model.generate(**batch, max_new_tokens=self.tokens, do_sample=False, num_beams=1)[0]
+            # Some give the question back before the answer.
+            if given is not None and torch.equal(answer[: given.shape[1]], given[0]):
+                answer = answer[given.shape[1] :]
+            return " ".join(self.processor.tokenizer.decode(answer, skip_special_tokens=True).split())
 
     def _inputs(self, clip: Clip, prompt: str, images: list[np.ndarray] | None, video: np.ndarray | None) -> Any:
         options: dict[str, Any] = {"return_tensors": "pt"}

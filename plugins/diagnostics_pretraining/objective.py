@@ -1,4 +1,4 @@
-"""What a step of pretraining reads and what it is taught: batches, contrast of images and texts, distillation."""
+"""Reading and teaching in a step of pretraining: batches, contrast of images and texts, distillation."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def outline_of(dataset: Dataset) -> str:
 
 
 def shards_of(dataset: Dataset) -> np.ndarray | None:
-    """Which of several archives each sample lies in, int [sample]; None where no order of reading is better than
+    """The archive that each sample lies in, of several, int [sample]; None where no order of reading is better than
     another.
     """
     return getattr(dataset, "shards", None)
@@ -353,7 +353,7 @@ def clamp_scale(log_scale: Tensor) -> None:
 
 
 def equal_texts(tokens: Tensor) -> int:
-    """How many texts of a batch [pair, context] are equal to another one of it: each is a false negative of that
+    """The number of texts of a batch [pair, context] equal to another one of it: each is a false negative of that
     one.
     """
     counts = tokens.unique(dim=0, return_counts=True)[1]

@@ -1,4 +1,4 @@
-"""What this plugin offers: `train pe`, `recaption`, `zeroshot` and `export open_clip`, and text encoders; importing it
+"""Commands: `train pe`, `recaption`, `zeroshot` and `export open_clip`, and text encoders; importing it
 imports nothing heavy.
 """
 

@@ -9,7 +9,7 @@ import math
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +24,7 @@ from diagnostics_files.tables import SUFFIXES, column, read_table
 from diagnostics_timm.weights import quiet
 from diagnostics_training.alignment.decoder import decoder_named
 
-from diagnostics.plugin import Dataset, DiagnosticsError, Progress, build, describe, lock, watcher
+from diagnostics.plugin import Dataset, DiagnosticsError, Progress, build, explaining, lock, refuse_values, watcher
 from diagnostics_pretraining.captioner import (
     CLIP_PROMPT,
     FRAME_PROMPT,
@@ -154,16 +154,14 @@ class Cache:
         data = self._file.read()
         whole = data[: data.rfind(b"\n") + 1]
         for number, line in enumerate(whole.splitlines(), 1):
-            try:
+            with explaining(
+                f"Line {number} of {self.path} is no caption that was kept there",
+                "remove that line, or the file, and give the same command again",
+                "damaged",
+            ):
                 entry = json.loads(line)
                 if not all(isinstance(entry[name], kind) for name, kind in ENTRIES.items()):
                     raise ValueError("an entry is no text")
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
-                raise DiagnosticsError(
-                    f"Line {number} of {self.path} is no caption that was kept there: remove that line, or the file, "
-                    f"and give the same command again.",
-                    code="damaged",
-                ) from error
             self._texts[entry["key"]] = entry["text"]
         self._file.truncate(len(whole))
 
@@ -180,14 +178,8 @@ class Cache:
         self._texts[key] = text
 
 
-@contextlib.contextmanager
-def _writing(path: Path) -> Generator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DiagnosticsError(
-            f"{path} cannot be written ({error.strerror or error}): choose another file with --out.", code="unwritable"
-        ) from error
+def _writing(path: Path) -> contextlib.AbstractContextManager[None]:
+    return explaining(f"{path} cannot be written", "choose another file with --out", "unwritable", OSError)
 
 
 # One caption made of all that is known of a clip, by a causal model, or by a rule where there is none.
@@ -244,23 +236,23 @@ class ModelSummariser:
                 code="too-large",
             )
         given = torch.tensor([ids], device=self._device)
-        try:
-            with quiet(), torch.no_grad():
-                answer = self._model.generate(
-                    input_ids=given,
-                    attention_mask=torch.ones_like(given),
-                    max_new_tokens=self._tokens,
-                    do_sample=False,
-                    num_beams=1,
-                    eos_token_id=self._decoder.end,
-                    pad_token_id=self._decoder.end,
-                )
-        except Exception as error:
-            raise DiagnosticsError(
-                f"{self.name} fails on the notes on clip {clip.id} ({describe(error)}): give another --summary; "
-                f"captions that are made stay.",
-                code="foreign-error",
-            ) from error
+        with (
+            explaining(
+                f"{self.name} fails on the notes on clip {clip.id}",
+                "give another --summary; captions that are made stay",
+            ),
+            quiet(),
+            torch.no_grad(),
+        ):
+            answer = self._model.generate(
+                input_ids=given,
+                attention_mask=torch.ones_like(given),
+                max_new_tokens=self._tokens,
+                do_sample=False,
+                num_beams=1,
+                eos_token_id=self._decoder.end,
+                pad_token_id=self._decoder.end,
+            )
         return " ".join(tokenizer.decode(answer[0, len(ids) :], skip_special_tokens=True).split())
 
 
@@ -302,22 +294,20 @@ class Rules:
                 f"'shapes?frames=8', or the folder of a model.",
                 code="other-modality",
             )
-        if not 0 <= mistakes <= 1:
-            raise DiagnosticsError(
-                f"A share of mistakes of {mistakes:g} does not exist: give --mistakes 0 to 1.", code="bad-value"
-            )
-        if seed < 0:
-            raise DiagnosticsError(f"Captioner rules cannot have --seed {seed}: give 0 or more.", code="bad-value")
+        refuse_values(
+            (not 0 <= mistakes <= 1, f"A share of mistakes of {mistakes:g} does not exist: give --mistakes 0 to 1."),
+            (seed < 0, f"Captioner rules cannot have --seed {seed}: give 0 or more."),
+        )
         self.dataset, self.mistakes, self.seed = dataset, mistakes, seed
         self.name, self.identity = NAME, f"{NAME} mistakes={mistakes!r} seed={seed}"
 
     def caption_clip(self, clip: Clip, prompt: str) -> str:
-        return self._mistaken(self.dataset.texts[clip.row], clip.id, -1)
+        return self._make_mistakes(self.dataset.texts[clip.row], clip.id, -1)
 
     def caption_frame(self, clip: Clip, frame: int, prompt: str) -> str:
-        return self._mistaken(self.dataset.frame_texts[clip.row][frame], clip.id, frame)
+        return self._make_mistakes(self.dataset.frame_texts[clip.row][frame], clip.id, frame)
 
-    def _mistaken(self, text: str, clip: str, frame: int) -> str:
+    def _make_mistakes(self, text: str, clip: str, frame: int) -> str:
         rng = np.random.default_rng([self.seed, int(key_of(clip, frame)[:16], 16)])
 
         def word(match: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""What a training is made of: the recipe of a TOML file, and the jobs of this plugin's commands."""
+"""Parts of a training: the recipe of a TOML file, and the jobs of this plugin's commands."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from diagnostics_training.jobs import WHAT
 from diagnostics_training.trainer.settings import TRAINING, Computation, Optimisation, Seed, Warmup, identity_of
 
-from diagnostics.plugin import DiagnosticsError, Option, decode, enumerated, options, unknown
+from diagnostics.plugin import DiagnosticsError, Option, decode, enumerated, explaining, options, unknown
 
 # What a training is made of, as one TOML file says it; the plugin's own are the rows of Perception Encoder's ablation.
 #
@@ -34,7 +34,7 @@ class Stage:
 
 
 def steps_of(stages: Sequence[Stage], batch: int) -> int:
-    """How many steps of `batch` samples these stages have; raises where a stage is no whole number of batches."""
+    """The number of steps of `batch` samples in these stages; raises where a stage is no whole number of batches."""
     for stage in stages:
         if stage.samples < 1 or stage.samples % batch:
             near = max(1, round(stage.samples / batch)) * batch
@@ -93,7 +93,7 @@ NAMES = (*map(str, ROWS), *sorted(path.stem for path in FOLDER.glob("*.toml") if
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is changed at random in an image, as `PictureChanges` draws it; what is left out stays as it is.
+    """The random changes of an image, as `PictureChanges` draws it; what is left out stays as it is.
 
     crop: smallest and largest share of the area. aspect: of a crop. brightness, saturation, contrast: how far the
     factor lies from 1 at most. mirror: how often left and right are exchanged.
@@ -109,7 +109,7 @@ class Augmentation:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Optimisation):
-    """How towers of image and text are trained; the keys of a TOML file.
+    """The way towers of image and text are trained; the keys of a TOML file.
 
     stages: one after the other.
     image: sizes of stages are those of a model whose images have this side, and are brought to the size and patch of
@@ -237,17 +237,10 @@ def read_recipe(path: Path) -> Recipe:
     """A recipe in a file; raises DiagnosticsError for what cannot be read, with line and nearest name of an unknown
     key.
     """
-    try:
+    with explaining(f"{path} cannot be read", "name a recipe, a file of TOML", "unreadable", (OSError, ValueError)):
         text = path.read_text(encoding="utf-8")
+    with explaining(f"{path} is not valid TOML", "write one as docs/how-to/pretraining.md shows", "unreadable"):
         values = tomllib.loads(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise DiagnosticsError(
-            f"{path} cannot be read ({error}): name a recipe, a file of TOML.", code="unreadable"
-        ) from error
-    except tomllib.TOMLDecodeError as error:
-        raise DiagnosticsError(
-            f"{path} is not valid TOML ({error}): write one as docs/how-to/pretraining.md shows.", code="unreadable"
-        ) from error
     lines = text.splitlines()
     strange = _unknown_keys(path, lines, "", values, Recipe)
     strange += [key for stage in values.get("stages", ()) for key in _unknown_keys(path, lines, "stages", stage, Stage)]

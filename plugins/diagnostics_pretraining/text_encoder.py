@@ -17,7 +17,7 @@ from diagnostics_perception.models import ARCHITECTURES
 from diagnostics_timm.weights import read_tensors
 from torch import Tensor, nn
 
-from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, TorchEncoder, misfits, unknown
+from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, TorchEncoder, explaining, misfits, unknown
 
 if TYPE_CHECKING:
     from open_clip.tokenizer import SimpleTokenizer
@@ -40,7 +40,7 @@ _LONGEST = 4096
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """How texts become tokens.
+    """The tokens of texts.
 
     context: tokens of a text, start and end included. kept: rows of the whole table that are kept, in order, with
     padding, start and end among them; None for all of them. Of a reduced table the row before the start stands for
@@ -292,7 +292,7 @@ def text_encoder_of(name: str, size: str, module: TextTransformer, vocabulary: V
 
 def build_text(model: str, checkpoint: str | None, pretrained: bool, context: int | None, seed: int) -> TorchEncoder:
     """See `diagnostics_pretraining.plugin.text`."""
-    size, vocabulary = _described(Path(model)) if Path(model, DESCRIPTION).is_file() else (model, None)
+    size, vocabulary = _description(Path(model)) if Path(model, DESCRIPTION).is_file() else (model, None)
     size = known_size(size)
     if vocabulary is None:
         vocabulary = Vocabulary(context_of(size) if context is None else context)
@@ -323,7 +323,7 @@ def vocabulary_in(encoder: TorchEncoder) -> tuple[str, Vocabulary]:
             code="other-weights",
         )
     if encoder.files:
-        return _described(encoder.files[0].parent)
+        return _description(encoder.files[0].parent)
     module: Any = encoder.module
     return rest.partition("?")[0], Vocabulary(module.context_length)
 
@@ -376,17 +376,12 @@ def _described_in(text: str) -> tempfile.TemporaryDirectory[str]:
     return folder
 
 
-def _described(folder: Path) -> tuple[str, Vocabulary]:
+def _description(folder: Path) -> tuple[str, Vocabulary]:
     file = folder / DESCRIPTION
-    try:
+    with explaining(f"{file} says of no text tower how it is built", "save the encoder again", "damaged"):
         content = json.loads(file.read_text())
         kept = None if content["kept"] is None else tuple(map(int, content["kept"]))
         return str(content["size"]), Vocabulary(int(content["context"]), kept)
-    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-        raise DiagnosticsError(
-            f"{file} says of no text tower how it is built ({type(error).__name__}): save the encoder again.",
-            code="damaged",
-        ) from error
 
 
 def _fill(module: nn.Module, file: Path, size: str) -> None:

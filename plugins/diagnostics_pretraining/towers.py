@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from diagnostics.plugin import DiagnosticsError, TorchEncoder, build, describe
+from diagnostics.plugin import DiagnosticsError, TorchEncoder, build, describe, explaining
 from diagnostics_pretraining.text_encoder import (
     TEXTS,
     WHOLE,
@@ -387,13 +387,8 @@ def _check_same(pair: Pair, folder: Path) -> None:
     """Raises where open_clip gives other embeddings of both encoders' examples."""
     import open_clip
 
-    try:
+    with explaining(f"open_clip cannot read what would be written of {pair.image.name}", _UPDATE):
         model: Any = open_clip.create_model(f"local-dir:{folder}", device="cpu").eval()
-    except Exception as error:
-        raise DiagnosticsError(
-            f"open_clip cannot read what would be written of {pair.image.name} ({describe(error)}): {_UPDATE}.",
-            code="foreign-error",
-        ) from error
     images = default_collate([pair.image.preprocess(pair.image.example())])
     texts = open_clip.get_tokenizer(f"local-dir:{folder}")([str(pair.text.example())])
     for encoder, given in ((pair.image, model.encode_image(images)), (pair.text, model.encode_text(texts))):

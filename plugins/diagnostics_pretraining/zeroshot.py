@@ -23,6 +23,7 @@ from diagnostics.plugin import (
     frames_of,
     profile_intervals,
     recall_hits,
+    refuse_values,
     unknown,
 )
 from diagnostics_pretraining.recipe import ZeroshotJob
@@ -187,17 +188,17 @@ def zeroshot(job: ZeroshotJob) -> Result:
     labels, classes = (None, ()) if job.target is None else labels_of(dataset, job.target)
     rows = np.flatnonzero(dataset.split == job.split)
     seen = _Seen(dataset[rows])
-    embedded = _embedded(image, seen, job.device)
+    embedded = _embed(image, seen, job.device)
     return Result(
         pair.image.name,
         job.data,
         job.split,
         None
         if labels is None
-        else _classified(
+        else _classify(
             pair=pair, dataset=dataset, rows=rows, embedded=embedded, labels=labels, classes=classes, job=job
         ),
-        _retrieved(pair, dataset, rows, embedded, seen.first_of_each(), job) if dataset.texts else None,
+        _retrieve(pair, dataset, rows, embedded, seen.first_of_each(), job) if dataset.texts else None,
     )
 
 
@@ -230,7 +231,7 @@ def _all_known(text: str, vocabulary: Vocabulary) -> bool:
     return vocabulary.unknown is None or vocabulary.unknown not in vocabulary.encode([text])[0]
 
 
-def _classified(
+def _classify(
     pair: Pair,
     dataset: Dataset,
     rows: np.ndarray,
@@ -249,7 +250,7 @@ def _classified(
     vocabulary = vocabulary_in(pair.text)[1]
     templates = job.template or tuple(t for t in TEMPLATES if _all_known(t.replace("{}", ""), vocabulary))
     prompts = [prompt for name in classes for prompt in prompts_of(name, templates)]
-    each = _unit(_embedded(pair.text, prompts, job.device)).reshape(len(classes), len(templates), -1)
+    each = _unit(_embed(pair.text, prompts, job.device)).reshape(len(classes), len(templates), -1)
     of_rows, groups = labels[rows][known], dataset.groups[rows][known]
     train = labels[dataset.split == "train"]
     commonest = int(np.bincount(train[train >= 0], minlength=len(classes)).argmax())
@@ -266,7 +267,7 @@ def _classified(
     )
 
 
-def _retrieved(
+def _retrieve(
     pair: Pair, dataset: Dataset, rows: np.ndarray, embedded: np.ndarray, first: np.ndarray, job: ZeroshotJob
 ) -> Retrieval:
     texts = [dataset.texts[int(row)] for row in rows[first]]
@@ -280,7 +281,7 @@ def _retrieved(
     _, wanted, counts = np.unique(np.array(texts), return_inverse=True, return_counts=True)
     groups = dataset.groups[rows[first]]
     galleries = dealt(len(texts), gallery, job.seed)
-    ways = retrieval(embedded[first], _embedded(pair.text, texts, job.device), wanted, groups, gallery, job.seed)
+    ways = retrieval(embedded[first], _embed(pair.text, texts, job.device), wanted, groups, gallery, job.seed)
     return Retrieval(
         galleries.size,
         len(set(groups[galleries.ravel()])),
@@ -300,9 +301,9 @@ class _Seen(LazySamples):
 
     def __init__(self, samples: Sequence[np.ndarray] | np.ndarray) -> None:
         self._samples, self._digests = samples, dict[int, bytes]()
-        super().__init__(len(samples), self._noted)
+        super().__init__(len(samples), self._note)
 
-    def _noted(self, place: int) -> np.ndarray:
+    def _note(self, place: int) -> np.ndarray:
         pixels = np.ascontiguousarray(self._samples[place])
         self._digests[place] = hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).digest()
         return pixels
@@ -327,7 +328,7 @@ def _image_encoder(pair: Pair, dataset: Dataset, frames: int) -> TorchEncoder:
     return pair.image
 
 
-def _embedded(encoder: TorchEncoder, samples: Any, device: str | None) -> np.ndarray:
+def _embed(encoder: TorchEncoder, samples: Any, device: str | None) -> np.ndarray:
     """Embeddings [sample, feature]; of a clip the mean of its frames'."""
     return encoder.transform(samples, tap="head", pooling="mean", device=device).astype(np.float64)
 
@@ -344,9 +345,10 @@ def _check(job: ZeroshotJob) -> None:
             f"Template {few(bad)!r} has no place for the class: write {{}} there, as 'a photo of a {{}}'.",
             code="bad-value",
         )
-    if job.gallery is not None and job.gallery < 2:
-        raise DiagnosticsError(
-            f"A gallery of {job.gallery} has nothing to choose from: give --gallery 2 or more.", code="bad-value"
-        )
-    if job.seed < 0:
-        raise DiagnosticsError(f"There is no seed {job.seed}: give --seed 0 or more.", code="bad-value")
+    refuse_values(
+        (
+            job.gallery is not None and job.gallery < 2,
+            f"A gallery of {job.gallery} has nothing to choose from: give --gallery 2 or more.",
+        ),
+        (job.seed < 0, f"There is no seed {job.seed}: give --seed 0 or more."),
+    )

@@ -1,4 +1,4 @@
-"""What this plugin offers."""
+"""The encoders of this plugin."""
 
 from __future__ import annotations
 

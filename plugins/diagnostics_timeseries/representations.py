@@ -370,7 +370,7 @@ def mantis(
         called(MANTIS, model, pretrained, seed),
         module,
         lambda _, variates: _mantis_taps(module, version, variates),
-        lambda series: {"series": _resized(series, steps)},
+        lambda series: {"series": _resize(series, steps)},
         # pyrefly: ignore[not-callable]
         lambda module, batch: module.prj(module(batch["series"].flatten(0, 1).unsqueeze(1))),
         last,
@@ -401,7 +401,7 @@ def _mantis_taps(module: Any, version: str, variates: int) -> list[Tap]:
     return [*taps, Tap("head.projector", 1.0 + 1.0 / depth, "head", width, projected, site)]
 
 
-def _resized(series: Tensor, steps: int) -> Tensor:
+def _resize(series: Tensor, steps: int) -> Tensor:
     """[V, L] as [V, steps], without leading NaN."""
     observed = ~series.isnan().any(0)
     series = series[:, int(observed.int().argmax()) :]

@@ -1,4 +1,4 @@
-"""What all models here share: how samples are read, and one encoder for each length and number of variates.
+"""Parts that all models here share: how samples are read, and one encoder for each length and number of variates.
 
 Shape suffixes: B sample, V variate, L step, T token, F feature.
 """

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diagnostics.plugin import DiagnosticsError
+from diagnostics.plugin import DiagnosticsError, explaining
 
 # Seconds that the hub has to answer one request before what is wanted is looked for in the local cache only.
 _PATIENCE = 5.0
@@ -42,7 +42,7 @@ def quick_offline(local: bool = False) -> Generator[bool]:
 
 
 def is_fetching(error: BaseException) -> bool:
-    """Whether an error comes from the network or its clients."""
+    """True if an error comes from the network or its clients."""
     clients = ("huggingface_hub", "httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
     return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in clients
 
@@ -69,19 +69,17 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise DiagnosticsError(
             f"There is no checkpoint {path}: give a .safetensors, .pth, .pt or .bin file.", code="missing-file"
         )
-    try:
+    with explaining(
+        f"Checkpoint {path} cannot be read",
+        "it is damaged, cut short, or holds more than tensors; copy it again or save its state_dict() as .safetensors",
+        "unreadable",
+    ):
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             loaded: Any = load_file(path)
         else:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise DiagnosticsError(
-            f"Checkpoint {path} cannot be read: it is damaged, cut short, or holds more than tensors "
-            f"({type(error).__name__}); copy it again or save its state_dict() as .safetensors.",
-            code="unreadable",
-        ) from error
     for key in ("state_dict", "weights", "model"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from diagnostics.plugin import DiagnosticsError, Option, deciding, options
+from diagnostics.plugin import DiagnosticsError, Option, deciding, options, refuse_values
 from diagnostics_training.objectives import OBJECTIVES
 from diagnostics_training.trainer.settings import (
     TRAINING,
@@ -199,12 +199,13 @@ class AlignmentJob(Settings, Base):
                     code="bad-value",
                 )
         check_start(self.layer_scale)
-        if self.seed is not None and self.seed < 0:
-            raise DiagnosticsError(f"Seed {self.seed} is below 0: give 0 or more.", code="bad-value")
-        if self.steps < 0 or self.batch < 2:
-            raise DiagnosticsError(
-                f"Aligning takes batches of 2 or more, not {self.steps} steps of {self.batch}.", code="bad-value"
-            )
+        refuse_values(
+            (self.seed is not None and self.seed < 0, f"Seed {self.seed} is below 0: give 0 or more."),
+            (
+                self.steps < 0 or self.batch < 2,
+                f"Aligning takes batches of 2 or more, not {self.steps} steps of {self.batch}.",
+            ),
+        )
         if self.steps:
             super().__post_init__()
 
@@ -330,14 +331,14 @@ class LanguageJob(AlignmentJob):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.pool not in (1, 2):
-            raise DiagnosticsError(f"Tokens cannot be pooled by {self.pool}: give --pool 1 or 2.", code="bad-value")
-        if not 0 <= self.alone <= self.steps:
-            raise DiagnosticsError(
+        refuse_values(
+            (self.pool not in (1, 2), f"Tokens cannot be pooled by {self.pool}: give --pool 1 or 2."),
+            (
+                not 0 <= self.alone <= self.steps,
                 f"The projector cannot learn alone for {self.alone} of {self.steps} steps: give --projector-steps 0 to "
                 f"{self.steps}.",
-                code="bad-value",
-            )
+            ),
+        )
         if self.lm == TINY and not self.train_lm:
             raise DiagnosticsError(
                 "Decoder tiny starts from random weights and must be trained too: add --train-lm.", code="other-weights"

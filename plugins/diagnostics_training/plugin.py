@@ -1,4 +1,4 @@
-"""What this plugin offers: encoders of objectives, and the commands `train objectives` and `align`; importing it
+"""Entries of this plugin: encoders of objectives, and the commands `train objectives` and `align`; importing it
 imports nothing heavy.
 """
 
@@ -154,7 +154,7 @@ def next_lines(encoders: Sequence[str], data: str, trusting: Sequence[str] = ())
 
 
 def aligned_lines(row: dict[str, Any]) -> list[str]:
-    """What an alignment came to, its control beside it, and the commands that are next."""
+    """Lines on what an alignment came to, its control beside it, and the commands that are next."""
     probed, control = row["probed"], row["control"]
     lines = [_line(row)]
     if control:
@@ -190,7 +190,7 @@ def best_scores(scores: Mapping[str, float]) -> str:
 
 
 def answer_lines(answers: Mapping[str, Any]) -> list[str]:
-    """How often a decoder was right, for each question, and without the samples' own tokens."""
+    """Lines on how often a decoder was right, for each question, and without the samples' own tokens."""
     names = {"own": "own tokens", "others": "other samples'", "none": "none", "commonest": "commonest answer"}
     rows = [["right", *names.values()]]
     rows += [[name, *(_ends(scores[key]) for key in names)] for name, scores in answers["scores"].items()]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diagnostics.plugin import DiagnosticsError, Tap, describe
+from diagnostics.plugin import DiagnosticsError, Tap, explaining
 from diagnostics_transformers.towers import Arguments, Prepared, arguments, from_directory, model_type, setting
 
 # Which part of a sound the tokens behind a stack of convolutions stand for.
@@ -124,7 +124,7 @@ def _mask_of(tower: nn.Module) -> str | None:
 
 
 def _has_patches(config: Any) -> bool:
-    """Whether spectrograms are cut into patches like images (AST)."""
+    """True if spectrograms are cut into patches like images (AST)."""
     return all(isinstance(setting(config, key), int) for key in ("patch_size", "frequency_stride", "time_stride"))
 
 
@@ -177,16 +177,12 @@ class Sounds:
     def of(cls, encoder: str, extract: Extract, length: int, rate: int, masked: bool) -> Sounds:
         """With the shape of the features found by trying."""
         rng = np.random.default_rng(0)
-        try:
+        with explaining(
+            f"The features of {encoder} cannot be made from {length} samples", "try another ?length=", "bad-value"
+        ):
             whole = extract(rng.standard_normal(length).astype(np.float32))
             extract(rng.standard_normal(max(1, length // 2)).astype(np.float32))
             longer = extract(rng.standard_normal(2 * length).astype(np.float32))
-        except Exception as error:
-            raise DiagnosticsError(
-                f"The features of {encoder} cannot be made from {length} samples ({describe(error)}): try another "
-                f"?length=.",
-                code="bad-value",
-            ) from error
         changing = [i for i, (a, b) in enumerate(zip(whole.shape, longer.shape, strict=True)) if a != b]
         if changing:
             return cls(encoder, extract, length, rate, whole.shape, time=changing[0], span=float(length), masked=masked)

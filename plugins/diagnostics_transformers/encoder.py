@@ -567,7 +567,7 @@ def _ended(taps: list[Tap], output: str, left_out: list[str]) -> tuple[list[Tap]
 
 
 def _has_places(tap: Tap, known: set[tuple[int, ...]]) -> bool:
-    """Whether tokens of a head stand for places: as many as the trunk's, or a map; queries of a decoder do not."""
+    """True if tokens of a head stand for places: as many as the trunk's, or a map; queries of a decoder do not."""
     site = tap.site
     mapped = site is not None and (site.layout.startswith("channels") or site.rows > 1)
     return mapped or tap.grid.tokens == 1 or tap.grid.shape in known

@@ -14,7 +14,7 @@ from diagnostics_timm.pixels import Middle, example, image_of, resized
 from PIL import Image
 from torch import Tensor, nn
 
-from diagnostics.plugin import DiagnosticsError, describe
+from diagnostics.plugin import DiagnosticsError, explaining
 from diagnostics_transformers.towers import Prepared, Wanted, arguments, from_directory, model_type, setting
 
 # Images: the directory's own image processor, or a resize to the model's size.
@@ -92,7 +92,7 @@ def _special(config: Any, places: list[tuple[int, ...]]) -> int:
 
 
 def _is_plain(tower: nn.Module) -> bool:
-    """Whether its patches are cut by a convolution that leaves nothing between them."""
+    """True if its patches are cut by a convolution that leaves nothing between them."""
     for part in tower.modules():
         if isinstance(part, (nn.Conv2d, nn.Conv3d)):
             return tuple(part.kernel_size) == tuple(part.stride) and not any(part.padding)
@@ -145,14 +145,11 @@ class Processed:
 
     def __call__(self, sample: np.ndarray) -> dict[str, Tensor]:
         image = image_of(sample, self.encoder, "RGB" if self.channels == 3 else "L")
-        try:
+        with explaining(
+            f"The image processor of {self.encoder} fails on an image of {image.height} x {image.width} pixels",
+            "choose another size with ?size=",
+        ):
             pixels = self.processor(images=image, return_tensors="pt")["pixel_values"]
-        except Exception as error:
-            raise DiagnosticsError(
-                f"The image processor of {self.encoder} fails on an image of {image.height} x {image.width} pixels "
-                f"({describe(error)}): choose another size with ?size=.",
-                code="foreign-error",
-            ) from error
         return {"pixel_values": pixels[0].float()}
 
     @property
@@ -170,7 +167,7 @@ def cropped(processor: Any, shape: tuple[int, ...]) -> tuple[tuple[float, float]
     crop = side_of(_plain(getattr(processor, "crop_size", None)))
     if not getattr(processor, "do_center_crop", False) or crop is None:
         return ((0.0, float(height)), (0.0, float(width)))
-    resized = _resized(processor, height, width)
+    resized = _size_behind(processor, height, width)
     return tuple(
         ((new - cut) / 2 * old / new, ((new - cut) / 2 + cut) * old / new)
         for old, new, cut in zip((height, width), resized, crop, strict=True)
@@ -184,7 +181,7 @@ def _plain(value: Any) -> Any:
     return {key: value[key] for key in ("height", "width", "shortest_edge", "longest_edge") if value.get(key)}
 
 
-def _resized(processor: Any, height: int, width: int) -> tuple[int, int]:
+def _size_behind(processor: Any, height: int, width: int) -> tuple[int, int]:
     """Height and width behind the processor's resize."""
     size = _plain(getattr(processor, "size", None))
     if not getattr(processor, "do_resize", False) or not size:
@@ -278,7 +275,7 @@ _SIDE = 16
 
 
 def takes_patches(tower: nn.Module) -> bool:
-    """Whether a vision tower takes patches, and not whole images as well."""
+    """True if a vision tower takes patches, and not whole images as well."""
     return model_type(tower) not in _WHOLE and any(key in arguments(tower) for key in _SIZES)
 
 
@@ -393,12 +390,8 @@ class Patches:
         if self.processor is None:
             return {"patches": self._cut(self.resize(sample)["pixel_values"])}
         image = resized(image_of(sample, self.encoder), (self.size, self.size), Image.Resampling.BICUBIC)
-        try:
+        with explaining(f"The image processor of {self.encoder} fails"):
             patches = self.processor(images=image, return_tensors="pt")["pixel_values"].float()
-        except Exception as error:
-            raise DiagnosticsError(
-                f"The image processor of {self.encoder} fails ({describe(error)}).", code="foreign-error"
-            ) from error
         # A row of patches for each image, or those of this one image alone.
         return {"patches": patches[0] if patches.ndim == 3 and len(patches) == 1 else patches}
 
@@ -426,7 +419,7 @@ _FOLDED = ("xclip_vision_model",)
 
 
 def is_video(tower: nn.Module) -> bool:
-    """Whether a vision tower takes [B, t, channel, y, x]."""
+    """True if a vision tower takes [B, t, channel, y, x]."""
     return "pixel_values_videos" in arguments(tower) or model_type(tower) in _VIDEO_TYPES
 
 
@@ -493,7 +486,7 @@ class Clips:
     def of(cls, resize: Resized, frames: int, processor: Any) -> Clips:
         with contextlib.suppress(Exception):  # a processor that fails, or None: each frame is prepared as an image
             trial = cls(resize, frames, (0, 0), processor)
-            first, second = (tuple(trial._processed(_example(frames)[:, :y]).shape) for y in (60, 50))
+            first, second = (tuple(trial._process(_example(frames)[:, :y]).shape) for y in (60, 50))
             if len(first) == 4 and first == second and first[0] == frames:
                 return cls(resize, frames, first[2:], processor)
         return cls(resize, frames, resize.size)
@@ -506,7 +499,7 @@ class Clips:
                 code="bad-sample",
             )
         if self.processor is not None:
-            return {"pixel_values": self._processed(sample)}
+            return {"pixel_values": self._process(sample)}
         drawn = self._drawn(len(sample))
         frames = {i: self.resize(sample[i])["pixel_values"] for i in set(drawn)}
         return {"pixel_values": torch.stack([frames[i] for i in drawn])}
@@ -514,7 +507,7 @@ class Clips:
     def _drawn(self, count: int) -> list[int]:
         return np.linspace(0, count - 1, self.frames).round().astype(int).tolist()
 
-    def _processed(self, sample: np.ndarray) -> Tensor:
+    def _process(self, sample: np.ndarray) -> Tensor:
         """[t, channel, y, x]."""
         frames = np.repeat(sample, 3, axis=-1) if sample.shape[-1] == 1 else sample
         frames = frames[self._drawn(len(frames))]

@@ -13,7 +13,7 @@ from diagnostics_timm.weights import is_fetching, quick_offline, quiet
 from torch import nn
 from transformers import AutoConfig
 
-from diagnostics.plugin import DiagnosticsError, describe, few
+from diagnostics.plugin import DiagnosticsError, describe, explaining, few
 
 _DATA_FILES = (
     "*config.json",
@@ -85,15 +85,8 @@ def initial(config: Any, name: str, whole: bool = False) -> nn.Module:
     """The architecture of a configuration, with initial weights; DiagnosticsError where transformers cannot build
     it.
     """
-    try:
-        with quiet():
-            return _class(config, name, whole)._from_config(config, dtype=torch.float32).eval()
-    except DiagnosticsError:
-        raise
-    except Exception as error:
-        raise DiagnosticsError(
-            f"transformers cannot build {name} ({describe(error)}): check its config.json.", code="foreign-error"
-        ) from error
+    with explaining(f"transformers cannot build {name}", "check its config.json"), quiet():
+        return _class(config, name, whole)._from_config(config, dtype=torch.float32).eval()
 
 
 def _class(config: Any, name: str, whole: bool) -> Any:
@@ -225,7 +218,7 @@ def refuse_missing(loaded: Loaded, prefix: str, but: set[str]) -> None:
 
 
 def lacking(loaded: Loaded, prefix: str, module: str) -> bool:
-    """Whether weights of a module under `prefix` were not in the files, so that it is of no use."""
+    """True if weights of a module under `prefix` were not in the files, so that it is of no use."""
     return any(_under(key.removeprefix(prefix), {module}) for key in loaded.missing if key.startswith(prefix))
 
 

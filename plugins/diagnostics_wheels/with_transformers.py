@@ -16,7 +16,7 @@ from torch.utils.data import default_collate
 from transformers import BertConfig, BertModel, Dinov2Config, Dinov2Model, WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from diagnostics.plugin import DiagnosticsError, Grid, Tap, TorchEncoder, discover
+from diagnostics.plugin import DiagnosticsError, Grid, Tap, TorchEncoder, discover, explaining
 from diagnostics_wheels import ctranslate2
 from diagnostics_wheels.cache import fill, image_encoder, load, to_tensors
 from diagnostics_wheels.wheels import Wheel, needs
@@ -131,14 +131,10 @@ def minilm(length: int) -> TorchEncoder:
             f"{MINILM.encoder} cannot take texts of length={length} tokens: give 3 to {MOST}.", code="bad-value"
         )
     folder = MINILM.path().parent
-    try:
+    with explaining(f"{folder} cannot be read", f"it is damaged, {MINILM.again}", "damaged"):
         config = BertConfig.from_json_file(folder / "config.json")
         stored = load_file(folder / "model.safetensors")
         tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception as error:
-        raise DiagnosticsError(
-            f"{folder} cannot be read ({error}): it is damaged, {MINILM.again}", code="damaged"
-        ) from error
     tokenizer.enable_truncation(length)
     tokenizer.enable_padding(length=length)
 

@@ -253,12 +253,12 @@ def test_measure_equals_the_plain_function_and_finds_the_planted_pair(measure, p
 def test_permuting_what_is_prepared_is_preparing_what_is_permuted(measure):
     x, y = map(torch.from_numpy, pair())
     order = torch.from_numpy(np.random.default_rng(0).permutation(60))
-    other = measure.prepared(y)
-    result = measure.compared(measure.permuted(measure.prepared(x), order), other)
-    assert result == pytest.approx(measure.compared(measure.prepared(x[order]), other), abs=1e-12)
-    assert abs(result - measure.compared(measure.prepared(x), other)) > 1e-3
-    (shuffled,) = measure.shuffled([other], [measure.prepared(x)], iter([order]), False)
-    assert shuffled[0, 0] == pytest.approx(measure.compared(other, measure.prepared(x[order])), abs=1e-5)
+    other = measure.prepare(y)
+    result = measure.compare(measure.permute(measure.prepare(x), order), other)
+    assert result == pytest.approx(measure.compare(measure.prepare(x[order]), other), abs=1e-12)
+    assert abs(result - measure.compare(measure.prepare(x), other)) > 1e-3
+    (shuffled,) = measure.shuffle([other], [measure.prepare(x)], iter([order]), False)
+    assert shuffled[0, 0] == pytest.approx(measure.compare(other, measure.prepare(x[order])), abs=1e-5)
 
 
 def test_a_tap_that_fills_half_of_the_sample_space_has_no_value_and_says_so():

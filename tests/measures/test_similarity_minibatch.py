@@ -148,8 +148,8 @@ def test_permuting_what_is_prepared_is_preparing_what_is_permuted():
     rng = np.random.default_rng(0)
     order = torch.from_numpy(np.concatenate([rng.permutation(BATCH), BATCH + rng.permutation(10)]))
     measure = MinibatchAlignment()
-    expected = measure.compared(measure.prepared(x), measure.prepared(y[order]))
-    result = measure.compared(measure.prepared(x), measure.permuted(measure.prepared(y), order))
+    expected = measure.compare(measure.prepare(x), measure.prepare(y[order]))
+    result = measure.compare(measure.prepare(x), measure.permute(measure.prepare(y), order))
     assert result == pytest.approx(expected, abs=1e-12)
 
 

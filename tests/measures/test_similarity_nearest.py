@@ -196,7 +196,7 @@ def test_neither_blocks_nor_the_way_of_looking_up_change_anything(monkeypatch, c
 
 
 def measured(measure, x, y):
-    return measure.compared(measure.prepared(torch.tensor(x)), measure.prepared(torch.tensor(y)))
+    return measure.compare(measure.prepare(torch.tensor(x)), measure.prepare(torch.tensor(y)))
 
 
 def test_nothing_to_compare_is_nan():
@@ -256,13 +256,13 @@ def test_permuting_what_is_prepared_is_preparing_what_is_permuted(measure, tied)
     if tied:
         x, y = x.round(), y.round()
     order = torch.randperm(30, generator=torch.Generator().manual_seed(0))
-    a, b = measure.prepared(x), measure.prepared(y)
-    expected = measure.compared(a, measure.prepared(y[order]))
-    assert measure.compared(a, measure.permuted(b, order)) == pytest.approx(expected, abs=1e-12)
-    assert measure.compared(measure.permuted(b, order), a) == pytest.approx(
-        measure.compared(measure.prepared(y[order]), a), abs=1e-12
+    a, b = measure.prepare(x), measure.prepare(y)
+    expected = measure.compare(a, measure.prepare(y[order]))
+    assert measure.compare(a, measure.permute(b, order)) == pytest.approx(expected, abs=1e-12)
+    assert measure.compare(measure.permute(b, order), a) == pytest.approx(
+        measure.compare(measure.prepare(y[order]), a), abs=1e-12
     )
-    assert expected != pytest.approx(measure.compared(a, b), abs=1e-6)
+    assert expected != pytest.approx(measure.compare(a, b), abs=1e-6)
 
 
 def test_measure_with_too_few_samples_is_refused():

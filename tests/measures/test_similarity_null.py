@@ -16,13 +16,13 @@ class Spread(Similarity):
     name, answers, source = "spread", "", ""
     functional, centring, least, distance, symmetric = "", "", 2, True, False
 
-    def prepared(self, x):
+    def prepare(self, x):
         return x[:, 0].clone()
 
-    def compared(self, a, b):
+    def compare(self, a, b):
         return float((a - b).clamp(min=0).sum())
 
-    def permuted(self, a, order):
+    def permute(self, a, order):
         return a[order]
 
 

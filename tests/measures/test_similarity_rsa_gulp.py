@@ -203,14 +203,14 @@ def test_rsa_measure():
 @pytest.mark.parametrize("measure", [Rsa(), Gulp()])
 def test_permuting_what_is_prepared_is_preparing_what_is_permuted(measure):
     taps = [torch.from_numpy(side) for side in (*related(), normal(20, 3, seed=9))]
-    created = [measure.prepared(x) for x in taps]
+    created = [measure.prepare(x) for x in taps]
     draws = [torch.from_numpy(np.random.default_rng(i).permutation(20)) for i in range(3)]
     draws.append(torch.arange(20))
-    all_pairs = list(measure.shuffled(created[:2], created, iter(draws), False))
+    all_pairs = list(measure.shuffle(created[:2], created, iter(draws), False))
     for order, values in zip(draws, all_pairs, strict=True):
         for i, j in itertools.product(range(2), range(3)):
-            result = measure.compared(created[i], measure.permuted(created[j], order))
-            assert result == pytest.approx(measure.compared(created[i], measure.prepared(taps[j][order])), abs=1e-12)
+            result = measure.compare(created[i], measure.permute(created[j], order))
+            assert result == pytest.approx(measure.compare(created[i], measure.prepare(taps[j][order])), abs=1e-12)
             assert result == pytest.approx(values[i, j], abs=1e-6)
 
 

@@ -152,7 +152,7 @@ def depth(subject: EncoderUnderTest) -> Outcome:
 
 def sizes(subject: EncoderUnderTest) -> Outcome:
     """A sample of another size is taken with the grids it has, or refused in a sentence."""
-    sample = _halved(subject.samples[0], subject.encoder.modality)
+    sample = _halve(subject.samples[0], subject.encoder.modality)
     if sample is None:
         return not_applicable("a text has no size, or the sample is too small to be halved")
     shape = "x".join(map(str, sample.shape))
@@ -180,7 +180,7 @@ def sizes(subject: EncoderUnderTest) -> Outcome:
     return ok(f"a sample of {shape} gives {'the same grid' if before == after else f'a grid of {after}'}")
 
 
-def _halved(sample: np.ndarray, modality: Modality) -> np.ndarray | None:
+def _halve(sample: np.ndarray, modality: Modality) -> np.ndarray | None:
     axes = {"image": 2, "video": 3, "series": 1, "audio": 1, "text": 0}[modality]
     if axes == 0 or min(sample.shape[:axes]) < 2:
         return None
@@ -341,7 +341,7 @@ def batch_invariance(subject: EncoderUnderTest) -> Outcome:
 
 
 def no_graph(subject: EncoderUnderTest) -> Outcome:
-    """What is captured wants no gradients, not even where parameters do."""
+    """Captured tensors want no gradients, not even where parameters do."""
     kept: list[str] = []
 
     def look(tap: Tap, tokens: Tensor) -> None:
@@ -423,7 +423,7 @@ class Conformance:
 
     @property
     def failed(self) -> int:
-        """How many checks failed."""
+        """The number of checks that failed."""
         return sum(outcome.verdict == "failed" for outcome in self.outcomes)
 
     def to_json(self) -> dict[str, Any]:

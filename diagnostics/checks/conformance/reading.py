@@ -93,7 +93,7 @@ class EncoderUnderTest:
 
     @property
     def sites(self) -> bool:
-        """Whether it shows a torch module and where in it each tap reads."""
+        """True if it shows a torch module and where in it each tap reads."""
         return self.module is not None and all(tap.site is not None for tap in self.encoder.taps)
 
     def batch(self, samples: Sequence[np.ndarray] | None = None) -> Any:
@@ -181,9 +181,9 @@ def manual_forward(subject: EncoderUnderTest) -> Outcome:
     """
     if not subject.sites:
         return not_applicable(NO_SITES)
-    with _recorded(subject) as hooked:
+    with _record(subject) as hooked:
         captured = subject.capture()
-    with _recorded(subject) as unhooked:
+    with _record(subject) as unhooked:
         subject.capture(taps=[])
     worst = 0.0
     for tap in subject.encoder.taps:
@@ -211,7 +211,7 @@ def manual_forward(subject: EncoderUnderTest) -> Outcome:
 
 
 def in_place(subject: EncoderUnderTest) -> Outcome:
-    """What was captured stays when the tensor that the tap read is overwritten right after."""
+    """Captured tensors stay when the tensor that the tap read is overwritten right after."""
     if not subject.sites:
         return not_applicable(NO_SITES)
     with _overwritten(subject) as count:
@@ -230,9 +230,9 @@ def in_place(subject: EncoderUnderTest) -> Outcome:
 
 
 def _keeps(subject: EncoderUnderTest, tap: Tap, tokens: Tensor) -> bool:
-    """Whether overwriting changes what a tap's module takes or gives even where no tap is read."""
+    """True if overwriting changes what a tap's module takes or gives even where no tap is read."""
     assert tap.site is not None
-    with _overwritten(subject), _recorded(subject) as seen:
+    with _overwritten(subject), _record(subject) as seen:
         subject.capture(taps=[])
     value = seen.get(_key(tap.site))
     return value is None or difference(torch.from_numpy(laid_out(value, tap, tap.site)), tokens) > tolerance(tokens)
@@ -275,7 +275,7 @@ def _key(site: Site) -> Key:
 
 
 @contextlib.contextmanager
-def _recorded(subject: EncoderUnderTest) -> Generator[dict[Key, np.ndarray]]:
+def _record(subject: EncoderUnderTest) -> Generator[dict[Key, np.ndarray]]:
     """(module, call, before or after, which tensor) -> what its forward took or gave, while inside."""
     seen: dict[Key, np.ndarray] = {}
     calls: dict[str, int] = defaultdict(int)
@@ -307,7 +307,7 @@ def _recorded(subject: EncoderUnderTest) -> Generator[dict[Key, np.ndarray]]:
 
         return forward
 
-    with _replaced(subject, "_call_impl", begin), _replaced(subject, "forward", watch):
+    with _replace_methods(subject, "_call_impl", begin), _replace_methods(subject, "forward", watch):
         yield seen
 
 
@@ -323,9 +323,9 @@ def _overwritten(subject: EncoderUnderTest) -> Generator[list[int]]:
     def watch(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             # Copies go in as well, so that overwriting what comes out, which may be what went in, harms nobody else.
-            given, named = _copied(args), _copied(kwargs)
+            given, named = _copy_nested(args), _copy_nested(kwargs)
             output = real(*given, **named)
-            passed = _copied(output)
+            passed = _copy_nested(output)
             for tensor in tensors_in([output, given, named]):
                 if tensor.is_floating_point() and tensor.untyped_storage().data_ptr() not in weights:
                     with contextlib.suppress(RuntimeError), torch.no_grad():  # expanded tensors cannot be written
@@ -335,12 +335,12 @@ def _overwritten(subject: EncoderUnderTest) -> Generator[list[int]]:
 
         return call
 
-    with _replaced(subject, "_call_impl", watch):
+    with _replace_methods(subject, "_call_impl", watch):
         yield count
 
 
 @contextlib.contextmanager
-def _replaced(
+def _replace_methods(
     subject: EncoderUnderTest, method: str, make: Callable[[str, Callable[..., Any]], Callable[..., Any]]
 ) -> Generator[None]:
     """A method of each tap's module replaced on that module alone, while inside."""
@@ -360,20 +360,20 @@ def _replaced(
                 module.__dict__[method] = own
 
 
-def _copied(value: Any) -> Any:
+def _copy_nested(value: Any) -> Any:
     """The same nesting with copies of its tensors."""
     if isinstance(value, Tensor):
         return value.clone()
     if isinstance(value, (tuple, list)):
-        parts = [_copied(part) for part in value]
+        parts = [_copy_nested(part) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     if isinstance(value, Mapping):
         twin: Any = copy.copy(value)
         for key, part in value.items():
-            twin[key] = _copied(part)
+            twin[key] = _copy_nested(part)
         return twin
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{field.name: _copied(getattr(value, field.name)) for field in fields(value)})
+        return replace(value, **{field.name: _copy_nested(getattr(value, field.name)) for field in fields(value)})
     return value
 
 
@@ -415,7 +415,7 @@ def attention(subject: EncoderUnderTest) -> Outcome:
 
 
 def padding(subject: EncoderUnderTest) -> Outcome:
-    """What stands where a sample is padded does not change what is pooled."""
+    """The content of padding does not change what is pooled."""
     encoder = subject.encoder
     sample = _padded(subject)
     if sample is None:

@@ -29,12 +29,12 @@ class Outcome:
 
     @property
     def right(self) -> bool:
-        """Whether it is within the tolerance."""
+        """True if it is within the tolerance."""
         return bool(abs(self.computed - self.case.expected) <= self.case.tolerance)
 
     @property
     def deviation(self) -> float:
-        """How far it is off in tolerances, above 1 where it is not right; infinite where there is no number."""
+        """Distance from the answer in tolerances, above 1 where it is not right; infinite where there is no number."""
         off = abs(self.computed - self.case.expected) / self.case.tolerance
         return float("inf") if math.isnan(off) else off
 

@@ -1,4 +1,4 @@
-"""What attention looks at, a sample and head, without its matrix: from the arguments of a fused kernel."""
+"""Statistics of attention, a sample and head, without its matrix: from the arguments of a fused kernel."""
 
 from diagnostics.encoders.attention.statistics import (
     IMPLEMENTATIONS,

@@ -1,5 +1,5 @@
 """Attention as a model computes it: captured, or for fused kernels, which do not return it, recomputed from their
-arguments, and verified.
+arguments, and verified. `diagnostics.measures.locality.heads` observes it for measures.
 
 Shape suffixes: B sample, H head, Q query, K key, T token, D width of a head.
 """
@@ -144,14 +144,14 @@ class FusedCall:
         """
         worst = 0.0
         for head in range(weights.shape[1]):
-            ours, size = self._weighed(weights[:, head], rows, head)
+            ours, size = self._weigh(weights[:, head], rows, head)
             off = torch.linalg.vector_norm(ours - out[rows, head].to(ours.dtype), dim=-1)
             # NaN is not 0, so it counts.
             seeing = size != 0
             worst = max(worst, float((off[seeing] / size[seeing]).nan_to_num(math.inf).max()) if seeing.any() else 0.0)
         return worst
 
-    def _weighed(self, weights: Tensor, rows: slice, head: int) -> tuple[Tensor, Tensor]:
+    def _weigh(self, weights: Tensor, rows: slice, head: int) -> tuple[Tensor, Tensor]:
         """Attention times values of a head [B, Q, D], and the sum of |attention| |value| [B, Q] that its error scales
         with.
         """
@@ -265,7 +265,7 @@ class _Frame:
         return self.tap.tokens + self.site.dropped
 
     def square(self, shape: tuple[int, ...]) -> bool:
-        """Whether an attention of that shape is among the tokens in the module."""
+        """True if an attention of that shape is among the tokens in the module."""
         return shape[-2:] == (self.tokens, self.tokens)
 
     def verdict(self, samples: int) -> str:
@@ -343,7 +343,9 @@ class _Watching(TorchFunctionMode):
             for frame in self.open:
                 frame.reason = "one fused kernel for all of it, without queries and keys"
         if name in _PRODUCT and self.waiting:
-            self._product(_contracted(args) if name == "einsum" else [(args[0], args[1], -2)] if len(args) > 1 else [])
+            self._product(
+                _contractions(args) if name == "einsum" else [(args[0], args[1], -2)] if len(args) > 1 else []
+            )
         out = func(*args, **kwargs)
         if name == "scaled_dot_product_attention":
             with whole(out.device):
@@ -413,7 +415,7 @@ class _Watching(TorchFunctionMode):
             summed = bool((((mass - 1).abs() <= most) | (mass == 0)).all()) and bool((part >= 0).all())
             return part, doubt if summed else "what weighs its values is no longer a softmax"
 
-        self._reduced(self._wanting(weights.shape), weights.shape, of_rows)
+        self._reduce(self._wanting(weights.shape), weights.shape, of_rows)
 
     def _fused(self, call: FusedCall, out: Tensor) -> None:
         if call.dropout > 0:
@@ -425,7 +427,7 @@ class _Watching(TorchFunctionMode):
         # What is recomputed must not be shortened, whatever the model's own products may be.
         with torch.autocast(call.q.device.type, enabled=False):
             if not isinstance(self.reduce, ReduceCall):
-                self._reduced(wanting, call.shape, lambda rows: (self._recomputed(call, out, rows), doubt))
+                self._reduce(wanting, call.shape, lambda rows: (self._recompute(call, out, rows), doubt))
                 return
             for frame in wanting:
                 frame.reason = frame.reason or doubt
@@ -446,7 +448,7 @@ class _Watching(TorchFunctionMode):
         alone = [frame for frame in self.open if frame.site.rows == 1 and frame.shapes == [shape]]
         return [frame for frame in alone if len(shape) == 4 and frame.square(shape)]
 
-    def _reduced(
+    def _reduce(
         self, wanting: list[_Frame], shape: Sequence[int], attention: Callable[[slice], tuple[Tensor, str]]
     ) -> None:
         """Reduces a matrix at once, before anything can be overwritten; in parts of whole samples."""
@@ -463,7 +465,7 @@ class _Watching(TorchFunctionMode):
                         own = own[..., order, :][..., order]
                     frame.parts.append(self.reduce(frame.tap, own))
 
-    def _recomputed(self, call: FusedCall, out: Tensor, rows: slice) -> Tensor:
+    def _recompute(self, call: FusedCall, out: Tensor, rows: slice) -> Tensor:
         """Attention [B, H, Q, K] of some samples, checked against what the kernel gave."""
         weights = call.weights(rows)
         self._agreeing(call.error(weights, out, rows), out.dtype)
@@ -520,7 +522,7 @@ def _doubtful(values: Any, axis: int) -> str:
     return f"{values.shape[axis]} tokens and as many features a head, and it may be these that attend to each other"
 
 
-def _contracted(args: tuple[Any, ...]) -> list[tuple[Any, Any, int]]:
+def _contractions(args: tuple[Any, ...]) -> list[tuple[Any, Any, int]]:
     """The operands of an einsum that are summed over their last axis, with another that has that axis, and where."""
     if not isinstance(args[0], str):
         return []

@@ -1,4 +1,4 @@
-"""Which kernel computes attention in a pass: chosen for any model by a context around it, and explained by one pass.
+"""The kernel that computes attention in a pass: chosen for any model by a context around it, and explained by one pass.
 
 torch knows four for `scaled_dot_product_attention`; which of them takes a call depends on the machine, the type, the
 mask, the width of a head and whether gradients are wanted.

@@ -1,4 +1,4 @@
-"""Which token stands for which place: proposed for an unknown torch module from one batch, verified where a grid is
+"""Places of tokens: proposed for an unknown torch module from one batch, verified where a grid is
 declared.
 
 What stands in `__all__` is for plugins too: `discover` for a torch module, the others for what is run in another way.

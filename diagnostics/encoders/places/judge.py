@@ -215,7 +215,7 @@ def _merge(digits: Sequence[Digit]) -> list[Digit]:
 
 @dataclass(frozen=True)
 class Movements:
-    """How far tokens went when single cells of a sample changed.
+    """Movements of tokens when single cells of a sample changed.
 
     `axes` and `shape` are those of the first tap's grid that the sample has, `unchecked` its others; `cells` [n, axis]
     were changed. `far` has for each tap [n, prefix + places], as shares of the farthest token; places of axes that the
@@ -248,12 +248,12 @@ class _Moved:
 
     @property
     def exact(self) -> np.ndarray:
-        """Which places moved their own token farthest, bool [n]."""
+        """The places that moved their own token farthest, bool [n]."""
         return (self.farthest == self.declared) & (self.far.max(axis=1) > 0)
 
     @property
     def own(self) -> np.ndarray:
-        """How far each place's own token went, [n]."""
+        """The distance that each place's own token went, [n]."""
         own = np.take_along_axis(self.far, self.prefix + self.declared[:, None], axis=1)[:, 0]
         return own / np.maximum(self.far.max(axis=1), 1e-30)
 
@@ -470,7 +470,7 @@ def judge_later(tap: Tap, seen: Movements) -> TapGrid:
         if order:
             return TapGrid(tap.name, "wrong", share, f"wrong order: {order}")
     names = [", ".join(f"{axis} {n}" for axis, n in zip(shared, place, strict=True)) for place in places]
-    for one, other in _exchanged(moved.declared, moved.farthest, own < HALF):
+    for one, other in _exchanges(moved.declared, moved.farthest, own < HALF):
         return TapGrid(
             tap.name, "wrong", share, f"wrong order: the tokens of ({names[one]}) and ({names[other]}) are exchanged"
         )
@@ -513,7 +513,7 @@ def _wrong_order(moved: _Moved) -> str:
     return ""
 
 
-def _exchanged(declared: np.ndarray, farthest: np.ndarray, odd: np.ndarray) -> list[tuple[int, int]]:
+def _exchanges(declared: np.ndarray, farthest: np.ndarray, odd: np.ndarray) -> list[tuple[int, int]]:
     """Pairs of `declared` tokens (indices) that each change the other and hardly themselves (`odd`), where nearly all
     others change themselves.
     """
@@ -540,14 +540,14 @@ def exchanged_between(before: Tap, after: Tap, activations: Mapping[str, Tensor]
     x, y = (normalize(tokens - tokens.mean(1, keepdim=True), dim=2) for tokens in grids)
     alike = (y @ x.mT).mean(0)
     own, most = alike.diagonal().numpy(), alike.max(1)
-    for pair in _exchanged(np.arange(len(own)), most.indices.numpy(), own < most.values.numpy() - CLEARLY):
+    for pair in _exchanges(np.arange(len(own)), most.indices.numpy(), own < most.values.numpy() - CLEARLY):
         one, other = (tuple(map(int, np.unravel_index(place, after.grid.shape))) for place in pair)
         return f"tap {after.name} has the tokens of {one} and {other} exchanged against tap {before.name}"
     return ""
 
 
 def _lags(moved: _Moved) -> bool:
-    """Whether what moves lies in time behind the cells, and nothing before them moves: so do causal models."""
+    """True if what moves lies in time behind the cells, and nothing before them moves: so do causal models."""
     if moved.axes != ("t",):
         return False
     before = np.arange(moved.shape[0])[None] < moved.places - 1  # a window may begin in the cell before

@@ -124,7 +124,7 @@ _IDLE = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.A
 
 @dataclass
 class Discovered:
-    """What discovery knows of a module.
+    """The findings of discovery on a module.
 
     `taps` in order of execution, `output_tap` (the trunk's last), and `left_out`: why a head or a branch has no tap.
 
@@ -269,12 +269,12 @@ def discover(
 
     taps = branched(first.name, "embed", 0.0, "embedding", whole.entered, call=first.call, when="before")
     for i, step in enumerate(whole.blocks):
-        tap = _called(whole, step)
+        tap = _call_name(whole, step)
         taps += branched(step.name, tap, (i + 1) / len(whole.blocks), "trunk", step.branches, call=step.call)
     ends = (
         _ends(whole, parts, own=False) if trunk is None else _ends(dry_run(module, names, batch, trunk, encoder), parts)
     )
-    taps += [placed(end.name, _called(whole, end), 1.0, "trunk", end.gave, end.call) for end in ends]
+    taps += [placed(end.name, _call_name(whole, end), 1.0, "trunk", end.gave, end.call) for end in ends]
     taps = _in_order(module, taps, batch, extents, run, encoder)
     _check_time(first_input, taps[0], extents, encoder)
     # Of branches side by side the first is the main one.
@@ -285,7 +285,7 @@ def discover(
     return discovered
 
 
-def _called(trace: Trace, step: Step) -> str:
+def _call_name(trace: Trace, step: Step) -> str:
     """The module's name, and which of its calls where there are several."""
     return step.name if trace.calls[step.name] == 1 else f"{step.name}.{step.call}"
 
@@ -376,7 +376,7 @@ def _behind(trace: Trace, ends: Sequence[Step]) -> list[Step]:
 
 
 def _is_head(step: Step, tail: Sequence[Step], parts: Mapping[str, nn.Module]) -> bool:
-    """Whether it is an outermost module that changed something by weights, or a norm."""
+    """True if it is an outermost module that changed something by weights, or a norm."""
     kind = parts[step.name]
     return not (
         any(step.name.startswith(f"{other.name}.") for other in tail)
@@ -395,7 +395,7 @@ def _add_heads(
 ) -> None:
     """Taps of the heads, and of the first vector that stands for a sample where no head gives just that."""
     heads = [step for step in tail if _is_head(step, tail, parts)]
-    candidates = [(_called(trace, step), step, step.gave, "after") for step in heads]
+    candidates = [(_call_name(trace, step), step, step.gave, "after") for step in heads]
     pooled = _pooled(tail, heads)
     if pooled is not None:
         step, tensor, when = pooled
@@ -433,7 +433,7 @@ def _pooled(tail: Sequence[Step], heads: Sequence[Step]) -> tuple[Step, Tensor, 
 
 
 def _is_vector(tensor: Tensor, samples: int, dims: int) -> bool:
-    """Whether it is a vector for each sample, [B, F] or [B, F, 1, 1], of real numbers."""
+    """True if it is a vector for each sample, [B, F] or [B, F, 1, 1], of real numbers."""
     of_samples = tensor.ndim == dims and len(tensor) == samples and tensor.is_floating_point()
     return of_samples and tensor[0].numel() == tensor.shape[1]
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from diagnostics.encoders.hooks import Call, Forward, first_tensor, hooked, tensors_in
 from diagnostics.encoders.modules import evaluating
 from diagnostics.encoders.taps import Grid, Layout, spelled
-from diagnostics.errors import DiagnosticsError, describe
+from diagnostics.errors import DiagnosticsError, explaining
 from diagnostics.vocabulary import Modality
 
 MOST_PREFIX = 16
@@ -26,7 +26,7 @@ MOST_PREFIX = 16
 
 @dataclass(frozen=True)
 class Place:
-    """How a tensor becomes tokens: the layout and rows of its `Site`, and the features and grid of its `Tap`.
+    """The way from a tensor to tokens: the layout and rows of its `Site`, and the features and grid of its `Tap`.
 
     Examples:
         >>> import torch
@@ -141,7 +141,7 @@ class Places:
         return Place("channels_last", shape[-1], Grid(shape[1:-1], axes)) if last else None
 
     def _features_first(self, first: int, last: int, module: nn.Module | None) -> bool:
-        """Whether features lie on the first of two axes that both fit: the weights have as many, or a change showed
+        """True if features lie on the first of two axes that both fit: the weights have as many, or a change showed
         it.
         """
         sizes = {size for p in module.parameters() for size in p.shape} if module is not None else set[int]()
@@ -208,7 +208,7 @@ class Places:
         return all(self.extents[axis] % n == 0 for axis, n in zip(axes, shape, strict=True))
 
     def _fits(self, shape: Sequence[int], axes: Sequence[str]) -> bool:
-        """Whether a map has the input's proportions, and no axis more places than the input."""
+        """True if a map has the input's proportions, and no axis more places than the input."""
         sizes = dict(zip(axes, shape, strict=True))
         if any(n > self.extents[axis] for axis, n in sizes.items() if axis in "tv"):
             return False
@@ -384,7 +384,7 @@ def _children(name: str, module: nn.Module) -> list[_Named]:
 
 
 def _composite(module: nn.Module) -> bool:
-    """Whether it could be a block: has parts, and is more than one of torch's own layers."""
+    """True if it could be a block: has parts, and is more than one of torch's own layers."""
     own = type(module).__module__.startswith("torch.nn.") and not isinstance(module, (nn.Sequential, nn.ModuleList))
     return not own and next(module.children(), None) is not None
 
@@ -401,12 +401,12 @@ _WEIGHTED = (
 
 
 def _weighted(module: nn.Module) -> int:
-    """How many convolutions and linear layers it has."""
+    """The number of its convolutions and linear layers."""
     return sum(isinstance(part, _WEIGHTED) for part in module.modules())
 
 
 def _deep(module: nn.Module) -> bool:
-    """Whether it is more than one layer with its norm and activation: a stem, a reduction, a separable convolution."""
+    """True if it is more than one layer with its norm and activation: a stem, a reduction, a separable convolution."""
     return _weighted(module) > 1 and any("norm" in type(part).__name__.lower() for part in module.modules())
 
 
@@ -512,16 +512,14 @@ def dry_run(module: nn.Module, blocks: Sequence[str], batch: Any, forward: Forwa
                 trace.tail.append(Step(name, number, entering.pop(name, None), gave.clone()))
 
     names = [name for name, _ in module.named_modules() if name and not name.startswith(inside)]
-    try:
-        # Not inference mode: some models keep tables that they make in their first pass.
-        with hooked(module, names, begin, end), evaluating(module), torch.no_grad():
-            trace.finals = tensors_in(forward(module, batch))
-    except DiagnosticsError:
-        raise
-    except Exception as error:
-        raise DiagnosticsError(
-            f"{encoder} does not run on an example ({describe(error)}): try another size.", code="foreign-error"
-        ) from error
+    # Not inference mode: some models keep tables that they make in their first pass.
+    with (
+        explaining(f"{encoder} does not run on an example", "try another size"),
+        hooked(module, names, begin, end),
+        evaluating(module),
+        torch.no_grad(),
+    ):
+        trace.finals = tensors_in(forward(module, batch))
     idle = [name for name in blocks if not trace.calls[name]]
     if idle:
         raise DiagnosticsError(
@@ -554,7 +552,7 @@ def _branches(value: Any, taken: Sequence[Tensor], name: str, encoder: str, samp
 
 
 def _alike(tensor: Tensor, first: Tensor) -> bool:
-    """Whether it is activations as the first tensor is (other resolutions too), not the square attention beside a
+    """True if it is activations as the first tensor is (other resolutions too), not the square attention beside a
     map.
     """
     if not tensor.is_floating_point() or tensor.ndim != first.ndim:

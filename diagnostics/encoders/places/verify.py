@@ -286,14 +286,14 @@ def _movements(encoder: Encoder, taps: Sequence[Tap], sample: np.ndarray, most: 
             if text
             else _array_changes(encoder, taps[0], np.asarray(sample), rng)
         )
-        cells = _chosen(all_cells(changes.shape)[changes.valid], changes.shape, most, rng)
+        cells = _choose_cells(all_cells(changes.shape)[changes.valid], changes.shape, most, rng)
         if len(cells) < 2:
             raise NotVerifiableError("fewer than two cells of its grid lie within the sample")
         far = _change_each(encoder, taps, changes, cells, rng)
     return Movements(changes.axes, changes.shape, changes.unchecked, cells, far)
 
 
-def _chosen(usable: np.ndarray, shape: tuple[int, ...], most: int, rng: np.random.Generator) -> np.ndarray:
+def _choose_cells(usable: np.ndarray, shape: tuple[int, ...], most: int, rng: np.random.Generator) -> np.ndarray:
     """Cells [n, axis] to change: all that fit the limit, or corners, lines along each axis and random ones."""
     if len(usable) <= most:
         return usable

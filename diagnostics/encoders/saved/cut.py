@@ -21,7 +21,7 @@ from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.hooks import Forward, hooked, until
 from diagnostics.encoders.taps import Site, Tap
 from diagnostics.encoders.torch_encoder import TorchEncoder
-from diagnostics.errors import DiagnosticsError, describe
+from diagnostics.errors import DiagnosticsError, describe, explaining
 
 
 def cut_encoder(encoder: Encoder, tap: str) -> TorchEncoder:
@@ -65,13 +65,8 @@ def _with_own_modules(encoder: TorchEncoder, tap: str) -> TorchEncoder:
     """The encoder with modules of its own around the same tensors, some of which may be removed later: samples of
     another size then find the others."""
     tensors = {id(tensor): tensor for tensor in (*encoder.module.parameters(), *encoder.module.buffers())}
-    try:
+    with explaining(f"{encoder.name} cannot be cut, since its module cannot be copied", "use it whole", "not-savable"):
         module = copy.deepcopy(encoder.module, tensors)
-    except Exception as error:
-        raise DiagnosticsError(
-            f"{encoder.name} cannot be cut, since its module cannot be copied ({describe(error)}): use it whole.",
-            code="not-savable",
-        ) from error
 
     def resized(sized: TorchEncoder) -> TorchEncoder:
         names = {name for name, _ in module.named_modules()}
@@ -176,7 +171,7 @@ def _memory(tensor: Tensor) -> int:
 
 
 @contextmanager
-def _counted(module: nn.Module) -> Generator[tuple[Counter[str], Counter[str]]]:
+def _count_calls(module: nn.Module) -> Generator[tuple[Counter[str], Counter[str]]]:
     """A context that counts how often each module is entered and left, under each of its names."""
     names = [name for name, _ in module.named_modules(remove_duplicate=False)]
     begun: Counter[str] = Counter()
@@ -187,7 +182,7 @@ def _counted(module: nn.Module) -> Generator[tuple[Counter[str], Counter[str]]]:
 
 def _taps_until(encoder: TorchEncoder, cut: TorchEncoder, last: Tap) -> tuple[Tap, ...]:
     """The whole encoder's taps that fire in the pass of the cut one, with the number of calls in that pass."""
-    with _counted(cut.module) as (begun, ended):
+    with _count_calls(cut.module) as (begun, ended):
         cut.capture(default_collate([cut.preprocess(cut.example())]), [])
     taps: list[Tap] = []
     for tap in encoder.taps[: encoder.taps.index(last) + 1]:
@@ -204,7 +199,7 @@ def _idle(encoder: TorchEncoder, last: Tap) -> tuple[str, ...]:
     stopping = encoder.replace(forward=_until(site, encoder.forward, encoder.name))
     batch = default_collate([encoder.preprocess(encoder.example())])
     watching = _Watching()
-    with _counted(encoder.module) as (begun, _), watching:
+    with _count_calls(encoder.module) as (begun, _), watching:
         stopping.capture(batch, [])
     if site.when == "before":
         # Its last call is left before it does anything.

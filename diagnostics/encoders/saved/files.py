@@ -32,7 +32,7 @@ from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.modules import digest_of, misfits
 from diagnostics.encoders.saved.cut import cut_encoder
 from diagnostics.encoders.torch_encoder import TorchEncoder
-from diagnostics.errors import DiagnosticsError, StorageError, describe, unwritable
+from diagnostics.errors import DiagnosticsError, StorageError, describe, explaining, unwritable
 from diagnostics.options import decode
 
 SAVED = "encoder.safetensors"
@@ -48,7 +48,7 @@ Summary = tuple[list[int], float, float]
 
 @dataclass(frozen=True)
 class Description:
-    """What the metadata says: how to build the encoder, and what it must then be like."""
+    """The metadata of a saved encoder: how to build the encoder, and what it must then be like."""
 
     name: str
     modality: str
@@ -123,17 +123,15 @@ def save_encoder(
         absent=list(encoder.absent),
         taps=[tap.name for tap in encoder.taps],
         output_tap=encoder.output_tap,
-        prepared=_prepared(encoder),
+        prepared=_summaries(encoder),
         sha256=digest_of(tensors),
         lineage=dict(encoder.lineage if lineage is None else lineage),
         files=files,
     )
-    try:
+    with explaining(
+        f"The lineage of {encoder.name} cannot be written as JSON", "use plain values", "not-savable", TypeError
+    ):
         text = json.dumps({**asdict(about), "digest": _digest(asdict(about))})
-    except TypeError as error:
-        raise DiagnosticsError(
-            f"The lineage of {encoder.name} cannot be written as JSON ({error}): use plain values.", code="not-savable"
-        ) from error
     file = encoder_file(path)
     with whole_file(file) as written:
         save_file(tensors, written, metadata={KEY: text})
@@ -148,7 +146,7 @@ def encoder_file(path: str | Path) -> Path:
     return file if file.suffix == ".safetensors" else file / SAVED
 
 
-def _prepared(encoder: TorchEncoder) -> dict[str, Summary]:
+def _summaries(encoder: TorchEncoder) -> dict[str, Summary]:
     summaries: dict[str, Summary] = {}
     for key, tensor in encoder.prepared_example().items():
         known = tensor[~tensor.isnan()] if tensor.is_floating_point() else tensor
@@ -159,7 +157,7 @@ def _prepared(encoder: TorchEncoder) -> dict[str, Summary]:
 
 def check_prepared(encoder: TorchEncoder, about: Description, file: Path) -> None:
     """Raises where preprocessing is another than when the file was written, beyond what another version rounds."""
-    now = _prepared(encoder)
+    now = _summaries(encoder)
     for key in about.prepared.keys() | now.keys():
         then, here = about.prepared.get(key), now.get(key)
         if then is None or here is None or then[0] != here[0] or not _near(then, here):
@@ -218,10 +216,8 @@ def _first_names(module: nn.Module, encoder: str) -> dict[str, str]:
 
 def fill(module: nn.Module, about: Description, file: Path) -> None:
     """The file's tensors as the module's state; raises where one lacks, is left over, or is of another kind."""
-    try:
+    with _reading(file):
         tensors = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise _unreadable(file, error) from error
     if digest_of(tensors) != about.sha256:
         raise DiagnosticsError(
             f"The weights in {file} are not those that were saved: it is damaged, copy it again.", code="damaged"
@@ -245,11 +241,8 @@ def read_description(file: Path) -> Description | None:
 
     Raises DiagnosticsError where it cannot be read, is damaged, or is of another format.
     """
-    try:
-        with safe_open(file, framework="pt") as opened:
-            text = (opened.metadata() or {}).get(KEY)
-    except (SafetensorError, OSError) as error:
-        raise _unreadable(file, error) from error
+    with _reading(file), safe_open(file, framework="pt") as opened:
+        text = (opened.metadata() or {}).get(KEY)
     if text is None:
         return None
     if len(text) > MOST_TEXT:
@@ -258,7 +251,12 @@ def read_description(file: Path) -> Description | None:
             f"may have: do not use it.",
             code="too-large",
         )
-    try:
+    with explaining(
+        f"The description in {file} is damaged",
+        "copy or save it again",
+        "damaged",
+        (ValueError, TypeError, KeyError, RecursionError),
+    ):
         fields = json.loads(text, object_pairs_hook=_once)
         # What is written by hand, or was before there was one, lacks it.
         if "digest" in fields and fields.pop("digest") != _digest(fields):
@@ -269,10 +267,6 @@ def read_description(file: Path) -> Description | None:
                 code="other-version",
             )
         return decode(Description, fields)
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise DiagnosticsError(
-            f"The description in {file} is damaged ({describe(error)}): copy or save it again.", code="damaged"
-        ) from error
 
 
 def _digest(about: Mapping[str, Any]) -> str:
@@ -287,12 +281,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return mapping
 
 
-def _unreadable(file: Path, error: Exception) -> DiagnosticsError:
-    return DiagnosticsError(
-        f"{file} cannot be read as safetensors ({describe(error)}): it is cut short, damaged, or something else under "
-        f"that name; copy or save it again.",
-        code="unreadable",
-    )
+def _reading(file: Path) -> contextlib.AbstractContextManager[None]:
+    remedy = "it is cut short, damaged, or something else under that name; copy or save it again"
+    return explaining(f"{file} cannot be read as safetensors", remedy, "unreadable", (SafetensorError, OSError))
 
 
 @contextlib.contextmanager
@@ -440,12 +431,10 @@ def _content(name: str, content: Any, file: str) -> bytes:
             f"use it.",
             code="strange-file",
         )
-    try:
+    with explaining(
+        f"{name} in {file} is damaged", "copy or save it again", "damaged", (ValueError, TypeError, KeyError)
+    ):
         return content.encode() if isinstance(content, str) else base64.b64decode(content["base64"], validate=True)
-    except (ValueError, TypeError, KeyError) as error:
-        raise DiagnosticsError(
-            f"{name} in {file} is damaged ({describe(error)}): copy or save it again.", code="damaged"
-        ) from error
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError
+from diagnostics.errors import DiagnosticsError, naming
 from diagnostics.measures.arrays import centre, over_taps, rescaled, rounding, samples
 from diagnostics.measures.base import Case, Measure, circle, define, normal, rotation
 from diagnostics.measures.result import CENTRING, FUNCTIONAL, INTERVAL, POOLING, REASON, SEED, N, store_reasons
@@ -72,21 +72,19 @@ class PooledMeasure(GeometryMeasure):
         """The numbers of one tap from x [sample, feature], float64 and finite."""
 
     def rows(self, activations: Activations) -> np.ndarray:
-        """Which rows are read."""
+        """The rows that are read."""
         return np.arange(min(len(activations.ids), self.most_rows))
 
     def beside(self, n: int) -> str:
-        """What n counts, in words."""
+        """The things that n counts, in words."""
         return f"{n} samples"
 
     def at_tap(self, activations: Activations, target: StoredTarget | None, tap: Tap, seed: int) -> TapNumbers:
         label, rows = f"Tap {tap.name} for {self.name}", self.rows(activations)
         pooled = activations.pooled(tap.name, activations.poolings[0])[rows]
         x = samples(torch.as_tensor(pooled, device=activations.device), label, self.least)
-        try:
+        with naming(label):
             return self.of_tap(x, activations.groups[rows], seed)
-        except DiagnosticsError as error:
-            raise DiagnosticsError(f"{label}: {error}", code=error.code) from error
 
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
         pooling, rows = activations.poolings[0], self.rows(activations)
@@ -96,7 +94,7 @@ class PooledMeasure(GeometryMeasure):
 
 
 def no_interval(groups: np.ndarray) -> str:
-    """Why there is no interval over these groups, in words; nothing where there is one."""
+    """The reason why there is no interval over these groups, in words; nothing where there is one."""
     return "" if len(set(groups.astype(str))) > 1 else "all samples are of one group, so no interval"
 
 
@@ -317,8 +315,7 @@ def mle_dimension(x: Any, *, k: int = NEIGHBOURS) -> float:
 
 
 def distinct_samples(x: Any) -> int:
-    """How many samples of x [sample, feature] are not copies of another, rounding aside: the n of `two_nn` and
-    `mle_dimension`.
+    """The number of samples of x [sample, feature] without copies, rounding aside: the n of `two_nn`, `mle_dimension`.
 
     Examples:
         >>> from diagnostics.measures.geometry import distinct_samples

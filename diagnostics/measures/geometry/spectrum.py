@@ -271,7 +271,7 @@ class _Spectral(PooledMeasure):
         return TapNumbers({"score": score, "low": low, "high": high, **lines}, no_interval(groups))
 
     def lacks(self, sigma: Tensor) -> str:
-        """Why there is no value."""
+        """The reason why there is no value."""
         return self.empty
 
 

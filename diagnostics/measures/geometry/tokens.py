@@ -116,7 +116,7 @@ class _TokenMeasure(_OfTokens):
 
     @abstractmethod
     def lacks(self, tokens: int) -> str:
-        """Why a sample has no value."""
+        """The reason why a sample has no value."""
 
     def of_tap(self, activations: Activations, tap: Tap, n: int, seed: int) -> TapNumbers:
         values = np.concatenate([self.of_samples(x) for x in of_first_samples(activations, tap, n, self.name)])
@@ -182,7 +182,7 @@ _NEAR = 2**18
 
 @dataclass(frozen=True, repr=False)
 class Activity(ShortRepr):
-    """How far features are from varying about zero.
+    """Distance of features from varying about zero.
 
     `ratio` [feature]: squared mean over variance, NaN for a feature that never varies; `largest` of these and its
     `feature` (-1 where none varies); `peak`: largest magnitude over the median one, NaN where that is 0.

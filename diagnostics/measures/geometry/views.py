@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from diagnostics.activations.contract import Activations
-from diagnostics.errors import DiagnosticsError
+from diagnostics.errors import DiagnosticsError, refuse_values
 from diagnostics.measures.arrays import (
     as_tensor,
     centre,
@@ -105,14 +105,16 @@ def dime(
         >>> round(dime(pairs, pairs, bandwidth=1.0), 4)
         0.4621
     """
-    if bandwidth is not None and not bandwidth > 0:
-        raise DiagnosticsError(
-            f"bandwidth is {bandwidth}: give a number above 0, or None for the median distance.", code="bad-value"
-        )
-    if permutations < 1 or not 0 < order < math.inf:
-        raise DiagnosticsError(
-            f"permutations is {permutations} and order {order}: give at least 1, and above 0.", code="bad-value"
-        )
+    refuse_values(
+        (
+            bandwidth is not None and not bandwidth > 0,
+            f"bandwidth is {bandwidth}: give a number above 0, or None for the median distance.",
+        ),
+        (
+            permutations < 1 or not 0 < order < math.inf,
+            f"permutations is {permutations} and order {order}: give at least 1, and above 0.",
+        ),
+    )
     a, b = pair(x, y, 2)
     n = len(a)
     if n > MOST_DIME_SAMPLES:

@@ -1,4 +1,4 @@
-"""Whether near tokens are alike: Moran's I, nearest tokens that are neighbours, and similarity against distance on the
+"""Likeness of near tokens: Moran's I, nearest tokens that are neighbours, and similarity against distance on the
 grid.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Grid, Tap
-from diagnostics.errors import DiagnosticsError
+from diagnostics.errors import DiagnosticsError, naming
 from diagnostics.measures.arrays import (
     ShortRepr,
     as_tensor,
@@ -35,7 +35,6 @@ from diagnostics.measures.locality.blocks import (
     extents,
     lacks_axes,
     lag_sums,
-    naming_tap,
     places,
     product_type,
     rook_pairs,
@@ -126,7 +125,7 @@ class SampleMean(Measure):
 
     @abstractmethod
     def lacks(self, grid: Grid) -> str:
-        """Why a grid allows no value; nothing where it does."""
+        """The reason why a grid allows no value; nothing where it does."""
 
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
         n = token_count(activations, self.name, MOST_SAMPLES)
@@ -154,7 +153,7 @@ class SampleMean(Measure):
 
     def at_tap(self, activations: Activations, target: StoredTarget | None, tap: Tap, seed: int) -> np.ndarray:
         n = token_count(activations, self.name, MOST_SAMPLES)
-        with naming_tap(self.name, tap.name):
+        with naming(f"{self.name} at tap {tap.name}"):
             blocks = first_tokens(activations, tap.name, n)
             return np.concatenate([self.of_samples(tokens, tap.grid.shape) for _, tokens in blocks])
 
@@ -572,7 +571,7 @@ class SelfSimilarity(Measure):
         """As tokens are and centred."""
         parts: tuple[list[TokenSimilarity], list[TokenSimilarity]] = ([], [])
         for _, tokens in first_tokens(activations, tap.name, token_count(activations, self.name, MOST_SAMPLES)):
-            with naming_tap(self.name, tap.name):
+            with naming(f"{self.name} at tap {tap.name}"):
                 for part, centre in zip(parts, (False, True), strict=True):
                     part.append(self_similarity(tokens, tap.grid.shape, centred=centre))
         return [
@@ -582,7 +581,7 @@ class SelfSimilarity(Measure):
 
 
 def _lacks(tap: Tap) -> str:
-    """What a tap's grid cannot give, in words; nothing where it gives all."""
+    """The reason why a tap's grid gives no value, in words; nothing where it gives all."""
     if tap.grid.tokens < 2:
         return "one token, no pairs"
     if reason := lacks_axes(tap.grid):

@@ -7,8 +7,7 @@ import functools
 import itertools
 import math
 import operator
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -109,7 +108,7 @@ def directions(x: Tensor, centred: bool = False) -> tuple[Tensor, Tensor]:
 
 
 def deviations(x: Tensor) -> Tensor:
-    """What [S, T, F] deviates from each sample's mean token, up to a factor a sample; 0 where tokens are equal but for
+    """Deviations of [S, T, F] from each sample's mean token, up to a factor a sample; 0 where tokens are equal but for
     rounding."""
     least = rounding(x) * _largest(x)
     x = x - x[:, :1]
@@ -187,19 +186,10 @@ def _lag_distances(grid: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 def lacks_axes(grid: Grid) -> str:
-    """Why a grid has too many axes for measures of tokens; "" where it has not."""
+    """The sentence on a grid with too many axes for measures of tokens; "" where it has not."""
     return "a grid of more than three axes" if len(grid.shape) > 3 else ""
 
 
 def scalar(values: Tensor, single: bool) -> float | np.ndarray:
     """[sample] as numpy, or the float of the only sample where there was no sample axis."""
     return float(values[0]) if single else values.cpu().numpy()
-
-
-@contextmanager
-def naming_tap(measure: str, tap: str) -> Generator[None]:
-    """A context whose DiagnosticsErrors say which measure failed at which tap."""
-    try:
-        yield
-    except DiagnosticsError as error:
-        raise DiagnosticsError(f"{measure} at tap {tap}: {error}", code=error.code) from error

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError, unknown
+from diagnostics.errors import DiagnosticsError, naming, unknown
 from diagnostics.measures.arrays import ShortRepr, as_tensor, centre, eigh, rescaled, token_samples, unit_rows
 from diagnostics.measures.base import Case
-from diagnostics.measures.locality.blocks import lengths, naming_tap, plane
+from diagnostics.measures.locality.blocks import lengths, plane
 from diagnostics.measures.locality.masks import (
     as_array,
     box_iou,
@@ -205,7 +205,7 @@ def corloc(boxes: Any, truths: Sequence[Any]) -> float:
 def object_discovery(
     tokens: Any, grid: Sequence[int], masks: Any, *, method: Literal["lost", "tokencut"] = "lost"
 ) -> Discovered:
-    """Whether the object that the tokens mark out is one of the image's: IoU of boxes, hits and CorLoc.
+    """Agreement of the object that the tokens mark out with those of the image: IoU of boxes, hits and CorLoc.
 
     Parameters
     ----------
@@ -371,7 +371,7 @@ class ObjectDiscovery(Probe):
             reference[i], iou[i], centred[i] = 0.0, 0.0, 0.0
             for row, tokens in tokens_of(activations, tap.name, rows):
                 reference[i, row] = 1.0
-                with naming_tap(self.name, tap.name):
+                with naming(f"{self.name} at tap {tap.name}"):
                     x = as_tensor(tokens).to(activations.device)
                     iou[i, row] = _iou(lost, x, tap.grid.shape, masks[row], boxes[row])
                     centred[i, row] = _iou(lost, centre(x), tap.grid.shape, masks[row], boxes[row])
@@ -401,7 +401,7 @@ class ObjectDiscovery(Probe):
 
 
 def _lacks(tap: Tap) -> str:
-    """Why no object can grow at a tap, in words; nothing where one can."""
+    """The reason why no object can grow at a tap, in words; nothing where one can."""
     if tap.grid.axes != ("y", "x"):
         return f"a grid of {tap.grid}, not of y and x"
     return "one token" if tap.grid.tokens < 2 else ""

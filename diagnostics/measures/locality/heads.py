@@ -130,7 +130,7 @@ def attention_distance(attention: Any, grid: Sequence[int], *, cell: float | Seq
         [0.0, 8.0]
     """
     grid = extents(grid)
-    weights, single = _checked(attention)
+    weights, single = _check(attention)
     tokens = math.prod(grid)
     if not 1 <= len(grid) <= 3 or weights.shape[-2:] != (tokens, tokens):
         raise DiagnosticsError(
@@ -154,12 +154,12 @@ def attention_entropy(attention: Any) -> np.ndarray:
         >>> attention_entropy(heads).round(4).tolist()  # one key, and two: ln 2
         [0.0, 0.6931]
     """
-    weights, single = _checked(attention)
+    weights, single = _check(attention)
     return _array(of_matrix(weights, 0, None).entropy, single)
 
 
 def global_token_mass(attention: Any, prefix: int) -> GlobalMass:
-    """How much of the grid tokens' attention goes to global tokens: prefix tokens, and the grid token looked at most.
+    """Share of the grid tokens' attention that goes to global tokens: prefix tokens, and the grid token looked at most.
 
     `attention` [sample, head, token, token] or [head, token, token] over **all** tokens, the `prefix` class and
     register tokens first. The share of the top key is that of the mean over queries, so that a token which every query
@@ -172,7 +172,7 @@ def global_token_mass(attention: Any, prefix: int) -> GlobalMass:
         >>> mass.prefix.tolist(), mass.top_key.tolist()
         ([0.5], [0.25])
     """
-    weights, single = _checked(attention)
+    weights, single = _check(attention)
     if weights.shape[-2] != weights.shape[-1] or not 0 <= prefix < weights.shape[-1]:
         raise DiagnosticsError(
             f"Attention of shape {tuple(weights.shape)[single:]} is not among all tokens, {prefix} prefix tokens and a "
@@ -209,7 +209,7 @@ def _places(grid: tuple[int, ...], cell: float | Sequence[float], device: torch.
     return places(grid, device) * torch.tensor(lengths(cell, len(grid)), dtype=torch.float64, device=device)
 
 
-def _checked(attention: Any) -> tuple[Tensor, bool]:
+def _check(attention: Any) -> tuple[Tensor, bool]:
     """As [sample, head, query, key], and whether it came without the sample axis; not yet float64, since it is
     large.
     """
@@ -267,11 +267,11 @@ class HeadMeasure(Measure):
         return 0.0
 
     def lacks(self, grid: Grid) -> str:
-        """What the grid lacks for it, in words; nothing where it has all."""
+        """The lack of the grid for it, in words; nothing where it has all."""
         return "one cell, so nowhere else to look" if grid.tokens < 2 else ""
 
     def unknown(self, lost: int, values: np.ndarray, n: int) -> str:
-        """Why that many samples have no value, in words; `values` [sample, head, column] are what was recorded."""
+        """The reason why so many samples have no value, in words; `values` [sample, head, column] as recorded."""
         return f"{lost} of {n} samples have a head that does not look at the grid"
 
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError
+from diagnostics.errors import DiagnosticsError, naming
 from diagnostics.measures.arrays import ShortRepr, as_tensor, token_samples, unit_rows
 from diagnostics.measures.base import Case
-from diagnostics.measures.locality.blocks import naming_tap, plane
+from diagnostics.measures.locality.blocks import plane
 from diagnostics.measures.probes.protocol import Probe, Rows, probe_result, sum_by_unit
 from diagnostics.measures.result import store_reasons
 from diagnostics.measures.statistics import Losses
@@ -342,7 +342,7 @@ def label_propagation(
     carried[0] = given
     for frame in range(1, len(x)):
         sources = [0, *range(max(1, frame - memory), frame)]
-        soft[frame] = _carried(
+        soft[frame] = _carry(
             unit[frame],
             unit[sources],
             soft[sources],
@@ -396,7 +396,7 @@ def j_and_f(prediction: Any, truth: Any) -> RegionAndBoundary:
     return RegionAndBoundary(float(j), float(f), float((j + f) / 2), by_object)
 
 
-def _carried(
+def _carry(
     target: Tensor,
     sources: Tensor,
     soft: Tensor,
@@ -434,7 +434,7 @@ def _carried(
 
 
 def _largest(soft: Tensor, grid: tuple[int, int], shape: tuple[int, ...]) -> Tensor:
-    """Which label [y, x] is largest at the mask's size, from [token, label] on the grid."""
+    """The label [y, x] that is largest at the mask's size, from [token, label] on the grid."""
     maps = torch.nn.functional.interpolate(
         soft.T.reshape(1, -1, *grid), size=shape, mode="bilinear", align_corners=False
     )[0]
@@ -511,7 +511,7 @@ class LabelPropagation(Probe):
             chosen = frames[tap.grid.shape[0]]
             numbers[i] = 0.0
             for row, tokens in tokens_of(activations, tap.name, rows):
-                with naming_tap(self.name, tap.name):
+                with naming(f"{self.name} at tap {tap.name}"):
                     numbers[i, row] = _of_video(tokens, tap.grid.shape, masks[row, chosen], activations.device)
             if tap.grid.shape not in of_grid:
                 of_grid[tap.grid.shape] = _lines(masks[rows.test][:, chosen], tap.grid.shape, activations.device)
@@ -534,7 +534,7 @@ class LabelPropagation(Probe):
 
 
 def _lacks(tap: Tap, extent: tuple[int, ...]) -> str:
-    """Why objects cannot be followed at a tap, in words; nothing where they can."""
+    """The reason why objects cannot be followed at a tap, in words; nothing where they can."""
     if tap.grid.axes != ("t", "y", "x"):
         return f"a grid of {tap.grid}, not of t, y and x"
     frames = tap.grid.shape[0]

@@ -25,7 +25,7 @@ STATISTICS = ("radius50", "radius95", "global50", "global95", "sd")
 
 @dataclass(frozen=True, repr=False)
 class ReceptiveField(ShortRepr):
-    """Where the gradient's mass lies; [sample], or floats where the gradient had no sample axis.
+    """Place and extent of the gradient's mass; [sample], or floats where the gradient had no sample axis.
 
     `radius50` and `radius95`: Euclidean distance from the centre within which half and 95 % of the mass lie. `sd` [...,
     axis] its standard deviation about its own mean. `support` [..., axis] places from the first to the last one along

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError
+from diagnostics.errors import DiagnosticsError, naming
 from diagnostics.measures.arrays import (
     ShortRepr,
     as_tensor,
@@ -33,7 +33,6 @@ from diagnostics.measures.locality.blocks import (
     directions,
     extents,
     lacks_axes,
-    naming_tap,
     places,
     rook_pairs,
     sample_blocks,
@@ -250,7 +249,7 @@ class OutlierTokenShare(Measure):
     def at_tap(self, activations: Activations, target: StoredTarget | None, tap: Tap, seed: int) -> OutlierTokens:
         n = token_count(activations, self.name, MOST_SAMPLES)
         norms, likeness = list[Tensor](), list[Tensor]()
-        with naming_tap(self.name, tap.name):
+        with naming(f"{self.name} at tap {tap.name}"):
             for _, tokens in first_tokens(activations, tap.name, n):
                 x, _ = token_samples(tokens, f"Tap {tap.name} for {self.name}", tap.grid.shape)
                 for block in sample_blocks(x, pairs=False):
@@ -265,7 +264,7 @@ MOST_TOKENS = 64
 
 @dataclass(frozen=True, repr=False)
 class PositionProbe(ShortRepr):
-    """How well single tokens tell their place, on samples that the probe has not seen.
+    """Accuracy with which single tokens tell their place, on samples that the probe has not seen.
 
     `r2` mean over the axes of more than one cell of `r2_by_axis` [axis], against the mean place of the tokens fitted;
     `error` mean Euclidean distance from the place predicted to the place, in tokens, and `error_of_mean` that of the
@@ -289,7 +288,7 @@ class PositionProbe(ShortRepr):
 
 @dataclass(frozen=True)
 class _Read:
-    """What one probe (the places, or the shuffled ones) leaves on test: [test row, axis] squared errors, and more."""
+    """The losses of one probe (of places, or of shuffled ones) on test: [test row, axis] squared errors, and more."""
 
     loss: np.ndarray
     reference: np.ndarray

@@ -271,7 +271,7 @@ def _accuracy_where_one_token_tells() -> float:
 
 
 class AttentiveProbe(ClassOrValueProbe, SampleProbe):
-    """What attention over the tokens of a sample reads out at every tap: accuracy, or R2.
+    """Score of attention over the tokens of a sample at every tap: accuracy, or R2.
 
     Grid tokens only. Learning rate, weight decay and number of epochs are chosen on val (by accuracy, or squared
     error), the chosen setting is trained again on train and val for as many epochs, and read once on test.
@@ -310,7 +310,7 @@ class AttentiveProbe(ClassOrValueProbe, SampleProbe):
         rows, taps = task.rows, np.arange(len(x))
         around = task.around(rows.train, rows.val).sum(axis=0)
         varies = around > 0
-        epochs = _trained(task, x, rows.train, [list(SETTINGS)] * len(x))
+        epochs = _train(task, x, rows.train, [list(SETTINGS)] * len(x))
         lost = np.stack([task.lost(each(x[:, rows.val]), rows.val) for each in epochs], axis=2)
         scores = np.zeros(lost.shape[:3])
         if varies.any():
@@ -323,7 +323,7 @@ class AttentiveProbe(ClassOrValueProbe, SampleProbe):
     def fits(self, task: Task, x: Tensor, numbers: Mapping[str, np.ndarray], start: Any = None) -> TapReadouts:
         settings = np.stack([numbers["learning_rate"], numbers["weight_decay"]], axis=1)[:, None].tolist()
         last = numbers["epochs"].astype(int) - 1
-        epochs = list(islice(_trained(task, x, task.rows.fit, settings), int(last.max()) + 1))
+        epochs = list(islice(_train(task, x, task.rows.fit, settings), int(last.max()) + 1))
         fitted = [epochs[at].fitted for at in last]
         own = {
             name: torch.stack([getattr(each, name)[i] for i, each in enumerate(fitted)])
@@ -343,7 +343,7 @@ class AttentiveProbe(ClassOrValueProbe, SampleProbe):
         }
 
 
-def _trained(task: Task, x: Tensor, rows: np.ndarray, settings: Any) -> Iterator[Settings]:
+def _train(task: Task, x: Tensor, rows: np.ndarray, settings: Any) -> Iterator[Settings]:
     """The readouts after each epoch on some rows, for settings [tap][setting]."""
     wanted = torch.tensor((task.codes if task.label else task.values)[rows], device=x.device)
     for fitted in train(x[:, rows], wanted, settings, EPOCHS, task.seed):

@@ -94,7 +94,7 @@ OWN = "docs/explanation/statistics.md"
 
 
 def _shrunk(rows: int, copies: int) -> float:
-    """What ridge with a penalty of 1/2 predicts where the truth is 1: copies of one feature that is the target, 1 or
+    """Prediction of ridge with a penalty of 1/2 where the truth is 1: copies of one feature that is the target, 1 or
     -1.
     """
     sign = np.resize([1.0, -1.0], rows)[:, None]
@@ -146,7 +146,7 @@ def _logistic_gradient() -> float:
 
 
 class LinearProbe(ClassOrValueProbe, RidgeProbe):
-    """What a linear map reads out at every tap: R2 of ridge, or accuracy of multinomial logistic regression.
+    """Score of a linear map at every tap: R2 of ridge, or accuracy of multinomial logistic regression.
 
     Reads pooled activations; for a `token_value` target the tokens that are kept. The score of a target with several
     columns (horizons) is the mean R2 of the columns. A target that goes round is read as its cosine and sine, with one
@@ -340,7 +340,7 @@ class KernelReadout(ShortRepr, Readout):
 
 
 class KernelProbe(ClassOrValueProbe):
-    """What kernel ridge regression, or kernel logistic regression, reads out at every tap: R2, or accuracy.
+    """Score of kernel ridge regression, or of kernel logistic regression, at every tap: R2, or accuracy.
 
     The linear probe, of `KernelFeatures` of the pooled activations in place of these; the bandwidth is chosen as the
     linear probe's penalty is, for each tap and target: `bandwidth` [tap], as a share of the median distance between
@@ -403,7 +403,7 @@ class KernelProbe(ClassOrValueProbe):
 
 
 def too_few(train: int) -> str:
-    """Why no kernel is fitted on so many training samples; "" where one is."""
+    """The reason why no kernel is fitted on so many training samples; "" where one is."""
     if train >= LEAST_TRAIN:
         return ""
     return f"{KernelProbe.name} needs {LEAST_TRAIN} training samples, and there are {train}: use a dataset with more."

@@ -94,7 +94,7 @@ class Probe(Measure):
 
     @abstractmethod
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
-        """What `compute` returns for a target."""
+        """The result of `compute` for a target."""
 
 
 class ClassOrValueProbe(Probe):

@@ -34,7 +34,7 @@ from diagnostics.measures.statistics import Losses
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be predicted, and what counts as lost.
+    """The values to be predicted, and what counts as lost.
 
     `values` are class numbers, int [sample], or float [sample, column]; `by_part` makes errors [..., column] losses
     [..., part]; `naive` are losses [sample, part] of a forecast that stands for the mean. `whole`: losses out of fold
@@ -94,7 +94,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Choice:
-    """What is chosen for some taps: numbers [tap] by name, with their losses on val [tap, val row, part], those out of
+    """The choice for some taps: numbers [tap] by name, with their losses on val [tap, val row, part], those out of
     fold [tap, fit row, part] where they choose, and what the last fit may start from."""
 
     numbers: dict[str, np.ndarray]
@@ -105,7 +105,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class TapRead:
-    """What is read at a tap: the numbers chosen, losses summed [unit, part], and predictions on test [row, column] where
+    """The reading at a tap: the numbers chosen, losses summed [unit, part], and predictions on test [row, column] where
     the target is one number."""
 
     numbers: dict[str, float]
@@ -136,7 +136,7 @@ class SampleProbe(Probe):
 
     @abstractmethod
     def choose(self, task: Task, x: Tensor) -> Choice:
-        """What train and val choose for the taps of x [tap, row, ...]."""
+        """The choice by train and val for the taps of x [tap, row, ...]."""
 
     @abstractmethod
     def fits(self, task: Task, x: Tensor, numbers: Mapping[str, np.ndarray], start: Any = None) -> TapReadouts:

@@ -41,7 +41,7 @@ _Read = Callable[[np.ndarray], Iterator[tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def confusion(prediction: Any, truth: Any, classes: int) -> np.ndarray:
-    """How often each class [truth, prediction] was taken for each, int64; equal shapes, truth below 0 is left out.
+    """Counts of each class taken for each, int64 [truth, prediction]; equal shapes, truth below 0 is left out.
 
     Raises DiagnosticsError for shapes that differ and for classes outside 0 ... classes - 1.
 
@@ -109,7 +109,7 @@ def mean_iou(matrix: Any) -> float:
 
 @dataclass(frozen=True)
 class DenseClassification:
-    """What a linear classifier on single tokens reads out.
+    """Reading of single tokens by a linear classifier.
 
     `classes` [class] the classes that labels hold; `confusion` [class, class] of all test tokens, truth first;
     `prediction` int [sample, token], -1 outside test and where the label is not known; `mean_iou`, `accuracy` on test;

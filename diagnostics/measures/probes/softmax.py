@@ -174,7 +174,7 @@ class LogisticFits:
         return torch.baddbmm(bias, flat, x.mT).unflatten(1, self.weights.shape[1:3])
 
     def judged(self, x: Tensor, labels: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Whether the most probable class is right, and the cross-entropy in nats, [tap, penalty, row]."""
+        """Right answers of the most probable class, and the cross-entropy in nats, [tap, penalty, row]."""
         scores = self.scores(x)
         truth = torch.as_tensor(labels, device=x.device)
         own = scores.gather(2, truth.expand(*scores.shape[:2], 1, -1))[:, :, 0]
@@ -501,7 +501,7 @@ def choose_out_of_fold(
 
 
 def start_of_last(x: Tensor, labels: np.ndarray, val: np.ndarray, penalty: np.ndarray, whole: bool) -> Start:
-    """What the last fits of train and val start from once penalties [tap] are chosen: the fits on train, through
+    """The start of the last fits of train and val once penalties [tap] are chosen: the fits on train, through
     stronger penalties.
 
     x [tap, fit row, feature], labels [fit row], `val` bool [fit row]. `whole`: features are standardised with val

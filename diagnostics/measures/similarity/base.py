@@ -46,7 +46,7 @@ _ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class Swaps:
-    """Which samples may take each other's places: groups (videos, series, subjects) swap as wholes, so only with groups
+    """Samples that may take each other's places: groups (videos, series, subjects) swap as wholes, so only with groups
     of their own size.
 
     `classes`: for each set of groups that may swap, their rows, int64 [group, member]. `swapped` names them in words,
@@ -64,7 +64,7 @@ class Swaps:
 
     @property
     def few(self) -> str:
-        """Why there are too few permutations for a test ("" where there are enough)."""
+        """The reason why there are too few permutations for a test ("" where there are enough)."""
         if self.never:
             return self.never
         if math.prod(math.factorial(min(len(rows), 20)) for rows in self.classes) >= round(1 / ALPHA):
@@ -73,7 +73,7 @@ class Swaps:
         return f"{count} groups of which only those of one size can be swapped leave too few permutations"
 
     def words(self, count: int) -> str:
-        """What is permuted, as results state it."""
+        """The things that are permuted, as results state it."""
         if self.never:
             return f"none: {self.never}"
         fixed = sum(rows.size for rows in self.classes if len(rows) == 1)
@@ -129,7 +129,7 @@ def against_null(matrix: np.ndarray, null: Null, distance: bool) -> tuple[np.nda
 
 
 Taps = Sequence[Any]
-"""Taps of a side as `Similarity.prepared` gives them."""
+"""Taps of a side as `Similarity.prepare` gives them."""
 FEWEST_WITH_TOKENS = 64
 """Samples with tokens from which tokens are compared; pooled activations, which all samples have, where there are
 fewer.
@@ -209,58 +209,58 @@ class Similarity(Measure):
     """Permutations of the null; 0 for none."""
 
     @abstractmethod
-    def prepared(self, x: Tensor) -> Any:
-        """What is compared, made once for a tap from float64 [sample, feature]; never changes x."""
+    def prepare(self, x: Tensor) -> Any:
+        """The form in which a tap is compared, made once from float64 [sample, feature]; never changes x."""
 
     @abstractmethod
-    def compared(self, a: Any, b: Any) -> float:
+    def compare(self, a: Any, b: Any) -> float:
         """The value of a pair of prepared taps."""
 
-    def permuted(self, a: Any, order: Tensor) -> Any:
-        """`prepared(x[order])` without preparing again; `order` int64 [sample]. To be overridden where a prepared tap
+    def permute(self, a: Any, order: Tensor) -> Any:
+        """`prepare(x[order])` without preparing again; `order` int64 [sample]. To be overridden where a prepared tap
         is not one row a sample."""
         return a[order]
 
     def reason(self, x: Tensor) -> str:
-        """Why this tap has no value ("" where it has one): its row and its column are NaN."""
+        """The reason why this tap has no value ("" where it has one): its row and its column are NaN."""
         return ""
 
     def attributes(self, n: int) -> Mapping[str, Any]:
-        """What else to state of a result from n samples."""
+        """Further attributes of a result from n samples."""
         return {}
 
     def swappable(self, groups: np.ndarray) -> Swaps:
-        """Which samples the null may swap, from the group of each [sample]; `permuted` is given no other orders."""
+        """The samples that the null may swap, from the group of each [sample]; `permute` is given no other orders."""
         return swaps(groups)
 
     def of_tap(self, side: Side, tap: str) -> tuple[Any, str]:
         """A tap prepared, and why it has no value ("" where it has one)."""
         x = samples(side.pooled(tap), f"Tap {tap} for {self.name}", self.least).to(side.device)
         why = self.reason(x)
-        return (None, why) if why else (self.prepared(x), "")
+        return (None, why) if why else (self.prepare(x), "")
 
     def pairs(self, firsts: Taps, seconds: Taps, upper: bool) -> np.ndarray:
-        """`compared` of all pairs, [first, second]; where `upper`, only those with first <= second need a value. To be
+        """`compare` of all pairs, [first, second]; where `upper`, only those with first <= second need a value. To be
         overridden where one product does all pairs."""
         matrix = np.full((len(firsts), len(seconds)), np.nan)
         for i, first in enumerate(firsts):
             for j in range(i if upper else 0, len(seconds)):
-                matrix[i, j] = self.compared(first, seconds[j])
+                matrix[i, j] = self.compare(first, seconds[j])
         return matrix
 
-    def shuffled(self, firsts: Taps, seconds: Taps, orders: Iterator[Tensor], upper: bool) -> Iterator[np.ndarray]:
+    def shuffle(self, firsts: Taps, seconds: Taps, orders: Iterator[Tensor], upper: bool) -> Iterator[np.ndarray]:
         """`pairs` for each order of the second side's samples; to be overridden where that is cheaper for all
         together.
         """
         for order in orders:
-            yield self.pairs(firsts, [self.permuted(second, order) for second in seconds], upper)
+            yield self.pairs(firsts, [self.permute(second, order) for second in seconds], upper)
 
     def beside(self, firsts: Taps, seconds: Taps) -> Mapping[str, np.ndarray]:
         """Other numbers of all pairs, [first, second] each, to be given beside the matrix."""
         return {}
 
     def pooling(self, side: Side) -> str:
-        """Which features of a tap it reads."""
+        """The features of a tap that it reads."""
         if self.needs == "pooled":
             return side.activations.poolings[0]
         if side.whole:
@@ -309,8 +309,8 @@ class Similarity(Measure):
             raise DiagnosticsError(
                 f"{self.name} compares at least {self.least} samples, and there are {n}: use more.", code="too-few"
             )
-        prepared, why = self._prepared(first)
-        prepared_other, why_other = (prepared, why) if same else self._prepared(second)
+        prepared, why = self._prepare(first)
+        prepared_other, why_other = (prepared, why) if same else self._prepare(second)
         shape = len(prepared), len(prepared_other)
         use, use_other = ([i for i, tap in enumerate(m) if tap is not None] for m in (prepared, prepared_other))
         ones = [prepared[i] for i in use]
@@ -358,7 +358,7 @@ class Similarity(Measure):
         coords = {**_axis("tap", "depth", first), **_axis("tap_other", "depth_other", second)}
         return xr.Dataset(variables, coords=coords, attrs=attrs)
 
-    def _prepared(self, side: Side) -> tuple[list[Any], dict[str, str]]:
+    def _prepare(self, side: Side) -> tuple[list[Any], dict[str, str]]:
         taps = {tap.name: self.of_tap(side, tap.name) for tap in side.activations.taps}
         reasons = {tap: reason for tap, (_, reason) in taps.items() if reason}
         return [None if reason else prepared for prepared, reason in taps.values()], reasons
@@ -376,7 +376,7 @@ class Similarity(Measure):
         if same:
             keep = np.triu(keep, 1) if upper else ~np.eye(len(ones), dtype=bool)
         drawn = orders(classes, self.permutations, seed, torch.device(side.device))
-        for i, values in enumerate(self.shuffled(ones, others, drawn, upper)):
+        for i, values in enumerate(self.shuffle(ones, others, drawn, upper)):
             known = values[keep & np.isfinite(values)]
             if known.size:
                 extreme[i] = known.min() if self.distance else known.max()

@@ -221,8 +221,8 @@ class Decomposed(Similarity):
 
     permutations = FEW_PERMUTATIONS
 
-    def shuffled(self, firsts: Taps, seconds: Taps, orders: Iterator[Tensor], upper: bool) -> Iterator[np.ndarray]:
-        return super().shuffled(list(map(_single, firsts)), list(map(_single, seconds)), orders, upper)
+    def shuffle(self, firsts: Taps, seconds: Taps, orders: Iterator[Tensor], upper: bool) -> Iterator[np.ndarray]:
+        return super().shuffle(list(map(_single, firsts)), list(map(_single, seconds)), orders, upper)
 
 
 def _single(decomposed: Tensor | tuple[Tensor, ...]) -> Any:
@@ -240,10 +240,10 @@ class _Canonical(Decomposed):
     def directions(self, x: Tensor) -> Tensor:
         """Orthonormal directions of a tap that are compared, [sample, direction]."""
 
-    def prepared(self, x: Tensor) -> Any:
+    def prepare(self, x: Tensor) -> Any:
         return self.directions(x)
 
-    def compared(self, a: Any, b: Any) -> float:
+    def compare(self, a: Any, b: Any) -> float:
         return _mean(a, b)
 
     def reason(self, x: Tensor) -> str:
@@ -347,13 +347,13 @@ class Pwcca(_Canonical):
     def directions(self, x: Tensor) -> Tensor:
         return basis(x)
 
-    def prepared(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def prepare(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return _variates(x)
 
-    def compared(self, a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> float:
+    def compare(self, a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> float:
         return _weighted(a, b)
 
-    def permuted(self, a: tuple[Tensor, Tensor], order: Tensor) -> tuple[Tensor, Tensor]:
+    def permute(self, a: tuple[Tensor, Tensor], order: Tensor) -> tuple[Tensor, Tensor]:
         return a[0][order], a[1]
 
 
@@ -447,7 +447,7 @@ class _Shape(Decomposed):
     def reason(self, x: Tensor) -> str:
         return still(x)
 
-    def prepared(self, x: Tensor) -> Tensor:
+    def prepare(self, x: Tensor) -> Tensor:
         return unit(x)
 
 
@@ -468,7 +468,7 @@ Procrustes = define(
             lambda: procrustes(centred_axes(16, 3), centred_axes(16, 6)[:, 3:]),
         ),
     ),
-    compared=lambda self, a, b: _distance(a, b),
+    compare=lambda self, a, b: _distance(a, b),
 )
 
 
@@ -488,7 +488,7 @@ AngularDistance = define(
         ),
         Case("rotated copy", 0, WILLIAMS, lambda: angular_distance(sixty_samples(), sixty_samples() @ rotation(8, 2))),
     ),
-    compared=lambda self, a, b: _angle(a, b),
+    compare=lambda self, a, b: _angle(a, b),
 )
 
 
@@ -575,16 +575,16 @@ class Gulp(Similarity):
     def reason(self, x: Tensor) -> str:
         return still(x)
 
-    def prepared(self, x: Tensor) -> Tensor:
+    def prepare(self, x: Tensor) -> Tensor:
         return _hat(unit(x), REGULARIZATION)
 
-    def compared(self, a: Tensor, b: Tensor) -> float:
+    def compare(self, a: Tensor, b: Tensor) -> float:
         return _hat_distance(a, b)
 
-    def permuted(self, a: Tensor, order: Tensor) -> Tensor:
+    def permute(self, a: Tensor, order: Tensor) -> Tensor:
         return a[order][:, order]
 
-    def shuffled(self, firsts: Taps, seconds: Taps, orders: Iterator[Tensor], upper: bool) -> Iterator[np.ndarray]:
+    def shuffle(self, firsts: Taps, seconds: Taps, orders: Iterator[Tensor], upper: bool) -> Iterator[np.ndarray]:
         # All pairs by one product. It costs half the digits near 0, where no permutation but the identity leads.
         ones, others = torch.stack(list(firsts)), torch.stack(list(seconds))
         squares = (ones**2).sum(dim=(1, 2))[:, None] + (others**2).sum(dim=(1, 2))

@@ -79,7 +79,7 @@ def moved_pairs(values: Tensor, order: Tensor) -> Tensor:
 
 
 def moved_entries(order: Tensor) -> Tensor:
-    """Where the entries of a vector over pairs stand that become its entries when the samples are put in this order,
+    """The places of the entries of a vector over pairs that become its entries when the samples are put in this order,
     int32 [pair]."""
     places, moved = _entries(len(order)), order.cpu().numpy()
     # Row by row: what is looked up lies close together.
@@ -116,7 +116,7 @@ def shuffled_products(
 
 @functools.lru_cache(maxsize=2)
 def _entries(n: int) -> np.ndarray:
-    """Where the pair of two samples, in whatever order the two come, stands in a vector over pairs, int32 [sample,
+    """The place of the pair of two samples, in whatever order the two come, in a vector over pairs, int32 [sample,
     sample]."""
     entries = np.zeros((n, n), dtype=np.int32)
     entries.ravel()[pair_places(n, torch.device("cpu")).numpy()] = np.arange(n * (n - 1) // 2)
@@ -125,7 +125,7 @@ def _entries(n: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=2)
 def pair_places(n: int, device: torch.device) -> Tensor:
-    """Where each pair i < j stands in a flattened [sample, sample]."""
+    """The place of each pair i < j in a flattened [sample, sample]."""
     rows, columns = torch.triu_indices(n, n, 1, device=device)
     return rows * n + columns
 
@@ -456,7 +456,7 @@ class Products(Similarity):
     needs = "tokens"
     least = 4
 
-    def compared(self, a: Any, b: Any) -> float:
+    def compare(self, a: Any, b: Any) -> float:
         return float(a @ b)
 
     def pairs(self, firsts: Taps, seconds: Taps, upper: bool) -> np.ndarray:
@@ -485,13 +485,13 @@ class _Alignment(Products):
             unit = unit.float()
         return unit, "all samples are equal up to rounding, or equally far from one another" if unit is None else ""
 
-    def prepared(self, x: Tensor) -> Any:
+    def prepare(self, x: Tensor) -> Any:
         return unit_pairs(self.upper([x]))
 
-    def permuted(self, a: Any, order: Tensor) -> Any:
+    def permute(self, a: Any, order: Tensor) -> Any:
         return moved_pairs(a, order)
 
-    def shuffled(self, firsts: Taps, seconds: Taps, orders: Iterator[Tensor], upper: bool) -> Iterator[np.ndarray]:
+    def shuffle(self, firsts: Taps, seconds: Taps, orders: Iterator[Tensor], upper: bool) -> Iterator[np.ndarray]:
         return shuffled_products(firsts, seconds, orders)
 
 

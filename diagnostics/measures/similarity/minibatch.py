@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from diagnostics.errors import DiagnosticsError
+from diagnostics.errors import DiagnosticsError, importing
 from diagnostics.measures.arrays import as_tensor, centre, ordinary, pair, require_finite_tap, rescaled
 from diagnostics.measures.base import Arrays, Case, column, normal, sixty_samples, two_parts
 from diagnostics.measures.similarity.base import Side, Similarity, Swaps, Taps
@@ -185,10 +185,10 @@ class MinibatchAlignment(Products):
             return kernel, ""
         return None, "all samples of each batch are equal up to rounding, or equally far from one another"
 
-    def prepared(self, x: Tensor) -> Any:
+    def prepare(self, x: Tensor) -> Any:
         return joined(batch_kernels([x], batches(len(x), BATCH)))
 
-    def permuted(self, a: Any, order: Tensor) -> Any:
+    def permute(self, a: Any, order: Tensor) -> Any:
         parts = batches(len(order), BATCH)
         kernels = a.split([pairs_of([rows]) for rows in parts])
         return torch.cat(
@@ -280,13 +280,13 @@ class TorchCka(Similarity):
         why = self.reason(x)
         return (None, why) if why else (x, "")
 
-    def prepared(self, x: Tensor) -> Any:
+    def prepare(self, x: Tensor) -> Any:
         return x.float()
 
     def reason(self, x: Tensor) -> str:
         return "all samples are equal" if bool((x == x[:1]).all()) else ""
 
-    def compared(self, a: Any, b: Any) -> float:
+    def compare(self, a: Any, b: Any) -> float:
         return float(self.pairs([a], [b], upper=False)[0, 0])
 
     def pairs(self, firsts: Taps, seconds: Taps, upper: bool) -> np.ndarray:
@@ -313,13 +313,8 @@ def torch_cka(firsts: Sequence[Tensor], seconds: Sequence[Tensor], batch_size: i
     Batches are consecutive samples; a last one below 4, at which it divides by zero, is left out. NaN where its sums
     are. Raises DiagnosticsError where it is not installed.
     """
-    try:
+    with importing("torch_cka needs", "pip install torch-cka"):
         from torch_cka import CKA
-    except ImportError as error:
-        raise DiagnosticsError(
-            f"torch_cka runs the package torch-cka, which cannot be imported ({error}): pip install torch-cka.",
-            code="missing-package",
-        ) from error
     n = len(firsts[0])
     rows = torch.arange(n - n % batch_size if n % batch_size < LEAST else n)
     # Not shuffled: the package draws the order anew for each of two models.

@@ -56,7 +56,7 @@ def rdm(x: Any, *, distance: Distance = "euclidean") -> np.ndarray:
 
 
 def compare_rdms(a: Any, b: Any, *, method: Comparison = "spearman") -> float:
-    """How alike two dissimilarity matrices are (upper triangles, as from `rdm`), from -1 to 1.
+    """Likeness of two dissimilarity matrices (upper triangles, as from `rdm`), from -1 to 1.
 
     "spearman": Pearson's r of ranks, ties have their mean rank. "kendall": tau_a, over all pairs of entries, tied or
     not. "pearson" and "cosine" (0 to 1 for distances): of the entries. For both kinds of ranks, entries closer than
@@ -225,16 +225,16 @@ class Rsa(Similarity):
             return "all its samples are equally unlike"
         return ""
 
-    def prepared(self, x: Tensor) -> Tensor:
+    def prepare(self, x: Tensor) -> Tensor:
         return _direction(_rdm(x, "correlation"), "spearman")
 
-    def compared(self, a: Tensor, b: Tensor) -> float:
+    def compare(self, a: Tensor, b: Tensor) -> float:
         return _inner(a, b)
 
-    def permuted(self, a: Tensor, order: Tensor) -> Tensor:
+    def permute(self, a: Tensor, order: Tensor) -> Tensor:
         return moved_pairs(a, order)
 
-    def shuffled(self, firsts: Taps, seconds: Taps, orders: Iterator[Tensor], upper: bool) -> Iterator[np.ndarray]:
+    def shuffle(self, firsts: Taps, seconds: Taps, orders: Iterator[Tensor], upper: bool) -> Iterator[np.ndarray]:
         ones, others = torch.stack(list(firsts)).float(), torch.stack(list(seconds)).float()
         for order in orders:
             yield (ones @ others[:, moved_entries(order)].T).double().cpu().numpy()
@@ -310,7 +310,7 @@ def cknna(x: Any, y: Any, *, k: int = K) -> float:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Who is near whom among n samples, an entry for each sample and each that may be among its k nearest.
+    """Neighbours among n samples, an entry for each sample and each that may be among its k nearest.
 
     `rows` and `columns` int64 [entry]; `chance` that ties broken at random leave the column among the k nearest of the
     row, and the `cosine`, float64 [entry + 1] with a last one of 0 for what has no entry. `order` int64 [sample]: which
@@ -409,7 +409,7 @@ def _both(x: Any, y: Any, k: int, least: int) -> tuple[Tensor, Tensor]:
 
 
 def _spread(x: Tensor) -> bool:
-    """Whether rows point in more than one direction, rounding aside."""
+    """Test for rows that point in more than one direction, rounding aside."""
     unit = unit_rows(x)
     return bool((unit - unit[:1]).abs().amax() > rounding(x))
 
@@ -495,9 +495,9 @@ MutualKnn = define(
             3e-3,
         ),
     ),
-    prepared=lambda self, x: neighbours(x, K),
-    permuted=lambda self, a, order: a.reordered(order),
-    compared=staticmethod(_shared),
+    prepare=lambda self, x: neighbours(x, K),
+    permute=lambda self, a, order: a.reordered(order),
+    compare=staticmethod(_shared),
     attributes=lambda self, n: {"k": K, "chance": K / (n - 1)},
 )
 
@@ -522,8 +522,8 @@ Cknna = define(
         Case("copy", 1, HUH, lambda: cknna(sixty_samples(), sixty_samples(), k=5)),
         Case("all neighbours minus debiased CKA of rows of length 1", 0, HUH, _all_neighbours_minus_cka),
     ),
-    prepared=lambda self, x: _kernel(neighbours(x, K)),
-    permuted=lambda self, a, order: _Kernel(a.neighbours.reordered(order), a.own),
-    compared=staticmethod(_aligned),
+    prepare=lambda self, x: _kernel(neighbours(x, K)),
+    permute=lambda self, a, order: _Kernel(a.neighbours.reordered(order), a.own),
+    compare=staticmethod(_aligned),
     attributes=lambda self, n: {"k": K},
 )

@@ -130,7 +130,7 @@ def lines_outside(profile: ProfileFigure) -> list[str]:
 
 
 def below_floor(profile: ProfileFigure) -> bool:
-    """Whether the figure leaves out scores, which have no floor."""
+    """True if the figure leaves out scores, which have no floor."""
     own = _own_values(profile)
     return bool(profile.is_score and own.size and own.min() < FLOOR < own.max())
 
@@ -261,7 +261,7 @@ def _add_lines(
 
 
 def _is_start_emptier(profile: ProfileFigure, height: float) -> bool:
-    """Whether curves stay further from this height at the first third of the taps than at the last."""
+    """True if curves stay further from this height at the first third of the taps than at the last."""
     third = -(-len(profile.taps) // 3)
     curves = [(profile.taps, profile.score), *((control.taps, control.values) for control in profile.controls)]
 

@@ -101,7 +101,7 @@ def _inert(json: Any) -> str:
 
 
 def settings() -> str:
-    """How a page draws its figures: plotly's configuration, and the template that all share, as JSON."""
+    """Settings of a page's figures: plotly's configuration, and the template that all share, as JSON."""
     from plotly.io import templates
     from plotly.io.json import to_json_plotly
 

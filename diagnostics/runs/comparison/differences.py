@@ -51,12 +51,12 @@ class Difference:
 
     @property
     def survives(self) -> bool:
-        """Whether it is shown, all comparisons together (0.05)."""
+        """True if it is shown, all comparisons together (0.05)."""
         return bool(self.p_corrected < ALPHA)
 
     @property
     def outcome(self) -> Literal["gained", "lost", "grew", "shrank", "cannot tell"]:
-        """What the later group is shown to have gained or lost, all comparisons together; a hidden gap, which is no
+        """The gain or loss that the later group is shown to have, all comparisons together; a hidden gap, which is no
         gain, grew or shrank.
         """
         if not self.survives:
@@ -67,7 +67,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class CurveDifference:
-    """Where along the trunk two groups differ in one profile: first minus second.
+    """The difference of two groups along the trunk in one profile: first minus second.
 
     `difference`, `p` [depth]; p is corrected for all depths, profiles and pairs of the comparison together. NaN where a
     probe's scores have no reference that all taps share, so that units cannot be exchanged.
@@ -137,7 +137,7 @@ def _between(groups: Groups, pair: tuple[str, str], quantity: Quantity, seed: in
 
 
 def curve_differences(by_profile: Mapping[str, Groups], seed: int, matched: Matched) -> list[CurveDifference]:
-    """Where along the trunk each pair of groups differs; over samples, for the encoders as they are (not over
+    """The differences of each pair of groups along the trunk; over samples, for the encoders as they are (not over
     seeds).
     """
     curves: list[CurveDifference] = []
@@ -299,12 +299,12 @@ class Shares:
 
     @property
     def cut_is(self) -> str | None:
-        """Which share `cut` is: "recovered" or "kept"; None where there is none."""
+        """The kind of share that `cut` is: "recovered" or "kept"; None where there is none."""
         return None if self.cut is None else "kept" if self.recovered is None else "recovered"
 
     @property
     def lifted(self) -> bool:
-        """Whether the output is shown to hold more than the control's."""
+        """True if the output is shown to hold more than the control's."""
         return self.over_control is not None and self.over_control.low > 0
 
 
@@ -431,7 +431,7 @@ def _floor(pairs: Pairs) -> tuple[float, str]:
 
 
 def _beats_chance(pairs: Pairs) -> bool:
-    """Whether the bases' best taps beat their own shuffled labels, where there are any: what chance reaches varies
+    """True if the bases' best taps beat their own shuffled labels, where there are any: what chance reaches varies
     too.
     """
     margins = [base.profile.over("shuffled_labels") for _, base in pairs]

@@ -30,7 +30,7 @@ from diagnostics.runs.profile import Profile
 
 @dataclass(frozen=True, eq=False)
 class Term:
-    """What one probe of one run lost at one place, and what stands against it: float64 [unit, part] each.
+    """The losses of one probe of one run at one place, and what stands against them: float64 [unit, part] each.
 
     `fit_units`: independent units that the probe was fitted on. `share`: whether losses count wrong answers, see
     `diagnostics.measures.statistics.resampled_scores`.
@@ -320,7 +320,7 @@ class ProbeLosses:
 
 
 def near(reference: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two references are the same but for rounding."""
+    """True if two references are the same but for rounding."""
     return reference.shape == other.shape and np.allclose(reference, other, rtol=1e-9, atol=0)
 
 

@@ -69,7 +69,7 @@ class Member:
 
 
 def lineage_of(run: Run) -> Mapping[str, Any]:
-    """What made the encoder's weights, as the run recorded it."""
+    """The origin of the encoder's weights, as the run recorded it."""
     return run.record.encoder.lineage
 
 
@@ -82,7 +82,7 @@ def open_members(runs: Sequence[Run | str | Path]) -> list[Member]:
         raise DiagnosticsError(
             "A comparison needs two runs or more: name the folders that `diagnostics run` wrote.", code="too-few"
         )
-    opened = [_opened(run) for run in runs]
+    opened = [_open(run) for run in runs]
     places = [run.path.resolve() for _, run in opened]
     for i, place in enumerate(places):
         if place in places[:i]:
@@ -97,7 +97,7 @@ def open_members(runs: Sequence[Run | str | Path]) -> list[Member]:
     ]
 
 
-def _opened(run: Run | str | Path) -> tuple[str, Run]:
+def _open(run: Run | str | Path) -> tuple[str, Run]:
     if isinstance(run, Run):
         return "", run
     label, equals, path = str(run).partition("=")

@@ -158,7 +158,7 @@ def _controls(profile: Profile) -> list[str]:
     return [f"{says}: {in_words(name)} {format_number(score.value, SHORT)}"]
 
 
-def _shortened(names: Sequence[str]) -> list[str]:
+def _shorten(names: Sequence[str]) -> list[str]:
     return [*names] if len(names) <= MOST_NAMED else [*names[:MOST_NAMED], f"{len(names) - MOST_NAMED} more"]
 
 
@@ -216,7 +216,7 @@ def _shown(profiles: Sequence[Profile], every: Sequence[Profile]) -> str:
         for p in profiles
     ]
     readout = "a linear readout" if all(p.readout == "linear" for p in profiles) else "its probe"
-    return f"The output hides from {readout}: {'; '.join(_shortened(gaps))}." if gaps else ""
+    return f"The output hides from {readout}: {'; '.join(_shorten(gaps))}." if gaps else ""
 
 
 def _matched(profiles: Sequence[Profile]) -> list[str]:
@@ -267,7 +267,7 @@ def _named(
     """A sentence of the targets, each in `words`; "" without any."""
     if not profiles:
         return ""
-    names = enumerated(_shortened([words(p) for p in profiles]))
+    names = enumerated(_shorten([words(p) for p in profiles]))
     return (plural if plural and len(profiles) > 1 else sentence).format(names)
 
 

@@ -127,7 +127,7 @@ def card_picture(run: RunData) -> ScoreMap:
 def model_index(run: RunData) -> str:
     """The scores as YAML that model hubs read: for each target those at the layer to use and at the output."""
     data = run.record.dataset
-    lines = ["model-index:", f"- name: {_quoted(run.encoder_name)}", "  results:"]
+    lines = ["model-index:", f"- name: {_quote(run.encoder_name)}", "  results:"]
     for profile, recommendation in _read(run):
         name = str(profile.data.attrs[SCORE_NAME])
         metric = profile.data.attrs.get(METRIC, name)
@@ -137,17 +137,17 @@ def model_index(run: RunData) -> str:
         lines += [
             "  - task:",
             "      type: feature-extraction",
-            f"      name: {_quoted(f'{profile.measure} of {profile.target}')}",
+            f"      name: {_quote(f'{profile.measure} of {profile.target}')}",
             "    dataset:",
-            f"      type: {_quoted(data.asked or data.name)}",
-            f"      name: {_quoted(data.name)}",
+            f"      type: {_quote(data.asked or data.name)}",
+            f"      name: {_quote(data.name)}",
             "      split: test",
-            f"      revision: {_quoted(data.fingerprint)}",
+            f"      revision: {_quote(data.fingerprint)}",
             "    metrics:",
         ]
         for label, score in scores.items():
             value = f"{score.value:.4f}" if math.isfinite(score.value) else ".nan"
-            lines += [f"    - type: {_quoted(metric)}", f"      name: {_quoted(label)}", f"      value: {value}"]
+            lines += [f"    - type: {_quote(metric)}", f"      name: {_quote(label)}", f"      value: {value}"]
     return "\n".join(lines) + "\n"
 
 
@@ -178,7 +178,7 @@ def _provenance(run: RunData) -> list[tuple[str, str]]:
     ]
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     """A text as a scalar of YAML, in which JSON's are all valid; without what HTML would read as a tag, since pages
     show the card.
     """

@@ -348,7 +348,7 @@ def _of_profile(profile: Profile, anchor: str) -> Section:
     reading = Finding(profile.reading, profile.verdict) if profile.target and profile.reading else None
     finding = Findings((reading,)) if reading else Sentence(profile.reading, "small")
     tables = (parts_table(profile), profile.table(facts(profile.data)))
-    return Section(profile.name, anchor, _described(profile.data, figure, texts, finding, *tables), wide=False)
+    return Section(profile.name, anchor, _describe(profile.data, figure, texts, finding, *tables), wide=False)
 
 
 def _of_map(similarity: xr.Dataset, anchor: str) -> Section:
@@ -357,12 +357,12 @@ def _of_map(similarity: xr.Dataset, anchor: str) -> Section:
     return Section(
         str(similarity.attrs["measure"]),
         anchor,
-        _described(similarity, figure, texts, None, Sentence(facts(similarity), "quiet")),
+        _describe(similarity, figure, texts, None, Sentence(facts(similarity), "quiet")),
         wide=False,
     )
 
 
-def _described(
+def _describe(
     data: xr.Dataset, figure: Figure | None, texts: list[str], finding: Block | None, *more: Block | None
 ) -> tuple[Block, ...]:
     """A result in full: what it asks, its finding, the figure with its captions (or why there is none), and more of

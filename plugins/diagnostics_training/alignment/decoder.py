@@ -17,7 +17,7 @@ import torch
 from diagnostics_timm.weights import quiet
 from torch import Tensor, nn
 
-from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, TorchEncoder, describe, few
+from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, TorchEncoder, describe, explaining, few
 from diagnostics_training.jobs import TINY
 
 # Models in local folders of transformers: none runs code of its own, unpickles anything or asks a hub.
@@ -36,12 +36,10 @@ def checked_folder(name: str, kind: str, remedy: str) -> Path:
     folder = Path(name).expanduser()
     if not (folder / "config.json").is_file():
         raise DiagnosticsError(f"There is no {kind} {name}: {remedy}.", code="missing-file")
-    try:
+    with explaining(
+        f"{kind.capitalize()} {name} cannot be loaded", remedy, "unreadable", (OSError, ValueError, RecursionError)
+    ):
         parts = list(_mappings(json.loads((folder / "config.json").read_text(encoding="utf-8"))))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DiagnosticsError(
-            f"{kind.capitalize()} {name} cannot be loaded ({describe(error)}): {remedy}.", code="unreadable"
-        ) from error
     for part in parts:
         for key, value in part.items():
             if key.endswith(("attn_implementation", "experts_implementation")) and "/" in str(value):

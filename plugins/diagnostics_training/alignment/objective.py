@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from diagnostics.plugin import DiagnosticsError, Encoder, Grid, Tap, TorchEncoder
+from diagnostics.plugin import DiagnosticsError, Encoder, Grid, Tap, TorchEncoder, explaining
 from diagnostics_training.jobs import check_start
 from diagnostics_training.trainer.objective import Batch, Objective
 
@@ -45,7 +45,7 @@ class Block:
 
     @property
     def drops(self) -> bool:
-        """Whether its samples are told apart, so that DropPath can leave it out for some of them."""
+        """True if its samples are told apart, so that DropPath can leave it out for some of them."""
         return self.kind != "whole" or self.layout in _BATCH_AXIS
 
 
@@ -318,7 +318,7 @@ def check_grids(tap: Tap, student: str, teacher: Teacher) -> None:
 
 
 def comparable(tap: Tap, other: Tap) -> bool:
-    """Whether the grids of two taps have the same axes, and none is one token for the whole sample where the other is
+    """True if the grids of two taps have the same axes, and none is one token for the whole sample where the other is
     not.
     """
     same = tap.grid.axes == other.grid.axes
@@ -418,14 +418,9 @@ class Alignment(Objective):
         """Has gradients required of what the output depends on; raises where that is nothing."""
         for parameter in self.module.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
-        try:
+        failure = f"No gradient can be followed through {self.student.name}"
+        with explaining(failure, "it cannot be aligned", "unsupported", RuntimeError):
             self(batch)["loss"].backward()
-        except RuntimeError as error:
-            raise DiagnosticsError(
-                f"No gradient can be followed through {self.student.name} ({' '.join(str(error).split())[:200]}): it "
-                f"cannot be aligned.",
-                code="unsupported",
-            ) from error
         for parameter in self.module.parameters():
             parameter.requires_grad_(parameter.grad is not None)
             parameter.grad = None

@@ -26,7 +26,9 @@ from diagnostics.plugin import (
     Progress,
     TorchEncoder,
     UntrustedCodeError,
-    describe,
+    explaining,
+    importing,
+    silent,
 )
 from diagnostics.plugin import on_grid as averaged_over_cells
 from diagnostics_training.alignment.feed import Feed, Places, View, draw_view, hidden, places_of, sampled, token_blocks
@@ -44,7 +46,7 @@ from diagnostics_training.alignment.student import (
 )
 from diagnostics_training.jobs import SpatialJob
 from diagnostics_training.trainer.objective import Batch, World, barrier
-from diagnostics_training.trainer.record import Watch, digest_of_tensors, say, silent
+from diagnostics_training.trainer.record import Watch, digest_of_tensors, say
 
 # What a teacher of relations is.
 #
@@ -248,17 +250,16 @@ class Sam2Relations(Relations):
 
     def _write(self, file: Path, maps: np.ndarray) -> None:
         """Beside its place and renamed, so that no process sees half a file."""
-        try:
+        with explaining(
+            f"Relations cannot be kept in {file.parent}",
+            "set XDG_CACHE_HOME to a folder that can be written, with 2 MB for each sample of 32 x 32 tokens",
+            "unwritable",
+            OSError,
+        ):
             file.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=file.parent, prefix=".partial-") as folder:
                 np.save(Path(folder, file.name), maps, allow_pickle=False)
                 Path(folder, file.name).replace(file)
-        except OSError as error:
-            raise DiagnosticsError(
-                f"Relations cannot be kept in {file.parent} ({error.strerror}): set XDG_CACHE_HOME to a folder that "
-                f"can be written, with 2 MB for each sample of 32 x 32 tokens.",
-                code="unwritable",
-            ) from error
 
 
 @torch.no_grad()
@@ -284,42 +285,33 @@ def load_sam2(folder: Path) -> tuple[Any, Any]:
 
     Raises DiagnosticsError for what is no such folder, and where weights are missing.
     """
-    try:
+    with importing("SAM 2 needs", "pip install -e '.[transformers]'"):
         from transformers import Sam2ImageProcessor, Sam2Model
-    except ImportError as error:
-        raise DiagnosticsError(
-            "SAM 2 is read by transformers: pip install -e '.[transformers]'.", code="missing-package"
-        ) from error
     folder = folder.expanduser()
-    try:
+    remedy = "give one with a config.json that has a model_type, as transformers' save_pretrained writes it"
+    with explaining(f"{folder} is no folder of SAM 2", remedy, "missing-file"):
         kind = json.loads((folder / "config.json").read_text())["model_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DiagnosticsError(
-            f"{folder} is no folder of SAM 2 (no config.json with a model_type): give one that transformers' "
-            f"save_pretrained wrote.",
-            code="missing-file",
-        ) from error
     if kind not in TYPES:
         raise DiagnosticsError(
             f"{folder} holds a model of type {kind!r:.80}, and relations by masks need SAM 2: give its folder, or the "
             f"encoder's own name to take its tokens.",
             code="other-weights",
         )
-    try:
-        with quiet():
-            model, about = cast(
-                "tuple[Any, Any]",
-                Sam2Model.from_pretrained(
-                    folder, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype=torch.float32
-                ),
-            )
-            processor = Sam2ImageProcessor.from_pretrained(folder, local_files_only=True)
-    except Exception as error:
-        raise DiagnosticsError(
-            f"SAM 2 cannot be loaded from {folder} ({describe(error)}): it needs config.json, "
-            f"preprocessor_config.json and model.safetensors.",
-            code="unreadable",
-        ) from error
+    with (
+        explaining(
+            f"SAM 2 cannot be loaded from {folder}",
+            "it needs config.json, preprocessor_config.json and model.safetensors",
+            "unreadable",
+        ),
+        quiet(),
+    ):
+        model, about = cast(
+            "tuple[Any, Any]",
+            Sam2Model.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype=torch.float32
+            ),
+        )
+        processor = Sam2ImageProcessor.from_pretrained(folder, local_files_only=True)
     if missing := sorted(about["missing_keys"]):
         raise DiagnosticsError(
             f"{folder} lacks {len(missing)} weights of SAM 2, {missing[0]} first: give a complete one.",

@@ -28,6 +28,7 @@ from diagnostics.plugin import (
     load_encoder,
     run,
     save_encoder,
+    silent,
     watcher,
 )
 from diagnostics_training.alignment.feed import MODALITIES, Feed
@@ -49,7 +50,7 @@ from diagnostics_training.alignment.objective import (
 from diagnostics_training.jobs import AlignmentJob, TapJob, check_weight, command_of
 from diagnostics_training.trainer.data import SIMULATED, data_for, describe_data, parse_spec, plain, spec_of
 from diagnostics_training.trainer.objective import World, barrier, world
-from diagnostics_training.trainer.record import Watch, digest_of_json, finish, finished_before, say, silent
+from diagnostics_training.trainer.record import Watch, digest_of_json, finish, finished_before, say
 from diagnostics_training.trainer.settings import identity_of
 from diagnostics_training.trainer.trainer import UNTRAINED, fit
 

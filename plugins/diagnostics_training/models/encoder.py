@@ -25,7 +25,7 @@ AXES = {"series": ("t",), "image": ("y", "x"), "video": ("t", "y", "x")}
 
 @dataclass(frozen=True)
 class Patches:
-    """How a prepared sample [C, *extent] is cut: `size` steps, pixels or frames along each of `axes`."""
+    """The cut of a prepared sample [C, *extent]: `size` steps, pixels or frames along each of `axes`."""
 
     channels: int
     size: tuple[int, ...]
@@ -212,7 +212,7 @@ class Sizes:
 
     @property
     def patches(self) -> Patches:
-        """How samples are cut."""
+        """The cut of samples."""
         size = {"series": (self.patch,), "image": (self.patch,) * 2, "video": (TUBE, self.patch, self.patch)}
         return Patches(self.channels, size[self.modality], AXES[self.modality])
 
@@ -358,7 +358,7 @@ class Model(nn.Module):
 
 @dataclass(frozen=True)
 class Answers:
-    """What the dataset knows of each sample, for an objective that learns it.
+    """The dataset's answers on each sample, for an objective that learns it.
 
     arrays: [sample, ...] each; they join the batch under their names.
     classes: how many each label has.

@@ -191,7 +191,7 @@ def resized(modality: str, sample: np.ndarray, size: tuple[int, ...]) -> np.ndar
 
 def prepare(modality: str, samples: np.ndarray) -> Tensor:
     """Raw samples [B, ...] as float32 [B, C, *extent]: series with mean 0 and deviation 1, pixels from -2 to 2."""
-    return _normed(_series(samples)) if modality == "series" else _pixels_normed(_pixels(modality, samples))
+    return _norm(_series(samples)) if modality == "series" else _pixels_normed(_pixels(modality, samples))
 
 
 def _series(samples: np.ndarray) -> Tensor:
@@ -205,7 +205,7 @@ def _series(samples: np.ndarray) -> Tensor:
     return series
 
 
-def _normed(series: Tensor) -> Tensor:
+def _norm(series: Tensor) -> Tensor:
     mean, std = series.mean(-1, keepdim=True), series.std(-1, correction=0, keepdim=True)
     return (series - mean) / (std + 1e-6)
 
@@ -255,14 +255,14 @@ class Views:
         """The view [B, C, *extent] of raw samples [B, ...]."""
         if self.modality == "series":
             places = drawn["start"][:, None] + np.arange(self.extent[0])
-            window = _normed(_series(samples[np.arange(len(samples))[:, None], places]))
+            window = _norm(_series(samples[np.arange(len(samples))[:, None], places]))
             return window * torch.from_numpy(drawn["scale"]) + torch.from_numpy(drawn["noise"])
         pixels = _pixels(self.modality, samples)
         if self.moves or tuple(pixels.shape[-2:]) != self.extent[-2:]:
-            pixels = self._cropped(pixels, drawn)
+            pixels = self._crop(pixels, drawn)
         return _pixels_normed(recoloured(pixels, torch.from_numpy(drawn["colour"]).float()))
 
-    def _cropped(self, pixels: Tensor, drawn: Mapping[str, Any]) -> Tensor:
+    def _crop(self, pixels: Tensor, drawn: Mapping[str, Any]) -> Tensor:
         theta = torch.zeros(len(pixels), 2, 3)
         half, centre, mirror = (torch.from_numpy(drawn[key]).float() for key in ("half", "centre", "mirror"))
         if self.moves:

@@ -55,10 +55,10 @@ class Supervised(EncoderObjective):
                 f"of --objective.",
                 code="no-target",
             )
-        known = _stacked(numbers, np.float32, len(rows))
+        known = _stack(numbers, np.float32, len(rows))
         std = np.nanstd(known, axis=0)
         known = (known - np.nanmean(known, axis=0)) / np.where(std > 0, std, 1)
-        arrays = {"labels": _stacked(labels, np.int64, len(rows)), "numbers": known}
+        arrays = {"labels": _stack(labels, np.int64, len(rows)), "numbers": known}
         return Answers(arrays, tuple(classes), sum(classes) + len(numbers))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -77,5 +77,5 @@ class Supervised(EncoderObjective):
         return {"loss": torch.cat(parts).mean()}
 
 
-def _stacked(parts: list[np.ndarray], kind: Any, rows: int) -> np.ndarray:
+def _stack(parts: list[np.ndarray], kind: Any, rows: int) -> np.ndarray:
     return np.stack(parts, axis=1).astype(kind) if parts else np.zeros((rows, 0), kind)

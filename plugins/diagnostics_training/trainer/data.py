@@ -1,4 +1,4 @@
-"""What is trained on: the train split of a data set, held in memory, dealt out in batches that are a function of the
+"""Data of a training: the train split of a data set, held in memory, dealt out in batches that are a function of the
 step.
 
 Simulated data sets have no end. Asked for by name alone, they are trained on many series (or scenes) drawn from another
@@ -311,7 +311,7 @@ def check_batch(batch: int, samples: int, parts: int = 1) -> None:
 
 
 class EpochOrder:
-    """Which of the samples `rows` are in a step's batch.
+    """The samples of `rows` that are in a step's batch.
 
     Each epoch has an order of its own, and its last samples that fill no batch are left out. Where `shards` says which
     shard of a dataset each of its samples lies in, int [sample], shards follow one another in an order of the epoch's

@@ -1,4 +1,4 @@
-"""What the trainer asks of an objective, and the processes that both run in."""
+"""The contract of an objective, and the processes that both run in."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ from diagnostics.plugin import DiagnosticsError
 
 @dataclass(frozen=True)
 class World:
-    """Which of how many processes this is, and on which device it computes."""
+    """This process among all, and the device on which it computes."""
 
     rank: int = 0
     size: int = 1
@@ -26,7 +26,7 @@ class World:
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that writes and speaks."""
+        """True if this process is the one that writes and speaks."""
         return self.rank == 0
 
 

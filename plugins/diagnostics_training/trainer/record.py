@@ -1,4 +1,4 @@
-"""What a training leaves in its folder and tells while it runs: checkpoints, what it came to, logs and notices."""
+"""Records of a training in its folder and while it runs: checkpoints, what it came to, logs and notices."""
 
 import contextlib
 import hashlib
@@ -6,7 +6,6 @@ import importlib.util
 import json
 import math
 import os
-import shutil
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from diagnostics.plugin import DiagnosticsError, Encoder, Progress, describe, printable, save_encoder, svdvals
+from diagnostics.plugin import (
+    DiagnosticsError,
+    Encoder,
+    Progress,
+    explaining,
+    printable,
+    save_encoder,
+    svdvals,
+    whole_file,
+)
 from diagnostics_training.trainer.objective import Batch, Objective, World, least, mean
 from diagnostics_training.trainer.settings import Settings
 
@@ -34,6 +42,8 @@ FILE = "checkpoint.safetensors"
 KEY = "diagnostics_checkpoint"
 WEIGHTS, STATE, GROUP = "weights/", "optimiser/", "group/"
 DAMAGED = "its bytes are not those that were written"
+UNREADABLE = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What reading a damaged file raises; too little memory is none of it."""
 
 
 def save_checkpoint(
@@ -50,25 +60,11 @@ def save_checkpoint(
             tensors[f"{GROUP}{i}/{key}"] = torch.as_tensor(group[key])
     # Clones: tensors that share memory are refused, and equal values cost little here.
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    # A folder, since safetensors writes to a file of another name first, which a kill leaves.
-    beside = folder / f"{FILE}.partial"
     kept = {"format": 3, "step": step, "identity": dict(identity), "tensors": digest_of_tensors(tensors)}
-    try:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir()
-        written = beside / FILE
+    with whole_file(folder / FILE) as written:
         save_file(tensors, written, {KEY: json.dumps({**kept, "digest": digest_of_json(kept)})})
         with written.open("rb") as file:
             os.fsync(file.fileno())
-        written.replace(folder / FILE)
-    except (OSError, SafetensorError) as error:
-        raise DiagnosticsError(
-            f"The checkpoint in {folder} cannot be written ({describe(error)}): free some room there and give the same "
-            f"command again.",
-            code="unwritable",
-        ) from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def load_checkpoint(
@@ -83,12 +79,10 @@ def load_checkpoint(
         return 0
     refuse_other(f"The checkpoint in {folder}", kept["identity"], identity)
     path = folder / FILE
-    try:
+    with _reading(path):
         tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise _unreadable(path, str(error)) from error
-    if digest_of_tensors(tensors) != kept["tensors"]:
-        raise _unreadable(path, DAMAGED)
+        if digest_of_tensors(tensors) != kept["tensors"]:
+            raise ValueError(DAMAGED)
     module.load_state_dict({n.removeprefix(WEIGHTS): t for n, t in tensors.items() if n.startswith(WEIGHTS)})
     for name, parameter in module.named_parameters():
         state = {
@@ -118,20 +112,15 @@ def about_checkpoint(folder: Path) -> dict[str, Any] | None:
     path = folder / FILE
     if not path.is_file():
         return None
-    try:
-        with safe_open(path, "pt") as file:
-            metadata: Mapping[str, str] = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise _unreadable(path, str(error)) from error
+    with _reading(path), safe_open(path, "pt") as file:
+        metadata: Mapping[str, str] = file.metadata() or {}
     if KEY not in metadata:
         raise DiagnosticsError(f"{path} is no checkpoint of this trainer: give another --out.", code="occupied")
-    try:
+    with _reading(path):
         kept: dict[str, Any] = json.loads(metadata[KEY])
         if kept.pop("digest") != digest_of_json(kept):
-            raise ValueError
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _unreadable(path, DAMAGED) from error
-    return kept
+            raise ValueError(DAMAGED)
+        return kept
 
 
 def digest_of_json(kept: Mapping[str, Any]) -> str:
@@ -148,18 +137,14 @@ def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _unreadable(path: Path, why: str) -> DiagnosticsError:
-    return DiagnosticsError(f"Checkpoint {path} cannot be read ({why}): remove it to start again.", code="damaged")
+def _reading(path: Path) -> contextlib.AbstractContextManager[None]:
+    return explaining(f"Checkpoint {path} cannot be read", "remove it to start again", "damaged", UNREADABLE)
 
 
 def make_folder(folder: Path) -> None:
     """Makes a folder where there is none; raises where that is impossible."""
-    try:
+    with explaining(f"Folder {folder} cannot be made", "give another --out", "unwritable", OSError):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DiagnosticsError(
-            f"Folder {folder} cannot be made ({error.strerror}): give another --out.", code="unwritable"
-        ) from error
 
 
 @contextlib.contextmanager
@@ -205,7 +190,7 @@ ENCODER = "encoder.safetensors"
 
 
 def finished(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What a training of the same identity came to; None where it is not finished.
+    """The result of a training of the same identity; None where it is not finished.
 
     Raises where the folder holds a training of another identity, or an encoder that no such training made: it would be
     overwritten.
@@ -240,7 +225,7 @@ def finished(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def finished_before(path: Path, identity: Mapping[str, Any], where: World) -> dict[str, Any] | None:
-    """What `finished` gives; the first process says it."""
+    """The result of `finished`; the first process says it."""
     done = finished(path, identity)
     if done is not None and where.first:
         say(f"{path.parent} is finished")
@@ -248,15 +233,12 @@ def finished_before(path: Path, identity: Mapping[str, Any], where: World) -> di
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
+    failure = f"{path} cannot be read as the summary of a training"
+    with explaining(failure, "give another --out", "damaged", UNREADABLE):
         kept: dict[str, Any] = json.loads(path.read_text())
         if kept.pop("digest") != digest_of_json(kept):
-            raise ValueError
+            raise ValueError("it is not what was written")
         return {key: kept[key] for key in ("row", "identity", "encoder")}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DiagnosticsError(
-            f"{path} cannot be read as the summary of a training: give another --out.", code="damaged"
-        ) from error
 
 
 def _digest(file: Path) -> str:
@@ -279,16 +261,13 @@ def finish(
         save_encoder(partial_encoder, encoder, lineage=lineage)
         kept = {"row": dict(row), "identity": dict(identity), "encoder": _digest(partial_encoder)}
         kept["digest"] = digest_of_json(kept)
-        try:
+        with explaining(
+            f"{path} cannot be written", "free some room there and give the same command again", "unwritable", OSError
+        ):
             partial_summary.write_text(json.dumps(kept, indent=1))
             partial_summary.replace(path)
             partial_encoder.replace(folder / ENCODER)
             (folder / FILE).unlink(missing_ok=True)
-        except OSError as error:
-            raise DiagnosticsError(
-                f"{path} cannot be written ({error.strerror}): free some room there and give the same command again.",
-                code="unwritable",
-            ) from error
     finally:
         for left in (partial_encoder, partial_summary):
             left.unlink(missing_ok=True)
@@ -311,7 +290,7 @@ output.
 
 @dataclass(frozen=True)
 class Look:
-    """What was seen of an output [sample, feature] at a step."""
+    """Two figures of an output [sample, feature] at a step."""
 
     step: int
     rank: float
@@ -378,17 +357,13 @@ ESTIMATE_AFTER = 10
 """Steps after which the remaining time is said; the first is left out of the estimate."""
 
 
-def silent(event: Progress) -> None:
-    """Watches without a word."""
-
-
 def say(line: str) -> None:
     """One line to whoever sits at the terminal."""
     print(printable(line), file=sys.stderr, flush=True)
 
 
 class Monitor:
-    """What the first process logs and prints while it trains.
+    """Logs and notices of the first process while it trains.
 
     Lines of the folder's `metrics.jsonl` after step `first` (of a run that was killed) are cut off.
     """

@@ -1,4 +1,4 @@
-"""How to train, whatever the objective: each option once, with its default and whether it decides the numbers."""
+"""Options of training, whatever the objective: each once, with its default and whether it decides the numbers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from diagnostics.plugin import DiagnosticsError, Kernel, Option, deciding, options
+from diagnostics.plugin import DiagnosticsError, Kernel, Option, deciding, options, refuse_values
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -37,14 +37,14 @@ def part_of(job: DataclassInstance, kind: type[DataclassInstance]) -> dict[str, 
 
 @dataclass(frozen=True, kw_only=True)
 class Duration:
-    """How long is trained; apart, so that it comes first."""
+    """Length of a training; apart, so that it comes first."""
 
     steps: Steps
 
 
 @dataclass(frozen=True, kw_only=True)
 class Optimisation:
-    """How weights follow their gradients.
+    """Rules by which weights follow their gradients.
 
     batch: samples of a step, over all processes.
     lr: peak of the learning rate.
@@ -76,7 +76,7 @@ class Optimisation:
 
 @dataclass(frozen=True, kw_only=True)
 class Computation:
-    """How steps are computed.
+    """Options of how steps are computed.
 
     precision: `bf16` computes the forward pass under autocast.
     attention: the kernel of forward and backward passes, and no other; `auto` leaves it to torch.
@@ -123,7 +123,7 @@ class Computation:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Computation, Optimisation, Duration):
-    """How to train, whatever the objective; jobs are settings with more options.
+    """Settings of a training, whatever the objective; jobs are settings with more options.
 
     accumulate: in how many parts, one after the other, a process computes its part of a batch; the loss is their mean.
     seed: of batches and of what is drawn; None for 0.
@@ -161,31 +161,30 @@ class Settings(Computation, Optimisation, Duration):
         ):
             if (value := getattr(self, name)) is not None and value < least:
                 raise DiagnosticsError(f"Training cannot have {name} {value}: give at least {least}.", code="bad-value")
-        if not (self.lr > 0 and math.isfinite(self.lr)):
-            raise DiagnosticsError(
-                f"Training cannot have a learning rate of {self.lr}: give a number above 0.", code="bad-value"
-            )
-        if not self.clip > 0:
-            raise DiagnosticsError(
-                f"Gradients cannot be clipped to a length of {self.clip}: give a number above 0.", code="bad-value"
-            )
-        if not 0 <= self.weight_decay < math.inf:
-            raise DiagnosticsError(f"Weights cannot decay by {self.weight_decay}: give 0 or more.", code="bad-value")
+        refuse_values(
+            (
+                not (self.lr > 0 and math.isfinite(self.lr)),
+                f"Training cannot have a learning rate of {self.lr}: give a number above 0.",
+            ),
+            (not self.clip > 0, f"Gradients cannot be clipped to a length of {self.clip}: give a number above 0."),
+            (not 0 <= self.weight_decay < math.inf, f"Weights cannot decay by {self.weight_decay}: give 0 or more."),
+        )
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise DiagnosticsError(
                     f"Training knows no {name} {getattr(self, name)}: choose {' or '.join(known)}.", code="unknown-name"
                 )
-        if not 0 <= self.warmup <= self.steps or (self.warmup > 1 and self.warmup % 1):
-            raise DiagnosticsError(
+        refuse_values(
+            (
+                not 0 <= self.warmup <= self.steps or (self.warmup > 1 and self.warmup % 1),
                 f"A warm-up cannot take {self.warmup} of {self.steps} steps: give a share below 1, or a whole number "
                 f"of steps, at most as many.",
-                code="bad-value",
-            )
-        if not 0 <= self.cooldown <= 1:
-            raise DiagnosticsError(
-                f"A cooldown cannot take {self.cooldown} of the steps: give a share, from 0 to 1.", code="bad-value"
-            )
+            ),
+            (
+                not 0 <= self.cooldown <= 1,
+                f"A cooldown cannot take {self.cooldown} of the steps: give a share, from 0 to 1.",
+            ),
+        )
         if self.cooldown and self.schedule != "constant":
             raise DiagnosticsError(
                 f"A {self.schedule} schedule falls by itself and has no cooldown: leave it out, or choose a constant "

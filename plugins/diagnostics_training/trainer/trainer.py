@@ -7,7 +7,6 @@ bit those of a run that was not.
 
 import contextlib
 import functools
-import importlib.util
 import math
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from diagnostics.plugin import DiagnosticsError, attention_in, explain_attention, lock, watch_heads
+from diagnostics.plugin import DiagnosticsError, attention_in, explain_attention, importing, lock, silent, watch_heads
 from diagnostics_training.trainer.data import Batches, batches_ahead
 from diagnostics_training.trainer.objective import Batch, Objective, World, barrier
 from diagnostics_training.trainer.record import (
@@ -41,7 +40,6 @@ from diagnostics_training.trainer.record import (
     resumable,
     save_checkpoint,
     say,
-    silent,
     to_numbers,
 )
 from diagnostics_training.trainer.settings import Settings
@@ -98,11 +96,8 @@ def build_optimiser(objective: nn.Module, settings: Settings) -> torch.optim.Opt
     groups = [group for group in groups if group["params"]]
     if settings.optimiser == "adamw":
         return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
-    if importlib.util.find_spec("timm") is None:
-        raise DiagnosticsError(
-            "The optimiser lamb is timm's: pip install timm, or leave --optimiser out.", code="missing-package"
-        )
-    from timm.optim.lamb import Lamb
+    with importing("The optimiser lamb needs", "pip install timm, or leave --optimiser out"):
+        from timm.optim.lamb import Lamb
 
     return Lamb(groups, lr=settings.lr, betas=settings.betas, max_grad_norm=None)
 
@@ -160,7 +155,7 @@ def see_heads(objective: Objective, batch: Batch, settings: Settings) -> dict[st
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a training came to. `seconds` are those of this process, `looks` the outputs seen for the collapse detector;
+    """Outcome of a training. `seconds` are those of this process, `looks` the outputs seen for the collapse detector;
     loss and looks are known to the first process only."""
 
     steps: int

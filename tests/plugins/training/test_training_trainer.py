@@ -319,11 +319,11 @@ def test_a_full_disk_is_one_sentence_and_nothing_of_a_checkpoint_stays(tmp_path:
         (file.parent / ".tmpXk2").write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    (tmp_path / "checkpoint.safetensors.partial").mkdir()
-    (tmp_path / "checkpoint.safetensors.partial" / ".tmpXk1").write_bytes(b"what a kill left")
+    (tmp_path / ".checkpoint.safetensors.partial").mkdir()
+    (tmp_path / ".checkpoint.safetensors.partial" / ".tmpXk1").write_bytes(b"what a kill left")
     with monkeypatch.context() as patched:
         patched.setattr(record, "save_file", full)
-        with refusal("unwritable"):
+        with refusal("no-space"):
             trained(tmp_path, Settings(steps=20))
     assert not [file for file in tmp_path.rglob("*") if "partial" in file.name or ".tmp" in file.name]
     trained(tmp_path, Settings(steps=20))
