@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -142,7 +143,7 @@ def _create_arrays(group: zarr.Group, tap: Tap, plan: Plan) -> None:
 
 
 def _write_samples(new: Sealing, plan: Plan, dataset: Dataset, dense: OnGrids) -> None:
-    group, order = new.root.create_group("samples"), row_order(plan.samples)
+    group, order = new.root.create_group("samples"), row_order(plan.samples)[plan.order]
     columns = {"id": np.asarray(dataset.ids, dtype=object), "split": dataset.split, "group": dataset.groups}
     for name, values in columns.items():
         array = group.create_array(
@@ -155,6 +156,11 @@ def _write_samples(new: Sealing, plan: Plan, dataset: Dataset, dense: OnGrids) -
             config=WHOLE,
         )
         array[:] = values[order]
+    if plan.token_samples:
+        rows = plan.rows[: plan.token_samples]
+        group.create_array(
+            "token_row", data=rows, chunks=rows.shape, compressors=Crc32cCodec(), dimension_names=("token_sample",)
+        )
     group.create_group("targets")
     for name, target in dataset.targets.items():
         arrays = {f"targets/{name}/{key}": values for key, values in dense.get(name, {}).items()}
@@ -243,7 +249,7 @@ def extract(
     announced, also, about = done > 0 and not again, None, about or {}
     buffers, created, kept = ShardBuffers(kept_plan, size), None, 0
     try:
-        with contextlib.closing(step_batches(encoder, dataset, todo, size, workers)) as batches:
+        with contextlib.closing(step_batches(encoder, dataset, plan, todo, size, workers)) as batches:
             for step, positions, batch in batches:
                 capture_rows(encoder, batch, positions, kept_plan, dataset, buffers, also=also)
                 seconds = (time.perf_counter() - started) / len(positions)
@@ -284,7 +290,7 @@ def _seconds_when_warm(encoder: Encoder, dataset: Dataset, plan: Plan, steps: Se
     are opened and a GPU's choice of kernels.
     """
     started = time.perf_counter()
-    with contextlib.closing(step_batches(encoder, dataset, steps, size, 0)) as batches:
+    with contextlib.closing(step_batches(encoder, dataset, plan, steps, size, 0)) as batches:
         _, positions, batch = next(batches)
         with explaining(f"{encoder.name} fails on a batch"):
             encoder.capture(
@@ -395,11 +401,11 @@ def capture_rows(
 
 
 def step_batches(
-    encoder: Encoder, dataset: Dataset, steps: Sequence[Step], size: int, workers: int
+    encoder: Encoder, dataset: Dataset, plan: Plan, steps: Sequence[Step], size: int, workers: int
 ) -> Generator[tuple[Step, np.ndarray, Any]]:
-    """(step, row positions, batch); batches never cross steps, so a step done again is the same to the bit."""
+    """(step, positions, batch); batches never cross steps, so a step done again is the same to the bit."""
     jobs = [
-        (step, np.arange(start, min(start + size, step.rows.stop)))
+        (step, plan.order[start : min(start + size, step.rows.stop)])
         for step in steps
         for start in range(step.rows.start, step.rows.stop, size)
     ]
@@ -471,8 +477,10 @@ def read_into_memory(
     """
     size = BATCH.get(device.partition(":")[0], BATCH["cpu"])
     planned = plan(encoder, taps, len(dataset), None if tokens else 0, "float32", probes=probes)
+    # In one part, whose rows lie by position.
+    planned = replace(planned, pooled_shard=planned.samples)
     read = InMemory(planned, dataset, device)
-    for _, positions, batch in step_batches(encoder, dataset, list(planned.steps(size)), size, 0):
+    for _, positions, batch in step_batches(encoder, dataset, planned, list(planned.steps(size)), size, 0):
         capture_rows(encoder, batch, positions, planned, dataset, read)
     return read, _targets(encoder, dataset, taps)
 

@@ -129,7 +129,7 @@ class Index:
 
 def index_file(store: Store) -> str:
     """The file that says which results are the run's."""
-    return f"{RESULTS}/{NAME}" if store.older else CURRENT
+    return f"{RESULTS}/{NAME}" if store.results_in_groups else CURRENT
 
 
 def read_index(store: Store) -> Index | None:
@@ -141,7 +141,7 @@ def read_index(store: Store) -> Index | None:
             return None
     try:
         with reading(store.path):
-            content = _older_content(store) if store.older else _content(store.folder)
+            content = _older_content(store) if store.results_in_groups else _content(store.folder)
         index: Index = decode(Index, content)
         used = [each.call for each in (*chain(*index.entries.values()), *index.omissions)]
         if not index.calls or not all(0 <= call < len(index.calls) for call in used):
@@ -208,7 +208,7 @@ def read_results(store: Store, index: Index) -> Results:
         return xr.Variable(about["dims"], values)
 
     try:
-        if store.older:
+        if store.results_in_groups:
             return _older_results(store, index)
         numbers = read_files(_place(store.folder, index.id), {NUMBERS: index.numbers})[NUMBERS]
         return {
@@ -403,7 +403,7 @@ def stores(store: Store) -> dict[str, Store]:
 
 def _controls(store: Store) -> list[str]:
     """The controls that a run lists; one of an older format those that have results."""
-    if store.older:
+    if store.results_in_groups:
         with contextlib.suppress(DiagnosticsError):
             return (read_index(store) or Index()).controls
     return store.attrs.get(CONTROLS, [])

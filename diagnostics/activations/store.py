@@ -54,10 +54,10 @@ from diagnostics.vocabulary import DENSE
 if TYPE_CHECKING:
     from diagnostics.encoders.encoder import Captured
 
-FORMAT = 6
-READABLE = (4, 5, FORMAT)
-"""Formats that are read. A store of an older one is not gone on with: its results lie otherwise, and those of 4 do not
-say whose they are.
+FORMAT = 7
+READABLE = (4, 5, 6, FORMAT)
+"""Formats that are read. A store of an older one is not gone on with: in 6 and before, tokens are those of the first
+rows; in 5 and 4, results lie otherwise, and those of 4 do not say whose they are.
 """
 TOKENS_REMOVED = "tokens_removed"
 """Attribute of a root: whether the tokens that its plan tells of were removed, or never written."""
@@ -82,6 +82,8 @@ class Store(Activations):
         self.attrs, self.contents = self._opened(verified)
         self.older = self.attrs["diagnostics_format"] != FORMAT
         """Whether a version of this package wrote it that is not gone on with."""
+        self.results_in_groups = self.attrs["diagnostics_format"] < 6
+        """Whether its results are Zarr groups."""
         self.mark = None if self.attrs["diagnostics_format"] == 4 else self.contents.run.hex()
         """What says that results are this run's; those of format 4 say nothing."""
         self.plan, self.identity = self.contents.plan, dict(self.contents.identity)
@@ -129,8 +131,10 @@ class Store(Activations):
         shape = layout.samples, layout.tokens, layout.features
         # Not from the heap: it stays, and would take the place of what each call of `pooled` hands out and gets back.
         values = pages(4 * math.prod(shape))[: 4 * math.prod(shape)].view(np.float32).reshape(shape)
-        for shard, read in self._shards(layout):
-            values[self.plan.pooled_rows(shard)] = read
+        for part, read in self._shards(layout):
+            tokens, others = self.plan.positions(part)
+            count = tokens.stop - tokens.start
+            values[tokens], values[others] = read[:count], read[count:]
         return values
 
     def token_blocks(self, tap: str) -> Iterator[tuple[slice, np.ndarray]]:
@@ -213,13 +217,14 @@ class Store(Activations):
         return column
 
     def _sampled(self, name: str) -> np.ndarray:
-        """An array below `samples`, one row a sample."""
+        """An array below `samples`, one row a sample, by position."""
         try:
             values = read_array(self.folder, f"samples/{name}", self.contents.files)
         except DamagedError as error:
             raise damaged(self.path, f"samples/{name}") from error
         if values.ndim == 0 or len(values) != self.plan.samples:
             raise damaged(self.path, f"samples/{name}")
+        values = values[self.plan.rows]
         # All measures read the same.
         values.flags.writeable = False
         return values
@@ -355,7 +360,7 @@ class Store(Activations):
             for layout in self._arrays:
                 if not self.complete or (self.tokens_removed and layout.kind != "pooled"):
                     self._delete_damaged(layout)
-            for shard in range(self.plan.pooled_shards):
+            for shard in range(self.plan.parts):
                 journal = self._journal_of(shard)
                 if self._has_pooled(shard):
                     journal.remove()
@@ -394,7 +399,7 @@ class Store(Activations):
     def names(self) -> set[str]:
         """The files that it lists as its own, whether or not they are there."""
         shards = (layout.file(shard) for layout in self._arrays for shard in range(layout.shards))
-        journals = (self._journal_of(shard).name for shard in range(self.plan.pooled_shards))
+        journals = (self._journal_of(shard).name for shard in range(self.plan.parts))
         return {NAME, *self.contents.files, *shards, *journals, *observed_names(self.folder)}
 
     def finish(self, with_tokens: bool = True) -> None:
