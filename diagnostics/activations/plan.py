@@ -267,6 +267,22 @@ def _token_bytes(taps: Sequence[Tap], precision: Precision) -> int:
     return np.dtype(precision).itemsize * sum(tap.tokens * tap.features for tap in taps)
 
 
+def record_of(part: int) -> str:
+    """The file that says that a part is there."""
+    return f"parts/{part}.json"
+
+
+def in_ranges(parts: Iterable[int]) -> str:
+    """Numbers of parts, from 1, in words: `1, 3 to 5`."""
+    ranges = list[list[int]]()
+    for part in parts:
+        if ranges and ranges[-1][1] == part:
+            ranges[-1][1] += 1
+        else:
+            ranges.append([part + 1, part + 1])
+    return ", ".join(str(first) if first == last else f"{first} to {last}" for first, last in ranges)
+
+
 def row_order(samples: int) -> np.ndarray:
     """The dataset index behind each position, in which measures read samples; see `Plan` for rows."""
     # A stream of its own: one that also drew the splits would sort the rows by split.
