@@ -359,9 +359,11 @@ def lock(
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):
-            holder.unlink()
-        held.release()
+        try:
+            with contextlib.suppress(OSError):
+                holder.unlink()
+        finally:
+            held.release()
 
 
 def check_room(path: Path, needed: int) -> None:

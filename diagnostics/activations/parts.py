@@ -38,18 +38,58 @@ class Launch:
 
     @classmethod
     def of(cls, text: str) -> Self:
-        """Of I/N, as it is typed; raises DiagnosticsError for what is none."""
-        match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text.strip())
+        """Of I/N, as it is typed, or of `auto` or `auto/N`, which prints what an engine's variables tell.
+
+        Raises DiagnosticsError for what is no launch.
+        """
+        given = text.strip()
+        if re.fullmatch(r"auto(/\d+)?", given):
+            told = _told_by_engine(given.partition("/")[2])
+            # One launch is also what an interactive shell is told.
+            several = [each for each in told.values() if not each.endswith("/1")]
+            if len(several) > 1 or not told:
+                which = (
+                    f"several engines count launches ({', '.join(told)})" if told else "no engine's variables are set"
+                )
+                raise DiagnosticsError(f"For --part {given} {which}: give --part I/N, like 3/64.", code="bad-value")
+            given = (several or [*told.values()])[0]
+            print(f"--part {text.strip()}: {', '.join(told)}: launch {given}")
+        match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", given)
         if match is None or not 1 <= int(match[1]) <= int(match[2]):
             raise DiagnosticsError(
                 f"--part {text!r} names no launch: give I/N, the launch and how many there are, I from 1 to N, like "
-                f"3/64.",
+                f"3/64, or auto.",
                 code="bad-value",
             )
         return cls(int(match[1]) - 1, int(match[2]))
 
     def __str__(self) -> str:
         return f"{self.index + 1}/{self.count}"
+
+
+ENGINES = (
+    ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"),
+    ("SLURM_PROCID", "SLURM_NTASKS"),
+    ("RANK", "WORLD_SIZE"),
+)
+"""Variables of the index and of the number of launches."""
+
+
+def _told_by_engine(total: str) -> dict[str, str]:
+    """The launches, as I/N, that variables of engines tell, by the variables with their values.
+
+    Kubernetes tells no number, so that `total` does.
+    """
+    told, here = dict[str, str](), os.environ
+    for of, count in ENGINES if not total else [("JOB_COMPLETION_INDEX", "")]:
+        with contextlib.suppress(KeyError, ValueError):
+            index, launches = int(here[of]), total or here[count]
+            if of == "SLURM_ARRAY_TASK_ID":
+                # An array may begin anywhere and go in steps; of one that is a list, the place is not told.
+                low, high, step = (int(here[f"SLURM_ARRAY_TASK_{name}"]) for name in ("MIN", "MAX", "STEP"))
+                index = (index - low) // step if (high - low) // step + 1 == int(launches) else int(launches)
+            told[", ".join(f"{name}={here[name]}" for name in (of, count) if name)] = f"{index + 1}/{launches}"
+    return told
 
 
 @dataclass(frozen=True)
@@ -107,25 +147,27 @@ def seal_part(store: Store, part: int, files: Mapping[str, int], about: Mapping[
         for name, length in files.items():
             data = store.work.get(name, length)
             digests[name] = digest(data)
-            _put_same(store, part, name, data, about)
+            if not put_same(store.folder, name, data):
+                there = _words(read_record(store, part)) or "a launch that did not finish the part"
+                raise StorageError(
+                    f"{store.path / name} differs from what this launch computed ({there} there, {_words(about)} "
+                    f"here): give all launches one batch size, kind of device and kernel, or choose another --out.",
+                    code="other-run",
+                )
         record = {"run": store.mark, "rows": [rows.start, rows.stop], "files": digests, **about}
         with contextlib.suppress(FileExistsError):  # of another launch, whose files are the same
             store.folder.put_new(record_of(part), seal(record), flushed=True)
         store.work.delete(files)
 
 
-def _put_same(store: Store, part: int, name: str, data: bytes, about: Mapping[str, Any]) -> None:
+def put_same(folder: Folder, name: str, data: bytes) -> bool:
+    """Writes a new file; where there is one, whether it has the same bytes."""
     try:
-        store.folder.put_new(name, data, flushed=True)
+        folder.put_new(name, data, flushed=True)
     except FileExistsError:
-        file = store.folder.head(name)
-        if file is None or file.st_size != len(data) or store.folder.get(name, len(data)) != data:
-            there = _words(read_record(store, part)) or "a launch that did not finish the part"
-            raise StorageError(
-                f"{store.path / name} differs from what this launch computed ({there} there, {_words(about)} here): "
-                f"give all launches one batch size, kind of device and kernel, or choose another --out.",
-                code="other-run",
-            ) from None
+        file = folder.head(name)
+        return file is not None and file.st_size == len(data) and folder.get(name, len(data)) == data
+    return True
 
 
 def read_record(store: Store, part: int) -> dict[str, Any]:

@@ -68,7 +68,11 @@ def run(
     ] = None,
     part: Annotated[
         str | None,
-        Option("Extract the share of launch I of N launches of this command, and measure nothing.", "I/N", group=COST),
+        Option(
+            "Extract the share of launch I of N launches of this command (or auto), and measure nothing.",
+            "I/N",
+            group=COST,
+        ),
     ] = None,
     full: Annotated[
         bool, Option("Print all sentences and tables of the report.", names=("--full",), group=SCREEN)
@@ -239,6 +243,9 @@ def features(
     batch_size: Annotated[int | None, Option("Samples per forward pass [16; 128 on a GPU].", "N")] = None,
     workers: Annotated[int, Option("Processes that load and preprocess samples.", "N")] = 0,
     trust_code: TrustCode = False,
+    part: Annotated[
+        str | None, Option("Write the share of launch I of N launches of this command (or auto).", "I/N")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -248,6 +255,7 @@ def features(
     If the command is interrupted, the same command goes on after the last whole file.
     """
     from diagnostics.activations.features import write_features
+    from diagnostics.activations.parts import Launch
     from diagnostics.specs import build
 
     with working(quiet, verbose) as watch:
@@ -261,6 +269,7 @@ def features(
             workers=workers,
             device=device,
             compute=compute,
+            launch=None if part is None else Launch.of(part),
             watch=watch,
         )
     if json:

@@ -204,6 +204,43 @@ def test_what_cannot_be_shared_is_one_sentence(half: Path, plain: tuple[Path, di
     assert launched(whole, "1/2")["tiny"]["missing"] == [], "nothing is left to do"
 
 
+SLURM = {
+    f"SLURM_ARRAY_TASK_{name}": value for name, value in zip(("MIN", "MAX", "STEP"), ("10", "16", "3"), strict=True)
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "there", "launch"),
+    [
+        ("auto", {"SLURM_ARRAY_TASK_ID": "13", "SLURM_ARRAY_TASK_COUNT": "3", **SLURM}, "2/3"),
+        ("auto", {"SLURM_ARRAY_TASK_ID": "13", "SLURM_ARRAY_TASK_COUNT": "2", **SLURM}, ""),  # a list
+        ("auto", {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, "1/4"),
+        ("auto", {"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "RANK": "7", "WORLD_SIZE": "8"}, "8/8"),
+        ("auto", {"SLURM_PROCID": "1", "SLURM_NTASKS": "4", "RANK": "7", "WORLD_SIZE": "8"}, ""),
+        ("auto/64", {"JOB_COMPLETION_INDEX": "2", "RANK": "7", "WORLD_SIZE": "8"}, "3/64"),
+        ("auto/2", {"JOB_COMPLETION_INDEX": "2"}, ""),
+        ("auto", {"JOB_COMPLETION_INDEX": "2"}, ""),
+        ("auto", {"RANK": "x", "WORLD_SIZE": "8"}, ""),
+        ("3/4", {"RANK": "7", "WORLD_SIZE": "8"}, "3/4"),
+    ],
+)
+def test_auto_reads_the_variables_of_one_engine_and_says_which(
+    text: str, there: dict[str, str], launch: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [*os.environ]:
+        if name.startswith(("SLURM", "RANK", "WORLD_SIZE", "JOB_COMPLETION")):
+            monkeypatch.delenv(name)
+    for name, value in there.items():
+        monkeypatch.setenv(name, value)
+    if launch:
+        assert str(Launch.of(text)) == launch
+        said = capsys.readouterr().out
+        assert any(f"{name}={value}" in said for name, value in there.items()) is (text != "3/4")
+    else:
+        with refusal("bad-value"):
+            Launch.of(text)
+
+
 def test_a_dense_target_needs_stored_tokens_or_none(tmp_path: Path) -> None:
     data = tiny_dataset(24, "image")
     request = Request(encoder=tiny_image_encoder(), dataset=data, out=tmp_path / "run", dense="streamed")
