@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 import diagnostics as dx
@@ -291,3 +293,23 @@ def test_more_launches_than_parts_and_the_command_line(tmp_path: Path) -> None:
     assert diagnose(*line).status == 0
     assert [profile.measure for profile in dx.open_run(out).profiles()] == ["rankme"]
     assert diagnose(*line, "--part", "9/8").status == 2
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_on_many_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("fracast", "pyarrow"):
+        pytest.importorskip(package)
+    if not (page := Path(__file__).parents[2] / "docs" / "how-to" / "scale.md").is_file():
+        pytest.skip("tests run without the docs beside them")
+    monkeypatch.chdir(tmp_path)
+    lines = [
+        line
+        for block in page.read_text(encoding="utf-8").split("```console\n")[1:]
+        for line in block.partition("```")[0].splitlines()
+    ]
+    assert sum("--part" in line for line in lines) == 4 and len(lines) == 5
+    for line in lines:
+        done = diagnose(*shlex.split(line)[1:])
+        assert done.status == 0, done.err
+    assert dx.open_run("runs/shared").store.shared
+    assert len(pd.read_parquet("features/lorenz")) == 300
