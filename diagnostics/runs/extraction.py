@@ -13,7 +13,7 @@ from torch.utils.data import default_collate
 
 from diagnostics.activations.contract import StoredTarget, shuffle
 from diagnostics.activations.extract import OnGrids, extract, refuse_other_folder
-from diagnostics.activations.folder import Folder, check_room, reading
+from diagnostics.activations.folder import Folder, check_room, reading, writing
 from diagnostics.activations.observe import observe
 from diagnostics.activations.parts import Launch, Share, scratch_of
 from diagnostics.activations.plan import plan
@@ -48,6 +48,8 @@ def extract_parts(request: Request, launch: Launch, watch: Watch | None = None) 
     """
     setup = Setup(request)
     refuse_unshareable(setup)
+    with writing(setup.out):
+        setup.folder.parent.mkdir(parents=True, exist_ok=True)
     with watching(watch) as shown, share_of(setup, launch, finishes=False) as share:
         folder = Folder(setup.folder)
         with reading(setup.out):

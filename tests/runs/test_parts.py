@@ -309,7 +309,8 @@ def test_the_commands_of_the_page_on_many_machines(tmp_path: Path, monkeypatch: 
     ]
     assert sum("--part" in line for line in lines) == 4 and len(lines) == 5
     for line in lines:
-        done = diagnose(*shlex.split(line)[1:])
+        # Probes of all controls would take minutes.
+        done = diagnose(*shlex.split(line.replace("linear_probe", "rankme"))[1:])
         assert done.status == 0, done.err
     assert dx.open_run("runs/shared").store.shared
     assert len(pd.read_parquet("features/lorenz")) == 300
