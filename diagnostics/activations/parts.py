@@ -129,7 +129,7 @@ def scratch_of(run: Path, launch: str) -> Generator[Path]:
             own.mkdir(mode=0o700, exist_ok=True)
         try:
             if own.is_symlink() or own.stat().st_uid != os.getuid():
-                raise StorageError(f"{own} is not yours.")
+                raise StorageError(f"{own} is not yours.", code="unwritable")
             held.enter_context(lock(place))
         except StorageError:
             place = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="diagnostics-")))
