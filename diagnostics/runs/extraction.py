@@ -6,7 +6,8 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any
+from dataclasses import fields
+from typing import Any, Protocol
 
 import torch
 from torch.utils.data import default_collate
@@ -26,7 +27,7 @@ from diagnostics.encoders.modules import computing, random_kept
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, StorageError, describe, enumerated, explaining
 from diagnostics.measures.base import Measure
-from diagnostics.progress import Watch
+from diagnostics.progress import Progress, Watch, silent
 from diagnostics.report.progress_bars import watching
 from diagnostics.runs.controls.kinds import control_encoders
 from diagnostics.runs.controls.names import WEIGHTS, control_of
@@ -37,6 +38,7 @@ from diagnostics.runs.streamed import AlongExtraction
 from diagnostics.vocabulary import Compute
 
 LOG = logging.getLogger("diagnostics")
+MOST_PARTS = 10**6
 
 
 @random_kept()
@@ -46,18 +48,77 @@ def extract_parts(request: Request, launch: Launch, watch: Watch | None = None) 
     Returns what is there of each store, the encoder's and the controls' by name: `parts` and those that are `missing`,
     numbered from 1. Raises DiagnosticsError where the run is another than the one asked for.
     """
-    setup = Setup(request)
+    return _launched(Setup(request), launch, watch)
+
+
+def _launched(setup: Setup, launch: Launch, watch: Watch | None) -> dict[str, Any]:
     refuse_unshareable(setup)
     with writing(setup.out):
         setup.folder.parent.mkdir(parents=True, exist_ok=True)
     with watching(watch) as shown, share_of(setup, launch, finishes=False) as share:
         folder = Folder(setup.folder)
         with reading(setup.out):
-            refuse_other_seed(folder, request.seed)
+            refuse_other_seed(folder, setup.request.seed)
         try:
             return Extraction(setup, folder, shown, share).do_parts()
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"Interrupted: give launch {launch} again to continue.") from None
+
+
+class Submits(Protocol):
+    """What an executor is needed for: Dask's, submitit's and Python's own have it."""
+
+    def submit(self, act: Callable[..., Any], /, *args: Any) -> Any:
+        """Has a function called elsewhere; what it returns has `result()`."""
+        ...
+
+
+@random_kept()
+def submit_parts(request: Request, executor: Submits, watch: Watch | None = None) -> None:
+    """Has an executor extract what is missing of a run, one task a part; nothing is measured.
+
+    Raises DiagnosticsError where encoder or dataset is no name, which alone can be sent, and where a task fails.
+    """
+    for name in ("encoder", "dataset"):
+        if not isinstance(getattr(request, name), str):
+            raise DiagnosticsError(
+                f"With executor= the {name} is built in other processes, and an object cannot be sent there: give its "
+                f"name, as on the command line (scheme:name, file.py:function, or a folder that was saved).",
+                code="bad-type",
+            )
+    # Without lists, tasks know the same request again.
+    values: dict[str, Any] = {each.name: getattr(request, each.name) for each in fields(request)}
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    request = Request(**values | {"out": Setup(request).folder})
+    # A launch beyond all parts makes the stores, and says what is missing of them.
+    stores = extract_parts(request, Launch(MOST_PARTS, MOST_PARTS + 1), watch)
+    count = max(of["parts"] for of in stores.values())
+    missing = sorted({part for of in stores.values() for part in of["missing"]})
+    with watching(watch) as shown:
+        try:
+            submitted = [executor.submit(extract_part, request, f"{part}/{count}") for part in missing]
+            for done, task in enumerate(submitted):
+                shown(Progress("extracting parts by the executor", done, len(submitted)))
+                task.result()
+        except DiagnosticsError:
+            raise
+        except Exception as error:  # of any engine
+            raise DiagnosticsError(
+                f"The executor failed on a part ({describe(error)}): what is done is kept, so mend that and give the "
+                f"same call again.",
+                code="process-ended",
+            ) from error
+
+
+@random_kept()
+def extract_part(request: Request, launch: str) -> None:
+    """A task of an executor, in whatever process: a launch whose encoder stays for the next one."""
+    _launched(_setup(request), Launch.of(launch), silent)
+
+
+@functools.lru_cache(maxsize=1)
+def _setup(request: Request) -> Setup:
+    return Setup(request)
 
 
 @contextlib.contextmanager

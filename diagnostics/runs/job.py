@@ -42,7 +42,7 @@ from diagnostics.progress import Watch
 from diagnostics.registry import offered
 from diagnostics.report.progress_bars import watching
 from diagnostics.runs.controls.names import WEIGHTS, control_of
-from diagnostics.runs.extraction import Extraction, NoControlError, share_of
+from diagnostics.runs.extraction import Extraction, NoControlError, Submits, share_of, submit_parts
 from diagnostics.runs.inputs import Data
 from diagnostics.runs.options import Request
 from diagnostics.runs.record import Call, refuse_other_seed
@@ -89,6 +89,7 @@ def run(
     std: Numbers | None = None,
     size: int | None = None,
     watch: Watch | None = None,
+    executor: Submits | None = None,
 ) -> Run:
     """Extracts the activations of an encoder on a dataset, measures them at every tap, and writes the report.
 
@@ -150,6 +151,11 @@ def run(
     watch: is given the cost and the progress. By default bars are shown in a terminal and in a notebook, and a line
     every ten
         seconds where stderr is a file or a pipe; `diagnostics.silent` shows nothing.
+    executor: has the activations extracted elsewhere, part by part, by its `submit(function, *args)`, which returns
+    what has a
+        `result()`: `ProcessPoolExecutor`, `dask.distributed.Client().get_executor(pure=False)`,
+        `submitit.AutoExecutor`. Encoder and
+        dataset must be names, and all processes must see the folder; see docs/how-to/scale.md.
 
     Raises
     ------
@@ -168,7 +174,10 @@ def run(
         blocks.4 not shown to be worse.
     """
     given: dict[str, Any] = locals() | {"jobs": 1 if jobs is None else jobs}
-    return perform(Request(**{name: value for name, value in given.items() if name != "watch"}), watch)
+    request = Request(**{name: value for name, value in given.items() if name not in ("watch", "executor")})
+    if executor is not None:
+        submit_parts(request, executor, watch)
+    return perform(request, watch)
 
 
 @random_kept()
