@@ -51,6 +51,8 @@ OnGrids = Mapping[str, Mapping[str, np.ndarray]]
 """Targets that are stored on grids: name -> grid key -> [sample, token] in the dataset's order."""
 LONG = 60
 """Seconds from which an extraction's time is estimated once more before it is announced."""
+LONGEST_SEAL = 86_400
+"""Seconds after which a file in the making on a shared path is that of a dead launch."""
 
 
 class ShardBuffers:
@@ -329,6 +331,8 @@ def extract(
         raise
     assert store is not None
     store.work = store.folder
+    if share is not None and share.finishes:
+        store.folder.tidy(age=LONGEST_SEAL)
     if share is None or share.finishes:
         store.finish(with_tokens, "" if share is None else mixture(store))
     return store

@@ -6,6 +6,8 @@ import json
 import os
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -314,3 +316,59 @@ def test_the_commands_of_the_page_on_many_machines(tmp_path: Path, monkeypatch: 
         assert done.status == 0, done.err
     assert dx.open_run("runs/shared").store.shared
     assert len(pd.read_parquet("features/lorenz")) == 300
+
+
+KILLED = """
+import dataclasses, os, signal, sys, tempfile
+sys.path.insert(0, {root!r})
+import torch
+torch.set_num_threads(1)
+from pathlib import Path
+from diagnostics.activations.extract import extract
+from diagnostics.activations.parts import Launch, Share, scratch_of
+from tests.support.stores import digests, planned
+from tests.support.tiny import tiny_dataset, tiny_encoder
+encoder, dataset, tempfile.tempdir = tiny_encoder(blocks=1), tiny_dataset(24), {folder!r}
+wanted = dataclasses.replace(planned(encoder, 24, budget=6200, shard=4), pooled_shard=8)
+about, left = {{"device": "cpu", "kernel": "auto", "versions": {{}}}}, -1
+def hook(event, args):
+    global left
+    if left >= 0 and event in ("open", "os.rename", "os.remove", "os.truncate", "os.mkdir", "os.link"):
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(hook)
+def child(path, launch, kill=-1, finishes=False):
+    global left
+    pid = os.fork()
+    if pid == 0:
+        with scratch_of(path, str(launch)) as scratch:
+            left = kill
+            extract(encoder, dataset, path, wanted, batch_size=4, share=Share(launch, scratch, about, finishes))
+            left = -1
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+def kept(run):
+    return {{name: digest for name, digest in digests(run).items() if ".partial" not in name}}
+calm = Path({folder!r}) / "calm"
+assert child(calm, Launch(), finishes=True) == 0
+for kill in range(0, 10**6, {step}):
+    run = Path({folder!r}) / f"run{{kill}}"
+    status = child(run, Launch(0, 2), kill)
+    again = [Launch(1, 2), Launch(0, 2)] if kill % 2 else [Launch(1, 2)]
+    assert [child(run, launch) for launch in again] == [0] * len(again), kill
+    assert child(run, Launch(), finishes=True) == 0, kill
+    assert kept(run) == kept(calm), kill
+    print(status, flush=True)
+    if status == 0:
+        break
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_any_file_operation_and_done_again_equals_undisturbed_to_the_bit(tmp_path: Path) -> None:
+    """SIGKILL of one of two launches before its k-th file operation; the same launch again, or the last command, ends it."""
+    code = KILLED.format(root=str(Path(__file__).parents[2]), folder=str(tmp_path), step=31)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split().count("-9") >= 30
