@@ -338,7 +338,7 @@ def hook(event, args):
         if left < 0:
             os.kill(os.getpid(), signal.SIGKILL)
 sys.addaudithook(hook)
-def child(path, launch, kill=-1, finishes=False):
+def start(path, launch, kill=-1, finishes=False):
     global left
     pid = os.fork()
     if pid == 0:
@@ -347,7 +347,9 @@ def child(path, launch, kill=-1, finishes=False):
             extract(encoder, dataset, path, wanted, batch_size=4, share=Share(launch, scratch, about, finishes))
             left = -1
         os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return pid
+def child(*given, **options):
+    return os.waitstatus_to_exitcode(os.waitpid(start(*given, **options), 0)[1])
 def kept(run):
     return {{name: digest for name, digest in digests(run).items() if ".partial" not in name}}
 calm = Path({folder!r}) / "calm"
@@ -362,12 +364,21 @@ for kill in range(0, 10**6, {step}):
     print(status, flush=True)
     if status == 0:
         break
+for trial in range(5):
+    run = Path({folder!r}) / f"together{{trial}}"
+    started = [start(run, launch) for launch in (Launch(0, 3), Launch(1, 3), Launch(2, 3), Launch(1, 2), Launch(1, 3))]
+    assert [os.waitpid(pid, 0)[1] for pid in started] == [0] * 5, trial
+    assert child(run, Launch(), finishes=True) == 0
+    assert kept(run) == kept(calm), trial
 """
 
 
 @pytest.mark.slow
 def test_killed_at_any_file_operation_and_done_again_equals_undisturbed_to_the_bit(tmp_path: Path) -> None:
-    """SIGKILL of one of two launches before its k-th file operation; the same launch again, or the last command, ends it."""
+    """SIGKILL of one of two launches before its k-th file operation; the same launch again, or the last command, ends it.
+
+    And five launches at the same moment, of which some have the same parts in hand, make one run.
+    """
     code = KILLED.format(root=str(Path(__file__).parents[2]), folder=str(tmp_path), step=31)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-2000:]
