@@ -122,12 +122,13 @@ def test_run_has_the_parameters_of_its_request() -> None:
         for each, default in zip(given, defaults, strict=True)
     }
     assert signature.pop("watch") == ("Watch | None", "None")
+    assert signature.pop("executor") == ("Submits | None", "None")
     rows = [node for node in declared.body if isinstance(node, ast.AnnAssign)]
     assert signature == {
         ast.unparse(row.target): (written(row.annotation), row.value and ast.unparse(row.value)) for row in rows
     }
     documented = re.findall(r"^    (\w[\w, ]*): ", (dx.run.__doc__ or "").split("------")[1], re.M)
-    assert {name for names in documented for name in names.split(", ")} == {*signature, "watch"}
+    assert {name for names in documented for name in names.split(", ")} == {*signature, "watch", "executor"}
 
 
 NOTED = """

@@ -5,8 +5,10 @@ and what observations (attention, gradients) record of the running model.
 from __future__ import annotations
 
 import contextlib
+import errno
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.activations.folder import Folder, StrangeFileError, reading, writing
 from diagnostics.activations.metadata import COVERED, NAME, WHOLE, Contents, Sealing, TargetFacts
+from diagnostics.activations.parts import Share, mixture, seal_part
 from diagnostics.activations.plan import Plan, Step, plan, row_order
 from diagnostics.activations.prepare import (
     dense_targets,
@@ -31,14 +34,14 @@ from diagnostics.activations.prepare import (
     refuse_other_behaviour,
     refuse_other_identity,
 )
-from diagnostics.activations.run_files import beside, remove
+from diagnostics.activations.run_files import CONTROLS, beside, remove
 from diagnostics.activations.shards import ShardBuffer
-from diagnostics.activations.store import FORMAT, Store, is_run
+from diagnostics.activations.store import FORMAT, SHARED, TOKENS_REMOVED, Store, is_run
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.modules import BATCH, pool
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError, StorageError, explaining
+from diagnostics.errors import DiagnosticsError, StorageError, enumerated, explaining
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.vocabulary import Compute
 
@@ -48,6 +51,8 @@ OnGrids = Mapping[str, Mapping[str, np.ndarray]]
 """Targets that are stored on grids: name -> grid key -> [sample, token] in the dataset's order."""
 LONG = 60
 """Seconds from which an extraction's time is estimated once more before it is announced."""
+LONGEST_SEAL = 86_400
+"""Seconds after which a file in the making on a shared path is that of a dead launch."""
 
 
 class ShardBuffers:
@@ -95,7 +100,10 @@ def create(
     dense: OnGrids,
     about: Mapping[str, Any],
 ) -> Store:
-    """An empty store, written beside its place and renamed, so that its creation is atomic."""
+    """An empty store, written beside its place and renamed, so that its creation is atomic.
+
+    Of a shared run the one that another launch made meanwhile, whatever that is.
+    """
     around, name = folder.around()
     around.root.mkdir(parents=True, exist_ok=True)
     with writing(folder.path), around.making(name) as unfinished:
@@ -121,7 +129,12 @@ def create(
         }
         contents = Contents(identity, plan, reference_statistics, targets, new.files, complete=False)
         new.seal({"diagnostics_format": FORMAT, **contents.to_attrs(), **about})
-        around.move(unfinished, name)
+        try:
+            around.move(unfinished, name)
+        except OSError as error:
+            if not about.get(SHARED) or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            around.delete_prefix(unfinished)
     return Store(folder)
 
 
@@ -142,7 +155,7 @@ def _create_arrays(group: zarr.Group, tap: Tap, plan: Plan) -> None:
 
 
 def _write_samples(new: Sealing, plan: Plan, dataset: Dataset, dense: OnGrids) -> None:
-    group, order = new.root.create_group("samples"), row_order(plan.samples)
+    group, order = new.root.create_group("samples"), row_order(plan.samples)[plan.order]
     columns = {"id": np.asarray(dataset.ids, dtype=object), "split": dataset.split, "group": dataset.groups}
     for name, values in columns.items():
         array = group.create_array(
@@ -155,6 +168,11 @@ def _write_samples(new: Sealing, plan: Plan, dataset: Dataset, dense: OnGrids) -
             config=WHOLE,
         )
         array[:] = values[order]
+    if plan.token_samples:
+        rows = plan.rows[: plan.token_samples]
+        group.create_array(
+            "token_row", data=rows, chunks=rows.shape, compressors=Crc32cCodec(), dimension_names=("token_sample",)
+        )
     group.create_group("targets")
     for name, target in dataset.targets.items():
         arrays = {f"targets/{name}/{key}": values for key, values in dense.get(name, {}).items()}
@@ -193,16 +211,19 @@ def extract(
     compute: Compute = "float32",
     before_first_byte: Callable[[float, int, OnGrids], None] = lambda seconds_per_sample, again, dense: None,
     along: Callable[[Store], Along | None] = lambda store: None,
+    share: Share | None = None,
 ) -> Store:
     """The store at a place; goes on where an earlier extraction stopped, and does nothing when it is whole.
 
     Raises DiagnosticsError where the place holds other activations, a sample does not fit, a tap does not fire, or a
     value is not finite or overflows the precision; StorageError where the disk is full. `before_first_byte` is called
-    once, with the seconds that a sample takes as its first batches show, the number of samples whose removed tokens are
-    extracted again, and the targets of a new store on their grids, before anything is written. `along` is given a new
-    store, and may give what takes in the tokens of all its samples. `compute`: what passes compute in here, which is
-    the caller's to see to. Without `with_tokens` no tokens are written, nor missed where they were removed. With
-    `fresh` a run that holds other activations, or that cannot be read, is not refused: the store is made `beside` it.
+    once, with the seconds that a sample takes as its first batches show, the number of samples whose removed tokens
+    are extracted again, and the targets of a new store on their grids, before anything is written. `along` is given
+    a new store, and may give what takes in the tokens of all its samples. `compute`: what passes compute in here,
+    which is the caller's to see to. With a `share`, a launch's parts of a shared run are extracted, and sealed one
+    by one; the store is then whole where all launches are done, and marked so by the one that finishes. Without
+    `with_tokens` no tokens are written, nor missed where they were removed. With `fresh` a run that holds other
+    activations, or that cannot be read, is not refused: the store is made `beside` it.
     `about` is added to the attributes of a new store.
     """
     keep_freed_memory()
@@ -212,6 +233,10 @@ def extract(
     def usable(folder: Folder) -> Store | None:
         """What is there and can be gone on with; raises where it cannot."""
         store = _existing(folder, wanted, dataset)
+        if store is not None and share is not None and not store.complete:
+            _join(store, share, about or {}, with_tokens)
+        if store is not None and not (store.shared and store.complete):
+            store.tidy()
         encoder.to(device)
         statistics.update(reference_statistics(encoder, plan))
         if store is not None:
@@ -234,16 +259,46 @@ def extract(
             store = usable(folder)
     if store is not None and store.complete and not (with_tokens and store.tokens_removed):
         return store
+    if store is not None and store.complete:
+        share = None
+    elif store is not None and share is not None and plan.token_samples:
+        with_tokens = not store.tokens_removed
     size = min(batch_size or BATCH.get(device.partition(":")[0], 16), plan.samples)
     kept_plan = plan if with_tokens else plan.without_tokens
-    todo = list(kept_plan.steps(size)) if store is None else store.todo(size, with_tokens)
+    parts = None if share is None else [*share.parts(plan)]
+    if store is not None and parts is not None:
+        parts = sorted({*parts} & {*store.missing_parts})
+    todo = list(kept_plan.steps(size, parts=parts)) if store is None else store.todo(size, with_tokens, parts)
+    last = {step.rows.start // plan.pooled_shard: step for step in todo}
+    total = plan.samples if share is None else sum(len(step) for step in todo)
     started = time.perf_counter()
-    done = plan.samples - sum(len(step) for step in todo)
-    again = sum(len(step) for step in todo) if store is not None and store.tokens_removed else 0
+    done = total - sum(len(step) for step in todo)
+    again = sum(len(step) for step in todo) if store is not None and store.complete else 0
     announced, also, about = done > 0 and not again, None, about or {}
     buffers, created, kept = ShardBuffers(kept_plan, size), None, 0
+
+    def new_store(dense: OnGrids) -> Store:
+        facts = {**about}
+        if share is not None:
+            facts |= {SHARED: True, TOKENS_REMOVED: not with_tokens and plan.token_samples > 0}
+        made = create(folder, plan, wanted, statistics, dataset, dense, facts)
+        if share is not None:
+            made = usable(folder)
+            assert made is not None
+        return made
+
+    def seal(store: Store, part: int) -> None:
+        if share is not None:
+            files = store.files_of(part, kept_plan.token_samples > 0)
+            seal_part(store, part, files, {**share.about, "batch_size": size})
+
     try:
-        with contextlib.closing(step_batches(encoder, dataset, todo, size, workers)) as batches:
+        if store is None and not todo:
+            store = new_store(dense_targets(encoder, dataset, plan.taps))
+        for part in parts or ():
+            if store is not None and part not in last:
+                seal(store, part)
+        with contextlib.closing(step_batches(encoder, dataset, plan, todo, size, workers)) as batches:
             for step, positions, batch in batches:
                 capture_rows(encoder, batch, positions, kept_plan, dataset, buffers, also=also)
                 seconds = (time.perf_counter() - started) / len(positions)
@@ -254,28 +309,32 @@ def extract(
                     before_first_byte(seconds, again, dense)
                     announced = True
                 if store is None:
-                    store = created = create(
-                        folder, plan, wanted, reference_statistics=statistics, dataset=dataset, dense=dense, about=about
-                    )
+                    store = created = new_store(dense)
                     with explaining(f"{encoder.name} fails on what is gathered along with its extraction"):
                         if (also := along(store)) is not None:
                             # It needs the store, which is there only now: the first batch passes once more.
                             encoder.capture(batch, [tap.name for tap in plan.taps], partial(also, batch, positions))
                 done += len(positions)
-                watch(Progress(f"extracting {encoder.name}", done, plan.samples))
+                watch(Progress(f"extracting {encoder.name}", done, total))
                 if buffers.rows == len(step):
                     store.write(step, buffers.tokens, buffers.pooled)
                     kept, buffers.rows = kept + buffers.rows, 0
+                    if step is last[part := step.rows.start // plan.pooled_shard]:
+                        seal(store, part)
     except StorageError:
         raise
     except DiagnosticsError as error:
         # A store that cannot be continued is removed. Whole steps stay where the same command may succeed later, with a
         # smaller batch or when a disk answers again.
-        if created is not None and (isinstance(error, _SampleError) or not kept):
+        if created is not None and share is None and (isinstance(error, _SampleError) or not kept):
             remove(folder)
         raise
     assert store is not None
-    store.finish(with_tokens)
+    store.work = store.folder
+    if share is not None and share.finishes:
+        store.folder.tidy(age=LONGEST_SEAL)
+    if share is None or share.finishes:
+        store.finish(with_tokens, "" if share is None else mixture(store))
     return store
 
 
@@ -284,7 +343,7 @@ def _seconds_when_warm(encoder: Encoder, dataset: Dataset, plan: Plan, steps: Se
     are opened and a GPU's choice of kernels.
     """
     started = time.perf_counter()
-    with contextlib.closing(step_batches(encoder, dataset, steps, size, 0)) as batches:
+    with contextlib.closing(step_batches(encoder, dataset, plan, steps, size, 0)) as batches:
         _, positions, batch = next(batches)
         with explaining(f"{encoder.name} fails on a batch"):
             encoder.capture(
@@ -320,8 +379,28 @@ def _existing(folder: Folder, wanted: Mapping[str, str], dataset: Dataset) -> St
             code="other-version",
         )
     refuse_other_identity(store, wanted, dataset)
-    store.tidy()
     return store
+
+
+def _join(store: Store, share: Share, about: Mapping[str, Any], with_tokens: bool) -> None:
+    """Lets a launch do parts of a store; raises where that is not shared, or another command began it."""
+    if not store.shared:
+        raise StorageError(
+            f"{store.path} was begun without --part, by a command that has it alone: give that command again to finish "
+            f"it, or choose another --out.",
+            code="other-run",
+        )
+    if not share.finishes:
+        other = [key for key in ("seed", CONTROLS) if key in about and store.attrs.get(key) != about[key]]
+        if store.plan.token_samples and with_tokens == store.tokens_removed:
+            other.append("whether tokens are stored, by --measures and --token-budget")
+        if other:
+            raise StorageError(
+                f"{store.path} was begun by a launch with other options ({enumerated(other)}): give all launches the "
+                f"same.",
+                code="other-run",
+            )
+    store.work = share.work(store.folder)
 
 
 def capture_rows(
@@ -395,11 +474,11 @@ def capture_rows(
 
 
 def step_batches(
-    encoder: Encoder, dataset: Dataset, steps: Sequence[Step], size: int, workers: int
+    encoder: Encoder, dataset: Dataset, plan: Plan, steps: Sequence[Step], size: int, workers: int
 ) -> Generator[tuple[Step, np.ndarray, Any]]:
-    """(step, row positions, batch); batches never cross steps, so a step done again is the same to the bit."""
+    """(step, positions, batch); batches never cross steps, so a step done again is the same to the bit."""
     jobs = [
-        (step, np.arange(start, min(start + size, step.rows.stop)))
+        (step, plan.order[start : min(start + size, step.rows.stop)])
         for step in steps
         for start in range(step.rows.start, step.rows.stop, size)
     ]
@@ -471,8 +550,10 @@ def read_into_memory(
     """
     size = BATCH.get(device.partition(":")[0], BATCH["cpu"])
     planned = plan(encoder, taps, len(dataset), None if tokens else 0, "float32", probes=probes)
+    # In one part, whose rows lie by position.
+    planned = replace(planned, pooled_shard=planned.samples)
     read = InMemory(planned, dataset, device)
-    for _, positions, batch in step_batches(encoder, dataset, list(planned.steps(size)), size, 0):
+    for _, positions, batch in step_batches(encoder, dataset, planned, list(planned.steps(size)), size, 0):
         capture_rows(encoder, batch, positions, planned, dataset, read)
     return read, _targets(encoder, dataset, taps)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diagnostics.activations.folder import Folder, lock, writing
+from diagnostics.activations.parts import Launch, put_same
 from diagnostics.errors import DiagnosticsError, StorageError, importing, refuse_values
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.vocabulary import BY_PLACE, Compute
@@ -85,12 +86,14 @@ def write_features(
     workers: int = 0,
     device: str | None = None,
     compute: Compute = "float32",
+    launch: Launch | None = None,
     watch: Watch = silent,
 ) -> dict[str, Any]:
     """Writes the pooled features of a tap (the output tap where None) of all samples below a folder, and goes on there.
 
     A file `features-START-STOP.parquet` holds a range of rows in the dataset's order, about 64 MB of features: id,
-    split, group, targets, and `features` (float32, the poolings side by side). It is there whole or not at all.
+    split, group, targets, and `features` (float32, the poolings side by side). It is there whole or not at all. A
+    `launch` writes its share of the files, beside others and without a lock.
 
     Returns what `_features.json` beside them says. Raises DiagnosticsError where a sample does not fit, and
     StorageError where the folder holds other features or the disk is full.
@@ -126,12 +129,15 @@ def write_features(
     size = batch_size or BATCH.get(where.partition(":")[0], BATCH["cpu"])
     position = np.argsort(row_order(len(dataset)))
     kept = ShardBuffers(planned, min(rows, len(dataset)))
-    with lock(out), sized.on(where), computing(compute, where):
+    alone = contextlib.nullcontext() if launch else lock(out)
+    starts = [*range(0, len(dataset), rows)]
+    with alone, sized.on(where), computing(compute, where):
         folder = Folder(out)
         _open(folder, about)
-        folder.tidy()
+        if launch is None:
+            folder.tidy()
         there = {*folder.list()}
-        for start in range(0, len(dataset), rows):
+        for start in starts if launch is None else starts[launch.index :: launch.count]:
             stop = min(start + rows, len(dataset))
             if (name := f"features-{start:09}-{stop:09}.parquet") in there:
                 continue
@@ -147,7 +153,14 @@ def write_features(
             columns = {key: of[part] for key, of in columns.items()}
             table = table_of(columns, targets, kept.pooled[read.name].reshape(stop - start, width))
             with writing(out, f"after {start:,} of {len(dataset):,} samples; "):
-                folder.put(name, parquet(table))
+                if launch is None:
+                    folder.put(name, parquet(table))
+                elif not put_same(folder, name, parquet(table)):
+                    raise StorageError(
+                        f"{out / name} was written by another launch, with other features: give all launches one batch "
+                        f"size and kind of device, or choose another --out.",
+                        code="other-run",
+                    )
     return about
 
 
@@ -158,22 +171,25 @@ def _digest(*texts: str) -> str:
 
 def _open(folder: Folder, about: Mapping[str, Any]) -> None:
     """Writes what the folder is to hold; raises StorageError where it holds something else."""
-    if folder.head(ABOUT) is not None:
-        try:
-            there = dict(json.loads(folder.get(ABOUT, MOST_ABOUT)))
-        except (OSError, ValueError, TypeError, RecursionError) as error:
-            raise StorageError(f"{folder.path}/{ABOUT} is damaged: choose another --out.", code="damaged") from error
-        if odd := [key for key in about if there.get(key) != about[key]]:
+    if folder.head(ABOUT) is None:
+        # Another launch may be writing it.
+        begun = (ABOUT, f".{ABOUT}.")
+        if folder.path.exists() and not all(path.name.startswith(begun) for path in folder.path.iterdir()):
             raise StorageError(
-                f"{folder.path} holds other features ({', '.join(odd)}): choose another --out, or remove that folder.",
-                code="other-run",
+                f"{folder.path} is not empty, and holds no features: choose another --out.", code="occupied"
             )
-    elif folder.path.exists() and any(folder.path.iterdir()):
-        raise StorageError(f"{folder.path} is not empty, and holds no features: choose another --out.", code="occupied")
-    else:
         with writing(folder.path):
             folder.path.mkdir(parents=True, exist_ok=True)
-            folder.put(ABOUT, json.dumps(about, indent=2).encode())
+            put_same(folder, ABOUT, json.dumps(about, indent=2).encode())
+    try:
+        there = dict(json.loads(folder.get(ABOUT, MOST_ABOUT)))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise StorageError(f"{folder.path}/{ABOUT} is damaged: choose another --out.", code="damaged") from error
+    if odd := [key for key in about if there.get(key) != about[key]]:
+        raise StorageError(
+            f"{folder.path} holds other features ({', '.join(odd)}): choose another --out, or remove that folder.",
+            code="other-run",
+        )
 
 
 def export(

@@ -132,11 +132,26 @@ class Folder:
         return memory[start - first : stop - first]
 
     def put_new(self, name: str, data: bytes | np.ndarray, length: int | None = None, *, flushed: bool = False) -> None:
-        """Writes a new file, in place; raises FileExistsError where something has its name.
+        """Writes a new file, whole or not at all; raises FileExistsError where something has its name.
 
         With a `length` the data are whole `pages`, of which so many bytes are written, past the page cache. `flushed`:
         whether it is on the disk afterwards.
         """
+        with self.making(name) as temporary:
+            self._write(temporary, data, length, flushed)
+            with self._folder_of(temporary) as (old, last), self._folder_of(name, make=True) as (new, other):
+                os.link(last, other, src_dir_fd=old, dst_dir_fd=new, follow_symlinks=False)
+        self.delete_prefix(temporary)
+
+    def put(self, name: str, data: bytes | np.ndarray, length: int | None = None, *, flushed: bool = False) -> None:
+        """The same in place of a file that has its name."""
+        self.head(name)
+        with self.making(name) as temporary:
+            self._write(temporary, data, length, flushed)
+            self.move(temporary, name)
+
+    def _write(self, name: str, data: bytes | np.ndarray, length: int | None, flushed: bool) -> None:
+        """Writes a new file in place."""
 
         def write(flag: int) -> None:
             handle = os.open(last, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | flag, dir_fd=folder)
@@ -153,13 +168,6 @@ class Folder:
             # Apart: some systems make a file that they then refuse to write directly.
             os.close(os.open(last, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder))
             _past_page_cache(write, 0 if length is None else DIRECT)
-
-    def put(self, name: str, data: bytes | np.ndarray, length: int | None = None, *, flushed: bool = False) -> None:
-        """Writes a file, whole or not at all, in place of one that has its name; see `put_new`."""
-        self.head(name)
-        with self.making(name) as temporary:
-            self.put_new(temporary, data, length, flushed=flushed)
-            self.move(temporary, name)
 
     def append(self, name: str, place: int, parts: Iterable[bytes | memoryview]) -> None:
         """Writes into a file that is this folder's alone from `place` on, where it ends then."""
@@ -351,9 +359,11 @@ def lock(
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):
-            holder.unlink()
-        held.release()
+        try:
+            with contextlib.suppress(OSError):
+                holder.unlink()
+        finally:
+            held.release()
 
 
 def check_room(path: Path, needed: int) -> None:

@@ -1,11 +1,12 @@
-"""The plan of a store: its rows, shards, arrays and their bytes, and how many samples keep their tokens."""
+"""The plan of a store: its rows, parts, shards, arrays and their bytes, and how many samples keep their tokens."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
@@ -61,6 +62,8 @@ def samples_with_tokens(samples: int, each: int, budget: int | None, probes: boo
 Precision = Literal["float32", "float16"]
 ARRAY_BYTES = 1_200
 """The metadata of an array, or of a tap, on disk; about."""
+PARTED, LEAST_PARTS = 256, 8
+"""Samples from which on a plan has so many parts, which several launches can share."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,10 @@ class Step:
 class Plan:
     """What a store will hold: decided before the first byte, the same for the same encoder, dataset and options.
 
-    The first `token_samples` rows keep their tokens, `shard` rows in a shard; all rows are pooled, `pooled_shard` rows
-    in a shard, which is all of them or a multiple of `shard`.
+    Samples have positions in `row_order`, of which the first `token_samples` keep their tokens, `shard` in a shard. All
+    rows are pooled, `pooled_shard` rows in a shard, which is all of them or a multiple of `shard`. A part is a shard of
+    pooled values with whole shards of tokens. These are `dealt` evenly over the parts, so that rows do not lie by
+    position; in runs of format 6 and before they do, and the first parts have all tokens.
     """
 
     samples: int
@@ -92,6 +97,7 @@ class Plan:
     poolings: tuple[str, ...]
     taps: tuple[Tap, ...]
     output_tap: str
+    dealt: bool = False
 
     @property
     def without_tokens(self) -> Self:
@@ -99,13 +105,44 @@ class Plan:
         return replace(self, token_samples=0)
 
     @property
-    def pooled_shards(self) -> int:
-        """Number of shards of a tap's pooled values."""
+    def parts(self) -> int:
+        """Number of parts, and so of shards of a tap's pooled values."""
         return math.ceil(self.samples / self.pooled_shard)
 
-    def pooled_rows(self, shard: int) -> slice:
-        """The rows of a shard of pooled values."""
-        return slice(shard * self.pooled_shard, min((shard + 1) * self.pooled_shard, self.samples))
+    def rows_of(self, part: int) -> slice:
+        """The rows of a part."""
+        return slice(part * self.pooled_shard, min((part + 1) * self.pooled_shard, self.samples))
+
+    def token_shards(self, part: int) -> range:
+        """The shards of tokens of a part."""
+        shards, of_part = math.ceil(self.token_samples / self.shard), self.pooled_shard // self.shard
+        places = math.ceil(self.samples / self.shard)
+
+        def before(part: int) -> int:
+            if part == self.parts:
+                return shards
+            # Rounded up, so that the last part, which may be short, has room for its own.
+            return -(-shards * part * of_part // places) if self.dealt else min(shards, part * of_part)
+
+        return range(before(part), before(part + 1))
+
+    def positions(self, part: int) -> tuple[slice, slice]:
+        """The positions of a part's rows: of its first rows, which keep their tokens, and of the others."""
+        rows, shards = self.rows_of(part), self.token_shards(part)
+        first, last = (min(shard * self.shard, self.token_samples) for shard in (shards.start, shards.stop))
+        others = self.token_samples + rows.start - first
+        return slice(first, last), slice(others, others + rows.stop - rows.start - (last - first))
+
+    @cached_property
+    def order(self) -> np.ndarray:
+        """The position of each row."""
+        places = (each for part in range(self.parts) for each in self.positions(part))
+        return np.concatenate([np.arange(each.start, each.stop) for each in places])
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """The row of each position."""
+        return np.argsort(self.order)
 
     @property
     def bytes(self) -> int:
@@ -158,19 +195,20 @@ class Plan:
         batch: int,
         kept: Callable[[int], int] = lambda shard: 0,
         has_tokens: Callable[[int], bool] = lambda shard: False,
+        parts: Iterable[int] | None = None,
     ) -> Iterator[Step]:
-        """What is to be done, in the order of rows.
+        """What is to be done of some parts (None: of all), in the order of rows.
 
-        `kept` says how many of the first rows of a shard of pooled values are there, `has_tokens` whether a shard of
-        tokens is. Batches begin where they would have begun undisturbed, so a step done again is the same to the bit.
+        `kept` says how many of the first rows of a part are there, `has_tokens` whether a shard of tokens is. Batches
+        begin where they would have begun undisturbed, so a step done again is the same to the bit.
         """
-        for pooled in range(self.pooled_shards):
-            rows = self.pooled_rows(pooled)
-            done = rows.start + kept(pooled)
-            border = min(max(rows.start, self.token_samples), rows.stop)
-            for start in range(rows.start, border, self.shard):
-                step = Step(slice(start, min(start + self.shard, border)), start // self.shard)
-                if done < step.rows.stop or not has_tokens(start // self.shard):
+        for part in range(self.parts) if parts is None else parts:
+            rows, (tokens, _) = self.rows_of(part), self.positions(part)
+            done = rows.start + kept(part)
+            border = rows.start + tokens.stop - tokens.start
+            for shard, start in zip(self.token_shards(part), range(rows.start, border, self.shard), strict=True):
+                step = Step(slice(start, min(start + self.shard, border)), shard)
+                if done < step.rows.stop or not has_tokens(shard):
                     yield step
             for start in range(max(border, done), rows.stop, batch):
                 yield Step(slice(start, min(start + batch, rows.stop)), None)
@@ -188,26 +226,33 @@ def plan(
 ) -> Plan:
     """Shard rows so that one shard of all taps' tokens fits in memory, and as many token rows as `token_budget` allows.
 
-    Pooled values have shards of their own, near 4 MiB at the widest tap. `poolings`: all that the encoder has when
-    None.
+    A part has at most 4 MiB of pooled values at the widest tap, and from `PARTED` samples on there are `LEAST_PARTS`
+    or more. `poolings`: all that the encoder has when None.
     `with_tokens`: how many samples keep tokens, whatever the budget; `probes`: whether probes are fitted on tokens.
     """
     each = _token_bytes(taps, precision)
     token_samples = samples_with_tokens(samples, each, token_budget, probes) if with_tokens is None else with_tokens
-    # Of tokens that are not kept, which cut nothing, 1.
-    shard = _dealt_out(token_samples, max(1, min(MAX_SHARD, SHARD_BYTES // each))) if token_samples else 1
     kinds = tuple(poolings or encoder.poolings)
     widest = max(tap.features for tap in taps) * len(kinds) * 4
-    rows = _dealt_out(samples, max(1, POOLED_BYTES // widest))
+    most, wanted = max(1, POOLED_BYTES // widest), samples
+    if samples >= PARTED:
+        # More rows than so many would be fewer parts.
+        most, wanted = min(most, (samples - 1) // (LEAST_PARTS - 1)), math.ceil(samples / LEAST_PARTS)
+    rows = _dealt_out(samples, min(most, wanted))
+    tokens_of_part = math.ceil(token_samples / math.ceil(samples / rows))
+    # Of tokens that are not kept, which cut nothing, 1.
+    fitting = max(1, min(MAX_SHARD, SHARD_BYTES // each, tokens_of_part))
+    shard = _dealt_out(token_samples, fitting) if token_samples else 1
     return Plan(
         samples,
         token_samples,
         shard,
-        pooled_shard=rows if rows == samples else math.ceil(rows / shard) * shard,
+        pooled_shard=rows if rows == samples else min(math.ceil(rows / shard), most // shard) * shard,
         precision=precision,
         poolings=kinds,
         taps=tuple(taps),
         output_tap=encoder.output_tap,
+        dealt=True,
     )
 
 
@@ -222,7 +267,23 @@ def _token_bytes(taps: Sequence[Tap], precision: Precision) -> int:
     return np.dtype(precision).itemsize * sum(tap.tokens * tap.features for tap in taps)
 
 
+def record_of(part: int) -> str:
+    """The file that says that a part is there."""
+    return f"parts/{part}.json"
+
+
+def in_ranges(parts: Iterable[int]) -> str:
+    """Numbers of parts, from 1, in words: `1, 3 to 5`."""
+    ranges = list[list[int]]()
+    for part in parts:
+        if ranges and ranges[-1][1] == part:
+            ranges[-1][1] += 1
+        else:
+            ranges.append([part + 1, part + 1])
+    return ", ".join(str(first) if first == last else f"{first} to {last}" for first, last in ranges)
+
+
 def row_order(samples: int) -> np.ndarray:
-    """The dataset index behind each row of a store."""
+    """The dataset index behind each position, in which measures read samples; see `Plan` for rows."""
     # A stream of its own: one that also drew the splits would sort the rows by split.
     return np.random.default_rng([samples, 0x726F7773]).permutation(samples)

@@ -127,16 +127,19 @@ MASKS_SEEN = 8
 
 
 def refuse_other_identity(store: Store, wanted: Mapping[str, str], dataset: Dataset) -> None:
-    """Raises when a store holds other activations than the ones wanted, and says in what they differ."""
+    """Raises when a store holds other activations than the ones wanted, and says in all of what they differ."""
+    differ = list[str]()
     for key in {**store.identity, **wanted}:
         old, new = (identity.get(key, "nothing") for identity in (store.identity, wanted))
         if old != new:
             shown = _other_data(store, dataset) if key == "dataset" else DIGESTS.get(key) or _there_and_now(old, new)
-            raise StorageError(
-                f"{store.path} holds other activations, its {key} differ{'' if key.endswith('s') else 's'}, {shown}: "
-                f"choose another --out, or --fresh, which drops them.",
-                code="other-run",
-            )
+            differ.append(f"its {key} differ{'' if key.endswith('s') else 's'}, {shown}")
+    if differ:
+        raise StorageError(
+            f"{store.path} holds other activations, {'; '.join(differ)}: choose another --out, or --fresh, which drops "
+            f"them.",
+            code="other-run",
+        )
 
 
 def _there_and_now(old: str, new: str) -> str:

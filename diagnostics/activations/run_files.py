@@ -43,7 +43,7 @@ from diagnostics.activations.metadata import (
     sealed_attributes,
     unseal,
 )
-from diagnostics.activations.store import TOKENS_REMOVED, Store
+from diagnostics.activations.store import TOKENS_REMOVED, Store, is_shared
 from diagnostics.errors import DiagnosticsError, StorageError
 from diagnostics.options import decode
 
@@ -129,7 +129,7 @@ class Index:
 
 def index_file(store: Store) -> str:
     """The file that says which results are the run's."""
-    return f"{RESULTS}/{NAME}" if store.older else CURRENT
+    return f"{RESULTS}/{NAME}" if store.results_in_groups else CURRENT
 
 
 def read_index(store: Store) -> Index | None:
@@ -141,7 +141,7 @@ def read_index(store: Store) -> Index | None:
             return None
     try:
         with reading(store.path):
-            content = _older_content(store) if store.older else _content(store.folder)
+            content = _older_content(store) if store.results_in_groups else _content(store.folder)
         index: Index = decode(Index, content)
         used = [each.call for each in (*chain(*index.entries.values()), *index.omissions)]
         if not index.calls or not all(0 <= call < len(index.calls) for call in used):
@@ -208,7 +208,7 @@ def read_results(store: Store, index: Index) -> Results:
         return xr.Variable(about["dims"], values)
 
     try:
-        if store.older:
+        if store.results_in_groups:
             return _older_results(store, index)
         numbers = read_files(_place(store.folder, index.id), {NUMBERS: index.numbers})[NUMBERS]
         return {
@@ -285,7 +285,9 @@ def merge_results(
         run.put(f"{place}{NUMBERS}", numbers, flushed=True)
         run.put(f"{place}{INDEX}", data, flushed=True)
         run.put(CURRENT, seal({"index": written}), flushed=True)
-        gone = {name for name in result_files(run) if not name.startswith((CURRENT, place))}
+        # Those of a shared run may be what another command is writing.
+        written_before = () if store.shared else result_files(run)
+        gone = {name for name in written_before if not name.startswith((CURRENT, place))}
         run.delete(gone)
         for folder in {name.rpartition("/")[0] for name in gone}:
             run.prune(folder)
@@ -403,7 +405,7 @@ def stores(store: Store) -> dict[str, Store]:
 
 def _controls(store: Store) -> list[str]:
     """The controls that a run lists; one of an older format those that have results."""
-    if store.older:
+    if store.results_in_groups:
         with contextlib.suppress(DiagnosticsError):
             return (read_index(store) or Index()).controls
     return store.attrs.get(CONTROLS, [])
@@ -483,7 +485,17 @@ def disk_use(store: Store) -> tuple[int, int]:
     return token_bytes(store), bytes_below(store.path)
 
 
-def remove_tokens(path: Path) -> int:
+def refuse_shared(folder: Folder, doing: str, force: bool) -> None:
+    """Raises where launches may be at work on a run, unless that is said to be known."""
+    if not force and is_shared(folder):
+        raise StorageError(
+            f"{folder.path} is extracted by several launches (--part), and nothing tells whether one still works: give "
+            f"--force with {doing} where none does.",
+            code="in-use",
+        )
+
+
+def remove_tokens(path: Path, force: bool = False) -> int:
     """Removes the tokens of a run and of its controls; returns the bytes that this freed.
 
     First the store says that its tokens are removed, then their files go: killed in between, a run opens as one without
@@ -491,10 +503,11 @@ def remove_tokens(path: Path) -> int:
     measure reads tokens.
 
     Raises DiagnosticsError where `path` is no run, or one whose extraction was interrupted, and StorageError where
-    another process writes it.
+    another process writes it, or may do so since it is shared and this is not said to be known (`force`).
     """
     path, freed = path.resolve(), 0
     store = Store(path)
+    refuse_shared(store.folder, "clean", force)
     with lock(path, "wait for it, and then clean the run"):
         store.check_whole()
         for each in stores(store).values():

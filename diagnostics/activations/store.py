@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -46,7 +46,7 @@ from diagnostics.activations.metadata import (
     write_group,
     write_observed,
 )
-from diagnostics.activations.plan import Step
+from diagnostics.activations.plan import Step, in_ranges, record_of
 from diagnostics.activations.shards import Journal, Layout, ShardBuffer, ShardReader
 from diagnostics.errors import DiagnosticsError, StorageError, damaged, unwritable
 from diagnostics.vocabulary import DENSE
@@ -54,11 +54,13 @@ from diagnostics.vocabulary import DENSE
 if TYPE_CHECKING:
     from diagnostics.encoders.encoder import Captured
 
-FORMAT = 6
-READABLE = (4, 5, FORMAT)
-"""Formats that are read. A store of an older one is not gone on with: its results lie otherwise, and those of 4 do not
-say whose they are.
+FORMAT = 7
+READABLE = (4, 5, 6, FORMAT)
+"""Formats that are read. A store of an older one is not gone on with: in 6 and before, tokens are those of the first
+rows; in 5 and 4, results lie otherwise, and those of 4 do not say whose they are.
 """
+SHARED = "shared"
+"""Attribute of a root: whether launches extract it together, so that nobody holds its lock."""
 TOKENS_REMOVED = "tokens_removed"
 """Attribute of a root: whether the tokens that its plan tells of were removed, or never written."""
 # Pooled values of all open runs together, in bytes: PE-G's 50 taps of 3,400 samples.
@@ -70,6 +72,8 @@ class Store(Activations):
 
     def __init__(self, place: Path | Folder, *, verified: bool = True) -> None:
         self.folder = place if isinstance(place, Folder) else Folder(place)
+        self.work = self.folder
+        """Where shards and journals are written: elsewhere while a launch does parts of a shared run."""
         self.path = self.folder.path
         self.unobserved: dict[str, str] = {}
         """Observations that failed in a way that may not come again, and why; never written."""
@@ -82,6 +86,8 @@ class Store(Activations):
         self.attrs, self.contents = self._opened(verified)
         self.older = self.attrs["diagnostics_format"] != FORMAT
         """Whether a version of this package wrote it that is not gone on with."""
+        self.results_in_groups = self.attrs["diagnostics_format"] < 6
+        """Whether its results are Zarr groups."""
         self.mark = None if self.attrs["diagnostics_format"] == 4 else self.contents.run.hex()
         """What says that results are this run's; those of format 4 say nothing."""
         self.plan, self.identity = self.contents.plan, dict(self.contents.identity)
@@ -129,8 +135,10 @@ class Store(Activations):
         shape = layout.samples, layout.tokens, layout.features
         # Not from the heap: it stays, and would take the place of what each call of `pooled` hands out and gets back.
         values = pages(4 * math.prod(shape))[: 4 * math.prod(shape)].view(np.float32).reshape(shape)
-        for shard, read in self._shards(layout):
-            values[self.plan.pooled_rows(shard)] = read
+        for part, read in self._shards(layout):
+            tokens, others = self.plan.positions(part)
+            count = tokens.stop - tokens.start
+            values[tokens], values[others] = read[:count], read[count:]
         return values
 
     def token_blocks(self, tap: str) -> Iterator[tuple[slice, np.ndarray]]:
@@ -213,13 +221,14 @@ class Store(Activations):
         return column
 
     def _sampled(self, name: str) -> np.ndarray:
-        """An array below `samples`, one row a sample."""
+        """An array below `samples`, one row a sample, by position."""
         try:
             values = read_array(self.folder, f"samples/{name}", self.contents.files)
         except DamagedError as error:
             raise damaged(self.path, f"samples/{name}") from error
         if values.ndim == 0 or len(values) != self.plan.samples:
             raise damaged(self.path, f"samples/{name}")
+        values = values[self.plan.rows]
         # All measures read the same.
         values.flags.writeable = False
         return values
@@ -269,6 +278,17 @@ class Store(Activations):
 
     def check_whole(self) -> None:
         """Raises when the extraction did not finish, or when files of it are gone or cut short since."""
+        if self.shared and not self.complete:
+            command = "the same `diagnostics run` command without --part"
+            if missing := self.missing_parts:
+                raise DiagnosticsError(
+                    f"Of the {self.plan.parts} parts of {self.path} these are missing: {in_ranges(missing)}; give "
+                    f"their launches (--part) again, or {command}, which does what is missing.",
+                    code="unfinished",
+                )
+            raise DiagnosticsError(
+                f"All parts of {self.path} are there, and nothing is measured yet: give {command}.", code="unfinished"
+            )
         if not self.complete:
             raise DiagnosticsError(
                 f"The extraction into {self.path} was interrupted after {self.rows_done:,} of {self.plan.samples:,} "
@@ -283,17 +303,31 @@ class Store(Activations):
     @property
     def rows_done(self) -> int:
         """Number of samples of which everything is there."""
+        if self.shared and not self.complete:
+            missing = (self.plan.rows_of(part) for part in self.missing_parts)
+            return self.plan.samples - sum(rows.stop - rows.start for rows in missing)
         # Their tokens, if any are kept, were written before.
         return self.plan.samples - sum(len(step) for step in self.todo(self.plan.samples, with_tokens=False))
 
-    def todo(self, batch: int, with_tokens: bool = True) -> list[Step]:
-        """What is not there yet, with so many samples in a forward pass."""
+    def todo(self, batch: int, with_tokens: bool = True, parts: Iterable[int] | None = None) -> list[Step]:
+        """What is not there yet, of some parts or all, with so many samples in a forward pass."""
         plan = self.plan if with_tokens else self.plan.without_tokens
-        return list(plan.steps(batch, self._pooled_rows, self._has_tokens))
+        return list(plan.steps(batch, self._pooled_rows, self._has_tokens, parts))
+
+    @property
+    def missing_parts(self) -> list[int]:
+        """Of a shared run those that have no record."""
+        return [part for part in range(self.plan.parts) if self.folder.head(record_of(part)) is None]
+
+    def files_of(self, part: int, with_tokens: bool) -> dict[str, int]:
+        """The files of a part with their bytes."""
+        tokens = self.plan.token_shards(part) if with_tokens else ()
+        shards = {layout: [part] if layout.kind == "pooled" else tokens for layout in self._arrays}
+        return {layout.file(shard): layout.length for layout, theirs in shards.items() for shard in theirs}
 
     def _has(self, layout: Layout, shard: int) -> bool:
         """Whether a shard has its file, of the right length."""
-        file = self.folder.head(layout.file(shard))
+        file = self.work.head(layout.file(shard))
         return file is not None and file.st_size == layout.length
 
     def _has_tokens(self, shard: int) -> bool:
@@ -308,7 +342,7 @@ class Store(Activations):
         return all(self._has(tap["pooled"], shard) for tap in self._layouts.values())
 
     def _journal_of(self, shard: int) -> Journal:
-        return Journal(self.folder, self.contents.run, shard, [tap["pooled"] for tap in self._layouts.values()])
+        return Journal(self.work, self.contents.run, shard, [tap["pooled"] for tap in self._layouts.values()])
 
     # Writing
 
@@ -322,7 +356,7 @@ class Store(Activations):
             if step.shard is not None:
                 for buffers in tokens.values():
                     for buffer in buffers.values():
-                        buffer.write(self.folder, self.contents.run, step.shard)
+                        buffer.write(self.work, self.contents.run, step.shard)
             # Last, since it says that the rows are done.
             self._append(step.rows.start, [pooled[tap.name] for tap in self.taps])
         except OSError as error:
@@ -351,11 +385,11 @@ class Store(Activations):
         """Takes away what a kill left of files that were being written, and shards that are not as they were written,
         which are then done again; finishes shards whose last row is there."""
         with writing(self.path):
-            self.folder.tidy()
+            self.work.tidy()
             for layout in self._arrays:
                 if not self.complete or (self.tokens_removed and layout.kind != "pooled"):
                     self._delete_damaged(layout)
-            for shard in range(self.plan.pooled_shards):
+            for shard in range(self.plan.parts):
                 journal = self._journal_of(shard)
                 if self._has_pooled(shard):
                     journal.remove()
@@ -363,12 +397,12 @@ class Store(Activations):
                     self._store_if_whole(journal)
 
     def _delete_damaged(self, layout: Layout) -> None:
-        reader = ShardReader(self.folder, self.contents.run, layout)
+        reader = ShardReader(self.work, self.contents.run, layout)
         for shard in range(layout.shards):
             try:
                 reader.shard(shard) if self._has(layout, shard) else None
             except (OSError, ValueError):
-                self.folder.delete([layout.file(shard)])
+                self.work.delete([layout.file(shard)])
 
     def put_observed(self, name: str, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
         """An observation by tap, in place of an earlier one of that name; whole or not at all."""
@@ -378,6 +412,11 @@ class Store(Activations):
     def complete(self) -> bool:
         """Whether the extraction has finished."""
         return bool(self.attrs["complete"])
+
+    @property
+    def shared(self) -> bool:
+        """Whether launches extract it together."""
+        return bool(self.attrs.get(SHARED, False))
 
     @property
     def tokens_removed(self) -> bool:
@@ -394,18 +433,30 @@ class Store(Activations):
     def names(self) -> set[str]:
         """The files that it lists as its own, whether or not they are there."""
         shards = (layout.file(shard) for layout in self._arrays for shard in range(layout.shards))
-        journals = (self._journal_of(shard).name for shard in range(self.plan.pooled_shards))
-        return {NAME, *self.contents.files, *shards, *journals, *observed_names(self.folder)}
+        journals = (self._journal_of(shard).name for shard in range(self.plan.parts))
+        records = map(record_of, range(self.plan.parts))
+        return {NAME, *self.contents.files, *shards, *journals, *records, *observed_names(self.folder)}
 
-    def finish(self, with_tokens: bool = True) -> None:
-        """Marks the extraction as complete, with its tokens or as one without: from now on a missing file is damage."""
-        self.set_attrs(complete=True, **{TOKENS_REMOVED: not with_tokens and self.plan.token_samples > 0})
+    def finish(self, with_tokens: bool = True, mixture: str = "") -> None:
+        """Marks the extraction as complete, with its tokens or as one without: from now on a missing file is damage.
+
+        `mixture`: a sentence on parts that were computed in other ways than others.
+        """
+        removed = not with_tokens and self.plan.token_samples > 0
+        self.set_attrs(complete=True, mixture=mixture, **{TOKENS_REMOVED: removed})
         self.token_samples = self.plan.token_samples if with_tokens else 0
 
     def set_attrs(self, **attrs: Any) -> None:
         """Adds to the attributes, on disk and here."""
         with writing(self.path):
             self.attrs = write_group(self.folder, {**self._opened()[0], **attrs})
+
+
+def is_shared(folder: Folder) -> bool:
+    """Whether a folder is a run that launches extract together, as far as it can be read."""
+    with suppress(DamagedError, StrangeFileError):
+        return bool(read_document(folder)["attributes"].get(SHARED))
+    return False
 
 
 def is_run(folder: Folder) -> bool:

@@ -45,7 +45,7 @@ from diagnostics.errors import DiagnosticsError, explaining, unknown
 from diagnostics.options import Option
 from diagnostics.progress import size
 from diagnostics.report.escaping import printable
-from diagnostics.runs.options import DEVICES, HOW, SCREEN, Request, TrustCode
+from diagnostics.runs.options import COST, DEVICES, HOW, SCREEN, Request, TrustCode
 from diagnostics.vocabulary import Compute
 
 if TYPE_CHECKING:
@@ -68,6 +68,14 @@ def run(
             is_eager=True,
         ),
     ] = None,
+    part: Annotated[
+        str | None,
+        Option(
+            "Extract the share of launch I of N launches of this command (or auto), and measure nothing.",
+            "I/N",
+            group=COST,
+        ),
+    ] = None,
     full: Annotated[
         bool, Option("Print all sentences and tables of the report.", names=("--full",), group=SCREEN)
     ] = False,
@@ -78,18 +86,27 @@ def run(
     """Extract an encoder's activations on a dataset, measure every tap, and write the report.
 
     The same command resumes an interrupted run. Earlier results of other measures and controls stay in the folder. The
-    exit status is 1 if a measure failed; all other results are complete.
+    exit status is 1 if a measure failed; all other results are complete. With --part, several launches of the command
+    extract a run together, on any machines that see its folder; the command without it then does what is missing.
     """
+    from diagnostics.activations.parts import Launch
+    from diagnostics.cli.tables import print_parts
     from diagnostics.report.terminal import print_page
+    from diagnostics.runs.extraction import extract_parts
     from diagnostics.runs.job import perform
     from diagnostics.runs.pages.run import run_page
     from diagnostics.runs.record import typed
+    from diagnostics.runs.run import Run
 
     if on_error is not None:
         data = str(request.dataset)
         request = replace(request, dataset=f"{data}{'&' if '?' in data else '?'}on_error={on_error}")
     with working(quiet, verbose) as watch, typed(context.meta.get(TYPED, ""), context.meta.get(CONFIG, {})):
-        finished = perform(request, watch)
+        launch = None if part is None else Launch.of(part)
+        finished = perform(request, watch) if launch is None else extract_parts(request, launch, watch)
+    if not isinstance(finished, Run):
+        print_json({"part": part, "stores": finished}) if json else print_parts(str(launch), finished)
+        return
     if json:
         print_json(finished.to_json())
     else:
@@ -228,6 +245,9 @@ def features(
     batch_size: Annotated[int | None, Option("Samples per forward pass [16; 128 on a GPU].", "N")] = None,
     workers: Annotated[int, Option("Processes that load and preprocess samples.", "N")] = 0,
     trust_code: TrustCode = False,
+    part: Annotated[
+        str | None, Option("Write the share of launch I of N launches of this command (or auto).", "I/N")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -237,6 +257,7 @@ def features(
     If the command is interrupted, the same command goes on after the last whole file.
     """
     from diagnostics.activations.features import write_features
+    from diagnostics.activations.parts import Launch
     from diagnostics.specs import build
 
     with working(quiet, verbose) as watch:
@@ -250,6 +271,7 @@ def features(
             workers=workers,
             device=device,
             compute=compute,
+            launch=None if part is None else Launch.of(part),
             watch=watch,
         )
     if json:
@@ -414,6 +436,7 @@ def runs(
 
     Folders that are not runs, and damaged or interrupted runs, are listed with the reason.
     """
+    from diagnostics.cli.tables import print_runs
     from diagnostics.runs.record import list_runs
 
     with working():
@@ -444,6 +467,9 @@ def clean(
     tokens: Annotated[
         bool, Option("Remove the stored tokens, including those of the controls.", names=("--tokens",))
     ] = False,
+    force: Annotated[
+        bool, Option("Also of a run of several launches (--part), of which none still works.", names=("--force",))
+    ] = False,
     json: Json = False,
 ) -> None:
     """Free disk space that a run no longer needs; all results and pooled activations are kept.
@@ -459,7 +485,7 @@ def clean(
             f"Nothing to remove is named: give `diagnostics clean {run} --tokens`.", code="missing-option"
         )
     with working():
-        freed = remove_tokens(run)
+        freed = remove_tokens(run, force)
     if json:
         print_json({"run": str(run), "freed_bytes": freed})
     elif freed:
@@ -489,46 +515,6 @@ def open_in_browser(path: Path) -> None:
     if display or not sys.platform.startswith("linux"):
         with contextlib.suppress(webbrowser.Error):
             webbrowser.open(path.resolve().as_uri())
-
-
-def print_runs(rows: list[dict[str, Any]], folder: Path) -> None:
-    """Rows of `list_runs` as a table, and below it what is wrong with those that are none or not whole."""
-    from diagnostics.report.layout import show, show_table, terminal, whole
-
-    console = terminal()
-    runs = [row for row in rows if row["encoder"] is not None]
-    if runs:
-        cells = [
-            [
-                whole(row["run"]),
-                whole(row["encoder"]),
-                whole(row["dataset"]),
-                str(row["n"]),
-                "-" if row["measures"] is None else str(row["measures"]),
-                "-" if row["when"] is None else whole(row["when"][:16].replace("T", " ")),
-                whole(size(row["bytes"])),
-                "-" if row["token_bytes"] is None else whole(size(row["token_bytes"])),
-                "yes" if row["finished"] else "no",
-            ]
-            for row in runs
-        ]
-        show_table(
-            console,
-            ["run", "encoder", "dataset", "n", "measures", "when (UTC)", "size", "token size", "finished"],
-            cells,
-        )
-    for row in rows:
-        if not row["finished"]:
-            state = row["state"] if row["run"] in row["state"] else f"{row['run']}: {row['state']}"
-            show(console, printable(state), "yellow", hanging=2)
-    total, tokens = (sum(row[key] or 0 for row in runs) for key in ("bytes", "token_bytes"))
-    if not runs:
-        show(console, f"No runs below {printable(folder)}.")
-    elif tokens:
-        show(
-            console,
-            f"{size(tokens)} of {size(total)} are tokens: `diagnostics clean RUN --tokens` removes those of a run.",
-        )
 
 
 def print_json(value: dict[str, Any]) -> None:

@@ -5,11 +5,13 @@ encoder; the self-test.
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
 
+from diagnostics.progress import size
 from diagnostics.registry import Entry, offered, plugins
 from diagnostics.report.escaping import printable
 from diagnostics.report.layout import show, show_table, terminal, whole
@@ -174,6 +176,59 @@ def _offers(plugin: dict[str, Any]) -> str:
     if plugin["error"]:
         return f"not loaded: {printable(plugin['error'])}"
     return "; ".join(f"{kind}s: {', '.join(map(whole, names))}" for kind, names in plugin["offers"].items())
+
+
+def print_runs(rows: list[dict[str, Any]], folder: Path) -> None:
+    """Rows of `list_runs` as a table, and below it what is wrong with those that are none or not whole."""
+    console = terminal()
+    runs = [row for row in rows if row["encoder"] is not None]
+    if runs:
+        cells = [
+            [
+                whole(row["run"]),
+                whole(row["encoder"]),
+                whole(row["dataset"]),
+                str(row["n"]),
+                "-" if row["measures"] is None else str(row["measures"]),
+                "-" if row["when"] is None else whole(row["when"][:16].replace("T", " ")),
+                whole(size(row["bytes"])),
+                "-" if row["token_bytes"] is None else whole(size(row["token_bytes"])),
+                "yes" if row["finished"] else "no",
+            ]
+            for row in runs
+        ]
+        show_table(
+            console,
+            ["run", "encoder", "dataset", "n", "measures", "when (UTC)", "size", "token size", "finished"],
+            cells,
+        )
+    for row in rows:
+        if not row["finished"]:
+            state = row["state"] if row["run"] in row["state"] else f"{row['run']}: {row['state']}"
+            show(console, printable(state), "yellow", hanging=2)
+    total, tokens = (sum(row[key] or 0 for row in runs) for key in ("bytes", "token_bytes"))
+    if not runs:
+        show(console, f"No runs below {printable(folder)}.")
+    elif tokens:
+        show(
+            console,
+            f"{size(tokens)} of {size(total)} are tokens: `diagnostics clean RUN --tokens` removes those of a run.",
+        )
+
+
+def print_parts(launch: str, stores: dict[str, Any]) -> None:
+    """What a launch left of each store, by name."""
+    from diagnostics.activations.plan import in_ranges
+
+    print(f"Launch {launch} has done its parts.")
+    for name, of in stores.items():
+        missing = in_ranges(part - 1 for part in of["missing"])
+        left = (
+            f"of {of['parts']} parts these are missing: {missing}" if missing else f"all {of['parts']} parts are there"
+        )
+        print(printable(f"{name}: {left}"))
+    if not any(of["missing"] for of in stores.values()):
+        print("Next: the same command without --part, which measures.")
 
 
 def print_conformance(conformance: Conformance) -> None:

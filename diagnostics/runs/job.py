@@ -4,20 +4,17 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
 from torch import nn
-from torch.utils.data import default_collate
 
 from diagnostics.activations.contract import StoredTarget, shuffle
-from diagnostics.activations.extract import OnGrids, extract, refuse_other_folder
 from diagnostics.activations.folder import Folder, check_room, lock, reading
-from diagnostics.activations.observe import observe
-from diagnostics.activations.plan import Precision, plan
-from diagnostics.activations.prepare import find_difference
+from diagnostics.activations.parts import Launch, Share
+from diagnostics.activations.plan import Precision
 from diagnostics.activations.run_files import (
     CONTROLS,
     ENCODER,
@@ -28,16 +25,15 @@ from diagnostics.activations.run_files import (
     read_index,
     read_results,
     recover,
+    refuse_shared,
     remove,
     replace,
 )
-from diagnostics.activations.store import Store, is_run
-from diagnostics.encoders.attention.kernels import attention_in, explain_attention
+from diagnostics.activations.store import Store, is_shared
 from diagnostics.encoders.bare_module import Numbers
 from diagnostics.encoders.encoder import Encoder, pinned_to
-from diagnostics.encoders.modules import computing, random_kept
-from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError, StorageError, describe, explaining
+from diagnostics.encoders.modules import random_kept
+from diagnostics.errors import DiagnosticsError
 from diagnostics.measures import result as attribute
 from diagnostics.measures.apply import Measured, against_control, read_alike
 from diagnostics.measures.base import Measure
@@ -45,15 +41,15 @@ from diagnostics.measures.probes.nonlinear import measure_nonlinear
 from diagnostics.progress import Watch
 from diagnostics.registry import offered
 from diagnostics.report.progress_bars import watching
-from diagnostics.runs.controls.kinds import control_encoders
 from diagnostics.runs.controls.names import WEIGHTS, control_of
+from diagnostics.runs.extraction import Extraction, NoControlError, Submits, share_of, submit_parts
 from diagnostics.runs.inputs import Data
 from diagnostics.runs.options import Request
-from diagnostics.runs.record import Call, Provenance, refuse_other_seed
+from diagnostics.runs.record import Call, refuse_other_seed
 from diagnostics.runs.redraws import add_redraws
 from diagnostics.runs.run import Run
-from diagnostics.runs.setup import Setup, cost_of, later_cost, read_tokens
-from diagnostics.runs.streamed import AlongExtraction, stream
+from diagnostics.runs.setup import Setup, later_cost
+from diagnostics.runs.streamed import stream
 from diagnostics.runs.workers import Workers, default_jobs
 from diagnostics.vocabulary import ChooseOn, Compute, ControlMeasures, DenseTokens, Kernel
 
@@ -87,11 +83,13 @@ def run(
     seed: int = 0,
     report: bool = True,
     fresh: bool = False,
+    force: bool = False,
     trust_code: bool = False,
     mean: Numbers | None = None,
     std: Numbers | None = None,
     size: int | None = None,
     watch: Watch | None = None,
+    executor: Submits | None = None,
 ) -> Run:
     """Extracts the activations of an encoder on a dataset, measures them at every tap, and writes the report.
 
@@ -145,12 +143,19 @@ def run(
     fresh: whether the folder's results are replaced, and its activations where they are not those asked for now: the
     new run is made
         beside it and takes its place at the end.
+    force: whether `fresh` may replace a run that several launches extract (`--part`): nothing tells whether one still
+    works.
     trust_code: whether a Python file that a saved encoder names is run to build it.
     mean, std, size: of a bare module, see `encoder_of`: how the pixels of its images become numbers, and to what size
     they are brought.
     watch: is given the cost and the progress. By default bars are shown in a terminal and in a notebook, and a line
     every ten
         seconds where stderr is a file or a pipe; `diagnostics.silent` shows nothing.
+    executor: has the activations extracted elsewhere, part by part, by its `submit(function, *args)`, which returns
+    what has a
+        `result()`: `ProcessPoolExecutor`, `dask.distributed.Client().get_executor(pure=False)`,
+        `submitit.AutoExecutor`. Encoder and
+        dataset must be names, and all processes must see the folder; see docs/how-to/scale.md.
 
     Raises
     ------
@@ -169,24 +174,35 @@ def run(
         blocks.4 not shown to be worse.
     """
     given: dict[str, Any] = locals() | {"jobs": 1 if jobs is None else jobs}
-    return perform(Request(**{name: value for name, value in given.items() if name != "watch"}), watch)
+    request = Request(**{name: value for name, value in given.items() if name not in ("watch", "executor")})
+    if executor is not None:
+        submit_parts(request, executor, watch)
+    return perform(request, watch)
 
 
 @random_kept()
 def perform(request: Request, watch: Watch | None = None) -> Run:
     """`run` of what is asked for."""
     setup = Setup(request)
-    with lock(setup.folder), watching(watch) as shown:
+    with contextlib.ExitStack() as held:
         with reading(setup.out):
-            folder = recover(setup.folder)
+            if request.fresh:
+                refuse_shared(Folder(setup.folder), "--fresh", request.force)
+            shared = not request.fresh and is_shared(Folder(setup.folder))
+        if not shared:
+            held.enter_context(lock(setup.folder))
+        shown = held.enter_context(watching(watch))
+        with reading(setup.out):
+            folder = Folder(setup.folder) if shared else recover(setup.folder)
             if request.fresh:
                 listed(folder)
             else:
                 remove(beside(folder))
                 refuse_other_seed(folder, request.seed)
         try:
+            share = held.enter_context(share_of(setup, Launch(), finishes=True)) if shared else None
             with contextlib.closing(Workers(request.jobs or default_jobs(len(setup.taps)), shown)) as workers:
-                _Job(setup, folder, shown, workers).do()
+                _Job(setup, folder, shown, workers, share).do()
             finished = Run(setup.out)
             finished.encoder = pinned_to(setup.encoder, finished.record.sample)
             if request.report:
@@ -197,31 +213,17 @@ def perform(request: Request, watch: Watch | None = None) -> Run:
     return finished
 
 
-class _Job:
+class _Job(Extraction):
     """The encoder and its controls through the same extraction and the same measures."""
 
-    def __init__(self, setup: Setup, folder: Folder, watch: Watch, workers: Workers) -> None:
-        self.setup, self.request, self.folder, self.watch = setup, setup.request, folder, watch
+    def __init__(
+        self, setup: Setup, folder: Folder, watch: Watch, workers: Workers, share: Share | None = None
+    ) -> None:
+        super().__init__(setup, folder, watch, share)
         self.measure_all = workers.measure_all
-        self.made_beside: list[Folder] = []
-        """The places of stores that were made beside them."""
-        self.told = False
-        """True after the cost was said."""
-        request, there = setup.request, self._store_there(folder)
-        if request.dense is None and there and there.plan.token_samples == len(setup.dataset):
-            setup.dense = "stored"  # of an earlier call with a larger budget
-        options = {"device": setup.device, "batch_size": request.batch_size, "workers": request.workers}
+        request = self.request
         asked = {"compute": request.compute, "attention": request.attention, "choose_on": setup.choose_on}
-        self.call, self.started = Call.now(request.seed, options | asked), time.monotonic()
-        self.passes: dict[str, Any] = {**options, "watch": watch}
-        """How passes over the dataset are made, for `extract` and `observe`."""
-        by_place = [m for m in setup.measures if m.needs != "pooled"] if setup.dataset.ragged else []
-        self.by_place: Sequence[Measure] = by_place
-        """Measures over tokens, left out where samples of unequal length have no common places."""
-        self.measures = [m for m in setup.measures if m not in by_place]
-        self.controls: dict[str, Callable[[], Encoder]] = {}
-        if setup.draws:
-            self.controls = control_encoders(setup.encoder, setup.dataset, request.seed, setup.draws)
+        self.call, self.started = Call.now(request.seed, self.options | asked), time.monotonic()
 
     def do(self) -> None:
         """The encoder, then each control, then the results of all in one move."""
@@ -250,7 +252,7 @@ class _Job:
             try:
                 if (of_control := self._measure_control(name, store, readable)) is not None:
                     measured[name] = of_control
-            except _NoControlError as error:
+            except NoControlError as error:
                 omissions.append(Omission(str(error), control=name))
         if setup.draws:
             measured["shuffled_labels"] = self._measure_shuffled(store, readable, view)
@@ -269,24 +271,6 @@ class _Job:
         for place in self.made_beside:
             replace(place)
 
-    def _extract_encoder(self) -> Store:
-        request, setup = self.request, self.setup
-        about = Provenance.of(
-            setup.encoder,
-            setup.dataset,
-            request.seed,
-            encoder_spec=setup.encoder_spec,
-            dataset_spec=setup.dataset_spec,
-        ).to_attrs()
-        store = self._extract(setup.encoder, self.folder, setup.taps, about, self.measures, announced=True)
-        self.folder = store.folder
-        # Before any of them is there: what is not listed is never removed.
-        store.set_attrs(
-            seed=request.seed, **{CONTROLS: [*dict.fromkeys([*store.attrs.get(CONTROLS, ()), *self.controls])]}
-        )
-        self._observe(setup.encoder, store, self.measures)
-        return store
-
     def _state_skipped(self, main: Measured, targets: Mapping[str, StoredTarget]) -> None:
         """Adds the reasons for what was not tried: measures over tokens of ragged samples, and targets without a
         probe.
@@ -299,44 +283,21 @@ class _Job:
                 if measure.kinds and measure.name not in main.failed and measure.reads(targets[name]):
                     main.skipped[f"{measure.name}/{name}"] = why
 
-    def _measures_of(self, control_name: str) -> list[Measure]:
-        """The measures that apply to a control."""
-        whole = self.request.control_measures == "all" and control_of(control_name) in WEIGHTS
-        return [m for m in self.measures if not m.pairwise and (m.kinds or whole)]
-
     def _measure_control(self, name: str, store: Store, targets: Mapping[str, StoredTarget]) -> Measured | None:
         """The results of a control encoder, None where no measure applies to it.
 
-        Raises _NoControlError, with the reason, where it cannot be made, extracted or streamed, StorageError where the
+        Raises NoControlError, with the reason, where it cannot be made, extracted or streamed, StorageError where the
         disk fails.
         """
-        setup, has_weights = self.setup, control_of(name) in WEIGHTS
-        measures = self._measures_of(name)
+        has_weights, measures = control_of(name) in WEIGHTS, self._measures_of(name)
         if not measures:
             return None
-        try:
-            encoder = self.controls[name]()
-            encoder = encoder if has_weights else encoder.sized_for(setup.dataset[0])
-            # Test units can only be paired where the same samples keep their tokens.
-            stored = self._extract(
-                encoder,
-                self.folder.inside(f"{CONTROLS}/{name}"),
-                setup.taps if has_weights else encoder.taps,
-                {},
-                measures,
-                token_samples=store.plan.token_samples,
-                computed=has_weights,
-            )
+        encoder, stored = self._extract_control(name, measures, store)
+        with self._making_control():
             if has_weights:
                 self._observe(encoder, stored, measures)
             readable = {key: value for key, value in stored.targets().items() if key in targets}
             view = self._stream(encoder, stored, measures, [*readable.values()], computed=has_weights)
-        except StorageError:
-            raise
-        except DiagnosticsError as error:
-            raise _NoControlError(str(error)) from error
-        except Exception as error:  # whatever a strange module does when it is copied or drawn afresh
-            raise _NoControlError(f"it cannot be made from {setup.encoder.name}: {describe(error)}.") from error
         measured = self._measure(measures, stored, view, readable, name)
         for result in measured.results.values() if has_weights else ():
             result.attrs |= {"redrawn": getattr(encoder, "redrawn", 1.0), "note": getattr(encoder, "note", "")}
@@ -420,120 +381,6 @@ class _Job:
                 measure=self.measure_all,
             )
 
-    def _extract(
-        self,
-        encoder: Encoder,
-        place: Folder,
-        taps: Sequence[Tap],
-        about: Mapping[str, Any],
-        measures: Sequence[Measure],
-        *,
-        announced: bool = False,
-        token_samples: int | None = None,
-        computed: bool = True,
-    ) -> Store:
-        """The store of an encoder's activations; `announced`: whether the cost of it and of its controls is told first.
-
-        Tokens are kept where `measures` read them. `computed`: whether it is a model, whose pass is
-        computed as was asked for.
-        """
-        request, setup, samples = self.request, self.setup, len(self.setup.dataset)
-        # What controls without the encoder give has one token and one pooling.
-        poolings = [name for name in setup.poolings or () if name in encoder.poolings] or None
-        with_tokens, probes = read_tokens(measures, setup.dataset, setup.dense)
-        there = self._store_there(place)
-        # Who names a budget wants the encoder's, but for those that were removed since.
-        with_tokens = with_tokens or (announced and bool(setup.token_budget) and not (there and there.complete))
-        rule = (encoder, taps, samples, setup.token_budget, request.precision, poolings)
-        planned = plan(*rule, token_samples, probes)
-        if there and there.plan.samples == samples and token_samples is None and setup.token_budget is None:
-            # An earlier call may have kept more, of which measures without a probe read as many.
-            planned = plan(*rule, max(planned.token_samples, there.plan.token_samples))
-
-        def before_first_byte(seconds: float, again: int, dense: OnGrids) -> None:
-            if announced:
-                self.told = not again
-                measured = {name: self._measures_of(name) for name in self.controls}
-                read = {
-                    name: read_tokens(theirs, setup.dataset, setup.dense)[0]
-                    for name, theirs in measured.items()
-                    if theirs
-                }
-                kept = planned if with_tokens else planned.without_tokens
-                cost = cost_of(setup, kept, read, seconds=seconds, again=again, dense=dense)
-                self.watch(cost)
-                check_room(place.path, cost.bytes)
-
-        def streamed(new: Store) -> list[StoredTarget]:
-            new.seed = request.seed
-            targets = {name: target for name, target in new.targets().items() if name not in setup.unprobeable}
-            more = shuffle(new, targets) if announced and setup.draws else {}
-            return [*targets.values(), *more.values()]
-
-        along = AlongExtraction(encoder, measures if setup.dense == "streamed" else (), streamed, self.call.version)
-        compute: Compute = request.compute if computed else "float32"
-        with encoder.on(setup.device), computing(compute, setup.device):
-            if announced:
-                self._explain_attention(encoder, taps)
-                if request.fresh or not is_run(place):
-                    refuse_other_folder(place)
-                    with attention_in(request.attention):
-                        why = find_difference(encoder, setup.dataset, taps, compute)
-                    about = {**about, "repeatable": not why, "unrepeatable": why}
-            with attention_in(request.attention if computed else "auto"):
-                store = extract(
-                    encoder,
-                    setup.dataset,
-                    place,
-                    planned,
-                    about=about,
-                    fresh=request.fresh,
-                    with_tokens=with_tokens,
-                    before_first_byte=before_first_byte,
-                    along=along,
-                    compute=compute,
-                    **self.passes,
-                )
-                along.write()
-        if store.path != place.path:
-            self.made_beside.append(place)
-        store.device, store.choose_on, store.seed = setup.device, setup.choose_on, request.seed
-        return store
-
-    def _store_there(self, place: Folder) -> Store | None:
-        """The store that this call goes on with; None without one, or where it cannot be read, as is said later."""
-        with contextlib.suppress(DiagnosticsError):
-            return None if self.request.fresh else Store(place)
-        return None
-
-    def _explain_attention(self, encoder: Encoder, taps: Sequence[Tap]) -> None:
-        """Raises where the kernel that was asked for cannot compute the encoder's attention; logs which one `auto`
-        comes to.
-        """
-        kernel = self.request.attention
-        if kernel == "auto" and not LOG.isEnabledFor(logging.INFO):
-            return
-        with explaining(f"{encoder.name} fails on its own example"):
-            batch, names = default_collate([encoder.preprocess(encoder.example())]), [tap.name for tap in taps]
-            ran = explain_attention(
-                kernel, lambda: encoder.capture(batch, names, lambda *_: None), encoder.name, "--compute bf16"
-            )
-        if ran:
-            LOG.info("attention of %s: %s", encoder.name, ran)
-
-    def _observe(self, encoder: Encoder, store: Store, measures: Sequence[Measure]) -> None:
-        observations = [measure.observation for measure in measures if measure.observation is not None]
-        with self._passing(encoder):
-            observe(encoder, self.setup.dataset, store, observations, version=self.call.version, **self.passes)
-
-    @contextlib.contextmanager
-    def _passing(self, encoder: Encoder, *, computed: bool = True) -> Generator[None]:
-        """An encoder on the device, whose passes compute as was asked for; `computed`: as in `_extract`."""
-        request, device = self.request, self.setup.device
-        compute: Compute = request.compute if computed else "float32"
-        with encoder.on(device), computing(compute, device), attention_in(request.attention if computed else "auto"):
-            yield
-
     def _write(
         self, store: Store, main: Measured, measured: Mapping[str, Measured], omissions: Sequence[Omission]
     ) -> None:
@@ -574,10 +421,6 @@ class _Job:
         results = read_results(store, index)
         keys = {name: [key for key in index.names(name) if key.partition("/")[0] in measures] for name in kept}
         return {name: {key: results[name][key] for key in keys[name]} for name in kept}
-
-
-class _NoControlError(Exception):
-    """Why a control cannot be measured; the run goes on without it."""
 
 
 def _reasons(measured: Measured, measure: str) -> str:

@@ -195,6 +195,14 @@ class Request:
         bool,
         Option("Discard earlier results in the folder instead of adding to them.", names=("--fresh",), group=SCREEN),
     ] = False
+    force: Annotated[
+        bool,
+        Option(
+            "With --fresh: discard a shared run (--part), since none of its launches works.",
+            names=("--force",),
+            group=SCREEN,
+        ),
+    ] = False
     report: bool = True
     mean: Numbers | None = None
     std: Numbers | None = None

@@ -350,7 +350,7 @@ def _dense_clause(setup: Setup, passes: float) -> str:
     reads one.
     """
     # Tokens of samples of unequal length are neither stored nor summed.
-    if setup.dataset.ragged or not _sum_targets(setup) or (setup.dense == "streamed" and not passes):
+    if setup.dataset.ragged or not streamed_targets(setup) or (setup.dense == "streamed" and not passes):
         return ""
     asked, samples = setup.request.dense is not None, len(setup.dataset)
     if setup.dense == "stored":
@@ -370,7 +370,7 @@ def _pairs_clause(setup: Setup, planned: Plan, read: int) -> str:
     return f"{KnnProbe.name} compares samples in pairs, about {duration(seconds)} of one core" if seconds > LONG else ""
 
 
-def _sum_targets(setup: Setup) -> dict[str, Target]:
+def streamed_targets(setup: Setup) -> dict[str, Target]:
     """The targets that measures can read from sums, by name."""
     kinds = {kind for measure in setup.measures for kind in measure.streams}
     there = {name: target for name, target in setup.dataset.targets.items() if name not in setup.unprobeable}
@@ -380,7 +380,7 @@ def _sum_targets(setup: Setup) -> dict[str, Target]:
 def _sum_bytes(setup: Setup, planned: Plan, dense: OnGrids, *, shuffled: bool) -> int:
     """Of the sums of an encoder; `shuffled`: with those of shuffled labels, whose unknown places move too."""
     whole, columns = dict[bytes, bool](), 0
-    for name, target in _sum_targets(setup).items() if setup.dense == "streamed" else ():
+    for name, target in streamed_targets(setup).items() if setup.dense == "streamed" else ():
         if on_grids := dense.get(name):
             grids = [(values, known_places(target.kind, values)) for values in on_grids.values()]
             whole[b"".join(np.packbits(known).tobytes() for _, known in grids)] = all(known.all() for _, known in grids)

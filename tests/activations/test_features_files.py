@@ -13,7 +13,9 @@ import diagnostics as dx
 from diagnostics import DiagnosticsError
 from diagnostics.activations import features
 from diagnostics.activations.features import write_features
+from diagnostics.activations.parts import Launch
 from diagnostics.errors import StorageError
+from tests.support.refusals import refusal
 from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
 pytest.importorskip("pyarrow")
@@ -73,6 +75,19 @@ def test_the_same_command_goes_on_after_the_last_whole_file(
     write_features(tiny_encoder(), tiny_dataset(24), tmp_path / "out")
     assert written == [f"features-{a:09}-{b:09}.parquet" for a, b in ((10, 20), (20, 24))]
     assert len(pd.read_parquet(tmp_path / "out")) == 24
+
+
+def test_launches_write_the_files_of_one_folder(tmp_path: Path, small_files: None) -> None:
+    write_features(tiny_encoder(), tiny_dataset(24), tmp_path / "alone", batch_size=5)
+    out = tmp_path / "out"
+    for launch, files in (("2/2", 1), ("1/2", 3), ("1/1", 3)):
+        write_features(tiny_encoder(), tiny_dataset(24), out, batch_size=5, launch=Launch.of(launch))
+        assert len(list(out.glob("*.parquet"))) == files
+    for path in (tmp_path / "alone").iterdir():
+        assert (out / path.name).read_bytes() == path.read_bytes()
+    with refusal("other-run", kind=StorageError):
+        write_features(tiny_encoder(), tiny_dataset(24), out, "blocks.0", launch=Launch())
+    assert {path.name for path in out.iterdir()} == {path.name for path in (tmp_path / "alone").iterdir()}
 
 
 @pytest.mark.parametrize(

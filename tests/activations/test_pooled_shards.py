@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import zarr
 
 from diagnostics import Dataset, Encoder, Grid, Tap, Target
 from diagnostics.activations.cache import Kept
 from diagnostics.activations.extract import extract
 from diagnostics.activations.folder import Folder
-from diagnostics.activations.plan import Plan, plan
+from diagnostics.activations.plan import Plan, plan, row_order
 from diagnostics.activations.store import Store
 from diagnostics.encoders.encoder import Reduce, keep
 from diagnostics.measures.apply import measure_all
@@ -71,15 +72,59 @@ def test_a_wide_encoder_has_few_files_a_tap(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("features", "tokens", "prefix"), [(8, 8, 0), (384, 1370, 1), (1024, 577, 1), (1536, 1024, 0)])
 @pytest.mark.parametrize("n", [20, 2000, 50_000])
 @pytest.mark.parametrize("budget", [0, 256 * 10**6])
-def test_shards_of_pooled_values_are_near_4_mib(features: int, tokens: int, prefix: int, n: int, budget: int) -> None:
+def test_a_part_has_at_most_4_mib_and_256_samples_have_8(
+    features: int, tokens: int, prefix: int, n: int, budget: int
+) -> None:
     encoder = tiny_image_encoder()
     taps = [Tap(f"b.{i}", i / 49, "trunk", features, Grid((tokens,), ("t",), prefix)) for i in range(50)]
     wanted = plan(encoder, taps, n, budget, "float32", ["mean"])
     layout = wanted.layouts(taps[0])["pooled"]
-    assert layout.length <= 4 * 2**20 + 64 * features * 4 + 100
-    assert layout.shards == int(np.ceil(n * features * 4 / 2**22))
-    assert layout.shards * layout.rows - n < max(64 * layout.shards, layout.shards + 1)
-    assert layout.shards == 1 or wanted.pooled_shard % wanted.shard == 0
+    assert layout.length <= 4 * 2**20 + 100
+    fewest = max(int(np.ceil(n * features * 4 / 2**22)), 8 if n >= 256 else 1)
+    assert fewest <= wanted.parts == layout.shards <= 1.5 * fewest
+    assert wanted.parts == 1 or wanted.pooled_shard % wanted.shard == 0
+
+
+def test_token_rows_are_dealt_evenly_over_parts_and_every_row_has_one_position() -> None:
+    """Whatever the number of samples, with tokens of none, few, most and all of them."""
+    encoder = tiny_encoder()
+    for n in (1, 8, 255, 256, 257, 289, 300, 1000, 1024):
+        for kept in {0, min(n, 5), min(n, 64), n // 2, n - 1, n}:
+            wanted = plan(encoder, encoder.taps, n, None, "float32", with_tokens=kept)
+            assert wanted.parts >= (8 if n >= 256 else 1)
+            np.testing.assert_array_equal(np.sort(wanted.order), np.arange(n))
+            np.testing.assert_array_equal(wanted.order[wanted.rows], np.arange(n))
+            shards = [len(wanted.token_shards(part)) for part in range(wanted.parts)]
+            assert max(shards[:-1], default=0) - min(shards[:-1], default=0) <= 1
+            steps = list(wanted.steps(16))
+            assert [step.shard for step in steps if step.shard is not None] == list(range(sum(shards)))
+            rows = [row for step in steps for row in range(step.rows.start, step.rows.stop)]
+            assert rows == list(range(n))
+            for step in steps:
+                positions = wanted.order[step.rows]
+                tokens = np.arange(len(step)) + (step.shard or 0) * wanted.shard
+                assert (positions >= kept).all() if step.shard is None else (positions == tokens).all()
+                assert step.rows.start // wanted.pooled_shard == (step.rows.stop - 1) // wanted.pooled_shard
+
+
+def test_what_is_stored_part_by_part_is_read_by_position(tmp_path: Path) -> None:
+    """Ids, pooled values and tokens of 264 samples in 8 parts, of which 9 rows have tokens."""
+    encoder, dataset = tiny_encoder(blocks=1), tiny_dataset(264)
+    wanted = plan(encoder, encoder.taps, 264, None, "float32", with_tokens=9)
+    store = extract(encoder, dataset, tmp_path / "run", wanted)
+    assert [str(name) for name in store.ids] == [str(dataset.ids[i]) for i in row_order(264)]
+    batch = torch.stack([encoder.preprocess(dataset[i]) for i in row_order(264)])
+    given = encoder.capture(batch, ["norm"])["norm"].numpy()
+    np.testing.assert_allclose(store.pooled("norm", "mean"), given.mean(axis=1), rtol=1e-4, atol=1e-5)
+    tokens = np.concatenate([values for _, values in store.token_blocks("norm")])
+    np.testing.assert_allclose(tokens, given[:9], rtol=1e-4, atol=1e-5)
+    # As who reads it without this package finds the same.
+    root = zarr.open_group(store.path, mode="r")
+    rows = np.asarray(root["samples/token_row"])
+    assert len({row // wanted.pooled_shard for row in rows}) == 5, "two in a shard, no shard in three parts"
+    assert [root["samples/id"][int(row)] for row in rows] == list(store.ids[:9])
+    pooled = np.asarray(root["taps/norm/pooled"])[rows, store.poolings.index("mean")]
+    np.testing.assert_allclose(pooled, np.asarray(root["taps/norm/tokens"]).mean(axis=1), rtol=1e-4, atol=1e-5)
 
 
 def test_two_hundred_taps(tmp_path: Path) -> None:

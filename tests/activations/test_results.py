@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 import diagnostics as dx
@@ -346,12 +347,33 @@ def test_the_results_of_another_run_are_refused(path: Path, tmp_path: Path) -> N
     assert findings(again(path, "rankme", controls=False, fresh=True)).keys() == {"rankme/None"}
 
 
+def of_format(number: int, folder: Path) -> Path:
+    """A run that a version of a format wrote, and what that version showed of it in `shown.json` beside it."""
+    with tarfile.open(Path(__file__).parents[1] / "support" / f"run_of_format_{number}.tar.xz") as archive:
+        archive.extractall(folder / "old", filter="data")
+    return folder / "old" / "run"
+
+
 @pytest.fixture
 def of_format_4(tmp_path: Path) -> Path:
-    """A run that version 2.0 of the format 4 wrote, and what that version showed of it in `shown.json`."""
-    with tarfile.open(Path(__file__).parents[1] / "support" / "run_of_format_4.tar.xz") as archive:
-        archive.extractall(tmp_path / "old", filter="data")
-    return tmp_path / "old" / "run"
+    return of_format(4, tmp_path)
+
+
+def test_a_run_of_format_6_is_read_in_its_own_order_and_not_resumed(tmp_path: Path) -> None:
+    """Its first rows have the tokens, 5 of 24, and its parts are of 10 rows."""
+    old, encoder, data = of_format(6, tmp_path), tiny_encoder(blocks=1), tiny_dataset(24)
+    run = dx.open_run(old)
+    for now, then in zip(run.to_json()["profiles"], json.loads((old.parent / "shown.json").read_text()), strict=True):
+        assert {key: now[key] for key in then} == then
+    names = [str(name) for name in run.store.ids]
+    batch = torch.stack([encoder.preprocess(data[data.ids.index(name)]) for name in names])
+    given = encoder.capture(batch, ["embed"])["embed"].numpy()
+    np.testing.assert_allclose(run.store.pooled("embed", "mean"), given.mean(axis=1), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(next(run.store.token_blocks("embed"))[1], given[:5], rtol=1e-5, atol=1e-6)
+    options: dict[str, Any] = {"measures": "rankme", "controls": False, "report": False}
+    with refusal("other-version", kind=StorageError):
+        dx.run(encoder, data, out=old, **options)
+    assert not dx.run(encoder, data, out=old, fresh=True, **options).store.older
 
 
 def test_a_run_of_format_4_is_read_and_marked_and_not_resumed(of_format_4: Path, tmp_path: Path) -> None:

@@ -313,5 +313,5 @@ def test_a_store_of_the_former_format_is_refused(run: Path) -> None:
     document = json.loads((run / "zarr.json").read_text())
     document["attributes"]["diagnostics_format"] = 1
     (run / "zarr.json").write_text(json.dumps(document))
-    with refusal("other-version", "6"):
+    with refusal("other-version", "7"):
         Store(run)

@@ -69,7 +69,7 @@ def test_what_repeats_is_recorded_once_and_nothing_is_said(tmp_path: Path, monke
     encoder, data = tiny_encoder(), tiny_dataset(30)
     run = dx.run(encoder, data, out=tmp_path / "run", **OPTIONS)
     assert run.store.attrs["repeatable"] is True and run.record.unrepeatable == "" and run.to_json()["repeatable"]
-    monkeypatch.setattr("diagnostics.runs.job.find_difference", None)
+    monkeypatch.setattr("diagnostics.runs.extraction.find_difference", None)
     dx.run(encoder, data, out=tmp_path / "run", **OPTIONS)  # once a run: not asked again
 
 

@@ -163,7 +163,11 @@ def _lead(run: RunData) -> list[Sentence]:
     older = "An older version wrote this run: it is read, and not resumed." if run.store.older else ""
     return [
         *lead,
-        *(Sentence(caution, "caution") for caution in (run.untrained, run.record.unrepeatable, older) if caution),
+        *(
+            Sentence(caution, "caution")
+            for caution in (run.untrained, run.record.unrepeatable, run.record.mixture, older)
+            if caution
+        ),
     ]
 
 

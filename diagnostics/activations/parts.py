@@ -1,0 +1,191 @@
+"""Parts of a run on a shared path: which of them a launch does, in a folder of its own, and how it seals them.
+
+    parts/<part>.json       the record of a part that is there: its rows, a digest of each file, and what computed it
+
+Nobody holds the run. A launch has its journal and its shards on the local disk, and puts a whole part's files beside
+those of others, its record last. A part that two launches did is the same to the bit, where they have one batch size,
+kind of device and kernel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from diagnostics.activations.folder import Folder, lock, writing
+from diagnostics.activations.metadata import DamagedError, digest, seal, unseal
+from diagnostics.activations.plan import Plan, record_of
+from diagnostics.activations.store import Store
+from diagnostics.errors import DiagnosticsError, StorageError
+
+MOST_RECORD = 2**22
+"""Bytes of a record: names and digests of at most a few thousand files."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One of `count` launches of the same command, `index` from 0: it does the parts of this index modulo the count."""
+
+    index: int = 0
+    count: int = 1
+
+    @classmethod
+    def of(cls, text: str) -> Self:
+        """Of I/N, as it is typed, or of `auto` or `auto/N`, which prints what an engine's variables tell.
+
+        Raises DiagnosticsError for what is no launch.
+        """
+        given = text.strip()
+        if re.fullmatch(r"auto(/\d+)?", given):
+            told = _told_by_engine(given.partition("/")[2])
+            # One launch is also what an interactive shell is told.
+            several = [each for each in told.values() if not each.endswith("/1")]
+            if len(several) > 1 or not told:
+                which = (
+                    f"several engines count launches ({', '.join(told)})" if told else "no engine's variables are set"
+                )
+                raise DiagnosticsError(f"For --part {given} {which}: give --part I/N, like 3/64.", code="bad-value")
+            given = (several or [*told.values()])[0]
+            print(f"--part {text.strip()}: {', '.join(told)}: launch {given}")
+        match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", given)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise DiagnosticsError(
+                f"--part {text!r} names no launch: give I/N, the launch and how many there are, I from 1 to N, like "
+                f"3/64, or auto.",
+                code="bad-value",
+            )
+        return cls(int(match[1]) - 1, int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{self.index + 1}/{self.count}"
+
+
+ENGINES = (
+    ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"),
+    ("SLURM_PROCID", "SLURM_NTASKS"),
+    ("RANK", "WORLD_SIZE"),
+)
+"""Variables of the index and of the number of launches."""
+
+
+def _told_by_engine(total: str) -> dict[str, str]:
+    """The launches, as I/N, that variables of engines tell, by the variables with their values.
+
+    Kubernetes tells no number, so that `total` does.
+    """
+    told, here = dict[str, str](), os.environ
+    for of, count in ENGINES if not total else [("JOB_COMPLETION_INDEX", "")]:
+        with contextlib.suppress(KeyError, ValueError):
+            index, launches = int(here[of]), total or here[count]
+            if of == "SLURM_ARRAY_TASK_ID":
+                # An array may begin anywhere and go in steps; of one that is a list, the place is not told.
+                low, high, step = (int(here[f"SLURM_ARRAY_TASK_{name}"]) for name in ("MIN", "MAX", "STEP"))
+                index = (index - low) // step if (high - low) // step + 1 == int(launches) else int(launches)
+            told[", ".join(f"{name}={here[name]}" for name in (of, count) if name)] = f"{index + 1}/{launches}"
+    return told
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a command does of the parts of a run, in a `scratch` folder of its own; `about` stands in the records.
+
+    `finishes`: whether it is the command that measures, which does all that is missing; other launches do theirs.
+    """
+
+    launch: Launch
+    scratch: Path
+    about: Mapping[str, Any]
+    finishes: bool
+
+    def parts(self, plan: Plan) -> range:
+        """The parts that are this launch's, done or not."""
+        return range(self.launch.index, plan.parts, self.launch.count)
+
+    def work(self, folder: Folder) -> Folder:
+        """Where shards and journals of the store in a folder are written until their part is whole."""
+        place = self.scratch / folder.below
+        with writing(place):
+            place.mkdir(parents=True, exist_ok=True)
+        return Folder(place)
+
+
+@contextlib.contextmanager
+def scratch_of(run: Path, launch: str) -> Generator[Path]:
+    """A folder on the local disk for what a launch has in hand: the same one when it is given again on this machine.
+
+    Another process that has the same in hand keeps that folder, and this one gets one that nobody finds again.
+    """
+    own = Path(tempfile.gettempdir()) / f"diagnostics-{os.getuid()}"
+    place = own / hashlib.blake2b(f"{run}\0{launch}".encode(errors="surrogateescape"), digest_size=12).hexdigest()
+    with contextlib.ExitStack() as held:
+        with writing(own):
+            own.mkdir(mode=0o700, exist_ok=True)
+        try:
+            if own.is_symlink() or own.stat().st_uid != os.getuid():
+                raise StorageError(f"{own} is not yours.", code="unwritable")
+            held.enter_context(lock(place))
+        except StorageError:
+            place = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="diagnostics-")))
+        yield place
+        Folder(place.parent).prune(place.name)
+
+
+def seal_part(store: Store, part: int, files: Mapping[str, int], about: Mapping[str, Any]) -> None:
+    """Puts the files of a whole part (with their bytes) from where they were written into the run, its record last.
+
+    Raises StorageError where another launch put others there, or the disk fails.
+    """
+    rows, digests = store.plan.rows_of(part), dict[str, str]()
+    with writing(store.path, f"while part {part + 1} was sealed; "):
+        for name, length in files.items():
+            data = store.work.get(name, length)
+            digests[name] = digest(data)
+            if not put_same(store.folder, name, data):
+                there = _words(read_record(store, part)) or "a launch that did not finish the part"
+                raise StorageError(
+                    f"{store.path / name} differs from what this launch computed ({there} there, {_words(about)} "
+                    f"here): give all launches one batch size, kind of device and kernel, or choose another --out.",
+                    code="other-run",
+                )
+        record = {"run": store.mark, "rows": [rows.start, rows.stop], "files": digests, **about}
+        with contextlib.suppress(FileExistsError):  # of another launch, whose files are the same
+            store.folder.put_new(record_of(part), seal(record), flushed=True)
+        store.work.delete(files)
+
+
+def put_same(folder: Folder, name: str, data: bytes) -> bool:
+    """Writes a new file; where there is one, whether it has the same bytes."""
+    try:
+        folder.put_new(name, data, flushed=True)
+    except FileExistsError:
+        file = folder.head(name)
+        return file is not None and file.st_size == len(data) and folder.get(name, len(data)) == data
+    return True
+
+
+def read_record(store: Store, part: int) -> dict[str, Any]:
+    """The record of a part; empty where there is none that can be read."""
+    with contextlib.suppress(OSError, DamagedError):
+        return unseal(store.folder.get(record_of(part), MOST_RECORD))
+    return {}
+
+
+def _words(about: Mapping[str, Any]) -> str:
+    """How a part was computed, as far as its last digits may depend on it."""
+    if not about:
+        return ""
+    torch = about["versions"].get("torch", "")
+    return f"{about['device']}, attention {about['kernel']}, batches of {about['batch_size']}, torch {torch}"
+
+
+def mixture(store: Store) -> str:
+    """How the parts of a store were computed, as a sentence, where not all in one way; "" where they were."""
+    ways = sorted({_words(read_record(store, part)) for part in range(store.plan.parts)} - {""})
+    return f"Parts were computed in several ways, which differ in last digits: {'; '.join(ways)}." if ways[1:] else ""

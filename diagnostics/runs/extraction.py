@@ -1,0 +1,380 @@
+"""The extraction of one call of `run`, or of one launch of it: the encoder and its controls, into their stores."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import fields
+from typing import Any, Protocol
+
+import torch
+from torch.utils.data import default_collate
+
+from diagnostics.activations.contract import StoredTarget, shuffle
+from diagnostics.activations.extract import OnGrids, extract, refuse_other_folder
+from diagnostics.activations.folder import Folder, check_room, reading, writing
+from diagnostics.activations.observe import observe
+from diagnostics.activations.parts import Launch, Share, scratch_of
+from diagnostics.activations.plan import plan
+from diagnostics.activations.prepare import find_difference
+from diagnostics.activations.run_files import CONTROLS, ENCODER
+from diagnostics.activations.store import Store, is_run
+from diagnostics.encoders.attention.kernels import attention_in, explain_attention
+from diagnostics.encoders.encoder import Encoder
+from diagnostics.encoders.modules import computing, random_kept
+from diagnostics.encoders.taps import Tap
+from diagnostics.errors import DiagnosticsError, StorageError, describe, enumerated, explaining
+from diagnostics.measures.base import Measure
+from diagnostics.progress import Progress, Watch, silent
+from diagnostics.report.progress_bars import watching
+from diagnostics.runs.controls.kinds import control_encoders
+from diagnostics.runs.controls.names import WEIGHTS, control_of
+from diagnostics.runs.options import Request
+from diagnostics.runs.record import Call, Provenance, refuse_other_seed
+from diagnostics.runs.setup import Setup, cost_of, read_tokens, streamed_targets
+from diagnostics.runs.streamed import AlongExtraction
+from diagnostics.vocabulary import Compute
+
+LOG = logging.getLogger("diagnostics")
+MOST_PARTS = 10**6
+
+
+@random_kept()
+def extract_parts(request: Request, launch: Launch, watch: Watch | None = None) -> dict[str, Any]:
+    """The parts of one launch of a run that several extract together; nothing is measured.
+
+    Returns what is there of each store, the encoder's and the controls' by name: `parts` and those that are `missing`,
+    numbered from 1. Raises DiagnosticsError where the run is another than the one asked for.
+    """
+    return _launched(Setup(request), launch, watch)
+
+
+def _launched(setup: Setup, launch: Launch, watch: Watch | None) -> dict[str, Any]:
+    refuse_unshareable(setup)
+    with writing(setup.out):
+        setup.folder.parent.mkdir(parents=True, exist_ok=True)
+    with watching(watch) as shown, share_of(setup, launch, finishes=False) as share:
+        folder = Folder(setup.folder)
+        with reading(setup.out):
+            refuse_other_seed(folder, setup.request.seed)
+        try:
+            return Extraction(setup, folder, shown, share).do_parts()
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"Interrupted: give launch {launch} again to continue.") from None
+
+
+class Submits(Protocol):
+    """What an executor is needed for: Dask's, submitit's and Python's own have it."""
+
+    def submit(self, act: Callable[..., Any], /, *args: Any) -> Any:
+        """Has a function called elsewhere; what it returns has `result()`."""
+        ...
+
+
+@random_kept()
+def submit_parts(request: Request, executor: Submits, watch: Watch | None = None) -> None:
+    """Has an executor extract what is missing of a run, one task a part; nothing is measured.
+
+    Raises DiagnosticsError where encoder or dataset is no name, which alone can be sent, and where a task fails.
+    """
+    for name in ("encoder", "dataset"):
+        if not isinstance(getattr(request, name), str):
+            raise DiagnosticsError(
+                f"With executor= the {name} is built in other processes, and an object cannot be sent there: give its "
+                f"name, as on the command line (scheme:name, file.py:function, or a folder that was saved).",
+                code="bad-type",
+            )
+    # Without lists, tasks know the same request again.
+    values: dict[str, Any] = {each.name: getattr(request, each.name) for each in fields(request)}
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    request = Request(**values | {"out": Setup(request).folder})
+    # A launch beyond all parts makes the stores, and says what is missing of them.
+    stores = extract_parts(request, Launch(MOST_PARTS, MOST_PARTS + 1), watch)
+    count = max(of["parts"] for of in stores.values())
+    missing = sorted({part for of in stores.values() for part in of["missing"]})
+    with watching(watch) as shown:
+        try:
+            submitted = [executor.submit(extract_part, request, f"{part}/{count}") for part in missing]
+            for done, task in enumerate(submitted):
+                shown(Progress("extracting parts by the executor", done, len(submitted)))
+                task.result()
+        except DiagnosticsError:
+            raise
+        except Exception as error:  # of any engine
+            raise DiagnosticsError(
+                f"The executor failed on a part ({describe(error)}): what is done is kept, so mend that and give the "
+                f"same call again.",
+                code="process-ended",
+            ) from error
+
+
+@random_kept()
+def extract_part(request: Request, launch: str) -> None:
+    """A task of an executor, in whatever process: a launch whose encoder stays for the next one."""
+    _launched(_setup(request), Launch.of(launch), silent)
+
+
+@functools.lru_cache(maxsize=1)
+def _setup(request: Request) -> Setup:
+    return Setup(request)
+
+
+@contextlib.contextmanager
+def share_of(setup: Setup, launch: Launch, *, finishes: bool) -> Generator[Share]:
+    """What a command does of a shared run; see `Share`."""
+    about = {"device": kind_of(setup.device), "kernel": setup.request.attention}
+    with scratch_of(setup.folder, "the rest" if finishes else str(launch)) as scratch:
+        yield Share(launch, scratch, about | {"versions": Call.now(setup.request.seed, {}).versions}, finishes)
+
+
+def kind_of(device: str) -> str:
+    """The kind of a device, as far as last digits may depend on it."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return f"{device} {torch.backends.cpu.get_cpu_capability()}" if device == "cpu" else device
+
+
+def refuse_unshareable(setup: Setup) -> None:
+    """Raises for what launches cannot do part by part."""
+    request = setup.request
+    if request.fresh:
+        raise DiagnosticsError(
+            "--fresh cannot be given with --part, since each launch would drop what the others did: choose another "
+            "--out.",
+            code="conflict",
+        )
+    if setup.dense == "streamed" and not setup.dataset.ragged and (names := streamed_targets(setup)):
+        raise DiagnosticsError(
+            f"The sums of a dense target ({enumerated(names)}) are not gathered part by part: give --dense stored or "
+            f"--dense none with --part.",
+            code="unsupported",
+        )
+
+
+class Extraction:
+    """The encoder and its controls through the same extraction; with a `share`, a launch's parts of them."""
+
+    def __init__(self, setup: Setup, folder: Folder, watch: Watch, share: Share | None) -> None:
+        self.setup, self.request, self.folder, self.watch = setup, setup.request, folder, watch
+        self.share = share
+        self.made_beside: list[Folder] = []
+        """The places of stores that were made beside them."""
+        self.told = False
+        """True after the cost was said."""
+        request, there = setup.request, self._store_there(folder)
+        if request.dense is None and there and there.plan.token_samples == len(setup.dataset):
+            setup.dense = "stored"  # of an earlier call with a larger budget
+        self.version = Call.now(request.seed, {}).version
+        self.options = {"device": setup.device, "batch_size": request.batch_size, "workers": request.workers}
+        self.passes: dict[str, Any] = {**self.options, "watch": watch}
+        """How passes over the dataset are made, for `extract` and `observe`."""
+        by_place = [m for m in setup.measures if m.needs != "pooled"] if setup.dataset.ragged else []
+        self.by_place: Sequence[Measure] = by_place
+        """Measures over tokens, left out where samples of unequal length have no common places."""
+        self.measures = [m for m in setup.measures if m not in by_place]
+        self.controls: dict[str, Callable[[], Encoder]] = {}
+        if setup.draws:
+            self.controls = control_encoders(setup.encoder, setup.dataset, request.seed, setup.draws)
+
+    def do_parts(self) -> dict[str, Any]:
+        """This launch's parts of the encoder and of each control that can be made."""
+        stores = {ENCODER: self._extract_encoder()}
+        for name in self.controls:
+            try:
+                if measures := self._measures_of(name):
+                    stores[name] = self._extract_control(name, measures, stores[ENCODER])[1]
+            except NoControlError as error:
+                LOG.info("%s is left to the command that measures: %s", name, error)
+        return {
+            name or self.setup.encoder.name: {
+                "parts": store.plan.parts,
+                "missing": [] if store.complete else [part + 1 for part in store.missing_parts],
+            }
+            for name, store in stores.items()
+        }
+
+    def _extract_encoder(self) -> Store:
+        request, setup = self.request, self.setup
+        launched = self.share is not None and not self.share.finishes
+        about = Provenance.of(
+            setup.encoder,
+            setup.dataset,
+            request.seed,
+            encoder_spec=setup.encoder_spec,
+            dataset_spec=setup.dataset_spec,
+        ).to_attrs()
+        if launched:
+            about |= {"seed": request.seed, CONTROLS: [*self.controls]}
+        store = self._extract(setup.encoder, self.folder, setup.taps, about, self.measures, announced=True)
+        self.folder = store.folder
+        if launched:
+            return store
+        # Before any of them is there: what is not listed is never removed.
+        store.set_attrs(
+            seed=request.seed, **{CONTROLS: [*dict.fromkeys([*store.attrs.get(CONTROLS, ()), *self.controls])]}
+        )
+        self._observe(setup.encoder, store, self.measures)
+        return store
+
+    def _measures_of(self, control_name: str) -> list[Measure]:
+        """The measures that apply to a control."""
+        whole = self.request.control_measures == "all" and control_of(control_name) in WEIGHTS
+        return [m for m in self.measures if not m.pairwise and (m.kinds or whole)]
+
+    def _extract_control(self, name: str, measures: Sequence[Measure], store: Store) -> tuple[Encoder, Store]:
+        """A control encoder and its store, beside the encoder's; raises as `_measure_control`."""
+        has_weights = control_of(name) in WEIGHTS
+        with self._making_control():
+            encoder = self.controls[name]()
+            encoder = encoder if has_weights else encoder.sized_for(self.setup.dataset[0])
+            # Test units can only be paired where the same samples keep their tokens.
+            return encoder, self._extract(
+                encoder,
+                self.folder.inside(f"{CONTROLS}/{name}"),
+                self.setup.taps if has_weights else encoder.taps,
+                {},
+                measures,
+                token_samples=store.plan.token_samples,
+                computed=has_weights,
+            )
+
+    @contextlib.contextmanager
+    def _making_control(self) -> Generator[None]:
+        """Turns an error of a control's encoder into the reason why there is no such control."""
+        try:
+            yield
+        except StorageError:
+            raise
+        except DiagnosticsError as error:
+            raise NoControlError(str(error)) from error
+        except Exception as error:  # whatever a strange module does when it is copied or drawn afresh
+            made = f"it cannot be made from {self.setup.encoder.name}: {describe(error)}."
+            raise NoControlError(made) from error
+
+    def _extract(
+        self,
+        encoder: Encoder,
+        place: Folder,
+        taps: Sequence[Tap],
+        about: Mapping[str, Any],
+        measures: Sequence[Measure],
+        *,
+        announced: bool = False,
+        token_samples: int | None = None,
+        computed: bool = True,
+    ) -> Store:
+        """The store of an encoder's activations; `announced`: whether the cost of it and of its controls is told first.
+
+        Tokens are kept where `measures` read them. `computed`: whether it is a model, whose pass is
+        computed as was asked for.
+        """
+        request, setup, samples = self.request, self.setup, len(self.setup.dataset)
+        # What controls without the encoder give has one token and one pooling.
+        poolings = [name for name in setup.poolings or () if name in encoder.poolings] or None
+        with_tokens, probes = read_tokens(measures, setup.dataset, setup.dense)
+        there = self._store_there(place)
+        # Who names a budget wants the encoder's, but for those that were removed since.
+        with_tokens = with_tokens or (announced and bool(setup.token_budget) and not (there and there.complete))
+        rule = (encoder, taps, samples, setup.token_budget, request.precision, poolings)
+        planned = plan(*rule, token_samples, probes)
+        if there and there.plan.samples == samples and token_samples is None and setup.token_budget is None:
+            # An earlier call may have kept more, of which measures without a probe read as many.
+            planned = plan(*rule, max(planned.token_samples, there.plan.token_samples))
+
+        def before_first_byte(seconds: float, again: int, dense: OnGrids) -> None:
+            if announced:
+                self.told = not again
+                measured = {name: self._measures_of(name) for name in self.controls}
+                read = {
+                    name: read_tokens(theirs, setup.dataset, setup.dense)[0]
+                    for name, theirs in measured.items()
+                    if theirs
+                }
+                kept = planned if with_tokens else planned.without_tokens
+                cost = cost_of(setup, kept, read, seconds=seconds, again=again, dense=dense)
+                self.watch(cost)
+                if not is_run(place):
+                    check_room(place.path, cost.bytes)
+
+        def streamed(new: Store) -> list[StoredTarget]:
+            new.seed = request.seed
+            targets = {name: target for name, target in new.targets().items() if name not in setup.unprobeable}
+            more = shuffle(new, targets) if announced and setup.draws else {}
+            return [*targets.values(), *more.values()]
+
+        # Of a shared run no command sees all samples pass.
+        summed = measures if setup.dense == "streamed" and self.share is None else ()
+        along = AlongExtraction(encoder, summed, streamed, self.version)
+        compute: Compute = request.compute if computed else "float32"
+        with encoder.on(setup.device), computing(compute, setup.device):
+            if announced:
+                self._explain_attention(encoder, taps)
+                if request.fresh or not is_run(place):
+                    refuse_other_folder(place)
+                    with attention_in(request.attention):
+                        why = find_difference(encoder, setup.dataset, taps, compute)
+                    about = {**about, "repeatable": not why, "unrepeatable": why}
+            with attention_in(request.attention if computed else "auto"):
+                extracted = functools.partial(
+                    extract,
+                    encoder,
+                    setup.dataset,
+                    place,
+                    planned,
+                    about=about,
+                    fresh=request.fresh,
+                    with_tokens=with_tokens,
+                    before_first_byte=before_first_byte,
+                    along=along,
+                    compute=compute,
+                    **self.passes,
+                )
+                store = extracted(share=self.share)
+                if with_tokens and store.complete and store.tokens_removed:
+                    # The launches left out what a measure of this command reads.
+                    store = extracted()
+                along.write()
+        if store.path != place.path:
+            self.made_beside.append(place)
+        store.device, store.choose_on, store.seed = setup.device, setup.choose_on, request.seed
+        return store
+
+    def _store_there(self, place: Folder) -> Store | None:
+        """The store that this call goes on with; None without one, or where it cannot be read, as is said later."""
+        with contextlib.suppress(DiagnosticsError):
+            return None if self.request.fresh else Store(place)
+        return None
+
+    def _explain_attention(self, encoder: Encoder, taps: Sequence[Tap]) -> None:
+        """Raises where the kernel that was asked for cannot compute the encoder's attention; logs which one `auto`
+        comes to.
+        """
+        kernel = self.request.attention
+        if kernel == "auto" and not LOG.isEnabledFor(logging.INFO):
+            return
+        with explaining(f"{encoder.name} fails on its own example"):
+            batch, names = default_collate([encoder.preprocess(encoder.example())]), [tap.name for tap in taps]
+            ran = explain_attention(
+                kernel, lambda: encoder.capture(batch, names, lambda *_: None), encoder.name, "--compute bf16"
+            )
+        if ran:
+            LOG.info("attention of %s: %s", encoder.name, ran)
+
+    def _observe(self, encoder: Encoder, store: Store, measures: Sequence[Measure]) -> None:
+        observations = [measure.observation for measure in measures if measure.observation is not None]
+        with self._passing(encoder):
+            observe(encoder, self.setup.dataset, store, observations, version=self.version, **self.passes)
+
+    @contextlib.contextmanager
+    def _passing(self, encoder: Encoder, *, computed: bool = True) -> Generator[None]:
+        """An encoder on the device, whose passes compute as was asked for; `computed`: as in `_extract`."""
+        request, device = self.request, self.setup.device
+        compute: Compute = request.compute if computed else "float32"
+        with encoder.on(device), computing(compute, device), attention_in(request.attention if computed else "auto"):
+            yield
+
+
+class NoControlError(Exception):
+    """Why a control cannot be measured; the run goes on without it."""
