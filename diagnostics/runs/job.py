@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -220,7 +221,7 @@ class _Job(Extraction):
         self, setup: Setup, folder: Folder, watch: Watch, workers: Workers, share: Share | None = None
     ) -> None:
         super().__init__(setup, folder, watch, share)
-        self.measure_all = workers.measure_all
+        self.workers, self.measure_all = workers, workers.measure_all
         request = self.request
         asked = {"compute": request.compute, "attention": request.attention, "choose_on": setup.choose_on}
         self.call, self.started = Call.now(request.seed, self.options | asked), time.monotonic()
@@ -354,6 +355,7 @@ class _Job(Extraction):
                 version=self.call.version,
                 asked=self.request.dense is not None,
                 before=before,
+                solve=functools.partial(self.workers.solve, what=encoder.name),
                 **self.passes,
             )
         assert isinstance(view, Store)

@@ -34,6 +34,7 @@ from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.dense import DenseRows, EachToken, Judged, JudgedRows, Sums, TokenMap
 from diagnostics.measures.probes.least_squares import FOLDS, PENALTIES, Moments, RidgePath, choose, folds
 from diagnostics.measures.probes.protocol import Rows
+from diagnostics.measures.threads import one_thread
 from diagnostics.progress import Progress, Watch
 from diagnostics.vocabulary import SPLITS, ChooseOn
 
@@ -43,20 +44,27 @@ MOST_BYTES = 3 * 10**9
 """Of the sums of all blocks up to which they are gathered along with the extraction, in memory."""
 
 
+Solved = tuple[dict[str, float], dict[int | None, TokenMap]]
+"""Numbers that are chosen at a tap, and what is fitted there without a block, or on all (None)."""
+
+
 @dataclass(eq=False)
-class _Read:
+class Read:
     """A target that a measure reads from sums, and what is found out about it, by tap."""
 
-    measure: Measure
-    target: StoredTarget
     dense: DenseRows
     sums: Sums
     readouts: dict[str, dict[int | None, TokenMap]] = field(default_factory=dict[str, dict[int | None, TokenMap]])
-    """Fitted without a block, or on all (None)."""
+    """Of `Solved`."""
     numbers: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
     judged: dict[str, list[JudgedRows]] = field(default_factory=lambda: defaultdict(list))
     tried: dict[str, list[list[JudgedRows]]] = field(default_factory=dict[str, list[list[JudgedRows]]])
     """Of each variant of the readout without the first block."""
+
+    @classmethod
+    def of(cls, view: Activations, measure: Measure, target: StoredTarget) -> Read:
+        """Raises as `DenseRows.of`; `view`: all of whose samples have tokens."""
+        return cls(DenseRows.of(measure.name, view, target), measure.sums(target))
 
     def choose_variants(self) -> None:
         """Leaves of each tap's variants the one of least loss on val, of equal ones the last."""
@@ -131,13 +139,14 @@ def stream(
     watch: Watch,
     asked: bool,
     before: Callable[[float, int], None],
+    solve: Callable[[Store, Sequence[Read]], Mapping[tuple[str, str], Any]],
 ) -> Activations:
     """The store with what `measures` read of dense `targets` by sums, for their `compute`.
 
     Sums that the store has are not gathered again. `before` is told how many passes over all samples follow, and the
-    bytes that they write. Raises DiagnosticsError for a sample that cannot be read, StorageError where the disk is
-    full. Where tokens represent no data it raises GapsError if streaming was `asked` for, and otherwise has that in
-    place of what was read.
+    bytes that they write. `solve` gives what other processes find with `solve_at`, by "" and tap. Raises
+    DiagnosticsError for a sample that cannot be read, StorageError where the disk is full. Where tokens represent no
+    data it raises GapsError if streaming was `asked` for, and otherwise has that in place of what was read.
     """
     view = store.with_other(token_samples=len(store.ids), streamed={})
     reads = list(_reads(view, measures, targets))
@@ -146,12 +155,14 @@ def stream(
     passes = _Passes(encoder, dataset, store, device=device, batch_size=batch_size, workers=workers, watch=watch)
     left = _BlockSums(store, reads, range(FOLDS), version)
     before(passes_over(store.split, store.choose_on, gathered=not left.missing), left.bytes)
-    held_out = range(FOLDS) if store.choose_on == "fit" else (0,)
     try:
         if left.missing:
             passes.gather(reads, version)
-        _solve(store, reads, held_out)
-        for block in (*held_out, None):
+        solved = solve(store, reads)
+        for tap in store.taps:
+            for read, found in (solved.get(("", tap.name)) or solve_at(store, reads, tap)).items():
+                reads[read].numbers[tap.name], reads[read].readouts[tap.name] = found
+        for block in (*_held_out(store), None):
             passes.judge(reads, block)
             if block == 0:
                 for read in reads:
@@ -159,29 +170,32 @@ def stream(
     except GapsError as error:
         if asked:
             raise
-        view.streamed = {(read.measure.name, read.dense.digest): error for read in reads}
+        view.streamed = {(read.dense.measure, read.dense.digest): error for read in reads}
     else:
-        view.streamed = {(read.measure.name, read.dense.digest): (read.numbers, read.judged) for read in reads}
+        view.streamed = {(read.dense.measure, read.dense.digest): (read.numbers, read.judged) for read in reads}
     return view
 
 
-def _solve(store: Store, reads: Sequence[_Read], held_out: Iterable[int]) -> None:
-    """Chooses the penalty of each tap from sums, and fits without each block that is held out, and on all."""
-    for tap in store.taps:
-        paths: dict[tuple[str, int], RidgePath] = {}
-        for read in (read for read in reads if tap.name in read.dense.reads):
-            blocks = _blocks(store, read.dense, read.sums, tap)
-            errors, some = np.zeros(len(PENALTIES)), blocks.keys() & held_out
+@one_thread()
+def solve_at(store: Store, reads: Iterable[Read], tap: Tap) -> dict[int, Solved]:
+    """The penalty of each read at a tap, chosen from sums, and its fits, by the place of the read."""
+    solved, paths = dict[int, Solved](), dict[tuple[str, int], RidgePath]()
+    for i, read in enumerate(reads):
+        if blocks := _blocks(store, read.dense, read.sums, tap):
+            errors, some = np.zeros(len(PENALTIES)), [block for block in _held_out(store) if block in blocks]
             for block in some:
                 others, key = _without(blocks, block), (read.dense.mask_digest, block)
                 # Features are decomposed once for all targets whose known places are the same.
                 path = paths[key] = paths[key].of_columns(others) if key in paths else RidgePath.from_moments(others)
                 errors += [blocks[block].squared_error(path, penalty).sum() for penalty in PENALTIES]
             penalty = choose(errors)
-            read.numbers[tap.name] = {"penalty": penalty}
-            read.readouts[tap.name] = {
-                block: read.sums.solve(read.dense, _without(blocks, block), penalty) for block in (*some, None)
-            }
+            fits = {block: read.sums.solve(read.dense, _without(blocks, block), penalty) for block in (*some, None)}
+            solved[i] = {"penalty": penalty}, fits
+    return solved
+
+
+def _held_out(store: Store) -> Iterable[int]:
+    return range(FOLDS) if store.choose_on == "fit" else (0,)
 
 
 def readout(store: Store, probe: Measure, target: StoredTarget, tap: Tap, choice: Mapping[str, float]) -> EachToken:
@@ -214,12 +228,12 @@ def block_bytes(taps: Iterable[Tap], masks: int, columns: int) -> int:
     return 8 * sum(d * (d + 1) // 2 * masks + d * columns for d in features)
 
 
-def _reads(view: Activations, measures: Sequence[Measure], targets: Sequence[StoredTarget]) -> Iterator[_Read]:
+def _reads(view: Activations, measures: Sequence[Measure], targets: Sequence[StoredTarget]) -> Iterator[Read]:
     for measure in measures:
         for target in targets:
             if target.kind in measure.streams and measure.reads(target):
                 with contextlib.suppress(DiagnosticsError):  # then it says so when it is measured
-                    yield _Read(measure, target, DenseRows.of(measure.name, view, target), measure.sums(target))
+                    yield Read.of(view, measure, target)
 
 
 def _gram(dense: DenseRows, block: int) -> str:
@@ -278,7 +292,7 @@ class _Passes:
         self.size = batch_size or BATCH.get(device.partition(":")[0], BATCH["cpu"])
         self.block = _block_of(store)
 
-    def each(self, rows: np.ndarray, reads: Sequence[_Read], step: str, visit: _Visit) -> None:
+    def each(self, rows: np.ndarray, reads: Sequence[Read], step: str, visit: _Visit) -> None:
         """One pass over some rows: `visit` gets a tap, rows, and their grid tokens, float32 [row, token, feature]."""
         batches = [rows[start : start + self.size] for start in range(0, len(rows), self.size)]
         taps = [tap.name for tap in self.store.taps if any(tap.name in read.dense.reads for read in reads)]
@@ -294,7 +308,7 @@ class _Passes:
                 done += len(positions)
                 self.watch(Progress(f"{step} of {encoder.name}", done, len(rows)))
 
-    def gather(self, reads: Sequence[_Read], version: str) -> None:
+    def gather(self, reads: Sequence[Read], version: str) -> None:
         """Writes what is missing of the sums of all blocks."""
         known = np.any([read.dense.known.any(axis=1) for read in reads], axis=0)
         origins = _origins(self.encoder, self.store)
@@ -306,7 +320,7 @@ class _Passes:
                 self.each(rows, reads, f"summing block {block + 1} of {FOLDS}", sums.add)
                 sums.write()
 
-    def judge(self, reads: Sequence[_Read], block: int | None) -> None:
+    def judge(self, reads: Sequence[Read], block: int | None) -> None:
         """Judges the samples of a block by the readouts that were fitted without it; None: those of test."""
         rows = np.flatnonzero(self.block == (FOLDS if block is None else block))
         rows = rows[np.any([read.dense.known[rows].any(axis=1) for read in reads], axis=0)]
@@ -338,12 +352,12 @@ class _Passes:
 class _BlockSums:
     """Sums of some blocks at all taps, in memory: those that the store does not have."""
 
-    def __init__(self, store: Store, reads: Sequence[_Read], blocks: Iterable[int], version: str) -> None:
+    def __init__(self, store: Store, reads: Sequence[Read], blocks: Iterable[int], version: str) -> None:
         self.store, self.state = store, {"by": __name__, "version": version}
         self.block = _block_of(store)
         # Of the features once for all targets whose known places are the same.
         self.parts = {name(read.dense, 0): (name, read) for read in reads for name in (_gram, _products)}
-        self.missing: dict[str, tuple[_Name, _Read]] = {}
+        self.missing: dict[str, tuple[_Name, Read]] = {}
         for name, read in self.parts.values():
             for block in blocks:
                 if not store.has_observed(name(read.dense, block), 0, self.state):

@@ -33,6 +33,7 @@ from diagnostics.measures.threads import one_thread
 from diagnostics.progress import Progress, Watch
 from diagnostics.registry import offered
 from diagnostics.runs.setup import chosen_measures
+from diagnostics.runs.streamed import Read, solve_at
 
 LOG = logging.getLogger("diagnostics")
 PROCESS_BYTES = 2 * 10**9
@@ -82,7 +83,7 @@ class Source:
     """Members in which they may differ from the store."""
     permute: bool
 
-    def open(self) -> tuple[Activations, dict[str, StoredTarget]]:
+    def open(self) -> tuple[Store, dict[str, StoredTarget]]:
         """The activations, and their targets by name."""
         store, targets = _open(self.place)
         activations = store.with_other(**self.members)
@@ -108,7 +109,7 @@ class Task:
     tap: str
     pairs: tuple[Pair, ...]
 
-    def find(self, activations: Activations, targets: Mapping[str, StoredTarget]) -> Iterator[_Found]:
+    def find(self, activations: Store, targets: Mapping[str, StoredTarget]) -> Iterator[_Found]:
         """All that is found, with its key of `Activations.ready`; what fails does so again where it is asked for."""
         tap = next((tap for tap in activations.taps if tap.name == self.tap), None)
         for name, of in self.pairs:
@@ -119,6 +120,23 @@ class Task:
                 else:
                     found = measure.compute(activations, target, activations.seed)
                 yield (measure.key(target), self.tap), found
+
+
+@dataclass(frozen=True)
+class Solving(Task):
+    """Measures with streamed targets at one tap, fitted together from the sums in the store."""
+
+    shuffled: tuple[bool, ...]
+    """Of each pair, whether its target is."""
+
+    def find(self, activations: Store, targets: Mapping[str, StoredTarget]) -> Iterator[_Found]:
+        view = activations.with_other(token_samples=len(activations.ids))
+        with contextlib.suppress(Exception, SystemExit):
+            (tap,) = (tap for tap in view.taps if tap.name == self.tap)
+            sets = targets, shuffle(view, targets)
+            pairs = zip(self.pairs, self.shuffled, strict=True)
+            reads = [Read.of(view, _measure(name), sets[mixed][of]) for (name, of), mixed in pairs]
+            yield ("", self.tap), solve_at(view, reads, tap)
 
 
 @functools.cache
@@ -170,19 +188,27 @@ class Workers:
     ) -> Measured:
         """As `measure_all`, whose parts are shared out."""
         # On a GPU measures compute there, many taps at once.
-        tasks = tasks_of(measures, activations, targets) if self.processes else []
-        if tasks and not activations.device.startswith("cuda"):
-            members = {name: getattr(activations, name) for name in ("taps", "choose_on", "seed", "split")}
-            source = Source(activations.path, members, any(target.shuffled for target in targets.values()))
-            here = functools.partial(Task.find, activations=activations, targets=targets)
-            ready = self._share(source, tasks, here, what)
+        if self.processes and not activations.device.startswith("cuda"):
+            tasks = tasks_of(measures, activations, targets)
+            ready = self.share(tasks, activations, targets, f"measuring {what}")
             activations = activations.with_other(ready=ready)
         return measure_all(measures, activations, targets, asked=asked, what=what, watch=self.watch)
 
-    def _share(
-        self, source: Source, tasks: Sequence[Task], here: Callable[[Task], Iterator[_Found]], what: str
+    def solve(self, store: Store, reads: Sequence[Read], what: str) -> dict[tuple[str, str], Any]:
+        """What `solve_at` finds at each tap, where other processes can make the measures of all reads by name."""
+        of = [(read.dense.measure, read.dense.target.name) for read in reads]
+        mixed = tuple(read.dense.target.shuffled for read in reads)
+        tasks = [Solving(tap.name, tuple(of), mixed) for tap in store.taps]
+        return self.share(tasks, store, store.targets(), f"solving {what}")
+
+    def share(
+        self, tasks: Sequence[Task], activations: Store, targets: Mapping[str, StoredTarget], step: str
     ) -> dict[tuple[str, str], Any]:
-        """The findings of all tasks; this process does some of them too."""
+        """The findings of all tasks; this process does some of them too. Nothing where it is the only one."""
+        if not self.processes or not tasks:
+            return {}
+        members = {name: getattr(activations, name) for name in ("taps", "choose_on", "seed", "split")}
+        source = Source(activations.path, members, any(target.shuffled for target in targets.values()))
         todo, done, found = deque(tasks), deque[Task](), dict[tuple[str, str], Any]()
 
         def work(find: Callable[[Task], Iterable[_Found]]) -> Iterator[str]:
@@ -200,14 +226,14 @@ class Workers:
 
         others = [self.threads.submit(deal, process) for process in self.processes]
         with one_thread():
-            for now in work(here):
-                self.watch(Progress(f"measuring {what} by tap", len(done), len(tasks), now))
+            for now in work(lambda task: task.find(activations, targets)):
+                self.watch(Progress(f"{step} by tap", len(done), len(tasks), now))
                 for other in others:
                     if other.done():
                         other.result()
         for other in others:
             other.result()
-        self.watch(Progress(f"measuring {what} by tap", len(tasks), len(tasks)))
+        self.watch(Progress(f"{step} by tap", len(tasks), len(tasks)))
         return found
 
 

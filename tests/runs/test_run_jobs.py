@@ -134,16 +134,19 @@ def test_an_interrupt_leaves_no_process(tmp_path: Path, started: list[Any]) -> N
     assert process.process.poll() is not None
 
 
-def test_targets_that_are_not_streamed_are_shared_out(tmp_path: Path, started: list[Any]) -> None:
-    options: dict[str, Any] = {"measures": "linear_probe", "report": False, "dense": "streamed", "controls": False}
-    one, several = (dx.run(tiny_image_encoder(), images(), out=tmp_path / str(n), jobs=n, **options) for n in (1, 2))
-    (process,) = started
-    found = {name for name, _ in process.keys}
-    assert found
-    assert found <= {"linear_probe/kind", "linear_probe/level", "linear_probe/hour"}
-    assert [*values(several)] == [*values(one)]
-    for key, result in values(one).items():
-        xr.testing.assert_identical(values(several)[key], result)
+def test_what_is_streamed_is_solved_by_all_processes_to_the_last_digit(tmp_path: Path, started: list[Any]) -> None:
+    options: dict[str, Any] = {"measures": "linear_probe,segmentation_probe", "report": False, "dense": "streamed"}
+    one, *several = (
+        dx.run(tiny_image_encoder(), images(), out=tmp_path / str(n), jobs=n, **options) for n in (1, 2, 3)
+    )
+    assert {"/linear_probe/height", "/segmentation_probe/scene"} <= values(one).keys()
+    for run in several:
+        assert [*values(run)] == [*values(one)]
+        for key, result in values(one).items():
+            xr.testing.assert_identical(values(run)[key], result)
+    found = {name for process in started for name, _ in process.keys}
+    # Of streamed targets all that is fitted at a tap together.
+    assert found == {"", "linear_probe/kind", "linear_probe/level", "linear_probe/hour"}
 
 
 def test_a_measure_that_is_an_object_is_no_task() -> None:

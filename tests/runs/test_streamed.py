@@ -263,7 +263,7 @@ def bytes_of(found: Any) -> int:
 
 
 def test_what_is_judged_takes_few_bytes_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reads, choose = list[Any](), streamed._Read.choose_variants
+    reads, choose = list[Any](), streamed.Read.choose_variants
     tried = list[int]()
 
     def watched(self: Any) -> None:
@@ -271,7 +271,7 @@ def test_what_is_judged_takes_few_bytes_a_sample(tmp_path: Path, monkeypatch: py
         tried.append(bytes_of(self.tried))
         choose(self)
 
-    monkeypatch.setattr(streamed._Read, "choose_variants", watched)
+    monkeypatch.setattr(streamed.Read, "choose_variants", watched)
     run = measure(tmp_path, measures="segmentation_probe")
     (read,) = reads
     # Of union and loss of three classes a number each, and the row.

@@ -1,9 +1,8 @@
 """Probes from single tokens to a dense target: reading block by block, ridge regression, and scores of depth.
 
-Tokens are those that are stored, or a pass gathers sums of them (`Sums`): a linear reader needs of its rows only their
-number, means and products. These are gathered over the blocks of `folds` (val, and four parts of train, each of whole
-groups), so that the fit without a block is a sum of the others'; a second pass then judges every sample by a fit that
-has not seen it.
+Tokens are those that are stored, or a pass gathers sums of them (`Sums`), over the blocks of `folds` (val, and four
+parts of train, each of whole groups), so that the fit without a block is a sum of the others'; a second pass then
+judges every sample by a fit that has not seen it.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import hashlib
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -43,6 +42,7 @@ from diagnostics.measures.statistics import Losses
 from diagnostics.vocabulary import Kind
 
 Align = Literal["scale", "scale_shift"]
+_ALIGNED: dict[str, Align | None] = {"": None, "aligned_": "scale_shift"}
 THRESHOLD = 1.25
 R2_OF_TOKENS = "R2 against the mean of the tokens fitted: 1 - sum (y - prediction)^2 / sum (y - mean)^2"
 
@@ -89,6 +89,11 @@ def depth_metrics(prediction: Any, truth: Any, *, align: Align | None = None) ->
         >>> round(depth_metrics(prediction, truth, align="scale").rmse, 4)
         0.0
     """
+    return DepthMetrics(**{name: float(of.mean()) for name, of in depth_by_sample(prediction, truth, align).items()})
+
+
+def depth_by_sample(prediction: Any, truth: Any, align: Align | None) -> dict[str, Tensor]:
+    """The numbers that `depth_metrics` averages, by name, of each sample with a known place."""
     t = as_tensor(truth)
     p = as_tensor(prediction).to(t.device)
     if p.shape != t.shape or t.ndim < 2:
@@ -108,17 +113,16 @@ def depth_metrics(prediction: Any, truth: Any, *, align: Align | None = None) ->
         )
     there = known.any(dim=1)
     p, t, known = p[there], t[there], known[there]
-    if len(t) == 0:
-        return DepthMetrics(*[float("nan")] * 5)
     weight = known.to(t.dtype) / known.sum(dim=1, keepdim=True)
     # Unknown places get a harmless pair of values, and no weight.
     p, t = p.where(known, 1.0), t.where(known, 1.0)
     if align is not None:
         p = _aligned(p, t, weight, shift=align == "scale_shift")
     ratio = torch.maximum(p / t, t / p).where(p > 0, torch.inf)
-    deltas = ((weight * (ratio < THRESHOLD**power)).sum(dim=1) for power in (1, 2, 3))
-    by_sample = [(weight * (p - t) ** 2).sum(dim=1).sqrt(), (weight * (p - t).abs() / t).sum(dim=1), *deltas]
-    return DepthMetrics(*(float(values.mean()) for values in by_sample))
+    means = {"rmse": (p - t) ** 2, "abs_rel": (p - t).abs() / t}
+    means |= {f"delta{power}": ratio < THRESHOLD**power for power in (1, 2, 3)}
+    by_sample = {name: (weight * of).sum(dim=1) for name, of in means.items()}
+    return by_sample | {"rmse": by_sample["rmse"].sqrt()}
 
 
 def _aligned(p: Tensor, t: Tensor, weight: Tensor, *, shift: bool) -> Tensor:
@@ -391,22 +395,19 @@ class DenseProbe(Probe):
 def _read_from_sums(dense: DenseRows, sums: Sums, found: Streamed, seed: int) -> xr.Dataset:
     """The result of what was chosen and judged."""
     chosen, judged = found
-    rows, splits = dense.rows, list[Split](("test", "val"))
-    if dense.activations.choose_on == "fit":
-        splits.append("fit")
+    splits: tuple[Split, ...] = ("test", "val", "fit") if dense.activations.choose_on == "fit" else ("test", "val")
+    rows = dense.rows
     losses, numbers = dict[str, Sequence[np.ndarray]](), dict[str, dict[str, Any]]()
     for tap, parts in judged.items():
         order = np.concatenate([each for each, _ in parts])
         place = np.full(len(dense.known), len(order))  # no place, for a sample that was not judged
         place[order] = np.arange(len(order))
-        each = {name: np.concatenate([of[name] for _, of in parts]) for name in parts[0][1]}
-        losses[tap] = [
-            sum_by_unit(each[of][place[getattr(rows, split)]].astype(np.float64), rows, split)
-            for split in splits
-            for of in ("loss", "reference")
-        ]
-        test = {name: of[place[rows.test]].astype(np.float64) for name, of in each.items()}
-        numbers[tap] = {**chosen[tap], **sums.beside(test)}
+        each = [np.concatenate([judged[of] for _, judged in parts]) for of in ("loss", "reference")]
+        by_split = [(of[place[getattr(rows, split)]].astype(np.float64), split) for split in splits for of in each]
+        losses[tap] = [sum_by_unit(of, rows, split) for of, split in by_split]
+        test = [of for some, of in parts if some[0] in rows.test]
+        joined = {name: np.concatenate([of[name] for of in test]).astype(np.float64) for name in test[0]}
+        numbers[tap] = {**chosen[tap], **sums.beside(joined)}
     return _result(dense, losses, numbers, sums.stated(dense) | {"tokens": "streamed"}, seed)
 
 
@@ -449,8 +450,8 @@ def _result(
 class TokenRidge(DenseProbe):
     """R2 of ridge from each tap's grid tokens to a `token_value` target; see `DenseRows`.
 
-    Of a target that is positive everywhere, as depth is, also the numbers of `depth_metrics`, and under `aligned_`
-    those after aligning factor and offset of each sample. Taps without a grid that has the target get NaN.
+    Of a positive target, as depth is, also the numbers of `depth_metrics`, and under `aligned_` those after aligning
+    factor and offset of each sample. Taps without a grid that has the target get NaN.
     """
 
     def choose(self, dense: DenseRows, tap: Tap, seed: int) -> TokenChoice:
@@ -468,21 +469,25 @@ class TokenRidge(DenseProbe):
     ) -> tuple[np.ndarray, np.ndarray]:
         return (truth - guess)[:, None] ** 2, (truth[:, None] - readout.mean_y.numpy()) ** 2
 
-    def beside(self, dense: DenseRows, readout: LinearMaps, test: TokenRead) -> dict[str, float]:
-        if not dense.positive:
-            return {}
-        rows = dense.rows.test
-        truth = np.where(dense.known, dense.values, np.nan)[rows]
-        prediction = np.full_like(truth, np.nan)
-        prediction[dense.known[rows]] = test.guess
-        aligned = asdict(depth_metrics(prediction, truth, align="scale_shift"))
-        return asdict(depth_metrics(prediction, truth)) | {f"aligned_{k}": v for k, v in aligned.items()}
+    def beside(self, dense: DenseRows, readout: LinearMaps, test: TokenRead) -> dict[str, Any]:
+        rows, prediction = dense.rows.test, np.full(dense.known.shape, np.nan)
+        prediction[dense.mask(rows)] = test.guess
+        return {name: of.mean() for name, of in _depth_numbers(dense, prediction[rows], rows).items()}
 
     def stated(self, dense: DenseRows, readouts: Mapping[str, Any]) -> dict[str, Any]:
         return {"functional": R2_OF_TOKENS, "penalties": list(PENALTIES)}
 
     def sums(self, target: StoredTarget) -> Values:
         return Values()
+
+
+def _depth_numbers(dense: DenseRows, prediction: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Numbers of `depth_metrics` of some rows, [row], also after aligning; none where a value is not above 0."""
+    if not dense.positive:
+        return {}
+    truth = np.where(dense.known, dense.values, np.nan)[rows]
+    found = {prefix: depth_by_sample(prediction, truth, align) for prefix, align in _ALIGNED.items()}
+    return {prefix + name: of.numpy() for prefix, each in found.items() for name, of in each.items()}
 
 
 def split_moments(dense: DenseRows, tap: Tap) -> tuple[Moments, Moments]:
@@ -521,7 +526,7 @@ class TokenMap(ShortRepr, TapReadouts):
 
 
 Judged = Mapping[str, np.ndarray]
-"""`loss` and `reference` [sample, part] of samples, and by name further numbers [sample]."""
+"""`loss` and `reference` [sample, part] of samples, and of those of test by name further numbers [sample]."""
 JudgedRows = tuple[np.ndarray, Judged]
 """Some rows, and what was judged of them."""
 Streamed = tuple[Mapping[str, Mapping[str, float]], Mapping[str, Sequence[JudgedRows]]]
@@ -579,12 +584,7 @@ class Values(Sums):
             "loss": np.nansum((truth - guess) ** 2, axis=1)[:, None],
             "reference": np.nansum((truth - readout.bias[0, 0]) ** 2, axis=1)[:, None],
         }
-        if not dense.positive:
-            return judged
-        for prefix, align in (("", None), ("aligned_", "scale_shift")):
-            each = [asdict(depth_metrics(g[None], t[None], align=align)) for g, t in zip(guess, truth, strict=True)]
-            judged |= {f"{prefix}{name}": np.array([of[name] for of in each]) for name in each[0]}
-        return judged
+        return judged | (_depth_numbers(dense, guess, rows) if rows[0] in dense.rows.test else {})
 
     def stated(self, dense: DenseRows) -> dict[str, Any]:
         return {"functional": R2_OF_TOKENS, "penalties": list(PENALTIES)}
