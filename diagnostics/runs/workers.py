@@ -16,9 +16,10 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -38,6 +39,8 @@ from diagnostics.runs.streamed import Read, solve_at
 LOG = logging.getLogger("diagnostics")
 PROCESS_BYTES = 2 * 10**9
 """Memory that a process may need: libraries, pooled values that it keeps, and what it computes with."""
+WORTH = 10.0
+"""CPU seconds of tasks from which other processes are started, each of which takes about 4 to start."""
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -164,15 +167,17 @@ def tasks_of(measures: Sequence[Measure], activations: Activations, targets: Map
 
 
 class Workers:
-    """`jobs` processes that measure, this one among them; `close` ends the others."""
+    """Up to `jobs` processes that measure, this one and others from when tasks take long; `close` ends those."""
 
     def __init__(self, jobs: int, watch: Watch) -> None:
-        self.watch = watch
-        self.processes = [_Process() for _ in range(jobs - 1)]
+        self.jobs, self.watch = jobs, watch
+        self.spent = 0.0
+        """CPU seconds of tasks so far, in this process."""
+        self.processes = list[_Process]()
         self.threads = ThreadPoolExecutor(jobs)
 
     def close(self) -> None:
-        """Ends them at once, whatever they do."""
+        """Ends the others at once, whatever they do."""
         for process in self.processes:
             process.end()
         self.threads.shutdown()
@@ -188,7 +193,7 @@ class Workers:
     ) -> Measured:
         """As `measure_all`, whose parts are shared out."""
         # On a GPU measures compute there, many taps at once.
-        if self.processes and not activations.device.startswith("cuda"):
+        if self.jobs > 1 and not activations.device.startswith("cuda"):
             tasks = tasks_of(measures, activations, targets)
             ready = self.share(tasks, activations, targets, f"measuring {what}")
             activations = activations.with_other(ready=ready)
@@ -204,8 +209,8 @@ class Workers:
     def share(
         self, tasks: Sequence[Task], activations: Store, targets: Mapping[str, StoredTarget], step: str
     ) -> dict[tuple[str, str], Any]:
-        """The findings of all tasks; this process does some of them too. Nothing where it is the only one."""
-        if not self.processes or not tasks:
+        """The findings of all tasks; this process does some of them too. Nothing where no other may."""
+        if self.jobs == 1:
             return {}
         members = {name: getattr(activations, name) for name in ("taps", "choose_on", "seed", "split")}
         source = Source(activations.path, members, any(target.shuffled for target in targets.values()))
@@ -224,13 +229,20 @@ class Workers:
                 pass
             deque(work(functools.partial(process.find, source)), maxlen=0)
 
-        others = [self.threads.submit(deal, process) for process in self.processes]
+        others, start = list[Future[None]](), time.thread_time()
         with one_thread():
             for now in work(lambda task: task.find(activations, targets)):
+                seconds = time.thread_time() - start
+                # Those ahead are taken to last as long as those that are done.
+                ahead = self.spent + seconds * len(tasks) / max(1, len(done))
+                if not others and (self.processes or ahead >= WORTH):
+                    self.processes = self.processes or [_Process() for _ in range(self.jobs - 1)]
+                    others = [self.threads.submit(deal, process) for process in self.processes]
                 self.watch(Progress(f"{step} by tap", len(done), len(tasks), now))
                 for other in others:
                     if other.done():
                         other.result()
+        self.spent += time.thread_time() - start
         for other in others:
             other.result()
         self.watch(Progress(f"{step} by tap", len(tasks), len(tasks)))

@@ -71,7 +71,13 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             return found
 
     monkeypatch.setattr(workers, "_Process", Kept)
+    monkeypatch.setattr(workers, "WORTH", 0.0)
     return every
+
+
+def test_no_process_starts_for_less_work_than_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "_Process", None)
+    assert measured(tmp_path, 2, controls=False).results
 
 
 def test_any_number_of_processes_finds_the_same_to_the_last_digit(tmp_path: Path, started: list[Any]) -> None:
