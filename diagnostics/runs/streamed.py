@@ -179,17 +179,18 @@ def stream(
 @one_thread()
 def solve_at(store: Store, reads: Iterable[Read], tap: Tap) -> dict[int, Solved]:
     """The penalty of each read at a tap, chosen from sums, and its fits, by the place of the read."""
-    solved, paths = dict[int, Solved](), dict[tuple[str, int], RidgePath]()
+    # Features are read and decomposed once for all targets whose known places are the same.
+    solved, grams, paths = dict[int, Solved](), dict[str, _Features | None](), dict[str, RidgePath]()
     for i, read in enumerate(reads):
-        if blocks := _blocks(store, read.dense, read.sums, tap):
+        if blocks := _blocks(store, read.dense, read.sums, tap, grams):
             errors, some = np.zeros(len(PENALTIES)), [block for block in _held_out(store) if block in blocks]
+            others = {block: _without(blocks, block) for block in (*some, None)}
             for block in some:
-                others, key = _without(blocks, block), (read.dense.mask_digest, block)
-                # Features are decomposed once for all targets whose known places are the same.
-                path = paths[key] = paths[key].of_columns(others) if key in paths else RidgePath.from_moments(others)
+                rest, key = others[block], _gram(read.dense, block)
+                path = paths[key] = paths[key].of_columns(rest) if key in paths else RidgePath.from_moments(rest)
                 errors += [blocks[block].squared_error(path, penalty).sum() for penalty in PENALTIES]
             penalty = choose(errors)
-            fits = {block: read.sums.solve(read.dense, _without(blocks, block), penalty) for block in (*some, None)}
+            fits = {block: read.sums.solve(read.dense, rest, penalty) for block, rest in others.items()}
             solved[i] = {"penalty": penalty}, fits
     return solved
 
@@ -210,7 +211,7 @@ def readout(store: Store, probe: Measure, target: StoredTarget, tap: Tap, choice
         if None in blocks or len({stored.state["version"] for stored in blocks if stored}) > 1:
             raise damaged(store.path, f"observed/{name(dense, 0)}")
     sums: Sums = probe.sums(target)
-    solved = sums.solve(dense, _without(_blocks(store, dense, sums, tap), None), choice["penalty"])
+    solved = sums.solve(dense, _without(_blocks(store, dense, sums, tap, {}), None), choice["penalty"])
     for name, values in sums.variants.items():
         solved = solved.at(list(values).index(choice[name]))
     return EachToken(solved, tap.grid, dense.grid)
@@ -246,20 +247,35 @@ def _products(dense: DenseRows, block: int) -> str:
     return f"products-{dense.digest}-{block}"
 
 
-def _blocks(store: Store, dense: DenseRows, sums: Sums, tap: Tap) -> dict[int, Moments]:
-    """The sums at a tap of each block that has known tokens."""
+_Features = tuple[np.ndarray, int, np.ndarray, np.ndarray]
+"""The origin, number, sums [feature] and products [feature, feature] of tokens."""
+
+
+def _features(store: Store, name: str, tap: Tap) -> _Features | None:
+    if (kept := store.observed_at(name, tap.name)) is None:
+        return None
+    d = tap.features
+    n, origin, x, upper = np.split(kept[0], [1, 1 + d, 1 + 2 * d])
+    rows, columns = np.triu_indices(d)
+    xx = np.empty((d, d))
+    xx[rows, columns] = xx[columns, rows] = upper
+    return origin, int(n[0]), x, xx
+
+
+def _blocks(
+    store: Store, dense: DenseRows, sums: Sums, tap: Tap, grams: dict[str, _Features | None]
+) -> dict[int, Moments]:
+    """The sums at a tap of each block that has known tokens; `grams`: those of features that were read, by name."""
     d, origin_y = tap.features, sums.origin(dense)
     blocks: dict[int, Moments] = {}
     for block in range(FOLDS):
-        names = _gram(dense, block), _products(dense, block)
-        features, products = (store.observed_at(name, tap.name) for name in names)
+        if (name := _gram(dense, block)) not in grams:
+            grams[name] = _features(store, name, tap)
+        features, products = grams[name], store.observed_at(_products(dense, block), tap.name)
         if features is None or products is None:
             continue
-        n, origin, x, upper = np.split(features[0], [1, 1 + d, 1 + 2 * d])
-        moments = Moments(origin, origin_y)
-        moments.n, moments.x = int(n[0]), x
-        moments.xx[np.triu_indices(d)] = upper
-        moments.xx.T[np.triu_indices(d)] = upper
+        moments = Moments(features[0], origin_y)
+        _, moments.n, moments.x, moments.xx = features
         moments.y, moments.yy, xy = np.split(products[0], [len(origin_y), 2 * len(origin_y)])
         moments.xy = xy.reshape(d, -1)
         blocks[block] = moments
@@ -293,10 +309,18 @@ class _Passes:
         self.block = _block_of(store)
 
     def each(self, rows: np.ndarray, reads: Sequence[Read], step: str, visit: _Visit) -> None:
-        """One pass over some rows: `visit` gets a tap, rows, and their grid tokens, float32 [row, token, feature]."""
-        batches = [rows[start : start + self.size] for start in range(0, len(rows), self.size)]
-        taps = [tap.name for tap in self.store.taps if any(tap.name in read.dense.reads for read in reads)]
+        """One pass over some rows, but for those whose tokens are stored: `visit` gets a tap, rows, and their grid
+        tokens, float32 [row, token, feature].
+        """
         encoder, store, done = self.encoder, self.store, 0
+        taps = [tap.name for tap in store.taps if any(tap.name in read.dense.reads for read in reads)]
+        stored = rows[rows < (store.token_samples if store.plan.precision == "float32" else 0)]
+        for tap in [tap for tap in store.taps if tap.name in taps and len(stored)]:
+            for block, tokens in store.token_blocks(tap.name):
+                if len(some := stored[(stored >= block.start) & (stored < block.stop)]):
+                    visit(tap, some, torch.as_tensor(tokens[some - block.start], device=store.device))
+        rows = rows[len(stored) :]
+        batches = [rows[start : start + self.size] for start in range(0, len(rows), self.size)]
         with contextlib.closing(prepared_batches(encoder, self.dataset, batches, self.workers)) as prepared:
             for positions, batch in zip(batches, prepared, strict=True):
 

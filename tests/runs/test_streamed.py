@@ -554,6 +554,25 @@ def test_a_disk_that_is_full_in_the_middle_of_sums_loses_nothing(
     assert passes[0].startswith("summing block 3")
 
 
+def test_samples_whose_tokens_are_stored_are_not_passed_again(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes, prepared = list[int](), streamed.prepared_batches
+
+    def counted(encoder: Any, dataset: Any, batches: Any, workers: int) -> Any:
+        sizes.extend(map(len, batches))
+        return prepared(encoder, dataset, batches, workers)
+
+    monkeypatch.setattr(streamed, "prepared_batches", counted)
+    each = sum(tap.tokens * tap.features for tap in tiny_image_encoder().taps) * 4
+    again = measure(tmp_path, measures=[*MEASURES, "self_similarity"], token_budget=f"{20 * each}B")
+    kept = again.store.token_samples
+    assert 8 <= kept < len(again.store.ids)
+    assert sum(sizes) == int((again.store.split[kept:] != "train").sum())
+    for name in (HEIGHT, SCENE):
+        np.testing.assert_allclose(again.profile(name).data["score"], run.profile(name).data["score"], atol=1e-6)
+
+
 def test_token_measures_of_a_streamed_kind_keep_their_tokens(tmp_path: Path) -> None:
     class TokenShare(SegmentationProbe):
         name = "mine"
