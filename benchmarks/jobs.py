@@ -33,11 +33,11 @@ class Timed(Workers):
 
     phases: ClassVar[list[list[float]]] = []
 
-    def share(self, tasks: Any, activations: Any, targets: Any, seed: int, step: str) -> dict[tuple[str, str], Any]:
+    def share(self, tasks: Any, activations: Any, targets: Any, step: str) -> dict[tuple[str, str], Any]:
         found, seconds = dict[tuple[str, str], Any](), list[float]()
         for task in tasks:
             start = cpu()
-            found.update(task.find(activations, targets, seed))
+            found.update(task.find(activations, targets))
             seconds.append(cpu() - start)
         self.phases.append(seconds)
         return found
