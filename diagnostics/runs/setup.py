@@ -33,7 +33,7 @@ from diagnostics.runs.controls.kinds import planned_taps
 from diagnostics.runs.controls.names import INPUTS, control_of
 from diagnostics.runs.inputs import given
 from diagnostics.runs.options import Request, default_folder
-from diagnostics.runs.streamed import MOST_BYTES, block_bytes, passes_over
+from diagnostics.runs.streamed import block_bytes, fits_along, passes_over
 from diagnostics.vocabulary import BY_PLACE, DENSE, SAFE_NAME, SPLITS, ChooseOn, ControlMeasures, DenseTokens
 
 
@@ -292,7 +292,7 @@ def cost_of(
     written += _result_bytes(setup, controls) + PAGE_BYTES * setup.request.report
     # Shuffled labels are read from the encoder's own activations.
     sums = [_sum_bytes(setup, each, dense, shuffled=bool(setup.draws and not i)) for i, each in enumerate(stores)]
-    passes = passes_over(dataset.split, setup.choose_on, gathered=max(sums) <= MOST_BYTES) if any(sums) else 0
+    passes = passes_over(dataset.split, setup.choose_on, gathered=fits_along(max(sums))) if any(sums) else 0
     written += sum(sums)
     enough = planned.token_samples >= min(WANTED, planned.samples)
     return Cost(

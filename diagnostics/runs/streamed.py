@@ -36,12 +36,18 @@ from diagnostics.measures.probes.least_squares import FOLDS, PENALTIES, Moments,
 from diagnostics.measures.probes.protocol import Rows
 from diagnostics.measures.threads import one_thread
 from diagnostics.progress import Progress, Watch
+from diagnostics.runs.machine import free_bytes
 from diagnostics.vocabulary import SPLITS, ChooseOn
 
 _Visit = Callable[[Tap, np.ndarray, Tensor], None]
 _Name = Callable[[DenseRows, int], str]
 MOST_BYTES = 3 * 10**9
-"""Of the sums of all blocks up to which they are gathered along with the extraction, in memory."""
+"""Of the sums of all blocks up to which they are gathered along with the extraction, if twice as much is free."""
+
+
+def fits_along(size: float) -> bool:
+    """Test for sums of so many bytes that are gathered along with the extraction."""
+    return size <= min(MOST_BYTES, free_bytes() / 2)
 
 
 Solved = tuple[dict[str, float], dict[int | None, TokenMap]]
@@ -88,7 +94,7 @@ class AlongExtraction:
     """Gathers the sums of `measures` and of the `targets` of a new store while it is extracted.
 
     Of tokens without data nothing is gathered: the pass that misses the sums then says so. Nor of those that are not
-    finite: the extraction itself names their sample.
+    finite: the extraction itself names their sample. Where memory is short, a later pass gathers them block by block.
     """
 
     def __init__(
@@ -105,7 +111,7 @@ class AlongExtraction:
         view = store.with_other(token_samples=len(store.ids))
         reads = list(_reads(view, self.measures, self.targets(store)))
         sums = _BlockSums(store, reads, range(FOLDS), self.version)
-        if not sums.missing or sums.bytes > MOST_BYTES:
+        if not sums.missing or not fits_along(sums.bytes):
             return None
         self.sums, sums.origins = sums, _origins(self.encoder, store)
         return self._add
@@ -113,11 +119,11 @@ class AlongExtraction:
     def _add(self, batch: Any, positions: np.ndarray, tap: Tap, tokens: Tensor) -> None:
         if self.sums is not None:
             try:
-                grid = _grid_tokens(self.encoder, self.sums.store, batch, positions, tap, tokens)
-            except DiagnosticsError:
+                self.sums.add(
+                    tap, positions, _grid_tokens(self.encoder, self.sums.store, batch, positions, tap, tokens)
+                )
+            except (DiagnosticsError, MemoryError, RuntimeError):
                 self.sums = None
-            else:
-                self.sums.add(tap, positions, grid)
 
     def write(self) -> None:
         """The sums of all blocks into the store, which is whole."""

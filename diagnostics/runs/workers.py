@@ -33,6 +33,7 @@ from diagnostics.measures.base import Measure
 from diagnostics.measures.threads import one_thread
 from diagnostics.progress import Progress, Watch
 from diagnostics.registry import offered
+from diagnostics.runs.machine import free_bytes, usable_cores
 from diagnostics.runs.setup import chosen_measures
 from diagnostics.runs.streamed import Read, solve_at
 
@@ -41,40 +42,11 @@ PROCESS_BYTES = 2 * 10**9
 """Memory that a process may need: libraries, pooled values that it keeps, and what it computes with."""
 WORTH = 10.0
 """CPU seconds of tasks from which other processes are started, each of which takes about 4 to start."""
-CGROUPS = Path("/sys/fs/cgroup")
 
 
 def default_jobs(most: int) -> int:
-    """As many processes as there are cores and memory for; `PYTHON_CPU_COUNT` stands for the cores, as in Python."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores = usable_cores(int(os.environ.get("PYTHON_CPU_COUNT") or affinity), _limits("cpu.max"))
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        free = 1024 * int(Path("/proc/meminfo").read_text().partition("MemAvailable:")[2].split()[0])
-        cores = jobs_that_fit(cores, [free, *map(_room, _limits("memory.max"), _limits("memory.current"))])
-    return min(cores, most)
-
-
-def usable_cores(affinity: int, limits: Iterable[str]) -> int:
-    """The cores of an affinity, or fewer where a cgroup's `cpu.max` says so: "200000 100000" two, "max 100000" all."""
-    quotas = [int(limit) // int(period) for limit, period in map(str.split, limits) if limit != "max"]
-    return max(1, min([affinity, *quotas]))
-
-
-def jobs_that_fit(cores: int, free: Iterable[float]) -> int:
-    """The processes, of one a core, that fit in the least of some amounts of free memory in bytes."""
-    return max(1, min(cores, int(min(free) / PROCESS_BYTES)))
-
-
-def _room(limit: str, used: str) -> float:
-    return float("inf") if limit.strip() == "max" else float(limit) - float(used)
-
-
-def _limits(name: str) -> list[str]:
-    """The limits of the cgroups that this process is in, the innermost first; nothing where there are none."""
-    with contextlib.suppress(OSError):
-        own = CGROUPS / Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip().lstrip("/")
-        return [file.read_text() for each in (own, *own.parents) if (file := each / name).is_file()]
-    return []
+    """As many processes as there are cores and memory for."""
+    return max(1, min(most, usable_cores(), int(min(most, free_bytes() / PROCESS_BYTES))))
 
 
 @dataclass(frozen=True)

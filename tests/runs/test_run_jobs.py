@@ -15,9 +15,9 @@ from diagnostics.measures.apply import measure_all
 from diagnostics.measures.base import Arrays, Measure, normal
 from diagnostics.measures.geometry.spectrum import RankMe
 from diagnostics.measures.similarity.kernels import Cka
-from diagnostics.runs import workers
+from diagnostics.runs import machine, workers
 from diagnostics.runs.setup import chosen_measures
-from diagnostics.runs.workers import jobs_that_fit, tasks_of, usable_cores
+from diagnostics.runs.workers import tasks_of
 from tests.runs.test_token_probes import images
 from tests.support.planted import planted_series, planted_series_encoder
 from tests.support.refusals import refusal
@@ -170,16 +170,36 @@ def test_no_jobs_are_refused(tmp_path: Path, jobs: int) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_jobs_are_the_cores_that_may_be_used() -> None:
-    assert usable_cores(8, []) == 8
-    assert usable_cores(8, ["max 100000\n"]) == 8
-    assert usable_cores(8, ["250000 100000\n", "max 100000\n", "400000 100000"]) == 2
-    assert usable_cores(8, ["50000 100000"]) == 1
-    assert usable_cores(2, ["400000 100000"]) == 2
+@pytest.mark.parametrize(
+    ("affinity", "limits", "cores"),
+    [
+        (8, [], 8),
+        (8, ["max 100000"], 8),
+        (8, ["250000 100000", "max 100000", "400000 100000"], 2),
+        (8, ["50000 100000"], 1),
+        (2, ["400000 100000"], 2),
+    ],
+)
+def test_jobs_are_the_cores_that_may_be_used(
+    monkeypatch: pytest.MonkeyPatch, affinity: int, limits: list[str], cores: int
+) -> None:
+    monkeypatch.setenv("PYTHON_CPU_COUNT", str(affinity))
+    monkeypatch.setattr(machine, "_limits", lambda name: limits if name == "cpu.max" else [])
+    assert machine.usable_cores() == cores
 
 
-def test_jobs_fit_into_the_least_memory_that_is_free() -> None:
-    gigabyte = 10**9
-    assert jobs_that_fit(16, [64 * gigabyte]) == 16
-    assert jobs_that_fit(16, [64 * gigabyte, 9 * gigabyte, float("inf")]) == 4
-    assert jobs_that_fit(16, [gigabyte]) == 1
+def test_memory_is_free_within_the_least_room_of_a_cgroup(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {
+        "memory.max": ["max", "2000"],
+        "memory.current": ["9000", "1900"],
+        "memory.stat": ["inactive_file 5", "anon 1\ninactive_file 300\nx 2", "anon 1"],
+    }
+    monkeypatch.setattr(machine, "_limits", files.__getitem__)
+    assert machine.free_bytes() == 2000 - 1900 + 300
+
+
+@pytest.mark.parametrize(("free", "jobs"), [(64e9, 16), (9e9, 4), (1e9, 1), (float("inf"), 16)])
+def test_jobs_fit_into_the_memory_that_is_free(monkeypatch: pytest.MonkeyPatch, free: float, jobs: int) -> None:
+    monkeypatch.setattr(workers, "usable_cores", lambda: 16)
+    monkeypatch.setattr(workers, "free_bytes", lambda: free)
+    assert workers.default_jobs(20) == jobs

@@ -231,6 +231,25 @@ def test_sums_are_gathered_along_with_the_extraction(tmp_path: Path, passes: lis
     assert passes == [*(f"reading block {i}" for i in range(1, 6)), "reading test"]
 
 
+@pytest.mark.parametrize("short", ["free", "MemoryError", "RuntimeError"])
+def test_without_memory_for_all_sums_they_are_gathered_later(
+    run: Run, tmp_path: Path, passes: list[str], monkeypatch: pytest.MonkeyPatch, short: str
+) -> None:
+    def full(self: Any, *given: Any) -> None:
+        if not passes:
+            raise {"MemoryError": MemoryError, "RuntimeError": RuntimeError}[short]("not enough memory")
+        add(self, *given)
+
+    if short == "free":
+        monkeypatch.setattr(streamed, "free_bytes", lambda: 1000)
+    else:
+        add = streamed._BlockSums.add
+        monkeypatch.setattr(streamed._BlockSums, "add", full)
+    again = measure(tmp_path)
+    assert passes == [*(f"summing block {i} of 5" for i in range(1, 6)), "reading block 1", "reading test"]
+    np.testing.assert_allclose(again.profile(SCENE).data["score"], run.profile(SCENE).data["score"], atol=1e-6)
+
+
 def test_a_kill_costs_the_block_in_hand(
     run: Run, tmp_path: Path, passes: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,42 @@
+"""Cores and memory that this process may use, by its affinity, its cgroups and what is free."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def usable_cores() -> int:
+    """Those of the affinity (`PYTHON_CPU_COUNT` stands for it, as in Python), or fewer where a cgroup says so."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = int(os.environ.get("PYTHON_CPU_COUNT") or affinity)
+    # "200000 100000" are two, "max 100000" all.
+    quotas = [int(limit) // int(period) for limit, period in map(str.split, _limits("cpu.max")) if limit != "max"]
+    return max(1, min([cores, *quotas]))
+
+
+def free_bytes() -> float:
+    """Memory that is free, also within each cgroup; infinite where the system does not say."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        free = 1024 * _number(Path("/proc/meminfo").read_text(), "MemAvailable:")
+        # The outermost may have a memory.stat alone.
+        files = zip(*map(_limits, ("memory.max", "memory.current", "memory.stat")), strict=False)
+        # What files left in memory is given back when it is needed.
+        of = [(limit, int(used) - _number(stat, "inactive_file")) for limit, used, stat in files]
+        return min([free, *(int(limit) - used for limit, used in of if limit != "max")])
+    return float("inf")
+
+
+def _number(text: str, name: str) -> int:
+    return int(text.partition(name)[2].split()[0])
+
+
+def _limits(name: str) -> list[str]:
+    """What the cgroups that this process is in say, the innermost first; nothing where there are none."""
+    with contextlib.suppress(OSError):
+        own = CGROUPS / Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip().lstrip("/")
+        return [file.read_text().strip() for each in (own, *own.parents) if (file := each / name).is_file()]
+    return []
