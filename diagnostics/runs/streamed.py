@@ -8,7 +8,6 @@ later costs its own products alone. What the last pass judges is in memory until
 from __future__ import annotations
 
 import contextlib
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,9 +62,8 @@ class Read:
     readouts: dict[str, dict[int | None, TokenMap]] = field(default_factory=dict[str, dict[int | None, TokenMap]])
     """Of `Solved`."""
     numbers: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
-    judged: dict[str, list[JudgedRows]] = field(default_factory=lambda: defaultdict(list))
-    tried: dict[str, list[list[JudgedRows]]] = field(default_factory=dict[str, list[list[JudgedRows]]])
-    """Of each variant of the readout without the first block."""
+    judged: dict[str, list[list[JudgedRows]]] = field(default_factory=dict[str, list[list[JudgedRows]]])
+    """Of each variant of the readout, until one is chosen."""
 
     @classmethod
     def of(cls, view: Activations, measure: Measure, target: StoredTarget) -> Read:
@@ -74,14 +72,12 @@ class Read:
 
     def choose_variants(self) -> None:
         """Leaves of each tap's variants the one of least loss on val, of equal ones the last."""
-        for tap, tried in self.tried.items():
+        for tap, tried in self.judged.items():
             scores = [_mean_score([judged for _, judged in each]) for each in tried]
             best = len(scores) - 1 - int(np.argmax(scores[::-1]))
-            for name, values in self.sums.variants.items():
-                self.numbers[tap][name] = values[best]
-            self.judged[tap] += tried[best]
+            self.numbers[tap] |= {name: values[best] for name, values in self.sums.variants.items()}
+            self.judged[tap] = [tried[best]]
             self.readouts[tap] = {block: readout.at(best) for block, readout in self.readouts[tap].items()}
-        self.tried.clear()
 
 
 def _mean_score(judged: Sequence[Judged]) -> float:
@@ -369,12 +365,8 @@ class _Passes:
                 some = _on_grid(tokens[torch.as_tensor(known, device=tokens.device)], tap, read.dense)
                 scores = (some - mean) @ weights
                 rows = positions[known]
-                tried = [(rows, read.sums.judge(read.dense, readout, scores + each, rows)) for each in bias]
-                if len(tried) == 1:
-                    read.judged[tap.name] += tried
-                else:
-                    for variant, each in zip(read.tried.setdefault(tap.name, [[] for _ in bias]), tried, strict=True):
-                        variant.append(each)
+                for variant, each in zip(read.judged.setdefault(tap.name, [[] for _ in bias]), bias, strict=True):
+                    variant.append((rows, read.sums.judge(read.dense, readout, scores + each, rows)))
 
         self.each(rows, reads, "reading test" if block is None else f"reading block {block + 1}", visit)
 

@@ -287,7 +287,7 @@ def test_what_is_judged_takes_few_bytes_a_sample(tmp_path: Path, monkeypatch: py
 
     def watched(self: Any) -> None:
         reads.append(self)
-        tried.append(bytes_of(self.tried))
+        tried.append(bytes_of(self.judged))
         choose(self)
 
     monkeypatch.setattr(streamed.Read, "choose_variants", watched)

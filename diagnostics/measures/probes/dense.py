@@ -398,7 +398,7 @@ def _read_from_sums(dense: DenseRows, sums: Sums, found: Streamed, seed: int) ->
     splits: tuple[Split, ...] = ("test", "val", "fit") if dense.activations.choose_on == "fit" else ("test", "val")
     rows = dense.rows
     losses, numbers = dict[str, Sequence[np.ndarray]](), dict[str, dict[str, Any]]()
-    for tap, parts in judged.items():
+    for tap, (parts,) in judged.items():
         order = np.concatenate([each for each, _ in parts])
         place = np.full(len(dense.known), len(order))  # no place, for a sample that was not judged
         place[order] = np.arange(len(order))
@@ -529,8 +529,8 @@ Judged = Mapping[str, np.ndarray]
 """`loss` and `reference` [sample, part] of samples, and of those of test by name further numbers [sample]."""
 JudgedRows = tuple[np.ndarray, Judged]
 """Some rows, and what was judged of them."""
-Streamed = tuple[Mapping[str, Mapping[str, float]], Mapping[str, Sequence[JudgedRows]]]
-"""Numbers that were chosen, and what was judged, each by tap."""
+Streamed = tuple[Mapping[str, Mapping[str, float]], Mapping[str, Sequence[Sequence[JudgedRows]]]]
+"""Numbers that were chosen, and what was judged of the one variant that was, each by tap."""
 
 
 class Sums(ABC):
