@@ -19,6 +19,7 @@ from typing import Any, Literal, SupportsIndex, get_args, overload
 
 import numpy as np
 
+from diagnostics.datasets.boxes import why_no_boxes
 from diagnostics.datasets.target import LazySamples, Target, misfit, one_by_one
 from diagnostics.errors import DiagnosticsError, explaining, unknown
 from diagnostics.vocabulary import SAFE_NAME, SPLIT_OF, SPLITS, Kind, Modality
@@ -218,7 +219,7 @@ class Dataset:
                 raise DiagnosticsError(
                     f"Target {name} of {self.name} has unknown kind '{target.kind}'.", code="bad-target"
                 )
-            wrong = misfit(target)
+            wrong = misfit(target) or (target.kind == "boxes" and self.modality != "image" and "only images have boxes")
             if wrong:
                 raise DiagnosticsError(
                     f"Target {name} of {self.name} is of kind {target.kind}, but {wrong}.", code="bad-target"
@@ -366,6 +367,9 @@ def unprobeable_targets(dataset: Dataset) -> dict[str, str]:
 def _why_not(name: str, target: Target, split: np.ndarray) -> str:
     if target.kind == "masks":
         return ""  # what reads masks is not fitted
+    if target.kind == "boxes":
+        why = why_no_boxes(target.values, split, SPLITS)
+        return why and f"Target {name} {why}"
     lazy = target.values.dtype == object
     values = _extremes(target, split) if lazy else target.values.reshape(len(target.values), -1)
     classes = target.kind.endswith("label")

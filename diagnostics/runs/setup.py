@@ -426,7 +426,7 @@ def _sample_bytes(dataset: Dataset, planned: Plan) -> int:
     targets = 0
     for target in dataset.targets.values():
         first = np.asarray(target.values[0])
-        if not target.dense:
+        if not target.dense or target.kind == "boxes":
             targets += len(dataset) * first.nbytes + (0 if target.naive is None else target.naive.nbytes)
         elif first.dtype.kind == "f":
             of_each = sum(math.prod(grid) for grid in grids if len(grid) == first.ndim)

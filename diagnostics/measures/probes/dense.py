@@ -199,13 +199,13 @@ class DenseRows:
     @cached_property
     def mask_digest(self) -> str:
         """Of the grid, and of which tokens are known."""
-        return _digest(repr(self.grid.shape).encode(), np.packbits(self.known).tobytes())
+        return digest_of_bytes(repr(self.grid.shape).encode(), np.packbits(self.known).tobytes())
 
     @cached_property
     def digest(self) -> str:
         """Of the kind and the values too, where they are known."""
         values = np.where(self.known, self.values, 0).astype(np.float64).tobytes()
-        return _digest(self.mask_digest.encode(), self.target.kind.encode(), values)
+        return digest_of_bytes(self.mask_digest.encode(), self.target.kind.encode(), values)
 
     @cached_property
     def classes(self) -> np.ndarray:
@@ -533,6 +533,12 @@ class Sums(ABC):
 
     variants: ClassVar[Mapping[str, Sequence[float]]] = {}
     """At most one number of the readout, by name, that the second pass chooses on val, with its values."""
+    second_penalty: ClassVar[str] = ""
+    """The name of the penalty of its second part, where it has one."""
+
+    def rows(self, measure: str, activations: Activations, target: StoredTarget) -> DenseRows:
+        """The tokens that are read; raises where a target does not do."""
+        return DenseRows.of(measure, activations, target)
 
     @abstractmethod
     def columns(self, dense: DenseRows, rows: np.ndarray) -> np.ndarray:
@@ -549,6 +555,19 @@ class Sums(ABC):
     @abstractmethod
     def judge(self, dense: DenseRows, readout: TokenMap, said: Tensor, rows: np.ndarray) -> Judged:
         """Of what a readout says of samples, [row, token, column]."""
+
+    def second(self, dense: DenseRows) -> tuple[DenseRows, Sums] | None:
+        """Tokens of its own, and how they are read, for a second part of the readout; by default there is none."""
+        return None
+
+    def join(self, first: TokenMap, second: TokenMap) -> TokenMap:
+        """The readout of both parts, in all its variants."""
+        raise NotImplementedError(f"{type(self).__name__} has a second part, and does not say how it joins the first.")
+
+    def score(self, judged: Sequence[Judged]) -> float:
+        """By which a variant is chosen, of what was judged of val: the mean over the parts that have a reference."""
+        loss, reference = (sum(each[of].sum(axis=0) for each in judged) for of in ("loss", "reference"))
+        return float(np.nanmean(1 - loss / np.where(reference > 0, reference, np.nan)))
 
     @abstractmethod
     def stated(self, dense: DenseRows) -> dict[str, Any]:
@@ -593,5 +612,6 @@ class Values(Sums):
         return {name: np.nanmean(of) for name, of in test.items() if of.ndim == 1}
 
 
-def _digest(*parts: bytes) -> str:
+def digest_of_bytes(*parts: bytes) -> str:
+    """A short digest of what parts hold together."""
     return hashlib.blake2b(b"".join(parts), digest_size=8).hexdigest()
