@@ -1,4 +1,4 @@
-"""Tokens that hold boxes, classes alone, or neither, with the boxes of their samples; and a folder in COCO's format."""
+"""Tokens that hold boxes, classes alone, or neither, with the boxes of their samples."""
 
 from __future__ import annotations
 
