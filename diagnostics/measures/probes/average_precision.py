@@ -79,7 +79,7 @@ def match(found: Found, truth: np.ndarray, classes: int, areas: int) -> Matches:
     ours, theirs = (np.concatenate([box[:, 0], box[:, 1] - box[:, 0]], axis=1) for box in pixels)
     ranges = list(AREAS.values())[:areas]
     right, aside = np.zeros((2, areas, len(IOUS), len(ours)), dtype=bool)
-    counted = np.zeros((areas, classes), dtype=np.int32)
+    counted = np.zeros((areas, classes), dtype=np.int16)
     for of in np.unique(np.concatenate([found.classes, there[:, CLASS].astype(int)])):
         mine, known = np.flatnonzero(found.classes == of), np.flatnonzero(there[:, CLASS] == of)
         evaluation._dts[0, of] = [
@@ -104,7 +104,7 @@ def match(found: Found, truth: np.ndarray, classes: int, areas: int) -> Matches:
             right[area][:, at] = (said["dtMatches"] > 0) & ~aside[area][:, at]
             counted[area, of] = np.count_nonzero(said["gtIgnore"] == 0)
     bits = (np.packbits(each, axis=1) for each in (right, aside))
-    return Matches(found.scores, found.classes, *bits, counted=counted)
+    return Matches(found.scores, found.classes.astype(np.int16), *bits, counted=counted)
 
 
 class Curves:

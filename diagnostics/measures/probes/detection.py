@@ -23,8 +23,10 @@ from diagnostics.datasets.target import resample
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import over_taps, require_finite_tap
+from diagnostics.measures.base import Case
 from diagnostics.measures.probes.average_precision import (
     AREAS,
+    IOUS,
     MOST_FOUND,
     Curves,
     Found,
@@ -239,6 +241,24 @@ class Boxes(Sums):
         }
 
 
+COCO = "Lin et al. 2014 (1405.0312): 101 recalls from 0 to 1"
+
+
+def _matches(*right: bool) -> Matches:
+    """Of an image with two boxes, what is found of one class, likeliest first."""
+    bits = np.packbits(np.tile(right, (1, len(IOUS), 1)), axis=1)
+    scores = np.linspace(1, 0.5, len(right))
+    return Matches(scores, np.zeros(len(right), dtype=int), bits, np.zeros_like(bits), np.array([[2]]))
+
+
+def _one_wrong_between() -> float:
+    return Curves([_matches(True, False, True)]).mean(np.ones(1))
+
+
+def _drawn_twice() -> float:
+    return Curves([_matches(True, True), _matches(False)]).mean(np.array([2.0, 0.0]))
+
+
 class DetectionProbe(Probe):
     """Average precision of boxes that a linear head finds at each tap's grid tokens; see `Boxes`.
 
@@ -254,6 +274,15 @@ class DetectionProbe(Probe):
     kinds = streams = ("boxes",)
     standard = False
     losses, score_name, metric = "resampled", "AP", "mean_average_precision"
+    known_answers = (
+        Case(
+            "AP where a wrong box stands between the two that are right",
+            (51 + 50 * 2 / 3) / 101,
+            COCO,
+            _one_wrong_between,
+        ),
+        Case("AP where one of two images is drawn twice, and the other never", 1.0, COCO, _drawn_twice),
+    )
     instead = "its boxes are decoded from all tokens of an image together"
 
     def sums(self, target: StoredTarget) -> Boxes:
