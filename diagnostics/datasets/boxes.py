@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from diagnostics.errors import DiagnosticsError
+from diagnostics.vocabulary import SPLITS
 
 CLASS, ASIDE, AREA = 4, 5, 6
 """Columns behind x0, y0, x1, y1: the class; 0 for a box that counts, or why not; the area of the object."""
@@ -94,11 +95,12 @@ def misfit_of_boxes(boxes: np.ndarray, classes: Sequence[str]) -> str:
     return ""
 
 
-def why_no_boxes(boxes: np.ndarray, split: np.ndarray, parts: Sequence[str]) -> str:
-    """Why no probe can find the boxes of a target, as the end of a sentence; "" where one can."""
-    for part in parts:
-        if not (there(boxes[split == part]) & (boxes[split == part, 1:, ASIDE] == 0)).any():
-            return f"has no box in its {int((split == part).sum())} {part} samples: leave it out or use more samples."
+def why_no_boxes(name: str, boxes: np.ndarray, split: np.ndarray) -> str:
+    """Why no probe can find the boxes of a target called so, as a sentence; "" where one can."""
+    for part in SPLITS:
+        of = boxes[split == part]
+        if not (there(of) & (of[:, 1:, ASIDE] == 0)).any():
+            return f"Target {name} has no box in its {len(of)} {part} samples: leave it out or use more samples."
     return ""
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from diagnostics.datasets.boxes import misfit_of_boxes, pad_boxes
 from diagnostics.errors import DiagnosticsError, few
-from diagnostics.vocabulary import BY_PLACE, DENSE, Family, Kind
+from diagnostics.vocabulary import BY_PLACE, DENSE, SPLITS, Family, Kind
 
 
 class LazySamples(Sequence[Any]):
@@ -180,6 +180,24 @@ def one_by_one(maps: Sequence[Any]) -> np.ndarray:
     [sample].
     """
     return np.fromiter((_Map(maps, i) for i in range(len(maps))), dtype=object, count=len(maps))
+
+
+def extremes(target: Target, split: np.ndarray) -> np.ndarray:
+    """[sample, 2], the lowest and highest known value of maps that are read one by one: of each split until two values
+    differ, and the others count as unknown.
+    """
+    classes = target.kind == "token_label"
+    ends = np.full((len(split), 2), -1 if classes else np.nan)
+    for part in SPLITS:
+        rows, low, high = np.flatnonzero(split == part), np.inf, -np.inf
+        for row, maps in zip(rows, replace(target, values=target.values[rows]).blocks(), strict=False):
+            known = maps[maps >= 0 if classes else np.isfinite(maps)]
+            if known.size:
+                ends[row] = known.min(), known.max()
+                low, high = min(low, ends[row, 0]), max(high, ends[row, 1])
+            if low < high:
+                break
+    return ends
 
 
 _FORMS = {

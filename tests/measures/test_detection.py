@@ -15,7 +15,7 @@ pytest.importorskip("pycocotools", reason="pycocotools (extra images) is not ins
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from diagnostics.activations.contract import shuffled
+from diagnostics.activations.contract import shuffle
 from diagnostics.datasets.boxes import ASIDE, CLASS, CROWD, covered_boxes, pad_boxes
 from diagnostics.measures.apply import measure_all
 from diagnostics.measures.probes.average_precision import AREAS, Curves, Found, match, summary
@@ -154,13 +154,13 @@ N = 120
 
 
 def measured(
-    taps: dict[str, np.ndarray], boxes: np.ndarray, choose_on: str = "val", shuffle: bool = False
+    taps: dict[str, np.ndarray], boxes: np.ndarray, choose_on: str = "val", permuted: bool = False
 ) -> xr.Dataset:
     split = np.random.default_rng(1).choice(["train", "val", "test"], len(boxes), p=[0.5, 0.2, 0.3])
     activations, target = Tokens(taps, split.tolist()), box_target(boxes)
     activations.choose_on = choose_on
-    target = shuffled(target, activations.split, 0) if shuffle else target
-    found = measure_all([DetectionProbe()], activations, {"boxes": target}, 0)
+    targets = {"boxes": target}
+    found = measure_all([DetectionProbe()], activations, shuffle(activations, targets) if permuted else targets)
     assert not found.skipped
     return found.results["detection_probe/boxes"]
 
@@ -187,7 +187,7 @@ def test_a_tap_that_holds_boxes_is_told_from_one_with_classes_and_one_with_neith
 
 
 def test_shuffled_boxes_are_found_by_chance(boxes: np.ndarray, planted: xr.Dataset) -> None:
-    found = measured(box_tokens(boxes, 0), boxes, shuffle=True)
+    found = measured(box_tokens(boxes, 0), boxes, permuted=True)
     assert float(found["score"].sel(tap="boxes")) < 0.05
     assert "val_drawn" in found
 
@@ -206,6 +206,6 @@ def test_boxes_too_small_for_the_grid_are_refused_in_a_sentence(boxes: np.ndarra
     tiny = boxes.copy()
     tiny[:, 1:, :4] = np.where(np.isnan(tiny[:, 1:, :4]), np.nan, [0.01, 0.01, 0.02, 0.02])
     tokens = Tokens({"one": np.zeros((N, SIDE**2, 3))}, ["train", "val", "test"] * (N // 3))
-    found = measure_all([DetectionProbe()], tokens, {"boxes": box_target(tiny)}, 0)
+    found = measure_all([DetectionProbe()], tokens, {"boxes": box_target(tiny)})
     assert "detection_probe/boxes" in found.skipped
     assert not found.failed

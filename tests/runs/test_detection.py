@@ -85,6 +85,15 @@ def test_what_is_red_is_found_and_controls_stand_beside(streamed: tuple[Run, lis
     assert np.isfinite(data.attrs["over_raw_input_low"])
 
 
+def test_boxes_can_be_asked_for_later(tmp_path: Path) -> None:
+    measure(tmp_path / "run", measures=["rankme"])
+    told = list[Any]()
+    later = measure(tmp_path / "run", dense="streamed", watch=told.append)
+    (cost,) = (each for each in told if isinstance(each, Cost))
+    assert bytes_below(tmp_path / "run" / "observed") > cost.bytes / 2 > 0
+    assert later.profile(NAME).data.attrs["tokens"] == "streamed"
+
+
 def test_a_readout_of_boxes_is_refused(streamed: tuple[Run, list[Any]]) -> None:
     with refusal("not-savable", "boxes"):
         streamed[0].probe("boxes", "detection_probe")
