@@ -1,7 +1,7 @@
 """How often the intervals of average precision hold the truth, and what resampling it costs, by simulation.
 
 Two detectors find each box of an image with a chance, a little away from where it lies, and others that are not there; scores
-of the right and the wrong ones overlap. Both are as good, but for luck. The truth is what they have on 5,000 images, from which
+of the right and the wrong ones overlap. Both are as good, but for luck. The truth is what they have on 4,000 images, from which
 each draw takes a test split. As in `intervals.py`, `fit_units` is 4 times the test units, so that .972 is nominal; gaps are to miss
 the truth in at most 5 %.
 """
@@ -11,15 +11,15 @@ from __future__ import annotations
 import numpy as np
 
 from diagnostics.datasets.boxes import covered_boxes, pad_boxes
-from diagnostics.measures.probes.average_precision import Curves, Found, Matches, match
-from diagnostics.measures.statistics import Losses, drawn_scores
+from diagnostics.measures.probes.average_precision import Curves, Found, Matches, drawn_precision, match
+from diagnostics.measures.statistics import Losses
 from diagnostics.measures.verdict import paired_differences
 
 from _common import SMALLEST, cpu, finish, verdict
 
-DRAWS, MANY = (2, 300) if SMALLEST else (250, 5000)
+DRAWS, MANY = (2, 300) if SMALLEST else (200, 4000)
 CLASSES, SIDE = 3, 128.0
-SETTINGS = [(40, 0.5, "40 images, AP about .2"), (120, 0.12, "120 images, AP about .5")]
+SETTINGS = [(60, 0.5, "60 images, AP about .2"), (150, 0.12, "150 images, AP about .5")]
 """Test images, how far away boxes are found (in their sides), and a name."""
 
 
@@ -59,7 +59,7 @@ def simulate(images: int, away: float, name: str) -> list[bool]:
         some = rng.choice(MANY, images, replace=False)
         curves = [Curves([of[i] for i in some]) for of in matches]
         start = cpu()
-        drawn = drawn_scores(lambda times, curves=curves: np.array([each.mean(times) for each in curves]), units)
+        drawn = drawn_precision(curves, units)
         seconds += (cpu() - start) / 2
         losses = Losses(np.ones((2, images)), np.ones((2, images)), drawn=drawn)
         _, low, high = losses.intervals(4 * images, 0)

@@ -15,6 +15,7 @@ import numpy as np
 
 from diagnostics.datasets.boxes import AREA, ASIDE, CLASS, CROWD
 from diagnostics.errors import importing
+from diagnostics.measures.statistics import drawn_scores
 
 IOUS = np.linspace(0.5, 0.95, 10)
 """Intersection over union from which a box is found."""
@@ -172,6 +173,24 @@ class Curves:
         gained[1:] -= reached[:-1]
         # A recall of 0 is reached by what no image drawn has.
         return precision, np.where(self.is_first, reached, gained), recall
+
+
+def drawn_precision(curves: Sequence[Curves | None], unit_of: np.ndarray) -> np.ndarray:
+    """The mean of average precision at each tap, None for those without one, and in resamples of the units, as of
+    `statistics.drawn_scores`: [tap, 1 + draw].
+
+    It is too high from few images, since each precision is the largest from there on, and higher still in resamples,
+    which hold fewer of them. So resamples are moved by twice what they are too high by in the mean: about the value less
+    its bias, as far as resampling tells it, as in the basic bootstrap.
+    """
+
+    def score(times: np.ndarray) -> np.ndarray:
+        return np.array([np.nan if each is None else each.mean(times) for each in curves])
+
+    drawn = drawn_scores(score, unit_of)
+    known = np.isfinite(drawn).any(axis=1)
+    drawn[known, 1:] -= 2 * (np.nanmean(drawn[known, 1:], axis=1, keepdims=True) - drawn[known, :1])
+    return drawn
 
 
 def _sums(values: np.ndarray) -> np.ndarray:

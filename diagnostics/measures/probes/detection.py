@@ -31,6 +31,7 @@ from diagnostics.measures.probes.average_precision import (
     Curves,
     Found,
     Matches,
+    drawn_precision,
     match,
     require_pycocotools,
     summary,
@@ -40,7 +41,6 @@ from diagnostics.measures.probes.least_squares import FOLDS, PENALTIES, Moments,
 from diagnostics.measures.probes.protocol import KEEP_TOKENS, Probe, rows_of
 from diagnostics.measures.probes.segmentation import Classes
 from diagnostics.measures.result import CENTRING, CHOSEN_ON, FUNCTIONAL, POOLING, REASON, SEED, store_reasons
-from diagnostics.measures.statistics import drawn_scores
 
 CENTRE = 1.5
 """Cells from a box's centre up to which its tokens stand for it, as in FCOS."""
@@ -424,11 +424,7 @@ def _result(dense: BoxRows, sums: Boxes, found: Streamed, seed: int, more: Mappi
     variables: dict[str, Any] = dict(numbers)
     units = {"unit": rows.units, "fit_unit" if whole else "val_unit": rows.fit_units if whole else rows.val_units}
     for name, some in places.items():
-
-        def score(times: np.ndarray, name: str = name) -> np.ndarray:
-            return np.array([np.nan if each is None else each.mean(times) for each in curves[name]])
-
-        variables[name] = (("tap", "draw"), drawn_scores(score, groups[some]))
+        variables[name] = (("tap", "draw"), drawn_precision(curves[name], groups[some]))
     by_split: dict[str, np.ndarray] = {"train": rows.train, "val": rows.val, "test": rows.test}
     dense_attrs = dense.attrs()
     attrs = {
