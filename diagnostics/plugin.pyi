@@ -9,6 +9,7 @@ from diagnostics.activations.contract import Observation as Observation
 from diagnostics.activations.contract import StoredTarget as StoredTarget
 from diagnostics.activations.folder import lock as lock
 from diagnostics.checks.encoder_tests import EncoderTests as EncoderTests
+from diagnostics.datasets.boxes import pad_boxes as pad_boxes
 from diagnostics.datasets.target import on_grid as on_grid
 from diagnostics.encoders.attention.kernels import attention_in as attention_in
 from diagnostics.encoders.attention.kernels import explain_attention as explain_attention

@@ -31,7 +31,7 @@ from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, damaged, explaining
 from diagnostics.measures.arrays import gram
 from diagnostics.measures.base import Measure
-from diagnostics.measures.probes.dense import DenseRows, EachToken, Judged, JudgedRows, Sums, TokenMap
+from diagnostics.measures.probes.dense import DenseRows, EachToken, JudgedRows, Sums, TokenMap
 from diagnostics.measures.probes.least_squares import FOLDS, PENALTIES, Moments, RidgePath, choose, folds
 from diagnostics.measures.probes.protocol import Rows
 from diagnostics.progress import Progress, Watch
@@ -57,23 +57,29 @@ class _Read:
     judged: dict[str, list[JudgedRows]] = field(default_factory=lambda: defaultdict(list))
     tried: dict[str, list[list[JudgedRows]]] = field(default_factory=dict[str, list[list[JudgedRows]]])
     """Of each variant of the readout without the first block."""
+    first: _Read | None = None
+    """That of which this is the second part."""
+
+    def join_first(self) -> None:
+        """Hands what was solved of a second part to the first."""
+        if (first := self.first) is None:
+            return
+        for tap, readouts in self.readouts.items():
+            # A block without known tokens of this part changes nothing of its fit.
+            of = {b: first.sums.join(each, readouts.get(b, readouts[None])) for b, each in first.readouts[tap].items()}
+            first.readouts[tap] = of
+            first.numbers[tap][first.sums.second_penalty] = self.numbers[tap]["penalty"]
 
     def choose_variants(self) -> None:
         """Leaves of each tap's variants the one of least loss on val, of equal ones the last."""
         for tap, tried in self.tried.items():
-            scores = [_mean_score([judged for _, judged in each]) for each in tried]
+            scores = [self.sums.score([judged for _, judged in each]) for each in tried]
             best = len(scores) - 1 - int(np.argmax(scores[::-1]))
             for name, values in self.sums.variants.items():
                 self.numbers[tap][name] = values[best]
             self.judged[tap] += tried[best]
             self.readouts[tap] = {block: readout.at(best) for block, readout in self.readouts[tap].items()}
         self.tried.clear()
-
-
-def _mean_score(judged: Sequence[Judged]) -> float:
-    """Over the parts that have a reference."""
-    loss, reference = (sum(each[of].sum(axis=0) for each in judged) for of in ("loss", "reference"))
-    return float(np.nanmean(1 - loss / np.where(reference > 0, reference, np.nan)))
 
 
 class AlongExtraction:
@@ -151,6 +157,9 @@ def stream(
         if left.missing:
             passes.gather(reads, version)
         _solve(store, reads, held_out)
+        for read in reads:
+            read.join_first()
+        reads = [read for read in reads if read.first is None]
         for block in (*held_out, None):
             passes.judge(reads, block)
             if block == 0:
@@ -219,7 +228,11 @@ def _reads(view: Activations, measures: Sequence[Measure], targets: Sequence[Sto
         for target in targets:
             if target.kind in measure.streams and measure.reads(target):
                 with contextlib.suppress(DiagnosticsError):  # then it says so when it is measured
-                    yield _Read(measure, target, DenseRows.of(measure.name, view, target), measure.sums(target))
+                    sums: Sums = measure.sums(target)
+                    read = _Read(measure, target, sums.rows(measure.name, view, target), sums)
+                    yield read
+                    if second := read.sums.second(read.dense):
+                        yield _Read(measure, target, *second, first=read)
 
 
 def _gram(dense: DenseRows, block: int) -> str:

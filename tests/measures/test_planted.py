@@ -197,8 +197,8 @@ SERIES: dict[str, tuple[Claim, ...]] = {
     "event_probe/event": (lowest("eventless", "rotor", "line", "restless"), value("held", 1, 0.02)),
     "forecast_probe/ahead": (lowest("futureless", "rotor", "line", "restless"), value("held", 0.95, 0.05)),
 }
-# Those that neither run can show: a spectrum of 100 ranks, a video, and a kernel from 100 samples.
-IN_MEMORY = {"alpha_req", "label_propagation", "kernel_probe"}
+# Those that neither run can show: a spectrum of 100 ranks, a video, a kernel from 100 samples, and boxes (`test_detection`).
+IN_MEMORY = {"alpha_req", "label_propagation", "kernel_probe", "detection_probe"}
 
 # What turning all features together may change: these look at features, or at variance beside a constant.
 NOT_TURNED = {"massive_activations", "lidar"}
