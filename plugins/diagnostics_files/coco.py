@@ -74,8 +74,8 @@ def coco(path: str, sets: str, targets: str, seed: int, on_error: str) -> FileDa
         found, named, without = _photos(root, of, file)
         if categories and named != categories:
             raise DiagnosticsError(
-                f"{file.name} of {scheme} has other categories than {next(iter(files.values())).name}: give both the same, "
-                f"or read one of them by ?sets=.",
+                f"{file.name} of {scheme} has other categories than {next(iter(files.values())).name}: give both the "
+                f"same, or read one of them by ?sets=.",
                 code="conflict",
             )
         categories = named
