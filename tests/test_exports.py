@@ -13,8 +13,8 @@ from tests.support.functions import exported
 
 NAMES = {
     "diagnostics": """
-        Comparison Dataset DiagnosticsError Encoder Grid LayerProfiles LazySamples Measure Progress Question Run Site Tap
-        Target TorchEncoder __version__ build compare complete_splits dataset discover encoder encoder_of frames_of hookimpl load_encoder measure open_run padded printable run
+        Choice Comparison Dataset DiagnosticsError Encoder Grid LayerProfiles LazySamples Measure Progress Question Run Site Tap
+        Target TorchEncoder __version__ build choose compare complete_splits dataset discover encoder encoder_of frames_of hookimpl load_encoder measure open_run padded printable run
         save_encoder silent split_groups stack_taps watcher
     """,
     "diagnostics.measures.dynamics": """
@@ -57,7 +57,7 @@ CHECKS = """
     attention batch_invariance depth description determinism grid hooks identity_preprocessing
     identity_stable identity_weights in_place manual_forward no_graph padding save_and_load shapes sizes
 """
-HOOKS = "commands datasets encoders measures"
+HOOKS = "commands datasets encoders measures rules"
 
 
 @pytest.mark.parametrize("module", NAMES)

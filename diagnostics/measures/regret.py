@@ -11,43 +11,50 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from diagnostics.measures.statistics import LEVEL, RESAMPLES, Interval, Losses, interval
+from diagnostics.measures.statistics import LEVEL, Interval, Losses, interval
 from diagnostics.measures.tap_choice import standard_error
 
 
-def regret_draws(test: Losses, used: int, shares: np.ndarray, fit_units: int, seed: int) -> np.ndarray:
-    """The regret of a rule on test, and in each resample of the units, [1 + resample].
+class Regrets:
+    """The regrets of rules on one task, on test and in each resample of its units.
 
     Parameters
     ----------
     test: losses of all readers on test.
-    used: index of the reader against which it is held.
-    shares: [reader], how often the rule takes each; they add up to 1.
+    used: index of the reader against which rules are held.
     fit_units: units on which the readers were fitted; spreads the resamples as `statistics.interval` does.
     seed: of the resamples; of tasks with the same units the same, so that these are drawn together.
 
     Examples:
         >>> import numpy as np
-        >>> from diagnostics.measures.regret import regret_draws
+        >>> from diagnostics.measures.regret import Regrets
         >>> from diagnostics.measures.statistics import Losses
         >>> wrong = np.array([[0.0, 0, 0, 0], [1, 1, 0, 0]])  # of two taps on 4 units
-        >>> losses = Losses(wrong, np.ones((2, 4)), counts=True)
-        >>> float(regret_draws(losses, 0, np.array([0.5, 0.5]), 16, seed=0)[0])
+        >>> regrets = Regrets(Losses(wrong, np.ones((2, 4)), counts=True), 0, 16, seed=0)
+        >>> float(regrets.of(np.array([0.5, 0.5]))[0])
         0.25
     """
-    others = [i for i in np.flatnonzero(shares) if i != used]
-    if not others:
-        return np.zeros(1 + RESAMPLES)
-    kept, score = 1 - shares[used], test.scores
-    value = kept * score[used] - score[others] @ shares[others]
-    ours, theirs = test.at([used]).resampled(seed)[:, 0], test.at(others).resampled(seed, stream=1)
-    away = kept * ours - theirs @ shares[others] - value
-    spread = np.sqrt(1 + test.loss.shape[1] / fit_units) if fit_units else 1.0
-    return np.concatenate([[value], value + spread * away])
+
+    def __init__(self, test: Losses, used: int, fit_units: int, seed: int) -> None:
+        self.used, self.scores = used, test.scores
+        # Streams of their own, as of any two scores that are compared.
+        self.ours, self.theirs = test.at([used]).resampled(seed)[:, 0], test.resampled(seed, stream=1)
+        self.spread = float(np.sqrt(1 + test.loss.shape[1] / fit_units)) if fit_units else 1.0
+
+    def of(self, shares: np.ndarray) -> np.ndarray:
+        """[1 + resample], the regret of a rule that takes each reader with a share [reader]; the shares add up to 1."""
+        others = np.flatnonzero(shares)
+        others = others[others != self.used]
+        if not len(others):
+            return np.zeros(1 + len(self.ours))
+        kept, weights = 1 - shares[self.used], shares[others]
+        value = kept * self.scores[self.used] - self.scores[others] @ weights
+        away = kept * self.ours - self.theirs[:, others] @ weights - value
+        return np.concatenate([[value], value + self.spread * away])
 
 
 def mean_over_units(draws: Sequence[np.ndarray], units: int) -> Interval:
-    """The mean regret of some tasks from `regret_draws`, with its interval over the units of each; `units`: of the task
+    """The mean regret of some tasks as `Regrets.of` gives them, with its interval over the units of each; `units`: of the task
     with the fewest.
     """
     mean = np.mean(draws, axis=0)
@@ -58,10 +65,10 @@ def mean_over_units(draws: Sequence[np.ndarray], units: int) -> Interval:
 def mean_over_tasks(regret: np.ndarray) -> Interval:
     """The mean of regrets [encoder, task], NaN where there is none, with its interval over tasks and encoders.
 
-    The variance is that of a mean with two crossed factors from the sums of its influences by encoder and by task
-    (Cameron, Gelbach and Miller 2011, Journal of Business and Economic Statistics 29); t quantiles with the degrees of
-    freedom of Satterthwaite (1946). A factor of one level adds nothing, and without two levels of either there is no
-    interval.
+    The variance is that of the sums of its influences by encoder plus that by task, of which Cameron, Gelbach and Miller
+    (2011, Journal of Business and Economic Statistics 29) take what both hold once: with few encoders that covers too
+    little (`benchmarks/regret.py`). t quantiles with the degrees of freedom of Satterthwaite (1946). A factor of one
+    level adds nothing, and without two levels of either there is no interval.
 
     Examples:
         >>> import numpy as np
@@ -78,13 +85,11 @@ def mean_over_tasks(regret: np.ndarray) -> Interval:
     parts = [(count, count / (count - 1) * float(sums @ sums)) for count, sums in levels if count > 1]
     if not parts:
         return Interval(mean, float("nan"), float("nan"))
-    # What both factors hold was counted twice.
-    twice = float((influence**2).sum()) if len(parts) == 2 else 0.0
-    largest, total = max(part for _, part in parts), sum(part for _, part in parts)
+    total = sum(part for _, part in parts)
     if total == 0:
         return Interval(mean, mean, mean)
     freedom = total**2 / sum(part**2 / (count - 1) for count, part in parts)
-    reach = float(stdtrit(freedom, 0.5 + LEVEL / 2)) * np.sqrt(max(total - twice, largest))
+    reach = float(stdtrit(freedom, 0.5 + LEVEL / 2)) * np.sqrt(total)
     return Interval(mean, mean - reach, mean + reach)
 
 

@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy import stats
 
-from diagnostics.measures.regret import mean_over_tasks, mean_over_units, noise_floor, regret_draws
+from diagnostics.measures.regret import Regrets, mean_over_tasks, mean_over_units, noise_floor
 from diagnostics.measures.statistics import Losses
 
 # Wrong answers of three taps on ten units: scores .9, .7 and .4.
@@ -20,20 +20,20 @@ TEST = Losses(WRONG, np.ones((3, 10)), counts=True)
     [([1, 0, 0], 0.0), ([0, 1, 0], 0.2), ([0, 0, 1], 0.5), ([1 / 3] * 3, 0.7 / 3), ([0, 0.5, 0.5], 0.35)],
 )
 def test_a_regret_is_the_loss_that_is_known_by_hand(shares: list[float], by_hand: float) -> None:
-    draws = regret_draws(TEST, 0, np.array(shares, dtype=float), 40, seed=0)
+    draws = Regrets(TEST, 0, 40, seed=0).of(np.array(shares, dtype=float))
     assert draws[0] == pytest.approx(by_hand)
     # The same tap as the one used loses nothing in any resample.
     assert (draws == 0).all() == (by_hand == 0)
 
 
 def test_a_better_tap_than_the_one_used_has_a_negative_regret() -> None:
-    assert regret_draws(TEST, 2, np.array([1.0, 0, 0]), 40, seed=0)[0] == pytest.approx(-0.5)
+    assert Regrets(TEST, 2, 40, seed=0).of(np.array([1.0, 0, 0]))[0] == pytest.approx(-0.5)
 
 
 def test_an_interval_over_units_is_that_of_the_paired_difference() -> None:
     rng = np.random.default_rng(0)
     loss = rng.random((2, 400)) * [[1.0], [1.5]]
-    draws = regret_draws(Losses(loss, np.ones((2, 400))), 0, np.array([0.0, 1.0]), 0, seed=0)
+    draws = Regrets(Losses(loss, np.ones((2, 400))), 0, 0, seed=0).of(np.array([0.0, 1.0]))
     found = mean_over_units([draws], 400)
     apart = loss[1] - loss[0]
     assert found.value == pytest.approx(apart.mean())
