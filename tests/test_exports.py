@@ -50,7 +50,7 @@ MEASURES = """
     infonce kernel_probe knn_probe label_propagation lidar linear_predictability linear_probe massive_activations
     matrix_entropy mean_cosine minibatch_cka mle_dimension morans_i mutual_knn neighbour_consistency nesum
     object_discovery outlier_tokens participation_ratio position_probe procrustes pwcca rankme
-    receptive_field rsa segmentation_probe self_similarity stable_rank straightness svcca torch_cka two_nn
+    receptive_field rsa segmentation_probe self_similarity stable_rank straightness svcca tap_set torch_cka two_nn
     uniformity
 """
 CHECKS = """

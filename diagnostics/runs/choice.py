@@ -21,7 +21,7 @@ from diagnostics.measures import result as attribute
 from diagnostics.measures.apply import TINY, common_tap
 from diagnostics.measures.regret import Regrets, mean_over_tasks, mean_over_units, noise_floor
 from diagnostics.measures.result import choosing_scores, losses_of, units_fitted
-from diagnostics.measures.statistics import Interval
+from diagnostics.measures.statistics import Interval, Losses
 from diagnostics.measures.tap_rules import DIRECTIONS, OTHERS, OUTPUT, RANDOM, Evidence
 from diagnostics.registry import Entry, offered
 from diagnostics.report.numbers import format_interval, format_number, number
@@ -32,6 +32,8 @@ from diagnostics.runs.run_data import RunData
 
 FEW_TARGETS = 5
 """Targets of an encoder below which its advice says that they are few."""
+SETS = "tap_set"
+"""The measure whose sets of taps are readers too."""
 FLOOR = "noise floor of test"
 FREE = "least of the measures without labels", "largest of them"
 PUBLISHED = {"best of 3 others": 0.035, RANDOM: 0.051, OUTPUT: 0.067, "second last": 0.049}
@@ -112,6 +114,7 @@ class Cell:
             val=self._named(self.result["val_score"].values[self.candidates]),
             others=[cell.relative for cell in others],
             measured=measured,
+            sets=self.sets,
         )
 
     @property
@@ -119,18 +122,35 @@ class Cell:
         """The task without the options of its data."""
         return self.dataset.partition("?")[0], self.target
 
+    @cached_property
+    def sets(self) -> list[str]:
+        """Names of the tap sets that were read on the same test units."""
+        found = self.beside.get(SETS)
+        same = found is not None and np.array_equal(found["unit"].values, self.result["unit"].values)
+        return [str(name) for name in found["set"].values] if found is not None and same else []
+
+    @cached_property
+    def test(self) -> Losses:
+        """The losses on test of all taps, and then of the tap sets."""
+        own = losses_of(self.result, "unit")
+        if not self.sets:
+            return own
+        more = (self.beside[SETS][name].transpose("set", "unit", ...).values for name in ("set_loss", "set_reference"))
+        loss, reference = (np.concatenate(each) for each in zip((own.loss, own.reference), more, strict=True))
+        return Losses(loss, reference, own.counts)
+
     def shares(self, chosen: Any) -> np.ndarray:
-        """How often a rule takes each tap, [tap], from what it returned; raises where that is neither a candidate nor
-        shares of candidates.
+        """How often a rule takes each tap and each tap set, from what it returned; raises where that is neither a
+        candidate nor shares of candidates.
         """
         by_tap = {chosen: 1.0} if isinstance(chosen, str) else dict(chosen)
-        names = {self.taps[i] for i in self.candidates}
+        names = {*(self.taps[i] for i in self.candidates), *self.sets}
         if not by_tap.keys() <= names or not math.isclose(sum(by_tap.values()), 1.0, abs_tol=1e-6):
             raise DiagnosticsError(
                 f"it returns {chosen!r:.80}: return the name of a candidate, or shares of them that add up to 1.",
                 code="bad-value",
             )
-        return np.array([by_tap.get(tap, 0.0) for tap in self.taps])
+        return np.array([by_tap.get(tap, 0.0) for tap in [*self.taps, *self.sets]])
 
 
 def cells_of(run: RunData, encoder: str) -> list[Cell]:
@@ -362,9 +382,10 @@ def judge(cells: Sequence[Cell], rules: Mapping[str, Entry], runs: Mapping[str, 
     reasons: dict[str, str] = {}
     floors: list[float] = []
     for i, cell in enumerate(cells):
-        evidence, test = cell.evidence(cells), losses_of(cell.result, "unit")
-        regrets = Regrets(test, cell.used, units_fitted(cell.result), seed + datasets.index(cell.dataset))
-        floors.append(noise_floor(test, cell.used, cell.candidates))
+        evidence = cell.evidence(cells)
+        depths = np.append(cell.result["depth"].values, np.ones(len(cell.sets)))
+        regrets = Regrets(cell.test, cell.used, units_fitted(cell.result), seed + datasets.index(cell.dataset))
+        floors.append(noise_floor(cell.test, cell.used, cell.candidates))
         for name, rule in rules.items():
             try:
                 shares = cell.shares(rule(evidence))
@@ -373,8 +394,7 @@ def judge(cells: Sequence[Cell], rules: Mapping[str, Entry], runs: Mapping[str, 
             except (Exception, SystemExit) as error:
                 reasons[name] = f"it failed: {describe(error)}."
             else:
-                depth = float(cell.result["depth"].values @ shares)
-                draws.setdefault(name, {})[i] = regrets.of(shares), depth
+                draws.setdefault(name, {})[i] = regrets.of(shares), float(depths @ shares)
 
     def regret_of(name: str, some: Sequence[int]) -> RuleRegret:
         found = [draws[name][i] for i in some]

@@ -188,7 +188,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder, options = tmp_path_factory.mktemp("choice"), {"controls": False, "report": False, "token_budget": 0}
     made = []
     for name, seed, measures, more in (
-        ("one", 0, "linear_probe,rankme", {}),
+        ("one", 0, "linear_probe,rankme,tap_set", {}),
         ("other", 3, "linear_probe", {}),
         ("alone", 0, "linear_probe", {"taps": ["norm"]}),
         ("bare", 0, "rankme", {}),
@@ -204,6 +204,10 @@ def test_runs_are_judged_and_printed(runs: list[Path]) -> None:
     assert [advice["runs"] for advice in out["advice"]] == [1, 1]
     by_rule = {row["rule"]: row for row in out["rules"]}
     assert by_rule["rankme"]["cells"] < by_rule["random"]["cells"] and "lidar" in out["left_out"]
+    # All taps side by side lose what the set gains.
+    gain = dx.open_run(runs[0]).profile("tap_set/level").data["set_gain"].sel(set="all")
+    other = dx.open_run(runs[0]).profile("tap_set/kind").data["set_gain"].sel(set="all")
+    assert by_rule["all side by side"]["regret"]["value"] == pytest.approx(-float(gain + other) / 2)
     shown = diagnose("choose", runs[0]).out
     assert {"random", "output", "noise floor of test", "rankme"} <= {line.split("  ")[0] for line in shown.splitlines()}
     assert "second last" in diagnose("choose").out
