@@ -32,8 +32,8 @@ from diagnostics.runs.run_data import RunData
 
 FEW_TARGETS = 5
 """Targets of an encoder below which its advice says that they are few."""
-SETS = "tap_set"
-"""The measure whose sets of taps are readers too."""
+SETS, LABELS = "tap_set", "label_efficiency"
+"""The measures whose sets of taps are readers too, and that choose taps with few labels."""
 FLOOR = "noise floor of test"
 FREE = "least of the measures without labels", "largest of them"
 PUBLISHED = {"best of 3 others": 0.035, RANDOM: 0.051, OUTPUT: 0.067, "second last": 0.049}
@@ -114,6 +114,7 @@ class Cell:
             val=self._named(self.result["val_score"].values[self.candidates]),
             others=[cell.relative for cell in others],
             measured=measured,
+            by_labels=self.by_labels,
             sets=self.sets,
         )
 
@@ -121,6 +122,15 @@ class Cell:
     def data_and_target(self) -> tuple[str, str]:
         """The task without the options of its data."""
         return self.dataset.partition("?")[0], self.target
+
+    @property
+    def by_labels(self) -> dict[int, dict[str, float]]:
+        """Number of labels -> the share of draws in which each tap is the one to use with so many."""
+        found = self.beside.get(LABELS)
+        if found is None or [str(tap) for tap in found["tap"].values] != self.taps:
+            return {}
+        shares = zip(found["labels"].values, found["chosen"].values, strict=True)
+        return {int(count): dict(zip(self.taps, map(float, each), strict=True)) for count, each in shares}
 
     @cached_property
     def sets(self) -> list[str]:
@@ -145,6 +155,7 @@ class Cell:
         """
         by_tap = {chosen: 1.0} if isinstance(chosen, str) else dict(chosen)
         names = {*(self.taps[i] for i in self.candidates), *self.sets}
+        by_tap = {tap: share for tap, share in by_tap.items() if share}
         if not by_tap.keys() <= names or not math.isclose(sum(by_tap.values()), 1.0, abs_tol=1e-6):
             raise DiagnosticsError(
                 f"it returns {chosen!r:.80}: return the name of a candidate, or shares of them that add up to 1.",

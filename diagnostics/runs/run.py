@@ -127,7 +127,7 @@ class Run(RunData):
             >>> run.features("blocks.1", tokens=True).shape
             (64, 32, 48)
         """
-        return features(self.store, tap or self.tap_for(target), split, pooling, tokens)
+        return features(self.store, self.tap_for(target) if tap is None else tap, split, pooling, tokens)
 
     def export(
         self,

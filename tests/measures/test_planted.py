@@ -86,6 +86,8 @@ EXPECTED: dict[str, tuple[Claim, ...]] = {
     # Each tap alone, beside the sets.
     "tap_set/kind": (lowest(*GONE), value("rotated", 1, 0.01)),
     "tap_set/value": (lowest(*GONE), value("rotated", 1, 0.01)),
+    "label_efficiency/kind": (lowest(*GONE),),
+    "label_efficiency/value": (lowest(*GONE),),
     "linear_probe/depth": (lowest(*NO_PLACE), value("noise", 0, 0.02), value("collapsed", 0.975, 0.02)),
     "knn_probe/kind": (lowest(*GONE), value("rotated", 0.95, 0.05)),
     "attentive_probe/kind": (lowest(*GONE), value("rotated", 1, 0.05)),
@@ -209,6 +211,7 @@ NOT_TURNED = {"massive_activations", "lidar"}
 FITTED = (
     "linear_probe",
     "tap_set",
+    "label_efficiency",
     "knn_probe",
     "attentive_probe",
     "segmentation_probe",

@@ -188,7 +188,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder, options = tmp_path_factory.mktemp("choice"), {"controls": False, "report": False, "token_budget": 0}
     made = []
     for name, seed, measures, more in (
-        ("one", 0, "linear_probe,rankme,tap_set", {}),
+        ("one", 0, "linear_probe,rankme,tap_set,label_efficiency", {}),
         ("other", 3, "linear_probe", {}),
         ("alone", 0, "linear_probe", {"taps": ["norm"]}),
         ("bare", 0, "rankme", {}),
@@ -204,6 +204,7 @@ def test_runs_are_judged_and_printed(runs: list[Path]) -> None:
     assert [advice["runs"] for advice in out["advice"]] == [1, 1]
     by_rule = {row["rule"]: row for row in out["rules"]}
     assert by_rule["rankme"]["cells"] < by_rule["random"]["cells"] and "lidar" in out["left_out"]
+    assert by_rule["16 labels"]["labels"] == "16" and "256 labels" in out["left_out"]
     # All taps side by side lose what the set gains.
     gain = dx.open_run(runs[0]).profile("tap_set/level").data["set_gain"].sel(set="all")
     other = dx.open_run(runs[0]).profile("tap_set/kind").data["set_gain"].sel(set="all")
