@@ -56,7 +56,7 @@ def test_one_tap_with_all_of_the_truth_leaves_no_gain_to_any_set() -> None:
 
 def test_the_single_tap_is_read_as_the_linear_probe_reads_it() -> None:
     activations, target = planted("value", halves=True)
-    probes = measure_all([LinearProbe(), TapSet()], activations, {"y": target}, 0).results
+    probes = measure_all([LinearProbe(), TapSet()], activations, {"y": target}).results
     for end in ("score", "low", "high"):
         np.testing.assert_allclose(probes["tap_set/y"][end], probes["linear_probe/y"][end])
     assert probes["tap_set/y"].attrs["single"] == probes["linear_probe/y"].attrs["chosen_tap"]
