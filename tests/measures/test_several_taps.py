@@ -11,7 +11,6 @@ from diagnostics.measures.base import Arrays
 from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.measures.probes.several_taps import TapSet, choose_set
 from diagnostics.measures.statistics import Losses
-from tests.support.refusals import refusal
 
 N = 600
 SPLIT = np.resize(["train", "train", "train", "val", "test"], N).tolist()
@@ -79,10 +78,11 @@ def test_taps_of_unequal_width_have_no_weighted_sum_and_the_result_says_why() ->
     assert "weighted_sum" not in found["set"].values and "weighted_sum" in found.attrs["reason"]
 
 
-def test_one_tap_is_refused() -> None:
+def test_one_tap_is_left_out_with_its_reason() -> None:
     activations, target = planted("value", halves=False)
-    with refusal("too-few"):
-        TapSet().compute(activations.with_other(taps=activations.taps[-1:]), target, 0)
+    alone = activations.with_other(taps=activations.taps[-1:])
+    assert measure_all([TapSet()], alone, {"y": target}).skipped.keys() == {"tap_set/y"}
+    assert "--taps" in TapSet().compute(alone, target, 0).attrs["reason"]
 
 
 def test_the_best_of_many_sets_is_rarely_said_to_gain_where_none_does() -> None:

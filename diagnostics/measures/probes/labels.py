@@ -47,6 +47,12 @@ class Part:
     bits: np.ndarray
 
 
+class _Reader(LinearProbe):
+    """The linear probe, whose errors name the measure that uses it."""
+
+    name = "label_efficiency"
+
+
 class LabelEfficiency(ClassOrValueProbe):
     """What the linear probe reads with few labels: its `score` is the area under the curve of a tap, the mean score over
     16, 32, ... and all labels of train and val, each the mean of 3 nested draws.
@@ -68,7 +74,7 @@ class LabelEfficiency(ClassOrValueProbe):
     )  # fmt: skip
 
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
-        probe = LinearProbe()
+        probe = _Reader()
         whole = probe.task(activations, target, seed)
         fit = whole.rows.fit
         least = OF_EACH_CLASS * len(whole.numbers) if whole.label else 2
@@ -111,7 +117,7 @@ class LabelEfficiency(ClassOrValueProbe):
         """What is read with the labels of some rows, and the bits for those that come `then`."""
         split = activations.split.copy()
         split[np.setdiff1d(whole.rows.fit, labelled)] = ""
-        part, probe = activations.with_other(split=split, ready={}), LinearProbe()
+        part, probe = activations.with_other(split=split, ready={}), _Reader()
         task = probe.task(part, whole.target, seed)
         lost: list[np.ndarray] = []
         choosing: list[np.ndarray] = []

@@ -62,6 +62,12 @@ def _in_two_taps() -> xr.Dataset:
     return TapSet().compute(taps, StoredTarget("sum", "value", x.sum(axis=1)), 0)
 
 
+class _Reader(LinearProbe):
+    """The linear probe, whose errors name the measure that uses it."""
+
+    name = "tap_set"
+
+
 class TapSet(ClassOrValueProbe):
     """What sets of taps read beside the tap that is used alone: its `score` is that of each tap by itself.
 
@@ -87,12 +93,10 @@ class TapSet(ClassOrValueProbe):
     )  # fmt: skip
 
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
-        probe, depth = LinearProbe(), {tap.name: tap.depth for tap in activations.taps}
+        probe, depth = _Reader(), {tap.name: tap.depth for tap in activations.taps}
         upto = [tap for tap in activations.taps if tap.depth <= depth[activations.output_tap]]
         if len(upto) < 2:
-            raise DiagnosticsError(
-                f"{self.name} needs two taps up to the output: run with more --taps.", code="too-few"
-            )
+            return self._nothing(activations, seed)
         declared = probe.declaration(target)
         alone = probe.read_out(activations, target, seed).assign_attrs(declared)
         names = [tap.name for tap in activations.taps]
@@ -113,6 +117,14 @@ class TapSet(ClassOrValueProbe):
         )
         read = probe.read_out(there, target, seed).assign_attrs(declared)
         return self._result(activations, alone, choice.tap, read, sets=sets, reasons=reasons, seed=seed)
+
+    def _nothing(self, activations: Activations, seed: int) -> xr.Dataset:
+        """The result without a second tap."""
+        why = "there is no second tap up to the output to read beside it: run with more --taps"
+        none = dict.fromkeys(("score", "low", "high"), np.full(len(activations.taps), np.nan))
+        reasons = store_reasons((tap.name, why) for tap in activations.taps)
+        stated = {FUNCTIONAL: "", POOLING: activations.pooling, CENTRING: "", REASON: reasons, SEED: seed}
+        return over_taps(activations, none, stated)
 
     def _features(self, activations: Activations, tap: Tap) -> Tensor:
         return samples(activations.pooled(tap.name), f"Tap {tap.name} for {self.name}")
