@@ -238,9 +238,9 @@ class Choice:
         >>> import diagnostics as dx
         >>> choice = dx.choose(["runs/forecast", "runs/jepa"])
         >>> [advice.tap for advice in choice.advice]
-        ['blocks.4', 'blocks.4']
+        ['blocks.4', 'norm']
         >>> round(choice.regret("output").regret.value, 2)
-        0.35
+        0.05
     """
 
     rules: tuple[RuleRegret, ...]
