@@ -1,5 +1,5 @@
 """Terminal tables of commands without a page: what plugins offer, without importing anything heavy; the checks of an
-encoder; the self-test; the runs of a folder.
+encoder; the self-test.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from diagnostics.report.escaping import printable
 from diagnostics.report.layout import show, show_table, terminal, whole
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from diagnostics.checks.conformance import Conformance
     from diagnostics.checks.selftest import Outcome
     from diagnostics.measures.base import Measure
@@ -290,41 +288,3 @@ def print_selftest(outcomes: list[Outcome], *, full: bool = False) -> None:
     off = f", {len(wrong)} off: please report them with the output of `diagnostics selftest --json`" if wrong else ""
     each = "" if full else " Each with its source: `diagnostics selftest --full`"
     show(console, f"{len(outcomes)} known answers, {len(outcomes) - len(wrong)} right{off}.{each}")
-
-
-def print_runs(rows: list[dict[str, Any]], folder: Path) -> None:
-    """Rows of `list_runs` as a table, and below it what is wrong with those that are none or not whole."""
-    console = terminal()
-    runs = [row for row in rows if row["encoder"] is not None]
-    if runs:
-        cells = [
-            [
-                whole(row["run"]),
-                whole(row["encoder"]),
-                whole(row["dataset"]),
-                str(row["n"]),
-                "-" if row["measures"] is None else str(row["measures"]),
-                "-" if row["when"] is None else whole(row["when"][:16].replace("T", " ")),
-                whole(size(row["bytes"])),
-                "-" if row["token_bytes"] is None else whole(size(row["token_bytes"])),
-                "yes" if row["finished"] else "no",
-            ]
-            for row in runs
-        ]
-        show_table(
-            console,
-            ["run", "encoder", "dataset", "n", "measures", "when (UTC)", "size", "token size", "finished"],
-            cells,
-        )
-    for row in rows:
-        if not row["finished"]:
-            state = row["state"] if row["run"] in row["state"] else f"{row['run']}: {row['state']}"
-            show(console, printable(state), "yellow", hanging=2)
-    total, tokens = (sum(row[key] or 0 for row in runs) for key in ("bytes", "token_bytes"))
-    if not runs:
-        show(console, f"No runs below {printable(folder)}.")
-    elif tokens:
-        show(
-            console,
-            f"{size(tokens)} of {size(total)} are tokens: `diagnostics clean RUN --tokens` removes those of a run.",
-        )

@@ -239,6 +239,8 @@ class Choice:
         >>> choice = dx.choose(["runs/forecast", "runs/jepa"])
         >>> [advice.tap for advice in choice.advice]
         ['blocks.4', 'norm']
+        >>> sorted(choice.to_json())
+        ['advice', 'floor', 'left_out', 'rules', 'sentence']
         >>> round(choice.regret("output").regret.value, 2)
         0.05
     """
