@@ -57,6 +57,7 @@ from diagnostics.measures.statistics import interval as interval
 from diagnostics.measures.statistics import profile_intervals as profile_intervals
 from diagnostics.measures.statistics import resample_counts as resample_counts
 from diagnostics.measures.statistics import resampled_scores as resampled_scores
+from diagnostics.measures.tap_rules import Evidence as Evidence
 from diagnostics.options import Option as Option
 from diagnostics.options import deciding as deciding
 from diagnostics.options import decode as decode
