@@ -24,6 +24,8 @@ from diagnostics.progress import silent as silent
 from diagnostics.registry import hookimpl as hookimpl
 from diagnostics.report.escaping import printable as printable
 from diagnostics.report.progress_bars import watcher as watcher
+from diagnostics.runs.choice import Choice as Choice
+from diagnostics.runs.choice import choose as choose
 from diagnostics.runs.comparison import Comparison as Comparison
 from diagnostics.runs.comparison import compare as compare
 from diagnostics.runs.in_memory import LayerProfiles as LayerProfiles

@@ -9,6 +9,7 @@ from diagnostics.activations.contract import Observation as Observation
 from diagnostics.activations.contract import StoredTarget as StoredTarget
 from diagnostics.activations.folder import lock as lock
 from diagnostics.checks.encoder_tests import EncoderTests as EncoderTests
+from diagnostics.datasets.boxes import pad_boxes as pad_boxes
 from diagnostics.datasets.target import on_grid as on_grid
 from diagnostics.encoders.attention.kernels import attention_in as attention_in
 from diagnostics.encoders.attention.kernels import explain_attention as explain_attention
@@ -56,6 +57,7 @@ from diagnostics.measures.statistics import interval as interval
 from diagnostics.measures.statistics import profile_intervals as profile_intervals
 from diagnostics.measures.statistics import resample_counts as resample_counts
 from diagnostics.measures.statistics import resampled_scores as resampled_scores
+from diagnostics.measures.tap_rules import Evidence as Evidence
 from diagnostics.options import Option as Option
 from diagnostics.options import deciding as deciding
 from diagnostics.options import decode as decode

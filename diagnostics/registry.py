@@ -1,4 +1,4 @@
-"""The plugins and what each of them offers, by name; and their hooks: four functions, each of which returns a mapping
+"""The plugins and what each of them offers, by name; and their hooks: five functions, each of which returns a mapping
 from names to callables.
 
 A value may also be an `Entry`, which is callable too and describes itself. A plugin is a module registered under the
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from diagnostics.datasets.dataset import Dataset
     from diagnostics.encoders.encoder import Encoder
     from diagnostics.measures.base import Measure
+    from diagnostics.measures.tap_rules import Chosen, Evidence
 
 
 hookspec = pluggy.HookspecMarker("diagnostics")
@@ -51,6 +52,8 @@ class Entry:
     """Of a measure: whether it is in the standard suite."""
     source: str = ""
     """Of a measure: where it is defined."""
+    labels: str = ""
+    """Of a rule: the labels of the target that it takes, its cost."""
     path_hint: Callable[[str], str] | None = None
     """Of an encoder: given a path that is no saved encoder, a clause that says how this plugin opens it, or an empty
     text.
@@ -85,6 +88,12 @@ def measures() -> Mapping[str, Callable[[], Measure]]:
 
 @hookspec
 # pyrefly: ignore[bad-return]
+def rules() -> Mapping[str, Callable[[Evidence], Chosen]]:
+    """Name -> function from what is known without test to the tap to use, or the share of each tap."""
+
+
+@hookspec
+# pyrefly: ignore[bad-return]
 def commands() -> Mapping[str, Callable[..., Any]]:
     """Name -> function whose annotated parameters become the options of `diagnostics NAME`.
 
@@ -95,7 +104,7 @@ def commands() -> Mapping[str, Callable[..., Any]]:
 
 GROUP = "diagnostics"
 """The group of entry points under which plugins are registered."""
-EntryKind = Literal["encoder", "dataset", "measure", "command"]
+EntryKind = Literal["encoder", "dataset", "measure", "rule", "command"]
 
 
 @dataclass

@@ -16,6 +16,7 @@ from diagnostics.encoders.bare_module import Numbers, wrap
 from diagnostics.encoders.encoder import Encoder, first_shape, pinned_to
 from diagnostics.encoders.modules import chosen_poolings
 from diagnostics.encoders.pictures import to_pixels
+from diagnostics.encoders.taps import taps_together
 from diagnostics.errors import DiagnosticsError
 from diagnostics.runs.inputs import refuse_fed
 from diagnostics.runs.run import open_run
@@ -37,7 +38,7 @@ class TapFeatures(TransformerMixin, BaseEstimator):
     diagnostics.Encoder, or a
         bare torch module, which `fit` wraps for samples like the first; what was made in Python has no name, so it
         cannot be pickled.
-    tap: by default the output tap.
+    tap: by default the output tap; of several the features stand side by side.
     pooling: one pooling or several; all that the encoder has, side by side, where None.
     batch_size, device: see `Encoder.transform`.
     run, target: the folder of a run of this encoder, and a target of it (all of them where None): in place of `tap` and
@@ -68,7 +69,7 @@ class TapFeatures(TransformerMixin, BaseEstimator):
     def __init__(
         self,
         encoder: str | Encoder | nn.Module,
-        tap: str | None = None,
+        tap: str | Sequence[str] | None = None,
         pooling: str | Sequence[str] | None = None,
         batch_size: int | None = None,
         device: str | None = None,
@@ -118,12 +119,12 @@ class TapFeatures(TransformerMixin, BaseEstimator):
 
     def _names(self, encoder: Encoder) -> list[str]:
         name, pooling = self._read(encoder)
-        tap = encoder.tap(encoder.output_tap if name is None else name)
-        poolings = chosen_poolings(pooling, encoder.poolings)
-        return [f"{tap.name}_{pooling}_{i}" for pooling in poolings for i in range(tap.features)]
+        names = [encoder.output_tap] if name is None else [name] if isinstance(name, str) else taps_together(name)
+        taps, poolings = [encoder.tap(each) for each in names], chosen_poolings(pooling, encoder.poolings)
+        return [f"{tap.name}_{pooling}_{i}" for tap in taps for pooling in poolings for i in range(tap.features)]
 
-    def _read(self, encoder: Encoder) -> tuple[str | None, str | Sequence[str] | None]:
-        """The tap and the pooling: those named, or those that the run recommends."""
+    def _read(self, encoder: Encoder) -> tuple[str | Sequence[str] | None, str | Sequence[str] | None]:
+        """The tap or taps, and the pooling: those named, or those that the run recommends."""
         if self.run is None:
             if self.target is not None:
                 raise DiagnosticsError(

@@ -20,7 +20,7 @@ ControlMeasures = Literal["probes", "all"]
 """What is measured of controls with other weights: measures of targets, or all that are measured of the encoder."""
 
 Modality = Literal["image", "video", "series", "audio", "text"]
-Kind = Literal["label", "value", "token_label", "token_value", "event", "masks", "caption", "future", "state"]
+Kind = Literal["label", "value", "token_label", "token_value", "event", "boxes", "masks", "caption", "future", "state"]
 Family = Literal["semantic", "language", "spatial", "dynamics", "geometry", "similarity"]
 
 SPLITS = ("train", "val", "test")
@@ -35,8 +35,8 @@ SPLIT_OF: Mapping[str, str] = {
     "testing": "test",
 }
 """What folders, columns and other libraries call a split, in lower case -> the split."""
-DENSE = ("token_label", "token_value", "event")
-"""Kinds of target with a value for every place of a sample."""
+DENSE = ("token_label", "token_value", "event", "boxes")
+"""Kinds of target with a value for every place of a sample; of boxes, which of them it lies in."""
 BY_PLACE = (*DENSE, "masks")
 """Kinds of target whose values are maps over a sample's own axes."""
 
@@ -46,6 +46,7 @@ FAMILY_OF: Mapping[str, Family] = {
     "token_label": "spatial",
     "token_value": "spatial",
     "event": "dynamics",
+    "boxes": "spatial",
     "masks": "spatial",
     "caption": "language",
     "future": "dynamics",

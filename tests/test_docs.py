@@ -171,7 +171,7 @@ def test_every_hook_has_a_heading_equal_to_its_signature() -> None:
         for name, hook in vars(registry).items()
         if hasattr(hook, "diagnostics_spec")
     }
-    assert len(hooks) == 4
+    assert len(hooks) == 5
     assert hooks == {text for level, text in headings("how-to/plugins.md") if level == 3 and "->" in text}
 
 
@@ -323,6 +323,29 @@ def test_the_study_of_the_recipe_is_what_its_results_say(monkeypatch: pytest.Mon
     assert name in study.above(changed, "shape")
     assert f"x of {name}" in study.shown(changed)
     assert study.render(changed) != study.render(found)
+
+
+def test_the_study_of_published_layers_is_what_its_summary_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = module_in(ROOT / "docs" / "studies" / "public-layers", "study", monkeypatch)
+    assert (study.HERE / "index.md").read_text(encoding="utf-8") == study.render(study.results())
+    # Three layers; one task is best at layer 1 and loses .2 at 0 and .4 at 2; in two layer 0 is .1 ahead of the others.
+    by_task = {"Banking77Classification": (0.5, 0.7, 0.3), "STS12": (0.6, 0.5, 0.5), "STS13": (0.6, 0.5, 0.5)}
+    scores = {
+        f"{model}|{task}": {str(i): score for i, score in enumerate(by_layer)}
+        for model in study.MODELS
+        for task, by_layer in by_task.items()
+    }
+    (tmp_path / "scores.json").write_text(json.dumps(scores))
+    (tmp_path / "measures.json").write_text("{}")
+    found = study.summary(tmp_path)
+    regret = {row["rule"]: row["regret"]["value"] for row in found["all"]}
+    assert regret["the last layer"] == pytest.approx((0.4 + 0.1 + 0.1) / 3, abs=1e-4)
+    assert regret["random"] == pytest.approx((0.2 + 0.2 / 3 + 0.2 / 3) / 3, abs=1e-4)
+    # The one task learns layer 0 from both others; each of those layer 1 from the first, and the right one from the other.
+    assert regret["best of 1 other task"] == pytest.approx((0.2 + 0.05 + 0.05) / 3, abs=1e-4)
+    assert {row["cells"] for row in found["all"]} == {12}
 
 
 def test_the_gallery_shows_todays_data() -> None:

@@ -13,8 +13,8 @@ from tests.support.functions import exported
 
 NAMES = {
     "diagnostics": """
-        Comparison Dataset DiagnosticsError Encoder Grid LayerProfiles LazySamples Measure Progress Question Run Site Tap
-        Target TorchEncoder __version__ build compare complete_splits dataset discover encoder encoder_of frames_of hookimpl load_encoder measure open_run padded printable run
+        Choice Comparison Dataset DiagnosticsError Encoder Grid LayerProfiles LazySamples Measure Progress Question Run Site Tap
+        Target TorchEncoder __version__ build choose compare complete_splits dataset discover encoder encoder_of frames_of hookimpl load_encoder measure open_run padded printable run
         save_encoder silent split_groups stack_taps watcher
     """,
     "diagnostics.measures.dynamics": """
@@ -46,18 +46,18 @@ NAMES = {
 MEASURES = """
     alignment alpha_req angular_distance attention_distance attention_entropy attention_logit attention_peak
     attention_received attentive_probe caption_probe
-    cca cka cka_rbf cknna curvature dime effective_rank event_probe forecast_probe global_token_mass gulp
-    infonce kernel_probe knn_probe label_propagation lidar linear_predictability linear_probe massive_activations
+    cca cka cka_rbf cknna curvature detection_probe dime effective_rank event_probe forecast_probe global_token_mass gulp
+    infonce kernel_probe knn_probe label_efficiency label_propagation lidar linear_predictability linear_probe massive_activations
     matrix_entropy mean_cosine minibatch_cka mle_dimension morans_i mutual_knn neighbour_consistency nesum
     object_discovery outlier_tokens participation_ratio position_probe procrustes pwcca rankme
-    receptive_field rsa segmentation_probe self_similarity stable_rank straightness svcca torch_cka two_nn
+    receptive_field rsa segmentation_probe self_similarity stable_rank straightness svcca tap_set torch_cka two_nn
     uniformity
 """
 CHECKS = """
     attention batch_invariance depth description determinism grid hooks identity_preprocessing
     identity_stable identity_weights in_place manual_forward no_graph padding save_and_load shapes sizes
 """
-HOOKS = "commands datasets encoders measures"
+HOOKS = "commands datasets encoders measures rules"
 
 
 @pytest.mark.parametrize("module", NAMES)

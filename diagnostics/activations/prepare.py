@@ -23,8 +23,9 @@ from torch.utils.data import Dataset as TorchDataset
 from diagnostics.activations.metadata import COVERED
 from diagnostics.activations.plan import Plan, row_order
 from diagnostics.activations.store import Store
+from diagnostics.datasets.boxes import covered_boxes, misfit_of_boxes
 from diagnostics.datasets.dataset import Dataset
-from diagnostics.datasets.target import classes_on_grid, covered_part, events_on_grid, joined, on_grid
+from diagnostics.datasets.target import Target, classes_on_grid, covered_part, events_on_grid, joined, on_grid
 from diagnostics.encoders.encoder import Encoder, check_modality, size_for
 from diagnostics.encoders.modules import by_name, digest_of, seeded
 from diagnostics.encoders.taps import Tap
@@ -104,7 +105,7 @@ def identity(encoder: Encoder, dataset: Dataset, plan: Plan, compute: Compute) -
         ),
         "output tap": plan.output_tap,
         "seen of dense targets": "; ".join(
-            f"{name} {encoder.covers(np.shape(target.values[0]))}"
+            f"{name} {encoder.covers(_extent(dataset, target))}"
             for name, target in sorted(dataset.targets.items())
             if target.kind in BY_PLACE
         ),
@@ -192,7 +193,7 @@ def dense_targets(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap]) -> di
     """What is stored of each target that lies on a sample's own axes: name -> key -> array.
 
     Dense ones by the cells of each distinct grid, under `16x16`; masks as they are, under `covered`, those of unequal
-    extents by the nearest pixels of the smallest.
+    extents by the nearest pixels of the smallest; boxes in shares of the covered part, as of `covered_boxes`.
     """
     shapes = {tap.grid.shape for tap in taps if tap.grid.tokens > 1}
     by_cell = {"token_value": on_grid, "token_label": classes_on_grid, "event": events_on_grid}
@@ -203,6 +204,13 @@ def dense_targets(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap]) -> di
             # A panoptic number (class x 1000 + object) may not fit into 16 bits.
             fits = masks.size == 0 or (masks.min() >= -1 and masks.max() <= np.iinfo(np.int16).max)
             dense[name] = {COVERED: masks.astype(np.int16) if fits else masks}
+        elif target.kind == "boxes":
+            boxes = target.values.copy()
+            for i in np.flatnonzero(np.isnan(boxes[:, 0, 2])):
+                boxes[i, 0, 2:4] = _extent(dataset, target, int(i))[::-1]
+            if wrong := misfit_of_boxes(boxes, target.classes):
+                raise DiagnosticsError(f"Target {name} of {dataset.name}: {wrong}.", code="bad-target")
+            dense[name] = {COVERED: covered_boxes(boxes, encoder.covers)}
         elif target.dense:
             fitting = {"x".join(map(str, shape)): shape for shape in shapes if len(shape) == np.ndim(target.values[0])}
             with explaining(
@@ -215,6 +223,14 @@ def dense_targets(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap]) -> di
                 cells = zip(fitting, zip(*blocks, strict=True), strict=True)
                 dense[name] = {key: joined(parts) for key, parts in cells}
     return dense
+
+
+def _extent(dataset: Dataset, target: Target, sample: int = 0) -> tuple[int, ...]:
+    """The extents of the axes that a target by place lies on, of a sample."""
+    if target.kind != "boxes":
+        return np.shape(target.values[sample])
+    width, height = target.values[sample, 0, 2:4]
+    return np.shape(dataset[sample])[:2] if np.isnan(width) else (int(height), int(width))
 
 
 def refuse_other_behaviour(store: Store, statistics: Mapping[str, tuple[float, float]]) -> None:

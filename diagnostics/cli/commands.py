@@ -425,6 +425,24 @@ def explore(
     print(printable(path))
 
 
+@command(RUNS, "diagnostics choose runs/fracast-lorenz runs/fracast-arma")
+def choose(
+    runs: Annotated[list[Path] | None, Option("Folders of runs.", "[RUN...]", argument=True)] = None,
+    seed: Annotated[int, Option("Seed of the resamples.", "N")] = 0,
+    json: Json = False,
+) -> None:
+    """Advise which layer of an encoder to use for another target, and show what rules that choose one would have lost.
+
+    Each rule chooses without test, and its regret is read on test. Without a run, the advice is that of a study of
+    published scores.
+    """
+    from diagnostics.report.terminal import print_page
+
+    with working():
+        choice = diagnostics.choose(runs or (), seed)
+    print_json(choice.to_json()) if json else print_page(choice.page, Path())
+
+
 @command(RUNS, "diagnostics runs runs")
 def runs(
     folder: Annotated[Path, Option("Folder that contains runs, at most 4 levels down.", "DIR", argument=True)] = Path(

@@ -23,6 +23,7 @@ from diagnostics.errors import DiagnosticsError, explaining
 from diagnostics.progress import duration, size
 from diagnostics.report.escaping import printable
 from diagnostics.report.layout import show, show_table, terminal, whole
+from diagnostics.report.numbers import SIGNIFICANT, format_number
 from diagnostics.runs.derived import handed_out
 from diagnostics.specs import build
 
@@ -63,6 +64,7 @@ def inspect_encoder(
         "pooling": list(encoder.poolings),
         "identity": dict(encoder.identity),
         "lineage": dict(encoder.lineage),
+        "input": _spread(batch),
         "seconds_per_sample": min(seconds),
         "pooled_bytes_per_sample": 4 * len(encoder.poolings) * sum(tap.features for tap in encoder.taps),
         "token_bytes_per_sample": 4 * sum(tap.tokens * tap.features for tap in encoder.taps),
@@ -80,6 +82,16 @@ def inspect_encoder(
             for tap in encoder.taps
         ],
     }
+
+
+def _spread(batch: Any) -> dict[str, float] | None:
+    """Mean and standard deviation of what enters the first layer; None of what is no array of floats, as tokens of
+    texts.
+    """
+    if not isinstance(batch, torch.Tensor) or not batch.is_floating_point():
+        return None
+    numbers = batch[0].double()
+    return {"mean": float(numbers.mean()), "std": float(numbers.std(correction=0))}
 
 
 def _placement(encoder: Encoder, sample: np.ndarray) -> dict[str, Any]:
@@ -125,6 +137,9 @@ def print_inspection(inspected: dict[str, Any]) -> None:
     if how := lineage.get("how"):
         on = f", on {lineage['data']}" if lineage.get("data") else ""
         show(console, f"Made by: {printable(f'{how}{on}')}.")
+    if entering := inspected["input"]:
+        mean, std = (format_number(entering[key], SIGNIFICANT) for key in ("mean", "std"))
+        show(console, f"What enters the first layer has mean {mean} and standard deviation {std}, of one sample.")
     show(
         console,
         f"A sample takes {inspected['seconds_per_sample'] * 1e3:.1f} ms; it stores "

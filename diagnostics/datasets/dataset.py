@@ -13,13 +13,14 @@ import hashlib
 import operator
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass
 from types import MappingProxyType
 from typing import Any, Literal, SupportsIndex, get_args, overload
 
 import numpy as np
 
-from diagnostics.datasets.target import LazySamples, Target, misfit, one_by_one
+from diagnostics.datasets.boxes import why_no_boxes
+from diagnostics.datasets.target import LazySamples, Target, extremes, misfit, one_by_one
 from diagnostics.errors import DiagnosticsError, explaining, unknown
 from diagnostics.vocabulary import SAFE_NAME, SPLIT_OF, SPLITS, Kind, Modality
 
@@ -218,7 +219,7 @@ class Dataset:
                 raise DiagnosticsError(
                     f"Target {name} of {self.name} has unknown kind '{target.kind}'.", code="bad-target"
                 )
-            wrong = misfit(target)
+            wrong = misfit(target) or (target.kind == "boxes" and self.modality != "image" and "only images have boxes")
             if wrong:
                 raise DiagnosticsError(
                     f"Target {name} of {self.name} is of kind {target.kind}, but {wrong}.", code="bad-target"
@@ -366,8 +367,10 @@ def unprobeable_targets(dataset: Dataset) -> dict[str, str]:
 def _why_not(name: str, target: Target, split: np.ndarray) -> str:
     if target.kind == "masks":
         return ""  # what reads masks is not fitted
+    if target.kind == "boxes":
+        return why_no_boxes(name, target.values, split)
     lazy = target.values.dtype == object
-    values = _extremes(target, split) if lazy else target.values.reshape(len(target.values), -1)
+    values = extremes(target, split) if lazy else target.values.reshape(len(target.values), -1)
     classes = target.kind.endswith("label")
     known = np.asarray(values >= 0 if classes else np.isfinite(values))
     # A map may be known in part; a value, a forecast or a caption only as a whole.
@@ -389,24 +392,6 @@ def _why_not(name: str, target: Target, split: np.ndarray) -> str:
                 f"unknown (-1)."
             )
     return ""
-
-
-def _extremes(target: Target, split: np.ndarray) -> np.ndarray:
-    """[sample, 2], the lowest and highest known value of maps that are read one by one: of each split until two values
-    differ, and the others count as unknown.
-    """
-    classes = target.kind == "token_label"
-    ends = np.full((len(split), 2), -1 if classes else np.nan)
-    for part in SPLITS:
-        rows, low, high = np.flatnonzero(split == part), np.inf, -np.inf
-        for row, maps in zip(rows, replace(target, values=target.values[rows]).blocks(), strict=False):
-            known = maps[maps >= 0 if classes else np.isfinite(maps)]
-            if known.size:
-                ends[row] = known.min(), known.max()
-                low, high = min(low, ends[row, 0]), max(high, ends[row, 1])
-            if low < high:
-                break
-    return ends
 
 
 def _named(classes: list[int], target: Target) -> str:

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from diagnostics.datasets.boxes import misfit_of_boxes, pad_boxes
 from diagnostics.errors import DiagnosticsError, few
-from diagnostics.vocabulary import BY_PLACE, DENSE, Family, Kind
+from diagnostics.vocabulary import BY_PLACE, DENSE, SPLITS, Family, Kind
 
 
 class LazySamples(Sequence[Any]):
@@ -81,6 +82,7 @@ class Target(TargetInfo):
         `future`: float [sample] or [sample, horizon], moments after the sample;
         `token_label`, `token_value`, `event`: int class, float, or 0 and 1 [sample, *extent], dense over the sample's
         own grid axes (pixels, steps, frames and pixels);
+        `boxes`: of each image any number of boxes around objects, as `plugin.pad_boxes` takes and gives them;
         `masks`: int [sample, *extent], which object a place belongs to (from 1; 0 background);
         `caption`: float [sample, feature], text embeddings of each sample's caption, equal rows for equal captions.
         Unknown values are NaN; unknown labels and masks are -1.
@@ -122,6 +124,8 @@ class Target(TargetInfo):
 
     def __post_init__(self) -> None:
         given: Any = self.values
+        if self.kind == "boxes" and isinstance(given, (list, tuple)):
+            given = pad_boxes(given)
         lazy = isinstance(given, LazySamples) or (isinstance(given, list) and len(set(map(np.shape, given))) > 1)
         values = one_by_one(given) if lazy and self.kind in BY_PLACE else np.asarray(given)
         classes = self.kind.endswith(("label", "masks"))
@@ -178,6 +182,24 @@ def one_by_one(maps: Sequence[Any]) -> np.ndarray:
     return np.fromiter((_Map(maps, i) for i in range(len(maps))), dtype=object, count=len(maps))
 
 
+def extremes(target: Target, split: np.ndarray) -> np.ndarray:
+    """[sample, 2], the lowest and highest known value of maps that are read one by one: of each split until two values
+    differ, and the others count as unknown.
+    """
+    classes = target.kind == "token_label"
+    ends = np.full((len(split), 2), -1 if classes else np.nan)
+    for part in SPLITS:
+        rows, low, high = np.flatnonzero(split == part), np.inf, -np.inf
+        for row, maps in zip(rows, replace(target, values=target.values[rows]).blocks(), strict=False):
+            known = maps[maps >= 0 if classes else np.isfinite(maps)]
+            if known.size:
+                ends[row] = known.min(), known.max()
+                low, high = min(low, ends[row, 0]), max(high, ends[row, 1])
+            if low < high:
+                break
+    return ends
+
+
 _FORMS = {
     "label": ((1,), "one integer class for each sample"),
     "value": ((1,), "one number for each sample"),
@@ -195,6 +217,8 @@ def misfit(target: Target) -> str:
     if target.values.dtype == object and target.kind in BY_PLACE and len(target.values):
         return misfit(target._alone(0))
     values, kind = target.values, target.kind
+    if kind == "boxes":
+        return misfit_of_boxes(values, target.classes)
     ranks, form = _FORMS.get(kind, ((2, 3, 4), "a number for each place of each sample"))
     if values.ndim not in ranks or values.dtype.kind not in ("iu" if kind.endswith(("label", "masks")) else "fiu"):
         return f"its values are {values.dtype} of shape {values.shape}, not {form}"

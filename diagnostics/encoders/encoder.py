@@ -17,7 +17,7 @@ from torch.utils.data import default_collate
 
 from diagnostics.encoders.modules import BATCH, by_name, chosen_poolings, computing, pool, usable_device
 from diagnostics.encoders.pictures import to_pixels
-from diagnostics.encoders.taps import Tap
+from diagnostics.encoders.taps import Tap, taps_together
 from diagnostics.errors import DiagnosticsError, describe, explaining, naming, unknown
 from diagnostics.vocabulary import Modality
 
@@ -125,7 +125,7 @@ class Encoder(ABC):
     def transform(
         self,
         samples: Sequence[Any] | np.ndarray,
-        tap: str | None = None,
+        tap: str | Sequence[str] | None = None,
         pooling: str | Sequence[str] | None = None,
         *,
         batch_size: int | None = None,
@@ -139,7 +139,7 @@ class Encoder(ABC):
         samples: raw, as a `Dataset` of the encoder's modality holds them, or such a dataset; images also as paths or
         Pillow images.
             Their size is that of the first, and where `pinned` that of the example.
-        tap: by default the output tap.
+        tap: by default the output tap; several are read one after the other, and their features stand side by side.
         pooling: one or several of `poolings`; all side by side where None, as a run stores them.
         batch_size: samples of a forward pass; by default 16 on a CPU, 128 on a GPU. It does not decide the result.
         device: `cuda` when there is one, else `cpu`. The model is afterwards where it was, in the mode that it was in.
@@ -171,6 +171,11 @@ class Encoder(ABC):
         if tokens and pooling is not None:
             raise DiagnosticsError(
                 f"Tokens are not pooled: leave out either pooling={pooling!r} or tokens=True.", code="conflict"
+            )
+        if not isinstance(tap, str | None):
+            more: dict[str, Any] = {"batch_size": batch_size, "device": device, "tokens": tokens}
+            return np.concatenate(
+                [self.transform(samples, one, pooling, **more) for one in taps_together(tap)], axis=-1
             )
         where = usable_device(device)
         if batch_size is not None and batch_size < 1:

@@ -5,7 +5,7 @@ Shape suffixes used below: B sample, T token (prefix tokens first, then grid tok
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -218,6 +218,16 @@ class Tap:
     def tokens(self) -> int:
         """Number of tokens of a sample, prefix tokens included."""
         return self.grid.prefix + self.grid.tokens
+
+
+def taps_together(taps: Iterable[str]) -> list[str]:
+    """Names of taps that are read side by side; raises DiagnosticsError for none, and for one that is there twice."""
+    names = list(taps)
+    if not names or len(set(names)) < len(names):
+        raise DiagnosticsError(
+            f"Taps to read side by side are {names}: name one or several, each once.", code="bad-value"
+        )
+    return names
 
 
 def stack_taps(

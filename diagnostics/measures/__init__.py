@@ -11,12 +11,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diagnostics.measures.tap_rules import RULES
 from diagnostics.registry import Entry, hookimpl
 
 if TYPE_CHECKING:
     from diagnostics.measures.base import Measure
 
-__all__ = ["bundled", "measures"]
+__all__ = ["bundled", "measures", "rules"]
 
 CATALOGUE: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("catalogue.json").read_text("utf-8"))
 """What the class of each bundled measure says of itself, and where it is (`home`), in the order in which measures are
@@ -37,6 +38,12 @@ def measures() -> dict[str, Entry]:
         )
         for name, row in CATALOGUE.items()
     }
+
+
+@hookimpl
+def rules() -> dict[str, Entry]:
+    """Name -> a rule that chooses a tap."""
+    return {name: Entry(rule, labels=labels) for name, (rule, labels) in RULES.items()}
 
 
 def bundled() -> dict[str, type[Measure]]:

@@ -171,7 +171,7 @@ def fitted_probe(run: RunData, target: str, measure: str | Measure | None, tap: 
     at = profile.data.sel(tap=tap)
     choice = {str(key): float(value) for key, value in at.data_vars.items() if value.ndim == 0}
     activations = store.with_other(device="cpu", choose_on=at.attrs.get(attribute.CHOSEN_ON, "val"))
-    if streamed:
+    if streamed and type(probe).fit is not Measure.fit:
         from diagnostics.runs.streamed import readout  # a command that prints what lies on disk reads no model
 
         fitted = readout(store, probe, stored, read, choice)

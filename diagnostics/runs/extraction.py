@@ -89,9 +89,10 @@ def submit_parts(request: Request, executor: Submits, watch: Watch | None = None
     # Without lists, tasks know the same request again.
     values: dict[str, Any] = {each.name: getattr(request, each.name) for each in fields(request)}
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    request = Request(**values | {"out": Setup(request).folder})
+    setup = Setup(request)
+    request = Request(**values | {"out": setup.folder})
     # A launch beyond all parts makes the stores, and says what is missing of them.
-    stores = extract_parts(request, Launch(MOST_PARTS, MOST_PARTS + 1), watch)
+    stores = _launched(setup, Launch(MOST_PARTS, MOST_PARTS + 1), watch)
     count = max(of["parts"] for of in stores.values())
     missing = sorted({part for of in stores.values() for part in of["missing"]})
     with watching(watch) as shown:

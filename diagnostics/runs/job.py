@@ -105,7 +105,7 @@ def run(
     out: folder of the run; `runs/<encoder>-<dataset>` by default. An interrupted run goes on from there.
     taps: names of the taps; all by default. The output tap is always among them.
     measures: names (a list, or one text with commas) or measures themselves; `standard` (the default; see
-    docs/explanation/measures.md) or `all`; those whose needs are met are done.
+    docs/explanation/measures.md), `perception` or `all`; those whose needs are met are done.
     controls: whether control encoders (baselines) are measured beside it.
     control_draws: how often fresh and permuted weights are drawn; an encoder beats them where it beats every draw.
     control_measures: what is measured of controls with other weights: `probes`, or `all`, measures without a target

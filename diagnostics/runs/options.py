@@ -108,7 +108,7 @@ class Request:
     ] = None
     measures: Annotated[
         str | Measure | Sequence[str | Measure] | None,
-        Option("standard, all, or names separated by commas.", "NAMES", group=WHAT),
+        Option("standard, perception, all, or names separated by commas.", "NAMES", group=WHAT),
     ] = "standard"
     controls: Annotated[
         bool, Option("Also measure controls (baselines), to judge the scores of the encoder.", group=WHAT)

@@ -16,6 +16,7 @@ import xarray as xr
 
 from diagnostics.activations.plan import row_order
 from diagnostics.activations.store import Store
+from diagnostics.encoders.taps import taps_together
 from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.measures.base import Measure
 from diagnostics.runs.recommendation import by_verdict, without_nonlinear
@@ -92,7 +93,7 @@ class Run(RunData):
 
     def features(
         self,
-        tap: str | None = None,
+        tap: str | Sequence[str] | None = None,
         split: str | None = None,
         pooling: str | Sequence[str] | None = None,
         tokens: bool = False,
@@ -100,7 +101,7 @@ class Run(RunData):
         target: str | None = None,
     ) -> xr.DataArray:
         """A tap's stored activations, float32 [sample, feature], in the dataset's order; without a tap those of the tap
-        to use.
+        to use, and of several taps side by side (`tap` along `feature` says whose).
 
         Coordinates along `sample` are the sample's id (`sample`), `split` and `group`; along `feature` which `pooling`
         gave it. `Encoder.transform` gives the same of new samples.
@@ -126,7 +127,7 @@ class Run(RunData):
             >>> run.features("blocks.1", tokens=True).shape
             (64, 32, 48)
         """
-        return features(self.store, tap or self.tap_for(target), split, pooling, tokens)
+        return features(self.store, self.tap_for(target) if tap is None else tap, split, pooling, tokens)
 
     def export(
         self,
@@ -299,12 +300,17 @@ def open_run(path: str | Path, margin: float | None = None) -> Run:
 
 def features(
     store: Store,
-    tap: str,
+    tap: str | Sequence[str],
     split: str | None = None,
     pooling: str | Sequence[str] | None = None,
     tokens: bool = False,
 ) -> xr.DataArray:
     """What `Run.features` returns, of any store."""
+    if not isinstance(tap, str):
+        each = [features(store, name, split, pooling, tokens) for name in taps_together(tap)]
+        widths = [one.sizes["feature"] for one in each]
+        beside = xr.concat([one.drop_attrs() for one in each], "feature", join="exact", combine_attrs="drop")
+        return beside.assign_coords(tap=("feature", np.repeat([*tap], widths))).rename(" and ".join(tap))
     stored = {stored.name: stored for stored in store.taps}
     if tap not in stored:
         raise unknown("tap", tap, stored, f"These are stored in {store.path}; `--taps` of a run says which.")

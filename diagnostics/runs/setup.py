@@ -14,6 +14,7 @@ from diagnostics.activations.extract import OnGrids
 from diagnostics.activations.plan import ARRAY_BYTES, WANTED, Plan, Precision, parse_budget, plan
 from diagnostics.activations.prepare import fit
 from diagnostics.activations.run_files import CONTROLS
+from diagnostics.datasets.boxes import CLASS, there
 from diagnostics.datasets.dataset import Dataset, unprobeable_targets
 from diagnostics.datasets.target import Target
 from diagnostics.encoders.attention.kernels import check_kernel
@@ -176,15 +177,17 @@ def _chosen_poolings(model: Encoder, names: Sequence[str] | None) -> list[str] |
     return [name for name in model.poolings if name in names]
 
 
-SUITES = ("standard", "all")
+SUITES = ("standard", "perception", "all")
+PERCEPTION = ("linear_probe", "segmentation_probe", "detection_probe", "label_propagation")
+"""The suite `perception`: the tasks that Perception Encoder was judged by (2504.13181), as far as there are probes."""
 
 
 def chosen_measures(chosen: Sequence[str | Measure] | None) -> tuple[list[Measure], dict[str, str]]:
     """The measures of these names, and of a suite's measures that cannot be made the reasons, by name.
 
-    A name may be a suite: `standard` (also where `chosen` is None or empty) or `all`. A measure itself stands behind
-    those that are named. Raises DiagnosticsError for an unknown name, where a measure that is named itself cannot be
-    made, and for a measure whose name another one has.
+    A name may be a suite: `standard` (also where `chosen` is None or empty), `perception` or `all`. A measure itself
+    stands behind those that are named. Raises DiagnosticsError for an unknown name, where a measure that is named
+    itself cannot be made, and for a measure whose name another one has.
     """
     own = [one for one in chosen or () if isinstance(one, Measure)]
     asked = [one for one in chosen or () if isinstance(one, str)] or ([] if own else ["standard"])
@@ -206,7 +209,8 @@ def chosen_measures(chosen: Sequence[str | Measure] | None) -> tuple[list[Measur
                 raise
             unusable[name] = str(error)
         else:
-            if name in named or measure.standard or "all" in asked:
+            of = {"all": True, "standard": measure.standard, "perception": name in PERCEPTION}
+            if name in named or any(of[suite] for suite in asked if suite in of):
                 measures[name] = measure
     # In the order in which they are listed, whatever the order they were asked for.
     return [*(measures[name] for name in known if name in measures), *own], unusable
@@ -381,7 +385,11 @@ def _sum_bytes(setup: Setup, planned: Plan, dense: OnGrids, *, shuffled: bool) -
     """Of the sums of an encoder; `shuffled`: with those of shuffled labels, whose unknown places move too."""
     whole, columns = dict[bytes, bool](), 0
     for name, target in streamed_targets(setup).items() if setup.dense == "streamed" else ():
-        if on_grids := dense.get(name):
+        if target.kind == "boxes":
+            # Of all tokens, and of those in boxes.
+            whole |= {f"{name} all".encode(): False, f"{name} held".encode(): False}
+            columns += 5 + len(np.unique(target.values[:, 1:, CLASS][there(target.values)]))
+        elif on_grids := dense.get(name):
             grids = [(values, known_places(target.kind, values)) for values in on_grids.values()]
             whole[b"".join(np.packbits(known).tobytes() for _, known in grids)] = all(known.all() for _, known in grids)
             labels = target.kind == "token_label"
@@ -420,7 +428,7 @@ def _sample_bytes(dataset: Dataset, planned: Plan) -> int:
     targets = 0
     for target in dataset.targets.values():
         first = np.asarray(target.values[0])
-        if not target.dense:
+        if not target.dense or target.kind == "boxes":
             targets += len(dataset) * first.nbytes + (0 if target.naive is None else target.naive.nbytes)
         elif first.dtype.kind == "f":
             of_each = sum(math.prod(grid) for grid in grids if len(grid) == first.ndim)

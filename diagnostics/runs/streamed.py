@@ -30,7 +30,7 @@ from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, damaged, explaining
 from diagnostics.measures.arrays import gram
 from diagnostics.measures.base import Measure
-from diagnostics.measures.probes.dense import DenseRows, EachToken, Judged, JudgedRows, Sums, TokenMap
+from diagnostics.measures.probes.dense import DenseRows, EachToken, JudgedRows, Sums, TokenMap
 from diagnostics.measures.probes.least_squares import FOLDS, PENALTIES, Moments, RidgePath, choose, folds
 from diagnostics.measures.probes.protocol import Rows
 from diagnostics.measures.threads import one_thread
@@ -57,6 +57,7 @@ Solved = tuple[dict[str, float], dict[int | None, TokenMap]]
 class Read:
     """A target that a measure reads from sums, and what is found out about it, by tap."""
 
+    target: StoredTarget
     dense: DenseRows
     sums: Sums
     readouts: dict[str, dict[int | None, TokenMap]] = field(default_factory=dict[str, dict[int | None, TokenMap]])
@@ -64,26 +65,42 @@ class Read:
     numbers: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
     judged: dict[str, list[list[JudgedRows]]] = field(default_factory=dict[str, list[list[JudgedRows]]])
     """Of each variant of the readout, until one is chosen."""
+    first: Read | None = None
+    """That of which this is the second part."""
 
     @classmethod
-    def of(cls, view: Activations, measure: Measure, target: StoredTarget) -> Read:
-        """Raises as `DenseRows.of`; `view`: all of whose samples have tokens."""
-        return cls(DenseRows.of(measure.name, view, target), measure.sums(target))
+    def of(cls, view: Activations, measure: Measure, target: StoredTarget) -> Iterator[Read]:
+        """One, and its second part where it has one; `view`: all of whose samples have tokens. Raises as
+        `DenseRows.of`.
+        """
+        sums: Sums = measure.sums(target)
+        yield (read := cls(target, sums.rows(measure.name, view, target), sums))
+        if second := sums.second(read.dense):
+            yield cls(target, *second, first=read)
+
+    @property
+    def chosen(self) -> dict[str, list[JudgedRows]]:
+        """What was judged by the one variant that is left."""
+        return {tap: judged for tap, (judged,) in self.judged.items()}
+
+    def join_first(self) -> None:
+        """Hands what was solved of a second part to the first."""
+        if (first := self.first) is None:
+            return
+        for tap, readouts in self.readouts.items():
+            # A block without known tokens of this part changes nothing of its fit.
+            of = {b: first.sums.join(each, readouts.get(b, readouts[None])) for b, each in first.readouts[tap].items()}
+            first.readouts[tap] = of
+            first.numbers[tap][first.sums.second_penalty] = self.numbers[tap]["penalty"]
 
     def choose_variants(self) -> None:
         """Leaves of each tap's variants the one of least loss on val, of equal ones the last."""
         for tap, tried in self.judged.items():
-            scores = [_mean_score([judged for _, judged in each]) for each in tried]
+            scores = [self.sums.score([judged for _, judged in each]) for each in tried]
             best = len(scores) - 1 - int(np.argmax(scores[::-1]))
             self.numbers[tap] |= {name: values[best] for name, values in self.sums.variants.items()}
             self.judged[tap] = [tried[best]]
             self.readouts[tap] = {block: readout.at(best) for block, readout in self.readouts[tap].items()}
-
-
-def _mean_score(judged: Sequence[Judged]) -> float:
-    """Over the parts that have a reference."""
-    loss, reference = (sum(each[of].sum(axis=0) for each in judged) for of in ("loss", "reference"))
-    return float(np.nanmean(1 - loss / np.where(reference > 0, reference, np.nan)))
 
 
 class AlongExtraction:
@@ -164,6 +181,9 @@ def stream(
         for tap in store.taps:
             for read, found in (solved.get(("", tap.name)) or solve_at(store, reads, tap)).items():
                 reads[read].numbers[tap.name], reads[read].readouts[tap.name] = found
+        for read in reads:
+            read.join_first()
+        reads = [read for read in reads if read.first is None]
         for block in (*_held_out(store), None):
             passes.judge(reads, block)
             if block == 0:
@@ -174,7 +194,7 @@ def stream(
             raise
         view.streamed = {(read.dense.measure, read.dense.digest): error for read in reads}
     else:
-        view.streamed = {(read.dense.measure, read.dense.digest): (read.numbers, read.judged) for read in reads}
+        view.streamed = {(read.dense.measure, read.dense.digest): (read.numbers, read.chosen) for read in reads}
     return view
 
 
@@ -236,7 +256,7 @@ def _reads(view: Activations, measures: Sequence[Measure], targets: Sequence[Sto
         for target in targets:
             if target.kind in measure.streams and measure.reads(target):
                 with contextlib.suppress(DiagnosticsError):  # then it says so when it is measured
-                    yield Read.of(view, measure, target)
+                    yield from Read.of(view, measure, target)
 
 
 def _gram(dense: DenseRows, block: int) -> str:

@@ -110,7 +110,7 @@ class Solving(Task):
             (tap,) = (tap for tap in view.taps if tap.name == self.tap)
             sets = targets, shuffle(view, targets)
             pairs = zip(self.pairs, self.shuffled, strict=True)
-            reads = [Read.of(view, _measure(name), sets[mixed][of]) for (name, of), mixed in pairs]
+            reads = [read for (name, of), mixed in pairs for read in Read.of(view, _measure(name), sets[mixed][of])]
             yield ("", self.tap), solve_at(view, reads, tap)
 
 
@@ -173,8 +173,9 @@ class Workers:
 
     def solve(self, store: Store, reads: Sequence[Read], what: str) -> dict[tuple[str, str], Any]:
         """What `solve_at` finds at each tap, where other processes can make the measures of all reads by name."""
-        of = [(read.dense.measure, read.dense.target.name) for read in reads]
-        mixed = tuple(read.dense.target.shuffled for read in reads)
+        whole = [read for read in reads if read.first is None]
+        of = [(read.dense.measure, read.target.name) for read in whole]
+        mixed = tuple(read.target.shuffled for read in whole)
         tasks = [Solving(tap.name, tuple(of), mixed) for tap in store.taps]
         return self.share(tasks, store, store.targets(), f"solving {what}")
 

@@ -557,6 +557,6 @@ def datasets() -> Mapping[str, Entry]:
         "shapes": Entry(
             shapes,
             modalities=("image", "video"),
-            kinds=("label", "value", "state", "token_label", "token_value", "masks", "caption"),
+            kinds=("label", "value", "state", "token_label", "token_value", "boxes", "masks", "caption"),
         ),
     }

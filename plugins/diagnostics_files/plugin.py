@@ -56,6 +56,18 @@ def depth(path: str, scale: float = 0.001, seed: int = 0, on_error: str = "stop"
     return depths(path, scale, seed, on_error)
 
 
+def coco(path: str, sets: str = "", targets: str = "boxes", seed: int = 0, on_error: str = "stop") -> dx.Dataset:
+    """Images with boxes of objects in COCO's layout: `annotations/instances_SET.json`, images below `SET/`.
+
+    Target `boxes`; `targets=boxes,caption` adds the first caption of `captions_SET.json`, as hashed words and as text.
+    `sets=val2017` reads these sets alone. Sets train and val are the splits train and test, a fifth of train is val;
+    one set is split by image (`seed`).
+    """
+    from diagnostics_files.coco import coco
+
+    return coco(path, sets, targets, seed, on_error)
+
+
 def davis(
     path: str,
     frames: int = 8,
@@ -206,6 +218,7 @@ def datasets() -> Mapping[str, Entry]:
         "images:": Entry(images, modalities=("image",)),
         "segmentation:": Entry(segmentation, modalities=("image",), kinds=("token_label",)),
         "depth:": Entry(depth, modalities=("image",), kinds=("token_value",)),
+        "coco:": Entry(coco, modalities=("image",), kinds=("boxes", "caption")),
         "davis:": Entry(davis, modalities=("video",), kinds=("masks",)),
         "captions:": Entry(captions, modalities=("image",), kinds=("caption",)),
         "videos:": Entry(videos, modalities=("video",)),

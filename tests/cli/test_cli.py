@@ -25,6 +25,7 @@ import diagnostics.runs.pages.run
 import diagnostics.runs.workers
 from diagnostics.activations.folder import Folder
 from tests.support.commands import diagnose, refused
+from tests.support.tiny import tiny_image_encoder
 
 QUICK = ("--no-controls", "--measures", "rankme")
 TOKENS = ("--token-budget", "10MB")
@@ -206,7 +207,12 @@ def test_inspect_shows_taps_and_cost(mine: Callable[[str], str]) -> None:
     assert result["pooled_bytes_per_sample"] == 5 * 2 * 8 * 4
     assert result["token_bytes_per_sample"] == 5 * 18 * 8 * 4
     assert result["seconds_per_sample"] > 0
+    encoder = tiny_image_encoder()
+    entering = encoder.preprocess(encoder.example())
+    assert result["input"]["mean"] == pytest.approx(float(entering.mean()), abs=1e-5)
+    assert result["input"]["std"] == pytest.approx(float(entering.std(correction=0)), abs=1e-5)
     table = diagnose("inspect", mine("images")).out
+    assert "first layer" in table
     assert "norm (output)" in table
     assert "4 x 4 (y, x) + 2 prefix" in table
 

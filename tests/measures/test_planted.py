@@ -83,6 +83,11 @@ EXPECTED: dict[str, tuple[Claim, ...]] = {
     # What was erased is gone there, and nowhere else but where nothing or two other directions are left.
     "linear_probe/kind": (lowest(*GONE), value("rotated", 1, 0.01)),
     "linear_probe/value": (lowest(*GONE), value("rotated", 1, 0.01)),
+    # Each tap alone, beside the sets.
+    "tap_set/kind": (lowest(*GONE), value("rotated", 1, 0.01)),
+    "tap_set/value": (lowest(*GONE), value("rotated", 1, 0.01)),
+    "label_efficiency/kind": (lowest(*GONE),),
+    "label_efficiency/value": (lowest(*GONE),),
     "linear_probe/depth": (lowest(*NO_PLACE), value("noise", 0, 0.02), value("collapsed", 0.975, 0.02)),
     "knn_probe/kind": (lowest(*GONE), value("rotated", 0.95, 0.05)),
     "attentive_probe/kind": (lowest(*GONE), value("rotated", 1, 0.05)),
@@ -197,13 +202,23 @@ SERIES: dict[str, tuple[Claim, ...]] = {
     "event_probe/event": (lowest("eventless", "rotor", "line", "restless"), value("held", 1, 0.02)),
     "forecast_probe/ahead": (lowest("futureless", "rotor", "line", "restless"), value("held", 0.95, 0.05)),
 }
-# Those that neither run can show: a spectrum of 100 ranks, a video, and a kernel from 100 samples.
-IN_MEMORY = {"alpha_req", "label_propagation", "kernel_probe"}
+# Those that neither run can show: a spectrum of 100 ranks, a video, a kernel from 100 samples, and boxes (`test_detection`).
+IN_MEMORY = {"alpha_req", "label_propagation", "kernel_probe", "detection_probe"}
 
-# What turning all features together may change: these look at features, or at variance beside a constant.
-NOT_TURNED = {"massive_activations", "lidar"}
+# What turning all features together may change: these look at features, or at variance beside a constant; or penalise
+# features that are standardised each by itself, which counts with few labels.
+NOT_TURNED = {"massive_activations", "lidar", "label_efficiency/value"}
 # Settings are chosen among few: a little more or less is found.
-FITTED = ("linear_probe", "knn_probe", "attentive_probe", "segmentation_probe", "caption_probe", "position_probe")
+FITTED = (
+    "linear_probe",
+    "tap_set",
+    "label_efficiency",
+    "knn_probe",
+    "attentive_probe",
+    "segmentation_probe",
+    "caption_probe",
+    "position_probe",
+)
 
 
 def test_every_bundled_measure_is_in_one_list() -> None:

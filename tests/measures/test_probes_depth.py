@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from diagnostics.activations.contract import StoredTarget
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.probes.dense import depth_metrics
+from diagnostics.measures.probes import depth_metrics
 from diagnostics.measures.probes.linear import LinearProbe
 from tests.support.memory import MemoryActivations, thirds
 

@@ -46,6 +46,26 @@ def test_features_are_those_of_the_samples_in_the_datasets_order(images: Run) ->
     np.testing.assert_array_equal(images.features("blocks.1", pooling=["prefix", "mean"]), features)
 
 
+def test_several_taps_stand_side_by_side_stored_and_anew(images: Run) -> None:
+    taps = ["blocks.1", "norm"]
+    both = images.features(taps, split="test")
+    each = [images.features(tap, split="test") for tap in taps]
+    np.testing.assert_array_equal(both, np.concatenate(each, axis=1))
+    assert list(both["tap"].values) == [tap for tap, one in zip(taps, each, strict=True) for _ in range(one.shape[1])]
+    assert list(both["sample"].values) == list(each[0]["sample"].values)
+    encoder, data = tiny_image_encoder(), tiny_dataset(40, "image", group_size=2)
+    new = encoder.transform(data[data.split == "test"], tap=taps)
+    np.testing.assert_allclose(new, both, rtol=1e-5, atol=1e-5)
+    step = dx.sklearn.TapFeatures(encoder, tap=taps).fit(data.samples)
+    assert len(step.get_feature_names_out()) == new.shape[1]
+    np.testing.assert_array_equal(step.transform(data[data.split == "test"]), new)
+    for wrong, code in (([], "bad-value"), (["norm", "norm"], "bad-value"), (["norm", "other"], "unknown-name")):
+        with refusal(code):
+            images.features(wrong)
+        with refusal(code):
+            encoder.transform(data[:2], tap=wrong)
+
+
 def test_a_split_is_its_samples_in_the_datasets_order(images: Run) -> None:
     features, test = images.features("norm"), images.features("norm", split="test")
     assert len(test) == images.n["test"]

@@ -6,7 +6,7 @@ parts of one pool; fitted again on train and val; read once on test.
 """
 
 from diagnostics.measures.probes.cross_attention import attentive
-from diagnostics.measures.probes.dense import DepthMetrics, depth_metrics
+from diagnostics.measures.probes.depth import DepthMetrics, depth_metrics
 from diagnostics.measures.probes.least_squares import PENALTIES, Moments, RidgePath, leave_one_out, ridge
 from diagnostics.measures.probes.nearest import Retrieval, knn, knn_votes, knn_weights, retrieval_recall
 from diagnostics.measures.probes.segmentation import DenseClassification, confusion, dense_classification, iou, mean_iou

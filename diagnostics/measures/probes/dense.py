@@ -1,4 +1,4 @@
-"""Probes from single tokens to a dense target: reading block by block, ridge regression, and scores of depth.
+"""Probes from single tokens to a dense target: reading block by block, ridge regression, and sums.
 
 Tokens are those that are stored, or a pass gathers sums of them (`Sums`), over the blocks of `folds` (val, and four
 parts of train, each of whole groups), so that the fit without a block is a sum of the others'; a second pass then
@@ -16,7 +16,6 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
 import xarray as xr
 from torch import Tensor
 
@@ -24,8 +23,8 @@ from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.datasets.target import resample
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import ShortRepr, as_tensor, require_finite_tap
-from diagnostics.measures.base import Case
+from diagnostics.measures.arrays import ShortRepr, require_finite_tap
+from diagnostics.measures.probes.depth import Align, depth_by_sample
 from diagnostics.measures.probes.least_squares import PENALTIES, LinearMaps, Moments, RidgeFits, RidgePath, choose
 from diagnostics.measures.probes.protocol import (
     KEEP_TOKENS,
@@ -41,122 +40,8 @@ from diagnostics.measures.probes.protocol import (
 from diagnostics.measures.statistics import Losses
 from diagnostics.vocabulary import Kind
 
-Align = Literal["scale", "scale_shift"]
 _ALIGNED: dict[str, Align | None] = {"": None, "aligned_": "scale_shift"}
-THRESHOLD = 1.25
 R2_OF_TOKENS = "R2 against the mean of the tokens fitted: 1 - sum (y - prediction)^2 / sum (y - mean)^2"
-
-
-@dataclass(frozen=True)
-class DepthMetrics:
-    """Means over samples of what each sample's known places give; NaN where no place is known.
-
-    `rmse`: root of the mean squared error, in the target's units; `abs_rel`: mean |prediction - truth| / truth;
-    `delta1`, `delta2`, `delta3`: shares of places whose larger ratio of prediction and truth is below 1.25, its square
-    and its cube; a prediction that is not above 0 is outside.
-
-    Examples:
-        >>> from diagnostics.measures.probes import depth_metrics
-        >>> metrics = depth_metrics([[1.0, 3.0]], [[1.0, 2.0]])  # ratios 1 and 1.5
-        >>> metrics.delta1, metrics.delta2
-        (0.5, 1.0)
-    """
-
-    rmse: float
-    abs_rel: float
-    delta1: float
-    delta2: float
-    delta3: float
-
-
-def depth_metrics(prediction: Any, truth: Any, *, align: Align | None = None) -> DepthMetrics:
-    """RMSE, AbsRel and delta of predicted depth (Eigen et al. 2014, 1406.2283), averaged over samples.
-
-    Parameters
-    ----------
-    prediction, truth: [sample, *place]; a truth of NaN is unknown and left out, known ones must be above 0.
-    align: first brings each sample's prediction to its truth by least squares over the known places, by a factor or by
-        a factor and an offset (Ranftl et al. 2020, 1907.01341, there for inverse depth; here in the units given).
-
-    Depth toolboxes differ in averaging over all places or over images: this one gives each image the same weight.
-
-    Examples:
-        >>> from diagnostics.measures.probes import depth_metrics
-        >>> truth, prediction = [[1.0, 2.0, 4.0]], [[1.2, 2.4, 4.8]]  # a fifth too far
-        >>> metrics = depth_metrics(prediction, truth)
-        >>> round(metrics.abs_rel, 4), metrics.delta1
-        (0.2, 1.0)
-        >>> round(depth_metrics(prediction, truth, align="scale").rmse, 4)
-        0.0
-    """
-    return DepthMetrics(**{name: float(of.mean()) for name, of in depth_by_sample(prediction, truth, align).items()})
-
-
-def depth_by_sample(prediction: Any, truth: Any, align: Align | None) -> dict[str, Tensor]:
-    """The numbers that `depth_metrics` averages, by name, of each sample with a known place."""
-    t = as_tensor(truth)
-    p = as_tensor(prediction).to(t.device)
-    if p.shape != t.shape or t.ndim < 2:
-        shapes = f"{tuple(p.shape)} and {tuple(t.shape)}"
-        raise DiagnosticsError(
-            f"Prediction and truth have shapes {shapes}: give both as [sample, *place].", code="bad-shape"
-        )
-    p, t = p.flatten(1), t.flatten(1)
-    known = ~t.isnan()
-    if not bool(((t > 0) & t.isfinite())[known].all()):
-        raise DiagnosticsError(
-            f"Truth of shape {tuple(t.shape)} holds values infinite or not above 0: mark them NaN.", code="bad-target"
-        )
-    if not bool(p[known].isfinite().all()):
-        raise DiagnosticsError(
-            f"Prediction of shape {tuple(p.shape)} holds NaN or infinity at known places.", code="not-finite"
-        )
-    there = known.any(dim=1)
-    p, t, known = p[there], t[there], known[there]
-    weight = known.to(t.dtype) / known.sum(dim=1, keepdim=True)
-    # Unknown places get a harmless pair of values, and no weight.
-    p, t = p.where(known, 1.0), t.where(known, 1.0)
-    if align is not None:
-        p = _aligned(p, t, weight, shift=align == "scale_shift")
-    ratio = torch.maximum(p / t, t / p).where(p > 0, torch.inf)
-    means = {"rmse": (p - t) ** 2, "abs_rel": (p - t).abs() / t}
-    means |= {f"delta{power}": ratio < THRESHOLD**power for power in (1, 2, 3)}
-    by_sample = {name: (weight * of).sum(dim=1) for name, of in means.items()}
-    return by_sample | {"rmse": by_sample["rmse"].sqrt()}
-
-
-def _aligned(p: Tensor, t: Tensor, weight: Tensor, *, shift: bool) -> Tensor:
-    """Predictions after the least-squares factor (and offset) of each sample; a constant one becomes the mean truth."""
-    mean_p, mean_t = ((weight * x).sum(dim=1, keepdim=True) * shift for x in (p, t))
-    around_p, around_t = p - mean_p, t - mean_t
-    spread = (weight * around_p**2).sum(dim=1, keepdim=True)
-    shared = (weight * around_p * around_t).sum(dim=1, keepdim=True)
-    factor = torch.where(spread > 0, shared / spread, 0.0)
-    return mean_t + factor * around_p
-
-
-def _depth_off_by(factor: float, align: Align | None = None) -> DepthMetrics:
-    truth = 1 + np.random.default_rng(3).random((3, 20))
-    return depth_metrics(factor * truth, truth, align=align)
-
-
-def _aligned_depth_rmse() -> float:
-    """RMSE of depth that is off by one factor and one offset a sample, once both are fitted."""
-    truth = 1 + np.random.default_rng(2).random((4, 30))
-    factor = np.array([0.5, 1.0, 2.0, 3.0])[:, None]
-    offset = np.array([3.0, -0.5, 1.0, 0.0])[:, None]
-    return depth_metrics(factor * truth + offset, truth, align="scale_shift").rmse
-
-
-EIGEN = "Eigen et al. 2014 (1406.2283)"
-DEPTH_ANSWERS = (
-    Case("depth: delta 1 of 1.2 times the truth", 1, EIGEN, lambda: _depth_off_by(1.2).delta1),
-    Case("depth: AbsRel of 1.2 times the truth", 0.2, EIGEN, lambda: _depth_off_by(1.2).abs_rel),
-    Case("depth: delta 1 of 1.3 times the truth", 0, EIGEN, lambda: _depth_off_by(1.3).delta1),
-    Case("depth: RMSE after one factor a sample", 0, EIGEN, lambda: _depth_off_by(1.7, "scale").rmse),
-    Case("depth: RMSE after factor and offset a sample", 0, EIGEN, _aligned_depth_rmse),
-)
-"""Known answers of `depth_metrics`."""
 
 
 def known_places(kind: Kind, values: np.ndarray) -> np.ndarray:
@@ -203,13 +88,13 @@ class DenseRows:
     @cached_property
     def mask_digest(self) -> str:
         """Of the grid, and of which tokens are known."""
-        return _digest(repr(self.grid.shape).encode(), np.packbits(self.known).tobytes())
+        return digest_of_bytes(repr(self.grid.shape).encode(), np.packbits(self.known).tobytes())
 
     @cached_property
     def digest(self) -> str:
         """Of the kind and the values too, where they are known."""
         values = np.where(self.known, self.values, 0).astype(np.float64).tobytes()
-        return _digest(self.mask_digest.encode(), self.target.kind.encode(), values)
+        return digest_of_bytes(self.mask_digest.encode(), self.target.kind.encode(), values)
 
     @cached_property
     def classes(self) -> np.ndarray:
@@ -398,7 +283,7 @@ def _read_from_sums(dense: DenseRows, sums: Sums, found: Streamed, seed: int) ->
     splits: tuple[Split, ...] = ("test", "val", "fit") if dense.activations.choose_on == "fit" else ("test", "val")
     rows = dense.rows
     losses, numbers = dict[str, Sequence[np.ndarray]](), dict[str, dict[str, Any]]()
-    for tap, (parts,) in judged.items():
+    for tap, parts in judged.items():
         order = np.concatenate([each for each, _ in parts])
         place = np.full(len(dense.known), len(order))  # no place, for a sample that was not judged
         place[order] = np.arange(len(order))
@@ -529,8 +414,8 @@ Judged = Mapping[str, np.ndarray]
 """`loss` and `reference` [sample, part] of samples, and of those of test by name further numbers [sample]."""
 JudgedRows = tuple[np.ndarray, Judged]
 """Some rows, and what was judged of them."""
-Streamed = tuple[Mapping[str, Mapping[str, float]], Mapping[str, Sequence[Sequence[JudgedRows]]]]
-"""Numbers that were chosen, and what was judged of the one variant that was, each by tap."""
+Streamed = tuple[Mapping[str, Mapping[str, float]], Mapping[str, Sequence[JudgedRows]]]
+"""Numbers that were chosen, and what was judged, each by tap."""
 
 
 class Sums(ABC):
@@ -538,6 +423,12 @@ class Sums(ABC):
 
     variants: ClassVar[Mapping[str, Sequence[float]]] = {}
     """At most one number of the readout, by name, that the second pass chooses on val, with its values."""
+    second_penalty: ClassVar[str] = ""
+    """The name of the penalty of its second part, where it has one."""
+
+    def rows(self, measure: str, activations: Activations, target: StoredTarget) -> DenseRows:
+        """The tokens that are read; raises where a target does not do."""
+        return DenseRows.of(measure, activations, target)
 
     @abstractmethod
     def columns(self, dense: DenseRows, rows: np.ndarray) -> np.ndarray:
@@ -554,6 +445,19 @@ class Sums(ABC):
     @abstractmethod
     def judge(self, dense: DenseRows, readout: TokenMap, said: Tensor, rows: np.ndarray) -> Judged:
         """Of what a readout says of samples, [row, token, column]."""
+
+    def second(self, dense: DenseRows) -> tuple[DenseRows, Sums] | None:
+        """Tokens of its own, and how they are read, for a second part of the readout; by default there is none."""
+        return None
+
+    def join(self, first: TokenMap, second: TokenMap) -> TokenMap:
+        """The readout of both parts, in all its variants."""
+        raise NotImplementedError(f"{type(self).__name__} has a second part, and does not say how it joins the first.")
+
+    def score(self, judged: Sequence[Judged]) -> float:
+        """By which a variant is chosen, of what was judged of val: the mean over the parts that have a reference."""
+        loss, reference = (sum(each[of].sum(axis=0) for each in judged) for of in ("loss", "reference"))
+        return float(np.nanmean(1 - loss / np.where(reference > 0, reference, np.nan)))
 
     @abstractmethod
     def stated(self, dense: DenseRows) -> dict[str, Any]:
@@ -593,5 +497,6 @@ class Values(Sums):
         return {name: np.nanmean(of) for name, of in test.items() if of.ndim == 1}
 
 
-def _digest(*parts: bytes) -> str:
+def digest_of_bytes(*parts: bytes) -> str:
+    """A short digest of what parts hold together."""
     return hashlib.blake2b(b"".join(parts), digest_size=8).hexdigest()

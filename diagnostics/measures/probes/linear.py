@@ -24,7 +24,8 @@ from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, eigh, samples
 from diagnostics.measures.base import Arrays, Case, normal
-from diagnostics.measures.probes.dense import DEPTH_ANSWERS, TokenRidge
+from diagnostics.measures.probes.dense import TokenRidge
+from diagnostics.measures.probes.depth import DEPTH_ANSWERS
 from diagnostics.measures.probes.least_squares import (
     PENALTIES,
     LinearMaps,

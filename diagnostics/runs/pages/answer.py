@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from diagnostics.errors import enumerated
+from diagnostics.measures.result import read_interval
 from diagnostics.measures.verdict import Verdict, round_count
 from diagnostics.report.numbers import format_interval, format_number, unbroken
 from diagnostics.report.page import (
@@ -201,6 +202,7 @@ def answer(profiles: Sequence[Profile]) -> list[str]:
             [p for p in alone if not p.best_tap],
         ),
         _named("Cannot tell for {}: the gaps have no interval.", [p for p in alone if p.best_tap]),
+        *_sets(profiles),
         SPREAD if any(p.redraws for p in read) else "",
         _named(f"{{}}: the layer was chosen on {OLDER}.", [p for p in read if p.chosen_on == OLDER]),
         _named("{} is at chance at every layer.", groups[Verdict.AT_CHANCE], plural="{} are at chance at every layer."),
@@ -234,6 +236,22 @@ def _matched(profiles: Sequence[Profile]) -> list[str]:
         *sentences,
         _named("A control is not beaten for {}: no score there shows that this encoder is needed.", others),
     ]
+
+
+def _sets(profiles: Sequence[Profile]) -> list[str]:
+    """What several layers read more than one, of each target whose sets were read."""
+    sentences: list[str] = []
+    none: list[Profile] = []
+    for p in profiles:
+        gain = read_interval(p.data.attrs, "gain")
+        if gain is not None and gain.low > 0:
+            members = p.data["member"].sel(set=p.data.attrs["chosen_set"]).values
+            taps = enumerated([tap for tap, held in zip(p.taps, members, strict=True) if held])
+            more = format_interval(gain, SHORT, signed=True)
+            sentences.append(f"Several layers read more of {p.target} than {p.data.attrs['single']}: {taps}, {more}.")
+        elif "chosen_set" in p.data.attrs:
+            none.append(p)
+    return [*sentences, _named("No set of layers is shown to read more of {} than one layer.", none)]
 
 
 def _needed(profile: Profile) -> str:

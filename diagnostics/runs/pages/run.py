@@ -13,6 +13,7 @@ import xarray as xr
 
 from diagnostics.activations.run_files import REPORT
 from diagnostics.measures.result import FUNCTIONAL, LOSSES, read_reasons
+from diagnostics.measures.statistics import Interval
 from diagnostics.progress import duration
 from diagnostics.report.html import write_page
 from diagnostics.report.numbers import SIGNIFICANT, format_compact, format_number, format_reasons, unbroken
@@ -66,7 +67,7 @@ def part_scores(profile: Profile) -> tuple[str, list[str], np.ndarray] | None:
         if name in data and data[name].ndim == 2:
             (axis,) = (str(axis) for axis in data[name].dims if axis != "tap")
             return part, _names(profile, axis), data[name].transpose("tap", axis).values
-    if "part" not in data.dims or "part" not in data["loss"].dims:
+    if "loss" not in data or "part" not in data["loss"].dims:
         return None
     loss, reference = (data[key].sum("unit").transpose("tap", "part").values for key in ("loss", "reference_loss"))
     # A part that no test sample has, or that does not vary, has no score.
@@ -94,6 +95,25 @@ def parts_table(profile: Profile) -> Details | None:
     ]
     columns = (part, f"at the chosen tap, {profile.chosen_tap}", f"at the output, {profile.output_tap}", "difference")
     return Details(f"Score by {part}", Table(tuple(map(Column, columns)), tuple(rows)), Notes(()))
+
+
+def sets_table(profile: Profile) -> Details | None:
+    """What each set of taps reads, and its gain over the single tap; None of a measure of single taps."""
+    data = profile.data
+    if "set_gain" not in data:
+        return None
+    rows: list[Row] = []
+    for name in map(str, data["set"].values):
+        of = data.sel(set=name)
+        held = [tap for tap, inside in zip(profile.taps, of["member"].values, strict=True) if inside]
+        score, gain = (
+            Interval(*(float(of[f"set_{kind}"]) for kind in ends))
+            for ends in (("score", "low", "high"), ("gain", "gain_low", "gain_high"))
+        )
+        cells = name, ", ".join(held), str(int(of["set_width"])), Number(score), Number(gain, signed=True)
+        rows.append(Row(cells))
+    columns = ("set", "taps", "features", "score", f"more than {data.attrs['single']}")
+    return Details("Several taps side by side", Table(tuple(map(Column, columns)), tuple(rows)), Notes(()))
 
 
 ABOUT_DASH = (
@@ -351,7 +371,7 @@ def _of_profile(profile: Profile, anchor: str) -> Section:
     # What has no target is no finding about one.
     reading = Finding(profile.reading, profile.verdict) if profile.target and profile.reading else None
     finding = Findings((reading,)) if reading else Sentence(profile.reading, "small")
-    tables = (parts_table(profile), profile.table(facts(profile.data)))
+    tables = (parts_table(profile), sets_table(profile), profile.table(facts(profile.data)))
     return Section(profile.name, anchor, _describe(profile.data, figure, texts, finding, *tables), wide=False)
 
 

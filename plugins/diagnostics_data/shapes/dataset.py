@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 
-from diagnostics.plugin import Dataset, DiagnosticsError, Question, Target, split_groups, unknown
+from diagnostics.plugin import Dataset, DiagnosticsError, Question, Target, pad_boxes, split_groups, unknown
 from diagnostics_data.shapes.render import RENDERER_VERSION, Scene, render
 from diagnostics_data.shapes.world import COLOURS, MOST_OBJECTS, SHAPES, TEXTURES
 
@@ -181,6 +181,7 @@ def build(n: int, size: int, frames: int, seed: int, objects: int = MOST_OBJECTS
     asked: list[tuple[Question, ...]] = []
     numbers: list[dict[str, float]] = []
     pairs: list[tuple[str, str]] = []
+    boxes: list[np.ndarray] = []
     for i in range(n):
         scene = render(seed, i, size, frames, objects)
         known = len(scene.world.objects)
@@ -192,6 +193,7 @@ def build(n: int, size: int, frames: int, seed: int, objects: int = MOST_OBJECTS
         frame_texts.append(tuple(frame_caption(scene, t) for t in range(frames)))
         asked.append(questions(scene))
         numbers.append(_numbers(scene))
+        boxes.append(_boxes(scene))
         main = scene.world.objects[scene.main]
         pairs.append((main.shape, main.colour))
     if frames == 1:
@@ -205,7 +207,7 @@ def build(n: int, size: int, frames: int, seed: int, objects: int = MOST_OBJECTS
         pixels,
         ids,
         [split_of_pair(*pair) for pair in pairs] if by_pair else list(split_groups(ids, seed)),
-        _targets(maps, columns, texts),
+        _targets(maps, columns, texts, boxes),
         # No digest of pixels: in a few of them the last bit may differ from one processor to the next.
         fingerprint=f"shapes {RENDERER_VERSION} n={n} size={size} frames={frames} seed={seed}"
         + (f" objects={objects}" if objects != MOST_OBJECTS else "")
@@ -247,7 +249,20 @@ def _numbers(scene: Scene) -> dict[str, float]:
     return numbers
 
 
-def _targets(maps: dict[str, np.ndarray], columns: dict[str, np.ndarray], texts: list[str]) -> dict[str, Target]:
+def _boxes(scene: Scene) -> np.ndarray:
+    """Around what is seen of each visible object in the first frame: x0, y0, x1, y1, its shape, no crowd, pixels."""
+    boxes = np.zeros((len(scene.world.objects), 7))
+    for i, thing in enumerate(scene.world.objects):
+        rows, columns = np.nonzero(scene.masks[0] == i + 1)
+        if len(rows) >= scene.least:
+            corners = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+            boxes[i] = *corners, SHAPES.index(thing.shape), 0, len(rows)
+    return boxes[boxes[:, 6] > 0]
+
+
+def _targets(
+    maps: dict[str, np.ndarray], columns: dict[str, np.ndarray], texts: list[str], boxes: list[np.ndarray]
+) -> dict[str, Target]:
     clip = "flow_y" in maps
     moment = "state" if clip else "value"
     last = " in the last frame" if clip else ""
@@ -274,6 +289,11 @@ def _targets(maps: dict[str, np.ndarray], columns: dict[str, np.ndarray], texts:
             "caption", np.stack([embedded(text) for text in texts]), about="counts of the caption's words, normed"
         ),
     }
+    if not clip:
+        size = maps["masks"].shape[1:]
+        targets["boxes"] = Target(
+            "boxes", pad_boxes(boxes, [size] * len(boxes)), about="around what is seen of each object", classes=SHAPES
+        )
     if clip:
         for axis, way in (("y", "down"), ("x", "right")):
             targets[f"velocity_{axis}"] = Target(

@@ -456,9 +456,10 @@ def test_images_hold_what_the_scenes_say() -> None:
         "segmentation",
         "depth",
         "caption",
+        "boxes",
     ]
     kinds = [targets[name].kind for name in targets]
-    assert kinds == ["label", "value", "value", "value", "masks", "token_label", "token_value", "caption"]
+    assert kinds == ["label", "value", "value", "value", "masks", "token_label", "token_value", "caption", "boxes"]
     for i in range(12):
         drawn = render(0, i, SIZE)
         assert data.ids[i] == f"shapes-0-{i:06d}" and data[i].dtype == np.uint8
@@ -514,7 +515,8 @@ def test_bounds_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     for frames in (1, 2):
         monkeypatch.undo()
         data = make(n=10, size=SIZE, frames=frames)
-        held = data.samples.nbytes + sum(t.values.nbytes for t in data.targets.values() if t.dense or t.kind == "masks")
+        maps = ("token_label", "token_value", "masks")
+        held = data.samples.nbytes + sum(t.values.nbytes for t in data.targets.values() if t.kind in maps)
         limit = held - 1
         monkeypatch.setattr(dataset_module, "MOST_BYTES", limit)
         with refusal("too-large", "9"):

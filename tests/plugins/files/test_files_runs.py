@@ -110,7 +110,7 @@ def test_every_scheme_is_listed_with_its_options() -> None:
     shown = CliRunner().invoke(app, ["list", "datasets", "--json"])
     assert shown.exit_code == 0
     options = {row["name"]: row["options"] for row in json.loads(shown.stdout)["datasets"]}
-    folders = {"images:", "segmentation:", "depth:", "davis:", "captions:", "videos:", "audio:", "datasets:"}
+    folders = {"images:", "segmentation:", "depth:", "coco:", "davis:", "captions:", "videos:", "audio:", "datasets:"}
     assert all({"on_error", "seed"} <= set(options[scheme]) for scheme in folders)
     assert all("seed" in options[scheme] for scheme in ("texts:", "series:", "ts:"))
 

@@ -1,0 +1,199 @@
+"""How many labels a target takes: the linear probe on nested parts of train and val, and the length of an online code."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from diagnostics.activations.contract import Activations, StoredTarget
+from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.arrays import over_taps
+from diagnostics.measures.base import Arrays, Case, normal
+from diagnostics.measures.probes.linear import OWN, LinearProbe
+from diagnostics.measures.probes.protocol import ClassOrValueProbe, Rows, sum_by_unit
+from diagnostics.measures.probes.samples import Task
+from diagnostics.measures.probes.softmax import Classifiers
+from diagnostics.measures.result import CENTRING, FUNCTIONAL, POOLING, SEED, UNITS_TRAIN, UNITS_VAL, N
+from diagnostics.measures.statistics import Losses, interval
+from diagnostics.measures.tap_choice import choose_tap
+
+FEWEST = 16
+"""Labels of the smallest part; each further part has twice as many."""
+DRAWS = 3
+OF_EACH_CLASS = 2
+"""Labels of every class that a part has at least: with one, a fold would lack the class."""
+
+
+def _noise_free() -> xr.Dataset:
+    """A tap of one feature that is the target, and one of noise."""
+    x = normal(80, 2, seed=0)
+    taps = Arrays({"noise": x[:, :1], "truth": x[:, 1:]}, np.resize(["train", "train", "val", "test"], 80).tolist())
+    return LabelEfficiency().compute(taps, StoredTarget("y", "value", x[:, 1]), 0)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What the probe reads when it is fitted on a part of the labels: losses on test [tap, unit(, part)], the share in
+    which each tap is the one to use [tap], and the bits for the labels that the next part adds [tap].
+    """
+
+    test: Losses
+    chosen: np.ndarray
+    bits: np.ndarray
+
+
+class _Reader(LinearProbe):
+    """The linear probe, whose errors name the measure that uses it."""
+
+    name = "label_efficiency"
+
+
+class LabelEfficiency(ClassOrValueProbe):
+    """What the linear probe reads with few labels: its `score` is the area under the curve of a tap, the mean score over
+    16, 32, ... and all labels of train and val, each the mean of 3 nested draws.
+
+    Along `labels`: `curve` [labels, tap] with its interval, and `chosen` [labels, tap], the share of draws in which the
+    rule for taps takes each. For classes `code_length` [tap], the bits of an online code of the labels of train and val,
+    beside `line_...` of none: the first part is sent as it is, and each next one with a probe of those before.
+    """
+
+    name = "label_efficiency"
+    answers = "How many labels does a target take, and does the best layer change with them?"
+    source = "online code: Voita and Titov 2020 (2003.12298), section 2.2"
+    kinds = ("label", "value", "state", "future")
+    standard = False
+    instead = "it fits several probes: fit one of your own on run.features(tap)"
+    known_answers = (
+        Case("area under the curve of a tap that is the target", 1, OWN, lambda: float(_noise_free()["score"][1]), 1e-3),
+        Case("the same: share of draws that choose it with 16 labels", 1, OWN, lambda: float(_noise_free()["chosen"].sel(labels=16)[1])),
+    )  # fmt: skip
+
+    def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
+        probe = _Reader()
+        whole = probe.task(activations, target, seed)
+        fit = whole.rows.fit
+        least = OF_EACH_CLASS * len(whole.numbers) if whole.label else 2
+        sizes = [FEWEST * 2**k for k in range(64) if least <= FEWEST * 2**k < len(fit)]
+        if not sizes:
+            raise DiagnosticsError(
+                f"{self.name} of {target.name} needs more than {max(least, FEWEST)} labels in train and val, and there "
+                f"are {len(fit)}: use more samples.",
+                code="too-few",
+            )
+        orders = [self._order(activations, whole, np.random.default_rng([seed, draw])) for draw in range(DRAWS)]
+        ends = [*sizes[1:], len(fit)]
+        by_size = [
+            [self._read(activations, whole, order[:size], order[size:end], seed) for order in orders]
+            for size, end in zip(sizes, ends, strict=True)
+        ]
+        by_size.append([self._read(activations, whole, fit, fit[:0], seed)])
+        return self._result(activations, whole, [*sizes, len(fit)], by_size, seed)
+
+    def _order(self, activations: Activations, task: Task, draws: np.random.Generator) -> np.ndarray:
+        """The rows of train and val, whole groups one after the other, so that each beginning has both in proportion, and
+        some of each class.
+        """
+        placed: list[tuple[float, int]] = []
+        for rows in (task.rows.train, task.rows.val):
+            groups, at = np.unique(activations.groups[rows].astype(str), return_inverse=True)
+            order = rows[np.argsort(draws.permutation(len(groups))[at], kind="stable")]
+            placed += [((i + 0.5) / len(order), int(row)) for i, row in enumerate(order)]
+        order = np.array([row for _, row in sorted(placed)])
+        train = np.isin(order, task.rows.train)
+        first = [int(np.flatnonzero(~train)[0])]
+        if task.label:
+            codes = task.codes[order]
+            first += [
+                int(i) for c in range(len(task.numbers)) for i in np.flatnonzero(train & (codes == c))[:OF_EACH_CLASS]
+            ]
+        return np.concatenate([order[first], np.delete(order, first)])
+
+    def _read(self, activations: Activations, whole: Task, labelled: np.ndarray, then: np.ndarray, seed: int) -> Part:
+        """What is read with the labels of some rows, and the bits for those that come `then`."""
+        split = activations.split.copy()
+        split[np.setdiff1d(whole.rows.fit, labelled)] = ""
+        part, probe = activations.with_other(split=split, ready={}), _Reader()
+        task = probe.task(part, whole.target, seed)
+        lost: list[np.ndarray] = []
+        choosing: list[np.ndarray] = []
+        bits: list[float] = []
+        for taps, x in probe.stacks(part, task):
+            choice = probe.choose(task, x)
+            readouts = probe.fits(task, x, choice.numbers, choice.start)
+            guess = readouts(x[:, task.rows.test])
+            out = choice.val if choice.out_of_fold is None else choice.out_of_fold
+            for j in range(len(taps)):
+                lost.append(sum_by_unit(task.lost(guess[j], task.rows.test), task.rows))
+                choosing.append(out[j])
+            if isinstance(readouts, Classifiers) and len(then):
+                nats = readouts.fits.judged(x[:, then], whole.codes[then])[1][:, 0].sum(dim=1)
+                bits += (nats / math.log(2)).tolist()
+        around = sum_by_unit(task.around(task.rows.fit, task.rows.test), task.rows)
+        test = _losses(np.stack(lost), around, whole.label)
+        return Part(test, self._chosen(activations, task, np.stack(choosing)), np.array(bits))
+
+    def _chosen(self, activations: Activations, task: Task, lost: np.ndarray) -> np.ndarray:
+        names = [tap.name for tap in activations.taps]
+        if task.whole:
+            around = np.ones(lost.shape[1:]) if task.label else task.ridge.reference
+        else:
+            around = task.around(task.rows.train, task.rows.val)
+        depth = np.array([tap.depth for tap in activations.taps])
+        losses = _losses(lost, around, task.label)
+        choice = choose_tap(losses, names.index(activations.output_tap), depth, task.seed)
+        return np.eye(len(names))[choice.tap] if choice else np.full(len(names), np.nan)
+
+    def _result(
+        self, activations: Activations, task: Task, sizes: Sequence[int], by_size: Sequence[Sequence[Part]], seed: int
+    ) -> xr.Dataset:
+        rows: Rows = task.rows
+        units = len(rows.units)
+        curve, low, high, drawn = [], [], [], []
+        for size, parts in zip(sizes, by_size, strict=True):
+            loss, reference = (
+                np.mean([getattr(part.test, side) for part in parts], axis=0) for side in ("loss", "reference")
+            )
+            mean = Losses(loss, reference, task.label)
+            score, *ends = mean.intervals(size, seed)
+            curve.append(score)
+            low.append(ends[0])
+            high.append(ends[1])
+            drawn.append(score + math.sqrt(1 + units / size) * (mean.resampled(seed) - score))
+        area = np.mean(curve, axis=0)
+        ends = interval(area, np.mean(drawn, axis=0), units)
+        variables: dict[str, Any] = {"score": area, "low": ends[0], "high": np.minimum(ends[1], 1.0)}
+        by_labels = {"curve": curve, "curve_low": low, "curve_high": high}
+        by_labels["chosen"] = [np.mean([part.chosen for part in parts], axis=0) for parts in by_size]
+        variables |= {name: (("labels", "tap"), np.array(values)) for name, values in by_labels.items()}
+        if task.label:
+            plain = math.log2(len(task.numbers))
+            sent = sum(np.mean([part.bits for part in parts], axis=0) for parts in by_size[:-1])
+            variables["code_length"] = sizes[0] * plain + sent
+        names = [tap.name for tap in activations.taps]
+        stated = {
+            FUNCTIONAL: f"mean over numbers of labels of the score of the linear probe; {DRAWS} nested draws",
+            POOLING: activations.pooling,
+            CENTRING: "features standardised with the rows fitted",
+            "uniform_code": sizes[-1] * math.log2(len(task.numbers)) if task.label else "",
+            "chosen_with": ", ".join(
+                f"{size}: {names[int(np.nanargmax(share))]}"
+                for size, share in zip(sizes, by_labels["chosen"], strict=True)
+                if np.isfinite(share).any()
+            ),
+            N: len(rows.fit) + len(rows.test),
+            SEED: seed,
+            **{key: len(set(activations.groups[of])) for key, of in ((UNITS_TRAIN, rows.train), (UNITS_VAL, rows.val))},
+        }
+        return over_taps(activations, variables, stated, labels=np.array(sizes))
+
+
+def _losses(lost: np.ndarray, around: np.ndarray, counts: bool) -> Losses:
+    """Losses [tap, row, part] beside a reference [row, part], without the last axis where it has one part."""
+    reference = np.broadcast_to(around, lost.shape)
+    one = lost.shape[2] == 1
+    return Losses(lost[..., 0], reference[..., 0], counts) if one else Losses(lost, reference, counts)

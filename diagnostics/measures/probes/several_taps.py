@@ -1,0 +1,288 @@
+"""Several taps read side by side: whether a set of them holds more than the tap that is used alone.
+
+A set is read by the linear probe, as a tap is: of its features side by side, and of as many as one tap has (their
+principal components on train), since more features alone may read more. Sets are chosen as taps are, without test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from diagnostics.activations.contract import Activations, StoredTarget
+from diagnostics.encoders.taps import Grid, Tap
+from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.arrays import eigh, over_taps, samples
+from diagnostics.measures.base import Arrays, Case, normal, rotation
+from diagnostics.measures.probes.least_squares import products, refit, standardised
+from diagnostics.measures.probes.linear import OWN, LinearProbe
+from diagnostics.measures.probes.protocol import ClassOrValueProbe
+from diagnostics.measures.probes.samples import Task
+from diagnostics.measures.result import (
+    CENTRING,
+    FUNCTIONAL,
+    POOLING,
+    REASON,
+    SEED,
+    UNITS_TRAIN,
+    UNITS_VAL,
+    N,
+    choosing_losses,
+    losses_of,
+    store_interval,
+    store_reasons,
+    units_fitted,
+)
+from diagnostics.measures.statistics import Losses, scores
+from diagnostics.measures.tap_choice import choose_tap
+from diagnostics.measures.verdict import paired_differences
+from diagnostics.vocabulary import SPLITS
+
+MOST = 4
+"""Taps of a set, but for that of all."""
+LEAST_WIDTH = 16
+"""Components of a tap that a greedy choice reads at least."""
+SINGLE = "single"
+NARROW = "narrow"
+"""Ends the name of a set that is cut to as many features as the single tap has."""
+ROUNDS, SMOOTH = 3, 0.1
+"""Of fitting a readout and the weights of a sum in turn, and the penalty meanwhile."""
+
+
+def _in_two_taps() -> xr.Dataset:
+    """Two taps of one feature each, whose sum is the target."""
+    x = normal(200, 2, seed=0)
+    taps = Arrays({"a": x[:, :1], "b": x[:, 1:]}, np.resize(["train", "train", "train", "val", "test"], 200).tolist())
+    return TapSet().compute(taps, StoredTarget("sum", "value", x.sum(axis=1)), 0)
+
+
+class _Reader(LinearProbe):
+    """The linear probe, whose errors name the measure that uses it."""
+
+    name = "tap_set"
+
+
+class TapSet(ClassOrValueProbe):
+    """What sets of taps read beside the tap that is used alone: its `score` is that of each tap by itself.
+
+    Along `set`: `set_score` with its interval, `set_gain` over the single tap with its interval, paired over test units,
+    `set_width` in features, and which taps it holds, `member` [set, tap]. The attribute `chosen_set` is the set, or
+    `single`, that the rule for taps chooses among all of them, without test; `gain` is what test says of it.
+
+    - `greedy`: the tap used, and up to 3 more, each the one that adds most by the losses that choose, of the leading
+      components of each tap; of 2, 3 and 4 the best.
+    - `evenly_spaced` and `random`: 4 taps. `all`. Each also with the ending `.narrow`, at the width of the single tap.
+    - `weighted_sum`: of standardised taps of one width, weights as they predict best on train.
+    """
+
+    name = "tap_set"
+    answers = "Do several taps side by side hold more than the one that is used alone?"
+    source = "weighted sum: SUPERB (Yang et al. 2021, 2105.01051); greedy forward choice"
+    kinds = ("label", "value", "state", "future")
+    standard = False
+    instead = "it reads several taps at once: fit a probe of your own on run.features([...])"
+    known_answers = (
+        Case("R2 of y = a + b, with a and b at a tap each: both side by side", 1, OWN, lambda: float(_in_two_taps()["set_score"].sel(set="greedy")), 1e-3),
+        Case("the same: taps in the set that is chosen", 2, OWN, lambda: float(_in_two_taps()["member"].sel(set="greedy").sum())),
+    )  # fmt: skip
+
+    def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
+        probe, depth = _Reader(), {tap.name: tap.depth for tap in activations.taps}
+        upto = [tap for tap in activations.taps if tap.depth <= depth[activations.output_tap]]
+        if len(upto) < 2:
+            return self._nothing(activations, seed)
+        declared = probe.declaration(target)
+        alone = probe.read_out(activations, target, seed).assign_attrs(declared)
+        names = [tap.name for tap in activations.taps]
+        choosing, depths = choosing_losses(alone), np.array([depth[name] for name in names])
+        choice = choosing and choose_tap(choosing, names.index(activations.output_tap), depths, seed)
+        if not choice:
+            raise DiagnosticsError(
+                f"{self.name} of {target.name} has no tap with a score to choose by.", code="too-few"
+            )
+        single, task = names[choice.tap], probe.task(activations, target, seed)
+        features = {tap.name: self._features(activations, tap) for tap in upto}
+        sets, reasons = TapSets(features, task).build(single, seed, probe)
+        there = activations.with_other(
+            taps=[Tap(name, 1.0, "trunk", of.features.shape[1], Grid((1,), ("t",))) for name, of in sets.items()],
+            output_tap=next(iter(sets)),
+            ready={},
+            pooled=lambda name: sets[name].features.numpy(),
+        )
+        read = probe.read_out(there, target, seed).assign_attrs(declared)
+        return self._result(activations, alone, choice.tap, read, sets=sets, reasons=reasons, seed=seed)
+
+    def _nothing(self, activations: Activations, seed: int) -> xr.Dataset:
+        """The result without a second tap."""
+        why = "there is no second tap up to the output to read beside it: run with more --taps"
+        none = dict.fromkeys(("score", "low", "high"), np.full(len(activations.taps), np.nan))
+        reasons = store_reasons((tap.name, why) for tap in activations.taps)
+        stated = {FUNCTIONAL: "", POOLING: activations.pooling, CENTRING: "", REASON: reasons, SEED: seed}
+        return over_taps(activations, none, stated)
+
+    def _features(self, activations: Activations, tap: Tap) -> Tensor:
+        return samples(activations.pooled(tap.name), f"Tap {tap.name} for {self.name}")
+
+    def _result(
+        self,
+        activations: Activations,
+        alone: xr.Dataset,
+        at: int,
+        read: xr.Dataset,
+        sets: Mapping[str, TapsTogether],
+        reasons: Sequence[tuple[str, str]],
+        seed: int,
+    ) -> xr.Dataset:
+        """The result from the probe of each tap `alone`, of which one is used, and of the sets, `read` as if taps."""
+        taps, names = ([str(tap) for tap in data["tap"].values] for data in (alone, read))
+        own, theirs, fit_units = losses_of(alone, "unit"), losses_of(read, "unit"), units_fitted(alone)
+        gains = paired_differences(theirs, own.at([at]), fit_units, seed)
+        chosen = choose_set(choosing_losses(alone), at, choosing_losses(read), seed)
+        ends = {"": "value", "_low": "low", "_high": "high"}
+        by_set = dict(zip(("set_score", "set_low", "set_high"), theirs.intervals(fit_units, seed), strict=True))
+        by_set |= {f"set_gain{end}": np.array([getattr(gain, of) for gain in gains]) for end, of in ends.items()}
+        by_set["set_width"] = np.array([sets[name].features.shape[1] for name in names])
+        axes = ("set", "unit", "part")[: theirs.loss.ndim]
+        variables: dict[str, Any] = {
+            **dict(zip(("score", "low", "high"), own.intervals(fit_units, seed), strict=True)),
+            **{name: ("set", values) for name, values in by_set.items()},
+            "member": (("set", "tap"), np.array([[tap in sets[name].taps for tap in taps] for name in names])),
+            "set_loss": (axes, theirs.loss),
+            "set_reference": (axes, theirs.reference),
+        }
+        stated = {
+            FUNCTIONAL: f"{alone.attrs[FUNCTIONAL]}; gains are paired over test units",
+            POOLING: activations.pooling,
+            CENTRING: "features standardised with the rows fitted, and before components are taken with train",
+            "single": taps[at],
+            "chosen_set": names[chosen] if chosen is not None else SINGLE,
+            **(store_interval("gain", gains[chosen]) if chosen is not None else {}),
+            REASON: store_reasons(reasons),
+            N: sum(int(alone.attrs[f"n_{split}"]) for split in SPLITS),
+            SEED: seed,
+            **{key: alone.attrs[key] for key in (UNITS_TRAIN, UNITS_VAL)},
+        }
+        return over_taps(activations, variables, stated, set=names, unit=alone["unit"].values)
+
+
+def choose_set(alone: Losses | None, at: int, read: Losses | None, seed: int) -> int | None:
+    """The set to use in place of the tap `at`, by the losses that choose: the best one, where it is ahead of the tap by
+    more than one standard error, as the rule for taps asks of a tap and the output; None for the tap.
+    """
+    if alone is None or read is None:
+        return None
+    loss, reference = (
+        np.concatenate([getattr(read, side), getattr(alone, side)[[at]]]) for side in ("loss", "reference")
+    )
+    last = len(loss) - 1
+    choice = choose_tap(Losses(loss, reference, alone.counts), last, np.zeros(len(loss)), seed)
+    return None if choice is None or choice.tap == last else choice.tap
+
+
+@dataclass(frozen=True)
+class TapsTogether:
+    """Features [sample, feature] of several taps, and which these are."""
+
+    taps: Sequence[str]
+    features: Tensor
+
+
+class TapSets:
+    """Sets of taps for one task, from the features [sample, feature] of each, standardised on train."""
+
+    def __init__(self, features: Mapping[str, Tensor], task: Task) -> None:
+        self.task, self.train = task, task.rows.train
+        self.taps = {name: self._standardise(x) for name, x in features.items()}
+
+    def _standardise(self, x: Tensor) -> Tensor:
+        mean, scale, _ = standardised(x[self.train])
+        return (x - mean) * scale
+
+    def leading(self, x: Tensor, count: int) -> Tensor:
+        """At most so many principal components on train, turned so that all vary alike: probes standardise what they
+        read, which would make as much of the last component as of the first.
+        """
+        if x.shape[1] <= count:
+            return x
+        z = x[self.train]
+        wide = len(z) < z.shape[1]
+        values, axes = eigh(products((z.mT if wide else z)[None])[0])
+        values, axes = values[-count:], axes[:, -count:]
+        axes = (z.mT @ axes)[:, values > 0] / values[values > 0].sqrt() if wide else axes
+        return x @ axes @ torch.from_numpy(rotation(axes.shape[1], 0))
+
+    def join(self, taps: Sequence[str]) -> Tensor:
+        """All features of some taps, side by side."""
+        return torch.cat([self.taps[tap] for tap in taps], dim=1)
+
+    def build(
+        self, single: str, seed: int, probe: LinearProbe
+    ) -> tuple[dict[str, TapsTogether], list[tuple[str, str]]]:
+        """Every set by its name, and reasons (set, reason) why one is missing."""
+        names, width = list(self.taps), self.taps[single].shape[1]
+        few = min(MOST, len(names))
+        spaced = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, few).round().astype(int))]
+        drawn = sorted(np.random.default_rng(seed).choice(len(names), few, replace=False))
+        chosen = {
+            "greedy": self.greedy(single, probe),
+            "evenly_spaced": spaced,
+            "random": [names[i] for i in drawn],
+            "all": names,
+        }
+        sets: dict[str, TapsTogether] = {}
+        for name, taps in chosen.items():
+            joined = self.join(taps)
+            sets[name] = TapsTogether(taps, joined)
+            sets[f"{name}.{NARROW}"] = TapsTogether(taps, self.leading(joined, width))
+        if len({x.shape[1] for x in self.taps.values()}) > 1:
+            return sets, [("weighted_sum", "taps have unequal numbers of features")]
+        sets["weighted_sum"] = TapsTogether(names, self.weighted_sum())
+        return sets, []
+
+    def greedy(self, single: str, probe: LinearProbe) -> list[str]:
+        """The single tap and those that add most to it, one after the other, by the losses that choose; of 2 to `MOST`
+        taps the best. Each tap is read by its leading components, so that a set is about as wide as one tap.
+        """
+        narrow = {name: self.leading(x, max(LEAST_WIDTH, x.shape[1] // MOST)) for name, x in self.taps.items()}
+        taps, best = [single], (-np.inf, [single])
+        while len(taps) < min(MOST, len(narrow)):
+            left = [name for name in narrow if name not in taps]
+            each = [self._score(probe, torch.cat([narrow[t] for t in [*taps, name]], dim=1)) for name in left]
+            taps = [*taps, left[int(np.argmax(each))]]
+            best = max(best, (max(each), taps))
+        order = list(self.taps)
+        return sorted(best[1], key=order.index)
+
+    def _score(self, probe: LinearProbe, x: Tensor) -> float:
+        """The score of features by the losses that choose."""
+        task, choice = self.task, probe.choose(self.task, x[None])
+        if choice.out_of_fold is None:
+            lost, around = choice.val[0], task.around(task.rows.train, task.rows.val)
+        else:
+            lost = choice.out_of_fold[0]
+            around = np.ones_like(lost) if task.label else task.ridge.reference
+        return float(scores(lost[None], around[None])[0])
+
+    def weighted_sum(self) -> Tensor:
+        """The sum of all taps with the weights of least squared error on train, none below 0, found in turn with a
+        ridge readout of it; classes are read as 0 and 1.
+        """
+        from scipy.optimize import nnls
+
+        x = torch.stack([each[self.train] for each in self.taps.values()])
+        values = np.eye(len(self.task.numbers))[self.task.codes] if self.task.label else self.task.values
+        y = torch.tensor(values[self.train], dtype=x.dtype)
+        y = y - y.mean(dim=0)
+        weights = torch.full((len(x),), 1 / len(x), dtype=x.dtype)
+        for _ in range(ROUNDS):
+            maps = refit(torch.einsum("t,tnd->nd", weights, x)[None], y, torch.full((1, 1), SMOOTH, dtype=x.dtype))[0]
+            guesses = (x @ maps.left[0]).flatten(1)
+            found = torch.from_numpy(nnls(guesses.mT.numpy(), y.flatten().numpy())[0])
+            weights = found / found.sum() if found.sum() > 0 else weights
+        return torch.einsum("t,tnd->nd", weights, torch.stack([*self.taps.values()]))

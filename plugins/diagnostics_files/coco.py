@@ -1,0 +1,205 @@
+"""Images with boxes, and perhaps captions, in COCO's format (cocodataset.org/#format-data)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diagnostics.plugin import SPLIT_OF, DiagnosticsError, LazySamples, Target, complete_splits, pad_boxes
+from diagnostics.plugin import unknown as unknown_name
+from diagnostics_files.captions import hashed
+from diagnostics_files.decode import picture
+from diagnostics_files.folder import (
+    FileDataset,
+    Unusable,
+    check_regular,
+    folder,
+    join_notes,
+    safe_name,
+    sentence,
+    usable,
+    warn,
+)
+
+TARGETS = ("boxes", "caption")
+FEATURES = 512
+"""Of a caption: hashed counts of its words."""
+
+
+@dataclass
+class Photo:
+    """An image, its extent (y, x) by its annotations, and what is said of it; `name` below the root."""
+
+    path: Path
+    name: str
+    split: str
+    extent: tuple[int, int]
+    boxes: list[list[float]] = field(default_factory=list[list[float]])
+    captions: list[str] = field(default_factory=list[str])
+
+    def require(self) -> None:
+        """Raises where there is no such file."""
+        if not self.path.is_file():
+            raise Unusable(self.name, "is not there", "copy it")
+
+    def read(self) -> np.ndarray:
+        """Pixels; raises where they are not of the extent that boxes are given in."""
+        self.require()
+        pixels = picture(self.path, self.name)
+        if pixels.shape[:2] != self.extent:
+            (rows, columns), (y, x) = pixels.shape[:2], self.extent
+            why = f"is {rows} x {columns} pixels, and its annotations say {y} x {x}"
+            raise Unusable(self.name, why, "give boxes in its own pixels")
+        return pixels
+
+
+def coco(path: str, sets: str, targets: str, seed: int, on_error: str) -> FileDataset:
+    """See `plugin.coco`."""
+    scheme = f"coco:{path}"
+    root = folder(path, "coco")
+    asked = [name.strip() for name in targets.split(",") if name.strip()]
+    for name in asked:
+        if name not in TARGETS:
+            raise unknown_name("target", name, TARGETS)
+    files = _annotations(root, "instances", sets, scheme)
+    photos, categories, dropped = list[Photo](), dict[int, str](), 0
+    for of, file in files.items():
+        found, named, without = _photos(root, of, file)
+        if categories and named != categories:
+            raise DiagnosticsError(
+                f"{file.name} of {scheme} has other categories than {next(iter(files.values())).name}: give both the "
+                f"same, or read one of them by ?sets=.",
+                code="conflict",
+            )
+        categories = named
+        photos, dropped = photos + found, dropped + without
+    if "caption" in asked:
+        _add_captions(photos, _annotations(root, "captions", sets, scheme), scheme)
+    every = len(photos)
+    kept, left_out = usable([photo.name for photo in photos], lambda i: photos[i].read(), on_error, scheme)
+    photos = [photos[i] for i in kept]
+    for photo in photos:
+        photo.require()
+    note = f"{dropped} boxes without area or outside of their images left out" if dropped else ""
+    if note:
+        warn(f"{scheme}: {note}.")
+    ids = [photo.name for photo in photos]
+    split, how, exchangeable = complete_splits([photo.split for photo in photos], ids, seed, scheme)
+    made = dict[str, Target]()
+    if "boxes" in asked:
+        boxes = pad_boxes([photo.boxes for photo in photos], [photo.extent for photo in photos])
+        made["boxes"] = Target("boxes", boxes, about="around objects", classes=tuple(categories.values()))
+    texts = [photo.captions[0] for photo in photos] if "caption" in asked else []
+    if texts:
+        about = f"hashed words in {FEATURES} features"
+        made["caption"] = Target("caption", hashed(texts, FEATURES), about=about)
+    return FileDataset(
+        root.resolve().name,
+        "image",
+        LazySamples(len(photos), lambda i: photos[i].read()),
+        ids,
+        split,
+        made,
+        about=join_notes(f"{len(photos)} images with boxes", how, note, sentence(left_out, every)),
+        files={
+            **{photo.name: photo.path for photo in photos},
+            **{f"annotations/{at.name}": at for at in files.values()},
+        },
+        options=f"targets={','.join(asked)}",
+        left_out=left_out,
+        texts=texts,
+        exchangeable=exchangeable,
+    )
+
+
+def _annotations(root: Path, kind: str, sets: str, scheme: str) -> dict[str, Path]:
+    """Of each set of images (`val2017`) the file of its annotations of a kind."""
+    found = {at.stem.partition("_")[2]: at for at in sorted((root / "annotations").glob(f"{kind}_*.json"))}
+    wanted = [name.strip() for name in sets.split(",") if name.strip()] or list(found)
+    if absent := [name for name in wanted if name not in found] or ([""] if not wanted else []):
+        raise DiagnosticsError(
+            f"{scheme} has no annotations/{kind}_{absent[0] or 'val2017'}.json: lay it out as COCO does, or name the "
+            f"sets of images that are there by ?sets=.",
+            code="missing-file",
+        )
+    return {name: found[name] for name in wanted}
+
+
+def _read(file: Path) -> Mapping[str, Any]:
+    check_regular(file, file.name, skip=False)
+    try:
+        return json.loads(file.read_bytes())
+    except ValueError as error:
+        raise DiagnosticsError(f"{file} is no JSON ({error}): copy it again.", code="unreadable") from error
+
+
+def _photos(root: Path, of: str, file: Path) -> tuple[list[Photo], dict[int, str], int]:
+    """The images of a set in the order of their numbers, the categories by number, and how many boxes are none."""
+    data, split = _read(file), SPLIT_OF.get(re.sub(r"\d+$", "", of).lower(), "")
+    try:
+        categories = {
+            int(each["id"]): str(each["name"]) for each in sorted(data["categories"], key=lambda each: each["id"])
+        }
+        photos = {int(each["id"]): _photo(root, of, split, each) for each in data["images"]}
+        dropped = sum(not _add_box(photos, list(categories), each, file) for each in data["annotations"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DiagnosticsError(
+            f"{file} is not in COCO's format ({type(error).__name__}: {error}): give images, annotations and "
+            f"categories.",
+            code="bad-data",
+        ) from error
+    return [photos[number] for number in sorted(photos)], categories, dropped
+
+
+def _photo(root: Path, of: str, split: str, entry: Mapping[str, Any]) -> Photo:
+    name = safe_name(str(entry["file_name"]), "An image").as_posix()
+    path = next((at for base in _folders(of) if (at := root / base / name).is_file()), root / of / name)
+    return Photo(path, f"{of}/{name}", split, (int(entry["height"]), int(entry["width"])))
+
+
+def _folders(of: str) -> Iterator[str]:
+    """Where the images of a set may lie."""
+    yield from (of, f"images/{of}", "images", ".")
+
+
+def _add_box(photos: Mapping[int, Photo], categories: Sequence[int], entry: Mapping[str, Any], file: Path) -> bool:
+    """Adds an annotation to its image; False for a box without area or outside of it, as COCO's own files hold some."""
+    if (photo := photos.get(int(entry["image_id"]))) is None or entry["category_id"] not in categories:
+        lacks = "image" if photo is None else "category"
+        raise DiagnosticsError(
+            f"Annotation {entry.get('id')} of {file.name} is of {lacks} {entry[f'{lacks}_id']}, which the file does "
+            f"not list: correct it.",
+            code="bad-data",
+        )
+    x, y, width, height = map(float, entry["bbox"])
+    area = float(entry.get("area", width * height))
+    (rows, columns), corners = photo.extent, (x, y, x + width, y + height)
+    inside = x < columns and y < rows and x + width > 0 and y + height > 0
+    if not (np.isfinite([*corners, area]).all() and width > 0 and height > 0 and area > 0 and inside):
+        return False
+    photo.boxes.append([*corners, categories.index(entry["category_id"]), int(entry.get("iscrowd", 0)), area])
+    return True
+
+
+def _add_captions(photos: Sequence[Photo], files: Mapping[str, Path], scheme: str) -> None:
+    said: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for of, file in files.items():
+        data = _read(file)
+        names = {each["id"]: str(each["file_name"]) for each in data["images"]}
+        for each in sorted(data["annotations"], key=lambda each: each["id"]):
+            said[of, names[each["image_id"]]].append(str(each["caption"]).strip())
+    for photo in photos:
+        of, _, name = photo.name.partition("/")
+        photo.captions = said[of, name]
+    if bare := [photo.name for photo in photos if not photo.captions]:
+        raise DiagnosticsError(
+            f"{len(bare)} images of {scheme} have no caption, {bare[0]} first: leave caption out of ?targets=.",
+            code="bad-data",
+        )

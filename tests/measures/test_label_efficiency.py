@@ -1,0 +1,79 @@
+"""The linear probe with few labels, on taps that take few or many, and the length of an online code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from diagnostics.activations.contract import StoredTarget
+from diagnostics.measures.base import Arrays
+from diagnostics.measures.probes.labels import LabelEfficiency
+from diagnostics.measures.probes.linear import LinearProbe
+from diagnostics.vocabulary import ChooseOn
+from tests.support.refusals import refusal
+
+N = 300
+SPLIT = np.resize(["train", "train", "train", "val", "test"], N).tolist()
+
+
+def planted(kind: str, choose_on: ChooseOn = "fit", classes: int = 3) -> tuple[Arrays, StoredTarget]:
+    """A tap that holds the target in one feature of two, one that hides it in 60 features, and one of noise."""
+    rng = np.random.default_rng(0)
+    values: Any = rng.integers(classes, size=N) if kind == "label" else rng.standard_normal(N)
+    signal = np.eye(classes)[values] if kind == "label" else values[:, None]
+    easy = np.concatenate([2 * signal, rng.standard_normal((N, 1))], axis=1) + 0.5 * rng.standard_normal(
+        (N, signal.shape[1] + 1)
+    )
+    hard = 4 * signal @ rng.standard_normal((signal.shape[1], 60)) / 60**0.5 + rng.standard_normal((N, 60))
+    activations = Arrays({"easy": easy, "hard": hard, "noise": rng.standard_normal((N, 4))}, SPLIT)
+    activations.choose_on = choose_on
+    return activations, StoredTarget("y", kind, values)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module", params=[("label", "fit"), ("value", "val")], ids=["label", "value"])
+def found(request: pytest.FixtureRequest) -> tuple[xr.Dataset, xr.Dataset]:
+    activations, target = planted(*request.param)
+    return LabelEfficiency().compute(activations, target, 0), LinearProbe().compute(activations, target, 0)
+
+
+def test_a_curve_ends_at_the_score_of_the_probe_and_its_area_is_the_mean(found: tuple[xr.Dataset, xr.Dataset]) -> None:
+    data, whole = found
+    assert data["labels"].values.tolist() == [16, 32, 64, 128, 240]
+    score = 1 - whole["loss"].sum("unit") / whole["reference_loss"].sum("unit")
+    np.testing.assert_allclose(data["curve"].isel(labels=-1), score)
+    np.testing.assert_allclose(data["score"], data["curve"].mean("labels"))
+    assert (data["low"] <= data["score"]).all() and (data["score"] <= data["high"]).all()
+
+
+def test_few_labels_choose_the_tap_that_takes_few(found: tuple[xr.Dataset, xr.Dataset]) -> None:
+    data, _ = found
+    curve = data["curve"].sel(labels=16)
+    assert float(curve.sel(tap="easy")) > float(curve.sel(tap="hard")) > float(curve.sel(tap="noise")) - 0.2
+    np.testing.assert_allclose(data["chosen"].sum("tap"), 1)
+    assert float(data["chosen"].sel(labels=16, tap="easy")) > 0.5
+
+
+def test_a_code_is_short_where_classes_are_read_and_no_shorter_than_plain_for_noise() -> None:
+    activations, target = planted("label")
+    data = LabelEfficiency().compute(activations, target, 0)
+    length, plain = data["code_length"], data.attrs["uniform_code"]
+    assert plain == pytest.approx(240 * np.log2(3))
+    assert float(length.sel(tap="easy")) < 0.5 * plain < 0.9 * plain < float(length.sel(tap="noise"))
+    assert "code_length" not in LabelEfficiency().compute(*planted("value"), 0)
+
+
+def test_parts_that_cannot_hold_every_class_twice_are_left_out() -> None:
+    activations, target = planted("label", classes=10)
+    data = LabelEfficiency().compute(activations, target, 0)
+    assert data["labels"].values[0] == 32
+
+
+def test_too_few_labels_are_refused_in_a_sentence() -> None:
+    activations, target = planted("label")
+    split = np.array(SPLIT, dtype=object)
+    split[20:] = "test"
+    with refusal("too-few", 16, "y"):
+        LabelEfficiency().compute(activations.with_other(split=split), target, 0)
