@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from diagnostics_files.folder import (
 TARGETS = ("boxes", "caption")
 FEATURES = 512
 """Of a caption: hashed counts of its words."""
+MOST_PIXELS = 2**20
+"""Of a side of an image."""
 
 
 @dataclass
@@ -80,6 +83,10 @@ def coco(path: str, sets: str, targets: str, seed: int, on_error: str) -> FileDa
             )
         categories = named
         photos, dropped = photos + found, dropped + without
+    if not photos:
+        raise DiagnosticsError(
+            f"{next(iter(files.values()))} lists no image: name other sets by ?sets=.", code="bad-data"
+        )
     if "caption" in asked:
         _add_captions(photos, _annotations(root, "captions", sets, scheme), scheme)
     every = len(photos)
@@ -136,32 +143,51 @@ def _read(file: Path) -> Mapping[str, Any]:
     check_regular(file, file.name, skip=False)
     try:
         return json.loads(file.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DiagnosticsError(f"{file} is no JSON ({error}): copy it again.", code="unreadable") from error
+
+
+@contextmanager
+def _parsing(file: Path) -> Iterator[None]:
+    """Turns what entries of another form raise within this context into the error for the file."""
+    try:
+        yield
+    # OSError: of names that no file can have.
+    except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
+        raise DiagnosticsError(
+            f"{file} is not in COCO's format ({type(error).__name__}: {error}): correct it.",
+            code="bad-data",
+        ) from error
+
+
+def _by_number(entries: Sequence[Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]:
+    """Images or categories by their numbers, in the order of these; raises ValueError for a number that comes twice."""
+    numbers = [int(each["id"]) for each in entries]
+    if twice := [number for number, times in Counter(numbers).items() if times > 1]:
+        raise ValueError(f"two entries have the id {twice[0]}")
+    return dict(sorted(zip(numbers, entries, strict=True)))
 
 
 def _photos(root: Path, of: str, file: Path) -> tuple[list[Photo], dict[int, str], int]:
     """The images of a set in the order of their numbers, the categories by number, and how many boxes are none."""
     data, split = _read(file), SPLIT_OF.get(re.sub(r"\d+$", "", of).lower(), "")
-    try:
-        categories = {
-            int(each["id"]): str(each["name"]) for each in sorted(data["categories"], key=lambda each: each["id"])
-        }
-        photos = {int(each["id"]): _photo(root, of, split, each) for each in data["images"]}
+    with _parsing(file):
+        categories = {number: str(each["name"]) for number, each in _by_number(data["categories"]).items()}
+        photos = {number: _photo(root, of, split, each) for number, each in _by_number(data["images"]).items()}
         dropped = sum(not _add_box(photos, list(categories), each, file) for each in data["annotations"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise DiagnosticsError(
-            f"{file} is not in COCO's format ({type(error).__name__}: {error}): give images, annotations and "
-            f"categories.",
-            code="bad-data",
-        ) from error
-    return [photos[number] for number in sorted(photos)], categories, dropped
+    return list(photos.values()), categories, dropped
 
 
 def _photo(root: Path, of: str, split: str, entry: Mapping[str, Any]) -> Photo:
-    name = safe_name(str(entry["file_name"]), "An image").as_posix()
+    name, extent = _file_name(entry), (int(entry["height"]), int(entry["width"]))
+    if not 0 < min(extent) <= max(extent) <= MOST_PIXELS:
+        raise ValueError(f"{name} cannot be {extent[0]} x {extent[1]} pixels")
     path = next((at for base in _folders(of) if (at := root / base / name).is_file()), root / of / name)
-    return Photo(path, f"{of}/{name}", split, (int(entry["height"]), int(entry["width"])))
+    return Photo(path, f"{of}/{name}", split, extent)
+
+
+def _file_name(entry: Mapping[str, Any]) -> str:
+    return safe_name(str(entry["file_name"]), "An image").as_posix()
 
 
 def _folders(of: str) -> Iterator[str]:
@@ -192,9 +218,10 @@ def _add_captions(photos: Sequence[Photo], files: Mapping[str, Path], scheme: st
     said: dict[tuple[str, str], list[str]] = defaultdict(list)
     for of, file in files.items():
         data = _read(file)
-        names = {each["id"]: str(each["file_name"]) for each in data["images"]}
-        for each in sorted(data["annotations"], key=lambda each: each["id"]):
-            said[of, names[each["image_id"]]].append(str(each["caption"]).strip())
+        with _parsing(file):
+            names = {number: _file_name(each) for number, each in _by_number(data["images"]).items()}
+            for each in sorted(data["annotations"], key=lambda each: each["id"]):
+                said[of, names[int(each["image_id"])]].append(str(each["caption"]).strip())
     for photo in photos:
         of, _, name = photo.name.partition("/")
         photo.captions = said[of, name]

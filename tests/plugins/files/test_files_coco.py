@@ -60,10 +60,10 @@ def test_one_set_is_split_by_image_and_captions_are_read_if_asked(written: tuple
     assert list(coco(root, "?sets=val2017&targets=caption").targets) == ["caption"]
 
 
-def change(root: Path, edit: Callable[[dict[str, Any]], None]) -> Path:
+def change(root: Path, edit: Callable[[dict[str, Any]], None], kind: str = "instances") -> Path:
     """A folder with an edit of its annotations."""
     write(root, 10, 32, ("val2017",))
-    file = root / "annotations" / "instances_val2017.json"
+    file = root / "annotations" / f"{kind}_val2017.json"
     data = json.loads(file.read_text())
     edit(data)
     file.write_text(json.dumps(data))
@@ -90,12 +90,39 @@ def test_boxes_that_are_none_are_counted(tmp_path: Path, capsys: pytest.CaptureF
         (lambda data: data.pop("categories"), "bad-data", "categories"),
         (lambda data: data["images"][0].update(file_name="gone.png"), "bad-data", "gone.png"),
         (lambda data: data["images"][0].update(file_name="../out.png"), "strange-file", "out.png"),
+        (lambda data: data["images"][0].update(file_name="a" * 300), "bad-data", "instances_val2017.json"),
+        (lambda data: data["images"][0].update(height=-32), "bad-data", "-32"),
+        (lambda data: data["images"][0].update(width=10**400), "bad-data", "instances_val2017.json"),
+        (lambda data: data["images"][1].update(id=0), "bad-data", "id 0"),
+        (lambda data: data["images"][0].update(id=float("inf")), "bad-data", "instances_val2017.json"),
+        (lambda data: data["categories"][1].update(id=1), "bad-data", "id 1"),
+        (lambda data: data["annotations"][0].update(bbox=[10**400, 1, 2, 2]), "bad-data", "instances_val2017.json"),
+        (lambda data: data.update(images=[], annotations=[]), "bad-data", "instances_val2017.json"),
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path: Path, edit: Any, code: Any, named: str) -> None:
     root = change(tmp_path, edit)
     with refusal(code, named):
         coco(root)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda data: data["annotations"][0].update(image_id=77),
+        lambda data: data["annotations"][0].pop("caption"),
+        lambda data: data.pop("images"),
+    ],
+)
+def test_captions_of_another_form_are_refused(tmp_path: Path, edit: Any) -> None:
+    root = change(tmp_path, edit, "captions")
+    with refusal("bad-data", "captions_val2017.json"):
+        coco(root, "?targets=caption")
+
+
+def test_captions_are_found_by_the_file_whichever_way_its_name_is_written(tmp_path: Path) -> None:
+    root = change(tmp_path, lambda data: data["images"][0].update(file_name="./000000000000.png"), "captions")
+    assert "object" in coco(root, "?targets=caption").texts[0]
 
 
 def test_an_image_of_another_size_is_refused_or_left_out(tmp_path: Path) -> None:
@@ -115,5 +142,8 @@ def test_a_folder_without_annotations_or_with_other_sets_is_refused(written: tup
         coco(written[0], "?targets=keypoints")
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations" / "instances_val2017.json").write_text("{")
+    with refusal("unreadable", "instances_val2017.json"):
+        coco(tmp_path)
+    (tmp_path / "annotations" / "instances_val2017.json").write_text("[" * 200_000)
     with refusal("unreadable", "instances_val2017.json"):
         coco(tmp_path)
