@@ -65,10 +65,20 @@ def test_a_code_is_short_where_classes_are_read_and_no_shorter_than_plain_for_no
     assert "code_length" not in LabelEfficiency().compute(*planted("value"), 0)
 
 
-def test_parts_that_cannot_hold_every_class_twice_are_left_out() -> None:
-    activations, target = planted("label", classes=10)
+@pytest.mark.parametrize("classes", [8, 10])  # of eight, 16 labels would be two of each and none of val
+def test_parts_that_cannot_hold_every_class_twice_are_left_out(classes: int) -> None:
+    activations, target = planted("label", classes=classes)
     data = LabelEfficiency().compute(activations, target, 0)
     assert data["labels"].values[0] == 32
+
+
+def test_the_error_for_too_few_labels_names_as_many_as_are_needed() -> None:
+    activations, _ = planted("label")
+    split = np.where(np.arange(N) < 40, SPLIT, "test")
+    with refusal("too-few", "more than 32", "are 32"):
+        LabelEfficiency().compute(
+            activations.with_other(split=split), StoredTarget("y", "label", np.arange(N) // 5 % 8), 0
+        )
 
 
 def test_too_few_labels_are_refused_in_a_sentence() -> None:
@@ -77,3 +87,11 @@ def test_too_few_labels_are_refused_in_a_sentence() -> None:
     split[20:] = "test"
     with refusal("too-few", 16, "y"):
         LabelEfficiency().compute(activations.with_other(split=split), target, 0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_label_of_val_chooses_without_a_warning() -> None:
+    activations, target = planted("label", "val")
+    split = np.resize([*["train"] * 28, "val", "test"], N).astype(object)
+    few = activations.with_other(split=np.where(np.arange(N) < 60, split, "test"))
+    assert np.isfinite(LabelEfficiency().compute(few, target, 0)["score"]).all()

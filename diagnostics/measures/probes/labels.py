@@ -59,7 +59,8 @@ class LabelEfficiency(ClassOrValueProbe):
 
     Along `labels`: `curve` [labels, tap] with its interval, and `chosen` [labels, tap], the share of draws in which the
     rule for taps takes each. For classes `code_length` [tap], the bits of an online code of the labels of train and val,
-    beside `line_...` of none: the first part is sent as it is, and each next one with a probe of those before.
+    beside the attribute `uniform_code`, those without a probe: the first part is sent so, and each next one with a probe
+    of those before.
     """
 
     name = "label_efficiency"
@@ -77,12 +78,14 @@ class LabelEfficiency(ClassOrValueProbe):
         probe = _Reader()
         whole = probe.task(activations, target, seed)
         fit = whole.rows.fit
-        least = OF_EACH_CLASS * len(whole.numbers) if whole.label else 2
-        sizes = [FEWEST * 2**k for k in range(64) if least <= FEWEST * 2**k < len(fit)]
+        # And one of val, with which each part begins.
+        least = 1 + OF_EACH_CLASS * len(whole.numbers) if whole.label else 2
+        enough = [FEWEST * 2**k for k in range(32) if FEWEST * 2**k >= least]
+        sizes = [size for size in enough if size < len(fit)]
         if not sizes:
             raise DiagnosticsError(
-                f"{self.name} of {target.name} needs more than {max(least, FEWEST)} labels in train and val, and there "
-                f"are {len(fit)}: use more samples.",
+                f"{self.name} of {target.name} needs more than {enough[0]} labels in train and val, and there are "
+                f"{len(fit)}: use more samples.",
                 code="too-few",
             )
         orders = [self._order(activations, whole, np.random.default_rng([seed, draw])) for draw in range(DRAWS)]

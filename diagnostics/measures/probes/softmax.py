@@ -542,7 +542,7 @@ def _path(
             lost = (losses - least)[0, 0]
             better = lost.mean() < 0 or right.sum() > max(int(before[0].sum()) for before in judged)
             worse = 0 if better else worse + 1
-            certain = bool(lost.mean() > 2 * lost.std() / len(lost) ** 0.5)
+            certain = len(lost) > 1 and bool(lost.mean() > 2 * lost.std() / len(lost) ** 0.5)
         judged.append((right, losses))
         if not whole and (worse == 2 or (worse and certain)):
             break
