@@ -16,6 +16,8 @@ CROWD, HIDDEN = 1, 2
 """A box around many objects, and one of which less than `LEAST_VISIBLE` is covered: to find them is neither right nor
 wrong."""
 LEAST_VISIBLE = 0.25
+MOST_CLASSES = 2**15 - 1
+"""Classes and background are told apart in two bytes a token."""
 _COLUMNS = 7
 
 
@@ -84,6 +86,7 @@ def misfit_of_boxes(boxes: np.ndarray, classes: Sequence[str]) -> str:
         "lies outside of its sample": outside,
         "has no class that is a whole number from 0": (of < 0) | (of != np.round(of)),
         f"has a class above {len(classes) - 1}, the last that is named": (len(classes) > 0) & (of >= len(classes)),
+        f"has a class that is not below {MOST_CLASSES}": of >= MOST_CLASSES,
         "says other than 0 or 1 of whether it is a crowd": (crowd != 0) & (crowd != 1),
     }
     for why, found in wrong.items():

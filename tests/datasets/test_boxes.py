@@ -41,6 +41,11 @@ def test_what_is_no_box_is_refused(box: list[float], named: str) -> None:
         pictures([ONE, [box], ONE, []])
 
 
+def test_a_class_beyond_what_tokens_can_be_given_is_refused_where_none_is_named() -> None:
+    with refusal("bad-target", "sample 1", 32767):
+        pictures([ONE, [[2, 2, 8, 9, 40_000]], ONE, []], classes=())
+
+
 def test_other_shapes_and_samples_are_refused() -> None:
     for rows in ([[1, 2, 3, 4]], [[1, 2, 3, 4, 0], [1, 2, 3, 4, 0, 0]], [["a"] * 5]):
         with refusal("bad-target", "sample 1"):
