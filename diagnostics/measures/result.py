@@ -43,6 +43,8 @@ REASON = "reason"
 # What the class of a measure declares of its numbers; see `Measure`.
 LOSSES = "losses"
 """counts, squares or resampled, of a probe."""
+LEAST = "least"
+"""Below which no drawn score can be; absent where there is no such number."""
 CHANCE = "chance"
 """The score of knowing nothing; absent where it depends on the data."""
 SCORE_NAME = "score_name"
@@ -158,7 +160,8 @@ def losses_of(result: xr.Dataset, unit: str) -> Losses:
     }[unit]
     if drawn in result:
         ones = np.ones((result.sizes["tap"], result.sizes[unit]))
-        return Losses(ones, ones, drawn=result[drawn].transpose("tap", ...).values)
+        scores = result[drawn].transpose("tap", ...).values
+        return Losses(ones, ones, drawn=scores, least=result.attrs.get(LEAST, -np.inf))
     loss, reference = (result[name].transpose("tap", unit, ...).values for name in names)
     return Losses(loss, reference, result.attrs[LOSSES] == "counts")
 

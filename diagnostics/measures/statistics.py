@@ -49,6 +49,8 @@ class Losses:
     counts: bool = False
     """Losses count wrong answers among the reference's."""
     drawn: np.ndarray | None = None
+    least: float = -np.inf
+    """Below which no drawn score can be."""
 
     @property
     def scores(self) -> np.ndarray:
@@ -71,7 +73,8 @@ class Losses:
         """Score, low and high of each tap."""
         if self.drawn is None:
             return profile_intervals(self.loss, self.reference, fit_units, seed, self.counts)
-        return self.scores, *interval(self.scores, self.resampled(seed), self.loss.shape[1], fit_units)
+        low, high = interval(self.scores, self.resampled(seed), self.loss.shape[1], fit_units)
+        return self.scores, np.maximum(low, self.least), np.minimum(high, np.maximum(self.scores, 1.0))
 
 
 # Counts that are kept, in bytes, and those of a block, in numbers.

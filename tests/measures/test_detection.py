@@ -17,7 +17,7 @@ from pycocotools.cocoeval import COCOeval
 
 from diagnostics.activations.contract import shuffle
 from diagnostics.datasets.boxes import ASIDE, CLASS, CROWD, covered_boxes, pad_boxes
-from diagnostics.measures.apply import measure_all
+from diagnostics.measures.apply import measure_all, with_intervals
 from diagnostics.measures.probes.average_precision import AREAS, Curves, Found, match, summary
 from diagnostics.measures.probes.detection import DetectionProbe, assign
 from tests.support.boxes import SIDE, Tokens, box_target, box_tokens, random_boxes
@@ -184,6 +184,15 @@ def test_a_tap_that_holds_boxes_is_told_from_one_with_classes_and_one_with_neith
     assert (planted["low"] <= planted["score"]).all()
     assert planted["oof_drawn"].sizes["tap"] == 3
     assert score["neither"] <= 2 * float(planted["line_chance"][0])
+
+
+def test_ends_of_an_interval_of_average_precision_are_average_precisions(planted: xr.Dataset) -> None:
+    drawn = np.clip(0.5 + 0.5 * np.random.default_rng(0).normal(size=(3, 2001)), 0, 1)
+    drawn[:, 0] = 0.02, 0.5, 0.99
+    result = with_intervals(planted.assign(drawn=(("tap", "draw"), drawn)))
+    assert result["low"].values[0] == 0
+    assert (result["low"] >= 0).all()
+    assert (result["high"] <= 1).all()
 
 
 def test_shuffled_boxes_are_found_by_chance(boxes: np.ndarray, planted: xr.Dataset) -> None:

@@ -40,7 +40,7 @@ from diagnostics.measures.probes.dense import DenseRows, Judged, Streamed, Sums,
 from diagnostics.measures.probes.least_squares import FOLDS, PENALTIES, Moments, RidgePath, choose, folds
 from diagnostics.measures.probes.protocol import KEEP_TOKENS, Probe, rows_of
 from diagnostics.measures.probes.segmentation import Classes
-from diagnostics.measures.result import CENTRING, CHOSEN_ON, FUNCTIONAL, POOLING, REASON, SEED, store_reasons
+from diagnostics.measures.result import CENTRING, CHOSEN_ON, FUNCTIONAL, LEAST, POOLING, REASON, SEED, store_reasons
 
 CENTRE = 1.5
 """Cells from a box's centre up to which its tokens stand for it, as in FCOS."""
@@ -433,6 +433,7 @@ def _result(dense: BoxRows, sums: Boxes, found: Streamed, seed: int, more: Mappi
         **{f"n_{name}": len(some) for name, some in by_split.items()},
         **{f"units_{name}": len(set(groups[some])) for name, some in by_split.items()},
         SEED: seed,
+        LEAST: 0.0,
         CHOSEN_ON: "fit" if whole else "val",
         REASON: store_reasons(dense_attrs["reasons"]),
         **sums.stated(dense),
