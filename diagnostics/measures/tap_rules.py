@@ -152,8 +152,13 @@ def best_on_val(evidence: Evidence) -> str:
 
 def best_with(evidence: Evidence, labels: int) -> Mapping[str, float]:
     """The tap that is best with so many labels, over the draws of them."""
-    if labels not in evidence.by_labels:
+    if not evidence.by_labels:
         raise _unmeasured("label_efficiency")
+    if labels not in evidence.by_labels:
+        raise DiagnosticsError(
+            f"label_efficiency has no part of {labels} labels: use a dataset with more samples of each class.",
+            code="too-few",
+        )
     return evidence.by_labels[labels]
 
 

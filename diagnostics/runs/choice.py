@@ -216,15 +216,25 @@ class Advice:
     beside: Mapping[str, float]
     """Mean regret of a random tap, of the output, and of the measures without labels the least and the largest."""
 
+    @property
+    def expected(self) -> Interval | None:
+        """The regret on another target, between the farther ends of both intervals, since that over tasks does not hold
+        what the targets of one dataset owe to its samples; None where there are no others.
+        """
+        if self.regret is None:
+            return None
+        both = self.regret.regret, self.regret.over_tasks
+        low, high = np.fmin(*(each.low for each in both)), np.fmax(*(each.high for each in both))
+        return Interval(self.regret.regret.value, float(low), float(high))
+
     def __str__(self) -> str:
         runs, targets = (f"{n} {what}{'s' * (n > 1)}" for n, what in ((self.runs, "run"), (self.targets, "target")))
         text = f"{self.encoder} ({runs}, {targets}): for another target use {self.tap}"
-        if self.regret is None:
+        if self.expected is None:
             return f"{text}; no other target of this encoder says what that may cost: name runs on other data."
-        shown = self.regret.over_tasks if math.isfinite(self.regret.over_tasks.low) else self.regret.regret
         few = f", of few targets ({self.targets})" if self.targets < FEW_TARGETS else ""
         others = enumerated([f"{name} {format_number(value)}" for name, value in self.beside.items()])
-        return f"{text}; expected regret {format_interval(shown)}{few}; in its place {others}."
+        return f"{text}; expected regret {format_interval(self.expected)}{few}; in its place {others}."
 
 
 @dataclass(frozen=True)

@@ -166,6 +166,24 @@ def test_the_advice_is_the_tap_for_all_targets_and_says_where_it_rests_on_few() 
     assert "few" not in str(judge(many, ENTRIES, RUNS).advice[0])
 
 
+def test_the_advice_is_no_surer_than_the_units_of_its_targets() -> None:
+    # Each loses .1 by the tap of the other, which says nothing of the samples that both were measured on.
+    (advice,) = judge(
+        [cell("one", [0.5, 0.9, 0.8, 0.5, 0.5]), cell("two", [0.5, 0.8, 0.9, 0.5, 0.5])], ENTRIES, RUNS
+    ).advice
+    lost, expected = advice.regret, advice.expected
+    assert lost is not None and expected is not None
+    assert lost.over_tasks.high - lost.over_tasks.low == pytest.approx(0)
+    assert (expected.value, expected.low, expected.high) == pytest.approx((0.1, lost.regret.low, lost.regret.high))
+    assert expected.low < 0.05 and expected.high > 0.15
+
+
+def test_a_run_with_few_labels_is_not_told_to_measure_them(runs: list[Path]) -> None:
+    left_out = choose(runs[0]).left_out
+    assert "--measures" not in left_out["256 labels"]
+    assert "--measures" in choose(runs[1]).left_out["16 labels"]
+
+
 def test_every_direction_is_that_of_a_bundled_measure() -> None:
     from diagnostics.measures import bundled
 
