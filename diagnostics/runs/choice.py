@@ -223,9 +223,8 @@ class Advice:
         """
         if self.regret is None:
             return None
-        both = self.regret.regret, self.regret.over_tasks
-        low, high = np.fmin(*(each.low for each in both)), np.fmax(*(each.high for each in both))
-        return Interval(self.regret.regret.value, float(low), float(high))
+        units, tasks = self.regret.regret, self.regret.over_tasks
+        return Interval(units.value, float(np.fmin(units.low, tasks.low)), float(np.fmax(units.high, tasks.high)))
 
     def __str__(self) -> str:
         runs, targets = (f"{n} {what}{'s' * (n > 1)}" for n, what in ((self.runs, "run"), (self.targets, "target")))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -148,7 +148,7 @@ def _read(file: Path) -> Mapping[str, Any]:
 
 
 @contextmanager
-def _parsing(file: Path) -> Iterator[None]:
+def _parsing(file: Path) -> Generator[None]:
     """Turns what entries of another form raise within this context into the error for the file."""
     try:
         yield
