@@ -712,8 +712,5 @@ def test_a_run_of_something_else_in_the_same_folder_is_refused_with_the_differen
     sentence = refused("run", mine("build?seed=1"), "--data", mine("data"), "--out", out, *QUICK)
     assert "holds other activations, its weights differ, the numbers in the model have changed: choose" in sentence
     sentence = refused("run", mine("build"), "--data", mine("data?n=30"), "--out", out, *QUICK)
-    assert (
-        "holds other activations, its dataset differs, 6 of 30 samples are in one only, for example s24: choose"
-        in sentence
-    )
+    assert "its dataset differs, 6 of 30 samples are in one only, for example s24" in sentence
     assert sorted(path.stat().st_mtime_ns for path in out.rglob("*")) == before

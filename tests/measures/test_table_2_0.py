@@ -24,6 +24,7 @@ from diagnostics.activations.contract import StoredTarget
 from diagnostics.measures import bundled, geometry, locality, probes, similarity
 from diagnostics.measures.apply import Measured, measure_all
 from diagnostics.runs.derived import between
+from tests.support.boxes import box_target, random_boxes
 from tests.support.functions import FUNCTIONS, numbers
 from tests.support.memory import MemoryActivations
 from tests.support.planted import planted_images
@@ -504,6 +505,7 @@ class _Samples:
             "depth": dense("depth", "token_value"),
             "event": dense("event", "event"),
             "object": StoredTarget("object", "masks", masks),
+            "boxes": box_target(random_boxes(n, 0)),
         }
 
 

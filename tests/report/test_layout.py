@@ -278,6 +278,7 @@ def test_how_all_taps_are_read_is_said_once() -> None:
             "lineage": {},
             "pooling": ["mean"],
             "seconds_per_sample": 0.1,
+            "input": None,
             "pooled_bytes_per_sample": 8,
             "token_bytes_per_sample": 8,
         }

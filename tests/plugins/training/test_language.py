@@ -18,6 +18,7 @@ from torch import Tensor
 import diagnostics as dx
 from diagnostics import DiagnosticsError, Grid, Question
 from diagnostics.cli.main import main
+from diagnostics.plugin import silent
 
 pytest.importorskip("transformers")
 
@@ -36,7 +37,7 @@ from diagnostics_training.alignment.student import make_student, start_of
 from diagnostics_training.jobs import LanguageJob
 from diagnostics_training.plugin import aligned_lines
 from diagnostics_training.trainer import record
-from diagnostics_training.trainer.record import lines, silent
+from diagnostics_training.trainer.record import lines
 from diagnostics_training.trainer.settings import Settings
 from diagnostics_training.trainer.trainer import fit
 
