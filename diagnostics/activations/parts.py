@@ -117,13 +117,14 @@ class Share:
 
 
 @contextlib.contextmanager
-def scratch_of(run: Path, launch: str) -> Generator[Path]:
-    """A folder on the local disk for what a launch has in hand: the same one when it is given again on this machine.
+def scratch_of(run: Path, way: str) -> Generator[Path]:
+    """A folder on the local disk for what a launch has in hand: the same one when it is given again on this machine, and
+    does it in the same `way`.
 
     Another process that has the same in hand keeps that folder, and this one gets one that nobody finds again.
     """
     own = Path(tempfile.gettempdir()) / f"diagnostics-{os.getuid()}"
-    place = own / hashlib.blake2b(f"{run}\0{launch}".encode(errors="surrogateescape"), digest_size=12).hexdigest()
+    place = own / hashlib.blake2b(f"{run}\0{way}".encode(errors="surrogateescape"), digest_size=12).hexdigest()
     with contextlib.ExitStack() as held:
         with writing(own):
             own.mkdir(mode=0o700, exist_ok=True)

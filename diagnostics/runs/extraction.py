@@ -125,9 +125,16 @@ def _setup(request: Request) -> Setup:
 @contextlib.contextmanager
 def share_of(setup: Setup, launch: Launch, *, finishes: bool) -> Generator[Share]:
     """What a command does of a shared run; see `Share`."""
-    about = {"device": kind_of(setup.device), "kernel": setup.request.attention}
-    with scratch_of(setup.folder, "the rest" if finishes else str(launch)) as scratch:
-        yield Share(launch, scratch, about | {"versions": Call.now(setup.request.seed, {}).versions}, finishes)
+    request = setup.request
+    about = {
+        "device": kind_of(setup.device),
+        "kernel": request.attention,
+        "versions": Call.now(request.seed, {}).versions,
+    }
+    # What is in hand is gone on with in the same way alone: a part's record tells of one.
+    way = f"{'the rest' if finishes else launch} {request.batch_size} {about}"
+    with scratch_of(setup.folder, way) as scratch:
+        yield Share(launch, scratch, about, finishes)
 
 
 def kind_of(device: str) -> str:

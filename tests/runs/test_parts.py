@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shlex
@@ -158,6 +159,22 @@ def test_a_killed_launch_costs_one_batch_on_the_same_machine_and_one_part_elsewh
     assert shards(here) == shards(elsewhere)
     assert Store(here).missing_parts == Store(elsewhere).missing_parts == [0, 2, 4, 6]
     assert not [path for path in local_disk.rglob("*") if path.is_file() and ".lock" not in path.name]
+
+
+def test_what_is_in_hand_is_not_continued_in_another_way(tmp_path: Path, local_disk: Path) -> None:
+    """Its record would tell of the last way alone."""
+
+    def stop(event: Any) -> None:
+        if getattr(event, "done", 0) >= 20:
+            raise KeyboardInterrupt
+
+    request = asked(tmp_path / "run", controls=False)
+    with pytest.raises(KeyboardInterrupt):
+        extract_parts(request, Launch(), stop)
+    assert [*local_disk.rglob(".pooled.*")]
+    events = list[Any]()
+    extract_parts(dataclasses.replace(request, batch_size=8), Launch(), events.append)
+    assert max(getattr(event, "total", 0) for event in events) == N, "also the first rows, which passed 16 at a time"
 
 
 def test_two_launches_of_one_part_agree_or_name_both(half: Path) -> None:
