@@ -177,6 +177,19 @@ def test_what_is_in_hand_is_not_continued_in_another_way(tmp_path: Path, local_d
     assert max(getattr(event, "total", 0) for event in events) == N, "also the first rows, which passed 16 at a time"
 
 
+def test_a_launch_leaves_alone_what_a_command_has_alone(plain: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    """Another process may hold its lock: nothing is tidied, extracted again or added."""
+    run = shutil.copytree(plain[0], tmp_path / "run")
+    (in_hand := run / f".results.json.{'0' * 16}.partial").write_bytes(b"")
+    shutil.rmtree(run / "controls" / "fresh_weights")
+    assert launched(run, "1/1") == {"tiny": {"parts": 8, "missing": []}}
+    assert in_hand.exists() and not (run / "controls" / "fresh_weights").exists()
+    in_hand.unlink()
+    remove_tokens(run)
+    launched(run, "1/1")
+    assert Store(run).tokens_removed and not Store(run).token_files
+
+
 def test_two_launches_of_one_part_agree_or_name_both(half: Path) -> None:
     store = Store(half)
     before = shards(half)
