@@ -361,7 +361,7 @@ class Store(Activations):
             self._append(step.rows.start, [pooled[tap.name] for tap in self.taps])
         except OSError as error:
             done = f"after {self.rows_done:,} of {self.plan.samples:,} samples; "
-            raise unwritable(self.path, error, done) from error
+            raise unwritable(self.work.path, error, done) from error
 
     def _append(self, row: int, values: list[np.ndarray]) -> None:
         shard = row // self.plan.pooled_shard
@@ -384,7 +384,7 @@ class Store(Activations):
     def tidy(self) -> None:
         """Takes away what a kill left of files that were being written, and shards that are not as they were written,
         which are then done again; finishes shards whose last row is there."""
-        with writing(self.path):
+        with writing(self.work.path):
             self.work.tidy()
             for layout in self._arrays:
                 if not self.complete or (self.tokens_removed and layout.kind != "pooled"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import shlex
@@ -20,6 +21,7 @@ from diagnostics.activations.folder import Folder
 from diagnostics.activations.parts import Launch, read_record
 from diagnostics.activations.plan import in_ranges, record_of
 from diagnostics.activations.run_files import listed, remove_tokens, stores
+from diagnostics.activations.shards import Journal
 from diagnostics.activations.store import Store
 from diagnostics.errors import StorageError
 from diagnostics.runs.extraction import extract_parts
@@ -188,6 +190,39 @@ def test_a_launch_leaves_alone_what_a_command_has_alone(plain: tuple[Path, dict[
     remove_tokens(run)
     launched(run, "1/1")
     assert Store(run).tokens_removed and not Store(run).token_files
+
+
+def test_a_full_local_disk_is_named_and_what_is_done_leaves_nothing_there(
+    tmp_path: Path, local_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(self: Journal, *given: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "append", fill)
+        with refusal("no-space", local_disk, kind=StorageError):
+            launched(tmp_path / "run", "1/8", controls=False)
+
+    def stop(store: Store, part: int, *given: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("diagnostics.activations.extract.seal_part", stop)
+        with pytest.raises(KeyboardInterrupt):
+            launched(tmp_path / "run", "1/8", controls=False)
+    assert [file for file in local_disk.rglob("*") if file.is_file()]
+    shutil.copytree(tmp_path / "run", tmp_path / "elsewhere")
+    launched(tmp_path / "elsewhere", "1/8", controls=False)
+    shutil.rmtree(tmp_path / "run")
+    shutil.move(tmp_path / "elsewhere", tmp_path / "run")
+    launched(tmp_path / "run", "1/8", controls=False)
+    assert not [file for file in local_disk.rglob("*") if file.is_file()], "also where another did the part meanwhile"
+
+
+def test_a_file_of_another_user_on_the_local_disk_is_passed_by(tmp_path: Path, local_disk: Path) -> None:
+    (local_disk / f"diagnostics-{os.getuid()}").symlink_to("nowhere")
+    launched(tmp_path / "run", "1/8", controls=False)
+    assert 0 not in Store(tmp_path / "run").missing_parts
 
 
 def test_two_launches_of_one_part_agree_or_name_both(half: Path) -> None:
