@@ -272,7 +272,10 @@ def extract(
     kept_plan = plan if with_tokens else plan.without_tokens
     parts = None if share is None else [*share.parts(plan)]
     if store is not None and parts is not None:
-        parts = sorted({*parts} & {*store.missing_parts})
+        missing = {*store.missing_parts}
+        if not launched:  # after which a file that is gone is damage
+            missing |= {part for part in parts if not store.has_files_of(part, with_tokens)}
+        parts = sorted({*parts} & missing)
     todo = list(kept_plan.steps(size, parts=parts)) if store is None else store.todo(size, with_tokens, parts)
     last = {step.rows.start // plan.pooled_shard: step for step in todo}
     total = plan.samples if share is None else sum(len(step) for step in todo)

@@ -325,6 +325,10 @@ class Store(Activations):
         shards = {layout: [part] if layout.kind == "pooled" else tokens for layout in self._arrays}
         return {layout.file(shard): layout.length for layout, theirs in shards.items() for shard in theirs}
 
+    def has_files_of(self, part: int, with_tokens: bool) -> bool:
+        """Test for all files of a part in the run, whatever is in them."""
+        return all(self.folder.head(file) is not None for file in self.files_of(part, with_tokens))
+
     def _has(self, layout: Layout, shard: int) -> bool:
         """Whether a shard has its file, of the right length."""
         file = self.work.head(layout.file(shard))
