@@ -322,6 +322,8 @@ def test_a_dense_target_needs_stored_tokens_or_none(tmp_path: Path) -> None:
 def test_clean_and_fresh_ask_whether_a_launch_still_works(half: Path) -> None:
     with refusal("in-use", "--force", kind=StorageError):
         measured(half, fresh=True)
+    with refusal("no-effect"):
+        measured(half, force=True)
     measured(half, controls=False)
     with refusal("in-use", "--force", kind=StorageError):
         remove_tokens(half)
