@@ -409,8 +409,12 @@ class Store(Activations):
                 self.work.delete([layout.file(shard)])
 
     def put_observed(self, name: str, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
-        """An observation by tap, in place of an earlier one of that name; whole or not at all."""
-        write_observed(self.folder, self.contents.run.hex(), name, arrays, about)
+        """An observation by tap, in place of an earlier one of that name; whole or not at all.
+
+        In a shared run one that will do stays: another command may have written it since, and be reading it.
+        """
+        if not (self.shared and self.has_observed(name, about["samples"], about["state"])):
+            write_observed(self.folder, self.contents.run.hex(), name, arrays, about)
 
     @property
     def complete(self) -> bool:

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -317,6 +318,15 @@ def test_a_dense_target_needs_stored_tokens_or_none(tmp_path: Path) -> None:
     with refusal("unsupported"):
         extract_parts(request, Launch())
     assert not (tmp_path / "run").exists()
+
+
+def test_what_another_command_observed_meanwhile_stays(half: Path) -> None:
+    """It may be reading it."""
+    about = {"samples": 4, "reason": "", "left_out": {}, "state": {"by": "tests", "version": "1"}}
+    two, more = ({"embed": np.full((rows, 2), rows, dtype=float)} for rows in (4, 8))
+    for arrays, samples, there in ((two, 4, two), (more, 2, two), (more, 8, more)):
+        Store(half).put_observed("seen", arrays, about | {"samples": samples})
+        np.testing.assert_array_equal(Store(half).observed("seen")["embed"], there["embed"])
 
 
 def test_clean_and_fresh_ask_whether_a_launch_still_works(half: Path) -> None:
