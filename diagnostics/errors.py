@@ -1,12 +1,13 @@
 """Errors that a user can cause, and the messages for unknown names."""
 
 import contextlib
+import copyreg
 import difflib
 import errno
 import os
 from collections.abc import Generator, Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 Code = Literal[
     "unknown-name",
@@ -93,6 +94,11 @@ class DiagnosticsError(Exception):
     def __init__(self, message: object = "", *, code: Code | None = None) -> None:
         super().__init__(message)
         self.code = code or self.code
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Make a copy, also in another process, of the message and not of what a class takes."""
+        # pyrefly: ignore[missing-attribute]
+        return copyreg.__newobj__, (type(self), *self.args), vars(self)
 
     def _render_traceback_(self) -> list[str]:
         """The line that IPython shows in place of a traceback."""

@@ -10,6 +10,8 @@ from typing import get_args
 
 import pytest
 
+from diagnostics.activations.folder import StrangeFileError
+from diagnostics.encoders.attention.capture import NotFiniteError
 from diagnostics.errors import Code, DiagnosticsError
 from tests.support.refusals import refusal
 
@@ -57,10 +59,16 @@ def test_the_reference_has_a_line_for_every_code() -> None:
     assert re.findall(r"^\| `([a-z-]+)` \| .", section, re.M) == list(get_args(Code))
 
 
-def test_a_copy_keeps_the_code() -> None:
-    error = copy.copy(DiagnosticsError("It is full.", code="no-space"))
-    assert error.code == "no-space"
-    assert str(error) == "It is full."
+@pytest.mark.parametrize(
+    "error",
+    [DiagnosticsError("It is full.", code="no-space"), StrangeFileError(Path("run")), NotFiniteError("It is.", 3)],
+)
+def test_a_copy_is_the_same(error: DiagnosticsError) -> None:
+    """Made as in another process."""
+    other = copy.copy(error)
+    assert type(other) is type(error)
+    assert vars(other) == vars(error)
+    assert str(other) == str(error)
 
 
 def test_a_refusal_for_another_reason_or_of_another_name_fails() -> None:

@@ -229,19 +229,24 @@ def extract(
     keep_freed_memory()
     wanted = identity(encoder, dataset, plan, compute) | {"masks": masks_digest(encoder, dataset, plan)}
     statistics: dict[str, tuple[float, float]] = {}
+    launched = share is not None and not share.finishes
+
+    def is_done(store: Store) -> bool:
+        # A launch brings no removed tokens back, and leaves alone what another process may have the lock of.
+        return store.complete and (launched or not (with_tokens and store.tokens_removed))
 
     def usable(folder: Folder) -> Store | None:
         """What is there and can be gone on with; raises where it cannot."""
         store = _existing(folder, wanted, dataset)
         if store is not None and share is not None and not store.complete:
             _join(store, share, about or {}, with_tokens)
-        if store is not None and not (store.shared and store.complete):
+        if store is not None and not (store.complete and (store.shared or launched)):
             store.tidy()
         encoder.to(device)
         statistics.update(reference_statistics(encoder, plan))
         if store is not None:
             refuse_other_behaviour(store, statistics)
-            if store.complete and not (with_tokens and store.tokens_removed):
+            if is_done(store):
                 store.check_whole()
         return store
 
@@ -257,7 +262,7 @@ def extract(
         except StorageError:  # of other options, by a call that was cut off
             remove(folder)
             store = usable(folder)
-    if store is not None and store.complete and not (with_tokens and store.tokens_removed):
+    if store is not None and is_done(store):
         return store
     if store is not None and store.complete:
         share = None
@@ -267,7 +272,10 @@ def extract(
     kept_plan = plan if with_tokens else plan.without_tokens
     parts = None if share is None else [*share.parts(plan)]
     if store is not None and parts is not None:
-        parts = sorted({*parts} & {*store.missing_parts})
+        missing = {*store.missing_parts}
+        if not launched:  # after which a file that is gone is damage
+            missing |= {part for part in parts if not store.has_files_of(part, with_tokens)}
+        parts = sorted({*parts} & missing)
     todo = list(kept_plan.steps(size, parts=parts)) if store is None else store.todo(size, with_tokens, parts)
     last = {step.rows.start // plan.pooled_shard: step for step in todo}
     total = plan.samples if share is None else sum(len(step) for step in todo)

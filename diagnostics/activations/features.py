@@ -98,7 +98,7 @@ def write_features(
     Returns what `_features.json` beside them says. Raises DiagnosticsError where a sample does not fit, and
     StorageError where the folder holds other features or the disk is full.
     """
-    from diagnostics.activations.extract import ShardBuffers, capture_rows
+    from diagnostics.activations.extract import LONGEST_SEAL, ShardBuffers, capture_rows
     from diagnostics.activations.plan import plan, row_order
     from diagnostics.activations.prepare import fit, prepared_batches
     from diagnostics.encoders.modules import BATCH, check_compute, chosen_poolings, computing, usable_device
@@ -135,7 +135,7 @@ def write_features(
         folder = Folder(out)
         _open(folder, about)
         if launch is None:
-            folder.tidy()
+            folder.tidy(age=LONGEST_SEAL)  # a launch may be writing
         there = {*folder.list()}
         for start in starts if launch is None else starts[launch.index :: launch.count]:
             stop = min(start + rows, len(dataset))

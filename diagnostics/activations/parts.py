@@ -117,24 +117,28 @@ class Share:
 
 
 @contextlib.contextmanager
-def scratch_of(run: Path, launch: str) -> Generator[Path]:
-    """A folder on the local disk for what a launch has in hand: the same one when it is given again on this machine.
+def scratch_of(run: Path, way: str) -> Generator[Path]:
+    """A folder on the local disk for what a launch has in hand: the same one when it is given again on this machine,
+    to do it in the same `way`.
 
     Another process that has the same in hand keeps that folder, and this one gets one that nobody finds again.
     """
     own = Path(tempfile.gettempdir()) / f"diagnostics-{os.getuid()}"
-    place = own / hashlib.blake2b(f"{run}\0{launch}".encode(errors="surrogateescape"), digest_size=12).hexdigest()
+    place = own / hashlib.blake2b(f"{run}\0{way}".encode(errors="surrogateescape"), digest_size=12).hexdigest()
     with contextlib.ExitStack() as held:
-        with writing(own):
-            own.mkdir(mode=0o700, exist_ok=True)
         try:
+            with writing(own):
+                own.mkdir(mode=0o700, exist_ok=True)
             if own.is_symlink() or own.stat().st_uid != os.getuid():
                 raise StorageError(f"{own} is not yours.", code="unwritable")
             held.enter_context(lock(place))
         except StorageError:
-            place = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="diagnostics-")))
+            with writing(own.parent):
+                place = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="diagnostics-")))
         yield place
-        Folder(place.parent).prune(place.name)
+        # All is sealed, by this launch or, after a kill of it, by another.
+        with contextlib.suppress(OSError):
+            Folder(place.parent).delete_prefix(place.name)
 
 
 def seal_part(store: Store, part: int, files: Mapping[str, int], about: Mapping[str, Any]) -> None:

@@ -325,6 +325,10 @@ class Store(Activations):
         shards = {layout: [part] if layout.kind == "pooled" else tokens for layout in self._arrays}
         return {layout.file(shard): layout.length for layout, theirs in shards.items() for shard in theirs}
 
+    def has_files_of(self, part: int, with_tokens: bool) -> bool:
+        """Test for all files of a part in the run, whatever is in them."""
+        return all(self.folder.head(file) is not None for file in self.files_of(part, with_tokens))
+
     def _has(self, layout: Layout, shard: int) -> bool:
         """Whether a shard has its file, of the right length."""
         file = self.work.head(layout.file(shard))
@@ -361,7 +365,7 @@ class Store(Activations):
             self._append(step.rows.start, [pooled[tap.name] for tap in self.taps])
         except OSError as error:
             done = f"after {self.rows_done:,} of {self.plan.samples:,} samples; "
-            raise unwritable(self.path, error, done) from error
+            raise unwritable(self.work.path, error, done) from error
 
     def _append(self, row: int, values: list[np.ndarray]) -> None:
         shard = row // self.plan.pooled_shard
@@ -384,7 +388,7 @@ class Store(Activations):
     def tidy(self) -> None:
         """Takes away what a kill left of files that were being written, and shards that are not as they were written,
         which are then done again; finishes shards whose last row is there."""
-        with writing(self.path):
+        with writing(self.work.path):
             self.work.tidy()
             for layout in self._arrays:
                 if not self.complete or (self.tokens_removed and layout.kind != "pooled"):
@@ -405,8 +409,12 @@ class Store(Activations):
                 self.work.delete([layout.file(shard)])
 
     def put_observed(self, name: str, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
-        """An observation by tap, in place of an earlier one of that name; whole or not at all."""
-        write_observed(self.folder, self.contents.run.hex(), name, arrays, about)
+        """An observation by tap, in place of an earlier one of that name; whole or not at all.
+
+        In a shared run one that will do stays: another command may have written it since, and be reading it.
+        """
+        if not (self.shared and self.has_observed(name, about["samples"], about["state"])):
+            write_observed(self.folder, self.contents.run.hex(), name, arrays, about)
 
     @property
     def complete(self) -> bool:

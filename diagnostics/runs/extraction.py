@@ -125,9 +125,16 @@ def _setup(request: Request) -> Setup:
 @contextlib.contextmanager
 def share_of(setup: Setup, launch: Launch, *, finishes: bool) -> Generator[Share]:
     """What a command does of a shared run; see `Share`."""
-    about = {"device": kind_of(setup.device), "kernel": setup.request.attention}
-    with scratch_of(setup.folder, "the rest" if finishes else str(launch)) as scratch:
-        yield Share(launch, scratch, about | {"versions": Call.now(setup.request.seed, {}).versions}, finishes)
+    request = setup.request
+    about = {
+        "device": kind_of(setup.device),
+        "kernel": request.attention,
+        "versions": Call.now(request.seed, {}).versions,
+    }
+    # What is in hand is gone on with in the same way alone: a part's record tells of one.
+    way = f"{'the rest' if finishes else launch} {request.batch_size} {about}"
+    with scratch_of(setup.folder, way) as scratch:
+        yield Share(launch, scratch, about, finishes)
 
 
 def kind_of(device: str) -> str:
@@ -159,7 +166,7 @@ class Extraction:
 
     def __init__(self, setup: Setup, folder: Folder, watch: Watch, share: Share | None) -> None:
         self.setup, self.request, self.folder, self.watch = setup, setup.request, folder, watch
-        self.share = share
+        self.share, self.launched = share, share is not None and not share.finishes
         self.made_beside: list[Folder] = []
         """The places of stores that were made beside them."""
         self.told = False
@@ -180,9 +187,11 @@ class Extraction:
             self.controls = control_encoders(setup.encoder, setup.dataset, request.seed, setup.draws)
 
     def do_parts(self) -> dict[str, Any]:
-        """This launch's parts of the encoder and of each control that can be made."""
+        """This launch's parts of the encoder and of each control that can be made; none of a run that one command has
+        alone.
+        """
         stores = {ENCODER: self._extract_encoder()}
-        for name in self.controls:
+        for name in self.controls if stores[ENCODER].shared else ():
             try:
                 if measures := self._measures_of(name):
                     stores[name] = self._extract_control(name, measures, stores[ENCODER])[1]
@@ -198,7 +207,6 @@ class Extraction:
 
     def _extract_encoder(self) -> Store:
         request, setup = self.request, self.setup
-        launched = self.share is not None and not self.share.finishes
         about = Provenance.of(
             setup.encoder,
             setup.dataset,
@@ -206,11 +214,11 @@ class Extraction:
             encoder_spec=setup.encoder_spec,
             dataset_spec=setup.dataset_spec,
         ).to_attrs()
-        if launched:
+        if self.launched:
             about |= {"seed": request.seed, CONTROLS: [*self.controls]}
         store = self._extract(setup.encoder, self.folder, setup.taps, about, self.measures, announced=True)
         self.folder = store.folder
-        if launched:
+        if self.launched:
             return store
         # Before any of them is there: what is not listed is never removed.
         store.set_attrs(
@@ -333,7 +341,7 @@ class Extraction:
                     **self.passes,
                 )
                 store = extracted(share=self.share)
-                if with_tokens and store.complete and store.tokens_removed:
+                if with_tokens and store.complete and store.tokens_removed and not self.launched:
                     # The launches left out what a measure of this command reads.
                     store = extracted()
                 along.write()

@@ -114,6 +114,10 @@ def _check(request: Request) -> None:
     )
     if request.precision not in get_args(Precision):
         raise unknown("precision", request.precision, get_args(Precision))
+    if request.force and not request.fresh:
+        raise DiagnosticsError(
+            "--force is for --fresh, without which nothing is discarded: leave it out.", code="no-effect"
+        )
     check_kernel(request.attention)
     check_margin(request.margin)
     if request.choose_on is not None and request.choose_on not in get_args(ChooseOn):

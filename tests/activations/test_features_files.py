@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,17 @@ def test_launches_write_the_files_of_one_folder(tmp_path: Path, small_files: Non
     with refusal("other-run", kind=StorageError):
         write_features(tiny_encoder(), tiny_dataset(24), out, "blocks.0", launch=Launch())
     assert {path.name for path in out.iterdir()} == {path.name for path in (tmp_path / "alone").iterdir()}
+
+
+def test_the_plain_command_leaves_what_a_launch_is_writing(tmp_path: Path, small_files: None) -> None:
+    out = tmp_path / "out"
+    write_features(tiny_encoder(), tiny_dataset(24), out, launch=Launch.of("1/3"))
+    now, dead = (out / f".features-{row:09}-{row + 10:09}.parquet.{'0' * 16}.partial" for row in (0, 10))
+    for path in (now, dead):
+        path.write_bytes(b"")
+    os.utime(dead, (0, 0))
+    write_features(tiny_encoder(), tiny_dataset(24), out)
+    assert now.exists() and not dead.exists()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import json
 import os
 import shlex
@@ -11,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -19,6 +22,7 @@ from diagnostics.activations.folder import Folder
 from diagnostics.activations.parts import Launch, read_record
 from diagnostics.activations.plan import in_ranges, record_of
 from diagnostics.activations.run_files import listed, remove_tokens, stores
+from diagnostics.activations.shards import Journal
 from diagnostics.activations.store import Store
 from diagnostics.errors import StorageError
 from diagnostics.runs.extraction import extract_parts
@@ -114,6 +118,7 @@ def test_the_plain_command_does_what_is_missing(half: Path, plain: tuple[Path, d
         dx.open_run(half)
     assert in_ranges(missing) in diagnose("show", half).err
     shutil.rmtree(half / "controls" / "fresh_weights")
+    (half / next(iter(Store(half).files_of(2, with_tokens=True)))).unlink()  # of a part that has its record
     assert measured(half) == plain[1]
     store = Store(half)
     assert store.attrs["mixture"] == ""
@@ -158,6 +163,68 @@ def test_a_killed_launch_costs_one_batch_on_the_same_machine_and_one_part_elsewh
     assert shards(here) == shards(elsewhere)
     assert Store(here).missing_parts == Store(elsewhere).missing_parts == [0, 2, 4, 6]
     assert not [path for path in local_disk.rglob("*") if path.is_file() and ".lock" not in path.name]
+
+
+def test_what_is_in_hand_is_not_continued_in_another_way(tmp_path: Path, local_disk: Path) -> None:
+    """Its record would tell of the last way alone."""
+
+    def stop(event: Any) -> None:
+        if getattr(event, "done", 0) >= 20:
+            raise KeyboardInterrupt
+
+    request = asked(tmp_path / "run", controls=False)
+    with pytest.raises(KeyboardInterrupt):
+        extract_parts(request, Launch(), stop)
+    assert [*local_disk.rglob(".pooled.*")]
+    events = list[Any]()
+    extract_parts(dataclasses.replace(request, batch_size=8), Launch(), events.append)
+    assert max(getattr(event, "total", 0) for event in events) == N, "also the first rows, which passed 16 at a time"
+
+
+def test_a_launch_leaves_alone_what_a_command_has_alone(plain: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    """Another process may hold its lock: nothing is tidied, extracted again or added."""
+    run = shutil.copytree(plain[0], tmp_path / "run")
+    (in_hand := run / f".results.json.{'0' * 16}.partial").write_bytes(b"")
+    shutil.rmtree(run / "controls" / "fresh_weights")
+    assert launched(run, "1/1") == {"tiny": {"parts": 8, "missing": []}}
+    assert in_hand.exists() and not (run / "controls" / "fresh_weights").exists()
+    in_hand.unlink()
+    remove_tokens(run)
+    launched(run, "1/1")
+    assert Store(run).tokens_removed and not Store(run).token_files
+
+
+def test_a_full_local_disk_is_named_and_what_is_done_leaves_nothing_there(
+    tmp_path: Path, local_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(self: Journal, *given: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "append", fill)
+        with refusal("no-space", local_disk, kind=StorageError):
+            launched(tmp_path / "run", "1/8", controls=False)
+
+    def stop(store: Store, part: int, *given: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("diagnostics.activations.extract.seal_part", stop)
+        with pytest.raises(KeyboardInterrupt):
+            launched(tmp_path / "run", "1/8", controls=False)
+    assert [file for file in local_disk.rglob("*") if file.is_file()]
+    shutil.copytree(tmp_path / "run", tmp_path / "elsewhere")
+    launched(tmp_path / "elsewhere", "1/8", controls=False)
+    shutil.rmtree(tmp_path / "run")
+    shutil.move(tmp_path / "elsewhere", tmp_path / "run")
+    launched(tmp_path / "run", "1/8", controls=False)
+    assert not [file for file in local_disk.rglob("*") if file.is_file()], "also where another did the part meanwhile"
+
+
+def test_a_file_of_another_user_on_the_local_disk_is_passed_by(tmp_path: Path, local_disk: Path) -> None:
+    (local_disk / f"diagnostics-{os.getuid()}").symlink_to("nowhere")
+    launched(tmp_path / "run", "1/8", controls=False)
+    assert 0 not in Store(tmp_path / "run").missing_parts
 
 
 def test_two_launches_of_one_part_agree_or_name_both(half: Path) -> None:
@@ -253,9 +320,20 @@ def test_a_dense_target_needs_stored_tokens_or_none(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_what_another_command_observed_meanwhile_stays(half: Path) -> None:
+    """It may be reading it."""
+    about = {"samples": 4, "reason": "", "left_out": {}, "state": {"by": "tests", "version": "1"}}
+    two, more = ({"embed": np.full((rows, 2), rows, dtype=float)} for rows in (4, 8))
+    for arrays, samples, there in ((two, 4, two), (more, 2, two), (more, 8, more)):
+        Store(half).put_observed("seen", arrays, about | {"samples": samples})
+        np.testing.assert_array_equal(Store(half).observed("seen")["embed"], there["embed"])
+
+
 def test_clean_and_fresh_ask_whether_a_launch_still_works(half: Path) -> None:
     with refusal("in-use", "--force", kind=StorageError):
         measured(half, fresh=True)
+    with refusal("no-effect"):
+        measured(half, force=True)
     measured(half, controls=False)
     with refusal("in-use", "--force", kind=StorageError):
         remove_tokens(half)
