@@ -36,10 +36,10 @@ class Waits(torch.nn.Module):
     def __init__(self, block): super().__init__(); self.block = block
     def forward(self, x):
         if x.shape[0] > 2 and _count() == 7:
-            (HERE / "waiting").touch()
             self.wait()
         return self.block(x)
     def wait(self):
+        (HERE / "waiting").touch()
         while (HERE / "wait").exists(): time.sleep(0.02)
 
 
