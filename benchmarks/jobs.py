@@ -2,7 +2,7 @@
 
 A ViT-S with random weights on `shapes` of 224 pixels, the standard suite and all kinds of controls, dense targets from stored tokens,
 at its blocks. A first call extracts and times the tasks of all phases (the encoder, each control) in one process; then one process
-and two measure again what is stored. A model deals the tasks in order to N processes and adds what one process does alone. About 4 minutes
+and two measure again what is stored. A model deals the tasks in order to N processes and adds what one process does alone. More than 8 minutes
 of two quiet cores. `--model`: without the two processes, in CPU seconds, for a busy machine.
 """
 
