@@ -12,14 +12,15 @@ from diagnostics.activations.contract import StoredTarget
 from diagnostics.measures.base import Arrays
 from diagnostics.measures.probes.labels import LabelEfficiency
 from diagnostics.measures.probes.linear import LinearProbe
-from diagnostics.vocabulary import ChooseOn
+from diagnostics.measures.statistics import Losses
+from diagnostics.vocabulary import ChooseOn, Kind
 from tests.support.refusals import refusal
 
 N = 300
 SPLIT = np.resize(["train", "train", "train", "val", "test"], N).tolist()
 
 
-def planted(kind: str, choose_on: ChooseOn = "fit", classes: int = 3) -> tuple[Arrays, StoredTarget]:
+def planted(kind: Kind, choose_on: ChooseOn = "fit", classes: int = 3) -> tuple[Arrays, StoredTarget]:
     """A tap that holds the target in one feature of two, one that hides it in 60 features, and one of noise."""
     rng = np.random.default_rng(0)
     values: Any = rng.integers(classes, size=N) if kind == "label" else rng.standard_normal(N)
@@ -30,7 +31,7 @@ def planted(kind: str, choose_on: ChooseOn = "fit", classes: int = 3) -> tuple[A
     hard = 4 * signal @ rng.standard_normal((signal.shape[1], 60)) / 60**0.5 + rng.standard_normal((N, 60))
     activations = Arrays({"easy": easy, "hard": hard, "noise": rng.standard_normal((N, 4))}, SPLIT)
     activations.choose_on = choose_on
-    return activations, StoredTarget("y", kind, values)  # type: ignore[arg-type]
+    return activations, StoredTarget("y", kind, values)
 
 
 @pytest.fixture(scope="module", params=[("label", "fit"), ("value", "val")], ids=["label", "value"])
@@ -46,6 +47,21 @@ def test_a_curve_ends_at_the_score_of_the_probe_and_its_area_is_the_mean(found: 
     np.testing.assert_allclose(data["curve"].isel(labels=-1), score)
     np.testing.assert_allclose(data["score"], data["curve"].mean("labels"))
     assert (data["low"] <= data["score"]).all() and (data["score"] <= data["high"]).all()
+
+
+def test_intervals_are_over_groups_as_those_of_the_probe() -> None:
+    activations, target = planted("value", "val")
+    # Four samples of a split make a group.
+    ranks = np.array([SPLIT[:i].count(split) for i, split in enumerate(SPLIT)])
+    activations.groups = np.array(
+        [f"{split}{rank // 4}" for split, rank in zip(SPLIT, ranks, strict=True)], dtype=object
+    )
+    data = LabelEfficiency().compute(activations, target, 0)
+    whole = LinearProbe().compute(activations, target, 0)
+    losses = Losses(whole["loss"].values, whole["reference_loss"].values)
+    _, low, high = losses.intervals(len({group for group in activations.groups if not group.startswith("test")}), 0)
+    np.testing.assert_allclose(data["curve_low"].isel(labels=-1), low)
+    np.testing.assert_allclose(data["curve_high"].isel(labels=-1), high)
 
 
 def test_few_labels_choose_the_tap_that_takes_few(found: tuple[xr.Dataset, xr.Dataset]) -> None:

@@ -39,12 +39,14 @@ def _noise_free() -> xr.Dataset:
 @dataclass(frozen=True)
 class Part:
     """What the probe reads when it is fitted on a part of the labels: losses on test [tap, unit(, part)], the share in
-    which each tap is the one to use [tap], and the bits for the labels that the next part adds [tap].
+    which each tap is the one to use [tap], the bits for the labels that the next part adds [tap], and the independent
+    units that were fitted.
     """
 
     test: Losses
     chosen: np.ndarray
     bits: np.ndarray
+    fit_units: int
 
 
 class _Reader(LinearProbe):
@@ -138,7 +140,8 @@ class LabelEfficiency(ClassOrValueProbe):
                 bits += (nats / math.log(2)).tolist()
         around = sum_by_unit(task.around(task.rows.fit, task.rows.test), task.rows)
         test = _losses(np.stack(lost), around, whole.label)
-        return Part(test, self._chosen(activations, task, np.stack(choosing)), np.array(bits))
+        fit_units = len(set(activations.groups[labelled]))
+        return Part(test, self._chosen(activations, task, np.stack(choosing)), np.array(bits), fit_units)
 
     def _chosen(self, activations: Activations, task: Task, lost: np.ndarray) -> np.ndarray:
         names = [tap.name for tap in activations.taps]
@@ -157,16 +160,17 @@ class LabelEfficiency(ClassOrValueProbe):
         rows: Rows = task.rows
         units = len(rows.units)
         curve, low, high, drawn = [], [], [], []
-        for size, parts in zip(sizes, by_size, strict=True):
+        for parts in by_size:
             loss, reference = (
                 np.mean([getattr(part.test, side) for part in parts], axis=0) for side in ("loss", "reference")
             )
             mean = Losses(loss, reference, task.label)
-            score, *ends = mean.intervals(size, seed)
+            fit_units = min(part.fit_units for part in parts)
+            score, *ends = mean.intervals(fit_units, seed)
             curve.append(score)
             low.append(ends[0])
             high.append(ends[1])
-            drawn.append(score + math.sqrt(1 + units / size) * (mean.resampled(seed) - score))
+            drawn.append(score + math.sqrt(1 + units / fit_units) * (mean.resampled(seed) - score))
         area = np.mean(curve, axis=0)
         ends = interval(area, np.mean(drawn, axis=0), units)
         variables: dict[str, Any] = {"score": area, "low": ends[0], "high": np.minimum(ends[1], 1.0)}
