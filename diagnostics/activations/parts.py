@@ -44,7 +44,7 @@ class Launch:
         """
         given = text.strip()
         if re.fullmatch(r"auto(/\d+)?", given):
-            told = _told_by_engine(given.partition("/")[2])
+            told = _launches_in_environment(given.partition("/")[2])
             # One launch is also what an interactive shell is told.
             several = [each for each in told.values() if not each.endswith("/1")]
             if len(several) > 1 or not told:
@@ -75,7 +75,7 @@ ENGINES = (
 """Variables of the index and of the number of launches."""
 
 
-def _told_by_engine(total: str) -> dict[str, str]:
+def _launches_in_environment(total: str) -> dict[str, str]:
     """The launches, as I/N, that variables of engines tell, by the variables with their values.
 
     Kubernetes tells no number, so that `total` does.

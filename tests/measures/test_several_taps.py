@@ -11,12 +11,13 @@ from diagnostics.measures.base import Arrays
 from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.measures.probes.several_taps import TapSet, choose_set
 from diagnostics.measures.statistics import Losses
+from diagnostics.vocabulary import Kind
 
 N = 600
 SPLIT = np.resize(["train", "train", "train", "val", "test"], N).tolist()
 
 
-def planted(kind: str, halves: bool, taps: int = 6, seed: int = 0) -> tuple[Arrays, StoredTarget]:
+def planted(kind: Kind, halves: bool, taps: int = 6, seed: int = 0) -> tuple[Arrays, StoredTarget]:
     """Taps of 8 features; of a target that is the sum (or its sign) of two numbers taps 1 and 3 hold one each, or tap 1 both."""
     rng = np.random.default_rng(seed)
     truth = rng.standard_normal((N, 2))
@@ -27,11 +28,11 @@ def planted(kind: str, halves: bool, taps: int = 6, seed: int = 0) -> tuple[Arra
     held["t3" if halves else "t1"][:, 4:] += 3 * truth[:, 1:]
     activations = Arrays(held, SPLIT)
     activations.choose_on = "fit"
-    return activations, StoredTarget("y", kind, values if kind == "value" else (values > 0).astype(int))  # type: ignore[arg-type]
+    return activations, StoredTarget("y", kind, values if kind == "value" else (values > 0).astype(int))
 
 
 @pytest.mark.parametrize("kind", ["value", "label"])
-def test_two_taps_with_half_of_the_truth_each_are_chosen_and_shown_to_gain(kind: str) -> None:
+def test_two_taps_with_half_of_the_truth_each_are_chosen_and_shown_to_gain(kind: Kind) -> None:
     activations, target = planted(kind, halves=True)
     found = TapSet().compute(activations, target, 0)
     at = found["set"].values.tolist().index("greedy")

@@ -332,7 +332,7 @@ def _read_stored(dense: BoxRows, sums: Boxes, tap: Tap) -> tuple[dict[str, float
     first, second = readouts
     joined = {block: sums.join(each, second.get(block, second[None])) for block, each in first.items()}
     tried = [list[tuple[np.ndarray, Judged]]() for _ in sums.variants["nms_iou"]]
-    for rows, said in _said(dense, tap, fold == 0, joined[0]):
+    for rows, said in _predictions(dense, tap, fold == 0, joined[0]):
         for i, judged in enumerate(tried):
             judged.append((rows, sums.judge(dense, joined[0], said[i], rows)))
     scores = [sums.score([each for _, each in judged]) for judged in tried]
@@ -340,7 +340,7 @@ def _read_stored(dense: BoxRows, sums: Boxes, tap: Tap) -> tuple[dict[str, float
     numbers["nms_iou"], judged = sums.variants["nms_iou"][best], tried[best]
     for block in (*held_out[1:], None):
         readout = joined[block].at(best)
-        for rows, said in _said(dense, tap, fold == (FOLDS if block is None else block), readout):
+        for rows, said in _predictions(dense, tap, fold == (FOLDS if block is None else block), readout):
             judged.append((rows, sums.judge(dense, readout, said[0], rows)))
     return numbers, judged
 
@@ -358,7 +358,9 @@ def _tokens(dense: BoxRows, tap: Tap, wanted: np.ndarray) -> Iterator[tuple[np.n
             yield rows, x.astype(np.float64)
 
 
-def _said(dense: BoxRows, tap: Tap, wanted: np.ndarray, readout: TokenMap) -> Iterator[tuple[np.ndarray, Tensor]]:
+def _predictions(
+    dense: BoxRows, tap: Tap, wanted: np.ndarray, readout: TokenMap
+) -> Iterator[tuple[np.ndarray, Tensor]]:
     """Rows, and what each variant of a readout says of them, [variant, row, token, column]."""
     for rows, x in _tokens(dense, tap, wanted):
         said = (x - readout.mean) @ readout.weights
