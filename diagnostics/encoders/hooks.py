@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from itertools import chain
@@ -107,11 +107,18 @@ def at_taps(
 
 
 @contextmanager
-def captured_at(module: nn.Module, taps: Sequence[Tap], encoder: str, reduce: Reduce) -> Generator[dict[str, Any]]:
+def captured_at(
+    module: nn.Module, taps: Sequence[Tap], encoder: str, reduce: Reduce, *, whole_pass: bool
+) -> Generator[dict[str, Any]]:
     """Values of taps from a pass that runs inside, by name, each reduced at the moment it fires; raises as
     `at_taps`.
+
+    The pass ends when the modules of all taps have run as often as their sites declare, so that reading a tap costs no
+    more than the way to it; a `whole_pass` does not, and notices a module that runs once more.
     """
     captured: dict[str, Any] = {}
+    runs_left = {tap.site.module: tap.site.calls for tap in taps if tap.site is not None}
+    end = EarlyEnd()
 
     def read(when: str, tap: Tap, site: Site, value: Any) -> None:
         if site.when == when:
@@ -119,7 +126,15 @@ def captured_at(module: nn.Module, taps: Sequence[Tap], encoder: str, reduce: Re
             with whole(tokens.device):
                 captured[tap.name] = reduce(tap, tokens)
 
-    with at_taps(module, taps, encoder, partial(read, "before"), partial(read, "after")):
+    def leave(call: Call) -> None:
+        runs_left[call.name] -= 1
+        if not any(runs_left.values()):
+            end()
+
+    reading = at_taps(module, taps, encoder, partial(read, "before"), partial(read, "after"))
+    # Registered last, so that what lies at the site is read by then.
+    leaving = nullcontext() if whole_pass else hooked(module, runs_left, end=leave)
+    with reading, leaving, end:
         yield captured
 
 

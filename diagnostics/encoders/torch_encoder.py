@@ -63,7 +63,11 @@ def read_gradients(
         signs = torch.randint(0, 2, (tap.features,), generator=torch.Generator().manual_seed(SEED)) * 2 - 1
         return (tokens[:, tap.grid.prefix + centre(tap.grid)] * signs.to(tokens)).sum()
 
-    with torch.inference_mode(False), torch.enable_grad(), captured_at(module, taps, encoder, reduce) as signals:
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        captured_at(module, taps, encoder, reduce, whole_pass=True) as signals,
+    ):
         # A copy, since a model may change its input in place.
         forward(replaced(batch, given, leaf.clone()))
     result = Captured({}, {})
@@ -198,6 +202,8 @@ class TorchEncoder(Encoder):
     _sized_for: Callable[[np.ndarray], Encoder | None] | None
     _covers: Callable[[tuple[int, ...]], tuple[tuple[float, float], ...]] | None
     _valid: Callable[[Any, Tap], Tensor | None] | None
+    _ran_whole: set[tuple[str, ...]]
+    """Sets of taps whose modules ran as often as declared in a whole pass: later passes may end at the deepest."""
 
     def __init__(
         self,
@@ -291,6 +297,7 @@ class TorchEncoder(Encoder):
                 )
             if tap.site.module not in modules:
                 raise unknown(f"module in tap {tap.name} of {self.name}:", tap.site.module, modules)
+        vars(self).update(_ran_whole=set())
 
     @property
     def identity(self) -> Mapping[str, str]:
@@ -437,11 +444,15 @@ class TorchEncoder(Encoder):
             'backbone.blocks.3.mlp.fc2.bias'
         """
         wanted = self.taps if taps is None else tuple(self.tap(name) for name in taps)
+        names = tuple(tap.name for tap in wanted)
         left_alone = nullcontext() if gradient else evaluating(self.module)
-        reading = captured_at(self.module, wanted, self.name, reduce)
+        # In training, what lies behind the taps belongs to the step: it may count calls, or gather gradients.
+        whole_pass = gradient or names not in self._ran_whole
+        reading = captured_at(self.module, wanted, self.name, reduce, whole_pass=whole_pass)
         # Not inference mode: a table that the module makes in a pass and keeps could never be trained with again.
         with left_alone, torch.set_grad_enabled(gradient), reading as captured:
             self.forward(self.module, to_device(batch, device_of(self.module)))
+        self._ran_whole.add(names)
         return {tap.name: captured[tap.name] for tap in wanted}
 
     def attention(self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep) -> Captured:

@@ -253,6 +253,26 @@ def test_the_model_runs_in_eval_mode() -> None:
     assert torch.equal(encoder.capture(batch)["here"], batch)
 
 
+def test_a_pass_ends_at_the_deepest_tap_that_is_read_once_a_whole_one_was_as_declared() -> None:
+    module = nn.Sequential(*(nn.Linear(3, 3) for _ in range(4)))
+    encoder = encoder_of(module, *(tap_at(str(place), name=str(place)) for place in range(4)))
+    batch = tokens_in(2, 4, 3)
+    expected = [encoder.capture(batch)[name] for name in "01"]
+    runs: list[int] = []
+    for place, layer in enumerate(module):
+        layer.register_forward_pre_hook(lambda *_, place=place: runs.append(place))
+
+    def ran(encoder: TorchEncoder, **options: bool) -> list[int]:
+        runs.clear()
+        read = encoder.capture(batch, ["1", "0"], **options)
+        assert all(torch.equal(read[name].detach(), value) for name, value in zip("01", expected, strict=True))
+        return list(runs)
+
+    assert [ran(encoder), ran(encoder)] == [[0, 1, 2, 3], [0, 1]]
+    assert ran(encoder, gradient=True) == [0, 1, 2, 3]
+    assert ran(encoder.replace(name="other")) == [0, 1, 2, 3]
+
+
 def test_batches_of_several_tensors_reach_the_forward_function() -> None:
     module = Calls(Gives(lambda x, mask: x * mask), lambda inner, batch: inner(batch["x"], mask=batch["mask"]))
     batch = {"x": tokens_in(2, 4, 3), "mask": torch.tensor([1.0, 0.0, 1.0])}
