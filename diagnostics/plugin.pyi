@@ -11,9 +11,9 @@ from diagnostics.activations.folder import lock as lock
 from diagnostics.checks.encoder_tests import EncoderTests as EncoderTests
 from diagnostics.datasets.boxes import pad_boxes as pad_boxes
 from diagnostics.datasets.target import on_grid as on_grid
+from diagnostics.encoders.attention.head_watch import watch_heads as watch_heads
 from diagnostics.encoders.attention.kernels import attention_in as attention_in
 from diagnostics.encoders.attention.kernels import explain_attention as explain_attention
-from diagnostics.encoders.attention.statistics import watch_heads as watch_heads
 from diagnostics.encoders.encoder import Reduce as Reduce
 from diagnostics.encoders.encoder import keep as keep
 from diagnostics.encoders.frames import sampled_frames as sampled_frames

@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -280,6 +281,13 @@ for dtype in (t.torch.float16, t.torch.bfloat16):
 call, out, tokens = t.case(4, masks=False)
 loud = t.dataclasses.replace(call, q=call.q * 1e30, k=call.k * 1e30)
 assert t.attention_statistics(loud, out, tokens, "triton").error == t.math.inf
+# The sequence first in a batch so large that its last rows lie beyond what 32 bits count; all but the rows is never touched.
+far = t.torch.empty(20 * 2**27, dtype=t.torch.float16).as_strided((1, 1, 20, 16), (16, 16, 2**27, 1))
+far.copy_(t.torch.randn(1, 1, 20, 16, generator=t.torch.Generator().manual_seed(0)))
+tokens = t.Tokens.nowhere(20, 20, far.device)
+near = [t.F.scaled_dot_product_attention(far, far, far), tokens, "triton"]
+found, expected = (t.attention_statistics(t.FusedCall.of((x, x, x), {}), *near) for x in (far, far.clone()))
+t.assert_same(found, expected, 0.0)
 """
 
 
@@ -335,3 +343,25 @@ def test_what_auto_takes_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
         for seed in (0, 1):
             attention_statistics(*case(seed))
     assert caplog.messages == ["attention statistics by blocks (on a CPU)"]
+
+
+@pytest.mark.parametrize(("error", "tries"), [(RuntimeError("no compiler"), 1), (torch.OutOfMemoryError(), 2)])
+def test_what_fails_on_a_card_is_not_tried_again(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, tries: int
+) -> None:
+    """A card is pretended: only whether a call lies there decides."""
+    call, out, tokens = case(0)
+    on_card = SimpleNamespace(is_cuda=True, dtype=call.q.dtype, shape=call.q.shape, device=call.q.device)
+    failed: list[Exception] = []
+
+    def fail(*_: Any) -> Statistics:
+        failed.append(error)
+        raise error
+
+    monkeypatch.setattr(statistics, "_FAILED", {})
+    monkeypatch.setattr(statistics, "refused", lambda *_: "")
+    monkeypatch.setattr(statistics, "by_triton", fail)
+    monkeypatch.setattr(statistics, "blocks", lambda *_: "by blocks")
+    for _ in range(2):
+        assert statistics._automatic(SimpleNamespace(q=on_card), out, tokens) == "by blocks"
+    assert len(failed) == tries

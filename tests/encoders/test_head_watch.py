@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention as attend
 
 from diagnostics import DiagnosticsError
-from diagnostics.encoders.attention.statistics import HeadsSeen, watch_heads
+from diagnostics.encoders.attention.head_watch import HeadsSeen, watch_heads
 
 ALLOWED = torch.ones(6, 6, dtype=torch.bool).tril(1)
 ALLOWED[2] = False

@@ -11,11 +11,11 @@ Shape suffixes: B sample, H head, N some heads, M some queries, K key, D width o
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import logging
 import math
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -23,8 +23,6 @@ import torch
 from torch import Tensor
 
 from diagnostics.encoders.attention.capture import FusedCall
-from diagnostics.encoders.attention.kernels import SdpaCall, SdpaCalls
-from diagnostics.encoders.modules import whole
 from diagnostics.encoders.taps import Site, Tap
 from diagnostics.errors import DiagnosticsError, describe, unknown
 
@@ -445,11 +443,7 @@ def refused(call: FusedCall, tokens: Tokens) -> str:
 
 def by_triton(call: FusedCall, out: Tensor, tokens: Tokens) -> Statistics:
     """Of a call that is not `refused`, whose kernel gave `out` [B, H, Q, D]."""
-    from diagnostics.encoders.attention import triton_kernels
-
-    rows_kernel: Any = triton_kernels.rows_kernel
-    received_kernel: Any = triton_kernels.received_kernel
-
+    triton_kernels: Any = importlib.import_module("diagnostics.encoders.attention.triton_kernels")
     samples, heads, queries, width = call.q.shape
     q, k, v = (x.expand(samples, *x.shape[1:]) for x in (call.q, call.k, call.v))
     device = q.device
@@ -465,18 +459,30 @@ def by_triton(call: FusedCall, out: Tensor, tokens: Tokens) -> Statistics:
     rows = Rows.empty(samples, heads, queries, dtype=torch.float32, device=device)
     lse, received = (torch.full((samples, heads, queries), math.nan, device=device) for _ in range(2))
     padded = max(16, 1 << (width - 1).bit_length())
-    block = 64 if padded <= 128 else 32
-    scale = call.scale * math.log2(math.e)
-    common = {"causal": call.causal, "M": block, "N": block, "D": padded}
-    grid = (-(-queries // block), samples * heads)
-    sizes = (scale, heads, k.shape[1], queries, width)
+    queries_M, keys_N = triton_kernels.TILES[q.element_size()][padded]
+    sizes = (call.scale * math.log2(math.e), heads, k.shape[1], queries, width)
+    # Three products of tensor cores are as exact as one in float32, which has none of them, to about 1e-6.
+    has_cores = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    common = {
+        "causal": call.causal,
+        "precision": "tf32x3" if has_cores else "ieee",
+        "M": queries_M,
+        "N": keys_N,
+        "D": padded,
+        **triton_kernels.OPTIONS,
+    }
+    # Only the first axis may be longer than 65,535.
+    by_rows, by_keys = ((samples * heads, -(-queries // block)) for block in (queries_M, keys_N))
+    strides = (*q.stride(), *k.stride())
     with torch.cuda.device(device) if device.type == "cuda" else torch.no_grad():
-        rows_kernel[grid](
-            q, k, v, out, kind, places,
-            rows.entropy, rows.distance, rows.prefix, rows.peak, rows.logit, rows.error, rows.padding, lse,
-            *sizes, *q.stride(), *k.stride(), *v.stride(), *out.stride(), axes=len(places), **common,
+        triton_kernels.rows_kernel[by_rows](
+            q, k, kind, places, rows.entropy, rows.distance, rows.prefix, rows.peak, rows.logit, rows.padding, lse,
+            *sizes, *strides, axes=len(places), **common,
         )  # fmt: skip
-        received_kernel[grid](q, k, kind, lse, received, *sizes, *q.stride(), *k.stride(), **common)
+        triton_kernels.error_kernel[by_rows](
+            q, k, v, out, rows.error, *sizes, *strides, *v.stride(), *out.stride(), **common
+        )
+        triton_kernels.received_kernel[by_keys](q, k, kind, lse, received, *sizes, *strides, **common)
     in_order = Rows(*(tokens.ordered(values, -1) for values in vars(rows).values()))
     return in_order.reduced(tokens, received[..., order[tokens.grid]])
 
@@ -514,13 +520,20 @@ def attention_statistics(call: FusedCall, out: Tensor, tokens: Tokens, by: Imple
     return IMPLEMENTATIONS[by](call, out, tokens)
 
 
+_FAILED: dict[tuple[torch.dtype, int, torch.device], str] = {}
+"""Why triton failed on calls of a type and width on a device, which is not tried again there."""
+
+
 def _automatic(call: FusedCall, out: Tensor, tokens: Tokens) -> Statistics:
-    reason = refused(call, tokens) if call.q.is_cuda else "on a CPU"
+    case = (call.q.dtype, call.q.shape[-1], call.q.device)
+    reason = (refused(call, tokens) or _FAILED.get(case, "")) if call.q.is_cuda else "on a CPU"
     if not reason:
         try:
             statistics = by_triton(call, out, tokens)
+        except torch.OutOfMemoryError as error:  # of this call: another may have room
+            reason = describe(error)
         except Exception as error:  # a compiler, a driver and a card that may not know each other
-            reason = f"triton failed: {describe(error)}"
+            reason = _FAILED[case] = f"triton failed: {describe(error)}"
         else:
             _log_choice("triton", "")
             return statistics
@@ -531,69 +544,3 @@ def _automatic(call: FusedCall, out: Tensor, tokens: Tokens) -> Statistics:
 @functools.cache
 def _log_choice(chosen: str, reason: str) -> None:
     logging.getLogger("diagnostics").info("attention statistics by %s%s", chosen, f" ({reason})" if reason else "")
-
-
-@dataclass(frozen=True, eq=False)
-class HeadsSeen:
-    """One attention of a pass: of each head the `entropy` in nats, mean over samples of the mean over queries, and the
-    largest `logit` with its mask added, float64 [head]; `keys` is what a query may look at at most. A query that may
-    see nothing is left out.
-
-    Examples:
-        >>> import torch
-        >>> from torch.nn.functional import scaled_dot_product_attention
-        >>> from diagnostics.encoders.attention.statistics import watch_heads
-        >>> q = k = v = torch.eye(4)[None, None]  # of one sample and head
-        >>> seen = watch_heads(lambda: scaled_dot_product_attention(q, k, v, scale=10))
-        >>> seen[0].keys, seen[0].logit.item(), round(seen[0].entropy.item(), 4)
-        (4, 10.0, 0.0015)
-    """
-
-    entropy: Tensor
-    logit: Tensor
-    keys: int
-
-
-def watch_heads(forward: Callable[[], Any]) -> list[HeadsSeen]:
-    """The attentions of one pass in the order of its calls of `scaled_dot_product_attention` [sample, head, token,
-    width].
-
-    Without gradients; the pass itself runs as `forward` has it. A model that spells its softmax out has none. Raises
-    DiagnosticsError where queries, keys or what comes of them are not finite.
-
-    Examples:
-        >>> import torch
-        >>> from torch import nn
-        >>> from diagnostics.encoders.attention.statistics import watch_heads
-        >>> layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
-        >>> seen = watch_heads(lambda: layer(torch.zeros(2, 10, 16)))
-        >>> seen[0].entropy.exp().round(decimals=3)  # all alike: each head sees all ten
-        tensor([10., 10., 10., 10.], dtype=torch.float64)
-    """
-    seen: list[HeadsSeen] = []
-
-    def answer(call: SdpaCall) -> Any:
-        out = call.run()
-        fused = FusedCall.of(call.args, call.kwargs)
-        if fused.q.ndim == 4:
-            with torch.no_grad(), whole(fused.q.device):
-                seen.append(_heads_of(fused, out if out.ndim == 4 else out[:, None], f"block {len(seen)}"))
-        return out
-
-    with SdpaCalls(answer):
-        forward()
-    return seen
-
-
-def _heads_of(call: FusedCall, out: Tensor, name: str) -> HeadsSeen:
-    call.check_finite(name)
-    *_, queries, keys = call.shape
-    statistics = attention_statistics(call, out, Tokens.nowhere(queries, keys, out.device))
-    if statistics.error == math.inf:
-        raise DiagnosticsError(
-            f"Attention of {name}, or its values, is NaN or infinite though queries and keys are finite: train with a "
-            f"smaller learning rate.",
-            code="not-finite",
-        )
-    logit = torch.where(statistics.logit.isnan(), -math.inf, statistics.logit)
-    return HeadsSeen(statistics.entropy.nanmean(0), logit.amax(0), keys)
