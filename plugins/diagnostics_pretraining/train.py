@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from diagnostics_perception.models import ARCHITECTURES
 from diagnostics_training.jobs import command_of
 from diagnostics_training.models.inputs import PictureChanges
@@ -17,7 +17,17 @@ from diagnostics_training.trainer.record import Watch, digest_of_json, finish, f
 from diagnostics_training.trainer.settings import Computation, Optimisation, Settings, part_of
 from diagnostics_training.trainer.trainer import fit
 
-from diagnostics.plugin import Dataset, DiagnosticsError, LazySamples, build, enumerated, save_encoder, unknown, watcher
+from diagnostics.plugin import (
+    Dataset,
+    DiagnosticsError,
+    Encoder,
+    LazySamples,
+    build,
+    enumerated,
+    save_encoder,
+    unknown,
+    watcher,
+)
 from diagnostics_pretraining.objective import (
     Batches,
     Distillation,
@@ -372,7 +382,22 @@ def _carry_out(job: PretrainJob, plan: Plan, where: World, watch: Watch) -> dict
     if where.first:
         for note in plan.notes:
             say(f"{label}: {note}")
-    towers = plan.towers()
+    towers, name, data = plan.towers(), f"{plan.dataset.name}-{label}", describe_data(plan.data, len(plan.rows))
+    recipe, samples = job.recipe or str(job.config), sum(stage.samples for stage in plan.recipe.stages)
+    lineage: dict[str, Any] = {
+        "group": f"{plan.size} recipe {recipe}",
+        "seed": plan.settings.seed,
+        "recipe": recipe,
+        "data": data,
+        "samples": samples,
+        "how": command_of("train pe", job),
+        "left_out": " ".join(plan.left_out),
+    }
+
+    def encoder_at(step: int) -> Encoder:
+        about = lineage | {"steps": step, "samples": step * plan.recipe.batch}
+        return encoders_of(copy.deepcopy(towers).to("cpu"), f"{name}-{step}", about).image
+
     outcome = fit(
         plan.objective(towers, where.device),
         plan.batches,
@@ -382,29 +407,24 @@ def _carry_out(job: PretrainJob, plan: Plan, where: World, watch: Watch) -> dict
         name=label,
         identity=plan.identity,
         world=where,
+        encoder_at=encoder_at,
     ).outcome
     row: dict[str, Any] = {
         "path": str(job.out),
-        "name": f"{plan.dataset.name}-{label}",
+        "name": name,
         "size": plan.size,
-        "recipe": job.recipe or str(job.config),
+        "recipe": recipe,
         "seed": plan.settings.seed,
         **outcome,
-        "samples": sum(stage.samples for stage in plan.recipe.stages),
+        "samples": samples,
         "left_out": list(plan.left_out),
-        "data": describe_data(plan.data, len(plan.rows)),
+        "data": data,
         "run_data": plain(job.data),
         "target": _target(plan.dataset),
     }
     if where.first:
-        lineage = {
-            "group": f"{plan.size} recipe {row['recipe']}",
-            **{key: row[key] for key in ("seed", "recipe", "data", "steps", "samples")},
-            "how": command_of("train pe", job),
-            "left_out": " ".join(plan.left_out),
-        }
-        lineage |= {"collapse": row["collapse"]} if row["collapse"] else {}
-        pair = encoders_of(towers.to(torch.device("cpu")), row["name"], lineage)
+        lineage |= {"steps": row["steps"]} | ({"collapse": row["collapse"]} if row["collapse"] else {})
+        pair = encoders_of(towers.to("cpu"), name, lineage)
         # The text encoder first: without the image encoder, there is none, and the same command does both again.
         save_encoder(job.out / TEXT, pair.text)
         finish(job.out / FINISHED, pair.image, pair.image.lineage, row, plan.identity)

@@ -1,5 +1,6 @@
 """Encoders of objectives, and `diagnostics train objectives`: from a job to trained encoders in their folders."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -325,7 +326,14 @@ def _one(job: TrainJob, plan: _Plan, data: TrainingData, where: World, watch: Wa
     seed = own.seed or 0
     model = plan.architecture.initial(seed)
     objective = plan.architecture.build_objective(model, own.regulariser, plan.answers.classes)
-    outcome = UNTRAINED
+    name, source, outcome = f"{data.name}-{label}", describe_data(data.spec, len(data.samples)), UNTRAINED
+    lineage: dict[str, Any] = {
+        "group": own.objective,
+        "seed": seed,
+        "objective": own.objective,
+        "data": source,
+        "how": command_of("train objectives", job),
+    }
     if objective is not None:
         views = Views(data.modality, data.extent, objective.moves, objective.noise)
         feed = Feed(
@@ -337,25 +345,34 @@ def _one(job: TrainJob, plan: _Plan, data: TrainingData, where: World, watch: Wa
             beside=plan.answers.arrays,
             ids=data.ids,
         )
-        fitted = fit(objective, feed, own, plan.folder, watch, name=label, identity=plan.identity, world=where)
-        outcome = fitted.outcome
+
+        def encoder_at(step: int) -> TorchEncoder:
+            encoder = plan.architecture.encoder(copy.deepcopy(model).cpu(), f"{name}-{step}")
+            return encoder.replace(lineage=lineage | {"steps": step})
+
+        outcome = fit(
+            objective,
+            feed,
+            own,
+            plan.folder,
+            watch,
+            name=label,
+            identity=plan.identity,
+            world=where,
+            encoder_at=encoder_at,
+        ).outcome
     row: dict[str, Any] = {
         "path": str(plan.folder),
-        "name": f"{data.name}-{label}",
+        "name": name,
         "objective": own.objective,
         "seed": seed,
         **outcome,
-        "data": describe_data(data.spec, len(data.samples)),
+        "data": source,
         "run_data": job.data,
     }
     if where.first:
-        encoder = plan.architecture.encoder(model.cpu(), row["name"])
-        lineage = {
-            "group": own.objective,
-            **{key: row[key] for key in ("seed", "objective", "data", "steps")},
-            "how": command_of("train objectives", job),
-        }
-        lineage |= {"collapse": row["collapse"]} if row["collapse"] else {}
+        encoder = plan.architecture.encoder(model.cpu(), name)
+        lineage |= {"steps": row["steps"]} | ({"collapse": row["collapse"]} if row["collapse"] else {})
         finish(plan.folder / FINISHED, encoder, lineage, row, plan.identity)
     barrier()
     return row

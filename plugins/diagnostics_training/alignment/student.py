@@ -331,6 +331,22 @@ def carry_out(course: Course, job: AlignmentJob, start: Start, where: World, wat
         "trust_code": trusting,
         **course.row,
     }
+    lineage = {
+        "base": start.own.identity["weights"],
+        "data": row["data"],
+        "steps": job.steps,
+        "training": digest_of_json(course.asked),
+        "seed": start.seed,
+        "how": command_of(job.command, job),
+        **course.lineage,
+        **({} if job.control else {"control": "none"}),
+    }
+
+    def encoder_at(step: int) -> TorchEncoder:
+        own = student.encoder
+        encoder = own.with_module(copy.deepcopy(own.module).cpu(), f"{own.name}-{step}")
+        return encoder.replace(lineage=lineage | {"steps": step})
+
     before = cosine(start.own, start.tap.name, course.teacher, first)
     outcome = UNTRAINED
     if job.steps:
@@ -344,22 +360,13 @@ def carry_out(course: Course, job: AlignmentJob, start: Start, where: World, wat
             identity=dict(course.asked) | {"other tap that teaches": course.to},
             world=where,
             begin=course.begin,
+            encoder_at=encoder_at,
         ).outcome
     after = cosine(objective.student, objective.tap.name, course.teacher, first)
     row |= outcome | {"cosine": {"before": before, "after": after}}
     if where.first:
         row |= course.conclude(objective, where)
         student.encoder.to("cpu")
-        lineage = {
-            "base": start.own.identity["weights"],
-            "data": row["data"],
-            "steps": job.steps,
-            "training": digest_of_json(course.asked),
-            "seed": start.seed,
-            "how": command_of(job.command, job),
-            **course.lineage,
-            **({} if job.control else {"control": "none"}),
-        }
         finish(course.folder / FINISHED, student.encoder, lineage, row, course.asked)
     barrier()
     return row

@@ -187,6 +187,8 @@ def _difference(key: str, old: Any, new: Any) -> str:
 # What a finished training left in its folder: one JSON file with what it came to and what it was made with.
 
 ENCODER = "encoder.safetensors"
+STEPS = "steps"
+"""Folder of the encoders that are kept on the way, each in one named by its step."""
 
 
 def finished(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -81,6 +81,7 @@ class Computation:
     precision: `bf16` computes the forward pass under autocast.
     attention: the kernel of forward and backward passes, and no other; `auto` leaves it to torch.
     watch_attention: steps from one look at every head's attention to the next; None for no looks.
+    encoder_every: steps from one encoder that is kept to the next; None for the last alone.
     compile: whether torch compiles the objective.
     recompute: whether what the objective's blocks compute is kept for the backward pass, or computed once more in it.
     workers: processes that make batches; with 0 a thread makes the next one.
@@ -98,6 +99,15 @@ class Computation:
         int | None,
         Option(
             "Log the entropy and largest logit of each attention head every N steps [never].",
+            "N",
+            group=TRAINING,
+            decides=False,
+        ),
+    ] = None
+    encoder_every: Annotated[
+        int | None,
+        Option(
+            "Keep the encoder of every N-th step in `steps/` of --out, for `diagnostics run` [the last alone].",
             "N",
             group=TRAINING,
             decides=False,
@@ -157,6 +167,7 @@ class Settings(Computation, Optimisation, Duration):
             ("evaluate_every", 1),
             ("checkpoint_every", 1),
             ("watch_attention", 1),
+            ("encoder_every", 1),
             ("seed", 0),
         ):
             if (value := getattr(self, name)) is not None and value < least:

@@ -21,11 +21,22 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from diagnostics.plugin import DiagnosticsError, attention_in, explain_attention, importing, lock, silent, watch_heads
+from diagnostics.plugin import (
+    DiagnosticsError,
+    Encoder,
+    attention_in,
+    explain_attention,
+    importing,
+    lock,
+    save_encoder,
+    silent,
+    watch_heads,
+)
 from diagnostics_training.trainer.data import Batches, batches_ahead
 from diagnostics_training.trainer.objective import Batch, Objective, World, barrier
 from diagnostics_training.trainer.record import (
     ESTIMATE_AFTER,
+    STEPS,
     Finite,
     Look,
     Monitor,
@@ -194,6 +205,7 @@ def fit(
     identity: Mapping[str, Any] | None = None,
     world: World | None = None,
     begin: int = 0,
+    encoder_at: Callable[[int], Encoder] | None = None,
     tell: Callable[[str], None] = say,
 ) -> Fitted:
     """Trains an objective in place, and goes on from the checkpoint in `out` where there is one.
@@ -208,6 +220,7 @@ def fit(
         settings, is refused.
     world: which process this is (see `objective.world`); the first one writes.
     begin: the first step, where those before it teach nothing.
+    encoder_at: makes the encoder as it is after a step, of weights of its own, where `settings.encoder_every` asks.
     tell: is given single lines: the kernel of attention, the expected time, an output that collapses, a head that
     sharpens.
     """
@@ -249,7 +262,7 @@ def fit(
             done = step + 1
             finite.note(values, done)
             objective.after_step(done, settings.steps)
-            logs, looks, evaluates, watches, saves = (
+            logs, looks, evaluates, watches, saves, keeps = (
                 every is not None and (done == settings.steps or not done % every)
                 for every in (
                     settings.log_every,
@@ -257,6 +270,7 @@ def fit(
                     settings.evaluate_every,
                     settings.watch_attention,
                     settings.checkpoint_every,
+                    settings.encoder_every,
                 )
             )
             if logs or looks or evaluates or watches or saves:
@@ -266,6 +280,9 @@ def fit(
                     seen = look_at_output(objective, batch, done, settings) if looks else None
                     heads = see_heads(objective, batch, settings) if watches else {}
                     monitor.note(done, scalars, seen, evaluate(objective, done, settings) if evaluates else {}, heads)
+            # Before the checkpoint: a training that goes on from it would not come by here again.
+            if keeps and world.first and encoder_at and done < settings.steps:
+                save_encoder(out / STEPS / str(done), encoder_at(done))
             if saves and world.first:
                 save_checkpoint(out, done, objective, optimiser, identity)
             if done == first + 1:

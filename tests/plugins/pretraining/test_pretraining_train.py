@@ -26,7 +26,7 @@ from diagnostics_training.trainer.trainer import fit
 from typer import Typer
 from typer.testing import CliRunner
 
-from diagnostics import DiagnosticsError
+from diagnostics import DiagnosticsError, build
 from diagnostics.cli.app import guarded
 from tests.support.refusals import refusal
 from tests.support.two_processes import end_two, start_two
@@ -116,13 +116,17 @@ def test_a_pair_is_saved_and_finished_ones_are_left(
     tmp_path: Path, recipe: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "pe"
-    row = train(job(recipe, out))
+    row = train(job(recipe, out, encoder_every=4))
     assert (row["steps"], row["samples"], row["size"], row["left_out"]) == (8, 128, "micro", [])
     printed = capsys.readouterr().err
     assert "pe: keeps the " in printed
     pair = load_pair(out)
     assert 1 < pair.scale < 100
     assert pair.image.lineage["samples"] == 128
+    halfway = build("encoder", str(out / "steps" / "4"))
+    assert [path.name for path in (out / "steps").iterdir()] == ["4"]
+    assert (halfway.lineage["steps"], halfway.lineage["samples"]) == (4, 64)
+    assert halfway.identity["weights"] != pair.image.identity["weights"]
     digest = (out / "encoder.safetensors").read_bytes()
     assert train(job(recipe, out)) == row
     assert f"{out} is finished" in capsys.readouterr().err

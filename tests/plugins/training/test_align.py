@@ -444,9 +444,14 @@ def test_it_goes_on_where_it_was_and_leaves_what_is_finished(tmp_path: Path, mon
     with monkeypatch.context() as patched:
         patched.setattr(Alignment, "after_step", stop)
         with pytest.raises(KeyboardInterrupt):
-            align_tap(job(tmp_path / "cut", "blocks.0", SMALL, SERIES, **more))
+            align_tap(job(tmp_path / "cut", "blocks.0", SMALL, SERIES, encoder_every=3, **more))
+    halfway = {step: dx.load_encoder(tmp_path / "cut" / "steps" / step) for step in ("3", "6")}
+    assert len({encoder.identity["weights"] for encoder in halfway.values()}) == 2
     assert (tmp_path / "cut" / "checkpoint.safetensors").is_file()
-    row = align_tap(job(tmp_path / "cut", "blocks.0", SMALL, SERIES, **more))
+    row = align_tap(job(tmp_path / "cut", "blocks.0", SMALL, SERIES, encoder_every=3, **more))
+    again = dx.load_encoder(tmp_path / "cut" / "steps" / "6")
+    assert again.identity == halfway["6"].identity
+    assert again.lineage["steps"] == 6
     assert [x["loss"] for x in lines(tmp_path / "cut")] == [x["loss"] for x in lines(tmp_path / "whole")]
     one, other = (dx.load_encoder(tmp_path / name).identity["weights"] for name in ("whole", "cut"))
     assert one == other
