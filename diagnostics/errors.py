@@ -6,7 +6,7 @@ import difflib
 import errno
 import os
 from collections.abc import Generator, Iterable
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any, Literal
 
 Code = Literal[
@@ -231,7 +231,7 @@ def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> Diagn
     return DiagnosticsError(f"Unknown {kind} '{name}': {choice}{' ' + hint if hint else ''}", code="unknown-name")
 
 
-def unwritable(path: Path, error: OSError, when: str = "") -> StorageError:
+def unwritable(path: PurePath, error: OSError, when: str = "") -> StorageError:
     """The error for a folder that cannot be written, by its cause."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageError(
@@ -245,7 +245,7 @@ def unwritable(path: Path, error: OSError, when: str = "") -> StorageError:
     )
 
 
-def damaged(path: Path, part: str) -> StorageError:
+def damaged(path: PurePath, part: str) -> StorageError:
     """The error for a finished run, of which a part cannot be read."""
     return StorageError(
         f"{path} is damaged or was copied in part, {part} cannot be read: copy it again, or remove it and run again.",

@@ -5,12 +5,10 @@ and what observations (attention, gradients) record of the running model.
 from __future__ import annotations
 
 import contextlib
-import errno
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,10 +17,12 @@ import zarr
 from torch import Tensor
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
+from diagnostics.activations.bucket import open_place
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.activations.folder import Folder, StrangeFileError, reading, writing
-from diagnostics.activations.metadata import COVERED, NAME, WHOLE, Contents, Sealing, TargetFacts
+from diagnostics.activations.metadata import COVERED, NAME, WHOLE, Contents, Sealing, TargetFacts, run_key
 from diagnostics.activations.parts import Share, mixture, seal_part
+from diagnostics.activations.place import Location, Place
 from diagnostics.activations.plan import Plan, Step, plan, row_order
 from diagnostics.activations.prepare import (
     dense_targets,
@@ -92,7 +92,7 @@ class ShardBuffers:
 
 
 def create(
-    folder: Folder,
+    folder: Place,
     plan: Plan,
     identity: Mapping[str, str],
     reference_statistics: Mapping[str, tuple[float, float]],
@@ -100,14 +100,13 @@ def create(
     dense: OnGrids,
     about: Mapping[str, Any],
 ) -> Store:
-    """An empty store, written beside its place and renamed, so that its creation is atomic.
+    """An empty store, made elsewhere and there at once, so that its creation is atomic.
 
     Of a shared run the one that another launch made meanwhile, whatever that is.
     """
-    around, name = folder.around()
-    around.root.mkdir(parents=True, exist_ok=True)
-    with writing(folder.path), around.making(name) as unfinished:
-        new = Sealing(around.inside(unfinished))
+    another = contextlib.suppress(*[FileExistsError] if about.get(SHARED) else [])
+    with writing(folder.path), another, folder.made(run_key(identity)) as unfinished:
+        new = Sealing(unfinished)
         _write_samples(new, plan, dataset, dense)
         taps = new.root.create_group("taps")
         for tap in plan.taps:
@@ -129,12 +128,6 @@ def create(
         }
         contents = Contents(identity, plan, reference_statistics, targets, new.files, complete=False)
         new.seal({"diagnostics_format": FORMAT, **contents.to_attrs(), **about})
-        try:
-            around.move(unfinished, name)
-        except OSError as error:
-            if not about.get(SHARED) or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-            around.delete_prefix(unfinished)
     return Store(folder)
 
 
@@ -198,7 +191,7 @@ def _write_samples(new: Sealing, plan: Plan, dataset: Dataset, dense: OnGrids) -
 def extract(
     encoder: Encoder,
     dataset: Dataset,
-    place: Path | Folder,
+    place: Location | Place,
     plan: Plan,
     *,
     batch_size: int | None = None,
@@ -235,7 +228,7 @@ def extract(
         # A launch brings no removed tokens back, and leaves alone what another process may have the lock of.
         return store.complete and (launched or not (with_tokens and store.tokens_removed))
 
-    def usable(folder: Folder) -> Store | None:
+    def usable(folder: Place) -> Store | None:
         """What is there and can be gone on with; raises where it cannot."""
         store = _existing(folder, wanted, dataset)
         if store is not None and share is not None and not store.complete:
@@ -250,11 +243,12 @@ def extract(
                 store.check_whole()
         return store
 
-    folder = place if isinstance(place, Folder) else Folder(place)
+    folder = open_place(place)
     try:
         store = usable(folder)
     except StorageError as error:
-        if isinstance(error, StrangeFileError) or not (fresh and is_run(folder)):
+        # One in a bucket is never replaced.
+        if isinstance(error, StrangeFileError) or not (fresh and isinstance(folder, Folder) and is_run(folder)):
             raise
         folder = beside(folder)
         try:
@@ -274,7 +268,7 @@ def extract(
     if store is not None and parts is not None:
         missing = {*store.missing_parts}
         if not launched:  # after which a file that is gone is damage
-            missing |= {part for part in parts if not store.has_files_of(part, with_tokens)}
+            missing |= store.lacking_files(parts, with_tokens)
         parts = sorted({*parts} & missing)
     todo = list(kept_plan.steps(size, parts=parts)) if store is None else store.todo(size, with_tokens, parts)
     last = {step.rows.start // plan.pooled_shard: step for step in todo}
@@ -334,7 +328,8 @@ def extract(
     except DiagnosticsError as error:
         # A store that cannot be continued is removed. Whole steps stay where the same command may succeed later, with a
         # smaller batch or when a disk answers again.
-        if created is not None and share is None and (isinstance(error, _SampleError) or not kept):
+        alone = created is not None and share is None and isinstance(folder, Folder)
+        if alone and (isinstance(error, _SampleError) or not kept):
             remove(folder)
         raise
     assert store is not None
@@ -364,16 +359,16 @@ class _SampleError(DiagnosticsError):
     """NaN, infinity, overflow or gaps: the same command would meet it at the same sample again."""
 
 
-def refuse_other_folder(folder: Folder) -> None:
+def refuse_other_folder(folder: Place) -> None:
     """Raises where a place is neither a run nor empty."""
     path = folder.path
     with reading(path):
-        other = folder.head(NAME) is None and path.exists() and not (path.is_dir() and not any(path.iterdir()))
+        other = folder.is_occupied()
     if other:
         raise StorageError(f"{path} is not a run, so nothing is written there: choose another --out.", code="occupied")
 
 
-def _existing(folder: Folder, wanted: Mapping[str, str], dataset: Dataset) -> Store | None:
+def _existing(folder: Place, wanted: Mapping[str, str], dataset: Dataset) -> Store | None:
     refuse_other_folder(folder)
     path = folder.path
     with reading(path):

@@ -7,13 +7,15 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from diagnostics.activations.folder import Folder, lock, writing
+from diagnostics.activations.bucket import open_place
+from diagnostics.activations.folder import lock, writing
 from diagnostics.activations.parts import Launch, put_same
+from diagnostics.activations.place import Address, Location, Place, located
 from diagnostics.errors import DiagnosticsError, StorageError, importing, refuse_values
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.vocabulary import BY_PLACE, Compute
@@ -78,7 +80,7 @@ def parquet(table: pa.Table) -> bytes:
 def write_features(
     encoder: Encoder,
     dataset: Dataset,
-    out: Path,
+    out: str | PurePath,
     tap: str | None = None,
     pooling: Sequence[str] | None = None,
     *,
@@ -103,7 +105,7 @@ def write_features(
     from diagnostics.activations.prepare import fit, prepared_batches
     from diagnostics.encoders.modules import BATCH, check_compute, chosen_poolings, computing, usable_device
 
-    where = usable_device(device)
+    place, where = located(out), usable_device(device)
     check_compute(compute, where)
     refuse_values(
         (batch_size is not None and batch_size < 1, f"Batch size {batch_size} is below 1."),
@@ -129,10 +131,12 @@ def write_features(
     size = batch_size or BATCH.get(where.partition(":")[0], BATCH["cpu"])
     position = np.argsort(row_order(len(dataset)))
     kept = ShardBuffers(planned, min(rows, len(dataset)))
-    alone = contextlib.nullcontext() if launch else lock(out)
+    if isinstance(place, Address) and launch is None:
+        launch = Launch()  # nobody has a bucket alone
+    alone = contextlib.nullcontext() if launch or isinstance(place, Address) else lock(place)
     starts = [*range(0, len(dataset), rows)]
     with alone, sized.on(where), computing(compute, where):
-        folder = Folder(out)
+        folder = open_place(place)
         _open(folder, about)
         if launch is None:
             folder.tidy(age=LONGEST_SEAL)  # a launch may be writing
@@ -152,13 +156,13 @@ def write_features(
             targets = {key: (each, each.values[part]) for key, each in dataset.targets.items() if not each.dense}
             columns = {key: of[part] for key, of in columns.items()}
             table = table_of(columns, targets, kept.pooled[read.name].reshape(stop - start, width))
-            with writing(out, f"after {start:,} of {len(dataset):,} samples; "):
+            with writing(place, f"after {start:,} of {len(dataset):,} samples; "):
                 if launch is None:
                     folder.put(name, parquet(table))
                 elif not put_same(folder, name, parquet(table)):
                     raise StorageError(
-                        f"{out / name} was written by another launch, with other features: give all launches one batch "
-                        f"size and kind of device, or choose another --out.",
+                        f"{place / name} was written by another launch, with other features: give all launches one "
+                        f"batch size and kind of device, or choose another --out.",
                         code="other-run",
                     )
     return about
@@ -169,17 +173,18 @@ def _digest(*texts: str) -> str:
     return hashlib.blake2b("\0".join(texts).encode(errors="surrogateescape"), digest_size=8).hexdigest()
 
 
-def _open(folder: Folder, about: Mapping[str, Any]) -> None:
+def _open(folder: Place, about: Mapping[str, Any]) -> None:
     """Writes what the folder is to hold; raises StorageError where it holds something else."""
     if folder.head(ABOUT) is None:
         # Another launch may be writing it.
         begun = (ABOUT, f".{ABOUT}.")
-        if folder.path.exists() and not all(path.name.startswith(begun) for path in folder.path.iterdir()):
+        if folder.has_folder("") and not all(name.startswith(begun) for name in folder.list()):
             raise StorageError(
                 f"{folder.path} is not empty, and holds no features: choose another --out.", code="occupied"
             )
         with writing(folder.path):
-            folder.path.mkdir(parents=True, exist_ok=True)
+            if isinstance(folder.path, Path):
+                folder.path.mkdir(parents=True, exist_ok=True)
             put_same(folder, ABOUT, json.dumps(about, indent=2).encode())
     try:
         there = dict(json.loads(folder.get(ABOUT, MOST_ABOUT)))
@@ -193,14 +198,14 @@ def _open(folder: Folder, about: Mapping[str, Any]) -> None:
 
 
 def export(
-    path: Path,
+    path: Location,
     columns: Mapping[str, np.ndarray],
     targets: Targets,
     features: np.ndarray,
-) -> Path:
+) -> Location:
     """One Parquet file of features that are there; raises DiagnosticsError for another kind of file."""
     if path.suffix != ".parquet":
         raise DiagnosticsError(f"{path} is not called .parquet: name a Parquet file.", code="bad-value")
     with writing(path.parent):
-        Folder(path.parent).put(path.name, parquet(table_of(columns, targets, features)))
+        open_place(path.parent).put(path.name, parquet(table_of(columns, targets, features)))
     return path

@@ -17,8 +17,8 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from pathlib import Path, PurePath
 from typing import BinaryIO
 
 import filelock
@@ -71,11 +71,38 @@ class Folder:
         around, _, name = self.below.rpartition("/")
         return (Folder(self.root, around), name) if self.below else (Folder(self.root.parent), self.root.name)
 
+    @contextlib.contextmanager
+    def made(self, mark: bytes) -> Generator[Folder]:
+        """A folder beside this one to fill, which is renamed to it at the end.
+
+        Raises FileExistsError where another process made this one meanwhile. The `mark` of what is made is for stores
+        that cannot rename.
+        """
+        around, name = self.around()
+        around.root.mkdir(parents=True, exist_ok=True)
+        with around.making(name) as unfinished:
+            yield around.inside(unfinished)
+            try:
+                around.move(unfinished, name)
+            except OSError as error:
+                if error.errno == errno.ENOTEMPTY:
+                    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from error
+                raise
+
+    def is_occupied(self) -> bool:
+        """Whether something lies here that is no run."""
+        path = self.path
+        return self.head("zarr.json") is None and path.exists() and not (path.is_dir() and not any(path.iterdir()))
+
     def head(self, name: str) -> os.stat_result | None:
         """Size and time of a file; None where there is none."""
         with contextlib.suppress(FileNotFoundError, NotADirectoryError), self._folder_of(name) as (folder, last):
             return self._checked(name, os.lstat(last, dir_fd=folder))
         return None
+
+    def lengths(self, names: Iterable[str]) -> dict[str, int]:
+        """The bytes of those files that are there."""
+        return {name: file.st_size for name in names if (file := self.head(name)) is not None}
 
     def has_folder(self, name: str) -> bool:
         """Whether there is a folder of that name."""
@@ -87,6 +114,22 @@ class Folder:
         """The name of everything below a folder that is none itself; links are named, not followed."""
         for name, is_folder in self._entries(prefix):
             yield from self.list(name) if is_folder else [name]
+
+    def folders(self) -> Sequence[str]:
+        """The names of the folders here but for hidden ones, links to folders too; none where they cannot be read."""
+        with contextlib.suppress(OSError):
+            return sorted(at.name for at in self.path.iterdir() if at.is_dir() and not at.name.startswith("."))
+        return []
+
+    def size(self) -> int:
+        """Bytes of all files here."""
+        count = 0
+        for at, _, files in os.walk(self.path):
+            for name in files:
+                # Another process may remove it at this moment.
+                with contextlib.suppress(OSError):
+                    count += os.lstat(os.path.join(at, name)).st_size
+        return count
 
     @contextlib.contextmanager
     def reading(self, name: str, flag: int = 0) -> Generator[BinaryIO]:
@@ -299,7 +342,7 @@ class Folder:
 
 
 @contextlib.contextmanager
-def writing(path: Path, when: str = "") -> Generator[None]:
+def writing(path: PurePath, when: str = "") -> Generator[None]:
     """Turns an error of the disk within this context into the sentence on `path`."""
     try:
         yield
@@ -308,7 +351,7 @@ def writing(path: Path, when: str = "") -> Generator[None]:
 
 
 @contextlib.contextmanager
-def reading(path: Path) -> Generator[None]:
+def reading(path: PurePath) -> Generator[None]:
     """The same for a run that is read."""
     try:
         yield
@@ -366,8 +409,10 @@ def lock(
             held.release()
 
 
-def check_room(path: Path, needed: int) -> None:
-    """Raises when the disk has less room than a run needs."""
+def check_room(path: PurePath, needed: int) -> None:
+    """Raises when the disk has less room than a run needs; of an object store nobody knows."""
+    if not isinstance(path, Path):
+        return
     free = shutil.disk_usage(path.parent).free
     if needed > free:
         raise StorageError(

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from diagnostics.activations.folder import Folder, writing
+from diagnostics.activations.folder import writing
+from diagnostics.activations.place import Place
 from diagnostics.activations.plan import Plan
 from diagnostics.errors import DiagnosticsError
 from diagnostics.options import decode
@@ -39,7 +40,7 @@ class DamagedError(Exception):
 class Sealing:
     """A sealed group while it is written: Zarr writes into `root`, in memory, and the folder's owner to the disk."""
 
-    def __init__(self, folder: Folder) -> None:
+    def __init__(self, folder: Place) -> None:
         import zarr  # which takes as long as all the rest to start, and few read arrays
         from zarr.storage import MemoryStore
 
@@ -60,14 +61,14 @@ class Sealing:
         write_group(self.folder, {**attributes, "files": self.files})
 
 
-def listed_files(folder: Folder) -> set[str]:
+def listed_files(folder: Place) -> set[str]:
     """The files of a sealed group that it lists itself, as far as it can be read."""
     with contextlib.suppress(DamagedError, KeyError, TypeError):
         return {NAME, *map(str, sealed_attributes(read_document(folder))["files"])}
     return set()
 
 
-def read_files(folder: Folder, files: Mapping[str, str]) -> dict[str, bytes]:
+def read_files(folder: Place, files: Mapping[str, str]) -> dict[str, bytes]:
     """The bytes of files; raises DamagedError, naming the file, where one is missing or is not the one that was
     written.
     """
@@ -82,7 +83,7 @@ def read_files(folder: Folder, files: Mapping[str, str]) -> dict[str, bytes]:
     return contents
 
 
-def read_array(folder: Folder, name: str, files: Mapping[str, str]) -> np.ndarray:
+def read_array(folder: Place, name: str, files: Mapping[str, str]) -> np.ndarray:
     """An array below a sealed group, all of it; raises DamagedError where it is not the one that was written."""
     import zarr.errors
     from zarr.buffer.cpu import Buffer
@@ -98,7 +99,7 @@ def read_array(folder: Folder, name: str, files: Mapping[str, str]) -> np.ndarra
         raise DamagedError(name) from error
 
 
-def write_group(folder: Folder, attributes: Mapping[str, Any]) -> dict[str, Any]:
+def write_group(folder: Place, attributes: Mapping[str, Any]) -> dict[str, Any]:
     """A group's metadata, in place of what is there: the old or the new, whole; gives the attributes as they are read.
 
     It reaches the disk before it takes the old one's place: without it a run cannot be opened at all.
@@ -117,7 +118,7 @@ def write_group(folder: Folder, attributes: Mapping[str, Any]) -> dict[str, Any]
     return document["attributes"]
 
 
-def read_document(folder: Folder) -> dict[str, Any]:
+def read_document(folder: Place) -> dict[str, Any]:
     """A group's metadata, sealed or not; raises DamagedError where it is no mapping, or too large or deep to be one."""
     try:
         document = json.loads(folder.get(NAME, MOST_BYTES))
@@ -191,9 +192,7 @@ class Observed:
     files: dict[str, str]
 
 
-def write_observed(
-    run: Folder, key: str, name: str, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]
-) -> None:
+def write_observed(run: Place, key: str, name: str, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
     """Arrays by tap in place of an earlier observation of that name; whole or not at all.
 
     `about` has the rest of `Observed`; `key` is the run's, which is kept so that another run's is noticed.
@@ -221,14 +220,14 @@ def write_observed(
         new.seal({**about, "name": name, "run": key, "taps": list(arrays)})
 
 
-def observed_names(run: Folder) -> set[str]:
+def observed_names(run: Place) -> set[str]:
     """The files of all observations."""
     there = run.list("observed") if run.has_folder("observed") else ()
     folders = {name.rpartition("/")[0] for name in there if name.endswith(f"/{NAME}") and name.count("/") < 3}
     return {f"{folder}/{file}" for folder in folders for file in listed_files(run.inside(folder)) | {NAME}}
 
 
-def read_observed(run: Folder, key: str, name: str) -> Observed | None:
+def read_observed(run: Place, key: str, name: str) -> Observed | None:
     """The observation of a name, None where there is none; raises DamagedError where this run did not write it."""
     folder = run.inside(f"observed/{name}")
     if not SAFE_NAME.fullmatch(name) or folder.head(NAME) is None:
@@ -246,9 +245,14 @@ def read_observed(run: Folder, key: str, name: str) -> Observed | None:
     return observed
 
 
-def observed_arrays(run: Folder, name: str, observed: Observed) -> dict[str, np.ndarray]:
+def observed_arrays(run: Place, name: str, observed: Observed) -> dict[str, np.ndarray]:
     """The arrays by tap; raises DamagedError where one is not what was written."""
     return {tap: read_array(run.inside(f"observed/{name}"), tap, observed.files) for tap in observed.taps}
+
+
+def run_key(identity: Mapping[str, str]) -> bytes:
+    """The key of a run of that identity: the same for the same activations, never for others."""
+    return hashlib.blake2b(json.dumps(dict(identity), sort_keys=True).encode(), digest_size=32).digest()
 
 
 COVERED = "covered"
@@ -289,8 +293,8 @@ class Contents:
 
     @property
     def run(self) -> bytes:
-        """The key that the marks of its shards are made with: the same for the same activations, never for others."""
-        return hashlib.blake2b(json.dumps(dict(self.identity), sort_keys=True).encode(), digest_size=32).digest()
+        """The key that the marks of its shards are made with: see `run_key`."""
+        return run_key(self.identity)
 
     def to_attrs(self) -> dict[str, Any]:
         """The attributes as plain JSON values."""

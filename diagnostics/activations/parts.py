@@ -21,6 +21,7 @@ from typing import Any, Self
 
 from diagnostics.activations.folder import Folder, lock, writing
 from diagnostics.activations.metadata import DamagedError, digest, seal, unseal
+from diagnostics.activations.place import Location, Place
 from diagnostics.activations.plan import Plan, record_of
 from diagnostics.activations.store import Store
 from diagnostics.errors import DiagnosticsError, StorageError
@@ -108,7 +109,7 @@ class Share:
         """The parts that are this launch's, done or not."""
         return range(self.launch.index, plan.parts, self.launch.count)
 
-    def work(self, folder: Folder) -> Folder:
+    def work(self, folder: Place) -> Folder:
         """Where shards and journals of the store in a folder are written until their part is whole."""
         place = self.scratch / folder.below
         with writing(place):
@@ -117,7 +118,7 @@ class Share:
 
 
 @contextlib.contextmanager
-def scratch_of(run: Path, way: str) -> Generator[Path]:
+def scratch_of(run: Location, way: str) -> Generator[Path]:
     """A folder on the local disk for what a launch has in hand: the same one when it is given again on this machine,
     to do it in the same `way`.
 
@@ -164,7 +165,7 @@ def seal_part(store: Store, part: int, files: Mapping[str, int], about: Mapping[
         store.work.delete(files)
 
 
-def put_same(folder: Folder, name: str, data: bytes) -> bool:
+def put_same(folder: Place, name: str, data: bytes) -> bool:
     """Writes a new file; where there is one, whether it has the same bytes."""
     try:
         folder.put_new(name, data, flushed=True)

@@ -19,12 +19,12 @@ import contextlib
 import dataclasses
 import json
 import math
-import os
 import re
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,13 +43,12 @@ from diagnostics.activations.metadata import (
     sealed_attributes,
     unseal,
 )
+from diagnostics.activations.place import Place, located
 from diagnostics.activations.store import TOKENS_REMOVED, Store, is_shared
 from diagnostics.errors import DiagnosticsError, StorageError
 from diagnostics.options import decode
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import xarray as xr
 
 
@@ -169,7 +168,7 @@ def finished_index(store: Store) -> Index:
     return index
 
 
-def _content(run: Folder) -> dict[str, Any]:
+def _content(run: Place) -> dict[str, Any]:
     """The index that is the run's as it lies on disk, with its `id`; raises DamagedError where it is not what was
     written.
     """
@@ -187,7 +186,7 @@ def _content(run: Folder) -> dict[str, Any]:
                 raise
 
 
-def _place(run: Folder, place: str) -> Folder:
+def _place(run: Place, place: str) -> Place:
     return run.inside(f"{RESULTS}/{place}")
 
 
@@ -331,7 +330,7 @@ def _encoded(results: Results) -> tuple[dict[str, dict[str, Any]], bytes]:
     return arrays, bytes(numbers)
 
 
-def result_files(run: Folder) -> set[str]:
+def result_files(run: Place) -> set[str]:
     """The files of results, those that a dead process left behind too."""
     below = run.list(RESULTS) if run.has_folder(RESULTS) else ()
     older = {f"{RESULTS}/{name}" for name in listed_files(run.inside(RESULTS))}
@@ -385,7 +384,7 @@ def group_of(owner: str) -> str:
     return f"{CONTROLS}/{owner}/" if owner else ""
 
 
-def unreadable(path: Path) -> StorageError:
+def unreadable(path: PurePath) -> StorageError:
     """The error for results that are not there, in part or at all."""
     return StorageError(
         f"The results in {path} cannot be read: give the same `diagnostics run` command again with --fresh.",
@@ -411,7 +410,7 @@ def _controls(store: Store) -> list[str]:
     return store.attrs.get(CONTROLS, [])
 
 
-def listed(folder: Folder) -> set[str]:
+def listed(folder: Place) -> set[str]:
     """Every file that a run lists; what can be read of its lists. Raises StrangeFileError where one of them is none."""
     folder.has_folder(CONTROLS)  # also where it lists none
     names = {REPORT, *result_files(folder)}
@@ -464,17 +463,6 @@ def recover(path: Path) -> Folder:
     return Folder(path)
 
 
-def bytes_below(folder: Path) -> int:
-    """Bytes of all files below a folder."""
-    count = 0
-    for at, _, files in os.walk(folder):
-        for name in files:
-            # Another process may remove it at this moment.
-            with contextlib.suppress(OSError):
-                count += os.lstat(os.path.join(at, name)).st_size
-    return count
-
-
 def token_bytes(store: Store) -> int:
     """Bytes of the files that hold the tokens of a run and of its controls."""
     return sum(sum(each.token_files.values()) for each in stores(store).values())
@@ -482,10 +470,10 @@ def token_bytes(store: Store) -> int:
 
 def disk_use(store: Store) -> tuple[int, int]:
     """The same, and the bytes of all its files."""
-    return token_bytes(store), bytes_below(store.path)
+    return token_bytes(store), store.folder.size()
 
 
-def refuse_shared(folder: Folder, doing: str, force: bool) -> None:
+def refuse_shared(folder: Place, doing: str, force: bool) -> None:
     """Raises where launches may be at work on a run, unless that is said to be known."""
     if not force and is_shared(folder):
         raise StorageError(
@@ -495,7 +483,7 @@ def refuse_shared(folder: Folder, doing: str, force: bool) -> None:
         )
 
 
-def remove_tokens(path: Path, force: bool = False) -> int:
+def remove_tokens(path: str | PurePath, force: bool = False) -> int:
     """Removes the tokens of a run and of its controls; returns the bytes that this freed.
 
     First the store says that its tokens are removed, then their files go: killed in between, a run opens as one without
@@ -505,10 +493,10 @@ def remove_tokens(path: Path, force: bool = False) -> int:
     Raises DiagnosticsError where `path` is no run, or one whose extraction was interrupted, and StorageError where
     another process writes it, or may do so since it is shared and this is not said to be known (`force`).
     """
-    path, freed = path.resolve(), 0
-    store = Store(path)
+    place, freed = located(path), 0
+    store = Store(place)
     refuse_shared(store.folder, "clean", force)
-    with lock(path, "wait for it, and then clean the run"):
+    with lock(place.resolve(), "wait for it, and then clean the run") if isinstance(place, Path) else nullcontext():
         store.check_whole()
         for each in stores(store).values():
             with writing(each.path):

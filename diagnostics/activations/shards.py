@@ -22,6 +22,7 @@ import google_crc32c
 import numpy as np
 
 from diagnostics.activations.folder import PAGE, Folder, pages
+from diagnostics.activations.place import Place
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -130,7 +131,7 @@ class ShardBuffer:
         """The first `count` rows as [row, token, feature]; a copy."""
         return np.concatenate([part[:count].numpy() for part in self.parts], axis=1)[:, : self.layout.tokens]
 
-    def write(self, folder: Folder, run: bytes, shard: int) -> None:
+    def write(self, folder: Place, run: bytes, shard: int) -> None:
         """The shard with its checksums into its place in the store of a run, whole or not at all."""
         layout = self.layout
         rows = min(layout.rows, layout.samples - shard * layout.rows)
@@ -149,7 +150,7 @@ class ShardReader:
     a time may use a reader.
     """
 
-    def __init__(self, folder: Folder, run: bytes, layout: Layout, memory: np.ndarray | None = None) -> None:
+    def __init__(self, folder: Place, run: bytes, layout: Layout, memory: np.ndarray | None = None) -> None:
         self.folder, self.layout, self.run = folder, layout, run
         self.memory = np.empty(0, np.uint8) if memory is None else memory
         """What is read lies here; another reader may have it afterwards, since memory from the kernel costs as much as
@@ -202,6 +203,11 @@ class ShardReader:
 HEAD = struct.Struct("<II")
 
 
+def journal_of(shard: int) -> str:
+    """The file of the journal of a shard of pooled values."""
+    return f".pooled.{shard}.partial"
+
+
 class Journal:
     """The pooled values of an incomplete shard: one file for all taps, `layouts` in order, to which each step appends
     its rows.
@@ -218,7 +224,7 @@ class Journal:
 
     def __init__(self, folder: Folder, run: bytes, shard: int, layouts: Sequence[Layout]) -> None:
         self.folder, self.run, self.shard, self.layouts = folder, run, shard, layouts
-        self.name = f".pooled.{shard}.partial"
+        self.name = journal_of(shard)
         first = layouts[0]
         self.size = min(first.rows, first.samples - shard * first.rows)
         """Rows of the whole shard."""

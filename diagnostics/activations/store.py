@@ -20,11 +20,11 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from diagnostics.activations.bucket import open_place
 from diagnostics.activations.cache import Kept
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.activations.folder import Folder, StrangeFileError, pages, reading, writing
@@ -46,8 +46,9 @@ from diagnostics.activations.metadata import (
     write_group,
     write_observed,
 )
+from diagnostics.activations.place import Location, Place
 from diagnostics.activations.plan import Step, in_ranges, record_of
-from diagnostics.activations.shards import Journal, Layout, ShardBuffer, ShardReader
+from diagnostics.activations.shards import Journal, Layout, ShardBuffer, ShardReader, journal_of
 from diagnostics.errors import DiagnosticsError, StorageError, damaged, unwritable
 from diagnostics.vocabulary import DENSE
 
@@ -68,10 +69,10 @@ KEPT = Kept(2**30)
 
 
 class Store(Activations):
-    """A store on disk; `verified`: whether its metadata is compared with what was written."""
+    """A store in its place; `verified`: whether its metadata is compared with what was written."""
 
-    def __init__(self, place: Path | Folder, *, verified: bool = True) -> None:
-        self.folder = place if isinstance(place, Folder) else Folder(place)
+    def __init__(self, place: Location | Place, *, verified: bool = True) -> None:
+        self.folder = open_place(place)
         self.work = self.folder
         """Where shards and journals are written: elsewhere while a launch does parts of a shared run."""
         self.path = self.folder.path
@@ -295,10 +296,11 @@ class Store(Activations):
                 f"samples: give the same `diagnostics run` command again to finish it.",
                 code="unfinished",
             )
+        lengths = self.folder.lengths(layout.file(i) for layout in self._arrays for i in range(layout.shards))
         for layout in self._arrays:
-            for shard in range(layout.shards):
-                if not self._has(layout, shard) and (layout.kind == "pooled" or not self.tokens_removed):
-                    raise damaged(self.path, layout.file(shard))
+            for name in map(layout.file, range(layout.shards)):
+                if lengths.get(name) != layout.length and (layout.kind == "pooled" or not self.tokens_removed):
+                    raise damaged(self.path, name)
 
     @property
     def rows_done(self) -> int:
@@ -317,7 +319,8 @@ class Store(Activations):
     @property
     def missing_parts(self) -> list[int]:
         """Of a shared run those that have no record."""
-        return [part for part in range(self.plan.parts) if self.folder.head(record_of(part)) is None]
+        there = self.folder.lengths(map(record_of, range(self.plan.parts)))
+        return [part for part in range(self.plan.parts) if record_of(part) not in there]
 
     def files_of(self, part: int, with_tokens: bool) -> dict[str, int]:
         """The files of a part with their bytes."""
@@ -325,9 +328,11 @@ class Store(Activations):
         shards = {layout: [part] if layout.kind == "pooled" else tokens for layout in self._arrays}
         return {layout.file(shard): layout.length for layout, theirs in shards.items() for shard in theirs}
 
-    def has_files_of(self, part: int, with_tokens: bool) -> bool:
-        """Test for all files of a part in the run, whatever is in them."""
-        return all(self.folder.head(file) is not None for file in self.files_of(part, with_tokens))
+    def lacking_files(self, parts: Iterable[int], with_tokens: bool) -> set[int]:
+        """Those of some parts of which a file is not in the run; whatever is in the others."""
+        files = {part: self.files_of(part, with_tokens).keys() for part in parts}
+        there = self.folder.lengths(file for theirs in files.values() for file in theirs).keys()
+        return {part for part, theirs in files.items() if theirs - there}
 
     def _has(self, layout: Layout, shard: int) -> bool:
         """Whether a shard has its file, of the right length."""
@@ -339,13 +344,14 @@ class Store(Activations):
 
     def _pooled_rows(self, shard: int) -> int:
         """How many of the first rows of a shard of pooled values are there, in the taps' shards or in the journal."""
-        journal = self._journal_of(shard)
-        return journal.size if self._has_pooled(shard) else journal.rows
+        rows = self.plan.rows_of(shard)
+        return rows.stop - rows.start if self._has_pooled(shard) else self._journal_of(shard).rows
 
     def _has_pooled(self, shard: int) -> bool:
         return all(self._has(tap["pooled"], shard) for tap in self._layouts.values())
 
     def _journal_of(self, shard: int) -> Journal:
+        assert isinstance(self.work, Folder)  # of a run in a bucket, a launch's own
         return Journal(self.work, self.contents.run, shard, [tap["pooled"] for tap in self._layouts.values()])
 
     # Writing
@@ -369,11 +375,12 @@ class Store(Activations):
 
     def _append(self, row: int, values: list[np.ndarray]) -> None:
         shard = row // self.plan.pooled_shard
+        if self._has_pooled(shard):
+            return
         if self._journal is None or self._journal.shard != shard:
             self._journal = self._journal_of(shard)
-        if not self._has_pooled(shard):
-            self._journal.append(row - shard * self.plan.pooled_shard, values)
-            self._store_if_whole(self._journal)
+        self._journal.append(row - shard * self.plan.pooled_shard, values)
+        self._store_if_whole(self._journal)
 
     def _store_if_whole(self, journal: Journal) -> None:
         if journal.rows == journal.size:
@@ -435,13 +442,13 @@ class Store(Activations):
     def token_files(self) -> dict[str, int]:
         """The files that tokens are stored in, as far as they are there, with their bytes."""
         names = (layout.file(i) for layout in self._arrays if layout.kind != "pooled" for i in range(layout.shards))
-        return {name: file.st_size for name in names if (file := self.folder.head(name)) is not None}
+        return self.folder.lengths(names)
 
     @property
     def names(self) -> set[str]:
         """The files that it lists as its own, whether or not they are there."""
         shards = (layout.file(shard) for layout in self._arrays for shard in range(layout.shards))
-        journals = (self._journal_of(shard).name for shard in range(self.plan.parts))
+        journals = map(journal_of, range(self.plan.parts))
         records = map(record_of, range(self.plan.parts))
         return {NAME, *self.contents.files, *shards, *journals, *records, *observed_names(self.folder)}
 
@@ -460,14 +467,14 @@ class Store(Activations):
             self.attrs = write_group(self.folder, {**self._opened()[0], **attrs})
 
 
-def is_shared(folder: Folder) -> bool:
+def is_shared(folder: Place) -> bool:
     """Whether a folder is a run that launches extract together, as far as it can be read."""
     with suppress(DamagedError, StrangeFileError):
         return bool(read_document(folder)["attributes"].get(SHARED))
     return False
 
 
-def is_run(folder: Folder) -> bool:
+def is_run(folder: Place) -> bool:
     """Whether a folder is a run, of whatever version and in whatever state: what may be replaced where that is asked
     for.
     """

@@ -20,6 +20,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from diagnostics import interrupts
+from diagnostics.activations.place import Address, located
 from diagnostics.errors import DiagnosticsError, describe, explaining
 from diagnostics.options import Option, options_of
 from diagnostics.report.escaping import printable
@@ -71,18 +72,22 @@ def hush_libraries() -> None:
         warnings.filterwarnings("default", module=r"diagnostics")
 
 
-def guarded(command: Callable[..., None], plugin: str = "") -> Callable[..., None]:
+LOCAL = "give a folder or a file"
+"""What to do where a command reads and writes on local disks alone, and is given the address of an object store."""
+
+
+def guarded(command: Callable[..., None], plugin: str = "", local: str = LOCAL) -> Callable[..., None]:
     """The command, with an error that a user can cause reported in one sentence and exit status 2, and after a signal
     status 128 and its number (130 after Ctrl-C).
 
-    Every error of a plugin's command is reported so.
+    Every error of a plugin's command is reported so. `local`: as `LOCAL`; "" for a command that takes addresses.
     """
 
     @functools.wraps(command)
     def guard(*args: Any, **kwargs: Any) -> None:
         try:
             with interrupts.working() if plugin else contextlib.nullcontext():
-                command(*args, **kwargs)
+                command(*args, **{name: _placed(value, local) for name, value in kwargs.items()})
         except KeyboardInterrupt as interrupt:
             raise _exit_interrupted(str(interrupt)) from None
         except BrokenPipeError:
@@ -100,6 +105,20 @@ def guarded(command: Callable[..., None], plugin: str = "") -> Callable[..., Non
             raise _exit_after(f"A command of plugin {plugin} failed: {describe(error)}", error) from None
 
     return guard
+
+
+def _placed(value: Any, local: str) -> Any:
+    """A path of an option, or the address that was typed in its place."""
+    if isinstance(value, list):
+        return [_placed(each, local) for each in value]
+    if not isinstance(value, Path):
+        return value
+    if isinstance(place := located(value), Address) and local:
+        raise DiagnosticsError(
+            f"{place} is in a bucket, and this command reads and writes on local disks alone: {local}.",
+            code="unsupported",
+        )
+    return place
 
 
 def say(sentence: str) -> None:
@@ -163,7 +182,7 @@ Quiet = Annotated[bool, Option("Print only the result, without cost and progress
 Verbose = Annotated[
     bool, Option("Print each step with its time, and show warnings of libraries.", names=("--verbose", "-v"))
 ]
-RunFolder = Annotated[Path, Option("Folder that `diagnostics run` wrote.", "RUN", argument=True)]
+RunFolder = Annotated[Path, Option("Folder that `diagnostics run` wrote, or s3://BUCKET/PREFIX.", "RUN", argument=True)]
 EncoderName = Annotated[str, ENCODER]
 
 MEASURE, RUNS, OWN = "to measure encoders", "for finished runs", "for your own encoders and plugins"
@@ -224,15 +243,18 @@ app = typer.Typer(
 
 
 def command(
-    group: str, example: str, job: type | None = None, name: str | None = None
+    group: str, example: str, job: type | None = None, name: str | None = None, *, local: str = ""
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Adds a function to the commands, of a group of them and with its example, with the options of its job and its
     own.
+
+    `local`: as in `guarded`.
     """
 
     def add(act: Callable[..., None]) -> Callable[..., None]:
         epilog = f"\b\nExample:\n  {example}"
-        return app.command(name, cls=Command, rich_help_panel=group, epilog=epilog)(guarded(options_of(job)(act)))
+        made = guarded(options_of(job)(act), local=local)
+        return app.command(name, cls=Command, rich_help_panel=group, epilog=epilog)(made)
 
     return add
 

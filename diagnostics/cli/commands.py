@@ -28,6 +28,7 @@ import typer
 import diagnostics
 from diagnostics.cli.app import (
     CONFIG,
+    LOCAL,
     MEASURE,
     OWN,
     RUNS,
@@ -212,7 +213,7 @@ def check(
         raise typer.Exit(1)
 
 
-@command(OWN, "diagnostics cut timm:resnet18 --tap layer3.1 -o models/short")
+@command(OWN, "diagnostics cut timm:resnet18 --tap layer3.1 -o models/short", local=LOCAL)
 def cut(
     encoder: EncoderName,
     tap: Annotated[str, Option("The tap that becomes the output; `diagnostics inspect` shows all taps.", "NAME")],
@@ -281,7 +282,7 @@ def features(
         print(f"{printable(out)}: {what}\nNext: pandas.read_parquet({str(out)!r})")
 
 
-@command(OWN, "diagnostics new-plugin my-plugin", name="new-plugin")
+@command(OWN, "diagnostics new-plugin my-plugin", name="new-plugin", local=LOCAL)
 def new_plugin(
     name: Annotated[str, Option("Name of the distribution, such as my-plugin.", "NAME", argument=True)],
     out: Annotated[
@@ -462,7 +463,7 @@ def runs(
     print_json({"folder": str(folder), "runs": rows}) if json else print_runs(rows, folder)
 
 
-@command(RUNS, "diagnostics open runs/fracast-lorenz", name="open")
+@command(RUNS, "diagnostics open runs/fracast-lorenz", name="open", local="give `diagnostics report -o FILE`")
 def open_(run: RunFolder) -> None:
     """Open a run's report in the browser and print its path; if results are newer, the report is written again.
 
@@ -525,7 +526,7 @@ def page_of(path: Path, margin: float | None) -> Page:
     return run_page(diagnostics.open_run(path, margin))
 
 
-def open_in_browser(path: Path) -> None:
+def open_in_browser(path: Any) -> None:
     """Show a file in the browser, if there is a display: without one, a browser would take over the terminal."""
     import webbrowser
 

@@ -10,12 +10,12 @@ import gzip
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 from urllib.parse import quote
 
 from markupsafe import Markup, escape
 
+from diagnostics.activations.place import Location
 from diagnostics.report.layout import breakable
 from diagnostics.report.page import Block, Cell, Figure, Finding, Legend, MapLegend, Number, Page, Section
 from diagnostics.report.writing import write_whole
@@ -30,7 +30,7 @@ PAGE_BYTES = 5 * 10**6
 """Of a page with figures: nearly all of it is plotly.js."""
 
 
-def write_page(page: Page, path: Path) -> Path:
+def write_page(page: Page, path: Location) -> Location:
     """Writes the page in full as one HTML file, plotly.js too where it has figures, so that it needs no network; whole
     or not at all."""
     import plotly.offline

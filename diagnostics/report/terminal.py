@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import PurePath
 
 from rich.console import Console
 from rich.text import Text
@@ -14,7 +14,7 @@ from diagnostics.report.page import Block, Cell, Column, Details, Notes, Page, S
 STYLES = {"strong": "bold", "quiet": "dim", "caution": "yellow"}
 
 
-def print_page(page: Page, report: Path, full: bool = False) -> None:
+def print_page(page: Page, report: PurePath, full: bool = False) -> None:
     """Prints what a brief page shows, or all but the figures of a full one, and below it the file that holds the
     report.
     """

@@ -7,26 +7,28 @@ import errno
 import os
 from pathlib import Path
 
-from diagnostics.activations.folder import Folder, writing
+from diagnostics.activations.bucket import open_place
+from diagnostics.activations.folder import writing
+from diagnostics.activations.place import Location
 from diagnostics.errors import DiagnosticsError, StorageError
 
 LONGEST_WRITE = 600.0
 """Seconds after which whoever wrote a temporary file is dead: a text takes much less."""
 
 
-def write_whole(path: Path, text: str) -> Path:
+def write_whole(path: Location, text: str) -> Location:
     """Writes a text as it is, with its own line ends; returns the path.
 
     Raises DiagnosticsError where the folder is not there, StorageError where it cannot be written.
     """
-    if not path.parent.is_dir():
+    if isinstance(path, Path) and not path.parent.is_dir():
         raise DiagnosticsError(
             f"There is no folder {path.parent} for {path.name}: make it, or name another place.", code="missing-file"
         )
     with writing(path):
-        if path.is_dir():
+        if isinstance(path, Path) and path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        folder = Folder(path.parent)
+        folder = open_place(path.parent)
         with contextlib.suppress(OSError, StorageError):
             folder.tidy(path.name, age=LONGEST_WRITE)
         # A folder's name may hold bytes that are no text.

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -343,7 +343,7 @@ class Choice:
         return page_tables(self.page)
 
 
-def choose(runs: Run | str | Path | Sequence[Run | str | Path], seed: int = 0) -> Choice:
+def choose(runs: Run | str | PurePath | Sequence[Run | str | PurePath], seed: int = 0) -> Choice:
     """The tap to use of an encoder for another target, from runs of it, and what each rule would have lost on theirs.
 
     Rules of plugins count too. One whose measure a run lacks is left out with its reason, as is one that fails.
@@ -361,7 +361,7 @@ def choose(runs: Run | str | Path | Sequence[Run | str | Path], seed: int = 0) -
         >>> [advice.tap for advice in dx.choose("runs/forecast").advice]
         ['blocks.4']
     """
-    each = [runs] if isinstance(runs, Run | str | Path) else list(runs)
+    each = [runs] if isinstance(runs, Run | str | PurePath) else list(runs)
     opened = [run if isinstance(run, Run) else Run(run) for run in each]
     if not opened:
         return Choice((), (), math.nan, {})

@@ -7,16 +7,19 @@ import functools
 import logging
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch.utils.data import default_collate
 
+from diagnostics.activations.bucket import open_place
 from diagnostics.activations.contract import StoredTarget, shuffle
 from diagnostics.activations.extract import OnGrids, extract, refuse_other_folder
 from diagnostics.activations.folder import Folder, check_room, reading, writing
 from diagnostics.activations.observe import observe
 from diagnostics.activations.parts import Launch, Share, scratch_of
+from diagnostics.activations.place import Place
 from diagnostics.activations.plan import plan
 from diagnostics.activations.prepare import find_difference
 from diagnostics.activations.run_files import CONTROLS, ENCODER
@@ -54,9 +57,10 @@ def extract_parts(request: Request, launch: Launch, watch: Watch | None = None) 
 def _launched(setup: Setup, launch: Launch, watch: Watch | None) -> dict[str, Any]:
     refuse_unshareable(setup)
     with writing(setup.out):
-        setup.folder.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(setup.folder, Path):
+            setup.folder.parent.mkdir(parents=True, exist_ok=True)
     with watching(watch) as shown, share_of(setup, launch, finishes=False) as share:
-        folder = Folder(setup.folder)
+        folder = open_place(setup.folder)
         with reading(setup.out):
             refuse_other_seed(folder, setup.request.seed)
         try:
@@ -164,7 +168,7 @@ def refuse_unshareable(setup: Setup) -> None:
 class Extraction:
     """The encoder and its controls through the same extraction; with a `share`, a launch's parts of them."""
 
-    def __init__(self, setup: Setup, folder: Folder, watch: Watch, share: Share | None) -> None:
+    def __init__(self, setup: Setup, folder: Place, watch: Watch, share: Share | None) -> None:
         self.setup, self.request, self.folder, self.watch = setup, setup.request, folder, watch
         self.share, self.launched = share, share is not None and not share.finishes
         self.made_beside: list[Folder] = []
@@ -265,7 +269,7 @@ class Extraction:
     def _extract(
         self,
         encoder: Encoder,
-        place: Folder,
+        place: Place,
         taps: Sequence[Tap],
         about: Mapping[str, Any],
         measures: Sequence[Measure],
@@ -345,12 +349,12 @@ class Extraction:
                     # The launches left out what a measure of this command reads.
                     store = extracted()
                 along.write()
-        if store.path != place.path:
+        if isinstance(place, Folder) and store.path != place.path:
             self.made_beside.append(place)
         store.device, store.choose_on, store.seed = setup.device, setup.choose_on, request.seed
         return store
 
-    def _store_there(self, place: Folder) -> Store | None:
+    def _store_there(self, place: Place) -> Store | None:
         """The store that this call goes on with; None without one, or where it cannot be read, as is said later."""
         with contextlib.suppress(DiagnosticsError):
             return None if self.request.fresh else Store(place)

@@ -6,15 +6,17 @@ import functools
 import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import xarray as xr
 from torch import nn
 
+from diagnostics.activations.bucket import open_place
 from diagnostics.activations.contract import StoredTarget, shuffle
 from diagnostics.activations.folder import Folder, check_room, lock, reading
 from diagnostics.activations.parts import Launch, Share
+from diagnostics.activations.place import Address, Place
 from diagnostics.activations.plan import Precision
 from diagnostics.activations.run_files import (
     CONTROLS,
@@ -61,7 +63,7 @@ def run(
     encoder: str | Encoder | nn.Module,
     dataset: Data,
     *,
-    out: str | Path | None = None,
+    out: str | PurePath | None = None,
     taps: str | Sequence[str] | None = None,
     measures: str | Measure | Sequence[str | Measure] | None = "standard",
     controls: bool = True,
@@ -102,7 +104,8 @@ def run(
     encoder, dataset: a name as on the command line (`fracast`, `timm:...`, `file.py:build`), or the object itself; a
     bare torch
         module too, which stays as it is (see `encoder_of`), and arrays, (X, y) or (X, y, groups) (see `dataset`).
-    out: folder of the run; `runs/<encoder>-<dataset>` by default. An interrupted run goes on from there.
+    out: folder of the run, or s3://bucket/prefix; `runs/<encoder>-<dataset>` by default. An interrupted run
+        goes on from there.
     taps: names of the taps; all by default. The output tap is always among them.
     measures: names (a list, or one text with commas) or measures themselves; `standard` (the default; see
     docs/explanation/measures.md), `perception` or `all`; those whose needs are met are done.
@@ -188,17 +191,19 @@ def perform(request: Request, watch: Watch | None = None) -> Run:
     with contextlib.ExitStack() as held:
         with reading(setup.out):
             if request.fresh:
-                refuse_shared(Folder(setup.folder), "--fresh", request.force)
-            shared = not request.fresh and is_shared(Folder(setup.folder))
-        if not shared:
-            held.enter_context(lock(setup.folder))
+                refuse_shared(open_place(setup.folder), "--fresh", request.force)
+            folder = open_place(setup.folder)
+            # Nobody holds a bucket.
+            alone = None if isinstance(setup.folder, Address) else setup.folder
+            shared = alone is None or (not request.fresh and is_shared(folder))
+        if alone and not shared:
+            held.enter_context(lock(alone))
         shown = held.enter_context(watching(watch))
         with reading(setup.out):
-            folder = Folder(setup.folder) if shared else recover(setup.folder)
-            if request.fresh:
-                listed(folder)
-            else:
-                remove(beside(folder))
+            if alone:
+                folder = local = Folder(alone) if shared else recover(alone)
+                listed(local) if request.fresh else remove(beside(local))
+            if not request.fresh:
                 refuse_other_seed(folder, request.seed)
         try:
             share = held.enter_context(share_of(setup, Launch(), finishes=True)) if shared else None
@@ -217,9 +222,7 @@ def perform(request: Request, watch: Watch | None = None) -> Run:
 class _Job(Extraction):
     """The encoder and its controls through the same extraction and the same measures."""
 
-    def __init__(
-        self, setup: Setup, folder: Folder, watch: Watch, workers: Workers, share: Share | None = None
-    ) -> None:
+    def __init__(self, setup: Setup, folder: Place, watch: Watch, workers: Workers, share: Share | None = None) -> None:
         super().__init__(setup, folder, watch, share)
         self.workers, self.measure_all = workers, workers.measure_all
         request = self.request

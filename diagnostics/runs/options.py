@@ -9,7 +9,7 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated
 
 from diagnostics.options import Option
@@ -189,7 +189,8 @@ class Request:
         Kernel, Option("Attention kernel: auto, flash, cudnn, efficient or math.", "KERNEL", group=COST)
     ] = "auto"
     out: Annotated[
-        str | Path | None, Option("Folder of the run [runs/ENCODER-DATASET].", "FOLDER", ("--out", "-o"), SCREEN)
+        str | PurePath | None,
+        Option("Folder of the run, or s3://BUCKET/PREFIX [runs/ENCODER-DATASET].", "FOLDER", ("--out", "-o"), SCREEN),
     ] = None
     fresh: Annotated[
         bool,

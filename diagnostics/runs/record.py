@@ -14,19 +14,19 @@ import json
 import platform
 import shlex
 import sys
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from diagnostics import __version__
-from diagnostics.activations.folder import Folder
+from diagnostics.activations.bucket import open_place
+from diagnostics.activations.place import Location, Place, located
 from diagnostics.activations.run_files import (
     Index,
-    bytes_below,
     disk_use,
     finished_index,
     read_index,
@@ -197,7 +197,7 @@ def _version(distribution: str) -> str:
         return ""
 
 
-def refuse_other_seed(folder: Folder, seed: int) -> None:
+def refuse_other_seed(folder: Place, seed: int) -> None:
     """Raises before any work where what is there was drawn and resampled with another seed."""
     if folder.head("zarr.json") is None or (store := Store(folder)).older:
         return
@@ -219,7 +219,7 @@ def store_page(store: Store, index: Index, page: Page, target: str | None, left_
     write_page(store, index, values)
 
 
-def stored_page(path: Path) -> Page | None:
+def stored_page(path: Location) -> Page | None:
     """The page of a run's results; None where this version has kept none. Raises where it is no run, or is not
     whole.
     """
@@ -236,7 +236,7 @@ def stored_page(path: Path) -> Page | None:
     return with_folder(page, path, disk_use(store), target and str(target), left_out)
 
 
-def with_folder(page: Page, path: Path, disk: tuple[int, int], target: str | None, left_out: int) -> Page:
+def with_folder(page: Page, path: Location, disk: tuple[int, int], target: str | None, left_out: int) -> Page:
     """A page with what depends on the run's folder: commands that name it, and its bytes.
 
     `disk`: bytes of tokens and of all. `target`: the one that the example reads; `left_out`: how many results are, but
@@ -249,7 +249,7 @@ def with_folder(page: Page, path: Path, disk: tuple[int, int], target: str | Non
     return replace(page, sections=(*page.sections, *filter(None, [left])), closing=closing_blocks(path, disk, target))
 
 
-def closing_blocks(path: Path, disk: tuple[int, int], target: str | None) -> tuple[Block, ...]:
+def closing_blocks(path: Location, disk: tuple[int, int], target: str | None) -> tuple[Block, ...]:
     """Where the features, the report and the rest are."""
     tokens, whole = disk
     named, quoted = shlex.quote(str(path)), json.dumps(str(path), ensure_ascii=False)
@@ -269,15 +269,16 @@ DEEPEST = 4
 """Levels of folders in which runs are looked for."""
 
 
-def list_runs(folder: Path) -> list[dict[str, Any]]:
-    """A row for each run below a folder, and for each folder in it that holds none; raises where it is no folder."""
-    if not folder.is_dir():
+def list_runs(below: str | PurePath) -> list[dict[str, Any]]:
+    """A row for each run below a place, and for each folder in it that holds none; raises where there is none."""
+    folder = located(below)
+    if not (folder.is_dir() if isinstance(folder, Path) else open_place(folder).has_folder("")):
         raise DiagnosticsError(
             f"There is no folder {folder}: name the one in which your runs lie, or make a run (`diagnostics run "
             f"--help`).",
             code="missing-file",
         )
-    if is_run(Folder(folder)):
+    if is_run(open_place(folder)):
         return [_row(folder)]
     rows: list[dict[str, Any]] = []
     for child in _folders(folder):
@@ -286,13 +287,13 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def finished_runs(folders: list[Path]) -> tuple[list[Path], dict[str, str]]:
+def finished_runs(folders: Sequence[str | PurePath]) -> tuple[list[Location], dict[str, str]]:
     """The finished runs that lie in folders or are these, each once, and of others why they are left out.
 
     Raises DiagnosticsError where none is finished.
     """
     rows = {row["run"]: row for folder in folders for row in list_runs(folder)}
-    finished = [Path(name) for name, row in rows.items() if row["finished"]]
+    finished = [located(name) for name, row in rows.items() if row["finished"]]
     left_out = {name: row["state"] for name, row in rows.items() if not row["finished"] and row["encoder"] is not None}
     if not finished:
         raise DiagnosticsError(
@@ -303,29 +304,26 @@ def finished_runs(folders: list[Path]) -> tuple[list[Path], dict[str, str]]:
     return finished, left_out
 
 
-def _folders(folder: Path) -> list[Path]:
+def _folders(folder: Location) -> list[Location]:
     """The folders in a folder but for hidden ones: runs that are made or removed lie in such."""
-    try:
-        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    except OSError:
-        return []
+    return [folder / name for name in open_place(folder).folders()]
 
 
-def _runs_below(folder: Path, levels: int) -> Iterator[Path]:
-    if is_run(Folder(folder)):
+def _runs_below(folder: Location, levels: int) -> Iterator[Location]:
+    if is_run(open_place(folder)):
         yield folder
-    elif levels > 1 and not folder.is_symlink():
+    elif levels > 1 and not (isinstance(folder, Path) and folder.is_symlink()):
         for child in _folders(folder):
             yield from _runs_below(child, levels - 1)
 
 
-def _named(path: Path) -> dict[str, Any]:
+def _named(path: Location) -> dict[str, Any]:
     """A row of which nothing is known but where it lies and how large it is."""
     unknown: dict[str, Any] = dict.fromkeys(("encoder", "dataset", "n", "measures", "when"))
-    return {"run": str(path), **unknown, "bytes": bytes_below(path), "token_bytes": None, "finished": False}
+    return {"run": str(path), **unknown, "bytes": open_place(path).size(), "token_bytes": None, "finished": False}
 
 
-def _row(path: Path) -> dict[str, Any]:
+def _row(path: Location) -> dict[str, Any]:
     row = _named(path)
     try:
         store = Store(path)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
+from diagnostics.activations.place import Location, located
 from diagnostics.activations.plan import row_order
 from diagnostics.activations.store import Store
 from diagnostics.encoders.taps import taps_together
@@ -131,12 +132,12 @@ class Run(RunData):
 
     def export(
         self,
-        path: str | Path,
+        path: str | PurePath,
         tap: str | None = None,
         pooling: str | Sequence[str] | None = None,
         *,
         target: str | None = None,
-    ) -> Path:
+    ) -> Location:
         """`features` as a Parquet file, with id, split, group and targets of each sample; `diagnostics features` writes
         those of new data.
 
@@ -156,7 +157,7 @@ class Run(RunData):
         order, stored = np.argsort(row_order(len(self.store.ids))), self.store.targets()
         targets = {name: (each, each.values[order]) for name, each in stored.items() if each.kind not in BY_PLACE}
         columns = {"id": read["sample"].values, "split": read["split"].values, "group": read["group"].values}
-        return export(Path(path), columns, targets, read.values)
+        return export(located(path), columns, targets, read.values)
 
     def probe(self, target: str, measure: str | Measure | None = None, tap: str | None = None) -> FittedProbe:
         """The probe of a target that was fitted, with its standardisation, for new samples: `probe.predict(features)`.
@@ -200,7 +201,7 @@ class Run(RunData):
         return handed_out_in(self)
 
     def similarity_with(
-        self, other: Run | str | Path, measure: str = "cka", seed: int = 0, most_rows: int | None = None
+        self, other: Run | str | PurePath, measure: str = "cka", seed: int = 0, most_rows: int | None = None
     ) -> xr.Dataset:
         """The similarity of each tap of this run to each tap of another run (or its folder) on the same samples:
         `matrix` [tap, tap_other], with `p` and `tau` from permuted samples, calibrated for the most similar pair. It
@@ -272,11 +273,11 @@ class Run(RunData):
         """
         return run_dataframe(self)
 
-    def report(self, path: str | Path | None = None) -> Path:
+    def report(self, path: str | PurePath | None = None) -> Location:
         """Writes the run as one self-contained HTML file, by default `report.html` inside the run."""
         from diagnostics.runs.pages.run import write_report
 
-        return write_report(self, Path(path) if path else None)
+        return write_report(self, located(path) if path else None)
 
     def _repr_html_(self) -> str:
         from diagnostics.report.html import page_tables
@@ -285,7 +286,7 @@ class Run(RunData):
         return page_tables(run_page(self))
 
 
-def open_run(path: str | Path, margin: float | None = None) -> Run:
+def open_run(path: str | PurePath, margin: float | None = None) -> Run:
     """A finished run, read from disk; raises when it is not one, is not finished, or is damaged.
 
     `margin` is the hidden gap that matters, in units of the score, in place of the run's own (see `Profile.margin`).

@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from functools import cached_property
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
+from diagnostics.activations.place import located
 from diagnostics.activations.run_files import (
     CONTROLS,
     ENCODER,
@@ -41,9 +42,9 @@ from diagnostics.runs.record import Call, Provenance
 class RunData:
     """What a run stored, read from disk; `Run` adds what is made of it."""
 
-    def __init__(self, path: str | Path, margin: float | None = None) -> None:
+    def __init__(self, path: str | PurePath, margin: float | None = None) -> None:
         check_margin(margin)
-        self.path, self.margin = Path(path), margin
+        self.path, self.margin = located(path), margin
         self.store = Store(self.path)
         self.index: Index = finished_index(self.store)
         """The results that are stored, the call that gave each, and what is left out."""

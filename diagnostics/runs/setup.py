@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, get_args
 
 import numpy as np
 
+from diagnostics.activations.bucket import open_place
 from diagnostics.activations.contract import StoredTarget
 from diagnostics.activations.extract import OnGrids
+from diagnostics.activations.place import Address, Location, located
 from diagnostics.activations.plan import ARRAY_BYTES, WANTED, Plan, Precision, parse_budget, plan
 from diagnostics.activations.prepare import fit
 from diagnostics.activations.run_files import CONTROLS
@@ -42,7 +44,7 @@ class Setup:
     """What a request comes to. Raises DiagnosticsError for what cannot be.
 
     encoder: sized for the samples of the dataset.
-    out: folder of the run, as it was given; `folder`: the same as an absolute path without links.
+    out: place of the run, as it was given; `folder`: the same, a path as an absolute one without links.
     taps: in order of execution, the output tap among them.
     poolings: in the encoder's order; None for all that it has.
     measures: in the order in which they are listed; `named`: those that were named one by one, and not by a suite.
@@ -58,6 +60,7 @@ class Setup:
     def __init__(self, request: Request) -> None:
         self.request = request
         _check(request)
+        given_out = None if request.out is None else _given_place(request.out, request.fresh)
         self.device = usable_device(request.device)
         check_compute(request.compute, self.device)
         budget = parse_budget(request.token_budget)
@@ -69,7 +72,7 @@ class Setup:
         self.encoder, self.dataset = fit(model, data), data
         typed = [one if isinstance(one, str) else "" for one in (request.encoder, request.dataset)]
         names = typed[0] or self.encoder.name, typed[1] or data.name
-        self.out = Path(request.out) if request.out is not None else default_folder(*names)
+        self.out = given_out or default_folder(*names)
         self.folder = _resolve(self.out)
         _check_redraws(request, data)
         self.unprobeable = unprobeable_targets(data)
@@ -142,8 +145,29 @@ def _check_redraws(request: Request, data: Dataset) -> None:
         )
 
 
-def _resolve(path: Path) -> Path:
+def _given_place(out: str | PurePath, fresh: bool) -> Location:
+    """Where a run is to lie; refuses a bucket that cannot be asked, before anything is built."""
+    place = located(out)
+    if isinstance(place, Address):
+        if fresh:
+            raise DiagnosticsError(
+                f"--fresh replaces no run in a bucket, where nothing can be put in another's place at once: choose "
+                f"another --out, or remove all objects below {place} first.",
+                code="unsupported",
+            )
+        if len(place.parts) < 3:
+            raise DiagnosticsError(
+                f"--out {place} is a whole bucket: name a prefix of its own in it, like --out {place}/runs/mine.",
+                code="occupied",
+            )
+        open_place(place).is_occupied()
+    return place
+
+
+def _resolve(path: Location) -> Location:
     """The absolute path of the run's folder, without links; refuses the folder that one is in and those around it."""
+    if isinstance(path, Address):
+        return path
     with explaining(f"--out {str(path)!r} cannot be a folder", "choose another", "unwritable", (OSError, RuntimeError)):
         whole = path.resolve()
     if whole == Path.cwd() or whole in Path.cwd().parents:

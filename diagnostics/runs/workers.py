@@ -22,10 +22,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, NoReturn
 
 from diagnostics.activations.contract import Activations, StoredTarget, shuffle
+from diagnostics.activations.place import Location
 from diagnostics.activations.store import Store
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.apply import Measured, measure_all
@@ -53,7 +53,7 @@ def default_jobs(most: int) -> int:
 class Source:
     """The activations that tasks read: all that a process needs to see those that the run sees."""
 
-    place: Path
+    place: Location
     members: Mapping[str, Any]
     """Members in which they may differ from the store."""
     permute: bool
@@ -66,7 +66,7 @@ class Source:
 
 
 @functools.lru_cache(maxsize=1)
-def _open(place: Path) -> tuple[Store, dict[str, StoredTarget]]:
+def _open(place: Location) -> tuple[Store, dict[str, StoredTarget]]:
     store = Store(place)
     return store, store.targets()
 

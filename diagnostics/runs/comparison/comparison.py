@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, combinations
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
+from diagnostics.activations.place import Location, located
 from diagnostics.activations.prepare import SampleFacts, differences
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.statistics import Interval
@@ -358,7 +359,7 @@ class Comparison(Findings):
     """
 
     @property
-    def default_path(self) -> Path:
+    def default_path(self) -> Location:
         """Of its report: beside the first run, named by the labels."""
         return self.members[0].run.path.parent / f"comparison-{slug('-'.join(self.groups))[:100]}.html"
 
@@ -442,9 +443,9 @@ class Comparison(Findings):
             "left_out": self.left_out,
         }
 
-    def report(self, path: str | Path) -> Path:
+    def report(self, path: str | PurePath) -> Location:
         """Writes the comparison as one self-contained HTML file."""
-        return write_page(comparison_page(self), Path(path))
+        return write_page(comparison_page(self), located(path))
 
     def __repr__(self) -> str:
         return f"<Comparison of {', '.join(member.name for member in self.members)} on {self.data.attrs['dataset']}>"
@@ -454,7 +455,7 @@ class Comparison(Findings):
 
 
 def compare(
-    runs: Sequence[Run | str | Path],
+    runs: Sequence[Run | str | PurePath],
     *,
     base: str | None = None,
     similarity: str | None = "cka",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -73,7 +73,7 @@ def lineage_of(run: Run) -> Mapping[str, Any]:
     return run.record.encoder.lineage
 
 
-def open_members(runs: Sequence[Run | str | Path]) -> list[Member]:
+def open_members(runs: Sequence[Run | str | PurePath]) -> list[Member]:
     """The runs, opened and named; `LABEL=PATH` overrules the group that the encoder itself tells.
 
     Raises where there are fewer than two, or one of them twice.
@@ -83,7 +83,7 @@ def open_members(runs: Sequence[Run | str | Path]) -> list[Member]:
             "A comparison needs two runs or more: name the folders that `diagnostics run` wrote.", code="too-few"
         )
     opened = [_open(run) for run in runs]
-    places = [run.path.resolve() for _, run in opened]
+    places = [run.path.resolve() if isinstance(run.path, Path) else run.path for _, run in opened]
     for i, place in enumerate(places):
         if place in places[:i]:
             raise DiagnosticsError(f"{opened[i][1].path} is given twice: name each run once.", code="duplicate")
@@ -97,11 +97,11 @@ def open_members(runs: Sequence[Run | str | Path]) -> list[Member]:
     ]
 
 
-def _open(run: Run | str | Path) -> tuple[str, Run]:
+def _open(run: Run | str | PurePath) -> tuple[str, Run]:
     if isinstance(run, Run):
         return "", run
     label, equals, path = str(run).partition("=")
-    if equals and label and not Path(str(run)).exists():
+    if equals and label and "://" not in label and not Path(str(run)).exists():
         return label, open_run(path)
     return "", open_run(run)
 

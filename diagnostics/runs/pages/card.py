@@ -6,10 +6,10 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import get_args
 from urllib.parse import quote
 
+from diagnostics.activations.place import Location
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.result import METRIC, SCORE_NAME
 from diagnostics.report.escaping import printable
@@ -40,7 +40,7 @@ from diagnostics.runs.record import DISTRIBUTION
 from diagnostics.runs.run_data import RunData
 
 
-def write_card(run: RunData, path: Path) -> Path:
+def write_card(run: RunData, path: Location) -> Location:
     """Writes the card: Markdown that begins with the metadata, and beside it the picture, an SVG of the same name.
 
     Raises DiagnosticsError where the name does not end in `.md`, and where no probe read a target: there is no layer to

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from diagnostics.activations.place import Location
 from diagnostics.errors import DiagnosticsError, enumerated
 from diagnostics.measures.statistics import Interval
 from diagnostics.measures.verdict import Verdict
@@ -45,7 +46,7 @@ class Readout:
     first probe of its target, by which a layer is recommended; `test_units`: the independent units (groups) on which
     its score rests."""
 
-    run: Path
+    run: Location
     encoder: str
     data: tuple[str, str]
     test_units: int
@@ -91,7 +92,7 @@ def readouts(run: Run) -> list[Readout]:
     return found
 
 
-def explorer_page(found: Sequence[Readout], left_out: Mapping[str, str], folder: Path) -> Page:
+def explorer_page(found: Sequence[Readout], left_out: Mapping[str, str], folder: Location) -> Page:
     """The page of what runs read, to lie in `folder`; `left_out` says of other runs why they are not on it."""
     data = list(dict.fromkeys(each.data for each in found))
     runs = list(dict.fromkeys(each.run for each in found))
@@ -132,7 +133,7 @@ def _count(things: Collection[object], name: str) -> str:
     return f"{len(things)} {name}{'s' * (len(things) != 1)}"
 
 
-def explore(runs: Sequence[Path], left_out: Mapping[str, str], path: Path) -> Path:
+def explore(runs: Sequence[Location], left_out: Mapping[str, str], path: Location) -> Location:
     """Writes the page of finished runs, in the folders given, as one HTML file that links to their reports.
 
     Raises DiagnosticsError where none of them read a target.
@@ -150,7 +151,7 @@ def explore(runs: Sequence[Path], left_out: Mapping[str, str], path: Path) -> Pa
     return write_page(explorer_page(found, {**left_out, **nothing}, path.parent), path)
 
 
-def _all_rows(found: Sequence[Readout], reports: Mapping[Path, Link]) -> Table:
+def _all_rows(found: Sequence[Readout], reports: Mapping[Location, Link]) -> Table:
     columns = (
         Column("encoder", choice=True),
         Column("dataset", choice=True),
@@ -192,7 +193,7 @@ def _best_control(each: Readout) -> Cell:
     return Number(Interval(reached.value, NAN, NAN), mark=in_words(name))
 
 
-def _controls(found: Sequence[Readout], reports: Mapping[Path, Link]) -> Details | None:
+def _controls(found: Sequence[Readout], reports: Mapping[Location, Link]) -> Details | None:
     names = [name for name in NAMES if any(name in each.controls for each in found)]
     if not names:
         return None
@@ -213,7 +214,7 @@ def _controls(found: Sequence[Readout], reports: Mapping[Path, Link]) -> Details
     return Details("Scores of every control", Table(tuple(map(Column, columns)), tuple(rows)), notes)
 
 
-def _matrix(data: tuple[str, str], number: int, found: Sequence[Readout], reports: Mapping[Path, Link]) -> Section:
+def _matrix(data: tuple[str, str], number: int, found: Sequence[Readout], reports: Mapping[Location, Link]) -> Section:
     """Encoders by targets of one dataset; of several probes of a target the first."""
     of_data = [each for each in found if each.data == data and each.first]
     labels = list(dict.fromkeys(each.label for each in of_data))
@@ -233,15 +234,16 @@ def _brief(each: Readout | None) -> Cell:
     return Finding(words, each.verdict)
 
 
-def _reports(found: Sequence[Readout], folder: Path) -> dict[Path, Link]:
+def _reports(found: Sequence[Readout], folder: Location) -> dict[Location, Link]:
     """For each run its encoder, as a link to its report; where an encoder has several runs on the same data, with the
     run's folder.
     """
     encoders = {each.run: (each.encoder, each.data) for each in found}
     alike = Counter(encoders.values())
-    links: dict[Path, Link] = {}
+    links: dict[Location, Link] = {}
     for run, known in encoders.items():
         report = run / "report.html"
-        path = Path(os.path.relpath(report, folder)).as_posix() if report.is_file() else ""
+        here = isinstance(report, Path) and report.is_file() and isinstance(folder, Path)
+        path = Path(os.path.relpath(report, folder)).as_posix() if here else ""
         links[run] = Link(f"{known[0]} ({run.name})" if alike[known] > 1 else known[0], path)
     return links

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from diagnostics.activations.place import Location
 from diagnostics.activations.run_files import REPORT
 from diagnostics.measures.result import FUNCTIONAL, LOSSES, read_reasons
 from diagnostics.measures.statistics import Interval
@@ -128,7 +128,7 @@ def run_page(run: RunData) -> Page:
     return with_folder(_findings(run), run.path, run.disk_use, *_example_and_omissions(run))
 
 
-def write_report(run: RunData, path: Path | None) -> Path:
+def write_report(run: RunData, path: Location | None) -> Location:
     """Writes the findings as one HTML file; where none is named, into the run, which keeps them for `show` too."""
     page = _findings(run)
     if path is None:
