@@ -14,8 +14,8 @@ import numpy as np
 
 from diagnostics.activations.bucket import open_place
 from diagnostics.activations.folder import lock, writing
-from diagnostics.activations.parts import Launch, put_same
-from diagnostics.activations.place import Address, Location, Place, located
+from diagnostics.activations.parts import Launch
+from diagnostics.activations.place import Address, Location, Place, located, put_same
 from diagnostics.errors import DiagnosticsError, StorageError, importing, refuse_values
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.vocabulary import BY_PLACE, Compute

@@ -21,7 +21,7 @@ from typing import Any, Self
 
 from diagnostics.activations.folder import Folder, lock, writing
 from diagnostics.activations.metadata import DamagedError, digest, seal, unseal
-from diagnostics.activations.place import Location, Place
+from diagnostics.activations.place import Location, Place, put_same
 from diagnostics.activations.plan import Plan, record_of
 from diagnostics.activations.store import Store
 from diagnostics.errors import DiagnosticsError, StorageError
@@ -163,16 +163,6 @@ def seal_part(store: Store, part: int, files: Mapping[str, int], about: Mapping[
         with contextlib.suppress(FileExistsError):  # of another launch, whose files are the same
             store.folder.put_new(record_of(part), seal(record), flushed=True)
         store.work.delete(files)
-
-
-def put_same(folder: Place, name: str, data: bytes) -> bool:
-    """Writes a new file; where there is one, whether it has the same bytes."""
-    try:
-        folder.put_new(name, data, flushed=True)
-    except FileExistsError:
-        file = folder.head(name)
-        return file is not None and file.st_size == len(data) and folder.get(name, len(data)) == data
-    return True
 
 
 def read_record(store: Store, part: int) -> dict[str, Any]:

@@ -126,9 +126,17 @@ class Place(Protocol):
         ...
 
     def tidy(self, of: str = "", age: float = 0.0) -> None:
-        """Removes what a dead process left under temporary names."""
-        ...
+        """Removes what a dead process left under temporary names, where there are such."""
 
     def prune(self, name: str) -> None:
-        """Removes a folder where nothing lies in it."""
-        ...
+        """Removes a folder in which nothing lies, where there are such."""
+
+
+def put_same(folder: Place, name: str, data: bytes) -> bool:
+    """Writes a new file; where there is one, whether it has the same bytes."""
+    try:
+        folder.put_new(name, data, flushed=True)
+    except FileExistsError:
+        file = folder.head(name)
+        return file is not None and file.st_size == len(data) and folder.get(name, len(data)) == data
+    return True

@@ -477,8 +477,8 @@ def refuse_shared(folder: Place, doing: str, force: bool) -> None:
     """Raises where launches may be at work on a run, unless that is said to be known."""
     if not force and is_shared(folder):
         raise StorageError(
-            f"{folder.path} is extracted by several launches (--part), and nothing tells whether one still works: give "
-            f"--force with {doing} where none does.",
+            f"{folder.path} is extracted by launches (--part) or lies in a bucket, and nothing tells whether a command "
+            f"still works on it: give --force with {doing} where none does.",
             code="in-use",
         )
 

@@ -28,7 +28,6 @@ import typer
 import diagnostics
 from diagnostics.cli.app import (
     CONFIG,
-    LOCAL,
     MEASURE,
     OWN,
     RUNS,
@@ -213,7 +212,7 @@ def check(
         raise typer.Exit(1)
 
 
-@command(OWN, "diagnostics cut timm:resnet18 --tap layer3.1 -o models/short", local=LOCAL)
+@command(OWN, "diagnostics cut timm:resnet18 --tap layer3.1 -o models/short", local="give a folder or a file")
 def cut(
     encoder: EncoderName,
     tap: Annotated[str, Option("The tap that becomes the output; `diagnostics inspect` shows all taps.", "NAME")],
@@ -282,7 +281,7 @@ def features(
         print(f"{printable(out)}: {what}\nNext: pandas.read_parquet({str(out)!r})")
 
 
-@command(OWN, "diagnostics new-plugin my-plugin", name="new-plugin", local=LOCAL)
+@command(OWN, "diagnostics new-plugin my-plugin", name="new-plugin", local="give a folder")
 def new_plugin(
     name: Annotated[str, Option("Name of the distribution, such as my-plugin.", "NAME", argument=True)],
     out: Annotated[

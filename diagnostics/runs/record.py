@@ -256,7 +256,7 @@ def closing_blocks(path: Location, disk: tuple[int, int], target: str | None) ->
     read = f"dx.open_run({quoted}).features(target={json.dumps(target, ensure_ascii=False)})"
     lines = {
         "features": unbroken(read) if target else "",
-        "report": unbroken(f"diagnostics open {named}"),
+        "report": unbroken(f"diagnostics {'open' if isinstance(path, Path) else 'report -o report.html'} {named}"),
         "why": unbroken(f"diagnostics show {named} --full"),
         "disk": f"{size(tokens)} of {size(whole)} are tokens: {unbroken(f'diagnostics clean --tokens {named}')}"
         if tokens
