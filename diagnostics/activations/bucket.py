@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 import tempfile
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import numpy as np
 
 from diagnostics.activations.folder import Folder
 from diagnostics.activations.object_store import asking, obstore
-from diagnostics.activations.place import Address, Location, Place, put_same
+from diagnostics.activations.place import Address, Location, Place, T, put_same
 from diagnostics.errors import StorageError
 
 LAST = "zarr.json"
@@ -28,7 +28,7 @@ LAST = "zarr.json"
 BEGUN = "begun"
 """Object that says whose files are put into a place that has no run yet."""
 FEW = 8
-"""Files that are looked for one by one; more are looked up in a list."""
+"""Files that are looked for one by one, more are looked up in a list; and requests at once."""
 TRIES = 4
 """How often an object is put that is said to be there and is not."""
 
@@ -62,9 +62,7 @@ class Bucket(Place):
         with tempfile.TemporaryDirectory(prefix="diagnostics-") as local:
             yield (new := Folder(Path(local)))
             self._put_same(BEGUN, mark)
-            names = [name for name in new.list() if name != LAST]
-            with ThreadPoolExecutor(FEW) as threads:
-                list(threads.map(lambda name: self._put_same(name, new.get(name, 2**40)), names))
+            self.each(lambda name: self._put_same(name, new.get(name, 2**40)), {*new.list()} - {LAST})
             self.put_new(LAST, new.get(LAST, 2**40))
 
     def is_occupied(self) -> bool:
@@ -101,6 +99,10 @@ class Bucket(Place):
     def size(self) -> int:
         return sum(length for _, length in self._below(""))
 
+    def each(self, act: Callable[[str], T], names: Iterable[str]) -> Sequence[T]:
+        with ThreadPoolExecutor(FEW) as threads:
+            return [*threads.map(act, names)]
+
     def get(self, name: str, most: int) -> bytes:
         with asking(self.path, "read") as store:
             found = obstore().get(store, self._key(name))
@@ -120,11 +122,11 @@ class Bucket(Place):
             try:
                 return self._put(name, data, length, "create")
             except StorageError:
-                if self.head(name) is None:
+                if not self._is_there(name):
                     raise
             except FileExistsError:
                 # It may only be on its way, by another hand.
-                if self.head(name) is None and attempt < TRIES - 1:
+                if attempt < TRIES - 1 and not self._is_there(name):
                     continue
             # One's own, whose answer was lost, or another's: whoever calls compares it.
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
@@ -136,6 +138,11 @@ class Bucket(Place):
         with asking(self.path, "written") as store:
             if keys := [self._key(name) for name in sorted(names, key=lambda name: (-name.count("/"), name))]:
                 obstore().delete(store, keys)
+
+    def _is_there(self, name: str) -> bool:
+        with contextlib.suppress(StorageError):
+            return self.head(name) is not None
+        return False
 
     def _put(self, name: str, data: bytes | np.ndarray, length: int | None, mode: Any) -> None:
         with asking(self.path, "written") as store:

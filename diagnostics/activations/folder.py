@@ -19,7 +19,7 @@ import stat
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import filelock
 import numpy as np
@@ -30,6 +30,7 @@ from diagnostics.progress import size
 # What direct reads and writes must be aligned to, in memory and in length, on any common disk.
 PAGE = 4096
 DIRECT = getattr(os, "O_DIRECT", 0)
+T = TypeVar("T")
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY
 
 
@@ -103,6 +104,10 @@ class Folder:
     def lengths(self, names: Iterable[str]) -> dict[str, int]:
         """The bytes of those files that are there."""
         return {name: file.st_size for name in names if (file := self.head(name)) is not None}
+
+    def each(self, act: Callable[[str], T], names: Iterable[str]) -> Iterable[T]:
+        """Calls for each name."""
+        return map(act, names)
 
     def has_folder(self, name: str) -> bool:
         """Whether there is a folder of that name."""

@@ -72,15 +72,18 @@ def read_files(folder: Place, files: Mapping[str, str]) -> dict[str, bytes]:
     """The bytes of files; raises DamagedError, naming the file, where one is missing or is not the one that was
     written.
     """
-    contents: dict[str, bytes] = {}
-    for name, written in files.items():
+
+    def read(name: str) -> bytes:
+        written = files[name]
         try:
-            contents[name] = folder.get(name, int(written.partition(" ")[2] or MOST_UNSTATED))
+            data = folder.get(name, int(written.partition(" ")[2] or MOST_UNSTATED))
         except (OSError, ValueError) as error:
             raise DamagedError(name) from error
-        if written not in (found := digest(contents[name]), found.partition(" ")[0]):
+        if written not in (found := digest(data), found.partition(" ")[0]):
             raise DamagedError(name)
-    return contents
+        return data
+
+    return dict(zip(files, folder.each(read, files), strict=True))
 
 
 def read_array(folder: Place, name: str, files: Mapping[str, str]) -> np.ndarray:

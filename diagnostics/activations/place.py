@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from os import stat_result
 from pathlib import Path, PurePath, PurePosixPath
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from diagnostics.errors import DiagnosticsError
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from diagnostics.activations.folder import Folder
 
+T = TypeVar("T")
 STORES = {"s3": "S3Store", "gs": "GCSStore", "az": "AzureStore"}
 """Schemes of addresses, and what obstore calls their stores."""
 
@@ -105,6 +106,10 @@ class Place(Protocol):
         """Bytes of all files here."""
         ...
 
+    def each(self, act: Callable[[str], T], names: Iterable[str]) -> Iterable[T]:
+        """Calls for each name, several at once where every file is waited for."""
+        ...
+
     def get(self, name: str, most: int) -> bytes:
         """A whole file of at most so many bytes."""
         ...
@@ -127,9 +132,11 @@ class Place(Protocol):
 
     def tidy(self, of: str = "", age: float = 0.0) -> None:
         """Removes what a dead process left under temporary names, where there are such."""
+        return
 
     def prune(self, name: str) -> None:
         """Removes a folder in which nothing lies, where there are such."""
+        return
 
 
 def put_same(folder: Place, name: str, data: bytes) -> bool:

@@ -6,12 +6,11 @@ import contextlib
 import logging
 import socket
 import threading
+import urllib.request
 from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 import pytest
-from moto.server import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import make_server
 
 KEYS = {
     "AWS_ACCESS_KEY_ID": "AKIACANARYOFTESTS",
@@ -28,6 +27,9 @@ class Server:
     """A bucket `bkt` at `url`; `seen` are the requests, as `PUT /bkt/name`, and `fault` what is done to them."""
 
     def __init__(self) -> None:
+        from moto.server import DomainDispatcherApplication, create_backend_app
+        from werkzeug.serving import make_server
+
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
         self.app = DomainDispatcherApplication(create_backend_app)
         self.fault: Fault = lambda method, path: None
@@ -79,15 +81,13 @@ def first(count: int, then: str, methods: str = "PUT GET HEAD POST") -> Fault:
 @contextlib.contextmanager
 def serving(patch: pytest.MonkeyPatch) -> Generator[Server]:
     """A server, and the variables by which it is found, with an empty bucket `bkt`."""
-    from obstore.store import S3Store  # noqa: F401  skips where it is not installed
-
+    pytest.importorskip("obstore", reason="the extra `cloud` is not installed")
+    pytest.importorskip("moto", reason="the dependency group `test` is not installed")
     server = Server()
     for name, value in {**KEYS, "AWS_ENDPOINT_URL": server.url, "AWS_REGION": "us-east-1"}.items():
         patch.setenv(name, value)
     for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT"):
         patch.delenv(name, raising=False)
-    import urllib.request
-
     urllib.request.urlopen(urllib.request.Request(f"{server.url}/bkt", method="PUT")).close()
     try:
         yield server
