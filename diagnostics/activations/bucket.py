@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from diagnostics.activations.folder import Folder
+from diagnostics.activations.folder import Folder, writing
 from diagnostics.activations.object_store import asking, obstore
 from diagnostics.activations.place import Address, Location, Place, T, put_same
 from diagnostics.errors import StorageError
@@ -60,7 +60,8 @@ class Bucket(Place):
     def made(self, mark: bytes) -> Generator[Folder]:
         # Two runs at once would mix their objects: the first mark stays.
         with tempfile.TemporaryDirectory(prefix="diagnostics-") as local:
-            yield (new := Folder(Path(local)))
+            with writing(Path(local)):
+                yield (new := Folder(Path(local)))
             self._put_same(BEGUN, mark)
             self.each(lambda name: self._put_same(name, new.get(name, 2**40)), {*new.list()} - {LAST})
             self.put_new(LAST, new.get(LAST, 2**40))

@@ -9,8 +9,10 @@ import json
 import logging
 import os
 import pickle
+import shlex
 import sys
 import traceback
+import urllib.request
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -255,6 +257,41 @@ def test_features_go_into_a_bucket_by_parts(tmp_path: Path, monkeypatch: pytest.
     run = measured("s3://bkt/export", controls=False, measures="rankme")
     assert str(run.export("s3://bkt/exported/embed.parquet", "embed")) == "s3://bkt/exported/embed.parquet"
     assert Bucket(Address("s3://bkt/exported")).head("embed.parquet") is not None
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_section_on_buckets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("fracast", "pyarrow"):
+        pytest.importorskip(package)
+    if not (page := Path(__file__).parents[2] / "docs" / "how-to" / "scale.md").is_file():
+        pytest.skip("tests run without the docs beside them")
+    monkeypatch.chdir(tmp_path)
+    urllib.request.urlopen(urllib.request.Request(f"{os.environ['AWS_ENDPOINT_URL']}/mine", method="PUT")).close()
+    section = page.read_text(encoding="utf-8").split("## In a bucket")[1].split("\n## ")[0]
+    bash, python = (section.split(f"```{language}\n")[1].partition("```")[0] for language in ("bash", "python"))
+    assert sum("--part" in line for line in bash.splitlines()) == 3 and len(bash.splitlines()) == 7
+    for line in bash.splitlines():
+        # Probes of all controls would take minutes.
+        done = diagnose(*shlex.split(line.replace("linear_probe", "rankme").replace("n=300", "n=60"))[1:])
+        assert done.status == 0, done.err
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+    namespace: dict[str, Any] = {}
+    exec(python, namespace)
+    run = dx.open_run("s3://mine/runs/shared")
+    at = namespace["tap"].attrs["pooling"].index("mean")
+    read = run.features("block.3", pooling="mean")
+    order = {name: row for row, name in enumerate(run.store.ids)}
+    rows = [order[name] for name in read["sample"].values]
+    stored = namespace["tap"]["pooled"].values[:, at]
+    np.testing.assert_array_equal(stored[run.store.plan.rows][rows], read.values)
+
+
+def test_a_copy_of_all_objects_is_the_same_run_on_a_disk(whole: str, tmp_path: Path) -> None:
+    there = Bucket(Address(whole))
+    for name in there.list():
+        (at := tmp_path / "copy" / name).parent.mkdir(parents=True, exist_ok=True)
+        at.write_bytes(there.get(name, 2**30))
+    assert found(dx.open_run(tmp_path / "copy")) == found(dx.open_run(whole))
 
 
 # Faults
