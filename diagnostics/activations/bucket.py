@@ -11,8 +11,9 @@ import errno
 import os
 import stat
 import tempfile
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,15 @@ import numpy as np
 
 from diagnostics.activations.folder import Folder, writing
 from diagnostics.activations.object_store import asking, obstore
-from diagnostics.activations.place import Address, Location, Place, T, put_same
+from diagnostics.activations.place import Address, Location, Place, S, T, put_same
 from diagnostics.errors import StorageError
 
 LAST = "zarr.json"
 """The file by which a run is there."""
 BEGUN = "begun"
 """Object that says whose files are put into a place that has no run yet."""
-FEW = 8
-"""Files that are looked for one by one, more are looked up in a list; and requests at once."""
+AHEAD = 6
+"""Requests at once; of the largest shards, 128 MiB each."""
 TRIES = 4
 """How often an object is put that is said to be there and is not."""
 
@@ -63,7 +64,7 @@ class Bucket(Place):
             with writing(Path(local)):
                 yield (new := Folder(Path(local)))
             self._put_same(BEGUN, mark)
-            self.each(lambda name: self._put_same(name, new.get(name, 2**40)), {*new.list()} - {LAST})
+            deque(self.each(lambda name: self._put_same(name, new.get(name, 2**40)), {*new.list()} - {LAST}), 0)
             self.put_new(LAST, new.get(LAST, 2**40))
 
     def is_occupied(self) -> bool:
@@ -82,7 +83,7 @@ class Bucket(Place):
         return os.stat_result((stat.S_IFREG, 0, 0, 1, 0, 0, found["size"], when, when, when))
 
     def lengths(self, names: Iterable[str]) -> dict[str, int]:
-        if len(wanted := {*names}) <= FEW:
+        if len(wanted := {*names}) < 3:
             return {name: file.st_size for name in wanted if (file := self.head(name)) is not None}
         return {name: length for name, length in self._below(os.path.commonpath(wanted)) if name in wanted}
 
@@ -100,9 +101,14 @@ class Bucket(Place):
     def size(self) -> int:
         return sum(length for _, length in self._below(""))
 
-    def each(self, act: Callable[[str], T], names: Iterable[str]) -> Sequence[T]:
-        with ThreadPoolExecutor(FEW) as threads:
-            return [*threads.map(act, names)]
+    def each(self, act: Callable[[S], T], things: Iterable[S]) -> Iterator[T]:
+        with ThreadPoolExecutor(AHEAD) as threads:
+            waiting = deque[Future[T]]()
+            for thing in things:
+                waiting.append(threads.submit(act, thing))
+                if len(waiting) > AHEAD:
+                    yield waiting.popleft().result()
+            yield from (each.result() for each in waiting)
 
     def get(self, name: str, most: int) -> bytes:
         with asking(self.path, "read") as store:

@@ -30,6 +30,7 @@ from diagnostics.progress import size
 # What direct reads and writes must be aligned to, in memory and in length, on any common disk.
 PAGE = 4096
 DIRECT = getattr(os, "O_DIRECT", 0)
+S = TypeVar("S")
 T = TypeVar("T")
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY
 
@@ -105,9 +106,9 @@ class Folder:
         """The bytes of those files that are there."""
         return {name: file.st_size for name in names if (file := self.head(name)) is not None}
 
-    def each(self, act: Callable[[str], T], names: Iterable[str]) -> Iterable[T]:
-        """Calls for each name."""
-        return map(act, names)
+    def each(self, act: Callable[[S], T], things: Iterable[S]) -> Iterator[T]:
+        """What is returned for each thing, called when it is asked for."""
+        return map(act, things)
 
     def has_folder(self, name: str) -> bool:
         """Whether there is a folder of that name."""

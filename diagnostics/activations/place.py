@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from diagnostics.activations.folder import Folder
 
+S = TypeVar("S")
 T = TypeVar("T")
 STORES = {"s3": "S3Store", "gs": "GCSStore", "az": "AzureStore"}
 """Schemes of addresses, and what obstore calls their stores."""
@@ -106,8 +107,8 @@ class Place(Protocol):
         """Bytes of all files here."""
         ...
 
-    def each(self, act: Callable[[str], T], names: Iterable[str]) -> Iterable[T]:
-        """Calls for each name, several at once where every file is waited for."""
+    def each(self, act: Callable[[S], T], things: Iterable[S]) -> Iterator[T]:
+        """What is returned for each thing, in order; some are called ahead, at once, where every file is waited for."""
         ...
 
     def get(self, name: str, most: int) -> bytes:

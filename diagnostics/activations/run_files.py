@@ -396,10 +396,13 @@ REPORT = "report.html"
 """Name of a run's report."""
 
 
-def stores(store: Store) -> dict[str, Store]:
-    """The store of a run's encoder, under "", and those of its controls by their names, as far as they are there."""
+def stores(store: Store, *, verified: bool = True) -> dict[str, Store]:
+    """The store of a run's encoder, under "", and those of its controls by their names, as far as they are there;
+    `verified`: as of `Store`.
+    """
     places = {name: store.folder.inside(f"{CONTROLS}/{name}") for name in _controls(store)}
-    return {"": store} | {name: Store(place) for name, place in places.items() if place.head(NAME) is not None}
+    there = {name: place for name, place in places.items() if place.head(NAME) is not None}
+    return {"": store} | {name: Store(place, verified=verified) for name, place in there.items()}
 
 
 def _controls(store: Store) -> list[str]:
@@ -465,7 +468,7 @@ def recover(path: Path) -> Folder:
 
 def token_bytes(store: Store) -> int:
     """Bytes of the files that hold the tokens of a run and of its controls."""
-    return sum(sum(each.token_files.values()) for each in stores(store).values())
+    return sum(sum(each.token_files.values()) for each in stores(store, verified=False).values())
 
 
 def disk_use(store: Store) -> tuple[int, int]:

@@ -147,7 +147,7 @@ class ShardReader:
     """Reads an array of a run's store, whole shards or one inner chunk of all of them.
 
     Raises OSError or ValueError where a file is missing, cut short, damaged, or belongs to another place. One thread at
-    a time may use a reader.
+    a time may use a reader, but of a bucket, where each read has memory of its own.
     """
 
     def __init__(self, folder: Place, run: bytes, layout: Layout, memory: np.ndarray | None = None) -> None:

@@ -153,13 +153,15 @@ class Store(Activations):
         with suppress(IndexError):
             spare = self._spare.pop()
         reader = ShardReader(self.folder, self.contents.run, layout, spare)
+
+        def read(shard: int) -> np.ndarray:
+            try:
+                return reader.shard(shard)
+            except (OSError, ValueError) as error:
+                raise damaged(self.path, layout.array) from error
+
         try:
-            for shard in range(layout.shards):
-                try:
-                    values = reader.shard(shard)
-                except (OSError, ValueError) as error:
-                    raise damaged(self.path, layout.array) from error
-                yield shard, values
+            yield from zip(shards := range(layout.shards), self.folder.each(read, shards), strict=True)
         finally:
             # One serves all arrays that are read one after the other.
             self._spare[:] = [reader.memory]
