@@ -1,4 +1,4 @@
-"""A run in an object store: the operations of a `Place` on objects below a prefix.
+"""A run in an object store: the operations of a `Folder` on objects below a prefix.
 
 An object is there whole or not at all, so nothing has a temporary name, and nothing is locked: a run in a bucket is
 one that launches share.
@@ -15,50 +15,41 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from diagnostics.activations.folder import Folder, writing
 from diagnostics.activations.object_store import asking, obstore
-from diagnostics.activations.place import Address, Location, Place, S, T, put_same
+from diagnostics.activations.place import Address, Location
 from diagnostics.errors import StorageError
 
 LAST = "zarr.json"
 """The file by which a run is there."""
 BEGUN = "begun"
 """Object that says whose files are put into a place that has no run yet."""
+S = TypeVar("S")
+T = TypeVar("T")
 AHEAD = 6
 """Requests at once; of the largest shards, 128 MiB each."""
 TRIES = 4
 """How often an object is put that is said to be there and is not."""
 
 
-def open_place(place: Location | Place) -> Place:
-    """The files of a run, by where it lies."""
-    if isinstance(place, Address):
-        return Bucket(place)
-    return Folder(place) if isinstance(place, Path) else place
-
-
-class Bucket(Place):
-    """All objects below an address, or below a prefix `below` it, by name; see `Place`.
+class Bucket:
+    """All objects below an address, or below a prefix `below` it, by name; the operations are those of `Folder`.
 
     Raises FileNotFoundError and FileExistsError, and StorageError for whatever else the store answers.
     """
 
     def __init__(self, root: Address, below: str = "") -> None:
-        self.root, self.below = root, below
-
-    @property
-    def path(self) -> Address:
-        return self.root / self.below
+        self.root, self.below, self.path = root, below, root / below
 
     def inside(self, name: str) -> Bucket:
         return Bucket(self.root, f"{self.below}/{name}".lstrip("/"))
 
     @contextlib.contextmanager
-    def made(self, mark: bytes) -> Generator[Folder]:
+    def creating(self, mark: bytes) -> Generator[Folder]:
         # Two runs at once would mix their objects: the first mark stays.
         with tempfile.TemporaryDirectory(prefix="diagnostics-") as local:
             with writing(Path(local)):
@@ -125,18 +116,13 @@ class Bucket(Place):
             return np.frombuffer(found.bytes(), np.uint8)
 
     def put_new(self, name: str, data: bytes | np.ndarray, length: int | None = None, *, flushed: bool = False) -> None:
-        for attempt in range(TRIES):
+        for left in reversed(range(TRIES)):
             try:
                 return self._put(name, data, length, "create")
-            except StorageError:
-                if not self._is_there(name):
-                    raise
             except FileExistsError:
-                # It may only be on its way, by another hand.
-                if attempt < TRIES - 1 and not self._is_there(name):
-                    continue
-            # One's own, whose answer was lost, or another's: whoever calls compares it.
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+                # One's own, whose answer was lost, or another's: whoever calls compares it. Or only on its way.
+                if not left or self.head(name) is not None:
+                    raise
 
     def put(self, name: str, data: bytes | np.ndarray, length: int | None = None, *, flushed: bool = False) -> None:
         self._put(name, data, length, "overwrite")
@@ -146,10 +132,11 @@ class Bucket(Place):
             if keys := [self._key(name) for name in sorted(names, key=lambda name: (-name.count("/"), name))]:
                 obstore().delete(store, keys)
 
-    def _is_there(self, name: str) -> bool:
-        with contextlib.suppress(StorageError):
-            return self.head(name) is not None
-        return False
+    def tidy(self, of: str = "", age: float = 0.0) -> None:
+        """Nothing here has a temporary name."""
+
+    def prune(self, name: str) -> None:
+        """Nothing here is a folder."""
 
     def _put(self, name: str, data: bytes | np.ndarray, length: int | None, mode: Any) -> None:
         with asking(self.path, "written") as store:
@@ -172,3 +159,24 @@ class Bucket(Place):
 
     def _key(self, name: str) -> str:
         return "/".join([*self.path.parts[2:], *filter(None, [name])])
+
+
+Place = Folder | Bucket
+"""The files of a run, by operations that both have."""
+
+
+def open_place(place: Location | Place) -> Place:
+    """The files at a location, or those that are given."""
+    if isinstance(place, Address):
+        return Bucket(place)
+    return Folder(place) if isinstance(place, Path) else place
+
+
+def put_same(folder: Place, name: str, data: bytes) -> bool:
+    """Writes a new file; where there is one, whether it has the same bytes."""
+    try:
+        folder.put_new(name, data, flushed=True)
+    except FileExistsError:
+        file = folder.head(name)
+        return file is not None and file.st_size == len(data) and folder.get(name, len(data)) == data
+    return True

@@ -17,12 +17,12 @@ import zarr
 from torch import Tensor
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from diagnostics.activations.bucket import open_place
+from diagnostics.activations.bucket import Place, open_place
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.activations.folder import Folder, StrangeFileError, reading, writing
 from diagnostics.activations.metadata import COVERED, NAME, WHOLE, Contents, Sealing, TargetFacts, run_key
 from diagnostics.activations.parts import Share, mixture, seal_part
-from diagnostics.activations.place import Location, Place
+from diagnostics.activations.place import Location
 from diagnostics.activations.plan import Plan, Step, plan, row_order
 from diagnostics.activations.prepare import (
     dense_targets,
@@ -105,7 +105,7 @@ def create(
     Of a shared run the one that another launch made meanwhile, whatever that is.
     """
     another = contextlib.suppress(*[FileExistsError] if about.get(SHARED) else [])
-    with writing(folder.path), another, folder.made(run_key(identity)) as unfinished:
+    with writing(folder.path), another, folder.creating(run_key(identity)) as unfinished:
         new = Sealing(unfinished)
         _write_samples(new, plan, dataset, dense)
         taps = new.root.create_group("taps")

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from diagnostics.activations.bucket import open_place
+from diagnostics.activations.bucket import Place, open_place, put_same
 from diagnostics.activations.folder import lock, writing
 from diagnostics.activations.parts import Launch
-from diagnostics.activations.place import Address, Location, Place, located, put_same
+from diagnostics.activations.place import Address, Location, locate
 from diagnostics.errors import DiagnosticsError, StorageError, importing, refuse_values
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.vocabulary import BY_PLACE, Compute
@@ -105,7 +105,7 @@ def write_features(
     from diagnostics.activations.prepare import fit, prepared_batches
     from diagnostics.encoders.modules import BATCH, check_compute, chosen_poolings, computing, usable_device
 
-    place, where = located(out), usable_device(device)
+    place, where = locate(out), usable_device(device)
     check_compute(compute, where)
     refuse_values(
         (batch_size is not None and batch_size < 1, f"Batch size {batch_size} is below 1."),

@@ -74,7 +74,7 @@ class Folder:
         return (Folder(self.root, around), name) if self.below else (Folder(self.root.parent), self.root.name)
 
     @contextlib.contextmanager
-    def made(self, mark: bytes) -> Generator[Folder]:
+    def creating(self, mark: bytes) -> Generator[Folder]:
         """A folder beside this one to fill, which is renamed to it at the end.
 
         Raises FileExistsError where another process made this one meanwhile. The `mark` of what is made is for stores
@@ -92,7 +92,7 @@ class Folder:
                 raise
 
     def is_occupied(self) -> bool:
-        """Whether something lies here that is no run."""
+        """Test for something else here than a run."""
         path = self.path
         return self.head("zarr.json") is None and path.exists() and not (path.is_dir() and not any(path.iterdir()))
 
@@ -107,7 +107,7 @@ class Folder:
         return {name: file.st_size for name in names if (file := self.head(name)) is not None}
 
     def each(self, act: Callable[[S], T], things: Iterable[S]) -> Iterator[T]:
-        """What is returned for each thing, called when it is asked for."""
+        """Calls for each thing when its value is asked for; of a bucket some ahead, at once."""
         return map(act, things)
 
     def has_folder(self, name: str) -> bool:

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from diagnostics.activations.bucket import Place
 from diagnostics.activations.folder import writing
-from diagnostics.activations.place import Place
 from diagnostics.activations.plan import Plan
 from diagnostics.errors import DiagnosticsError
 from diagnostics.options import decode

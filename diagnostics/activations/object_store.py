@@ -22,7 +22,6 @@ CREDENTIALS = (
     *(f"AWS_CONTAINER_CREDENTIALS_{kind}_URI" for kind in ("RELATIVE", "FULL")),
 )
 """Variables that say how requests to `s3://` are signed."""
-ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT")
 
 
 @contextlib.contextmanager
@@ -88,8 +87,7 @@ def _store(scheme: str, bucket: str) -> Any:
 
 @functools.lru_cache(maxsize=8)
 def _cached_store(scheme: str, bucket: str, environment: int) -> Any:
-    # Plain HTTP is for whoever names such an endpoint.
-    plain = any(os.environ.get(name, "").startswith("http://") for name in ENDPOINTS)
     patience = "10s" if scheme != "s3" or any(map(os.environ.get, CREDENTIALS)) else "2s"
-    options = {"allow_http": plain, "connect_timeout": patience, "timeout": "10m"}
+    # Plain HTTP is for whoever names such an endpoint: all others are HTTPS.
+    options = {"allow_http": True, "connect_timeout": patience, "timeout": "10m"}
     return getattr(obstore().store, STORES[scheme])(bucket, client_options=options)

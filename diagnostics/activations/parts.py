@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from diagnostics.activations.bucket import Place, put_same
 from diagnostics.activations.folder import Folder, lock, writing
 from diagnostics.activations.metadata import DamagedError, digest, seal, unseal
-from diagnostics.activations.place import Location, Place, put_same
+from diagnostics.activations.place import Location
 from diagnostics.activations.plan import Plan, record_of
 from diagnostics.activations.store import Store
 from diagnostics.errors import DiagnosticsError, StorageError

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from diagnostics.activations.bucket import Place
 from diagnostics.activations.folder import Folder, StrangeFileError, lock, reading, writing
 from diagnostics.activations.metadata import (
     MOST_BYTES,
@@ -43,7 +44,7 @@ from diagnostics.activations.metadata import (
     sealed_attributes,
     unseal,
 )
-from diagnostics.activations.place import Place, located
+from diagnostics.activations.place import locate
 from diagnostics.activations.store import TOKENS_REMOVED, Store, is_shared
 from diagnostics.errors import DiagnosticsError, StorageError
 from diagnostics.options import decode
@@ -496,7 +497,7 @@ def remove_tokens(path: str | PurePath, force: bool = False) -> int:
     Raises DiagnosticsError where `path` is no run, or one whose extraction was interrupted, and StorageError where
     another process writes it, or may do so since it is shared and this is not said to be known (`force`).
     """
-    place, freed = located(path), 0
+    place, freed = locate(path), 0
     store = Store(place)
     refuse_shared(store.folder, "clean", force)
     with lock(place.resolve(), "wait for it, and then clean the run") if isinstance(place, Path) else nullcontext():

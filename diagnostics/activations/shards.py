@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 import google_crc32c
 import numpy as np
 
+from diagnostics.activations.bucket import Place
 from diagnostics.activations.folder import PAGE, Folder, pages
-from diagnostics.activations.place import Place
 
 if TYPE_CHECKING:
     from torch import Tensor

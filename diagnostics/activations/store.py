@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from diagnostics.activations.bucket import open_place
+from diagnostics.activations.bucket import Place, open_place
 from diagnostics.activations.cache import Kept
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.activations.folder import Folder, StrangeFileError, pages, reading, writing
@@ -46,7 +46,7 @@ from diagnostics.activations.metadata import (
     write_group,
     write_observed,
 )
-from diagnostics.activations.place import Location, Place
+from diagnostics.activations.place import Location
 from diagnostics.activations.plan import Step, in_ranges, record_of
 from diagnostics.activations.shards import Journal, Layout, ShardBuffer, ShardReader, journal_of
 from diagnostics.errors import DiagnosticsError, StorageError, damaged, unwritable

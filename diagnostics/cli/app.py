@@ -20,7 +20,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from diagnostics import interrupts
-from diagnostics.activations.place import Address, located
+from diagnostics.activations.place import Address, locate
 from diagnostics.errors import DiagnosticsError, describe, explaining
 from diagnostics.options import Option, options_of
 from diagnostics.report.escaping import printable
@@ -113,7 +113,7 @@ def _placed(value: Any, local: str) -> Any:
         return [_placed(each, local) for each in value]
     if not isinstance(value, Path):
         return value
-    if isinstance(place := located(value), Address) and local:
+    if isinstance(place := locate(value), Address) and local:
         raise DiagnosticsError(
             f"{place} is in a bucket, and this command reads and writes on local disks alone: {local}.",
             code="unsupported",

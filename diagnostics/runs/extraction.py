@@ -13,13 +13,12 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import default_collate
 
-from diagnostics.activations.bucket import open_place
+from diagnostics.activations.bucket import Place, open_place
 from diagnostics.activations.contract import StoredTarget, shuffle
 from diagnostics.activations.extract import OnGrids, extract, refuse_other_folder
 from diagnostics.activations.folder import Folder, check_room, reading, writing
 from diagnostics.activations.observe import observe
 from diagnostics.activations.parts import Launch, Share, scratch_of
-from diagnostics.activations.place import Place
 from diagnostics.activations.plan import plan
 from diagnostics.activations.prepare import find_difference
 from diagnostics.activations.run_files import CONTROLS, ENCODER

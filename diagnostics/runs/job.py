@@ -12,11 +12,11 @@ from typing import Any
 import xarray as xr
 from torch import nn
 
-from diagnostics.activations.bucket import open_place
+from diagnostics.activations.bucket import Place, open_place
 from diagnostics.activations.contract import StoredTarget, shuffle
 from diagnostics.activations.folder import Folder, check_room, lock, reading
 from diagnostics.activations.parts import Launch, Share
-from diagnostics.activations.place import Address, Place
+from diagnostics.activations.place import Address
 from diagnostics.activations.plan import Precision
 from diagnostics.activations.run_files import (
     CONTROLS,

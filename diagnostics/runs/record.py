@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from diagnostics import __version__
-from diagnostics.activations.bucket import open_place
-from diagnostics.activations.place import Location, Place, located
+from diagnostics.activations.bucket import Place, open_place
+from diagnostics.activations.place import Location, locate
 from diagnostics.activations.run_files import (
     Index,
     disk_use,
@@ -271,7 +271,7 @@ DEEPEST = 4
 
 def list_runs(below: str | PurePath) -> list[dict[str, Any]]:
     """A row for each run below a place, and for each folder in it that holds none; raises where there is none."""
-    folder = located(below)
+    folder = locate(below)
     if not (folder.is_dir() if isinstance(folder, Path) else open_place(folder).has_folder("")):
         raise DiagnosticsError(
             f"There is no folder {folder}: name the one in which your runs lie, or make a run (`diagnostics run "
@@ -293,7 +293,7 @@ def finished_runs(folders: Sequence[str | PurePath]) -> tuple[list[Location], di
     Raises DiagnosticsError where none is finished.
     """
     rows = {row["run"]: row for folder in folders for row in list_runs(folder)}
-    finished = [located(name) for name, row in rows.items() if row["finished"]]
+    finished = [locate(name) for name, row in rows.items() if row["finished"]]
     left_out = {name: row["state"] for name, row in rows.items() if not row["finished"] and row["encoder"] is not None}
     if not finished:
         raise DiagnosticsError(

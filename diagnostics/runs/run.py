@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from diagnostics.activations.place import Location, located
+from diagnostics.activations.place import Location, locate
 from diagnostics.activations.plan import row_order
 from diagnostics.activations.store import Store
 from diagnostics.encoders.taps import taps_together
@@ -157,7 +157,7 @@ class Run(RunData):
         order, stored = np.argsort(row_order(len(self.store.ids))), self.store.targets()
         targets = {name: (each, each.values[order]) for name, each in stored.items() if each.kind not in BY_PLACE}
         columns = {"id": read["sample"].values, "split": read["split"].values, "group": read["group"].values}
-        return export(located(path), columns, targets, read.values)
+        return export(locate(path), columns, targets, read.values)
 
     def probe(self, target: str, measure: str | Measure | None = None, tap: str | None = None) -> FittedProbe:
         """The probe of a target that was fitted, with its standardisation, for new samples: `probe.predict(features)`.
@@ -277,7 +277,7 @@ class Run(RunData):
         """Writes the run as one self-contained HTML file, by default `report.html` inside the run."""
         from diagnostics.runs.pages.run import write_report
 
-        return write_report(self, located(path) if path else None)
+        return write_report(self, locate(path) if path else None)
 
     def _repr_html_(self) -> str:
         from diagnostics.report.html import page_tables

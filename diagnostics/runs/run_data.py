@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from diagnostics.activations.place import located
+from diagnostics.activations.place import locate
 from diagnostics.activations.run_files import (
     CONTROLS,
     ENCODER,
@@ -44,7 +44,7 @@ class RunData:
 
     def __init__(self, path: str | PurePath, margin: float | None = None) -> None:
         check_margin(margin)
-        self.path, self.margin = located(path), margin
+        self.path, self.margin = locate(path), margin
         self.store = Store(self.path)
         self.index: Index = finished_index(self.store)
         """The results that are stored, the call that gave each, and what is left out."""

@@ -12,7 +12,7 @@ import numpy as np
 from diagnostics.activations.bucket import open_place
 from diagnostics.activations.contract import StoredTarget
 from diagnostics.activations.extract import OnGrids
-from diagnostics.activations.place import Address, Location, located
+from diagnostics.activations.place import Address, Location, locate
 from diagnostics.activations.plan import ARRAY_BYTES, WANTED, Plan, Precision, parse_budget, plan
 from diagnostics.activations.prepare import fit
 from diagnostics.activations.run_files import CONTROLS
@@ -146,20 +146,14 @@ def _check_redraws(request: Request, data: Dataset) -> None:
 
 
 def _given_place(out: str | PurePath, fresh: bool) -> Location:
-    """Where a run is to lie; refuses a bucket that cannot be asked, before anything is built."""
-    place = located(out)
+    """The place of a run to be; refuses a bucket that cannot be asked, before anything is built."""
+    place = locate(out)
     if isinstance(place, Address):
-        if fresh:
-            raise DiagnosticsError(
-                f"--fresh replaces no run in a bucket, where nothing can be put in another's place at once: choose "
-                f"another --out, or remove all objects below {place} first.",
-                code="unsupported",
-            )
-        if len(place.parts) < 3:
-            raise DiagnosticsError(
-                f"--out {place} is a whole bucket: name a prefix of its own in it, like --out {place}/runs/mine.",
-                code="occupied",
-            )
+        replaced = (
+            f"--fresh replaces no run in a bucket: choose another --out, or remove all objects below {place} first."
+        )
+        whole = f"--out {place} is a whole bucket: name a prefix of its own in it, like --out {place}/runs/mine."
+        refuse_values((fresh, replaced), (len(place.parts) < 3, whole))
         open_place(place).is_occupied()
     return place
 

@@ -13,7 +13,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
-from diagnostics.activations.place import Location, located
+from diagnostics.activations.place import Location, locate
 from diagnostics.activations.prepare import SampleFacts, differences
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.statistics import Interval
@@ -445,7 +445,7 @@ class Comparison(Findings):
 
     def report(self, path: str | PurePath) -> Location:
         """Writes the comparison as one self-contained HTML file."""
-        return write_page(comparison_page(self), located(path))
+        return write_page(comparison_page(self), locate(path))
 
     def __repr__(self) -> str:
         return f"<Comparison of {', '.join(member.name for member in self.members)} on {self.data.attrs['dataset']}>"
