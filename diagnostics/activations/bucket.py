@@ -15,11 +15,11 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-from diagnostics.activations.folder import Folder, writing
+from diagnostics.activations.folder import Folder, S, T, writing
 from diagnostics.activations.object_store import asking, obstore
 from diagnostics.activations.place import Address, Location
 from diagnostics.errors import StorageError
@@ -28,8 +28,6 @@ LAST = "zarr.json"
 """The file by which a run is there."""
 BEGUN = "begun"
 """Object that says whose files are put into a place that has no run yet."""
-S = TypeVar("S")
-T = TypeVar("T")
 AHEAD = 6
 """Requests at once; of the largest shards, 128 MiB each."""
 TRIES = 4
@@ -133,10 +131,9 @@ class Bucket:
                 obstore().delete(store, keys)
 
     def tidy(self, of: str = "", age: float = 0.0) -> None:
-        """Nothing here has a temporary name."""
+        """Nothing here has a temporary name, or is a folder."""
 
-    def prune(self, name: str) -> None:
-        """Nothing here is a folder."""
+    prune = tidy
 
     def _put(self, name: str, data: bytes | np.ndarray, length: int | None, mode: Any) -> None:
         with asking(self.path, "written") as store:

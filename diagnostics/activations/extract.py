@@ -5,6 +5,7 @@ and what observations (attention, gradients) record of the running model.
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from diagnostics.activations.bucket import Place, open_place
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.activations.folder import Folder, StrangeFileError, reading, writing
-from diagnostics.activations.metadata import COVERED, NAME, WHOLE, Contents, Sealing, TargetFacts, run_key
+from diagnostics.activations.metadata import COVERED, NAME, WHOLE, Contents, Sealing, TargetFacts
 from diagnostics.activations.parts import Share, mixture, seal_part
 from diagnostics.activations.place import Location
 from diagnostics.activations.plan import Plan, Step, plan, row_order
@@ -105,7 +106,7 @@ def create(
     Of a shared run the one that another launch made meanwhile, whatever that is.
     """
     another = contextlib.suppress(*[FileExistsError] if about.get(SHARED) else [])
-    with writing(folder.path), another, folder.creating(run_key(identity)) as unfinished:
+    with writing(folder.path), another, folder.creating(json.dumps(identity, sort_keys=True).encode()) as unfinished:
         new = Sealing(unfinished)
         _write_samples(new, plan, dataset, dense)
         taps = new.root.create_group("taps")
@@ -128,7 +129,7 @@ def create(
         }
         contents = Contents(identity, plan, reference_statistics, targets, new.files, complete=False)
         new.seal({"diagnostics_format": FORMAT, **contents.to_attrs(), **about})
-    return Store(folder)
+    return Store(folder, verified=False)
 
 
 def _create_arrays(group: zarr.Group, tap: Tap, plan: Plan) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from diagnostics.activations.bucket import Place, open_place, put_same
 from diagnostics.activations.folder import lock, writing
 from diagnostics.activations.parts import Launch
-from diagnostics.activations.place import Address, Location, locate
+from diagnostics.activations.place import Location, locate
 from diagnostics.errors import DiagnosticsError, StorageError, importing, refuse_values
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.vocabulary import BY_PLACE, Compute
@@ -131,11 +131,10 @@ def write_features(
     size = batch_size or BATCH.get(where.partition(":")[0], BATCH["cpu"])
     position = np.argsort(row_order(len(dataset)))
     kept = ShardBuffers(planned, min(rows, len(dataset)))
-    if isinstance(place, Address) and launch is None:
-        launch = Launch()  # nobody has a bucket alone
-    alone = contextlib.nullcontext() if launch or isinstance(place, Address) else lock(place)
+    alone = lock(place) if launch is None and isinstance(place, Path) else None
+    launch = launch or (None if alone else Launch())  # nobody has a bucket alone
     starts = [*range(0, len(dataset), rows)]
-    with alone, sized.on(where), computing(compute, where):
+    with alone or contextlib.nullcontext(), sized.on(where), computing(compute, where):
         folder = open_place(place)
         _open(folder, about)
         if launch is None:

@@ -122,7 +122,7 @@ class Folder:
             yield from self.list(name) if is_folder else [name]
 
     def folders(self) -> Sequence[str]:
-        """The names of the folders here but for hidden ones, links to folders too; none where they cannot be read."""
+        """The names of the folders here, links too, but for hidden ones: runs that are made or removed lie in such."""
         with contextlib.suppress(OSError):
             return sorted(at.name for at in self.path.iterdir() if at.is_dir() and not at.name.startswith("."))
         return []

@@ -253,11 +253,6 @@ def observed_arrays(run: Place, name: str, observed: Observed) -> dict[str, np.n
     return {tap: read_array(run.inside(f"observed/{name}"), tap, observed.files) for tap in observed.taps}
 
 
-def run_key(identity: Mapping[str, str]) -> bytes:
-    """The key of a run of that identity: the same for the same activations, never for others."""
-    return hashlib.blake2b(json.dumps(dict(identity), sort_keys=True).encode(), digest_size=32).digest()
-
-
 COVERED = "covered"
 """Key of masks: not on a grid, but the part of the sample that the grid covers."""
 _GRID = re.compile(rf"{COVERED}|\d{{1,9}}(x\d{{1,9}})*")
@@ -296,8 +291,8 @@ class Contents:
 
     @property
     def run(self) -> bytes:
-        """The key that the marks of its shards are made with: see `run_key`."""
-        return run_key(self.identity)
+        """The key that the marks of its shards are made with: the same for the same activations, never for others."""
+        return hashlib.blake2b(json.dumps(dict(self.identity), sort_keys=True).encode(), digest_size=32).digest()
 
     def to_attrs(self) -> dict[str, Any]:
         """The attributes as plain JSON values."""

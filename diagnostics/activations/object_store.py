@@ -27,8 +27,8 @@ CREDENTIALS = (
 @contextlib.contextmanager
 def asking(place: Address, doing: str) -> Generator[Any]:
     """The store, to ask it for something: what it answers otherwise is said in a sentence that quotes nothing."""
-    scheme, bucket = place.parts[0].rstrip(":"), place.parts[1]
-    store = _store(scheme, bucket)
+    # Made anew where the variables of the environment have changed.
+    store = _store(place.parts[0].rstrip(":"), place.parts[1], hash(frozenset(os.environ.items())))
     try:
         yield store
     except obstore().exceptions.AlreadyExistsError:
@@ -46,14 +46,13 @@ def asking(place: Address, doing: str) -> Generator[Any]:
 
 NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
 AGAIN = "give the same command again, which goes on from there"
-RIGHTS = "ask for the rights to get, put, delete and list objects there"
-RENEW = "renew them, and give the same command again, which goes on from there"
 ANSWERS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (NO_BUCKET, "there is no such bucket", "make it, or name another one"),
-    (("ExpiredToken", "TokenRefreshRequired"), "the credentials have expired", RENEW),
+    (("ExpiredToken", "TokenRefreshRequired"), "the credentials have expired", f"renew them, and {AGAIN}"),
     (("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "AuthenticationFailed", "Unauthenticated"),
      "the credentials are not accepted", "correct the variables of the environment that hold them"),
-    (("AccessDenied", "PermissionDenied", "AuthorizationPermissionMismatch"), "access is denied", RIGHTS),
+    (("AccessDenied", "PermissionDenied", "AuthorizationPermissionMismatch"), "access is denied",
+     "ask for the rights to get, put, delete and list objects there"),
     (("no credentials",), "no credentials", "set the variables AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
     (("no answer",), "nobody answers", "see that AWS_ENDPOINT_URL and the network are right, and try again"),
 )  # fmt: skip
@@ -80,13 +79,8 @@ def obstore() -> Any:
     return obstore
 
 
-def _store(scheme: str, bucket: str) -> Any:
-    """A bucket by obstore, made anew where the variables of the environment have changed."""
-    return _cached_store(scheme, bucket, hash(frozenset(os.environ.items())))
-
-
 @functools.lru_cache(maxsize=8)
-def _cached_store(scheme: str, bucket: str, environment: int) -> Any:
+def _store(scheme: str, bucket: str, environment: int) -> Any:
     patience = "10s" if scheme != "s3" or any(map(os.environ.get, CREDENTIALS)) else "2s"
     # Plain HTTP is for whoever names such an endpoint: all others are HTTPS.
     options = {"allow_http": True, "connect_timeout": patience, "timeout": "10m"}

@@ -281,9 +281,9 @@ def list_runs(below: str | PurePath) -> list[dict[str, Any]]:
     if is_run(open_place(folder)):
         return [_row(folder)]
     rows: list[dict[str, Any]] = []
-    for child in _folders(folder):
-        found = list(_runs_below(child, DEEPEST))
-        rows += [_row(path) for path in found] or [_named(child) | {"state": "not a run"}]
+    for name in open_place(folder).folders():
+        found = list(_runs_below(folder / name, DEEPEST))
+        rows += [_row(path) for path in found] or [_named(folder / name) | {"state": "not a run"}]
     return rows
 
 
@@ -304,17 +304,12 @@ def finished_runs(folders: Sequence[str | PurePath]) -> tuple[list[Location], di
     return finished, left_out
 
 
-def _folders(folder: Location) -> list[Location]:
-    """The folders in a folder but for hidden ones: runs that are made or removed lie in such."""
-    return [folder / name for name in open_place(folder).folders()]
-
-
 def _runs_below(folder: Location, levels: int) -> Iterator[Location]:
     if is_run(open_place(folder)):
         yield folder
     elif levels > 1 and not (isinstance(folder, Path) and folder.is_symlink()):
-        for child in _folders(folder):
-            yield from _runs_below(child, levels - 1)
+        for name in open_place(folder).folders():
+            yield from _runs_below(folder / name, levels - 1)
 
 
 def _named(path: Location) -> dict[str, Any]:
