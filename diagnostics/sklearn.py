@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any, Self
 
 import numpy as np
@@ -73,7 +73,7 @@ class TapFeatures(TransformerMixin, BaseEstimator):
         pooling: str | Sequence[str] | None = None,
         batch_size: int | None = None,
         device: str | None = None,
-        run: str | Path | None = None,
+        run: str | PurePath | None = None,
         target: str | None = None,
         mean: Numbers | None = None,
         std: Numbers | None = None,

@@ -42,7 +42,7 @@ def a_run_is_read() -> None:
         run.probe(target="hidden_z", measure=measure)
         run.profile(target="hidden_z", measure=measure)
         run.plot(target="hidden_z", measure=measure)
-    assert_type(run.report(), Path)
+    assert_type(run.report().name, str)
     assert_type(run.to_json(), dict[str, Any])
     profile = run.profile("linear_probe/hidden_z")
     assert_type(profile.chosen_tap, str | None)
@@ -96,7 +96,7 @@ def runs_are_compared(runs: Sequence[Path]) -> None:
     assert_type(comparison.left_out, dict[str, str])
     assert_type(comparison.to_json(), dict[str, Any])
     assert_type(comparison.to_dataframe(), pd.DataFrame)
-    assert_type(comparison.report("report.html"), Path)
+    assert_type(comparison.report("report.html").name, str)
 
 
 def an_encoder_is_declared(module: nn.Module) -> dx.Encoder:
