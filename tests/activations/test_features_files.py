@@ -14,6 +14,7 @@ import diagnostics as dx
 from diagnostics import DiagnosticsError
 from diagnostics.activations import features
 from diagnostics.activations.features import write_features
+from diagnostics.activations.folder import Folder
 from diagnostics.activations.parts import Launch
 from diagnostics.errors import StorageError
 from tests.support.refusals import refusal
@@ -60,19 +61,17 @@ def test_unknown_classes_are_missing_and_maps_left_out(tmp_path: Path) -> None:
 def test_the_same_command_goes_on_after_the_last_whole_file(
     tmp_path: Path, small_files: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put, written = features.Folder.put, list[str]()
+    put, written = Folder.put, list[str]()
 
     def cut_off(self: Any, name: str, *given: Any, **options: Any) -> None:
         if name == "features-000000010-000000020.parquet":
             raise KeyboardInterrupt
         put(self, name, *given, **options)
 
-    monkeypatch.setattr(features.Folder, "put", cut_off)
+    monkeypatch.setattr(Folder, "put", cut_off)
     with pytest.raises(KeyboardInterrupt):
         write_features(tiny_encoder(), tiny_dataset(24), tmp_path / "out")
-    monkeypatch.setattr(
-        features.Folder, "put", lambda self, name, *given: (written.append(name), put(self, name, *given))
-    )
+    monkeypatch.setattr(Folder, "put", lambda self, name, *given: (written.append(name), put(self, name, *given)))
     write_features(tiny_encoder(), tiny_dataset(24), tmp_path / "out")
     assert written == [f"features-{a:09}-{b:09}.parquet" for a, b in ((10, 20), (20, 24))]
     assert len(pd.read_parquet(tmp_path / "out")) == 24

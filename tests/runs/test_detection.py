@@ -10,7 +10,7 @@ import pytest
 
 import diagnostics as dx
 from diagnostics import Dataset, Run, Target
-from diagnostics.activations.run_files import bytes_below
+from diagnostics.activations.folder import Folder
 from diagnostics.measures.result import LOSSES
 from diagnostics.plugin import pad_boxes
 from diagnostics.progress import Cost
@@ -72,7 +72,7 @@ def test_boxes_are_read_alike_from_stored_and_streamed_tokens(streamed: tuple[Ru
     assert ours.attrs[LOSSES] == "resampled"
     assert ours.attrs["family"] == "spatial"
     (cost,) = (each for each in told if isinstance(each, Cost))
-    assert cost.bytes > bytes_below(Path(run.store.path) / "observed")
+    assert cost.bytes > Folder(Path(run.store.path) / "observed").size()
 
 
 def test_what_is_red_is_found_and_controls_stand_beside(streamed: tuple[Run, list[Any]]) -> None:
@@ -90,7 +90,7 @@ def test_boxes_can_be_asked_for_later(tmp_path: Path) -> None:
     told = list[Any]()
     later = measure(tmp_path / "run", dense="streamed", watch=told.append)
     (cost,) = (each for each in told if isinstance(each, Cost))
-    assert bytes_below(tmp_path / "run" / "observed") > cost.bytes / 2 > 0
+    assert Folder(tmp_path / "run" / "observed").size() > cost.bytes / 2 > 0
     assert later.profile(NAME).data.attrs["tokens"] == "streamed"
 
 

@@ -17,7 +17,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 import diagnostics as dx
 from diagnostics import DiagnosticsError, Run, TorchEncoder
 from diagnostics.activations import prepare
-from diagnostics.activations.run_files import bytes_below
+from diagnostics.activations.folder import Folder
 from diagnostics.activations.store import Store
 from diagnostics.errors import StorageError, unwritable
 from diagnostics.measures.probes.dense import DenseRows, TokenMap, Values
@@ -395,7 +395,7 @@ def test_the_cost_counts_products_of_features_once_a_mask(tmp_path: Path) -> Non
         options: dict[str, Any] = {"measures": MEASURES, "controls": False, "report": False, "dense": "streamed"}
         dx.run(encoder, data, out=tmp_path / name, watch=costs.append, **options)
         said.append(costs[0].bytes)
-        assert said[-1] == pytest.approx(bytes_below(tmp_path / name), rel=0.1)
+        assert said[-1] == pytest.approx(Folder(tmp_path / name).size(), rel=0.1)
         gram = block_bytes(encoder.taps, 1, 0) * 5
     assert said[1] - said[0] == pytest.approx(gram, rel=0.05)
 
