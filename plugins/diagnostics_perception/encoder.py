@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial as bound
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from diagnostics_timm.encoder import model_of
 from diagnostics_timm.pixels import example, image_of
+from diagnostics_timm.weights import seeding
 from PIL import Image
 from torch import Tensor, nn
 
@@ -75,7 +76,9 @@ def build_encoder(
                     f"No weights of {name} were published: add pretrained=false for initial ones, or checkpoint=FILE.",
                     code="no-weights",
                 )
-            tensors, report = fitted(_from_hub(architecture.timm), architecture, grid, positions)
+            # The hub, its cache and what to do without a network are the timm plugin's.
+            published = model_of(architecture.timm, True, None, None, 0).state_dict()
+            tensors, report = fitted(published, architecture, grid, positions)
             if why := "; ".join([*report.wrong, *report.changed]):
                 raise DiagnosticsError(
                     f"timm's weights {architecture.timm} do not fit {name} ({why}): give a checkpoint.",
@@ -85,8 +88,7 @@ def build_encoder(
         module.load_state_dict(tensors, assign=True)
     else:
         weights = ""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeding(seed):
             module = initial(architecture, img_size, positions)
     encoder = encoder_of(name, architecture, module, img_size, positions, weights)
     return encoder.replace(skeleton=name_of(model, False, 0, options))
@@ -146,13 +148,6 @@ def _taps(architecture: Architecture, side: int) -> list[Tap]:
             site = Site(step, layout="features")
             taps.append(Tap(step, 1 + i / architecture.depth, "head", features, Grid((1, 1), ("y", "x")), site))
     return taps
-
-
-def _from_hub(timm_name: str) -> dict[str, Any]:
-    # The hub, its cache and what to do without a network are the timm plugin's.
-    from diagnostics_timm.encoder import model_of
-
-    return model_of(timm_name, True, None, None, 0).state_dict()
 
 
 def variation(architecture: Architecture) -> dict[str, object]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import math
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,17 @@ from diagnostics_files.tables import SUFFIXES, column, read_table
 from diagnostics_timm.weights import quiet
 from diagnostics_training.alignment.decoder import decoder_named
 
-from diagnostics.plugin import Dataset, DiagnosticsError, Progress, build, explaining, lock, refuse_values, watcher
+from diagnostics.plugin import (
+    Dataset,
+    DiagnosticsError,
+    Progress,
+    build,
+    explaining,
+    lock,
+    refuse_values,
+    watcher,
+    whole_file,
+)
 from diagnostics_pretraining.captioner import (
     CLIP_PROMPT,
     FRAME_PROMPT,
@@ -44,11 +54,9 @@ COLUMNS = ("video_caption", "frame_captions", "caption")
 
 
 def write_table(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows as JSON lines, there as a whole or not at all."""
-    with _writing(out), tempfile.TemporaryDirectory(dir=out.parent, prefix=".partial-") as folder:
-        partial = Path(folder, out.name)
-        partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-        partial.replace(out)
+    """Writes rows as JSON lines, there as a whole or not at all."""
+    with whole_file(out) as written:
+        written.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
 def recaptioned(table: str, data: str, caption: str) -> Dataset:
@@ -93,14 +101,11 @@ class Recaptioned(Dataset):
             extras=dataset.extras,
         )
         self._dataset, self.shards = dataset, shards_of(dataset)
-        self._with_texts: str | None = None
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """Digest of the dataset's own fingerprint and the texts; made when first asked for."""
-        if self._with_texts is None:
-            self._with_texts = self._digest(self._dataset.fingerprint)
-        return self._with_texts
+        return self._digest(self._dataset.fingerprint)
 
     @property
     def outline(self) -> str:
@@ -137,7 +142,6 @@ class Cache:
         self._texts: dict[str, str] = {}
 
     def __enter__(self) -> Cache:
-        self._open = contextlib.ExitStack()
         with contextlib.ExitStack() as opening:
             opening.enter_context(lock(self.path, "wait for it, or choose another file with --out"))
             with _writing(self.path):
@@ -517,17 +521,19 @@ def _captioner(job: RecaptionJob, dataset: Dataset) -> Captioner:
 
 
 def _check(job: RecaptionJob) -> None:
-    if not 1 <= job.tokens < math.inf:
-        raise DiagnosticsError(
-            f"A caption of {job.tokens} tokens does not exist: give --tokens 1 or more.", code="bad-value"
-        )
+    refuse_values(
+        (
+            not 1 <= job.tokens < math.inf,
+            f"A caption of {job.tokens} tokens does not exist: give --tokens 1 or more.",
+        ),
+        (
+            job.out.is_dir() or job.out.suffix != ".jsonl",
+            f"The table {job.out} must have a name that ends in .jsonl: correct --out.",
+        ),
+    )
     if job.precision not in PRECISIONS:
         raise DiagnosticsError(
             f"Unknown precision '{job.precision}': give {' or '.join(PRECISIONS)}.", code="unknown-name"
-        )
-    if job.out.is_dir() or job.out.suffix != ".jsonl":
-        raise DiagnosticsError(
-            f"The table {job.out} must have a name that ends in .jsonl: correct --out.", code="bad-value"
         )
     for option, prompt in (("--prompt", job.prompt), ("--frame-prompt", job.frame_prompt)):
         if prompt is not None and not prompt.strip():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from diagnostics_perception.models import ARCHITECTURES
-from diagnostics_timm.weights import read_tensors
+from diagnostics_timm.weights import read_tensors, seeding
 from torch import Tensor, nn
 
 from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, TorchEncoder, explaining, misfits, unknown
@@ -181,8 +181,7 @@ def text_tower(size: str, vocabulary: Vocabulary) -> TextTransformer:
 
 def initial_text(size: str, vocabulary: Vocabulary, seed: int) -> TextTransformer:
     """The text tower that training of this seed starts from; torch's generators are afterwards as before."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of("text", seed))
+    with seeding(seed_of("text", seed)):
         return text_tower(size, vocabulary)
 
 
@@ -281,7 +280,7 @@ def text_encoder_of(name: str, size: str, module: TextTransformer, vocabulary: V
         preprocess=texts,
         example=np.asarray(_example(vocabulary)),
         forward=_forward,
-        fresh=functools.partial(_fresh, size, vocabulary),
+        fresh=lambda: initial_text(size, vocabulary, int(torch.randint(2**31, ()))),
         valid=texts.valid,
         configuration=f"{rows}, {vocabulary.context} tokens",
     )
@@ -330,10 +329,6 @@ def vocabulary_in(encoder: TorchEncoder) -> tuple[str, Vocabulary]:
 
 def _forward(module: nn.Module, batch: Mapping[str, Tensor]) -> None:
     module(batch["tokens"])
-
-
-def _fresh(size: str, vocabulary: Vocabulary) -> nn.Module:
-    return initial_text(size, vocabulary, int(torch.randint(2**31, ())))
 
 
 def _taps(size: str, context: int) -> list[Tap]:

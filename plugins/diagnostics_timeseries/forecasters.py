@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diagnostics_timm.weights import quiet
+from diagnostics_timm.weights import quiet, seeding
 from torch import Tensor, nn
 
 from diagnostics.plugin import DiagnosticsError, Tap, TorchEncoder, importing
@@ -24,7 +24,6 @@ from diagnostics_timeseries.series import (
     loading,
     patches,
     places,
-    seeded,
     settings_of,
     special_last,
     stack,
@@ -96,7 +95,7 @@ def chronos(
             whole = kind.from_pretrained(folder, dtype=torch.float32)
     else:
         settings |= config or {}
-        with seeded(seed):
+        with seeding(seed):
             whole = _untrained(kind, settings)
 
     def fresh() -> nn.Module:
@@ -498,7 +497,7 @@ def tirex(
         initialise(network)
         return network
 
-    with seeded(seed), loading("TiRex", path or model):
+    with seeding(seed), loading("TiRex", path or model):
         module = untrained()
         if pretrained:
             module.on_load_checkpoint(checkpoint)

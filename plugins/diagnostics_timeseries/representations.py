@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diagnostics_timm.weights import quiet
+from diagnostics_timm.weights import quiet, seeding
 from torch import Tensor, nn
 
 from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, TorchEncoder, importing
@@ -27,7 +27,6 @@ from diagnostics_timeseries.series import (
     patches,
     places,
     read_config,
-    seeded,
     settings_of,
     special_last,
     stack,
@@ -92,7 +91,7 @@ def granite(
         with quiet():
             return _encoder_of(kind(kind.config_class(**copy.deepcopy(settings))))
 
-    with seeded(seed), loading("granite-tsfm", folder or model):
+    with seeding(seed), loading("granite-tsfm", folder or model):
         if pretrained and folder is not None:
             with quiet():
                 whole = kind.from_pretrained(folder, dtype=torch.float32)
@@ -361,7 +360,7 @@ def mantis(
             part.__dict__.pop("apply_rotary_emb", None)
         return network
 
-    with seeded(seed), loading("Mantis", Path(model)):
+    with seeding(seed), loading("Mantis", Path(model)):
         module = untrained()
         if tensors is not None and pretrained:
             module.load_state_dict(tensors)

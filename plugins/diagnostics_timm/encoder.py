@@ -32,7 +32,7 @@ from diagnostics.plugin import (
     unknown,
 )
 from diagnostics_timm.pixels import example, image_of
-from diagnostics_timm.weights import is_fetching, quick_offline, read_tensors
+from diagnostics_timm.weights import is_fetching, quick_offline, read_tensors, seeding
 
 # A timm model and its weights: from the hub, from a local file, or initial ones.
 
@@ -54,8 +54,7 @@ def model_of(name: str, pretrained: bool, checkpoint: str | None, img_size: int 
         return _from_file(name, Path(checkpoint), img_size)
     if pretrained:
         return _from_hub(name, img_size)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeding(seed):
         return create(name, img_size)
 
 
@@ -172,14 +171,12 @@ class Preprocess:
         size = (int(shape[0]), int(shape[1]))
         for step in self.transform.transforms:
             new, offsets = _step(step, size)
-            if offsets is None:
-                # A resize: pixels change, what is seen does not.
-                size = new
-                continue
-            sides = [
-                (start + offset * (stop - start) / old, start + (offset + n) * (stop - start) / old)
-                for (start, stop), offset, n, old in zip(sides, offsets, new, size, strict=True)
-            ]
+            # Of a resize there are none: pixels change, what is seen does not.
+            if offsets is not None:
+                sides = [
+                    (start + offset * (stop - start) / old, start + (offset + n) * (stop - start) / old)
+                    for (start, stop), offset, n, old in zip(sides, offsets, new, size, strict=True)
+                ]
             size = new
         return tuple(sides)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diagnostics_timm.weights import seeding
 from torch import Tensor
 
 from diagnostics.plugin import (
@@ -94,8 +95,7 @@ class Architecture(Sizes):
 
     def initial(self, seed: int) -> Model:
         """The weights that training of this seed starts from; backbones of one seed are equal for all objectives."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(np.random.SeedSequence([INITIAL, seed]).generate_state(1)[0]))
+        with seeding(int(np.random.SeedSequence([INITIAL, seed]).generate_state(1)[0])):
             return self.model()
 
     def build_objective(

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import transformers
-from diagnostics_timm.weights import is_fetching, quick_offline, quiet
+from diagnostics_timm.weights import is_fetching, quick_offline, quiet, seeding
 from torch import nn
 from transformers import AutoConfig
 
@@ -56,8 +56,7 @@ def load(name: str, pretrained: bool = True, seed: int = 0, whole: bool = False)
         if pretrained:
             model, missing = _with_weights(source, config, name, whole)
             return Loaded(name, model, config, source, missing, whole, stored=True)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeding(seed):
         return Loaded(name, initial(config, name, whole), config, source, whole=whole)
 
 

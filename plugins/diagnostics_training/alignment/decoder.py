@@ -14,7 +14,7 @@ from typing import Any, cast
 from urllib.parse import quote
 
 import torch
-from diagnostics_timm.weights import quiet
+from diagnostics_timm.weights import quiet, seeding
 from torch import Tensor, nn
 
 from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, TorchEncoder, describe, explaining, few
@@ -290,8 +290,7 @@ def _tiny(texts: Sequence[str], seed: int) -> Decoder:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=None,
     )
-    with torch.random.fork_rng(devices=[]), quiet():
-        torch.manual_seed(seed)
+    with seeding(seed), quiet():
         model = LlamaForCausalLM(config).eval()
     return Decoder(TINY, model, tokenizer, tokenizer.eos_token_id, tokenizer.eos_token_id, CONTEXT)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diagnostics_timm.weights import seeding
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
@@ -34,7 +35,7 @@ from diagnostics_training.alignment.objective import OWN, Alignment, put_section
 from diagnostics_training.alignment.student import Course, Row, Start, start_of, with_control
 from diagnostics_training.jobs import TINY, LanguageJob
 from diagnostics_training.trainer.objective import Batch, World
-from diagnostics_training.trainer.record import Watch
+from diagnostics_training.trainer.record import Watch, digest_of_file
 
 # What is asked of a dataset's samples and what the answers are, as tokens of a decoder.
 
@@ -484,8 +485,7 @@ def align_language(job: LanguageJob) -> dict[str, Any]:
     saved = str(job.folder / DECODER) if job.train_lm and job.steps else None
 
     def head(student: TorchEncoder) -> TorchEncoder:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(start.seed)
+        with seeding(start.seed):
             return with_projector(student, decoder.width, job.pool)
 
     def make(student: TorchEncoder) -> tuple[Alignment, QuestionFeed]:
@@ -543,8 +543,7 @@ def digest_of_weights(name: str) -> str:
     """Of the weights in a decoder's folder; those of `tiny` follow from texts and seed."""
     digest = hashlib.sha256()
     for path in sorted(Path(name).expanduser().glob("*.safetensors")) if name != TINY else ():
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(digest_of_file(path))
     return digest.hexdigest()
 
 

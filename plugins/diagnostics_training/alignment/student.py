@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diagnostics_timm.weights import seeding
 from torch import Tensor
 
 from diagnostics.plugin import (
@@ -308,8 +309,7 @@ def control_of(job: AlignmentJob, start: Start, asked: Mapping[str, Any], course
 def carry_out(course: Course, job: AlignmentJob, start: Start, where: World, watch: Watch) -> dict[str, Any]:
     """Trains the student and saves it."""
     student = make_student(start, job, course.head)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(start.seed)
+    with seeding(start.seed):
         objective, feed = course.make(with_module(student.encoder.sized_for(start.sample)))
     for encoder in (objective.student, start.own, *(teacher.encoder for teacher in objective.teachers)):
         encoder.to(where.device)
@@ -374,10 +374,8 @@ def carry_out(course: Course, job: AlignmentJob, start: Start, where: World, wat
 
 def cosine(encoder: TorchEncoder, tap_name: str, teacher: Teacher | None, batch: Mapping[str, Tensor]) -> float | None:
     """Of an encoder's tokens at a tap and the teacher's, on whole samples; None where their widths differ."""
-    if teacher is None:
-        return None
     tap, read = encoder.tap(tap_name), section_of(batch, OWN)
-    if tap.features != teacher.tap.features:
+    if teacher is None or tap.features != teacher.tap.features:
         return None
     tokens = encoder.capture(read, [tap.name])[tap.name]
     with torch.no_grad():
