@@ -188,7 +188,7 @@ class Report:
     def wrong(self) -> list[str]:
         """The misfits that nothing can make good."""
         kinds = {"missing": self.missing, "unexpected": self.unexpected, "of another shape": self.misshapen}
-        return [f"{len(names)} tensors {kind}: {few(names)}" for kind, names in kinds.items() if names]
+        return [f"{len(names)} tensors {kind}: {_few(names)}" for kind, names in kinds.items() if names]
 
     @property
     def changed(self) -> list[str]:
@@ -197,7 +197,7 @@ class Report:
         if self.dropped_blocks:
             notes.append(f"its blocks {_span(self.dropped_blocks)} are dropped")
         if self.dropped_head:
-            notes.append(f"{len(self.dropped_head)} tensors after its blocks are dropped ({few(self.dropped_head)})")
+            notes.append(f"{len(self.dropped_head)} tensors after its blocks are dropped ({_few(self.dropped_head)})")
         if self.layer_scale:
             notes.append(f"LayerScale is not in it and stays at its initial value ({len(self.layer_scale)} tensors)")
         return [*notes, self.positions] if self.positions_unasked else notes
@@ -311,6 +311,10 @@ def _advice(tensors: Mapping[str, Tensor]) -> str:
     known = recognised(tensors)
     alike = [one.named() for one in known if len(one.options) == len(known[0].options)]
     return f"it looks like {' or '.join(alike)}" if alike else "name the model that it was saved from"
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _span(numbers: list[int]) -> str:
