@@ -8,7 +8,7 @@ two taps is the product of two vectors, and permuting samples only moves entries
 import functools
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -545,7 +545,7 @@ Cka = define(
         Case("n = 5, aa", 38.5, SONG, lambda: hsic(column(1, 2, 4, 8, 5), column(1, 2, 4, 8, 5)), measure="hsic"),
         Case("n = 5, bb", 44.366667, SONG, lambda: hsic(column(1, 3, 2, 7, 6), column(1, 3, 2, 7, 6)), measure="hsic"),
     ),
-    upper=lambda self, blocks, out: upper_gram(blocks, out),
+    upper=lambda self, blocks, out=None: upper_gram(blocks, out),
 )  # fmt: skip
 
 
@@ -555,28 +555,31 @@ def _of_independent_features() -> float:
     return float(np.mean([cka(*pair, kernel="rbf") for pair in sides]))
 
 
-class RbfCka(_Alignment):
-    name = "cka_rbf"
-    answers = "Which taps hold similar neighbourhoods of the samples, with little weight on large distances?"
-    source = f"{KORNBLITH}, section 3; unbiased HSIC: {SONG}"
-    functional = "debiased RBF CKA: HSIC_1 ratio with k = exp(-d^2 / (2 sigma^2))"
-    centring = "features centred over samples (which changes no distance), then the kernel U-centred"
-    known_answers = (
+def _rbf_upper(blocks: Iterable[Tensor], out: Tensor | None) -> Tensor:
+    """The RBF kernel less 1 at the median distance, above its diagonal, of features in blocks [sample, feature]."""
+    gram = upper_gram(blocks, out)
+    squares = gram.diagonal().clone()
+    squared = gram.mul_(-2).add_(squares[:, None]).add_(squares).clamp_(min=0)
+    middle = float(median(squared.flatten().index_select(0, pair_places(len(squared), squared.device)).sqrt_()))
+    if middle == 0:
+        return torch.zeros_like(squared)
+    # As in `kernels`, the constant 1 is left out.
+    return squared.div_(-2 * middle).div_(middle).expm1_()
+
+
+RbfCka = define(
+    _Alignment, "RbfCka",
+    name="cka_rbf",
+    answers="Which taps hold similar neighbourhoods of the samples, with little weight on large distances?",
+    source=f"{KORNBLITH}, section 3; unbiased HSIC: {SONG}",
+    functional="debiased RBF CKA: HSIC_1 ratio with k = exp(-d^2 / (2 sigma^2))",
+    centring="features centred over samples (which changes no distance), then the kernel U-centred",
+    known_answers=(
         Case("biased, sigma 1", 0.985145, KORNBLITH, lambda: cka(column(0, 1, 3), column(1, 0, 3), kernel="rbf", sigma=1.0, unbiased=False)),
         Case("a large sigma minus linear", 0, "Alvarez 2022 (2112.09305)", lambda: cka(*two_parts(), kernel="rbf", sigma=1e4) - cka(*two_parts())),
         Case("rotated copy, scaled by 3 and shifted by 5", 1, KORNBLITH, lambda: cka(sixty_samples(), 3 * sixty_samples() @ rotation(8, 0) + 5, kernel="rbf")),
         Case("independent, n = 256 (mean of 20 draws)", 0, SONG, _of_independent_features, 4e-3),
-    )  # fmt: skip
-
-    def upper(self, blocks: Iterable[Tensor], out: Tensor | None = None) -> Tensor:
-        gram = upper_gram(blocks, out)
-        squares = gram.diagonal().clone()
-        squared = gram.mul_(-2).add_(squares[:, None]).add_(squares).clamp_(min=0)
-        middle = float(median(squared.flatten().index_select(0, pair_places(len(squared), squared.device)).sqrt_()))
-        if middle == 0:
-            return torch.zeros_like(squared)
-        # As in `kernels`, the constant 1 is left out.
-        return squared.div_(-2 * middle).div_(middle).expm1_()
-
-    def attributes(self, n: int) -> Mapping[str, Any]:
-        return {"sigma": "each tap's median distance over the pairs of samples"}
+    ),
+    upper=lambda self, blocks, out=None: _rbf_upper(blocks, out),
+    attributes=lambda self, n: {"sigma": "each tap's median distance over the pairs of samples"},
+)  # fmt: skip
