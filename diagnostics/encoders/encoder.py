@@ -18,7 +18,7 @@ from torch.utils.data import default_collate
 from diagnostics.encoders.modules import BATCH, by_name, chosen_poolings, computing, pool, usable_device
 from diagnostics.encoders.pictures import to_pixels
 from diagnostics.encoders.taps import Tap, taps_together
-from diagnostics.errors import DiagnosticsError, describe, explaining, naming, unknown
+from diagnostics.errors import DiagnosticsError, explaining, naming, unknown
 from diagnostics.vocabulary import Modality
 
 Reduce = Callable[[Tap, Tensor], Any]
@@ -385,16 +385,11 @@ def size_for(encoder: Encoder, sample: np.ndarray, whose: str) -> Encoder:
     """The encoder sized for a sample; raises where it takes none like it, of which `whose` says in words what they
     are.
     """
-    try:
+    name = encoder.name
+    with explaining(f"{whose} cannot be read for {name}"), naming(f"{whose} do not fit {name}", "bad-sample"):
         if encoder.modality in ("image", "video"):
             check_channels_last(sample, encoder.example())
         return encoder.sized_for(sample)
-    except DiagnosticsError as error:
-        raise DiagnosticsError(f"{whose} do not fit {encoder.name}: {error}", code="bad-sample") from error
-    except Exception as error:
-        raise DiagnosticsError(
-            f"{whose} cannot be read for {encoder.name}: {describe(error)}", code="foreign-error"
-        ) from error
 
 
 def pinned_to(encoder: Encoder, shape: Sequence[int]) -> Encoder:
@@ -507,15 +502,11 @@ def _batch(encoder: Encoder, samples: Sequence[np.ndarray], start: int, pinned: 
     """
     prepared: list[Any] = []
     for index, sample in enumerate(samples, start):
-        try:
+        with (
+            explaining(f"Sample {index} ({_shown(sample)}) cannot be prepared for {encoder.name}"),
+            naming(f"Sample {index} does not fit {encoder.name}", "bad-sample"),
+        ):
             prepared.append(encoder.preprocess(sample))
-        except DiagnosticsError as error:
-            raise DiagnosticsError(f"Sample {index} does not fit {encoder.name}: {error}", code="bad-sample") from error
-        except Exception as error:
-            raise DiagnosticsError(
-                f"Sample {index} ({_shown(sample)}) cannot be prepared for {encoder.name}: {describe(error)}",
-                code="foreign-error",
-            ) from error
         if pinned and (here := _shown_shapes(prepared[-1])) != pinned:
             remedy = (
                 "make it with size=, which brings images to one size"

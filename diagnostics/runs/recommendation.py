@@ -190,9 +190,7 @@ def nonlinear_reading(profiles: Sequence[Profile], target: str) -> NonlinearRead
     best tap.
     """
     linear, kernel = (_profile(profiles, readout, target) for readout in ("linear", "kernel"))
-    if linear is None or kernel is None or linear.best_tap in (None, linear.output_tap):
-        return None
-    if linear.best_tap not in kernel.taps:
+    if not (linear and kernel and linear.best_tap in kernel.taps and linear.best_tap != linear.output_tap):
         return None
     return NonlinearReading(
         kernel.output,

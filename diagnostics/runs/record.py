@@ -184,11 +184,6 @@ class Call:
         """The same as plain JSON values."""
         return dataclasses.asdict(self)
 
-    @classmethod
-    def from_attrs(cls, attrs: Mapping[str, Any]) -> Self:
-        """Of what `to_attrs` gave; raises TypeError where something is missing."""
-        return decode(cls, attrs)
-
 
 def _version(distribution: str) -> str:
     try:
@@ -203,7 +198,7 @@ def refuse_other_seed(folder: Folder, seed: int) -> None:
         return
     index = read_index(store)
     # Without results yet, controls may have been drawn.
-    calls = [Call.from_attrs(call) for call in index.calls] if index else []
+    calls = [decode(Call, call) for call in index.calls] if index else []
     seeds = {call.seed for call in calls} or {Provenance.read(store).seed}
     if seeds != {seed}:
         raise StorageError(

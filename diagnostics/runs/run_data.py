@@ -30,6 +30,7 @@ from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.measures import result as attribute
 from diagnostics.measures.apply import common_tap, with_choice
 from diagnostics.measures.verdict import check_margin
+from diagnostics.options import decode
 from diagnostics.registry import offered
 from diagnostics.report.numbers import is_plain, numbers
 from diagnostics.runs.controls.names import NAMES, WEIGHTS, control_of
@@ -98,7 +99,7 @@ class RunData:
     @property
     def calls(self) -> list[Call]:
         """The calls of `run` that gave the results, the latest last."""
-        return [Call.from_attrs(call) for call in self.index.calls]
+        return [decode(Call, call) for call in self.index.calls]
 
     @property
     def encoder_name(self) -> str:
@@ -212,7 +213,7 @@ class RunData:
         """
         if name not in self.index.names():
             raise unknown("result", name, self.index.names())
-        call = Call.from_attrs(self.index.call_of(name)).to_attrs()
+        call = decode(Call, self.index.call_of(name)).to_attrs()
         return {key: value for key, value in call.items() if key not in ("created", "seconds")}
 
     @property

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial as bound
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from diagnostics_timm.encoder import model_of
 from diagnostics_timm.pixels import example, image_of
 from diagnostics_timm.weights import seeding
 from PIL import Image
@@ -76,9 +76,7 @@ def build_encoder(
                     f"No weights of {name} were published: add pretrained=false for initial ones, or checkpoint=FILE.",
                     code="no-weights",
                 )
-            # The hub, its cache and what to do without a network are the timm plugin's.
-            published = model_of(architecture.timm, True, None, None, 0).state_dict()
-            tensors, report = fitted(published, architecture, grid, positions)
+            tensors, report = fitted(_from_hub(architecture.timm), architecture, grid, positions)
             if why := "; ".join([*report.wrong, *report.changed]):
                 raise DiagnosticsError(
                     f"timm's weights {architecture.timm} do not fit {name} ({why}): give a checkpoint.",
@@ -148,6 +146,13 @@ def _taps(architecture: Architecture, side: int) -> list[Tap]:
             site = Site(step, layout="features")
             taps.append(Tap(step, 1 + i / architecture.depth, "head", features, Grid((1, 1), ("y", "x")), site))
     return taps
+
+
+def _from_hub(timm_name: str) -> dict[str, Any]:
+    # The hub, its cache and what to do without a network are the timm plugin's.
+    from diagnostics_timm.encoder import model_of
+
+    return model_of(timm_name, True, None, None, 0).state_dict()
 
 
 def variation(architecture: Architecture) -> dict[str, object]:

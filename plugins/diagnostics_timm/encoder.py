@@ -244,7 +244,7 @@ def encoder_of(
     )
     ends = last_taps(encoder.taps, encoder.output_tap)[-1:]
     names = names_of_outputs(
-        encoder, lambda model, image: {"forward_features": _trunk(model, image)}, [encoder.output_tap, *ends]
+        encoder, lambda model, image: {"forward_features": forward_features(model, image)}, [encoder.output_tap, *ends]
     )
     return encoder.replace(left_out=discovered.left_out, maker_names=names)
 
@@ -264,12 +264,13 @@ def model_taps(model: nn.Module, encoder: str, input_size: tuple[int, int, int])
         grid=grid,
         prefix=prefix,
         channels_last=getattr(model, "output_fmt", "NCHW") == "NHWC",
-        trunk=_trunk,
+        trunk=forward_features,
         with_order=_unrolled(model) if hasattr(model, "reroll") else lambda tap: tap,
     )
 
 
-def _trunk(module: Any, batch: Any) -> Any:
+def forward_features(module: Any, batch: Any) -> Any:
+    """The trunk of a model of timm, without its heads."""
     return module.forward_features(batch)
 
 

@@ -210,9 +210,8 @@ class Places:
     def _fits(self, shape: Sequence[int], axes: Sequence[str]) -> bool:
         """True if a map has the input's proportions, and no axis more places than the input."""
         sizes = dict(zip(axes, shape, strict=True))
-        if any(n > self.extents[axis] for axis, n in sizes.items() if axis in "tv"):
-            return False
-        if "v" in sizes and sizes["v"] != self.extents["v"]:
+        larger = any(n > self.extents[axis] for axis, n in sizes.items() if axis in "tv")
+        if larger or ("v" in sizes and sizes["v"] != self.extents["v"]):
             return False
         if "y" not in sizes or "x" not in sizes:
             return True
