@@ -15,7 +15,7 @@ from torch.utils.data import default_collate
 from diagnostics.encoders.modules import map_tensors
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.encoders.torch_encoder import TorchEncoder
-from diagnostics.errors import DiagnosticsError, refuse_values, unknown
+from diagnostics.errors import DiagnosticsError, check_known, refuse_values
 
 Sampler = Literal["floor", "endpoints"]
 MOST_FRAMES = 4096
@@ -59,8 +59,7 @@ def frames_of(encoder: TorchEncoder, count: int, sampler: str = "floor") -> Torc
             f"{encoder.name} reads {encoder.modality} samples: frames of a video need an encoder of single images.",
             code="other-modality",
         )
-    if sampler not in get_args(Sampler):
-        raise unknown("sampler of frames", sampler, get_args(Sampler))
+    check_known("sampler of frames", sampler, get_args(Sampler))
     least = 2 if sampler == "endpoints" else 1
     refuse_values(
         (count < least, f"Sampler {sampler} takes at least {least} frame(s), not {count}: ask for more frames."),

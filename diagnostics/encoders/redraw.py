@@ -94,12 +94,10 @@ def redraw(module: nn.Module) -> nn.Module:
     before = {name: parameter.clone() for name, parameter in module.named_parameters()}
     stored = {name: buffer.clone() for name, buffer in module.named_buffers()}
     for part in module.modules():
-        reset = getattr(part, "reset_parameters", None)
-        if callable(reset):
-            reset()
-        forget = getattr(part, "reset_running_stats", None)
-        if callable(forget):
-            forget()
+        for name in ("reset_parameters", "reset_running_stats"):
+            reset = getattr(part, name, None)
+            if callable(reset):
+                reset()
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             if torch.equal(parameter, before[name]):

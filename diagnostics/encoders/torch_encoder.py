@@ -32,7 +32,7 @@ from diagnostics.encoders.modules import (
 from diagnostics.encoders.places import Discovered, discover, extents_of
 from diagnostics.encoders.redraw import HiddenReads, copied, note_of, permute, redraw, redrawn
 from diagnostics.encoders.taps import Grid, Tap
-from diagnostics.errors import DiagnosticsError, explaining, unknown
+from diagnostics.errors import DiagnosticsError, check_known, explaining
 from diagnostics.vocabulary import Modality
 
 # How a tap's central token depends on each place of the input: gradients through a torch module.
@@ -295,8 +295,7 @@ class TorchEncoder(Encoder):
                     f"Tap {tap.name} of {self.name} does not say where it is read: give it a Site.",
                     code="missing-option",
                 )
-            if tap.site.module not in modules:
-                raise unknown(f"module in tap {tap.name} of {self.name}:", tap.site.module, modules)
+            check_known(f"module in tap {tap.name} of {self.name}:", tap.site.module, modules)
         vars(self).update(_ran_whole=set())
 
     @property

@@ -22,7 +22,7 @@ from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.modules import pool
 from diagnostics.encoders.taps import Grid, Tap
-from diagnostics.errors import DiagnosticsError, unknown
+from diagnostics.errors import DiagnosticsError, check_known, unknown
 from diagnostics.measures import CATALOGUE
 from diagnostics.measures import result as attribute
 from diagnostics.measures.apply import FEWEST_COMPARED, too_few
@@ -200,8 +200,7 @@ def fitted_probe(run: RunData, target: str, measure: str | Measure | None, tap: 
 def _default_probe(run: RunData, target: str) -> str:
     """The probe by which a layer is recommended; of a target that none read, the first that reads its kind."""
     targets, recommended = run.store.targets(), {each.target: each.measure for each in run.recommendations()}
-    if target not in targets:
-        raise unknown("target", target, targets)
+    check_known("target", target, targets)
     return recommended.get(target) or next(n for n, each in CATALOGUE.items() if targets[target].kind in each["kinds"])
 
 
@@ -210,8 +209,7 @@ def _measure(measure: str | Measure) -> Measure:
     if isinstance(measure, Measure):
         return measure
     known = offered("measure")
-    if measure not in known:
-        raise unknown("measure", measure, known)
+    check_known("measure", measure, known)
     return known[measure][1]()
 
 
@@ -234,8 +232,7 @@ def _profile(run: RunData, measure: str, target: str, given: str | Measure) -> P
     if why:
         raise DiagnosticsError(f"{run.path} holds no fitted {measure} of {target}: {why}", code="not-measured")
     targets = run.store.targets()
-    if target not in targets:
-        raise unknown("target", target, targets)
+    check_known("target", target, targets)
     probe = _measure(given)
     if type(probe).fit is Measure.fit:
         probe.fit(run.store, targets[target], run.store.taps[0], {})

@@ -19,7 +19,7 @@ from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.modules import device_of, random_kept
 from diagnostics.encoders.taps import Tap
 from diagnostics.encoders.torch_encoder import TorchEncoder
-from diagnostics.errors import DiagnosticsError, importing, unknown
+from diagnostics.errors import DiagnosticsError, check_known, importing
 from diagnostics.measures import result as attribute
 from diagnostics.measures.apply import measure_all
 from diagnostics.measures.base import Measure
@@ -357,8 +357,7 @@ class LayerProfiles:
         profiles = self.profiles
         names = [str(name) for name in profiles["measure"].values]
         chosen = names[0] if measure is None else measure
-        if chosen not in names:
-            raise unknown("measure of these profiles", chosen, names)
+        check_known("measure of these profiles", chosen, names)
         column = profiles.sel(measure=chosen)
         return StepsFigure(
             name=chosen,

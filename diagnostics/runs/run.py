@@ -17,7 +17,7 @@ import xarray as xr
 from diagnostics.activations.plan import row_order
 from diagnostics.activations.store import Store
 from diagnostics.encoders.taps import taps_together
-from diagnostics.errors import DiagnosticsError, unknown
+from diagnostics.errors import DiagnosticsError, check_known, unknown
 from diagnostics.measures.base import Measure
 from diagnostics.runs.recommendation import by_verdict, without_nonlinear
 from diagnostics.runs.run_data import RunData, run_dataframe
@@ -312,8 +312,7 @@ def features(
         beside = xr.concat([one.drop_attrs() for one in each], "feature", join="exact", combine_attrs="drop")
         return beside.assign_coords(tap=("feature", np.repeat([*tap], widths))).rename(" and ".join(tap))
     stored = {stored.name: stored for stored in store.taps}
-    if tap not in stored:
-        raise unknown("tap", tap, stored, f"These are stored in {store.path}; `--taps` of a run says which.")
+    check_known("tap", tap, stored, f"These are stored in {store.path}; `--taps` of a run says which.")
     if split is not None and split not in SPLITS:
         raise unknown("split", split, SPLITS)
     rows = np.argsort(row_order(len(store.ids)))

@@ -26,7 +26,7 @@ from diagnostics.activations.run_files import (
     read_results,
 )
 from diagnostics.activations.store import Store
-from diagnostics.errors import DiagnosticsError, unknown
+from diagnostics.errors import DiagnosticsError, check_known, unknown
 from diagnostics.measures import result as attribute
 from diagnostics.measures.apply import common_tap, with_choice
 from diagnostics.measures.verdict import check_margin
@@ -160,8 +160,7 @@ class RunData:
         known = self._profiles
         name = target if measure is None else f"{measure}/{target}"
         name = name if name in known else next((key for key in known if key.partition("/")[2] == name), name)
-        if name not in known:
-            raise unknown("profile", name, known)
+        check_known("profile", name, known)
         return known[name]
 
     @property
@@ -181,8 +180,7 @@ class RunData:
             blocks.3 0.917 [0.833, 0.968]
         """
         read = [profile for profile in self.profiles() if profile.is_probe and profile.target is not None]
-        if target not in {profile.target for profile in read}:
-            raise unknown("target", target, list(dict.fromkeys(str(profile.target) for profile in read)))
+        check_known("target", target, list(dict.fromkeys(str(profile.target) for profile in read)))
         of_target = {profile.measure: profile for profile in read if profile.target == target}
         if measure is not None and measure not in of_target:
             raise unknown(f"probe of {target}", measure, of_target)
@@ -211,8 +209,7 @@ class RunData:
         """The seed, options, versions, Python and machine that a result was measured with, and the command that was
         typed.
         """
-        if name not in self.index.names():
-            raise unknown("result", name, self.index.names())
+        check_known("result", name, self.index.names())
         call = decode(Call, self.index.call_of(name)).to_attrs()
         return {key: value for key, value in call.items() if key not in ("created", "seconds")}
 

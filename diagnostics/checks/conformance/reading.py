@@ -473,9 +473,13 @@ def _padded(subject: EncoderUnderTest) -> np.ndarray | None:
 def _other_padding(whole: Mapping[str, Any], part: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The padded sample with other content where its mask differs from that of the whole one."""
     for key, mask in part.items():
-        if not isinstance(mask, Tensor) or not isinstance(whole.get(key), Tensor) or mask.shape != whole[key].shape:
-            continue
-        if mask.ndim == 0 or not ((mask == 0) | (mask == 1)).all():
+        if (
+            not isinstance(mask, Tensor)
+            or not isinstance(whole.get(key), Tensor)
+            or mask.shape != whole[key].shape
+            or mask.ndim == 0
+            or not ((mask == 0) | (mask == 1)).all()
+        ):
             continue
         where = mask != whole[key]
         changed = dict(part)

@@ -73,8 +73,8 @@ def deviation(found: Any, known: Any) -> float:
 
 
 CHOICE = attrgetter("chosen_tap", "best_tap", "tap_set", "hidden_gap", "gap_bound")
-RECOMMENDED = attrgetter("verdict", "confidence", "tap", "also", "at_output", "score", "output")
-FOUND = attrgetter("few", "token_samples", "chosen_on", "margin", "floor", "units_needed", "ceiling")
+RECOMMENDED = ("verdict", "confidence", "tap", "also", "at_output", "score", "output")
+FOUND = ("few", "token_samples", "chosen_on", "margin", "floor", "units_needed", "ceiling")
 
 
 def controls(name: str) -> list[Any]:
@@ -442,8 +442,8 @@ def classes() -> list[Any]:
 ASKED: Mapping[str, Callable[[], Any]] = {
     **{f"choice of {name} on {on}": lambda name=name, on=on: CHOICE(profile(name, 0, on)) for name in PLANTED for on in ("fit", "val")},
     **{f"gap of the chosen tap of {name}": lambda name=name: profile(name).data.attrs.get(attribute.CHOSEN_GAP_LOW) for name in PLANTED},
-    **{f"recommendation of {name}": lambda name=name: RECOMMENDED(recommendation.recommend(profile(name))) for name in PLANTED},
-    **{f"finding of {name}": lambda name=name: FOUND(profile(name)) for name in PLANTED},
+    **{f"recommendation of {name}": lambda name=name: attrgetter(*RECOMMENDED)(recommendation.recommend(profile(name))) for name in PLANTED},
+    **{f"finding of {name}": lambda name=name: attrgetter(*FOUND)(profile(name)) for name in PLANTED},
     **{f"words on {name}": lambda name=name: [profile(name).reading[:8], sorted(profile(name).beside), sorted(profile(name).lines)] for name in PLANTED},
     **{f"scores of {name}": lambda name=name: list(map(profile(name).at, profile(name).taps)) for name in PLANTED},
     **{f"controls of {name}": partial(controls, name) for name in ("hidden", "late", "alike", "class")},

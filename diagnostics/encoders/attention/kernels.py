@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diagnostics.encoders.modules import random_kept
-from diagnostics.errors import DiagnosticsError, describe, unknown
+from diagnostics.errors import DiagnosticsError, check_known, describe
 from diagnostics.vocabulary import KERNELS, Kernel
 
 # The calls of torch's `scaled_dot_product_attention` in a pass, whatever the model, also those inside torch's own
@@ -100,8 +100,7 @@ MISSING, REFUSED = "No viable backend", "No available kernel"
 
 def check_kernel(name: str) -> None:
     """Raises DiagnosticsError for a name that no kernel has."""
-    if name not in KERNELS:
-        raise unknown("attention kernel", name, KERNELS)
+    check_known("attention kernel", name, KERNELS)
 
 
 @contextmanager

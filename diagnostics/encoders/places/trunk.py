@@ -132,10 +132,8 @@ class Places:
             first, last = self._divides(shape[2:], axes), self._divides(shape[1:-1], axes)
         if first and last:
             # As many features as places along a side: the model may tell, or its weights, which have as many features.
-            if self.channels_last is not None:
-                first = not self.channels_last
-            else:
-                first = self._features_first(shape[1], shape[-1], module)
+            told = self.channels_last
+            first = self._features_first(shape[1], shape[-1], module) if told is None else not told
         if first:
             return Place("channels_first", shape[1], Grid(shape[2:], axes))
         return Place("channels_last", shape[-1], Grid(shape[1:-1], axes)) if last else None

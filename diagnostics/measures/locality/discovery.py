@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError, naming, unknown
+from diagnostics.errors import DiagnosticsError, check_known, naming
 from diagnostics.measures.arrays import ShortRepr, as_tensor, centre, eigh, rescaled, token_samples, unit_rows
 from diagnostics.measures.base import Case
 from diagnostics.measures.locality.blocks import lengths, plane
@@ -226,8 +226,7 @@ def object_discovery(
         >>> found.iou.tolist(), found.corloc
         ([1.0], 1.0)
     """
-    if method not in _METHODS:
-        raise unknown("method", method, _METHODS)
+    check_known("method", method, _METHODS)
     grid = plane(grid, "an image")
     x, single = token_samples(tokens, "The array of tokens", grid)
     given = as_array(masks)

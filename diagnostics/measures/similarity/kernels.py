@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diagnostics.errors import DiagnosticsError, unknown
+from diagnostics.errors import DiagnosticsError, check_known
 from diagnostics.measures.arrays import (
     as_tensor,
     centre,
@@ -186,8 +186,7 @@ def cka(x: Any, y: Any, *, kernel: KernelName = "linear", unbiased: bool = True,
     first, second = pair(x, y, 4 if unbiased else 2)
     scales = [scale_of(float(side.abs().amax())) for side in (first, second)]
     first, second = first * scales[0], second * scales[1]
-    if kernel not in ("linear", "rbf"):
-        raise unknown("kernel", kernel, ("linear", "rbf"))
+    check_known("kernel", kernel, ("linear", "rbf"))
     if sigma is not None and not 0 < sigma < float("inf"):
         raise DiagnosticsError(
             f"sigma is {sigma}: give a positive number, or none for the median distance.", code="bad-value"

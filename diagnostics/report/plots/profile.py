@@ -121,8 +121,7 @@ def lines_outside(profile: ProfileFigure) -> list[str]:
         known = values[np.isfinite(values)]
         if not known.size:
             continue
-        above, below = known > top, known < bottom
-        for outer, way in ((above, "above"), (below, "below")):
+        for outer, way in ((known > top, "above"), (known < bottom, "below")):
             if outer.any():
                 ends = " to ".join(dict.fromkeys(f"{value:.3g}" for value in (known[outer].min(), known[outer].max())))
                 lines.append(f"{name} ({ends}) {'lies' if outer.all() else 'lies in part'} {way}")
@@ -243,8 +242,7 @@ def _add_lines(
     pixels = inner / (top - bottom)
     before = -np.inf
     for y, _, text in sorted(labels):
-        place = max((y - bottom) * pixels, before + LABEL)
-        before = place
+        place = before = max((y - bottom) * pixels, before + LABEL)
         first = not beside and _is_start_emptier(profile, bottom + (place + LABEL / 2) / pixels)
         figure.add_annotation(
             x=0 if first else 1,

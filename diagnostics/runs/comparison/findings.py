@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from diagnostics.errors import DiagnosticsError, unknown
+from diagnostics.errors import DiagnosticsError, check_known
 from diagnostics.report.page import CurvesFigure, DepthCurve, Mark, MarkKind, SharesFigure
 from diagnostics.runs.comparison.differences import ALPHA, CurveDifference, Difference, FamilyGap, GroupScore, Shares
 from diagnostics.runs.comparison.estimates import ProbeLosses, probe_losses
@@ -157,8 +157,7 @@ def pairs_with_base(members: Sequence[Member], base: str | None) -> dict[str, li
                 pairs.setdefault(member.group, []).append((member, min(able, key=lambda run: bool(run.base))))
         return pairs
     groups = by_group(members)
-    if base not in groups:
-        raise unknown("base", base, list(groups))
+    check_known("base", base, list(groups))
     bases = groups[base]
     for member in members:
         if member.group == base:

@@ -110,8 +110,7 @@ def sets_table(profile: Profile) -> Details | None:
             Interval(*(float(of[f"set_{kind}"]) for kind in ends))
             for ends in (("score", "low", "high"), ("gain", "gain_low", "gain_high"))
         )
-        cells = name, ", ".join(held), str(int(of["set_width"])), Number(score), Number(gain, signed=True)
-        rows.append(Row(cells))
+        rows.append(Row((name, ", ".join(held), str(int(of["set_width"])), Number(score), Number(gain, signed=True))))
     columns = ("set", "taps", "features", "score", f"more than {data.attrs['single']}")
     return Details("Several taps side by side", Table(tuple(map(Column, columns)), tuple(rows)), Notes(()))
 
@@ -175,14 +174,11 @@ def _lead(run: RunData) -> list[Sentence]:
     total = sum(n.values())
     splits = f"{n['train']} train, {n['val']} val, {n['test']} test"
     units = f" (samples of {groups} independent groups)" if groups != total else ""
-    lead = [
+    older = "An older version wrote this run: it is read, and not resumed." if run.store.older else ""
+    return [
         Sentence(
             f"{unbroken(run.encoder_name)} on {unbroken(run.dataset)}, n = {splits}{units}", "strong", only="brief"
         ),
-    ]
-    older = "An older version wrote this run: it is read, and not resumed." if run.store.older else ""
-    return [
-        *lead,
         *(
             Sentence(caution, "caution")
             for caution in (run.untrained, run.record.unrepeatable, run.record.mixture, older)
@@ -504,12 +500,15 @@ def facts(data: xr.Dataset) -> str:
 
 
 def _hidden(key: str, value: Any, data: xr.Dataset) -> bool:
-    if key in _HIDDEN or key.startswith("over_") or np.size(value) == 0 or str(value).strip() == "":
-        return True
-    if key.startswith("units_") and value == data.attrs.get(f"n_{key.removeprefix('units_')}"):
-        return True
-    # What explains a number beside the score stands at the table of these.
-    return key in data.data_vars and not key.startswith("line_")
+    return (
+        key in _HIDDEN
+        or key.startswith("over_")
+        or np.size(value) == 0
+        or str(value).strip() == ""
+        or (key.startswith("units_") and value == data.attrs.get(f"n_{key.removeprefix('units_')}"))
+        # What explains a number beside the score stands at the table of these.
+        or (key in data.data_vars and not key.startswith("line_"))
+    )
 
 
 def map_figure(similarity: xr.Dataset, titles: tuple[str, str] = ("", "")) -> MapFigure:
