@@ -388,13 +388,13 @@ def _why_not(name: str, target: Target, split: np.ndarray) -> str:
         new = sorted(set(np.unique(values[rows]).tolist()) - set(np.unique(seen).tolist()))
         if new:
             return (
-                f"Target {name} has no train sample of {_named(new, target)}: use more samples or mark them "
+                f"Target {name} has no train sample of {_class_names(new, target)}: use more samples or mark them "
                 f"unknown (-1)."
             )
     return ""
 
 
-def _named(classes: list[int], target: Target) -> str:
+def _class_names(classes: list[int], target: Target) -> str:
     names = [target.classes[c] if c < len(target.classes) else str(c) for c in classes]
     more = f" and {len(names) - NAMED} others" if len(names) > NAMED else ""
     return f"class{'es' if len(names) > 1 else ''} {', '.join(names[:NAMED])}{more}"

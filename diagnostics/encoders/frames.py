@@ -79,7 +79,7 @@ def frames_of(encoder: TorchEncoder, count: int, sampler: str = "floor") -> Torc
         return default_collate([encoder.preprocess(sample[i]) for i in sampled_frames(len(sample), count, sampler)])
 
     def forward(module: nn.Module, batch: Any) -> Any:
-        return encoder.forward(module, _folded(batch))
+        return encoder.forward(module, _fold(batch))
 
     def sized_for(sample: np.ndarray) -> TorchEncoder | None:
         sized = encoder.sized_for(sample[0])
@@ -89,7 +89,7 @@ def frames_of(encoder: TorchEncoder, count: int, sampler: str = "floor") -> Torc
         return (_covered_time(int(extents[0]), count, sampler), *encoder.covers(extents[1:]))
 
     def valid(batch: Any, tap: Tap) -> Tensor | None:
-        of_frames = encoder.valid(_folded(batch), image_taps[tap.name])
+        of_frames = encoder.valid(_fold(batch), image_taps[tap.name])
         return None if of_frames is None else of_frames.reshape(-1, tap.grid.tokens)
 
     image_taps, image = {tap.name: tap for tap in encoder.taps}, encoder.example()
@@ -123,7 +123,7 @@ def _over_frames(tap: Tap, count: int, encoder: str) -> Tap:
     return replace(tap, grid=grid, site=replace(tap.site, rows=count))
 
 
-def _folded(batch: Any) -> Any:
+def _fold(batch: Any) -> Any:
     """[B, count, ...] as [B * count, ...]."""
     return map_tensors(lambda tensor: tensor.flatten(0, 1), batch)
 

@@ -418,7 +418,7 @@ class TorchEncoder(Encoder):
         return control.replace(redrawn=difference.share, note=note_of(self.module, module, difference, verb, scales))
 
     def _hidden_weights(self) -> Mapping[str, Tensor]:
-        """What its pass over the example reads, and no control draws."""
+        """The tensors that its pass over the example reads, and no control draws."""
         batch = to_device(default_collate([self.preprocess(self.example())]), device_of(self.module))
         with evaluating(self.module), torch.no_grad(), HiddenReads(self.module, batch) as reads:
             self.forward(self.module, batch)

@@ -82,7 +82,7 @@ class FittedProbe(ShortRepr):
 
     @one_thread()
     def predict(self, features: Any) -> np.ndarray:
-        """What the probe says of each sample: [sample], of a target with several horizons [sample, horizon]; and of
+        """The prediction for each sample: [sample], of a target with several horizons [sample, horizon]; and of
         each token, [sample, token], where the target has a value for every place.
 
         Of a label the class, by its name where the target names its classes, and as a number where the names are whole
@@ -371,7 +371,7 @@ def handed_out(encoder: Encoder, dataset: Dataset | None = None) -> HandedOut:
 
         sized.capture(batch, taps, reduce)
     few = "CKA needs 20 samples: give --data" if dataset is None else "CKA needs 20 samples"
-    return _compared(encoder.output_tap, before.name, names, norms_of="tokens", norms=norms, means=means, few=few)
+    return _comparison(encoder.output_tap, before.name, names, norms_of="tokens", norms=norms, means=means, few=few)
 
 
 def handed_out_in(run: RunData) -> HandedOut:
@@ -384,7 +384,7 @@ def handed_out_in(run: RunData) -> HandedOut:
     finite = np.all([np.isfinite(values).all(axis=1) for values in means.values()], axis=0)
     means = {tap: values[finite] for tap, values in means.items()}
     norms = {tap: [np.linalg.norm(values, axis=1)] for tap, values in means.items()}
-    return _compared(
+    return _comparison(
         store.output_tap,
         before.name,
         names,
@@ -400,7 +400,7 @@ def _names_of(taps: Sequence[Tap], names: Mapping[str, str]) -> dict[str, str]:
     return {tap.name: names[tap.name] for tap in taps if tap.name in names}
 
 
-def _compared(
+def _comparison(
     tap: str,
     before: str,
     names: Mapping[str, str],

@@ -95,7 +95,7 @@ def measure(
         >>> print(column["chosen_tap"].item(), table.attrs["output_tap"])
         blocks.3 norm
     """
-    return InMemoryRequest("measure", **locals()).measured()
+    return InMemoryRequest("measure", **locals()).measure()
 
 
 class InMemoryRequest:
@@ -137,7 +137,7 @@ class InMemoryRequest:
         self.unprobeable = unprobeable_targets(self.dataset)
 
     @random_kept()
-    def measured(self) -> xr.Dataset:
+    def measure(self) -> xr.Dataset:
         """The measures of the model as it is now."""
         at = device_of(self.encoder.module) if isinstance(self.encoder, TorchEncoder) else None
         # Other accelerators have no float64, which measures compute in.
@@ -215,7 +215,7 @@ def _table(results: Mapping[str, xr.Dataset], taps: Sequence[Tap]) -> xr.Dataset
 
 
 class ScalarLog(Protocol):
-    """What takes scalars one by one, as TensorBoard's `SummaryWriter`."""
+    """A log that takes scalars one by one, as TensorBoard's `SummaryWriter`."""
 
     def add_scalar(self, tag: str, scalar_value: float, global_step: int, /) -> Any: ...
 
@@ -313,7 +313,7 @@ class LayerProfiles:
         if n % self.every or n in self._measured or n in self._failed:
             return None
         try:
-            self._measured[n] = measured = self._request.measured()
+            self._measured[n] = measured = self._request.measure()
         except DiagnosticsError as error:
             self._failed[n] = str(error).rstrip(".")
             warnings.warn(f"Step {n} is not measured: {error}", stacklevel=2)
@@ -353,7 +353,7 @@ class LayerProfiles:
         return table.assign_attrs(failed="; ".join(f"{n}: {why}" for n, why in self._failed.items()))
 
     def figure(self, measure: str | None = None) -> StepsFigure:
-        """What `plot` draws, as arrays."""
+        """The picture that `plot` draws, as arrays."""
         profiles = self.profiles
         names = [str(name) for name in profiles["measure"].values]
         chosen = names[0] if measure is None else measure

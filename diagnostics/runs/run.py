@@ -228,7 +228,7 @@ class Run(RunData):
         return between(self.store, second.store, measure, seed, most_rows)
 
     def plot(self, target: str | None = None, measure: str | None = None) -> go.Figure:
-        """Which tap holds which target, as a plotly heat map of targets and taps: the first picture of the report.
+        """A plotly heat map of which tap holds which target, by target and tap: the first picture of the report.
 
         Of one target the score by tap instead, a panel for each probe that read it, or for the one that `measure`
         names. Where no probe read a target, a panel for each measure.
@@ -305,7 +305,7 @@ def features(
     pooling: str | Sequence[str] | None = None,
     tokens: bool = False,
 ) -> xr.DataArray:
-    """What `Run.features` returns, of any store."""
+    """The features that `Run.features` returns, of any store."""
     if not isinstance(tap, str):
         each = [features(store, name, split, pooling, tokens) for name in taps_together(tap)]
         widths = [one.sizes["feature"] for one in each]

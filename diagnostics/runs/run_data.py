@@ -40,7 +40,7 @@ from diagnostics.runs.record import Call, Provenance
 
 
 class RunData:
-    """What a run stored, read from disk; `Run` adds what is made of it."""
+    """A stored run, read from disk; `Run` adds what is made of it."""
 
     def __init__(self, path: str | Path, margin: float | None = None) -> None:
         check_margin(margin)
@@ -93,7 +93,7 @@ class RunData:
 
     @property
     def record(self) -> Provenance:
-        """What was measured on what, as it was recorded when the run began."""
+        """The encoder, data and seed, as they were recorded when the run began."""
         return Provenance.read(self.store)
 
     @property
@@ -313,7 +313,7 @@ COLUMNS = [
 
 
 def run_dataframe(run: RunData, names: Collection[str] | None = None) -> pd.DataFrame:
-    """What `Run.to_dataframe` returns; only of the profiles named where `names` are given."""
+    """The table that `Run.to_dataframe` returns; only of the profiles named where `names` are given."""
     tables: list[pd.DataFrame] = []
     for key in run.index.names(pairwise=False):
         if names is not None and key not in names:

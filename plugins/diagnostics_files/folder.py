@@ -106,7 +106,7 @@ def utf8_name(name: str) -> str:
 def usable(
     names: Sequence[str], check: Callable[[int], object], on_error: str, source: str
 ) -> tuple[Sequence[int], dict[str, Unusable]]:
-    """Which of some files can be read, and why others cannot: name -> what is wrong, perhaps with a file beside it.
+    """The files that can be read, and of others, by name, what is wrong, perhaps with a file beside it.
 
     With `on_error` `stop` nothing is looked at, and the file that fails stops the run when its turn comes. With `skip`,
     `check(i)` decodes every file once, now, since ids and splits are fixed before the first forward pass; what is left
@@ -141,7 +141,7 @@ def usable(
 
 
 def sentence(left_out: Mapping[str, Unusable], of: int) -> str:
-    """How many were left out and the first files at fault, for `Dataset.about`; nothing where none was."""
+    """The number of files left out and the first ones at fault, for `Dataset.about`; nothing where none was."""
     broken = [fault.name for fault in left_out.values() if fault.damage]
     others = [f"{fault.name} {fault.why}" for fault in left_out.values() if not fault.damage]
     return join_notes(

@@ -162,7 +162,7 @@ def _by_stem(files: Sequence[File], folder: Path, kind: str) -> dict[PurePosixPa
 def class_numbers(
     maps: Iterable[np.ndarray], unknown: int, drawings: bool = True
 ) -> tuple[Callable[[np.ndarray], np.ndarray], list[int], str]:
-    """What makes classes of the numbers as they lie in the files, -1 for what is unknown; which classes there are; in
+    """The function from the numbers in the files to classes, -1 for what is unknown; the classes there are; in
     words what was done.
 
     With `drawings`, masks that hold 0 and 255 alone are drawings of one object: 0 and 1.

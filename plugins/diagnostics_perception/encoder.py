@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, TorchEncoder, stack_taps, unknown
 from diagnostics_perception.checkpoint import fitted, from_file
-from diagnostics_perception.models import ARCHITECTURES, Architecture, Positions, initial, skeleton, varied
+from diagnostics_perception.models import ARCHITECTURES, Architecture, Positions, initial, skeleton, variant
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def build_encoder(
         )
     if positions not in ("index", "rescaled"):
         raise unknown("option positions", positions, ("index", "rescaled"))
-    architecture = varied(model, depth, layer_scale, rope, pool)
+    architecture = variant(model, depth, layer_scale, rope, pool)
     grid = architecture.grid(img_size)
     trained = pretrained or checkpoint is not None
     options: dict[str, object] = {

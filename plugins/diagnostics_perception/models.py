@@ -114,7 +114,7 @@ ARCHITECTURES = {
 }
 
 
-def varied(
+def variant(
     model: str,
     depth: int | None = None,
     layer_scale: float | None = None,

@@ -265,7 +265,7 @@ Summariser = FirstKnown | ModelSummariser
 
 
 def notes_text(clip: Clip, video_caption: str | None, frame_captions: Sequence[str]) -> str:
-    """What is known of a clip, a line each, people's words first."""
+    """All that is known of a clip, a line each, people's words first."""
     lines = [("Title, by a person", clip.title), ("Caption, by a person", clip.human_caption)]
     lines.append(("The whole video", video_caption or ""))
     lines += [(f"Frame {i}", text) for i, text in enumerate(frame_captions, 1)]
@@ -374,7 +374,7 @@ PRECISIONS = ("float32", "bf16")
 
 @dataclass(frozen=True)
 class Captioned:
-    """What came of it: captions that were made now and taken from the cache, and clips whose column stayed empty."""
+    """The counts of a recaptioning: captions made now and taken from the cache, and clips whose column stayed empty."""
 
     out: str
     clips: int
@@ -419,7 +419,7 @@ def recaption(job: RecaptionJob) -> Captioned:
         for row in range(len(dataset)):
             clip = clip_of(dataset, row, **notes[row])
             watch(Progress("captioning", row, len(dataset), clip.id))
-            rows.append(columns.filled(clip))
+            rows.append(columns.row_of(clip))
         watch(Progress("captioning", len(dataset), len(dataset)))
         write_table(job.out, rows)
     empty = {name: count for name in COLUMNS if (count := sum(_lacks(row[name]) for row in rows))}
@@ -441,7 +441,7 @@ class Columns:
         self.job, self.captioner, self.summariser, self.cache = job, captioner, summariser, cache
         self.new = self.kept = 0
 
-    def filled(self, clip: Clip) -> dict[str, Any]:
+    def row_of(self, clip: Clip) -> dict[str, Any]:
         """A row of the table; what no model says is None."""
         frames = [self._of_frame(clip, frame) for frame in range(len(clip.frames))]
         whole = self._of_clip(clip) if len(frames) > 1 else frames[0]

@@ -219,7 +219,7 @@ def whole_table(rows: Tensor, vocabulary: Vocabulary) -> Tensor:
 
 
 def embedded(tower: TextTransformer, tokens: Tensor) -> Tensor:
-    """What the tower gives of tokens int64 [text, token], also of fewer than its context, which it itself refuses:
+    """The embeddings of tokens int64 [text, token], also of fewer than its context, which it itself refuses:
     [text, embedding].
     """
     count, mask = tokens.shape[1], tower.attn_mask
@@ -359,12 +359,12 @@ def _skeleton(size: str, vocabulary: Vocabulary) -> tuple[str, tuple[Path, ...]]
     if vocabulary.kept is None:
         context = "" if vocabulary.context == context_of(size) else f"&context={vocabulary.context}"
         return f"pe-text:{size}?pretrained=false{context}", ()
-    folder = Path(_described_in(json.dumps({"size": size, **asdict(vocabulary)})).name)
+    folder = Path(_description_folder(json.dumps({"size": size, **asdict(vocabulary)})).name)
     return f"pe-text:{folder}?pretrained=false", (folder / DESCRIPTION,)
 
 
 @functools.cache
-def _described_in(text: str) -> tempfile.TemporaryDirectory[str]:
+def _description_folder(text: str) -> tempfile.TemporaryDirectory[str]:
     """A folder with the description, kept until the process ends: encoders are saved with its content."""
     folder = tempfile.TemporaryDirectory(prefix="diagnostics-")
     Path(folder.name, DESCRIPTION).write_text(text)

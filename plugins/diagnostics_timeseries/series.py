@@ -83,7 +83,7 @@ def check_files(folder: Path) -> None:
             )
 
 
-def called(scheme: str, spec: str, pretrained: bool, seed: int) -> str:
+def name_of(scheme: str, spec: str, pretrained: bool, seed: int) -> str:
     """The encoder's name: where a file lies does not decide the activations, so only its last part stands in it."""
     path = Path(spec).expanduser()
     name = path.resolve().name if path.exists() else spec
@@ -366,11 +366,11 @@ def patches(steps: int, size: int) -> int:
 
 
 def whole_patches(size: int) -> Callable[[int], tuple[float, float]]:
-    """What patches of that size cover that end with the series and reach beyond its start."""
+    """The extent of patches of that size that end with the series and reach beyond its start."""
     return lambda steps: (float(steps - patches(steps, size) * size), float(steps))
 
 
 def any_observed(series: Tensor, size: int) -> Tensor:
-    """Which patches hold an observed step: [..., L] with NaN -> bool [..., patch]; patches end with the series."""
+    """The patches that hold an observed step: [..., L] with NaN -> bool [..., patch]; patches end with the series."""
     observed = ~series.isnan()
     return nn.functional.pad(observed, (-series.shape[-1] % size, 0)).unflatten(-1, (-1, size)).any(-1)

@@ -221,7 +221,7 @@ def encoder_of(
     preprocess = Preprocess.of(module, name, img_size)
     size = preprocess.input_size
 
-    def settled() -> nn.Module:
+    def settle() -> nn.Module:
         """New weights after one pass, in which some models (ConViT) make tables that are part of what they are."""
         assert fresh is not None
         model = fresh().eval()
@@ -238,7 +238,7 @@ def encoder_of(
         discovered.output_tap,
         preprocess=preprocess,
         example=example(),
-        fresh=None if fresh is None else settled,
+        fresh=None if fresh is None else settle,
         configuration=f"input {'x'.join(str(n) for n in size)}",
         covers=preprocess.covers,
     )
@@ -265,7 +265,7 @@ def model_taps(model: nn.Module, encoder: str, input_size: tuple[int, int, int])
         prefix=prefix,
         channels_last=getattr(model, "output_fmt", "NCHW") == "NHWC",
         trunk=forward_features,
-        with_order=_unrolled(model) if hasattr(model, "reroll") else lambda tap: tap,
+        with_order=_tokens_in_order(model) if hasattr(model, "reroll") else lambda tap: tap,
     )
 
 
@@ -274,7 +274,7 @@ def forward_features(module: Any, batch: Any) -> Any:
     return module.forward_features(batch)
 
 
-def _unrolled(model: nn.Module) -> Callable[[Tap], Tap]:
+def _tokens_in_order(model: nn.Module) -> Callable[[Tap], Tap]:
     """For Hiera, whose tokens lie in units that later stages pool: their order, from indices sent through its own
     reroll.
     """

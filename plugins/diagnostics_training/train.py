@@ -73,7 +73,7 @@ class Architecture(Sizes):
 
     @property
     def kind(self) -> type[EncoderObjective]:
-        """What trains it."""
+        """The class of objective that trains it."""
         return objective_class(self.objective)
 
     @property
@@ -122,7 +122,7 @@ class Architecture(Sizes):
             example=self._example(),
             fresh=self.model,
             configuration=self.spec,
-            sized_for=lambda sample: self._sized(sample, model, name),
+            sized_for=lambda sample: self._at_size(sample, model, name),
             covers=None if self.modality == "series" else self._covers,
         )
         return encoder.replace(skeleton=self.spec)
@@ -144,7 +144,7 @@ class Architecture(Sizes):
     def _covers(self, shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
         return tuple((float(start), float(stop)) for start, stop in central_part(shape, self.extent[-2:]))
 
-    def _sized(self, sample: np.ndarray, model: Model, name: str) -> TorchEncoder | None:
+    def _at_size(self, sample: np.ndarray, model: Model, name: str) -> TorchEncoder | None:
         extent = extent_of(self.modality, np.asarray(sample))
         if extent == self.extent or (self.modality != "series" and any(n % self.patch for n in extent[-2:])):
             return None

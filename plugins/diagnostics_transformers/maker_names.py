@@ -1,4 +1,4 @@
-"""What transformers calls what stands at a tower's last taps."""
+"""The names by which transformers calls what stands at a tower's last taps."""
 
 from __future__ import annotations
 

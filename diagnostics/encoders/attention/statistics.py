@@ -147,7 +147,7 @@ class Statistics:
         return self.received.amax(-1)
 
     def received_by_most(self, share: float = 0.01) -> Tensor:
-        """What this share of the grid keys, those that receive most, gets of all that grid keys receive [B, H].
+        """The part of all that grid keys receive that this share of them gets, those that receive most [B, H].
 
         The last key counts in part, so that uniform attention gives `share` for any number of keys.
         """
@@ -418,8 +418,8 @@ AXES = 3
 INSTALL = "python -m pip install triton"
 
 
-def refused(call: FusedCall, tokens: Tokens) -> str:
-    """Why these kernels do not read a call; "" where they do."""
+def refusal(call: FusedCall, tokens: Tokens) -> str:
+    """The reason why these kernels do not read a call; "" where they do."""
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     width, of_values, axes = call.q.shape[-1], call.v.shape[-1], tokens.places.shape[1]
     reasons = {
@@ -437,7 +437,7 @@ def refused(call: FusedCall, tokens: Tokens) -> str:
 
 
 def by_triton(call: FusedCall, out: Tensor, tokens: Tokens) -> Statistics:
-    """Of a call that is not `refused`, whose kernel gave `out` [B, H, Q, D]."""
+    """Of a call without a `refusal`, whose kernel gave `out` [B, H, Q, D]."""
     triton_kernels: Any = importlib.import_module("diagnostics.encoders.attention.triton_kernels")
     samples, heads, queries, width = call.q.shape
     q, k, v = (x.expand(samples, *x.shape[1:]) for x in (call.q, call.k, call.v))
@@ -507,7 +507,7 @@ def attention_statistics(call: FusedCall, out: Tensor, tokens: Tokens, by: Imple
     if by == "auto":
         return _automatic(call, out, tokens)
     check_known("attention statistics", by, ("auto", *IMPLEMENTATIONS))
-    if by == "triton" and (reason := refused(call, tokens)):
+    if by == "triton" and (reason := refusal(call, tokens)):
         raise DiagnosticsError(
             f"Attention statistics by triton cannot be had here: {reason}; choose auto or blocks.", code="no-kernel"
         )
@@ -520,7 +520,7 @@ _FAILED: dict[tuple[torch.dtype, int, torch.device], str] = {}
 
 def _automatic(call: FusedCall, out: Tensor, tokens: Tokens) -> Statistics:
     case = (call.q.dtype, call.q.shape[-1], call.q.device)
-    reason = (refused(call, tokens) or _FAILED.get(case, "")) if call.q.is_cuda else "on a CPU"
+    reason = (refusal(call, tokens) or _FAILED.get(case, "")) if call.q.is_cuda else "on a CPU"
     if not reason:
         try:
             statistics = by_triton(call, out, tokens)

@@ -330,7 +330,7 @@ def _chain(model: nn.Module) -> list[_Named]:
 def _plain_layers(model: nn.Module) -> list[_Named]:
     """The activations of a network of single layers, each the end of one: VGG."""
     core = _core(model)
-    layers = [child for _, child in core if _weighted(child)]
+    layers = [child for _, child in core if _weight_layers(child)]
     if len(layers) < _LEAST_CHAIN or any(_composite(child) for _, child in core):
         return []
     return [(name, child) for name, child in core if type(child).__module__ == "torch.nn.modules.activation"]
@@ -397,14 +397,14 @@ _WEIGHTED = (
 )
 
 
-def _weighted(module: nn.Module) -> int:
+def _weight_layers(module: nn.Module) -> int:
     """The number of its convolutions and linear layers."""
     return sum(isinstance(part, _WEIGHTED) for part in module.modules())
 
 
 def _deep(module: nn.Module) -> bool:
     """True if it is more than one layer with its norm and activation: a stem, a reduction, a separable convolution."""
-    return _weighted(module) > 1 and any("norm" in type(part).__name__.lower() for part in module.modules())
+    return _weight_layers(module) > 1 and any("norm" in type(part).__name__.lower() for part in module.modules())
 
 
 def _size(modules: list[_Named]) -> int:

@@ -138,7 +138,7 @@ def pwcca(x: Any, y: Any) -> float:
     """
     a, b = (_variates(side) for side in pair(x, y, 2))
     _warn_of_shared("pwcca", a[0], b[0])
-    return _weighted(a, b)
+    return _projection_mean(a, b)
 
 
 def spread(x: Tensor) -> Tensor:
@@ -205,7 +205,7 @@ def _mean(a: Tensor, b: Tensor) -> float:
     return float(_correlations(a, b).mean()) if a.numel() and b.numel() else float("nan")
 
 
-def _weighted(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> float:
+def _projection_mean(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> float:
     (first, features), second = a, b[0]
     if not (first.numel() and second.numel()):
         return float("nan")
@@ -345,7 +345,7 @@ Pwcca = define(
     ),
     directions=lambda self, x: basis(x),
     prepare=lambda self, x: _variates(x),
-    compare=lambda self, a, b: _weighted(a, b),
+    compare=lambda self, a, b: _projection_mean(a, b),
     permute=lambda self, a, order: (a[0][order], a[1]),
 )
 

@@ -494,7 +494,7 @@ class _Alignment(Products):
         return shuffled_products(firsts, seconds, orders)
 
 
-def _inflated(n: int, p: int, draws: int) -> float:
+def _cka_of_noise(n: int, p: int, draws: int) -> float:
     """Mean biased CKA of independent Gaussian features [n, p]."""
     pairs = [(normal(n, p, seed=i), normal(n, p, seed=i + 1000)) for i in range(draws)]
     return float(np.mean([cka(*pair, unbiased=False) for pair in pairs]))
@@ -527,9 +527,9 @@ Cka = define(
         Case("arccos, same axes, eigenvalues (3, 2, 1) and (1, 2, 3)", 0.775193, "Williams et al. 2021 (2110.14739)", lambda: math.acos(cka(*shared_axes(), unbiased=False))),
         Case("biased, one feature each: squared correlation", 0.617347, KORNBLITH, lambda: cka(column(0, 1, 3), column(1, 0, 3), unbiased=False)),
         Case("biased, n = 5: squared correlation", 0.777363, KORNBLITH, lambda: cka(column(1, 2, 4, 8, 5), column(1, 3, 2, 7, 6), unbiased=False)),
-        Case("biased, independent, n = 64, p = 4096: sqrt(pq / ((n+p)(n+q)))", 0.9846, KORNBLITH, lambda: _inflated(64, 4096, 2), 1e-3),
-        Case("biased, independent, n = p = 256 (mean of 3 draws)", 0.5, KORNBLITH, lambda: _inflated(256, 256, 3), 3e-3),
-        Case("biased, independent, n = 1024, p = 192", 0.1579, KORNBLITH, lambda: _inflated(1024, 192, 1), 3e-3),
+        Case("biased, independent, n = 64, p = 4096: sqrt(pq / ((n+p)(n+q)))", 0.9846, KORNBLITH, lambda: _cka_of_noise(64, 4096, 2), 1e-3),
+        Case("biased, independent, n = p = 256 (mean of 3 draws)", 0.5, KORNBLITH, lambda: _cka_of_noise(256, 256, 3), 3e-3),
+        Case("biased, independent, n = 1024, p = 192", 0.1579, KORNBLITH, lambda: _cka_of_noise(1024, 192, 1), 3e-3),
         Case("n = 4, rank-1 kernels", 0.098097, SONG, lambda: cka(column(1, 2, 4, 8), column(1, 3, 2, 7))),
         Case("n = 5, rank-1 kernels", 0.699261, SONG, lambda: cka(column(1, 2, 4, 8, 5), column(1, 3, 2, 7, 6))),
         *(

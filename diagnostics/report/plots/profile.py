@@ -75,7 +75,7 @@ def draw_profile(profile: ProfileFigure, *, small: bool = False) -> go.Figure:
     )
     for control in profile.controls:
         _add_control(figure, control)
-    shown = _shown(profile)
+    shown = _axis_range(profile)
     height, top = (SMALL, 24) if small else (HEIGHT, TOP)
     _add_lines(figure, profile, taps, shown, height - top - BOTTOM, beside=not small)
     if profile.chosen is not None:
@@ -115,7 +115,7 @@ def _intervals(profile: ProfileFigure) -> list[str]:
 
 def lines_outside(profile: ProfileFigure) -> list[str]:
     """The reference lines that the axis leaves out, each in words, as `ceiling (64) lies above`."""
-    bottom, top = _shown(profile)
+    bottom, top = _axis_range(profile)
     lines: list[str] = []
     for name, values in profile.lines.items():
         known = values[np.isfinite(values)]
@@ -143,7 +143,7 @@ def _own_values(profile: ProfileFigure) -> np.ndarray:
     return values[np.isfinite(values)]
 
 
-def _shown(profile: ProfileFigure) -> tuple[float, float]:
+def _axis_range(profile: ProfileFigure) -> tuple[float, float]:
     """The range of the axis: the profile with what belongs to it, never less than a span worth a look."""
     own = _own_values(profile)
     if not own.size:
@@ -442,7 +442,7 @@ def _add_frame(figure: go.Figure, scores: ScoreMap) -> None:
 
 
 def _add_legend(figure: go.Figure, scores: ScoreMap) -> None:
-    """What colours and signs mean, as entries of the legend."""
+    """Adds the meaning of colours and signs, as entries of the legend."""
     for colour, name in colours_of(scores.verdicts):
         marker = {"symbol": "square", "size": 12, "color": colour}
         figure.add_scatter(x=[None], y=[None], mode="markers", name=name, marker=marker, hoverinfo="skip")

@@ -275,7 +275,7 @@ MOST_ROWS = 512
 
 @dataclass(frozen=True)
 class TapSimilarity:
-    """How alike each tap of one run is to each of another.
+    """The similarity of each tap of one run to each of another.
 
     matrix: [tap, tap_other] with `p` against permuted samples, corrected for all pairs; aligned: float [tap], the depth
     in the other run of the most alike tap, NaN where no tap is shown to be more alike than chance would make one.
@@ -309,7 +309,7 @@ def tap_similarity(first: Member, second: Member, measure: str, seed: int) -> Ta
 
 @dataclass(frozen=True)
 class Findings:
-    """What `compare` found.
+    """The findings of `compare`.
 
     data: all profiles of all runs on one axis of relative depth; see `diagnostics.runs.comparison.comparison`.
     group_scores: what each group reaches in each probe, over its seeds.

@@ -199,7 +199,7 @@ class Language(Alignment):
         return {"loss": lost.mean(), "right": right.float().mean()}
 
     def shown(self, read: Any, gradient: bool = False) -> tuple[Tensor, Tensor | None]:
-        """What the decoder is shown of samples, [B, K, width], and which of it stands for data (None: all)."""
+        """The vectors of samples that the decoder is shown, [B, K, width], and which stand for data (None: all)."""
         tokens = self.student.capture(read, [TAP], gradient=gradient)[TAP]
         return tokens, self.student.valid(read, self.student.tap(TAP))
 
@@ -314,7 +314,7 @@ def answers(
     for first in range(0, len(rows), batch):
         part = slice(first, first + batch)
         asked = [(i, pair) for i, row in enumerate(rows[part]) for pair in pairs.tested(int(row))]
-        lost, right = _asked(
+        lost, right = _ask(
             objective=objective,
             dataset=dataset,
             rows=rows[part],
@@ -332,7 +332,7 @@ def answers(
     return _summary(np.concatenate(wrong, 1), np.concatenate(losses, 1), np.array(names), units, len(rows), seed)
 
 
-def _asked(
+def _ask(
     objective: Language,
     dataset: Dataset,
     rows: np.ndarray,

@@ -51,7 +51,7 @@ from diagnostics_training.alignment.objective import (
 from diagnostics_training.jobs import AlignmentJob, TapJob, check_weight, command_of
 from diagnostics_training.trainer.data import SIMULATED, data_for, describe_data, parse_spec, plain, spec_of
 from diagnostics_training.trainer.objective import World, barrier, world
-from diagnostics_training.trainer.record import Watch, digest_of_json, finish, finished_before, say
+from diagnostics_training.trainer.record import Watch, digest_of_json, earlier_result, finish, say
 from diagnostics_training.trainer.settings import identity_of
 from diagnostics_training.trainer.trainer import UNTRAINED, fit
 
@@ -261,9 +261,9 @@ def with_control(job: AlignmentJob, start: Start, asked: Mapping[str, Any], plan
     with world(job.device) as where, watcher() as shown:
         watch = shown if where.first else silent
         # Both are looked at before either is worked on: the second's folder may be another's.
-        row, control = finished_before(job.folder / FINISHED, asked, where), None
+        row, control = earlier_result(job.folder / FINISHED, asked, where), None
         if with_it := job.control and job.steps > 0:
-            control = finished_before(job.control_folder / FINISHED, own, where)
+            control = earlier_result(job.control_folder / FINISHED, own, where)
         barrier()
         course = functools.cache(functools.partial(plan, where, watch, row))
         if row is None:
@@ -432,7 +432,7 @@ def align_tap(job: TapJob) -> dict[str, Any]:
 def batches_for(
     start: Start, job: AlignmentJob, teachers: list[Teacher], student: TorchEncoder
 ) -> tuple[Alignment, Feed]:
-    """What a `Course` makes of a student, where teachers' tokens are all that it learns."""
+    """The alignment and feed that a `Course` makes of a student, where teachers' tokens are all that it learns."""
     feed = Feed(
         dataset=start.dataset,
         rows=start.rows,

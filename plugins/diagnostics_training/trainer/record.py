@@ -226,7 +226,7 @@ def finished(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
     return None
 
 
-def finished_before(path: Path, identity: Mapping[str, Any], where: World) -> dict[str, Any] | None:
+def earlier_result(path: Path, identity: Mapping[str, Any], where: World) -> dict[str, Any] | None:
     """The result of `finished`; the first process says it."""
     done = finished(path, identity)
     if done is not None and where.first:
@@ -502,7 +502,7 @@ def format_duration(seconds: float) -> str:
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
-    """What was logged, in order; a last line that a kill cut short is left out. Raises DiagnosticsError for another
+    """All that was logged, in order; a last line that a kill cut short is left out. Raises DiagnosticsError for another
     that is none.
     """
     path = folder / METRICS
