@@ -32,7 +32,7 @@ def usable_device(device: str | None) -> str:
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(1, device=device).cpu()  # `meta` holds nothing
+        torch.empty(1, device=device).cpu()  # which raises on `meta`, since it holds no numbers
     except (RuntimeError, AssertionError) as error:
         raise DiagnosticsError(
             f"Device '{device}' is not there ({str(error).splitlines()[0]}): use --device cpu.", code="bad-value"

@@ -109,7 +109,7 @@ def redraw(module: nn.Module) -> nn.Module:
             if name in weights:
                 _draw(buffer)
             elif name.endswith("running_mean"):
-                buffer.zero_()  # of a norm that is frozen, which has no way to forget
+                buffer.zero_()  # of a frozen norm, which has no reset_running_stats
             elif name.endswith("running_var"):
                 buffer.fill_(1)
     _settle(module)

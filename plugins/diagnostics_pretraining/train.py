@@ -370,7 +370,7 @@ def train(job: PretrainJob) -> dict[str, Any]:
             say(notice)
         plan = plan_of(job, where.size)
         row = earlier_result(job.out / FINISHED, plan.identity, where)
-        # All have looked at what is there before one of them writes.
+        # All processes check the folder before the first one writes into it.
         barrier()
         if row is None:
             row = _carry_out(job, plan, where, watch)

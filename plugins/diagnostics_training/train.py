@@ -257,7 +257,7 @@ def train(job: TrainJob) -> list[dict[str, Any]]:
             data = everything[windows]
             _check(job, wanted, data)
             plans = [_plan(job, name, seed, data) for seed in range(job.seeds)]
-            # All have looked at what is there before one of them writes.
+            # All processes check the folder before the first one writes into it.
             barrier()
             if where.first and not rows:
                 count, trained = len(wanted) * job.seeds, describe_data(data.spec, len(data.samples))

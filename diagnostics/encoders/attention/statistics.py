@@ -526,7 +526,7 @@ def _automatic(call: FusedCall, out: Tensor, tokens: Tokens) -> Statistics:
             statistics = by_triton(call, out, tokens)
         except torch.OutOfMemoryError as error:  # of this call: another may have room
             reason = describe(error)
-        except Exception as error:  # a compiler, a driver and a card that may not know each other
+        except Exception as error:  # compiler, driver and GPU raise many kinds of error
             reason = _FAILED[case] = f"triton failed: {describe(error)}"
         else:
             _log_choice("triton", "")

@@ -355,7 +355,7 @@ def draw_score_map(scores: ScoreMap, *, small: bool = False) -> go.Figure:
     figure = go.Figure()
     # Between many columns gaps would be as wide as the columns.
     gap = 1 if len(x) <= MOST_TICKS else 0
-    # What knows nothing has no shades: they would be noise.
+    # Rows at chance have one colour: differences between their taps are noise.
     for rows, values, colours in (
         (unread, np.where(np.isfinite(scores.score), 0.0, np.nan), [[0, UNREAD], [1, UNREAD]]),
         (~unread, z, "Cividis"),

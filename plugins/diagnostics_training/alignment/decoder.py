@@ -181,7 +181,7 @@ def projector_of(module: nn.Module) -> Projector:
 
 
 def _give(module: nn.Module, tap: Tap, width: int, pool: int) -> nn.Module:
-    # What a base had, and was cut off, is no projector any more.
+    # In a base that was cut before its projector, another module stands in its place.
     if not isinstance(getattr(module, MODULE, None), Projector):
         device = next(module.parameters()).device
         setattr(module, MODULE, Projector(tap.features, width, pool).to(device).eval())

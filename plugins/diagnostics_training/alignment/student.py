@@ -260,7 +260,7 @@ def with_control(job: AlignmentJob, start: Start, asked: Mapping[str, Any], plan
     own = dict(asked) | {"control_of": job.folder.name}
     with world(job.device) as where, watcher() as shown:
         watch = shown if where.first else silent
-        # Both are looked at before either is worked on: the second's folder may be another's.
+        # Both folders are checked before either training begins, since the second may hold another training.
         row, control = earlier_result(job.folder / FINISHED, asked, where), None
         if with_it := job.control and job.steps > 0:
             control = earlier_result(job.control_folder / FINISHED, own, where)
@@ -399,7 +399,7 @@ def align_tap(job: TapJob) -> dict[str, Any]:
     """Aligns and saves an encoder and its control (see `student.with_control`), with `for` and `probed`: data, and
     score of each tap on val, where the best one was chosen."""
     start = start_of(job)
-    # What cannot be, before what is there.
+    # Options are refused before a folder's content is.
     check_tap(start, job.to, job.target)
     others = [named_teacher(text, start, f"teacher {i}", job.trust_code) for i, text in enumerate(job.teacher)]
     if job.keep:
@@ -554,7 +554,7 @@ def best_tap(
                 watch=watch,
             )
         except KeyboardInterrupt:
-            # The run's own words name a folder that goes with it.
+            # The run's own message names its folder, which is temporary and removed with it.
             raise KeyboardInterrupt(
                 "Interrupted while searching for the best tap: the same command starts again."
             ) from None

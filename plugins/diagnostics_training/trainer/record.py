@@ -320,7 +320,7 @@ def effective_rank(centred_BF: Tensor) -> float:
     return float(torch.exp(-torch.special.xlogy(shares, shares).sum()))
 
 
-# When a head's attention has become so sharp that it should be told: read from what was logged.
+# Warnings of heads whose attention has become very sharp, read from what was logged.
 
 LEAST_ENTROPY = 0.1
 """Of ln(keys), the entropy of a head that looks everywhere alike."""
