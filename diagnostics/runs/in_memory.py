@@ -224,7 +224,7 @@ Log = ScalarLog | Callable[[dict[str, float]], Any]
 
 
 class LayerProfiles:
-    """Measures a model in training at every tap, each `every` steps; which leaves the training as it is.
+    """Measures a model in training at every tap, each `every` steps, which leaves the training as it is.
 
         watch = LayerProfiles(model, dataset, every=1000, log=SummaryWriter())
         for n, batch in enumerate(batches, 1):
