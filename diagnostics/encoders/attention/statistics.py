@@ -418,7 +418,7 @@ AXES = 3
 INSTALL = "python -m pip install triton"
 
 
-def refusal(call: FusedCall, tokens: Tokens) -> str:
+def refused(call: FusedCall, tokens: Tokens) -> str:
     """The reason why these kernels do not read a call; "" where they do."""
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     width, of_values, axes = call.q.shape[-1], call.v.shape[-1], tokens.places.shape[1]
@@ -437,7 +437,7 @@ def refusal(call: FusedCall, tokens: Tokens) -> str:
 
 
 def by_triton(call: FusedCall, out: Tensor, tokens: Tokens) -> Statistics:
-    """Of a call without a `refusal`, whose kernel gave `out` [B, H, Q, D]."""
+    """Of a call that is not `refused`, whose kernel gave `out` [B, H, Q, D]."""
     triton_kernels: Any = importlib.import_module("diagnostics.encoders.attention.triton_kernels")
     samples, heads, queries, width = call.q.shape
     q, k, v = (x.expand(samples, *x.shape[1:]) for x in (call.q, call.k, call.v))
@@ -507,7 +507,7 @@ def attention_statistics(call: FusedCall, out: Tensor, tokens: Tokens, by: Imple
     if by == "auto":
         return _automatic(call, out, tokens)
     check_known("attention statistics", by, ("auto", *IMPLEMENTATIONS))
-    if by == "triton" and (reason := refusal(call, tokens)):
+    if by == "triton" and (reason := refused(call, tokens)):
         raise DiagnosticsError(
             f"Attention statistics by triton cannot be had here: {reason}; choose auto or blocks.", code="no-kernel"
         )
@@ -520,7 +520,7 @@ _FAILED: dict[tuple[torch.dtype, int, torch.device], str] = {}
 
 def _automatic(call: FusedCall, out: Tensor, tokens: Tokens) -> Statistics:
     case = (call.q.dtype, call.q.shape[-1], call.q.device)
-    reason = (refusal(call, tokens) or _FAILED.get(case, "")) if call.q.is_cuda else "on a CPU"
+    reason = (refused(call, tokens) or _FAILED.get(case, "")) if call.q.is_cuda else "on a CPU"
     if not reason:
         try:
             statistics = by_triton(call, out, tokens)
