@@ -90,6 +90,8 @@ class DiagnosticsError(Exception):
     """
 
     code: Code = "other"
+    status = 2
+    """With which the command line exits."""
 
     def __init__(self, message: object = "", *, code: Code | None = None) -> None:
         super().__init__(message)

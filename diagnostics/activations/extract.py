@@ -219,9 +219,10 @@ def extract(
     value is not finite or overflows the precision; StorageError where the disk is full. `before_first_byte` is called
     once, with the seconds that a sample takes as its first batches show, the number of samples whose removed tokens
     are extracted again, and the targets of a new store on their grids, before anything is written. `along` is given
-    a new store, and may give what takes in the tokens of all its samples. `compute`: what passes compute in here,
-    which is the caller's to see to. With a `share`, a launch's parts of a shared run are extracted, and sealed one
-    by one; the store is then whole where all launches are done, and marked so by the one that finishes. Without
+    a new or a shared store, and may give what takes in the tokens of all samples that pass. `compute`: what passes
+    compute in here, which is the caller's to see to. With a `share`, a launch's parts of a shared run are extracted,
+    and sealed one by one; the store is then whole where all launches are done, and marked so by the one that finishes.
+    Without
     `with_tokens` no tokens are written, nor missed where they were removed. With `fresh` a run that holds other
     activations, or that cannot be read, is not refused: the store is made `beside` it.
     `about` is added to the attributes of a new store.
@@ -270,7 +271,7 @@ def extract(
         with_tokens = not store.tokens_removed
     size = min(batch_size or BATCH.get(device.partition(":")[0], 16), plan.samples)
     kept_plan = plan if with_tokens else plan.without_tokens
-    parts = None if share is None else [*share.parts(plan)]
+    parts = None if share is None else share.parts(plan.parts)
     if store is not None and parts is not None:
         missing = {*store.missing_parts}
         if not launched:  # after which a file that is gone is damage
@@ -282,7 +283,8 @@ def extract(
     started = time.perf_counter()
     done = total - sum(len(step) for step in todo)
     again = sum(len(step) for step in todo) if store is not None and store.complete else 0
-    announced, also, about = done > 0 and not again, None, about or {}
+    announced, about = done > 0 and not again, about or {}
+    also = along(store) if store is not None and share is not None and todo else None
     buffers, created, kept = ShardBuffers(kept_plan, size), None, 0
 
     def new_store(dense: OnGrids) -> Store:
@@ -481,15 +483,17 @@ def capture_rows(
     buffers.rows += len(positions)
 
 
+def batches_of(plan: Plan, step: Step, size: int) -> Iterator[np.ndarray]:
+    """The positions of each batch of a step."""
+    for start in range(step.rows.start, step.rows.stop, size):
+        yield plan.order[start : min(start + size, step.rows.stop)]
+
+
 def step_batches(
     encoder: Encoder, dataset: Dataset, plan: Plan, steps: Sequence[Step], size: int, workers: int
 ) -> Generator[tuple[Step, np.ndarray, Any]]:
     """(step, positions, batch); batches never cross steps, so a step done again is the same to the bit."""
-    jobs = [
-        (step, plan.order[start : min(start + size, step.rows.stop)])
-        for step in steps
-        for start in range(step.rows.start, step.rows.stop, size)
-    ]
+    jobs = [(step, positions) for step in steps for positions in batches_of(plan, step, size)]
     prepared = prepared_batches(encoder, dataset, [positions for _, positions in jobs], workers)
     with contextlib.closing(prepared) as batches:
         for (step, positions), batch in zip(jobs, batches, strict=True):

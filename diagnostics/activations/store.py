@@ -36,6 +36,7 @@ from diagnostics.activations.metadata import (
     DamagedError,
     Observed,
     TargetFacts,
+    left_names,
     observed_arrays,
     observed_names,
     read_array,
@@ -443,7 +444,8 @@ class Store(Activations):
         shards = (layout.file(shard) for layout in self._arrays for shard in range(layout.shards))
         journals = (self._journal_of(shard).name for shard in range(self.plan.parts))
         records = map(record_of, range(self.plan.parts))
-        return {NAME, *self.contents.files, *shards, *journals, *records, *observed_names(self.folder)}
+        made = {*observed_names(self.folder), *left_names(self.folder)}
+        return {NAME, *self.contents.files, *shards, *journals, *records, *made}
 
     def finish(self, with_tokens: bool = True, mixture: str = "") -> None:
         """Marks the extraction as complete, with its tokens or as one without: from now on a missing file is damage.

@@ -144,7 +144,7 @@ def _exit_after(sentence: str, error: BaseException) -> typer.Exit:
     elif _quotes(sentence, error):
         sentence = f"{sentence.rstrip('.')}; `diagnostics --traceback ...` shows where."
     say(sentence)
-    return typer.Exit(2)
+    return typer.Exit(error.status if isinstance(error, DiagnosticsError) else 2)
 
 
 def _quotes(sentence: str, error: BaseException | None) -> bool:

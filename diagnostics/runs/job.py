@@ -14,7 +14,7 @@ from torch import nn
 
 from diagnostics.activations.contract import StoredTarget, shuffle
 from diagnostics.activations.folder import Folder, check_room, lock, reading
-from diagnostics.activations.parts import Launch, Share
+from diagnostics.activations.parts import Launch, Share, remove_left
 from diagnostics.activations.plan import Precision
 from diagnostics.activations.run_files import (
     CONTROLS,
@@ -224,6 +224,8 @@ class _Job(Extraction):
         self.workers, self.measure_all = workers, workers.measure_all
         request = self.request
         asked = {"compute": request.compute, "attention": request.attention, "choose_on": setup.choose_on}
+        self.joined: list[Store] = []
+        """Of which what launches left is joined."""
         self.call, self.started = Call.now(request.seed, self.options | asked), time.monotonic()
 
     def do(self) -> None:
@@ -271,6 +273,8 @@ class _Job(Extraction):
             store.set_attrs(**{CONTROLS: [*self.controls]})
         for place in self.made_beside:
             replace(place)
+        for store in self.joined:
+            remove_left(store)
 
     def _state_skipped(self, main: Measured, targets: Mapping[str, StoredTarget]) -> None:
         """Adds the reasons for what was not tried: measures over tokens of ragged samples, and targets without a
@@ -356,8 +360,11 @@ class _Job(Extraction):
                 asked=self.request.dense is not None,
                 before=before,
                 solve=functools.partial(self.workers.solve, what=encoder.name),
+                shared=self.share is not None,
                 **self.passes,
             )
+        if self.share is not None:
+            self.joined.append(store)
         assert isinstance(view, Store)
         return view
 

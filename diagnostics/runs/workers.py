@@ -33,9 +33,10 @@ from diagnostics.measures.base import Measure
 from diagnostics.measures.threads import one_thread
 from diagnostics.progress import Progress, Watch
 from diagnostics.registry import offered
+from diagnostics.runs.block_sums import Read
 from diagnostics.runs.machine import free_bytes, usable_cores
 from diagnostics.runs.setup import chosen_measures
-from diagnostics.runs.streamed import Read, solve_at
+from diagnostics.runs.streamed import solve_at
 
 LOG = logging.getLogger("diagnostics")
 PROCESS_BYTES = 2 * 10**9
