@@ -22,7 +22,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.activations.folder import Folder, StrangeFileError, reading, writing
 from diagnostics.activations.metadata import COVERED, NAME, WHOLE, Contents, Sealing, TargetFacts
-from diagnostics.activations.parts import Share, mixture, seal_part
+from diagnostics.activations.parts import Share, mixture, refuse_mixture, seal_part
 from diagnostics.activations.plan import Plan, Step, plan, row_order
 from diagnostics.activations.prepare import (
     dense_targets,
@@ -278,6 +278,8 @@ def extract(
             missing |= {part for part in parts if not store.has_files_of(part, with_tokens)}
         parts = sorted({*parts} & missing)
     todo = list(kept_plan.steps(size, parts=parts)) if store is None else store.todo(size, with_tokens, parts)
+    if share is not None and share.exact and store is not None and todo:
+        refuse_mixture(store, {**share.about, "batch_size": size})
     last = {step.rows.start // plan.pooled_shard: step for step in todo}
     total = plan.samples if share is None else sum(len(step) for step in todo)
     started = time.perf_counter()
@@ -300,7 +302,7 @@ def extract(
     def seal(store: Store, part: int) -> None:
         if share is not None:
             files = store.files_of(part, kept_plan.token_samples > 0)
-            seal_part(store, part, files, {**share.about, "batch_size": size})
+            seal_part(store, part, files, share, size)
 
     try:
         if store is None and not todo:

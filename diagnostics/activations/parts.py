@@ -24,13 +24,11 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from diagnostics.activations.folder import Folder, lock, writing
-from diagnostics.activations.metadata import STREAMED, DamagedError, digest, left_names, seal, unseal
+from diagnostics.activations.metadata import STREAMED, digest, left_names, seal
 from diagnostics.activations.plan import ranges_of, record_of
 from diagnostics.activations.store import Store
 from diagnostics.errors import DiagnosticsError, StorageError, damaged
 
-MOST_RECORD = 2**22
-"""Bytes of a record: names and digests of at most a few thousand files."""
 MOST_LEFT = 2**36
 """Bytes of sums: those of 80 taps of 8,192 features take a third."""
 
@@ -103,7 +101,8 @@ class Share:
     """What a command does of the parts of a run, in a `scratch` folder of its own; `about` stands in the records.
 
     `finishes`: whether it is the command that measures, which does all that is missing; other launches do theirs.
-    `streams`: whether sums are gathered over ranges of parts, each of which is then one launch's.
+    `streams`: whether sums are gathered over ranges of parts, each of which is then one launch's. `exact`: whether all
+    parts have to be computed in one way.
     """
 
     launch: Launch
@@ -111,6 +110,7 @@ class Share:
     about: Mapping[str, Any]
     finishes: bool
     streams: bool = False
+    exact: bool = False
 
     def ranges(self, parts: int) -> range:
         """The ranges that are this launch's of so many parts, done or not: see `units`."""
@@ -158,26 +158,34 @@ def scratch_of(run: Path, way: str) -> Generator[Path]:
             Folder(place.parent).delete_prefix(place.name)
 
 
-def seal_part(store: Store, part: int, files: Mapping[str, int], about: Mapping[str, Any]) -> None:
-    """Puts the files of a whole part (with their bytes) from where they were written into the run, its record last.
+def seal_part(store: Store, part: int, files: Mapping[str, int], share: Share, size: int) -> None:
+    """Puts the files of a whole part (with their bytes) from where they were written into the run, its record last;
+    `size`: of batches.
 
-    Raises StorageError where another launch put others there, or the disk fails.
+    Of a part without a record files may be there that are a dead launch's, in batches of another size: they stay, and
+    the record says so. Raises StorageError where another launch put others there, or the disk fails.
     """
-    rows, digests = store.plan.rows_of(part), dict[str, str]()
+    rows, digests, about = store.plan.rows_of(part), dict[str, str](), {**share.about, "batch_size": size}
     with writing(store.path, f"while part {part + 1} was sealed; "):
         for name, length in files.items():
             data = store.work.get(name, length)
-            digests[name] = digest(data)
             if not put_same(store.folder, name, data):
-                there = _words(read_record(store, part)) or "a launch that did not finish the part"
-                raise StorageError(
-                    f"{store.path / name} differs from what this launch computed ({there} there, {_words(about)} "
-                    f"here): give all launches one batch size, kind of device and kernel, or choose another --out.",
-                    code="other-run",
-                )
-        record = {"run": store.mark, "rows": [rows.start, rows.stop], "files": digests, **about}
-        with contextlib.suppress(FileExistsError):  # of another launch, whose files are the same
-            store.folder.put_new(record_of(part), seal(record), flushed=True)
+                there = store.record(part)
+                if there or share.exact or not store.is_sound(name):
+                    whose = _words(there) or "a launch that did not finish the part"
+                    raise StorageError(
+                        f"{store.path / name} differs from what this launch computed ({whose} there, {_words(about)} "
+                        f"here): give all launches one batch size, kind of device and kernel, or choose another --out.",
+                        code="other-run",
+                    )
+                data, about["beside"] = store.folder.get(name, length), True
+            digests[name] = digest(data)
+        record = seal({"run": store.mark, "rows": [rows.start, rows.stop], "files": digests, **about})
+        try:
+            store.folder.put_new(record_of(part), record, flushed=True)
+        except FileExistsError:
+            if not store.record(part):  # of another run, or damaged; else another launch's, whose files are the same
+                store.folder.put(record_of(part), record, flushed=True)
         store.work.delete(files)
 
 
@@ -240,22 +248,28 @@ def put_same(folder: Folder, name: str, data: bytes) -> bool:
     return True
 
 
-def read_record(store: Store, part: int) -> dict[str, Any]:
-    """The record of a part; empty where there is none that can be read."""
-    with contextlib.suppress(OSError, DamagedError):
-        return unseal(store.folder.get(record_of(part), MOST_RECORD))
-    return {}
-
-
 def _words(about: Mapping[str, Any]) -> str:
     """How a part was computed, as far as its last digits may depend on it."""
     if not about:
         return ""
     torch = about["versions"].get("torch", "")
-    return f"{about['device']}, attention {about['kernel']}, batches of {about['batch_size']}, torch {torch}"
+    beside = ", beside files of a launch that left no record" if about.get("beside") else ""
+    return f"{about['device']}, attention {about['kernel']}, batches of {about['batch_size']}, torch {torch}{beside}"
 
 
-def mixture(store: Store) -> str:
-    """How the parts of a store were computed, as a sentence, where not all in one way; "" where they were."""
-    ways = sorted({_words(read_record(store, part)) for part in range(store.plan.parts)} - {""})
+def mixture(store: Store, *more: Mapping[str, Any]) -> str:
+    """How the parts of a store were computed, and `more`, as a sentence, where not all in one way; "" where they
+    were.
+    """
+    ways = sorted({_words(about) for about in (*map(store.record, range(store.plan.parts)), *more)} - {""})
     return f"Parts were computed in several ways, which differ in last digits: {'; '.join(ways)}." if ways[1:] else ""
+
+
+def refuse_mixture(store: Store, *more: Mapping[str, Any]) -> None:
+    """Raises where the parts of a store were not computed in one way, and `more`."""
+    if found := mixture(store, *more):
+        raise DiagnosticsError(
+            f"{store.path}: {found.rstrip('.')}; leave --exact out, or choose another --out and give all launches one "
+            f"batch size, kind of device and kernel.",
+            code="irreproducible",
+        )

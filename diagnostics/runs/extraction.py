@@ -7,7 +7,7 @@ import functools
 import logging
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.utils.data import default_collate
@@ -16,7 +16,7 @@ from diagnostics.activations.contract import StoredTarget, shuffle
 from diagnostics.activations.extract import OnGrids, extract, refuse_other_folder
 from diagnostics.activations.folder import Folder, check_room, reading, writing
 from diagnostics.activations.observe import observe
-from diagnostics.activations.parts import Launch, Share, scratch_of, units
+from diagnostics.activations.parts import Launch, Share, refuse_mixture, scratch_of, units
 from diagnostics.activations.plan import in_ranges, plan, ranges_of
 from diagnostics.activations.prepare import find_difference
 from diagnostics.activations.run_files import CONTROLS
@@ -36,6 +36,7 @@ from diagnostics.runs.options import Request
 from diagnostics.runs.record import Call, Provenance, refuse_other_seed
 from diagnostics.runs.setup import Setup, cost_of, read_tokens, streamed_targets
 from diagnostics.runs.streamed import stream_share
+from diagnostics.runs.workers import Submits
 from diagnostics.vocabulary import Compute
 
 LOG = logging.getLogger("diagnostics")
@@ -65,14 +66,6 @@ def _launched(setup: Setup, launch: Launch, watch: Watch | None) -> dict[str, An
             return Extraction(setup, folder, shown, share).do_parts()
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"Interrupted: give launch {launch} again to continue.") from None
-
-
-class Submits(Protocol):
-    """What an executor is needed for: Dask's, submitit's and Python's own have it."""
-
-    def submit(self, act: Callable[..., Any], /, *args: Any) -> Any:
-        """Has a function called elsewhere; what it returns has `result()`."""
-        ...
 
 
 @random_kept()
@@ -144,7 +137,8 @@ def share_of(setup: Setup, launch: Launch, *, finishes: bool) -> Generator[Share
     # What is in hand is gone on with in the same way alone: a part's record tells of one.
     way = f"{'the rest' if finishes else launch} {request.batch_size} {about}"
     with scratch_of(setup.folder, way) as scratch:
-        yield Share(launch, scratch, about, finishes, setup.dense == "streamed" and bool(streamed_targets(setup)))
+        streams = setup.dense == "streamed" and bool(streamed_targets(setup))
+        yield Share(launch, scratch, about, finishes, streams, request.exact)
 
 
 def kind_of(device: str) -> str:
@@ -406,6 +400,8 @@ class Extraction:
                     # The launches left out what a measure of this command reads.
                     store = extracted()
                 along.write()
+        if request.exact and not self.launched:
+            refuse_mixture(store)
         if store.path != place.path:
             self.made_beside.append(place)
         store.device, store.choose_on, store.seed = setup.device, setup.choose_on, request.seed

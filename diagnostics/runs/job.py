@@ -43,7 +43,7 @@ from diagnostics.progress import Watch
 from diagnostics.registry import offered
 from diagnostics.report.progress_bars import watching
 from diagnostics.runs.controls.names import WEIGHTS, control_of
-from diagnostics.runs.extraction import Extraction, NoControlError, Submits, share_of, submit_parts
+from diagnostics.runs.extraction import Extraction, NoControlError, share_of, submit_parts
 from diagnostics.runs.inputs import Data
 from diagnostics.runs.options import Request
 from diagnostics.runs.record import Call, refuse_other_seed
@@ -51,7 +51,7 @@ from diagnostics.runs.redraws import add_redraws
 from diagnostics.runs.run import Run
 from diagnostics.runs.setup import Setup, later_cost
 from diagnostics.runs.streamed import stream
-from diagnostics.runs.workers import Workers, default_jobs
+from diagnostics.runs.workers import Submits, Workers, default_jobs
 from diagnostics.vocabulary import ChooseOn, Compute, ControlMeasures, DenseTokens, Kernel
 
 LOG = logging.getLogger("diagnostics")
@@ -81,6 +81,7 @@ def run(
     precision: Precision = "float32",
     compute: Compute = "float32",
     attention: Kernel = "auto",
+    exact: bool = False,
     seed: int = 0,
     report: bool = True,
     fresh: bool = False,
@@ -152,11 +153,10 @@ def run(
     watch: is given the cost and the progress. By default bars are shown in a terminal and in a notebook, and a line
     every ten
         seconds where stderr is a file or a pipe; `diagnostics.silent` shows nothing.
-    executor: has the activations extracted elsewhere, part by part, by its `submit(function, *args)`, which returns
-    what has a
-        `result()`: `ProcessPoolExecutor`, `dask.distributed.Client().get_executor(pure=False)`,
-        `submitit.AutoExecutor`. Encoder and
-        dataset must be names, and all processes must see the folder; see docs/how-to/scale.md.
+    executor: has the activations extracted elsewhere, part by part, and measures computed that take long, tap by tap,
+        by its `submit(function, *args)`, which returns what has a `result()`: `ProcessPoolExecutor`,
+        `dask.distributed.Client().get_executor(pure=False)`, `submitit.AutoExecutor`. Encoder and dataset must be
+        names, and all processes must see the folder; see docs/how-to/scale.md.
 
     Raises
     ------
@@ -178,11 +178,11 @@ def run(
     request = Request(**{name: value for name, value in given.items() if name not in ("watch", "executor")})
     if executor is not None:
         submit_parts(request, executor, watch)
-    return perform(request, watch)
+    return perform(request, watch, executor)
 
 
 @random_kept()
-def perform(request: Request, watch: Watch | None = None) -> Run:
+def perform(request: Request, watch: Watch | None = None, executor: Submits | None = None) -> Run:
     """`run` of what is asked for."""
     setup = Setup(request)
     with contextlib.ExitStack() as held:
@@ -191,6 +191,12 @@ def perform(request: Request, watch: Watch | None = None) -> Run:
                 refuse_shared(Folder(setup.folder), "--fresh", request.force)
             shared = not request.fresh and is_shared(Folder(setup.folder))
         if not shared:
+            if request.exact:
+                raise DiagnosticsError(
+                    "--exact is for a run that several launches extract (--part), and one command extracts this one: "
+                    "leave it out.",
+                    code="no-effect",
+                )
             held.enter_context(lock(setup.folder))
         shown = held.enter_context(watching(watch))
         with reading(setup.out):
@@ -202,7 +208,7 @@ def perform(request: Request, watch: Watch | None = None) -> Run:
                 refuse_other_seed(folder, request.seed)
         try:
             share = held.enter_context(share_of(setup, Launch(), finishes=True)) if shared else None
-            with contextlib.closing(Workers(request.jobs or default_jobs(len(setup.taps)), shown)) as workers:
+            with contextlib.closing(Workers(request.jobs or default_jobs(len(setup.taps)), shown, executor)) as workers:
                 _Job(setup, folder, shown, workers, share).do()
             finished = Run(setup.out)
             finished.encoder = pinned_to(setup.encoder, finished.record.sample)

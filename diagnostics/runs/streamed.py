@@ -237,24 +237,39 @@ class _Passes:
         self.known = np.any([read.dense.known.any(axis=1) for read in reads], axis=0)
 
     def each(self, batches: Sequence[np.ndarray], reads: Sequence[Read], step: str, visit: _Visit) -> None:
-        """One pass over batches of rows: `visit` gets a tap, rows, and their grid tokens, float32 [row, token,
-        feature].
+        """One pass over batches of rows, but for those whose tokens are stored: `visit` gets a tap, rows, and their
+        grid tokens, float32 [row, token, feature].
         """
         encoder, store, done = self.encoder, self.store, 0
-        taps = [tap.name for tap in store.taps if any(tap.name in read.dense.reads for read in reads)]
-        with contextlib.closing(prepared_batches(encoder, self.dataset, batches, self.workers)) as prepared:
-            for positions, batch in zip(batches, prepared, strict=True):
+        taps = [tap for tap in store.taps if any(tap.name in read.dense.reads for read in reads)]
+        passed = [positions for positions in batches if not self._is_stored(positions)]
+        with contextlib.closing(prepared_batches(encoder, self.dataset, passed, self.workers)) as prepared:
+            for positions in batches:
+                if self._is_stored(positions):
+                    for tap in taps:
+                        for block, tokens in store.token_blocks(tap.name, [int(positions[0]) // store.plan.shard]):
+                            visit(tap, positions, torch.as_tensor(tokens[positions - block.start], device=store.device))
+                    continue
+                batch = next(prepared)
 
                 def reduce(tap: Tap, tokens: Tensor, positions: np.ndarray = positions, batch: Any = batch) -> None:
                     visit(tap, positions, grid_tokens(encoder, store, batch, positions, tap, tokens))
 
                 with explaining(f"{encoder.name} fails on the batch from sample {store.ids[positions[0]]} on"):
-                    encoder.capture(batch, taps, reduce)
+                    encoder.capture(batch, [tap.name for tap in taps], reduce)
                 done += len(positions)
-                self.watch(Progress(f"{step} of {encoder.name}", done, sum(map(len, batches))))
+                self.watch(Progress(f"{step} of {encoder.name}", done, sum(map(len, passed))))
+
+    def _is_stored(self, positions: np.ndarray) -> bool:
+        """Test for a batch whose tokens are stored, in one shard, as they pass."""
+        return bool(positions[0] < self.store.token_samples) and self.store.plan.precision == "float32"
 
     def _batches(self, rows: np.ndarray) -> list[np.ndarray]:
-        return [rows[start : start + self.size] for start in range(0, len(rows), self.size)]
+        """Rows by batch, before them those whose tokens are stored by their shard."""
+        kept, shard = self.store.token_samples, self.store.plan.shard
+        stored, others = rows[rows < kept], rows[rows >= kept]
+        by_shard = [stored[stored // shard == each] for each in np.unique(stored // shard)]
+        return [*by_shard, *(others[start : start + self.size] for start in range(0, len(others), self.size))]
 
     def gather(self) -> None:
         """Writes what is missing of the sums of all blocks."""
@@ -282,8 +297,11 @@ class _Passes:
         missing, plan = self.find_missing(ranges), self.store.plan
         for at in missing:
             rows, kept = plan.positions_of(self.parts[at]), plan.without_tokens if self.store.tokens_removed else plan
-            steps = kept.steps(min(self.size, plan.samples), parts=self.parts[at])
-            alike = [batch for step in steps for batch in batches_of(plan, step, self.size)]
+            alike = [
+                batch
+                for step in kept.steps(min(self.size, plan.samples), parts=self.parts[at])
+                for batch in batches_of(plan, step, self.size)
+            ]
             bytes_ = BlockSums(self.store, self.reads, range(FOLDS), self.version).bytes
             for blocks in [range(FOLDS)] if fits_along(bytes_) else [[block] for block in range(FOLDS)]:
                 sums = BlockSums(self.store, self.reads, blocks, self.version)

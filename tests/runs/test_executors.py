@@ -14,7 +14,7 @@ import pytest
 
 import diagnostics as dx
 from diagnostics.activations.store import Store
-from diagnostics.runs.extraction import Submits
+from diagnostics.runs.workers import Submits
 from tests.support.refusals import refusal
 from tests.support.tiny import tiny_dataset, tiny_encoder
 

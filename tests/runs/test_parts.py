@@ -19,7 +19,7 @@ import pytest
 
 import diagnostics as dx
 from diagnostics.activations.folder import Folder
-from diagnostics.activations.parts import Launch, read_record
+from diagnostics.activations.parts import Launch
 from diagnostics.activations.plan import in_ranges, record_of
 from diagnostics.activations.run_files import listed, remove_tokens, stores
 from diagnostics.activations.shards import Journal
@@ -124,7 +124,7 @@ def test_the_plain_command_does_what_is_missing(half: Path, plain: tuple[Path, d
     assert store.attrs["mixture"] == ""
     assert store.complete and store.shared
     assert {name for name, each in stores(store).items() if each.missing_parts} == set()
-    record = read_record(store, 3)
+    record = store.record(3)
     rows = store.plan.rows_of(3)
     assert record["rows"] == [rows.start, rows.stop] and record["batch_size"] == 16
     assert set(record["files"]) == set(store.files_of(3, with_tokens=True))
