@@ -114,10 +114,10 @@ class Read:
             tap, variant, i, name = key.split("/")
             batches.setdefault((tap, int(variant), int(i)), {})[name] = values
         for (tap, variant, _), judged in sorted(batches.items()):
-            if (best := self.best.get(tap, variant)) == variant:
-                of = self.judged.setdefault(tap, [])
-                of.extend([] for _ in range(len(of), 1 if tap in self.best else best + 1))
-                of[-1].append((judged.pop("rows"), self.sums.unpack(judged)))
+            if self.best.get(tap, variant) == variant:
+                of, place = self.judged.setdefault(tap, []), 0 if tap in self.best else variant
+                of.extend([] for _ in range(len(of), place + 1))
+                of[place].append((judged.pop("rows"), self.sums.unpack(judged)))
 
 
 class AlongExtraction:
@@ -155,7 +155,7 @@ class AlongExtraction:
     def _add(self, batch: Any, positions: np.ndarray, tap: Tap, tokens: Tensor) -> None:
         if self.sums is not None:
             try:
-                if tap is self.sums.store.taps[0]:
+                if tap.name == self.sums.store.taps[0].name:
                     self._go_on(positions)
                 self.sums.add(tap, positions, grid_tokens(self.encoder, self.sums.store, batch, positions, tap, tokens))
             except StorageError:
