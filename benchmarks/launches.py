@@ -129,16 +129,9 @@ def two() -> bool:
             line += ["--measures", "rankme", "--no-controls", "--token-budget", "0", "--quiet"]
             line += ["--out", str(Path(folder) / f"run{len(parts)}"), "--part"]
             start, spent = time.perf_counter(), list[float]()
-            started = [
-                subprocess.Popen(
-                    [sys.executable, "-m", "diagnostics", *line, part], env=environment, stdout=subprocess.DEVNULL
-                )
-                for part in parts
-            ]
-            for process in started:
-                _, status, used = os.wait4(process.pid, 0)
-                process.returncode = os.waitstatus_to_exitcode(status)
-                assert process.returncode == 0
+            for process in [command([*line, part], folder) for part in parts]:
+                _, status, used = os.wait4(process, 0)
+                assert status == 0
                 spent.append(used.ru_utime + used.ru_stime)
             return time.perf_counter() - start, spent
 

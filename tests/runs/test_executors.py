@@ -29,6 +29,9 @@ def build():
 
 def data():
     return tiny_dataset(264)
+
+def few():
+    return tiny_dataset(40)
 """
 OPTIONS: dict[str, Any] = {"measures": ["rankme", "knn_probe"], "report": False, "watch": dx.silent, "batch_size": 16}
 
@@ -78,10 +81,14 @@ def submitit(folder: Path) -> Generator[Submits]:
 def test_an_executor_gives_the_numbers_of_one_process(
     engine: Any, names: tuple[str, str], plain: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A task of submitit is a process of its own.
-    monkeypatch.setattr(workers, "WORTH", workers.WORTH if engine is submitit else 0.0)
+    monkeypatch.setattr(workers, "WORTH", 0.0)
+    options = dict[str, Any]()
+    if engine is submitit:
+        # Each of its tasks is a process of its own, which imports everything.
+        names, options = (names[0], names[1].replace(":data", ":few")), {"controls": False, "measures": "rankme"}
+        plain = found(dx.run(*names, out=tmp_path / "plain", **OPTIONS | options))
     with engine(tmp_path / "engine") as executor:
-        run = dx.run(*names, out=tmp_path / "run", executor=executor, **OPTIONS)
+        run = dx.run(*names, out=tmp_path / "run", executor=executor, **OPTIONS | options)
     assert found(run) == plain
     assert run.store.shared and not run.store.missing_parts
 

@@ -463,7 +463,7 @@ def test_more_launches_than_parts_and_the_command_line(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_commands_of_the_page_on_many_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for package in ("fracast", "pyarrow"):
+    for package in ("fracast", "pyarrow", "timm"):
         pytest.importorskip(package)
     if not (page := Path(__file__).parents[2] / "docs" / "how-to" / "scale.md").is_file():
         pytest.skip("tests run without the docs beside them")
@@ -473,12 +473,14 @@ def test_the_commands_of_the_page_on_many_machines(tmp_path: Path, monkeypatch: 
         for block in page.read_text(encoding="utf-8").split("```console\n")[1:]
         for line in block.partition("```")[0].splitlines()
     ]
-    assert sum("--part" in line for line in lines) == 4 and len(lines) == 5
+    assert sum("--part" in line for line in lines) == 8 and len(lines) == 10
     for line in lines:
-        # Probes of all controls would take minutes.
-        done = diagnose(*shlex.split(line.replace("linear_probe", "rankme"))[1:])
+        # Probes of all controls, and of all taps, would take minutes.
+        less = ["--taps", "embed"] if "segmentation_probe" in line else []
+        done = diagnose(*shlex.split(line.replace("linear_probe", "rankme"))[1:], *less)
         assert done.status == 0, done.err
     assert dx.open_run("runs/shared").store.shared
+    assert dx.open_run("runs/dense").profile("segmentation_probe/segmentation").data.attrs["tokens"] == "streamed"
     assert len(pd.read_parquet("features/lorenz")) == 300
 
 
