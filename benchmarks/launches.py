@@ -36,10 +36,10 @@ from diagnostics.runs.options import Request
 
 from _common import ARGUMENTS, SMALLEST, cpu, finish, images, verdict, vit_tiny
 
-COUNT, MANY, KILLS = (24, 264, 1) if SMALLEST else (1200, 4000, 30)
+COUNT, MANY, KILLS = (24, 40, 1) if SMALLEST else (1200, 4000, 30)
 DENSE: dict[str, Any] = {
     "encoder": "timm:vit_tiny_patch16_224?pretrained=false&img_size=32",
-    "dataset": f"shapes?n={264}&size=32",
+    "dataset": f"shapes?n={40 if SMALLEST else 264}&size=32",
     "measures": "linear_probe,segmentation_probe",
     "taps": "blocks.3,blocks.7",
     "dense": "streamed",

@@ -140,6 +140,8 @@ def run(
     is stored.
     attention: the kernel of torch's `scaled_dot_product_attention`: `auto`, or `flash`, `cudnn`, `efficient` or `math`
     and no other.
+    exact: whether a run that several launches extract (`--part`, `executor`) is refused where its parts were computed
+        on several kinds of device, with several kernels or in batches of several sizes, so that last digits differ.
     seed: of the controls and of the bootstrap; the splits are the dataset's.
     report: whether the report is written.
     fresh: whether the folder's results are replaced, and its activations where they are not those asked for now: the
