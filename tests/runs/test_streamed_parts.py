@@ -103,6 +103,29 @@ def test_any_number_of_launches_gives_the_numbers_of_one_process(
     assert not (out / STREAMED).exists()
 
 
+def test_sums_are_those_of_one_process_where_their_order_decides_digits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Samples whose tokens differ by factors of a million: their sums are not exact."""
+    near = block_sums.on_grid
+    for module in (block_sums, streamed):
+        monkeypatch.setattr(
+            module,
+            "on_grid",
+            lambda tokens, tap, dense: near(tokens, tap, dense) * 10 ** (tokens[:, :1, :1] * 6).clamp(-3, 3),
+        )
+    more: dict[str, Any] = {"measures": "linear_probe", "token_budget": 0}
+    launched(tmp_path / "run", "1/2", "2/2", **more)
+    measured(tmp_path / "plain", **more)
+    runs = [Store(tmp_path / name) for name in ("run", "plain")]
+    names = sorted(path.name for path in (tmp_path / "plain" / "observed").iterdir() if path.is_dir())
+    assert len(names) == 10
+    for name in names:
+        one, other = (run.observed(name) for run in runs)
+        for tap in one:
+            np.testing.assert_array_equal(one[tap], other[tap])
+
+
 def test_the_plain_command_does_what_is_missing_of_either_pass(
     begun: Path, plain: dict[str, Any], tmp_path: Path
 ) -> None:
