@@ -90,7 +90,7 @@ def submit_parts(request: Request, executor: Submits, watch: Watch | None = None
     for key in ("missing", "unjudged"):
         # A launch beyond all parts makes the stores, joins sums, and says what is missing.
         stores = _launched(setup, Launch(MOST_PARTS, MOST_PARTS + 1), watch)
-        dealt = {name: units(of["parts"], "unjudged" in of) for name, of in stores.items()}
+        dealt = {name: units(of["parts"], _streams(setup)) for name, of in stores.items()}
         count = max(map(len, dealt.values()))
         missing = {
             i
@@ -137,8 +137,11 @@ def share_of(setup: Setup, launch: Launch, *, finishes: bool) -> Generator[Share
     # What is in hand is gone on with in the same way alone: a part's record tells of one.
     way = f"{'the rest' if finishes else launch} {request.batch_size} {about}"
     with scratch_of(setup.folder, way) as scratch:
-        streams = setup.dense == "streamed" and bool(streamed_targets(setup))
-        yield Share(launch, scratch, about, finishes, streams, request.exact)
+        yield Share(launch, scratch, about, finishes, _streams(setup), request.exact)
+
+
+def _streams(setup: Setup) -> bool:
+    return setup.dense == "streamed" and bool(streamed_targets(setup))
 
 
 def kind_of(device: str) -> str:
