@@ -553,7 +553,7 @@ def test_keys_stand_in_nothing_that_is_written_printed_or_pickled(
     assert_no_key(*(file.read_bytes() for file in disk))
     run = dx.open_run("s3://bkt/canary")
     request = Request(encoder="x", dataset="y", out=locate("s3://bkt/canary"))
-    for thing in (run.store.folder, run.path, request, workers.Source(run.store.path, {}, False)):
+    for thing in (run.store.folder, run.path, request, workers.Source(run.store.path, {}, False, "")):
         assert_no_key(pickle.dumps(thing), repr(thing))
     assert copy.deepcopy(run.store.folder).path == run.path
 
