@@ -21,8 +21,8 @@ from diagnostics.runs.workers import Workers
 
 from _common import ARGUMENTS, SMALLEST, cpu, finish, verdict
 
-ENCODER = "objectives:lorenz-forecast" if SMALLEST else "timm:vit_small_patch16_224?pretrained=false"
-DATA = "lorenz?n=60" if SMALLEST else "shapes?n=120&size=224"
+ENCODER = "objectives:lorenz-forecast" if SMALLEST else "timm:vit_small_patch16_224?pretrained=false&img_size=96"
+DATA = "lorenz?n=60" if SMALLEST else "shapes?n=200&size=96"
 TAPS = None if SMALLEST else [f"blocks.{i}" for i in range(12)]
 MEASURES = "linear_probe,cka" if SMALLEST else "standard"
 PROCESSES = (2, 4, 8, 16)

@@ -6,18 +6,19 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import replace
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch.utils.data import default_collate
 
 from diagnostics.activations.contract import StoredTarget, shuffle
-from diagnostics.activations.extract import OnGrids, extract, refuse_other_folder
+from diagnostics.activations.extract import OnGrids, Passed, extract, pass_batch, refuse_other_folder
 from diagnostics.activations.folder import Folder, check_room, reading, writing
 from diagnostics.activations.observe import observe
 from diagnostics.activations.parts import Launch, Share, scratch_of
-from diagnostics.activations.plan import plan
+from diagnostics.activations.plan import Plan, plan
 from diagnostics.activations.prepare import find_difference
 from diagnostics.activations.run_files import CONTROLS, ENCODER
 from diagnostics.activations.store import Store, is_run
@@ -32,13 +33,17 @@ from diagnostics.report.progress_bars import watching
 from diagnostics.runs.controls.kinds import control_encoders
 from diagnostics.runs.controls.names import WEIGHTS, control_of
 from diagnostics.runs.options import Request
+from diagnostics.runs.passes import Batch, Passing, by_names, setup_of, threads, threads_of
 from diagnostics.runs.record import Call, Provenance, refuse_other_seed
 from diagnostics.runs.setup import Setup, cost_of, read_tokens, streamed_targets
 from diagnostics.runs.streamed import AlongExtraction
+from diagnostics.runs.workers import Workers
 from diagnostics.vocabulary import Compute
 
 LOG = logging.getLogger("diagnostics")
 MOST_PARTS = 10**6
+AHEAD_BYTES = 2**30
+"""Tokens of batches that other processes have passed and this one has not taken."""
 
 
 @random_kept()
@@ -79,18 +84,8 @@ def submit_parts(request: Request, executor: Submits, watch: Watch | None = None
 
     Raises DiagnosticsError where encoder or dataset is no name, which alone can be sent, and where a task fails.
     """
-    for name in ("encoder", "dataset"):
-        if not isinstance(getattr(request, name), str):
-            raise DiagnosticsError(
-                f"With executor= the {name} is built in other processes, and an object cannot be sent there: give its "
-                f"name, as on the command line (scheme:name, file.py:function, or a folder that was saved).",
-                code="bad-type",
-            )
-    # Without lists, tasks know the same request again.
-    values: dict[str, Any] = {each.name: getattr(request, each.name) for each in fields(request)}
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     setup = Setup(request)
-    request = Request(**values | {"out": setup.folder})
+    request = by_names(request, setup.folder)
     # A launch beyond all parts makes the stores, and says what is missing of them.
     stores = _launched(setup, Launch(MOST_PARTS, MOST_PARTS + 1), watch)
     count = max(of["parts"] for of in stores.values())
@@ -114,12 +109,7 @@ def submit_parts(request: Request, executor: Submits, watch: Watch | None = None
 @random_kept()
 def extract_part(request: Request, launch: str) -> None:
     """A task of an executor, in whatever process: a launch whose encoder stays for the next one."""
-    _launched(_setup(request), Launch.of(launch), silent)
-
-
-@functools.lru_cache(maxsize=1)
-def _setup(request: Request) -> Setup:
-    return Setup(request)
+    _launched(setup_of(request), Launch.of(launch), silent)
 
 
 @contextlib.contextmanager
@@ -164,9 +154,13 @@ def refuse_unshareable(setup: Setup) -> None:
 class Extraction:
     """The encoder and its controls through the same extraction; with a `share`, a launch's parts of them."""
 
-    def __init__(self, setup: Setup, folder: Folder, watch: Watch, share: Share | None) -> None:
+    def __init__(
+        self, setup: Setup, folder: Folder, watch: Watch, share: Share | None, workers: Workers | None = None
+    ) -> None:
         self.setup, self.request, self.folder, self.watch = setup, setup.request, folder, watch
         self.share, self.launched = share, share is not None and not share.finishes
+        # Parts that several launches did are the same to the bit, so that all pass on as many threads.
+        self.workers = workers if setup.device == "cpu" and share is None else None
         self.made_beside: list[Folder] = []
         """The places of stores that were made beside them."""
         self.told = False
@@ -175,10 +169,15 @@ class Extraction:
         if request.dense is None and there and there.plan.token_samples == len(setup.dataset):
             setup.dense = "stored"  # of an earlier call with a larger budget
         self.version = Call.now(request.seed, {}).version
-        self.options = {"device": setup.device, "batch_size": request.batch_size, "workers": request.workers}
-        self.passes: dict[str, Any] = {**self.options, "watch": watch}
+        options = {"device": setup.device, "batch_size": request.batch_size, "workers": request.workers}
+        self.passes: dict[str, Any] = {**options, "watch": watch}
         """How passes over the dataset are made, for `extract` and `observe`."""
         by_place = [m for m in setup.measures if m.needs != "pooled"] if setup.dataset.ragged else []
+        self.by_names = self._by_names()
+        jobs = self.workers.jobs if self.by_names and self.workers else 1
+        self.threads = threads_of(jobs) if jobs > 1 else torch.get_num_threads()
+        """Of a pass of an extraction."""
+        self.options = {**options, "threads": self.threads}
         self.by_place: Sequence[Measure] = by_place
         """Measures over tokens, left out where samples of unequal length have no common places."""
         self.measures = [m for m in setup.measures if m not in by_place]
@@ -247,6 +246,7 @@ class Extraction:
                 measures,
                 token_samples=store.plan.token_samples,
                 computed=has_weights,
+                control=name,
             )
 
     @contextlib.contextmanager
@@ -273,11 +273,12 @@ class Extraction:
         announced: bool = False,
         token_samples: int | None = None,
         computed: bool = True,
+        control: str = ENCODER,
     ) -> Store:
         """The store of an encoder's activations; `announced`: whether the cost of it and of its controls is told first.
 
         Tokens are kept where `measures` read them. `computed`: whether it is a model, whose pass is
-        computed as was asked for.
+        computed as was asked for; `control`: which one it is.
         """
         request, setup, samples = self.request, self.setup, len(self.setup.dataset)
         # What controls without the encoder give has one token and one pooling.
@@ -317,7 +318,7 @@ class Extraction:
         summed = measures if setup.dense == "streamed" and self.share is None else ()
         along = AlongExtraction(encoder, summed, streamed, self.version)
         compute: Compute = request.compute if computed else "float32"
-        with encoder.on(setup.device), computing(compute, setup.device):
+        with threads(self.threads), encoder.on(setup.device), computing(compute, setup.device):
             if announced:
                 self._explain_attention(encoder, taps)
                 if request.fresh or not is_run(place):
@@ -338,6 +339,7 @@ class Extraction:
                     before_first_byte=before_first_byte,
                     along=along,
                     compute=compute,
+                    deal=functools.partial(self._deal, encoder, control) if self.by_names else None,
                     **self.passes,
                 )
                 store = extracted(share=self.share)
@@ -349,6 +351,47 @@ class Extraction:
             self.made_beside.append(place)
         store.device, store.choose_on, store.seed = setup.device, setup.choose_on, request.seed
         return store
+
+    def _by_names(self) -> Request | None:
+        """The request by which other processes pass too; None where this one does alone."""
+        if self.workers is None or self.workers.jobs == 1:
+            return None
+        try:
+            # Passes need no measures, which may be objects.
+            return replace(by_names(self.request, self.setup.folder), measures="standard")
+        except DiagnosticsError as error:
+            LOG.info("one process passes all samples: %s", error)
+            return None
+
+    def _deal(
+        self, encoder: Encoder, control: str, kept: Plan, batches: Sequence[np.ndarray], whole: bool
+    ) -> Generator[Passed]:
+        """See `Deal`: what batches give, passed by all processes that build the same encoder."""
+        dataset = self.setup.dataset
+
+        def here(batch: Batch) -> Passed:
+            return pass_batch(encoder, dataset, kept, batch.positions, whole=batch.whole)
+
+        items, done = [Batch(positions, whole) for positions in batches], 0
+        if self.by_names and self.workers:
+            identity, fingerprint = dict(encoder.identity), dataset.fingerprint
+            source = Passing(self.by_names, control, identity, fingerprint, kept, self.threads)
+            size = len(batches[0]) * kept.token_bytes_per_sample
+            ahead = max(
+                1, min(2 * self.workers.jobs, AHEAD_BYTES // size if whole or kept.token_samples else MOST_PARTS)
+            )
+            with contextlib.closing(self.workers.deal(items, here, source, ahead)) as dealt:
+                for found in dealt:
+                    passed = found if isinstance(found, Passed) else found[0][1] if found else "it cannot be sent"
+                    if isinstance(passed, str):
+                        LOG.info("one process passes all samples of %s: %s", encoder.name, passed)
+                        self.by_names = None
+                        break
+                    if isinstance(passed, Exception):
+                        raise passed
+                    yield passed
+                    done += 1
+        yield from map(here, items[done:])
 
     def _store_there(self, place: Folder) -> Store | None:
         """The store that this call goes on with; None without one, or where it cannot be read, as is said later."""

@@ -220,8 +220,8 @@ class _Job(Extraction):
     def __init__(
         self, setup: Setup, folder: Folder, watch: Watch, workers: Workers, share: Share | None = None
     ) -> None:
-        super().__init__(setup, folder, watch, share)
-        self.workers, self.measure_all = workers, workers.measure_all
+        super().__init__(setup, folder, watch, share, workers)
+        self.solve, self.measure_all = workers.solve, workers.measure_all
         request = self.request
         asked = {"compute": request.compute, "attention": request.attention, "choose_on": setup.choose_on}
         self.call, self.started = Call.now(request.seed, self.options | asked), time.monotonic()
@@ -355,7 +355,7 @@ class _Job(Extraction):
                 version=self.call.version,
                 asked=self.request.dense is not None,
                 before=before,
-                solve=functools.partial(self.workers.solve, what=encoder.name),
+                solve=functools.partial(self.solve, what=encoder.name),
                 **self.passes,
             )
         assert isinstance(view, Store)
