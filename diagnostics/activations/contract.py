@@ -70,6 +70,30 @@ def shuffle(activations: Activations, targets: Mapping[str, StoredTarget]) -> di
     return {name: _shuffle(target, activations.split, activations.seed) for name, target in targets.items()}
 
 
+def at_positions(
+    activations: Activations, targets: Mapping[str, StoredTarget], positions: np.ndarray
+) -> tuple[Activations, dict[str, StoredTarget]]:
+    """Activations of some samples, in ascending order of their positions, and the targets of these."""
+    tokens = positions[positions < activations.token_samples]
+
+    def pooled(tap: str, pooling: str | None = None) -> np.ndarray:
+        return activations.pooled(tap, pooling)[positions]
+
+    def token_blocks(tap: str) -> Iterator[tuple[slice, np.ndarray]]:
+        for rows, block in activations.token_blocks(tap):
+            first, last = np.searchsorted(tokens, [rows.start, rows.stop])
+            if last > first:
+                yield slice(int(first), int(last)), block[tokens[first:last] - rows.start]
+
+    def feature_blocks(tap: str) -> Iterator[np.ndarray]:
+        return (block[tokens] for block in activations.feature_blocks(tap))
+
+    members = {name: getattr(activations, name)[positions] for name in ("ids", "split", "groups")}
+    reading = {"pooled": pooled, "token_blocks": token_blocks, "feature_blocks": feature_blocks}
+    view = activations.with_other(**members, **reading, token_samples=len(tokens), ready={}, streamed={})
+    return view, {name: _at(target, positions) for name, target in targets.items()}
+
+
 def _shuffle(target: StoredTarget, split: np.ndarray, seed: int) -> StoredTarget:
     rng = np.random.default_rng(seed)
     order = np.arange(len(split))
@@ -77,12 +101,16 @@ def _shuffle(target: StoredTarget, split: np.ndarray, seed: int) -> StoredTarget
     for name in SPLITS:
         rows = np.flatnonzero((split == name) & known)
         order[rows] = rng.permutation(rows)
+    return _at(target, order, shuffled=True)
+
+
+def _at(target: StoredTarget, rows: np.ndarray, **members: Any) -> StoredTarget:
     return dataclasses.replace(
         target,
-        values=target.values[order] if len(target.values) else target.values,
-        on_grid={shape: values[order] for shape, values in target.on_grid.items()},
-        naive=None if target.naive is None else target.naive[order],
-        shuffled=True,
+        values=target.values[rows] if len(target.values) else target.values,
+        on_grid={shape: values[rows] for shape, values in target.on_grid.items()},
+        naive=None if target.naive is None else target.naive[rows],
+        **members,
     )
 
 

@@ -519,11 +519,11 @@ class Passed:
 
     def put_tokens(self, tap: Tap, tokens: Tensor) -> None:
         """As of `ShardBuffers`."""
-        self.tokens[tap.name] = np.array(tokens.float())
+        self.tokens[tap.name] = tokens.float().cpu().numpy().copy()
 
     def put_pooled(self, tap: Tap, pooled: Tensor) -> None:
         """As of `ShardBuffers`."""
-        self.pooled[tap.name] = np.array(pooled)
+        self.pooled[tap.name] = pooled.cpu().numpy().copy()
 
     def recent(self, tap: Tap, count: int) -> np.ndarray:
         """The tokens in the least precision in which they may be stored."""

@@ -482,7 +482,11 @@ def subset(dataset: Dataset, samples: int, seed: int) -> Dataset:
     for split, count in _shares(dataset, samples).items():
         rows = rng.permutation(np.flatnonzero(dataset.split == split))
         chosen.append((_classes_first(dataset, rows) if split == "train" else rows)[:count])
-    rows = np.sort(np.concatenate(chosen))
+    return at_rows(dataset, np.sort(np.concatenate(chosen)))
+
+
+def at_rows(dataset: Dataset, rows: np.ndarray) -> Dataset:
+    """Some samples of a dataset, in the order of `rows`."""
     targets = {
         name: dataclasses.replace(
             target, values=target.values[rows], naive=None if target.naive is None else np.asarray(target.naive)[rows]

@@ -392,16 +392,15 @@ def read_alike(result: xr.Dataset, other: xr.Dataset) -> bool:
     return all(result.attrs.get(name) == other.attrs.get(name) for name in (FUNCTIONAL, "tokens"))
 
 
-def against_control(result: xr.Dataset, other: xr.Dataset, control: str) -> xr.Dataset:
-    """A probe's result with by how much its chosen tap beats a control's chosen tap, paired over the same test
-    units.
+def against_control(result: xr.Dataset, other: xr.Dataset, control: str, own: xr.Dataset | None = None) -> xr.Dataset:
+    """A probe's result with by how much its chosen tap, or that of the encoder's `own` on the control's samples, beats
+    a control's chosen tap, paired over the same test units.
     """
-    if CHOSEN_TAP not in result.attrs or CHOSEN_TAP not in other.attrs:
+    own = result if own is None else own
+    if CHOSEN_TAP not in own.attrs or CHOSEN_TAP not in other.attrs:
         return result
-    ours, theirs = (data.sel(tap=[data.attrs[CHOSEN_TAP]]).sortby("unit") for data in (result, other))
+    ours, theirs = (data.sel(tap=[data.attrs[CHOSEN_TAP]]).sortby("unit") for data in (own, other))
     if list(ours["unit"].values) != list(theirs["unit"].values):
         return result
-    (gap,) = paired_differences(
-        losses_of(ours, "unit"), losses_of(theirs, "unit"), units_fitted(result), result.attrs[SEED]
-    )
+    (gap,) = paired_differences(losses_of(ours, "unit"), losses_of(theirs, "unit"), units_fitted(own), own.attrs[SEED])
     return result.assign_attrs(store_interval(f"{OVER}{control}", gap))

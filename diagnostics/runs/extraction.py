@@ -22,6 +22,7 @@ from diagnostics.activations.plan import Plan, plan
 from diagnostics.activations.prepare import find_difference
 from diagnostics.activations.run_files import CONTROLS, ENCODER
 from diagnostics.activations.store import Store, is_run
+from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.attention.kernels import attention_in, explain_attention
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.modules import computing, random_kept
@@ -244,10 +245,15 @@ class Extraction:
                 self.setup.taps if has_weights else encoder.taps,
                 {},
                 measures,
-                token_samples=store.plan.token_samples,
+                token_samples=self._token_samples(name, store),
                 computed=has_weights,
                 control=name,
             )
+
+    def _token_samples(self, control: str, store: Store) -> int:
+        """How many samples of a control keep tokens: those that keep the encoder's."""
+        kept = store.plan.token_samples
+        return int((self.setup.control_positions < kept).sum()) if control_of(control) in WEIGHTS else kept
 
     @contextlib.contextmanager
     def _making_control(self) -> Generator[None]:
@@ -261,6 +267,9 @@ class Extraction:
         except Exception as error:  # whatever a strange module does when it is copied or drawn afresh
             made = f"it cannot be made from {self.setup.encoder.name}: {describe(error)}."
             raise NoControlError(made) from error
+
+    def _dataset_of(self, control: str) -> Dataset:
+        return self.setup.control_dataset if control_of(control) in WEIGHTS else self.setup.dataset
 
     def _extract(
         self,
@@ -280,10 +289,11 @@ class Extraction:
         Tokens are kept where `measures` read them. `computed`: whether it is a model, whose pass is
         computed as was asked for; `control`: which one it is.
         """
-        request, setup, samples = self.request, self.setup, len(self.setup.dataset)
+        request, setup, dataset = self.request, self.setup, self._dataset_of(control)
+        samples = len(dataset)
         # What controls without the encoder give has one token and one pooling.
         poolings = [name for name in setup.poolings or () if name in encoder.poolings] or None
-        with_tokens, probes = read_tokens(measures, setup.dataset, setup.dense)
+        with_tokens, probes = read_tokens(measures, dataset, setup.dense)
         there = self._store_there(place)
         # Who names a budget wants the encoder's, but for those that were removed since.
         with_tokens = with_tokens or (announced and bool(setup.token_budget) and not (there and there.complete))
@@ -330,7 +340,7 @@ class Extraction:
                 extracted = functools.partial(
                     extract,
                     encoder,
-                    setup.dataset,
+                    dataset,
                     place,
                     planned,
                     about=about,
@@ -367,7 +377,7 @@ class Extraction:
         self, encoder: Encoder, control: str, kept: Plan, batches: Sequence[np.ndarray], whole: bool
     ) -> Generator[Passed]:
         """See `Deal`: what batches give, passed by all processes that build the same encoder."""
-        dataset = self.setup.dataset
+        dataset = self._dataset_of(control)
 
         def here(batch: Batch) -> Passed:
             return pass_batch(encoder, dataset, kept, batch.positions, whole=batch.whole)
@@ -414,10 +424,10 @@ class Extraction:
         if ran:
             LOG.info("attention of %s: %s", encoder.name, ran)
 
-    def _observe(self, encoder: Encoder, store: Store, measures: Sequence[Measure]) -> None:
+    def _observe(self, encoder: Encoder, store: Store, measures: Sequence[Measure], control: str = ENCODER) -> None:
         observations = [measure.observation for measure in measures if measure.observation is not None]
         with self._passing(encoder):
-            observe(encoder, self.setup.dataset, store, observations, version=self.version, **self.passes)
+            observe(encoder, self._dataset_of(control), store, observations, version=self.version, **self.passes)
 
     @contextlib.contextmanager
     def _passing(self, encoder: Encoder, *, computed: bool = True) -> Generator[None]:

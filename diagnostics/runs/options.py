@@ -118,6 +118,14 @@ class Request:
         ControlMeasures,
         Option("Measure targets alone of controls with other weights, or everything.", "probes|all", group=WHAT),
     ] = "probes"
+    control_samples: Annotated[
+        int | None,
+        Option(
+            "Samples for controls with other weights; the encoder is fitted again on these to compare [all].",
+            "N",
+            group=COST,
+        ),
+    ] = None
     redraws: Annotated[
         int, Option("Number of other random splits on which probes are fitted again.", "N", group=WHAT)
     ] = 0

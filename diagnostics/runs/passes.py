@@ -86,11 +86,12 @@ class Passing:
         try:
             setup = setup_of(self.request)
             encoder = _encoder(self.request, self.control)
-            if dict(encoder.identity) != dict(self.identity) or setup.dataset.fingerprint != self.fingerprint:
+            dataset = setup.control_dataset if control_of(self.control) in WEIGHTS else setup.dataset
+            if dict(encoder.identity) != dict(self.identity) or dataset.fingerprint != self.fingerprint:
                 return self, "each time that it is built it is another", None
         except Exception as error:
             return self, f"it cannot be built in another process ({describe(error)})", None
-        return self, encoder, setup.dataset
+        return self, encoder, dataset
 
     @contextlib.contextmanager
     def passing(self, encoder: Encoder) -> Generator[None]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,17 +13,17 @@ import numpy as np
 
 from diagnostics.activations.contract import StoredTarget
 from diagnostics.activations.extract import OnGrids
-from diagnostics.activations.plan import ARRAY_BYTES, WANTED, Plan, Precision, parse_budget, plan
+from diagnostics.activations.plan import ARRAY_BYTES, WANTED, Plan, Precision, parse_budget, plan, row_order
 from diagnostics.activations.prepare import fit
 from diagnostics.activations.run_files import CONTROLS
 from diagnostics.datasets.boxes import CLASS, there
-from diagnostics.datasets.dataset import Dataset, unprobeable_targets
+from diagnostics.datasets.dataset import Dataset, at_rows, subset, unprobeable_targets
 from diagnostics.datasets.target import Target
 from diagnostics.encoders.attention.kernels import check_kernel
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.modules import check_compute, usable_device
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError, explaining, refuse_values, unknown
+from diagnostics.errors import DiagnosticsError, enumerated, explaining, refuse_values, unknown
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.dense import known_places
 from diagnostics.measures.probes.least_squares import FOLDS
@@ -34,7 +36,7 @@ from diagnostics.runs.controls.kinds import planned_taps
 from diagnostics.runs.controls.names import INPUTS, control_of
 from diagnostics.runs.inputs import given
 from diagnostics.runs.options import Request, default_folder
-from diagnostics.runs.streamed import block_bytes, fits_along, passes_over
+from diagnostics.runs.streamed import block_bytes, fits_along, passes_over, tokens_read
 from diagnostics.vocabulary import BY_PLACE, DENSE, SAFE_NAME, SPLITS, ChooseOn, ControlMeasures, DenseTokens
 
 
@@ -91,6 +93,34 @@ class Setup:
         self.token_samples = plan(*rule).token_samples
         stored = data.ragged or self.token_samples == len(data)
         self.dense: DenseTokens = request.dense or ("stored" if stored else "streamed")
+        _check_control_samples(self)
+
+    @cached_property
+    def control_positions(self) -> np.ndarray:
+        """The positions of the samples that controls with other weights pass, ascending."""
+        wanted, data = self.request.control_samples, self.dataset
+        ids = data.ids if wanted is None else subset(data, wanted, self.request.seed).ids
+        return np.flatnonzero(np.isin(np.asarray(data.ids, dtype=object)[row_order(len(data))], ids))
+
+    @cached_property
+    def control_dataset(self) -> Dataset:
+        """Those samples, so ordered that their positions among themselves are those among all."""
+        positions, data = self.control_positions, self.dataset
+        if len(positions) == len(data):
+            return data
+        rows = np.empty(len(positions), dtype=np.int64)
+        rows[row_order(len(positions))] = row_order(len(data))[positions]
+        return at_rows(data, rows)
+
+    @property
+    def fewer(self) -> str:
+        """That controls with other weights pass fewer samples, in words; "" where they pass all."""
+        few, samples = len(self.control_positions), len(self.dataset)
+        return (
+            f"on {few:,} of {samples:,} samples, on which the encoder is fitted again for the comparison"
+            if few < samples
+            else ""
+        )
 
 
 def listed(names: str | Sequence[Any] | None) -> list[Any] | None:
@@ -139,6 +169,29 @@ def _check_redraws(request: Request, data: Dataset) -> None:
             f"--redraws, or give data without splits, which are then drawn (in Python, Dataset(exchangeable=True) says "
             f"that yours were).",
             code="bad-splits",
+        )
+
+
+def _check_control_samples(setup: Setup) -> None:
+    few, samples = setup.request.control_samples, len(setup.dataset)
+    # The width of an interval falls with the root of the number of units.
+    if few is not None and few < (least := math.ceil(samples / 1.5**2)):
+        raise DiagnosticsError(
+            f"With {few:,} of {samples:,} samples (--control-samples) intervals of controls are more than half wider "
+            f"than the encoder's: give {least:,} or more.",
+            code="bad-value",
+        )
+    if few is not None and setup.request.redraw_controls:
+        raise DiagnosticsError(
+            "--redraw-controls fits controls on other splits of all samples, so that it cannot be given with "
+            "--control-samples: leave one of them out.",
+            code="conflict",
+        )
+    if few is not None and setup.dense == "streamed" and (names := streamed_targets(setup)):
+        raise DiagnosticsError(
+            f"Sums of {enumerated(names)} are of all samples, so that controls cannot be compared on fewer: give "
+            f"--dense stored or --dense none with --control-samples.",
+            code="unsupported",
         )
 
 
@@ -295,12 +348,18 @@ def cost_of(
     plans = _plans(setup, planned, controls)
     stores = [planned, *(other if controls[name] else other.without_tokens for name, other in plans.items())]
     token_bytes = sum(each.token_bytes for each in stores)
-    alike = 1 + sum(_has_weights(name, encoder) for name in plans)
     written = sum(each.bytes + _sample_bytes(dataset, planned) for each in stores)
     written += _result_bytes(setup, controls) + PAGE_BYTES * setup.request.report
     # Shuffled labels are read from the encoder's own activations.
     sums = [_sum_bytes(setup, each, dense, shuffled=bool(setup.draws and not i)) for i, each in enumerate(stores)]
-    passes = passes_over(dataset.split, setup.choose_on, gathered=fits_along(max(sums))) if any(sums) else 0
+    passes = 0.0
+    if any(sums):
+        in_order, stored = dataset.split[row_order(len(dataset))], tokens_read(planned)
+        passes = passes_over(in_order, setup.choose_on, gathered=fits_along(max(sums)), stored=stored)
+    alike = 1 + sum(_has_weights(name, encoder) for name in plans)
+    # In tokens that are extracted again, controls have their share.
+    share = (again or planned.samples) / planned.samples
+    passed = (alike - 1) * len(setup.control_positions) * share * (1 + passes)
     written += sum(sums)
     enough = planned.token_samples >= min(WANTED, planned.samples)
     return Cost(
@@ -311,7 +370,7 @@ def cost_of(
         bytes=token_bytes if again else written,
         token_bytes=token_bytes,
         token_samples=planned.token_samples,
-        seconds=alike * seconds * (again or planned.samples) * (1 + passes),
+        seconds=seconds * ((again or planned.samples) * (1 + passes) + passed),
         encoders=alike,
         path=str(setup.out),
         token_bytes_of_64=0 if enough else WANTED * planned.token_bytes_per_sample,
@@ -410,9 +469,10 @@ def _has_weights(name: str, encoder: Encoder) -> bool:
 
 def _plans(setup: Setup, planned: Plan, controls: Collection[str]) -> dict[str, Plan]:
     """The plans of those of some controls that can be made, beside the encoder's."""
-    weights = [name for name in controls if _has_weights(name, setup.encoder)]
+    weights, positions = [name for name in controls if _has_weights(name, setup.encoder)], setup.control_positions
+    alike = replace(planned, samples=len(positions), token_samples=int((positions < planned.token_samples).sum()))
     inputs = {name: _plan_of(name, setup, planned) for name in controls if name in INPUTS}
-    return {name: other for name, other in (inputs | dict.fromkeys(weights, planned)).items() if other is not None}
+    return {name: other for name, other in (inputs | dict.fromkeys(weights, alike)).items() if other is not None}
 
 
 def _plan_of(name: str, setup: Setup, planned: Plan) -> Plan | None:

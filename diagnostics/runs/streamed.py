@@ -20,6 +20,7 @@ from torch.utils.data import default_collate
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.activations.extract import Along
 from diagnostics.activations.metadata import observed_names
+from diagnostics.activations.plan import Plan
 from diagnostics.activations.prepare import prepared_batches
 from diagnostics.activations.store import Store
 from diagnostics.datasets.dataset import Dataset
@@ -173,7 +174,7 @@ def stream(
         return view
     passes = _Passes(encoder, dataset, store, device=device, batch_size=batch_size, workers=workers, watch=watch)
     left = _BlockSums(store, reads, range(FOLDS), version)
-    before(passes_over(store.split, store.choose_on, gathered=not left.missing), left.bytes)
+    before(passes_over(store.split, store.choose_on, gathered=not left.missing, stored=passes.stored), left.bytes)
     try:
         if left.missing:
             passes.gather(reads, version)
@@ -239,10 +240,18 @@ def readout(store: Store, probe: Measure, target: StoredTarget, tap: Tap, choice
     return EachToken(solved, tap.grid, dense.grid)
 
 
-def passes_over(split: np.ndarray, choose_on: ChooseOn, *, gathered: bool) -> float:
-    """Passes over all samples beside the extraction; `gathered`: whether it gathers the sums, or they are there."""
+def passes_over(split: np.ndarray, choose_on: ChooseOn, *, gathered: bool, stored: int) -> float:
+    """Passes over all samples beside the extraction; `gathered`: whether it gathers the sums, or they are there;
+    `stored`: of how many, which come first, tokens are read in place of a pass.
+    """
     judged = split != "train" if choose_on == "val" else np.ones(len(split), dtype=bool)
-    return float(judged.mean() + (0 if gathered else (split != "test").mean()))
+    passed = judged + (0 if gathered else 1) * (split != "test")
+    return float(passed[stored:].sum() / len(split))
+
+
+def tokens_read(plan: Plan) -> int:
+    """Number of samples, the first, whose stored tokens are read as a pass gives them."""
+    return plan.token_samples if plan.precision == "float32" else 0
 
 
 def block_bytes(taps: Iterable[Tap], masks: int, columns: int) -> int:
@@ -329,6 +338,7 @@ class _Passes:
         self.encoder, self.dataset, self.store, self.workers, self.watch = encoder, dataset, store, workers, watch
         self.size = batch_size or BATCH.get(device.partition(":")[0], BATCH["cpu"])
         self.block = _block_of(store)
+        self.stored = min(store.token_samples, tokens_read(store.plan))
 
     def each(self, rows: np.ndarray, reads: Sequence[Read], step: str, visit: _Visit) -> None:
         """One pass over some rows, but for those whose tokens are stored: `visit` gets a tap, rows, and their grid
@@ -336,7 +346,7 @@ class _Passes:
         """
         encoder, store, done = self.encoder, self.store, 0
         taps = [tap.name for tap in store.taps if any(tap.name in read.dense.reads for read in reads)]
-        stored = rows[rows < (store.token_samples if store.plan.precision == "float32" else 0)]
+        stored = rows[rows < self.stored]
         for tap in [tap for tap in store.taps if tap.name in taps and len(stored)]:
             for block, tokens in store.token_blocks(tap.name):
                 if len(some := stored[(stored >= block.start) & (stored < block.stop)]):

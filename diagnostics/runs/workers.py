@@ -256,7 +256,7 @@ class Workers:
                             continue
                     # Those ahead are taken to last as long as those that are done.
                     ahead_of_all = self.spent + seconds * len(items) / max(1, own)
-                    if not others and (self.processes or (own and ahead_of_all >= WORTH)):
+                    if not others and (self.processes or ahead_of_all >= WORTH):
                         self.processes = self.processes or [_Process() for _ in range(self.jobs - 1)]
                         others = [self.threads.submit(work, process) for process in self.processes]
                     start = time.thread_time()
