@@ -1,8 +1,8 @@
 """Measuring with several processes: two against one on two cores, and what more would give.
 
-A ViT-S with random weights on `shapes` of 224 pixels, the standard suite and all kinds of controls, dense targets from stored tokens,
-at its blocks. A first call extracts and times the tasks of all phases (the encoder, each control) in one process; then one process
-and two measure again what is stored. A model deals the tasks in order to N processes and adds what one process does alone. More than 8 minutes
+A ViT-S with random weights on `shapes` of 96 pixels, the standard suite and all kinds of controls, dense targets from stored tokens,
+at its blocks. A first call extracts by two processes; then one process measures again what is stored, and times the tasks of all phases (the
+encoder, each control); then two do. A model deals the tasks in order to N processes and adds what one process does alone. Less than 3 minutes
 of two quiet cores. `--model`: without the two processes, in CPU seconds, for a busy machine.
 """
 
@@ -22,7 +22,7 @@ from diagnostics.runs.workers import Workers
 from _common import ARGUMENTS, SMALLEST, cpu, finish, verdict
 
 ENCODER = "objectives:lorenz-forecast" if SMALLEST else "timm:vit_small_patch16_224?pretrained=false&img_size=96"
-DATA = "lorenz?n=60" if SMALLEST else "shapes?n=200&size=96"
+DATA = "lorenz?n=60" if SMALLEST else "shapes?n=300&size=96"
 TAPS = None if SMALLEST else [f"blocks.{i}" for i in range(12)]
 MEASURES = "linear_probe,cka" if SMALLEST else "standard"
 PROCESSES = (2, 4, 8, 16)

@@ -399,7 +399,9 @@ def against_control(result: xr.Dataset, other: xr.Dataset, control: str, own: xr
     own = result if own is None else own
     if CHOSEN_TAP not in own.attrs or CHOSEN_TAP not in other.attrs:
         return result
-    ours, theirs = (data.sel(tap=[data.attrs[CHOSEN_TAP]]).sortby("unit") for data in (own, other))
+    ours, theirs = (data.sel(tap=[data.attrs[CHOSEN_TAP]]) for data in (own, other))
+    if list(ours["unit"].values) != list(theirs["unit"].values):
+        ours, theirs = ours.sortby("unit"), theirs.sortby("unit")
     if list(ours["unit"].values) != list(theirs["unit"].values):
         return result
     (gap,) = paired_differences(losses_of(ours, "unit"), losses_of(theirs, "unit"), units_fitted(own), own.attrs[SEED])

@@ -175,8 +175,9 @@ class Extraction:
         """How passes over the dataset are made, for `extract` and `observe`."""
         by_place = [m for m in setup.measures if m.needs != "pooled"] if setup.dataset.ragged else []
         self.by_names = self._by_names()
-        jobs = self.workers.jobs if self.by_names and self.workers else 1
-        self.threads = threads_of(jobs) if jobs > 1 else torch.get_num_threads()
+        self.passing = self.workers.jobs if self.by_names and self.workers else 1
+        """Processes that pass."""
+        self.threads = threads_of(self.passing) if self.passing > 1 else torch.get_num_threads()
         """Of a pass of an extraction."""
         self.options = {**options, "threads": self.threads}
         self.by_place: Sequence[Measure] = by_place
@@ -313,7 +314,7 @@ class Extraction:
                     if theirs
                 }
                 kept = planned if with_tokens else planned.without_tokens
-                cost = cost_of(setup, kept, read, seconds=seconds, again=again, dense=dense)
+                cost = cost_of(setup, kept, read, seconds=seconds / self.passing, again=again, dense=dense)
                 self.watch(cost)
                 if not is_run(place):
                     check_room(place.path, cost.bytes)

@@ -163,7 +163,7 @@ class Request:
     jobs: Annotated[
         int | None,
         Option(
-            "Processes that measure, of one core each [as many as cores and memory allow].",
+            "Processes that measure, and pass on a CPU [as many as cores and memory allow].",
             "N",
             group=COST,
             decides=False,

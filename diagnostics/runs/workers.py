@@ -33,7 +33,7 @@ from diagnostics.measures.base import Measure
 from diagnostics.measures.threads import one_thread
 from diagnostics.progress import Progress, Watch
 from diagnostics.registry import offered
-from diagnostics.runs.machine import free_bytes, usable_cores
+from diagnostics.runs.machine import free_bytes, usable_cores, used_bytes
 from diagnostics.runs.setup import chosen_measures
 from diagnostics.runs.streamed import Read, solve_at
 
@@ -45,8 +45,8 @@ WORTH = 10.0
 
 
 def default_jobs(most: int) -> int:
-    """As many processes as there are cores and memory for."""
-    return max(1, min(most, usable_cores(), int(min(most, free_bytes() / PROCESS_BYTES))))
+    """As many processes as there are cores and memory for, each of which builds what this one has built."""
+    return max(1, min(most, usable_cores(), int(min(most, free_bytes() / max(PROCESS_BYTES, used_bytes())))))
 
 
 @dataclass(frozen=True)
