@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -42,6 +42,9 @@ from diagnostics.errors import DiagnosticsError, StorageError, enumerated, expla
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.vocabulary import Compute
 
+if TYPE_CHECKING:
+    from diagnostics.activations.in_memory import InMemory
+
 Along = Callable[[Any, np.ndarray, Tap, Tensor], None]
 """Takes in a batch, its rows, and the tokens of a tap [row, token, feature]."""
 Deal = Callable[[Plan, Sequence[np.ndarray], bool], "Generator[Passed]"]
@@ -54,24 +57,6 @@ LONG = 60
 """Seconds from which an extraction's time is estimated once more before it is announced."""
 LONGEST_SEAL = 86_400
 """Seconds after which a file in the making on a shared path is that of a dead launch."""
-
-
-class Buffers(Protocol):
-    """Takes in what batches give, one after the other; `rows` are there."""
-
-    rows: int
-
-    def put_tokens(self, tap: Tap, tokens: Tensor) -> None:
-        """A batch's tokens [row, prefix + token, feature] behind the rows that are there."""
-        ...
-
-    def put_pooled(self, tap: Tap, pooled: Tensor) -> None:
-        """A batch's pooled values [row, pooling, feature] behind the rows that are there."""
-        ...
-
-    def recent(self, tap: Tap, count: int) -> np.ndarray:
-        """The tokens of the last `count` rows put, as they will be stored, [row, token, feature]."""
-        ...
 
 
 class ShardBuffers:
@@ -442,7 +427,7 @@ def capture_rows(
     positions: np.ndarray,
     plan: Plan,
     dataset: Dataset,
-    buffers: Buffers,
+    buffers: ShardBuffers | Passed | InMemory,
     also: Along | None = None,
 ) -> None:
     """One forward pass; each tap is pooled on the device and its tokens copied away at the moment it fires."""

@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,6 +65,8 @@ TOKENS_REMOVED = "tokens_removed"
 """Attribute of a root: whether the tokens that its plan tells of were removed, or never written."""
 # Pooled values of all open runs together, in bytes: PE-G's 50 taps of 3,400 samples.
 KEPT = Kept(2**30)
+MOST_TOKENS = 2**28
+"""Bytes of the tokens of a tap that stay until another one's are read."""
 
 
 class Store(Activations):
@@ -99,6 +101,8 @@ class Store(Activations):
         self._owner = object()  # and not its id, which another store may have later
         weakref.finalize(self, KEPT.forget, self._owner)
         self._spare: list[np.ndarray] = []
+        self._read_last: dict[str, tuple[str, np.ndarray]] = {}
+        """Of each kind, the array of tokens that was read last, and the memory that it is in."""
 
     def _opened(self, verified: bool = True) -> tuple[dict[str, Any], Contents]:
         try:
@@ -142,9 +146,36 @@ class Store(Activations):
         return values
 
     def token_blocks(self, tap: str) -> Iterator[tuple[slice, np.ndarray]]:
-        for shard, values in self._shards(self._layouts[tap]["tokens"]) if self.token_samples else ():
-            start = shard * self.plan.shard
-            yield slice(start, start + len(values)), values.astype(np.float32)
+        if not self.token_samples:
+            return
+        layout, rows = self._layouts[tap]["tokens"], self.plan.shard
+        with self._tokens(layout) as kept:
+            of_shards = ((shard, kept[shard * rows :][:rows]) for shard in range(layout.shards if len(kept) else 0))
+            for shard, values in of_shards if len(kept) else self._shards(layout):
+                yield slice(shard * rows, shard * rows + len(values)), values.astype(np.float32)
+
+    @contextmanager
+    def _tokens(self, layout: Layout) -> Generator[np.ndarray]:
+        """[sample, token, feature] as stored, which all measures of a tap read once; empty where that is too large to
+        stay.
+
+        One memory serves all taps. Who reads two in turn reads the second into another.
+        """
+        shape = layout.samples, layout.tokens, layout.features
+        size = math.prod(shape) * np.dtype(layout.dtype).itemsize
+        if size > MOST_TOKENS:
+            yield np.empty(0)
+            return
+        array, memory = self._read_last.pop(layout.kind, ("", np.empty(0, np.uint8)))
+        memory = memory if len(memory) >= size else pages(size)
+        values = memory[:size].view(layout.dtype).reshape(shape)
+        if array != layout.array:
+            for shard, rows in self._shards(layout):
+                values[shard * self.plan.shard :][: len(rows)] = rows
+        try:
+            yield values
+        finally:
+            self._read_last[layout.kind] = layout.array, memory
 
     def _shards(self, layout: Layout) -> Iterator[tuple[int, np.ndarray]]:
         """Each shard of an array, in memory that the next one, or the next reader, may overwrite."""
@@ -166,6 +197,11 @@ class Store(Activations):
     def feature_blocks(self, tap: str) -> Iterator[np.ndarray]:
         for layout in self._layouts[tap].values():
             if layout.kind == "pooled" or not self.token_samples:
+                continue
+            with self._tokens(layout) as kept:
+                for first in range(0, layout.tokens if len(kept) else 0, layout.block):
+                    yield kept[:, first : first + layout.block].copy().reshape(layout.samples, -1)
+            if len(kept):
                 continue
             reader = ShardReader(self.folder, self.contents.run, layout)
             # Whole chunks, so that nothing is read twice.

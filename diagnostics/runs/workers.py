@@ -205,7 +205,7 @@ class Workers:
 
         Nobody begins an item that is so many `ahead` of what was taken. Where it is left early, the others end.
         """
-        state, done = threading.Condition(), dict[int, Any]()
+        state, done, failed = threading.Condition(), dict[int, Any](), list[BaseException]()
         begun = given = 0
         over = False
 
@@ -222,31 +222,26 @@ class Workers:
                 state.notify_all()
 
         def work(process: _Process) -> None:
-            while not over and begun < len(items):
-                try:
-                    if not process.has_started():
-                        continue
-                except (DiagnosticsError, OSError) as error:
-                    with state:
-                        index = begin()
-                    if index is not None:
-                        put(index, error)
-                    return
+            try:
+                while not over and begun < len(items):
+                    if process.has_started():
+                        with state:
+                            if (index := begin()) is None:
+                                state.wait(0.1)
+                                continue
+                        put(index, process.find(source, items[index]))
+            except BaseException as error:
                 with state:
-                    if (index := begin()) is None:
-                        state.wait(0.1)
-                        continue
-                try:
-                    put(index, process.find(source, items[index]))
-                except BaseException as error:
-                    put(index, error)
-                    return
+                    failed.append(error)
+                    state.notify_all()
 
         others, seconds, own = list[Future[None]](), 0.0, 0
         try:
             for wanted in range(len(items)):
                 while True:
                     with state:
+                        if failed:
+                            raise failed[0]
                         if wanted in done:
                             found, given = done.pop(wanted), wanted + 1
                             state.notify_all()
@@ -262,8 +257,6 @@ class Workers:
                     start = time.thread_time()
                     put(index, here(items[index]))
                     seconds, own = seconds + time.thread_time() - start, own + 1
-                if isinstance(found, BaseException):
-                    raise found
                 yield found
         finally:
             self.spent += seconds
