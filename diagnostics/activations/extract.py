@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,9 +41,6 @@ from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, StorageError, enumerated, explaining
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.vocabulary import Compute
-
-if TYPE_CHECKING:
-    from diagnostics.activations.in_memory import InMemory
 
 Along = Callable[[Any, np.ndarray, Tap, Tensor], None]
 """Takes in a batch, its rows, and the tokens of a tap [row, token, feature]."""
@@ -427,10 +424,13 @@ def capture_rows(
     positions: np.ndarray,
     plan: Plan,
     dataset: Dataset,
-    buffers: ShardBuffers | Passed | InMemory,
+    buffers: Any,
     also: Along | None = None,
 ) -> None:
-    """One forward pass; each tap is pooled on the device and its tokens copied away at the moment it fires."""
+    """One forward pass; each tap is pooled on the device and its tokens copied away at the moment it fires.
+
+    `buffers` take in what `ShardBuffers` do.
+    """
     with_tokens = positions[0] < plan.token_samples
 
     def reduce(tap: Tap, tokens: Tensor) -> Tensor:
