@@ -378,7 +378,7 @@ class _Job(Extraction):
 
     def _measure_shuffled(self, store: Store, targets: Mapping[str, StoredTarget], view: Store) -> Measured:
         """The probes on the encoder's own activations, with shuffled targets."""
-        probes, permuted = [m for m in self.measures if m.kinds], shuffle(store, targets)
+        probes, permuted = [m for m in self.measures if m.kinds and m.of_controls], shuffle(store, targets)
         measured = self._measure(probes, store, view, permuted, "shuffled_labels")
         self._redraw(measured, store, targets, "shuffled_labels")
         return measured
