@@ -33,6 +33,7 @@ from diagnostics.activations.run_files import (
 from diagnostics.activations.store import Store, is_shared
 from diagnostics.encoders.bare_module import Numbers
 from diagnostics.encoders.encoder import Encoder, pinned_to
+from diagnostics.encoders.flops import count_flops
 from diagnostics.encoders.modules import random_kept
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures import result as attribute
@@ -240,6 +241,9 @@ class _Job(Extraction):
         """The encoder, then each control, then the results of all in one move."""
         request, setup = self.request, self.setup
         store = self._extract_encoder()
+        if "flops" not in store.attrs:
+            with setup.encoder.on(setup.device):
+                store.set_attrs(flops=count_flops(setup.encoder, [tap.name for tap in store.taps]))
         targets = store.targets()
         readable = {name: target for name, target in targets.items() if name not in setup.unprobeable}
         name = setup.encoder.name

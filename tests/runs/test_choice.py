@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -93,6 +94,8 @@ def test_a_share_is_that_of_the_outputs_regret_and_depth_the_cost() -> None:
     assert choice.regret("output").share == pytest.approx(1)
     assert choice.regret("random").share == pytest.approx((0.24 + 0.22 + 0.28) / 1.05)
     assert choice.regret("second last").depth == pytest.approx(2 / 3)
+    # Runs of an earlier version have no FLOPs, which is said.
+    assert math.isnan(choice.regret("output").flops) and "FLOPs" in choice.left_out
     assert choice.regret("second last").labels == "none"
 
 
@@ -206,7 +209,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder, options = tmp_path_factory.mktemp("choice"), {"controls": False, "report": False, "token_budget": 0}
     made = []
     for name, seed, measures, more in (
-        ("one", 0, "linear_probe,rankme,tap_set,label_efficiency", {}),
+        ("one", 0, "linear_probe,rankme,logme,tap_set,label_efficiency", {}),
         ("other", 3, "linear_probe", {}),
         ("alone", 0, "linear_probe", {"taps": ["norm"]}),
         ("bare", 0, "rankme", {}),
@@ -222,6 +225,9 @@ def test_runs_are_judged_and_printed(runs: list[Path]) -> None:
     assert [advice["runs"] for advice in out["advice"]] == [1, 1]
     by_rule = {row["rule"]: row for row in out["rules"]}
     assert by_rule["rankme"]["cells"] < by_rule["random"]["cells"] and "lidar" in out["left_out"]
+    assert (by_rule["logme"]["labels"], by_rule["logme"]["cells"]) == ("all", by_rule["rankme"]["cells"])
+    # What a pass costs: that of the output is the deepest.
+    assert 0 < by_rule["depth 1/2"]["flops"] < by_rule["output"]["flops"] and "FLOPs" not in out["left_out"]
     assert by_rule["16 labels"]["labels"] == "16" and "256 labels" in out["left_out"]
     # All taps side by side lose what the set gains.
     gain = dx.open_run(runs[0]).profile("tap_set/level").data["set_gain"].sel(set="all")
