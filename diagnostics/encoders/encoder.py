@@ -142,7 +142,8 @@ class Encoder(ABC):
         samples: raw, as a `Dataset` of the encoder's modality holds them, or such a dataset; images also as paths or
         Pillow images.
             Their size is that of the first, and where `pinned` that of the example.
-        tap: by default `side_by_side` or the output tap; several are read one after the other, and their features stand side by side.
+        tap: by default `side_by_side` or the output tap; several are read one after the other, and their features
+            stand side by side.
         pooling: one or several of `poolings`; all side by side where None, as a run stores them.
         batch_size: samples of a forward pass; by default 16 on a CPU, 128 on a GPU. It does not decide the result.
         device: `cuda` when there is one, else `cpu`. The model is afterwards where it was, in the mode that it was in.

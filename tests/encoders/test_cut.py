@@ -501,7 +501,7 @@ def test_flops_until_a_tap_are_those_of_the_encoder_cut_there() -> None:
 
 
 def test_several_taps_keep_up_to_the_deepest_and_are_handed_out_side_by_side(tmp_path: Path) -> None:
-    encoder, data = build("encoder", "objectives:lorenz-forecast"), build("dataset", "lorenz?n=8")
+    encoder, data = build("encoder", "objectives:lorenz-forecast"), build("dataset", "lorenz?n=10")
     made = cut_encoder(encoder, ["blocks.2", "blocks.0"])
     assert made.output_tap == "blocks.2" and made.side_by_side == ("blocks.0", "blocks.2")
     wanted = np.concatenate([encoder.transform(data, tap=tap) for tap in made.side_by_side], axis=1)

@@ -24,7 +24,7 @@ def test_no_other_variances_give_more_evidence(features: int) -> None:
     # The density of y over a grid of both variances.
     values, axes = np.linalg.eigh(x @ x.T)
     along = (axes.T @ y) ** 2
-    variances = np.exp(np.linspace(-6, 3, 120))
+    variances = np.exp(np.linspace(-8, 3, 220))
     spread = variances[:, None, None] * values.clip(0) + variances[None, :, None]
     densities = -0.5 * (np.log(2 * np.pi * spread) + along / spread).sum(axis=2) / 30
     assert densities.max() - 1e-9 <= found < densities.max() + 0.005
