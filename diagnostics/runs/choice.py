@@ -440,10 +440,13 @@ def judge(cells: Sequence[Cell], rules: Mapping[str, Entry], runs: Mapping[str, 
         share = regret.value / output.value if output and output.low > 0 else None
         depth, flops = np.mean([cost for _, cost in found], axis=0).tolist()
         return RuleRegret(
-            name, rules[name].labels, depth, flops, len(some), regret, mean_over_tasks(values), share=share
+            name, rules[name].labels, depth, flops, len(some), regret, mean_over_tasks(values, of_data), share=share
         )
 
     tasks = list(dict.fromkeys(cell.task for cell in cells))
+    # Targets of one dataset have its samples in common, whatever its options.
+    sources = list(dict.fromkeys(dataset.partition("?")[0] for dataset, _ in tasks))
+    of_data = [sources.index(dataset.partition("?")[0]) for dataset, _ in tasks]
     judged = tuple(regret_of(name, list(of)) for name in rules if (of := draws.get(name)))
     advice: list[Advice] = []
     for encoder, count in runs.items():

@@ -148,7 +148,7 @@ def test_a_rule_that_fails_is_named_and_the_others_go_on() -> None:
 
 def test_encoders_widen_the_interval_over_tasks() -> None:
     cells = [
-        cell(f"t{i}", np.roll([0.9, 0.6 - shift, 0.5, 0.5, 0.7 - shift], 0), encoder=name)
+        cell(f"t{i}", np.roll([0.9, 0.6 - shift, 0.5, 0.5, 0.7 - shift], 0), encoder=name, dataset=f"d{i}")
         for name, shift in (("e", 0.0), ("f", 0.3))
         for i in range(4)
     ]
@@ -172,13 +172,24 @@ def test_the_advice_is_the_tap_for_all_targets_and_says_where_it_rests_on_few() 
 def test_the_advice_is_no_surer_than_the_units_of_its_targets() -> None:
     # Each loses .1 by the tap of the other, which says nothing of the samples that both were measured on.
     (advice,) = judge(
-        [cell("one", [0.5, 0.9, 0.8, 0.5, 0.5]), cell("two", [0.5, 0.8, 0.9, 0.5, 0.5])], ENTRIES, RUNS
+        [cell("one", [0.5, 0.9, 0.8, 0.5, 0.5]), cell("two", [0.5, 0.8, 0.9, 0.5, 0.5], dataset="d2")], ENTRIES, RUNS
     ).advice
     lost, expected = advice.regret, advice.expected
     assert lost is not None and expected is not None
     assert lost.over_tasks.high - lost.over_tasks.low == pytest.approx(0)
     assert (expected.value, expected.low, expected.high) == pytest.approx((0.1, lost.regret.low, lost.regret.high))
     assert expected.low < 0.05 and expected.high > 0.15
+
+
+def test_targets_of_one_dataset_are_one_draw() -> None:
+    def over_tasks(*datasets: str) -> Any:
+        scores = ([0.9, 0.1, 0.1, 0.1, 0.1], [0.5, 0.9, 0.5, 0.5, 0.5], [0.7, 0.1, 0.9, 0.1, 0.8])
+        cells = [cell(f"t{i}", scores[i], dataset=name) for i, name in enumerate(datasets)]
+        return judge(cells, ENTRIES, RUNS).regret("output").over_tasks
+
+    assert math.isnan(over_tasks("d", "d", "d?n=2").low), "one dataset says nothing of others"
+    apart, two = over_tasks("d1", "d2", "d3"), over_tasks("d1", "d2?seed=1", "d2?seed=2")
+    assert apart.value == two.value and two.high - two.low > apart.high - apart.low
 
 
 def test_a_run_with_few_labels_is_not_told_to_measure_them(runs: list[Path]) -> None:
