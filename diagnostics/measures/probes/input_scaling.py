@@ -135,12 +135,11 @@ def _wrongly_scaled() -> xr.Dataset:
 
 
 class InputScaling(Probe):
-    """What the encoder's output hands out of a target under other scalings of its input, on at most 64 samples.
+    """R2 at each tap as the input is scaled, and what other scalings of it gain, on at most 64 samples.
 
     Ridge regression reads values, and classes as 0 and 1, and leaves out one group after the other; R2 is that of all
-    columns together. `score` is that of each tap as the input is scaled. Along `scaling`: `scaling_score`, and
-    `scaling_gain` over the encoder's own with an interval, paired over units and of all scalings at once; both are means
-    over the taps up to the output. The attributes `scaling` and `write` name the one whose interval lies highest above 0.
+    columns together. Along `scaling`, `scaling_gain` over the encoder's own with an interval, paired over units and of all
+    scalings at once, is the mean over the taps up to the output. The attributes `scaling` and `write` name the one whose interval lies highest above 0.
     """
 
     name = "input_scaling"
@@ -175,28 +174,26 @@ class InputScaling(Probe):
         features = {tap: observed[tap][known].astype(np.float64) for tap in names if tap in observed}
         known_as = SCALINGS[activations.modality or ""]
         others = {
-            name: at
-            for at, name in enumerate(known_as, start=1)
-            if any(float(np.std(x[:, at] - x[:, 0])) > ALIKE * float(x[:, 0].std()) for x in features.values())
+            name: at for at, name in enumerate(known_as, start=1) if any(_differ(x, at) for x in features.values())
         }
+        if not others:
+            raise DiagnosticsError(f"No usual scaling changes what {self.name} reads.", code="no-effect")
         lost = np.full((len(names), 1 + len(others), units), np.nan)
         for tap, x in features.items():
             for i, at in enumerate([0, *others.values()]):
                 _, of_row, _ = reader.choose(torch.from_numpy(np.ascontiguousarray(x[:, at]))[None])
                 lost[names.index(tap), i] = sum_by_unit(of_row[0], rows, "fit")[:, 0]
-        own, fit_units = Losses(lost[:, 0], np.broadcast_to(reference, lost[:, 0].shape)), units - 1
-        depth = {tap.name: tap.depth for tap in activations.taps}
-        upto = [names.index(tap) for tap in features if depth[tap] <= depth[activations.output_tap]]
-        mean = lost[upto].mean(axis=0)
-        each = Losses(mean, np.broadcast_to(reference, mean.shape))
-        level = 1 - (1 - LEVEL) / max(1, len(others))
-        gains = paired_differences(each.at([*range(1, len(mean))]), each.at([0]), fit_units, seed, level)
-        best = max(range(len(gains)), key=lambda i: gains[i].low, default=None)
+        depth = np.array([tap.depth for tap in activations.taps])
+        upto = (depth <= depth[names.index(activations.output_tap)]) & np.isfinite(lost[:, 0, 0])
+        own, mean = (Losses(of, np.broadcast_to(reference, of.shape)) for of in (lost[:, 0], lost[upto].mean(axis=0)))
+        level, numbers = 1 - (1 - LEVEL) / len(others), [*range(1, 1 + len(others))]
+        gains = paired_differences(mean.at(numbers), mean.at([0]), units - 1, seed, level)
+        best = max(range(len(gains)), key=lambda i: gains[i].low)
         ends = {"": "value", "_low": "low", "_high": "high"}
-        by_scaling = {f"scaling_gain{end}": np.array([getattr(gain, of) for gain in gains]) for end, of in ends.items()}
-        by_scaling["scaling_score"] = each.scores[1:]
-        variables: dict[str, Any] = dict(zip(("score", "low", "high"), own.intervals(fit_units, seed), strict=True))
-        variables |= {name: ("scaling", of) for name, of in by_scaling.items()}
+        variables: dict[str, Any] = dict(zip(("score", "low", "high"), own.intervals(units - 1, seed), strict=True))
+        variables |= {
+            f"scaling_gain{end}": ("scaling", [getattr(gain, of) for gain in gains]) for end, of in ends.items()
+        }
         stated = {
             FUNCTIONAL: "R2 of ridge regression, each group read by a fit on the others; of classes as 0 and 1",
             POOLING: activations.pooling,
@@ -204,10 +201,15 @@ class InputScaling(Probe):
             N: len(known),
             SEED: seed,
         }
-        if best is not None and gains[best].low > 0:
+        if gains[best].low > 0:
             name = [*others][best]
             stated |= {"scaling": name, "write": known_as[name], **store_interval("scaling_gain", gains[best])}
         return over_taps(activations, variables, stated, scaling=[*others])
+
+
+def _differ(x: np.ndarray, at: int) -> bool:
+    """Test for features [sample, 1 + scaling, feature] that a scaling changes."""
+    return float(np.std(x[:, at] - x[:, 0])) > ALIKE * float(x[:, 0].std())
 
 
 def _columns(target: StoredTarget) -> np.ndarray:

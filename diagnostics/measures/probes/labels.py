@@ -13,7 +13,7 @@ import xarray as xr
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import over_taps
-from diagnostics.measures.base import Arrays, Case, normal
+from diagnostics.measures.base import Arrays, Case, define, normal
 from diagnostics.measures.probes.linear import OWN, LinearProbe
 from diagnostics.measures.probes.protocol import ClassOrValueProbe, Rows, sum_by_unit
 from diagnostics.measures.probes.samples import Task
@@ -49,10 +49,8 @@ class Part:
     fit_units: int
 
 
-class _Reader(LinearProbe):
-    """The linear probe, whose errors name the measure that uses it."""
-
-    name = "label_efficiency"
+_Reader = define(LinearProbe, "_Reader", name="label_efficiency")
+"""The linear probe, whose errors name the measure that uses it."""
 
 
 class LabelEfficiency(ClassOrValueProbe):

@@ -19,7 +19,7 @@ from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import over_taps, samples
-from diagnostics.measures.base import Arrays, Case, normal, rotation
+from diagnostics.measures.base import Arrays, Case, define, normal, rotation
 from diagnostics.measures.probes.least_squares import principal_axes, refit, standardised
 from diagnostics.measures.probes.linear import OWN, LinearProbe
 from diagnostics.measures.probes.protocol import ClassOrValueProbe
@@ -62,10 +62,8 @@ def _in_two_taps() -> xr.Dataset:
     return TapSet().compute(taps, StoredTarget("sum", "value", x.sum(axis=1)), 0)
 
 
-class _Reader(LinearProbe):
-    """The linear probe, whose errors name the measure that uses it."""
-
-    name = "tap_set"
+_Reader = define(LinearProbe, "_Reader", name="tap_set")
+"""The linear probe, whose errors name the measure that uses it."""
 
 
 class TapSet(ClassOrValueProbe):
