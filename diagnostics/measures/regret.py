@@ -62,7 +62,7 @@ def mean_over_units(draws: Sequence[np.ndarray], units: int) -> Interval:
     return Interval(float(mean[0]), float(low), float(high))
 
 
-def mean_over_tasks(regret: np.ndarray, datasets: Sequence[int] | None = None) -> Interval:
+def mean_over_tasks(regret: np.ndarray, datasets: Sequence[str] | None = None) -> Interval:
     """The mean of regrets [encoder, task], NaN where there is none, with its interval over tasks and encoders; tasks of
     one of the `datasets` [task] are one draw.
 

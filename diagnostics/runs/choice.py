@@ -445,8 +445,7 @@ def judge(cells: Sequence[Cell], rules: Mapping[str, Entry], runs: Mapping[str, 
 
     tasks = list(dict.fromkeys(cell.task for cell in cells))
     # Targets of one dataset have its samples in common, whatever its options.
-    sources = list(dict.fromkeys(dataset.partition("?")[0] for dataset, _ in tasks))
-    of_data = [sources.index(dataset.partition("?")[0]) for dataset, _ in tasks]
+    of_data = [dataset.partition("?")[0] for dataset, _ in tasks]
     judged = tuple(regret_of(name, list(of)) for name in rules if (of := draws.get(name)))
     advice: list[Advice] = []
     for encoder, count in runs.items():
