@@ -97,7 +97,7 @@ def sets(setting: Setting, null: bool, rng: np.random.Generator) -> Drawn:
     own = losses_of(alone, "unit").at([[tap.name for tap in activations.taps].index(found.attrs["single"])])
     theirs = Losses(found["set_loss"].values, found["set_reference"].values, own.counts)
     few, many = slice(0, setting.test), slice(setting.test, None)
-    gains = paired_differences(part(theirs, few), part(own, few), units_fitted(alone), 0)
+    gains = paired_differences(part(theirs, few), part(own, few), units_fitted(alone), 0, student=True)
     low, high = (np.array([getattr(gain, end) for gain in gains]) for end in ("low", "high"))
     gained = part(theirs, many).scores - part(own, many).scores
     chosen = found.attrs["chosen_set"]

@@ -163,7 +163,8 @@ class LabelEfficiency(ClassOrValueProbe):
                 np.mean([getattr(part.test, side) for part in parts], axis=0) for side in ("loss", "reference")
             )
             mean = Losses(loss, reference, task.label)
-            fit_units = min(part.fit_units for part in parts)
+            # What fits add to the variance is averaged over draws, but all are of the same samples.
+            fit_units = min(sum(part.fit_units for part in parts), len(rows.fit_units))
             score, *ends = mean.intervals(fit_units, seed)
             curve.append(score)
             low.append(ends[0])

@@ -19,11 +19,11 @@ from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import over_taps, samples
-from diagnostics.measures.base import Arrays, Case, define, normal, rotation
+from diagnostics.measures.base import Arrays, Case, normal, rotation
 from diagnostics.measures.probes.least_squares import principal_axes, refit, standardised
 from diagnostics.measures.probes.linear import OWN, LinearProbe
 from diagnostics.measures.probes.protocol import ClassOrValueProbe
-from diagnostics.measures.probes.samples import Task
+from diagnostics.measures.probes.samples import Choice, Task
 from diagnostics.measures.result import (
     CENTRING,
     FUNCTIONAL,
@@ -62,8 +62,16 @@ def _in_two_taps() -> xr.Dataset:
     return TapSet().compute(taps, StoredTarget("sum", "value", x.sum(axis=1)), 0)
 
 
-_Reader = define(LinearProbe, "_Reader", name="tap_set")
-"""The linear probe, whose errors name the measure that uses it."""
+class _Reader(LinearProbe):
+    """The linear probe, whose errors name the measure that uses it, without a fit on train where that chooses nothing."""
+
+    name = "tap_set"
+
+    def choose(self, task: Task, x: Tensor) -> Choice:
+        if task.label or not task.whole:
+            return super().choose(task, x)
+        penalty, lost, stack = task.ridge.choose(x[:, task.rows.fit])
+        return Choice({"penalty": penalty}, lost[:, len(task.rows.train) :], lost, stack)
 
 
 class TapSet(ClassOrValueProbe):
@@ -140,7 +148,7 @@ class TapSet(ClassOrValueProbe):
         """The result from the probe of each tap `alone`, of which one is used, and of the sets, `read` as if taps."""
         taps, names = ([str(tap) for tap in data["tap"].values] for data in (alone, read))
         own, theirs, fit_units = losses_of(alone, "unit"), losses_of(read, "unit"), units_fitted(alone)
-        gains = paired_differences(theirs, own.at([at]), fit_units, seed)
+        gains = paired_differences(theirs, own.at([at]), fit_units, seed, student=True)
         chosen = choose_set(choosing_losses(alone), at, choosing_losses(read), seed)
         ends = {"": "value", "_low": "low", "_high": "high"}
         by_set = dict(zip(("set_score", "set_low", "set_high"), theirs.intervals(fit_units, seed), strict=True))
@@ -268,16 +276,12 @@ class TapSets:
 
     def _score(self, probe: LinearProbe, x: Tensor) -> float:
         """The score of features by the losses that choose."""
-        task = self.task
-        if task.whole and not task.label:  # without the fit on train alone
-            lost = task.ridge.choose(x[None][:, task.rows.fit])[1]
-            return float(scores(lost[0][None], task.ridge.reference[None])[0])
-        choice = probe.choose(task, x[None])
+        task, choice = self.task, probe.choose(self.task, x[None])
         if choice.out_of_fold is None:
             lost, around = choice.val[0], task.around(task.rows.train, task.rows.val)
         else:
             lost = choice.out_of_fold[0]
-            around = np.ones_like(lost)
+            around = np.ones_like(lost) if task.label else task.ridge.reference
         return float(scores(lost[None], around[None])[0])
 
     def weighted_sum(self) -> Tensor:
