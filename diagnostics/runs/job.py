@@ -243,7 +243,8 @@ class _Job(Extraction):
         store = self._extract_encoder()
         if "flops" not in store.attrs:
             with setup.encoder.on(setup.device):
-                store.set_attrs(flops=count_flops(setup.encoder, [tap.name for tap in store.taps]))
+                counted = count_flops(setup.encoder, [tap.name for tap in store.taps])
+                store.set_attrs(flops={tap: each for tap, each in counted.items() if tap})
         targets = store.targets()
         readable = {name: target for name, target in targets.items() if name not in setup.unprobeable}
         name = setup.encoder.name

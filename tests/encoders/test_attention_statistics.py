@@ -346,9 +346,7 @@ def test_what_auto_takes_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize(("error", "tries"), [(RuntimeError("no compiler"), 1), (torch.OutOfMemoryError(), 2)])
-def test_what_fails_on_a_card_is_not_tried_again(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, tries: int
-) -> None:
+def test_what_fails_on_a_card_is_not_tried_again(monkeypatch: pytest.MonkeyPatch, error: Exception, tries: int) -> None:
     """A card is pretended: only whether a call lies there decides."""
     call, out, tokens = case(0)
     on_card = SimpleNamespace(is_cuda=True, dtype=call.q.dtype, shape=call.q.shape, device=call.q.device)
