@@ -163,7 +163,7 @@ for target in ("count", "label"):
 
 # %% [markdown]
 # **No set is shown to help.** For the number of objects the [rule](../../explanation/measures/probes.md#tap_set) would take four layers, chosen one after the other without test and brought to the width of one layer. But their gain
-# may be nothing: its interval holds 0. Four evenly spaced layers, a common default, are even shown to be worse than `blocks.5.0` alone. For the shape one layer is taken, and 80 test images cannot exclude a gain of .12 for all
+# may be nothing: its interval contains 0. Four evenly spaced layers, a common default, are even shown to be worse than `blocks.5.0` alone. For the shape one layer is taken, and 80 test images cannot exclude a gain of .12 for all
 # layers together. So use one layer for both, as above. Where a set is shown to help, `TapFeatures(..., tap=["blocks.4.0", "blocks.5.0"])` and `run.features([...])` give the features of several
 # layers side by side, and `diagnostics cut --tap A,B` keeps the encoder up to the deepest of them.
 
