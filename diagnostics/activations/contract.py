@@ -15,7 +15,7 @@ import numpy as np
 from diagnostics.datasets.target import TargetInfo
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.vocabulary import BY_PLACE, FAMILY_OF, SPLITS, ChooseOn, Family, Kind
+from diagnostics.vocabulary import BY_PLACE, FAMILY_OF, SPLITS, ChooseOn, Family, Kind, Modality
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -180,6 +180,8 @@ class Activations(ABC):
     split: np.ndarray
     groups: np.ndarray
     token_samples: int
+    modality: Modality | None = None
+    """Of the encoder, where it is known."""
     device: str = "cpu"
     """Where measures may compute."""
     choose_on: ChooseOn = "val"

@@ -99,6 +99,7 @@ class Store(Activations):
         self.plan, self.identity = self.contents.plan, dict(self.contents.identity)
         self.taps, self.output_tap, self.poolings = self.plan.taps, self.plan.output_tap, self.plan.poolings
         self.token_samples = 0 if self.tokens_removed else self.plan.token_samples
+        self.modality = self.attrs.get("encoder", {}).get("modality")
         self._layouts = {tap.name: self.plan.layouts(tap) for tap in self.taps}
         self._arrays = [layout for layouts in self._layouts.values() for layout in layouts.values()]
         self._journal: Journal | None = None

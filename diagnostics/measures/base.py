@@ -129,6 +129,8 @@ class Measure(ABC):
     higher_is_better: ClassVar[bool | None] = True
     """None: neither way is better by itself."""
     pairwise: ClassVar[bool] = False
+    of_controls: ClassVar[bool] = True
+    """Whether a probe is measured of controls too."""
     instead: ClassVar[str] = "it hands over no readout: fit one of your own on run.features(tap)"
     """Why `Run.probe` has nothing to hand over, and what to do in its place; of a probe without `fit`."""
     known_answers: ClassVar[Sequence[Case]] = ()

@@ -291,7 +291,7 @@ class Extraction:
     def _measures_of(self, control_name: str) -> list[Measure]:
         """The measures that apply to a control."""
         whole = self.request.control_measures == "all" and control_of(control_name) in WEIGHTS
-        return [m for m in self.measures if not m.pairwise and (m.kinds or whole)]
+        return [m for m in self.measures if not m.pairwise and m.of_controls and (m.kinds or whole)]
 
     def _extract_control(self, name: str, measures: Sequence[Measure], store: Store) -> tuple[Encoder, Store]:
         """A control encoder and its store, beside the encoder's; raises as `_measure_control`."""

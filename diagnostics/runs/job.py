@@ -33,6 +33,7 @@ from diagnostics.activations.run_files import (
 from diagnostics.activations.store import Store, is_shared
 from diagnostics.encoders.bare_module import Numbers
 from diagnostics.encoders.encoder import Encoder, pinned_to
+from diagnostics.encoders.flops import count_flops
 from diagnostics.encoders.modules import random_kept
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures import result as attribute
@@ -245,6 +246,10 @@ class _Job(Extraction):
         """The encoder, then each control, then the results of all in one move."""
         request, setup = self.request, self.setup
         store = self._extract_encoder()
+        if "flops" not in store.attrs:
+            with setup.encoder.on(setup.device):
+                counted = count_flops(setup.encoder, [tap.name for tap in store.taps])
+                store.set_attrs(flops={tap: each for tap, each in counted.items() if tap})
         targets = store.targets()
         readable = {name: target for name, target in targets.items() if name not in setup.unprobeable}
         name = setup.encoder.name
@@ -398,7 +403,7 @@ class _Job(Extraction):
 
     def _measure_shuffled(self, store: Store, targets: Mapping[str, StoredTarget], view: Store) -> Measured:
         """The probes on the encoder's own activations, with shuffled targets."""
-        probes, permuted = [m for m in self.measures if m.kinds], shuffle(store, targets)
+        probes, permuted = [m for m in self.measures if m.kinds and m.of_controls], shuffle(store, targets)
         measured = self._measure(probes, store, view, permuted, "shuffled_labels")
         self._redraw(measured, store, targets, "shuffled_labels")
         return measured

@@ -20,12 +20,14 @@ from diagnostics.datasets.boxes import CLASS, there
 from diagnostics.datasets.dataset import Dataset, at_rows, subset, unprobeable_targets
 from diagnostics.datasets.target import Target
 from diagnostics.encoders.attention.kernels import check_kernel
+from diagnostics.encoders.bare_module import is_bare
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.modules import check_compute, usable_device
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, enumerated, explaining, refuse_values, unknown
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.dense import known_places
+from diagnostics.measures.probes.input_scaling import InputScaling
 from diagnostics.measures.probes.least_squares import FOLDS
 from diagnostics.measures.probes.nearest import KnnProbe
 from diagnostics.measures.verdict import check_margin
@@ -87,6 +89,8 @@ class Setup:
         self.taps = chosen_taps(self.encoder, listed(request.taps))
         self.poolings = _chosen_poolings(self.encoder, listed(request.pooling))
         self.draws = request.control_draws if request.controls else 0
+        if self.draws and is_bare(self.encoder) and all(one.name != InputScaling.name for one in self.measures):
+            self.measures += [InputScaling()] * any(each.kind in InputScaling.kinds for each in data.targets.values())
         # Tokens at one place of samples of unequal length have nothing in common.
         self.token_budget = 0 if data.ragged else budget
         self.choose_on: ChooseOn = request.choose_on or ("fit" if data.exchangeable else "val")

@@ -254,6 +254,19 @@ def _sets(profiles: Sequence[Profile]) -> list[str]:
     return [*sentences, _named("No set of layers is shown to read more of {} than one layer.", none)]
 
 
+def wrong_scaling(profiles: Sequence[Profile]) -> str:
+    """The scaling of the input under which the encoder reads more, and what to write; "" where none is shown to."""
+    found = [p for p in profiles if "scaling_gain" in p.data.attrs]
+    if not found:
+        return ""
+    p = max(found, key=lambda each: each.data.attrs["scaling_gain_low"])
+    gain, attrs = read_interval(p.data.attrs, "scaling_gain"), p.data.attrs
+    return (
+        f"The input seems to be scaled wrongly: scaled {attrs['scaling']}, the encoder reads more of {p.target} "
+        f"({format_interval(gain, SHORT, signed=True)} on {attrs['n']} samples). Give {attrs['write']}."
+    )
+
+
 def _needed(profile: Profile) -> str:
     needed, units = profile.units_needed, profile.units["test"]
     return f"; about {round_count(needed):,} test units would tell, {units:,} now" if needed else ""

@@ -48,6 +48,7 @@ from diagnostics.runs.pages.answer import (
     legend,
     legend_of,
     overview,
+    wrong_scaling,
 )
 from diagnostics.runs.profile import CUT, Profile
 from diagnostics.runs.recommendation import without_nonlinear
@@ -176,6 +177,7 @@ def _lead(run: RunData) -> list[Sentence]:
     units = f" (samples of {groups} independent groups)" if groups != total else ""
     older = "An older version wrote this run: it is read, and not resumed." if run.store.older else ""
     return [
+        *(Sentence(each, "caution") for each in (wrong_scaling(run.profiles()),) if each),
         Sentence(
             f"{unbroken(run.encoder_name)} on {unbroken(run.dataset)}, n = {splits}{units}", "strong", only="brief"
         ),
