@@ -20,7 +20,9 @@ ControlMeasures = Literal["probes", "all"]
 """What is measured of controls with other weights: measures of targets, or all that are measured of the encoder."""
 
 Modality = Literal["image", "video", "series", "audio", "text"]
-Kind = Literal["label", "value", "token_label", "token_value", "event", "boxes", "masks", "caption", "future", "state"]
+Kind = Literal[
+    "label", "value", "token_label", "token_value", "event", "boxes", "masks", "matches", "caption", "future", "state"
+]
 Family = Literal["semantic", "language", "spatial", "dynamics", "geometry", "similarity"]
 
 SPLITS = ("train", "val", "test")
@@ -37,8 +39,8 @@ SPLIT_OF: Mapping[str, str] = {
 """What folders, columns and other libraries call a split, in lower case -> the split."""
 DENSE = ("token_label", "token_value", "event", "boxes")
 """Kinds of target with a value for every place of a sample; of boxes, which of them it lies in."""
-BY_PLACE = (*DENSE, "masks")
-"""Kinds of target whose values are maps over a sample's own axes."""
+BY_PLACE = (*DENSE, "masks", "matches")
+"""Kinds of target whose values are maps over, or places on, a sample's own axes."""
 
 FAMILY_OF: Mapping[str, Family] = {
     "label": "semantic",
@@ -48,6 +50,7 @@ FAMILY_OF: Mapping[str, Family] = {
     "event": "dynamics",
     "boxes": "spatial",
     "masks": "spatial",
+    "matches": "spatial",
     "caption": "language",
     "future": "dynamics",
     "state": "dynamics",

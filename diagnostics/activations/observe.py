@@ -62,7 +62,7 @@ def observe(
         parts: list[Captured] = []
         reason = ""
         taps = [tap.name for tap in store.taps]
-        with contextlib.closing(prepared_batches(encoder, dataset, batches, workers)) as prepared:
+        with contextlib.closing(prepared_batches(encoder, dataset, batches, workers, observation.load)) as prepared:
             for positions, batch in zip(batches, prepared, strict=True):
                 try:
                     parts.append(

@@ -182,7 +182,7 @@ def _chosen_poolings(model: Encoder, names: Sequence[str] | None) -> list[str] |
 
 
 SUITES = ("standard", "perception", "all")
-PERCEPTION = ("linear_probe", "segmentation_probe", "detection_probe", "label_propagation")
+PERCEPTION = ("linear_probe", "segmentation_probe", "detection_probe", "label_propagation", "correspondence")
 """The suite `perception`: the tasks that Perception Encoder was judged by (2504.13181), as far as there are probes."""
 
 
@@ -229,9 +229,10 @@ def read_tokens(measures: Sequence[Measure], dataset: Dataset, dense: DenseToken
     """
     kinds = {target.kind for target in dataset.targets.values()}
     otherwise = {m.name: {"stored": (), "streamed": m.streams, "none": DENSE}[dense] for m in measures}
-    stored = {m.name: kinds & set(m.kinds) - set(otherwise[m.name]) for m in measures}
-    probes = any(stored[m.name] & set(BY_PLACE) or (m.needs == "tokens" and stored[m.name]) for m in measures)
-    return probes or any(m.needs == "tokens" and not m.kinds for m in measures), probes or bool(kinds & set(BY_PLACE))
+    # What is observed with the model at hand reads no stored tokens.
+    stored = {m.name: kinds & set(m.kinds) - set(otherwise[m.name]) for m in measures if m.observation is None}
+    probes = any(of & set(BY_PLACE) or (m.needs == "tokens" and of) for m in measures if (of := stored.get(m.name)))
+    return probes or any(m.needs == "tokens" and not m.kinds for m in measures), probes or bool(kinds & {*BY_PLACE} - {"matches"})
 
 
 def _check_own(own: Sequence[Measure], known: Collection[str]) -> None:
