@@ -27,9 +27,9 @@ NAMES = {
     """,
     "diagnostics.measures.locality": """
         Discovered FoundObject GlobalMass OutlierTokens PositionProbe ReceptiveField RegionAndBoundary
-        TokenSimilarity attention_distance attention_entropy boundary_f box_iou box_of corloc global_token_mass
+        TokenSimilarity attention_distance attention_entropy boundary_f box_iou box_of corloc find_points global_token_mass
         j_and_f jaccard label_propagation lost morans_i neighbour_chance neighbour_consistency null_morans_i
-        object_discovery outlier_tokens position_probe receptive_field self_similarity spatial_relation tokencut
+        object_discovery outlier_tokens pck position_probe receptive_field self_similarity spatial_relation tokencut
         uniform_distance
     """,
     "diagnostics.measures.probes": """
@@ -46,7 +46,7 @@ NAMES = {
 MEASURES = """
     alignment alpha_req angular_distance attention_distance attention_entropy attention_logit attention_peak
     attention_received attentive_probe caption_probe
-    cca cka cka_rbf cknna curvature detection_probe dime effective_rank event_probe forecast_probe global_token_mass gulp
+    cca cka cka_rbf cknna correspondence curvature detection_probe dime effective_rank event_probe forecast_probe global_token_mass gulp
     infonce kernel_probe knn_probe label_efficiency label_propagation lidar linear_predictability linear_probe massive_activations
     matrix_entropy mean_cosine minibatch_cka mle_dimension morans_i mutual_knn neighbour_consistency nesum
     object_discovery outlier_tokens participation_ratio position_probe procrustes pwcca rankme

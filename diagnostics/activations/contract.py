@@ -32,7 +32,8 @@ class StoredTarget(TargetInfo):
     `values` is as in `diagnostics.Target`: [sample] (int for `label`, -1 unknown; float otherwise, NaN unknown),
     [sample, horizon] or [sample] for `future`, [sample, feature] for `caption`, int [sample, *extent] for `masks` (the
     part that the encoder's grid covers), float [sample, 1 + box, column] for `boxes` (in shares of that part; see
-    `datasets.boxes`), float [sample, 1 + match, column] for `matches` likewise (`datasets.matches`). Another target with a value for every place (`dense`) has instead `on_grid`: grid shape
+    `datasets.boxes`), float [sample, 1 + match, column] for `matches` likewise (`datasets.matches`). Another target
+    with a value for every place (`dense`) has instead `on_grid`: grid shape
     -> float [sample, token], by cell: the mean of a `token_value` (NaN: nothing known there), the class of most
     places of a `token_label` (-1: nothing known), 1 where an `event` falls into it. The rest as in `Target`.
 

@@ -232,7 +232,9 @@ def read_tokens(measures: Sequence[Measure], dataset: Dataset, dense: DenseToken
     # What is observed with the model at hand reads no stored tokens.
     stored = {m.name: kinds & set(m.kinds) - set(otherwise[m.name]) for m in measures if m.observation is None}
     probes = any(of & set(BY_PLACE) or (m.needs == "tokens" and of) for m in measures if (of := stored.get(m.name)))
-    return probes or any(m.needs == "tokens" and not m.kinds for m in measures), probes or bool(kinds & {*BY_PLACE} - {"matches"})
+    return probes or any(m.needs == "tokens" and not m.kinds for m in measures), probes or bool(
+        kinds & {*BY_PLACE} - {"matches"}
+    )
 
 
 def _check_own(own: Sequence[Measure], known: Collection[str]) -> None:

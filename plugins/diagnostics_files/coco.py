@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,9 +18,10 @@ from diagnostics_files.decode import picture
 from diagnostics_files.folder import (
     FileDataset,
     Unusable,
-    check_regular,
     folder,
     join_notes,
+    parsing,
+    read_json,
     safe_name,
     sentence,
     usable,
@@ -139,27 +138,6 @@ def _annotations(root: Path, kind: str, sets: str, scheme: str) -> dict[str, Pat
     return {name: found[name] for name in wanted}
 
 
-def _read(file: Path) -> Mapping[str, Any]:
-    check_regular(file, file.name, skip=False)
-    try:
-        return json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise DiagnosticsError(f"{file} is no JSON ({error}): copy it again.", code="unreadable") from error
-
-
-@contextmanager
-def _parsing(file: Path) -> Generator[None]:
-    """Turns what entries of another form raise within this context into the error for the file."""
-    try:
-        yield
-    # OSError: of names that no file can have.
-    except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
-        raise DiagnosticsError(
-            f"{file} is not in COCO's format ({type(error).__name__}: {error}): correct it.",
-            code="bad-data",
-        ) from error
-
-
 def _by_number(entries: Sequence[Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]:
     """Images or categories by their numbers, in the order of these; raises ValueError for a number that comes twice."""
     numbers = [int(each["id"]) for each in entries]
@@ -170,8 +148,8 @@ def _by_number(entries: Sequence[Mapping[str, Any]]) -> dict[int, Mapping[str, A
 
 def _photos(root: Path, of: str, file: Path) -> tuple[list[Photo], dict[int, str], int]:
     """The images of a set in the order of their numbers, the categories by number, and how many boxes are none."""
-    data, split = _read(file), SPLIT_OF.get(re.sub(r"\d+$", "", of).lower(), "")
-    with _parsing(file):
+    data, split = read_json(file), SPLIT_OF.get(re.sub(r"\d+$", "", of).lower(), "")
+    with parsing(file, "COCO's format"):
         categories = {number: str(each["name"]) for number, each in _by_number(data["categories"]).items()}
         photos = {number: _photo(root, of, split, each) for number, each in _by_number(data["images"]).items()}
         dropped = sum(not _add_box(photos, list(categories), each, file) for each in data["annotations"])
@@ -217,8 +195,8 @@ def _add_box(photos: Mapping[int, Photo], categories: Sequence[int], entry: Mapp
 def _add_captions(photos: Sequence[Photo], files: Mapping[str, Path], scheme: str) -> None:
     said: dict[tuple[str, str], list[str]] = defaultdict(list)
     for of, file in files.items():
-        data = _read(file)
-        with _parsing(file):
+        data = read_json(file)
+        with parsing(file, "COCO's format"):
             names = {number: _file_name(each) for number, each in _by_number(data["images"]).items()}
             for each in sorted(data["annotations"], key=lambda each: each["id"]):
                 said[of, names[int(each["image_id"])]].append(str(each["caption"]).strip())

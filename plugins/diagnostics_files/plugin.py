@@ -68,6 +68,18 @@ def coco(path: str, sets: str = "", targets: str = "boxes", seed: int = 0, on_er
     return coco(path, sets, targets, seed, on_error)
 
 
+def spair(path: str, layout: str = "small", seed: int = 0, on_error: str = "stop") -> dx.Dataset:
+    """Pairs of images of one category with the same points marked in both, in SPair-71k's layout.
+
+    A sample is the source of a pair, its view the target; target `matches`, with the longer side of the target's object
+    as length. Pairs and splits are those of `Layout/LAYOUT/trn.txt`, `val.txt` and `test.txt`; the images of a category
+    meet in many pairs, so that a category in a split is a group.
+    """
+    from diagnostics_files.spair import spair
+
+    return spair(path, layout, seed, on_error)
+
+
 def davis(
     path: str,
     frames: int = 8,
@@ -219,6 +231,7 @@ def datasets() -> Mapping[str, Entry]:
         "segmentation:": Entry(segmentation, modalities=("image",), kinds=("token_label",)),
         "depth:": Entry(depth, modalities=("image",), kinds=("token_value",)),
         "coco:": Entry(coco, modalities=("image",), kinds=("boxes", "caption")),
+        "spair:": Entry(spair, modalities=("image",), kinds=("matches",)),
         "davis:": Entry(davis, modalities=("video",), kinds=("masks",)),
         "captions:": Entry(captions, modalities=("image",), kinds=("caption",)),
         "videos:": Entry(videos, modalities=("video",)),

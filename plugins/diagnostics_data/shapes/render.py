@@ -11,7 +11,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from diagnostics_data.shapes.world import FOCAL, MOST_OBJECTS, SHAPES, Plane, Surface, World, draw, level, reach, second_view
+from diagnostics_data.shapes.world import (
+    FOCAL,
+    MOST_OBJECTS,
+    SHAPES,
+    Plane,
+    Surface,
+    World,
+    draw,
+    level,
+    reach,
+    second_view,
+)
 
 # A surface seen through the pixels of an image: rays, where they hit, and where a point seen now is seen next.
 
@@ -273,9 +284,7 @@ def render(seed: int, index: int, size: int = 64, frames: int = 1, objects: int 
     return _rendered([world] * frames, planes, seed, index, size)
 
 
-def _rendered(
-    worlds: Sequence[World], planes: Sequence[Sequence[Plane]], seed: int, index: int, size: int
-) -> Scene:
+def _rendered(worlds: Sequence[World], planes: Sequence[Sequence[Plane]], seed: int, index: int, size: int) -> Scene:
     """The scene of worlds that differ in their light alone, from where their surfaces are in each frame and after."""
     world, frames = worlds[0], len(worlds)
     shape, k = (frames, size, size), len(world.objects)
