@@ -96,7 +96,7 @@ def _known(target: StoredTarget, samples: int) -> np.ndarray:
     if target.kind == "label":
         return np.asarray(target.values >= 0)
     if target.kind == "matches":
-        return there(target.values).any(axis=1)
+        return np.asarray(there(target.values).any(axis=1))
     return np.asarray(np.isfinite(target.values).reshape(samples, -1).all(axis=1))
 
 

@@ -91,7 +91,7 @@ def moved(n: int = N) -> Dataset:
         down, right = rng.integers(-3, 4, 2) * CELL
         views[i] = np.roll(image, (down, right), axis=(0, 1))
         at = rng.integers(0, SIDE // CELL, (12, 2)) * CELL + CELL / 2
-        rows = np.concatenate([at, at + (right, down), np.full((12, 1), SIDE)], axis=1)
+        rows = np.concatenate([at, at + np.array([right, down]), np.full((12, 1), SIDE)], axis=1)
         points.append(rows[((rows[:, 2:4] > 0) & (rows[:, 2:4] < SIDE)).all(axis=1)])
     ids = [f"pair-{i:03}" for i in range(n)]
     target = Target("matches", pad_matches(points, [[SIDE] * 4] * n))

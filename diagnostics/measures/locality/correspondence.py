@@ -177,7 +177,7 @@ class Correspondence(Probe):
     )
 
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
-        observed = activations.observed(self.observation.name)
+        observed = activations.observed(Views.name)
         left_out = observed.left_out if isinstance(observed, Captured) else {}
         n = max((len(values) for values in observed.values()), default=0)
         truth = target.values[:n]

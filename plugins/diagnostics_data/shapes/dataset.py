@@ -243,7 +243,7 @@ def build(
         about="procedural scenes with exact ground truth of every kind",
         texts=texts,
         questions=asked,
-        views=seconds,
+        views=list(seconds),
         groups=[f"{colour} {shape}" for shape, colour in pairs] if by_pair else None,
         # Captions name sides, and colours that other hues or contrasts would make false.
         extras={"text_survives": ("brightness", "saturation")},
