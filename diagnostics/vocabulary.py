@@ -21,7 +21,18 @@ ControlMeasures = Literal["probes", "all"]
 
 Modality = Literal["image", "video", "series", "audio", "text"]
 Kind = Literal[
-    "label", "value", "token_label", "token_value", "event", "boxes", "masks", "matches", "caption", "future", "state"
+    "label",
+    "value",
+    "token_label",
+    "token_value",
+    "event",
+    "boxes",
+    "phrases",
+    "masks",
+    "matches",
+    "caption",
+    "future",
+    "state",
 ]
 Family = Literal["semantic", "language", "spatial", "dynamics", "geometry", "similarity"]
 
@@ -37,7 +48,9 @@ SPLIT_OF: Mapping[str, str] = {
     "testing": "test",
 }
 """What folders, columns and other libraries call a split, in lower case -> the split."""
-DENSE = ("token_label", "token_value", "event", "boxes")
+BOXED = ("boxes", "phrases")
+"""Kinds of target that are boxes, of classes or of phrases."""
+DENSE = ("token_label", "token_value", "event", *BOXED)
 """Kinds of target with a value for every place of a sample; of boxes, which of them it lies in."""
 BY_PLACE = (*DENSE, "masks", "matches")
 """Kinds of target whose values are maps over, or places on, a sample's own axes."""
@@ -49,6 +62,7 @@ FAMILY_OF: Mapping[str, Family] = {
     "token_value": "spatial",
     "event": "dynamics",
     "boxes": "spatial",
+    "phrases": "language",
     "masks": "spatial",
     "matches": "spatial",
     "caption": "language",

@@ -32,7 +32,7 @@ from diagnostics.encoders.modules import by_name, digest_of, seeded
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, StorageError, describe, explaining
 from diagnostics.interrupts import hold_worker_ends
-from diagnostics.vocabulary import BY_PLACE, Compute
+from diagnostics.vocabulary import BOXED, BY_PLACE, Compute
 
 # In what two sets of samples differ, in words, as far as what is stored of them tells.
 
@@ -205,11 +205,11 @@ def dense_targets(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap]) -> di
             # A panoptic number (class x 1000 + object) may not fit into 16 bits.
             fits = masks.size == 0 or (masks.min() >= -1 and masks.max() <= np.iinfo(np.int16).max)
             dense[name] = {COVERED: masks.astype(np.int16) if fits else masks}
-        elif target.kind == "boxes":
+        elif target.kind in BOXED:
             boxes = target.values.copy()
             for i in np.flatnonzero(np.isnan(boxes[:, 0, 2])):
                 boxes[i, 0, 2:4] = _extent(dataset, target, int(i))[::-1]
-            if wrong := misfit_of_boxes(boxes, target.classes):
+            if wrong := misfit_of_boxes(boxes, target.classes, target.kind == "phrases"):
                 raise DiagnosticsError(f"Target {name} of {dataset.name}: {wrong}.", code="bad-target")
             dense[name] = {COVERED: covered_boxes(boxes, encoder.covers)}
         elif target.kind == "matches":
@@ -233,7 +233,7 @@ def _extent(dataset: Dataset, target: Target, sample: int = 0) -> tuple[int, ...
     if target.kind == "matches":
         width, height = target.values[sample, 0, :2]
         return int(height), int(width)
-    if target.kind != "boxes":
+    if target.kind not in BOXED:
         return np.shape(target.values[sample])
     width, height = target.values[sample, 0, 2:4]
     return np.shape(dataset[sample])[:2] if np.isnan(width) else (int(height), int(width))

@@ -23,7 +23,7 @@ from diagnostics.datasets.boxes import why_no_boxes
 from diagnostics.datasets.matches import there
 from diagnostics.datasets.target import LazySamples, Target, extremes, misfit, one_by_one
 from diagnostics.errors import DiagnosticsError, explaining, unknown
-from diagnostics.vocabulary import SAFE_NAME, SPLIT_OF, SPLITS, Kind, Modality
+from diagnostics.vocabulary import BOXED, SAFE_NAME, SPLIT_OF, SPLITS, Kind, Modality
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -225,7 +225,7 @@ class Dataset:
                     f"Target {name} of {self.name} has unknown kind '{target.kind}'.", code="bad-target"
                 )
             wrong = misfit(target)
-            if not wrong and target.kind in ("boxes", "matches") and self.modality != "image":
+            if not wrong and target.kind in (*BOXED, "matches") and self.modality != "image":
                 wrong = f"only images have {target.kind}"
             if wrong:
                 raise DiagnosticsError(
@@ -384,7 +384,7 @@ def _why_not(name: str, target: Target, split: np.ndarray) -> str:
     if target.kind == "matches":
         lacking = [part for part in SPLITS[1:] if not there(target.values[split == part]).any()]
         return f"Target {name} has no match in its {lacking[0]} samples: use more samples." if lacking else ""
-    if target.kind == "boxes":
+    if target.kind in BOXED:
         return why_no_boxes(name, target.values, split)
     lazy = target.values.dtype == object
     values = extremes(target, split) if lazy else target.values.reshape(len(target.values), -1)

@@ -210,8 +210,8 @@ def shapes(
     at every size. objects: at most so many, 1 to 6; with fewer, a scene holds the first ones of that with more. split:
     `samples` at random, or `pairs`: pairs of the main object's shape and colour are groups, and test has 16 of the 64
     that are in no other split, the same ones whatever the seed. views: with 2, each image has a second view of its
-    scene (`Dataset.views`), moved, turned and under a lamp of another colour, and `matches` of points. `texts` are the captions; `centres` and
-    `visible` are
+    scene (`Dataset.views`), moved, turned and under a lamp of another colour, and `matches` of points. `texts` are the
+    captions; `centres` and `visible` are
     those of `dataset.Shapes`.
     """
     from diagnostics_data.shapes.dataset import build
@@ -594,6 +594,17 @@ def datasets() -> Mapping[str, Entry]:
         "shapes": Entry(
             shapes,
             modalities=("image", "video"),
-            kinds=("label", "value", "state", "token_label", "token_value", "boxes", "masks", "matches", "caption"),
+            kinds=(
+                "label",
+                "value",
+                "state",
+                "token_label",
+                "token_value",
+                "boxes",
+                "phrases",
+                "masks",
+                "matches",
+                "caption",
+            ),
         ),
     }

@@ -30,7 +30,7 @@ SETS = {"trn": "train", "val": "val", "test": "test"}
 
 @dataclass
 class Side:
-    """One image of a pair, its extent (y, x) by the annotation, and its points [point, (x, y)]; `name` below the root."""
+    """One image of a pair, its extent (y, x) by the annotation, and its points [point, (x, y)]."""
 
     path: Path
     name: str

@@ -506,6 +506,7 @@ class _Samples:
             "event": dense("event", "event"),
             "object": StoredTarget("object", "masks", masks),
             "boxes": box_target(random_boxes(n, 0)),
+            "phrases": replace(box_target(random_boxes(n, 0)), kind="phrases"),
         }
 
 

@@ -269,7 +269,7 @@ class DenseProbe(Probe):
         if (found := activations.streamed.get((self.name, dense.digest))) is not None:
             if isinstance(found, DiagnosticsError):
                 raise found
-            return _read_from_sums(dense, self.sums(target), found, seed)
+            return result_of_sums(dense, self.sums(target), found, seed)
         readouts, numbers, losses = dict[str, Any](), dict[str, dict[str, Any]](), dict[str, Sequence[np.ndarray]]()
         for tap in activations.taps:
             if tap.name in dense.reads:
@@ -277,8 +277,8 @@ class DenseProbe(Probe):
         return _result(dense, losses, numbers, self.stated(dense, readouts), seed)
 
 
-def _read_from_sums(dense: DenseRows, sums: Sums, found: Streamed, seed: int) -> xr.Dataset:
-    """The result of what was chosen and judged."""
+def result_of_sums(dense: DenseRows, sums: Sums, found: Streamed, seed: int, tokens: str = "streamed") -> xr.Dataset:
+    """The result of what was chosen and judged, of `tokens` that are streamed or stored."""
     chosen, judged = found
     splits: tuple[Split, ...] = ("test", "val", "fit") if dense.activations.choose_on == "fit" else ("test", "val")
     rows = dense.rows
@@ -293,7 +293,7 @@ def _read_from_sums(dense: DenseRows, sums: Sums, found: Streamed, seed: int) ->
         test = [of for some, of in parts if some[0] in rows.test]
         joined = {name: np.concatenate([of[name] for of in test]).astype(np.float64) for name in test[0]}
         numbers[tap] = {**chosen[tap], **sums.beside(joined)}
-    return _result(dense, losses, numbers, sums.stated(dense) | {"tokens": "streamed"}, seed)
+    return _result(dense, losses, numbers, sums.stated(dense) | {"tokens": tokens}, seed)
 
 
 def _result(

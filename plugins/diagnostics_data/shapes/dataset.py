@@ -12,6 +12,7 @@ from diagnostics.plugin import (
     Target,
     pad_boxes,
     pad_matches,
+    pad_phrases,
     split_groups,
     unknown,
 )
@@ -200,6 +201,7 @@ def build(
     pairs: list[tuple[str, str]] = []
     boxes: list[np.ndarray] = []
     matches: list[np.ndarray] = []
+    named: list[list[tuple[str, np.ndarray]]] = []
     seconds = np.empty((n if views > 1 else 0, size, size, 3), np.uint8)
     for i in range(n):
         if views > 1:
@@ -217,6 +219,7 @@ def build(
         asked.append(questions(scene))
         numbers.append(_numbers(scene))
         boxes.append(_boxes(scene))
+        named.append(phrases(scene))
         main = scene.world.objects[scene.main]
         pairs.append((main.shape, main.colour))
     if frames == 1:
@@ -224,6 +227,9 @@ def build(
     columns = {name: np.array([row[name] for row in numbers]) for name in numbers[0]}
     ids = [f"shapes-{seed}-{i:06d}" for i in range(n)]
     targets = _targets(maps, columns, texts, boxes)
+    if frames == 1:
+        values, said = pad_phrases(named, [(size, size)] * n)
+        targets["phrases"] = Target("phrases", values, about="boxes of what a phrase alone names", classes=said)
     if views > 1:
         about = "points of objects in a second view, moved, turned and under another lamp"
         targets["matches"] = Target("matches", pad_matches(matches, [[size] * 4] * n), about=about)
@@ -287,6 +293,15 @@ def _boxes(scene: Scene) -> np.ndarray:
             corners = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
             boxes[i] = *corners, SHAPES.index(thing.shape), 0, len(rows)
     return boxes[boxes[:, 6] > 0]
+
+
+def phrases(scene: Scene) -> list[tuple[str, np.ndarray]]:
+    """Of each visible object colour and shape, with its texture where another has both, and its box; none of twins."""
+    things = [scene.world.objects[i] for i in np.flatnonzero(scene.visible[0] >= scene.least)]
+    ways = [(f"the {x.colour} {x.shape}", f"the {x.colour} {x.texture.kind} {x.shape}") for x in things]
+    said = [text for each in ways for text in each]
+    alone = [[text for text in each if said.count(text) == 1] for each in ways]
+    return [(each[0], box[:4]) for each, box in zip(alone, _boxes(scene), strict=True) if each]
 
 
 def _targets(
