@@ -64,6 +64,7 @@ def run(
     out: str | Path | None = None,
     taps: str | Sequence[str] | None = None,
     measures: str | Measure | Sequence[str | Measure] | None = "standard",
+    text_encoder: str | None = None,
     controls: bool = True,
     control_draws: int = 1,
     control_measures: ControlMeasures = "probes",

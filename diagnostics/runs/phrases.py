@@ -32,7 +32,7 @@ def embed_phrases(dataset: Dataset, name: str) -> Dataset:
     if encoder.modality != "text":
         raise DiagnosticsError(
             f"{name} reads {encoder.modality} samples and no phrases: give --text-encoder an encoder of texts.",
-            code="modality",
+            code="other-modality",
         )
     told = copy.copy(dataset)
     told.targets = dict(dataset.targets)

@@ -6,6 +6,7 @@ another exception.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -506,7 +507,7 @@ class _Samples:
             "event": dense("event", "event"),
             "object": StoredTarget("object", "masks", masks),
             "boxes": box_target(random_boxes(n, 0)),
-            "phrases": replace(box_target(random_boxes(n, 0)), kind="phrases"),
+            "phrases": dataclasses.replace(box_target(random_boxes(n, 0)), kind="phrases"),
         }
 
 

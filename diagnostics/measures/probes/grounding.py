@@ -66,6 +66,19 @@ def whiten(embeddings: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return away @ (directions[:rank] / sizes[:rank, None]).T
 
 
+def vote(score: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """The box [phrase, 4] on which tokens agree, from scores [token, phrase] and the box that each stands for [token, 4].
+
+    Tokens count by how far their score is above the middle between the highest and the median one.
+    """
+    middle = (score.max(axis=0) + np.median(score, axis=0)) / 2
+    weight = np.maximum(score - middle, 0)
+    total = weight.sum(axis=0)
+    # Where all tokens are alike, all count.
+    share = np.where(total > 0, weight / np.where(total > 0, total, 1), 1 / len(score))
+    return np.asarray(share.T @ corners)
+
+
 @dataclass(frozen=True)
 class PhraseRows(BoxRows):
     """The tokens that grounding reads: `values` are 1 in the box of a phrase and 0 elsewhere, and `sides` those of the
@@ -83,7 +96,7 @@ class PhraseRows(BoxRows):
         boxes = target.values[: activations.token_samples]
         held, sides = assign(boxes, grid.shape, np.inf)
         counts = there(boxes) & (boxes[:, 1:, ASIDE] == 0)
-        known = np.broadcast_to(counts.any(axis=1)[:, None], held.shape)
+        known = np.repeat(counts.any(axis=1)[:, None], held.shape[1], axis=1)
         rows = rows_of(activations, target.name, counts.any(axis=1), KEEP_TOKENS)
         number = boxes[:, 1:, CLASS]
         of_train = np.bincount(number[rows.train][counts[rows.train]].astype(int), minlength=len(target.classes))
@@ -195,7 +208,7 @@ class Phrases(Sums):
                 scores["no_phrase"] = np.broadcast_to(none, scores["found"].shape)
                 scores["bag_of_words"] = none + maps[i, :, rank:-1] @ dense.words[number].T
             for name, score in scores.items():
-                judged[name][i] = overlap(corners[i, score.argmax(axis=0)], boxes).sum()
+                judged[name][i] = overlap(vote(score, corners[i]), boxes).sum()
             y, x = centres_of(dense.grid.shape)[:, scores["found"].argmax(axis=0)]
             judged["pointing"][i] = (
                 (x > boxes[:, 0]) & (y > boxes[:, 1]) & (x < boxes[:, 2]) & (y < boxes[:, 3])
@@ -213,7 +226,7 @@ class Phrases(Sums):
         fitted = {int(number) for row in dense.rows.fit for number in dense.phrases(row)[:, CLASS]}
         right = [overlap(np.broadcast_to(dense.mean_box, of[:, :4].shape), of[:, :4]) for of in read]
         return {
-            FUNCTIONAL: "P@.5: share of phrases whose box, that of the token of the highest score, has an intersection over "
+            FUNCTIONAL: "P@.5: share of phrases whose box, on which the tokens of the highest scores agree, has an intersection over "
             "union of .5 with the truth; bilinear least squares on token and embedding, ridge for sides",
             "penalties": list(PENALTIES),
             TEXT_ENCODER: dense.text_encoder,
