@@ -28,7 +28,7 @@ def coloured(n: int = N) -> Dataset:
     for sample in samples:
         said = list[Any]()
         for left, name in zip((0, 16), rng.permutation(list(COLOURS)), strict=False):
-            (y, x), (height, width) = rng.integers(0, (SIDE - 14, 3)) + (0, left), rng.integers(9, 14, 2)
+            (y, x), (height, width) = rng.integers((0, left), (SIDE - 14, left + 3)), rng.integers(9, 14, 2)
             sample[y : y + height, x : x + width] = COLOURS[str(name)]
             said.append((f"the {name} one", (x, y, x + width, y + height)))
         phrases.append(said)
@@ -67,7 +67,13 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def measure(out: Path, **options: Any) -> Run:
-    asked = {"measures": ["grounding_probe"], "controls": False, "report": False, "watch": dx.silent, "taps": ["blocks.0"]}
+    asked = {
+        "measures": ["grounding_probe"],
+        "controls": False,
+        "report": False,
+        "watch": dx.silent,
+        "taps": ["blocks.0"],
+    }
     return dx.run(tiny_image_encoder(side=SIDE), coloured(), out=out, **asked | options)
 
 

@@ -177,7 +177,14 @@ def test_every_probe_of_a_target_gives_val_losses_that_make_its_val_score(tmp_pa
             assert set(data["val_unit"].values) <= set(run.store.groups[run.store.split == "val"])
             seen.add(profile.measure)
     # Which read videos, more samples than these, boxes, phrases, or are no probes; of the first four this holds by the same function.
-    assert seen == set(names) - {"label_propagation", "kernel_probe", "detection_probe", "grounding_probe", "tap_set", "label_efficiency"}
+    assert seen == set(names) - {
+        "label_propagation",
+        "kernel_probe",
+        "detection_probe",
+        "grounding_probe",
+        "tap_set",
+        "label_efficiency",
+    }
 
 
 # An output that cannot be read

@@ -291,5 +291,6 @@ class GroundingProbe(Probe):
         if found is None:
             read = [tap for tap in activations.taps if tap.name in dense.reads]
             each = {tap.name: self.known_at(activations, target, tap, seed) for tap in read}
-            found, tokens = tuple({name: of[k] for name, of in each.items()} for k in (0, 1)), "stored"
+            chosen, judged = ({name: of[k] for name, of in each.items()} for k in (0, 1))
+            found, tokens = (chosen, judged), "stored"
         return result_of_sums(dense, sums, found, seed, tokens)
