@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from html import escape
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import plotly.graph_objects as go
@@ -12,11 +12,11 @@ from plotly.subplots import make_subplots
 from diagnostics.report.page import TaskCurve, TasksFigure
 from diagnostics.report.plots.curves import COLOURS, DASHES
 from diagnostics.report.plots.style import BOTTOM, LINE, OUTLINE, SYMBOLS, dressed
+from diagnostics.vocabulary import Family
 
 LEAST = -0.1
 """Of the axis; a tap far below chance must not press all others flat."""
 HEIGHT = 430
-ABOVE = 74
 LABEL = 15
 """Pixels between two labels at the right edge."""
 
@@ -29,9 +29,9 @@ def draw_tasks(tasks: TasksFigure) -> go.Figure:
     names = [escape(name) for name in tasks.encoders]
     figure = make_subplots(1, count, shared_yaxes=True, subplot_titles=names if count > 1 else None)
     every = [curve for curves in tasks.encoders.values() for curve in curves]
-    families = list(dict.fromkeys(curve.family for curve in every))
+    families = [family for family in get_args(Family) if any(curve.family == family for curve in every)]
     labels = {family: list(dict.fromkeys(c.name for c in every if c.family == family)) for family in families}
-    named = set[str]()
+    named, top = set[str](), 1.0
     for column, curves in enumerate(tasks.encoders.values(), start=1):
         place: dict[str, Any] = {"row": 1, "col": column}
         for curve in curves:
@@ -67,18 +67,20 @@ def draw_tasks(tasks: TasksFigure) -> go.Figure:
                         x=[curve.depth[at]], y=[share[at]], mode="markers", hoverinfo="skip",
                         marker={**look, "line": {"width": 1, "color": OUTLINE}}, **group, **place,
                     )  # fmt: skip
-        _label_outputs(figure, curves, column)
+        top = max(top, _label_outputs(figure, curves, column, alone=count == 1))
     for kind, text in (("star", "layer to use"), ("diamond", "output"), ("line-ew-open", "not shown to be worse")):
         marker = {"size": 11, "symbol": kind, "color": LINE, "line": {"width": 5 if "line" in kind else 1}}
         figure.add_scatter(x=[None], y=[None], mode="markers", name=text, marker=marker, hoverinfo="skip")
-    figure.update_yaxes(range=[LEAST - 0.03, 1.08], zeroline=False)
+    figure.update_yaxes(range=[LEAST - 0.03, top + 0.08], zeroline=False)
     figure.update_yaxes(title_text="share of the best tap", col=1)
-    figure.update_xaxes(title_text="relative depth", zeroline=False, range=[-0.03, _deepest(every) + 0.22])
-    above = ABOVE + 20 * (len(named) // 4)
+    figure.update_xaxes(
+        title_text="relative depth", zeroline=False, range=[-0.03, _deepest(every) + (0.03 if count == 1 else 0.4)]
+    )
     return dressed(figure).update_layout(
-        height=HEIGHT + above - ABOVE,
-        margin={"l": 60, "r": 20, "t": above + 20 * (count > 1), "b": BOTTOM},
-        legend={"orientation": "h", "x": 0, "y": 1.03 + 0.06 * (count > 1), "yanchor": "bottom"},
+        # On a narrow screen each task has a line of the legend.
+        height=HEIGHT + LABEL * len(named),
+        margin={"l": 60, "r": 130 if count == 1 else 20, "t": 30, "b": BOTTOM},
+        legend={"orientation": "h", "x": 0, "y": -0.18, "yanchor": "top"},
     )
 
 
@@ -94,20 +96,23 @@ def _hovers(curve: TaskCurve) -> list[str]:
     ]
 
 
-def _label_outputs(figure: go.Figure, curves: tuple[TaskCurve, ...], column: int) -> None:
-    """What the output has of each task, beside the last tap; labels that would touch stand above one another."""
+def _label_outputs(figure: go.Figure, curves: tuple[TaskCurve, ...], column: int, *, alone: bool) -> float:
+    """What the output has of each task, beside the last tap; labels that would touch stand above one another. Returns
+    where the highest stands.
+    """
     known = [curve for curve in curves if np.isfinite(curve.share[curve.output])]
-    step, before = LABEL / (HEIGHT - ABOVE - BOTTOM) * 1.2, -np.inf
+    step, before = LABEL / (HEIGHT - 3 * BOTTOM), -np.inf
     for curve in sorted(known, key=lambda curve: float(curve.share[curve.output])):
         share = max(float(curve.share[curve.output]), LEAST)
         before = max(share, before + step)
         figure.add_annotation(
-            x=_deepest(list(curves)) + 0.03,
+            x=1 if alone else _deepest(list(curves)) + 0.03,
             y=before,
             text=f"{escape(curve.name.partition(' (')[0])} {100 * share:.0f} %",
             xanchor="left",
             showarrow=False,
             font={"size": 11},
-            row=1,
-            col=column,
+            xref="paper" if alone else f"x{column}",
+            yref="y",
         )
+    return before
