@@ -20,7 +20,7 @@ from typing import Any, Literal, SupportsIndex, get_args, overload
 import numpy as np
 
 from diagnostics.datasets.boxes import why_no_boxes
-from diagnostics.datasets.matches import there
+from diagnostics.datasets.matches import why_no_matches
 from diagnostics.datasets.target import LazySamples, Target, extremes, misfit, one_by_one
 from diagnostics.errors import DiagnosticsError, explaining, unknown
 from diagnostics.vocabulary import BOXED, SAFE_NAME, SPLIT_OF, SPLITS, Kind, Modality
@@ -225,8 +225,8 @@ class Dataset:
                     f"Target {name} of {self.name} has unknown kind '{target.kind}'.", code="bad-target"
                 )
             wrong = misfit(target)
-            if not wrong and target.kind in (*BOXED, "matches") and self.modality != "image":
-                wrong = f"only images have {target.kind}"
+            if target.kind in (*BOXED, "matches") and self.modality != "image":
+                wrong = wrong or f"only images have {target.kind}"
             if wrong:
                 raise DiagnosticsError(
                     f"Target {name} of {self.name} is of kind {target.kind}, but {wrong}.", code="bad-target"
@@ -379,11 +379,8 @@ def unprobeable_targets(dataset: Dataset) -> dict[str, str]:
 
 
 def _why_not(name: str, target: Target, split: np.ndarray) -> str:
-    if target.kind == "masks":
-        return ""  # what reads masks is not fitted
-    if target.kind == "matches":
-        lacking = [part for part in SPLITS[1:] if not there(target.values[split == part]).any()]
-        return f"Target {name} has no match in its {lacking[0]} samples: use more samples." if lacking else ""
+    if target.kind in ("masks", "matches"):  # what reads masks is not fitted
+        return why_no_matches(name, target.values, split) if target.kind == "matches" else ""
     if target.kind in BOXED:
         return why_no_boxes(name, target.values, split)
     lazy = target.values.dtype == object

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from diagnostics.errors import DiagnosticsError
+from diagnostics.vocabulary import SPLITS
 
 LENGTH = 4
 """The column behind x and y in the sample and x and y in its view: a length in the view's pixels, of which a share is
@@ -72,6 +73,13 @@ def misfit_of_matches(matches: np.ndarray) -> str:
             shown = ", ".join(f"{value:g}" for value in given[sample, match])
             return f"match {match} of sample {sample}, {shown}, {why}"
     return ""
+
+
+def why_no_matches(name: str, matches: np.ndarray, split: np.ndarray) -> str:
+    """Why points of a target called so cannot be looked for, as a sentence; "" where they can."""
+    # What looks for them is not fitted.
+    lacking = [part for part in SPLITS[1:] if not there(matches[split == part]).any()]
+    return f"Target {name} has no match in its {lacking[0]} samples: use more samples." if lacking else ""
 
 
 def covered_matches(

@@ -94,7 +94,7 @@ class Read:
             first.numbers[tap][first.sums.second_penalty] = self.numbers[tap]["penalty"]
 
     def choose_variants(self) -> None:
-        """Leaves of each tap's variants the one of least loss on val, of equal ones the last."""
+        """Leaves of each tap's variants the one of the best score on what is held out, of equal ones the last."""
         for tap, tried in self.judged.items():
             scores = [self.sums.score([judged for _, judged in each]) for each in tried]
             best = len(scores) - 1 - int(np.argmax(scores[::-1]))
@@ -184,9 +184,9 @@ def stream(
         for read in reads:
             read.join_first()
         reads = [read for read in reads if read.first is None]
-        for block in (*_held_out(store), None):
+        for block in (*(held_out := _held_out(store)), None):
             passes.judge(reads, block)
-            if block == 0:
+            if block == held_out[-1]:
                 for read in reads:
                     read.choose_variants()
     except GapsError as error:
@@ -217,7 +217,7 @@ def solve_at(store: Store, reads: Iterable[Read], tap: Tap) -> dict[int, Solved]
     return solved
 
 
-def _held_out(store: Store) -> Iterable[int]:
+def _held_out(store: Store) -> Sequence[int]:
     return range(FOLDS) if store.choose_on == "fit" else (0,)
 
 

@@ -124,7 +124,9 @@ def motorcycle(tile: int = 100, views: int = 1) -> dx.Dataset:
     )
     targets = {"disparity": target}
     if views > 1:
-        points = [_stereo_points(disparity[y : y + tile, x : x + tile]) for y, x in corners]
+        from diagnostics_data.stereo import stereo_points
+
+        points = [stereo_points(disparity[y : y + tile, x : x + tile]) for y, x in corners]
         about = "points in the same tile of the right image"
         targets["matches"] = dx.Target("matches", pad_matches(points, [[tile] * 4] * len(points)), about=about)
     return dx.Dataset(
@@ -137,27 +139,6 @@ def motorcycle(tile: int = 100, views: int = 1) -> dx.Dataset:
         views=[right[y : y + tile, x : x + tile] for y, x in corners if views > 1],
         about="tiles of one real stereo scene with measured disparity",
     )
-
-
-MOST_POINTS = 32
-"""Of a tile, that are matched with the right image."""
-
-
-def _stereo_points(disparity: Any) -> Any:
-    """[match, 5] as of `pad_matches`: places [tile, tile] drawn evenly of those that the right image shows in the same
-    tile, and which nothing nearer hides there.
-    """
-    import numpy as np
-
-    tile = len(disparity)
-    y, x = np.nonzero(np.isfinite(disparity))
-    there = x + 0.5 - disparity[y, x]
-    y, x, there = (of[there >= 0] for of in (y, x, there))
-    column, nearest = there.astype(int), np.zeros((tile, tile))
-    np.maximum.at(nearest, (y, column), disparity[y, x])
-    seen = np.flatnonzero(disparity[y, x] >= nearest[y, column] - 1)
-    some = np.random.default_rng(0).permutation(seen)[:MOST_POINTS]
-    return np.column_stack([x[some] + 0.5, y[some] + 0.5, there[some], y[some] + 0.5, np.full(len(some), tile)])
 
 
 def textures(tile: int = 64) -> dx.Dataset:

@@ -138,7 +138,7 @@ def _annotations(root: Path, kind: str, sets: str, scheme: str) -> dict[str, Pat
     return {name: found[name] for name in wanted}
 
 
-def _by_number(entries: Sequence[Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]:
+def by_number(entries: Sequence[Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]:
     """Images or categories by their numbers, in the order of these; raises ValueError for a number that comes twice."""
     numbers = [int(each["id"]) for each in entries]
     if twice := [number for number, times in Counter(numbers).items() if times > 1]:
@@ -150,13 +150,14 @@ def _photos(root: Path, of: str, file: Path) -> tuple[list[Photo], dict[int, str
     """The images of a set in the order of their numbers, the categories by number, and how many boxes are none."""
     data, split = read_json(file), SPLIT_OF.get(re.sub(r"\d+$", "", of).lower(), "")
     with parsing(file, "COCO's format"):
-        categories = {number: str(each["name"]) for number, each in _by_number(data["categories"]).items()}
-        photos = {number: _photo(root, of, split, each) for number, each in _by_number(data["images"]).items()}
+        categories = {number: str(each["name"]) for number, each in by_number(data["categories"]).items()}
+        photos = {number: photo_of(root, of, split, each) for number, each in by_number(data["images"]).items()}
         dropped = sum(not _add_box(photos, list(categories), each, file) for each in data["annotations"])
     return list(photos.values()), categories, dropped
 
 
-def _photo(root: Path, of: str, split: str, entry: Mapping[str, Any]) -> Photo:
+def photo_of(root: Path, of: str, split: str, entry: Mapping[str, Any]) -> Photo:
+    """The image of an entry, of a set of images and a split; raises ValueError for one of no extent."""
     name, extent = _file_name(entry), (int(entry["height"]), int(entry["width"]))
     if not 0 < min(extent) <= max(extent) <= MOST_PIXELS:
         raise ValueError(f"{name} cannot be {extent[0]} x {extent[1]} pixels")
@@ -197,7 +198,7 @@ def _add_captions(photos: Sequence[Photo], files: Mapping[str, Path], scheme: st
     for of, file in files.items():
         data = read_json(file)
         with parsing(file, "COCO's format"):
-            names = {number: _file_name(each) for number, each in _by_number(data["images"]).items()}
+            names = {number: _file_name(each) for number, each in by_number(data["images"]).items()}
             for each in sorted(data["annotations"], key=lambda each: each["id"]):
                 said[of, names[int(each["image_id"])]].append(str(each["caption"]).strip())
     for photo in photos:

@@ -422,7 +422,7 @@ class Sums(ABC):
     """How a target of one kind is read from sums."""
 
     variants: ClassVar[Mapping[str, Sequence[float]]] = {}
-    """At most one number of the readout, by name, that the second pass chooses on val, with its values."""
+    """At most one number of the readout, by name, that the second pass chooses, with its values."""
     second_penalty: ClassVar[str] = ""
     """The name of the penalty of its second part, where it has one."""
 
@@ -455,7 +455,7 @@ class Sums(ABC):
         raise NotImplementedError(f"{type(self).__name__} has a second part, and does not say how it joins the first.")
 
     def score(self, judged: Sequence[Judged]) -> float:
-        """By which a variant is chosen, of what was judged of val: the mean over the parts that have a reference."""
+        """By which a variant is chosen, of what was judged: the mean over the parts that have a reference."""
         loss, reference = (sum(each[of].sum(axis=0) for each in judged) for of in ("loss", "reference"))
         return float(np.nanmean(1 - loss / np.where(reference > 0, reference, np.nan)))
 

@@ -341,17 +341,17 @@ def read_stored(dense: BoxRows, sums: Sums, tap: Tap) -> tuple[dict[str, float],
     first, second = readouts
     joined = {block: sums.join(each, second.get(block, second[None])) for block, each in first.items()}
     tried = [list[tuple[np.ndarray, Judged]]() for _ in joined[None].bias]
-    for rows, said in _predictions(dense, tap, fold == 0, joined[0]):
-        for i, judged in enumerate(tried):
-            judged.append((rows, sums.judge(dense, joined[0], said[i], rows)))
+    for block in held_out:
+        for rows, said in _predictions(dense, tap, fold == block, joined[block]):
+            for i, judged in enumerate(tried):
+                judged.append((rows, sums.judge(dense, joined[block], said[i], rows)))
     scores = [sums.score([each for _, each in judged]) for judged in tried]
     best = len(scores) - 1 - int(np.argmax(scores[::-1]))
     numbers |= {name: values[best] for name, values in sums.variants.items()}
     judged = tried[best]
-    for block in (*held_out[1:], None):
-        readout = joined[block].at(best)
-        for rows, said in _predictions(dense, tap, fold == (FOLDS if block is None else block), readout):
-            judged.append((rows, sums.judge(dense, readout, said[0], rows)))
+    readout = joined[None].at(best)
+    for rows, said in _predictions(dense, tap, fold == FOLDS, readout):
+        judged.append((rows, sums.judge(dense, readout, said[0], rows)))
     return numbers, judged
 
 
