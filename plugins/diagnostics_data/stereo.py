@@ -13,7 +13,8 @@ def stereo_points(disparity: np.ndarray) -> np.ndarray:
     tile = len(disparity)
     y, x = np.nonzero(np.isfinite(disparity))
     there = x + 0.5 - disparity[y, x]
-    y, x, there = (of[there >= 0] for of in (y, x, there))
+    inside = there >= 0
+    y, x, there = y[inside], x[inside], there[inside]
     column, nearest = there.astype(int), np.zeros((tile, tile))
     np.maximum.at(nearest, (y, column), disparity[y, x])
     seen = np.flatnonzero(disparity[y, x] >= nearest[y, column] - 1)
