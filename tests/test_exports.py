@@ -27,9 +27,9 @@ NAMES = {
     """,
     "diagnostics.measures.locality": """
         Discovered FoundObject GlobalMass OutlierTokens PositionProbe ReceptiveField RegionAndBoundary
-        TokenSimilarity attention_distance attention_entropy boundary_f box_iou box_of corloc find_points global_token_mass
+        TokenSimilarity attention_distance attention_entropy boundary_f box_iou box_of corloc global_token_mass
         j_and_f jaccard label_propagation lost morans_i neighbour_chance neighbour_consistency null_morans_i
-        object_discovery outlier_tokens pck position_probe receptive_field self_similarity spatial_relation tokencut
+        object_discovery outlier_tokens position_probe receptive_field self_similarity spatial_relation tokencut
         uniform_distance
     """,
     "diagnostics.measures.probes": """

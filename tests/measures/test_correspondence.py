@@ -11,7 +11,7 @@ import diagnostics as dx
 from diagnostics import Dataset, Run, Target
 from diagnostics.datasets.dataset import subset
 from diagnostics.datasets.matches import LENGTH, covered_matches, pad_matches
-from diagnostics.measures.locality import find_points, pck
+from diagnostics.measures.locality.correspondence import find_points, pck
 from tests.support.refusals import refusal
 from tests.support.tiny import tiny_image_encoder
 

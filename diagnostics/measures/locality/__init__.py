@@ -9,7 +9,6 @@ from diagnostics.measures.locality.autocorrelation import (
     self_similarity,
     spatial_relation,
 )
-from diagnostics.measures.locality.correspondence import find_points, pck
 from diagnostics.measures.locality.discovery import Discovered, FoundObject, corloc, lost, object_discovery, tokencut
 from diagnostics.measures.locality.heads import (
     GlobalMass,
@@ -45,7 +44,6 @@ __all__ = [
     "box_iou",
     "box_of",
     "corloc",
-    "find_points",
     "global_token_mass",
     "j_and_f",
     "jaccard",
@@ -57,7 +55,6 @@ __all__ = [
     "null_morans_i",
     "object_discovery",
     "outlier_tokens",
-    "pck",
     "position_probe",
     "receptive_field",
     "self_similarity",

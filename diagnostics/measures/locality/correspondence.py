@@ -47,7 +47,7 @@ def find_points(first: Any, second: Any, grid: Sequence[int], points: Any) -> np
 
     Examples:
         >>> import numpy as np
-        >>> from diagnostics.measures.locality import find_points
+        >>> from diagnostics.measures.locality.correspondence import find_points
         >>> tokens = np.eye(16)[None]  # each place has a direction of its own
         >>> moved = np.roll(tokens.reshape(1, 4, 4, 16), 1, axis=2).reshape(1, 16, 16)  # a cell to the right
         >>> find_points(tokens, moved, (4, 4), [[[0.125, 0.375]]]).tolist()
@@ -135,7 +135,7 @@ def pck(found: Any, matches: Any, share: float = SHARES[0]) -> float:
     points in shares; NaN where there are fewer. NaN without a match.
 
     Examples:
-        >>> from diagnostics.measures.locality import pck
+        >>> from diagnostics.measures.locality.correspondence import pck
         >>> matches = [[[100, 100, 100, 100, 0], [0.5, 0.5, 0.5, 0.5, 100], [0.5, 0.5, 0.2, 0.2, 100]]]
         >>> pck([[[0.55, 0.5], [0.4, 0.2]]], matches)  # 5 and 20 pixels off, of 100
         0.5
@@ -170,7 +170,9 @@ class Correspondence(Probe):
     standard = False
     losses, score_name = "squares", "PCK@.1"
     observation = Views()
-    instead = "it fits nothing: call diagnostics.measures.locality.find_points on the tokens of two views"
+    instead = (
+        "it fits nothing: call diagnostics.measures.locality.correspondence.find_points on the tokens of two views"
+    )
     known_answers = (
         Case("PCK@.1 of a point 9 pixels off, of 100", 1, SPAIR, lambda: _moved(9)),
         Case("PCK@.1 of a point 11 pixels off, of 100", 0, SPAIR, lambda: _moved(11)),
