@@ -120,6 +120,10 @@ class Observation(ABC):
     name: ClassVar[str]
     samples: ClassVar[int] = 64
 
+    def reads(self, dataset: Dataset) -> bool:
+        """Test for a dataset that has what is loaded; of others nothing is recorded."""
+        return True
+
     def load(self, encoder: Encoder, dataset: Dataset, sample: int) -> Any:
         """What a batch is made of, of a sample: by default what the encoder prepares of it."""
         return encoder.preprocess(dataset[sample])

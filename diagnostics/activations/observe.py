@@ -53,7 +53,7 @@ def observe(
             "torch": str(torch.__version__),
             "device": device.partition(":")[0],
         }
-        if store.has_observed(observation.name, rows, state):
+        if not observation.reads(dataset) or store.has_observed(observation.name, rows, state):
             continue
         encoder.to(device)
         size = min(batch_size or BATCH.get(state["device"], MOST_BATCH), MOST_BATCH)

@@ -139,6 +139,17 @@ def test_views_of_shapes_show_the_same_scene() -> None:
         dx.build("dataset", "shapes?n=12&size=48&views=2&frames=2")
 
 
+def test_images_without_matches_are_left_out_of_the_suite(tmp_path: Path) -> None:
+    options = {"measures": ["rankme", "correspondence"], "report": False, "controls": False, "watch": dx.silent}
+    data = moved(12)
+    alone = Dataset("alone", "image", data.samples, data.ids, data.split.tolist(), {})
+    with refusal("not-measured", "correspondence"):
+        dx.run(
+            tiny_image_encoder(side=SIDE), alone, out=tmp_path / "named", **options | {"measures": ["correspondence"]}
+        )
+    assert list(dx.run(tiny_image_encoder(side=SIDE), alone, out=tmp_path / "run", **options).results) == ["rankme"]
+
+
 def test_a_subset_keeps_the_views_of_its_samples() -> None:
     data = moved(20)
     some = subset(data, 8, 0)

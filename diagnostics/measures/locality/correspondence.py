@@ -93,10 +93,11 @@ class Views(Observation):
     name = "views"
     samples = 1024
 
+    def reads(self, dataset: Dataset) -> bool:
+        return any(target.kind == "matches" for target in dataset.targets.values())
+
     def load(self, encoder: Encoder, dataset: Dataset, sample: int) -> Any:
         targets = [target.values[[sample]] for target in dataset.targets.values() if target.kind == "matches"]
-        if not targets:
-            raise DiagnosticsError(f"{dataset.name} has no target of kind matches.", code="no-target")
         points = np.concatenate([covered_matches(values, encoder.covers)[0, 1:, :2] for values in targets])
         views = dataset[sample], np.array(dataset.views[sample])
         return {"views": [encoder.preprocess(view) for view in views], "points": points}
