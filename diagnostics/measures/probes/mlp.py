@@ -145,7 +145,7 @@ class MlpProbe(ClassOrValueProbe, SampleProbe):
         if start is not None:
             return start
         classes = len(task.numbers) if task.label else 0
-        y = torch.as_tensor(task.codes if task.label else task.values, device=x.device)
+        y = torch.tensor(task.codes if task.label else task.values, device=x.device)
         train, val = task.rows.train, task.rows.val
         fitted = [fit_networks(of[train], y[train], of[val], y[val], classes, task.seed) for of in x]
         return MlpReadouts(tuple(fitted), task.numbers if task.label else None)
