@@ -5,7 +5,7 @@ import copyreg
 import difflib
 import errno
 import os
-from collections.abc import Generator, Iterable
+from collections.abc import Collection, Generator, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -90,6 +90,8 @@ class DiagnosticsError(Exception):
     """
 
     code: Code = "other"
+    status = 2
+    """With which the command line exits."""
 
     def __init__(self, message: object = "", *, code: Code | None = None) -> None:
         super().__init__(message)
@@ -229,6 +231,12 @@ def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> Diagn
     else:
         choice = "there are none."
     return DiagnosticsError(f"Unknown {kind} '{name}': {choice}{' ' + hint if hint else ''}", code="unknown-name")
+
+
+def check_known(kind: str, name: str, known: Collection[str], hint: str = "") -> None:
+    """Raises `unknown` for a name that is not among those known."""
+    if name not in known:
+        raise unknown(kind, name, known, hint)
 
 
 def unwritable(path: Path, error: OSError, when: str = "") -> StorageError:

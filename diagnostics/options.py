@@ -48,7 +48,7 @@ class Option:
 
     @property
     def typed(self) -> str:
-        """How it is typed, with its dashes, as `--batch-size`; "" for an argument."""
+        """Its name as it is typed, with its dashes, as `--batch-size`; "" for an argument."""
         return self.names[0].partition("/")[0] if self.names else ""
 
 

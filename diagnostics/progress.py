@@ -109,7 +109,7 @@ Watch = Callable[[Cost | Progress], None]
 
 
 def silent(event: Cost | Progress) -> None:
-    """Watches without a word.
+    """Shows nothing.
 
     Examples:
         >>> import diagnostics as dx

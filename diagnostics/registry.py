@@ -60,7 +60,7 @@ class Entry:
     """
 
     def __call__(self, *args: Any, **options: Any) -> Any:
-        """What `make` returns."""
+        """The result of `make`."""
         return self.make(*args, **options)
 
 
@@ -124,7 +124,7 @@ class Plugin:
 
 
 class ClaimedTwice(Entry):
-    """What two plugins offer under one name: calling it raises a DiagnosticsError that names both."""
+    """An entry that two plugins offer under one name: calling it raises a DiagnosticsError that names both."""
 
 
 @functools.cache

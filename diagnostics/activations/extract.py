@@ -22,7 +22,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.activations.folder import Folder, StrangeFileError, reading, writing
 from diagnostics.activations.metadata import COVERED, NAME, WHOLE, Contents, Sealing, TargetFacts
-from diagnostics.activations.parts import Share, mixture, seal_part
+from diagnostics.activations.parts import Share, mixture, refuse_mixture, seal_part
 from diagnostics.activations.plan import Plan, Step, plan, row_order
 from diagnostics.activations.prepare import (
     dense_targets,
@@ -219,9 +219,10 @@ def extract(
     value is not finite or overflows the precision; StorageError where the disk is full. `before_first_byte` is called
     once, with the seconds that a sample takes as its first batches show, the number of samples whose removed tokens
     are extracted again, and the targets of a new store on their grids, before anything is written. `along` is given
-    a new store, and may give what takes in the tokens of all its samples. `compute`: what passes compute in here,
-    which is the caller's to see to. With a `share`, a launch's parts of a shared run are extracted, and sealed one
-    by one; the store is then whole where all launches are done, and marked so by the one that finishes. Without
+    a new or a shared store, and may give what takes in the tokens of all samples that pass. `compute`: what passes
+    compute in here, which is the caller's to see to. With a `share`, a launch's parts of a shared run are extracted,
+    and sealed one by one; the store is then whole where all launches are done, and marked so by the one that finishes.
+    Without
     `with_tokens` no tokens are written, nor missed where they were removed. With `fresh` a run that holds other
     activations, or that cannot be read, is not refused: the store is made `beside` it.
     `about` is added to the attributes of a new store.
@@ -270,19 +271,22 @@ def extract(
         with_tokens = not store.tokens_removed
     size = min(batch_size or BATCH.get(device.partition(":")[0], 16), plan.samples)
     kept_plan = plan if with_tokens else plan.without_tokens
-    parts = None if share is None else [*share.parts(plan)]
+    parts = None if share is None else share.parts(plan.parts)
     if store is not None and parts is not None:
         missing = {*store.missing_parts}
         if not launched:  # after which a file that is gone is damage
             missing |= {part for part in parts if not store.has_files_of(part, with_tokens)}
         parts = sorted({*parts} & missing)
     todo = list(kept_plan.steps(size, parts=parts)) if store is None else store.todo(size, with_tokens, parts)
+    if share is not None and share.exact and store is not None and todo:
+        refuse_mixture(store, {**share.about, "batch_size": size})
     last = {step.rows.start // plan.pooled_shard: step for step in todo}
     total = plan.samples if share is None else sum(len(step) for step in todo)
     started = time.perf_counter()
     done = total - sum(len(step) for step in todo)
     again = sum(len(step) for step in todo) if store is not None and store.complete else 0
-    announced, also, about = done > 0 and not again, None, about or {}
+    announced, about = done > 0 and not again, about or {}
+    also = along(store) if store is not None and share is not None and todo else None
     buffers, created, kept = ShardBuffers(kept_plan, size), None, 0
 
     def new_store(dense: OnGrids) -> Store:
@@ -298,7 +302,7 @@ def extract(
     def seal(store: Store, part: int) -> None:
         if share is not None:
             files = store.files_of(part, kept_plan.token_samples > 0)
-            seal_part(store, part, files, {**share.about, "batch_size": size})
+            seal_part(store, part, files, share, size)
 
     try:
         if store is None and not todo:
@@ -481,15 +485,17 @@ def capture_rows(
     buffers.rows += len(positions)
 
 
+def batches_of(plan: Plan, step: Step, size: int) -> Iterator[np.ndarray]:
+    """The positions of each batch of a step."""
+    for start in range(step.rows.start, step.rows.stop, size):
+        yield plan.order[start : min(start + size, step.rows.stop)]
+
+
 def step_batches(
     encoder: Encoder, dataset: Dataset, plan: Plan, steps: Sequence[Step], size: int, workers: int
 ) -> Generator[tuple[Step, np.ndarray, Any]]:
     """(step, positions, batch); batches never cross steps, so a step done again is the same to the bit."""
-    jobs = [
-        (step, plan.order[start : min(start + size, step.rows.stop)])
-        for step in steps
-        for start in range(step.rows.start, step.rows.stop, size)
-    ]
+    jobs = [(step, positions) for step in steps for positions in batches_of(plan, step, size)]
     prepared = prepared_batches(encoder, dataset, [positions for _, positions in jobs], workers)
     with contextlib.closing(prepared) as batches:
         for (step, positions), batch in zip(jobs, batches, strict=True):

@@ -141,6 +141,8 @@ class Folder:
             self._write(temporary, data, length, flushed)
             with self._folder_of(temporary) as (old, last), self._folder_of(name, make=True) as (new, other):
                 os.link(last, other, src_dir_fd=old, dst_dir_fd=new, follow_symlinks=False)
+                if flushed:
+                    os.fsync(new)
         self.delete_prefix(temporary)
 
     def put(self, name: str, data: bytes | np.ndarray, length: int | None = None, *, flushed: bool = False) -> None:
@@ -149,6 +151,9 @@ class Folder:
         with self.making(name) as temporary:
             self._write(temporary, data, length, flushed)
             self.move(temporary, name)
+            if flushed:
+                with self._folder_of(name) as (folder, _):
+                    os.fsync(folder)
 
     def _write(self, name: str, data: bytes | np.ndarray, length: int | None, flushed: bool) -> None:
         """Writes a new file in place."""
@@ -283,6 +288,8 @@ class Folder:
                 if make:
                     with contextlib.suppress(FileExistsError):
                         os.mkdir(part, dir_fd=folder)
+                        # What is flushed into it later must be found after a power failure.
+                        os.fsync(folder)
                 if not stat.S_ISDIR(os.lstat(part, dir_fd=folder).st_mode):
                     raise StrangeFileError(self.path / name)
                 inner = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)

@@ -204,9 +204,9 @@ def write_observed(
     with writing(run.path, f"while writing {name}; "):
         if observed.head(NAME) is None:
             observed.put(NAME, json.dumps({"attributes": {}, "zarr_format": 3, "node_type": "group"}).encode())
-        earlier = listed_files(folder)
-        folder.delete([NAME])  # without its index it is not there
-        folder.delete(earlier)
+        if earlier := listed_files(folder):  # and not of another process that is writing it now
+            folder.delete([NAME])  # without its index it is not there
+            folder.delete(earlier)
         new = Sealing(folder)
         for tap, values in arrays.items():
             new.root.create_array(
@@ -219,6 +219,16 @@ def write_observed(
                 dimension_names=("sample", *(f"{tap}_{i}" for i in range(1, values.ndim))),
             )
         new.seal({**about, "name": name, "run": key, "taps": list(arrays)})
+
+
+STREAMED = "streamed"
+"""The folder of what launches leave of streamed targets until all is joined."""
+_LEFT = re.compile(rf"{STREAMED}/[0-9a-f]{{32}}/[A-Za-z0-9_.-]+")
+
+
+def left_names(run: Folder) -> set[str]:
+    """The files of what launches left of streamed targets."""
+    return set(filter(_LEFT.fullmatch, run.list(STREAMED) if run.has_folder(STREAMED) else ()))
 
 
 def observed_names(run: Folder) -> set[str]:

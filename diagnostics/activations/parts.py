@@ -1,6 +1,7 @@
 """Parts of a run on a shared path: which of them a launch does, in a folder of its own, and how it seals them.
 
     parts/<part>.json       the record of a part that is there: its rows, a digest of each file, and what computed it
+    streamed/<key>/<name>   arrays that a range of parts gives of streamed targets, until all are joined
 
 Nobody holds the run. A launch has its journal and its shards on the local disk, and puts a whole part's files beside
 those of others, its record last. A part that two launches did is the same to the bit, where they have one batch size,
@@ -19,14 +20,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from diagnostics.activations.folder import Folder, lock, writing
-from diagnostics.activations.metadata import DamagedError, digest, seal, unseal
-from diagnostics.activations.plan import Plan, record_of
-from diagnostics.activations.store import Store
-from diagnostics.errors import DiagnosticsError, StorageError
+import numpy as np
+from safetensors.numpy import load, save
 
-MOST_RECORD = 2**22
-"""Bytes of a record: names and digests of at most a few thousand files."""
+from diagnostics.activations.folder import Folder, lock, writing
+from diagnostics.activations.metadata import STREAMED, digest, left_names, seal
+from diagnostics.activations.plan import ranges_of, record_of
+from diagnostics.activations.store import Store
+from diagnostics.errors import DiagnosticsError, StorageError, damaged
+
+MOST_LEFT = 2**36
+"""Bytes of sums: those of 80 taps of 8,192 features take a third."""
 
 
 @dataclass(frozen=True)
@@ -97,16 +101,24 @@ class Share:
     """What a command does of the parts of a run, in a `scratch` folder of its own; `about` stands in the records.
 
     `finishes`: whether it is the command that measures, which does all that is missing; other launches do theirs.
+    `streams`: whether sums are gathered over ranges of parts, each of which is then one launch's. `exact`: whether all
+    parts have to be computed in one way.
     """
 
     launch: Launch
     scratch: Path
     about: Mapping[str, Any]
     finishes: bool
+    streams: bool = False
+    exact: bool = False
 
-    def parts(self, plan: Plan) -> range:
-        """The parts that are this launch's, done or not."""
-        return range(self.launch.index, plan.parts, self.launch.count)
+    def ranges(self, parts: int) -> range:
+        """The ranges that are this launch's of so many parts, done or not: see `units`."""
+        return range(self.launch.index, len(units(parts, self.streams)), self.launch.count)
+
+    def parts(self, parts: int) -> list[int]:
+        """The parts that are this launch's of so many, done or not."""
+        return [part for at in self.ranges(parts) for part in units(parts, self.streams)[at]]
 
     def work(self, folder: Folder) -> Folder:
         """Where shards and journals of the store in a folder are written until their part is whole."""
@@ -114,6 +126,11 @@ class Share:
         with writing(place):
             place.mkdir(parents=True, exist_ok=True)
         return Folder(place)
+
+
+def units(parts: int, streams: bool) -> list[range]:
+    """What is dealt to launches of so many parts: each of them, or the ranges that sums are gathered over."""
+    return ranges_of(parts) if streams else [range(part, part + 1) for part in range(parts)]
 
 
 @contextlib.contextmanager
@@ -141,27 +158,84 @@ def scratch_of(run: Path, way: str) -> Generator[Path]:
             Folder(place.parent).delete_prefix(place.name)
 
 
-def seal_part(store: Store, part: int, files: Mapping[str, int], about: Mapping[str, Any]) -> None:
-    """Puts the files of a whole part (with their bytes) from where they were written into the run, its record last.
+def seal_part(store: Store, part: int, files: Mapping[str, int], share: Share, size: int) -> None:
+    """Puts the files of a whole part (with their bytes) from where they were written into the run, its record last;
+    `size`: of batches.
 
-    Raises StorageError where another launch put others there, or the disk fails.
+    Of a part without a record files may be there that are a dead launch's, in batches of another size: they stay, and
+    the record says so. Raises StorageError where another launch put others there, or the disk fails.
     """
-    rows, digests = store.plan.rows_of(part), dict[str, str]()
+    rows, digests, about = store.plan.rows_of(part), dict[str, str](), {**share.about, "batch_size": size}
     with writing(store.path, f"while part {part + 1} was sealed; "):
         for name, length in files.items():
             data = store.work.get(name, length)
-            digests[name] = digest(data)
             if not put_same(store.folder, name, data):
-                there = _words(read_record(store, part)) or "a launch that did not finish the part"
-                raise StorageError(
-                    f"{store.path / name} differs from what this launch computed ({there} there, {_words(about)} "
-                    f"here): give all launches one batch size, kind of device and kernel, or choose another --out.",
-                    code="other-run",
-                )
-        record = {"run": store.mark, "rows": [rows.start, rows.stop], "files": digests, **about}
-        with contextlib.suppress(FileExistsError):  # of another launch, whose files are the same
-            store.folder.put_new(record_of(part), seal(record), flushed=True)
+                there = store.record(part)
+                if there or share.exact or not store.is_sound(name):
+                    whose = _words(there) or "a launch that did not finish the part"
+                    raise StorageError(
+                        f"{store.path / name} differs from what this launch computed ({whose} there, {_words(about)} "
+                        f"here): give all launches one batch size, kind of device and kernel, or choose another --out.",
+                        code="other-run",
+                    )
+                data, about["beside"] = store.folder.get(name, length), True
+            digests[name] = digest(data)
+        record = seal({"run": store.mark, "rows": [rows.start, rows.stop], "files": digests, **about})
+        try:
+            store.folder.put_new(record_of(part), record, flushed=True)
+        except FileExistsError:
+            if not store.record(part):  # of another run, or damaged; else another launch's, whose files are the same
+                store.folder.put(record_of(part), record, flushed=True)
         store.work.delete(files)
+
+
+class Left:
+    """Arrays that launches leave in a shared run, by a name, and those of one `version` of the code alone."""
+
+    def __init__(self, store: Store, version: str) -> None:
+        self.store = store
+        self.place = f"{STREAMED}/{hashlib.blake2b(f'{store.mark} {version}'.encode(), digest_size=16).hexdigest()}"
+
+    def has(self, name: str) -> bool:
+        """Test for arrays of that name."""
+        return self.store.folder.head(f"{self.place}/{name}") is not None
+
+    def put(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Leaves arrays; raises StorageError where another launch left others."""
+        with writing(self.store.path, f"while writing {name}; "):
+            alike = put_same(self.store.folder, f"{self.place}/{name}", _pack(arrays))
+        if not alike:
+            raise StorageError(
+                f"{self.store.path / self.place / name} differs from what this launch computed: give all launches one "
+                f"batch size, kind of device and kernel, or choose another --out.",
+                code="other-run",
+            )
+
+    def agree(self, name: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Leaves arrays where there are none, and gives what is there then."""
+        with writing(self.store.path), contextlib.suppress(FileExistsError):
+            self.store.folder.put_new(f"{self.place}/{name}", _pack(arrays), flushed=True)
+        return self.get(name)
+
+    def get(self, name: str) -> dict[str, np.ndarray]:
+        """The arrays of a name; raises StorageError where they are not as they were left."""
+        with contextlib.suppress(OSError):
+            data = self.store.folder.get(f"{self.place}/{name}", MOST_LEFT)
+            if hashlib.sha256(data[32:]).digest() == data[:32]:
+                return load(data[32:])
+        raise damaged(self.store.path, f"{self.place}/{name}")
+
+
+def remove_left(store: Store) -> None:
+    """Removes what launches left in a store."""
+    with writing(store.path):
+        store.folder.delete(left_names(store.folder))
+        store.folder.prune(STREAMED)
+
+
+def _pack(arrays: Mapping[str, np.ndarray]) -> bytes:
+    data = save({key: np.ascontiguousarray(values) for key, values in arrays.items()})
+    return hashlib.sha256(data).digest() + data
 
 
 def put_same(folder: Folder, name: str, data: bytes) -> bool:
@@ -174,22 +248,28 @@ def put_same(folder: Folder, name: str, data: bytes) -> bool:
     return True
 
 
-def read_record(store: Store, part: int) -> dict[str, Any]:
-    """The record of a part; empty where there is none that can be read."""
-    with contextlib.suppress(OSError, DamagedError):
-        return unseal(store.folder.get(record_of(part), MOST_RECORD))
-    return {}
-
-
 def _words(about: Mapping[str, Any]) -> str:
     """How a part was computed, as far as its last digits may depend on it."""
     if not about:
         return ""
     torch = about["versions"].get("torch", "")
-    return f"{about['device']}, attention {about['kernel']}, batches of {about['batch_size']}, torch {torch}"
+    beside = ", beside files of a launch that left no record" if about.get("beside") else ""
+    return f"{about['device']}, attention {about['kernel']}, batches of {about['batch_size']}, torch {torch}{beside}"
 
 
-def mixture(store: Store) -> str:
-    """How the parts of a store were computed, as a sentence, where not all in one way; "" where they were."""
-    ways = sorted({_words(read_record(store, part)) for part in range(store.plan.parts)} - {""})
+def mixture(store: Store, *more: Mapping[str, Any]) -> str:
+    """How the parts of a store were computed, and `more`, as a sentence, where not all in one way; "" where they
+    were.
+    """
+    ways = sorted({_words(about) for about in (*map(store.record, range(store.plan.parts)), *more)} - {""})
     return f"Parts were computed in several ways, which differ in last digits: {'; '.join(ways)}." if ways[1:] else ""
+
+
+def refuse_mixture(store: Store, *more: Mapping[str, Any]) -> None:
+    """Raises where the parts of a store were not computed in one way, and `more`."""
+    if found := mixture(store, *more):
+        raise DiagnosticsError(
+            f"{store.path}: {found.rstrip('.')}; leave --exact out, or choose another --out and give all launches one "
+            f"batch size, kind of device and kernel.",
+            code="irreproducible",
+        )

@@ -64,6 +64,8 @@ ARRAY_BYTES = 1_200
 """The metadata of an array, or of a tap, on disk; about."""
 PARTED, LEAST_PARTS = 256, 8
 """Samples from which on a plan has so many parts, which several launches can share."""
+MOST_RANGES = 16
+"""Of parts whose sums are kept apart until all are joined: each takes the bytes of all sums."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,10 @@ class Plan:
     def rows_of(self, part: int) -> slice:
         """The rows of a part."""
         return slice(part * self.pooled_shard, min((part + 1) * self.pooled_shard, self.samples))
+
+    def positions_of(self, parts: range) -> np.ndarray:
+        """The positions of the rows of some parts that follow each other, in the order of rows."""
+        return self.order[self.rows_of(parts[0]).start : self.rows_of(parts[-1]).stop]
 
     def token_shards(self, part: int) -> range:
         """The shards of tokens of a part."""
@@ -265,6 +271,12 @@ def _dealt_out(count: int, most: int) -> int:
 
 def _token_bytes(taps: Sequence[Tap], precision: Precision) -> int:
     return np.dtype(precision).itemsize * sum(tap.tokens * tap.features for tap in taps)
+
+
+def ranges_of(parts: int) -> list[range]:
+    """So many parts in order, in at most `MOST_RANGES` ranges of nearly one length."""
+    count = min(parts, MOST_RANGES)
+    return [range(i * parts // count, (i + 1) * parts // count) for i in range(count)]
 
 
 def record_of(part: int) -> str:

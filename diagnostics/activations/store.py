@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +36,7 @@ from diagnostics.activations.metadata import (
     DamagedError,
     Observed,
     TargetFacts,
+    left_names,
     observed_arrays,
     observed_names,
     read_array,
@@ -43,6 +44,7 @@ from diagnostics.activations.metadata import (
     read_files,
     read_observed,
     sealed_attributes,
+    unseal,
     write_group,
     write_observed,
 )
@@ -63,6 +65,8 @@ SHARED = "shared"
 """Attribute of a root: whether launches extract it together, so that nobody holds its lock."""
 TOKENS_REMOVED = "tokens_removed"
 """Attribute of a root: whether the tokens that its plan tells of were removed, or never written."""
+MOST_RECORD = 2**22
+"""Bytes of a part's record: names and digests of at most a few thousand files."""
 # Pooled values of all open runs together, in bytes: PE-G's 50 taps of 3,400 samples.
 KEPT = Kept(2**30)
 
@@ -141,19 +145,19 @@ class Store(Activations):
             values[tokens], values[others] = read[:count], read[count:]
         return values
 
-    def token_blocks(self, tap: str) -> Iterator[tuple[slice, np.ndarray]]:
-        for shard, values in self._shards(self._layouts[tap]["tokens"]) if self.token_samples else ():
+    def token_blocks(self, tap: str, shards: Sequence[int] | None = None) -> Iterator[tuple[slice, np.ndarray]]:
+        for shard, values in self._shards(self._layouts[tap]["tokens"], shards) if self.token_samples else ():
             start = shard * self.plan.shard
             yield slice(start, start + len(values)), values.astype(np.float32)
 
-    def _shards(self, layout: Layout) -> Iterator[tuple[int, np.ndarray]]:
-        """Each shard of an array, in memory that the next one, or the next reader, may overwrite."""
+    def _shards(self, layout: Layout, some: Sequence[int] | None = None) -> Iterator[tuple[int, np.ndarray]]:
+        """Each shard of an array, or some, in memory that the next one, or the next reader, may overwrite."""
         spare = None
         with suppress(IndexError):
             spare = self._spare.pop()
         reader = ShardReader(self.folder, self.contents.run, layout, spare)
         try:
-            for shard in range(layout.shards):
+            for shard in range(layout.shards) if some is None else some:
                 try:
                     values = reader.shard(shard)
                 except (OSError, ValueError) as error:
@@ -317,7 +321,24 @@ class Store(Activations):
     @property
     def missing_parts(self) -> list[int]:
         """Of a shared run those that have no record."""
-        return [part for part in range(self.plan.parts) if self.folder.head(record_of(part)) is None]
+        return [part for part in range(self.plan.parts) if not self.record(part)]
+
+    def record(self, part: int) -> dict[str, Any]:
+        """The record of a part; empty where this run has none that can be read."""
+        with suppress(OSError, DamagedError):
+            record = unseal(self.folder.get(record_of(part), MOST_RECORD))
+            if record.get("run") == self.mark:
+                return record
+        return {}
+
+    def is_sound(self, file: str) -> bool:
+        """Test for a file that holds a shard of this run as it was written, whatever its values."""
+        shards = ((layout, shard) for layout in self._arrays for shard in range(layout.shards))
+        layout, shard = next(each for each in shards if each[0].file(each[1]) == file)
+        with suppress(OSError, ValueError):
+            ShardReader(self.folder, self.contents.run, layout).shard(shard)
+            return True
+        return False
 
     def files_of(self, part: int, with_tokens: bool) -> dict[str, int]:
         """The files of a part with their bytes."""
@@ -443,7 +464,8 @@ class Store(Activations):
         shards = (layout.file(shard) for layout in self._arrays for shard in range(layout.shards))
         journals = (self._journal_of(shard).name for shard in range(self.plan.parts))
         records = map(record_of, range(self.plan.parts))
-        return {NAME, *self.contents.files, *shards, *journals, *records, *observed_names(self.folder)}
+        made = {*observed_names(self.folder), *left_names(self.folder)}
+        return {NAME, *self.contents.files, *shards, *journals, *records, *made}
 
     def finish(self, with_tokens: bool = True, mixture: str = "") -> None:
         """Marks the extraction as complete, with its tokens or as one without: from now on a missing file is damage.

@@ -106,7 +106,7 @@ def say(sentence: str) -> None:
     """A sentence for people, on stderr: one line, which a terminal gets broken between words."""
     text = f"diagnostics: {printable(sentence)}"
     if not sys.stderr.isatty():
-        # A full disk takes no words.
+        # Where stderr is a file on a full disk, writing fails.
         with contextlib.suppress(OSError):
             print(text, file=sys.stderr)
         return
@@ -118,7 +118,7 @@ def say(sentence: str) -> None:
 
 
 def _exit_interrupted(sentence: str) -> typer.Exit:
-    # A terminal that hung up takes no words.
+    # Writing to a terminal that hung up fails.
     with contextlib.suppress(OSError):
         print(file=sys.stderr)
         say(sentence or "Interrupted.")
@@ -144,7 +144,7 @@ def _exit_after(sentence: str, error: BaseException) -> typer.Exit:
     elif _quotes(sentence, error):
         sentence = f"{sentence.rstrip('.')}; `diagnostics --traceback ...` shows where."
     say(sentence)
-    return typer.Exit(2)
+    return typer.Exit(error.status if isinstance(error, DiagnosticsError) else 2)
 
 
 def _quotes(sentence: str, error: BaseException | None) -> bool:

@@ -87,7 +87,7 @@ def run(
 
     The same command resumes an interrupted run. Earlier results of other measures and controls stay in the folder. The
     exit status is 1 if a measure failed; all other results are complete. With --part, several launches of the command
-    extract a run together, on any machines that see its folder; the command without it then does what is missing.
+    extract a run together (status 3: one waits for others); the command without it then does what is missing.
     """
     from diagnostics.activations.parts import Launch
     from diagnostics.cli.tables import print_parts

@@ -228,7 +228,9 @@ def print_parts(launch: str, stores: dict[str, Any]) -> None:
         )
         print(printable(f"{name}: {left}"))
     if not any(of["missing"] for of in stores.values()):
-        print("Next: the same command without --part, which measures.")
+        again = "the same launches again, which share the second pass over dense targets, or "
+        left = any(of.get("unjudged") for of in stores.values())
+        print(f"Next: {again if left else ''}the same command without --part, which measures.")
 
 
 def print_conformance(conformance: Conformance) -> None:

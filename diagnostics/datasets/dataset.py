@@ -22,7 +22,7 @@ import numpy as np
 from diagnostics.datasets.boxes import why_no_boxes
 from diagnostics.datasets.matches import why_no_matches
 from diagnostics.datasets.target import LazySamples, Target, extremes, misfit, one_by_one
-from diagnostics.errors import DiagnosticsError, explaining, unknown
+from diagnostics.errors import DiagnosticsError, check_known, explaining
 from diagnostics.vocabulary import BOXED, SAFE_NAME, SPLIT_OF, SPLITS, Kind, Modality
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -402,13 +402,13 @@ def _why_not(name: str, target: Target, split: np.ndarray) -> str:
         new = sorted(set(np.unique(values[rows]).tolist()) - set(np.unique(seen).tolist()))
         if new:
             return (
-                f"Target {name} has no train sample of {_named(new, target)}: use more samples or mark them "
+                f"Target {name} has no train sample of {_class_names(new, target)}: use more samples or mark them "
                 f"unknown (-1)."
             )
     return ""
 
 
-def _named(classes: list[int], target: Target) -> str:
+def _class_names(classes: list[int], target: Target) -> str:
     names = [target.classes[c] if c < len(target.classes) else str(c) for c in classes]
     more = f" and {len(names) - NAMED} others" if len(names) > NAMED else ""
     return f"class{'es' if len(names) > 1 else ''} {', '.join(names[:NAMED])}{more}"
@@ -555,8 +555,7 @@ def with_logarithms(dataset: Dataset, names: Sequence[str]) -> Dataset:
     0.
     """
     for name in names:
-        if name not in dataset.targets:
-            raise unknown(f"target of {dataset.name}", name, dataset.targets)
+        check_known(f"target of {dataset.name}", name, dataset.targets)
         if f"log_{name}" in dataset.targets:
             raise DiagnosticsError(
                 f"Dataset {dataset.name} has a target log_{name} already: leave out log={name}.", code="duplicate"

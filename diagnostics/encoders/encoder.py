@@ -18,7 +18,7 @@ from torch.utils.data import default_collate
 from diagnostics.encoders.modules import BATCH, by_name, chosen_poolings, computing, pool, usable_device
 from diagnostics.encoders.pictures import to_pixels
 from diagnostics.encoders.taps import Tap, taps_together
-from diagnostics.errors import DiagnosticsError, describe, explaining, naming, unknown
+from diagnostics.errors import DiagnosticsError, explaining, naming, unknown
 from diagnostics.vocabulary import Modality
 
 Reduce = Callable[[Tap, Tensor], Any]
@@ -184,7 +184,7 @@ class Encoder(ABC):
         names = chosen_poolings(pooling, self.poolings)
         given = _as_list(self, samples)
         sized = self
-        pinned = _shown_shapes(self.preprocess(self.example())) if self.pinned else ""
+        pinned = _shapes_in_words(self.preprocess(self.example())) if self.pinned else ""
         if len(given) and not pinned:
             first = _check_sample(self, given, 0)
             sized = size_for(self, first, f"Samples of shape {first.shape}")
@@ -385,16 +385,11 @@ def size_for(encoder: Encoder, sample: np.ndarray, whose: str) -> Encoder:
     """The encoder sized for a sample; raises where it takes none like it, of which `whose` says in words what they
     are.
     """
-    try:
+    name = encoder.name
+    with explaining(f"{whose} cannot be read for {name}"), naming(f"{whose} do not fit {name}", "bad-sample"):
         if encoder.modality in ("image", "video"):
             check_channels_last(sample, encoder.example())
         return encoder.sized_for(sample)
-    except DiagnosticsError as error:
-        raise DiagnosticsError(f"{whose} do not fit {encoder.name}: {error}", code="bad-sample") from error
-    except Exception as error:
-        raise DiagnosticsError(
-            f"{whose} cannot be read for {encoder.name}: {describe(error)}", code="foreign-error"
-        ) from error
 
 
 def pinned_to(encoder: Encoder, shape: Sequence[int]) -> Encoder:
@@ -445,7 +440,7 @@ def _as_list(encoder: Encoder, samples: Any) -> Any:
         samples = list(samples)
     if _is_one(samples, np.asarray(encoder.example())):
         raise DiagnosticsError(
-            f"{encoder.name}.transform was given {_shown(samples)}, which is one sample: give [sample, ...], or a list "
+            f"{encoder.name}.transform was given {_words(samples)}, which is one sample: give [sample, ...], or a list "
             f"of samples.",
             code="bad-shape",
         )
@@ -480,9 +475,9 @@ def _check_sample(encoder: Encoder, samples: Any, index: int) -> np.ndarray:
         with naming(f"Sample {index} does not fit {encoder.name}", "bad-sample"):
             check_channels_last(sample, example)
     if not fits:
-        like = f"{' or '.join(axes)}, as its example {_shown(example)}" if axes else "a string each"
+        like = f"{' or '.join(axes)}, as its example {_words(example)}" if axes else "a string each"
         raise DiagnosticsError(
-            f"{encoder.name} reads {encoder.modality} samples ({like}), and sample {index} is {_shown(sample)}: give "
+            f"{encoder.name} reads {encoder.modality} samples ({like}), and sample {index} is {_words(sample)}: give "
             f"samples as the run's dataset holds them.",
             code="bad-sample",
         )
@@ -490,14 +485,14 @@ def _check_sample(encoder: Encoder, samples: Any, index: int) -> np.ndarray:
     return sample if sample.flags.writeable else sample.copy()
 
 
-def _shown(sample: Any) -> str:
+def _words(sample: Any) -> str:
     array = np.asarray(sample)
     if array.dtype.kind in "USO" and array.ndim == 0:
         return f"a {type(array.item()).__name__}"
     return f"{array.dtype} of shape {array.shape}"
 
 
-def _shown_shapes(prepared: Any) -> str:
+def _shapes_in_words(prepared: Any) -> str:
     return " and ".join(str(list(np.shape(value))) for value in by_name(prepared).values())
 
 
@@ -507,23 +502,19 @@ def _batch(encoder: Encoder, samples: Sequence[np.ndarray], start: int, pinned: 
     """
     prepared: list[Any] = []
     for index, sample in enumerate(samples, start):
-        try:
+        with (
+            explaining(f"Sample {index} ({_words(sample)}) cannot be prepared for {encoder.name}"),
+            naming(f"Sample {index} does not fit {encoder.name}", "bad-sample"),
+        ):
             prepared.append(encoder.preprocess(sample))
-        except DiagnosticsError as error:
-            raise DiagnosticsError(f"Sample {index} does not fit {encoder.name}: {error}", code="bad-sample") from error
-        except Exception as error:
-            raise DiagnosticsError(
-                f"Sample {index} ({_shown(sample)}) cannot be prepared for {encoder.name}: {describe(error)}",
-                code="foreign-error",
-            ) from error
-        if pinned and (here := _shown_shapes(prepared[-1])) != pinned:
+        if pinned and (here := _shapes_in_words(prepared[-1])) != pinned:
             remedy = (
                 "make it with size=, which brings images to one size"
                 if encoder.modality == "image"
                 else "give samples of that size"
             )
             raise DiagnosticsError(
-                f"Sample {index} ({_shown(sample)}) is prepared to shape {here}, and {encoder.name} was made for "
+                f"Sample {index} ({_words(sample)}) is prepared to shape {here}, and {encoder.name} was made for "
                 f"{pinned}, so its features would be others: {remedy}, or read samples of this size apart, with "
                 f"encoder.sized_for(sample).",
                 code="bad-sample",
@@ -542,11 +533,11 @@ def _batch(encoder: Encoder, samples: Sequence[np.ndarray], start: int, pinned: 
 def _pooling(encoder: Encoder, batch: Any, poolings: Sequence[str]) -> Callable[[Tap, Tensor], Tensor]:
     """The function from a batch's tokens to float32 [sample, pooling, feature]."""
 
-    def pooled(tap: Tap, tokens: Tensor) -> Tensor:
+    def reduce(tap: Tap, tokens: Tensor) -> Tensor:
         valid = encoder.valid(batch, tap)
         return pool(tap, tokens, poolings, None if valid is None else valid.to(tokens.device))
 
-    return pooled
+    return reduce
 
 
 def _grid_tokens(tap: Tap, tokens: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch.utils.data import default_collate
 from diagnostics.encoders.modules import map_tensors
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.encoders.torch_encoder import TorchEncoder
-from diagnostics.errors import DiagnosticsError, refuse_values, unknown
+from diagnostics.errors import DiagnosticsError, check_known, refuse_values
 
 Sampler = Literal["floor", "endpoints"]
 MOST_FRAMES = 4096
@@ -59,8 +59,7 @@ def frames_of(encoder: TorchEncoder, count: int, sampler: str = "floor") -> Torc
             f"{encoder.name} reads {encoder.modality} samples: frames of a video need an encoder of single images.",
             code="other-modality",
         )
-    if sampler not in get_args(Sampler):
-        raise unknown("sampler of frames", sampler, get_args(Sampler))
+    check_known("sampler of frames", sampler, get_args(Sampler))
     least = 2 if sampler == "endpoints" else 1
     refuse_values(
         (count < least, f"Sampler {sampler} takes at least {least} frame(s), not {count}: ask for more frames."),
@@ -80,7 +79,7 @@ def frames_of(encoder: TorchEncoder, count: int, sampler: str = "floor") -> Torc
         return default_collate([encoder.preprocess(sample[i]) for i in sampled_frames(len(sample), count, sampler)])
 
     def forward(module: nn.Module, batch: Any) -> Any:
-        return encoder.forward(module, _folded(batch))
+        return encoder.forward(module, _fold(batch))
 
     def sized_for(sample: np.ndarray) -> TorchEncoder | None:
         sized = encoder.sized_for(sample[0])
@@ -90,7 +89,7 @@ def frames_of(encoder: TorchEncoder, count: int, sampler: str = "floor") -> Torc
         return (_covered_time(int(extents[0]), count, sampler), *encoder.covers(extents[1:]))
 
     def valid(batch: Any, tap: Tap) -> Tensor | None:
-        of_frames = encoder.valid(_folded(batch), image_taps[tap.name])
+        of_frames = encoder.valid(_fold(batch), image_taps[tap.name])
         return None if of_frames is None else of_frames.reshape(-1, tap.grid.tokens)
 
     image_taps, image = {tap.name: tap for tap in encoder.taps}, encoder.example()
@@ -124,7 +123,7 @@ def _over_frames(tap: Tap, count: int, encoder: str) -> Tap:
     return replace(tap, grid=grid, site=replace(tap.site, rows=count))
 
 
-def _folded(batch: Any) -> Any:
+def _fold(batch: Any) -> Any:
     """[B, count, ...] as [B * count, ...]."""
     return map_tensors(lambda tensor: tensor.flatten(0, 1), batch)
 

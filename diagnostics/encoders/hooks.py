@@ -473,7 +473,7 @@ class FirstBlockInput:
         return [i for i, any_moved in enumerate(moved.any(2).any(0).tolist()) if not any_moved]
 
     def features_first(self, extents: Mapping[str, int]) -> bool | None:
-        """Whether places lie behind the features, by what a change in one corner of the input moves along either
+        """True if places lie behind the features, by what a change in one corner of the input moves along either
         axis.
         """
         moved = self.moved_by_end(extents)
@@ -484,7 +484,7 @@ class FirstBlockInput:
         return last <= LOCAL if (first <= LOCAL) != (last <= LOCAL) else None
 
     def variates_apart(self, variates: int) -> bool | None:
-        """Whether tokens [B, T, F] belong to one variate each, so that a change of the first leaves most as they
+        """True if tokens [B, T, F] belong to one variate each, so that a change of the first leaves most as they
         are.
         """
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError, few, unknown
+from diagnostics.errors import DiagnosticsError, check_known, few
 from diagnostics.vocabulary import Compute
 
 # Large batches only thrash the caches of a CPU; a GPU wants more.
@@ -32,7 +32,7 @@ def usable_device(device: str | None) -> str:
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(1, device=device).cpu()  # `meta` holds nothing
+        torch.empty(1, device=device).cpu()  # which raises on `meta`, since it holds no numbers
     except (RuntimeError, AssertionError) as error:
         raise DiagnosticsError(
             f"Device '{device}' is not there ({str(error).splitlines()[0]}): use --device cpu.", code="bad-value"
@@ -42,8 +42,7 @@ def usable_device(device: str | None) -> str:
 
 def check_compute(name: str, device: str) -> None:
     """Raises DiagnosticsError for an unknown name, and for what the device cannot compute in."""
-    if name not in get_args(Compute):
-        raise unknown("--compute", name, get_args(Compute))
+    check_known("--compute", name, get_args(Compute))
     if name == "tf32" and torch.device(device).type != "cuda":
         raise DiagnosticsError(
             f"--compute tf32 is for CUDA GPUs, not for {device}: give float32 or bf16.", code="bad-value"
@@ -358,8 +357,7 @@ def chosen_poolings(wanted: str | Sequence[str] | None, known: Sequence[str]) ->
         return tuple(known)
     names = [wanted] if isinstance(wanted, str) else list(wanted)
     for name in names:
-        if name not in known:
-            raise unknown("pooling", name, known)
+        check_known("pooling", name, known)
     if not names:
         raise DiagnosticsError(
             f"No pooling is named: give {', '.join(known)}, or leave it out for all.", code="missing-option"

@@ -49,7 +49,7 @@ def turn(image: Any) -> str:
     )
     try:
         noted = image.getexif().get(0x0112)
-    except Exception:  # notes that cannot be read say nothing
+    except Exception:  # EXIF that cannot be read states no turn
         return ""
     return names[noted - 1] if noted in range(1, 9) else ""
 
@@ -58,7 +58,7 @@ def upright(image: Any) -> Any:
     """A Pillow image as viewers show it."""
     from PIL import Image
 
-    image.load()  # a TIFF turns itself
+    image.load()  # Pillow turns a TIFF when it is loaded
     how = turn(image)
     return image.transpose(Image.Transpose[how]) if how else image
 

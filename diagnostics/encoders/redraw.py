@@ -94,12 +94,10 @@ def redraw(module: nn.Module) -> nn.Module:
     before = {name: parameter.clone() for name, parameter in module.named_parameters()}
     stored = {name: buffer.clone() for name, buffer in module.named_buffers()}
     for part in module.modules():
-        reset = getattr(part, "reset_parameters", None)
-        if callable(reset):
-            reset()
-        forget = getattr(part, "reset_running_stats", None)
-        if callable(forget):
-            forget()
+        for name in ("reset_parameters", "reset_running_stats"):
+            reset = getattr(part, name, None)
+            if callable(reset):
+                reset()
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             if torch.equal(parameter, before[name]):
@@ -111,7 +109,7 @@ def redraw(module: nn.Module) -> nn.Module:
             if name in weights:
                 _draw(buffer)
             elif name.endswith("running_mean"):
-                buffer.zero_()  # of a norm that is frozen, which has no way to forget
+                buffer.zero_()  # of a frozen norm, which has no reset_running_stats
             elif name.endswith("running_var"):
                 buffer.fill_(1)
     _settle(module)

@@ -32,7 +32,7 @@ from diagnostics.encoders.modules import (
 from diagnostics.encoders.places import Discovered, discover, extents_of
 from diagnostics.encoders.redraw import HiddenReads, copied, note_of, permute, redraw, redrawn
 from diagnostics.encoders.taps import Grid, Tap
-from diagnostics.errors import DiagnosticsError, explaining, unknown
+from diagnostics.errors import DiagnosticsError, check_known, explaining
 from diagnostics.vocabulary import Modality
 
 # How a tap's central token depends on each place of the input: gradients through a torch module.
@@ -295,8 +295,7 @@ class TorchEncoder(Encoder):
                     f"Tap {tap.name} of {self.name} does not say where it is read: give it a Site.",
                     code="missing-option",
                 )
-            if tap.site.module not in modules:
-                raise unknown(f"module in tap {tap.name} of {self.name}:", tap.site.module, modules)
+            check_known(f"module in tap {tap.name} of {self.name}:", tap.site.module, modules)
         vars(self).update(_ran_whole=set())
 
     @property
@@ -419,7 +418,7 @@ class TorchEncoder(Encoder):
         return control.replace(redrawn=difference.share, note=note_of(self.module, module, difference, verb, scales))
 
     def _hidden_weights(self) -> Mapping[str, Tensor]:
-        """What its pass over the example reads, and no control draws."""
+        """The tensors that its pass over the example reads, and no control draws."""
         batch = to_device(default_collate([self.preprocess(self.example())]), device_of(self.module))
         with evaluating(self.module), torch.no_grad(), HiddenReads(self.module, batch) as reads:
             self.forward(self.module, batch)

@@ -67,8 +67,6 @@ def _print_block(console: Console, block: Block, full: bool) -> None:
                 show(console, printable(text), STYLES.get(block.tone, ""), hanging=2)
         case Table():
             _print_table(console, block, full)
-        case _:
-            pass
 
 
 def _print_table(console: Console, table: Table, full: bool) -> None:

@@ -22,7 +22,7 @@ from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.modules import pool
 from diagnostics.encoders.taps import Grid, Tap
-from diagnostics.errors import DiagnosticsError, unknown
+from diagnostics.errors import DiagnosticsError, check_known, unknown
 from diagnostics.measures import CATALOGUE
 from diagnostics.measures import result as attribute
 from diagnostics.measures.apply import FEWEST_COMPARED, too_few
@@ -82,7 +82,7 @@ class FittedProbe(ShortRepr):
 
     @one_thread()
     def predict(self, features: Any) -> np.ndarray:
-        """What the probe says of each sample: [sample], of a target with several horizons [sample, horizon]; and of
+        """The prediction for each sample: [sample], of a target with several horizons [sample, horizon]; and of
         each token, [sample, token], where the target has a value for every place.
 
         Of a label the class, by its name where the target names its classes, and as a number where the names are whole
@@ -200,8 +200,7 @@ def fitted_probe(run: RunData, target: str, measure: str | Measure | None, tap: 
 def _default_probe(run: RunData, target: str) -> str:
     """The probe by which a layer is recommended; of a target that none read, the first that reads its kind."""
     targets, recommended = run.store.targets(), {each.target: each.measure for each in run.recommendations()}
-    if target not in targets:
-        raise unknown("target", target, targets)
+    check_known("target", target, targets)
     return recommended.get(target) or next(n for n, each in CATALOGUE.items() if targets[target].kind in each["kinds"])
 
 
@@ -210,8 +209,7 @@ def _measure(measure: str | Measure) -> Measure:
     if isinstance(measure, Measure):
         return measure
     known = offered("measure")
-    if measure not in known:
-        raise unknown("measure", measure, known)
+    check_known("measure", measure, known)
     return known[measure][1]()
 
 
@@ -234,8 +232,7 @@ def _profile(run: RunData, measure: str, target: str, given: str | Measure) -> P
     if why:
         raise DiagnosticsError(f"{run.path} holds no fitted {measure} of {target}: {why}", code="not-measured")
     targets = run.store.targets()
-    if target not in targets:
-        raise unknown("target", target, targets)
+    check_known("target", target, targets)
     probe = _measure(given)
     if type(probe).fit is Measure.fit:
         probe.fit(run.store, targets[target], run.store.taps[0], {})
@@ -374,7 +371,7 @@ def handed_out(encoder: Encoder, dataset: Dataset | None = None) -> HandedOut:
 
         sized.capture(batch, taps, reduce)
     few = "CKA needs 20 samples: give --data" if dataset is None else "CKA needs 20 samples"
-    return _compared(encoder.output_tap, before.name, names, norms_of="tokens", norms=norms, means=means, few=few)
+    return _comparison(encoder.output_tap, before.name, names, norms_of="tokens", norms=norms, means=means, few=few)
 
 
 def handed_out_in(run: RunData) -> HandedOut:
@@ -387,7 +384,7 @@ def handed_out_in(run: RunData) -> HandedOut:
     finite = np.all([np.isfinite(values).all(axis=1) for values in means.values()], axis=0)
     means = {tap: values[finite] for tap, values in means.items()}
     norms = {tap: [np.linalg.norm(values, axis=1)] for tap, values in means.items()}
-    return _compared(
+    return _comparison(
         store.output_tap,
         before.name,
         names,
@@ -403,7 +400,7 @@ def _names_of(taps: Sequence[Tap], names: Mapping[str, str]) -> dict[str, str]:
     return {tap.name: names[tap.name] for tap in taps if tap.name in names}
 
 
-def _compared(
+def _comparison(
     tap: str,
     before: str,
     names: Mapping[str, str],

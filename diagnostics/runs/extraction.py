@@ -7,7 +7,7 @@ import functools
 import logging
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.utils.data import default_collate
@@ -16,25 +16,27 @@ from diagnostics.activations.contract import StoredTarget, shuffle
 from diagnostics.activations.extract import OnGrids, extract, refuse_other_folder
 from diagnostics.activations.folder import Folder, check_room, reading, writing
 from diagnostics.activations.observe import observe
-from diagnostics.activations.parts import Launch, Share, scratch_of
-from diagnostics.activations.plan import plan
+from diagnostics.activations.parts import Launch, Share, refuse_mixture, scratch_of, units
+from diagnostics.activations.plan import in_ranges, plan, ranges_of
 from diagnostics.activations.prepare import find_difference
-from diagnostics.activations.run_files import CONTROLS, ENCODER
+from diagnostics.activations.run_files import CONTROLS
 from diagnostics.activations.store import Store, is_run
 from diagnostics.encoders.attention.kernels import attention_in, explain_attention
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.modules import computing, random_kept
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError, StorageError, describe, enumerated, explaining
+from diagnostics.errors import DiagnosticsError, StorageError, describe, explaining
 from diagnostics.measures.base import Measure
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.report.progress_bars import watching
+from diagnostics.runs.block_sums import AlongExtraction
 from diagnostics.runs.controls.kinds import control_encoders
 from diagnostics.runs.controls.names import WEIGHTS, control_of
 from diagnostics.runs.options import Request
 from diagnostics.runs.record import Call, Provenance, refuse_other_seed
 from diagnostics.runs.setup import Setup, cost_of, read_tokens, streamed_targets
-from diagnostics.runs.streamed import AlongExtraction
+from diagnostics.runs.streamed import stream_share
+from diagnostics.runs.workers import Submits
 from diagnostics.vocabulary import Compute
 
 LOG = logging.getLogger("diagnostics")
@@ -46,7 +48,8 @@ def extract_parts(request: Request, launch: Launch, watch: Watch | None = None) 
     """The parts of one launch of a run that several extract together; nothing is measured.
 
     Returns what is there of each store, the encoder's and the controls' by name: `parts` and those that are `missing`,
-    numbered from 1. Raises DiagnosticsError where the run is another than the one asked for.
+    numbered from 1, and of streamed targets those that are `unjudged`. Raises DiagnosticsError where the run is
+    another than the one asked for, and WaitingError where this launch can go on only when others are done.
     """
     return _launched(Setup(request), launch, watch)
 
@@ -65,17 +68,9 @@ def _launched(setup: Setup, launch: Launch, watch: Watch | None) -> dict[str, An
             raise KeyboardInterrupt(f"Interrupted: give launch {launch} again to continue.") from None
 
 
-class Submits(Protocol):
-    """What an executor is needed for: Dask's, submitit's and Python's own have it."""
-
-    def submit(self, act: Callable[..., Any], /, *args: Any) -> Any:
-        """Has a function called elsewhere; what it returns has `result()`."""
-        ...
-
-
 @random_kept()
 def submit_parts(request: Request, executor: Submits, watch: Watch | None = None) -> None:
-    """Has an executor extract what is missing of a run, one task a part; nothing is measured.
+    """Has an executor extract what is missing of a run, one task a part or a range of parts; nothing is measured.
 
     Raises DiagnosticsError where encoder or dataset is no name, which alone can be sent, and where a task fails.
     """
@@ -91,24 +86,32 @@ def submit_parts(request: Request, executor: Submits, watch: Watch | None = None
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     setup = Setup(request)
     request = Request(**values | {"out": setup.folder})
-    # A launch beyond all parts makes the stores, and says what is missing of them.
-    stores = _launched(setup, Launch(MOST_PARTS, MOST_PARTS + 1), watch)
-    count = max(of["parts"] for of in stores.values())
-    missing = sorted({part for of in stores.values() for part in of["missing"]})
-    with watching(watch) as shown:
-        try:
-            submitted = [executor.submit(extract_part, request, f"{part}/{count}") for part in missing]
-            for done, task in enumerate(submitted):
-                shown(Progress("extracting parts by the executor", done, len(submitted)))
-                task.result()
-        except DiagnosticsError:
-            raise
-        except Exception as error:  # of any engine
-            raise DiagnosticsError(
-                f"The executor failed on a part ({describe(error)}): what is done is kept, so mend that and give the "
-                f"same call again.",
-                code="process-ended",
-            ) from error
+    # Of streamed targets a first pass gathers sums, and a second judges by them.
+    for key in ("missing", "unjudged"):
+        # A launch beyond all parts makes the stores, joins sums, and says what is missing.
+        stores = _launched(setup, Launch(MOST_PARTS, MOST_PARTS + 1), watch)
+        dealt = {name: units(of["parts"], _streams(setup)) for name, of in stores.items()}
+        count = max(map(len, dealt.values()))
+        missing = {
+            i
+            for name, of in stores.items()
+            for i, parts in enumerate(dealt[name])
+            if {part + 1 for part in parts} & {*of.get(key, ())}
+        }
+        with watching(watch) as shown:
+            try:
+                submitted = [executor.submit(extract_part, request, f"{i + 1}/{count}") for i in sorted(missing)]
+                for done, task in enumerate(submitted):
+                    shown(Progress("extracting parts by the executor", done, len(submitted)))
+                    task.result()
+            except DiagnosticsError:
+                raise
+            except Exception as error:  # of any engine
+                raise DiagnosticsError(
+                    f"The executor failed on a part ({describe(error)}): what is done is kept, so mend that and give "
+                    f"the same call again.",
+                    code="process-ended",
+                ) from error
 
 
 @random_kept()
@@ -134,7 +137,11 @@ def share_of(setup: Setup, launch: Launch, *, finishes: bool) -> Generator[Share
     # What is in hand is gone on with in the same way alone: a part's record tells of one.
     way = f"{'the rest' if finishes else launch} {request.batch_size} {about}"
     with scratch_of(setup.folder, way) as scratch:
-        yield Share(launch, scratch, about, finishes)
+        yield Share(launch, scratch, about, finishes, _streams(setup), request.exact)
+
+
+def _streams(setup: Setup) -> bool:
+    return setup.dense == "streamed" and bool(streamed_targets(setup))
 
 
 def kind_of(device: str) -> str:
@@ -153,12 +160,12 @@ def refuse_unshareable(setup: Setup) -> None:
             "--out.",
             code="conflict",
         )
-    if setup.dense == "streamed" and not setup.dataset.ragged and (names := streamed_targets(setup)):
-        raise DiagnosticsError(
-            f"The sums of a dense target ({enumerated(names)}) are not gathered part by part: give --dense stored or "
-            f"--dense none with --part.",
-            code="unsupported",
-        )
+
+
+class WaitingError(DiagnosticsError):
+    """A launch can go on only when others have done their parts."""
+
+    status = 3
 
 
 class Extraction:
@@ -171,6 +178,8 @@ class Extraction:
         """The places of stores that were made beside them."""
         self.told = False
         """True after the cost was said."""
+        self.streamed = False
+        """True after a launch did something of what is streamed."""
         request, there = setup.request, self._store_there(folder)
         if request.dense is None and there and there.plan.token_samples == len(setup.dataset):
             setup.dense = "stored"  # of an earlier call with a larger budget
@@ -190,20 +199,72 @@ class Extraction:
         """This launch's parts of the encoder and of each control that can be made; none of a run that one command has
         alone.
         """
-        stores = {ENCODER: self._extract_encoder()}
-        for name in self.controls if stores[ENCODER].shared else ():
+        name, done = self.setup.encoder.name, self._has_to_do(self.folder)
+        store = self._extract_encoder()
+        states = {name: self._state(self.setup.encoder, store, self.measures)}
+        for name in self.controls if store.shared else ():
             try:
                 if measures := self._measures_of(name):
-                    stores[name] = self._extract_control(name, measures, stores[ENCODER])[1]
+                    done |= self._has_to_do(self.folder.inside(f"{CONTROLS}/{name}"))
+                    encoder, of_control = self._extract_control(name, measures, store)
+                    with self._making_control():
+                        states[name] = self._state(encoder, of_control, measures, computed=control_of(name) in WEIGHTS)
             except NoControlError as error:
                 LOG.info("%s is left to the command that measures: %s", name, error)
-        return {
-            name or self.setup.encoder.name: {
-                "parts": store.plan.parts,
-                "missing": [] if store.complete else [part + 1 for part in store.missing_parts],
-            }
-            for name, store in stores.items()
+        lacking = [
+            f"{name} lacks {in_ranges(part - 1 for part in of['missing'])} of {of['parts']}"
+            for name, of in states.items()
+            if "unjudged" in of and of["missing"]
+        ]
+        if lacking and not done and not self.streamed and self.share and self.share.ranges(store.plan.parts):
+            raise WaitingError(
+                f"The second pass over {self.setup.out} begins when all parts are there ({'; '.join(lacking)}): give "
+                f"their launches (--part) again, and then this one.",
+                code="unfinished",
+            )
+        return states
+
+    def _has_to_do(self, place: Folder) -> bool:
+        """Test for parts of a store that are this launch's and missing."""
+        there = self._store_there(place)
+        assert self.share is not None
+        return there is None or not {*there.missing_parts}.isdisjoint(self.share.parts(there.plan.parts))
+
+    def _state(
+        self, encoder: Encoder, store: Store, measures: Sequence[Measure], *, computed: bool = True
+    ) -> dict[str, Any]:
+        """What there is of a store, after this launch's share of what is streamed."""
+        parts, missing = store.plan.parts, [] if store.complete else store.missing_parts
+        state: dict[str, Any] = {"parts": parts, "missing": [part + 1 for part in missing]}
+        if self.share is None or store.complete or self.setup.dense != "streamed":
+            return state
+        with self._passing(encoder, computed=computed):
+            shared = stream_share(
+                encoder,
+                self.setup.dataset,
+                store,
+                measures,
+                self._targets(store, announced=encoder is self.setup.encoder),
+                self.share,
+                version=self.version,
+                asked=self.request.dense is not None,
+                **self.passes,
+            )
+        if shared is None:
+            return state
+        self.streamed |= shared[2]
+        summed, judged = ({part for at in ranges for part in ranges_of(parts)[at]} for ranges in shared[:2])
+        return state | {
+            "missing": [part + 1 for part in sorted(summed | {*missing})],
+            "unjudged": [part + 1 for part in sorted(judged)],
         }
+
+    def _targets(self, store: Store, *, announced: bool) -> list[StoredTarget]:
+        """What measures may read from sums of a store; `announced`: of the encoder's."""
+        setup = self.setup
+        targets = {name: target for name, target in store.targets().items() if name not in setup.unprobeable}
+        more = shuffle(store, targets) if announced and setup.draws else {}
+        return [*targets.values(), *more.values()]
 
     def _extract_encoder(self) -> Store:
         request, setup = self.request, self.setup
@@ -309,13 +370,10 @@ class Extraction:
 
         def streamed(new: Store) -> list[StoredTarget]:
             new.seed = request.seed
-            targets = {name: target for name, target in new.targets().items() if name not in setup.unprobeable}
-            more = shuffle(new, targets) if announced and setup.draws else {}
-            return [*targets.values(), *more.values()]
+            return self._targets(new, announced=announced)
 
-        # Of a shared run no command sees all samples pass.
-        summed = measures if setup.dense == "streamed" and self.share is None else ()
-        along = AlongExtraction(encoder, summed, streamed, self.version)
+        summed = measures if setup.dense == "streamed" else ()
+        along = AlongExtraction(encoder, summed, streamed, self.version, shared=self.share is not None)
         compute: Compute = request.compute if computed else "float32"
         with encoder.on(setup.device), computing(compute, setup.device):
             if announced:
@@ -345,6 +403,8 @@ class Extraction:
                     # The launches left out what a measure of this command reads.
                     store = extracted()
                 along.write()
+        if request.exact and not self.launched:
+            refuse_mixture(store)
         if store.path != place.path:
             self.made_beside.append(place)
         store.device, store.choose_on, store.seed = setup.device, setup.choose_on, request.seed

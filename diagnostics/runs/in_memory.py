@@ -19,7 +19,7 @@ from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.modules import device_of, random_kept
 from diagnostics.encoders.taps import Tap
 from diagnostics.encoders.torch_encoder import TorchEncoder
-from diagnostics.errors import DiagnosticsError, importing, unknown
+from diagnostics.errors import DiagnosticsError, check_known, importing
 from diagnostics.measures import result as attribute
 from diagnostics.measures.apply import measure_all
 from diagnostics.measures.base import Measure
@@ -95,7 +95,7 @@ def measure(
         >>> print(column["chosen_tap"].item(), table.attrs["output_tap"])
         blocks.3 norm
     """
-    return InMemoryRequest("measure", **locals()).measured()
+    return InMemoryRequest("measure", **locals()).measure()
 
 
 class InMemoryRequest:
@@ -137,7 +137,7 @@ class InMemoryRequest:
         self.unprobeable = unprobeable_targets(self.dataset)
 
     @random_kept()
-    def measured(self) -> xr.Dataset:
+    def measure(self) -> xr.Dataset:
         """The measures of the model as it is now."""
         at = device_of(self.encoder.module) if isinstance(self.encoder, TorchEncoder) else None
         # Other accelerators have no float64, which measures compute in.
@@ -215,7 +215,7 @@ def _table(results: Mapping[str, xr.Dataset], taps: Sequence[Tap]) -> xr.Dataset
 
 
 class ScalarLog(Protocol):
-    """What takes scalars one by one, as TensorBoard's `SummaryWriter`."""
+    """A log that takes scalars one by one, as TensorBoard's `SummaryWriter`."""
 
     def add_scalar(self, tag: str, scalar_value: float, global_step: int, /) -> Any: ...
 
@@ -224,7 +224,7 @@ Log = ScalarLog | Callable[[dict[str, float]], Any]
 
 
 class LayerProfiles:
-    """Measures a model in training at every tap, each `every` steps; the training goes on as if nobody had looked.
+    """Measures a model in training at every tap, each `every` steps, which leaves the training as it is.
 
         watch = LayerProfiles(model, dataset, every=1000, log=SummaryWriter())
         for n, batch in enumerate(batches, 1):
@@ -313,7 +313,7 @@ class LayerProfiles:
         if n % self.every or n in self._measured or n in self._failed:
             return None
         try:
-            self._measured[n] = measured = self._request.measured()
+            self._measured[n] = measured = self._request.measure()
         except DiagnosticsError as error:
             self._failed[n] = str(error).rstrip(".")
             warnings.warn(f"Step {n} is not measured: {error}", stacklevel=2)
@@ -353,12 +353,11 @@ class LayerProfiles:
         return table.assign_attrs(failed="; ".join(f"{n}: {why}" for n, why in self._failed.items()))
 
     def figure(self, measure: str | None = None) -> StepsFigure:
-        """What `plot` draws, as arrays."""
+        """The picture that `plot` draws, as arrays."""
         profiles = self.profiles
         names = [str(name) for name in profiles["measure"].values]
         chosen = names[0] if measure is None else measure
-        if chosen not in names:
-            raise unknown("measure of these profiles", chosen, names)
+        check_known("measure of these profiles", chosen, names)
         column = profiles.sel(measure=chosen)
         return StepsFigure(
             name=chosen,

@@ -21,7 +21,7 @@ from diagnostics.encoders.bare_module import Numbers, wrap
 from diagnostics.encoders.encoder import AXES, Encoder, channels_first
 from diagnostics.encoders.pictures import upright
 from diagnostics.encoders.torch_encoder import TorchEncoder
-from diagnostics.errors import DiagnosticsError, enumerated, unknown
+from diagnostics.errors import DiagnosticsError, check_known, enumerated, unknown
 from diagnostics.specs import build
 from diagnostics.vocabulary import Modality
 
@@ -143,8 +143,7 @@ def _by_name(given: Given, columns: Mapping[str, Callable[[], Any]]) -> tuple[Gi
     """
     named = {key: name for key in ("y", "groups", "splits") if isinstance(name := getattr(given, key), str)}
     for name in named.values():
-        if name not in columns:
-            raise unknown("column of X", name, columns)
+        check_known("column of X", name, columns)
     several = isinstance(given.y, list) and all(isinstance(name, str) and name in columns for name in given.y)
     labels = (
         [name for name, kind in getattr(given.samples, "features", {}).items() if hasattr(kind, "names")]

@@ -14,7 +14,7 @@ from torch import nn
 
 from diagnostics.activations.contract import StoredTarget, shuffle
 from diagnostics.activations.folder import Folder, check_room, lock, reading
-from diagnostics.activations.parts import Launch, Share
+from diagnostics.activations.parts import Launch, Share, remove_left
 from diagnostics.activations.plan import Precision
 from diagnostics.activations.run_files import (
     CONTROLS,
@@ -43,7 +43,7 @@ from diagnostics.progress import Watch
 from diagnostics.registry import offered
 from diagnostics.report.progress_bars import watching
 from diagnostics.runs.controls.names import WEIGHTS, control_of
-from diagnostics.runs.extraction import Extraction, NoControlError, Submits, share_of, submit_parts
+from diagnostics.runs.extraction import Extraction, NoControlError, share_of, submit_parts
 from diagnostics.runs.inputs import Data
 from diagnostics.runs.options import Request
 from diagnostics.runs.record import Call, refuse_other_seed
@@ -51,7 +51,7 @@ from diagnostics.runs.redraws import add_redraws
 from diagnostics.runs.run import Run
 from diagnostics.runs.setup import Setup, later_cost
 from diagnostics.runs.streamed import stream
-from diagnostics.runs.workers import Workers, default_jobs
+from diagnostics.runs.workers import Submits, Workers, default_jobs
 from diagnostics.vocabulary import ChooseOn, Compute, ControlMeasures, DenseTokens, Kernel
 
 LOG = logging.getLogger("diagnostics")
@@ -82,6 +82,7 @@ def run(
     precision: Precision = "float32",
     compute: Compute = "float32",
     attention: Kernel = "auto",
+    exact: bool = False,
     seed: int = 0,
     report: bool = True,
     fresh: bool = False,
@@ -142,6 +143,8 @@ def run(
     is stored.
     attention: the kernel of torch's `scaled_dot_product_attention`: `auto`, or `flash`, `cudnn`, `efficient` or `math`
     and no other.
+    exact: whether a run that several launches extract (`--part`, `executor`) is refused where its parts were computed
+        on several kinds of device, with several kernels or in batches of several sizes, so that last digits differ.
     seed: of the controls and of the bootstrap; the splits are the dataset's.
     report: whether the report is written.
     fresh: whether the folder's results are replaced, and its activations where they are not those asked for now: the
@@ -155,11 +158,10 @@ def run(
     watch: is given the cost and the progress. By default bars are shown in a terminal and in a notebook, and a line
     every ten
         seconds where stderr is a file or a pipe; `diagnostics.silent` shows nothing.
-    executor: has the activations extracted elsewhere, part by part, by its `submit(function, *args)`, which returns
-    what has a
-        `result()`: `ProcessPoolExecutor`, `dask.distributed.Client().get_executor(pure=False)`,
-        `submitit.AutoExecutor`. Encoder and
-        dataset must be names, and all processes must see the folder; see docs/how-to/scale.md.
+    executor: has the activations extracted elsewhere, part by part, and measures computed that take long, tap by tap,
+        by its `submit(function, *args)`, which returns what has a `result()`: `ProcessPoolExecutor`,
+        `dask.distributed.Client().get_executor(pure=False)`, `submitit.AutoExecutor`. Encoder and dataset must be
+        names, and all processes must see the folder; see docs/how-to/scale.md.
 
     Raises
     ------
@@ -181,11 +183,11 @@ def run(
     request = Request(**{name: value for name, value in given.items() if name not in ("watch", "executor")})
     if executor is not None:
         submit_parts(request, executor, watch)
-    return perform(request, watch)
+    return perform(request, watch, executor)
 
 
 @random_kept()
-def perform(request: Request, watch: Watch | None = None) -> Run:
+def perform(request: Request, watch: Watch | None = None, executor: Submits | None = None) -> Run:
     """`run` of what is asked for."""
     setup = Setup(request)
     with contextlib.ExitStack() as held:
@@ -194,6 +196,12 @@ def perform(request: Request, watch: Watch | None = None) -> Run:
                 refuse_shared(Folder(setup.folder), "--fresh", request.force)
             shared = not request.fresh and is_shared(Folder(setup.folder))
         if not shared:
+            if request.exact:
+                raise DiagnosticsError(
+                    "--exact is for a run that several launches extract (--part), and one command extracts this one: "
+                    "leave it out.",
+                    code="no-effect",
+                )
             held.enter_context(lock(setup.folder))
         shown = held.enter_context(watching(watch))
         with reading(setup.out):
@@ -205,7 +213,7 @@ def perform(request: Request, watch: Watch | None = None) -> Run:
                 refuse_other_seed(folder, request.seed)
         try:
             share = held.enter_context(share_of(setup, Launch(), finishes=True)) if shared else None
-            with contextlib.closing(Workers(request.jobs or default_jobs(len(setup.taps)), shown)) as workers:
+            with contextlib.closing(Workers(request.jobs or default_jobs(len(setup.taps)), shown, executor)) as workers:
                 _Job(setup, folder, shown, workers, share).do()
             finished = Run(setup.out)
             finished.encoder = pinned_to(setup.encoder, finished.record.sample)
@@ -227,6 +235,8 @@ class _Job(Extraction):
         self.workers, self.measure_all = workers, workers.measure_all
         request = self.request
         asked = {"compute": request.compute, "attention": request.attention, "choose_on": setup.choose_on}
+        self.joined: list[Store] = []
+        """Of which what launches left is joined."""
         self.call, self.started = Call.now(request.seed, self.options | asked), time.monotonic()
 
     def do(self) -> None:
@@ -274,6 +284,8 @@ class _Job(Extraction):
             store.set_attrs(**{CONTROLS: [*self.controls]})
         for place in self.made_beside:
             replace(place)
+        for store in self.joined:
+            remove_left(store)
 
     def _state_skipped(self, main: Measured, targets: Mapping[str, StoredTarget]) -> None:
         """Adds the reasons for what was not tried: measures over tokens of ragged samples, and targets without a
@@ -359,8 +371,11 @@ class _Job(Extraction):
                 asked=self.request.dense is not None,
                 before=before,
                 solve=functools.partial(self.workers.solve, what=encoder.name),
+                shared=self.share is not None,
                 **self.passes,
             )
+        if self.share is not None:
+            self.joined.append(store)
         assert isinstance(view, Store)
         return view
 

@@ -197,6 +197,15 @@ class Request:
     attention: Annotated[
         Kernel, Option("Attention kernel: auto, flash, cudnn, efficient or math.", "KERNEL", group=COST)
     ] = "auto"
+    exact: Annotated[
+        bool,
+        Option(
+            "Refuse parts (--part) of several kinds of device, kernels or batch sizes, which differ in last digits.",
+            names=("--exact",),
+            group=COST,
+            decides=False,
+        ),
+    ] = False
     out: Annotated[
         str | Path | None, Option("Folder of the run [runs/ENCODER-DATASET].", "FOLDER", ("--out", "-o"), SCREEN)
     ] = None

@@ -148,7 +148,7 @@ def recommend(profile: Profile, nonlinear: str = "") -> Recommendation:
 
 
 def _confidence(profile: Profile) -> Confidence:
-    """What test says of the choice of a tap."""
+    """The word of test on the choice of a tap."""
     verdict, at_output = profile.verdict, profile.chosen_tap == profile.output_tap
     if verdict is Verdict.AT_CHANCE:
         return "at chance"
@@ -163,7 +163,7 @@ def _confidence(profile: Profile) -> Confidence:
 
 @dataclass(frozen=True)
 class NonlinearReading:
-    """What a kernel reads of a target from the output and from another tap, on test, beside what the linear probe does.
+    """The scores of a kernel on a target at the output and at another tap, on test, beside those of the linear probe.
 
     gap: by how much it reads more from that tap, paired over test units; None where the taps it was chosen among are
     others.
@@ -179,7 +179,7 @@ class NonlinearReading:
 
     @property
     def words(self) -> str:
-        """What it reads, beside what the linear probe does not, as half a sentence."""
+        """Its scores, beside what the linear probe does not read, as half a sentence."""
         output, best = (format_number(each.value, ".2f") for each in (self.output, self.best))
         chance = f"; {format_number(self.floor, '.2f')} is chance" if self.floor > 0 else ""
         return f"a kernel reads {output} of {best} from the output{chance}"
@@ -190,9 +190,7 @@ def nonlinear_reading(profiles: Sequence[Profile], target: str) -> NonlinearRead
     best tap.
     """
     linear, kernel = (_profile(profiles, readout, target) for readout in ("linear", "kernel"))
-    if linear is None or kernel is None or linear.best_tap in (None, linear.output_tap):
-        return None
-    if linear.best_tap not in kernel.taps:
+    if not (linear and kernel and linear.best_tap in kernel.taps and linear.best_tap != linear.output_tap):
         return None
     return NonlinearReading(
         kernel.output,

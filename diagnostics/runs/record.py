@@ -1,4 +1,4 @@
-"""What a run records beside its results: encoder, dataset and seed in the store's attributes, each call and its page.
+"""The records of a run beside its results: encoder, dataset and seed in the store's attributes, each call and its page.
 
 The page is printed again without what measures and draws: what depends on where the run lies, and on what else lies
 there, is added when it is shown. The runs below a folder are listed by what they record.
@@ -78,7 +78,7 @@ class DatasetRecord:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What was measured on what: written when a store is made, and read wherever a run is shown or compared.
+    """The encoder, data and seed of a run: written when a store is made, and read wherever a run is shown or compared.
 
     `unrepeatable` says what differed when samples were prepared and passed twice, "" where nothing did. `mixture`
     says in which ways the parts of a shared run were computed, "" where all in one. `sample` is the shape of the first
@@ -184,11 +184,6 @@ class Call:
         """The same as plain JSON values."""
         return dataclasses.asdict(self)
 
-    @classmethod
-    def from_attrs(cls, attrs: Mapping[str, Any]) -> Self:
-        """Of what `to_attrs` gave; raises TypeError where something is missing."""
-        return decode(cls, attrs)
-
 
 def _version(distribution: str) -> str:
     try:
@@ -203,7 +198,7 @@ def refuse_other_seed(folder: Folder, seed: int) -> None:
         return
     index = read_index(store)
     # Without results yet, controls may have been drawn.
-    calls = [Call.from_attrs(call) for call in index.calls] if index else []
+    calls = [decode(Call, call) for call in index.calls] if index else []
     seeds = {call.seed for call in calls} or {Provenance.read(store).seed}
     if seeds != {seed}:
         raise StorageError(
@@ -250,7 +245,7 @@ def with_folder(page: Page, path: Path, disk: tuple[int, int], target: str | Non
 
 
 def closing_blocks(path: Path, disk: tuple[int, int], target: str | None) -> tuple[Block, ...]:
-    """Where the features, the report and the rest are."""
+    """The places of the features, the report and the rest."""
     tokens, whole = disk
     named, quoted = shlex.quote(str(path)), json.dumps(str(path), ensure_ascii=False)
     read = f"dx.open_run({quoted}).features(target={json.dumps(target, ensure_ascii=False)})"
@@ -282,7 +277,7 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for child in _folders(folder):
         found = list(_runs_below(child, DEEPEST))
-        rows += [_row(path) for path in found] or [_named(child) | {"state": "not a run"}]
+        rows += [_row(path) for path in found] or [_bare_row(child) | {"state": "not a run"}]
     return rows
 
 
@@ -319,14 +314,14 @@ def _runs_below(folder: Path, levels: int) -> Iterator[Path]:
             yield from _runs_below(child, levels - 1)
 
 
-def _named(path: Path) -> dict[str, Any]:
+def _bare_row(path: Path) -> dict[str, Any]:
     """A row of which nothing is known but where it lies and how large it is."""
     unknown: dict[str, Any] = dict.fromkeys(("encoder", "dataset", "n", "measures", "when"))
     return {"run": str(path), **unknown, "bytes": bytes_below(path), "token_bytes": None, "finished": False}
 
 
 def _row(path: Path) -> dict[str, Any]:
-    row = _named(path)
+    row = _bare_row(path)
     try:
         store = Store(path)
         record = Provenance.read(store)

@@ -17,7 +17,7 @@ import xarray as xr
 from diagnostics.activations.plan import row_order
 from diagnostics.activations.store import Store
 from diagnostics.encoders.taps import taps_together
-from diagnostics.errors import DiagnosticsError, unknown
+from diagnostics.errors import DiagnosticsError, check_known, unknown
 from diagnostics.measures.base import Measure
 from diagnostics.runs.recommendation import by_verdict, without_nonlinear
 from diagnostics.runs.run_data import RunData, run_dataframe
@@ -228,7 +228,7 @@ class Run(RunData):
         return between(self.store, second.store, measure, seed, most_rows)
 
     def plot(self, target: str | None = None, measure: str | None = None) -> go.Figure:
-        """Which tap holds which target, as a plotly heat map of targets and taps: the first picture of the report.
+        """A plotly heat map of which tap holds which target, by target and tap: the first picture of the report.
 
         Of one target the score by tap instead, a panel for each probe that read it, or for the one that `measure`
         names. Where no probe read a target, a panel for each measure.
@@ -305,15 +305,14 @@ def features(
     pooling: str | Sequence[str] | None = None,
     tokens: bool = False,
 ) -> xr.DataArray:
-    """What `Run.features` returns, of any store."""
+    """The features that `Run.features` returns, of any store."""
     if not isinstance(tap, str):
         each = [features(store, name, split, pooling, tokens) for name in taps_together(tap)]
         widths = [one.sizes["feature"] for one in each]
         beside = xr.concat([one.drop_attrs() for one in each], "feature", join="exact", combine_attrs="drop")
         return beside.assign_coords(tap=("feature", np.repeat([*tap], widths))).rename(" and ".join(tap))
     stored = {stored.name: stored for stored in store.taps}
-    if tap not in stored:
-        raise unknown("tap", tap, stored, f"These are stored in {store.path}; `--taps` of a run says which.")
+    check_known("tap", tap, stored, f"These are stored in {store.path}; `--taps` of a run says which.")
     if split is not None and split not in SPLITS:
         raise unknown("split", split, SPLITS)
     rows = np.argsort(row_order(len(store.ids)))

@@ -26,10 +26,11 @@ from diagnostics.activations.run_files import (
     read_results,
 )
 from diagnostics.activations.store import Store
-from diagnostics.errors import DiagnosticsError, unknown
+from diagnostics.errors import DiagnosticsError, check_known, unknown
 from diagnostics.measures import result as attribute
 from diagnostics.measures.apply import common_tap, with_choice
 from diagnostics.measures.verdict import check_margin
+from diagnostics.options import decode
 from diagnostics.registry import offered
 from diagnostics.report.numbers import is_plain, numbers
 from diagnostics.runs.controls.names import NAMES, WEIGHTS, control_of
@@ -39,7 +40,7 @@ from diagnostics.runs.record import Call, Provenance
 
 
 class RunData:
-    """What a run stored, read from disk; `Run` adds what is made of it."""
+    """A stored run, read from disk; `Run` adds what is made of it."""
 
     def __init__(self, path: str | Path, margin: float | None = None) -> None:
         check_margin(margin)
@@ -92,13 +93,13 @@ class RunData:
 
     @property
     def record(self) -> Provenance:
-        """What was measured on what, as it was recorded when the run began."""
+        """The encoder, data and seed, as they were recorded when the run began."""
         return Provenance.read(self.store)
 
     @property
     def calls(self) -> list[Call]:
         """The calls of `run` that gave the results, the latest last."""
-        return [Call.from_attrs(call) for call in self.index.calls]
+        return [decode(Call, call) for call in self.index.calls]
 
     @property
     def encoder_name(self) -> str:
@@ -159,8 +160,7 @@ class RunData:
         known = self._profiles
         name = target if measure is None else f"{measure}/{target}"
         name = name if name in known else next((key for key in known if key.partition("/")[2] == name), name)
-        if name not in known:
-            raise unknown("profile", name, known)
+        check_known("profile", name, known)
         return known[name]
 
     @property
@@ -180,8 +180,7 @@ class RunData:
             blocks.3 0.917 [0.833, 0.968]
         """
         read = [profile for profile in self.profiles() if profile.is_probe and profile.target is not None]
-        if target not in {profile.target for profile in read}:
-            raise unknown("target", target, list(dict.fromkeys(str(profile.target) for profile in read)))
+        check_known("target", target, list(dict.fromkeys(str(profile.target) for profile in read)))
         of_target = {profile.measure: profile for profile in read if profile.target == target}
         if measure is not None and measure not in of_target:
             raise unknown(f"probe of {target}", measure, of_target)
@@ -210,9 +209,8 @@ class RunData:
         """The seed, options, versions, Python and machine that a result was measured with, and the command that was
         typed.
         """
-        if name not in self.index.names():
-            raise unknown("result", name, self.index.names())
-        call = Call.from_attrs(self.index.call_of(name)).to_attrs()
+        check_known("result", name, self.index.names())
+        call = decode(Call, self.index.call_of(name)).to_attrs()
         return {key: value for key, value in call.items() if key not in ("created", "seconds")}
 
     @property
@@ -315,7 +313,7 @@ COLUMNS = [
 
 
 def run_dataframe(run: RunData, names: Collection[str] | None = None) -> pd.DataFrame:
-    """What `Run.to_dataframe` returns; only of the profiles named where `names` are given."""
+    """The table that `Run.to_dataframe` returns; only of the profiles named where `names` are given."""
     tables: list[pd.DataFrame] = []
     for key in run.index.names(pairwise=False):
         if names is not None and key not in names:

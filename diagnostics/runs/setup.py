@@ -31,12 +31,13 @@ from diagnostics.measures.verdict import check_margin
 from diagnostics.progress import Cost, duration
 from diagnostics.registry import offered
 from diagnostics.report.html import PAGE_BYTES
+from diagnostics.runs.block_sums import block_bytes, fits_along
 from diagnostics.runs.controls.kinds import planned_taps
 from diagnostics.runs.controls.names import INPUTS, control_of
 from diagnostics.runs.inputs import given
 from diagnostics.runs.options import Request, default_folder
 from diagnostics.runs.phrases import embed_phrases
-from diagnostics.runs.streamed import block_bytes, fits_along, passes_over
+from diagnostics.runs.streamed import passes_over
 from diagnostics.vocabulary import BOXED, BY_PLACE, DENSE, SAFE_NAME, SPLITS, ChooseOn, ControlMeasures, DenseTokens
 
 

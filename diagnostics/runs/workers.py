@@ -23,21 +23,32 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from diagnostics.activations.contract import Activations, StoredTarget, shuffle
 from diagnostics.activations.store import Store
-from diagnostics.errors import DiagnosticsError
+from diagnostics.errors import DiagnosticsError, StorageError, describe
 from diagnostics.measures.apply import Measured, measure_all
 from diagnostics.measures.base import Measure
 from diagnostics.measures.threads import one_thread
 from diagnostics.progress import Progress, Watch
 from diagnostics.registry import offered
+from diagnostics.runs.block_sums import Read
 from diagnostics.runs.machine import free_bytes, usable_cores
 from diagnostics.runs.setup import chosen_measures
-from diagnostics.runs.streamed import Read, solve_at
+from diagnostics.runs.streamed import solve_at
 
 LOG = logging.getLogger("diagnostics")
+
+
+class Submits(Protocol):
+    """What an executor is needed for: Dask's, submitit's and Python's own have it."""
+
+    def submit(self, act: Callable[..., Any], /, *args: Any) -> Any:
+        """Has a function called elsewhere; what it returns has `result()`."""
+        ...
+
+
 PROCESS_BYTES = 2 * 10**9
 """Memory that a process may need: libraries, pooled values that it keeps, and what it computes with."""
 WORTH = 10.0
@@ -57,17 +68,21 @@ class Source:
     members: Mapping[str, Any]
     """Members in which they may differ from the store."""
     permute: bool
+    digest: str
+    """Of the store's description: a process of an executor may have opened another that was there."""
 
     def open(self) -> tuple[Store, dict[str, StoredTarget]]:
         """The activations, and their targets by name."""
-        store, targets = _open(self.place)
+        store, targets = _open(self.place, self.digest)
         activations = store.with_other(**self.members)
         return activations, shuffle(activations, targets) if self.permute else targets
 
 
 @functools.lru_cache(maxsize=1)
-def _open(place: Path) -> tuple[Store, dict[str, StoredTarget]]:
+def _open(place: Path, digest: str) -> tuple[Store, dict[str, StoredTarget]]:
     store = Store(place)
+    if store.attrs["digest"] != digest:
+        raise StorageError(f"{place} is not the run that is measured.", code="other-run")
     return store, store.targets()
 
 
@@ -141,8 +156,9 @@ def tasks_of(measures: Sequence[Measure], activations: Activations, targets: Map
 class Workers:
     """Up to `jobs` processes that measure, this one and others from when tasks take long; `close` ends those."""
 
-    def __init__(self, jobs: int, watch: Watch) -> None:
-        self.jobs, self.watch = jobs, watch
+    def __init__(self, jobs: int, watch: Watch, executor: Submits | None = None) -> None:
+        self.jobs, self.watch, self.executor = jobs, watch, executor
+        """It does in place of processes what is left when tasks take long."""
         self.spent = 0.0
         """CPU seconds of tasks so far, in this process."""
         self.processes = list[_Process]()
@@ -165,7 +181,7 @@ class Workers:
     ) -> Measured:
         """As `measure_all`, whose parts are shared out."""
         # On a GPU measures compute there, many taps at once.
-        if self.jobs > 1 and not activations.device.startswith("cuda"):
+        if (self.jobs > 1 or self.executor) and not activations.device.startswith("cuda"):
             tasks = tasks_of(measures, activations, targets)
             ready = self.share(tasks, activations, targets, f"measuring {what}")
             activations = activations.with_other(ready=ready)
@@ -183,10 +199,13 @@ class Workers:
         self, tasks: Sequence[Task], activations: Store, targets: Mapping[str, StoredTarget], step: str
     ) -> dict[tuple[str, str], Any]:
         """The findings of all tasks; this process does some of them too. Nothing where no other may."""
-        if self.jobs == 1:
+        if self.jobs == 1 and self.executor is None:
             return {}
         members = {name: getattr(activations, name) for name in ("taps", "choose_on", "seed", "split")}
-        source = Source(activations.path, members, any(target.shuffled for target in targets.values()))
+        permute, digest = any(target.shuffled for target in targets.values()), activations.attrs["digest"]
+        source = Source(activations.path.absolute(), members, permute, digest)
+        if self.executor is not None:
+            return self._submit(self.executor, source, tasks, activations, targets)
         todo, done, found = deque(tasks), deque[Task](), dict[tuple[str, str], Any]()
 
         def work(find: Callable[[Task], Iterable[_Found]]) -> Iterator[str]:
@@ -221,6 +240,36 @@ class Workers:
         self.watch(Progress(f"{step} by tap", len(tasks), len(tasks)))
         return found
 
+    def _submit(
+        self,
+        executor: Submits,
+        source: Source,
+        tasks: Sequence[Task],
+        activations: Store,
+        targets: Mapping[str, StoredTarget],
+    ) -> dict[tuple[str, str], Any]:
+        """The findings of tasks, the first of this process and, where they take long, the others of an executor; what
+        it fails at is found where it is asked for.
+        """
+        found, start, done = dict[tuple[str, str], Any](), time.thread_time(), 0
+        with one_thread():
+            while done < len(tasks) and self.spent + (time.thread_time() - start) * len(tasks) / max(1, done) < WORTH:
+                found.update(tasks[done].find(activations, targets))
+                done += 1
+        self.spent += time.thread_time() - start
+        submitted = list[Any]()
+        try:
+            submitted.extend(executor.submit(find_packed, source, task) for task in tasks[done:])
+        except Exception as error:  # of any engine
+            LOG.info("the executor takes no task: %s", describe(error))
+        for i, task in enumerate(submitted):
+            self.watch(Progress("measuring by the executor", i, len(submitted)))
+            try:
+                found.update(unpack(task.result()))
+            except Exception as error:
+                LOG.info("the executor failed on a task: %s", describe(error))
+        return found
+
 
 class _Process:
     """A process that does tasks, of a group of its own, so that Ctrl-C at a terminal reaches the run alone."""
@@ -248,8 +297,7 @@ class _Process:
 
     def find(self, source: Source, task: Task) -> list[_Found]:
         """As `Task.find` there."""
-        # Not by the link's own pickles, in which tensors are shared memory.
-        return [(key, pickle.loads(found)) for key, found in self._exchange((source, task))]  # noqa: S301
+        return unpack(self._exchange((source, task)))
 
     def _exchange(self, *asked: Any) -> list[_Found]:
         """The next that it sends, after it was sent something."""
@@ -271,6 +319,22 @@ class _Process:
         self.link.close()
 
 
+def find_packed(source: Source, task: Task) -> list[tuple[tuple[str, str], bytes]]:
+    """All that a task finds, with its keys; what cannot be sent is found again where it is asked for."""
+    found = list[tuple[tuple[str, str], bytes]]()
+    with one_thread():
+        for key, value in task.find(*source.open()):
+            with contextlib.suppress(Exception):  # of a plugin's own type, perhaps
+                # Not by a link's own pickles, in which tensors are shared memory.
+                found.append((key, pickle.dumps(value)))
+    return found
+
+
+def unpack(found: Iterable[tuple[tuple[str, str], bytes]]) -> list[_Found]:
+    """What `find_packed` found."""
+    return [(key, pickle.loads(value)) for key, value in found]  # noqa: S301
+
+
 def serve(link: int) -> None:
     """Does what arrives at the descriptor of a link until the process at its other end closes it, or has ended."""
     connection = Connection(link)
@@ -284,12 +348,8 @@ def serve(link: int) -> None:
         os._exit(0)
 
     threading.Thread(target=receive, daemon=True).start()
-    found = list[_Found]()
+    found = list[tuple[tuple[str, str], bytes]]()
     with one_thread():
         while True:
             connection.send(found)
-            source, task = tasks.get()
-            found = []
-            for key, value in task.find(*source.open()):
-                with contextlib.suppress(Exception):  # of a plugin's own type, perhaps
-                    found.append((key, pickle.dumps(value)))
+            found = find_packed(*tasks.get())

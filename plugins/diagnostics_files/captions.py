@@ -25,7 +25,7 @@ from diagnostics_files.folder import (
     FileDataset,
     Unusable,
     check_regular,
-    damaged,
+    decoding,
     file,
     join_notes,
     safe_name,
@@ -55,12 +55,9 @@ class Member:
 
     def read(self) -> bytes:
         """Raises where the archive is gone or was cut since its headers were read."""
-        try:
-            with self.archive.open("rb") as file:
-                file.seek(self.offset)
-                data = file.read(self.size)
-        except OSError as error:
-            raise damaged(f"{self.name} of {self.archive}", error) from error
+        with decoding(f"{self.name} of {self.archive}"), self.archive.open("rb") as file:
+            file.seek(self.offset)
+            data = file.read(self.size)
         if len(data) < self.size:
             raise _short(self.archive, self.name)
         return data

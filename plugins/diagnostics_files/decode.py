@@ -110,7 +110,7 @@ def extent(path: Path, name: str) -> tuple[int, int]:
         shape = plain_array(path, name).shape
         return (shape[0], shape[1]) if len(shape) == 2 else (0, 0)
     with _header(path, name) as image:
-        # A TIFF says what it is after it was turned.
+        # Of a TIFF, Pillow states the size after the turn.
         lies = image.format != "TIFF" and turn(image) in ("TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
         return (image.width, image.height) if lies else (image.height, image.width)
 

@@ -1,6 +1,7 @@
 """Folders of files: what lies in them, what goes wrong with it, and the datasets that are made of it."""
 
 import contextlib
+import functools
 import hashlib
 import importlib
 import json
@@ -106,7 +107,7 @@ def utf8_name(name: str) -> str:
 def usable(
     names: Sequence[str], check: Callable[[int], object], on_error: str, source: str
 ) -> tuple[Sequence[int], dict[str, Unusable]]:
-    """Which of some files can be read, and why others cannot: name -> what is wrong, perhaps with a file beside it.
+    """The files that can be read, and of others, by name, what is wrong, perhaps with a file beside it.
 
     With `on_error` `stop` nothing is looked at, and the file that fails stops the run when its turn comes. With `skip`,
     `check(i)` decodes every file once, now, since ids and splits are fixed before the first forward pass; what is left
@@ -141,7 +142,7 @@ def usable(
 
 
 def sentence(left_out: Mapping[str, Unusable], of: int) -> str:
-    """How many were left out and the first files at fault, for `Dataset.about`; nothing where none was."""
+    """The number of files left out and the first ones at fault, for `Dataset.about`; nothing where none was."""
     broken = [fault.name for fault in left_out.values() if fault.damage]
     others = [f"{fault.name} {fault.why}" for fault in left_out.values() if not fault.damage]
     return join_notes(
@@ -361,31 +362,28 @@ class FileDataset(Dataset):
         super().__init__(*args, **more)
         self.files, self.options, self.shards, self.scanned = dict(files), options, shards, scanned
         self.left_out = {name: f"{error.name} {error.why}." for name, error in left_out.items()}
-        self._of_files: str | None = None
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """Digest of the bytes of all files under their names within the folder, ids, splits, groups, targets and
         options.
 
         Made when first asked for: every file is read once from end to end and none is decoded.
         """
-        if self._of_files is None:
-            digest = self._of_columns()
-            if self.modality == "image":  # how the bytes become samples: until then images lay as the camera did
-                digest.update(b"upright")
-            for name, path in sorted(self.files.items()):
-                check_regular(path, name)
-                with path.open("rb") as file:
-                    digest.update(name.encode() + b"\x1f" + hashlib.file_digest(file, "sha256").digest())
-            for name, target in sorted(self.targets.items()):
-                values = np.ascontiguousarray(target.values)
-                facts = (name, target.kind, target.classes, target.units, target.period, values.dtype.str, values.shape)
-                digest.update(repr(facts).encode())
-                if values.dtype != object:  # maps that are read on demand are the files' bytes
-                    digest.update(values.data)
-            self._of_files = str(digest.hexdigest())
-        return self._of_files
+        digest = self._of_columns()
+        if self.modality == "image":  # how the bytes become samples: until then images lay as the camera did
+            digest.update(b"upright")
+        for name, path in sorted(self.files.items()):
+            check_regular(path, name)
+            with path.open("rb") as file:
+                digest.update(name.encode() + b"\x1f" + hashlib.file_digest(file, "sha256").digest())
+        for name, target in sorted(self.targets.items()):
+            values = np.ascontiguousarray(target.values)
+            facts = (name, target.kind, target.classes, target.units, target.period, values.dtype.str, values.shape)
+            digest.update(repr(facts).encode())
+            if values.dtype != object:  # maps that are read on demand are the files' bytes
+                digest.update(values.data)
+        return digest.hexdigest()
 
     @property
     def outline(self) -> str:

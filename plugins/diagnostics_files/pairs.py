@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -44,9 +44,13 @@ class Pair:
     map_name: str
     split: str
 
-    def extent(self) -> tuple[int, int]:
-        """(y, x) of both; raises where they differ."""
-        return common_extent((self.image, self.name), (self.map, self.map_name))
+    def check_extent(self) -> None:
+        """Raises where the map is not as large as its image."""
+        common_extent((self.image, self.name), (self.map, self.map_name))
+
+    def sample(self) -> np.ndarray:
+        """The pixels of the image."""
+        return picture(self.image, self.name)
 
 
 def segmentation(path: str, unknown: int | None, seed: int, on_error: str) -> FileDataset:
@@ -158,7 +162,7 @@ def _by_stem(files: Sequence[File], folder: Path, kind: str) -> dict[PurePosixPa
 def class_numbers(
     maps: Iterable[np.ndarray], unknown: int, drawings: bool = True
 ) -> tuple[Callable[[np.ndarray], np.ndarray], list[int], str]:
-    """What makes classes of the numbers as they lie in the files, -1 for what is unknown; which classes there are; in
+    """The function from the numbers in the files to classes, -1 for what is unknown; the classes there are; in
     words what was done.
 
     With `drawings`, masks that hold 0 and 255 alone are drawings of one object: 0 and 1.
@@ -170,20 +174,23 @@ def class_numbers(
     return lambda numbers: np.where(numbers == unknown, -1, numbers), present, f"{unknown} is unknown"
 
 
+Item = TypeVar("Item", "Pair", "Clip")
+
+
 def _usable(
-    pairs: Sequence[Pair], read: Callable[[Pair], np.ndarray], on_error: str, scheme: str
-) -> tuple[list[Pair], dict[str, Unusable]]:
-    """The pairs that can be used; raises where a map is not as large as its image."""
+    every: Sequence[Item], read: Callable[[Item], np.ndarray], on_error: str, scheme: str
+) -> tuple[list[Item], dict[str, Unusable]]:
+    """The pairs or clips that can be used; raises where a map is not as large as its image."""
 
     def check(i: int) -> None:
-        pairs[i].extent()
-        picture(pairs[i].image, pairs[i].name)
-        read(pairs[i])
+        every[i].check_extent()
+        every[i].sample()
+        read(every[i])
 
-    kept, left_out = usable([pair.name for pair in pairs], check, on_error, scheme)
+    kept, left_out = usable([each.name for each in every], check, on_error, scheme)
     for i in kept:
-        pairs[i].extent()
-    return [pairs[i] for i in kept], left_out
+        every[i].check_extent()
+    return [every[i] for i in kept], left_out
 
 
 def common_extent(image: tuple[Path, str], of_map: tuple[Path, str], kind: str = "image") -> tuple[int, int]:
@@ -220,7 +227,7 @@ def _dataset(
     return FileDataset(
         root.resolve().name,
         "image",
-        LazySamples(len(pairs), lambda i: picture(pairs[i].image, pairs[i].name)),
+        LazySamples(len(pairs), lambda i: pairs[i].sample()),
         ids,
         split,
         {name: target},
@@ -239,14 +246,28 @@ def _dataset(
 class Clip:
     """Consecutive frames of one video; (image, mask) of each, names below the root."""
 
+    root: Path
     video: str
     first: int
     frames: tuple[tuple[str, str], ...]
     split: str
 
     @property
-    def id(self) -> str:
+    def name(self) -> str:
         return f"{utf8_name(self.video)}/{self.first:05d}"
+
+    def check_extent(self) -> None:
+        """Raises where a mask is not as large as its frame, or a frame not as large as the first of its clip."""
+        root, (first, _) = self.root, self.frames[0]
+        sizes = [common_extent((root / image, image), (root / name, name), "frame") for image, name in self.frames]
+        for (image, _), (y, x) in zip(self.frames, sizes, strict=True):
+            if (y, x) != sizes[0]:
+                why = f"is {y} x {x} pixels and {first} of the same clip {sizes[0][0]} x {sizes[0][1]}"
+                raise Unusable(image, why, "give the frames of a video one size")
+
+    def sample(self) -> np.ndarray:
+        """The pixels of the frames."""
+        return np.stack([picture(self.root / image, image) for image, _ in self.frames])
 
 
 def davis(path: str, frames: int, sets: str | None, seed: int, on_error: str) -> FileDataset:
@@ -259,21 +280,10 @@ def davis(path: str, frames: int, sets: str | None, seed: int, on_error: str) ->
         )
     every, note = _clips(root, frames, sets, scheme)
 
-    def images(clip: Clip) -> np.ndarray:
-        return np.stack([picture(root / image, image) for image, _ in clip.frames])
-
     def masks(clip: Clip) -> np.ndarray:
         return np.stack([mask(root / name, name) for _, name in clip.frames])
 
-    def check(i: int) -> None:
-        _check_extents(root, every[i])
-        images(every[i])
-        masks(every[i])
-
-    kept, left_out = usable([clip.id for clip in every], check, on_error, scheme)
-    clips = [every[i] for i in kept]
-    for clip in clips:
-        _check_extents(root, clip)
+    clips, left_out = _usable(every, masks, on_error, scheme)
     read, present, how = class_numbers(map(masks, clips), 255)
     if not any(present):
         raise DiagnosticsError(
@@ -285,8 +295,8 @@ def davis(path: str, frames: int, sets: str | None, seed: int, on_error: str) ->
     return FileDataset(
         root.resolve().name,
         "video",
-        LazySamples(len(clips), lambda i: images(clips[i])),
-        [clip.id for clip in clips],
+        LazySamples(len(clips), lambda i: clips[i].sample()),
+        [clip.name for clip in clips],
         split,
         {"objects": Target("masks", maps, about=f"which object each pixel of each frame belongs to; {how}")},
         groups=groups,
@@ -335,7 +345,7 @@ def _clips(root: Path, frames: int, sets: str | None, scheme: str) -> tuple[list
             )
         split = split_of[video] if split_of is not None else ""
         clips += [
-            Clip(video, first, tuple(pairs[first : first + frames]), split)
+            Clip(root, video, first, tuple(pairs[first : first + frames]), split)
             for first in range(0, len(pairs) - frames + 1, frames)
         ]
     if not clips:
@@ -371,12 +381,3 @@ def _sets(root: Path, sets: str, scheme: str) -> dict[str, str]:
             code="missing-file",
         )
     return split_of
-
-
-def _check_extents(root: Path, clip: Clip) -> None:
-    """Raises where a mask is not as large as its frame, or a frame not as large as the first of its clip."""
-    sizes = [common_extent((root / image, image), (root / name, name), "frame") for image, name in clip.frames]
-    for (image, _), (y, x) in zip(clip.frames, sizes, strict=True):
-        if (y, x) != sizes[0]:
-            why = f"is {y} x {x} pixels and {clip.frames[0][0]} of the same clip {sizes[0][0]} x {sizes[0][1]}"
-            raise Unusable(image, why, "give the frames of a video one size")

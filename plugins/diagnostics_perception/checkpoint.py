@@ -24,7 +24,7 @@ from diagnostics_perception.models import (
     Positions,
     fitted_positions,
     skeleton,
-    varied,
+    variant,
 )
 
 # Weights from a file, Meta's layout or timm's, into an `Eva`; what does not fit is reported, never ignored.
@@ -82,7 +82,7 @@ def _known(model: str, one: Architecture, depth: int, scaled: bool, rope: bool, 
     options: dict[str, Any] = {} if depth == one.depth else {"depth": depth}
     if scaled != (one.layer_scale is not None):
         options["layer_scale"] = LAYER_SCALE if scaled else 0
-    changed = varied(model, **options, rope=rope, pool=pool)
+    changed = variant(model, **options, rope=rope, pool=pool)
     options |= {} if rope else {"rope": "false"}
     options |= {} if pool == "attention" else {"pool": pool}
     return Known(model, changed, options)
@@ -336,9 +336,9 @@ _NEEDED = "name one that `pe:` builds, whole or cut at a block, as it is, saved 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: the encoder's name, how many tensors and bytes, the name under which it is read back, the name
-    of the text encoder that is in the file too (empty without one), and the parts for which Meta's layout has no
-    place."""
+    """An account of what was written: the encoder's name, how many tensors and bytes, the name under which it is read
+    back, the name of the text encoder that is in the file too (empty without one), and the parts for which Meta's
+    layout has no place."""
 
     file: str
     encoder: str

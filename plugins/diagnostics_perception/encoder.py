@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from diagnostics_timm.pixels import example, image_of
+from diagnostics_timm.weights import seeding
 from PIL import Image
 from torch import Tensor, nn
 
 from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, TorchEncoder, stack_taps, unknown
 from diagnostics_perception.checkpoint import fitted, from_file
-from diagnostics_perception.models import ARCHITECTURES, Architecture, Positions, initial, skeleton, varied
+from diagnostics_perception.models import ARCHITECTURES, Architecture, Positions, initial, skeleton, variant
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def build_encoder(
         )
     if positions not in ("index", "rescaled"):
         raise unknown("option positions", positions, ("index", "rescaled"))
-    architecture = varied(model, depth, layer_scale, rope, pool)
+    architecture = variant(model, depth, layer_scale, rope, pool)
     grid = architecture.grid(img_size)
     trained = pretrained or checkpoint is not None
     options: dict[str, object] = {
@@ -85,8 +86,7 @@ def build_encoder(
         module.load_state_dict(tensors, assign=True)
     else:
         weights = ""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeding(seed):
             module = initial(architecture, img_size, positions)
     encoder = encoder_of(name, architecture, module, img_size, positions, weights)
     return encoder.replace(skeleton=name_of(model, False, 0, options))

@@ -114,7 +114,7 @@ ARCHITECTURES = {
 }
 
 
-def varied(
+def variant(
     model: str,
     depth: int | None = None,
     layer_scale: float | None = None,
@@ -202,10 +202,8 @@ def fitted_positions(table: Tensor, prefix: int, grid: int, positions: Positions
         return table
     kept, places = table[:, :prefix], table[:, prefix:]
     image = places.unflatten(1, (old, old)).permute(0, 3, 1, 2)
-    if positions == "index":
-        image = F.interpolate(image, (grid, grid), mode="bilinear", align_corners=False)
-    else:
-        image = F.interpolate(image, (grid, grid), mode="bicubic", align_corners=False, antialias=True)
+    mode = "bilinear" if positions == "index" else "bicubic"
+    image = F.interpolate(image, (grid, grid), mode=mode, align_corners=False, antialias=positions != "index")
     return torch.cat([kept, image.flatten(2).transpose(1, 2)], dim=1)
 
 

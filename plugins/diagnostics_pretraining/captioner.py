@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from diagnostics_timm.weights import quiet
 from diagnostics_training.alignment.decoder import LOCAL, check_weights, checked_folder, why_not_loaded
+from diagnostics_training.trainer.record import digest_of_file
 
 from diagnostics.plugin import Dataset, DiagnosticsError, explaining
 
@@ -176,6 +177,5 @@ def folder_digest(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.suffix in HASHED and path.is_file():
-            with path.open("rb") as file:
-                digest.update(path.name.encode() + b"\x1f" + hashlib.file_digest(file, "sha256").digest())
+            digest.update(path.name.encode() + b"\x1f" + digest_of_file(path))
     return digest.hexdigest()

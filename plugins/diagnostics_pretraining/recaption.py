@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import math
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,17 @@ from diagnostics_files.tables import SUFFIXES, column, read_table
 from diagnostics_timm.weights import quiet
 from diagnostics_training.alignment.decoder import decoder_named
 
-from diagnostics.plugin import Dataset, DiagnosticsError, Progress, build, explaining, lock, refuse_values, watcher
+from diagnostics.plugin import (
+    Dataset,
+    DiagnosticsError,
+    Progress,
+    build,
+    explaining,
+    lock,
+    refuse_values,
+    watcher,
+    whole_file,
+)
 from diagnostics_pretraining.captioner import (
     CLIP_PROMPT,
     FRAME_PROMPT,
@@ -44,11 +54,9 @@ COLUMNS = ("video_caption", "frame_captions", "caption")
 
 
 def write_table(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows as JSON lines, there as a whole or not at all."""
-    with _writing(out), tempfile.TemporaryDirectory(dir=out.parent, prefix=".partial-") as folder:
-        partial = Path(folder, out.name)
-        partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-        partial.replace(out)
+    """Writes rows as JSON lines, there as a whole or not at all."""
+    with whole_file(out) as written:
+        written.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
 def recaptioned(table: str, data: str, caption: str) -> Dataset:
@@ -93,14 +101,11 @@ class Recaptioned(Dataset):
             extras=dataset.extras,
         )
         self._dataset, self.shards = dataset, shards_of(dataset)
-        self._with_texts: str | None = None
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """Digest of the dataset's own fingerprint and the texts; made when first asked for."""
-        if self._with_texts is None:
-            self._with_texts = self._digest(self._dataset.fingerprint)
-        return self._with_texts
+        return self._digest(self._dataset.fingerprint)
 
     @property
     def outline(self) -> str:
@@ -137,7 +142,6 @@ class Cache:
         self._texts: dict[str, str] = {}
 
     def __enter__(self) -> Cache:
-        self._open = contextlib.ExitStack()
         with contextlib.ExitStack() as opening:
             opening.enter_context(lock(self.path, "wait for it, or choose another file with --out"))
             with _writing(self.path):
@@ -261,7 +265,7 @@ Summariser = FirstKnown | ModelSummariser
 
 
 def notes_text(clip: Clip, video_caption: str | None, frame_captions: Sequence[str]) -> str:
-    """What is known of a clip, a line each, people's words first."""
+    """All that is known of a clip, a line each, people's words first."""
     lines = [("Title, by a person", clip.title), ("Caption, by a person", clip.human_caption)]
     lines.append(("The whole video", video_caption or ""))
     lines += [(f"Frame {i}", text) for i, text in enumerate(frame_captions, 1)]
@@ -370,7 +374,7 @@ PRECISIONS = ("float32", "bf16")
 
 @dataclass(frozen=True)
 class Captioned:
-    """What came of it: captions that were made now and taken from the cache, and clips whose column stayed empty."""
+    """The counts of a recaptioning: captions made now and taken from the cache, and clips whose column stayed empty."""
 
     out: str
     clips: int
@@ -415,7 +419,7 @@ def recaption(job: RecaptionJob) -> Captioned:
         for row in range(len(dataset)):
             clip = clip_of(dataset, row, **notes[row])
             watch(Progress("captioning", row, len(dataset), clip.id))
-            rows.append(columns.filled(clip))
+            rows.append(columns.row_of(clip))
         watch(Progress("captioning", len(dataset), len(dataset)))
         write_table(job.out, rows)
     empty = {name: count for name in COLUMNS if (count := sum(_lacks(row[name]) for row in rows))}
@@ -437,7 +441,7 @@ class Columns:
         self.job, self.captioner, self.summariser, self.cache = job, captioner, summariser, cache
         self.new = self.kept = 0
 
-    def filled(self, clip: Clip) -> dict[str, Any]:
+    def row_of(self, clip: Clip) -> dict[str, Any]:
         """A row of the table; what no model says is None."""
         frames = [self._of_frame(clip, frame) for frame in range(len(clip.frames))]
         whole = self._of_clip(clip) if len(frames) > 1 else frames[0]
@@ -517,17 +521,19 @@ def _captioner(job: RecaptionJob, dataset: Dataset) -> Captioner:
 
 
 def _check(job: RecaptionJob) -> None:
-    if not 1 <= job.tokens < math.inf:
-        raise DiagnosticsError(
-            f"A caption of {job.tokens} tokens does not exist: give --tokens 1 or more.", code="bad-value"
-        )
+    refuse_values(
+        (
+            not 1 <= job.tokens < math.inf,
+            f"A caption of {job.tokens} tokens does not exist: give --tokens 1 or more.",
+        ),
+        (
+            job.out.is_dir() or job.out.suffix != ".jsonl",
+            f"The table {job.out} must have a name that ends in .jsonl: correct --out.",
+        ),
+    )
     if job.precision not in PRECISIONS:
         raise DiagnosticsError(
             f"Unknown precision '{job.precision}': give {' or '.join(PRECISIONS)}.", code="unknown-name"
-        )
-    if job.out.is_dir() or job.out.suffix != ".jsonl":
-        raise DiagnosticsError(
-            f"The table {job.out} must have a name that ends in .jsonl: correct --out.", code="bad-value"
         )
     for option, prompt in (("--prompt", job.prompt), ("--frame-prompt", job.frame_prompt)):
         if prompt is not None and not prompt.strip():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from diagnostics_perception.models import ARCHITECTURES
-from diagnostics_timm.weights import read_tensors
+from diagnostics_timm.weights import read_tensors, seeding
 from torch import Tensor, nn
 
 from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, TorchEncoder, explaining, misfits, unknown
@@ -181,8 +181,7 @@ def text_tower(size: str, vocabulary: Vocabulary) -> TextTransformer:
 
 def initial_text(size: str, vocabulary: Vocabulary, seed: int) -> TextTransformer:
     """The text tower that training of this seed starts from; torch's generators are afterwards as before."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of("text", seed))
+    with seeding(seed_of("text", seed)):
         return text_tower(size, vocabulary)
 
 
@@ -220,7 +219,7 @@ def whole_table(rows: Tensor, vocabulary: Vocabulary) -> Tensor:
 
 
 def embedded(tower: TextTransformer, tokens: Tensor) -> Tensor:
-    """What the tower gives of tokens int64 [text, token], also of fewer than its context, which it itself refuses:
+    """The embeddings of tokens int64 [text, token], also of fewer than its context, which it itself refuses:
     [text, embedding].
     """
     count, mask = tokens.shape[1], tower.attn_mask
@@ -281,7 +280,7 @@ def text_encoder_of(name: str, size: str, module: TextTransformer, vocabulary: V
         preprocess=texts,
         example=np.asarray(_example(vocabulary)),
         forward=_forward,
-        fresh=functools.partial(_fresh, size, vocabulary),
+        fresh=lambda: initial_text(size, vocabulary, int(torch.randint(2**31, ()))),
         valid=texts.valid,
         configuration=f"{rows}, {vocabulary.context} tokens",
     )
@@ -332,10 +331,6 @@ def _forward(module: nn.Module, batch: Mapping[str, Tensor]) -> None:
     module(batch["tokens"])
 
 
-def _fresh(size: str, vocabulary: Vocabulary) -> nn.Module:
-    return initial_text(size, vocabulary, int(torch.randint(2**31, ())))
-
-
 def _taps(size: str, context: int) -> list[Tap]:
     one, grid = TEXTS[size], Grid((context - 1,), ("t",), 1)
     stack = "transformer.resblocks"
@@ -364,12 +359,12 @@ def _skeleton(size: str, vocabulary: Vocabulary) -> tuple[str, tuple[Path, ...]]
     if vocabulary.kept is None:
         context = "" if vocabulary.context == context_of(size) else f"&context={vocabulary.context}"
         return f"pe-text:{size}?pretrained=false{context}", ()
-    folder = Path(_described_in(json.dumps({"size": size, **asdict(vocabulary)})).name)
+    folder = Path(_description_folder(json.dumps({"size": size, **asdict(vocabulary)})).name)
     return f"pe-text:{folder}?pretrained=false", (folder / DESCRIPTION,)
 
 
 @functools.cache
-def _described_in(text: str) -> tempfile.TemporaryDirectory[str]:
+def _description_folder(text: str) -> tempfile.TemporaryDirectory[str]:
     """A folder with the description, kept until the process ends: encoders are saved with its content."""
     folder = tempfile.TemporaryDirectory(prefix="diagnostics-")
     Path(folder.name, DESCRIPTION).write_text(text)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from diagnostics_perception.encoder import encoder_of, name_of, variation
-from diagnostics_perception.models import ARCHITECTURES, Architecture, fitted_positions, initial, skeleton, varied
+from diagnostics_perception.models import ARCHITECTURES, Architecture, fitted_positions, initial, skeleton, variant
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -171,7 +171,7 @@ class Towers(nn.Module):
         return self._encode(pixels, hidden)[:, self.architecture.prefix :]
 
     def tokens_and_embeddings(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """What `image_tokens` and `embed_images` give, in one pass."""
+        """The results of `image_tokens` and `embed_images`, in one pass."""
         tokens = self._encode(pixels, None)
         return tokens[:, self.architecture.prefix :], self.image.forward_head(tokens)
 
@@ -230,7 +230,7 @@ def build_towers(
     class token.
     """
     name = known_size(size)
-    one = varied(name, rope=rope, pool=pool)
+    one = variant(name, rope=rope, pool=pool)
     one = one if image is None else replace(one, image=image)
     with torch.random.fork_rng(devices=[]):
         tower = _image_tower(name, one, seed)
@@ -246,8 +246,8 @@ def _image_tower(name: str, one: Architecture, seed: int) -> Eva:
     """
     grid = one.grid()
     torch.manual_seed(seed)
-    drawn = initial(varied(name)).state_dict()
-    if grid != varied(name).grid():
+    drawn = initial(variant(name)).state_dict()
+    if grid != variant(name).grid():
         torch.manual_seed(seed_of("positions", seed))
         drawn["pos_embed"] = one.width**-0.5 * torch.randn(1, one.prefix + grid**2, one.width)
     tower = skeleton(one)
@@ -269,8 +269,8 @@ _APART = 1e-4
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: the encoder's name, how many tensors and bytes, the name by which open_clip reads it, and how
-    many of CLIP's tokens the text tower does not know, which all have the row of the unknown."""
+    """An account of what was written: the encoder's name, how many tensors and bytes, the name by which open_clip
+    reads it, and how many of CLIP's tokens the text tower does not know, which all have the row of the unknown."""
 
     folder: str
     encoder: str

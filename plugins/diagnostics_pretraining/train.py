@@ -13,7 +13,7 @@ from diagnostics_training.jobs import command_of
 from diagnostics_training.models.inputs import PictureChanges
 from diagnostics_training.trainer.data import describe_data, plain, rendering_notice, training_spec
 from diagnostics_training.trainer.objective import Batch, World, barrier, world
-from diagnostics_training.trainer.record import Watch, digest_of_json, finish, finished_before, say
+from diagnostics_training.trainer.record import Watch, digest_of_json, earlier_result, finish, say
 from diagnostics_training.trainer.settings import Computation, Optimisation, Settings, part_of
 from diagnostics_training.trainer.trainer import fit
 
@@ -143,7 +143,7 @@ def changes_in(changes: PictureChanges) -> frozenset[str]:
 
 
 def survivable(changes: PictureChanges, dataset: Dataset) -> tuple[PictureChanges | None, tuple[str, ...]]:
-    """What is left of an augmentation when the changes are left out that the dataset's texts do not survive, None for
+    """The rest of an augmentation when the changes are left out that the dataset's texts do not survive, None for
     nothing; and the names of these."""
     left_out = tuple(sorted(changes_in(changes) - harmless_changes(dataset)))
     kept = replace(changes, **{key: value for name in left_out for key, value in UNCHANGED[name].items()})
@@ -228,7 +228,7 @@ class Plan:
         )
 
     def objective(self, towers: Towers, device: str) -> Pretraining:
-        """What is trained; a teacher is on the device then."""
+        """The objective that is trained; a teacher is on the device then."""
         return Pretraining(towers) if self.teacher is None else Distillation(towers, self.teacher.to(device))
 
 
@@ -331,7 +331,7 @@ def _plain(value: object) -> str:
 
 
 def _changes(job: PretrainJob, recipe: Recipe, dataset: Dataset) -> tuple[PictureChanges | None, tuple[str, ...]]:
-    """What is changed at random in images, and what of it is left out: a recipe that is here asks for all, a file by
+    """The random changes of images, and those that are left out: a recipe that is here asks for all, a file by
     name.
     """
     if recipe.augment is None:
@@ -369,8 +369,8 @@ def train(job: PretrainJob) -> dict[str, Any]:
         if where.first and (notice := rendering_notice(job.data)):
             say(notice)
         plan = plan_of(job, where.size)
-        row = finished_before(job.out / FINISHED, plan.identity, where)
-        # All have looked at what is there before one of them writes.
+        row = earlier_result(job.out / FINISHED, plan.identity, where)
+        # All processes check the folder before the first one writes into it.
         barrier()
         if row is None:
             row = _carry_out(job, plan, where, watch)

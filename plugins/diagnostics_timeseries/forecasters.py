@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diagnostics_timm.weights import quiet
+from diagnostics_timm.weights import quiet, seeding
 from torch import Tensor, nn
 
 from diagnostics.plugin import DiagnosticsError, Tap, TorchEncoder, importing
@@ -18,13 +18,12 @@ from diagnostics_timeseries.series import (
     SeriesModel,
     any_observed,
     by_variate,
-    called,
     check_fits,
     folder_of,
     loading,
+    name_of,
     patches,
     places,
-    seeded,
     settings_of,
     special_last,
     stack,
@@ -96,13 +95,13 @@ def chronos(
             whole = kind.from_pretrained(folder, dtype=torch.float32)
     else:
         settings |= config or {}
-        with seeded(seed):
+        with seeding(seed):
             whole = _untrained(kind, settings)
 
     def fresh() -> nn.Module:
         return _encoder_of(_untrained(kind, settings))
 
-    return read(called(CHRONOS, model, pretrained, seed), whole, fresh).encoder()
+    return read(name_of(CHRONOS, model, pretrained, seed), whole, fresh).encoder()
 
 
 def _kind(settings: Mapping[str, Any], model: str) -> tuple[Any, Callable[..., SeriesModel]]:
@@ -113,8 +112,8 @@ def _kind(settings: Mapping[str, Any], model: str) -> tuple[Any, Callable[..., S
 
     known = {
         "T5ForConditionalGeneration": (transformers.T5ForConditionalGeneration, _t5),
-        "ChronosBoltModelForForecasting": (ChronosBoltModelForForecasting, _patched),
-        "Chronos2Model": (chronos.chronos2.Chronos2Model, _patched),
+        "ChronosBoltModelForForecasting": (ChronosBoltModelForForecasting, _bolt),
+        "Chronos2Model": (chronos.chronos2.Chronos2Model, _bolt),
     }
     named = (settings.get("architectures") or ["none"])[0]
     if named not in known or "chronos_config" not in settings:
@@ -131,7 +130,7 @@ def _untrained(kind: Any, settings: Mapping[str, Any]) -> Any:
 
 
 def _encoder_of(whole: Any) -> nn.Module:
-    """What `encode` uses: the decoder and the forecasting head are no part of the encoder."""
+    """The part that `encode` uses: the decoder and the forecasting head are no part of the encoder."""
     if type(whole).__name__ == "T5ForConditionalGeneration":
         return whole.encoder
     for unused in ("decoder", "output_patch_embedding"):
@@ -172,7 +171,7 @@ def _t5(name: str, whole: Any, fresh: Callable[[], nn.Module]) -> SeriesModel:
     )
 
 
-def _patched(name: str, whole: Any, fresh: Callable[[], nn.Module]) -> SeriesModel:
+def _bolt(name: str, whole: Any, fresh: Callable[[], nn.Module]) -> SeriesModel:
     """Bolt, and Chronos-2, which reads several variates and has a masked patch of the future."""
     settings = whole.chronos_config
     size = settings.input_patch_size
@@ -297,7 +296,7 @@ def moirai(
         )
 
     return SeriesModel(
-        called(MOIRAI, model, pretrained, seed),
+        name_of(MOIRAI, model, pretrained, seed),
         module,
         taps,
         lambda series: _sequence(series, patch_size, max(sizes)),
@@ -335,7 +334,7 @@ def _forward(module: Any, batch: Mapping[str, Tensor]) -> None:
 
 
 def _sequence(series: Tensor, size: int, widest: int) -> dict[str, Tensor]:
-    """What the module takes of one sample [V, L]: tokens variate by variate, then the future of each variate."""
+    """The input of the module for one sample [V, L]: tokens variate by variate, then the future of each variate."""
     variates, steps = series.shape
     cut = nn.functional.pad(series, (-steps % size, 0), value=torch.nan).unflatten(1, (-1, size))
     observed = ~cut.isnan()
@@ -429,7 +428,7 @@ def timesfm3(
         }
 
     return SeriesModel(
-        called(TIMESFM3, model, pretrained, seed),
+        name_of(TIMESFM3, model, pretrained, seed),
         module,
         taps,
         prepare,
@@ -498,7 +497,7 @@ def tirex(
         initialise(network)
         return network
 
-    with seeded(seed), loading("TiRex", path or model):
+    with seeding(seed), loading("TiRex", path or model):
         module = untrained()
         if pretrained:
             module.on_load_checkpoint(checkpoint)
@@ -526,7 +525,7 @@ def tirex(
         return {"patches": torch.cat([scaled, observed.to(scaled)], dim=-1), "observed": any_observed(series, size)}
 
     return SeriesModel(
-        called(TIREX, model, pretrained, seed),
+        name_of(TIREX, model, pretrained, seed),
         module,
         taps,
         prepare,

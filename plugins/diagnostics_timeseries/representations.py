@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diagnostics_timm.weights import quiet
+from diagnostics_timm.weights import quiet, seeding
 from torch import Tensor, nn
 
 from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, TorchEncoder, importing
@@ -19,15 +19,14 @@ from diagnostics_timeseries.series import (
     SeriesModel,
     any_observed,
     by_variate,
-    called,
     check_files,
     check_fits,
     folder_of,
     loading,
+    name_of,
     patches,
     places,
     read_config,
-    seeded,
     settings_of,
     special_last,
     stack,
@@ -85,14 +84,14 @@ def granite(
     with importing("Granite needs", "pip install --no-deps granite-tsfm (its pins would break this environment)"):
         importlib.import_module("tsfm_public")
     folder, settings = settings_of(GRANITE, model, pretrained, GRANITE_SMALL, config)
-    name = called(GRANITE, model, pretrained, seed)
+    name = name_of(GRANITE, model, pretrained, seed)
     kind, read = _kind(settings, model)
 
     def untrained() -> Any:
         with quiet():
             return _encoder_of(kind(kind.config_class(**copy.deepcopy(settings))))
 
-    with seeded(seed), loading("granite-tsfm", folder or model):
+    with seeding(seed), loading("granite-tsfm", folder or model):
         if pretrained and folder is not None:
             with quiet():
                 whole = kind.from_pretrained(folder, dtype=torch.float32)
@@ -103,7 +102,7 @@ def granite(
     return read(name, module, untrained).encoder()
 
 
-def _unsupported(name: str, why: str) -> DiagnosticsError:
+def _refusal(name: str, why: str) -> DiagnosticsError:
     return DiagnosticsError(f"{name} {why}: use another checkpoint.", code="unsupported")
 
 
@@ -133,7 +132,7 @@ def _kind(settings: Mapping[str, Any], model: str) -> tuple[Any, Callable[..., S
 def _ttm(name: str, module: Any, fresh: Callable[[], nn.Module]) -> SeriesModel:
     settings = module.config
     if settings.multi_scale:
-        raise _unsupported(name, "has patches of several scales, which have no common grid")
+        raise _refusal(name, "has patches of several scales, which have no common grid")
     tokens = settings.context_length // settings.patch_length
     special = settings.num_patches - tokens
     blocks = len(module.encoder.mlp_mixer_encoder.mixers)
@@ -162,7 +161,7 @@ def _tspulse(name: str, module: Any, fresh: Callable[[], nn.Module]) -> SeriesMo
     registers = settings.patch_register_tokens
     layers = [i for i, part in enumerate(module.encoder_block.mixers) if type(part).__name__ == "TSPulseLayer"]
     if len(set(settings.num_patches_layerwise)) > 1:
-        raise _unsupported(name, "mixes its patches into fewer, which have no position in the series")
+        raise _refusal(name, "mixes its patches into fewer, which have no position in the series")
 
     def taps(variates: int) -> list[Tap]:
         whole = tokens + frequencies + registers
@@ -271,13 +270,13 @@ def _patchtst_fm(name: str, module: Any, fresh: Callable[[], nn.Module]) -> Seri
     settings = module.config
     size = settings.d_patch
     if settings.patch_stride is not None:
-        raise _unsupported(name, "cuts overlapping patches, which have no grid here")
+        raise _refusal(name, "cuts overlapping patches, which have no grid here")
     contiguous = settings.pretrain_mask_cont * (2 if settings.randomize_cpm else 1)
     # The package's least horizon.
     ahead = max(settings.prediction_length, size * max(contiguous, 2))
     future = ahead // size
     if ahead % size:
-        raise _unsupported(name, f"forecasts {ahead} steps, no whole number of patches of {size}")
+        raise _refusal(name, f"forecasts {ahead} steps, no whole number of patches of {size}")
     norm = "backbone.prehead_norm" if settings.prehead_norm else None
 
     def taps(steps: int, variates: int) -> list[Tap]:
@@ -361,13 +360,13 @@ def mantis(
             part.__dict__.pop("apply_rotary_emb", None)
         return network
 
-    with seeded(seed), loading("Mantis", Path(model)):
+    with seeding(seed), loading("Mantis", Path(model)):
         module = untrained()
         if tensors is not None and pretrained:
             module.load_state_dict(tensors)
     steps, last = getattr(module, "seq_len", 512), f"layers.{len(module.transf_unit.transformer.layers) - 1}"
     return SeriesModel(
-        called(MANTIS, model, pretrained, seed),
+        name_of(MANTIS, model, pretrained, seed),
         module,
         lambda _, variates: _mantis_taps(module, version, variates),
         lambda series: {"series": _resize(series, steps)},
@@ -453,7 +452,7 @@ def moment(
     module = with_weights("MOMENT", untrained, folder, pretrained, seed, aside=("head.", "encoder.embed_tokens."))
     size, window = module.patch_len, module.seq_len
     if module.config.patch_stride_len != size:
-        raise _unsupported(model, "cuts overlapping patches, which have no grid here")
+        raise _refusal(model, "cuts overlapping patches, which have no grid here")
 
     def taps(steps: int, variates: int) -> Any:
         tokens = steps // size
@@ -478,7 +477,7 @@ def moment(
         }
 
     return SeriesModel(
-        called(MOMENT_SCHEME, model, pretrained, seed),
+        name_of(MOMENT_SCHEME, model, pretrained, seed),
         module,
         taps,
         prepare,

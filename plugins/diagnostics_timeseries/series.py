@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from diagnostics_timm.weights import seeding
 from torch import Tensor, nn
 
-from diagnostics.plugin import DiagnosticsError, Grid, Tap, TorchEncoder, describe, misfits, stack_taps
+from diagnostics.plugin import DiagnosticsError, Grid, Tap, TorchEncoder, describe, explaining, misfits, stack_taps
 
-# Weights on disk or from the hub, seeds, and the errors when they do not come.
+# Weights on disk or from the hub, and the errors when they do not come.
 #
 # Options of every builder here: `pretrained` takes trained weights, otherwise initial ones of `seed`; `config` is what
 # to change in the configuration of untrained weights.
@@ -82,7 +83,7 @@ def check_files(folder: Path) -> None:
             )
 
 
-def called(scheme: str, spec: str, pretrained: bool, seed: int) -> str:
+def name_of(scheme: str, spec: str, pretrained: bool, seed: int) -> str:
     """The encoder's name: where a file lies does not decide the activations, so only its last part stands in it."""
     path = Path(spec).expanduser()
     name = path.resolve().name if path.exists() else spec
@@ -92,16 +93,12 @@ def called(scheme: str, spec: str, pretrained: bool, seed: int) -> str:
 def read_config(folder: Path) -> dict[str, Any]:
     """`config.json` of a checkpoint."""
     path = folder / "config.json"
-    try:
+    with explaining(f"{path} cannot be read", "copy the checkpoint again", "unreadable", (OSError, ValueError)):
+        if not path.is_file():
+            raise DiagnosticsError(
+                f"{folder} holds no config.json: give the folder of a checkpoint.", code="missing-file"
+            )
         settings = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DiagnosticsError(
-            f"{folder} holds no config.json: give the folder of a checkpoint.", code="missing-file"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise DiagnosticsError(
-            f"{path} cannot be read ({describe(error)}): copy the checkpoint again.", code="unreadable"
-        ) from error
     if not isinstance(settings, dict):
         raise DiagnosticsError(f"{path} is no mapping: copy the checkpoint again.", code="damaged")
     return settings
@@ -121,32 +118,19 @@ def settings_of(
 
 
 @contextlib.contextmanager
-def seeded(seed: int) -> Generator[None]:
-    """Initial weights of this seed, whatever was drawn before; leaves torch's generator as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
-
-
-@contextlib.contextmanager
 def loading(library: str, folder: Path | str) -> Generator[None]:
     """Turns what goes wrong between a checkpoint and the library that reads it into one sentence."""
-    try:
-        yield
-    except DiagnosticsError:
-        raise
-    except pickle.UnpicklingError as error:
-        raise DiagnosticsError(
-            f"{folder} is no checkpoint, or holds more than tensors and could run code: it is not loaded; get the file "
-            f"that its authors published.",
-            code="unreadable",
-        ) from error
-    except Exception as error:
-        raise DiagnosticsError(
-            f"{library} cannot load {folder} ({describe(error)}): it is damaged, or saved from another model or "
-            f"version.",
-            code="damaged",
-        ) from error
+    with explaining(
+        f"{library} cannot load {folder}", "it is damaged, or saved from another model or version", "damaged"
+    ):
+        try:
+            yield
+        except pickle.UnpicklingError as error:
+            raise DiagnosticsError(
+                f"{folder} is no checkpoint, or holds more than tensors and could run code: it is not loaded; get the "
+                f"file that its authors published.",
+                code="unreadable",
+            ) from error
 
 
 def check_fits(module: nn.Module, folder: Path, aside: Sequence[str] = ()) -> None:
@@ -203,7 +187,7 @@ def with_weights(
 
     Raises where a tensor lacks or is left over, but for names that begin with one of `aside`.
     """
-    with seeded(seed), loading(library, folder or "its own configuration"):
+    with seeding(seed), loading(library, folder or "its own configuration"):
         module = untrained()
         if folder is None or not pretrained:
             return module
@@ -382,11 +366,11 @@ def patches(steps: int, size: int) -> int:
 
 
 def whole_patches(size: int) -> Callable[[int], tuple[float, float]]:
-    """What patches of that size cover that end with the series and reach beyond its start."""
+    """The extent of patches of that size that end with the series and reach beyond its start."""
     return lambda steps: (float(steps - patches(steps, size) * size), float(steps))
 
 
 def any_observed(series: Tensor, size: int) -> Tensor:
-    """Which patches hold an observed step: [..., L] with NaN -> bool [..., patch]; patches end with the series."""
+    """The patches that hold an observed step: [..., L] with NaN -> bool [..., patch]; patches end with the series."""
     observed = ~series.isnan()
     return nn.functional.pad(observed, (-series.shape[-1] % size, 0)).unflatten(-1, (-1, size)).any(-1)

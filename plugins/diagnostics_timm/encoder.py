@@ -32,7 +32,7 @@ from diagnostics.plugin import (
     unknown,
 )
 from diagnostics_timm.pixels import example, image_of
-from diagnostics_timm.weights import is_fetching, quick_offline, read_tensors
+from diagnostics_timm.weights import is_fetching, quick_offline, read_tensors, seeding
 
 # A timm model and its weights: from the hub, from a local file, or initial ones.
 
@@ -54,8 +54,7 @@ def model_of(name: str, pretrained: bool, checkpoint: str | None, img_size: int 
         return _from_file(name, Path(checkpoint), img_size)
     if pretrained:
         return _from_hub(name, img_size)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeding(seed):
         return create(name, img_size)
 
 
@@ -172,14 +171,12 @@ class Preprocess:
         size = (int(shape[0]), int(shape[1]))
         for step in self.transform.transforms:
             new, offsets = _step(step, size)
-            if offsets is None:
-                # A resize: pixels change, what is seen does not.
-                size = new
-                continue
-            sides = [
-                (start + offset * (stop - start) / old, start + (offset + n) * (stop - start) / old)
-                for (start, stop), offset, n, old in zip(sides, offsets, new, size, strict=True)
-            ]
+            # Of a resize there are none: pixels change, what is seen does not.
+            if offsets is not None:
+                sides = [
+                    (start + offset * (stop - start) / old, start + (offset + n) * (stop - start) / old)
+                    for (start, stop), offset, n, old in zip(sides, offsets, new, size, strict=True)
+                ]
             size = new
         return tuple(sides)
 
@@ -224,7 +221,7 @@ def encoder_of(
     preprocess = Preprocess.of(module, name, img_size)
     size = preprocess.input_size
 
-    def settled() -> nn.Module:
+    def settle() -> nn.Module:
         """New weights after one pass, in which some models (ConViT) make tables that are part of what they are."""
         assert fresh is not None
         model = fresh().eval()
@@ -241,13 +238,13 @@ def encoder_of(
         discovered.output_tap,
         preprocess=preprocess,
         example=example(),
-        fresh=None if fresh is None else settled,
+        fresh=None if fresh is None else settle,
         configuration=f"input {'x'.join(str(n) for n in size)}",
         covers=preprocess.covers,
     )
     ends = last_taps(encoder.taps, encoder.output_tap)[-1:]
     names = names_of_outputs(
-        encoder, lambda model, image: {"forward_features": _trunk(model, image)}, [encoder.output_tap, *ends]
+        encoder, lambda model, image: {"forward_features": forward_features(model, image)}, [encoder.output_tap, *ends]
     )
     return encoder.replace(left_out=discovered.left_out, maker_names=names)
 
@@ -267,16 +264,17 @@ def model_taps(model: nn.Module, encoder: str, input_size: tuple[int, int, int])
         grid=grid,
         prefix=prefix,
         channels_last=getattr(model, "output_fmt", "NCHW") == "NHWC",
-        trunk=_trunk,
-        with_order=_unrolled(model) if hasattr(model, "reroll") else lambda tap: tap,
+        trunk=forward_features,
+        with_order=_tokens_in_order(model) if hasattr(model, "reroll") else lambda tap: tap,
     )
 
 
-def _trunk(module: Any, batch: Any) -> Any:
+def forward_features(module: Any, batch: Any) -> Any:
+    """The trunk of a model of timm, without its heads."""
     return module.forward_features(batch)
 
 
-def _unrolled(model: nn.Module) -> Callable[[Tap], Tap]:
+def _tokens_in_order(model: nn.Module) -> Callable[[Tap], Tap]:
     """For Hiera, whose tokens lie in units that later stages pool: their order, from indices sent through its own
     reroll.
     """

@@ -48,6 +48,14 @@ def is_fetching(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
+def seeding(seed: int) -> Generator[None]:
+    """Draw initial weights from this seed, whatever was drawn before; leaves torch's generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
 def quiet() -> Generator[None]:
     """Keeps transformers from drawing bars, and libraries from warning; leaves their settings as they were."""
     from transformers.utils import logging as bars

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diagnostics_timm.weights import seeding
 from torch import Tensor
 
 from diagnostics.plugin import (
@@ -72,7 +73,7 @@ class Architecture(Sizes):
 
     @property
     def kind(self) -> type[EncoderObjective]:
-        """What trains it."""
+        """The class of objective that trains it."""
         return objective_class(self.objective)
 
     @property
@@ -94,8 +95,7 @@ class Architecture(Sizes):
 
     def initial(self, seed: int) -> Model:
         """The weights that training of this seed starts from; backbones of one seed are equal for all objectives."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(np.random.SeedSequence([INITIAL, seed]).generate_state(1)[0]))
+        with seeding(int(np.random.SeedSequence([INITIAL, seed]).generate_state(1)[0])):
             return self.model()
 
     def build_objective(
@@ -122,7 +122,7 @@ class Architecture(Sizes):
             example=self._example(),
             fresh=self.model,
             configuration=self.spec,
-            sized_for=lambda sample: self._sized(sample, model, name),
+            sized_for=lambda sample: self._at_size(sample, model, name),
             covers=None if self.modality == "series" else self._covers,
         )
         return encoder.replace(skeleton=self.spec)
@@ -144,7 +144,7 @@ class Architecture(Sizes):
     def _covers(self, shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
         return tuple((float(start), float(stop)) for start, stop in central_part(shape, self.extent[-2:]))
 
-    def _sized(self, sample: np.ndarray, model: Model, name: str) -> TorchEncoder | None:
+    def _at_size(self, sample: np.ndarray, model: Model, name: str) -> TorchEncoder | None:
         extent = extent_of(self.modality, np.asarray(sample))
         if extent == self.extent or (self.modality != "series" and any(n % self.patch for n in extent[-2:])):
             return None
@@ -257,7 +257,7 @@ def train(job: TrainJob) -> list[dict[str, Any]]:
             data = everything[windows]
             _check(job, wanted, data)
             plans = [_plan(job, name, seed, data) for seed in range(job.seeds)]
-            # All have looked at what is there before one of them writes.
+            # All processes check the folder before the first one writes into it.
             barrier()
             if where.first and not rows:
                 count, trained = len(wanted) * job.seeds, describe_data(data.spec, len(data.samples))

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import transformers
-from diagnostics_timm.weights import is_fetching, quick_offline, quiet
+from diagnostics_timm.weights import is_fetching, quick_offline, quiet, seeding
 from torch import nn
 from transformers import AutoConfig
 
@@ -56,13 +56,12 @@ def load(name: str, pretrained: bool = True, seed: int = 0, whole: bool = False)
         if pretrained:
             model, missing = _with_weights(source, config, name, whole)
             return Loaded(name, model, config, source, missing, whole, stored=True)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeding(seed):
         return Loaded(name, initial(config, name, whole), config, source, whole=whole)
 
 
 def folder_of(loaded: Loaded) -> Path:
-    """Where the configuration lies, and with it what preprocessing reads: the directory, or the hub's in the local
+    """The place of the configuration, and of what preprocessing reads: the directory, or the hub's in the local
     cache.
     """
     source = loaded.source or loaded.name
@@ -157,7 +156,7 @@ def _config(source: str, name: str) -> Any:
         elif "model type" in text or "model_type" in text:
             why = f"transformers {transformers.__version__} does not know its model type"
         else:
-            why = _unreached(error, source) or describe(error)
+            why = _absence(error, source) or describe(error)
         raise DiagnosticsError(f"{name} cannot be loaded ({why}): {_instead(source)}", code="unreadable") from error
     _refuse_kernels(config, name)
     return config
@@ -190,7 +189,7 @@ def _with_weights(source: str, config: Any, name: str, whole: bool) -> tuple[nn.
             output_loading_info=True,
         )
     except Exception as error:
-        why = _unreached(error, source) or _refused(error) or describe(error)
+        why = _absence(error, source) or _refusal(error) or describe(error)
         raise DiagnosticsError(
             f"Weights of {name} cannot be loaded ({why}): {_instead(source)}", code="unreadable"
         ) from error
@@ -226,7 +225,7 @@ def _under(key: str, modules: set[str]) -> bool:
     return any(key == module or key.startswith(f"{module}.") for module in modules)
 
 
-def _refused(error: BaseException) -> str:
+def _refusal(error: BaseException) -> str:
     text = f"{type(error).__name__} {error}"
     if "weights_only" in text or "Unpickling" in text or "pickle" in text.lower():
         return "its .bin file holds more than tensors, and is never unpickled"
@@ -237,7 +236,7 @@ def _refused(error: BaseException) -> str:
     return ""
 
 
-def _unreached(error: BaseException, source: str) -> str:
+def _absence(error: BaseException, source: str) -> str:
     if Path(source).is_dir():
         return ""
     return "no such directory, not in the local cache, and the hub does not give it" if is_fetching(error) else ""

@@ -1,4 +1,4 @@
-"""What transformers calls what stands at a tower's last taps."""
+"""The names by which transformers calls what stands at a tower's last taps."""
 
 from __future__ import annotations
 
@@ -19,13 +19,8 @@ def maker_names(encoder: TorchEncoder, within: str = "tower") -> dict[str, str]:
 
     def run(module: nn.Module, batch: Any, **options: bool) -> dict[str, Tensor]:
         tower: Any = module.get_submodule(within)
-        asking = tower.register_forward_pre_hook(
-            lambda _, args, kwargs: (args, {**kwargs, **options}), with_kwargs=True
-        )
-        try:
+        with tower.register_forward_pre_hook(lambda _, args, kwargs: (args, {**kwargs, **options}), with_kwargs=True):
             out = forward(module, batch)
-        finally:
-            asking.remove()
         outputs = {key: getattr(out, key, None) for key in ("last_hidden_state", "pooler_output")}
         outputs["hidden_states[-1]"] = (getattr(out, "hidden_states", None) or [None])[-1] if options else None
         return {name: value for name, value in outputs.items() if isinstance(value, Tensor)}

@@ -1,10 +1,10 @@
 """`wheel:efficientnet-lite0`: a convolutional network trained on ImageNet, as timm's `tf_efficientnet_lite0`."""
 
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
+from diagnostics_timm.encoder import forward_features
 from diagnostics_timm.pixels import Middle
 from torch import Tensor, nn
 
@@ -26,15 +26,11 @@ SIDE = 224
 def efficientnet() -> TorchEncoder:
     """At 224 pixels; its heads are the pooled features and the 1,000 classes of ImageNet."""
     preprocess = Middle(WHEEL.encoder, (SIDE, SIDE), 3, (0.5,), (0.5,))
-    encoder = image_encoder(WHEEL, preprocess, untrained, convert, trunk=_trunk)
+    encoder = image_encoder(WHEEL, preprocess, untrained, convert, trunk=forward_features)
     names = names_of_outputs(
-        encoder, lambda module, batch: {"forward_features": _trunk(module, batch)}, [encoder.output_tap]
+        encoder, lambda module, batch: {"forward_features": forward_features(module, batch)}, [encoder.output_tap]
     )
     return encoder.replace(maker_names=names)
-
-
-def _trunk(module: Any, batch: Tensor) -> Tensor:
-    return module.forward_features(batch)
 
 
 def untrained() -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Generator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -14,7 +15,9 @@ import pytest
 
 import diagnostics as dx
 from diagnostics.activations.store import Store
-from diagnostics.runs.extraction import Submits
+from diagnostics.measures.geometry.spectrum import RankMe
+from diagnostics.runs import workers
+from diagnostics.runs.workers import Submits
 from tests.support.refusals import refusal
 from tests.support.tiny import tiny_dataset, tiny_encoder
 
@@ -26,6 +29,9 @@ def build():
 
 def data():
     return tiny_dataset(264)
+
+def few():
+    return tiny_dataset(40)
 """
 OPTIONS: dict[str, Any] = {"measures": ["rankme", "knn_probe"], "report": False, "watch": dx.silent, "batch_size": 16}
 
@@ -73,12 +79,74 @@ def submitit(folder: Path) -> Generator[Submits]:
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", [processes, dask, submitit])
 def test_an_executor_gives_the_numbers_of_one_process(
-    engine: Any, names: tuple[str, str], plain: dict[str, Any], tmp_path: Path
+    engine: Any, names: tuple[str, str], plain: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(workers, "WORTH", 0.0)
+    options = dict[str, Any]()
+    if engine is submitit:
+        # Each of its tasks is a process of its own, which imports everything.
+        names, options = (names[0], names[1].replace(":data", ":few")), {"controls": False, "measures": "rankme"}
+        plain = found(dx.run(*names, out=tmp_path / "plain", **OPTIONS | options))
     with engine(tmp_path / "engine") as executor:
-        run = dx.run(*names, out=tmp_path / "run", executor=executor, **OPTIONS)
+        run = dx.run(*names, out=tmp_path / "run", executor=executor, **OPTIONS | options)
     assert found(run) == plain
     assert run.store.shared and not run.store.missing_parts
+
+
+class Posts:
+    """Does each task at once, as another process that gets it by mail; `lost` names tasks that it loses."""
+
+    def __init__(self, *lost: str) -> None:
+        self.sent, self.lost = list[str](), lost
+
+    def submit(self, act: Any, /, *args: Any) -> Posts:
+        name = act.__name__
+        self.sent.append(name)
+        if name in self.lost:
+            raise OSError("no more machines")
+        posted, given = pickle.loads(pickle.dumps((act, args)))  # noqa: S301
+        self.found = pickle.dumps(posted(*given))
+        return self
+
+    def result(self) -> Any:
+        return pickle.loads(self.found)  # noqa: S301
+
+
+@pytest.mark.parametrize("lost", ["", "find_packed"])
+def test_what_takes_long_is_measured_by_the_executor_and_what_it_loses_here(
+    lost: str, names: tuple[str, str], plain: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "WORTH", 0.0)
+    found_here, find = list[str](), workers.Task.find
+    in_post = list[str]()
+
+    def watched(self: workers.Task, *given: Any) -> Any:
+        (in_post if executor.sent and not lost else found_here).append(self.tap)
+        return find(self, *given)
+
+    executor = Posts(lost)
+    monkeypatch.setattr(workers.Task, "find", watched)
+    assert found(dx.run(*names, out=tmp_path / "run", executor=executor, **OPTIONS)) == plain
+    assert "extract_part" in executor.sent and "find_packed" in executor.sent
+    assert bool(in_post) is not bool(lost) and not found_here
+
+
+def test_a_process_that_opened_another_run_at_the_place_finds_nothing(names: tuple[str, str], tmp_path: Path) -> None:
+    run = dx.run(*names, out=tmp_path / "run", **OPTIONS | {"controls": False})
+    source = workers.Source(run.path, {}, False, "0" * 32)
+    with refusal("other-run"):
+        workers.find_packed(source, workers.Task(run.store.taps[0].name, (("rankme", ""),)))
+
+
+def test_an_executor_that_cannot_send_a_measure_is_one_sentence(names: tuple[str, str], tmp_path: Path) -> None:
+    class Strange(RankMe):
+        """Of a class that no pickle finds."""
+
+        name = "strange"
+
+    with refusal("process-ended"):
+        dx.run(*names, out=tmp_path / "run", executor=Posts(), **OPTIONS | {"measures": [Strange()]})
+    assert len(Store(tmp_path / "run").missing_parts) == 9
 
 
 class Here:

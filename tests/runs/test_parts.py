@@ -19,17 +19,19 @@ import pytest
 
 import diagnostics as dx
 from diagnostics.activations.folder import Folder
-from diagnostics.activations.parts import Launch, read_record
+from diagnostics.activations.metadata import digest, seal
+from diagnostics.activations.parts import Launch, mixture
 from diagnostics.activations.plan import in_ranges, record_of
 from diagnostics.activations.run_files import listed, remove_tokens, stores
 from diagnostics.activations.shards import Journal
 from diagnostics.activations.store import Store
+from diagnostics.encoders.modules import pool
 from diagnostics.errors import StorageError
 from diagnostics.runs.extraction import extract_parts
 from diagnostics.runs.options import Request
 from tests.support.commands import diagnose
 from tests.support.refusals import refusal
-from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
+from tests.support.tiny import tiny_dataset, tiny_encoder
 
 N = 264
 OPTIONS: dict[str, Any] = {
@@ -124,7 +126,7 @@ def test_the_plain_command_does_what_is_missing(half: Path, plain: tuple[Path, d
     assert store.attrs["mixture"] == ""
     assert store.complete and store.shared
     assert {name for name, each in stores(store).items() if each.missing_parts} == set()
-    record = read_record(store, 3)
+    record = store.record(3)
     rows = store.plan.rows_of(3)
     assert record["rows"] == [rows.start, rows.stop] and record["batch_size"] == 16
     assert set(record["files"]) == set(store.files_of(3, with_tokens=True))
@@ -243,6 +245,98 @@ def test_two_launches_of_one_part_agree_or_name_both(half: Path) -> None:
     assert (half / file).read_bytes() == changed, "what is there stays"
 
 
+def test_a_part_whose_record_was_lost_is_kept_as_it_is_by_a_launch_that_rounds_otherwise(
+    half: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, before = Store(half), shards(half)
+    os.remove(half / record_of(0))
+
+    def rounded(tap: Any, tokens: Any, *given: Any) -> Any:
+        return pool(tap, tokens, *given) * (1 + 1e-6)
+
+    monkeypatch.setattr("diagnostics.activations.extract.pool", rounded)
+    with refusal("other-run", "--out"):
+        launched(half, "1/2", batch_size=16, exact=True)
+    launched(half, "1/2", batch_size=8)
+    record = store.record(0)
+    assert record["beside"] and record["batch_size"] == 8 and shards(half) == before
+    assert {name: digest(before[name]) for name in record["files"]} == record["files"]
+    assert "of 8," in mixture(store) and "of 16," in mixture(store)
+
+
+def test_a_record_of_another_run_does_not_count(half: Path, plain: tuple[Path, dict[str, Any]]) -> None:
+    store = Store(half)
+    for part, change in ((0, {"run": "0" * 64}), (2, {"files": {}})):
+        record = json.loads((half / record_of(part)).read_bytes())
+        sealed = seal({key: value for key, value in record.items() if key != "digest"} | change)
+        (half / record_of(part)).write_bytes(sealed if part == 0 else sealed.replace(b"rows", b"lows"))
+    assert store.missing_parts == [0, 1, 2, 3, 5, 7]
+    launched(half, "1/2")
+    assert store.missing_parts == [1, 3, 5, 7]
+    assert store.record(0)["run"] == store.mark
+
+
+def test_with_exact_several_ways_are_refused_and_one_is_not(half: Path, tmp_path: Path) -> None:
+    with refusal("irreproducible", "--exact"):
+        launched(half, "2/2", batch_size=8, exact=True)
+    assert Store(half).missing_parts == [1, 3, 5, 7], "before anything is passed"
+    launched(half, "2/4", exact=True, controls=True)
+    launched(half, "4/4", batch_size=8)
+    with refusal("irreproducible", "--exact"):
+        measured(half, exact=True)
+    assert measured(half)["profiles"]
+    with refusal("no-effect", "--exact"):
+        measured(tmp_path / "alone", exact=True)
+    assert not (tmp_path / "alone").exists()
+
+
+def test_a_full_shared_disk_stops_one_launch_and_loses_nothing(
+    half: Path, plain: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, left = Folder.put_new, [3]
+
+    def fill(self: Folder, name: str, *given: Any, **more: Any) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        put(self, name, *given, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "put_new", fill)
+        with refusal("no-space", half, kind=StorageError):
+            launched(half, "2/2")
+    assert Store(half).missing_parts == [1, 3, 5, 7]
+    launched(half, "2/2")
+    assert measured(half) == plain[1]
+
+
+def test_a_run_of_another_version_is_neither_joined_nor_changed(half: Path) -> None:
+    path = half / "zarr.json"
+    document = json.loads(path.read_bytes())
+    document["attributes"]["diagnostics_format"] += 1
+    path.write_text(json.dumps(document))
+    before = path.read_bytes()
+    with refusal("other-version", kind=StorageError):
+        launched(half, "2/2")
+    assert path.read_bytes() == before
+
+
+def test_sealed_files_and_their_folders_are_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file and its folder, and the folder around one that is new."""
+    flushed, fsync = list[str](), os.fsync
+
+    def watched(handle: int) -> None:
+        flushed.append(os.readlink(f"/proc/self/fd/{handle}"))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    Folder(tmp_path).put_new("parts/0.json", b"{}", flushed=True)
+    assert {str(tmp_path), str(tmp_path / "parts")} <= set(flushed) and len(flushed) == 3
+    flushed.clear()
+    Folder(tmp_path).put("parts/0.json", b"[]", flushed=True)
+    assert flushed[-1] == str(tmp_path / "parts") and len(flushed) == 2
+
+
 def test_a_run_says_that_its_parts_were_computed_in_several_ways(half: Path) -> None:
     launched(half, "2/2", batch_size=8, controls=True)
     run = dx.run(tiny_encoder(blocks=1), tiny_dataset(N), out=half, watch=dx.silent, report=False, **OPTIONS)
@@ -312,14 +406,6 @@ def test_auto_reads_the_variables_of_one_engine_and_says_which(
             Launch.of(text)
 
 
-def test_a_dense_target_needs_stored_tokens_or_none(tmp_path: Path) -> None:
-    data = tiny_dataset(24, "image")
-    request = Request(encoder=tiny_image_encoder(), dataset=data, out=tmp_path / "run", dense="streamed")
-    with refusal("unsupported"):
-        extract_parts(request, Launch())
-    assert not (tmp_path / "run").exists()
-
-
 def test_what_another_command_observed_meanwhile_stays(half: Path) -> None:
     """It may be reading it."""
     about = {"samples": 4, "reason": "", "left_out": {}, "state": {"by": "tests", "version": "1"}}
@@ -377,7 +463,7 @@ def test_more_launches_than_parts_and_the_command_line(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_commands_of_the_page_on_many_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for package in ("fracast", "pyarrow"):
+    for package in ("fracast", "pyarrow", "timm"):
         pytest.importorskip(package)
     if not (page := Path(__file__).parents[2] / "docs" / "how-to" / "scale.md").is_file():
         pytest.skip("tests run without the docs beside them")
@@ -387,12 +473,14 @@ def test_the_commands_of_the_page_on_many_machines(tmp_path: Path, monkeypatch: 
         for block in page.read_text(encoding="utf-8").split("```console\n")[1:]
         for line in block.partition("```")[0].splitlines()
     ]
-    assert sum("--part" in line for line in lines) == 4 and len(lines) == 5
+    assert sum("--part" in line for line in lines) == 8 and len(lines) == 10
     for line in lines:
-        # Probes of all controls would take minutes.
-        done = diagnose(*shlex.split(line.replace("linear_probe", "rankme"))[1:])
+        # Probes of all controls, and of all taps, would take minutes.
+        less = ["--taps", "embed"] if "segmentation_probe" in line else []
+        done = diagnose(*shlex.split(line.replace("linear_probe", "rankme"))[1:], *less)
         assert done.status == 0, done.err
     assert dx.open_run("runs/shared").store.shared
+    assert dx.open_run("runs/dense").profile("segmentation_probe/segmentation").data.attrs["tokens"] == "streamed"
     assert len(pd.read_parquet("features/lorenz")) == 300
 
 

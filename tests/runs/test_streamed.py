@@ -24,14 +24,17 @@ from diagnostics.measures.probes.dense import DenseRows, TokenMap, Values
 from diagnostics.measures.probes.least_squares import Moments, folds
 from diagnostics.measures.probes.segmentation import Classes, SegmentationProbe, mean_iou
 from diagnostics.progress import Cost
-from diagnostics.runs import redraws, streamed
-from diagnostics.runs.streamed import block_bytes, passes_over
+from diagnostics.runs import block_sums, redraws, streamed
+from diagnostics.runs.block_sums import block_bytes
+from diagnostics.runs.streamed import passes_over
 from tests.runs.test_token_probes import cells, images, score
 from tests.support.planted import planted_image_encoder, planted_images
 from tests.support.refusals import refusal
 from tests.support.tiny import tiny_encoder, tiny_image_encoder
 
 MEASURES = ["linear_probe", "segmentation_probe"]
+READING = ["reading val", "reading rest"]
+"""The steps of the pass that judges."""
 HEIGHT, SCENE = "linear_probe/height", "segmentation_probe/scene"
 
 
@@ -88,7 +91,8 @@ def test_scores_do_not_depend_on_the_batch(
     def rounded(tokens: torch.Tensor, tap: Any, dense: Any) -> torch.Tensor:
         return (tokens * 1024).round() / 1024
 
-    monkeypatch.setattr(streamed, "_on_grid", rounded)
+    for module in (block_sums, streamed):
+        monkeypatch.setattr(module, "on_grid", rounded)
     runs = [measure(tmp_path / str(size), batch_size=size) for size in (16, batch)]
     names = [path.name for path in (tmp_path / "16" / "observed").iterdir() if path.is_dir()]
     assert len(names) == 15  # five blocks of one mask and of two targets
@@ -215,9 +219,9 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What each pass beside the extraction is for."""
     each, steps = streamed._Passes.each, list[str]()
 
-    def watched(self: Any, rows: np.ndarray, reads: Any, step: str, visit: Any) -> None:
+    def watched(self: Any, batches: Any, reads: Any, step: str, visit: Any) -> None:
         steps.append(step)
-        each(self, rows, reads, step, visit)
+        each(self, batches, reads, step, visit)
 
     monkeypatch.setattr(streamed._Passes, "each", watched)
     return steps
@@ -225,10 +229,10 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_sums_are_gathered_along_with_the_extraction(tmp_path: Path, passes: list[str]) -> None:
     measure(tmp_path)
-    assert passes == ["reading block 1", "reading test"]
+    assert passes == READING
     passes.clear()
     measure(tmp_path / "fit", choose_on="fit")
-    assert passes == [*(f"reading block {i}" for i in range(1, 6)), "reading test"]
+    assert passes == READING
 
 
 @pytest.mark.parametrize("short", ["free", "MemoryError", "RuntimeError"])
@@ -241,12 +245,12 @@ def test_without_memory_for_all_sums_they_are_gathered_later(
         add(self, *given)
 
     if short == "free":
-        monkeypatch.setattr(streamed, "free_bytes", lambda: 1000)
+        monkeypatch.setattr(block_sums, "free_bytes", lambda: 1000)
     else:
-        add = streamed._BlockSums.add
-        monkeypatch.setattr(streamed._BlockSums, "add", full)
+        add = block_sums.BlockSums.add
+        monkeypatch.setattr(block_sums.BlockSums, "add", full)
     again = measure(tmp_path)
-    assert passes == [*(f"summing block {i} of 5" for i in range(1, 6)), "reading block 1", "reading test"]
+    assert passes == [*(f"summing block {i} of 5" for i in range(1, 6)), *READING]
     np.testing.assert_allclose(again.profile(SCENE).data["score"], run.profile(SCENE).data["score"], atol=1e-6)
 
 
@@ -256,10 +260,10 @@ def test_a_kill_costs_the_block_in_hand(
     measure(tmp_path, measures="rankme")
     each = streamed._Passes.each
 
-    def failing(self: Any, rows: np.ndarray, reads: Any, step: str, visit: Any) -> None:
+    def failing(self: Any, batches: Any, reads: Any, step: str, visit: Any) -> None:
         if step.startswith("summing block 3"):
             raise KeyboardInterrupt
-        each(self, rows, reads, step, visit)
+        each(self, batches, reads, step, visit)
 
     with monkeypatch.context() as patched:
         patched.setattr(streamed._Passes, "each", failing)
@@ -267,11 +271,11 @@ def test_a_kill_costs_the_block_in_hand(
             measure(tmp_path)
     passes.clear()
     again = measure(tmp_path)
-    assert passes == [*(f"summing block {i} of 5" for i in (3, 4, 5)), "reading block 1", "reading test"]
+    assert passes == [*(f"summing block {i} of 5" for i in (3, 4, 5)), *READING]
     np.testing.assert_allclose(again.profile(SCENE).data["score"], run.profile(SCENE).data["score"], atol=1e-6)
     passes.clear()
     measure(tmp_path)
-    assert passes == ["reading block 1", "reading test"]
+    assert passes == READING
 
 
 def bytes_of(found: Any) -> int:
@@ -282,7 +286,7 @@ def bytes_of(found: Any) -> int:
 
 
 def test_what_is_judged_takes_few_bytes_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reads, choose = list[Any](), streamed.Read.choose_variants
+    reads, choose = list[Any](), block_sums.Read.choose_variants
     tried = list[int]()
 
     def watched(self: Any) -> None:
@@ -290,7 +294,7 @@ def test_what_is_judged_takes_few_bytes_a_sample(tmp_path: Path, monkeypatch: py
         tried.append(bytes_of(self.judged))
         choose(self)
 
-    monkeypatch.setattr(streamed.Read, "choose_variants", watched)
+    monkeypatch.setattr(block_sums.Read, "choose_variants", watched)
     run = measure(tmp_path, measures="segmentation_probe")
     (read,) = reads
     # Of union and loss of three classes a number each, and the row.
@@ -654,10 +658,10 @@ def test_fewer_groups_than_blocks_leave_blocks_empty(tmp_path: Path, choose_on: 
 def test_a_large_offset_of_the_features_costs_no_digits(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    near = streamed._on_grid
-    monkeypatch.setattr(streamed, "_on_grid", lambda tokens, tap, dense: near(tokens, tap, dense) + 500)
-    origins = streamed._origins
-    monkeypatch.setattr(streamed, "_origins", lambda *given: {k: v + 500 for k, v in origins(*given).items()})
+    near, origins = block_sums.on_grid, block_sums.origins_of
+    for module in (block_sums, streamed):
+        monkeypatch.setattr(module, "on_grid", lambda tokens, tap, dense: near(tokens, tap, dense) + 500)
+    monkeypatch.setattr(block_sums, "origins_of", lambda *given: {k: v + 500 for k, v in origins(*given).items()})
     far = measure(tmp_path)
     np.testing.assert_allclose(far.profile(HEIGHT).data["score"], run.profile(HEIGHT).data["score"], atol=2e-4)
 

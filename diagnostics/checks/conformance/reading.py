@@ -289,13 +289,13 @@ def _record(subject: EncoderUnderTest) -> Generator[dict[Key, np.ndarray]]:
                 seen[name, call, when, item] = (copied.float() if half else copied).numpy()
 
     def begin(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
-        def called(*args: Any, **kwargs: Any) -> Any:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
             # Of an encoder that is cut before this module, the pass ends here.
             note(name, calls[name], "before", args or kwargs)
             calls[name] += 1
             return real(*args, **kwargs)
 
-        return called
+        return wrapper
 
     def watch(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
@@ -417,7 +417,7 @@ def attention(subject: EncoderUnderTest) -> Outcome:
 def padding(subject: EncoderUnderTest) -> Outcome:
     """The content of padding does not change what is pooled."""
     encoder = subject.encoder
-    sample = _padded(subject)
+    sample = _sample_with_padding(subject)
     if sample is None:
         return not_applicable(f"{encoder.modality} samples are not padded")
     try:
@@ -442,11 +442,11 @@ def padding(subject: EncoderUnderTest) -> Outcome:
     batch = default_collate([part, other])
     names = encoder.poolings
 
-    def pooled(tap: Tap, tokens: Tensor) -> Tensor:
+    def reduce(tap: Tap, tokens: Tensor) -> Tensor:
         mask = encoder.valid(batch, tap)
         return pool(tap, tokens, names, None if mask is None else mask.to(tokens.device))
 
-    activations = subject.capture(batch, pooled)
+    activations = subject.capture(batch, reduce)
     worst = 0.0
     for tap in encoder.taps:
         differs = difference(activations[tap.name][1], activations[tap.name][0])
@@ -459,7 +459,7 @@ def padding(subject: EncoderUnderTest) -> Outcome:
     return ok(f"padding changes pooled activations by {worst:.1g} of their spread at most", difference=worst)
 
 
-def _padded(subject: EncoderUnderTest) -> np.ndarray | None:
+def _sample_with_padding(subject: EncoderUnderTest) -> np.ndarray | None:
     sample, modality = subject.samples[0], subject.encoder.modality
     if modality == "text":
         return np.array(str(sample)[: max(1, len(str(sample)) // 2)])
@@ -473,9 +473,13 @@ def _padded(subject: EncoderUnderTest) -> np.ndarray | None:
 def _other_padding(whole: Mapping[str, Any], part: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The padded sample with other content where its mask differs from that of the whole one."""
     for key, mask in part.items():
-        if not isinstance(mask, Tensor) or not isinstance(whole.get(key), Tensor) or mask.shape != whole[key].shape:
-            continue
-        if mask.ndim == 0 or not ((mask == 0) | (mask == 1)).all():
+        if (
+            not isinstance(mask, Tensor)
+            or not isinstance(whole.get(key), Tensor)
+            or mask.shape != whole[key].shape
+            or mask.ndim == 0
+            or not ((mask == 0) | (mask == 1)).all()
+        ):
             continue
         where = mask != whole[key]
         changed = dict(part)

@@ -73,8 +73,8 @@ def deviation(found: Any, known: Any) -> float:
 
 
 CHOICE = attrgetter("chosen_tap", "best_tap", "tap_set", "hidden_gap", "gap_bound")
-RECOMMENDED = attrgetter("verdict", "confidence", "tap", "also", "at_output", "score", "output")
-FOUND = attrgetter("few", "token_samples", "chosen_on", "margin", "floor", "units_needed", "ceiling")
+RECOMMENDED = ("verdict", "confidence", "tap", "also", "at_output", "score", "output")
+FOUND = ("few", "token_samples", "chosen_on", "margin", "floor", "units_needed", "ceiling")
 
 
 def controls(name: str) -> list[Any]:
@@ -180,7 +180,7 @@ def older() -> list[Any]:
     return [*found, apply.with_choice(new) is new]
 
 
-def refused(margin: float | None) -> bool:
+def refuses(margin: float | None) -> bool:
     """Test for a margin that is none."""
     try:
         verdict.check_margin(margin)
@@ -254,8 +254,8 @@ def lost_draws() -> list[Any]:
     return [[each.attrs[redraws.NO_REDRAWS] for each in found], [each and each.to_json() for each in made]]
 
 
-def measured(targets: Iterable[str], probe: type[Planted] = Planted, asked: Sequence[str] = ()) -> apply.Measured:
-    """What the encoder of one target gives of several."""
+def results_on(targets: Iterable[str], probe: type[Planted] = Planted, asked: Sequence[str] = ()) -> apply.Measured:
+    """The results on the encoder of one target for several."""
     read = {key: each for name in targets for key, each in target(name).items()}
     return apply.measure_all([probe()], encoder("young"), read, asked=asked)
 
@@ -396,7 +396,7 @@ LEVEL = torch.tensor([0.5, 0.9, 0.7, 0.6]).double()[None, :, None].expand(1, 4, 
 
 
 def path(worth: Sequence[float], right: Sequence[int], spread: float, *whole: bool) -> int:
-    """How many penalties are tried."""
+    """The number of penalties that are tried."""
     answers = (torch.arange(10)[None, None] < n for n in right)
     lost = ((w + i * spread * torch.linspace(-1, 1, 10).double())[None, None] for i, w in enumerate(worth))
     judged = zip(answers, lost, strict=True)
@@ -405,7 +405,7 @@ def path(worth: Sequence[float], right: Sequence[int], spread: float, *whole: bo
 
 
 def last() -> list[Any]:
-    """Whether fits on train, and on train and val, are near those that go all the way; and where features are about."""
+    """Tests of fits on train, and on train and val, for being near those that go all the way; and where features are about."""
     x, labels, fold = class_data()
     features, codes, val, penalty = torch.tensor(x), labels.clip(max=2), fold == 0, np.array([0.1, 1.0, 0.01])
     rows, train = softmax.LogisticRows(features, codes, exact=True), torch.tensor(~val)
@@ -442,13 +442,13 @@ def classes() -> list[Any]:
 ASKED: Mapping[str, Callable[[], Any]] = {
     **{f"choice of {name} on {on}": lambda name=name, on=on: CHOICE(profile(name, 0, on)) for name in PLANTED for on in ("fit", "val")},
     **{f"gap of the chosen tap of {name}": lambda name=name: profile(name).data.attrs.get(attribute.CHOSEN_GAP_LOW) for name in PLANTED},
-    **{f"recommendation of {name}": lambda name=name: RECOMMENDED(recommendation.recommend(profile(name))) for name in PLANTED},
-    **{f"finding of {name}": lambda name=name: FOUND(profile(name)) for name in PLANTED},
+    **{f"recommendation of {name}": lambda name=name: attrgetter(*RECOMMENDED)(recommendation.recommend(profile(name))) for name in PLANTED},
+    **{f"finding of {name}": lambda name=name: attrgetter(*FOUND)(profile(name)) for name in PLANTED},
     **{f"words on {name}": lambda name=name: [profile(name).reading[:8], sorted(profile(name).beside), sorted(profile(name).lines)] for name in PLANTED},
     **{f"scores of {name}": lambda name=name: list(map(profile(name).at, profile(name).taps)) for name in PLANTED},
     **{f"controls of {name}": partial(controls, name) for name in ("hidden", "late", "alike", "class")},
     **{f"drawn scores of {name} on {on}": partial(drawn_scores, name, on) for name in ("hidden", "unsure") for on in ("fit", "val")},
-    "what fits": misfits, "choices of older results": older, "margins refused": lambda: [refused(margin) for margin in (None, 0.05, 0.0, 2.0, -1.0, np.nan)],
+    "what fits": misfits, "choices of older results": older, "margins refused": lambda: [refuses(margin) for margin in (None, 0.05, 0.0, 2.0, -1.0, np.nan)],
     "what a kernel reads": read_by_kernel,
     "kinds of profiles": lambda: [[made.label, made.higher_is_better, made.is_probe, made.chosen_on] for made in (
         read_with("linear", result("hidden")), Profile("planted", "x", result("hidden", choose_on="val").assign_attrs(higher_is_better="no"), {}),
@@ -525,13 +525,13 @@ ASKED: Mapping[str, Callable[[], Any]] = {
     **comparisons.ASKED,
     "redraws": drawn_again, "draws without a value": lost_draws,
     "one tap for several targets": lambda: [apply.common_tap(list(map(result, ("hidden", "late", "alike")))), apply.common_tap([])],
-    "few units beside another target": lambda: [each.attrs["chosen_tap"] for each in measured(("young", "alike")).results.values()],
-    "a target that no probe reads": lambda: [list(measured((), asked=asked).skipped) for asked in ((), ("planted",))],
+    "few units beside another target": lambda: [each.attrs["chosen_tap"] for each in results_on(("young", "alike")).results.values()],
+    "a target that no probe reads": lambda: [list(results_on((), asked=asked).skipped) for asked in ((), ("planted",))],
     "first probes": lambda: [
         each.measure for each in recommendation.first_probes([profile("hidden"), Profile("other", "hidden", result("hidden"), {}), Profile("cka", None, result("hidden").drop_vars("loss"), {})]).values()
     ],
     "order of findings": lambda: [each.target for each in recommendation.by_verdict(list(map(profile, ORDERED)))],
-    "ways": lambda: [measured(("alike",), kind).results["planted/alike"].attrs[attribute.HIGHER_IS_BETTER] for kind in (Planted, type("Lower", (Planted,), {"higher_is_better": False}))],
+    "ways": lambda: [results_on(("alike",), kind).results["planted/alike"].attrs[attribute.HIGHER_IS_BETTER] for kind in (Planted, type("Lower", (Planted,), {"higher_is_better": False}))],
     "favours": lambda: [
         apply.choose_taps({"p": result("unsure", choose_on="val").assign_attrs(units_train=n, units_val=0), **beside})["p"].attrs["chosen_tap"]
         for beside in ({}, {"q": result("hidden")}) for n in (0, 1, 9, 10)

@@ -411,7 +411,7 @@ class _Watching(TorchFunctionMode):
         def of_rows(rows: slice) -> tuple[Tensor, str]:
             part = weights[rows] if weights.dtype == torch.float64 else weights[rows].float()
             mass = part.sum(-1)
-            # A query that may see nothing weighs nothing.
+            # The weights of a query without any key are all 0.
             summed = bool((((mass - 1).abs() <= most) | (mass == 0)).all()) and bool((part >= 0).all())
             return part, doubt if summed else "what weighs its values is no longer a softmax"
 

@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diagnostics.encoders.modules import random_kept
-from diagnostics.errors import DiagnosticsError, describe, unknown
+from diagnostics.errors import DiagnosticsError, check_known, describe
 from diagnostics.vocabulary import KERNELS, Kernel
 
 # The calls of torch's `scaled_dot_product_attention` in a pass, whatever the model, also those inside torch's own
@@ -100,8 +100,7 @@ MISSING, REFUSED = "No viable backend", "No available kernel"
 
 def check_kernel(name: str) -> None:
     """Raises DiagnosticsError for a name that no kernel has."""
-    if name not in KERNELS:
-        raise unknown("attention kernel", name, KERNELS)
+    check_known("attention kernel", name, KERNELS)
 
 
 @contextmanager
@@ -131,7 +130,7 @@ def attention_in(kernel: Kernel) -> Generator[None]:
         with sdpa_kernel(_BACKENDS[kernel]):
             yield
     except RuntimeError as error:
-        if not _refused(error):
+        if not _is_refusal(error):
             raise
         raise DiagnosticsError(
             f"The {kernel} kernel refuses attention that did not occur in the first pass ({describe(error)}): give "
@@ -186,7 +185,7 @@ class _Trying:
         """Kind of call -> the kernel that torch chose, and why faster ones were refused."""
 
     def answer(self, call: SdpaCall) -> Any:
-        """What a call gives, which is tried before it runs."""
+        """The result of a call, which is tried before it runs."""
         kind = _kind(call)
         self.calls[kind] += 1
         if self.calls[kind] == 1:
@@ -195,7 +194,7 @@ class _Trying:
 
     def _try(self, kind: tuple[Any, ...], call: SdpaCall) -> None:
         if self.kernel == "auto":
-            self.ran[kind] = _chosen(call)
+            self.ran[kind] = _choice(call)
         elif reason := _refusal(self.kernel, call):
             narrower = f"{self.half} or " if "dtype" in reason else ""
             raise DiagnosticsError(
@@ -206,7 +205,7 @@ class _Trying:
 
     @property
     def sentence(self) -> str:
-        """What `auto` came to."""
+        """The choices of `auto` in words."""
         counts: Counter[tuple[str, str]] = Counter()
         for kind, which in self.ran.items():
             counts[which] += self.calls[kind]
@@ -217,14 +216,14 @@ class _Trying:
 
 
 def _kind(call: SdpaCall) -> tuple[Any, ...]:
-    """What decides whether a kernel takes a call; the number of samples does not."""
+    """All that decides whether a kernel takes a call; the number of samples does not."""
     tensors = [call.argument(place, name) for place, name in enumerate(("query", "key", "value", "attn_mask"))]
     facts = [(t.shape[1:], t.dtype, t.device, t.requires_grad) if isinstance(t, Tensor) else None for t in tensors]
     dropout, causal = call.argument(4, "dropout_p", 0.0) > 0, call.argument(5, "is_causal", False)
     return (*facts, dropout, causal, call.argument(7, "enable_gqa", False), torch.is_grad_enabled())
 
 
-def _chosen(call: SdpaCall) -> tuple[str, str]:
+def _choice(call: SdpaCall) -> tuple[str, str]:
     """The kernel that torch chooses for a call, and why faster ones do not take it."""
     with _Operators() as operators:
         call.run()
@@ -252,13 +251,13 @@ class _Operators(TorchDispatchMode):
 
 
 def _refusal(kernel: Kernel, call: SdpaCall) -> str:
-    """Why a kernel does not take a call, in torch's words; "" where it does."""
+    """The reason why a kernel does not take a call, in torch's words; "" where it does."""
     with warnings.catch_warnings(record=True) as said, sdpa_kernel(_BACKENDS[kernel]):
         warnings.simplefilter("always")
         try:
             call.run()
         except RuntimeError as error:
-            if not _refused(error):
+            if not _is_refusal(error):
                 raise
             if MISSING in str(error):
                 return f"torch has no such kernel for {call.argument(0, 'query').device.type}"
@@ -268,12 +267,12 @@ def _refusal(kernel: Kernel, call: SdpaCall) -> str:
     return ""
 
 
-def _refused(error: RuntimeError) -> bool:
+def _is_refusal(error: RuntimeError) -> bool:
     return MISSING in str(error) or REFUSED in str(error)
 
 
 def _reason(kernel: str, lines: Sequence[str]) -> str:
-    """What torch says about one kernel, among all that it says: below its heading, without where in torch that is
+    """The words of torch about one kernel, among all that it says: below its heading, without where in torch that is
     said.
     """
     of, reasons = "", list[str]()

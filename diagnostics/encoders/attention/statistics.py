@@ -24,7 +24,7 @@ from torch import Tensor
 
 from diagnostics.encoders.attention.capture import FusedCall
 from diagnostics.encoders.taps import Site, Tap
-from diagnostics.errors import DiagnosticsError, describe, unknown
+from diagnostics.errors import DiagnosticsError, check_known, describe
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +147,7 @@ class Statistics:
         return self.received.amax(-1)
 
     def received_by_most(self, share: float = 0.01) -> Tensor:
-        """What this share of the grid keys, those that receive most, gets of all that grid keys receive [B, H].
+        """The part of all that grid keys receive that this share of them gets, those that receive most [B, H].
 
         The last key counts in part, so that uniform attention gives `share` for any number of keys.
         """
@@ -419,26 +419,21 @@ INSTALL = "python -m pip install triton"
 
 
 def refused(call: FusedCall, tokens: Tokens) -> str:
-    """Why these kernels do not read a call; "" where they do."""
+    """The reason why these kernels do not read a call; "" where they do."""
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    if importlib.util.find_spec("triton") is None:
-        return f"triton is not installed (`{INSTALL}`)"
-    if not (call.q.is_cuda or interpreted):
-        return f"it runs on a GPU, and the encoder is on {call.q.device.type}"
-    if call.q.shape[-2] != call.k.shape[-2]:
-        return "queries and keys are not the same tokens"
-    if call.mask is not None:
-        return "the model gives its kernel a mask"
-    if call.q.dtype == torch.float64:
-        return "it computes in float32, and the model in float64"
-    if call.q.shape[-1] > WIDEST or call.v.shape[-1] != call.q.shape[-1]:
-        return (
-            f"heads are {call.q.shape[-1]} wide (values {call.v.shape[-1]}), and it reads widths of {WIDEST} at "
-            f"most, all alike"
-        )
-    if tokens.places.shape[1] > AXES:
-        return f"the grid has {tokens.places.shape[1]} axes, and it knows {AXES} at most"
-    return ""
+    width, of_values, axes = call.q.shape[-1], call.v.shape[-1], tokens.places.shape[1]
+    reasons = {
+        f"triton is not installed (`{INSTALL}`)": importlib.util.find_spec("triton") is None,
+        f"it runs on a GPU, and the encoder is on {call.q.device.type}": not (call.q.is_cuda or interpreted),
+        "queries and keys are not the same tokens": call.q.shape[-2] != call.k.shape[-2],
+        "the model gives its kernel a mask": call.mask is not None,
+        "it computes in float32, and the model in float64": call.q.dtype == torch.float64,
+        f"heads are {width} wide (values {of_values}), and it reads widths of {WIDEST} at most, all alike": (
+            width > WIDEST or of_values != width
+        ),
+        f"the grid has {axes} axes, and it knows {AXES} at most": axes > AXES,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
 
 
 def by_triton(call: FusedCall, out: Tensor, tokens: Tokens) -> Statistics:
@@ -511,8 +506,7 @@ def attention_statistics(call: FusedCall, out: Tensor, tokens: Tokens, by: Imple
     """
     if by == "auto":
         return _automatic(call, out, tokens)
-    if by not in IMPLEMENTATIONS:
-        raise unknown("attention statistics", by, ("auto", *IMPLEMENTATIONS))
+    check_known("attention statistics", by, ("auto", *IMPLEMENTATIONS))
     if by == "triton" and (reason := refused(call, tokens)):
         raise DiagnosticsError(
             f"Attention statistics by triton cannot be had here: {reason}; choose auto or blocks.", code="no-kernel"
@@ -532,7 +526,7 @@ def _automatic(call: FusedCall, out: Tensor, tokens: Tokens) -> Statistics:
             statistics = by_triton(call, out, tokens)
         except torch.OutOfMemoryError as error:  # of this call: another may have room
             reason = describe(error)
-        except Exception as error:  # a compiler, a driver and a card that may not know each other
+        except Exception as error:  # compiler, driver and GPU raise many kinds of error
             reason = _FAILED[case] = f"triton failed: {describe(error)}"
         else:
             _log_choice("triton", "")

@@ -4,7 +4,7 @@ Logits are in units of log2. Kinds of tokens: 0 padding, 1 prefix, 2 grid. Impor
 """
 
 
-# Triton ships no types, and what stands in a kernel is no Python.
+# Triton ships no types, and type checkers do not know the language of kernels.
 
 import triton
 import triton.language as tl

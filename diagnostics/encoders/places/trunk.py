@@ -132,10 +132,8 @@ class Places:
             first, last = self._divides(shape[2:], axes), self._divides(shape[1:-1], axes)
         if first and last:
             # As many features as places along a side: the model may tell, or its weights, which have as many features.
-            if self.channels_last is not None:
-                first = not self.channels_last
-            else:
-                first = self._features_first(shape[1], shape[-1], module)
+            told = self.channels_last
+            first = self._features_first(shape[1], shape[-1], module) if told is None else not told
         if first:
             return Place("channels_first", shape[1], Grid(shape[2:], axes))
         return Place("channels_last", shape[-1], Grid(shape[1:-1], axes)) if last else None
@@ -210,9 +208,8 @@ class Places:
     def _fits(self, shape: Sequence[int], axes: Sequence[str]) -> bool:
         """True if a map has the input's proportions, and no axis more places than the input."""
         sizes = dict(zip(axes, shape, strict=True))
-        if any(n > self.extents[axis] for axis, n in sizes.items() if axis in "tv"):
-            return False
-        if "v" in sizes and sizes["v"] != self.extents["v"]:
+        larger = any(n > self.extents[axis] for axis, n in sizes.items() if axis in "tv")
+        if larger or ("v" in sizes and sizes["v"] != self.extents["v"]):
             return False
         if "y" not in sizes or "x" not in sizes:
             return True
@@ -333,7 +330,7 @@ def _chain(model: nn.Module) -> list[_Named]:
 def _plain_layers(model: nn.Module) -> list[_Named]:
     """The activations of a network of single layers, each the end of one: VGG."""
     core = _core(model)
-    layers = [child for _, child in core if _weighted(child)]
+    layers = [child for _, child in core if _weight_layers(child)]
     if len(layers) < _LEAST_CHAIN or any(_composite(child) for _, child in core):
         return []
     return [(name, child) for name, child in core if type(child).__module__ == "torch.nn.modules.activation"]
@@ -400,14 +397,14 @@ _WEIGHTED = (
 )
 
 
-def _weighted(module: nn.Module) -> int:
+def _weight_layers(module: nn.Module) -> int:
     """The number of its convolutions and linear layers."""
     return sum(isinstance(part, _WEIGHTED) for part in module.modules())
 
 
 def _deep(module: nn.Module) -> bool:
     """True if it is more than one layer with its norm and activation: a stem, a reduction, a separable convolution."""
-    return _weighted(module) > 1 and any("norm" in type(part).__name__.lower() for part in module.modules())
+    return _weight_layers(module) > 1 and any("norm" in type(part).__name__.lower() for part in module.modules())
 
 
 def _size(modules: list[_Named]) -> int:

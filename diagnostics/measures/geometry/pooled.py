@@ -199,52 +199,61 @@ class _Directional(PooledMeasure):
         """Its value for independent directions without preference."""
 
 
-class Uniformity(_Directional):
-    name = "uniformity"
-    answers = "How evenly do the samples cover the sphere of directions?"
-    source = WANG
-    standard = False
-    t: ClassVar[float] = 2.0
-    functional = "uniformity: log mean exp(-2 |u_i - u_j|^2) over pairs i < j of samples at length 1"
-    about: ClassVar[Mapping[str, str]] = {
-        "line_noise": "the value of independent, evenly spread directions of that width"
-    }
-    known_answers = (
+def _uniformity(u: Tensor) -> tuple[float, np.ndarray]:
+    """Uniformity at t = 2, and its change with the weight of each sample."""
+    means = _kernel_means(u, 2.0)
+    return _log_mean(means), (2 * (means / means.mean() - 1) / len(u)).cpu().numpy()
+
+
+def _uniformity_of_noise(features: int) -> float:
+    from scipy.special import hyp0f1
+
+    # E exp(2 t c) over the cosine c of such directions is 0F1(; d / 2; t^2), at t = 2.
+    return float(np.log(hyp0f1(features / 2, 4.0)) - 4.0)
+
+
+def _mean_cosine(u: Tensor) -> tuple[float, np.ndarray]:
+    """Mean cosine, and its change with the weight of each sample."""
+    means = _mean_cosines(u)
+    return float(means.mean()), (2 * (means - means.mean()) / len(u)).cpu().numpy()
+
+
+Uniformity = define(
+    _Directional,
+    "Uniformity",
+    name="uniformity",
+    answers="How evenly do the samples cover the sphere of directions?",
+    source=WANG,
+    standard=False,
+    functional="uniformity: log mean exp(-2 |u_i - u_j|^2) over pairs i < j of samples at length 1",
+    about={"line_noise": "the value of independent, evenly spread directions of that width"},
+    known_answers=(
         # -3.0161 with the pairs of a sample and itself.
         Case("orthonormal vectors", -4, WANG, lambda: uniformity(np.eye(32))),
         Case(
             "unit circle: ln I0(4) - 4 (2000 points)", -1.575027204484541, WANG, lambda: uniformity(circle(2000)), 2e-3
         ),
-    )
-
-    def value(self, u: Tensor) -> tuple[float, np.ndarray]:
-        means = _kernel_means(u, self.t)
-        return _log_mean(means), (2 * (means / means.mean() - 1) / len(u)).cpu().numpy()
-
-    def noise(self, features: int) -> float:
-        from scipy.special import hyp0f1
-
-        # E exp(2 t c) over the cosine c of such directions is 0F1(; d / 2; t^2).
-        return float(np.log(hyp0f1(features / 2, self.t**2)) - 2 * self.t)
+    ),
+    value=lambda self, u: _uniformity(u),
+    noise=lambda self, features: _uniformity_of_noise(features),
+)
 
 
-class MeanCosine(_Directional):
-    name = "mean_cosine"
-    answers = "Do all samples point the same way (anisotropy)?"
-    source = ETHAYARAJH
-    functional = "mean cosine similarity over pairs i < j of samples"
-    about: ClassVar[Mapping[str, str]] = {"line_noise": "0, the value of independent, evenly spread directions"}
-    known_answers = (
+MeanCosine = define(
+    _Directional,
+    "MeanCosine",
+    name="mean_cosine",
+    answers="Do all samples point the same way (anisotropy)?",
+    source=ETHAYARAJH,
+    functional="mean cosine similarity over pairs i < j of samples",
+    about={"line_noise": "0, the value of independent, evenly spread directions"},
+    known_answers=(
         Case("orthonormal vectors", 0, ETHAYARAJH, lambda: mean_cosine(np.eye(8))),
         Case("the same vector", 1, ETHAYARAJH, lambda: mean_cosine(np.ones((8, 3)))),
-    )
-
-    def value(self, u: Tensor) -> tuple[float, np.ndarray]:
-        means = _mean_cosines(u)
-        return float(means.mean()), (2 * (means - means.mean()) / len(u)).cpu().numpy()
-
-    def noise(self, features: int) -> float:
-        return 0.0
+    ),
+    value=lambda self, u: _mean_cosine(u),
+    noise=lambda self, features: 0.0,
+)
 
 
 FACCO = "Facco et al. 2017"

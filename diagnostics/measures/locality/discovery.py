@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError, naming, unknown
+from diagnostics.errors import DiagnosticsError, check_known, naming
 from diagnostics.measures.arrays import ShortRepr, as_tensor, centre, eigh, rescaled, token_samples, unit_rows
 from diagnostics.measures.base import Case
 from diagnostics.measures.locality.blocks import lengths, plane
@@ -120,7 +120,7 @@ def lost(features: Any, grid: Sequence[int], *, seeds: int = 100, cell: float | 
     friends = order[unit[order] @ unit[seed] > _ZERO]
     together = x[friends].sum(dim=0)
     reach = _ZERO * length * length[friends].sum()
-    return _grown((x @ together > reach).cpu().numpy(), int(seed), grid, cell)
+    return _grow((x @ together > reach).cpu().numpy(), int(seed), grid, cell)
 
 
 def tokencut(
@@ -160,7 +160,7 @@ def tokencut(
     # Equal entries differ by rounding, which must not choose among them.
     seed = int(np.flatnonzero(size >= size.max() * (1 - 1e-9))[0])
     side = (vector > vector.mean()) == (vector[seed] > vector.mean())
-    return _grown(side, seed, grid, cell)
+    return _grow(side, seed, grid, cell)
 
 
 def corloc(boxes: Any, truths: Sequence[Any]) -> float:
@@ -226,8 +226,7 @@ def object_discovery(
         >>> found.iou.tolist(), found.corloc
         ([1.0], 1.0)
     """
-    if method not in _METHODS:
-        raise unknown("method", method, _METHODS)
+    check_known("method", method, _METHODS)
     grid = plane(grid, "an image")
     x, single = token_samples(tokens, "The array of tokens", grid)
     given = as_array(masks)
@@ -265,7 +264,7 @@ def _nothing(grid: tuple[int, int]) -> FoundObject:
     return FoundObject(np.full(4, np.nan), np.zeros(grid, dtype=bool), -1)
 
 
-def _grown(inside: np.ndarray, seed: int, grid: tuple[int, int], cell: Sequence[float]) -> FoundObject:
+def _grow(inside: np.ndarray, seed: int, grid: tuple[int, int], cell: Sequence[float]) -> FoundObject:
     """The connected part of the places `inside` [token] that holds the seed, and its box."""
     from scipy.ndimage import find_objects, label
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,28 @@ class Matches:
     right: np.ndarray
     aside: np.ndarray
     counted: np.ndarray
+
+
+def pack_matches(matches: Sequence[Matches]) -> dict[str, np.ndarray]:
+    """Arrays of several images' one after the other, and their shapes [image, axis]."""
+    arrays = dict[str, np.ndarray]()
+    for name in (field.name for field in fields(Matches)):
+        each = [getattr(of, name) for of in matches]
+        arrays[name] = np.concatenate([values.ravel() for values in each])
+        arrays[f"{name} shape"] = np.array([values.shape for values in each])
+    return arrays
+
+
+def unpack_matches(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The `Matches` [image] that `pack_matches` made arrays of."""
+    parts = list[list[np.ndarray]]()
+    for name in (field.name for field in fields(Matches)):
+        shapes = arrays[f"{name} shape"]
+        each = np.split(arrays[name], np.cumsum(shapes.prod(axis=1))[:-1])
+        parts.append([values.reshape(shape) for values, shape in zip(each, shapes, strict=True)])
+    matches = np.empty(len(parts[0]), dtype=object)
+    matches[:] = [Matches(*each) for each in zip(*parts, strict=True)]
+    return matches
 
 
 def require_pycocotools() -> None:

@@ -446,6 +446,14 @@ class Sums(ABC):
     def judge(self, dense: DenseRows, readout: TokenMap, said: Tensor, rows: np.ndarray) -> Judged:
         """Of what a readout says of samples, [row, token, column]."""
 
+    def pack(self, judged: Judged) -> Mapping[str, np.ndarray]:
+        """What was judged, as arrays of numbers."""
+        return judged
+
+    def unpack(self, arrays: Mapping[str, np.ndarray]) -> Judged:
+        """What `pack` made arrays of."""
+        return arrays
+
     def second(self, dense: DenseRows) -> tuple[DenseRows, Sums] | None:
         """Tokens of its own, and how they are read, for a second part of the readout; by default there is none."""
         return None

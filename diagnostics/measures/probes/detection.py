@@ -33,8 +33,10 @@ from diagnostics.measures.probes.average_precision import (
     Matches,
     drawn_precision,
     match,
+    pack_matches,
     require_pycocotools,
     summary,
+    unpack_matches,
 )
 from diagnostics.measures.probes.dense import DenseRows, Judged, Streamed, Sums, TokenMap, Values, digest_of_bytes
 from diagnostics.measures.probes.least_squares import FOLDS, PENALTIES, Moments, RidgePath, choose, folds
@@ -235,6 +237,12 @@ class Boxes(Sums):
     def judge(self, dense: DenseRows, readout: TokenMap, said: Tensor, rows: np.ndarray) -> Judged:
         assert isinstance(dense, BoxRows)
         return {"matches": match_rows(dense, said, rows)}
+
+    def pack(self, judged: Judged) -> dict[str, np.ndarray]:
+        return pack_matches(judged["matches"].tolist())
+
+    def unpack(self, arrays: Mapping[str, np.ndarray]) -> Judged:
+        return {"matches": unpack_matches(arrays)}
 
     def score(self, judged: Sequence[Judged]) -> float:
         matches = np.concatenate([each["matches"] for each in judged]).tolist()

@@ -35,7 +35,7 @@ from diagnostics.measures.base import (
     shared_axes,
     sixty_samples,
 )
-from diagnostics.measures.similarity.base import Similarity, Taps
+from diagnostics.measures.similarity.base import NULL_DRAWS, Similarity, Taps
 
 RAGHU = "Raghu et al. 2017 (1706.05806)"
 MORCOS = "Morcos et al. 2018 (1806.05759)"
@@ -138,7 +138,7 @@ def pwcca(x: Any, y: Any) -> float:
     """
     a, b = (_variates(side) for side in pair(x, y, 2))
     _warn_of_shared("pwcca", a[0], b[0])
-    return _weighted(a, b)
+    return _projection_mean(a, b)
 
 
 def spread(x: Tensor) -> Tensor:
@@ -205,7 +205,7 @@ def _mean(a: Tensor, b: Tensor) -> float:
     return float(_correlations(a, b).mean()) if a.numel() and b.numel() else float("nan")
 
 
-def _weighted(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> float:
+def _projection_mean(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> float:
     (first, features), second = a, b[0]
     if not (first.numel() and second.numel()):
         return float("nan")
@@ -323,38 +323,31 @@ Svcca = define(
 )
 
 
-class Pwcca(_Canonical):
-    """PWCCA of every ordered pair of taps, weighted by the features of `tap`."""
-
-    name = "pwcca"
-    answers = "How much of what a tap's features carry does another tap hold up to a linear map?"
-    source = f"{MORCOS}, section 2.2"
-    invariant_to = ("any invertible linear map of tap_other", "scale", "shift")
-    functional = (
-        "canonical correlations weighted by alpha_i = sum_j |<h_i, x_j>|, x_j the features of tap (not tap_other)"
-    )
-    remedy = ", or svcca"
-    symmetric = False
-    most_rows = 1024
-    known_answers = (
+# Of every ordered pair of taps, weighted by the features of `tap`.
+Pwcca = define(
+    _Canonical,
+    "Pwcca",
+    name="pwcca",
+    answers="How much of what a tap's features carry does another tap hold up to a linear map?",
+    source=f"{MORCOS}, section 2.2",
+    invariant_to=("any invertible linear map of tap_other", "scale", "shift"),
+    functional="canonical correlations weighted by alpha_i = sum_j |<h_i, x_j>|, x_j the features of tap (not "
+    "tap_other)",
+    remedy=", or svcca",
+    symmetric=False,
+    most_rows=1024,
+    known_answers=(
         Case(
             "singular values (3, 1), the first shared: 3 / (3 + 1)", 0.75, MORCOS, lambda: pwcca(*_strongest_shared())
         ),
         Case("invertible map", 1, MORCOS, lambda: pwcca(sixty_samples(), sixty_samples() @ _invertible_map())),
         Case("x wider than y, y inside x", 1, MORCOS, lambda: pwcca(sixty_samples()[:, :3], sixty_samples())),
-    )
-
-    def directions(self, x: Tensor) -> Tensor:
-        return basis(x)
-
-    def prepare(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return _variates(x)
-
-    def compare(self, a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> float:
-        return _weighted(a, b)
-
-    def permute(self, a: tuple[Tensor, Tensor], order: Tensor) -> tuple[Tensor, Tensor]:
-        return a[0][order], a[1]
+    ),
+    directions=lambda self, x: basis(x),
+    prepare=lambda self, x: _variates(x),
+    compare=lambda self, a, b: _projection_mean(a, b),
+    permute=lambda self, a, order: (a[0][order], a[1]),
+)
 
 
 DING = "Ding et al. 2021 (2108.01661)"
@@ -557,23 +550,17 @@ def _hat_distance(a: Tensor, b: Tensor) -> float:
     return float(torch.linalg.norm(a - b)) if a.numel() and b.numel() else float("nan")
 
 
-class Gulp(Similarity):
+class Gulp(_Shape):
     name = "gulp"
     answers = "How differently do linear predictors from two taps predict, whatever the target?"
     source = BOIX
-    invariant_to = ("rotation", "scale", "shift")
     functional = f"GULP distance d_lambda, lambda = {REGULARIZATION} of the total variance"
     centring = "features centred over samples, then total variance 1"
-    least = 2
-    most_rows = 1024
-    distance = True
+    permutations = NULL_DRAWS
     known_answers = (
         Case("invertible map, no regularisation", 0, BOIX, lambda: gulp(normal(40, 5, seed=4), normal(40, 5, seed=4) @ (normal(5, 5, seed=6) + 3 * np.eye(5)), regularization=0.0)),
         Case("orthogonal subspaces of 3 and 4, no regularisation, squared: p + q", 7, BOIX, lambda: gulp(centred_axes(16, 3), centred_axes(16, 7)[:, 3:], regularization=0.0) ** 2),
     )  # fmt: skip
-
-    def reason(self, x: Tensor) -> str:
-        return still(x)
 
     def prepare(self, x: Tensor) -> Tensor:
         return _hat(unit(x), REGULARIZATION)

@@ -8,14 +8,14 @@ two taps is the product of two vectors, and permuting samples only moves entries
 import functools
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from diagnostics.errors import DiagnosticsError, unknown
+from diagnostics.errors import DiagnosticsError, check_known
 from diagnostics.measures.arrays import (
     as_tensor,
     centre,
@@ -186,8 +186,7 @@ def cka(x: Any, y: Any, *, kernel: KernelName = "linear", unbiased: bool = True,
     first, second = pair(x, y, 4 if unbiased else 2)
     scales = [scale_of(float(side.abs().amax())) for side in (first, second)]
     first, second = first * scales[0], second * scales[1]
-    if kernel not in ("linear", "rbf"):
-        raise unknown("kernel", kernel, ("linear", "rbf"))
+    check_known("kernel", kernel, ("linear", "rbf"))
     if sigma is not None and not 0 < sigma < float("inf"):
         raise DiagnosticsError(
             f"sigma is {sigma}: give a positive number, or none for the median distance.", code="bad-value"
@@ -495,7 +494,7 @@ class _Alignment(Products):
         return shuffled_products(firsts, seconds, orders)
 
 
-def _inflated(n: int, p: int, draws: int) -> float:
+def _cka_of_noise(n: int, p: int, draws: int) -> float:
     """Mean biased CKA of independent Gaussian features [n, p]."""
     pairs = [(normal(n, p, seed=i), normal(n, p, seed=i + 1000)) for i in range(draws)]
     return float(np.mean([cka(*pair, unbiased=False) for pair in pairs]))
@@ -528,9 +527,9 @@ Cka = define(
         Case("arccos, same axes, eigenvalues (3, 2, 1) and (1, 2, 3)", 0.775193, "Williams et al. 2021 (2110.14739)", lambda: math.acos(cka(*shared_axes(), unbiased=False))),
         Case("biased, one feature each: squared correlation", 0.617347, KORNBLITH, lambda: cka(column(0, 1, 3), column(1, 0, 3), unbiased=False)),
         Case("biased, n = 5: squared correlation", 0.777363, KORNBLITH, lambda: cka(column(1, 2, 4, 8, 5), column(1, 3, 2, 7, 6), unbiased=False)),
-        Case("biased, independent, n = 64, p = 4096: sqrt(pq / ((n+p)(n+q)))", 0.9846, KORNBLITH, lambda: _inflated(64, 4096, 2), 1e-3),
-        Case("biased, independent, n = p = 256 (mean of 3 draws)", 0.5, KORNBLITH, lambda: _inflated(256, 256, 3), 3e-3),
-        Case("biased, independent, n = 1024, p = 192", 0.1579, KORNBLITH, lambda: _inflated(1024, 192, 1), 3e-3),
+        Case("biased, independent, n = 64, p = 4096: sqrt(pq / ((n+p)(n+q)))", 0.9846, KORNBLITH, lambda: _cka_of_noise(64, 4096, 2), 1e-3),
+        Case("biased, independent, n = p = 256 (mean of 3 draws)", 0.5, KORNBLITH, lambda: _cka_of_noise(256, 256, 3), 3e-3),
+        Case("biased, independent, n = 1024, p = 192", 0.1579, KORNBLITH, lambda: _cka_of_noise(1024, 192, 1), 3e-3),
         Case("n = 4, rank-1 kernels", 0.098097, SONG, lambda: cka(column(1, 2, 4, 8), column(1, 3, 2, 7))),
         Case("n = 5, rank-1 kernels", 0.699261, SONG, lambda: cka(column(1, 2, 4, 8, 5), column(1, 3, 2, 7, 6))),
         *(
@@ -545,7 +544,7 @@ Cka = define(
         Case("n = 5, aa", 38.5, SONG, lambda: hsic(column(1, 2, 4, 8, 5), column(1, 2, 4, 8, 5)), measure="hsic"),
         Case("n = 5, bb", 44.366667, SONG, lambda: hsic(column(1, 3, 2, 7, 6), column(1, 3, 2, 7, 6)), measure="hsic"),
     ),
-    upper=lambda self, blocks, out: upper_gram(blocks, out),
+    upper=lambda self, blocks, out=None: upper_gram(blocks, out),
 )  # fmt: skip
 
 
@@ -555,28 +554,31 @@ def _of_independent_features() -> float:
     return float(np.mean([cka(*pair, kernel="rbf") for pair in sides]))
 
 
-class RbfCka(_Alignment):
-    name = "cka_rbf"
-    answers = "Which taps hold similar neighbourhoods of the samples, with little weight on large distances?"
-    source = f"{KORNBLITH}, section 3; unbiased HSIC: {SONG}"
-    functional = "debiased RBF CKA: HSIC_1 ratio with k = exp(-d^2 / (2 sigma^2))"
-    centring = "features centred over samples (which changes no distance), then the kernel U-centred"
-    known_answers = (
+def _rbf_upper(blocks: Iterable[Tensor], out: Tensor | None) -> Tensor:
+    """The RBF kernel less 1 at the median distance, above its diagonal, of features in blocks [sample, feature]."""
+    gram = upper_gram(blocks, out)
+    squares = gram.diagonal().clone()
+    squared = gram.mul_(-2).add_(squares[:, None]).add_(squares).clamp_(min=0)
+    middle = float(median(squared.flatten().index_select(0, pair_places(len(squared), squared.device)).sqrt_()))
+    if middle == 0:
+        return torch.zeros_like(squared)
+    # As in `kernels`, the constant 1 is left out.
+    return squared.div_(-2 * middle).div_(middle).expm1_()
+
+
+RbfCka = define(
+    _Alignment, "RbfCka",
+    name="cka_rbf",
+    answers="Which taps hold similar neighbourhoods of the samples, with little weight on large distances?",
+    source=f"{KORNBLITH}, section 3; unbiased HSIC: {SONG}",
+    functional="debiased RBF CKA: HSIC_1 ratio with k = exp(-d^2 / (2 sigma^2))",
+    centring="features centred over samples (which changes no distance), then the kernel U-centred",
+    known_answers=(
         Case("biased, sigma 1", 0.985145, KORNBLITH, lambda: cka(column(0, 1, 3), column(1, 0, 3), kernel="rbf", sigma=1.0, unbiased=False)),
         Case("a large sigma minus linear", 0, "Alvarez 2022 (2112.09305)", lambda: cka(*two_parts(), kernel="rbf", sigma=1e4) - cka(*two_parts())),
         Case("rotated copy, scaled by 3 and shifted by 5", 1, KORNBLITH, lambda: cka(sixty_samples(), 3 * sixty_samples() @ rotation(8, 0) + 5, kernel="rbf")),
         Case("independent, n = 256 (mean of 20 draws)", 0, SONG, _of_independent_features, 4e-3),
-    )  # fmt: skip
-
-    def upper(self, blocks: Iterable[Tensor], out: Tensor | None = None) -> Tensor:
-        gram = upper_gram(blocks, out)
-        squares = gram.diagonal().clone()
-        squared = gram.mul_(-2).add_(squares[:, None]).add_(squares).clamp_(min=0)
-        middle = float(median(squared.flatten().index_select(0, pair_places(len(squared), squared.device)).sqrt_()))
-        if middle == 0:
-            return torch.zeros_like(squared)
-        # As in `kernels`, the constant 1 is left out.
-        return squared.div_(-2 * middle).div_(middle).expm1_()
-
-    def attributes(self, n: int) -> Mapping[str, Any]:
-        return {"sigma": "each tap's median distance over the pairs of samples"}
+    ),
+    upper=lambda self, blocks, out=None: _rbf_upper(blocks, out),
+    attributes=lambda self, n: {"sigma": "each tap's median distance over the pairs of samples"},
+)  # fmt: skip

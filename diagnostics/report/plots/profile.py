@@ -75,7 +75,7 @@ def draw_profile(profile: ProfileFigure, *, small: bool = False) -> go.Figure:
     )
     for control in profile.controls:
         _add_control(figure, control)
-    shown = _shown(profile)
+    shown = _axis_range(profile)
     height, top = (SMALL, 24) if small else (HEIGHT, TOP)
     _add_lines(figure, profile, taps, shown, height - top - BOTTOM, beside=not small)
     if profile.chosen is not None:
@@ -115,14 +115,13 @@ def _intervals(profile: ProfileFigure) -> list[str]:
 
 def lines_outside(profile: ProfileFigure) -> list[str]:
     """The reference lines that the axis leaves out, each in words, as `ceiling (64) lies above`."""
-    bottom, top = _shown(profile)
+    bottom, top = _axis_range(profile)
     lines: list[str] = []
     for name, values in profile.lines.items():
         known = values[np.isfinite(values)]
         if not known.size:
             continue
-        above, below = known > top, known < bottom
-        for outer, way in ((above, "above"), (below, "below")):
+        for outer, way in ((known > top, "above"), (known < bottom, "below")):
             if outer.any():
                 ends = " to ".join(dict.fromkeys(f"{value:.3g}" for value in (known[outer].min(), known[outer].max())))
                 lines.append(f"{name} ({ends}) {'lies' if outer.all() else 'lies in part'} {way}")
@@ -144,7 +143,7 @@ def _own_values(profile: ProfileFigure) -> np.ndarray:
     return values[np.isfinite(values)]
 
 
-def _shown(profile: ProfileFigure) -> tuple[float, float]:
+def _axis_range(profile: ProfileFigure) -> tuple[float, float]:
     """The range of the axis: the profile with what belongs to it, never less than a span worth a look."""
     own = _own_values(profile)
     if not own.size:
@@ -243,8 +242,7 @@ def _add_lines(
     pixels = inner / (top - bottom)
     before = -np.inf
     for y, _, text in sorted(labels):
-        place = max((y - bottom) * pixels, before + LABEL)
-        before = place
+        place = before = max((y - bottom) * pixels, before + LABEL)
         first = not beside and _is_start_emptier(profile, bottom + (place + LABEL / 2) / pixels)
         figure.add_annotation(
             x=0 if first else 1,
@@ -357,7 +355,7 @@ def draw_score_map(scores: ScoreMap, *, small: bool = False) -> go.Figure:
     figure = go.Figure()
     # Between many columns gaps would be as wide as the columns.
     gap = 1 if len(x) <= MOST_TICKS else 0
-    # What knows nothing has no shades: they would be noise.
+    # Rows at chance have one colour: differences between their taps are noise.
     for rows, values, colours in (
         (unread, np.where(np.isfinite(scores.score), 0.0, np.nan), [[0, UNREAD], [1, UNREAD]]),
         (~unread, z, "Cividis"),
@@ -444,7 +442,7 @@ def _add_frame(figure: go.Figure, scores: ScoreMap) -> None:
 
 
 def _add_legend(figure: go.Figure, scores: ScoreMap) -> None:
-    """What colours and signs mean, as entries of the legend."""
+    """Adds the meaning of colours and signs, as entries of the legend."""
     for colour, name in colours_of(scores.verdicts):
         marker = {"symbol": "square", "size": 12, "color": colour}
         figure.add_scatter(x=[None], y=[None], mode="markers", name=name, marker=marker, hoverinfo="skip")

@@ -105,7 +105,7 @@ def settings() -> str:
     from plotly.io import templates
     from plotly.io.json import to_json_plotly
 
-    # Plotly's own bar has a button that uploads the chart: what a run found stays with its reader.
+    # Plotly's own bar has a button that uploads the chart, and results may be confidential.
     config = {"displaylogo": False, "responsive": True, "modeBarButtons": [list(BUTTONS)]}
     return _inert(to_json_plotly({"config": config, "template": templates["plotly_white"]}))
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from diagnostics.errors import DiagnosticsError, unknown
+from diagnostics.errors import DiagnosticsError, check_known
 from diagnostics.report.page import CurvesFigure, DepthCurve, Mark, MarkKind, SharesFigure
 from diagnostics.runs.comparison.differences import ALPHA, CurveDifference, Difference, FamilyGap, GroupScore, Shares
 from diagnostics.runs.comparison.estimates import ProbeLosses, probe_losses
@@ -157,8 +157,7 @@ def pairs_with_base(members: Sequence[Member], base: str | None) -> dict[str, li
                 pairs.setdefault(member.group, []).append((member, min(able, key=lambda run: bool(run.base))))
         return pairs
     groups = by_group(members)
-    if base not in groups:
-        raise unknown("base", base, list(groups))
+    check_known("base", base, list(groups))
     bases = groups[base]
     for member in members:
         if member.group == base:
@@ -276,7 +275,7 @@ MOST_ROWS = 512
 
 @dataclass(frozen=True)
 class TapSimilarity:
-    """How alike each tap of one run is to each of another.
+    """The similarity of each tap of one run to each of another.
 
     matrix: [tap, tap_other] with `p` against permuted samples, corrected for all pairs; aligned: float [tap], the depth
     in the other run of the most alike tap, NaN where no tap is shown to be more alike than chance would make one.
@@ -310,7 +309,7 @@ def tap_similarity(first: Member, second: Member, measure: str, seed: int) -> Ta
 
 @dataclass(frozen=True)
 class Findings:
-    """What `compare` found.
+    """The findings of `compare`.
 
     data: all profiles of all runs on one axis of relative depth; see `diagnostics.runs.comparison.comparison`.
     group_scores: what each group reaches in each probe, over its seeds.

@@ -240,8 +240,6 @@ def _block(block: Block, names: Iterator[tuple[str, str]]) -> Iterator[str]:
         case _ if isinstance(block, get_args(Figure)):
             name, description = next(names)
             yield f"![{plain(description)}]({quote(name)})"
-        case _:
-            pass
 
 
 def _note(note: Note) -> str:

@@ -61,7 +61,7 @@ STORED = {"iou": "class", "skill_by_horizon": "horizon"}
 
 
 def part_scores(profile: Profile) -> tuple[str, list[str], np.ndarray] | None:
-    """What a part is, the names of the parts, and their scores [tap, part] on test; None of a target without parts."""
+    """The kind of part, names of the parts, and their scores [tap, part] on test; None of a target without parts."""
     data = profile.data
     for name, part in STORED.items():
         if name in data and data[name].ndim == 2:
@@ -98,7 +98,7 @@ def parts_table(profile: Profile) -> Details | None:
 
 
 def sets_table(profile: Profile) -> Details | None:
-    """What each set of taps reads, and its gain over the single tap; None of a measure of single taps."""
+    """The score of each set of taps, and its gain over the single tap; None of a measure of single taps."""
     data = profile.data
     if "set_gain" not in data:
         return None
@@ -110,8 +110,7 @@ def sets_table(profile: Profile) -> Details | None:
             Interval(*(float(of[f"set_{kind}"]) for kind in ends))
             for ends in (("score", "low", "high"), ("gain", "gain_low", "gain_high"))
         )
-        cells = name, ", ".join(held), str(int(of["set_width"])), Number(score), Number(gain, signed=True)
-        rows.append(Row(cells))
+        rows.append(Row((name, ", ".join(held), str(int(of["set_width"])), Number(score), Number(gain, signed=True))))
     columns = ("set", "taps", "features", "score", f"more than {data.attrs['single']}")
     return Details("Several taps side by side", Table(tuple(map(Column, columns)), tuple(rows)), Notes(()))
 
@@ -141,7 +140,7 @@ def _example_and_omissions(run: RunData) -> tuple[str | None, int]:
 
 
 def _findings(run: RunData) -> Page:
-    """What depends on the results alone."""
+    """The part of the page that depends on the results alone."""
     profiles, maps = run.profiles(), run.similarity()
     # The sections of profiles are numbered as they stand in the run.
     probes = [(f"s{i}", p) for i, p in enumerate(profiles) if p.is_probe and p.target]
@@ -175,14 +174,11 @@ def _lead(run: RunData) -> list[Sentence]:
     total = sum(n.values())
     splits = f"{n['train']} train, {n['val']} val, {n['test']} test"
     units = f" (samples of {groups} independent groups)" if groups != total else ""
-    lead = [
+    older = "An older version wrote this run: it is read, and not resumed." if run.store.older else ""
+    return [
         Sentence(
             f"{unbroken(run.encoder_name)} on {unbroken(run.dataset)}, n = {splits}{units}", "strong", only="brief"
         ),
-    ]
-    older = "An older version wrote this run: it is read, and not resumed." if run.store.older else ""
-    return [
-        *lead,
         *(
             Sentence(caution, "caution")
             for caution in (run.untrained, run.record.unrepeatable, run.record.mixture, older)
@@ -243,7 +239,7 @@ def _controls(run: RunData, probes: Sequence[tuple[str, Profile]]) -> Section:
     names = [name for name in NAMES if any(name in p.controls for p in profiles)]
     if not names:
         return Section("", "")
-    rows = [Row((p.name, Number(p.score), *(_reached(p, c) for c in names)), anchor) for anchor, p in probes]
+    rows = [Row((p.name, Number(p.score), *(_reach(p, c) for c in names)), anchor) for anchor, p in probes]
     columns = (
         Column("profile"),
         *(Column(name, bare=True) for name in ("the encoder", *(control_heading(name, profiles) for name in names))),
@@ -261,8 +257,8 @@ def _controls(run: RunData, probes: Sequence[tuple[str, Profile]]) -> Section:
     )
 
 
-def _reached(p: Profile, name: str, spec: str = ".3f") -> Number:
-    """What a control reaches, and of several draws the smallest and the largest."""
+def _reach(p: Profile, name: str, spec: str = ".3f") -> Number:
+    """The score of a control, and of several draws the smallest and the largest."""
     return Number(p.control(name), spec, draws=p.spread(name))
 
 
@@ -317,7 +313,7 @@ def _others(others: Sequence[tuple[str, Profile]], brief: bool) -> Table:
                 unbroken(p.family),
                 *_extremes(p),
                 Number(p.output, SIGNIFICANT),
-                *(_reached(p, name, SIGNIFICANT) for name in weights),
+                *(_reach(p, name, SIGNIFICANT) for name in weights),
                 _lines_at_output(p),
             ),
             anchor,
@@ -431,7 +427,7 @@ def _provenance(run: RunData) -> list[tuple[str, str]]:
 
 
 def _calls(run: RunData) -> list[tuple[str, str]]:
-    """When and with which versions the results were measured; each call with what it gave, where there were several."""
+    """The times and versions of the measurements; each call with what it gave, where there were several."""
     calls: list[tuple[str, str]] = []
     for i, call in enumerate(run.index.calls):
         versions = ", ".join(f"{name} {version}" for name, version in call["versions"].items())
@@ -460,13 +456,13 @@ _HIDDEN = {
 
 
 def questions(attrs: dict[str, Any]) -> str:
-    """What is asked: of a target its text, and of the measure the question that it answers."""
+    """The question: of a target its text, and of the measure the question that it answers."""
     texts = [str(attrs.get(key, "")).strip() for key in ("about", "answers")]
     return " · ".join(dict.fromkeys(text for text in texts if text))
 
 
 def reasons(data: xr.Dataset) -> str:
-    """Why values or intervals of a result are missing, each reason once; "" where none is."""
+    """The reasons why values or intervals of a result are missing, each once; "" where none is."""
     taps = [str(tap) for tap in data["tap"].values]
     return format_reasons(read_reasons(str(data.attrs.get("reason", "")), taps), taps)
 
@@ -487,7 +483,7 @@ def profile_captions(profile: Profile) -> list[str]:
 
 
 def why_no_figure(data: xr.Dataset) -> str:
-    """Why there is nothing to draw."""
+    """The reason why there is nothing to draw."""
     reason = reasons(data)
     if not reason:
         return f"No figure: no {'pair of taps' if 'matrix' in data else 'tap'} has a value."
@@ -495,7 +491,7 @@ def why_no_figure(data: xr.Dataset) -> str:
 
 
 def facts(data: xr.Dataset) -> str:
-    """How it was computed: the attributes, but those that other parts of the report show."""
+    """The way in which it was computed: the attributes, but those that other parts of the report show."""
     return "; ".join(
         f"{key.replace('_', ' ')}: {format_compact(value) if isinstance(value, float) else value}"
         for key, value in data.attrs.items()
@@ -504,12 +500,15 @@ def facts(data: xr.Dataset) -> str:
 
 
 def _hidden(key: str, value: Any, data: xr.Dataset) -> bool:
-    if key in _HIDDEN or key.startswith("over_") or np.size(value) == 0 or str(value).strip() == "":
-        return True
-    if key.startswith("units_") and value == data.attrs.get(f"n_{key.removeprefix('units_')}"):
-        return True
-    # What explains a number beside the score stands at the table of these.
-    return key in data.data_vars and not key.startswith("line_")
+    return (
+        key in _HIDDEN
+        or key.startswith("over_")
+        or np.size(value) == 0
+        or str(value).strip() == ""
+        or (key.startswith("units_") and value == data.attrs.get(f"n_{key.removeprefix('units_')}"))
+        # What explains a number beside the score stands at the table of these.
+        or (key in data.data_vars and not key.startswith("line_"))
+    )
 
 
 def map_figure(similarity: xr.Dataset, titles: tuple[str, str] = ("", "")) -> MapFigure:

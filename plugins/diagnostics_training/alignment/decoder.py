@@ -14,7 +14,7 @@ from typing import Any, cast
 from urllib.parse import quote
 
 import torch
-from diagnostics_timm.weights import quiet
+from diagnostics_timm.weights import quiet, seeding
 from torch import Tensor, nn
 
 from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, TorchEncoder, describe, explaining, few
@@ -70,7 +70,7 @@ def check_weights(model: Any, info: Mapping[str, Any], named: str, remedy: str) 
 
 
 def why_not_loaded(error: Exception, kind: str) -> str:
-    """What an error of `from_pretrained` means, in words; `kind` is what the model is to be."""
+    """The meaning of an error of `from_pretrained`, in words; `kind` is what the model is to be."""
     text = str(error)
     if "trust_remote_code" in text or "auto_map" in text:
         return "it comes with code of its own, which is never run"
@@ -108,14 +108,14 @@ class Projector(nn.Module):
     def forward(self, tokens: Tensor, grid: Grid, valid: Tensor | None = None) -> Tensor:
         """Of grid tokens [B, T, features], those that are not `valid` left out of means: [B, K, width]."""
         if self.pool > 1:
-            tokens = self._pooled(tokens, grid, valid)
+            tokens = self._pool(tokens, grid, valid)
         return self.out(self.gelu(self.enter(tokens)))
 
     def valid(self, valid: Tensor, grid: Grid) -> Tensor:
-        """Which tokens it gives rest on valid ones, bool [B, K]."""
+        """The tokens it gives that rest on valid ones, bool [B, K]."""
         return self._mean(valid[..., None].float(), grid)[..., 0] > 0 if self.pool > 1 else valid
 
-    def _pooled(self, tokens: Tensor, grid: Grid, valid: Tensor | None) -> Tensor:
+    def _pool(self, tokens: Tensor, grid: Grid, valid: Tensor | None) -> Tensor:
         if valid is None:
             return self._mean(tokens, grid)
         share = self._mean(valid[..., None].to(tokens.dtype), grid)
@@ -181,7 +181,7 @@ def projector_of(module: nn.Module) -> Projector:
 
 
 def _give(module: nn.Module, tap: Tap, width: int, pool: int) -> nn.Module:
-    # What a base had, and was cut off, is no projector any more.
+    # In a base that was cut before its projector, another module stands in its place.
     if not isinstance(getattr(module, MODULE, None), Projector):
         device = next(module.parameters()).device
         setattr(module, MODULE, Projector(tap.features, width, pool).to(device).eval())
@@ -222,7 +222,7 @@ class Decoder:
 
     @functools.cached_property
     def accepts(self) -> frozenset[str]:
-        """What the model's forward pass can be given."""
+        """The arguments that the model's forward pass takes."""
         return frozenset(inspect.signature(self.model.forward).parameters)
 
     @functools.cached_property
@@ -290,8 +290,7 @@ def _tiny(texts: Sequence[str], seed: int) -> Decoder:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=None,
     )
-    with torch.random.fork_rng(devices=[]), quiet():
-        torch.manual_seed(seed)
+    with seeding(seed), quiet():
         model = LlamaForCausalLM(config).eval()
     return Decoder(TINY, model, tokenizer, tokenizer.eos_token_id, tokenizer.eos_token_id, CONTEXT)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diagnostics_timm.weights import seeding
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
@@ -34,7 +35,7 @@ from diagnostics_training.alignment.objective import OWN, Alignment, put_section
 from diagnostics_training.alignment.student import Course, Row, Start, start_of, with_control
 from diagnostics_training.jobs import TINY, LanguageJob
 from diagnostics_training.trainer.objective import Batch, World
-from diagnostics_training.trainer.record import Watch
+from diagnostics_training.trainer.record import Watch, digest_of_file
 
 # What is asked of a dataset's samples and what the answers are, as tokens of a decoder.
 
@@ -198,7 +199,7 @@ class Language(Alignment):
         return {"loss": lost.mean(), "right": right.float().mean()}
 
     def shown(self, read: Any, gradient: bool = False) -> tuple[Tensor, Tensor | None]:
-        """What the decoder is shown of samples, [B, K, width], and which of it stands for data (None: all)."""
+        """The vectors of samples that the decoder is shown, [B, K, width], and which stand for data (None: all)."""
         tokens = self.student.capture(read, [TAP], gradient=gradient)[TAP]
         return tokens, self.student.valid(read, self.student.tap(TAP))
 
@@ -313,7 +314,7 @@ def answers(
     for first in range(0, len(rows), batch):
         part = slice(first, first + batch)
         asked = [(i, pair) for i, row in enumerate(rows[part]) for pair in pairs.tested(int(row))]
-        lost, right = _asked(
+        lost, right = _ask(
             objective=objective,
             dataset=dataset,
             rows=rows[part],
@@ -331,7 +332,7 @@ def answers(
     return _summary(np.concatenate(wrong, 1), np.concatenate(losses, 1), np.array(names), units, len(rows), seed)
 
 
-def _asked(
+def _ask(
     objective: Language,
     dataset: Dataset,
     rows: np.ndarray,
@@ -484,8 +485,7 @@ def align_language(job: LanguageJob) -> dict[str, Any]:
     saved = str(job.folder / DECODER) if job.train_lm and job.steps else None
 
     def head(student: TorchEncoder) -> TorchEncoder:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(start.seed)
+        with seeding(start.seed):
             return with_projector(student, decoder.width, job.pool)
 
     def make(student: TorchEncoder) -> tuple[Alignment, QuestionFeed]:
@@ -543,8 +543,7 @@ def digest_of_weights(name: str) -> str:
     """Of the weights in a decoder's folder; those of `tiny` follow from texts and seed."""
     digest = hashlib.sha256()
     for path in sorted(Path(name).expanduser().glob("*.safetensors")) if name != TINY else ():
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(digest_of_file(path))
     return digest.hexdigest()
 
 

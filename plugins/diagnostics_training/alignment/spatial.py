@@ -463,7 +463,7 @@ def align_spatial(job: SpatialJob) -> dict[str, Any]:
     has them, and `relations`: what teaches them, or None."""
     start = start_of(job)
     places = places_of(start.own, start.tap)
-    # What cannot be, before what is there.
+    # Options are refused before a folder's content is.
     if job.to is not None:
         check_tap(start, job.to, job.target)
     relations = None if job.relations is None else relations_of(job.relations, start, job.trust_code)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diagnostics_timm.weights import seeding
 from torch import Tensor
 
 from diagnostics.plugin import (
@@ -50,7 +51,7 @@ from diagnostics_training.alignment.objective import (
 from diagnostics_training.jobs import AlignmentJob, TapJob, check_weight, command_of
 from diagnostics_training.trainer.data import SIMULATED, data_for, describe_data, parse_spec, plain, spec_of
 from diagnostics_training.trainer.objective import World, barrier, world
-from diagnostics_training.trainer.record import Watch, digest_of_json, finish, finished_before, say
+from diagnostics_training.trainer.record import Watch, digest_of_json, earlier_result, finish, say
 from diagnostics_training.trainer.settings import identity_of
 from diagnostics_training.trainer.trainer import UNTRAINED, fit
 
@@ -259,10 +260,10 @@ def with_control(job: AlignmentJob, start: Start, asked: Mapping[str, Any], plan
     own = dict(asked) | {"control_of": job.folder.name}
     with world(job.device) as where, watcher() as shown:
         watch = shown if where.first else silent
-        # Both are looked at before either is worked on: the second's folder may be another's.
-        row, control = finished_before(job.folder / FINISHED, asked, where), None
+        # Both folders are checked before either training begins, since the second may hold another training.
+        row, control = earlier_result(job.folder / FINISHED, asked, where), None
         if with_it := job.control and job.steps > 0:
-            control = finished_before(job.control_folder / FINISHED, own, where)
+            control = earlier_result(job.control_folder / FINISHED, own, where)
         barrier()
         course = functools.cache(functools.partial(plan, where, watch, row))
         if row is None:
@@ -308,8 +309,7 @@ def control_of(job: AlignmentJob, start: Start, asked: Mapping[str, Any], course
 def carry_out(course: Course, job: AlignmentJob, start: Start, where: World, watch: Watch) -> dict[str, Any]:
     """Trains the student and saves it."""
     student = make_student(start, job, course.head)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(start.seed)
+    with seeding(start.seed):
         objective, feed = course.make(with_module(student.encoder.sized_for(start.sample)))
     for encoder in (objective.student, start.own, *(teacher.encoder for teacher in objective.teachers)):
         encoder.to(where.device)
@@ -374,10 +374,8 @@ def carry_out(course: Course, job: AlignmentJob, start: Start, where: World, wat
 
 def cosine(encoder: TorchEncoder, tap_name: str, teacher: Teacher | None, batch: Mapping[str, Tensor]) -> float | None:
     """Of an encoder's tokens at a tap and the teacher's, on whole samples; None where their widths differ."""
-    if teacher is None:
-        return None
     tap, read = encoder.tap(tap_name), section_of(batch, OWN)
-    if tap.features != teacher.tap.features:
+    if teacher is None or tap.features != teacher.tap.features:
         return None
     tokens = encoder.capture(read, [tap.name])[tap.name]
     with torch.no_grad():
@@ -401,7 +399,7 @@ def align_tap(job: TapJob) -> dict[str, Any]:
     """Aligns and saves an encoder and its control (see `student.with_control`), with `for` and `probed`: data, and
     score of each tap on val, where the best one was chosen."""
     start = start_of(job)
-    # What cannot be, before what is there.
+    # Options are refused before a folder's content is.
     check_tap(start, job.to, job.target)
     others = [named_teacher(text, start, f"teacher {i}", job.trust_code) for i, text in enumerate(job.teacher)]
     if job.keep:
@@ -434,7 +432,7 @@ def align_tap(job: TapJob) -> dict[str, Any]:
 def batches_for(
     start: Start, job: AlignmentJob, teachers: list[Teacher], student: TorchEncoder
 ) -> tuple[Alignment, Feed]:
-    """What a `Course` makes of a student, where teachers' tokens are all that it learns."""
+    """The alignment and feed that a `Course` makes of a student, where teachers' tokens are all that it learns."""
     feed = Feed(
         dataset=start.dataset,
         rows=start.rows,
@@ -556,7 +554,7 @@ def best_tap(
                 watch=watch,
             )
         except KeyboardInterrupt:
-            # The run's own words name a folder that goes with it.
+            # The run's own message names its folder, which is temporary and removed with it.
             raise KeyboardInterrupt(
                 "Interrupted while searching for the best tap: the same command starts again."
             ) from None

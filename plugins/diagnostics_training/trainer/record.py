@@ -202,7 +202,7 @@ def finished(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
         kept = _read(path)
         refuse_other(f"The encoder in {folder}", kept["identity"], identity)
         if encoder.is_file():
-            if kept["encoder"] != _digest(encoder):
+            if kept["encoder"] != digest_of_file(encoder).hex():
                 raise DiagnosticsError(
                     f"{encoder} is not the encoder that {path.name} in that folder describes, and would be "
                     f"overwritten: give another --out.",
@@ -226,7 +226,7 @@ def finished(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
     return None
 
 
-def finished_before(path: Path, identity: Mapping[str, Any], where: World) -> dict[str, Any] | None:
+def earlier_result(path: Path, identity: Mapping[str, Any], where: World) -> dict[str, Any] | None:
     """The result of `finished`; the first process says it."""
     done = finished(path, identity)
     if done is not None and where.first:
@@ -243,9 +243,10 @@ def _read(path: Path) -> dict[str, Any]:
         return {key: kept[key] for key in ("row", "identity", "encoder")}
 
 
-def _digest(file: Path) -> str:
+def digest_of_file(file: Path) -> bytes:
+    """SHA-256 of a file's bytes."""
     with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+        return hashlib.file_digest(opened, "sha256").digest()
 
 
 def finish(
@@ -257,22 +258,14 @@ def finish(
     encoder of which nothing tells: the same command then does the rest again.
     """
     folder = path.parent
-    partial_encoder, partial_summary = folder / f"partial-{ENCODER}", path.with_name(f"{path.name}.partial")
     make_folder(folder)
-    try:
-        save_encoder(partial_encoder, encoder, lineage=lineage)
-        kept = {"row": dict(row), "identity": dict(identity), "encoder": _digest(partial_encoder)}
+    with whole_file(folder / ENCODER) as weights:
+        save_encoder(weights, encoder, lineage=lineage)
+        kept = {"row": dict(row), "identity": dict(identity), "encoder": digest_of_file(weights).hex()}
         kept["digest"] = digest_of_json(kept)
-        with explaining(
-            f"{path} cannot be written", "free some room there and give the same command again", "unwritable", OSError
-        ):
-            partial_summary.write_text(json.dumps(kept, indent=1))
-            partial_summary.replace(path)
-            partial_encoder.replace(folder / ENCODER)
-            (folder / FILE).unlink(missing_ok=True)
-    finally:
-        for left in (partial_encoder, partial_summary):
-            left.unlink(missing_ok=True)
+        with whole_file(path) as summary:
+            summary.write_text(json.dumps(kept, indent=1))
+    (folder / FILE).unlink(missing_ok=True)
 
 
 # What is logged and printed while training: losses, collapse, the time that is left.
@@ -327,7 +320,7 @@ def effective_rank(centred_BF: Tensor) -> float:
     return float(torch.exp(-torch.special.xlogy(shares, shares).sum()))
 
 
-# When a head's attention has become so sharp that it should be told: read from what was logged.
+# Warnings of heads whose attention has become very sharp, read from what was logged.
 
 LEAST_ENTROPY = 0.1
 """Of ln(keys), the entropy of a head that looks everywhere alike."""
@@ -375,12 +368,8 @@ class Monitor:
     ) -> None:
         self.name, self.settings, self.watch, self.tell = name, settings, watch, tell
         before = [line for line in lines(out) if line["step"] <= first]
-        partial = out / f"{METRICS}.partial"
-        try:
-            partial.write_text("".join(json.dumps(line) + "\n" for line in before))
-            partial.replace(out / METRICS)
-        finally:
-            partial.unlink(missing_ok=True)
+        with whole_file(out / METRICS) as written:
+            written.write_text("".join(json.dumps(line) + "\n" for line in before))
         self.file = (out / METRICS).open("a")
         self.board: Any = None
         # What its import chain says about other libraries is of no use here.
@@ -513,7 +502,7 @@ def format_duration(seconds: float) -> str:
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
-    """What was logged, in order; a last line that a kill cut short is left out. Raises DiagnosticsError for another
+    """All that was logged, in order; a last line that a kill cut short is left out. Raises DiagnosticsError for another
     that is none.
     """
     path = folder / METRICS
