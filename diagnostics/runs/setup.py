@@ -27,6 +27,7 @@ from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, enumerated, explaining, refuse_values, unknown
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.dense import known_places
+from diagnostics.measures.probes.grounding import MOST_RANK
 from diagnostics.measures.probes.input_scaling import InputScaling
 from diagnostics.measures.probes.least_squares import FOLDS
 from diagnostics.measures.probes.nearest import KnnProbe
@@ -39,8 +40,9 @@ from diagnostics.runs.controls.kinds import planned_taps
 from diagnostics.runs.controls.names import INPUTS, control_of
 from diagnostics.runs.inputs import given
 from diagnostics.runs.options import Request, default_folder
+from diagnostics.runs.phrases import embed_phrases
 from diagnostics.runs.streamed import passes_over, tokens_read
-from diagnostics.vocabulary import BY_PLACE, DENSE, SAFE_NAME, SPLITS, ChooseOn, ControlMeasures, DenseTokens
+from diagnostics.vocabulary import BOXED, BY_PLACE, DENSE, SAFE_NAME, SPLITS, ChooseOn, ControlMeasures, DenseTokens
 
 
 class Setup:
@@ -71,6 +73,8 @@ class Setup:
         self.named = frozenset(one if isinstance(one, str) else one.name for one in asked or ()) - set(SUITES)
         fed = {"mean": request.mean, "std": request.std, "size": request.size}
         model, data = given("run", request.encoder, request.dataset, fed, trust_code=request.trust_code)
+        if request.text_encoder is not None:
+            data = embed_phrases(data, request.text_encoder)
         self.encoder, self.dataset = fit(model, data), data
         typed = [one if isinstance(one, str) else "" for one in (request.encoder, request.dataset)]
         names = typed[0] or self.encoder.name, typed[1] or data.name
@@ -240,7 +244,14 @@ def _chosen_poolings(model: Encoder, names: Sequence[str] | None) -> list[str] |
 
 
 SUITES = ("standard", "perception", "all")
-PERCEPTION = ("linear_probe", "segmentation_probe", "detection_probe", "label_propagation")
+PERCEPTION = (
+    "linear_probe",
+    "segmentation_probe",
+    "detection_probe",
+    "grounding_probe",
+    "label_propagation",
+    "correspondence",
+)
 """The suite `perception`: the tasks that Perception Encoder was judged by (2504.13181), as far as there are probes."""
 
 
@@ -287,9 +298,12 @@ def read_tokens(measures: Sequence[Measure], dataset: Dataset, dense: DenseToken
     """
     kinds = {target.kind for target in dataset.targets.values()}
     otherwise = {m.name: {"stored": (), "streamed": m.streams, "none": DENSE}[dense] for m in measures}
-    stored = {m.name: kinds & set(m.kinds) - set(otherwise[m.name]) for m in measures}
-    probes = any(stored[m.name] & set(BY_PLACE) or (m.needs == "tokens" and stored[m.name]) for m in measures)
-    return probes or any(m.needs == "tokens" and not m.kinds for m in measures), probes or bool(kinds & set(BY_PLACE))
+    # What is observed with the model at hand reads no stored tokens.
+    stored = {m.name: kinds & set(m.kinds) - set(otherwise[m.name]) for m in measures if m.observation is None}
+    probes = any(of & set(BY_PLACE) or (m.needs == "tokens" and of) for m in measures if (of := stored.get(m.name)))
+    return probes or any(m.needs == "tokens" and not m.kinds for m in measures), probes or bool(
+        kinds & {*BY_PLACE} - {"matches"}
+    )
 
 
 def _check_own(own: Sequence[Measure], known: Collection[str]) -> None:
@@ -453,10 +467,11 @@ def _sum_bytes(setup: Setup, planned: Plan, dense: OnGrids, *, shuffled: bool) -
     """Of the sums of an encoder; `shuffled`: with those of shuffled labels, whose unknown places move too."""
     whole, columns = dict[bytes, bool](), 0
     for name, target in streamed_targets(setup).items() if setup.dense == "streamed" else ():
-        if target.kind == "boxes":
+        if target.kind in BOXED:
             # Of all tokens, and of those in boxes.
             whole |= {f"{name} all".encode(): False, f"{name} held".encode(): False}
-            columns += 5 + len(np.unique(target.values[:, 1:, CLASS][there(target.values)]))
+            numbers = np.unique(target.values[:, 1:, CLASS][there(target.values)])
+            columns += 5 + (len(numbers) if target.kind == "boxes" else 2 * MOST_RANK)
         elif on_grids := dense.get(name):
             grids = [(values, known_places(target.kind, values)) for values in on_grids.values()]
             whole[b"".join(np.packbits(known).tobytes() for _, known in grids)] = all(known.all() for _, known in grids)
@@ -497,7 +512,7 @@ def _sample_bytes(dataset: Dataset, planned: Plan) -> int:
     targets = 0
     for target in dataset.targets.values():
         first = np.asarray(target.values[0])
-        if not target.dense or target.kind == "boxes":
+        if not target.dense or target.kind in BOXED:
             targets += len(dataset) * first.nbytes + (0 if target.naive is None else target.naive.nbytes)
         elif first.dtype.kind == "f":
             of_each = sum(math.prod(grid) for grid in grids if len(grid) == first.ndim)

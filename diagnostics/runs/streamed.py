@@ -338,7 +338,7 @@ class _Passes:
     def _rows(self, phase: str, at: int) -> np.ndarray:
         """The rows of a range that a phase judges."""
         rows = self.store.plan.positions_of(self.parts[at])
-        blocks = [0] if phase == "val" else [*_held_out(self.store)[1:], FOLDS]
+        blocks = [*_held_out(self.store)] if phase == "val" else [FOLDS]
         return rows[np.isin(self.block[rows], blocks) & self.known[rows]]
 
     def judge(self, reads: Sequence[Read], phase: str, ranges: Iterable[int]) -> None:
