@@ -10,6 +10,8 @@ from diagnostics.activations.contract import StoredTarget as StoredTarget
 from diagnostics.activations.folder import lock as lock
 from diagnostics.checks.encoder_tests import EncoderTests as EncoderTests
 from diagnostics.datasets.boxes import pad_boxes as pad_boxes
+from diagnostics.datasets.boxes import pad_phrases as pad_phrases
+from diagnostics.datasets.matches import pad_matches as pad_matches
 from diagnostics.datasets.target import on_grid as on_grid
 from diagnostics.encoders.attention.head_watch import watch_heads as watch_heads
 from diagnostics.encoders.attention.kernels import attention_in as attention_in

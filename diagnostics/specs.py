@@ -225,7 +225,11 @@ def load_encoder(path: str | Path, *, trust_code: bool = False) -> TorchEncoder:
 
         encoder = encoder.replace(sized_for=sized_for)
     encoder = encoder.replace(
-        spec=str(path), skeleton=skeleton, lineage=about.lineage, configuration=about.configuration
+        spec=str(path),
+        skeleton=skeleton,
+        lineage=about.lineage,
+        configuration=about.configuration,
+        side_by_side=tuple(about.side_by_side),
     )
     files.check_prepared(encoder, about, file)
     return encoder

@@ -20,7 +20,20 @@ ControlMeasures = Literal["probes", "all"]
 """What is measured of controls with other weights: measures of targets, or all that are measured of the encoder."""
 
 Modality = Literal["image", "video", "series", "audio", "text"]
-Kind = Literal["label", "value", "token_label", "token_value", "event", "boxes", "masks", "caption", "future", "state"]
+Kind = Literal[
+    "label",
+    "value",
+    "token_label",
+    "token_value",
+    "event",
+    "boxes",
+    "phrases",
+    "masks",
+    "matches",
+    "caption",
+    "future",
+    "state",
+]
 Family = Literal["semantic", "language", "spatial", "dynamics", "geometry", "similarity"]
 
 SPLITS = ("train", "val", "test")
@@ -35,10 +48,12 @@ SPLIT_OF: Mapping[str, str] = {
     "testing": "test",
 }
 """What folders, columns and other libraries call a split, in lower case -> the split."""
-DENSE = ("token_label", "token_value", "event", "boxes")
+BOXED = ("boxes", "phrases")
+"""Kinds of target that are boxes, of classes or of phrases."""
+DENSE = ("token_label", "token_value", "event", *BOXED)
 """Kinds of target with a value for every place of a sample; of boxes, which of them it lies in."""
-BY_PLACE = (*DENSE, "masks")
-"""Kinds of target whose values are maps over a sample's own axes."""
+BY_PLACE = (*DENSE, "masks", "matches")
+"""Kinds of target whose values are maps over, or places on, a sample's own axes."""
 
 FAMILY_OF: Mapping[str, Family] = {
     "label": "semantic",
@@ -47,7 +62,9 @@ FAMILY_OF: Mapping[str, Family] = {
     "token_value": "spatial",
     "event": "dynamics",
     "boxes": "spatial",
+    "phrases": "language",
     "masks": "spatial",
+    "matches": "spatial",
     "caption": "language",
     "future": "dynamics",
     "state": "dynamics",

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
+from diagnostics.datasets.matches import there
 from diagnostics.datasets.target import TargetInfo
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.vocabulary import BY_PLACE, FAMILY_OF, SPLITS, ChooseOn, Family, Kind
+from diagnostics.vocabulary import BY_PLACE, FAMILY_OF, SPLITS, ChooseOn, Family, Kind, Modality
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from diagnostics.datasets.dataset import Dataset
     from diagnostics.encoders.encoder import Encoder
 
 
@@ -30,7 +32,8 @@ class StoredTarget(TargetInfo):
     `values` is as in `diagnostics.Target`: [sample] (int for `label`, -1 unknown; float otherwise, NaN unknown),
     [sample, horizon] or [sample] for `future`, [sample, feature] for `caption`, int [sample, *extent] for `masks` (the
     part that the encoder's grid covers), float [sample, 1 + box, column] for `boxes` (in shares of that part; see
-    `datasets.boxes`). Another target with a value for every place (`dense`) has instead `on_grid`: grid shape
+    `datasets.boxes`), float [sample, 1 + match, column] for `matches` likewise (`datasets.matches`). Another target
+    with a value for every place (`dense`) has instead `on_grid`: grid shape
     -> float [sample, token], by cell: the mean of a `token_value` (NaN: nothing known there), the class of most
     places of a `token_label` (-1: nothing known), 1 where an `event` falls into it. The rest as in `Target`.
 
@@ -70,6 +73,30 @@ def shuffle(activations: Activations, targets: Mapping[str, StoredTarget]) -> di
     return {name: _shuffle(target, activations.split, activations.seed) for name, target in targets.items()}
 
 
+def at_positions(
+    activations: Activations, targets: Mapping[str, StoredTarget], positions: np.ndarray
+) -> tuple[Activations, dict[str, StoredTarget]]:
+    """Activations of some samples, in ascending order of their positions, and the targets of these."""
+    tokens = positions[positions < activations.token_samples]
+
+    def pooled(tap: str, pooling: str | None = None) -> np.ndarray:
+        return activations.pooled(tap, pooling)[positions]
+
+    def token_blocks(tap: str) -> Iterator[tuple[slice, np.ndarray]]:
+        for rows, block in activations.token_blocks(tap):
+            first, last = np.searchsorted(tokens, [rows.start, rows.stop])
+            if last > first:
+                yield slice(int(first), int(last)), block[tokens[first:last] - rows.start]
+
+    def feature_blocks(tap: str) -> Iterator[np.ndarray]:
+        return (block[tokens] for block in activations.feature_blocks(tap))
+
+    members = {name: getattr(activations, name)[positions] for name in ("ids", "split", "groups")}
+    reading = {"pooled": pooled, "token_blocks": token_blocks, "feature_blocks": feature_blocks}
+    view = activations.with_other(**members, **reading, token_samples=len(tokens), ready={}, streamed={})
+    return view, {name: _at(target, positions) for name, target in targets.items()}
+
+
 def _shuffle(target: StoredTarget, split: np.ndarray, seed: int) -> StoredTarget:
     rng = np.random.default_rng(seed)
     order = np.arange(len(split))
@@ -77,21 +104,27 @@ def _shuffle(target: StoredTarget, split: np.ndarray, seed: int) -> StoredTarget
     for name in SPLITS:
         rows = np.flatnonzero((split == name) & known)
         order[rows] = rng.permutation(rows)
+    return _at(target, order, shuffled=True)
+
+
+def _at(target: StoredTarget, rows: np.ndarray, **members: Any) -> StoredTarget:
     return dataclasses.replace(
         target,
-        values=target.values[order] if len(target.values) else target.values,
-        on_grid={shape: values[order] for shape, values in target.on_grid.items()},
-        naive=None if target.naive is None else target.naive[order],
-        shuffled=True,
+        values=target.values[rows] if len(target.values) else target.values,
+        on_grid={shape: values[rows] for shape, values in target.on_grid.items()},
+        naive=None if target.naive is None else target.naive[rows],
+        **members,
     )
 
 
 def _known(target: StoredTarget, samples: int) -> np.ndarray:
     """The samples whose value is known, bool [sample]; maps are swapped whole, known or not."""
-    if target.kind in BY_PLACE:
+    if target.kind in BY_PLACE and target.kind != "matches":
         return np.ones(samples, dtype=bool)
     if target.kind == "label":
         return np.asarray(target.values >= 0)
+    if target.kind == "matches":
+        return np.asarray(there(target.values).any(axis=1))
     return np.asarray(np.isfinite(target.values).reshape(samples, -1).all(axis=1))
 
 
@@ -114,6 +147,14 @@ class Observation(ABC):
 
     name: ClassVar[str]
     samples: ClassVar[int] = 64
+
+    def reads(self, dataset: Dataset) -> bool:
+        """Test for a dataset that has what is loaded; of others nothing is recorded."""
+        return True
+
+    def load(self, encoder: Encoder, dataset: Dataset, sample: int) -> Any:
+        """What a batch is made of, of a sample: by default what the encoder prepares of it."""
+        return encoder.preprocess(dataset[sample])
 
     @abstractmethod
     def observe(self, encoder: Encoder, batch: Any, taps: Sequence[str]) -> Mapping[str, Tensor]:
@@ -152,6 +193,8 @@ class Activations(ABC):
     split: np.ndarray
     groups: np.ndarray
     token_samples: int
+    modality: Modality | None = None
+    """Of the encoder, where it is known."""
     device: str = "cpu"
     """Where measures may compute."""
     choose_on: ChooseOn = "val"

@@ -1,6 +1,4 @@
-"""Forward passes over a dataset: extraction into a store, step by step and resumable; into memory, for measures alone;
-and what observations (attention, gradients) record of the running model.
-"""
+"""Forward passes over a dataset: extraction into a store, step by step and resumable, by this process or by several."""
 
 from __future__ import annotations
 
@@ -8,7 +6,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -19,12 +17,11 @@ from torch import Tensor
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from diagnostics.activations.bucket import Place, open_place
-from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.activations.folder import Folder, StrangeFileError, reading, writing
-from diagnostics.activations.metadata import COVERED, NAME, WHOLE, Contents, Sealing, TargetFacts
+from diagnostics.activations.metadata import NAME, WHOLE, Contents, Sealing, TargetFacts
 from diagnostics.activations.parts import Share, mixture, refuse_mixture, seal_part
 from diagnostics.activations.place import Location
-from diagnostics.activations.plan import Plan, Step, plan, row_order
+from diagnostics.activations.plan import Plan, Step, row_order
 from diagnostics.activations.prepare import (
     dense_targets,
     identity,
@@ -48,6 +45,10 @@ from diagnostics.vocabulary import Compute
 
 Along = Callable[[Any, np.ndarray, Tap, Tensor], None]
 """Takes in a batch, its rows, and the tokens of a tap [row, token, feature]."""
+Deal = Callable[[Plan, Sequence[np.ndarray], bool], "Generator[Passed]"]
+"""Has several processes pass batches of positions, and gives what they give in that order, while it is left open; the
+last says whether all their tokens are wanted.
+"""
 OnGrids = Mapping[str, Mapping[str, np.ndarray]]
 """Targets that are stored on grids: name -> grid key -> [sample, token] in the dataset's order."""
 LONG = 60
@@ -206,6 +207,7 @@ def extract(
     before_first_byte: Callable[[float, int, OnGrids], None] = lambda seconds_per_sample, again, dense: None,
     along: Callable[[Store], Along | None] = lambda store: None,
     share: Share | None = None,
+    deal: Deal | None = None,
 ) -> Store:
     """The store at a place; goes on where an earlier extraction stopped, and does nothing when it is whole.
 
@@ -216,7 +218,7 @@ def extract(
     a new or a shared store, and may give what takes in the tokens of all samples that pass. `compute`: what passes
     compute in here, which is the caller's to see to. With a `share`, a launch's parts of a shared run are extracted,
     and sealed one by one; the store is then whole where all launches are done, and marked so by the one that finishes.
-    Without
+    `deal` has other processes pass all batches but the first. Without
     `with_tokens` no tokens are written, nor missed where they were removed. With `fresh` a run that holds other
     activations, or that cannot be read, is not refused: the store is made `beside` it.
     `about` is added to the attributes of a new store.
@@ -305,9 +307,13 @@ def extract(
         for part in parts or ():
             if store is not None and part not in last:
                 seal(store, part)
-        with contextlib.closing(step_batches(encoder, dataset, plan, todo, size, workers)) as batches:
+        dealt = None if deal is None else lambda rest: deal(kept_plan, rest, also is not None)
+        with contextlib.closing(step_batches(encoder, dataset, plan, todo, size, workers, dealt)) as batches:
             for step, positions, batch in batches:
-                capture_rows(encoder, batch, positions, kept_plan, dataset, buffers, also=also)
+                if isinstance(batch, Passed):
+                    batch.put(kept_plan, buffers, also)
+                else:
+                    capture_rows(encoder, batch, positions, kept_plan, dataset, buffers, also=also)
                 seconds = (time.perf_counter() - started) / len(positions)
                 dense = dense_targets(encoder, dataset, plan.taps) if store is None else {}
                 if not announced:
@@ -417,10 +423,13 @@ def capture_rows(
     positions: np.ndarray,
     plan: Plan,
     dataset: Dataset,
-    buffers: ShardBuffers | InMemory,
+    buffers: Any,
     also: Along | None = None,
 ) -> None:
-    """One forward pass; each tap is pooled on the device and its tokens copied away at the moment it fires."""
+    """One forward pass; each tap is pooled on the device and its tokens copied away at the moment it fires.
+
+    `buffers` take in what `ShardBuffers` do.
+    """
     with_tokens = positions[0] < plan.token_samples
 
     def reduce(tap: Tap, tokens: Tensor) -> Tensor:
@@ -481,6 +490,55 @@ def capture_rows(
     buffers.rows += len(positions)
 
 
+@dataclass
+class Passed:
+    """What a pass over a batch gives, as it is put where the batch was passed here; the batch itself where wanted."""
+
+    positions: np.ndarray
+    batch: Any = None
+    rows: int = 0
+    tokens: dict[str, np.ndarray] = field(default_factory=dict[str, np.ndarray])
+    """Of each tap, float32 [row, prefix + token, feature]."""
+    pooled: dict[str, np.ndarray] = field(default_factory=dict[str, np.ndarray])
+
+    def put_tokens(self, tap: Tap, tokens: Tensor) -> None:
+        """As of `ShardBuffers`."""
+        self.tokens[tap.name] = tokens.float().cpu().numpy().copy()
+
+    def put_pooled(self, tap: Tap, pooled: Tensor) -> None:
+        """As of `ShardBuffers`."""
+        self.pooled[tap.name] = pooled.cpu().numpy().copy()
+
+    def recent(self, tap: Tap, count: int) -> np.ndarray:
+        """The tokens in the least precision in which they may be stored."""
+        with np.errstate(over="ignore"):
+            return self.tokens[tap.name].astype(np.float16)
+
+    def put(self, plan: Plan, buffers: ShardBuffers, also: Along | None) -> None:
+        """All of it behind the rows that are there."""
+        for tap in plan.taps:
+            tokens = torch.from_numpy(self.tokens[tap.name]) if tap.name in self.tokens else None
+            if tokens is not None and self.positions[0] < plan.token_samples:
+                buffers.put_tokens(tap, tokens)
+            buffers.put_pooled(tap, torch.from_numpy(self.pooled[tap.name]))
+            if tokens is not None and also is not None:
+                also(self.batch, self.positions, tap, tokens)
+        buffers.rows += len(self.positions)
+
+
+def pass_batch(encoder: Encoder, dataset: Dataset, plan: Plan, positions: np.ndarray, *, whole: bool) -> Passed:
+    """Prepares and passes samples; `whole`: with the batch and its tokens, whatever is stored. Raises as `extract`."""
+    with contextlib.closing(prepared_batches(encoder, dataset, [positions], 0)) as batches:
+        (batch,) = batches
+    passed = Passed(positions, batch if whole else None)
+
+    def keep(_: Any, rows: np.ndarray, tap: Tap, tokens: Tensor) -> None:
+        passed.put_tokens(tap, tokens)
+
+    capture_rows(encoder, batch, positions, plan, dataset, passed, also=keep if whole else None)
+    return passed
+
+
 def batches_of(plan: Plan, step: Step, size: int) -> Iterator[np.ndarray]:
     """The positions of each batch of a step."""
     for start in range(step.rows.start, step.rows.stop, size):
@@ -488,103 +546,25 @@ def batches_of(plan: Plan, step: Step, size: int) -> Iterator[np.ndarray]:
 
 
 def step_batches(
-    encoder: Encoder, dataset: Dataset, plan: Plan, steps: Sequence[Step], size: int, workers: int
+    encoder: Encoder,
+    dataset: Dataset,
+    plan: Plan,
+    steps: Sequence[Step],
+    size: int,
+    workers: int,
+    deal: Callable[[Sequence[np.ndarray]], Generator[Passed]] | None = None,
 ) -> Generator[tuple[Step, np.ndarray, Any]]:
-    """(step, positions, batch); batches never cross steps, so a step done again is the same to the bit."""
-    jobs = [(step, positions) for step in steps for positions in batches_of(plan, step, size)]
-    prepared = prepared_batches(encoder, dataset, [positions for _, positions in jobs], workers)
-    with contextlib.closing(prepared) as batches:
-        for (step, positions), batch in zip(jobs, batches, strict=True):
-            yield step, positions, batch
+    """(step, positions, batch); batches never cross steps, so a step done again is the same to the bit.
 
-
-class InMemory(Activations):
-    """What a store would hold, row by row in the same order, filled batch by batch; `rows` are there so far."""
-
-    def __init__(self, plan: Plan, dataset: Dataset, device: str) -> None:
-        self.plan, self.device, self.rows = plan, device, 0
-        self.taps, self.output_tap, self.poolings = plan.taps, plan.output_tap, plan.poolings
-        self.token_samples = plan.token_samples
-        self.choose_on = "fit" if dataset.exchangeable else "val"
-        order = row_order(plan.samples)
-        self.ids = np.asarray(dataset.ids, dtype=object)[order]
-        self.split, self.groups = dataset.split[order], dataset.groups[order]
-        self._prefix = {tap.name: tap.grid.prefix for tap in plan.taps}
-        self._pooled = {
-            tap.name: np.empty((plan.samples, len(plan.poolings), tap.features), np.float32) for tap in plan.taps
-        }
-        self._tokens = {
-            tap.name: np.empty((plan.token_samples, tap.tokens, tap.features), np.float32) for tap in plan.taps
-        }
-
-    def put_tokens(self, tap: Tap, tokens: Tensor) -> None:
-        """A batch's tokens [row, prefix + token, feature] behind the rows that are there."""
-        self._tokens[tap.name][self.rows : self.rows + len(tokens)] = tokens.float().cpu()
-
-    def put_pooled(self, tap: Tap, pooled: Tensor) -> None:
-        """A batch's pooled values [row, pooling, feature] behind the rows that are there."""
-        self._pooled[tap.name][self.rows : self.rows + len(pooled)] = pooled.cpu()
-
-    def recent(self, tap: Tap, count: int) -> np.ndarray:
-        """The tokens of the `count` rows put last, [row, token, feature]."""
-        return self._tokens[tap.name][self.rows : self.rows + count]
-
-    def pooled(self, tap: str, pooling: str | None = None) -> np.ndarray:
-        values = self._pooled[tap]
-        if pooling is not None:
-            values = values[:, self.poolings.index(pooling)]
-        return values.reshape(len(values), -1).astype(np.float64)
-
-    def token_blocks(self, tap: str) -> Iterator[tuple[slice, np.ndarray]]:
-        prefix = self._prefix[tap]
-        for start in range(0, self.token_samples, self.plan.shard):
-            rows = slice(start, min(start + self.plan.shard, self.token_samples))
-            yield rows, self._tokens[tap][rows, prefix:]
-
-    def feature_blocks(self, tap: str) -> Iterator[np.ndarray]:
-        prefix, tokens = self._prefix[tap], self._tokens[tap]
-        for block in (tokens[:, prefix:], tokens[:, :prefix]):
-            if block.size:
-                yield block.reshape(len(block), -1)
-
-
-def read_into_memory(
-    encoder: Encoder, dataset: Dataset, taps: Sequence[Tap], device: str, *, tokens: bool, probes: bool
-) -> tuple[InMemory, dict[str, StoredTarget]]:
-    """Activations at some taps of an encoder, wherever it is, and the dataset's targets by name.
-
-    `device` is where measures compute, in batches of a size for it. `tokens` says whether tokens are kept, of as many
-    samples as a run keeps by default; `probes` whether probes read them.
-
-    Raises DiagnosticsError where a sample does not fit, a tap does not fire, or a value is not finite.
+    With `deal` all but the first are passed by it.
     """
-    size = BATCH.get(device.partition(":")[0], BATCH["cpu"])
-    planned = plan(encoder, taps, len(dataset), None if tokens else 0, "float32", probes=probes)
-    # In one part, whose rows lie by position.
-    planned = replace(planned, pooled_shard=planned.samples)
-    read = InMemory(planned, dataset, device)
-    for _, positions, batch in step_batches(encoder, dataset, planned, list(planned.steps(size)), size, 0):
-        capture_rows(encoder, batch, positions, planned, dataset, read)
-    return read, _targets(encoder, dataset, taps)
-
-
-def _targets(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap]) -> dict[str, StoredTarget]:
-    order, by_cell = row_order(len(dataset)), dense_targets(encoder, dataset, taps)
-    targets: dict[str, StoredTarget] = {}
-    for name, target in dataset.targets.items():
-        arrays = {key: values[order] for key, values in by_cell.get(name, {}).items()}
-        values = arrays.pop(COVERED) if COVERED in arrays else np.empty(0) if target.dense else target.values[order]
-        on_grid = {tuple(int(n) for n in key.split("x")): array for key, array in arrays.items()}
-        targets[name] = StoredTarget(
-            name,
-            target.kind,
-            values,
-            units=target.units,
-            about=target.about,
-            classes=tuple(target.classes),
-            family_override=target.family,
-            on_grid=on_grid,
-            period=target.period,
-            naive=None if target.naive is None else np.asarray(target.naive, dtype=np.float64)[order],
-        )
-    return targets
+    jobs = [(step, positions) for step in steps for positions in batches_of(plan, step, size)]
+    here, rest = (jobs, []) if deal is None else (jobs[:1], jobs[1:])
+    prepared = prepared_batches(encoder, dataset, [positions for _, positions in here], workers)
+    with contextlib.closing(prepared) as batches:
+        for (step, positions), batch in zip(here, batches, strict=True):
+            yield step, positions, batch
+    if deal is not None and rest:
+        with contextlib.closing(deal([positions for _, positions in rest])) as passed:
+            for (step, positions), each in zip(rest, passed, strict=True):
+                yield step, positions, each

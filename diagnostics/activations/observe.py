@@ -53,7 +53,7 @@ def observe(
             "torch": str(torch.__version__),
             "device": device.partition(":")[0],
         }
-        if store.has_observed(observation.name, rows, state):
+        if not observation.reads(dataset) or store.has_observed(observation.name, rows, state):
             continue
         encoder.to(device)
         size = min(batch_size or BATCH.get(state["device"], MOST_BATCH), MOST_BATCH)
@@ -62,7 +62,7 @@ def observe(
         parts: list[Captured] = []
         reason = ""
         taps = [tap.name for tap in store.taps]
-        with contextlib.closing(prepared_batches(encoder, dataset, batches, workers)) as prepared:
+        with contextlib.closing(prepared_batches(encoder, dataset, batches, workers, observation.load)) as prepared:
             for positions, batch in zip(batches, prepared, strict=True):
                 try:
                     parts.append(

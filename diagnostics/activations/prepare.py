@@ -9,7 +9,7 @@ import ctypes
 import hashlib
 import sys
 import traceback
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Self
@@ -25,13 +25,14 @@ from diagnostics.activations.plan import Plan, row_order
 from diagnostics.activations.store import Store
 from diagnostics.datasets.boxes import covered_boxes, misfit_of_boxes
 from diagnostics.datasets.dataset import Dataset
+from diagnostics.datasets.matches import covered_matches
 from diagnostics.datasets.target import Target, classes_on_grid, covered_part, events_on_grid, joined, on_grid
 from diagnostics.encoders.encoder import Encoder, check_modality, size_for
 from diagnostics.encoders.modules import by_name, digest_of, seeded
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, StorageError, describe, explaining
 from diagnostics.interrupts import hold_worker_ends
-from diagnostics.vocabulary import BY_PLACE, Compute
+from diagnostics.vocabulary import BOXED, BY_PLACE, Compute
 
 # In what two sets of samples differ, in words, as far as what is stored of them tells.
 
@@ -204,13 +205,15 @@ def dense_targets(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap]) -> di
             # A panoptic number (class x 1000 + object) may not fit into 16 bits.
             fits = masks.size == 0 or (masks.min() >= -1 and masks.max() <= np.iinfo(np.int16).max)
             dense[name] = {COVERED: masks.astype(np.int16) if fits else masks}
-        elif target.kind == "boxes":
+        elif target.kind in BOXED:
             boxes = target.values.copy()
             for i in np.flatnonzero(np.isnan(boxes[:, 0, 2])):
                 boxes[i, 0, 2:4] = _extent(dataset, target, int(i))[::-1]
-            if wrong := misfit_of_boxes(boxes, target.classes):
+            if wrong := misfit_of_boxes(boxes, target.classes, target.kind == "phrases"):
                 raise DiagnosticsError(f"Target {name} of {dataset.name}: {wrong}.", code="bad-target")
             dense[name] = {COVERED: covered_boxes(boxes, encoder.covers)}
+        elif target.kind == "matches":
+            dense[name] = {COVERED: covered_matches(target.values, encoder.covers)}
         elif target.dense:
             fitting = {"x".join(map(str, shape)): shape for shape in shapes if len(shape) == np.ndim(target.values[0])}
             with explaining(
@@ -227,7 +230,10 @@ def dense_targets(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap]) -> di
 
 def _extent(dataset: Dataset, target: Target, sample: int = 0) -> tuple[int, ...]:
     """The extents of the axes that a target by place lies on, of a sample."""
-    if target.kind != "boxes":
+    if target.kind == "matches":
+        width, height = target.values[sample, 0, :2]
+        return int(height), int(width)
+    if target.kind not in BOXED:
         return np.shape(target.values[sample])
     width, height = target.values[sample, 0, 2:4]
     return np.shape(dataset[sample])[:2] if np.isnan(width) else (int(height), int(width))
@@ -332,13 +338,22 @@ def _digest(prepared: Any) -> str:
     return digest_of({key: torch.as_tensor(value) for key, value in by_name(prepared).items()})
 
 
+Load = Callable[[Encoder, Dataset, int], Any]
+"""What a pass is given of a sample."""
+
+
+def prepared(encoder: Encoder, dataset: Dataset, sample: int) -> Any:
+    """A sample as the model takes it."""
+    return encoder.preprocess(dataset[sample])
+
+
 class _Batches(TorchDataset[Any]):
     """Preprocessed batches for a DataLoader; an error is returned as a value, since a worker process can pass that
     on.
     """
 
-    def __init__(self, encoder: Encoder, dataset: Dataset, batches: Sequence[np.ndarray]) -> None:
-        self.encoder, self.dataset, self.batches = encoder, dataset, batches
+    def __init__(self, encoder: Encoder, dataset: Dataset, batches: Sequence[np.ndarray], load: Load) -> None:
+        self.encoder, self.dataset, self.batches, self.load = encoder, dataset, batches, load
         self.order = row_order(len(dataset))
 
     def __len__(self) -> int:
@@ -348,7 +363,7 @@ class _Batches(TorchDataset[Any]):
         samples: list[Any] = []
         for i in self.order[self.batches[index]]:
             try:
-                samples.append(self.encoder.preprocess(self.dataset[int(i)]))
+                samples.append(self.load(self.encoder, self.dataset, int(i)))
             except DiagnosticsError as error:
                 code = "bad-sample" if error.code == "other" else error.code
                 return DiagnosticsError(f"Sample {self.dataset.ids[i]}: {error}", code=code)
@@ -371,7 +386,9 @@ class _Batches(TorchDataset[Any]):
             )
 
 
-def prepared_batches(encoder: Encoder, dataset: Dataset, batches: Sequence[np.ndarray], workers: int) -> Generator[Any]:
+def prepared_batches(
+    encoder: Encoder, dataset: Dataset, batches: Sequence[np.ndarray], workers: int, load: Load = prepared
+) -> Generator[Any]:
     """The preprocessed, collated batch of each array of row positions, in order; close it where it is left early.
 
     Raises DiagnosticsError for a sample that cannot be prepared, where samples do not form a batch, and where a worker
@@ -385,7 +402,7 @@ def prepared_batches(encoder: Encoder, dataset: Dataset, batches: Sequence[np.nd
         )
     # A generator of its own, as the loader would draw a seed for its workers from the global one.
     loader: Any = DataLoader(
-        _Batches(encoder, dataset, batches),
+        _Batches(encoder, dataset, batches, load),
         batch_size=None,
         num_workers=workers,
         multiprocessing_context="fork" if workers else None,

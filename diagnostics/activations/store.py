@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +70,8 @@ MOST_RECORD = 2**22
 """Bytes of a part's record: names and digests of at most a few thousand files."""
 # Pooled values of all open runs together, in bytes: PE-G's 50 taps of 3,400 samples.
 KEPT = Kept(2**30)
+MOST_TOKENS = 2**28
+"""Bytes of the tokens of a tap that stay until another one's are read."""
 
 
 class Store(Activations):
@@ -98,12 +100,15 @@ class Store(Activations):
         self.plan, self.identity = self.contents.plan, dict(self.contents.identity)
         self.taps, self.output_tap, self.poolings = self.plan.taps, self.plan.output_tap, self.plan.poolings
         self.token_samples = 0 if self.tokens_removed else self.plan.token_samples
+        self.modality = self.attrs.get("encoder", {}).get("modality")
         self._layouts = {tap.name: self.plan.layouts(tap) for tap in self.taps}
         self._arrays = [layout for layouts in self._layouts.values() for layout in layouts.values()]
         self._journal: Journal | None = None
         self._owner = object()  # and not its id, which another store may have later
         weakref.finalize(self, KEPT.forget, self._owner)
         self._spare: list[np.ndarray] = []
+        self._read_last: dict[str, tuple[str, np.ndarray]] = {}
+        """Of each kind, the array of tokens that was read last, and the memory that it is in."""
 
     def _opened(self, verified: bool = True) -> tuple[dict[str, Any], Contents]:
         try:
@@ -147,9 +152,37 @@ class Store(Activations):
         return values
 
     def token_blocks(self, tap: str, shards: Sequence[int] | None = None) -> Iterator[tuple[slice, np.ndarray]]:
-        for shard, values in self._shards(self._layouts[tap]["tokens"], shards) if self.token_samples else ():
-            start = shard * self.plan.shard
-            yield slice(start, start + len(values)), values.astype(np.float32)
+        if not self.token_samples:
+            return
+        layout, rows = self._layouts[tap]["tokens"], self.plan.shard
+        with self._tokens(layout) as kept:
+            some = range(layout.shards) if shards is None else shards
+            of_shards = ((shard, kept[shard * rows :][:rows]) for shard in some)
+            for shard, values in of_shards if len(kept) else self._shards(layout, some):
+                yield slice(shard * rows, shard * rows + len(values)), values.astype(np.float32)
+
+    @contextmanager
+    def _tokens(self, layout: Layout) -> Generator[np.ndarray]:
+        """[sample, token, feature] as stored, which all measures of a tap read once; empty where that is too large to
+        stay.
+
+        One memory serves all taps. Who reads two in turn reads the second into another.
+        """
+        shape = layout.samples, layout.tokens, layout.features
+        size = math.prod(shape) * np.dtype(layout.dtype).itemsize
+        if size > MOST_TOKENS:
+            yield np.empty(0)
+            return
+        array, memory = self._read_last.pop(layout.kind, ("", np.empty(0, np.uint8)))
+        memory = memory if len(memory) >= size else pages(size)
+        values = memory[:size].view(layout.dtype).reshape(shape)
+        if array != layout.array:
+            for shard, rows in self._shards(layout):
+                values[shard * self.plan.shard :][: len(rows)] = rows
+        try:
+            yield values
+        finally:
+            self._read_last[layout.kind] = layout.array, memory
 
     def _shards(self, layout: Layout, some: Sequence[int] | None = None) -> Iterator[tuple[int, np.ndarray]]:
         """Each shard of an array, or some, in memory that the next one, or the next reader, may overwrite."""
@@ -174,6 +207,11 @@ class Store(Activations):
     def feature_blocks(self, tap: str) -> Iterator[np.ndarray]:
         for layout in self._layouts[tap].values():
             if layout.kind == "pooled" or not self.token_samples:
+                continue
+            with self._tokens(layout) as kept:
+                for first in range(0, layout.tokens if len(kept) else 0, layout.block):
+                    yield kept[:, first : first + layout.block].copy().reshape(layout.samples, -1)
+            if len(kept):
                 continue
             reader = ShardReader(self.folder, self.contents.run, layout)
             # Whole chunks, so that nothing is read twice.

@@ -215,7 +215,7 @@ def check(
 @command(OWN, "diagnostics cut timm:resnet18 --tap layer3.1 -o models/short", local="give a folder or a file")
 def cut(
     encoder: EncoderName,
-    tap: Annotated[str, Option("The tap that becomes the output; `diagnostics inspect` shows all taps.", "NAME")],
+    tap: Annotated[str, Option("The tap that becomes the output, or several with commas: see `inspect`.", "NAMES")],
     out: Annotated[Path, Option("A folder, or a file whose name ends in .safetensors.", "FILE", ("--out", "-o"))],
     trust_code: TrustCode = False,
     json: Json = False,

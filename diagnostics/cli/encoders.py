@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import default_collate
-from torch.utils.flop_counter import FlopCounterMode
 
 from diagnostics.activations.prepare import fit
 from diagnostics.encoders.encoder import Encoder
-from diagnostics.encoders.modules import pool, usable_device, wanting_gradients
+from diagnostics.encoders.flops import count_flops
+from diagnostics.encoders.modules import pool, usable_device
 from diagnostics.encoders.places.verify import NotVerifiableError, verify_grid
 from diagnostics.encoders.saved.cut import cut_encoder
 from diagnostics.encoders.saved.files import SAVED, save_encoder
@@ -166,7 +165,7 @@ def export(encoder: str | Encoder, tap: str, out: str | Path, *, trust_code: boo
     if file.exists():
         raise DiagnosticsError(f"{file} is there already: choose another --out, or remove it.", code="occupied")
     entire: Encoder = build("encoder", encoder, trust_code=trust_code) if isinstance(encoder, str) else encoder
-    cut = cut_encoder(entire, tap)
+    cut = cut_encoder(entire, [name.strip() for name in tap.split(",")])
     assert isinstance(entire, TorchEncoder)
     written = save_encoder(file, cut)
     row = {
@@ -178,7 +177,7 @@ def export(encoder: str | Encoder, tap: str, out: str | Path, *, trust_code: boo
     }
     for cost, count in (
         ("parameters", lambda one: sum(each.numel() for each in one.module.parameters())),
-        ("flops", flops_of),
+        ("flops", lambda one: count_flops(one).get("")),
     ):
         kept, every = count(cut), count(entire)
         saved = None if kept is None or every is None else every - kept
@@ -204,28 +203,3 @@ def print_export(row: dict[str, Any]) -> None:
             share = row[f"{cost}_saved_share"] or 0.0
             text = f"{row[cost]:,} of {row[f'whole_{cost}']:,} ({row[f'{cost}_saved']:,} saved, {share:.1%})"
         print(f"{title}: {text}")
-
-
-def flops_of(encoder: TorchEncoder) -> int | None:
-    """Of one pass over the example: matrix products, convolutions and attention, with 2 for a multiplication and an
-    addition.
-
-    None where the counter cannot follow the pass. Recurrent layers that run in one kernel count nothing.
-    """
-    fast = torch.backends.mha.get_fastpath_enabled()
-    # Kernels for whole layers, and fused ones for attention on a CPU, would count as nothing.
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        batch = default_collate([encoder.preprocess(encoder.example())])
-        # Torch's counter cannot follow a parameter that a layer is given as its input and that wants a gradient.
-        with (
-            wanting_gradients(encoder.module, False),
-            sdpa_kernel(SDPBackend.MATH),
-            FlopCounterMode(display=False) as counter,
-        ):
-            encoder.capture(batch, [])
-        return int(counter.get_total_flops())
-    except Exception:
-        return None
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)

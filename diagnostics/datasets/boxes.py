@@ -68,17 +68,40 @@ def _rows(boxes: Any, sample: int) -> np.ndarray:
     return rows
 
 
+def pad_phrases(
+    phrases: Sequence[Sequence[tuple[str, Any]]], extents: Any = None
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Phrases of each sample and the boxes of what they name, as the values and the classes of a target `phrases`.
+
+    phrases: of each sample (text, (x0, y0, x1, y1)) of any number, in its pixels; extents as in `pad_boxes`. A class is
+    a text, without spaces around it. Raises DiagnosticsError for one without a letter or a number.
+
+    Examples:
+        >>> from diagnostics.plugin import pad_phrases
+        >>> values, texts = pad_phrases([[("the red disc", (2, 3, 6, 5))], []], [(8, 8), (8, 8)])
+        >>> values[0, 1, :5].tolist(), texts
+        ([2.0, 3.0, 6.0, 5.0, 0.0], ('the red disc',))
+    """
+    stripped = [[(text.strip(), box) for text, box in of] for of in phrases]
+    texts = sorted({text for of in stripped for text, _ in of})
+    if odd := next((text for text in texts if not any(map(str.isalnum, text))), None):
+        raise DiagnosticsError(f"A phrase is {odd!r}, which says nothing: leave it out.", code="bad-target")
+    number = {text: i for i, text in enumerate(texts)}
+    return pad_boxes([[[*box, number[text]] for text, box in of] for of in stripped], extents), tuple(texts)
+
+
 def there(boxes: np.ndarray) -> np.ndarray:
     """The places that hold a box, bool [sample, box], of boxes [sample, 1 + box, column]."""
     return ~np.isnan(boxes[:, 1:, CLASS])
 
 
-def misfit_of_boxes(boxes: np.ndarray, classes: Sequence[str]) -> str:
-    """Why values are no boxes, in words; "" where they are."""
-    if boxes.ndim != 3 or boxes.shape[2] != _COLUMNS or not boxes.shape[1] or boxes.dtype.kind != "f":
+def misfit_of_boxes(boxes: np.ndarray, classes: Sequence[str], phrases: bool = False) -> str:
+    """Why values are no boxes, in words; "" where they are. Those of `phrases` may have an embedding behind each."""
+    columns = boxes.shape[2] if phrases and boxes.ndim == 3 else _COLUMNS
+    if boxes.ndim != 3 or boxes.shape[2] != max(columns, _COLUMNS) or not boxes.shape[1] or boxes.dtype.kind != "f":
         return f"its values are {boxes.dtype} of shape {boxes.shape}, not the boxes of each sample"
     frame, known = boxes[:, :1], ~np.isnan(boxes[:, 1:]).all(axis=2)
-    x0, y0, x1, y1, of, crowd, area = np.moveaxis(boxes[:, 1:], 2, 0)
+    x0, y0, x1, y1, of, crowd, area = np.moveaxis(boxes[:, 1:, :_COLUMNS], 2, 0)
     outside = (x1 <= 0) | (y1 <= 0) | (x0 >= frame[..., 2]) | (y0 >= frame[..., 3])
     wrong = {
         "is not finite": ~np.isfinite(boxes[:, 1:]).all(axis=2),
@@ -86,7 +109,7 @@ def misfit_of_boxes(boxes: np.ndarray, classes: Sequence[str]) -> str:
         "lies outside of its sample": outside,
         "has no class that is a whole number from 0": (of < 0) | (of != np.round(of)),
         f"has a class above {len(classes) - 1}, the last that is named": (len(classes) > 0) & (of >= len(classes)),
-        f"has a class that is not below {MOST_CLASSES}": of >= MOST_CLASSES,
+        f"has a class that is not below {MOST_CLASSES}": (of >= MOST_CLASSES) & (not phrases),
         "says other than 0 or 1 of whether it is a crowd": (crowd != 0) & (crowd != 1),
     }
     for why, found in wrong.items():

@@ -20,9 +20,10 @@ from typing import Any, Literal, SupportsIndex, get_args, overload
 import numpy as np
 
 from diagnostics.datasets.boxes import why_no_boxes
+from diagnostics.datasets.matches import why_no_matches
 from diagnostics.datasets.target import LazySamples, Target, extremes, misfit, one_by_one
 from diagnostics.errors import DiagnosticsError, check_known, explaining
-from diagnostics.vocabulary import SAFE_NAME, SPLIT_OF, SPLITS, Kind, Modality
+from diagnostics.vocabulary import BOXED, SAFE_NAME, SPLIT_OF, SPLITS, Kind, Modality
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -95,6 +96,7 @@ class Dataset:
     texts: what is said of each sample, its caption; `LazySamples` of strings where they are read on demand.
     questions: what can be asked of each sample, with the answers; by default its caption is the answer to nothing
     asked.
+    views: another view of each sample, in which a target `matches` finds the same points; read on demand.
     extras: what plugins alone read, by name, as `text_survives` of the training of image and text towers: the changes
         of an image under which the texts stay true.
     exchangeable: whether train and val are random parts of one pool, drawn over groups as by `split_groups`: layers and
@@ -125,6 +127,8 @@ class Dataset:
     """The caption of each sample; () where there are none."""
     questions: tuple[tuple[Question, ...], ...] | LazySamples
     """Of each sample what can be asked, with the answers, or the caption alone; () where there is neither."""
+    views: Sequence[np.ndarray]
+    """Another view of each sample; () where there is none."""
     extras: Mapping[str, Any]
     """What plugins alone read, by name."""
     exchangeable: bool | Literal["fit"]
@@ -150,6 +154,7 @@ class Dataset:
         ragged: bool = False,
         texts: Sequence[str] = (),
         questions: Sequence[Sequence[Question]] = (),
+        views: Sequence[np.ndarray] = (),
         extras: Mapping[str, Any] = MappingProxyType({}),
         exchangeable: bool | Literal["fit"] = False,
     ) -> None:
@@ -163,7 +168,7 @@ class Dataset:
         self.targets = dict(targets)
         self.texts = texts if isinstance(texts, LazySamples) else tuple(texts)
         self.questions = tuple(map(tuple, questions)) if len(questions) else captioned(self.texts)
-        self.extras = dict(extras)
+        self.views, self.extras = views, dict(extras)
         self._check()
         self._fingerprint = fingerprint
 
@@ -173,7 +178,7 @@ class Dataset:
             raise DiagnosticsError(f"Dataset {self.name} is empty.", code="too-few")
         columns = {"ids": self.ids, "split": self.split, "groups": self.groups}
         # Not every dataset has these.
-        columns |= {name: column for name in ("texts", "questions") if (column := getattr(self, name))}
+        columns |= {name: column for name in ("texts", "questions", "views") if len(column := getattr(self, name))}
         for name, column in columns.items():
             if len(column) != n:
                 raise DiagnosticsError(
@@ -219,10 +224,17 @@ class Dataset:
                 raise DiagnosticsError(
                     f"Target {name} of {self.name} has unknown kind '{target.kind}'.", code="bad-target"
                 )
-            wrong = misfit(target) or (target.kind == "boxes" and self.modality != "image" and "only images have boxes")
+            wrong = misfit(target)
+            if target.kind in (*BOXED, "matches") and self.modality != "image":
+                wrong = wrong or f"only images have {target.kind}"
             if wrong:
                 raise DiagnosticsError(
                     f"Target {name} of {self.name} is of kind {target.kind}, but {wrong}.", code="bad-target"
+                )
+            if target.kind == "matches" and not len(self.views):
+                raise DiagnosticsError(
+                    f"Target {name} of {self.name} matches points of two views, and the dataset has no `views`.",
+                    code="bad-target",
                 )
             if len(target.values) != n:
                 raise DiagnosticsError(
@@ -268,6 +280,8 @@ class Dataset:
                     _digest_array(digest, values)
                 if target.naive is not None:
                     _digest_array(digest, np.asarray(target.naive))
+            for view in self.views:
+                _digest_array(digest, np.asarray(view))
             digest.update("".join(f"\x1f{text}" for text in self.texts).encode())
             for asked in self.questions:
                 digest.update(f"{[astuple(question) for question in asked]};".encode())
@@ -365,9 +379,9 @@ def unprobeable_targets(dataset: Dataset) -> dict[str, str]:
 
 
 def _why_not(name: str, target: Target, split: np.ndarray) -> str:
-    if target.kind == "masks":
-        return ""  # what reads masks is not fitted
-    if target.kind == "boxes":
+    if target.kind in ("masks", "matches"):  # what reads masks is not fitted
+        return why_no_matches(name, target.values, split) if target.kind == "matches" else ""
+    if target.kind in BOXED:
         return why_no_boxes(name, target.values, split)
     lazy = target.values.dtype == object
     values = extremes(target, split) if lazy else target.values.reshape(len(target.values), -1)
@@ -482,7 +496,11 @@ def subset(dataset: Dataset, samples: int, seed: int) -> Dataset:
     for split, count in _shares(dataset, samples).items():
         rows = rng.permutation(np.flatnonzero(dataset.split == split))
         chosen.append((_classes_first(dataset, rows) if split == "train" else rows)[:count])
-    rows = np.sort(np.concatenate(chosen))
+    return at_rows(dataset, np.sort(np.concatenate(chosen)))
+
+
+def at_rows(dataset: Dataset, rows: np.ndarray) -> Dataset:
+    """Some samples of a dataset, in the order of `rows`."""
     targets = {
         name: dataclasses.replace(
             target, values=target.values[rows], naive=None if target.naive is None else np.asarray(target.naive)[rows]
@@ -502,6 +520,7 @@ def subset(dataset: Dataset, samples: int, seed: int) -> Dataset:
         ragged=dataset.ragged,
         texts=[dataset.texts[i] for i in rows if dataset.texts],
         questions=[dataset.questions[i] for i in rows if dataset.questions],
+        views=LazySamples(len(rows), lambda i: dataset.views[rows[i]]) if len(dataset.views) else (),
         extras=dataset.extras,
         exchangeable=dataset.exchangeable,
     )

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from diagnostics.datasets.boxes import misfit_of_boxes, pad_boxes
+from diagnostics.datasets.matches import misfit_of_matches
 from diagnostics.errors import DiagnosticsError, few
-from diagnostics.vocabulary import BY_PLACE, DENSE, SPLITS, Family, Kind
+from diagnostics.vocabulary import BOXED, BY_PLACE, DENSE, SPLITS, Family, Kind
 
 
 class LazySamples(Sequence[Any]):
@@ -83,6 +84,8 @@ class Target(TargetInfo):
         `token_label`, `token_value`, `event`: int class, float, or 0 and 1 [sample, *extent], dense over the sample's
         own grid axes (pixels, steps, frames and pixels);
         `boxes`: of each image any number of boxes around objects, as `plugin.pad_boxes` takes and gives them;
+        `phrases`: of each image any number of texts with the boxes of what they name, as of `plugin.pad_phrases`;
+        `matches`: of each image any number of points with the same points of its view, as `plugin.pad_matches` gives;
         `masks`: int [sample, *extent], which object a place belongs to (from 1; 0 background);
         `caption`: float [sample, feature], text embeddings of each sample's caption, equal rows for equal captions.
         Unknown values are NaN; unknown labels and masks are -1.
@@ -217,8 +220,10 @@ def misfit(target: Target) -> str:
     if target.values.dtype == object and target.kind in BY_PLACE and len(target.values):
         return misfit(target._alone(0))
     values, kind = target.values, target.kind
-    if kind == "boxes":
-        return misfit_of_boxes(values, target.classes)
+    if kind in BOXED:
+        return misfit_of_boxes(values, target.classes, kind == "phrases")
+    if kind == "matches":
+        return misfit_of_matches(values)
     ranks, form = _FORMS.get(kind, ((2, 3, 4), "a number for each place of each sample"))
     if values.ndim not in ranks or values.dtype.kind not in ("iu" if kind.endswith(("label", "masks")) else "fiu"):
         return f"its values are {values.dtype} of shape {values.shape}, not {form}"

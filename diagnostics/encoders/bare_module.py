@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from diagnostics.encoders.encoder import check_channels_last
+from diagnostics.encoders.encoder import Encoder, check_channels_last
 from diagnostics.encoders.modules import device_of, evaluating
 from diagnostics.encoders.pictures import central_part
 from diagnostics.encoders.torch_encoder import TorchEncoder
@@ -124,6 +124,11 @@ def wrap(
         f"example=...) (docs/how-to/plugins.md).",
         code="unclear",
     )
+
+
+def is_bare(encoder: Encoder) -> bool:
+    """Test for an encoder that `wrap` made."""
+    return isinstance(getattr(encoder, "_preprocess", None), Pixels | Values)
 
 
 Prepare = Callable[[np.ndarray], Tensor]

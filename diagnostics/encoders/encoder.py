@@ -81,6 +81,9 @@ class Encoder(ABC):
     """How the weights were made, as plain JSON values. Comparisons read `group` (a label), `seed` (of the training) and
     `base` (the weights' identity of the encoder that an alignment started from)."""
 
+    side_by_side: tuple[str, ...] = ()
+    """The taps that `transform` reads side by side where none is named; empty: the output tap."""
+
     pinned: bool = False
     """Whether `transform` takes only samples that are prepared to the shape of the example, since others need not mean
     the same: where taps were discovered, and of the encoder that a run or `TapFeatures` was fitted with."""
@@ -139,7 +142,8 @@ class Encoder(ABC):
         samples: raw, as a `Dataset` of the encoder's modality holds them, or such a dataset; images also as paths or
         Pillow images.
             Their size is that of the first, and where `pinned` that of the example.
-        tap: by default the output tap; several are read one after the other, and their features stand side by side.
+        tap: by default `side_by_side` or the output tap; several are read one after the other, and their features
+            stand side by side.
         pooling: one or several of `poolings`; all side by side where None, as a run stores them.
         batch_size: samples of a forward pass; by default 16 on a CPU, 128 on a GPU. It does not decide the result.
         device: `cuda` when there is one, else `cpu`. The model is afterwards where it was, in the mode that it was in.
@@ -172,6 +176,7 @@ class Encoder(ABC):
             raise DiagnosticsError(
                 f"Tokens are not pooled: leave out either pooling={pooling!r} or tokens=True.", code="conflict"
             )
+        tap = tap or self.side_by_side or None if not isinstance(tap, list) else tap
         if not isinstance(tap, str | None):
             more: dict[str, Any] = {"batch_size": batch_size, "device": device, "tokens": tokens}
             return np.concatenate(

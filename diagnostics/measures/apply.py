@@ -258,7 +258,8 @@ def _complete(
         SOURCE: measure.source,
         **measure.declaration(target),
     }
-    if not measure.pairwise and (measure.needs == "tokens" or (target is not None and target.kind in BY_PLACE)):
+    by_place = target is not None and target.kind in BY_PLACE and measure.observation is None
+    if not measure.pairwise and (measure.needs == "tokens" or by_place):
         attrs[TOKEN_SAMPLES] = activations.token_samples
     result = bare(result)
     if "tap" in result.coords and "depth" not in result.coords and not measure.pairwise:
@@ -392,16 +393,17 @@ def read_alike(result: xr.Dataset, other: xr.Dataset) -> bool:
     return all(result.attrs.get(name) == other.attrs.get(name) for name in (FUNCTIONAL, "tokens"))
 
 
-def against_control(result: xr.Dataset, other: xr.Dataset, control: str) -> xr.Dataset:
-    """A probe's result with by how much its chosen tap beats a control's chosen tap, paired over the same test
-    units.
+def against_control(result: xr.Dataset, other: xr.Dataset, control: str, own: xr.Dataset | None = None) -> xr.Dataset:
+    """A probe's result with by how much its chosen tap, or that of the encoder's `own` on the control's samples, beats
+    a control's chosen tap, paired over the same test units.
     """
-    if CHOSEN_TAP not in result.attrs or CHOSEN_TAP not in other.attrs:
+    own = result if own is None else own
+    if CHOSEN_TAP not in own.attrs or CHOSEN_TAP not in other.attrs:
         return result
-    ours, theirs = (data.sel(tap=[data.attrs[CHOSEN_TAP]]).sortby("unit") for data in (result, other))
+    ours, theirs = (data.sel(tap=[data.attrs[CHOSEN_TAP]]) for data in (own, other))
+    if list(ours["unit"].values) != list(theirs["unit"].values):
+        ours, theirs = ours.sortby("unit"), theirs.sortby("unit")
     if list(ours["unit"].values) != list(theirs["unit"].values):
         return result
-    (gap,) = paired_differences(
-        losses_of(ours, "unit"), losses_of(theirs, "unit"), units_fitted(result), result.attrs[SEED]
-    )
+    (gap,) = paired_differences(losses_of(ours, "unit"), losses_of(theirs, "unit"), units_fitted(own), own.attrs[SEED])
     return result.assign_attrs(store_interval(f"{OVER}{control}", gap))

@@ -98,7 +98,7 @@ class Measure(ABC):
     all samples), or others in words. Tests hold the bundled ones to it."""
     family: ClassVar[Family | None] = None
     """None: the target's family."""
-    needs: ClassVar[Literal["pooled", "tokens", "attention", "gradients"]] = "pooled"
+    needs: ClassVar[Literal["pooled", "tokens", "attention", "gradients", "views"]] = "pooled"
     standard: ClassVar[bool] = True
     """Whether it is in the suite that runs where no measure is named. Bundled ones: docs/explanation/measures.md says
     why.
@@ -129,6 +129,8 @@ class Measure(ABC):
     higher_is_better: ClassVar[bool | None] = True
     """None: neither way is better by itself."""
     pairwise: ClassVar[bool] = False
+    of_controls: ClassVar[bool] = True
+    """Whether a probe is measured of controls too."""
     instead: ClassVar[str] = "it hands over no readout: fit one of your own on run.features(tap)"
     """Why `Run.probe` has nothing to hand over, and what to do in its place; of a probe without `fit`."""
     known_answers: ClassVar[Sequence[Case]] = ()

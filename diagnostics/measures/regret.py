@@ -62,8 +62,9 @@ def mean_over_units(draws: Sequence[np.ndarray], units: int) -> Interval:
     return Interval(float(mean[0]), float(low), float(high))
 
 
-def mean_over_tasks(regret: np.ndarray) -> Interval:
-    """The mean of regrets [encoder, task], NaN where there is none, with its interval over tasks and encoders.
+def mean_over_tasks(regret: np.ndarray, datasets: Sequence[str] | None = None) -> Interval:
+    """The mean of regrets [encoder, task], NaN where there is none, with its interval over tasks and encoders; tasks of
+    one of the `datasets` [task] are one draw.
 
     The variance is that of the sums of its influences by encoder plus that by task, of which Cameron, Gelbach and Miller
     (2011, Journal of Business and Economic Statistics 29) take what both hold once: with few encoders that covers too
@@ -81,7 +82,10 @@ def mean_over_tasks(regret: np.ndarray) -> Interval:
     known = np.isfinite(regret)
     mean = float(regret[known].mean()) if known.any() else float("nan")
     influence = np.where(known, regret - mean, 0.0) / max(known.sum(), 1)
-    levels = [(int(known.any(axis=1 - side).sum()), influence.sum(axis=1 - side)) for side in (0, 1)]
+    at = np.arange(regret.shape[1]) if datasets is None else np.unique(datasets, return_inverse=True)[1]
+    by_dataset = np.eye(int(at.max()) + 1)[at]
+    drawn = known.any(axis=1).sum(), (known.any(axis=0) @ by_dataset > 0).sum()
+    levels = zip(map(int, drawn), (influence.sum(axis=1), influence.sum(axis=0) @ by_dataset), strict=True)
     parts = [(count, count / (count - 1) * float(sums @ sums)) for count, sums in levels if count > 1]
     if not parts:
         return Interval(mean, float("nan"), float("nan"))

@@ -94,6 +94,8 @@ GAP_BOUND = "gap_bound"
 """The upper end of the largest gap over all taps."""
 MARGIN = "margin"
 """The gap that matters, where a user named it."""
+FEWER = "fewer_samples"
+"""Of a control that passed fewer samples than the encoder: their number."""
 OVER = "over_"
 """Begins `over_CONTROL`: by how much the chosen tap beats the chosen tap of a control, an interval."""
 

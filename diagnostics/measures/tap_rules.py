@@ -41,8 +41,13 @@ DIRECTIONS: dict[str, Direction] = {
         "largest", "Hénaff et al. 2019 (Nature Neuroscience 22, 984): straight paths predict"
     ),
 }
-"""By measure, as published. Committed before any result was computed, and never fitted on what is reported. Where a
+"""By measure without labels, as published. Committed before any result was computed, and never fitted on what is reported. Where a
 paper prints a correlation without a sign, as 2502.02013 does, the direction is that of its theory."""
+
+WITH_LABELS: dict[str, Direction] = {
+    "logme": Direction("largest", "You et al. 2021 (2102.11005): more evidence goes with better transfer")
+}
+"""The same of measures that read the labels of train and val."""
 
 MOST_SETS = 200
 """Sets of other targets that a rule looks at; a draw of all where there are more."""
@@ -142,7 +147,7 @@ def extreme(evidence: Evidence, measure: str) -> str:
     known = {tap: value for tap, value in known.items() if math.isfinite(value)}
     if not known:
         raise _unmeasured("this measure")
-    return (max if DIRECTIONS[measure].tap == "largest" else min)(known, key=lambda tap: known[tap])
+    return (max if (DIRECTIONS | WITH_LABELS)[measure].tap == "largest" else min)(known, key=lambda tap: known[tap])
 
 
 def best_on_val(evidence: Evidence) -> str:
@@ -186,6 +191,7 @@ RULES: dict[str, tuple[Callable[[Evidence], Chosen], str]] = {
     RANDOM: (any_tap, NO_LABELS),
     "all side by side": (side_by_side, OF_VAL),
     **{name: (partial(extreme, measure=name), NO_LABELS) for name in DIRECTIONS},
+    **{name: (partial(extreme, measure=name), OF_VAL) for name in WITH_LABELS},
     "best on val": (best_on_val, OF_VAL),
     **{f"{count} labels": (partial(best_with, labels=count), str(count)) for count in LABELS},
 }

@@ -98,6 +98,36 @@ class ScoreMap:
     anchors: list[str]
 
 
+@dataclass(frozen=True, eq=False)
+class TaskCurve:
+    """A task of an encoder by tap, in order of execution: score on test, and `share` of what the best tap has above
+    knowing nothing, [tap] each.
+
+    inside: which taps are not shown to be worse than the one to use, bool [tap]. chosen, output: the places of the tap
+    to use, None without one, and of the encoder's output.
+    """
+
+    name: str
+    family: str
+    taps: list[str]
+    depth: np.ndarray
+    score: np.ndarray
+    share: np.ndarray
+    inside: np.ndarray
+    chosen: int | None
+    output: int
+
+
+@dataclass(frozen=True, eq=False)
+class TasksFigure:
+    """All tasks of encoders over depth, by the encoder's name."""
+
+    encoders: Mapping[str, tuple[TaskCurve, ...]]
+
+    def __bool__(self) -> bool:
+        return bool(self.encoders)
+
+
 MarkKind = Literal["chosen tap", "output"]
 
 
@@ -160,7 +190,7 @@ class StepsFigure:
     output: str
 
 
-Figure = ProfileFigure | ScoreMap | MapFigure | CurvesFigure | SharesFigure | StepsFigure
+Figure = ProfileFigure | ScoreMap | MapFigure | CurvesFigure | SharesFigure | StepsFigure | TasksFigure
 
 
 T = TypeVar("T")

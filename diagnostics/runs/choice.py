@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePath
 from typing import Any
@@ -22,7 +22,7 @@ from diagnostics.measures.apply import TINY, common_tap
 from diagnostics.measures.regret import Regrets, mean_over_tasks, mean_over_units, noise_floor
 from diagnostics.measures.result import choosing_scores, losses_of, units_fitted
 from diagnostics.measures.statistics import Interval, Losses
-from diagnostics.measures.tap_rules import DIRECTIONS, OTHERS, OUTPUT, RANDOM, Evidence
+from diagnostics.measures.tap_rules import DIRECTIONS, OTHERS, OUTPUT, RANDOM, WITH_LABELS, Evidence
 from diagnostics.registry import Entry, offered
 from diagnostics.report.numbers import format_interval, format_number, number
 from diagnostics.report.page import Column, Number, Page, Row, Section, Sentence, Table, filled, left_out_section
@@ -58,6 +58,8 @@ class Cell:
     dataset: str
     result: xr.Dataset
     beside: Mapping[str, xr.Dataset]
+    flops: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Those of a pass until each tap, where the run has them."""
 
     @property
     def target(self) -> str:
@@ -100,7 +102,7 @@ class Cell:
         measured = {
             name: dict(zip(map(str, data["tap"].values), map(float, data["score"].values), strict=True))
             for name, data in self.beside.items()
-            if name in DIRECTIONS or not data.attrs[attribute.TARGET]
+            if name in DIRECTIONS | WITH_LABELS or not data.attrs[attribute.TARGET]
             if data["score"].dims == ("tap",)
         }
         # Another draw of the same data may have trained on what is test here.
@@ -171,7 +173,8 @@ def cells_of(run: RunData, encoder: str) -> list[Cell]:
     for target, profile in first_probes(profiles).items():
         if profile.chosen_tap:
             beside = {p.measure: p.data for p in profiles if p.target in (None, target) and p is not profile}
-            cells.append(Cell(encoder, run.dataset, profile.data, beside))
+            flops = run.store.attrs.get("flops", {})
+            cells.append(Cell(encoder, run.dataset, profile.data, beside, flops))
     if not cells:
         raise DiagnosticsError(
             f"{run.path} has no target with a tap to use: run it with a probe on a dataset with targets.",
@@ -190,12 +193,14 @@ class RuleRegret:
     """What a rule lost: the mean over `cells` targets, with its interval over their units, and over tasks and encoders.
 
     `labels`: of the target, which it takes. `depth`: of the taps that it takes, the share of the trunk's pass that they
-    cost. `share`: the regret as a share of the output's on the same targets; None where that is not above 0.
+    cost. `flops`: of a sample up to them; NaN where a run lacks them.
+    `share`: the regret as a share of the output's on the same targets; None where that is not above 0.
     """
 
     rule: str
     labels: str
     depth: float
+    flops: float
     cells: int
     regret: Interval
     over_tasks: Interval
@@ -276,6 +281,7 @@ class Choice:
             {
                 **vars(each),
                 "depth": number(each.depth),
+                "flops": number(each.flops),
                 "regret": plain(each.regret),
                 "over_tasks": plain(each.over_tasks),
             }
@@ -310,13 +316,14 @@ class Choice:
         lead = [Sentence(line) for line in str(self).split("\n")]
         if not self.rules:
             return Page("", tuple(lead[:-1]), (), (), closing=tuple(lead[-1:]))
-        names = ("rule", "labels", "depth", "targets", "regret", "over tasks", "share")
+        names = ("rule", "labels", "depth", "FLOPs", "targets", "regret", "over tasks", "share")
         rows = [
             Row(
                 (
                     each.rule,
                     each.labels,
                     format_number(each.depth, ".2f"),
+                    format_number(each.flops, ".3g"),
                     str(each.cells),
                     Number(each.regret, signed=True),
                     Number(each.over_tasks, signed=True),
@@ -326,7 +333,7 @@ class Choice:
             for each in self.rules
         ]
         floor = Number(Interval(self.floor, math.nan, math.nan))
-        rows.append(Row((FLOOR, "", "", str(self.targets), floor, "", "")))
+        rows.append(Row((FLOOR, "", "", "", str(self.targets), floor, "", "")))
         said = (
             "Regret: the test score of the recommended tap minus that of the rule's tap. Every rule chose without "
             "test; 95 % intervals over units, and over tasks and encoders. Share: of the output's regret. Depth: the "
@@ -400,12 +407,15 @@ def _check_tasks(cells: Sequence[Cell]) -> None:
 def judge(cells: Sequence[Cell], rules: Mapping[str, Entry], runs: Mapping[str, int], seed: int = 0) -> Choice:
     """The regret of each rule on all cells; `runs`: how many there are of each encoder."""
     datasets = list(dict.fromkeys(cell.dataset for cell in cells))
-    draws: dict[str, dict[int, tuple[np.ndarray, float]]] = {}
+    draws: dict[str, dict[int, tuple[np.ndarray, np.ndarray]]] = {}
     reasons: dict[str, str] = {}
     floors: list[float] = []
     for i, cell in enumerate(cells):
         evidence = cell.evidence(cells)
+        # Sets are as deep as the output, which is in that of all.
+        names = [*cell.taps, *[str(cell.result.attrs[attribute.OUTPUT_TAP])] * len(cell.sets)]
         depths = np.append(cell.result["depth"].values, np.ones(len(cell.sets)))
+        costs = np.stack([depths, [cell.flops.get(name, math.nan) for name in names]])
         regrets = Regrets(cell.test, cell.used, units_fitted(cell.result), seed + datasets.index(cell.dataset))
         floors.append(noise_floor(cell.test, cell.used, cell.candidates))
         for name, rule in rules.items():
@@ -416,7 +426,7 @@ def judge(cells: Sequence[Cell], rules: Mapping[str, Entry], runs: Mapping[str, 
             except (Exception, SystemExit) as error:
                 reasons[name] = f"it failed: {describe(error)}."
             else:
-                draws.setdefault(name, {})[i] = regrets.of(shares), float(depths @ shares)
+                draws.setdefault(name, {})[i] = regrets.of(shares), costs[:, shares > 0] @ shares[shares > 0]
 
     def regret_of(name: str, some: Sequence[int]) -> RuleRegret:
         found = [draws[name][i] for i in some]
@@ -428,10 +438,14 @@ def judge(cells: Sequence[Cell], rules: Mapping[str, Entry], runs: Mapping[str, 
         lost = [draws[OUTPUT][i][0] for i in some if i in draws.get(OUTPUT, {})]
         output = mean_over_units(lost, units) if len(lost) == len(some) else None
         share = regret.value / output.value if output and output.low > 0 else None
-        depth = float(np.mean([deep for _, deep in found]))
-        return RuleRegret(name, rules[name].labels, depth, len(some), regret, mean_over_tasks(values), share)
+        depth, flops = np.mean([cost for _, cost in found], axis=0).tolist()
+        return RuleRegret(
+            name, rules[name].labels, depth, flops, len(some), regret, mean_over_tasks(values, of_data), share=share
+        )
 
     tasks = list(dict.fromkeys(cell.task for cell in cells))
+    # Targets of one dataset have its samples in common, whatever its options.
+    of_data = [dataset.partition("?")[0] for dataset, _ in tasks]
     judged = tuple(regret_of(name, list(of)) for name in rules if (of := draws.get(name)))
     advice: list[Advice] = []
     for encoder, count in runs.items():
@@ -448,6 +462,8 @@ def judge(cells: Sequence[Cell], rules: Mapping[str, Entry], runs: Mapping[str, 
         regret = regret_of(OTHERS, expected) if expected else None
         advice.append(Advice(encoder, count, len(own), _tap_for_all([cells[i] for i in own]), regret, beside))
     left_out = {name: reason for name, reason in reasons.items() if name not in draws}
+    if lacking := list(dict.fromkeys(cell.encoder for cell in cells if not cell.flops)):
+        left_out["FLOPs"] = f"those of {enumerated(lacking)} are not known."
     return Choice(judged, tuple(advice), float(np.nanmean(floors)), left_out)
 
 

@@ -6,23 +6,25 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import default_collate
 
 from diagnostics.activations.bucket import Place, open_place
 from diagnostics.activations.contract import StoredTarget, shuffle
-from diagnostics.activations.extract import OnGrids, extract, refuse_other_folder
+from diagnostics.activations.extract import OnGrids, Passed, extract, pass_batch, refuse_other_folder
 from diagnostics.activations.folder import Folder, check_room, reading, writing
 from diagnostics.activations.observe import observe
 from diagnostics.activations.parts import Launch, Share, refuse_mixture, scratch_of, units
-from diagnostics.activations.plan import in_ranges, plan, ranges_of
+from diagnostics.activations.plan import Plan, in_ranges, plan, ranges_of
 from diagnostics.activations.prepare import find_difference
-from diagnostics.activations.run_files import CONTROLS
+from diagnostics.activations.run_files import CONTROLS, ENCODER
 from diagnostics.activations.store import Store, is_run
+from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.attention.kernels import attention_in, explain_attention
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.modules import computing, random_kept
@@ -35,14 +37,17 @@ from diagnostics.runs.block_sums import AlongExtraction
 from diagnostics.runs.controls.kinds import control_encoders
 from diagnostics.runs.controls.names import WEIGHTS, control_of
 from diagnostics.runs.options import Request
+from diagnostics.runs.passes import Batch, Passing, by_names, setup_of, threads, threads_of
 from diagnostics.runs.record import Call, Provenance, refuse_other_seed
 from diagnostics.runs.setup import Setup, cost_of, read_tokens, streamed_targets
 from diagnostics.runs.streamed import stream_share
-from diagnostics.runs.workers import Submits
+from diagnostics.runs.workers import Submits, Workers
 from diagnostics.vocabulary import Compute
 
 LOG = logging.getLogger("diagnostics")
 MOST_PARTS = 10**6
+AHEAD_BYTES = 2**30
+"""Tokens of batches that other processes have passed and this one has not taken."""
 
 
 @random_kept()
@@ -77,18 +82,8 @@ def submit_parts(request: Request, executor: Submits, watch: Watch | None = None
 
     Raises DiagnosticsError where encoder or dataset is no name, which alone can be sent, and where a task fails.
     """
-    for name in ("encoder", "dataset"):
-        if not isinstance(getattr(request, name), str):
-            raise DiagnosticsError(
-                f"With executor= the {name} is built in other processes, and an object cannot be sent there: give its "
-                f"name, as on the command line (scheme:name, file.py:function, or a folder that was saved).",
-                code="bad-type",
-            )
-    # Without lists, tasks know the same request again.
-    values: dict[str, Any] = {each.name: getattr(request, each.name) for each in fields(request)}
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     setup = Setup(request)
-    request = Request(**values | {"out": setup.folder})
+    request = by_names(request, setup.folder)
     # Of streamed targets a first pass gathers sums, and a second judges by them.
     for key in ("missing", "unjudged"):
         # A launch beyond all parts makes the stores, joins sums, and says what is missing.
@@ -120,12 +115,7 @@ def submit_parts(request: Request, executor: Submits, watch: Watch | None = None
 @random_kept()
 def extract_part(request: Request, launch: str) -> None:
     """A task of an executor, in whatever process: a launch whose encoder stays for the next one."""
-    _launched(_setup(request), Launch.of(launch), silent)
-
-
-@functools.lru_cache(maxsize=1)
-def _setup(request: Request) -> Setup:
-    return Setup(request)
+    _launched(setup_of(request), Launch.of(launch), silent)
 
 
 @contextlib.contextmanager
@@ -174,9 +164,13 @@ class WaitingError(DiagnosticsError):
 class Extraction:
     """The encoder and its controls through the same extraction; with a `share`, a launch's parts of them."""
 
-    def __init__(self, setup: Setup, folder: Place, watch: Watch, share: Share | None) -> None:
+    def __init__(
+        self, setup: Setup, folder: Place, watch: Watch, share: Share | None, workers: Workers | None = None
+    ) -> None:
         self.setup, self.request, self.folder, self.watch = setup, setup.request, folder, watch
         self.share, self.launched = share, share is not None and not share.finishes
+        # Parts that several launches did are the same to the bit, so that all pass on as many threads.
+        self.workers = workers if setup.device == "cpu" and share is None else None
         self.made_beside: list[Folder] = []
         """The places of stores that were made beside them."""
         self.told = False
@@ -187,10 +181,16 @@ class Extraction:
         if request.dense is None and there and there.plan.token_samples == len(setup.dataset):
             setup.dense = "stored"  # of an earlier call with a larger budget
         self.version = Call.now(request.seed, {}).version
-        self.options = {"device": setup.device, "batch_size": request.batch_size, "workers": request.workers}
-        self.passes: dict[str, Any] = {**self.options, "watch": watch}
+        options = {"device": setup.device, "batch_size": request.batch_size, "workers": request.workers}
+        self.passes: dict[str, Any] = {**options, "watch": watch}
         """How passes over the dataset are made, for `extract` and `observe`."""
         by_place = [m for m in setup.measures if m.needs != "pooled"] if setup.dataset.ragged else []
+        self.by_names = self._by_names()
+        self.passing = self.workers.jobs if self.by_names and self.workers else 1
+        """Processes that pass."""
+        self.threads = threads_of(self.passing) if self.passing > 1 else torch.get_num_threads()
+        """Of a pass of an extraction."""
+        self.options = {**options, "threads": self.threads}
         self.by_place: Sequence[Measure] = by_place
         """Measures over tokens, left out where samples of unequal length have no common places."""
         self.measures = [m for m in setup.measures if m not in by_place]
@@ -294,7 +294,7 @@ class Extraction:
     def _measures_of(self, control_name: str) -> list[Measure]:
         """The measures that apply to a control."""
         whole = self.request.control_measures == "all" and control_of(control_name) in WEIGHTS
-        return [m for m in self.measures if not m.pairwise and (m.kinds or whole)]
+        return [m for m in self.measures if not m.pairwise and m.of_controls and (m.kinds or whole)]
 
     def _extract_control(self, name: str, measures: Sequence[Measure], store: Store) -> tuple[Encoder, Store]:
         """A control encoder and its store, beside the encoder's; raises as `_measure_control`."""
@@ -309,9 +309,15 @@ class Extraction:
                 self.setup.taps if has_weights else encoder.taps,
                 {},
                 measures,
-                token_samples=store.plan.token_samples,
+                token_samples=self._token_samples(name, store),
                 computed=has_weights,
+                control=name,
             )
+
+    def _token_samples(self, control: str, store: Store) -> int:
+        """How many samples of a control keep tokens: those that keep the encoder's."""
+        kept = store.plan.token_samples
+        return int((self.setup.control_positions < kept).sum()) if control_of(control) in WEIGHTS else kept
 
     @contextlib.contextmanager
     def _making_control(self) -> Generator[None]:
@@ -326,6 +332,9 @@ class Extraction:
             made = f"it cannot be made from {self.setup.encoder.name}: {describe(error)}."
             raise NoControlError(made) from error
 
+    def _dataset_of(self, control: str) -> Dataset:
+        return self.setup.control_dataset if control_of(control) in WEIGHTS else self.setup.dataset
+
     def _extract(
         self,
         encoder: Encoder,
@@ -337,16 +346,18 @@ class Extraction:
         announced: bool = False,
         token_samples: int | None = None,
         computed: bool = True,
+        control: str = ENCODER,
     ) -> Store:
         """The store of an encoder's activations; `announced`: whether the cost of it and of its controls is told first.
 
         Tokens are kept where `measures` read them. `computed`: whether it is a model, whose pass is
-        computed as was asked for.
+        computed as was asked for; `control`: which one it is.
         """
-        request, setup, samples = self.request, self.setup, len(self.setup.dataset)
+        request, setup, dataset = self.request, self.setup, self._dataset_of(control)
+        samples = len(dataset)
         # What controls without the encoder give has one token and one pooling.
         poolings = [name for name in setup.poolings or () if name in encoder.poolings] or None
-        with_tokens, probes = read_tokens(measures, setup.dataset, setup.dense)
+        with_tokens, probes = read_tokens(measures, dataset, setup.dense)
         there = self._store_there(place)
         # Who names a budget wants the encoder's, but for those that were removed since.
         with_tokens = with_tokens or (announced and bool(setup.token_budget) and not (there and there.complete))
@@ -366,7 +377,7 @@ class Extraction:
                     if theirs
                 }
                 kept = planned if with_tokens else planned.without_tokens
-                cost = cost_of(setup, kept, read, seconds=seconds, again=again, dense=dense)
+                cost = cost_of(setup, kept, read, seconds=seconds / self.passing, again=again, dense=dense)
                 self.watch(cost)
                 if not is_run(place):
                     check_room(place.path, cost.bytes)
@@ -378,7 +389,7 @@ class Extraction:
         summed = measures if setup.dense == "streamed" else ()
         along = AlongExtraction(encoder, summed, streamed, self.version, shared=self.share is not None)
         compute: Compute = request.compute if computed else "float32"
-        with encoder.on(setup.device), computing(compute, setup.device):
+        with threads(self.threads), encoder.on(setup.device), computing(compute, setup.device):
             if announced:
                 self._explain_attention(encoder, taps)
                 if request.fresh or not is_run(place):
@@ -390,7 +401,7 @@ class Extraction:
                 extracted = functools.partial(
                     extract,
                     encoder,
-                    setup.dataset,
+                    dataset,
                     place,
                     planned,
                     about=about,
@@ -399,6 +410,7 @@ class Extraction:
                     before_first_byte=before_first_byte,
                     along=along,
                     compute=compute,
+                    deal=functools.partial(self._deal, encoder, control) if self.by_names else None,
                     **self.passes,
                 )
                 store = extracted(share=self.share)
@@ -412,6 +424,47 @@ class Extraction:
             self.made_beside.append(place)
         store.device, store.choose_on, store.seed = setup.device, setup.choose_on, request.seed
         return store
+
+    def _by_names(self) -> Request | None:
+        """The request by which other processes pass too; None where this one does alone."""
+        if self.workers is None or self.workers.jobs == 1:
+            return None
+        try:
+            # Passes need no measures, which may be objects.
+            return replace(by_names(self.request, self.setup.folder), measures="standard")
+        except DiagnosticsError as error:
+            LOG.info("one process passes all samples: %s", error)
+            return None
+
+    def _deal(
+        self, encoder: Encoder, control: str, kept: Plan, batches: Sequence[np.ndarray], whole: bool
+    ) -> Generator[Passed]:
+        """See `Deal`: what batches give, passed by all processes that build the same encoder."""
+        dataset = self._dataset_of(control)
+
+        def here(batch: Batch) -> Passed:
+            return pass_batch(encoder, dataset, kept, batch.positions, whole=batch.whole)
+
+        items, done = [Batch(positions, whole) for positions in batches], 0
+        if self.by_names and self.workers:
+            identity, fingerprint = dict(encoder.identity), dataset.fingerprint
+            source = Passing(self.by_names, control, identity, fingerprint, kept, self.threads)
+            size = len(batches[0]) * kept.token_bytes_per_sample
+            ahead = max(
+                1, min(2 * self.workers.jobs, AHEAD_BYTES // size if whole or kept.token_samples else MOST_PARTS)
+            )
+            with contextlib.closing(self.workers.deal(items, here, source, ahead)) as dealt:
+                for found in dealt:
+                    passed = found if isinstance(found, Passed) else found[0][1] if found else "it cannot be sent"
+                    if isinstance(passed, str):
+                        LOG.info("one process passes all samples of %s: %s", encoder.name, passed)
+                        self.by_names = None
+                        break
+                    if isinstance(passed, Exception):
+                        raise passed
+                    yield passed
+                    done += 1
+        yield from map(here, items[done:])
 
     def _store_there(self, place: Place) -> Store | None:
         """The store that this call goes on with; None without one, or where it cannot be read, as is said later."""
@@ -434,10 +487,10 @@ class Extraction:
         if ran:
             LOG.info("attention of %s: %s", encoder.name, ran)
 
-    def _observe(self, encoder: Encoder, store: Store, measures: Sequence[Measure]) -> None:
+    def _observe(self, encoder: Encoder, store: Store, measures: Sequence[Measure], control: str = ENCODER) -> None:
         observations = [measure.observation for measure in measures if measure.observation is not None]
         with self._passing(encoder):
-            observe(encoder, self.setup.dataset, store, observations, version=self.version, **self.passes)
+            observe(encoder, self._dataset_of(control), store, observations, version=self.version, **self.passes)
 
     @contextlib.contextmanager
     def _passing(self, encoder: Encoder, *, computed: bool = True) -> Generator[None]:

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 from torch import nn
 
-from diagnostics.activations.extract import read_into_memory
+from diagnostics.activations.in_memory import read_into_memory
 from diagnostics.activations.prepare import fit
 from diagnostics.datasets.dataset import subset, unprobeable_targets
 from diagnostics.encoders.bare_module import Numbers

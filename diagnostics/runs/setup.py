@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any, get_args
 
@@ -13,19 +15,22 @@ from diagnostics.activations.bucket import open_place
 from diagnostics.activations.contract import StoredTarget
 from diagnostics.activations.extract import OnGrids
 from diagnostics.activations.place import Address, Location, locate
-from diagnostics.activations.plan import ARRAY_BYTES, WANTED, Plan, Precision, parse_budget, plan
+from diagnostics.activations.plan import ARRAY_BYTES, WANTED, Plan, Precision, parse_budget, plan, row_order
 from diagnostics.activations.prepare import fit
 from diagnostics.activations.run_files import CONTROLS
 from diagnostics.datasets.boxes import CLASS, there
-from diagnostics.datasets.dataset import Dataset, unprobeable_targets
+from diagnostics.datasets.dataset import Dataset, at_rows, subset, unprobeable_targets
 from diagnostics.datasets.target import Target
 from diagnostics.encoders.attention.kernels import check_kernel
+from diagnostics.encoders.bare_module import is_bare
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.modules import check_compute, usable_device
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError, explaining, refuse_values, unknown
+from diagnostics.errors import DiagnosticsError, enumerated, explaining, refuse_values, unknown
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.dense import known_places
+from diagnostics.measures.probes.grounding import MOST_RANK
+from diagnostics.measures.probes.input_scaling import InputScaling
 from diagnostics.measures.probes.least_squares import FOLDS
 from diagnostics.measures.probes.nearest import KnnProbe
 from diagnostics.measures.verdict import check_margin
@@ -37,8 +42,9 @@ from diagnostics.runs.controls.kinds import planned_taps
 from diagnostics.runs.controls.names import INPUTS, control_of
 from diagnostics.runs.inputs import given
 from diagnostics.runs.options import Request, default_folder
-from diagnostics.runs.streamed import passes_over
-from diagnostics.vocabulary import BY_PLACE, DENSE, SAFE_NAME, SPLITS, ChooseOn, ControlMeasures, DenseTokens
+from diagnostics.runs.phrases import embed_phrases
+from diagnostics.runs.streamed import passes_over, tokens_read
+from diagnostics.vocabulary import BOXED, BY_PLACE, DENSE, SAFE_NAME, SPLITS, ChooseOn, ControlMeasures, DenseTokens
 
 
 class Setup:
@@ -70,6 +76,8 @@ class Setup:
         self.named = frozenset(one if isinstance(one, str) else one.name for one in asked or ()) - set(SUITES)
         fed = {"mean": request.mean, "std": request.std, "size": request.size}
         model, data = given("run", request.encoder, request.dataset, fed, trust_code=request.trust_code)
+        if request.text_encoder is not None:
+            data = embed_phrases(data, request.text_encoder)
         self.encoder, self.dataset = fit(model, data), data
         typed = [one if isinstance(one, str) else "" for one in (request.encoder, request.dataset)]
         names = typed[0] or self.encoder.name, typed[1] or data.name
@@ -88,6 +96,8 @@ class Setup:
         self.taps = chosen_taps(self.encoder, listed(request.taps))
         self.poolings = _chosen_poolings(self.encoder, listed(request.pooling))
         self.draws = request.control_draws if request.controls else 0
+        if self.draws and is_bare(self.encoder) and all(one.name != InputScaling.name for one in self.measures):
+            self.measures += [InputScaling()] * any(each.kind in InputScaling.kinds for each in data.targets.values())
         # Tokens at one place of samples of unequal length have nothing in common.
         self.token_budget = 0 if data.ragged else budget
         self.choose_on: ChooseOn = request.choose_on or ("fit" if data.exchangeable else "val")
@@ -95,6 +105,34 @@ class Setup:
         self.token_samples = plan(*rule).token_samples
         stored = data.ragged or self.token_samples == len(data)
         self.dense: DenseTokens = request.dense or ("stored" if stored else "streamed")
+        _check_control_samples(self)
+
+    @cached_property
+    def control_positions(self) -> np.ndarray:
+        """The positions of the samples that controls with other weights pass, ascending."""
+        wanted, data = self.request.control_samples, self.dataset
+        ids = data.ids if wanted is None else subset(data, wanted, self.request.seed).ids
+        return np.flatnonzero(np.isin(np.asarray(data.ids, dtype=object)[row_order(len(data))], ids))
+
+    @cached_property
+    def control_dataset(self) -> Dataset:
+        """Those samples, so ordered that their positions among themselves are those among all."""
+        positions, data = self.control_positions, self.dataset
+        if len(positions) == len(data):
+            return data
+        rows = np.empty(len(positions), dtype=np.int64)
+        rows[row_order(len(positions))] = row_order(len(data))[positions]
+        return at_rows(data, rows)
+
+    @property
+    def fewer(self) -> str:
+        """That controls with other weights pass fewer samples, in words; "" where they pass all."""
+        few, samples = len(self.control_positions), len(self.dataset)
+        return (
+            f"on {few:,} of {samples:,} samples, on which the encoder is fitted again for the comparison"
+            if few < samples
+            else ""
+        )
 
 
 def listed(names: str | Sequence[Any] | None) -> list[Any] | None:
@@ -143,6 +181,29 @@ def _check_redraws(request: Request, data: Dataset) -> None:
             f"--redraws, or give data without splits, which are then drawn (in Python, Dataset(exchangeable=True) says "
             f"that yours were).",
             code="bad-splits",
+        )
+
+
+def _check_control_samples(setup: Setup) -> None:
+    few, samples = setup.request.control_samples, len(setup.dataset)
+    # The width of an interval falls with the root of the number of units.
+    if few is not None and few < (least := math.ceil(samples / 1.5**2)):
+        raise DiagnosticsError(
+            f"With {few:,} of {samples:,} samples (--control-samples) intervals of controls are more than half wider "
+            f"than the encoder's: give {least:,} or more.",
+            code="bad-value",
+        )
+    if few is not None and setup.request.redraw_controls:
+        raise DiagnosticsError(
+            "--redraw-controls fits controls on other splits of all samples, so that it cannot be given with "
+            "--control-samples: leave one of them out.",
+            code="conflict",
+        )
+    if few is not None and setup.dense == "streamed" and (names := streamed_targets(setup)):
+        raise DiagnosticsError(
+            f"Sums of {enumerated(names)} are of all samples, so that controls cannot be compared on fewer: give "
+            f"--dense stored or --dense none with --control-samples.",
+            code="unsupported",
         )
 
 
@@ -201,7 +262,14 @@ def _chosen_poolings(model: Encoder, names: Sequence[str] | None) -> list[str] |
 
 
 SUITES = ("standard", "perception", "all")
-PERCEPTION = ("linear_probe", "segmentation_probe", "detection_probe", "label_propagation")
+PERCEPTION = (
+    "linear_probe",
+    "segmentation_probe",
+    "detection_probe",
+    "grounding_probe",
+    "label_propagation",
+    "correspondence",
+)
 """The suite `perception`: the tasks that Perception Encoder was judged by (2504.13181), as far as there are probes."""
 
 
@@ -248,9 +316,12 @@ def read_tokens(measures: Sequence[Measure], dataset: Dataset, dense: DenseToken
     """
     kinds = {target.kind for target in dataset.targets.values()}
     otherwise = {m.name: {"stored": (), "streamed": m.streams, "none": DENSE}[dense] for m in measures}
-    stored = {m.name: kinds & set(m.kinds) - set(otherwise[m.name]) for m in measures}
-    probes = any(stored[m.name] & set(BY_PLACE) or (m.needs == "tokens" and stored[m.name]) for m in measures)
-    return probes or any(m.needs == "tokens" and not m.kinds for m in measures), probes or bool(kinds & set(BY_PLACE))
+    # What is observed with the model at hand reads no stored tokens.
+    stored = {m.name: kinds & set(m.kinds) - set(otherwise[m.name]) for m in measures if m.observation is None}
+    probes = any(of & set(BY_PLACE) or (m.needs == "tokens" and of) for m in measures if (of := stored.get(m.name)))
+    return probes or any(m.needs == "tokens" and not m.kinds for m in measures), probes or bool(
+        kinds & {*BY_PLACE} - {"matches"}
+    )
 
 
 def _check_own(own: Sequence[Measure], known: Collection[str]) -> None:
@@ -314,12 +385,18 @@ def cost_of(
     plans = _plans(setup, planned, controls)
     stores = [planned, *(other if controls[name] else other.without_tokens for name, other in plans.items())]
     token_bytes = sum(each.token_bytes for each in stores)
-    alike = 1 + sum(_has_weights(name, encoder) for name in plans)
     written = sum(each.bytes + _sample_bytes(dataset, planned) for each in stores)
     written += _result_bytes(setup, controls) + PAGE_BYTES * setup.request.report
     # Shuffled labels are read from the encoder's own activations.
     sums = [_sum_bytes(setup, each, dense, shuffled=bool(setup.draws and not i)) for i, each in enumerate(stores)]
-    passes = passes_over(dataset.split, setup.choose_on, gathered=fits_along(max(sums))) if any(sums) else 0
+    passes = 0.0
+    if any(sums):
+        in_order, stored = dataset.split[row_order(len(dataset))], tokens_read(planned)
+        passes = passes_over(in_order, setup.choose_on, gathered=fits_along(max(sums)), stored=stored)
+    alike = 1 + sum(_has_weights(name, encoder) for name in plans)
+    # In tokens that are extracted again, controls have their share.
+    share = (again or planned.samples) / planned.samples
+    passed = (alike - 1) * len(setup.control_positions) * share * (1 + passes)
     written += sum(sums)
     enough = planned.token_samples >= min(WANTED, planned.samples)
     return Cost(
@@ -330,7 +407,7 @@ def cost_of(
         bytes=token_bytes if again else written,
         token_bytes=token_bytes,
         token_samples=planned.token_samples,
-        seconds=alike * seconds * (again or planned.samples) * (1 + passes),
+        seconds=seconds * ((again or planned.samples) * (1 + passes) + passed),
         encoders=alike,
         path=str(setup.out),
         token_bytes_of_64=0 if enough else WANTED * planned.token_bytes_per_sample,
@@ -408,10 +485,11 @@ def _sum_bytes(setup: Setup, planned: Plan, dense: OnGrids, *, shuffled: bool) -
     """Of the sums of an encoder; `shuffled`: with those of shuffled labels, whose unknown places move too."""
     whole, columns = dict[bytes, bool](), 0
     for name, target in streamed_targets(setup).items() if setup.dense == "streamed" else ():
-        if target.kind == "boxes":
+        if target.kind in BOXED:
             # Of all tokens, and of those in boxes.
             whole |= {f"{name} all".encode(): False, f"{name} held".encode(): False}
-            columns += 5 + len(np.unique(target.values[:, 1:, CLASS][there(target.values)]))
+            numbers = np.unique(target.values[:, 1:, CLASS][there(target.values)])
+            columns += 5 + (len(numbers) if target.kind == "boxes" else 2 * MOST_RANK)
         elif on_grids := dense.get(name):
             grids = [(values, known_places(target.kind, values)) for values in on_grids.values()]
             whole[b"".join(np.packbits(known).tobytes() for _, known in grids)] = all(known.all() for _, known in grids)
@@ -429,9 +507,10 @@ def _has_weights(name: str, encoder: Encoder) -> bool:
 
 def _plans(setup: Setup, planned: Plan, controls: Collection[str]) -> dict[str, Plan]:
     """The plans of those of some controls that can be made, beside the encoder's."""
-    weights = [name for name in controls if _has_weights(name, setup.encoder)]
+    weights, positions = [name for name in controls if _has_weights(name, setup.encoder)], setup.control_positions
+    alike = replace(planned, samples=len(positions), token_samples=int((positions < planned.token_samples).sum()))
     inputs = {name: _plan_of(name, setup, planned) for name in controls if name in INPUTS}
-    return {name: other for name, other in (inputs | dict.fromkeys(weights, planned)).items() if other is not None}
+    return {name: other for name, other in (inputs | dict.fromkeys(weights, alike)).items() if other is not None}
 
 
 def _plan_of(name: str, setup: Setup, planned: Plan) -> Plan | None:
@@ -451,7 +530,7 @@ def _sample_bytes(dataset: Dataset, planned: Plan) -> int:
     targets = 0
     for target in dataset.targets.values():
         first = np.asarray(target.values[0])
-        if not target.dense or target.kind == "boxes":
+        if not target.dense or target.kind in BOXED:
             targets += len(dataset) * first.nbytes + (0 if target.naive is None else target.naive.nbytes)
         elif first.dtype.kind == "f":
             of_each = sum(math.prod(grid) for grid in grids if len(grid) == first.ndim)

@@ -22,7 +22,7 @@ from torch import Tensor
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.activations.extract import batches_of
 from diagnostics.activations.parts import Left, Share
-from diagnostics.activations.plan import ranges_of
+from diagnostics.activations.plan import Plan, ranges_of
 from diagnostics.activations.prepare import prepared_batches
 from diagnostics.activations.store import Store
 from diagnostics.datasets.dataset import Dataset
@@ -88,7 +88,7 @@ def stream(
     passes = _Passes(encoder, dataset, store, reads, version, **options)
     left = BlockSums(store, reads, range(FOLDS), version)
     gathered = not (passes.find_missing() if shared else left.missing)
-    before(passes_over(store.split, store.choose_on, gathered=gathered), left.bytes)
+    before(passes_over(store.split, store.choose_on, gathered=gathered, stored=passes.stored), left.bytes)
     try:
         if left.missing and shared:
             passes.gather_ranges()
@@ -203,10 +203,18 @@ def readout(store: Store, probe: Measure, target: StoredTarget, tap: Tap, choice
     return EachToken(solved, tap.grid, dense.grid)
 
 
-def passes_over(split: np.ndarray, choose_on: ChooseOn, *, gathered: bool) -> float:
-    """Passes over all samples beside the extraction; `gathered`: whether it gathers the sums, or they are there."""
+def passes_over(split: np.ndarray, choose_on: ChooseOn, *, gathered: bool, stored: int) -> float:
+    """Passes over all samples beside the extraction; `gathered`: whether it gathers the sums, or they are there;
+    `stored`: of how many, which come first, tokens are read in place of a pass.
+    """
     judged = split != "train" if choose_on == "val" else np.ones(len(split), dtype=bool)
-    return float(judged.mean() + (0 if gathered else (split != "test").mean()))
+    passed = judged + (0 if gathered else 1) * (split != "test")
+    return float(passed[stored:].sum() / len(split))
+
+
+def tokens_read(plan: Plan) -> int:
+    """Number of samples, the first, whose stored tokens are read as a pass gives them."""
+    return plan.token_samples if plan.precision == "float32" else 0
 
 
 PHASES = ("val", "rest")
@@ -234,6 +242,7 @@ class _Passes:
         self.reads, self.version, self.left = reads, version, Left(store, version)
         self.parts = ranges_of(store.plan.parts)
         self.ranges, self.block = len(self.parts), block_of(store)
+        self.stored = min(store.token_samples, tokens_read(store.plan))
         self.known = np.any([read.dense.known.any(axis=1) for read in reads], axis=0)
 
     def each(self, batches: Sequence[np.ndarray], reads: Sequence[Read], step: str, visit: _Visit) -> None:
@@ -262,7 +271,7 @@ class _Passes:
 
     def _is_stored(self, positions: np.ndarray) -> bool:
         """Test for a batch whose tokens are stored, in one shard, as they pass."""
-        return bool(positions[0] < self.store.token_samples) and self.store.plan.precision == "float32"
+        return bool(positions[0] < self.stored)
 
     def _batches(self, rows: np.ndarray) -> list[np.ndarray]:
         """Rows by batch, before them those whose tokens are stored by their shard."""
@@ -329,7 +338,7 @@ class _Passes:
     def _rows(self, phase: str, at: int) -> np.ndarray:
         """The rows of a range that a phase judges."""
         rows = self.store.plan.positions_of(self.parts[at])
-        blocks = [0] if phase == "val" else [*_held_out(self.store)[1:], FOLDS]
+        blocks = [*_held_out(self.store)] if phase == "val" else [FOLDS]
         return rows[np.isin(self.block[rows], blocks) & self.known[rows]]
 
     def judge(self, reads: Sequence[Read], phase: str, ranges: Iterable[int]) -> None:

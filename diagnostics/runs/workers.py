@@ -1,7 +1,8 @@
-"""Processes that measure beside a run's own: they find in the store what measures need of each tap, in any order.
+"""Processes beside a run's own, which pass batches, and find in the store what measures need of each tap.
 
-It is handed to the measures (`Activations.ready`), which find in the run's process whatever is not there. So nothing is
-decided here: without the processes, or with a measure that they cannot make, all is the same and takes longer.
+The latter is handed to the measures (`Activations.ready`), which find in the run's process whatever is not there. So
+nothing is decided here: without the processes, or with a measure that they cannot make, all is the same and takes
+longer.
 """
 
 from __future__ import annotations
@@ -17,13 +18,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from diagnostics.activations.contract import Activations, StoredTarget, shuffle
 from diagnostics.activations.place import Location
@@ -35,7 +35,7 @@ from diagnostics.measures.threads import one_thread
 from diagnostics.progress import Progress, Watch
 from diagnostics.registry import offered
 from diagnostics.runs.block_sums import Read
-from diagnostics.runs.machine import free_bytes, usable_cores
+from diagnostics.runs.machine import free_bytes, usable_cores, used_bytes
 from diagnostics.runs.setup import chosen_measures
 from diagnostics.runs.streamed import solve_at
 
@@ -53,12 +53,12 @@ class Submits(Protocol):
 PROCESS_BYTES = 2 * 10**9
 """Memory that a process may need: libraries, pooled values that it keeps, and what it computes with."""
 WORTH = 10.0
-"""CPU seconds of tasks from which other processes are started, each of which takes about 4 to start."""
+"""CPU seconds of work from which other processes are started, each of which takes about 4 to start."""
 
 
 def default_jobs(most: int) -> int:
-    """As many processes as there are cores and memory for."""
-    return max(1, min(most, usable_cores(), int(min(most, free_bytes() / PROCESS_BYTES))))
+    """As many processes as there are cores and memory for, each of which builds what this one has built."""
+    return max(1, min(most, usable_cores(), int(min(most, free_bytes() / max(PROCESS_BYTES, used_bytes())))))
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,7 @@ def _open(place: Location, digest: str) -> tuple[Store, dict[str, StoredTarget]]
     return store, store.targets()
 
 
+Item = TypeVar("Item")
 Pair = tuple[str, str]
 """The names of a measure and of a target, "" for none."""
 _Found = tuple[tuple[str, str], Any]
@@ -155,20 +156,19 @@ def tasks_of(measures: Sequence[Measure], activations: Activations, targets: Map
 
 
 class Workers:
-    """Up to `jobs` processes that measure, this one and others from when tasks take long; `close` ends those."""
+    """Up to `jobs` processes, this one and others from when work takes long; `close` ends those."""
 
     def __init__(self, jobs: int, watch: Watch, executor: Submits | None = None) -> None:
         self.jobs, self.watch, self.executor = jobs, watch, executor
         """It does in place of processes what is left when tasks take long."""
         self.spent = 0.0
-        """CPU seconds of tasks so far, in this process."""
+        """CPU seconds of work so far, in this process."""
         self.processes = list[_Process]()
         self.threads = ThreadPoolExecutor(jobs)
 
     def close(self) -> None:
         """Ends the others at once, whatever they do."""
-        for process in self.processes:
-            process.end()
+        self._end()
         self.threads.shutdown()
 
     def measure_all(
@@ -209,39 +209,89 @@ class Workers:
         source = Source(place, members, permute, digest)
         if self.executor is not None:
             return self._submit(self.executor, source, tasks, activations, targets)
-        todo, done, found = deque(tasks), deque[Task](), dict[tuple[str, str], Any]()
+        found, done = dict[tuple[str, str], Any](), 0
 
-        def work(find: Callable[[Task], Iterable[_Found]]) -> Iterator[str]:
-            while todo:
-                with contextlib.suppress(IndexError):
-                    task = todo.popleft()
-                    yield task.tap or task.pairs[0][0]
-                    found.update(find(task))
-                    done.append(task)
+        def here(task: Task) -> list[_Found]:
+            self.watch(Progress(f"{step} by tap", done, len(tasks), task.tap or task.pairs[0][0]))
+            return list(task.find(activations, targets))
 
-        def deal(process: _Process) -> None:
-            while todo and not process.has_started():
-                pass
-            deque(work(functools.partial(process.find, source)), maxlen=0)
-
-        others, start = list[Future[None]](), time.thread_time()
-        with one_thread():
-            for now in work(lambda task: task.find(activations, targets)):
-                seconds = time.thread_time() - start
-                # Those ahead are taken to last as long as those that are done.
-                ahead = self.spent + seconds * len(tasks) / max(1, len(done))
-                if not others and (self.processes or ahead >= WORTH):
-                    self.processes = self.processes or [_Process() for _ in range(self.jobs - 1)]
-                    others = [self.threads.submit(deal, process) for process in self.processes]
-                self.watch(Progress(f"{step} by tap", len(done), len(tasks), now))
-                for other in others:
-                    if other.done():
-                        other.result()
-        self.spent += time.thread_time() - start
-        for other in others:
-            other.result()
+        with one_thread(), contextlib.closing(self.deal(tasks, here, source, len(tasks))) as dealt:
+            for each in dealt:
+                found.update(each)
+                done += 1
         self.watch(Progress(f"{step} by tap", len(tasks), len(tasks)))
         return found
+
+    def deal(self, items: Sequence[Item], here: Callable[[Item], Any], source: Any, ahead: int) -> Generator[Any]:
+        """What becomes of each item, in their order: `here`, and as found by other processes from a source.
+
+        Nobody begins an item that is so many `ahead` of what was taken. Where it is left early, the others end.
+        """
+        state, done, failed = threading.Condition(), dict[int, Any](), list[BaseException]()
+        begun = given = 0
+        over = False
+
+        def begin() -> int | None:
+            nonlocal begun
+            if over or begun >= min(len(items), given + ahead):
+                return None
+            begun += 1
+            return begun - 1
+
+        def put(index: int, found: Any) -> None:
+            with state:
+                done[index] = found
+                state.notify_all()
+
+        def work(process: _Process) -> None:
+            try:
+                while not over and begun < len(items):
+                    if process.has_started():
+                        with state:
+                            if (index := begin()) is None:
+                                state.wait(0.1)
+                                continue
+                        put(index, process.find(source, items[index]))
+            except BaseException as error:
+                with state:
+                    failed.append(error)
+                    state.notify_all()
+
+        others, seconds, own = list[Future[None]](), 0.0, 0
+        try:
+            for wanted in range(len(items)):
+                while True:
+                    with state:
+                        if failed:
+                            raise failed[0]
+                        if wanted in done:
+                            found, given = done.pop(wanted), wanted + 1
+                            state.notify_all()
+                            break
+                        if (index := begin()) is None:
+                            state.wait()
+                            continue
+                    # Those ahead are taken to last as long as those that are done.
+                    ahead_of_all = self.spent + seconds * len(items) / max(1, own)
+                    if not others and (self.processes or ahead_of_all >= WORTH):
+                        self.processes = self.processes or [_Process() for _ in range(self.jobs - 1)]
+                        others = [self.threads.submit(work, process) for process in self.processes]
+                    start = time.thread_time()
+                    put(index, here(items[index]))
+                    seconds, own = seconds + time.thread_time() - start, own + 1
+                yield found
+        finally:
+            self.spent += seconds
+            over = True
+            if given < len(items):
+                self._end()
+            for other in others:
+                other.result()
+
+    def _end(self) -> None:
+        for process in self.processes:
+            process.end()
+        self.processes = []
 
     def _submit(
         self,
@@ -275,7 +325,7 @@ class Workers:
 
 
 class _Process:
-    """A process that does tasks, of a group of its own, so that Ctrl-C at a terminal reaches the run alone."""
+    """A process that does what it is asked for, of a group of its own: Ctrl-C at a terminal reaches the run alone."""
 
     def __init__(self) -> None:
         self.ready = False
@@ -298,8 +348,8 @@ class _Process:
             self.ready = self._exchange() == []
         return self.ready
 
-    def find(self, source: Source, task: Task) -> list[_Found]:
-        """As `Task.find` there."""
+    def find(self, source: Any, task: Any) -> list[_Found]:
+        """As `task.find` of what the source opens there."""
         return unpack(self._exchange((source, task)))
 
     def _exchange(self, *asked: Any) -> list[_Found]:
@@ -311,7 +361,7 @@ class _Process:
         except (OSError, EOFError) as error:
             status = self.process.wait()
             raise DiagnosticsError(
-                f"A process that measures was ended (status {status}), perhaps because memory ran out: give fewer "
+                f"A process of this run was ended (status {status}), perhaps because memory ran out: give fewer "
                 f"--jobs.",
                 code="process-ended",
             ) from error
@@ -341,7 +391,7 @@ def unpack(found: Iterable[tuple[tuple[str, str], bytes]]) -> list[_Found]:
 def serve(link: int) -> None:
     """Does what arrives at the descriptor of a link until the process at its other end closes it, or has ended."""
     connection = Connection(link)
-    tasks = queue.SimpleQueue[tuple[Source, Task]]()
+    tasks = queue.SimpleQueue[tuple[Any, Any]]()
 
     def receive() -> NoReturn:
         # Beside the work, which would else go on for nobody.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import diagnostics as dx
-from diagnostics.plugin import DiagnosticsError, Entry, hookimpl, importing, refuse_values
+from diagnostics.plugin import DiagnosticsError, Entry, hookimpl, importing, pad_matches, refuse_values
 
 # Data that arrives inside the wheels of other packages: where it lies, and what to do where it is missing or damaged.
 
@@ -91,11 +91,12 @@ def digits(n: int | None = None, seed: int = 0) -> dx.Dataset:
     )
 
 
-def motorcycle(tile: int = 100) -> dx.Dataset:
+def motorcycle(tile: int = 100, views: int = 1) -> dx.Dataset:
     """Square tiles of one real scene: uint8 [tile, tile, 3], target `disparity` float32 [sample, tile, tile] in pixels.
 
     Tiles (8 to 247 px) do not overlap; what is left at the right and lower edges is dropped. Columns of tiles go to
-    train, val and test from left to right. Source: Scharstein et al., High-resolution stereo datasets with
+    train, val and test from left to right. views: with 2, the same tile of the right image is another view
+    (`Dataset.views`), with `matches` of points. Source: Scharstein et al., High-resolution stereo datasets with
     subpixel-accurate ground truth (GCPR 2014), a quarter of the size, as in `skimage.data.stereo_motorcycle`.
     """
     if not 8 <= tile <= WIDTH // 3:
@@ -104,7 +105,8 @@ def motorcycle(tile: int = 100) -> dx.Dataset:
             f"there are columns for train, val and test.",
             code="bad-value",
         )
-    left, _, disparity = module_of("motorcycle", "skimage.data", "scikit-image").stereo_motorcycle()
+    refuse_values((not 1 <= views <= 2, f"Dataset motorcycle cannot have views={views}: give 1 or 2."))
+    left, right, disparity = module_of("motorcycle", "skimage.data", "scikit-image").stereo_motorcycle()
     import numpy as np
 
     # Its documentation says NaN for what is unknown; the file has infinity.
@@ -120,13 +122,21 @@ def motorcycle(tile: int = 100) -> dx.Dataset:
         units="px",
         about="offset to the right image, inverse to depth; NaN where unknown",
     )
+    targets = {"disparity": target}
+    if views > 1:
+        from diagnostics_data.stereo import stereo_points
+
+        points = [stereo_points(disparity[y : y + tile, x : x + tile]) for y, x in corners]
+        about = "points in the same tile of the right image"
+        targets["matches"] = dx.Target("matches", pad_matches(points, [[tile] * 4] * len(points)), about=about)
     return dx.Dataset(
         "motorcycle",
         "image",
         np.stack([left[y : y + tile, x : x + tile] for y, x in corners]),
         [f"motorcycle-y{y}-x{x}" for y, x in corners],
         [of_column[x // tile] for _, x in corners],
-        {"disparity": target},
+        targets,
+        views=[right[y : y + tile, x : x + tile] for y, x in corners if views > 1],
         about="tiles of one real stereo scene with measured disparity",
     )
 
@@ -164,7 +174,13 @@ def textures(tile: int = 64) -> dx.Dataset:
 
 
 def shapes(
-    n: int = 1000, size: int = 64, frames: int = 1, seed: int = 0, objects: int = 6, split: str = "samples"
+    n: int = 1000,
+    size: int = 64,
+    frames: int = 1,
+    seed: int = 0,
+    objects: int = 6,
+    split: str = "samples",
+    views: int = 1,
 ) -> dx.Dataset:
     """Scenes of one to six objects in a room, rendered, with exact labels, counts, places, masks, depth, captions and
     questions.
@@ -174,12 +190,14 @@ def shapes(
     GiB, at 9 bytes a pixel of an image and 17 of a clip. Scene i of a seed is the same whatever `n`, and the same world
     at every size. objects: at most so many, 1 to 6; with fewer, a scene holds the first ones of that with more. split:
     `samples` at random, or `pairs`: pairs of the main object's shape and colour are groups, and test has 16 of the 64
-    that are in no other split, the same ones whatever the seed. `texts` are the captions; `centres` and `visible` are
+    that are in no other split, the same ones whatever the seed. views: with 2, each image has a second view of its
+    scene (`Dataset.views`), moved, turned and under a lamp of another colour, and `matches` of points. `texts` are the
+    captions; `centres` and `visible` are
     those of `dataset.Shapes`.
     """
     from diagnostics_data.shapes.dataset import build
 
-    return build(n, size, frames, seed, objects, split)
+    return build(n, size, frames, seed, objects, split, views)
 
 
 # Recordings that arrive inside the wheels of other packages: videos, sentences, a watch's motion, series of archives.
@@ -548,7 +566,7 @@ def datasets() -> Mapping[str, Entry]:
         "arma": Entry(arma, modalities=("series",), kinds=("value",)),
         "changepoint": Entry(changepoint, modalities=("series",), kinds=("label", "value", "event")),
         "digits": Entry(digits, modalities=("image",), kinds=("label",)),
-        "motorcycle": Entry(motorcycle, modalities=("image",), kinds=("token_value",)),
+        "motorcycle": Entry(motorcycle, modalities=("image",), kinds=("token_value", "matches")),
         "textures": Entry(textures, modalities=("image",), kinds=("label",)),
         "clips": Entry(clips, modalities=("video",), kinds=("label", "value")),
         "speech": Entry(speech, modalities=("audio",), kinds=("label",)),
@@ -557,6 +575,17 @@ def datasets() -> Mapping[str, Entry]:
         "shapes": Entry(
             shapes,
             modalities=("image", "video"),
-            kinds=("label", "value", "state", "token_label", "token_value", "boxes", "masks", "caption"),
+            kinds=(
+                "label",
+                "value",
+                "state",
+                "token_label",
+                "token_value",
+                "boxes",
+                "phrases",
+                "masks",
+                "matches",
+                "caption",
+            ),
         ),
     }

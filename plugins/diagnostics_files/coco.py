@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,9 +18,10 @@ from diagnostics_files.decode import picture
 from diagnostics_files.folder import (
     FileDataset,
     Unusable,
-    check_regular,
     folder,
     join_notes,
+    parsing,
+    read_json,
     safe_name,
     sentence,
     usable,
@@ -139,28 +138,7 @@ def _annotations(root: Path, kind: str, sets: str, scheme: str) -> dict[str, Pat
     return {name: found[name] for name in wanted}
 
 
-def _read(file: Path) -> Mapping[str, Any]:
-    check_regular(file, file.name, skip=False)
-    try:
-        return json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise DiagnosticsError(f"{file} is no JSON ({error}): copy it again.", code="unreadable") from error
-
-
-@contextmanager
-def _parsing(file: Path) -> Generator[None]:
-    """Turns what entries of another form raise within this context into the error for the file."""
-    try:
-        yield
-    # OSError: of names that no file can have.
-    except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
-        raise DiagnosticsError(
-            f"{file} is not in COCO's format ({type(error).__name__}: {error}): correct it.",
-            code="bad-data",
-        ) from error
-
-
-def _by_number(entries: Sequence[Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]:
+def by_number(entries: Sequence[Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]:
     """Images or categories by their numbers, in the order of these; raises ValueError for a number that comes twice."""
     numbers = [int(each["id"]) for each in entries]
     if twice := [number for number, times in Counter(numbers).items() if times > 1]:
@@ -170,15 +148,16 @@ def _by_number(entries: Sequence[Mapping[str, Any]]) -> dict[int, Mapping[str, A
 
 def _photos(root: Path, of: str, file: Path) -> tuple[list[Photo], dict[int, str], int]:
     """The images of a set in the order of their numbers, the categories by number, and how many boxes are none."""
-    data, split = _read(file), SPLIT_OF.get(re.sub(r"\d+$", "", of).lower(), "")
-    with _parsing(file):
-        categories = {number: str(each["name"]) for number, each in _by_number(data["categories"]).items()}
-        photos = {number: _photo(root, of, split, each) for number, each in _by_number(data["images"]).items()}
+    data, split = read_json(file), SPLIT_OF.get(re.sub(r"\d+$", "", of).lower(), "")
+    with parsing(file, "COCO's format"):
+        categories = {number: str(each["name"]) for number, each in by_number(data["categories"]).items()}
+        photos = {number: photo_of(root, of, split, each) for number, each in by_number(data["images"]).items()}
         dropped = sum(not _add_box(photos, list(categories), each, file) for each in data["annotations"])
     return list(photos.values()), categories, dropped
 
 
-def _photo(root: Path, of: str, split: str, entry: Mapping[str, Any]) -> Photo:
+def photo_of(root: Path, of: str, split: str, entry: Mapping[str, Any]) -> Photo:
+    """The image of an entry, of a set of images and a split; raises ValueError for one of no extent."""
     name, extent = _file_name(entry), (int(entry["height"]), int(entry["width"]))
     if not 0 < min(extent) <= max(extent) <= MOST_PIXELS:
         raise ValueError(f"{name} cannot be {extent[0]} x {extent[1]} pixels")
@@ -217,9 +196,9 @@ def _add_box(photos: Mapping[int, Photo], categories: Sequence[int], entry: Mapp
 def _add_captions(photos: Sequence[Photo], files: Mapping[str, Path], scheme: str) -> None:
     said: dict[tuple[str, str], list[str]] = defaultdict(list)
     for of, file in files.items():
-        data = _read(file)
-        with _parsing(file):
-            names = {number: _file_name(each) for number, each in _by_number(data["images"]).items()}
+        data = read_json(file)
+        with parsing(file, "COCO's format"):
+            names = {number: _file_name(each) for number, each in by_number(data["images"]).items()}
             for each in sorted(data["annotations"], key=lambda each: each["id"]):
                 said[of, names[int(each["image_id"])]].append(str(each["caption"]).strip())
     for photo in photos:

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import importlib
+import json
 import os
 import stat
 import sys
@@ -289,6 +290,27 @@ def safe_name(text: str, where: str) -> PurePosixPath:
             code="strange-file",
         )
     return name
+
+
+def read_json(file: Path) -> Any:
+    """What a file in JSON holds; raises for one that is none."""
+    check_regular(file, file.name, skip=False)
+    try:
+        return json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise DiagnosticsError(f"{file} is no JSON ({error}): copy it again.", code="unreadable") from error
+
+
+@contextlib.contextmanager
+def parsing(file: Path, form: str) -> Generator[None]:
+    """Turns what entries of another form raise within this context into the error for the file."""
+    try:
+        yield
+    # OSError: of names that no file can have.
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError, OSError) as error:
+        raise DiagnosticsError(
+            f"{file} is not in {form} ({type(error).__name__}: {error}): correct it.", code="bad-data"
+        ) from error
 
 
 def _walk(root: Path, suffixes: Collection[str]) -> list[PurePosixPath]:

@@ -68,6 +68,29 @@ def coco(path: str, sets: str = "", targets: str = "boxes", seed: int = 0, on_er
     return coco(path, sets, targets, seed, on_error)
 
 
+def refcoco(path: str, by: str = "unc", images: str = "train2014", seed: int = 0, on_error: str = "stop") -> dx.Dataset:
+    """Images with phrases and the boxes of what they name: `refs(BY).json` and `instances.json` as RefCOCO has them.
+
+    Target `phrases`, of all sentences of an image; `by` names the makers of the splits (unc, google, umd), and `images`
+    the folder of COCO's images, below the folder or its `images/`. testA and testB are test. Pickles are not read.
+    """
+    from diagnostics_files.refcoco import refcoco
+
+    return refcoco(path, by, images, seed, on_error)
+
+
+def spair(path: str, layout: str = "small", seed: int = 0, on_error: str = "stop") -> dx.Dataset:
+    """Pairs of images of one category with the same points marked in both, in SPair-71k's layout.
+
+    A sample is the source of a pair, its view the target; target `matches`, with the longer side of the target's object
+    as length. Pairs and splits are those of `Layout/LAYOUT/trn.txt`, `val.txt` and `test.txt`; the images of a category
+    meet in many pairs, so that a category in a split is a group.
+    """
+    from diagnostics_files.spair import spair
+
+    return spair(path, layout, seed, on_error)
+
+
 def davis(
     path: str,
     frames: int = 8,
@@ -219,6 +242,8 @@ def datasets() -> Mapping[str, Entry]:
         "segmentation:": Entry(segmentation, modalities=("image",), kinds=("token_label",)),
         "depth:": Entry(depth, modalities=("image",), kinds=("token_value",)),
         "coco:": Entry(coco, modalities=("image",), kinds=("boxes", "caption")),
+        "refcoco:": Entry(refcoco, modalities=("image",), kinds=("phrases",)),
+        "spair:": Entry(spair, modalities=("image",), kinds=("matches",)),
         "davis:": Entry(davis, modalities=("video",), kinds=("masks",)),
         "captions:": Entry(captions, modalities=("image",), kinds=("caption",)),
         "videos:": Entry(videos, modalities=("video",)),

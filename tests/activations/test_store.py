@@ -81,8 +81,9 @@ def test_zarr_reads_shards_as_written(
 
 @pytest.mark.parametrize("direct", [True, False])
 def test_reading_past_the_cache_is_reading(stored: Store, monkeypatch: pytest.MonkeyPatch, direct: bool) -> None:
-    """Also where a disk refuses it."""
+    """Also where a disk refuses it; and what is too large to stay in memory is read as what is not."""
     expected = list(stored.feature_blocks("norm"))
+    monkeypatch.setattr("diagnostics.activations.store.MOST_TOKENS", 0)
     flag = getattr(os, "O_DIRECT", 0)
     opened, kept = [], os.open
 
@@ -98,11 +99,37 @@ def test_reading_past_the_cache_is_reading(stored: Store, monkeypatch: pytest.Mo
     assert opened
 
 
+def test_tokens_of_a_tap_are_read_once_for_all_measures(stored: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh = Store(stored.path)
+    first = [block for _, block in fresh.token_blocks("norm")]
+    assert list(fresh.feature_blocks("norm"))
+    monkeypatch.setattr(ShardReader, "shard", None)
+    monkeypatch.setattr(ShardReader, "chunk", None)
+    for kept, (_, block) in zip(first, fresh.token_blocks("norm"), strict=True):
+        np.testing.assert_array_equal(kept, block)
+        # Whoever writes into its own changes nobody's.
+        kept[:] = 0
+    assert any(block.any() for _, block in fresh.token_blocks("norm"))
+    assert all(block.flags.writeable for block in fresh.feature_blocks("norm"))
+
+
+def test_taps_that_are_read_in_turn_are_each_read_right(stored: Store) -> None:
+    names = [tap.name for tap in stored.taps[:2]]
+    alone = [[block for _, block in Store(stored.path).token_blocks(name)] for name in names]
+    fresh = Store(stored.path)
+    for _ in range(2):
+        together = zip(*(fresh.token_blocks(name) for name in names), strict=True)
+        for shard, blocks in enumerate(together):
+            for each, (_, block) in zip(alone, blocks, strict=True):
+                np.testing.assert_array_equal(block, each[shard])
+
+
 def test_memory_to_read_into_is_taken_once_and_never_shared(stored: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [tap.name for tap in stored.taps[:2]]
     alone = [[block for _, block in Store(stored.path).token_blocks(name)] for name in names]
     assert len(alone[0]) > 1
     taken: list[int] = []
+    monkeypatch.setattr("diagnostics.activations.store.MOST_TOKENS", 0)
     monkeypatch.setattr(shards, "pages", lambda length: taken.append(length) or pages(length))
     opened = Store(stored.path)
     for _ in range(3):

@@ -17,11 +17,13 @@ from typer.testing import CliRunner
 
 from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder, build, load_encoder, save_encoder, stack_taps
 from diagnostics.checks.conformance import check_encoder
-from diagnostics.cli.encoders import export, flops_of
+from diagnostics.cli.encoders import export
 from diagnostics.cli.main import app
 from diagnostics.encoders.encoder import Encoder, keep
+from diagnostics.encoders.flops import count_flops
 from diagnostics.encoders.hooks import captured_at
 from diagnostics.encoders.saved.cut import cut_encoder
+from tests.support.refusals import refusal
 from tests.support.tiny import tiny_encoder, tiny_image_encoder
 from tests.support.unusual import Stack, as_floats
 
@@ -149,9 +151,9 @@ def test_flops_of_a_known_stack_are_exact() -> None:
     encoder = residual()
     tokens, width = 6, 8
     stem, block, head = 2 * tokens * width, 2 * tokens * width**2, 2 * (width * 3 + 3 * 2)
-    assert flops_of(encoder) == stem + 4 * block + head
-    assert flops_of(cut_encoder(encoder, "blocks.1")) == stem + 2 * block
-    assert flops_of(cut_encoder(encoder, "embed")) == stem
+    assert count_flops(encoder)[""] == stem + 4 * block + head
+    assert count_flops(cut_encoder(encoder, "blocks.1"))[""] == stem + 2 * block
+    assert count_flops(cut_encoder(encoder, "embed"))[""] == stem
 
 
 def attentive() -> TorchEncoder:
@@ -166,7 +168,7 @@ def test_layers_that_use_their_parts_tensors_keep_them() -> None:
     assert_part(cut, encoder, ["embed", "blocks.0", "blocks.1"])
     tokens, width = 6, 8
     products = 2 * tokens * width * (3 * width + width + 16 + 16) + 4 * tokens**2 * width
-    assert flops_of(cut) == 2 * tokens * width + 2 * products
+    assert count_flops(cut)[""] == 2 * tokens * width + 2 * products
     whole, part = encoder.attention(batch_of(encoder)), cut.attention(batch_of(cut))
     assert set(part) == {"blocks.0", "blocks.1"} and all(torch.equal(part[name], whole[name]) for name in part)
     one, other = encoder.input_gradient(batch_of(encoder)), cut.input_gradient(batch_of(cut))
@@ -457,7 +459,7 @@ def test_fracast_stops_within_its_shared_block(tmp_path: Path) -> None:
     save_encoder(tmp_path / "cut", whole, cut="block.3")
     cut = build("encoder", str(tmp_path / "cut"))
     assert_part(cut, whole, ["embed", "block.0", "block.1", "block.2", "block.3"])
-    assert cut.tap("block.3").site == Site("block", 3, 4) and flops_of(cut) < 0.5 * (flops_of(whole) or 0)
+    assert cut.tap("block.3").site == Site("block", 3, 4) and count_flops(cut)[""] < 0.5 * count_flops(whole)[""]
     short = np.random.default_rng(0).standard_normal(64).cumsum()
     part, all_ = cut.sized_for(short), whole.sized_for(short)
     batch = default_collate([part.preprocess(short)])
@@ -486,4 +488,30 @@ def test_flops_are_counted_where_a_parameter_is_a_layers_input() -> None:
 
     taps = [Tap("tokens", 0.0, "embedding", 8, Grid((6,), ("time",)), Site("tokens"))]
     encoder = TorchEncoder("probed", "series", Probed(), taps, "tokens", as_floats, np.zeros(6, np.float32))
-    assert flops_of(encoder) == 2 * 8 * 8 + 2 * 6 * 8
+    assert count_flops(encoder)[""] == 2 * 8 * 8 + 2 * 6 * 8
+
+
+def test_flops_until_a_tap_are_those_of_the_encoder_cut_there() -> None:
+    encoder = tiny_image_encoder()
+    counted = count_flops(encoder, [tap.name for tap in encoder.taps])
+    assert {counted[tap.name] for tap in encoder.taps} != {0}
+    for tap in encoder.taps:
+        assert counted[tap.name] == count_flops(cut_encoder(encoder, tap.name))[""]
+    assert counted[""] >= max(counted.values())
+
+
+def test_several_taps_keep_up_to_the_deepest_and_are_handed_out_side_by_side(tmp_path: Path) -> None:
+    encoder, data = build("encoder", "objectives:lorenz-forecast"), build("dataset", "lorenz?n=10")
+    made = cut_encoder(encoder, ["blocks.2", "blocks.0"])
+    assert made.output_tap == "blocks.2" and made.side_by_side == ("blocks.0", "blocks.2")
+    wanted = np.concatenate([encoder.transform(data, tap=tap) for tap in made.side_by_side], axis=1)
+    np.testing.assert_array_equal(made.transform(data), wanted)
+    again = build("encoder", str(save_encoder(tmp_path / "cut", encoder, cut=["blocks.0", "blocks.2"])))
+    assert [tap.name for tap in again.taps] == [tap.name for tap in made.taps]
+    np.testing.assert_array_equal(again.transform(data), wanted)
+    np.testing.assert_array_equal(again.transform(data, tap="blocks.2"), encoder.transform(data, tap="blocks.2"))
+    assert cut_encoder(encoder, ["blocks.2"]).side_by_side == ()
+    with refusal("bad-value"):
+        cut_encoder(encoder, ["blocks.2", "blocks.2"])
+    with refusal("unknown-name", "nowhere"):
+        cut_encoder(encoder, ["blocks.2", "nowhere"])

@@ -6,6 +6,7 @@ another exception.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -506,6 +507,7 @@ class _Samples:
             "event": dense("event", "event"),
             "object": StoredTarget("object", "masks", masks),
             "boxes": box_target(random_boxes(n, 0)),
+            "phrases": dataclasses.replace(box_target(random_boxes(n, 0)), kind="phrases"),
         }
 
 
@@ -556,7 +558,8 @@ def shifted() -> dict[str, xr.Dataset | str]:
 UNCENTRED_MEASURES = {
     name
     for name, measure in READ_FEATURES.items()
-    if not {"shift", "each sample's own scale and offset"} & set(measure.invariant_to)
+    # Networks are fitted to standardised features, but training magnifies rounding.
+    if not {"shift", "each sample's own scale and offset"} & set(measure.invariant_to) and name != "mlp_probe"
 }
 NEVER_MOVES = {
     # What is found here is found at any shift, or at none.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -93,6 +94,8 @@ def test_a_share_is_that_of_the_outputs_regret_and_depth_the_cost() -> None:
     assert choice.regret("output").share == pytest.approx(1)
     assert choice.regret("random").share == pytest.approx((0.24 + 0.22 + 0.28) / 1.05)
     assert choice.regret("second last").depth == pytest.approx(2 / 3)
+    # Runs of an earlier version have no FLOPs, which is said.
+    assert math.isnan(choice.regret("output").flops) and "FLOPs" in choice.left_out
     assert choice.regret("second last").labels == "none"
 
 
@@ -139,13 +142,13 @@ def test_a_rule_that_fails_is_named_and_the_others_go_on() -> None:
     }
     choice = judge([FIRST], rules, RUNS)
     assert [each.rule for each in choice.rules] == ["output"]
-    assert choice.left_out.keys() == {"broken", "strange", "too much"}
+    assert choice.left_out.keys() - {"FLOPs"} == {"broken", "strange", "too much"}
     assert "not today" in choice.left_out["broken"]
 
 
 def test_encoders_widen_the_interval_over_tasks() -> None:
     cells = [
-        cell(f"t{i}", np.roll([0.9, 0.6 - shift, 0.5, 0.5, 0.7 - shift], 0), encoder=name)
+        cell(f"t{i}", np.roll([0.9, 0.6 - shift, 0.5, 0.5, 0.7 - shift], 0), encoder=name, dataset=f"d{i}")
         for name, shift in (("e", 0.0), ("f", 0.3))
         for i in range(4)
     ]
@@ -169,13 +172,24 @@ def test_the_advice_is_the_tap_for_all_targets_and_says_where_it_rests_on_few() 
 def test_the_advice_is_no_surer_than_the_units_of_its_targets() -> None:
     # Each loses .1 by the tap of the other, which says nothing of the samples that both were measured on.
     (advice,) = judge(
-        [cell("one", [0.5, 0.9, 0.8, 0.5, 0.5]), cell("two", [0.5, 0.8, 0.9, 0.5, 0.5])], ENTRIES, RUNS
+        [cell("one", [0.5, 0.9, 0.8, 0.5, 0.5]), cell("two", [0.5, 0.8, 0.9, 0.5, 0.5], dataset="d2")], ENTRIES, RUNS
     ).advice
     lost, expected = advice.regret, advice.expected
     assert lost is not None and expected is not None
     assert lost.over_tasks.high - lost.over_tasks.low == pytest.approx(0)
     assert (expected.value, expected.low, expected.high) == pytest.approx((0.1, lost.regret.low, lost.regret.high))
     assert expected.low < 0.05 and expected.high > 0.15
+
+
+def test_targets_of_one_dataset_are_one_draw() -> None:
+    def over_tasks(*datasets: str) -> Any:
+        scores = ([0.9, 0.1, 0.1, 0.1, 0.1], [0.5, 0.9, 0.5, 0.5, 0.5], [0.7, 0.1, 0.9, 0.1, 0.8])
+        cells = [cell(f"t{i}", scores[i], dataset=name) for i, name in enumerate(datasets)]
+        return judge(cells, ENTRIES, RUNS).regret("output").over_tasks
+
+    assert math.isnan(over_tasks("d", "d", "d?n=2").low), "one dataset says nothing of others"
+    apart, two = over_tasks("d1", "d2", "d3"), over_tasks("d1", "d2?seed=1", "d2?seed=2")
+    assert apart.value == two.value and two.high - two.low > apart.high - apart.low
 
 
 def test_a_run_with_few_labels_is_not_told_to_measure_them(runs: list[Path]) -> None:
@@ -206,7 +220,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder, options = tmp_path_factory.mktemp("choice"), {"controls": False, "report": False, "token_budget": 0}
     made = []
     for name, seed, measures, more in (
-        ("one", 0, "linear_probe,rankme,tap_set,label_efficiency", {}),
+        ("one", 0, "linear_probe,rankme,logme,tap_set,label_efficiency", {}),
         ("other", 3, "linear_probe", {}),
         ("alone", 0, "linear_probe", {"taps": ["norm"]}),
         ("bare", 0, "rankme", {}),
@@ -222,6 +236,9 @@ def test_runs_are_judged_and_printed(runs: list[Path]) -> None:
     assert [advice["runs"] for advice in out["advice"]] == [1, 1]
     by_rule = {row["rule"]: row for row in out["rules"]}
     assert by_rule["rankme"]["cells"] < by_rule["random"]["cells"] and "lidar" in out["left_out"]
+    assert (by_rule["logme"]["labels"], by_rule["logme"]["cells"]) == ("all", by_rule["rankme"]["cells"])
+    # What a pass costs: that of the output is the deepest.
+    assert 0 < by_rule["depth 1/2"]["flops"] < by_rule["output"]["flops"] and "FLOPs" not in out["left_out"]
     assert by_rule["16 labels"]["labels"] == "16" and "256 labels" in out["left_out"]
     # All taps side by side lose what the set gains.
     gain = dx.open_run(runs[0]).profile("tap_set/level").data["set_gain"].sel(set="all")

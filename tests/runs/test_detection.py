@@ -15,6 +15,7 @@ from diagnostics.measures.result import LOSSES
 from diagnostics.plugin import pad_boxes
 from diagnostics.progress import Cost
 from diagnostics.registry import offered
+from diagnostics.runs import workers
 from diagnostics.runs.setup import PERCEPTION, chosen_measures
 from tests.support.refusals import refusal
 from tests.support.tiny import tiny_image_encoder
@@ -83,6 +84,21 @@ def test_what_is_red_is_found_and_controls_stand_beside(streamed: tuple[Run, lis
     shuffled = profile.controls["shuffled_labels"]
     assert float(shuffled["score"].max()) < 0.3 * float(data["score"].max())
     assert np.isfinite(data.attrs["over_raw_input_low"])
+
+
+def test_two_processes_find_the_same_boxes_out_of_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # They start at once, and not after what takes long.
+    monkeypatch.setattr(workers, "WORTH", 0.0)
+    asked: dict[str, Any] = {"choose_on": "fit", "taps": ["embed", "blocks.0"]}
+    one, two, streamed = (
+        measure(tmp_path / f"{dense}-{jobs}", dense=dense, jobs=jobs, **asked).profile(NAME).data
+        for dense, jobs in (("stored", 1), ("stored", 2), ("streamed", 1))
+    )
+    for name in ("drawn", "oof_drawn", "val_score", "nms_iou", "penalty"):
+        np.testing.assert_array_equal(one[name].values, two[name].values)
+    for name in ("nms_iou", "penalty", "side_penalty"):
+        np.testing.assert_allclose(one[name], streamed[name])
+    np.testing.assert_allclose(one["score"], streamed["score"], atol=0.02)
 
 
 def test_boxes_can_be_asked_for_later(tmp_path: Path) -> None:

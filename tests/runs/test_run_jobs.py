@@ -8,14 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 import diagnostics as dx
+from diagnostics.activations.extract import Passed
+from diagnostics.activations.store import Store
 from diagnostics.measures.apply import measure_all
 from diagnostics.measures.base import Arrays, Measure, normal
 from diagnostics.measures.geometry.spectrum import RankMe
 from diagnostics.measures.similarity.kernels import Cka
 from diagnostics.runs import machine, workers
+from diagnostics.runs.passes import Batch
 from diagnostics.runs.setup import chosen_measures
 from diagnostics.runs.workers import tasks_of
 from tests.runs.test_token_probes import images
@@ -63,11 +67,15 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             # So that it does its share of work that takes less time than its start.
             assert self.link.poll(120)
             self.keys = list[tuple[str, str]]()
+            self.batches = 0
             every.append(self)
 
-        def find(self, source: workers.Source, task: workers.Task) -> Any:
+        def find(self, source: Any, task: Any) -> Any:
             found = super().find(source, task)
-            self.keys.extend(key for key, _ in found)
+            if isinstance(task, Batch):
+                self.batches += isinstance(found[0][1], Passed)
+            else:
+                self.keys.extend(key for key, _ in found)
             return found
 
     monkeypatch.setattr(workers, "_Process", Kept)
@@ -153,6 +161,106 @@ def test_what_is_streamed_is_solved_by_all_processes_to_the_last_digit(tmp_path:
     found = {name for process in started for name, _ in process.keys}
     # Of streamed targets all that is fitted at a tap together.
     assert found == {"", "linear_probe/kind", "linear_probe/level", "linear_probe/hour"}
+
+
+MODULE = """
+from tests.support.tiny import tiny_image_encoder
+from tests.runs.test_token_probes import images
+
+def build():
+    return tiny_image_encoder()
+
+def another():
+    encoder = build()
+    with __import__("torch").no_grad():
+        next(encoder.module.parameters()).normal_()
+    return encoder
+
+def data():
+    return images()
+"""
+PASSED: dict[str, dict[str, Any]] = {
+    "stored": {"measures": "knn_probe,self_similarity", "dense": "stored", "report": False, "batch_size": 4},
+    "streamed": {"measures": "segmentation_probe", "dense": "streamed", "controls": False, "report": False},
+}
+
+
+@pytest.fixture(scope="module")
+def module(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("module") / "mine.py"
+    path.write_text(MODULE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def passed_by_one(module: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dx.Run]:
+    out = tmp_path_factory.mktemp("one")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        names = f"{module}:build", f"{module}:data"
+        return {name: dx.run(*names, out=out / name, jobs=1, **options) for name, options in PASSED.items()}
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("dense", PASSED)
+def test_batches_that_any_process_passes_are_the_same_to_the_last_digit(
+    dense: str, module: Path, passed_by_one: dict[str, dx.Run], started: list[Any], tmp_path: Path
+) -> None:
+    run = dx.run(f"{module}:build", f"{module}:data", out=tmp_path / "run", jobs=2, **PASSED[dense])
+    one = passed_by_one[dense]
+    (process,) = started
+    assert process.batches
+    for mine, theirs in zip(stores(run), stores(one), strict=True):
+        assert mine.identity == theirs.identity
+        for tap in mine.taps:
+            np.testing.assert_array_equal(mine.pooled(tap.name), theirs.pooled(tap.name))
+            tokens = zip(mine.token_blocks(tap.name), theirs.token_blocks(tap.name), strict=True)
+            for (_, found), (_, expected) in tokens:
+                np.testing.assert_array_equal(found, expected)
+    assert values(run).keys() == values(one).keys()
+    for key, result in values(one).items():
+        xr.testing.assert_identical(values(run)[key], result)
+
+
+def stores(run: dx.Run) -> list[Store]:
+    """Of the encoder and of its controls."""
+    return [run.store, *(Store(path) for path in sorted(run.store.path.glob("controls/*")))]
+
+
+def test_an_encoder_that_other_processes_build_otherwise_is_passed_by_one(
+    module: Path, started: list[Any], tmp_path: Path
+) -> None:
+    options = PASSED["stored"] | {"controls": False}
+    run = dx.run(f"{module}:another", f"{module}:data", out=tmp_path / "run", jobs=2, **options)
+    assert run.store.complete
+    assert not any(process.batches for process in started)
+
+
+def test_objects_are_passed_by_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "_Process", None)
+    monkeypatch.setattr(workers, "WORTH", 0.0)
+    options = {"measures": Strange(), "report": False, "batch_size": 4}
+    assert dx.run(tiny_image_encoder(), images(), out=tmp_path / "run", jobs=2, **options).results
+
+
+def test_a_killed_pass_ends_the_run_which_goes_on_from_there(
+    module: Path, passed_by_one: dict[str, dx.Run], started: list[Any], tmp_path: Path
+) -> None:
+    names = f"{module}:build", f"{module}:data"
+    options = {"measures": "knn_probe", "controls": False, "report": False, "batch_size": 4, "dense": "none"}
+
+    def kill(event: Any) -> None:
+        if started:
+            started[0].process.send_signal(signal.SIGKILL)
+
+    with refusal("process-ended"):
+        dx.run(*names, out=tmp_path / "run", jobs=2, watch=kill, **options)
+    assert 0 < Store(tmp_path / "run").rows_done < len(images())
+    run = dx.run(*names, out=tmp_path / "run", jobs=2, **options)
+    for tap in run.store.taps:
+        np.testing.assert_array_equal(run.store.pooled(tap.name), passed_by_one["stored"].store.pooled(tap.name))
 
 
 def test_a_measure_that_is_an_object_is_no_task() -> None:

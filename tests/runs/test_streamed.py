@@ -499,7 +499,9 @@ def test_a_measure_that_is_added_later_says_its_passes_first(tmp_path: Path) -> 
     events = list[Any]()
     measure(tmp_path, watch=events.append)
     assert isinstance(events[0], Cost)
-    assert f"{passes_over(dx.open_run(tmp_path).store.split, 'val', gathered=False):.1f} more passes" in str(events[0])
+    assert f"{passes_over(dx.open_run(tmp_path).store.split, 'val', gathered=False, stored=0):.1f} more passes" in str(
+        events[0]
+    )
     assert events[0].seconds == 0 < events[0].bytes
     events.clear()
     measure(tmp_path, watch=events.append)

@@ -55,6 +55,22 @@ def box_target(boxes: np.ndarray) -> StoredTarget:
     return StoredTarget("boxes", "boxes", boxes, classes=CLASSES)
 
 
+PHRASES = ("the red cup", "the red hat", "the blue cup", "the blue hat")
+
+
+def phrase_target(n: int, seed: int) -> StoredTarget:
+    """Two things in each of `n` samples, each with the one phrase that is true of it alone."""
+    rng, rows = np.random.default_rng(seed), list[np.ndarray]()
+    for _ in range(n):
+        sides, of = rng.uniform(20, 30, (2, 2)), rng.permutation(4)[:2]
+        corners = rng.uniform(0, 64 - sides)
+        # Side by side: the first on the left.
+        corners[:, 0] = corners[:, 0] / 64 * (32 - sides[:, 0].clip(max=31)) + [0, 32]
+        rows.append(np.concatenate([corners, corners + sides, of[:, None]], axis=1))
+    boxes = covered_boxes(pad_boxes(rows, [(64, 64)] * n), lambda extent: tuple((0.0, float(size)) for size in extent))
+    return StoredTarget("phrases", "phrases", boxes, classes=PHRASES)
+
+
 def box_tokens(boxes: np.ndarray, seed: int, noise: float = 0.0, side: int = SIDE) -> dict[str, np.ndarray]:
     """Taps that hold what stands at each token exactly, its class alone, and neither, with so much noise, in 16 features
     that are mixed."""

@@ -139,13 +139,33 @@ def a_dataset_is_made() -> dx.Dataset:
     values = np.array([0.0, 1.0, 2.0])
     target = dx.Target("value", values, units="Hz", about="of the tone", period=None)
     kind: Literal[
-        "label", "value", "token_label", "token_value", "event", "boxes", "masks", "caption", "future", "state"
+        "label",
+        "value",
+        "token_label",
+        "token_value",
+        "event",
+        "boxes",
+        "masks",
+        "matches",
+        "caption",
+        "future",
+        "state",
     ]
     kind = target.kind
     assert_type(
         kind,
         Literal[
-            "value", "label", "token_label", "token_value", "event", "boxes", "masks", "caption", "future", "state"
+            "value",
+            "label",
+            "token_label",
+            "token_value",
+            "event",
+            "boxes",
+            "masks",
+            "matches",
+            "caption",
+            "future",
+            "state",
         ],
     )
     lazy = dx.LazySamples(3, lambda i: np.full(4, i))

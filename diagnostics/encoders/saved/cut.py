@@ -19,13 +19,14 @@ from torch.utils.data import default_collate
 
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.hooks import Forward, hooked, until
-from diagnostics.encoders.taps import Site, Tap
+from diagnostics.encoders.taps import Site, Tap, taps_together
 from diagnostics.encoders.torch_encoder import TorchEncoder
 from diagnostics.errors import DiagnosticsError, describe, explaining
 
 
-def cut_encoder(encoder: Encoder, tap: str) -> TorchEncoder:
+def cut_encoder(encoder: Encoder, tap: str | Sequence[str]) -> TorchEncoder:
     """The encoder up to a tap, which becomes its output tap. The given encoder does not change, and tensors are shared.
+    Of several taps it is the deepest, and `transform` hands out all side by side where none is named.
 
     The result has the taps that fire up to there; depths of trunk taps are rescaled so that a trunk tap at the end is
     at depth 1. Its lineage is the encoder's, except that `group` says where it was cut. Modules that do not run and
@@ -39,6 +40,11 @@ def cut_encoder(encoder: Encoder, tap: str) -> TorchEncoder:
             f"{encoder.name} exposes no torch module, so it cannot be cut: name an encoder that has one.",
             code="not-savable",
         )
+    if not isinstance(tap, str):
+        several = {each.name for each in map(encoder.tap, taps_together(tap))}
+        order = [each.name for each in encoder.taps if each.name in several]
+        cut = cut_encoder(encoder, order[-1])
+        return cut.replace(side_by_side=tuple(cut.tap(name).name for name in order) if order[1:] else ())
     last = encoder.tap(tap)
     batch = default_collate([encoder.preprocess(encoder.example())] * 2)
     reason = ""

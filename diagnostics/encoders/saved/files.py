@@ -17,7 +17,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -67,13 +67,15 @@ class Description:
     files: dict[str, Any]
     """Name -> text, or bytes as `{"base64": ...}`."""
     format: int = FORMAT
+    side_by_side: list[str] = field(default_factory=list[str])
+    """As of the encoder; a file of a single tap, and each of before, has none."""
 
 
 def save_encoder(
     path: str | Path,
     encoder: Encoder,
     *,
-    cut: str | None = None,
+    cut: str | Sequence[str] | None = None,
     lineage: Mapping[str, Any] | None = None,
     half: bool = False,
 ) -> Path:
@@ -85,7 +87,7 @@ def save_encoder(
     replaced,
         in one move.
     encoder: a `TorchEncoder` that was built by a name, or has a `skeleton`.
-    cut: only up to this tap; see `diagnostics.encoders.saved.cut.cut_encoder`.
+    cut: only up to this tap, or the deepest of several; see `diagnostics.encoders.saved.cut.cut_encoder`.
     lineage: what made the weights, instead of the encoder's own.
     half: float32 weights are rounded to float16 in the file, half its size; what is loaded from it is the rounded
     encoder, with an
@@ -127,6 +129,7 @@ def save_encoder(
         sha256=digest_of(tensors),
         lineage=dict(encoder.lineage if lineage is None else lineage),
         files=files,
+        side_by_side=list(encoder.side_by_side),
     )
     with explaining(
         f"The lineage of {encoder.name} cannot be written as JSON", "use plain values", "not-savable", TypeError

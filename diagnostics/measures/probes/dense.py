@@ -269,7 +269,7 @@ class DenseProbe(Probe):
         if (found := activations.streamed.get((self.name, dense.digest))) is not None:
             if isinstance(found, DiagnosticsError):
                 raise found
-            return _read_from_sums(dense, self.sums(target), found, seed)
+            return result_of_sums(dense, self.sums(target), found, seed)
         readouts, numbers, losses = dict[str, Any](), dict[str, dict[str, Any]](), dict[str, Sequence[np.ndarray]]()
         for tap in activations.taps:
             if tap.name in dense.reads:
@@ -277,8 +277,8 @@ class DenseProbe(Probe):
         return _result(dense, losses, numbers, self.stated(dense, readouts), seed)
 
 
-def _read_from_sums(dense: DenseRows, sums: Sums, found: Streamed, seed: int) -> xr.Dataset:
-    """The result of what was chosen and judged."""
+def result_of_sums(dense: DenseRows, sums: Sums, found: Streamed, seed: int, tokens: str = "streamed") -> xr.Dataset:
+    """The result of what was chosen and judged, of `tokens` that are streamed or stored."""
     chosen, judged = found
     splits: tuple[Split, ...] = ("test", "val", "fit") if dense.activations.choose_on == "fit" else ("test", "val")
     rows = dense.rows
@@ -293,7 +293,7 @@ def _read_from_sums(dense: DenseRows, sums: Sums, found: Streamed, seed: int) ->
         test = [of for some, of in parts if some[0] in rows.test]
         joined = {name: np.concatenate([of[name] for of in test]).astype(np.float64) for name in test[0]}
         numbers[tap] = {**chosen[tap], **sums.beside(joined)}
-    return _result(dense, losses, numbers, sums.stated(dense) | {"tokens": "streamed"}, seed)
+    return _result(dense, losses, numbers, sums.stated(dense) | {"tokens": tokens}, seed)
 
 
 def _result(
@@ -422,7 +422,7 @@ class Sums(ABC):
     """How a target of one kind is read from sums."""
 
     variants: ClassVar[Mapping[str, Sequence[float]]] = {}
-    """At most one number of the readout, by name, that the second pass chooses on val, with its values."""
+    """At most one number of the readout, by name, that the second pass chooses, with its values."""
     second_penalty: ClassVar[str] = ""
     """The name of the penalty of its second part, where it has one."""
 
@@ -463,7 +463,7 @@ class Sums(ABC):
         raise NotImplementedError(f"{type(self).__name__} has a second part, and does not say how it joins the first.")
 
     def score(self, judged: Sequence[Judged]) -> float:
-        """By which a variant is chosen, of what was judged of val: the mean over the parts that have a reference."""
+        """By which a variant is chosen, of what was judged: the mean over the parts that have a reference."""
         loss, reference = (sum(each[of].sum(axis=0) for each in judged) for of in ("loss", "reference"))
         return float(np.nanmean(1 - loss / np.where(reference > 0, reference, np.nan)))
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.datasets.boxes import ASIDE, CLASS, there
 from diagnostics.datasets.target import resample
-from diagnostics.encoders.taps import Tap
+from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import over_taps, require_finite_tap
 from diagnostics.measures.base import Case
@@ -64,12 +64,7 @@ class BoxRows(DenseRows):
     def of(cls, measure: str, activations: Activations, target: StoredTarget) -> BoxRows:
         """Raises where no tap has a grid, or a split no sample with tokens, or no token of train lies in a box."""
         require_pycocotools()
-        grids = {tap.name: tap.grid for tap in activations.taps if tap.grid.tokens > 1 and len(tap.grid.shape) == 2}
-        if not grids:
-            raise DiagnosticsError(
-                f"Boxes of {target.name} lie on no tap's grid: choose taps of several tokens (--taps).", code="no-grid"
-            )
-        grid = grids.get(activations.output_tap, list(grids.values())[-1])
+        grids, grid = grids_of(activations, target)
         values, sides = assign(target.values[: activations.token_samples], grid.shape)
         known = values >= 0
         rows = rows_of(activations, target.name, np.asarray(known.any(axis=1)), KEEP_TOKENS)
@@ -126,12 +121,22 @@ class BoxRows(DenseRows):
         }
 
 
-def assign(boxes: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def grids_of(activations: Activations, target: StoredTarget) -> tuple[dict[str, Grid], Grid]:
+    """The grids of the taps that boxes lie on, by name, and the one that all are scored on; raises without any."""
+    grids = {tap.name: tap.grid for tap in activations.taps if tap.grid.tokens > 1 and len(tap.grid.shape) == 2}
+    if not grids:
+        raise DiagnosticsError(
+            f"Boxes of {target.name} lie on no tap's grid: choose taps of several tokens (--taps).", code="no-grid"
+        )
+    return grids, grids.get(activations.output_tap, list(grids.values())[-1])
+
+
+def assign(boxes: np.ndarray, shape: tuple[int, ...], centre: float = CENTRE) -> tuple[np.ndarray, np.ndarray]:
     """What each token of a grid stands for, as `BoxRows` has it: int16 [sample, token], float32 [sample, token, side].
 
-    A token stands for the smallest of the boxes that hold its centre, and whose own centre is within `CENTRE` cells.
+    A token stands for the smallest of the boxes that hold its centre, and whose own centre is within `centre` cells.
     """
-    (y, x), cell = _centres(shape), 1 / np.array(shape, dtype=np.float64)
+    (y, x), cell = centres_of(shape), 1 / np.array(shape, dtype=np.float64)
     codes = np.zeros((len(boxes), len(y)), dtype=np.int16)
     sides = np.zeros((len(boxes), len(y), 4), dtype=np.float32)
     for rows, code, side in zip(boxes, codes, sides, strict=True):
@@ -140,7 +145,7 @@ def assign(boxes: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.nd
         away = np.stack([x[:, None] - x0, y[:, None] - y0, x1 - x[:, None], y1 - y[:, None]], axis=2)
         inside, counts = np.asarray((away > 0).all(axis=2)), rows[:, ASIDE] == 0
         code[inside[:, ~counts].any(axis=1)] = -1
-        middle = np.abs(away[:, :, :2] - away[:, :, 2:]) / 2 < CENTRE * cell[::-1]
+        middle = np.abs(away[:, :, :2] - away[:, :, 2:]) / 2 < centre * cell[::-1]
         area = np.where(inside & middle.all(axis=2) & counts, (x1 - x0) * (y1 - y0), np.inf)
         held = np.flatnonzero(np.isfinite(area).any(axis=1))
         if len(held):
@@ -150,9 +155,16 @@ def assign(boxes: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.nd
     return codes, sides
 
 
-def _centres(shape: tuple[int, ...]) -> np.ndarray:
+def centres_of(shape: tuple[int, ...]) -> np.ndarray:
     """y and x of the tokens of a grid, [2, token], in shares of what it covers."""
     return np.stack(np.meshgrid(*((np.arange(n) + 0.5) / n for n in shape), indexing="ij")).reshape(2, -1)
+
+
+def corners_of(sides: Tensor, dense: DenseRows) -> Tensor:
+    """x0, y0, x1, y1 [..., token, 4] of the boxes that tokens stand for, from the logarithms of distances to sides."""
+    y, x = torch.as_tensor(centres_of(dense.grid.shape)).float()
+    reach = sides.float().clamp(max=0).exp()
+    return (torch.stack([x, y, x, y], dim=1) + reach * torch.tensor([-1.0, -1.0, 1.0, 1.0])).clamp(0, 1)
 
 
 def find_boxes(said: Tensor, dense: BoxRows) -> Iterator[Found]:
@@ -164,10 +176,7 @@ def find_boxes(said: Tensor, dense: BoxRows) -> Iterator[Found]:
     count = len(dense.classes)
     shares = said[..., :count].float().softmax(dim=-1)[..., torch.as_tensor(dense.classes > 0)]
     numbers = torch.as_tensor(dense.classes[dense.classes > 0] - 1).long()
-    y, x = torch.as_tensor(_centres(dense.grid.shape)).float()
-    reach = said[..., count : count + 4].float().clamp(max=0).exp()
-    centre = torch.stack([x, y, x, y], dim=1)
-    corners = (centre + reach * torch.tensor([-1.0, -1.0, 1.0, 1.0])).clamp(0, 1)
+    corners = corners_of(said[..., count : count + 4], dense)
     highest, at = shares.flatten(1).topk(min(MOST_CANDIDATES, shares[0].numel()))
     for boxes, scores, places in zip(corners, highest, at, strict=True):
         boxes, of = boxes[places // len(numbers)], numbers[places % len(numbers)]
@@ -298,7 +307,7 @@ class DetectionProbe(Probe):
 
     def at_tap(self, activations: Activations, target: StoredTarget, tap: Tap, seed: int) -> Any:
         sums = self.sums(target)
-        return _read_stored(sums.rows(self.name, activations, target), sums, tap)
+        return read_stored(sums.rows(self.name, activations, target), sums, tap)
 
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         sums = self.sums(target)
@@ -317,12 +326,12 @@ class DetectionProbe(Probe):
         return _result(dense, sums, found, seed, more)
 
 
-def _read_stored(dense: BoxRows, sums: Boxes, tap: Tap) -> tuple[dict[str, float], list[tuple[np.ndarray, Judged]]]:
+def read_stored(dense: BoxRows, sums: Sums, tap: Tap) -> tuple[dict[str, float], list[tuple[np.ndarray, Judged]]]:
     """The numbers chosen at a tap, and what is judged of rows, from stored tokens; as `runs.streamed` reads them."""
     fold = np.full(len(dense.values), FOLDS)
     fold[dense.rows.fit] = folds(dense.rows, None, 0)
     held_out = range(FOLDS) if dense.activations.choose_on == "fit" else (0,)
-    parts = [(dense, sums), sums.second(dense)]
+    parts = [part for part in ((dense, sums), sums.second(dense)) if part is not None]
     blocks: list[dict[int, Moments]] = [{}, {}]
     for rows, x in _tokens(dense, tap, fold < FOLDS):
         for (read, of), moments in zip(parts, blocks, strict=True):
@@ -339,17 +348,18 @@ def _read_stored(dense: BoxRows, sums: Boxes, tap: Tap) -> tuple[dict[str, float
         readouts.append(fits)
     first, second = readouts
     joined = {block: sums.join(each, second.get(block, second[None])) for block, each in first.items()}
-    tried = [list[tuple[np.ndarray, Judged]]() for _ in sums.variants["nms_iou"]]
-    for rows, said in _predictions(dense, tap, fold == 0, joined[0]):
-        for i, judged in enumerate(tried):
-            judged.append((rows, sums.judge(dense, joined[0], said[i], rows)))
+    tried = [list[tuple[np.ndarray, Judged]]() for _ in joined[None].bias]
+    for block in held_out:
+        for rows, said in _predictions(dense, tap, fold == block, joined[block]):
+            for i, judged in enumerate(tried):
+                judged.append((rows, sums.judge(dense, joined[block], said[i], rows)))
     scores = [sums.score([each for _, each in judged]) for judged in tried]
     best = len(scores) - 1 - int(np.argmax(scores[::-1]))
-    numbers["nms_iou"], judged = sums.variants["nms_iou"][best], tried[best]
-    for block in (*held_out[1:], None):
-        readout = joined[block].at(best)
-        for rows, said in _predictions(dense, tap, fold == (FOLDS if block is None else block), readout):
-            judged.append((rows, sums.judge(dense, readout, said[0], rows)))
+    numbers |= {name: values[best] for name, values in sums.variants.items()}
+    judged = tried[best]
+    readout = joined[None].at(best)
+    for rows, said in _predictions(dense, tap, fold == FOLDS, readout):
+        judged.append((rows, sums.judge(dense, readout, said[0], rows)))
     return numbers, judged
 
 

@@ -13,7 +13,7 @@ import xarray as xr
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import over_taps
-from diagnostics.measures.base import Arrays, Case, normal
+from diagnostics.measures.base import Arrays, Case, define, normal
 from diagnostics.measures.probes.linear import OWN, LinearProbe
 from diagnostics.measures.probes.protocol import ClassOrValueProbe, Rows, sum_by_unit
 from diagnostics.measures.probes.samples import Task
@@ -49,10 +49,8 @@ class Part:
     fit_units: int
 
 
-class _Reader(LinearProbe):
-    """The linear probe, whose errors name the measure that uses it."""
-
-    name = "label_efficiency"
+_Reader = define(LinearProbe, "_Reader", name="label_efficiency")
+"""The linear probe, whose errors name the measure that uses it."""
 
 
 class LabelEfficiency(ClassOrValueProbe):
@@ -165,7 +163,8 @@ class LabelEfficiency(ClassOrValueProbe):
                 np.mean([getattr(part.test, side) for part in parts], axis=0) for side in ("loss", "reference")
             )
             mean = Losses(loss, reference, task.label)
-            fit_units = min(part.fit_units for part in parts)
+            # What fits add to the variance is averaged over draws, but all are of the same samples.
+            fit_units = min(sum(part.fit_units for part in parts), len(rows.fit_units))
             score, *ends = mean.intervals(fit_units, seed)
             curve.append(score)
             low.append(ends[0])

@@ -133,7 +133,8 @@ class RidgeStack(ShortRepr):
     """Ridge fits of one target from several taps, for all penalties from one decomposition a tap, all on one device.
 
     `mean_x` [tap, feature] and `mean_y` [target] are those of the rows fitted. The weights for a penalty are
-    `left` [tap, feature, k] @ (`right` [tap, k, target] / (`eigenvalues` [tap, k] + n * penalty)).
+    `left` [tap, feature, k] @ (`right` [tap, k, target] / (`eigenvalues` [tap, k] + n * penalty)); with `u`,
+    `left` [tap, feature, row] @ `u` @ the same.
     """
 
     n: int
@@ -159,11 +160,11 @@ class RidgeStack(ShortRepr):
         mean_x, scale, z = standardised(x)
         mean_y, u = y.mean(dim=0), None
         if n >= d:
-            eigenvalues, left = _decomposed(z)
+            eigenvalues, left = principal_axes(z)
             right = left.mT @ (z.mT @ (y - mean_y))
         else:
-            eigenvalues, u = _decomposed(z.mT)
-            left, right = z.mT @ u, u.mT @ (y - mean_y)
+            eigenvalues, u = principal_axes(z.mT)
+            left, right = z.mT, u.mT @ (y - mean_y)
         return cls(
             n, mean_x, mean_y, left=scale[..., None] * left, eigenvalues=eigenvalues.clamp(min=0.0), right=right, u=u
         )
@@ -186,7 +187,8 @@ class RidgeStack(ShortRepr):
 
     def _columns(self, shares: Tensor) -> Tensor:
         """[tap, k, penalty, target], for penalties [tap, penalty]."""
-        return self.right[:, :, None] / (self.eigenvalues[..., None] + self.n * shares[:, None])[..., None]
+        columns = self.right[:, :, None] / (self.eigenvalues[..., None] + self.n * shares[:, None])[..., None]
+        return columns if self.u is None else (self.u @ columns.flatten(2)).reshape(columns.shape)
 
 
 def _mapped(away: Tensor, left: Tensor, right: Tensor | None) -> Tensor:
@@ -247,7 +249,8 @@ class RidgePath(ShortRepr):
         """From rows in memory, x [row, feature] and y [row, target], numpy or torch; fitted where x lies."""
         features = as_tensor(x)
         stack = RidgeStack.from_data(features[None], as_tensor(y).to(features.device))
-        fields = (stack.mean_x[0], stack.mean_y, stack.left[0], stack.eigenvalues[0], stack.right[0])
+        left = stack.left[0] if stack.u is None else stack.left[0] @ stack.u[0]
+        fields = (stack.mean_x[0], stack.mean_y, left, stack.eigenvalues[0], stack.right[0])
         return cls(stack.n, *(field.cpu().numpy() for field in fields))
 
     @classmethod
@@ -418,7 +421,7 @@ def standardised(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return mean, scale, z
 
 
-def _decomposed(z: Tensor) -> tuple[Tensor, Tensor]:
+def principal_axes(z: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues [tap, k] and eigenvectors [tap, k, k] of zT z; of the same numbers as before the same as then."""
     if z.device.type != "cpu":
         return eigh(products(z))

@@ -164,7 +164,7 @@ class LinearProbe(ClassOrValueProbe, RidgeProbe):
     known_answers = (
         Case("ridge: one feature of spread 1, penalty 1/2 a row: 1 / (1 + 1/2)", 2 / 3, HOERL, lambda: _shrunk(10, 1)),
         Case("ridge: the same feature 6 times in 4 rows: 6 / (6 + 1/2)", 12 / 13, HOERL, lambda: _shrunk(4, 6)),
-        Case("slope 1 in train and 3 in val: fitted on both again, a slope of 2 is right on test", 1, OWN, lambda: _r2(_two_slopes()), 1e-3),
+        Case("slope 1 in train and 3 in val: fitted on both again, a slope of 2 is right on test", 1, OWN, lambda: r2_of(_two_slopes()), 1e-3),
         Case("the same, best slope on val: the one with the smallest penalty", PENALTIES[0], OWN, lambda: float(_two_slopes()["penalty"][0])),
         Case("ridge: R2 of y = x w, penalty near 0", 1, HOERL, lambda: _ridge_r2(0)),
         Case("ridge: the same, features shifted by 1e4", 1, HOERL, lambda: _ridge_r2(1e4)),
@@ -306,14 +306,14 @@ NYSTROM = "Williams and Seeger 2001 (NeurIPS)"
 _KEPT = Kept(2**28)
 
 
-def _product() -> tuple[Arrays, StoredTarget]:
+def product_of_features() -> tuple[Arrays, StoredTarget]:
     """Two features and their product, which no linear map of them says anything of."""
     x = normal(500, 2, seed=0)
     split = np.resize(["train", "train", "train", "val", "test"], len(x)).tolist()
     return Arrays({"features": x}, split), StoredTarget("product", "value", x[:, 0] * x[:, 1])
 
 
-def _r2(result: xr.Dataset) -> float:
+def r2_of(result: xr.Dataset) -> float:
     return 1 - float(result["loss"].sum() / result["reference_loss"].sum())
 
 
@@ -356,8 +356,8 @@ class KernelProbe(ClassOrValueProbe):
     standard = False
     known_answers = (
         Case("squared distance of the features of two landmarks, at a bandwidth of their distance: 2 - 2 / sqrt(e)", 2 - 2 * np.exp(-0.5), NYSTROM, _landmark_distance),
-        Case("R2 of a product of two features, which a linear map reads nothing of", 1, NYSTROM, lambda: _r2(KernelProbe().compute(*_product(), 0)), 0.02),
-        Case("the same by the linear probe", 0, NYSTROM, lambda: _r2(LinearProbe().compute(*_product(), 0)), 0.05),
+        Case("R2 of a product of two features, which a linear map reads nothing of", 1, NYSTROM, lambda: r2_of(KernelProbe().compute(*product_of_features(), 0)), 0.02),
+        Case("the same by the linear probe", 0, NYSTROM, lambda: r2_of(LinearProbe().compute(*product_of_features(), 0)), 0.05),
     )  # fmt: skip
 
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:

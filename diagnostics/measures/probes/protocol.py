@@ -119,8 +119,8 @@ def rows_of(
     return Rows.of(by_split, activations.groups)
 
 
-def value_rows(activations: Activations, target: StoredTarget) -> tuple[Rows, np.ndarray]:
-    """Rows where a real-valued target is known, and its values float64 [sample, column].
+def value_columns(target: StoredTarget) -> np.ndarray:
+    """The values of a real-valued target, float64 [sample, column].
 
     A target that goes round (`period`) has two columns, the cosine and sine of its angle: its ends must meet.
     """
@@ -128,6 +128,12 @@ def value_rows(activations: Activations, target: StoredTarget) -> tuple[Rows, np
     if target.period is not None:
         angle = values * (2 * np.pi / target.period)
         values = np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
+    return values
+
+
+def value_rows(activations: Activations, target: StoredTarget) -> tuple[Rows, np.ndarray]:
+    """Rows where a real-valued target is known, and its `value_columns`."""
+    values = value_columns(target)
     known: np.ndarray = np.asarray(np.isfinite(values).all(axis=1))
     return rows_of(activations, target.name, known), values
 

@@ -18,12 +18,12 @@ from torch import Tensor
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import eigh, over_taps, samples
+from diagnostics.measures.arrays import over_taps, samples
 from diagnostics.measures.base import Arrays, Case, normal, rotation
-from diagnostics.measures.probes.least_squares import products, refit, standardised
+from diagnostics.measures.probes.least_squares import principal_axes, refit, standardised
 from diagnostics.measures.probes.linear import OWN, LinearProbe
 from diagnostics.measures.probes.protocol import ClassOrValueProbe
-from diagnostics.measures.probes.samples import Task
+from diagnostics.measures.probes.samples import Choice, Task
 from diagnostics.measures.result import (
     CENTRING,
     FUNCTIONAL,
@@ -63,9 +63,15 @@ def _in_two_taps() -> xr.Dataset:
 
 
 class _Reader(LinearProbe):
-    """The linear probe, whose errors name the measure that uses it."""
+    """The linear probe, whose errors name the measure that uses it, without a fit on train where that chooses nothing."""
 
     name = "tap_set"
+
+    def choose(self, task: Task, x: Tensor) -> Choice:
+        if task.label or not task.whole:
+            return super().choose(task, x)
+        penalty, lost, stack = task.ridge.choose(x[:, task.rows.fit])
+        return Choice({"penalty": penalty}, lost[:, len(task.rows.train) :], lost, stack)
 
 
 class TapSet(ClassOrValueProbe):
@@ -142,7 +148,7 @@ class TapSet(ClassOrValueProbe):
         """The result from the probe of each tap `alone`, of which one is used, and of the sets, `read` as if taps."""
         taps, names = ([str(tap) for tap in data["tap"].values] for data in (alone, read))
         own, theirs, fit_units = losses_of(alone, "unit"), losses_of(read, "unit"), units_fitted(alone)
-        gains = paired_differences(theirs, own.at([at]), fit_units, seed)
+        gains = paired_differences(theirs, own.at([at]), fit_units, seed, student=True)
         chosen = choose_set(choosing_losses(alone), at, choosing_losses(read), seed)
         ends = {"": "value", "_low": "low", "_high": "high"}
         by_set = dict(zip(("set_score", "set_low", "set_high"), theirs.intervals(fit_units, seed), strict=True))
@@ -194,10 +200,12 @@ class TapsTogether:
 
 
 class TapSets:
-    """Sets of taps for one task, from the features [sample, feature] of each, standardised on train."""
+    """Sets of taps for one task, from the `features` [sample, feature] of each, standardised on train; where losses out
+    of fold choose, on train and val, whose decompositions the probe has then.
+    """
 
     def __init__(self, features: Mapping[str, Tensor], task: Task) -> None:
-        self.task, self.train = task, task.rows.train
+        self.task, self.train, self.features = task, task.rows.fit if task.whole else task.rows.train, features
         self.taps = {name: self._standardise(x) for name, x in features.items()}
 
     def _standardise(self, x: Tensor) -> Tensor:
@@ -205,17 +213,24 @@ class TapSets:
         return (x - mean) * scale
 
     def leading(self, x: Tensor, count: int) -> Tensor:
-        """At most so many principal components on train, turned so that all vary alike: probes standardise what they
-        read, which would make as much of the last component as of the first.
+        """At most so many principal components of the standardised features, turned so that all vary alike: probes
+        standardise what they read, which would make as much of the last component as of the first.
         """
         if x.shape[1] <= count:
             return x
-        z = x[self.train]
+        mean, scale, z = standardised(x[self.train])
         wide = len(z) < z.shape[1]
-        values, axes = eigh(products((z.mT if wide else z)[None])[0])
-        values, axes = values[-count:], axes[:, -count:]
-        axes = (z.mT @ axes)[:, values > 0] / values[values > 0].sqrt() if wide else axes
-        return x @ axes @ torch.from_numpy(rotation(axes.shape[1], 0))
+        values, axes = (of[0] for of in principal_axes((z.mT if wide else z)[None]))
+        kept = values[-count:] > 0
+        values, axes = values[-count:][kept].sqrt(), axes[:, -count:][:, kept]
+        turn = torch.from_numpy(rotation(axes.shape[1], 0))
+        if not wide:
+            return ((x - mean) * scale) @ (axes @ turn)
+        # Of the rows that gave the axes, these are the components.
+        found, others = x.new_empty(len(x), len(turn)), np.delete(np.arange(len(x)), self.train)
+        found[self.train] = (axes * values) @ turn
+        found[others] = ((x[others] - mean) * scale @ z.mT) @ (axes / values @ turn)
+        return found
 
     def join(self, taps: Sequence[str]) -> Tensor:
         """All features of some taps, side by side."""
@@ -249,7 +264,7 @@ class TapSets:
         """The single tap and those that add most to it, one after the other, by the losses that choose; of 2 to `MOST`
         taps the best. Each tap is read by its leading components, so that a set is about as wide as one tap.
         """
-        narrow = {name: self.leading(x, max(LEAST_WIDTH, x.shape[1] // MOST)) for name, x in self.taps.items()}
+        narrow = {name: self.leading(x, max(LEAST_WIDTH, x.shape[1] // MOST)) for name, x in self.features.items()}
         taps, best = [single], (-np.inf, [single])
         while len(taps) < min(MOST, len(narrow)):
             left = [name for name in narrow if name not in taps]

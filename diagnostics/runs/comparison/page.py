@@ -35,6 +35,7 @@ from diagnostics.runs.comparison.findings import (
     shares_figures,
     target_name,
 )
+from diagnostics.runs.pages.answer import tasks_figure
 from diagnostics.runs.pages.run import map_figure
 
 
@@ -285,6 +286,7 @@ def comparison_page(findings: Findings) -> Page:
             *beware,
         ),
         sections=filled(
+            _tasks(findings),
             _group_scores(findings, brief),
             _alignments(findings, brief),
             _differences(findings, brief),
@@ -503,6 +505,13 @@ def _runs(findings: Findings) -> Table:
         for member in findings.members
     ]
     return Table(columns, tuple(rows), only="full")
+
+
+def _tasks(findings: Findings) -> Section:
+    """All tasks over depth, of the first run of each label."""
+    names = [name for name in _anchors(findings) if findings.members[0].profiles[name].is_probe]
+    first = {group: [members[0].profiles[name] for name in names] for group, members in findings.groups.items()}
+    return Section("All tasks over depth", "tasks", filled(tasks_figure(first)))
 
 
 def _families(findings: Findings) -> list[Section]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from diagnostics.errors import enumerated
-from diagnostics.measures.result import read_interval
+from diagnostics.measures.result import HIGHER_IS_BETTER, read_interval
 from diagnostics.measures.verdict import Verdict, round_count
 from diagnostics.report.numbers import format_interval, format_number, unbroken
 from diagnostics.report.page import (
@@ -24,6 +24,8 @@ from diagnostics.report.page import (
     Section,
     Sentence,
     Table,
+    TaskCurve,
+    TasksFigure,
     filled,
 )
 from diagnostics.runs.controls.names import NAMES, in_words
@@ -53,6 +55,7 @@ def overview(
     findings.sort(key=lambda finding: [anchor for anchor, _ in rows].index(finding.anchor))
     blocks: list[Block] = [
         *(Sentence(each, "verdict" if not i else "plain", only="full") for i, each in enumerate(answer)),
+        *filled(tasks_figure({"": [p for _, p in rows]})),
         score_map(rows),
         MapLegend(tuple(dict.fromkeys(p.verdict for _, p in rows))),
         Findings(tuple(findings)),
@@ -88,6 +91,35 @@ def score_map(rows: Sequence[tuple[str, Profile]]) -> ScoreMap:
         chosen=[p.chosen_tap for _, p in rows],
         output=rows[0][1].output_tap,
         anchors=[anchor for anchor, _ in rows],
+    )
+
+
+def tasks_figure(encoders: Mapping[str, Sequence[Profile]]) -> TasksFigure:
+    """All tasks over depth, each scaled to its best tap, from probes by the name of their encoder; no encoder where
+    they are of one family, or none has a tap above chance.
+    """
+    found = {name: tuple(filter(None, map(_task_curve, profiles))) for name, profiles in encoders.items()}
+    families = {curve.family for curves in found.values() for curve in curves}
+    return TasksFigure({name: curves for name, curves in found.items() if curves} if len(families) > 1 else {})
+
+
+def _task_curve(profile: Profile) -> TaskCurve | None:
+    score = profile.data["score"].values
+    floor, best = profile.floor, np.nanmax(score, initial=-np.inf)
+    # Where smaller is better, or nothing stands out of chance, there is no best tap to scale to.
+    if profile.verdict == Verdict.AT_CHANCE or not best > floor or profile.data.attrs[HIGHER_IS_BETTER] != "yes":
+        return None
+    taps = profile.taps
+    return TaskCurve(
+        name=profile.label,
+        family=profile.family,
+        taps=taps,
+        depth=profile.data["depth"].values,
+        score=score,
+        share=(score - floor) / (best - floor),
+        inside=np.isin(taps, profile.tap_set),
+        chosen=taps.index(profile.chosen_tap) if profile.chosen_tap in taps else None,
+        output=taps.index(profile.output_tap),
     )
 
 
@@ -252,6 +284,19 @@ def _sets(profiles: Sequence[Profile]) -> list[str]:
         elif "chosen_set" in p.data.attrs:
             none.append(p)
     return [*sentences, _named("No set of layers is shown to read more of {} than one layer.", none)]
+
+
+def wrong_scaling(profiles: Sequence[Profile]) -> str:
+    """The scaling of the input under which the encoder reads more, and what to write; "" where none is shown to."""
+    found = [p for p in profiles if "scaling_gain" in p.data.attrs]
+    if not found:
+        return ""
+    p = max(found, key=lambda each: each.data.attrs["scaling_gain_low"])
+    gain, attrs = read_interval(p.data.attrs, "scaling_gain"), p.data.attrs
+    return (
+        f"The input seems to be scaled wrongly: scaled {attrs['scaling']}, the encoder reads more of {p.target} "
+        f"({format_interval(gain, SHORT, signed=True)} on {attrs['n']} samples). Give {attrs['write']}."
+    )
 
 
 def _needed(profile: Profile) -> str:

@@ -12,7 +12,7 @@ import xarray as xr
 
 from diagnostics.activations.place import Location
 from diagnostics.activations.run_files import REPORT
-from diagnostics.measures.result import FUNCTIONAL, LOSSES, read_reasons
+from diagnostics.measures.result import FEWER, FUNCTIONAL, LOSSES, read_reasons
 from diagnostics.measures.statistics import Interval
 from diagnostics.progress import duration
 from diagnostics.report.html import write_page
@@ -48,6 +48,7 @@ from diagnostics.runs.pages.answer import (
     legend,
     legend_of,
     overview,
+    wrong_scaling,
 )
 from diagnostics.runs.profile import CUT, Profile
 from diagnostics.runs.recommendation import without_nonlinear
@@ -176,6 +177,7 @@ def _lead(run: RunData) -> list[Sentence]:
     units = f" (samples of {groups} independent groups)" if groups != total else ""
     older = "An older version wrote this run: it is read, and not resumed." if run.store.older else ""
     return [
+        *(Sentence(each, "caution") for each in (wrong_scaling(run.profiles()),) if each),
         Sentence(
             f"{unbroken(run.encoder_name)} on {unbroken(run.dataset)}, n = {splits}{units}", "strong", only="brief"
         ),
@@ -266,9 +268,11 @@ def control_heading(name: str, profiles: Sequence[Profile], chosen: bool = True)
     """A control over its column: of how many draws, if it is one of weights, and whether the best was `chosen` of
     them.
     """
-    label = in_words(name)
+    label, of = in_words(name), [profile.controls[name].attrs for profile in profiles if name in profile.controls]
     if name not in WEIGHTS:
         return label
+    if fewer := {attrs[FEWER] for attrs in of if FEWER in attrs}:
+        label += f" on {min(fewer):,} samples"
     counts = {len(profile.drawn(name)) for profile in profiles} - {0} or {1}
     if counts == {1}:
         return f"{label} (one draw)"

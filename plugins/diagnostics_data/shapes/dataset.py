@@ -5,8 +5,18 @@ import re
 
 import numpy as np
 
-from diagnostics.plugin import Dataset, DiagnosticsError, Question, Target, pad_boxes, split_groups, unknown
-from diagnostics_data.shapes.render import RENDERER_VERSION, Scene, render
+from diagnostics.plugin import (
+    Dataset,
+    DiagnosticsError,
+    Question,
+    Target,
+    pad_boxes,
+    pad_matches,
+    pad_phrases,
+    split_groups,
+    unknown,
+)
+from diagnostics_data.shapes.render import RENDERER_VERSION, Scene, render, render_views
 from diagnostics_data.shapes.world import COLOURS, MOST_OBJECTS, SHAPES, TEXTURES
 
 # What a scene's caption says, and the caption's words as a vector.
@@ -162,9 +172,17 @@ class Shapes(Dataset):
     frame_texts: tuple[tuple[str, ...], ...]
 
 
-def build(n: int, size: int, frames: int, seed: int, objects: int = MOST_OBJECTS, split: str = SPLITS_BY[0]) -> Shapes:
+def build(
+    n: int,
+    size: int,
+    frames: int,
+    seed: int,
+    objects: int = MOST_OBJECTS,
+    split: str = SPLITS_BY[0],
+    views: int = 1,
+) -> Shapes:
     """The data set, held in memory; see `diagnostics_data.plugin.shapes`."""
-    _check(n, size, frames, seed, objects, split)
+    _check(n, size, frames, seed, objects, split, views)
     shape = (n, frames, size, size)
     pixels = np.empty((*shape, 3), np.uint8)
     maps = {
@@ -182,8 +200,15 @@ def build(n: int, size: int, frames: int, seed: int, objects: int = MOST_OBJECTS
     numbers: list[dict[str, float]] = []
     pairs: list[tuple[str, str]] = []
     boxes: list[np.ndarray] = []
+    matches: list[np.ndarray] = []
+    named: list[list[tuple[str, np.ndarray]]] = []
+    seconds = np.empty((n if views > 1 else 0, size, size, 3), np.uint8)
     for i in range(n):
-        scene = render(seed, i, size, frames, objects)
+        if views > 1:
+            scene, seconds[i], points = render_views(seed, i, size, objects)
+            matches.append(points)
+        else:
+            scene = render(seed, i, size, frames, objects)
         known = len(scene.world.objects)
         pixels[i] = scene.pixels
         for name, values in maps.items():
@@ -194,12 +219,20 @@ def build(n: int, size: int, frames: int, seed: int, objects: int = MOST_OBJECTS
         asked.append(questions(scene))
         numbers.append(_numbers(scene))
         boxes.append(_boxes(scene))
+        named.append(phrases(scene))
         main = scene.world.objects[scene.main]
         pairs.append((main.shape, main.colour))
     if frames == 1:
         pixels, maps = pixels[:, 0], {name: values[:, 0] for name, values in maps.items()}
     columns = {name: np.array([row[name] for row in numbers]) for name in numbers[0]}
     ids = [f"shapes-{seed}-{i:06d}" for i in range(n)]
+    targets = _targets(maps, columns, texts, boxes)
+    if frames == 1:
+        values, said = pad_phrases(named, [(size, size)] * n)
+        targets["phrases"] = Target("phrases", values, about="boxes of what a phrase alone names", classes=said)
+    if views > 1:
+        about = "points of objects in a second view, moved, turned and under another lamp"
+        targets["matches"] = Target("matches", pad_matches(matches, [[size] * 4] * n), about=about)
     by_pair = split == "pairs"
     dataset = Shapes(
         "shapes",
@@ -207,14 +240,16 @@ def build(n: int, size: int, frames: int, seed: int, objects: int = MOST_OBJECTS
         pixels,
         ids,
         [split_of_pair(*pair) for pair in pairs] if by_pair else list(split_groups(ids, seed)),
-        _targets(maps, columns, texts, boxes),
+        targets,
         # No digest of pixels: in a few of them the last bit may differ from one processor to the next.
         fingerprint=f"shapes {RENDERER_VERSION} n={n} size={size} frames={frames} seed={seed}"
         + (f" objects={objects}" if objects != MOST_OBJECTS else "")
-        + (" split=pairs" if by_pair else ""),
+        + (" split=pairs" if by_pair else "")
+        + (f" views={views}" if views > 1 else ""),
         about="procedural scenes with exact ground truth of every kind",
         texts=texts,
         questions=asked,
+        views=list(seconds),
         groups=[f"{colour} {shape}" for shape, colour in pairs] if by_pair else None,
         # Captions name sides, and colours that other hues or contrasts would make false.
         extras={"text_survives": ("brightness", "saturation")},
@@ -258,6 +293,15 @@ def _boxes(scene: Scene) -> np.ndarray:
             corners = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
             boxes[i] = *corners, SHAPES.index(thing.shape), 0, len(rows)
     return boxes[boxes[:, 6] > 0]
+
+
+def phrases(scene: Scene) -> list[tuple[str, np.ndarray]]:
+    """Of each visible object colour and shape, with its texture where another has both, and its box; none of twins."""
+    things = [scene.world.objects[i] for i in np.flatnonzero(scene.visible[0] >= scene.least)]
+    ways = [(f"the {x.colour} {x.shape}", f"the {x.colour} {x.texture.kind} {x.shape}") for x in things]
+    said = [text for each in ways for text in each]
+    alone = [[text for text in each if said.count(text) == 1] for each in ways]
+    return [(each[0], box[:4]) for each, box in zip(alone, _boxes(scene), strict=True) if each]
 
 
 def _targets(
@@ -311,7 +355,7 @@ def _targets(
     return targets
 
 
-def _check(n: int, size: int, frames: int, seed: int, objects: int, split: str) -> None:
+def _check(n: int, size: int, frames: int, seed: int, objects: int, split: str, views: int) -> None:
     if split not in SPLITS_BY:
         raise unknown("split", split, SPLITS_BY)
     for name, value, least, most in (
@@ -319,6 +363,7 @@ def _check(n: int, size: int, frames: int, seed: int, objects: int, split: str) 
         ("size", size, 32, 512),
         ("frames", frames, 1, 64),
         ("objects", objects, 1, MOST_OBJECTS),
+        ("views", views, 1, 2 if frames == 1 else 1),
     ):
         if not least <= value <= most:
             raise DiagnosticsError(

@@ -6,11 +6,23 @@ what is seen there is what `masks`, `classes`, `depth` and `flow` say of the pix
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from diagnostics_data.shapes.world import FOCAL, MOST_OBJECTS, SHAPES, Plane, Surface, World, draw, level, reach
+from diagnostics_data.shapes.world import (
+    FOCAL,
+    MOST_OBJECTS,
+    SHAPES,
+    Plane,
+    Surface,
+    World,
+    draw,
+    level,
+    reach,
+    second_view,
+)
 
 # A surface seen through the pixels of an image: rays, where they hit, and where a point seen now is seen next.
 
@@ -180,6 +192,8 @@ def _lit(world: World, z: np.ndarray, crop: Crop, size: int, casters: list[View]
     return lit
 
 
+BY_FRAME = ("pixels", "masks", "classes", "depth", "flow", "distance", "visible", "whole")
+"""What of a scene has a row a frame."""
 RENDERER_VERSION = 1
 """Part of every fingerprint: raise it whenever any pixel or truth of any scene changes."""
 
@@ -233,6 +247,32 @@ class Scene:
         return int(self.visible.sum(axis=0).argmax())
 
 
+MOST_MATCHES = 32
+"""Points of objects that are matched in two views of a scene."""
+
+
+def render_views(seed: int, index: int, size: int, objects: int = MOST_OBJECTS) -> tuple[Scene, np.ndarray, np.ndarray]:
+    """Scene `index` of a seed, its second view uint8 [y, x, 3], and [match, 5] as of `pad_matches`: points on objects
+    that both views see, of which the same is seen in both by where a pixel is there and back.
+    """
+    world = draw(seed, index, objects)
+    other, seen = second_view(world, seed, index)
+    planes = [surface.plane(0, world.camera) for surface in world.surfaces]
+    both = _rendered([world, other], [planes, [seen(plane) for plane in planes], planes], seed, index, size)
+    y, x = np.nonzero(both.masks[0])
+    there = np.stack([y, x], axis=1) + 0.5 + both.flow[0, y, x]
+    inside = ((there >= 0) & (there < size)).all(axis=1)
+    y, x, there = y[inside], x[inside], there[inside]
+    row, column = np.floor(there).astype(int).T
+    back = both.flow[0, y, x] + both.flow[1, row, column]
+    same = (both.masks[0, y, x] == both.masks[1, row, column]) & (np.abs(back).max(axis=1, initial=0) < 1)
+    y, x, there = y[same], x[same], there[same]
+    some = np.random.default_rng([seed, index, size]).permutation(len(y))[:MOST_MATCHES]
+    points = np.column_stack([x[some] + 0.5, y[some] + 0.5, there[some, ::-1], np.full(len(some), size)])
+    first = replace(both, **{name: getattr(both, name)[:1] for name in BY_FRAME}, centres=both.centres[[0, 2]])
+    return first, both.pixels[1], points
+
+
 def render(seed: int, index: int, size: int = 64, frames: int = 1, objects: int = MOST_OBJECTS) -> Scene:
     """Scene `index` of a seed: the same world at any size, and the same first frames whatever their number.
 
@@ -241,6 +281,12 @@ def render(seed: int, index: int, size: int = 64, frames: int = 1, objects: int 
     """
     world = draw(seed, index, objects)
     planes = [[surface.plane(t, world.camera) for surface in world.surfaces] for t in range(frames + 1)]
+    return _rendered([world] * frames, planes, seed, index, size)
+
+
+def _rendered(worlds: Sequence[World], planes: Sequence[Sequence[Plane]], seed: int, index: int, size: int) -> Scene:
+    """The scene of worlds that differ in their light alone, from where their surfaces are in each frame and after."""
+    world, frames = worlds[0], len(worlds)
     shape, k = (frames, size, size), len(world.objects)
     scene = Scene(
         world,
@@ -257,7 +303,7 @@ def render(seed: int, index: int, size: int = 64, frames: int = 1, objects: int 
     class_of = np.array([0, 0, *(1 + SHAPES.index(thing.shape) for thing in world.objects)], np.int8)
     middle = (slice(_POINTS // 2, None, _POINTS),) * 2
     for t in range(frames):
-        views = [View(surface, plane, size) for surface, plane in zip(world.surfaces, planes[t], strict=True)]
+        views = [View(surface, plane, size) for surface, plane in zip(worlds[t].surfaces, planes[t], strict=True)]
         seen, depth, scene.whole[t] = _visibility(views, size)
         top = seen[middle]
         scene.depth[t], scene.masks[t], scene.classes[t] = depth[middle], np.maximum(top - 1, 0), class_of[top]
@@ -269,7 +315,7 @@ def render(seed: int, index: int, size: int = 64, frames: int = 1, objects: int 
             if crop is None:
                 continue
             hits = view.hits(crop, 1)
-            light[:, *crop] += _share(here, crop) * radiance(world, view, hits, crop, views[2:])
+            light[:, *crop] += _share(here, crop) * radiance(worlds[t], view, hits, crop, views[2:])
             at_centre = here[middle][crop]
             for axis, moved in enumerate(view.flow(hits, after, crop)):
                 np.copyto(scene.flow[t, *crop, axis], moved, where=at_centre, casting="same_kind")

@@ -7,7 +7,7 @@ objects have radii of 0.4 to 0.9. Time in frames. Nothing here knows the size of
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -340,6 +340,39 @@ def _surface(
         spin=spin,
         sway=sway,
     )
+
+
+MOST_TURN, MOST_SHIFT = (0.4, 0.25, 1.0), (1.2, 0.6, 0.8)
+"""By how much a second camera turns (yaw, pitch, roll, in rad) and stands aside (in units of the world) at most."""
+_SECOND = 2**31
+"""Sets the draws of second views apart from those of worlds."""
+
+
+def second_view(world: World, seed: int, index: int) -> tuple[World, Callable[[Plane], Plane]]:
+    """The same scene under a lamp of another colour, and what another camera makes of a plane.
+
+    Both are a little or much different, evenly so.
+    """
+    rng = np.random.default_rng([seed, index, _SECOND])
+    much = rng.random()
+    yaw, pitch, roll = much * rng.uniform(-1, 1, 3) * MOST_TURN
+    aside, tint = much * rng.uniform(-1, 1, 3) * MOST_SHIFT, np.exp(much * rng.uniform(-0.7, 0.7, 3))
+    (sy, cy), (sp, cp), (sr, cr) = ((math.sin(a), math.cos(a)) for a in (yaw, pitch, roll))
+    turn = (
+        np.array([[cr, sr, 0], [-sr, cr, 0], [0, 0, 1]])
+        @ np.array([[1, 0, 0], [0, cp, sp], [0, -sp, cp]])
+        @ np.array([[cy, 0, -sy], [0, 1, 0], [sy, 0, cy]])
+    )
+    surfaces = tuple(replace(surface, tones=surface.tones * tint) for surface in world.surfaces)
+    # The scene is turned about where its objects are, so that the camera still looks at them.
+    middle = np.array([0.0, 0.0, (NEAREST + FARTHEST) / 2])
+
+    def seen(plane: Plane) -> Plane:
+        return Plane(
+            turn @ (plane.origin - middle) + middle - aside, turn @ plane.right, turn @ plane.down, turn @ plane.normal
+        )
+
+    return replace(world, surfaces=surfaces, light=turn @ world.light, haze=world.haze * tint), seen
 
 
 def _sway(draws: _Draws, across: float, along: float) -> Sway:

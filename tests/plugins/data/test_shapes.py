@@ -457,9 +457,21 @@ def test_images_hold_what_the_scenes_say() -> None:
         "depth",
         "caption",
         "boxes",
+        "phrases",
     ]
     kinds = [targets[name].kind for name in targets]
-    assert kinds == ["label", "value", "value", "value", "masks", "token_label", "token_value", "caption", "boxes"]
+    assert kinds == [
+        "label",
+        "value",
+        "value",
+        "value",
+        "masks",
+        "token_label",
+        "token_value",
+        "caption",
+        "boxes",
+        "phrases",
+    ]
     for i in range(12):
         drawn = render(0, i, SIZE)
         assert data.ids[i] == f"shapes-0-{i:06d}" and data[i].dtype == np.uint8

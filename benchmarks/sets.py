@@ -1,0 +1,151 @@
+"""How often intervals of what tap sets gain, and of label curves, hold the truth, by simulation; and what is found where nothing is.
+
+Taps of 6 features hold parts of a target; the truth of a set is the mean over draws, of train and val too, of what its readouts gain on
+many other samples, and so is that of a curve. Under the null one tap holds all, the others noise, and a gain that is shown is false.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from diagnostics.activations.contract import StoredTarget
+from diagnostics.measures.base import Arrays
+from diagnostics.measures.probes.labels import LabelEfficiency
+from diagnostics.measures.probes.linear import LinearProbe
+from diagnostics.measures.probes.several_taps import TapSet
+from diagnostics.measures.result import losses_of, units_fitted
+from diagnostics.measures.statistics import Losses
+from diagnostics.measures.verdict import paired_differences
+
+from _common import SMALLEST, finish, verdict
+
+DRAWS = 3 if SMALLEST else 80
+MANY = 200 if SMALLEST else 3000
+"""Units by which the truth is known."""
+TAPS, FEATURES = 4, 6
+LEAST, MOST, FALSE = 0.93, 0.985, 0.05
+SLACK = 2.0
+"""Standard errors of a simulated share up to which it is within the limits."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How targets are drawn: `classes` of them (0: a value) of which one is rare by a factor, in groups of `size`."""
+
+    name: str
+    test: int
+    classes: int = 0
+    rare: float = 1.0
+    size: int = 1
+
+
+SETTINGS = (
+    Setting("values", 30),
+    Setting("values", 100),
+    Setting("values", 400),
+    Setting("two classes", 100, classes=2),
+    Setting("a rare class", 100, classes=3, rare=0.2),
+    Setting("clusters of 4", 100, size=4),
+)[: 1 if SMALLEST else None]
+
+
+def draw(setting: Setting, null: bool, rng: np.random.Generator) -> tuple[Arrays, StoredTarget]:
+    """Train and val are four times the units of test, and `MANY` further units are test too."""
+    units = 5 * setting.test + MANY
+    of_unit = np.arange(units).repeat(setting.size)
+    truth = rng.standard_normal((units, 2))[of_unit] + 0.5 * rng.standard_normal((len(of_unit), 2))
+    taps = {f"t{i}": rng.standard_normal((len(of_unit), FEATURES)) for i in range(TAPS)}
+    taps["t1"][:, :2] += truth[:, :1] + (truth[:, 1:] if null else 0)
+    taps["t2"][:, :2] += 0 if null else truth[:, 1:]
+    values = truth.sum(axis=1) + rng.standard_normal(len(of_unit))
+    order = np.r_[
+        np.resize(["train", "train", "train", "val"], 4 * setting.test), ["test"] * (units - 4 * setting.test)
+    ]
+    found = Arrays(taps, order[of_unit].tolist())
+    found.choose_on = "fit"
+    found.groups = np.char.add("u", np.char.zfill(of_unit.astype(str), 6)).astype(object)
+    if not setting.classes:
+        return found, StoredTarget("y", "value", values)
+    shares = np.r_[np.ones(setting.classes - 1), setting.rare]
+    edges = np.quantile(values, np.cumsum(shares / shares.sum())[:-1])
+    return found, StoredTarget("y", "label", np.digitize(values, edges), classes=tuple("abc"[: setting.classes]))
+
+
+def part(losses: Losses, units: slice) -> Losses:
+    """The losses of some units."""
+    return Losses(losses.loss[:, units], losses.reference[:, units], losses.counts)
+
+
+@dataclass
+class Drawn:
+    """Of one draw, intervals [set], the set that is chosen and what it shows, and what is gained on many [set]."""
+
+    low: np.ndarray
+    high: np.ndarray
+    gain: np.ndarray
+    shown: bool
+
+
+def sets(setting: Setting, null: bool, rng: np.random.Generator) -> Drawn:
+    """What the sets gain in one draw."""
+    activations, target = draw(setting, null, rng)
+    measure = TapSet()
+    found = measure.compute(activations, target, 0)
+    alone = LinearProbe().compute(activations, target, 0).assign_attrs(LinearProbe().declaration(target))
+    own = losses_of(alone, "unit").at([[tap.name for tap in activations.taps].index(found.attrs["single"])])
+    theirs = Losses(found["set_loss"].values, found["set_reference"].values, own.counts)
+    few, many = slice(0, setting.test), slice(setting.test, None)
+    gains = paired_differences(part(theirs, few), part(own, few), units_fitted(alone), 0, student=True)
+    low, high = (np.array([getattr(gain, end) for gain in gains]) for end in ("low", "high"))
+    gained = part(theirs, many).scores - part(own, many).scores
+    chosen = found.attrs["chosen_set"]
+    shown = chosen != "single" and low[found["set"].values.tolist().index(chosen)] > 0
+    return Drawn(low, high, gained, bool(shown))
+
+
+def curves(setting: Setting, rng: np.random.Generator) -> Drawn:
+    """What few labels read at the best tap in one draw."""
+    activations, target = draw(setting, null=True, rng=rng)
+    truth = LabelEfficiency().compute(activations, target, 0)
+    test = np.flatnonzero(activations.split == "test")
+    few = activations.split.copy()
+    few[test[len(test) - MANY * setting.size :]] = ""
+    found = LabelEfficiency().compute(activations.with_other(split=few), target, 0).isel(tap=1)
+    return Drawn(
+        np.append(found["curve_low"].values, found["low"]),
+        np.append(found["curve_high"].values, found["high"]),
+        np.append(truth["curve"].values[:, 1], truth["score"][1]),
+        shown=False,
+    )
+
+
+def coverage(draws: list[Drawn]) -> np.ndarray:
+    """How often each interval holds the mean of what is known from many."""
+    truth = np.mean([each.gain for each in draws], axis=0)
+    return np.mean([(each.low <= truth) & (truth <= each.high) for each in draws], axis=0)
+
+
+def main() -> None:
+    """Prints a row for each setting, and ends with status 1 where a limit is missed by more than the simulation's own error."""
+    held: list[bool] = []
+    error = SLACK * np.sqrt(0.05 * 0.95 / DRAWS)
+    for seed, setting in enumerate(SETTINGS):
+        rng = np.random.default_rng(seed)
+        what = f"{setting.name}, {setting.test} test units"
+        gains = coverage([sets(setting, null=False, rng=rng) for _ in range(DRAWS)])
+        labels = coverage([curves(setting, rng) for _ in range(DRAWS)])
+        for name, shares in (("gains of sets", gains), ("label curves", labels)):
+            print(f"{what}, {name}: {shares.round(3).tolist()}")
+            held += [
+                verdict(f"{what}, {name}, lowest coverage", shares.min(), LEAST - error, at_least=True),
+                verdict(f"{what}, {name}, mean coverage", shares.mean(), MOST),
+            ]
+        false = np.mean([sets(setting, null=True, rng=rng).shown for _ in range(DRAWS)])
+        held.append(verdict(f"{what}, one tap holds all: a set is shown to gain", float(false), FALSE + error))
+    finish(*held)
+
+
+if __name__ == "__main__":
+    main()

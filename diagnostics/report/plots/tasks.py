@@ -1,0 +1,118 @@
+"""All tasks of an encoder over depth in one figure, each scaled to its best tap; of several encoders side by side."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any, get_args
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from diagnostics.report.page import TaskCurve, TasksFigure
+from diagnostics.report.plots.curves import COLOURS, DASHES
+from diagnostics.report.plots.style import BOTTOM, LINE, OUTLINE, SYMBOLS, dressed
+from diagnostics.vocabulary import Family
+
+LEAST = -0.1
+"""Of the axis; a tap far below chance must not press all others flat."""
+HEIGHT = 430
+LABEL = 15
+"""Pixels between two labels at the right edge."""
+
+
+def draw_tasks(tasks: TasksFigure) -> go.Figure:
+    """A line for each task, in the colour of its family, thick where taps are not shown to be worse than the one to
+    use, a star there, and the output's share at the right edge. Pointing at a tap shows its score.
+    """
+    count = len(tasks.encoders)
+    names = [escape(name) for name in tasks.encoders]
+    figure = make_subplots(1, count, shared_yaxes=True, subplot_titles=names if count > 1 else None)
+    every = [curve for curves in tasks.encoders.values() for curve in curves]
+    families = [family for family in get_args(Family) if any(curve.family == family for curve in every)]
+    labels = {family: list(dict.fromkeys(c.name for c in every if c.family == family)) for family in families}
+    named, top = set[str](), 1.0
+    for column, curves in enumerate(tasks.encoders.values(), start=1):
+        place: dict[str, Any] = {"row": 1, "col": column}
+        for curve in curves:
+            style = {
+                "color": COLOURS[families.index(curve.family) % len(COLOURS)],
+                "dash": DASHES[labels[curve.family].index(curve.name) % len(DASHES)],
+            }
+            group = {"legendgroup": curve.name, "showlegend": False}
+            share = np.where(np.isfinite(curve.share), np.maximum(curve.share, LEAST), np.nan)
+            figure.add_scatter(
+                x=curve.depth,
+                y=share,
+                mode="lines",
+                name=escape(f"{curve.name}, {curve.family}"),
+                line={**style, "width": 1.5},
+                customdata=_hovers(curve),
+                hovertemplate="%{customdata}<extra></extra>",
+                **group | {"showlegend": curve.name not in named},
+                **place,
+            )
+            named.add(curve.name)
+            inside = np.where(curve.inside, share, np.nan)
+            wide = {"color": style["color"], "width": 5}
+            marker = {"size": 6, "color": style["color"]}
+            figure.add_scatter(
+                x=curve.depth, y=inside, mode="lines+markers", line=wide, marker=marker, opacity=0.45, hoverinfo="skip",
+                **group, **place,
+            )  # fmt: skip
+            for kind, at in (("chosen tap", curve.chosen), ("output", curve.output)):
+                if at is not None and np.isfinite(share[at]):
+                    look = {"size": 12 if kind == "chosen tap" else 8, "symbol": SYMBOLS[kind], "color": style["color"]}
+                    figure.add_scatter(
+                        x=[curve.depth[at]], y=[share[at]], mode="markers", hoverinfo="skip",
+                        marker={**look, "line": {"width": 1, "color": OUTLINE}}, **group, **place,
+                    )  # fmt: skip
+        top = max(top, _label_outputs(figure, curves, column, alone=count == 1))
+    for kind, text in (("star", "layer to use"), ("diamond", "output"), ("line-ew-open", "not shown to be worse")):
+        marker = {"size": 11, "symbol": kind, "color": LINE, "line": {"width": 5 if "line" in kind else 1}}
+        figure.add_scatter(x=[None], y=[None], mode="markers", name=text, marker=marker, hoverinfo="skip")
+    figure.update_yaxes(range=[LEAST - 0.03, top + 0.08], zeroline=False)
+    figure.update_yaxes(title_text="share of the best tap", col=1)
+    figure.update_xaxes(
+        title_text="relative depth", zeroline=False, range=[-0.03, _deepest(every) + (0.03 if count == 1 else 0.4)]
+    )
+    return dressed(figure).update_layout(
+        # On a narrow screen each task has a line of the legend.
+        height=HEIGHT + LABEL * len(named),
+        margin={"l": 60, "r": 130 if count == 1 else 20, "t": 30, "b": BOTTOM},
+        legend={"orientation": "h", "x": 0, "y": -0.18, "yanchor": "top"},
+    )
+
+
+def _deepest(curves: list[TaskCurve]) -> float:
+    return max(float(curve.depth.max()) for curve in curves)
+
+
+def _hovers(curve: TaskCurve) -> list[str]:
+    """Each tap's score, and what it is of the best."""
+    return [
+        f"{escape(curve.name)}<br>{escape(tap)} (depth {depth:.2f})<br>{score:.3f}, {100 * share:.0f} % of the best tap"
+        for tap, depth, score, share in zip(curve.taps, curve.depth, curve.score, curve.share, strict=True)
+    ]
+
+
+def _label_outputs(figure: go.Figure, curves: tuple[TaskCurve, ...], column: int, *, alone: bool) -> float:
+    """What the output has of each task, beside the last tap; labels that would touch stand above one another. Returns
+    where the highest stands.
+    """
+    known = [curve for curve in curves if np.isfinite(curve.share[curve.output])]
+    step, before = LABEL / (HEIGHT - 3 * BOTTOM), -np.inf
+    for curve in sorted(known, key=lambda curve: float(curve.share[curve.output])):
+        share = max(float(curve.share[curve.output]), LEAST)
+        before = max(share, before + step)
+        figure.add_annotation(
+            x=1 if alone else _deepest(list(curves)) + 0.03,
+            y=before,
+            text=f"{escape(curve.name.partition(' (')[0])} {100 * share:.0f} %",
+            xanchor="left",
+            showarrow=False,
+            font={"size": 11},
+            xref="paper" if alone else f"x{column}",
+            yref="y",
+        )
+    return before

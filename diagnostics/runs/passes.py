@@ -1,0 +1,135 @@
+"""Forward passes of a run in processes that build its encoder, or a control of it, by name."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+
+from diagnostics.activations.extract import Passed, pass_batch
+from diagnostics.activations.place import Location
+from diagnostics.activations.plan import Plan
+from diagnostics.activations.prepare import keep_freed_memory
+from diagnostics.activations.run_files import ENCODER
+from diagnostics.datasets.dataset import Dataset
+from diagnostics.encoders.attention.kernels import attention_in
+from diagnostics.encoders.encoder import Encoder
+from diagnostics.encoders.modules import computing
+from diagnostics.errors import DiagnosticsError, describe
+from diagnostics.runs.controls.kinds import control_encoders
+from diagnostics.runs.controls.names import WEIGHTS, control_of
+from diagnostics.runs.machine import usable_cores
+from diagnostics.runs.options import Request
+from diagnostics.runs.setup import Setup
+
+
+def by_names(request: Request, folder: Location) -> Request:
+    """The same request for other processes, which can be compared with others.
+
+    Raises DiagnosticsError where encoder or dataset is no name.
+    """
+    for name in ("encoder", "dataset"):
+        if not isinstance(getattr(request, name), str):
+            raise DiagnosticsError(
+                f"In other processes the {name} is built anew, and an object cannot be sent there: give its name, as "
+                f"on the command line (scheme:name, file.py:function, or a folder that was saved).",
+                code="bad-type",
+            )
+    # Without lists, tasks know the same request again.
+    values: dict[str, Any] = {each.name: getattr(request, each.name) for each in fields(request)}
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return Request(**values | {"out": folder})
+
+
+@functools.lru_cache(maxsize=1)
+def setup_of(request: Request) -> Setup:
+    """What a request comes to, kept for the next task."""
+    return Setup(request)
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Generator[None]:
+    """Passes on so many threads while this lasts."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def threads_of(jobs: int) -> int:
+    """Threads of a pass where so many processes pass at once."""
+    return max(1, min(torch.get_num_threads(), usable_cores()) // jobs)
+
+
+@dataclass(frozen=True)
+class Passing:
+    """Passes of a run's encoder, or of a control: all that a process needs to make them as the run does."""
+
+    request: Request
+    control: str
+    identity: Mapping[str, str]
+    """Of what passes here, which is not sent."""
+    fingerprint: str
+    """Of the dataset."""
+    plan: Plan
+    threads: int
+
+    def open(self) -> tuple[Passing, Encoder | str, Dataset | None]:
+        """This with encoder and dataset; in the encoder's place why there is no such one here."""
+        try:
+            setup = setup_of(self.request)
+            encoder = _encoder(self.request, self.control)
+            dataset = setup.control_dataset if control_of(self.control) in WEIGHTS else setup.dataset
+            if dict(encoder.identity) != dict(self.identity) or dataset.fingerprint != self.fingerprint:
+                return self, "each time that it is built it is another", None
+        except Exception as error:
+            return self, f"it cannot be built in another process ({describe(error)})", None
+        return self, encoder, dataset
+
+    @contextlib.contextmanager
+    def passing(self, encoder: Encoder) -> Generator[None]:
+        """An encoder on a CPU that passes as it does in the run."""
+        model = self.control == ENCODER or control_of(self.control) in WEIGHTS
+        compute, kernel = (self.request.compute, self.request.attention) if model else ("float32", "auto")
+        with threads(self.threads), encoder.on("cpu"), computing(compute, "cpu"), attention_in(kernel):
+            yield
+
+
+@functools.lru_cache(maxsize=1)
+def _encoder(request: Request, control: str) -> Encoder:
+    setup = setup_of(request)
+    keep_freed_memory()
+    if control == ENCODER:
+        return setup.encoder
+    encoder = control_encoders(setup.encoder, setup.dataset, request.seed, setup.draws)[control]()
+    return encoder if control_of(control) in WEIGHTS else encoder.sized_for(setup.dataset[0])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples by position; `whole`: as of `pass_batch`."""
+
+    positions: np.ndarray
+    whole: bool
+
+    def find(
+        self, passing: Passing, encoder: Encoder | str, dataset: Dataset | None
+    ) -> Iterator[tuple[tuple[str, str], Passed | Exception | str]]:
+        """What its pass gives, the error where it fails, or why it cannot be made here, under an empty key."""
+        if isinstance(encoder, str) or dataset is None:
+            yield ("", ""), str(encoder)
+            return
+        try:
+            with passing.passing(encoder):
+                found = pass_batch(encoder, dataset, passing.plan, self.positions, whole=self.whole)
+        except Exception as error:
+            yield ("", ""), error
+        else:
+            yield ("", ""), found

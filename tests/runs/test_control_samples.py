@@ -1,0 +1,78 @@
+"""Controls on fewer samples, each compared with the encoder fitted on the same ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import diagnostics as dx
+from diagnostics.activations.store import Store
+from diagnostics.runs.options import Request
+from diagnostics.runs.setup import Setup
+from diagnostics.runs.streamed import passes_over
+from tests.runs.test_token_probes import images
+from tests.support.refusals import refusal
+from tests.support.tiny import tiny_image_encoder
+
+FEW = 27
+OPTIONS: dict[str, Any] = {"measures": "knn_probe,segmentation_probe", "dense": "stored", "report": False, "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> dx.Run:
+    out = tmp_path_factory.mktemp("few") / "run"
+    return dx.run(tiny_image_encoder(), images(), out=out, control_samples=FEW, **OPTIONS)
+
+
+def test_a_control_passes_some_samples_that_lie_as_those_of_the_encoder(run: dx.Run) -> None:
+    fewer = Store(run.store.path / "controls" / "fresh_weights")
+    assert len(fewer.ids) == FEW < len(run.store.ids)
+    places = [list(run.store.ids).index(sample) for sample in fewer.ids]
+    assert places == sorted(places)
+    assert fewer.token_samples == sum(place < run.store.token_samples for place in places)
+    assert len(Store(run.store.path / "controls" / "raw_input").ids) == len(run.store.ids)
+    for name, target in run.store.targets().items():
+        np.testing.assert_array_equal(fewer.targets()[name].values, target.values[places] if target.values.size else [])
+
+
+def test_a_margin_is_over_the_encoder_on_the_samples_of_the_control(run: dx.Run) -> None:
+    profile = run.profile("knn_probe/kind")
+    control, own = profile.controls["fresh_weights"], profile.data
+    assert control.attrs["fewer_samples"] == FEW
+    assert "fewer_samples" not in profile.controls["raw_input"].attrs
+    assert len(control["unit"]) < len(own["unit"])
+    # The encoder measured anew in a run of its own on those samples alone.
+    data = Setup(
+        Request(encoder=tiny_image_encoder(), dataset=images(), control_samples=FEW, **OPTIONS)
+    ).control_dataset
+    alone = dx.run(tiny_image_encoder(), data, out=run.store.path.parent / "alone", controls=False, **OPTIONS)
+    expected = alone.profile("knn_probe/kind")
+    mean = float(
+        np.mean(control.sel(tap=control.attrs["chosen_tap"])["loss"])
+        - expected.data.sel(tap=expected.chosen_tap)["loss"].mean()
+    )
+    reference = float(control.sel(tap=control.attrs["chosen_tap"])["reference_loss"].mean())
+    assert profile.over("fresh_weights").value == pytest.approx(mean / reference, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "options", [{"control_samples": 20}, {"redraw_controls": True, "redraws": 1}, {"dense": "streamed"}]
+)
+def test_what_cannot_be_compared_on_fewer_samples_is_refused(options: dict[str, Any], tmp_path: Path) -> None:
+    codes = {"control_samples": "bad-value", "redraw_controls": "conflict", "dense": "unsupported"}
+    data = images()
+    data.exchangeable = True
+    with refusal(codes[next(iter(options))]):
+        dx.run(tiny_image_encoder(), data, out=tmp_path / "run", **OPTIONS | {"control_samples": 50} | options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_rows_whose_tokens_are_stored_are_not_passed_again() -> None:
+    split = np.array(["val", "test", "train", "train", "val", "test", "train", "train"])
+    assert passes_over(split, "val", gathered=True, stored=0) == 4 / 8
+    assert passes_over(split, "val", gathered=True, stored=2) == 2 / 8
+    assert passes_over(split, "fit", gathered=False, stored=4) == (4 + 3) / 8
+    assert passes_over(split, "fit", gathered=False, stored=8) == 0
