@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import diagnostics as dx
 from diagnostics import Dataset, Grid, Tap, Target, TorchEncoder
-from diagnostics.activations.run_files import bytes_below
+from diagnostics.activations.folder import Folder
 from diagnostics.encoders.taps import Site
 
 from _common import ARGUMENTS, SMALLEST, apart, cpu, finish, verdict
@@ -92,7 +92,7 @@ def streamed(taps: int, side: int, features: int, count: int, choose_on: Any = "
         )
         spent, wall = cpu() - started, time.perf_counter() - wall
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-        bytes_, tokens = bytes_below(Path(folder) / "run"), len(run.store.token_files)
+        bytes_, tokens = Folder(Path(folder) / "run").size(), len(run.store.token_files)
     x = torch.randn(side * side, features)
     started = cpu()
     for _ in range(3):

@@ -12,8 +12,9 @@ import torch
 import diagnostics as dx
 from diagnostics import Dataset, Grid, Tap
 from diagnostics.activations.contract import StoredTarget
+from diagnostics.activations.folder import Folder
 from diagnostics.activations.plan import plan
-from diagnostics.activations.run_files import bytes_below, token_bytes
+from diagnostics.activations.run_files import token_bytes
 from diagnostics.measures.probes import knn_votes, nearest
 from diagnostics.measures.probes.linear import Task
 from diagnostics.measures.probes.protocol import Rows
@@ -30,7 +31,7 @@ def said_and_written(encoder: Any, dataset: Dataset, out: Path, **options: Any) 
     events: list[Any] = []
     dx.run(encoder, dataset, out=out, watch=events.append, **options)
     (cost,) = (event for event in events if isinstance(event, Cost))
-    return cost, bytes_below(out), token_bytes(dx.open_run(out).store)
+    return cost, Folder(out).size(), token_bytes(dx.open_run(out).store)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +134,7 @@ def test_dense_targets_that_are_read_later_cost_sums_of_controls_too(tmp_path: P
     encoder, data, out = tiny_image_encoder(width=128), tiny_dataset(40, "image"), tmp_path / "run"
     options: dict[str, Any] = {"dense": "streamed", "report": False}
     dx.run(encoder, data, out=out, measures="knn_probe", **options)
-    before, events = bytes_below(out), list[Any]()
+    before, events = Folder(out).size(), list[Any]()
     dx.run(encoder, data, out=out, measures="linear_probe", watch=events.append, **options)
     (cost,) = (event for event in events if isinstance(event, Cost))
-    assert cost.bytes == pytest.approx(bytes_below(out) - before, rel=WITHIN)
+    assert cost.bytes == pytest.approx(Folder(out).size() - before, rel=WITHIN)
