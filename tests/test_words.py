@@ -18,6 +18,7 @@ pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="tests run without the
 NOT_PROSE = (
     "changelog.md",
     "dev/decisions",
+    "dev/history.md",
     "explanation/words.md",
     "reference/cli.md",
 )
