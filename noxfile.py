@@ -138,8 +138,8 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def wheel(session: nox.Session) -> None:
-    """The built wheel and sdist, outside the checkout: what an index asks of both, the wheel's files against those under version control, and the tests of what it
-    holds.
+    """The built wheel and sdist, outside the checkout: what an index asks of both, the wheel's files against those
+    under version control, and the tests of what it holds.
 
     It is unpacked first on the import path, so the environment keeps its own copy; the wheels of weights are installed
     there.

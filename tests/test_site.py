@@ -145,12 +145,17 @@ def address(site: Path) -> Iterator[str]:
     server.server_close()
 
 
+CUT = """[...document.querySelectorAll('.language-console code')]
+    .filter(code => code.scrollWidth > code.clientWidth + 1).map(code => code.innerText.slice(0, 60))"""
+"""Blocks of commands of which a part is only seen by scrolling."""
+
+
 @pytest.mark.browser
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's chromium at /usr/bin/chromium")
 def test_browsers_show_every_page_without_error_scrolling_sideways_or_asking_elsewhere(
     site: Path, address: str
 ) -> None:
-    """As wide as a phone and as a laptop; every other page in light colours and in dark ones, which one script chooses for all."""
+    """As wide as phones and as a laptop; every other page in light colours and in dark ones, which one script chooses for all."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     schemes: tuple[tuple[Any, str], ...] = (("light", "default"), ("dark", "slate"))
     wrong: list[str] = []
@@ -163,8 +168,8 @@ def test_browsers_show_every_page_without_error_scrolling_sideways_or_asking_els
             page.on("pageerror", lambda error, page=page: wrong.append(f"{page.url}: {error}"))
             page.on("request", lambda one: None if one.url.startswith((address, "data:")) else wrong.append(one.url))
             for i, file in enumerate(files[start :: len(schemes)]):
-                # Loaded at one width, and then given the other one.
-                widths = (400, 1300) if i % 2 else (1300, 400)
+                # Loaded at one width, and then given the others.
+                widths = (390, 420, 1300) if i % 2 else (1300, 420, 390)
                 page.set_viewport_size({"width": widths[0], "height": 900})
                 page.goto(f"{address}/{file.parent.relative_to(site)}/")
                 for width in widths:
@@ -172,5 +177,7 @@ def test_browsers_show_every_page_without_error_scrolling_sideways_or_asking_els
                     shown = page.evaluate("[document.documentElement.scrollWidth, document.body.dataset.mdColorScheme]")
                     if shown[0] > width or shown[1] != named:
                         wrong.append(f"{page.url}: {shown}")
+                    if cut := page.evaluate(CUT):
+                        wrong.append(f"{page.url}: commands cut at {width}: {cut}")
         browser.close()
     assert not wrong

@@ -1,10 +1,10 @@
-"""The command `diagnostics`. It stands outside the package of that name, in whose place another distribution's may lie."""
+"""The command `diagnostics`, outside the package of that name, in whose place another distribution's may lie."""
 
 import sys
 
 
 def main() -> None:
-    """Run the command, or name the distribution whose `diagnostics` is imported in place of this one's and exit with status 2."""
+    """Run the command, or name the distribution whose `diagnostics` is imported in its place and exit with status 2."""
     try:
         import diagnostics
 

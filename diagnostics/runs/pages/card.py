@@ -1,4 +1,6 @@
-"""The section for a model card: Markdown with a picture, that begins with `model-index` metadata, and `.eval_results` beside it."""
+"""The section for a model card: Markdown with a picture, that begins with `model-index` metadata, beside
+`.eval_results`.
+"""
 
 from __future__ import annotations
 
@@ -156,7 +158,7 @@ def model_index(run: RunData) -> str:
 
 
 def eval_results(run: RunData) -> str:
-    """The score of each target at the layer to use, as YAML of the form that the Hugging Face hub reads from `.eval_results/`:
+    """The score of each target at the layer to use, as YAML that the Hugging Face hub reads from `.eval_results/`:
     https://huggingface.co/docs/hub/eval-results.
     """
     data, call = run.record.dataset, run.calls[-1]

@@ -1,0 +1,60 @@
+# %% [markdown]
+# # Did fine-tuning hide something?
+#
+# You have two checkpoints: an encoder before and after fine-tuning (also: finetune, adapt, continue training). The task that it was tuned for got better. What about everything else that
+# you read from it? This tutorial measures both on the same samples and compares them, after minus before: each
+# [target](../../explanation/words.md#target), a quantity that a probe predicts, is *lost*, *gained*, or one *cannot tell*.
+#
+# `pip install -e '.[training]'` installs what the encoder needs.
+
+# %% [markdown]
+# ## 1. Before and after
+#
+# The encoder was pretrained on series of a Lorenz system, of which it receives only the variable x. It is tuned to predict `rho`, a constant of the
+# system, with all its weights. With your own model, save a checkpoint before and one after instead.
+
+# %%
+import torch
+from torch import nn
+
+import diagnostics as dx
+
+torch.manual_seed(0)
+encoder = dx.build("encoder", "objectives:lorenz-jepa")
+data = dx.build("dataset", "lorenz?n=300&length=256&seed=1000")  # other series than those that are measured below
+series = torch.stack([encoder.preprocess(data[i]) for i in range(len(data))])
+rho = torch.as_tensor(data.targets["rho"].values, dtype=torch.float32)
+rho = (rho - rho.mean()) / rho.std()
+head = nn.Linear(48, 1)
+optimiser = torch.optim.AdamW([*encoder.module.parameters(), *head.parameters()], lr=1e-3)
+for step in range(100):
+    rows = torch.randint(len(series), (32,))
+    tokens = encoder.module.backbone(series[rows])
+    loss = (head(tokens.mean(1))[:, 0] - rho[rows]).square().mean()
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+print(f"squared error of rho {loss.item():.2f}, 1 would be that of its mean")
+_ = dx.save_encoder("models/after", encoder)
+
+# %% [markdown]
+# ## 2. Measure both on the same samples
+
+# %% language="bash"
+# set -e
+# for pair in before=objectives:lorenz-jepa after=models/after; do
+#   diagnostics run ${pair#*=} --data 'lorenz?n=300&length=256' \
+#     --measures linear_probe --no-controls --token-budget 0 --out runs/${pair%%=*} > /dev/null
+# done
+
+# %% [markdown]
+# ## 3. After minus before
+
+# %% language="bash"
+# diagnostics compare before=runs/before after=runs/after --similarity none | head -n 12
+
+# %%
+comparison = dx.compare(["before=runs/before", "after=runs/after"], similarity=None)
+for one in comparison.differences:
+    ends = one.estimate.interval
+    print(f"{one.profile:23} {one.quantity:11} {ends.value:+.2f} [{ends.low:+.2f}, {ends.high:+.2f}]  {one.outcome}")
