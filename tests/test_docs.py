@@ -231,6 +231,15 @@ def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 180
 
 
+def test_the_first_page_shows_the_commands_output_in_76_columns() -> None:
+    shown = blocks(ROOT / "docs" / "index.md")
+    command, output = (next(one["text"] for one in shown if one["language"] == kind) for kind in ("console", "text"))
+    typed = " ".join(command.replace("\\\n", " ").split())
+    assert typed.split("diagnostics run ")[1] in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert output.startswith("wheel:efficientnet-lite0 on shapes, n = ")
+    assert all(len(line) <= 76 for one in shown for line in one["text"].splitlines() if one["language"] != "python")
+
+
 def test_readme_blocks_belong_to_the_command_above_them(readme: Any) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [found["arguments"] for found in readme.BLOCK.finditer(text)] == [

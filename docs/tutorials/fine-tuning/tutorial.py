@@ -26,8 +26,8 @@ series = torch.stack([encoder.preprocess(data[i]) for i in range(len(data))])
 rho = torch.as_tensor(data.targets["rho"].values, dtype=torch.float32)
 rho = (rho - rho.mean()) / rho.std()
 head = nn.Linear(48, 1)
-optimiser = torch.optim.AdamW([*encoder.module.parameters(), *head.parameters()], lr=1e-3)
-for step in range(100):
+optimiser = torch.optim.AdamW([*encoder.module.parameters(), *head.parameters()], lr=5e-3)
+for _ in range(120):
     rows = torch.randint(len(series), (32,))
     tokens = encoder.module.backbone(series[rows])
     loss = (head(tokens.mean(1))[:, 0] - rho[rows]).square().mean()
@@ -43,7 +43,7 @@ _ = dx.save_encoder("models/after", encoder)
 # %% language="bash"
 # set -e
 # for pair in before=objectives:lorenz-jepa after=models/after; do
-#   diagnostics run ${pair#*=} --data 'lorenz?n=300&length=256' \
+#   diagnostics run ${pair#*=} --data 'lorenz?n=500&length=256' \
 #     --measures linear_probe --no-controls --token-budget 0 --out runs/${pair%%=*} > /dev/null
 # done
 
@@ -57,4 +57,5 @@ _ = dx.save_encoder("models/after", encoder)
 comparison = dx.compare(["before=runs/before", "after=runs/after"], similarity=None)
 for one in comparison.differences:
     ends = one.estimate.interval
-    print(f"{one.profile:23} {one.quantity:11} {ends.value:+.2f} [{ends.low:+.2f}, {ends.high:+.2f}]  {one.outcome}")
+    name = one.profile.removeprefix("linear_probe/")
+    print(f"{name:10} {one.quantity:10} {ends.value:+.2f} [{ends.low:+.2f}, {ends.high:+.2f}]  {one.outcome}")
