@@ -1,4 +1,4 @@
-"""Draws the landing page's picture from the finished run of its command: `python docs/images/hero.py RUN TARGET`."""
+"""Draws the landing page's picture from the finished run of its command: `python docs/images/hero.py RUN PROFILE`."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ SHOWN = {
 }
 
 
-def main(run: dx.Run, target: str, path: Path) -> None:
-    """One target by layer with its interval and controls, in letters that can be read at the width of a phone."""
-    profile = run.profile(f"linear_probe/{target}")
+def main(run: dx.Run, name: str, path: Path) -> None:
+    """A target by layer with its interval and controls, in letters that can be read at the width of a phone."""
+    profile = run.profile(name)
     upto = profile.taps.index(profile.output_tap) + 1
     taps, data = profile.taps[:upto], profile.data
     score, low, high = (data[name].values[:upto] for name in ("score", "low", "high"))
@@ -34,13 +34,13 @@ def main(run: dx.Run, target: str, path: Path) -> None:
     assert used is not None
     axis.plot(taps.index(used), score[taps.index(used)], "*", color="#c2410c", markersize=24, label=f"use {used}")
     axis.plot(upto - 1, score[-1], "D", color="#5b6875", markersize=12, label=f"output, {profile.output_tap}")
-    for (name, words), style in zip(SHOWN.items(), ("--", "-.", ":"), strict=True):
-        if (reached := profile.control(name)) is not None:
+    for (control, words), style in zip(SHOWN.items(), ("--", "-.", ":"), strict=True):
+        if (reached := profile.control(control)) is not None:
             axis.axhline(reached.value, color="#5b6875", linestyle=style, linewidth=1.5, label=words)
-    axis.set_ylim(min(-0.05, float(low.min())), 1)
+    axis.set_ylim(0, 1)
     axis.set_xticks([0, taps.index(used), upto - 1], [taps[0], used, profile.output_tap])
-    axis.set_ylabel(f"{target}, {data.attrs['score_name']}")
-    axis.legend(frameon=False, fontsize=13, loc="lower right", ncols=2)
+    axis.set_ylabel(f"{profile.target}, {data.attrs['score_name']}")
+    axis.legend(frameon=False, fontsize=13, loc="upper left")
     figure.savefig(path, dpi=160)
 
 
