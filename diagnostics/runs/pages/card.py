@@ -172,7 +172,7 @@ def eval_results(run: RunData) -> str:
         lines += [
             "- dataset:",
             f"    id: {_quote(data.asked or data.name)}",
-            f"    task_id: {_quote(profile.target)}",
+            f"    task_id: {_quote(recommendation.target)}",
             f"    revision: {_quote(data.fingerprint)}",
             f"  value: {score.value:.4f}",
             f"  date: {_quote(call.created)}",
