@@ -163,7 +163,11 @@ def wheel(session: nox.Session) -> None:
                 shutil.copy(ROOT / file, outside / file)
         session.chdir(outside)
         env = {"PYTHONPATH": f"{tmp}/site"}
-        packages = ["diagnostics", *sorted(path.name for path in (ROOT / "plugins").glob("diagnostics_*"))]
+        packages = [
+            "diagnostics",
+            "encoder_diagnostics",
+            *sorted(path.name for path in (ROOT / "plugins").glob("diagnostics_*")),
+        ]
         session.run(sys.executable, "-c", FROM_WHEEL, f"{tmp}/site", *packages, env=env, log=False)
         session.run(f"{BIN}/pytest", "-n", "2", "-m", "smoke or weights", env=env)
         session.chdir(ROOT)
