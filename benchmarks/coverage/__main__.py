@@ -1,19 +1,21 @@
 """How many of timm's architecture modules and transformers' model types `diagnostics check` passes, and why not the others.
 
 `python benchmarks/coverage [timm] [transformers] [--json FILE] [--docs] [--only NAME ...]`; `--docs` writes
-`docs/reference/coverage.md` anew for the zoos that ran. A zoo is a module beside this one with `TITLE`, `LEAST` (a share), `kinds()`,
+`docs/reference/coverage.csv` and the page beside it anew for the zoos that ran. A zoo is a module beside this one with `TITLE`, `LEAST` (a share), `kinds()`,
 `encoder(kind)` and optionally `outside(error)`: why a kind whose encoder cannot be made does not count, or "".
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import importlib
 import json
 import re
 import sys
 import time
 import warnings
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from diagnostics.errors import describe
 ZOOS = ("timm", "transformers")
 SMALLEST = ("mambaout", "vit")
 """A kind of each zoo that takes a second."""
-PAGE = Path(__file__).parents[2] / "docs" / "reference" / "coverage.md"
+TABLE = Path(__file__).parents[2] / "docs" / "reference" / "coverage.csv"
 
 
 @dataclass
@@ -69,54 +71,44 @@ def share(rows: list[Row]) -> float:
     return sum(row.verdict == "passes" for row in counted) / max(1, len(counted))
 
 
-def table(title: str, rows: list[Row]) -> str:
-    """A section of the page: the share, every failure with its reason, and what does not count."""
-    counted = [row for row in rows if row.verdict != "outside"]
-    passing = [row for row in rows if row.verdict == "passes"]
-    lines = [f"## {title}", "", f"{len(passing)} of {len(counted)} pass ({share(rows):.1%})."]
-    for heading, verdict in (("Fails", "fails"), ("Does not count", "outside")):
-        some = [row for row in rows if row.verdict == verdict]
-        if some:
-            lines += ["", f"| {heading} | model | reason |", "|---|---|---|"]
-            lines += [f"| `{row.kind}` | {_code(row.model)} | {_cell(row.reason)} |" for row in some]
-    lines += ["", "| Passes | model | taps |", "|---|---|---|"]
-    lines += [f"| `{row.kind}` | {_code(row.model)} | {row.taps} |" for row in passing]
-    return "\n".join(lines) + "\n"
+def section(title: str, rows: list[Row]) -> str:
+    """A section of the page: the share that passes, and how many kinds fail or do not count."""
+    counts = Counter(row.verdict for row in rows)
+    counted = counts["passes"] + counts["fails"]
+    return f"""## {title}
 
-
-def _code(text: str) -> str:
-    return f"`{text}`" if text else ""
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+{counts["passes"]} of {counted} pass ({share(rows):.1%}), {counts["fails"]} fail, and {counts["outside"]} do not count.
+"""
 
 
 INTRODUCTION = """# Coverage
 
-This page shows whether one small model of every architecture module of timm, and of every model type of transformers, passes
-[`diagnostics check`](../how-to/conformance.md). All models have random weights. `python benchmarks/coverage --docs` writes the page.
+[One table](coverage.csv) has a row for every architecture module of timm and every model type of transformers: the small model that stands for it, with random
+weights, whether it passes [`diagnostics check`](../how-to/conformance.md), its number of taps, and why not if it does not. `python benchmarks/coverage --docs` writes it.
 
 For timm, the model is the one with the fewest parameters, at 96 pixels if it takes them. For transformers, it is each type's default configuration with smaller
-widths, depths, heads, vocabularies and images, which are changed by the names of their settings. `EXCEPTIONS` in `transformers_zoo.py` repairs configurations that
-this breaks, but never to get around a check:
-
-- sizes that must fit one another: heads and rotary parts, experts, windows, codebooks, the maps of pyramids;
-- settings that a type needs to build at all: `timm_backbone` is timm's `resnet18`, since its default names none (detectors whose default is a ResNet-50
-  of timm get it too); SpeechT5 is built as `SpeechT5ForSpeechToText`, since its bare model has no prenet; the detectors of PP-OCRv6 get a backbone that
-  halves its maps along both axes, since the defaults of transformers do not fit one another;
-- lengths: forecasters read 32 steps and predict 8, with their default lags (1 to 7); texts have 40 tokens;
-- depths at which something happens: MiniCPM-V merges its patches behind the first of two layers instead of the seventh of more.
-
-A type does not count if it does not build here, or takes no image, video, audio, text or series by itself.
+widths, depths, heads, vocabularies and images. `EXCEPTIONS` in `benchmarks/coverage/transformers_zoo.py` repairs configurations that this breaks, but never to get
+around a check. A type does not count if it does not build here, or takes no image, video, audio, text or series by itself.
 """
 
 
-def write_page(sections: dict[str, str]) -> None:
-    """The page with these sections in place of their former selves."""
-    old = PAGE.read_text().split("\n## ")[1:] if PAGE.exists() else []
-    kept = {text.split("\n", 1)[0]: f"## {text.rstrip()}\n" for text in old}
-    PAGE.write_text("\n".join([INTRODUCTION, *(kept | sections).values()]))
+def write_page(found: dict[str, list[Row]]) -> None:
+    """The table and the page with these zoos' rows in place of their former ones."""
+    rows = {zoo: list[Row]() for zoo in ZOOS}
+    if TABLE.exists():
+        with TABLE.open(newline="", encoding="utf-8") as file:
+            for one in csv.DictReader(file):
+                rows[one["zoo"]].append(
+                    Row(one["kind"], one["model"], one["verdict"], one["reason"], int(one["taps"] or 0), 0.0)
+                )
+    rows |= found
+    with TABLE.open("w", newline="", encoding="utf-8") as file:
+        lines = csv.writer(file, lineterminator="\n")
+        lines.writerow(["zoo", "kind", "model", "verdict", "taps", "reason"])
+        for zoo, own in rows.items():
+            lines.writerows([zoo, one.kind, one.model, one.verdict, one.taps or "", one.reason] for one in own)
+    sections = [section(importlib.import_module(f"{zoo}_zoo").TITLE, own) for zoo, own in rows.items() if own]
+    TABLE.with_suffix(".md").write_text("\n".join([INTRODUCTION, *sections]), encoding="utf-8")
 
 
 def main() -> int:
@@ -133,11 +125,11 @@ def main() -> int:
     if unknown := set(given.zoos) - set(ZOOS):
         parser.error(f"there is no zoo {', '.join(sorted(unknown))}")
     if given.only and given.docs:
-        parser.error("the page is of all kinds: leave --only out")
+        parser.error("the table is of all kinds: leave --only out")
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     everything: dict[str, Any] = {}
-    sections: dict[str, str] = {}
+    found: dict[str, list[Row]] = {}
     held = True
     for name in given.zoos or ZOOS:
         zoo = importlib.import_module(f"{name}_zoo")
@@ -156,11 +148,11 @@ def main() -> int:
             flush=True,
         )
         everything[name] = {"share": share(rows), "seconds": round(spent, 1), "rows": [asdict(row) for row in rows]}
-        sections[zoo.TITLE] = table(zoo.TITLE, rows)
+        found[name] = rows
     if given.json:
         given.json.write_text(json.dumps(everything, indent=1))
     if given.docs:
-        write_page(sections)
+        write_page(found)
     return 0 if held else 1
 
 

@@ -396,7 +396,7 @@ def card(
 ) -> None:
     """Write a section for a model card: the layer to use for each target, with a picture and `model-index` metadata.
 
-    The picture is an SVG file beside the Markdown file. The command prints the path of the Markdown file.
+    The picture is an SVG file beside the Markdown file; `.eval_results/` has the scores too. It prints the card's path.
     """
     from diagnostics.runs.pages.card import write_card
 

@@ -69,6 +69,20 @@ def test_the_metadata_is_yaml_with_the_scores_at_the_layer_and_at_the_output(run
         assert len(values) == 1 + bool(r.tap and not r.at_output)
 
 
+def test_the_hub_reads_the_scores_beside_the_card(run: dx.Run, tmp_path: Path) -> None:
+    yaml = pytest.importorskip("yaml", reason="needs PyYAML, which packages of the docs and of hubs bring")
+    hub = pytest.importorskip("huggingface_hub", reason="timm and transformers bring it")
+    if not hasattr(hub, "parse_eval_result_entries"):
+        pytest.skip("this huggingface_hub is older than the form")
+    write_card(run, tmp_path / "card.md")
+    read = hub.parse_eval_result_entries(yaml.safe_load((tmp_path / ".eval_results" / "card.yaml").read_text("utf-8")))
+    advice = {r.target: r for r in run.recommendations() if r.tap and r.score}
+    assert {one.task_id: one.value for one in read} == {
+        name: pytest.approx(r.score.value, abs=1e-4) for name, r in advice.items() if r.score
+    }
+    assert {one.dataset_revision for one in read} == {run.record.dataset.fingerprint}
+
+
 def test_names_in_the_metadata_cannot_be_read_as_html(tmp_path: Path) -> None:
     yaml = pytest.importorskip("yaml", reason="needs PyYAML, which packages of the docs and of hubs bring")
     name = 'a <script>alert("&")</script> b'

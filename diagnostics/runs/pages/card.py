@@ -1,4 +1,6 @@
-"""The section for a model card: Markdown with a picture, that begins with `model-index` metadata."""
+"""The section for a model card: Markdown with a picture, that begins with `model-index` metadata, beside
+`.eval_results`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import get_args
 from urllib.parse import quote
 
@@ -41,7 +44,8 @@ from diagnostics.runs.run_data import RunData
 
 
 def write_card(run: RunData, path: Location) -> Location:
-    """Writes the card: Markdown that begins with the metadata, and beside it the picture, an SVG of the same name.
+    """Writes the card: Markdown that begins with the metadata, and beside it the picture, an SVG of the same name, and
+    `.eval_results/NAME.yaml`.
 
     Raises DiagnosticsError where the name does not end in `.md`, and where no probe read a target: there is no layer to
     name then.
@@ -60,6 +64,10 @@ def write_card(run: RunData, path: Location) -> Location:
     }
     text = f"---\n{model_index(run)}---\n\n{page_markdown(card_page(run), described)}"
     write_whole(picture, svg(draw(card_picture(run))))
+    results = path.parent / ".eval_results" / f"{path.stem}.yaml"
+    if isinstance(results, Path):
+        results.parent.mkdir(exist_ok=True)
+    write_whole(results, eval_results(run))
     return write_whole(path, text)
 
 
@@ -149,6 +157,30 @@ def model_index(run: RunData) -> str:
             value = f"{score.value:.4f}" if math.isfinite(score.value) else ".nan"
             lines += [f"    - type: {_quote(metric)}", f"      name: {_quote(label)}", f"      value: {value}"]
     return "\n".join(lines) + "\n"
+
+
+def eval_results(run: RunData) -> str:
+    """The score of each target at the layer to use, as YAML that the Hugging Face hub reads from `.eval_results/`:
+    https://huggingface.co/docs/hub/eval-results.
+    """
+    data, call = run.record.dataset, run.calls[-1]
+    lines: list[str] = []
+    for profile, recommendation in _read(run):
+        score = recommendation.score if recommendation.tap else None
+        if score is None or not math.isfinite(score.value):
+            continue
+        at = f"{profile.measure}, {profile.data.attrs[SCORE_NAME]} at {recommendation.tap}"
+        notes = f"{at}; {profile.output.value:.4f} at the output; {DISTRIBUTION} {call.version}"
+        lines += [
+            "- dataset:",
+            f"    id: {_quote(data.asked or data.name)}",
+            f"    task_id: {_quote(recommendation.target)}",
+            f"    revision: {_quote(data.fingerprint)}",
+            f"  value: {score.value:.4f}",
+            f"  date: {_quote(call.created)}",
+            f"  notes: {_quote(notes)}",
+        ]
+    return "\n".join(lines or ["[]"]) + "\n"
 
 
 def _read(run: RunData) -> list[tuple[Profile, Recommendation]]:

@@ -1,4 +1,4 @@
-"""The page: index.md and its figures, from results/ and the commands of study.py."""
+"""The pages, index.md and full.md, and their figures, from results/ and the commands of study.py."""
 
 from __future__ import annotations
 
@@ -33,21 +33,22 @@ def results() -> dict[str, Any]:
 
 
 def write_page() -> None:
-    """The page and its figures."""
+    """The pages and their figures."""
     found = results()
     draw_outputs(found)
     if "spatial" in found:
         draw_followed(found["spatial"])
-    (HERE / "index.md").write_text(render(found))
+    for name in ("index", "full"):
+        (HERE / f"{name}.md").write_text(render(found, name))
 
 
-def render(found: Mapping[str, Json]) -> str:
-    """The page's text. Raises KeyError where a result lacks a part: give its `study.py run` again."""
+def render(found: Mapping[str, Json], name: str = "index") -> str:
+    """A page's text: `index`, or `full` with all tables. Raises KeyError where a result lacks a part: give its `study.py run` again."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"interval": interval, "ends": ends, "plain": plain}
-    page = environment.get_template("page.md.j2").render(
+    page = environment.get_template(f"{name}.md.j2").render(
         found=found, study=study, kinds=[kind for kind in ALIGNED if kind in found], aligned=ALIGNED, names=NAMES, goals=GOALS,
         targets=TARGETS, control=CONTROL, share=share, standing=standing, cut=cut, over_control=over_control, verdict=verdict,
         unrecovered=unrecovered, cosines=cosines, minutes=minutes, followed=followed, followed_over_control=followed_over_control, missing=[part for part in PARTS if part not in found], kept=kept_rows(found.get("tap")),

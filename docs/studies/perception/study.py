@@ -1,7 +1,7 @@
 """The study of this page: its commands, what is kept of what they find, and the page itself.
 
     python study.py run --work FOLDER      # gives the commands in FOLDER, and keeps results/*.json
-    python study.py page                   # writes index.md and profiles.svg from results/
+    python study.py page                   # writes index.md, full.md and profiles.svg from results/
 
 What is finished is left as it is, and a training that was interrupted goes on. No result on the page is typed by hand: all come from
 `results/`.
@@ -266,14 +266,14 @@ def ends(one: Json, at: str) -> dict[str, Any]:
     return {"value": one["score"][i], "low": one["low"][i], "high": one["high"][i]}
 
 
-def render(found: Mapping[str, Json]) -> str:
-    """The page's text."""
+def render(found: Mapping[str, Json], name: str = "index") -> str:
+    """A page's text: `index`, or `full` with all tables."""
     baselines = json.loads((HERE / "results" / "baselines.json").read_text())
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(interval=interval, log=math.log)
-    page = environment.get_template("page.md.j2").render(
+    page = environment.get_template(f"{name}.md.j2").render(
         found=found, rows=ROWS, more_data=MORE_DATA, prompted=[name for name, one in found.items() if "prompted" in one], prompts=PROMPTS, targets=TARGETS, few=FEW, many=MANY, data=DATA, asked=ASKED, measured=MEASURED, gallery=GALLERY,
         total=len(RUNS), baselines=baselines, above_trees=above(found, "colour", baselines["trees"]["colour"]["value"]), missing=[label(row, seed) for row, seed in sorted(RUNS) if label(row, seed) not in found],
         train=train_command(9, 0), long=train_command(LONG, 0), zeroshot=zeroshot_command("pe9", "shape"), run=run_command("pe9"),
@@ -365,7 +365,8 @@ def main() -> None:
         found = results()
         draw(found, HERE / "profiles.svg")
         draw_contrast(found, HERE / "contrast.svg")
-        (HERE / "index.md").write_text(render(found))
+        for name in ("index", "full"):
+            (HERE / f"{name}.md").write_text(render(found, name))
 
 
 if __name__ == "__main__":

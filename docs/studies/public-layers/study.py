@@ -230,9 +230,9 @@ HEAD = """| rule | cells | mean regret | minus random's, interval over tasks | t
 |---|---|---|---|---|---|"""
 
 
-def render(found: Mapping[str, Any]) -> str:
-    """The page."""
-    page = (HERE / "page.md.in").read_text("utf-8")
+def render(found: Mapping[str, Any], name: str = "index") -> str:
+    """A page: `index`, or `full` with all tables."""
+    page = (HERE / f"{name}.md.in").read_text("utf-8")
     parts = {"head": HEAD, "all": lines(found["all"]), "blocks": lines(found["blocks"])}
     parts |= {key: str(found[key]) for key in ("cells", "tasks")}
     wanted = {
@@ -264,4 +264,5 @@ def render(found: Mapping[str, Any]) -> str:
 
 if __name__ == "__main__":
     (HERE / "summary.json").write_text(json.dumps(summary(Path(sys.argv[1])), indent=1) + "\n", encoding="utf-8")
-    (HERE / "index.md").write_text(render(results()), encoding="utf-8")
+    for name in ("index", "full"):
+        (HERE / f"{name}.md").write_text(render(results(), name), encoding="utf-8")

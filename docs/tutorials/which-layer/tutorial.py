@@ -177,7 +177,7 @@ for target in ("count", "label"):
 #
 # The run says beforehand how much it writes. Class folders are enough; a table is for further targets and
 # for [groups](../../how-to/several-targets.md), such as several images of one patient. In place of `timm:NAME` (weights from a hub) give
-# `hf:/path/to/model`, a name from `diagnostics list encoders`, or your own module, as in [the next tutorial](../my-module/index.md). Images are
+# `hf:/path/to/model`, a name from `diagnostics list encoders`, or your own module, as in [this how-to](../../how-to/own-module.md). Images are
 # resized and normalised as the encoder needs.
 #
 # This example was chosen because its two targets have different answers. In the [gallery](../../studies/gallery/index.md) of encoders and data, a hidden
