@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -155,10 +155,10 @@ class Store(Activations):
         if not self.token_samples:
             return
         layout, rows = self._layouts[tap]["tokens"], self.plan.shard
-        with self._tokens(layout) as kept:
-            some = range(layout.shards) if shards is None else shards
-            of_shards = ((shard, kept[shard * rows :][:rows]) for shard in some)
-            for shard, values in of_shards if len(kept) else self._shards(layout, some):
+        # Others of a shared run may not be there yet.
+        with self._tokens(layout) if shards is None else nullcontext(np.empty(0)) as kept:
+            of_shards = ((shard, kept[shard * rows :][:rows]) for shard in range(layout.shards if len(kept) else 0))
+            for shard, values in of_shards if len(kept) else self._shards(layout, shards):
                 yield slice(shard * rows, shard * rows + len(values)), values.astype(np.float32)
 
     @contextmanager

@@ -1,5 +1,4 @@
-"""The dataset contract: samples with stable ids, splits, groups, targets and questions; and which targets no probe can
-predict.
+"""The dataset contract: samples with ids, splits, groups, targets and questions; and targets no probe can predict.
 
 Splits are completed where only some are given, and drawn over groups where there is none; a subset keeps their shares.
 The option `log` of every dataset reads targets as their logarithm.
@@ -583,8 +582,7 @@ def _logarithm(name: str, dataset: Dataset) -> Target:
         )
 
     def log(values: Any) -> np.ndarray:
-        array = np.asarray(values)
-        if (array <= 0).any():
+        if ((array := np.asarray(values)) <= 0).any():
             raise DiagnosticsError(
                 f"Target {name} of {dataset.name} has values down to {np.nanmin(array):g}, but log={name} needs values "
                 "above 0: leave it out, or mark those values as unknown.",
