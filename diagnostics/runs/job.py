@@ -46,13 +46,14 @@ from diagnostics.progress import Watch
 from diagnostics.registry import offered
 from diagnostics.report.progress_bars import watching
 from diagnostics.runs.controls.names import WEIGHTS, control_of
+from diagnostics.runs.cost import later_cost
 from diagnostics.runs.extraction import Extraction, NoControlError, share_of, submit_parts
 from diagnostics.runs.inputs import Data
 from diagnostics.runs.options import Request
 from diagnostics.runs.record import Call, refuse_other_seed
 from diagnostics.runs.redraws import add_redraws
 from diagnostics.runs.run import Run
-from diagnostics.runs.setup import Setup, later_cost
+from diagnostics.runs.setup import Setup
 from diagnostics.runs.streamed import stream
 from diagnostics.runs.workers import Submits, Workers, default_jobs
 from diagnostics.vocabulary import ChooseOn, Compute, ControlMeasures, DenseTokens, Kernel

@@ -56,7 +56,7 @@ def test_what_grows_with_the_square_of_the_samples_is_announced(
 ) -> None:
     said: dict[tuple[str, int], str] = {}
     for measures, least in (("knn_probe", 0), ("knn_probe", 60), ("rankme", 0)):
-        monkeypatch.setattr("diagnostics.runs.setup.LONG", least)
+        monkeypatch.setattr("diagnostics.runs.cost.LONG", least)
         events: list[Any] = []
         out = tmp_path / f"{measures}-{least}"
         dx.run(tiny_encoder(), tiny_dataset(40), out=out, watch=events.append, measures=measures, report=False)

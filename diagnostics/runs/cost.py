@@ -1,0 +1,218 @@
+"""Cost of a run, reckoned before its first byte and before a later pass: bytes, seconds, and what they are of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from diagnostics.activations.contract import StoredTarget
+from diagnostics.activations.extract import OnGrids
+from diagnostics.activations.plan import ARRAY_BYTES, WANTED, Plan, plan, row_order
+from diagnostics.datasets.boxes import CLASS, there
+from diagnostics.datasets.dataset import Dataset
+from diagnostics.encoders.encoder import Encoder
+from diagnostics.measures.probes.dense import known_places
+from diagnostics.measures.probes.grounding import MOST_RANK
+from diagnostics.measures.probes.least_squares import FOLDS
+from diagnostics.measures.probes.nearest import KnnProbe
+from diagnostics.progress import Cost, duration
+from diagnostics.report.html import PAGE_BYTES
+from diagnostics.runs.block_sums import block_bytes, fits_along
+from diagnostics.runs.controls.kinds import planned_taps
+from diagnostics.runs.controls.names import INPUTS, control_of
+from diagnostics.runs.setup import Setup, streamed_targets
+from diagnostics.runs.streamed import passes_over, tokens_read
+from diagnostics.vocabulary import BOXED, SPLITS
+
+# As measured: files of the result of a probe, beside what it has of every unit and tap, and of another measure.
+PROBE_BYTES, RESULT_BYTES = 16_000, 8_000
+LONG = 60
+"""Seconds of measuring that are announced."""
+UNIT_BYTES = 12
+"""Losses and what they are relative to, of a unit at a tap."""
+ID_BYTES = 25
+"""Id, group and split of a sample, about."""
+
+
+def cost_of(
+    setup: Setup,
+    planned: Plan,
+    controls: Mapping[str, bool],
+    *,
+    seconds: float,
+    again: int,
+    dense: OnGrids,
+) -> Cost:
+    """The cost of extracting the encoder, planned so, and its controls, and of measuring them.
+
+    `controls` says of each whether it keeps tokens, `seconds` is what a sample takes, `again` how many samples' tokens
+    were removed and are extracted anew: nothing else is then written. `dense`: targets on grids, as `create` is given
+    them. Results and what shrinks on disk (maps of classes) are estimated; the rest is known to the byte.
+    """
+    encoder, dataset = setup.encoder, setup.dataset
+    controls = {name: tokens for name, tokens in controls.items() if tokens or not again}
+    plans = _plans(setup, planned, controls)
+    stores = [planned, *(other if controls[name] else other.without_tokens for name, other in plans.items())]
+    token_bytes = sum(each.token_bytes for each in stores)
+    written = sum(each.bytes + _sample_bytes(dataset, planned) for each in stores)
+    written += _result_bytes(setup, controls) + PAGE_BYTES * setup.request.report
+    # Shuffled labels are read from the encoder's own activations.
+    sums = [_sum_bytes(setup, each, dense, shuffled=bool(setup.draws and not i)) for i, each in enumerate(stores)]
+    passes = 0.0
+    if any(sums):
+        in_order, stored = dataset.split[row_order(len(dataset))], tokens_read(planned)
+        passes = passes_over(in_order, setup.choose_on, gathered=fits_along(max(sums)), stored=stored)
+    alike = 1 + sum(_has_weights(name, encoder) for name in plans)
+    # In tokens that are extracted again, controls have their share.
+    share = (again or planned.samples) / planned.samples
+    passed = (alike - 1) * len(setup.control_positions) * share * (1 + passes)
+    written += sum(sums)
+    enough = planned.token_samples >= min(WANTED, planned.samples)
+    return Cost(
+        encoder=encoder.name,
+        dataset=dataset.name,
+        samples=planned.samples,
+        taps=len(planned.taps),
+        bytes=token_bytes if again else written,
+        token_bytes=token_bytes,
+        token_samples=planned.token_samples,
+        seconds=seconds * ((again or planned.samples) * (1 + passes) + passed),
+        encoders=alike,
+        path=str(setup.out),
+        token_bytes_of_64=0 if enough else WANTED * planned.token_bytes_per_sample,
+        again=again,
+        unprobeable=tuple(setup.unprobeable.values()),
+        dense=_dense_clause(setup, passes),
+        measuring=_pairs_clause(setup, planned, read=1 + len(controls) + bool(setup.draws)),
+    )
+
+
+def later_cost(
+    setup: Setup,
+    planned: Plan,
+    controls: Collection[str],
+    targets: Iterable[StoredTarget],
+    passes: float,
+    missing: int,
+) -> Cost:
+    """The cost of reading dense targets of a run that is extracted; `missing`: bytes of the sums that the encoder
+    lacks, of which its controls are taken to lack the same share.
+    """
+    read = [target for target in targets if not target.shuffled]
+    dense = {target.name: {str(grid): values for grid, values in target.on_grid.items()} for target in read}
+    own = _sum_bytes(setup, planned, dense, shuffled=bool(setup.draws))
+    plans = _plans(setup, planned, controls).values()
+    theirs = sum(_sum_bytes(setup, each, dense, shuffled=False) for each in plans)
+    return Cost(
+        encoder=setup.encoder.name,
+        dataset=setup.dataset.name,
+        samples=len(setup.dataset),
+        taps=len(setup.taps),
+        bytes=missing + round(theirs * missing / own),
+        token_bytes=0,
+        token_samples=0,
+        seconds=0.0,
+        encoders=1,
+        path=str(setup.out),
+        dense=_dense_clause(setup, passes),
+    )
+
+
+def _dense_clause(setup: Setup, passes: float) -> str:
+    """How dense targets are read in so many passes beside the extraction, and why, in a clause; empty where no measure
+    reads one.
+    """
+    # Tokens of samples of unequal length are neither stored nor summed.
+    if setup.dataset.ragged or not streamed_targets(setup) or (setup.dense == "streamed" and not passes):
+        return ""
+    asked, samples = setup.request.dense is not None, len(setup.dataset)
+    if setup.dense == "stored":
+        return f"dense targets are read from stored tokens, {'as asked' if asked else 'which the budget holds'}"
+    why = "as asked" if asked else f"since the token budget holds {setup.token_samples:,} of {samples:,} samples"
+    return f"dense targets are read from all samples in {passes:.1f} more passes of each encoder, {why}"
+
+
+def _pairs_clause(setup: Setup, planned: Plan, read: int) -> str:
+    """The cost of knn probes of so many sets of activations and labels, in a clause; empty for less than `LONG`."""
+    names, split = [measure.name for measure in setup.measures], setup.dataset.split
+    there = {name: target for name, target in setup.dataset.targets.items() if name not in setup.unprobeable}
+    probes = sum(target.kind in KnnProbe.kinds for target in there.values()) if KnnProbe.name in names else 0
+    train, val, test = (int((split == part).sum()) for part in SPLITS)
+    features = len(planned.poolings) * sum(tap.features for tap in planned.taps)
+    seconds = read * probes * KnnProbe.seconds(train, val, test, features, whole=setup.choose_on == "fit")
+    return f"{KnnProbe.name} compares samples in pairs, about {duration(seconds)} of one core" if seconds > LONG else ""
+
+
+def _sum_bytes(setup: Setup, planned: Plan, dense: OnGrids, *, shuffled: bool) -> int:
+    """Of the sums of an encoder; `shuffled`: with those of shuffled labels, whose unknown places move too."""
+    whole, columns = dict[bytes, bool](), 0
+    for name, target in streamed_targets(setup).items() if setup.dense == "streamed" else ():
+        if target.kind in BOXED:
+            # Of all tokens, and of those in boxes.
+            whole |= {f"{name} all".encode(): False, f"{name} held".encode(): False}
+            numbers = np.unique(target.values[:, 1:, CLASS][there(target.values)])
+            columns += 5 + (len(numbers) if target.kind == "boxes" else 2 * MOST_RANK)
+        elif on_grids := dense.get(name):
+            grids = [(values, known_places(target.kind, values)) for values in on_grids.values()]
+            whole[b"".join(np.packbits(known).tobytes() for _, known in grids)] = all(known.all() for _, known in grids)
+            labels = target.kind == "token_label"
+            columns += max(len(np.unique(values[known])) for values, known in grids) if labels else 1
+    masks = len(whole) + shuffled * sum(not each for each in whole.values())
+    return FOLDS * block_bytes(planned.taps, masks, columns * (1 + shuffled))
+
+
+def _has_weights(name: str, encoder: Encoder) -> bool:
+    """True if a control is the encoder with other weights; not every encoder can be drawn anew."""
+    method = {"fresh_weights": "fresh", "permuted_weights": "permuted"}.get(control_of(name), "")
+    return bool(method) and getattr(type(encoder), method) is not getattr(Encoder, method)
+
+
+def _plans(setup: Setup, planned: Plan, controls: Collection[str]) -> dict[str, Plan]:
+    """The plans of those of some controls that can be made, beside the encoder's."""
+    weights, positions = [name for name in controls if _has_weights(name, setup.encoder)], setup.control_positions
+    alike = replace(planned, samples=len(positions), token_samples=int((positions < planned.token_samples).sum()))
+    inputs = {name: _plan_of(name, setup, planned) for name in controls if name in INPUTS}
+    return {name: other for name, other in (inputs | dict.fromkeys(weights, alike)).items() if other is not None}
+
+
+def _plan_of(name: str, setup: Setup, planned: Plan) -> Plan | None:
+    """The plan of a control without the encoder; None for one that cannot be made."""
+    try:
+        like, taps = planned_taps(name, setup.encoder, setup.dataset)
+    except Exception:  # then it is left out with the reason when its turn comes
+        return None
+    return plan(
+        like, taps, planned.samples, setup.token_budget, setup.request.precision, with_tokens=planned.token_samples
+    )
+
+
+def _sample_bytes(dataset: Dataset, planned: Plan) -> int:
+    """Samples and targets as each store has them; whole numbers on grids shrink to little."""
+    grids = {tap.grid.shape for tap in planned.taps if tap.grid.tokens > 1}
+    targets = 0
+    for target in dataset.targets.values():
+        first = np.asarray(target.values[0])
+        if not target.dense or target.kind in BOXED:
+            targets += len(dataset) * first.nbytes + (0 if target.naive is None else target.naive.nbytes)
+        elif first.dtype.kind == "f":
+            of_each = sum(math.prod(grid) for grid in grids if len(grid) == first.ndim)
+            targets += len(dataset) * of_each * first.itemsize
+    return targets + ID_BYTES * len(dataset) + ARRAY_BYTES * (3 + len(dataset.targets))
+
+
+def _result_bytes(setup: Setup, controls: Collection[str]) -> int:
+    """Of the results of all measures on the encoder and on its controls."""
+    units = sum((setup.dataset.split == part).sum() for part in ("val", "test"))
+    probes = sum(
+        target.kind in measure.kinds for measure in setup.measures for target in setup.dataset.targets.values()
+    )
+    others = [measure for measure in setup.measures if not measure.kinds]
+    weights = sum(_has_weights(name, setup.encoder) for name in controls)
+    weights *= setup.request.control_measures == "all"
+    measured = len(others) + weights * sum(not measure.pairwise for measure in others)
+    shuffled = bool(setup.draws)
+    of_probe = PROBE_BYTES + UNIT_BYTES * len(setup.taps) * int(units)
+    return probes * (1 + len(controls) + shuffled) * of_probe + measured * RESULT_BYTES
