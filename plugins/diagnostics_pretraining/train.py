@@ -11,9 +11,10 @@ import numpy as np
 from diagnostics_perception.models import ARCHITECTURES
 from diagnostics_training.jobs import command_of
 from diagnostics_training.models.inputs import PictureChanges
+from diagnostics_training.trainer.checkpoint import digest_of_json
 from diagnostics_training.trainer.data import describe_data, plain, rendering_notice, training_spec
 from diagnostics_training.trainer.objective import Batch, World, barrier, world
-from diagnostics_training.trainer.record import Watch, digest_of_json, earlier_result, finish, say
+from diagnostics_training.trainer.record import Watch, earlier_result, finish, say
 from diagnostics_training.trainer.settings import Computation, Optimisation, Settings, part_of
 from diagnostics_training.trainer.trainer import fit
 

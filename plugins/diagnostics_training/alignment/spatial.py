@@ -45,8 +45,9 @@ from diagnostics_training.alignment.student import (
     with_control,
 )
 from diagnostics_training.jobs import SpatialJob
+from diagnostics_training.trainer.checkpoint import digest_of_tensors
 from diagnostics_training.trainer.objective import Batch, World, barrier
-from diagnostics_training.trainer.record import Watch, digest_of_tensors, say
+from diagnostics_training.trainer.record import Watch, say
 
 # What a teacher of relations is.
 #

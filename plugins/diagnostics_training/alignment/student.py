@@ -49,9 +49,10 @@ from diagnostics_training.alignment.objective import (
     with_module,
 )
 from diagnostics_training.jobs import AlignmentJob, TapJob, check_weight, command_of
+from diagnostics_training.trainer.checkpoint import digest_of_json
 from diagnostics_training.trainer.data import SIMULATED, data_for, describe_data, parse_spec, plain, spec_of
 from diagnostics_training.trainer.objective import World, barrier, world
-from diagnostics_training.trainer.record import Watch, digest_of_json, earlier_result, finish, say
+from diagnostics_training.trainer.record import Watch, earlier_result, finish, say
 from diagnostics_training.trainer.settings import identity_of
 from diagnostics_training.trainer.trainer import UNTRAINED, fit
 

@@ -32,6 +32,7 @@ from diagnostics.plugin import (
     silent,
     watch_heads,
 )
+from diagnostics_training.trainer.checkpoint import load_checkpoint, save_checkpoint
 from diagnostics_training.trainer.data import Batches, batches_ahead
 from diagnostics_training.trainer.objective import Batch, Objective, World, barrier
 from diagnostics_training.trainer.record import (
@@ -44,12 +45,10 @@ from diagnostics_training.trainer.record import (
     describe_work,
     evaluate,
     format_duration,
-    load_checkpoint,
     look_at_output,
     looking,
     make_folder,
     resumable,
-    save_checkpoint,
     say,
     to_numbers,
 )

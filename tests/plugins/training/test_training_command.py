@@ -22,9 +22,9 @@ from diagnostics_training.jobs import TrainJob
 from diagnostics_training.models.inputs import Views, prepare
 from diagnostics_training.plugin import next_lines
 from diagnostics_training.train import train
+from diagnostics_training.trainer.checkpoint import FILE as CHECKPOINT
 from diagnostics_training.trainer.data import Feed, load, rendering_notice, training_spec
 from diagnostics_training.trainer.objective import Objective
-from diagnostics_training.trainer.record import FILE as CHECKPOINT
 
 import diagnostics.cli.main as cli
 from diagnostics import Dataset, DiagnosticsError, build, load_encoder, save_encoder
