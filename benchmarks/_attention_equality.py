@@ -19,7 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from diagnostics import DiagnosticsError
 from diagnostics.encoders.attention import Statistics, Tokens, attention_statistics
 from diagnostics.encoders.attention.capture import FusedCall
-from diagnostics.encoders.attention.kernels import explain_attention
+from diagnostics.encoders.attention.kernel_choice import explain_attention
 
 KERNELS = {
     "flash": SDPBackend.FLASH_ATTENTION,

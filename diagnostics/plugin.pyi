@@ -14,8 +14,8 @@ from diagnostics.datasets.boxes import pad_phrases as pad_phrases
 from diagnostics.datasets.matches import pad_matches as pad_matches
 from diagnostics.datasets.target import on_grid as on_grid
 from diagnostics.encoders.attention.head_watch import watch_heads as watch_heads
-from diagnostics.encoders.attention.kernels import attention_in as attention_in
-from diagnostics.encoders.attention.kernels import explain_attention as explain_attention
+from diagnostics.encoders.attention.kernel_choice import attention_in as attention_in
+from diagnostics.encoders.attention.kernel_choice import explain_attention as explain_attention
 from diagnostics.encoders.encoder import Reduce as Reduce
 from diagnostics.encoders.encoder import keep as keep
 from diagnostics.encoders.frames import sampled_frames as sampled_frames

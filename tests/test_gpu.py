@@ -11,7 +11,7 @@ import torch
 import diagnostics as dx
 from diagnostics.encoders.attention import Tokens, attention_statistics
 from diagnostics.encoders.attention.capture import FusedCall
-from diagnostics.encoders.attention.kernels import explain_attention
+from diagnostics.encoders.attention.kernel_choice import explain_attention
 from diagnostics.encoders.modules import computing
 from tests.support.functions import FUNCTIONS, as_is, numbers
 from tests.support.refusals import refusal

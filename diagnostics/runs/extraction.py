@@ -25,7 +25,7 @@ from diagnostics.activations.prepare import find_difference
 from diagnostics.activations.run_files import CONTROLS, ENCODER
 from diagnostics.activations.store import Store, is_run
 from diagnostics.datasets.dataset import Dataset
-from diagnostics.encoders.attention.kernels import attention_in, explain_attention
+from diagnostics.encoders.attention.kernel_choice import attention_in, explain_attention
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.modules import computing, random_kept
 from diagnostics.encoders.taps import Tap

@@ -17,7 +17,7 @@ from diagnostics.activations.plan import Plan
 from diagnostics.activations.prepare import keep_freed_memory
 from diagnostics.activations.run_files import ENCODER
 from diagnostics.datasets.dataset import Dataset
-from diagnostics.encoders.attention.kernels import attention_in
+from diagnostics.encoders.attention.kernel_choice import attention_in
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.modules import computing
 from diagnostics.errors import DiagnosticsError, describe

@@ -17,7 +17,7 @@ from diagnostics.activations.prepare import fit
 from diagnostics.activations.run_files import CONTROLS
 from diagnostics.datasets.dataset import Dataset, at_rows, subset, unprobeable_targets
 from diagnostics.datasets.target import Target
-from diagnostics.encoders.attention.kernels import check_kernel
+from diagnostics.encoders.attention.kernel_choice import check_kernel
 from diagnostics.encoders.bare_module import is_bare
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.modules import check_compute, usable_device

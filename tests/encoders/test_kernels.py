@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention as attend
 
 from diagnostics import DiagnosticsError
-from diagnostics.encoders.attention import kernels
-from diagnostics.encoders.attention.kernels import attention_in, explain_attention
+from diagnostics.encoders.attention import kernel_choice
+from diagnostics.encoders.attention.kernel_choice import attention_in, explain_attention
 from diagnostics.vocabulary import Kernel
 from tests.support.refusals import refusal
 
@@ -99,7 +99,7 @@ def test_a_named_kernel_that_cannot_is_an_error_with_torchs_reason(
 @pytest.mark.parametrize("forward", [plain, layer])
 def test_a_named_kernel_is_the_one_that_runs(kernel: Kernel, forward: Callable[[], Tensor]) -> None:
     assert explained(kernel, forward) == ""
-    with attention_in(kernel), kernels._Operators() as ran:
+    with attention_in(kernel), kernel_choice._Operators() as ran:
         out = forward()
     assert ran.kernel == kernel
     torch.testing.assert_close(out, forward())
@@ -111,7 +111,7 @@ def test_it_holds_in_the_backward_pass_too() -> None:
     q = drawn().requires_grad_()
     with attention_in("flash"):
         out = torch.utils.checkpoint.checkpoint(lambda q: attend(q, q, q), q, use_reentrant=False)
-        with kernels._Operators() as ran:
+        with kernel_choice._Operators() as ran:
             out.sum().backward()
     assert ran.kernel == "flash"
 
@@ -149,15 +149,15 @@ ON_A_GPU = [
 
 
 def test_of_all_that_torch_says_the_reason_is_that_of_one_kernel() -> None:
-    reason = kernels._reason("flash", ON_A_GPU)
+    reason = kernel_choice._reason("flash", ON_A_GPU)
     assert reason == (
         "Expected query, key and value to all be of dtype: {Half, BFloat16}. Got Query dtype: float, Key dtype: float, and Value "
         "dtype: float instead"
     )
-    assert kernels._reason("cudnn", ON_A_GPU) == "cuDNN attention has been runtime disabled"
+    assert kernel_choice._reason("cudnn", ON_A_GPU) == "cuDNN attention has been runtime disabled"
 
 
 def test_where_the_type_is_in_the_way_half_precision_is_the_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "_refusal", lambda kernel, call: kernels._reason(kernel, ON_A_GPU))
+    monkeypatch.setattr(kernel_choice, "_refusal", lambda kernel, call: kernel_choice._reason(kernel, ON_A_GPU))
     with refusal("no-kernel"):
         explained("flash", plain)

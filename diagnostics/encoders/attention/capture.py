@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import multi_head_attention_forward
 from torch.overrides import TorchFunctionMode
 
-from diagnostics.encoders.attention.kernels import multi_head_in_steps
+from diagnostics.encoders.attention.kernel_choice import multi_head_in_steps
 from diagnostics.encoders.encoder import Captured, Reduce
 from diagnostics.encoders.hooks import as_tokens, at_taps
 from diagnostics.encoders.modules import whole

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diagnostics.encoders.attention.capture import FusedCall
-from diagnostics.encoders.attention.kernels import SdpaCall, SdpaCalls
+from diagnostics.encoders.attention.kernel_choice import SdpaCall, SdpaCalls
 from diagnostics.encoders.attention.statistics import Tokens, attention_statistics
 from diagnostics.encoders.modules import whole
 from diagnostics.errors import DiagnosticsError

@@ -114,7 +114,7 @@ def attention_in(kernel: Kernel) -> Generator[None]:
     Examples:
         >>> import torch
         >>> from torch.nn.functional import scaled_dot_product_attention
-        >>> from diagnostics.encoders.attention.kernels import attention_in
+        >>> from diagnostics.encoders.attention.kernel_choice import attention_in
         >>> q = k = v = torch.ones(1, 1, 4, 8)
         >>> with attention_in("math"):
         ...     out = scaled_dot_product_attention(q, k, v)
@@ -154,7 +154,7 @@ def explain_attention(kernel: Kernel, forward: Callable[[], Any], model: str, ha
     Examples:
         >>> import torch
         >>> from torch.nn.functional import scaled_dot_product_attention
-        >>> from diagnostics.encoders.attention.kernels import explain_attention
+        >>> from diagnostics.encoders.attention.kernel_choice import explain_attention
         >>> def forward():
         ...     return scaled_dot_product_attention(*torch.ones(3, 1, 1, 4, 8))
         >>> print(explain_attention("auto", forward, "mine", "--compute bf16"))
