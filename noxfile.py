@@ -1,4 +1,4 @@
-"""The checks of this project: `nox -s lint`, `types`, `tests` (or `core` and `training`), `docs`, `wheel`.
+"""The checks of this project: `nox -s lint`, `types`, `tests` (or `core` and `training`), `kernels`, `docs`, `wheel`.
 
 `nox` alone runs lint, types, tests and docs.
 
@@ -7,6 +7,7 @@ All run in the environment that nox itself was started from, which CONTRIBUTING.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -127,6 +128,21 @@ def run_elsewhere(session: nox.Session, python: str, constraints: Iterable[str])
         wanted = ("pytest>=8.3", "pytest-xdist>=3.6", "hypothesis>=6.100")
         session.run(*pip, "-c", f"{tmp}/constraints.txt", "-e", ".", *wanted, external=True)
         session.run(f"{tmp}/venv/bin/pytest", "-n", "2", "-m", "not slow and not browser", *ELSEWHERE, external=True)
+
+
+@nox.session
+def kernels(session: nox.Session) -> None:
+    """The kernels of attention statistics, compiled for three compute capabilities without a card, if they changed
+    since `benchmarks/kernels.json` was written; `-- --again` compiles them anyhow."""
+    source = (ROOT / "diagnostics/encoders/attention/triton_kernels.py").read_bytes()
+    table = json.loads((ROOT / "benchmarks/kernels.json").read_text(encoding="utf-8"))
+    if table["digest"] == hashlib.sha256(source).hexdigest() and not session.posargs:
+        session.log("as they were compiled last (benchmarks/kernels.json)")
+        return
+    with tempfile.TemporaryDirectory() as name:
+        session.run(sys.executable, "-m", "venv", f"{name}/venv", external=True)
+        session.run(f"{name}/venv/bin/pip", "install", "-q", "triton", external=True)
+        session.run(f"{name}/venv/bin/python", "benchmarks/kernels.py", external=True)
 
 
 @nox.session
