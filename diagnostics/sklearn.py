@@ -119,7 +119,8 @@ class TapFeatures(TransformerMixin, BaseEstimator):
 
     def _names(self, encoder: Encoder) -> list[str]:
         name, pooling = self._read(encoder)
-        names = [encoder.output_tap] if name is None else [name] if isinstance(name, str) else taps_together(name)
+        own = encoder.side_by_side or [encoder.output_tap]
+        names = own if name is None else [name] if isinstance(name, str) else taps_together(name)
         taps, poolings = [encoder.tap(each) for each in names], chosen_poolings(pooling, encoder.poolings)
         return [f"{tap.name}_{pooling}_{i}" for tap in taps for pooling in poolings for i in range(tap.features)]
 

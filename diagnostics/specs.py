@@ -221,7 +221,8 @@ def load_encoder(path: str | Path, *, trust_code: bool = False) -> TorchEncoder:
             # What made it may hold on to its own module: that one then takes no memory beside the loaded one.
             sized.module.load_state_dict(encoder.module.state_dict(), assign=True)
             # Its own way would start from the module from which parts are gone.
-            return _as_saved(sized, encoder.module, about).replace(sized_for=sized_for)
+            beside = tuple(about.side_by_side)
+            return _as_saved(sized, encoder.module, about).replace(sized_for=sized_for, side_by_side=beside)
 
         encoder = encoder.replace(sized_for=sized_for)
     encoder = encoder.replace(

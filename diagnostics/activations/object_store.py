@@ -15,7 +15,7 @@ from collections.abc import Generator
 from typing import Any
 
 from diagnostics.activations.place import STORES, Address
-from diagnostics.errors import StorageError, importing
+from diagnostics.errors import DiagnosticsError, StorageError, importing
 
 CREDENTIALS = (
     *("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_SKIP_SIGNATURE"),
@@ -27,8 +27,17 @@ CREDENTIALS = (
 @contextlib.contextmanager
 def asking(place: Address, doing: str) -> Generator[Any]:
     """The store, to ask it for something: what it answers otherwise is said in a sentence that quotes nothing."""
-    # Made anew where the variables of the environment have changed.
-    store = _store(place.parts[0].rstrip(":"), place.parts[1], hash(frozenset(os.environ.items())))
+    try:
+        # Made anew where the variables of the environment have changed.
+        store = _store(place.parts[0].rstrip(":"), place.parts[1], hash(frozenset(os.environ.items())))
+    except (DiagnosticsError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a value that Rust panics over is no Exception
+        raise StorageError(
+            f"{place} cannot be reached: a variable of the environment is not what obstore expects "
+            f"({type(error).__name__}); correct those that begin with AWS_, GOOGLE_ or AZURE_.",
+            code="unreadable",
+        ) from None
     try:
         yield store
     except obstore().exceptions.AlreadyExistsError:

@@ -244,17 +244,20 @@ def _words(about: Mapping[str, Any]) -> str:
     """How a part was computed, as far as its last digits may depend on it."""
     if not about:
         return ""
-    torch = about["versions"].get("torch", "")
+    how = f"attention {about['kernel']}, batches of {about['batch_size']}, torch {about['versions'].get('torch', '')}"
     beside = ", beside files of a launch that left no record" if about.get("beside") else ""
-    return f"{about['device']}, attention {about['kernel']}, batches of {about['batch_size']}, torch {torch}{beside}"
+    threads = f", {about['threads']} threads" if "threads" in about else ""
+    return f"{about['device']}, {how}{threads}{beside}"
 
 
 def mixture(store: Store, *more: Mapping[str, Any]) -> str:
     """How the parts of a store were computed, and `more`, as a sentence, where not all in one way; "" where they
     were.
     """
-    ways = sorted({_words(about) for about in (*map(store.record, range(store.plan.parts)), *more)} - {""})
-    return f"Parts were computed in several ways, which differ in last digits: {'; '.join(ways)}." if ways[1:] else ""
+    every = [*map(store.record, range(store.plan.parts)), *more]
+    ways = sorted({_words(about) for about in every} - {""})
+    mixed = ways[1:] or any(about.get("beside") for about in every)
+    return f"Parts were computed in several ways, which differ in last digits: {'; '.join(ways)}." if mixed else ""
 
 
 def refuse_mixture(store: Store, *more: Mapping[str, Any]) -> None:

@@ -446,7 +446,8 @@ class TorchEncoder(Encoder):
         names = tuple(tap.name for tap in wanted)
         left_alone = nullcontext() if gradient else evaluating(self.module)
         # In training, what lies behind the taps belongs to the step: it may count calls, or gather gradients.
-        whole_pass = gradient or names not in self._ran_whole
+        # Nor does a pass end early that reads the output: what runs again behind it changes what users get.
+        whole_pass = gradient or self.output_tap in names or names not in self._ran_whole
         reading = captured_at(self.module, wanted, self.name, reduce, whole_pass=whole_pass)
         # Not inference mode: a table that the module makes in a pass and keeps could never be trained with again.
         with left_alone, torch.set_grad_enabled(gradient), reading as captured:

@@ -155,8 +155,8 @@ class AlongExtraction:
     def _add(self, batch: Any, positions: np.ndarray, tap: Tap, tokens: Tensor) -> None:
         if self.sums is not None:
             try:
-                if tap.name == self.sums.store.taps[0].name:
-                    self._go_on(positions)
+                self._go_on(positions)
+                self.passed += len(positions) * (tap.name == self.sums.store.taps[0].name)
                 self.sums.add(tap, positions, grid_tokens(self.encoder, self.sums.store, batch, positions, tap, tokens))
             except StorageError:
                 raise
@@ -168,7 +168,6 @@ class AlongExtraction:
         if self.at != (at := int(self.range[positions[0]])):
             self._end()
             self.at, self.passed = at, 0
-        self.passed += len(positions)
 
     def _end(self) -> None:
         assert self.sums is not None

@@ -31,6 +31,7 @@ from diagnostics.encoders.modules import computing, random_kept
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, StorageError, describe, explaining
 from diagnostics.measures.base import Measure
+from diagnostics.measures.threads import one_thread
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.report.progress_bars import watching
 from diagnostics.runs.block_sums import AlongExtraction
@@ -38,7 +39,7 @@ from diagnostics.runs.controls.kinds import control_encoders
 from diagnostics.runs.controls.names import WEIGHTS, control_of
 from diagnostics.runs.cost import cost_of
 from diagnostics.runs.options import Request
-from diagnostics.runs.passes import Batch, Passing, by_names, setup_of, threads, threads_of
+from diagnostics.runs.passes import Batch, Passing, by_names, outline_of, setup_of, threads, threads_of
 from diagnostics.runs.record import Call, Provenance, refuse_other_seed
 from diagnostics.runs.setup import Setup, read_tokens, streamed_targets
 from diagnostics.runs.streamed import stream_share
@@ -126,6 +127,7 @@ def share_of(setup: Setup, launch: Launch, *, finishes: bool) -> Generator[Share
     about = {
         "device": kind_of(setup.device),
         "kernel": request.attention,
+        "threads": torch.get_num_threads(),
         "versions": Call.now(request.seed, {}).versions,
     }
     # What is in hand is gone on with in the same way alone: a part's record tells of one.
@@ -279,7 +281,7 @@ class Extraction:
             encoder_spec=setup.encoder_spec,
             dataset_spec=setup.dataset_spec,
         ).to_attrs()
-        if self.launched:
+        if self.share is not None:
             about |= {"seed": request.seed, CONTROLS: [*self.controls]}
         store = self._extract(setup.encoder, self.folder, setup.taps, about, self.measures, announced=True)
         self.folder = store.folder
@@ -295,14 +297,18 @@ class Extraction:
     def _measures_of(self, control_name: str) -> list[Measure]:
         """The measures that apply to a control."""
         whole = self.request.control_measures == "all" and control_of(control_name) in WEIGHTS
-        return [m for m in self.measures if not m.pairwise and m.of_controls and (m.kinds or whole)]
+        # What is observed is observed of the first samples, which are not those of fewer.
+        observed = not (self.setup.fewer and control_of(control_name) in WEIGHTS)
+        applies = [m for m in self.measures if not m.pairwise and m.of_controls and (m.kinds or whole)]
+        return [m for m in applies if observed or m.observation is None]
 
     def _extract_control(self, name: str, measures: Sequence[Measure], store: Store) -> tuple[Encoder, Store]:
         """A control encoder and its store, beside the encoder's; raises as `_measure_control`."""
         has_weights = control_of(name) in WEIGHTS
         with self._making_control():
-            encoder = self.controls[name]()
-            encoder = encoder if has_weights else encoder.sized_for(self.setup.dataset[0])
+            with one_thread():  # as other processes make it: what is drawn and fitted then has the same digits
+                encoder = self.controls[name]()
+                encoder = encoder if has_weights else encoder.sized_for(self.setup.dataset[0])
             # Test units can only be paired where the same samples keep their tokens.
             return encoder, self._extract(
                 encoder,
@@ -432,7 +438,10 @@ class Extraction:
             return None
         try:
             # Passes need no measures, which may be objects.
-            return replace(by_names(self.request, self.setup.folder), measures="standard")
+            asked = self.request.measures
+            several = [asked] if isinstance(asked, str | Measure) else asked or ()
+            measures = asked if all(isinstance(each, str) for each in several) else "standard"
+            return replace(by_names(self.request, self.setup.folder), measures=measures)
         except DiagnosticsError as error:
             LOG.info("one process passes all samples: %s", error)
             return None
@@ -448,8 +457,7 @@ class Extraction:
 
         items, done = [Batch(positions, whole) for positions in batches], 0
         if self.by_names and self.workers:
-            identity, fingerprint = dict(encoder.identity), dataset.fingerprint
-            source = Passing(self.by_names, control, identity, fingerprint, kept, self.threads)
+            source = Passing(self.by_names, control, dict(encoder.identity), outline_of(dataset), kept, self.threads)
             size = len(batches[0]) * kept.token_bytes_per_sample
             ahead = max(
                 1, min(2 * self.workers.jobs, AHEAD_BYTES // size if whole or kept.token_samples else MOST_PARTS)

@@ -320,7 +320,7 @@ class _Job(Extraction):
         store.device, store.choose_on, store.seed = self.setup.device, self.setup.choose_on, self.request.seed
         targets = {name: target for name, target in store.targets().items() if name not in self.setup.unprobeable}
         view, targets = at_positions(store, targets, self.setup.control_positions)
-        probes = [measure for measure in self.measures if measure.kinds]
+        probes = [measure for measure in self.measures if measure.kinds and measure.observation is None]
         what = f"{self.setup.encoder.name} on fewer samples"
         return measure_all(probes, view, targets, what=what, watch=self.watch).results
 
@@ -442,10 +442,10 @@ class _Job(Extraction):
         outdated = list[tuple[str, str]]()
         for name, theirs in (self._kept_results(store, controls, names) | results).items():
             for key in sorted(set(main.results) & set(theirs)):
-                if name not in results and not read_alike(main.results[key], theirs[key]):
+                fewer = attribute.FEWER in theirs[key].attrs
+                if name not in results and (fewer or not read_alike(main.results[key], theirs[key])):
                     outdated.append((name, key))
                 else:
-                    fewer = attribute.FEWER in theirs[key].attrs and name in results
                     beside = self._refitted[key] if fewer else None
                     main.results[key] = against_control(main.results[key], theirs[key], name, beside)
         why = "it was measured in another way than the encoder is now: give the same command with controls."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -76,8 +77,8 @@ class Passing:
     control: str
     identity: Mapping[str, str]
     """Of what passes here, which is not sent."""
-    fingerprint: str
-    """Of the dataset."""
+    outline: str
+    """Of the dataset, by `outline_of`."""
     plan: Plan
     threads: int
 
@@ -85,9 +86,9 @@ class Passing:
         """This with encoder and dataset; in the encoder's place why there is no such one here."""
         try:
             setup = setup_of(self.request)
-            encoder = _encoder(self.request, self.control)
+            encoder, identity, seen = _built(self.request, self.control)
             dataset = setup.control_dataset if control_of(self.control) in WEIGHTS else setup.dataset
-            if dict(encoder.identity) != dict(self.identity) or dataset.fingerprint != self.fingerprint:
+            if identity != dict(self.identity) or seen != self.outline:
                 return self, "each time that it is built it is another", None
         except Exception as error:
             return self, f"it cannot be built in another process ({describe(error)})", None
@@ -102,7 +103,22 @@ class Passing:
             yield
 
 
+def outline_of(dataset: Dataset) -> str:
+    """A digest of ids, splits, and the first and last sample: of all samples, each process would have to read them."""
+    digest = hashlib.sha256(repr((list(dataset.ids), list(dataset.split))).encode(errors="surrogatepass"))
+    for row in (0, len(dataset) - 1):
+        digest.update(np.asarray(dataset[row]).tobytes())
+    return digest.hexdigest()
+
+
 @functools.lru_cache(maxsize=1)
+def _built(request: Request, control: str) -> tuple[Encoder, dict[str, str], str]:
+    """The encoder, its identity and the dataset's outline, once for all batches."""
+    setup, encoder = setup_of(request), _encoder(request, control)
+    dataset = setup.control_dataset if control_of(control) in WEIGHTS else setup.dataset
+    return encoder, dict(encoder.identity), outline_of(dataset)
+
+
 def _encoder(request: Request, control: str) -> Encoder:
     setup = setup_of(request)
     keep_freed_memory()

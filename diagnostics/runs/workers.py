@@ -376,7 +376,12 @@ def find_packed(source: Source, task: Task) -> list[tuple[tuple[str, str], bytes
     """All that a task finds, with its keys; what cannot be sent is found again where it is asked for."""
     found = list[tuple[tuple[str, str], bytes]]()
     with one_thread():
-        for key, value in task.find(*source.open()):
+        try:
+            given = source.open()
+        except Exception as error:  # of a disk, a bucket, or a run that changed since
+            LOG.info("a task finds nothing: %s", describe(error))
+            return found
+        for key, value in task.find(*given):
             with contextlib.suppress(Exception):  # of a plugin's own type, perhaps
                 # Not by a link's own pickles, in which tensors are shared memory.
                 found.append((key, pickle.dumps(value)))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import diagnostics as dx
-from diagnostics.plugin import DiagnosticsError, Entry, hookimpl, importing, pad_matches, refuse_values
+from diagnostics.plugin import DiagnosticsError, Entry, hookimpl, importing, refuse_values
 
 # Data that arrives inside the wheels of other packages: where it lies, and what to do where it is missing or damaged.
 
@@ -108,6 +108,8 @@ def motorcycle(tile: int = 100, views: int = 1) -> dx.Dataset:
     refuse_values((not 1 <= views <= 2, f"Dataset motorcycle cannot have views={views}: give 1 or 2."))
     left, right, disparity = module_of("motorcycle", "skimage.data", "scikit-image").stereo_motorcycle()
     import numpy as np
+
+    from diagnostics.plugin import pad_matches
 
     # Its documentation says NaN for what is unknown; the file has infinity.
     disparity = np.where(np.isfinite(disparity), disparity, np.nan).astype(np.float32)

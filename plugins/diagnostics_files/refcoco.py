@@ -19,12 +19,13 @@ def refcoco(path: str, by: str, images: str, seed: int, on_error: str) -> FileDa
     with parsing(instances, "COCO's format"):
         extents, boxes = by_number(read["images"]), by_number(read["annotations"])
     phrases: dict[int, list[tuple[str, list[float]]]] = {}
-    listed = read_json(refs)
+    listed, moved = read_json(refs), 0
     with parsing(refs, "RefCOCO's format, a list of phrases with ann_id, image_id, split and sentences"):
         for ref in listed:
             number, split = int(ref["image_id"]), str(ref["split"])
             if number not in photos:
                 photos[number] = photo_of(root, images, "test" if split.startswith("test") else split, extents[number])
+            moved += photos[number].split != ("test" if split.startswith("test") else split)
             x, y, width, height = map(float, boxes[int(ref["ann_id"])]["bbox"])
             (rows, columns), box = photos[number].extent, [x, y, x + width, y + height]
             said = [str(each["sent"]) for each in ref["sentences"]]
@@ -37,7 +38,11 @@ def refcoco(path: str, by: str, images: str, seed: int, on_error: str) -> FileDa
     shown = [every[i] for i in kept]
     for photo in shown:
         photo.require()
-    note = f"{dropped} phrases without a word or a box left out" if dropped else ""
+    notes = (
+        f"{dropped} phrases without a word or a box left out" if dropped else "",
+        f"{moved} objects in the split of their image and not in their own" if moved else "",
+    )
+    note = "; ".join(filter(None, notes))
     if note:
         warn(f"{scheme}: {note}.")
     ids = [photo.name for photo in shown]

@@ -237,7 +237,7 @@ def test_what_a_run_does_not_list_stays_where_it_is(run: Path) -> None:
         (run / name).write_text(text)
     (run / "link").symlink_to(run.parent)
     write_card(dx.open_run(run), run / "card.md")
-    mine |= {name: (run / name).read_text() for name in ("card.md", "card.svg")}
+    mine |= {name: (run / name).read_text() for name in ("card.md", "card.svg", ".eval_results/card.yaml")}
     steps: list[dict[str, Any]] = [
         {},
         {"fresh": True},

@@ -23,6 +23,7 @@ from diagnostics.encoders.encoder import Encoder, keep
 from diagnostics.encoders.flops import count_flops
 from diagnostics.encoders.hooks import captured_at
 from diagnostics.encoders.saved.cut import cut_encoder
+from diagnostics.sklearn import TapFeatures
 from tests.support.refusals import refusal
 from tests.support.tiny import tiny_encoder, tiny_image_encoder
 from tests.support.unusual import Stack, as_floats
@@ -470,7 +471,7 @@ def test_fracast_stops_within_its_shared_block(tmp_path: Path) -> None:
 def test_hooks_of_the_cut_come_after_those_that_read() -> None:
     """A reader that is hooked in by itself, before the pass, still reads the last tap."""
     cut = cut_encoder(residual(), "blocks.1")
-    with captured_at(cut.module, cut.taps, cut.name, keep) as captured:
+    with captured_at(cut.module, cut.taps, cut.name, keep, whole_pass=True) as captured:
         cut.capture(batch_of(cut), [])
     assert list(captured) == ["embed", "blocks.0", "blocks.1"]
     assert tiny_encoder().cut == "" and tiny_image_encoder().absent == ()
@@ -503,10 +504,14 @@ def test_flops_until_a_tap_are_those_of_the_encoder_cut_there() -> None:
 def test_several_taps_keep_up_to_the_deepest_and_are_handed_out_side_by_side(tmp_path: Path) -> None:
     encoder, data = build("encoder", "objectives:lorenz-forecast"), build("dataset", "lorenz?n=10")
     made = cut_encoder(encoder, ["blocks.2", "blocks.0"])
-    assert made.output_tap == "blocks.2" and made.side_by_side == ("blocks.0", "blocks.2")
+    # In the order given, as features of several taps are everywhere: a head fitted on those meets the same columns.
+    assert made.output_tap == "blocks.2" and made.side_by_side == ("blocks.2", "blocks.0")
     wanted = np.concatenate([encoder.transform(data, tap=tap) for tap in made.side_by_side], axis=1)
     np.testing.assert_array_equal(made.transform(data), wanted)
-    again = build("encoder", str(save_encoder(tmp_path / "cut", encoder, cut=["blocks.0", "blocks.2"])))
+    again = build("encoder", str(save_encoder(tmp_path / "cut", encoder, cut=["blocks.2", "blocks.0"])))
+    assert TapFeatures(again).fit(data).transform(data).shape == wanted.shape
+    first = cut_encoder(again, "blocks.0").transform(data)
+    np.testing.assert_array_equal(first, encoder.transform(data, tap="blocks.0"))
     assert [tap.name for tap in again.taps] == [tap.name for tap in made.taps]
     np.testing.assert_array_equal(again.transform(data), wanted)
     np.testing.assert_array_equal(again.transform(data, tap="blocks.2"), encoder.transform(data, tap="blocks.2"))

@@ -26,7 +26,8 @@ from diagnostics.errors import DiagnosticsError, describe, explaining
 
 def cut_encoder(encoder: Encoder, tap: str | Sequence[str]) -> TorchEncoder:
     """The encoder up to a tap, which becomes its output tap. The given encoder does not change, and tensors are shared.
-    Of several taps it is the deepest, and `transform` hands out all side by side where none is named.
+    Of several taps it is the deepest, and `transform` hands out all side by side, in the order given, where none is
+    named.
 
     The result has the taps that fire up to there; depths of trunk taps are rescaled so that a trunk tap at the end is
     at depth 1. Its lineage is the encoder's, except that `group` says where it was cut. Modules that do not run and
@@ -41,10 +42,9 @@ def cut_encoder(encoder: Encoder, tap: str | Sequence[str]) -> TorchEncoder:
             code="not-savable",
         )
     if not isinstance(tap, str):
-        several = {each.name for each in map(encoder.tap, taps_together(tap))}
-        order = [each.name for each in encoder.taps if each.name in several]
-        cut = cut_encoder(encoder, order[-1])
-        return cut.replace(side_by_side=tuple(cut.tap(name).name for name in order) if order[1:] else ())
+        several = [encoder.tap(name).name for name in taps_together(tap)]
+        cut = cut_encoder(encoder, [each.name for each in encoder.taps if each.name in several][-1])
+        return cut.replace(side_by_side=tuple(several) if several[1:] else ())
     last = encoder.tap(tap)
     batch = default_collate([encoder.preprocess(encoder.example())] * 2)
     reason = ""
@@ -104,6 +104,7 @@ def shortened(encoder: TorchEncoder, tap: str, absent: Sequence[str]) -> TorchEn
         name=name,
         cut=tap,
         absent=absent,
+        side_by_side=(),
         spec="",
         skeleton=encoder.skeleton or encoder.spec,
         lineage=lineage,

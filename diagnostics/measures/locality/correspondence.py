@@ -98,8 +98,20 @@ class Views(Observation):
 
     def load(self, encoder: Encoder, dataset: Dataset, sample: int) -> Any:
         targets = [target.values[[sample]] for target in dataset.targets.values() if target.kind == "matches"]
-        points = np.concatenate([covered_matches(values, encoder.covers)[0, 1:, :2] for values in targets])
+        if len(targets) > 1:
+            raise DiagnosticsError(
+                f"{dataset.name} has {len(targets)} targets of matches, and its views are passed once: give one.",
+                code="unsupported",
+            )
+        points = covered_matches(targets[0], encoder.covers)[0, 1:, :2]
         views = dataset[sample], np.array(dataset.views[sample])
+        stated = tuple(targets[0][0, 0, [3, 2]].astype(int).tolist())
+        if views[1].shape[:2] != stated:
+            raise DiagnosticsError(
+                f"The view of sample {dataset.ids[sample]} of {dataset.name} is {views[1].shape[:2]} in height and "
+                f"width, and its matches say {stated}: give the extents that it has.",
+                code="bad-target",
+            )
         return {"views": [encoder.preprocess(view) for view in views], "points": points}
 
     def observe(self, encoder: Encoder, batch: Any, taps: Sequence[str]) -> Mapping[str, Tensor]:

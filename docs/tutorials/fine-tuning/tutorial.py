@@ -39,8 +39,8 @@ for one in comparison.differences:
 # The second table has every target, after minus before. The last column is corrected for their number: *gained*, *lost* or *cannot tell*, which is not "equal". Read three rows of a target:
 #
 # - **output**: what users of the output gained or lost.
-# - **chosen tap**: the same at the layer to use (the [chosen tap](../../explanation/words.md#chosen-tap)). A target that is lost at the output and not here is still in the encoder.
-# - [**hidden gap**](../../explanation/words.md#hidden-gap): if it *grew*, the change hid the target: an earlier layer is further ahead of the output than before.
+# - **chosen tap**: the same at the layer to use (the [chosen tap](../../explanation/words.md#chosen-tap)). A target that is lost at the output, while a loss here is excluded, is still in the encoder.
+# - [**hidden gap**](../../explanation/words.md#hidden-gap): if it *grew* and the target is lost at the output, the change hid it: an earlier layer is further ahead of the output than before.
 #
 # Here the future (`x_future`, `x_ahead`) is gained at both places. For `log_switch` one cannot tell: its hidden gap is 0.46 larger, with an interval above 0 by itself, but not after the
 # correction for 18 differences. Nothing is shown to be lost or hidden.

@@ -499,11 +499,13 @@ def test_readme_names_every_objective() -> None:
         assert f"| `{name}` |" in readme.read_text()
 
 
-def test_an_objective_is_added_as_the_readme_says(tmp_path: Path) -> None:
+def test_an_objective_is_added_as_the_page_says(tmp_path: Path) -> None:
     """Its module alone, in a copy of the plugin: it is trained by the command, and built by its name."""
     plugins = Path(__file__).parents[3] / "plugins"
     shutil.copytree(plugins / "diagnostics_training", tmp_path / "diagnostics_training")
-    blocks = re.findall(r"```python\n(.*?)```", (plugins / "diagnostics_training" / "README.md").read_text(), re.DOTALL)
+    blocks = re.findall(
+        r"```python\n(.*?)```", (plugins.parent / "docs" / "dev" / "training.md").read_text(), re.DOTALL
+    )
     (module,) = (block for block in blocks if "class Ending(" in block)
     (tmp_path / "diagnostics_training" / "objectives" / "ending.py").write_text(module)
     words = "train objectives --data lorenz?n=40&length=64 --objective ending --steps 3 --batch 4 --width 16 --depth 2 --heads 2 --json"
