@@ -290,7 +290,7 @@ def extract(
         facts = {**about}
         if share is not None:
             facts |= {SHARED: True, TOKENS_REMOVED: not with_tokens and plan.token_samples > 0}
-        made = create(folder, plan, wanted, statistics, dataset, dense, facts)
+        made = create(folder, plan, wanted, statistics, dataset, dense=dense, about=facts)
         if share is not None:
             made = usable(folder)
             assert made is not None
@@ -308,7 +308,7 @@ def extract(
             if store is not None and part not in last:
                 seal(store, part)
         dealt = None if deal is None else lambda rest: deal(kept_plan, rest, also is not None)
-        with contextlib.closing(step_batches(encoder, dataset, plan, todo, size, workers, dealt)) as batches:
+        with contextlib.closing(step_batches(encoder, dataset, plan, todo, size, workers, deal=dealt)) as batches:
             for step, positions, batch in batches:
                 if isinstance(batch, Passed):
                     batch.put(kept_plan, buffers, also)

