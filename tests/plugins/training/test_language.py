@@ -36,7 +36,6 @@ from diagnostics_training.alignment.language import (
 from diagnostics_training.alignment.student import make_student, start_of
 from diagnostics_training.jobs import LanguageJob
 from diagnostics_training.plugin import aligned_lines
-from diagnostics_training.trainer import record
 from diagnostics_training.trainer.record import lines
 from diagnostics_training.trainer.settings import Settings
 from diagnostics_training.trainer.trainer import fit
@@ -243,7 +242,7 @@ def test_the_optimiser_holds_nothing_of_what_has_not_learned(tmp_path: Path) -> 
     decoder_named("tiny", WORDS, seed=1).save(tmp_path / "lm")
     with pytest.raises(Stopped):
         trained(tmp_path, stop=4, lm=str(tmp_path / "lm"))
-    with safe_open(tmp_path / record.FILE, "pt") as file:
+    with safe_open(tmp_path / checkpoint.FILE, "pt") as file:
         moments = [name for name in file.keys() if name.startswith("optimiser/")]  # noqa: SIM118 (safetensors' own)
     assert moments and all("language_projector" in name for name in moments)
 
@@ -314,7 +313,7 @@ def test_a_decoder_from_a_folder_stays_as_it_is_and_in_no_checkpoint(tmp_path: P
     )
     assert same(before, decoder.model.state_dict()) and all(p.grad is None for p in decoder.model.parameters())
     assert not same(first, objective.module.state_dict(), without="projector")
-    with safe_open(tmp_path / "fit" / record.FILE, "pt") as file:
+    with safe_open(tmp_path / "fit" / checkpoint.FILE, "pt") as file:
         assert not any("layers" in name or "embed_tokens" in name for name in file.keys())  # noqa: SIM118 (safetensors' own)
     row = align_language(job(tmp_path / "o", lm=str(tmp_path / "lm"), train_lm=False, steps=2, control=False))
     assert row["decoder"] is None and {p.name: p.read_bytes() for p in (tmp_path / "lm").iterdir()} == files

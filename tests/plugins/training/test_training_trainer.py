@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 pytest.importorskip("timm")
 
-from diagnostics_training.trainer import record
+from diagnostics_training.trainer import checkpoint, record
 from diagnostics_training.trainer.objective import Objective, World, world
 from diagnostics_training.trainer.record import lines
 from diagnostics_training.trainer.settings import Settings
@@ -197,7 +197,7 @@ def test_a_killed_training_goes_on_bit_for_bit(
     killed.communicate()  # which ends when the copy behind it has
     assert killed.returncode == -signal.SIGKILL
     assert lines(out)[-1]["step"] < 24
-    assert (out / record.FILE).is_file()
+    assert (out / checkpoint.FILE).is_file()
     # What a kill in the middle of a line leaves.
     with (out / "metrics.jsonl").open("a") as file:
         file.write('{"step": 99, "lo')
@@ -225,7 +225,7 @@ def test_lamb_goes_on_with_the_count_of_its_group(tmp_path: Path, group: str, mo
     torch.manual_seed(0)
     with pytest.raises(KeyboardInterrupt):
         fit(Line(), until, settings, tmp_path / "stopped")
-    monkeypatch.setattr(record, "GROUP", group)
+    monkeypatch.setattr(checkpoint, "GROUP", group)
     trained(tmp_path / "stopped", settings)
     assert (lines(tmp_path / "stopped") == lines(tmp_path / "whole")) == (group == "group/")
 
@@ -298,7 +298,7 @@ def test_what_is_trained_is_told_before_the_first_progress(tmp_path: Path) -> No
 
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     trained(tmp_path, Settings(steps=20))
-    path = tmp_path / record.FILE
+    path = tmp_path / checkpoint.FILE
     path.write_bytes(path.read_bytes()[:-20])
     with refusal("damaged"):
         trained(tmp_path, Settings(steps=20))
@@ -306,7 +306,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
 
 def test_no_flipped_bit_of_a_checkpoint_is_gone_on_from(tmp_path: Path) -> None:
     trained(tmp_path, Settings(steps=20))
-    path = tmp_path / record.FILE
+    path = tmp_path / checkpoint.FILE
     whole = path.read_bytes()
     for at in random.Random(0).sample(range(len(whole)), 60):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 7]) + whole[at + 1 :])
@@ -322,7 +322,7 @@ def test_a_full_disk_is_one_sentence_and_nothing_of_a_checkpoint_stays(tmp_path:
     (tmp_path / ".checkpoint.safetensors.partial").mkdir()
     (tmp_path / ".checkpoint.safetensors.partial" / ".tmpXk1").write_bytes(b"what a kill left")
     with monkeypatch.context() as patched:
-        patched.setattr(record, "save_file", full)
+        patched.setattr(checkpoint, "save_file", full)
         with refusal("no-space"):
             trained(tmp_path, Settings(steps=20))
     assert not [file for file in tmp_path.rglob("*") if "partial" in file.name or ".tmp" in file.name]
@@ -333,7 +333,7 @@ def test_a_checkpoint_holds_the_optimiser_by_name(tmp_path: Path) -> None:
     built, _ = trained(tmp_path, Settings(steps=20))
     from safetensors.torch import load_file
 
-    kept = load_file(tmp_path / record.FILE)
+    kept = load_file(tmp_path / checkpoint.FILE)
     assert torch.equal(kept["weights/linear.weight"], built.linear.weight)
     assert {"optimiser/exp_avg/linear.weight", "optimiser/exp_avg_sq/linear.bias"} <= kept.keys()
     assert float(kept["optimiser/step/linear.bias"]) == 20
@@ -380,13 +380,13 @@ def test_what_is_not_finite_ends_in_a_sentence_about_its_own_step(tmp_path: Path
     settings = Settings(steps=20, checkpoint_every=10 if kept else 20)
     with pytest.raises(DiagnosticsError) as raised:
         fit(Bad(12, gradient), Named(), settings, tmp_path)
-    last = f"step 10 is the last in {tmp_path / record.FILE}" if kept else "no checkpoint was written"
+    last = f"step 10 is the last in {tmp_path / checkpoint.FILE}" if kept else "no checkpoint was written"
     ids = ", ".join(f"12-{i}" for i in range(20))
     assert str(raised.value) == (
         f"The {'gradient' if gradient else 'loss'} of training is not finite at step 13 (batch of {ids} and 10 more), and {last}: look "
         f"at those samples, or train with a smaller --lr, into another folder than {tmp_path}."
     )
-    assert (tmp_path / record.FILE).exists() == kept
+    assert (tmp_path / checkpoint.FILE).exists() == kept
 
 
 def test_where_ids_are_not_known_none_are_named(tmp_path: Path) -> None:
