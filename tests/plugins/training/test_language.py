@@ -36,6 +36,7 @@ from diagnostics_training.alignment.language import (
 from diagnostics_training.alignment.student import make_student, start_of
 from diagnostics_training.jobs import LanguageJob
 from diagnostics_training.plugin import aligned_lines
+from diagnostics_training.trainer import checkpoint
 from diagnostics_training.trainer.record import lines
 from diagnostics_training.trainer.settings import Settings
 from diagnostics_training.trainer.trainer import fit
