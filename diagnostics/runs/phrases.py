@@ -7,10 +7,12 @@ import dataclasses
 import hashlib
 
 import numpy as np
+import torch
 
 from diagnostics.datasets.boxes import CLASS, there
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.arrays import svd
 from diagnostics.specs import build
 
 MOST_DIRECTIONS = 64
@@ -39,7 +41,7 @@ def embed_phrases(dataset: Dataset, name: str) -> Dataset:
     for key, target in targets.items():
         embedded = encoder.transform(list(target.classes)).astype(np.float64)
         embedded -= embedded.mean(axis=0)
-        directions = np.linalg.svd(embedded, full_matrices=False)[2][:MOST_DIRECTIONS]
+        directions = svd(torch.from_numpy(embedded))[2].numpy()[:MOST_DIRECTIONS]
         behind = np.full((*target.values.shape[:2], len(directions)), np.nan)
         behind[:, 0] = 0
         known = there(target.values)

@@ -342,7 +342,8 @@ def test_a_plugin_that_prints_or_interrupts_at_import_breaks_no_command(tmp_path
 
 
 def test_the_installed_command_is_that_process() -> None:
-    from diagnostics import __main__
+    import encoder_diagnostics
 
     pyproject = (TESTS.parent / "pyproject.toml").read_text(encoding="utf-8")
-    assert f'diagnostics = "{__main__.__name__}:{__main__.main.__name__}"' in pyproject
+    assert f'diagnostics = "{encoder_diagnostics.__name__}:{encoder_diagnostics.main.__name__}"' in pyproject
+    assert "diagnostics.__main__" in Path(encoder_diagnostics.__file__).read_text(encoding="utf-8")

@@ -91,6 +91,8 @@ EXPECTED: dict[str, tuple[Claim, ...]] = {
     "label_efficiency/value": (lowest(*GONE),),
     "logme/kind": (lowest(*GONE),),
     "logme/value": (lowest(*GONE),),
+    "mlp_probe/kind": (lowest(*GONE),),
+    "mlp_probe/value": (lowest(*GONE),),
     "input_scaling/kind": (lowest(*GONE),),
     "input_scaling/value": (lowest(*GONE),),
     "linear_probe/depth": (lowest(*NO_PLACE), value("noise", 0, 0.02), value("collapsed", 0.975, 0.02)),
@@ -208,10 +210,10 @@ SERIES: dict[str, tuple[Claim, ...]] = {
     "forecast_probe/ahead": (lowest("futureless", "rotor", "line", "restless"), value("held", 0.95, 0.05)),
 }
 # Those that neither run can show: a spectrum of 100 ranks, a video, a kernel from 100 samples, and boxes (`test_detection`).
-IN_MEMORY = {"alpha_req", "label_propagation", "kernel_probe", "detection_probe"}
+IN_MEMORY = {"alpha_req", "label_propagation", "kernel_probe", "detection_probe", "grounding_probe", "correspondence"}
 
 # What turning all features together may change: these look at features, or at variance beside a constant.
-NOT_TURNED = {"massive_activations", "lidar"}
+NOT_TURNED = {"massive_activations", "lidar", "mlp_probe/kind", "mlp_probe/value"}
 # Ridge regression penalises features that are standardised each by itself, which turning changes; with one scale for all
 # features it reads the same. That counts with fewer labels than features, as here where 16 are of `embed` .14, and of
 # `rotated` .70: those curves are compared from as many labels as features on.

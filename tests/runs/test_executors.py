@@ -134,8 +134,10 @@ def test_what_takes_long_is_measured_by_the_executor_and_what_it_loses_here(
 def test_a_process_that_opened_another_run_at_the_place_finds_nothing(names: tuple[str, str], tmp_path: Path) -> None:
     run = dx.run(*names, out=tmp_path / "run", **OPTIONS | {"controls": False})
     source = workers.Source(run.path, {}, False, "0" * 32)
-    with refusal("other-run"):
-        workers.find_packed(source, workers.Task(run.store.taps[0].name, (("rankme", ""),)))
+    task = workers.Task(run.store.taps[0].name, (("rankme", ""),))
+    assert workers.find_packed(source, task) == []
+    right = workers.Source(run.path, {}, False, run.store.attrs["digest"])
+    assert len(workers.find_packed(right, task)) == 1
 
 
 def test_an_executor_that_cannot_send_a_measure_is_one_sentence(names: tuple[str, str], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 import xarray as xr
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.datasets.boxes import AREA, ASIDE, CLASS, there
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.arrays import svd
 from diagnostics.measures.base import Case
 from diagnostics.measures.probes.dense import (
     DenseRows,
@@ -61,7 +63,7 @@ def whiten(embeddings: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """
     share = weights / weights.sum()
     away = embeddings - share @ embeddings
-    _, sizes, directions = np.linalg.svd(away * np.sqrt(share)[:, None], full_matrices=False)
+    _, sizes, directions = (each.numpy() for each in svd(torch.from_numpy(away * np.sqrt(share)[:, None])))
     rank = min(MOST_RANK, int((sizes > _SMALL * max(sizes[0], _SMALL)).sum()))
     return away @ (directions[:rank] / sizes[:rank, None]).T
 
