@@ -448,7 +448,7 @@ def test_the_report_draws_every_figure_without_a_request(run: Run) -> None:
         browser.close()
     assert [url for url in requests if not url.startswith("data:")] == [path.as_uri()]
     assert errors == []
-    assert len(drawn) == len(run.profiles()) + len(run.similarity()) + 1, "and the picture of all targets"
+    assert len(drawn) == len(run.profiles()) + len(run.similarity()) + 2, "and the pictures of all targets and tasks"
     assert all(count > 0 for count in drawn)
     assert maps > len(run.similarity())
     assert set(buttons) == {"Download plot as a PNG", "Zoom", "Pan", "Reset axes"}, "none that uploads anything"
