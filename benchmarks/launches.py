@@ -107,7 +107,6 @@ def command(line: Sequence[str], folder: str) -> int:
     if not SMALLEST:
         os.execve(sys.executable, [sys.executable, "-m", "diagnostics", *line], environment)
     status = 1
-    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
     sys.argv, tempfile.tempdir = ["diagnostics", *line], folder
     try:
         runpy.run_module("diagnostics", run_name="__main__")
