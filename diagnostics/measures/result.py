@@ -33,6 +33,8 @@ N = "n"
 UNITS_TRAIN = "units_train"
 """Independent groups of samples in a probe's train split."""
 UNITS_VAL = "units_val"
+FITTED_ON = "fitted_on"
+"""The split that a readout is fitted on alone; without it, both train and val."""
 CHOSEN_ON = "chosen_on"
 """fit: losses out of fold on train and val choose taps and penalties; val: those on val."""
 OLDER = "older"
@@ -183,8 +185,9 @@ def choosing_scores(result: xr.Dataset) -> np.ndarray:
 
 
 def units_fitted(result: xr.Dataset) -> int:
-    """Groups on which a probe's readout was fitted, those of train and val; 0 where nothing was."""
-    return int(result.attrs[UNITS_TRAIN] + result.attrs[UNITS_VAL])
+    """Groups on which a probe's readout was fitted, those of train and val or of train alone; 0 where nothing was."""
+    val = 0 if result.attrs.get(FITTED_ON) == "train" else result.attrs[UNITS_VAL]
+    return int(result.attrs[UNITS_TRAIN] + val)
 
 
 def store_reasons(reasons: Iterable[tuple[str, str]]) -> str:

@@ -10,6 +10,7 @@ from diagnostics.activations.contract import StoredTarget
 from diagnostics.measures.base import Arrays, normal
 from diagnostics.measures.probes import mlp
 from diagnostics.measures.probes.mlp import SEEDS, MlpProbe, fit_networks
+from diagnostics.measures.result import units_fitted
 
 N = 200
 SPLIT = np.resize(["train", "train", "train", "val", "test"], N).tolist()
@@ -36,6 +37,8 @@ def test_quadrants_are_read_and_noise_is_not(features: np.ndarray) -> None:
     accuracy = 1 - (result["loss"].sum("unit") / result["reference_loss"].sum("unit")).values
     assert accuracy[0] > 0.85 > 0.7 > accuracy[1]
     assert result.attrs["chosen_on"] == "val"
+    # Not fitted again with val: intervals are as wide as those of a readout of train.
+    assert units_fitted(result) == SPLIT.count("train")
     assert 0 <= float(result["spread"][0]) < 0.1
     assert float(result["single"][0]) == pytest.approx(accuracy[0], abs=0.1)
 

@@ -16,6 +16,7 @@ from diagnostics.measures.base import Case
 from diagnostics.measures.probes.linear import OWN, product_of_features, r2_of
 from diagnostics.measures.probes.protocol import ClassOrValueProbe, TapReadouts
 from diagnostics.measures.probes.samples import Choice, SampleProbe, Task
+from diagnostics.measures.result import FITTED_ON
 
 SEEDS = 5
 """Networks of a tap, that differ in their first weights and in the order of samples."""
@@ -162,4 +163,5 @@ class MlpProbe(ClassOrValueProbe, SampleProbe):
             "functional": f"{what} of the mean of {SEEDS} networks with {HIDDEN} hidden units, stopped on val",
             "centring": "features standardised with train",
             "networks": SEEDS,
+            FITTED_ON: "train",
         }
