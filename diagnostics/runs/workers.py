@@ -390,6 +390,7 @@ def find_packed(source: Source, task: Task) -> list[tuple[tuple[str, str], bytes
 
 def unpack(found: Iterable[tuple[tuple[str, str], bytes]]) -> list[_Found]:
     """What `find_packed` found."""
+    # Of this run's own processes, or of the caller's executor, which unpickles what tasks return in any case.
     return [(key, pickle.loads(value)) for key, value in found]  # noqa: S301
 
 
