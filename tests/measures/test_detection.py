@@ -178,7 +178,9 @@ def planted(boxes: np.ndarray) -> xr.Dataset:
 def test_a_tap_that_holds_boxes_is_told_from_one_with_classes_and_one_with_neither(planted: xr.Dataset) -> None:
     score = planted["score"].to_series()
     assert score["boxes"] > 0.9 > 0.1 > score["classes"] > score["neither"]
-    assert planted["ap_50"].to_series()["classes"] > 0.02
+    # Of scenes drawn from three seeds 2.5, 24 and 36 times: places of classes lie near boxes, those of noise do not.
+    loose = planted["ap_50"].to_series()
+    assert loose["classes"] > max(0.02, 2 * loose["neither"])
     assert planted.attrs["chosen_tap"] == "boxes"
     assert planted.attrs["hidden_gap_low"] > 0.5
     assert (planted["low"] <= planted["score"]).all()
