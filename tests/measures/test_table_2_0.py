@@ -562,8 +562,7 @@ def shifted() -> dict[str, xr.Dataset | str]:
 UNCENTRED_MEASURES = {
     name
     for name, measure in READ_FEATURES.items()
-    # Networks are fitted to standardised features, but training magnifies rounding.
-    if not {"shift", "each sample's own scale and offset"} & set(measure.invariant_to) and name != "mlp_probe"
+    if not {"shift", "each sample's own scale and offset"} & set(measure.invariant_to)
 }
 NEVER_MOVES = {
     # What is found here is found at any shift, or at none.

@@ -129,7 +129,6 @@ class MlpProbe(ClassOrValueProbe, SampleProbe):
     answers = "What does a trained network read, and how much does its seed matter?"
     source = "a perceptron with one hidden layer, AdamW (Loshchilov and Hutter 2019, 1711.05101), early stopping"
     kinds = ("label", "value", "state", "future")
-    invariant_to = ()
     readout = ""
     standard = False
     known_answers = (
