@@ -401,8 +401,8 @@ def test_damage_in_a_bucket_is_no_network_fault_nor_the_other_way(server: Server
 def test_two_runs_on_one_prefix_do_not_mix(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second begins before the first is there."""
     out, folder = "s3://bkt/two", Bucket(Address("s3://bkt/two"))
-    launch = Request(encoder=tiny_encoder(blocks=1), dataset=tiny_dataset(N), out=out, controls=False, **OPTIONS)
-    other = Request(encoder=tiny_encoder(blocks=2), dataset=tiny_dataset(N), out=out, controls=False, **OPTIONS)
+    launch = Request(encoder=tiny_encoder(blocks=1), dataset=tiny_dataset(N), out=out, **OPTIONS | {"controls": False})
+    other = Request(encoder=tiny_encoder(blocks=2), dataset=tiny_dataset(N), out=out, **OPTIONS | {"controls": False})
     put_new, seen = Bucket.put_new, dict[str, Any]()
 
     def then(self: Bucket, name: str, *more: Any, **options: Any) -> None:
@@ -451,7 +451,7 @@ def test_a_run_whose_making_was_cut_off_is_begun_again_by_the_same_command(monke
     begun = {*Bucket(Address(out)).list()}
     assert begun and "zarr.json" not in begun
     with refusal("other-run"):
-        dx.run(tiny_encoder(blocks=2), tiny_dataset(N), out=out, watch=dx.silent, controls=False, **OPTIONS)
+        dx.run(tiny_encoder(blocks=2), tiny_dataset(N), out=out, watch=dx.silent, **OPTIONS | {"controls": False})
     assert {*Bucket(Address(out)).list()} == begun
     assert measured(out, controls=False).results
 
