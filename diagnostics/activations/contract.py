@@ -203,10 +203,10 @@ class Activations(ABC):
     seed: int = 0
     """Of what measures draw, as resamples and permutations."""
     streamed: Mapping[tuple[str, str], Any] = MappingProxyType({})
-    """What probes read in a pass, from tokens that are not stored; see `runs.streamed`."""
+    """What probes read in a pass, from tokens that are not stored; see `runs.streaming`."""
     ready: Mapping[tuple[str, str], Any] = MappingProxyType({})
     """Findings of other processes: by `Measure.key` and tap those of `at_tap`, by "" in place of a tap a whole result;
-    see `runs.workers`."""
+    see `runs.processes`."""
 
     @abstractmethod
     def pooled(self, tap: str, pooling: str | None = None) -> np.ndarray:

@@ -95,7 +95,7 @@ def run(
     from diagnostics.runs.extraction import extract_parts
     from diagnostics.runs.job import perform
     from diagnostics.runs.pages.run import run_page
-    from diagnostics.runs.record import typed
+    from diagnostics.runs.results.record import typed
     from diagnostics.runs.run import Run
 
     if on_error is not None:
@@ -417,7 +417,7 @@ def explore(
     The page is one HTML file that needs no network, and links to the report of each run. The command prints its path.
     """
     from diagnostics.runs.pages.explorer import explore as write_explorer
-    from diagnostics.runs.record import finished_runs
+    from diagnostics.runs.results.record import finished_runs
 
     with working():
         paths, left_out = finished_runs(runs)
@@ -455,7 +455,7 @@ def runs(
     Folders that are not runs, and damaged or interrupted runs, are listed with the reason.
     """
     from diagnostics.cli.tables import print_runs
-    from diagnostics.runs.record import list_runs
+    from diagnostics.runs.results.record import list_runs
 
     with working():
         rows = list_runs(folder)
@@ -516,7 +516,7 @@ def clean(
 
 def page_of(path: Path, margin: float | None) -> Page:
     """The page of a run: the one that lies there, unless another margin is asked for."""
-    from diagnostics.runs.record import stored_page
+    from diagnostics.runs.results.record import stored_page
 
     if margin is None and (page := stored_page(path)):
         return page

@@ -26,9 +26,9 @@ from diagnostics.measures.tap_rules import DIRECTIONS, OTHERS, OUTPUT, RANDOM, W
 from diagnostics.registry import Entry, offered
 from diagnostics.report.numbers import format_interval, format_number, number
 from diagnostics.report.page import Column, Number, Page, Row, Section, Sentence, Table, filled, left_out_section
-from diagnostics.runs.recommendation import first_probes
+from diagnostics.runs.results.recommendation import first_probes
+from diagnostics.runs.results.run_data import RunData
 from diagnostics.runs.run import Run
-from diagnostics.runs.run_data import RunData
 
 FEW_TARGETS = 5
 """Targets of an encoder below which its advice says that they are few."""

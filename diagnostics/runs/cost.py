@@ -20,11 +20,11 @@ from diagnostics.measures.probes.least_squares import FOLDS
 from diagnostics.measures.probes.nearest import KnnProbe
 from diagnostics.progress import Cost, duration
 from diagnostics.report.html import PAGE_BYTES
-from diagnostics.runs.block_sums import block_bytes, fits_along
 from diagnostics.runs.controls.kinds import planned_taps
 from diagnostics.runs.controls.names import INPUTS, control_of
 from diagnostics.runs.setup import Setup, streamed_targets
-from diagnostics.runs.streamed import passes_over, tokens_read
+from diagnostics.runs.streaming.block_sums import block_bytes, fits_along
+from diagnostics.runs.streaming.stream import passes_over, tokens_read
 from diagnostics.vocabulary import BOXED, SPLITS
 
 # As measured: files of the result of a probe, beside what it has of every unit and tap, and of another measure.

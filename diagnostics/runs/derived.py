@@ -34,8 +34,8 @@ from diagnostics.measures.statistics import Interval
 from diagnostics.measures.threads import one_thread
 from diagnostics.registry import offered
 from diagnostics.report.numbers import format_number, number
-from diagnostics.runs.profile import Profile
-from diagnostics.runs.run_data import RunData
+from diagnostics.runs.results.profile import Profile
+from diagnostics.runs.results.run_data import RunData
 from diagnostics.runs.setup import chosen_measures
 from diagnostics.vocabulary import DENSE
 
@@ -172,7 +172,7 @@ def fitted_probe(run: RunData, target: str, measure: str | Measure | None, tap: 
     choice = {str(key): float(value) for key, value in at.data_vars.items() if value.ndim == 0}
     activations = store.with_other(device="cpu", choose_on=at.attrs.get(attribute.CHOSEN_ON, "val"))
     if streamed and type(probe).fit is not Measure.fit:
-        from diagnostics.runs.streamed import readout  # a command that prints what lies on disk reads no model
+        from diagnostics.runs.streaming.stream import readout  # a command that prints what lies on disk reads no model
 
         fitted = readout(store, probe, stored, read, choice)
     else:

@@ -34,16 +34,16 @@ from diagnostics.measures.base import Measure
 from diagnostics.measures.threads import one_thread
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.report.progress_bars import watching
-from diagnostics.runs.block_sums import AlongExtraction
 from diagnostics.runs.controls.kinds import control_encoders
 from diagnostics.runs.controls.names import WEIGHTS, control_of
 from diagnostics.runs.cost import cost_of
 from diagnostics.runs.options import Request
-from diagnostics.runs.passes import Batch, Passing, by_names, outline_of, setup_of, threads, threads_of
-from diagnostics.runs.record import Call, Provenance, refuse_other_seed
+from diagnostics.runs.processes.passes import Batch, Passing, by_names, outline_of, setup_of, threads, threads_of
+from diagnostics.runs.processes.workers import Submits, Workers
+from diagnostics.runs.results.record import Call, Provenance, refuse_other_seed
 from diagnostics.runs.setup import Setup, read_tokens, streamed_targets
-from diagnostics.runs.streamed import stream_share
-from diagnostics.runs.workers import Submits, Workers
+from diagnostics.runs.streaming.block_sums import AlongExtraction
+from diagnostics.runs.streaming.stream import stream_share
 from diagnostics.vocabulary import Compute
 
 LOG = logging.getLogger("diagnostics")

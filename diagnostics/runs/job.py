@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import logging
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -13,7 +13,7 @@ import xarray as xr
 from torch import nn
 
 from diagnostics.activations.bucket import Place, open_place
-from diagnostics.activations.contract import StoredTarget, at_positions, shuffle
+from diagnostics.activations.contract import Activations, StoredTarget, at_positions, shuffle
 from diagnostics.activations.folder import Folder, check_room, lock, reading
 from diagnostics.activations.parts import Launch, Share, remove_left
 from diagnostics.activations.place import Address
@@ -41,7 +41,7 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures import result as attribute
 from diagnostics.measures.apply import Measured, against_control, measure_all, read_alike
 from diagnostics.measures.base import Measure
-from diagnostics.measures.probes.nonlinear import measure_nonlinear
+from diagnostics.measures.probes.linear import KernelProbe, LinearProbe, too_few
 from diagnostics.progress import Watch
 from diagnostics.registry import offered
 from diagnostics.report.progress_bars import watching
@@ -50,12 +50,12 @@ from diagnostics.runs.cost import later_cost
 from diagnostics.runs.extraction import Extraction, NoControlError, share_of, submit_parts
 from diagnostics.runs.inputs import Data
 from diagnostics.runs.options import Request
-from diagnostics.runs.record import Call, refuse_other_seed
-from diagnostics.runs.redraws import add_redraws
+from diagnostics.runs.processes.workers import Submits, Workers, default_jobs
+from diagnostics.runs.results.record import Call, refuse_other_seed
+from diagnostics.runs.results.redraws import add_redraws
 from diagnostics.runs.run import Run
 from diagnostics.runs.setup import Setup
-from diagnostics.runs.streamed import stream
-from diagnostics.runs.workers import Submits, Workers, default_jobs
+from diagnostics.runs.streaming.stream import stream
 from diagnostics.vocabulary import ChooseOn, Compute, ControlMeasures, DenseTokens, Kernel
 
 LOG = logging.getLogger("diagnostics")
@@ -478,3 +478,30 @@ def _reasons(measured: Measured, measure: str) -> str:
     """Why a measure gives nothing, of all its targets; equal reasons once."""
     why = [reason for key, reason in measured.skipped.items() if key.partition("/")[0] == measure]
     return " ".join(dict.fromkeys(why)) or "it gives no reason."
+
+
+def measure_nonlinear(
+    main: Measured,
+    activations: Activations,
+    targets: Mapping[str, StoredTarget],
+    what: str,
+    measure: Callable[..., Measured],
+) -> None:
+    """Adds `kernel_probe` at the output and at the linear probe's best tap, for each target that it read at another tap
+    too. `measure`: as `measure_all`.
+
+    Where it is asked for at all taps it stays. From too few training samples it is left out once, not for each target.
+    """
+    probe = KernelProbe()
+    for name, target in targets.items():
+        linear = main.results.get(f"{LinearProbe.name}/{name}")
+        if linear is None or not probe.reads(target) or f"{probe.name}/{name}" in main.results | main.skipped:
+            continue
+        ends = {activations.output_tap, linear.attrs.get(attribute.BEST_TAP)}
+        taps = [tap for tap in activations.taps if tap.name in ends]
+        if len(taps) < 2:
+            continue
+        if why := too_few(int((activations.split == "train").sum())):
+            main.skipped[probe.name] = why
+            return
+        main.add(measure([probe], activations.with_other(taps=taps), {name: target}, what=what))

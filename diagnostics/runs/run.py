@@ -20,8 +20,8 @@ from diagnostics.activations.store import Store
 from diagnostics.encoders.taps import taps_together
 from diagnostics.errors import DiagnosticsError, check_known, unknown
 from diagnostics.measures.base import Measure
-from diagnostics.runs.recommendation import by_verdict, without_nonlinear
-from diagnostics.runs.run_data import RunData, run_dataframe
+from diagnostics.runs.results.recommendation import by_verdict, without_nonlinear
+from diagnostics.runs.results.run_data import RunData, run_dataframe
 from diagnostics.vocabulary import BY_PLACE, SPLITS
 
 if TYPE_CHECKING:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import hashlib
 import math
 from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
@@ -9,12 +12,14 @@ from pathlib import Path, PurePath
 from typing import Any, get_args
 
 import numpy as np
+import torch
 
 from diagnostics.activations.bucket import open_place
 from diagnostics.activations.place import Address, Location, locate
 from diagnostics.activations.plan import Precision, parse_budget, plan, row_order
 from diagnostics.activations.prepare import fit
 from diagnostics.activations.run_files import CONTROLS
+from diagnostics.datasets.boxes import CLASS, there
 from diagnostics.datasets.dataset import Dataset, at_rows, subset, unprobeable_targets
 from diagnostics.datasets.target import Target
 from diagnostics.encoders.attention.kernel_choice import check_kernel
@@ -23,13 +28,14 @@ from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.modules import check_compute, usable_device
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, enumerated, explaining, refuse_values, unknown
+from diagnostics.measures.arrays import svd
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.input_scaling import InputScaling
 from diagnostics.measures.verdict import check_margin
 from diagnostics.registry import offered
 from diagnostics.runs.inputs import given
 from diagnostics.runs.options import Request, default_folder
-from diagnostics.runs.phrases import embed_phrases
+from diagnostics.specs import build
 from diagnostics.vocabulary import BY_PLACE, DENSE, SAFE_NAME, ChooseOn, ControlMeasures, DenseTokens
 
 
@@ -346,3 +352,41 @@ def streamed_targets(setup: Setup) -> dict[str, Target]:
     kinds = {kind for measure in setup.measures for kind in measure.streams}
     there = {name: target for name, target in setup.dataset.targets.items() if name not in setup.unprobeable}
     return {name: target for name, target in there.items() if target.kind in kinds}
+
+
+MOST_DIRECTIONS = 64
+"""Of an embedding, those of largest variance, that are stored."""
+
+
+def embed_phrases(dataset: Dataset, name: str) -> Dataset:
+    """The dataset whose phrases have behind each box the embedding of its text by the encoder called so.
+
+    Raises DiagnosticsError for a dataset without phrases, an encoder of anything but texts, and texts that it cannot
+    embed.
+    """
+    targets = {key: target for key, target in dataset.targets.items() if target.kind == "phrases"}
+    if not targets:
+        raise DiagnosticsError(
+            f"{dataset.name} has no phrases that {name} could embed: leave --text-encoder out.", code="no-effect"
+        )
+    encoder = build("encoder", name)
+    if encoder.modality != "text":
+        raise DiagnosticsError(
+            f"{name} reads {encoder.modality} samples and no phrases: give --text-encoder an encoder of texts.",
+            code="other-modality",
+        )
+    told = copy.copy(dataset)
+    told.targets = dict(dataset.targets)
+    for key, target in targets.items():
+        embedded = encoder.transform(list(target.classes)).astype(np.float64)
+        embedded -= embedded.mean(axis=0)
+        directions = svd(torch.from_numpy(embedded))[2].numpy()[:MOST_DIRECTIONS]
+        behind = np.full((*target.values.shape[:2], len(directions)), np.nan)
+        behind[:, 0] = 0
+        known = there(target.values)
+        behind[:, 1:][known] = (embedded @ directions.T)[target.values[:, 1:, CLASS][known].astype(int)]
+        values = np.concatenate([target.values, behind], axis=2)
+        told.targets[key] = dataclasses.replace(target, values=values, about=f"{target.about}, embedded by {name}")
+    identity = f"{dataset.fingerprint} phrases by {sorted(encoder.identity.items())}"
+    told._fingerprint = hashlib.sha256(identity.encode()).hexdigest()
+    return told

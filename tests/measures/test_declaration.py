@@ -18,8 +18,8 @@ from diagnostics.measures import bundled
 from diagnostics.measures.apply import against_control, measure_all
 from diagnostics.measures.base import Arrays
 from diagnostics.measures.statistics import interval, resample_counts
-from diagnostics.runs.profile import Profile
-from diagnostics.runs.run_data import with_declaration
+from diagnostics.runs.results.profile import Profile
+from diagnostics.runs.results.run_data import with_declaration
 from tests.support.declared import Ranks
 
 ROOT = Path(__file__).parents[2]

@@ -19,7 +19,7 @@ from diagnostics.measures.probes.nearest import KnnProbe
 from diagnostics.measures.statistics import Losses, resample_counts, resampled_scores
 from diagnostics.measures.tap_choice import TapChoice, choose_tap, confidence_set, standard_error
 from diagnostics.runs.pages.answer import answer
-from diagnostics.runs.profile import Profile
+from diagnostics.runs.results.profile import Profile
 from diagnostics.vocabulary import Kind
 
 UNITS = 400

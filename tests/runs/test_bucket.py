@@ -30,8 +30,9 @@ from diagnostics.activations.parts import Launch
 from diagnostics.activations.place import Address, locate
 from diagnostics.activations.run_files import listed, result_files
 from diagnostics.activations.store import Store
-from diagnostics.runs import extraction, workers
+from diagnostics.runs import extraction
 from diagnostics.runs.options import Request
+from diagnostics.runs.processes import workers
 from tests.support.buckets import CUT, KEYS, Server, first, serving
 from tests.support.commands import Shown, diagnose, refused
 from tests.support.refusals import refusal

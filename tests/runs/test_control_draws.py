@@ -18,7 +18,7 @@ from diagnostics.measures.result import losses_of
 from diagnostics.measures.verdict import paired_differences
 from diagnostics.report.terminal import print_page
 from diagnostics.runs.pages.run import control_heading, run_page
-from diagnostics.runs.profile import Profile
+from diagnostics.runs.results.profile import Profile
 from tests.support.refusals import refusal
 from tests.support.tiny import tiny_dataset, tiny_encoder
 

@@ -15,7 +15,7 @@ from diagnostics.measures.result import LOSSES
 from diagnostics.plugin import pad_boxes
 from diagnostics.progress import Cost
 from diagnostics.registry import offered
-from diagnostics.runs import workers
+from diagnostics.runs.processes import workers
 from diagnostics.runs.setup import PERCEPTION, chosen_measures
 from tests.support.refusals import refusal
 from tests.support.tiny import tiny_image_encoder

@@ -16,8 +16,8 @@ import pytest
 import diagnostics as dx
 from diagnostics.activations.store import Store
 from diagnostics.measures.geometry.spectrum import RankMe
-from diagnostics.runs import workers
-from diagnostics.runs.workers import Submits
+from diagnostics.runs.processes import workers
+from diagnostics.runs.processes.workers import Submits
 from tests.support.refusals import refusal
 from tests.support.tiny import tiny_dataset, tiny_encoder
 

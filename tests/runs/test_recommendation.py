@@ -23,8 +23,8 @@ from diagnostics.measures.statistics import Interval, Losses
 from diagnostics.measures.verdict import Verdict
 from diagnostics.report.page import Table
 from diagnostics.runs.pages.answer import answer_blocks
-from diagnostics.runs.profile import Profile
-from diagnostics.runs.recommendation import Recommendation, by_verdict, first_probes, recommend
+from diagnostics.runs.results.profile import Profile
+from diagnostics.runs.results.recommendation import Recommendation, by_verdict, first_probes, recommend
 from diagnostics.sklearn import TapFeatures
 from diagnostics.vocabulary import ChooseOn
 from tests.support import profiles

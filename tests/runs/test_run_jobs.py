@@ -18,10 +18,11 @@ from diagnostics.measures.apply import measure_all
 from diagnostics.measures.base import Arrays, Measure, normal
 from diagnostics.measures.geometry.spectrum import RankMe
 from diagnostics.measures.similarity.kernels import Cka
-from diagnostics.runs import machine, workers
-from diagnostics.runs.passes import Batch
+from diagnostics.runs import machine
+from diagnostics.runs.processes import workers
+from diagnostics.runs.processes.passes import Batch
+from diagnostics.runs.processes.workers import tasks_of
 from diagnostics.runs.setup import chosen_measures
-from diagnostics.runs.workers import tasks_of
 from tests.runs.test_token_probes import images
 from tests.support.planted import planted_series, planted_series_encoder
 from tests.support.refusals import refusal

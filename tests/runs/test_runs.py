@@ -28,7 +28,7 @@ from diagnostics.measures.verdict import Verdict
 from diagnostics.report.terminal import print_page
 from diagnostics.runs.comparison.page import cautions
 from diagnostics.runs.pages.run import run_page
-from diagnostics.runs.profile import CUT, INTERVALS
+from diagnostics.runs.results.profile import CUT, INTERVALS
 from tests.support.browser import NEEDS_CHROMIUM, open_browser
 from tests.support.refusals import refusal
 from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder

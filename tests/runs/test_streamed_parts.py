@@ -18,9 +18,9 @@ from diagnostics.activations.run_files import listed
 from diagnostics.activations.store import Store
 from diagnostics.errors import StorageError
 from diagnostics.measures.probes.average_precision import Matches, pack_matches, unpack_matches
-from diagnostics.runs import block_sums, streamed
 from diagnostics.runs.extraction import WaitingError, extract_parts
 from diagnostics.runs.options import Request
+from diagnostics.runs.streaming import block_sums, stream
 from tests.runs.test_token_probes import images
 from tests.support.commands import diagnose
 from tests.support.refusals import refusal
@@ -108,7 +108,7 @@ def test_sums_are_those_of_one_process_where_their_order_decides_digits(
 ) -> None:
     """Samples whose tokens differ by factors of a million: their sums are not exact."""
     near = block_sums.on_grid
-    for module in (block_sums, streamed):
+    for module in (block_sums, stream):
         monkeypatch.setattr(
             module,
             "on_grid",
@@ -189,8 +189,8 @@ def test_a_killed_launch_costs_the_range_in_hand(
     with pytest.raises(Killed):
         launched(out, "2/2", watch=lambda event: stop(event) if hasattr(event, "step") else None)
     gathered = list[str]()
-    each = streamed._Passes.each
-    monkeypatch.setattr(streamed._Passes, "each", lambda self, *given: (gathered.append(given[2]), each(self, *given)))
+    each = stream._Passes.each
+    monkeypatch.setattr(stream._Passes, "each", lambda self, *given: (gathered.append(given[2]), each(self, *given)))
     launched(out, "2/2")
     if step == "extracting":
         # In the second of its parts, of which the first batches had passed.

@@ -41,9 +41,9 @@ from diagnostics.measures import result as attribute
 from diagnostics.measures.base import Case
 from diagnostics.measures.probes import least_squares, protocol, softmax
 from diagnostics.measures.statistics import Interval, Losses, interval
-from diagnostics.runs import recommendation, redraws
 from diagnostics.runs.comparison import estimates
-from diagnostics.runs.profile import Profile
+from diagnostics.runs.results import recommendation, redraws
+from diagnostics.runs.results.profile import Profile
 from diagnostics.vocabulary import ChooseOn
 
 ORDERED = ("noise", "late", "perhaps", "hidden", "alike", "ten")

@@ -10,7 +10,7 @@ import numpy as np
 from diagnostics.checks.selftest.planted import QUARTERS, SEED, changed, digest, parts, profile, runs_of
 from diagnostics.measures.statistics import Interval
 from diagnostics.runs.comparison import differences, estimates
-from diagnostics.runs.profile import Profile
+from diagnostics.runs.results.profile import Profile
 
 GROUPS = {"before": "hidden", "after": "aligned", "taught": "control"}
 

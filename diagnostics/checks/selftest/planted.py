@@ -19,7 +19,7 @@ from diagnostics.measures.base import Arrays
 from diagnostics.measures.probes import protocol
 from diagnostics.measures.statistics import Losses, drawn_scores
 from diagnostics.runs.comparison.estimates import ProbeLosses, probe_losses
-from diagnostics.runs.profile import Profile
+from diagnostics.runs.results.profile import Profile
 from diagnostics.vocabulary import ChooseOn
 
 # Of resamples; of the runs of a training.

@@ -327,7 +327,7 @@ class DetectionProbe(Probe):
 
 
 def read_stored(dense: BoxRows, sums: Sums, tap: Tap) -> tuple[dict[str, float], list[tuple[np.ndarray, Judged]]]:
-    """The numbers chosen at a tap, and what is judged of rows, from stored tokens; as `runs.streamed` reads them."""
+    """The numbers chosen at a tap, and what is judged of rows, from stored tokens; as `runs.streaming` reads them."""
     fold = np.full(len(dense.values), FOLDS)
     fold[dense.rows.fit] = folds(dense.rows, None, 0)
     held_out = range(FOLDS) if dense.activations.choose_on == "fit" else (0,)

@@ -56,8 +56,8 @@ from diagnostics.runs.comparison.findings import (
 )
 from diagnostics.runs.comparison.page import comparison_page
 from diagnostics.runs.options import slug
+from diagnostics.runs.results.run_data import map_json, run_dataframe
 from diagnostics.runs.run import Run
-from diagnostics.runs.run_data import map_json, run_dataframe
 
 PROTOCOL = ("functional", "centring", "pooling")
 """Attributes of a result that say how a number was computed."""

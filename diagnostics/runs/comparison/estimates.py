@@ -25,7 +25,7 @@ from diagnostics.measures.statistics import (
     resampled_scores,
     scores,
 )
-from diagnostics.runs.profile import Profile
+from diagnostics.runs.results.profile import Profile
 
 
 @dataclass(frozen=True, eq=False)

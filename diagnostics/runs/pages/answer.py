@@ -29,10 +29,16 @@ from diagnostics.report.page import (
     filled,
 )
 from diagnostics.runs.controls.names import NAMES, in_words
-from diagnostics.runs.profile import FEW, INTERVALS, OLDER, Profile
-from diagnostics.runs.recommendation import Recommendation, by_verdict, first_probes, nonlinear_reading, recommend
-from diagnostics.runs.redraws import SPREAD
-from diagnostics.runs.run_data import RunData
+from diagnostics.runs.results.profile import FEW, INTERVALS, OLDER, Profile
+from diagnostics.runs.results.recommendation import (
+    Recommendation,
+    by_verdict,
+    first_probes,
+    nonlinear_reading,
+    recommend,
+)
+from diagnostics.runs.results.redraws import SPREAD
+from diagnostics.runs.results.run_data import RunData
 
 # What opens a run's report: a verdict in a few sentences, one picture of all targets, and what to read for each.
 

@@ -37,10 +37,10 @@ from diagnostics.report.page import (
 )
 from diagnostics.report.writing import write_whole
 from diagnostics.runs.pages.answer import answer, legend, score_map
-from diagnostics.runs.profile import Profile
-from diagnostics.runs.recommendation import Recommendation
-from diagnostics.runs.record import DISTRIBUTION
-from diagnostics.runs.run_data import RunData
+from diagnostics.runs.results.profile import Profile
+from diagnostics.runs.results.recommendation import Recommendation
+from diagnostics.runs.results.record import DISTRIBUTION
+from diagnostics.runs.results.run_data import RunData
 
 
 def write_card(run: RunData, path: Location) -> Location:

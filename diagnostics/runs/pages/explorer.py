@@ -33,9 +33,9 @@ from diagnostics.report.page import (
 from diagnostics.runs.controls.kinds import ABOUT
 from diagnostics.runs.controls.names import NAMES, in_words
 from diagnostics.runs.pages.answer import MARKS
-from diagnostics.runs.profile import INTERVALS
-from diagnostics.runs.recommendation import without_nonlinear
-from diagnostics.runs.run import Run
+from diagnostics.runs.results.profile import INTERVALS
+from diagnostics.runs.results.recommendation import without_nonlinear
+from diagnostics.runs.results.run_data import RunData
 
 NAN = float("nan")
 
@@ -63,7 +63,7 @@ class Readout:
     best_control: tuple[str, Interval] | None
 
 
-def readouts(run: Run) -> list[Readout]:
+def readouts(run: RunData) -> list[Readout]:
     """What all probes of a run read of targets."""
     found: list[Readout] = []
     targets: set[str] = set()
@@ -139,7 +139,7 @@ def explore(runs: Sequence[Location], left_out: Mapping[str, str], path: Locatio
     Raises DiagnosticsError where none of them read a target.
     """
     # One run after another: its results are as large as its taps are many.
-    read = {run: readouts(Run(run)) for run in runs}
+    read = {run: readouts(RunData(run)) for run in runs}
     nothing = {str(run): "No probe read a target." for run, found in read.items() if not found}
     found = [each for of_run in read.values() for each in of_run]
     if not found:

@@ -50,10 +50,10 @@ from diagnostics.runs.pages.answer import (
     overview,
     wrong_scaling,
 )
-from diagnostics.runs.profile import CUT, Profile
-from diagnostics.runs.recommendation import without_nonlinear
-from diagnostics.runs.record import store_page, with_folder
-from diagnostics.runs.run_data import RunData
+from diagnostics.runs.results.profile import CUT, Profile
+from diagnostics.runs.results.recommendation import without_nonlinear
+from diagnostics.runs.results.record import store_page, with_folder
+from diagnostics.runs.results.run_data import RunData
 
 # The scores of a target's parts, its classes or horizons, of which the score of the whole is the mean.
 

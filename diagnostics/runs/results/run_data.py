@@ -35,9 +35,9 @@ from diagnostics.options import decode
 from diagnostics.registry import offered
 from diagnostics.report.numbers import is_plain, numbers
 from diagnostics.runs.controls.names import NAMES, WEIGHTS, control_of
-from diagnostics.runs.profile import Profile
-from diagnostics.runs.recommendation import Recommendation, first_probes, nonlinear_reading, recommend
-from diagnostics.runs.record import Call, Provenance
+from diagnostics.runs.results.profile import Profile
+from diagnostics.runs.results.recommendation import Recommendation, first_probes, nonlinear_reading, recommend
+from diagnostics.runs.results.record import Call, Provenance
 
 
 class RunData:

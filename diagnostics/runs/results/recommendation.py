@@ -13,7 +13,7 @@ from diagnostics.measures.statistics import Interval
 from diagnostics.measures.verdict import Verdict
 from diagnostics.report.numbers import format_interval, format_number, number
 from diagnostics.report.page import Cell, Column, Number, Row, Table, note
-from diagnostics.runs.profile import Profile
+from diagnostics.runs.results.profile import Profile
 
 MOST_NAMED = 10
 """Other taps up to which the sentence names each; all are in `also`."""

@@ -20,7 +20,7 @@ from diagnostics.measures.verdict import MARGIN, Verdict, round_count, units_nee
 from diagnostics.report.numbers import SIGNIFICANT, format_interval, format_number, is_plain, number, numbers, unbroken
 from diagnostics.report.page import ControlCurve, Details, ProfileFigure, note, tap_table
 from diagnostics.runs.controls.names import INPUTS, NAMES, WEIGHTS, control_of, in_words
-from diagnostics.runs.redraws import NO_REDRAWS, Redraws, redraws_of
+from diagnostics.runs.results.redraws import NO_REDRAWS, Redraws, redraws_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -35,7 +35,7 @@ from diagnostics.measures.probes.dense import DenseRows, EachToken, Sums, TokenM
 from diagnostics.measures.probes.least_squares import FOLDS, PENALTIES, RidgePath, choose
 from diagnostics.measures.threads import one_thread
 from diagnostics.progress import Progress, Watch
-from diagnostics.runs.block_sums import (
+from diagnostics.runs.streaming.block_sums import (
     MOST_BYTES,
     BlockSums,
     Features,

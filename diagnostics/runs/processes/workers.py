@@ -34,10 +34,10 @@ from diagnostics.measures.base import Measure
 from diagnostics.measures.threads import one_thread
 from diagnostics.progress import Progress, Watch
 from diagnostics.registry import offered
-from diagnostics.runs.block_sums import Read
 from diagnostics.runs.machine import free_bytes, usable_cores, used_bytes
 from diagnostics.runs.setup import chosen_measures
-from diagnostics.runs.streamed import solve_at
+from diagnostics.runs.streaming.block_sums import Read
+from diagnostics.runs.streaming.stream import solve_at
 
 LOG = logging.getLogger("diagnostics")
 
@@ -331,7 +331,7 @@ class _Process:
         self.ready = False
         self.link, theirs = multiprocessing.Pipe()
         with theirs:
-            code = f"from diagnostics.runs.workers import serve; serve({theirs.fileno()})"
+            code = f"from diagnostics.runs.processes.workers import serve; serve({theirs.fileno()})"
             # What it prints must not stand among a command's output, and its modules are those of this process.
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-c", code],
